@@ -1,0 +1,88 @@
+"""Deployment and ReplicaSet: pods made from a template.
+
+Source: k8s.io/api apps/v1/types.go (1.33).
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from kubenetlab.api.meta import Condition, LabelSelector, ObjectMeta, Record, Resource, Unmodelled
+from kubenetlab.api.pods import PodTemplateSpec
+
+Replicas = Annotated[int, Meta(ge=0, title="a number of replicas")]
+
+TEMPLATE_HASH_LABEL = "pod-template-hash"
+REVISION_ANNOTATION = "deployment.kubernetes.io/revision"
+
+
+class ReplicaSetSpec(Record, kw_only=True, frozen=True):
+    """How many pods, which are counted, and what a new one is made from."""
+
+    replicas: Replicas = 1
+    selector: LabelSelector
+    template: PodTemplateSpec
+    min_ready_seconds: Unmodelled = None
+
+
+class ReplicaSetStatus(Record, frozen=True):
+    """How many of the pods there are, and are ready."""
+
+    replicas: int = 0
+    fully_labeled_replicas: int = 0
+    ready_replicas: int = 0
+    available_replicas: int = 0
+    observed_generation: int = 0
+    conditions: Unmodelled = None
+
+
+class ReplicaSet(Resource, frozen=True):
+    """Keeps a number of equal pods running."""
+
+    api_version = "apps/v1"
+    kind = "ReplicaSet"
+    plural = "replicasets"
+    short_names = ("rs",)
+
+    metadata: ObjectMeta
+    spec: ReplicaSetSpec
+    status: ReplicaSetStatus = ReplicaSetStatus()
+
+
+class DeploymentSpec(Record, kw_only=True, frozen=True):
+    """How many pods of which template; a new template gets a new ReplicaSet."""
+
+    replicas: Replicas = 1
+    selector: LabelSelector
+    template: PodTemplateSpec
+    strategy: Unmodelled = None
+    min_ready_seconds: Unmodelled = None
+    paused: Unmodelled = None
+    progress_deadline_seconds: Unmodelled = None
+    revision_history_limit: Unmodelled = None
+
+
+class DeploymentStatus(Record, frozen=True):
+    """How far the pods of the newest template have come."""
+
+    replicas: int = 0
+    updated_replicas: int = 0
+    ready_replicas: int = 0
+    available_replicas: int = 0
+    unavailable_replicas: int = 0
+    observed_generation: int = 0
+    conditions: tuple[Condition, ...] = ()
+    collision_count: Unmodelled = None
+
+
+class Deployment(Resource, frozen=True):
+    """Keeps pods running and replaces them when their template changes."""
+
+    api_version = "apps/v1"
+    kind = "Deployment"
+    plural = "deployments"
+    short_names = ("deploy",)
+
+    metadata: ObjectMeta
+    spec: DeploymentSpec
+    status: DeploymentStatus = DeploymentStatus()

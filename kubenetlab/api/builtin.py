@@ -1,0 +1,39 @@
+"""Which kinds Kubernetes 1.33 has of its own, by API version: to tell a kind the lab does not model from a typing mistake."""
+
+from collections.abc import Mapping
+from typing import Final
+
+KINDS: Final[Mapping[str, frozenset[str]]] = {
+    version: frozenset(kinds.split())
+    for version, kinds in {
+        "v1": "Binding ConfigMap Endpoints Event LimitRange List Namespace Node PersistentVolume PersistentVolumeClaim Pod PodTemplate ReplicationController ResourceQuota Secret Service ServiceAccount",
+        "apps/v1": "ControllerRevision DaemonSet Deployment ReplicaSet StatefulSet",
+        "batch/v1": "CronJob Job",
+        "autoscaling/v1": "HorizontalPodAutoscaler Scale",
+        "autoscaling/v2": "HorizontalPodAutoscaler",
+        "policy/v1": "Eviction PodDisruptionBudget",
+        "discovery.k8s.io/v1": "EndpointSlice",
+        "networking.k8s.io/v1": "Ingress IngressClass IPAddress NetworkPolicy ServiceCIDR",
+        "rbac.authorization.k8s.io/v1": "ClusterRole ClusterRoleBinding Role RoleBinding",
+        "storage.k8s.io/v1": "CSIDriver CSINode CSIStorageCapacity StorageClass VolumeAttachment",
+        "scheduling.k8s.io/v1": "PriorityClass",
+        "node.k8s.io/v1": "RuntimeClass",
+        "coordination.k8s.io/v1": "Lease",
+        "certificates.k8s.io/v1": "CertificateSigningRequest",
+        "admissionregistration.k8s.io/v1": "MutatingWebhookConfiguration ValidatingAdmissionPolicy ValidatingAdmissionPolicyBinding ValidatingWebhookConfiguration",
+        "apiextensions.k8s.io/v1": "CustomResourceDefinition",
+        "apiregistration.k8s.io/v1": "APIService",
+        "events.k8s.io/v1": "Event",
+        "flowcontrol.apiserver.k8s.io/v1": "FlowSchema PriorityLevelConfiguration",
+    }.items()
+}
+
+
+def versions_of(kind: str) -> list[str]:
+    """The API versions that have a kind of this name."""
+    return [version for version, kinds in KINDS.items() if kind in kinds]
+
+
+def all_kinds() -> set[str]:
+    """The names of all kinds, of every version."""
+    return {kind for kinds in KINDS.values() for kind in kinds}

@@ -1,0 +1,219 @@
+"""Namespace, Node, Service and Event of the core group.
+
+Source: k8s.io/api core/v1/types.go (1.33).
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from kubenetlab.api.meta import Condition, ObjectMeta, Record, Resource, Unmodelled
+from kubenetlab.api.pods import Port, PortOrName, Protocol
+
+SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
+
+
+class NamespaceSpec(Record, frozen=True):
+    """Nothing that the lab uses."""
+
+    finalizers: Unmodelled = None
+
+
+class NamespaceStatus(Record, frozen=True):
+    """Whether a namespace is being deleted."""
+
+    phase: str = "Active"
+    conditions: Unmodelled = None
+
+
+class Namespace(Resource, frozen=True):
+    """A room of its own for names."""
+
+    api_version = "v1"
+    kind = "Namespace"
+    plural = "namespaces"
+    short_names = ("ns",)
+    is_namespaced = False
+
+    metadata: ObjectMeta
+    spec: NamespaceSpec = NamespaceSpec()
+    status: NamespaceStatus = NamespaceStatus()
+
+
+class Taint(Record, kw_only=True, frozen=True):
+    """Keeps pods off a node that do not tolerate it."""
+
+    key: str
+    value: str = ""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
+    time_added: Unmodelled = None
+
+    def __str__(self) -> str:
+        return f"{{{self.key}: {self.value}}}"
+
+
+class NodeAddress(Record, frozen=True):
+    """One address or name of a node."""
+
+    type: str
+    address: str
+
+
+class NodeSpec(Record, frozen=True):
+    """A node's pod range and taints."""
+
+    pod_cidr: str = ""
+    pod_cidrs: tuple[str, ...] = ()
+    taints: tuple[Taint, ...] = ()
+    unschedulable: bool = False
+    provider_id: Unmodelled = None
+
+
+class NodeStatus(Record, frozen=True):
+    """A node's addresses and conditions."""
+
+    addresses: tuple[NodeAddress, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+
+class Node(Resource, frozen=True):
+    """A machine of the cluster: here a network namespace with `eth0` on the fabric."""
+
+    api_version = "v1"
+    kind = "Node"
+    plural = "nodes"
+    short_names = ("no",)
+    is_namespaced = False
+
+    metadata: ObjectMeta
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Internal addresses, at most one per family."""
+        return tuple(entry.address for entry in self.status.addresses if entry.type == "InternalIP")
+
+    @property
+    def is_ready(self) -> bool:
+        return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
+
+
+class ServicePort(Record, frozen=True):
+    """One port of a Service; `target_port` is a number or the name of a container's port."""
+
+    port: Port
+    name: str = ""
+    protocol: Protocol = "TCP"
+    target_port: PortOrName | None = None
+    node_port: Annotated[int, Meta(ge=0, le=65535, title="a port number")] = 0
+    app_protocol: str | None = None
+
+
+class ClientIPConfig(Record, frozen=True):
+    """How long a client stays with its endpoint."""
+
+    timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] = 10800
+
+
+class SessionAffinityConfig(Record, frozen=True):
+    """The settings of session affinity."""
+
+    client_ip: ClientIPConfig = ClientIPConfig()
+
+
+IPFamily = Literal["IPv4", "IPv6"]
+
+
+class ServiceSpec(Record, frozen=True):
+    """Which pods, under which addresses and ports, by which rules."""
+
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
+    selector: dict[str, str] = {}
+    ports: tuple[ServicePort, ...] = ()
+    cluster_ip: str = ""
+    cluster_ips: tuple[str, ...] = ()
+    ip_families: tuple[IPFamily, ...] = ()
+    ip_family_policy: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] | None = None
+    external_name: str = ""
+    external_ips: tuple[str, ...] = ()
+    session_affinity: Literal["None", "ClientIP"] = "None"
+    session_affinity_config: SessionAffinityConfig = SessionAffinityConfig()
+    internal_traffic_policy: Literal["Cluster", "Local"] = "Cluster"
+    external_traffic_policy: Literal["Cluster", "Local"] = "Cluster"
+    publish_not_ready_addresses: bool = False
+
+    allocate_load_balancer_node_ports: Unmodelled = None
+    health_check_node_port: Unmodelled = None
+    load_balancer_class: Unmodelled = None
+    load_balancer_ip: Unmodelled = None
+    load_balancer_source_ranges: Unmodelled = None
+    traffic_distribution: Unmodelled = None
+
+
+class ServiceStatus(Record, frozen=True):
+    """What load balancers have written; not modelled yet."""
+
+    load_balancer: Unmodelled = None
+    conditions: Unmodelled = None
+
+
+class Service(Resource, frozen=True):
+    """A stable name and address for a changing set of pods."""
+
+    api_version = "v1"
+    kind = "Service"
+    plural = "services"
+    short_names = ("svc",)
+
+    metadata: ObjectMeta
+    spec: ServiceSpec = ServiceSpec()
+    status: ServiceStatus = ServiceStatus()
+
+    @property
+    def is_headless(self) -> bool:
+        return self.spec.cluster_ip == "None"
+
+    @property
+    def cluster_ips(self) -> tuple[str, ...]:
+        """The virtual addresses, at most one per family; none for headless and ExternalName Services."""
+        return () if self.is_headless else self.spec.cluster_ips
+
+
+class ObjectReference(Record, frozen=True):
+    """Names an object of any kind."""
+
+    kind: str = ""
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+    api_version: str = ""
+    resource_version: Unmodelled = None
+    field_path: Unmodelled = None
+
+
+class EventSource(Record, frozen=True):
+    """Which component tells of an event."""
+
+    component: str = ""
+    host: str = ""
+
+
+class Event(Resource, kw_only=True, frozen=True):
+    """Something that happened to an object, counted while it repeats."""
+
+    api_version = "v1"
+    kind = "Event"
+    plural = "events"
+    short_names = ("ev",)
+
+    metadata: ObjectMeta
+    involved_object: ObjectReference
+    type: Literal["Normal", "Warning"] = "Normal"
+    reason: str = ""
+    message: str = ""
+    source: EventSource = EventSource()
+    count: int = 1
+    first_timestamp: str | None = None
+    last_timestamp: str | None = None

@@ -1,0 +1,233 @@
+"""Text → documents: YAML or JSON as kubectl reads it, each with the place it came from.
+
+A file is split at `---` lines first, so that a mistake in one document does not hide those in the next. Scalars are resolved
+as Kubernetes' YAML does: no timestamps, no base-60 numbers, exponents without a dot, octal 0644. What could hurt is bounded:
+size, depth, and the size to which aliases expand.
+Source of the rules: sigs.k8s.io/yaml (goyaml.v2), k8s.io/apimachinery pkg/util/yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+from msgspec import Struct
+
+from kubenetlab.errors import Problem
+
+MAX_BYTES = 16_000_000
+"""The largest file that is read. Kubernetes itself refuses objects above 1.5 MiB."""
+MAX_DEPTH = 100
+MAX_NODES = 200_000
+"""To how many values one document may expand when its aliases are followed."""
+
+Path = tuple[str | int, ...]
+
+_SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)
+
+
+class Document(Struct, frozen=True):
+    """One YAML document: its value, and where to look when something in it is wrong."""
+
+    file: str
+    first_line: int
+    text: str
+    value: Any
+
+    def line_of(self, path: Path) -> int:
+        """The line of a field, or of the nearest field above it that is there."""
+        try:
+            node = yaml.compose(self.text.replace("\t", " "), Loader=_Loader)
+        except yaml.YAMLError:
+            return self.first_line
+        line = node.start_mark.line if node else 0
+        for step in path:
+            entry = _child(node, step)
+            if entry is None:
+                break
+            line, node = entry
+        return self.first_line + line
+
+
+def read_documents(file: str, data: bytes) -> tuple[list[Document], list[Problem]]:
+    """All documents of one file that can be read, and what is wrong with the others."""
+    if len(data) > MAX_BYTES:
+        return [], [
+            Problem(
+                f"too large: more than {MAX_BYTES // 1_000_000} MB",
+                file=file,
+                hints=("split it into several files; -f takes a folder too",),
+            )
+        ]
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        return [], [
+            Problem(f"not UTF-8: byte 0x{data[error.start]:02x} cannot be read", file=file, line=line, hints=("save the file as UTF-8",))
+        ]
+    text = text.replace("\r\n", "\n")
+    documents: list[Document] = []
+    problems: list[Problem] = []
+    for first_line, part in _split(text):
+        try:
+            value = _parse(part)
+        except _ReadError as error:
+            problems.append(Problem(error.message, file=file, line=first_line + error.line, hints=error.hints))
+        else:
+            if value is not None:
+                documents.append(Document(file, first_line, part, value))
+    return documents, problems
+
+
+class _ReadError(Exception):
+    def __init__(self, message: str, line: int = 0, hints: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.message, self.line, self.hints = message, line, hints
+
+
+def _split(text: str) -> Iterator[tuple[int, str]]:
+    """(number of the first line, text) of each document."""
+    starts = [0, *(match.start() for match in _SEPARATOR.finditer(text))]
+    line = 1
+    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        part = text[start:end]
+        yield line, part
+        line += part.count("\n")
+
+
+def _parse(text: str) -> Any:
+    if text.lstrip().startswith(("{", "[")):
+        try:
+            return json.loads(text, object_pairs_hook=_unique)
+        except RecursionError:
+            raise _ReadError(f"nested deeper than {MAX_DEPTH} levels") from None
+        except ValueError:
+            pass  # flow-style YAML also begins like this; its own error is the better one
+    _check_depth(text)
+    loader = _Loader(text)
+    try:
+        if not loader.check_node():
+            return None
+        node: Any = loader.get_node()
+        if "*" in text and "&" in text:
+            _expanded_size(node, {})
+        value = loader.construct_document(node)
+        if loader.check_node():
+            second: Any = loader.get_node()
+            raise _ReadError("a second document begins here without a --- line", second.start_mark.line)
+        return value
+    except yaml.MarkedYAMLError as error:
+        raise _syntax_error(text, error) from None
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n")
+        raise _ReadError(f"control character #x{error.character:04x} is not allowed in YAML", line) from None
+    finally:
+        loader.dispose()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("duplicate key")  # read again as YAML, which says where
+    return value
+
+
+def _check_depth(text: str) -> None:
+    """Refuses what is nested too deeply, before the parser (which recurses in C) sees it."""
+    brackets = text.count("[") + text.count("{")
+    indent = max((len(match) for match in re.findall(r"^[ \-?]+", text, re.MULTILINE)), default=0)
+    if brackets + indent < MAX_DEPTH:
+        return
+    depth = 0
+    event: Any
+    try:
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise _ReadError(f"nested deeper than {MAX_DEPTH} levels", event.start_mark.line if event.start_mark else 0)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+    except yaml.YAMLError:
+        pass  # said in full by the parse that follows
+
+
+def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for when its aliases are followed."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) in known:
+        if known[id(node)] < 0:
+            raise _ReadError("an alias refers to the value that contains it", node.start_mark.line)
+        return known[id(node)]
+    known[id(node)] = -1
+    children: Sequence[yaml.Node] = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+    size = 1 + sum(_expanded_size(child, known) for child in children)
+    if size > MAX_NODES:
+        raise _ReadError(f"its aliases expand to more than {MAX_NODES} values", node.start_mark.line)
+    known[id(node)] = size
+    return size
+
+
+def _syntax_error(text: str, error: yaml.MarkedYAMLError) -> _ReadError:
+    mark = error.problem_mark or error.context_mark
+    line = mark.line if mark else 0
+    lines = text.split("\n")
+    shown = lines[line] if line < len(lines) else ""
+    if "\t" in shown[: len(shown) - len(shown.lstrip())]:
+        return _ReadError("a tab in the indentation; YAML allows only spaces there", line, (shown.replace("\t", "→"),))
+    return _ReadError(error.problem or str(error), line, (shown.strip(),) if shown.strip() else ())
+
+
+class _Loader(yaml.CSafeLoader):
+    """PyYAML's C loader with Kubernetes' scalars and an eye on duplicate keys."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f'the key "{key.value}" stands here a second time', key.start_mark)
+            seen.add(key.value)
+        self.flatten_mapping(node)
+        return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
+
+
+_TAG = "tag:yaml.org,2002:"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_TAG + "timestamp", _TAG + "int", _TAG + "float")]
+    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    _TAG + "int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0[0-7_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    _TAG + "float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+_Loader.add_constructor(_TAG + "int", lambda loader, node: _integer(node))
+
+
+def _integer(node: Any) -> int:
+    digits = node.value.replace("_", "")
+    unsigned = digits.lstrip("+-")
+    if len(unsigned) > 1 and unsigned[0] == "0" and unsigned[1] in "01234567":
+        digits = digits.replace("0", "0o", 1)
+    return int(digits, 0)
+
+
+def _child(node: Any, step: str | int) -> tuple[int, Any] | None:
+    """(line, value) of one step down."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == step:
+                return key.start_mark.line, value
+    elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+        return node.value[step].start_mark.line, node.value[step]
+    return None

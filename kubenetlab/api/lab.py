@@ -1,0 +1,120 @@
+"""What the lab remembers beside Kubernetes' own objects: what was handed out, what was seen, what was decided.
+
+Kubernetes keeps these too, elsewhere: attachments in the CNI plugin's result cache, observations in the kubelet and the
+container runtime, counters in allocators. Here they are objects of the store, so that everything is in one value.
+They are never served by the API.
+"""
+
+from typing import Literal
+
+from kubenetlab.api.meta import ObjectMeta, Record, Resource
+
+
+class Internal(Resource, frozen=True):
+    """The base of the kinds that only the lab itself sees."""
+
+    api_version = "internal.kubenetlab.dev/v1"
+
+
+class Attachment(Internal, frozen=True):
+    """A pod's connection to its node, as CNI ADD would return it; named after the pod."""
+
+    kind = "Attachment"
+    plural = "attachments"
+
+    metadata: ObjectMeta
+    pod_uid: str
+    node: str
+    host_ifname: str
+    addresses: tuple[str, ...]
+    """At most one per family, the primary family first, without prefix length."""
+
+
+class ContainerReport(Record, frozen=True):
+    """The latest news of one run of one container."""
+
+    attempt: int
+    """Which start this is about: 0 is the first."""
+    state: Literal["running", "failed", "exited"]
+    """failed: it could not start (a port was taken)."""
+    exit_code: int = 0
+    message: str = ""
+    at: float = 0.0
+    """When, in seconds since 1970."""
+
+
+class ProbeReport(Record, frozen=True):
+    """How the latest probe of one container ended."""
+
+    attempt: int
+    kind: Literal["readiness", "liveness"]
+    ok: bool
+    message: str = ""
+    at: float = 0.0
+    failures: int = 0
+    """In a row, up to now."""
+    is_settled: bool = False
+    """True when it failed so often that asking again will hardly change the answer."""
+
+
+class Observed(Internal, frozen=True):
+    """What was seen of one pod on its node; named after the pod."""
+
+    kind = "Observed"
+    plural = "observed"
+
+    metadata: ObjectMeta
+    pod_uid: str
+    sandbox_pid: int = 0
+    """The pause process, in the lab's PID namespace; 0 while there is none."""
+    sandbox_error: str = ""
+    is_detached: bool = False
+    """True when a terminating pod's endpoints have left the rules of every node, so that nobody is sent to it any more."""
+    containers: dict[str, ContainerReport] = {}
+    probes: dict[str, ProbeReport] = {}
+    """By `container/kind`."""
+
+
+class NodeReport(Internal, frozen=True):
+    """What was seen of one node; named after it."""
+
+    kind = "NodeReport"
+    plural = "nodereports"
+    is_namespaced = False
+
+    metadata: ObjectMeta
+    sandbox_pid: int = 0
+    """The pause process that holds the node's namespaces, in the lab's PID namespace; 0 while there is none."""
+
+
+class Ledger(Internal, frozen=True):
+    """The counters from which names, addresses and interface numbers are handed out; never turned back."""
+
+    kind = "Ledger"
+    plural = "ledgers"
+    is_namespaced = False
+
+    metadata: ObjectMeta = ObjectMeta(name="ledger")
+    pod_serials: dict[str, int] = {}
+    """Next pod of each ReplicaSet, by its uid."""
+    last_addresses: dict[str, tuple[str, ...]] = {}
+    """The address given out last on each node, per family."""
+    next_veth: dict[str, int] = {}
+    """The next number behind `veth` on each node."""
+
+
+class Decisions(Internal, kw_only=True, frozen=True):
+    """What `up` chose for this machine and keeps as long as the lab lives."""
+
+    kind = "Decisions"
+    plural = "decisions"
+    is_namespaced = False
+
+    metadata: ObjectMeta = ObjectMeta(name="decisions")
+    pod_layout: Literal["onlink", "routed"]
+    """onlink: pods share their node's subnet, the bridge switches between them; routed: each pod is a /32 behind its node."""
+    neighbors: Literal["dynamic", "permanent"]
+    """dynamic: ARP finds them; permanent: entries with the deterministic MACs are installed."""
+    is_final: bool = False
+    """True once pods have been wired by it: from then on the layout stays."""
+    reasons: tuple[str, ...] = ()

@@ -1,0 +1,247 @@
+"""Files → objects: every manifest of one command, every problem in one report.
+
+This is the one place of the pure packages that reads files.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, structs
+
+from kubenetlab.api import builtin
+from kubenetlab.api.config import API_VERSIONS, ClusterConfig
+from kubenetlab.api.decode import Decoded, Finding, decode, format_path, found
+from kubenetlab.api.documents import MAX_BYTES, Document, Path, read_documents
+from kubenetlab.api.kinds import WRITABLE
+from kubenetlab.api.meta import Resource
+from kubenetlab.api.validate import validate
+from kubenetlab.errors import ManifestError, Problem, did_you_mean
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+Check = Callable[[Resource], Iterator[Finding]]
+"""A further rule for objects, from a package that this one may not import."""
+
+
+class Entry(Struct, frozen=True):
+    """One object of a manifest, and where it stands."""
+
+    document: Document
+    path: Path
+    """Where the object lies in its document: empty, or `("items", 3)` in a List."""
+    value: Mapping[str, Any]
+    """The object as given."""
+    object: Resource | None
+    """None for a kind that the lab does not model."""
+
+    @property
+    def title(self) -> str:
+        return title_of(self.value)
+
+    def problem(self, finding: Finding, *, is_warning: bool = False) -> Problem:
+        """A finding in this object as a line of a report."""
+        line = self.document.line_of(self.path + finding.path)
+        return Problem(
+            finding.message,
+            format_path(finding.path),
+            self.title,
+            self.document.file,
+            line,
+            finding.hints,
+            is_warning or finding.is_warning,
+        )
+
+
+class Loaded(Struct, frozen=True):
+    """What the manifests of one command hold."""
+
+    entries: tuple[Entry, ...]
+    warnings: tuple[Problem, ...] = ()
+
+    @property
+    def config(self) -> ClusterConfig | None:
+        return next((entry.object for entry in self.entries if isinstance(entry.object, ClusterConfig)), None)
+
+    @property
+    def not_modelled(self) -> tuple[str, ...]:
+        """The kinds that are kept without being used, each once, as they came."""
+        return tuple(dict.fromkeys(str(entry.value["kind"]) for entry in self.entries if entry.object is None))
+
+
+def load(names: Sequence[str], *, strict: bool = False, check: Check | None = None) -> Loaded:
+    """All objects of the files, folders and `-` (standard input) named.
+
+    Raises ManifestError with every problem in all of them. Unknown fields are warnings, or errors with `strict`.
+    """
+    problems: list[Problem] = []
+    documents: list[Document] = []
+    for file in _files(names, problems):
+        try:
+            data = _read(file)
+        except OSError as error:
+            problems.append(Problem(f"cannot be read: {error.strerror}", file=file))
+            continue
+        found_here, faults = read_documents("<stdin>" if file == "-" else file, data)
+        if not found_here and not faults:
+            problems.append(Problem("holds no document", file=file, is_warning=len(names) != 1 or os.path.isdir(names[0])))
+        documents += found_here
+        problems += faults
+    return load_documents(documents, problems, strict=strict, check=check)
+
+
+def load_documents(
+    documents: Iterable[Document], problems: Iterable[Problem] = (), *, strict: bool = False, check: Check | None = None
+) -> Loaded:
+    """The objects of documents already read; `problems` are those met on the way here."""
+    problems = list(problems)
+    entries: list[Entry] = []
+    for document in documents:
+        for path, value in _objects(document, problems):
+            entry, found_here = _entry(document, path, value, strict, check)
+            problems += found_here
+            entries.append(entry)
+    problems += _duplicates(entries)
+    if any(not problem.is_warning for problem in problems):
+        raise ManifestError(problems)
+    return Loaded(tuple(entries), tuple(problems))
+
+
+def title_of(value: Mapping[str, Any]) -> str:
+    """`Kind namespace/name` of a document, as far as it says."""
+    meta = value.get("metadata")
+    meta = meta if isinstance(meta, Mapping) else {}
+    name = meta.get("name") or value.get("name") or ""
+    kind = WRITABLE.get(str(value.get("kind")))
+    namespace = meta.get("namespace") or ("default" if name and (kind is None or kind.is_namespaced) else "")
+    return f"{value.get('kind', 'object')} {namespace}/{name}" if namespace and name else f"{value.get('kind', 'object')} {name}".strip()
+
+
+def _files(names: Sequence[str], problems: list[Problem]) -> Iterator[str]:
+    """The files that the names stand for: a folder stands for the manifests in it and below, in order."""
+    for name in names:
+        if name == "-" or not os.path.isdir(name):
+            yield name
+            continue
+        inside = sorted(
+            os.path.join(folder, file)
+            for folder, _, files in os.walk(name)
+            for file in files
+            if file.endswith(SUFFIXES) and file != "expect.yaml"
+        )
+        if not inside:
+            problems.append(Problem(f"the folder holds no {', '.join(SUFFIXES)} file", file=name))
+        yield from inside
+
+
+def _read(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
+    with open(file, "rb") as stream:
+        return stream.read(MAX_BYTES + 1)
+
+
+def _objects(document: Document, problems: list[Problem]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """(path, object) of each object in a document; a List holds several."""
+    waiting: list[tuple[Path, Any]] = [((), document.value)]
+    while waiting:
+        path, value = waiting.pop(0)
+
+        def fault(message: str, *below: str | int, hints: tuple[str, ...] = (), path: Path = path, value: Any = value) -> None:
+            at = path + below
+            title = title_of(value) if isinstance(value, Mapping) and value.get("kind") else ""
+            problems.append(Problem(message, format_path(at), title, document.file, document.line_of(at), hints))
+
+        if not isinstance(value, Mapping):
+            fault(f"wanted an object with apiVersion and kind, found {found(value)}")
+            continue
+        missing = [field for field in ("apiVersion", "kind") if not isinstance(value.get(field), str) or not value[field]]
+        if missing:
+            fault(f"{' and '.join(missing)} required" + (", but missing" if missing[0] not in value else " as a string"))
+            continue
+        if value["kind"].endswith("List") and isinstance(value.get("items"), list):
+            waiting[:0] = [((*path, "items", index), item) for index, item in enumerate(value["items"])]
+            continue
+        if hint := _unknown_kind(value["apiVersion"], value["kind"]):
+            fault(f'no matches for kind "{value["kind"]}" in version "{value["apiVersion"]}"', "kind", hints=hint)
+            continue
+        yield path, value
+
+
+def _unknown_kind(api_version: str, kind: str) -> tuple[str, ...] | None:
+    """What to say of a kind that neither Kubernetes nor the lab has; None when it may pass."""
+    if kind == ClusterConfig.kind and api_version.split("/")[0] in {version.split("/")[0] for version in API_VERSIONS}:
+        return None if api_version in API_VERSIONS else (f"wanted apiVersion {' or '.join(API_VERSIONS)}",)
+    if kind in builtin.KINDS.get(api_version, ()):
+        return None
+    known_group = api_version in builtin.KINDS or api_version.split("/")[0] in {
+        version.split("/")[0] for version in builtin.KINDS if "/" in version
+    }
+    if versions := builtin.versions_of(kind):
+        if known_group or "." not in api_version.split("/")[0]:
+            return (f"wanted apiVersion {' or '.join(versions)}",)
+        return None
+    if api_version in builtin.KINDS:
+        guess = did_you_mean(kind, builtin.KINDS[api_version]) or did_you_mean(kind, builtin.all_kinds())
+        return (guess.removeprefix("; ") or f"{api_version} has: {', '.join(sorted(builtin.KINDS[api_version]))}",)
+    if "/" not in api_version or known_group:
+        return (f"Kubernetes 1.33 has: {', '.join(sorted(builtin.KINDS))}",)
+    return None
+
+
+def _entry(document: Document, path: Path, value: Mapping[str, Any], strict: bool, check: Check | None) -> tuple[Entry, list[Problem]]:
+    type_ = WRITABLE.get(value["kind"])
+    if type_ is None:
+        entry = Entry(document, path, value, None)
+        meta = value.get("metadata")
+        if not isinstance(meta, Mapping) or not isinstance(meta.get("name"), str):
+            return entry, [entry.problem(Finding(("metadata", "name"), "required, but missing"))]
+        return entry, []
+    decoded: Decoded[Resource] = decode_object(value, type_)
+    entry = Entry(document, path, value, decoded.value)
+    problems = [entry.problem(finding, is_warning=finding.is_unknown_field and not strict) for finding in decoded.findings]
+    if decoded.value is not None:
+        problems += [entry.problem(finding) for finding in validate(decoded.value)]
+        problems += [entry.problem(finding) for finding in (check(decoded.value) if check else ())]
+    return entry, problems
+
+
+def decode_object(value: Mapping[str, Any], type_: type[Resource]) -> Decoded[Resource]:
+    """A document of a known kind as a typed object; the namespace `default` is filled in, a status is dropped."""
+    fields = {key: item for key, item in value.items() if key not in ("apiVersion", "kind", "status")}
+    if type_ is ClusterConfig:
+        return _decode_config(value, fields)
+    decoded = decode(fields, type_)
+    if decoded.value is not None and type_.is_namespaced and not decoded.value.namespace:
+        meta = structs.replace(decoded.value.metadata, namespace="default")
+        return Decoded(structs.replace(decoded.value, metadata=meta), decoded.findings)
+    return decoded
+
+
+def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[Resource]:
+    """The Cluster document, whose name stands at its top; kind's has one node when it names none."""
+    name = fields.pop("name", "")
+    if not isinstance(name, str):
+        return Decoded(None, (Finding(("name",), f"wanted a string, found {found(name)}"),))
+    if not fields.get("nodes"):
+        fields.pop("nodes", None)
+        if value["apiVersion"] != API_VERSIONS[0]:
+            fields["nodes"] = [{"role": "control-plane"}]
+    decoded = decode({"metadata": {"name": name}, **fields}, ClusterConfig)
+    return Decoded(decoded.value, decoded.findings)
+
+
+def _duplicates(entries: Iterable[Entry]) -> Iterator[Problem]:
+    """The same object twice: the later one wins, as with kubectl, but hardly ever on purpose; a second Cluster is a mistake."""
+    seen: dict[tuple[str, str], Entry] = {}
+    for entry in entries:
+        is_config = entry.value["kind"] == ClusterConfig.kind
+        key = (str(entry.value["kind"]), "" if is_config else entry.title)
+        if key in seen:
+            where = f"{seen[key].document.file}:{seen[key].document.line_of(seen[key].path)}"
+            message = f"a second Cluster; the first is at {where}" if is_config else f"stands at {where} too; the later one is used"
+            yield entry.problem(Finding((), message), is_warning=not is_config)
+        seen[key] = entry

@@ -1,0 +1,180 @@
+"""What all Kubernetes objects share: names, labels, owners, selectors.
+
+The types of this package hold the fields that the lab understands, in snake_case; `Unmodelled` marks a field that Kubernetes
+knows and the lab accepts without using it. Everything else in a document is a mistake and is reported.
+Source: k8s.io/apimachinery pkg/apis/meta/v1/types.go (1.33).
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal
+
+from msgspec import Struct
+
+Unmodelled = Any
+"""The type of a field that Kubernetes knows and the lab does not use."""
+
+Labels = Mapping[str, str]
+
+_ACRONYMS = {
+    "ip": "IP",
+    "ips": "IPs",
+    "cidr": "CIDR",
+    "cidrs": "CIDRs",
+    "id": "ID",
+    "pid": "PID",
+    "ipc": "IPC",
+    "fqdn": "FQDN",
+    "cni": "CNI",
+    "api": "API",
+    "dns": "DNS",
+    "json6902": "JSON6902",
+}
+
+
+def kubernetes_name(name: str) -> str:
+    """Kubernetes' spelling of one of our field names: `cluster_ips` → `clusterIPs`, `ip_families` → `ipFamilies`."""
+    first, *rest = name.rstrip("_").split("_")
+    return first + "".join(_ACRONYMS.get(word, word.capitalize()) for word in rest)
+
+
+class Record(Struct, frozen=True, rename=kubernetes_name, omit_defaults=True, forbid_unknown_fields=True):
+    """The base of all API types: an immutable value with Kubernetes' field names outside and ours inside."""
+
+
+class OwnerReference(Record, frozen=True):
+    """Who made an object: the object goes when its owner goes."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    controller: bool = False
+    block_owner_deletion: Unmodelled = None
+
+
+class ObjectMeta(Record, frozen=True):
+    """Identity of an object; what is below `annotations` is filled in by the lab."""
+
+    name: str = ""
+    namespace: str = ""
+    labels: Labels = {}
+    annotations: Labels = {}
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    deletion_grace_period_seconds: int | None = None
+    owner_references: tuple[OwnerReference, ...] = ()
+    generate_name: str = ""
+    finalizers: Unmodelled = None
+    managed_fields: Unmodelled = None
+    self_link: Unmodelled = None
+
+
+class LabelSelectorRequirement(Record, frozen=True):
+    """One part of a selector: a key, an operator, and values for In and NotIn."""
+
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: tuple[str, ...] = ()
+
+
+class LabelSelector(Record, frozen=True):
+    """Matches labels; all parts must hold, an empty selector matches everything."""
+
+    match_labels: Labels = {}
+    match_expressions: tuple[LabelSelectorRequirement, ...] = ()
+
+    def matches(self, labels: Labels) -> bool:
+        """True when all parts hold; NotIn and DoesNotExist hold for a missing key."""
+        return matches_labels(self.match_labels, labels) and all(_holds(part, labels) for part in self.match_expressions)
+
+
+def matches_labels(wanted: Labels, labels: Labels) -> bool:
+    """True when `labels` has every pair of `wanted`."""
+    return all(labels.get(key) == value for key, value in wanted.items())
+
+
+def _holds(part: LabelSelectorRequirement, labels: Labels) -> bool:
+    match part.operator:
+        case "In":
+            return part.key in labels and labels[part.key] in part.values
+        case "NotIn":
+            return labels.get(part.key) not in part.values
+        case "Exists":
+            return part.key in labels
+        case "DoesNotExist":
+            return part.key not in labels
+
+
+class Condition(Record, frozen=True):
+    """One line of a status: something that is so, or not, since when and why."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str | None = None
+    last_probe_time: Unmodelled = None
+    last_heartbeat_time: Unmodelled = None
+    last_update_time: Unmodelled = None
+    observed_generation: Unmodelled = None
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC with seconds, as Kubernetes writes `metav1.Time`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds(stamp: str) -> float:
+    """The reverse of `timestamp`; seconds since 1970."""
+    return datetime.fromisoformat(stamp).timestamp()
+
+
+class Resource(Record, frozen=True):
+    """The base of all objects that the store keeps; `kind` and `api_version` belong to the class."""
+
+    api_version: ClassVar[str]
+    kind: ClassVar[str]
+    plural: ClassVar[str]
+    short_names: ClassVar[tuple[str, ...]] = ()
+    is_namespaced: ClassVar[bool] = True
+
+    metadata: ObjectMeta
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        return self.metadata.namespace
+
+    @property
+    def uid(self) -> str:
+        return self.metadata.uid
+
+    @property
+    def labels(self) -> Labels:
+        return self.metadata.labels
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(namespace, name), unique within a kind."""
+        return self.metadata.namespace, self.metadata.name
+
+    @property
+    def full_name(self) -> str:
+        """`namespace/name`, or the bare name of what has no namespace."""
+        return f"{self.metadata.namespace}/{self.metadata.name}" if self.metadata.namespace else self.metadata.name
+
+    @property
+    def title(self) -> str:
+        """`Kind namespace/name`, as messages name an object."""
+        return f"{self.kind} {self.full_name}"
+
+    @property
+    def is_terminating(self) -> bool:
+        return self.metadata.deletion_timestamp is not None

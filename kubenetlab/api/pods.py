@@ -1,0 +1,327 @@
+"""Pod: containers that share one network namespace.
+
+Source: k8s.io/api core/v1/types.go (1.33).
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from kubenetlab.api.meta import Condition, ObjectMeta, Record, Resource, Unmodelled
+
+Protocol = Literal["TCP", "UDP", "SCTP"]
+Port = Annotated[int, Meta(ge=1, le=65535, title="a port number")]
+PortOrName = Port | Annotated[str, Meta(min_length=1, title="a port name")]
+
+READY_ANNOTATION = "kubenetlab.dev/ready"
+"""`"false"` on a pod makes it unready on purpose."""
+
+
+class ContainerPort(Record, frozen=True):
+    """A port on which a container says it listens."""
+
+    container_port: Port
+    name: str = ""
+    protocol: Protocol = "TCP"
+    host_port: Annotated[int, Meta(ge=0, le=65535, title="a port number")] = 0
+    host_ip: str = ""
+
+
+class EnvVar(Record, frozen=True):
+    """One environment variable."""
+
+    name: str
+    value: str = ""
+    value_from: Unmodelled = None
+
+
+class HTTPHeader(Record, frozen=True):
+    """One header that a probe sends."""
+
+    name: str
+    value: str = ""
+
+
+class HTTPGetAction(Record, frozen=True):
+    """A probe that wants an answer from 200 to 399."""
+
+    port: PortOrName
+    path: str = "/"
+    host: str = ""
+    scheme: Literal["HTTP", "HTTPS"] = "HTTP"
+    http_headers: tuple[HTTPHeader, ...] = ()
+
+
+class TCPSocketAction(Record, frozen=True):
+    """A probe that wants a connection."""
+
+    port: PortOrName
+    host: str = ""
+
+
+class GRPCAction(Record, frozen=True):
+    """A probe by gRPC's health protocol."""
+
+    port: Port
+    service: str = ""
+
+
+class ExecAction(Record, frozen=True):
+    """A probe by a command in the container."""
+
+    command: tuple[str, ...] = ()
+
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+
+
+class Probe(Record, frozen=True):
+    """A question that the node's kubelet asks a container, again and again."""
+
+    http_get: HTTPGetAction | None = None
+    tcp_socket: TCPSocketAction | None = None
+    grpc: GRPCAction | None = None
+    exec: ExecAction | None = None
+    initial_delay_seconds: NotNegative = 0
+    period_seconds: NotNegative = 10
+    timeout_seconds: NotNegative = 1
+    success_threshold: NotNegative = 1
+    failure_threshold: NotNegative = 3
+    termination_grace_period_seconds: Unmodelled = None
+
+
+class Container(Record, frozen=True):
+    """One program of a pod: an image, arguments, ports, probes."""
+
+    name: str
+    image: str = ""
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    ports: tuple[ContainerPort, ...] = ()
+    env: tuple[EnvVar, ...] = ()
+    readiness_probe: Probe | None = None
+    liveness_probe: Probe | None = None
+    startup_probe: Probe | None = None
+    restart_policy: str | None = None
+    """Of an init container: `Always` makes it a sidecar."""
+
+    env_from: Unmodelled = None
+    image_pull_policy: Unmodelled = None
+    lifecycle: Unmodelled = None
+    resize_policy: Unmodelled = None
+    resources: Unmodelled = None
+    restart_policy_rules: Unmodelled = None
+    security_context: Unmodelled = None
+    stdin: Unmodelled = None
+    stdin_once: Unmodelled = None
+    termination_message_path: Unmodelled = None
+    termination_message_policy: Unmodelled = None
+    tty: Unmodelled = None
+    volume_devices: Unmodelled = None
+    volume_mounts: Unmodelled = None
+    working_dir: Unmodelled = None
+
+
+class Toleration(Record, frozen=True):
+    """Lets a pod onto (or stay on) nodes with a matching taint; an empty key with Exists matches all."""
+
+    key: str = ""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    toleration_seconds: int | None = None
+
+
+class PodDNSConfigOption(Record, frozen=True):
+    """One option of resolv.conf."""
+
+    name: str
+    value: str | None = None
+
+
+class PodDNSConfig(Record, frozen=True):
+    """What is added to a pod's resolv.conf."""
+
+    nameservers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[PodDNSConfigOption, ...] = ()
+
+
+class HostAlias(Record, frozen=True):
+    """A line added to a pod's hosts file."""
+
+    ip: str
+    hostnames: tuple[str, ...] = ()
+
+
+class PodReadinessGate(Record, frozen=True):
+    """A further condition that must be True for a pod to be ready."""
+
+    condition_type: str
+
+
+class PodSpec(Record, frozen=True):
+    """What a pod runs, where, and how it is wired."""
+
+    containers: tuple[Container, ...] = ()
+    init_containers: tuple[Container, ...] = ()
+    node_name: str = ""
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+    host_network: bool = False
+    hostname: str = ""
+    subdomain: str = ""
+    set_hostname_as_fqdn: bool = False
+    restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
+    dns_policy: Literal["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"] = "ClusterFirst"
+    dns_config: PodDNSConfig = PodDNSConfig()
+    host_aliases: tuple[HostAlias, ...] = ()
+    readiness_gates: tuple[PodReadinessGate, ...] = ()
+    termination_grace_period_seconds: NotNegative = 30
+
+    active_deadline_seconds: Unmodelled = None
+    affinity: Unmodelled = None
+    automount_service_account_token: Unmodelled = None
+    enable_service_links: Unmodelled = None
+    ephemeral_containers: Unmodelled = None
+    host_ipc: Unmodelled = None
+    host_pid: Unmodelled = None
+    host_users: Unmodelled = None
+    hostname_override: Unmodelled = None
+    image_pull_secrets: Unmodelled = None
+    os: Unmodelled = None
+    overhead: Unmodelled = None
+    preemption_policy: Unmodelled = None
+    priority: Unmodelled = None
+    priority_class_name: Unmodelled = None
+    resource_claims: Unmodelled = None
+    resources: Unmodelled = None
+    runtime_class_name: Unmodelled = None
+    scheduler_name: Unmodelled = None
+    scheduling_gates: Unmodelled = None
+    security_context: Unmodelled = None
+    service_account: Unmodelled = None
+    service_account_name: Unmodelled = None
+    share_process_namespace: Unmodelled = None
+    topology_spread_constraints: Unmodelled = None
+    volumes: Unmodelled = None
+
+    @property
+    def long_running_containers(self) -> tuple[Container, ...]:
+        """Sidecars and app containers, in the order they start."""
+        sidecars = tuple(container for container in self.init_containers if container.restart_policy == "Always")
+        return sidecars + self.containers
+
+
+class Waiting(Record, frozen=True):
+    """A container that does not run yet, or not again yet."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class Running(Record, frozen=True):
+    """A container that runs."""
+
+    started_at: str | None = None
+
+
+class Terminated(Record, frozen=True):
+    """A container that has ended."""
+
+    exit_code: int
+    reason: str = ""
+    message: str = ""
+    started_at: str | None = None
+    finished_at: str | None = None
+
+
+class ContainerState(Record, frozen=True):
+    """Exactly one of the three is set."""
+
+    waiting: Waiting | None = None
+    running: Running | None = None
+    terminated: Terminated | None = None
+
+
+class ContainerStatus(Record, frozen=True):
+    """How one container is."""
+
+    name: str
+    state: ContainerState = ContainerState()
+    last_state: ContainerState = ContainerState()
+    ready: bool = False
+    started: bool = False
+    restart_count: int = 0
+    image: str = ""
+    image_id: Unmodelled = None
+    container_id: Unmodelled = None
+
+
+class PodIP(Record, frozen=True):
+    """One address of a pod or of its node."""
+
+    ip: str
+
+
+class PodStatus(Record, frozen=True):
+    """How a pod is; written by the kubelet."""
+
+    phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"] = "Pending"
+    conditions: tuple[Condition, ...] = ()
+    host_ip: str = ""
+    host_ips: tuple[PodIP, ...] = ()
+    pod_ip: str = ""
+    pod_ips: tuple[PodIP, ...] = ()
+    start_time: str | None = None
+    reason: str = ""
+    message: str = ""
+    container_statuses: tuple[ContainerStatus, ...] = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
+    qos_class: Unmodelled = None
+
+    def condition(self, type_: str) -> Condition | None:
+        return next((condition for condition in self.conditions if condition.type == type_), None)
+
+
+class Pod(Resource, frozen=True):
+    """Containers that share a network namespace, and so an address and its ports."""
+
+    api_version = "v1"
+    kind = "Pod"
+    plural = "pods"
+    short_names = ("po",)
+
+    metadata: ObjectMeta
+    spec: PodSpec
+    status: PodStatus = PodStatus()
+
+    @property
+    def is_ready(self) -> bool:
+        condition = self.status.condition("Ready")
+        return condition is not None and condition.status == "True"
+
+    @property
+    def is_finished(self) -> bool:
+        """True once all containers have ended for good: phase Succeeded or Failed."""
+        return self.status.phase in ("Succeeded", "Failed")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The pod's addresses, at most one per family, the primary family first."""
+        return tuple(entry.ip for entry in self.status.pod_ips)
+
+    @property
+    def hostname(self) -> str:
+        return self.spec.hostname or self.metadata.name
+
+    def container(self, name: str) -> Container | None:
+        return next((container for container in self.spec.long_running_containers if container.name == name), None)
+
+
+class PodTemplateSpec(Record, kw_only=True, frozen=True):
+    """What new pods are made from."""
+
+    metadata: ObjectMeta = ObjectMeta()
+    spec: PodSpec

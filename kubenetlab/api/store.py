@@ -1,0 +1,159 @@
+"""Cluster: all objects of a lab as one immutable value; a change gives a new value that shares what did not change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from msgspec import structs
+
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.core import Namespace, Node, Service
+from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.meta import Labels, LabelSelector, Resource, matches_labels
+from kubenetlab.api.pods import Pod
+
+R = TypeVar("R", bound=Resource)
+Kind = type[Resource]
+Document = Mapping[str, Any]
+GivenKey = tuple[str, str, str]
+"""(kind, namespace, name)"""
+
+
+class Delete(NamedTuple):
+    """The wish that an object be gone; deleting what is gone is success."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+
+Change = Resource | Delete
+
+
+def deletion(obj: Resource) -> Delete:
+    """The wish that this object be gone."""
+    return Delete(type(obj), obj.namespace, obj.name)
+
+
+class Cluster:
+    """The store: objects by kind, namespace and name, with the indexes that controllers and layers ask for.
+
+    `given` holds the documents as users wrote them, by (kind, namespace, name), those of kinds the lab does not model too.
+    `revision` counts changes and becomes the resourceVersion of what was changed.
+    """
+
+    __slots__ = ("_indexes", "_objects", "given", "revision")
+
+    def __init__(
+        self,
+        objects: Mapping[Kind, Mapping[tuple[str, str], Resource]] | None = None,
+        given: Mapping[GivenKey, Document] | None = None,
+        revision: int = 0,
+    ) -> None:
+        self._objects = objects or {}
+        self._indexes: dict[Any, Any] = {}
+        self.given = given or {}
+        self.revision = revision
+
+    def all(self, kind: type[R], namespace: str | None = None) -> Sequence[R]:
+        """Every object of a kind, in the order in which they came; of one namespace, or of all."""
+        every: Sequence[R] = self._index(("all", kind), lambda: tuple(self._objects.get(kind, {}).values()))
+        return every if namespace is None else [obj for obj in every if obj.namespace == namespace]
+
+    def get(self, kind: type[R], namespace: str, name: str) -> R | None:
+        return self._objects.get(kind, {}).get((namespace, name))  # type: ignore[return-value]
+
+    @property
+    def kinds(self) -> Iterable[Kind]:
+        return self._objects.keys()
+
+    @property
+    def config(self) -> ClusterConfig:
+        configs = self.all(ClusterConfig)
+        return configs[0] if configs else ClusterConfig()
+
+    def namespace_exists(self, name: str) -> bool:
+        return self.get(Namespace, "", name) is not None
+
+    def pods_on(self, node: str) -> Sequence[Pod]:
+        """The pods bound to a node, in the order in which they came."""
+        by_node = self._index("pods by node", lambda: _group(self.all(Pod), lambda pod: pod.spec.node_name))
+        found: Sequence[Pod] = by_node.get(node, ())
+        return found
+
+    def select(self, namespace: str, selector: LabelSelector | Labels) -> Sequence[Pod]:
+        """The pods of a namespace that a selector matches; a plain mapping is Service's old form of a selector."""
+        by_namespace = self._index("pods by namespace", lambda: _group(self.all(Pod), lambda pod: pod.namespace))
+        pods: Sequence[Pod] = by_namespace.get(namespace, ())
+        if isinstance(selector, LabelSelector):
+            return [pod for pod in pods if selector.matches(pod.labels)]
+        return [pod for pod in pods if matches_labels(selector, pod.labels)]
+
+    def owned_by(self, kind: type[R], owner: Resource) -> Sequence[R]:
+        """The objects of a kind whose controller is `owner`."""
+        by_owner = self._index(("owned", kind), lambda: _group(self.all(kind), _controller_uid))
+        found: Sequence[R] = by_owner.get(owner.uid, ())
+        return found
+
+    def slices_of(self, service: Service) -> Sequence[EndpointSlice]:
+        """The EndpointSlices that belong to a Service, whoever made them."""
+        by_service = self._index(
+            "slices by service", lambda: _group(self.all(EndpointSlice), lambda piece: (piece.namespace, piece.service_name))
+        )
+        found: Sequence[EndpointSlice] = by_service.get(service.key, ())
+        return found
+
+    def snapshot(self, kinds: Iterable[Kind]) -> tuple[Any, ...]:
+        """Something that is the same object, kind by kind, as long as no object of that kind changes."""
+        return tuple(self._objects.get(kind) for kind in kinds)
+
+    def node(self, name: str) -> Node | None:
+        return self.get(Node, "", name)
+
+    def with_changes(self, changes: Iterable[Change]) -> Cluster:
+        """The store after the changes; itself when none of them changes anything."""
+        objects: dict[Kind, dict[tuple[str, str], Resource]] = {}
+        revision = self.revision
+
+        def writable(kind: Kind) -> dict[tuple[str, str], Resource]:
+            if kind not in objects:
+                objects[kind] = dict(self._objects.get(kind, {}))
+            return objects[kind]
+
+        def current(kind: Kind, key: tuple[str, str]) -> Resource | None:
+            return objects.get(kind, self._objects.get(kind, {})).get(key)
+
+        for change in changes:
+            if isinstance(change, Delete):
+                if current(change.kind, (change.namespace, change.name)) is not None:
+                    revision += 1
+                    del writable(change.kind)[change.namespace, change.name]
+            elif change != current(type(change), change.key):
+                revision += 1
+                meta = structs.replace(change.metadata, resource_version=str(revision))
+                writable(type(change))[change.key] = structs.replace(change, metadata=meta)
+        if not objects:
+            return self
+        return Cluster({**self._objects, **objects}, self.given, revision)
+
+    def with_given(self, documents: Mapping[GivenKey, Document | None]) -> Cluster:
+        """The store with some documents as given replaced; None takes one away."""
+        given = {**self.given, **documents}
+        return Cluster(self._objects, {key: document for key, document in given.items() if document is not None}, self.revision)
+
+    def _index(self, name: Any, build: Any) -> Any:
+        if name not in self._indexes:
+            self._indexes[name] = build()
+        return self._indexes[name]
+
+
+def _controller_uid(obj: Resource) -> str:
+    return next((owner.uid for owner in obj.metadata.owner_references if owner.controller), "")
+
+
+def _group(objects: Iterable[Any], key: Any) -> dict[Any, list[Any]]:
+    groups: dict[Any, list[Any]] = {}
+    for obj in objects:
+        groups.setdefault(key(obj), []).append(obj)
+    return groups

@@ -1,0 +1,38 @@
+"""What Kubernetes refuses although the fields have the right types: one generator of findings per kind.
+
+Only what can be seen in the object itself (and in the Cluster document it is meant for) is checked here; what depends on
+other objects is checked at admission. Source: k8s.io/kubernetes pkg/apis/core/validation/validation.go and its neighbours (1.33).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from kubenetlab.api.apps import Deployment, ReplicaSet
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.core import Namespace, Service
+from kubenetlab.api.decode import Finding
+from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.meta import Resource
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.validate.config import validate_config
+from kubenetlab.api.validate.metadata import validate_metadata, validate_namespace
+from kubenetlab.api.validate.pods import validate_pod
+from kubenetlab.api.validate.services import validate_endpoint_slice, validate_service
+from kubenetlab.api.validate.workloads import validate_workload
+
+_VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
+    ClusterConfig: validate_config,
+    Namespace: validate_namespace,
+    Pod: validate_pod,
+    Service: validate_service,
+    EndpointSlice: validate_endpoint_slice,
+    Deployment: validate_workload,
+    ReplicaSet: validate_workload,
+}
+
+
+def validate(obj: Resource) -> Iterator[Finding]:
+    """Everything that Kubernetes would refuse in this object."""
+    if not isinstance(obj, ClusterConfig):
+        yield from validate_metadata(obj)
+    yield from _VALIDATORS[type(obj)](obj)

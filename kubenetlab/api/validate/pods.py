@@ -1,0 +1,116 @@
+"""Pod specs: containers, ports, probes, DNS."""
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from kubenetlab.api.decode import Finding, found
+from kubenetlab.api.documents import Path
+from kubenetlab.api.pods import Container, Pod, PodSpec, Probe
+from kubenetlab.api.validate.metadata import label_fault, port_name_fault, subdomain_fault, validate_labels
+
+_HANDLERS = ("httpGet", "tcpSocket", "grpc", "exec")
+
+
+def validate_pod(pod: Pod) -> Iterator[Finding]:
+    """What speaks against a Pod."""
+    yield from validate_pod_spec(pod.spec, ("spec",))
+
+
+def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
+    """What speaks against a pod spec, in a Pod or in a template."""
+    if not spec.containers:
+        yield Finding((*path, "containers"), "required: a pod has at least one container")
+    seen: dict[str, str] = {}
+    for field, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
+        for index, container in enumerate(containers):
+            here = (*path, field, index)
+            if container.name in seen:
+                yield Finding((*here, "name"), f"{found(container.name)} is the name of {seen[container.name]} already")
+            seen[container.name] = f"{field}[{index}]"
+            yield from _validate_container(container, spec, here)
+    for field, name in (("hostname", spec.hostname), ("subdomain", spec.subdomain)):
+        if name and (fault := label_fault(name)):
+            yield Finding((*path, field), fault)
+    if spec.node_name and (fault := subdomain_fault(spec.node_name)):
+        yield Finding((*path, "nodeName"), fault)
+    yield from validate_labels(spec.node_selector, (*path, "nodeSelector"))
+    for index, toleration in enumerate(spec.tolerations):
+        here = (*path, "tolerations", index)
+        if not toleration.key and toleration.operator != "Exists":
+            yield Finding((*here, "operator"), "wanted Exists where key is empty, found Equal")
+        if toleration.operator == "Exists" and toleration.value:
+            yield Finding((*here, "value"), "not allowed with operator Exists")
+    yield from _validate_dns(spec, path)
+    for index, alias in enumerate(spec.host_aliases):
+        if not is_address(alias.ip):
+            yield Finding((*path, "hostAliases", index, "ip"), f"wanted an IP address, found {found(alias.ip)}")
+
+
+def is_address(text: str) -> bool:
+    """True for an IPv4 or IPv6 address."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iterator[Finding]:
+    if fault := label_fault(container.name):
+        yield Finding((*path, "name"), fault)
+    if not container.image.strip():
+        yield Finding((*path, "image"), "required, but missing")
+    names: set[str] = set()
+    for index, port in enumerate(container.ports):
+        here = (*path, "ports", index)
+        if port.name:
+            if fault := port_name_fault(port.name):
+                yield Finding((*here, "name"), fault)
+            if port.name in names:
+                yield Finding((*here, "name"), f"{found(port.name)} names two ports of this container")
+            names.add(port.name)
+        if spec.host_network and port.host_port not in (0, port.container_port):
+            yield Finding(
+                (*here, "hostPort"),
+                f"wanted {port.container_port} (a hostNetwork pod's hostPort is its containerPort), found {port.host_port}",
+            )
+    for field, probe in (
+        ("readinessProbe", container.readiness_probe),
+        ("livenessProbe", container.liveness_probe),
+        ("startupProbe", container.startup_probe),
+    ):
+        if probe is not None:
+            yield from _validate_probe(field, probe, (*path, field))
+
+
+def _validate_probe(field: str, probe: Probe, path: Path) -> Iterator[Finding]:
+    handlers = [
+        name
+        for name, handler in zip(_HANDLERS, (probe.http_get, probe.tcp_socket, probe.grpc, probe.exec), strict=True)
+        if handler is not None
+    ]
+    if not handlers:
+        yield Finding(path, f"required: one of {', '.join(_HANDLERS)}")
+    for extra in handlers[1:]:
+        yield Finding((*path, extra), f"not allowed beside {handlers[0]}: a probe asks one question")
+    if field != "readinessProbe" and probe.success_threshold != 1:
+        yield Finding((*path, "successThreshold"), f"wanted 1 in a {field}, found {probe.success_threshold}")
+    for handler, action in (("httpGet", probe.http_get), ("tcpSocket", probe.tcp_socket)):
+        if action is not None and isinstance(action.port, str) and (fault := port_name_fault(action.port)):
+            yield Finding((*path, handler, "port"), fault)
+
+
+def _validate_dns(spec: PodSpec, path: Path) -> Iterator[Finding]:
+    config, here = spec.dns_config, (*path, "dnsConfig")
+    if spec.dns_policy == "None" and not config.nameservers:
+        yield Finding((*here, "nameservers"), "required with dnsPolicy None")
+    if len(config.nameservers) > 3:
+        yield Finding((*here, "nameservers"), f"wanted at most 3, found {len(config.nameservers)}")
+    for index, server in enumerate(config.nameservers):
+        if not is_address(server):
+            yield Finding((*here, "nameservers", index), f"wanted an IP address, found {found(server)}")
+    if len(config.searches) > 32:
+        yield Finding((*here, "searches"), f"wanted at most 32, found {len(config.searches)}")
+    for index, search in enumerate(config.searches):
+        if search != "." and (fault := subdomain_fault(search.removesuffix("."))):
+            yield Finding((*here, "searches", index), fault)

@@ -1,0 +1,106 @@
+"""Service and EndpointSlice."""
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from kubenetlab.api.core import Service, ServiceSpec
+from kubenetlab.api.decode import Finding, found
+from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.documents import Path
+from kubenetlab.api.validate.metadata import label_fault, port_name_fault, subdomain_fault, validate_labels
+from kubenetlab.api.validate.pods import is_address
+
+
+def validate_service(service: Service) -> Iterator[Finding]:
+    """What speaks against a Service, whatever else is in the cluster."""
+    spec, path = service.spec, ("spec",)
+    yield from validate_labels(spec.selector, (*path, "selector"))
+    if spec.type == "ExternalName":
+        yield from _validate_external_name(spec)
+        return
+    if not spec.ports and spec.cluster_ip != "None":
+        yield Finding((*path, "ports"), "required: a Service with a cluster IP has at least one port")
+    yield from _validate_ports(spec)
+    yield from _validate_addresses(spec)
+    if spec.cluster_ip == "None" and spec.type != "ClusterIP":
+        yield Finding((*path, "clusterIP"), f"may not be None for a Service of type {spec.type}")
+    if spec.type == "ClusterIP" and spec.external_traffic_policy == "Local" and not spec.external_ips:
+        yield Finding(
+            (*path, "externalTrafficPolicy"), "may only be set for externally-accessible Services (NodePort, LoadBalancer, externalIPs)"
+        )
+
+
+def _validate_external_name(spec: ServiceSpec) -> Iterator[Finding]:
+    if not spec.external_name:
+        yield Finding(("spec", "externalName"), "required with type ExternalName")
+    elif fault := subdomain_fault(spec.external_name.removesuffix(".").lower()):
+        yield Finding(("spec", "externalName"), fault)
+    if spec.cluster_ip:
+        yield Finding(("spec", "clusterIP"), "may not be set for a Service of type ExternalName")
+
+
+def _validate_ports(spec: ServiceSpec) -> Iterator[Finding]:
+    names: set[str] = set()
+    numbers: set[tuple[str, int]] = set()
+    for index, port in enumerate(spec.ports):
+        here: Path = ("spec", "ports", index)
+        if port.name:
+            if fault := label_fault(port.name):
+                yield Finding((*here, "name"), fault)
+            if port.name in names:
+                yield Finding((*here, "name"), f"{found(port.name)} names two ports")
+            names.add(port.name)
+        elif len(spec.ports) > 1:
+            yield Finding((*here, "name"), "required when a Service has several ports")
+        if (port.protocol, port.port) in numbers:
+            yield Finding((*here, "port"), f"{port.port}/{port.protocol} stands here a second time")
+        numbers.add((port.protocol, port.port))
+        if isinstance(port.target_port, str) and (fault := port_name_fault(port.target_port)):
+            yield Finding((*here, "targetPort"), fault)
+        if port.node_port and spec.type == "ClusterIP":
+            yield Finding((*here, "nodePort"), "may not be used when type is ClusterIP")
+
+
+def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
+    path: Path = ("spec",)
+    if spec.cluster_ip not in ("", "None") and not is_address(spec.cluster_ip):
+        yield Finding((*path, "clusterIP"), f'wanted an IP address, "None" or nothing, found {found(spec.cluster_ip)}')
+    if spec.cluster_ips and spec.cluster_ip != spec.cluster_ips[0]:
+        yield Finding(
+            (*path, "clusterIPs", 0), f"wanted the value of clusterIP ({spec.cluster_ip or 'nothing'}), found {found(spec.cluster_ips[0])}"
+        )
+    if len(spec.cluster_ips) > 2:
+        yield Finding((*path, "clusterIPs"), f"wanted at most 2, one per family, found {len(spec.cluster_ips)}")
+    for index, address in enumerate(spec.cluster_ips):
+        if address != "None" and not is_address(address):
+            yield Finding((*path, "clusterIPs", index), f"wanted an IP address, found {found(address)}")
+    for index, address in enumerate(spec.external_ips):
+        if not is_address(address):
+            yield Finding((*path, "externalIPs", index), f"wanted an IP address, found {found(address)}")
+        elif ip_address(address).is_loopback or ip_address(address).is_link_local:
+            yield Finding((*path, "externalIPs", index), f"may not be a loopback or link-local address, found {address}")
+    if len(set(spec.ip_families)) < len(spec.ip_families):
+        yield Finding((*path, "ipFamilies"), "each family may stand here once")
+
+
+def validate_endpoint_slice(piece: EndpointSlice) -> Iterator[Finding]:
+    """What speaks against an EndpointSlice."""
+    if len(piece.endpoints) > 1000:
+        yield Finding(("endpoints",), f"wanted at most 1000, found {len(piece.endpoints)}")
+    version = {"IPv4": 4, "IPv6": 6}.get(piece.address_type)
+    for index, endpoint in enumerate(piece.endpoints):
+        here: Path = ("endpoints", index)
+        for number, address in enumerate(endpoint.addresses):
+            if version is None:
+                if fault := subdomain_fault(address):
+                    yield Finding((*here, "addresses", number), fault)
+            elif not is_address(address) or ip_address(address).version != version:
+                yield Finding((*here, "addresses", number), f"wanted an {piece.address_type} address, found {found(address)}")
+            elif ip_address(address).is_loopback or ip_address(address).is_unspecified:
+                yield Finding((*here, "addresses", number), f"may not be {address}")
+        if endpoint.hostname and (fault := label_fault(endpoint.hostname)):
+            yield Finding((*here, "hostname"), fault)
+    names = [port.name for port in piece.ports]
+    for index, port in enumerate(piece.ports):
+        if port.name in names[:index]:
+            yield Finding(("ports", index, "name"), f"{found(port.name)} names two ports")

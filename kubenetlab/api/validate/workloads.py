@@ -1,0 +1,30 @@
+"""Deployment and ReplicaSet: selector and template must fit."""
+
+from collections.abc import Iterator
+
+from kubenetlab.api.apps import Deployment, ReplicaSet
+from kubenetlab.api.decode import Finding
+from kubenetlab.api.validate.metadata import validate_selector, validate_template_metadata
+from kubenetlab.api.validate.pods import validate_pod_spec
+
+
+def validate_workload(workload: Deployment | ReplicaSet) -> Iterator[Finding]:
+    """What speaks against a Deployment or ReplicaSet."""
+    selector, template = workload.spec.selector, workload.spec.template
+    yield from validate_selector(selector, ("spec", "selector"))
+    yield from validate_template_metadata(template.metadata, ("spec", "template", "metadata"))
+    yield from validate_pod_spec(template.spec, ("spec", "template", "spec"))
+    if not selector.match_labels and not selector.match_expressions:
+        yield Finding(("spec", "selector"), f"an empty selector is not allowed in a {workload.kind}")
+    elif not selector.matches(template.metadata.labels):
+        labels = ", ".join(f"{key}={value}" for key, value in template.metadata.labels.items()) or "no labels"
+        wanted = ", ".join(f"{key}={value}" for key, value in selector.match_labels.items()) or "other labels"
+        yield Finding(
+            ("spec", "template", "metadata", "labels"),
+            "`selector` does not match template `labels`",
+            hints=(f"spec.selector wants: {wanted}", f"the template has: {labels}"),
+        )
+    if template.spec.restart_policy != "Always":
+        yield Finding(
+            ("spec", "template", "spec", "restartPolicy"), f"wanted Always in a {workload.kind}, found {template.spec.restart_policy}"
+        )

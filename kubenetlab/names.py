@@ -1,0 +1,70 @@
+"""Every name that the kernel, and so a user of `ip`, `nft` or `ps`, sees.
+
+Link names have at most 15 characters (IFNAMSIZ). What a real component creates bears that component's name.
+"""
+
+import hashlib
+
+MAX_LINK_NAME = 15
+
+NODE_UPLINK = "eth0"
+"""A node's way onto the fabric."""
+POD_LINK = "eth0"
+POD_BRIDGE = "cbr0"
+"""kubenet's name for the bridge of a node's pods."""
+SWITCH_BRIDGE = "br0"
+"""The bridge inside a switch namespace."""
+ROUTER_FABRIC_LINK = "eth0"
+ROUTER_INTERNET_LINK = "eth1"
+HOST_LINK = "eth0"
+"""An external host's way onto the internet."""
+
+FABRIC_SWITCH = "fabric/switch"
+INTERNET_SWITCH = "fabric/internet"
+ROUTER = "fabric/router"
+
+KUBE_PROXY_TABLE = "kube-proxy"
+MASQUERADE_TABLE = "ip-masq-agent"
+
+
+def node_netns(node: str) -> str:
+    """A node's sandbox."""
+    return f"node/{node}"
+
+
+def pod_netns(namespace: str, pod: str, uid: str) -> str:
+    """A pod's sandbox; the uid tells a pod from a later one of the same name."""
+    return f"pod/{namespace}/{pod}/{uid[:8]}"
+
+
+def external_netns(host: str) -> str:
+    """An external host's sandbox."""
+    return f"ext/{host}"
+
+
+def port_name(name: str) -> str:
+    """The name of a switch's port to `name`: the name itself, or its beginning and a hash when it is too long."""
+    if len(name) <= MAX_LINK_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return f"{name[:9]}-{digest[:5]}"
+
+
+def run_netns_name(lab: str, netns: str) -> str:
+    """The name of a namespace in /run/netns: `lab_node_worker`, `lab_pod_default_web`; no part can hold an underscore."""
+    kind, *rest = netns.split("/")
+    return "_".join((lab, kind, *(rest[:2] if kind == "pod" else rest)))
+
+
+def mac_of(address: str) -> str:
+    """The MAC of the link with this IPv4 address, as CNI plugins make it: 0a:58 and the address's four bytes."""
+    return f"0a:58:{_hex(address)}"
+
+
+def port_mac_of(address: str) -> str:
+    """The MAC of the other end, the bridge's port, of the link with this IPv4 address: 0a:59 and the address's four bytes."""
+    return f"0a:59:{_hex(address)}"
+
+
+def _hex(address: str) -> str:
+    return ":".join(f"{int(part):02x}" for part in address.split("."))

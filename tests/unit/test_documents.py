@@ -1,0 +1,99 @@
+"""Text → documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kubenetlab.api.documents import MAX_BYTES, read_documents
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdef", "bcdefg", strict=True)
+)
+
+
+def read(text: str | bytes) -> tuple[list[Any], list[str]]:
+    documents, problems = read_documents("f.yaml", text.encode() if isinstance(text, str) else text)
+    return [document.value for document in documents], [str(problem) for problem in problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        pytest.param("a: 1\n---\nb: 2\n", [{"a": 1}, {"b": 2}], id="two documents"),
+        pytest.param("---\n---\n# nothing\n---\nb: 2\n...\n", [{"b": 2}], id="empty documents are passed over"),
+        pytest.param("", [], id="empty file"),
+        pytest.param("\ufeffa: 1", [{"a": 1}], id="byte order mark"),
+        pytest.param("a: 1\r\nb: 2\r\n", [{"a": 1, "b": 2}], id="windows line ends"),
+        pytest.param('{"a": 1,\n\t"b": [true, null]}', [{"a": 1, "b": [True, None]}], id="JSON with tabs"),
+        pytest.param("{a: 1, b: [x]}", [{"a": 1, "b": ["x"]}], id="flow style that is no JSON"),
+        pytest.param("a: |\n  ---\n  x\n", [{"a": "---\nx\n"}], id="an indented --- in a block"),
+        pytest.param("<<: {a: 1, b: 1}\nb: 2\n", [{"a": 1, "b": 2}], id="merge key"),
+        pytest.param("a: &x {b: 1}\nc: *x\n", [{"a": {"b": 1}, "c": {"b": 1}}], id="alias"),
+    ],
+)
+def test_reads_what_kubectl_reads(text: str, values: list[Any]) -> None:
+    """Documents are split and read as kubectl does."""
+    assert read(text) == (values, [])
+
+
+@pytest.mark.parametrize(
+    ("scalar", "value"),
+    [
+        ("0644", 420),
+        ("0o644", 420),
+        ("0x1F", 31),
+        ("1_000", 1000),
+        ("-017", -15),
+        ("1:30", "1:30"),
+        ("2001-01-01", "2001-01-01"),
+        ("1e3", 1000.0),
+        (".5", 0.5),
+        ("yes", True),
+        ("off", False),
+        ("~", None),
+        ("10.96.0.10", "10.96.0.10"),
+        ("089", 89.0),
+    ],
+)
+def test_resolves_scalars_as_kubernetes_does(scalar: str, value: object) -> None:
+    """No timestamps, no base-60 numbers, octal modes."""
+    assert read(f"a: {scalar}") == ([{"a": value}], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param("a: 1\n\tb: 2\n", "f.yaml:2  a tab in the indentation; YAML allows only spaces there", id="tab"),
+        pytest.param("a: 1\nb: 2\na: 3\n", 'f.yaml:3  the key "a" stands here a second time', id="duplicate key"),
+        pytest.param('{"a": 1, "a": 2}', 'f.yaml:1  the key "a" stands here a second time', id="duplicate key in JSON"),
+        pytest.param("a: b: c\n", "f.yaml:1  mapping values are not allowed in this context", id="syntax"),
+        pytest.param(b"a: 1\nb: \xff\n", "f.yaml:2  not UTF-8: byte 0xff cannot be read", id="not UTF-8"),
+        pytest.param("a: \x01b", "f.yaml:1  control character #x0001 is not allowed in YAML", id="control character"),
+        pytest.param(BOMB, "f.yaml:6  its aliases expand to more than 200000 values", id="alias bomb"),
+        pytest.param("a: &x [*x]\n", "f.yaml:1  an alias refers to the value that contains it", id="recursive alias"),
+        pytest.param("[" * 100_000, "f.yaml:1  nested deeper than 100 levels", id="deep flow"),
+        pytest.param("- " * 500 + "a", "f.yaml:1  nested deeper than 100 levels", id="deep block"),
+        pytest.param(b"x" * (MAX_BYTES + 1), "f.yaml  too large: more than 16 MB", id="too large"),
+        pytest.param("? [a]\n: b\n", "f.yaml:1  a key must be a plain word", id="key that is no word"),
+    ],
+)
+def test_says_what_is_wrong_and_where(text: str | bytes, problem: str) -> None:
+    """What cannot be read is named with its line, and nothing crashes."""
+    values, problems = read(text)
+    assert values == []
+    assert problems[0].splitlines()[0] == problem
+
+
+def test_a_fault_in_one_document_does_not_hide_the_next() -> None:
+    """Each document is read by itself."""
+    values, problems = read("a: 1\n---\nb: [\n---\nc: 1\n---\nd: *x\n")
+    assert values == [{"a": 1}, {"c": 1}]
+    assert [problem.split("  ")[0] for problem in problems] == ["f.yaml:4", "f.yaml:7"]
+
+
+def test_finds_the_line_of_a_field() -> None:
+    """A path leads to its line; a field that is missing leads to the one above it."""
+    (document,), _ = read_documents("f.yaml", b"# head\na:\n  b:\n  - c: 1\n  - c: 2\n")
+    assert [document.line_of(path) for path in (("a",), ("a", "b", 1, "c"), ("a", "b", 1, "x"), ("nothing",))] == [2, 5, 5, 2]

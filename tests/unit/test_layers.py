@@ -1,0 +1,120 @@
+"""The shape of the code: imports point one way, and the pure packages do nothing but compute."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kubenetlab
+
+PACKAGE = Path(kubenetlab.__file__).parent
+
+MAY_IMPORT = {
+    "errors": set(),
+    "names": set(),
+    "hoststate": {"errors", "names"},
+    "api": {"errors", "names"},
+    "programs": {"api", "hoststate", "errors", "names"},
+    "controllers": {"api", "errors", "names"},
+    "datapath": {"api", "controllers", "programs", "hoststate", "errors", "names"},
+    "kernel": {"hoststate", "errors", "names"},
+    "observe": {"api", "controllers", "kernel", "errors", "names"},
+    "lab": {"api", "controllers", "datapath", "programs", "hoststate", "kernel", "observe", "errors", "names"},
+    "cli": {"api", "controllers", "datapath", "programs", "hoststate", "kernel", "observe", "lab", "errors", "names"},
+}
+"""Package → packages of ours that it may import beside itself."""
+
+PURE = ("api", "controllers", "datapath", "hoststate", "programs")
+IMPURE_MODULES = {
+    "socket",
+    "subprocess",
+    "time",
+    "random",
+    "asyncio",
+    "ctypes",
+    "select",
+    "signal",
+    "threading",
+    "multiprocessing",
+    "secrets",
+}
+MAX_LINES = 400
+
+
+def modules(package: str) -> Iterator[Path]:
+    place = PACKAGE / package
+    yield from sorted(place.rglob("*.py")) if place.is_dir() else [PACKAGE / f"{package}.py"]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports at run time, wherever in it."""
+    tree = ast.parse(path.read_text())
+    only_for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in only_for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_point_one_way(package: str) -> None:
+    """api ← controllers ← datapath → hoststate ← kernel ← lab ← cli."""
+    for path in modules(package):
+        for module in imports(path):
+            if module.startswith("kubenetlab."):
+                imported = module.split(".")[1]
+                assert imported == package or imported in MAY_IMPORT[package] or imported == "__version__", f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("package", PURE)
+def test_the_pure_packages_only_compute(package: str) -> None:
+    """No sockets, no processes, no clock, no chance: those come in from outside."""
+    for path in modules(package):
+        for module in imports(path):
+            assert module.split(".")[0] not in IMPURE_MODULES, f"{path} imports {module}"
+
+
+def test_only_load_reads_files() -> None:
+    """`open` and `os` stand in api/load.py alone of the pure packages."""
+    readers = {
+        path.name
+        for package in PURE
+        for path in modules(package)
+        if any(module.split(".")[0] in ("os", "io", "pathlib") for module in imports(path))
+    }
+    assert readers == {"load.py"}
+
+
+def test_what_is_promised_is_computed_without_the_datapath() -> None:
+    """The expectations of `ping` must not come from the code that they check."""
+    for module in imports(PACKAGE / "observe" / "expect.py"):
+        assert not module.startswith(("kubenetlab.datapath", "kubenetlab.kernel", "kubenetlab.hoststate")), module
+
+
+def test_a_file_holds_one_idea() -> None:
+    """Files past 400 lines hide a second one."""
+    long = {
+        str(path.relative_to(PACKAGE)): count for path in PACKAGE.rglob("*.py") if (count := len(path.read_text().splitlines())) > MAX_LINES
+    }
+    assert long == {}
+
+
+def test_modes_do_not_import_one_another() -> None:
+    """What modes share lies beside them."""
+    for family in ("cni", "proxy"):
+        files = [path for path in modules(f"datapath/{family}") if "Mode" in path.read_text() and path.name != "__init__.py"]
+        names = {f"kubenetlab.datapath.{family}.{path.stem}" for path in files}
+        for path in files:
+            for module in imports(path):
+                assert not any(module.startswith(name) for name in names if not name.endswith(path.stem)), f"{path} imports {module}"

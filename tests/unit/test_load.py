@@ -1,0 +1,183 @@
+"""Documents → objects, and what is said of those that are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kubenetlab.api.core import Service
+from kubenetlab.api.load import load
+from kubenetlab.errors import ManifestError
+from tests.clusters import deployment, loaded, problems_of, service
+
+POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - {name: web, image: nginx%s}\n"
+
+
+def test_reads_a_list_and_keeps_what_it_does_not_model() -> None:
+    """A List is its items; kinds that the lab does not model are kept and named once."""
+    found = loaded(
+        """
+        apiVersion: v1
+        kind: List
+        items:
+        - {apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+        - {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}
+        - {apiVersion: v1, kind: ConfigMap, metadata: {name: b}}
+        - {apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: g}}
+        """
+    )
+    assert [entry.title for entry in found.entries] == ["Namespace shop", "ConfigMap default/a", "ConfigMap default/b", "Gateway default/g"]
+    assert found.not_modelled == ("ConfigMap", "Gateway")
+
+
+def test_null_counts_as_absent() -> None:
+    """`creationTimestamp: null`, as kubectl writes it, is nothing."""
+    found = loaded(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a, creationTimestamp: null}\nspec: {ports: [{port: 80, name: null}], selector: null}"
+    )
+    assert isinstance(found.entries[0].object, Service)
+    assert found.warnings == ()
+
+
+def test_reports_every_problem_of_every_document_at_once() -> None:
+    """File, line, object, field path, what was wanted, what was found, the nearest known name."""
+    problems = problems_of(
+        """\
+        apiVersion: v1
+        kind: Service
+        metadata: {name: web, namespace: shop}
+        spec:
+          ports:
+          - port: "80"
+            targetPort: true
+            prot: TCP
+          - protocol: tcp
+            port: 70000
+          selector: {app: 1}
+        ---
+        apiVersion: apps/v1
+        kind: Deploymnt
+        metadata: {name: x}
+        ---
+        apiVersion: extensions/v1beta1
+        kind: Deployment
+        metadata: {name: y}
+        """
+    )
+    assert [str(problem) for problem in problems] == [
+        'test.yaml:6  Service shop/web: spec.ports[0].port: wanted a port number, found "80"',
+        "test.yaml:7  Service shop/web: spec.ports[0].targetPort: wanted a port number or a port name, found true (true/false)",
+        "test.yaml:8  Service shop/web: spec.ports[0].prot: unknown field; did you mean port?",
+        'test.yaml:9  Service shop/web: spec.ports[1].protocol: wanted one of SCTP, TCP, UDP, found "tcp"; did you mean TCP?',
+        "test.yaml:10  Service shop/web: spec.ports[1].port: wanted a port number from 1 to 65535, found 70000",
+        "test.yaml:11  Service shop/web: spec.selector.app: wanted a string, found 1; put it in quotes",
+        'test.yaml:14  Deploymnt default/x: kind: no matches for kind "Deploymnt" in version "apps/v1"\n              did you mean Deployment?',
+        'test.yaml:18  Deployment default/y: kind: no matches for kind "Deployment" in version "extensions/v1beta1"\n'
+        "              wanted apiVersion apps/v1",
+    ]
+
+
+def test_an_unknown_field_is_a_warning_or_with_strict_an_error() -> None:
+    """Without --strict the object is used without the field."""
+    text = POD % ", imag: x"
+    (problem,) = problems_of(text)
+    assert (problem.is_warning, problem.message) == (True, "unknown field; did you mean image?")
+    assert loaded(text).entries[0].object is not None
+    assert not problems_of(text, strict=True)[0].is_warning
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(POD.replace("name: web}\nspec", "name: Web_1}\nspec") % "", 'metadata.name: wanted a DNS subdomain (RFC 1123', id="name"),
+        pytest.param(service().replace("name: web}", "name: 1web}"), "metadata.name: wanted a DNS label that begins with a letter (RFC 1035)", id="Service name"),
+        pytest.param(POD % ", ports: [{containerPort: 0}]", "spec.containers[0].ports[0].containerPort: wanted a port number from 1 to 65535, found 0", id="port"),
+        pytest.param(POD % ", ports: [{containerPort: 1, name: THE_PORT}]", "spec.containers[0].ports[0].name: wanted lower-case letters", id="port name"),
+        pytest.param(POD % "} \n  - {name: web, image: x", 'spec.containers[1].name: "web" is the name of containers[0] already', id="two containers of one name"),
+        pytest.param(POD.replace(", image: nginx%s", ""), "spec.containers[0].image: required, but missing", id="no image"),
+        pytest.param(POD % ", readinessProbe: {periodSeconds: 1}", "spec.containers[0].readinessProbe: required: one of httpGet", id="probe that asks nothing"),
+        pytest.param(deployment().replace("labels: {app: web}", "labels: {app: wep}"), "spec.template.metadata.labels: `selector` does not match template `labels`", id="selector"),
+        pytest.param(deployment(restartPolicy="Never"), "spec.template.spec.restartPolicy: wanted Always in a Deployment, found Never", id="restartPolicy"),
+        pytest.param(service().replace("[{port: 80", "[{port: 80}, {port: 80"), "spec.ports[1].port: 80/TCP stands here a second time", id="duplicate port"),
+        pytest.param(service().replace("[{port: 80", "[{port: 81}, {port: 80"), "spec.ports[0].name: required when a Service has several ports", id="unnamed ports"),
+        pytest.param(service(clusterIP="10.96.0.300"), 'spec.clusterIP: wanted an IP address, "None" or nothing, found "10.96.0.300"', id="clusterIP"),
+        pytest.param("apiVersion: v1\nkind: Pod\nmetadata: {generateName: x-}\nspec: {containers: [{name: a, image: b}]}", "metadata.name: required, but missing", id="generateName"),
+        pytest.param("apiVersion: v1\nkind: Pod\nspec: 3", "spec: wanted a mapping, found 3", id="no mapping"),
+        pytest.param("hello", ': wanted an object with apiVersion and kind, found "hello"', id="no object"),
+        pytest.param("kind: Pod", ": apiVersion required, but missing", id="no apiVersion"),
+    ],
+)  # fmt: skip
+def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
+    """The message names the field and what it should be."""
+    problems = problems_of(text)
+    assert problems, "nothing was found wrong"
+    assert any(message in f"{problem.path}: {problem.message}" for problem in problems), [str(problem) for problem in problems]
+    assert any(not problem.is_warning for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (
+            "networking: {podSubnet: 10.96.0.0/16}",
+            "networking.serviceSubnet: 10.96.0.0/16 overlaps the range of pods (networking.podSubnet: 10.96.0.0/16)",
+        ),
+        (
+            "networking: {serviceSubnet: 172.18.0.0/24}",
+            "networking.serviceSubnet: 172.18.0.0/24 overlaps the range of the nodes (172.18.0.0/16)",
+        ),
+        ("networking: {podSubnet: 10.244.0.0/23}", "networking.podSubnet: 10.244.0.0/23 holds 2 ranges of /24, one per node, for 3 nodes"),
+        ("networking: {podSubnet: nonsense}", 'networking.podSubnet: wanted a range such as 10.244.0.0/16, found "nonsense"'),
+        ("networking: {cni: flanel}", 'networking.cni: "flanel" is not known'),
+        ("networking: {cni: {type: bridge, layot: x}}", "networking.cni.layot: unknown field; did you mean layout?"),
+        ("networking: {kubeProxyMode: nftable}", 'networking.kubeProxyMode: "nftable" is not known; did you mean nftables?'),
+        ("networking: {ipFamily: dual}", "networking.ipFamily: wanted ipv4 (the other families are not modelled yet), found dual"),
+        ("nodes: [{role: worker, name: a}, {role: worker, name: a}]", 'nodes[1].name: "a" is the name of another node already'),
+        ("nodes: [{role: master}]", 'nodes[0].role: wanted one of control-plane, worker, found "master"'),
+        ("external: [{name: c, address: 198.51.100.1}]", "external[0].address: wanted a free address of 198.51.100.0/24"),
+        ("name: Demo", "name: wanted a DNS label (RFC 1123"),
+    ],
+)
+def test_refuses_a_cluster_that_cannot_be(cluster: str, message: str) -> None:
+    """Ranges overlap, addresses are out of their range, modes are not known."""
+    problems = problems_of(f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n{cluster}\n")
+    assert any(message in f"{problem.path}: {problem.message}" for problem in problems), [str(problem) for problem in problems]
+
+
+def test_reads_a_kind_configuration_as_it_is() -> None:
+    """What kind's users have works; without nodes it has one, as kind's own default."""
+    found = loaded(
+        """
+        kind: Cluster
+        apiVersion: kind.x-k8s.io/v1alpha4
+        name: demo
+        networking: {disableDefaultCNI: true, apiServerPort: 6443, podSubnet: 10.10.0.0/16}
+        kubeadmConfigPatches: [x]
+        containerdConfigPatches: [y]
+        featureGates: {A: true}
+        """
+    )
+    assert found.config is not None
+    assert (found.config.name, found.config.node_names, found.config.networking.cni_mode) == ("demo", ("control-plane",), ("none", {}))
+    assert found.warnings == ()
+
+
+def test_the_same_object_twice_is_a_warning_and_the_later_one_counts() -> None:
+    """As kubectl applies it; but a second Cluster is a mistake."""
+    (warning,) = problems_of(deployment() + deployment())
+    assert (warning.is_warning, warning.message) == (True, "stands at test.yaml:1 too; the later one is used")
+    cluster = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+    assert [problem.message for problem in problems_of(f"{cluster}---\n{cluster}")] == ["a second Cluster; the first is at test.yaml:1"]
+
+
+def test_reads_folders_and_names_missing_files(tmp_path: Path) -> None:
+    """A folder stands for the manifests in and below it; what cannot be read is named with the rest."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.yaml").write_text(deployment("one"))
+    (tmp_path / "b" / "c.json").write_text('{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "two"}}')
+    (tmp_path / "notes.txt").write_text("not a manifest")
+    assert [entry.title for entry in load([str(tmp_path)]).entries] == ["Deployment default/one", "Namespace two"]
+    with pytest.raises(ManifestError) as caught:
+        load([str(tmp_path / "missing.yaml"), str(tmp_path / "a.yaml")])
+    assert [problem.message for problem in caught.value.problems] == ["cannot be read: No such file or directory"]
