@@ -1,0 +1,59 @@
+"""What Kubernetes adds: controllers turn a store into the store that Kubernetes would make of it.
+
+Each controller is a module with `WATCHES` (the kinds it looks at) and `reconcile(cluster, now)`, which yields objects as they
+should be, deletions, and the time at which it wants to be asked again. They know nothing of one another: what one writes, the
+next reads, until nobody has anything to add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+from kubenetlab.api.store import Change, Cluster, Kind
+from kubenetlab.controllers import deployments, endpointslices, garbage, ipam, kubelet, namespaces, nodes, replicasets, scheduler
+from kubenetlab.controllers.wake import Wake
+from kubenetlab.errors import BugError
+
+MAX_ROUNDS = 30
+"""More rounds than any honest chain of controllers needs."""
+
+
+class Controller(Protocol):
+    """What each module of this package is."""
+
+    @property
+    def WATCHES(self) -> tuple[Kind, ...]:  # noqa: N802 (a module's constant)
+        """The kinds it looks at: while none of them changes, it need not be asked."""
+
+    def reconcile(self, cluster: Cluster, now: float) -> Iterator[Change | Wake]: ...
+
+
+CONTROLLERS: Final[tuple[Any, ...]] = (namespaces, nodes, deployments, replicasets, scheduler, ipam, kubelet, endpointslices, garbage)
+"""In the order of a pod's life. Each is a Controller."""
+
+
+def run(cluster: Cluster, now: float) -> tuple[Cluster, float | None]:
+    """The store once every controller is content, and when to run again although nothing changed (None: never).
+
+    Raises BugError, naming the controllers, when they never come to rest.
+    """
+    seen: dict[str, tuple[Any, ...]] = {}
+    wakes: dict[str, float | None] = {}
+    for _ in range(MAX_ROUNDS):
+        busy = []
+        for controller in CONTROLLERS:
+            name = controller.__name__.rpartition(".")[2]
+            snapshot = cluster.snapshot(controller.WATCHES)
+            if name in seen and all(a is b for a, b in zip(seen[name], snapshot, strict=True)):
+                continue
+            results = list(controller.reconcile(cluster, now))
+            wakes[name] = min((result.at for result in results if isinstance(result, Wake)), default=None)
+            after = cluster.with_changes(result for result in results if not isinstance(result, Wake))
+            seen[name] = snapshot
+            if after is not cluster:
+                busy.append(name)
+                cluster = after
+        if not busy:
+            return cluster, min((at for at in wakes.values() if at is not None), default=None)
+    raise BugError(f"the controllers {', '.join(busy)} never come to rest")

@@ -1,0 +1,64 @@
+"""What every cluster begins with: two namespaces, the Service `kubernetes`, and CoreDNS.
+
+Made once, when the lab is made; afterwards they are objects like all others and can be changed and deleted.
+Source: kubernetes/cmd/kubeadm/app/phases/addons/dns/manifests.go (1.33).
+"""
+
+from collections.abc import Sequence
+
+from kubenetlab.api.apps import Deployment, DeploymentSpec
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.core import Namespace, Service, ServicePort, ServiceSpec
+from kubenetlab.api.meta import LabelSelector, ObjectMeta, Resource
+from kubenetlab.api.pods import Container, ContainerPort, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, Toleration
+from kubenetlab.controllers.addresses import dns_address
+from kubenetlab.controllers.nodes import CONTROL_PLANE_LABEL
+
+COREDNS_IMAGE = "registry.k8s.io/coredns/coredns:v1.12.0"
+DNS_LABELS = {"k8s-app": "kube-dns"}
+
+
+def initial_objects(config: ClusterConfig) -> Sequence[Resource]:
+    """The objects of an empty cluster, to be admitted before the user's."""
+    network = config.networking.service_networks[0]
+    return (
+        Namespace(ObjectMeta(name="default")),
+        Namespace(ObjectMeta(name="kube-system")),
+        Service(
+            ObjectMeta(name="kubernetes", namespace="default", labels={"component": "apiserver", "provider": "kubernetes"}),
+            ServiceSpec(cluster_ip=str(network[1]), ports=(ServicePort(443, "https", target_port=6443),)),
+        ),
+        Service(
+            ObjectMeta(name="kube-dns", namespace="kube-system", labels={**DNS_LABELS, "kubernetes.io/name": "CoreDNS"}),
+            ServiceSpec(
+                selector=DNS_LABELS,
+                cluster_ip=dns_address(network),
+                ports=(ServicePort(53, "dns", "UDP", 53), ServicePort(53, "dns-tcp", "TCP", 53), ServicePort(9153, "metrics", "TCP", 9153)),
+            ),
+        ),
+        Deployment(
+            ObjectMeta(name="coredns", namespace="kube-system", labels=DNS_LABELS),
+            DeploymentSpec(
+                replicas=2,
+                selector=LabelSelector(DNS_LABELS),
+                template=PodTemplateSpec(metadata=ObjectMeta(labels=DNS_LABELS), spec=_coredns_pod()),
+            ),
+        ),
+    )
+
+
+def _coredns_pod() -> PodSpec:
+    container = Container(
+        "coredns",
+        COREDNS_IMAGE,
+        args=("-conf", "/etc/coredns/Corefile"),
+        ports=(ContainerPort(53, "dns", "UDP"), ContainerPort(53, "dns-tcp", "TCP"), ContainerPort(9153, "metrics", "TCP")),
+        readiness_probe=Probe(http_get=HTTPGetAction(8181, "/ready")),
+        liveness_probe=Probe(http_get=HTTPGetAction(8080, "/health"), timeout_seconds=5, failure_threshold=5),
+    )
+    return PodSpec(
+        containers=(container,),
+        dns_policy="Default",
+        node_selector={"kubernetes.io/os": "linux"},
+        tolerations=(Toleration("CriticalAddonsOnly", "Exists"), Toleration(CONTROL_PLANE_LABEL, effect="NoSchedule")),
+    )

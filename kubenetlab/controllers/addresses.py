@@ -1,0 +1,68 @@
+"""Arithmetic of address ranges: which address is whose. Pure numbers, no state.
+
+Source of the bands: Kubernetes KEP-3070, pkg/registry/core/service/ipallocator; of the node ranges: pkg/controller/nodeipam.
+"""
+
+import hashlib
+from collections.abc import Container, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from itertools import chain
+
+from kubenetlab.api.config import Network
+
+Address = IPv4Address | IPv6Address
+
+
+def node_networks(pod_network: Network, mask_size: int) -> Iterator[Network]:
+    """The nodes' shares of the pod range, in the order in which nodes get them."""
+    yield from pod_network.subnets(new_prefix=mask_size)
+
+
+def gateway(node_network: Network) -> Address:
+    """The address of the bridge: the first of the node's range."""
+    return node_network[1]
+
+
+def pod_addresses_after(node_network: Network, last: str) -> Iterator[Address]:
+    """Every address a pod may have, beginning behind the one given out last, round to it again.
+
+    As the host-local plugin: the network's own, the gateway's and the last (broadcast) address are left out.
+    """
+    first, end = 2, node_network.num_addresses - 1
+    start = int(_address(last)) - int(node_network.network_address) + 1 if last else first
+    count = end - first
+    for step in range(count):
+        yield node_network[first + (start - first + step) % count]
+
+
+def static_band(service_network: Network) -> int:
+    """How many addresses at the beginning of the range are kept for those who ask for one: min(max(16, size/16), 256)."""
+    return min(max(16, service_network.num_addresses // 16), 256)
+
+
+def cluster_ip_for(service_network: Network, name: str, taken: Container[str]) -> str | None:
+    """A free cluster IP for a Service, or None when the range is full.
+
+    Kubernetes draws at random above the static band and uses the band only when the rest is full; here the draw is a hash of the
+    Service's full name, so that the same manifests give the same addresses.
+    """
+    size = service_network.num_addresses
+    last = size - 2 if service_network.version == 4 else size - 1
+    band = static_band(service_network)
+    upper = max(0, last - band)
+    draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+    above = (band + 1 + (draw + step) % upper for step in range(upper))
+    for offset in chain(above, range(1, min(band, last) + 1)):
+        address = str(service_network[offset])
+        if address not in taken:
+            return address
+    return None
+
+
+def dns_address(service_network: Network) -> str:
+    """The cluster DNS's address: by convention the tenth of the range."""
+    return str(service_network[10])
+
+
+def _address(text: str) -> Address:
+    return ip_network(text).network_address

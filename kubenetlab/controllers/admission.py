@@ -1,0 +1,287 @@
+"""What the API server does with an object before it stores it: defaults, identity, immutable fields, cluster IPs.
+
+All objects of one command are admitted together or not at all.
+Source: k8s.io/kubernetes pkg/registry/core/service/storage/alloc.go, pkg/apis/core/validation (the *Update functions), 1.33.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any, Literal
+
+from msgspec import Struct, structs
+
+from kubenetlab.api.apps import Deployment, ReplicaSet
+from kubenetlab.api.config import ClusterConfig, Network
+from kubenetlab.api.core import NAMESPACE_NAME_LABEL, Namespace, Service
+from kubenetlab.api.decode import Finding
+from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.meta import ObjectMeta, Resource, timestamp
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster, GivenKey
+from kubenetlab.controllers.addresses import cluster_ip_for
+
+RESERVED_CLUSTER_IP = 1
+"""The first address of the Service range belongs to the Service default/kubernetes; an index into the range."""
+
+
+class Incoming(Struct, frozen=True):
+    """One object to be admitted, with its document as given; `object` is None for a kind the lab does not model."""
+
+    document: Mapping[str, Any]
+    object: Resource | None
+
+    @property
+    def given_key(self) -> GivenKey:
+        if self.object is not None:
+            return self.object.kind, self.object.namespace, self.object.name
+        meta = self.document["metadata"]
+        return str(self.document["kind"]), str(meta.get("namespace", "")), str(meta["name"])
+
+
+class Outcome(Struct, frozen=True):
+    """What became of one object."""
+
+    title: str
+    action: Literal["created", "configured", "unchanged", "kept"]
+
+
+class Admission(Struct, frozen=True):
+    """The store with everything admitted; when there are findings the store is the old one."""
+
+    cluster: Cluster
+    outcomes: tuple[Outcome, ...] = ()
+    findings: tuple[tuple[int, Finding], ...] = ()
+    """(which of the incoming objects, what is wrong with it)"""
+    made_namespaces: tuple[str, ...] = ()
+
+
+def admit(cluster: Cluster, incoming: Sequence[Incoming], now: float) -> Admission:
+    """Stores new objects and updates known ones, as `kubectl apply` does.
+
+    `now` is in seconds since 1970. Applying the same documents again gives the same store, to the object.
+    """
+    staged = _Staged(cluster, now)
+    outcomes: list[Outcome] = []
+    findings: list[tuple[int, Finding]] = []
+    for index, one in enumerate(incoming):
+        if one.object is None:
+            outcomes.append(_keep(cluster, one))
+            continue
+        if one.object.is_namespaced:
+            staged.ensure_namespace(one.object.namespace)
+        old = staged.current(one.object)
+        admitted, faults = staged.put(one.object, old, one.document)
+        findings += [(index, finding) for finding in faults]
+        outcomes.append(Outcome(admitted.title, "created" if old is None else "unchanged" if admitted == old else "configured"))
+    if any(not finding.is_warning for _, finding in findings):
+        return Admission(cluster, findings=tuple(findings))
+    given: Mapping[GivenKey, Any] = {one.given_key: one.document for one in incoming}
+    return Admission(staged.result().with_given(given), tuple(outcomes), tuple(findings), tuple(staged.made_namespaces))
+
+
+class _Staged:
+    """The store with what this command has brought so far on top."""
+
+    def __init__(self, cluster: Cluster, now: float) -> None:
+        self._cluster = cluster
+        self._now = now
+        self._changes: dict[tuple[type[Resource], tuple[str, str]], Resource] = {}
+        self._config = cluster.config
+        self._taken = {str(self._service_network[RESERVED_CLUSTER_IP]): "Service default/kubernetes"}
+        self._taken |= {ip: service.title for service in cluster.all(Service) for ip in service.cluster_ips}
+        self.made_namespaces: list[str] = []
+
+    @property
+    def _service_network(self) -> Network:
+        return self._config.networking.service_networks[0]
+
+    def result(self) -> Cluster:
+        return self._cluster.with_changes(self._changes.values())
+
+    def current(self, obj: Resource) -> Resource | None:
+        if isinstance(obj, ClusterConfig):
+            return next(iter(self._cluster.all(ClusterConfig)), None)
+        return self._changes.get((type(obj), obj.key)) or self._cluster.get(type(obj), obj.namespace, obj.name)
+
+    def ensure_namespace(self, name: str) -> None:
+        namespace = Namespace(ObjectMeta(name=name))
+        if self.current(namespace) is None:
+            self.made_namespaces.append(name)
+            self._store(self._identified(namespace))
+
+    def put(self, obj: Resource, old: Resource | None, document: Mapping[str, Any]) -> tuple[Resource, list[Finding]]:
+        """The object as it will be stored, and what speaks against it."""
+        if old is None:
+            candidate, findings = self._identified(obj), []
+        else:
+            candidate, findings = _updated(old, obj, document), list(_forbidden(old, obj))
+        if isinstance(candidate, Service):
+            candidate, faults = _complete_service(candidate, self._service_network, self._taken)
+            findings += faults
+            self._taken |= dict.fromkeys(candidate.cluster_ips, candidate.title)
+        if old is not None and getattr(candidate, "spec", None) != getattr(old, "spec", None):
+            candidate = structs.replace(candidate, metadata=structs.replace(candidate.metadata, generation=old.metadata.generation + 1))
+        if isinstance(candidate, ClusterConfig):
+            self._config = candidate
+        self._store(candidate)
+        return candidate, findings
+
+    def _store(self, obj: Resource) -> None:
+        self._changes[type(obj), obj.key] = obj
+
+    def _identified(self, obj: Resource) -> Resource:
+        """A new object with its uid and birthday."""
+        serial = str(self._cluster.revision + len(self._changes))
+        meta = structs.replace(
+            obj.metadata,
+            uid=make_uid(obj.kind, obj.namespace, obj.name, serial),
+            creation_timestamp=timestamp(self._now),
+            deletion_timestamp=None,
+            generation=1,
+            resource_version="",
+        )
+        if isinstance(obj, Namespace):
+            meta = structs.replace(meta, labels={**meta.labels, NAMESPACE_NAME_LABEL: obj.name})
+        return structs.replace(obj, metadata=meta)
+
+
+def _keep(cluster: Cluster, one: Incoming) -> Outcome:
+    kind, namespace, name = one.given_key
+    is_known = cluster.given.get(one.given_key) == one.document
+    return Outcome(f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}", "unchanged" if is_known else "kept")
+
+
+def make_uid(*parts: str) -> str:
+    """A uid in the usual form, the same for the same parts."""
+    digest = hashlib.sha256("/".join(parts).encode()).hexdigest()
+    return "-".join((digest[:8], digest[8:12], digest[12:16], digest[16:20], digest[20:32]))
+
+
+def _updated(old: Resource, new: Resource, document: Mapping[str, Any]) -> Resource:
+    """The stored object with what the new document says; what it leaves to the cluster stays as it is."""
+    if isinstance(new, ClusterConfig) and isinstance(old, ClusterConfig):
+        return structs.replace(new, metadata=old.metadata)
+    meta = structs.replace(old.metadata, labels=new.metadata.labels, annotations=new.metadata.annotations)
+    if isinstance(new, Namespace):
+        meta = structs.replace(meta, labels={**meta.labels, NAMESPACE_NAME_LABEL: new.name})
+    changed: Resource = structs.replace(new, metadata=meta)
+    if hasattr(old, "status"):
+        changed = structs.replace(changed, status=old.status)
+    if isinstance(changed, Pod) and isinstance(old, Pod):
+        changed = structs.replace(changed, spec=structs.replace(changed.spec, node_name=old.spec.node_name))
+    if isinstance(changed, Service) and isinstance(old, Service) and not changed.spec.cluster_ip and changed.spec.type != "ExternalName":
+        spec = structs.replace(changed.spec, cluster_ip=old.spec.cluster_ip, cluster_ips=old.spec.cluster_ips)
+        changed = structs.replace(changed, spec=spec)
+    if (
+        isinstance(changed, (Deployment, ReplicaSet))
+        and isinstance(old, (Deployment, ReplicaSet))
+        and "replicas" not in document.get("spec", {})
+    ):
+        changed = structs.replace(changed, spec=structs.replace(changed.spec, replicas=old.spec.replicas))
+    return changed
+
+
+def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:
+    """What may not change in an object that exists."""
+    if old.is_terminating:
+        yield Finding((), "is being deleted; try again when it is gone")
+    match old, new:
+        case (ClusterConfig(), ClusterConfig()):
+            yield from _forbidden_config(old, new)
+        case (Pod(), Pod()):
+            yield from _forbidden_pod(old, new)
+        case (Deployment() | ReplicaSet(), Deployment() | ReplicaSet()) if old.spec.selector != new.spec.selector:
+            yield Finding(("spec", "selector"), "field is immutable", hints=(f"delete {old.title} first, or give it another name",))
+        case (EndpointSlice(), EndpointSlice()) if old.address_type != new.address_type:
+            yield Finding(("addressType",), f"field is immutable; it is {old.address_type}")
+        case (Service(), Service()):
+            is_to_or_from_external = "ExternalName" in (old.spec.type, new.spec.type)
+            if new.spec.cluster_ip and new.spec.cluster_ip != old.spec.cluster_ip and not is_to_or_from_external:
+                yield Finding(("spec", "clusterIP"), f"field is immutable; it is {old.spec.cluster_ip}")
+
+
+def _forbidden_config(old: ClusterConfig, new: ClusterConfig) -> Iterator[Finding]:
+    for field, name in (
+        ("pod_subnet", "podSubnet"),
+        ("service_subnet", "serviceSubnet"),
+        ("ip_family", "ipFamily"),
+        ("dns_domain", "dnsDomain"),
+    ):
+        before, after = getattr(old.networking, field), getattr(new.networking, field)
+        if before != after:
+            yield Finding(("networking", name), f"cannot change while the lab is up; it is {before}", hints=("kubenetlab down, then up",))
+    if old.networking.cni_mode != new.networking.cni_mode and old.networking.cni_mode[0] != "none":
+        yield Finding(
+            ("networking", "cni"),
+            f"cannot change while the lab is up; it is {old.networking.cni_mode[0]}",
+            hints=("kubenetlab down, then up",),
+        )
+    if new.name and new.name != old.name:
+        yield Finding(
+            ("name",),
+            f"cannot change while the lab is up; it is {old.name}",
+            hints=("without a name, or with --lab NAME, the document fits any lab",),
+        )
+
+
+def _forbidden_pod(old: Pod, new: Pod) -> Iterator[Finding]:
+    """A pod's spec is fixed but for images and added tolerations."""
+    images = {container.name: container.image for container in new.spec.containers}
+    containers = tuple(structs.replace(container, image=images.get(container.name, "")) for container in old.spec.containers)
+    allowed = structs.replace(old.spec, containers=containers, tolerations=new.spec.tolerations, node_name=new.spec.node_name)
+    kept = all(toleration in new.spec.tolerations for toleration in old.spec.tolerations)
+    moved = new.spec.node_name not in ("", old.spec.node_name)
+    if allowed != new.spec or not kept or moved:
+        hint = f"delete {old.title} first (kubenetlab delete pod {old.name} -n {old.namespace})"
+        yield Finding(("spec",), "a pod's spec is immutable but for its images and added tolerations", hints=(hint,))
+
+
+def _complete_service(service: Service, network: Network, taken: Mapping[str, str]) -> tuple[Service, list[Finding]]:
+    """The Service with its defaults and its cluster IP. `taken` says whose each address is."""
+    spec = service.spec
+    if spec.type == "ExternalName":
+        return structs.replace(service, spec=structs.replace(spec, cluster_ip="", cluster_ips=(), ip_families=())), []
+    findings = list(_family_faults(service))
+    ports = tuple(port if port.target_port is not None else structs.replace(port, target_port=port.port) for port in spec.ports)
+    address = spec.cluster_ip
+    others = {ip: whose for ip, whose in taken.items() if whose != service.title} if address else taken
+    if not address:
+        free = cluster_ip_for(network, service.full_name, others)
+        if free is None:
+            findings.append(Finding(("spec", "clusterIP"), f"no address is left in the Service range {network}"))
+        address = free or ""
+    elif address != "None":
+        findings += _address_faults(address, network, others)
+    spec = structs.replace(
+        spec,
+        ports=ports,
+        cluster_ip=address,
+        cluster_ips=(address,) if address else (),
+        ip_families=spec.ip_families or ("IPv4",),
+        ip_family_policy=spec.ip_family_policy or "SingleStack",
+    )
+    return structs.replace(service, spec=spec), findings
+
+
+def _family_faults(service: Service) -> Iterator[Finding]:
+    for index, family in enumerate(service.spec.ip_families):
+        if family != "IPv4":
+            yield Finding(
+                ("spec", "ipFamilies", index),
+                f'Invalid value: "{family}": not configured on this cluster',
+                hints=("the cluster is IPv4 only",),
+            )
+    if service.spec.ip_family_policy == "RequireDualStack":
+        yield Finding(
+            ("spec", "ipFamilyPolicy"), 'Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services'
+        )
+
+
+def _address_faults(address: str, network: Network, others: Mapping[str, str]) -> Iterator[Finding]:
+    if ip_address(address) not in network or ip_address(address) in (network[0], network[-1]):
+        yield Finding(("spec", "clusterIP"), f"the provided IP ({address}) is not in the valid range. The range of valid IPs is {network}")
+    elif address in others:
+        yield Finding(("spec", "clusterIP"), f"provided IP is already allocated: {address} belongs to {others[address]}")

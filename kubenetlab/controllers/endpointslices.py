@@ -1,0 +1,118 @@
+"""EndpointSlice controller: which pods stand behind each Service, in what state.
+
+One set of slices per Service and address family, at most 100 endpoints a slice; pods whose ports resolve differently go to
+different slices. Hand-made slices are left alone.
+Source: k8s.io/endpointslice {reconciler,utils}.go; KEP-1669, KEP-1672.
+"""
+
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
+from typing import Final, Literal
+
+from msgspec import structs
+
+from kubenetlab.api.core import SERVICE_NAME_LABEL, Node, ObjectReference, Service
+from kubenetlab.api.discovery import MANAGED_BY_LABEL, Endpoint, EndpointConditions, EndpointPort, EndpointSlice
+from kubenetlab.api.meta import ObjectMeta, timestamp
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Change, Cluster, Kind, deletion
+from kubenetlab.controllers.admission import make_uid
+from kubenetlab.controllers.deployments import owner_reference
+from kubenetlab.controllers.naming import suffix
+
+WATCHES: Final[tuple[Kind, ...]] = (Service, Pod, Node, EndpointSlice)
+
+CONTROLLER = "endpointslice-controller.k8s.io"
+HEADLESS_LABEL = "service.kubernetes.io/headless"
+ZONE_LABEL = "topology.kubernetes.io/zone"
+MAX_ENDPOINTS = 100
+
+_FAMILIES: Final[tuple[tuple[Literal["IPv4", "IPv6"], int], ...]] = (("IPv4", 4), ("IPv6", 6))
+
+Ports = tuple[EndpointPort, ...]
+
+
+def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+    for service in cluster.all(Service):
+        ours = [piece for piece in cluster.slices_of(service) if piece.labels.get(MANAGED_BY_LABEL) == CONTROLLER]
+        wanted = (
+            {piece.name: piece for piece in _slices(cluster, service, now)}
+            if service.spec.selector and service.spec.type != "ExternalName"
+            else {}
+        )
+        for piece in ours:
+            if piece.name not in wanted:
+                yield deletion(piece)
+        known = {piece.name: piece for piece in ours}
+        for name, piece in wanted.items():
+            old = known.get(name)
+            yield piece if old is None else structs.replace(piece, metadata=structs.replace(old.metadata, labels=piece.labels))
+
+
+def resolved_ports(service: Service, pod: Pod) -> Ports:
+    """The Service's ports as numbers of this pod; a named port that the pod does not have is left out."""
+    ports = []
+    for port in service.spec.ports:
+        number = port.target_port if isinstance(port.target_port, int) else _named(pod, str(port.target_port), port.protocol)
+        if number is not None:
+            ports.append(EndpointPort(name=port.name, port=number, protocol=port.protocol, app_protocol=port.app_protocol))
+    return tuple(ports)
+
+
+def _named(pod: Pod, name: str, protocol: str) -> int | None:
+    matches = (
+        port.container_port
+        for container in pod.spec.long_running_containers
+        for port in container.ports
+        if port.name == name and port.protocol == protocol
+    )
+    return next(matches, None)
+
+
+def _slices(cluster: Cluster, service: Service, now: float) -> Iterator[EndpointSlice]:
+    pods = [pod for pod in cluster.select(service.namespace, service.spec.selector) if pod.addresses and not pod.is_finished]
+    for family, version in _FAMILIES:
+        if family not in service.spec.ip_families:
+            continue
+        groups: dict[Ports, list[Endpoint]] = {} if pods else {(): []}
+        for pod in pods:
+            address = next((text for text in pod.addresses if ip_address(text).version == version), None)
+            if address is not None:
+                groups.setdefault(resolved_ports(service, pod), []).append(_endpoint(cluster, service, pod, address))
+        for ports, endpoints in groups.items():
+            for start in range(0, max(1, len(endpoints)), MAX_ENDPOINTS):
+                yield _slice(service, family, ports, endpoints[start : start + MAX_ENDPOINTS], start // MAX_ENDPOINTS, now)
+
+
+def _slice(
+    service: Service, family: Literal["IPv4", "IPv6"], ports: Ports, endpoints: Sequence[Endpoint], number: int, now: float
+) -> EndpointSlice:
+    signature = ",".join(f"{port.name}:{port.port}/{port.protocol}" for port in ports)
+    name = f"{service.name}-{suffix(service.full_name, family, signature, str(number))}"
+    labels = {**service.labels, SERVICE_NAME_LABEL: service.name, MANAGED_BY_LABEL: CONTROLLER}
+    if service.is_headless:
+        labels[HEADLESS_LABEL] = ""
+    meta = ObjectMeta(
+        name=name,
+        namespace=service.namespace,
+        labels=labels,
+        uid=make_uid("EndpointSlice", service.uid, name),
+        creation_timestamp=timestamp(now),
+        generation=1,
+        owner_references=(owner_reference(service),),
+    )
+    return EndpointSlice(meta, family, tuple(endpoints), ports)
+
+
+def _endpoint(cluster: Cluster, service: Service, pod: Pod, address: str) -> Endpoint:
+    node = cluster.node(pod.spec.node_name)
+    ready = service.spec.publish_not_ready_addresses or (pod.is_ready and not pod.is_terminating)
+    has_name = bool(pod.spec.hostname) and pod.spec.subdomain == service.name
+    return Endpoint(
+        addresses=(address,),
+        conditions=EndpointConditions(ready=ready, serving=pod.is_ready, terminating=pod.is_terminating),
+        hostname=pod.spec.hostname if has_name else None,
+        node_name=pod.spec.node_name,
+        zone=node.labels.get(ZONE_LABEL) if node else None,
+        target_ref=ObjectReference("Pod", pod.namespace, pod.name, pod.uid),
+    )

@@ -1,0 +1,41 @@
+"""Names as Kubernetes makes them, drawn from hashes instead of chance, so that the same input gives the same names.
+
+Source: k8s.io/apimachinery pkg/util/rand/rand.go (the alphabet), k8s.io/kubernetes pkg/controller/controller_utils.go (ComputeHash).
+"""
+
+import hashlib
+from collections.abc import Container
+
+import msgspec
+
+from kubenetlab.api.pods import PodTemplateSpec
+
+ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+"""No vowels and no digits that look like letters, so that no words appear."""
+
+
+def template_hash(template: PodTemplateSpec) -> str:
+    """A ReplicaSet's hash: FNV-32a of its template, each decimal digit written in the safe alphabet."""
+    value = 0x811C9DC5
+    for byte in msgspec.json.encode(template, order="deterministic"):
+        value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return "".join(ALPHABET[ord(digit) % len(ALPHABET)] for digit in str(value))
+
+
+def suffix(*parts: str, length: int = 5) -> str:
+    """`length` letters of the safe alphabet, the same for the same parts."""
+    number = int.from_bytes(hashlib.sha256("/".join(parts).encode()).digest()[:8])
+    letters = ""
+    for _ in range(length):
+        number, index = divmod(number, len(ALPHABET))
+        letters += ALPHABET[index]
+    return letters
+
+
+def child_name(parent: str, serial: int, taken: Container[str], *scope: str) -> tuple[str, int]:
+    """(`parent-xxxxx`, the next serial) for the first serial whose name is not taken."""
+    while True:
+        name = f"{parent[:247]}-{suffix(*scope, parent, str(serial))}"
+        serial += 1
+        if name not in taken:
+            return name, serial

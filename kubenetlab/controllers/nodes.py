@@ -1,0 +1,80 @@
+"""node controllers: the nodes of the Cluster document, their addresses and pod ranges, and whether they are Ready.
+
+Source: k8s.io/kubernetes pkg/controller/nodeipam (ranges), pkg/kubelet/nodestatus/setters.go (condition texts).
+"""
+
+from collections.abc import Iterator
+from ipaddress import ip_network
+from typing import Final
+
+from msgspec import structs
+
+from kubenetlab.api.config import NODE_CIDR_MASK_SIZE, NODE_SUBNET, ClusterConfig, NodeConfig
+from kubenetlab.api.core import Node, NodeAddress, NodeSpec, NodeStatus, Taint
+from kubenetlab.api.lab import NodeReport
+from kubenetlab.api.meta import Condition, ObjectMeta, timestamp
+from kubenetlab.api.store import Change, Cluster, Kind, deletion
+from kubenetlab.controllers.addresses import node_networks
+from kubenetlab.controllers.admission import make_uid
+
+WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, Node, NodeReport)
+
+CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
+NOT_READY_TAINT = "node.kubernetes.io/not-ready"
+NETWORK_NOT_READY = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized"
+
+FIRST_NODE_ADDRESS = 2
+"""Index into the nodes' subnet; the first address is the router's."""
+
+
+def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+    config = cluster.config
+    names = config.node_names
+    yield from (deletion(node) for node in cluster.all(Node) if node.name not in names)
+    known = [node for name in names if (node := cluster.node(name))]
+    taken_addresses = {address for node in known for address in node.addresses}
+    taken_ranges = {node.spec.pod_cidr for node in known}
+    addresses = (str(ip_network(NODE_SUBNET)[index]) for index in range(FIRST_NODE_ADDRESS, FIRST_NODE_ADDRESS + len(names) + len(known)))
+    ranges = (str(part) for network in config.networking.pod_networks[:1] for part in node_networks(network, NODE_CIDR_MASK_SIZE))
+    free_addresses = (address for address in addresses if address not in taken_addresses)
+    free_ranges = (part for part in ranges if part not in taken_ranges)
+    has_workers = any(node.role == "worker" for node in config.nodes)
+    for node_config, name in zip(config.nodes, names, strict=True):
+        old = cluster.node(name)
+        address, pod_cidr = (old.addresses[0], old.spec.pod_cidr) if old else (next(free_addresses), next(free_ranges))
+        yield _node(cluster, node_config, name, old, address, pod_cidr, has_workers, now)
+
+
+def _node(
+    cluster: Cluster, config: NodeConfig, name: str, old: Node | None, address: str, pod_cidr: str, has_workers: bool, now: float
+) -> Node:
+    is_control_plane = config.role == "control-plane"
+    has_network = cluster.config.networking.cni_mode[0] != "none"
+    taints = [Taint(key=CONTROL_PLANE_LABEL, effect="NoSchedule")] if is_control_plane and has_workers else []
+    if not has_network:
+        taints += [Taint(key=NOT_READY_TAINT, effect="NoSchedule"), Taint(key=NOT_READY_TAINT, effect="NoExecute")]
+    labels = {
+        "kubernetes.io/hostname": name,
+        "kubernetes.io/os": "linux",
+        **({CONTROL_PLANE_LABEL: ""} if is_control_plane else {}),
+        **config.labels,
+    }
+    created = ObjectMeta(name=name, uid=make_uid("Node", name), creation_timestamp=timestamp(now), generation=1)
+    report = cluster.get(NodeReport, "", name)
+    condition = _ready_condition(has_network, report, now)
+    if old and (before := old.status.conditions[0]).status == condition.status:
+        condition = structs.replace(condition, last_transition_time=before.last_transition_time)
+    return Node(
+        metadata=structs.replace(old.metadata if old else created, labels=labels),
+        spec=NodeSpec(pod_cidr=pod_cidr, pod_cidrs=(pod_cidr,), taints=tuple(taints)),
+        status=NodeStatus(addresses=(NodeAddress("InternalIP", address), NodeAddress("Hostname", name)), conditions=(condition,)),
+    )
+
+
+def _ready_condition(has_network: bool, report: NodeReport | None, now: float) -> Condition:
+    stamp = timestamp(now)
+    if report is None or not report.sandbox_pid:
+        return Condition("Ready", "Unknown", "NodeStatusNeverUpdated", "Kubelet never posted node status.", stamp)
+    if not has_network:
+        return Condition("Ready", "False", "KubeletNotReady", NETWORK_NOT_READY, stamp)
+    return Condition("Ready", "True", "KubeletReady", "kubelet is posting ready status", stamp)

@@ -1,0 +1,20 @@
+"""How an object goes: a pod (and a namespace) first says so and goes when its work is done, all else goes at once."""
+
+from collections.abc import Iterator
+
+from msgspec import structs
+
+from kubenetlab.api.core import Namespace
+from kubenetlab.api.meta import Resource, timestamp
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Change, deletion
+
+
+def terminated(obj: Resource, now: float) -> Iterator[Change]:
+    """The changes that `kubectl delete` makes to one object."""
+    if not isinstance(obj, (Pod, Namespace)):
+        yield deletion(obj)
+    elif not obj.is_terminating:
+        grace = obj.spec.termination_grace_period_seconds if isinstance(obj, Pod) else None
+        meta = structs.replace(obj.metadata, deletion_timestamp=timestamp(now), deletion_grace_period_seconds=grace)
+        yield structs.replace(obj, metadata=meta)

@@ -1,0 +1,134 @@
+"""Stores for tests: manifests in, a settled store out, with the kubelets' reports played by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from textwrap import dedent
+
+from msgspec import structs
+
+from kubenetlab import controllers
+from kubenetlab.api.core import Node
+from kubenetlab.api.documents import read_documents
+from kubenetlab.api.lab import ContainerReport, NodeReport, Observed, ProbeReport
+from kubenetlab.api.load import Loaded, load_documents
+from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.admission import admit
+from kubenetlab.controllers.ipam import attachment_of
+from kubenetlab.datapath import modes
+from kubenetlab.errors import ManifestError, Problem
+from kubenetlab.lab.first import first_store, incoming, refuse
+
+NOW = 1_700_000_000.0
+"""The time of all tests that need one: 2023-11-14T22:13:20Z."""
+
+ONE_NODE = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}]\n---\n"
+
+
+def loaded(text: str, *, strict: bool = False, file: str = "test.yaml") -> Loaded:
+    """The objects of a manifest. Raises ManifestError."""
+    documents, problems = read_documents(file, dedent(text).encode())
+    return load_documents(documents, problems, strict=strict, check=modes.check)
+
+
+def problems_of(text: str, *, strict: bool = False) -> list[Problem]:
+    """Everything that is wrong with a manifest on its own, warnings too."""
+    try:
+        return list(loaded(text, strict=strict).warnings)
+    except ManifestError as error:
+        return list(error.problems)
+
+
+def store(text: str = "", *, now: float = NOW) -> Cluster:
+    """The store of a new lab, with the controllers content. Raises ManifestError."""
+    found = loaded(text)
+    config = next((entry for entry in found.entries if entry.value["kind"] == "Cluster"), None)
+    cluster, _ = first_store(config, [entry for entry in found.entries if entry is not config], now)
+    return cluster
+
+
+def applied(cluster: Cluster, text: str, *, now: float = NOW) -> Cluster:
+    """The store after another apply. Raises ManifestError."""
+    entries = loaded(text).entries
+    admission = admit(cluster, incoming(entries), now)
+    refuse(admission, entries)
+    return settled(admission.cluster, now)
+
+
+def settled(cluster: Cluster, now: float = NOW) -> Cluster:
+    return controllers.run(cluster, now)[0]
+
+
+def running(cluster: Cluster, *, now: float = NOW, ready: bool = True, only: Iterable[str] | None = None) -> Cluster:
+    """The store once every sandbox is made, every container runs and every probe has answered (well, or not)."""
+    reports: list[NodeReport | Observed] = [NodeReport(ObjectMeta(name=node.name), 10) for node in cluster.all(Node)]
+    for pod in cluster.all(Pod):
+        has_place = pod.spec.host_network or attachment_of(cluster, pod) is not None
+        if pod.spec.node_name and has_place and (only is None or pod.name in only):
+            reports.append(observed(pod, now=now, ready=ready))
+    return settled(cluster.with_changes(reports), now)
+
+
+def observed(pod: Pod, *, now: float = NOW, ready: bool = True) -> Observed:
+    """A report that all containers of a pod run, in their present attempt."""
+    attempts = {status.name: status.restart_count for status in pod.status.container_statuses}
+    names = [container.name for container in pod.spec.long_running_containers]
+    return Observed(
+        ObjectMeta(name=pod.name, namespace=pod.namespace),
+        pod.uid,
+        sandbox_pid=20,
+        containers={name: ContainerReport(attempts.get(name, 0), "running", at=now) for name in names},
+        probes={f"{name}/readiness": ProbeReport(attempts.get(name, 0), "readiness", ready, at=now) for name in names},
+    )
+
+
+def report(cluster: Cluster, name: str, container: ContainerReport, *, now: float, namespace: str = "default") -> Cluster:
+    """The store after news of the first container of a pod."""
+    pod = pod_named(cluster, name, namespace)
+    seen = cluster.get(Observed, namespace, name) or observed(pod)
+    first = pod.spec.long_running_containers[0].name
+    return settled(cluster.with_changes([structs.replace(seen, containers={**seen.containers, first: container})]), now)
+
+
+def pod_named(cluster: Cluster, name: str, namespace: str = "default") -> Pod:
+    found = cluster.get(Pod, namespace, name)
+    assert found is not None, f"there is no pod {namespace}/{name}"
+    return found
+
+
+def deployment(name: str = "web", replicas: int = 3, **spec: object) -> str:
+    """A Deployment of agnhost pods as YAML."""
+    extra = "".join(f"\n      {key}: {value}" for key, value in spec.items())
+    return f"""\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:{extra}
+      containers:
+      - name: {name}
+        image: agnhost
+        args: [netexec]
+        ports: [{{name: http, containerPort: 8080}}]
+---
+"""
+
+
+def service(name: str = "web", port: int = 80, target: object = "http", **spec: object) -> str:
+    """A Service for the Deployment of the same name as YAML."""
+    extra = "".join(f"\n  {key}: {value}" for key, value in spec.items())
+    return f"""\
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:{extra}
+  selector: {{app: {name}}}
+  ports: [{{port: {port}, targetPort: {target}}}]
+---
+"""

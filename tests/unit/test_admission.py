@@ -1,0 +1,141 @@
+"""What the API server does with an object before it stores it."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+
+import pytest
+
+from kubenetlab.api.apps import Deployment
+from kubenetlab.api.core import Namespace, Service
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.addresses import cluster_ip_for, static_band
+from kubenetlab.controllers.admission import admit
+from kubenetlab.errors import ManifestError
+from kubenetlab.lab.first import incoming
+from tests.clusters import NOW, applied, deployment, loaded, service, store
+from tests.unit.test_load import POD
+
+ROOM_FOR_14 = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {serviceSubnet: 10.96.0.0/28}\n---\n"
+
+
+def refusal(cluster: Cluster, text: str) -> str:
+    with pytest.raises(ManifestError) as caught:
+        applied(cluster, text)
+    return str(caught.value)
+
+
+def the(cluster: Cluster, name: str = "web", namespace: str = "default") -> Service:
+    found = cluster.get(Service, namespace, name)
+    assert found is not None
+    return found
+
+
+def test_the_same_documents_again_change_nothing() -> None:
+    """Re-applying gives the very same store, and says `unchanged` of each object."""
+    text = deployment() + service() + POD % ""
+    cluster = store(text)
+    entries = loaded(text).entries
+    again = admit(cluster, incoming(entries), NOW + 60)
+    assert [outcome.action for outcome in again.outcomes] == ["unchanged"] * 3
+    assert list(again.cluster.all(Service)) == list(cluster.all(Service))
+    assert again.cluster.revision == cluster.revision
+
+
+def test_a_namespace_that_no_document_makes_is_made() -> None:
+    """And it is told, so that a typing mistake is seen."""
+    entries = loaded("apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nspec: {containers: [{name: a, image: b}]}").entries
+    admission = admit(store(), incoming(entries), NOW)
+    assert admission.made_namespaces == ("shop",)
+    namespace = admission.cluster.get(Namespace, "", "shop")
+    assert namespace is not None
+    assert namespace.labels == {"kubernetes.io/metadata.name": "shop"}
+
+
+def test_all_or_nothing() -> None:
+    """One refused object, and nothing of the command is stored."""
+    cluster = store()
+    refusal(cluster, service("good") + service("bad", clusterIP="192.0.2.1"))
+    assert cluster.get(Service, "default", "good") is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        pytest.param(service(), service(clusterIP="10.96.7.7"), "spec.clusterIP: field is immutable", id="clusterIP"),
+        pytest.param(deployment(), deployment().replace("app: web", "app: other"), "spec.selector: field is immutable", id="selector"),
+        pytest.param(POD % "", POD % ", ports: [{containerPort: 1}]", "spec: a pod's spec is immutable but for its images", id="pod"),
+        pytest.param("", service(clusterIP="192.0.2.1"), "the provided IP (192.0.2.1) is not in the valid range. The range of valid IPs is 10.96.0.0/16", id="out of range"),
+        pytest.param("", service(clusterIP="10.96.0.10"), "provided IP is already allocated: 10.96.0.10 belongs to Service kube-system/kube-dns", id="taken"),
+        pytest.param("", service(ipFamilies="[IPv6]"), 'spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster', id="family"),
+        pytest.param("", service(ipFamilyPolicy="RequireDualStack"), "this cluster is not configured for dual-stack services", id="dual stack"),
+        pytest.param("", "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {podSubnet: 10.10.0.0/16}", "networking.podSubnet: cannot change while the lab is up; it is 10.244.0.0/16", id="ranges"),
+    ],
+)  # fmt: skip
+def test_refuses_with_the_reason(before: str, after: str, message: str) -> None:
+    """Immutable fields, addresses out of range or taken: with file and line."""
+    said = refusal(store(before), after)
+    assert message in said
+    assert said.startswith("test.yaml:")
+
+
+def test_a_pods_image_may_change() -> None:
+    """The one part of a pod's container that can be updated in place."""
+    cluster = applied(store(POD % ""), POD.replace("nginx", "httpd") % "")
+    assert [pod.spec.containers[0].image for pod in cluster.select("default", {})] == ["httpd"]
+
+
+def test_apply_keeps_what_the_document_leaves_open() -> None:
+    """Replicas that were scaled stay when the manifest names none, and go back when it names some."""
+    without = deployment(replicas=0).replace("  replicas: 0\n", "")
+    cluster = applied(store(without), without.replace("agnhost", "nginx"))
+    found = cluster.get(Deployment, "default", "web")
+    assert found is not None
+    assert found.spec.replicas == 1
+    scaled = applied(store(deployment(replicas=5)), deployment(replicas=2))
+    assert (
+        len(scaled.select("default", {"app": "web"})) == 5 - 3
+        or len([pod for pod in scaled.select("default", {}) if not pod.is_terminating]) == 2
+    )
+
+
+def test_services_get_addresses_above_the_static_band_and_keep_them() -> None:
+    """The same Service gets the same address in every lab; one that is asked for is given."""
+    first, second = store(service() + service("other")), store(service("other") + service())
+    assert the(first).spec.cluster_ip == the(second).spec.cluster_ip
+    assert the(store(service(clusterIP="10.96.0.77"))).spec.cluster_ip == "10.96.0.77"
+    network = first.config.networking.service_networks[0]
+    assert static_band(network) == 256
+    offset = int.from_bytes(network.network_address.packed)
+    assert all(int.from_bytes(bytes(map(int, the(cluster).spec.cluster_ip.split(".")))) - offset > 256 for cluster in (first, second))
+
+
+def test_a_full_service_range_is_said() -> None:
+    """Fourteen addresses, two of them taken: the thirteenth further Service is refused."""
+    many = "".join(service(f"s{number}") for number in range(13))
+    with pytest.raises(ManifestError, match=r"s1\d: spec.clusterIP: no address is left in the Service range 10.96.0.0/28"):
+        store(ROOM_FOR_14 + many)
+
+
+def test_the_band_is_used_only_when_the_rest_is_full() -> None:
+    """KEP-3070: addresses asked for are unlikely to be taken already."""
+    network = store().config.networking.service_networks[0]
+    taken: set[str] = set()
+    assert isinstance(network, IPv4Network)
+    small = next(network.subnets(new_prefix=24))
+    for number in range(small.num_addresses - 2):
+        address = cluster_ip_for(small, f"default/s{number}", taken)
+        assert address is not None
+        assert address not in taken
+        taken.add(address)
+        if number < small.num_addresses - 2 - static_band(small):
+            assert int(address.rpartition(".")[2]) > static_band(small)
+    assert cluster_ip_for(small, "default/one-more", taken) is None
+
+
+def test_headless_and_external_name_have_no_address() -> None:
+    """None of them gets a virtual address."""
+    headless = the(store(service(clusterIP="None")))
+    assert (headless.is_headless, headless.cluster_ips) == (True, ())
+    external = the(store("apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: ExternalName, externalName: www.example.com}"))
+    assert external.spec.cluster_ip == ""
