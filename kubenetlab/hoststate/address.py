@@ -1,0 +1,82 @@
+"""Addresses of links.
+
+Source: include/uapi/linux/if_addr.h, net/ipv4/devinet.c (6.12); iproute2 ip/ipaddress.c.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from ipaddress import ip_interface
+
+from kubenetlab.hoststate import wire
+from kubenetlab.hoststate.ip import FAMILY_OF_VERSION, OUR_PROTOCOL, SCOPE_OF_NUMBER, SCOPES, Scope, as_address
+from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
+
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
+IFA_F_NOPREFIXROUTE = 0x200
+
+_IFADDRMSG = struct.Struct("=BBBBi")
+"""family, prefix length, flags, scope, interface index"""
+
+
+class Address(Object, frozen=True):
+    """An address of a link, with its prefix length: `10.244.1.5/24`.
+
+    With `has_route` the kernel adds the route to the prefix by itself. A `link` scope keeps an address from being chosen as the
+    source of what leaves the machine or is masqueraded.
+    """
+
+    rank = 60
+
+    link: str
+    address: str
+    scope: Scope = "global"
+    has_route: bool = True
+
+    @property
+    def key(self) -> Key:
+        return ("Address", self.link, self.address)
+
+    def __str__(self) -> str:
+        extra = (f" scope {self.scope}" if self.scope != "global" else "") + ("" if self.has_route else " noprefixroute")
+        return f"address {self.address} dev {self.link}{extra}"
+
+    def create(self, links: Links) -> bytes:
+        return message(wire.RTM_NEWADDR, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, self._body(links))
+
+    change = create
+
+    def delete(self, links: Links) -> bytes:
+        return message(wire.RTM_DELADDR, 0, self._body(links))
+
+    def _body(self, links: Links) -> bytes:
+        interface = ip_interface(self.address)
+        packed = interface.ip.packed
+        header = _IFADDRMSG.pack(
+            FAMILY_OF_VERSION[interface.version], interface.network.prefixlen, 0, SCOPES[self.scope], links.index(self.netns, self.link)
+        )
+        flags = b"" if self.has_route else number(IFA_FLAGS, IFA_F_NOPREFIXROUTE)
+        mark = attribute(IFA_PROTO, bytes([OUR_PROTOCOL]))  # Linux 5.18 and later keep it
+        return header + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed) + flags + mark
+
+
+def decode_address(netns: str, body: memoryview, names: Mapping[int, str]) -> tuple[Address, bool] | None:
+    """One RTM_NEWADDR message, and whether we made it; None for loopback's own addresses and for IPv6 link-local ones.
+
+    message: ifaddrmsg (8 bytes) | attributes; names: index → link.
+    """
+    _, prefix, _, scope, index = _IFADDRMSG.unpack_from(body)
+    found = attributes(body[_IFADDRMSG.size :])
+    address = as_address(found.get(IFA_LOCAL, found[IFA_ADDRESS]))
+    if address.is_loopback or address.is_link_local:
+        return None
+    flags = as_number(found[IFA_FLAGS]) if IFA_FLAGS in found else 0
+    seen = Address(netns, names[index], f"{address}/{prefix}", SCOPE_OF_NUMBER.get(scope, "global"), not flags & IFA_F_NOPREFIXROUTE)
+    return seen, IFA_PROTO in found and as_number(found[IFA_PROTO]) == OUR_PROTOCOL
+
+
+def dump_addresses() -> bytes:
+    """The request for all addresses of a namespace."""
+    return message(wire.RTM_GETADDR, wire.NLM_F_DUMP, _IFADDRMSG.pack(0, 0, 0, 0, 0))

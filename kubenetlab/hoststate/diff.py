@@ -1,0 +1,94 @@
+"""diff: what has to be done to turn the observed state into the desired one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from msgspec import Struct
+
+from kubenetlab.hoststate.object import Object, Origin
+from kubenetlab.hoststate.sandbox import Sandbox
+from kubenetlab.hoststate.state import Contents, HostState
+
+Verb = Literal["add", "change", "remove"]
+
+_SIGNS = {"add": "+", "change": "~", "remove": "-"}
+
+
+class Operation(Struct, frozen=True):
+    """One thing to do. `object` is what shall be (or, to be removed, what is); `before` is what a change starts from."""
+
+    verb: Verb
+    object: Object
+    before: Object | None = None
+    origin: Origin | None = None
+
+    def __str__(self) -> str:
+        was = f"    (was: {self.before})" if self.before is not None else ""
+        return f"{_SIGNS[self.verb]} {self.object}{was}"
+
+
+class NetnsChanges(Struct, frozen=True):
+    """What is to be done in one namespace: removals first, in reverse order of creation, then additions and changes in order."""
+
+    netns: str
+    operations: tuple[Operation, ...]
+
+    @property
+    def is_new(self) -> bool:
+        """True when the namespace itself is to be made."""
+        return any(operation.verb == "add" and isinstance(operation.object, Sandbox) for operation in self.operations)
+
+    @property
+    def is_removed(self) -> bool:
+        """True when the namespace itself goes, with everything in it."""
+        return any(operation.verb == "remove" and isinstance(operation.object, Sandbox) for operation in self.operations)
+
+
+class Changes(Struct, frozen=True):
+    """Everything to be done, namespace by namespace, in the order in which they are wanted; namespaces that go come last."""
+
+    namespaces: tuple[NetnsChanges, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.namespaces)
+
+    def __len__(self) -> int:
+        return sum(len(changes.operations) for changes in self.namespaces)
+
+    def operations(self) -> Iterator[Operation]:
+        return (operation for changes in self.namespaces for operation in changes.operations)
+
+    def __str__(self) -> str:
+        """The plan as a user reads it."""
+        return "\n".join(
+            line for changes in self.namespaces for line in (changes.netns, *(f"  {operation}" for operation in changes.operations))
+        )
+
+
+def diff(observed: HostState, desired: HostState) -> Changes:
+    """What is to be done. A namespace whose contents are the same mapping on both sides is not looked at."""
+    wanted = (
+        _changes(netns, observed[netns], contents, desired)
+        for netns, contents in desired.namespaces.items()
+        if observed[netns] is not contents
+    )
+    gone = (_changes(netns, contents, {}, desired) for netns, contents in observed.namespaces.items() if netns not in desired.namespaces)
+    return Changes(tuple(changes for changes in (*wanted, *gone) if changes.operations))
+
+
+def _changes(netns: str, observed: Contents, wanted: Contents, desired: HostState) -> NetnsChanges:
+    return NetnsChanges(netns, tuple(_operations(observed, wanted, desired)))
+
+
+def _operations(observed: Contents, wanted: Contents, desired: HostState) -> Iterable[Operation]:
+    for key in reversed(list(observed)):
+        if key not in wanted:
+            yield Operation("remove", observed[key])
+    for key, obj in wanted.items():
+        before = observed.get(key)
+        if before is None:
+            yield Operation("add", obj, origin=desired.origin(obj))
+        elif before is not obj and before != obj:
+            yield Operation("change", obj, before, desired.origin(obj))

@@ -1,0 +1,24 @@
+"""What addresses, routes and neighbours share: families and scopes.
+
+Source: include/linux/socket.h, include/uapi/linux/rtnetlink.h (6.12).
+"""
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final, Literal
+
+AF_INET, AF_INET6 = 2, 10
+FAMILY_OF_VERSION: Final[Mapping[int, int]] = {4: AF_INET, 6: AF_INET6}
+
+Scope = Literal["global", "link", "host"]
+SCOPES: Final[Mapping[Scope, int]] = {"global": 0, "link": 253, "host": 254}
+SCOPE_OF_NUMBER: Final[Mapping[int, Scope]] = {number: scope for scope, number in SCOPES.items()}
+
+
+OUR_PROTOCOL: Final = 4
+"""RTPROT_STATIC, the mark of what we have made: somebody else's additions (`ip route add` says `boot`) are left alone."""
+
+
+def as_address(value: memoryview) -> IPv4Address | IPv6Address:
+    """An address attribute of 4 or 16 bytes."""
+    return ip_address(bytes(value))

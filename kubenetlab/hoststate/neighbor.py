@@ -1,0 +1,70 @@
+"""Neighbours: which MAC an address on a link has, written down instead of asked for.
+
+Source: include/uapi/linux/neighbour.h, net/core/neighbour.c (6.12); iproute2 ip/ipneigh.c.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from ipaddress import ip_address
+
+from kubenetlab.hoststate import wire
+from kubenetlab.hoststate.ip import FAMILY_OF_VERSION, OUR_PROTOCOL, as_address
+from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.wire import Links, as_mac, as_number, attribute, attributes, mac_bytes, message
+
+NDA_DST, NDA_LLADDR, NDA_PROTOCOL = 1, 2, 12
+NUD_PERMANENT = 0x80
+
+_NDMSG = struct.Struct("=BxxxiHBB")
+"""family, interface index, state, flags, type"""
+
+
+class Neighbor(Object, frozen=True):
+    """A permanent neighbour: needs no ARP, and does not count against the kernel's 1,024 dynamic ones."""
+
+    rank = 70
+
+    link: str
+    address: str
+    mac: str
+
+    @property
+    def key(self) -> Key:
+        return ("Neighbor", self.link, self.address)
+
+    def __str__(self) -> str:
+        return f"neighbor {self.address} mac {self.mac} dev {self.link} permanent"
+
+    def create(self, links: Links) -> bytes:
+        what = attribute(NDA_LLADDR, mac_bytes(self.mac)) + attribute(NDA_PROTOCOL, bytes([OUR_PROTOCOL]))
+        return message(wire.RTM_NEWNEIGH, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, self._header(links) + what)
+
+    change = create
+
+    def delete(self, links: Links) -> bytes:
+        return message(wire.RTM_DELNEIGH, 0, self._header(links))
+
+    def _header(self, links: Links) -> bytes:
+        address = ip_address(self.address)
+        header = _NDMSG.pack(FAMILY_OF_VERSION[address.version], links.index(self.netns, self.link), NUD_PERMANENT, 0, 0)
+        return header + attribute(NDA_DST, address.packed)
+
+
+def decode_neighbor(netns: str, body: memoryview, names: Mapping[int, str]) -> tuple[Neighbor, bool] | None:
+    """One RTM_NEWNEIGH message, and whether we made it; None for what ARP learned and for the kernel's own entries.
+
+    message: ndmsg (12 bytes) | attributes; names: index → link.
+    """
+    _, index, state, _, _ = _NDMSG.unpack_from(body)
+    found = attributes(body[_NDMSG.size :])
+    if state != NUD_PERMANENT or NDA_LLADDR not in found or NDA_DST not in found or index not in names:
+        return None
+    seen = Neighbor(netns, names[index], str(as_address(found[NDA_DST])), as_mac(found[NDA_LLADDR]))
+    return seen, NDA_PROTOCOL in found and as_number(found[NDA_PROTOCOL]) == OUR_PROTOCOL
+
+
+def dump_neighbors() -> bytes:
+    """The request for all IPv4 neighbours of a namespace."""
+    return message(wire.RTM_GETNEIGH, wire.NLM_F_DUMP, _NDMSG.pack(2, 0, 0, 0, 0))

@@ -1,0 +1,40 @@
+"""Object: one thing in the kernel, as a value."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from msgspec import Struct
+
+Key = tuple[str, ...]
+"""What makes an object the same object: its class and the fields that cannot change; unique within a namespace."""
+
+Hand = Literal["netlink", "nftables", "programs"]
+"""Who makes an object so: the agent itself, the node agent, the app workers."""
+
+
+class Object(Struct, frozen=True):
+    """The base of all kinds of kernel objects; two are equal when nothing needs doing to turn one into the other.
+
+    `netns` is the namespace it lives in, by the name of the sandbox that holds it. `str()` reads like iproute2 or nft.
+    """
+
+    rank: ClassVar[int]
+    """Creation order within a namespace: a link before its addresses, an address before the routes that use it."""
+    hand: ClassVar[Hand] = "netlink"
+
+    netns: str
+
+    @property
+    def key(self) -> Key:
+        raise NotImplementedError
+
+
+class Origin(Struct, frozen=True):
+    """Who wants an object, and for what: `cni bridge`, `Node worker`."""
+
+    component: str
+    subject: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.component}, for {self.subject}" if self.subject else self.component

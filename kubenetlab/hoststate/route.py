@@ -1,0 +1,89 @@
+"""Routes of the main table.
+
+Source: include/uapi/linux/rtnetlink.h, net/ipv4/fib_frontend.c (6.12); iproute2 ip/iproute.c.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+
+from kubenetlab.hoststate import wire
+from kubenetlab.hoststate.ip import AF_INET, AF_INET6, FAMILY_OF_VERSION, OUR_PROTOCOL, SCOPE_OF_NUMBER, SCOPES, Scope, as_address
+from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
+
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 7, 15
+RT_TABLE_MAIN = 254
+RTPROT_KERNEL = 2
+RTN_UNICAST = 1
+RT_SCOPE_NOWHERE = 255
+
+_RTMSG = struct.Struct("=BBBBBBBBI")
+"""family, destination length, source length, tos, table, protocol, scope, type, flags"""
+
+_ANY = {AF_INET: "0.0.0.0/0", AF_INET6: "::/0"}
+
+
+class Route(Object, frozen=True):
+    """A way to a destination: by a gateway, or straight out of a link. `0.0.0.0/0` is the default route."""
+
+    rank = 80
+
+    destination: str
+    link: str
+    via: str = ""
+    source: str = ""
+    """The address that this machine puts on what it sends this way; empty: the kernel's choice."""
+    scope: Scope = "global"
+
+    @property
+    def key(self) -> Key:
+        return ("Route", self.destination)
+
+    def __str__(self) -> str:
+        parts = ["route", "default" if self.destination in _ANY.values() else self.destination]
+        parts += ["via", self.via] if self.via else []
+        parts += ["dev", self.link]
+        parts += ["scope", self.scope] if self.scope != "global" else []
+        parts += ["src", self.source] if self.source else []
+        return " ".join(parts)
+
+    def create(self, links: Links) -> bytes:
+        return message(wire.RTM_NEWROUTE, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, self._body(links, OUR_PROTOCOL, SCOPES[self.scope]))
+
+    change = create
+
+    def delete(self, links: Links) -> bytes:
+        return message(wire.RTM_DELROUTE, 0, self._body(links, 0, RT_SCOPE_NOWHERE))
+
+    def _body(self, links: Links, protocol: int, scope: int) -> bytes:
+        network = ip_network(self.destination)
+        header = _RTMSG.pack(FAMILY_OF_VERSION[network.version], network.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, 0)
+        destination = attribute(RTA_DST, network.network_address.packed) if network.prefixlen else b""
+        gateway = attribute(RTA_GATEWAY, ip_address(self.via).packed) if self.via else b""
+        source = attribute(RTA_PREFSRC, ip_address(self.source).packed) if self.source else b""
+        return header + destination + gateway + source + number(RTA_OIF, links.index(self.netns, self.link))
+
+
+def decode_route(netns: str, body: memoryview, names: Mapping[int, str]) -> tuple[Route, bool] | None:
+    """One RTM_NEWROUTE message, and whether we made it; None for the kernel's own, other tables, and anything but plain unicast.
+
+    message: rtmsg (12 bytes) | attributes; names: index → link.
+    """
+    family, length, _, _, table, protocol, scope, type_, _ = _RTMSG.unpack_from(body)
+    found = attributes(body[_RTMSG.size :])
+    table = as_number(found[RTA_TABLE]) if RTA_TABLE in found else table
+    if table != RT_TABLE_MAIN or protocol == RTPROT_KERNEL or type_ != RTN_UNICAST or RTA_OIF not in found:
+        return None
+    destination = f"{as_address(found[RTA_DST])}/{length}" if RTA_DST in found else _ANY[family]
+    via = str(as_address(found[RTA_GATEWAY])) if RTA_GATEWAY in found else ""
+    source = str(as_address(found[RTA_PREFSRC])) if RTA_PREFSRC in found else ""
+    seen = Route(netns, destination, names[as_number(found[RTA_OIF])], via, source, SCOPE_OF_NUMBER.get(scope, "global"))
+    return seen, protocol == OUR_PROTOCOL
+
+
+def dump_routes() -> bytes:
+    """The request for all IPv4 routes of a namespace."""
+    return message(wire.RTM_GETROUTE, wire.NLM_F_DUMP, _RTMSG.pack(AF_INET, 0, 0, 0, 0, 0, 0, 0, 0))

@@ -1,0 +1,261 @@
+"""The machine as data: differences, transactions, and messages that pyroute2 reads as they were meant."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from kubenetlab.hoststate import wire
+from kubenetlab.hoststate.address import Address, decode_address
+from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.ip import Scope
+from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth, decode_link
+from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor
+from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject, Rule, Table, replacement, transaction
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.route import Route, decode_route
+from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
+from kubenetlab.hoststate.state import HostState, contents_of
+from kubenetlab.kernel.fake import FakeKernel
+
+NAMES = {1: "lo", 7: "eth0", 8: "cbr0"}
+ipv4 = st.ip_addresses(v=4).filter(lambda address: not address.is_loopback and not address.is_link_local)
+
+
+class Indexes:
+    """Indexes for encoders: eth0 is 7, cbr0 is 8, new links get 1000 and up."""
+
+    def __init__(self) -> None:
+        self._next = 1000
+
+    def index(self, netns: str, link: str) -> int:
+        return {"lo": 1, "eth0": 7, "cbr0": 8}[link]
+
+    def new_index(self, netns: str, link: str) -> int:
+        self._next += 1
+        return self._next - 1
+
+    def namespace_fd(self, netns: str) -> int:
+        return 42
+
+
+def split(data: bytes) -> list[bytes]:
+    parts, at = [], 0
+    while at < len(data):
+        (size,) = struct.unpack_from("=I", data, at)
+        parts.append(data[at : at + size])
+        at += size
+    return parts
+
+
+def decoded(type_: Any, data: bytes) -> Any:
+    message = type_(data)
+    message.decode()
+    return message
+
+
+# --- our encoders against pyroute2's decoder ---
+
+
+@given(ipv4, st.integers(0, 32), st.sampled_from(["global", "link"]), st.booleans())
+def test_addresses_are_read_back(address: Any, prefix: int, scope: Scope, has_route: bool) -> None:
+    """What we encode is what pyroute2 and we ourselves decode."""
+    wanted = Address("n", "eth0", f"{address}/{prefix}", scope, has_route)
+    data = wanted.create(Indexes())
+    seen = decoded(ifaddrmsg, data)
+    assert (seen["prefixlen"], seen["index"], seen["scope"]) == (prefix, 7, {"global": 0, "link": 253}[scope])
+    assert seen.get_attr("IFA_LOCAL") == seen.get_attr("IFA_ADDRESS") == str(address)
+    assert bool((seen.get_attr("IFA_FLAGS") or 0) & 0x200) != has_route
+    assert decode_address("n", memoryview(data)[16:], NAMES) == (wanted, True)
+
+
+@given(ipv4, st.integers(0, 32), st.none() | ipv4, st.none() | ipv4, st.sampled_from(["global", "link"]))
+def test_routes_are_read_back(address: Any, prefix: int, via: Any, source: Any, scope: Scope) -> None:
+    """Destination, gateway, preferred source, scope, link."""
+    import ipaddress
+
+    network = ipaddress.ip_network(f"{address}/{prefix}", strict=False)
+    wanted = Route("n", str(network), "cbr0", str(via or ""), str(source or ""), scope)
+    data = wanted.create(Indexes())
+    seen = decoded(rtmsg, data)
+    assert (seen["dst_len"], seen["table"], seen["proto"], seen["scope"]) == (prefix, 254, 4, {"global": 0, "link": 253}[scope])
+    assert seen.get_attr("RTA_DST") == (str(network.network_address) if prefix else None)
+    assert seen.get_attr("RTA_GATEWAY") == (str(via) if via else None)
+    assert seen.get_attr("RTA_PREFSRC") == (str(source) if source else None)
+    assert seen.get_attr("RTA_OIF") == 8
+    assert decode_route("n", memoryview(data)[16:], NAMES) == (wanted, True)
+
+
+@given(ipv4, st.binary(min_size=6, max_size=6))
+def test_neighbors_are_read_back(address: Any, mac: bytes) -> None:
+    """Permanent, with address and MAC."""
+    wanted = Neighbor("n", "eth0", str(address), mac.hex(":"))
+    data = wanted.create(Indexes())
+    seen = decoded(ndmsg, data)
+    assert (seen["ifindex"], seen["state"], seen.get_attr("NDA_DST"), seen.get_attr("NDA_LLADDR")) == (7, 0x80, str(address), mac.hex(":"))
+    assert decode_neighbor("n", memoryview(data)[16:], NAMES) == (wanted, True)
+
+
+def test_a_veth_is_made_with_both_ends_at_once() -> None:
+    """One message makes both, the other end up and on its bridge; a second one raises this end."""
+    veth = Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth3", "0a:59:00:00:00:02", "cbr0", 1400)
+    create, up = split(veth.create(Indexes()))
+    there = decoded(ifinfmsg, create)
+    here = there.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA").get_attr("VETH_INFO_PEER")
+    assert (there["index"], there["flags"], there.get_attr("IFLA_IFNAME"), there.get_attr("IFLA_MASTER")) == (1000, 1, "veth3", 8)
+    assert (there.get_attr("IFLA_NET_NS_FD"), there.get_attr("IFLA_MTU"), there.get_attr("IFLA_ADDRESS")) == (42, 1400, "0a:59:00:00:00:02")
+    assert (here["index"], here["flags"], here.get_attr("IFLA_IFNAME"), here.get_attr("IFLA_ADDRESS")) == (
+        1001,
+        0,
+        "eth0",
+        "0a:58:00:00:00:02",
+    )
+    assert (decoded(ifinfmsg, up)["index"], decoded(ifinfmsg, up)["flags"]) == (1001, 1)
+
+
+def test_bridges_and_ports_are_read_back() -> None:
+    """A bridge with its MAC and no multicast snooping; a port with its alias and hairpin."""
+    bridge = decoded(ifinfmsg, Bridge("n", "br0", "0a:58:00:00:00:01").create(Indexes()))
+    assert bridge.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_KIND") == "bridge"
+    assert bridge.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA").get_attr("IFLA_BR_MCAST_SNOOPING") == 0
+    data = Port("n", "eth0", "cbr0", "pod default/web", is_hairpin=True).create(Indexes())
+    port = decoded(ifinfmsg, data)
+    assert (port["index"], port.get_attr("IFLA_IFALIAS")) == (7, "pod default/web")
+    assert port.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_SLAVE_KIND") == "bridge"
+    assert (b"\x05\x00\x04\x00\x01") in data  # IFLA_BRPORT_MODE = 1
+
+
+@given(st.binary(max_size=60))
+def test_broken_bytes_are_refused_not_read(data: bytes) -> None:
+    """Cut-short messages raise WireError, whatever they hold."""
+    try:
+        for _, _, _, body in wire.messages(data):
+            wire.attributes(body)
+    except wire.WireError:
+        pass
+    header = struct.pack("=IHHII", 16 + len(data), 16, 0, 0, 0)
+    try:
+        decode_link(memoryview(header + data)[16:])
+    except (wire.WireError, KeyError, struct.error, UnicodeDecodeError):
+        pass
+
+
+# --- differences ---
+
+objects = st.one_of(
+    st.builds(Sysctl, st.just("n"), st.sampled_from(["a", "b", "c"]), st.sampled_from(["0", "1"])),
+    st.builds(
+        Address,
+        st.just("n"),
+        st.sampled_from(["eth0", "lo"]),
+        st.sampled_from(["10.0.0.1/8", "10.0.0.2/8"]),
+        st.sampled_from(["global", "link"]),
+    ),
+    st.builds(Route, st.just("n"), st.sampled_from(["10.0.0.0/8", "0.0.0.0/0"]), st.just("eth0"), st.sampled_from(["", "10.0.0.9"])),
+    st.builds(LinkUp, st.just("n"), st.just("lo")),
+)
+namespaces = st.dictionaries(st.sampled_from(["n", "m"]), st.lists(objects, max_size=8).map(contents_of), max_size=2)
+
+
+def state_of(found: dict[str, Any]) -> HostState:
+    return HostState({netns: contents_of([Sandbox(netns, "h"), *contents.values()]) for netns, contents in found.items()})
+
+
+@given(namespaces, namespaces)
+def test_applying_a_difference_leaves_none(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """From any state to any other: what is applied is what was missing, and then nothing is."""
+    kernel = FakeKernel()
+    first, second = state_of(before), state_of(after)
+    kernel.apply(diff(HostState(), first))
+    kernel.apply(diff(HostState(kernel.observe(first.namespaces)), second))
+    everything = {**first.namespaces, **second.namespaces}
+    assert not diff(HostState(kernel.observe(everything)), second)
+
+
+def test_a_namespace_that_is_the_same_mapping_is_not_looked_at() -> None:
+    """Identity is enough: what did not change costs nothing."""
+    contents = contents_of([Sandbox("n", "h"), Sysctl("n", "a", "1")])
+
+    class Untouchable(dict[Any, Any]):
+        def items(self) -> Any:
+            raise AssertionError("looked at")
+
+    same = Untouchable(contents)
+    assert not diff(HostState({"n": same}), HostState({"n": same}))
+
+
+def test_a_plan_reads_like_a_list_of_commands() -> None:
+    """Signs, objects in iproute2's words, what was there before."""
+    before = HostState(
+        {"n": contents_of([Sandbox("n", "h"), Sysctl("n", "net/ipv4/ip_forward", "0"), Route("n", "10.0.0.0/8", "eth0", via="10.9.9.9")])}
+    )
+    after = HostState({"n": contents_of([Sandbox("n", "h"), Sysctl("n", "net/ipv4/ip_forward", "1"), Address("n", "eth0", "10.1.1.1/24")])})
+    assert str(diff(before, after)) == (
+        "n\n"
+        "  - route 10.0.0.0/8 via 10.9.9.9 dev eth0\n"
+        "  ~ sysctl net.ipv4.ip_forward = 1    (was: sysctl net.ipv4.ip_forward = 0)\n"
+        "  + address 10.1.1.1/24 dev eth0"
+    )
+
+
+# --- rules ---
+
+
+def chain(name: str, *rules: str, hook: str = "") -> Chain:
+    return Chain("n", "ip", "t", name, tuple(Rule(rule) for rule in rules), hook)
+
+
+def test_a_transaction_is_in_the_order_that_reference_counts_ask_for() -> None:
+    """New chains before the elements that go to them; old elements before the chains they went to."""
+    table, services = Table("n", "ip", "t"), Collection("n", "ip", "t", "m", "ipv4_addr : verdict")
+    old: list[NftObject] = [table, services, chain("a", "accept"), chain("b", "drop"), Element("n", "ip", "t", "m", "10.0.0.1", "goto a")]
+    new: list[NftObject] = [
+        table,
+        services,
+        chain("b", "counter", "drop"),
+        chain("c", "drop"),
+        Element("n", "ip", "t", "m", "10.0.0.1", "goto c", "web"),
+    ]
+    assert transaction(old, new).splitlines() == [
+        "add chain ip t c",
+        "delete element ip t m { 10.0.0.1 }",
+        "flush chain ip t b",
+        "flush chain ip t a",
+        "add rule ip t c drop",
+        "add rule ip t b counter",
+        "add rule ip t b drop",
+        'add element ip t m { 10.0.0.1 comment "web" : goto c }',
+        "delete chain ip t a",
+    ]
+    assert transaction(new, new) == ""
+    assert replacement(new).splitlines()[:3] == ["add table ip t", "delete table ip t", "add table ip t"]
+
+
+def test_comments_fit_and_cannot_break_out() -> None:
+    """nft takes 128 bytes and no quotes inside."""
+    text = Element("n", "ip", "t", "m", "1", comment='a "b" ' + "ü" * 100).text
+    assert text.count('"') == 2
+    assert len(text.split('"')[1].encode()) < 128
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        LinkUp("n", "lo"),
+        Bridge("n", "br0", "0a:58:00:00:00:01"),
+        Port("n", "veth0", "cbr0", "x", is_hairpin=True),
+        Sandbox("n", "h", shares="m"),
+    ],
+)
+def test_objects_read_well(obj: Object) -> None:
+    """`str` is what users see in plans and errors."""
+    assert str(obj)[0].islower()
+    assert "(" not in str(obj)
