@@ -1,0 +1,70 @@
+"""What containers run: built-in programs, chosen by image and arguments. Pure: a request goes in, an answer comes out.
+
+A program is a file. It has `configure(container, service_ports)`, which reads the arguments and says on which ports to listen,
+and what it needs of `http(request, me)`, `datagram(data, peer, me)` and `main(me)`. Whoever opens the sockets calls them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, Final
+
+from msgspec import Struct
+
+from kubenetlab.api.pods import Container
+from kubenetlab.hoststate.programs import Listener
+
+DEFAULT: Final = "default"
+
+_PROGRAM_OF_IMAGE: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("agnhost",), "agnhost"),
+    **dict.fromkeys(("http-echo",), "http_echo"),
+    **dict.fromkeys(("nginx", "nginx-slim", "httpd", "apache"), "web"),
+    **dict.fromkeys(("coredns",), "coredns"),
+    **dict.fromkeys(
+        (
+            "busybox",
+            "busyboxplus",
+            "curl",
+            "alpine",
+            "debian",
+            "ubuntu",
+            "pause",
+            "dnsutils",
+            "jessie-dnsutils",
+            "netshoot",
+            "wget",
+            "bash",
+        ),
+        "idle",
+    ),
+}
+"""The last part of an image's name → the module that stands in for it; every other image gets the default server."""
+
+
+class Setup(Struct, frozen=True):
+    """How one container runs: the program, its options (plain data), and where it listens."""
+
+    program: str
+    options: dict[str, Any] = {}
+    listeners: tuple[Listener, ...] = ()
+
+
+def setup(container: Container, service_ports: Sequence[Listener] = ()) -> Setup:
+    """What a container runs. `service_ports` are numeric target ports of Services that select the pod and that no container declares."""
+    program = _PROGRAM_OF_IMAGE.get(image_name(container.image), DEFAULT)
+    configured: Setup = load(program).configure(container, tuple(service_ports))
+    return configured
+
+
+def load(program: str) -> ModuleType:
+    """A program's module, by its name."""
+    return importlib.import_module(f"{__name__}.{program}")
+
+
+def image_name(image: str) -> str:
+    """`registry.k8s.io/e2e-test-images/agnhost:2.47@sha256:…` → `agnhost`."""
+    return re.split(r"[:@]", image.rpartition("/")[2])[0]

@@ -1,0 +1,26 @@
+"""agnhost, the Kubernetes end-to-end tests' Swiss army knife: which of its programs a container runs.
+
+`pause` is what the image runs without arguments. Source: kubernetes test/images/agnhost/README.md.
+"""
+
+from kubenetlab.api.pods import Container
+from kubenetlab.hoststate.programs import Listener
+from kubenetlab.programs import Setup, connect, default, netexec, porter, serve_hostname
+from kubenetlab.programs.arguments import arguments
+
+
+def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setup:
+    words = arguments(container)
+    words = words[1:] if words and words[0].rpartition("/")[2] == "agnhost" else words
+    match words:
+        case ("netexec", *rest):
+            return netexec.configure_arguments(tuple(rest))
+        case ("serve-hostname", *rest):
+            return serve_hostname.configure_arguments(tuple(rest))
+        case ("porter", *_):
+            return porter.configure_environment(container)
+        case ("connect", *rest):
+            return connect.configure_arguments(tuple(rest))
+        case () | ("pause", *_):
+            return Setup("idle")
+    return default.configure(container, service_ports)

@@ -1,0 +1,15 @@
+"""CoreDNS: the cluster's DNS server. It runs as a process of its own in its pod and answers from its own view of the API."""
+
+from kubenetlab.api.pods import Container
+from kubenetlab.hoststate.programs import Listener
+from kubenetlab.programs import Setup
+
+IS_PROCESS = True
+"""Its sockets belong to a process inside the pod, not to the node's app worker."""
+
+DNS_PORT, HEALTH_PORT, READY_PORT, METRICS_PORT = 53, 8080, 8181, 9153
+
+
+def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setup:
+    ports = (Listener("UDP", DNS_PORT), *(Listener("TCP", port) for port in (DNS_PORT, HEALTH_PORT, READY_PORT, METRICS_PORT)))
+    return Setup("coredns", {}, ports)

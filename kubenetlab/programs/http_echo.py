@@ -1,0 +1,25 @@
+"""hashicorp/http-echo: answers every request with the same text.
+
+Source: github.com/hashicorp/http-echo README (port 5678; -listen=:PORT, -text=TEXT, or the variable ECHO_TEXT).
+"""
+
+from kubenetlab.api.pods import Container
+from kubenetlab.hoststate.programs import Listener
+from kubenetlab.programs import Setup
+from kubenetlab.programs.arguments import arguments, misused, options, port_number
+from kubenetlab.programs.http import Me, Request, Response, text
+
+
+def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setup:
+    given = options(arguments(container))
+    environment = {variable.name: variable.value for variable in container.env}
+    try:
+        port = port_number(given.get("listen", ":5678").rpartition(":")[2])
+    except ValueError as error:
+        return misused(str(error))
+    body = given.get("text", environment.get("ECHO_TEXT", "hello-world"))
+    return Setup("http_echo", {"text": body}, (Listener("TCP", port),))
+
+
+async def http(request: Request, me: Me) -> Response:
+    return text(f"{me.options['text']}\n")

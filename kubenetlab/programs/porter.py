@@ -1,0 +1,24 @@
+"""agnhost porter: for each variable SERVE_PORT_N, serves its value on port N.
+
+Source: kubernetes test/images/agnhost/porter.
+"""
+
+import re
+
+from kubenetlab.api.pods import Container
+from kubenetlab.hoststate.programs import Listener
+from kubenetlab.programs import Setup
+from kubenetlab.programs.http import Me, Request, Response, text
+
+
+def configure_environment(container: Container) -> Setup:
+    bodies = {
+        match[1]: variable.value
+        for variable in container.env
+        if (match := re.fullmatch(r"SERVE_PORT_(\d{1,5})", variable.name)) and 0 < int(match[1]) < 65536
+    }
+    return Setup("porter", {"bodies": bodies}, tuple(Listener("TCP", int(port)) for port in bodies))
+
+
+async def http(request: Request, me: Me) -> Response:
+    return text(me.options["bodies"].get(str(request.port), ""))

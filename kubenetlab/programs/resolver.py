@@ -1,0 +1,89 @@
+"""How a pod's programs find names: its hosts file, then its nameservers with the search list. Pure; nobody is asked from here.
+
+Source: resolv.conf(5) of glibc: ndots, search, timeout, attempts. Messages are coded by dnslib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+DEFAULT_TIMEOUT_S, DEFAULT_ATTEMPTS, DEFAULT_NDOTS = 2.0, 2, 1
+_NO_ERROR = 0
+
+
+class Resolver(Struct, frozen=True):
+    """What hosts and resolv.conf say."""
+
+    hosts: tuple[tuple[str, str], ...] = ()
+    """(name, address), in order."""
+    nameservers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    ndots: int = DEFAULT_NDOTS
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    attempts: int = DEFAULT_ATTEMPTS
+
+    def from_hosts(self, name: str) -> str | None:
+        wanted = name.lower().removesuffix(".")
+        return next((address for known, address in self.hosts if known == wanted and ":" not in address), None)
+
+    def candidates(self, name: str) -> Iterator[str]:
+        """The full names to be tried, in order: with enough dots the name itself first, else the search list first."""
+        if name.endswith("."):
+            yield name
+            return
+        searched = [f"{name}.{suffix}." for suffix in self.searches]
+        yield from [f"{name}.", *searched] if name.count(".") >= self.ndots else [*searched, f"{name}."]
+
+    def question(self, name: str, number: int) -> bytes:
+        """An encoded question for the A records of a full name."""
+        import dnslib
+
+        question = dnslib.DNSRecord(dnslib.DNSHeader(id=number, rd=1), q=dnslib.DNSQuestion(name, dnslib.QTYPE.A))
+        return bytes(question.pack())
+
+
+def parse(hosts: str, resolv_conf: str) -> Resolver:
+    """The two files as a Resolver; what is not understood is passed over, as libc does."""
+    pairs = []
+    for line in hosts.splitlines():
+        address, *names = line.partition("#")[0].split() or [""]
+        pairs += [(name.lower(), address) for name in names]
+    servers: list[str] = []
+    searches: tuple[str, ...] = ()
+    options: dict[str, int] = {}
+    for line in resolv_conf.splitlines():
+        match line.partition("#")[0].split():
+            case ["nameserver", server]:
+                servers.append(server)
+            case ["search", *suffixes]:
+                searches = tuple(suffix.removesuffix(".") for suffix in suffixes)
+            case ["options", *words]:
+                for word in words:
+                    name, _, value = word.partition(":")
+                    if value.isdigit():
+                        options[name] = int(value)
+    return Resolver(
+        tuple(pairs),
+        tuple(servers),
+        searches,
+        min(options.get("ndots", DEFAULT_NDOTS), 15),
+        float(max(1, min(options.get("timeout", int(DEFAULT_TIMEOUT_S)), 30))),
+        max(1, min(options.get("attempts", DEFAULT_ATTEMPTS), 5)),
+    )
+
+
+def first_address(answer: bytes, number: int) -> str | None:
+    """The first A record of an encoded answer to question `number`; None when the name has none. Raises OSError for a broken one."""
+    import dnslib
+
+    try:
+        reply = dnslib.DNSRecord.parse(answer)
+    except (dnslib.DNSError, ValueError) as error:
+        raise OSError(f"broken DNS answer: {error}") from None
+    if reply.header.id != number:
+        raise OSError("a DNS answer to another question")
+    if reply.header.rcode not in (_NO_ERROR, dnslib.RCODE.NXDOMAIN):
+        raise OSError(f"DNS answer {dnslib.RCODE[reply.header.rcode]}")
+    return next((str(record.rdata) for record in reply.rr if record.rtype == dnslib.QTYPE.A), None)

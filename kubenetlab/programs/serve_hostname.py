@@ -1,0 +1,29 @@
+"""agnhost serve-hostname: answers every request, HTTP, TCP or UDP, with its hostname.
+
+Source: kubernetes test/images/agnhost/serve-hostname (port 9376; --http, --tcp and --udp choose what is served).
+"""
+
+from kubenetlab.hoststate.programs import Listener
+from kubenetlab.programs import Setup
+from kubenetlab.programs.arguments import misused, options, port_number
+from kubenetlab.programs.http import Me, Peer, Request, Response, text
+
+
+def configure_arguments(words: tuple[str, ...]) -> Setup:
+    given = options(words)
+    try:
+        port = port_number(given.get("port", "9376"))
+    except ValueError as error:
+        return misused(str(error))
+    chosen = [Listener(protocol, port) for flag, protocol in (("tcp", "TCP"), ("udp", "UDP")) if given.get(flag) == "true"]
+    if given.get("http", "true") == "true" and Listener("TCP", port) not in chosen:
+        chosen.insert(0, Listener("TCP", port))
+    return Setup("serve_hostname", {}, tuple(chosen))
+
+
+async def http(request: Request, me: Me) -> Response:
+    return text(me.hostname)
+
+
+def datagram(data: bytes, peer: Peer, me: Me) -> bytes | None:
+    return me.hostname.encode()

@@ -1,0 +1,328 @@
+"""What containers run: which program, on which ports, with which answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import dnslib
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubenetlab import programs
+from kubenetlab.api.core import Namespace, Service
+from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.pods import Container
+from kubenetlab.hoststate.programs import Listener
+from kubenetlab.programs.arguments import arguments, duration_s, options
+from kubenetlab.programs.http import Me, Request, Response
+from kubenetlab.programs.resolver import first_address, parse
+from kubenetlab.programs.zone import Zone, answer
+from tests.clusters import ONE_NODE, deployment, running, service, store
+
+AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.47"
+
+
+def container(**fields: Any) -> Container:
+    return msgspec.convert({"name": "c", "image": AGNHOST, **fields}, Container)
+
+
+class FakeNetwork:
+    """Answers like one server at 10.0.0.9, known as `web`; everything else is refused."""
+
+    async def resolve(self, name: str) -> str:
+        if name in ("web", "10.0.0.9", "10.0.0.8"):
+            return "10.0.0.9" if name == "web" else name
+        raise OSError(f"lookup {name}: no such host")
+
+    async def get(self, address: str, port: int, target: str, timeout_s: float) -> Response:
+        if address != "10.0.0.9":
+            raise OSError(111, f"dial tcp {address}:{port}: connect: connection refused")
+        return Response(200, f"GET {target}".encode())
+
+    async def exchange(self, address: str, port: int, data: bytes, timeout_s: float) -> bytes:
+        return b"re: " + data
+
+    async def connect(self, address: str, port: int, timeout_s: float) -> None:
+        if address != "10.0.0.9":
+            raise OSError(111, "refused")
+
+
+class Someone:
+    """A program's own self, with what it logged and how it ended."""
+
+    def __init__(self, **options_: Any) -> None:
+        self.lines: list[str] = []
+        self.exits: list[tuple[int, float]] = []
+        self.me = Me(
+            "default",
+            "web-0",
+            "web-0",
+            "10.244.1.2",
+            "worker",
+            "c",
+            options_,
+            FakeNetwork(),
+            self.lines.append,
+            self._exit,
+            lambda: "12:00",
+        )
+
+    def _exit(self, status: int, after_s: float) -> None:
+        self.exits.append((status, after_s))
+
+    def get(self, program: str, target: str, port: int = 8080) -> Response:
+        request = Request("GET", target, ("10.244.2.7", 40000), port=port)
+        answered: Response = asyncio.run(programs.load(program).http(request, self.me))
+        return answered
+
+    def send(self, program: str, data: bytes) -> bytes | None:
+        answered: bytes | None = programs.load(program).datagram(data, ("10.244.2.7", 40000), self.me)
+        return answered
+
+
+@pytest.mark.parametrize(
+    ("fields", "program", "ports"),
+    [
+        ({"args": ["netexec"]}, "netexec", "8080/tcp 8081/udp"),
+        ({"args": ["netexec", "--http-port=80", "--udp-port", "-1"]}, "netexec", "80/tcp"),
+        ({"command": ["/agnhost", "netexec", "--http-port", "90"], "args": []}, "netexec", "90/tcp 8081/udp"),
+        ({"args": ["netexec", "--http-port=$(PORT)"], "env": [{"name": "PORT", "value": "81"}]}, "netexec", "81/tcp 8081/udp"),
+        ({"args": ["netexec", "--http-port=http"]}, "misused", ""),
+        ({"args": ["serve-hostname", "--port=9000", "--udp"]}, "serve_hostname", "9000/tcp 9000/udp"),
+        ({"args": ["serve-hostname", "--http=false", "--tcp"]}, "serve_hostname", "9376/tcp"),
+        ({"args": ["porter"], "env": [{"name": "SERVE_PORT_80", "value": "eighty"}, {"name": "SERVE_PORT_99999", "value": "x"}]}, "porter", "80/tcp"),
+        ({"args": ["connect", "--timeout=3s", "web:80"]}, "connect", ""),
+        ({"args": ["connect", "web"]}, "misused", ""),
+        ({}, "idle", ""),
+        ({"args": ["pause"]}, "idle", ""),
+        ({"image": "hashicorp/http-echo:1.0", "args": ["-text=hi", "-listen=:8000"]}, "http_echo", "8000/tcp"),
+        ({"image": "hashicorp/http-echo", "args": ["-text", "hi"]}, "http_echo", "5678/tcp"),
+        ({"image": "nginx:1.27@sha256:abc"}, "web", "80/tcp"),
+        ({"image": "localhost:5000/library/httpd:2", "ports": [{"containerPort": 8080}]}, "web", "80/tcp 8080/tcp"),
+        ({"image": "busybox"}, "idle", ""),
+        ({"image": "busybox", "ports": [{"containerPort": 8000}]}, "default", "8000/tcp"),
+        ({"image": "example.com/shop/cart:v3", "ports": [{"containerPort": 7070}, {"containerPort": 53, "protocol": "UDP"}]}, "default", "7070/tcp 53/udp"),
+        ({"image": "registry.k8s.io/coredns/coredns:v1.12.0"}, "coredns", "53/udp 53/tcp 8080/tcp 8181/tcp 9153/tcp"),
+    ],
+)  # fmt: skip
+def test_a_program_is_picked_by_image_and_arguments(fields: dict[str, Any], program: str, ports: str) -> None:
+    """And listens where its arguments, its variables or its manifest say."""
+    chosen = programs.setup(container(**fields))
+    assert (chosen.program, " ".join(str(listener) for listener in chosen.listeners)) == (program, ports)
+    assert hasattr(programs.load(chosen.program), "__doc__")
+
+
+def test_services_say_where_an_undeclared_server_listens() -> None:
+    """Only stand-ins listen there: what people keep a shell in does not."""
+    wanted = (Listener("TCP", 7000),)
+    assert programs.setup(container(image="x"), wanted).listeners == wanted
+    assert programs.setup(container(image="busybox"), wanted).listeners == ()
+    assert programs.setup(container(image="nginx"), wanted).listeners == (Listener("TCP", 80), Listener("TCP", 7000))
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "body"),
+    [
+        ("/hostname", 200, "web-0"),
+        ("/hostName", 200, "web-0"),
+        ("/clientip", 200, "10.244.2.7:40000"),
+        ("/echo?msg=hi%20there", 200, "hi there"),
+        ("/echo?msg=x&code=418", 418, "x"),
+        ("/healthz", 200, ""),
+        ("/", 200, "NOW: 12:00"),
+        ("/nothing", 404, "404 page not found\n"),
+        ("/shell?cmd=ls", 404, "404 page not found\n"),
+        ("/dial?host=web&port=80&request=hostname", 200, '{"responses":["GET /hostname"]}'),
+        ("/dial?host=web&port=80&request=a&tries=2", 200, '{"responses":["GET /a","GET /a"]}'),
+        ("/dial?host=web&port=80&request=a&protocol=udp", 200, '{"responses":["re: a"]}'),
+        ("/dial?host=10.0.0.8&port=80&request=a", 200, '{"errors":["dial tcp 10.0.0.8:80: connect: connection refused"]}'),
+        ("/dial?host=nowhere&port=80&request=a", 400, "host and/or port param are invalid. lookup nowhere: no such host\n"),
+        ("/dial?host=web&port=0&request=a", 400, "host and/or port param are invalid. address 0: invalid port\n"),
+        ("/dial?host=web&port=80", 400, "request parameter not specified. <nil>\n"),
+        ("/dial?host=web&port=80&request=a&tries=many", 400, 'tries parameter is invalid. strconv.Atoi: parsing "many": invalid syntax\n'),
+        ("/dial?host=web&port=80&request=a&protocol=ipx", 400, "unsupported protocol. ipx\n"),
+    ],
+)
+def test_netexec_answers_as_agnhost_does(target: str, status: int, body: str) -> None:
+    """Paths, statuses and texts; there is no /shell."""
+    found = Someone().get("netexec", target)
+    assert (found.status, found.body.decode()) == (status, body)
+
+
+@pytest.mark.parametrize(
+    ("data", "reply"),
+    [
+        (b"hostname", b"web-0"),
+        (b"clientip\n", b"10.244.2.7:40000"),
+        (b"echo a b", b"a b"),
+        (b"", None),
+        (b"what", b"unknown command: what"),
+    ],
+)
+def test_netexec_answers_datagrams(data: bytes, reply: bytes | None) -> None:
+    """The three commands of agnhost."""
+    assert Someone().send("netexec", data) == reply
+
+
+@pytest.mark.parametrize(
+    ("target", "exits"),
+    [
+        ("/exit", [(0, 0.0)]),
+        ("/exit?code=3&wait=1m30s", [(3, 90.0)]),
+        ("/exit?code=300", []),
+        ("/exit?wait=soon", []),
+        ("/shutdown", [(0, 0.0)]),
+    ],
+)
+def test_netexec_exits_when_told(target: str, exits: list[tuple[int, float]]) -> None:
+    """With a status from 0 to 127, after a Go duration."""
+    someone = Someone()
+    someone.get("netexec", target)
+    assert someone.exits == exits
+
+
+def test_the_default_server_says_who_it_is_and_whom_it_sees() -> None:
+    """200 on any path; the names of netexec's paths work too."""
+    found = Someone().get("default", "/_healthz")
+    assert (found.status, found.body) == (200, b"default/web-0 (10.244.1.2 on worker) sees 10.244.2.7:40000\n")
+    assert Someone().get("default", "/hostname").body == b"web-0"
+    assert Someone().send("default", b"hostname") == b"web-0"
+
+
+def test_other_programs_answer() -> None:
+    """http-echo, porter, serve-hostname, nginx."""
+    assert Someone(text="hi").get("http_echo", "/any").body == b"hi\n"
+    assert Someone(bodies={"80": "eighty", "81": "x"}).get("porter", "/", port=80).body == b"eighty"
+    assert Someone().get("serve_hostname", "/x").body == b"web-0"
+    assert b"Welcome to nginx!" in Someone(server="nginx").get("web", "/").body
+    assert Someone(server="nginx").get("web", "/missing").status == 404
+
+
+@pytest.mark.parametrize(("host", "status", "said"), [("web", 0, ""), ("10.0.0.8", 1, "REFUSED"), ("nowhere", 1, "DNS")])
+def test_connect_ends_with_what_it_found(host: str, status: int, said: str) -> None:
+    """0, or 1 with TIMEOUT, REFUSED, DNS or OTHER in its log."""
+    someone = Someone(host=host, port=80, protocol="tcp", timeout_s=1.0)
+    assert asyncio.run(programs.load("connect").main(someone.me)) == status
+    assert all(line.startswith(said) for line in someone.lines)
+    assert bool(someone.lines) == bool(status)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("", 0.0), ("0", 0.0), ("5s", 5.0), ("1m30s", 90.0), ("500ms", 0.5), ("1.5h", 5400.0), ("5", None), ("s", None), ("1..2s", None)],
+)
+def test_reads_go_durations(written: str, value: float | None) -> None:
+    """Nonsense is None."""
+    assert duration_s(written) == value
+
+
+@given(st.lists(st.text(max_size=10), max_size=6))
+def test_flags_of_any_kind_do_not_crash(words: list[str]) -> None:
+    """Whatever people write behind a program's name."""
+    options(words)
+    programs.setup(container(args=["netexec", *words]))
+    programs.setup(container(args=["connect", *words]))
+    arguments(container(args=words))
+
+
+# --- names ---
+
+HOSTS = "# a comment\n127.0.0.1\tlocalhost\n10.244.1.2\tweb-0.web.default.svc.cluster.local web-0\n"
+RESOLV = "search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5 timeout:1\n"
+
+
+def test_the_resolver_tries_names_in_libcs_order() -> None:
+    """Fewer dots than ndots: the search list first; a dot at the end: as it is."""
+    resolver = parse(HOSTS, RESOLV)
+    assert (resolver.nameservers, resolver.ndots, resolver.timeout_s, resolver.attempts) == (("10.96.0.10",), 5, 1.0, 2)
+    assert list(resolver.candidates("web")) == ["web.default.svc.cluster.local.", "web.svc.cluster.local.", "web.cluster.local.", "web."]
+    assert next(iter(resolver.candidates("a.b.c.d.e.f"))) == "a.b.c.d.e.f."
+    assert list(resolver.candidates("web.")) == ["web."]
+    assert (resolver.from_hosts("web-0"), resolver.from_hosts("localhost"), resolver.from_hosts("x")) == ("10.244.1.2", "127.0.0.1", None)
+
+
+def zone() -> Zone:
+    text = (
+        deployment(replicas=2, hostname="a")
+        + service(clusterIP="10.96.7.7").replace("{port: 80", "{name: http, port: 80")
+        + service("headless", clusterIP="None").replace("app: headless", "app: web").replace("{port: 80", "{name: http, port: 80")
+    )
+    cluster = running(
+        store(
+            ONE_NODE
+            + text
+            + "apiVersion: v1\nkind: Service\nmetadata: {name: alias}\nspec: {type: ExternalName, externalName: web.default.svc.cluster.local}\n---\n"
+        )
+    )
+    return Zone(
+        "cluster.local", cluster.all(Namespace), cluster.all(Service), cluster.all(EndpointSlice), {"api.example.com": "198.51.100.20"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "type_", "rcode", "answers"),
+    [
+        ("web.default.svc.cluster.local", "A", "NOERROR", ["10.96.7.7"]),
+        ("WEB.Default.svc.cluster.LOCAL", "A", "NOERROR", ["10.96.7.7"]),
+        ("web.default.svc.cluster.local", "AAAA", "NOERROR", []),
+        ("headless.default.svc.cluster.local", "A", "NOERROR", ["10.244.0.4", "10.244.0.5"]),
+        ("10-244-0-4.headless.default.svc.cluster.local", "A", "NOERROR", ["10.244.0.4"]),
+        ("_http._tcp.web.default.svc.cluster.local", "SRV", "NOERROR", ["0 100 80 web.default.svc.cluster.local."]),
+        ("_http._tcp.headless.default.svc.cluster.local", "SRV", "NOERROR", ["0 100 8080 10-244-0-4.headless.default.svc.cluster.local.", "0 100 8080 10-244-0-5.headless.default.svc.cluster.local."]),
+        ("_http._udp.web.default.svc.cluster.local", "SRV", "NXDOMAIN", []),
+        ("7.7.96.10.in-addr.arpa", "PTR", "NOERROR", ["web.default.svc.cluster.local."]),
+        ("4.0.244.10.in-addr.arpa", "PTR", "NOERROR", ["10-244-0-4.headless.default.svc.cluster.local."]),
+        ("alias.default.svc.cluster.local", "A", "NOERROR", ["web.default.svc.cluster.local.", "10.96.7.7"]),
+        ("dns-version.cluster.local", "TXT", "NOERROR", ['"1.1.0"']),
+        ("10-9-8-7.default.pod.cluster.local", "A", "NOERROR", ["10.9.8.7"]),
+        ("10-9-8-7.nowhere.pod.cluster.local", "A", "NXDOMAIN", []),
+        ("default.svc.cluster.local", "A", "NOERROR", []),
+        ("svc.cluster.local", "A", "NOERROR", []),
+        ("_tcp.web.default.svc.cluster.local", "A", "NOERROR", []),
+        ("nosuch.default.svc.cluster.local", "A", "NXDOMAIN", []),
+        ("web.nowhere.svc.cluster.local", "A", "NXDOMAIN", []),
+        ("api.example.com", "A", "NOERROR", ["198.51.100.20"]),
+        ("nowhere.example.com", "A", "NXDOMAIN", []),
+    ],
+)  # fmt: skip
+def test_the_zone_follows_the_schema(name: str, type_: str, rcode: str, answers: list[str]) -> None:
+    """kubernetes/dns schema 1.1.0: answers, empty answers with SOA, names that do not exist."""
+    packed = answer(zone(), bytes(dnslib.DNSRecord.question(name, type_).pack()))
+    assert packed is not None
+    reply = dnslib.DNSRecord.parse(packed)
+    assert dnslib.RCODE[reply.header.rcode] == rcode
+    assert sorted(str(record.rdata) for record in reply.rr) == sorted(answers)
+    if not answers and name.lower().endswith("cluster.local"):
+        assert [dnslib.QTYPE[record.rtype] for record in reply.auth] == ["SOA"]
+
+
+def test_what_is_too_long_for_a_datagram_is_truncated() -> None:
+    """Over UDP with the truncation bit; over TCP, or with a large enough EDNS0 size, whole."""
+    big = Zone("cluster.local", [], [], [], {})
+    for number in range(100):
+        big.records.setdefault("many.cluster.local", {}).setdefault("A", []).append(f"10.0.0.{number}")
+    question = dnslib.DNSRecord.question("many.cluster.local")
+    plain = bytes(question.pack())
+    question.add_ar(dnslib.EDNS0(udp_len=4096))
+    packets = [answer(big, plain), answer(big, plain, is_udp=False), answer(big, bytes(question.pack()))]
+    replies = [dnslib.DNSRecord.parse(packet) for packet in packets]
+    assert [(bool(reply.header.tc), len(reply.rr)) for reply in replies] == [(True, 0), (False, 100), (False, 100)]
+
+
+@given(st.binary(max_size=80))
+def test_broken_questions_get_no_crash(data: bytes) -> None:
+    """Anybody may send anything to port 53."""
+    answer(Zone("cluster.local", [], [], [], {}), data)
+    try:
+        first_address(data, 1)
+    except OSError:
+        pass
+
+
+def test_json_of_dial_is_json() -> None:
+    """Programs read it."""
+    assert json.loads(Someone().get("netexec", "/dial?host=web&port=80&request=a").body) == {"responses": ["GET /a"]}
