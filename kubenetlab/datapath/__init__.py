@@ -1,0 +1,184 @@
+"""What each component wants in the kernel: the store becomes kernel objects.
+
+    fabric    switch, router, internet; each node as a machine with eth0
+    cni       the node's bridge and routes; each pod's link, address and routes
+    egress    masquerade to the outside
+    proxy     Services
+    programs  what runs in the containers
+
+Everything a node has comes from its NodeView. What was computed for equal inputs is handed back as the very same value, so that
+an unchanged namespace need not be looked at again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from kubenetlab import names
+from kubenetlab.api.config import ExternalHost
+from kubenetlab.api.core import Service
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.addresses import dns_address
+from kubenetlab.datapath import containers, egress, fabric, modes, pods
+from kubenetlab.datapath.modes import CNI, ServiceProxy
+from kubenetlab.datapath.probes import ProbeSpec, probes
+from kubenetlab.datapath.view import NodeView, PodView, ServiceView, node_views, service_views, without_pods
+from kubenetlab.errors import BugError
+from kubenetlab.hoststate.object import Key, Object, Origin
+from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.state import Contents, HostState, contents_of
+
+T = TypeVar("T")
+
+Wanted = tuple[tuple[Object, ...], Origin]
+"""Objects that one layer wants for one subject."""
+
+
+class Memo:
+    """What was computed from which inputs: equal inputs get the very same value back. `calls` counts what had to be computed."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, tuple[Any, Any]] = {}
+        self.calls = 0
+
+    def __call__(self, key: Any, function: Callable[..., T], *inputs: Any) -> T:
+        """`function(*inputs)`, or what it gave for `key` when the inputs were equal the last time."""
+        known = self._known.get(key)
+        if known is not None and known[0] == inputs:
+            value: T = known[1]
+            return value
+        self.calls += 1
+        value = function(*inputs)
+        self._known[key] = (inputs, value)
+        return value
+
+    def forget(self, gone: Callable[[Any], bool]) -> None:
+        """Drops what was kept for keys that will not come again."""
+        self._known = {key: value for key, value in self._known.items() if not gone(key)}
+
+
+def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> HostState:
+    """Every kernel object that the lab should have, namespace by namespace: fabric, nodes, pods.
+
+    Raises BugError when two layers want the same object differently.
+    """
+    memo = memo or Memo()
+    networking = cluster.config.networking
+    cni: CNI = modes.load("cni", *networking.cni_mode)
+    proxy: ServiceProxy = modes.load("proxy", *networking.proxy_mode)
+    nodes = _node_views(cluster, decisions)
+    service_list, services = cluster.all(Service), service_views(cluster)
+    wanted: dict[str, list[Wanted]] = {}
+
+    def want(layer: Iterable[Wanted]) -> None:
+        for objects, origin in layer:
+            wanted.setdefault(objects[0].netns, []).append((objects, origin))
+
+    want(memo("fabric", _fabric, cluster.config.external, tuple(node.address for node in nodes if node.neighbors == "permanent")))
+    for node in nodes:
+        want(memo(("node", node.name), _node, node, cni))
+        want(memo(("proxy", node.name), _proxy, without_pods(node), services, proxy, cni))
+        for view, pod in _pods_of(cluster, node):
+            ports = _target_ports(memo, pod, view, service_list)
+            want(memo(("pod", view.netns), _pod, node, view, cni))
+            want(memo(("programs", view.netns), _programs, view, pod, ports))
+    merged = {netns: memo(("contents", netns), _merge, netns, tuple(layers)) for netns, layers in wanted.items()}
+    origins = {key: origin for _, found in merged.values() for key, origin in found.items()}
+    return HostState({netns: contents for netns, (contents, _) in merged.items()}, origins)
+
+
+def plan_probes(cluster: Cluster, decisions: Decisions, memo: Memo) -> dict[str, tuple[ProbeSpec, ...]]:
+    """What the kubelets ask, by sandbox."""
+    services = cluster.all(Service)
+    wanted: dict[str, tuple[ProbeSpec, ...]] = {}
+    for node in _node_views(cluster, decisions):
+        for view, pod in _pods_of(cluster, node):
+            ports = _target_ports(memo, pod, view, services)
+            wanted[view.netns] = memo(("probes", view.netns), _probes, without_pods(node), view, pod, ports)
+    return {netns: specs for netns, specs in wanted.items() if specs}
+
+
+def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
+    return node_views(cluster, decisions, dns_address(cluster.config.networking.service_networks[0]))
+
+
+def _target_ports(memo: Memo, pod: Pod, view: PodView, services: Sequence[Service]) -> tuple[Listener, ...]:
+    return memo(("ports", view.netns), containers.numeric_target_ports, pod.namespace, pod.labels, pod.spec, services)
+
+
+def _fabric(external: tuple[ExternalHost, ...], neighbors: tuple[str, ...]) -> tuple[Wanted, ...]:
+    layers = [
+        (tuple(fabric.switch(names.FABRIC_SWITCH, "0a:58:00:00:00:01")), Origin("fabric", "the wire between the nodes")),
+        (tuple(fabric.switch(names.INTERNET_SWITCH, "0a:58:00:00:00:02")), Origin("fabric", "the internet")),
+        *_by_namespace(fabric.router(neighbors), Origin("fabric", "the router")),
+    ]
+    for host in external:
+        layers += _by_namespace(fabric.external(host), Origin("fabric", f"external host {host.name}"))
+    return tuple(layers)
+
+
+def _node(node: NodeView, cni: CNI) -> tuple[Wanted, ...]:
+    layers = [*_by_namespace(fabric.node(node), Origin("fabric", f"Node {node.name}"))]
+    layers += _by_namespace(cni.node(node), Origin(_mode_name("cni", cni), f"Node {node.name}"))
+    for pod in node.pods:
+        ends = (obj for obj in cni.pod(node, pod) if obj.netns == node.netns)
+        layers += _by_namespace(ends, Origin(_mode_name("cni", cni), f"Pod {pod.full_name}"))
+    if cni.network(node).has_network:
+        layers += _by_namespace(egress.rules(node), Origin("ip-masq-agent", f"Node {node.name}"))
+    return tuple(layers)
+
+
+def _pod(node: NodeView, pod: PodView, cni: CNI) -> tuple[Wanted, ...]:
+    here = (obj for obj in cni.pod(node, pod) if obj.netns == pod.netns)
+    return (
+        *_by_namespace(pods.sandbox(node, pod), Origin("kubelet", f"Pod {pod.full_name}")),
+        *_by_namespace(here, Origin(_mode_name("cni", cni), f"Pod {pod.full_name}")),
+    )
+
+
+def _proxy(node: NodeView, services: tuple[ServiceView, ...], proxy: ServiceProxy, cni: CNI) -> tuple[Wanted, ...]:
+    rules = proxy.rules(node, services, cni.network(node))
+    return tuple(_by_namespace(rules, Origin(_mode_name("kube-proxy", proxy), f"Node {node.name}")))
+
+
+def _programs(view: PodView, pod: Pod, ports: tuple[Listener, ...]) -> tuple[Wanted, ...]:
+    return tuple(_by_namespace(containers.programs(view.netns, pod, ports), Origin("kubelet", f"Pod {view.full_name}")))
+
+
+def _probes(node: NodeView, view: PodView, pod: Pod, ports: tuple[Listener, ...]) -> tuple[ProbeSpec, ...]:
+    return tuple(probes(node, view, pod, ports))
+
+
+def _pods_of(cluster: Cluster, node: NodeView) -> Iterator[tuple[PodView, Pod]]:
+    for view in node.pods:
+        pod = cluster.get(Pod, view.namespace, view.name)
+        if pod is not None:
+            yield view, pod
+
+
+def _by_namespace(objects: Iterable[Object], origin: Origin) -> Iterator[Wanted]:
+    groups: dict[str, list[Object]] = {}
+    for obj in objects:
+        groups.setdefault(obj.netns, []).append(obj)
+    for group in groups.values():
+        yield tuple(group), origin
+
+
+def _merge(netns: str, layers: tuple[Wanted, ...]) -> tuple[Contents, dict[tuple[str, Key], Origin]]:
+    origins: dict[tuple[str, Key], Origin] = {}
+    found: dict[Key, Object] = {}
+    for objects, origin in layers:
+        for obj in objects:
+            other = found.get(obj.key)
+            if other is not None and other != obj:
+                raise BugError(f"{netns}: {origins[netns, obj.key]} wants “{other}”, {origin} wants “{obj}”")
+            found[obj.key] = obj
+            origins[netns, obj.key] = origin
+    return contents_of(found.values()), origins
+
+
+def _mode_name(component: str, mode: Any) -> str:
+    return f"{component} {type(mode).__module__.rpartition('.')[2].replace('_', '-')}"

@@ -1,0 +1,40 @@
+"""What runs in a pod: for each container that should be running, its program and the ports it listens on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from kubenetlab.api.core import Service
+from kubenetlab.api.meta import Labels, matches_labels
+from kubenetlab.api.pods import ContainerStatus, Pod, PodSpec
+from kubenetlab.controllers.kubelet import should_run
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.programs import Listener, ProgramRun
+from kubenetlab.programs import setup
+
+
+def programs(netns: str, pod: Pod, target_ports: tuple[Listener, ...]) -> Iterator[Object]:
+    """`target_ports` are those of `numeric_target_ports`; the pod's first container serves them."""
+    statuses = {status.name: status for status in pod.status.container_statuses}
+    for index, container in enumerate(pod.spec.long_running_containers):
+        status = statuses.get(container.name, ContainerStatus(container.name))
+        if pod.status.container_statuses and not should_run(status):
+            continue
+        what = setup(container, target_ports if index == 0 else ())
+        yield ProgramRun(netns, container.name, status.restart_count, what.program, what.options, what.listeners)
+
+
+def numeric_target_ports(namespace: str, labels: Labels, spec: PodSpec, services: Iterable[Service]) -> tuple[Listener, ...]:
+    """The numeric target ports of the Services that select a pod, as far as no container of it declares them.
+
+    A manifest need not declare its ports: what the Services expect is the best guess at where a stand-in should listen.
+    """
+    declared = {(port.protocol, port.container_port) for container in spec.long_running_containers for port in container.ports}
+    wanted = (
+        Listener(port.protocol, port.target_port)
+        for service in services
+        if service.namespace == namespace and service.spec.selector and matches_labels(service.spec.selector, labels)
+        for port in service.spec.ports
+        if isinstance(port.target_port, int) and (port.protocol, port.target_port) not in declared
+    )
+    return tuple(dict.fromkeys(wanted))

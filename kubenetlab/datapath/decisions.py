@@ -1,0 +1,70 @@
+"""What `up` chooses for the machine and keeps: how pods are laid out, and how they find one another's MACs.
+
+The kernel's dynamic neighbours (1,024 in the default setting) are shared by everything on the machine, so only small labs use ARP.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import structs
+
+from kubenetlab.api.core import Node
+from kubenetlab.api.lab import Attachment, Decisions
+from kubenetlab.api.store import Cluster
+
+MAX_ONLINK_PODS = 250
+"""Per node: above that, the n² permanent neighbours of pods on one subnet cost more than a route."""
+MAX_DYNAMIC_NEIGHBORS = 256
+"""A lab's share of the kernel's table: three such labs fit beside the machine's own."""
+
+
+def decide(cluster: Cluster, options: dict[str, Any], *, has_br_netfilter: bool) -> Decisions:
+    """The choices for this store: those made before, else by the machine and the number of pods.
+
+    The layout stays what it was; neighbours may still turn permanent when a lab grows, never back.
+    `options` are those of the CNI mode; `auto` or nothing leaves the choice to the rule.
+    """
+    before = cluster.get(Decisions, "", "decisions")
+    counts = _pods_per_node(cluster)
+    wanted = options.get("neighbors", "auto")
+    neighbors, why_neighbors = _neighbors(counts, len(cluster.all(Node)))
+    if wanted != "auto":
+        neighbors, why_neighbors = wanted, "as asked for"
+    if before is not None and before.is_final:
+        if before.neighbors == neighbors or before.neighbors == "permanent":
+            return before
+        return structs.replace(before, neighbors=neighbors, reasons=(before.reasons[0], f"{neighbors} neighbours: {why_neighbors}"))
+    layout, why_layout = _layout(counts, has_br_netfilter)
+    if options.get("layout", "auto") != "auto":
+        layout, why_layout = options["layout"], "as asked for"
+    shape = "pods on their node's subnet, switched by cbr0" if layout == "onlink" else "each pod a /32, routed by its node"
+    return Decisions(
+        pod_layout=layout,
+        neighbors=neighbors,
+        is_final=any(counts),
+        reasons=(f"{shape}: {why_layout}", f"{neighbors} neighbours: {why_neighbors}"),
+    )
+
+
+def _pods_per_node(cluster: Cluster) -> list[int]:
+    counts = {node.name: 0 for node in cluster.all(Node)}
+    for attachment in cluster.all(Attachment):
+        if attachment.node in counts:
+            counts[attachment.node] += 1
+    return list(counts.values())
+
+
+def _layout(counts: list[int], has_br_netfilter: bool) -> tuple[Any, str]:
+    if not has_br_netfilter:
+        return "routed", "this kernel has no br_netfilter, which Services need where pods share a bridge"
+    if max(counts, default=0) > MAX_ONLINK_PODS:
+        return "routed", f"a node has {max(counts)} pods, more than {MAX_ONLINK_PODS}"
+    return "onlink", "the kernel has br_netfilter"
+
+
+def _neighbors(counts: list[int], nodes: int) -> tuple[Any, str]:
+    pairs = sum(count * (count - 1) for count in counts) + 2 * sum(counts) + nodes**2
+    if pairs > MAX_DYNAMIC_NEIGHBORS:
+        return "permanent", f"all pairs would be {pairs} entries of the kernel's shared table, more than {MAX_DYNAMIC_NEIGHBORS}"
+    return "dynamic", f"all pairs are at most {pairs} entries, ARP can be watched"

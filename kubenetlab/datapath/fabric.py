@@ -1,0 +1,80 @@
+"""The wire: the switch between the nodes, the router, the internet with its hosts, and each node's way onto it.
+
+    node eth0 ─┐
+    node eth0 ─┼ br0 (fabric/switch) ── eth0 (fabric/router) eth1 ── br0 (fabric/internet) ── eth0 ext/client
+    node eth0 ─┘
+
+The router knows the nodes' and the internet's networks, and no pod: from outside, a pod's address leads nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_network
+
+from kubenetlab import names
+from kubenetlab.api.config import INTERNET_SUBNET, NODE_SUBNET, ExternalHost
+from kubenetlab.datapath.sandboxes import loopback_and_sysctls, router_sysctls
+from kubenetlab.datapath.view import NodeView, router_address
+from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.link import Bridge, Port, Veth
+from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.programs import Listener, ProgramRun
+from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.sandbox import Sandbox
+
+DEFAULT_ROUTE = "0.0.0.0/0"
+_NODES = ip_network(NODE_SUBNET)
+_INTERNET = ip_network(INTERNET_SUBNET)
+INTERNET_GATEWAY = str(_INTERNET[1])
+
+
+def switch(netns: str, mac: str) -> Iterator[Object]:
+    """A namespace that is nothing but a switch."""
+    yield Sandbox(netns, hostname=netns.rpartition("/")[2])
+    yield from loopback_and_sysctls(netns)
+    yield Bridge(netns, names.SWITCH_BRIDGE, mac)
+
+
+def router(neighbors: Sequence[str]) -> Iterator[Object]:
+    """`neighbors` are the nodes' addresses where they are written down instead of asked for."""
+    here = names.ROUTER
+    yield Sandbox(here, hostname="router")
+    yield from loopback_and_sysctls(here, forwards=True)
+    yield from router_sysctls(here)
+    yield from _uplink(here, names.ROUTER_FABRIC_LINK, router_address(), _NODES.prefixlen, names.FABRIC_SWITCH, "router")
+    yield from _uplink(here, names.ROUTER_INTERNET_LINK, INTERNET_GATEWAY, _INTERNET.prefixlen, names.INTERNET_SWITCH, "router")
+    for address in neighbors:
+        yield Neighbor(here, names.ROUTER_FABRIC_LINK, address, names.mac_of(address))
+
+
+def external(host: ExternalHost) -> Iterator[Object]:
+    """A host in the internet; with ports it is a server."""
+    here = names.external_netns(host.name)
+    yield Sandbox(here, hostname=host.name)
+    yield from loopback_and_sysctls(here)
+    yield from _uplink(here, names.HOST_LINK, host.address, _INTERNET.prefixlen, names.INTERNET_SWITCH, host.name)
+    yield Route(here, DEFAULT_ROUTE, names.HOST_LINK, via=INTERNET_GATEWAY)
+    if host.ports:
+        yield ProgramRun(here, host.name, 0, "default", {}, tuple(Listener("TCP", port) for port in host.ports))
+
+
+def node(view: NodeView) -> Iterator[Object]:
+    """A node as it is before anything of Kubernetes runs on it: a machine with an address."""
+    yield Sandbox(view.netns, hostname=view.name)
+    yield from loopback_and_sysctls(view.netns, forwards=True)
+    yield from router_sysctls(view.netns)
+    yield from _uplink(view.netns, names.NODE_UPLINK, view.address, _NODES.prefixlen, names.FABRIC_SWITCH, view.name)
+    yield Route(view.netns, DEFAULT_ROUTE, names.NODE_UPLINK, via=router_address())
+    if view.neighbors == "permanent":
+        for address in (router_address(), *(peer.address for peer in view.peers)):
+            yield Neighbor(view.netns, names.NODE_UPLINK, address, names.mac_of(address))
+
+
+def _uplink(netns: str, link: str, address: str, prefix_length: int, switch_netns: str, whose: str) -> Iterator[Object]:
+    """A link from a machine to a switch: both ends, and the machine's address."""
+    port = names.port_name(whose)
+    yield Veth(netns, link, names.mac_of(address), switch_netns, port, names.port_mac_of(address), names.SWITCH_BRIDGE)
+    yield Port(switch_netns, port, names.SWITCH_BRIDGE, f"to {whose}")
+    yield Address(netns, link, f"{address}/{prefix_length}")

@@ -1,0 +1,120 @@
+"""A mode is a file: `kube-router` of the CNI modes is `datapath/cni/kube_router.py`, found by its name.
+
+Each holds one frozen `Mode`: its fields are the options, its docstring is the manual page, `needs` is what `doctor` checks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.decode import Finding, decode, format_path
+from kubenetlab.api.meta import Resource, kubernetes_name
+from kubenetlab.datapath.view import NodeView, PodView, ServiceView
+from kubenetlab.errors import ManifestError, Problem, did_you_mean
+from kubenetlab.hoststate.object import Object
+
+Family = Literal["cni", "proxy"]
+
+
+class Needs(Struct, frozen=True):
+    """What a mode asks of the machine."""
+
+    programs: tuple[str, ...] = ()
+    """Programs in the path, such as `nft`."""
+    features: tuple[str, ...] = ()
+    """Kernel features, by the names that `doctor` uses."""
+
+
+class PodNetwork(Struct, frozen=True):
+    """What a CNI mode tells the other layers."""
+
+    mtu: int
+    cluster_cidr: str
+    """Where pods' addresses come from; what kube-proxy counts as a pod."""
+    has_network: bool = True
+
+
+class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fields=True):
+    """The base of all modes: the fields are options in the Cluster document and on the command line."""
+
+    needs: ClassVar[Needs] = Needs()
+
+
+class CNI(Protocol):
+    """What a CNI mode is asked."""
+
+    needs: ClassVar[Needs]
+
+    def network(self, node: NodeView) -> PodNetwork: ...
+
+    def node(self, node: NodeView) -> Iterator[Object]:
+        """What the plugin's daemon puts on the node: bridge, routes to the other nodes' pods."""
+
+    def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
+        """What CNI ADD does: the pod's link, address and routes, and the node's end of it."""
+
+
+class ServiceProxy(Protocol):
+    """What a kube-proxy mode is asked."""
+
+    needs: ClassVar[Needs]
+
+    def rules(self, node: NodeView, services: Sequence[ServiceView], network: PodNetwork) -> Iterator[Object]: ...
+
+
+def known(family: Family) -> tuple[str, ...]:
+    """The names of all modes of a family, in order."""
+    package = importlib.import_module(f"{__package__}.{family}")
+    found = (info.name for info in pkgutil.iter_modules(package.__path__))
+    return tuple(name.replace("_", "-") for name in sorted(found) if is_mode(family, name))
+
+
+def is_mode(family: Family, module: str) -> bool:
+    """True for a module that holds a mode, not a part that modes share."""
+    return hasattr(importlib.import_module(f"{__package__}.{family}.{module}"), "Mode")
+
+
+def load(family: Family, name: str, options: Mapping[str, Any]) -> Any:
+    """The mode, made with its options. Raises ManifestError for a name or an option that is not known."""
+    mode, findings = try_load(family, name, options)
+    if mode is None:
+        raise ManifestError(Problem(finding.message, format_path(finding.path)) for finding in findings)
+    return mode
+
+
+def try_load(family: Family, name: str, options: Mapping[str, Any]) -> tuple[Any, Sequence[Finding]]:
+    """(mode, nothing), or (None, what is wrong with it)."""
+    field = {"cni": "cni", "proxy": "kubeProxyMode"}[family]
+    if name not in known(family):
+        message = f'"{name}" is not known{did_you_mean(name, known(family))}'
+        return None, [Finding(("networking", field), message, hints=(f"known: {', '.join(known(family))}",))]
+    type_ = importlib.import_module(f"{__package__}.{family}.{name.replace('-', '_')}").Mode
+    decoded = decode(dict(options), type_)
+    if decoded.findings:
+        options_known = ", ".join(field.encode_name for field in msgspec.structs.fields(type_)) or "none"
+        return None, [
+            Finding(("networking", field, *finding.path), finding.message, hints=(f"options of {name}: {options_known}",))
+            for finding in decoded.findings
+        ]
+    return decoded.value, ()
+
+
+def check(obj: Resource) -> Iterator[Finding]:
+    """Whether the modes that a Cluster document names exist and take its options; nothing to say of other objects."""
+    if isinstance(obj, ClusterConfig):
+        yield from try_load("cni", *obj.networking.cni_mode)[1]
+        yield from try_load("proxy", *obj.networking.proxy_mode)[1]
+
+
+def manual(family: Family, name: str) -> str:
+    """A mode's manual page: its module's and its class's docstrings."""
+    module = importlib.import_module(f"{__package__}.{family}.{name.replace('-', '_')}")
+    return inspect.cleandoc(module.__doc__ or "") + "\n\n" + inspect.cleandoc(module.Mode.__doc__ or "")

@@ -1,0 +1,92 @@
+"""A pod's sandbox, and the files that the kubelet writes into its containers.
+
+Source: k8s.io/kubernetes pkg/kubelet/kubelet_pods.go (hosts), pkg/kubelet/network/dns/dns.go (resolv.conf).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+
+from kubenetlab.api.pods import Pod
+from kubenetlab.datapath.sandboxes import loopback_and_sysctls
+from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.sandbox import Sandbox
+
+MAX_NAMESERVERS, MAX_SEARCHES = 3, 32
+
+
+class PodFiles(Struct, frozen=True):
+    """What a pod's containers find in /etc."""
+
+    hostname: str
+    hosts: str
+    resolv_conf: str
+
+
+def sandbox(node: NodeView, view: PodView) -> Iterator[Object]:
+    """The namespaces of one pod, as they are before CNI ADD."""
+    if view.is_host_network:
+        yield Sandbox(view.netns, hostname=view.hostname, shares=node.netns)
+        return
+    yield Sandbox(view.netns, hostname=view.hostname)
+    yield from loopback_and_sysctls(view.netns)
+
+
+def files(node: NodeView, view: PodView, pod: Pod) -> PodFiles:
+    """The files of one pod; they depend on nothing but the pod, its node and the cluster's DNS."""
+    address = node.address if view.is_host_network else view.address
+    return PodFiles(view.hostname, _hosts(pod, node, view.hostname, address), _resolv_conf(pod, node))
+
+
+def node_files(node: NodeView) -> PodFiles:
+    """What a node finds in its own /etc: its name, and no DNS server but the cluster's would answer here."""
+    return PodFiles(node.name, _hosts_head() + f"{node.address}\t{node.name}\n", "")
+
+
+def host_files(hostname: str, address: str) -> PodFiles:
+    """What a host outside finds in its own /etc."""
+    return PodFiles(hostname, _hosts_head() + f"{address}\t{hostname}\n", "")
+
+
+def _hosts(pod: Pod, node: NodeView, hostname: str, address: str) -> str:
+    names = [hostname]
+    if pod.spec.subdomain:
+        names.insert(0, f"{hostname}.{pod.spec.subdomain}.{pod.namespace}.svc.{node.dns_domain}")
+    text = f"# Kubernetes-managed hosts file.\n{_hosts_head()}" + "\t".join([address, *names]) + "\n"
+    if pod.spec.host_aliases:
+        text += "\n# Entries added by HostAliases.\n"
+        text += "".join("\t".join([alias.ip, *alias.hostnames]) + "\n" for alias in pod.spec.host_aliases)
+    return text
+
+
+def _hosts_head() -> str:
+    return "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
+
+
+def _resolv_conf(pod: Pod, node: NodeView) -> str:
+    """By dnsPolicy; what dnsConfig says is appended, without duplicates."""
+    policy = pod.spec.dns_policy
+    if policy == "ClusterFirst" and pod.spec.host_network:
+        policy = "Default"
+    servers: list[str] = []
+    searches: list[str] = []
+    options: dict[str, str | None] = {}
+    if policy in ("ClusterFirst", "ClusterFirstWithHostNet"):
+        servers = [node.dns_address]
+        searches = [f"{pod.namespace}.svc.{node.dns_domain}", f"svc.{node.dns_domain}", node.dns_domain]
+        options = {"ndots": "5"}
+    config = pod.spec.dns_config
+    servers = _merged(servers, config.nameservers)[:MAX_NAMESERVERS]
+    searches = _merged(searches, config.searches)[:MAX_SEARCHES]
+    options |= {option.name: option.value for option in config.options}
+    lines = [f"search {' '.join(searches)}"] if searches else []
+    lines += [f"nameserver {server}" for server in servers]
+    lines += ["options " + " ".join(name if value is None else f"{name}:{value}" for name, value in options.items())] if options else []
+    return "".join(line + "\n" for line in lines)
+
+
+def _merged(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys((*first, *second)))

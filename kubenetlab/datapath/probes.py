@@ -1,0 +1,116 @@
+"""Which questions the kubelet of a node asks its pods: readiness and liveness of every container that should be running.
+
+Every container is asked at least whether it is there: without a readiness probe of its own by a TCP connect to its first TCP port,
+without such a port by a ping. Until they are modelled, grpc and exec probes count as a TCP connect to the container's first port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from msgspec import Struct, structs
+
+from kubenetlab.api.pods import Container, ContainerStatus, Pod, Probe
+from kubenetlab.controllers.kubelet import should_run
+from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.hoststate.programs import Listener
+from kubenetlab.programs import setup
+
+USER_AGENT = "kube-probe/1.33"
+
+
+class ProbeSpec(Struct, frozen=True):
+    """One question, asked again and again from the node to the pod's address."""
+
+    netns: str
+    """The pod's sandbox."""
+    container: str
+    attempt: int
+    kind: Literal["readiness", "liveness"]
+    node_netns: str
+    """From where it is asked."""
+    address: str
+    method: Literal["tcp", "http", "ping"]
+    port: int = 0
+    path: str = "/"
+    headers: tuple[tuple[str, str], ...] = ()
+    period_s: float = 10.0
+    timeout_s: float = 1.0
+    failure_threshold: int = 3
+    success_threshold: int = 1
+    is_implied: bool = False
+    """True for the question that no manifest asks: it is asked until the answer is yes, and then no more."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.netns, self.container, self.kind
+
+
+def probes(node: NodeView, view: PodView, pod: Pod, target_ports: tuple[Listener, ...]) -> Iterator[ProbeSpec]:
+    """The probes of one pod. initialDelaySeconds is not waited for: the lab's programs are there at once."""
+    statuses = {status.name: status for status in pod.status.container_statuses}
+    for index, container in enumerate(pod.spec.long_running_containers):
+        status = statuses.get(container.name, ContainerStatus(container.name))
+        if pod.is_terminating or (pod.status.container_statuses and not should_run(status)):
+            continue
+        listeners = setup(container, target_ports if index == 0 else ()).listeners
+        for kind, probe in (("readiness", container.readiness_probe), ("liveness", container.liveness_probe)):
+            is_asked = kind == "readiness" or (probe is not None and status.state.running is not None)
+            if is_asked:
+                yield _spec(node, view, container, status.restart_count, kind, probe, listeners)  # type: ignore[arg-type]
+
+
+def describe(probe: Probe) -> str:
+    """A probe in a line, as `kubectl describe` has it, and what the lab makes of it where that differs."""
+    tail = f"timeout={probe.timeout_seconds}s period={probe.period_seconds}s #success={probe.success_threshold} #failure={probe.failure_threshold}"
+    if probe.http_get is not None:
+        return f"http-get {probe.http_get.scheme.lower()}://{probe.http_get.host}:{probe.http_get.port}{probe.http_get.path} {tail}"
+    if probe.tcp_socket is not None:
+        return f"tcp-socket {probe.tcp_socket.host}:{probe.tcp_socket.port} {tail}"
+    what = f"grpc <pod>:{probe.grpc.port}" if probe.grpc is not None else f"exec {list(probe.exec.command) if probe.exec else []}"
+    return f"{what} {tail} (counts as a TCP connect to the container's first port)"
+
+
+def _spec(
+    node: NodeView,
+    view: PodView,
+    container: Container,
+    attempt: int,
+    kind: Literal["readiness", "liveness"],
+    probe: Probe | None,
+    listeners: tuple[Listener, ...],
+) -> ProbeSpec:
+    address = node.address if view.is_host_network else view.address
+    base = ProbeSpec(view.netns, container.name, attempt, kind, node.netns, address, "ping", is_implied=probe is None)
+    first = next((listener.port for listener in listeners if listener.protocol == "TCP"), 0)
+    asked: dict[str, object] = {"method": "tcp", "port": first} if first else {}
+    if probe is not None:
+        asked |= {
+            "period_s": float(probe.period_seconds or 10),
+            "timeout_s": float(probe.timeout_seconds or 1),
+            "failure_threshold": probe.failure_threshold or 3,
+            "success_threshold": probe.success_threshold or 1,
+        }
+        if probe.http_get is not None:
+            action = probe.http_get
+            headers = tuple((header.name, header.value) for header in action.http_headers)
+            asked |= {
+                "method": "http",
+                "port": _number(container, action.port),
+                "path": action.path or "/",
+                "headers": headers,
+                "address": action.host or address,
+            }
+        elif probe.tcp_socket is not None:
+            asked |= {"method": "tcp", "port": _number(container, probe.tcp_socket.port), "address": probe.tcp_socket.host or address}
+        elif probe.grpc is not None and not first:
+            asked |= {"method": "tcp", "port": probe.grpc.port}
+    return structs.replace(base, **asked)
+
+
+def _number(container: Container, port: int | str) -> int:
+    """A probe's port; 0, which nobody can reach, for a name the container does not have."""
+    if isinstance(port, int):
+        return port
+    return next((known.container_port for known in container.ports if known.name == port), 0)

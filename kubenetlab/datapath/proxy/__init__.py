@@ -1,0 +1,1 @@
+"""kube-proxy modes: how Services become rules. One file each; what they share is in services.py."""

@@ -1,0 +1,19 @@
+"""none: no kube-proxy has ever started.
+
+No Service address works, neither from pods nor from nodes; pod addresses do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from kubenetlab.datapath.modes import ModeOptions, PodNetwork
+from kubenetlab.datapath.view import NodeView, ServiceView
+from kubenetlab.hoststate.object import Object
+
+
+class Mode(ModeOptions, frozen=True):
+    """No options."""
+
+    def rules(self, node: NodeView, services: Sequence[ServiceView], network: PodNetwork) -> Iterator[Object]:
+        return iter(())

@@ -1,0 +1,84 @@
+"""What every kube-proxy mode begins with: each Service port, and the endpoints usable from this node.
+
+Source: k8s.io/kubernetes pkg/proxy/{serviceport,endpoint,topology}.go (CategorizeEndpoints), 1.33.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
+
+from msgspec import Struct
+
+from kubenetlab.api.core import Service, ServicePort
+from kubenetlab.api.discovery import Endpoint
+from kubenetlab.datapath.view import NodeView, ServiceView
+
+SERVICE_PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
+HEADLESS_LABEL = "service.kubernetes.io/headless"
+
+
+class EndpointAddress(Struct, frozen=True, order=True):
+    """One place to which a connection may go."""
+
+    address: str
+    port: int
+
+
+class PortView(Struct, frozen=True):
+    """One port of one Service in one address family, with its endpoints as this node sees them."""
+
+    namespace: str
+    service: str
+    port_name: str
+    protocol: str
+    """In lower case, as nft writes it."""
+    cluster_ip: str
+    port: int
+    endpoints: tuple[EndpointAddress, ...]
+    """Where new connections go."""
+    has_endpoints_elsewhere: bool = False
+    """True when none is usable here, although there are some: traffic is dropped instead of rejected."""
+
+    @property
+    def title(self) -> str:
+        """`namespace/service:port`, as kube-proxy's comments name it."""
+        return f"{self.namespace}/{self.service}" + (f":{self.port_name}" if self.port_name else "")
+
+
+def port_views(node: NodeView, services: Sequence[ServiceView], version: int = 4) -> Iterator[PortView]:
+    """Every Service port with a cluster IP of this family, in the order of the Services."""
+    for view in services:
+        service = view.service
+        if SERVICE_PROXY_NAME_LABEL in service.labels or HEADLESS_LABEL in service.labels:
+            continue
+        for cluster_ip in service.cluster_ips:
+            if ip_address(cluster_ip).version == version:
+                yield from (_port_view(node, view, service, port, cluster_ip) for port in service.spec.ports)
+
+
+def _port_view(node: NodeView, view: ServiceView, service: Service, port: ServicePort, cluster_ip: str) -> PortView:
+    found = [(endpoint, place) for endpoint, place in _places(view, port, ip_address(cluster_ip).version)]
+    usable = categorize(found)
+    here = usable
+    if service.spec.internal_traffic_policy == "Local":
+        here = categorize([(endpoint, place) for endpoint, place in found if endpoint.node_name == node.name])
+    return PortView(
+        service.namespace, service.name, port.name, port.protocol.lower(), cluster_ip, port.port, here, bool(usable) and not here
+    )
+
+
+def categorize(found: Sequence[tuple[Endpoint, EndpointAddress]]) -> tuple[EndpointAddress, ...]:
+    """The ready endpoints; when there is none, those that are still serving while they terminate."""
+    ready = [place for endpoint, place in found if endpoint.conditions.is_ready]
+    serving = [place for endpoint, place in found if endpoint.conditions.is_serving and endpoint.conditions.is_terminating]
+    return tuple(sorted(set(ready or serving)))
+
+
+def _places(view: ServiceView, port: ServicePort, version: int) -> Iterator[tuple[Endpoint, EndpointAddress]]:
+    for piece in view.slices:
+        number = next((entry.port for entry in piece.ports if entry.name == port.name and entry.protocol == port.protocol), None)
+        if number is None or piece.address_type != f"IPv{version}":
+            continue
+        for endpoint in piece.endpoints:
+            yield endpoint, EndpointAddress(endpoint.addresses[0], number)

@@ -1,0 +1,333 @@
+"""What each component wants in the kernel."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.termination import terminated
+from kubenetlab.datapath import Memo, plan, plan_probes
+from kubenetlab.datapath.contexts import Contexts
+from kubenetlab.datapath.decisions import decide
+from kubenetlab.datapath.proxy.services import EndpointAddress, categorize
+from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.link import Port, Veth
+from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.nftables import Chain, Element
+from kubenetlab.hoststate.programs import ProgramRun
+from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.state import HostState
+from kubenetlab.names import pod_netns
+from tests.clusters import NOW, ONE_NODE, deployment, observed, pod_named, report, running, service, settled, store
+from tests.unit.test_controllers import pod, web_pods
+
+ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
+
+
+def planned(cluster: Cluster, decisions: Decisions = ONLINK, memo: Memo | None = None) -> HostState:
+    return plan(cluster, decisions, memo)
+
+
+def of(state: HostState, netns: str, type_: type[Any]) -> list[Any]:
+    return [obj for obj in state[netns].values() if isinstance(obj, type_)]
+
+
+def netns_of(cluster: Cluster, name: str) -> str:
+    found = pod_named(cluster, name)
+    return pod_netns(found.namespace, found.name, found.uid)
+
+
+def elements(state: HostState, node: str, collection: str) -> dict[str, str]:
+    return {element.item: element.value for element in of(state, f"node/{node}", Element) if element.collection == collection}
+
+
+# --- wiring ---
+
+
+def test_a_pod_on_link_shares_its_nodes_subnet() -> None:
+    """eth0 with the node's prefix, default route by the bridge, the node's end a hairpin port that says whose it is."""
+    cluster = store(pod("a"))
+    state, here = planned(cluster), netns_of(cluster, "a")
+    assert of(state, here, Address) == [Address(here, "eth0", "10.244.1.2/24")]
+    assert of(state, here, Route) == [Route(here, "0.0.0.0/0", "eth0", via="10.244.1.1")]
+    assert not of(state, here, Neighbor)
+    (veth,) = of(state, here, Veth)
+    assert (veth.mac, veth.peer_netns, veth.peer, veth.peer_master) == ("0a:58:0a:f4:01:02", "node/worker", "veth0", "cbr0")
+    port = next(port for port in of(state, "node/worker", Port) if port.name == "veth0")
+    assert (port.alias, port.is_hairpin) == ("pod default/a", True)
+
+
+def test_a_routed_pod_is_alone_behind_its_node() -> None:
+    """/32, the gateway on the link, everything else by it."""
+    cluster = store(pod("a"))
+    here = netns_of(cluster, "a")
+    state = planned(cluster, Decisions(pod_layout="routed", neighbors="permanent"))
+    assert of(state, here, Address) == [Address(here, "eth0", "10.244.1.2/32")]
+    assert of(state, here, Route) == [
+        Route(here, "10.244.1.1/32", "eth0", scope="link"),
+        Route(here, "0.0.0.0/0", "eth0", via="10.244.1.1"),
+    ]
+    assert of(state, here, Neighbor) == [Neighbor(here, "eth0", "10.244.1.1", "0a:58:0a:f4:01:01")]
+
+
+def test_permanent_neighbors_name_everybody_on_the_link() -> None:
+    """In the pods: the gateway and the other pods of the node; on the node: its pods, the router and the other nodes."""
+    cluster = store(ONE_NODE.replace("nodes:", "external: []\nnodes:") + deployment(replicas=3))
+    state = planned(cluster, Decisions(pod_layout="onlink", neighbors="permanent"))
+    here = netns_of(cluster, web_pods(cluster)[0].name)
+    others = {f"10.244.0.{number}" for number in range(1, 7)}
+    (own,) = of(state, here, Address)
+    assert {neighbor.address for neighbor in of(state, here, Neighbor)} == others - {own.address.partition("/")[0]}
+    assert {neighbor.address for neighbor in of(state, "node/control-plane", Neighbor)} == {
+        f"10.244.0.{number}" for number in range(2, 7)
+    } | {"172.18.0.1"}
+
+
+def test_a_node_has_one_address_and_a_way_to_every_other_node() -> None:
+    """The bridge's address is of scope link, and the route to the pods names the node's own."""
+    state = planned(store())
+    assert Address("node/worker", "cbr0", "10.244.1.1/24", "link", has_route=False) in of(state, "node/worker", Address)
+    assert of(state, "node/worker", Route) == [
+        Route("node/worker", "0.0.0.0/0", "eth0", via="172.18.0.1"),
+        Route("node/worker", "10.244.1.0/24", "cbr0", source="172.18.0.3", scope="link"),
+        Route("node/worker", "10.244.0.0/24", "eth0", via="172.18.0.2"),
+        Route("node/worker", "10.244.2.0/24", "eth0", via="172.18.0.4"),
+    ]
+
+
+def test_the_router_knows_no_pods() -> None:
+    """From outside a pod's address leads nowhere."""
+    state = planned(store())
+    assert not of(state, "fabric/router", Route)
+    assert [address.address for address in of(state, "fabric/router", Address)] == ["172.18.0.1/16", "198.51.100.1/24"]
+
+
+def test_every_object_says_who_wants_it() -> None:
+    """Origins lead from the kernel back to the component and the Kubernetes object."""
+    cluster = store(pod("a") + service())
+    state = planned(cluster)
+    assert all(state.origin(obj) is not None for obj in state.objects())
+    (veth,) = of(state, netns_of(cluster, "a"), Veth)
+    assert str(state.origin(veth)) == "cni bridge, for Pod default/a"
+    assert {str(state.origin(rule)) for rule in of(state, "node/worker", Chain) if rule.table == "kube-proxy"} == {
+        "kube-proxy nftables, for Node worker"
+    }
+
+
+# --- rules ---
+
+
+def test_a_service_is_a_map_entry_a_chain_and_a_chain_per_endpoint() -> None:
+    """kube-proxy's own names and rules (proxier_test.go)."""
+    cluster = running(store(deployment(replicas=2) + service(clusterIP="10.96.7.7")))
+    state = planned(cluster)
+    addresses = sorted(address for found in web_pods(cluster) for address in found.addresses)
+    (item,) = [key for key in elements(state, "worker", "service-ips") if key.startswith("10.96.7.7 ")]
+    assert item == "10.96.7.7 . tcp . 80"
+    chains = {chain.name: [rule.text for rule in chain.rules] for chain in of(state, "node/worker", Chain)}
+    service_chain = elements(state, "worker", "service-ips")[item].removeprefix("goto ")
+    assert re.fullmatch(r"service-[A-Z2-7]{8}-default/web/tcp/", service_chain)
+    masquerade, choose = chains[service_chain]
+    assert masquerade == "ip daddr 10.96.7.7 ip saddr != 10.244.0.0/16 jump mark-for-masquerade"
+    endpoint_chains = re.findall(r"goto (\S+?)[, ]", choose)
+    assert choose.startswith("numgen random mod 2 vmap { 0 : goto endpoint-")
+    assert [chains[name] for name in endpoint_chains] == [
+        [f"ip saddr {address} jump mark-for-masquerade", f"meta l4proto tcp dnat to {address}:8080"] for address in addresses
+    ]
+    assert all(
+        re.fullmatch(rf"endpoint-[A-Z2-7]{{8}}-default/web/tcp/__{address}/8080", name)
+        for name, address in zip(endpoint_chains, addresses, strict=True)
+    )
+    assert "10.96.7.7" in elements(state, "worker", "cluster-ips")
+
+
+@pytest.mark.parametrize(("spec", "verdict"), [({}, "goto reject-chain"), ({"internalTrafficPolicy": "Local"}, "drop")])
+def test_without_usable_endpoints_it_is_refused_or_dropped(spec: dict[str, Any], verdict: str) -> None:
+    """No endpoint anywhere: refused at once. Endpoints elsewhere, but none where the policy asks for local ones: silence."""
+    cluster = running(store(deployment(replicas=1) + service(**spec)), ready=bool(spec))
+    state = planned(cluster)
+    here = web_pods(cluster)[0].spec.node_name
+    elsewhere = next(name for name in ("worker", "worker2") if name != here)
+    assert [value for key, value in elements(state, elsewhere, "no-endpoint-services").items() if key.endswith(" . 80")] == [verdict]
+    if spec:
+        assert not [key for key in elements(state, here, "no-endpoint-services") if key.endswith(" . 80")]
+
+
+def test_terminating_endpoints_serve_when_there_are_no_others() -> None:
+    """Ready ones first; else those that still serve while they terminate; never one that does not serve."""
+    cluster = running(store(deployment(replicas=2) + service()))
+    first, second = web_pods(cluster)
+    cluster = settled(cluster.with_changes(terminated(first, NOW)))
+
+    def targets(found: Cluster) -> set[str]:
+        return {
+            address
+            for chain in of(planned(found), "node/worker", Chain)
+            if chain.comment == "default/web"
+            for rule in chain.rules
+            for address in re.findall(r"dnat to (\S+):", rule.text)
+        }
+
+    assert first.addresses[0] not in targets(cluster)
+    alone = running(store(deployment(replicas=1) + service()))
+    (only,) = web_pods(alone)
+    dying = settled(alone.with_changes(terminated(only, NOW)), NOW)
+    assert targets(dying) == {only.addresses[0]}
+    assert second.addresses[0] in targets(cluster)
+
+
+def test_categorize_follows_the_reference() -> None:
+    """Kubernetes' CategorizeEndpoints, on the states that matter."""
+    from kubenetlab.api.discovery import Endpoint, EndpointConditions
+
+    def endpoint(number: int, *, ready: bool, serving: bool, terminating: bool) -> tuple[Endpoint, EndpointAddress]:
+        address = f"10.0.0.{number}"
+        return Endpoint((address,), EndpointConditions(ready, serving, terminating)), EndpointAddress(address, 80)
+
+    ready = endpoint(1, ready=True, serving=True, terminating=False)
+    dying = endpoint(2, ready=False, serving=True, terminating=True)
+    sick = endpoint(3, ready=False, serving=False, terminating=False)
+    assert categorize([ready, dying, sick]) == (ready[1],)
+    assert categorize([dying, sick]) == (dying[1],)
+    assert categorize([sick]) == ()
+
+
+# --- programs and files ---
+
+
+def test_containers_listen_where_manifest_and_services_say() -> None:
+    """Declared ports, and the numeric target ports of the Services that select the pod."""
+    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {app: web}}\nspec: {containers: [{name: main, image: example.com/x, ports: [{containerPort: 9000}, {containerPort: 53, protocol: UDP}]}, {name: side, image: busybox}]}\n---\n"
+    cluster = store(text + service(target=7000))
+    runs = {run.container: run for run in of(planned(cluster), netns_of(cluster, "a"), ProgramRun)}
+    assert [str(listener) for listener in runs["main"].listeners] == ["9000/tcp", "53/udp", "7000/tcp"]
+    assert (runs["main"].program, runs["side"].program) == ("default", "idle")
+
+
+def test_a_container_that_waits_is_not_run() -> None:
+    """While CrashLoopBackOff lasts, the plan has no program for it; then a new attempt."""
+    from kubenetlab.api.lab import ContainerReport
+
+    cluster = running(store(pod("a")))
+    for attempt in (0, 1):
+        cluster = report(cluster, "a", ContainerReport(attempt, "failed", 1, "no", NOW), now=NOW)
+    assert not of(planned(cluster), netns_of(cluster, "a"), ProgramRun)
+    (run,) = of(planned(settled(cluster, NOW + 10)), netns_of(cluster, "a"), ProgramRun)
+    assert run.attempt == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "resolv_conf"),
+    [
+        ("", "search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n"),
+        (", hostNetwork: true", ""),
+        (", hostNetwork: true, dnsPolicy: ClusterFirstWithHostNet", "search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n"),
+        (", dnsPolicy: None, dnsConfig: {nameservers: [1.2.3.4], searches: [a.b], options: [{name: ndots, value: '2'}, {name: edns0}]}", "search a.b\nnameserver 1.2.3.4\noptions ndots:2 edns0\n"),
+        (", dnsConfig: {nameservers: [1.2.3.4], searches: [svc.cluster.local, x.y], options: [{name: ndots, value: '1'}]}", "search default.svc.cluster.local svc.cluster.local cluster.local x.y\nnameserver 10.96.0.10\nnameserver 1.2.3.4\noptions ndots:1\n"),
+    ],
+)  # fmt: skip
+def test_resolv_conf_follows_the_dns_policy(spec: str, resolv_conf: str) -> None:
+    """What dnsConfig says is appended, duplicates are dropped."""
+    cluster = store(pod("a", spec))
+    context = Contexts(cluster, ONLINK).get(netns_of(cluster, "a"))
+    assert context is not None
+    assert context.files.resolv_conf == resolv_conf
+
+
+def test_hosts_has_the_pods_own_line_and_aliases() -> None:
+    """`address<tab>fqdn<tab>hostname`, then hostAliases."""
+    cluster = store(pod("a", ", hostname: h, subdomain: sub, hostAliases: [{ip: 10.1.2.3, hostnames: [foo.remote, bar.remote]}]"))
+    context = Contexts(cluster, ONLINK).get(netns_of(cluster, "a"))
+    assert context is not None
+    assert context.files.hostname == "h"
+    assert context.files.hosts.splitlines()[0] == "# Kubernetes-managed hosts file."
+    assert context.files.hosts.splitlines()[-4:] == [
+        "10.244.1.2\th.sub.default.svc.cluster.local\th",
+        "",
+        "# Entries added by HostAliases.",
+        "10.1.2.3\tfoo.remote\tbar.remote",
+    ]
+
+
+def test_probes_ask_what_the_manifest_asks_and_at_least_something() -> None:
+    """http, tcp, named ports; grpc and exec count as a connect to the first port; nothing becomes a connect or a ping."""
+    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [%s]}\n---\n"
+    containers = [
+        "{name: c1, image: x, ports: [{name: web, containerPort: 80}], readinessProbe: {httpGet: {path: /ok, port: web, httpHeaders: [{name: A, value: b}]}}}",
+        "{name: c2, image: x, ports: [{containerPort: 81}], readinessProbe: {tcpSocket: {port: 9}}, livenessProbe: {grpc: {port: 1}}}",
+        "{name: c3, image: x, ports: [{containerPort: 82}], readinessProbe: {exec: {command: [x]}}}",
+        "{name: c4, image: x, ports: [{containerPort: 83}]}",
+        "{name: c5, image: busybox}",
+    ]
+    cluster = running(store(text % ", ".join(containers)))
+    specs = plan_probes(cluster, ONLINK, Memo())[netns_of(cluster, "a")]
+    asked = [(spec.container, spec.kind, spec.method, spec.port, spec.is_implied) for spec in specs]
+    assert asked == [
+        ("c1", "readiness", "http", 80, False),
+        ("c2", "readiness", "tcp", 9, False),
+        ("c2", "liveness", "tcp", 81, False),
+        ("c3", "readiness", "tcp", 82, False),
+        ("c4", "readiness", "tcp", 83, True),
+        ("c5", "readiness", "ping", 0, True),
+    ]
+    assert (specs[0].path, specs[0].headers, specs[0].node_netns, specs[0].address) == ("/ok", (("A", "b"),), "node/worker", "10.244.1.2")
+
+
+# --- what is computed again ---
+
+
+def test_one_changed_endpoint_computes_only_what_depends_on_it() -> None:
+    """A pod that turns unready: what it runs (which stays the same), the rules of each node, nothing else."""
+    cluster = running(store(deployment(replicas=30) + service()))
+    memo = Memo()
+    before = planned(cluster, memo=memo)
+    calls = memo.calls
+    changed = settled(cluster.with_changes([observed(web_pods(cluster)[7], ready=False)]))
+    after = planned(changed, memo=memo)
+    its_programs, rules_of_nodes, contents_of_nodes = 1, 3, 3
+    assert memo.calls - calls == its_programs + rules_of_nodes + contents_of_nodes
+    assert {netns for netns in after.namespaces if after[netns] is not before[netns]} == {
+        "node/control-plane",
+        "node/worker",
+        "node/worker2",
+    }
+    planned(changed, memo=memo)
+    assert memo.calls - calls == 7
+
+
+# --- choices ---
+
+
+@pytest.mark.parametrize(
+    ("replicas", "has_br_netfilter", "layout", "neighbors"),
+    [
+        (3, True, "onlink", "dynamic"),
+        (3, False, "routed", "dynamic"),
+        (100, True, "onlink", "permanent"),
+        (252, True, "routed", "permanent"),
+    ],
+)
+def test_the_layout_is_chosen_by_machine_and_size(replicas: int, has_br_netfilter: bool, layout: str, neighbors: str) -> None:
+    """Missing br_netfilter, or more than 250 pods on a node: routed. More than 256 possible neighbours: permanent."""
+    cluster = settled(store(ONE_NODE + deployment(replicas=replicas)))
+    made = decide(cluster.with_changes([structs.replace(ONLINK, is_final=False)]), {}, has_br_netfilter=has_br_netfilter)
+    assert (made.pod_layout, made.neighbors) == (layout, neighbors)
+
+
+def test_a_layout_once_used_is_kept() -> None:
+    """A lab that grows turns to permanent neighbours, but no pod is renumbered; options are obeyed."""
+    small = store(deployment(replicas=3))
+    kept = decide(small, {}, has_br_netfilter=True)
+    grown = settled(store(ONE_NODE + deployment(replicas=252))).with_changes([kept])
+    made = decide(grown, {}, has_br_netfilter=False)
+    assert (made.pod_layout, made.neighbors) == ("onlink", "permanent")
+    assert decide(small.with_changes([structs.replace(made, is_final=True)]), {}, has_br_netfilter=True).neighbors == "permanent"
+    asked = decide(
+        small.with_changes([structs.replace(kept, is_final=False)]), {"layout": "routed", "neighbors": "permanent"}, has_br_netfilter=True
+    )
+    assert (asked.pod_layout, asked.neighbors) == ("routed", "permanent")
