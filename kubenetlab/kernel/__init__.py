@@ -1,0 +1,1 @@
+"""Making it so: the only package that talks to Linux."""

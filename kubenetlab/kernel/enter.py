@@ -1,0 +1,97 @@
+"""Entering a sandbox from outside, to run a program of this machine in it.
+
+One setns on the pidfd joins its network, UTS, IPC and PID namespaces; a mount namespace is made for this run alone, with the pod's
+/proc, /sys, /etc/hosts and /etc/resolv.conf, and without the machine's own ways to look up names.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+from kubenetlab.kernel.syscalls import (
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_REC,
+    die_with_parent,
+    mount,
+    setns,
+    unshare,
+)
+
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+_NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n"
+_MACHINE_RESOLVERS = ("/run/nscd", "/run/systemd/resolve", "/var/run/nscd")
+
+
+def run(pidfd: int, command: Sequence[str], *, hosts: str, resolv_conf: str, scratch: str, environment: Mapping[str, str]) -> int:
+    """Runs a program inside and returns its exit status (128 + the signal's number when one ended it).
+
+    `scratch` is a directory that is hidden, in that mount namespace only, behind the files that are put over those in /etc.
+    """
+    flags = CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID
+    if os.geteuid():
+        flags |= CLONE_NEWUSER  # the owner of the lab's user namespace has all capabilities in it
+    setns(pidfd, flags)
+    os.close(pidfd)
+    child = os.fork()  # only children are in the PID namespace joined
+    if child == 0:
+        try:
+            die_with_parent(signal.SIGKILL)
+            _mounts(hosts, resolv_conf, scratch)
+            os.execvpe(command[0], list(command), {**os.environ, **environment})
+        except FileNotFoundError:
+            _say(f"{command[0]}: no such program on this machine")
+            os._exit(NOT_FOUND)
+        except OSError as error:
+            _say(f"{command[0]}: {error.strerror or error}")
+            os._exit(NOT_EXECUTABLE)
+        finally:
+            os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program inside
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _mounts(hosts: str, resolv_conf: str, scratch: str) -> None:
+    unshare(CLONE_NEWNS)
+    mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    try:
+        mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    except OSError as error:
+        _say(f"/sys stays this machine's: {error.strerror}")
+    mount("tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NODEV)
+    os.mkdir(f"{scratch}/empty", 0o755)
+    for name, target, text in (
+        ("hosts", "/etc/hosts", hosts),
+        ("resolv.conf", "/etc/resolv.conf", resolv_conf),
+        ("nsswitch.conf", "/etc/nsswitch.conf", _NSSWITCH),
+    ):
+        path = f"{scratch}/{name}"
+        with open(path, "w") as stream:
+            stream.write(text)
+        if os.path.exists(os.path.realpath(target)):
+            mount(path, os.path.realpath(target), flags=MS_BIND)
+        elif target != "/etc/nsswitch.conf":
+            _say(f"this machine has no {target}: programs inside will not find the pod's")
+    for directory in _MACHINE_RESOLVERS:
+        if os.path.isdir(directory):
+            mount(f"{scratch}/empty", os.path.realpath(directory), flags=MS_BIND)
+
+
+def _say(text: str) -> None:
+    print(f"kubenetlab: {text}", file=sys.stderr, flush=True)

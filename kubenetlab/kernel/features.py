@@ -1,0 +1,34 @@
+"""What this machine can do: by trying, in a scratch namespace where that is needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from kubenetlab.errors import RequirementError
+from kubenetlab.kernel import nft
+
+PACKAGES: Final[Mapping[str, str]] = {"nft": "nftables", "ip": "iproute2", "ping": "iputils-ping"}
+"""Program → Debian's package."""
+
+BRIDGE_NETFILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+
+
+def has_br_netfilter() -> bool:
+    """True when bridged packets can pass the IP hooks, which Services need where pods share a bridge."""
+    return os.path.exists(BRIDGE_NETFILTER)
+
+
+def require(programs: Iterable[str]) -> None:
+    """Raises RequirementError, naming all programs that are missing and how to get them."""
+    missing = [program for program in dict.fromkeys(programs) if not has_program(program)]
+    if missing:
+        hints = ", ".join(f"{program} (apt-get install {PACKAGES.get(program, program)})" for program in missing)
+        raise RequirementError(f"this machine lacks {hints}; see kubenetlab doctor")
+
+
+def has_program(program: str) -> bool:
+    """True when a program, or the library that does the same, is here."""
+    return shutil.which(program) is not None or (program == nft.PROGRAM and nft.has_library())

@@ -1,0 +1,340 @@
+"""LinuxKernel: namespaces, links, addresses, routes, neighbours and settings, observed and applied.
+
+New namespaces are filled by one batch each while we stand in them. What needs links of namespaces that come later, the ports of
+bridges, is done at the end, one batch per namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from kubenetlab.errors import ApplyError
+from kubenetlab.hoststate.address import decode_address, dump_addresses
+from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
+from kubenetlab.hoststate.link import LOOPBACK, Bridge, LinkUp, Port, SeenLink, Veth, decode_link, dump_links
+from kubenetlab.hoststate.neighbor import decode_neighbor, dump_neighbors
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.route import decode_route, dump_routes
+from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
+from kubenetlab.hoststate.state import Contents, contents_of
+from kubenetlab.kernel.rtnetlink import RouteSocket
+from kubenetlab.kernel.sandboxes import Sandboxes
+
+FIRST_INDEX: Final = 1000
+"""Our interface indexes begin here: far above those that modules such as ipip take in every new namespace."""
+
+_GONE = frozenset((errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO))
+"""What the kernel says of something that is not there: to remove it is done."""
+
+_SYSCTL_ROOT = "/proc/sys"
+
+
+class Failure(Struct, frozen=True):
+    """One operation that Linux refused."""
+
+    netns: str
+    operation: Operation
+    errno: int
+    text: str
+
+    def __str__(self) -> str:
+        verb = {"add": "add", "change": "change", "remove": "remove"}[self.operation.verb]
+        wanted_by = f"      wanted by: {self.operation.origin}" if self.operation.origin else ""
+        return f"{self.netns}: cannot {verb} {self.operation.object}\n  kernel: {self.text}{wanted_by}"
+
+
+class Report(Struct, frozen=True):
+    """What came of an apply: how many operations were done, and those that were refused."""
+
+    done: int = 0
+    failures: tuple[Failure, ...] = ()
+
+    def raise_failures(self) -> None:
+        if self.failures:
+            raise ApplyError("\n".join(str(failure) for failure in self.failures))
+
+
+class LinuxKernel:
+    """The kernel as one lab uses it. Lives in the lab's PID namespace; not to be used from two threads."""
+
+    def __init__(self, sandboxes: Sandboxes) -> None:
+        self.sandboxes = sandboxes
+        self._indexes: dict[tuple[str, str], int] = {}
+        self._next_index = FIRST_INDEX
+        self._open: dict[str, int] = {}
+
+    # --- what the encoders ask (hoststate.wire.Links) ---
+
+    def index(self, netns: str, link: str) -> int:
+        return 1 if link == LOOPBACK else self._indexes[netns, link]
+
+    def new_index(self, netns: str, link: str) -> int:
+        self._indexes[netns, link] = index = self._next_index
+        self._next_index += 1
+        return index
+
+    def namespace_fd(self, netns: str) -> int:
+        if netns not in self._open:
+            self._open[netns] = self.sandboxes.open(netns)
+        return self._open[netns]
+
+    # --- apply ---
+
+    def apply(self, changes: Changes, done: Callable[[str], None] = lambda netns: None) -> Report:
+        """Makes the changes in namespaces, links and all that is told by netlink; other hands' objects are passed over.
+
+        `done` is called with each namespace that was worked on. An operation that fails does not stop the others; when something
+        in a new namespace fails, that namespace is not kept.
+        """
+        failures: list[Failure] = []
+        count = 0
+        sysctls = _SysctlWriter()
+        try:
+            for entry in changes.namespaces:
+                if not entry.is_removed:
+                    first = [
+                        operation for operation in entry.operations if operation.object.hand == "netlink" and not _is_new_port(operation)
+                    ]
+                    failures += self._apply_one(entry, first, sysctls)
+                    count += len(first)
+                    done(entry.netns)
+            for entry in changes.namespaces:
+                ports = [] if entry.is_removed else [operation for operation in entry.operations if _is_new_port(operation)]
+                failures += self._batch(entry.netns, ports) if ports else []
+                count += len(ports)
+            for entry in changes.namespaces:
+                if entry.is_removed:
+                    self.sandboxes.remove(entry.netns)
+                    self._forget(entry.netns)
+                    count += len(entry.operations)
+        finally:
+            for fd in self._open.values():
+                os.close(fd)
+            self._open.clear()
+        return Report(count - len(failures), tuple(failures))
+
+    def _apply_one(self, entry: NetnsChanges, operations: Sequence[Operation], sysctls: _SysctlWriter) -> list[Failure]:
+        if not operations:
+            return []
+        if not entry.is_new:
+            return self._change(entry.netns, operations, sysctls)
+        sandbox, *inside = operations
+        assert isinstance(sandbox.object, Sandbox)
+        failures: list[Failure] = []
+
+        def fill() -> None:
+            failures.extend(self._fill(entry.netns, inside, sysctls))
+            if failures:
+                raise _FailedError
+
+        try:
+            self.sandboxes.make(sandbox.object, fill)
+        except _FailedError:
+            self._forget(entry.netns)
+        except (OSError, KeyError) as error:
+            failures.append(_failure(entry.netns, sandbox, error))
+        return failures
+
+    def _change(self, netns: str, operations: Sequence[Operation], sysctls: _SysctlWriter) -> list[Failure]:
+        try:
+            with self.sandboxes.inside(netns):
+                return self._fill(netns, operations, sysctls)
+        except (OSError, KeyError) as error:
+            return [_failure(netns, operations[0], error)]
+
+    def _fill(self, netns: str, operations: Sequence[Operation], sysctls: _SysctlWriter) -> list[Failure]:
+        """Settings, then one batch, in the namespace we stand in."""
+        settings = [operation for operation in operations if isinstance(operation.object, Sysctl)]
+        failures = sysctls.write(netns, settings)
+        return failures + self._send(netns, [operation for operation in operations if not isinstance(operation.object, Sysctl)])
+
+    def _batch(self, netns: str, operations: Sequence[Operation]) -> list[Failure]:
+        try:
+            with self.sandboxes.inside(netns):
+                return self._send(netns, operations)
+        except (OSError, KeyError) as error:
+            return [_failure(netns, operations[0], error)]
+
+    def _send(self, netns: str, operations: Sequence[Operation]) -> list[Failure]:
+        failures: list[Failure] = []
+        requests: list[bytes] = []
+        owners: list[Operation] = []
+        for operation in operations:
+            try:
+                for request in _encode(operation, self):
+                    requests.append(request)
+                    owners.append(operation)
+            except KeyError as error:
+                if operation.verb != "remove":
+                    failures.append(Failure(netns, operation, errno.ENODEV, f"there is no link or namespace {error}"))
+        if not requests:
+            return failures
+        with RouteSocket() as route:
+            refusals = route.batch(requests)
+        for refusal in refusals:
+            operation = owners[refusal.request]
+            if not (operation.verb == "remove" and refusal.errno in _GONE):
+                failures.append(Failure(netns, operation, refusal.errno, str(refusal)))
+        return failures
+
+    # --- observe ---
+
+    def observe(self, wanted: Mapping[str, Contents]) -> dict[str, Contents]:
+        """What exists in the namespaces named: what we made, what has the place of what is wanted, the settings that are asked about.
+
+        What somebody added beside it, a route, an address, a link, is theirs: it is not seen, and so it is left alone.
+        A namespace without a living sandbox is left out. Veth ends are put together over all of them, so both sides must be named.
+        """
+        seen: dict[str, list[SeenLink]] = {}
+        found: dict[str, list[Object]] = {}
+        for netns, contents in wanted.items():
+            sandbox = next((obj for obj in contents.values() if isinstance(obj, Sandbox)), None)
+            if netns not in self.sandboxes.pids or sandbox is None:
+                continue
+            try:
+                found[netns] = [sandbox]
+                if not sandbox.shares:
+                    with self.sandboxes.inside(netns):
+                        seen[netns] = self._observe_one(netns, contents, found[netns])
+            except (FileNotFoundError, ProcessLookupError):
+                del found[netns]
+                self.sandboxes.pids.pop(netns, None)
+        for netns, links in seen.items():
+            found[netns] += self._links(netns, links, seen, wanted[netns])
+        return {netns: contents_of(objects) for netns, objects in found.items()}
+
+    def _observe_one(self, netns: str, wanted: Contents, into: list[Object]) -> list[SeenLink]:
+        into += (value for obj in wanted.values() if isinstance(obj, Sysctl) and (value := _read_sysctl(obj)) is not None)
+        with RouteSocket() as route:
+            links = [decode_link(body) for body in route.dump(dump_links())]
+            names = {link.index: link.name for link in links}
+            decoded: list[tuple[Object, bool] | None] = [decode_address(netns, body, names) for body in route.dump(dump_addresses())]
+            decoded += (decode_neighbor(netns, body, names) for body in route.dump(dump_neighbors()))
+            decoded += (decode_route(netns, body, names) for body in route.dump(dump_routes()))
+        into += (one[0] for one in decoded if one is not None and (one[1] or one[0].key in wanted))
+        self._forget(netns)
+        for link in links:
+            self._indexes[netns, link.name] = link.index
+            self._next_index = max(self._next_index, link.index + 1)
+        return links
+
+    def _links(self, netns: str, links: Sequence[SeenLink], seen: Mapping[str, Sequence[SeenLink]], wanted: Contents) -> Iterable[Object]:
+        names = {link.index: link.name for link in links}
+        for link in links:
+            place = wanted.get(("Link", link.name))
+            if place is None:
+                continue
+            if link.name == LOOPBACK:
+                yield LinkUp(netns, LOOPBACK, link.is_up)
+            elif link.kind == "bridge":
+                yield Bridge(netns, link.name, link.mac, link.mtu, link.is_up)
+            elif link.kind == "veth" and isinstance(place, Port):
+                yield Port(netns, link.name, names.get(link.master_index, "?"), link.alias, link.is_hairpin, link.is_up)
+            elif link.kind == "veth":
+                peer_netns, peer, master = _peer(netns, link, seen)
+                there = (peer.name, peer.mac) if peer else ("?", "?")
+                yield Veth(netns, link.name, link.mac, peer_netns, *there, master, link.mtu, link.is_up)
+
+    def _forget(self, netns: str) -> None:
+        for key in [key for key in self._indexes if key[0] == netns]:
+            del self._indexes[key]
+
+
+class _FailedError(Exception):
+    """Ends the making of a sandbox; what failed is told elsewhere."""
+
+
+class _SysctlWriter:
+    """Writes settings, but not those that every new namespace has anyway.
+
+    New namespaces are born alike, so what had to be written in the first one with a given list of settings has to be written in
+    all. Kept for the length of one apply only: the machine's own defaults may change later.
+    """
+
+    def __init__(self) -> None:
+        self._needed: dict[tuple[tuple[str, str], ...], list[int]] = {}
+
+    def write(self, netns: str, operations: Sequence[Operation]) -> list[Failure]:
+        wanted = [operation for operation in operations if operation.verb != "remove"]
+        if not wanted:
+            return []
+        key = tuple((setting.path, setting.value) for operation in wanted if isinstance(setting := operation.object, Sysctl))
+        failures: list[Failure] = []
+        needed: list[int] = []
+        for index in self._needed.get(key, range(len(wanted))):
+            setting = wanted[index].object
+            assert isinstance(setting, Sysctl)
+            try:
+                if key in self._needed or _read(setting.path) != setting.value:
+                    _write(setting.path, setting.value)
+                    needed.append(index)
+            except FileNotFoundError as error:
+                if not setting.is_optional:
+                    failures.append(_failure(netns, wanted[index], error))
+            except OSError as error:
+                failures.append(_failure(netns, wanted[index], error))
+        if len(wanted) > 1 and not failures and all(operation.verb == "add" for operation in wanted):
+            self._needed[key] = needed
+        return failures
+
+
+def _encode(operation: Operation, links: LinuxKernel) -> Iterable[bytes]:
+    """The requests for one operation."""
+    obj, before = operation.object, operation.before
+    if operation.verb == "remove":
+        return [obj.delete(links)] if hasattr(obj, "delete") else []
+    if before is None:
+        request = obj.create(links)  # type: ignore[attr-defined]
+        return [request] if request else []
+    must_go = type(before) is not type(obj) or (
+        isinstance(obj, Veth) and isinstance(before, Veth) and (obj.peer_netns, obj.peer) != (before.peer_netns, before.peer)
+    )
+    if must_go:
+        return [before.delete(links), obj.create(links)]  # type: ignore[attr-defined]
+    return [obj.change(links)]  # type: ignore[attr-defined]
+
+
+def _is_new_port(operation: Operation) -> bool:
+    """A port's link comes with a veth that is made from the other side, perhaps later in the same apply."""
+    return isinstance(operation.object, Port) and operation.verb != "remove"
+
+
+def _peer(netns: str, link: SeenLink, seen: Mapping[str, Sequence[SeenLink]]) -> tuple[str, SeenLink | None, str]:
+    """(namespace, link, its bridge) of a veth's other end; indexes are unique in the lab, so a pair names each other."""
+    for other_netns, others in seen.items():
+        for other in others:
+            if other_netns != netns and other.kind == "veth" and other.index == link.peer_index and other.peer_index == link.index:
+                master = next((candidate.name for candidate in others if candidate.index == other.master_index), "?")
+                return other_netns, other, master
+    return "?", None, "?"
+
+
+def _failure(netns: str, operation: Operation, error: OSError | KeyError) -> Failure:
+    if isinstance(error, OSError):
+        return Failure(netns, operation, error.errno or 0, f"{error.strerror or error}")
+    return Failure(netns, operation, errno.ENOENT, f"there is no namespace {error}")
+
+
+def _read_sysctl(setting: Sysctl) -> Sysctl | None:
+    try:
+        return Sysctl(setting.netns, setting.path, _read(setting.path), setting.is_optional)
+    except FileNotFoundError:
+        return setting if setting.is_optional else None
+
+
+def _read(path: str) -> str:
+    return Path(_SYSCTL_ROOT, path).read_text().strip()
+
+
+def _write(path: str, value: str) -> None:
+    fd = os.open(f"{_SYSCTL_ROOT}/{path}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)

@@ -1,0 +1,132 @@
+"""A NETLINK_ROUTE socket of the namespace it was opened in: batches of requests, and dumps.
+
+A socket keeps its namespace alive: it is closed as soon as its work is done.
+Source: net/netlink/af_netlink.c (6.12); RFC 3549; netlink(7).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from msgspec import Struct
+
+from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLMSG_DONE, NLMSG_ERROR, WireError, as_string, attributes, messages
+
+MAX_BATCH_BYTES = 128 * 1024
+"""One sendmsg takes about 200 kB at most."""
+RECEIVE_BYTES = 64 * 1024
+
+SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
+_NLMSGERR_ATTR_MSG = 1
+_ERROR = struct.Struct("=i")
+
+
+class Refusal(Struct, frozen=True):
+    """The kernel's no to one request of a batch."""
+
+    request: int
+    """Which one, counted from 0."""
+    errno: int
+    text: str
+    """The kernel's own explanation; often empty."""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({os.strerror(self.errno)})" if self.text else os.strerror(self.errno)
+
+
+class RouteSocket:
+    """Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
+            self._socket.setsockopt(SOL_NETLINK, option, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_BATCH_BYTES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._socket.close()
+
+    def batch(self, requests: Sequence[bytes]) -> list[Refusal]:
+        """Sends all requests, in as few datagrams as fit; a refusal does not stop those behind it.
+
+        A request may be several messages one behind the other. Only the last message of a datagram is acknowledged, errors are
+        reported of all.
+        """
+        refusals: list[Refusal] = []
+        for start, part in _datagrams(requests):
+            refusals += self._exchange(start, part)
+        return refusals
+
+    def dump(self, request: bytes) -> Iterator[memoryview]:
+        """The body of each message that a dump request brings."""
+        self._socket.send(request)
+        while True:
+            for type_, _, _, body in messages(self._socket.recv(RECEIVE_BYTES)):
+                if type_ == NLMSG_DONE:
+                    return
+                if type_ == NLMSG_ERROR:
+                    number = -_ERROR.unpack_from(body)[0]
+                    raise OSError(number, f"rtnetlink dump: {os.strerror(number)}")
+                yield body
+
+    def _exchange(self, start: int, requests: Sequence[bytes]) -> list[Refusal]:
+        datagram, owners = bytearray(), []
+        for index, request in enumerate(requests):
+            at = 0
+            while at < len(request):
+                size, type_, flags, _, _ = HEADER.unpack_from(request, at)
+                owners.append(start + index)
+                datagram += HEADER.pack(size, type_, flags, len(owners), 0) + request[at + HEADER.size : at + size]
+                at += size
+        if not owners:
+            return []
+        _acknowledge_last(datagram)
+        self._socket.send(datagram)
+        refusals: dict[int, Refusal] = {}
+        while True:
+            for type_, flags, sequence, body in messages(self._socket.recv(RECEIVE_BYTES)):
+                if type_ != NLMSG_ERROR:
+                    raise WireError(f"message of type {type_} in answer to a batch")
+                number, owner = -_ERROR.unpack_from(body)[0], owners[sequence - 1]
+                if number:
+                    refusals.setdefault(owner, Refusal(owner, number, _explanation(flags, body)))
+                if sequence == len(owners):
+                    return list(refusals.values())
+
+
+def _datagrams(requests: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """(index of the first request, requests) of each datagram."""
+    start, size = 0, 0
+    for index, request in enumerate(requests):
+        if size and size + len(request) > MAX_BATCH_BYTES:
+            yield start, requests[start:index]
+            start, size = index, 0
+        size += len(request)
+    if start < len(requests):
+        yield start, requests[start:]
+
+
+def _acknowledge_last(datagram: bytearray) -> None:
+    at = last = 0
+    while at < len(datagram):
+        last = at
+        at += HEADER.unpack_from(datagram, at)[0]
+    size, type_, flags, sequence, port = HEADER.unpack_from(datagram, last)
+    HEADER.pack_into(datagram, last, size, type_, flags | NLM_F_ACK, sequence, port)
+
+
+def _explanation(flags: int, body: memoryview) -> str:
+    """The text of an extended acknowledgement. body: i32 error | the request's header (16 bytes) | attributes."""
+    has_attributes = flags & 0x200  # NLM_F_ACK_TLVS
+    if not has_attributes:
+        return ""
+    found = attributes(body[_ERROR.size + HEADER.size :])
+    return as_string(found[_NLMSGERR_ATTR_MSG]) if _NLMSGERR_ATTR_MSG in found else ""

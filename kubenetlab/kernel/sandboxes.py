@@ -1,0 +1,117 @@
+"""Making sandboxes: new namespaces, filled while we stand in them, then held by a pause process.
+
+    unshare(NET|UTS|IPC) → settings, links, addresses, routes → sethostname → unshare(PID) → posix_spawn(pause)
+
+posix_spawn costs the same whatever this process has in memory; a fork would not. Nothing is held before everything in it is there,
+so a sandbox that fails half-way leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kubenetlab.hoststate.sandbox import Sandbox
+from kubenetlab.kernel.syscalls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUTS, open_namespace, set_hostname, setns, unshare
+
+_KINDS = {"net": CLONE_NEWNET, "uts": CLONE_NEWUTS, "ipc": CLONE_NEWIPC}
+
+
+class Sandboxes:
+    """The pause processes of one lab, by the name of their sandbox; `pids` are numbers of this PID namespace."""
+
+    def __init__(self, lab: str, pause_path: str) -> None:
+        self._lab = lab
+        self._pause_path = pause_path
+        self._home = {kind: open_namespace(kind) for kind in (*_KINDS, "pid")}
+        self.pids: dict[str, int] = {}
+
+    def make(self, sandbox: Sandbox, fill: Callable[[], None]) -> int:
+        """Makes a sandbox, calls `fill` inside, and returns the pid of its pause process.
+
+        Whatever `fill` raises is passed on, and the namespaces are gone.
+        """
+        try:
+            if sandbox.shares:
+                self._join(sandbox.shares)
+                unshare(CLONE_NEWIPC)
+            else:
+                unshare(CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
+            fill()
+            if not sandbox.shares:
+                set_hostname(sandbox.hostname)
+            self.pids[sandbox.netns] = pid = self._spawn_pause(sandbox.netns)
+            return pid
+        finally:
+            self.go_home()
+
+    def remove(self, netns: str) -> None:
+        """Kills the pause process; the kernel frees what it held. Success when it is gone already."""
+        pid = self.pids.pop(netns, 0)
+        if pid:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    @contextmanager
+    def inside(self, netns: str) -> Iterator[None]:
+        """Stands in a sandbox's network namespace for the length of the block. Raises KeyError when there is no such sandbox."""
+        fd = self.open(netns)
+        try:
+            setns(fd, CLONE_NEWNET)
+        finally:
+            os.close(fd)
+        try:
+            yield
+        finally:
+            setns(self._home["net"], CLONE_NEWNET)
+
+    def open(self, netns: str, kind: str = "net") -> int:
+        """A descriptor of one of a sandbox's namespaces; the caller closes it."""
+        return open_namespace(kind, self.pids[netns])
+
+    def adopt(self) -> dict[str, int]:
+        """Finds the pause processes that run already, by title and executable; returns them by sandbox."""
+        found: dict[str, int] = {}
+        prefix = f"{self._lab}/"
+        pause = os.stat(self._pause_path)
+        for entry in os.scandir("/proc"):
+            if not entry.name.isdigit():
+                continue
+            try:
+                title = Path(entry.path, "cmdline").read_bytes().rstrip(b"\0").decode(errors="replace")
+                executable = os.stat(f"{entry.path}/exe")
+            except OSError:
+                continue
+            is_ours = (executable.st_dev, executable.st_ino) == (pause.st_dev, pause.st_ino)
+            if is_ours and title.startswith(prefix):
+                found[title.removeprefix(prefix)] = int(entry.name)
+        self.pids = dict(found)
+        return found
+
+    def go_home(self) -> None:
+        """Back to the namespaces this process began in."""
+        for kind, flag in _KINDS.items():
+            setns(self._home[kind], flag)
+
+    def close(self) -> None:
+        for fd in self._home.values():
+            os.close(fd)
+
+    def _join(self, netns: str) -> None:
+        for kind in ("net", "uts"):
+            fd = self.open(netns, kind)
+            setns(fd, _KINDS[kind])
+            os.close(fd)
+
+    def _spawn_pause(self, netns: str) -> int:
+        """A pause process that is PID 1 of a PID namespace of its own."""
+        unshare(CLONE_NEWPID)
+        try:
+            return os.posix_spawn(self._pause_path, [f"{self._lab}/{netns}"], {})
+        finally:
+            setns(self._home["pid"], CLONE_NEWPID)  # else the next unshare(CLONE_NEWPID) is refused (EINVAL)

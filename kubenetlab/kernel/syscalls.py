@@ -1,0 +1,62 @@
+"""System calls that Python 3.11 has no function for, by libc.
+
+Source: unshare(2), setns(2), mount(2), prctl(2), pidfd_open(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(name: str, *args: Any) -> None:
+    if getattr(_libc, name)(*args) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def unshare(flags: int) -> None:
+    """Leaves the namespaces named by the flags for new ones; CLONE_NEWPID counts for children only."""
+    _call("unshare", flags)
+
+
+def setns(fd: int, flags: int = 0) -> None:
+    """Joins a namespace, or with a pidfd all of a process's namespaces that the flags name."""
+    _call("setns", fd, flags)
+
+
+def mount(source: str, target: str, kind: str | None = None, flags: int = 0) -> None:
+    """Mounts a file system or binds a path; see mount(2)."""
+    _call("mount", source.encode(), target.encode(), kind.encode() if kind else None, flags, None)
+
+
+def set_process_name(name: str) -> None:
+    """What `ps -o comm` shows; the kernel keeps 15 bytes."""
+    _call("prctl", PR_SET_NAME, name.encode()[:15] + b"\0", 0, 0, 0)
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Has the kernel send this process a signal when its parent dies."""
+    _call("prctl", PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+
+
+def set_hostname(name: str) -> None:
+    """Names this UTS namespace."""
+    encoded = name.encode()
+    _call("sethostname", encoded, len(encoded))
+
+
+def open_namespace(kind: str, pid: int | str = "thread-self") -> int:
+    """A descriptor of a process's namespace (`net`, `uts`, `ipc`, `pid`, `user`); of the calling thread's when none is named."""
+    return os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,0 +1,79 @@
+"""The same checks over every CNI and proxy mode found on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from kubenetlab.api.lab import Decisions
+from kubenetlab.datapath import Memo, modes, plan
+from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.nftables import NftObject, transaction
+from kubenetlab.hoststate.state import Contents, HostState
+from kubenetlab.kernel.fake import FakeKernel
+from kubenetlab.names import MAX_LINK_NAME
+from tests.clusters import applied, deployment, running, service, store
+
+CNIS, PROXIES = modes.known("cni"), modes.known("proxy")
+LAYOUTS = [Decisions(pod_layout=layout, neighbors=neighbors) for layout in ("onlink", "routed") for neighbors in ("dynamic", "permanent")]
+
+
+def lab(cni: str, proxy: str) -> str:
+    return f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{cni: {cni}, kubeProxyMode: {proxy}}}\n---\n{deployment()}{service()}"
+
+
+@pytest.mark.parametrize("decisions", LAYOUTS, ids=lambda made: f"{made.pod_layout}-{made.neighbors}")
+@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("cni", CNIS)
+def test_what_is_planned_can_be_made_and_is_then_all_there(cni: str, proxy: str, decisions: Decisions) -> None:
+    """plan → apply → observe → the difference is empty, at first and after a change."""
+    kernel, memo = FakeKernel(), Memo()
+    cluster = running(store(lab(cni, proxy)))
+    for found in (cluster, running(applied(cluster, deployment(replicas=1))), running(applied(cluster, deployment(replicas=5)))):
+        desired = plan(found, decisions, memo)
+        everything: dict[str, Contents] = {netns: {} for netns in (*desired.namespaces, *made_in(kernel))}
+        kernel.apply(diff(HostState(kernel.observe(everything)), desired))
+        assert not diff(HostState(kernel.observe(everything)), desired)
+
+
+def made_in(kernel: FakeKernel) -> list[str]:
+    return list(kernel._namespaces)
+
+
+@pytest.mark.parametrize(("family", "name"), [("cni", name) for name in CNIS] + [("proxy", name) for name in PROXIES])
+def test_a_mode_has_a_manual_and_takes_its_defaults(family: Any, name: str) -> None:
+    """Its first line names it; its options have defaults; unknown ones are refused."""
+    assert modes.manual(family, name).startswith(f"{name}: ")
+    assert modes.load(family, name, {}) == modes.load(family, name, {})
+    mode, findings = modes.try_load(family, name, {"nosuch": 1})
+    assert mode is None
+    assert "unknown field" in findings[0].message
+    assert all(field.default is not msgspec.NODEFAULT for field in msgspec.structs.fields(type(modes.load(family, name, {}))))
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("cni", CNIS)
+def test_names_fit_the_kernel(cni: str, proxy: str) -> None:
+    """Links have at most 15 characters, also for long names of nodes and hosts."""
+    long = "a-rather-long-name-for-a-node.example.com"
+    text = lab(cni, proxy).replace(
+        "kind: Cluster\n",
+        f"kind: Cluster\nnodes: [{{role: worker, name: {long}}}, {{role: worker, name: {long}2}}]\nexternal: [{{name: {long}, address: 198.51.100.7}}]\n",
+        1,
+    )
+    state = plan(running(store(text)), LAYOUTS[0])
+    links = [obj.name for obj in state.objects() if obj.key[0] == "Link"]  # type: ignore[attr-defined]
+    assert all(0 < len(name) <= MAX_LINK_NAME for name in links)
+    assert len({(obj.netns, obj.key) for obj in state.objects()}) == len(state)
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_rules_are_the_same_whatever_was_there_before(proxy: str) -> None:
+    """Changing step by step ends where making anew ends."""
+    cluster = running(store(lab("bridge", proxy)))
+    states = [plan(found, LAYOUTS[0]) for found in (cluster, running(applied(cluster, deployment(replicas=1))))]
+    rules: list[list[NftObject]] = [[obj for obj in state["node/worker"].values() if obj.hand == "nftables"] for state in states]  # type: ignore[misc]
+    assert transaction(rules[0], rules[1]) != "" or proxy == "none"
+    assert transaction(rules[1], rules[1]) == ""

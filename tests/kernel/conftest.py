@@ -1,0 +1,85 @@
+"""Each test of this folder runs in namespaces of its own: network, mounts, hostname, IPC, and as PID 1 of its own processes.
+
+Whatever it makes is gone when it ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubenetlab.kernel import pause, syscalls
+from kubenetlab.kernel.linux import LinuxKernel
+from kubenetlab.kernel.sandboxes import Sandboxes
+
+_ALL = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
+_SKIPPED = 77
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs the test in a child in new namespaces; what it raises is raised here, as text."""
+    if Path(pyfuncitem.fspath).parent != Path(__file__).parent:
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    status, said = _in_namespaces(lambda: pyfuncitem.obj(**arguments))
+    if status == _SKIPPED:
+        pytest.skip(said)
+    if status:
+        pytest.fail(said or f"ended with status {status}", pytrace=False)
+    return True
+
+
+def _in_namespaces(test: Callable[[], Any]) -> tuple[int, str]:
+    reading, writing = os.pipe()
+    outer = os.fork()
+    if outer == 0:
+        try:
+            syscalls.unshare(_ALL)
+        except OSError as error:
+            os.write(writing, f"this machine lets us make no namespaces: {error.strerror}".encode())
+            os._exit(_SKIPPED)
+        inner = os.fork()
+        if inner == 0:
+            _run(test, writing)
+        _, status = os.waitpid(inner, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read().decode(errors="replace")
+    _, status = os.waitpid(outer, 0)
+    return os.waitstatus_to_exitcode(status), said
+
+
+def _run(test: Callable[[], Any], writing: int) -> None:
+    try:
+        syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+        syscalls.mount("proc", "/proc", "proc")
+        syscalls.mount("tmpfs", "/run", "tmpfs")
+        test()
+        status = 0
+    except pytest.skip.Exception as skipped:
+        os.write(writing, str(skipped.msg).encode())
+        status = _SKIPPED
+    except BaseException:
+        os.write(writing, traceback.format_exc()[-60_000:].encode())
+        status = 1
+    sys.stdout.flush()
+    os._exit(status)
+
+
+@pytest.fixture
+def kernel() -> Callable[[], LinuxKernel]:
+    """Makes a LinuxKernel for the lab `t`; to be called inside the test."""
+
+    def make() -> LinuxKernel:
+        pause.install("/run/pause")
+        return LinuxKernel(Sandboxes("t", "/run/pause"))
+
+    return make

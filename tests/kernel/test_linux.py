@@ -1,0 +1,284 @@
+"""kernel/ against Linux: what is planned is made, what is there is read, what differs is mended, what is refused is told."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kubenetlab.api.lab import Decisions
+from kubenetlab.datapath import plan
+from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
+from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
+from kubenetlab.hoststate.state import HostState, contents_of
+from kubenetlab.kernel import pause
+from kubenetlab.kernel.linux import LinuxKernel
+from kubenetlab.kernel.rtnetlink import MAX_BATCH_BYTES, RouteSocket
+from tests.clusters import deployment, service, store
+
+LAYOUTS = [("onlink", "dynamic"), ("onlink", "permanent"), ("routed", "dynamic"), ("routed", "permanent")]
+Make = Callable[[], LinuxKernel]
+
+
+def netlink(state: HostState) -> HostState:
+    """What the kernel package itself makes: rules and programs are others' work."""
+    kept = {netns: {key: obj for key, obj in contents.items() if obj.hand == "netlink"} for netns, contents in state.namespaces.items()}
+    return HostState(kept, state.origins)
+
+
+def planned(text: str = "", layout: str = "onlink", neighbors: str = "dynamic") -> HostState:
+    return netlink(plan(store(text), Decisions(pod_layout=layout, neighbors=neighbors)))  # type: ignore[arg-type]
+
+
+def state_of(*objects: Object) -> HostState:
+    found: dict[str, list[Object]] = {}
+    for obj in objects:
+        found.setdefault(obj.netns, []).append(obj)
+    return HostState({netns: contents_of([Sandbox(netns, "h"), LinkUp(netns, "lo"), *some]) for netns, some in found.items()})
+
+
+def difference(kernel: LinuxKernel, wanted: HostState) -> str:
+    return str(diff(HostState(kernel.observe(wanted.namespaces)), wanted))
+
+
+def made(kernel: LinuxKernel, wanted: HostState) -> None:
+    kernel.apply(diff(HostState(kernel.observe(wanted.namespaces)), wanted)).raise_failures()
+
+
+def ip(kernel: LinuxKernel, netns: str, *words: str) -> str:
+    return subprocess.run(
+        ["nsenter", f"--net=/proc/{kernel.sandboxes.pids[netns]}/ns/net", "ip", *words], capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.parametrize(("layout", "neighbors"), LAYOUTS)
+def test_a_whole_plan_is_made_and_read_back(kernel: Make, layout: str, neighbors: str) -> None:
+    """Every link, address, route, neighbour and setting of a lab: made in one go, and then nothing differs."""
+    here, wanted = kernel(), planned(deployment(replicas=8) + service(), layout, neighbors)
+    report = here.apply(diff(HostState(), wanted))
+    assert (report.failures, report.done) == ((), len(wanted))
+    assert difference(here, wanted) == ""
+
+
+@pytest.mark.parametrize(
+    ("netns", "command"),
+    [
+        ("node/worker", "route del 10.244.2.0/24"),
+        ("node/worker", "route replace 10.244.2.0/24 via 172.18.0.2"),
+        ("node/worker", "address del 10.244.1.1/24 dev cbr0"),
+        ("node/worker", "link set veth0 type bridge_slave hairpin off"),
+        ("node/worker", "link set veth0 nomaster"),
+        ("node/worker", "link set cbr0 address 0a:58:00:00:00:09"),
+        ("node/worker", "link set cbr0 down"),
+        ("node/worker", "link del veth0"),
+        ("node/worker", "link del cbr0"),
+        ("node/worker", "link del eth0"),
+        ("node/worker", "neighbor del 10.244.1.2 dev cbr0"),
+        ("node/worker", "route add 192.0.2.0/24 via 172.18.0.2 proto static"),
+    ],
+)
+def test_what_somebody_changed_is_seen_and_mended(kernel: Make, netns: str, command: str) -> None:
+    """Drift of any kind: one or two applies, and all is as it should be."""
+    here, wanted = kernel(), planned(deployment(replicas=4), "onlink", "permanent")
+    made(here, wanted)
+    ip(here, netns, *command.split())
+    assert difference(here, wanted) != ""
+    for _ in range(3):
+        here.apply(diff(HostState(here.observe(wanted.namespaces)), wanted))
+        if not difference(here, wanted):
+            return
+    assert difference(here, wanted) == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "show"),
+    [
+        ("address add 192.0.2.1/24 dev eth0", "address"),
+        ("route add 192.0.2.0/24 via 172.18.0.2", "route"),
+        ("neighbor add 172.18.0.99 lladdr 0a:58:00:00:00:09 dev eth0", "neighbor"),
+        ("link add mine type bridge", "link"),
+    ],
+)
+def test_what_somebody_added_is_left_alone(kernel: Make, command: str, show: str) -> None:
+    """An experiment beside the lab's own objects is no drift, and outlives the next apply."""
+    here, wanted = kernel(), planned(deployment(replicas=4), "onlink", "permanent")
+    made(here, wanted)
+    ip(here, "node/worker", *command.split())
+    assert difference(here, wanted) == ""
+    before = ip(here, "node/worker", show)
+    made(here, planned(deployment(replicas=5), "onlink", "permanent"))
+    assert ("mine" if show == "link" else command.split()[2]) in ip(here, "node/worker", show), before
+
+
+def test_settings_do_not_depend_on_the_machine(kernel: Make) -> None:
+    """A setting somebody changed is put back; every new namespace gets all of them."""
+    here, wanted = kernel(), planned()
+    made(here, wanted)
+    with here.sandboxes.inside("node/worker"):
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+    assert "sysctl net.ipv4.ip_forward = 1    (was: sysctl net.ipv4.ip_forward = 0)" in difference(here, wanted)
+    made(here, wanted)
+    assert difference(here, wanted) == ""
+
+
+def test_an_adopted_lab_differs_in_nothing(kernel: Make) -> None:
+    """Who comes anew finds the sandboxes by their titles and executable, and all links by their indexes."""
+    here, wanted = kernel(), planned(deployment())
+    made(here, wanted)
+    impostor = os.posix_spawn("/bin/sleep", ["t/node/worker", "30"], {})
+    again = LinuxKernel(type(here.sandboxes)("t", "/run/pause"))
+    assert again.sandboxes.adopt() == here.sandboxes.pids
+    assert impostor not in again.sandboxes.pids.values()
+    assert difference(again, wanted) == ""
+    os.kill(impostor, signal.SIGKILL)
+
+
+def test_a_refusal_names_the_object_and_the_kernels_reason(kernel: Make) -> None:
+    """Who wanted what, where, and why not; the rest of the batch is done."""
+    here = kernel()
+    made(here, state_of(Bridge("n", "br0", "0a:58:00:00:00:01")))
+    wanted = state_of(
+        Bridge("n", "br0", "0a:58:00:00:00:01"),
+        Address("n", "br0", "10.0.0.1/24"),
+        Route("n", "10.9.0.0/16", "br0", via="192.0.2.1"),
+        Route("n", "10.8.0.0/16", "br0", via="10.0.0.9"),
+    )
+    report = here.apply(diff(HostState(here.observe(wanted.namespaces)), wanted))
+    (failure,) = report.failures
+    assert (
+        str(failure)
+        == "n: cannot add route 10.9.0.0/16 via 192.0.2.1 dev br0\n  kernel: Nexthop has invalid gateway (Network is unreachable)"
+    )
+    assert "10.8.0.0/16 via 10.0.0.9" in ip(here, "n", "route")
+
+
+def test_a_namespace_that_fails_leaves_nothing(kernel: Make) -> None:
+    """Neither process nor links, on either side; the others are made."""
+    here = kernel()
+    good = [
+        Bridge("node", "br0", "0a:58:00:00:00:01"),
+        Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0", "0a:59:00:00:00:02", "br0"),
+        Port("node", "veth0", "br0", "a pod"),
+    ]
+    bad = [
+        Veth("bad", "eth0", "0a:58:00:00:00:03", "node", "veth1", "0a:59:00:00:00:03", "br0"),
+        Address("bad", "eth0", "10.0.0.1/24"),
+        Route("bad", "10.9.0.0/16", "eth0", via="192.0.2.1"),
+    ]
+    report = here.apply(diff(HostState(), state_of(*good, *bad)))
+    assert {failure.netns for failure in report.failures} == {"bad"}
+    assert sorted(here.sandboxes.pids) == ["node", "pod"]
+    deadline = time.monotonic() + 5
+    while "veth1" in ip(here, "node", "link") and time.monotonic() < deadline:
+        pass
+    assert "veth1" not in ip(here, "node", "link")
+    assert "veth0" in ip(here, "node", "link")
+
+
+def test_removing_a_sandbox_frees_its_namespace(kernel: Make) -> None:
+    """The pause process dies, the node's end of the link goes; to remove it again is success."""
+    here = kernel()
+    wanted = state_of(
+        Bridge("node", "br0", "0a:58:00:00:00:01"),
+        Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0", "0a:59:00:00:00:02", "br0"),
+        Port("node", "veth0", "br0", "a pod"),
+    )
+    made(here, wanted)
+    pid = here.sandboxes.pids["pod"]
+    without = HostState({"node": contents_of([obj for obj in wanted["node"].values() if not isinstance(obj, Port)])})
+    here.apply(diff(wanted, without)).raise_failures()
+    here.sandboxes.remove("pod")
+    os.waitpid(pid, 0)
+    deadline = time.monotonic() + 5
+    while "veth0" in ip(here, "node", "link") and time.monotonic() < deadline:
+        pass
+    assert "veth0" not in ip(here, "node", "link")
+
+
+def test_a_shared_sandbox_is_in_its_nodes_network(kernel: Make) -> None:
+    """A hostNetwork pod: the node's links and hostname, processes of its own."""
+    here = kernel()
+    wanted = HostState(
+        {
+            "node": contents_of([Sandbox("node", "worker"), LinkUp("node", "lo"), Sysctl("node", "net/ipv4/ip_forward", "1")]),
+            "pod": contents_of([Sandbox("pod", "worker", shares="node")]),
+        }
+    )
+    made(here, wanted)
+    assert difference(here, wanted) == ""
+
+    def of(kind: str, netns: str) -> str:
+        return os.readlink(f"/proc/{here.sandboxes.pids[netns]}/ns/{kind}")
+
+    assert [of(kind, "node") == of(kind, "pod") for kind in ("net", "uts", "ipc", "pid")] == [True, True, False, False]
+
+
+def test_large_batches_are_split_and_errors_keep_their_places(kernel: Make) -> None:
+    """Thousands of neighbours in several datagrams; the refused ones are told apart."""
+    here = kernel()
+    made(here, state_of(Bridge("n", "br0", "0a:58:00:00:00:01")))
+    neighbors = [Neighbor("n", "br0", f"10.0.{number >> 8}.{number & 255}", "0a:58:00:00:00:02") for number in range(4000)]
+    requests = [neighbor.create(here) for neighbor in neighbors]
+    assert sum(len(request) for request in requests) > MAX_BATCH_BYTES
+    broken = (7, 2048, 3999)
+    for index in broken:
+        requests[index] = requests[index][:20] + b"\xff\xff\xff\x7f" + requests[index][24:]  # a link that does not exist
+    with here.sandboxes.inside("n"), RouteSocket() as route:
+        refusals = route.batch(requests)
+    assert tuple(refusal.request for refusal in refusals) == broken
+    assert len(ip(here, "n", "neighbor").splitlines()) == 4000 - len(broken)
+
+
+def test_pause_holds_names_itself_and_leaves_no_zombies(kernel: Make) -> None:
+    """As PID 1 of its namespace it ignores what children do; its title says whose it is."""
+    here = kernel()
+    made(here, state_of(Sysctl("n", "net/ipv4/ip_forward", "1")))
+    pid = here.sandboxes.pids["n"]
+    assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"t/n\0"
+    orphan = subprocess.run(
+        ["nsenter", "-t", str(pid), "-p", "-m", "sh", "-c", "(sleep 0.01 &) ; echo gone"], capture_output=True, text=True, check=True
+    )
+    assert orphan.stdout == "gone\n"
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if not children:
+            break
+    assert children == []
+    assert "VmRSS" in Path(f"/proc/{pid}/status").read_text()
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_pause_program_runs_on_every_processor(machine: str, kernel: Make) -> None:
+    """It sleeps until it is killed; foreign machine code is tried under qemu's user mode."""
+    emulator = [] if machine == platform.machine() else [shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}") or ""]
+    if emulator == [""]:
+        pytest.skip(f"no qemu-{machine} here (apt-get install qemu-user-static)")
+    path = Path("/run/pause-other")
+    path.write_bytes(pause.program(machine))
+    path.chmod(0o755)
+    process = subprocess.Popen([*emulator, str(path)])
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"ended with {process.returncode}"
+        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        ignored = next(
+            line.split()[1] for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if line.startswith("SigIgn")
+        )
+        if state == "S" and int(ignored, 16) & 1 << 16:
+            break
+    assert (state, bool(int(ignored, 16) & 1 << 16)) == ("S", True)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL

@@ -1,0 +1,104 @@
+"""Rules in the kernel: transactions, listings, generations, by the library and by the program."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from kubenetlab.api.lab import Decisions
+from kubenetlab.datapath import plan
+from kubenetlab.hoststate.nftables import NftObject, Table, replacement, transaction
+from kubenetlab.kernel import nft
+from kubenetlab.lab.rules_diff import rules_differences
+from tests.clusters import applied, deployment, running, service, store
+
+ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
+
+
+def rules(text: str, then: str = "") -> list[NftObject]:
+    """All rules of the node `worker` in a lab where everything runs."""
+    cluster = running(store(text))
+    if then:
+        cluster = running(applied(cluster, then))
+    return [obj for obj in plan(cluster, ONLINK)["node/worker"].values() if obj.hand == "nftables"]  # type: ignore[misc]
+
+
+def opened(way: str) -> nft.Nft:
+    if way == "library" and not nft.has_library():
+        pytest.skip(f"{nft.LIBRARY} is not here (apt-get install nftables)")
+    if way == "program" and shutil.which("nft") is None:
+        pytest.skip("the program nft is not here (apt-get install nftables)")
+    return nft.LibraryNft() if way == "library" else nft.ProgramNft()
+
+
+def differences(here: nft.Nft, wanted: list[NftObject]) -> list[str]:
+    tables = [obj for obj in wanted if isinstance(obj, Table)]
+    return list(
+        rules_differences({obj.key: obj for obj in wanted}, tables, [here.list_table(table.family, table.name) for table in tables])
+    )
+
+
+@pytest.mark.parametrize("way", ["library", "program"])
+def test_changing_ends_where_making_anew_ends(way: str) -> None:
+    """One transaction from few endpoints to many and back; each raises the generation by one."""
+    here = opened(way)
+    small, large = rules(deployment(replicas=1) + service()), rules(deployment(replicas=4) + service() + service("empty"))
+    begun = nft.generation()
+    for old, new in (([], small), (small, large), (large, small)):
+        here.run(transaction(old, new))
+        assert differences(here, new) == []
+    assert nft.generation() == begun + 3
+    listed = here.run("list ruleset")
+    here.run(replacement(small))
+    assert here.run("list ruleset") == listed
+    here.close()
+
+
+def test_a_refused_transaction_changes_nothing() -> None:
+    """All or nothing, and nft says where."""
+    here = opened("library")
+    wanted = rules(service())
+    here.run(transaction([], wanted))
+    before, generation = here.run("list ruleset"), nft.generation()
+    with pytest.raises(nft.NftError, match="No such file or directory"):
+        here.run("add chain ip kube-proxy good\nadd rule ip kube-proxy nosuch accept\n")
+    assert (here.run("list ruleset"), nft.generation()) == (before, generation)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("flush chain ip kube-proxy services", "~ nft chain ip kube-proxy services: 2 rules    (was: 0 rules)"),
+        ("delete element ip kube-proxy cluster-ips { 10.96.0.10 }", "+ nft element ip kube-proxy cluster-ips { 10.96.0.10 }"),
+        ("add element ip kube-proxy nodeport-ips { 192.0.2.1 }", "- nft element ip kube-proxy nodeport-ips { 192.0.2.1 }"),
+        ("add chain ip kube-proxy mine", "- nft chain ip kube-proxy mine"),
+        ("delete table ip ip-masq-agent", "+ nft table ip ip-masq-agent"),
+    ],
+)
+def test_what_somebody_changed_is_named(command: str, said: str) -> None:
+    """Chains, rules, elements, tables; and the generation number tells that there was something."""
+    here = opened("library")
+    wanted = rules(deployment() + service())
+    here.run(transaction([], wanted))
+    generation = nft.generation()
+    assert differences(here, wanted) == []
+    here.run(command)
+    assert nft.generation() == generation + 1
+    assert said in differences(here, wanted)
+    here.run(replacement(wanted))
+    assert differences(here, wanted) == []
+
+
+def test_the_context_stays_in_its_namespace() -> None:
+    """Made inside, used from outside: the rules land where it was made."""
+    from kubenetlab.kernel.syscalls import CLONE_NEWNET, open_namespace, setns, unshare
+
+    home = open_namespace("net")
+    unshare(CLONE_NEWNET)
+    inside = opened("library")
+    setns(home, CLONE_NEWNET)
+    inside.run("add table ip only-there")
+    outside = opened("library")
+    assert "only-there" in inside.run("list ruleset")
+    assert outside.run("list ruleset") == ""
