@@ -1,0 +1,375 @@
+"""The agent: the lab's brain and builder. Whatever happens, it asks the controllers, plans, compares and applies, until nothing is left.
+
+It may die at any moment: the objects are in the store file, everything else is in the kernel and in the other processes, and the
+next agent finds it there. The first one tells `up` how it gets on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kubenetlab import controllers
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Change, Cluster
+from kubenetlab.datapath import Memo, plan, plan_probes
+from kubenetlab.datapath.contexts import Contexts
+from kubenetlab.datapath.decisions import decide
+from kubenetlab.errors import ApplyError
+from kubenetlab.hoststate.diff import Changes, NetnsChanges, diff
+from kubenetlab.hoststate.programs import ProgramRun
+from kubenetlab.hoststate.sandbox import Sandbox
+from kubenetlab.hoststate.state import Contents, HostState, contents_of
+from kubenetlab.kernel.features import has_br_netfilter
+from kubenetlab.kernel.linux import LinuxKernel
+from kubenetlab.kernel.sandboxes import Sandboxes
+from kubenetlab.lab import facts, rundir, state
+from kubenetlab.lab.init import Boot
+from kubenetlab.lab.log import log
+from kubenetlab.lab.netns_links import NetnsLinks
+from kubenetlab.lab.rules import RulesHand
+from kubenetlab.lab.runs import RunsHand
+from kubenetlab.lab.wire import encode
+
+FULL_PASS_S = 30.0
+"""How often everything is looked at, whether anything seems to have changed or not."""
+RETRY_S = 1.0
+"""When to try again what Linux refused."""
+
+
+class Agent:
+    """One agent's life. `cluster` is the store; `known` is what exists in each namespace, as far as it has been seen or made."""
+
+    def __init__(self, boot: Boot) -> None:
+        self.lab = boot.lab
+        self.directory = Path(boot.directory)
+        self.cluster: Cluster = boot.state or Cluster()
+        self.known: dict[str, Contents] = {}
+        self.desired = HostState()
+        self.failures: dict[str, str] = {}
+        """Namespace → what Linux refused there; empty again when it is done."""
+        self.sandboxes = Sandboxes(boot.lab, boot.path(rundir.PAUSE))
+        self.kernel = LinuxKernel(self.sandboxes)
+        self.links = NetnsLinks(boot.lab, boot.run_netns, boot.outer_proc)
+        self.rules: RulesHand
+        self.runs: RunsHand
+        self._boot = boot
+        self._memo = Memo()
+        self._saved: Cluster | None = None
+        self._lives: dict[str, int] = {}
+        """Namespace → pidfd of its pause process."""
+        self._dirty = asyncio.Event()
+        self._changed: set[asyncio.Event] = set()
+        self._needs_pass = False
+        self._pass_at = time.time() + FULL_PASS_S
+        self._wake_at: float | None = None
+        self.is_idle = False
+        """True while there is nothing left to do but to wait."""
+
+    async def run(self) -> None:
+        from kubenetlab.lab.server import Server
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, _reap)
+        self.rules = RulesHand(self.directory, lambda event: self.learn(facts.probe_report(self.cluster, event)), self.wake)
+        self.runs = RunsHand(
+            self.directory, self._boot.workers, lambda report: self.learn(facts.program_report(self.cluster, report)), self._lost_programs
+        )
+        is_first = self._boot.progress is not None
+        if not is_first:
+            await self._adopt()
+        await self.reconcile()
+        if is_first:
+            self._hand_over()
+        server = loop.create_task(Server(self, self._boot.listeners[rundir.API_SOCKET]).run())
+        server.add_done_callback(lambda _: os._exit(1))  # without its API an agent is of no use: let the next one try
+        while True:
+            await self._wait()
+            self.is_idle = False
+            try:
+                await self.reconcile()
+            except Exception:
+                log(f"this round failed:\n{traceback.format_exc()}")
+                self._wake_at = time.time() + RETRY_S
+
+    # --- what others call ---
+
+    def learn(self, changes: Iterable[Change]) -> None:
+        """News: they change the store, and are reconciled at once."""
+        after = self.cluster.with_changes(changes)
+        if after is not self.cluster:
+            self.cluster = after
+            self.wake()
+
+    def replace(self, cluster: Cluster) -> None:
+        """A new store, from an admitted request."""
+        self.cluster = cluster
+        self.wake()
+
+    def wake(self, *, full_pass: bool = False) -> None:
+        """Has the agent reconcile, and with `full_pass` look at everything in the kernel first."""
+        self.is_idle = False
+        self._needs_pass |= full_pass
+        self._dirty.set()
+
+    @property
+    def decisions(self) -> Decisions:
+        networking = self.cluster.config.networking
+        return decide(self.cluster, dict(networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())
+
+    @property
+    def contexts(self) -> Contexts:
+        return Contexts(self.cluster, self.decisions)
+
+    def watch(self) -> asyncio.Event:
+        """An event that is set whenever the store, or being idle, has changed; `unwatch` it when done."""
+        event = asyncio.Event()
+        self._changed.add(event)
+        return event
+
+    def unwatch(self, event: asyncio.Event) -> None:
+        self._changed.discard(event)
+
+    # --- rounds ---
+
+    async def reconcile(self) -> None:
+        """Rounds until one changes nothing."""
+        while True:
+            self._dirty.clear()
+            if self._needs_pass:
+                self._needs_pass = False
+                await self._full_pass()
+            before = self.cluster
+            await self._round()
+            if self.cluster is before and not self._dirty.is_set():
+                break
+        self.is_idle = True
+        self._notify()
+
+    async def _round(self) -> None:
+        cluster, self._wake_at = controllers.run(self.cluster, time.time())
+        self.cluster = cluster = cluster.with_changes(
+            [decide(cluster, dict(cluster.config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())]
+        )
+        self._save()
+        decisions = self.decisions
+        self.desired = plan(cluster, decisions, self._memo)
+        changes = diff(HostState(self.known), self.desired)
+        if changes:
+            await self._apply(changes)
+        await self.rules.set_probes(plan_probes(cluster, decisions, self._memo), self._node_pids())
+        if self.failures:
+            self._wake_at = min(self._wake_at or float("inf"), time.time() + RETRY_S)
+        else:
+            for pod in cluster.all(Pod):
+                if pod.is_terminating:
+                    self.learn(facts.detached(self.cluster, pod))
+
+    def _save(self) -> None:
+        if self.cluster is not self._saved:
+            state.save(self.cluster, self.directory / rundir.STORE)
+            self._saved = self.cluster
+            self._notify()
+
+    async def _apply(self, changes: Changes) -> None:
+        """Makes the changes: links and namespaces here, rules and programs by the other processes, all nodes at once."""
+        self._tell_progress(phase="namespaces", total=len(changes.namespaces))
+        for entry in changes.namespaces:
+            if entry.is_removed:
+                self._unwatch_life(entry.netns)
+        report = self.kernel.apply(changes, lambda netns: self._tell_progress(done=netns))
+        refused: dict[str, list[str]] = {}
+        for failure in report.failures:
+            refused.setdefault(failure.netns, []).append(str(failure))
+        for entry in changes.namespaces:
+            self._take_note(entry)
+        self._tell_progress(phase="rules and programs")
+        contexts = self.contexts
+        results = await asyncio.gather(
+            *(self._delegate(entry, contexts) for entry in changes.namespaces if entry.netns in self.sandboxes.pids)
+        )
+        for said in results:
+            for netns, text in said:
+                refused.setdefault(netns, []).append(text)
+        self.rules.save_marks()
+        self._settle(changes, refused)
+
+    def _take_note(self, entry: NetnsChanges) -> None:
+        """Namespaces that came or went."""
+        pid = self.sandboxes.pids.get(entry.netns, 0)
+        if entry.is_removed:
+            self.links.remove(entry.netns)
+            self.runs.forget(entry.netns)
+            self.rules.forget(entry.netns)
+            self.known.pop(entry.netns, None)
+            self._memo.forget(lambda key: isinstance(key, tuple) and key[1] == entry.netns)
+        elif entry.is_new and pid:
+            self._watch_life(entry.netns, pid)
+            self.links.add(entry.netns, pid)
+            self.learn(facts.sandbox_made(self.cluster, entry.netns, pid))
+
+    async def _delegate(self, entry: NetnsChanges, contexts: Contexts) -> list[tuple[str, str]]:
+        """Rules and programs of one namespace; returns (namespace, what was refused)."""
+        netns, pid = entry.netns, self.sandboxes.pids[entry.netns]
+        refused: list[tuple[str, str]] = []
+        if any(operation.object.hand == "nftables" for operation in entry.operations):
+            old, new = (_of_hand(contents, "nftables") for contents in (self.known.get(netns, {}), self.desired[netns]))
+            if (said := await self.rules.apply(netns, pid, old, new)) is not None:
+                refused.append((netns, f"{netns}: cannot load rules\n  nft: {said}"))
+        context = contexts.get(netns)
+        for operation in entry.operations:
+            if isinstance(operation.object, ProgramRun) and context is not None:
+                if operation.verb == "remove":
+                    await self.runs.stop(operation.object, context.node)
+                elif (said := await self.runs.start(operation.object, pid, context)) is not None:
+                    refused.append((netns, f"{netns}: cannot start {operation.object}\n  {said}"))
+        return refused
+
+    def _settle(self, changes: Changes, refused: dict[str, list[str]]) -> None:
+        """What is known after an apply. Where everything went well it is the plan itself; elsewhere Linux is asked."""
+        for entry in changes.namespaces:
+            self.failures.pop(entry.netns, None)
+            if entry.netns in refused or entry.netns not in self.sandboxes.pids:
+                continue
+            self.known[entry.netns] = self.desired[entry.netns]
+        for netns, texts in refused.items():
+            self.failures[netns] = "\n".join(texts)
+            self.learn(facts.sandbox_failed(self.cluster, netns, texts[0]))
+            for text in texts:
+                log(text)
+        if refused:
+            if self._boot.progress is not None:
+                raise ApplyError("\n".join(self.failures.values()))
+            self._look_at(refused)
+
+    # --- looking at what is there ---
+
+    def _look_at(self, namespaces: Iterable[str]) -> None:
+        """Reads namespaces again. Rules and programs are told by others: they stay as they were known."""
+        wanted = {netns: self.desired[netns] for netns in namespaces if netns in self.desired.namespaces}
+        seen = self.kernel.observe(wanted)
+        for netns in wanted:
+            if netns in seen:
+                told = (obj for obj in self.known.get(netns, {}).values() if obj.hand != "netlink")
+                self.known[netns] = contents_of((*seen[netns].values(), *told))
+            else:
+                self.known.pop(netns, None)
+
+    async def _full_pass(self) -> None:
+        """Compares everything with the kernel; what differs is repaired by the round that follows."""
+        self._pass_at = time.time() + FULL_PASS_S
+        self._look_at(list(self.known))
+        for netns, contents in list(self.known.items()):
+            pid = self.sandboxes.pids.get(netns)
+            if pid and _of_hand(contents, "nftables") and await self.rules.was_touched(netns, pid):
+                log(f"{netns}: somebody changed the rules; they are made anew")
+                self.known[netns] = contents_of(obj for obj in contents.values() if obj.hand != "nftables")
+
+    async def _adopt(self) -> None:
+        """Takes over what a former agent left: the store, the sandboxes, the rules, the programs."""
+        self.cluster = self._saved = state.load(self.directory / rundir.STORE)
+        self.desired = plan(self.cluster, self.decisions, self._memo)
+        for netns, pid in self.sandboxes.adopt().items():
+            self._watch_life(netns, pid)
+            self.known[netns] = contents_of([Sandbox(netns, "?")]) if netns not in self.desired.namespaces else {}
+        self._look_at(self.known)
+        self.rules.load_marks()
+        await self.runs.adopt()
+        for netns, contents in list(self.known.items()):
+            rules = _of_hand(self.desired[netns], "nftables")
+            is_current = bool(rules) and await self.rules.is_as_left(netns, self.sandboxes.pids[netns], rules)
+            runs = [
+                obj
+                for obj in self.desired[netns].values()
+                if isinstance(obj, ProgramRun) and self.runs.running.get((netns, obj.container)) == obj.attempt
+            ]
+            self.known[netns] = contents_of((*contents.values(), *(rules if is_current else ()), *runs))
+        log(f"a new agent took over {len(self.known)} namespaces")
+
+    # --- lives of others ---
+
+    def _watch_life(self, netns: str, pid: int) -> None:
+        life = self._lives[netns] = os.pidfd_open(pid)
+        asyncio.get_running_loop().add_reader(life, self._died, netns)
+
+    def _unwatch_life(self, netns: str) -> None:
+        life = self._lives.pop(netns, None)
+        if life is not None:
+            asyncio.get_running_loop().remove_reader(life)
+            os.close(life)
+
+    def _died(self, netns: str) -> None:
+        """Somebody killed a pause process; with it went its namespaces, and the other ends of its links."""
+        self._unwatch_life(netns)
+        self.sandboxes.pids.pop(netns, None)
+        self.known.pop(netns, None)
+        self.runs.forget(netns)
+        self.rules.forget(netns)
+        self.links.remove(netns)
+        log(f"{netns}: its pause process died")
+        self.learn(facts.sandbox_made(self.cluster, netns, 0))
+        self.wake(full_pass=True)
+
+    def _lost_programs(self, namespaces: list[str]) -> None:
+        """An app worker died: its sockets are opened anew by its successor."""
+        for netns in namespaces:
+            self.known[netns] = contents_of(obj for obj in self.known.get(netns, {}).values() if not isinstance(obj, ProgramRun))
+        self.wake()
+
+    # --- the rest ---
+
+    async def _wait(self) -> None:
+        """Until there is something to do: news, a timer, or the time for a full pass."""
+        now = time.time()
+        try:
+            async with asyncio.timeout(max(0.0, min(self._pass_at, self._wake_at or self._pass_at) - now)):
+                await self._dirty.wait()
+        except TimeoutError:
+            self._needs_pass |= self._pass_at <= time.time()
+
+    def _node_pids(self) -> dict[str, int]:
+        return {netns: pid for netns, pid in self.sandboxes.pids.items() if netns.startswith("node/")}
+
+    def _notify(self) -> None:
+        for event in self._changed:
+            event.set()
+
+    def _tell_progress(self, **message: Any) -> None:
+        if self._boot.progress is not None:
+            self._boot.progress.sendall(encode(message))
+
+    def _hand_over(self) -> None:
+        """Everything is built: from now on `up` is a client like any other."""
+        self._tell_progress(built=len(self.known), reasons=list(self.decisions.reasons))
+        assert self._boot.progress is not None
+        self._boot.progress.close()
+        self._boot.progress = None
+
+
+def main(boot: Boot) -> None:
+    """The role: never returns while the lab lives."""
+    asyncio.run(_main(boot))
+
+
+async def _main(boot: Boot) -> None:
+    await Agent(boot).run()
+
+
+def _of_hand(contents: Contents, hand: str) -> list[Any]:
+    return [obj for obj in contents.values() if obj.hand == hand]
+
+
+def _reap() -> None:
+    """The pauses are our children."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass

@@ -1,0 +1,95 @@
+"""Connections between the lab's own processes, in an event loop: messages, and requests with their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from kubenetlab.lab.wire import Frames, Message, encode
+
+RECEIVE_BYTES = 256 * 1024
+
+
+class Channel:
+    """One end of a connection between two of the lab's processes, in an event loop."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._frames = Frames()
+        self._sending = asyncio.Lock()
+
+    @classmethod
+    async def connect(cls, path: str) -> Channel:
+        """Raises OSError when nobody listens there."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, path)
+        except OSError:
+            connection.close()
+            raise
+        return cls(connection)
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        async with self._sending:
+            await asyncio.get_running_loop().sock_sendall(self._socket, encode(message))
+
+    async def receive(self) -> AsyncIterator[Message]:
+        """Every message until the other side closes or dies."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                data = await loop.sock_recv(self._socket, RECEIVE_BYTES)
+            except ConnectionError:
+                return
+            if not data:
+                return
+            for message in self._frames.feed(data):
+                yield message
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Caller:
+    """Requests over a channel and their answers, told apart by number; everything else that comes in is an event."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._waiting: dict[int, asyncio.Future[Message]] = {}
+        self._next = 0
+
+    async def call(self, **request: Any) -> Message:
+        """The answer to a request. Raises ConnectionError when the other side dies before it answers."""
+        self._next += 1
+        number = self._next
+        self._waiting[number] = future = asyncio.get_running_loop().create_future()
+        try:
+            await self._channel.send({"id": number, **request})
+            answer: Message = await future
+            return answer
+        finally:
+            self._waiting.pop(number, None)
+
+    async def tell(self, **message: Any) -> None:
+        """A message that wants no answer."""
+        await self._channel.send(message)
+
+    async def events(self) -> AsyncIterator[Message]:
+        """What the other side says unasked, until it closes or dies; then all calls fail."""
+        try:
+            async for message in self._channel.receive():
+                future = self._waiting.get(message.get("answers", 0))
+                if future is None:
+                    yield message
+                elif not future.done():
+                    future.set_result(message)
+        finally:
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(ConnectionResetError("the process at the other end died"))
+
+    def close(self) -> None:
+        self._channel.close()

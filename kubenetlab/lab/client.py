@@ -1,0 +1,188 @@
+"""The way from a command to a running lab: its API over the Unix socket.
+
+A refused connection means that the lab is dead; the kernel tells who made the socket, and that is the lab's init, in the numbers of
+whoever asks: no pid file, no race.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from msgspec import Struct
+
+from kubenetlab.errors import LabError, did_you_mean
+from kubenetlab.lab import rundir
+
+if TYPE_CHECKING:
+    from kubenetlab.programs.http import Response
+
+ATTEMPTS = 5
+"""A dying agent may take a connection with it: the next one is asked again."""
+DOWN_TIMEOUT_S = 1.0
+_MAX_FDS = 8
+_RECEIVE_BYTES = 256 * 1024
+
+
+class ApiError(LabError):
+    """A Status with `status: Failure`: what the lab's API answered."""
+
+    def __init__(self, status: Mapping[str, Any]) -> None:
+        self.status = status
+        self.code = int(status.get("code", 500))
+        super().__init__(str(status.get("message", "the lab's API refused")))
+
+
+class Reply(Struct, frozen=True):
+    """One answer: its body, decoded, and the descriptors that came with it."""
+
+    status: int
+    body: Any
+    fds: tuple[int, ...] = ()
+
+
+class Client:
+    """One lab, by name. Raises LabError from its methods when that lab is not up."""
+
+    def __init__(self, lab: str) -> None:
+        self.lab = lab
+        self._path = str(rundir.of(lab) / rundir.API_SOCKET)
+
+    @property
+    def init_pid(self) -> int:
+        """The lab's init, in this process's PID namespace."""
+        with self._connect() as connection:
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int(struct.unpack("iii", credentials)[0])
+
+    def get(self, path: str, **query: str) -> Any:
+        return self.request("GET", path, query=query).body
+
+    def text(self, path: str, **query: str) -> str:
+        """An answer that is no JSON."""
+        return str(self.request("GET", path, query=query).body or "")
+
+    def post(self, path: str, body: Any = None, **query: str) -> Any:
+        return self.request("POST", path, body, query=query).body
+
+    def request(
+        self, method: str, path: str, body: Any = None, *, query: Mapping[str, str] | None = None, content_type: str = "application/json"
+    ) -> Reply:
+        """Raises ApiError when the API says no. What changes something carries an id, so that to send it again does no harm."""
+        from kubenetlab.lab.exchange import Exchange
+
+        target = path + ("?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items()) if query else "")
+        data = b"" if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": content_type, "X-Request-Id": os.urandom(8).hex()}
+        for attempt in range(ATTEMPTS):
+            exchange = Exchange(method, target, headers, data)
+            try:
+                fds = self._exchange(exchange)
+            except ConnectionError:
+                if attempt == ATTEMPTS - 1:
+                    raise LabError(f"lab {self.lab} does not answer; see {rundir.of(self.lab) / rundir.LOG}") from None
+                continue
+            return _reply(exchange.response, fds)
+        raise AssertionError
+
+    def stream(self, path: str, **query: str) -> Iterator[Any]:
+        """The JSON lines of an answer that goes on, as they come; ends with the answer or with the lab."""
+        from kubenetlab.lab.exchange import Exchange
+
+        target = path + ("?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items()) if query else "")
+        exchange = Exchange("GET", target, {})
+        buffer = b""
+        with self._connect() as connection:
+            connection.sendall(exchange.request_bytes)
+            while not exchange.is_complete:
+                try:
+                    buffer += exchange.feed(connection.recv(_RECEIVE_BYTES))
+                except ConnectionError:
+                    return
+                *lines, buffer = buffer.split(b"\n")
+                if exchange.status >= 400:
+                    continue
+                yield from (json.loads(line) for line in lines if line)
+        if exchange.status >= 400:
+            _reply(exchange.response, ())
+
+    def kill(self) -> bool:
+        """Ends the lab: kills init, and with it everything. False when it was dead already."""
+        try:
+            pid = self.init_pid
+        except LabError:
+            return False
+        try:
+            init = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        try:
+            signal.pidfd_send_signal(init, signal.SIGKILL)
+            select.select([init], [], [], DOWN_TIMEOUT_S)  # a stopped `shell` can hold init in the kernel; all else is gone by then
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(init)
+        return True
+
+    def _exchange(self, exchange: Any) -> tuple[int, ...]:
+        fds: list[int] = []
+        with self._connect() as connection:
+            connection.sendall(exchange.request_bytes)
+            while not exchange.is_complete:
+                data, found, *_ = socket.recv_fds(connection, _RECEIVE_BYTES, _MAX_FDS)
+                fds += found
+                exchange.feed(data)
+        return tuple(fds)
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(self._path)
+        except OSError:
+            connection.close()
+            raise LabError(f"no lab {self.lab} is up{_others(self.lab)}") from None
+        return connection
+
+
+def running() -> list[str]:
+    """The names of all labs that are up."""
+    return [name for name in rundir.names() if rundir.is_alive(name)]
+
+
+def choose(lab: str | None) -> Client:
+    """The lab named, or the only one that is up. Raises LabError when there is no such lab, or no telling which is meant."""
+    if lab is not None:
+        client = Client(lab)
+        client._connect().close()
+        return client
+    labs = running()
+    if not labs:
+        raise LabError("no lab is up; make one with: kubenetlab up")
+    if len(labs) > 1:
+        raise LabError(f"several labs are up: {', '.join(labs)}; say which with --lab NAME")
+    return Client(labs[0])
+
+
+def _others(lab: str) -> str:
+    labs = running()
+    return (
+        f"; up {'is' if len(labs) == 1 else 'are'}: {', '.join(labs)}{did_you_mean(lab, labs)}"
+        if labs
+        else "; make one with: kubenetlab up"
+    )
+
+
+def _reply(response: Response, fds: tuple[int, ...]) -> Reply:
+    is_json = response.content_type.startswith("application/json")
+    body = json.loads(response.body) if is_json and response.body else response.body.decode(errors="replace")
+    if response.status >= 400:
+        raise ApiError(body if isinstance(body, dict) else {"code": response.status, "message": body.strip()})
+    return Reply(response.status, body, fds)

@@ -1,0 +1,192 @@
+"""CoreDNS: a process inside its pod. It watches the lab's API as a client and answers from what it has seen.
+
+When the agent dies it goes on with its last view and watches the next agent. Ports: 53 UDP and TCP, /health on 8080, /ready on 8181,
+/metrics on 9153.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+from typing import Any
+
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.core import Namespace, Service
+from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.load import decode_object
+from kubenetlab.api.meta import Resource
+from kubenetlab.lab import rundir
+from kubenetlab.lab.exchange import Exchange
+from kubenetlab.lab.http import serve
+from kubenetlab.lab.init import Boot
+from kubenetlab.programs.coredns import DNS_PORT, HEALTH_PORT, METRICS_PORT, READY_PORT
+from kubenetlab.programs.http import Request, Response, text
+from kubenetlab.programs.zone import Zone, answer
+
+CACHE_SIZE = 10_000
+MAX_MESSAGE_BYTES = 64 * 1024
+RETRY_S = 0.05
+TCP_TIMEOUT_S = 10.0
+_WATCHED: tuple[type[Resource], ...] = (Namespace, Service, EndpointSlice, ClusterConfig)
+
+
+class CoreDNS:
+    """One server: what it has seen, and the sockets it answers on."""
+
+    def __init__(self, api: str) -> None:
+        self._api = api
+        self._seen: dict[type[Resource], dict[tuple[str, str], Resource]] = {kind: {} for kind in _WATCHED}
+        self._synced: set[type[Resource]] = set()
+        self._zone: Zone | None = None
+        self._cache: dict[bytes, bytes] = {}
+        """Question as it came, without its number → answer without its number; thrown away at every change."""
+        self._queries = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def is_ready(self) -> bool:
+        return len(self._synced) == len(_WATCHED)
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        udp.bind(("", DNS_PORT))
+        loop.add_reader(udp, self._datagrams, udp)
+        self._listen(DNS_PORT, self._tcp)
+        for port, handler in ((HEALTH_PORT, self._health), (READY_PORT, self._ready), (METRICS_PORT, self._metrics)):
+            self._listen(port, lambda connection, handler=handler: serve(connection, handler))
+        await asyncio.gather(*(self._watch(kind) for kind in _WATCHED))
+
+    def resolve(self, data: bytes, *, is_udp: bool = True) -> bytes | None:
+        """The encoded answer to an encoded question, from the cache where it was asked before."""
+        self._queries += 1
+        if self._zone is None:
+            return None
+        key = data[2:] if is_udp else b"t" + data[2:]
+        known = self._cache.get(key)
+        if known is None:
+            made = answer(self._zone, data, is_udp=is_udp)
+            if made is None:
+                return None
+            if len(self._cache) >= CACHE_SIZE:
+                self._cache.clear()
+            known = self._cache[key] = made[2:]
+        return data[:2] + known
+
+    def _datagrams(self, udp: socket.socket) -> None:
+        for _ in range(64):
+            try:
+                data, peer = udp.recvfrom(MAX_MESSAGE_BYTES)
+            except OSError:
+                return
+            if (reply := self.resolve(data)) is not None:
+                try:
+                    udp.sendto(reply, peer)
+                except OSError:
+                    pass
+
+    async def _tcp(self, connection: socket.socket) -> None:
+        """Messages behind their lengths (RFC 1035 §4.2.2), until the client is done."""
+        loop = asyncio.get_running_loop()
+        buffer = b""
+        connection.setblocking(False)
+        try:
+            while True:
+                async with asyncio.timeout(TCP_TIMEOUT_S):
+                    fresh = await loop.sock_recv(connection, MAX_MESSAGE_BYTES)
+                if not fresh:
+                    return
+                buffer += fresh
+                while len(buffer) >= 2 and len(buffer) >= 2 + (size := struct.unpack_from(">H", buffer)[0]):
+                    data, buffer = buffer[2 : 2 + size], buffer[2 + size :]
+                    reply = self.resolve(data, is_udp=False)
+                    if reply is not None:
+                        await loop.sock_sendall(connection, struct.pack(">H", len(reply)) + reply)
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            connection.close()
+
+    def _listen(self, port: int, handle: Any) -> None:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("", port))
+        listener.listen(128)
+
+        def accept() -> None:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            task = asyncio.get_running_loop().create_task(handle(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        asyncio.get_running_loop().add_reader(listener, accept)
+
+    async def _health(self, request: Request) -> Response:
+        return text("OK")
+
+    async def _ready(self, request: Request) -> Response:
+        return text("OK") if self.is_ready else text("kubernetes", 503)
+
+    async def _metrics(self, request: Request) -> Response:
+        return text(f"# TYPE coredns_dns_requests_total counter\ncoredns_dns_requests_total {self._queries}\n")
+
+    async def _watch(self, kind: type[Resource]) -> None:
+        """Follows one kind for ever, through all agents."""
+        path = f"/api/{kind.api_version}" if "/" not in kind.api_version else f"/apis/{kind.api_version}"
+        while True:
+            try:
+                await self._follow(kind, f"{path}/{kind.plural}?watch=true")
+            except OSError:
+                pass
+            await asyncio.sleep(RETRY_S)
+
+    async def _follow(self, kind: type[Resource], target: str) -> None:
+        """One watch, until it breaks. What it brings first takes the place of what was known before."""
+        loop = asyncio.get_running_loop()
+        exchange = Exchange("GET", target, {})
+        fresh: dict[tuple[str, str], Resource] = {}
+        is_initial, buffer = True, b""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
+            await loop.sock_connect(connection, self._api)
+            await loop.sock_sendall(connection, exchange.request_bytes)
+            while not exchange.is_complete:
+                buffer += exchange.feed(await loop.sock_recv(connection, 256 * 1024))
+                *lines, buffer = buffer.split(b"\n")
+                for line in lines:
+                    event = json.loads(line)
+                    if event["type"] == "BOOKMARK":
+                        self._seen[kind], is_initial = fresh, False
+                        self._synced.add(kind)
+                        continue
+                    obj = decode_object(event["object"], kind).value
+                    if obj is None:
+                        continue
+                    target_map = fresh if is_initial else self._seen[kind]
+                    if event["type"] == "DELETED":
+                        target_map.pop(obj.key, None)
+                    else:
+                        target_map[obj.key] = obj
+                if lines and self.is_ready:
+                    self._rebuild()
+
+    def _rebuild(self) -> None:
+        config = next(iter(self._seen[ClusterConfig].values()), ClusterConfig())
+        assert isinstance(config, ClusterConfig)
+        hosts = {host.name: host.address for host in config.external}
+        namespaces, services, slices = (list(self._seen[kind].values()) for kind in (Namespace, Service, EndpointSlice))
+        self._zone = Zone(config.networking.dns_domain, namespaces, services, slices, hosts)  # type: ignore[arg-type]
+        self._cache = {}
+
+
+def main(boot: Boot, arguments: dict[str, Any]) -> None:
+    """The role: lives as long as its pod."""
+    import dnslib  # noqa: F401  (now rather than with the first question)
+
+    os.chdir("/")
+    asyncio.run(CoreDNS(boot.path(rundir.API_SOCKET)).run())

@@ -1,0 +1,91 @@
+"""What was seen, as changes of the store: reports of sandboxes, programs, processes and probes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import structs
+
+from kubenetlab.api.core import Node
+from kubenetlab.api.lab import Attachment, ContainerReport, NodeReport, Observed, ProbeReport
+from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Change, Cluster, deletion
+from kubenetlab.controllers.ipam import attachment_of
+from kubenetlab.controllers.kubelet import observed_of
+
+
+def pod_of(cluster: Cluster, netns: str) -> Pod | None:
+    """The pod whose sandbox this is; None for other namespaces and for pods that are gone."""
+    kind, _, rest = netns.partition("/")
+    if kind != "pod":
+        return None
+    namespace, name, uid = rest.split("/")
+    pod = cluster.get(Pod, namespace, name)
+    return pod if pod is not None and pod.uid.startswith(uid) else None
+
+
+def sandbox_made(cluster: Cluster, netns: str, pid: int) -> Iterator[Change]:
+    """A pause process runs (or, with pid 0, does not run any more)."""
+    kind, _, name = netns.partition("/")
+    if kind == "node" and cluster.get(Node, "", name) is not None:
+        yield NodeReport(ObjectMeta(name=name), pid)
+    pod = pod_of(cluster, netns)
+    if pod is None:
+        return
+    seen = _observed(cluster, pod)
+    if pid:
+        yield structs.replace(seen, sandbox_pid=pid, sandbox_error="")
+        return
+    # A pod that lost its sandbox gets a new one, with a new address, and all its containers start anew in it.
+    yield Observed(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid)
+    attachment = attachment_of(cluster, pod)
+    if isinstance(attachment, Attachment):
+        yield deletion(attachment)
+
+
+def sandbox_failed(cluster: Cluster, netns: str, message: str) -> Iterator[Change]:
+    """Linux refused something in a pod's namespace."""
+    pod = pod_of(cluster, netns)
+    if pod is not None:
+        yield structs.replace(_observed(cluster, pod), sandbox_error=message)
+
+
+def program_report(cluster: Cluster, report: dict[str, Any]) -> Iterator[Change]:
+    """How a run of a container goes, as an app worker says."""
+    pod = pod_of(cluster, report["netns"])
+    if pod is None:
+        return
+    seen = _observed(cluster, pod)
+    told = ContainerReport(report["attempt"], report["state"], report.get("exit_code", 0), report.get("message", ""), report.get("at", 0.0))
+    known = seen.containers.get(report["container"])
+    if known is not None and (known.attempt, known.state) == (told.attempt, told.state):
+        return
+    yield structs.replace(seen, containers={**seen.containers, report["container"]: told})
+
+
+def probe_report(cluster: Cluster, report: dict[str, Any]) -> Iterator[Change]:
+    """How the latest probe ended, as the node agent says."""
+    pod = pod_of(cluster, report["netns"])
+    if pod is None:
+        return
+    seen = _observed(cluster, pod)
+    told = ProbeReport(
+        report["attempt"], report["kind"], report["ok"], report["message"], report["at"], report["failures"], report["is_settled"]
+    )
+    key = f"{report['container']}/{report['kind']}"
+    known = seen.probes.get(key)
+    if known is None or structs.replace(known, at=0.0) != structs.replace(told, at=0.0):
+        yield structs.replace(seen, probes={**seen.probes, key: told})
+
+
+def detached(cluster: Cluster, pod: Pod) -> Iterator[Change]:
+    """A terminating pod's endpoints have left all rules."""
+    seen = observed_of(cluster, pod)
+    if seen is not None and not seen.is_detached:
+        yield structs.replace(seen, is_detached=True)
+
+
+def _observed(cluster: Cluster, pod: Pod) -> Observed:
+    return observed_of(cluster, pod) or Observed(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid)

@@ -1,0 +1,49 @@
+"""The first store of a lab: what every cluster begins with, then what the manifests say, then what the controllers add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kubenetlab import controllers
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.load import Entry
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.addons import initial_objects
+from kubenetlab.controllers.admission import Admission, Incoming, admit
+from kubenetlab.datapath import modes
+from kubenetlab.datapath.decisions import decide
+from kubenetlab.errors import ManifestError
+from kubenetlab.kernel.features import has_br_netfilter
+
+
+def first_store(config: Entry | None, entries: Sequence[Entry], now: float) -> tuple[Cluster, Admission]:
+    """The store, and what admission said of the user's documents. Raises ManifestError when one is refused.
+
+    `config` is the Cluster document; the others are in `entries`.
+    """
+    cluster_config = config.object if config is not None and isinstance(config.object, ClusterConfig) else ClusterConfig()
+    given = config.value if config is not None else {"apiVersion": cluster_config.api_version, "kind": cluster_config.kind}
+    base = admit(Cluster(), [Incoming(given, cluster_config), *(Incoming({}, obj) for obj in initial_objects(cluster_config))], now)
+    cluster = base.cluster.with_given({key: None for key in base.cluster.given if key[0] != cluster_config.kind})
+    admission = admit(cluster, incoming(entries), now)
+    refuse(admission, entries)
+    settled, _ = controllers.run(admission.cluster, now)
+    settled = settled.with_changes([decide(settled, dict(cluster_config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())])
+    return settled, admission
+
+
+def incoming(entries: Sequence[Entry]) -> list[Incoming]:
+    """Entries of manifests as admission takes them."""
+    return [Incoming(entry.value, entry.object) for entry in entries]
+
+
+def refuse(admission: Admission, entries: Sequence[Entry]) -> None:
+    """Raises ManifestError, with file and line, for what admission found."""
+    if any(not finding.is_warning for _, finding in admission.findings):
+        raise ManifestError(entries[index].problem(finding) for index, finding in admission.findings)
+
+
+def programs_needed(config: ClusterConfig) -> list[str]:
+    """What the modes of a cluster ask of the machine; what leaves the cluster is masqueraded by nft in every one with a network."""
+    found = [modes.load("cni", *config.networking.cni_mode).needs, modes.load("proxy", *config.networking.proxy_mode).needs]
+    return [program for needs in found for program in needs.programs]

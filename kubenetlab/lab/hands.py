@@ -1,0 +1,66 @@
+"""The agent's hands: the processes that do what it does not do itself, each behind a connection that is made again when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from kubenetlab.lab.channel import Caller, Channel
+from kubenetlab.lab.log import log
+from kubenetlab.lab.wire import Message
+
+RECONNECT_S = 0.02
+
+OnEvent = Callable[[Message], None]
+
+
+class Hand:
+    """One process: requests to it, and what it says unasked.
+
+    Its listening socket belongs to init, so to connect succeeds even while the process is being started; it answers when it is there.
+    `on_connect` is called after each connection but the first: whatever the process knew is gone.
+    """
+
+    def __init__(self, name: str, path: str, on_event: OnEvent, on_connect: Callable[[], None]) -> None:
+        self.name = name
+        self._path = path
+        self._on_event = on_event
+        self._on_connect = on_connect
+        self._caller: Caller | None = None
+        self._connected = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def call(self, **request: Any) -> Message:
+        """The answer, or `{"error": …}` when the process died before it gave one."""
+        await self._connected.wait()
+        caller = self._caller
+        if caller is None:
+            return {"error": f"the {self.name} is being started again"}
+        try:
+            return await caller.call(**request)
+        except ConnectionError:
+            return {"error": f"the {self.name} died"}
+
+    async def _run(self) -> None:
+        is_first = True
+        while True:
+            try:
+                caller = self._caller = Caller(await Channel.connect(self._path))
+            except OSError:
+                await asyncio.sleep(RECONNECT_S)
+                continue
+            self._connected.set()
+            if not is_first:
+                log(f"the {self.name} is back")
+                self._on_connect()
+            is_first = False
+            try:
+                async for event in caller.events():
+                    self._on_event(event)
+            except ConnectionError:
+                pass
+            self._connected.clear()
+            self._caller = None
+            caller.close()
+            log(f"the {self.name} went away")

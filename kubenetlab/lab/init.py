@@ -1,0 +1,345 @@
+"""init: PID 1 of a lab. It lives in namespaces of the lab's own, and when it dies the kernel frees everything.
+
+It holds the listening sockets, so that clients queue while a process restarts and are refused only when the lab is dead; forks the
+lab's processes from its own warm memory, and forks them again when they die; reaps, and says who died how. Until it hears `keep`
+it dies with the `up` that made it.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kubenetlab.errors import KubenetlabError, RequirementError
+from kubenetlab.kernel import syscalls
+from kubenetlab.lab import rundir
+from kubenetlab.lab.wire import Frames, encode
+
+BACKLOG = 256
+BACK_OFF_S = (0.0, 0.1, 0.5, 2.0, 5.0)
+"""How long to wait before a process that died is forked again; the first time not at all."""
+QUIET_S = 60.0
+"""After that long without a death the back-off begins anew."""
+
+Role = Callable[["Boot"], None]
+
+
+class Boot:
+    """What a lab's processes are born with."""
+
+    def __init__(self, lab: str, directory: Path, workers: int, state: Any, progress: socket.socket) -> None:
+        self.lab = lab
+        self.directory = directory
+        self.workers = workers
+        self.state = state
+        """What `up` planned; only the first agent uses it, later ones read the store."""
+        self.progress: socket.socket | None = progress
+        """To `up`: what the first agent is doing. Later agents have none."""
+        self.outer_proc = -1
+        """The /proc of the namespace that `up` was called in: shows our processes by their numbers there."""
+        self.run_netns = -1
+        """The machine's /run/netns, or -1 when it cannot be written to."""
+        self.listeners: dict[str, socket.socket] = {}
+
+    def path(self, name: str) -> str:
+        return str(self.directory / name)
+
+
+def start(boot: Boot, far_end: socket.socket) -> None:
+    """Forks a lab's init out of this process, into namespaces of its own. `far_end` is `up`'s end of the progress socket."""
+    gc.collect()
+    gc.freeze()  # what is loaded so far stays shared between all forks
+    middle = os.fork()
+    if middle:
+        os.waitpid(middle, 0)
+        return
+    try:
+        far_end.close()
+        _leave(boot)
+        if os.fork() == 0:
+            _run(boot)
+    except BaseException as error:
+        _report(boot, error)
+    finally:
+        os._exit(1)
+
+
+def _leave(boot: Boot) -> None:
+    """Leaves the caller's session and namespaces; what is needed of the outside is opened before."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
+    os.setsid()
+    boot.outer_proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    user, group = os.geteuid(), os.getegid()
+    if user == 0:
+        boot.run_netns = os.open(rundir.RUN_NETNS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if user:
+            syscalls.unshare(syscalls.CLONE_NEWUSER)
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+            Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+        syscalls.unshare(
+            syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
+        )
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSPC):
+            raise
+        need = "root (try sudo)" if user == 0 else "root, or user namespaces for ordinary users (see kubenetlab doctor)"
+        raise RequirementError(f"cannot make namespaces ({error.strerror}); a lab needs {need}") from None
+
+
+def _run(boot: Boot) -> None:
+    """The life of PID 1; never returns."""
+    try:
+        syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+        syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+        syscalls.set_process_name("knl-init")
+        _send(boot, {"init": int(os.readlink("self", dir_fd=boot.outer_proc))})
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        _redirect_output(boot)
+        names = [
+            rundir.API_SOCKET,
+            rundir.INIT_SOCKET,
+            rundir.NODE_AGENT_SOCKET,
+            *(rundir.worker_socket(number) for number in range(boot.workers)),
+        ]
+        os.umask(0o177)
+        boot.listeners = {name: _listen(boot.path(name)) for name in names}
+        os.umask(0o022)
+        Init(boot).run()
+    except BaseException as error:
+        traceback.print_exc()
+        _report(boot, error)
+    finally:
+        os._exit(1)
+
+
+def _listen(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    listener.bind(path)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _redirect_output(boot: Boot) -> None:
+    null = os.open("/dev/null", os.O_RDWR)
+    log = os.open(boot.path(rundir.LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for target, source in ((0, null), (1, log), (2, log)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(log)
+
+
+def _report(boot: Boot, error: BaseException) -> None:
+    kind = type(error).__name__ if isinstance(error, KubenetlabError) else "BugError"
+    text = str(error) if isinstance(error, KubenetlabError) else f"{type(error).__name__}: {error}"
+    _send(boot, {"error": text, "kind": kind, "trace": traceback.format_exc()})
+
+
+def _send(boot: Boot, message: dict[str, Any]) -> None:
+    if boot.progress is not None:
+        try:
+            boot.progress.sendall(encode(message))
+        except OSError:
+            pass
+
+
+class _Child:
+    """One of the lab's processes that is always there: how to fork it, and how it has fared."""
+
+    def __init__(self, name: str, role: Role) -> None:
+        self.name, self.role = name, role
+        self.pid = 0
+        self.deaths = 0
+        self.last_death = 0.0
+        self.due = 0.0
+
+
+class Init:
+    """PID 1: a poll loop over dying children, requests, and the life of `up`."""
+
+    def __init__(self, boot: Boot) -> None:
+        import kubenetlab.lab.roles as roles  # asyncio and all that the processes need: once, warm for every fork
+
+        self._boot = boot
+        self._roles = roles
+        self._children = [_Child(name, role) for name, role in roles.permanent(boot)]
+        self._connections: dict[int, tuple[socket.socket, Frames]] = {}
+        self._in_pods: dict[int, dict[str, Any]] = {}
+        """What was asked for, by the pid of the process that it became."""
+        self._kept = False
+        self._poll = select.poll()
+
+    def run(self) -> None:
+        wake, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        for child in self._children:
+            self._fork(child)
+        listener = self._boot.listeners[rundir.INIT_SOCKET]
+        progress = self._boot.progress
+        assert progress is not None
+        for fd in (wake, listener.fileno(), progress.fileno()):
+            self._poll.register(fd, select.POLLIN)
+        while True:
+            for fd, _ in self._poll.poll(self._timeout_ms()):
+                if fd == wake:
+                    os.read(wake, 4096)
+                elif fd == listener.fileno():
+                    self._accept(listener)
+                elif fd in self._connections:
+                    self._receive(fd)
+                elif fd == progress.fileno():
+                    self._hear(progress)
+            self._reap()
+            for child in self._children:
+                if not child.pid and child.due <= time.monotonic():
+                    self._fork(child)
+
+    def _timeout_ms(self) -> float | None:
+        due = [child.due for child in self._children if not child.pid]
+        return max(0.0, (min(due) - time.monotonic()) * 1000) if due else None
+
+    def _hear(self, progress: socket.socket) -> None:
+        """`keep` lets the lab outlive `up`; if `up` dies before, so do we, and the kernel frees all."""
+        if progress.recv(64) != b"keep":
+            os._exit(1)
+        self._kept = True
+        self._poll.unregister(progress.fileno())
+        progress.close()
+        self._boot.progress = None
+        self._boot.state = None
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid in self._in_pods:
+                self._tell_all({"event": "died", "pid": pid, "status": status, **self._in_pods.pop(pid)})
+            for child in self._children:
+                if child.pid == pid:
+                    self._schedule(child, status)
+
+    def _schedule(self, child: _Child, status: int) -> None:
+        if not self._kept and child.name == "agent":
+            os._exit(1)  # it has told `up` why
+        now = time.monotonic()
+        child.deaths = child.deaths + 1 if now - child.last_death < QUIET_S else 1
+        child.last_death, child.pid = now, 0
+        child.due = now + BACK_OFF_S[min(child.deaths, len(BACK_OFF_S)) - 1]
+        print(f"{child.name} died ({_how(status)}); next start in {child.due - now:.1f} s", file=sys.stderr, flush=True)
+
+    def _fork(self, child: _Child) -> None:
+        child.pid = self._spawn(child.name, child.role)
+
+    def _spawn(self, name: str, role: Role, not_to_keep: tuple[int, ...] = ()) -> int:
+        """Forks a process that runs a role; returns its pid."""
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            for fd in not_to_keep:
+                os.close(fd)
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            syscalls.set_process_name(f"knl-{name}")
+            for connection, _ in self._connections.values():
+                connection.close()
+            if self._kept:
+                self._boot.progress = self._boot.state = None
+            role(self._boot)
+            os._exit(0)
+        except BaseException as error:
+            traceback.print_exc()
+            if name == "agent":
+                _report(self._boot, error)
+        finally:
+            os._exit(1)
+
+    def _accept(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        self._connections[connection.fileno()] = (connection, Frames())
+        self._poll.register(connection.fileno(), select.POLLIN)
+
+    def _receive(self, fd: int) -> None:
+        connection, frames = self._connections[fd]
+        try:
+            data = connection.recv(65536)
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(fd)
+            return
+        for message in frames.feed(data):
+            self._send(connection, {"answers": message.get("id", 0), **self._serve(message)})
+
+    def _serve(self, message: dict[str, Any]) -> dict[str, Any]:
+        """`spawn` forks one of the processes that live in pods; `list` names them. Pids are of the lab's PID namespace."""
+        try:
+            if message["do"] == "list":
+                return {"processes": [{"pid": pid, **asked} for pid, asked in self._in_pods.items()]}
+            role, sandbox = self._roles.in_pod(message["role"], message["arguments"]), int(message["sandbox"])
+            pid = self._spawn_inside(str(message["role"]), role, sandbox)
+        except (KeyError, OSError, ValueError) as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+        self._in_pods[pid] = {"role": message["role"], "arguments": message["arguments"], "sandbox": sandbox}
+        return {"pid": pid}
+
+    def _spawn_inside(self, name: str, role: Role, sandbox: int) -> int:
+        """Forks into the namespaces of a pause process. Only a child is in the PID namespace joined, hence two forks."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        pidfd = os.pidfd_open(sandbox)
+        helper = os.fork()
+        if helper == 0:
+            try:
+                syscalls.setns(pidfd, syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID)
+                os.write(writing, str(self._spawn(name, role, (reading, writing, pidfd))).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        os.close(pidfd)
+        os.waitpid(helper, 0)
+        written = os.read(reading, 32)
+        os.close(reading)
+        if not written:
+            raise OSError(errno.ESRCH, "the sandbox is gone")
+        return int(written)
+
+    def _tell_all(self, message: dict[str, Any]) -> None:
+        for connection, _ in list(self._connections.values()):
+            self._send(connection, message)
+
+    def _send(self, connection: socket.socket, message: dict[str, Any]) -> None:
+        try:
+            connection.sendall(encode(message))
+        except OSError:
+            self._drop(connection.fileno())
+
+    def _drop(self, fd: int) -> None:
+        connection, _ = self._connections.pop(fd)
+        self._poll.unregister(fd)
+        connection.close()
+
+
+def _how(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"signal {-code}" if code < 0 else f"exit status {code}"

@@ -1,0 +1,102 @@
+"""What `inspect` shows: every node, pod, external host and Service, with pids and paths, for people and other programs.
+
+`init_pid` and `agent_pid` are the machine's; the other pids are of the lab's own PID namespace, and the `netns` paths lead through
+init's root, whose /proc is the lab's, so that they work from outside.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from kubenetlab import names
+from kubenetlab.api.core import Node, Service
+from kubenetlab.api.pods import Pod
+from kubenetlab.controllers.ipam import attachment_of
+from kubenetlab.hoststate.programs import ProgramRun
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.agent import Agent
+
+
+def inspection(agent: Agent) -> dict[str, Any]:
+    """The document that `inspect -o json` prints."""
+    cluster, pids = agent.cluster, agent.sandboxes.pids
+    init_pid = agent.links.outer_pid(1)
+
+    def place(netns: str) -> dict[str, Any]:
+        pid = pids.get(netns, 0)
+        return {"pid": pid, "netns": f"/proc/{init_pid}/root/proc/{pid}/ns/net" if pid else None, "sandbox": netns}
+
+    return {
+        "lab": agent.lab,
+        "init_pid": init_pid,
+        "agent_pid": agent.links.outer_pid(os.getpid()),
+        "run_directory": str(agent.directory),
+        "pod_layout": agent.decisions.pod_layout,
+        "neighbors": agent.decisions.neighbors,
+        "nodes": [
+            {
+                "name": node.name,
+                **place(names.node_netns(node.name)),
+                "addresses": list(node.addresses),
+                "pod_cidrs": list(node.spec.pod_cidrs),
+                "ready": node.is_ready,
+            }
+            for node in cluster.all(Node)
+        ],
+        "pods": [_pod(agent, pod, place(names.pod_netns(pod.namespace, pod.name, pod.uid))) for pod in cluster.all(Pod)],
+        "external": [
+            {"name": host.name, **place(names.external_netns(host.name)), "addresses": [host.address]} for host in cluster.config.external
+        ],
+        "services": [_service(agent, service) for service in cluster.all(Service)],
+    }
+
+
+def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
+    attachment = attachment_of(agent.cluster, pod)
+    runs = {obj.container: obj for obj in agent.desired[place["sandbox"]].values() if isinstance(obj, ProgramRun)}
+    containers = [
+        {
+            "name": container.name,
+            "pid": None,
+            "ports": [listener.port for listener in runs[container.name].listeners] if container.name in runs else [],
+            "program": runs[container.name].program if container.name in runs else None,
+        }
+        for container in pod.spec.long_running_containers
+    ]
+    return {
+        "namespace": pod.namespace,
+        "name": pod.name,
+        "node": pod.spec.node_name,
+        **place,
+        "addresses": list(pod.addresses),
+        "host_network": pod.spec.host_network,
+        "host_ifname": attachment.host_ifname if attachment else None,
+        "phase": pod.status.phase,
+        "ready": pod.is_ready,
+        "containers": containers,
+    }
+
+
+def _service(agent: Agent, service: Service) -> dict[str, Any]:
+    endpoints = [
+        {"address": address, "port": port.port, "port_name": port.name, "node": endpoint.node_name, "ready": endpoint.conditions.is_ready}
+        for piece in agent.cluster.slices_of(service)
+        for endpoint in piece.endpoints
+        for address in endpoint.addresses
+        for port in piece.ports
+    ]
+    return {
+        "namespace": service.namespace,
+        "name": service.name,
+        "type": service.spec.type,
+        "cluster_ips": list(service.cluster_ips),
+        "load_balancer_ips": [],
+        "external_ips": list(service.spec.external_ips),
+        "ports": [
+            {"port": port.port, "protocol": port.protocol, "node_port": port.node_port or None, "name": port.name}
+            for port in service.spec.ports
+        ],
+        "endpoints": endpoints,
+    }

@@ -1,0 +1,236 @@
+"""The lab's own part of the API: apply, settled, inspect, enter, plan, diff.
+
+POST apply    {documents: […]}        → outcomes and findings; with dryRun nothing is stored
+POST plan     {documents: […]}        → what would be done
+GET  diff                             → where the kernel differs from the plan, found by looking
+GET  settled  ?timeout=60             → lines: how many pods are ready, until all are or never will be
+GET  inspect                          → everything that runs, with pids and namespaces
+GET  detail   ?netns=…                → links, addresses, routes, neighbours and rules of one namespace
+GET  enter    ?netns=…                → a pidfd of its pause process, and its files
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kubenetlab import controllers, names
+from kubenetlab.api.kinds import WRITABLE
+from kubenetlab.api.load import decode_object
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.api.validate import validate
+from kubenetlab.controllers.admission import Admission, Incoming, admit
+from kubenetlab.datapath import Memo, modes, plan
+from kubenetlab.datapath.decisions import decide
+from kubenetlab.errors import ManifestError
+from kubenetlab.hoststate.diff import Changes, diff
+from kubenetlab.hoststate.nftables import Table
+from kubenetlab.hoststate.state import HostState
+from kubenetlab.kernel.features import has_br_netfilter
+from kubenetlab.lab.http import Answer, Handover, Stream
+from kubenetlab.lab.inspection import inspection
+from kubenetlab.lab.rules_diff import rules_differences
+from kubenetlab.observe.settled import verdicts
+from kubenetlab.programs.http import Request, Response
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.agent import Agent
+
+LAB_API = "/apis/kubenetlab.dev/v1alpha1"
+
+
+class LabApi:
+    """The handlers, by method and name."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._routes: Mapping[tuple[str, str], Callable[[Request], Any]] = {
+            ("POST", "apply"): self._apply,
+            ("POST", "plan"): self._plan,
+            ("POST", "delete"): self._delete_given,
+            ("GET", "given"): self._given,
+            ("GET", "diff"): self._diff,
+            ("GET", "settled"): self._settled,
+            ("GET", "inspect"): self._inspect,
+            ("GET", "detail"): self._detail,
+            ("GET", "enter"): self._enter,
+        }
+
+    async def handle(self, request: Request) -> Answer | None:
+        """The answer, or None for a path that is not of this part."""
+        group, _, name = request.path.rpartition("/")
+        route = self._routes.get((request.method, name)) if group == LAB_API else None
+        return await route(request) if route is not None else None
+
+    async def logs(self, pod: Pod, container: str) -> list[str]:
+        netns = names.pod_netns(pod.namespace, pod.name, pod.uid)
+        return await self._agent.runs.logs(netns, container, pod.spec.node_name)
+
+    async def _apply(self, request: Request) -> Answer:
+        asked = msgspec.json.decode(request.body)
+        admission = _admit(self._agent.cluster, asked["documents"])
+        if admission.cluster is not self._agent.cluster and not asked.get("dryRun"):
+            self._agent.replace(admission.cluster)
+        self._agent.wake(full_pass=not asked.get("dryRun"))
+        return _json(_admission(admission))
+
+    async def _plan(self, request: Request) -> Answer:
+        """What applying some documents would do to the kernel, right away; what follows from probes is not known yet."""
+        agent = self._agent
+        admission = _admit(agent.cluster, msgspec.json.decode(request.body)["documents"])
+        if admission.findings:
+            return _json(_admission(admission))
+        cluster, _ = controllers.run(admission.cluster, time.time())
+        try:
+            decisions = decide(cluster, dict(cluster.config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())
+            changes = diff(HostState(agent.known), plan(cluster, decisions, Memo()))
+        except ManifestError as error:
+            return _failure(422, str(error))
+        return _json({**_admission(admission), "changes": render_changes(changes)})
+
+    async def _delete_given(self, request: Request) -> Answer:
+        """Drops documents of kinds that the lab does not model; the others go by DELETE on their own paths."""
+        given = dict.fromkeys(msgspec.json.decode(request.body)["keys"])
+        known = [key for key in given if key in self._agent.cluster.given]
+        self._agent.replace(self._agent.cluster.with_given(given))
+        return _json({"deleted": known})
+
+    async def _given(self, request: Request) -> Answer:
+        """The documents of kinds that the lab keeps without modelling them."""
+        documents = [document for (kind, _, _), document in self._agent.cluster.given.items() if kind not in WRITABLE]
+        return _json({"items": documents})
+
+    async def _diff(self, request: Request) -> Answer:
+        """Where the kernel differs from what should be: looked at now, not repaired by this."""
+        agent = self._agent
+        wanted = agent.desired.namespaces
+        seen = agent.kernel.observe(wanted)
+        netlink = HostState({netns: _netlink(contents) for netns, contents in seen.items()})
+        desired = HostState({netns: _netlink(contents) for netns, contents in wanted.items()}, agent.desired.origins)
+        rules = []
+        for netns, contents in wanted.items():
+            tables = [obj for obj in contents.values() if isinstance(obj, Table)]
+            if tables and netns in agent.sandboxes.pids:
+                listed = await agent.rules.tables(netns, agent.sandboxes.pids[netns], tables)
+                rules += [
+                    {"netns": netns, "operations": list(lines)} for lines in (list(rules_differences(contents, tables, listed)),) if lines
+                ]
+        return _json({"changes": [*render_changes(diff(netlink, desired)), *rules], "failures": agent.failures})
+
+    async def _settled(self, request: Request) -> Answer:
+        timeout_s = float(request.query.get("timeout", "60"))
+        return Stream(self._settling(timeout_s))
+
+    async def _settling(self, timeout_s: float) -> AsyncIterator[bytes]:
+        """A line at each change: how many pods there are and are ready; the last says how it ended."""
+        agent = self._agent
+        changed = agent.watch()
+        deadline = time.monotonic() + timeout_s
+        last: Any = None
+        try:
+            while True:
+                changed.clear()
+                found = verdicts(agent.cluster)
+                line = {
+                    "total": len(found),
+                    "ready": sum(verdict.state in ("ready", "completed", "unready") for verdict in found),
+                    "waiting": [verdict.pod for verdict in found if verdict.state == "waiting"],
+                    "stuck": [{"pod": verdict.pod, "reason": verdict.reason} for verdict in found if verdict.state == "stuck"],
+                    "unready": [verdict.pod for verdict in found if verdict.state == "unready"],
+                    "failures": agent.failures,
+                    "settled": agent.is_idle and all(verdict.is_settled for verdict in found) and not agent.failures,
+                    "timeout": time.monotonic() >= deadline,
+                }
+                if line != last:
+                    yield msgspec.json.encode(line) + b"\n"
+                    last = line
+                if line["settled"] or line["timeout"]:
+                    return
+                try:
+                    async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                        await changed.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            agent.unwatch(changed)
+
+    async def _inspect(self, request: Request) -> Answer:
+        return _json(inspection(self._agent))
+
+    async def _detail(self, request: Request) -> Answer:
+        """One namespace as the kernel has it now."""
+        agent, netns = self._agent, request.query.get("netns", "")
+        if netns not in agent.desired.namespaces or netns not in agent.sandboxes.pids:
+            return _failure(404, f"there is no namespace {netns}")
+        seen = agent.kernel.observe({netns: agent.desired[netns], **_around(agent.desired, netns)}).get(netns, {})
+        rules = await agent.rules.text(netns, agent.sandboxes.pids[netns]) if netns.startswith("node/") else ""
+        return _json({"netns": netns, "objects": [str(obj) for obj in seen.values()], "rules": rules})
+
+    async def _enter(self, request: Request) -> Answer:
+        """A way in: the kernel joins all namespaces of the pause process by its pidfd."""
+        agent, netns = self._agent, request.query.get("netns", "")
+        context, pid = agent.contexts.get(netns), agent.sandboxes.pids.get(netns)
+        if context is None or pid is None:
+            return _failure(404, f"{netns} is not running")
+        files = {"hostname": context.files.hostname, "hosts": context.files.hosts, "resolv_conf": context.files.resolv_conf}
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return _failure(409, f"{netns} is going away")
+        return Handover(_json({"netns": netns, **files}), (pidfd,))
+
+
+def render_changes(changes: Changes) -> list[dict[str, Any]]:
+    """Changes as the API shows them: namespace by namespace, a line an operation."""
+    return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.operations]} for entry in changes.namespaces]
+
+
+def _admit(cluster: Cluster, documents: list[dict[str, Any]]) -> Admission:
+    """Documents that a client has checked are checked again: the socket is open to others too."""
+    incoming: list[Incoming] = []
+    findings = []
+    for index, document in enumerate(documents):
+        type_ = WRITABLE.get(document.get("kind", ""))
+        decoded = decode_object(document, type_) if type_ else None
+        if decoded is not None and decoded.value is None:
+            findings += [(index, finding) for finding in decoded.findings]
+            continue
+        obj = decoded.value if decoded else None
+        if obj is not None:
+            findings += [(index, finding) for finding in (*validate(obj), *modes.check(obj))]
+        incoming.append(Incoming(document, obj))
+    if findings:
+        return Admission(cluster, findings=tuple(findings))
+    return admit(cluster, incoming, time.time())
+
+
+def _admission(admission: Admission) -> dict[str, Any]:
+    return {
+        "outcomes": [msgspec.to_builtins(outcome) for outcome in admission.outcomes],
+        "findings": [{"document": index, **msgspec.to_builtins(finding)} for index, finding in admission.findings],
+        "namespaces": list(admission.made_namespaces),
+    }
+
+
+def _netlink(contents: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key: obj for key, obj in contents.items() if obj.hand == "netlink"}
+
+
+def _around(desired: HostState, netns: str) -> dict[str, Any]:
+    """The namespaces at the other ends of a namespace's links: needed to put veth pairs together."""
+    peers = {obj.peer_netns for obj in desired[netns].values() if hasattr(obj, "peer_netns")}
+    return {peer: desired[peer] for peer in peers}
+
+
+def _json(body: Any, code: int = 200) -> Response:
+    return Response(code, msgspec.json.encode(body), "application/json")
+
+
+def _failure(code: int, message: str) -> Response:
+    return _json({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "message": message}, code)

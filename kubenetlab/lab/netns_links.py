@@ -1,0 +1,53 @@
+"""The lab's names in /run/netns: symlinks to its namespaces, so that `ip netns exec` finds them. Nothing is pinned by them.
+
+They lead by the numbers that our processes have outside; the kernel tells those through the outer /proc, of which init kept a
+descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+
+from kubenetlab.names import run_netns_name
+
+
+class NetnsLinks:
+    """`run_netns` is -1 when there is no /run/netns that may be written to: then nothing is done."""
+
+    def __init__(self, lab: str, run_netns: int, outer_proc: int) -> None:
+        self._lab = lab
+        self._run_netns = run_netns
+        self._outer_proc = outer_proc
+
+    def add(self, netns: str, pid: int) -> None:
+        if self._run_netns < 0:
+            return
+        name = run_netns_name(self._lab, netns)
+        self.remove(netns)
+        try:
+            os.symlink(f"/proc/{self.outer_pid(pid)}/ns/net", name, dir_fd=self._run_netns)
+        except OSError:
+            pass  # a convenience: the lab does without it
+
+    def remove(self, netns: str) -> None:
+        if self._run_netns >= 0:
+            try:
+                os.unlink(run_netns_name(self._lab, netns), dir_fd=self._run_netns)
+            except OSError:
+                pass
+
+    def outer_pid(self, pid: int) -> int:
+        """One of our processes' number in the namespace that `up` was called in; 0 when it is gone."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return 0
+        try:
+            info = os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._outer_proc)
+            try:
+                text = os.read(info, 4096).decode()
+            finally:
+                os.close(info)
+        finally:
+            os.close(pidfd)
+        return next((max(0, int(line.split()[1])) for line in text.splitlines() if line.startswith("Pid:")), 0)

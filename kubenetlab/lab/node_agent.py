@@ -1,0 +1,181 @@
+"""The node agent: what kube-proxy and the kubelet do on the nodes: rules, and probes.
+
+A process of its own, so that neither a slow ruleset nor a crash in the C library stops the agent. It serves one agent after another;
+rules stay in the kernel and probes go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from typing import Any
+
+import msgspec
+
+from kubenetlab.datapath.probes import ProbeSpec
+from kubenetlab.errors import RequirementError
+from kubenetlab.kernel import nft
+from kubenetlab.kernel.syscalls import CLONE_NEWNET, open_namespace, setns
+from kubenetlab.lab.channel import Channel
+from kubenetlab.lab.init import Boot
+from kubenetlab.lab.podnet import Namespace
+from kubenetlab.lab.prober import Probing
+from kubenetlab.lab.wire import Message
+
+
+class Ruleset:
+    """nftables of one node, its context kept open until the node's pause process dies."""
+
+    def __init__(self, pid: int, home: int) -> None:
+        self.pid = pid
+        self.life = os.pidfd_open(pid)
+        self._home = home
+        self._inside(self._open)
+
+    def run(self, text: str) -> Message:
+        """The new generation, or nft's refusal."""
+        begun = time.perf_counter()
+        try:
+            self._nft.run(text)
+        except nft.NftError as error:
+            return {"error": str(error)}
+        took_ms = round((time.perf_counter() - begun) * 1000, 2)
+        self._inside(self._read_generation)
+        return {"generation": self._generation, "ms": took_ms}
+
+    def generation(self) -> int:
+        self._inside(self._read_generation)
+        return self._generation
+
+    def list_table(self, family: str, table: str) -> Any:
+        return self._nft.list_table(family, table)
+
+    def text(self) -> str:
+        return self._nft.run("list ruleset")
+
+    def close(self) -> None:
+        self._nft.close()
+        os.close(self.life)
+
+    def _open(self) -> None:
+        self._nft = nft.open_here()
+
+    def _read_generation(self) -> None:
+        self._generation = nft.generation()
+
+    def _inside(self, work: Any) -> None:
+        fd = open_namespace("net", self.pid)
+        try:
+            setns(fd, CLONE_NEWNET)
+        finally:
+            os.close(fd)
+        try:
+            work()
+        finally:
+            setns(self._home, CLONE_NEWNET)
+
+
+class NodeAgent:
+    """All nodes' rulesets and probes, in one event loop."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._home = open_namespace("net")
+        self._rulesets: dict[str, Ruleset] = {}
+        self._probes: dict[tuple[str, str, str], Probing] = {}
+        self._agent: Channel | None = None
+        self._outbox: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def run(self) -> None:
+        sender = asyncio.get_running_loop().create_task(self._send_events())
+        try:
+            while True:
+                connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+                self._agent = agent = Channel(connection)
+                try:
+                    for probing in self._probes.values():
+                        if probing.last is not None:
+                            await agent.send({"event": "probe", **probing.last, "at": time.time()})
+                    async for request in agent.receive():
+                        answer = self._serve(request)
+                        if request.get("id"):
+                            await agent.send({"answers": request["id"], **answer})
+                except ConnectionError:
+                    pass
+                finally:
+                    self._agent = None
+                    agent.close()
+        finally:
+            sender.cancel()
+
+    async def _send_events(self) -> None:
+        while True:
+            event = await self._outbox.get()
+            if self._agent is not None:
+                try:
+                    await self._agent.send(event)
+                except ConnectionError:
+                    pass
+
+    def _serve(self, request: Message) -> Message:
+        try:
+            match request["do"]:
+                case "rules":
+                    return self._ruleset(request).run(request["text"])
+                case "generation":
+                    return {"generation": self._ruleset(request).generation()}
+                case "list":
+                    return {"tables": [self._ruleset(request).list_table(*table) for table in request["tables"]]}
+                case "text":
+                    return {"text": self._ruleset(request).text()}
+                case "probes":
+                    return self._set_probes(request)
+            return {"error": f"unknown request {request['do']}"}
+        except RequirementError as error:
+            return {"error": str(error)}
+        except (KeyError, OSError, ValueError) as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+
+    def _ruleset(self, request: Message) -> Ruleset:
+        netns, pid = request["netns"], request["pid"]
+        known = self._rulesets.get(netns)
+        if known is None or known.pid != pid:
+            if known is not None:
+                self._forget(known, netns)
+            known = self._rulesets[netns] = Ruleset(pid, self._home)
+            asyncio.get_running_loop().add_reader(known.life, self._forget, known, netns)
+        return known
+
+    def _forget(self, ruleset: Ruleset, netns: str) -> None:
+        """A node died: its context would keep its namespace alive."""
+        asyncio.get_running_loop().remove_reader(ruleset.life)
+        if self._rulesets.get(netns) is ruleset:
+            del self._rulesets[netns]
+        ruleset.close()
+
+    def _set_probes(self, request: Message) -> Message:
+        """The probes of the sandboxes named, in place of those they had."""
+        specs = [msgspec.convert(spec, ProbeSpec) for spec in request["probes"]]
+        wanted = {spec.key: spec for spec in specs}
+        sandboxes = set(request["netns"])
+        for key in [key for key in self._probes if key[0] in sandboxes and key not in wanted]:
+            self._probes.pop(key).stop()
+        for key, spec in wanted.items():
+            known = self._probes.get(key)
+            if known is not None and known.spec == spec:
+                continue
+            if known is not None:
+                known.stop()
+            namespace = Namespace(request["nodes"][spec.node_netns], self._home)
+            self._probes[key] = Probing(spec, namespace, self._outbox.put_nowait)
+        return {"ok": True}
+
+
+def main(boot: Boot) -> None:
+    """The role: never returns while the lab lives."""
+    from kubenetlab.lab import rundir
+
+    agent = NodeAgent(boot.listeners[rundir.NODE_AGENT_SOCKET])
+    asyncio.run(agent.run())

@@ -1,0 +1,136 @@
+"""A pod's network for the programs that run in it: sockets made in its namespace, names resolved by its own files."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from kubenetlab.kernel.syscalls import CLONE_NEWNET, setns
+from kubenetlab.lab.http import fetch
+from kubenetlab.programs.http import Response
+from kubenetlab.programs.resolver import Resolver, first_address
+
+DATAGRAM_BYTES = 64 * 1024
+
+
+class Namespace:
+    """Opens sockets in the network namespace of a process (its pid, or the namespace's path); it is not kept open."""
+
+    def __init__(self, where: int | str, home: int) -> None:
+        self._path = f"/proc/{where}/ns/net" if isinstance(where, int) else where
+        self._home = home
+
+    def run(self, open_: Callable[[], socket.socket]) -> socket.socket:
+        """Calls `open_` inside. Raises OSError; FileNotFoundError or ProcessLookupError when the process is gone."""
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            setns(fd, CLONE_NEWNET)
+        finally:
+            os.close(fd)
+        try:
+            return open_()
+        finally:
+            setns(self._home, CLONE_NEWNET)
+
+    def socket(self, kind: socket.SocketKind) -> socket.socket:
+        """A new non-blocking IPv4 socket inside."""
+        return self.run(lambda: socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
+
+
+class PodNetwork:
+    """What `programs.http.Network` asks for. Every failure is an OSError whose text says what happened."""
+
+    def __init__(self, namespace: Namespace, resolver: Resolver) -> None:
+        self._namespace = namespace
+        self._resolver = resolver
+
+    async def resolve(self, name: str) -> str:
+        try:
+            return str(ip_address(name))
+        except ValueError:
+            pass
+        if (known := self._resolver.from_hosts(name)) is not None:
+            return known
+        for candidate in self._resolver.candidates(name):
+            address = await self._ask_servers(candidate)
+            if address is not None:
+                return address
+        raise OSError(errno.ENOENT, f"lookup {name}: no such host")
+
+    async def get(self, address: str, port: int, target: str, timeout_s: float) -> Response:
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await self._connected(socket.SOCK_STREAM, address, port)
+                try:
+                    return await fetch(connection, "GET", target, headers={"Host": f"{address}:{port}"})
+                finally:
+                    connection.close()
+        except TimeoutError:
+            raise OSError(errno.ETIMEDOUT, f"dial tcp {address}:{port}: i/o timeout") from None
+
+    async def exchange(self, address: str, port: int, data: bytes, timeout_s: float) -> bytes:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await self._connected(socket.SOCK_DGRAM, address, port)
+                try:
+                    await loop.sock_sendall(connection, data)
+                    return await loop.sock_recv(connection, DATAGRAM_BYTES)
+                except OSError as error:
+                    raise _explained("udp", address, port, error) from None
+                finally:
+                    connection.close()
+        except TimeoutError:
+            raise OSError(errno.ETIMEDOUT, f"read udp {address}:{port}: i/o timeout") from None
+
+    async def connect(self, address: str, port: int, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                (await self._connected(socket.SOCK_STREAM, address, port)).close()
+        except TimeoutError:
+            raise OSError(errno.ETIMEDOUT, f"dial tcp {address}:{port}: i/o timeout") from None
+
+    async def _connected(self, kind: socket.SocketKind, address: str, port: int) -> socket.socket:
+        protocol = "tcp" if kind == socket.SOCK_STREAM else "udp"
+        connection = self._namespace.socket(kind)
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, (address, port))
+        except OSError as error:
+            connection.close()
+            raise _explained(protocol, address, port, error) from None
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        return connection
+
+    async def _ask_servers(self, name: str) -> str | None:
+        """The address of a full name; None when a server says there is none. Raises OSError when no server answers."""
+        last: OSError = OSError(errno.ENOENT, f"lookup {name}: no nameserver in /etc/resolv.conf")
+        number = random.getrandbits(16)
+        question = self._resolver.question(name, number)
+        for _ in range(self._resolver.attempts):
+            for server in self._resolver.nameservers:
+                try:
+                    answer = await self.exchange(server, 53, question, self._resolver.timeout_s)
+                except OSError as error:
+                    last = OSError(error.errno, f"lookup {name} on {server}:53: {error.strerror}")
+                    continue
+                return first_address(answer, number)
+        raise last
+
+
+def _explained(protocol: str, address: str, port: int, error: OSError) -> OSError:
+    """The error as Go's net package words it, which is what people know from agnhost."""
+    words = {
+        errno.ECONNREFUSED: "connection refused",
+        errno.EHOSTUNREACH: "no route to host",
+        errno.ENETUNREACH: "network is unreachable",
+        errno.ETIMEDOUT: "connection timed out",
+    }
+    text = words.get(error.errno or 0, error.strerror or str(error))
+    return OSError(error.errno, f"dial {protocol} {address}:{port}: connect: {text}")

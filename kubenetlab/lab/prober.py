@@ -1,0 +1,136 @@
+"""Probes: each a real packet from the node's namespace to the pod's address, by a new connection every time."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from kubenetlab.datapath.probes import USER_AGENT, ProbeSpec
+from kubenetlab.lab.http import fetch
+from kubenetlab.lab.podnet import Namespace
+from kubenetlab.lab.wire import Message
+
+FIRST_RETRY_S = 0.02
+"""A packet can be lost while a link comes up, and the kernel repeats a SYN only after a second: so a new one is sent soon."""
+RETRY_GROWTH = 1.6
+FIRST_TIMEOUT_S = 0.05
+SETTLED_AFTER_S = 3.0
+"""When a readiness probe has failed so long, and so often as its threshold says, more of the same is not expected to help."""
+HTTP_OK = range(200, 400)
+
+Tell = Callable[[Message], None]
+
+
+class Probing:
+    """One probe, asked from now on until it is stopped. Told is every change of the answer, and each failure up to the threshold."""
+
+    def __init__(self, spec: ProbeSpec, namespace: Namespace, tell: Tell) -> None:
+        self.spec = spec
+        self._namespace = namespace
+        self._tell = tell
+        self.last: Message | None = None
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        """Readiness is asked in quick succession at first, so that a pod is Ready as soon as it serves; then once a period."""
+        spec, successes, failures, pause_s, is_first = self.spec, 0, 0, FIRST_RETRY_S, True
+        begun = asyncio.get_running_loop().time()
+        while True:
+            timeout_s = min(spec.timeout_s, FIRST_TIMEOUT_S) if is_first else spec.timeout_s
+            fault = await self._ask(timeout_s)
+            is_first = False
+            if fault is None:
+                successes, failures = successes + 1, 0
+                if successes >= spec.success_threshold:
+                    self._report(True, "", 0, is_settled=True)
+                    if spec.is_implied:
+                        return
+                    pause_s = spec.period_s
+            else:
+                successes, failures = 0, failures + 1
+                is_failed = failures >= spec.failure_threshold
+                if spec.kind == "liveness" or is_failed or self.last is None:
+                    is_settled = is_failed and asyncio.get_running_loop().time() - begun >= SETTLED_AFTER_S
+                    self._report(False, fault, failures, is_settled=is_settled)
+                pause_s = spec.period_s if spec.kind == "liveness" else min(pause_s * RETRY_GROWTH, spec.period_s)
+            await asyncio.sleep(pause_s)
+
+    def _report(self, ok: bool, message: str, failures: int, *, is_settled: bool) -> None:
+        spec = self.spec
+        said = {
+            "netns": spec.netns,
+            "container": spec.container,
+            "attempt": spec.attempt,
+            "kind": spec.kind,
+            "ok": ok,
+            "message": message,
+            "failures": min(failures, spec.failure_threshold),
+            "is_settled": is_settled,
+        }
+        if said != self.last:
+            self.last = said
+            self._tell({"event": "probe", **said, "at": time.time()})
+
+    async def _ask(self, timeout_s: float) -> str | None:
+        """None when the answer is yes, else what went wrong."""
+        spec = self.spec
+        target = f"{spec.address}:{spec.port}"
+        try:
+            async with asyncio.timeout(timeout_s):
+                match spec.method:
+                    case "ping":
+                        return await self._ping()
+                    case "tcp":
+                        (await self._connect()).close()
+                        return None
+                    case "http":
+                        return await self._get()
+        except TimeoutError:
+            return f"dial tcp {target}: i/o timeout" if spec.method != "ping" else f"no answer to a ping to {spec.address}"
+        except OSError as error:
+            words = {
+                errno.ECONNREFUSED: "connection refused",
+                errno.EHOSTUNREACH: "no route to host",
+                errno.ENETUNREACH: "network is unreachable",
+            }
+            return f"dial tcp {target}: connect: {words.get(error.errno or 0, error.strerror or str(error))}"
+
+    async def _connect(self) -> socket.socket:
+        connection = self._namespace.socket(socket.SOCK_STREAM)
+        # Closed with a reset: thousands of probes shall not leave thousands of sockets in TIME_WAIT.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, (self.spec.address, self.spec.port))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _get(self) -> str | None:
+        connection = await self._connect()
+        try:
+            headers = {"Host": f"{self.spec.address}:{self.spec.port}", "User-Agent": USER_AGENT, **dict(self.spec.headers)}
+            answer = await fetch(connection, "GET", self.spec.path, headers=headers)
+        finally:
+            connection.close()
+        return None if answer.status in HTTP_OK else f"HTTP probe failed with statuscode: {answer.status}"
+
+    async def _ping(self) -> str | None:
+        loop = asyncio.get_running_loop()
+        connection = self._namespace.run(
+            lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
+        )
+        try:
+            connection.connect((self.spec.address, 0))
+            await loop.sock_sendall(connection, struct.pack(">BBHHH", 8, 0, 0, 0, 1))
+            await loop.sock_recv(connection, 64)
+        finally:
+            connection.close()
+        return None

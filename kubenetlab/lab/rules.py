@@ -1,0 +1,112 @@
+"""The agent's hand for rules: what each node's tables hold, and when somebody else touched them.
+
+Every transaction raises the generation number of a namespace's ruleset by one. When it is not what our last one left, somebody else
+has been there, and our tables are made anew: the kernel's text is never compared with ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kubenetlab.datapath.probes import ProbeSpec
+from kubenetlab.hoststate.nftables import NftObject, Table, needs_replacement, replacement, transaction
+from kubenetlab.lab import rundir, state
+from kubenetlab.lab.hands import Hand, OnEvent
+
+
+class RulesHand:
+    """The node agent, as the agent uses it."""
+
+    def __init__(self, directory: Path, on_event: OnEvent, on_change: Callable[[], None]) -> None:
+        self._hand = Hand("node agent", str(directory / rundir.NODE_AGENT_SOCKET), on_event, self._forget_probes)
+        self._marks_path = directory / "rules.json"
+        self._on_change = on_change
+        self._marks: dict[str, tuple[int, str]] = {}
+        """Node's namespace → (generation, digest) that our last transaction left."""
+        self._dubious: set[str] = set()
+        """Where the tables have to be made anew, whatever they hold."""
+        self._probes: Mapping[str, tuple[ProbeSpec, ...]] = {}
+
+    def load_marks(self) -> None:
+        """What the former agent wrote down."""
+        try:
+            self._marks = msgspec.json.decode(self._marks_path.read_bytes(), type=dict[str, tuple[int, str]])
+        except (OSError, msgspec.DecodeError):
+            self._marks = {}
+
+    async def is_as_left(self, netns: str, pid: int, objects: Sequence[NftObject]) -> bool:
+        """True when the namespace holds what our last transaction left, and that was made of these objects."""
+        answer = await self._hand.call(do="generation", netns=netns, pid=pid)
+        if self._marks.get(netns) == (answer.get("generation"), _digest(objects)):
+            return True
+        self._dubious.add(netns)
+        return False
+
+    async def was_touched(self, netns: str, pid: int) -> bool:
+        """True when somebody else has changed rules there since our last transaction; its tables are dubious from then on."""
+        if netns not in self._marks:
+            return False
+        answer = await self._hand.call(do="generation", netns=netns, pid=pid)
+        if "generation" in answer and answer["generation"] != self._marks[netns][0]:
+            self._dubious.add(netns)
+            return True
+        return False
+
+    async def apply(self, netns: str, pid: int, old: Sequence[NftObject], new: Sequence[NftObject]) -> str | None:
+        """One transaction from `old` to `new`; None when it is in force, else what nft said."""
+        before = {obj.key: obj for obj in old}
+        must_replace = netns in self._dubious or any(
+            obj.key in before and before[obj.key] != obj and needs_replacement(before[obj.key], obj) for obj in new
+        )
+        text = replacement(new) if must_replace else transaction(old, new)
+        if not text:
+            return None
+        answer = await self._hand.call(do="rules", netns=netns, pid=pid, text=text)
+        if "error" in answer:
+            self._dubious.add(netns)
+            return str(answer["error"])
+        self._dubious.discard(netns)
+        self._marks[netns] = (answer["generation"], _digest(new))
+        return None
+
+    def forget(self, netns: str) -> None:
+        """A node is gone."""
+        self._marks.pop(netns, None)
+        self._dubious.discard(netns)
+
+    def save_marks(self) -> None:
+        state.replace_file(self._marks_path, msgspec.json.encode(self._marks))
+
+    async def set_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], node_pids: Mapping[str, int]) -> None:
+        """Has the node agent ask these questions, by sandbox, and no others."""
+        changed = [netns for netns in {**self._probes, **wanted} if self._probes.get(netns) != wanted.get(netns)]
+        if not changed:
+            return
+        specs = [msgspec.to_builtins(spec) for netns in changed for spec in wanted.get(netns, ())]
+        answer = await self._hand.call(do="probes", netns=changed, probes=specs, nodes=dict(node_pids))
+        if "error" not in answer:
+            self._probes = wanted
+
+    async def tables(self, netns: str, pid: int, tables: Iterable[Table]) -> list[Any]:
+        """Each table as nft's JSON lists it; None for one that is not there."""
+        answer = await self._hand.call(do="list", netns=netns, pid=pid, tables=[(table.family, table.name) for table in tables])
+        found: list[Any] = answer.get("tables", [])
+        return found
+
+    async def text(self, netns: str, pid: int) -> str:
+        """The whole ruleset of a namespace as nft prints it."""
+        answer = await self._hand.call(do="text", netns=netns, pid=pid)
+        return str(answer.get("text", answer.get("error", "")))
+
+    def _forget_probes(self) -> None:
+        self._probes = {}
+        self._on_change()
+
+
+def _digest(objects: Sequence[NftObject]) -> str:
+    return hashlib.sha256(repr(objects).encode()).hexdigest()

@@ -1,0 +1,230 @@
+"""The API on the lab's socket: Kubernetes' paths and verbs for its objects, and a group of the lab's own for the rest.
+
+    GET    /api/v1/namespaces/default/pods/web      also lists, `?watch=true`, `?labelSelector=`
+    DELETE /apis/apps/v1/namespaces/default/deployments/web
+    PUT    /apis/apps/v1/namespaces/default/deployments/web/scale
+    GET    /api/v1/namespaces/default/pods/web/log
+    *      /apis/kubenetlab.dev/v1alpha1/…          see lab_api.py
+
+Errors are Status objects. Source: Kubernetes API concepts (kubernetes.io/docs/reference/using-api/api-concepts).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct, structs
+
+from kubenetlab.api.apps import Deployment, ReplicaSet
+from kubenetlab.api.kinds import SERVED
+from kubenetlab.api.meta import Resource
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.render import render
+from kubenetlab.controllers.termination import terminated
+from kubenetlab.lab.http import Answer, Stream, serve
+from kubenetlab.lab.lab_api import LabApi
+from kubenetlab.programs.http import Request, Response
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.agent import Agent
+
+REMEMBERED_REQUESTS = 256
+
+
+class ApiFaultError(Exception):
+    """A request that is answered with a Status of failure."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.reason = code, reason
+
+
+class Place(Struct, frozen=True):
+    """What a path names: a kind, perhaps a namespace, perhaps one object and a part of it."""
+
+    kind: type[Resource]
+    namespace: str | None
+    name: str
+    part: str
+
+
+class Server:
+    """Serves the agent's store, for root and the lab's owner alone."""
+
+    def __init__(self, agent: Agent, listener: socket.socket) -> None:
+        self._agent = agent
+        self._listener = listener
+        self._lab_api = LabApi(agent)
+        self._answered: OrderedDict[str, Response] = OrderedDict()
+        """What was answered to the latest requests that change something, by their ids."""
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(self._listener)
+            _, user, _ = struct.unpack("iii", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if user != os.geteuid():
+                connection.close()
+                continue
+            task = loop.create_task(serve(connection, self._handle))
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+
+    async def _handle(self, request: Request) -> Answer:
+        """One request; a change that was made already is only told again."""
+        number = request.headers.get("x-request-id", "") if request.method != "GET" else ""
+        if number in self._answered:
+            return self._answered[number]
+        try:
+            answer = await self._route(request)
+        except ApiFaultError as fault:
+            answer = _status(fault.code, fault.reason, str(fault))
+        if number and isinstance(answer, Response):
+            self._answered[number] = answer
+            while len(self._answered) > REMEMBERED_REQUESTS:
+                self._answered.popitem(last=False)
+        return answer
+
+    async def _route(self, request: Request) -> Answer:
+        if (own := await self._lab_api.handle(request)) is not None:
+            return own
+        place = _place(request.path)
+        match request.method, place.name, place.part:
+            case "GET", "", "":
+                return self._watch(place, request) if request.query.get("watch") in ("true", "1") else self._list(place, request)
+            case "GET", _, "":
+                return _json(render(self._agent.cluster, self._get(place)))
+            case "GET", _, "log":
+                return await self._log(place, request)
+            case "DELETE", name, "" if name:
+                return self._delete(place)
+            case "PUT", _, "scale":
+                return self._scale(place, request)
+        raise ApiFaultError(405, "MethodNotAllowed", f"the lab does not serve {request.method} {request.path}")
+
+    def _get(self, place: Place) -> Resource:
+        found = self._agent.cluster.get(place.kind, place.namespace or "", place.name)
+        if found is None:
+            raise ApiFaultError(404, "NotFound", f'{place.kind.plural} "{place.name}" not found')
+        return found
+
+    def _list(self, place: Place, request: Request) -> Response:
+        cluster = self._agent.cluster
+        wanted = _selector(request)
+        items = [render(cluster, obj) for obj in cluster.all(place.kind, place.namespace) if _matches(obj, wanted)]
+        body = {
+            "apiVersion": place.kind.api_version,
+            "kind": f"{place.kind.kind}List",
+            "metadata": {"resourceVersion": str(cluster.revision)},
+            "items": items,
+        }
+        return _json(body)
+
+    def _watch(self, place: Place, request: Request) -> Stream:
+        return Stream(self._events(place, _selector(request)))
+
+    async def _events(self, place: Place, wanted: Mapping[str, str]) -> AsyncIterator[bytes]:
+        """Every change of a kind as it comes, after all that is there; a bookmark stands between the two."""
+        known: dict[tuple[str, str], Resource] = {}
+        changed = self._agent.watch()
+        is_first = True
+        try:
+            while True:
+                changed.clear()
+                cluster = self._agent.cluster
+                now = {obj.key: obj for obj in cluster.all(place.kind, place.namespace) if _matches(obj, wanted)}
+                events = [("DELETED", obj) for key, obj in known.items() if key not in now]
+                events += [("ADDED" if key not in known else "MODIFIED", obj) for key, obj in now.items() if known.get(key) is not obj]
+                known = now
+                lines = [msgspec.json.encode({"type": kind, "object": render(cluster, obj)}) + b"\n" for kind, obj in events]
+                if is_first:
+                    meta = {"resourceVersion": str(cluster.revision), "annotations": {"k8s.io/initial-events-end": "true"}}
+                    lines.append(msgspec.json.encode({"type": "BOOKMARK", "object": {"kind": place.kind.kind, "metadata": meta}}) + b"\n")
+                    is_first = False
+                if lines:
+                    yield b"".join(lines)
+                await changed.wait()
+        finally:
+            self._agent.unwatch(changed)
+
+    def _delete(self, place: Place) -> Response:
+        obj = self._get(place)
+        self._agent.learn(terminated(obj, time.time()))
+        self._agent.replace(self._agent.cluster.with_given({(obj.kind, obj.namespace, obj.name): None}))
+        return _json(
+            {"apiVersion": "v1", "kind": "Status", "status": "Success", "details": {"name": obj.name, "kind": obj.plural, "uid": obj.uid}}
+        )
+
+    def _scale(self, place: Place, request: Request) -> Response:
+        obj = self._get(place)
+        try:
+            replicas = msgspec.json.decode(request.body)["spec"]["replicas"]
+        except (msgspec.DecodeError, KeyError, TypeError):
+            replicas = None
+        if not isinstance(obj, (Deployment, ReplicaSet)):
+            raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} has no scale")
+        if not isinstance(replicas, int) or replicas < 0:
+            raise ApiFaultError(422, "Invalid", "spec.replicas: wanted a whole number of at least 0")
+        before = obj.spec.replicas
+        self._agent.learn([structs.replace(obj, spec=structs.replace(obj.spec, replicas=replicas))])
+        return _json(
+            {
+                "apiVersion": "autoscaling/v1",
+                "kind": "Scale",
+                "metadata": {"name": obj.name, "namespace": obj.namespace},
+                "spec": {"replicas": replicas},
+                "status": {"replicas": before},
+            }
+        )
+
+    async def _log(self, place: Place, request: Request) -> Response:
+        pod = self._get(place)
+        if not isinstance(pod, Pod):
+            raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} has no log")
+        names = [container.name for container in pod.spec.long_running_containers]
+        container = request.query.get("container") or names[0]
+        if container not in names:
+            raise ApiFaultError(400, "BadRequest", f"container {container} is not valid for pod {pod.name}; it has: {', '.join(names)}")
+        lines = await self._lab_api.logs(pod, container)
+        return Response(200, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _place(path: str) -> Place:
+    """`/apis/apps/v1/namespaces/default/deployments/web/scale` and its kin."""
+    parts = path.strip("/").split("/")
+    version, rest = ("v1", parts[2:]) if parts[0] == "api" else ("/".join(parts[1:3]), parts[3:])
+    namespace = None
+    if len(rest) > 2 and rest[0] == "namespaces":
+        namespace, rest = rest[1], rest[2:]
+    plural, name, part = (*rest, "", "", "")[:3]
+    kind = next((kind for kind in SERVED if kind.plural == plural and kind.api_version == version), None)
+    if kind is None or len(rest) > 3:
+        raise ApiFaultError(404, "NotFound", "the server could not find the requested resource")
+    return Place(kind, namespace if kind.is_namespaced else "" if name else None, name, part)
+
+
+def _selector(request: Request) -> dict[str, str]:
+    text = request.query.get("labelSelector", "")
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    return {key: value.removeprefix("=") for key, _, value in pairs}
+
+
+def _matches(obj: Resource, wanted: Mapping[str, str]) -> bool:
+    return all(obj.labels.get(key) == value for key, value in wanted.items())
+
+
+def _json(body: Any, code: int = 200) -> Response:
+    return Response(code, msgspec.json.encode(body), "application/json")
+
+
+def _status(code: int, reason: str, message: str) -> Response:
+    return _json({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}, code)

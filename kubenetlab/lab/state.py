@@ -1,0 +1,64 @@
+"""The store on disk: written before the kernel is touched, by rename, so that an agent that comes back knows what was meant."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from kubenetlab.api.apps import Deployment, ReplicaSet
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.core import Event, Namespace, Node, Service
+from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.lab import Attachment, Decisions, Ledger, NodeReport, Observed
+from kubenetlab.api.meta import Resource
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+
+_KINDS: tuple[type[Resource], ...] = (
+    ClusterConfig, Namespace, Node, Pod, Service, EndpointSlice, Deployment, ReplicaSet, Event,
+    Attachment, Observed, NodeReport, Ledger, Decisions,
+)  # fmt: skip
+
+
+class _Saved(Struct):
+    revision: int
+    objects: dict[str, msgspec.Raw]
+    given: list[tuple[str, str, str, Any]]
+
+
+def save(cluster: Cluster, path: Path) -> None:
+    """Writes the whole store."""
+    objects = {kind.kind: msgspec.Raw(msgspec.json.encode(cluster.all(kind))) for kind in _KINDS}
+    saved = _Saved(cluster.revision, objects, [(*key, document) for key, document in cluster.given.items()])
+    replace_file(path, msgspec.json.encode(saved))
+
+
+def load(path: Path) -> Cluster:
+    """Raises OSError or msgspec.ValidationError when there is no usable store."""
+    saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
+    objects: dict[type[Resource], dict[tuple[str, str], Resource]] = {}
+    for kind in _KINDS:
+        decoded: list[Resource] = msgspec.json.decode(saved.objects[kind.kind], type=list[kind]) if kind.kind in saved.objects else []  # type: ignore[valid-type]
+        objects[kind] = {obj.key: obj for obj in decoded}
+    return Cluster(objects, {(kind, namespace, name): document for kind, namespace, name, document in saved.given}, saved.revision)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file so that it holds either the old or the new, whatever happens."""
+    temporary = path.with_suffix(".new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        _write_all(fd, data)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,142 @@
+"""Making a lab: everything is planned here, then a warm fork of this process becomes the lab's init.
+
+Until `keep` is sent the lab dies with us, so whatever happens here leaves nothing behind; after it the lab lives on its own.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kubenetlab import errors
+from kubenetlab.api.store import Cluster
+from kubenetlab.errors import KubenetlabError, LabError, RequirementError
+from kubenetlab.kernel import pause
+from kubenetlab.lab import init, rundir, state
+from kubenetlab.lab.wire import Frames
+
+MAX_WORKERS = 16
+STOPPED_BY_SIGINT = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or SIGTERM, before the lab was kept: it is gone again."""
+
+
+def create(
+    lab: str, cluster: Cluster, *, nodes: int, keep_failed: bool = False, on_progress: OnProgress = lambda message: None
+) -> dict[str, Any]:
+    """Makes a lab out of a store that the controllers are content with; returns what the agent said when all was built.
+
+    Raises LabError when the lab is up already, RequirementError or ApplyError when it cannot be made, Interrupted on a signal; in
+    each case nothing is left, except with `keep_failed`.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    life: int | None = None
+    is_kept = False
+    try:
+        _make_directory(lab)
+        for number in _SIGNALS:
+            signal.signal(number, _interrupt)
+        boot, ours = _boot(lab, cluster, min(MAX_WORKERS, max(1, nodes)))
+        init.start(boot, ours)
+        assert boot.progress is not None
+        boot.progress.close()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        frames = Frames()
+        while True:
+            data = ours.recv(65536)
+            if not data:
+                raise LabError(f"the lab died while it was being made{_log_tail(lab)}")
+            for message in frames.feed(data):
+                if "init" in message:
+                    life = os.pidfd_open(message["init"])
+                elif "error" in message:
+                    if keep_failed:
+                        ours.send(b"keep")
+                        is_kept = True
+                    raise _error(message)
+                elif "built" in message:
+                    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # from here on a signal shall not take the lab away
+                    ours.send(b"keep")
+                    is_kept = True
+                    return message
+                else:
+                    on_progress(message)
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        if not is_kept:
+            _undo(lab, life)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def _make_directory(lab: str) -> None:
+    """The run directory, clean. Two `up` of one name at once: the second finds it there and is told."""
+    if rundir.is_alive(lab):
+        raise LabError(f"lab {lab} is up already")
+    try:
+        rundir.create(lab)
+    except FileExistsError:
+        rundir.sweep(lab)
+        try:
+            rundir.create(lab)
+        except FileExistsError:
+            raise LabError(f"lab {lab} is being made by somebody else at this moment") from None
+    except PermissionError as error:
+        raise RequirementError(f"cannot make {rundir.of(lab)}: {error.strerror}") from None
+
+
+def _boot(lab: str, cluster: Cluster, workers: int) -> tuple[init.Boot, socket.socket]:
+    directory = rundir.of(lab)
+    if os.geteuid() == 0:
+        os.makedirs(rundir.RUN_NETNS, mode=0o755, exist_ok=True)
+    pause.install(str(directory / rundir.PAUSE))
+    state.save(cluster, directory / rundir.STORE)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    return init.Boot(lab, directory, workers, cluster, theirs), ours
+
+
+def _undo(lab: str, life: int | None) -> None:
+    """Ends what was begun, waits until the kernel has freed it, and removes the traces."""
+    if life is not None:
+        try:
+            signal.pidfd_send_signal(life, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        select.select([life], [], [], 5.0)
+        os.close(life)
+    if not rundir.is_alive(lab):
+        rundir.sweep(lab)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted
+
+
+def _error(message: dict[str, Any]) -> KubenetlabError:
+    """The error that one of the lab's processes met, as if it had been raised here."""
+    type_ = getattr(errors, str(message["kind"]), errors.BugError)
+    if "--debug" in sys.argv:
+        print(message["trace"], file=sys.stderr)
+    error: KubenetlabError = type_(message["error"])
+    return error
+
+
+def _log_tail(lab: str) -> str:
+    """The last lines of the lab's log, for a death without a word."""
+    try:
+        lines: Sequence[str] = (rundir.of(lab) / rundir.LOG).read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "".join(f"\n  {line}" for line in lines[-5:])

@@ -1,0 +1,320 @@
+"""An app worker: the sockets of built-in programs, opened inside the pods' namespaces and served from one event loop.
+
+It outlives the agent: its control socket belongs to init. A listening socket would keep a dead pod's namespace alive, so the worker
+watches each pod's pause process and closes everything when it dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from kubenetlab import programs
+from kubenetlab.hoststate.programs import Listener
+from kubenetlab.kernel.syscalls import open_namespace
+from kubenetlab.lab.channel import Channel
+from kubenetlab.lab.http import serve
+from kubenetlab.lab.init import Boot
+from kubenetlab.lab.podnet import DATAGRAM_BYTES, Namespace, PodNetwork
+from kubenetlab.lab.wire import Message
+from kubenetlab.programs.http import Me, Request, Response
+from kubenetlab.programs.resolver import parse
+
+LOG_LINES = 1000
+LISTEN_BACKLOG = 1024
+IP_PKTINFO = 8
+"""Tells which address a datagram was sent to (ip(7)); Python 3.11 does not name it."""
+_IN_PKTINFO = struct.Struct("=i4s4s")
+
+
+class Run:
+    """One run of one container's program."""
+
+    def __init__(self, pod: Pod, container: str, attempt: int, tell: Callable[[Run], None]) -> None:
+        self.pod = pod
+        self.container = container
+        self.attempt = attempt
+        self.program = ""
+        self.options: dict[str, Any] = {}
+        self.sockets: dict[Listener, socket.socket] = {}
+        self.log: deque[str] = deque(maxlen=LOG_LINES)
+        self._tell = tell
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_over = False
+        self.outcome: Message = {"state": "running"}
+        """How it goes, or how it ended: told again to an agent that comes back."""
+
+    def update(self, program: str, options: dict[str, Any], listeners: list[Listener]) -> None:
+        """Opens what is new, closes what is gone. Raises OSError, with nothing new left open, when a port cannot be had."""
+        opened: dict[Listener, socket.socket] = {}
+        try:
+            for listener in listeners:
+                if listener not in self.sockets:
+                    opened[listener] = self._open(listener)
+        except OSError:
+            for new in opened.values():
+                new.close()
+            raise
+        for listener in [known for known in self.sockets if known not in listeners]:
+            self._close(self.sockets.pop(listener))
+        self.program, self.options = program, options
+        self._module = programs.load(program)
+        loop = asyncio.get_running_loop()
+        for listener, opened_socket in opened.items():
+            self.sockets[listener] = opened_socket
+            ready = self._accept if listener.protocol == "TCP" else self._datagram
+            loop.add_reader(opened_socket, ready, opened_socket)
+            self.note(f"Started {'HTTP' if listener.protocol == 'TCP' else listener.protocol} server on port {listener.port}")
+
+    def start_main(self) -> None:
+        if hasattr(self._module, "main"):
+            self._spawn(self._main())
+
+    def stop(self) -> None:
+        self._is_over = True
+        for open_socket in self.sockets.values():
+            self._close(open_socket)
+        self.sockets.clear()
+        for task in self._tasks:
+            task.cancel()
+
+    def note(self, line: str) -> None:
+        self.log.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}")
+
+    def _open(self, listener: Listener) -> socket.socket:
+        if listener.protocol not in ("TCP", "UDP"):
+            raise OSError(
+                errno.EPROTONOSUPPORT, f"listen {listener.protocol.lower()} :{listener.port}: protocol not supported by the lab yet"
+            )
+        opened = self.pod.namespace.socket(socket.SOCK_STREAM if listener.protocol == "TCP" else socket.SOCK_DGRAM)
+        try:
+            if listener.protocol == "TCP":
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            else:
+                opened.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+            opened.bind(("", listener.port))
+            if listener.protocol == "TCP":
+                opened.listen(LISTEN_BACKLOG)
+        except OSError as error:
+            opened.close()
+            text = (error.strerror or "").lower()
+            raise OSError(error.errno, f"listen {listener.protocol.lower()} :{listener.port}: bind: {text}") from None
+        return opened
+
+    def _close(self, open_socket: socket.socket) -> None:
+        asyncio.get_running_loop().remove_reader(open_socket)
+        open_socket.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        self._spawn(serve(connection, self._http, max_body_bytes=1024 * 1024))
+
+    def _datagram(self, open_socket: socket.socket) -> None:
+        try:
+            data, ancillary, _, peer = open_socket.recvmsg(DATAGRAM_BYTES, socket.CMSG_SPACE(_IN_PKTINFO.size))
+        except OSError:
+            return
+        answer = self._module.datagram(data, peer, self._me()) if hasattr(self._module, "datagram") else None
+        if answer is None:
+            return
+        # The answer leaves from the address that was asked: a node has several, and a client accepts no other.
+        source = [
+            (level, kind, _IN_PKTINFO.pack(0, _IN_PKTINFO.unpack(value)[1], b"\0" * 4))
+            for level, kind, value in ancillary
+            if kind == IP_PKTINFO
+        ]
+        try:
+            open_socket.sendmsg([answer], source, 0, peer)
+        except OSError as error:
+            self.note(f"cannot answer {peer[0]}:{peer[1]}: {error.strerror}")
+
+    async def _http(self, request: Request) -> Response:
+        self.note(f"{request.method} {request.target} from {request.peer[0]}:{request.peer[1]}{_agent(request)}")
+        if not hasattr(self._module, "http"):
+            return Response(404)
+        answer: Response = await self._module.http(request, self._me())
+        who = {
+            "X-Kubenetlab-Pod": f"{self.pod.identity['namespace']}/{self.pod.identity['pod']}",
+            "X-Kubenetlab-Client": f"{request.peer[0]}:{request.peer[1]}",
+        }
+        return Response(answer.status, answer.body, answer.content_type, {**answer.headers, **who})
+
+    def _me(self) -> Me:
+        return Me(
+            **self.pod.identity,
+            container=self.container,
+            options=self.options,
+            network=self.pod.network,
+            log=self.note,
+            exit=self._exit,
+            clock=_clock,
+        )
+
+    def _exit(self, status: int, after_s: float) -> None:
+        self.note(f"Will exit with {status}" + (f" in {after_s:g} s" if after_s else ""))
+        # Not at once: the answer that announces it shall still be sent.
+        asyncio.get_running_loop().call_later(max(after_s, 0.01), self._end, status, "")
+
+    async def _main(self) -> None:
+        try:
+            status = await self._module.main(self._me())
+        except Exception as error:
+            self._end(2, f"{type(error).__name__}: {error}")
+        else:
+            self._end(status, self.log[-1].partition(" ")[2] if self.log and status else "")
+
+    def _end(self, status: int, message: str) -> None:
+        if not self._is_over:
+            self.stop()
+            self.outcome = {"state": "exited", "exit_code": status, "message": message, "at": time.time()}
+            self._tell(self)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class Pod:
+    """One pod's programs, as long as its pause process lives."""
+
+    def __init__(self, netns: str, pid: int, identity: dict[str, str], hosts: str, resolv_conf: str, home: int) -> None:
+        self.netns = netns
+        self.pid = pid
+        self.life = os.pidfd_open(pid)
+        self.identity = identity
+        self.namespace = Namespace(pid, home)
+        self.network = PodNetwork(self.namespace, parse(hosts, resolv_conf))
+        self.runs: dict[str, Run] = {}
+
+
+class Worker:
+    """The pods of one or more nodes."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._home = open_namespace("net")
+        self._pods: dict[str, Pod] = {}
+        self._agent: Channel | None = None
+
+    async def run(self) -> None:
+        """Serves one agent after another; the programs go on meanwhile."""
+        while True:
+            connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+            self._agent = agent = Channel(connection)
+            try:
+                await agent.send({"event": "hello", "runs": [_report(run) for pod in self._pods.values() for run in pod.runs.values()]})
+                async for request in agent.receive():
+                    await agent.send({"answers": request.get("id", 0), **self._serve(request)})
+            except ConnectionError:
+                pass
+            finally:
+                self._agent = None
+                agent.close()
+
+    def _serve(self, request: Message) -> Message:
+        try:
+            match request["do"]:
+                case "run":
+                    return self._start(request)
+                case "stop":
+                    return self._stop(request["netns"], request["container"])
+                case "logs":
+                    return self._logs(request["netns"], request["container"])
+                case "nothing":
+                    return {"ok": True}
+            return {"error": f"unknown request {request['do']}"}
+        except (KeyError, OSError, ValueError) as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+
+    def _start(self, request: Message) -> Message:
+        """Starts a program or brings a running one up to date; the answer says how that went."""
+        netns, name, attempt = request["netns"], request["container"], request["attempt"]
+        pod = self._pods.get(netns)
+        if pod is None or pod.pid != request["pid"]:
+            pod = self._adopt(Pod(netns, request["pid"], request["identity"], request["hosts"], request["resolv_conf"], self._home))
+        run = pod.runs.get(name)
+        if run is not None and run.attempt != attempt:
+            run.stop()
+        is_new = run is None or run.attempt != attempt
+        if run is None or is_new:
+            run = pod.runs[name] = Run(pod, name, attempt, self._say)
+        listeners = [Listener(entry["protocol"], entry["port"]) for entry in request["listeners"]]
+        try:
+            run.update(request["program"], request["options"], listeners)
+        except OSError as error:
+            run.note(f"Error: {error.strerror}")
+            run.stop()
+            run.outcome = {"state": "failed", "exit_code": 1, "message": error.strerror or str(error), "at": time.time()}
+            return _report(run)
+        if is_new:
+            run.start_main()
+            run.outcome = {"state": "running", "at": time.time()}
+        return _report(run)
+
+    def _adopt(self, pod: Pod) -> Pod:
+        self._forget(pod.netns)
+        self._pods[pod.netns] = pod
+        asyncio.get_running_loop().add_reader(pod.life, self._bury, pod)
+        return pod
+
+    def _bury(self, pod: Pod) -> None:
+        if self._pods.get(pod.netns) is pod:
+            self._forget(pod.netns)
+
+    def _forget(self, netns: str) -> None:
+        pod = self._pods.pop(netns, None)
+        if pod is not None:
+            for run in pod.runs.values():
+                run.stop()
+            asyncio.get_running_loop().remove_reader(pod.life)
+            os.close(pod.life)
+
+    def _stop(self, netns: str, container: str) -> Message:
+        pod = self._pods.get(netns)
+        run = pod.runs.get(container) if pod else None
+        if run is not None:
+            run.stop()
+        return {"ok": True}
+
+    def _logs(self, netns: str, container: str) -> Message:
+        pod = self._pods.get(netns)
+        run = pod.runs.get(container) if pod else None
+        return {"lines": list(run.log) if run else []}
+
+    def _say(self, run: Run) -> None:
+        if self._agent is not None:
+            asyncio.get_running_loop().create_task(self._agent.send({"event": "run", **_report(run)}))
+
+
+def main(boot: Boot, number: int) -> None:
+    """The role: never returns while the lab lives."""
+    from kubenetlab.lab import rundir
+
+    worker = Worker(boot.listeners[rundir.worker_socket(number)])
+    sys.stdout.flush()
+    asyncio.run(worker.run())
+
+
+def _report(run: Run) -> Message:
+    return {"netns": run.pod.netns, "container": run.container, "attempt": run.attempt, **run.outcome}
+
+
+def _agent(request: Request) -> str:
+    agent = request.headers.get("user-agent", "")
+    return f" ({agent})" if agent else ""
+
+
+def _clock() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime())
