@@ -1,0 +1,48 @@
+"""The command line. `main` turns every failure into a message and an exit status; only `--debug` shows a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """The entry point of the command `kubenetlab`."""
+    is_debug = "--debug" in sys.argv
+    if is_debug:
+        sys.argv.remove("--debug")
+        os.environ["KUBENETLAB_DEBUG"] = "1"
+    from kubenetlab.errors import BugError, KubenetlabError
+
+    status = 0
+    try:
+        from kubenetlab.cli.app import app
+
+        app(prog_name="kubenetlab", standalone_mode=True)
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except KubenetlabError as error:
+        _complain(error, is_debug)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read our output has had enough
+        status = 0
+    except Exception as error:
+        if is_debug:
+            raise
+        _complain(BugError(f"{type(error).__name__}: {error}"), is_debug)
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # to take the interpreter down in order would take longer than to build six pods
+
+
+def _complain(error: Exception, is_debug: bool) -> None:
+    if is_debug:
+        import traceback
+
+        traceback.print_exception(error)
+    red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
+    print(f"{red}error:{plain} {error}" if "\n" not in str(error) else f"{red}error:{plain}\n{error}", file=sys.stderr)

@@ -1,0 +1,205 @@
+"""The columns of `get`, kind by kind, as kubectl has them.
+
+Source: k8s.io/kubernetes pkg/printers/internalversion/printers.go (1.33).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from kubenetlab.cli.screen import BAD, GOOD, MILD, paint
+
+Document = Mapping[str, Any]
+Column = tuple[str, Callable[[Document], str], bool]
+"""(heading, text, only with -o wide)"""
+
+
+def header(kind: str, *, is_wide: bool) -> list[str]:
+    """The headings for a kind."""
+    return [heading for heading, _, wide_only in _columns_of(kind) if is_wide or not wide_only]
+
+
+def columns(kind: str, document: Document, *, is_wide: bool) -> list[str]:
+    """The cells of one object."""
+    return [text(document) for _, text, wide_only in _columns_of(kind) if is_wide or not wide_only]
+
+
+def age(stamp: str | None) -> str:
+    """How long ago: `5s`, `3m10s`, `2h`, `4d`."""
+    if not stamp:
+        return "<unknown>"
+    seconds = max(0, int(time.time() - datetime.fromisoformat(stamp).timestamp()))
+    if seconds < 120:
+        return f"{seconds}s"
+    if seconds < 600:
+        return f"{seconds // 60}m{seconds % 60}s" if seconds % 60 else f"{seconds // 60}m"
+    if seconds < 3 * 3600:
+        return f"{seconds // 60}m"
+    return f"{seconds // 3600}h" if seconds < 48 * 3600 else f"{seconds // 86400}d"
+
+
+def pod_status(document: Document) -> str:
+    """The word in STATUS: the phase, or what keeps a container from running."""
+    status = document.get("status", {})
+    if document["metadata"].get("deletionTimestamp"):
+        return "Terminating"
+    word = str(status.get("reason") or status.get("phase", "Pending"))
+    for container in status.get("containerStatuses", ()):
+        state = container.get("state", {})
+        if "waiting" in state and state["waiting"].get("reason"):
+            word = str(state["waiting"]["reason"])
+        elif "terminated" in state:
+            word = str(state["terminated"].get("reason") or f"ExitCode:{state['terminated']['exitCode']}")
+    return word
+
+
+def _name(document: Document) -> str:
+    return str(document["metadata"]["name"])
+
+
+def _age(document: Document) -> str:
+    return age(document["metadata"].get("creationTimestamp"))
+
+
+def _spec(document: Document, field: str, default: Any = "") -> Any:
+    return document.get("spec", {}).get(field, default)
+
+
+def _status(document: Document, field: str, default: Any = "") -> Any:
+    return document.get("status", {}).get(field, default)
+
+
+def _pod_ready(document: Document) -> str:
+    containers = _status(document, "containerStatuses", ())
+    total = len(_spec(document, "containers", ())) + sum(
+        container.get("restartPolicy") == "Always" for container in _spec(document, "initContainers", ())
+    )
+    return f"{sum(container.get('ready', False) for container in containers)}/{total}"
+
+
+def _pod_status(document: Document) -> str:
+    word = pod_status(document)
+    colour = {"Running": GOOD, "Completed": GOOD, "Succeeded": GOOD, "Pending": MILD, "ContainerCreating": MILD, "Terminating": MILD}.get(
+        word, BAD
+    )
+    return paint(word, colour)
+
+
+def _restarts(document: Document) -> str:
+    containers = _status(document, "containerStatuses", ())
+    count = sum(container.get("restartCount", 0) for container in containers)
+    last = max((container.get("lastState", {}).get("terminated", {}).get("finishedAt", "") for container in containers), default="")
+    return f"{count} ({age(last)} ago)" if count and last else str(count)
+
+
+def _ports(document: Document) -> str:
+    return ",".join(f"{port['port']}/{port.get('protocol', 'TCP')}" for port in _spec(document, "ports", ())) or "<none>"
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in labels.items()) or "<none>"
+
+
+def _node_status(document: Document) -> str:
+    ready = next((condition["status"] for condition in _status(document, "conditions", ()) if condition["type"] == "Ready"), "Unknown")
+    word = paint("Ready", GOOD) if ready == "True" else paint("NotReady", BAD)
+    return word + (",SchedulingDisabled" if _spec(document, "unschedulable") else "")
+
+
+def _roles(document: Document) -> str:
+    prefix = "node-role.kubernetes.io/"
+    return ",".join(label.removeprefix(prefix) for label in document["metadata"].get("labels", {}) if label.startswith(prefix)) or "<none>"
+
+
+def _address(document: Document, kind: str) -> str:
+    return next((entry["address"] for entry in _status(document, "addresses", ()) if entry["type"] == kind), "<none>")
+
+
+def _endpoints(document: Document) -> str:
+    addresses = [address for endpoint in document.get("endpoints", ()) for address in endpoint["addresses"]]
+    return ",".join(addresses[:3]) + (f" + {len(addresses) - 3} more..." if len(addresses) > 3 else "") or "<unset>"
+
+
+def _containers(document: Document, field: str) -> str:
+    return ",".join(container.get(field, "") for container in document["spec"]["template"]["spec"]["containers"])
+
+
+_COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
+    "Pod": (
+        ("NAME", _name, False),
+        ("READY", _pod_ready, False),
+        ("STATUS", _pod_status, False),
+        ("RESTARTS", _restarts, False),
+        ("AGE", _age, False),
+        ("IP", lambda pod: _status(pod, "podIP") or "<none>", True),
+        ("NODE", lambda pod: _spec(pod, "nodeName") or "<none>", True),
+    ),
+    "Service": (
+        ("NAME", _name, False),
+        ("TYPE", lambda service: _spec(service, "type", "ClusterIP"), False),
+        ("CLUSTER-IP", lambda service: _spec(service, "clusterIP") or "<none>", False),
+        (
+            "EXTERNAL-IP",
+            lambda service: (
+                _spec(service, "externalName")
+                or ",".join(_spec(service, "externalIPs", ()))
+                or ("<pending>" if _spec(service, "type") == "LoadBalancer" else "<none>")
+            ),
+            False,
+        ),
+        ("PORT(S)", _ports, False),
+        ("AGE", _age, False),
+        ("SELECTOR", lambda service: _labels(_spec(service, "selector", {})), True),
+    ),
+    "Node": (
+        ("NAME", _name, False),
+        ("STATUS", _node_status, False),
+        ("ROLES", _roles, False),
+        ("AGE", _age, False),
+        ("INTERNAL-IP", lambda node: _address(node, "InternalIP"), True),
+        ("POD-CIDR", lambda node: _spec(node, "podCIDR"), True),
+    ),
+    "Deployment": (
+        ("NAME", _name, False),
+        ("READY", lambda item: f"{_status(item, 'readyReplicas', 0)}/{_spec(item, 'replicas', 1)}", False),
+        ("UP-TO-DATE", lambda item: str(_status(item, "updatedReplicas", 0)), False),
+        ("AVAILABLE", lambda item: str(_status(item, "availableReplicas", 0)), False),
+        ("AGE", _age, False),
+        ("CONTAINERS", lambda item: _containers(item, "name"), True),
+        ("IMAGES", lambda item: _containers(item, "image"), True),
+        ("SELECTOR", lambda item: _labels(item["spec"]["selector"].get("matchLabels", {})), True),
+    ),
+    "ReplicaSet": (
+        ("NAME", _name, False),
+        ("DESIRED", lambda item: str(_spec(item, "replicas", 1)), False),
+        ("CURRENT", lambda item: str(_status(item, "replicas", 0)), False),
+        ("READY", lambda item: str(_status(item, "readyReplicas", 0)), False),
+        ("AGE", _age, False),
+    ),
+    "EndpointSlice": (
+        ("NAME", _name, False),
+        ("ADDRESSTYPE", lambda item: item["addressType"], False),
+        ("PORTS", lambda item: ",".join(str(port.get("port", "*")) for port in item.get("ports", ())) or "<unset>", False),
+        ("ENDPOINTS", _endpoints, False),
+        ("AGE", _age, False),
+    ),
+    "Namespace": (
+        ("NAME", _name, False),
+        ("STATUS", lambda item: "Terminating" if item["metadata"].get("deletionTimestamp") else "Active", False),
+        ("AGE", _age, False),
+    ),
+    "Event": (
+        ("LAST SEEN", lambda item: age(item.get("lastTimestamp")), False),
+        ("TYPE", lambda item: item.get("type", "Normal"), False),
+        ("REASON", lambda item: item.get("reason", ""), False),
+        ("OBJECT", lambda item: f"{item['involvedObject']['kind'].lower()}/{item['involvedObject']['name']}", False),
+        ("MESSAGE", lambda item: item.get("message", ""), False),
+    ),
+}
+
+
+def _columns_of(kind: str) -> Sequence[Column]:
+    return _COLUMNS.get(kind, (("NAME", _name, False), ("AGE", _age, False)))

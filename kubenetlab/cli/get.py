@@ -1,0 +1,182 @@
+"""get and describe: objects as kubectl shows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kubenetlab.cli.options import AllNamespaces, Lab, Namespace, Output, OutputOption
+from kubenetlab.cli.screen import data, hint, say, table
+
+if TYPE_CHECKING:
+    from kubenetlab.api.meta import Resource
+    from kubenetlab.lab.client import Client
+
+
+def get(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="KIND [NAME…]",
+            help="pods, services, nodes, deployments, endpointslices, events …; several with commas; `all`.",
+            show_default=False,
+        ),
+    ],
+    namespace: Namespace = None,
+    every: AllNamespaces = False,
+    output: OutputOption = Output.table,
+    selector: Annotated[str, typer.Option("-l", "--selector", metavar="KEY=VALUE,…", help="Only objects with these labels.")] = "",
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on and show every change.")] = False,
+    lab: Lab = None,
+) -> None:
+    """Show objects. Example: kubenetlab get pods -A -o wide"""
+    from kubenetlab.lab.client import choose
+
+    client = choose(lab)
+    kinds, names = _kinds(client, what)
+    if watch and len(kinds) == 1 and not isinstance(kinds[0], str):
+        _watch(client, kinds[0], None if every else namespace or "default", selector, output)
+        return
+    documents: list[dict[str, Any]] = []
+    for kind in kinds:
+        found = _fetch(client, kind, names, namespace or "default", every, selector)
+        documents += found
+        if not output.is_data and (found or len(kinds) == 1):
+            _show(kind, found, every, output)
+            if len(kinds) > 1:
+                say()
+    if output.is_data:
+        single = bool(names) and len(documents) == 1
+        data(documents[0] if single else {"apiVersion": "v1", "kind": "List", "items": documents}, output)
+        return
+    if not documents:
+        say("nothing found" + ("" if every else f" in namespace {namespace or 'default'}"))
+    hint(_next(kinds[0], documents))
+
+
+def describe(
+    what: Annotated[list[str], typer.Argument(metavar="KIND NAME | KIND/NAME", show_default=False)],
+    namespace: Namespace = None,
+    lab: Lab = None,
+) -> None:
+    """Show everything about one object, with its events and how it stands in the kernel. Example: kubenetlab describe pod client"""
+    from kubenetlab.cli.describing import describe_object
+    from kubenetlab.errors import UsageError
+    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.paths import object_path
+
+    client = choose(lab)
+    kinds, names = _kinds(client, what)
+    kind = kinds[0]
+    if isinstance(kind, str) or not names:
+        raise UsageError("describe wants one kind and a name, as in: describe pod web-0")
+    for name in names:
+        describe_object(client, client.get(object_path(kind, namespace or "default", name)))
+    hint(f"kubenetlab inspect {names[0]}" if kind.kind == "Pod" else "kubenetlab get events")
+
+
+def _kinds(client: Client, what: list[str]) -> tuple[list[type[Resource] | str], list[str]]:
+    """The kinds and names that the words mean; a kind that the lab does not model is a word."""
+    from kubenetlab.api.kinds import find_kind, known_words
+    from kubenetlab.errors import UsageError, did_you_mean
+
+    if "/" in what[0]:
+        pairs = [word.partition("/") for word in what]
+        words, names = [pairs[0][0]], [name for _, _, name in pairs]
+    else:
+        words, names = what[0].split(","), what[1:]
+    if words == ["all"]:
+        words = ["pods", "services", "deployments", "replicasets"]
+    kinds: list[type[Resource] | str] = []
+    kept: list[str] | None = None
+    for word in words:
+        kind = find_kind(word)
+        if kind is None:
+            kept = (
+                kept if kept is not None else [document["kind"] for document in client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]]
+            )
+            known = next((name for name in kept if word.lower() in (name.lower(), f"{name.lower()}s", f"{name.lower()}es")), None)
+            if known is None:
+                raise UsageError(
+                    f'the lab has no kind "{word}"{did_you_mean(word, known_words())}\n  known: {", ".join(dict.fromkeys(known_words()))}'
+                )
+            kinds.append(known)
+        else:
+            kinds.append(kind)
+    return kinds, names
+
+
+def _fetch(
+    client: Client, kind: type[Resource] | str, names: list[str], namespace: str, every: bool, selector: str
+) -> list[dict[str, Any]]:
+    from kubenetlab.lab.paths import kind_path, object_path
+
+    if isinstance(kind, str):
+        items = client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]
+        return [item for item in items if item["kind"] == kind and (not names or item["metadata"]["name"] in names)]
+    if names:
+        return [client.get(object_path(kind, namespace, name)) for name in names]
+    query = {"labelSelector": selector} if selector else {}
+    found: list[dict[str, Any]] = client.get(kind_path(kind, None if every else namespace), **query)["items"]
+    return found
+
+
+def _show(kind: type[Resource] | str, documents: list[dict[str, Any]], every: bool, output: Output) -> None:
+    from kubenetlab.cli.columns import columns, header
+
+    is_namespaced = not isinstance(kind, str) and kind.is_namespaced
+    name = kind if isinstance(kind, str) else kind.kind
+    if documents:
+        rows = [columns(name, document, is_wide=output is Output.wide) for document in documents]
+        first = ["NAMESPACE"] if every and is_namespaced else []
+        table(
+            [*first, *header(name, is_wide=output is Output.wide)],
+            [
+                [*([document["metadata"].get("namespace", "")] if first else []), *row]
+                for document, row in zip(documents, rows, strict=True)
+            ],
+        )
+
+
+def _watch(client: Client, kind: type[Resource], namespace: str | None, selector: str, output: Output) -> None:
+    from kubenetlab.cli.columns import columns, header
+    from kubenetlab.lab.paths import kind_path
+
+    if not output.is_data:
+        say("   ".join(("EVENT", *header(kind.kind, is_wide=output is Output.wide))))
+    for event in client.stream(kind_path(kind, namespace), watch="true", **({"labelSelector": selector} if selector else {})):
+        if event["type"] == "BOOKMARK":
+            continue
+        if output.is_data:
+            data(event["object"], output)
+        else:
+            say("   ".join((event["type"], *columns(kind.kind, event["object"], is_wide=output is Output.wide))))
+
+
+def _next(kind: type[Resource] | str, documents: list[dict[str, Any]]) -> str:
+    """The most useful thing to do after seeing a list."""
+    if isinstance(kind, str) or not documents:
+        return "kubenetlab get pods -A"
+    meta = documents[0]["metadata"]
+    where = f" -n {meta['namespace']}" if meta.get("namespace", "default") != "default" else ""
+    if kind.kind == "Pod":
+        bad = next((document["metadata"] for document in documents if not _is_ready(document)), None)
+        if bad is not None:
+            return f"kubenetlab describe pod {bad['name']} -n {bad['namespace']}"
+        prefix = f"{meta['namespace']}/" if where else ""
+        return f"kubenetlab exec {prefix}{meta['name']} -- ip addr"
+    if kind.kind == "Service":
+        return f"kubenetlab describe service {meta['name']}{where}"
+    if kind.kind in ("Event", "Namespace"):
+        return "kubenetlab get pods -A"
+    if kind.kind == "Node":
+        return f"kubenetlab inspect node:{meta['name']}"
+    return f"kubenetlab describe {kind.kind.lower()} {meta['name']}{where}"
+
+
+def _is_ready(document: dict[str, Any]) -> bool:
+    status = document.get("status", {})
+    return status.get("phase") == "Succeeded" or any(
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in status.get("conditions", ())
+    )

@@ -1,0 +1,108 @@
+"""inspect and diff: how things stand in the kernel."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
+from kubenetlab.cli.screen import GOOD, data, hint, paint, say, table
+
+API = "/apis/kubenetlab.dev/v1alpha1"
+
+
+def inspect(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[TARGET]", help="[ns/]pod, deploy:, node: or ext:; without it the whole lab.", show_default=False),
+    ] = None,
+    namespace: Namespace = None,
+    output: OutputOption = Output.table,
+    lab: Lab = None,
+) -> None:
+    """Show what runs: pids, namespaces, addresses; with a target its links, routes and rules. Example: kubenetlab inspect node:worker
+
+    With -o json it is made for other programs: enter a namespace with nsenter --net=PATH.
+    """
+    from kubenetlab.lab.client import choose
+
+    client = choose(lab)
+    seen = client.get(f"{API}/inspect")
+    if target is None:
+        if output.is_data:
+            data(seen, output)
+            return
+        _show(seen)
+        hint(f"kubenetlab inspect node:{seen['nodes'][0]['name']}")
+        return
+    from kubenetlab.observe.targets import parse, resolve
+
+    place = resolve(parse(target, namespace), seen)
+    detail = client.get(f"{API}/detail", netns=place.sandbox)
+    if output.is_data:
+        data({"name": place.title, "netns": place.netns, **detail}, output)
+        return
+    say(f"{paint(place.title, None, bold=True)}  {place.address}")
+    say(f"netns {place.netns}")
+    for line in detail["objects"]:
+        say(f"  {line}")
+    if detail["rules"]:
+        say()
+        say(detail["rules"].rstrip())
+    hint(f"kubenetlab shell {target}")
+
+
+def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
+    """Look at the kernel and show where it differs from what should be. Exit status 1 when it does. Example: kubenetlab diff"""
+    from kubenetlab.cli.plans import show_changes
+    from kubenetlab.lab.client import choose
+
+    client = choose(lab)
+    found: dict[str, Any] = client.get(f"{API}/diff")
+    if output.is_data:
+        data(found, output)
+    elif found["changes"]:
+        show_changes(found["changes"])
+        hint("kubenetlab up (applies the difference); the lab's agent does so by itself every 30 s")
+    else:
+        say(paint("the kernel is as it should be", GOOD))
+        hint("kubenetlab ping")
+    if found["changes"] or found["failures"]:
+        raise typer.Exit(1)
+
+
+def _show(seen: dict[str, Any]) -> None:
+    say(f"lab {paint(seen['lab'], None, bold=True)}: init {seen['init_pid']}, agent {seen['agent_pid']}, {seen['run_directory']}")
+    say(f"pods {seen['pod_layout']}, neighbours {seen['neighbors']}")
+    say()
+    table(
+        ("NODE", "ADDRESS", "PODS' RANGE", "READY", "NETNS"),
+        [
+            (
+                node["name"],
+                ", ".join(node["addresses"]),
+                ", ".join(node["pod_cidrs"]),
+                "yes" if node["ready"] else "no",
+                node["netns"] or "-",
+            )
+            for node in seen["nodes"]
+        ],
+    )
+    say()
+    rows = [
+        (
+            f"{pod['namespace']}/{pod['name']}",
+            ", ".join(pod["addresses"]) or "-",
+            pod["node"] or "-",
+            pod["host_ifname"] or "-",
+            " ".join(str(port) for container in pod["containers"] for port in container["ports"]) or "-",
+            pod["netns"] or "-",
+        )
+        for pod in seen["pods"]
+    ]
+    table(("POD", "ADDRESS", "NODE", "NODE'S END", "PORTS", "NETNS"), rows)
+    say()
+    table(
+        ("EXTERNAL", "ADDRESS", "NETNS"), [(host["name"], ", ".join(host["addresses"]), host["netns"] or "-") for host in seen["external"]]
+    )

@@ -1,0 +1,294 @@
+"""up, apply, delete, down, plan, list: a lab's life."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kubenetlab.cli.options import Cni, Files, Lab, Namespace, Nodes, Output, OutputOption, Proxy, Strict, Timeout, seconds
+from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, note, paint, say, table
+
+if TYPE_CHECKING:
+    from kubenetlab.cli.manifests import Manifests
+    from kubenetlab.lab.client import Client
+
+API = "/apis/kubenetlab.dev/v1alpha1"
+
+
+def up(
+    files: Files = None,
+    lab: Lab = None,
+    cni: Cni = None,
+    proxy: Proxy = None,
+    nodes: Nodes = None,
+    timeout: Timeout = "60s",
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the pods.")] = False,
+    strict: Strict = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep what was built when something fails.")] = False,
+) -> None:
+    """Make a lab from manifests and wait until its pods are ready; on a lab that is up, apply the difference.
+
+    Without -f it is the built-in quickstart. Example: kubenetlab up -f shop.yaml --nodes 4
+    """
+    begun = time.monotonic()
+    from kubenetlab.cli import manifests
+    from kubenetlab.lab import rundir
+
+    timeout_s = seconds(timeout)
+    given = manifests.read(files, strict=strict, with_quickstart=not files, cni=cni, proxy=proxy, nodes=nodes)
+    name = lab or given.cluster_config.name or (manifests.QUICKSTART if given.is_quickstart else "lab")
+    _check_name(name)
+    if rundir.is_alive(name):
+        _update(name, files, strict, cni, proxy, nodes, given)
+    else:
+        manifests.warn(given)
+        _create(name, given, keep)
+    if no_wait:
+        hint(f"kubenetlab get pods -A{_on(name)}")
+        return
+    _wait(name, timeout_s, begun)
+
+
+def apply(
+    files: Files = None,
+    lab: Lab = None,
+    strict: Strict = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the pods.")] = False,
+    timeout: Timeout = "60s",
+) -> None:
+    """Apply manifests to a lab that is up. Example: kubenetlab apply -f web.yaml"""
+    from kubenetlab.cli import manifests
+    from kubenetlab.errors import UsageError
+    from kubenetlab.lab.client import choose
+
+    if not files:
+        raise UsageError("nothing to apply; name manifests with -f FILE")
+    begun = time.monotonic()
+    timeout_s = seconds(timeout)
+    client = choose(lab)
+    given = manifests.read(files, strict=strict)
+    manifests.warn(given)
+    _apply(client, given)
+    if not no_wait:
+        _wait(client.lab, timeout_s, begun)
+
+
+def delete(
+    what: Annotated[list[str] | None, typer.Argument(metavar="[KIND NAME… | KIND/NAME…]", show_default=False)] = None,
+    files: Files = None,
+    namespace: Namespace = None,
+    lab: Lab = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until the objects are gone.")] = False,
+) -> None:
+    """Delete objects, by name or as they stand in manifests. Example: kubenetlab delete pod web-0"""
+    from kubenetlab.cli import deletion
+    from kubenetlab.lab.client import choose
+
+    client = choose(lab)
+    deletion.delete(client, what or [], files, namespace, wait=not no_wait)
+    hint(f"kubenetlab get pods -A{_on(client.lab, lab)}")
+
+
+def down(lab: Lab = None, every: Annotated[bool, typer.Option("--all", help="All labs of this user.")] = False) -> None:
+    """Free everything a lab has made, also after a crash. Example: kubenetlab down"""
+    from kubenetlab.errors import LabError
+    from kubenetlab.lab import client, rundir
+
+    labs = rundir.names() if every or lab is None else [lab]
+    if lab is None and not every and len(labs) > 1:
+        raise LabError(f"several labs are there: {', '.join(labs)}; say which with --lab NAME, or --all")
+    for name in labs:
+        was_alive = client.Client(name).kill()
+        rundir.sweep(name)
+        say(f"lab {name} is down" if was_alive else f"lab {name} was not up; its traces are gone")
+    if not labs:
+        say("no lab is up")
+
+
+def plan(
+    files: Files = None,
+    lab: Lab = None,
+    cni: Cni = None,
+    proxy: Proxy = None,
+    nodes: Nodes = None,
+    strict: Strict = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Every setting on a line of its own.")] = False,
+) -> None:
+    """Show what `up` would do to the kernel, object by object, without doing it. Example: kubenetlab plan -f web.yaml
+
+    For a lab that is up it shows the difference. Nothing is changed, and no privilege is needed for a new lab.
+    """
+    from kubenetlab.cli import manifests
+    from kubenetlab.cli.plans import new_lab_plan, show_changes
+    from kubenetlab.lab import rundir
+    from kubenetlab.lab.client import Client
+
+    given = manifests.read(files, strict=strict, with_quickstart=not files, cni=cni, proxy=proxy, nodes=nodes)
+    name = lab or given.cluster_config.name or (manifests.QUICKSTART if given.is_quickstart else "lab")
+    manifests.warn(given)
+    if rundir.is_alive(name):
+        answer = Client(name).post(f"{API}/plan", {"documents": [entry.value for entry in given.all_entries]})
+        _refuse(answer, given)
+        changes = answer["changes"]
+    else:
+        changes = new_lab_plan(given)
+    show_changes(changes, is_wide=wide)
+    hint(f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}" if changes else f"kubenetlab ping{_on(name)}")
+
+
+def list_(output: OutputOption = Output.table) -> None:
+    """List the labs that are up. Example: kubenetlab list"""
+    from kubenetlab.errors import LabError
+    from kubenetlab.lab.client import Client, running
+
+    found: list[dict[str, Any]] = []
+    for name in running():
+        try:
+            seen = Client(name).get(f"{API}/inspect")
+        except LabError:
+            continue
+        ready = sum(pod["ready"] for pod in seen["pods"])
+        found.append(
+            {
+                "name": name,
+                "nodes": len(seen["nodes"]),
+                "pods": len(seen["pods"]),
+                "ready": ready,
+                "services": len(seen["services"]),
+                "init_pid": seen["init_pid"],
+            }
+        )
+    if output.is_data:
+        data(found, output)
+        return
+    if not found:
+        say("no lab is up")
+        hint("kubenetlab up")
+        return
+    table(
+        ("LAB", "NODES", "PODS", "SERVICES", "PID"),
+        [
+            (lab["name"], str(lab["nodes"]), f"{lab['ready']}/{lab['pods']} ready", str(lab["services"]), str(lab["init_pid"]))
+            for lab in found
+        ],
+    )
+    hint(f"kubenetlab get pods -A{_on(found[0]['name']) if len(found) > 1 else ''}")
+
+
+def _check_name(name: str) -> None:
+    from kubenetlab.api.validate.config import lab_name_fault
+    from kubenetlab.errors import UsageError
+
+    if fault := lab_name_fault(name):
+        raise UsageError(f"--lab {name}: {fault}")
+
+
+def _create(name: str, given: Manifests, keep: bool) -> None:
+    """A new lab: plan here, then let it be built."""
+    from kubenetlab.cli.progress import Progress
+    from kubenetlab.kernel.features import require
+    from kubenetlab.lab import up as making
+    from kubenetlab.lab.first import first_store, programs_needed
+
+    config = given.cluster_config
+    require(programs_needed(config))
+    cluster, admission = first_store(given.config, given.entries, time.time())
+    _say_namespaces(admission.made_namespaces)
+    progress = Progress(name, len(config.nodes))
+    try:
+        built = making.create(name, cluster, nodes=len(config.nodes), keep_failed=keep, on_progress=progress.tell)
+    except making.Interrupted:
+        progress.stop()
+        note(f"stopped; nothing of lab {name} is left")
+        os._exit(making.STOPPED_BY_SIGINT)
+    progress.built(built)
+
+
+def _update(
+    name: str, files: list[str] | None, strict: bool, cni: str | None, proxy: str | None, nodes: int | None, given: Manifests
+) -> None:
+    """A lab that is up: apply what was given; flags change the Cluster document that it has."""
+    from kubenetlab.cli import manifests
+    from kubenetlab.lab.client import Client
+
+    client = Client(name)
+    if (cni or proxy or nodes) and not (given.config is not None and given.config.document.file != manifests.COMMAND_LINE):
+        (current,) = client.get(f"{API}/clusters")["items"]
+        base = {key: value for key, value in current.items() if key != "metadata"}
+        given = manifests.read(
+            files, strict=strict, cni=cni, proxy=proxy, nodes=nodes, with_quickstart=not files and name == manifests.QUICKSTART, base=base
+        )
+    manifests.warn(given)
+    _apply(client, given)
+
+
+def _apply(client: Client, given: Manifests) -> None:
+    answer = client.post(f"{API}/apply", {"documents": [entry.value for entry in given.all_entries]})
+    _refuse(answer, given)
+    _say_namespaces(answer["namespaces"])
+    colours = {"created": GOOD, "configured": MILD, "kept": DIM, "unchanged": DIM}
+    for outcome in answer["outcomes"]:
+        say(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}")
+
+
+def _refuse(answer: dict[str, Any], given: Manifests) -> None:
+    """Raises ManifestError for what the lab found in our documents: it knows the field, we know file and line."""
+    from kubenetlab.api.decode import Finding
+    from kubenetlab.errors import ManifestError
+
+    entries = given.all_entries
+    findings = [
+        (item["document"], Finding(tuple(item["path"]), item["message"], hints=tuple(item["hints"]))) for item in answer["findings"]
+    ]
+    if findings:
+        raise ManifestError(entries[index].problem(finding) for index, finding in findings)
+
+
+def _say_namespaces(made: Any) -> None:
+    if made:
+        note(f"{paint('warning:', MILD)} made {'namespaces' if len(made) > 1 else 'namespace'} {', '.join(made)}, which no manifest makes")
+
+
+def _wait(name: str, timeout_s: float, begun: float) -> None:
+    """Until every pod is ready or will never be. Exits with 1 where some are not, with the reasons."""
+    from kubenetlab.cli.progress import Waiting
+    from kubenetlab.lab.client import Client
+
+    waiting = Waiting()
+    last: dict[str, Any] = {"total": 0, "ready": 0, "stuck": [], "waiting": [], "failures": {}, "unready": []}
+    for line in Client(name).stream(f"{API}/settled", timeout=str(timeout_s)):
+        last = line
+        waiting.tell(line)
+    waiting.stop()
+    for text in last["failures"].values():
+        note(f"{paint('refused:', BAD)} {text}")
+    for entry in last["stuck"]:
+        note(f"{paint('not ready:', BAD)} {entry['pod']}: {entry['reason']}")
+    if last["waiting"]:
+        note(f"{paint('not ready:', BAD)} after {timeout_s:g} s still waiting for {', '.join(last['waiting'])}")
+    if last["unready"]:
+        note(f"unready on purpose: {', '.join(last['unready'])}")
+    is_fine = not (last["failures"] or last["stuck"] or last["waiting"])
+    took = f"{time.monotonic() - begun:.2f} s"
+    say(f"lab {paint(name, None, bold=True)}: {last['ready']} of {last['total']} pods ready {paint(f'({took})', DIM)}")
+    if is_fine:
+        hint(f"kubenetlab ping{_on(name)}")
+        return
+    if any("cni plugin not initialized" in entry["reason"] or "node.kubernetes.io/not-ready" in entry["reason"] for entry in last["stuck"]):
+        hint(f"install a network: kubenetlab up --cni bridge --lab {name}")
+        raise typer.Exit(1)
+    pod = (last["stuck"][0]["pod"] if last["stuck"] else last["waiting"][0] if last["waiting"] else "").partition("/")
+    hint(f"kubenetlab describe pod {pod[2]} -n {pod[0]}{_on(name)}" if pod[2] else f"kubenetlab diff{_on(name)}")
+    sys.stdout.flush()
+    raise typer.Exit(1)
+
+
+def _on(name: str, asked: str | None = "") -> str:
+    """` --lab NAME` for a hint, where it is needed to say it."""
+    from kubenetlab.lab.client import running
+
+    return f" --lab {name}" if asked is not None and len(running()) > 1 else ""

@@ -1,0 +1,133 @@
+"""From files and flags to documents: what `up`, `apply` and `plan` begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from msgspec import Struct
+
+from kubenetlab.api.config import API_VERSIONS, ClusterConfig
+from kubenetlab.api.documents import Document, read_documents
+from kubenetlab.api.load import Entry, Loaded, load, load_documents
+from kubenetlab.cli.options import mode
+from kubenetlab.cli.screen import MILD, note, paint
+from kubenetlab.datapath import modes
+
+QUICKSTART = "quickstart"
+COMMAND_LINE = "<command line>"
+
+
+class Manifests(Struct, frozen=True):
+    """What one command was given: the Cluster document, if there is one, and all other objects."""
+
+    config: Entry | None
+    entries: tuple[Entry, ...]
+    loaded: Loaded
+    is_quickstart: bool = False
+
+    @property
+    def cluster_config(self) -> ClusterConfig:
+        return self.config.object if self.config is not None and isinstance(self.config.object, ClusterConfig) else ClusterConfig()
+
+    @property
+    def all_entries(self) -> tuple[Entry, ...]:
+        return (self.config, *self.entries) if self.config is not None else self.entries
+
+
+def read(
+    files: Sequence[str] | None,
+    *,
+    strict: bool = False,
+    cni: str | None = None,
+    proxy: str | None = None,
+    nodes: int | None = None,
+    with_quickstart: bool = False,
+    base: Mapping[str, Any] | None = None,
+) -> Manifests:
+    """The manifests of a command, with its flags worked into the Cluster document.
+
+    Without files it is the quickstart, when that is wanted. `base` is the Cluster document of a lab that is up: flags change that one.
+    Raises ManifestError; prints warnings.
+    """
+    if files:
+        loaded = load(files, strict=strict, check=modes.check)
+    elif with_quickstart:
+        data = resources.files("kubenetlab").joinpath("quickstart.yaml").read_bytes()
+        documents, problems = read_documents("quickstart.yaml", data)
+        loaded = load_documents(documents, problems, strict=strict, check=modes.check)
+    else:
+        loaded = Loaded(())
+    config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
+    entries = tuple(entry for entry in loaded.entries if entry is not config and not isinstance(entry.object, ClusterConfig))
+    flags = _flags(cni, proxy, nodes)
+    if flags:
+        config = _with_flags(config.value if config is not None else base, flags)
+    return Manifests(config, entries, loaded, is_quickstart=not files and with_quickstart)
+
+
+def warn(manifests: Manifests) -> None:
+    """What does not stop the command but should be known: each thing once."""
+    for problem in manifests.loaded.warnings:
+        note(f"{paint('warning:', MILD)} {problem}")
+    if manifests.loaded.not_modelled:
+        note(f"{paint('warning:', MILD)} kept, but not modelled yet: {', '.join(manifests.loaded.not_modelled)}")
+    ignored = ignored_fields(manifests.entries)
+    if ignored:
+        note(f"{paint('note:', MILD)} read, but without effect in the lab: {', '.join(ignored)}")
+    outside = [f"{entry.object.full_name} ({entry.object.spec.type})" for entry in manifests.entries if _is_outside_service(entry)]  # type: ignore[union-attr]
+    if outside:
+        note(f"{paint('warning:', MILD)} only the cluster IPs of these Services are modelled yet: {', '.join(outside)}")
+
+
+def ignored_fields(entries: Sequence[Entry]) -> list[str]:
+    """The fields that are accepted and not used, each once, by name."""
+    found: dict[str, None] = {}
+    for entry in entries:
+        if entry.object is not None:
+            _collect_ignored(entry.object, found)
+    return list(found)
+
+
+def _collect_ignored(record: Any, into: dict[str, None]) -> None:
+    from kubenetlab.api.meta import Record, Unmodelled, kubernetes_name
+
+    types = {name: annotation for cls in reversed(type(record).__mro__) for name, annotation in getattr(cls, "__annotations__", {}).items()}
+    for name in record.__struct_fields__:
+        value = getattr(record, name)
+        if types.get(name) is Unmodelled:
+            if value is not None and name not in ("managed_fields", "self_link"):
+                into[kubernetes_name(name)] = None
+        elif isinstance(value, Record):
+            _collect_ignored(value, into)
+        elif isinstance(value, tuple):
+            for item in value:
+                if isinstance(item, Record):
+                    _collect_ignored(item, into)
+
+
+def _is_outside_service(entry: Entry) -> bool:
+    from kubenetlab.api.core import Service
+
+    return isinstance(entry.object, Service) and entry.object.spec.type in ("NodePort", "LoadBalancer")
+
+
+def _flags(cni: str | None, proxy: str | None, nodes: int | None) -> dict[str, Any]:
+    """What the flags say, in the Cluster document's words."""
+    networking: dict[str, Any] = {}
+    if cni is not None:
+        networking |= {"cni": mode(cni), "disableDefaultCNI": False}
+    if proxy is not None:
+        networking["kubeProxyMode"] = mode(proxy)
+    flags: dict[str, Any] = {"networking": networking} if networking else {}
+    if nodes is not None:
+        flags["nodes"] = [{"role": "control-plane"}, *({"role": "worker"} for _ in range(nodes - 1))]
+    return flags
+
+
+def _with_flags(value: Mapping[str, Any] | None, flags: dict[str, Any]) -> Entry:
+    base = dict(value or {"apiVersion": API_VERSIONS[0], "kind": ClusterConfig.kind})
+    merged = {**base, **flags, "networking": {**(base.get("networking") or {}), **flags.get("networking", {})}}
+    (entry,) = load_documents([Document(COMMAND_LINE, 0, "", merged)], check=modes.check).entries
+    return entry

@@ -1,0 +1,59 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Output(StrEnum):
+    """How data is printed."""
+
+    table = "table"
+    wide = "wide"
+    json = "json"
+    yaml = "yaml"
+
+    @property
+    def is_data(self) -> bool:
+        return self in (Output.json, Output.yaml)
+
+
+Lab = Annotated[str | None, typer.Option("--lab", metavar="NAME", help="Which lab; by default the only one that is up.")]
+Files = Annotated[list[str] | None, typer.Option("-f", "--filename", metavar="FILE|DIR|-", help="Manifests; may be given several times.")]
+Namespace = Annotated[str | None, typer.Option("-n", "--namespace", metavar="NS", help="The namespace; by default `default`.")]
+AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="All namespaces.")]
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print data.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Unknown fields are errors.")]
+Cni = Annotated[str | None, typer.Option("--cni", metavar="MODE[,OPTION=VALUE]…", help="The CNI mode, such as `bridge` or `none`.")]
+Proxy = Annotated[
+    str | None, typer.Option("--proxy", metavar="MODE[,OPTION=VALUE]…", help="The kube-proxy mode, such as `nftables` or `none`.")
+]
+Nodes = Annotated[
+    int | None, typer.Option("--nodes", metavar="N", min=1, max=1000, help="How many nodes: one control plane, the rest workers.")
+]
+Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for the pods, such as `60s` or `2m`.")]
+
+
+def mode(text: str) -> dict[str, object]:
+    """`bridge,layout=routed` as the Cluster document writes it: `{type: bridge, layout: routed}`."""
+    name, *rest = text.split(",")
+    found: dict[str, object] = {"type": name}
+    for part in rest:
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f'"{part}": wanted OPTION=VALUE')
+        found[key] = {"true": True, "false": False}.get(value, int(value) if value.isdigit() else value)
+    return found
+
+
+def seconds(text: str) -> float:
+    """`90`, `60s`, `1m30s` in seconds."""
+    from kubenetlab.programs.arguments import duration_s
+
+    value = duration_s(f"{text}s" if text.isdigit() else text)
+    if value is None:
+        raise typer.BadParameter(f'"{text}": wanted a duration such as 60s or 2m')
+    return value

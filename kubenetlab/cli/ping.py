@@ -1,0 +1,168 @@
+"""ping: real packets from inside, beside what Kubernetes promises."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
+from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.client import Client
+    from kubenetlab.observe.matrix import Cell, Matrix
+
+MARKS = {"answer": "●", "refused": "×", "unreachable": "∅", "silence": "·"}
+_WORDS = {"answer": "answers", "refused": "refuses", "unreachable": "no way there", "silence": "silence"}
+
+
+def ping(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SRC", help="From where: [ns/]pod, deploy:, node: or ext:. Without it: everybody to everybody.", show_default=False
+        ),
+    ] = None,
+    destination: Annotated[
+        str | None, typer.Argument(metavar="[DST]]", help="To where: a place, svc:[ns/]name, ip:ADDRESS or a DNS name.", show_default=False)
+    ] = None,
+    tcp: Annotated[int | None, typer.Option("--tcp", metavar="PORT", help="Connect to a TCP port instead of pinging.")] = None,
+    udp: Annotated[int | None, typer.Option("--udp", metavar="PORT", help="Send a datagram to a UDP port and wait for the answer.")] = None,
+    http: Annotated[str | None, typer.Option("--http", metavar="PATH", help="GET a path (port 80 unless --tcp says otherwise).")] = None,
+    matrix: Annotated[bool, typer.Option("--matrix", help="The matrix, also with a source: one row.")] = False,
+    deadline: Annotated[float, typer.Option("--deadline", metavar="SECONDS", min=0.01, help="How long silence is waited out.")] = 1.0,
+    namespace: Namespace = None,
+    output: OutputOption = Output.table,
+    lab: Lab = None,
+) -> None:
+    """Send real packets from inside and compare with what Kubernetes promises; without arguments a matrix of everybody.
+
+    Pods, nodes and external hosts are pinged, Service ports connected to. Exit status 1 where something is not as promised.
+    Example: kubenetlab ping client svc:shop/frontend --http /
+    """
+    from kubenetlab.lab.client import choose
+    from kubenetlab.observe.targets import parse, resolve
+
+    client = choose(lab)
+    seen = client.get("/apis/kubenetlab.dev/v1alpha1/inspect")
+    if source is not None and destination is not None and not matrix:
+        from kubenetlab.cli.pinging import one
+
+        is_fine = one(
+            client,
+            seen,
+            resolve(parse(source, namespace), seen),
+            parse(destination, namespace),
+            tcp=tcp,
+            udp=udp,
+            http=http,
+            deadline_s=deadline,
+            output=output,
+        )
+    else:
+        rows = [resolve(parse(source, namespace), seen)] if source is not None else None
+        is_fine = _matrix(client, seen, rows, deadline, output)
+    if not is_fine:
+        raise typer.Exit(1)
+
+
+def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, output: Output) -> bool:
+    from kubenetlab.observe.matrix import probe_matrix
+
+    begun = time.monotonic()
+    config = client.get("/apis/kubenetlab.dev/v1alpha1/clusters")["items"][0]
+    mode = config.get("networking", {}).get("kubeProxyMode", "nftables")
+    has_services = (mode.get("type") if isinstance(mode, dict) else mode) != "none"
+    found = probe_matrix(seen, has_services=has_services, sources=rows, deadline_s=deadline_s)
+    took_s = time.monotonic() - begun
+    if output.is_data:
+        data(_as_data(found), output)
+        return not found.faults
+    _draw(found)
+    _summary(found, took_s)
+    return not found.faults
+
+
+def _as_data(found: Matrix) -> dict[str, Any]:
+    cells = [
+        {
+            "from": cell.source.title,
+            "to": cell.destination.title,
+            "expected": cell.expected,
+            "found": cell.result.outcome,
+            "ms": round(cell.result.ms, 3),
+            "ok": cell.is_as_promised,
+        }
+        for cell in found.cells
+    ]
+    return {"ok": not found.faults, "cells": cells}
+
+
+def _draw(found: Matrix) -> None:
+    """One character a cell; columns are numbered as the rows are, Service ports by letters' S."""
+    from kubenetlab.observe.targets import Place
+
+    cells = {(cell.source.sandbox, cell.destination.title): cell for cell in found.cells}
+    numbers = {column.title: str(index + 1) for index, column in enumerate(found.destinations)}
+    width = max((len(row.title) for row in found.sources), default=0)
+    depth = max(len(number) for number in numbers.values())
+    margin = " " * (width + depth + 2)
+    for level in range(depth):
+        line = "".join(numbers[column.title].rjust(depth)[level] + _gap(index, found) for index, column in enumerate(found.destinations))
+        say(margin + paint(line.rstrip(), DIM))
+    for row in found.sources:
+        marks = "".join(_mark(row.sandbox, column, cells) + _gap(index, found) for index, column in enumerate(found.destinations))
+        say(f"{paint(numbers.get(row.title, '').rjust(depth), DIM)} {row.title.ljust(width)} {marks.rstrip()}")
+    say()
+    services = [column for column in found.destinations if not isinstance(column, Place)]
+    for column in services:
+        say(f"{paint(numbers[column.title].rjust(depth), DIM)} {column.title}  {paint(column.address, DIM)}")
+    if services:
+        say()
+
+
+def _gap(index: int, found: Matrix) -> str:
+    """A space between neighbours while the matrix is small; always one where pods, nodes, hosts and Services meet."""
+    from kubenetlab.observe.targets import Place
+
+    if index + 1 == len(found.destinations):
+        return ""
+    this, following = found.destinations[index], found.destinations[index + 1]
+    kinds = [column.kind if isinstance(column, Place) else "svc" for column in (this, following)]
+    return "  " if kinds[0] != kinds[1] else " " if len(found.destinations) <= 50 else ""
+
+
+def _mark(row: str, column: Any, cells: dict[tuple[str, str], Cell]) -> str:
+    cell = cells.get((row, column.title))
+    if cell is None:
+        return paint("-", DIM)
+    mark = MARKS[cell.result.outcome]
+    if not cell.is_as_promised:
+        return paint("✗" if cell.result.outcome != "answer" else "!", BAD, bold=True)
+    return paint(mark, GOOD if cell.result.outcome == "answer" else MILD if cell.result.outcome == "refused" else DIM)
+
+
+def _summary(found: Matrix, took_s: float) -> None:
+    say(
+        "  ".join(
+            (
+                paint("●", GOOD) + " answers",
+                paint("×", MILD) + " refuses",
+                paint("∅", DIM) + " no way there",
+                paint("·", DIM) + " silence",
+                paint("✗ !", BAD) + " not as promised",
+            )
+        )
+    )
+    for cell in found.faults[:20]:
+        say(f"{paint('✗', BAD)} {cell.source.title} → {cell.destination.title}: {_WORDS[cell.result.outcome]}, promised: {cell.expected}")
+    if len(found.faults) > 20:
+        say(f"  … and {len(found.faults) - 20} more")
+    pings = sum(not hasattr(cell.destination, "port") for cell in found.cells)
+    verdict = (
+        paint("all as Kubernetes promises", GOOD) if not found.faults else paint(f"{len(found.faults)} not as Kubernetes promises", BAD)
+    )
+    say(f"{pings} pings, {len(found.cells) - pings} connects in {took_s:.2f} s: {verdict}")
+    hint("kubenetlab exec POD -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname" if not found.faults else "kubenetlab diff")

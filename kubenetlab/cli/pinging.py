@@ -1,0 +1,156 @@
+"""ping from one place to another: by address, by Service, or by a name that the source itself resolves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from kubenetlab.cli.options import Output
+from kubenetlab.cli.screen import BAD, DIM, GOOD, data, hint, paint, say
+from kubenetlab.errors import UsageError
+from kubenetlab.kernel.syscalls import open_namespace
+from kubenetlab.lab.client import Client
+from kubenetlab.lab.podnet import Namespace, PodNetwork
+from kubenetlab.observe.expect import Destination, ServicePort, expect, service_ports, world
+from kubenetlab.observe.matrix import FITS
+from kubenetlab.observe.prober import Probe, Result, run
+from kubenetlab.observe.targets import Place, Target, resolve
+from kubenetlab.programs.resolver import parse as parse_resolver
+
+DEFAULT_HTTP_PORT = 80
+
+
+class Where(Struct, frozen=True):
+    """Where to send: an address and, when it is known, what stands behind it."""
+
+    title: str
+    address: str
+    port: int = 0
+    protocol: str = "ICMP"
+    known: Destination | None = None
+
+
+def one(
+    client: Client,
+    seen: Mapping[str, Any],
+    source: Place,
+    target: Target,
+    *,
+    tcp: int | None,
+    udp: int | None,
+    http: str | None,
+    deadline_s: float,
+    output: Output,
+) -> bool:
+    """Sends one probe and says what came of it; True when that is as promised (or an answer, where nothing is promised)."""
+    where = asyncio.run(_find(client, seen, source, target, tcp, udp, http))
+    if http is not None:
+        result, body = asyncio.run(_get(client, source, where, http, deadline_s))
+    else:
+        (result,), body = run([Probe(source, where.protocol, where.address, where.port)], deadline_s=deadline_s), ""  # type: ignore[arg-type]
+    expected = expect(source, where.known, world(seen, has_services=True)) if where.known is not None else "answer"
+    is_fine = result.outcome in FITS[expected]
+    if output.is_data:
+        data(
+            {
+                "from": source.title,
+                "to": where.title,
+                "address": where.address,
+                "port": where.port,
+                "protocol": where.protocol,
+                "expected": expected,
+                "found": result.outcome,
+                "ms": round(result.ms, 3),
+                "body": body,
+                "ok": is_fine,
+            },
+            output,
+        )
+        return is_fine
+    port = f":{where.port}" if where.port else ""
+    how = "GET " + http if http is not None else {"ICMP": "ping", "TCP": "connect", "UDP": "datagram"}[where.protocol]
+    words = {"answer": "answered", "refused": "refused", "unreachable": "no way there", "silence": "silence"}
+    verdict = (
+        paint(words[result.outcome], GOOD if is_fine else BAD)
+        + (f" in {result.ms:.2f} ms" if result.outcome == "answer" else "")
+        + ("" if is_fine else f", promised: {expected}")
+    )
+    say(f"{source.title} ({source.address}) → {where.title} ({where.address}{port}) {paint(how, DIM)}: {verdict}")
+    for line in body.splitlines():
+        say(f"  {line}")
+    hint(
+        f"kubenetlab logs {_pod_of(where, seen)}"
+        if is_fine and http is not None and _pod_of(where, seen)
+        else "kubenetlab ping"
+        if is_fine
+        else f"kubenetlab shell {source.title}"
+    )
+    return is_fine
+
+
+async def _find(
+    client: Client, seen: Mapping[str, Any], source: Place, target: Target, tcp: int | None, udp: int | None, http: str | None
+) -> Where:
+    """What the target means; a name is resolved by the source's own files and DNS."""
+    protocol = "UDP" if udp is not None else "TCP" if tcp is not None or http is not None else "ICMP"
+    port = udp if udp is not None else tcp if tcp is not None else DEFAULT_HTTP_PORT if http is not None else 0
+    if target.kind == "svc":
+        return _service(seen, target, protocol if protocol != "ICMP" else "", tcp or udp)
+    if target.kind == "ip":
+        return Where(target.name, target.name, port, protocol)
+    if target.kind == "name":
+        try:
+            address = await _network(client, source).resolve(target.name)
+        except OSError as error:
+            raise UsageError(f"{source.title}: {error.strerror or error}") from None
+        return Where(target.name, address, port, protocol)
+    place = resolve(target, seen)
+    return Where(place.title, place.address, port, protocol, place if protocol == "ICMP" else None)
+
+
+def _service(seen: Mapping[str, Any], target: Target, protocol: str, port: int | None) -> Where:
+    """A Service's port: the one named, else the first of the protocol."""
+    ports = [entry for entry in service_ports(seen) if (entry.namespace, entry.name) == (target.namespace, target.name)]
+    if not ports:
+        known = sorted({f"svc:{entry.namespace}/{entry.name}" for entry in service_ports(seen)})
+        raise UsageError(f"there is no Service {target.namespace}/{target.name} with a cluster IP; known: {', '.join(known)}")
+    fitting = [entry for entry in ports if (not protocol or entry.protocol == protocol) and (port is None or entry.port == port)]
+    chosen = (
+        fitting[0]
+        if fitting
+        else ServicePort(target.namespace, target.name, ports[0].address, port or ports[0].port, protocol or "TCP", ())
+    )
+    return Where(chosen.title, chosen.address, chosen.port, chosen.protocol, chosen)
+
+
+async def _get(client: Client, source: Place, where: Where, path: str, deadline_s: float) -> tuple[Result, str]:
+    begun = time.monotonic()
+    try:
+        answer = await _network(client, source).get(where.address, where.port, path if path.startswith("/") else f"/{path}", deadline_s)
+    except ConnectionRefusedError:
+        return Result("refused"), ""
+    except OSError as error:
+        return Result("silence" if isinstance(error, TimeoutError) else "unreachable"), error.strerror or str(error)
+    ms = (time.monotonic() - begun) * 1000
+    who = {name.lower(): value for name, value in answer.headers.items()}
+    seen_as = f"{who['x-kubenetlab-pod']} answered and saw {who['x-kubenetlab-client']}\n" if "x-kubenetlab-pod" in who else ""
+    return Result("answer", ms), f"{seen_as}{answer.status}: {answer.body.decode(errors='replace').strip()}"
+
+
+def _network(client: Client, source: Place) -> PodNetwork:
+    """The source's network, for this process: sockets made in its namespace, names by its files."""
+    reply = client.request("GET", "/apis/kubenetlab.dev/v1alpha1/enter", query={"netns": source.sandbox})
+    for fd in reply.fds:
+        os.close(fd)
+    return PodNetwork(Namespace(source.netns, open_namespace("net")), parse_resolver(reply.body["hosts"], reply.body["resolv_conf"]))
+
+
+def _pod_of(where: Where, seen: Mapping[str, Any]) -> str:
+    """A pod behind the target, to look at its log."""
+    addresses = [address for address, _ in where.known.endpoints] if isinstance(where.known, ServicePort) else [where.address]
+    return next((f"{pod['namespace']}/{pod['name']}" for pod in seen["pods"] if pod["addresses"] and pod["addresses"][0] in addresses), "")

@@ -1,0 +1,69 @@
+"""Plans and differences on the screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kubenetlab.cli.screen import BAD, GOOD, MILD, paint, say
+
+if TYPE_CHECKING:
+    from kubenetlab.cli.manifests import Manifests
+
+_COLOURS = {"+": GOOD, "-": BAD, "~": MILD}
+_SYSCTL, _ELEMENT = "+ sysctl ", "+ nft element "
+
+
+def new_lab_plan(given: Manifests) -> list[dict[str, Any]]:
+    """What making a lab would do."""
+    from kubenetlab.datapath import plan
+    from kubenetlab.datapath.decisions import decide
+    from kubenetlab.hoststate.diff import diff
+    from kubenetlab.hoststate.state import HostState
+    from kubenetlab.kernel.features import has_br_netfilter
+    from kubenetlab.lab.first import first_store
+
+    cluster, _ = first_store(given.config, given.entries, time.time())
+    decisions = decide(cluster, dict(cluster.config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())
+    changes = diff(HostState(), plan(cluster, decisions))
+    return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.operations]} for entry in changes.namespaces]
+
+
+def show_changes(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:
+    """Namespace by namespace; runs of settings and elements are put together unless `is_wide`."""
+    for entry in changes:
+        say(paint(entry["netns"], None, bold=True))
+        for line in entry["operations"] if is_wide else _folded(entry["operations"]):
+            say(f"  {paint(line[:1], _COLOURS.get(line[:1]))}{line[1:]}")
+    count = sum(len(entry["operations"]) for entry in changes)
+    say(
+        f"{count} operation{'s' if count != 1 else ''} in {len(changes)} namespace{'s' if len(changes) != 1 else ''}"
+        if count
+        else "nothing to do"
+    )
+
+
+def _folded(lines: Iterable[str]) -> Iterable[str]:
+    settings: list[str] = []
+    elements: dict[str, int] = {}
+    for line in lines:
+        if line.startswith(_SYSCTL):
+            settings.append(line.removeprefix(_SYSCTL).replace(" = ", "=").removeprefix("net."))
+        elif line.startswith(_ELEMENT):
+            collection = line.removeprefix(_ELEMENT).partition(" {")[0]
+            elements[collection] = elements.get(collection, 0) + 1
+        else:
+            if settings:
+                yield _settings(settings)
+                settings = []
+            yield line
+    if settings:
+        yield _settings(settings)
+    for collection, count in elements.items():
+        yield f"+ nft elements of {collection}: {count}"
+
+
+def _settings(settings: Sequence[str]) -> str:
+    changed = [setting for setting in settings if not setting.endswith("=0")]
+    return f"+ {len(settings)} settings below net: {', '.join(changed)}{', all others 0' if len(changed) < len(settings) else ''}"

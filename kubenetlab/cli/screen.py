@@ -1,0 +1,64 @@
+"""What commands print: tables as kubectl's, colours where there is a terminal, and one line of what to do next."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
+
+_COLOUR_CODES = re.compile(r"\x1b\[[0-9;]*m")
+
+GOOD, BAD, MILD, DIM = "green", "red", "yellow", "bright_black"
+
+
+def paint(text: str, colour: str | None, *, bold: bool = False) -> str:
+    """ANSI codes that `typer.echo` leaves out where nobody would see colours."""
+    return typer.style(text, fg=colour, bold=bold) if colour or bold else text
+
+
+def say(text: str = "") -> None:
+    """A line of what the command is for."""
+    typer.echo(text)
+
+
+def note(text: str) -> None:
+    """Something for people, kept out of what other programs read."""
+    typer.echo(text, err=True)
+
+
+def hint(text: str) -> None:
+    """What to do next; only for people at a terminal or a log, never in data."""
+    sys.stdout.flush()
+    typer.echo(paint(f"next: {text}", DIM), err=True)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns three spaces apart, as kubectl's; no cell is ever cut."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(_width(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True))
+        say("   ".join(cells).rstrip())
+
+
+def _width(text: str) -> int:
+    """How many columns a text takes, without its colours."""
+    return len(_COLOUR_CODES.sub("", text))
+
+
+def data(value: Any, output: str) -> None:
+    """A value as JSON or YAML."""
+    if output == "json":
+        say(json.dumps(value, indent=2))
+        return
+    import yaml
+
+    say(
+        yaml.dump(
+            value, sort_keys=False, default_flow_style=False, allow_unicode=True, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        ).rstrip()
+    )

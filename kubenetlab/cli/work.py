@@ -1,0 +1,108 @@
+"""exec, shell, scale, logs: acting on what runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from kubenetlab.cli.options import Lab, Namespace
+from kubenetlab.cli.screen import hint, say
+
+Target = Annotated[str, typer.Argument(metavar="TARGET", help="[ns/]pod, deploy:[ns/]name, node:name or ext:name.", show_default=False)]
+
+
+def exec_(
+    target: Target,
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", show_default=False)],
+    namespace: Namespace = None,
+    container: Annotated[
+        str | None, typer.Option("-c", "--container", metavar="NAME", help="The containers of a pod share its namespaces: any will do.")
+    ] = None,
+    lab: Lab = None,
+) -> None:
+    """Run a program of this machine inside a pod, a node or an external host. Example: kubenetlab exec client -- ip addr
+
+    It sees that place's network, hostname, processes, /etc/hosts and /etc/resolv.conf, and this machine's files.
+    """
+    raise typer.Exit(_enter(target, command, namespace, lab))
+
+
+def shell(target: Target, namespace: Namespace = None, lab: Lab = None) -> None:
+    """Open a shell inside a pod, a node or an external host. Example: kubenetlab shell node:worker"""
+    import os
+    import shutil
+
+    program = shutil.which("bash") or os.environ.get("SHELL") or "/bin/sh"
+    arguments = [program, "--norc"] if program.endswith("bash") else [program]
+    raise typer.Exit(_enter(target, arguments, namespace, lab, {"PS1": f"[{target} \\w]\\$ "}))
+
+
+def scale(
+    what: Annotated[list[str], typer.Argument(metavar="KIND NAME | KIND/NAME", help="A Deployment or ReplicaSet.", show_default=False)],
+    replicas: Annotated[int, typer.Option("--replicas", min=0, help="How many pods there shall be.")],
+    namespace: Namespace = None,
+    lab: Lab = None,
+) -> None:
+    """Set the number of pods. Example: kubenetlab scale deployment web --replicas 5"""
+    from kubenetlab.api.kinds import find_kind, known_words
+    from kubenetlab.errors import UsageError, did_you_mean
+    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.paths import object_path
+
+    word, name = what[0].split("/", 1) if "/" in what[0] else (what[0], what[1] if len(what) > 1 else "")
+    kind = find_kind(word)
+    if kind is None or not name:
+        raise UsageError(
+            f"wanted a kind and a name, as in: scale deployment web --replicas 3{did_you_mean(word, known_words()) if kind is None else ''}"
+        )
+    client = choose(lab)
+    answer = client.request("PUT", f"{object_path(kind, namespace or 'default', name)}/scale", {"spec": {"replicas": replicas}}).body
+    say(f"{kind.kind.lower()} {name} scaled from {answer['status']['replicas']} to {replicas}")
+    hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -w")
+
+
+def logs(
+    target: Annotated[str, typer.Argument(metavar="[NS/]POD", show_default=False)],
+    namespace: Namespace = None,
+    container: Annotated[
+        str | None, typer.Option("-c", "--container", metavar="NAME", help="Which container; by default the first.")
+    ] = None,
+    tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last lines.")] = None,
+    lab: Lab = None,
+) -> None:
+    """Show what a container's program has seen. Example: kubenetlab logs client"""
+    from kubenetlab.api.pods import Pod
+    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.paths import object_path
+    from kubenetlab.observe.targets import parse, resolve
+
+    client = choose(lab)
+    found = resolve(parse(target, namespace), client.get("/apis/kubenetlab.dev/v1alpha1/inspect"))
+    query = {"container": container} if container else {}
+    text = client.text(f"{object_path(Pod, found.namespace, found.name)}/log", **query)
+    lines = text.splitlines()
+    for line in lines[len(lines) - tail if tail is not None and tail < len(lines) else 0 :]:
+        say(line)
+    hint(f"kubenetlab ping {found.namespace}/{found.name}")
+
+
+def _enter(target: str, command: list[str], namespace: str | None, lab: str | None, environment: dict[str, str] | None = None) -> int:
+    """The exit status of a program run inside."""
+    from kubenetlab.kernel.enter import run
+    from kubenetlab.lab import rundir
+    from kubenetlab.lab.client import choose
+    from kubenetlab.observe.targets import parse, resolve
+
+    client = choose(lab)
+    found = resolve(parse(target, namespace), client.get("/apis/kubenetlab.dev/v1alpha1/inspect"))
+    reply = client.request("GET", "/apis/kubenetlab.dev/v1alpha1/enter", query={"netns": found.sandbox})
+    files: dict[str, Any] = reply.body
+    return run(
+        reply.fds[0],
+        command,
+        hosts=files["hosts"],
+        resolv_conf=files["resolv_conf"],
+        scratch=str(rundir.base()),
+        environment=environment or {},
+    )

@@ -1,0 +1,1 @@
+"""Seeing it: what a lab is and does, without changing it."""

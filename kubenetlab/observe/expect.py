@@ -1,0 +1,91 @@
+"""What Kubernetes promises about who reaches whom, as rules over the objects alone: no rule of the datapath is looked at.
+
+1. Pods reach pods and nodes by their own addresses, nodes reach pods and nodes.
+2. Pods and nodes reach hosts outside; hosts outside reach nodes and one another, and no pod.
+3. A Service port leads to its ready endpoints, whose programs answer or refuse; without any it refuses at once.
+   From outside a cluster IP leads nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from kubenetlab.observe.targets import Place
+
+Expectation = Literal["answer", "refused", "nothing", "any"]
+"""nothing: silence, or word that there is no way."""
+
+
+class ServicePort(Struct, frozen=True):
+    """One port of one Service, as something to be connected to."""
+
+    namespace: str
+    name: str
+    address: str
+    port: int
+    protocol: str
+    endpoints: tuple[tuple[str, int], ...]
+    """(address, port) of those that are ready."""
+
+    @property
+    def title(self) -> str:
+        return f"svc:{self.namespace}/{self.name}:{self.port}/{self.protocol}"
+
+
+Destination = Place | ServicePort
+
+
+class World(Struct, frozen=True):
+    """What the rules must know beside source and destination."""
+
+    has_services: bool
+    """False when no kube-proxy runs."""
+    listening: Mapping[str, frozenset[int]]
+    """Pod address → ports of its programs."""
+
+
+def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
+    """Every Service port with a cluster IP; `seen` is what `inspect` shows."""
+    found = []
+    for service in seen["services"]:
+        for address in service["cluster_ips"]:
+            for port in service["ports"]:
+                ready = tuple(
+                    (entry["address"], entry["port"])
+                    for entry in service["endpoints"]
+                    if entry["ready"] and entry.get("port_name", port["name"]) == port["name"]
+                )
+                found.append(ServicePort(service["namespace"], service["name"], address, port["port"], port["protocol"], ready))
+    return found
+
+
+def world(seen: Mapping[str, Any], *, has_services: bool) -> World:
+    """What `inspect` shows, as far as the rules must know it."""
+    listening: dict[str, set[int]] = {}
+    for pod in seen["pods"]:
+        for address in pod["addresses"]:
+            listening.setdefault(address, set()).update(port for container in pod["containers"] for port in container["ports"])
+    return World(has_services, {address: frozenset(ports) for address, ports in listening.items()})
+
+
+def expect(source: Place, destination: Destination, known: World) -> Expectation:
+    """What the source must see."""
+    if isinstance(destination, ServicePort):
+        return _service(source, destination, known)
+    has_pod_address = destination.kind == "pod" and not destination.is_host_network
+    return "nothing" if source.kind == "ext" and has_pod_address else "answer"
+
+
+def _service(source: Place, port: ServicePort, known: World) -> Expectation:
+    if source.kind == "ext" or not known.has_services:
+        return "nothing"
+    if not port.endpoints:
+        return "refused"
+    unknown = [address for address, _ in port.endpoints if address not in known.listening]
+    if unknown:
+        return "any"
+    serving = [target in known.listening[address] for address, target in port.endpoints]
+    return "answer" if all(serving) else "any" if any(serving) else "refused"

@@ -1,0 +1,226 @@
+"""Many probes at once from one process: every packet leaves from a socket made inside the source's namespace.
+
+Pings share one ICMP socket per source; connects have a socket each. Errors that routers and kernels send back are read from the
+sockets, so that what is refused or has no way is known at once and only silence costs the deadline.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from kubenetlab.kernel.syscalls import CLONE_NEWNET, open_namespace, setns
+from kubenetlab.observe.targets import Place
+
+Outcome = Literal["answer", "refused", "unreachable", "silence"]
+
+MAX_OPEN = 2000
+"""How many connects may be under way at once."""
+HOPELESS_S = 0.2
+"""Much longer than any answer takes inside one machine."""
+_ECHO_REQUEST, _ECHO_REPLY = 8, 0
+_IP_RECVERR = 11
+_SENT_PER_DRAIN = 64
+
+
+class Probe(Struct, frozen=True):
+    """One question."""
+
+    source: Place
+    protocol: Literal["ICMP", "TCP", "UDP"]
+    address: str
+    port: int = 0
+    is_hopeful: bool = True
+    """False when no answer is expected."""
+
+
+class Result(Struct, frozen=True):
+    """What came of one probe."""
+
+    outcome: Outcome
+    ms: float = 0.0
+    """From sending to the answer."""
+
+
+def run(probes: Sequence[Probe], *, deadline_s: float = 1.0) -> list[Result]:
+    """The result of each probe, in order. What has not answered `deadline_s` after the last was sent is silence.
+
+    Where only probes are left of which no answer is hoped for, silence is not waited out for longer than `HOPELESS_S`.
+    """
+    results: list[Result] = []
+    connects = 0
+    start = 0
+    for end, probe in enumerate(probes):
+        connects += probe.protocol != "ICMP"
+        if connects == MAX_OPEN:
+            results += _Batch(probes[start : end + 1]).run(deadline_s)
+            start, connects = end + 1, 0
+    return results + _Batch(probes[start:]).run(deadline_s)
+
+
+class _Batch:
+    """Probes that are under way together."""
+
+    def __init__(self, probes: Sequence[Probe]) -> None:
+        self._probes = probes
+        self._home = open_namespace("net")
+        self._results: list[Result | None] = [None] * len(probes)
+        self._poll = select.epoll()
+        self._pingers: dict[str, socket.socket] = {}
+        """Namespace → its ICMP socket."""
+        self._pings: dict[tuple[int, int], tuple[int, float]] = {}
+        """(descriptor of the socket, sequence number) → (probe, when it was sent)"""
+        self._connects: dict[int, tuple[int, socket.socket, float]] = {}
+        """Descriptor → (probe, socket, when it was begun)"""
+
+    def run(self, deadline_s: float) -> list[Result]:
+        try:
+            self._open()
+            self._send_pings()
+            deadline = time.monotonic() + deadline_s
+            hopeless = min(deadline, time.monotonic() + HOPELESS_S)
+            while (self._pings or self._connects) and (left := (deadline if self._has_hope() else hopeless) - time.monotonic()) > 0:
+                self._drain(left)
+        finally:
+            self._poll.close()
+            os.close(self._home)
+            for opened in (*self._pingers.values(), *(waiting[1] for waiting in self._connects.values())):
+                opened.close()
+        return [result or Result("silence") for result in self._results]
+
+    def _has_hope(self) -> bool:
+        under_way = (*(index for index, _ in self._pings.values()), *(index for index, _, _ in self._connects.values()))
+        return any(self._probes[index].is_hopeful for index in under_way)
+
+    def _open(self) -> None:
+        """One visit to each source: its ICMP socket, and all its connects begun."""
+        by_source: dict[str, list[int]] = {}
+        for index, probe in enumerate(self._probes):
+            by_source.setdefault(probe.source.netns, []).append(index)
+        for netns, indexes in by_source.items():
+            self._inside(netns, lambda netns=netns, indexes=indexes: self._open_here(netns, indexes))  # type: ignore[misc]
+
+    def _inside(self, netns: str, work: Callable[[], None]) -> None:
+        fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            setns(fd, CLONE_NEWNET)
+        finally:
+            os.close(fd)
+        try:
+            work()
+        finally:
+            setns(self._home, CLONE_NEWNET)
+
+    def _open_here(self, netns: str, indexes: Sequence[int]) -> None:
+        if any(self._probes[index].protocol == "ICMP" for index in indexes):
+            pinger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
+            pinger.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+            pinger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            self._pingers[netns] = pinger
+            self._poll.register(pinger, select.EPOLLIN | select.EPOLLERR)
+        for index in indexes:
+            if self._probes[index].protocol != "ICMP":
+                self._connect(index)
+
+    def _connect(self, index: int) -> None:
+        probe = self._probes[index]
+        is_tcp = probe.protocol == "TCP"
+        opened = socket.socket(socket.AF_INET, (socket.SOCK_STREAM if is_tcp else socket.SOCK_DGRAM) | socket.SOCK_NONBLOCK)
+        begun = time.monotonic()
+        if is_tcp:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no TIME_WAIT left behind
+        else:
+            opened.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)  # else only "port unreachable" would be told
+        code = opened.connect_ex((probe.address, probe.port))
+        if not is_tcp and code == 0:
+            try:
+                opened.send(_question(probe.port))
+            except OSError as error:
+                code = error.errno or 0
+        if code not in (0, errno.EINPROGRESS) or (is_tcp and code == 0):
+            self._results[index] = Result(_outcome_of(code))
+            opened.close()
+            return
+        self._poll.register(opened, select.EPOLLOUT if is_tcp else select.EPOLLIN)
+        self._connects[opened.fileno()] = (index, opened, begun)
+
+    def _send_pings(self) -> None:
+        """Destination by destination, so that no source sends a burst; answers are taken in between."""
+        indexes = [index for index, probe in enumerate(self._probes) if probe.protocol == "ICMP"]
+        numbers: dict[int, int] = {}
+        for sent, index in enumerate(sorted(indexes, key=lambda index: self._probes[index].address)):
+            probe = self._probes[index]
+            pinger = self._pingers[probe.source.netns]
+            fd = pinger.fileno()
+            numbers[fd] = number = numbers.get(fd, 0) + 1
+            self._pings[fd, number] = (index, time.monotonic())
+            try:
+                pinger.sendto(struct.pack(">BBHHH", _ECHO_REQUEST, 0, 0, 0, number), (probe.address, 0))
+            except OSError as error:
+                self._done(fd, number, _outcome_of(error.errno or 0))
+            if sent % _SENT_PER_DRAIN == 0:
+                self._drain(0)
+
+    def _drain(self, wait_s: float) -> None:
+        pingers = {pinger.fileno(): pinger for pinger in self._pingers.values()}
+        for fd, events in self._poll.poll(wait_s):
+            if fd in pingers:
+                self._hear(pingers[fd], has_errors=bool(events & select.EPOLLERR))
+            else:
+                index, opened, begun = self._connects.pop(fd)
+                code = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                self._results[index] = Result(_outcome_of(code), (time.monotonic() - begun) * 1000)
+                opened.close()
+
+    def _hear(self, pinger: socket.socket, *, has_errors: bool) -> None:
+        if has_errors:
+            for number, outcome in _errors(pinger):
+                self._done(pinger.fileno(), number, outcome)
+        while True:
+            try:
+                data = pinger.recv(64)
+            except OSError:
+                return
+            if data[0] == _ECHO_REPLY:
+                self._done(pinger.fileno(), struct.unpack_from(">H", data, 6)[0], "answer")
+
+    def _done(self, fd: int, number: int, outcome: Outcome) -> None:
+        found = self._pings.pop((fd, number), None)
+        if found is not None:
+            index, sent = found
+            self._results[index] = Result(outcome, (time.monotonic() - sent) * 1000)
+
+
+def _question(port: int) -> bytes:
+    """A datagram that the server at this port answers: a DNS question at 53, else what the lab's own programs understand."""
+    if port == 53:
+        return struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0) + b"\x0bdns-version\x07cluster\x05local\0" + struct.pack(">HH", 16, 1)
+    return b"hostname"
+
+
+def _outcome_of(code: int) -> Outcome:
+    if code == 0:
+        return "answer"
+    return "refused" if code == errno.ECONNREFUSED else "silence" if code == errno.ETIMEDOUT else "unreachable"
+
+
+def _errors(pinger: socket.socket) -> Iterable[tuple[int, Outcome]]:
+    """(sequence number, outcome) of each error that came back for a ping: the packet it is about comes with it."""
+    found: list[tuple[int, Outcome]] = []
+    while True:
+        try:
+            data, ancillary, _, _ = pinger.recvmsg(64, 512, socket.MSG_ERRQUEUE)
+        except OSError:
+            return found
+        for _, kind, value in ancillary:
+            if kind == _IP_RECVERR and len(data) >= 8:
+                code = struct.unpack_from("=I", value)[0]
+                found.append((struct.unpack_from(">H", data, 6)[0], _outcome_of(code)))

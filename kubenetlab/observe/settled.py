@@ -1,0 +1,80 @@
+"""Is a pod ready, on the way, or stuck for a reason that time will not cure?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from msgspec import Struct
+
+from kubenetlab.api.core import Event
+from kubenetlab.api.pods import READY_ANNOTATION, Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.kubelet import CRASH_LOOP, observed_of
+
+State = Literal["ready", "unready", "completed", "waiting", "stuck"]
+"""unready: on purpose, by annotation."""
+
+_CREATION_EVENTS = ("FailedCreatePodSandBox", "NetworkNotReady")
+
+
+class Verdict(Struct, frozen=True):
+    """What to expect of one pod."""
+
+    pod: str
+    """`namespace/name`"""
+    state: State
+    reason: str = ""
+    """For what is stuck: `CrashLoopBackOff: listen tcp :80: bind: address already in use`."""
+
+    @property
+    def is_settled(self) -> bool:
+        return self.state != "waiting"
+
+
+def verdicts(cluster: Cluster) -> list[Verdict]:
+    """One for each pod that is not being deleted, in order."""
+    events: dict[str, str] = {}
+    for entry in cluster.all(Event):
+        if entry.reason in _CREATION_EVENTS:
+            events[entry.involved_object.uid] = f"{entry.reason}: {entry.message}"
+    return [verdict(cluster, pod, events.get(pod.uid, "")) for pod in cluster.all(Pod) if not pod.is_terminating]
+
+
+def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "") -> Verdict:
+    """What to expect of a pod. `creation_failure` is what its events say about its sandbox."""
+    name = pod.full_name
+    if pod.status.phase == "Succeeded":
+        return Verdict(name, "completed")
+    if pod.is_ready:
+        return Verdict(name, "ready")
+    containers_ready = pod.status.condition("ContainersReady")
+    if pod.metadata.annotations.get(READY_ANNOTATION) == "false" and containers_ready is not None and containers_ready.status == "True":
+        return Verdict(name, "unready", f'annotation {READY_ANNOTATION} is "false"')
+    scheduled = pod.status.condition("PodScheduled")
+    if scheduled is not None and scheduled.status == "False":
+        return Verdict(name, "stuck", f"{scheduled.reason}: {scheduled.message}")
+    reason = next(_faults(cluster, pod), "")
+    if not reason and pod.status.phase == "Pending":
+        reason = creation_failure
+    return Verdict(name, "stuck", reason) if reason else Verdict(name, "waiting")
+
+
+def _faults(cluster: Cluster, pod: Pod) -> Iterator[str]:
+    seen = observed_of(cluster, pod)
+    for container in pod.status.container_statuses:
+        ended = container.state.terminated or container.last_state.terminated
+        detail = (ended.message or f"exit status {ended.exit_code}") if ended else ""
+        if container.state.waiting is not None and container.state.waiting.reason == CRASH_LOOP:
+            yield f"{CRASH_LOOP}: container {container.name}: {detail}"
+        elif container.state.terminated is not None and container.state.terminated.exit_code:
+            yield f"Error: container {container.name}: {detail}"
+        probe = seen.probes.get(f"{container.name}/readiness") if seen else None
+        if (
+            container.state.running is not None
+            and probe is not None
+            and probe.attempt == container.restart_count
+            and probe.is_settled
+            and not probe.ok
+        ):
+            yield f"Unhealthy: container {container.name}: Readiness probe failed: {probe.message}"

@@ -1,0 +1,147 @@
+"""How people address things: on the command line and in check files alike.
+
+[ns/]pod   deploy:[ns/]name   each:Kind/ns/name   node:name   ext:name
+svc:[ns/]name   lb:[ns/]name   nodeport:node/ns/name   ip:ADDRESS   anything with a dot: a DNS name
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from kubenetlab.errors import UsageError, did_you_mean
+
+Kind = Literal["pod", "deploy", "node", "ext", "svc", "ip", "name"]
+
+_LATER = ("lb", "nodeport", "each")
+
+
+class Target(Struct, frozen=True):
+    """What was written, taken apart."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.namespace}/{self.name}" if self.namespace else f"{self.kind}:{self.name}"
+
+
+class Place(Struct, frozen=True):
+    """Something that runs: a pod, a node or an external host."""
+
+    kind: Literal["pod", "node", "ext"]
+    namespace: str
+    name: str
+    sandbox: str
+    netns: str
+    """Path of its network namespace."""
+    address: str
+    is_host_network: bool = False
+    """A pod in its node's network: it has the node's address."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.kind == "pod" else f"{self.kind}:{self.name}"
+
+
+def parse(text: str, namespace: str | None = None) -> Target:
+    """Raises UsageError for what cannot be understood."""
+    prefix, colon, rest = text.partition(":")
+    default = namespace or "default"
+    if not colon:
+        kind, slash, name = text.partition("/")
+        if slash and kind in ("svc", "service", "deploy", "deployment", "pod", "po"):
+            short: Kind = {"svc": "svc", "service": "svc", "deploy": "deploy", "deployment": "deploy"}.get(kind, "pod")  # type: ignore[assignment]
+            return Target(short, default, name)
+        if slash:
+            return Target("pod", kind, name)
+        return Target("name", "", text) if "." in text else Target("pod", default, text)
+    if prefix in ("node", "ext"):
+        return Target(prefix, "", rest)  # type: ignore[arg-type]
+    if prefix == "ip":
+        return Target("ip", "", rest)
+    if prefix in ("svc", "deploy", "pod"):
+        where, slash, name = rest.partition("/")
+        return Target(prefix, where if slash else default, name if slash else where)  # type: ignore[arg-type]
+    if prefix in _LATER:
+        raise UsageError(f"{text}: {prefix}: is not modelled yet")
+    raise UsageError(
+        f"{text}: wanted [ns/]pod, deploy:, node:, ext:, svc:, ip: or a DNS name{did_you_mean(prefix, ('deploy', 'node', 'ext', 'svc', 'ip'))}"
+    )
+
+
+def resolve(target: Target, seen: Mapping[str, Any]) -> Place:
+    """The running thing that a target means; `seen` is what `inspect` shows. Raises UsageError when there is none."""
+    match target.kind:
+        case "pod" | "name":
+            namespace = target.namespace or "default"
+            found = [pod for pod in seen["pods"] if (pod["namespace"], pod["name"]) == (namespace, target.name)]
+            if not found:
+                raise UsageError(f"there is no pod {namespace}/{target.name}{_near(target.name, seen)}")
+            return _running(_pod_place(found[0]))
+        case "deploy":
+            found = [
+                pod for pod in seen["pods"] if pod["namespace"] == target.namespace and _is_of(pod["name"], target.name) and pod["pid"]
+            ]
+            if not found:
+                raise UsageError(f"deployment {target.namespace}/{target.name} has no pod that runs")
+            return _pod_place(next((pod for pod in found if pod["ready"]), found[0]))
+        case "node" | "ext":
+            kind = "nodes" if target.kind == "node" else "external"
+            names = [entry["name"] for entry in seen[kind]]
+            if target.name not in names:
+                raise UsageError(
+                    f"there is no {target.kind}:{target.name}{did_you_mean(target.name, names)}; known: {', '.join(names) or 'none'}"
+                )
+            entry = seen[kind][names.index(target.name)]
+            return _running(_place(target.kind, entry))
+    raise UsageError(f"{target}: wanted something that runs: a pod, deploy:, node: or ext:")
+
+
+def places(seen: Mapping[str, Any]) -> list[Place]:
+    """Everything that runs, in order: pods, nodes, external hosts."""
+    found = [_pod_place(pod) for pod in seen["pods"] if pod["pid"] and pod["addresses"]]
+    found += [_place("node", entry) for entry in seen["nodes"] if entry["pid"]]
+    return found + [_place("ext", entry) for entry in seen["external"] if entry["pid"]]
+
+
+def _place(kind: Literal["node", "ext"], entry: Mapping[str, Any]) -> Place:
+    return Place(kind, "", entry["name"], entry["sandbox"], entry["netns"] or "", entry["addresses"][0])
+
+
+def _pod_place(pod: Mapping[str, Any]) -> Place:
+    return Place(
+        "pod",
+        pod["namespace"],
+        pod["name"],
+        pod["sandbox"],
+        pod["netns"] or "",
+        pod["addresses"][0] if pod["addresses"] else "",
+        pod["host_network"],
+    )
+
+
+def _running(place: Place) -> Place:
+    if not place.netns:
+        hint = f"; see: kubenetlab describe pod {place.name} -n {place.namespace}" if place.kind == "pod" else ""
+        raise UsageError(f"{place.title} is not running{hint}")
+    return place
+
+
+def _is_of(pod: str, deployment: str) -> bool:
+    """True for `web-6bd7cd67c6-hcxd6` of `web`: two more parts behind the name."""
+    return pod.startswith(f"{deployment}-") and pod.removeprefix(f"{deployment}-").count("-") == 1
+
+
+def _near(name: str, seen: Mapping[str, Any]) -> str:
+    elsewhere = [f"{pod['namespace']}/{pod['name']}" for pod in seen["pods"] if pod["name"] == name]
+    if elsewhere:
+        return f"; did you mean {' or '.join(elsewhere)}?"
+    names: Iterable[str] = [pod["name"] for pod in seen["pods"]]
+    deployments = sorted(
+        {f"deploy:{pod['namespace']}/{pod['name'].rsplit('-', 2)[0]}" for pod in seen["pods"] if _is_of(pod["name"], name)}
+    )
+    return f"; did you mean {deployments[0]}?" if deployments else did_you_mean(name, names)

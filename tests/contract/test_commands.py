@@ -1,0 +1,107 @@
+"""Every command is documented, and nothing a user can type ends in a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kubenetlab.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = [str(command.name) for command in app.registered_commands]
+PROMISED = [
+    "up",
+    "apply",
+    "delete",
+    "down",
+    "list",
+    "get",
+    "describe",
+    "logs",
+    "scale",
+    "ping",
+    "exec",
+    "shell",
+    "inspect",
+    "plan",
+    "diff",
+    "doctor",
+]
+
+
+def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """The command, with a run directory in which no lab is."""
+    return subprocess.run(
+        [sys.executable, "-m", "kubenetlab", *words],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=30,
+        env={**os.environ, "COLUMNS": "120"},
+        check=False,
+    )
+
+
+def test_all_promised_commands_are_there() -> None:
+    """And no other."""
+    assert sorted(COMMANDS) == sorted(PROMISED)
+
+
+@pytest.mark.parametrize("command", PROMISED)
+def test_a_command_has_help_and_an_example(command: str) -> None:
+    """One line of what it does, and how it is used."""
+    callback = next(entry.callback for entry in app.registered_commands if entry.name == command)
+    assert callback is not None
+    doc = callback.__doc__ or ""
+    assert doc.splitlines()[0].strip(), command
+    assert f"kubenetlab {command}" in doc, f"{command} has no example"
+    if command in ("up", "ping", "exec"):
+        shown = run(command, "--help")
+        assert shown.returncode == 0
+        assert "Usage:" in shown.stdout
+
+
+def test_help_names_all_commands() -> None:
+    """`kubenetlab --help` is the way in."""
+    shown = run("--help")
+    assert shown.returncode == 0
+    assert all(f" {command} " in shown.stdout for command in PROMISED)
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "status", "said"),
+    [
+        (("upp",), "", 2, "No such command 'upp'"),
+        (("get",), "", 2, "Missing argument"),
+        (("up", "-f", "/nonexistent.yaml"), "", 2, "cannot be read: No such file or directory"),
+        (("up", "-f", "-"), "a: b: c", 2, "<stdin>:1  mapping values are not allowed in this context"),
+        (("up", "-f", "-"), "", 2, "holds no document"),
+        (("up", "--cni", "flanel"), "", 2, '"flanel" is not known'),
+        (("up", "--cni", "bridge,layout"), "", 2, "wanted OPTION=VALUE"),
+        (("up", "--cni", "bridge,layout=round"), "", 2, 'wanted one of auto, onlink, routed, found "round"'),
+        (("up", "--lab", "No_Good"), "", 2, "wanted a DNS label"),
+        (("up", "--timeout", "soon"), "", 2, "wanted a duration such as 60s or 2m"),
+        (("get", "pods", "--lab", "nosuch"), "", 1, "no lab nosuch is up"),
+        (("exec", "x", "--lab", "nosuch", "--", "true"), "", 1, "no lab nosuch is up"),
+        (("apply",), "", 2, "nothing to apply"),
+        (("plan", "-f", "-"), "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: 192.0.2.1, ports: [{port: 1}]}", 2, "<stdin>:4  Service default/a: spec.clusterIP: the provided IP"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_explained(words: tuple[str, ...], stdin: str, status: int, said: str) -> None:
+    """Exit status 2 for what the user wrote, 1 for what is not there; a message, never a traceback."""
+    done = run(*words, stdin=stdin)
+    output = " ".join((done.stdout + done.stderr).replace("│", " ").split())
+    assert done.returncode == status, output
+    assert " ".join(said.split()) in output
+    assert "Traceback" not in output
+
+
+def test_down_of_nothing_is_success() -> None:
+    """What is gone is gone."""
+    done = run("down", "--lab", "nosuch")
+    assert (done.returncode, done.stdout) == (0, "lab nosuch was not up; its traces are gone\n")

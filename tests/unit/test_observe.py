@@ -1,0 +1,181 @@
+"""Seeing it: targets, expectations, verdicts, columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kubenetlab.api.lab import ContainerReport, ProbeReport
+from kubenetlab.api.store import Cluster
+from kubenetlab.cli.columns import age, columns, header
+from kubenetlab.errors import UsageError
+from kubenetlab.observe.expect import ServicePort, World, expect, service_ports, world
+from kubenetlab.observe.settled import verdicts
+from kubenetlab.observe.targets import Place, Target, parse, places, resolve
+from tests.clusters import NOW, ONE_NODE, deployment, observed, pod_named, report, running, settled, store
+from tests.unit.test_controllers import NO_CNI, pod
+
+SEEN: dict[str, Any] = {
+    "nodes": [{"name": "worker", "pid": 10, "sandbox": "node/worker", "netns": "/n10", "addresses": ["172.18.0.3"]}],
+    "external": [{"name": "client", "pid": 30, "sandbox": "ext/client", "netns": "/n30", "addresses": ["198.51.100.10"]}],
+    "pods": [
+        {"namespace": "default", "name": "web-6bd7cd67c6-hcxd6", "pid": 20, "sandbox": "pod/a", "netns": "/n20", "addresses": ["10.244.1.2"], "ready": True, "host_network": False, "containers": [{"ports": [8080]}]},
+        {"namespace": "shop", "name": "cart", "pid": 0, "sandbox": "pod/b", "netns": None, "addresses": [], "ready": False, "host_network": False, "containers": []},
+        {"namespace": "shop", "name": "agent", "pid": 22, "sandbox": "pod/c", "netns": "/n10", "addresses": ["172.18.0.3"], "ready": True, "host_network": True, "containers": []},
+    ],
+    "services": [
+        {"namespace": "default", "name": "web", "cluster_ips": ["10.96.7.7"], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "x", "port": 81, "protocol": "TCP"}],
+         "endpoints": [{"address": "10.244.1.2", "port": 8080, "port_name": "http", "ready": True}, {"address": "10.244.1.9", "port": 9, "port_name": "x", "ready": False}]},
+        {"namespace": "default", "name": "headless", "cluster_ips": [], "ports": [{"name": "", "port": 80, "protocol": "TCP"}], "endpoints": []},
+    ],
+}  # fmt: skip
+POD, NODE, EXT = (next(place for place in places(SEEN) if place.kind == kind) for kind in ("pod", "node", "ext"))
+HOST_POD = next(place for place in places(SEEN) if place.is_host_network)
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("web-0", Target("pod", "default", "web-0")),
+        ("shop/cart", Target("pod", "shop", "cart")),
+        ("deploy:web", Target("deploy", "default", "web")),
+        ("deployment/web", Target("deploy", "default", "web")),
+        ("svc:shop/cart", Target("svc", "shop", "cart")),
+        ("svc/cart", Target("svc", "default", "cart")),
+        ("node:worker", Target("node", "", "worker")),
+        ("ext:client", Target("ext", "", "client")),
+        ("ip:10.0.0.1", Target("ip", "", "10.0.0.1")),
+        ("web.shop", Target("name", "", "web.shop")),
+    ],
+)
+def test_targets_are_written_as_people_write_them(text: str, target: Target) -> None:
+    """Prefixes, kubectl's slashes, names with dots."""
+    assert parse(text) == target
+
+
+def test_a_namespace_option_is_the_default_namespace() -> None:
+    """`-n shop cart` is `shop/cart`."""
+    assert (parse("cart", "shop"), parse("svc:cart", "shop")) == (Target("pod", "shop", "cart"), Target("svc", "shop", "cart"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("web", "there is no pod default/web; did you mean deploy:default/web?"),
+        ("agent", "there is no pod default/agent; did you mean shop/agent?"),
+        ("shop/cart", "shop/cart is not running; see: kubenetlab describe pod cart -n shop"),
+        ("node:workr", "there is no node:workr; did you mean worker?; known: worker"),
+        ("deploy:shop", "deployment default/shop has no pod that runs"),
+        ("nod:worker", "wanted [ns/]pod, deploy:, node:, ext:, svc:, ip: or a DNS name; did you mean node?"),
+        ("lb:web", "lb: is not modelled yet"),
+        ("svc:web", "wanted something that runs"),
+    ],
+)
+def test_a_target_that_is_not_there_is_explained(text: str, message: str) -> None:
+    """With what was probably meant."""
+    with pytest.raises(UsageError) as caught:
+        resolve(parse(text), SEEN)
+    assert message in str(caught.value)
+
+
+def test_targets_lead_to_namespaces() -> None:
+    """Pods, one pod of a Deployment, nodes, hosts; what does not run is no place."""
+    assert resolve(parse("deploy:web"), SEEN).netns == "/n20"
+    assert resolve(parse("node:worker"), SEEN).netns == "/n10"
+    assert [place.title for place in places(SEEN)] == ["default/web-6bd7cd67c6-hcxd6", "shop/agent", "node:worker", "ext:client"]
+
+
+KNOWN = world(SEEN, has_services=True)
+WEB, EMPTY = service_ports(SEEN)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "known", "expected"),
+    [
+        (POD, NODE, KNOWN, "answer"),
+        (NODE, POD, KNOWN, "answer"),
+        (POD, EXT, KNOWN, "answer"),
+        (EXT, POD, KNOWN, "nothing"),
+        (EXT, HOST_POD, KNOWN, "answer"),
+        (EXT, NODE, KNOWN, "answer"),
+        (POD, WEB, KNOWN, "answer"),
+        (NODE, WEB, KNOWN, "answer"),
+        (EXT, WEB, KNOWN, "nothing"),
+        (POD, EMPTY, KNOWN, "refused"),
+        (POD, WEB, World(False, KNOWN.listening), "nothing"),
+        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9),)), KNOWN, "refused"),
+        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9), ("10.244.1.2", 8080))), KNOWN, "any"),
+        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("198.51.100.10", 9),)), KNOWN, "any"),
+    ],
+)
+def test_what_kubernetes_promises(source: Place, destination: Any, known: World, expected: str) -> None:
+    """Pods and nodes reach one another and the outside; the outside reaches nodes; Services lead to their ready endpoints."""
+    assert expect(source, destination, known) == expected
+
+
+def states(cluster: Cluster) -> dict[str, tuple[str, str]]:
+    return {verdict.pod: (verdict.state, verdict.reason) for verdict in verdicts(cluster) if verdict.pod.startswith("default/")}
+
+
+def test_pods_are_ready_waiting_or_stuck() -> None:
+    """What time will not cure is told with its reason."""
+    assert states(store(pod("a"))) == {"default/a": ("waiting", "")}
+    assert states(running(store(pod("a")))) == {"default/a": ("ready", "")}
+    unready = running(store(pod("a", meta=', annotations: {kubenetlab.dev/ready: "false"}')))
+    assert states(unready)["default/a"][0] == "unready"
+    assert states(store(pod("a", ", nodeSelector: {a: b}")))["default/a"][1].startswith("Unschedulable: 0/3 nodes are available")
+    assert states(settled(store(NO_CNI + pod("a", ", nodeName: worker"))))["default/a"][1].startswith("NetworkNotReady: ")
+    crashed = running(store(pod("a")))
+    for attempt in (0, 1):
+        crashed = report(crashed, "a", ContainerReport(attempt, "failed", 1, "address already in use", NOW), now=NOW)
+    assert states(crashed) == {"default/a": ("stuck", "CrashLoopBackOff: container main: address already in use")}
+    finished = report(running(store(pod("a", ", restartPolicy: Never"))), "a", ContainerReport(0, "exited", 0, at=NOW), now=NOW)
+    assert states(finished) == {"default/a": ("completed", "")}
+
+
+def test_a_probe_that_fails_for_good_is_a_reason() -> None:
+    """But not before it is settled."""
+    from msgspec import structs
+
+    cluster = running(store(pod("a")), ready=False)
+    assert states(cluster) == {"default/a": ("waiting", "")}
+    seen = observed(pod_named(cluster, "a"))
+    probe = ProbeReport(0, "readiness", False, "connection refused", NOW, 3, is_settled=True)
+    cluster = settled(cluster.with_changes([structs.replace(seen, probes={"main/readiness": probe})]))
+    assert states(cluster)["default/a"] == ("stuck", "Unhealthy: container main: Readiness probe failed: connection refused")
+
+
+def test_an_exhausted_range_is_a_reason() -> None:
+    """The pod waits for an address, and says so."""
+    cluster = running(store(ONE_NODE + deployment(replicas=252)))
+    reasons = [reason for state, reason in states(cluster).values() if state == "stuck"]
+    assert len(reasons) == 1
+    assert "no IP addresses available" in reasons[0]
+
+
+def test_columns_are_kubectls() -> None:
+    """NAME READY STATUS RESTARTS AGE, and with -o wide IP and NODE."""
+    from kubenetlab.api.render import render
+
+    cluster = running(store(pod("a")))
+    document = render(cluster, pod_named(cluster, "a"))
+    assert header("Pod", is_wide=True) == ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE"]
+    row = columns("Pod", document, is_wide=True)
+    assert (row[0], row[1], row[3], row[5], row[6]) == ("a", "1/1", "0", "10.244.1.2", "worker")
+    assert "Running" in row[2]
+    assert header("ConfigMap", is_wide=False) == ["NAME", "AGE"]
+    assert age(None) == "<unknown>"
+
+
+def test_what_a_user_wrote_is_read_back() -> None:
+    """Fields that the lab does not use come back as they were given, with what the cluster filled in beside them."""
+    from kubenetlab.api.render import render
+
+    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: x, resources: {limits: {cpu: 1}}}], volumes: [{name: v, emptyDir: {}}], restartPolicy: Always}\n"
+    cluster = running(store(text))
+    document = render(cluster, pod_named(cluster, "a"))
+    assert document["spec"]["containers"][0]["resources"] == {"limits": {"cpu": 1}}
+    assert document["spec"]["volumes"] == [{"name": "v", "emptyDir": {}}]
+    assert document["spec"]["restartPolicy"] == "Always"
+    assert (document["spec"]["nodeName"], document["status"]["podIP"]) == ("worker", "10.244.1.2")
