@@ -68,7 +68,10 @@ class Chain(Object, frozen=True):
 
 
 class Collection(Object, frozen=True):
-    """A set or a map, without its elements; `type` in nft's words: `ipv4_addr . inet_proto . inet_service : verdict`."""
+    """A set or a map, without its elements; `type` in nft's words: `ipv4_addr . inet_proto . inet_service : verdict`.
+
+    With a timeout it belongs to the packets: rules put entries in, and the kernel takes them out when they are that old.
+    """
 
     rank = 105
     hand = "nftables"
@@ -78,6 +81,7 @@ class Collection(Object, frozen=True):
     name: str
     type: str
     comment: str = ""
+    timeout_s: int = 0
 
     @property
     def key(self) -> Key:
@@ -222,8 +226,11 @@ def _add_chain(chain: Chain) -> str:
 
 
 def _add_collection(collection: Collection) -> str:
+    timeout = f" flags dynamic,timeout ; timeout {collection.timeout_s}s ;" if collection.timeout_s else ""
     comment = f" comment {quoted(collection.comment)} ;" if collection.comment else ""
-    return f"add {collection.word} {collection.family} {collection.table} {collection.name} {{ type {collection.type} ;{comment} }}"
+    return (
+        f"add {collection.word} {collection.family} {collection.table} {collection.name} {{ type {collection.type} ;{timeout}{comment} }}"
+    )
 
 
 def _element_lines(verb: str, elements: Sequence[Element]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 from typing import Any
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
@@ -41,9 +42,17 @@ def mount(source: str, target: str, kind: str | None = None, flags: int = 0) -> 
     _call("mount", source.encode(), target.encode(), kind.encode() if kind else None, flags, None)
 
 
-def set_process_name(name: str) -> None:
-    """What `ps -o comm` shows; the kernel keeps 15 bytes."""
+def set_process_name(name: str, title: str) -> None:
+    """What `ps` shows: `comm`, of which the kernel keeps 15 bytes, and `args`, as much as fits where the arguments stood.
+
+    Source: fs/proc/base.c get_mm_cmdline(); proc_pid_stat(5), fields 48 and 49.
+    """
     _call("prctl", PR_SET_NAME, name.encode()[:15] + b"\0", 0, 0, 0)
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    begin, end = int(fields[48 - 3]), int(fields[49 - 3])
+    if 0 < begin < end:
+        room = end - begin
+        ctypes.memmove(begin, title.encode()[: room - 1].ljust(room, b"\0"), room)
 
 
 def die_with_parent(signal_number: int) -> None:

@@ -105,7 +105,7 @@ def _run(boot: Boot) -> None:
     try:
         syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
         syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
-        syscalls.set_process_name("knl-init")
+        syscalls.set_process_name("knl-init", f"kubenetlab {boot.lab} init")
         _send(boot, {"init": int(os.readlink("self", dir_fd=boot.outer_proc))})
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -261,7 +261,7 @@ class Init:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
-            syscalls.set_process_name(f"knl-{name}")
+            syscalls.set_process_name(f"knl-{name}", f"kubenetlab {self._boot.lab} {name}")
             for connection, _ in self._connections.values():
                 connection.close()
             if self._kept:

@@ -91,6 +91,7 @@ def _service(agent: Agent, service: Service) -> dict[str, Any]:
         "namespace": service.namespace,
         "name": service.name,
         "type": service.spec.type,
+        "internal_traffic_policy": service.spec.internal_traffic_policy,
         "cluster_ips": list(service.cluster_ips),
         "load_balancer_ips": [],
         "external_ips": list(service.spec.external_ips),

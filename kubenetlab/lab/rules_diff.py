@@ -40,6 +40,8 @@ def _collections(wanted: Sequence[Any], found: Listed, table: Table) -> Iterator
         if collection.name not in found.collections:
             yield f"+ {collection}"
             continue
+        if collection.timeout_s:
+            continue
         items = found.collections[collection.name]
         elements = {obj.item: obj for obj in wanted if isinstance(obj, Element) and obj.collection == collection.name}
         yield from (f"+ {element}" for item, element in elements.items() if item not in items)

@@ -3,6 +3,7 @@
 1. Pods reach pods and nodes by their own addresses, nodes reach pods and nodes.
 2. Pods and nodes reach hosts outside; hosts outside reach nodes and one another, and no pod.
 3. A Service port leads to its ready endpoints, whose programs answer or refuse; without any it refuses at once.
+   With internalTrafficPolicy Local only those on the client's node count; where it has none there is silence.
    From outside a cluster IP leads nowhere.
 """
 
@@ -29,6 +30,8 @@ class ServicePort(Struct, frozen=True):
     protocol: str
     endpoints: tuple[tuple[str, int], ...]
     """(address, port) of those that are ready."""
+    nodes: tuple[str, ...] = ()
+    """The node of each endpoint, where only those on the client's node count; empty: all do."""
 
     @property
     def title(self) -> str:
@@ -53,12 +56,19 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
     for service in seen["services"]:
         for address in service["cluster_ips"]:
             for port in service["ports"]:
-                ready = tuple(
-                    (entry["address"], entry["port"])
-                    for entry in service["endpoints"]
-                    if entry["ready"] and entry.get("port_name", port["name"]) == port["name"]
+                ready = [entry for entry in service["endpoints"] if entry["ready"] and entry.get("port_name", port["name"]) == port["name"]]
+                is_local = service["internal_traffic_policy"] == "Local"
+                found.append(
+                    ServicePort(
+                        service["namespace"],
+                        service["name"],
+                        address,
+                        port["port"],
+                        port["protocol"],
+                        tuple((entry["address"], entry["port"]) for entry in ready),
+                        tuple(entry["node"] for entry in ready) if is_local else (),
+                    )
                 )
-                found.append(ServicePort(service["namespace"], service["name"], address, port["port"], port["protocol"], ready))
     return found
 
 
@@ -84,8 +94,10 @@ def _service(source: Place, port: ServicePort, known: World) -> Expectation:
         return "nothing"
     if not port.endpoints:
         return "refused"
-    unknown = [address for address, _ in port.endpoints if address not in known.listening]
-    if unknown:
+    here = [endpoint for index, endpoint in enumerate(port.endpoints) if not port.nodes or port.nodes[index] == source.node]
+    if not here:
+        return "nothing"
+    if any(address not in known.listening for address, _ in here):
         return "any"
-    serving = [target in known.listening[address] for address, target in port.endpoints]
+    serving = [target in known.listening[address] for address, target in here]
     return "answer" if all(serving) else "any" if any(serving) else "refused"

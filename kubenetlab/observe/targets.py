@@ -41,6 +41,8 @@ class Place(Struct, frozen=True):
     address: str
     is_host_network: bool = False
     """A pod in its node's network: it has the node's address."""
+    node: str = ""
+    """The node it runs on, or is; none for external hosts."""
 
     @property
     def title(self) -> str:
@@ -109,7 +111,8 @@ def places(seen: Mapping[str, Any]) -> list[Place]:
 
 
 def _place(kind: Literal["node", "ext"], entry: Mapping[str, Any]) -> Place:
-    return Place(kind, "", entry["name"], entry["sandbox"], entry["netns"] or "", entry["addresses"][0])
+    node = entry["name"] if kind == "node" else ""
+    return Place(kind, "", entry["name"], entry["sandbox"], entry["netns"] or "", entry["addresses"][0], node=node)
 
 
 def _pod_place(pod: Mapping[str, Any]) -> Place:
@@ -121,6 +124,7 @@ def _pod_place(pod: Mapping[str, Any]) -> Place:
         pod["netns"] or "",
         pod["addresses"][0] if pod["addresses"] else "",
         pod["host_network"],
+        pod["node"],
     )
 
 

@@ -18,7 +18,7 @@ from kubenetlab.datapath.proxy.services import EndpointAddress, categorize
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
-from kubenetlab.hoststate.nftables import Chain, Element
+from kubenetlab.hoststate.nftables import Chain, Collection, Element
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.state import HostState
@@ -144,6 +144,27 @@ def test_a_service_is_a_map_entry_a_chain_and_a_chain_per_endpoint() -> None:
         for name, address in zip(endpoint_chains, addresses, strict=True)
     )
     assert "10.96.7.7" in elements(state, "worker", "cluster-ips")
+
+
+def test_session_affinity_remembers_clients_by_endpoint() -> None:
+    """A set per endpoint, filled by the packets that chose it, asked before the next draw; with the manifest's timeout."""
+    cluster = running(
+        store(deployment(replicas=2) + service(sessionAffinity="ClientIP", sessionAffinityConfig="{clientIP: {timeoutSeconds: 60}}"))
+    )
+    state = planned(cluster)
+    first, second = sorted(found.addresses[0] for found in web_pods(cluster))
+    sets = {found.name: found.timeout_s for found in of(state, "node/worker", Collection) if found.timeout_s}
+    assert [re.sub("-[A-Z2-7]{8}-", "-HASH-", name) for name in sets] == [
+        f"affinity-HASH-default/web/tcp/__{address}/8080" for address in (first, second)
+    ]
+    assert set(sets.values()) == {60}
+    chains = {chain.name.partition("-")[0]: chain for chain in of(state, "node/worker", Chain) if "default/web/" in chain.name}
+    gotos = [rule.text for rule in chains["service"].rules[1:-1]]
+    assert [re.sub("-[A-Z2-7]{8}-", "-HASH-", text) for text in gotos] == [
+        f"ip saddr @affinity-HASH-default/web/tcp/__{address}/8080 goto endpoint-HASH-default/web/tcp/__{address}/8080"
+        for address in (first, second)
+    ]
+    assert f"update @{list(sets)[1]} {{ ip saddr }}" in [rule.text for rule in chains["endpoint"].rules]
 
 
 @pytest.mark.parametrize(("spec", "verdict"), [({}, "goto reject-chain"), ({"internalTrafficPolicy": "Local"}, "drop")])

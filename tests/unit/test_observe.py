@@ -20,14 +20,14 @@ SEEN: dict[str, Any] = {
     "nodes": [{"name": "worker", "pid": 10, "sandbox": "node/worker", "netns": "/n10", "addresses": ["172.18.0.3"]}],
     "external": [{"name": "client", "pid": 30, "sandbox": "ext/client", "netns": "/n30", "addresses": ["198.51.100.10"]}],
     "pods": [
-        {"namespace": "default", "name": "web-6bd7cd67c6-hcxd6", "pid": 20, "sandbox": "pod/a", "netns": "/n20", "addresses": ["10.244.1.2"], "ready": True, "host_network": False, "containers": [{"ports": [8080]}]},
-        {"namespace": "shop", "name": "cart", "pid": 0, "sandbox": "pod/b", "netns": None, "addresses": [], "ready": False, "host_network": False, "containers": []},
-        {"namespace": "shop", "name": "agent", "pid": 22, "sandbox": "pod/c", "netns": "/n10", "addresses": ["172.18.0.3"], "ready": True, "host_network": True, "containers": []},
+        {"namespace": "default", "name": "web-6bd7cd67c6-hcxd6", "node": "worker", "pid": 20, "sandbox": "pod/a", "netns": "/n20", "addresses": ["10.244.1.2"], "ready": True, "host_network": False, "containers": [{"ports": [8080]}]},
+        {"namespace": "shop", "name": "cart", "node": "", "pid": 0, "sandbox": "pod/b", "netns": None, "addresses": [], "ready": False, "host_network": False, "containers": []},
+        {"namespace": "shop", "name": "agent", "node": "worker", "pid": 22, "sandbox": "pod/c", "netns": "/n10", "addresses": ["172.18.0.3"], "ready": True, "host_network": True, "containers": []},
     ],
     "services": [
-        {"namespace": "default", "name": "web", "cluster_ips": ["10.96.7.7"], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "x", "port": 81, "protocol": "TCP"}],
+        {"namespace": "default", "name": "web", "internal_traffic_policy": "Cluster", "cluster_ips": ["10.96.7.7"], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "x", "port": 81, "protocol": "TCP"}],
          "endpoints": [{"address": "10.244.1.2", "port": 8080, "port_name": "http", "ready": True}, {"address": "10.244.1.9", "port": 9, "port_name": "x", "ready": False}]},
-        {"namespace": "default", "name": "headless", "cluster_ips": [], "ports": [{"name": "", "port": 80, "protocol": "TCP"}], "endpoints": []},
+        {"namespace": "default", "name": "headless", "internal_traffic_policy": "Cluster", "cluster_ips": [], "ports": [{"name": "", "port": 80, "protocol": "TCP"}], "endpoints": []},
     ],
 }  # fmt: skip
 POD, NODE, EXT = (next(place for place in places(SEEN) if place.kind == kind) for kind in ("pod", "node", "ext"))
@@ -107,6 +107,8 @@ WEB, EMPTY = service_ports(SEEN)
         (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9),)), KNOWN, "refused"),
         (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9), ("10.244.1.2", 8080))), KNOWN, "any"),
         (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("198.51.100.10", 9),)), KNOWN, "any"),
+        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 8080),), ("worker",)), KNOWN, "answer"),
+        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.2.2", 8080),), ("worker2",)), KNOWN, "nothing"),
     ],
 )
 def test_what_kubernetes_promises(source: Place, destination: Any, known: World, expected: str) -> None:

@@ -125,15 +125,20 @@ def _service_port(node: NodeView, port: PortView, network: PodNetwork) -> Iterat
         return
     chain = service_chain(port)
     choices = ", ".join(f"{index} : goto {endpoint_chain(port, endpoint)}" for index, endpoint in enumerate(port.endpoints))
+    affinities = port.endpoints if port.affinity_s else ()
     rules = (
         Rule(f"ip daddr {port.cluster_ip} ip saddr != {network.cluster_cidr} jump mark-for-masquerade"),
+        *(Rule(f"ip saddr @{affinity_set(port, endpoint)} goto {endpoint_chain(port, endpoint)}") for endpoint in affinities),
         Rule(f"numgen random mod {len(port.endpoints)} vmap {{ {choices} }}"),
     )
     yield Chain(node.netns, FAMILY, TABLE, chain, rules, comment=port.title)
+    for endpoint in affinities:
+        yield Collection(node.netns, FAMILY, TABLE, affinity_set(port, endpoint), "ipv4_addr", timeout_s=port.affinity_s)
     for endpoint in port.endpoints:
         hairpin = Rule(f"ip saddr {endpoint.address} jump mark-for-masquerade")
+        remember = (Rule(f"update @{affinity_set(port, endpoint)} {{ ip saddr }}"),) if port.affinity_s else ()
         rewrite = Rule(f"meta l4proto {port.protocol} dnat to {endpoint.address}:{endpoint.port}")
-        yield Chain(node.netns, FAMILY, TABLE, endpoint_chain(port, endpoint), (hairpin, rewrite), comment=port.title)
+        yield Chain(node.netns, FAMILY, TABLE, endpoint_chain(port, endpoint), (hairpin, *remember, rewrite), comment=port.title)
     yield _element(node, "service-ips", destination, f"goto {chain}", port.title)
 
 
@@ -145,6 +150,11 @@ def service_chain(port: PortView) -> str:
 def endpoint_chain(port: PortView, endpoint: EndpointAddress) -> str:
     """kube-proxy's name for an endpoint of a Service port: `endpoint-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80`."""
     return _chain_name("endpoint", f"{_base(port)}__{endpoint.address}/{endpoint.port}")
+
+
+def affinity_set(port: PortView, endpoint: EndpointAddress) -> str:
+    """kube-proxy's name for the set of an endpoint's faithful clients: `affinity-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80`."""
+    return _chain_name("affinity", f"{_base(port)}__{endpoint.address}/{endpoint.port}")
 
 
 def _base(port: PortView) -> str:

@@ -39,6 +39,8 @@ class PortView(Struct, frozen=True):
     """Where new connections go."""
     has_endpoints_elsewhere: bool = False
     """True when none is usable here, although there are some: traffic is dropped instead of rejected."""
+    affinity_s: int = 0
+    """How long a client stays with its endpoint; 0: each connection is drawn anew."""
 
     @property
     def title(self) -> str:
@@ -64,7 +66,15 @@ def _port_view(node: NodeView, view: ServiceView, service: Service, port: Servic
     if service.spec.internal_traffic_policy == "Local":
         here = categorize([(endpoint, place) for endpoint, place in found if endpoint.node_name == node.name])
     return PortView(
-        service.namespace, service.name, port.name, port.protocol.lower(), cluster_ip, port.port, here, bool(usable) and not here
+        namespace=service.namespace,
+        service=service.name,
+        port_name=port.name,
+        protocol=port.protocol.lower(),
+        cluster_ip=cluster_ip,
+        port=port.port,
+        endpoints=here,
+        has_endpoints_elsewhere=bool(usable) and not here,
+        affinity_s=service.spec.session_affinity_config.client_ip.timeout_seconds if service.spec.session_affinity == "ClientIP" else 0,
     )
 
 
