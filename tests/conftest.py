@@ -1,0 +1,80 @@
+"""The whole run leaves the machine as it found it: looked at before the first test and after the last."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_CHANGES_BY_ITSELF = ("random/", "/nf_conntrack_count", "/dentry-state", "/inode-", "/file-nr", "/route/flush", "/stable_secret")
+_SYSCTL_ROOTS = ("net", "kernel", "user", "fs/inotify")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine_is_left_alone() -> Iterator[None]:
+    """Links, addresses, routes, ruleset, settings, mounts, names in /run/netns, run directories and processes."""
+    before = machine()
+    yield
+    after = machine()
+    for what, value in before.items():
+        assert after[what] == value, f"the tests have changed the machine's {what}"
+
+
+def machine() -> dict[str, Any]:
+    """All of the machine's state that a lab could get at."""
+    return {
+        "links": _said("ip", "-j", "link"),
+        "addresses": [(link["ifname"], [entry["local"] for entry in link["addr_info"]]) for link in json.loads(_said("ip", "-j", "addr"))],
+        "routes": _said("ip", "route", "show", "table", "all"),
+        "ruleset": _said("nft", "list", "ruleset"),
+        "sysctls": _sysctls(),
+        "mounts": sorted(line.split(" ", 4)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
+        "names in /run/netns": _names("/run/netns"),
+        "run directories": _names("/run/kubenetlab"),
+        "processes": lab_processes(),
+    }
+
+
+def lab_processes() -> list[str]:
+    """Processes that hold a PID or network namespace other than ours and run something of the package."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                program = str((entry / "exe").readlink())
+            except OSError:
+                continue
+            if "/kubenetlab/" in program or title.startswith("kubenetlab"):
+                found.append(f"{entry.name} {title} ({program})")
+    return sorted(found)
+
+
+def _said(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return "[]"
+
+
+def _sysctls() -> dict[str, str]:
+    found = {}
+    for root in _SYSCTL_ROOTS:
+        for path in sorted(Path("/proc/sys", root).rglob("*")):
+            name = str(path)
+            if path.is_file() and not any(part in name for part in _CHANGES_BY_ITSELF):
+                try:
+                    found[name] = path.read_text()
+                except OSError:
+                    continue
+    return {
+        name: value for name, value in found.items() if not name.startswith(("/proc/sys/kernel/ns_last_pid", "/proc/sys/kernel/pty/nr"))
+    }
+
+
+def _names(directory: str) -> list[str]:
+    return sorted(entry.name for entry in Path(directory).iterdir()) if Path(directory).is_dir() else []

@@ -1,0 +1,145 @@
+"""One lab as a user has it: by the command line only, and by `nsenter` into the namespaces that `inspect` names."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct, convert
+
+DEADLINE_S = 20.0
+TRAFFIC = Path(__file__).with_name("traffic.py")
+COMMAND = (sys.executable, "-m", "kubenetlab")
+
+
+class Ran(Struct, frozen=True):
+    """What a command said."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Answer(Struct, frozen=True):
+    """Who answered, whom it saw, and from where the question was sent; or what went wrong."""
+
+    who: str = ""
+    seen: tuple[str, int] = ("", 0)
+    source: tuple[str, int] = ("", 0)
+    error: str = ""
+
+
+def run(*words: str, given: str | None = None, status: int | None = 0, cwd: Path | None = None) -> Ran:
+    """A kubenetlab command. Fails unless it ends with `status`; None: whatever it ends with."""
+    done = subprocess.run([*COMMAND, *words], input=given, capture_output=True, text=True, check=False, timeout=90, cwd=cwd)
+    assert "Traceback" not in done.stderr, done.stderr
+    ran = Ran(done.returncode, done.stdout, done.stderr)
+    assert status is None or ran.status == status, f"{' '.join(words)} ended with {ran.status}\n{ran.out}\n{ran.err}"
+    return ran
+
+
+def wait_for(condition: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> Any:
+    """The first true value of the condition."""
+    deadline = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {within_s:g} s"
+        os.sched_yield()
+    return value
+
+
+class Lab:
+    """A lab by name. `run` is the command line with `--lab`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def directory(self) -> Path:
+        return Path("/run/kubenetlab", self.name)
+
+    def run(self, *words: str, given: str | None = None, status: int | None = 0) -> Ran:
+        command, *rest = words
+        return run(command, "--lab", self.name, *rest, given=given, status=status)
+
+    def up(self, manifest: str, *words: str, status: int = 0) -> Ran:
+        return self.run("up", "-f", "-", *words, given=manifest, status=status)
+
+    def apply(self, manifest: str, *words: str, status: int = 0) -> Ran:
+        return self.run("apply", "-f", "-", *words, given=manifest, status=status)
+
+    def down(self) -> None:
+        self.run("down")
+
+    # --- what is there ---
+
+    @property
+    def seen(self) -> Any:
+        return self.run("inspect", "-o", "json").json
+
+    def pod(self, name: str, namespace: str = "default") -> Any:
+        """A pod by its name, or by the name of its Deployment: then the first."""
+        return self.pods(name, namespace)[0]
+
+    def pods(self, name: str, namespace: str = "default") -> list[Any]:
+        found = [pod for pod in self.seen["pods"] if pod["namespace"] == namespace and f"{pod['name']}-".startswith(f"{name}-")]
+        assert found, f"there is no pod {namespace}/{name}"
+        return found
+
+    def service(self, name: str, namespace: str = "default") -> Any:
+        return next(entry for entry in self.seen["services"] if (entry["namespace"], entry["name"]) == (namespace, name))
+
+    def place(self, kind: str, name: str) -> Any:
+        """kind: nodes or external."""
+        return next(entry for entry in self.seen[kind] if entry["name"] == name)
+
+    def get(self, *words: str) -> Any:
+        return self.run("get", *words, "-o", "json").json
+
+    # --- packets ---
+
+    def inside(self, place: Any, *command: str, given: str | None = None, status: int = 0) -> str:
+        """What a program of the machine prints in the network of a place of `inspect`."""
+        done = subprocess.run(
+            ["nsenter", f"--net={place['netns']}", *command], input=given, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == status, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def ask(self, place: Any, *targets: tuple[str, str, int]) -> list[Answer]:
+        """What servers answer to somebody in the network of a place."""
+        return convert(json.loads(self.inside(place, sys.executable, "-S", "-E", str(TRAFFIC), given=json.dumps(targets))), list[Answer])
+
+    def processes(self) -> dict[str, int]:
+        """Title → the machine's pid, of all processes of the lab."""
+        init = self.seen["init_pid"]
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and self._is_ours(int(entry.name), init):
+                try:
+                    found[(entry / "cmdline").read_bytes().split(b"\0")[0].decode()] = int(entry.name)
+                except OSError:
+                    continue
+        return found
+
+    @staticmethod
+    def _is_ours(pid: int, init: int) -> bool:
+        """Whether init is an ancestor."""
+        while pid > 1:
+            if pid == init:
+                return True
+            try:
+                stat = Path(f"/proc/{pid}/stat").read_text()
+            except OSError:
+                return False
+            pid = int(stat.rpartition(")")[2].split()[1])
+        return False

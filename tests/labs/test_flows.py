@@ -1,0 +1,259 @@
+"""Who reaches whom, through what, and which source address is seen: in every layout, with real packets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.labs.conftest import new_lab
+from tests.labs.lab import Answer, Lab
+
+LAYOUTS = [("onlink", "dynamic"), ("onlink", "permanent"), ("routed", "dynamic"), ("routed", "permanent")]
+
+
+def manifest(layout: str, neighbors: str) -> str:
+    pods = "".join(
+        f"""---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}, all: "yes"}}}}
+spec:
+  nodeName: {node}
+  containers:
+  - {{name: main, image: agnhost, args: [netexec], ports: [{{containerPort: 8080}}]}}{more}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{name: tcp, port: 80, targetPort: 8080}}, {{name: udp, port: 81, protocol: UDP, targetPort: 8081}}]
+"""
+        for name, node, more in (
+            ("a", "worker", ""),
+            ("b", "worker", "\n  - {name: side, image: agnhost, args: [netexec, --http-port=9090, --udp-port=-1]}"),
+            ("c", "worker2", ""),
+        )
+    )
+    return f"""\
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+networking: {{cni: {{type: bridge, layout: {layout}, neighbors: {neighbors}}}}}
+external: [{{name: client, address: 198.51.100.10, ports: [8080]}}]
+{pods}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: host, labels: {{app: host}}}}
+spec:
+  hostNetwork: true
+  nodeName: worker2
+  containers: [{{name: main, image: agnhost, args: [netexec, --http-port=7070, --udp-port=-1]}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: host}}
+spec: {{selector: {{app: host}}, ports: [{{port: 80, targetPort: 7070}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: all}}
+spec: {{selector: {{all: "yes"}}, ports: [{{port: 80, targetPort: 8080}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: nobody}}
+spec: {{selector: {{app: nobody}}, ports: [{{port: 80}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: sticky}}
+spec: {{selector: {{all: "yes"}}, sessionAffinity: ClientIP, ports: [{{port: 80, targetPort: 8080}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: near}}
+spec: {{selector: {{app: a}}, internalTrafficPolicy: Local, ports: [{{port: 80, targetPort: 8080}}]}}
+"""
+
+
+class World:
+    """A running lab, and everything in it by a short name."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        seen = lab.seen
+        self.seen = seen
+        self.places: dict[str, Any] = {pod["name"]: pod for pod in seen["pods"] if pod["namespace"] == "default"}
+        self.places |= {f"node:{node['name']}": node for node in seen["nodes"]}
+        self.places |= {f"ext:{host['name']}": host for host in seen["external"]}
+        self.services = {service["name"]: service["cluster_ips"][0] for service in seen["services"]}
+
+    def address(self, name: str) -> str:
+        return str(self.places[name]["addresses"][0])
+
+    def node_of(self, pod: str) -> str:
+        return self.address(f"node:{self.places[pod]['node']}")
+
+    def ask(self, source: str, *targets: tuple[str, str, int]) -> list[Answer]:
+        return self.lab.ask(self.places[source], *targets)
+
+
+@pytest.fixture(scope="module", params=LAYOUTS, ids="-".join)
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    for lab in new_lab():
+        said = lab.up(manifest(*request.param))
+        assert lab.seen["pod_layout"] == request.param[0]
+        assert lab.seen["neighbors"] == request.param[1]
+        assert "as asked for" in said.out + said.err
+        yield World(lab)
+
+
+PODS = ("a", "b", "c")
+NODES = ("node:control-plane", "node:worker", "node:worker2")
+
+
+@pytest.mark.parametrize("source", PODS)
+def test_pods_reach_pods_without_nat(world: World, source: str) -> None:
+    """On one node and across nodes, itself too: the other sees the pod's own address, down to the port."""
+    for name in PODS:
+        for protocol, port in (("TCP", 8080), ("UDP", 8081)):
+            (answer,) = world.ask(source, (protocol, world.address(name), port))
+            assert answer.who == name
+            assert answer.seen == answer.source == (world.address(source), answer.source[1])
+
+
+@pytest.mark.parametrize("source", PODS)
+@pytest.mark.parametrize("name", PODS)
+def test_pods_reach_pods_by_their_service(world: World, source: str, name: str) -> None:
+    """The client's address is kept; a pod that meets itself by its own Service (hairpin) is masqueraded, or it would answer itself."""
+    for protocol, port in (("TCP", 80), ("UDP", 81)):
+        (answer,) = world.ask(source, (protocol, world.services[name], port))
+        assert answer.who == name, answer
+        assert answer.source[0] == world.address(source)
+        assert answer.seen[0] == (world.node_of(source) if source == name else world.address(source))
+
+
+@pytest.mark.parametrize("source", NODES)
+def test_nodes_reach_pods_from_their_own_address(world: World, source: str) -> None:
+    """A node has one address for all it meets, its own pods too."""
+    for name in PODS:
+        (answer,) = world.ask(source, ("TCP", world.address(name), 8080))
+        assert (answer.who, answer.seen) == (name, answer.source)
+        assert answer.source[0] == world.address(source)
+
+
+@pytest.mark.parametrize("source", NODES)
+def test_nodes_reach_services(world: World, source: str) -> None:
+    """What a node sends itself to a cluster IP comes from the node."""
+    for name in (*PODS, "host"):
+        (answer,) = world.ask(source, ("TCP", world.services[name], 80))
+        assert answer.who == ("worker2" if name == "host" else name)
+        assert answer.seen[0] == world.address(source)
+
+
+@pytest.mark.parametrize("source", PODS)
+def test_pods_reach_nodes_without_nat(world: World, source: str) -> None:
+    """A node sees a pod's own address, that on another node too; a hostNetwork pod answers with its node's name."""
+    for destination in (world.address("node:worker2"), world.address("host")):
+        (answer,) = world.ask(source, ("TCP", destination, 7070))
+        assert answer.who == "worker2"
+        assert answer.seen == answer.source == (world.address(source), answer.source[1])
+    (answer,) = world.ask(source, ("TCP", world.services["host"], 80))
+    assert (answer.who, answer.seen[0]) == ("worker2", world.address(source))
+
+
+def test_a_node_sees_itself_at_the_address_that_others_see(world: World) -> None:
+    """Whether asked by its own address or by a Service: 172.18.0.x, never a bridge's address."""
+    here = world.address("node:worker2")
+    own, by_service = world.ask("node:worker2", ("TCP", here, 7070), ("TCP", world.services["host"], 80))
+    assert (own.seen, by_service.seen[0]) == (own.source, here)
+    assert own.source[0] == here
+
+
+@pytest.mark.parametrize("source", PODS)
+def test_what_leaves_the_cluster_is_masqueraded(world: World, source: str) -> None:
+    """The internet sees the node's address, whether a pod or the node itself is the client."""
+    (answer,) = world.ask(source, ("TCP", "198.51.100.10", 8080))
+    assert (answer.who, answer.seen[0], answer.source[0]) == ("client", world.node_of(source), world.address(source))
+    (answer,) = world.ask("node:worker", ("TCP", "198.51.100.10", 8080))
+    assert (answer.who, answer.seen[0]) == ("client", answer.source[0])
+
+
+def test_from_the_internet_no_way_leads_to_pods_or_services(world: World) -> None:
+    """The routers know no pod network; nodes are reached, and see the client's address."""
+    addresses = [*(world.address(name) for name in PODS), world.services["a"]]
+    for answer in world.ask("ext:client", *(("TCP", address, 8080) for address in addresses)):
+        assert answer.error in ("unreachable", "silence"), answer
+    (answer,) = world.ask("ext:client", ("TCP", world.address("node:worker2"), 7070))
+    assert (answer.who, answer.seen) == ("worker2", answer.source)
+    assert answer.source[0] == "198.51.100.10"
+
+
+def test_containers_of_a_pod_share_localhost(world: World) -> None:
+    """And the port space: both are reached at the pod's address too. Other pods' localhost is their own."""
+    own, side, from_outside = (
+        *world.ask("b", ("TCP", "127.0.0.1", 8080), ("TCP", "127.0.0.1", 9090)),
+        *world.ask("a", ("TCP", world.address("b"), 9090)),
+    )
+    assert (own.who, side.who, from_outside.who) == ("b", "b", "b")
+    assert own.seen[0] == side.seen[0] == "127.0.0.1"
+    assert world.ask("a", ("TCP", "127.0.0.1", 9090))[0].error == "refused"
+
+
+def test_a_service_spreads_over_all_its_pods(world: World) -> None:
+    """From pods on both nodes and from a node, in a hundred connections nobody is left out."""
+    for source in ("a", "c", "node:control-plane"):
+        assert {answer.who for answer in world.ask(source, *[("TCP", world.services["all"], 80)] * 100)} == set(PODS)
+
+
+def test_session_affinity_keeps_a_client_with_one_pod(world: World) -> None:
+    """ClientIP: twenty connections of one client, one pod."""
+    for source in PODS:
+        assert len({answer.who for answer in world.ask(source, *[("TCP", world.services["sticky"], 80)] * 20)}) == 1
+
+
+def test_a_service_without_pods_refuses(world: World) -> None:
+    """At once, from pods and nodes alike; so does a port that the Service does not have."""
+    for source in ("a", "c", "node:worker"):
+        for target in (("TCP", world.services["nobody"], 80), ("TCP", world.services["a"], 4711)):
+            assert world.ask(source, target)[0].error == "refused"
+
+
+def test_a_local_policy_is_silent_where_there_is_no_pod(world: World) -> None:
+    """internalTrafficPolicy: Local reaches the node's own pod, and is dropped elsewhere."""
+    near = ("TCP", world.services["near"], 80)
+    assert [world.ask(source, near)[0].who for source in ("b", "node:worker")] == ["a", "a"]
+    assert [world.ask(source, near)[0].error for source in ("c", "node:worker2")] == ["silence", "silence"]
+
+
+@pytest.mark.parametrize("source", [*PODS, *NODES])
+def test_pings_are_answered(world: World, source: str) -> None:
+    """By the machine's own ping program: every pod, every node, the internet's host."""
+    for destination in (*PODS, *NODES, "ext:client"):
+        world.lab.inside(world.places[source], "ping", "-c1", "-W2", world.address(destination))
+
+
+def test_the_matrix_says_the_same(world: World) -> None:
+    """The command's own packets, against its own expectation, which knows neither the datapath nor the kernel."""
+    found = world.lab.run("ping", "-o", "json").json
+    assert found["ok"]
+    outcomes = {(cell["from"], cell["to"]): cell["found"] for cell in found["cells"]}
+    assert outcomes["default/a", "svc:default/nobody:80/TCP"] == "refused"
+    assert outcomes["default/c", "svc:default/near:80/TCP"] == "silence"
+    assert outcomes["default/a", "default/c"] == "answer"
+    assert outcomes["ext:client", "default/a"] in ("unreachable", "silence")
+
+
+def test_large_packets_pass_and_nothing_is_fragmented_on_the_way(world: World) -> None:
+    """1,500 bytes from pod to pod and to the internet, with the bit that forbids fragments."""
+    for destination in (world.address("c"), "198.51.100.10"):
+        world.lab.inside(world.places["a"], "ping", "-c1", "-W2", "-M", "do", "-s", "1472", destination)
+
+
+def test_neighbours_follow_the_choice(world: World) -> None:
+    """Dynamic: ARP's entries come by themselves. Permanent: all are written down before the first packet."""
+    written = world.lab.inside(world.places["node:worker"], "ip", "neighbor", "show", "nud", "permanent").splitlines()
+    assert bool(written) == (world.seen["neighbors"] == "permanent")

@@ -1,0 +1,58 @@
+"""Asks servers who they are and whom they see; a program of its own, run inside a namespace, that knows nothing of the package.
+
+stdin: [["TCP" | "UDP", address, port], …]; stdout: one answer each, in order:
+{"who": hostname, "seen": [address, port], "source": [address, port]} or {"error": "refused" | "silence" | "unreachable" | …}
+"""
+
+import errno
+import json
+import socket
+import sys
+from typing import Any
+
+DEADLINE_S = 1.0
+WORDS = {errno.ECONNREFUSED: "refused", errno.EHOSTUNREACH: "unreachable", errno.ENETUNREACH: "unreachable"}
+
+
+def ask_tcp(connection: socket.socket) -> list[str]:
+    """Both questions over one connection: a Service's second connection may lead to another pod."""
+    stream = connection.makefile("rwb")
+    answers = []
+    for path in ("/hostname", "/clientip"):
+        stream.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        stream.flush()
+        assert stream.readline().startswith(b"HTTP/1.1 200"), "not 200"
+        length = 0
+        while line := stream.readline().strip():
+            name, _, value = line.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        answers.append(stream.read(length).decode())
+    return answers
+
+
+def ask_udp(connection: socket.socket) -> list[str]:
+    """One socket: all its datagrams belong to one flow, and so go to one pod."""
+    answers = []
+    for question in (b"hostname", b"clientip"):
+        connection.send(question)
+        answers.append(connection.recv(4096).decode())
+    return answers
+
+
+def ask(protocol: str, address: str, port: int) -> dict[str, Any]:
+    kind = socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as connection:
+        connection.settimeout(DEADLINE_S)
+        try:
+            connection.connect((address, port))
+            who, seen = (ask_tcp if protocol == "TCP" else ask_udp)(connection)
+        except TimeoutError:
+            return {"error": "silence"}
+        except OSError as error:
+            return {"error": WORDS.get(error.errno or 0, str(error))}
+        seen_address, _, seen_port = seen.strip().rpartition(":")
+        return {"who": who.strip(), "seen": [seen_address, int(seen_port)], "source": list(connection.getsockname())}
+
+
+if __name__ == "__main__":
+    print(json.dumps([ask(*target) for target in json.load(sys.stdin)]))
