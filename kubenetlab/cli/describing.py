@@ -11,7 +11,7 @@ from kubenetlab.cli.screen import say, table
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
 
-_WIDTH = 18
+_WIDTH = 19
 
 
 def describe_object(client: Client, document: Mapping[str, Any]) -> None:
@@ -30,7 +30,7 @@ def describe_object(client: Client, document: Mapping[str, Any]) -> None:
 
 
 def _line(name: str, value: Any, depth: int = 0) -> None:
-    say(f"{'  ' * depth}{(name + ':').ljust(_WIDTH - 2 * depth)}{value}".rstrip())
+    say(f"{'  ' * depth}{(name + ':').ljust(_WIDTH - 2 * depth - 1)} {value}".rstrip())
 
 
 def _map(name: str, values: Mapping[str, str]) -> None:

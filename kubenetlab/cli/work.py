@@ -75,16 +75,16 @@ def logs(
     from kubenetlab.api.pods import Pod
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
-    from kubenetlab.observe.targets import parse, resolve
+    from kubenetlab.observe.targets import parse, pod_of
 
     client = choose(lab)
-    found = resolve(parse(target, namespace), client.get("/apis/kubenetlab.dev/v1alpha1/inspect"))
+    where, name = pod_of(parse(target, namespace), client.get("/apis/kubenetlab.dev/v1alpha1/inspect"))
     query = {"container": container} if container else {}
-    text = client.text(f"{object_path(Pod, found.namespace, found.name)}/log", **query)
+    text = client.text(f"{object_path(Pod, where, name)}/log", **query)
     lines = text.splitlines()
     for line in lines[len(lines) - tail if tail is not None and tail < len(lines) else 0 :]:
         say(line)
-    hint(f"kubenetlab ping {found.namespace}/{found.name}")
+    hint(f"kubenetlab describe pod {name}" + (f" -n {where}" if where != "default" else ""))
 
 
 def _enter(target: str, command: list[str], namespace: str | None, lab: str | None, environment: dict[str, str] | None = None) -> int:

@@ -11,11 +11,13 @@ from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Service, ServicePort, ServiceSpec
 from kubenetlab.api.meta import LabelSelector, ObjectMeta, Resource
 from kubenetlab.api.pods import Container, ContainerPort, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, Toleration
+from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.addresses import dns_address
 from kubenetlab.controllers.nodes import CONTROL_PLANE_LABEL
 
 COREDNS_IMAGE = "registry.k8s.io/coredns/coredns:v1.12.0"
 DNS_LABELS = {"k8s-app": "kube-dns"}
+DNS_NAMESPACE = "kube-system"
 
 
 def initial_objects(config: ClusterConfig) -> Sequence[Resource]:
@@ -23,13 +25,13 @@ def initial_objects(config: ClusterConfig) -> Sequence[Resource]:
     network = config.networking.service_networks[0]
     return (
         Namespace(ObjectMeta(name="default")),
-        Namespace(ObjectMeta(name="kube-system")),
+        Namespace(ObjectMeta(name=DNS_NAMESPACE)),
         Service(
             ObjectMeta(name="kubernetes", namespace="default", labels={"component": "apiserver", "provider": "kubernetes"}),
             ServiceSpec(cluster_ip=str(network[1]), ports=(ServicePort(443, "https", target_port=6443),)),
         ),
         Service(
-            ObjectMeta(name="kube-dns", namespace="kube-system", labels={**DNS_LABELS, "kubernetes.io/name": "CoreDNS"}),
+            ObjectMeta(name="kube-dns", namespace=DNS_NAMESPACE, labels={**DNS_LABELS, "kubernetes.io/name": "CoreDNS"}),
             ServiceSpec(
                 selector=DNS_LABELS,
                 cluster_ip=dns_address(network),
@@ -37,13 +39,22 @@ def initial_objects(config: ClusterConfig) -> Sequence[Resource]:
             ),
         ),
         Deployment(
-            ObjectMeta(name="coredns", namespace="kube-system", labels=DNS_LABELS),
+            ObjectMeta(name="coredns", namespace=DNS_NAMESPACE, labels=DNS_LABELS),
             DeploymentSpec(
                 replicas=2,
                 selector=LabelSelector(DNS_LABELS),
                 template=PodTemplateSpec(metadata=ObjectMeta(labels=DNS_LABELS), spec=_coredns_pod()),
             ),
         ),
+    )
+
+
+def is_dns_coming(cluster: Cluster) -> bool:
+    """True while the DNS pods start for the first time: none is ready yet, and one has a node and has not failed."""
+    pods = cluster.select(DNS_NAMESPACE, DNS_LABELS)
+    return not any(pod.is_ready for pod in pods) and any(
+        pod.spec.node_name and not pod.is_terminating and all(status.restart_count == 0 for status in pod.status.container_statuses)
+        for pod in pods
     )
 
 

@@ -21,6 +21,7 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.addons import is_dns_coming
 from kubenetlab.controllers.addresses import dns_address
 from kubenetlab.datapath import containers, egress, fabric, modes, pods
 from kubenetlab.datapath.modes import CNI, ServiceProxy
@@ -70,7 +71,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     cni: CNI = modes.load("cni", *networking.cni_mode)
     proxy: ServiceProxy = modes.load("proxy", *networking.proxy_mode)
     nodes = _node_views(cluster, decisions)
-    service_list, services = cluster.all(Service), service_views(cluster)
+    service_list, services, awaits_dns = cluster.all(Service), service_views(cluster), is_dns_coming(cluster)
     wanted: dict[str, list[Wanted]] = {}
 
     def want(layer: Iterable[Wanted]) -> None:
@@ -84,7 +85,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
         for view, pod in _pods_of(cluster, node):
             ports = _target_ports(memo, pod, view, service_list)
             want(memo(("pod", view.netns), _pod, node, view, cni))
-            want(memo(("programs", view.netns), _programs, view, pod, ports))
+            want(memo(("programs", view.netns), _programs, view, pod, ports, awaits_dns))
     merged = {netns: memo(("contents", netns), _merge, netns, tuple(layers)) for netns, layers in wanted.items()}
     origins = {key: origin for _, found in merged.values() for key, origin in found.items()}
     return HostState({netns: contents for netns, (contents, _) in merged.items()}, origins)
@@ -144,8 +145,8 @@ def _proxy(node: NodeView, services: tuple[ServiceView, ...], proxy: ServiceProx
     return tuple(_by_namespace(rules, Origin(_mode_name("kube-proxy", proxy), f"Node {node.name}")))
 
 
-def _programs(view: PodView, pod: Pod, ports: tuple[Listener, ...]) -> tuple[Wanted, ...]:
-    return tuple(_by_namespace(containers.programs(view.netns, pod, ports), Origin("kubelet", f"Pod {view.full_name}")))
+def _programs(view: PodView, pod: Pod, ports: tuple[Listener, ...], awaits_dns: bool) -> tuple[Wanted, ...]:
+    return tuple(_by_namespace(containers.programs(view.netns, pod, ports, awaits_dns), Origin("kubelet", f"Pod {view.full_name}")))
 
 
 def _probes(node: NodeView, view: PodView, pod: Pod, ports: tuple[Listener, ...]) -> tuple[ProbeSpec, ...]:

@@ -10,17 +10,22 @@ from kubenetlab.api.pods import ContainerStatus, Pod, PodSpec
 from kubenetlab.controllers.kubelet import should_run
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.programs import Listener, ProgramRun
-from kubenetlab.programs import setup
+from kubenetlab.programs import is_one_shot, setup
 
 
-def programs(netns: str, pod: Pod, target_ports: tuple[Listener, ...]) -> Iterator[Object]:
-    """`target_ports` are those of `numeric_target_ports`; the pod's first container serves them."""
+def programs(netns: str, pod: Pod, target_ports: tuple[Listener, ...], awaits_dns: bool) -> Iterator[Object]:
+    """`target_ports` are those of `numeric_target_ports`; the pod's first container serves them.
+
+    While the cluster's DNS is still coming up, what asks only once is held back: manifests are written for a cluster that works.
+    """
     statuses = {status.name: status for status in pod.status.container_statuses}
     for index, container in enumerate(pod.spec.long_running_containers):
         status = statuses.get(container.name, ContainerStatus(container.name))
         if pod.status.container_statuses and not should_run(status):
             continue
         what = setup(container, target_ports if index == 0 else ())
+        if awaits_dns and status.state.running is None and is_one_shot(what.program):
+            continue
         yield ProgramRun(netns, container.name, status.restart_count, what.program, what.options, what.listeners)
 
 

@@ -37,6 +37,7 @@ from kubenetlab.lab.netns_links import NetnsLinks
 from kubenetlab.lab.rules import RulesHand
 from kubenetlab.lab.runs import RunsHand
 from kubenetlab.lab.wire import encode
+from kubenetlab.programs import is_one_shot
 
 FULL_PASS_S = 30.0
 """How often everything is looked at, whether anything seems to have changed or not."""
@@ -192,9 +193,11 @@ class Agent:
             self._take_note(entry)
         self._tell_progress(phase="rules and programs")
         contexts = self.contexts
+        alive = [entry for entry in changes.namespaces if entry.netns in self.sandboxes.pids]
         results = await asyncio.gather(
-            *(self._delegate(entry, contexts) for entry in changes.namespaces if entry.netns in self.sandboxes.pids)
+            *(self._load_rules(entry) for entry in alive), *(self._run_programs(entry, contexts, once=False) for entry in alive)
         )
+        results += await asyncio.gather(*(self._run_programs(entry, contexts, once=True) for entry in alive))
         for said in results:
             for netns, text in said:
                 refused.setdefault(netns, []).append(text)
@@ -215,17 +218,21 @@ class Agent:
             self.links.add(entry.netns, pid)
             self.learn(facts.sandbox_made(self.cluster, entry.netns, pid))
 
-    async def _delegate(self, entry: NetnsChanges, contexts: Contexts) -> list[tuple[str, str]]:
-        """Rules and programs of one namespace; returns (namespace, what was refused)."""
+    async def _load_rules(self, entry: NetnsChanges) -> list[tuple[str, str]]:
+        """Returns (namespace, what was refused)."""
         netns, pid = entry.netns, self.sandboxes.pids[entry.netns]
+        if not any(operation.object.hand == "nftables" for operation in entry.operations):
+            return []
+        old, new = (_of_hand(contents, "nftables") for contents in (self.known.get(netns, {}), self.desired[netns]))
+        said = await self.rules.apply(netns, pid, old, new)
+        return [(netns, f"{netns}: cannot load rules\n  nft: {said}")] if said is not None else []
+
+    async def _run_programs(self, entry: NetnsChanges, contexts: Contexts, *, once: bool) -> list[tuple[str, str]]:
+        """Those that serve, or those that ask something once and end: they come when all else of the round is in place."""
+        netns, pid, context = entry.netns, self.sandboxes.pids.get(entry.netns, 0), contexts.get(entry.netns)
         refused: list[tuple[str, str]] = []
-        if any(operation.object.hand == "nftables" for operation in entry.operations):
-            old, new = (_of_hand(contents, "nftables") for contents in (self.known.get(netns, {}), self.desired[netns]))
-            if (said := await self.rules.apply(netns, pid, old, new)) is not None:
-                refused.append((netns, f"{netns}: cannot load rules\n  nft: {said}"))
-        context = contexts.get(netns)
-        for operation in entry.operations:
-            if isinstance(operation.object, ProgramRun) and context is not None:
+        for operation in entry.operations if pid and context is not None else ():
+            if isinstance(operation.object, ProgramRun) and context is not None and is_one_shot(operation.object.program) == once:
                 if operation.verb == "remove":
                     await self.runs.stop(operation.object, context.node)
                 elif (said := await self.runs.start(operation.object, pid, context)) is not None:

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import struct
+import time
 from typing import Any
 
 from kubenetlab.api.config import ClusterConfig
@@ -24,12 +25,16 @@ from kubenetlab.lab.http import serve
 from kubenetlab.lab.init import Boot
 from kubenetlab.programs.coredns import DNS_PORT, HEALTH_PORT, METRICS_PORT, READY_PORT
 from kubenetlab.programs.http import Request, Response, text
-from kubenetlab.programs.zone import Zone, answer
+from kubenetlab.programs.zone import Zone, answer, question
 
 CACHE_SIZE = 10_000
+MAX_LOG_BYTES = 1024 * 1024
 MAX_MESSAGE_BYTES = 64 * 1024
 RETRY_S = 0.05
 TCP_TIMEOUT_S = 10.0
+_RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
+_FLAGS = ((0x8000, "qr"), (0x0400, "aa"), (0x0200, "tc"), (0x0100, "rd"), (0x0080, "ra"))
+"""Bits of a message's second word (RFC 1035 §4.1.1)."""
 _WATCHED: tuple[type[Resource], ...] = (Namespace, Service, EndpointSlice, ClusterConfig)
 
 
@@ -41,9 +46,10 @@ class CoreDNS:
         self._seen: dict[type[Resource], dict[tuple[str, str], Resource]] = {kind: {} for kind in _WATCHED}
         self._synced: set[type[Resource]] = set()
         self._zone: Zone | None = None
-        self._cache: dict[bytes, bytes] = {}
-        """Question as it came, without its number → answer without its number; thrown away at every change."""
+        self._cache: dict[bytes, tuple[bytes, str]] = {}
+        """Question as it came, without its number → answer without its number, words for the log; thrown away at every change."""
         self._queries = 0
+        self._log = QueryLog()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -60,8 +66,9 @@ class CoreDNS:
             self._listen(port, lambda connection, handler=handler: serve(connection, handler))
         await asyncio.gather(*(self._watch(kind) for kind in _WATCHED))
 
-    def resolve(self, data: bytes, *, is_udp: bool = True) -> bytes | None:
+    def resolve(self, data: bytes, peer: tuple[str, int], *, is_udp: bool = True) -> bytes | None:
         """The encoded answer to an encoded question, from the cache where it was asked before."""
+        begun = time.perf_counter()
         self._queries += 1
         if self._zone is None:
             return None
@@ -73,8 +80,10 @@ class CoreDNS:
                 return None
             if len(self._cache) >= CACHE_SIZE:
                 self._cache.clear()
-            known = self._cache[key] = made[2:]
-        return data[:2] + known
+            known = self._cache[key] = (made[2:], logged(data, made, is_udp=is_udp))
+        rest, line = known
+        self._log.say(f"[INFO] {peer[0]}:{peer[1]} - {int.from_bytes(data[:2])} {line} {time.perf_counter() - begun:.6f}s")
+        return data[:2] + rest
 
     def _datagrams(self, udp: socket.socket) -> None:
         for _ in range(64):
@@ -82,7 +91,7 @@ class CoreDNS:
                 data, peer = udp.recvfrom(MAX_MESSAGE_BYTES)
             except OSError:
                 return
-            if (reply := self.resolve(data)) is not None:
+            if (reply := self.resolve(data, peer)) is not None:
                 try:
                     udp.sendto(reply, peer)
                 except OSError:
@@ -94,6 +103,7 @@ class CoreDNS:
         buffer = b""
         connection.setblocking(False)
         try:
+            peer = connection.getpeername()
             while True:
                 async with asyncio.timeout(TCP_TIMEOUT_S):
                     fresh = await loop.sock_recv(connection, MAX_MESSAGE_BYTES)
@@ -102,7 +112,7 @@ class CoreDNS:
                 buffer += fresh
                 while len(buffer) >= 2 and len(buffer) >= 2 + (size := struct.unpack_from(">H", buffer)[0]):
                     data, buffer = buffer[2 : 2 + size], buffer[2 + size :]
-                    reply = self.resolve(data, is_udp=False)
+                    reply = self.resolve(data, peer, is_udp=False)
                     if reply is not None:
                         await loop.sock_sendall(connection, struct.pack(">H", len(reply)) + reply)
         except (OSError, TimeoutError):
@@ -184,9 +194,36 @@ class CoreDNS:
         self._cache = {}
 
 
+class QueryLog:
+    """A line for each question on standard output, begun anew when it has grown large."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def say(self, line: str) -> None:
+        encoded = f"{line}\n".encode()
+        if self._bytes + len(encoded) > MAX_LOG_BYTES:
+            os.ftruncate(1, 0)
+            self._bytes = 0
+        self._bytes += os.write(1, encoded)
+
+
+def logged(asked: bytes, reply: bytes, *, is_udp: bool) -> str:
+    """A question and its answer as the real one's plugin `log` prints them, between the client and the time taken.
+
+    `"A IN web.default.svc.cluster.local. udp 55 false 512" NOERROR qr,aa,rd,ra 108`
+    """
+    name, type_ = question(asked)
+    flags = int.from_bytes(reply[2:4])
+    names = ",".join(name for bit, name in _FLAGS if flags & bit)
+    transport, limit = ("udp", 512) if is_udp else ("tcp", 65535)
+    return f'"{type_} IN {name} {transport} {len(asked)} false {limit}" {_RCODES.get(flags & 15, str(flags & 15))} {names} {len(reply)}'
+
+
 def main(boot: Boot, arguments: dict[str, Any]) -> None:
     """The role: lives as long as its pod."""
     import dnslib  # noqa: F401  (now rather than with the first question)
 
     os.chdir("/")
+    print(".:53\nCoreDNS, built into kubenetlab: one line for each question", flush=True)
     asyncio.run(CoreDNS(boot.path(rundir.API_SOCKET)).run())

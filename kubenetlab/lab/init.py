@@ -109,7 +109,7 @@ def _run(boot: Boot) -> None:
         _send(boot, {"init": int(os.readlink("self", dir_fd=boot.outer_proc))})
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        _redirect_output(boot)
+        _redirect_output(boot.path(rundir.LOG))
         names = [
             rundir.API_SOCKET,
             rundir.INIT_SOCKET,
@@ -134,9 +134,9 @@ def _listen(path: str) -> socket.socket:
     return listener
 
 
-def _redirect_output(boot: Boot) -> None:
+def _redirect_output(path: str) -> None:
     null = os.open("/dev/null", os.O_RDWR)
-    log = os.open(boot.path(rundir.LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for target, source in ((0, null), (1, log), (2, log)):
         os.dup2(source, target)
     os.close(null)
@@ -298,7 +298,13 @@ class Init:
             if message["do"] == "list":
                 return {"processes": [{"pid": pid, **asked} for pid, asked in self._in_pods.items()]}
             role, sandbox = self._roles.in_pod(message["role"], message["arguments"]), int(message["sandbox"])
-            pid = self._spawn_inside(str(message["role"]), role, sandbox)
+            log = self._boot.path(rundir.container_log(message["arguments"]["netns"], message["arguments"]["container"]))
+
+            def logged(boot: Boot) -> None:
+                _redirect_output(log)
+                role(boot)
+
+            pid = self._spawn_inside(str(message["role"]), logged, sandbox)
         except (KeyError, OSError, ValueError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
         self._in_pods[pid] = {"role": message["role"], "arguments": message["arguments"], "sandbox": sandbox}

@@ -59,8 +59,8 @@ def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
     containers = [
         {
             "name": container.name,
-            "pid": None,
-            "ports": [listener.port for listener in runs[container.name].listeners] if container.name in runs else [],
+            "pid": agent.runs.process(place["sandbox"], container.name),
+            "ports": list(dict.fromkeys(listener.port for listener in runs[container.name].listeners)) if container.name in runs else [],
             "program": runs[container.name].program if container.name in runs else None,
         }
         for container in pod.spec.long_running_containers

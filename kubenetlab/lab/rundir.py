@@ -5,6 +5,7 @@
     init.sock node-agent.sock worker-N.sock   between the lab's own processes
     store.json                the objects, written before the kernel is touched
     pause  log
+    pod_….log                 what a container's own process prints
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ def of(lab: str) -> Path:
 def worker_socket(number: int) -> str:
     """The name of an app worker's socket."""
     return f"worker-{number}.sock"
+
+
+def container_log(netns: str, container: str) -> str:
+    """The name of the file with what a container's process prints."""
+    return f"{netns.replace('/', '_')}.{container}.log"
 
 
 def names() -> list[str]:

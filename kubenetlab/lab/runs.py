@@ -25,6 +25,7 @@ class RunsHand:
     """Starts and stops programs, and passes on what becomes of them."""
 
     def __init__(self, directory: Path, workers: int, on_report: OnReport, on_lost: OnLost) -> None:
+        self._directory = directory
         self._on_report = on_report
         self._on_lost = on_lost
         self._workers = [
@@ -70,6 +71,10 @@ class RunsHand:
         self._report(answer)
         return None
 
+    def process(self, netns: str, container: str) -> int | None:
+        """The pid of a container that is a process of its own."""
+        return self._processes.get((netns, container))
+
     async def stop(self, run: ProgramRun, node: str) -> None:
         """Ends a program; success when it has ended already."""
         self.running.pop((run.netns, run.container), None)
@@ -83,9 +88,17 @@ class RunsHand:
             await self._worker(run.netns, node).call(do="stop", netns=run.netns, container=run.container)
 
     async def logs(self, netns: str, container: str, node: str) -> list[str]:
-        answer = await self._worker(netns, node).call(do="logs", netns=netns, container=container)
-        lines: list[str] = answer.get("lines", [])
-        return lines
+        """A container's log: the file of its process, or what the worker remembers. Of a pod that is gone nobody knows any more which worker had it: all are asked."""
+        try:
+            return (self._directory / rundir.container_log(netns, container)).read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            pass
+        for hand in self._workers if netns not in self._worker_of else (self._worker(netns, node),):
+            answer = await hand.call(do="logs", netns=netns, container=container)
+            if answer.get("lines"):
+                lines: list[str] = answer["lines"]
+                return lines
+        return []
 
     def forget(self, netns: str) -> None:
         """A sandbox is gone, and all that ran in it."""

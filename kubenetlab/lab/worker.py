@@ -29,6 +29,8 @@ from kubenetlab.programs.http import Me, Request, Response
 from kubenetlab.programs.resolver import parse
 
 LOG_LINES = 1000
+ENDED_LOGS = 256
+"""Of so many pods that are gone the logs are kept, for whoever asks why they ended."""
 LISTEN_BACKLOG = 1024
 IP_PKTINFO = 8
 """Tells which address a datagram was sent to (ip(7)); Python 3.11 does not name it."""
@@ -206,6 +208,8 @@ class Worker:
         self._listener = listener
         self._home = open_namespace("net")
         self._pods: dict[str, Pod] = {}
+        self._ended: dict[str, dict[str, list[str]]] = {}
+        """Sandbox → container → log, of pods that are gone."""
         self._agent: Channel | None = None
 
     async def run(self) -> None:
@@ -278,6 +282,9 @@ class Worker:
         if pod is not None:
             for run in pod.runs.values():
                 run.stop()
+            self._ended[netns] = {name: list(run.log) for name, run in pod.runs.items()}
+            while len(self._ended) > ENDED_LOGS:
+                del self._ended[next(iter(self._ended))]
             asyncio.get_running_loop().remove_reader(pod.life)
             os.close(pod.life)
 
@@ -291,7 +298,7 @@ class Worker:
     def _logs(self, netns: str, container: str) -> Message:
         pod = self._pods.get(netns)
         run = pod.runs.get(container) if pod else None
-        return {"lines": list(run.log) if run else []}
+        return {"lines": list(run.log) if run else self._ended.get(netns, {}).get(container, [])}
 
     def _say(self, run: Run) -> None:
         if self._agent is not None:

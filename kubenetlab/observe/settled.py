@@ -11,6 +11,7 @@ from kubenetlab.api.core import Event
 from kubenetlab.api.pods import READY_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kubelet import CRASH_LOOP, observed_of
+from kubenetlab.programs import is_one_shot, setup
 
 State = Literal["ready", "unready", "completed", "waiting", "stuck"]
 """unready: on purpose, by annotation."""
@@ -47,7 +48,7 @@ def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "") -> Verdict:
     if pod.status.phase == "Succeeded":
         return Verdict(name, "completed")
     if pod.is_ready:
-        return Verdict(name, "ready")
+        return Verdict(name, "waiting" if _will_end(pod) else "ready")
     containers_ready = pod.status.condition("ContainersReady")
     if pod.metadata.annotations.get(READY_ANNOTATION) == "false" and containers_ready is not None and containers_ready.status == "True":
         return Verdict(name, "unready", f'annotation {READY_ANNOTATION} is "false"')
@@ -58,6 +59,13 @@ def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "") -> Verdict:
     if not reason and pod.status.phase == "Pending":
         reason = creation_failure
     return Verdict(name, "stuck", reason) if reason else Verdict(name, "waiting")
+
+
+def _will_end(pod: Pod) -> bool:
+    """True when a pod runs programs that ask something once and is not restarted for ever: its end is what matters."""
+    return pod.spec.restart_policy != "Always" and any(
+        is_one_shot(setup(container).program) for container in pod.spec.long_running_containers
+    )
 
 
 def _faults(cluster: Cluster, pod: Pod) -> Iterator[str]:

@@ -75,6 +75,19 @@ def parse(text: str, namespace: str | None = None) -> Target:
     )
 
 
+def pod_of(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]:
+    """(namespace, name) of the pod that a target means, whether it runs or not. Raises UsageError when there is none."""
+    if target.kind != "pod":
+        place = resolve(target, seen)
+        if place.kind == "pod":
+            return place.namespace, place.name
+    elif any((pod["namespace"], pod["name"]) == (target.namespace, target.name) for pod in seen["pods"]):
+        return target.namespace, target.name
+    else:
+        raise UsageError(f"there is no pod {target.namespace}/{target.name}{_near(target.name, seen)}")
+    raise UsageError(f"{target}: wanted a pod")
+
+
 def resolve(target: Target, seen: Mapping[str, Any]) -> Place:
     """The running thing that a target means; `seen` is what `inspect` shows. Raises UsageError when there is none."""
     match target.kind:

@@ -65,6 +65,11 @@ def load(program: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{program}")
 
 
+def is_one_shot(program: str) -> bool:
+    """True when a program asks something once and ends, instead of serving."""
+    return hasattr(load(program), "main")
+
+
 def image_name(image: str) -> str:
     """`registry.k8s.io/e2e-test-images/agnhost:2.47@sha256:…` → `agnhost`."""
     return re.split(r"[:@]", image.rpartition("/")[2])[0]

@@ -137,6 +137,12 @@ def answer(zone: Zone, data: bytes, *, is_udp: bool = True) -> bytes | None:
     return packed if not is_udp or len(packed) <= limit else bytes(reply.truncate().pack())
 
 
+def question(data: bytes) -> tuple[str, str]:
+    """(name, type) of an encoded message's first question."""
+    query = dnslib.DNSRecord.parse(data)
+    return str(query.q.qname), QTYPE.get(query.q.qtype)
+
+
 def dashed(address: str) -> str:
     """An address as a label: `10-244-1-5`."""
     return address.replace(".", "-").replace(":", "-")

@@ -105,6 +105,10 @@ class Lab:
     def get(self, *words: str) -> Any:
         return self.run("get", *words, "-o", "json").json
 
+    def seen_names_alive(self) -> list[str]:
+        """Names in /run/netns that lead to a namespace."""
+        return [str(path) for path in Path("/run/netns").glob(f"{self.name}_*") if path.exists()]
+
     # --- packets ---
 
     def inside(self, place: Any, *command: str, given: str | None = None, status: int = 0) -> str:
@@ -119,27 +123,24 @@ class Lab:
         """What servers answer to somebody in the network of a place."""
         return convert(json.loads(self.inside(place, sys.executable, "-S", "-E", str(TRAFFIC), given=json.dumps(targets))), list[Answer])
 
-    def processes(self) -> dict[str, int]:
-        """Title → the machine's pid, of all processes of the lab."""
+    def pids(self, title: str = "") -> list[int]:
+        """The machine's pids of all processes of the lab, or of those whose title begins so."""
         init = self.seen["init_pid"]
-        found = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and self._is_ours(int(entry.name), init):
-                try:
-                    found[(entry / "cmdline").read_bytes().split(b"\0")[0].decode()] = int(entry.name)
-                except OSError:
-                    continue
-        return found
+        return [pid for pid in descendants(init) if title_of(pid).startswith(title)]
 
-    @staticmethod
-    def _is_ours(pid: int, init: int) -> bool:
-        """Whether init is an ancestor."""
-        while pid > 1:
-            if pid == init:
-                return True
-            try:
-                stat = Path(f"/proc/{pid}/stat").read_text()
-            except OSError:
-                return False
-            pid = int(stat.rpartition(")")[2].split()[1])
-        return False
+
+def descendants(pid: int) -> list[int]:
+    """A process and all below it, as far as they live."""
+    try:
+        children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
+    return [pid, *(found for child in children for found in descendants(child))]
+
+
+def title_of(pid: int) -> str:
+    """What `ps` shows as its command."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+    except OSError:
+        return ""

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "controllers": {"api", "errors", "names"},
     "datapath": {"api", "controllers", "programs", "hoststate", "errors", "names"},
     "kernel": {"hoststate", "errors", "names"},
-    "observe": {"api", "controllers", "kernel", "errors", "names"},
+    "observe": {"api", "controllers", "programs", "kernel", "errors", "names"},
     "lab": {"api", "controllers", "datapath", "programs", "hoststate", "kernel", "observe", "errors", "names"},
     "cli": {"api", "controllers", "datapath", "programs", "hoststate", "kernel", "observe", "lab", "errors", "names"},
 }

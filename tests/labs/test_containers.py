@@ -1,0 +1,364 @@
+"""What runs in pods: programs, their ports, their probes, their ends; and what somebody finds who goes inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.labs.conftest import new_lab
+from tests.labs.lab import Lab, wait_for
+
+MANIFEST = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {app: client}}
+spec:
+  containers: [{name: main, image: agnhost, args: [netexec]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: who}
+spec:
+  hostname: my-name
+  containers: [{name: main, image: agnhost, args: [serve-hostname, --port=9376]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: porter}
+spec:
+  containers:
+  - {name: main, image: agnhost, args: [porter], env: [{name: SERVE_PORT_80, value: "eighty"}, {name: SERVE_PORT_81, value: "eighty-one"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: echo}
+spec:
+  containers: [{name: main, image: hashicorp/http-echo, args: [-text=hello there, -listen=:5678]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: nginx}
+spec:
+  containers: [{name: main, image: "nginx:1.27"}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: other, labels: {app: other}}
+spec:
+  containers: [{name: main, image: example.com/shop/other:3, ports: [{containerPort: 3000}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: other}
+spec: {selector: {app: other}, ports: [{name: declared, port: 3000}, {name: guessed, port: 80, targetPort: 4000}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: connector}
+spec:
+  restartPolicy: Never
+  containers: [{name: main, image: agnhost, args: [connect, "other.default:3000", --timeout=3s]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: refused}
+spec:
+  restartPolicy: Never
+  containers: [{name: main, image: agnhost, args: [connect, "other:4711", --timeout=3s]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: idle}
+spec:
+  containers: [{name: main, image: busybox, command: [sleep, infinity]}]
+"""
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Lab]:
+    for lab in new_lab():
+        ended = lab.up(MANIFEST, status=1)
+        assert "default/refused" in ended.err
+        assert "REFUSED" in ended.err
+        yield lab
+
+
+def get(lab: Lab, name: str, port: int, path: str = "/", status: int = 200) -> str:
+    """What a pod answers to another one."""
+    found = lab.run("ping", "client", name, "--tcp", str(port), "--http", path, "-o", "json").json
+    first, _, rest = found["body"].partition("\n")
+    code, _, body = str(rest).partition(": ")
+    assert (found["found"], code) == ("answer", str(status)), found
+    seen = f"default/{name} answered and saw {lab.pod('client')['addresses'][0]}:"
+    assert first.startswith(seen)
+    return body
+
+
+@pytest.mark.parametrize(
+    ("name", "port", "path", "answer"),
+    [
+        ("client", 8080, "/hostname", "client"),
+        ("who", 9376, "/", "my-name"),
+        ("porter", 80, "/", "eighty"),
+        ("porter", 81, "/anything", "eighty-one"),
+        ("echo", 5678, "/", "hello there"),
+        ("other", 3000, "/hostname", "other"),
+        ("other", 4000, "/echo?msg=hi", "hi"),
+    ],
+)
+def test_programs_answer_as_the_images_do(running: Lab, name: str, port: int, path: str, answer: str) -> None:
+    """agnhost's, http-echo; an unknown image answers on its ports and on those that Services expect of it."""
+    assert get(running, name, port, path) == answer
+
+
+def test_nginx_welcomes(running: Lab) -> None:
+    """Its page on port 80; other paths are not found."""
+    assert "<h1>Welcome to nginx!</h1>" in get(running, "nginx", 80)
+    assert "404 Not Found" in get(running, "nginx", 80, "/missing", status=404)
+
+
+def test_dial_leaves_from_the_pod(running: Lab) -> None:
+    """netexec's /dial: the other side sees the dialling pod, and names are the pod's own to resolve."""
+    here = running.pod("client")["addresses"][0]
+    for protocol, port, request in (("http", 3000, "clientip"), ("udp", 8081, "clientip")):
+        host = "other" if protocol == "http" else here
+        path = f"/dial?host={host}&port={port}&protocol={protocol}&request={request}"
+        (answer,) = json.loads(get(running, "client", 8080, path))["responses"]
+        assert answer.rpartition(":")[0] == here
+    said = get(running, "client", 8080, "/dial?host=nowhere.example&port=80&request=hostname", status=400)
+    assert "nowhere.example" in said
+
+
+def test_connect_says_how_it_went_by_its_exit_status(running: Lab) -> None:
+    """0 and Completed; 1 and REFUSED in the log and in the message."""
+    pods = {pod["metadata"]["name"]: pod["status"] for pod in running.get("pods")["items"]}
+    assert pods["connector"]["phase"] == "Succeeded"
+    ended = pods["refused"]["containerStatuses"][0]["state"]["terminated"]
+    assert (pods["refused"]["phase"], ended["exitCode"]) == ("Failed", 1)
+    assert "REFUSED" in running.run("logs", "refused").out
+
+
+def test_logs_tell_who_asked_for_what(running: Lab) -> None:
+    """Requests with the address that was seen; --tail cuts."""
+    get(running, "other", 3000, "/a-path")
+    here = running.pod("client")["addresses"][0]
+    lines = running.run("logs", "other").out.splitlines()
+    assert any(f"GET /a-path from {here}:" in line for line in lines)
+    assert running.run("logs", "other", "--tail", "1").out.splitlines() == lines[-1:]
+
+
+# --- inside ---
+
+
+def inside(lab: Lab, target: str, *command: str) -> str:
+    return lab.run("exec", target, "--", *command).out.strip()
+
+
+def test_inside_a_pod_all_is_the_pods(running: Lab) -> None:
+    """Hostname, hosts, resolv.conf, links, processes, sysctls' namespace; not the machine's."""
+    pod = running.pod("who")
+    (address,) = pod["addresses"]
+    assert inside(running, "who", "hostname") == "my-name"
+    assert f"{address}\tmy-name" in inside(running, "who", "cat", "/etc/hosts")
+    assert inside(running, "who", "cat", "/etc/resolv.conf").splitlines() == [
+        "search default.svc.cluster.local svc.cluster.local cluster.local",
+        "nameserver 10.96.0.10",
+        "options ndots:5",
+    ]
+    links = json.loads(inside(running, "who", "ip", "-j", "addr"))
+    assert {link["ifname"] for link in links} == {"lo", "eth0"}
+    assert address in [entry["local"] for link in links for entry in link["addr_info"]]
+    assert sorted(inside(running, "who", "ls", "/sys/class/net").split()) == ["eth0", "lo"]
+    processes = inside(running, "who", "ps", "-A", "-o", "args=").splitlines()
+    assert f"{running.name}/pod/default/who/" in processes[0]
+    assert len(processes) == 2  # pause and ps
+
+
+def test_inside_a_node_and_the_internet(running: Lab) -> None:
+    """node: and ext: are places too, with names of their own."""
+    assert inside(running, "node:worker", "hostname") == "worker"
+    assert inside(running, "ext:client", "hostname") == "client"
+    assert "cbr0" in inside(running, "node:worker", "ls", "/sys/class/net")
+
+
+def test_names_are_looked_up_by_the_pods_dns(running: Lab) -> None:
+    """A real program's getaddrinfo: search path, other namespace, the whole name; the machine's resolver is not asked."""
+    address = running.service("other")["cluster_ips"][0]
+    for name in ("other", "other.default", "other.default.svc.cluster.local"):
+        assert inside(running, "client", "getent", "hosts", name).split()[0] == address
+    assert inside(running, "client", "getent", "hosts", "kube-dns.kube-system").split()[0] == "10.96.0.10"
+
+
+def test_an_exit_status_is_handed_on(running: Lab) -> None:
+    """The program's own; 127 where there is none; what it writes and reads is ours."""
+    assert running.run("exec", "client", "--", "sh", "-c", "exit 7", status=7).out == ""
+    assert "no such program" in running.run("exec", "client", "--", "no-such-program", status=127).err
+    assert running.run("exec", "client", "--", "cat", given="from outside").out == "from outside"
+
+
+def test_a_shell_is_a_shell_inside(running: Lab) -> None:
+    """What is typed runs there."""
+    assert "my-name" in running.run("shell", "who", given="hostname\n").out
+
+
+def test_links_in_run_netns_lead_inside(running: Lab) -> None:
+    """So that `ip netns exec` works, for pods, nodes and hosts."""
+    for name, place in (("pod_default_who", running.pod("who")), ("node_worker", running.place("nodes", "worker"))):
+        by_name = running.inside({"netns": f"/run/netns/{running.name}_{name}"}, "ip", "-o", "-4", "addr")
+        assert place["addresses"][0] in by_name
+
+
+# --- ports, probes, ends ---
+
+
+TWO_ON_ONE_PORT = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: two}
+spec:
+  containers:
+  - {name: first, image: agnhost, args: [netexec]}
+  - {name: second, image: agnhost, args: [netexec, --udp-port=-1]}
+"""
+
+
+def test_two_containers_on_one_port(lab: Lab) -> None:
+    """The second one crashes with the kernel's words, and is tried again with a pause; the first one serves. `up` says so and ends
+    with 1, and the lab is there to be looked at."""
+    said = lab.up(TWO_ON_ONE_PORT, status=1)
+    assert "default/two" in said.err
+    assert "address already in use" in said.err
+    statuses = {status["name"]: status for status in lab.get("pod", "two")["status"]["containerStatuses"]}
+    assert statuses["first"]["ready"]
+    assert statuses["second"]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    assert "listen tcp :8080: bind: address already in use" in lab.run("logs", "two", "-c", "second").out
+    row = lab.run("get", "pods").out.splitlines()[1].split()
+    assert row[:3] == ["two", "1/2", "CrashLoopBackOff"]
+    assert "Back-off restarting failed container" in lab.run("describe", "pod", "two").out
+
+
+UNHEALTHY = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: a}
+spec:
+  containers:
+  - name: main
+    image: agnhost
+    args: [netexec]
+    ports: [{containerPort: 8080}]
+    livenessProbe: {httpGet: {path: "/echo?code=500", port: 8080}, periodSeconds: 1, failureThreshold: 2}
+"""
+
+
+def test_a_container_that_fails_its_liveness_probe_is_killed_and_restarted(lab: Lab) -> None:
+    """By real requests from the node; the count rises, the events say why."""
+    lab.up(UNHEALTHY, "--no-wait")
+
+    def restarts() -> int:
+        status = lab.get("pod", "a")["status"]
+        return int(status.get("containerStatuses", [{}])[0].get("restartCount", 0))
+
+    wait_for(lambda: restarts() >= 1, "a restart")
+    said = lab.run("describe", "pod", "a").out
+    assert "Liveness probe failed: HTTP probe failed with statuscode: 500" in said
+    assert "failed liveness probe, will be restarted" in said
+
+
+READY_LATER = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: a, labels: {app: a}}
+spec:
+  containers:
+  - {name: main, image: agnhost, args: [netexec], ports: [{containerPort: 8080}], readinessProbe: {tcpSocket: {port: 9999}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, labels: {app: a}, annotations: {kubenetlab.dev/ready: "false"}}
+spec:
+  containers: [{name: main, image: agnhost, args: [netexec], ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: a}
+spec: {selector: {app: a}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec:
+  containers: [{name: main, image: agnhost, args: [netexec]}]
+"""
+
+
+def test_nothing_is_ready_because_it_was_made(lab: Lab) -> None:
+    """A probe that nobody answers: not Ready, no endpoint, the Service refuses; the port opens: Ready, and it serves. What is
+    unready on purpose says so."""
+    said = lab.up(READY_LATER, status=1)
+    assert "default/a: Unhealthy: container main: Readiness probe failed: dial tcp" in said.err
+    assert "unready on purpose: default/b" in said.err
+    service = ("TCP", lab.service("a")["cluster_ips"][0], 80)
+    assert lab.ask(lab.pod("client"), service)[0].error == "refused"
+    assert [endpoint["ready"] for endpoint in lab.service("a")["endpoints"]] == [False, False]
+    listening = "import socket, sys; s = socket.create_server(('', 9999)); sys.stdin.read()"
+    import subprocess
+    import sys
+
+    with subprocess.Popen(["nsenter", f"--net={lab.pod('a')['netns']}", sys.executable, "-c", listening], stdin=subprocess.PIPE) as late:
+        wait_for(lambda: lab.pod("a")["ready"], "the pod to become ready")
+        wait_for(lambda: lab.ask(lab.pod("client"), service)[0].who == "a", "the Service to lead there")
+        assert late.stdin is not None
+        late.stdin.close()
+    wait_for(lambda: not lab.pod("a")["ready"], "the pod to become unready")
+    wait_for(lambda: lab.ask(lab.pod("client"), service)[0].error == "refused", "the Service to refuse")
+
+
+EXITS = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: a}
+spec:
+  restartPolicy: %s
+  containers: [{name: main, image: agnhost, args: [netexec]}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "check"),
+    [
+        ("Always", 0, lambda status: status["containerStatuses"][0]["restartCount"] == 1 and status["containerStatuses"][0]["ready"]),
+        ("OnFailure", 3, lambda status: status["containerStatuses"][0]["restartCount"] == 1 and status["containerStatuses"][0]["ready"]),
+        ("OnFailure", 0, lambda status: status["phase"] == "Succeeded"),
+        ("Never", 3, lambda status: status["phase"] == "Failed"),
+    ],
+)
+def test_a_container_that_exits_is_restarted_as_its_policy_says(lab: Lab, policy: str, code: int, check: Callable[[Any], bool]) -> None:
+    """netexec's /exit, with a status; the pod keeps its address."""
+    lab.up(EXITS % policy)
+    pod = lab.pod("a")
+    lab.run("ping", "node:worker", "a", "--tcp", "8080", "--http", f"/exit?code={code}")
+    wait_for(lambda: check(lab.get("pod", "a")["status"]), f"the end with {code} under {policy}")
+    ended = lab.get("pod", "a")["status"]["containerStatuses"][0]
+    terminated = ended.get("lastState", {}).get("terminated") or ended["state"]["terminated"]
+    assert terminated["exitCode"] == code
+    assert lab.pod("a")["addresses"] == pod["addresses"]
+
+
+def test_what_is_guessed_is_told(lab: Lab) -> None:
+    """A grpc or exec probe counts as a connect to the first port, and describe says so."""
+    lab.up(
+        """\
+apiVersion: v1
+kind: Pod
+metadata: {name: a}
+spec:
+  containers:
+  - {name: main, image: agnhost, args: [netexec], ports: [{containerPort: 8080}], readinessProbe: {grpc: {port: 8080}}, livenessProbe: {exec: {command: ["true"]}}}
+"""
+    )
+    said = lab.run("describe", "pod", "a").out
+    assert said.count("counts as a TCP connect") == 2

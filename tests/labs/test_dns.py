@@ -1,0 +1,173 @@
+"""Names: asked from inside pods, over the wire, through the Service of CoreDNS, by a client that shares no code with the server's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.labs.conftest import new_lab
+from tests.labs.lab import Lab, wait_for
+
+MANIFEST = """\
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+external: [{name: client, address: 198.51.100.10}, {name: api.example.com, address: 198.51.100.20, ports: [443]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec:
+  containers: [{name: main, image: agnhost, args: [netexec]}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: main, image: agnhost, args: [netexec], ports: [{name: http, containerPort: 8080}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web-pods}
+spec: {clusterIP: None, selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: named, labels: {app: named}}
+spec:
+  hostname: first
+  subdomain: group
+  containers: [{name: main, image: agnhost, args: [netexec]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: group}
+spec: {clusterIP: None, selector: {app: named}, ports: [{port: 8080}]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {selector: {app: nobody}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: elsewhere}
+spec: {type: ExternalName, externalName: api.example.com}
+"""
+
+ASKER = """
+import json, socket, sys
+def lookup(name):
+    try:
+        return sorted({entry[4][0] for entry in socket.getaddrinfo(name, 80, socket.AF_INET)})
+    except socket.gaierror as error:
+        return "none" if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA) else str(error)
+print(json.dumps([lookup(name) for name in sys.argv[1:]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Lab]:
+    for lab in new_lab():
+        lab.up(MANIFEST)
+        yield lab
+
+
+def look_up(lab: Lab, pod: str, *names: str) -> Any:
+    """What libc's resolver finds inside a pod: sorted addresses, or `none`."""
+    return json.loads(lab.run("exec", pod, "--", "python3", "-S", "-E", "-c", ASKER, *names).out)
+
+
+def test_services_by_every_length_of_their_name(running: Lab) -> None:
+    """By the search path in one's own namespace, with the namespace in others, with a final dot nowhere else."""
+    here, there = running.service("web")["cluster_ips"], running.service("web", "shop")["cluster_ips"]
+    names = ["web", "web.default", "web.default.svc", "web.default.svc.cluster.local", "web.default.svc.cluster.local."]
+    assert look_up(running, "client", *names) == [here] * len(names)
+    assert look_up(running, "client", "web.shop", "web.shop.svc.cluster.local") == [there] * 2
+    assert look_up(running, "client", "web.", "nothing", "web.nowhere") == ["none"] * 3
+
+
+def test_headless_services_give_their_pods(running: Lab) -> None:
+    """All ready ones; a pod with a hostname and subdomain has a name of its own."""
+    assert look_up(running, "client", "web-pods") == [sorted(pod["addresses"][0] for pod in running.pods("web"))]
+    named = running.pod("named")["addresses"]
+    assert look_up(running, "client", "group", "first.group", "first.group.default.svc.cluster.local") == [named] * 3
+
+
+def test_pods_have_names_of_their_addresses(running: Lab) -> None:
+    """10-244-1-2.default.pod.cluster.local, in namespaces that exist."""
+    (address,) = running.pod("client")["addresses"]
+    dashed = address.replace(".", "-")
+    assert look_up(running, "named", f"{dashed}.default.pod.cluster.local", f"{dashed}.nowhere.pod.cluster.local") == [[address], "none"]
+
+
+def test_names_of_the_outside(running: Lab) -> None:
+    """External hosts by their names, ExternalName Services by what they stand for."""
+    assert look_up(running, "client", "api.example.com", "elsewhere") == [["198.51.100.20"]] * 2
+    assert look_up(running, "client", "www.example.com") == ["none"]
+
+
+def test_questions_cross_the_service_of_the_dns_pods(running: Lab) -> None:
+    """The DNS pods saw the asking pod's own address; both answer in turn."""
+    (address,) = running.pod("client")["addresses"]
+    look_up(running, "client", *[f"missing-{number}" for number in range(20)])
+    logs = [running.run("logs", f"kube-system/{pod['name']}").out for pod in running.pods("coredns", "kube-system")]
+    assert all(f"[INFO] {address}:" in log for log in logs)
+
+
+def test_dns_answers_over_tcp_too(running: Lab) -> None:
+    """Large answers need it: the same question, behind its length."""
+    import dnslib
+
+    question = bytes(dnslib.DNSRecord.question("web.default.svc.cluster.local").pack())
+    code = (
+        "import socket, sys; s = socket.create_connection(('10.96.0.10', 53)); q = bytes.fromhex(sys.argv[1]);"
+        "s.sendall(len(q).to_bytes(2, 'big') + q); f = s.makefile('rb'); print(f.read(int.from_bytes(f.read(2), 'big')).hex())"
+    )
+    answer = dnslib.DNSRecord.parse(
+        bytes.fromhex(running.inside(running.pod("client"), "python3", "-S", "-c", code, question.hex()).strip())
+    )
+    assert [str(record.rdata) for record in answer.rr] == running.service("web")["cluster_ips"]
+
+
+def test_names_follow_the_objects(running: Lab) -> None:
+    """A new Service is known, a deleted one forgotten; a headless one follows its pods."""
+    running.apply("{apiVersion: v1, kind: Service, metadata: {name: fresh}, spec: {selector: {app: web}, ports: [{port: 80}]}}")
+    wait_for(lambda: look_up(running, "client", "fresh") == [running.service("fresh")["cluster_ips"]], "the new name")
+    running.run("delete", "service", "fresh")
+    wait_for(lambda: look_up(running, "client", "fresh") == ["none"], "the name to be forgotten")
+    running.run("scale", "deployment", "web", "--replicas", "1")
+    wait_for(lambda: [len(found) for found in look_up(running, "client", "web-pods")] == [1], "the headless Service to follow")
+
+
+def test_a_killed_dns_server_comes_back(running: Lab) -> None:
+    """Its container is restarted in the same pod; the other pod answers meanwhile."""
+    pod = running.pods("coredns", "kube-system")[0]
+    title = f"kubenetlab {running.name} coredns"
+    import os
+    import signal
+
+    victim = next(pid for pid in running.pids(title) if pod["netns"] and os.readlink(f"/proc/{pid}/ns/net") == os.readlink(pod["netns"]))
+    os.kill(victim, signal.SIGKILL)
+
+    def restarts() -> bool:
+        status = running.get("pod", pod["name"], "-n", "kube-system")["status"]
+        return bool(status["containerStatuses"][0]["restartCount"] == 1 and status["containerStatuses"][0]["ready"])
+
+    wait_for(restarts, "the restart")
+    assert look_up(running, "client", *["web"] * 10) == [running.service("web")["cluster_ips"]] * 10
