@@ -3,23 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import Cluster
 
+_SHOWN: Final[Mapping[str, Mapping[str, Any]]] = {
+    "Deployment": {"spec.replicas": 1},
+    "EndpointSlice": {"ports[].protocol": "TCP", "ports[].name": ""},
+    "Event": {"type": "Normal", "count": 1},
+    "Namespace": {"status": {}, "status.phase": "Active"},
+    "Pod": {
+        "spec.restartPolicy": "Always",
+        "spec.dnsPolicy": "ClusterFirst",
+        "status": {},
+        "status.phase": "Pending",
+        "status.containerStatuses[].ready": False,
+        "status.containerStatuses[].restartCount": 0,
+        "status.containerStatuses[].lastState": {},
+    },
+    "ReplicaSet": {"spec.replicas": 1, "status": {}, "status.replicas": 0},
+    "Service": {
+        "spec.type": "ClusterIP",
+        "spec.internalTrafficPolicy": "Cluster",
+        "spec.sessionAffinity": "None",
+        "spec.ports[].protocol": "TCP",
+    },
+}
+"""Kind → path → value: what the API server shows although nobody wrote it; `[]` stands for each entry of a list."""
+
 
 def render(cluster: Cluster, obj: Resource) -> dict[str, Any]:
     """The object's document: what was given, with what the cluster has filled in on top."""
     given = cluster.given.get((obj.kind, obj.namespace, obj.name), {})
     filled = msgspec.to_builtins(obj)
-    return {
+    document = {
         "apiVersion": obj.api_version,
         "kind": obj.kind,
         **_overlay({key: value for key, value in given.items() if key != "status"}, filled),
     }
+    for path, value in _SHOWN.get(obj.kind, {}).items():
+        _show(document, path.split("."), value)
+    return document
+
+
+def _show(document: dict[str, Any], path: list[str], value: Any) -> None:
+    """Puts a value where the path leads, unless something is there, or nothing above it."""
+    first, *rest = path
+    name = first.removesuffix("[]")
+    if not rest:
+        document.setdefault(name, dict(value) if isinstance(value, dict) else value)
+    elif name in document:
+        for below in document[name] if first.endswith("[]") else (document[name],):
+            _show(below, rest, value)
 
 
 def _overlay(base: Any, top: Any) -> Any:

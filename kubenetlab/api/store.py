@@ -129,7 +129,7 @@ class Cluster:
                 if current(change.kind, (change.namespace, change.name)) is not None:
                     revision += 1
                     del writable(change.kind)[change.namespace, change.name]
-            elif change != current(type(change), change.key):
+            elif not _is_same(change, current(type(change), change.key)):
                 revision += 1
                 meta = structs.replace(change.metadata, resource_version=str(revision))
                 writable(type(change))[change.key] = structs.replace(change, metadata=meta)
@@ -139,6 +139,8 @@ class Cluster:
 
     def with_given(self, documents: Mapping[GivenKey, Document | None]) -> Cluster:
         """The store with some documents as given replaced; None takes one away."""
+        if all(self.given.get(key) == document for key, document in documents.items()):
+            return self
         given = {**self.given, **documents}
         return Cluster(self._objects, {key: document for key, document in given.items() if document is not None}, self.revision)
 
@@ -146,6 +148,14 @@ class Cluster:
         if name not in self._indexes:
             self._indexes[name] = build()
         return self._indexes[name]
+
+
+def _is_same(new: Resource, old: Resource | None) -> bool:
+    """True when nothing differs but the resource version: that is the store's own, and who makes an object anew does not know it."""
+    if old is None or new == old:
+        return old is not None
+    meta = structs.replace(new.metadata, resource_version=old.metadata.resource_version)
+    return structs.replace(new, metadata=meta) == old
 
 
 def _controller_uid(obj: Resource) -> str:

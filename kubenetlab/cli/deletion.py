@@ -9,7 +9,7 @@ from typing import Any
 from kubenetlab.api.kinds import find_kind, known_words
 from kubenetlab.api.meta import Resource
 from kubenetlab.cli.screen import say
-from kubenetlab.errors import UsageError, did_you_mean
+from kubenetlab.errors import LabError, UsageError, did_you_mean
 from kubenetlab.lab.client import ApiError, Client
 from kubenetlab.lab.paths import object_path
 
@@ -63,8 +63,13 @@ def _delete_one(client: Client, one: tuple[type[Resource], str, str], *, is_name
         if error.code != 404 or is_named:
             raise
         return False
-    say(f"{kind.kind} {name} deleted")
+    say(f"{title(kind, namespace, name)} deleted")
     return True
+
+
+def title(kind: type[Resource], namespace: str, name: str) -> str:
+    """`Pod default/web-0`, as everywhere."""
+    return f"{kind.kind} {namespace}/{name}" if namespace else f"{kind.kind} {name}"
 
 
 def _wait(client: Client, gone: Sequence[tuple[type[Resource], str, str]]) -> None:
@@ -74,6 +79,9 @@ def _wait(client: Client, gone: Sequence[tuple[type[Resource], str, str]]) -> No
         waiting = [one for one in waiting if _is_there(client, one)]
         if waiting:
             time.sleep(POLL_S)
+    if waiting:
+        titles = ", ".join(title(kind, namespace, name) for kind, namespace, name in waiting)
+        raise LabError(f"after {WAIT_S:g} s still there: {titles}; see: kubenetlab describe {waiting[0][0].kind.lower()} {waiting[0][2]}")
 
 
 def _is_there(client: Client, one: tuple[type[Resource], str, str]) -> bool:

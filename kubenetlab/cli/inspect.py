@@ -36,6 +36,7 @@ def inspect(
         _show(seen)
         hint(f"kubenetlab inspect node:{seen['nodes'][0]['name']}")
         return
+    from kubenetlab.cli.plans import folded
     from kubenetlab.observe.targets import parse, resolve
 
     place = resolve(parse(target, namespace), seen)
@@ -45,7 +46,7 @@ def inspect(
         return
     say(f"{paint(place.title, None, bold=True)}  {place.address}")
     say(f"netns {place.netns}")
-    for line in detail["objects"]:
+    for line in detail["objects"] if output is Output.wide else folded(detail["objects"]):
         say(f"  {line}")
     if detail["rules"]:
         say()

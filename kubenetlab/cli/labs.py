@@ -266,10 +266,10 @@ def _wait(name: str, timeout_s: float, begun: float) -> None:
     waiting.stop()
     for text in last["failures"].values():
         note(f"{paint('refused:', BAD)} {text}")
-    for entry in last["stuck"]:
-        note(f"{paint('not ready:', BAD)} {entry['pod']}: {entry['reason']}")
+    for reason, pods in _by_reason(last["stuck"]).items():
+        note(f"{paint('not ready:', BAD)} {_few(pods)}: {reason}")
     if last["waiting"]:
-        note(f"{paint('not ready:', BAD)} after {timeout_s:g} s still waiting for {', '.join(last['waiting'])}")
+        note(f"{paint('not ready:', BAD)} after {timeout_s:g} s still waiting for {_few(last['waiting'])}")
     if last["unready"]:
         note(f"unready on purpose: {', '.join(last['unready'])}")
     is_fine = not (last["failures"] or last["stuck"] or last["waiting"])
@@ -285,6 +285,18 @@ def _wait(name: str, timeout_s: float, begun: float) -> None:
     hint(f"kubenetlab describe pod {pod[2]} -n {pod[0]}{_on(name)}" if pod[2] else f"kubenetlab diff{_on(name)}")
     sys.stdout.flush()
     raise typer.Exit(1)
+
+
+def _by_reason(stuck: list[dict[str, str]]) -> dict[str, list[str]]:
+    """Reason → pods: what is the same for many is said once."""
+    found: dict[str, list[str]] = {}
+    for entry in stuck:
+        found.setdefault(entry["reason"], []).append(entry["pod"])
+    return found
+
+
+def _few(pods: list[str]) -> str:
+    return ", ".join(pods[:5]) + (f" and {len(pods) - 5} more" if len(pods) > 5 else "")
 
 
 def _on(name: str, asked: str | None = "") -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kubenetlab.cli.manifests import Manifests
 
 _COLOURS = {"+": GOOD, "-": BAD, "~": MILD}
-_SYSCTL, _ELEMENT = "+ sysctl ", "+ nft element "
+_SYSCTL, _ELEMENT = "sysctl ", "nft element "
 
 
 def new_lab_plan(given: Manifests) -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ def show_changes(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) ->
     """Namespace by namespace; runs of settings and elements are put together unless `is_wide`."""
     for entry in changes:
         say(paint(entry["netns"], None, bold=True))
-        for line in entry["operations"] if is_wide else _folded(entry["operations"]):
+        for line in entry["operations"] if is_wide else folded(entry["operations"], "+ "):
             say(f"  {paint(line[:1], _COLOURS.get(line[:1]))}{line[1:]}")
     count = sum(len(entry["operations"]) for entry in changes)
     say(
@@ -44,26 +44,27 @@ def show_changes(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) ->
     )
 
 
-def _folded(lines: Iterable[str]) -> Iterable[str]:
+def folded(lines: Iterable[str], mark: str = "") -> Iterable[str]:
+    """Lines with settings put together in one, and elements counted by set; `mark` stands before those that are folded."""
     settings: list[str] = []
     elements: dict[str, int] = {}
     for line in lines:
-        if line.startswith(_SYSCTL):
-            settings.append(line.removeprefix(_SYSCTL).replace(" = ", "=").removeprefix("net."))
-        elif line.startswith(_ELEMENT):
-            collection = line.removeprefix(_ELEMENT).partition(" {")[0]
+        if line.startswith(mark + _SYSCTL):
+            settings.append(line.removeprefix(mark + _SYSCTL).replace(" = ", "=").removeprefix("net."))
+        elif line.startswith(mark + _ELEMENT):
+            collection = line.removeprefix(mark + _ELEMENT).partition(" {")[0]
             elements[collection] = elements.get(collection, 0) + 1
         else:
             if settings:
-                yield _settings(settings)
+                yield mark + _settings(settings)
                 settings = []
             yield line
     if settings:
-        yield _settings(settings)
+        yield mark + _settings(settings)
     for collection, count in elements.items():
-        yield f"+ nft elements of {collection}: {count}"
+        yield f"{mark}nft elements of {collection}: {count}"
 
 
 def _settings(settings: Sequence[str]) -> str:
     changed = [setting for setting in settings if not setting.endswith("=0")]
-    return f"+ {len(settings)} settings below net: {', '.join(changed)}{', all others 0' if len(changed) < len(settings) else ''}"
+    return f"{len(settings)} settings below net: {', '.join(changed).replace(chr(9), ' ')}{', all others 0' if len(changed) < len(settings) else ''}"

@@ -41,6 +41,8 @@ from kubenetlab.programs import is_one_shot
 
 FULL_PASS_S = 30.0
 """How often everything is looked at, whether anything seems to have changed or not."""
+MAX_ROUNDS = 1000
+"""So many rounds without a rest are nobody's intention."""
 RETRY_S = 1.0
 """When to try again what Linux refused."""
 
@@ -142,7 +144,7 @@ class Agent:
 
     async def reconcile(self) -> None:
         """Rounds until one changes nothing."""
-        while True:
+        for _ in range(MAX_ROUNDS):
             self._dirty.clear()
             if self._needs_pass:
                 self._needs_pass = False
@@ -151,6 +153,9 @@ class Agent:
             await self._round()
             if self.cluster is before and not self._dirty.is_set():
                 break
+        else:
+            log(f"{MAX_ROUNDS} rounds, and still something changes; a pause, for others to be heard")
+            self._wake_at = time.time() + RETRY_S
         self.is_idle = True
         self._notify()
 
@@ -354,7 +359,7 @@ class Agent:
 
     def _hand_over(self) -> None:
         """Everything is built: from now on `up` is a client like any other."""
-        self._tell_progress(built=len(self.known), reasons=list(self.decisions.reasons))
+        self._tell_progress(built=len(self.known), reasons=list(self.decisions.reasons) if self.decisions.is_final else [])
         assert self._boot.progress is not None
         self._boot.progress.close()
         self._boot.progress = None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 
 import pytest
+from msgspec import structs
 
 from kubenetlab.api.apps import Deployment
 from kubenetlab.api.core import Namespace, Service
+from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.addresses import cluster_ip_for, static_band
 from kubenetlab.controllers.admission import admit
@@ -139,3 +141,12 @@ def test_headless_and_external_name_have_no_address() -> None:
     assert (headless.is_headless, headless.cluster_ips) == (True, ())
     external = the(store("apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: ExternalName, externalName: www.example.com}"))
     assert external.spec.cluster_ip == ""
+
+
+def test_an_object_made_anew_is_no_change() -> None:
+    """Whoever computes an object again does not know its resource version: the store stays the very same."""
+    cluster = store(deployment())
+    found = cluster.all(Pod)[0]
+    again = structs.replace(found, metadata=structs.replace(found.metadata, resource_version=""))
+    assert cluster.with_changes([again]) is cluster
+    assert cluster.with_changes([structs.replace(again, spec=structs.replace(again.spec, node_name="x"))]) is not cluster

@@ -13,6 +13,7 @@ from kubenetlab.api.core import Event, Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.lab import Attachment, ContainerReport, Observed, ProbeReport
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.render import render
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kubelet import back_off_s
 from kubenetlab.controllers.naming import ALPHABET
@@ -356,3 +357,14 @@ def test_the_controllers_come_to_rest() -> None:
     """A second run changes nothing, not even the order."""
     cluster = running(store(deployment(replicas=20) + service() + pod("a")))
     assert controllers.run(cluster, NOW)[0] is cluster
+
+
+def test_documents_show_what_the_api_server_fills_in() -> None:
+    """Phase, type, protocol, counts; and one document's are not another's."""
+    cluster = store(pod("a") + "---\n" + pod("b") + "---\n" + service())
+    first, second = (render(cluster, pod_named(cluster, name)) for name in "ab")
+    assert (first["status"]["phase"], first["spec"]["restartPolicy"]) == ("Pending", "Always")
+    first["status"]["phase"] = "changed"
+    assert second["status"]["phase"] == render(cluster, pod_named(cluster, "a"))["status"]["phase"] == "Pending"
+    found = render(cluster, next(obj for obj in cluster.all(Service) if obj.name == "web"))
+    assert (found["spec"]["type"], found["spec"]["ports"][0]["protocol"]) == ("ClusterIP", "TCP")

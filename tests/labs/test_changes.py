@@ -1,0 +1,222 @@
+"""What changes in a lab that is up: applies, scaling, deletions, drift; and that nothing else is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.labs.conftest import new_lab
+from tests.labs.lab import Lab, wait_for
+from tests.labs.test_life import MANIFEST, generations, kernel_of, web_answers
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Lab]:
+    for lab in new_lab():
+        lab.up(MANIFEST)
+        yield lab
+
+
+def test_the_same_files_again_write_nothing(running: Lab) -> None:
+    """No link, address, route, process or rule is touched: the kernel's own counters stand still."""
+    store = running.directory / "store.json"
+    before, written, saved = kernel_of(running), generations(running), store.stat().st_mtime_ns
+    said = running.up(MANIFEST)
+    assert [line.split()[-1] for line in said.out.splitlines()[:-1]] == ["unchanged"] * 3
+    assert running.apply(MANIFEST).out.count("unchanged") == 3
+    assert running.run("plan", "-f", "-", given=MANIFEST).out.strip() == "nothing to do"
+    assert kernel_of(running) == before
+    assert generations(running) == written
+    assert store.stat().st_mtime_ns == saved
+
+
+def test_scaling_up_and_down(running: Lab) -> None:
+    """New pods with new addresses answer by the Service; the ones that stay keep theirs; what goes leaves nothing, and what was
+    freed is not given out again at once."""
+    before = {pod["name"]: (pod["pid"], pod["addresses"]) for pod in running.pods("web")}
+    assert "scaled from 4 to 7" in running.run("scale", "deployment", "web", "--replicas", "7").out
+    wait_for(lambda: sum(pod["ready"] for pod in running.pods("web")) == 7, "seven pods")
+    wait_for(lambda: len(answering(running)) == 7, "seven pods to answer")
+    more = {pod["name"]: (pod["pid"], pod["addresses"]) for pod in running.pods("web")}
+    assert before.items() <= more.items()
+    running.run("scale", "deploy/web", "--replicas", "2")
+    wait_for(lambda: len(running.pods("web")) == 2, "two pods")
+    assert len(answering(running)) == 2
+    assert running.run("diff").status == 0
+    links = running.inside(running.place("nodes", "worker"), "ip", "-o", "link", "show", "master", "cbr0").splitlines()
+    assert len(links) == sum(pod["node"] == "worker" for pod in running.seen["pods"])
+    running.run("scale", "deployment", "web", "--replicas", "4")
+    wait_for(lambda: sum(pod["ready"] for pod in running.pods("web")) == 4, "four pods")
+    given = {address for _, (address,) in more.values()}
+    fresh = [pod["addresses"][0] for pod in running.pods("web") if pod["name"] not in more]
+    assert fresh
+    assert not given & set(fresh)
+
+
+def answering(lab: Lab) -> set[str]:
+    """The pods that answer by the Service web."""
+    address = lab.service("web")["cluster_ips"][0]
+    answers = lab.ask(lab.pod("client"), *[("TCP", address, 80)] * 100)
+    assert all(answer.who for answer in answers)
+    return {answer.who for answer in answers}
+
+
+def test_a_deleted_pod_is_replaced(running: Lab) -> None:
+    """By one of a new name and address; the Service never fails meanwhile."""
+    pod = running.pod("web")
+    said = running.run("delete", "pod", pod["name"])
+    assert f"Pod default/{pod['name']} deleted" in said.out
+    wait_for(lambda: sum(other["ready"] for other in running.pods("web")) == 4, "its successor")
+    assert pod["name"] not in [other["name"] for other in running.pods("web")]
+    assert pod["addresses"] not in [other["addresses"] for other in running.pods("web")]
+    assert web_answers(running)
+
+
+def test_a_changed_template_replaces_the_pods(running: Lab) -> None:
+    """New pods of a new ReplicaSet; the Service follows without a gap."""
+    old = {pod["name"] for pod in running.pods("web")}
+    running.apply(MANIFEST.replace("args: [netexec], ports", "args: [netexec], env: [{name: A, value: b}], ports"))
+    wait_for(lambda: not old & {pod["name"] for pod in running.pods("web")}, "the old pods to go")
+    assert len(answering(running)) == 4
+
+
+def test_a_selector_moves_a_service(running: Lab) -> None:
+    """Its address stays, its endpoints change; back again."""
+    before = running.service("web")
+    running.apply(MANIFEST.replace("spec: {selector: {app: web}", "spec: {selector: {app: nobody}"))
+    wait_for(lambda: not running.service("web")["endpoints"], "no endpoints")
+    target = ("TCP", before["cluster_ips"][0], 80)
+    wait_for(lambda: running.ask(running.pod("client"), target)[0].error == "refused", "a refusal")
+    running.apply(MANIFEST)
+    wait_for(lambda: web_answers(running), "the pods to answer again")
+    assert running.service("web")["cluster_ips"] == before["cluster_ips"]
+
+
+def test_what_is_deleted_is_gone(running: Lab) -> None:
+    """A Service's address answers no more and is free; by file, all objects of it; deleting what is not there is told."""
+    extra = MANIFEST.replace("name: web", "name: extra").replace("app: web", "app: extra").partition("---\n")[2]
+    running.apply(extra)
+    address = running.service("extra")["cluster_ips"][0]
+    assert running.ask(running.pod("client"), ("TCP", address, 80))[0].who.startswith("extra-")
+    running.run("delete", "-f", "-", given=extra)
+    assert not [pod for pod in running.seen["pods"] if pod["name"].startswith("extra")]
+    assert running.ask(running.pod("client"), ("TCP", address, 80))[0].error
+    assert 'services "extra" not found' in running.run("delete", "service", "extra", status=1).err
+
+
+def test_refused_changes_change_nothing(running: Lab) -> None:
+    """Immutable fields, an address that is taken: all problems with file, line and Kubernetes' words, and nothing is applied."""
+    before = kernel_of(running)
+    wrong = (
+        MANIFEST.replace("matchLabels: {app: web}", "matchLabels: {app: wib}")
+        .replace("labels: {app: web}", "labels: {app: wib}")
+        .replace("spec: {selector: {app: web}", "spec: {clusterIP: 10.96.99.99, selector: {app: web}")
+        + "---\n{apiVersion: v1, kind: Service, metadata: {name: late}, spec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}}\n"
+    )
+    said = running.apply(wrong, status=2).err
+    assert "Deployment default/web: spec.selector: field is immutable" in said
+    assert "Service default/web: spec.clusterIP" in said
+    assert "Service default/late: spec.clusterIP" in said
+    assert said.count("<stdin>:") >= 3
+    assert kernel_of(running) == before
+    assert not [service for service in running.seen["services"] if service["name"] == "late"]
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("ip route del 10.244.2.0/24", "+ route 10.244.2.0/24"),
+        ("nft flush chain ip kube-proxy services", "nft chain ip kube-proxy services"),
+        ("nft delete table ip ip-masq-agent", "+ nft table ip ip-masq-agent"),
+        ("ip link set cbr0 down", "bridge cbr0"),
+        ("sysctl -qw net.ipv4.ip_forward=0", "sysctl net.ipv4.ip_forward = 1"),
+    ],
+)
+def test_drift_is_shown_and_repaired(running: Lab, command: str, shown: str) -> None:
+    """`diff` sees it, `up` mends it, and packets flow again."""
+    running.run("exec", "node:worker", "--", *command.split())
+    said = running.run("diff", status=1)
+    assert shown in said.out
+    running.up(MANIFEST)
+    wait_for(lambda: running.run("diff", status=None).status == 0, "the repair")
+    assert running.run("ping", "-o", "json").json["ok"]
+
+
+NO_CNI = "{apiVersion: kubenetlab.dev/v1alpha1, kind: Cluster, networking: {cni: none}}\n---\n" + MANIFEST
+HOST_POD = """---
+apiVersion: v1
+kind: Pod
+metadata: {name: host}
+spec:
+  hostNetwork: true
+  nodeName: worker
+  containers: [{name: main, image: agnhost, args: [netexec, --http-port=7070, --udp-port=-1]}]
+"""
+
+
+def test_without_a_cni_and_then_with_one(lab: Lab) -> None:
+    """Nodes are NotReady with the runtime's own message, ordinary pods Pending, hostNetwork pods run; a mode installed by re-apply
+    makes all Ready, without touching what ran."""
+    said = lab.up(NO_CNI + HOST_POD, status=1)
+    assert "0/3 nodes are available" in said.err
+    assert "--cni bridge" in said.err
+    nodes = lab.get("nodes")["items"]
+    for node in nodes:
+        ready = next(condition for condition in node["status"]["conditions"] if condition["type"] == "Ready")
+        assert (ready["status"], ready["reason"]) == ("False", "KubeletNotReady")
+        assert "cni plugin not initialized" in ready["message"]
+    phases = {pod["metadata"]["name"]: pod["status"]["phase"] for pod in lab.get("pods")["items"]}
+    assert {name: phase for name, phase in phases.items() if phase == "Running"} == {"host": "Running"}
+    assert phases["client"] == "Pending"
+    host = lab.pod("host")
+    (answer,) = lab.ask(lab.place("nodes", "worker2"), ("TCP", host["addresses"][0], 7070))
+    assert (answer.who, answer.seen) == ("worker", answer.source)
+    assert [row.split()[1] for row in lab.run("get", "nodes").out.splitlines()[1:]] == ["NotReady"] * 3
+
+    lab.run("up", "--cni", "bridge")
+    assert [row.split()[1] for row in lab.run("get", "nodes").out.splitlines()[1:]] == ["Ready"] * 3
+    assert all(pod["ready"] for pod in lab.seen["pods"])
+    assert (lab.pod("host")["pid"], lab.pod("host")["addresses"]) == (host["pid"], host["addresses"])
+    assert web_answers(lab)
+    assert lab.run("ping", "-o", "json").json["ok"]
+
+
+def test_a_mode_cannot_be_taken_from_under_running_pods(lab: Lab) -> None:
+    """bridge → none on a running lab is refused with a reason."""
+    lab.up(MANIFEST)
+    said = lab.run("up", "--cni", "none", status=2)
+    assert "networking.cni" in said.err
+    assert web_answers(lab)
+
+
+def test_an_exhausted_range_is_an_event(lab: Lab) -> None:
+    """One node, a /24: the 254th pod waits for an address and says why; it gets one when another goes."""
+    many = (
+        "{apiVersion: kubenetlab.dev/v1alpha1, kind: Cluster, nodes: [{role: control-plane}], networking: {podSubnet: 10.244.0.0/24}}\n---\n"
+        + MANIFEST
+    )
+    lab.up(many)
+    lab.run("scale", "deployment", "web", "--replicas", "252")
+    wait_for(lambda: sum(pod["ready"] for pod in lab.pods("web")) == 250, "250 pods")
+    waiting = [pod for pod in lab.pods("web") if not pod["ready"]]
+    assert len(waiting) == 2
+    said = lab.run("describe", "pod", waiting[0]["name"]).out
+    assert "no IP addresses available in range set" in said
+    lab.run("scale", "deployment", "web", "--replicas", "240")
+    wait_for(lambda: len(lab.pods("web")) == 240 and all(pod["ready"] for pod in lab.pods("web")), "240 pods")
+
+
+def test_labs_read_folders_and_json(lab: Lab, tmp_path: Path) -> None:
+    """A folder's files in order, YAML and JSON."""
+    documents = MANIFEST.split("---\n")
+    (tmp_path / "1-client.yaml").write_text(documents[0])
+    (tmp_path / "2-web.yml").write_text(documents[1])
+    (tmp_path / "3-service.json").write_text(
+        '{"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},'
+        ' "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}}]}'
+    )
+    (tmp_path / "notes.txt").write_text("not a manifest")
+    lab.run("up", "-f", str(tmp_path))
+    assert web_answers(lab)
