@@ -29,4 +29,9 @@ def known_words() -> tuple[str, ...]:
     return tuple(_BY_WORD)
 
 
+def plurals() -> tuple[str, ...]:
+    """What lists of the kinds are called: `pods`, `services` …"""
+    return tuple(kind.plural for kind in SERVED)
+
+
 _BY_WORD = {word: kind for kind in SERVED for word in (kind.kind.lower(), kind.plural, *kind.short_names)}

@@ -7,10 +7,18 @@ from typing import Any, Final
 
 import msgspec
 
+from kubenetlab.api.config import Networking
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import Cluster
 
 _SHOWN: Final[Mapping[str, Mapping[str, Any]]] = {
+    "Cluster": {
+        "nodes[].role": "control-plane",
+        "networking": {},
+        "networking.podSubnet": Networking().pod_subnet,
+        "networking.serviceSubnet": Networking().service_subnet,
+        "networking.dnsDomain": Networking().dns_domain,
+    },
     "Deployment": {"spec.replicas": 1},
     "EndpointSlice": {"ports[].protocol": "TCP", "ports[].name": ""},
     "Event": {"type": "Normal", "count": 1},

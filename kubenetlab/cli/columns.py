@@ -127,6 +127,12 @@ def _containers(document: Document, field: str) -> str:
     return ",".join(container.get(field, "") for container in document["spec"]["template"]["spec"]["containers"])
 
 
+def _networking(cluster: Mapping[str, Any], field: str) -> str:
+    """A field of the Cluster document; of a mode with options its name."""
+    value = cluster.get("networking", {}).get(field, "")
+    return str(value["type"]) if isinstance(value, dict) else str(value)
+
+
 _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     "Pod": (
         ("NAME", _name, False),
@@ -161,6 +167,13 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("AGE", _age, False),
         ("INTERNAL-IP", lambda node: _address(node, "InternalIP"), True),
         ("POD-CIDR", lambda node: _spec(node, "podCIDR"), True),
+    ),
+    "Cluster": (
+        ("NAME", _name, False),
+        ("CNI", lambda item: "none" if _networking(item, "disableDefaultCNI") else _networking(item, "cni") or "bridge", False),
+        ("KUBE-PROXY", lambda item: _networking(item, "kubeProxyMode") or "nftables", False),
+        ("PODS", lambda item: _networking(item, "podSubnet"), False),
+        ("SERVICES", lambda item: _networking(item, "serviceSubnet"), False),
     ),
     "Deployment": (
         ("NAME", _name, False),
@@ -202,4 +215,4 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
 
 
 def _columns_of(kind: str) -> Sequence[Column]:
-    return _COLUMNS.get(kind, (("NAME", _name, False), ("AGE", _age, False)))
+    return _COLUMNS.get(kind, (("NAME", _name, False), ("STATE", lambda item: "kept, not modelled yet", False)))

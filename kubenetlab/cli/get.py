@@ -69,8 +69,13 @@ def describe(
     client = choose(lab)
     kinds, names = _kinds(client, what)
     kind = kinds[0]
-    if isinstance(kind, str) or not names:
+    if not names:
         raise UsageError("describe wants one kind and a name, as in: describe pod web-0")
+    if isinstance(kind, str):
+        for document in _fetch(client, kind, names, namespace or "default", False, ""):
+            data(document, "yaml")
+        hint("kubenetlab get pods -A")
+        return
     for name in names:
         describe_object(client, client.get(object_path(kind, namespace or "default", name)))
     hint(f"kubenetlab inspect {names[0]}" if kind.kind == "Pod" else "kubenetlab get events")
@@ -78,7 +83,7 @@ def describe(
 
 def _kinds(client: Client, what: list[str]) -> tuple[list[type[Resource] | str], list[str]]:
     """The kinds and names that the words mean; a kind that the lab does not model is a word."""
-    from kubenetlab.api.kinds import find_kind, known_words
+    from kubenetlab.api.kinds import find_kind, known_words, plurals
     from kubenetlab.errors import UsageError, did_you_mean
 
     if "/" in what[0]:
@@ -96,10 +101,10 @@ def _kinds(client: Client, what: list[str]) -> tuple[list[type[Resource] | str],
             kept = (
                 kept if kept is not None else [document["kind"] for document in client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]]
             )
-            known = next((name for name in kept if word.lower() in (name.lower(), f"{name.lower()}s", f"{name.lower()}es")), None)
+            known = next((name for name in kept if word.lower() in (name.lower(), _plural(name.lower()))), None)
             if known is None:
                 raise UsageError(
-                    f'the lab has no kind "{word}"{did_you_mean(word, known_words())}\n  known: {", ".join(dict.fromkeys(known_words()))}'
+                    f'the lab has no kind "{word}"{did_you_mean(word, known_words())}\n  known: {", ".join((*plurals(), *kept))}'
                 )
             kinds.append(known)
         else:
@@ -107,14 +112,27 @@ def _kinds(client: Client, what: list[str]) -> tuple[list[type[Resource] | str],
     return kinds, names
 
 
+def _plural(kind: str) -> str:
+    """`ingresses`, `networkpolicies`, `gateways`."""
+    if kind.endswith(("s", "x", "ch")):
+        return f"{kind}es"
+    return f"{kind[:-1]}ies" if kind.endswith("y") and kind[-2] not in "aeiou" else f"{kind}s"
+
+
 def _fetch(
     client: Client, kind: type[Resource] | str, names: list[str], namespace: str, every: bool, selector: str
 ) -> list[dict[str, Any]]:
+    from kubenetlab.errors import UsageError, did_you_mean
     from kubenetlab.lab.paths import kind_path, object_path
 
     if isinstance(kind, str):
         items = client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]
-        return [item for item in items if item["kind"] == kind and (not names or item["metadata"]["name"] in names)]
+        there = [item for item in items if item["kind"] == kind and (every or item["metadata"].get("namespace", namespace) == namespace)]
+        known = [item["metadata"]["name"] for item in there]
+        for name in names:
+            if name not in known:
+                raise UsageError(f"there is no {kind} {namespace}/{name}{did_you_mean(name, known)}")
+        return [item for item, name in zip(there, known, strict=True) if not names or name in names]
     if names:
         return [client.get(object_path(kind, namespace, name)) for name in names]
     query = {"labelSelector": selector} if selector else {}
@@ -125,7 +143,7 @@ def _fetch(
 def _show(kind: type[Resource] | str, documents: list[dict[str, Any]], every: bool, output: Output) -> None:
     from kubenetlab.cli.columns import columns, header
 
-    is_namespaced = not isinstance(kind, str) and kind.is_namespaced
+    is_namespaced = kind.is_namespaced if not isinstance(kind, str) else any("namespace" in item["metadata"] for item in documents)
     name = kind if isinstance(kind, str) else kind.kind
     if documents:
         rows = [columns(name, document, is_wide=output is Output.wide) for document in documents]

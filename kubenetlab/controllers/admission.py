@@ -118,6 +118,9 @@ class _Staged:
             candidate, findings = self._identified(obj), []
         else:
             candidate, findings = _updated(old, obj, document), list(_forbidden(old, obj))
+            if (type(obj), obj.key) in self._changes:
+                hint = f"{obj.title} stands twice in what was given: keep one of them"
+                findings = [structs.replace(finding, hints=(hint,)) for finding in findings]
         if isinstance(candidate, Service):
             candidate, faults = _complete_service(candidate, self._service_network, self._taken)
             findings += faults

@@ -23,6 +23,8 @@ add chain ip t c { type nat hook postrouting priority 100 ; }
 add map ip t m { type ipv4_addr . inet_proto . inet_service : verdict ; comment "a map" ; }
 add chain ip t s { comment "a chain" ; }
 add rule ip t s numgen random mod 2 vmap { 0 : drop, 1 : accept }
+add set ip t d { type ipv4_addr ; flags dynamic,timeout ; timeout 60s ; }
+add rule ip t s update @d { ip saddr }
 add rule ip t c fib daddr type != local masquerade fully-random comment "a rule"
 """
 

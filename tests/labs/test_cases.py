@@ -1,0 +1,171 @@
+"""Manifests and truth tables that nobody here wrote: the documentation's examples, a shop of twelve services, a table of DNS records."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.labs.conftest import new_lab
+from tests.labs.lab import Lab, run
+from tests.labs.test_dns import look_up
+
+CASES = Path(__file__).parents[3] / "shared" / "cases"
+pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason=f"the cases are not here: {CASES} is missing")
+
+WEBSITE = CASES / "website"
+REFUSED = {
+    "service/networking/dual-stack-ipfamilies-ipv6.yaml": 'spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster',
+}
+FILES = sorted(path.relative_to(WEBSITE).as_posix() for path in WEBSITE.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_documentations_examples_are_taken_as_they_are(file: str) -> None:
+    """All but what Kubernetes itself refuses on an IPv4 cluster, with its reason."""
+    said = run("plan", "-f", str(WEBSITE / file), status=2 if file in REFUSED else 0)
+    assert "error" not in said.err or file in REFUSED
+    if file in REFUSED:
+        assert REFUSED[file] in said.err
+        assert f"{file}:9" in said.err
+
+
+def test_the_documentations_examples_live_together(lab: Lab) -> None:
+    """All files in one lab: pods run, Services answer, kinds of later days are kept and named."""
+    twice = "service/networking/run-my-nginx.yaml"  # another Deployment my-nginx is in application/nginx-app.yaml
+    accepted = [word for file in FILES if file not in (*REFUSED, twice) for word in ("-f", str(WEBSITE / file))]
+    said = lab.run("up", *accepted, "-f", str(WEBSITE / twice), status=2)
+    assert f"{twice}:6  Deployment default/my-nginx: spec.selector: field is immutable" in said.err
+    assert "stands twice in what was given" in said.err
+    said = lab.run("up", *accepted, status=1)
+    assert re.search(r"kept, but not modelled yet: .*NetworkPolicy", said.err)
+    assert "Unschedulable" in said.err  # pod-nginx wants a node labelled disktype: ssd
+    pods = {pod["metadata"]["name"]: pod for pod in lab.get("pods")["items"]}
+    assert pods["nginx"]["status"]["phase"] == "Pending"
+    assert lab.run("get", "networkpolicies", "-A").out.count("\n") > 3
+    kept = lab.get("ingress")["items"]
+    assert kept
+    assert kept[0]["spec"]["rules"]
+    assert lab.run("ping", "-o", "json").json["ok"]
+    backend = lab.service("hello")
+    (frontend,) = lab.pods("frontend")
+    assert look_up(lab, frontend["name"], "hello") == [backend["cluster_ips"]]
+    names = {pod["name"] for pod in lab.pods("backend")}
+    answers = lab.ask(frontend, *[("TCP", backend["cluster_ips"][0], 80)] * 30)
+    assert {answer.who for answer in answers} == names
+    custom = lab.run("exec", "dns-example", "--", "cat", "/etc/resolv.conf").out
+    assert "nameserver 1.2.3.4" in custom
+    assert "search ns1.svc.cluster-domain.example my.dns.search.suffix" in custom
+    assert "options ndots:2 edns0" in custom
+
+
+# --- Online Boutique ---
+
+
+@pytest.fixture(scope="module")
+def boutique() -> Iterator[Lab]:
+    for lab in new_lab():
+        lab.run("up", "-f", str(CASES / "microservices-demo" / "kubernetes-manifests.yaml"))
+        yield lab
+
+
+def test_the_boutique_is_up_as_it_is(boutique: Lab) -> None:
+    """Twelve Deployments of one pod, with grpc, tcp and http probes, all ready."""
+    counts = yaml.safe_load((CASES / "microservices-demo" / "expect.yaml").read_text())["pods"]
+    for name, count in counts.items():
+        assert [pod["ready"] for pod in boutique.pods(name)] == [True] * count, name
+
+
+def test_the_boutiques_pods_reach_what_their_variables_name(boutique: Lab) -> None:
+    """Each edge of the table: the client resolves the name by its own search path, connects, and is seen with its own address."""
+    table = yaml.safe_load((CASES / "microservices-demo" / "expect.yaml").read_text())["probes"]
+    edges = [row for row in table if row["to"].startswith("svc:")]
+    assert len(edges) == 17
+    for row in edges:
+        (client,) = boutique.pods(row["from"].rpartition("/")[2])
+        name = row["to"].rpartition("/")[2]
+        (found,) = look_up(boutique, client["name"], name)
+        if row.get("resolves") is False:
+            assert found == "none", row
+            continue
+        assert found == boutique.service(name)["cluster_ips"], row
+        (answer,) = boutique.ask(client, (row["protocol"], found[0], row["port"]))
+        assert answer.who.startswith(f"{name}-"), row
+        assert answer.seen == answer.source == (client["addresses"][0], answer.source[1])
+
+
+# --- DNS ---
+
+
+@pytest.fixture(scope="module")
+def zone() -> Iterator[Lab]:
+    for lab in new_lab():
+        said = lab.run("up", "-f", str(CASES / "dns" / "objects.yaml"), status=1)
+        assert "demo/sick: Unhealthy" in said.err  # its readiness probe asks a port that nobody serves
+        yield lab
+
+
+RECORDS = yaml.safe_load((CASES / "dns" / "records.yaml").read_text()) if CASES.is_dir() else {"records": [], "search": []}
+LATER = ("demo/web-", "dual-stack")
+"""What needs a StatefulSet or a second address family."""
+
+
+def of_now(row: dict[str, Any]) -> bool:
+    text = str(row)
+    return not any(word in text for word in (*LATER, "headless.demo", "web-0.headless"))
+
+
+def fill(text: str, lab: Lab) -> str:
+    """`${podIP:demo/plain}` and its kin, as the lab has them."""
+
+    def value(match: re.Match[str]) -> str:
+        kind, _, rest = match[1].partition(":")
+        if kind == "reverse":
+            return ipaddress.ip_address(fill("${" + rest + "}", lab)).reverse_pointer
+        namespace, _, name = rest.partition("/")
+        if kind == "clusterIP":
+            return str(lab.service(name, namespace)["cluster_ips"][0])
+        address = str(next(pod for pod in lab.seen["pods"] if (pod["namespace"], pod["name"]) == (namespace, name))["addresses"][0])
+        return address if kind == "podIP" else address.replace(".", "-")
+
+    return re.sub(r"\$\{([^}]*)\}", value, text)
+
+
+ASKER = """
+import socket, sys
+connection = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+connection.settimeout(2)
+connection.sendto(bytes.fromhex(sys.argv[1]), ("10.96.0.10", 53))
+print(connection.recv(65535).hex())
+"""
+
+
+@pytest.mark.parametrize("row", [row for row in RECORDS["records"] if of_now(row)], ids=lambda row: f"{row['name']}-{row['type']}")
+def test_records_are_those_of_the_specification(zone: Lab, row: dict[str, Any]) -> None:
+    """Asked over the wire from a pod: response code, answers as a set, aliases."""
+    import dnslib
+
+    question = bytes(dnslib.DNSRecord.question(fill(row["name"], zone), row["type"]).pack()).hex()
+    plain = next(pod for pod in zone.seen["pods"] if (pod["namespace"], pod["name"]) == ("demo", "plain"))
+    reply = dnslib.DNSRecord.parse(bytes.fromhex(zone.inside(plain, "python3", "-S", "-c", ASKER, question).strip()))
+    assert dnslib.RCODE[reply.header.rcode] == row.get("rcode", "NOERROR")
+    found: dict[str, set[str]] = {}
+    for record in reply.rr:
+        text = str(record.rdata).rstrip(".").strip('"')
+        found.setdefault(dnslib.QTYPE[record.rtype], set()).add(" ".join(text.split()[2:]) if record.rtype == dnslib.QTYPE.SRV else text)
+    assert found.get(row["type"], set()) == {fill(answer, zone) for answer in row.get("answer", ())}
+    if "cname" in row:
+        assert found["CNAME"] == {row["cname"]}
+
+
+@pytest.mark.parametrize("row", [row for row in RECORDS["search"] if of_now(row)], ids=lambda row: f"{row['from']}-{row['name']}")
+def test_searches_are_a_pods_own(zone: Lab, row: dict[str, Any]) -> None:
+    """By libc's resolver inside the pod."""
+    service, _, namespace = (row["finds"] or "").partition(".svc.")[0].partition(".")
+    expected = zone.service(service, namespace)["cluster_ips"] if row["finds"] else "none"
+    assert look_up(zone, row["from"], row["name"]) == [expected]

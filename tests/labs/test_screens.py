@@ -1,0 +1,262 @@
+"""What commands print: tables as kubectl's, data for programs, progress on terminals, and always a next step."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from tests.labs.conftest import new_lab
+from tests.labs.lab import COMMAND, Lab, run, wait_for
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Lab]:
+    """The quickstart."""
+    for lab in new_lab():
+        lab.run("up")
+        yield lab
+
+
+def rows(text: str) -> list[list[str]]:
+    return [re.split(r"\s{2,}", line) for line in text.splitlines()]
+
+
+def test_the_quickstart_is_three_nodes_and_a_shop(running: Lab) -> None:
+    """3 nodes, at least 12 pods and 4 Services, all ready, DNS among them."""
+    seen = running.seen
+    assert len(seen["nodes"]) == 3
+    assert len(seen["pods"]) >= 12
+    assert len(seen["services"]) >= 4
+    assert all(pod["ready"] for pod in seen["pods"])
+    assert {pod["node"] for pod in seen["pods"]} == {node["name"] for node in seen["nodes"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "header"),
+    [
+        (("pods",), ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]),
+        (("po", "-A"), ["NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "AGE"]),
+        (("pods", "-o", "wide"), ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE"]),
+        (("services",), ["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE"]),
+        (("svc", "-o", "wide"), ["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE", "SELECTOR"]),
+        (("nodes",), ["NAME", "STATUS", "ROLES", "AGE"]),
+        (("deploy",), ["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"]),
+        (("rs",), ["NAME", "DESIRED", "CURRENT", "READY", "AGE"]),
+        (("endpointslices",), ["NAME", "ADDRESSTYPE", "PORTS", "ENDPOINTS", "AGE"]),
+        (("ns",), ["NAME", "STATUS", "AGE"]),
+        (("events",), ["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]),
+    ],
+    ids=" ".join,
+)
+def test_get_prints_kubectls_columns(running: Lab, words: tuple[str, ...], header: list[str]) -> None:
+    """By every name of a kind; a hint follows on standard error."""
+    said = running.run("get", *words)
+    found = rows(said.out)
+    assert found[0] == header
+    assert len(found) > 1
+    assert said.err.startswith("next: kubenetlab ")
+
+
+def test_get_prints_data_for_programs(running: Lab) -> None:
+    """JSON and YAML say the same, one object by its name, many as a List; nothing else is on standard output."""
+    one = running.run("get", "pod", "client", "-o", "json").json
+    assert (one["kind"], one["metadata"]["name"], one["status"]["phase"]) == ("Pod", "client", "Running")
+    assert yaml.safe_load(running.run("get", "pod/client", "-o", "yaml").out) == one
+    many = running.get("pods", "-n", "shop", "-l", "app=cart")
+    assert many["kind"] == "List"
+    assert {item["metadata"]["labels"]["app"] for item in many["items"]} == {"cart"}
+    both = running.get("deploy,svc", "-n", "shop")
+    assert {item["kind"] for item in both["items"]} == {"Deployment", "Service"}
+
+
+def test_get_watches(running: Lab) -> None:
+    """What is there, then every change as it comes."""
+    with subprocess.Popen(
+        [*COMMAND, "get", "pods", "-n", "shop", "-w", "--lab", running.name], stdout=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout is not None
+        lines = [watching.stdout.readline() for _ in range(7)]
+        assert lines[0].split() == ["EVENT", "NAME", "READY", "STATUS", "RESTARTS", "AGE"]
+        assert all(line.startswith("ADDED") for line in lines[1:])
+        running.run("scale", "deployment", "cart", "-n", "shop", "--replicas", "3")
+        found = [watching.stdout.readline().split()]
+        while found[-1][0] != "MODIFIED" or found[-1][2] != "1/1":
+            found.append(watching.stdout.readline().split())
+        assert found[0][0] == "ADDED"
+        watching.kill()
+    running.run("scale", "deployment", "cart", "-n", "shop", "--replicas", "2")
+    wait_for(lambda: len(running.pods("cart", "shop")) == 2, "two pods again")
+
+
+def test_describe_tells_all(running: Lab) -> None:
+    """Pod, Service, node: fields, conditions, endpoints, events."""
+    pod = running.run("describe", "pod", "client").out
+    for part in ("Name: ", "Node: ", "Sandbox: ", "Listening on:  8080, 8081", "Readiness: ", "Successfully assigned default/client to"):
+        assert part in pod
+    web = running.pods("web")
+    service = running.run("describe", "svc/web").out
+    assert all(entry["addresses"][0] in service for entry in web)
+    node = running.run("describe", "node", "control-plane").out
+    assert "node-role.kubernetes.io/control-plane:NoSchedule" in node
+    assert "coredns-" in node
+    assert "replicas: 3" in running.run("describe", "deployment", "web").out
+
+
+def test_inspect_is_as_promised(running: Lab) -> None:
+    """The document that other programs rely on; every path in it leads into a namespace of its own."""
+    seen = running.seen
+    assert seen["lab"] == running.name
+    assert set(seen) >= {"lab", "init_pid", "agent_pid", "nodes", "pods", "external", "services"}
+    for pod in seen["pods"]:
+        assert set(pod) >= {"namespace", "name", "node", "pid", "netns", "addresses", "host_ifname", "phase", "ready", "containers"}
+    for service in seen["services"]:
+        assert set(service) >= {"namespace", "name", "type", "cluster_ips", "load_balancer_ips", "external_ips", "ports", "endpoints"}
+    places = [*seen["nodes"], *seen["pods"], *seen["external"]]
+    assert len({os.stat(place["netns"]).st_ino for place in places}) == len(places)
+    for place in places:
+        assert place["addresses"][0] in running.inside(place, "ip", "-o", "-4", "addr")
+    text = running.run("inspect", "client").out
+    assert "veth eth0" in text
+    assert "table ip kube-proxy" in running.run("inspect", "node:worker").out
+
+
+def test_ping_says_who_answered(running: Lab) -> None:
+    """One probe of each kind, and the wrong end of each."""
+    assert "answered in" in running.run("ping", "client", "node:worker2").out
+    assert "answered in" in running.run("ping", "client", "svc:web", "--udp", "8081").out
+    http = running.run("ping", "client", "svc:shop/frontend", "--http", "/").out
+    assert "answered and saw" in http
+    assert "Welcome to nginx!" in http
+    by_name = running.run("ping", "client", "cart.shop", "--tcp", "7070").out
+    assert running.service("cart", "shop")["cluster_ips"][0] in by_name
+    refused = running.run("ping", "client", "web.default.svc", "--tcp", "4711", status=1).out
+    assert "refused" in refused
+    assert "no such host" in running.run("ping", "client", "no.such.name", status=2).err
+
+
+def test_the_matrix_of_a_hundred_pods(running: Lab) -> None:
+    """Every pair of a hundred pods, each a real packet; how long that takes is the bench's."""
+    running.run("scale", "deployment", "web", "--replicas", "92")
+    wait_for(lambda: sum(pod["ready"] for pod in running.seen["pods"]) >= 101, "a hundred pods")
+    found = running.run("ping", "-o", "json").json
+    assert found["ok"]
+    pods = {pod["name"] for pod in running.seen["pods"]}
+    pairs = [cell for cell in found["cells"] if cell["from"].partition("/")[2] in pods and cell["to"].partition("/")[2] in pods]
+    assert len(pairs) == len(pods) * (len(pods) - 1)
+    assert {cell["found"] for cell in pairs} == {"answer"}
+    assert running.seen["neighbors"] == "permanent"
+    running.run("scale", "deployment", "web", "--replicas", "3")
+    wait_for(lambda: len(running.pods("web")) == 3, "three pods again")
+
+
+def test_ping_ends_with_1_where_something_is_not_as_promised(running: Lab) -> None:
+    """A rule that nobody promised: the matrix shows it, with the command that helps."""
+    pod = running.pod("client")
+    running.inside(pod, "nft", "add table ip mine; add chain ip mine in { type filter hook input priority 0 ; } ; add rule ip mine in drop")
+    try:
+        said = running.run("ping", "node:worker", "--deadline", "0.3", status=1)
+        assert "✗ node:worker → default/client: silence, promised: answer" in said.out
+        assert "not as Kubernetes promises" in said.out
+    finally:
+        running.inside(pod, "nft", "delete", "table", "ip", "mine")
+
+
+def test_scale_and_delete_say_what_they_do(running: Lab) -> None:
+    """And what to do next; what is not there is told with what is."""
+    assert 'deployments "wob" not found' in running.run("scale", "deployment", "wob", "--replicas", "1", status=1).err
+    assert "did you mean deployment" in running.run("scale", "deploymant", "web", "--replicas", "1", status=2).err
+    assert "there is no pod default/web; did you mean deploy:default/web" in running.run("exec", "web", "--", "true", status=2).err
+
+
+def test_doctor_says_what_this_machine_can_do() -> None:
+    """And exits with 0 where labs can be made, as here."""
+    said = run("doctor")
+    assert said.out.count("✓") >= 7
+    assert {finding["state"] for finding in run("doctor", "-o", "json").json} <= {"ok", "optional"}
+
+
+def test_plan_says_what_up_would_do() -> None:
+    """For a lab that is not there: every object, namespace by namespace; and nothing is done."""
+    said = run("plan", "--lab", "planned-only")
+    assert "node/worker" in said.out.splitlines()
+    assert "+ nft chain ip kube-proxy services: 2 rules" in said.out
+    assert re.search(r"\d+ operations in 19 namespaces", said.out)
+    assert "planned-only" not in run("list").out
+
+
+# --- on a terminal ---
+
+
+def on_terminal(*words: str, width: int = 100) -> tuple[int, str]:
+    """(exit status, everything drawn) of a command that has a terminal."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ |= {"TERM": "xterm-256color", "COLUMNS": str(width)}
+        os.environ.pop("NO_COLOR", None)
+        os.execv(COMMAND[0], [*COMMAND, *words])
+    drawn, deadline = b"", time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([terminal], [], [], 1)[0]:
+            try:
+                data = os.read(terminal, 65536)
+            except OSError:
+                break
+            if not data:
+                break
+            drawn += data
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), drawn.decode()
+
+
+def test_up_draws_its_progress_on_a_terminal(lab: Lab) -> None:
+    """One line, over and over, gone in the end; colours; elsewhere plain lines without any codes."""
+    status, drawn = on_terminal("up", "--lab", lab.name, "--nodes", "4")
+    assert status == 0
+    assert f"building {lab.name}: " in drawn
+    assert "\r\x1b[K" in drawn
+    last = [line.rpartition("\r\x1b[K")[2] for line in drawn.split("\n") if line.strip()]
+    assert not any("building" in line for line in last)
+    assert "\x1b[32m✓\x1b[0m built" in drawn
+    plain = lab.run("ping").out
+    assert "\x1b" not in plain
+    assert "●" in plain
+
+
+def test_a_shell_on_a_terminal_is_interactive(running: Lab) -> None:
+    """A prompt that says where one is; Ctrl-D leaves."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(COMMAND[0], [*COMMAND, "shell", "client", "--lab", running.name])
+    drawn, deadline = b"", time.monotonic() + 20
+
+    def read_until(text: bytes) -> None:
+        nonlocal drawn
+        while text not in drawn:
+            assert time.monotonic() < deadline, drawn
+            if select.select([terminal], [], [], 0.1)[0]:
+                drawn += os.read(terminal, 65536)
+
+    read_until(b"[client ")
+    os.write(terminal, b"echo inside-$(hostname)\n")
+    read_until(b"inside-client")
+    os.write(terminal, b"exit 3\n")
+    _, status = os.waitpid(child, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 3
+
+
+def test_json_is_json_in_every_command(running: Lab) -> None:
+    """-o json of all that print data."""
+    for words in (("get", "pods"), ("inspect",), ("inspect", "client"), ("ping", "client"), ("ping", "client", "svc:web"), ("diff",)):
+        json.loads(running.run(*words, "-o", "json").out)
+        yaml.safe_load(running.run(*words, "-o", "yaml").out)
