@@ -14,7 +14,8 @@ All problems of one stage come in one report.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -52,8 +53,12 @@ class ManifestError(KubenetlabError):
 
     exit_status = 2
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
+    def __init__(self, problems: Iterable[Problem], sound: Sequence[Any] = ()) -> None:
+        """`sound` are the entries in which nothing wrong was found: further checks may look at them, for the same report."""
+        found = list(dict.fromkeys(problems))
+        files = list(dict.fromkeys(problem.file for problem in found))
+        self.problems = tuple(sorted(found, key=lambda problem: (files.index(problem.file), problem.line)))
+        self.sound = tuple(sound)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+# The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
 
 _CHANGES_BY_ITSELF = ("random/", "/nf_conntrack_count", "/dentry-state", "/inode-", "/file-nr", "/route/flush", "/stable_secret")
 _SYSCTL_ROOTS = ("net", "kernel", "user", "fs/inotify")

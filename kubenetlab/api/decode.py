@@ -6,7 +6,7 @@ reported at once, with its path, what was wanted, what was found, and the neares
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -33,6 +33,8 @@ class Decoded(Struct, Generic[T], frozen=True):
 
     value: T | None
     findings: tuple[Finding, ...] = ()
+    rest: T | None = None
+    """When there is no value: the document with samples in place of its mistakes, to look for further ones."""
 
 
 def decode(document: Mapping[str, Any], type_: type[T]) -> Decoded[T]:
@@ -44,7 +46,12 @@ def decode(document: Mapping[str, Any], type_: type[T]) -> Decoded[T]:
     findings = tuple(_compare(pruned, inspect.type_info(type_), ()))
     if all(finding.is_unknown_field for finding in findings):
         return Decoded(msgspec.convert(_without(pruned, {finding.path for finding in findings}), type_), findings)
-    return Decoded(None, findings)
+    return Decoded(None, findings, msgspec.convert(_repaired(pruned, inspect.type_info(type_)), type_))
+
+
+def is_beside(path: Path, others: Iterable[Path]) -> bool:
+    """True when a path leads neither into one of the others, nor to something that holds one."""
+    return not any(path[: len(other)] == other or other[: len(path)] == path for other in others)
 
 
 def format_path(path: Path) -> str:
@@ -140,6 +147,49 @@ def _compare(value: Any, info: inspect.Type, path: Path) -> Iterator[Finding]:
                 yield Finding(path, f"wanted {title or 'a string'}, found {found(value)}{quotes}")
             elif info.min_length and len(value) < info.min_length:
                 yield Finding(path, f"wanted {title or 'a string'}, found an empty string")
+
+
+def _repaired(value: Any, info: inspect.Type) -> Any:
+    """The value with every mistake that `_compare` finds taken out, or replaced by a sample where something must stand."""
+    info = _bare(info)
+    match info:
+        case inspect.StructType() if isinstance(value, Mapping):
+            fields = {field.encode_name: field for field in info.fields}
+            kept = {name: _repaired(item, fields[name].type) for name, item in value.items() if name in fields}
+            missing = {name: _sample(field.type) for name, field in fields.items() if field.required and name not in value}
+            return kept | missing
+        case inspect.DictType() if isinstance(value, Mapping):
+            return {key: _repaired(item, info.value_type) for key, item in value.items()}
+        case inspect.VarTupleType() | inspect.ListType() if isinstance(value, list):
+            enough = max(0, (info.min_length or 0) - len(value))
+            return [*(_repaired(item, info.item_type) for item in value), *[_sample(info.item_type)] * enough][: info.max_length]
+        case inspect.UnionType():
+            fitting = next((option for option in info.types if _fits(value, option)), None)
+            return _repaired(value, fitting) if fitting is not None else _sample(info)
+    return value if not any(_compare(value, info, ())) else _sample(info)
+
+
+def _sample(info: inspect.Type) -> Any:
+    """Something that fits a type."""
+    info = _bare(info)
+    match info:
+        case inspect.StructType():
+            return {field.encode_name: _sample(field.type) for field in info.fields if field.required}
+        case inspect.VarTupleType() | inspect.ListType():
+            return [_sample(info.item_type)] * (info.min_length or 0)
+        case inspect.DictType():
+            return {}
+        case inspect.UnionType():
+            return None if inspect.NoneType() in info.types else _sample(info.types[0])
+        case inspect.LiteralType():
+            return info.values[0]
+        case inspect.IntType() | inspect.FloatType():
+            return max(1, info.ge or 0)
+        case inspect.BoolType():
+            return False
+        case inspect.StrType():
+            return "x"
+    return None
 
 
 def _compare_union(value: Any, info: inspect.UnionType, path: Path) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from kubenetlab.api import builtin
 from kubenetlab.api.config import API_VERSIONS, ClusterConfig
-from kubenetlab.api.decode import Decoded, Finding, decode, format_path, found
+from kubenetlab.api.decode import Decoded, Finding, decode, format_path, found, is_beside
 from kubenetlab.api.documents import MAX_BYTES, Document, Path, read_documents
 from kubenetlab.api.kinds import WRITABLE
 from kubenetlab.api.meta import Resource
@@ -99,14 +99,17 @@ def load_documents(
     """The objects of documents already read; `problems` are those met on the way here."""
     problems = list(problems)
     entries: list[Entry] = []
+    sound: list[Entry] = []
     for document in documents:
         for path, value in _objects(document, problems):
             entry, found_here = _entry(document, path, value, strict, check)
             problems += found_here
             entries.append(entry)
+            if all(problem.is_warning for problem in found_here):
+                sound.append(entry)
     problems += _duplicates(entries)
     if any(not problem.is_warning for problem in problems):
-        raise ManifestError(problems)
+        raise ManifestError(problems, sound)
     return Loaded(tuple(entries), tuple(problems))
 
 
@@ -203,9 +206,11 @@ def _entry(document: Document, path: Path, value: Mapping[str, Any], strict: boo
     decoded: Decoded[Resource] = decode_object(value, type_)
     entry = Entry(document, path, value, decoded.value)
     problems = [entry.problem(finding, is_warning=finding.is_unknown_field and not strict) for finding in decoded.findings]
-    if decoded.value is not None:
-        problems += [entry.problem(finding) for finding in validate(decoded.value)]
-        problems += [entry.problem(finding) for finding in (check(decoded.value) if check else ())]
+    obj = decoded.value if decoded.value is not None else decoded.rest
+    if obj is not None:
+        faulty = [finding.path for finding in decoded.findings if not finding.is_unknown_field]
+        further = (*validate(obj), *(check(obj) if check else ()))
+        problems += [entry.problem(finding) for finding in further if is_beside(finding.path, faulty)]
     return entry, problems
 
 
@@ -215,10 +220,13 @@ def decode_object(value: Mapping[str, Any], type_: type[Resource]) -> Decoded[Re
     if type_ is ClusterConfig:
         return _decode_config(value, fields)
     decoded = decode(fields, type_)
-    if decoded.value is not None and type_.is_namespaced and not decoded.value.namespace:
-        meta = structs.replace(decoded.value.metadata, namespace="default")
-        return Decoded(structs.replace(decoded.value, metadata=meta), decoded.findings)
-    return decoded
+    return Decoded(_in_namespace(decoded.value), decoded.findings, _in_namespace(decoded.rest))
+
+
+def _in_namespace(obj: Resource | None) -> Resource | None:
+    if obj is None or not obj.is_namespaced or obj.namespace:
+        return obj
+    return structs.replace(obj, metadata=structs.replace(obj.metadata, namespace="default"))
 
 
 def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[Resource]:
@@ -231,7 +239,7 @@ def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[
         if value["apiVersion"] != API_VERSIONS[0]:
             fields["nodes"] = [{"role": "control-plane"}]
     decoded = decode({"metadata": {"name": name}, **fields}, ClusterConfig)
-    return Decoded(decoded.value, decoded.findings)
+    return Decoded(decoded.value, decoded.findings, decoded.rest)
 
 
 def _duplicates(entries: Iterable[Entry]) -> Iterator[Problem]:

@@ -39,7 +39,7 @@ def up(
     from kubenetlab.lab import rundir
 
     timeout_s = seconds(timeout)
-    given = manifests.read(files, strict=strict, with_quickstart=not files, cni=cni, proxy=proxy, nodes=nodes)
+    given = manifests.read(files, strict=strict, with_quickstart=not files, cni=cni, proxy=proxy, nodes=nodes, for_new_lab=True)
     name = lab or given.cluster_config.name or (manifests.QUICKSTART if given.is_quickstart else "lab")
     _check_name(name)
     if rundir.is_alive(name):
@@ -127,7 +127,7 @@ def plan(
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
-    given = manifests.read(files, strict=strict, with_quickstart=not files, cni=cni, proxy=proxy, nodes=nodes)
+    given = manifests.read(files, strict=strict, with_quickstart=not files, cni=cni, proxy=proxy, nodes=nodes, for_new_lab=True)
     name = lab or given.cluster_config.name or (manifests.QUICKSTART if given.is_quickstart else "lab")
     manifests.warn(given)
     if rundir.is_alive(name):

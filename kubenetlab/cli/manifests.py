@@ -14,6 +14,7 @@ from kubenetlab.api.load import Entry, Loaded, load, load_documents
 from kubenetlab.cli.options import mode
 from kubenetlab.cli.screen import MILD, note, paint
 from kubenetlab.datapath import modes
+from kubenetlab.errors import ManifestError
 
 QUICKSTART = "quickstart"
 COMMAND_LINE = "<command line>"
@@ -45,14 +46,18 @@ def read(
     nodes: int | None = None,
     with_quickstart: bool = False,
     base: Mapping[str, Any] | None = None,
+    for_new_lab: bool = False,
 ) -> Manifests:
     """The manifests of a command, with its flags worked into the Cluster document.
 
     Without files it is the quickstart, when that is wanted. `base` is the Cluster document of a lab that is up: flags change that one.
-    Raises ManifestError; prints warnings.
+    Raises ManifestError; with `for_new_lab` its report holds what admission would say as well.
     """
     if files:
-        loaded = load(files, strict=strict, check=modes.check)
+        try:
+            loaded = load(files, strict=strict, check=modes.check)
+        except ManifestError as error:
+            raise _with_admission(error) if for_new_lab else error from None
     elif with_quickstart:
         data = resources.files("kubenetlab").joinpath("quickstart.yaml").read_bytes()
         documents, problems = read_documents("quickstart.yaml", data)
@@ -65,6 +70,20 @@ def read(
     if flags:
         config = _with_flags(config.value if config is not None else base, flags)
     return Manifests(config, entries, loaded, is_quickstart=not files and with_quickstart)
+
+
+def _with_admission(error: ManifestError) -> ManifestError:
+    """The error with what a new lab would refuse in the objects that are sound: all problems in one report."""
+    from kubenetlab.lab.first import first_store
+
+    config = next((entry for entry in error.sound if isinstance(entry.object, ClusterConfig)), None)
+    if config is None and any(problem.object.startswith(f"{ClusterConfig.kind} ") for problem in error.problems):
+        return error  # whose ranges are meant cannot be known
+    try:
+        first_store(config, [entry for entry in error.sound if entry is not config], 0.0)
+    except ManifestError as more:
+        return ManifestError((*error.problems, *more.problems))
+    return error
 
 
 def warn(manifests: Manifests) -> None:

@@ -101,6 +101,31 @@ def test_wrong_use_is_explained(words: tuple[str, ...], stdin: str, status: int,
     assert "Traceback" not in output
 
 
+def test_all_problems_come_in_one_report() -> None:
+    """What the reader, the rules for one object, and the rules for all of them find, in the order of the file."""
+    manifest = """\
+apiVersion: v1
+kind: Service
+metadata: {name: far}
+spec: {clusterIP: 192.0.2.7, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: Wrong}
+spec: {ports: [{port: 70000}]}
+---
+a: [
+"""
+    done = run("plan", "-f", "-", stdin=manifest)
+    assert done.returncode == 2
+    assert [line.partition(" ")[0] for line in done.stderr.splitlines()[1:] if line.startswith("<stdin>")] == [
+        "<stdin>:4",
+        "<stdin>:8",
+        "<stdin>:9",
+        "<stdin>:12",
+    ]
+
+
 def test_down_of_nothing_is_success() -> None:
     """What is gone is gone."""
     done = run("down", "--lab", "nosuch")

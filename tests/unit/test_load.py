@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kubenetlab.api.core import Service
+from kubenetlab.api.decode import decode
+from kubenetlab.api.kinds import WRITABLE
 from kubenetlab.api.load import load
 from kubenetlab.errors import ManifestError
 from tests.clusters import deployment, loaded, problems_of, service
@@ -67,9 +73,11 @@ def test_reports_every_problem_of_every_document_at_once() -> None:
     )
     assert [str(problem) for problem in problems] == [
         'test.yaml:6  Service shop/web: spec.ports[0].port: wanted a port number, found "80"',
+        "test.yaml:6  Service shop/web: spec.ports[0].name: required when a Service has several ports",
         "test.yaml:7  Service shop/web: spec.ports[0].targetPort: wanted a port number or a port name, found true (true/false)",
         "test.yaml:8  Service shop/web: spec.ports[0].prot: unknown field; did you mean port?",
         'test.yaml:9  Service shop/web: spec.ports[1].protocol: wanted one of SCTP, TCP, UDP, found "tcp"; did you mean TCP?',
+        "test.yaml:9  Service shop/web: spec.ports[1].name: required when a Service has several ports",
         "test.yaml:10  Service shop/web: spec.ports[1].port: wanted a port number from 1 to 65535, found 70000",
         "test.yaml:11  Service shop/web: spec.selector.app: wanted a string, found 1; put it in quotes",
         'test.yaml:14  Deploymnt default/x: kind: no matches for kind "Deploymnt" in version "apps/v1"\n              did you mean Deployment?',
@@ -181,3 +189,36 @@ def test_reads_folders_and_names_missing_files(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as caught:
         load([str(tmp_path / "missing.yaml"), str(tmp_path / "a.yaml")])
     assert [problem.message for problem in caught.value.problems] == ["cannot be read: No such file or directory"]
+
+
+WHOLE = yaml.safe_load_all(deployment() + service() + POD % ", ports: [{containerPort: 80}], readinessProbe: {httpGet: {port: 80}}")
+DOCUMENTS = [document for document in WHOLE if document]
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner),
+)
+
+
+def paths(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [here, *(path for step, item in inside for path in paths(item, (*here, step)))]
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    changed = {step: replaced(item, path[1:], new) if step == path[0] else item for step, item in items}
+    return changed if isinstance(value, dict) else list(changed.values())
+
+
+@given(st.data())
+def test_any_mistake_is_told_and_the_rest_is_still_looked_at(data: st.DataObject) -> None:
+    """Whatever stands wherever: an object, or findings and an object without them; never an exception."""
+    document = data.draw(st.sampled_from(DOCUMENTS))
+    fields = {key: value for key, value in document.items() if key not in ("apiVersion", "kind")}
+    broken = replaced(fields, data.draw(st.sampled_from(paths(fields)[1:])), data.draw(ANYTHING))
+    type_ = WRITABLE[document["kind"]]
+    found = decode(broken, type_)
+    assert (found.value is None) == any(not finding.is_unknown_field for finding in found.findings)
+    assert isinstance(found.value if found.value is not None else found.rest, type_)

@@ -166,7 +166,7 @@ def test_columns_are_kubectls() -> None:
     row = columns("Pod", document, is_wide=True)
     assert (row[0], row[1], row[3], row[5], row[6]) == ("a", "1/1", "0", "10.244.1.2", "worker")
     assert "Running" in row[2]
-    assert header("ConfigMap", is_wide=False) == ["NAME", "AGE"]
+    assert header("ConfigMap", is_wide=False) == ["NAME", "STATE"]
     assert age(None) == "<unknown>"
 
 

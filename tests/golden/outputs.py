@@ -1,0 +1,39 @@
+"""What a golden case gives: the plan and each node's rules, or the report of what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.lab import Decisions
+from kubenetlab.datapath import plan
+from kubenetlab.errors import ManifestError
+from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.nftables import NftObject, transaction
+from kubenetlab.hoststate.state import HostState
+from tests.clusters import running, store
+
+CASES = Path(__file__).with_name("cases")
+
+
+def outputs(case: Path) -> dict[str, str]:
+    """File name → text, for a folder with an `input.yaml`: `plan.txt` and a `.nft` for each node, or `error.txt`.
+
+    All pods of the store run and are ready. Where neither layout nor neighbours are asked for, they are onlink and dynamic.
+    """
+    text = (case / "input.yaml").read_text()
+    try:
+        cluster = running(store(text))
+    except ManifestError as error:
+        return {"error.txt": f"{error}\n"}
+    decisions = cluster.get(Decisions, "", "decisions") or Decisions(pod_layout="onlink", neighbors="dynamic")
+    desired = plan(cluster, decisions)
+    changes = diff(HostState(), desired)
+    lines = [line for entry in changes.namespaces for line in (entry.netns, *(f"  {operation}" for operation in entry.operations))]
+    found = {"plan.txt": "".join(f"{line}\n" for line in lines)}
+    (config,) = cluster.all(ClusterConfig)
+    for name in config.node_names:
+        rules = [obj for obj in desired[f"node/{name}"].values() if isinstance(obj, NftObject)]
+        if rules:
+            found[f"{name}.nft"] = transaction((), rules)
+    return found
