@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+os.environ.pop("KUBENETLAB_LAB", None)
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))

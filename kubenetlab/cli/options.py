@@ -21,7 +21,9 @@ class Output(StrEnum):
         return self in (Output.json, Output.yaml)
 
 
-Lab = Annotated[str | None, typer.Option("--lab", metavar="NAME", help="Which lab; by default the only one that is up.")]
+Lab = Annotated[
+    str | None, typer.Option("--lab", metavar="NAME", envvar="KUBENETLAB_LAB", help="Which lab; by default the only one that is up.")
+]
 Files = Annotated[list[str] | None, typer.Option("-f", "--filename", metavar="FILE|DIR|-", help="Manifests; may be given several times.")]
 Namespace = Annotated[str | None, typer.Option("-n", "--namespace", metavar="NS", help="The namespace; by default `default`.")]
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="All namespaces.")]

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
     from kubenetlab.observe.matrix import Cell, Matrix
 
-MARKS = {"answer": "●", "refused": "×", "unreachable": "∅", "silence": "·"}
+MARKS = {"answer": "●", "refused": "×", "unreachable": "·", "silence": "·"}
+"""Silence and word that there is no way look alike: routers send such word only now and then (Linux: five, then one a second)."""
 _WORDS = {"answer": "answers", "refused": "refuses", "unreachable": "no way there", "silence": "silence"}
 
 
@@ -150,8 +151,7 @@ def _summary(found: Matrix, took_s: float) -> None:
             (
                 paint("●", GOOD) + " answers",
                 paint("×", MILD) + " refuses",
-                paint("∅", DIM) + " no way there",
-                paint("·", DIM) + " silence",
+                paint("·", DIM) + " no answer",
                 paint("✗ !", BAD) + " not as promised",
             )
         )
