@@ -19,6 +19,11 @@ OUR_PROTOCOL: Final = 4
 """RTPROT_STATIC, the mark of what we have made: somebody else's additions (`ip route add` says `boot`) are left alone."""
 
 
+def address_text(value: memoryview) -> str:
+    """An address attribute as text. Thousands are read at a time: IPv4 takes the short way."""
+    return "{}.{}.{}.{}".format(*value) if len(value) == 4 else str(as_address(value))
+
+
 def as_address(value: memoryview) -> IPv4Address | IPv6Address:
     """An address attribute of 4 or 16 bytes."""
     return ip_address(bytes(value))

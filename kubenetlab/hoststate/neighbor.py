@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 
 from kubenetlab.hoststate import wire
-from kubenetlab.hoststate.ip import FAMILY_OF_VERSION, OUR_PROTOCOL, as_address
+from kubenetlab.hoststate.ip import FAMILY_OF_VERSION, OUR_PROTOCOL, address_text
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.wire import Links, as_mac, as_number, attribute, attributes, mac_bytes, message
 
@@ -58,10 +58,12 @@ def decode_neighbor(netns: str, body: memoryview, names: Mapping[int, str]) -> t
     message: ndmsg (12 bytes) | attributes; names: index → link.
     """
     _, index, state, _, _ = _NDMSG.unpack_from(body)
-    found = attributes(body[_NDMSG.size :])
-    if state != NUD_PERMANENT or NDA_LLADDR not in found or NDA_DST not in found or index not in names:
+    if state != NUD_PERMANENT or index not in names:
         return None
-    seen = Neighbor(netns, names[index], str(as_address(found[NDA_DST])), as_mac(found[NDA_LLADDR]))
+    found = attributes(body[_NDMSG.size :])
+    if NDA_LLADDR not in found or NDA_DST not in found:
+        return None
+    seen = Neighbor(netns, names[index], address_text(found[NDA_DST]), as_mac(found[NDA_LLADDR]))
     return seen, NDA_PROTOCOL in found and as_number(found[NDA_PROTOCOL]) == OUR_PROTOCOL
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 
 from kubenetlab.hoststate import wire
-from kubenetlab.hoststate.ip import AF_INET, AF_INET6, FAMILY_OF_VERSION, OUR_PROTOCOL, SCOPE_OF_NUMBER, SCOPES, Scope, as_address
+from kubenetlab.hoststate.ip import AF_INET, AF_INET6, FAMILY_OF_VERSION, OUR_PROTOCOL, SCOPE_OF_NUMBER, SCOPES, Scope, address_text
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
 
@@ -77,9 +77,9 @@ def decode_route(netns: str, body: memoryview, names: Mapping[int, str]) -> tupl
     table = as_number(found[RTA_TABLE]) if RTA_TABLE in found else table
     if table != RT_TABLE_MAIN or protocol == RTPROT_KERNEL or type_ != RTN_UNICAST or RTA_OIF not in found:
         return None
-    destination = f"{as_address(found[RTA_DST])}/{length}" if RTA_DST in found else _ANY[family]
-    via = str(as_address(found[RTA_GATEWAY])) if RTA_GATEWAY in found else ""
-    source = str(as_address(found[RTA_PREFSRC])) if RTA_PREFSRC in found else ""
+    destination = f"{address_text(found[RTA_DST])}/{length}" if RTA_DST in found else _ANY[family]
+    via = address_text(found[RTA_GATEWAY]) if RTA_GATEWAY in found else ""
+    source = address_text(found[RTA_PREFSRC]) if RTA_PREFSRC in found else ""
     seen = Route(netns, destination, names[as_number(found[RTA_OIF])], via, source, SCOPE_OF_NUMBER.get(scope, "global"))
     return seen, protocol == OUR_PROTOCOL
 

@@ -9,6 +9,7 @@ All integers are in host order. Source: include/uapi/linux/{netlink,rtnetlink}.h
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -101,7 +102,7 @@ def attributes(data: memoryview) -> Attributes:
 
 def as_number(value: memoryview) -> int:
     """An unsigned integer of any width."""
-    return int.from_bytes(value, "little" if struct.pack("=H", 1)[0] else "big")
+    return int.from_bytes(value, sys.byteorder)
 
 
 def as_string(value: memoryview) -> str:

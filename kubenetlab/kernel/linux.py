@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
@@ -33,6 +32,7 @@ _GONE = frozenset((errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL,
 """What the kernel says of something that is not there: to remove it is done."""
 
 _SYSCTL_ROOT = "/proc/sys"
+_SYSCTL_BYTES = 4096
 
 
 class Failure(Struct, frozen=True):
@@ -65,17 +65,17 @@ class LinuxKernel:
 
     def __init__(self, sandboxes: Sandboxes) -> None:
         self.sandboxes = sandboxes
-        self._indexes: dict[tuple[str, str], int] = {}
+        self._indexes: dict[str, dict[str, int]] = {}
         self._next_index = FIRST_INDEX
         self._open: dict[str, int] = {}
 
     # --- what the encoders ask (hoststate.wire.Links) ---
 
     def index(self, netns: str, link: str) -> int:
-        return 1 if link == LOOPBACK else self._indexes[netns, link]
+        return 1 if link == LOOPBACK else self._indexes.get(netns, {})[link]
 
     def new_index(self, netns: str, link: str) -> int:
-        self._indexes[netns, link] = index = self._next_index
+        self._indexes.setdefault(netns, {})[link] = index = self._next_index
         self._next_index += 1
         return index
 
@@ -218,10 +218,8 @@ class LinuxKernel:
             decoded += (decode_neighbor(netns, body, names) for body in route.dump(dump_neighbors()))
             decoded += (decode_route(netns, body, names) for body in route.dump(dump_routes()))
         into += (one[0] for one in decoded if one is not None and (one[1] or one[0].key in wanted))
-        self._forget(netns)
-        for link in links:
-            self._indexes[netns, link.name] = link.index
-            self._next_index = max(self._next_index, link.index + 1)
+        self._indexes[netns] = {link.name: link.index for link in links}
+        self._next_index = max(self._next_index, *(link.index + 1 for link in links))
         return links
 
     def _links(self, netns: str, links: Sequence[SeenLink], seen: Mapping[str, Sequence[SeenLink]], wanted: Contents) -> Iterable[Object]:
@@ -242,8 +240,7 @@ class LinuxKernel:
                 yield Veth(netns, link.name, link.mac, peer_netns, *there, master, link.mtu, link.is_up)
 
     def _forget(self, netns: str) -> None:
-        for key in [key for key in self._indexes if key[0] == netns]:
-            del self._indexes[key]
+        self._indexes.pop(netns, None)
 
 
 class _FailedError(Exception):
@@ -329,7 +326,11 @@ def _read_sysctl(setting: Sysctl) -> Sysctl | None:
 
 
 def _read(path: str) -> str:
-    return Path(_SYSCTL_ROOT, path).read_text().strip()
+    fd = os.open(f"{_SYSCTL_ROOT}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _SYSCTL_BYTES).decode().strip()
+    finally:
+        os.close(fd)
 
 
 def _write(path: str, value: str) -> None:
