@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.kernel.syscalls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUTS, open_namespace, set_hostname, setns, unshare
 
 _KINDS = {"net": CLONE_NEWNET, "uts": CLONE_NEWUTS, "ipc": CLONE_NEWIPC}
+_EXEC_TIMEOUT_S = 1.0
 
 
 class Sandboxes:
@@ -83,12 +85,13 @@ class Sandboxes:
             if not entry.name.isdigit():
                 continue
             try:
-                title = Path(entry.path, "cmdline").read_bytes().rstrip(b"\0").decode(errors="replace")
                 executable = os.stat(f"{entry.path}/exe")
+                if (executable.st_dev, executable.st_ino) != (pause.st_dev, pause.st_ino):
+                    continue
+                title = _title(entry.path)
             except OSError:
                 continue
-            is_ours = (executable.st_dev, executable.st_ino) == (pause.st_dev, pause.st_ino)
-            if is_ours and title.startswith(prefix):
+            if title.startswith(prefix):
                 found[title.removeprefix(prefix)] = int(entry.name)
         self.pids = dict(found)
         return found
@@ -115,3 +118,17 @@ class Sandboxes:
             return os.posix_spawn(self._pause_path, [f"{self._lab}/{netns}"], {})
         finally:
             setns(self._home["pid"], CLONE_NEWPID)  # else the next unshare(CLONE_NEWPID) is refused (EINVAL)
+
+
+def _title(process: str) -> str:
+    """A process's argv[0], awaited: execve() shows the new executable, and returns to posix_spawn's caller, before the arguments.
+
+    Raises OSError when the process is gone or not more than a zombie, which has neither.
+    Source: fs/exec.c exec_mmap(), fs/binfmt_elf.c create_elf_tables() (6.12).
+    """
+    deadline = time.monotonic() + _EXEC_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if title := Path(process, "cmdline").read_bytes().rstrip(b"\0"):
+            return title.decode(errors="replace")
+        os.stat(f"{process}/exe")
+    return ""

@@ -246,6 +246,7 @@ def test_pause_holds_names_itself_and_leaves_no_zombies(kernel: Make) -> None:
     here = kernel()
     made(here, state_of(Sysctl("n", "net/ipv4/ip_forward", "1")))
     pid = here.sandboxes.pids["n"]
+    assert here.sandboxes.adopt() == {"n": pid}
     assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"t/n\0"
     orphan = subprocess.run(
         ["nsenter", "-t", str(pid), "-p", "-m", "sh", "-c", "(sleep 0.01 &) ; echo gone"], capture_output=True, text=True, check=True
