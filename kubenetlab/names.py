@@ -4,6 +4,7 @@ Link names have at most 15 characters (IFNAMSIZ). What a real component creates 
 """
 
 import hashlib
+from functools import lru_cache
 
 MAX_LINK_NAME = 15
 
@@ -56,6 +57,7 @@ def run_netns_name(lab: str, netns: str) -> str:
     return "_".join((lab, kind, *(rest[:2] if kind == "pod" else rest)))
 
 
+@lru_cache(maxsize=8192)  # every neighbour of every pod is asked for by name
 def mac_of(address: str) -> str:
     """The MAC of the link with this IPv4 address, as CNI plugins make it: 0a:58 and the address's four bytes."""
     return f"0a:58:{_hex(address)}"

@@ -124,19 +124,16 @@ def _fabric(external: tuple[ExternalHost, ...], neighbors: tuple[str, ...]) -> t
 def _node(node: NodeView, cni: CNI) -> tuple[Wanted, ...]:
     layers = [*_by_namespace(fabric.node(node), Origin("fabric", f"Node {node.name}"))]
     layers += _by_namespace(cni.node(node), Origin(_mode_name("cni", cni), f"Node {node.name}"))
-    for pod in node.pods:
-        ends = (obj for obj in cni.pod(node, pod) if obj.netns == node.netns)
-        layers += _by_namespace(ends, Origin(_mode_name("cni", cni), f"Pod {pod.full_name}"))
     if cni.network(node).has_network:
         layers += _by_namespace(egress.rules(node), Origin("ip-masq-agent", f"Node {node.name}"))
     return tuple(layers)
 
 
 def _pod(node: NodeView, pod: PodView, cni: CNI) -> tuple[Wanted, ...]:
-    here = (obj for obj in cni.pod(node, pod) if obj.netns == pod.netns)
+    """What a pod needs, in its own namespace and in its node's."""
     return (
         *_by_namespace(pods.sandbox(node, pod), Origin("kubelet", f"Pod {pod.full_name}")),
-        *_by_namespace(here, Origin(_mode_name("cni", cni), f"Pod {pod.full_name}")),
+        *_by_namespace(cni.pod(node, pod), Origin(_mode_name("cni", cni), f"Pod {pod.full_name}")),
     )
 
 

@@ -4,6 +4,7 @@ Source: include/linux/socket.h, include/uapi/linux/rtnetlink.h (6.12).
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, Literal
 
@@ -17,6 +18,13 @@ SCOPE_OF_NUMBER: Final[Mapping[int, Scope]] = {number: scope for scope, number i
 
 OUR_PROTOCOL: Final = 4
 """RTPROT_STATIC, the mark of what we have made: somebody else's additions (`ip route add` says `boot`) are left alone."""
+
+
+@lru_cache(maxsize=8192)
+def packed(address: str) -> tuple[int, bytes]:
+    """(family, bytes) of an address; the same few thousand are encoded over and over."""
+    parsed = ip_address(address)
+    return FAMILY_OF_VERSION[parsed.version], parsed.packed
 
 
 def address_text(value: memoryview) -> str:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from ipaddress import ip_address
 
 from kubenetlab.hoststate import wire
-from kubenetlab.hoststate.ip import FAMILY_OF_VERSION, OUR_PROTOCOL, address_text
+from kubenetlab.hoststate.ip import OUR_PROTOCOL, address_text, packed
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.wire import Links, as_mac, as_number, attribute, attributes, mac_bytes, message
 
@@ -47,9 +46,8 @@ class Neighbor(Object, frozen=True):
         return message(wire.RTM_DELNEIGH, 0, self._header(links))
 
     def _header(self, links: Links) -> bytes:
-        address = ip_address(self.address)
-        header = _NDMSG.pack(FAMILY_OF_VERSION[address.version], links.index(self.netns, self.link), NUD_PERMANENT, 0, 0)
-        return header + attribute(NDA_DST, address.packed)
+        family, address = packed(self.address)
+        return _NDMSG.pack(family, links.index(self.netns, self.link), NUD_PERMANENT, 0, 0) + attribute(NDA_DST, address)
 
 
 def decode_neighbor(netns: str, body: memoryview, names: Mapping[int, str]) -> tuple[Neighbor, bool] | None:
