@@ -119,7 +119,8 @@ def _draw(found: Matrix) -> None:
     say()
     services = [column for column in found.destinations if not isinstance(column, Place)]
     for column in services:
-        say(f"{paint(numbers[column.title].rjust(depth), DIM)} {column.title}  {paint(column.address, DIM)}")
+        note = "" if column.endpoints else "  no ready endpoint"
+        say(f"{paint(numbers[column.title].rjust(depth), DIM)} {column.title}  {paint(column.address + note, DIM)}")
     if services:
         say()
 

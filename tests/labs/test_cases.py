@@ -1,4 +1,4 @@
-"""Manifests and truth tables that nobody here wrote: the documentation's examples, a shop of twelve services, a table of DNS records."""
+"""Manifests and truth tables that nobody here wrote: the documentation's examples, a table of DNS records."""
 
 from __future__ import annotations
 
@@ -62,41 +62,6 @@ def test_the_documentations_examples_live_together(lab: Lab) -> None:
     assert "nameserver 1.2.3.4" in custom
     assert "search ns1.svc.cluster-domain.example my.dns.search.suffix" in custom
     assert "options ndots:2 edns0" in custom
-
-
-# --- Online Boutique ---
-
-
-@pytest.fixture(scope="module")
-def boutique() -> Iterator[Lab]:
-    for lab in new_lab():
-        lab.run("up", "-f", str(CASES / "microservices-demo" / "kubernetes-manifests.yaml"))
-        yield lab
-
-
-def test_the_boutique_is_up_as_it_is(boutique: Lab) -> None:
-    """Twelve Deployments of one pod, with grpc, tcp and http probes, all ready."""
-    counts = yaml.safe_load((CASES / "microservices-demo" / "expect.yaml").read_text())["pods"]
-    for name, count in counts.items():
-        assert [pod["ready"] for pod in boutique.pods(name)] == [True] * count, name
-
-
-def test_the_boutiques_pods_reach_what_their_variables_name(boutique: Lab) -> None:
-    """Each edge of the table: the client resolves the name by its own search path, connects, and is seen with its own address."""
-    table = yaml.safe_load((CASES / "microservices-demo" / "expect.yaml").read_text())["probes"]
-    edges = [row for row in table if row["to"].startswith("svc:")]
-    assert len(edges) == 17
-    for row in edges:
-        (client,) = boutique.pods(row["from"].rpartition("/")[2])
-        name = row["to"].rpartition("/")[2]
-        (found,) = look_up(boutique, client["name"], name)
-        if row.get("resolves") is False:
-            assert found == "none", row
-            continue
-        assert found == boutique.service(name)["cluster_ips"], row
-        (answer,) = boutique.ask(client, (row["protocol"], found[0], row["port"]))
-        assert answer.who.startswith(f"{name}-"), row
-        assert answer.seen == answer.source == (client["addresses"][0], answer.source[1])
 
 
 # --- DNS ---

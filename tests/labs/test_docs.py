@@ -1,0 +1,81 @@
+"""What the documentation shows is what is seen: every command in it is run, every screen in it compared.
+
+`console` blocks hold commands after `$ ` and what they print; `sh` blocks hold commands alone. `…` stands for any text, a line of only `…`
+for any lines; times, ports of clients and white space at the end do not count. The lab is the test's own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.labs.lab import Lab
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("manifests/**/*.md")))
+WITH_COMMANDS = [page for page in PAGES if re.search(r"^(\$ )?kubenetlab ", (ROOT / page).read_text(), re.MULTILINE)]
+_BLOCK = re.compile(r"^```(console|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_CHANGING = ((r"\d+(\.\d+)? (ms|s)\b", "TIME"), (r"(\d+\.\d+\.\d+\.\d+):\d{5}\b", r"\1:PORT"))
+
+
+def steps(page: Path) -> Iterator[tuple[str, list[str] | None]]:
+    """(command, the lines it prints or None) in the order of the page."""
+    for language, block in _BLOCK.findall((ROOT / page).read_text()):
+        if language == "sh":
+            yield from ((line.partition("  #")[0].strip(), None) for line in block.splitlines() if line.startswith("kubenetlab "))
+            continue
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, *printed = part.splitlines()
+            yield command, printed
+
+
+def pattern(lines: Sequence[str]) -> str:
+    """A regular expression for what the page shows."""
+    return "".join(r"(?:.*\n)*" if line.strip() == "…" else _line(line) for line in lines)
+
+
+def _line(line: str) -> str:
+    return ".*".join(re.escape(part) for part in _plain(line).rstrip().split("…")) + r"\n"
+
+
+def _plain(text: str) -> str:
+    for changing, word in _CHANGING:
+        text = re.sub(changing, word, text)
+    return text
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=str)
+def test_pages_show_what_is_seen(page: Path, lab: Lab) -> None:
+    """No command of a page is misused, and each screen is as it is printed."""
+    environment = {**os.environ, "KUBENETLAB_LAB": lab.name, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    title = "quickstart"
+    for command, printed in steps(page):
+        if match := re.search(r"up -f manifests/\d+-(\S+)", command):
+            title = match[1]
+        done = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=90)
+        said = (done.stdout + done.stderr).replace(lab.name, title)
+        assert done.returncode in (0, 1), f"{command}\n{said}"
+        if printed is not None:
+            seen = "".join(f"{line.rstrip()}\n" for line in _plain(said).splitlines())
+            assert re.fullmatch(pattern(printed), seen), f"$ {command}\n{said}\n--- but {page} shows\n" + "\n".join(printed)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every link to a file of this project finds one."""
+    text = (ROOT / page).read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
+@pytest.mark.parametrize("folder", sorted(path.name for path in (ROOT / "manifests").iterdir() if path.is_dir()))
+def test_every_lab_to_start_from_has_its_page(folder: str) -> None:
+    """And a line in the table of all."""
+    assert (ROOT / "manifests" / folder / "README.md").is_file()
+    assert f"[{folder}]({folder})" in (ROOT / "manifests" / "README.md").read_text()
