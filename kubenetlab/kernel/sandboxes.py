@@ -16,7 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kubenetlab.hoststate.sandbox import Sandbox
-from kubenetlab.kernel.syscalls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUTS, open_namespace, set_hostname, setns, unshare
+from kubenetlab.kernel.syscalls import (
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWPID,
+    CLONE_NEWUTS,
+    inside_network,
+    open_namespace,
+    set_hostname,
+    setns,
+    unshare,
+)
 
 _KINDS = {"net": CLONE_NEWNET, "uts": CLONE_NEWUTS, "ipc": CLONE_NEWIPC}
 _EXEC_TIMEOUT_S = 1.0
@@ -62,15 +72,8 @@ class Sandboxes:
     @contextmanager
     def inside(self, netns: str) -> Iterator[None]:
         """Stands in a sandbox's network namespace for the length of the block. Raises KeyError when there is no such sandbox."""
-        fd = self.open(netns)
-        try:
-            setns(fd, CLONE_NEWNET)
-        finally:
-            os.close(fd)
-        try:
+        with inside_network(self.open(netns), self._home["net"]):
             yield
-        finally:
-            setns(self._home["net"], CLONE_NEWNET)
 
     def open(self, netns: str, kind: str = "net") -> int:
         """A descriptor of one of a sandbox's namespaces; the caller closes it."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,19 @@ def unshare(flags: int) -> None:
 def setns(fd: int, flags: int = 0) -> None:
     """Joins a namespace, or with a pidfd all of a process's namespaces that the flags name."""
     _call("setns", fd, flags)
+
+
+@contextmanager
+def inside_network(fd: int, home: int) -> Iterator[None]:
+    """Stands in a network namespace for the length of the block, then in `home` again. Closes `fd`: an open one pins what it names."""
+    try:
+        setns(fd, CLONE_NEWNET)
+    finally:
+        os.close(fd)
+    try:
+        yield
+    finally:
+        setns(home, CLONE_NEWNET)
 
 
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0) -> None:

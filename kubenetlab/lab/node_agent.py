@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import time
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ import msgspec
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel import nft
-from kubenetlab.kernel.syscalls import CLONE_NEWNET, open_namespace, setns
+from kubenetlab.kernel.syscalls import inside_network, open_namespace
 from kubenetlab.lab.channel import Channel
 from kubenetlab.lab.init import Boot
 from kubenetlab.lab.podnet import Namespace
@@ -32,7 +33,12 @@ class Ruleset:
         self.pid = pid
         self.life = os.pidfd_open(pid)
         self._home = home
-        self._inside(self._open)
+        try:
+            with self._inside():
+                self._nft = nft.open_here()
+        except OSError:
+            os.close(self.life)
+            raise
 
     def run(self, text: str) -> Message:
         """The new generation, or nft's refusal."""
@@ -42,12 +48,11 @@ class Ruleset:
         except nft.NftError as error:
             return {"error": str(error)}
         took_ms = round((time.perf_counter() - begun) * 1000, 2)
-        self._inside(self._read_generation)
-        return {"generation": self._generation, "ms": took_ms}
+        return {"generation": self.generation(), "ms": took_ms}
 
     def generation(self) -> int:
-        self._inside(self._read_generation)
-        return self._generation
+        with self._inside():
+            return nft.generation()
 
     def list_table(self, family: str, table: str) -> Any:
         return self._nft.list_table(family, table)
@@ -59,22 +64,8 @@ class Ruleset:
         self._nft.close()
         os.close(self.life)
 
-    def _open(self) -> None:
-        self._nft = nft.open_here()
-
-    def _read_generation(self) -> None:
-        self._generation = nft.generation()
-
-    def _inside(self, work: Any) -> None:
-        fd = open_namespace("net", self.pid)
-        try:
-            setns(fd, CLONE_NEWNET)
-        finally:
-            os.close(fd)
-        try:
-            work()
-        finally:
-            setns(self._home, CLONE_NEWNET)
+    def _inside(self) -> AbstractContextManager[None]:
+        return inside_network(open_namespace("net", self.pid), self._home)
 
 
 class NodeAgent:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from ipaddress import ip_address
 
-from kubenetlab.kernel.syscalls import CLONE_NEWNET, setns
+from kubenetlab.kernel.syscalls import inside_network
 from kubenetlab.lab.http import fetch
 from kubenetlab.programs.http import Response
 from kubenetlab.programs.resolver import Resolver, first_address
@@ -27,15 +27,8 @@ class Namespace:
 
     def run(self, open_: Callable[[], socket.socket]) -> socket.socket:
         """Calls `open_` inside. Raises OSError; FileNotFoundError or ProcessLookupError when the process is gone."""
-        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            setns(fd, CLONE_NEWNET)
-        finally:
-            os.close(fd)
-        try:
+        with inside_network(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), self._home):
             return open_()
-        finally:
-            setns(self._home, CLONE_NEWNET)
 
     def socket(self, kind: socket.SocketKind) -> socket.socket:
         """A new non-blocking IPv4 socket inside."""

@@ -12,12 +12,12 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
 
-from kubenetlab.kernel.syscalls import CLONE_NEWNET, open_namespace, setns
+from kubenetlab.kernel.syscalls import inside_network, open_namespace
 from kubenetlab.observe.targets import Place
 
 Outcome = Literal["answer", "refused", "unreachable", "silence"]
@@ -106,18 +106,8 @@ class _Batch:
         for index, probe in enumerate(self._probes):
             by_source.setdefault(probe.source.netns, []).append(index)
         for netns, indexes in by_source.items():
-            self._inside(netns, lambda netns=netns, indexes=indexes: self._open_here(netns, indexes))  # type: ignore[misc]
-
-    def _inside(self, netns: str, work: Callable[[], None]) -> None:
-        fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            setns(fd, CLONE_NEWNET)
-        finally:
-            os.close(fd)
-        try:
-            work()
-        finally:
-            setns(self._home, CLONE_NEWNET)
+            with inside_network(os.open(netns, os.O_RDONLY | os.O_CLOEXEC), self._home):
+                self._open_here(netns, indexes)
 
     def _open_here(self, netns: str, indexes: Sequence[int]) -> None:
         if any(self._probes[index].protocol == "ICMP" for index in indexes):
