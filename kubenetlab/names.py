@@ -4,9 +4,16 @@ Link names have at most 15 characters (IFNAMSIZ). What a real component creates 
 """
 
 import hashlib
+import re
 from functools import lru_cache
 
 MAX_LINK_NAME = 15
+MAX_HOSTNAME = 63
+MAX_ALIAS = 255
+MAX_LAB_NAME = 40
+"""It becomes part of a socket's path, which has 108 bytes at most."""
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+"""A DNS label (RFC 1123 §2.1)."""
 
 NODE_UPLINK = "eth0"
 """A node's way onto the fabric."""
@@ -26,6 +33,27 @@ ROUTER = "fabric/router"
 
 KUBE_PROXY_TABLE = "kube-proxy"
 MASQUERADE_TABLE = "ip-masq-agent"
+
+
+def label_fault(name: str) -> str | None:
+    """Why `name` is no DNS label, or None when it is one."""
+    if len(name) > 63:
+        return f"wanted at most 63 characters, found {len(name)}"
+    if not LABEL.fullmatch(name):
+        return f'wanted a DNS label (RFC 1123: lower-case letters, digits and -, a letter or digit at both ends), found "{name}"'
+    return None
+
+
+def lab_name_fault(name: str) -> str | None:
+    """Why a lab cannot be called `name`, or None when it can."""
+    if len(name) > MAX_LAB_NAME:
+        return f"wanted at most {MAX_LAB_NAME} characters, found {len(name)}"
+    return label_fault(name)
+
+
+def hostname(name: str) -> str:
+    """What a machine called `name` can call itself: the kernel keeps 64 bytes, a DNS label has 63."""
+    return name[:MAX_HOSTNAME].rstrip("-.")
 
 
 def node_netns(node: str) -> str:
@@ -49,6 +77,11 @@ def port_name(name: str) -> str:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()
     return f"{name[:9]}-{digest[:5]}"
+
+
+def link_alias(component: str, subject: str) -> str:
+    """What `ip link` shows of a link's origin: `cni bridge: pod default/web`. The kernel keeps 255 bytes."""
+    return f"{component}: {subject}"[:MAX_ALIAS]
 
 
 def run_netns_name(lab: str, netns: str) -> str:

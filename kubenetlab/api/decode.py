@@ -42,7 +42,7 @@ def decode(document: Mapping[str, Any], type_: type[T]) -> Decoded[T]:
     try:
         return Decoded(msgspec.convert(document, type_))
     except msgspec.ValidationError:
-        pruned = _without_nulls(document)
+        pruned = without_nulls(document)
     findings = tuple(_compare(pruned, inspect.type_info(type_), ()))
     if all(finding.is_unknown_field for finding in findings):
         return Decoded(msgspec.convert(_without(pruned, {finding.path for finding in findings}), type_), findings)
@@ -81,11 +81,12 @@ def found(value: Any) -> str:
     return str(value)
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
+    """A document without what is null: to Kubernetes that is the same as absent."""
     if isinstance(value, Mapping):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
+        return [without_nulls(item) for item in value]
     return value
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -39,11 +40,10 @@ class Document(Struct, frozen=True):
 
     def line_of(self, path: Path) -> int:
         """The line of a field, or of the nearest field above it that is there."""
-        try:
-            node = yaml.compose(self.text.replace("\t", " "), Loader=_Loader)
-        except yaml.YAMLError:
+        node = _composed(self.text)
+        if node is None:
             return self.first_line
-        line = node.start_mark.line if node else 0
+        line: int = node.start_mark.line
         for step in path:
             entry = _child(node, step)
             if entry is None:
@@ -83,6 +83,15 @@ def read_documents(file: str, data: bytes) -> tuple[list[Document], list[Problem
     return documents, problems
 
 
+@lru_cache(maxsize=1)  # a document with many mistakes is asked about again and again
+def _composed(text: str) -> Any:
+    """A document with the place of everything in it; None when it cannot be read."""
+    try:
+        return yaml.compose(text.replace("\t", " "), Loader=_Loader)
+    except yaml.YAMLError:
+        return None
+
+
 class _ReadError(Exception):
     def __init__(self, message: str, line: int = 0, hints: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -102,7 +111,9 @@ def _split(text: str) -> Iterator[tuple[int, str]]:
 def _parse(text: str) -> Any:
     if text.lstrip().startswith(("{", "[")):
         try:
-            return json.loads(text, object_pairs_hook=_unique)
+            value = json.loads(text, object_pairs_hook=_unique)
+            _check_json_depth(value)
+            return value
         except RecursionError:
             raise _ReadError(f"nested deeper than {MAX_DEPTH} levels") from None
         except ValueError:
@@ -127,6 +138,15 @@ def _parse(text: str) -> Any:
         raise _ReadError(f"control character #x{error.character:04x} is not allowed in YAML", line) from None
     finally:
         loader.dispose()
+
+
+def _check_json_depth(value: Any, depth: int = 1) -> None:
+    if depth > MAX_DEPTH:
+        raise _ReadError(f"nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, (dict, list)):
+                _check_json_depth(item, depth + 1)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -219,7 +239,10 @@ def _integer(node: Any) -> int:
     unsigned = digits.lstrip("+-")
     if len(unsigned) > 1 and unsigned[0] == "0" and unsigned[1] in "01234567":
         digits = digits.replace("0", "0o", 1)
-    return int(digits, 0)
+    try:
+        return int(digits, 0)
+    except ValueError:  # 0x_, or thousands of digits
+        raise yaml.constructor.ConstructorError(None, None, f'"{node.value[:20]}…" is no number', node.start_mark) from None
 
 
 def _child(node: Any, step: str | int) -> tuple[int, Any] | None:

@@ -1,22 +1,44 @@
 """The kinds that the lab models, found by kind, plural or short name; and what the API groups are called."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
+from kubenetlab.api import builtin
 from kubenetlab.api.apps import Deployment, ReplicaSet
-from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.lab import Attachment, Decisions, Ledger, NodeReport, Observed
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 
 SERVED: Final[tuple[type[Resource], ...]] = (Namespace, Node, Pod, Service, EndpointSlice, Deployment, ReplicaSet, Event, ClusterConfig)
 """The kinds that `get` and the API show, in the order of `get all`-like listings."""
 
-WRITABLE: Final[Mapping[str, type[Resource]]] = {
-    kind.kind: kind for kind in (ClusterConfig, Namespace, Pod, Service, EndpointSlice, Deployment, ReplicaSet)
-}
-"""The kinds that a manifest may hold, by name."""
+NAMESPACED: Final[tuple[type[Resource], ...]] = tuple(kind for kind in SERVED if kind.is_namespaced)
+"""Those of them that live in a namespace."""
+
+STORED: Final[tuple[type[Resource], ...]] = (*SERVED, Attachment, Observed, NodeReport, Ledger, Decisions)
+"""Every kind that the store may hold."""
+
+WRITABLE: Final[tuple[type[Resource], ...]] = (ClusterConfig, Namespace, Pod, Service, EndpointSlice, Deployment, ReplicaSet)
+"""The kinds that a manifest may hold."""
+
+
+def group_of(api_version: str) -> str:
+    """`apps/v1` → `apps`; the core group has no name."""
+    return api_version.rpartition("/")[0]
+
+
+def writable(document: Mapping[str, Any]) -> type[Resource] | None:
+    """The type of a document; None for a kind that the lab does not model, such as another group's of the same name."""
+    return _BY_GROUP.get((group_of(str(document.get("apiVersion", ""))), str(document.get("kind", ""))))
+
+
+def qualified_kind(document: Mapping[str, Any]) -> str:
+    """`Service` for the kinds of Kubernetes' projects and the lab's, `Service.serving.knative.dev` for another group's."""
+    kind, group = str(document.get("kind", "")), group_of(str(document.get("apiVersion", "")))
+    return kind if group in _PLAIN_GROUPS or group.endswith(".k8s.io") else f"{kind}.{group}"
 
 
 def find_kind(word: str) -> type[Resource] | None:
@@ -34,4 +56,9 @@ def plurals() -> tuple[str, ...]:
     return tuple(kind.plural for kind in SERVED)
 
 
+_CONFIG_GROUPS = tuple(group_of(version) for version in API_VERSIONS)
+_BY_GROUP = {(group_of(kind.api_version), kind.kind): kind for kind in WRITABLE} | {
+    (group, ClusterConfig.kind): ClusterConfig for group in _CONFIG_GROUPS
+}
+_PLAIN_GROUPS = {*(group_of(version) for version in builtin.KINDS), *_CONFIG_GROUPS}
 _BY_WORD = {word: kind for kind in SERVED for word in (kind.kind.lower(), kind.plural, *kind.short_names)}

@@ -95,8 +95,8 @@ class Ledger(Internal, frozen=True):
     is_namespaced = False
 
     metadata: ObjectMeta = ObjectMeta(name="ledger")
-    pod_serials: dict[str, int] = {}
-    """Next pod of each ReplicaSet, by its uid."""
+    serials: dict[str, int] = {}
+    """How many objects each owner has made, by its uid: no two of its children are named, or identified, alike."""
     last_addresses: dict[str, tuple[str, ...]] = {}
     """The address given out last on each node, per family."""
     next_veth: dict[str, int] = {}

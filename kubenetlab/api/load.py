@@ -16,7 +16,7 @@ from kubenetlab.api import builtin
 from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.decode import Decoded, Finding, decode, format_path, found, is_beside
 from kubenetlab.api.documents import MAX_BYTES, Document, Path, read_documents
-from kubenetlab.api.kinds import WRITABLE
+from kubenetlab.api.kinds import qualified_kind, writable
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.validate import validate
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
@@ -69,7 +69,7 @@ class Loaded(Struct, frozen=True):
     @property
     def not_modelled(self) -> tuple[str, ...]:
         """The kinds that are kept without being used, each once, as they came."""
-        return tuple(dict.fromkeys(str(entry.value["kind"]) for entry in self.entries if entry.object is None))
+        return tuple(dict.fromkeys(qualified_kind(entry.value) for entry in self.entries if entry.object is None))
 
 
 def load(names: Sequence[str], *, strict: bool = False, check: Check | None = None) -> Loaded:
@@ -118,7 +118,7 @@ def title_of(value: Mapping[str, Any]) -> str:
     meta = value.get("metadata")
     meta = meta if isinstance(meta, Mapping) else {}
     name = meta.get("name") or value.get("name") or ""
-    kind = WRITABLE.get(str(value.get("kind")))
+    kind = writable(value)
     namespace = meta.get("namespace") or ("default" if name and (kind is None or kind.is_namespaced) else "")
     return f"{value.get('kind', 'object')} {namespace}/{name}" if namespace and name else f"{value.get('kind', 'object')} {name}".strip()
 
@@ -196,7 +196,7 @@ def _unknown_kind(api_version: str, kind: str) -> tuple[str, ...] | None:
 
 
 def _entry(document: Document, path: Path, value: Mapping[str, Any], strict: bool, check: Check | None) -> tuple[Entry, list[Problem]]:
-    type_ = WRITABLE.get(value["kind"])
+    type_ = writable(value)
     if type_ is None:
         entry = Entry(document, path, value, None)
         meta = value.get("metadata")
@@ -246,8 +246,8 @@ def _duplicates(entries: Iterable[Entry]) -> Iterator[Problem]:
     """The same object twice: the later one wins, as with kubectl, but hardly ever on purpose; a second Cluster is a mistake."""
     seen: dict[tuple[str, str], Entry] = {}
     for entry in entries:
-        is_config = entry.value["kind"] == ClusterConfig.kind
-        key = (str(entry.value["kind"]), "" if is_config else entry.title)
+        is_config = writable(entry.value) is ClusterConfig
+        key = (qualified_kind(entry.value), "" if is_config else entry.title)
         if key in seen:
             where = f"{seen[key].document.file}:{seen[key].document.line_of(seen[key].path)}"
             message = f"a second Cluster; the first is at {where}" if is_config else f"stands at {where} too; the later one is used"

@@ -5,6 +5,7 @@ knows and the lab accepts without using it. Everything else in a document is a m
 Source: k8s.io/apimachinery pkg/apis/meta/v1/types.go (1.33).
 """
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
@@ -15,6 +16,9 @@ Unmodelled = Any
 """The type of a field that Kubernetes knows and the lab does not use."""
 
 Labels = Mapping[str, str]
+
+_KEY = r"[A-Za-z0-9][-A-Za-z0-9_./]*"
+_REQUIREMENT = re.compile(rf"\s*(?:(!)?\s*({_KEY})|({_KEY})\s*(==|=|!=)\s*([-A-Za-z0-9_.]*)|({_KEY})\s+(in|notin)\s*\(([^)]*)\))\s*")
 
 _ACRONYMS = {
     "ip": "IP",
@@ -107,6 +111,27 @@ def _holds(part: LabelSelectorRequirement, labels: Labels) -> bool:
             return part.key in labels
         case "DoesNotExist":
             return part.key not in labels
+
+
+def parse_selector(text: str) -> LabelSelector:
+    """kubectl's notation: `app=web,tier!=db,env in (dev,test),!canary`. Raises ValueError for what is none.
+
+    Source: k8s.io/apimachinery pkg/labels/selector.go.
+    """
+    parts: list[LabelSelectorRequirement] = []
+    for part in re.findall(r"(?:[^,(]|\([^)]*\))+", text):
+        match = _REQUIREMENT.fullmatch(part)
+        if match is None:
+            raise ValueError(f'"{part}" is no part of a label selector, such as app=web, tier!=db, env in (dev,test) or !canary')
+        negated, bare, key, equals, value, set_key, word, values = match.groups()
+        if bare is not None:
+            parts.append(LabelSelectorRequirement(bare, "DoesNotExist" if negated else "Exists"))
+        elif key is not None:
+            parts.append(LabelSelectorRequirement(key, "NotIn" if equals == "!=" else "In", (value,)))
+        else:
+            options = tuple(option.strip() for option in values.split(","))
+            parts.append(LabelSelectorRequirement(set_key, "In" if word == "in" else "NotIn", options))
+    return LabelSelector(match_expressions=tuple(parts))
 
 
 class Condition(Record, frozen=True):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct, structs
 
 from kubenetlab.api.config import Networking
-from kubenetlab.api.meta import Resource
+from kubenetlab.api.decode import without_nulls
+from kubenetlab.api.meta import Resource, Unmodelled
 from kubenetlab.api.store import Cluster
 
 _SHOWN: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -44,14 +47,10 @@ _SHOWN: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 def render(cluster: Cluster, obj: Resource) -> dict[str, Any]:
-    """The object's document: what was given, with what the cluster has filled in on top."""
+    """The object's document: what was given, with what the cluster has filled in or changed."""
     given = cluster.given.get((obj.kind, obj.namespace, obj.name), {})
-    filled = msgspec.to_builtins(obj)
-    document = {
-        "apiVersion": obj.api_version,
-        "kind": obj.kind,
-        **_overlay({key: value for key, value in given.items() if key != "status"}, filled),
-    }
+    shown = _rendered(obj, {key: value for key, value in given.items() if key not in ("apiVersion", "kind", "status")})
+    document = {"apiVersion": obj.api_version, "kind": obj.kind, **shown}
     for path, value in _SHOWN.get(obj.kind, {}).items():
         _show(document, path.split("."), value)
     return document
@@ -68,13 +67,37 @@ def _show(document: dict[str, Any], path: list[str], value: Any) -> None:
             _show(below, rest, value)
 
 
-def _overlay(base: Any, top: Any) -> Any:
-    """`top` over `base`: mappings are merged, lists entry by entry when they are equally long, all else is replaced."""
-    if isinstance(base, Mapping) and isinstance(top, Mapping):
-        merged = dict(base)
-        for key, value in top.items():
-            merged[key] = _overlay(base[key], value) if key in base else value
-        return merged
-    if isinstance(base, list) and isinstance(top, list) and len(base) == len(top):
-        return [_overlay(left, right) for left, right in zip(base, top, strict=True)]
-    return top
+def _rendered(value: Any, given: Any) -> Any:
+    """A value as a document. Where the lab knows a field, its own value counts, and a default is shown only when it was given;
+    where it does not, what was given stays. Nulls stand for nothing, as in Kubernetes."""
+    if isinstance(value, Struct):
+        return _rendered_struct(value, given if isinstance(given, Mapping) else {})
+    if isinstance(value, Mapping):
+        below = given if isinstance(given, Mapping) else {}
+        return {key: _rendered(item, below.get(key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        entries = given if isinstance(given, list) and len(given) == len(value) else [None] * len(value)
+        return [_rendered(item, entry) for item, entry in zip(value, entries, strict=True)]
+    return msgspec.to_builtins(value)
+
+
+def _rendered_struct(value: Struct, given: Mapping[str, Any]) -> dict[str, Any]:
+    filled: dict[str, Any] = {}
+    known = _fields(type(value))
+    for name, (attribute, default, is_modelled) in known.items():
+        own = getattr(value, attribute)
+        if is_modelled and (own != default or given.get(name) is not None):
+            filled[name] = _rendered(own, given.get(name))
+    kept = {name: without_nulls(item) for name, item in given.items() if item is not None and not (name in known and known[name][2])}
+    order = [name for name in given if name in filled or name in kept]
+    return {name: filled.get(name, kept.get(name)) for name in (*order, *(name for name in filled if name not in given))}
+
+
+@cache
+def _fields(type_: type[Struct]) -> dict[str, tuple[str, Any, bool]]:
+    """Kubernetes' name of each field → (ours, its default, whether the lab models it)."""
+    fields = {}
+    for field in structs.fields(type_):
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        fields[field.encode_name] = (field.name, default, field.type is not Unmodelled)
+    return fields

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from msgspec import structs
@@ -17,7 +18,7 @@ R = TypeVar("R", bound=Resource)
 Kind = type[Resource]
 Document = Mapping[str, Any]
 GivenKey = tuple[str, str, str]
-"""(kind, namespace, name)"""
+"""(kind, namespace, name); the kind as `kinds.qualified_kind` has it"""
 
 
 class Delete(NamedTuple):
@@ -65,16 +66,9 @@ class Cluster:
         return self._objects.get(kind, {}).get((namespace, name))  # type: ignore[return-value]
 
     @property
-    def kinds(self) -> Iterable[Kind]:
-        return self._objects.keys()
-
-    @property
     def config(self) -> ClusterConfig:
         configs = self.all(ClusterConfig)
         return configs[0] if configs else ClusterConfig()
-
-    def namespace_exists(self, name: str) -> bool:
-        return self.get(Namespace, "", name) is not None
 
     def pods_on(self, node: str) -> Sequence[Pod]:
         """The pods bound to a node, in the order in which they came."""
@@ -84,11 +78,15 @@ class Cluster:
 
     def select(self, namespace: str, selector: LabelSelector | Labels) -> Sequence[Pod]:
         """The pods of a namespace that a selector matches; a plain mapping is Service's old form of a selector."""
-        by_namespace = self._index("pods by namespace", lambda: _group(self.all(Pod), lambda pod: pod.namespace))
-        pods: Sequence[Pod] = by_namespace.get(namespace, ())
-        if isinstance(selector, LabelSelector):
-            return [pod for pod in pods if selector.matches(pod.labels)]
-        return [pod for pod in pods if matches_labels(selector, pod.labels)]
+        labels = selector.match_labels if isinstance(selector, LabelSelector) else selector
+        if labels:
+            by_label = self._index("pods by label", lambda: _by_label(self.all(Pod)))
+            pods: Sequence[Pod] = min((by_label.get((namespace, *pair), ()) for pair in labels.items()), key=len)
+        else:
+            by_namespace = self._index("pods by namespace", lambda: _group(self.all(Pod), lambda pod: pod.namespace))
+            pods = by_namespace.get(namespace, ())
+        matches = selector.matches if isinstance(selector, LabelSelector) else partial(matches_labels, selector)
+        return [pod for pod in pods if matches(pod.labels)]
 
     def owned_by(self, kind: type[R], owner: Resource) -> Sequence[R]:
         """The objects of a kind whose controller is `owner`."""
@@ -112,9 +110,12 @@ class Cluster:
         return self.get(Node, "", name)
 
     def with_changes(self, changes: Iterable[Change]) -> Cluster:
-        """The store after the changes; itself when none of them changes anything."""
+        """The store after the changes; itself when none of them changes anything.
+
+        What was given goes with its object; with a namespace all that was given in it, of whatever kind.
+        """
         objects: dict[Kind, dict[tuple[str, str], Resource]] = {}
-        revision = self.revision
+        revision, given = self.revision, self.given
 
         def writable(kind: Kind) -> dict[tuple[str, str], Resource]:
             if kind not in objects:
@@ -129,13 +130,14 @@ class Cluster:
                 if current(change.kind, (change.namespace, change.name)) is not None:
                     revision += 1
                     del writable(change.kind)[change.namespace, change.name]
+                    given = _without(given, change)
             elif not _is_same(change, current(type(change), change.key)):
                 revision += 1
                 meta = structs.replace(change.metadata, resource_version=str(revision))
                 writable(type(change))[change.key] = structs.replace(change, metadata=meta)
         if not objects:
             return self
-        return Cluster({**self._objects, **objects}, self.given, revision)
+        return Cluster({**self._objects, **objects}, given, revision)
 
     def with_given(self, documents: Mapping[GivenKey, Document | None]) -> Cluster:
         """The store with some documents as given replaced; None takes one away."""
@@ -150,6 +152,13 @@ class Cluster:
         return self._indexes[name]
 
 
+def _without(given: Mapping[GivenKey, Document], gone: Delete) -> Mapping[GivenKey, Document]:
+    key = (gone.kind.kind, gone.namespace, gone.name)
+    if gone.kind is not Namespace:
+        return {other: document for other, document in given.items() if other != key} if key in given else given
+    return {other: document for other, document in given.items() if other != key and other[1] != gone.name}
+
+
 def _is_same(new: Resource, old: Resource | None) -> bool:
     """True when nothing differs but the resource version: that is the store's own, and who makes an object anew does not know it."""
     if old is None or new == old:
@@ -160,6 +169,15 @@ def _is_same(new: Resource, old: Resource | None) -> bool:
 
 def _controller_uid(obj: Resource) -> str:
     return next((owner.uid for owner in obj.metadata.owner_references if owner.controller), "")
+
+
+def _by_label(pods: Iterable[Pod]) -> dict[tuple[str, str, str], list[Pod]]:
+    """(namespace, label, its value) → pods."""
+    groups: dict[tuple[str, str, str], list[Pod]] = {}
+    for pod in pods:
+        for pair in pod.labels.items():
+            groups.setdefault((pod.namespace, *pair), []).append(pod)
+    return groups
 
 
 def _group(objects: Iterable[Any], key: Any) -> dict[Any, list[Any]]:

@@ -8,7 +8,8 @@ import sys
 
 def main() -> None:
     """The entry point of the command `kubenetlab`."""
-    is_debug = "--debug" in sys.argv
+    ours = sys.argv[: sys.argv.index("--")] if "--" in sys.argv else sys.argv
+    is_debug = "--debug" in ours
     if is_debug:
         sys.argv.remove("--debug")
         os.environ["KUBENETLAB_DEBUG"] = "1"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from kubenetlab.api.kinds import find_kind, known_words
+from kubenetlab.api.kinds import find_kind, known_words, qualified_kind
 from kubenetlab.api.meta import Resource
 from kubenetlab.cli.screen import say
 from kubenetlab.errors import LabError, UsageError, did_you_mean
 from kubenetlab.lab.client import ApiError, Client
 from kubenetlab.lab.paths import object_path
+
+Wanted = tuple[type[Resource], str, str]
+"""(kind, namespace, name)"""
 
 WAIT_S = 30.0
 POLL_S = 0.01
@@ -29,10 +31,10 @@ def delete(client: Client, what: Sequence[str], files: Sequence[str] | None, nam
                 wanted.append((type(entry.object), entry.object.namespace, entry.object.name))
             else:
                 meta = entry.value["metadata"]
-                given.append((entry.value["kind"], meta.get("namespace", ""), meta["name"]))
+                given.append((qualified_kind(entry.value), meta.get("namespace", ""), meta["name"]))
     if not wanted and not given:
         raise UsageError("nothing to delete; name objects (pod web-0), or manifests with -f FILE")
-    gone = [one for one in wanted if _delete_one(client, one, is_named=not files)]
+    gone = [(one, uid) for one in wanted if (uid := _delete_one(client, one, is_named=not files)) is not None]
     if given:
         for kind, _, name in client.post("/apis/kubenetlab.dev/v1alpha1/delete", {"keys": given})["deleted"]:
             say(f"{kind} {name} deleted")
@@ -40,7 +42,7 @@ def delete(client: Client, what: Sequence[str], files: Sequence[str] | None, nam
         _wait(client, gone)
 
 
-def _named(what: Sequence[str], namespace: str) -> Iterator[tuple[type[Resource], str, str]]:
+def _named(what: Sequence[str], namespace: str) -> Iterator[Wanted]:
     """`pod web-0 web-1`, `pod/web-0 svc/web`."""
     if what and "/" not in what[0]:
         if len(what) < 2:
@@ -55,16 +57,17 @@ def _named(what: Sequence[str], namespace: str) -> Iterator[tuple[type[Resource]
         yield kind, namespace if kind.is_namespaced else "", name
 
 
-def _delete_one(client: Client, one: tuple[type[Resource], str, str], *, is_named: bool) -> bool:
+def _delete_one(client: Client, one: Wanted, *, is_named: bool) -> str | None:
+    """The uid of what is deleted; None when there is no such object, and that is no error."""
     kind, namespace, name = one
     try:
-        client.request("DELETE", object_path(kind, namespace, name))
+        status = client.request("DELETE", object_path(kind, namespace, name)).body
     except ApiError as error:
         if error.code != 404 or is_named:
             raise
-        return False
+        return None
     say(f"{title(kind, namespace, name)} deleted")
-    return True
+    return str(status["details"]["uid"])
 
 
 def title(kind: type[Resource], namespace: str, name: str) -> str:
@@ -72,23 +75,24 @@ def title(kind: type[Resource], namespace: str, name: str) -> str:
     return f"{kind.kind} {namespace}/{name}" if namespace else f"{kind.kind} {name}"
 
 
-def _wait(client: Client, gone: Sequence[tuple[type[Resource], str, str]]) -> None:
+def _wait(client: Client, gone: Sequence[tuple[Wanted, str]]) -> None:
+    """Until each is gone; one of the same name that took its place is another."""
     deadline = time.monotonic() + WAIT_S
-    waiting: list[Any] = list(gone)
+    waiting = list(gone)
     while waiting and time.monotonic() < deadline:
-        waiting = [one for one in waiting if _is_there(client, one)]
+        waiting = [(one, uid) for one, uid in waiting if _uid(client, one) == uid]
         if waiting:
             time.sleep(POLL_S)
     if waiting:
-        titles = ", ".join(title(kind, namespace, name) for kind, namespace, name in waiting)
-        raise LabError(f"after {WAIT_S:g} s still there: {titles}; see: kubenetlab describe {waiting[0][0].kind.lower()} {waiting[0][2]}")
+        titles = ", ".join(title(*one) for one, _ in waiting)
+        kind, _, name = waiting[0][0]
+        raise LabError(f"after {WAIT_S:g} s still there: {titles}; see: kubenetlab describe {kind.kind.lower()} {name}")
 
 
-def _is_there(client: Client, one: tuple[type[Resource], str, str]) -> bool:
+def _uid(client: Client, one: Wanted) -> str | None:
     try:
-        client.get(object_path(*one))
+        return str(client.get(object_path(*one))["metadata"]["uid"])
     except ApiError as error:
         if error.code == 404:
-            return False
+            return None
         raise
-    return True

@@ -73,9 +73,8 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
 
 
 def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
-    import msgspec
-
-    from kubenetlab.api.pods import Container
+    from kubenetlab.api.decode import decode
+    from kubenetlab.api.pods import Probe
     from kubenetlab.datapath.probes import describe
 
     say(f"  {container['name']}:")
@@ -91,16 +90,12 @@ def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Ma
                 _line("Exit Code", detail["exitCode"], 3)
     _line("Ready", status.get("ready", False), 2)
     _line("Restart Count", status.get("restartCount", 0), 2)
-    typed = msgspec.convert(
-        {key: value for key, value in container.items() if key in ("name", "readinessProbe", "livenessProbe")}, Container
+    readiness, liveness = (
+        decode(container[field], Probe).value if field in container else None for field in ("readinessProbe", "livenessProbe")
     )
-    _line(
-        "Readiness",
-        describe(typed.readiness_probe) if typed.readiness_probe else "a connect to its first port, or a ping: the lab's own question",
-        2,
-    )
-    if typed.liveness_probe:
-        _line("Liveness", describe(typed.liveness_probe), 2)
+    _line("Readiness", describe(readiness) if readiness else "a connect to its first port, or a ping: the lab's own question", 2)
+    if liveness:
+        _line("Liveness", describe(liveness), 2)
 
 
 def _service(client: Client, service: Mapping[str, Any]) -> None:

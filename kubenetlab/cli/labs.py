@@ -37,15 +37,14 @@ def up(
     begun = time.monotonic()
     from kubenetlab.cli import manifests
     from kubenetlab.lab import rundir
+    from kubenetlab.lab.client import Client
 
     timeout_s = seconds(timeout)
-    given = manifests.read(files, strict=strict, with_quickstart=not files, cni=cni, proxy=proxy, nodes=nodes, for_new_lab=True)
-    name = lab or given.cluster_config.name or (manifests.QUICKSTART if given.is_quickstart else "lab")
-    _check_name(name)
+    name, given = manifests.for_lab(lab, files, strict=strict, cni=cni, proxy=proxy, nodes=nodes)
+    manifests.warn(given)
     if rundir.is_alive(name):
-        _update(name, files, strict, cni, proxy, nodes, given)
+        _apply(Client(name), given)
     else:
-        manifests.warn(given)
         _create(name, given, keep)
     if no_wait:
         hint(f"kubenetlab get pods -A{_on(name)}")
@@ -73,8 +72,10 @@ def apply(
     given = manifests.read(files, strict=strict)
     manifests.warn(given)
     _apply(client, given)
-    if not no_wait:
-        _wait(client.lab, timeout_s, begun)
+    if no_wait:
+        hint(f"kubenetlab get pods -A{_on(client.lab)}")
+        return
+    _wait(client.lab, timeout_s, begun)
 
 
 def delete(
@@ -103,10 +104,12 @@ def down(lab: Lab = None, every: Annotated[bool, typer.Option("--all", help="All
         raise LabError(f"several labs are there: {', '.join(labs)}; say which with --lab NAME, or --all")
     for name in labs:
         was_alive = client.Client(name).kill()
-        rundir.sweep(name)
+        while not rundir.sweep(name):  # an `up` has just finished
+            was_alive |= client.Client(name).kill()
         say(f"lab {name} is down" if was_alive else f"lab {name} was not up; its traces are gone")
     if not labs:
         say("no lab is up")
+    hint("kubenetlab up" if not client.running() else "kubenetlab list")
 
 
 def plan(
@@ -127,8 +130,7 @@ def plan(
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
-    given = manifests.read(files, strict=strict, with_quickstart=not files, cni=cni, proxy=proxy, nodes=nodes, for_new_lab=True)
-    name = lab or given.cluster_config.name or (manifests.QUICKSTART if given.is_quickstart else "lab")
+    name, given = manifests.for_lab(lab, files, strict=strict, cni=cni, proxy=proxy, nodes=nodes)
     manifests.warn(given)
     if rundir.is_alive(name):
         answer = Client(name).post(f"{API}/plan", {"documents": [entry.value for entry in given.all_entries]})
@@ -179,14 +181,6 @@ def list_(output: OutputOption = Output.table) -> None:
     hint(f"kubenetlab get pods -A{_on(found[0]['name']) if len(found) > 1 else ''}")
 
 
-def _check_name(name: str) -> None:
-    from kubenetlab.api.validate.config import lab_name_fault
-    from kubenetlab.errors import UsageError
-
-    if fault := lab_name_fault(name):
-        raise UsageError(f"--lab {name}: {fault}")
-
-
 def _create(name: str, given: Manifests, keep: bool) -> None:
     """A new lab: plan here, then let it be built."""
     from kubenetlab.cli.progress import Progress
@@ -196,7 +190,7 @@ def _create(name: str, given: Manifests, keep: bool) -> None:
 
     config = given.cluster_config
     require(programs_needed(config))
-    cluster, admission = first_store(given.config, given.entries, time.time())
+    cluster, admission = first_store(given.config, given.entries, time.time(), name)
     _say_namespaces(admission.made_namespaces)
     progress = Progress(name, len(config.nodes))
     try:
@@ -206,24 +200,6 @@ def _create(name: str, given: Manifests, keep: bool) -> None:
         note(f"stopped; nothing of lab {name} is left")
         os._exit(making.STOPPED_BY_SIGINT)
     progress.built(built)
-
-
-def _update(
-    name: str, files: list[str] | None, strict: bool, cni: str | None, proxy: str | None, nodes: int | None, given: Manifests
-) -> None:
-    """A lab that is up: apply what was given; flags change the Cluster document that it has."""
-    from kubenetlab.cli import manifests
-    from kubenetlab.lab.client import Client
-
-    client = Client(name)
-    if (cni or proxy or nodes) and not (given.config is not None and given.config.document.file != manifests.COMMAND_LINE):
-        (current,) = client.get(f"{API}/clusters")["items"]
-        base = {key: value for key, value in current.items() if key != "metadata"}
-        given = manifests.read(
-            files, strict=strict, cni=cni, proxy=proxy, nodes=nodes, with_quickstart=not files and name == manifests.QUICKSTART, base=base
-        )
-    manifests.warn(given)
-    _apply(client, given)
 
 
 def _apply(client: Client, given: Manifests) -> None:
@@ -258,21 +234,26 @@ def _wait(name: str, timeout_s: float, begun: float) -> None:
     from kubenetlab.cli.progress import Waiting
     from kubenetlab.lab.client import Client
 
+    asked = time.monotonic()
     waiting = Waiting()
-    last: dict[str, Any] = {"total": 0, "ready": 0, "stuck": [], "waiting": [], "failures": {}, "unready": []}
-    for line in Client(name).stream(f"{API}/settled", timeout=str(timeout_s)):
-        last = line
-        waiting.tell(line)
+    last: dict[str, Any] = {"settled": False, "timeout": False}
+    while not (last["settled"] or last["timeout"]):  # the agent may die meanwhile: the next one is asked
+        left_s = max(0.0, timeout_s - (time.monotonic() - asked))
+        for line in Client(name).stream(f"{API}/settled", timeout=str(left_s)):
+            last = line
+            waiting.tell(line)
     waiting.stop()
-    for text in last["failures"].values():
-        note(f"{paint('refused:', BAD)} {text}")
+    for where, text in last["failures"].items():
+        note(f"{paint('refused:', BAD)} {text if text.startswith(where) else f'{where}: {text}'}")
     for reason, pods in _by_reason(last["stuck"]).items():
         note(f"{paint('not ready:', BAD)} {_few(pods)}: {reason}")
     if last["waiting"]:
         note(f"{paint('not ready:', BAD)} after {timeout_s:g} s still waiting for {_few(last['waiting'])}")
     if last["unready"]:
         note(f"unready on purpose: {', '.join(last['unready'])}")
-    is_fine = not (last["failures"] or last["stuck"] or last["waiting"])
+    is_fine = last["settled"] and not last["stuck"]
+    if not is_fine and not (last["failures"] or last["stuck"] or last["waiting"]):
+        note(f"{paint('not settled:', BAD)} after {timeout_s:g} s the lab is still at work")
     took = f"{time.monotonic() - begun:.2f} s"
     say(f"lab {paint(name, None, bold=True)}: {last['ready']} of {last['total']} pods ready {paint(f'({took})', DIM)}")
     if is_fine:

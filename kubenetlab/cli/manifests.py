@@ -72,6 +72,29 @@ def read(
     return Manifests(config, entries, loaded, is_quickstart=not files and with_quickstart)
 
 
+def for_lab(
+    lab: str | None, files: Sequence[str] | None, *, strict: bool, cni: str | None, proxy: str | None, nodes: int | None
+) -> tuple[str, Manifests]:
+    """(name, manifests) of `up` and `plan`: for a lab that is not up all it is to be made of, for one that is what is to change.
+
+    Without files it is the quickstart, except for another lab that is up; flags change the Cluster document that a lab has.
+    """
+    from kubenetlab.lab import rundir
+    from kubenetlab.lab.client import Client
+
+    if lab is not None:
+        rundir.of(lab)  # a name that no lab can have is told before anything else
+    with_quickstart = not files and (lab in (None, QUICKSTART) or not rundir.is_alive(lab or ""))
+    flags: dict[str, Any] = {"cni": cni, "proxy": proxy, "nodes": nodes}
+    given = read(files, strict=strict, with_quickstart=with_quickstart, for_new_lab=True, **flags)
+    name = lab or given.cluster_config.name or (QUICKSTART if given.is_quickstart else "lab")
+    if rundir.is_alive(name) and any(flags.values()) and (given.config is None or given.config.document.file == COMMAND_LINE):
+        (current,) = Client(name).get("/apis/kubenetlab.dev/v1alpha1/clusters")["items"]
+        base = {key: value for key, value in current.items() if key != "metadata"}
+        given = read(files, strict=strict, with_quickstart=with_quickstart, base=base, **flags)
+    return name, given
+
+
 def _with_admission(error: ManifestError) -> ManifestError:
     """The error with what a new lab would refuse in the objects that are sound: all problems in one report."""
     from kubenetlab.lab.first import first_store

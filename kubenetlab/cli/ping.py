@@ -11,7 +11,6 @@ from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
 
 if TYPE_CHECKING:
-    from kubenetlab.lab.client import Client
     from kubenetlab.observe.matrix import Cell, Matrix
 
 MARKS = {"answer": "●", "refused": "×", "unreachable": "·", "silence": "·"}
@@ -29,8 +28,12 @@ def ping(
     destination: Annotated[
         str | None, typer.Argument(metavar="[DST]]", help="To where: a place, svc:[ns/]name, ip:ADDRESS or a DNS name.", show_default=False)
     ] = None,
-    tcp: Annotated[int | None, typer.Option("--tcp", metavar="PORT", help="Connect to a TCP port instead of pinging.")] = None,
-    udp: Annotated[int | None, typer.Option("--udp", metavar="PORT", help="Send a datagram to a UDP port and wait for the answer.")] = None,
+    tcp: Annotated[
+        int | None, typer.Option("--tcp", metavar="PORT", min=1, max=65535, help="Connect to a TCP port instead of pinging.")
+    ] = None,
+    udp: Annotated[
+        int | None, typer.Option("--udp", metavar="PORT", min=1, max=65535, help="Send a datagram to a UDP port and wait for the answer.")
+    ] = None,
     http: Annotated[str | None, typer.Option("--http", metavar="PATH", help="GET a path (port 80 unless --tcp says otherwise).")] = None,
     matrix: Annotated[bool, typer.Option("--matrix", help="The matrix, also with a source: one row.")] = False,
     deadline: Annotated[float, typer.Option("--deadline", metavar="SECONDS", min=0.01, help="How long silence is waited out.")] = 1.0,
@@ -64,19 +67,16 @@ def ping(
         )
     else:
         rows = [resolve(parse(source, namespace), seen)] if source is not None else None
-        is_fine = _matrix(client, seen, rows, deadline, output)
+        is_fine = _matrix(seen, rows, deadline, output)
     if not is_fine:
         raise typer.Exit(1)
 
 
-def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, output: Output) -> bool:
+def _matrix(seen: dict[str, Any], rows: Any, deadline_s: float, output: Output) -> bool:
     from kubenetlab.observe.matrix import probe_matrix
 
     begun = time.monotonic()
-    config = client.get("/apis/kubenetlab.dev/v1alpha1/clusters")["items"][0]
-    mode = config.get("networking", {}).get("kubeProxyMode", "nftables")
-    has_services = (mode.get("type") if isinstance(mode, dict) else mode) != "none"
-    found = probe_matrix(seen, has_services=has_services, sources=rows, deadline_s=deadline_s)
+    found = probe_matrix(seen, sources=rows, deadline_s=deadline_s)
     took_s = time.monotonic() - begun
     if output.is_data:
         data(_as_data(found), output)

@@ -53,7 +53,7 @@ def one(
         result, body = asyncio.run(_get(client, source, where, http, deadline_s))
     else:
         (result,), body = run([Probe(source, where.protocol, where.address, where.port)], deadline_s=deadline_s), ""  # type: ignore[arg-type]
-    expected = expect(source, where.known, world(seen, has_services=True)) if where.known is not None else "answer"
+    expected = expect(source, where.known, world(seen)) if where.known is not None else "answer"
     is_fine = result.outcome in FITS[expected]
     if output.is_data:
         data(

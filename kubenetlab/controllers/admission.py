@@ -18,6 +18,7 @@ from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import NAMESPACE_NAME_LABEL, Namespace, Service
 from kubenetlab.api.decode import Finding
 from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.kinds import qualified_kind
 from kubenetlab.api.meta import ObjectMeta, Resource, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, GivenKey
@@ -38,7 +39,7 @@ class Incoming(Struct, frozen=True):
         if self.object is not None:
             return self.object.kind, self.object.namespace, self.object.name
         meta = self.document["metadata"]
-        return str(self.document["kind"]), str(meta.get("namespace", "")), str(meta["name"])
+        return qualified_kind(self.document), str(meta.get("namespace", "")), str(meta["name"])
 
 
 class Outcome(Struct, frozen=True):
@@ -71,7 +72,7 @@ def admit(cluster: Cluster, incoming: Sequence[Incoming], now: float) -> Admissi
             outcomes.append(_keep(cluster, one))
             continue
         if one.object.is_namespaced:
-            staged.ensure_namespace(one.object.namespace)
+            findings += [(index, finding) for finding in staged.ensure_namespace(one.object)]
         old = staged.current(one.object)
         admitted, faults = staged.put(one.object, old, one.document)
         findings += [(index, finding) for finding in faults]
@@ -106,11 +107,16 @@ class _Staged:
             return next(iter(self._cluster.all(ClusterConfig)), None)
         return self._changes.get((type(obj), obj.key)) or self._cluster.get(type(obj), obj.namespace, obj.name)
 
-    def ensure_namespace(self, name: str) -> None:
-        namespace = Namespace(ObjectMeta(name=name))
-        if self.current(namespace) is None:
-            self.made_namespaces.append(name)
+    def ensure_namespace(self, obj: Resource) -> Iterator[Finding]:
+        """Makes the object's namespace where no manifest does. One that is going takes in nothing new."""
+        namespace = Namespace(ObjectMeta(name=obj.namespace))
+        known = self.current(namespace)
+        if known is None:
+            self.made_namespaces.append(obj.namespace)
             self._store(self._identified(namespace))
+        elif known.is_terminating and self.current(obj) is None:
+            message = f"unable to create new content in namespace {obj.namespace} because it is being terminated"
+            yield Finding(("metadata", "namespace"), message, hints=("try again when it is gone",))
 
     def put(self, obj: Resource, old: Resource | None, document: Mapping[str, Any]) -> tuple[Resource, list[Finding]]:
         """The object as it will be stored, and what speaks against it."""
@@ -250,14 +256,13 @@ def _complete_service(service: Service, network: Network, taken: Mapping[str, st
     findings = list(_family_faults(service))
     ports = tuple(port if port.target_port is not None else structs.replace(port, target_port=port.port) for port in spec.ports)
     address = spec.cluster_ip
-    others = {ip: whose for ip, whose in taken.items() if whose != service.title} if address else taken
     if not address:
-        free = cluster_ip_for(network, service.full_name, others)
+        free = cluster_ip_for(network, service.full_name, taken)
         if free is None:
             findings.append(Finding(("spec", "clusterIP"), f"no address is left in the Service range {network}"))
         address = free or ""
     elif address != "None":
-        findings += _address_faults(address, network, others)
+        findings += _address_faults(service, network, taken)
     spec = structs.replace(
         spec,
         ports=ports,
@@ -283,8 +288,9 @@ def _family_faults(service: Service) -> Iterator[Finding]:
         )
 
 
-def _address_faults(address: str, network: Network, others: Mapping[str, str]) -> Iterator[Finding]:
+def _address_faults(service: Service, network: Network, taken: Mapping[str, str]) -> Iterator[Finding]:
+    address = service.spec.cluster_ip
     if ip_address(address) not in network or ip_address(address) in (network[0], network[-1]):
         yield Finding(("spec", "clusterIP"), f"the provided IP ({address}) is not in the valid range. The range of valid IPs is {network}")
-    elif address in others:
-        yield Finding(("spec", "clusterIP"), f"provided IP is already allocated: {address} belongs to {others[address]}")
+    elif taken.get(address, service.title) != service.title:
+        yield Finding(("spec", "clusterIP"), f"provided IP is already allocated: {address} belongs to {taken[address]}")

@@ -12,21 +12,23 @@ from msgspec import structs
 from kubenetlab.api.apps import REVISION_ANNOTATION, TEMPLATE_HASH_LABEL, Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec
 from kubenetlab.api.meta import Condition, LabelSelector, ObjectMeta, OwnerReference, Resource, timestamp
 from kubenetlab.api.store import Change, Cluster, Kind
-from kubenetlab.controllers.admission import make_uid
 from kubenetlab.controllers.naming import template_hash
+from kubenetlab.controllers.serials import Serials
 
 WATCHES: Final[tuple[Kind, ...]] = (Deployment, ReplicaSet)
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+    serials = Serials(cluster)
     for deployment in cluster.all(Deployment):
         owned = cluster.owned_by(ReplicaSet, deployment)
         hashed = template_hash(deployment.spec.template)
         newest = next((replica_set for replica_set in owned if replica_set.labels.get(TEMPLATE_HASH_LABEL) == hashed), None)
-        yield from _replica_sets(cluster, deployment, owned, newest, hashed, now)
+        yield from _replica_sets(serials, deployment, owned, newest, hashed, now)
         status = _status(deployment, owned, newest, now)
         if status != deployment.status:
             yield structs.replace(deployment, status=status)
+    yield from serials.changes()
 
 
 def owner_reference(owner: Resource) -> OwnerReference:
@@ -34,11 +36,11 @@ def owner_reference(owner: Resource) -> OwnerReference:
 
 
 def _replica_sets(
-    cluster: Cluster, deployment: Deployment, owned: Sequence[ReplicaSet], newest: ReplicaSet | None, hashed: str, now: float
+    serials: Serials, deployment: Deployment, owned: Sequence[ReplicaSet], newest: ReplicaSet | None, hashed: str, now: float
 ) -> Iterator[Change]:
     replicas = deployment.spec.replicas
     if newest is None:
-        yield _new_replica_set(cluster, deployment, owned, hashed, now)
+        yield _new_replica_set(serials, deployment, owned, hashed, now)
         return
     if newest.spec.replicas != replicas:
         yield structs.replace(newest, spec=structs.replace(newest.spec, replicas=replicas))
@@ -48,7 +50,7 @@ def _replica_sets(
                 yield structs.replace(old, spec=structs.replace(old.spec, replicas=0))
 
 
-def _new_replica_set(cluster: Cluster, deployment: Deployment, owned: Sequence[ReplicaSet], hashed: str, now: float) -> ReplicaSet:
+def _new_replica_set(serials: Serials, deployment: Deployment, owned: Sequence[ReplicaSet], hashed: str, now: float) -> ReplicaSet:
     template = deployment.spec.template
     labels = {**template.metadata.labels, TEMPLATE_HASH_LABEL: hashed}
     selector = LabelSelector(
@@ -61,7 +63,7 @@ def _new_replica_set(cluster: Cluster, deployment: Deployment, owned: Sequence[R
             namespace=deployment.namespace,
             labels=labels,
             annotations={REVISION_ANNOTATION: str(len(owned) + 1)},
-            uid=make_uid("ReplicaSet", deployment.uid, name),
+            uid=serials.child_uid("ReplicaSet", deployment, name),
             creation_timestamp=timestamp(now),
             generation=1,
             owner_references=(owner_reference(deployment),),

@@ -16,9 +16,9 @@ from kubenetlab.api.discovery import MANAGED_BY_LABEL, Endpoint, EndpointConditi
 from kubenetlab.api.meta import ObjectMeta, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
-from kubenetlab.controllers.admission import make_uid
 from kubenetlab.controllers.deployments import owner_reference
 from kubenetlab.controllers.naming import suffix
+from kubenetlab.controllers.serials import Serials
 
 WATCHES: Final[tuple[Kind, ...]] = (Service, Pod, Node, EndpointSlice)
 
@@ -33,6 +33,7 @@ Ports = tuple[EndpointPort, ...]
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+    serials = Serials(cluster)
     for service in cluster.all(Service):
         ours = [piece for piece in cluster.slices_of(service) if piece.labels.get(MANAGED_BY_LABEL) == CONTROLLER]
         wanted = (
@@ -46,7 +47,12 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         known = {piece.name: piece for piece in ours}
         for name, piece in wanted.items():
             old = known.get(name)
-            yield piece if old is None else structs.replace(piece, metadata=structs.replace(old.metadata, labels=piece.labels))
+            if old is None:
+                meta = structs.replace(piece.metadata, uid=serials.child_uid("EndpointSlice", service, name))
+            else:
+                meta = structs.replace(old.metadata, labels=piece.labels)
+            yield structs.replace(piece, metadata=meta)
+    yield from serials.changes()
 
 
 def resolved_ports(service: Service, pod: Pod) -> Ports:
@@ -96,7 +102,6 @@ def _slice(
         name=name,
         namespace=service.namespace,
         labels=labels,
-        uid=make_uid("EndpointSlice", service.uid, name),
         creation_timestamp=timestamp(now),
         generation=1,
         owner_references=(owner_reference(service),),

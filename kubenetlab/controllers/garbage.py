@@ -1,26 +1,30 @@
-"""garbage collector: what a vanished owner leaves behind goes too."""
+"""garbage collector: what a vanished owner leaves behind goes too, and what nobody asks for any more.
+
+Source: k8s.io/kubernetes pkg/controller/garbagecollector; cmd/kube-apiserver --event-ttl (1 hour).
+"""
 
 from collections.abc import Iterator
 from typing import Final
 
-from kubenetlab.api.apps import Deployment, ReplicaSet
-from kubenetlab.api.core import Service
-from kubenetlab.api.discovery import EndpointSlice
-from kubenetlab.api.lab import Attachment, Observed
-from kubenetlab.api.meta import Resource
+from msgspec import structs
+
+from kubenetlab.api.core import Event
+from kubenetlab.api.kinds import NAMESPACED, SERVED
+from kubenetlab.api.lab import Attachment, Ledger, Observed
+from kubenetlab.api.meta import seconds
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.wake import Wake
 
-_OWNERS: Final[tuple[type[Resource], ...]] = (Deployment, ReplicaSet, Service)
-_OWNED: Final[tuple[type[Resource], ...]] = (ReplicaSet, Pod, EndpointSlice)
+EVENT_TTL_S = 3600.0
 
-WATCHES: Final[tuple[Kind, ...]] = (Deployment, ReplicaSet, Service, Pod, EndpointSlice, Attachment, Observed)
+WATCHES: Final[tuple[Kind, ...]] = (*SERVED, Attachment, Observed)
 
 
-def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
-    alive = {owner.uid for kind in _OWNERS for owner in cluster.all(kind)}
-    for kind in _OWNED:
+def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
+    alive = {owner.uid for kind in SERVED for owner in cluster.all(kind)}
+    for kind in NAMESPACED:
         for obj in cluster.all(kind):
             owners = obj.metadata.owner_references
             if owners and not any(owner.uid in alive for owner in owners):
@@ -32,3 +36,19 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     for observed in cluster.all(Observed):
         if observed.pod_uid not in pods:
             yield deletion(observed)
+    yield from _old_events(cluster, now)
+    ledger = cluster.get(Ledger, "", "ledger")
+    if ledger is not None and not alive.issuperset(ledger.serials):
+        yield structs.replace(ledger, serials={uid: serial for uid, serial in ledger.serials.items() if uid in alive})
+
+
+def _old_events(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
+    ends: list[float] = []
+    for event in cluster.all(Event):
+        end = seconds(event.last_timestamp) + EVENT_TTL_S if event.last_timestamp else now
+        if end <= now:
+            yield deletion(event)
+        else:
+            ends.append(end)
+    if ends:
+        yield Wake(min(ends))

@@ -42,6 +42,7 @@ LONGEST_BACK_OFF_S = 300
 CREATING = "ContainerCreating"
 CRASH_LOOP = "CrashLoopBackOff"
 KILLED_EXIT_CODE = 137
+CHANGED = "Container definition changed, will be restarted"
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
@@ -54,8 +55,11 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
             continue
         node = cluster.node(pod.spec.node_name)
         seen = observed_of(cluster, pod)
-        if node is None or (pod.is_terminating and (seen is None or not seen.sandbox_pid or seen.is_detached)):
+        has_left = node is None and pod.status.start_time is not None  # with its node; on one that never was it stays Pending
+        if has_left or (pod.is_terminating and (seen is None or not seen.sandbox_pid or seen.is_detached)):
             yield deletion(pod)
+            continue
+        if node is None:
             continue
         statuses = [_container_status(pod, container, seen, now) for container in pod.spec.long_running_containers]
         status = _status(cluster, pod, node, seen, statuses, now)
@@ -92,6 +96,11 @@ def _container_status(pod: Pod, container: Container, seen: Observed | None, now
     if report is None or report.attempt != attempt:
         return structs.replace(base, state=ContainerState(waiting=Waiting(CREATING)))
     ended = _ended(container, report, seen)
+    if ended is None and before is not None and before.image != container.image:
+        ended = Terminated(0, "Completed", CHANGED, started_at=timestamp(report.at), finished_at=timestamp(now))
+        return structs.replace(
+            base, restart_count=attempt + 1, state=ContainerState(waiting=Waiting(CREATING)), last_state=ContainerState(terminated=ended)
+        )
     if ended is None:
         ready = _passes(container, "readiness", seen, attempt)
         return structs.replace(base, state=ContainerState(running=Running(timestamp(report.at))), ready=ready, started=True)
@@ -230,6 +239,9 @@ def _events(cluster: Cluster, pod: Pod, status: PodStatus, now: float) -> Iterat
             and (old is None or old.state != container.state)
         ):
             yield event(cluster, pod, "Warning", "BackOff", f"Back-off restarting failed container {container.name}", source, now)
+        if was_running and ended is not None and ended.message == CHANGED:
+            message = f"Container {container.name} definition changed, will be restarted"
+            yield event(cluster, pod, "Normal", "Killing", message, source, now)
         if was_running and ended is not None and ended.exit_code == KILLED_EXIT_CODE:
             yield event(cluster, pod, "Warning", "Unhealthy", ended.message, source, now)
             yield event(

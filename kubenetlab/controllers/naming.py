@@ -14,6 +14,10 @@ ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """No vowels and no digits that look like letters, so that no words appear."""
 
 
+MAX_GENERATED_BASE = 58
+"""Source: k8s.io/apiserver pkg/storage/names/generate.go."""
+
+
 def template_hash(template: PodTemplateSpec) -> str:
     """A ReplicaSet's hash: FNV-32a of its template, each decimal digit written in the safe alphabet."""
     value = 0x811C9DC5
@@ -35,7 +39,7 @@ def suffix(*parts: str, length: int = 5) -> str:
 def child_name(parent: str, serial: int, taken: Container[str], *scope: str) -> tuple[str, int]:
     """(`parent-xxxxx`, the next serial) for the first serial whose name is not taken."""
     while True:
-        name = f"{parent[:247]}-{suffix(*scope, parent, str(serial))}"
+        name = f"{f'{parent}-'[:MAX_GENERATED_BASE]}{suffix(*scope, parent, str(serial))}"
         serial += 1
         if name not in taken:
             return name, serial

@@ -9,48 +9,56 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.api.apps import ReplicaSet, ReplicaSetStatus
-from kubenetlab.api.lab import Ledger
 from kubenetlab.api.meta import ObjectMeta, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.admission import make_uid
 from kubenetlab.controllers.deployments import owner_reference
 from kubenetlab.controllers.naming import child_name
+from kubenetlab.controllers.serials import Serials
 from kubenetlab.controllers.termination import terminated
 
 WATCHES: Final[tuple[Kind, ...]] = (ReplicaSet, Pod)
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
-    ledger = cluster.get(Ledger, "", "ledger") or Ledger()
-    serials = dict(ledger.pod_serials)
+    serials = Serials(cluster)
     for replica_set in cluster.all(ReplicaSet):
-        owned = [pod for pod in cluster.owned_by(Pod, replica_set) if not pod.is_finished]
+        orphans = [pod for pod in cluster.select(replica_set.namespace, replica_set.spec.selector) if _is_orphan(pod)]
+        yield from (_adopted(pod, replica_set) for pod in orphans)
+        owned = [*(pod for pod in cluster.owned_by(Pod, replica_set) if not pod.is_finished), *orphans]
         active = [pod for pod in owned if not pod.is_terminating]
         wanted = replica_set.spec.replicas
         taken = {pod.name for pod in owned}
         for _ in range(wanted - len(active)):
-            name, serials[replica_set.uid] = child_name(replica_set.name, serials.get(replica_set.uid, 0), taken, replica_set.namespace)
+            name, serials[replica_set] = child_name(replica_set.name, serials[replica_set], taken, replica_set.namespace)
             taken.add(name)
-            yield _new_pod(replica_set, name, now)
-        for pod in _ranked_for_removal(active)[: max(0, len(active) - wanted)]:
-            yield from terminated(pod, now)
+            yield _new_pod(replica_set, name, make_uid("Pod", replica_set.uid, name), now)
+        if not orphans:
+            for pod in _ranked_for_removal(active)[: max(0, len(active) - wanted)]:
+                yield from terminated(pod, now)
         status = _status(replica_set, active)
         if status != replica_set.status:
             yield structs.replace(replica_set, status=status)
-    if serials != ledger.pod_serials:
-        alive = {replica_set.uid for replica_set in cluster.all(ReplicaSet)}
-        yield structs.replace(ledger, pod_serials={uid: serial for uid, serial in serials.items() if uid in alive})
+    yield from serials.changes()
 
 
-def _new_pod(replica_set: ReplicaSet, name: str, now: float) -> Pod:
+def _is_orphan(pod: Pod) -> bool:
+    return not (pod.metadata.owner_references or pod.is_terminating or pod.is_finished)
+
+
+def _adopted(pod: Pod, replica_set: ReplicaSet) -> Pod:
+    return structs.replace(pod, metadata=structs.replace(pod.metadata, owner_references=(owner_reference(replica_set),)))
+
+
+def _new_pod(replica_set: ReplicaSet, name: str, uid: str, now: float) -> Pod:
     template = replica_set.spec.template
     meta = ObjectMeta(
         name=name,
         namespace=replica_set.namespace,
         labels=template.metadata.labels,
         annotations=template.metadata.annotations,
-        uid=make_uid("Pod", replica_set.uid, name),
+        uid=uid,
         creation_timestamp=timestamp(now),
         owner_references=(owner_reference(replica_set),),
     )

@@ -34,7 +34,7 @@ def switch(netns: str, mac: str) -> Iterator[Object]:
     """A namespace that is nothing but a switch."""
     yield Sandbox(netns, hostname=netns.rpartition("/")[2])
     yield from loopback_and_sysctls(netns)
-    yield Bridge(netns, names.SWITCH_BRIDGE, mac)
+    yield Bridge(netns, names.SWITCH_BRIDGE, mac, alias=names.link_alias("fabric", netns.rpartition("/")[2]))
 
 
 def router(neighbors: Sequence[str]) -> Iterator[Object]:
@@ -52,7 +52,7 @@ def router(neighbors: Sequence[str]) -> Iterator[Object]:
 def external(host: ExternalHost) -> Iterator[Object]:
     """A host in the internet; with ports it is a server."""
     here = names.external_netns(host.name)
-    yield Sandbox(here, hostname=host.name)
+    yield Sandbox(here, hostname=names.hostname(host.name))
     yield from loopback_and_sysctls(here)
     yield from _uplink(here, names.HOST_LINK, host.address, _INTERNET.prefixlen, names.INTERNET_SWITCH, host.name)
     yield Route(here, DEFAULT_ROUTE, names.HOST_LINK, via=INTERNET_GATEWAY)
@@ -62,7 +62,7 @@ def external(host: ExternalHost) -> Iterator[Object]:
 
 def node(view: NodeView) -> Iterator[Object]:
     """A node as it is before anything of Kubernetes runs on it: a machine with an address."""
-    yield Sandbox(view.netns, hostname=view.name)
+    yield Sandbox(view.netns, hostname=names.hostname(view.name))
     yield from loopback_and_sysctls(view.netns, forwards=True)
     yield from router_sysctls(view.netns)
     yield from _uplink(view.netns, names.NODE_UPLINK, view.address, _NODES.prefixlen, names.FABRIC_SWITCH, view.name)
@@ -75,6 +75,7 @@ def node(view: NodeView) -> Iterator[Object]:
 def _uplink(netns: str, link: str, address: str, prefix_length: int, switch_netns: str, whose: str) -> Iterator[Object]:
     """A link from a machine to a switch: both ends, and the machine's address."""
     port = names.port_name(whose)
-    yield Veth(netns, link, names.mac_of(address), switch_netns, port, names.port_mac_of(address), names.SWITCH_BRIDGE)
-    yield Port(switch_netns, port, names.SWITCH_BRIDGE, f"to {whose}")
+    alias = names.link_alias("fabric", whose)
+    yield Veth(netns, link, names.mac_of(address), switch_netns, port, alias=alias)
+    yield Port(switch_netns, port, names.SWITCH_BRIDGE, names.port_mac_of(address), alias=alias)
     yield Address(netns, link, f"{address}/{prefix_length}")

@@ -46,6 +46,7 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
     """The base of all modes: the fields are options in the Cluster document and on the command line."""
 
     needs: ClassVar[Needs] = Needs()
+    serves: ClassVar[bool] = True
 
 
 class CNI(Protocol):
@@ -66,6 +67,8 @@ class ServiceProxy(Protocol):
     """What a kube-proxy mode is asked."""
 
     needs: ClassVar[Needs]
+    serves: ClassVar[bool]
+    """False for a mode in which no Service works."""
 
     def rules(self, node: NodeView, services: Sequence[ServiceView], network: PodNetwork) -> Iterator[Object]: ...
 

@@ -20,8 +20,6 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.ipam import attachment_of
 
-MAX_HOSTNAME = 63
-
 
 class Peer(Struct, frozen=True):
     """Another node, as every node knows it from the API."""
@@ -134,7 +132,7 @@ def pod_view(pod: Pod, attachment: Attachment | None) -> PodView | None:
     """The pod as the wiring sees it; None while it cannot have a sandbox."""
     if pod.is_finished or (attachment is None and not pod.spec.host_network):
         return None
-    hostname = pod.spec.node_name if pod.spec.host_network or attachment is None else pod.hostname[:MAX_HOSTNAME].rstrip("-.")
+    hostname = names.hostname(pod.spec.node_name if pod.spec.host_network or attachment is None else pod.hostname)
     if pod.spec.host_network or attachment is None:
         return PodView(pod.namespace, pod.name, pod.uid, hostname, True, "", "")
     return PodView(pod.namespace, pod.name, pod.uid, hostname, False, attachment.addresses[0], attachment.host_ifname)

@@ -39,6 +39,10 @@ class Address(Object, frozen=True):
     def key(self) -> Key:
         return ("Address", self.link, self.address)
 
+    @property
+    def stands_on(self) -> Key | None:
+        return ("Link", self.link)
+
     def __str__(self) -> str:
         extra = (f" scope {self.scope}" if self.scope != "global" else "") + ("" if self.has_route else " noprefixroute")
         return f"address {self.address} dev {self.link}{extra}"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.object import Object, Origin
+from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState
 
@@ -69,6 +69,7 @@ class Changes(Struct, frozen=True):
 
 def diff(observed: HostState, desired: HostState) -> Changes:
     """What is to be done. A namespace whose contents are the same mapping on both sides is not looked at."""
+    observed = _without_lost(observed, desired)
     wanted = (
         _changes(netns, observed[netns], contents, desired)
         for netns, contents in desired.namespaces.items()
@@ -76,6 +77,28 @@ def diff(observed: HostState, desired: HostState) -> Changes:
     )
     gone = (_changes(netns, contents, {}, desired) for netns, contents in observed.namespaces.items() if netns not in desired.namespaces)
     return Changes(tuple(changes for changes in (*wanted, *gone) if changes.operations))
+
+
+def _without_lost(observed: HostState, desired: HostState) -> HostState:
+    """The observed state without what goes with a link that has to be made: its far end, and all that stands on either.
+
+    The kernel takes a dead namespace's links away some time after it, so both may have been seen in their last moments.
+    """
+    lost: dict[str, set[Key]] = {}
+    for netns, contents in desired.namespaces.items():
+        if observed[netns] is contents:
+            continue
+        for key, obj in contents.items():
+            if key not in observed[netns] and (far_end := obj.far_end) is not None:
+                lost.setdefault(netns, set()).add(key)
+                lost.setdefault(far_end[0], set()).add(far_end[1])
+    return observed.with_namespaces(
+        {
+            netns: {key: obj for key, obj in observed[netns].items() if key not in keys and obj.stands_on not in keys}
+            for netns, keys in lost.items()
+            if netns in observed.namespaces
+        }
+    )
 
 
 def _changes(netns: str, observed: Contents, wanted: Contents, desired: HostState) -> NetnsChanges:

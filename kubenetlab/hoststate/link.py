@@ -57,6 +57,7 @@ class Bridge(Object, frozen=True):
     name: str
     mac: str
     mtu: int = 1500
+    alias: str = ""
     is_up: bool = True
 
     @property
@@ -64,15 +65,19 @@ class Bridge(Object, frozen=True):
         return ("Link", self.name)
 
     def __str__(self) -> str:
-        return f"bridge {self.name} mac {self.mac} mtu {self.mtu}{_down(self.is_up)}"
+        return f"bridge {self.name} mac {self.mac} mtu {self.mtu}{_alias(self.alias)}{_down(self.is_up)}"
 
     def create(self, links: Links) -> bytes:
-        body = _ifinfo(links.new_index(self.netns, self.name), IFF_UP) + string(IFLA_IFNAME, self.name) + self._settings()
+        index = links.new_index(self.netns, self.name)
+        body = _ifinfo(index, IFF_UP) + string(IFLA_IFNAME, self.name) + self._settings()
         info = nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "bridge"), nested(IFLA_INFO_DATA, attribute(IFLA_BR_MCAST_SNOOPING, b"\0")))
-        return message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body + info)
+        made = message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body + info)
+        # An alias cannot be set in the message that makes a link.
+        return made + (message(wire.RTM_NEWLINK, 0, _ifinfo(index) + string(IFLA_IFALIAS, self.alias)) if self.alias else b"")
 
     def change(self, links: Links) -> bytes:
-        return message(wire.RTM_NEWLINK, 0, _ifinfo(links.index(self.netns, self.name), IFF_UP) + self._settings())
+        body = _ifinfo(links.index(self.netns, self.name), IFF_UP) + self._settings() + string(IFLA_IFALIAS, self.alias)
+        return message(wire.RTM_NEWLINK, 0, body)
 
     def delete(self, links: Links) -> bytes:
         return _delete(links, self.netns, self.name)
@@ -82,9 +87,9 @@ class Bridge(Object, frozen=True):
 
 
 class Veth(Object, frozen=True):
-    """One end of a veth pair, from which both ends are made: this one here, the other in `peer_netns` on the bridge `peer_master`.
+    """One end of a veth pair, from which both ends are made: this one here, the other in `peer_netns`.
 
-    The other end is described by its own `Port`. Both get indexes that are unique in the lab, so that the ends of a pair can be told.
+    What becomes of the other end says its own `Port`. Both get indexes that are unique in the lab, so that the ends of a pair can be told.
     """
 
     rank = 40
@@ -93,21 +98,24 @@ class Veth(Object, frozen=True):
     mac: str
     peer_netns: str
     peer: str
-    peer_mac: str
-    peer_master: str
     mtu: int = 1500
+    alias: str = ""
     is_up: bool = True
 
     @property
     def key(self) -> Key:
         return ("Link", self.name)
 
+    @property
+    def far_end(self) -> tuple[str, Key] | None:
+        return self.peer_netns, ("Link", self.peer)
+
     def __str__(self) -> str:
-        return f"veth {self.name} mac {self.mac} mtu {self.mtu} ↔ {self.peer} in {self.peer_netns}{_down(self.is_up)}"
+        return f"veth {self.name} mac {self.mac} mtu {self.mtu} ↔ {self.peer} in {self.peer_netns}{_alias(self.alias)}{_down(self.is_up)}"
 
     def create(self, links: Links) -> bytes:
-        """Makes the pair with the other end as the main device: that one can be up and on its bridge at once, this one cannot
-        (the kernel opens it before its other end exists: ENOTCONN)."""
+        """Makes the pair with the other end as the main device: that one can be up at once, this one cannot (the kernel would open it
+        before its other end exists: ENOTCONN)."""
         queues = number(IFLA_NUM_TX_QUEUES, 1) + number(IFLA_NUM_RX_QUEUES, 1)
         peer_index, index = links.new_index(self.peer_netns, self.peer), links.new_index(self.netns, self.name)
         here = (
@@ -121,18 +129,19 @@ class Veth(Object, frozen=True):
             _ifinfo(peer_index, IFF_UP)
             + string(IFLA_IFNAME, self.peer)
             + number(IFLA_NET_NS_FD, links.namespace_fd(self.peer_netns))
-            + number(IFLA_MASTER, links.index(self.peer_netns, self.peer_master))
-            + attribute(IFLA_ADDRESS, mac_bytes(self.peer_mac))
             + number(IFLA_MTU, self.mtu)
             + queues
         )
         info = nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "veth"), nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, here)))
-        up = message(wire.RTM_NEWLINK, 0, _ifinfo(index, IFF_UP))
+        up = message(wire.RTM_NEWLINK, 0, _ifinfo(index, IFF_UP) + (string(IFLA_IFALIAS, self.alias) if self.alias else b""))
         return message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, there + info) + up
 
     def change(self, links: Links) -> bytes:
         body = (
-            _ifinfo(links.index(self.netns, self.name), IFF_UP) + attribute(IFLA_ADDRESS, mac_bytes(self.mac)) + number(IFLA_MTU, self.mtu)
+            _ifinfo(links.index(self.netns, self.name), IFF_UP)
+            + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
+            + number(IFLA_MTU, self.mtu)
+            + string(IFLA_IFALIAS, self.alias)
         )
         return message(wire.RTM_NEWLINK, 0, body)
 
@@ -147,6 +156,8 @@ class Port(Object, frozen=True):
 
     name: str
     master: str
+    mac: str
+    mtu: int = 1500
     alias: str = ""
     is_hairpin: bool = False
     is_up: bool = True
@@ -156,23 +167,26 @@ class Port(Object, frozen=True):
         return ("Link", self.name)
 
     def __str__(self) -> str:
-        extra = (" hairpin" if self.is_hairpin else "") + (f" alias “{self.alias}”" if self.alias else "")
-        return f"port {self.name} of {self.master}{extra}{_down(self.is_up)}"
+        hairpin = " hairpin" if self.is_hairpin else ""
+        return f"port {self.name} of {self.master} mac {self.mac} mtu {self.mtu}{hairpin}{_alias(self.alias)}{_down(self.is_up)}"
 
     def create(self, links: Links) -> bytes:
-        """The link itself came with its veth; alias and hairpin cannot be set in the message that makes it."""
+        """The link itself came with its veth, with its MTU and without hairpin. That can be set only on what is a port already."""
         index = links.index(self.netns, self.name)
-        body = _ifinfo(index) + (string(IFLA_IFALIAS, self.alias) if self.alias else b"")
-        return message(wire.RTM_NEWLINK, 0, body + (_hairpin(True) if self.is_hairpin else b""))
+        on_bridge = message(wire.RTM_NEWLINK, 0, self._settings(links, index))
+        return on_bridge + (message(wire.RTM_NEWLINK, 0, _ifinfo(index) + _hairpin(True)) if self.is_hairpin else b"")
 
     def change(self, links: Links) -> bytes:
-        body = (
-            _ifinfo(links.index(self.netns, self.name), IFF_UP)
+        index = links.index(self.netns, self.name)
+        body = self._settings(links, index) + number(IFLA_MTU, self.mtu)
+        return message(wire.RTM_NEWLINK, 0, body) + message(wire.RTM_NEWLINK, 0, _ifinfo(index) + _hairpin(self.is_hairpin))
+
+    def _settings(self, links: Links, index: int) -> bytes:
+        return (
+            _ifinfo(index, IFF_UP)
             + number(IFLA_MASTER, links.index(self.netns, self.master))
+            + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
             + string(IFLA_IFALIAS, self.alias)
-        )
-        return message(wire.RTM_NEWLINK, 0, body) + message(
-            wire.RTM_NEWLINK, 0, _ifinfo(links.index(self.netns, self.name)) + _hairpin(self.is_hairpin)
         )
 
 
@@ -222,6 +236,10 @@ def _ifinfo(index: int, flags: int = 0) -> bytes:
 
 def _down(is_up: bool) -> str:
     return "" if is_up else " down"
+
+
+def _alias(alias: str) -> str:
+    return f" alias “{alias}”" if alias else ""
 
 
 def _hairpin(is_on: bool) -> bytes:

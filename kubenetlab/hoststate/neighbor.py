@@ -33,6 +33,10 @@ class Neighbor(Object, frozen=True):
     def key(self) -> Key:
         return ("Neighbor", self.link, self.address)
 
+    @property
+    def stands_on(self) -> Key | None:
+        return ("Link", self.link)
+
     def __str__(self) -> str:
         return f"neighbor {self.address} mac {self.mac} dev {self.link} permanent"
 

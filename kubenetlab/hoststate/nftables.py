@@ -159,10 +159,13 @@ def transaction(old: Iterable[NftObject], new: Iterable[NftObject]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def replacement(objects: Sequence[NftObject]) -> str:
-    """The commands that make the tables of `objects` anew, whatever they hold now, as one transaction."""
-    tables = [obj for obj in objects if isinstance(obj, Table)]
-    away = "".join(f"{_add_table(table)}\ndelete table {table.family} {table.name}\n" for table in tables)
+def replacement(objects: Sequence[NftObject], former: Iterable[tuple[str, str]] = ()) -> str:
+    """The commands that make the tables of `objects` anew, whatever they hold now, as one transaction.
+
+    `former` are (family, name) of tables that were ours: those go, too.
+    """
+    tables = dict.fromkeys((obj.family, obj.name) for obj in objects if isinstance(obj, Table))
+    away = "".join(f"add table {family} {name}\ndelete table {family} {name}\n" for family, name in {**tables, **dict.fromkeys(former)})
     return away + transaction((), objects)
 
 

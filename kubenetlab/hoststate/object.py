@@ -29,6 +29,16 @@ class Object(Struct, frozen=True):
     def key(self) -> Key:
         raise NotImplementedError
 
+    @property
+    def stands_on(self) -> Key | None:
+        """The link without which it cannot be, in its own namespace: an address goes when its link goes."""
+        return None
+
+    @property
+    def far_end(self) -> tuple[str, Key] | None:
+        """(namespace, link) that comes and goes with it: the other end of a pair."""
+        return None
+
 
 class Origin(Struct, frozen=True):
     """Who wants an object, and for what: `cni bridge`, `Node worker`."""

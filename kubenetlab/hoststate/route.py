@@ -42,6 +42,10 @@ class Route(Object, frozen=True):
     def key(self) -> Key:
         return ("Route", self.destination)
 
+    @property
+    def stands_on(self) -> Key | None:
+        return ("Link", self.link)
+
     def __str__(self) -> str:
         parts = ["route", "default" if self.destination in _ANY.values() else self.destination]
         parts += ["via", self.via] if self.via else []

@@ -129,8 +129,8 @@ def _try_links() -> None:
     links = _Links()
     requests = [
         Bridge("here", "br", "0a:58:00:00:00:01").create(links),
-        Veth("here", "a", "0a:58:00:00:00:02", "here", "b", "0a:58:00:00:00:03", "br").create(links),
-        Port("here", "b", "br", "a port", is_hairpin=True).create(links),
+        Veth("here", "a", "0a:58:00:00:00:02", "here", "b").create(links),
+        Port("here", "b", "br", "0a:58:00:00:00:03", alias="a port", is_hairpin=True).create(links),
     ]
     with RouteSocket() as route:
         refusals = route.batch(requests)

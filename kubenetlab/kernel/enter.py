@@ -75,22 +75,26 @@ def _mounts(hosts: str, resolv_conf: str, scratch: str) -> None:
     except OSError as error:
         _say(f"/sys stays this machine's: {error.strerror}")
     mount("tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NODEV)
-    os.mkdir(f"{scratch}/empty", 0o755)
+    masks = {os.path.realpath(directory): f"{scratch}/mask{number}" for number, directory in enumerate(_MACHINE_RESOLVERS)}
+    for mask in masks.values():
+        os.mkdir(mask, 0o755)
     for name, target, text in (
         ("hosts", "/etc/hosts", hosts),
         ("resolv.conf", "/etc/resolv.conf", resolv_conf),
         ("nsswitch.conf", "/etc/nsswitch.conf", _NSSWITCH),
     ):
-        path = f"{scratch}/{name}"
+        real = os.path.realpath(target)
+        mask = masks.get(os.path.dirname(real), "")  # systemd-resolved's /etc/resolv.conf leads there
+        path = f"{mask}/{os.path.basename(real)}" if mask else f"{scratch}/{name}"
         with open(path, "w") as stream:
             stream.write(text)
-        if os.path.exists(os.path.realpath(target)):
-            mount(path, os.path.realpath(target), flags=MS_BIND)
-        elif target != "/etc/nsswitch.conf":
+        if not mask and os.path.exists(real):
+            mount(path, real, flags=MS_BIND)
+        elif not mask and target != "/etc/nsswitch.conf":
             _say(f"this machine has no {target}: programs inside will not find the pod's")
-    for directory in _MACHINE_RESOLVERS:
+    for directory, mask in masks.items():
         if os.path.isdir(directory):
-            mount(f"{scratch}/empty", os.path.realpath(directory), flags=MS_BIND)
+            mount(mask, directory, flags=MS_BIND)
 
 
 def _say(text: str) -> None:

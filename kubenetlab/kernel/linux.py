@@ -205,8 +205,9 @@ class LinuxKernel:
             except (FileNotFoundError, ProcessLookupError):
                 del found[netns]
                 self.sandboxes.pids.pop(netns, None)
+        ends = {link.index: (netns, link) for netns, links in seen.items() for link in links if link.kind == "veth"}
         for netns, links in seen.items():
-            found[netns] += self._links(netns, links, seen, wanted[netns])
+            found[netns] += self._links(netns, links, ends, wanted[netns])
         return {netns: contents_of(objects) for netns, objects in found.items()}
 
     def _observe_one(self, netns: str, wanted: Contents, into: list[Object]) -> list[SeenLink]:
@@ -222,7 +223,8 @@ class LinuxKernel:
         self._next_index = max(self._next_index, *(link.index + 1 for link in links))
         return links
 
-    def _links(self, netns: str, links: Sequence[SeenLink], seen: Mapping[str, Sequence[SeenLink]], wanted: Contents) -> Iterable[Object]:
+    def _links(self, netns: str, links: Sequence[SeenLink], ends: Mapping[int, tuple[str, SeenLink]], wanted: Contents) -> Iterable[Object]:
+        """`ends` are all veths by index: those are unique in the lab, so a pair name each other."""
         names = {link.index: link.name for link in links}
         for link in links:
             place = wanted.get(("Link", link.name))
@@ -231,13 +233,15 @@ class LinuxKernel:
             if link.name == LOOPBACK:
                 yield LinkUp(netns, LOOPBACK, link.is_up)
             elif link.kind == "bridge":
-                yield Bridge(netns, link.name, link.mac, link.mtu, link.is_up)
+                yield Bridge(netns, link.name, link.mac, link.mtu, link.alias, link.is_up)
             elif link.kind == "veth" and isinstance(place, Port):
-                yield Port(netns, link.name, names.get(link.master_index, "?"), link.alias, link.is_hairpin, link.is_up)
+                master = names.get(link.master_index, "?")
+                yield Port(netns, link.name, master, link.mac, link.mtu, link.alias, link.is_hairpin, link.is_up)
             elif link.kind == "veth":
-                peer_netns, peer, master = _peer(netns, link, seen)
-                there = (peer.name, peer.mac) if peer else ("?", "?")
-                yield Veth(netns, link.name, link.mac, peer_netns, *there, master, link.mtu, link.is_up)
+                peer_netns, peer = ends.get(link.peer_index, ("?", None))
+                is_pair = peer is not None and peer.peer_index == link.index
+                there = (peer_netns, peer.name) if is_pair and peer is not None else ("?", "?")
+                yield Veth(netns, link.name, link.mac, *there, link.mtu, link.alias, link.is_up)
 
     def _forget(self, netns: str) -> None:
         self._indexes.pop(netns, None)
@@ -300,16 +304,6 @@ def _encode(operation: Operation, links: LinuxKernel) -> Iterable[bytes]:
 def _is_new_port(operation: Operation) -> bool:
     """A port's link comes with a veth that is made from the other side, perhaps later in the same apply."""
     return isinstance(operation.object, Port) and operation.verb != "remove"
-
-
-def _peer(netns: str, link: SeenLink, seen: Mapping[str, Sequence[SeenLink]]) -> tuple[str, SeenLink | None, str]:
-    """(namespace, link, its bridge) of a veth's other end; indexes are unique in the lab, so a pair names each other."""
-    for other_netns, others in seen.items():
-        for other in others:
-            if other_netns != netns and other.kind == "veth" and other.index == link.peer_index and other.peer_index == link.index:
-                master = next((candidate.name for candidate in others if candidate.index == other.master_index), "?")
-                return other_netns, other, master
-    return "?", None, "?"
 
 
 def _failure(netns: str, operation: Operation, error: OSError | KeyError) -> Failure:

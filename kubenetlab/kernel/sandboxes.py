@@ -111,8 +111,10 @@ class Sandboxes:
     def _join(self, netns: str) -> None:
         for kind in ("net", "uts"):
             fd = self.open(netns, kind)
-            setns(fd, _KINDS[kind])
-            os.close(fd)
+            try:
+                setns(fd, _KINDS[kind])
+            finally:
+                os.close(fd)
 
     def _spawn_pause(self, netns: str) -> int:
         """A pause process that is PID 1 of a PID namespace of its own."""

@@ -32,6 +32,7 @@ from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.sandboxes import Sandboxes
 from kubenetlab.lab import facts, rundir, state
 from kubenetlab.lab.init import Boot
+from kubenetlab.lab.lives import Lives
 from kubenetlab.lab.log import log
 from kubenetlab.lab.netns_links import NetnsLinks
 from kubenetlab.lab.rules import RulesHand
@@ -41,8 +42,12 @@ from kubenetlab.programs import is_one_shot
 
 FULL_PASS_S = 30.0
 """How often everything is looked at, whether anything seems to have changed or not."""
+SETTLING_S, SETTLING_PASS_S = 2.0, 0.2
+"""The kernel takes a dead namespace's links away some time after it: for so long, and so often, it is looked at anew."""
 MAX_ROUNDS = 1000
 """So many rounds without a rest are nobody's intention."""
+LAB = "the lab"
+"""Among the namespaces where something failed: no namespace, but a whole round."""
 RETRY_S = 1.0
 """When to try again what Linux refused."""
 
@@ -58,6 +63,8 @@ class Agent:
         self.desired = HostState()
         self.failures: dict[str, str] = {}
         """Namespace → what Linux refused there; empty again when it is done."""
+        self._unruled: set[str] = set()
+        """Nodes whose rules are not what they should be."""
         self.sandboxes = Sandboxes(boot.lab, boot.path(rundir.PAUSE))
         self.kernel = LinuxKernel(self.sandboxes)
         self.links = NetnsLinks(boot.lab, boot.run_netns, boot.outer_proc)
@@ -66,12 +73,12 @@ class Agent:
         self._boot = boot
         self._memo = Memo()
         self._saved: Cluster | None = None
-        self._lives: dict[str, int] = {}
-        """Namespace → pidfd of its pause process."""
+        self._lives = Lives(self._died)
         self._dirty = asyncio.Event()
         self._changed: set[asyncio.Event] = set()
         self._needs_pass = False
         self._pass_at = time.time() + FULL_PASS_S
+        self._settling_until = 0.0
         self._wake_at: float | None = None
         self.is_idle = False
         """True while there is nothing left to do but to wait."""
@@ -98,9 +105,11 @@ class Agent:
             self.is_idle = False
             try:
                 await self.reconcile()
-            except Exception:
+            except Exception as error:
                 log(f"this round failed:\n{traceback.format_exc()}")
+                self.failures[LAB] = f"{type(error).__name__}: {error}"
                 self._wake_at = time.time() + RETRY_S
+                self._notify()
 
     # --- what others call ---
 
@@ -144,6 +153,7 @@ class Agent:
 
     async def reconcile(self) -> None:
         """Rounds until one changes nothing."""
+        self.failures.pop(LAB, None)
         for _ in range(MAX_ROUNDS):
             self._dirty.clear()
             if self._needs_pass:
@@ -173,7 +183,7 @@ class Agent:
         await self.rules.set_probes(plan_probes(cluster, decisions, self._memo), self._node_pids())
         if self.failures:
             self._wake_at = min(self._wake_at or float("inf"), time.time() + RETRY_S)
-        else:
+        if not self._unruled:  # no node sends anybody to a pod that is going any more
             for pod in cluster.all(Pod):
                 if pod.is_terminating:
                     self.learn(facts.detached(self.cluster, pod))
@@ -189,13 +199,15 @@ class Agent:
         self._tell_progress(phase="namespaces", total=len(changes.namespaces))
         for entry in changes.namespaces:
             if entry.is_removed:
-                self._unwatch_life(entry.netns)
+                self._lives.unwatch(entry.netns)
         report = self.kernel.apply(changes, lambda netns: self._tell_progress(done=netns))
         refused: dict[str, list[str]] = {}
         for failure in report.failures:
             refused.setdefault(failure.netns, []).append(str(failure))
         for entry in changes.namespaces:
             self._take_note(entry)
+        gone = {entry.netns for entry in changes.namespaces if entry.is_removed}
+        self._memo.forget(lambda key: isinstance(key, tuple) and key[1] in gone)
         self._tell_progress(phase="rules and programs")
         contexts = self.contexts
         alive = [entry for entry in changes.namespaces if entry.netns in self.sandboxes.pids]
@@ -213,13 +225,13 @@ class Agent:
         """Namespaces that came or went."""
         pid = self.sandboxes.pids.get(entry.netns, 0)
         if entry.is_removed:
+            self._unruled.discard(entry.netns)
             self.links.remove(entry.netns)
             self.runs.forget(entry.netns)
             self.rules.forget(entry.netns)
             self.known.pop(entry.netns, None)
-            self._memo.forget(lambda key: isinstance(key, tuple) and key[1] == entry.netns)
         elif entry.is_new and pid:
-            self._watch_life(entry.netns, pid)
+            self._lives.watch(entry.netns, pid)
             self.links.add(entry.netns, pid)
             self.learn(facts.sandbox_made(self.cluster, entry.netns, pid))
 
@@ -230,7 +242,11 @@ class Agent:
             return []
         old, new = (_of_hand(contents, "nftables") for contents in (self.known.get(netns, {}), self.desired[netns]))
         said = await self.rules.apply(netns, pid, old, new)
-        return [(netns, f"{netns}: cannot load rules\n  nft: {said}")] if said is not None else []
+        if said is None:
+            self._unruled.discard(netns)
+            return []
+        self._unruled.add(netns)
+        return [(netns, f"{netns}: cannot load rules\n  nft: {said}")]
 
     async def _run_programs(self, entry: NetnsChanges, contexts: Contexts, *, once: bool) -> list[tuple[str, str]]:
         """Those that serve, or those that ask something once and end: they come when all else of the round is in place."""
@@ -276,7 +292,8 @@ class Agent:
 
     async def _full_pass(self) -> None:
         """Compares everything with the kernel; what differs is repaired by the round that follows."""
-        self._pass_at = time.time() + FULL_PASS_S
+        is_settling = time.time() < self._settling_until
+        self._pass_at = time.time() + (SETTLING_PASS_S if is_settling else FULL_PASS_S)
         self._look_at(list(self.known))
         for netns, contents in list(self.known.items()):
             pid = self.sandboxes.pids.get(netns)
@@ -289,7 +306,7 @@ class Agent:
         self.cluster = self._saved = state.load(self.directory / rundir.STORE)
         self.desired = plan(self.cluster, self.decisions, self._memo)
         for netns, pid in self.sandboxes.adopt().items():
-            self._watch_life(netns, pid)
+            self._lives.watch(netns, pid)
             self.known[netns] = contents_of([Sandbox(netns, "?")]) if netns not in self.desired.namespaces else {}
         self._look_at(self.known)
         self.rules.load_marks()
@@ -307,24 +324,18 @@ class Agent:
 
     # --- lives of others ---
 
-    def _watch_life(self, netns: str, pid: int) -> None:
-        life = self._lives[netns] = os.pidfd_open(pid)
-        asyncio.get_running_loop().add_reader(life, self._died, netns)
-
-    def _unwatch_life(self, netns: str) -> None:
-        life = self._lives.pop(netns, None)
-        if life is not None:
-            asyncio.get_running_loop().remove_reader(life)
-            os.close(life)
-
     def _died(self, netns: str) -> None:
         """Somebody killed a pause process; with it went its namespaces, and the other ends of its links."""
-        self._unwatch_life(netns)
         self.sandboxes.pids.pop(netns, None)
+        self._unruled.discard(netns)
         self.known.pop(netns, None)
         self.runs.forget(netns)
         self.rules.forget(netns)
         self.links.remove(netns)
+        for other, contents in self.desired.namespaces.items():
+            if any(isinstance(obj, Sandbox) and obj.shares == netns for obj in contents.values()):
+                self.sandboxes.remove(other)  # a hostNetwork pod would keep the dead node's network, and its links, alive
+        self._settling_until = time.time() + SETTLING_S
         log(f"{netns}: its pause process died")
         self.learn(facts.sandbox_made(self.cluster, netns, 0))
         self.wake(full_pass=True)

@@ -95,9 +95,10 @@ class Client:
     def stream(self, path: str, **query: str) -> Iterator[Any]:
         """The JSON lines of an answer that goes on, as they come; ends with the answer or with the lab."""
         from kubenetlab.lab.exchange import Exchange
+        from kubenetlab.programs.http import Response
 
         target = path + ("?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items()) if query else "")
-        exchange = Exchange("GET", target, {})
+        exchange = Exchange("GET", target, {}, is_stream=True)
         buffer = b""
         with self._connect() as connection:
             connection.sendall(exchange.request_bytes)
@@ -106,12 +107,12 @@ class Client:
                     buffer += exchange.feed(connection.recv(_RECEIVE_BYTES))
                 except ConnectionError:
                     return
-                *lines, buffer = buffer.split(b"\n")
                 if exchange.status >= 400:
                     continue
+                *lines, buffer = buffer.split(b"\n")
                 yield from (json.loads(line) for line in lines if line)
         if exchange.status >= 400:
-            _reply(exchange.response, ())
+            _reply(Response(exchange.status, buffer, exchange.headers.get("content-type", "")), ())
 
     def kill(self) -> bool:
         """Ends the lab: kills init, and with it everything. False when it was dead already."""

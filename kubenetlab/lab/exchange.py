@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import quote
 
 import h11
 
 from kubenetlab.programs.http import Response
 
 MAX_EVENT_BYTES = 1024 * 1024
+_URL_CHARACTERS = "/?#[]@!$&'()*+,;=:%~"
 
 
 class Exchange:
-    """The client's side of one request, without any input or output of its own."""
+    """The client's side of one request, without any input or output of its own.
 
-    def __init__(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> None:
+    What a URL cannot hold is quoted in the target; of headers with one name the last counts. Raises ValueError for a header that HTTP
+    cannot carry. With `is_stream` the body is handed out by `feed` and not kept.
+    """
+
+    def __init__(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"", *, is_stream: bool = False) -> None:
         self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_EVENT_BYTES)
-        given = {name.lower() for name in headers}
-        extra = [] if "host" in given else [("Host", "kubenetlab")]
+        self._is_stream = is_stream
+        lines = {"host": ("Host", "kubenetlab"), **{name.lower(): (name, value) for name, value in headers.items()}}
+        lines["connection"] = ("Connection", "close")
         if body or method in ("POST", "PUT", "PATCH"):
-            extra.append(("Content-Length", str(len(body))))
-        request = h11.Request(method=method, target=target, headers=[*headers.items(), *extra, ("Connection", "close")])
-        pieces = [
-            self._protocol.send(request),
-            self._protocol.send(h11.Data(data=body)) if body else b"",
-            self._protocol.send(h11.EndOfMessage()),
-        ]
+            lines["content-length"] = ("Content-Length", str(len(body)))
+        try:
+            request = h11.Request(method=method, target=quote(target, safe=_URL_CHARACTERS), headers=list(lines.values()))
+            pieces = [
+                self._protocol.send(request),
+                self._protocol.send(h11.Data(data=body)) if body else b"",
+                self._protocol.send(h11.EndOfMessage()),
+            ]
+        except h11.LocalProtocolError as error:
+            raise ValueError(f"no HTTP request: {error}") from None
         self.request_bytes = b"".join(piece or b"" for piece in pieces)
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -54,7 +64,8 @@ class Exchange:
             raise ConnectionError(f"no HTTP: {error}") from None
         if self.is_complete and not self.status:
             raise ConnectionError("the connection ended without an answer")
-        self._body += fresh
+        if not self._is_stream:
+            self._body += fresh
         return bytes(fresh)
 
     @property

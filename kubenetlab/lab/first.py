@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import structs
+
 from kubenetlab import controllers
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.load import Entry
@@ -16,12 +18,13 @@ from kubenetlab.errors import ManifestError
 from kubenetlab.kernel.features import has_br_netfilter
 
 
-def first_store(config: Entry | None, entries: Sequence[Entry], now: float) -> tuple[Cluster, Admission]:
+def first_store(config: Entry | None, entries: Sequence[Entry], now: float, lab: str = "") -> tuple[Cluster, Admission]:
     """The store, and what admission said of the user's documents. Raises ManifestError when one is refused.
 
-    `config` is the Cluster document; the others are in `entries`.
+    `config` is the Cluster document; the others are in `entries`. A Cluster without a name has the lab's.
     """
     cluster_config = config.object if config is not None and isinstance(config.object, ClusterConfig) else ClusterConfig()
+    cluster_config = structs.replace(cluster_config, metadata=structs.replace(cluster_config.metadata, name=cluster_config.name or lab))
     given = config.value if config is not None else {"apiVersion": cluster_config.api_version, "kind": cluster_config.kind}
     base = admit(Cluster(), [Incoming(given, cluster_config), *(Incoming({}, obj) for obj in initial_objects(cluster_config))], now)
     cluster = base.cluster.with_given({key: None for key in base.cluster.given if key[0] != cluster_config.kind})

@@ -21,6 +21,9 @@ RECEIVE_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
 IDLE_TIMEOUT_S = 75.0
 
+BODILESS = (204, 304)
+"""Statuses whose answers have no body (RFC 9110 §15.3.5, §15.4.5)."""
+
 _REASONS = {
     200: b"OK",
     201: b"Created",
@@ -125,7 +128,7 @@ async def _handled(request: Request, handler: Handler) -> Answer:
 
 async def _answer(connection: socket.socket, protocol: h11.Connection, answer: Answer, *, is_head: bool = False) -> None:
     if isinstance(answer, Stream):
-        await _send(connection, protocol, _head(Response(200, content_type=answer.content_type), None))
+        await _send(connection, protocol, _head(Response(200, content_type=answer.content_type), None, is_chunked=True))
         try:
             async for piece in answer.pieces:
                 await _send(connection, protocol, h11.Data(data=piece))
@@ -134,23 +137,27 @@ async def _answer(connection: socket.socket, protocol: h11.Connection, answer: A
         await _send(connection, protocol, h11.EndOfMessage())
         return
     response = answer.response if isinstance(answer, Handover) else answer
+    if not 200 <= response.status <= 999:
+        response = Response(500, f"invalid status code {response.status}\n".encode())
+    has_body = bool(response.body) and not is_head and response.status not in BODILESS
     events: Sequence[h11.Event] = (
-        _head(response, len(response.body)),
-        *([h11.Data(data=response.body)] if response.body and not is_head else []),
+        _head(response, None if response.status in BODILESS else len(response.body)),
+        *([h11.Data(data=response.body)] if has_body else []),
         h11.EndOfMessage(),
     )
     data = b"".join(protocol.send(event) or b"" for event in events)
     if isinstance(answer, Handover):
-        sent = socket.send_fds(connection, [data], answer.fds)
-        data = data[sent:]
-        for fd in answer.fds:
-            os.close(fd)
+        try:
+            data = data[socket.send_fds(connection, [data], answer.fds) :]
+        finally:
+            for fd in answer.fds:
+                os.close(fd)
     await asyncio.get_running_loop().sock_sendall(connection, data)
 
 
-def _head(response: Response, length: int | None) -> h11.Response:
+def _head(response: Response, length: int | None, *, is_chunked: bool = False) -> h11.Response:
     headers = {"Content-Type": response.content_type, **response.headers}
-    headers |= {"Content-Length": str(length)} if length is not None else {"Transfer-Encoding": "chunked"}
+    headers |= {"Content-Length": str(length)} if length is not None else {"Transfer-Encoding": "chunked"} if is_chunked else {}
     return h11.Response(status_code=response.status, headers=list(headers.items()), reason=_REASONS.get(response.status, b""))
 
 

@@ -31,6 +31,8 @@ BACK_OFF_S = (0.0, 0.1, 0.5, 2.0, 5.0)
 """How long to wait before a process that died is forked again; the first time not at all."""
 QUIET_S = 60.0
 """After that long without a death the back-off begins anew."""
+ACCEPT_PAUSE_S = 0.05
+"""How long to leave a connection waiting that cannot be accepted."""
 
 Role = Callable[["Boot"], None]
 
@@ -56,8 +58,11 @@ class Boot:
         return str(self.directory / name)
 
 
-def start(boot: Boot, far_end: socket.socket) -> None:
-    """Forks a lab's init out of this process, into namespaces of its own. `far_end` is `up`'s end of the progress socket."""
+def start(boot: Boot, far_end: socket.socket, claim: int) -> None:
+    """Forks a lab's init out of this process, into namespaces of its own.
+
+    `far_end` is `up`'s end of the progress socket, `claim` its hold on the run directory: neither is the lab's.
+    """
     gc.collect()
     gc.freeze()  # what is loaded so far stays shared between all forks
     middle = os.fork()
@@ -66,6 +71,7 @@ def start(boot: Boot, far_end: socket.socket) -> None:
         return
     try:
         far_end.close()
+        os.close(claim)
         _leave(boot)
         if os.fork() == 0:
             _run(boot)
@@ -236,19 +242,23 @@ class Init:
                 self._tell_all({"event": "died", "pid": pid, "status": status, **self._in_pods.pop(pid)})
             for child in self._children:
                 if child.pid == pid:
-                    self._schedule(child, status)
+                    self._schedule(child, f"died ({_how(status)})")
 
-    def _schedule(self, child: _Child, status: int) -> None:
+    def _schedule(self, child: _Child, what: str) -> None:
+        """When to start a process again of which `what` has happened."""
         if not self._kept and child.name == "agent":
             os._exit(1)  # it has told `up` why
         now = time.monotonic()
         child.deaths = child.deaths + 1 if now - child.last_death < QUIET_S else 1
         child.last_death, child.pid = now, 0
         child.due = now + BACK_OFF_S[min(child.deaths, len(BACK_OFF_S)) - 1]
-        print(f"{child.name} died ({_how(status)}); next start in {child.due - now:.1f} s", file=sys.stderr, flush=True)
+        _say(f"{child.name} {what}; next start in {child.due - now:.1f} s")
 
     def _fork(self, child: _Child) -> None:
-        child.pid = self._spawn(child.name, child.role)
+        try:
+            child.pid = self._spawn(child.name, child.role)
+        except OSError as error:
+            self._schedule(child, f"cannot be started ({error.strerror})")
 
     def _spawn(self, name: str, role: Role, not_to_keep: tuple[int, ...] = ()) -> int:
         """Forks a process that runs a role; returns its pid."""
@@ -276,7 +286,12 @@ class Init:
             os._exit(1)
 
     def _accept(self, listener: socket.socket) -> None:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError as error:
+            _say(f"no connection accepted: {error.strerror}")
+            time.sleep(ACCEPT_PAUSE_S)  # whoever waits there makes the poll return at once, again and again
+            return
         self._connections[connection.fileno()] = (connection, Frames())
         self._poll.register(connection.fileno(), select.POLLIN)
 
@@ -290,7 +305,7 @@ class Init:
             self._drop(fd)
             return
         for message in frames.feed(data):
-            self._send(connection, {"answers": message.get("id", 0), **self._serve(message)})
+            self._send(fd, {"answers": message.get("id", 0), **self._serve(message)})
 
     def _serve(self, message: dict[str, Any]) -> dict[str, Any]:
         """`spawn` forks one of the processes that live in pods; `list` names them. Pids are of the lab's PID namespace."""
@@ -331,19 +346,27 @@ class Init:
         return int(written)
 
     def _tell_all(self, message: dict[str, Any]) -> None:
-        for connection, _ in list(self._connections.values()):
-            self._send(connection, message)
+        for fd in list(self._connections):
+            self._send(fd, message)
 
-    def _send(self, connection: socket.socket, message: dict[str, Any]) -> None:
+    def _send(self, fd: int, message: dict[str, Any]) -> None:
+        """To whoever is behind this connection; nobody, when it has been dropped."""
+        if fd not in self._connections:
+            return
+        connection, _ = self._connections[fd]
         try:
             connection.sendall(encode(message))
         except OSError:
-            self._drop(connection.fileno())
+            self._drop(fd)
 
     def _drop(self, fd: int) -> None:
         connection, _ = self._connections.pop(fd)
         self._poll.unregister(fd)
         connection.close()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _how(status: int) -> str:

@@ -13,6 +13,9 @@ from kubenetlab import names
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.pods import Pod
 from kubenetlab.controllers.ipam import attachment_of
+from kubenetlab.datapath import modes
+from kubenetlab.datapath.modes import ServiceProxy
+from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.hoststate.programs import ProgramRun
 
 if TYPE_CHECKING:
@@ -80,6 +83,7 @@ def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
 
 
 def _service(agent: Agent, service: Service) -> dict[str, Any]:
+    mode: ServiceProxy = modes.load("proxy", *agent.cluster.config.networking.proxy_mode)
     endpoints = [
         {"address": address, "port": port.port, "port_name": port.name, "node": endpoint.node_name, "ready": endpoint.conditions.is_ready}
         for piece in agent.cluster.slices_of(service)
@@ -92,6 +96,7 @@ def _service(agent: Agent, service: Service) -> dict[str, Any]:
         "name": service.name,
         "type": service.spec.type,
         "internal_traffic_policy": service.spec.internal_traffic_policy,
+        "proxied": is_proxied(service) and mode.serves,
         "cluster_ips": list(service.cluster_ips),
         "load_balancer_ips": [],
         "external_ips": list(service.spec.external_ips),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kubenetlab import controllers, names
-from kubenetlab.api.kinds import WRITABLE
+from kubenetlab.api.kinds import writable
 from kubenetlab.api.load import decode_object
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
@@ -75,9 +75,9 @@ class LabApi:
     async def _apply(self, request: Request) -> Answer:
         asked = msgspec.json.decode(request.body)
         admission = _admit(self._agent.cluster, asked["documents"])
-        if admission.cluster is not self._agent.cluster and not asked.get("dryRun"):
+        if admission.cluster is not self._agent.cluster:
             self._agent.replace(admission.cluster)
-        self._agent.wake(full_pass=not asked.get("dryRun"))
+        self._agent.wake(full_pass=True)
         return _json(_admission(admission))
 
     async def _plan(self, request: Request) -> Answer:
@@ -96,14 +96,14 @@ class LabApi:
 
     async def _delete_given(self, request: Request) -> Answer:
         """Drops documents of kinds that the lab does not model; the others go by DELETE on their own paths."""
-        given = dict.fromkeys(msgspec.json.decode(request.body)["keys"])
+        given = dict.fromkeys(tuple(key) for key in msgspec.json.decode(request.body)["keys"])
         known = [key for key in given if key in self._agent.cluster.given]
         self._agent.replace(self._agent.cluster.with_given(given))
         return _json({"deleted": known})
 
     async def _given(self, request: Request) -> Answer:
         """The documents of kinds that the lab keeps without modelling them."""
-        documents = [document for (kind, _, _), document in self._agent.cluster.given.items() if kind not in WRITABLE]
+        documents = [document for document in self._agent.cluster.given.values() if writable(document) is None]
         return _json({"items": documents})
 
     async def _diff(self, request: Request) -> Answer:
@@ -196,7 +196,7 @@ def _admit(cluster: Cluster, documents: list[dict[str, Any]]) -> Admission:
     incoming: list[Incoming] = []
     findings = []
     for index, document in enumerate(documents):
-        type_ = WRITABLE.get(document.get("kind", ""))
+        type_ = writable(document)
         decoded = decode_object(document, type_) if type_ else None
         if decoded is not None and decoded.value is None:
             findings += [(index, finding) for finding in decoded.findings]

@@ -18,23 +18,31 @@ class NetnsLinks:
         self._lab = lab
         self._run_netns = run_netns
         self._outer_proc = outer_proc
+        self._owners: dict[str, str] = {}
+        """Name → the namespace it leads to: a pod's successor may bear its name before the pod is gone."""
 
     def add(self, netns: str, pid: int) -> None:
         if self._run_netns < 0:
             return
         name = run_netns_name(self._lab, netns)
-        self.remove(netns)
+        self._unlink(name)
+        self._owners[name] = netns
         try:
             os.symlink(f"/proc/{self.outer_pid(pid)}/ns/net", name, dir_fd=self._run_netns)
         except OSError:
             pass  # a convenience: the lab does without it
 
     def remove(self, netns: str) -> None:
-        if self._run_netns >= 0:
-            try:
-                os.unlink(run_netns_name(self._lab, netns), dir_fd=self._run_netns)
-            except OSError:
-                pass
+        name = run_netns_name(self._lab, netns)
+        if self._run_netns >= 0 and self._owners.get(name, netns) == netns:
+            self._owners.pop(name, None)
+            self._unlink(name)
+
+    def _unlink(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self._run_netns)
+        except OSError:
+            pass
 
     def outer_pid(self, pid: int) -> int:
         """One of our processes' number in the namespace that `up` was called in; 0 when it is gone."""

@@ -124,7 +124,7 @@ class NodeAgent:
                 case "probes":
                     return self._set_probes(request)
             return {"error": f"unknown request {request['do']}"}
-        except RequirementError as error:
+        except (RequirementError, nft.NftError) as error:
             return {"error": str(error)}
         except (KeyError, OSError, ValueError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
@@ -155,12 +155,12 @@ class NodeAgent:
             self._probes.pop(key).stop()
         for key, spec in wanted.items():
             known = self._probes.get(key)
-            if known is not None and known.spec == spec:
+            node_pid = request["nodes"][spec.node_netns]
+            if known is not None and (known.spec, known.node_pid) == (spec, node_pid):
                 continue
             if known is not None:
                 known.stop()
-            namespace = Namespace(request["nodes"][spec.node_netns], self._home)
-            self._probes[key] = Probing(spec, namespace, self._outbox.put_nowait)
+            self._probes[key] = Probing(spec, node_pid, Namespace(node_pid, self._home), self._outbox.put_nowait)
         return {"ok": True}
 
 

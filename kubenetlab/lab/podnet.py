@@ -109,11 +109,9 @@ class PodNetwork:
         for _ in range(self._resolver.attempts):
             for server in self._resolver.nameservers:
                 try:
-                    answer = await self.exchange(server, 53, question, self._resolver.timeout_s)
+                    return first_address(await self.exchange(server, 53, question, self._resolver.timeout_s), number)
                 except OSError as error:
                     last = OSError(error.errno, f"lookup {name} on {server}:53: {error.strerror}")
-                    continue
-                return first_address(answer, number)
         raise last
 
 

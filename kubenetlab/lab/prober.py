@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from kubenetlab.datapath.probes import USER_AGENT, ProbeSpec
 from kubenetlab.lab.http import fetch
@@ -28,8 +29,10 @@ Tell = Callable[[Message], None]
 class Probing:
     """One probe, asked from now on until it is stopped. Told is every change of the answer, and each failure up to the threshold."""
 
-    def __init__(self, spec: ProbeSpec, namespace: Namespace, tell: Tell) -> None:
+    def __init__(self, spec: ProbeSpec, node_pid: int, namespace: Namespace, tell: Tell) -> None:
         self.spec = spec
+        self.node_pid = node_pid
+        """Whose namespace it is asked from."""
         self._namespace = namespace
         self._tell = tell
         self.last: Message | None = None
@@ -92,6 +95,8 @@ class Probing:
                         return None
                     case "http":
                         return await self._get()
+        except ValueError as error:
+            return str(error)
         except TimeoutError:
             return f"dial tcp {target}: i/o timeout" if spec.method != "ping" else f"no answer to a ping to {spec.address}"
         except OSError as error:
@@ -103,6 +108,10 @@ class Probing:
             return f"dial tcp {target}: connect: {words.get(error.errno or 0, error.strerror or str(error))}"
 
     async def _connect(self) -> socket.socket:
+        try:
+            ip_address(self.spec.address)
+        except ValueError:
+            raise ValueError(f"dial tcp: lookup {self.spec.address}: no such host") from None  # this machine's resolver is not asked
         connection = self._namespace.socket(socket.SOCK_STREAM)
         # Closed with a reset: thousands of probes shall not leave thousands of sockets in TIME_WAIT.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -116,7 +125,9 @@ class Probing:
     async def _get(self) -> str | None:
         connection = await self._connect()
         try:
-            headers = {"Host": f"{self.spec.address}:{self.spec.port}", "User-Agent": USER_AGENT, **dict(self.spec.headers)}
+            own = {"Host": f"{self.spec.address}:{self.spec.port}", "User-Agent": USER_AGENT}
+            given = {name.lower() for name, _ in self.spec.headers}
+            headers = {**{name: value for name, value in own.items() if name.lower() not in given}, **dict(self.spec.headers)}
             answer = await fetch(connection, "GET", self.spec.path, headers=headers)
         finally:
             connection.close()

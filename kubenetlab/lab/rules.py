@@ -12,11 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.hoststate.nftables import NftObject, Table, needs_replacement, replacement, transaction
 from kubenetlab.lab import rundir, state
 from kubenetlab.lab.hands import Hand, OnEvent
+
+
+class Mark(Struct, frozen=True):
+    """What a transaction of ours left in a node's namespace."""
+
+    generation: int
+    digest: str
+    """Of the objects it was made of."""
+    tables: tuple[tuple[str, str], ...]
+    """(family, name) of each."""
 
 
 class RulesHand:
@@ -26,23 +37,25 @@ class RulesHand:
         self._hand = Hand("node agent", str(directory / rundir.NODE_AGENT_SOCKET), on_event, self._forget_probes)
         self._marks_path = directory / "rules.json"
         self._on_change = on_change
-        self._marks: dict[str, tuple[int, str]] = {}
-        """Node's namespace → (generation, digest) that our last transaction left."""
+        self._marks: dict[str, Mark] = {}
+        """Node's namespace → what our last transaction left there."""
         self._dubious: set[str] = set()
         """Where the tables have to be made anew, whatever they hold."""
-        self._probes: Mapping[str, tuple[ProbeSpec, ...]] = {}
+        self._probes: dict[str, tuple[tuple[ProbeSpec, int], ...]] = {}
+        """Sandbox → its probes, each with the pid of the node that asks."""
 
     def load_marks(self) -> None:
         """What the former agent wrote down."""
         try:
-            self._marks = msgspec.json.decode(self._marks_path.read_bytes(), type=dict[str, tuple[int, str]])
+            self._marks = msgspec.json.decode(self._marks_path.read_bytes(), type=dict[str, Mark])
         except (OSError, msgspec.DecodeError):
             self._marks = {}
 
     async def is_as_left(self, netns: str, pid: int, objects: Sequence[NftObject]) -> bool:
         """True when the namespace holds what our last transaction left, and that was made of these objects."""
         answer = await self._hand.call(do="generation", netns=netns, pid=pid)
-        if self._marks.get(netns) == (answer.get("generation"), _digest(objects)):
+        mark = self._marks.get(netns)
+        if mark is not None and (mark.generation, mark.digest) == (answer.get("generation"), _digest(objects)):
             return True
         self._dubious.add(netns)
         return False
@@ -52,7 +65,7 @@ class RulesHand:
         if netns not in self._marks:
             return False
         answer = await self._hand.call(do="generation", netns=netns, pid=pid)
-        if "generation" in answer and answer["generation"] != self._marks[netns][0]:
+        if "generation" in answer and answer["generation"] != self._marks[netns].generation:
             self._dubious.add(netns)
             return True
         return False
@@ -63,7 +76,8 @@ class RulesHand:
         must_replace = netns in self._dubious or any(
             obj.key in before and before[obj.key] != obj and needs_replacement(before[obj.key], obj) for obj in new
         )
-        text = replacement(new) if must_replace else transaction(old, new)
+        mark = self._marks.get(netns)
+        text = replacement(new, mark.tables if mark else ()) if must_replace else transaction(old, new)
         if not text:
             return None
         answer = await self._hand.call(do="rules", netns=netns, pid=pid, text=text)
@@ -71,7 +85,8 @@ class RulesHand:
             self._dubious.add(netns)
             return str(answer["error"])
         self._dubious.discard(netns)
-        self._marks[netns] = (answer["generation"], _digest(new))
+        tables = tuple((obj.family, obj.name) for obj in new if isinstance(obj, Table))
+        self._marks[netns] = Mark(answer["generation"], _digest(new), tables)
         return None
 
     def forget(self, netns: str) -> None:
@@ -84,13 +99,17 @@ class RulesHand:
 
     async def set_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], node_pids: Mapping[str, int]) -> None:
         """Has the node agent ask these questions, by sandbox, and no others."""
-        changed = [netns for netns in {**self._probes, **wanted} if self._probes.get(netns) != wanted.get(netns)]
+        asked = {
+            netns: tuple((spec, node_pids[spec.node_netns]) for spec in specs if spec.node_netns in node_pids)
+            for netns, specs in wanted.items()
+        }
+        changed = [netns for netns in {**self._probes, **asked} if self._probes.get(netns) != asked.get(netns)]
         if not changed:
             return
-        specs = [msgspec.to_builtins(spec) for netns in changed for spec in wanted.get(netns, ())]
+        specs = [msgspec.to_builtins(spec) for netns in changed for spec, _ in asked.get(netns, ())]
         answer = await self._hand.call(do="probes", netns=changed, probes=specs, nodes=dict(node_pids))
         if "error" not in answer:
-            self._probes = wanted
+            self._probes = asked
 
     async def tables(self, netns: str, pid: int, tables: Iterable[Table]) -> list[Any]:
         """Each table as nft's JSON lists it; None for one that is not there."""

@@ -10,16 +10,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
+import time
 from pathlib import Path
 
-from kubenetlab.errors import RequirementError
+from kubenetlab.errors import LabError, RequirementError, UsageError
+from kubenetlab.names import lab_name_fault
 
 RUN_NETNS = "/run/netns"
 API_SOCKET, INIT_SOCKET, NODE_AGENT_SOCKET = "api.sock", "init.sock", "node-agent.sock"
 STORE, LOG, PAUSE = "store.json", "log", "pause"
+SWEEP_TIMEOUT_S = 10.0
+"""How long to wait for somebody who is making the lab, or taking its traces away."""
 
 
 def base() -> Path:
@@ -34,7 +39,9 @@ def base() -> Path:
 
 
 def of(lab: str) -> Path:
-    """The run directory of a lab."""
+    """The run directory of a lab. Raises UsageError for a name that no lab can have: it would lead elsewhere."""
+    if fault := lab_name_fault(lab):
+        raise UsageError(f"--lab {lab}: {fault}")
     return base() / lab
 
 
@@ -54,12 +61,28 @@ def names() -> list[str]:
     return sorted(entry.name for entry in directory.iterdir() if entry.is_dir()) if directory.is_dir() else []
 
 
-def create(lab: str) -> Path:
-    """Makes the directory, for its owner alone. Raises FileExistsError when it is there."""
+def claim(lab: str) -> int:
+    """The run directory, empty, its owner's alone, and held: a descriptor to be closed when the lab is made or given up.
+
+    Raises LabError when the lab is up, or somebody else holds its directory.
+    """
     directory = of(lab)
-    base().mkdir(mode=0o700 if os.geteuid() else 0o755, parents=True, exist_ok=True)
-    directory.mkdir(mode=0o700)
-    return directory
+    while True:
+        try:
+            base().mkdir(mode=0o700 if os.geteuid() else 0o755, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except FileNotFoundError:
+            continue  # the last lab beside us has just taken the base away
+        except OSError as error:
+            raise RequirementError(f"cannot make {directory}: {error.strerror}") from None
+        held = _hold(directory, 0.0)
+        if held is None:
+            continue
+        if is_alive(lab):
+            os.close(held)
+            raise LabError(f"lab {lab} is up already")
+        _empty(directory)
+        return held
 
 
 def is_alive(lab: str) -> bool:
@@ -72,19 +95,59 @@ def is_alive(lab: str) -> bool:
     return True
 
 
-def sweep(lab: str) -> None:
-    """Removes what a dead lab left behind: its run directory, and its links in /run/netns that lead nowhere."""
+def sweep(lab: str, held: int | None = None) -> bool:
+    """Removes what a dead lab left behind: its run directory, and its links in /run/netns that lead nowhere.
+
+    `held` is a claim of ours, which ends here. Returns False, having done nothing, when the lab lives. Raises LabError when
+    somebody holds the directory for long.
+    """
     directory = of(lab)
-    if directory.is_dir():
-        for entry in directory.iterdir():
-            if stat.S_ISDIR(entry.lstat().st_mode):
-                entry.rmdir()
-            else:
-                entry.unlink(missing_ok=True)
-        directory.rmdir()
+    if held is None:
+        held = _hold(directory, SWEEP_TIMEOUT_S)
+    if held is not None:
+        try:
+            if is_alive(lab):
+                return False
+            _empty(directory)
+            directory.rmdir()
+        finally:
+            os.close(held)
     if os.geteuid() == 0 and os.path.isdir(RUN_NETNS):
         for link in os.scandir(RUN_NETNS):
             if link.is_symlink() and link.name.startswith(f"{lab}_") and not os.path.exists(link.path):
                 os.unlink(link.path)
-    if directory.parent.is_dir() and not any(directory.parent.iterdir()):
+    try:
         directory.parent.rmdir()
+    except OSError:
+        pass  # other labs are there
+    return True
+
+
+def _hold(directory: Path, timeout_s: float) -> int | None:
+    """A descriptor of the directory, locked; None when there is no such directory (any more). Raises LabError when others hold it."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(held), os.stat(directory)):
+                return held
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(held)
+                raise LabError(f"lab {directory.name} is being made by somebody else at this moment") from None
+            time.sleep(0.01)
+        except FileNotFoundError:
+            pass
+        os.close(held)
+
+
+def _empty(directory: Path) -> None:
+    for entry in directory.iterdir():
+        if stat.S_ISDIR(entry.lstat().st_mode):
+            entry.rmdir()
+        else:
+            entry.unlink(missing_ok=True)

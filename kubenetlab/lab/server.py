@@ -17,15 +17,17 @@ import socket
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct, structs
 
 from kubenetlab.api.apps import Deployment, ReplicaSet
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.core import Namespace, Node
 from kubenetlab.api.kinds import SERVED
-from kubenetlab.api.meta import Resource
+from kubenetlab.api.meta import LabelSelector, Resource, parse_selector
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.render import render
 from kubenetlab.controllers.termination import terminated
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from kubenetlab.lab.agent import Agent
 
 REMEMBERED_REQUESTS = 256
+IMMORTAL_NAMESPACES = ("default", "kube-system", "kube-public")
+"""Source: k8s.io/apiserver pkg/admission/plugin/namespace/lifecycle."""
 
 
 class ApiFaultError(Exception):
@@ -120,7 +124,7 @@ class Server:
     def _list(self, place: Place, request: Request) -> Response:
         cluster = self._agent.cluster
         wanted = _selector(request)
-        items = [render(cluster, obj) for obj in cluster.all(place.kind, place.namespace) if _matches(obj, wanted)]
+        items = [render(cluster, obj) for obj in cluster.all(place.kind, place.namespace) if wanted.matches(obj.labels)]
         body = {
             "apiVersion": place.kind.api_version,
             "kind": f"{place.kind.kind}List",
@@ -132,7 +136,7 @@ class Server:
     def _watch(self, place: Place, request: Request) -> Stream:
         return Stream(self._events(place, _selector(request)))
 
-    async def _events(self, place: Place, wanted: Mapping[str, str]) -> AsyncIterator[bytes]:
+    async def _events(self, place: Place, wanted: LabelSelector) -> AsyncIterator[bytes]:
         """Every change of a kind as it comes, after all that is there; a bookmark stands between the two."""
         known: dict[tuple[str, str], Resource] = {}
         changed = self._agent.watch()
@@ -141,7 +145,7 @@ class Server:
             while True:
                 changed.clear()
                 cluster = self._agent.cluster
-                now = {obj.key: obj for obj in cluster.all(place.kind, place.namespace) if _matches(obj, wanted)}
+                now = {obj.key: obj for obj in cluster.all(place.kind, place.namespace) if wanted.matches(obj.labels)}
                 events = [("DELETED", obj) for key, obj in known.items() if key not in now]
                 events += [("ADDED" if key not in known else "MODIFIED", obj) for key, obj in now.items() if known.get(key) is not obj]
                 known = now
@@ -158,8 +162,11 @@ class Server:
 
     def _delete(self, place: Place) -> Response:
         obj = self._get(place)
+        if isinstance(obj, (ClusterConfig, Node)):
+            raise ApiFaultError(405, "MethodNotAllowed", f"{obj.title} comes from the Cluster document: change that and apply it")
+        if isinstance(obj, Namespace) and obj.name in IMMORTAL_NAMESPACES:
+            raise ApiFaultError(403, "Forbidden", f'namespaces "{obj.name}" is forbidden: this namespace may not be deleted')
         self._agent.learn(terminated(obj, time.time()))
-        self._agent.replace(self._agent.cluster.with_given({(obj.kind, obj.namespace, obj.name): None}))
         return _json(
             {"apiVersion": "v1", "kind": "Status", "status": "Success", "details": {"name": obj.name, "kind": obj.plural, "uid": obj.uid}}
         )
@@ -212,14 +219,11 @@ def _place(path: str) -> Place:
     return Place(kind, namespace if kind.is_namespaced else "" if name else None, name, part)
 
 
-def _selector(request: Request) -> dict[str, str]:
-    text = request.query.get("labelSelector", "")
-    pairs = [part.partition("=") for part in text.split(",") if part]
-    return {key: value.removeprefix("=") for key, _, value in pairs}
-
-
-def _matches(obj: Resource, wanted: Mapping[str, str]) -> bool:
-    return all(obj.labels.get(key) == value for key, value in wanted.items())
+def _selector(request: Request) -> LabelSelector:
+    try:
+        return parse_selector(request.query.get("labelSelector", ""))
+    except ValueError as error:
+        raise ApiFaultError(400, "BadRequest", f"unable to parse requirement: {error}") from None
 
 
 def _json(body: Any, code: int = 200) -> Response:

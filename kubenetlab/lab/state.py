@@ -9,19 +9,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from kubenetlab.api.apps import Deployment, ReplicaSet
-from kubenetlab.api.config import ClusterConfig
-from kubenetlab.api.core import Event, Namespace, Node, Service
-from kubenetlab.api.discovery import EndpointSlice
-from kubenetlab.api.lab import Attachment, Decisions, Ledger, NodeReport, Observed
+from kubenetlab.api.kinds import STORED
 from kubenetlab.api.meta import Resource
-from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-
-_KINDS: tuple[type[Resource], ...] = (
-    ClusterConfig, Namespace, Node, Pod, Service, EndpointSlice, Deployment, ReplicaSet, Event,
-    Attachment, Observed, NodeReport, Ledger, Decisions,
-)  # fmt: skip
 
 
 class _Saved(Struct):
@@ -32,7 +22,7 @@ class _Saved(Struct):
 
 def save(cluster: Cluster, path: Path) -> None:
     """Writes the whole store."""
-    objects = {kind.kind: msgspec.Raw(msgspec.json.encode(cluster.all(kind))) for kind in _KINDS}
+    objects = {kind.kind: msgspec.Raw(msgspec.json.encode(cluster.all(kind))) for kind in STORED}
     saved = _Saved(cluster.revision, objects, [(*key, document) for key, document in cluster.given.items()])
     replace_file(path, msgspec.json.encode(saved))
 
@@ -41,7 +31,7 @@ def load(path: Path) -> Cluster:
     """Raises OSError or msgspec.ValidationError when there is no usable store."""
     saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
     objects: dict[type[Resource], dict[tuple[str, str], Resource]] = {}
-    for kind in _KINDS:
+    for kind in STORED:
         decoded: list[Resource] = msgspec.json.decode(saved.objects[kind.kind], type=list[kind]) if kind.kind in saved.objects else []  # type: ignore[valid-type]
         objects[kind] = {obj.key: obj for obj in decoded}
     return Cluster(objects, {(kind, namespace, name): document for kind, namespace, name, document in saved.given}, saved.revision)

@@ -15,7 +15,7 @@ from typing import Any
 
 from kubenetlab import errors
 from kubenetlab.api.store import Cluster
-from kubenetlab.errors import KubenetlabError, LabError, RequirementError
+from kubenetlab.errors import KubenetlabError, LabError
 from kubenetlab.kernel import pause
 from kubenetlab.lab import init, rundir, state
 from kubenetlab.lab.wire import Frames
@@ -43,12 +43,13 @@ def create(
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     life: int | None = None
     is_kept = False
+    claim: int | None = None
     try:
-        _make_directory(lab)
+        claim = rundir.claim(lab)
         for number in _SIGNALS:
             signal.signal(number, _interrupt)
         boot, ours = _boot(lab, cluster, min(MAX_WORKERS, max(1, nodes)))
-        init.start(boot, ours)
+        init.start(boot, ours, claim)
         assert boot.progress is not None
         boot.progress.close()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -75,26 +76,12 @@ def create(
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         if not is_kept:
-            _undo(lab, life)
+            _undo(lab, life, claim)
+        elif claim is not None:
+            os.close(claim)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-
-
-def _make_directory(lab: str) -> None:
-    """The run directory, clean. Two `up` of one name at once: the second finds it there and is told."""
-    if rundir.is_alive(lab):
-        raise LabError(f"lab {lab} is up already")
-    try:
-        rundir.create(lab)
-    except FileExistsError:
-        rundir.sweep(lab)
-        try:
-            rundir.create(lab)
-        except FileExistsError:
-            raise LabError(f"lab {lab} is being made by somebody else at this moment") from None
-    except PermissionError as error:
-        raise RequirementError(f"cannot make {rundir.of(lab)}: {error.strerror}") from None
 
 
 def _boot(lab: str, cluster: Cluster, workers: int) -> tuple[init.Boot, socket.socket]:
@@ -107,7 +94,7 @@ def _boot(lab: str, cluster: Cluster, workers: int) -> tuple[init.Boot, socket.s
     return init.Boot(lab, directory, workers, cluster, theirs), ours
 
 
-def _undo(lab: str, life: int | None) -> None:
+def _undo(lab: str, life: int | None, claim: int | None) -> None:
     """Ends what was begun, waits until the kernel has freed it, and removes the traces."""
     if life is not None:
         try:
@@ -116,8 +103,8 @@ def _undo(lab: str, life: int | None) -> None:
             pass
         select.select([life], [], [], 5.0)
         os.close(life)
-    if not rundir.is_alive(lab):
-        rundir.sweep(lab)
+    if claim is not None:
+        rundir.sweep(lab, claim)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -127,7 +114,7 @@ def _interrupt(number: int, frame: object) -> None:
 def _error(message: dict[str, Any]) -> KubenetlabError:
     """The error that one of the lab's processes met, as if it had been raised here."""
     type_ = getattr(errors, str(message["kind"]), errors.BugError)
-    if "--debug" in sys.argv:
+    if "KUBENETLAB_DEBUG" in os.environ:
         print(message["trace"], file=sys.stderr)
     error: KubenetlabError = type_(message["error"])
     return error

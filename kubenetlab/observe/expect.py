@@ -30,6 +30,8 @@ class ServicePort(Struct, frozen=True):
     protocol: str
     endpoints: tuple[tuple[str, int], ...]
     """(address, port) of those that are ready."""
+    is_proxied: bool = True
+    """False when no kube-proxy takes care of it: then its address leads nowhere."""
     nodes: tuple[str, ...] = ()
     """The node of each endpoint, where only those on the client's node count; empty: all do."""
 
@@ -44,8 +46,6 @@ Destination = Place | ServicePort
 class World(Struct, frozen=True):
     """What the rules must know beside source and destination."""
 
-    has_services: bool
-    """False when no kube-proxy runs."""
     listening: Mapping[str, frozenset[int]]
     """Pod address → ports of its programs."""
 
@@ -66,19 +66,20 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
                         port["port"],
                         port["protocol"],
                         tuple((entry["address"], entry["port"]) for entry in ready),
+                        service["proxied"],
                         tuple(entry["node"] for entry in ready) if is_local else (),
                     )
                 )
     return found
 
 
-def world(seen: Mapping[str, Any], *, has_services: bool) -> World:
+def world(seen: Mapping[str, Any]) -> World:
     """What `inspect` shows, as far as the rules must know it."""
     listening: dict[str, set[int]] = {}
     for pod in seen["pods"]:
         for address in pod["addresses"]:
             listening.setdefault(address, set()).update(port for container in pod["containers"] for port in container["ports"])
-    return World(has_services, {address: frozenset(ports) for address, ports in listening.items()})
+    return World({address: frozenset(ports) for address, ports in listening.items()})
 
 
 def expect(source: Place, destination: Destination, known: World) -> Expectation:
@@ -90,7 +91,7 @@ def expect(source: Place, destination: Destination, known: World) -> Expectation
 
 
 def _service(source: Place, port: ServicePort, known: World) -> Expectation:
-    if source.kind == "ext" or not known.has_services:
+    if source.kind == "ext" or not port.is_proxied:
         return "nothing"
     if not port.endpoints:
         return "refused"

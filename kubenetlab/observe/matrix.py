@@ -45,12 +45,12 @@ class Matrix(Struct, frozen=True):
         return [cell for cell in self.cells if not cell.is_as_promised]
 
 
-def probe_matrix(seen: Mapping[str, Any], *, has_services: bool, sources: Sequence[Place] | None = None, deadline_s: float = 1.0) -> Matrix:
+def probe_matrix(seen: Mapping[str, Any], *, sources: Sequence[Place] | None = None, deadline_s: float = 1.0) -> Matrix:
     """Sends every probe of the matrix; `seen` is what `inspect` shows."""
     everyone = places(seen)
     rows = tuple(sources if sources is not None else everyone)
     columns: tuple[Destination, ...] = (*everyone, *service_ports(seen))
-    known = world(seen, has_services=has_services)
+    known = world(seen)
     pairs = [(row, column) for row in rows for column in columns if not (isinstance(column, Place) and column.sandbox == row.sandbox)]
     promised = [expect(row, column, known) for row, column in pairs]
     results = run(

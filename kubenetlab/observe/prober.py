@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
 import socket
 import struct
@@ -29,6 +30,8 @@ HOPELESS_S = 0.2
 _ECHO_REQUEST, _ECHO_REPLY = 8, 0
 _IP_RECVERR = 11
 _SENT_PER_DRAIN = 64
+_OTHER_FILES = 64
+"""What this process may have open beside its probes."""
 
 
 class Probe(Struct, frozen=True):
@@ -55,12 +58,16 @@ def run(probes: Sequence[Probe], *, deadline_s: float = 1.0) -> list[Result]:
 
     Where only probes are left of which no answer is hoped for, silence is not waited out for longer than `HOPELESS_S`.
     """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    pingers = len({probe.source.netns for probe in probes})
+    room = max(1, min(MAX_OPEN, hard - pingers - _OTHER_FILES))
     results: list[Result] = []
     connects = 0
     start = 0
     for end, probe in enumerate(probes):
         connects += probe.protocol != "ICMP"
-        if connects == MAX_OPEN:
+        if connects == room:
             results += _Batch(probes[start : end + 1]).run(deadline_s)
             start, connects = end + 1, 0
     return results + _Batch(probes[start:]).run(deadline_s)

@@ -55,6 +55,8 @@ def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "") -> Verdict:
     scheduled = pod.status.condition("PodScheduled")
     if scheduled is not None and scheduled.status == "False":
         return Verdict(name, "stuck", f"{scheduled.reason}: {scheduled.message}")
+    if pod.spec.node_name and cluster.node(pod.spec.node_name) is None:
+        return Verdict(name, "stuck", f"spec.nodeName: there is no node {pod.spec.node_name}")
     reason = next(_faults(cluster, pod), "")
     if not reason and pod.status.phase == "Pending":
         reason = creation_failure

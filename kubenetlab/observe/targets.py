@@ -7,6 +7,7 @@ svc:[ns/]name   lb:[ns/]name   nodeport:node/ns/name   ip:ADDRESS   anything wit
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -64,7 +65,10 @@ def parse(text: str, namespace: str | None = None) -> Target:
     if prefix in ("node", "ext"):
         return Target(prefix, "", rest)  # type: ignore[arg-type]
     if prefix == "ip":
-        return Target("ip", "", rest)
+        try:
+            return Target("ip", "", str(ip_address(rest)))
+        except ValueError:
+            raise UsageError(f"{text}: wanted an IP address behind ip:") from None
     if prefix in ("svc", "deploy", "pod"):
         where, slash, name = rest.partition("/")
         return Target(prefix, where if slash else default, name if slash else where)  # type: ignore[arg-type]

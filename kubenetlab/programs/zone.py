@@ -75,7 +75,7 @@ class Zone:
                 if port.name:
                     self._add(f"_{port.name}._{port.protocol.lower()}.{name}", "SRV", f"0 100 {port.port} {name}")
         for piece in slices:
-            for endpoint in piece.endpoints:
+            for endpoint in piece.endpoints if piece.address_type != "FQDN" else ():
                 if endpoint.conditions.is_ready:
                     self._add_endpoint(service, name, piece, endpoint)
 

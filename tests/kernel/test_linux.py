@@ -169,11 +169,11 @@ def test_a_namespace_that_fails_leaves_nothing(kernel: Make) -> None:
     here = kernel()
     good = [
         Bridge("node", "br0", "0a:58:00:00:00:01"),
-        Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0", "0a:59:00:00:00:02", "br0"),
-        Port("node", "veth0", "br0", "a pod"),
+        Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0"),
+        Port("node", "veth0", "br0", "0a:59:00:00:00:02", alias="a pod"),
     ]
     bad = [
-        Veth("bad", "eth0", "0a:58:00:00:00:03", "node", "veth1", "0a:59:00:00:00:03", "br0"),
+        Veth("bad", "eth0", "0a:58:00:00:00:03", "node", "veth1"),
         Address("bad", "eth0", "10.0.0.1/24"),
         Route("bad", "10.9.0.0/16", "eth0", via="192.0.2.1"),
     ]
@@ -192,8 +192,8 @@ def test_removing_a_sandbox_frees_its_namespace(kernel: Make) -> None:
     here = kernel()
     wanted = state_of(
         Bridge("node", "br0", "0a:58:00:00:00:01"),
-        Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0", "0a:59:00:00:00:02", "br0"),
-        Port("node", "veth0", "br0", "a pod"),
+        Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0"),
+        Port("node", "veth0", "br0", "0a:59:00:00:00:02", alias="a pod"),
     )
     made(here, wanted)
     pid = here.sandboxes.pids["pod"]

@@ -57,9 +57,10 @@ def test_a_pod_on_link_shares_its_nodes_subnet() -> None:
     assert of(state, here, Route) == [Route(here, "0.0.0.0/0", "eth0", via="10.244.1.1")]
     assert not of(state, here, Neighbor)
     (veth,) = of(state, here, Veth)
-    assert (veth.mac, veth.peer_netns, veth.peer, veth.peer_master) == ("0a:58:0a:f4:01:02", "node/worker", "veth0", "cbr0")
+    assert (veth.mac, veth.peer_netns, veth.peer, veth.alias) == ("0a:58:0a:f4:01:02", "node/worker", "veth0", "cni bridge: pod default/a")
     port = next(port for port in of(state, "node/worker", Port) if port.name == "veth0")
-    assert (port.alias, port.is_hairpin) == ("pod default/a", True)
+    assert (port.master, port.mac) == ("cbr0", "0a:59:0a:f4:01:02")
+    assert (port.alias, port.is_hairpin) == ("cni bridge: pod default/a", True)
 
 
 def test_a_routed_pod_is_alone_behind_its_node() -> None:

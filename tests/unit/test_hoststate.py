@@ -105,13 +105,13 @@ def test_neighbors_are_read_back(address: Any, mac: bytes) -> None:
 
 
 def test_a_veth_is_made_with_both_ends_at_once() -> None:
-    """One message makes both, the other end up and on its bridge; a second one raises this end."""
-    veth = Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth3", "0a:59:00:00:00:02", "cbr0", 1400)
+    """One message makes both, the other end up; a second one raises this end and says whose it is."""
+    veth = Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth3", 1400, "a pod")
     create, up = split(veth.create(Indexes()))
     there = decoded(ifinfmsg, create)
     here = there.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA").get_attr("VETH_INFO_PEER")
-    assert (there["index"], there["flags"], there.get_attr("IFLA_IFNAME"), there.get_attr("IFLA_MASTER")) == (1000, 1, "veth3", 8)
-    assert (there.get_attr("IFLA_NET_NS_FD"), there.get_attr("IFLA_MTU"), there.get_attr("IFLA_ADDRESS")) == (42, 1400, "0a:59:00:00:00:02")
+    assert (there["index"], there["flags"], there.get_attr("IFLA_IFNAME")) == (1000, 1, "veth3")
+    assert (there.get_attr("IFLA_NET_NS_FD"), there.get_attr("IFLA_MTU")) == (42, 1400)
     assert (here["index"], here["flags"], here.get_attr("IFLA_IFNAME"), here.get_attr("IFLA_ADDRESS")) == (
         1001,
         0,
@@ -119,6 +119,7 @@ def test_a_veth_is_made_with_both_ends_at_once() -> None:
         "0a:58:00:00:00:02",
     )
     assert (decoded(ifinfmsg, up)["index"], decoded(ifinfmsg, up)["flags"]) == (1001, 1)
+    assert decoded(ifinfmsg, up).get_attr("IFLA_IFALIAS") == "a pod"
 
 
 def test_bridges_and_ports_are_read_back() -> None:
@@ -126,10 +127,12 @@ def test_bridges_and_ports_are_read_back() -> None:
     bridge = decoded(ifinfmsg, Bridge("n", "br0", "0a:58:00:00:00:01").create(Indexes()))
     assert bridge.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_KIND") == "bridge"
     assert bridge.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA").get_attr("IFLA_BR_MCAST_SNOOPING") == 0
-    data = Port("n", "eth0", "cbr0", "pod default/web", is_hairpin=True).create(Indexes())
-    port = decoded(ifinfmsg, data)
+    data = Port("n", "eth0", "cbr0", "0a:59:00:00:00:02", alias="pod default/web", is_hairpin=True).create(Indexes())
+    on_bridge, as_port = split(data)
+    port = decoded(ifinfmsg, on_bridge)
     assert (port["index"], port.get_attr("IFLA_IFALIAS")) == (7, "pod default/web")
-    assert port.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_SLAVE_KIND") == "bridge"
+    assert (port.get_attr("IFLA_MASTER"), port.get_attr("IFLA_ADDRESS")) == (8, "0a:59:00:00:00:02")
+    assert decoded(ifinfmsg, as_port).get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_SLAVE_KIND") == "bridge"
     assert (b"\x05\x00\x04\x00\x01") in data  # IFLA_BRPORT_MODE = 1
 
 
@@ -251,7 +254,7 @@ def test_comments_fit_and_cannot_break_out() -> None:
     [
         LinkUp("n", "lo"),
         Bridge("n", "br0", "0a:58:00:00:00:01"),
-        Port("n", "veth0", "cbr0", "x", is_hairpin=True),
+        Port("n", "veth0", "cbr0", "0a:59:00:00:00:02", alias="x", is_hairpin=True),
         Sandbox("n", "h", shares="m"),
     ],
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kubenetlab.api.core import Service
 from kubenetlab.api.decode import decode
-from kubenetlab.api.kinds import WRITABLE
+from kubenetlab.api.kinds import writable
 from kubenetlab.api.load import load
 from kubenetlab.errors import ManifestError
 from tests.clusters import deployment, loaded, problems_of, service
@@ -218,7 +218,8 @@ def test_any_mistake_is_told_and_the_rest_is_still_looked_at(data: st.DataObject
     document = data.draw(st.sampled_from(DOCUMENTS))
     fields = {key: value for key, value in document.items() if key not in ("apiVersion", "kind")}
     broken = replaced(fields, data.draw(st.sampled_from(paths(fields)[1:])), data.draw(ANYTHING))
-    type_ = WRITABLE[document["kind"]]
+    type_ = writable(document)
+    assert type_ is not None
     found = decode(broken, type_)
     assert (found.value is None) == any(not finding.is_unknown_field for finding in found.findings)
     assert isinstance(found.value if found.value is not None else found.rest, type_)

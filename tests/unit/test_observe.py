@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from kubenetlab.api.lab import ContainerReport, ProbeReport
 from kubenetlab.api.store import Cluster
@@ -25,9 +26,9 @@ SEEN: dict[str, Any] = {
         {"namespace": "shop", "name": "agent", "node": "worker", "pid": 22, "sandbox": "pod/c", "netns": "/n10", "addresses": ["172.18.0.3"], "ready": True, "host_network": True, "containers": []},
     ],
     "services": [
-        {"namespace": "default", "name": "web", "internal_traffic_policy": "Cluster", "cluster_ips": ["10.96.7.7"], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "x", "port": 81, "protocol": "TCP"}],
+        {"namespace": "default", "name": "web", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": ["10.96.7.7"], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "x", "port": 81, "protocol": "TCP"}],
          "endpoints": [{"address": "10.244.1.2", "port": 8080, "port_name": "http", "ready": True}, {"address": "10.244.1.9", "port": 9, "port_name": "x", "ready": False}]},
-        {"namespace": "default", "name": "headless", "internal_traffic_policy": "Cluster", "cluster_ips": [], "ports": [{"name": "", "port": 80, "protocol": "TCP"}], "endpoints": []},
+        {"namespace": "default", "name": "headless", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": [], "ports": [{"name": "", "port": 80, "protocol": "TCP"}], "endpoints": []},
     ],
 }  # fmt: skip
 POD, NODE, EXT = (next(place for place in places(SEEN) if place.kind == kind) for kind in ("pod", "node", "ext"))
@@ -86,7 +87,7 @@ def test_targets_lead_to_namespaces() -> None:
     assert [place.title for place in places(SEEN)] == ["default/web-6bd7cd67c6-hcxd6", "shop/agent", "node:worker", "ext:client"]
 
 
-KNOWN = world(SEEN, has_services=True)
+KNOWN = world(SEEN)
 WEB, EMPTY = service_ports(SEEN)
 
 
@@ -103,12 +104,12 @@ WEB, EMPTY = service_ports(SEEN)
         (NODE, WEB, KNOWN, "answer"),
         (EXT, WEB, KNOWN, "nothing"),
         (POD, EMPTY, KNOWN, "refused"),
-        (POD, WEB, World(False, KNOWN.listening), "nothing"),
+        (POD, structs.replace(WEB, is_proxied=False), KNOWN, "nothing"),
         (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9),)), KNOWN, "refused"),
         (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9), ("10.244.1.2", 8080))), KNOWN, "any"),
         (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("198.51.100.10", 9),)), KNOWN, "any"),
-        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 8080),), ("worker",)), KNOWN, "answer"),
-        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.2.2", 8080),), ("worker2",)), KNOWN, "nothing"),
+        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 8080),), True, ("worker",)), KNOWN, "answer"),
+        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.2.2", 8080),), True, ("worker2",)), KNOWN, "nothing"),
     ],
 )
 def test_what_kubernetes_promises(source: Place, destination: Any, known: World, expected: str) -> None:

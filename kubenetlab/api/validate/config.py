@@ -3,19 +3,21 @@
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
+from kubenetlab import names
 from kubenetlab.api.config import INTERNET_SUBNET, LOAD_BALANCER_SUBNET, NODE_CIDR_MASK_SIZE, NODE_SUBNET, ClusterConfig, Network, networks
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
-from kubenetlab.api.validate.metadata import label_fault, subdomain_fault, validate_labels
+from kubenetlab.api.validate.metadata import subdomain_fault, validate_labels
 from kubenetlab.api.validate.pods import is_address
 
-MAX_LAB_NAME = 40
 MAX_NODES = 1000
+SWITCH_PORTS = (names.SWITCH_BRIDGE, "lo", "router")
+"""What is on a switch beside the ports named after nodes and external hosts."""
 
 
 def validate_config(config: ClusterConfig) -> Iterator[Finding]:
     """What speaks against a Cluster document."""
-    if config.name and (fault := lab_name_fault(config.name)):
+    if config.name and (fault := names.lab_name_fault(config.name)):
         yield Finding(("name",), fault)
     yield from _validate_nodes(config)
     yield from _validate_ranges(config)
@@ -30,22 +32,17 @@ def validate_config(config: ClusterConfig) -> Iterator[Finding]:
         yield Finding(("fabric", "topology"), f"wanted switched (routed is not modelled yet), found {config.fabric.topology}")
 
 
-def lab_name_fault(name: str) -> str | None:
-    """Why a lab cannot be called `name`, or None when it can: it becomes part of a socket's path (108 bytes at most)."""
-    if len(name) > MAX_LAB_NAME:
-        return f"wanted at most {MAX_LAB_NAME} characters, found {len(name)}"
-    return label_fault(name)
-
-
 def _validate_nodes(config: ClusterConfig) -> Iterator[Finding]:
     if len(config.nodes) > MAX_NODES:
         yield Finding(("nodes",), f"wanted at most {MAX_NODES} nodes, found {len(config.nodes)}")
-    names = config.node_names
-    for index, (node, name) in enumerate(zip(config.nodes, names, strict=True)):
+    node_names = config.node_names
+    for index, (node, name) in enumerate(zip(config.nodes, node_names, strict=True)):
         if node.name and (fault := subdomain_fault(node.name)):
             yield Finding(("nodes", index, "name"), fault)
-        if name in names[:index]:
+        if name in node_names[:index]:
             yield Finding(("nodes", index, "name"), f"{found(name)} is the name of another node already")
+        if name in SWITCH_PORTS:
+            yield Finding(("nodes", index, "name"), f"{found(name)} is the name of a link of the lab's own on the switch")
         yield from validate_labels(node.labels, ("nodes", index, "labels"))
 
 
@@ -66,12 +63,18 @@ def _validate_ranges(config: ClusterConfig) -> Iterator[Finding]:
         if len(parts) != 1 or parts[0].version != 4:
             yield Finding(path, f"wanted one IPv4 range with ipFamily ipv4, found {found(text)}")
             continue
+        if not _can_be_routed(parts[0]):
+            yield Finding(path, f"wanted a range of unicast addresses, found {found(text)}")
         for other_path, other, network in ranges:
             if parts[0].overlaps(network):
                 named = f"{other} ({'.'.join(map(str, other_path)) + ': ' if other_path else ''}{network})"
                 yield Finding(path, f"{text} overlaps the range of {named}")
         ranges.append((path, whose, parts[0]))
         yield from _validate_size(config, field, parts[0])
+
+
+def _can_be_routed(network: Network) -> bool:
+    return not (network.is_loopback or network.is_link_local or network.is_multicast or network.is_reserved or network.is_unspecified)
 
 
 def _validate_size(config: ClusterConfig, field: str, network: Network) -> Iterator[Finding]:
@@ -95,6 +98,8 @@ def _validate_external(config: ClusterConfig) -> Iterator[Finding]:
         path: Path = ("external", index)
         if fault := subdomain_fault(host.name):
             yield Finding((*path, "name"), fault)
+        if host.name in SWITCH_PORTS:
+            yield Finding((*path, "name"), f"{found(host.name)} is the name of a link of the lab's own on the internet's switch")
         if not is_address(host.address):
             yield Finding((*path, "address"), f"wanted an IP address, found {found(host.address)}")
         elif ip_address(host.address) not in internet or ip_address(host.address) in (internet[0], internet[1], internet[-1]):

@@ -10,20 +10,11 @@ from kubenetlab.api.core import Namespace
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.meta import LabelSelector, ObjectMeta, Resource
+from kubenetlab.names import LABEL, label_fault
 
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-_SUBDOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
+_SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _PORT_NAME = re.compile(r"(?=[a-z0-9-]*[a-z])(?!.*--)[a-z0-9]([a-z0-9-]*[a-z0-9])?")
-
-
-def label_fault(name: str) -> str | None:
-    """Why `name` is no DNS label, or None when it is one."""
-    if len(name) > 63:
-        return f"wanted at most 63 characters, found {len(name)}"
-    if not _LABEL.fullmatch(name):
-        return f"wanted a DNS label (RFC 1123: lower-case letters, digits and -, a letter or digit at both ends), found {found(name)}"
-    return None
 
 
 def subdomain_fault(name: str) -> str | None:

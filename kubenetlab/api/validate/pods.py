@@ -6,7 +6,8 @@ from ipaddress import ip_address
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.pods import Container, Pod, PodSpec, Probe
-from kubenetlab.api.validate.metadata import label_fault, port_name_fault, subdomain_fault, validate_labels
+from kubenetlab.api.validate.metadata import port_name_fault, subdomain_fault, validate_labels
+from kubenetlab.names import label_fault
 
 _HANDLERS = ("httpGet", "tcpSocket", "grpc", "exec")
 

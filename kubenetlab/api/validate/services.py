@@ -7,8 +7,12 @@ from kubenetlab.api.core import Service, ServiceSpec
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.documents import Path
-from kubenetlab.api.validate.metadata import label_fault, port_name_fault, subdomain_fault, validate_labels
+from kubenetlab.api.validate.metadata import port_name_fault, subdomain_fault, validate_labels
 from kubenetlab.api.validate.pods import is_address
+from kubenetlab.names import label_fault
+
+NODE_PORTS = range(30000, 32768)
+"""Source: cmd/kube-apiserver --service-node-port-range."""
 
 
 def validate_service(service: Service) -> Iterator[Finding]:
@@ -42,6 +46,7 @@ def _validate_external_name(spec: ServiceSpec) -> Iterator[Finding]:
 def _validate_ports(spec: ServiceSpec) -> Iterator[Finding]:
     names: set[str] = set()
     numbers: set[tuple[str, int]] = set()
+    node_ports: set[tuple[str, int]] = set()
     for index, port in enumerate(spec.ports):
         here: Path = ("spec", "ports", index)
         if port.name:
@@ -59,6 +64,12 @@ def _validate_ports(spec: ServiceSpec) -> Iterator[Finding]:
             yield Finding((*here, "targetPort"), fault)
         if port.node_port and spec.type == "ClusterIP":
             yield Finding((*here, "nodePort"), "may not be used when type is ClusterIP")
+        elif port.node_port and port.node_port not in NODE_PORTS:
+            valid = f"{NODE_PORTS[0]}-{NODE_PORTS[-1]}"
+            yield Finding((*here, "nodePort"), f"provided port is not in the valid range. The range of valid ports is {valid}")
+        if port.node_port and (port.protocol, port.node_port) in node_ports:
+            yield Finding((*here, "nodePort"), f"{port.node_port}/{port.protocol} stands here a second time")
+        node_ports.add((port.protocol, port.node_port or 0))
 
 
 def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:

@@ -43,7 +43,7 @@ class Mode(ModeOptions, frozen=True):
     def node(self, node: NodeView) -> Iterator[Object]:
         bridge, gateway = names.POD_BRIDGE, node.gateway
         yield Sysctl(node.netns, "net/bridge/bridge-nf-call-iptables", "1", is_optional=node.layout == "routed")
-        yield Bridge(node.netns, bridge, names.mac_of(gateway), node.mtu)
+        yield Bridge(node.netns, bridge, names.mac_of(gateway), node.mtu, names.link_alias("cni bridge", f"pods of {node.name}"))
         # The node has one address, its own: the bridge's is of scope link, so that neither what the node sends to its pods nor
         # what it masquerades towards them takes it as a source; and the route names the node's address.
         yield Address(node.netns, bridge, f"{gateway}/{node.pod_network.prefixlen}", scope="link", has_route=False)
@@ -55,9 +55,9 @@ class Mode(ModeOptions, frozen=True):
         if pod.is_host_network:
             return
         here, link, address, ifname = pod.netns, names.POD_LINK, pod.address, pod.ifname
-        alias = f"pod {pod.full_name}"
-        yield Veth(here, link, names.mac_of(address), node.netns, ifname, names.port_mac_of(address), names.POD_BRIDGE, node.mtu)
-        yield Port(node.netns, ifname, names.POD_BRIDGE, alias, is_hairpin=True)
+        alias = names.link_alias("cni bridge", f"pod {pod.full_name}")
+        yield Veth(here, link, names.mac_of(address), node.netns, ifname, node.mtu, alias)
+        yield Port(node.netns, ifname, names.POD_BRIDGE, names.port_mac_of(address), node.mtu, alias, is_hairpin=True)
         if node.layout == "onlink":
             yield Address(here, link, f"{address}/{node.pod_network.prefixlen}")
         else:

@@ -15,5 +15,7 @@ from kubenetlab.hoststate.object import Object
 class Mode(ModeOptions, frozen=True):
     """No options."""
 
+    serves = False
+
     def rules(self, node: NodeView, services: Sequence[ServiceView], network: PodNetwork) -> Iterator[Object]:
         return iter(())

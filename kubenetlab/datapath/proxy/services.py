@@ -48,11 +48,16 @@ class PortView(Struct, frozen=True):
         return f"{self.namespace}/{self.service}" + (f":{self.port_name}" if self.port_name else "")
 
 
+def is_proxied(service: Service) -> bool:
+    """True unless the Service says that another proxy, or none, is to take care of it."""
+    return SERVICE_PROXY_NAME_LABEL not in service.labels and HEADLESS_LABEL not in service.labels
+
+
 def port_views(node: NodeView, services: Sequence[ServiceView], version: int = 4) -> Iterator[PortView]:
     """Every Service port with a cluster IP of this family, in the order of the Services."""
     for view in services:
         service = view.service
-        if SERVICE_PROXY_NAME_LABEL in service.labels or HEADLESS_LABEL in service.labels:
+        if not is_proxied(service):
             continue
         for cluster_ip in service.cluster_ips:
             if ip_address(cluster_ip).version == version:
