@@ -45,7 +45,7 @@ class Problem(Struct, frozen=True):
         subject = ": ".join(part for part in (self.object, self.path) if part)
         head = "  ".join(part for part in (place, f"{subject}: {self.message}" if subject else self.message) if part)
         indent = " " * (len(place) + 2 if place else 2)
-        return "\n".join([head, *(indent + hint for hint in self.hints)])
+        return printable("\n".join([head, *(indent + hint for hint in self.hints)]))
 
 
 class ManifestError(KubenetlabError):
@@ -85,6 +85,11 @@ class BugError(KubenetlabError):
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n  this is a bug in kubenetlab: please report it with the manifest and the output of --debug"
+
+
+def printable(text: str) -> str:
+    """A text without what would steer a terminal: control characters of manifests are shown, not sent."""
+    return "".join(char if char in "\n\t" or char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

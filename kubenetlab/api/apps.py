@@ -10,7 +10,10 @@ from msgspec import Meta
 from kubenetlab.api.meta import Condition, LabelSelector, ObjectMeta, Record, Resource, Unmodelled
 from kubenetlab.api.pods import PodTemplateSpec
 
-Replicas = Annotated[int, Meta(ge=0, title="a number of replicas")]
+MAX_REPLICAS = 20_000
+"""More than any lab can hold; Kubernetes itself takes 2³¹ − 1, and would never get there."""
+
+Replicas = Annotated[int, Meta(ge=0, le=MAX_REPLICAS, title="a number of replicas")]
 
 TEMPLATE_HASH_LABEL = "pod-template-hash"
 REVISION_ANNOTATION = "deployment.kubernetes.io/revision"

@@ -124,17 +124,12 @@ def title_of(value: Mapping[str, Any]) -> str:
 
 
 def _files(names: Sequence[str], problems: list[Problem]) -> Iterator[str]:
-    """The files that the names stand for: a folder stands for the manifests in it and below, in order."""
+    """The files that the names stand for: a folder stands for the manifests in it, in order."""
     for name in names:
         if name == "-" or not os.path.isdir(name):
             yield name
             continue
-        inside = sorted(
-            os.path.join(folder, file)
-            for folder, _, files in os.walk(name)
-            for file in files
-            if file.endswith(SUFFIXES) and file != "expect.yaml"
-        )
+        inside = sorted(os.path.join(name, file) for file in os.listdir(name) if file.endswith(SUFFIXES) and file != "expect.yaml")
         if not inside:
             problems.append(Problem(f"the folder holds no {', '.join(SUFFIXES)} file", file=name))
         yield from inside
@@ -165,8 +160,11 @@ def _objects(document: Document, problems: list[Problem]) -> Iterator[tuple[Path
         if missing:
             fault(f"{' and '.join(missing)} required" + (", but missing" if missing[0] not in value else " as a string"))
             continue
-        if value["kind"].endswith("List") and isinstance(value.get("items"), list):
-            waiting[:0] = [((*path, "items", index), item) for index, item in enumerate(value["items"])]
+        if value["kind"] == "List" and not isinstance(value.get("items") or [], list):
+            fault(f"wanted a list, found {found(value['items'])}", "items")
+            continue
+        if value["kind"] == "List" or (value["kind"].endswith("List") and isinstance(value.get("items"), list)):
+            waiting[:0] = [((*path, "items", index), item) for index, item in enumerate(value.get("items") or ())]
             continue
         if hint := _unknown_kind(value["apiVersion"], value["kind"]):
             fault(f'no matches for kind "{value["kind"]}" in version "{value["apiVersion"]}"', "kind", hints=hint)

@@ -13,8 +13,10 @@ def main() -> None:
     if is_debug:
         sys.argv.remove("--debug")
         os.environ["KUBENETLAB_DEBUG"] = "1"
-    from kubenetlab.errors import BugError, KubenetlabError
+    from kubenetlab.errors import BugError, KubenetlabError, LabError
 
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (None when closed by whoever called us)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     status = 0
     try:
         from kubenetlab.cli.app import app
@@ -35,7 +37,11 @@ def main() -> None:
             raise
         _complain(BugError(f"{type(error).__name__}: {error}"), is_debug)
         status = 1
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _complain(LabError(f"cannot write what was found: {error.strerror}"), is_debug)
+        status = 1
     sys.stderr.flush()
     os._exit(status)  # to take the interpreter down in order would take longer than to build six pods
 
@@ -45,5 +51,9 @@ def _complain(error: Exception, is_debug: bool) -> None:
         import traceback
 
         traceback.print_exception(error)
-    red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
-    print(f"{red}error:{plain} {error}" if "\n" not in str(error) else f"{red}error:{plain}\n{error}", file=sys.stderr)
+    from kubenetlab.errors import printable
+
+    has_colours = sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    red, plain = ("\x1b[31m", "\x1b[0m") if has_colours else ("", "")
+    text = printable(str(error))
+    print(f"{red}error:{plain} {text}" if "\n" not in text else f"{red}error:{plain}\n{text}", file=sys.stderr)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from kubenetlab.api.kinds import find_kind, known_words, qualified_kind
 from kubenetlab.api.meta import Resource
+from kubenetlab.api.store import GivenKey
+from kubenetlab.cli.get import plural
 from kubenetlab.cli.screen import say
 from kubenetlab.errors import LabError, UsageError, did_you_mean
 from kubenetlab.lab.client import ApiError, Client
@@ -20,9 +22,10 @@ POLL_S = 0.01
 
 
 def delete(client: Client, what: Sequence[str], files: Sequence[str] | None, namespace: str | None, *, wait: bool) -> None:
-    """Deletes and says so, object by object. Raises LabError when a named one is not there; from manifests that is no error."""
-    wanted = list(_named(what, namespace or "default"))
-    given: list[tuple[str, str, str]] = []
+    """Deletes and says so, object by object. Raises LabError, in the end, when some were not there."""
+    if what and files:
+        raise UsageError("delete takes names or manifests, not both at once")
+    wanted, given = _named(client, what, namespace or "default")
     if files:
         from kubenetlab.cli import manifests
 
@@ -34,16 +37,28 @@ def delete(client: Client, what: Sequence[str], files: Sequence[str] | None, nam
                 given.append((qualified_kind(entry.value), meta.get("namespace", ""), meta["name"]))
     if not wanted and not given:
         raise UsageError("nothing to delete; name objects (pod web-0), or manifests with -f FILE")
-    gone = [(one, uid) for one in wanted if (uid := _delete_one(client, one, is_named=not files)) is not None]
+    missing: list[str] = []
+    gone: list[tuple[Wanted, str]] = []
+    for one in wanted:
+        if (uid := _delete_one(client, one)) is not None:
+            gone.append((one, uid))
+        else:
+            missing.append(title(*one))
     if given:
-        for kind, _, name in client.post("/apis/kubenetlab.dev/v1alpha1/delete", {"keys": given})["deleted"]:
+        deleted = [tuple(key) for key in client.post("/apis/kubenetlab.dev/v1alpha1/delete", {"keys": given})["deleted"]]
+        for kind, _, name in deleted:
             say(f"{kind} {name} deleted")
+        missing += [f"{kind} {name}" for kind, namespace, name in given if (kind, namespace, name) not in deleted]
     if wait:
         _wait(client, gone)
+    if missing:
+        raise LabError(f"not found: {', '.join(missing)}")
 
 
-def _named(what: Sequence[str], namespace: str) -> Iterator[Wanted]:
-    """`pod web-0 web-1`, `pod/web-0 svc/web`."""
+def _named(client: Client, what: Sequence[str], namespace: str) -> tuple[list[Wanted], list[GivenKey]]:
+    """`pod web-0 web-1`, `pod/web-0 svc/web`: objects, and documents of kinds that the lab does not model."""
+    wanted: list[Wanted] = []
+    given: list[GivenKey] = []
     if what and "/" not in what[0]:
         if len(what) < 2:
             raise UsageError(f"delete {what[0]}: wanted a name too, as in: delete {what[0]} NAME")
@@ -52,18 +67,34 @@ def _named(what: Sequence[str], namespace: str) -> Iterator[Wanted]:
         pairs = [(word.partition("/")[0], word.partition("/")[2]) for word in what]
     for word, name in pairs:
         kind = find_kind(word)
-        if kind is None:
-            raise UsageError(f'there is no kind "{word}"{did_you_mean(word, known_words())}')
-        yield kind, namespace if kind.is_namespaced else "", name
+        if kind is not None:
+            wanted.append((kind, namespace if kind.is_namespaced else "", name))
+        elif found := _given(client, word, namespace, name):
+            given.append(found)
+        else:
+            raise UsageError(
+                f'there is no kind "{word}"{did_you_mean(word, known_words())}, and nothing of that kind called {name} is kept'
+            )
+    return wanted, given
 
 
-def _delete_one(client: Client, one: Wanted, *, is_named: bool) -> str | None:
-    """The uid of what is deleted; None when there is no such object, and that is no error."""
+def _given(client: Client, word: str, namespace: str, name: str) -> GivenKey | None:
+    """The key of a document that the lab keeps, by its kind or the plural of that."""
+    for document in client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]:
+        kind, meta = str(document["kind"]), document["metadata"]
+        is_meant = word.lower() in (kind.lower(), plural(kind.lower())) and meta["name"] == name
+        if is_meant and meta.get("namespace", namespace) == namespace:
+            return qualified_kind(document), meta.get("namespace", ""), name
+    return None
+
+
+def _delete_one(client: Client, one: Wanted) -> str | None:
+    """The uid of what is deleted; None when there is no such object."""
     kind, namespace, name = one
     try:
         status = client.request("DELETE", object_path(kind, namespace, name)).body
     except ApiError as error:
-        if error.code != 404 or is_named:
+        if error.code != 404:
             raise
         return None
     say(f"{title(kind, namespace, name)} deleted")

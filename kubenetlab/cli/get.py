@@ -101,7 +101,7 @@ def _kinds(client: Client, what: list[str]) -> tuple[list[type[Resource] | str],
             kept = (
                 kept if kept is not None else [document["kind"] for document in client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]]
             )
-            known = next((name for name in kept if word.lower() in (name.lower(), _plural(name.lower()))), None)
+            known = next((name for name in kept if word.lower() in (name.lower(), plural(name.lower()))), None)
             if known is None:
                 raise UsageError(
                     f'the lab has no kind "{word}"{did_you_mean(word, known_words())}\n  known: {", ".join((*plurals(), *kept))}'
@@ -112,7 +112,7 @@ def _kinds(client: Client, what: list[str]) -> tuple[list[type[Resource] | str],
     return kinds, names
 
 
-def _plural(kind: str) -> str:
+def plural(kind: str) -> str:
     """`ingresses`, `networkpolicies`, `gateways`."""
     if kind.endswith(("s", "x", "ch")):
         return f"{kind}es"

@@ -18,6 +18,8 @@ from kubenetlab.errors import ManifestError
 
 QUICKSTART = "quickstart"
 COMMAND_LINE = "<command line>"
+NOT_YET = {"ContainerPort": ("host_port",), "NodeConfig": ("extra_port_mappings",)}
+"""Type → fields that are read and checked, and have no effect yet."""
 
 
 class Manifests(Struct, frozen=True):
@@ -115,7 +117,7 @@ def warn(manifests: Manifests) -> None:
         note(f"{paint('warning:', MILD)} {problem}")
     if manifests.loaded.not_modelled:
         note(f"{paint('warning:', MILD)} kept, but not modelled yet: {', '.join(manifests.loaded.not_modelled)}")
-    ignored = ignored_fields(manifests.entries)
+    ignored = ignored_fields(manifests.all_entries)
     if ignored:
         note(f"{paint('note:', MILD)} read, but without effect in the lab: {', '.join(ignored)}")
     outside = [f"{entry.object.full_name} ({entry.object.spec.type})" for entry in manifests.entries if _is_outside_service(entry)]  # type: ignore[union-attr]
@@ -135,6 +137,9 @@ def ignored_fields(entries: Sequence[Entry]) -> list[str]:
 def _collect_ignored(record: Any, into: dict[str, None]) -> None:
     from kubenetlab.api.meta import Record, Unmodelled, kubernetes_name
 
+    for name in NOT_YET.get(type(record).__name__, ()):
+        if getattr(record, name):
+            into[kubernetes_name(name)] = None
     types = {name: annotation for cls in reversed(type(record).__mro__) for name, annotation in getattr(cls, "__annotations__", {}).items()}
     for name in record.__struct_fields__:
         value = getattr(record, name)

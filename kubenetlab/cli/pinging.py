@@ -53,8 +53,8 @@ def one(
         result, body = asyncio.run(_get(client, source, where, http, deadline_s))
     else:
         (result,), body = run([Probe(source, where.protocol, where.address, where.port)], deadline_s=deadline_s), ""  # type: ignore[arg-type]
-    expected = expect(source, where.known, world(seen)) if where.known is not None else "answer"
-    is_fine = result.outcome in FITS[expected]
+    expected = expect(source, where.known, world(seen)) if where.known is not None else None
+    is_fine = result.outcome in FITS[expected or "answer"]
     if output.is_data:
         data(
             {
@@ -78,7 +78,7 @@ def one(
     verdict = (
         paint(words[result.outcome], GOOD if is_fine else BAD)
         + (f" in {result.ms:.2f} ms" if result.outcome == "answer" else "")
-        + ("" if is_fine else f", promised: {expected}")
+        + ("" if is_fine or expected is None else f", promised: {expected}")
     )
     say(f"{source.title} ({source.address}) → {where.title} ({where.address}{port}) {paint(how, DIM)}: {verdict}")
     for line in body.splitlines():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ GOOD, BAD, MILD, DIM = "green", "red", "yellow", "bright_black"
 
 def paint(text: str, colour: str | None, *, bold: bool = False) -> str:
     """ANSI codes that `typer.echo` leaves out where nobody would see colours."""
-    return typer.style(text, fg=colour, bold=bold or None) if colour or bold else text
+    return typer.style(text, fg=colour, bold=bold or None) if (colour or bold) and os.environ.get("TERM") != "dumb" else text
 
 
 def say(text: str = "") -> None:

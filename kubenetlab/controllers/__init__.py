@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 from kubenetlab.api.store import Change, Cluster, Kind
-from kubenetlab.controllers import deployments, endpointslices, garbage, ipam, kubelet, namespaces, nodes, replicasets, scheduler
+from kubenetlab.controllers import addons, deployments, endpointslices, garbage, ipam, kubelet, namespaces, nodes, replicasets, scheduler
 from kubenetlab.controllers.wake import Wake
 from kubenetlab.errors import BugError
 
@@ -29,7 +29,18 @@ class Controller(Protocol):
     def reconcile(self, cluster: Cluster, now: float) -> Iterator[Change | Wake]: ...
 
 
-CONTROLLERS: Final[tuple[Any, ...]] = (namespaces, nodes, deployments, replicasets, scheduler, ipam, kubelet, endpointslices, garbage)
+CONTROLLERS: Final[tuple[Any, ...]] = (
+    namespaces,
+    addons,
+    nodes,
+    deployments,
+    replicasets,
+    scheduler,
+    ipam,
+    kubelet,
+    endpointslices,
+    garbage,
+)
 """In the order of a pod's life. Each is a Controller."""
 
 

@@ -1,20 +1,28 @@
 """What every cluster begins with: two namespaces, the Service `kubernetes`, and CoreDNS.
 
-Made once, when the lab is made; afterwards they are objects like all others and can be changed and deleted.
+Made once, when the lab is made; afterwards they are objects like all others and can be changed and deleted. Only the Service
+`kubernetes` comes back.
 Source: kubernetes/cmd/kubeadm/app/phases/addons/dns/manifests.go (1.33).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from msgspec import structs
 
 from kubenetlab.api.apps import Deployment, DeploymentSpec
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Service, ServicePort, ServiceSpec
-from kubenetlab.api.meta import LabelSelector, ObjectMeta, Resource
+from kubenetlab.api.meta import LabelSelector, ObjectMeta, Resource, timestamp
 from kubenetlab.api.pods import Container, ContainerPort, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, Toleration
-from kubenetlab.api.store import Cluster
+from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.addresses import dns_address
+from kubenetlab.controllers.admission import make_uid
 from kubenetlab.controllers.nodes import CONTROL_PLANE_LABEL
 
+WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, Service)
+
+API_SERVICE = "kubernetes"
 COREDNS_IMAGE = "registry.k8s.io/coredns/coredns:v1.12.0"
 DNS_LABELS = {"k8s-app": "kube-dns"}
 DNS_NAMESPACE = "kube-system"
@@ -26,10 +34,7 @@ def initial_objects(config: ClusterConfig) -> Sequence[Resource]:
     return (
         Namespace(ObjectMeta(name="default")),
         Namespace(ObjectMeta(name=DNS_NAMESPACE)),
-        Service(
-            ObjectMeta(name="kubernetes", namespace="default", labels={"component": "apiserver", "provider": "kubernetes"}),
-            ServiceSpec(cluster_ip=str(network[1]), ports=(ServicePort(443, "https", target_port=6443),)),
-        ),
+        _api_service(config),
         Service(
             ObjectMeta(name="kube-dns", namespace=DNS_NAMESPACE, labels={**DNS_LABELS, "kubernetes.io/name": "CoreDNS"}),
             ServiceSpec(
@@ -46,6 +51,24 @@ def initial_objects(config: ClusterConfig) -> Sequence[Resource]:
                 template=PodTemplateSpec(metadata=ObjectMeta(labels=DNS_LABELS), spec=_coredns_pod()),
             ),
         ),
+    )
+
+
+def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+    """The API server makes its own Service again when it is gone."""
+    if cluster.get(Service, "default", API_SERVICE) is None and cluster.all(ClusterConfig):
+        service = _api_service(cluster.config)
+        spec = structs.replace(service.spec, cluster_ips=(service.spec.cluster_ip,), ip_families=("IPv4",), ip_family_policy="SingleStack")
+        uid = make_uid("Service", "default", API_SERVICE, str(cluster.revision))
+        meta = structs.replace(service.metadata, uid=uid, creation_timestamp=timestamp(now), generation=1)
+        yield structs.replace(service, metadata=meta, spec=spec)
+
+
+def _api_service(config: ClusterConfig) -> Service:
+    network = config.networking.service_networks[0]
+    return Service(
+        ObjectMeta(name=API_SERVICE, namespace="default", labels={"component": "apiserver", "provider": "kubernetes"}),
+        ServiceSpec(cluster_ip=str(network[1]), ports=(ServicePort(443, "https", target_port=6443),)),
     )
 
 

@@ -42,6 +42,7 @@ LONGEST_BACK_OFF_S = 300
 CREATING = "ContainerCreating"
 CRASH_LOOP = "CrashLoopBackOff"
 KILLED_EXIT_CODE = 137
+LIVENESS_FAILED = "Liveness probe failed"
 CHANGED = "Container definition changed, will be restarted"
 
 
@@ -66,6 +67,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
         if status != pod.status:
             yield structs.replace(pod, status=status)
             yield from _events(cluster, pod, status, now)
+        yield from _unhealthy(cluster, pod, seen, now)
         yield from (Wake(at) for container in statuses if (at := _next_start(container)) is not None)
         if not pod.spec.host_network and not _has_network(cluster):
             yield from _network_not_ready(cluster, pod, now)
@@ -93,6 +95,11 @@ def _container_status(pod: Pod, container: Container, seen: Observed | None, now
     last = before.last_state if before else ContainerState()
     report = seen.containers.get(container.name) if seen else None
     base = ContainerStatus(container.name, restart_count=attempt, image=container.image, last_state=last)
+    if report is None and before is not None and before.state.running is not None:  # its sandbox has gone, and it with it
+        lost = Terminated(KILLED_EXIT_CODE, "Error", started_at=before.state.running.started_at, finished_at=timestamp(now))
+        return structs.replace(
+            base, restart_count=attempt + 1, state=ContainerState(waiting=Waiting(CREATING)), last_state=ContainerState(terminated=lost)
+        )
     if report is None or report.attempt != attempt:
         return structs.replace(base, state=ContainerState(waiting=Waiting(CREATING)))
     ended = _ended(container, report, seen)
@@ -127,7 +134,7 @@ def _ended(container: Container, report: ContainerReport, seen: Observed | None)
     probe = seen.probes.get(f"{container.name}/liveness") if seen else None
     threshold = container.liveness_probe.failure_threshold if container.liveness_probe else 0
     if probe is not None and probe.attempt == report.attempt and threshold and probe.failures >= threshold:
-        message = f"Liveness probe failed: {probe.message}"
+        message = f"{LIVENESS_FAILED}: {probe.message}"
         return Terminated(KILLED_EXIT_CODE, "Error", message, started_at=timestamp(report.at), finished_at=timestamp(probe.at))
     return None
 
@@ -227,6 +234,8 @@ def _events(cluster: Cluster, pod: Pod, status: PodStatus, now: float) -> Iterat
     """What a change of status is worth telling."""
     source = f"kubelet, {pod.spec.node_name}"
     before = {container.name: container for container in pod.status.container_statuses}
+    if pod.status.pod_ip and not status.pod_ip and not pod.spec.host_network:
+        yield event(cluster, pod, "Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.", source, now)
     for container in status.container_statuses:
         old = before.get(container.name)
         was_running = old is not None and old.state.running is not None
@@ -242,13 +251,22 @@ def _events(cluster: Cluster, pod: Pod, status: PodStatus, now: float) -> Iterat
         if was_running and ended is not None and ended.message == CHANGED:
             message = f"Container {container.name} definition changed, will be restarted"
             yield event(cluster, pod, "Normal", "Killing", message, source, now)
-        if was_running and ended is not None and ended.exit_code == KILLED_EXIT_CODE:
+        if was_running and ended is not None and ended.message.startswith(LIVENESS_FAILED):
             yield event(cluster, pod, "Warning", "Unhealthy", ended.message, source, now)
             yield event(
                 cluster, pod, "Normal", "Killing", f"Container {container.name} failed liveness probe, will be restarted", source, now
             )
     if status.message and status.message != pod.status.message:
         yield event(cluster, pod, "Warning", "FailedCreatePodSandBox", status.message, source, now)
+
+
+def _unhealthy(cluster: Cluster, pod: Pod, seen: Observed | None, now: float) -> Iterator[Change]:
+    """A readiness probe that has failed for so long that it is worth telling."""
+    for key, probe in seen.probes.items() if seen else ():
+        message = f"Readiness probe failed: {probe.message}"
+        is_told = probe.ok or not probe.is_settled or not key.endswith("/readiness")
+        if not is_told and not is_recorded(cluster, pod, "Unhealthy", message):
+            yield event(cluster, pod, "Warning", "Unhealthy", message, f"kubelet, {pod.spec.node_name}", now)
 
 
 def _has_network(cluster: Cluster) -> bool:

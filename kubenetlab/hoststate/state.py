@@ -38,6 +38,13 @@ class HostState:
         return HostState({netns: contents for netns, contents in merged.items() if contents is not None}, self.origins)
 
 
+def with_far_ends(state: HostState, namespaces: Iterable[str]) -> dict[str, Contents]:
+    """Some namespaces of a state, and those at the other ends of their links: pairs are seen only where both ends are."""
+    wanted = {netns: state[netns] for netns in namespaces if netns in state.namespaces}
+    far = {far_end[0] for contents in wanted.values() for obj in contents.values() if (far_end := obj.far_end) is not None}
+    return {**wanted, **{netns: state[netns] for netns in far}}
+
+
 def contents_of(objects: Iterable[Object]) -> dict[Key, Object]:
     """Objects of one namespace by key, in creation order: by rank, then as they came."""
     return {obj.key: obj for obj in sorted(objects, key=lambda obj: obj.rank)}

@@ -49,6 +49,8 @@ def run(pidfd: int, command: Sequence[str], *, hosts: str, resolv_conf: str, scr
     if child == 0:
         try:
             die_with_parent(signal.SIGKILL)
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and what is ignored stays so
+                signal.signal(number, signal.SIG_DFL)
             _mounts(hosts, resolv_conf, scratch)
             os.execvpe(command[0], list(command), {**os.environ, **environment})
         except FileNotFoundError:

@@ -26,7 +26,7 @@ from kubenetlab.errors import ApplyError
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, diff
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.sandbox import Sandbox
-from kubenetlab.hoststate.state import Contents, HostState, contents_of
+from kubenetlab.hoststate.state import Contents, HostState, contents_of, with_far_ends
 from kubenetlab.kernel.features import has_br_netfilter
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.sandboxes import Sandboxes
@@ -282,7 +282,7 @@ class Agent:
     def _look_at(self, namespaces: Iterable[str]) -> None:
         """Reads namespaces again. Rules and programs are told by others: they stay as they were known."""
         wanted = {netns: self.desired[netns] for netns in namespaces if netns in self.desired.namespaces}
-        seen = self.kernel.observe(wanted)
+        seen = self.kernel.observe(with_far_ends(self.desired, wanted))
         for netns in wanted:
             if netns in seen:
                 told = (obj for obj in self.known.get(netns, {}).values() if obj.hand != "netlink")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ATTEMPTS = 5
 """A dying agent may take a connection with it: the next one is asked again."""
 DOWN_TIMEOUT_S = 1.0
+REPLY_TIMEOUT_S = 30.0
+"""Far longer than any answer takes: the agent is stopped, or hangs."""
 _MAX_FDS = 8
 _RECEIVE_BYTES = 256 * 1024
 
@@ -51,8 +53,9 @@ class Reply(Struct, frozen=True):
 class Client:
     """One lab, by name. Raises LabError from its methods when that lab is not up."""
 
-    def __init__(self, lab: str) -> None:
+    def __init__(self, lab: str, timeout_s: float = REPLY_TIMEOUT_S) -> None:
         self.lab = lab
+        self._timeout_s = timeout_s
         self._path = str(rundir.of(lab) / rundir.API_SOCKET)
 
     @property
@@ -85,8 +88,8 @@ class Client:
             exchange = Exchange(method, target, headers, data)
             try:
                 fds = self._exchange(exchange)
-            except ConnectionError:
-                if attempt == ATTEMPTS - 1:
+            except (ConnectionError, TimeoutError) as error:
+                if attempt == ATTEMPTS - 1 or isinstance(error, TimeoutError):
                     raise LabError(f"lab {self.lab} does not answer; see {rundir.of(self.lab) / rundir.LOG}") from None
                 continue
             return _reply(exchange.response, fds)
@@ -136,6 +139,7 @@ class Client:
     def _exchange(self, exchange: Any) -> tuple[int, ...]:
         fds: list[int] = []
         with self._connect() as connection:
+            connection.settimeout(self._timeout_s)
             connection.sendall(exchange.request_bytes)
             while not exchange.is_complete:
                 data, found, *_ = socket.recv_fds(connection, _RECEIVE_BYTES, _MAX_FDS)
@@ -154,8 +158,10 @@ class Client:
 
 
 def running() -> list[str]:
-    """The names of all labs that are up."""
-    return [name for name in rundir.names() if rundir.is_alive(name)]
+    """The names of all labs that are up; links of those that are not any more are cleared away."""
+    known = {name: rundir.is_alive(name) for name in rundir.names()}
+    rundir.clear_links([name for name, is_alive in known.items() if not is_alive])
+    return [name for name, is_alive in known.items() if is_alive]
 
 
 def choose(lab: str | None) -> Client:

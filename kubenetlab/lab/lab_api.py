@@ -31,7 +31,7 @@ from kubenetlab.datapath.decisions import decide
 from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.nftables import Table
-from kubenetlab.hoststate.state import HostState
+from kubenetlab.hoststate.state import HostState, with_far_ends
 from kubenetlab.kernel.features import has_br_netfilter
 from kubenetlab.lab.http import Answer, Handover, Stream
 from kubenetlab.lab.inspection import inspection
@@ -168,7 +168,7 @@ class LabApi:
         agent, netns = self._agent, request.query.get("netns", "")
         if netns not in agent.desired.namespaces or netns not in agent.sandboxes.pids:
             return _failure(404, f"there is no namespace {netns}")
-        seen = agent.kernel.observe({netns: agent.desired[netns], **_around(agent.desired, netns)}).get(netns, {})
+        seen = agent.kernel.observe(with_far_ends(agent.desired, [netns])).get(netns, {})
         rules = await agent.rules.text(netns, agent.sandboxes.pids[netns]) if netns.startswith("node/") else ""
         return _json({"netns": netns, "objects": [str(obj) for obj in seen.values()], "rules": rules})
 
@@ -220,12 +220,6 @@ def _admission(admission: Admission) -> dict[str, Any]:
 
 def _netlink(contents: Mapping[Any, Any]) -> dict[Any, Any]:
     return {key: obj for key, obj in contents.items() if obj.hand == "netlink"}
-
-
-def _around(desired: HostState, netns: str) -> dict[str, Any]:
-    """The namespaces at the other ends of a namespace's links: needed to put veth pairs together."""
-    peers = {obj.peer_netns for obj in desired[netns].values() if hasattr(obj, "peer_netns")}
-    return {peer: desired[peer] for peer in peers}
 
 
 def _json(body: Any, code: int = 200) -> Response:

@@ -85,6 +85,8 @@ class Probing:
         """None when the answer is yes, else what went wrong."""
         spec = self.spec
         target = f"{spec.address}:{spec.port}"
+        if spec.method != "ping" and not spec.port:
+            return "the container has no port of the name that the probe gives"
         try:
             async with asyncio.timeout(timeout_s):
                 match spec.method:

@@ -15,6 +15,7 @@ import os
 import socket
 import stat
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from kubenetlab.errors import LabError, RequirementError, UsageError
@@ -112,15 +113,25 @@ def sweep(lab: str, held: int | None = None) -> bool:
             directory.rmdir()
         finally:
             os.close(held)
-    if os.geteuid() == 0 and os.path.isdir(RUN_NETNS):
-        for link in os.scandir(RUN_NETNS):
-            if link.is_symlink() and link.name.startswith(f"{lab}_") and not os.path.exists(link.path):
-                os.unlink(link.path)
+    clear_links([lab])
     try:
         directory.parent.rmdir()
     except OSError:
         pass  # other labs are there
     return True
+
+
+def clear_links(dead: Sequence[str]) -> None:
+    """Removes the links in /run/netns of labs that are dead: they lead nowhere, or to whoever has the number now."""
+    if os.geteuid() or not dead or not os.path.isdir(RUN_NETNS):
+        return
+    prefixes = tuple(f"{lab}_" for lab in dead)
+    for link in os.scandir(RUN_NETNS):
+        if link.name.startswith(prefixes) and link.is_symlink():
+            try:
+                os.unlink(link.path)
+            except FileNotFoundError:
+                pass  # another command did it
 
 
 def _hold(directory: Path, timeout_s: float) -> int | None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct, structs
 
-from kubenetlab.api.apps import Deployment, ReplicaSet
+from kubenetlab.api.apps import MAX_REPLICAS, Deployment, ReplicaSet
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node
 from kubenetlab.api.kinds import SERVED
@@ -179,8 +179,8 @@ class Server:
             replicas = None
         if not isinstance(obj, (Deployment, ReplicaSet)):
             raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} has no scale")
-        if not isinstance(replicas, int) or replicas < 0:
-            raise ApiFaultError(422, "Invalid", "spec.replicas: wanted a whole number of at least 0")
+        if not isinstance(replicas, int) or not 0 <= replicas <= MAX_REPLICAS:
+            raise ApiFaultError(422, "Invalid", f"spec.replicas: wanted a whole number from 0 to {MAX_REPLICAS}")
         before = obj.spec.replicas
         self._agent.learn([structs.replace(obj, spec=structs.replace(obj.spec, replicas=replicas))])
         return _json(

@@ -15,7 +15,7 @@ from typing import Any
 
 from kubenetlab import errors
 from kubenetlab.api.store import Cluster
-from kubenetlab.errors import KubenetlabError, LabError
+from kubenetlab.errors import KubenetlabError, LabError, RequirementError
 from kubenetlab.kernel import pause
 from kubenetlab.lab import init, rundir, state
 from kubenetlab.lab.wire import Frames
@@ -73,6 +73,8 @@ def create(
                     return message
                 else:
                     on_progress(message)
+    except OSError as error:
+        raise RequirementError(f"cannot make lab {lab}: {error.filename or rundir.of(lab)}: {error.strerror}") from error
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         if not is_kept:

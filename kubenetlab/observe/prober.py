@@ -142,6 +142,8 @@ class _Batch:
                 opened.send(_question(probe.port))
             except OSError as error:
                 code = error.errno or 0
+        if not is_tcp and code == errno.EPERM:
+            code = 0  # a rule of the source's own dropped it, perhaps with a refusal, which the socket will tell
         if code not in (0, errno.EINPROGRESS) or (is_tcp and code == 0):
             self._results[index] = Result(_outcome_of(code))
             opened.close()

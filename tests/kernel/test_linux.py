@@ -23,7 +23,7 @@ from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
-from kubenetlab.kernel import pause
+from kubenetlab.kernel import enter, pause, syscalls
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.rtnetlink import MAX_BATCH_BYTES, RouteSocket
 from tests.clusters import deployment, service, store
@@ -283,3 +283,51 @@ def test_the_pause_program_runs_on_every_processor(machine: str, kernel: Make) -
     assert (state, bool(int(ignored, 16) & 1 << 16)) == ("S", True)
     process.kill()
     assert process.wait() == -signal.SIGKILL
+
+
+def test_the_pods_resolver_is_seen_where_systemd_keeps_the_machines(kernel: Make) -> None:
+    """On Ubuntu /etc/resolv.conf leads below /run/systemd/resolve, which is hidden from programs inside; signals are as usual."""
+    here = kernel()
+    made(here, state_of(Sysctl("n", "net/ipv4/ip_forward", "1")))
+    etc, resolved = Path("/run/etc"), Path("/run/systemd/resolve")
+    resolved.mkdir(parents=True)
+    (resolved / "stub-resolv.conf").write_text("nameserver 127.0.0.53\n")
+    (resolved / "io.systemd.Resolve").write_text("")
+    etc.mkdir()
+    (etc / "resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
+    (etc / "hosts").write_text("127.0.0.1 machine\n")
+    syscalls.mount(str(etc), "/etc", flags=syscalls.MS_BIND)
+    scratch = Path("/run/scratch")
+    scratch.mkdir()
+    out = Path("/run/out")
+    command = "cat /etc/resolv.conf /etc/hosts; ls /run/systemd/resolve; grep SigIgn /proc/self/status"
+    status = enter.run(
+        os.pidfd_open(here.sandboxes.pids["n"]), ["sh", "-c", f"({command}) >{out}"],
+        hosts="10.0.0.1 pod\n", resolv_conf="nameserver 10.96.0.10\n", scratch=str(scratch), environment={},
+    )  # fmt: skip
+    assert status == 0
+    assert out.read_text().split("\n")[:-1] == ["nameserver 10.96.0.10", "10.0.0.1 pod", "stub-resolv.conf", "SigIgn:\t0000000000000000"]
+
+
+@pytest.mark.parametrize("what", ["mac", "mtu", "alias", "master", "down"])
+def test_every_setting_of_a_link_is_repaired(kernel: Make, what: str) -> None:
+    """On either end of a pair, and of a bridge."""
+    here = kernel()
+    wanted = state_of(
+        Bridge("node", "br0", "0a:58:00:00:00:01", alias="a bridge"),
+        Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0", alias="an end"),
+        Port("node", "veth0", "br0", "0a:59:00:00:00:02", alias="the other end", is_hairpin=True),
+    )
+    made(here, wanted)
+    change = {
+        "mac": ["address", "02:00:00:00:00:09"],
+        "mtu": ["mtu", "1300"],
+        "alias": ["alias", "mine"],
+        "master": ["nomaster"],
+        "down": ["down"],
+    }[what]
+    for netns, link in (("node", "veth0"), *((("node", "br0"), ("pod", "eth0")) if what != "master" else ())):
+        ip(here, netns, "link", "set", "dev", link, *change)
+        assert difference(here, wanted) != "", f"{link} {what} is not seen"
+        assert not here.apply(diff(HostState(here.observe(wanted.namespaces)), wanted)).failures
+        assert difference(here, wanted) == "", f"{link} {what}"

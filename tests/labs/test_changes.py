@@ -103,7 +103,7 @@ def test_what_is_deleted_is_gone(running: Lab) -> None:
     running.run("delete", "-f", "-", given=extra)
     assert not [pod for pod in running.seen["pods"] if pod["name"].startswith("extra")]
     assert running.ask(running.pod("client"), ("TCP", address, 80))[0].error
-    assert 'services "extra" not found' in running.run("delete", "service", "extra", status=1).err
+    assert "not found: Service default/extra" in running.run("delete", "service", "extra", status=1).err
 
 
 def test_refused_changes_change_nothing(running: Lab) -> None:
@@ -220,3 +220,69 @@ def test_labs_read_folders_and_json(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a manifest")
     lab.run("up", "-f", str(tmp_path))
     assert web_answers(lab)
+
+
+def test_what_is_kept_can_be_deleted_too(running: Lab) -> None:
+    """Kinds that the lab does not model, by file and by name; names and files at once are refused."""
+    kept = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {a: b}\n"
+    running.apply(kept)
+    assert "settings" in running.run("get", "configmaps").out
+    assert running.run("delete", "-f", "-", given=kept).out == "ConfigMap settings deleted\n"
+    running.apply(kept)
+    assert running.run("delete", "configmap", "settings").out == "ConfigMap settings deleted\n"
+    assert "not found: ConfigMap settings" in running.run("delete", "-f", "-", given=kept, status=1).err
+    assert "names or manifests, not both" in running.run("delete", "pod", "client", "-f", "-", given=kept, status=2).err
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (("namespace", "kube-system"), 'namespaces "kube-system" is forbidden: this namespace may not be deleted'),
+        (("node", "worker"), "Node worker comes from the Cluster document"),
+    ],
+)
+def test_what_belongs_to_the_cluster_is_not_deleted(running: Lab, what: tuple[str, ...], said: str) -> None:
+    """As in Kubernetes, or with what to do instead."""
+    assert said in running.run("delete", *what, status=1).err
+    assert running.run("get", *what).status == 0
+
+
+def test_what_controllers_own_comes_back_as_another(running: Lab) -> None:
+    """A deleted ReplicaSet and a deleted slice are made anew, with pods of their own; and so is the API server's Service."""
+    (replica_set,) = [item["metadata"]["name"] for item in running.get("replicasets")["items"] if item["status"]["replicas"] == 4]
+    before = {pod["name"]: pod["pid"] for pod in running.pods("web")}
+    running.run("delete", "replicaset", replica_set)
+    wait_for(lambda: len(running.pods("web")) == 4 and all(pod["ready"] for pod in running.pods("web")), "new pods")
+    assert not before.items() & {pod["name"]: pod["pid"] for pod in running.pods("web")}.items()
+    (piece,) = [item["metadata"]["name"] for item in running.get("endpointslices")["items"] if item["metadata"]["name"].startswith("web")]
+    running.run("delete", "endpointslice", piece)
+    wait_for(lambda: len(answering(running)) == 4, "four pods to answer")
+    running.run("delete", "service", "kubernetes")
+    assert running.service("kubernetes")["cluster_ips"] == ["10.96.0.1"]
+
+
+def test_a_changed_image_restarts_its_container(running: Lab) -> None:
+    """In the same sandbox, with the same address; counted and told as a kubelet does."""
+    image = "apiVersion: v1\nkind: Pod\nmetadata: {name: shape}\nspec: {containers: [{name: main, image: nginx}]}\n"
+    running.apply(image)
+    before = running.pod("shape")
+    running.apply(image.replace("image: nginx", "image: example.com/other:1"))
+    wait_for(lambda: running.pod("shape")["containers"][0]["program"] == "default" and running.pod("shape")["ready"], "the other program")
+    after = running.pod("shape")
+    assert (after["pid"], after["addresses"]) == (before["pid"], before["addresses"])
+    (status,) = running.get("pod", "shape")["status"]["containerStatuses"]
+    assert status["restartCount"] == 1
+    assert "definition changed, will be restarted" in running.run("describe", "pod", "shape").out
+
+
+def test_labels_select_as_kubectls(running: Lab) -> None:
+    """Equality, sets and existence; nonsense is refused."""
+    names = {pod["name"] for pod in running.pods("web")}
+
+    def selected(selector: str) -> set[str]:
+        return {item["metadata"]["name"] for item in running.get("pods", "-l", selector)["items"]}
+
+    assert selected("app=web") == selected("app in (web, wob)") == selected("app==web") == names
+    assert "client" in selected("!app")
+    assert not names & selected("app!=web")
+    assert "is no part of a label selector" in running.run("get", "pods", "-l", "==", status=1).err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from kubenetlab.lab.wire import encode
 from tests.labs.lab import COMMAND, Lab, descendants, run, title_of, wait_for
 
 MANIFEST = """\
@@ -140,6 +142,60 @@ def test_a_killed_node_is_made_again(lab: Lab) -> None:
     wait_for(lambda: victim not in lab.pids(), "its death")
     wait_for(lambda: web_answers(lab), "all pods to answer again")
     wait_for(lambda: lab.run("ping", status=None).status == 0, "the whole matrix")
+
+
+def test_a_killed_node_with_pods_in_its_own_network(lab: Lab) -> None:
+    """They go with it and come back with it; probes are asked from the new node, also those that manifests wrote."""
+    host = "apiVersion: v1\nkind: Pod\nmetadata: {name: host}\nspec: {hostNetwork: true, nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec, --http-port=9000]}]}\n---\n"
+    lab.up(
+        host
+        + MANIFEST.replace(
+            "ports: [{name: http", "readinessProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 1}, ports: [{name: http"
+        )
+    )
+    before = lab.place("nodes", "worker")["pid"]
+    (victim,) = [pid for pid in lab.pids() if title_of(pid) == f"{lab.name}/node/worker"]
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: lab.place("nodes", "worker")["pid"] not in (0, before), "the new node")
+    wait_for(lambda: all(pod["ready"] for pod in lab.seen["pods"]), "all pods to be ready")
+    wait_for(lambda: lab.run("diff", status=None).status == 0, "everything to be as it should be")
+    assert web_answers(lab)
+    name = lab.pod("web")["name"]
+    (deployment,) = [pod["node"] for pod in lab.seen["pods"] if pod["name"] == name]
+    assert deployment in ("worker", "worker2")
+    lab.run("exec", "host", "--", "true")
+    lab.run("ping")
+
+
+def test_a_killed_switch_is_made_again(lab: Lab) -> None:
+    """With everybody's links to it, and what stands on those."""
+    lab.up(MANIFEST)
+    (victim,) = [pid for pid in lab.pids() if title_of(pid) == f"{lab.name}/fabric/switch"]
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: victim not in lab.pids(), "its death")
+    wait_for(lambda: lab.run("ping", status=None).status == 0, "the whole matrix", within_s=10)
+    assert lab.run("diff").status == 0
+
+
+def test_what_the_kernel_refuses_is_told_and_holds_up_nobody_else(lab: Lab) -> None:
+    """Somebody has taken the name of the next pod's link: that pod waits, others come and go, and it comes when the name is free."""
+    lab.up(MANIFEST)
+    number = max(int(pod["host_ifname"].removeprefix("veth")) for pod in lab.seen["pods"] if pod["node"] == "worker") + 1
+    node = lab.place("nodes", "worker")
+    lab.inside(node, "ip", "link", "add", f"veth{number}", "type", "bridge")
+    late = "apiVersion: v1\nkind: Pod\nmetadata: {name: late}\nspec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec]}]}\n"
+    said = lab.apply(late, "--timeout", "1s", status=1).err
+    assert "kernel: File exists      wanted by: cni bridge, for Pod default/late" in said
+    lab.run("delete", "pod", "client")
+    assert web_answers_from_node(lab)
+    lab.inside(node, "ip", "link", "del", f"veth{number}")
+    wait_for(lambda: lab.pod("late")["ready"], "the late pod")
+    assert lab.run("diff").status == 0
+
+
+def web_answers_from_node(lab: Lab) -> bool:
+    """True when a node gets answers by the Service web."""
+    return all(answer.who for answer in lab.ask(lab.place("nodes", "worker"), *[("TCP", lab.service("web")["cluster_ips"][0], 80)] * 8))
 
 
 def test_a_killed_init_takes_everything_with_it(lab: Lab) -> None:
@@ -277,8 +333,54 @@ def test_an_up_of_a_lab_that_is_being_made(lab: Lab) -> None:
     said = [process.communicate(timeout=60) for process in (first, second)]
     statuses = sorted((first.returncode, second.returncode))
     assert statuses in ([0, 0], [0, 1]), said
-    assert all("Traceback" not in out + err for out, err in said)
+    assert all("Traceback" not in out + err and "bug" not in out + err for out, err in said)
     assert len([pid for pid in sandboxes(lab) if title_of(pid) == f"{lab.name}/node/worker"]) == 1
+
+
+def test_a_down_while_a_lab_is_being_made(lab: Lab) -> None:
+    """Whoever comes first: in the end nothing is there, and both say so in plain words; two at once do no harm."""
+    making = start_up(lab)
+    wait_for(lambda: lab.directory.exists(), "the making to begin")
+    downs = [
+        subprocess.Popen([*COMMAND, "down", "--lab", lab.name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=60)[0] for process in (*downs, making)]
+    assert [down.returncode for down in downs] == [0, 0], said
+    assert making.returncode in (0, 1)
+    assert not any("bug" in text for text in said)
+    wait_for(lambda: not sandboxes(lab), "the end of the lab", within_s=5)
+    lab.up(MANIFEST)
+    assert web_answers(lab)
+
+
+def test_an_up_outlives_the_agent_it_waits_for(lab: Lab) -> None:
+    """Its successor is asked, and the verdict is the same."""
+    slow = MANIFEST.replace("args: [netexec]}]", "args: [netexec], readinessProbe: {tcpSocket: {port: 1}, failureThreshold: 1}}]", 1)
+    waiting = subprocess.Popen(
+        [*COMMAND, "up", "--lab", lab.name, "-f", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert waiting.stdin is not None
+    waiting.stdin.write(slow)
+    waiting.stdin.close()
+    waiting.stdin = None
+    wait_for(lambda: lab.run("get", "pods", status=None).status == 0 and lab.pod("web")["ready"], "the lab")
+    os.kill(lab.seen["agent_pid"], signal.SIGKILL)
+    out, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == 1
+    assert "Readiness probe failed: dial tcp 10.244.1.2:1: connect: connection refused" in err
+    assert "6 of 7 pods ready" in out
+
+
+def test_a_client_of_init_that_hangs_up_does_no_harm(lab: Lab) -> None:
+    """It asks for much and reads nothing, as an agent does that dies in the middle."""
+    lab.up(MANIFEST)
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX) as rude:
+            rude.connect(str(lab.directory / "init.sock"))
+            rude.sendall(encode({"id": 1, "do": "list"}) * 5000)
+    assert lab.run("get", "pods").status == 0
+    assert web_answers(lab)
 
 
 def test_two_labs_with_the_same_addresses_at_once(labs: Callable[[], Lab]) -> None:

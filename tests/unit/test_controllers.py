@@ -9,7 +9,7 @@ from msgspec import structs
 
 from kubenetlab import controllers
 from kubenetlab.api.apps import Deployment, ReplicaSet
-from kubenetlab.api.core import Event, Node, Service
+from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.lab import Attachment, ContainerReport, Observed, ProbeReport
 from kubenetlab.api.pods import Pod
@@ -18,6 +18,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kubelet import back_off_s
 from kubenetlab.controllers.naming import ALPHABET
 from kubenetlab.controllers.termination import terminated
+from kubenetlab.errors import ManifestError
 from tests.clusters import NOW, ONE_NODE, applied, deployment, observed, pod_named, report, running, service, settled, store
 
 NO_CNI = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: none}\n---\n"
@@ -368,3 +369,85 @@ def test_documents_show_what_the_api_server_fills_in() -> None:
     assert second["status"]["phase"] == render(cluster, pod_named(cluster, "a"))["status"]["phase"] == "Pending"
     found = render(cluster, next(obj for obj in cluster.all(Service) if obj.name == "web"))
     assert (found["spec"]["type"], found["spec"]["ports"][0]["protocol"]) == ("ClusterIP", "TCP")
+
+
+def test_a_pod_for_a_node_that_is_not_there_stays_pending() -> None:
+    """Its ReplicaSet makes it once, not again and again."""
+    cluster = store(deployment("web", 2, nodeName="nowhere"))
+    assert [(pod.status.phase, pod.spec.node_name) for pod in web_pods(cluster)] == [("Pending", "nowhere")] * 2
+
+
+def test_successors_are_others() -> None:
+    """A ReplicaSet, a slice of the same name have another uid, so nobody takes the old one's children for its own."""
+    cluster = running(store(deployment("web", 2) + service()))
+    (old,) = cluster.all(ReplicaSet)[-1:]
+    (piece,) = slices(cluster)
+    without = settled(cluster.with_changes([*terminated(old, NOW), *terminated(piece, NOW)]))
+    assert without.get(ReplicaSet, "default", old.name).uid != old.uid  # type: ignore[union-attr]
+    assert slices(without)[0].uid != piece.uid
+
+
+def test_a_replica_set_adopts_what_nobody_owns() -> None:
+    """Pods that its selector matches count as its own; too many of them go."""
+    orphans = "".join(pod(name, meta=", labels: {app: web}") for name in ("a", "b"))
+    replica_set = deployment("web", 3).replace("kind: Deployment", "kind: ReplicaSet")
+    cluster = applied(store(orphans), replica_set)
+    assert {"a", "b"} < {found.name for found in web_pods(cluster)}
+    assert len(web_pods(cluster)) == 3
+    assert all(found.metadata.owner_references[0].kind == "ReplicaSet" for found in web_pods(cluster))
+    fewer = applied(cluster, replica_set.replace("replicas: 3", "replicas: 1"))
+    assert len(web_pods(fewer)) == 1
+
+
+def test_events_end_after_an_hour() -> None:
+    """The store does not grow for ever."""
+    cluster = running(store(deployment()))
+    assert cluster.all(Event)
+    assert not settled(cluster, NOW + 3601).all(Event)
+
+
+def test_generated_names_are_as_long_as_kubernetes_makes_them() -> None:
+    """58 characters and five."""
+    (found, *_) = store(deployment("w" * 60, 1)).select("default", {"app": "w" * 60})
+    assert len(found.name) == 63
+
+
+def test_documents_go_with_their_objects() -> None:
+    """And with a namespace all that was given in it, of whatever kind."""
+    text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\n" + "".join(
+        f"apiVersion: v1\nkind: {kind}\nmetadata: {{name: x, namespace: {namespace}}}\n---\n"
+        for kind in ("ConfigMap", "Secret")
+        for namespace in ("a", "b")
+    )
+    cluster = store(text + pod("p", meta=", namespace: a"))
+    kept = {key for key in cluster.given if key[0] != "Cluster"}
+    namespace = next(found for found in cluster.all(Namespace) if found.name == "a")
+    without = settled(settled(cluster.with_changes(terminated(namespace, NOW))))
+    assert kept - set(without.given) == {("Namespace", "", "a"), ("ConfigMap", "a", "x"), ("Secret", "a", "x"), ("Pod", "a", "p")}
+
+
+def test_what_is_shown_is_what_is_so() -> None:
+    """A default that was changed to, nulls, and what a user wrote inside lists that the lab does not know."""
+    more = "        env: [{name: A, value: null}]\n        resources: {limits: {cpu: 1}}\n        volumeMounts: null\n        image"
+    text = deployment("web", 3).replace("        image", more)
+    cluster = store(text)
+    found = cluster.get(Deployment, "default", "web")
+    assert found is not None
+    scaled = cluster.with_changes([structs.replace(found, spec=structs.replace(found.spec, replicas=1))])
+    shown = render(scaled, scaled.all(Deployment)[-1])
+    (container,) = shown["spec"]["template"]["spec"]["containers"]
+    assert shown["spec"]["replicas"] == 1
+    assert container["resources"] == {"limits": {"cpu": 1}}
+    assert "volumeMounts" not in container
+    assert container["env"] == [{"name": "A"}]
+
+
+def test_a_namespace_that_goes_takes_in_nothing_new() -> None:
+    """As long as a pod of it is still there; what is there already may go on."""
+    inside = pod("a", meta=", namespace: going")
+    cluster = running(store(inside))
+    namespace = next(found for found in cluster.all(Namespace) if found.name == "going")
+    going = settled(cluster.with_changes(terminated(namespace, NOW)))
+    assert pod_named(going, "a", "going").is_terminating
+    with pytest.raises(ManifestError, match="unable to create new content in namespace going because it is being terminated"):
+        applied(going, inside.replace("name: a,", "name: b,"))

@@ -97,3 +97,16 @@ def test_finds_the_line_of_a_field() -> None:
     """A path leads to its line; a field that is missing leads to the one above it."""
     (document,), _ = read_documents("f.yaml", b"# head\na:\n  b:\n  - c: 1\n  - c: 2\n")
     assert [document.line_of(path) for path in (("a",), ("a", "b", 1, "c"), ("a", "b", 1, "x"), ("nothing",))] == [2, 5, 5, 2]
+
+
+def test_numbers_that_are_none_are_told() -> None:
+    """YAML's own pattern lets some through that no number is made of."""
+    for text in ("a: 0x_", "a: " + "9" * 5000):
+        _, problems = read_documents("f.yaml", text.encode())
+        assert ["is no number" in problem.message for problem in problems] == [True]
+
+
+def test_deep_json_is_refused_as_deep_yaml_is() -> None:
+    """Before anything recurses into it."""
+    _, problems = read_documents("f.json", ('{"a":' * 600 + "1" + "}" * 600).encode())
+    assert [problem.message for problem in problems] == ["nested deeper than 100 levels"]

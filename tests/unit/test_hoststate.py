@@ -262,3 +262,27 @@ def test_objects_read_well(obj: Object) -> None:
     """`str` is what users see in plans and errors."""
     assert str(obj)[0].islower()
     assert "(" not in str(obj)
+
+
+def test_what_stands_on_a_new_link_is_made_with_it() -> None:
+    """Also when it was seen a moment ago: the kernel takes a dead namespace's links away some time after it."""
+    ends = [
+        Bridge("node", "br0", "0a:58:00:00:00:01"),
+        Port("node", "veth0", "br0", "0a:59:00:00:00:02"),
+        Address("node", "br0", "10.0.0.1/24"),
+    ]
+    pod = [Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0"), Address("pod", "eth0", "10.0.0.2/24")]
+    wanted = HostState({"node": contents_of(ends), "pod": contents_of(pod)})
+    seen = HostState({"node": contents_of(ends), "pod": contents_of(pod[1:])})
+    assert [str(operation) for operation in diff(seen, wanted).operations()] == [
+        "+ port veth0 of br0 mac 0a:59:00:00:00:02 mtu 1500",
+        "+ veth eth0 mac 0a:58:00:00:00:02 mtu 1500 ↔ veth0 in node",
+        "+ address 10.0.0.2/24 dev eth0",
+    ]
+
+
+def test_tables_that_are_no_longer_wanted_go_with_a_replacement() -> None:
+    """Whoever has touched them."""
+    text = replacement([Table("n", "ip", "mine")], [("ip", "mine"), ("ip", "former")])
+    assert "delete table ip former" in text
+    assert text.count("delete table ip mine") == 1

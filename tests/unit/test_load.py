@@ -180,10 +180,11 @@ def test_the_same_object_twice_is_a_warning_and_the_later_one_counts() -> None:
 
 
 def test_reads_folders_and_names_missing_files(tmp_path: Path) -> None:
-    """A folder stands for the manifests in and below it; what cannot be read is named with the rest."""
+    """A folder stands for the manifests in it, not below; what cannot be read is named with the rest."""
     (tmp_path / "b").mkdir()
     (tmp_path / "a.yaml").write_text(deployment("one"))
-    (tmp_path / "b" / "c.json").write_text('{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "two"}}')
+    (tmp_path / "b" / "d.yaml").write_text(deployment("below"))
+    (tmp_path / "c.json").write_text('{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "two"}}')
     (tmp_path / "notes.txt").write_text("not a manifest")
     assert [entry.title for entry in load([str(tmp_path)]).entries] == ["Deployment default/one", "Namespace two"]
     with pytest.raises(ManifestError) as caught:
@@ -223,3 +224,54 @@ def test_any_mistake_is_told_and_the_rest_is_still_looked_at(data: st.DataObject
     found = decode(broken, type_)
     assert (found.value is None) == any(not finding.is_unknown_field for finding in found.findings)
     assert isinstance(found.value if found.value is not None else found.rest, type_)
+
+
+def test_kinds_of_other_groups_are_others() -> None:
+    """A PostgreSQL cluster is not the lab's, a Knative Service not Kubernetes'; the same name twice is no duplicate then."""
+    found = loaded(
+        """
+        apiVersion: postgresql.cnpg.io/v1
+        kind: Cluster
+        metadata: {name: web}
+        ---
+        apiVersion: serving.knative.dev/v1
+        kind: Service
+        metadata: {name: web}
+        ---
+        apiVersion: v1
+        kind: Service
+        metadata: {name: web}
+        spec: {ports: [{port: 80}]}
+        """
+    )
+    assert found.not_modelled == ("Cluster.postgresql.cnpg.io", "Service.serving.knative.dev")
+    assert found.config is None
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: List\napiVersion: v1\nitems: foo", "wanted a list"),
+        ("kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nnodes: [{role: worker, name: router}]", "the name of a link of the lab's own"),
+        ("kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nexternal: [{name: br0, address: 198.51.100.9}]", "the name of a link"),
+        ("kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nnetworking: {podSubnet: 224.0.0.0/8}", "a range of unicast addresses"),
+        ("kind: Service\napiVersion: v1\nmetadata: {name: a}\nspec: {type: NodePort, ports: [{port: 1, nodePort: 80}]}", "30000-32767"),
+        ("kind: Service\napiVersion: v1\nmetadata: {name: a}\nspec: {ports: [{port: 1}], loadBalancerSourceRanges: [1.2.3.0/24]}", "when type is LoadBalancer"),
+        ("kind: Pod\napiVersion: v1\nmetadata: {name: a}\nspec: {containers: [{name: a, image: ' a '}]}", "whitespace"),
+        ('kind: Pod\napiVersion: v1\nmetadata: {name: a}\nspec: {containers: [{name: a, image: a}], hostAliases: [{ip: 1.2.3.4, hostnames: ["a b"]}]}', "DNS subdomain"),
+        ("kind: Pod\napiVersion: v1\nmetadata: {name: a}\nspec: {containers: [{name: a, image: a}], tolerations: [{key: a, operator: Exists, tolerationSeconds: 3}]}", "wanted NoExecute"),
+        ("kind: EndpointSlice\napiVersion: discovery.k8s.io/v1\nmetadata: {name: a}\naddressType: IPv4\nendpoints: [{addresses: [169.254.1.1]}]\nports: []", "link-local"),
+        ("kind: ReplicaSet\napiVersion: apps/v1\nmetadata: {name: a}\nspec: {replicas: 3000000000, selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}}", "from 0 to 20000"),
+    ],
+)  # fmt: skip
+def test_refuses_what_cannot_be(text: str, said: str) -> None:
+    """By Kubernetes or by the lab, each with its own words."""
+    assert any(said in problem.message for problem in problems_of(text) if not problem.is_warning)
+
+
+def test_what_would_steer_a_terminal_is_shown() -> None:
+    """Control characters of a manifest do not reach the screen."""
+    (problem, *_) = problems_of('kind: Pod\napiVersion: v1\nmetadata: {name: "a\\e[31m"}\nspec: {containers: [{name: a, image: a}]}')
+    assert "\x1b" not in str(problem)
+    assert "\\x1b[31m" in str(problem)

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from kubenetlab import programs
 from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.meta import parse_selector
 from kubenetlab.api.pods import Container
 from kubenetlab.hoststate.programs import Listener
+from kubenetlab.lab.exchange import Exchange
 from kubenetlab.programs.arguments import arguments, duration_s, options
 from kubenetlab.programs.http import Me, Request, Response
 from kubenetlab.programs.resolver import first_address, parse
@@ -326,3 +328,39 @@ def test_broken_questions_get_no_crash(data: bytes) -> None:
 def test_json_of_dial_is_json() -> None:
     """Programs read it."""
     assert json.loads(Someone().get("netexec", "/dial?host=web&port=80&request=a").body) == {"responses": ["GET /a"]}
+
+
+def test_requests_carry_what_they_can() -> None:
+    """Spaces and umlauts in a path are quoted, the last of two equal headers counts, an impossible one is refused."""
+    sent = Exchange("GET", "/a b?q=ä", {"Host": "one", "host": "two"}).request_bytes
+    assert sent.startswith(b"GET /a%20b?q=%C3%A4 HTTP/1.1\r\nhost: two\r\n")
+    for headers in ({"a b": "c"}, {"a": "b\nc"}):
+        with pytest.raises(ValueError, match="no HTTP request"):
+            Exchange("GET", "/", headers)
+
+
+def test_a_slice_of_names_does_no_harm_to_dns() -> None:
+    """FQDN slices have no records."""
+    text = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: {kubernetes.io/service-name: h}}\naddressType: FQDN\nendpoints: [{addresses: [www.example.com]}]\nports: []\n---\napiVersion: v1\nkind: Service\nmetadata: {name: h}\nspec: {clusterIP: None}\n"
+    cluster = store(text)
+    zone = Zone("cluster.local", cluster.all(Namespace), cluster.all(Service), cluster.all(EndpointSlice), {})
+    assert zone.lookup("h.default.svc.cluster.local", "A") in (None, [])
+
+
+@pytest.mark.parametrize(
+    ("selector", "matching"),
+    [
+        ("app=web", ["web"]),
+        ("app!=web", ["db", "bare"]),
+        ("app in (web, db)", ["web", "db"]),
+        ("app notin (web)", ["db", "bare"]),
+        ("!app", ["bare"]),
+        ("app,tier=x", ["db"]),
+        ("", ["web", "db", "bare"]),
+    ],
+)
+def test_selectors_as_kubectl_writes_them(selector: str, matching: list[str]) -> None:
+    """A table of kubectl's notation."""
+    labels = {"web": {"app": "web"}, "db": {"app": "db", "tier": "x"}, "bare": {}}
+    found = parse_selector(selector)
+    assert [name for name, one in labels.items() if found.matches(one)] == matching

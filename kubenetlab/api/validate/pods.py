@@ -22,6 +22,7 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
     if not spec.containers:
         yield Finding((*path, "containers"), "required: a pod has at least one container")
     seen: dict[str, str] = {}
+    host_ports: dict[tuple[str, str, int], str] = {}
     for field, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
         for index, container in enumerate(containers):
             here = (*path, field, index)
@@ -29,6 +30,11 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
                 yield Finding((*here, "name"), f"{found(container.name)} is the name of {seen[container.name]} already")
             seen[container.name] = f"{field}[{index}]"
             yield from _validate_container(container, spec, here)
+            for number, port in enumerate(container.ports):
+                key = (port.protocol, port.host_ip, port.host_port)
+                if port.host_port and key in host_ports:
+                    yield Finding((*here, "ports", number, "hostPort"), f"{port.host_port} is a hostPort of {host_ports[key]} already")
+                host_ports[key] = f"{field}[{index}]"
     for field, name in (("hostname", spec.hostname), ("subdomain", spec.subdomain)):
         if name and (fault := label_fault(name)):
             yield Finding((*path, field), fault)
@@ -41,10 +47,15 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
             yield Finding((*here, "operator"), "wanted Exists where key is empty, found Equal")
         if toleration.operator == "Exists" and toleration.value:
             yield Finding((*here, "value"), "not allowed with operator Exists")
+        if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
+            yield Finding((*here, "effect"), f"wanted NoExecute where tolerationSeconds is set, found {found(toleration.effect)}")
     yield from _validate_dns(spec, path)
     for index, alias in enumerate(spec.host_aliases):
         if not is_address(alias.ip):
             yield Finding((*path, "hostAliases", index, "ip"), f"wanted an IP address, found {found(alias.ip)}")
+        for number, hostname in enumerate(alias.hostnames):
+            if fault := subdomain_fault(hostname):
+                yield Finding((*path, "hostAliases", index, "hostnames", number), fault)
 
 
 def is_address(text: str) -> bool:
@@ -61,6 +72,8 @@ def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iter
         yield Finding((*path, "name"), fault)
     if not container.image.strip():
         yield Finding((*path, "image"), "required, but missing")
+    elif container.image != container.image.strip():
+        yield Finding((*path, "image"), f"must not have leading or trailing whitespace, found {found(container.image)}")
     names: set[str] = set()
     for index, port in enumerate(container.ports):
         here = (*path, "ports", index)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from kubenetlab.api.core import Service, ServiceSpec
+from kubenetlab.api.core import Service, ServiceSpec, SessionAffinityConfig
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.documents import Path
@@ -26,6 +26,10 @@ def validate_service(service: Service) -> Iterator[Finding]:
         yield Finding((*path, "ports"), "required: a Service with a cluster IP has at least one port")
     yield from _validate_ports(spec)
     yield from _validate_addresses(spec)
+    if spec.session_affinity == "None" and spec.session_affinity_config != SessionAffinityConfig():
+        yield Finding((*path, "sessionAffinityConfig"), "must not be set when session affinity is None")
+    if spec.load_balancer_source_ranges and spec.type != "LoadBalancer":
+        yield Finding((*path, "loadBalancerSourceRanges"), "may only be used when type is LoadBalancer")
     if spec.cluster_ip == "None" and spec.type != "ClusterIP":
         yield Finding((*path, "clusterIP"), f"may not be None for a Service of type {spec.type}")
     if spec.type == "ClusterIP" and spec.external_traffic_policy == "Local" and not spec.external_ips:
@@ -107,11 +111,17 @@ def validate_endpoint_slice(piece: EndpointSlice) -> Iterator[Finding]:
                     yield Finding((*here, "addresses", number), fault)
             elif not is_address(address) or ip_address(address).version != version:
                 yield Finding((*here, "addresses", number), f"wanted an {piece.address_type} address, found {found(address)}")
-            elif ip_address(address).is_loopback or ip_address(address).is_unspecified:
-                yield Finding((*here, "addresses", number), f"may not be {address}")
+            elif (ip := ip_address(address)).is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast:
+                yield Finding(
+                    (*here, "addresses", number), f"may not be a loopback, link-local, multicast or unspecified address, found {address}"
+                )
+        if endpoint.node_name and (fault := subdomain_fault(endpoint.node_name)):
+            yield Finding((*here, "nodeName"), fault)
         if endpoint.hostname and (fault := label_fault(endpoint.hostname)):
             yield Finding((*here, "hostname"), fault)
     names = [port.name for port in piece.ports]
     for index, port in enumerate(piece.ports):
+        if port.name and (fault := label_fault(port.name)):
+            yield Finding(("ports", index, "name"), fault)
         if port.name in names[:index]:
             yield Finding(("ports", index, "name"), f"{found(port.name)} names two ports")
