@@ -11,7 +11,7 @@ from msgspec import structs
 from kubenetlab.api.core import Event
 from kubenetlab.api.kinds import NAMESPACED, SERVED
 from kubenetlab.api.lab import Attachment, Ledger, Observed
-from kubenetlab.api.meta import seconds
+from kubenetlab.api.meta import seconds, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.termination import terminated
@@ -43,12 +43,14 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
 
 
 def _old_events(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
-    ends: list[float] = []
+    """Times are compared as they are written: RFC 3339 in UTC sorts by time."""
+    latest = timestamp(now - EVENT_TTL_S)
+    oldest = ""
     for event in cluster.all(Event):
-        end = seconds(event.last_timestamp) + EVENT_TTL_S if event.last_timestamp else now
-        if end <= now:
+        stamp = event.last_timestamp or ""
+        if stamp <= latest:
             yield deletion(event)
-        else:
-            ends.append(end)
-    if ends:
-        yield Wake(min(ends))
+        elif not oldest or stamp < oldest:
+            oldest = stamp
+    if oldest:
+        yield Wake(seconds(oldest) + EVENT_TTL_S)
