@@ -19,7 +19,7 @@ from kubenetlab.controllers.admission import admit
 from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.datapath import modes
 from kubenetlab.errors import ManifestError, Problem
-from kubenetlab.lab.first import first_store, incoming, refuse
+from kubenetlab.lab.first import first_store, incoming, refuse, with_network_facts
 
 NOW = 1_700_000_000.0
 """The time of all tests that need one: 2023-11-14T22:13:20Z."""
@@ -54,7 +54,7 @@ def applied(cluster: Cluster, text: str, *, now: float = NOW) -> Cluster:
     entries = loaded(text).entries
     admission = admit(cluster, incoming(entries), now)
     refuse(admission, entries)
-    return settled(admission.cluster, now)
+    return settled(with_network_facts(admission.cluster), now)
 
 
 def settled(cluster: Cluster, now: float = NOW) -> Cluster:

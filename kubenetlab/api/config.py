@@ -126,6 +126,11 @@ class ClusterConfig(Resource, frozen=True):
     containerd_config_patches_json6902: Unmodelled = None
 
     @property
+    def node_networks(self) -> tuple[Network, ...]:
+        """Where nodes' addresses come from: one network per family, the primary family first."""
+        return (ip_network(NODE_SUBNET),)
+
+    @property
     def node_names(self) -> tuple[str, ...]:
         """Each node's name: as given, else control-plane, control-plane2, …, worker, worker2, …"""
         seen: dict[str, int] = {}

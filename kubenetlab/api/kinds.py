@@ -8,7 +8,7 @@ from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.discovery import EndpointSlice
-from kubenetlab.api.lab import Attachment, Decisions, Ledger, NodeReport, Observed
+from kubenetlab.api.lab import Attachment, Decisions, Ledger, NetworkFacts, NodeReport, Observed
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 
@@ -18,7 +18,7 @@ SERVED: Final[tuple[type[Resource], ...]] = (Namespace, Node, Pod, Service, Endp
 NAMESPACED: Final[tuple[type[Resource], ...]] = tuple(kind for kind in SERVED if kind.is_namespaced)
 """Those of them that live in a namespace."""
 
-STORED: Final[tuple[type[Resource], ...]] = (*SERVED, Attachment, Observed, NodeReport, Ledger, Decisions)
+STORED: Final[tuple[type[Resource], ...]] = (*SERVED, Attachment, Observed, NodeReport, Ledger, Decisions, NetworkFacts)
 """Every kind that the store may hold."""
 
 WRITABLE: Final[tuple[type[Resource], ...]] = (ClusterConfig, Namespace, Pod, Service, EndpointSlice, Deployment, ReplicaSet)

@@ -103,6 +103,22 @@ class Ledger(Internal, frozen=True):
     """The next number behind `veth` on each node."""
 
 
+class NetworkFacts(Internal, frozen=True):
+    """What the cluster's controllers must know of its CNI plugin; the CNI mode says it."""
+
+    kind = "NetworkFacts"
+    plural = "networkfacts"
+    is_namespaced = False
+
+    metadata: ObjectMeta = ObjectMeta(name="network")
+    has_network: bool = True
+    """False while no plugin is installed: nodes are not ready, and pods wait."""
+    plugin: str = "bridge"
+    """By what name the runtime knows it."""
+    host_ifname: str = "veth{number}"
+    """What the node's end of a pod's link is called; `number` counts per node."""
+
+
 class Decisions(Internal, kw_only=True, frozen=True):
     """What `up` chose for this machine and keeps as long as the lab lives."""
 

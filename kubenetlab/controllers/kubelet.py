@@ -11,9 +11,8 @@ from typing import Final, Literal
 
 from msgspec import structs
 
-from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Node
-from kubenetlab.api.lab import Attachment, ContainerReport, Observed
+from kubenetlab.api.lab import Attachment, ContainerReport, NetworkFacts, Observed
 from kubenetlab.api.meta import Condition, seconds, timestamp
 from kubenetlab.api.pods import (
     READY_ANNOTATION,
@@ -29,12 +28,12 @@ from kubenetlab.api.pods import (
 )
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.events import event, is_recorded
-from kubenetlab.controllers.ipam import attachment_of
+from kubenetlab.controllers.ipam import attachment_of, network
 from kubenetlab.controllers.nodes import NETWORK_NOT_READY
 from kubenetlab.controllers.scheduler import SCHEDULED
 from kubenetlab.controllers.wake import Wake
 
-WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, Node, Pod, Attachment, Observed)
+WATCHES: Final[tuple[Kind, ...]] = (NetworkFacts, Node, Pod, Attachment, Observed)
 
 FIRST_BACK_OFF_S = 10
 LONGEST_BACK_OFF_S = 300
@@ -69,7 +68,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
             yield from _events(cluster, pod, status, now)
         yield from _unhealthy(cluster, pod, seen, now)
         yield from (Wake(at) for container in statuses if (at := _next_start(container)) is not None)
-        if not pod.spec.host_network and not _has_network(cluster):
+        if not pod.spec.host_network and not network(cluster).has_network:
             yield from _network_not_ready(cluster, pod, now)
 
 
@@ -267,10 +266,6 @@ def _unhealthy(cluster: Cluster, pod: Pod, seen: Observed | None, now: float) ->
         is_told = probe.ok or not probe.is_settled or not key.endswith("/readiness")
         if not is_told and not is_recorded(cluster, pod, "Unhealthy", message):
             yield event(cluster, pod, "Warning", "Unhealthy", message, f"kubelet, {pod.spec.node_name}", now)
-
-
-def _has_network(cluster: Cluster) -> bool:
-    return cluster.config.networking.cni_mode[0] != "none"
 
 
 def _network_not_ready(cluster: Cluster, pod: Pod, now: float) -> Iterator[Change]:

@@ -4,20 +4,20 @@ Source: k8s.io/kubernetes pkg/controller/nodeipam (ranges), pkg/kubelet/nodestat
 """
 
 from collections.abc import Iterator
-from ipaddress import ip_network
 from typing import Final
 
 from msgspec import structs
 
-from kubenetlab.api.config import NODE_CIDR_MASK_SIZE, NODE_SUBNET, ClusterConfig, NodeConfig
+from kubenetlab.api.config import NODE_CIDR_MASK_SIZE, ClusterConfig, NodeConfig
 from kubenetlab.api.core import Node, NodeAddress, NodeSpec, NodeStatus, Taint
-from kubenetlab.api.lab import NodeReport
+from kubenetlab.api.lab import NetworkFacts, NodeReport
 from kubenetlab.api.meta import Condition, ObjectMeta, timestamp
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.addresses import node_networks
 from kubenetlab.controllers.admission import make_uid
+from kubenetlab.controllers.ipam import network
 
-WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, Node, NodeReport)
+WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, NetworkFacts, Node, NodeReport)
 
 CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
 NOT_READY_TAINT = "node.kubernetes.io/not-ready"
@@ -33,23 +33,35 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     yield from (deletion(node) for node in cluster.all(Node) if node.name not in names)
     known = [node for name in names if (node := cluster.node(name))]
     taken_addresses = {address for node in known for address in node.addresses}
-    taken_ranges = {node.spec.pod_cidr for node in known}
-    addresses = (str(ip_network(NODE_SUBNET)[index]) for index in range(FIRST_NODE_ADDRESS, FIRST_NODE_ADDRESS + len(names) + len(known)))
-    ranges = (str(part) for network in config.networking.pod_networks[:1] for part in node_networks(network, NODE_CIDR_MASK_SIZE))
-    free_addresses = (address for address in addresses if address not in taken_addresses)
-    free_ranges = (part for part in ranges if part not in taken_ranges)
+    taken_ranges = {cidr for node in known for cidr in node.spec.pod_cidrs}
+    numbers = range(FIRST_NODE_ADDRESS, FIRST_NODE_ADDRESS + len(names) + len(known))
+    free_addresses = [
+        (address for number in numbers if (address := str(subnet[number])) not in taken_addresses) for subnet in config.node_networks
+    ]
+    free_ranges = [
+        (cidr for part in node_networks(subnet, NODE_CIDR_MASK_SIZE) if (cidr := str(part)) not in taken_ranges)
+        for subnet in config.networking.pod_networks
+    ]
     has_workers = any(node.role == "worker" for node in config.nodes)
     for node_config, name in zip(config.nodes, names, strict=True):
         old = cluster.node(name)
-        address, pod_cidr = (old.addresses[0], old.spec.pod_cidr) if old else (next(free_addresses), next(free_ranges))
-        yield _node(cluster, node_config, name, old, address, pod_cidr, has_workers, now)
+        addresses = old.addresses if old else tuple(next(free) for free in free_addresses)
+        pod_cidrs = old.spec.pod_cidrs if old else tuple(next(free) for free in free_ranges)
+        yield _node(cluster, node_config, name, old, addresses, pod_cidrs, has_workers, now)
 
 
 def _node(
-    cluster: Cluster, config: NodeConfig, name: str, old: Node | None, address: str, pod_cidr: str, has_workers: bool, now: float
+    cluster: Cluster,
+    config: NodeConfig,
+    name: str,
+    old: Node | None,
+    addresses: tuple[str, ...],
+    pod_cidrs: tuple[str, ...],
+    has_workers: bool,
+    now: float,
 ) -> Node:
     is_control_plane = config.role == "control-plane"
-    has_network = cluster.config.networking.cni_mode[0] != "none"
+    has_network = network(cluster).has_network
     taints = [Taint(key=CONTROL_PLANE_LABEL, effect="NoSchedule")] if is_control_plane and has_workers else []
     if not has_network:
         taints += [Taint(key=NOT_READY_TAINT, effect="NoSchedule"), Taint(key=NOT_READY_TAINT, effect="NoExecute")]
@@ -66,8 +78,11 @@ def _node(
         condition = structs.replace(condition, last_transition_time=before.last_transition_time)
     return Node(
         metadata=structs.replace(old.metadata if old else created, labels=labels),
-        spec=NodeSpec(pod_cidr=pod_cidr, pod_cidrs=(pod_cidr,), taints=tuple(taints)),
-        status=NodeStatus(addresses=(NodeAddress("InternalIP", address), NodeAddress("Hostname", name)), conditions=(condition,)),
+        spec=NodeSpec(pod_cidr=pod_cidrs[0], pod_cidrs=pod_cidrs, taints=tuple(taints)),
+        status=NodeStatus(
+            addresses=(*(NodeAddress("InternalIP", address) for address in addresses), NodeAddress("Hostname", name)),
+            conditions=(condition,),
+        ),
     )
 
 

@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from kubenetlab import names
-from kubenetlab.api.config import ExternalHost
+from kubenetlab.api.config import ExternalHost, Network
 from kubenetlab.api.core import Service
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.addons import is_dns_coming
-from kubenetlab.controllers.addresses import dns_address
 from kubenetlab.datapath import containers, egress, fabric, modes, pods
 from kubenetlab.datapath.modes import CNI, ServiceProxy
 from kubenetlab.datapath.probes import ProbeSpec, probes
@@ -70,7 +69,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     networking = cluster.config.networking
     cni: CNI = modes.load("cni", *networking.cni_mode)
     proxy: ServiceProxy = modes.load("proxy", *networking.proxy_mode)
-    nodes = _node_views(cluster, decisions)
+    nodes = node_views(cluster, decisions)
     service_list, services, awaits_dns = cluster.all(Service), service_views(cluster), is_dns_coming(cluster)
     wanted: dict[str, list[Wanted]] = {}
 
@@ -78,7 +77,8 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
         for objects, origin in layer:
             wanted.setdefault(objects[0].netns, []).append((objects, origin))
 
-    want(memo("fabric", _fabric, cluster.config.external, tuple(node.address for node in nodes if node.neighbors == "permanent")))
+    neighbors = tuple(node.addresses for node in nodes if node.neighbors == "permanent")
+    want(memo("fabric", _fabric, cluster.config.external, cluster.config.node_networks, neighbors))
     for node in nodes:
         want(memo(("node", node.name), _node, node, cni))
         want(memo(("proxy", node.name), _proxy, without_pods(node), services, proxy, cni))
@@ -95,26 +95,24 @@ def plan_probes(cluster: Cluster, decisions: Decisions, memo: Memo) -> dict[str,
     """What the kubelets ask, by sandbox."""
     services = cluster.all(Service)
     wanted: dict[str, tuple[ProbeSpec, ...]] = {}
-    for node in _node_views(cluster, decisions):
+    for node in node_views(cluster, decisions):
         for view, pod in _pods_of(cluster, node):
             ports = _target_ports(memo, pod, view, services)
             wanted[view.netns] = memo(("probes", view.netns), _probes, without_pods(node), view, pod, ports)
     return {netns: specs for netns, specs in wanted.items() if specs}
 
 
-def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
-    return node_views(cluster, decisions, dns_address(cluster.config.networking.service_networks[0]))
-
-
 def _target_ports(memo: Memo, pod: Pod, view: PodView, services: Sequence[Service]) -> tuple[Listener, ...]:
     return memo(("ports", view.netns), containers.numeric_target_ports, pod.namespace, pod.labels, pod.spec, services)
 
 
-def _fabric(external: tuple[ExternalHost, ...], neighbors: tuple[str, ...]) -> tuple[Wanted, ...]:
+def _fabric(
+    external: tuple[ExternalHost, ...], node_networks: tuple[Network, ...], neighbors: tuple[tuple[str, ...], ...]
+) -> tuple[Wanted, ...]:
     layers = [
         (tuple(fabric.switch(names.FABRIC_SWITCH, "0a:58:00:00:00:01")), Origin("fabric", "the wire between the nodes")),
         (tuple(fabric.switch(names.INTERNET_SWITCH, "0a:58:00:00:00:02")), Origin("fabric", "the internet")),
-        *_by_namespace(fabric.router(neighbors), Origin("fabric", "the router")),
+        *_by_namespace(fabric.router(node_networks, neighbors), Origin("fabric", "the router")),
     ]
     for host in external:
         layers += _by_namespace(fabric.external(host), Origin("fabric", f"external host {host.name}"))
@@ -124,7 +122,7 @@ def _fabric(external: tuple[ExternalHost, ...], neighbors: tuple[str, ...]) -> t
 def _node(node: NodeView, cni: CNI) -> tuple[Wanted, ...]:
     layers = [*_by_namespace(fabric.node(node), Origin("fabric", f"Node {node.name}"))]
     layers += _by_namespace(cni.node(node), Origin(_mode_name("cni", cni), f"Node {node.name}"))
-    if cni.network(node).has_network:
+    if cni.facts.has_network:
         layers += _by_namespace(egress.rules(node), Origin("ip-masq-agent", f"Node {node.name}"))
     return tuple(layers)
 

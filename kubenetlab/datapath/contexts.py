@@ -8,7 +8,6 @@ from kubenetlab import names
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.addresses import dns_address
 from kubenetlab.datapath import pods
 from kubenetlab.datapath.pods import PodFiles
 from kubenetlab.datapath.view import NodeView, PodView, node_views
@@ -22,6 +21,7 @@ class Context(Struct, frozen=True):
     """Empty for nodes and external hosts."""
     name: str
     address: str
+    """In the primary family."""
     node: str
     files: PodFiles
 
@@ -35,9 +35,8 @@ class Contexts:
     """The contexts of one store, computed when asked for."""
 
     def __init__(self, cluster: Cluster, decisions: Decisions) -> None:
-        networking = cluster.config.networking
         self._cluster = cluster
-        self._nodes = {node.netns: node for node in node_views(cluster, decisions, dns_address(networking.service_networks[0]))}
+        self._nodes = {node.netns: node for node in node_views(cluster, decisions)}
         self._pods: dict[str, tuple[NodeView, PodView]] = {pod.netns: (node, pod) for node in self._nodes.values() for pod in node.pods}
         self._hosts = {names.external_netns(host.name): host for host in cluster.config.external}
 
@@ -58,10 +57,9 @@ class Contexts:
         """None for a namespace in which nobody is at home: switches, routers, and what is gone."""
         if (found := self.pod_of(netns)) is not None:
             node, view, pod = found
-            address = node.address if view.is_host_network else view.address
-            return Context(netns, view.namespace, view.name, address, node.name, pods.files(node, view, pod))
+            return Context(netns, view.namespace, view.name, view.addresses[0], node.name, pods.files(node, view, pod))
         if (here := self._nodes.get(netns)) is not None:
-            return Context(netns, "", here.name, here.address, here.name, pods.node_files(here))
+            return Context(netns, "", here.name, here.addresses[0], here.name, pods.node_files(here))
         if (host := self._hosts.get(netns)) is not None:
             return Context(netns, "", host.name, host.address, "", pods.host_files(host.name, host.address))
         return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubenetlab.api.config import NODE_SUBNET
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.nftables import Chain, Rule, Table
 from kubenetlab.hoststate.object import Object
@@ -21,7 +20,11 @@ AGENT_CHAIN = "IP-MASQ-AGENT"
 def rules(node: NodeView) -> Iterator[Object]:
     """The table that masquerades, for one node."""
     table = MASQUERADE_TABLE
-    inside = ((node.cluster_cidr, "pods"), (NODE_SUBNET, "nodes"), (node.service_cidr, "Services"))
+    inside = [
+        (cidr, whose)
+        for whose, cidrs in (("pods", node.cluster_cidrs), ("nodes", node.node_cidrs), ("Services", node.service_cidrs))
+        for cidr in cidrs
+    ]
     yield Table(node.netns, FAMILY, table, "masquerade what leaves the cluster")
     yield Chain(
         node.netns,

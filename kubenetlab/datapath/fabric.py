@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
 from kubenetlab import names
-from kubenetlab.api.config import INTERNET_SUBNET, NODE_SUBNET, ExternalHost
+from kubenetlab.api.config import INTERNET_SUBNET, ExternalHost, Network
 from kubenetlab.datapath.sandboxes import loopback_and_sysctls, router_sysctls
-from kubenetlab.datapath.view import NodeView, router_address
+from kubenetlab.datapath.view import DEFAULT_ROUTES, NodeView, router_address
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import Bridge, Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
@@ -24,8 +24,6 @@ from kubenetlab.hoststate.programs import Listener, ProgramRun
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sandbox
 
-DEFAULT_ROUTE = "0.0.0.0/0"
-_NODES = ip_network(NODE_SUBNET)
 _INTERNET = ip_network(INTERNET_SUBNET)
 INTERNET_GATEWAY = str(_INTERNET[1])
 
@@ -37,16 +35,18 @@ def switch(netns: str, mac: str) -> Iterator[Object]:
     yield Bridge(netns, names.SWITCH_BRIDGE, mac, alias=names.link_alias("fabric", netns.rpartition("/")[2]))
 
 
-def router(neighbors: Sequence[str]) -> Iterator[Object]:
-    """`neighbors` are the nodes' addresses where they are written down instead of asked for."""
+def router(node_networks: Sequence[Network], neighbors: Sequence[Sequence[str]]) -> Iterator[Object]:
+    """`neighbors` are the nodes' addresses, node by node, where they are written down instead of asked for."""
     here = names.ROUTER
     yield Sandbox(here, hostname="router")
     yield from loopback_and_sysctls(here, forwards=True)
     yield from router_sysctls(here)
-    yield from _uplink(here, names.ROUTER_FABRIC_LINK, router_address(), _NODES.prefixlen, names.FABRIC_SWITCH, "router")
-    yield from _uplink(here, names.ROUTER_INTERNET_LINK, INTERNET_GATEWAY, _INTERNET.prefixlen, names.INTERNET_SWITCH, "router")
-    for address in neighbors:
-        yield Neighbor(here, names.ROUTER_FABRIC_LINK, address, names.mac_of(address))
+    ways_in = [(router_address(subnet), subnet.prefixlen) for subnet in node_networks]
+    yield from _uplink(here, names.ROUTER_FABRIC_LINK, ways_in, names.FABRIC_SWITCH, "router")
+    yield from _uplink(here, names.ROUTER_INTERNET_LINK, [(INTERNET_GATEWAY, _INTERNET.prefixlen)], names.INTERNET_SWITCH, "router")
+    for addresses in neighbors:
+        for address in addresses:
+            yield Neighbor(here, names.ROUTER_FABRIC_LINK, address, names.mac_of(addresses[0]))
 
 
 def external(host: ExternalHost) -> Iterator[Object]:
@@ -54,8 +54,8 @@ def external(host: ExternalHost) -> Iterator[Object]:
     here = names.external_netns(host.name)
     yield Sandbox(here, hostname=names.hostname(host.name))
     yield from loopback_and_sysctls(here)
-    yield from _uplink(here, names.HOST_LINK, host.address, _INTERNET.prefixlen, names.INTERNET_SWITCH, host.name)
-    yield Route(here, DEFAULT_ROUTE, names.HOST_LINK, via=INTERNET_GATEWAY)
+    yield from _uplink(here, names.HOST_LINK, [(host.address, _INTERNET.prefixlen)], names.INTERNET_SWITCH, host.name)
+    yield Route(here, DEFAULT_ROUTES[4], names.HOST_LINK, via=INTERNET_GATEWAY)
     if host.ports:
         yield ProgramRun(here, host.name, 0, "default", {}, tuple(Listener("TCP", port) for port in host.ports))
 
@@ -65,17 +65,24 @@ def node(view: NodeView) -> Iterator[Object]:
     yield Sandbox(view.netns, hostname=names.hostname(view.name))
     yield from loopback_and_sysctls(view.netns, forwards=True)
     yield from router_sysctls(view.netns)
-    yield from _uplink(view.netns, names.NODE_UPLINK, view.address, _NODES.prefixlen, names.FABRIC_SWITCH, view.name)
-    yield Route(view.netns, DEFAULT_ROUTE, names.NODE_UPLINK, via=router_address())
+    subnets = [ip_network(cidr) for cidr in view.node_cidrs]
+    ways_in = [(address, subnet.prefixlen) for address, subnet in zip(view.addresses, subnets, strict=True)]
+    yield from _uplink(view.netns, names.NODE_UPLINK, ways_in, names.FABRIC_SWITCH, view.name)
+    routers = [router_address(subnet) for subnet in subnets]
+    for subnet, address in zip(subnets, routers, strict=True):
+        yield Route(view.netns, DEFAULT_ROUTES[subnet.version], names.NODE_UPLINK, via=address)
     if view.neighbors == "permanent":
-        for address in (router_address(), *(peer.address for peer in view.peers)):
-            yield Neighbor(view.netns, names.NODE_UPLINK, address, names.mac_of(address))
+        for others in (routers, *([family.address for family in peer.families] for peer in view.peers)):
+            for address in others:
+                yield Neighbor(view.netns, names.NODE_UPLINK, address, names.mac_of(others[0]))
 
 
-def _uplink(netns: str, link: str, address: str, prefix_length: int, switch_netns: str, whose: str) -> Iterator[Object]:
-    """A link from a machine to a switch: both ends, and the machine's address."""
+def _uplink(netns: str, link: str, addresses: Sequence[tuple[str, int]], switch_netns: str, whose: str) -> Iterator[Object]:
+    """A link from a machine to a switch: both ends, and the machine's addresses with their prefix lengths, the primary family first."""
+    primary, _ = addresses[0]
     port = names.port_name(whose)
     alias = names.link_alias("fabric", whose)
-    yield Veth(netns, link, names.mac_of(address), switch_netns, port, alias=alias)
-    yield Port(switch_netns, port, names.SWITCH_BRIDGE, names.port_mac_of(address), alias=alias)
-    yield Address(netns, link, f"{address}/{prefix_length}")
+    yield Veth(netns, link, names.mac_of(primary), switch_netns, port, alias=alias)
+    yield Port(switch_netns, port, names.SWITCH_BRIDGE, names.port_mac_of(primary), alias=alias)
+    for address, prefix_length in addresses:
+        yield Address(netns, link, f"{address}/{prefix_length}")

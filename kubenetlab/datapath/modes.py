@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.decode import Finding, decode, format_path
+from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.meta import Resource, kubernetes_name
 from kubenetlab.datapath.view import NodeView, PodView, ServiceView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
@@ -37,9 +38,8 @@ class PodNetwork(Struct, frozen=True):
     """What a CNI mode tells the other layers."""
 
     mtu: int
-    cluster_cidr: str
-    """Where pods' addresses come from; what kube-proxy counts as a pod."""
-    has_network: bool = True
+    cluster_cidrs: tuple[str, ...]
+    """Where pods' addresses come from, per family; what kube-proxy counts as a pod."""
 
 
 class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fields=True):
@@ -53,6 +53,8 @@ class CNI(Protocol):
     """What a CNI mode is asked."""
 
     needs: ClassVar[Needs]
+    facts: ClassVar[NetworkFacts]
+    """What the cluster's controllers must know of it."""
 
     def network(self, node: NodeView) -> PodNetwork: ...
 
@@ -115,6 +117,12 @@ def check(obj: Resource) -> Iterator[Finding]:
     if isinstance(obj, ClusterConfig):
         yield from try_load("cni", *obj.networking.cni_mode)[1]
         yield from try_load("proxy", *obj.networking.proxy_mode)[1]
+
+
+def network_facts(config: ClusterConfig) -> NetworkFacts:
+    """What the CNI mode of a Cluster document says to the controllers."""
+    cni: CNI = load("cni", *config.networking.cni_mode)
+    return cni.facts
 
 
 def manual(family: Family, name: str) -> str:

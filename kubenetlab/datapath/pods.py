@@ -37,13 +37,12 @@ def sandbox(node: NodeView, view: PodView) -> Iterator[Object]:
 
 def files(node: NodeView, view: PodView, pod: Pod) -> PodFiles:
     """The files of one pod; they depend on nothing but the pod, its node and the cluster's DNS."""
-    address = node.address if view.is_host_network else view.address
-    return PodFiles(view.hostname, _hosts(pod, node, view.hostname, address), _resolv_conf(pod, node))
+    return PodFiles(view.hostname, _hosts(pod, node, view.hostname, view.addresses), _resolv_conf(pod, node))
 
 
 def node_files(node: NodeView) -> PodFiles:
     """What a node finds in its own /etc: its name, and no DNS server but the cluster's would answer here."""
-    return PodFiles(node.name, _hosts_head() + f"{node.address}\t{node.name}\n", "")
+    return PodFiles(node.name, _hosts_head() + "".join(f"{address}\t{node.name}\n" for address in node.addresses), "")
 
 
 def host_files(hostname: str, address: str) -> PodFiles:
@@ -51,11 +50,11 @@ def host_files(hostname: str, address: str) -> PodFiles:
     return PodFiles(hostname, _hosts_head() + f"{address}\t{hostname}\n", "")
 
 
-def _hosts(pod: Pod, node: NodeView, hostname: str, address: str) -> str:
+def _hosts(pod: Pod, node: NodeView, hostname: str, addresses: Sequence[str]) -> str:
     names = [hostname]
     if pod.spec.subdomain:
         names.insert(0, f"{hostname}.{pod.spec.subdomain}.{pod.namespace}.svc.{node.dns_domain}")
-    text = f"# Kubernetes-managed hosts file.\n{_hosts_head()}" + "\t".join([address, *names]) + "\n"
+    text = f"# Kubernetes-managed hosts file.\n{_hosts_head()}" + "".join("\t".join([address, *names]) + "\n" for address in addresses)
     if pod.spec.host_aliases:
         text += "\n# Entries added by HostAliases.\n"
         text += "".join("\t".join([alias.ip, *alias.hostnames]) + "\n" for alias in pod.spec.host_aliases)
@@ -75,7 +74,7 @@ def _resolv_conf(pod: Pod, node: NodeView) -> str:
     searches: list[str] = []
     options: dict[str, str | None] = {}
     if policy in ("ClusterFirst", "ClusterFirstWithHostNet"):
-        servers = [node.dns_address]
+        servers = list(node.dns_addresses[:1])
         searches = [f"{pod.namespace}.svc.{node.dns_domain}", f"svc.{node.dns_domain}", node.dns_domain]
         options = {"ndots": "5"}
     config = pod.spec.dns_config

@@ -81,7 +81,7 @@ def _spec(
     probe: Probe | None,
     listeners: tuple[Listener, ...],
 ) -> ProbeSpec:
-    address = node.address if view.is_host_network else view.address
+    address = view.addresses[0]
     base = ProbeSpec(view.netns, container.name, attempt, kind, node.netns, address, "ping", is_implied=probe is None)
     first = next((listener.port for listener in listeners if listener.protocol == "TCP"), 0)
     asked: dict[str, object] = {"method": "tcp", "port": first} if first else {}

@@ -5,28 +5,56 @@ A view is a value: two views are equal when nothing changed for the node, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Network, ip_network
-from typing import Literal
+from collections.abc import Iterator
+from functools import lru_cache
+from ipaddress import ip_network
+from typing import Final, Literal
 
 from msgspec import Struct, structs
 
 from kubenetlab import names
-from kubenetlab.api.config import NODE_SUBNET
+from kubenetlab.api.config import Network
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.lab import Attachment, Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.ipam import attachment_of
+from kubenetlab.controllers.addresses import dns_address
+from kubenetlab.controllers.ipam import attachment_of, network
+
+DEFAULT_ROUTES: Final = {4: "0.0.0.0/0", 6: "::/0"}
+
+
+class Family(Struct, frozen=True):
+    """One address family of a node: its own address, its pods' range, and the gateway of that."""
+
+    address: str
+    pod_cidr: str
+
+    @property
+    def pod_network(self) -> Network:
+        return _network(self.pod_cidr)
+
+    @property
+    def gateway(self) -> str:
+        """The bridge's address, the pods' default gateway."""
+        return str(self.pod_network[1])
+
+    @property
+    def default_route(self) -> str:
+        return DEFAULT_ROUTES[self.pod_network.version]
+
+    @property
+    def host_length(self) -> int:
+        """The prefix length of a single address: 32 or 128."""
+        return self.pod_network.max_prefixlen
 
 
 class Peer(Struct, frozen=True):
     """Another node, as every node knows it from the API."""
 
     name: str
-    address: str
-    pod_cidr: str
+    families: tuple[Family, ...]
 
 
 class PodView(Struct, frozen=True):
@@ -37,10 +65,10 @@ class PodView(Struct, frozen=True):
     uid: str
     hostname: str
     is_host_network: bool
-    address: str
-    """Empty for a hostNetwork pod, which has its node's."""
+    addresses: tuple[str, ...]
+    """One per family of its node; a hostNetwork pod has its node's."""
     ifname: str
-    """The node's end of its link."""
+    """The node's end of its link; none for a hostNetwork pod."""
 
     @property
     def netns(self) -> str:
@@ -52,18 +80,19 @@ class PodView(Struct, frozen=True):
 
 
 class NodeView(Struct, frozen=True):
-    """One node: itself, its pods, the other nodes, and the lab's ranges and decisions."""
+    """One node: itself, its pods, the other nodes, and the lab's ranges and decisions. Whatever has an address has one per family,
+    the primary family first."""
 
     name: str
-    address: str
-    pod_cidr: str
+    families: tuple[Family, ...]
     peers: tuple[Peer, ...]
     pods: tuple[PodView, ...]
     """Those that have or get a sandbox."""
-    cluster_cidr: str
-    service_cidr: str
+    cluster_cidrs: tuple[str, ...]
+    service_cidrs: tuple[str, ...]
+    node_cidrs: tuple[str, ...]
     dns_domain: str
-    dns_address: str
+    dns_addresses: tuple[str, ...]
     layout: Literal["onlink", "routed"]
     neighbors: Literal["dynamic", "permanent"]
     mtu: int = 1500
@@ -73,13 +102,8 @@ class NodeView(Struct, frozen=True):
         return names.node_netns(self.name)
 
     @property
-    def pod_network(self) -> IPv4Network:
-        return IPv4Network(self.pod_cidr)
-
-    @property
-    def gateway(self) -> str:
-        """The bridge's address, the pods' default gateway."""
-        return str(self.pod_network[1])
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(family.address for family in self.families)
 
 
 class ServiceView(Struct, frozen=True):
@@ -89,33 +113,38 @@ class ServiceView(Struct, frozen=True):
     slices: tuple[EndpointSlice, ...]
 
 
-def router_address() -> str:
-    """The fabric's way out, every node's default gateway."""
-    return str(ip_network(NODE_SUBNET)[1])
+def router_address(subnet: Network) -> str:
+    """The fabric's way out in one of the nodes' networks: every node's default gateway."""
+    return str(subnet[1])
 
 
-def node_views(cluster: Cluster, decisions: Decisions, dns_address: str) -> list[NodeView]:
+def node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
     """A view for each node, in order."""
-    networking = cluster.config.networking
-    has_network = networking.cni_mode[0] != "none"
+    config = cluster.config
+    networking = config.networking
+    has_network = network(cluster).has_network
     nodes = cluster.all(Node)
-    peers = tuple(Peer(node.name, node.addresses[0], node.spec.pod_cidr) for node in nodes)
+    peers = tuple(Peer(node.name, _families(node)) for node in nodes)
     return [
         NodeView(
             name=node.name,
-            address=node.addresses[0],
-            pod_cidr=node.spec.pod_cidr,
-            peers=tuple(peer for peer in peers if peer.name != node.name),
-            pods=tuple(_pod_views(cluster, cluster.pods_on(node.name), has_network)),
-            cluster_cidr=str(networking.pod_networks[0]),
-            service_cidr=str(networking.service_networks[0]),
+            families=me.families,
+            peers=tuple(peer for peer in peers if peer is not me),
+            pods=tuple(_pod_views(cluster, node, has_network)),
+            cluster_cidrs=tuple(str(cidr) for cidr in networking.pod_networks),
+            service_cidrs=tuple(str(cidr) for cidr in networking.service_networks),
+            node_cidrs=tuple(str(cidr) for cidr in config.node_networks),
             dns_domain=networking.dns_domain,
-            dns_address=dns_address,
+            dns_addresses=tuple(dns_address(cidr) for cidr in networking.service_networks),
             layout=decisions.pod_layout,
             neighbors=decisions.neighbors,
         )
-        for node in nodes
+        for node, me in zip(nodes, peers, strict=True)
     ]
+
+
+def _families(node: Node) -> tuple[Family, ...]:
+    return tuple(Family(address, cidr) for address, cidr in zip(node.addresses, node.spec.pod_cidrs, strict=True))
 
 
 def without_pods(node: NodeView) -> NodeView:
@@ -128,18 +157,25 @@ def service_views(cluster: Cluster) -> tuple[ServiceView, ...]:
     return tuple(ServiceView(service, tuple(cluster.slices_of(service))) for service in cluster.all(Service))
 
 
-def pod_view(pod: Pod, attachment: Attachment | None) -> PodView | None:
+def pod_view(pod: Pod, node: Node, attachment: Attachment | None) -> PodView | None:
     """The pod as the wiring sees it; None while it cannot have a sandbox."""
-    if pod.is_finished or (attachment is None and not pod.spec.host_network):
+    if pod.spec.host_network:
+        found = PodView(pod.namespace, pod.name, pod.uid, names.hostname(node.name), True, node.addresses, "")
+    elif attachment is not None:
+        hostname = names.hostname(pod.hostname)
+        found = PodView(pod.namespace, pod.name, pod.uid, hostname, False, attachment.addresses, attachment.host_ifname)
+    else:
         return None
-    hostname = names.hostname(pod.spec.node_name if pod.spec.host_network or attachment is None else pod.hostname)
-    if pod.spec.host_network or attachment is None:
-        return PodView(pod.namespace, pod.name, pod.uid, hostname, True, "", "")
-    return PodView(pod.namespace, pod.name, pod.uid, hostname, False, attachment.addresses[0], attachment.host_ifname)
+    return None if pod.is_finished else found
 
 
-def _pod_views(cluster: Cluster, pods: Sequence[Pod], has_network: bool) -> Iterator[PodView]:
-    for pod in pods:
-        view = pod_view(pod, attachment_of(cluster, pod) if has_network else None)
+def _pod_views(cluster: Cluster, node: Node, has_network: bool) -> Iterator[PodView]:
+    for pod in cluster.pods_on(node.name):
+        view = pod_view(pod, node, attachment_of(cluster, pod) if has_network else None)
         if view is not None:
             yield view
+
+
+@lru_cache(maxsize=2048)  # a pod asks for its node's more than once
+def _network(cidr: str) -> Network:
+    return ip_network(cidr)

@@ -30,9 +30,14 @@ def first_store(config: Entry | None, entries: Sequence[Entry], now: float, lab:
     cluster = base.cluster.with_given({key: None for key in base.cluster.given if key[0] != cluster_config.kind})
     admission = admit(cluster, incoming(entries), now)
     refuse(admission, entries)
-    settled, _ = controllers.run(admission.cluster, now)
+    settled, _ = controllers.run(with_network_facts(admission.cluster), now)
     settled = settled.with_changes([decide(settled, dict(cluster_config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())])
     return settled, admission
+
+
+def with_network_facts(cluster: Cluster) -> Cluster:
+    """The store with what its Cluster document's CNI mode says to the controllers."""
+    return cluster.with_changes([modes.network_facts(cluster.config)])
 
 
 def incoming(entries: Sequence[Entry]) -> list[Incoming]:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import structs
 
 from kubenetlab import controllers, names
 from kubenetlab.api.kinds import writable
@@ -33,6 +34,7 @@ from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.nftables import Table
 from kubenetlab.hoststate.state import HostState, with_far_ends
 from kubenetlab.kernel.features import has_br_netfilter
+from kubenetlab.lab.first import with_network_facts
 from kubenetlab.lab.http import Answer, Handover, Stream
 from kubenetlab.lab.inspection import inspection
 from kubenetlab.lab.rules_diff import rules_differences
@@ -207,7 +209,8 @@ def _admit(cluster: Cluster, documents: list[dict[str, Any]]) -> Admission:
         incoming.append(Incoming(document, obj))
     if findings:
         return Admission(cluster, findings=tuple(findings))
-    return admit(cluster, incoming, time.time())
+    admission = admit(cluster, incoming, time.time())
+    return structs.replace(admission, cluster=with_network_facts(admission.cluster))
 
 
 def _admission(admission: Admission) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from kubenetlab import names
+from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.address import Address
@@ -20,8 +21,6 @@ from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sysctl
-
-DEFAULT_ROUTE = "0.0.0.0/0"
 
 
 class Mode(ModeOptions, frozen=True):
@@ -37,37 +36,51 @@ class Mode(ModeOptions, frozen=True):
     layout: Literal["auto", "onlink", "routed"] = "auto"
     neighbors: Literal["auto", "dynamic", "permanent"] = "auto"
 
+    facts = NetworkFacts(plugin="bridge", host_ifname="veth{number}")
+
     def network(self, node: NodeView) -> PodNetwork:
-        return PodNetwork(node.mtu, node.cluster_cidr)
+        return PodNetwork(node.mtu, node.cluster_cidrs)
 
     def node(self, node: NodeView) -> Iterator[Object]:
-        bridge, gateway = names.POD_BRIDGE, node.gateway
+        bridge, primary = names.POD_BRIDGE, node.families[0]
         yield Sysctl(node.netns, "net/bridge/bridge-nf-call-iptables", "1", is_optional=node.layout == "routed")
-        yield Bridge(node.netns, bridge, names.mac_of(gateway), node.mtu, names.link_alias("cni bridge", f"pods of {node.name}"))
-        # The node has one address, its own: the bridge's is of scope link, so that neither what the node sends to its pods nor
-        # what it masquerades towards them takes it as a source; and the route names the node's address.
-        yield Address(node.netns, bridge, f"{gateway}/{node.pod_network.prefixlen}", scope="link", has_route=False)
-        yield Route(node.netns, node.pod_cidr, bridge, source=node.address, scope="link")
+        yield Bridge(node.netns, bridge, names.mac_of(primary.gateway), node.mtu, names.link_alias("cni bridge", f"pods of {node.name}"))
+        for family in node.families:
+            # The node has one address, its own: the bridge's is of scope link, so that neither what the node sends to its pods nor
+            # what it masquerades towards them takes it as a source; and the route names the node's address.
+            yield Address(node.netns, bridge, f"{family.gateway}/{family.pod_network.prefixlen}", scope="link", has_route=False)
+            yield Route(node.netns, family.pod_cidr, bridge, source=family.address, scope="link")
         for peer in node.peers:
-            yield Route(node.netns, peer.pod_cidr, names.NODE_UPLINK, via=peer.address)
+            for family in peer.families:
+                yield Route(node.netns, family.pod_cidr, names.NODE_UPLINK, via=family.address)
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         if pod.is_host_network:
             return
-        here, link, address, ifname = pod.netns, names.POD_LINK, pod.address, pod.ifname
+        here, link, primary = pod.netns, names.POD_LINK, pod.addresses[0]
         alias = names.link_alias("cni bridge", f"pod {pod.full_name}")
-        yield Veth(here, link, names.mac_of(address), node.netns, ifname, node.mtu, alias)
-        yield Port(node.netns, ifname, names.POD_BRIDGE, names.port_mac_of(address), node.mtu, alias, is_hairpin=True)
-        if node.layout == "onlink":
-            yield Address(here, link, f"{address}/{node.pod_network.prefixlen}")
-        else:
-            yield Address(here, link, f"{address}/32")
-            yield Route(here, f"{node.gateway}/32", link, scope="link")
-        yield Route(here, DEFAULT_ROUTE, link, via=node.gateway)
+        yield Veth(here, link, names.mac_of(primary), node.netns, pod.ifname, node.mtu, alias)
+        yield Port(node.netns, pod.ifname, names.POD_BRIDGE, names.port_mac_of(primary), node.mtu, alias, is_hairpin=True)
+        for family, address in zip(node.families, pod.addresses, strict=True):
+            if node.layout == "onlink":
+                yield Address(here, link, f"{address}/{family.pod_network.prefixlen}")
+            else:
+                yield Address(here, link, f"{address}/{family.host_length}")
+                yield Route(here, f"{family.gateway}/{family.host_length}", link, scope="link")
+            yield Route(here, family.default_route, link, via=family.gateway)
         if node.neighbors == "permanent":
-            yield Neighbor(node.netns, names.POD_BRIDGE, address, names.mac_of(address))
-            yield Neighbor(here, link, node.gateway, names.mac_of(node.gateway))
-        if node.neighbors == "permanent" and node.layout == "onlink":
-            for other in node.pods:
-                if not other.is_host_network and other.address != address:
-                    yield Neighbor(here, link, other.address, names.mac_of(other.address))
+            yield from _neighbors(node, pod)
+
+
+def _neighbors(node: NodeView, pod: PodView) -> Iterator[Object]:
+    """Written down instead of asked for: the pod on its node, the gateway in the pod, and who is on the same link."""
+    mac, gateway_mac = names.mac_of(pod.addresses[0]), names.mac_of(node.families[0].gateway)
+    for address in pod.addresses:
+        yield Neighbor(node.netns, names.POD_BRIDGE, address, mac)
+    for family in node.families:
+        yield Neighbor(pod.netns, names.POD_LINK, family.gateway, gateway_mac)
+    if node.layout == "onlink":
+        for other in node.pods:
+            if not other.is_host_network and other.addresses != pod.addresses:
+                for address in other.addresses:
+                    yield Neighbor(pod.netns, names.POD_LINK, address, names.mac_of(other.addresses[0]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.datapath.modes import ModeOptions, PodNetwork
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.object import Object
@@ -16,8 +17,10 @@ from kubenetlab.hoststate.object import Object
 class Mode(ModeOptions, frozen=True):
     """No options."""
 
+    facts = NetworkFacts(has_network=False)
+
     def network(self, node: NodeView) -> PodNetwork:
-        return PodNetwork(node.mtu, node.cluster_cidr, has_network=False)
+        return PodNetwork(node.mtu, node.cluster_cidrs)
 
     def node(self, node: NodeView) -> Iterator[Object]:
         return iter(())

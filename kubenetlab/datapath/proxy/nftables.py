@@ -79,7 +79,8 @@ class Mode(ModeOptions, frozen=True):
         for name, type_, comment in _COLLECTIONS:
             yield Collection(node.netns, FAMILY, TABLE, name, type_, comment)
         yield from _fixed_chains(node)
-        yield _element(node, "nodeport-ips", node.address)
+        for address in node.addresses:
+            yield _element(node, "nodeport-ips", address)
         seen: set[str] = set()
         for port in port_views(node, services):
             if port.cluster_ip not in seen:
@@ -91,7 +92,8 @@ class Mode(ModeOptions, frozen=True):
 def _fixed_chains(node: NodeView) -> Iterator[Object]:
     """The chains that are there whatever Services exist."""
     reject = ("ip daddr @cluster-ips reject", "Reject traffic to invalid ports of ClusterIPs")
-    drop = (f"ip daddr {{ {node.service_cidr} }} drop", "Drop traffic to unallocated ClusterIPs")
+    ranges = ", ".join(node.service_cidrs)
+    drop = (f"ip daddr {{ {ranges} }} drop", "Drop traffic to unallocated ClusterIPs")
     regular: dict[str, tuple[Rule, ...]] = {
         "firewall-check": (Rule("ip daddr . meta l4proto . th dport vmap @firewall-ips"),),
         "service-endpoints-check": (Rule("ip daddr . meta l4proto . th dport vmap @no-endpoint-services"),),
@@ -127,7 +129,7 @@ def _service_port(node: NodeView, port: PortView, network: PodNetwork) -> Iterat
     choices = ", ".join(f"{index} : goto {endpoint_chain(port, endpoint)}" for index, endpoint in enumerate(port.endpoints))
     affinities = port.endpoints if port.affinity_s else ()
     rules = (
-        Rule(f"ip daddr {port.cluster_ip} ip saddr != {network.cluster_cidr} jump mark-for-masquerade"),
+        Rule(f"ip daddr {port.cluster_ip} ip saddr != {network.cluster_cidrs[0]} jump mark-for-masquerade"),
         *(Rule(f"ip saddr @{affinity_set(port, endpoint)} goto {endpoint_chain(port, endpoint)}") for endpoint in affinities),
         Rule(f"numgen random mod {len(port.endpoints)} vmap {{ {choices} }}"),
     )
