@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 
 from kubenetlab.hoststate.diff import Changes
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.state import Contents, contents_of
+from kubenetlab.kernel.report import Done, Failure, Report, nobody_asks
 
 
 class FakeKernel:
@@ -20,17 +22,21 @@ class FakeKernel:
         """What was made in the namespaces named."""
         return {netns: contents_of(self._namespaces[netns].values()) for netns in wanted if netns in self._namespaces}
 
-    def apply(self, changes: Changes) -> None:
-        """Raises KeyError for a change or removal of what is not there, as Linux would refuse it."""
+    def apply(self, changes: Changes, done: Done = nobody_asks) -> Report:
+        """A change or removal of what is not there is refused, as by Linux."""
+        failures: list[Failure] = []
         for entry in changes.namespaces:
             here = self._namespaces.setdefault(entry.netns, {})
             for operation in entry.operations:
                 self.applied.append(f"{entry.netns} {operation}")
-                if operation.verb == "remove":
-                    del here[operation.object.key]
+                key = operation.object.key
+                if operation.verb != "add" and here.get(key) != (operation.before or operation.object):
+                    failures.append(Failure(entry.netns, operation, errno.ENOENT, "it is not as it was thought to be"))
+                elif operation.verb == "remove":
+                    del here[key]
                 else:
-                    if operation.before is not None and here[operation.object.key] != operation.before:
-                        raise KeyError(operation.object.key)
-                    here[operation.object.key] = operation.object
+                    here[key] = operation.object
             if entry.is_removed:
                 del self._namespaces[entry.netns]
+            done(entry.netns)
+        return Report(len(changes) - len(failures), tuple(failures))

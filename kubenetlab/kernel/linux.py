@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from msgspec import Struct
-
-from kubenetlab.errors import ApplyError
 from kubenetlab.hoststate.address import decode_address, dump_addresses
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
 from kubenetlab.hoststate.link import LOOPBACK, Bridge, LinkUp, Port, SeenLink, Veth, decode_link, dump_links
@@ -22,6 +19,7 @@ from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import decode_route, dump_routes
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
+from kubenetlab.kernel.report import Done, Failure, Report, nobody_asks
 from kubenetlab.kernel.rtnetlink import RouteSocket
 from kubenetlab.kernel.sandboxes import Sandboxes
 
@@ -33,31 +31,6 @@ _GONE = frozenset((errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL,
 
 _SYSCTL_ROOT = "/proc/sys"
 _SYSCTL_BYTES = 4096
-
-
-class Failure(Struct, frozen=True):
-    """One operation that Linux refused."""
-
-    netns: str
-    operation: Operation
-    errno: int
-    text: str
-
-    def __str__(self) -> str:
-        verb = {"add": "add", "change": "change", "remove": "remove"}[self.operation.verb]
-        wanted_by = f"      wanted by: {self.operation.origin}" if self.operation.origin else ""
-        return f"{self.netns}: cannot {verb} {self.operation.object}\n  kernel: {self.text}{wanted_by}"
-
-
-class Report(Struct, frozen=True):
-    """What came of an apply: how many operations were done, and those that were refused."""
-
-    done: int = 0
-    failures: tuple[Failure, ...] = ()
-
-    def raise_failures(self) -> None:
-        if self.failures:
-            raise ApplyError("\n".join(str(failure) for failure in self.failures))
 
 
 class LinuxKernel:
@@ -86,7 +59,7 @@ class LinuxKernel:
 
     # --- apply ---
 
-    def apply(self, changes: Changes, done: Callable[[str], None] = lambda netns: None) -> Report:
+    def apply(self, changes: Changes, done: Done = nobody_asks) -> Report:
         """Makes the changes in namespaces, links and all that is told by netlink; other hands' objects are passed over.
 
         `done` is called with each namespace that was worked on. An operation that fails does not stop the others; when something

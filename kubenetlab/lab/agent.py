@@ -29,6 +29,7 @@ from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState, contents_of, with_far_ends
 from kubenetlab.kernel.features import has_br_netfilter
 from kubenetlab.kernel.linux import LinuxKernel
+from kubenetlab.kernel.report import Kernel
 from kubenetlab.kernel.sandboxes import Sandboxes
 from kubenetlab.lab import facts, rundir, state
 from kubenetlab.lab.init import Boot
@@ -66,7 +67,7 @@ class Agent:
         self._unruled: set[str] = set()
         """Nodes whose rules are not what they should be."""
         self.sandboxes = Sandboxes(boot.lab, boot.path(rundir.PAUSE))
-        self.kernel = LinuxKernel(self.sandboxes)
+        self.kernel: Kernel = LinuxKernel(self.sandboxes)
         self.links = NetnsLinks(boot.lab, boot.run_netns, boot.outer_proc)
         self.rules: RulesHand
         self.runs: RunsHand

@@ -34,7 +34,7 @@ def test_what_is_planned_can_be_made_and_is_then_all_there(cni: str, proxy: str,
     for found in (cluster, running(applied(cluster, deployment(replicas=1))), running(applied(cluster, deployment(replicas=5)))):
         desired = plan(found, decisions, memo)
         everything: dict[str, Contents] = {netns: {} for netns in (*desired.namespaces, *made_in(kernel))}
-        kernel.apply(diff(HostState(kernel.observe(everything)), desired))
+        kernel.apply(diff(HostState(kernel.observe(everything)), desired)).raise_failures()
         assert not diff(HostState(kernel.observe(everything)), desired)
 
 

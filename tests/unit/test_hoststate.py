@@ -177,8 +177,8 @@ def test_applying_a_difference_leaves_none(before: dict[str, Any], after: dict[s
     """From any state to any other: what is applied is what was missing, and then nothing is."""
     kernel = FakeKernel()
     first, second = state_of(before), state_of(after)
-    kernel.apply(diff(HostState(), first))
-    kernel.apply(diff(HostState(kernel.observe(first.namespaces)), second))
+    kernel.apply(diff(HostState(), first)).raise_failures()
+    kernel.apply(diff(HostState(kernel.observe(first.namespaces)), second)).raise_failures()
     everything = {**first.namespaces, **second.namespaces}
     assert not diff(HostState(kernel.observe(everything)), second)
 

@@ -1,0 +1,54 @@
+"""What a kernel is asked, and what it answers: the seam between what should be and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from msgspec import Struct
+
+from kubenetlab.errors import ApplyError
+from kubenetlab.hoststate.diff import Changes, Operation
+from kubenetlab.hoststate.state import Contents
+
+Done = Callable[[str], None]
+"""Is told each namespace that was worked on."""
+
+
+def nobody_asks(netns: str) -> None:
+    """For those who do not want to be told."""
+
+
+class Failure(Struct, frozen=True):
+    """One operation that Linux refused."""
+
+    netns: str
+    operation: Operation
+    errno: int
+    text: str
+
+    def __str__(self) -> str:
+        verb = {"add": "add", "change": "change", "remove": "remove"}[self.operation.verb]
+        wanted_by = f"      wanted by: {self.operation.origin}" if self.operation.origin else ""
+        return f"{self.netns}: cannot {verb} {self.operation.object}\n  kernel: {self.text}{wanted_by}"
+
+
+class Report(Struct, frozen=True):
+    """What came of an apply: how many operations were done, and those that were refused."""
+
+    done: int = 0
+    failures: tuple[Failure, ...] = ()
+
+    def raise_failures(self) -> None:
+        if self.failures:
+            raise ApplyError("\n".join(str(failure) for failure in self.failures))
+
+
+class Kernel(Protocol):
+    """A machine: Linux, or one made of a dict for tests."""
+
+    def observe(self, wanted: Mapping[str, Contents]) -> dict[str, Contents]:
+        """What there is of some namespaces: what is wanted there, and what we have made; those that do not exist are left out."""
+
+    def apply(self, changes: Changes, done: Done = nobody_asks) -> Report:
+        """Makes changes. What is refused is told and does not stop the others."""
