@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -35,7 +36,9 @@ def main() -> None:
     except Exception as error:
         if is_debug:
             raise
-        _complain(BugError(f"{type(error).__name__}: {error}"), is_debug)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+            error = LabError(f"cannot write what was found: {error.strerror}")
+        _complain(error if isinstance(error, LabError) else BugError(f"{type(error).__name__}: {error}"), is_debug)
         status = 1
     try:
         sys.stdout.flush()
