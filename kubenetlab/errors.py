@@ -59,7 +59,7 @@ class ManifestError(KubenetlabError):
         files = list(dict.fromkeys(problem.file for problem in found))
         self.problems = tuple(sorted(found, key=lambda problem: (files.index(problem.file), problem.line)))
         self.sound = tuple(sound)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        super().__init__("\n".join(str(problem) + (" (a warning)" if problem.is_warning else "") for problem in self.problems))
 
 
 class UsageError(KubenetlabError):

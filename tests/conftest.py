@@ -18,6 +18,9 @@ settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 # The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
 
+OURS = f"t{os.getpid()}-"
+"""What the names of the tests' labs begin with; other labs may come and go meanwhile."""
+
 _CHANGES_BY_ITSELF = ("random/", "/nf_conntrack_count", "/dentry-state", "/inode-", "/file-nr", "/route/flush", "/stable_secret")
 _SYSCTL_ROOTS = ("net", "kernel", "user", "fs/inotify")
 
@@ -41,9 +44,9 @@ def machine() -> dict[str, Any]:
         "ruleset": _said("nft", "list", "ruleset"),
         "sysctls": _sysctls(),
         "mounts": sorted(line.split(" ", 4)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
-        "names in /run/netns": _names("/run/netns"),
-        "run directories": _names("/run/kubenetlab"),
-        "processes": lab_processes(),
+        "names in /run/netns": [name for name in _names("/run/netns") if name.startswith(OURS)],
+        "run directories": [name for name in _names("/run/kubenetlab") if name.startswith(OURS)],
+        "processes": [process for process in lab_processes() if f" {OURS}" in process],
     }
 
 
@@ -58,7 +61,7 @@ def lab_processes() -> list[str]:
             except OSError:
                 continue
             if "/kubenetlab/" in program or title.startswith("kubenetlab"):
-                found.append(f"{entry.name} {title} ({program})")
+                found.append(f"{entry.name} {title.removeprefix('kubenetlab')} ({program})")
     return sorted(found)
 
 

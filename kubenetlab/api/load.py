@@ -67,9 +67,14 @@ class Loaded(Struct, frozen=True):
         return next((entry.object for entry in self.entries if isinstance(entry.object, ClusterConfig)), None)
 
     @property
-    def not_modelled(self) -> tuple[str, ...]:
-        """The kinds that are kept without being used, each once, as they came."""
-        return tuple(dict.fromkeys(qualified_kind(entry.value) for entry in self.entries if entry.object is None))
+    def not_modelled(self) -> Mapping[str, tuple[str, ...]]:
+        """Kind → names of the objects that are kept without being used, as they came."""
+        found: dict[str, tuple[str, ...]] = {}
+        for entry in self.entries:
+            if entry.object is None:
+                kind = qualified_kind(entry.value)
+                found[kind] = (*found.get(kind, ()), str(entry.value["metadata"]["name"]))
+        return found
 
 
 def load(names: Sequence[str], *, strict: bool = False, check: Check | None = None) -> Loaded:
@@ -131,7 +136,9 @@ def _files(names: Sequence[str], problems: list[Problem]) -> Iterator[str]:
             continue
         inside = sorted(os.path.join(name, file) for file in os.listdir(name) if file.endswith(SUFFIXES) and file != "expect.yaml")
         if not inside:
-            problems.append(Problem(f"the folder holds no {', '.join(SUFFIXES)} file", file=name))
+            hint = "folders in it are not read; name them too" if any(entry.is_dir() for entry in os.scandir(name)) else ""
+            hints = (hint,) if hint else ()
+            problems.append(Problem(f"the folder holds no {', '.join(SUFFIXES)} file", file=name, hints=hints))
         yield from inside
 
 
@@ -248,6 +255,6 @@ def _duplicates(entries: Iterable[Entry]) -> Iterator[Problem]:
         key = (qualified_kind(entry.value), "" if is_config else entry.title)
         if key in seen:
             where = f"{seen[key].document.file}:{seen[key].document.line_of(seen[key].path)}"
-            message = f"a second Cluster; the first is at {where}" if is_config else f"stands at {where} too; the later one is used"
+            message = f"a second Cluster; the first is at {where}" if is_config else f"stands at {where} too: it is changed to this one"
             yield entry.problem(Finding((), message), is_warning=not is_config)
         seen[key] = entry

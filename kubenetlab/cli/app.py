@@ -14,6 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    epilog="`--debug` before or behind any command shows where an error comes from.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

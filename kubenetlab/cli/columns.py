@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from kubenetlab.api.pods import READY_ANNOTATION
 from kubenetlab.cli.screen import BAD, GOOD, MILD, paint
 
 Document = Mapping[str, Any]
@@ -96,7 +97,17 @@ def _restarts(document: Document) -> str:
 
 
 def _ports(document: Document) -> str:
-    return ",".join(f"{port['port']}/{port.get('protocol', 'TCP')}" for port in _spec(document, "ports", ())) or "<none>"
+    ports = _spec(document, "ports", ())
+    shown = (f"{port['port']}{':' + str(port['nodePort']) if port.get('nodePort') else ''}/{port.get('protocol', 'TCP')}" for port in ports)
+    return ",".join(shown) or "<none>"
+
+
+def _readiness_gates(document: Document) -> str:
+    """How many of a pod's own conditions hold; the annotation that makes it unready on purpose counts as one."""
+    gates = [gate["conditionType"] for gate in _spec(document, "readinessGates", ())]
+    gates += [READY_ANNOTATION] if document["metadata"].get("annotations", {}).get(READY_ANNOTATION) == "false" else []
+    held = {condition["type"] for condition in _status(document, "conditions", ()) if condition["status"] == "True"}
+    return f"{sum(gate in held for gate in gates)}/{len(gates)}" if gates else "<none>"
 
 
 def _labels(labels: Mapping[str, str]) -> str:
@@ -142,6 +153,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("AGE", _age, False),
         ("IP", lambda pod: _status(pod, "podIP") or "<none>", True),
         ("NODE", lambda pod: _spec(pod, "nodeName") or "<none>", True),
+        ("READINESS GATES", _readiness_gates, True),
     ),
     "Service": (
         ("NAME", _name, False),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kubenetlab.cli.options import AllNamespaces, Lab, Namespace, Output, OutputOption
-from kubenetlab.cli.screen import data, hint, say, table
+from kubenetlab.cli.screen import aligned, data, hint, say, table, widths_of
 
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
@@ -52,7 +52,7 @@ def get(
         return
     if not documents:
         say("nothing found" + ("" if every else f" in namespace {namespace or 'default'}"))
-    hint(_next(kinds[0], documents))
+    hint(_next(kinds[0], documents if len(kinds) == 1 else []))
 
 
 def describe(
@@ -76,9 +76,12 @@ def describe(
             data(document, "yaml")
         hint("kubenetlab get pods -A")
         return
-    for name in names:
-        describe_object(client, client.get(object_path(kind, namespace or "default", name)))
-    hint(f"kubenetlab inspect {names[0]}" if kind.kind == "Pod" else "kubenetlab get events")
+    documents = [client.get(object_path(kind, namespace or "default", name)) for name in names]
+    for document in documents:
+        describe_object(client, document)
+    is_running = bool(documents[0].get("status", {}).get("podIP"))
+    where = f" -n {namespace}" if namespace else ""
+    hint(f"kubenetlab inspect {names[0]}{where}" if kind.kind == "Pod" and is_running else "kubenetlab get events -A")
 
 
 def _kinds(client: Client, what: list[str]) -> tuple[list[type[Resource] | str], list[str]]:
@@ -91,8 +94,8 @@ def _kinds(client: Client, what: list[str]) -> tuple[list[type[Resource] | str],
         words, names = [pairs[0][0]], [name for _, _, name in pairs]
     else:
         words, names = what[0].split(","), what[1:]
-    if words == ["all"]:
-        words = ["pods", "services", "deployments", "replicasets"]
+    everyday = ("pods", "services", "deployments", "replicasets")
+    words = list(dict.fromkeys(part for word in words for part in (everyday if word == "all" else (word,))))
     kinds: list[type[Resource] | str] = []
     kept: list[str] | None = None
     for word in words:
@@ -104,7 +107,7 @@ def _kinds(client: Client, what: list[str]) -> tuple[list[type[Resource] | str],
             known = next((name for name in kept if word.lower() in (name.lower(), plural(name.lower()))), None)
             if known is None:
                 raise UsageError(
-                    f'the lab has no kind "{word}"{did_you_mean(word, known_words())}\n  known: {", ".join((*plurals(), *kept))}'
+                    f'the lab has no kind "{word}"{did_you_mean(word, known_words())}\n  known: {", ".join(dict.fromkeys((*plurals(), *kept)))}'
                 )
             kinds.append(known)
         else:
@@ -161,15 +164,24 @@ def _watch(client: Client, kind: type[Resource], namespace: str | None, selector
     from kubenetlab.cli.columns import columns, header
     from kubenetlab.lab.paths import kind_path
 
-    if not output.is_data:
-        say("   ".join(("EVENT", *header(kind.kind, is_wide=output is Output.wide))))
+    is_wide = output is Output.wide
+    first = ["NAMESPACE"] if namespace is None and kind.is_namespaced else []
+    rows = [[*first, *header(kind.kind, is_wide=is_wide)]]
+    widths: list[int] = []
+    is_live = False
     for event in client.stream(kind_path(kind, namespace), watch="true", **({"labelSelector": selector} if selector else {})):
+        document = event["object"]
         if event["type"] == "BOOKMARK":
-            continue
-        if output.is_data:
-            data(event["object"], output)
+            is_live = True
+        elif output.is_data:
+            data(document, output)
         else:
-            say("   ".join((event["type"], *columns(kind.kind, event["object"], is_wide=output is Output.wide))))
+            rows.append([*([document["metadata"]["namespace"]] if first else []), *columns(kind.kind, document, is_wide=is_wide)])
+        if is_live and not output.is_data:  # what is there at first gives the columns their widths
+            widths = widths or widths_of(rows)
+            for row in rows:
+                say(aligned(row, widths))
+            rows = []
 
 
 def _next(kind: type[Resource] | str, documents: list[dict[str, Any]]) -> str:

@@ -69,7 +69,7 @@ def apply(
     begun = time.monotonic()
     timeout_s = seconds(timeout)
     client = choose(lab)
-    given = manifests.read(files, strict=strict)
+    given = manifests.read(files, strict=strict, lab=lab)
     manifests.warn(given)
     _apply(client, given)
     if no_wait:
@@ -250,12 +250,13 @@ def _wait(name: str, timeout_s: float, begun: float) -> None:
     if last["waiting"]:
         note(f"{paint('not ready:', BAD)} after {timeout_s:g} s still waiting for {_few(last['waiting'])}")
     if last["unready"]:
-        note(f"unready on purpose: {', '.join(last['unready'])}")
+        note(f"unready on purpose: {_few(last['unready'])}")
     is_fine = last["settled"] and not last["stuck"]
     if not is_fine and not (last["failures"] or last["stuck"] or last["waiting"]):
         note(f"{paint('not settled:', BAD)} after {timeout_s:g} s the lab is still at work")
     took = f"{time.monotonic() - begun:.2f} s"
-    say(f"lab {paint(name, None, bold=True)}: {last['ready']} of {last['total']} pods ready {paint(f'({took})', DIM)}")
+    purpose = f", {len(last['unready'])} unready on purpose" if last["unready"] else ""
+    say(f"lab {paint(name, None, bold=True)}: {last['ready']} of {last['total']} pods ready{purpose} {paint(f'({took})', DIM)}")
     if is_fine:
         hint(f"kubenetlab ping{_on(name)}")
         return

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.documents import Document, read_documents
@@ -49,10 +49,12 @@ def read(
     with_quickstart: bool = False,
     base: Mapping[str, Any] | None = None,
     for_new_lab: bool = False,
+    lab: str | None = None,
 ) -> Manifests:
     """The manifests of a command, with its flags worked into the Cluster document.
 
     Without files it is the quickstart, when that is wanted. `base` is the Cluster document of a lab that is up: flags change that one.
+    `lab`, when the command names one, is the name of the Cluster document too.
     Raises ManifestError; with `for_new_lab` its report holds what admission would say as well.
     """
     if files:
@@ -68,9 +70,11 @@ def read(
         loaded = Loaded(())
     config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
     entries = tuple(entry for entry in loaded.entries if entry is not config and not isinstance(entry.object, ClusterConfig))
-    flags = _flags(cni, proxy, nodes)
-    if flags:
-        config = _with_flags(config.value if config is not None else base, flags)
+    flags = _flags(cni, proxy)
+    if flags or nodes:
+        config = _with_flags(config.value if config is not None else base, flags, nodes)
+    if lab is not None and config is not None:
+        config = _named(config, lab)
     return Manifests(config, entries, loaded, is_quickstart=not files and with_quickstart)
 
 
@@ -87,10 +91,10 @@ def for_lab(
     if lab is not None:
         rundir.of(lab)  # a name that no lab can have is told before anything else
     with_quickstart = not files and (lab in (None, QUICKSTART) or not rundir.is_alive(lab or ""))
-    flags: dict[str, Any] = {"cni": cni, "proxy": proxy, "nodes": nodes}
+    flags: dict[str, Any] = {"cni": cni, "proxy": proxy, "nodes": nodes, "lab": lab}
     given = read(files, strict=strict, with_quickstart=with_quickstart, for_new_lab=True, **flags)
     name = lab or given.cluster_config.name or (QUICKSTART if given.is_quickstart else "lab")
-    if rundir.is_alive(name) and any(flags.values()) and (given.config is None or given.config.document.file == COMMAND_LINE):
+    if rundir.is_alive(name) and (cni or proxy or nodes) and (given.config is None or given.config.document.file == COMMAND_LINE):
         (current,) = Client(name).get("/apis/kubenetlab.dev/v1alpha1/clusters")["items"]
         base = {key: value for key, value in current.items() if key != "metadata"}
         given = read(files, strict=strict, with_quickstart=with_quickstart, base=base, **flags)
@@ -116,13 +120,18 @@ def warn(manifests: Manifests) -> None:
     for problem in manifests.loaded.warnings:
         note(f"{paint('warning:', MILD)} {problem}")
     if manifests.loaded.not_modelled:
-        note(f"{paint('warning:', MILD)} kept, but not modelled yet: {', '.join(manifests.loaded.not_modelled)}")
+        kinds = (f"{kind} {_few(names)}" for kind, names in manifests.loaded.not_modelled.items())
+        note(f"{paint('warning:', MILD)} kept, but not modelled yet: {'; '.join(kinds)}")
     ignored = ignored_fields(manifests.all_entries)
     if ignored:
         note(f"{paint('note:', MILD)} read, but without effect in the lab: {', '.join(ignored)}")
     outside = [f"{entry.object.full_name} ({entry.object.spec.type})" for entry in manifests.entries if _is_outside_service(entry)]  # type: ignore[union-attr]
     if outside:
         note(f"{paint('warning:', MILD)} only the cluster IPs of these Services are modelled yet: {', '.join(outside)}")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def ignored_fields(entries: Sequence[Entry]) -> list[str]:
@@ -137,7 +146,7 @@ def ignored_fields(entries: Sequence[Entry]) -> list[str]:
 def _collect_ignored(record: Any, into: dict[str, None]) -> None:
     from kubenetlab.api.meta import Record, Unmodelled, kubernetes_name
 
-    for name in NOT_YET.get(type(record).__name__, ()):
+    for name in (*NOT_YET.get(type(record).__name__, ()), *_unread(record)):
         if getattr(record, name):
             into[kubernetes_name(name)] = None
     types = {name: annotation for cls in reversed(type(record).__mro__) for name, annotation in getattr(cls, "__annotations__", {}).items()}
@@ -154,27 +163,43 @@ def _collect_ignored(record: Any, into: dict[str, None]) -> None:
                     _collect_ignored(item, into)
 
 
+def _unread(record: Any) -> tuple[str, ...]:
+    """What the stand-in for a container does not look at."""
+    from kubenetlab.api.pods import Container
+    from kubenetlab.programs import reads_arguments
+
+    return ("command", "args", "env") if isinstance(record, Container) and not reads_arguments(record.image) else ()
+
+
 def _is_outside_service(entry: Entry) -> bool:
     from kubenetlab.api.core import Service
 
     return isinstance(entry.object, Service) and entry.object.spec.type in ("NodePort", "LoadBalancer")
 
 
-def _flags(cni: str | None, proxy: str | None, nodes: int | None) -> dict[str, Any]:
+def _named(config: Entry, lab: str) -> Entry:
+    """The Cluster document under another name."""
+    assert isinstance(config.object, ClusterConfig)
+    obj = structs.replace(config.object, metadata=structs.replace(config.object.metadata, name=lab))
+    return structs.replace(config, value={**config.value, "name": lab}, object=obj)
+
+
+def _flags(cni: str | None, proxy: str | None) -> dict[str, Any]:
     """What the flags say, in the Cluster document's words."""
     networking: dict[str, Any] = {}
     if cni is not None:
         networking |= {"cni": mode(cni), "disableDefaultCNI": False}
     if proxy is not None:
         networking["kubeProxyMode"] = mode(proxy)
-    flags: dict[str, Any] = {"networking": networking} if networking else {}
-    if nodes is not None:
-        flags["nodes"] = [{"role": "control-plane"}, *({"role": "worker"} for _ in range(nodes - 1))]
-    return flags
+    return {"networking": networking} if networking else {}
 
 
-def _with_flags(value: Mapping[str, Any] | None, flags: dict[str, Any]) -> Entry:
+def _with_flags(value: Mapping[str, Any] | None, flags: dict[str, Any], nodes: int | None) -> Entry:
+    """A Cluster document with what flags say. Its nodes stay: workers are added behind them, or the last ones taken away."""
     base = dict(value or {"apiVersion": API_VERSIONS[0], "kind": ClusterConfig.kind})
     merged = {**base, **flags, "networking": {**(base.get("networking") or {}), **flags.get("networking", {})}}
+    if nodes is not None:
+        known = list(base.get("nodes") or [{"role": "control-plane"}])
+        merged["nodes"] = [*known[:nodes], *[{"role": "worker"}] * (nodes - len(known))]
     (entry,) = load_documents([Document(COMMAND_LINE, 0, "", merged)], check=modes.check).entries
     return entry

@@ -11,6 +11,7 @@ from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
 
 if TYPE_CHECKING:
+    from kubenetlab.lab.client import Client
     from kubenetlab.observe.matrix import Cell, Matrix
 
 MARKS = {"answer": "●", "refused": "×", "unreachable": "·", "silence": "·"}
@@ -46,9 +47,12 @@ def ping(
     Pods, nodes and external hosts are pinged, Service ports connected to. Exit status 1 where something is not as promised.
     Example: kubenetlab ping client svc:shop/frontend --http /
     """
+    from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
     from kubenetlab.observe.targets import parse, resolve
 
+    if udp is not None and (tcp is not None or http is not None):
+        raise UsageError("--udp cannot stand with --tcp or --http")
     client = choose(lab)
     seen = client.get("/apis/kubenetlab.dev/v1alpha1/inspect")
     if source is not None and destination is not None and not matrix:
@@ -67,22 +71,25 @@ def ping(
         )
     else:
         rows = [resolve(parse(source, namespace), seen)] if source is not None else None
-        is_fine = _matrix(seen, rows, deadline, output)
+        is_fine = _matrix(client, seen, rows, deadline, output)
     if not is_fine:
         raise typer.Exit(1)
 
 
-def _matrix(seen: dict[str, Any], rows: Any, deadline_s: float, output: Output) -> bool:
+def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, output: Output) -> bool:
+    from kubenetlab.kernel.enter import enter_lab
     from kubenetlab.observe.matrix import probe_matrix
 
     begun = time.monotonic()
+    kept = client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]
+    enter_lab(seen["init_pid"])
     found = probe_matrix(seen, sources=rows, deadline_s=deadline_s)
     took_s = time.monotonic() - begun
     if output.is_data:
         data(_as_data(found), output)
         return not found.faults
     _draw(found)
-    _summary(found, took_s)
+    _summary(found, took_s, [document["kind"] for document in kept if "NetworkPolicy" in document["kind"]])
     return not found.faults
 
 
@@ -117,11 +124,12 @@ def _draw(found: Matrix) -> None:
         marks = "".join(_mark(row.sandbox, column, cells) + _gap(index, found) for index, column in enumerate(found.destinations))
         say(f"{paint(numbers.get(row.title, '').rjust(depth), DIM)} {row.title.ljust(width)} {marks.rstrip()}")
     say()
-    services = [column for column in found.destinations if not isinstance(column, Place)]
-    for column in services:
-        note = "" if column.endpoints else "  no ready endpoint"
+    rows = {row.title for row in found.sources}
+    legend = [column for column in found.destinations if column.title not in rows]
+    for column in legend:
+        note = "" if isinstance(column, Place) or column.endpoints else "  no ready endpoint"
         say(f"{paint(numbers[column.title].rjust(depth), DIM)} {column.title}  {paint(column.address + note, DIM)}")
-    if services:
+    if legend:
         say()
 
 
@@ -146,14 +154,15 @@ def _mark(row: str, column: Any, cells: dict[tuple[str, str], Cell]) -> str:
     return paint(mark, GOOD if cell.result.outcome == "answer" else MILD if cell.result.outcome == "refused" else DIM)
 
 
-def _summary(found: Matrix, took_s: float) -> None:
+def _summary(found: Matrix, took_s: float, policies: list[str]) -> None:
     say(
         "  ".join(
             (
                 paint("●", GOOD) + " answers",
                 paint("×", MILD) + " refuses",
                 paint("·", DIM) + " no answer",
-                paint("✗ !", BAD) + " not as promised",
+                paint("!", BAD) + " answers, against the promise",
+                paint("✗", BAD) + " does not, against the promise",
             )
         )
     )
@@ -165,5 +174,8 @@ def _summary(found: Matrix, took_s: float) -> None:
     verdict = (
         paint("all as Kubernetes promises", GOOD) if not found.faults else paint(f"{len(found.faults)} not as Kubernetes promises", BAD)
     )
+    if policies:
+        count = f"{len(policies)} NetworkPolic{'ies' if len(policies) > 1 else 'y'}"
+        verdict += paint(f", but for {count}, not modelled yet", MILD)
     say(f"{pings} pings, {len(found.cells) - pings} connects in {took_s:.2f} s: {verdict}")
     hint("kubenetlab exec POD -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname" if not found.faults else "kubenetlab diff")

@@ -13,10 +13,11 @@ from msgspec import Struct
 from kubenetlab.cli.options import Output
 from kubenetlab.cli.screen import BAD, DIM, GOOD, data, hint, paint, say
 from kubenetlab.errors import UsageError
+from kubenetlab.kernel.enter import enter_lab
 from kubenetlab.kernel.syscalls import open_namespace
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.podnet import Namespace, PodNetwork
-from kubenetlab.observe.expect import Destination, ServicePort, expect, service_ports, world
+from kubenetlab.observe.expect import Destination, Expectation, ServicePort, expect, service_ports, world
 from kubenetlab.observe.matrix import FITS
 from kubenetlab.observe.prober import Probe, Result, run
 from kubenetlab.observe.targets import Place, Target, resolve
@@ -48,9 +49,11 @@ def one(
     output: Output,
 ) -> bool:
     """Sends one probe and says what came of it; True when that is as promised (or an answer, where nothing is promised)."""
-    where = asyncio.run(_find(client, seen, source, target, tcp, udp, http))
+    network = _network(client, source, seen["init_pid"])
+    where = asyncio.run(_find(network, seen, source, target, tcp, udp, http))
+    who = ""
     if http is not None:
-        result, body = asyncio.run(_get(client, source, where, http, deadline_s))
+        result, body, who = asyncio.run(_get(network, where, http, deadline_s))
     else:
         (result,), body = run([Probe(source, where.protocol, where.address, where.port)], deadline_s=deadline_s), ""  # type: ignore[arg-type]
     expected = expect(source, where.known, world(seen)) if where.known is not None else None
@@ -78,23 +81,28 @@ def one(
     verdict = (
         paint(words[result.outcome], GOOD if is_fine else BAD)
         + (f" in {result.ms:.2f} ms" if result.outcome == "answer" else "")
-        + ("" if is_fine or expected is None else f", promised: {expected}")
+        + _promise(where, expected, is_fine=is_fine)
     )
     say(f"{source.title} ({source.address}) → {where.title} ({where.address}{port}) {paint(how, DIM)}: {verdict}")
     for line in body.splitlines():
         say(f"  {line}")
-    hint(
-        f"kubenetlab logs {_pod_of(where, seen)}"
-        if is_fine and http is not None and _pod_of(where, seen)
-        else "kubenetlab ping"
-        if is_fine
-        else f"kubenetlab shell {source.title}"
-    )
+    is_pod = "/" in who
+    hint(f"kubenetlab logs {who}" if is_fine and is_pod else "kubenetlab ping" if is_fine else f"kubenetlab shell {source.title}")
     return is_fine
 
 
+def _promise(where: Where, expected: Expectation | None, *, is_fine: bool) -> str:
+    """What was promised, where that is not plain from the outcome."""
+    if expected is None or expected == "any":
+        return " (nothing is promised of it)" if expected == "any" or not is_fine else ""
+    if not is_fine:
+        return f", promised: {expected}"
+    has_none = isinstance(where.known, ServicePort) and not where.known.endpoints
+    return "" if expected == "answer" else ", as promised" + (": the Service has no ready endpoint" if has_none else "")
+
+
 async def _find(
-    client: Client, seen: Mapping[str, Any], source: Place, target: Target, tcp: int | None, udp: int | None, http: str | None
+    network: PodNetwork, seen: Mapping[str, Any], source: Place, target: Target, tcp: int | None, udp: int | None, http: str | None
 ) -> Where:
     """What the target means; a name is resolved by the source's own files and DNS."""
     protocol = "UDP" if udp is not None else "TCP" if tcp is not None or http is not None else "ICMP"
@@ -105,11 +113,11 @@ async def _find(
         return Where(target.name, target.name, port, protocol)
     if target.kind == "name":
         try:
-            address = await _network(client, source).resolve(target.name)
+            address = await network.resolve(target.name)
         except OSError as error:
             raise UsageError(f"{source.title}: {error.strerror or error}") from None
         return Where(target.name, address, port, protocol)
-    place = resolve(target, seen)
+    place = resolve(target, seen, is_destination=True)
     return Where(place.title, place.address, port, protocol, place if protocol == "ICMP" else None)
 
 
@@ -128,29 +136,28 @@ def _service(seen: Mapping[str, Any], target: Target, protocol: str, port: int |
     return Where(chosen.title, chosen.address, chosen.port, chosen.protocol, chosen)
 
 
-async def _get(client: Client, source: Place, where: Where, path: str, deadline_s: float) -> tuple[Result, str]:
+async def _get(network: PodNetwork, where: Where, path: str, deadline_s: float) -> tuple[Result, str, str]:
+    """What came of it, what was said, and who said it."""
     begun = time.monotonic()
     try:
-        answer = await _network(client, source).get(where.address, where.port, path if path.startswith("/") else f"/{path}", deadline_s)
+        answer = await network.get(where.address, where.port, path if path.startswith("/") else f"/{path}", deadline_s)
     except ConnectionRefusedError:
-        return Result("refused"), ""
+        return Result("refused"), "", ""
     except OSError as error:
-        return Result("silence" if isinstance(error, TimeoutError) else "unreachable"), error.strerror or str(error)
+        return Result("silence" if isinstance(error, TimeoutError) else "unreachable"), error.strerror or str(error), ""
     ms = (time.monotonic() - begun) * 1000
-    who = {name.lower(): value for name, value in answer.headers.items()}
-    seen_as = f"{who['x-kubenetlab-pod']} answered and saw {who['x-kubenetlab-client']}\n" if "x-kubenetlab-pod" in who else ""
-    return Result("answer", ms), f"{seen_as}{answer.status}: {answer.body.decode(errors='replace').strip()}"
+    said = {name.lower(): value for name, value in answer.headers.items()}
+    namespace, _, name = said.get("x-kubenetlab-pod", "").partition("/")
+    who = f"{namespace}/{name}" if namespace else f"ext:{name}" if name else ""
+    seen_as = f"{who} answered and saw {said['x-kubenetlab-client']}\n" if who else ""
+    return Result("answer", ms), f"{seen_as}{answer.status}: {answer.body.decode(errors='replace').strip()}", who
 
 
-def _network(client: Client, source: Place) -> PodNetwork:
-    """The source's network, for this process: sockets made in its namespace, names by its files."""
+def _network(client: Client, source: Place, init_pid: int) -> PodNetwork:
+    """The source's network, for this process: sockets made in its namespace, names by its files. For an ordinary user the way back
+    from there is closed: whatever is to be asked of this machine comes before."""
     reply = client.request("GET", "/apis/kubenetlab.dev/v1alpha1/enter", query={"netns": source.sandbox})
     for fd in reply.fds:
         os.close(fd)
+    enter_lab(init_pid)
     return PodNetwork(Namespace(source.netns, open_namespace("net")), parse_resolver(reply.body["hosts"], reply.body["resolv_conf"]))
-
-
-def _pod_of(where: Where, seen: Mapping[str, Any]) -> str:
-    """A pod behind the target, to look at its log."""
-    addresses = [address for address, _ in where.known.endpoints] if isinstance(where.known, ServicePort) else [where.address]
-    return next((f"{pod['namespace']}/{pod['name']}" for pod in seen["pods"] if pod["addresses"] and pod["addresses"][0] in addresses), "")

@@ -40,10 +40,19 @@ def hint(text: str) -> None:
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns three spaces apart, as kubectl's; no cell is ever cut."""
     lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(_width(line[column]) for line in lines) for column in range(len(header))]
+    widths = widths_of(lines)
     for line in lines:
-        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True))
-        say("   ".join(cells).rstrip())
+        say(aligned(line, widths))
+
+
+def widths_of(lines: Sequence[Sequence[str]]) -> list[int]:
+    """How wide each column is."""
+    return [max(_width(line[column]) for line in lines) for column in range(len(lines[0]))]
+
+
+def aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    """A line of a table."""
+    return "   ".join(cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()
 
 
 def _width(text: str) -> int:

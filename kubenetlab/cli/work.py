@@ -25,7 +25,7 @@ def exec_(
 
     It sees that place's network, hostname, processes, /etc/hosts and /etc/resolv.conf, and this machine's files.
     """
-    raise typer.Exit(_enter(target, command, namespace, lab))
+    raise typer.Exit(_enter(target, command, namespace, lab, container=container))
 
 
 def shell(target: Target, namespace: Namespace = None, lab: Lab = None) -> None:
@@ -87,15 +87,27 @@ def logs(
     hint(f"kubenetlab describe pod {name}" + (f" -n {where}" if where != "default" else ""))
 
 
-def _enter(target: str, command: list[str], namespace: str | None, lab: str | None, environment: dict[str, str] | None = None) -> int:
+def _enter(
+    target: str,
+    command: list[str],
+    namespace: str | None,
+    lab: str | None,
+    environment: dict[str, str] | None = None,
+    container: str | None = None,
+) -> int:
     """The exit status of a program run inside."""
+    from kubenetlab.errors import UsageError
     from kubenetlab.kernel.enter import run
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import choose
     from kubenetlab.observe.targets import parse, resolve
 
     client = choose(lab)
-    found = resolve(parse(target, namespace), client.get("/apis/kubenetlab.dev/v1alpha1/inspect"))
+    seen = client.get("/apis/kubenetlab.dev/v1alpha1/inspect")
+    found = resolve(parse(target, namespace), seen)
+    names = [entry["name"] for pod in seen["pods"] if pod["sandbox"] == found.sandbox for entry in pod["containers"]]
+    if container is not None and container not in names:
+        raise UsageError(f"container {container} is not in {found.title}; it has: {', '.join(names) or 'none'}")
     reply = client.request("GET", "/apis/kubenetlab.dev/v1alpha1/enter", query={"netns": found.sandbox})
     files: dict[str, Any] = reply.body
     return run(

@@ -12,8 +12,11 @@ from msgspec import structs
 from kubenetlab.api.apps import REVISION_ANNOTATION, TEMPLATE_HASH_LABEL, Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec
 from kubenetlab.api.meta import Condition, LabelSelector, ObjectMeta, OwnerReference, Resource, timestamp
 from kubenetlab.api.store import Change, Cluster, Kind
+from kubenetlab.controllers.events import event
 from kubenetlab.controllers.naming import template_hash
 from kubenetlab.controllers.serials import Serials
+
+SOURCE = "deployment-controller"
 
 WATCHES: Final[tuple[Kind, ...]] = (Deployment, ReplicaSet)
 
@@ -24,7 +27,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         owned = cluster.owned_by(ReplicaSet, deployment)
         hashed = template_hash(deployment.spec.template)
         newest = next((replica_set for replica_set in owned if replica_set.labels.get(TEMPLATE_HASH_LABEL) == hashed), None)
-        yield from _replica_sets(serials, deployment, owned, newest, hashed, now)
+        yield from _replica_sets(cluster, serials, deployment, owned, newest, hashed, now)
         status = _status(deployment, owned, newest, now)
         if status != deployment.status:
             yield structs.replace(deployment, status=status)
@@ -36,18 +39,35 @@ def owner_reference(owner: Resource) -> OwnerReference:
 
 
 def _replica_sets(
-    serials: Serials, deployment: Deployment, owned: Sequence[ReplicaSet], newest: ReplicaSet | None, hashed: str, now: float
+    cluster: Cluster,
+    serials: Serials,
+    deployment: Deployment,
+    owned: Sequence[ReplicaSet],
+    newest: ReplicaSet | None,
+    hashed: str,
+    now: float,
 ) -> Iterator[Change]:
     replicas = deployment.spec.replicas
     if newest is None:
-        yield _new_replica_set(serials, deployment, owned, hashed, now)
+        made = _new_replica_set(serials, deployment, owned, hashed, now)
+        yield made
+        message = f"Scaled up replica set {made.name} from 0 to {replicas}"
+        yield event(cluster, deployment, "Normal", "ScalingReplicaSet", message, SOURCE, now)
         return
     if newest.spec.replicas != replicas:
-        yield structs.replace(newest, spec=structs.replace(newest.spec, replicas=replicas))
+        yield from _scaled(cluster, deployment, newest, replicas, now)
     if newest.status.ready_replicas >= replicas:
         for old in owned:
             if old is not newest and old.spec.replicas:
-                yield structs.replace(old, spec=structs.replace(old.spec, replicas=0))
+                yield from _scaled(cluster, deployment, old, 0, now)
+
+
+def _scaled(cluster: Cluster, deployment: Deployment, replica_set: ReplicaSet, replicas: int, now: float) -> Iterator[Change]:
+    """The ReplicaSet with another number of pods, and word of it."""
+    yield structs.replace(replica_set, spec=structs.replace(replica_set.spec, replicas=replicas))
+    verb = "up" if replicas > replica_set.spec.replicas else "down"
+    message = f"Scaled {verb} replica set {replica_set.name} from {replica_set.spec.replicas} to {replicas}"
+    yield event(cluster, deployment, "Normal", "ScalingReplicaSet", message, SOURCE, now)
 
 
 def _new_replica_set(serials: Serials, deployment: Deployment, owned: Sequence[ReplicaSet], hashed: str, now: float) -> ReplicaSet:

@@ -14,9 +14,12 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.admission import make_uid
 from kubenetlab.controllers.deployments import owner_reference
+from kubenetlab.controllers.events import event
 from kubenetlab.controllers.naming import child_name
 from kubenetlab.controllers.serials import Serials
 from kubenetlab.controllers.termination import terminated
+
+SOURCE = "replicaset-controller"
 
 WATCHES: Final[tuple[Kind, ...]] = (ReplicaSet, Pod)
 
@@ -34,9 +37,11 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
             name, serials[replica_set] = child_name(replica_set.name, serials[replica_set], taken, replica_set.namespace)
             taken.add(name)
             yield _new_pod(replica_set, name, make_uid("Pod", replica_set.uid, name), now)
+            yield event(cluster, replica_set, "Normal", "SuccessfulCreate", f"Created pod: {name}", SOURCE, now)
         if not orphans:
             for pod in _ranked_for_removal(active)[: max(0, len(active) - wanted)]:
                 yield from terminated(pod, now)
+                yield event(cluster, replica_set, "Normal", "SuccessfulDelete", f"Deleted pod: {pod.name}", SOURCE, now)
         status = _status(replica_set, active)
         if status != replica_set.status:
             yield structs.replace(replica_set, status=status)

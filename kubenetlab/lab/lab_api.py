@@ -115,15 +115,14 @@ class LabApi:
         seen = agent.kernel.observe(wanted)
         netlink = HostState({netns: _netlink(contents) for netns, contents in seen.items()})
         desired = HostState({netns: _netlink(contents) for netns, contents in wanted.items()}, agent.desired.origins)
-        rules = []
+        changes = {entry["netns"]: entry for entry in render_changes(diff(netlink, desired))}
         for netns, contents in wanted.items():
             tables = [obj for obj in contents.values() if isinstance(obj, Table)]
             if tables and netns in agent.sandboxes.pids:
                 listed = await agent.rules.tables(netns, agent.sandboxes.pids[netns], tables)
-                rules += [
-                    {"netns": netns, "operations": list(lines)} for lines in (list(rules_differences(contents, tables, listed)),) if lines
-                ]
-        return _json({"changes": [*render_changes(diff(netlink, desired)), *rules], "failures": agent.failures})
+                if lines := list(rules_differences(contents, tables, listed)):
+                    changes.setdefault(netns, {"netns": netns, "operations": []})["operations"] += lines
+        return _json({"changes": list(changes.values()), "failures": agent.failures})
 
     async def _settled(self, request: Request) -> Answer:
         timeout_s = float(request.query.get("timeout", "60"))
@@ -141,7 +140,7 @@ class LabApi:
                 found = verdicts(agent.cluster)
                 line = {
                     "total": len(found),
-                    "ready": sum(verdict.state in ("ready", "completed", "unready") for verdict in found),
+                    "ready": sum(verdict.state in ("ready", "completed") for verdict in found),
                     "waiting": [verdict.pod for verdict in found if verdict.state == "waiting"],
                     "stuck": [{"pod": verdict.pod, "reason": verdict.reason} for verdict in found if verdict.state == "stuck"],
                     "unready": [verdict.pod for verdict in found if verdict.state == "unready"],

@@ -201,6 +201,10 @@ class Server:
         container = request.query.get("container") or names[0]
         if container not in names:
             raise ApiFaultError(400, "BadRequest", f"container {container} is not valid for pod {pod.name}; it has: {', '.join(names)}")
+        status = next((status for status in pod.status.container_statuses if status.name == container), None)
+        if status is None or (status.state.waiting is not None and status.restart_count == 0 and status.last_state.terminated is None):
+            reason = status.state.waiting.reason if status and status.state.waiting else "it has no node"
+            raise ApiFaultError(400, "BadRequest", f'container "{container}" in pod "{pod.name}" is waiting to start: {reason}')
         lines = await self._lab_api.logs(pod, container)
         return Response(200, "".join(f"{line}\n" for line in lines).encode())
 

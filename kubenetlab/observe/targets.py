@@ -92,14 +92,17 @@ def pod_of(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]:
     raise UsageError(f"{target}: wanted a pod")
 
 
-def resolve(target: Target, seen: Mapping[str, Any]) -> Place:
-    """The running thing that a target means; `seen` is what `inspect` shows. Raises UsageError when there is none."""
+def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = False) -> Place:
+    """The running thing that a target means; `seen` is what `inspect` shows. Raises UsageError when there is none.
+
+    To a destination a Service may have been meant.
+    """
     match target.kind:
         case "pod" | "name":
             namespace = target.namespace or "default"
             found = [pod for pod in seen["pods"] if (pod["namespace"], pod["name"]) == (namespace, target.name)]
             if not found:
-                raise UsageError(f"there is no pod {namespace}/{target.name}{_near(target.name, seen)}")
+                raise UsageError(f"there is no pod {namespace}/{target.name}{_near(target.name, seen, with_services=is_destination)}")
             return _running(_pod_place(found[0]))
         case "deploy":
             found = [
@@ -157,12 +160,13 @@ def _is_of(pod: str, deployment: str) -> bool:
     return pod.startswith(f"{deployment}-") and pod.removeprefix(f"{deployment}-").count("-") == 1
 
 
-def _near(name: str, seen: Mapping[str, Any]) -> str:
+def _near(name: str, seen: Mapping[str, Any], *, with_services: bool = False) -> str:
     elsewhere = [f"{pod['namespace']}/{pod['name']}" for pod in seen["pods"] if pod["name"] == name]
     if elsewhere:
         return f"; did you mean {' or '.join(elsewhere)}?"
     names: Iterable[str] = [pod["name"] for pod in seen["pods"]]
+    services = [f"svc:{entry['namespace']}/{entry['name']}" for entry in seen["services"] if with_services and entry["name"] == name]
     deployments = sorted(
         {f"deploy:{pod['namespace']}/{pod['name'].rsplit('-', 2)[0]}" for pod in seen["pods"] if _is_of(pod["name"], name)}
     )
-    return f"; did you mean {deployments[0]}?" if deployments else did_you_mean(name, names)
+    return f"; did you mean {' or '.join([*services, *deployments])}?" if services or deployments else did_you_mean(name, names)

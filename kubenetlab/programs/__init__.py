@@ -1,7 +1,7 @@
 """What containers run: built-in programs, chosen by image and arguments. Pure: a request goes in, an answer comes out.
 
-A program is a file. It has `configure(container, service_ports)`, which reads the arguments and says on which ports to listen,
-and what it needs of `http(request, me)`, `datagram(data, peer, me)` and `main(me)`. Whoever opens the sockets calls them.
+A program is a file. It has `configure(container, service_ports)`, which says on which ports to listen and (then it says
+READS_ARGUMENTS) looks at the arguments, and what it needs of `http(request, me)`, `datagram(data, peer, me)` and `main(me)`. Whoever opens the sockets calls them.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ def setup(container: Container, service_ports: Sequence[Listener] = ()) -> Setup
     program = _PROGRAM_OF_IMAGE.get(image_name(container.image), DEFAULT)
     configured: Setup = load(program).configure(container, tuple(service_ports))
     return configured
+
+
+def reads_arguments(image: str) -> bool:
+    """True when the stand-in for an image looks at command, args and env; the others serve the declared ports, whatever stands there."""
+    return bool(getattr(load(_PROGRAM_OF_IMAGE.get(image_name(image), DEFAULT)), "READS_ARGUMENTS", False))
 
 
 def load(program: str) -> ModuleType:

@@ -8,6 +8,8 @@ from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Setup, connect, default, netexec, porter, serve_hostname
 from kubenetlab.programs.arguments import arguments
 
+READS_ARGUMENTS = True
+
 
 def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setup:
     words = arguments(container)

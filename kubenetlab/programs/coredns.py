@@ -9,6 +9,8 @@ IS_PROCESS = True
 
 DNS_PORT, HEALTH_PORT, READY_PORT, METRICS_PORT = 53, 8080, 8181, 9153
 
+READS_ARGUMENTS = True
+
 
 def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setup:
     ports = (Listener("UDP", DNS_PORT), *(Listener("TCP", port) for port in (DNS_PORT, HEALTH_PORT, READY_PORT, METRICS_PORT)))

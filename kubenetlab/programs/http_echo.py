@@ -9,6 +9,8 @@ from kubenetlab.programs import Setup
 from kubenetlab.programs.arguments import arguments, misused, options, port_number
 from kubenetlab.programs.http import Me, Request, Response, text
 
+READS_ARGUMENTS = True
+
 
 def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setup:
     given = options(arguments(container))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.conftest import OURS
 from tests.labs.lab import Lab, run
 
 _SERIAL = iter(range(10_000))
@@ -29,7 +30,7 @@ def _why_not() -> str:
 
 
 def new_lab() -> Iterator[Lab]:
-    lab = Lab(f"t{os.getpid()}-{next(_SERIAL)}")
+    lab = Lab(f"{OURS}{next(_SERIAL)}")
     try:
         yield lab
     finally:

@@ -34,7 +34,7 @@ def test_reads_a_list_and_keeps_what_it_does_not_model() -> None:
         """
     )
     assert [entry.title for entry in found.entries] == ["Namespace shop", "ConfigMap default/a", "ConfigMap default/b", "Gateway default/g"]
-    assert found.not_modelled == ("ConfigMap", "Gateway")
+    assert found.not_modelled == {"ConfigMap": ("a", "b"), "Gateway": ("g",)}
 
 
 def test_null_counts_as_absent() -> None:
@@ -174,7 +174,7 @@ def test_reads_a_kind_configuration_as_it_is() -> None:
 def test_the_same_object_twice_is_a_warning_and_the_later_one_counts() -> None:
     """As kubectl applies it; but a second Cluster is a mistake."""
     (warning,) = problems_of(deployment() + deployment())
-    assert (warning.is_warning, warning.message) == (True, "stands at test.yaml:1 too; the later one is used")
+    assert (warning.is_warning, warning.message) == (True, "stands at test.yaml:1 too: it is changed to this one")
     cluster = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
     assert [problem.message for problem in problems_of(f"{cluster}---\n{cluster}")] == ["a second Cluster; the first is at test.yaml:1"]
 
@@ -244,7 +244,7 @@ def test_kinds_of_other_groups_are_others() -> None:
         spec: {ports: [{port: 80}]}
         """
     )
-    assert found.not_modelled == ("Cluster.postgresql.cnpg.io", "Service.serving.knative.dev")
+    assert found.not_modelled == {"Cluster.postgresql.cnpg.io": ("web",), "Service.serving.knative.dev": ("web",)}
     assert found.config is None
     assert found.warnings == ()
 

@@ -80,6 +80,12 @@ def test_a_target_that_is_not_there_is_explained(text: str, message: str) -> Non
     assert message in str(caught.value)
 
 
+def test_a_service_may_have_been_meant_as_a_destination() -> None:
+    """Nobody can be inside a Service, but many want to go there."""
+    with pytest.raises(UsageError, match="did you mean svc:default/web or deploy:default/web"):
+        resolve(parse("web"), SEEN, is_destination=True)
+
+
 def test_targets_lead_to_namespaces() -> None:
     """Pods, one pod of a Deployment, nodes, hosts; what does not run is no place."""
     assert resolve(parse("deploy:web"), SEEN).netns == "/n20"
@@ -158,12 +164,12 @@ def test_an_exhausted_range_is_a_reason() -> None:
 
 
 def test_columns_are_kubectls() -> None:
-    """NAME READY STATUS RESTARTS AGE, and with -o wide IP and NODE."""
+    """NAME READY STATUS RESTARTS AGE, and with -o wide IP, NODE and what keeps a pod from being ready on purpose."""
     from kubenetlab.api.render import render
 
     cluster = running(store(pod("a")))
     document = render(cluster, pod_named(cluster, "a"))
-    assert header("Pod", is_wide=True) == ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE"]
+    assert header("Pod", is_wide=True) == ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE", "READINESS GATES"]
     row = columns("Pod", document, is_wide=True)
     assert (row[0], row[1], row[3], row[5], row[6]) == ("a", "1/1", "0", "10.244.1.2", "worker")
     assert "Running" in row[2]
