@@ -286,3 +286,32 @@ def test_labels_select_as_kubectls(running: Lab) -> None:
     assert "client" in selected("!app")
     assert not names & selected("app!=web")
     assert "is no part of a label selector" in running.run("get", "pods", "-l", "==", status=1).err
+
+
+def test_more_nodes_keep_those_that_are_there(lab: Lab) -> None:
+    """With their names and pods; fewer take the last ones away, and their pods find other nodes."""
+    named = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nname: mine\nnodes: [{role: control-plane}, {role: worker, name: n1}, {role: worker, name: n2}]\n---\n"
+    lab.up(named + MANIFEST)
+    before = {pod["name"]: (pod["node"], pod["pid"]) for pod in lab.seen["pods"]}
+    lab.run("up", "--nodes", "4")
+    assert [node["name"] for node in lab.seen["nodes"]] == ["control-plane", "n1", "n2", "worker3"]
+    assert {pod["name"]: (pod["node"], pod["pid"]) for pod in lab.seen["pods"]} == before
+    lab.run("up", "--nodes", "2")
+    wait_for(lambda: len(lab.pods("web")) == 4 and all(pod["ready"] for pod in lab.seen["pods"]), "all pods on the nodes that are left")
+    assert {pod["node"] for pod in lab.seen["pods"]} <= {"control-plane", "n1"}
+    assert lab.run("ping").status == 0
+    assert lab.apply(named.replace("name: n2}", "name: n2}, {role: worker, name: n3}")).status == 0  # --lab names the document, too
+    assert [node["name"] for node in lab.seen["nodes"]] == ["control-plane", "n1", "n2", "n3"]
+
+
+def test_policies_that_are_not_modelled_are_named_with_the_verdict(lab: Lab) -> None:
+    """Nobody shall take all for well while a policy is only kept."""
+    policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\nspec: {podSelector: {}}\n---\n"
+    assert "kept, but not modelled yet: NetworkPolicy deny" in lab.up(policy + MANIFEST).err
+    assert "all as Kubernetes promises, but for 1 NetworkPolicy, not modelled yet" in lab.run("ping").out
+    assert "--udp cannot stand with" in lab.run("ping", "client", "svc:web", "--udp", "80", "--http", "/", status=2).err
+    assert "container foo is not in default/client; it has: main" in lab.run("exec", "client", "-c", "foo", "--", "true", status=2).err
+    lab.run("scale", "deployment", "web", "--replicas", "0")
+    wait_for(lambda: len(lab.seen["pods"]) == 3, "only the client and DNS")
+    assert "refused, as promised: the Service has no ready endpoint" in lab.run("ping", "client", "svc:web").out
+    assert "Scaled down replica set" in lab.run("get", "events").out
