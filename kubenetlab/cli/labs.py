@@ -120,6 +120,7 @@ def plan(
     nodes: Nodes = None,
     strict: Strict = False,
     wide: Annotated[bool, typer.Option("--wide", help="Every setting on a line of its own.")] = False,
+    output: OutputOption = Output.table,
 ) -> None:
     """Show what `up` would do to the kernel, object by object, without doing it. Example: kubenetlab plan -f web.yaml
 
@@ -138,7 +139,10 @@ def plan(
         changes = answer["changes"]
     else:
         changes = new_lab_plan(given)
-    show_changes(changes, is_wide=wide)
+    if output.is_data:
+        data(changes, output)
+        return
+    show_changes(changes, is_wide=wide or output is Output.wide)
     hint(f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}" if changes else f"kubenetlab ping{_on(name)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +65,13 @@ def test_a_command_has_help_and_an_example(command: str) -> None:
         shown = run(command, "--help")
         assert shown.returncode == 0
         assert "Usage:" in shown.stdout
+
+
+def test_a_plan_is_data_for_other_programs() -> None:
+    """Namespace by namespace, a line an operation."""
+    changes = json.loads(run("plan", "-o", "json").stdout)
+    assert changes[0]["netns"] == "fabric/switch"
+    assert changes[0]["operations"][0] == "+ sandbox, hostname switch"
 
 
 def test_help_names_all_commands() -> None:
