@@ -11,7 +11,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.report import Kernel
 from kubenetlab.kernel.sandboxes import Sandboxes
 from kubenetlab.lab import facts, rundir, state
-from kubenetlab.lab.init import Boot
+from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.lives import Lives
 from kubenetlab.lab.log import log
 from kubenetlab.lab.netns_links import NetnsLinks
@@ -84,9 +84,8 @@ class Agent:
         self.is_idle = False
         """True while there is nothing left to do but to wait."""
 
-    async def run(self) -> None:
-        from kubenetlab.lab.server import Server
-
+    async def run(self, serve: Callable[[Agent], Coroutine[Any, Any, None]]) -> None:
+        """Builds or takes over the lab, then keeps it so; `serve` answers the API from then on."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, _reap)
         self.rules = RulesHand(self.directory, lambda event: self.learn(facts.probe_report(self.cluster, event)), self.wake)
@@ -99,7 +98,7 @@ class Agent:
         await self.reconcile()
         if is_first:
             self._hand_over()
-        server = loop.create_task(Server(self, self._boot.listeners[rundir.API_SOCKET]).run())
+        server = loop.create_task(serve(self))
         server.add_done_callback(lambda _: os._exit(1))  # without its API an agent is of no use: let the next one try
         while True:
             await self._wait()
@@ -375,15 +374,6 @@ class Agent:
         assert self._boot.progress is not None
         self._boot.progress.close()
         self._boot.progress = None
-
-
-def main(boot: Boot) -> None:
-    """The role: never returns while the lab lives."""
-    asyncio.run(_main(boot))
-
-
-async def _main(boot: Boot) -> None:
-    await Agent(boot).run()
 
 
 def _of_hand(contents: Contents, hand: str) -> list[Any]:

@@ -20,9 +20,9 @@ from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.load import decode_object
 from kubenetlab.api.meta import Resource
 from kubenetlab.lab import rundir
+from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.exchange import Exchange
 from kubenetlab.lab.http import serve
-from kubenetlab.lab.init import Boot
 from kubenetlab.programs.coredns import DNS_PORT, HEALTH_PORT, METRICS_PORT, READY_PORT
 from kubenetlab.programs.http import Request, Response, text
 from kubenetlab.programs.zone import Zone, answer, question

@@ -17,13 +17,13 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kubenetlab.errors import KubenetlabError, RequirementError
 from kubenetlab.kernel import syscalls
 from kubenetlab.lab import rundir
+from kubenetlab.lab.boot import Boot, Role
 from kubenetlab.lab.wire import Frames, encode
 
 BACKLOG = 256
@@ -33,29 +33,6 @@ QUIET_S = 60.0
 """After that long without a death the back-off begins anew."""
 ACCEPT_PAUSE_S = 0.05
 """How long to leave a connection waiting that cannot be accepted."""
-
-Role = Callable[["Boot"], None]
-
-
-class Boot:
-    """What a lab's processes are born with."""
-
-    def __init__(self, lab: str, directory: Path, workers: int, state: Any, progress: socket.socket) -> None:
-        self.lab = lab
-        self.directory = directory
-        self.workers = workers
-        self.state = state
-        """What `up` planned; only the first agent uses it, later ones read the store."""
-        self.progress: socket.socket | None = progress
-        """To `up`: what the first agent is doing. Later agents have none."""
-        self.outer_proc = -1
-        """The /proc of the namespace that `up` was called in: shows our processes by their numbers there."""
-        self.run_netns = -1
-        """The machine's /run/netns, or -1 when it cannot be written to."""
-        self.listeners: dict[str, socket.socket] = {}
-
-    def path(self, name: str) -> str:
-        return str(self.directory / name)
 
 
 def start(boot: Boot, far_end: socket.socket, claim: int) -> None:

@@ -19,8 +19,8 @@ from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel import nft
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
+from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
-from kubenetlab.lab.init import Boot
 from kubenetlab.lab.podnet import Namespace
 from kubenetlab.lab.prober import Probing
 from kubenetlab.lab.wire import Message

@@ -6,19 +6,28 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from kubenetlab.lab import agent, coredns, lab_api, node_agent, rules, runs, server, worker
-from kubenetlab.lab.init import Boot, Role
-
-__all__ = ["asyncio", "in_pod", "lab_api", "permanent", "rules", "runs", "server"]
+from kubenetlab.lab import coredns, node_agent, rundir, worker
+from kubenetlab.lab.agent import Agent
+from kubenetlab.lab.boot import Boot, Role
+from kubenetlab.lab.server import Server
 
 
 def permanent(boot: Boot) -> Sequence[tuple[str, Role]]:
     """(name, what to run) of the processes that are always there."""
     return [
-        ("agent", agent.main),
+        ("agent", _agent),
         ("node-agent", node_agent.main),
         *((f"worker-{number}", lambda boot, number=number: worker.main(boot, number)) for number in range(boot.workers)),
     ]
+
+
+def _agent(boot: Boot) -> None:
+    """The agent, and the API before it. Never returns while the lab lives."""
+
+    async def live() -> None:
+        await Agent(boot).run(lambda agent: Server(agent, boot.listeners[rundir.API_SOCKET]).run())
+
+    asyncio.run(live())
 
 
 def in_pod(role: str, arguments: dict[str, Any]) -> Role:

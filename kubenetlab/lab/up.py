@@ -18,6 +18,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.errors import KubenetlabError, LabError, RequirementError
 from kubenetlab.kernel import pause
 from kubenetlab.lab import init, rundir, state
+from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.wire import Frames
 
 MAX_WORKERS = 16
@@ -86,14 +87,14 @@ def create(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _boot(lab: str, cluster: Cluster, workers: int) -> tuple[init.Boot, socket.socket]:
+def _boot(lab: str, cluster: Cluster, workers: int) -> tuple[Boot, socket.socket]:
     directory = rundir.of(lab)
     if os.geteuid() == 0:
         os.makedirs(rundir.RUN_NETNS, mode=0o755, exist_ok=True)
     pause.install(str(directory / rundir.PAUSE))
     state.save(cluster, directory / rundir.STORE)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    return init.Boot(lab, directory, workers, cluster, theirs), ours
+    return Boot(lab, directory, workers, cluster, theirs), ours
 
 
 def _undo(lab: str, life: int | None, claim: int | None) -> None:

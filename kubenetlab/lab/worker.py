@@ -20,9 +20,9 @@ from typing import Any
 from kubenetlab import programs
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.kernel.syscalls import open_namespace
+from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
 from kubenetlab.lab.http import serve
-from kubenetlab.lab.init import Boot
 from kubenetlab.lab.podnet import DATAGRAM_BYTES, Namespace, PodNetwork
 from kubenetlab.lab.wire import Message
 from kubenetlab.programs.http import Me, Request, Response

@@ -1,0 +1,33 @@
+"""What a lab's processes are born with."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class Boot:
+    """One lab's name and places, and what its init opened before it left the outside: inherited by every process that it forks."""
+
+    def __init__(self, lab: str, directory: Path, workers: int, state: Any, progress: socket.socket) -> None:
+        self.lab = lab
+        self.directory = directory
+        self.workers = workers
+        self.state = state
+        """What `up` planned; only the first agent uses it, later ones read the store."""
+        self.progress: socket.socket | None = progress
+        """To `up`: what the first agent is doing. Later agents have none."""
+        self.outer_proc = -1
+        """The /proc of the namespace that `up` was called in: shows our processes by their numbers there."""
+        self.run_netns = -1
+        """The machine's /run/netns, or -1 when it cannot be written to."""
+        self.listeners: dict[str, socket.socket] = {}
+
+    def path(self, name: str) -> str:
+        return str(self.directory / name)
+
+
+Role = Callable[[Boot], None]
+"""What a process does with its life."""
