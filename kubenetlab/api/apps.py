@@ -3,7 +3,7 @@
 Source: k8s.io/api apps/v1/types.go (1.33).
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -52,17 +52,37 @@ class ReplicaSet(Resource, frozen=True):
     status: ReplicaSetStatus = ReplicaSetStatus()
 
 
+Percentage = Annotated[str, Meta(pattern=r"^[0-9]+%$", title="a number of pods or a percentage such as 25%", examples=["25%"])]
+Pods = Annotated[int, Meta(ge=0, title="a number of pods")]
+
+
+class RollingUpdate(Record, frozen=True):
+    """How far a rolling update may go above and below the wanted number of pods: a number, or a share of it."""
+
+    max_surge: Pods | Percentage = "25%"
+    max_unavailable: Pods | Percentage = "25%"
+
+
+class DeploymentStrategy(Record, frozen=True):
+    """How the pods of an old template are replaced: a few at a time, or all at once before the new ones come."""
+
+    type: Literal["RollingUpdate", "Recreate"] = "RollingUpdate"
+    rolling_update: RollingUpdate | None = None
+
+
 class DeploymentSpec(Record, kw_only=True, frozen=True):
     """How many pods of which template; a new template gets a new ReplicaSet."""
 
     replicas: Replicas = 1
     selector: LabelSelector
     template: PodTemplateSpec
-    strategy: Unmodelled = None
+    strategy: DeploymentStrategy = DeploymentStrategy()
     min_ready_seconds: Unmodelled = None
-    paused: Unmodelled = None
+    paused: bool = False
+    """True: a changed template waits; the number of pods is still kept."""
     progress_deadline_seconds: Unmodelled = None
-    revision_history_limit: Unmodelled = None
+    revision_history_limit: Pods = 10
+    """How many ReplicaSets of former templates are kept without pods."""
 
 
 class DeploymentStatus(Record, frozen=True):

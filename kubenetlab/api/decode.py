@@ -6,6 +6,7 @@ reported at once, with its path, what was wanted, what was found, and the neares
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -148,11 +149,13 @@ def _compare(value: Any, info: inspect.Type, path: Path) -> Iterator[Finding]:
                 yield Finding(path, f"wanted {title or 'a string'}, found {found(value)}{quotes}")
             elif info.min_length and len(value) < info.min_length:
                 yield Finding(path, f"wanted {title or 'a string'}, found an empty string")
+            elif info.pattern and not re.search(info.pattern, value):
+                yield Finding(path, f"wanted {title or f'something like {info.pattern}'}, found {found(value)}")
 
 
 def _repaired(value: Any, info: inspect.Type) -> Any:
     """The value with every mistake that `_compare` finds taken out, or replaced by a sample where something must stand."""
-    info = _bare(info)
+    whole, info = info, _bare(info)
     match info:
         case inspect.StructType() if isinstance(value, Mapping):
             fields = {field.encode_name: field for field in info.fields}
@@ -167,11 +170,13 @@ def _repaired(value: Any, info: inspect.Type) -> Any:
         case inspect.UnionType():
             fitting = next((option for option in info.types if _fits(value, option)), None)
             return _repaired(value, fitting) if fitting is not None else _sample(info)
-    return value if not any(_compare(value, info, ())) else _sample(info)
+    return value if not any(_compare(value, whole, ())) else _sample(whole)
 
 
 def _sample(info: inspect.Type) -> Any:
-    """Something that fits a type."""
+    """Something that fits a type; where a pattern decides, the type brings an example."""
+    if isinstance(info, inspect.Metadata) and info.extra_json_schema and "examples" in info.extra_json_schema:
+        return info.extra_json_schema["examples"][0]
     info = _bare(info)
     match info:
         case inspect.StructType():

@@ -1,6 +1,5 @@
-"""deployment controller: one ReplicaSet per template; the newest has the replicas, the others fade.
+"""deployment controller: one ReplicaSet per template; the newest gets the replicas, the others fade as the strategy says.
 
-A changed template gets its whole new ReplicaSet first; the old pods go when the new ones are ready.
 Source: k8s.io/kubernetes pkg/controller/deployment.
 """
 
@@ -9,16 +8,26 @@ from typing import Final
 
 from msgspec import structs
 
-from kubenetlab.api.apps import REVISION_ANNOTATION, TEMPLATE_HASH_LABEL, Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec
+from kubenetlab.api.apps import (
+    REVISION_ANNOTATION,
+    TEMPLATE_HASH_LABEL,
+    Deployment,
+    DeploymentStatus,
+    ReplicaSet,
+    ReplicaSetSpec,
+    RollingUpdate,
+)
 from kubenetlab.api.meta import Condition, LabelSelector, ObjectMeta, OwnerReference, Resource, timestamp
-from kubenetlab.api.store import Change, Cluster, Kind
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Change, Cluster, Kind, deletion
+from kubenetlab.controllers import rollout
 from kubenetlab.controllers.events import event
 from kubenetlab.controllers.naming import template_hash
 from kubenetlab.controllers.serials import Serials
 
 SOURCE = "deployment-controller"
 
-WATCHES: Final[tuple[Kind, ...]] = (Deployment, ReplicaSet)
+WATCHES: Final[tuple[Kind, ...]] = (Deployment, ReplicaSet, Pod)
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
@@ -47,30 +56,63 @@ def _replica_sets(
     hashed: str,
     now: float,
 ) -> Iterator[Change]:
+    """The next step of a rollout, or of a change in the number of pods."""
     replicas = deployment.spec.replicas
-    if newest is None:
-        made = _new_replica_set(serials, deployment, owned, hashed, now)
-        yield made
-        message = f"Scaled up replica set {made.name} from 0 to {replicas}"
-        yield event(cluster, deployment, "Normal", "ScalingReplicaSet", message, SOURCE, now)
+    old = sorted((replica_set for replica_set in owned if replica_set is not newest), key=_revision)
+    if deployment.spec.paused and newest is None:
         return
-    if newest.spec.replicas != replicas:
-        yield from _scaled(cluster, deployment, newest, replicas, now)
-    if newest.status.ready_replicas >= replicas:
-        for old in owned:
-            if old is not newest and old.spec.replicas:
-                yield from _scaled(cluster, deployment, old, 0, now)
+    if deployment.spec.strategy.type == "Recreate" and any(cluster.owned_by(Pod, replica_set) for replica_set in old):
+        for replica_set in old:
+            yield from _scaled(cluster, deployment, replica_set, 0, now)
+        return
+    rolling = deployment.spec.strategy.rolling_update or RollingUpdate()
+    surge, unavailable = rollout.limits(replicas, rolling.max_surge, rolling.max_unavailable)
+    shares = [_share(replica_set) for replica_set in old]
+    share = rollout.new_share(replicas, surge, _share(newest), shares)
+    if newest is None:
+        made = _new_replica_set(serials, deployment, owned, hashed, share, now)
+        yield made
+        yield _scaling_event(cluster, deployment, made.name, 0, share, now)
+        return
+    if _revision(newest) < max((_revision(replica_set) for replica_set in old), default=0):  # an old template is wanted again
+        newest = _with_revision(newest, _revision(old[-1]) + 1)
+        yield newest
+    yield from _scaled(cluster, deployment, newest, share, now)
+    for replica_set, kept in zip(old, rollout.old_shares(replicas, unavailable, _share(newest), shares), strict=True):
+        yield from _scaled(cluster, deployment, replica_set, kept, now)
+    empty = [replica_set for replica_set in old if not replica_set.spec.replicas and not replica_set.status.replicas]
+    yield from (deletion(replica_set) for replica_set in empty[: max(0, len(empty) - deployment.spec.revision_history_limit)])
+
+
+def _share(replica_set: ReplicaSet | None) -> rollout.Share:
+    return rollout.Share(replica_set.spec.replicas, replica_set.status.available_replicas) if replica_set else rollout.Share(0)
+
+
+def _revision(replica_set: ReplicaSet) -> int:
+    return int(replica_set.metadata.annotations.get(REVISION_ANNOTATION, "0"))
+
+
+def _with_revision(replica_set: ReplicaSet, revision: int) -> ReplicaSet:
+    annotations = {**replica_set.metadata.annotations, REVISION_ANNOTATION: str(revision)}
+    return structs.replace(replica_set, metadata=structs.replace(replica_set.metadata, annotations=annotations))
 
 
 def _scaled(cluster: Cluster, deployment: Deployment, replica_set: ReplicaSet, replicas: int, now: float) -> Iterator[Change]:
-    """The ReplicaSet with another number of pods, and word of it."""
-    yield structs.replace(replica_set, spec=structs.replace(replica_set.spec, replicas=replicas))
-    verb = "up" if replicas > replica_set.spec.replicas else "down"
-    message = f"Scaled {verb} replica set {replica_set.name} from {replica_set.spec.replicas} to {replicas}"
-    yield event(cluster, deployment, "Normal", "ScalingReplicaSet", message, SOURCE, now)
+    """The ReplicaSet with another number of pods, and word of it; nothing when it has that number."""
+    before = replica_set.spec.replicas
+    if before != replicas:
+        yield structs.replace(replica_set, spec=structs.replace(replica_set.spec, replicas=replicas))
+        yield _scaling_event(cluster, deployment, replica_set.name, before, replicas, now)
 
 
-def _new_replica_set(serials: Serials, deployment: Deployment, owned: Sequence[ReplicaSet], hashed: str, now: float) -> ReplicaSet:
+def _scaling_event(cluster: Cluster, deployment: Deployment, name: str, before: int, after: int, now: float) -> Change:
+    message = f"Scaled {'up' if after > before else 'down'} replica set {name} from {before} to {after}"
+    return event(cluster, deployment, "Normal", "ScalingReplicaSet", message, SOURCE, now)
+
+
+def _new_replica_set(
+    serials: Serials, deployment: Deployment, owned: Sequence[ReplicaSet], hashed: str, replicas: int, now: float
+) -> ReplicaSet:
     template = deployment.spec.template
     labels = {**template.metadata.labels, TEMPLATE_HASH_LABEL: hashed}
     selector = LabelSelector(
@@ -82,14 +124,14 @@ def _new_replica_set(serials: Serials, deployment: Deployment, owned: Sequence[R
             name=name,
             namespace=deployment.namespace,
             labels=labels,
-            annotations={REVISION_ANNOTATION: str(len(owned) + 1)},
+            annotations={REVISION_ANNOTATION: str(max(map(_revision, owned), default=0) + 1)},
             uid=serials.child_uid("ReplicaSet", deployment, name),
             creation_timestamp=timestamp(now),
             generation=1,
             owner_references=(owner_reference(deployment),),
         ),
         ReplicaSetSpec(
-            replicas=deployment.spec.replicas,
+            replicas=replicas,
             selector=selector,
             template=structs.replace(template, metadata=structs.replace(template.metadata, labels=labels)),
         ),

@@ -24,7 +24,22 @@ def validate_workload(workload: Deployment | ReplicaSet) -> Iterator[Finding]:
             "`selector` does not match template `labels`",
             hints=(f"spec.selector wants: {wanted}", f"the template has: {labels}"),
         )
+    if isinstance(workload, Deployment):
+        yield from _validate_strategy(workload)
     if template.spec.restart_policy != "Always":
         yield Finding(
             ("spec", "template", "spec", "restartPolicy"), f"wanted Always in a {workload.kind}, found {template.spec.restart_policy}"
         )
+
+
+def _validate_strategy(deployment: Deployment) -> Iterator[Finding]:
+    strategy, path = deployment.spec.strategy, ("spec", "strategy", "rollingUpdate")
+    rolling = strategy.rolling_update
+    if rolling is None:
+        return
+    if strategy.type == "Recreate":
+        yield Finding(path, "may not be specified when strategy type is 'Recreate'")
+    if rolling.max_surge in (0, "0%") and rolling.max_unavailable in (0, "0%"):
+        yield Finding((*path, "maxUnavailable"), "may not be 0 when maxSurge is 0")
+    if isinstance(rolling.max_unavailable, str) and int(rolling.max_unavailable.rstrip("%")) > 100:
+        yield Finding((*path, "maxUnavailable"), f"wanted at most 100%, found {rolling.max_unavailable}")

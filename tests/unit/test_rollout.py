@@ -1,0 +1,135 @@
+"""Rolling updates: never more pods than the surge allows, never fewer that serve than promised, and always an end."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubenetlab.api.apps import Deployment, ReplicaSet
+from kubenetlab.api.pods import Pod
+from kubenetlab.controllers.rollout import Share, limits, new_share, old_shares
+from kubenetlab.controllers.termination import terminated
+from tests.clusters import NOW, applied, deployment, observed, problems_of, running, settled, store
+
+
+@pytest.mark.parametrize(
+    ("replicas", "surge", "unavailable", "expected"),
+    [
+        (4, "25%", "25%", (1, 1)),
+        (3, "25%", "25%", (1, 0)),
+        (1, "25%", "25%", (1, 0)),
+        (10, 3, "50%", (3, 5)),
+        (2, 0, "25%", (0, 1)),
+        (0, "25%", "25%", (0, 1)),
+    ],
+)
+def test_percentages_become_numbers(replicas: int, surge: int | str, unavailable: int | str, expected: tuple[int, int]) -> None:
+    """The surge is rounded up, what may lack down; one of them is at least 1."""
+    assert limits(replicas, surge, unavailable) == expected
+
+
+@given(
+    replicas=st.integers(0, 12),
+    surge=st.integers(0, 5),
+    unavailable=st.integers(0, 5),
+    old=st.lists(st.integers(0, 6), max_size=3),
+    data=st.data(),
+)
+def test_a_rollout_keeps_its_limits_and_ends(replicas: int, surge: int, unavailable: int, old: list[int], data: st.DataObject) -> None:
+    """Whoever becomes ready when: from any start, step by step, until only new pods are left."""
+    surge, unavailable = limits(replicas, surge, unavailable)
+    unavailable = min(unavailable, replicas) if replicas else unavailable
+    new = Share(0)
+    shares = [Share(count, count) for count in old]
+    most = max(replicas + surge, sum(old))
+    least = min(replicas - unavailable, sum(old))
+    for _ in range(200):
+        wanted = new_share(replicas, surge, new, shares)
+        kept = old_shares(replicas, unavailable, new, shares)
+        assert wanted + sum(kept) <= most
+        shares = [Share(count, min(share.available, count)) for share, count in zip(shares, kept, strict=True)]
+        new = Share(wanted, min(new.available, wanted))
+        assert new.available + sum(share.available for share in shares) >= min(least, replicas)
+        if (new.replicas, sum(kept)) == (replicas, 0):
+            return
+        if new.available < new.replicas:
+            new = Share(new.replicas, data.draw(st.integers(new.available + 1, new.replicas)))
+    raise AssertionError("it never ends")
+
+
+def web(cluster: object) -> list[Pod]:
+    return [pod for pod in cluster.select("default", {"app": "web"}) if not pod.is_terminating]  # type: ignore[attr-defined]
+
+
+def with_strategy(text: str, replicas: int = 4, image: str = "agnhost") -> str:
+    return (
+        deployment("web", replicas)
+        .replace("  selector:", f"  strategy: {text}\n  selector:", 1)
+        .replace("image: agnhost", f"image: {image}")
+    )
+
+
+def test_pods_are_replaced_a_few_at_a_time() -> None:
+    """Four pods, one more at most, one less at most; the next step comes when new pods are ready."""
+    cluster = running(store(deployment("web", 4)))
+    counts = []
+    cluster = applied(cluster, deployment("web", 4).replace("image: agnhost", "image: nginx"))
+    for _ in range(10):
+        images = [pod.spec.containers[0].image for pod in web(cluster)]
+        counts.append((images.count("agnhost"), images.count("nginx")))
+        if counts[-1] == (0, 4):
+            break
+        cluster = settled(cluster.with_changes(observed(pod) for pod in web(cluster) if not pod.is_ready and pod.spec.node_name))
+    assert counts == [(3, 2), (1, 4), (0, 4)]
+
+
+def test_recreate_waits_for_the_end_of_the_old() -> None:
+    """No old pod and new pod exist side by side."""
+    cluster = running(store(with_strategy("{type: Recreate}")))
+    changed = applied(cluster, with_strategy("{type: Recreate}", image="nginx"))
+    assert not web(changed)
+    old = changed.select("default", {"app": "web"})
+    assert [pod.is_terminating for pod in old] == [True] * 4
+    gone = settled(changed.with_changes(observed(pod).__class__(observed(pod).metadata, pod.uid, is_detached=True) for pod in old))
+    assert [pod.spec.containers[0].image for pod in web(gone)] == ["nginx"] * 4
+
+
+def test_a_paused_deployment_keeps_its_template() -> None:
+    """But still its number of pods."""
+    cluster = running(store(deployment("web", 2)))
+    paused = deployment("web", 2).replace("  selector:", "  paused: true\n  selector:", 1).replace("image: agnhost", "image: nginx")
+    changed = applied(cluster, paused)
+    assert [pod.spec.containers[0].image for pod in web(changed)] == ["agnhost"] * 2
+
+
+def test_a_template_that_comes_back_takes_its_replica_set_again() -> None:
+    """As `kubectl rollout undo`: the old one becomes the newest revision; and only so many empty ones are kept."""
+    cluster = running(store(deployment("web", 2)))
+    first = cluster.all(ReplicaSet)[-1].name
+    for image in ("nginx", "httpd", "agnhost"):
+        cluster = applied(cluster, deployment("web", 2).replace("image: agnhost", f"image: {image}"))
+        while any(not pod.is_ready for pod in web(cluster)):
+            cluster = settled(cluster.with_changes(observed(pod) for pod in web(cluster) if not pod.is_ready and pod.spec.node_name))
+    sets = {found.name: found for found in cluster.all(ReplicaSet) if found.name.startswith("web")}
+    assert sets[first].metadata.annotations["deployment.kubernetes.io/revision"] == "4"
+    assert sum(found.spec.replicas for found in sets.values()) == sets[first].spec.replicas == 2
+    found = cluster.get(Deployment, "default", "web")
+    assert found is not None
+    assert not settled(cluster.with_changes(terminated(found, NOW))).get(Deployment, "default", "web")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        ("{type: Recreate, rollingUpdate: {maxSurge: 1}}", "may not be specified when strategy type is 'Recreate'"),
+        ("{rollingUpdate: {maxSurge: 0, maxUnavailable: 0}}", "may not be 0 when maxSurge is 0"),
+        ("{rollingUpdate: {maxSurge: lots}}", "wanted a number of pods or a percentage such as 25%"),
+        ("{type: Blue}", "wanted one of Recreate, RollingUpdate"),
+    ],
+)
+def test_strategies_that_cannot_be_are_refused(strategy: str, said: str) -> None:
+    """With Kubernetes' words where it has some."""
+    assert any(said in problem.message for problem in problems_of(with_strategy(strategy)) if not problem.is_warning), [
+        problem.message for problem in problems_of(with_strategy(strategy))
+    ]
