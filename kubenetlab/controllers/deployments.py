@@ -17,10 +17,11 @@ from kubenetlab.api.apps import (
     ReplicaSetSpec,
     RollingUpdate,
 )
-from kubenetlab.api.meta import Condition, LabelSelector, ObjectMeta, OwnerReference, Resource, timestamp
+from kubenetlab.api.meta import Condition, LabelSelector, ObjectMeta, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers import rollout
+from kubenetlab.controllers.children import owner_reference
 from kubenetlab.controllers.events import event
 from kubenetlab.controllers.naming import template_hash
 from kubenetlab.controllers.serials import Serials
@@ -41,10 +42,6 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         if status != deployment.status:
             yield structs.replace(deployment, status=status)
     yield from serials.changes()
-
-
-def owner_reference(owner: Resource) -> OwnerReference:
-    return OwnerReference(owner.api_version, owner.kind, owner.name, owner.uid, controller=True, block_owner_deletion=True)
 
 
 def _replica_sets(

@@ -16,7 +16,7 @@ from kubenetlab.api.discovery import MANAGED_BY_LABEL, Endpoint, EndpointConditi
 from kubenetlab.api.meta import ObjectMeta, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
-from kubenetlab.controllers.deployments import owner_reference
+from kubenetlab.controllers.children import owner_reference
 from kubenetlab.controllers.naming import suffix
 from kubenetlab.controllers.serials import Serials
 

@@ -9,15 +9,12 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.api.apps import ReplicaSet, ReplicaSetStatus
-from kubenetlab.api.meta import ObjectMeta, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.admission import make_uid
-from kubenetlab.controllers.deployments import owner_reference
-from kubenetlab.controllers.events import event
+from kubenetlab.controllers.children import adopted, created, deleted, new_pod, orphans
 from kubenetlab.controllers.naming import child_name
 from kubenetlab.controllers.serials import Serials
-from kubenetlab.controllers.termination import terminated
 
 SOURCE = "replicaset-controller"
 
@@ -27,47 +24,24 @@ WATCHES: Final[tuple[Kind, ...]] = (ReplicaSet, Pod)
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     serials = Serials(cluster)
     for replica_set in cluster.all(ReplicaSet):
-        orphans = [pod for pod in cluster.select(replica_set.namespace, replica_set.spec.selector) if _is_orphan(pod)]
-        yield from (_adopted(pod, replica_set) for pod in orphans)
-        owned = [*(pod for pod in cluster.owned_by(Pod, replica_set) if not pod.is_finished), *orphans]
+        strays = orphans(cluster, replica_set, replica_set.spec.selector)
+        yield from (adopted(pod, replica_set) for pod in strays)
+        owned = [*(pod for pod in cluster.owned_by(Pod, replica_set) if not pod.is_finished), *strays]
         active = [pod for pod in owned if not pod.is_terminating]
         wanted = replica_set.spec.replicas
         taken = {pod.name for pod in owned}
         for _ in range(wanted - len(active)):
             name, serials[replica_set] = child_name(replica_set.name, serials[replica_set], taken, replica_set.namespace)
             taken.add(name)
-            yield _new_pod(replica_set, name, make_uid("Pod", replica_set.uid, name), now)
-            yield event(cluster, replica_set, "Normal", "SuccessfulCreate", f"Created pod: {name}", SOURCE, now)
-        if not orphans:
+            pod = new_pod(replica_set, replica_set.spec.template, name, make_uid("Pod", replica_set.uid, name), now, {})
+            yield from created(cluster, replica_set, pod, SOURCE, now)
+        if not strays:
             for pod in _ranked_for_removal(active)[: max(0, len(active) - wanted)]:
-                yield from terminated(pod, now)
-                yield event(cluster, replica_set, "Normal", "SuccessfulDelete", f"Deleted pod: {pod.name}", SOURCE, now)
+                yield from deleted(cluster, replica_set, pod, SOURCE, now)
         status = _status(replica_set, active)
         if status != replica_set.status:
             yield structs.replace(replica_set, status=status)
     yield from serials.changes()
-
-
-def _is_orphan(pod: Pod) -> bool:
-    return not (pod.metadata.owner_references or pod.is_terminating or pod.is_finished)
-
-
-def _adopted(pod: Pod, replica_set: ReplicaSet) -> Pod:
-    return structs.replace(pod, metadata=structs.replace(pod.metadata, owner_references=(owner_reference(replica_set),)))
-
-
-def _new_pod(replica_set: ReplicaSet, name: str, uid: str, now: float) -> Pod:
-    template = replica_set.spec.template
-    meta = ObjectMeta(
-        name=name,
-        namespace=replica_set.namespace,
-        labels=template.metadata.labels,
-        annotations=template.metadata.annotations,
-        uid=uid,
-        creation_timestamp=timestamp(now),
-        owner_references=(owner_reference(replica_set),),
-    )
-    return Pod(meta, template.spec)
 
 
 def _ranked_for_removal(pods: Sequence[Pod]) -> list[Pod]:
