@@ -1,4 +1,4 @@
-"""Deployment and ReplicaSet: pods made from a template.
+"""Deployment, ReplicaSet, StatefulSet and DaemonSet: pods made from a template.
 
 Source: k8s.io/api apps/v1/types.go (1.33).
 """
@@ -15,6 +15,9 @@ MAX_REPLICAS = 20_000
 
 Replicas = Annotated[int, Meta(ge=0, le=MAX_REPLICAS, title="a number of replicas")]
 
+CONTROLLER_REVISION_LABEL = "controller-revision-hash"
+POD_INDEX_LABEL = "apps.kubernetes.io/pod-index"
+STATEFUL_POD_LABEL = "statefulset.kubernetes.io/pod-name"
 TEMPLATE_HASH_LABEL = "pod-template-hash"
 REVISION_ANNOTATION = "deployment.kubernetes.io/revision"
 
@@ -109,3 +112,124 @@ class Deployment(Resource, frozen=True):
     metadata: ObjectMeta
     spec: DeploymentSpec
     status: DeploymentStatus = DeploymentStatus()
+
+
+class StatefulSetRollingUpdate(Record, frozen=True):
+    """From the top down to `partition`: what is below it keeps its template."""
+
+    partition: Pods = 0
+    max_unavailable: Unmodelled = None
+
+
+class StatefulSetUpdateStrategy(Record, frozen=True):
+    """How pods of an old template are replaced: one after the other from the top, or when somebody deletes them."""
+
+    type: Literal["RollingUpdate", "OnDelete"] = "RollingUpdate"
+    rolling_update: StatefulSetRollingUpdate = StatefulSetRollingUpdate()
+
+
+class StatefulSetOrdinals(Record, frozen=True):
+    """Where the numbers begin."""
+
+    start: Pods = 0
+
+
+class StatefulSetSpec(Record, kw_only=True, frozen=True):
+    """How many numbered pods, and the headless Service that names them."""
+
+    replicas: Replicas = 1
+    selector: LabelSelector
+    template: PodTemplateSpec
+    service_name: str = ""
+    pod_management_policy: Literal["OrderedReady", "Parallel"] = "OrderedReady"
+    update_strategy: StatefulSetUpdateStrategy = StatefulSetUpdateStrategy()
+    ordinals: StatefulSetOrdinals = StatefulSetOrdinals()
+    min_ready_seconds: Unmodelled = None
+    persistent_volume_claim_retention_policy: Unmodelled = None
+    revision_history_limit: Unmodelled = None
+    volume_claim_templates: Unmodelled = None
+
+
+class StatefulSetStatus(Record, frozen=True):
+    """How many of the pods there are, are ready, and are of which template."""
+
+    replicas: int = 0
+    ready_replicas: int = 0
+    available_replicas: int = 0
+    current_replicas: int = 0
+    updated_replicas: int = 0
+    current_revision: str = ""
+    update_revision: str = ""
+    observed_generation: int = 0
+    conditions: Unmodelled = None
+    collision_count: Unmodelled = None
+
+
+class StatefulSet(Resource, frozen=True):
+    """Pods with numbers, which keep their names when they are replaced."""
+
+    api_version = "apps/v1"
+    kind = "StatefulSet"
+    plural = "statefulsets"
+    short_names = ("sts",)
+
+    metadata: ObjectMeta
+    spec: StatefulSetSpec
+    status: StatefulSetStatus = StatefulSetStatus()
+
+
+class DaemonSetRollingUpdate(Record, frozen=True):
+    """How many nodes may be without a pod of the DaemonSet, or have two, while it is updated."""
+
+    max_unavailable: Pods | Percentage = 1
+    max_surge: Unmodelled = None
+
+
+class DaemonSetUpdateStrategy(Record, frozen=True):
+    """How pods of an old template are replaced: node by node, or when somebody deletes them."""
+
+    type: Literal["RollingUpdate", "OnDelete"] = "RollingUpdate"
+    rolling_update: DaemonSetRollingUpdate = DaemonSetRollingUpdate()
+
+
+class DaemonSetSpec(Record, kw_only=True, frozen=True):
+    """What runs on every node that fits."""
+
+    selector: LabelSelector
+    template: PodTemplateSpec
+    update_strategy: DaemonSetUpdateStrategy = DaemonSetUpdateStrategy()
+    min_ready_seconds: Unmodelled = None
+    revision_history_limit: Unmodelled = None
+
+
+class DaemonSetStatus(Record, frozen=True):
+    """On how many nodes it should run, and does."""
+
+    desired_number_scheduled: int = 0
+    current_number_scheduled: int = 0
+    number_misscheduled: int = 0
+    number_ready: int = 0
+    number_available: int = 0
+    number_unavailable: int = 0
+    updated_number_scheduled: int = 0
+    observed_generation: int = 0
+    conditions: Unmodelled = None
+    collision_count: Unmodelled = None
+
+
+class DaemonSet(Resource, frozen=True):
+    """One pod on every node that fits."""
+
+    api_version = "apps/v1"
+    kind = "DaemonSet"
+    plural = "daemonsets"
+    short_names = ("ds",)
+
+    metadata: ObjectMeta
+    spec: DaemonSetSpec
+    status: DaemonSetStatus = DaemonSetStatus()
+
+
+Workload = Deployment | ReplicaSet | StatefulSet | DaemonSet
+Scalable = Deployment | ReplicaSet | StatefulSet
+"""Those that have a number of replicas."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from kubenetlab.api import builtin
-from kubenetlab.api.apps import Deployment, ReplicaSet
+from kubenetlab.api.apps import DaemonSet, Deployment, ReplicaSet, StatefulSet
 from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.discovery import EndpointSlice
@@ -12,7 +12,9 @@ from kubenetlab.api.lab import Attachment, Decisions, Ledger, NetworkFacts, Node
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 
-SERVED: Final[tuple[type[Resource], ...]] = (Namespace, Node, Pod, Service, EndpointSlice, Deployment, ReplicaSet, Event, ClusterConfig)
+SERVED: Final[tuple[type[Resource], ...]] = (
+    Namespace, Node, Pod, Service, EndpointSlice, Deployment, ReplicaSet, StatefulSet, DaemonSet, Event, ClusterConfig,
+)  # fmt: skip
 """The kinds that `get` and the API show, in the order of `get all`-like listings."""
 
 NAMESPACED: Final[tuple[type[Resource], ...]] = tuple(kind for kind in SERVED if kind.is_namespaced)
@@ -21,7 +23,9 @@ NAMESPACED: Final[tuple[type[Resource], ...]] = tuple(kind for kind in SERVED if
 STORED: Final[tuple[type[Resource], ...]] = (*SERVED, Attachment, Observed, NodeReport, Ledger, Decisions, NetworkFacts)
 """Every kind that the store may hold."""
 
-WRITABLE: Final[tuple[type[Resource], ...]] = (ClusterConfig, Namespace, Pod, Service, EndpointSlice, Deployment, ReplicaSet)
+WRITABLE: Final[tuple[type[Resource], ...]] = (
+    ClusterConfig, Namespace, Pod, Service, EndpointSlice, Deployment, ReplicaSet, StatefulSet, DaemonSet,
+)  # fmt: skip
 """The kinds that a manifest may hold."""
 
 

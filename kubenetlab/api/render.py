@@ -35,6 +35,8 @@ _SHOWN: Final[Mapping[str, Mapping[str, Any]]] = {
         "status.containerStatuses[].restartCount": 0,
         "status.containerStatuses[].lastState": {},
     },
+    "DaemonSet": {"status": {}, "status.desiredNumberScheduled": 0, "status.numberReady": 0},
+    "StatefulSet": {"spec.replicas": 1, "status": {}, "status.replicas": 0},
     "ReplicaSet": {"spec.replicas": 1, "status": {}, "status.replicas": 0},
     "Service": {
         "spec.type": "ClusterIP",

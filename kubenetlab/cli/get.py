@@ -94,7 +94,7 @@ def _kinds(client: Client, what: list[str]) -> tuple[list[type[Resource] | str],
         words, names = [pairs[0][0]], [name for _, _, name in pairs]
     else:
         words, names = what[0].split(","), what[1:]
-    everyday = ("pods", "services", "deployments", "replicasets")
+    everyday = ("pods", "services", "daemonsets", "deployments", "replicasets", "statefulsets")
     words = list(dict.fromkeys(part for word in words for part in (everyday if word == "all" else (word,))))
     kinds: list[type[Resource] | str] = []
     kept: list[str] | None = None

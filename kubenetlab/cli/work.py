@@ -39,7 +39,9 @@ def shell(target: Target, namespace: Namespace = None, lab: Lab = None) -> None:
 
 
 def scale(
-    what: Annotated[list[str], typer.Argument(metavar="KIND NAME | KIND/NAME", help="A Deployment or ReplicaSet.", show_default=False)],
+    what: Annotated[
+        list[str], typer.Argument(metavar="KIND NAME | KIND/NAME", help="A Deployment, ReplicaSet or StatefulSet.", show_default=False)
+    ],
     replicas: Annotated[int, typer.Option("--replicas", min=0, max=20_000, help="How many pods there shall be.")],
     namespace: Namespace = None,
     lab: Lab = None,

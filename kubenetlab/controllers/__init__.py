@@ -11,7 +11,20 @@ from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 from kubenetlab.api.store import Change, Cluster, Kind
-from kubenetlab.controllers import addons, deployments, endpointslices, garbage, ipam, kubelet, namespaces, nodes, replicasets, scheduler
+from kubenetlab.controllers import (
+    addons,
+    daemonsets,
+    deployments,
+    endpointslices,
+    garbage,
+    ipam,
+    kubelet,
+    namespaces,
+    nodes,
+    replicasets,
+    scheduler,
+    statefulsets,
+)  # fmt: skip
 from kubenetlab.controllers.wake import Wake
 from kubenetlab.errors import BugError
 
@@ -30,17 +43,8 @@ class Controller(Protocol):
 
 
 CONTROLLERS: Final[tuple[Any, ...]] = (
-    namespaces,
-    addons,
-    nodes,
-    deployments,
-    replicasets,
-    scheduler,
-    ipam,
-    kubelet,
-    endpointslices,
-    garbage,
-)
+    namespaces, addons, nodes, deployments, replicasets, statefulsets, daemonsets, scheduler, ipam, kubelet, endpointslices, garbage,
+)  # fmt: skip
 """In the order of a pod's life. Each is a Controller."""
 
 

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from msgspec import Struct, structs
 
-from kubenetlab.api.apps import Deployment, ReplicaSet
+from kubenetlab.api.apps import Scalable, StatefulSet, Workload
 from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import NAMESPACE_NAME_LABEL, Namespace, Service
 from kubenetlab.api.decode import Finding
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.kinds import qualified_kind
-from kubenetlab.api.meta import ObjectMeta, Resource, timestamp
+from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, GivenKey
 from kubenetlab.controllers.addresses import cluster_ip_for
@@ -184,11 +184,7 @@ def _updated(old: Resource, new: Resource, document: Mapping[str, Any]) -> Resou
     if isinstance(changed, Service) and isinstance(old, Service) and not changed.spec.cluster_ip and changed.spec.type != "ExternalName":
         spec = structs.replace(changed.spec, cluster_ip=old.spec.cluster_ip, cluster_ips=old.spec.cluster_ips)
         changed = structs.replace(changed, spec=spec)
-    if (
-        isinstance(changed, (Deployment, ReplicaSet))
-        and isinstance(old, (Deployment, ReplicaSet))
-        and "replicas" not in document.get("spec", {})
-    ):
+    if isinstance(changed, Scalable) and isinstance(old, Scalable) and "replicas" not in document.get("spec", {}):
         changed = structs.replace(changed, spec=structs.replace(changed.spec, replicas=old.spec.replicas))
     return changed
 
@@ -197,13 +193,17 @@ def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:
     """What may not change in an object that exists."""
     if old.is_terminating:
         yield Finding((), "is being deleted; try again when it is gone")
+    if isinstance(old, Workload) and isinstance(new, Workload) and old.spec.selector != new.spec.selector:
+        yield Finding(("spec", "selector"), "field is immutable", hints=(f"delete {old.title} first, or give it another name",))
     match old, new:
+        case (StatefulSet(), StatefulSet()):
+            for field in ("service_name", "pod_management_policy"):
+                if getattr(old.spec, field) != getattr(new.spec, field):
+                    yield Finding(("spec", kubernetes_name(field)), "field is immutable", hints=(f"delete {old.title} first",))
         case (ClusterConfig(), ClusterConfig()):
             yield from _forbidden_config(old, new)
         case (Pod(), Pod()):
             yield from _forbidden_pod(old, new)
-        case (Deployment() | ReplicaSet(), Deployment() | ReplicaSet()) if old.spec.selector != new.spec.selector:
-            yield Finding(("spec", "selector"), "field is immutable", hints=(f"delete {old.title} first, or give it another name",))
         case (EndpointSlice(), EndpointSlice()) if old.address_type != new.address_type:
             yield Finding(("addressType",), f"field is immutable; it is {old.address_type}")
         case (Service(), Service()):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct, structs
 
-from kubenetlab.api.apps import MAX_REPLICAS, Deployment, ReplicaSet
+from kubenetlab.api.apps import MAX_REPLICAS, Scalable
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node
 from kubenetlab.api.kinds import SERVED
@@ -177,7 +177,7 @@ class Server:
             replicas = msgspec.json.decode(request.body)["spec"]["replicas"]
         except (msgspec.DecodeError, KeyError, TypeError):
             replicas = None
-        if not isinstance(obj, (Deployment, ReplicaSet)):
+        if not isinstance(obj, Scalable):
             raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} has no scale")
         if not isinstance(replicas, int) or not 0 <= replicas <= MAX_REPLICAS:
             raise ApiFaultError(422, "Invalid", f"spec.replicas: wanted a whole number from 0 to {MAX_REPLICAS}")

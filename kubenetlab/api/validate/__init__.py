@@ -7,7 +7,7 @@ other objects is checked at admission. Source: k8s.io/kubernetes pkg/apis/core/v
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from kubenetlab.api.apps import Deployment, ReplicaSet
+from kubenetlab.api.apps import DaemonSet, Deployment, ReplicaSet, StatefulSet
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.decode import Finding
@@ -28,6 +28,8 @@ _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     EndpointSlice: validate_endpoint_slice,
     Deployment: validate_workload,
     ReplicaSet: validate_workload,
+    StatefulSet: validate_workload,
+    DaemonSet: validate_workload,
 }
 
 

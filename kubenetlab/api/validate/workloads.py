@@ -1,15 +1,15 @@
-"""Deployment and ReplicaSet: selector and template must fit."""
+"""Workloads: selector and template must fit."""
 
 from collections.abc import Iterator
 
-from kubenetlab.api.apps import Deployment, ReplicaSet
+from kubenetlab.api.apps import DaemonSet, Deployment, StatefulSet, Workload
 from kubenetlab.api.decode import Finding
-from kubenetlab.api.validate.metadata import validate_selector, validate_template_metadata
+from kubenetlab.api.validate.metadata import service_name_fault, validate_selector, validate_template_metadata
 from kubenetlab.api.validate.pods import validate_pod_spec
 
 
-def validate_workload(workload: Deployment | ReplicaSet) -> Iterator[Finding]:
-    """What speaks against a Deployment or ReplicaSet."""
+def validate_workload(workload: Workload) -> Iterator[Finding]:
+    """What speaks against a workload."""
     selector, template = workload.spec.selector, workload.spec.template
     yield from validate_selector(selector, ("spec", "selector"))
     yield from validate_template_metadata(template.metadata, ("spec", "template", "metadata"))
@@ -24,8 +24,13 @@ def validate_workload(workload: Deployment | ReplicaSet) -> Iterator[Finding]:
             "`selector` does not match template `labels`",
             hints=(f"spec.selector wants: {wanted}", f"the template has: {labels}"),
         )
-    if isinstance(workload, Deployment):
-        yield from _validate_strategy(workload)
+    match workload:
+        case Deployment():
+            yield from _validate_strategy(workload)
+        case StatefulSet() if workload.spec.service_name and (fault := service_name_fault(workload.spec.service_name)):
+            yield Finding(("spec", "serviceName"), fault)
+        case DaemonSet() if workload.spec.update_strategy.rolling_update.max_unavailable in (0, "0%"):
+            yield Finding(("spec", "updateStrategy", "rollingUpdate", "maxUnavailable"), "cannot be 0 when maxSurge is 0")
     if template.spec.restart_policy != "Always":
         yield Finding(
             ("spec", "template", "spec", "restartPolicy"), f"wanted Always in a {workload.kind}, found {template.spec.restart_policy}"

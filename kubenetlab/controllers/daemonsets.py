@@ -1,0 +1,114 @@
+"""daemonset controller: one pod on every node that fits, also on those that ordinary pods may not come to.
+
+Its pods are bound to their nodes by the controller; they tolerate what a node's own agents must tolerate.
+Source: k8s.io/kubernetes pkg/controller/daemon/{daemon_controller.go,update.go,util/daemonset_util.go} (AddOrUpdateDaemonPodTolerations).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from msgspec import structs
+
+from kubenetlab.api.apps import CONTROLLER_REVISION_LABEL, DaemonSet, DaemonSetStatus
+from kubenetlab.api.core import Node
+from kubenetlab.api.meta import matches_labels
+from kubenetlab.api.pods import Pod, PodSpec, Toleration
+from kubenetlab.api.store import Change, Cluster, Kind
+from kubenetlab.controllers import rollout
+from kubenetlab.controllers.children import created, deleted, new_pod
+from kubenetlab.controllers.naming import child_name, template_hash
+from kubenetlab.controllers.scheduler import tolerates
+from kubenetlab.controllers.serials import Serials
+
+SOURCE = "daemonset-controller"
+
+WATCHES: Final[tuple[Kind, ...]] = (DaemonSet, Pod, Node)
+
+_TOLERATED: Final = (
+    ("node.kubernetes.io/not-ready", "NoExecute"),
+    ("node.kubernetes.io/unreachable", "NoExecute"),
+    ("node.kubernetes.io/disk-pressure", "NoSchedule"),
+    ("node.kubernetes.io/memory-pressure", "NoSchedule"),
+    ("node.kubernetes.io/pid-pressure", "NoSchedule"),
+    ("node.kubernetes.io/unschedulable", "NoSchedule"),
+)
+_TOLERATED_ON_THE_NODES_NETWORK: Final = (("node.kubernetes.io/network-unavailable", "NoSchedule"),)
+
+
+def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+    serials = Serials(cluster)
+    for daemon_set in cluster.all(DaemonSet):
+        revision = template_hash(daemon_set.spec.template)
+        tolerations = _tolerations(daemon_set.spec.template.spec)
+        fitting = [node.name for node in cluster.all(Node) if _fits(daemon_set, node, tolerations)]
+        owned = cluster.owned_by(Pod, daemon_set)
+        on_node = {pod.spec.node_name: pod for pod in owned if not pod.is_terminating and not pod.is_finished}
+        going = {pod.spec.node_name for pod in owned if pod.is_terminating}
+        taken = {pod.name for pod in owned}
+        for node in fitting:
+            if node not in on_node and node not in going:
+                name, serials[daemon_set] = child_name(daemon_set.name, serials[daemon_set], taken, daemon_set.namespace)
+                taken.add(name)
+                pod = _pod(daemon_set, name, node, tolerations, revision, serials, now)
+                yield from created(cluster, daemon_set, pod, SOURCE, now)
+        for pod in owned:
+            is_surplus = pod.spec.node_name not in fitting or pod.is_finished or pod is not on_node.get(pod.spec.node_name)
+            if is_surplus and not pod.is_terminating:
+                yield from deleted(cluster, daemon_set, pod, SOURCE, now)
+        here = {node: pod for node, pod in on_node.items() if node in fitting}
+        yield from _update(cluster, daemon_set, here, len(fitting), revision, now)
+        status = _status(daemon_set, fitting, on_node, revision)
+        if status != daemon_set.status:
+            yield structs.replace(daemon_set, status=status)
+    yield from serials.changes()
+
+
+def _update(
+    cluster: Cluster, daemon_set: DaemonSet, on_node: Mapping[str, Pod], desired: int, revision: str, now: float
+) -> Iterator[Change]:
+    """The next old pods to go: those that are not ready at once, of the others as many as may lack."""
+    strategy = daemon_set.spec.update_strategy
+    if strategy.type == "OnDelete":
+        return
+    _, may_lack = rollout.limits(desired, 0, strategy.rolling_update.max_unavailable)
+    old = [pod for pod in on_node.values() if pod.labels.get(CONTROLLER_REVISION_LABEL) != revision]
+    unready = [pod for pod in old if not pod.is_ready]
+    room = may_lack - (desired - sum(pod.is_ready for pod in on_node.values()))
+    for pod in (*unready, *[pod for pod in old if pod.is_ready][: max(0, room)]):
+        yield from deleted(cluster, daemon_set, pod, SOURCE, now)
+
+
+def _fits(daemon_set: DaemonSet, node: Node, tolerations: Sequence[Toleration]) -> bool:
+    spec = daemon_set.spec.template.spec
+    if spec.node_name not in ("", node.name) or not matches_labels(spec.node_selector, node.labels):
+        return False
+    return all(taint.effect == "PreferNoSchedule" or tolerates(tolerations, taint) for taint in node.spec.taints)
+
+
+def _tolerations(spec: PodSpec) -> tuple[Toleration, ...]:
+    wanted = (*_TOLERATED, *(_TOLERATED_ON_THE_NODES_NETWORK if spec.host_network else ()))
+    added = tuple(Toleration(key=key, operator="Exists", effect=effect) for key, effect in wanted)
+    return (*spec.tolerations, *(toleration for toleration in added if toleration not in spec.tolerations))
+
+
+def _pod(
+    daemon_set: DaemonSet, name: str, node: str, tolerations: tuple[Toleration, ...], revision: str, serials: Serials, now: float
+) -> Pod:
+    labels = {CONTROLLER_REVISION_LABEL: revision, "pod-template-generation": "1"}
+    uid = serials.child_uid("Pod", daemon_set, name)
+    return new_pod(daemon_set, daemon_set.spec.template, name, uid, now, labels, node_name=node, tolerations=tolerations)
+
+
+def _status(daemon_set: DaemonSet, fitting: Sequence[str], on_node: Mapping[str, Pod], revision: str) -> DaemonSetStatus:
+    here = [pod for node, pod in on_node.items() if node in fitting]
+    ready = sum(pod.is_ready for pod in here)
+    return DaemonSetStatus(
+        desired_number_scheduled=len(fitting),
+        current_number_scheduled=len(here),
+        number_misscheduled=len(on_node) - len(here),
+        number_ready=ready,
+        number_available=ready,
+        number_unavailable=len(fitting) - ready,
+        updated_number_scheduled=sum(pod.labels.get(CONTROLLER_REVISION_LABEL) == revision for pod in here),
+        observed_generation=daemon_set.metadata.generation,
+    )

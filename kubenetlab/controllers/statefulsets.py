@@ -1,0 +1,107 @@
+"""statefulset controller: pods with numbers, made from the bottom up and taken away from the top down, one at a time.
+
+A pod that goes is followed by another of the same name, with a new address. OrderedReady waits for each before the next; Parallel
+makes and takes away all at once, but replaces old templates one by one as well.
+Source: k8s.io/kubernetes pkg/controller/statefulset/{stateful_set_control.go,stateful_set_utils.go}.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from msgspec import structs
+
+from kubenetlab.api.apps import (
+    CONTROLLER_REVISION_LABEL,
+    POD_INDEX_LABEL,
+    STATEFUL_POD_LABEL,
+    StatefulSet,
+    StatefulSetStatus,
+)
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Change, Cluster, Kind
+from kubenetlab.controllers.children import created, deleted, new_pod
+from kubenetlab.controllers.naming import template_hash
+from kubenetlab.controllers.serials import Serials
+
+SOURCE = "statefulset-controller"
+
+WATCHES: Final[tuple[Kind, ...]] = (StatefulSet, Pod)
+
+
+def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+    serials = Serials(cluster)
+    for stateful_set in cluster.all(StatefulSet):
+        pods = {pod.name: pod for pod in cluster.owned_by(Pod, stateful_set)}
+        revision = f"{stateful_set.name}-{template_hash(stateful_set.spec.template)}"
+        yield from _next(cluster, stateful_set, pods, revision, serials, now)
+        status = _status(stateful_set, [pod for pod in pods.values() if not pod.is_terminating], revision)
+        if status != stateful_set.status:
+            yield structs.replace(stateful_set, status=status)
+    yield from serials.changes()
+
+
+def _next(
+    cluster: Cluster, stateful_set: StatefulSet, pods: dict[str, Pod], revision: str, serials: Serials, now: float
+) -> Iterator[Change]:
+    """What can be done now: in order, the first step that something has to be waited for is the last."""
+    spec = stateful_set.spec
+    is_ordered = spec.pod_management_policy == "OrderedReady"
+    names = [f"{stateful_set.name}-{spec.ordinals.start + index}" for index in range(spec.replicas)]
+    for name in names:
+        pod = pods.get(name)
+        if pod is not None and pod.is_finished and not pod.is_terminating:
+            yield from deleted(cluster, stateful_set, pod, SOURCE, now)
+        if pod is None:
+            yield from created(cluster, stateful_set, _pod(stateful_set, name, revision, serials, now), SOURCE, now)
+        if is_ordered and (pod is None or pod.is_terminating or not pod.is_ready):
+            return
+    for pod in sorted((pod for name, pod in pods.items() if name not in names), key=_ordinal, reverse=True):
+        if not pod.is_terminating:
+            yield from deleted(cluster, stateful_set, pod, SOURCE, now)
+        if is_ordered:
+            return
+    yield from _update(cluster, stateful_set, [pods[name] for name in names if name in pods], revision, now)
+
+
+def _update(cluster: Cluster, stateful_set: StatefulSet, pods: Sequence[Pod], revision: str, now: float) -> Iterator[Change]:
+    """From the top down to the partition, the next pod of an old template, when all above it are ready."""
+    strategy = stateful_set.spec.update_strategy
+    if strategy.type == "OnDelete":
+        return
+    least = stateful_set.spec.ordinals.start + strategy.rolling_update.partition
+    for pod in sorted(pods, key=_ordinal, reverse=True):
+        if _ordinal(pod) < least or pod.is_terminating:
+            return
+        if pod.labels.get(CONTROLLER_REVISION_LABEL) != revision:
+            yield from deleted(cluster, stateful_set, pod, SOURCE, now)
+            return
+        if not pod.is_ready:
+            return
+
+
+def _pod(stateful_set: StatefulSet, name: str, revision: str, serials: Serials, now: float) -> Pod:
+    labels = {STATEFUL_POD_LABEL: name, POD_INDEX_LABEL: name.rpartition("-")[2], CONTROLLER_REVISION_LABEL: revision}
+    uid = serials.child_uid("Pod", stateful_set, name)
+    spec = stateful_set.spec
+    return new_pod(stateful_set, spec.template, name, uid, now, labels, hostname=name, subdomain=spec.service_name)
+
+
+def _ordinal(pod: Pod) -> int:
+    return int(pod.name.rpartition("-")[2])
+
+
+def _status(stateful_set: StatefulSet, active: Sequence[Pod], revision: str) -> StatefulSetStatus:
+    ready = sum(pod.is_ready for pod in active)
+    updated = sum(pod.labels.get(CONTROLLER_REVISION_LABEL) == revision for pod in active)
+    is_done = updated == len(active) == stateful_set.spec.replicas and ready == updated
+    current = revision if is_done else stateful_set.status.current_revision or revision
+    return StatefulSetStatus(
+        replicas=len(active),
+        ready_replicas=ready,
+        available_replicas=ready,
+        current_replicas=sum(pod.labels.get(CONTROLLER_REVISION_LABEL) == current for pod in active),
+        updated_replicas=updated,
+        current_revision=current,
+        update_revision=revision,
+        observed_generation=stateful_set.metadata.generation,
+    )
