@@ -78,13 +78,13 @@ def zone() -> Iterator[Lab]:
 
 
 RECORDS = yaml.safe_load((CASES / "dns" / "records.yaml").read_text()) if CASES.is_dir() else {"records": [], "search": []}
-LATER = ("demo/web-", "dual-stack")
-"""What needs a StatefulSet or a second address family."""
+LATER = ("dual-stack",)
+"""What needs a second address family."""
 
 
 def of_now(row: dict[str, Any]) -> bool:
     text = str(row)
-    return not any(word in text for word in (*LATER, "headless.demo", "web-0.headless"))
+    return not any(word in text for word in LATER)
 
 
 def fill(text: str, lab: Lab) -> str:
@@ -133,6 +133,10 @@ def test_records_are_those_of_the_specification(zone: Lab, row: dict[str, Any]) 
 @pytest.mark.parametrize("row", [row for row in RECORDS["search"] if of_now(row)], ids=lambda row: f"{row['from']}-{row['name']}")
 def test_searches_are_a_pods_own(zone: Lab, row: dict[str, Any]) -> None:
     """By libc's resolver inside the pod."""
-    service, _, namespace = (row["finds"] or "").partition(".svc.")[0].partition(".")
-    expected = zone.service(service, namespace)["cluster_ips"] if row["finds"] else "none"
+    *pod, service, namespace = (row["finds"] or ".").partition(".svc.")[0].split(".")
+    expected: Any = "none"
+    if pod:
+        expected = zone.pod(pod[0], namespace)["addresses"]
+    elif row["finds"]:
+        expected = zone.service(service, namespace)["cluster_ips"]
     assert look_up(zone, row["from"], row["name"]) == [expected]

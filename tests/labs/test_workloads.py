@@ -1,0 +1,74 @@
+"""StatefulSets and DaemonSets in a lab: names, addresses, order, by real packets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.labs.conftest import new_lab
+from tests.labs.lab import Lab, wait_for
+from tests.labs.test_dns import look_up
+
+MANIFESTS = Path(__file__).parents[2] / "manifests" / "04-statefulset"
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Lab]:
+    for lab in new_lab():
+        lab.run("up", "-f", str(MANIFESTS))
+        yield lab
+
+
+def addresses(lab: Lab) -> dict[str, str]:
+    return {pod["name"]: pod["addresses"][0] for pod in lab.seen["pods"] if pod["name"].startswith("db-") and pod["ready"]}
+
+
+def test_pods_answer_by_their_own_names(running: Lab) -> None:
+    """`db-1.db` is that pod and no other, `db` is all of them; each sees the client's own address."""
+    known = addresses(running)
+    assert sorted(known) == ["db-0", "db-1", "db-2"]
+    assert sorted(look_up(running, "default/client", "db")[0]) == sorted(known.values())
+    client = running.pod("client")
+    for name, address in known.items():
+        assert look_up(running, "default/client", f"{name}.db") == [[address]]
+        (answer,) = running.ask(client, ("TCP", address, 5432))
+        assert (answer.who, answer.seen[0]) == (name, client["addresses"][0])
+    assert running.inside(running.pod("db-1"), "ip", "-br", "addr", "show", "eth0").split()[2].partition("/")[0] == known["db-1"]
+
+
+def test_a_deleted_pod_comes_back_by_its_name(running: Lab) -> None:
+    """With another address, to which its name leads from then on; the others stay."""
+    before = addresses(running)
+    running.run("delete", "pod", "db-1")
+    wait_for(lambda: len(addresses(running)) == 3, "three pods")
+    after = addresses(running)
+    assert after["db-1"] != before["db-1"]
+    assert {name: after[name] for name in ("db-0", "db-2")} == {name: before[name] for name in ("db-0", "db-2")}
+    wait_for(lambda: look_up(running, "default/client", "db-1.db") == [[after["db-1"]]], "its name to lead there")
+    assert running.run("diff").status == 0
+    links = sorted(path.name for path in Path("/run/netns").glob(f"{running.name}_pod_default_db-*"))
+    assert links == [f"{running.name}_pod_default_db-{number}" for number in range(3)]
+
+
+def test_numbers_go_and_come(running: Lab) -> None:
+    """From the top down, from the bottom up; a new template replaces them one by one."""
+    running.run("scale", "statefulset", "db", "--replicas", "1")
+    wait_for(lambda: [pod["name"] for pod in running.seen["pods"] if pod["name"].startswith("db-")] == ["db-0"], "one pod")
+    running.run("scale", "statefulset", "db", "--replicas", "3")
+    wait_for(lambda: len(addresses(running)) == 3, "three pods")
+    before = addresses(running)
+    running.apply((MANIFESTS / "statefulset.yaml").read_text().replace("database:1", "database:2"))
+    wait_for(lambda: not set(before.values()) & set(addresses(running).values()) and len(addresses(running)) == 3, "three new pods")
+    assert "3/3" in running.run("get", "sts").out
+
+
+def test_every_node_has_its_agent(running: Lab) -> None:
+    """The control plane too, which it tolerates; a new node gets one, and everybody reaches everybody."""
+    agents = [pod for pod in running.seen["pods"] if pod["name"].startswith("agent-")]
+    assert sorted(pod["node"] for pod in agents) == ["control-plane", "worker", "worker2"]
+    running.run("up", "--nodes", "4")
+    wait_for(lambda: sum(pod["ready"] for pod in running.seen["pods"] if pod["name"].startswith("agent-")) == 4, "the fourth agent")
+    assert running.run("ping").status == 0
+    assert running.run("get", "ds").out.split()[-8:-2] == ["agent", "4", "4", "4", "4", "4"]

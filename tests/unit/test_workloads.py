@@ -1,0 +1,195 @@
+"""StatefulSets and DaemonSets: who is made when and where, who goes when, and what keeps its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kubenetlab.api.apps import DaemonSet, StatefulSet
+from kubenetlab.api.core import Node
+from kubenetlab.api.lab import Observed
+from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.termination import terminated
+from kubenetlab.errors import ManifestError
+from tests.clusters import NOW, applied, observed, pod_named, running, settled, store
+
+HEADLESS = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {clusterIP: None, selector: {app: db}, ports: [{name: sql, port: 5432}]}\n---\n"
+
+
+def stateful(replicas: int = 3, more: str = "", image: str = "agnhost") -> str:
+    return f"""\
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: db}}
+spec:
+  serviceName: db
+  replicas: {replicas}
+  {more}
+  selector: {{matchLabels: {{app: db}}}}
+  template:
+    metadata: {{labels: {{app: db}}}}
+    spec: {{containers: [{{name: main, image: {image}, args: [netexec]}}]}}
+---
+"""
+
+
+def daemon(spec: str = "", more: str = "", image: str = "agnhost") -> str:
+    return f"""\
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: agent}}
+spec:
+  {more}
+  selector: {{matchLabels: {{app: agent}}}}
+  template:
+    metadata: {{labels: {{app: agent}}}}
+    spec: {{containers: [{{name: main, image: {image}, args: [netexec]}}]{spec}}}
+---
+"""
+
+
+def of(cluster: Cluster, app: str) -> list[Pod]:
+    return sorted((pod for pod in cluster.select("default", {"app": app}) if not pod.is_terminating), key=lambda pod: pod.name)
+
+
+def names(cluster: Cluster, app: str = "db") -> list[str]:
+    return [pod.name for pod in of(cluster, app)]
+
+
+def gone(cluster: Cluster) -> Cluster:
+    """The store once every pod that goes has left the rules."""
+    going = [pod for pod in cluster.all(Pod) if pod.is_terminating]
+    return settled(
+        cluster.with_changes(Observed(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid, is_detached=True) for pod in going)
+    )
+
+
+def one_more(cluster: Cluster) -> Cluster:
+    """The store once the first pod that is not ready has become so."""
+    pod = next(pod for app in ("db", "agent") for pod in of(cluster, app) if not pod.is_ready)
+    return settled(cluster.with_changes([observed(pod)]))
+
+
+def test_numbered_pods_come_one_after_the_other() -> None:
+    """Each when the one before is ready; with their names, numbers and the Service that names them."""
+    cluster = store(HEADLESS + stateful())
+    seen = [names(cluster)]
+    for _ in range(2):
+        cluster = one_more(cluster)
+        seen.append(names(cluster))
+    assert seen == [["db-0"], ["db-0", "db-1"], ["db-0", "db-1", "db-2"]]
+    pod = pod_named(cluster, "db-1")
+    assert (pod.spec.hostname, pod.spec.subdomain) == ("db-1", "db")
+    assert pod.labels["statefulset.kubernetes.io/pod-name"] == "db-1"
+    assert pod.labels["apps.kubernetes.io/pod-index"] == "1"
+    status = one_more(cluster).all(StatefulSet)[0].status
+    assert (status.replicas, status.ready_replicas, status.updated_replicas) == (3, 3, 3)
+
+
+def test_in_parallel_all_come_at_once() -> None:
+    """And numbers begin where they are told to."""
+    assert names(store(stateful(3, "podManagementPolicy: Parallel\n  ordinals: {start: 5}"))) == ["db-5", "db-6", "db-7"]
+
+
+def test_they_go_from_the_top_one_at_a_time() -> None:
+    """The next when the one above has gone."""
+    cluster = running(store(stateful(3, "podManagementPolicy: Parallel")))
+    ordered = running(running(running(store(stateful()))))
+    assert names(ordered) == names(cluster)
+    fewer = applied(ordered, stateful(1))
+    assert names(fewer) == ["db-0", "db-1"]
+    assert names(gone(fewer)) == ["db-0"]
+    assert names(applied(cluster, stateful(1, "podManagementPolicy: Parallel"))) == ["db-0"]
+
+
+def test_a_successor_has_the_name_but_is_another() -> None:
+    """A new uid and a new address; it comes when the old pod has gone."""
+    cluster = running(running(running(store(HEADLESS + stateful()))))
+    old = pod_named(cluster, "db-1")
+    going = settled(cluster.with_changes(terminated(old, NOW)))
+    assert names(going) == ["db-0", "db-2"]
+    after = running(gone(going))
+    new = pod_named(after, "db-1")
+    assert new.uid != old.uid
+    assert new.addresses != old.addresses
+
+
+def test_a_new_template_goes_from_the_top_to_the_partition() -> None:
+    """One pod at a time, each when the last is ready; OnDelete waits for somebody to delete."""
+    cluster = running(running(running(store(stateful()))))
+    partition = "updateStrategy: {rollingUpdate: {partition: 1}}"
+    cluster = applied(cluster, stateful(3, partition, "nginx"))
+    order = []
+    for _ in range(6):
+        going = [pod.name for pod in cluster.all(Pod) if pod.is_terminating]
+        order += going
+        cluster = running(gone(cluster))
+    assert order == ["db-2", "db-1"]
+    assert [pod.spec.containers[0].image for pod in of(cluster, "db")] == ["agnhost", "nginx", "nginx"]
+    waiting = applied(cluster, stateful(3, "updateStrategy: {type: OnDelete}", "httpd"))
+    assert not [pod for pod in waiting.all(Pod) if pod.is_terminating]
+
+
+def test_what_may_not_change() -> None:
+    """The Service that names the pods, and how they are managed."""
+    cluster = store(stateful())
+    with pytest.raises(ManifestError, match="field is immutable"):
+        applied(cluster, stateful().replace("serviceName: db", "serviceName: other"))
+
+
+def nodes_of(cluster: Cluster) -> list[str]:
+    return sorted(pod.spec.node_name for pod in of(cluster, "agent"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "where"),
+    [
+        ("", ["worker", "worker2"]),
+        (", tolerations: [{operator: Exists}]", ["control-plane", "worker", "worker2"]),
+        (", nodeSelector: {kubernetes.io/hostname: worker2}", ["worker2"]),
+        (", nodeSelector: {disktype: ssd}", []),
+    ],
+)
+def test_one_pod_on_every_node_that_fits(spec: str, where: list[str]) -> None:
+    """By labels and taints; the status counts them."""
+    cluster = store(daemon(spec))
+    assert nodes_of(cluster) == where
+    status = running(cluster).all(DaemonSet)[0].status
+    assert (status.desired_number_scheduled, status.number_ready) == (len(where), len(where))
+
+
+def test_a_daemon_set_follows_the_nodes() -> None:
+    """A new node gets its pod, a node that goes takes its pod along."""
+    cluster = running(store(daemon()))
+    more = applied(
+        cluster,
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}, {role: worker}, {role: worker}]",
+    )
+    assert nodes_of(more) == ["worker", "worker2", "worker3"]
+    fewer = applied(more, "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}]")
+    assert nodes_of(settled(fewer)) == ["worker"]
+    assert len(fewer.all(Node)) == 2
+
+
+def test_a_daemon_sets_update_goes_node_by_node() -> None:
+    """maxUnavailable nodes may be without; the next when the new pod is ready."""
+    cluster: Any = running(store(daemon()))
+    cluster = applied(cluster, daemon(image="nginx"))
+    counts = []
+    for _ in range(4):
+        counts.append([pod.spec.containers[0].image for pod in of(cluster, "agent")].count("agnhost"))
+        cluster = running(gone(cluster))
+    assert counts == [1, 0, 0, 0]
+    assert [pod.spec.containers[0].image for pod in of(cluster, "agent")] == ["nginx", "nginx"]
+
+
+def test_daemons_run_where_no_pod_network_is() -> None:
+    """With hostNetwork: that is how a CNI plugin is installed."""
+    cluster = store(
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: none}\n---\n"
+        + daemon(", hostNetwork: true, tolerations: [{operator: Exists}]")
+    )
+    assert nodes_of(cluster) == ["control-plane", "worker", "worker2"]
