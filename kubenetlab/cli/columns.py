@@ -138,6 +138,21 @@ def _containers(document: Document, field: str) -> str:
     return ",".join(container.get(field, "") for container in document["spec"]["template"]["spec"]["containers"])
 
 
+def _job_status(document: Document) -> str:
+    ended = next((condition["type"] for condition in _status(document, "conditions", ()) if condition["status"] == "True"), "")
+    word = ended or ("Suspended" if _spec(document, "suspend") else "Running")
+    return paint(word, {"Complete": GOOD, "Failed": BAD}.get(word, MILD))
+
+
+def _job_duration(document: Document) -> str:
+    """From the start to the end, or to now."""
+    begun, ended = _status(document, "startTime"), _status(document, "completionTime")
+    if not begun:
+        return ""
+    took = datetime.fromisoformat(ended).timestamp() if ended else time.time()
+    return f"{max(0, int(took - datetime.fromisoformat(begun).timestamp()))}s"
+
+
 def _networking(cluster: Mapping[str, Any], field: str) -> str:
     """A field of the Cluster document; of a mode with options its name."""
     value = cluster.get("networking", {}).get(field, "")
@@ -223,6 +238,15 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("CONTAINERS", lambda item: _containers(item, "name"), True),
         ("IMAGES", lambda item: _containers(item, "image"), True),
         ("SELECTOR", lambda item: _labels(item["spec"]["selector"].get("matchLabels", {})), True),
+    ),
+    "Job": (
+        ("NAME", _name, False),
+        ("STATUS", _job_status, False),
+        ("COMPLETIONS", lambda item: f"{_status(item, 'succeeded', 0)}/{_spec(item, 'completions', 1)}", False),
+        ("DURATION", _job_duration, False),
+        ("AGE", _age, False),
+        ("CONTAINERS", lambda item: _containers(item, "name"), True),
+        ("IMAGES", lambda item: _containers(item, "image"), True),
     ),
     "EndpointSlice": (
         ("NAME", _name, False),

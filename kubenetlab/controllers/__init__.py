@@ -18,6 +18,7 @@ from kubenetlab.controllers import (
     endpointslices,
     garbage,
     ipam,
+    jobs,
     kubelet,
     namespaces,
     nodes,
@@ -43,7 +44,7 @@ class Controller(Protocol):
 
 
 CONTROLLERS: Final[tuple[Any, ...]] = (
-    namespaces, addons, nodes, deployments, replicasets, statefulsets, daemonsets, scheduler, ipam, kubelet, endpointslices, garbage,
+    namespaces, addons, nodes, deployments, replicasets, statefulsets, daemonsets, jobs, scheduler, ipam, kubelet, endpointslices, garbage,
 )  # fmt: skip
 """In the order of a pod's life. Each is a Controller."""
 

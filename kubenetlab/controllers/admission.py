@@ -14,6 +14,7 @@ from typing import Any, Literal
 from msgspec import Struct, structs
 
 from kubenetlab.api.apps import Scalable, StatefulSet, Workload
+from kubenetlab.api.batch import Job
 from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import NAMESPACE_NAME_LABEL, Namespace, Service
 from kubenetlab.api.decode import Finding
@@ -198,6 +199,10 @@ def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:
     match old, new:
         case (StatefulSet(), StatefulSet()):
             for field in ("service_name", "pod_management_policy"):
+                if getattr(old.spec, field) != getattr(new.spec, field):
+                    yield Finding(("spec", kubernetes_name(field)), "field is immutable", hints=(f"delete {old.title} first",))
+        case (Job(), Job()):
+            for field in ("completions", "completion_mode", "template"):
                 if getattr(old.spec, field) != getattr(new.spec, field):
                     yield Finding(("spec", kubernetes_name(field)), "field is immutable", hints=(f"delete {old.title} first",))
         case (ClusterConfig(), ClusterConfig()):

@@ -1,4 +1,4 @@
-"""StatefulSets and DaemonSets in a lab: names, addresses, order, by real packets."""
+"""StatefulSets, DaemonSets and Jobs in a lab: names, addresses, order, by real packets."""
 
 from __future__ import annotations
 
@@ -72,3 +72,35 @@ def test_every_node_has_its_agent(running: Lab) -> None:
     wait_for(lambda: sum(pod["ready"] for pod in running.seen["pods"] if pod["name"].startswith("agent-")) == 4, "the fourth agent")
     assert running.run("ping").status == 0
     assert running.run("get", "ds").out.split()[-8:-2] == ["agent", "4", "4", "4", "4", "4"]
+
+
+JOBS = """\
+apiVersion: batch/v1
+kind: Job
+metadata: {name: ask}
+spec:
+  completions: 3
+  parallelism: 2
+  template: {spec: {restartPolicy: Never, containers: [{name: main, image: agnhost, args: [connect, "db-0.db:5432"]}]}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: lost}
+spec:
+  backoffLimit: 0
+  template: {spec: {restartPolicy: Never, containers: [{name: main, image: agnhost, args: [connect, "db-0.db:1", --timeout=1s]}]}}
+"""
+
+
+def test_jobs_run_to_their_end(running: Lab) -> None:
+    """Three pods connect and are done; one is refused, and its Job has failed. What has ended has no place in the network any more."""
+    running.apply(JOBS, status=1)
+    wait_for(lambda: running.get("job", "ask")["status"].get("succeeded") == 3, "three pods to be done")
+    shown = {line.split()[0]: line.split()[1:3] for line in running.run("get", "jobs").out.splitlines()[1:]}
+    assert shown == {"ask": ["Complete", "3/3"], "lost": ["Failed", "0/1"]}
+    pods = [pod for pod in running.seen["pods"] if pod["name"].startswith(("ask-", "lost-"))]
+    assert sorted(pod["phase"] for pod in pods) == ["Failed", "Succeeded", "Succeeded", "Succeeded"]
+    assert not any(pod["pid"] for pod in pods)
+    assert "REFUSED" in running.run("logs", next(pod["name"] for pod in pods if pod["phase"] == "Failed")).out
+    running.run("delete", "job", "ask", "lost")
+    wait_for(lambda: not [pod for pod in running.seen["pods"] if pod["name"].startswith(("ask-", "lost-"))], "their pods to go")

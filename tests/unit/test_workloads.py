@@ -1,4 +1,4 @@
-"""StatefulSets and DaemonSets: who is made when and where, who goes when, and what keeps its name."""
+"""StatefulSets, DaemonSets, Jobs: who is made when and where, who goes when, and what keeps its name."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from kubenetlab.api.apps import DaemonSet, StatefulSet
+from kubenetlab.api.batch import Job
 from kubenetlab.api.core import Node
-from kubenetlab.api.lab import Observed
+from kubenetlab.api.lab import ContainerReport, Observed
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import ManifestError
-from tests.clusters import NOW, applied, observed, pod_named, running, settled, store
+from tests.clusters import NOW, applied, observed, pod_named, problems_of, running, settled, store
 
 HEADLESS = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {clusterIP: None, selector: {app: db}, ports: [{name: sql, port: 5432}]}\n---\n"
 
@@ -193,3 +194,129 @@ def test_daemons_run_where_no_pod_network_is() -> None:
         + daemon(", hostNetwork: true, tolerations: [{operator: Exists}]")
     )
     assert nodes_of(cluster) == ["control-plane", "worker", "worker2"]
+
+
+def job(more: str = "", policy: str = "Never") -> str:
+    return f"""\
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: work}}
+spec:
+  {more}
+  template:
+    spec:
+      restartPolicy: {policy}
+      containers: [{{name: main, image: agnhost, args: [connect, "db:5432"]}}]
+---
+"""
+
+
+def work(cluster: Cluster) -> Job:
+    found = cluster.get(Job, "default", "work")
+    assert found is not None
+    return found
+
+
+def workers(cluster: Cluster) -> list[Pod]:
+    return [pod for pod in cluster.owned_by(Pod, work(cluster)) if not pod.is_finished and not pod.is_terminating]
+
+
+def ended(cluster: Cluster, pod: Pod, code: int = 0, now: float = NOW) -> Cluster:
+    """The store once a pod's container has ended."""
+    seen = observed(pod)
+    done = Observed(seen.metadata, seen.pod_uid, 20, containers={"main": ContainerReport(0, "exited", code, at=now)})
+    return settled(cluster.with_changes([done]), now)
+
+
+def test_a_job_is_complete_when_its_pod_has_ended_well() -> None:
+    """The pod stays to be looked at, without an address; the Job says how it ended."""
+    cluster = store(job())
+    (pod,) = workers(cluster)
+    assert pod.labels["batch.kubernetes.io/job-name"] == pod.labels["job-name"] == "work"
+    assert work(cluster).status.active == 1
+    cluster = ended(cluster, pod)
+    assert (work(cluster).outcome, work(cluster).status.succeeded, work(cluster).status.active) == ("Complete", 1, 0)
+    assert pod_named(cluster, pod.name).status.phase == "Succeeded"
+    assert not workers(cluster)
+    assert settled(cluster, NOW + 1000) is cluster
+
+
+def test_completions_and_parallelism() -> None:
+    """At most two at a time, until five have ended well; suspended none."""
+    cluster = store(job("completions: 5\n  parallelism: 2"))
+    seen = []
+    while not work(cluster).outcome:
+        seen.append(len(workers(cluster)))
+        cluster = ended(cluster, workers(cluster)[0])
+    assert seen == [2, 2, 2, 2, 1]
+    assert not workers(store(job("suspend: true")))
+    queue = store(job("parallelism: 3"))
+    one, *others = workers(queue)
+    queue = ended(queue, one)
+    assert [pod.name for pod in workers(queue)] == [pod.name for pod in others]
+    for pod in others:
+        queue = ended(queue, pod)
+    assert work(queue).outcome == "Complete"
+
+
+def test_an_indexed_job_does_each_index_once() -> None:
+    """Named and labelled by it; a failed one comes again."""
+    cluster = store(job("completionMode: Indexed\n  completions: 3\n  parallelism: 3"))
+    assert sorted((pod.labels["batch.kubernetes.io/job-completion-index"], pod.spec.hostname) for pod in workers(cluster)) == [
+        ("0", "work-0"),
+        ("1", "work-1"),
+        ("2", "work-2"),
+    ]
+    first = next(pod for pod in workers(cluster) if pod.spec.hostname == "work-1")
+    cluster = settled(ended(cluster, first, 1), NOW + 11)
+    assert sorted(pod.spec.hostname for pod in workers(cluster)) == ["work-0", "work-1", "work-2"]
+    for pod in workers(cluster):
+        cluster = ended(cluster, pod, now=NOW + 11)
+    assert (work(cluster).outcome, work(cluster).status.completed_indexes) == ("Complete", "0,1,2")
+
+
+def test_failures_are_repeated_after_a_while_and_end_the_job() -> None:
+    """10 s, 20 s; more than backoffLimit of them, and it has failed."""
+    cluster = store(job("backoffLimit: 2"))
+    now = NOW
+    for wait in (10, 20):
+        cluster = ended(cluster, workers(cluster)[0], 1, now)
+        assert not workers(cluster)
+        assert not workers(settled(cluster, now + wait - 1))
+        now += wait
+        cluster = settled(cluster, now)
+        assert len(workers(cluster)) == 1
+    cluster = ended(cluster, workers(cluster)[0], 1, now)
+    assert work(cluster).outcome == "Failed"
+    assert work(cluster).status.conditions[0].reason == "BackoffLimitExceeded"
+
+
+def test_a_job_has_its_time() -> None:
+    """Too long: failed, and its pods go; ended long ago: deleted."""
+    cluster = store(job("activeDeadlineSeconds: 60"))
+    assert work(settled(cluster, NOW + 59)).outcome == ""
+    late = settled(cluster, NOW + 60)
+    assert (work(late).status.conditions[0].reason, workers(late)) == ("DeadlineExceeded", [])
+    short = store(job("ttlSecondsAfterFinished: 30"))
+    done = ended(short, workers(short)[0])
+    assert settled(done, NOW + 29).get(Job, "default", "work") is not None
+    assert settled(done, NOW + 30).get(Job, "default", "work") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (job(policy="Always"), "wanted OnFailure or Never in a Job"),
+        (job("completionMode: Indexed"), "required when completion mode is Indexed"),
+        (job("selector: {matchLabels: {a: b}}"), "is made by the Job itself"),
+    ],
+)
+def test_jobs_that_cannot_be_are_refused(text: str, said: str) -> None:
+    """As by the API server."""
+    assert any(said in problem.message for problem in problems_of(text))
+
+
+def test_a_jobs_template_cannot_change() -> None:
+    """What runs has been decided."""
+    with pytest.raises(ManifestError, match="template: field is immutable"):
+        applied(store(job()), job().replace("db:5432", "db:5433"))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from kubenetlab.api.apps import DaemonSet, Deployment, ReplicaSet, StatefulSet
+from kubenetlab.api.batch import Job
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.decode import Finding
@@ -18,7 +19,7 @@ from kubenetlab.api.validate.config import validate_config
 from kubenetlab.api.validate.metadata import validate_metadata, validate_namespace
 from kubenetlab.api.validate.pods import validate_pod
 from kubenetlab.api.validate.services import validate_endpoint_slice, validate_service
-from kubenetlab.api.validate.workloads import validate_workload
+from kubenetlab.api.validate.workloads import validate_job, validate_workload
 
 _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     ClusterConfig: validate_config,
@@ -30,6 +31,7 @@ _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     ReplicaSet: validate_workload,
     StatefulSet: validate_workload,
     DaemonSet: validate_workload,
+    Job: validate_job,
 }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from kubenetlab.api.apps import DaemonSet, Deployment, StatefulSet, Workload
+from kubenetlab.api.batch import Job
 from kubenetlab.api.decode import Finding
 from kubenetlab.api.validate.metadata import service_name_fault, validate_selector, validate_template_metadata
 from kubenetlab.api.validate.pods import validate_pod_spec
@@ -48,3 +49,16 @@ def _validate_strategy(deployment: Deployment) -> Iterator[Finding]:
         yield Finding((*path, "maxUnavailable"), "may not be 0 when maxSurge is 0")
     if isinstance(rolling.max_unavailable, str) and int(rolling.max_unavailable.rstrip("%")) > 100:
         yield Finding((*path, "maxUnavailable"), f"wanted at most 100%, found {rolling.max_unavailable}")
+
+
+def validate_job(job: Job) -> Iterator[Finding]:
+    """What speaks against a Job."""
+    template = job.spec.template
+    yield from validate_template_metadata(template.metadata, ("spec", "template", "metadata"))
+    yield from validate_pod_spec(template.spec, ("spec", "template", "spec"))
+    if template.spec.restart_policy == "Always":
+        yield Finding(("spec", "template", "spec", "restartPolicy"), "wanted OnFailure or Never in a Job, found Always (the default)")
+    if job.spec.completion_mode == "Indexed" and job.spec.completions is None:
+        yield Finding(("spec", "completions"), "required when completion mode is Indexed")
+    if job.spec.selector is not None and not job.spec.manual_selector:
+        yield Finding(("spec", "selector"), "is made by the Job itself; leave it out")

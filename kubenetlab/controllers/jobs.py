@@ -1,0 +1,166 @@
+"""job controller: pods until enough of them have ended well, or too many have failed.
+
+After a failure the next pod waits 10, 20, 40 … 360 seconds. What has ended stays, to be looked at, until the Job is deleted.
+Source: k8s.io/kubernetes pkg/controller/job/{job_controller.go,indexed_job_utils.go,backoff_utils.go}.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from msgspec import Struct, structs
+
+from kubenetlab.api.batch import COMPLETION_INDEX, CONTROLLER_UID_LABELS, JOB_NAME_LABELS, Job, JobStatus
+from kubenetlab.api.meta import Condition, seconds, timestamp
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Change, Cluster, Kind, deletion
+from kubenetlab.controllers.children import created, deleted, new_pod
+from kubenetlab.controllers.events import event
+from kubenetlab.controllers.naming import child_name
+from kubenetlab.controllers.serials import Serials
+from kubenetlab.controllers.wake import Wake
+
+SOURCE = "job-controller"
+
+WATCHES: Final[tuple[Kind, ...]] = (Job, Pod)
+
+FIRST_BACK_OFF_S = 10
+LONGEST_BACK_OFF_S = 360
+
+
+class _Pods(Struct, frozen=True):
+    """A Job's pods, by how they are."""
+
+    active: tuple[Pod, ...]
+    succeeded: tuple[Pod, ...]
+    failed: tuple[Pod, ...]
+
+    @property
+    def failures(self) -> int:
+        """Pods that failed, and restarts of containers in those that go on."""
+        return len(self.failed) + sum(status.restart_count for pod in self.active for status in pod.status.container_statuses)
+
+
+def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
+    serials = Serials(cluster)
+    for job in cluster.all(Job):
+        owned = cluster.owned_by(Pod, job)
+        pods = _Pods(
+            tuple(pod for pod in owned if not pod.is_finished and not pod.is_terminating),
+            tuple(pod for pod in owned if pod.status.phase == "Succeeded"),
+            tuple(pod for pod in owned if pod.status.phase == "Failed"),
+        )
+        if job.outcome:
+            yield from _after_the_end(job, now)
+            continue
+        ended = _ended(job, pods, now)
+        if ended is not None:
+            for pod in pods.active:
+                yield from deleted(cluster, job, pod, SOURCE, now)
+            yield event(cluster, job, "Normal" if ended.type == "Complete" else "Warning", *_told(ended), SOURCE, now)
+        else:
+            yield from _next(cluster, job, pods, serials, now)
+        status = _status(job, pods, ended, now)
+        if status != job.status:
+            yield structs.replace(job, status=status)
+    yield from serials.changes()
+
+
+def _ended(job: Job, pods: _Pods, now: float) -> Condition | None:
+    """The condition with which the Job ends now; None while it goes on."""
+    stamp = timestamp(now)
+    if pods.failures > job.spec.backoff_limit:
+        return Condition("Failed", "True", "BackoffLimitExceeded", "Job has reached the specified backoff limit", stamp)
+    deadline, begun = job.spec.active_deadline_seconds, job.status.start_time
+    if deadline is not None and begun is not None and now >= seconds(begun) + deadline:
+        return Condition("Failed", "True", "DeadlineExceeded", "Job was active longer than specified deadline", stamp)
+    wanted = job.spec.goal
+    is_complete = bool(pods.succeeded) and not pods.active if wanted is None else len(_done(job, pods.succeeded)) >= wanted
+    return Condition("Complete", "True", "CompletionsReached", "Reached expected number of succeeded pods", stamp) if is_complete else None
+
+
+def _next(cluster: Cluster, job: Job, pods: _Pods, serials: Serials, now: float) -> Iterator[Change | Wake]:
+    """Pods that are missing, and those that are too many."""
+    if job.spec.active_deadline_seconds is not None:
+        yield Wake(seconds(job.status.start_time or timestamp(now)) + job.spec.active_deadline_seconds)
+    wanted = 0 if job.spec.suspend else _wanted(job, pods)
+    for pod in pods.active[wanted:]:
+        yield from deleted(cluster, job, pod, SOURCE, now)
+    missing = wanted - len(pods.active)
+    if missing <= 0:
+        return
+    not_before = _back_off_until(pods.failed)
+    if now < not_before:
+        yield Wake(not_before)
+        return
+    taken = {pod.name for pod in cluster.owned_by(Pod, job)}
+    for index in _free_indexes(job, pods)[:missing] if job.spec.completion_mode == "Indexed" else [None] * missing:
+        base = job.name if index is None else f"{job.name}-{index}"
+        name, serials[job] = child_name(base, serials[job], taken, job.namespace)
+        taken.add(name)
+        yield from created(cluster, job, _pod(job, name, index, serials, now), SOURCE, now)
+
+
+def _wanted(job: Job, pods: _Pods) -> int:
+    """How many pods should run now."""
+    if job.spec.goal is None:
+        return len(pods.active) if pods.succeeded else job.spec.at_a_time
+    return min(job.spec.at_a_time, job.spec.goal - len(_done(job, pods.succeeded)))
+
+
+def _done(job: Job, succeeded: Sequence[Pod]) -> list[str]:
+    """What counts as done: each pod, or in an indexed Job each index once."""
+    if job.spec.completion_mode == "NonIndexed":
+        return [pod.name for pod in succeeded]
+    return sorted({pod.labels.get(COMPLETION_INDEX, "") for pod in succeeded}, key=int)
+
+
+def _free_indexes(job: Job, pods: _Pods) -> list[int]:
+    busy = {pod.labels.get(COMPLETION_INDEX) for pod in (*pods.active, *pods.succeeded)}
+    return [index for index in range(job.spec.completions or 0) if str(index) not in busy]
+
+
+def _back_off_until(failed: Sequence[Pod]) -> float:
+    ends = [
+        seconds(status.state.terminated.finished_at)
+        for pod in failed
+        for status in pod.status.container_statuses
+        if status.state.terminated is not None and status.state.terminated.finished_at
+    ]
+    return max(ends) + min(FIRST_BACK_OFF_S * 2 ** min(len(failed) - 1, 10), LONGEST_BACK_OFF_S) if ends else 0.0
+
+
+def _pod(job: Job, name: str, index: int | None, serials: Serials, now: float) -> Pod:
+    labels = {**dict.fromkeys(JOB_NAME_LABELS, job.name), **dict.fromkeys(CONTROLLER_UID_LABELS, job.uid)}
+    uid = serials.child_uid("Pod", job, name)
+    if index is None:
+        return new_pod(job, job.spec.template, name, uid, now, labels)
+    pod = new_pod(job, job.spec.template, name, uid, now, {**labels, COMPLETION_INDEX: str(index)}, hostname=f"{job.name}-{index}")
+    annotations = {**pod.metadata.annotations, COMPLETION_INDEX: str(index)}
+    return structs.replace(pod, metadata=structs.replace(pod.metadata, annotations=annotations))
+
+
+def _after_the_end(job: Job, now: float) -> Iterator[Change | Wake]:
+    """A Job with a time to live is deleted when that is over."""
+    lives = job.spec.ttl_seconds_after_finished
+    ended = next((c.last_transition_time for c in job.status.conditions if c.type == job.outcome), None)
+    if lives is not None and ended is not None:
+        yield deletion(job) if now >= seconds(ended) + lives else Wake(seconds(ended) + lives)
+
+
+def _told(ended: Condition) -> tuple[str, str]:
+    """(reason, message) of the event."""
+    return ("Completed", "Job completed") if ended.type == "Complete" else (ended.reason, ended.message)
+
+
+def _status(job: Job, pods: _Pods, ended: Condition | None, now: float) -> JobStatus:
+    done = _done(job, pods.succeeded)
+    return JobStatus(
+        active=0 if ended else len(pods.active),
+        ready=0 if ended else sum(pod.is_ready for pod in pods.active),
+        succeeded=len(done),
+        failed=len(pods.failed),
+        start_time=job.status.start_time or (None if job.spec.suspend else timestamp(now)),
+        completion_time=timestamp(now) if ended and ended.type == "Complete" else None,
+        completed_indexes=",".join(done) if job.spec.completion_mode == "Indexed" else "",
+        conditions=(ended,) if ended else (),
+    )
