@@ -5,9 +5,9 @@ Source: k8s.io/api apps/v1/types.go (1.33).
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
-from kubenetlab.api.meta import Condition, LabelSelector, ObjectMeta, Record, Resource, Unmodelled
+from kubenetlab.api.meta import Condition, Labels, LabelSelector, ObjectMeta, Record, Resource, Unmodelled
 from kubenetlab.api.pods import PodTemplateSpec
 
 MAX_REPLICAS = 20_000
@@ -52,6 +52,32 @@ class ReplicaSet(Resource, frozen=True):
 
     metadata: ObjectMeta
     spec: ReplicaSetSpec
+    status: ReplicaSetStatus = ReplicaSetStatus()
+
+
+class ReplicationControllerSpec(Record, kw_only=True, frozen=True):
+    """As a ReplicaSet's, with a selector of equal labels; without one it is the template's."""
+
+    replicas: Replicas = 1
+    selector_labels: Labels = field(default={}, name="selector")
+    template: PodTemplateSpec
+    min_ready_seconds: Unmodelled = None
+
+    @property
+    def selector(self) -> LabelSelector:
+        return LabelSelector(self.selector_labels or self.template.metadata.labels)
+
+
+class ReplicationController(Resource, frozen=True):
+    """What ReplicaSets were before there were Deployments; of the core group."""
+
+    api_version = "v1"
+    kind = "ReplicationController"
+    plural = "replicationcontrollers"
+    short_names = ("rc",)
+
+    metadata: ObjectMeta
+    spec: ReplicationControllerSpec
     status: ReplicaSetStatus = ReplicaSetStatus()
 
 
@@ -230,6 +256,6 @@ class DaemonSet(Resource, frozen=True):
     status: DaemonSetStatus = DaemonSetStatus()
 
 
-Workload = Deployment | ReplicaSet | StatefulSet | DaemonSet
-Scalable = Deployment | ReplicaSet | StatefulSet
+Workload = Deployment | ReplicaSet | ReplicationController | StatefulSet | DaemonSet
+Scalable = Deployment | ReplicaSet | ReplicationController | StatefulSet
 """Those that have a number of replicas."""

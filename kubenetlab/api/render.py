@@ -38,6 +38,7 @@ _SHOWN: Final[Mapping[str, Mapping[str, Any]]] = {
     "DaemonSet": {"status": {}, "status.desiredNumberScheduled": 0, "status.numberReady": 0},
     "Job": {"spec.backoffLimit": 6, "status": {}},
     "StatefulSet": {"spec.replicas": 1, "status": {}, "status.replicas": 0},
+    "ReplicationController": {"spec.replicas": 1, "status": {}, "status.replicas": 0},
     "ReplicaSet": {"spec.replicas": 1, "status": {}, "status.replicas": 0},
     "Service": {
         "spec.type": "ClusterIP",

@@ -219,6 +219,13 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("READY", lambda item: str(_status(item, "readyReplicas", 0)), False),
         ("AGE", _age, False),
     ),
+    "ReplicationController": (
+        ("NAME", _name, False),
+        ("DESIRED", lambda item: str(_spec(item, "replicas", 1)), False),
+        ("CURRENT", lambda item: str(_status(item, "replicas", 0)), False),
+        ("READY", lambda item: str(_status(item, "readyReplicas", 0)), False),
+        ("AGE", _age, False),
+    ),
     "StatefulSet": (
         ("NAME", _name, False),
         ("READY", lambda item: f"{_status(item, 'readyReplicas', 0)}/{_spec(item, 'replicas', 1)}", False),

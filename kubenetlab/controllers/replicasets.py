@@ -1,14 +1,14 @@
-"""replicaset controller: as many pods as asked for, each made from the template.
+"""replicaset controller, and replicationcontroller's: as many pods as asked for, each made from the template.
 
 Source: k8s.io/kubernetes pkg/controller/replicaset, pkg/controller/controller_utils.go (ActivePods ranking).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from msgspec import structs
 
-from kubenetlab.api.apps import ReplicaSet, ReplicaSetStatus
+from kubenetlab.api.apps import ReplicaSet, ReplicaSetStatus, ReplicationController
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.admission import make_uid
@@ -18,12 +18,15 @@ from kubenetlab.controllers.serials import Serials
 
 SOURCE = "replicaset-controller"
 
-WATCHES: Final[tuple[Kind, ...]] = (ReplicaSet, Pod)
+WATCHES: Final[tuple[Kind, ...]] = (ReplicaSet, ReplicationController, Pod)
+
+Replicated = ReplicaSet | ReplicationController
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     serials = Serials(cluster)
-    for replica_set in cluster.all(ReplicaSet):
+    sets: Iterable[Replicated] = (*cluster.all(ReplicaSet), *cluster.all(ReplicationController))
+    for replica_set in sets:
         strays = orphans(cluster, replica_set, replica_set.spec.selector)
         yield from (adopted(pod, replica_set) for pod in strays)
         owned = [*(pod for pod in cluster.owned_by(Pod, replica_set) if not pod.is_finished), *strays]
@@ -55,7 +58,7 @@ def _ranked_for_removal(pods: Sequence[Pod]) -> list[Pod]:
     )
 
 
-def _status(replica_set: ReplicaSet, active: Sequence[Pod]) -> ReplicaSetStatus:
+def _status(replica_set: Replicated, active: Sequence[Pod]) -> ReplicaSetStatus:
     ready = sum(pod.is_ready for pod in active)
     return ReplicaSetStatus(
         replicas=len(active),

@@ -320,3 +320,14 @@ def test_a_jobs_template_cannot_change() -> None:
     """What runs has been decided."""
     with pytest.raises(ManifestError, match="template: field is immutable"):
         applied(store(job()), job().replace("db:5432", "db:5433"))
+
+
+def test_a_replication_controller_keeps_its_pods() -> None:
+    """As a ReplicaSet does; its selector is the template's labels where it has none."""
+    text = "apiVersion: v1\nkind: ReplicationController\nmetadata: {name: old}\nspec:\n  replicas: 2\n  template:\n    metadata: {labels: {app: old}}\n    spec: {containers: [{name: main, image: nginx}]}\n"
+    cluster = store(text)
+    assert len(of(cluster, "old")) == 2
+    assert of(cluster, "old")[0].metadata.owner_references[0].kind == "ReplicationController"
+    assert len(of(applied(cluster, text.replace("replicas: 2", "replicas: 1")), "old")) == 1
+    wrong = text.replace("replicas: 2", "replicas: 2\n  selector: {app: other}")
+    assert any("does not match template" in problem.message for problem in problems_of(wrong))

@@ -7,7 +7,7 @@ other objects is checked at admission. Source: k8s.io/kubernetes pkg/apis/core/v
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from kubenetlab.api.apps import DaemonSet, Deployment, ReplicaSet, StatefulSet
+from kubenetlab.api.apps import DaemonSet, Deployment, ReplicaSet, ReplicationController, StatefulSet
 from kubenetlab.api.batch import Job
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Service
@@ -29,6 +29,7 @@ _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     EndpointSlice: validate_endpoint_slice,
     Deployment: validate_workload,
     ReplicaSet: validate_workload,
+    ReplicationController: validate_workload,
     StatefulSet: validate_workload,
     DaemonSet: validate_workload,
     Job: validate_job,
