@@ -85,3 +85,32 @@ class EndpointSlice(Resource, frozen=True):
     def service_name(self) -> str:
         """The Service this slice belongs to, in its own namespace; empty when it belongs to none."""
         return self.metadata.labels.get(SERVICE_NAME_LABEL, "")
+
+
+class EndpointAddress(Record, frozen=True):
+    """One address of an old-style Endpoints object."""
+
+    ip: str
+    hostname: str = ""
+    node_name: str | None = None
+    target_ref: ObjectReference | None = None
+
+
+class EndpointSubset(Record, frozen=True):
+    """Addresses that all have the same ports."""
+
+    addresses: tuple[EndpointAddress, ...] = ()
+    not_ready_addresses: tuple[EndpointAddress, ...] = ()
+    ports: tuple[EndpointPort, ...] = ()
+
+
+class Endpoints(Resource, frozen=True):
+    """What EndpointSlices were before: all endpoints of the Service of the same name, in one object."""
+
+    api_version = "v1"
+    kind = "Endpoints"
+    plural = "endpoints"
+    short_names = ("ep",)
+
+    metadata: ObjectMeta
+    subsets: tuple[EndpointSubset, ...] = ()

@@ -134,6 +134,16 @@ def _endpoints(document: Document) -> str:
     return ",".join(addresses[:3]) + (f" + {len(addresses) - 3} more..." if len(addresses) > 3 else "") or "<unset>"
 
 
+def _old_endpoints(document: Document) -> str:
+    found = [
+        f"{address['ip']}:{port['port']}"
+        for subset in document.get("subsets", ())
+        for port in subset.get("ports", ())
+        for address in subset.get("addresses", ())
+    ]
+    return ",".join(found[:3]) + (f" + {len(found) - 3} more..." if len(found) > 3 else "") or "<none>"
+
+
 def _containers(document: Document, field: str) -> str:
     return ",".join(container.get(field, "") for container in document["spec"]["template"]["spec"]["containers"])
 
@@ -260,6 +270,11 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("ADDRESSTYPE", lambda item: item["addressType"], False),
         ("PORTS", lambda item: ",".join(str(port.get("port", "*")) for port in item.get("ports", ())) or "<unset>", False),
         ("ENDPOINTS", _endpoints, False),
+        ("AGE", _age, False),
+    ),
+    "Endpoints": (
+        ("NAME", _name, False),
+        ("ENDPOINTS", _old_endpoints, False),
         ("AGE", _age, False),
     ),
     "Namespace": (

@@ -15,6 +15,7 @@ from kubenetlab.controllers import (
     addons,
     daemonsets,
     deployments,
+    endpoints,
     endpointslices,
     garbage,
     ipam,
@@ -44,7 +45,7 @@ class Controller(Protocol):
 
 
 CONTROLLERS: Final[tuple[Any, ...]] = (
-    namespaces, addons, nodes, deployments, replicasets, statefulsets, daemonsets, jobs, scheduler, ipam, kubelet, endpointslices, garbage,
+    namespaces, addons, nodes, deployments, replicasets, statefulsets, daemonsets, jobs, scheduler, ipam, kubelet, endpointslices, endpoints, garbage,
 )  # fmt: skip
 """In the order of a pod's life. Each is a Controller."""
 

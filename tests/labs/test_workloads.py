@@ -104,3 +104,38 @@ def test_jobs_run_to_their_end(running: Lab) -> None:
     assert "REFUSED" in running.run("logs", next(pod["name"] for pod in pods if pod["phase"] == "Failed")).out
     running.run("delete", "job", "ask", "lost")
     wait_for(lambda: not [pod for pod in running.seen["pods"] if pod["name"].startswith(("ask-", "lost-"))], "their pods to go")
+
+
+OUTSIDE = """\
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+nodes: [{role: control-plane}, {role: worker}]
+external: [{name: api.example.com, address: 198.51.100.20, ports: [8443]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outside}
+spec: {ports: [{name: https, port: 443}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: outside}
+subsets: [{addresses: [{ip: 198.51.100.20}], ports: [{name: https, port: 8443}]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec: {containers: [{name: main, image: agnhost, args: [netexec]}]}
+"""
+
+
+def test_a_service_can_lead_outside(lab: Lab) -> None:
+    """By hand-made Endpoints: a server in the internet answers, and sees the node, for it would not find the pod."""
+    lab.up(OUTSIDE)
+    client = lab.pod("client")
+    (answer,) = lab.ask(client, ("TCP", lab.service("outside")["cluster_ips"][0], 443))
+    assert (answer.who, answer.source[0]) == ("api.example.com", client["addresses"][0])
+    assert answer.seen[0] == lab.place("nodes", "worker")["addresses"][0]
+    assert "198.51.100.20:8443" in lab.run("get", "ep").out
+    lab.run("delete", "endpoints", "outside")
+    wait_for(lambda: lab.ask(client, ("TCP", lab.service("outside")["cluster_ips"][0], 443))[0].error == "refused", "a refusal")

@@ -10,7 +10,7 @@ from msgspec import structs
 from kubenetlab import controllers
 from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.core import Event, Namespace, Node, Service
-from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.lab import Attachment, ContainerReport, Observed, ProbeReport
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.render import render
@@ -19,7 +19,7 @@ from kubenetlab.controllers.kubelet import back_off_s
 from kubenetlab.controllers.naming import ALPHABET
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import ManifestError
-from tests.clusters import NOW, ONE_NODE, applied, deployment, observed, pod_named, report, running, service, settled, store
+from tests.clusters import NOW, ONE_NODE, applied, deployment, observed, pod_named, problems_of, report, running, service, settled, store
 
 NO_CNI = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: none}\n---\n"
 
@@ -451,3 +451,67 @@ def test_a_namespace_that_goes_takes_in_nothing_new() -> None:
     assert pod_named(going, "a", "going").is_terminating
     with pytest.raises(ManifestError, match="unable to create new content in namespace going because it is being terminated"):
         applied(going, inside.replace("name: a,", "name: b,"))
+
+
+# --- old-style Endpoints ---
+
+OUTSIDE = "apiVersion: v1\nkind: Service\nmetadata: {name: outside}\nspec: {ports: [{name: https, port: 443}]}\n---\n"
+ADDRESSES = """\
+apiVersion: v1
+kind: Endpoints
+metadata: {name: outside}
+subsets:
+- addresses: [{ip: 198.51.100.20}, {ip: 198.51.100.21}]
+  notReadyAddresses: [{ip: 198.51.100.22}]
+  ports: [{name: https, port: 8443}]
+---
+"""
+
+
+def test_endpoints_tell_what_the_slices_tell() -> None:
+    """Ready and not ready, with the resolved port; they go with their Service."""
+    cluster = running(store(deployment(replicas=2) + service()))
+    found = cluster.get(Endpoints, "default", "web")
+    assert found is not None
+    (subset,) = found.subsets
+    assert [address.ip for address in subset.addresses] == [pod.addresses[0] for pod in web_pods(cluster)]
+    assert [port.port for port in subset.ports] == [8080]
+    sick = settled(cluster.with_changes([observed(web_pods(cluster)[0], ready=False)]))
+    (subset,) = sick.get(Endpoints, "default", "web").subsets  # type: ignore[union-attr]
+    assert (len(subset.addresses), len(subset.not_ready_addresses)) == (1, 1)
+    gone = settled(cluster.with_changes(terminated(next(s for s in cluster.all(Service) if s.name == "web"), NOW)))
+    assert gone.get(Endpoints, "default", "web") is None
+
+
+def test_hand_made_endpoints_become_slices() -> None:
+    """For a Service without a selector; they follow a change, and go with either."""
+    cluster = store(OUTSIDE + ADDRESSES)
+    (piece,) = slices(cluster, "outside")
+    assert piece.labels["endpointslice.kubernetes.io/managed-by"] == "endpointslicemirroring-controller.k8s.io"
+    assert [(endpoint.addresses[0], endpoint.conditions.is_ready) for endpoint in piece.endpoints] == [
+        ("198.51.100.20", True),
+        ("198.51.100.21", True),
+        ("198.51.100.22", False),
+    ]
+    changed = applied(cluster, ADDRESSES.replace("{ip: 198.51.100.20}, ", ""))
+    assert len(slices(changed, "outside")[0].endpoints) == 2
+    endpoints = cluster.get(Endpoints, "default", "outside")
+    assert endpoints is not None
+    assert not slices(settled(cluster.with_changes(terminated(endpoints, NOW))), "outside")
+    skipped = store(
+        OUTSIDE + ADDRESSES.replace("{name: outside}", "{name: outside, labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}}")
+    )
+    assert not slices(skipped, "outside")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("198.51.100.20", "127.0.0.1"), "may not be a loopback"),
+        (("198.51.100.20", "www"), "wanted an IP address"),
+        (("name: https, port: 8443", "name: A_b, port: 8443"), "wanted a DNS label"),
+    ],
+)
+def test_endpoints_that_cannot_be_are_refused(change: tuple[str, str], said: str) -> None:
+    """As the API server does."""
+    assert any(said in problem.message for problem in problems_of(ADDRESSES.replace(*change)))

@@ -12,13 +12,13 @@ from kubenetlab.api.batch import Job
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.decode import Finding
-from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.validate.config import validate_config
 from kubenetlab.api.validate.metadata import validate_metadata, validate_namespace
 from kubenetlab.api.validate.pods import validate_pod
-from kubenetlab.api.validate.services import validate_endpoint_slice, validate_service
+from kubenetlab.api.validate.services import validate_endpoint_slice, validate_endpoints, validate_service
 from kubenetlab.api.validate.workloads import validate_job, validate_workload
 
 _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
@@ -27,6 +27,7 @@ _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     Pod: validate_pod,
     Service: validate_service,
     EndpointSlice: validate_endpoint_slice,
+    Endpoints: validate_endpoints,
     Deployment: validate_workload,
     ReplicaSet: validate_workload,
     ReplicationController: validate_workload,

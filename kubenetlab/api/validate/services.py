@@ -1,11 +1,11 @@
 """Service and EndpointSlice."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
 from kubenetlab.api.core import Service, ServiceSpec, SessionAffinityConfig
 from kubenetlab.api.decode import Finding, found
-from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.discovery import EndpointPort, Endpoints, EndpointSlice
 from kubenetlab.api.documents import Path
 from kubenetlab.api.validate.metadata import port_name_fault, subdomain_fault, validate_labels
 from kubenetlab.api.validate.pods import is_address
@@ -111,17 +111,42 @@ def validate_endpoint_slice(piece: EndpointSlice) -> Iterator[Finding]:
                     yield Finding((*here, "addresses", number), fault)
             elif not is_address(address) or ip_address(address).version != version:
                 yield Finding((*here, "addresses", number), f"wanted an {piece.address_type} address, found {found(address)}")
-            elif (ip := ip_address(address)).is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast:
-                yield Finding(
-                    (*here, "addresses", number), f"may not be a loopback, link-local, multicast or unspecified address, found {address}"
-                )
+            elif fault := _unusable(address):
+                yield Finding((*here, "addresses", number), fault)
         if endpoint.node_name and (fault := subdomain_fault(endpoint.node_name)):
             yield Finding((*here, "nodeName"), fault)
         if endpoint.hostname and (fault := label_fault(endpoint.hostname)):
             yield Finding((*here, "hostname"), fault)
-    names = [port.name for port in piece.ports]
-    for index, port in enumerate(piece.ports):
+    yield from _validate_endpoint_ports(piece.ports, ())
+
+
+def validate_endpoints(endpoints: Endpoints) -> Iterator[Finding]:
+    """What speaks against an Endpoints object."""
+    for index, subset in enumerate(endpoints.subsets):
+        here: Path = ("subsets", index)
+        if not subset.addresses and not subset.not_ready_addresses:
+            yield Finding(here, "required: addresses or notReadyAddresses")
+        for field, addresses in (("addresses", subset.addresses), ("notReadyAddresses", subset.not_ready_addresses)):
+            for number, address in enumerate(addresses):
+                place = (*here, field, number, "ip")
+                if not is_address(address.ip):
+                    yield Finding(place, f"wanted an IP address, found {found(address.ip)}")
+                elif fault := _unusable(address.ip):
+                    yield Finding(place, fault)
+        yield from _validate_endpoint_ports(subset.ports, here)
+
+
+def _unusable(address: str) -> str | None:
+    ip = ip_address(address)
+    if ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast:
+        return f"may not be a loopback, link-local, multicast or unspecified address, found {address}"
+    return None
+
+
+def _validate_endpoint_ports(ports: Sequence[EndpointPort], path: Path) -> Iterator[Finding]:
+    names = [port.name for port in ports]
+    for index, port in enumerate(ports):
         if port.name and (fault := label_fault(port.name)):
-            yield Finding(("ports", index, "name"), fault)
+            yield Finding((*path, "ports", index, "name"), fault)
         if port.name in names[:index]:
-            yield Finding(("ports", index, "name"), f"{found(port.name)} names two ports")
+            yield Finding((*path, "ports", index, "name"), f"{found(port.name)} names two ports")
