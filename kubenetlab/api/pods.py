@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from kubenetlab.api.meta import Condition, ObjectMeta, Record, Resource, Unmodelled
+from kubenetlab.api.scheduling import Affinity, TopologySpreadConstraint
 
 Protocol = Literal["TCP", "UDP", "SCTP"]
 Port = Annotated[int, Meta(ge=1, le=65535, title="a port number")]
@@ -168,6 +169,8 @@ class PodSpec(Record, frozen=True):
     init_containers: tuple[Container, ...] = ()
     node_name: str = ""
     node_selector: dict[str, str] = {}
+    affinity: Affinity = Affinity()
+    topology_spread_constraints: tuple[TopologySpreadConstraint, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
     host_network: bool = False
     hostname: str = ""
@@ -181,7 +184,6 @@ class PodSpec(Record, frozen=True):
     termination_grace_period_seconds: NotNegative = 30
 
     active_deadline_seconds: Unmodelled = None
-    affinity: Unmodelled = None
     automount_service_account_token: Unmodelled = None
     enable_service_links: Unmodelled = None
     ephemeral_containers: Unmodelled = None
@@ -204,8 +206,15 @@ class PodSpec(Record, frozen=True):
     service_account: Unmodelled = None
     service_account_name: Unmodelled = None
     share_process_namespace: Unmodelled = None
-    topology_spread_constraints: Unmodelled = None
     volumes: Unmodelled = None
+
+    @property
+    def host_ports(self) -> tuple[tuple[str, str, int], ...]:
+        """(address of the node or nothing for all, protocol, port) of what the pod takes of its node; with hostNetwork every port."""
+        ports = [port for container in self.long_running_containers for port in container.ports]
+        if self.host_network:
+            return tuple((port.host_ip, port.protocol, port.container_port) for port in ports)
+        return tuple((port.host_ip, port.protocol, port.host_port) for port in ports if port.host_port)
 
     @property
     def long_running_containers(self) -> tuple[Container, ...]:

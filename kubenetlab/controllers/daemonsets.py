@@ -11,13 +11,12 @@ from msgspec import structs
 
 from kubenetlab.api.apps import CONTROLLER_REVISION_LABEL, DaemonSet, DaemonSetStatus
 from kubenetlab.api.core import Node
-from kubenetlab.api.meta import matches_labels
 from kubenetlab.api.pods import Pod, PodSpec, Toleration
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers import rollout
 from kubenetlab.controllers.children import created, deleted, new_pod
+from kubenetlab.controllers.fitting import matches_node, tolerates
 from kubenetlab.controllers.naming import child_name, template_hash
-from kubenetlab.controllers.scheduler import tolerates
 from kubenetlab.controllers.serials import Serials
 
 SOURCE = "daemonset-controller"
@@ -80,7 +79,7 @@ def _update(
 
 def _fits(daemon_set: DaemonSet, node: Node, tolerations: Sequence[Toleration]) -> bool:
     spec = daemon_set.spec.template.spec
-    if spec.node_name not in ("", node.name) or not matches_labels(spec.node_selector, node.labels):
+    if spec.node_name not in ("", node.name) or not matches_node(spec, node):
         return False
     return all(taint.effect == "PreferNoSchedule" or tolerates(tolerations, taint) for taint in node.spec.taints)
 

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.pods import Container, Pod, PodSpec, Probe
-from kubenetlab.api.validate.metadata import port_name_fault, subdomain_fault, validate_labels
+from kubenetlab.api.validate.metadata import port_name_fault, subdomain_fault, validate_labels, validate_selector
 from kubenetlab.names import label_fault
 
 _HANDLERS = ("httpGet", "tcpSocket", "grpc", "exec")
@@ -49,6 +49,7 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
             yield Finding((*here, "value"), "not allowed with operator Exists")
         if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
             yield Finding((*here, "effect"), f"wanted NoExecute where tolerationSeconds is set, found {found(toleration.effect)}")
+    yield from _validate_affinity(spec, path)
     yield from _validate_dns(spec, path)
     for index, alias in enumerate(spec.host_aliases):
         if not is_address(alias.ip):
@@ -112,6 +113,34 @@ def _validate_probe(field: str, probe: Probe, path: Path) -> Iterator[Finding]:
     for handler, action in (("httpGet", probe.http_get), ("tcpSocket", probe.tcp_socket)):
         if action is not None and isinstance(action.port, str) and (fault := port_name_fault(action.port)):
             yield Finding((*path, handler, "port"), fault)
+
+
+def _validate_affinity(spec: PodSpec, path: Path) -> Iterator[Finding]:
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    affinity = spec.affinity
+    nodes = affinity.node_affinity.required_during_scheduling_ignored_during_execution
+    here = (*path, "affinity", "nodeAffinity", required, "nodeSelectorTerms")
+    if nodes is not None and not nodes.node_selector_terms:
+        yield Finding(here, "required: at least one term")
+    for index, term in enumerate(nodes.node_selector_terms if nodes is not None else ()):
+        for number, part in enumerate(term.match_expressions):
+            place = (*here, index, "matchExpressions", number, "values")
+            if part.operator in ("In", "NotIn") and not part.values:
+                yield Finding(place, f"required with operator {part.operator}")
+            if part.operator in ("Exists", "DoesNotExist") and part.values:
+                yield Finding(place, f"not allowed with operator {part.operator}")
+            if part.operator in ("Gt", "Lt") and (len(part.values) != 1 or not part.values[0].lstrip("-").isdigit()):
+                yield Finding(place, f"wanted one whole number with operator {part.operator}")
+    for field, terms in (
+        ("podAffinity", affinity.pod_affinity.required_during_scheduling_ignored_during_execution),
+        ("podAntiAffinity", affinity.pod_anti_affinity.required_during_scheduling_ignored_during_execution),
+    ):
+        for index, pod_term in enumerate(terms):
+            if pod_term.label_selector is not None:
+                yield from validate_selector(pod_term.label_selector, (*path, "affinity", field, required, index, "labelSelector"))
+    for index, constraint in enumerate(spec.topology_spread_constraints):
+        if constraint.min_domains is not None and constraint.when_unsatisfiable != "DoNotSchedule":
+            yield Finding((*path, "topologySpreadConstraints", index, "minDomains"), "only with whenUnsatisfiable DoNotSchedule")
 
 
 def _validate_dns(spec: PodSpec, path: Path) -> Iterator[Finding]:

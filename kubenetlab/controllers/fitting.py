@@ -1,0 +1,176 @@
+"""Which nodes a pod fits on: the scheduler's filters, in their order and with their words.
+
+Source: k8s.io/kubernetes pkg/scheduler/framework/plugins {nodeunschedulable,tainttoleration,nodeaffinity,nodeports,podtopologyspread,
+interpodaffinity} (1.33).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from kubenetlab.api.core import Namespace, Node, Taint
+from kubenetlab.api.meta import matches_labels
+from kubenetlab.api.pods import Pod, PodSpec, Toleration
+from kubenetlab.api.scheduling import PodAffinityTerm, TopologySpreadConstraint
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.nodes import NOT_READY_TAINT
+
+_ALL_ADDRESSES = ("", "0.0.0.0", "::")
+
+
+class Placed:
+    """The nodes, and who is on each; grows as pods are bound."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.nodes: Sequence[Node] = cluster.all(Node)
+        self.pods: dict[str, list[Pod]] = {
+            node.name: [pod for pod in cluster.pods_on(node.name) if not pod.is_finished] for node in self.nodes
+        }
+        self._namespaces = {namespace.name: namespace.labels for namespace in cluster.all(Namespace)}
+        self.has_repulsion = any(_anti_affinity(pod) for pods in self.pods.values() for pod in pods)
+        """True when some pod keeps others away."""
+
+    def add(self, pod: Pod, node: str) -> None:
+        self.pods[node].append(pod)
+        self.has_repulsion |= bool(_anti_affinity(pod))
+
+    def is_meant(self, term: PodAffinityTerm, owner: Pod, other: Pod) -> bool:
+        """True when the term of `owner` is about `other`."""
+        if term.label_selector is None or not term.label_selector.matches(other.labels):
+            return False
+        if other.namespace in term.namespaces:
+            return True
+        if term.namespace_selector is not None:
+            return term.namespace_selector.matches(self._namespaces.get(other.namespace, {}))
+        return not term.namespaces and other.namespace == owner.namespace
+
+    def in_domain(self, node: Node, key: str) -> Iterator[Pod]:
+        """The pods on all nodes that have the node's value of a label."""
+        value = node.labels.get(key)
+        for other in self.nodes:
+            if value is not None and other.labels.get(key) == value:
+                yield from self.pods[other.name]
+
+
+def misfit(pod: Pod, node: Node, placed: Placed) -> str | None:
+    """Why the pod cannot run on the node, in the scheduler's words; None when it can."""
+    return next((reason for filter_ in FILTERS if (reason := filter_(pod, node, placed)) is not None), None)
+
+
+def tolerates(tolerations: Sequence[Toleration], taint: Taint) -> bool:
+    """True when one of the tolerations covers the taint."""
+    return any(
+        (not toleration.key or toleration.key == taint.key)
+        and (not toleration.effect or toleration.effect == taint.effect)
+        and (toleration.operator == "Exists" or toleration.value == taint.value)
+        for toleration in tolerations
+    )
+
+
+def matches_node(spec: PodSpec, node: Node) -> bool:
+    """True when node selector and required node affinity allow the node."""
+    required = spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution
+    if not matches_labels(spec.node_selector, node.labels):
+        return False
+    return required is None or any(term.matches(node.name, node.labels) for term in required.node_selector_terms)
+
+
+def _unschedulable(pod: Pod, node: Node, placed: Placed) -> str | None:
+    return "node(s) were unschedulable" if node.spec.unschedulable else None
+
+
+def _taints(pod: Pod, node: Node, placed: Placed) -> str | None:
+    for taint in node.spec.taints:
+        if taint.effect == "PreferNoSchedule" or tolerates(pod.spec.tolerations, taint):
+            continue
+        if taint.key == NOT_READY_TAINT and pod.spec.host_network:
+            continue  # what needs no pod network, kube-proxy and the CNI agents themselves, runs before there is one
+        return f"node(s) had untolerated taint {taint}"
+    return None
+
+
+def _node_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
+    return None if matches_node(pod.spec, node) else "node(s) didn't match Pod's node affinity/selector"
+
+
+def _ports(pod: Pod, node: Node, placed: Placed) -> str | None:
+    wanted = pod.spec.host_ports
+    if not wanted:
+        return None
+    taken = [port for other in placed.pods[node.name] for port in other.spec.host_ports]
+    is_free = not any(_is_same_port(one, other) for one in wanted for other in taken)
+    return None if is_free else "node(s) didn't have free ports for the requested pod ports"
+
+
+def _is_same_port(one: tuple[str, str, int], other: tuple[str, str, int]) -> bool:
+    is_same_address = one[0] == other[0] or one[0] in _ALL_ADDRESSES or other[0] in _ALL_ADDRESSES
+    return one[1:] == other[1:] and is_same_address
+
+
+def _spread(pod: Pod, node: Node, placed: Placed) -> str | None:
+    for constraint in pod.spec.topology_spread_constraints:
+        if constraint.when_unsatisfiable != "DoNotSchedule":
+            continue
+        if constraint.topology_key not in node.labels:
+            return "node(s) didn't match pod topology spread constraints (missing required label)"
+        counts = domain_counts(pod, constraint, placed)
+        least = 0 if constraint.min_domains is not None and len(counts) < constraint.min_domains else min(counts.values(), default=0)
+        is_own = constraint.label_selector is not None and constraint.label_selector.matches(pod.labels)
+        if counts.get(node.labels[constraint.topology_key], 0) + is_own - least > constraint.max_skew:
+            return "node(s) didn't match pod topology spread constraints"
+    return None
+
+
+def domain_counts(pod: Pod, constraint: TopologySpreadConstraint, placed: Placed) -> dict[str, int]:
+    """Domain → how many pods of the constraint are in it; domains of nodes that the pod may go to."""
+    counts: dict[str, int] = {}
+    for node in placed.nodes:
+        domain = node.labels.get(constraint.topology_key)
+        if domain is None or not matches_node(pod.spec, node):
+            continue
+        counts.setdefault(domain, 0)
+        counts[domain] += sum(_counts(pod, constraint, other) for other in placed.pods[node.name])
+    return counts
+
+
+def _counts(pod: Pod, constraint: TopologySpreadConstraint, other: Pod) -> bool:
+    selector = constraint.label_selector
+    return selector is not None and other.namespace == pod.namespace and not other.is_terminating and selector.matches(other.labels)
+
+
+def _pod_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
+    for term in pod.spec.affinity.pod_affinity.required_during_scheduling_ignored_during_execution:
+        if any(placed.is_meant(term, pod, other) for other in placed.in_domain(node, term.topology_key)):
+            continue
+        is_first = placed.is_meant(term, pod, pod) and not any(
+            placed.is_meant(term, pod, other) for pods in placed.pods.values() for other in pods
+        )
+        if not is_first or term.topology_key not in node.labels:  # the first of a group that wants to be together goes anywhere
+            return "node(s) didn't match pod affinity rules"
+    return None
+
+
+def _pod_anti_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
+    for term in _anti_affinity(pod):
+        if any(placed.is_meant(term, pod, other) for other in placed.in_domain(node, term.topology_key)):
+            return "node(s) didn't match pod anti-affinity rules"
+    if not placed.has_repulsion:
+        return None
+    for other_node in placed.nodes:
+        for other in placed.pods[other_node.name]:
+            for term in _anti_affinity(other):
+                domain = node.labels.get(term.topology_key)
+                if domain is not None and domain == other_node.labels.get(term.topology_key) and placed.is_meant(term, other, pod):
+                    return "node(s) didn't satisfy existing pods anti-affinity rules"
+    return None
+
+
+def _anti_affinity(pod: Pod) -> tuple[PodAffinityTerm, ...]:
+    return pod.spec.affinity.pod_anti_affinity.required_during_scheduling_ignored_during_execution
+
+
+FILTERS: Final[tuple[Callable[[Pod, Node, Placed], str | None], ...]] = (
+    _unschedulable, _taints, _node_affinity, _ports, _spread, _pod_affinity, _pod_anti_affinity,
+)  # fmt: skip
+"""In the scheduler's order: the first reason is the one that is told."""
