@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from kubenetlab import __version__
-from kubenetlab.cli import doctor, get, inspect, labs, ping, work
+from kubenetlab.cli import check, doctor, get, inspect, labs, ping, work
 
 LIFE, LOOK, ACT, MACHINE = "A lab's life", "Look", "Act", "This machine"
 
@@ -41,6 +41,7 @@ app.command("list", rich_help_panel=LIFE)(labs.list_)
 app.command("get", rich_help_panel=LOOK)(get.get)
 app.command("describe", rich_help_panel=LOOK)(get.describe)
 app.command("ping", rich_help_panel=LOOK)(ping.ping)
+app.command("check", rich_help_panel=LOOK)(check.check)
 app.command("logs", rich_help_panel=LOOK)(work.logs)
 app.command("inspect", rich_help_panel=LOOK)(inspect.inspect)
 app.command("diff", rich_help_panel=LOOK)(inspect.diff)

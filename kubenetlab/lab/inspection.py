@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from kubenetlab import names
 from kubenetlab.api.core import Node, Service
+from kubenetlab.api.kinds import find_kind
+from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import ServiceProxy
@@ -75,11 +78,25 @@ def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
         **place,
         "addresses": list(pod.addresses),
         "host_network": pod.spec.host_network,
+        "workload": _workload(agent.cluster, pod),
         "host_ifname": attachment.host_ifname if attachment else None,
         "phase": pod.status.phase,
         "ready": pod.is_ready,
         "containers": containers,
     }
+
+
+def _workload(cluster: Cluster, pod: Pod) -> str | None:
+    """`Deployment/web`: who wants the pod, past the ReplicaSet that made it."""
+    owner: Resource = pod
+    while owner.metadata.owner_references:
+        reference = owner.metadata.owner_references[0]
+        kind = find_kind(reference.kind)
+        above = cluster.get(kind, owner.namespace, reference.name) if kind is not None else None
+        if above is None or above.uid != reference.uid:
+            break
+        owner = above
+    return f"{owner.kind}/{owner.name}" if owner is not pod else None
 
 
 def _service(agent: Agent, service: Service) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from msgspec import Struct
 
 from kubenetlab.errors import UsageError, did_you_mean
 
-Kind = Literal["pod", "deploy", "node", "ext", "svc", "ip", "name"]
+Kind = Literal["pod", "deploy", "each", "node", "ext", "svc", "ip", "name"]
 
-_LATER = ("lb", "nodeport", "each")
+_LATER = ("lb", "nodeport")
 
 
 class Target(Struct, frozen=True):
@@ -72,6 +72,10 @@ def parse(text: str, namespace: str | None = None) -> Target:
     if prefix in ("svc", "deploy", "pod"):
         where, slash, name = rest.partition("/")
         return Target(prefix, where if slash else default, name if slash else where)  # type: ignore[arg-type]
+    if prefix == "each":
+        workload, _, name = rest.partition("/")
+        where, _, name = name.rpartition("/")
+        return Target("each", where or default, f"{workload}/{name}")
     if prefix in _LATER:
         raise UsageError(f"{text}: {prefix}: is not modelled yet")
     raise UsageError(
@@ -106,7 +110,9 @@ def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = F
             return _running(_pod_place(found[0]))
         case "deploy":
             found = [
-                pod for pod in seen["pods"] if pod["namespace"] == target.namespace and _is_of(pod["name"], target.name) and pod["pid"]
+                pod
+                for pod in seen["pods"]
+                if (pod["namespace"], pod["workload"]) == (target.namespace, f"Deployment/{target.name}") and pod["pid"]
             ]
             if not found:
                 raise UsageError(f"deployment {target.namespace}/{target.name} has no pod that runs")
@@ -121,6 +127,18 @@ def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = F
             entry = seen[kind][names.index(target.name)]
             return _running(_place(target.kind, entry))
     raise UsageError(f"{target}: wanted something that runs: a pod, deploy:, node: or ext:")
+
+
+def named_places(target: Target, seen: Mapping[str, Any]) -> list[Place]:
+    """Every running thing that a target means: of `each:Kind/ns/name` all pods. Raises UsageError when there is none."""
+    if target.kind != "each":
+        return [resolve(target, seen)]
+    found = [
+        _pod_place(pod) for pod in seen["pods"] if (pod["namespace"], pod["workload"]) == (target.namespace, target.name) and pod["pid"]
+    ]
+    if not found:
+        raise UsageError(f"{target.name} in namespace {target.namespace} has no pod that runs")
+    return found
 
 
 def places(seen: Mapping[str, Any]) -> list[Place]:

@@ -25,6 +25,7 @@ PROMISED = [
     "logs",
     "scale",
     "ping",
+    "check",
     "exec",
     "shell",
     "inspect",

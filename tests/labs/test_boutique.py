@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -45,3 +47,54 @@ def test_the_boutiques_pods_reach_what_their_variables_name(boutique: Lab) -> No
         (answer,) = boutique.ask(client, (row["protocol"], found[0], row["port"]))
         assert answer.who.startswith(f"{name}-"), row
         assert answer.seen == answer.source == (client["addresses"][0], answer.source[1])
+
+
+def test_the_whole_table_holds_by_check(boutique: Lab, tmp_path: Path) -> None:
+    """The manifests are applied first, each row is a packet, what needs a load balancer is skipped and said so; and the same for machines."""
+    junit = tmp_path / "out.xml"
+    said = boutique.run("check", "-f", str(BOUTIQUE / "expect.yaml"), "--junit", str(junit))
+    assert "18 checks" in said.out
+    assert "17 hold, 1 skipped" in said.out
+    assert "expect.yaml:106  ext:client → lb:default/frontend-external: skipped" in said.out
+    suite = ElementTree.parse(junit).getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("18", "0", "1")
+    found = boutique.run("check", "-f", str(BOUTIQUE / "expect.yaml"), "-o", "json").json
+    assert (found["ok"], len(found["checks"])) == (True, 18)
+
+
+TABLE = """\
+- {from: "deploy:frontend", to: "svc:default/cartservice", port: 7070, allowed: true}
+- {from: "deploy:frontend", to: cartservice.default, port: 7070, expect: allow, source: ADDRESS}
+- {from: "each:Deployment/default/frontend", to: "svc:cartservice", port: 7071, expect: reject}
+- {from: "ext:client", to: "deploy:frontend", port: 80, expect: deny}
+- {from: "ext:client", to: "deploy:frontend", allowed: false}
+- {from: "deploy:frontend", to: "ext:client", allowed: true}
+- {from: "deploy:frontend", to: "svc:cartservice", resolves: true}
+"""
+
+
+def test_tables_tell_what_does_not_hold(boutique: Lab, tmp_path: Path) -> None:
+    """Each way of asking holds; turned round, each row is told with its line, what was wanted and what was found."""
+    file = tmp_path / "expect.yaml"
+    address = boutique.pod("frontend")["addresses"][0]
+    file.write_text(TABLE.replace("ADDRESS", address))
+    assert "7 checks" in boutique.run("check", "-f", str(file)).out
+    turned = {
+        "ADDRESS": "192.0.2.1",
+        "expect: reject": "expect: drop",
+        "expect: deny": "expect: allow",
+        "resolves: true": "resolves: false",
+    }
+    turned |= {"allowed: true": "expect: drop", "allowed: false": "expect: allow"}
+    file.write_text(re.sub("|".join(turned), lambda match: turned[match[0]], TABLE))
+    said = boutique.run("check", "-f", str(file), status=1)
+    assert [line.split("  ")[0].rpartition(":")[2] for line in said.out.splitlines()[:-1]] == [str(number) for number in range(1, 8)]
+    assert f"wanted allow, from 192.0.2.1, found answer, saw {address}" in said.out
+    assert "next: kubenetlab ping" in said.err
+
+
+def test_the_labs_own_promise_can_be_checked(boutique: Lab) -> None:
+    """Without a table: what `ping` shows, row by row for machines."""
+    found = boutique.run("check", "-o", "json").json
+    assert found["ok"]
+    assert len(found["checks"]) > 300

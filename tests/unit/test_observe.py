@@ -13,7 +13,7 @@ from kubenetlab.cli.columns import age, columns, header
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.expect import ServicePort, World, expect, service_ports, world
 from kubenetlab.observe.settled import verdicts
-from kubenetlab.observe.targets import Place, Target, parse, places, resolve
+from kubenetlab.observe.targets import Place, Target, named_places, parse, places, resolve
 from tests.clusters import NOW, ONE_NODE, deployment, observed, pod_named, report, running, settled, store
 from tests.unit.test_controllers import NO_CNI, pod
 
@@ -21,9 +21,9 @@ SEEN: dict[str, Any] = {
     "nodes": [{"name": "worker", "pid": 10, "sandbox": "node/worker", "netns": "/n10", "addresses": ["172.18.0.3"]}],
     "external": [{"name": "client", "pid": 30, "sandbox": "ext/client", "netns": "/n30", "addresses": ["198.51.100.10"]}],
     "pods": [
-        {"namespace": "default", "name": "web-6bd7cd67c6-hcxd6", "node": "worker", "pid": 20, "sandbox": "pod/a", "netns": "/n20", "addresses": ["10.244.1.2"], "ready": True, "host_network": False, "containers": [{"ports": [8080]}]},
-        {"namespace": "shop", "name": "cart", "node": "", "pid": 0, "sandbox": "pod/b", "netns": None, "addresses": [], "ready": False, "host_network": False, "containers": []},
-        {"namespace": "shop", "name": "agent", "node": "worker", "pid": 22, "sandbox": "pod/c", "netns": "/n10", "addresses": ["172.18.0.3"], "ready": True, "host_network": True, "containers": []},
+        {"namespace": "default", "name": "web-6bd7cd67c6-hcxd6", "workload": "Deployment/web", "node": "worker", "pid": 20, "sandbox": "pod/a", "netns": "/n20", "addresses": ["10.244.1.2"], "ready": True, "host_network": False, "containers": [{"ports": [8080]}]},
+        {"namespace": "shop", "name": "cart", "workload": None, "node": "", "pid": 0, "sandbox": "pod/b", "netns": None, "addresses": [], "ready": False, "host_network": False, "containers": []},
+        {"namespace": "shop", "name": "agent", "workload": None, "node": "worker", "pid": 22, "sandbox": "pod/c", "netns": "/n10", "addresses": ["172.18.0.3"], "ready": True, "host_network": True, "containers": []},
     ],
     "services": [
         {"namespace": "default", "name": "web", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": ["10.96.7.7"], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "x", "port": 81, "protocol": "TCP"}],
@@ -48,6 +48,8 @@ HOST_POD = next(place for place in places(SEEN) if place.is_host_network)
         ("ext:client", Target("ext", "", "client")),
         ("ip:10.0.0.1", Target("ip", "", "10.0.0.1")),
         ("web.shop", Target("name", "", "web.shop")),
+        ("each:Deployment/shop/cart", Target("each", "shop", "Deployment/cart")),
+        ("each:StatefulSet/db", Target("each", "default", "StatefulSet/db")),
     ],
 )
 def test_targets_are_written_as_people_write_them(text: str, target: Target) -> None:
@@ -78,6 +80,14 @@ def test_a_target_that_is_not_there_is_explained(text: str, message: str) -> Non
     with pytest.raises(UsageError) as caught:
         resolve(parse(text), SEEN)
     assert message in str(caught.value)
+
+
+def test_each_is_every_pod_of_a_workload() -> None:
+    """Those that run; a single target is one."""
+    assert [place.netns for place in named_places(parse("each:Deployment/default/web"), SEEN)] == ["/n20"]
+    assert [place.netns for place in named_places(parse("node:worker"), SEEN)] == ["/n10"]
+    with pytest.raises(UsageError, match="StatefulSet/db in namespace default has no pod that runs"):
+        named_places(parse("each:StatefulSet/db"), SEEN)
 
 
 def test_a_service_may_have_been_meant_as_a_destination() -> None:

@@ -1,0 +1,230 @@
+"""Truth tables: who must reach whom, who must not, and whom the server must see.
+
+    name: shop
+    manifests: [shop.yaml]
+    probes:
+    - {from: default/client, to: "svc:default/web", port: 80, allowed: true}
+    - {from: ext:client, to: default/web, port: 8080, expect: deny}
+    - {from: default/client, to: "svc:default/web", port: 80, expect: allow, source: 10.244.1.2}
+    - {from: default/client, to: "svc:default/gone", resolves: false}
+
+A plain list of probes is read too. Every probe is a packet from inside the source's network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from msgspec import Struct, field
+
+from kubenetlab.api.decode import decode, format_path
+from kubenetlab.api.documents import Document, read_documents
+from kubenetlab.api.meta import Record
+from kubenetlab.api.pods import Port
+from kubenetlab.errors import ManifestError, Problem, UsageError
+from kubenetlab.observe.prober import Outcome, Probe, run
+from kubenetlab.observe.targets import Place, Target, named_places, parse, resolve
+
+Expected = Literal["allow", "deny", "reject", "drop"]
+
+FITS: Final[Mapping[Expected, tuple[Outcome, ...]]] = {
+    "allow": ("answer",),
+    "deny": ("refused", "unreachable", "silence"),
+    "reject": ("refused", "unreachable"),
+    "drop": ("silence",),
+}
+
+
+class Row(Record, frozen=True):
+    """One line of a table. Without a port it is a ping."""
+
+    from_: str = field(name="from")
+    to: str
+    port: Port | None = None
+    protocol: Literal["TCP", "UDP", "ICMP"] = "TCP"
+    allowed: bool | None = None
+    expect: Expected | None = None
+    resolves: bool | None = None
+    """False: the Service's name must not resolve; the port does not matter then."""
+    source: str = ""
+    """Whom the server must see: an address."""
+
+    @property
+    def expected(self) -> Expected:
+        return self.expect or ("deny" if self.allowed is False else "allow")
+
+
+class Table(Record, frozen=True):
+    """A file: what to apply first, and what must hold then."""
+
+    name: str = ""
+    manifests: tuple[str, ...] = ()
+    probes: tuple[Row, ...] = ()
+    source: str = ""
+    notes: str = ""
+    pods: dict[str, int] = {}
+
+
+class Verdict(Struct, frozen=True):
+    """What came of one probe of one row."""
+
+    table: str
+    source: str
+    target: str
+    expected: str
+    found: str
+    state: Literal["holds", "fails", "skipped"]
+    place: str
+    """file:line of the row."""
+    ms: float = 0.0
+
+
+class _Question(Struct, frozen=True):
+    """One row for one source, with where to send."""
+
+    row: Row
+    place: str
+    source: Place
+    title: str
+    address: str
+
+
+def load(file: str) -> tuple[Table, list[str]]:
+    """(table, file:line of each row). Raises ManifestError with everything that is wrong with the file."""
+    try:
+        with open(file, "rb") as stream:
+            documents, problems = read_documents(file, stream.read())
+    except OSError as error:
+        raise ManifestError([Problem(f"cannot be read: {error.strerror}", file=file)]) from None
+    if problems or len(documents) != 1:
+        raise ManifestError(problems or [Problem(f"wanted one document, found {len(documents)}", file=file)])
+    (document,) = documents
+    is_list = isinstance(document.value, list)
+    found = decode({"probes": document.value} if is_list else document.value, Table)
+    if found.value is None or found.findings:
+        raise ManifestError(
+            _problem(document, finding.path[1:] if is_list else finding.path, finding.message) for finding in found.findings
+        )
+    faults = list(_faults(document, found.value, () if is_list else ("probes",)))
+    if faults:
+        raise ManifestError(faults)
+    lines = [document.line_of((*(() if is_list else ("probes",)), index)) for index in range(len(found.value.probes))]
+    return found.value, [f"{file}:{line}" for line in lines]
+
+
+def _problem(document: Document, path: tuple[str | int, ...], message: str) -> Problem:
+    return Problem(message, format_path(path), "", document.file, document.line_of(path))
+
+
+def _faults(document: Document, table: Table, path: tuple[str | int, ...]) -> Iterator[Problem]:
+    for index, row in enumerate(table.probes):
+        here = (*path, index)
+        if sum(value is not None for value in (row.allowed, row.expect, row.resolves)) != 1:
+            yield _problem(document, here, "wanted one of allowed, expect and resolves")
+        for name, text in (("from", row.from_), ("to", row.to)):
+            try:
+                parse(text)
+            except UsageError as error:
+                if "not modelled yet" not in str(error):
+                    yield _problem(document, (*here, name), str(error))
+        if row.source and row.port is None:
+            yield _problem(document, (*here, "source"), "wanted a port, too: a ping does not say whom it saw")
+
+
+def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_of: Any, *, deadline_s: float = 1.0) -> list[Verdict]:
+    """Every row, for every source it names. `seen` is what `inspect` shows; `network_of(place)` gives a source's own network."""
+    verdicts: list[Verdict | None] = []
+    questions: list[tuple[int, _Question]] = []
+    for row, place in zip(table.probes, places, strict=True):
+        try:
+            sources = named_places(parse(row.from_), seen)
+            target = parse(row.to)
+            if row.resolves is not None:
+                verdicts += [asyncio.run(_resolved(table, row, place, source, target, network_of(source))) for source in sources]
+                continue
+            title, address = (target.name, "") if target.kind == "name" else _destination(target, seen)
+        except UsageError as error:
+            state: Literal["fails", "skipped"] = "skipped" if "not modelled yet" in str(error) else "fails"
+            verdicts.append(Verdict(table.name, row.from_, row.to, row.expected, str(error), state, place))
+            continue
+        for source in sources:
+            try:
+                found = address or asyncio.run(network_of(source).resolve(title))
+            except OSError as error:
+                verdicts.append(Verdict(table.name, source.title, title, row.expected, error.strerror or str(error), "fails", place))
+                continue
+            questions.append((len(verdicts), _Question(row, place, source, title, found)))
+            verdicts.append(None)
+    plain = [(index, question) for index, question in questions if not question.row.source]
+    results = run([_probe(question) for _, question in plain], deadline_s=deadline_s)
+    for (index, question), result in zip(plain, results, strict=True):
+        state = "holds" if result.outcome in FITS[question.row.expected] else "fails"  # type: ignore[assignment]
+        verdicts[index] = _verdict(table, question, result.outcome, state, result.ms)
+    for index, question in questions:
+        if question.row.source:
+            verdicts[index] = asyncio.run(_whom_it_saw(table, question, network_of(question.source), deadline_s))
+    return [verdict for verdict in verdicts if verdict is not None]
+
+
+def _probe(question: _Question) -> Probe:
+    row = question.row
+    protocol: Literal["ICMP", "TCP", "UDP"] = "ICMP" if row.port is None else row.protocol
+    return Probe(question.source, protocol, question.address, row.port or 0, row.expected == "allow")
+
+
+def _destination(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]:
+    """(title, address) of where a row leads."""
+    if target.kind == "ip":
+        return target.name, target.name
+    if target.kind == "svc":
+        found = next((s for s in seen["services"] if (s["namespace"], s["name"]) == (target.namespace, target.name)), None)
+        if found is None or not found["cluster_ips"]:
+            raise UsageError(f"there is no Service {target.namespace}/{target.name} with a cluster IP")
+        return f"svc:{target.namespace}/{target.name}", found["cluster_ips"][0]
+    place = resolve(target, seen)
+    return place.title, place.address
+
+
+def _verdict(table: Table, question: _Question, found: str, state: Any, ms: float = 0.0) -> Verdict:
+    row = question.row
+    target = question.title + (f":{row.port}/{row.protocol}" if row.port is not None else "")
+    expected = row.expected + (f", from {row.source}" if row.source else "")
+    return Verdict(table.name, question.source.title, target, expected, found, state, question.place, round(ms, 3))
+
+
+def needs_network(row: Row) -> bool:
+    """True for a row that is asked by more than packets to an address: by name, or to hear whom the server saw."""
+    return bool(row.source) or row.resolves is not None or parse(row.to).kind == "name"
+
+
+async def _resolved(table: Table, row: Row, place: str, source: Place, target: Target, network: Any) -> Verdict:
+    """Whether a name has an address, by the source's own resolver; a Service by the name that its own namespace uses."""
+    name = target.name if target.namespace in ("", source.namespace) else f"{target.name}.{target.namespace}"
+    try:
+        found, has_address = f"resolves to {await network.resolve(name)}", True
+    except OSError as error:
+        found, has_address = error.strerror or str(error), False
+    expected = "resolves" if row.resolves else "does not resolve"
+    return Verdict(table.name, source.title, name, expected, found, "holds" if has_address == row.resolves else "fails", place)
+
+
+async def _whom_it_saw(table: Table, question: _Question, network: Any, deadline_s: float) -> Verdict:
+    row = question.row
+    port = row.port or 0
+    begun = time.monotonic()
+    try:
+        if row.protocol == "UDP":
+            saw = (await network.exchange(question.address, port, b"clientip", deadline_s)).decode(errors="replace")
+        else:
+            answer = await network.get(question.address, port, "/clientip", deadline_s)
+            headers = {name.lower(): value for name, value in answer.headers.items()}
+            saw = headers.get("x-kubenetlab-client", answer.body.decode(errors="replace"))
+    except OSError as error:
+        return _verdict(table, question, os.strerror(error.errno) if error.errno else str(error), "fails")
+    address = saw.strip().rpartition(":")[0] or saw.strip()
+    ms = (time.monotonic() - begun) * 1000
+    return _verdict(table, question, f"answer, saw {address}", "holds" if address == row.source else "fails", ms)
