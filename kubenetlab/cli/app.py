@@ -5,9 +5,9 @@ from __future__ import annotations
 import typer
 
 from kubenetlab import __version__
-from kubenetlab.cli import check, doctor, get, inspect, labs, ping, work
+from kubenetlab.cli import check, doctor, get, inspect, labs, modes, ping, rollout, work
 
-LIFE, LOOK, ACT, MACHINE = "A lab's life", "Look", "Act", "This machine"
+LIFE, LOOK, ACT, MACHINE = "A lab's life", "Look", "Act", "This machine, and what can be chosen"
 
 app = typer.Typer(
     help="Kubernetes' whole networking model on one Linux machine, made of real kernel objects. Begin with: kubenetlab up",
@@ -48,4 +48,7 @@ app.command("diff", rich_help_panel=LOOK)(inspect.diff)
 app.command("exec", rich_help_panel=ACT)(work.exec_)
 app.command("shell", rich_help_panel=ACT)(work.shell)
 app.command("scale", rich_help_panel=ACT)(work.scale)
+app.add_typer(rollout.app, name="rollout", rich_help_panel=ACT)
+app.command("modes", rich_help_panel=MACHINE)(modes.modes)
+app.command("explain", rich_help_panel=MACHINE)(modes.explain)
 app.command("doctor", rich_help_panel=MACHINE)(doctor.doctor)

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct, structs
 
-from kubenetlab.api.apps import MAX_REPLICAS, Scalable
+from kubenetlab.api.apps import MAX_REPLICAS, DaemonSet, Deployment, Scalable, StatefulSet
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node
 from kubenetlab.api.kinds import SERVED
-from kubenetlab.api.meta import LabelSelector, Resource, parse_selector
+from kubenetlab.api.meta import LabelSelector, Resource, parse_selector, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.render import render
 from kubenetlab.controllers.termination import terminated
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kubenetlab.lab.agent import Agent
 
 REMEMBERED_REQUESTS = 256
+RESTARTED_ANNOTATION = "kubectl.kubernetes.io/restartedAt"
 IMMORTAL_NAMESPACES = ("default", "kube-system", "kube-public")
 """Source: k8s.io/apiserver pkg/admission/plugin/namespace/lifecycle."""
 
@@ -111,6 +112,8 @@ class Server:
                 return await self._log(place, request)
             case "DELETE", name, "" if name:
                 return self._delete(place)
+            case "PUT", _, "restart":
+                return self._restart(place)
             case "PUT", _, "scale":
                 return self._scale(place, request)
         raise ApiFaultError(405, "MethodNotAllowed", f"the lab does not serve {request.method} {request.path}")
@@ -170,6 +173,18 @@ class Server:
         return _json(
             {"apiVersion": "v1", "kind": "Status", "status": "Success", "details": {"name": obj.name, "kind": obj.plural, "uid": obj.uid}}
         )
+
+    def _restart(self, place: Place) -> Response:
+        """As `kubectl rollout restart`: a template that differs by a time only, so that every pod is replaced."""
+        obj = self._get(place)
+        if not isinstance(obj, (Deployment, StatefulSet, DaemonSet)):
+            raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} cannot be restarted")
+        template = obj.spec.template
+        annotations = {**template.metadata.annotations, RESTARTED_ANNOTATION: timestamp(time.time())}
+        template = structs.replace(template, metadata=structs.replace(template.metadata, annotations=annotations))
+        meta = structs.replace(obj.metadata, generation=obj.metadata.generation + 1)
+        self._agent.learn([structs.replace(obj, metadata=meta, spec=structs.replace(obj.spec, template=template))])
+        return _json(render(self._agent.cluster, self._get(place)))
 
     def _scale(self, place: Place, request: Request) -> Response:
         obj = self._get(place)

@@ -32,6 +32,8 @@ PROMISED = [
     "plan",
     "diff",
     "doctor",
+    "modes",
+    "explain",
 ]
 
 
@@ -139,3 +141,14 @@ def test_down_of_nothing_is_success() -> None:
     """What is gone is gone."""
     done = run("down", "--lab", "nosuch")
     assert (done.returncode, done.stdout) == (0, "lab nosuch was not up; its traces are gone\n")
+
+
+def test_every_mode_is_listed_and_explained() -> None:
+    """With its options, what it needs, and how to ask for it."""
+    found = json.loads(run("modes", "-o", "json").stdout)
+    assert {(mode["family"], mode["name"]) for mode in found} >= {("cni", "bridge"), ("cni", "none"), ("proxy", "nftables")}
+    for mode in found:
+        shown = run("explain", mode["name"]).stdout
+        assert mode["manual"].splitlines()[0] in shown
+        assert f"--{mode['family']} {mode['name']}" in shown
+    assert "did you mean bridge?" in run("explain", "brigde").stderr

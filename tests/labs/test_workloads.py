@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.labs.conftest import new_lab
-from tests.labs.lab import Lab, wait_for
+from tests.labs.lab import Lab, run, wait_for
 from tests.labs.test_dns import look_up
 
 MANIFESTS = Path(__file__).parents[2] / "manifests" / "04-statefulset"
@@ -139,3 +139,16 @@ def test_a_service_can_lead_outside(lab: Lab) -> None:
     assert "198.51.100.20:8443" in lab.run("get", "ep").out
     lab.run("delete", "endpoints", "outside")
     wait_for(lambda: lab.ask(client, ("TCP", lab.service("outside")["cluster_ips"][0], 443))[0].error == "refused", "a refusal")
+
+
+def test_a_restart_replaces_every_pod(running: Lab) -> None:
+    """As the strategy of each kind says, and `rollout status` waits for the end."""
+    for kind, prefix in (("statefulset", "db"), ("daemonset", "agent")):
+        before = {pod["pid"] for pod in running.seen["pods"] if pod["name"].startswith(f"{prefix}-")}
+        assert run("rollout", "restart", kind, prefix, "--lab", running.name).out == f"{kind} {prefix} restarted\n"
+        said = run("rollout", "status", kind, prefix, "--lab", running.name).out
+        assert said.endswith(f"{kind} {prefix} is rolled out\n")
+        after = {pod["pid"] for pod in running.seen["pods"] if pod["name"].startswith(f"{prefix}-")}
+        assert len(after) == len(before)
+        assert not after & before
+    assert "wanted a Deployment, StatefulSet or DaemonSet" in run("rollout", "restart", "pod", "x", status=2).err

@@ -13,6 +13,7 @@ from kubenetlab.api.lab import ContainerReport, Observed
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
+from kubenetlab.cli.rollout import outstanding
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import ManifestError
 from tests.clusters import NOW, applied, observed, pod_named, problems_of, running, settled, store
@@ -331,3 +332,20 @@ def test_a_replication_controller_keeps_its_pods() -> None:
     assert len(of(applied(cluster, text.replace("replicas: 2", "replicas: 1")), "old")) == 1
     wrong = text.replace("replicas: 2", "replicas: 2\n  selector: {app: other}")
     assert any("does not match template" in problem.message for problem in problems_of(wrong))
+
+
+@pytest.mark.parametrize(
+    ("document", "missing"),
+    [
+        ({"kind": "Deployment", "metadata": {"generation": 2}, "spec": {"replicas": 3}, "status": {"observedGeneration": 1}}, "its new template has not been seen yet"),
+        ({"kind": "Deployment", "metadata": {}, "spec": {"replicas": 3}, "status": {"updatedReplicas": 1, "replicas": 4}}, "1 out of 3 new pods have been updated"),
+        ({"kind": "Deployment", "metadata": {}, "spec": {"replicas": 3}, "status": {"updatedReplicas": 3, "replicas": 4}}, "1 old pods are still there"),
+        ({"kind": "Deployment", "metadata": {}, "spec": {}, "status": {"updatedReplicas": 1, "replicas": 1}}, "0 of 1 pods are available"),
+        ({"kind": "StatefulSet", "metadata": {}, "spec": {"replicas": 2, "updateStrategy": {"rollingUpdate": {"partition": 1}}}, "status": {"updatedReplicas": 1, "replicas": 2, "availableReplicas": 2}}, None),
+        ({"kind": "DaemonSet", "metadata": {}, "spec": {}, "status": {"desiredNumberScheduled": 2, "updatedNumberScheduled": 1}}, "1 out of 2 new pods have been updated"),
+        ({"kind": "DaemonSet", "metadata": {}, "spec": {}, "status": {"desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "currentNumberScheduled": 1, "numberAvailable": 1}}, None),
+    ],
+)  # fmt: skip
+def test_what_a_rollout_waits_for(document: dict[str, Any], missing: str | None) -> None:
+    """As `kubectl rollout status`: the template seen, new pods made, old ones gone, all available."""
+    assert outstanding(document) == missing

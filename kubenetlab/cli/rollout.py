@@ -1,0 +1,89 @@
+"""rollout: replace a workload's pods, and wait until it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kubenetlab.cli.options import Lab, Namespace, Timeout, seconds
+from kubenetlab.cli.screen import hint, say
+
+if TYPE_CHECKING:
+    from kubenetlab.api.meta import Resource
+
+app = typer.Typer(no_args_is_help=True, help="Replace a workload's pods, or wait until that is done.")
+
+What = Annotated[
+    list[str], typer.Argument(metavar="KIND NAME | KIND/NAME", help="A Deployment, StatefulSet or DaemonSet.", show_default=False)
+]
+
+
+@app.command()
+def restart(what: What, namespace: Namespace = None, lab: Lab = None) -> None:
+    """Replace all pods by new ones, as the workload's strategy says. Example: kubenetlab rollout restart deployment web"""
+    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.paths import object_path
+
+    kind, name = _workload(what)
+    choose(lab).request("PUT", f"{object_path(kind, namespace or 'default', name)}/restart")
+    say(f"{kind.kind.lower()} {name} restarted")
+    hint(f"kubenetlab rollout status {kind.kind.lower()} {name}{f' -n {namespace}' if namespace else ''}")
+
+
+@app.command()
+def status(what: What, namespace: Namespace = None, timeout: Timeout = "60s", lab: Lab = None) -> None:
+    """Wait until a workload has all its pods, of its present template, ready. Example: kubenetlab rollout status deployment web"""
+    from kubenetlab.errors import LabError
+    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.paths import object_path
+
+    kind, name = _workload(what)
+    client = choose(lab)
+    deadline = time.monotonic() + seconds(timeout)
+    told = ""
+    while True:
+        missing = outstanding(client.get(object_path(kind, namespace or "default", name)))
+        if missing is None:
+            break
+        if missing != told:
+            say(f"waiting: {missing}")
+            told = missing
+        if time.monotonic() >= deadline:
+            raise LabError(f"{kind.kind.lower()} {name} is not rolled out after {timeout}: {missing}")
+        time.sleep(0.02)
+    say(f"{kind.kind.lower()} {name} is rolled out")
+    hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -o wide")
+
+
+def outstanding(document: Mapping[str, Any]) -> str | None:
+    """What a workload still lacks, in kubectl's words; None when it has everything."""
+    spec, now = document["spec"], document.get("status", {})
+    if now.get("observedGeneration", 0) < document["metadata"].get("generation", 0):
+        return "its new template has not been seen yet"
+    if document["kind"] == "DaemonSet":
+        wanted, updated = now.get("desiredNumberScheduled", 0), now.get("updatedNumberScheduled", 0)
+        ready, there = now.get("numberAvailable", 0), now.get("currentNumberScheduled", 0)
+    else:
+        wanted, updated = spec.get("replicas", 1), now.get("updatedReplicas", 0)
+        ready, there = now.get("availableReplicas", 0), now.get("replicas", 0)
+    partition = spec.get("updateStrategy", {}).get("rollingUpdate", {}).get("partition", 0) if document["kind"] == "StatefulSet" else 0
+    if updated < wanted - partition:
+        return f"{updated} out of {wanted - partition} new pods have been updated"
+    if there > wanted:
+        return f"{there - wanted} old pods are still there"
+    return f"{ready} of {wanted} pods are available" if ready < wanted else None
+
+
+def _workload(what: list[str]) -> tuple[type[Resource], str]:
+    from kubenetlab.api.apps import DaemonSet, Deployment, StatefulSet
+    from kubenetlab.api.kinds import find_kind
+    from kubenetlab.errors import UsageError
+
+    word, name = what[0].split("/", 1) if "/" in what[0] else (what[0], what[1] if len(what) > 1 else "")
+    kind = find_kind(word)
+    if kind not in (Deployment, StatefulSet, DaemonSet) or kind is None or not name:
+        raise UsageError("wanted a Deployment, StatefulSet or DaemonSet by name, as in: deployment web")
+    return kind, name
