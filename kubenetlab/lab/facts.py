@@ -60,8 +60,8 @@ def program_report(cluster: Cluster, report: dict[str, Any]) -> Iterator[Change]
     seen = _observed(cluster, pod)
     told = ContainerReport(report["attempt"], report["state"], report.get("exit_code", 0), report.get("message", ""), report.get("at", 0.0))
     known = seen.containers.get(report["container"])
-    if known is not None and (known.attempt, known.state) == (told.attempt, told.state):
-        return
+    if known is not None and known.attempt == told.attempt and told.state in (known.state, "running"):
+        return  # nothing new; or the word that it was started, overtaken by the word that it has ended
     yield structs.replace(seen, containers={**seen.containers, report["container"]: told})
 
 

@@ -19,6 +19,8 @@ from kubenetlab.controllers.kubelet import back_off_s
 from kubenetlab.controllers.naming import ALPHABET
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import ManifestError
+from kubenetlab.lab.facts import program_report
+from kubenetlab.names import pod_netns
 from tests.clusters import NOW, ONE_NODE, applied, deployment, observed, pod_named, problems_of, report, running, service, settled, store
 
 NO_CNI = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: none}\n---\n"
@@ -515,3 +517,20 @@ def test_hand_made_endpoints_become_slices() -> None:
 def test_endpoints_that_cannot_be_are_refused(change: tuple[str, str], said: str) -> None:
     """As the API server does."""
     assert any(said in problem.message for problem in problems_of(ADDRESSES.replace(*change)))
+
+
+def test_news_that_has_been_overtaken_changes_nothing() -> None:
+    """A program can end before the word that it was started has come through; its next attempt is another run."""
+    cluster = running(store(pod("a")))
+    netns = pod_netns("default", "a", pod_named(cluster, "a").uid)
+
+    def told(cluster: Cluster, state: str, attempt: int = 0) -> Cluster:
+        return cluster.with_changes(
+            program_report(cluster, {"netns": netns, "container": "main", "attempt": attempt, "state": state, "at": NOW})
+        )
+
+    ended = told(cluster, "exited")
+    assert told(ended, "running") is ended
+    again = told(ended, "running", 1).get(Observed, "default", "a")
+    assert again is not None
+    assert (again.containers["main"].attempt, again.containers["main"].state) == (1, "running")
