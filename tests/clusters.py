@@ -8,7 +8,8 @@ from textwrap import dedent
 from msgspec import structs
 
 from kubenetlab import controllers
-from kubenetlab.api.core import Node
+from kubenetlab.api.core import Node, Service
+from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.documents import read_documents
 from kubenetlab.api.lab import ContainerReport, NodeReport, Observed, ProbeReport
 from kubenetlab.api.load import Loaded, load_documents
@@ -24,6 +25,7 @@ from kubenetlab.lab.first import first_store, incoming, refuse, with_network_fac
 NOW = 1_700_000_000.0
 """The time of all tests that need one: 2023-11-14T22:13:20Z."""
 
+NO_CNI = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: none}\n---\n"
 ONE_NODE = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}]\n---\n"
 
 
@@ -132,3 +134,20 @@ spec:{extra}
   ports: [{{port: {port}, targetPort: {target}}}]
 ---
 """
+
+
+def pod(name: str, spec: str = "", meta: str = "", container: str = "") -> str:
+    """The manifest of a Pod, with more in its spec, its metadata or its container."""
+    return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}{meta}}}\nspec: {{containers: [{{name: main, image: agnhost, args: [netexec]{container}}}]{spec}}}\n---\n"
+
+
+def web_pods(cluster: Cluster) -> list[Pod]:
+    """Pods of `app: web` that are not going."""
+    return [pod for pod in cluster.select("default", {"app": "web"}) if not pod.is_terminating]
+
+
+def slices(cluster: Cluster, name: str = "web") -> list[EndpointSlice]:
+    """The slices of a Service."""
+    found = cluster.get(Service, "default", name)
+    assert found is not None
+    return list(cluster.slices_of(found))

@@ -10,46 +10,27 @@ from msgspec import structs
 from kubenetlab import controllers
 from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.core import Event, Namespace, Node, Service
-from kubenetlab.api.discovery import Endpoints, EndpointSlice
-from kubenetlab.api.lab import Attachment, ContainerReport, Observed, ProbeReport
-from kubenetlab.api.pods import Pod
+from kubenetlab.api.lab import Attachment, Observed
 from kubenetlab.api.render import render
-from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.kubelet import back_off_s
 from kubenetlab.controllers.naming import ALPHABET
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import ManifestError
-from kubenetlab.lab.facts import program_report
-from kubenetlab.names import pod_netns
-from tests.clusters import NOW, ONE_NODE, applied, deployment, observed, pod_named, problems_of, report, running, service, settled, store
-
-NO_CNI = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: none}\n---\n"
-
-
-def pod(name: str, spec: str = "", meta: str = "", container: str = "") -> str:
-    return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}{meta}}}\nspec: {{containers: [{{name: main, image: agnhost, args: [netexec]{container}}}]{spec}}}\n---\n"
-
-
-def web_pods(cluster: Cluster) -> list[Pod]:
-    return [pod for pod in cluster.select("default", {"app": "web"}) if not pod.is_terminating]
-
-
-def slices(cluster: Cluster, name: str = "web") -> list[EndpointSlice]:
-    found = cluster.get(Service, "default", name)
-    assert found is not None
-    return list(cluster.slices_of(found))
-
-
-def conditions(cluster: Cluster) -> dict[str, tuple[bool, bool, bool]]:
-    """Pod → (ready, serving, terminating)"""
-    found = {}
-    for piece in slices(cluster):
-        for endpoint in piece.endpoints:
-            assert endpoint.target_ref is not None
-            state = endpoint.conditions
-            found[endpoint.target_ref.name] = (state.is_ready, state.is_serving, state.is_terminating)
-    return found
-
+from tests.clusters import (
+    NO_CNI,
+    NOW,
+    ONE_NODE,
+    applied,
+    deployment,
+    observed,
+    pod,
+    pod_named,
+    running,
+    service,
+    settled,
+    slices,
+    store,
+    web_pods,
+)
 
 # --- nodes ---
 
@@ -231,129 +212,7 @@ def test_an_exhausted_range_is_pending_with_an_event() -> None:
     assert victim.addresses[0] in {attachment.addresses[0] for attachment in found.all(Attachment)}
 
 
-# --- endpoints ---
-
-
-def test_endpoints_follow_readiness() -> None:
-    """Not ready until a probe has said so; serving is readiness, ready is serving and not terminating."""
-    cluster = running(store(deployment() + service()), ready=False)
-    names = [pod.name for pod in web_pods(cluster)]
-    assert conditions(cluster) == dict.fromkeys(names, (False, False, False))
-    cluster = running(cluster)
-    assert conditions(cluster) == dict.fromkeys(names, (True, True, False))
-    cluster = settled(cluster.with_changes(terminated(web_pods(cluster)[0], NOW)))
-    assert conditions(cluster)[names[0]] == (False, True, True)
-
-
-def test_unready_addresses_are_published_when_asked_for() -> None:
-    """publishNotReadyAddresses: ready whatever the probes say."""
-    cluster = running(store(deployment(replicas=1) + service(publishNotReadyAddresses="true")), ready=False)
-    assert list(conditions(cluster).values()) == [(True, False, False)]
-
-
-def test_a_hundred_endpoints_a_slice() -> None:
-    """More endpoints, more slices; names and labels as Kubernetes has them."""
-    cluster = running(store(deployment(replicas=205) + service()))
-    assert [len(piece.endpoints) for piece in slices(cluster)] == [100, 100, 5]
-    for piece in slices(cluster):
-        assert piece.labels["kubernetes.io/service-name"] == "web"
-        assert piece.labels["endpointslice.kubernetes.io/managed-by"] == "endpointslice-controller.k8s.io"
-        assert piece.ports[0].port == 8080
-
-
-def test_a_named_port_is_resolved_pod_by_pod() -> None:
-    """Pods may differ; one without the name is left out of that port."""
-    text = "".join(
-        pod(name, meta=", labels: {app: web}", container=f", ports: [{{name: {port}, containerPort: {number}}}]")
-        for name, port, number in (("a", "http", 80), ("b", "http", 8080), ("c", "other", 90))
-    )
-    cluster = running(store(text + service()))
-    assert sorted((port.port, len(piece.endpoints)) for piece in slices(cluster) for port in piece.ports) == [(80, 1), (8080, 1)]
-
-
-def test_hand_made_slices_are_left_alone() -> None:
-    """A Service without selector has only those that somebody wrote."""
-    text = """\
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {ports: [{port: 80}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: by-hand, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{port: 80}]
-endpoints: [{addresses: [198.51.100.10]}]
-"""
-    assert [piece.name for piece in slices(store(text))] == ["by-hand"]
-
-
-# --- statuses ---
-
-
-def test_nothing_is_ready_because_it_was_created() -> None:
-    """Sandbox, container and probe must each be seen."""
-    cluster = store(pod("a"))
-    assert pod_named(cluster, "a").status.phase == "Pending"
-    found = pod_named(cluster, "a")
-    seen = observed(found)
-    steps = [structs.replace(seen, containers={}, probes={}), structs.replace(seen, probes={}), seen]
-    phases = []
-    for step in steps:
-        cluster = settled(cluster.with_changes([step]))
-        found = pod_named(cluster, "a")
-        phases.append((found.status.phase, found.is_ready, found.addresses))
-    assert phases == [("Pending", False, ("10.244.1.2",)), ("Running", False, ("10.244.1.2",)), ("Running", True, ("10.244.1.2",))]
-
-
-def test_the_annotation_makes_a_pod_unready_on_purpose() -> None:
-    """Its container is ready, the pod is not, and the reason says why."""
-    cluster = running(store(pod("a", meta=', annotations: {kubenetlab.dev/ready: "false"}')))
-    ready = pod_named(cluster, "a").status.condition("Ready")
-    assert ready is not None
-    assert (ready.status, ready.reason) == ("False", "ReadinessGatesNotReady")
-    assert pod_named(cluster, "a").status.container_statuses[0].ready
-
-
-def test_a_container_that_crashes_is_started_again_after_a_while() -> None:
-    """At once, then after 10, 20, 40 … seconds, with CrashLoopBackOff in between."""
-    crashed = ContainerReport(0, "failed", 1, "listen tcp :80: bind: address already in use", NOW)
-    cluster = report(running(store(pod("a"))), "a", crashed, now=NOW)
-    status = pod_named(cluster, "a").status.container_statuses[0]
-    assert (status.restart_count, status.state.waiting and status.state.waiting.reason) == (1, "ContainerCreating")
-    cluster = report(cluster, "a", structs.replace(crashed, attempt=1, at=NOW + 1), now=NOW + 1)
-    status = pod_named(cluster, "a").status.container_statuses[0]
-    assert (status.restart_count, status.state.waiting and status.state.waiting.reason) == (1, "CrashLoopBackOff")
-    assert status.last_state.terminated is not None
-    assert status.last_state.terminated.message == crashed.message
-    again, wake_at = controllers.run(cluster, NOW + 5)
-    assert (again, wake_at) == (cluster, NOW + 11)
-    status = pod_named(settled(cluster, NOW + 11), "a").status.container_statuses[0]
-    assert (status.restart_count, status.state.waiting and status.state.waiting.reason) == (2, "ContainerCreating")
-    assert [back_off_s(restarts) for restarts in (0, 1, 2, 3, 6, 50)] == [0, 10, 20, 40, 300, 300]
-
-
-@pytest.mark.parametrize(("policy", "code", "phase"), [("Never", 0, "Succeeded"), ("Never", 3, "Failed"), ("OnFailure", 0, "Succeeded"), ("OnFailure", 3, "Running"), ("Always", 0, "Running")])  # fmt: skip
-def test_the_restart_policy_decides_how_a_pod_ends(policy: str, code: int, phase: str) -> None:
-    """Succeeded and Failed are final: the pod leaves its Services and gives its address back."""
-    cluster = report(running(store(pod("a", f", restartPolicy: {policy}"))), "a", ContainerReport(0, "exited", code, at=NOW), now=NOW)
-    found = pod_named(cluster, "a")
-    assert found.status.phase == phase
-    assert found.is_finished == (cluster.get(Attachment, "default", "a") is None)
-
-
-def test_a_failed_liveness_probe_restarts_the_container() -> None:
-    """After failureThreshold failures; same pod, same address, one restart more."""
-    cluster = running(store(pod("a", container=", livenessProbe: {tcpSocket: {port: 1}, failureThreshold: 2}")))
-    seen = cluster.get(Observed, "default", "a")
-    assert seen is not None
-    for failures, restarts in ((1, 0), (2, 1)):
-        probe = ProbeReport(0, "liveness", False, "connection refused", NOW + failures, failures)
-        cluster = settled(cluster.with_changes([structs.replace(seen, probes={**seen.probes, "main/liveness": probe})]), NOW + failures)
-        assert pod_named(cluster, "a").status.container_statuses[0].restart_count == restarts
-    assert {"Unhealthy", "Killing"} <= {event.reason for event in cluster.all(Event)}
-    assert pod_named(cluster, "a").addresses == ("10.244.1.2",)
+# --- the store ---
 
 
 def test_the_controllers_come_to_rest() -> None:
@@ -453,84 +312,3 @@ def test_a_namespace_that_goes_takes_in_nothing_new() -> None:
     assert pod_named(going, "a", "going").is_terminating
     with pytest.raises(ManifestError, match="unable to create new content in namespace going because it is being terminated"):
         applied(going, inside.replace("name: a,", "name: b,"))
-
-
-# --- old-style Endpoints ---
-
-OUTSIDE = "apiVersion: v1\nkind: Service\nmetadata: {name: outside}\nspec: {ports: [{name: https, port: 443}]}\n---\n"
-ADDRESSES = """\
-apiVersion: v1
-kind: Endpoints
-metadata: {name: outside}
-subsets:
-- addresses: [{ip: 198.51.100.20}, {ip: 198.51.100.21}]
-  notReadyAddresses: [{ip: 198.51.100.22}]
-  ports: [{name: https, port: 8443}]
----
-"""
-
-
-def test_endpoints_tell_what_the_slices_tell() -> None:
-    """Ready and not ready, with the resolved port; they go with their Service."""
-    cluster = running(store(deployment(replicas=2) + service()))
-    found = cluster.get(Endpoints, "default", "web")
-    assert found is not None
-    (subset,) = found.subsets
-    assert [address.ip for address in subset.addresses] == [pod.addresses[0] for pod in web_pods(cluster)]
-    assert [port.port for port in subset.ports] == [8080]
-    sick = settled(cluster.with_changes([observed(web_pods(cluster)[0], ready=False)]))
-    (subset,) = sick.get(Endpoints, "default", "web").subsets  # type: ignore[union-attr]
-    assert (len(subset.addresses), len(subset.not_ready_addresses)) == (1, 1)
-    gone = settled(cluster.with_changes(terminated(next(s for s in cluster.all(Service) if s.name == "web"), NOW)))
-    assert gone.get(Endpoints, "default", "web") is None
-
-
-def test_hand_made_endpoints_become_slices() -> None:
-    """For a Service without a selector; they follow a change, and go with either."""
-    cluster = store(OUTSIDE + ADDRESSES)
-    (piece,) = slices(cluster, "outside")
-    assert piece.labels["endpointslice.kubernetes.io/managed-by"] == "endpointslicemirroring-controller.k8s.io"
-    assert [(endpoint.addresses[0], endpoint.conditions.is_ready) for endpoint in piece.endpoints] == [
-        ("198.51.100.20", True),
-        ("198.51.100.21", True),
-        ("198.51.100.22", False),
-    ]
-    changed = applied(cluster, ADDRESSES.replace("{ip: 198.51.100.20}, ", ""))
-    assert len(slices(changed, "outside")[0].endpoints) == 2
-    endpoints = cluster.get(Endpoints, "default", "outside")
-    assert endpoints is not None
-    assert not slices(settled(cluster.with_changes(terminated(endpoints, NOW))), "outside")
-    skipped = store(
-        OUTSIDE + ADDRESSES.replace("{name: outside}", "{name: outside, labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}}")
-    )
-    assert not slices(skipped, "outside")
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (("198.51.100.20", "127.0.0.1"), "may not be a loopback"),
-        (("198.51.100.20", "www"), "wanted an IP address"),
-        (("name: https, port: 8443", "name: A_b, port: 8443"), "wanted a DNS label"),
-    ],
-)
-def test_endpoints_that_cannot_be_are_refused(change: tuple[str, str], said: str) -> None:
-    """As the API server does."""
-    assert any(said in problem.message for problem in problems_of(ADDRESSES.replace(*change)))
-
-
-def test_news_that_has_been_overtaken_changes_nothing() -> None:
-    """A program can end before the word that it was started has come through; its next attempt is another run."""
-    cluster = running(store(pod("a")))
-    netns = pod_netns("default", "a", pod_named(cluster, "a").uid)
-
-    def told(cluster: Cluster, state: str, attempt: int = 0) -> Cluster:
-        return cluster.with_changes(
-            program_report(cluster, {"netns": netns, "container": "main", "attempt": attempt, "state": state, "at": NOW})
-        )
-
-    ended = told(cluster, "exited")
-    assert told(ended, "running") is ended
-    again = told(ended, "running", 1).get(Observed, "default", "a")
-    assert again is not None
-    assert (again.containers["main"].attempt, again.containers["main"].state) == (1, "running")

@@ -14,8 +14,7 @@ from kubenetlab.errors import UsageError
 from kubenetlab.observe.expect import ServicePort, World, expect, service_ports, world
 from kubenetlab.observe.settled import verdicts
 from kubenetlab.observe.targets import Place, Target, named_places, parse, places, resolve
-from tests.clusters import NOW, ONE_NODE, deployment, observed, pod_named, report, running, settled, store
-from tests.unit.test_controllers import NO_CNI, pod
+from tests.clusters import NO_CNI, NOW, ONE_NODE, deployment, observed, pod, pod_named, report, running, settled, store
 
 SEEN: dict[str, Any] = {
     "nodes": [{"name": "worker", "pid": 10, "sandbox": "node/worker", "netns": "/n10", "addresses": ["172.18.0.3"]}],

@@ -1,0 +1,141 @@
+"""Endpoints and their slices: made from pods, mirrored from what somebody wrote, left alone otherwise."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubenetlab.api.core import Service
+from kubenetlab.api.discovery import Endpoints
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.termination import terminated
+from tests.clusters import NOW, applied, deployment, observed, pod, problems_of, running, service, settled, slices, store, web_pods
+
+
+def conditions(cluster: Cluster) -> dict[str, tuple[bool, bool, bool]]:
+    """Pod → (ready, serving, terminating)"""
+    found = {}
+    for piece in slices(cluster):
+        for endpoint in piece.endpoints:
+            assert endpoint.target_ref is not None
+            state = endpoint.conditions
+            found[endpoint.target_ref.name] = (state.is_ready, state.is_serving, state.is_terminating)
+    return found
+
+
+def test_endpoints_follow_readiness() -> None:
+    """Not ready until a probe has said so; serving is readiness, ready is serving and not terminating."""
+    cluster = running(store(deployment() + service()), ready=False)
+    names = [pod.name for pod in web_pods(cluster)]
+    assert conditions(cluster) == dict.fromkeys(names, (False, False, False))
+    cluster = running(cluster)
+    assert conditions(cluster) == dict.fromkeys(names, (True, True, False))
+    cluster = settled(cluster.with_changes(terminated(web_pods(cluster)[0], NOW)))
+    assert conditions(cluster)[names[0]] == (False, True, True)
+
+
+def test_unready_addresses_are_published_when_asked_for() -> None:
+    """publishNotReadyAddresses: ready whatever the probes say."""
+    cluster = running(store(deployment(replicas=1) + service(publishNotReadyAddresses="true")), ready=False)
+    assert list(conditions(cluster).values()) == [(True, False, False)]
+
+
+def test_a_hundred_endpoints_a_slice() -> None:
+    """More endpoints, more slices; names and labels as Kubernetes has them."""
+    cluster = running(store(deployment(replicas=205) + service()))
+    assert [len(piece.endpoints) for piece in slices(cluster)] == [100, 100, 5]
+    for piece in slices(cluster):
+        assert piece.labels["kubernetes.io/service-name"] == "web"
+        assert piece.labels["endpointslice.kubernetes.io/managed-by"] == "endpointslice-controller.k8s.io"
+        assert piece.ports[0].port == 8080
+
+
+def test_a_named_port_is_resolved_pod_by_pod() -> None:
+    """Pods may differ; one without the name is left out of that port."""
+    text = "".join(
+        pod(name, meta=", labels: {app: web}", container=f", ports: [{{name: {port}, containerPort: {number}}}]")
+        for name, port, number in (("a", "http", 80), ("b", "http", 8080), ("c", "other", 90))
+    )
+    cluster = running(store(text + service()))
+    assert sorted((port.port, len(piece.endpoints)) for piece in slices(cluster) for port in piece.ports) == [(80, 1), (8080, 1)]
+
+
+def test_hand_made_slices_are_left_alone() -> None:
+    """A Service without selector has only those that somebody wrote."""
+    text = """\
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: by-hand, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{port: 80}]
+endpoints: [{addresses: [198.51.100.10]}]
+"""
+    assert [piece.name for piece in slices(store(text))] == ["by-hand"]
+
+
+# --- old-style Endpoints ---
+
+OUTSIDE = "apiVersion: v1\nkind: Service\nmetadata: {name: outside}\nspec: {ports: [{name: https, port: 443}]}\n---\n"
+ADDRESSES = """\
+apiVersion: v1
+kind: Endpoints
+metadata: {name: outside}
+subsets:
+- addresses: [{ip: 198.51.100.20}, {ip: 198.51.100.21}]
+  notReadyAddresses: [{ip: 198.51.100.22}]
+  ports: [{name: https, port: 8443}]
+---
+"""
+
+
+def test_endpoints_tell_what_the_slices_tell() -> None:
+    """Ready and not ready, with the resolved port; they go with their Service."""
+    cluster = running(store(deployment(replicas=2) + service()))
+    found = cluster.get(Endpoints, "default", "web")
+    assert found is not None
+    (subset,) = found.subsets
+    assert [address.ip for address in subset.addresses] == [pod.addresses[0] for pod in web_pods(cluster)]
+    assert [port.port for port in subset.ports] == [8080]
+    sick = settled(cluster.with_changes([observed(web_pods(cluster)[0], ready=False)]))
+    (subset,) = sick.get(Endpoints, "default", "web").subsets  # type: ignore[union-attr]
+    assert (len(subset.addresses), len(subset.not_ready_addresses)) == (1, 1)
+    gone = settled(cluster.with_changes(terminated(next(s for s in cluster.all(Service) if s.name == "web"), NOW)))
+    assert gone.get(Endpoints, "default", "web") is None
+
+
+def test_hand_made_endpoints_become_slices() -> None:
+    """For a Service without a selector; they follow a change, and go with either."""
+    cluster = store(OUTSIDE + ADDRESSES)
+    (piece,) = slices(cluster, "outside")
+    assert piece.labels["endpointslice.kubernetes.io/managed-by"] == "endpointslicemirroring-controller.k8s.io"
+    assert [(endpoint.addresses[0], endpoint.conditions.is_ready) for endpoint in piece.endpoints] == [
+        ("198.51.100.20", True),
+        ("198.51.100.21", True),
+        ("198.51.100.22", False),
+    ]
+    changed = applied(cluster, ADDRESSES.replace("{ip: 198.51.100.20}, ", ""))
+    assert len(slices(changed, "outside")[0].endpoints) == 2
+    endpoints = cluster.get(Endpoints, "default", "outside")
+    assert endpoints is not None
+    assert not slices(settled(cluster.with_changes(terminated(endpoints, NOW))), "outside")
+    skipped = store(
+        OUTSIDE + ADDRESSES.replace("{name: outside}", "{name: outside, labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}}")
+    )
+    assert not slices(skipped, "outside")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("198.51.100.20", "127.0.0.1"), "may not be a loopback"),
+        (("198.51.100.20", "www"), "wanted an IP address"),
+        (("name: https, port: 8443", "name: A_b, port: 8443"), "wanted a DNS label"),
+    ],
+)
+def test_endpoints_that_cannot_be_are_refused(change: tuple[str, str], said: str) -> None:
+    """As the API server does."""
+    assert any(said in problem.message for problem in problems_of(ADDRESSES.replace(*change)))

@@ -1,0 +1,96 @@
+"""Statuses: what a pod and its containers are said to be follows from what has been seen of them."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec import structs
+
+from kubenetlab import controllers
+from kubenetlab.api.core import Event
+from kubenetlab.api.lab import Attachment, ContainerReport, Observed, ProbeReport
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.kubelet import back_off_s
+from kubenetlab.lab.facts import program_report
+from kubenetlab.names import pod_netns
+from tests.clusters import NOW, observed, pod, pod_named, report, running, settled, store
+
+
+def test_nothing_is_ready_because_it_was_created() -> None:
+    """Sandbox, container and probe must each be seen."""
+    cluster = store(pod("a"))
+    assert pod_named(cluster, "a").status.phase == "Pending"
+    found = pod_named(cluster, "a")
+    seen = observed(found)
+    steps = [structs.replace(seen, containers={}, probes={}), structs.replace(seen, probes={}), seen]
+    phases = []
+    for step in steps:
+        cluster = settled(cluster.with_changes([step]))
+        found = pod_named(cluster, "a")
+        phases.append((found.status.phase, found.is_ready, found.addresses))
+    assert phases == [("Pending", False, ("10.244.1.2",)), ("Running", False, ("10.244.1.2",)), ("Running", True, ("10.244.1.2",))]
+
+
+def test_the_annotation_makes_a_pod_unready_on_purpose() -> None:
+    """Its container is ready, the pod is not, and the reason says why."""
+    cluster = running(store(pod("a", meta=', annotations: {kubenetlab.dev/ready: "false"}')))
+    ready = pod_named(cluster, "a").status.condition("Ready")
+    assert ready is not None
+    assert (ready.status, ready.reason) == ("False", "ReadinessGatesNotReady")
+    assert pod_named(cluster, "a").status.container_statuses[0].ready
+
+
+def test_a_container_that_crashes_is_started_again_after_a_while() -> None:
+    """At once, then after 10, 20, 40 … seconds, with CrashLoopBackOff in between."""
+    crashed = ContainerReport(0, "failed", 1, "listen tcp :80: bind: address already in use", NOW)
+    cluster = report(running(store(pod("a"))), "a", crashed, now=NOW)
+    status = pod_named(cluster, "a").status.container_statuses[0]
+    assert (status.restart_count, status.state.waiting and status.state.waiting.reason) == (1, "ContainerCreating")
+    cluster = report(cluster, "a", structs.replace(crashed, attempt=1, at=NOW + 1), now=NOW + 1)
+    status = pod_named(cluster, "a").status.container_statuses[0]
+    assert (status.restart_count, status.state.waiting and status.state.waiting.reason) == (1, "CrashLoopBackOff")
+    assert status.last_state.terminated is not None
+    assert status.last_state.terminated.message == crashed.message
+    again, wake_at = controllers.run(cluster, NOW + 5)
+    assert (again, wake_at) == (cluster, NOW + 11)
+    status = pod_named(settled(cluster, NOW + 11), "a").status.container_statuses[0]
+    assert (status.restart_count, status.state.waiting and status.state.waiting.reason) == (2, "ContainerCreating")
+    assert [back_off_s(restarts) for restarts in (0, 1, 2, 3, 6, 50)] == [0, 10, 20, 40, 300, 300]
+
+
+@pytest.mark.parametrize(("policy", "code", "phase"), [("Never", 0, "Succeeded"), ("Never", 3, "Failed"), ("OnFailure", 0, "Succeeded"), ("OnFailure", 3, "Running"), ("Always", 0, "Running")])  # fmt: skip
+def test_the_restart_policy_decides_how_a_pod_ends(policy: str, code: int, phase: str) -> None:
+    """Succeeded and Failed are final: the pod leaves its Services and gives its address back."""
+    cluster = report(running(store(pod("a", f", restartPolicy: {policy}"))), "a", ContainerReport(0, "exited", code, at=NOW), now=NOW)
+    found = pod_named(cluster, "a")
+    assert found.status.phase == phase
+    assert found.is_finished == (cluster.get(Attachment, "default", "a") is None)
+
+
+def test_a_failed_liveness_probe_restarts_the_container() -> None:
+    """After failureThreshold failures; same pod, same address, one restart more."""
+    cluster = running(store(pod("a", container=", livenessProbe: {tcpSocket: {port: 1}, failureThreshold: 2}")))
+    seen = cluster.get(Observed, "default", "a")
+    assert seen is not None
+    for failures, restarts in ((1, 0), (2, 1)):
+        probe = ProbeReport(0, "liveness", False, "connection refused", NOW + failures, failures)
+        cluster = settled(cluster.with_changes([structs.replace(seen, probes={**seen.probes, "main/liveness": probe})]), NOW + failures)
+        assert pod_named(cluster, "a").status.container_statuses[0].restart_count == restarts
+    assert {"Unhealthy", "Killing"} <= {event.reason for event in cluster.all(Event)}
+    assert pod_named(cluster, "a").addresses == ("10.244.1.2",)
+
+
+def test_news_that_has_been_overtaken_changes_nothing() -> None:
+    """A program can end before the word that it was started has come through; its next attempt is another run."""
+    cluster = running(store(pod("a")))
+    netns = pod_netns("default", "a", pod_named(cluster, "a").uid)
+
+    def told(cluster: Cluster, state: str, attempt: int = 0) -> Cluster:
+        return cluster.with_changes(
+            program_report(cluster, {"netns": netns, "container": "main", "attempt": attempt, "state": state, "at": NOW})
+        )
+
+    ended = told(cluster, "exited")
+    assert told(ended, "running") is ended
+    again = told(ended, "running", 1).get(Observed, "default", "a")
+    assert again is not None
+    assert (again.containers["main"].attempt, again.containers["main"].state) == (1, "running")
