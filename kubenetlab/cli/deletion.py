@@ -10,6 +10,7 @@ from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import GivenKey
 from kubenetlab.cli.get import plural
 from kubenetlab.cli.screen import say
+from kubenetlab.cli.words import kinds_and_names
 from kubenetlab.errors import LabError, UsageError, did_you_mean
 from kubenetlab.lab.client import ApiError, Client
 from kubenetlab.lab.paths import object_path
@@ -59,13 +60,7 @@ def _named(client: Client, what: Sequence[str], namespace: str) -> tuple[list[Wa
     """`pod web-0 web-1`, `pod/web-0 svc/web`: objects, and documents of kinds that the lab does not model."""
     wanted: list[Wanted] = []
     given: list[GivenKey] = []
-    if what and "/" not in what[0]:
-        if len(what) < 2:
-            raise UsageError(f"delete {what[0]}: wanted a name too, as in: delete {what[0]} NAME")
-        pairs = [(what[0], name) for name in what[1:]]
-    else:
-        pairs = [(word.partition("/")[0], word.partition("/")[2]) for word in what]
-    for word, name in pairs:
+    for word, name in kinds_and_names("delete", what) if what else ():
         kind = find_kind(word)
         if kind is not None:
             wanted.append((kind, namespace if kind.is_namespaced else "", name))

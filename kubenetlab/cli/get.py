@@ -34,25 +34,26 @@ def get(
     from kubenetlab.lab.client import choose
 
     client = choose(lab)
-    kinds, names = _kinds(client, what)
-    if watch and len(kinds) == 1 and not isinstance(kinds[0], str):
-        _watch(client, kinds[0], None if every else namespace or "default", selector, output)
+    wanted = _wanted(client, "get", what)
+    first, _ = wanted[0]
+    if watch and len(wanted) == 1 and not isinstance(first, str):
+        _watch(client, first, None if every else namespace or "default", selector, output)
         return
     documents: list[dict[str, Any]] = []
-    for kind in kinds:
+    for kind, names in wanted:
         found = _fetch(client, kind, names, namespace or "default", every, selector)
         documents += found
-        if not output.is_data and (found or len(kinds) == 1):
+        if not output.is_data and (found or len(wanted) == 1):
             _show(kind, found, every, output)
-            if len(kinds) > 1:
+            if len(wanted) > 1:
                 say()
     if output.is_data:
-        single = bool(names) and len(documents) == 1
+        single = bool(wanted[0][1]) and len(documents) == 1
         data(documents[0] if single else {"apiVersion": "v1", "kind": "List", "items": documents}, output)
         return
     if not documents:
         say("nothing found" + ("" if every else f" in namespace {namespace or 'default'}"))
-    hint(_next(kinds[0], documents if len(kinds) == 1 else []))
+    hint(_next(first, documents if len(wanted) == 1 else []))
 
 
 def describe(
@@ -64,41 +65,40 @@ def describe(
     from kubenetlab.cli.describing import describe_object
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
-    from kubenetlab.lab.paths import object_path
 
     client = choose(lab)
-    kinds, names = _kinds(client, what)
-    kind = kinds[0]
-    if not names:
+    wanted = _wanted(client, "describe", what)
+    if not all(names for _, names in wanted):
         raise UsageError("describe wants one kind and a name, as in: describe pod web-0")
-    if isinstance(kind, str):
-        for document in _fetch(client, kind, names, namespace or "default", False, ""):
+    found = [(kind, document) for kind, names in wanted for document in _fetch(client, kind, names, namespace or "default", False, "")]
+    for kind, document in found:
+        if isinstance(kind, str):
             data(document, "yaml")
-        hint("kubenetlab get pods -A")
-        return
-    documents = [client.get(object_path(kind, namespace or "default", name)) for name in names]
-    for document in documents:
-        describe_object(client, document)
-    is_running = bool(documents[0].get("status", {}).get("podIP"))
+        else:
+            describe_object(client, document)
+    first = found[0][1]
+    is_running = first["kind"] == "Pod" and bool(first.get("status", {}).get("podIP"))
     where = f" -n {namespace}" if namespace else ""
-    hint(f"kubenetlab inspect {names[0]}{where}" if kind.kind == "Pod" and is_running else "kubenetlab get events -A")
+    hint(f"kubenetlab inspect {first['metadata']['name']}{where}" if is_running else "kubenetlab get events -A")
 
 
-def _kinds(client: Client, what: list[str]) -> tuple[list[type[Resource] | str], list[str]]:
-    """The kinds and names that the words mean; a kind that the lab does not model is a word."""
+def _wanted(client: Client, command: str, what: list[str]) -> list[tuple[type[Resource] | str, list[str]]]:
+    """Kind → names that the words mean, none for all of them; a kind that the lab does not model is a word."""
     from kubenetlab.api.kinds import find_kind, known_words, plurals
+    from kubenetlab.cli.words import kinds_and_names
     from kubenetlab.errors import UsageError, did_you_mean
 
-    if "/" in what[0]:
-        pairs = [word.partition("/") for word in what]
-        words, names = [pairs[0][0]], [name for _, _, name in pairs]
-    else:
-        words, names = what[0].split(","), what[1:]
     everyday = ("pods", "services", "daemonsets", "deployments", "replicasets", "statefulsets")
-    words = list(dict.fromkeys(part for word in words for part in (everyday if word == "all" else (word,))))
-    kinds: list[type[Resource] | str] = []
+    names: dict[str, list[str]] = {}
+    if "/" in what[0]:
+        for word, name in kinds_and_names(command, what):
+            names.setdefault(word, []).append(name)
+    else:
+        for word in what[0].split(","):
+            names.update(dict.fromkeys(everyday if word == "all" else (word,), what[1:]))
+    wanted: list[tuple[type[Resource] | str, list[str]]] = []
     kept: list[str] | None = None
-    for word in words:
+    for word in names:
         kind = find_kind(word)
         if kind is None:
             kept = (
@@ -109,10 +109,10 @@ def _kinds(client: Client, what: list[str]) -> tuple[list[type[Resource] | str],
                 raise UsageError(
                     f'the lab has no kind "{word}"{did_you_mean(word, known_words())}\n  known: {", ".join(dict.fromkeys((*plurals(), *kept)))}'
                 )
-            kinds.append(known)
+            wanted.append((known, names[word]))
         else:
-            kinds.append(kind)
-    return kinds, names
+            wanted.append((kind, names[word]))
+    return wanted
 
 
 def plural(kind: str) -> str:

@@ -14,6 +14,8 @@ from kubenetlab.cli.screen import hint, say
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
 
+POLL_S = 0.02
+
 app = typer.Typer(no_args_is_help=True, help="Replace a workload's pods, or wait until that is done.")
 
 What = Annotated[
@@ -27,10 +29,12 @@ def restart(what: What, namespace: Namespace = None, lab: Lab = None) -> None:
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
 
-    kind, name = _workload(what)
-    choose(lab).request("PUT", f"{object_path(kind, namespace or 'default', name)}/restart")
-    say(f"{kind.kind.lower()} {name} restarted")
-    hint(f"kubenetlab rollout status {kind.kind.lower()} {name}{f' -n {namespace}' if namespace else ''}")
+    workloads = _workloads("rollout restart", what)
+    client = choose(lab)
+    for kind, name in workloads:
+        client.request("PUT", f"{object_path(kind, namespace or 'default', name)}/restart")
+        say(f"{kind.kind.lower()} {name} restarted")
+    hint(f"kubenetlab rollout status {' '.join(what)}{f' -n {namespace}' if namespace else ''}")
 
 
 @app.command()
@@ -40,21 +44,19 @@ def status(what: What, namespace: Namespace = None, timeout: Timeout = "60s", la
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
 
-    kind, name = _workload(what)
+    workloads = _workloads("rollout status", what)
     client = choose(lab)
     deadline = time.monotonic() + seconds(timeout)
-    told = ""
-    while True:
-        missing = outstanding(client.get(object_path(kind, namespace or "default", name)))
-        if missing is None:
-            break
-        if missing != told:
-            say(f"waiting: {missing}")
-            told = missing
-        if time.monotonic() >= deadline:
-            raise LabError(f"{kind.kind.lower()} {name} is not rolled out after {timeout}: {missing}")
-        time.sleep(0.02)
-    say(f"{kind.kind.lower()} {name} is rolled out")
+    for kind, name in workloads:
+        told = ""
+        while (missing := outstanding(client.get(object_path(kind, namespace or "default", name)))) is not None:
+            if missing != told:
+                say(f"waiting: {missing}")
+                told = missing
+            if time.monotonic() >= deadline:
+                raise LabError(f"{kind.kind.lower()} {name} is not rolled out after {timeout}: {missing}")
+            time.sleep(POLL_S)
+        say(f"{kind.kind.lower()} {name} is rolled out")
     hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -o wide")
 
 
@@ -77,13 +79,16 @@ def outstanding(document: Mapping[str, Any]) -> str | None:
     return f"{ready} of {wanted} pods are available" if ready < wanted else None
 
 
-def _workload(what: list[str]) -> tuple[type[Resource], str]:
+def _workloads(command: str, what: list[str]) -> list[tuple[type[Resource], str]]:
     from kubenetlab.api.apps import DaemonSet, Deployment, StatefulSet
     from kubenetlab.api.kinds import find_kind
+    from kubenetlab.cli.words import kinds_and_names
     from kubenetlab.errors import UsageError
 
-    word, name = what[0].split("/", 1) if "/" in what[0] else (what[0], what[1] if len(what) > 1 else "")
-    kind = find_kind(word)
-    if kind not in (Deployment, StatefulSet, DaemonSet) or kind is None or not name:
-        raise UsageError("wanted a Deployment, StatefulSet or DaemonSet by name, as in: deployment web")
-    return kind, name
+    found: list[tuple[type[Resource], str]] = []
+    for word, name in kinds_and_names(command, what):
+        kind = find_kind(word)
+        if kind is None or kind not in (Deployment, StatefulSet, DaemonSet):
+            raise UsageError(f"{command}: wanted a Deployment, StatefulSet or DaemonSet by name, as in: {command} deployment web")
+        found.append((kind, name))
+    return found

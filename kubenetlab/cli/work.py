@@ -48,19 +48,20 @@ def scale(
 ) -> None:
     """Set the number of pods. Example: kubenetlab scale deployment web --replicas 5"""
     from kubenetlab.api.kinds import find_kind, known_words
+    from kubenetlab.cli.words import kinds_and_names
     from kubenetlab.errors import UsageError, did_you_mean
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
 
-    word, name = what[0].split("/", 1) if "/" in what[0] else (what[0], what[1] if len(what) > 1 else "")
-    kind = find_kind(word)
-    if kind is None or not name:
-        raise UsageError(
-            f"wanted a kind and a name, as in: scale deployment web --replicas 3{did_you_mean(word, known_words()) if kind is None else ''}"
-        )
+    wanted = [(find_kind(word), word, name) for word, name in kinds_and_names("scale", what)]
+    for kind, word, _ in wanted:
+        if kind is None:
+            raise UsageError(f'scale: there is no kind "{word}"{did_you_mean(word, known_words())}')
     client = choose(lab)
-    answer = client.request("PUT", f"{object_path(kind, namespace or 'default', name)}/scale", {"spec": {"replicas": replicas}}).body
-    say(f"{kind.kind.lower()} {name} scaled from {answer['status']['replicas']} to {replicas}")
+    for kind, _, name in wanted:
+        assert kind is not None
+        answer = client.request("PUT", f"{object_path(kind, namespace or 'default', name)}/scale", {"spec": {"replicas": replicas}}).body
+        say(f"{kind.kind.lower()} {name} scaled from {answer['status']['replicas']} to {replicas}")
     hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -w")
 
 

@@ -41,7 +41,7 @@ def test_scaling_up_and_down(running: Lab) -> None:
     wait_for(lambda: len(answering(running)) == 7, "seven pods to answer")
     more = {pod["name"]: (pod["pid"], pod["addresses"]) for pod in running.pods("web")}
     assert before.items() <= more.items()
-    running.run("scale", "deploy/web", "--replicas", "2")
+    running.run("scale", "deploy/web", "deployment/web", "--replicas", "2")
     wait_for(lambda: len(running.pods("web")) == 2, "two pods")
     assert len(answering(running)) == 2
     assert running.run("diff").status == 0

@@ -171,10 +171,21 @@ def test_ping_ends_with_1_where_something_is_not_as_promised(running: Lab) -> No
         running.inside(pod, "nft", "delete", "table", "ip", "mine")
 
 
+def test_words_may_name_objects_of_several_kinds(running: Lab) -> None:
+    """As kubectl takes them: each name is looked for in its own kind."""
+    found = running.run("get", "pod/client", "svc/web", "-o", "json").json["items"]
+    assert [(document["kind"], document["metadata"]["name"]) for document in found] == [("Pod", "client"), ("Service", "web")]
+    said = running.run("describe", "pod/client", "svc/web")
+    assert [line.split()[1] for line in said.out.splitlines() if line.startswith("Name:")] == ["client", "web"]
+    assert said.err.strip() == "next: kubenetlab inspect client"
+    assert "wanted a kind and a name" in running.run("get", "pod/client", "web", status=2).err
+
+
 def test_scale_and_delete_say_what_they_do(running: Lab) -> None:
     """And what to do next; what is not there is told with what is."""
     assert 'deployments "wob" not found' in running.run("scale", "deployment", "wob", "--replicas", "1", status=1).err
     assert "did you mean deployment" in running.run("scale", "deploymant", "web", "--replicas", "1", status=2).err
+    assert "wanted a kind and a name, as in: delete svc NAME, or svc/NAME" in running.run("delete", "pod/client", "svc", status=2).err
     assert "there is no pod default/web; did you mean deploy:default/web" in running.run("exec", "web", "--", "true", status=2).err
 
 

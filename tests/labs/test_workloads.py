@@ -151,4 +151,6 @@ def test_a_restart_replaces_every_pod(running: Lab) -> None:
         after = {pod["pid"] for pod in running.seen["pods"] if pod["name"].startswith(f"{prefix}-")}
         assert len(after) == len(before)
         assert not after & before
+    said = run("rollout", "status", "statefulset/db", "daemonset/agent", "--lab", running.name).out
+    assert said.splitlines()[:2] == ["statefulset db is rolled out", "daemonset agent is rolled out"]
     assert "wanted a Deployment, StatefulSet or DaemonSet" in run("rollout", "restart", "pod", "x", status=2).err
