@@ -6,6 +6,7 @@ Link names have at most 15 characters (IFNAMSIZ). What a real component creates 
 import hashlib
 import re
 from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 
 MAX_LINK_NAME = 15
 MAX_HOSTNAME = 63
@@ -92,14 +93,22 @@ def run_netns_name(lab: str, netns: str) -> str:
 
 @lru_cache(maxsize=8192)  # every neighbour of every pod is asked for by name
 def mac_of(address: str) -> str:
-    """The MAC of the link with this IPv4 address, as CNI plugins make it: 0a:58 and the address's four bytes."""
-    return f"0a:58:{_hex(address)}"
+    """The MAC of the link with this address, as CNI plugins make it: 0a:58 and an IPv4 address's four bytes; 0a:5a and an IPv6 address's
+    last four."""
+    return f"0a:{'5a' if ':' in address else '58'}:{_hex(address)}"
 
 
 def port_mac_of(address: str) -> str:
-    """The MAC of the other end, the bridge's port, of the link with this IPv4 address: 0a:59 and the address's four bytes."""
-    return f"0a:59:{_hex(address)}"
+    """The MAC of the other end, the bridge's port, of the link with this address: one more in the second byte."""
+    return f"0a:{'5b' if ':' in address else '59'}:{_hex(address)}"
+
+
+def link_local_of(mac: str) -> str:
+    """The IPv6 link-local address that belongs to a MAC, by the modified EUI-64 (RFC 4291, appendix A)."""
+    parts = [int(part, 16) for part in mac.split(":")]
+    interface = bytes((parts[0] ^ 2, parts[1], parts[2], 0xFF, 0xFE, *parts[3:]))
+    return str(IPv6Address(b"\xfe\x80" + bytes(6) + interface))
 
 
 def _hex(address: str) -> str:
-    return ":".join(f"{int(part):02x}" for part in address.split("."))
+    return ip_address(address).packed[-4:].hex(":")

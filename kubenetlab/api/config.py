@@ -12,9 +12,9 @@ Its shape is kind's configuration (kind.x-k8s.io/v1alpha4), which is read as it 
 Source of kind's part: sigs.k8s.io/kind pkg/apis/config/v1alpha4/types.go (v0.27).
 """
 
-from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
@@ -25,10 +25,15 @@ API_VERSIONS = ("kubenetlab.dev/v1alpha1", "kind.x-k8s.io/v1alpha4")
 
 Network = IPv4Network | IPv6Network
 
-NODE_SUBNET = "172.18.0.0/16"
-INTERNET_SUBNET = "198.51.100.0/24"
-LOAD_BALANCER_SUBNET = "203.0.113.0/24"
-NODE_CIDR_MASK_SIZE = 24
+NODE_SUBNETS: Final = {4: ip_network("172.18.0.0/16"), 6: ip_network("fd00:172:18::/64")}
+"""By IP version, as all that follow."""
+INTERNET_SUBNETS: Final = {4: ip_network("198.51.100.0/24"), 6: ip_network("2001:db8:51:100::/64")}
+LOAD_BALANCER_SUBNETS: Final = {4: ip_network("203.0.113.0/24"), 6: ip_network("2001:db8:0:113::/112")}
+POD_SUBNETS: Final = {4: "10.244.0.0/16", 6: "fd00:10:244::/56"}
+SERVICE_SUBNETS: Final = {4: "10.96.0.0/16", 6: "fd00:10:96::/112"}
+
+VERSIONS: Final[Mapping[str, tuple[int, ...]]] = {"ipv4": (4,), "ipv6": (6,), "dual": (4, 6)}
+"""IP family of a cluster → its IP versions, the primary one first."""
 
 
 class PortMapping(Record, frozen=True):
@@ -41,11 +46,13 @@ class PortMapping(Record, frozen=True):
 
 
 class NodeConfig(Record, frozen=True):
-    """One node: its role, and perhaps a name and labels of its own."""
+    """One node: its role, and perhaps a name, labels and pod ranges of its own."""
 
     role: Literal["control-plane", "worker"] = "control-plane"
     name: str = ""
     labels: Labels = {}
+    pod_cidrs: tuple[str, ...] = ()
+    """One per family; without them the cluster gives out the next free ones."""
     extra_port_mappings: tuple[PortMapping, ...] = ()
     extra_mounts: Unmodelled = None
     image: Unmodelled = None
@@ -56,9 +63,13 @@ class NodeConfig(Record, frozen=True):
 class Networking(Record, frozen=True):
     """Families, ranges and modes."""
 
-    ip_family: Literal["ipv4", "ipv6", "dual"] = "ipv4"
-    pod_subnet: str = "10.244.0.0/16"
-    service_subnet: str = "10.96.0.0/16"
+    ip_family: Annotated[Literal["ipv4", "ipv6", "dual"], Meta(examples=["ipv4"])] = "ipv4"
+    pod_subnet: str = POD_SUBNETS[4]
+    """In a dual-stack cluster one range per family, with a comma between them: the first is of the primary family."""
+    service_subnet: str = SERVICE_SUBNETS[4]
+    node_cidr_mask_size_ipv4: Annotated[int, Meta(ge=8, le=30, title="a prefix length")] = 24
+    """How large the share of the pod range is that each node gets."""
+    node_cidr_mask_size_ipv6: Annotated[int, Meta(ge=8, le=126, title="a prefix length")] = 64
     dns_domain: str = "cluster.local"
     cni: str | Mapping[str, Any] = "bridge"
     """The mode's name, or a mapping of `type` and the mode's options."""
@@ -77,6 +88,15 @@ class Networking(Record, frozen=True):
     @property
     def service_networks(self) -> tuple[Network, ...]:
         return networks(self.service_subnet)
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions that pods, nodes and Services have, the primary one first."""
+        return tuple(network.version for network in self.pod_networks)
+
+    def node_mask_size(self, version: int) -> int:
+        """The prefix length of a node's share of the pod range."""
+        return {4: self.node_cidr_mask_size_ipv4, 6: self.node_cidr_mask_size_ipv6}[version]
 
     @property
     def cni_mode(self) -> tuple[str, Mapping[str, Any]]:
@@ -101,7 +121,21 @@ class ExternalHost(Record, frozen=True):
 
     name: str
     address: str
+    """One address, or one per family with a comma between them. In a cluster with IPv6 a host that has none of that family gets the
+    one that reads alike: 198.51.100.10 and 2001:db8:51:100::10."""
     ports: tuple[Port, ...] = ()
+
+    def addresses(self, versions: Sequence[int]) -> tuple[str, ...]:
+        """One for each version, in order; none where neither is given."""
+        given = {ip_address(text).version: text for text in self.given_addresses}
+        if 4 in given and 6 not in given:
+            given[6] = str(INTERNET_SUBNETS[6][int(given[4].rpartition(".")[2], 16)])
+        return tuple(str(ip_address(given[version])) for version in versions if version in given)
+
+    @property
+    def given_addresses(self) -> tuple[str, ...]:
+        """As the document has them."""
+        return tuple(part.strip() for part in self.address.split(","))
 
 
 class ClusterConfig(Resource, frozen=True):
@@ -128,7 +162,7 @@ class ClusterConfig(Resource, frozen=True):
     @property
     def node_networks(self) -> tuple[Network, ...]:
         """Where nodes' addresses come from: one network per family, the primary family first."""
-        return (ip_network(NODE_SUBNET),)
+        return tuple(NODE_SUBNETS[version] for version in self.networking.versions)
 
     @property
     def node_names(self) -> tuple[str, ...]:

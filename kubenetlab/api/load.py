@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from kubenetlab.api import builtin
-from kubenetlab.api.config import API_VERSIONS, ClusterConfig
+from kubenetlab.api.config import API_VERSIONS, POD_SUBNETS, SERVICE_SUBNETS, VERSIONS, ClusterConfig
 from kubenetlab.api.decode import Decoded, Finding, decode, format_path, found, is_beside
 from kubenetlab.api.documents import MAX_BYTES, Document, Path, read_documents
 from kubenetlab.api.kinds import qualified_kind, writable
@@ -243,6 +243,11 @@ def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[
         fields.pop("nodes", None)
         if value["apiVersion"] != API_VERSIONS[0]:
             fields["nodes"] = [{"role": "control-plane"}]
+    networking = fields.get("networking")
+    if isinstance(networking, Mapping) and (versions := VERSIONS.get(str(networking.get("ipFamily") or "ipv4"))):
+        ranges = {"podSubnet": POD_SUBNETS, "serviceSubnet": SERVICE_SUBNETS}
+        defaults = {field: ",".join(known[version] for version in versions) for field, known in ranges.items()}
+        fields["networking"] = {**networking, **{field: networking.get(field) or text for field, text in defaults.items()}}
     decoded = decode({"metadata": {"name": name}, **fields}, ClusterConfig)
     return Decoded(decoded.value, decoded.findings, decoded.rest)
 

@@ -22,6 +22,8 @@ _REQUIREMENT = re.compile(rf"\s*(?:(!)?\s*({_KEY})|({_KEY})\s*(==|=|!=)\s*([-A-Z
 
 _ACRONYMS = {
     "ip": "IP",
+    "ipv4": "IPv4",
+    "ipv6": "IPv6",
     "ips": "IPs",
     "cidr": "CIDR",
     "cidrs": "CIDRs",

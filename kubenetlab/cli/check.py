@@ -107,7 +107,7 @@ class _Networks:
                 reply = self._client.request("GET", "/apis/kubenetlab.dev/v1alpha1/enter", query={"netns": source.sandbox})
                 for fd in reply.fds:
                     os.close(fd)
-                self._resolvers[source.sandbox] = parse_resolver(reply.body["hosts"], reply.body["resolv_conf"])
+                self._resolvers[source.sandbox] = parse_resolver(reply.body["hosts"], reply.body["resolv_conf"], source.versions)
 
     def __call__(self, source: Any) -> Any:
         from kubenetlab.kernel.syscalls import open_namespace

@@ -44,7 +44,7 @@ def inspect(
     if output.is_data:
         data({"name": place.title, "netns": place.netns, **detail}, output)
         return
-    say(f"{paint(place.title, None, bold=True)}  {place.address}")
+    say(f"{paint(place.title, None, bold=True)}  {', '.join(place.addresses)}")
     say(f"netns {place.netns}")
     for line in detail["objects"] if output is Output.wide else folded(detail["objects"]):
         say(f"  {line}")

@@ -37,6 +37,8 @@ def ping(
     ] = None,
     http: Annotated[str | None, typer.Option("--http", metavar="PATH", help="GET a path (port 80 unless --tcp says otherwise).")] = None,
     matrix: Annotated[bool, typer.Option("--matrix", help="The matrix, also with a source: one row.")] = False,
+    only_ipv4: Annotated[bool, typer.Option("-4", help="By IPv4 only.")] = False,
+    only_ipv6: Annotated[bool, typer.Option("-6", help="By IPv6 only.")] = False,
     deadline: Annotated[float, typer.Option("--deadline", metavar="SECONDS", min=0.01, help="How long silence is waited out.")] = 1.0,
     namespace: Namespace = None,
     output: OutputOption = Output.table,
@@ -49,8 +51,11 @@ def ping(
     """
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
-    from kubenetlab.observe.targets import parse, resolve
+    from kubenetlab.observe.targets import parse, places, resolve
 
+    if only_ipv4 and only_ipv6:
+        raise UsageError("-4 cannot stand with -6; without either every family is tried")
+    version = 4 if only_ipv4 else 6 if only_ipv6 else None
     if udp is not None and (tcp is not None or http is not None):
         raise UsageError("--udp cannot stand with --tcp or --http")
     client = choose(lab)
@@ -61,7 +66,7 @@ def ping(
         is_fine = one(
             client,
             seen,
-            resolve(parse(source, namespace), seen),
+            resolve(parse(source, namespace), seen).of_version(version),
             parse(destination, namespace),
             tcp=tcp,
             udp=udp,
@@ -70,7 +75,8 @@ def ping(
             output=output,
         )
     else:
-        rows = [resolve(parse(source, namespace), seen)] if source is not None else None
+        rows = [resolve(parse(source, namespace), seen)] if source is not None else places(seen)
+        rows = [row.of_version(version) for row in rows]
         is_fine = _matrix(client, seen, rows, deadline, output)
     if not is_fine:
         raise typer.Exit(1)
@@ -98,6 +104,7 @@ def _as_data(found: Matrix) -> dict[str, Any]:
         {
             "from": cell.source.title,
             "to": cell.destination.title,
+            "address": cell.address,
             "expected": cell.expected,
             "found": cell.result.outcome,
             "ms": round(cell.result.ms, 3),
@@ -128,9 +135,15 @@ def _draw(found: Matrix) -> None:
     legend = [column for column in found.destinations if column.title not in rows]
     for column in legend:
         note = "" if isinstance(column, Place) or column.endpoints else "  no ready endpoint"
-        say(f"{paint(numbers[column.title].rjust(depth), DIM)} {column.title}  {paint(column.address + note, DIM)}")
+        say(f"{paint(numbers[column.title].rjust(depth), DIM)} {column.title}  {paint(_addresses(column) + note, DIM)}")
     if legend:
         say()
+
+
+def _addresses(column: Any) -> str:
+    from kubenetlab.observe.targets import Place
+
+    return ", ".join(column.addresses) if isinstance(column, Place) else str(column.address)
 
 
 def _gap(index: int, found: Matrix) -> str:
@@ -167,15 +180,18 @@ def _summary(found: Matrix, took_s: float, policies: list[str]) -> None:
         )
     )
     for cell in found.faults[:20]:
-        say(f"{paint('✗', BAD)} {cell.source.title} → {cell.destination.title}: {_WORDS[cell.result.outcome]}, promised: {cell.expected}")
+        say(
+            f"{paint('✗', BAD)} {cell.source.title} → {cell.destination.title} ({cell.address}): {_WORDS[cell.result.outcome]}, promised: {cell.expected}"
+        )
     if len(found.faults) > 20:
         say(f"  … and {len(found.faults) - 20} more")
-    pings = sum(not hasattr(cell.destination, "port") for cell in found.cells)
+    probes = sum(len(cell.results) for cell in found.cells)
+    pings = sum(len(cell.results) for cell in found.cells if not hasattr(cell.destination, "port"))
     verdict = (
         paint("all as Kubernetes promises", GOOD) if not found.faults else paint(f"{len(found.faults)} not as Kubernetes promises", BAD)
     )
     if policies:
         count = f"{len(policies)} NetworkPolic{'ies' if len(policies) > 1 else 'y'}"
         verdict += paint(f", but for {count}, not modelled yet", MILD)
-    say(f"{pings} pings, {len(found.cells) - pings} connects in {took_s:.2f} s: {verdict}")
+    say(f"{pings} pings, {probes - pings} connects in {took_s:.2f} s: {verdict}")
     hint("kubenetlab exec POD -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname" if not found.faults else "kubenetlab diff")

@@ -6,9 +6,10 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kubenetlab.cli.options import Output
 from kubenetlab.cli.screen import BAD, DIM, GOOD, data, hint, paint, say
@@ -21,6 +22,7 @@ from kubenetlab.observe.expect import Destination, Expectation, ServicePort, exp
 from kubenetlab.observe.matrix import FITS
 from kubenetlab.observe.prober import Probe, Result, run
 from kubenetlab.observe.targets import Place, Target, resolve
+from kubenetlab.programs.http import endpoint
 from kubenetlab.programs.resolver import parse as parse_resolver
 
 DEFAULT_HTTP_PORT = 80
@@ -75,7 +77,7 @@ def one(
             output,
         )
         return is_fine
-    port = f":{where.port}" if where.port else ""
+    at = endpoint(where.address, where.port) if where.port else where.address
     how = "GET " + http if http is not None else {"ICMP": "ping", "TCP": "connect", "UDP": "datagram"}[where.protocol]
     words = {"answer": "answered", "refused": "refused", "unreachable": "no way there", "silence": "silence"}
     verdict = (
@@ -83,7 +85,7 @@ def one(
         + (f" in {result.ms:.2f} ms" if result.outcome == "answer" else "")
         + _promise(where, expected, is_fine=is_fine)
     )
-    say(f"{source.title} ({source.address}) → {where.title} ({where.address}{port}) {paint(how, DIM)}: {verdict}")
+    say(f"{source.title} ({source.address}) → {where.title} ({at}) {paint(how, DIM)}: {verdict}")
     for line in body.splitlines():
         say(f"  {line}")
     is_pod = "/" in who
@@ -108,22 +110,31 @@ async def _find(
     protocol = "UDP" if udp is not None else "TCP" if tcp is not None or http is not None else "ICMP"
     port = udp if udp is not None else tcp if tcp is not None else DEFAULT_HTTP_PORT if http is not None else 0
     if target.kind == "svc":
-        return _service(seen, target, protocol if protocol != "ICMP" else "", tcp or udp)
+        return _service(seen, source, target, protocol if protocol != "ICMP" else "", tcp or udp)
     if target.kind == "ip":
         return Where(target.name, target.name, port, protocol)
     if target.kind == "name":
         try:
-            address = await network.resolve(target.name)
+            address = await network.resolve(target.name, source.versions)
         except OSError as error:
             raise UsageError(f"{source.title}: {error.strerror or error}") from None
         return Where(target.name, address, port, protocol)
     place = resolve(target, seen, is_destination=True)
+    common = [address for version in source.versions for address in place.addresses if ip_address(address).version == version]
+    if not common:
+        raise UsageError(
+            f"{source.title} ({', '.join(source.addresses)}) and {place.title} ({', '.join(place.addresses)}) have no family in common"
+        )
+    place = structs.replace(place, addresses=tuple(common))
     return Where(place.title, place.address, port, protocol, place if protocol == "ICMP" else None)
 
 
-def _service(seen: Mapping[str, Any], target: Target, protocol: str, port: int | None) -> Where:
-    """A Service's port: the one named, else the first of the protocol."""
-    ports = [entry for entry in service_ports(seen) if (entry.namespace, entry.name) == (target.namespace, target.name)]
+def _service(seen: Mapping[str, Any], source: Place, target: Target, protocol: str, port: int | None) -> Where:
+    """A Service's port: the one named, else the first of the protocol; at its address of the source's first family that it has."""
+    all_ports = [entry for entry in service_ports(seen) if (entry.namespace, entry.name) == (target.namespace, target.name)]
+    ports = [entry for version in source.versions for entry in all_ports if ip_address(entry.address).version == version]
+    if all_ports and not ports:
+        raise UsageError(f"{source.title} and svc:{target.namespace}/{target.name} ({all_ports[0].address}) have no family in common")
     if not ports:
         known = sorted({f"svc:{entry.namespace}/{entry.name}" for entry in service_ports(seen)})
         raise UsageError(f"there is no Service {target.namespace}/{target.name} with a cluster IP; known: {', '.join(known)}")
@@ -160,4 +171,6 @@ def _network(client: Client, source: Place, init_pid: int) -> PodNetwork:
     for fd in reply.fds:
         os.close(fd)
     enter_lab(init_pid)
-    return PodNetwork(Namespace(source.netns, open_namespace("net")), parse_resolver(reply.body["hosts"], reply.body["resolv_conf"]))
+    return PodNetwork(
+        Namespace(source.netns, open_namespace("net")), parse_resolver(reply.body["hosts"], reply.body["resolv_conf"], source.versions)
+    )

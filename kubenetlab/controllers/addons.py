@@ -16,6 +16,7 @@ from kubenetlab.api.core import Namespace, Service, ServicePort, ServiceSpec
 from kubenetlab.api.meta import LabelSelector, ObjectMeta, Resource, timestamp
 from kubenetlab.api.pods import Container, ContainerPort, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, Toleration
 from kubenetlab.api.store import Change, Cluster, Kind
+from kubenetlab.controllers import cluster_ips
 from kubenetlab.controllers.addresses import dns_address
 from kubenetlab.controllers.admission import make_uid
 from kubenetlab.controllers.nodes import CONTROL_PLANE_LABEL
@@ -58,10 +59,10 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     """The API server makes its own Service again when it is gone."""
     if cluster.get(Service, "default", API_SERVICE) is None and cluster.all(ClusterConfig):
         service = _api_service(cluster.config)
-        spec = structs.replace(service.spec, cluster_ips=(service.spec.cluster_ip,), ip_families=("IPv4",), ip_family_policy="SingleStack")
+        service, _ = cluster_ips.completed(service, cluster.config.networking.service_networks, {})
         uid = make_uid("Service", "default", API_SERVICE, str(cluster.revision))
         meta = structs.replace(service.metadata, uid=uid, creation_timestamp=timestamp(now), generation=1)
-        yield structs.replace(service, metadata=meta, spec=spec)
+        yield structs.replace(service, metadata=meta)
 
 
 def _api_service(config: ClusterConfig) -> Service:

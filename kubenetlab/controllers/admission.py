@@ -1,21 +1,20 @@
-"""What the API server does with an object before it stores it: defaults, identity, immutable fields, cluster IPs.
+"""What the API server does with an object before it stores it: identity, immutable fields; cluster_ips.py has those of Services.
 
 All objects of one command are admitted together or not at all.
-Source: k8s.io/kubernetes pkg/registry/core/service/storage/alloc.go, pkg/apis/core/validation (the *Update functions), 1.33.
+Source: k8s.io/kubernetes pkg/apis/core/validation (the *Update functions), 1.33.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import ip_address
 from typing import Any, Literal
 
 from msgspec import Struct, structs
 
 from kubenetlab.api.apps import Scalable, StatefulSet, Workload
 from kubenetlab.api.batch import Job
-from kubenetlab.api.config import ClusterConfig, Network
+from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import NAMESPACE_NAME_LABEL, Namespace, Service
 from kubenetlab.api.decode import Finding
 from kubenetlab.api.discovery import EndpointSlice
@@ -23,7 +22,7 @@ from kubenetlab.api.kinds import qualified_kind
 from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, GivenKey
-from kubenetlab.controllers.addresses import cluster_ip_for
+from kubenetlab.controllers import cluster_ips
 
 RESERVED_CLUSTER_IP = 1
 """The first address of the Service range belongs to the Service default/kubernetes; an index into the range."""
@@ -92,13 +91,9 @@ class _Staged:
         self._now = now
         self._changes: dict[tuple[type[Resource], tuple[str, str]], Resource] = {}
         self._config = cluster.config
-        self._taken = {str(self._service_network[RESERVED_CLUSTER_IP]): "Service default/kubernetes"}
+        self._taken = {str(self._config.networking.service_networks[0][RESERVED_CLUSTER_IP]): "Service default/kubernetes"}
         self._taken |= {ip: service.title for service in cluster.all(Service) for ip in service.cluster_ips}
         self.made_namespaces: list[str] = []
-
-    @property
-    def _service_network(self) -> Network:
-        return self._config.networking.service_networks[0]
 
     def result(self) -> Cluster:
         return self._cluster.with_changes(self._changes.values())
@@ -129,7 +124,7 @@ class _Staged:
                 hint = f"{obj.title} stands twice in what was given: keep one of them"
                 findings = [structs.replace(finding, hints=(hint,)) for finding in findings]
         if isinstance(candidate, Service):
-            candidate, faults = _complete_service(candidate, self._service_network, self._taken)
+            candidate, faults = cluster_ips.completed(candidate, self._config.networking.service_networks, self._taken)
             findings += faults
             self._taken |= dict.fromkeys(candidate.cluster_ips, candidate.title)
         if old is not None and getattr(candidate, "spec", None) != getattr(old, "spec", None):
@@ -182,9 +177,8 @@ def _updated(old: Resource, new: Resource, document: Mapping[str, Any]) -> Resou
         changed = structs.replace(changed, status=old.status)
     if isinstance(changed, Pod) and isinstance(old, Pod):
         changed = structs.replace(changed, spec=structs.replace(changed.spec, node_name=old.spec.node_name))
-    if isinstance(changed, Service) and isinstance(old, Service) and not changed.spec.cluster_ip and changed.spec.type != "ExternalName":
-        spec = structs.replace(changed.spec, cluster_ip=old.spec.cluster_ip, cluster_ips=old.spec.cluster_ips)
-        changed = structs.replace(changed, spec=spec)
+    if isinstance(changed, Service) and isinstance(old, Service):
+        changed = cluster_ips.carried_over(old, changed)
     if isinstance(changed, Scalable) and isinstance(old, Scalable) and "replicas" not in document.get("spec", {}):
         changed = structs.replace(changed, spec=structs.replace(changed.spec, replicas=old.spec.replicas))
     return changed
@@ -212,16 +206,14 @@ def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:
         case (EndpointSlice(), EndpointSlice()) if old.address_type != new.address_type:
             yield Finding(("addressType",), f"field is immutable; it is {old.address_type}")
         case (Service(), Service()):
-            is_to_or_from_external = "ExternalName" in (old.spec.type, new.spec.type)
-            if new.spec.cluster_ip and new.spec.cluster_ip != old.spec.cluster_ip and not is_to_or_from_external:
-                yield Finding(("spec", "clusterIP"), f"field is immutable; it is {old.spec.cluster_ip}")
+            yield from cluster_ips.forbidden(old, new)
 
 
 def _forbidden_config(old: ClusterConfig, new: ClusterConfig) -> Iterator[Finding]:
     for field, name in (
+        ("ip_family", "ipFamily"),
         ("pod_subnet", "podSubnet"),
         ("service_subnet", "serviceSubnet"),
-        ("ip_family", "ipFamily"),
         ("dns_domain", "dnsDomain"),
     ):
         before, after = getattr(old.networking, field), getattr(new.networking, field)
@@ -251,51 +243,3 @@ def _forbidden_pod(old: Pod, new: Pod) -> Iterator[Finding]:
     if allowed != new.spec or not kept or moved:
         hint = f"delete {old.title} first (kubenetlab delete pod {old.name} -n {old.namespace})"
         yield Finding(("spec",), "a pod's spec is immutable but for its images and added tolerations", hints=(hint,))
-
-
-def _complete_service(service: Service, network: Network, taken: Mapping[str, str]) -> tuple[Service, list[Finding]]:
-    """The Service with its defaults and its cluster IP. `taken` says whose each address is."""
-    spec = service.spec
-    if spec.type == "ExternalName":
-        return structs.replace(service, spec=structs.replace(spec, cluster_ip="", cluster_ips=(), ip_families=())), []
-    findings = list(_family_faults(service))
-    ports = tuple(port if port.target_port is not None else structs.replace(port, target_port=port.port) for port in spec.ports)
-    address = spec.cluster_ip
-    if not address:
-        free = cluster_ip_for(network, service.full_name, taken)
-        if free is None:
-            findings.append(Finding(("spec", "clusterIP"), f"no address is left in the Service range {network}"))
-        address = free or ""
-    elif address != "None":
-        findings += _address_faults(service, network, taken)
-    spec = structs.replace(
-        spec,
-        ports=ports,
-        cluster_ip=address,
-        cluster_ips=(address,) if address else (),
-        ip_families=spec.ip_families or ("IPv4",),
-        ip_family_policy=spec.ip_family_policy or "SingleStack",
-    )
-    return structs.replace(service, spec=spec), findings
-
-
-def _family_faults(service: Service) -> Iterator[Finding]:
-    for index, family in enumerate(service.spec.ip_families):
-        if family != "IPv4":
-            yield Finding(
-                ("spec", "ipFamilies", index),
-                f'Invalid value: "{family}": not configured on this cluster',
-                hints=("the cluster is IPv4 only",),
-            )
-    if service.spec.ip_family_policy == "RequireDualStack":
-        yield Finding(
-            ("spec", "ipFamilyPolicy"), 'Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services'
-        )
-
-
-def _address_faults(service: Service, network: Network, taken: Mapping[str, str]) -> Iterator[Finding]:
-    address = service.spec.cluster_ip
-    if ip_address(address) not in network or ip_address(address) in (network[0], network[-1]):
-        yield Finding(("spec", "clusterIP"), f"the provided IP ({address}) is not in the valid range. The range of valid IPs is {network}")
-    elif taken.get(address, service.title) != service.title:
-        yield Finding(("spec", "clusterIP"), f"provided IP is already allocated: {address} belongs to {taken[address]}")

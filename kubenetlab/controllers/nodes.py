@@ -3,12 +3,13 @@
 Source: k8s.io/kubernetes pkg/controller/nodeipam (ranges), pkg/kubelet/nodestatus/setters.go (condition texts).
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
+from ipaddress import ip_network
 from typing import Final
 
 from msgspec import structs
 
-from kubenetlab.api.config import NODE_CIDR_MASK_SIZE, ClusterConfig, NodeConfig
+from kubenetlab.api.config import ClusterConfig, Network, NodeConfig
 from kubenetlab.api.core import Node, NodeAddress, NodeSpec, NodeStatus, Taint
 from kubenetlab.api.lab import NetworkFacts, NodeReport
 from kubenetlab.api.meta import Condition, ObjectMeta, timestamp
@@ -32,22 +33,29 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     names = config.node_names
     yield from (deletion(node) for node in cluster.all(Node) if node.name not in names)
     known = [node for name in names if (node := cluster.node(name))]
-    taken_addresses = {address for node in known for address in node.addresses}
-    taken_ranges = {cidr for node in known for cidr in node.spec.pod_cidrs}
-    numbers = range(FIRST_NODE_ADDRESS, FIRST_NODE_ADDRESS + len(names) + len(known))
-    free_addresses = [
-        (address for number in numbers if (address := str(subnet[number])) not in taken_addresses) for subnet in config.node_networks
-    ]
+    taken = {address for node in known for address in node.addresses}
+    asked_for = [cidr for node in config.nodes for cidr in node.pod_cidrs]
+    taken_ranges = [ip_network(cidr) for cidr in (*asked_for, *(cidr for node in known for cidr in node.spec.pod_cidrs))]
+    free_addresses = [_free_addresses(subnet, taken) for subnet in config.node_networks]
     free_ranges = [
-        (cidr for part in node_networks(subnet, NODE_CIDR_MASK_SIZE) if (cidr := str(part)) not in taken_ranges)
-        for subnet in config.networking.pod_networks
+        _free_ranges(subnet, config.networking.node_mask_size(subnet.version), taken_ranges) for subnet in config.networking.pod_networks
     ]
     has_workers = any(node.role == "worker" for node in config.nodes)
     for node_config, name in zip(config.nodes, names, strict=True):
         old = cluster.node(name)
         addresses = old.addresses if old else tuple(next(free) for free in free_addresses)
-        pod_cidrs = old.spec.pod_cidrs if old else tuple(next(free) for free in free_ranges)
+        pod_cidrs = old.spec.pod_cidrs if old else node_config.pod_cidrs or tuple(next(free) for free in free_ranges)
         yield _node(cluster, node_config, name, old, addresses, pod_cidrs, has_workers, now)
+
+
+def _free_addresses(subnet: Network, taken: Container[str]) -> Iterator[str]:
+    numbers = range(FIRST_NODE_ADDRESS, subnet.num_addresses - 1)
+    return (address for number in numbers if (address := str(subnet[number])) not in taken)
+
+
+def _free_ranges(subnet: Network, mask_size: int, taken: Sequence[Network]) -> Iterator[str]:
+    others = [network for network in taken if network.version == subnet.version]
+    return (str(part) for part in node_networks(subnet, mask_size) if not any(part.overlaps(other) for other in others))
 
 
 def _node(

@@ -114,8 +114,9 @@ def _fabric(
         (tuple(fabric.switch(names.INTERNET_SWITCH, "0a:58:00:00:00:02")), Origin("fabric", "the internet")),
         *_by_namespace(fabric.router(node_networks, neighbors), Origin("fabric", "the router")),
     ]
+    versions = [subnet.version for subnet in node_networks]
     for host in external:
-        layers += _by_namespace(fabric.external(host), Origin("fabric", f"external host {host.name}"))
+        layers += _by_namespace(fabric.external(host, versions), Origin("fabric", f"external host {host.name}"))
     return tuple(layers)
 
 

@@ -20,15 +20,26 @@ class Context(Struct, frozen=True):
     namespace: str
     """Empty for nodes and external hosts."""
     name: str
-    address: str
-    """In the primary family."""
+    addresses: tuple[str, ...]
+    """At most one per family, the primary family first."""
     node: str
     files: PodFiles
 
     @property
+    def versions(self) -> list[int]:
+        """The IP versions it has, the primary one first."""
+        return [6 if ":" in address else 4 for address in self.addresses]
+
+    @property
     def identity(self) -> dict[str, str]:
         """The fields of `programs.http.Me` that say who it is."""
-        return {"namespace": self.namespace, "pod": self.name, "hostname": self.files.hostname, "address": self.address, "node": self.node}
+        return {
+            "namespace": self.namespace,
+            "pod": self.name,
+            "hostname": self.files.hostname,
+            "address": self.addresses[0],
+            "node": self.node,
+        }
 
 
 class Contexts:
@@ -57,9 +68,10 @@ class Contexts:
         """None for a namespace in which nobody is at home: switches, routers, and what is gone."""
         if (found := self.pod_of(netns)) is not None:
             node, view, pod = found
-            return Context(netns, view.namespace, view.name, view.addresses[0], node.name, pods.files(node, view, pod))
+            return Context(netns, view.namespace, view.name, view.addresses, node.name, pods.files(node, view, pod))
         if (here := self._nodes.get(netns)) is not None:
-            return Context(netns, "", here.name, here.addresses[0], here.name, pods.node_files(here))
+            return Context(netns, "", here.name, here.addresses, here.name, pods.node_files(here))
         if (host := self._hosts.get(netns)) is not None:
-            return Context(netns, "", host.name, host.address, "", pods.host_files(host.name, host.address))
+            addresses = host.addresses(self._cluster.config.networking.versions)
+            return Context(netns, "", host.name, addresses, "", pods.host_files(host.name, addresses))
         return None

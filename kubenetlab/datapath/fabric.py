@@ -10,11 +10,11 @@ The router knows the nodes' and the internet's networks, and no pod: from outsid
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 from kubenetlab import names
-from kubenetlab.api.config import INTERNET_SUBNET, ExternalHost, Network
-from kubenetlab.datapath.sandboxes import loopback_and_sysctls, router_sysctls
+from kubenetlab.api.config import INTERNET_SUBNETS, ExternalHost, Network
+from kubenetlab.datapath.sandboxes import link_local, loopback_and_sysctls, router_sysctls
 from kubenetlab.datapath.view import DEFAULT_ROUTES, NodeView, router_address
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import Bridge, Port, Veth
@@ -24,14 +24,13 @@ from kubenetlab.hoststate.programs import Listener, ProgramRun
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sandbox
 
-_INTERNET = ip_network(INTERNET_SUBNET)
-INTERNET_GATEWAY = str(_INTERNET[1])
+INTERNET_GATEWAYS = {version: str(subnet[1]) for version, subnet in INTERNET_SUBNETS.items()}
 
 
 def switch(netns: str, mac: str) -> Iterator[Object]:
     """A namespace that is nothing but a switch."""
     yield Sandbox(netns, hostname=netns.rpartition("/")[2])
-    yield from loopback_and_sysctls(netns)
+    yield from loopback_and_sysctls(netns, has_ipv6=False)
     yield Bridge(netns, names.SWITCH_BRIDGE, mac, alias=names.link_alias("fabric", netns.rpartition("/")[2]))
 
 
@@ -39,23 +38,29 @@ def router(node_networks: Sequence[Network], neighbors: Sequence[Sequence[str]])
     """`neighbors` are the nodes' addresses, node by node, where they are written down instead of asked for."""
     here = names.ROUTER
     yield Sandbox(here, hostname="router")
-    yield from loopback_and_sysctls(here, forwards=True)
-    yield from router_sysctls(here)
+    versions = [subnet.version for subnet in node_networks]
+    yield from loopback_and_sysctls(here, has_ipv6=6 in versions, forwards=True)
+    yield from router_sysctls(here, has_ipv6=6 in versions)
     ways_in = [(router_address(subnet), subnet.prefixlen) for subnet in node_networks]
+    ways_out = [(INTERNET_GATEWAYS[version], INTERNET_SUBNETS[version].prefixlen) for version in versions]
     yield from _uplink(here, names.ROUTER_FABRIC_LINK, ways_in, names.FABRIC_SWITCH, "router")
-    yield from _uplink(here, names.ROUTER_INTERNET_LINK, [(INTERNET_GATEWAY, _INTERNET.prefixlen)], names.INTERNET_SWITCH, "router")
+    yield from _uplink(here, names.ROUTER_INTERNET_LINK, ways_out, names.INTERNET_SWITCH, "router")
     for addresses in neighbors:
         for address in addresses:
             yield Neighbor(here, names.ROUTER_FABRIC_LINK, address, names.mac_of(addresses[0]))
 
 
-def external(host: ExternalHost) -> Iterator[Object]:
+def external(host: ExternalHost, versions: Sequence[int]) -> Iterator[Object]:
     """A host in the internet; with ports it is a server."""
     here = names.external_netns(host.name)
+    addresses = host.addresses(versions)
+    present = [ip_address(address).version for address in addresses]
     yield Sandbox(here, hostname=names.hostname(host.name))
-    yield from loopback_and_sysctls(here)
-    yield from _uplink(here, names.HOST_LINK, [(host.address, _INTERNET.prefixlen)], names.INTERNET_SWITCH, host.name)
-    yield Route(here, DEFAULT_ROUTES[4], names.HOST_LINK, via=INTERNET_GATEWAY)
+    yield from loopback_and_sysctls(here, has_ipv6=6 in present)
+    ways_in = [(address, INTERNET_SUBNETS[version].prefixlen) for address, version in zip(addresses, present, strict=True)]
+    yield from _uplink(here, names.HOST_LINK, ways_in, names.INTERNET_SWITCH, host.name)
+    for version in present:
+        yield Route(here, DEFAULT_ROUTES[version], names.HOST_LINK, via=INTERNET_GATEWAYS[version])
     if host.ports:
         yield ProgramRun(here, host.name, 0, "default", {}, tuple(Listener("TCP", port) for port in host.ports))
 
@@ -63,8 +68,8 @@ def external(host: ExternalHost) -> Iterator[Object]:
 def node(view: NodeView) -> Iterator[Object]:
     """A node as it is before anything of Kubernetes runs on it: a machine with an address."""
     yield Sandbox(view.netns, hostname=names.hostname(view.name))
-    yield from loopback_and_sysctls(view.netns, forwards=True)
-    yield from router_sysctls(view.netns)
+    yield from loopback_and_sysctls(view.netns, has_ipv6=view.has_ipv6, forwards=True)
+    yield from router_sysctls(view.netns, has_ipv6=view.has_ipv6)
     subnets = [ip_network(cidr) for cidr in view.node_cidrs]
     ways_in = [(address, subnet.prefixlen) for address, subnet in zip(view.addresses, subnets, strict=True)]
     yield from _uplink(view.netns, names.NODE_UPLINK, ways_in, names.FABRIC_SWITCH, view.name)
@@ -80,9 +85,11 @@ def node(view: NodeView) -> Iterator[Object]:
 def _uplink(netns: str, link: str, addresses: Sequence[tuple[str, int]], switch_netns: str, whose: str) -> Iterator[Object]:
     """A link from a machine to a switch: both ends, and the machine's addresses with their prefix lengths, the primary family first."""
     primary, _ = addresses[0]
+    has_ipv6 = any(":" in address for address, _ in addresses)
     port = names.port_name(whose)
     alias = names.link_alias("fabric", whose)
     yield Veth(netns, link, names.mac_of(primary), switch_netns, port, alias=alias)
     yield Port(switch_netns, port, names.SWITCH_BRIDGE, names.port_mac_of(primary), alias=alias)
     for address, prefix_length in addresses:
         yield Address(netns, link, f"{address}/{prefix_length}")
+    yield from link_local(netns, link, names.mac_of(primary), has_ipv6=has_ipv6)

@@ -32,7 +32,7 @@ def sandbox(node: NodeView, view: PodView) -> Iterator[Object]:
         yield Sandbox(view.netns, hostname=view.hostname, shares=node.netns)
         return
     yield Sandbox(view.netns, hostname=view.hostname)
-    yield from loopback_and_sysctls(view.netns)
+    yield from loopback_and_sysctls(view.netns, has_ipv6=any(":" in address for address in view.addresses))
 
 
 def files(node: NodeView, view: PodView, pod: Pod) -> PodFiles:
@@ -45,9 +45,9 @@ def node_files(node: NodeView) -> PodFiles:
     return PodFiles(node.name, _hosts_head() + "".join(f"{address}\t{node.name}\n" for address in node.addresses), "")
 
 
-def host_files(hostname: str, address: str) -> PodFiles:
+def host_files(hostname: str, addresses: Sequence[str]) -> PodFiles:
     """What a host outside finds in its own /etc."""
-    return PodFiles(hostname, _hosts_head() + f"{address}\t{hostname}\n", "")
+    return PodFiles(hostname, _hosts_head() + "".join(f"{address}\t{hostname}\n" for address in addresses), "")
 
 
 def _hosts(pod: Pod, node: NodeView, hostname: str, addresses: Sequence[str]) -> str:

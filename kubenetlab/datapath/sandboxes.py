@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import LOOPBACK, LinkUp
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.sandbox import Sysctl
+from kubenetlab.names import link_local_of
 
 _ALL_AND_DEFAULT = {
     "rp_filter": "0",
@@ -22,7 +24,11 @@ _ALL_AND_DEFAULT = {
 }
 
 
-def loopback_and_sysctls(netns: str, *, forwards: bool = False) -> Iterator[Object]:
+_IPV6_ALL_AND_DEFAULT = {"accept_ra": "0", "accept_redirects": "0", "accept_dad": "0", "addr_gen_mode": "1"}
+"""Addresses are only those that are said, link-local ones too (addr_gen_mode none), and nobody listens for duplicates."""
+
+
+def loopback_and_sysctls(netns: str, *, has_ipv6: bool, forwards: bool = False) -> Iterator[Object]:
     """For any namespace. `forwards` makes it a router; ip_forward comes first, because changing it resets others."""
     yield LinkUp(netns, LOOPBACK)
     yield Sysctl(netns, "net/ipv4/ip_forward", "1" if forwards else "0")
@@ -31,13 +37,28 @@ def loopback_and_sysctls(netns: str, *, forwards: bool = False) -> Iterator[Obje
             yield Sysctl(netns, f"net/ipv4/conf/{whose}/{name}", value)
     yield Sysctl(netns, "net/ipv4/ip_default_ttl", "64")
     yield Sysctl(netns, "net/ipv4/ping_group_range", "0\t0")
-    yield Sysctl(netns, "net/ipv6/conf/all/disable_ipv6", "1", is_optional=True)
+    if not has_ipv6:
+        yield Sysctl(netns, "net/ipv6/conf/all/disable_ipv6", "1", is_optional=True)
+        return
+    yield Sysctl(netns, "net/ipv6/conf/all/disable_ipv6", "0")
+    yield Sysctl(netns, "net/ipv6/conf/all/forwarding", "1" if forwards else "0")
+    for name, value in _IPV6_ALL_AND_DEFAULT.items():
+        for whose in ("all", "default"):
+            yield Sysctl(netns, f"net/ipv6/conf/{whose}/{name}", value)
 
 
-def router_sysctls(netns: str) -> Iterator[Object]:
+def router_sysctls(netns: str, *, has_ipv6: bool) -> Iterator[Object]:
     """For nodes and routers: no redirects (a pod would send the next packet past its node), ARP in the name of the link asked on,
     and word for every packet that has no way, not for one a second."""
     yield Sysctl(netns, "net/ipv4/icmp_ratelimit", "0")
     for whose in ("all", "default"):
         yield Sysctl(netns, f"net/ipv4/conf/{whose}/send_redirects", "0")
         yield Sysctl(netns, f"net/ipv4/conf/{whose}/arp_announce", "2")
+    if has_ipv6:
+        yield Sysctl(netns, "net/ipv6/icmp/ratelimit", "0")
+
+
+def link_local(netns: str, link: str, mac: str, *, has_ipv6: bool) -> Iterator[Object]:
+    """The address from which a link asks for its neighbours' MACs, on behalf of whatever it forwards."""
+    if has_ipv6:
+        yield Address(netns, link, f"{link_local_of(mac)}/64")

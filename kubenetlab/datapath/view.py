@@ -36,13 +36,18 @@ class Family(Struct, frozen=True):
         return _network(self.pod_cidr)
 
     @property
+    def version(self) -> int:
+        """4 or 6."""
+        return self.pod_network.version
+
+    @property
     def gateway(self) -> str:
         """The bridge's address, the pods' default gateway."""
         return str(self.pod_network[1])
 
     @property
     def default_route(self) -> str:
-        return DEFAULT_ROUTES[self.pod_network.version]
+        return DEFAULT_ROUTES[self.version]
 
     @property
     def host_length(self) -> int:
@@ -104,6 +109,10 @@ class NodeView(Struct, frozen=True):
     @property
     def addresses(self) -> tuple[str, ...]:
         return tuple(family.address for family in self.families)
+
+    @property
+    def has_ipv6(self) -> bool:
+        return any(family.version == 6 for family in self.families)
 
 
 class ServiceView(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """Addresses of links.
 
-Source: include/uapi/linux/if_addr.h, net/ipv4/devinet.c (6.12); iproute2 ip/ipaddress.c.
+Source: include/uapi/linux/if_addr.h, net/ipv4/devinet.c, net/ipv6/addrconf.c (6.12); iproute2 ip/ipaddress.c.
 """
 
 from __future__ import annotations
@@ -10,29 +10,31 @@ from collections.abc import Mapping
 from ipaddress import ip_interface
 
 from kubenetlab.hoststate import wire
-from kubenetlab.hoststate.ip import FAMILY_OF_VERSION, OUR_PROTOCOL, SCOPE_OF_NUMBER, SCOPES, Scope, as_address
+from kubenetlab.hoststate.ip import AF_INET6, FAMILY_OF_VERSION, OUR_PROTOCOL, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, as_address
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
 
-IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
-IFA_F_NOPREFIXROUTE = 0x200
+IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS, IFA_PROTO = 1, 2, 6, 8, 11
+IFA_F_NODAD, IFA_F_DEPRECATED, IFA_F_NOPREFIXROUTE = 0x02, 0x20, 0x200
 
 _IFADDRMSG = struct.Struct("=BBBBi")
 """family, prefix length, flags, scope, interface index"""
+_DEPRECATED = struct.pack("=IIII", 0, 0xFFFFFFFF, 0, 0)
+"""ifa_cacheinfo: preferred for no time, valid for ever"""
 
 
 class Address(Object, frozen=True):
     """An address of a link, with its prefix length: `10.244.1.5/24`.
 
-    With `has_route` the kernel adds the route to the prefix by itself. A `link` scope keeps an address from being chosen as the
-    source of what leaves the machine or is masqueraded.
+    With `has_route` the kernel adds the route to the prefix by itself. What is no source is not chosen for what the machine sends or
+    masquerades: IPv4 says so by the scope `link`, IPv6 by a preferred lifetime of 0. Duplicates are not looked for.
     """
 
     rank = 60
 
     link: str
     address: str
-    scope: Scope = "global"
+    is_source: bool = True
     has_route: bool = True
 
     @property
@@ -44,8 +46,9 @@ class Address(Object, frozen=True):
         return ("Link", self.link)
 
     def __str__(self) -> str:
-        extra = (f" scope {self.scope}" if self.scope != "global" else "") + ("" if self.has_route else " noprefixroute")
-        return f"address {self.address} dev {self.link}{extra}"
+        is_ipv6 = ":" in self.address
+        no_source = "" if self.is_source else " preferred_lft 0" if is_ipv6 else " scope link"
+        return f"address {self.address} dev {self.link}{no_source}{'' if self.has_route else ' noprefixroute'}"
 
     def create(self, links: Links) -> bytes:
         return message(wire.RTM_NEWADDR, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, self._body(links))
@@ -58,26 +61,30 @@ class Address(Object, frozen=True):
     def _body(self, links: Links) -> bytes:
         interface = ip_interface(self.address)
         packed = interface.ip.packed
-        header = _IFADDRMSG.pack(
-            FAMILY_OF_VERSION[interface.version], interface.network.prefixlen, 0, SCOPES[self.scope], links.index(self.netns, self.link)
-        )
-        flags = b"" if self.has_route else number(IFA_FLAGS, IFA_F_NOPREFIXROUTE)
+        is_ipv6 = interface.version == 6
+        scope = RT_SCOPE_UNIVERSE if self.is_source or is_ipv6 else RT_SCOPE_LINK
+        index = links.index(self.netns, self.link)
+        header = _IFADDRMSG.pack(FAMILY_OF_VERSION[interface.version], interface.network.prefixlen, 0, scope, index)
+        wanted = (IFA_F_NODAD if is_ipv6 else 0) | (0 if self.has_route else IFA_F_NOPREFIXROUTE)
+        flags = number(IFA_FLAGS, wanted) if wanted else b""
+        lifetime = attribute(IFA_CACHEINFO, _DEPRECATED) if is_ipv6 and not self.is_source else b""
         mark = attribute(IFA_PROTO, bytes([OUR_PROTOCOL]))  # Linux 5.18 and later keep it
-        return header + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed) + flags + mark
+        return header + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed) + flags + lifetime + mark
 
 
 def decode_address(netns: str, body: memoryview, names: Mapping[int, str]) -> tuple[Address, bool] | None:
-    """One RTM_NEWADDR message, and whether we made it; None for loopback's own addresses and for IPv6 link-local ones.
+    """One RTM_NEWADDR message, and whether we made it; None for loopback's own addresses.
 
     message: ifaddrmsg (8 bytes) | attributes; names: index → link.
     """
-    _, prefix, _, scope, index = _IFADDRMSG.unpack_from(body)
+    family, prefix, _, scope, index = _IFADDRMSG.unpack_from(body)
     found = attributes(body[_IFADDRMSG.size :])
     address = as_address(found.get(IFA_LOCAL, found[IFA_ADDRESS]))
-    if address.is_loopback or address.is_link_local:
+    if address.is_loopback:
         return None
     flags = as_number(found[IFA_FLAGS]) if IFA_FLAGS in found else 0
-    seen = Address(netns, names[index], f"{address}/{prefix}", SCOPE_OF_NUMBER.get(scope, "global"), not flags & IFA_F_NOPREFIXROUTE)
+    is_source = not flags & IFA_F_DEPRECATED if family == AF_INET6 else scope == RT_SCOPE_UNIVERSE
+    seen = Address(netns, names[index], f"{address}/{prefix}", is_source, not flags & IFA_F_NOPREFIXROUTE)
     return seen, IFA_PROTO in found and as_number(found[IFA_PROTO]) == OUR_PROTOCOL
 
 

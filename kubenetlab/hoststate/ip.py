@@ -6,15 +6,12 @@ Source: include/linux/socket.h, include/uapi/linux/rtnetlink.h (6.12).
 from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final, Literal
+from typing import Final
 
 AF_INET, AF_INET6 = 2, 10
 FAMILY_OF_VERSION: Final[Mapping[int, int]] = {4: AF_INET, 6: AF_INET6}
 
-Scope = Literal["global", "link", "host"]
-SCOPES: Final[Mapping[Scope, int]] = {"global": 0, "link": 253, "host": 254}
-SCOPE_OF_NUMBER: Final[Mapping[int, Scope]] = {number: scope for scope, number in SCOPES.items()}
-
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
 
 OUR_PROTOCOL: Final = 4
 """RTPROT_STATIC, the mark of what we have made: somebody else's additions (`ip route add` says `boot`) are left alone."""

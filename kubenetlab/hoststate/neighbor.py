@@ -21,7 +21,7 @@ _NDMSG = struct.Struct("=BxxxiHBB")
 
 
 class Neighbor(Object, frozen=True):
-    """A permanent neighbour: needs no ARP, and does not count against the kernel's 1,024 dynamic ones."""
+    """A permanent neighbour: needs no ARP and no neighbour discovery, and does not count against the kernel's 1,024 dynamic ones."""
 
     rank = 70
 
@@ -70,5 +70,5 @@ def decode_neighbor(netns: str, body: memoryview, names: Mapping[int, str]) -> t
 
 
 def dump_neighbors() -> bytes:
-    """The request for all IPv4 neighbours of a namespace."""
-    return message(wire.RTM_GETNEIGH, wire.NLM_F_DUMP, _NDMSG.pack(2, 0, 0, 0, 0))
+    """The request for all neighbours of a namespace, of both families."""
+    return message(wire.RTM_GETNEIGH, wire.NLM_F_DUMP, _NDMSG.pack(0, 0, 0, 0, 0))

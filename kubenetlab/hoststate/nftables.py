@@ -6,13 +6,15 @@ given. Source: nft(8) 1.0.6; libnftables-json(5) for reading back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
 
+NFT_FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
+"""IP version → nft's name of the family, which is also its word for the packet's header."""
 MAX_COMMENT = 128
 MAX_NAME = 240
 """kube-proxy's own limit for chain names; the kernel's is 255."""

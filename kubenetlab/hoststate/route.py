@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 
 from kubenetlab.hoststate import wire
-from kubenetlab.hoststate.ip import AF_INET, AF_INET6, FAMILY_OF_VERSION, OUR_PROTOCOL, SCOPE_OF_NUMBER, SCOPES, Scope, address_text
+from kubenetlab.hoststate.ip import (
+    AF_INET,
+    AF_INET6,
+    FAMILY_OF_VERSION,
+    OUR_PROTOCOL,
+    RT_SCOPE_LINK,
+    RT_SCOPE_NOWHERE,
+    RT_SCOPE_UNIVERSE,
+    address_text,
+)
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
 
@@ -18,7 +27,6 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 7, 15
 RT_TABLE_MAIN = 254
 RTPROT_KERNEL = 2
 RTN_UNICAST = 1
-RT_SCOPE_NOWHERE = 255
 
 _RTMSG = struct.Struct("=BBBBBBBBI")
 """family, destination length, source length, tos, table, protocol, scope, type, flags"""
@@ -27,7 +35,10 @@ _ANY = {AF_INET: "0.0.0.0/0", AF_INET6: "::/0"}
 
 
 class Route(Object, frozen=True):
-    """A way to a destination: by a gateway, or straight out of a link. `0.0.0.0/0` is the default route."""
+    """A way to a destination: by a gateway, or straight out of a link. `0.0.0.0/0` and `::/0` are the default routes.
+
+    Without a gateway IPv4 calls its scope `link`; IPv6 has no scopes of routes.
+    """
 
     rank = 80
 
@@ -36,7 +47,6 @@ class Route(Object, frozen=True):
     via: str = ""
     source: str = ""
     """The address that this machine puts on what it sends this way; empty: the kernel's choice."""
-    scope: Scope = "global"
 
     @property
     def key(self) -> Key:
@@ -50,12 +60,13 @@ class Route(Object, frozen=True):
         parts = ["route", "default" if self.destination in _ANY.values() else self.destination]
         parts += ["via", self.via] if self.via else []
         parts += ["dev", self.link]
-        parts += ["scope", self.scope] if self.scope != "global" else []
+        parts += ["scope", "link"] if not self.via and ":" not in self.destination else []
         parts += ["src", self.source] if self.source else []
         return " ".join(parts)
 
     def create(self, links: Links) -> bytes:
-        return message(wire.RTM_NEWROUTE, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, self._body(links, OUR_PROTOCOL, SCOPES[self.scope]))
+        scope = RT_SCOPE_UNIVERSE if self.via or ":" in self.destination else RT_SCOPE_LINK
+        return message(wire.RTM_NEWROUTE, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, self._body(links, OUR_PROTOCOL, scope))
 
     change = create
 
@@ -76,7 +87,7 @@ def decode_route(netns: str, body: memoryview, names: Mapping[int, str]) -> tupl
 
     message: rtmsg (12 bytes) | attributes; names: index → link.
     """
-    family, length, _, _, table, protocol, scope, type_, _ = _RTMSG.unpack_from(body)
+    family, length, _, _, table, protocol, _, type_, _ = _RTMSG.unpack_from(body)
     found = attributes(body[_RTMSG.size :])
     table = as_number(found[RTA_TABLE]) if RTA_TABLE in found else table
     if table != RT_TABLE_MAIN or protocol == RTPROT_KERNEL or type_ != RTN_UNICAST or RTA_OIF not in found:
@@ -84,10 +95,10 @@ def decode_route(netns: str, body: memoryview, names: Mapping[int, str]) -> tupl
     destination = f"{address_text(found[RTA_DST])}/{length}" if RTA_DST in found else _ANY[family]
     via = address_text(found[RTA_GATEWAY]) if RTA_GATEWAY in found else ""
     source = address_text(found[RTA_PREFSRC]) if RTA_PREFSRC in found else ""
-    seen = Route(netns, destination, names[as_number(found[RTA_OIF])], via, source, SCOPE_OF_NUMBER.get(scope, "global"))
+    seen = Route(netns, destination, names[as_number(found[RTA_OIF])], via, source)
     return seen, protocol == OUR_PROTOCOL
 
 
 def dump_routes() -> bytes:
-    """The request for all IPv4 routes of a namespace."""
-    return message(wire.RTM_GETROUTE, wire.NLM_F_DUMP, _RTMSG.pack(AF_INET, 0, 0, 0, 0, 0, 0, 0, 0))
+    """The request for all routes of a namespace, of every family."""
+    return message(wire.RTM_GETROUTE, wire.NLM_F_DUMP, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))

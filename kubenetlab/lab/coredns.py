@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import time
+from pathlib import Path
 from typing import Any
 
 from kubenetlab.api.config import ClusterConfig
@@ -24,10 +25,11 @@ from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.exchange import Exchange
 from kubenetlab.lab.http import serve
 from kubenetlab.programs.coredns import DNS_PORT, HEALTH_PORT, METRICS_PORT, READY_PORT
-from kubenetlab.programs.http import Request, Response, text
+from kubenetlab.programs.http import Request, Response, endpoint, plain_peer, text
 from kubenetlab.programs.zone import Zone, answer, question
 
 CACHE_SIZE = 10_000
+DISABLE_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
 MAX_LOG_BYTES = 1024 * 1024
 MAX_MESSAGE_BYTES = 64 * 1024
 RETRY_S = 0.05
@@ -58,15 +60,14 @@ class CoreDNS:
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        udp.bind(("", DNS_PORT))
+        udp = _bound(socket.SOCK_DGRAM, DNS_PORT)
         loop.add_reader(udp, self._datagrams, udp)
         self._listen(DNS_PORT, self._tcp)
         for port, handler in ((HEALTH_PORT, self._health), (READY_PORT, self._ready), (METRICS_PORT, self._metrics)):
             self._listen(port, lambda connection, handler=handler: serve(connection, handler))
         await asyncio.gather(*(self._watch(kind) for kind in _WATCHED))
 
-    def resolve(self, data: bytes, peer: tuple[str, int], *, is_udp: bool = True) -> bytes | None:
+    def resolve(self, data: bytes, peer: tuple[Any, ...], *, is_udp: bool = True) -> bytes | None:
         """The encoded answer to an encoded question, from the cache where it was asked before."""
         begun = time.perf_counter()
         self._queries += 1
@@ -82,7 +83,7 @@ class CoreDNS:
                 self._cache.clear()
             known = self._cache[key] = (made[2:], logged(data, made, is_udp=is_udp))
         rest, line = known
-        self._log.say(f"[INFO] {peer[0]}:{peer[1]} - {int.from_bytes(data[:2])} {line} {time.perf_counter() - begun:.6f}s")
+        self._log.say(f"[INFO] {endpoint(*plain_peer(peer))} - {int.from_bytes(data[:2])} {line} {time.perf_counter() - begun:.6f}s")
         return data[:2] + rest
 
     def _datagrams(self, udp: socket.socket) -> None:
@@ -121,9 +122,7 @@ class CoreDNS:
             connection.close()
 
     def _listen(self, port: int, handle: Any) -> None:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("", port))
+        listener = _bound(socket.SOCK_STREAM, port)
         listener.listen(128)
 
         def accept() -> None:
@@ -188,10 +187,21 @@ class CoreDNS:
     def _rebuild(self) -> None:
         config = next(iter(self._seen[ClusterConfig].values()), ClusterConfig())
         assert isinstance(config, ClusterConfig)
-        hosts = {host.name: host.address for host in config.external}
+        hosts = {host.name: host.addresses(config.networking.versions) for host in config.external}
         namespaces, services, slices = (list(self._seen[kind].values()) for kind in (Namespace, Service, EndpointSlice))
         self._zone = Zone(config.networking.dns_domain, namespaces, services, slices, hosts)  # type: ignore[arg-type]
         self._cache = {}
+
+
+def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
+    """A socket at a port of all addresses, of both families where this namespace has IPv6."""
+    has_ipv6 = Path(DISABLE_IPV6).exists() and Path(DISABLE_IPV6).read_text().strip() == "0"
+    bound = socket.socket(socket.AF_INET6 if has_ipv6 else socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+    if has_ipv6:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
+    bound.bind(("", port))
+    return bound
 
 
 class QueryLog:

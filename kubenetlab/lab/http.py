@@ -15,7 +15,7 @@ import h11
 from msgspec import Struct
 
 from kubenetlab.lab.exchange import Exchange
-from kubenetlab.programs.http import Peer, Request, Response
+from kubenetlab.programs.http import Peer, Request, Response, plain_peer
 
 RECEIVE_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -92,7 +92,7 @@ def _names(connection: socket.socket) -> tuple[Peer, int]:
     """Who is at the other end, and at which of our ports; nobody in particular at the end of a Unix socket."""
     if connection.family == socket.AF_UNIX:
         return ("", 0), 0
-    return connection.getpeername()[:2], connection.getsockname()[1]
+    return plain_peer(connection.getpeername()), connection.getsockname()[1]
 
 
 async def _read_request(connection: socket.socket, protocol: h11.Connection, peer: Peer, port: int, max_body_bytes: int) -> Request | None:

@@ -30,6 +30,8 @@ def inspection(agent: Agent) -> dict[str, Any]:
     cluster, pids = agent.cluster, agent.sandboxes.pids
     init_pid = agent.links.outer_pid(1)
 
+    versions = cluster.config.networking.versions
+
     def place(netns: str) -> dict[str, Any]:
         pid = pids.get(netns, 0)
         return {"pid": pid, "netns": f"/proc/{init_pid}/root/proc/{pid}/ns/net" if pid else None, "sandbox": netns}
@@ -53,7 +55,8 @@ def inspection(agent: Agent) -> dict[str, Any]:
         ],
         "pods": [_pod(agent, pod, place(names.pod_netns(pod.namespace, pod.name, pod.uid))) for pod in cluster.all(Pod)],
         "external": [
-            {"name": host.name, **place(names.external_netns(host.name)), "addresses": [host.address]} for host in cluster.config.external
+            {"name": host.name, **place(names.external_netns(host.name)), "addresses": list(host.addresses(versions))}
+            for host in cluster.config.external
         ],
         "services": [_service(agent, service) for service in cluster.all(Service)],
     }

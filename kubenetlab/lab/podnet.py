@@ -7,12 +7,14 @@ import errno
 import os
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
+
+from msgspec import structs
 
 from kubenetlab.kernel.syscalls import inside_network
 from kubenetlab.lab.http import fetch
-from kubenetlab.programs.http import Response
+from kubenetlab.programs.http import Response, endpoint
 from kubenetlab.programs.resolver import Resolver, first_address
 
 DATAGRAM_BYTES = 64 * 1024
@@ -30,9 +32,10 @@ class Namespace:
         with inside_network(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), self._home):
             return open_()
 
-    def socket(self, kind: socket.SocketKind) -> socket.socket:
-        """A new non-blocking IPv4 socket inside."""
-        return self.run(lambda: socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
+    def socket(self, kind: socket.SocketKind, *, is_ipv6: bool = False) -> socket.socket:
+        """A new non-blocking socket inside."""
+        family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+        return self.run(lambda: socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
 
 
 class PodNetwork:
@@ -42,17 +45,20 @@ class PodNetwork:
         self._namespace = namespace
         self._resolver = resolver
 
-    async def resolve(self, name: str) -> str:
+    async def resolve(self, name: str, versions: Sequence[int] = ()) -> str:
+        """`versions` are the families to ask for, in order; without them the pod's own."""
+        resolver = structs.replace(self._resolver, versions=tuple(versions)) if versions else self._resolver
         try:
             return str(ip_address(name))
         except ValueError:
             pass
-        if (known := self._resolver.from_hosts(name)) is not None:
+        if (known := resolver.from_hosts(name)) is not None:
             return known
-        for candidate in self._resolver.candidates(name):
-            address = await self._ask_servers(candidate)
-            if address is not None:
-                return address
+        for candidate in resolver.candidates(name):
+            for version in resolver.versions:
+                address = await self._ask_servers(candidate, version)
+                if address is not None:
+                    return address
         raise OSError(errno.ENOENT, f"lookup {name}: no such host")
 
     async def get(self, address: str, port: int, target: str, timeout_s: float) -> Response:
@@ -60,11 +66,11 @@ class PodNetwork:
             async with asyncio.timeout(timeout_s):
                 connection = await self._connected(socket.SOCK_STREAM, address, port)
                 try:
-                    return await fetch(connection, "GET", target, headers={"Host": f"{address}:{port}"})
+                    return await fetch(connection, "GET", target, headers={"Host": endpoint(address, port)})
                 finally:
                     connection.close()
         except TimeoutError:
-            raise OSError(errno.ETIMEDOUT, f"dial tcp {address}:{port}: i/o timeout") from None
+            raise OSError(errno.ETIMEDOUT, f"dial tcp {endpoint(address, port)}: i/o timeout") from None
 
     async def exchange(self, address: str, port: int, data: bytes, timeout_s: float) -> bytes:
         loop = asyncio.get_running_loop()
@@ -79,18 +85,18 @@ class PodNetwork:
                 finally:
                     connection.close()
         except TimeoutError:
-            raise OSError(errno.ETIMEDOUT, f"read udp {address}:{port}: i/o timeout") from None
+            raise OSError(errno.ETIMEDOUT, f"read udp {endpoint(address, port)}: i/o timeout") from None
 
     async def connect(self, address: str, port: int, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
                 (await self._connected(socket.SOCK_STREAM, address, port)).close()
         except TimeoutError:
-            raise OSError(errno.ETIMEDOUT, f"dial tcp {address}:{port}: i/o timeout") from None
+            raise OSError(errno.ETIMEDOUT, f"dial tcp {endpoint(address, port)}: i/o timeout") from None
 
     async def _connected(self, kind: socket.SocketKind, address: str, port: int) -> socket.socket:
         protocol = "tcp" if kind == socket.SOCK_STREAM else "udp"
-        connection = self._namespace.socket(kind)
+        connection = self._namespace.socket(kind, is_ipv6=":" in address)
         try:
             await asyncio.get_running_loop().sock_connect(connection, (address, port))
         except OSError as error:
@@ -101,17 +107,17 @@ class PodNetwork:
             raise
         return connection
 
-    async def _ask_servers(self, name: str) -> str | None:
+    async def _ask_servers(self, name: str, version: int) -> str | None:
         """The address of a full name; None when a server says there is none. Raises OSError when no server answers."""
         last: OSError = OSError(errno.ENOENT, f"lookup {name}: no nameserver in /etc/resolv.conf")
         number = random.getrandbits(16)
-        question = self._resolver.question(name, number)
+        question = self._resolver.question(name, version, number)
         for _ in range(self._resolver.attempts):
             for server in self._resolver.nameservers:
                 try:
-                    return first_address(await self.exchange(server, 53, question, self._resolver.timeout_s), number)
+                    return first_address(await self.exchange(server, 53, question, self._resolver.timeout_s), version, number)
                 except OSError as error:
-                    last = OSError(error.errno, f"lookup {name} on {server}:53: {error.strerror}")
+                    last = OSError(error.errno, f"lookup {name} on {endpoint(server, 53)}: {error.strerror}")
         raise last
 
 
@@ -124,4 +130,4 @@ def _explained(protocol: str, address: str, port: int, error: OSError) -> OSErro
         errno.ETIMEDOUT: "connection timed out",
     }
     text = words.get(error.errno or 0, error.strerror or str(error))
-    return OSError(error.errno, f"dial {protocol} {address}:{port}: connect: {text}")
+    return OSError(error.errno, f"dial {protocol} {endpoint(address, port)}: connect: {text}")

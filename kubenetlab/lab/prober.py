@@ -11,9 +11,11 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 from kubenetlab.datapath.probes import USER_AGENT, ProbeSpec
+from kubenetlab.kernel.echo import echo_of
 from kubenetlab.lab.http import fetch
 from kubenetlab.lab.podnet import Namespace
 from kubenetlab.lab.wire import Message
+from kubenetlab.programs.http import endpoint
 
 FIRST_RETRY_S = 0.02
 """A packet can be lost while a link comes up, and the kernel repeats a SYN only after a second: so a new one is sent soon."""
@@ -84,7 +86,7 @@ class Probing:
     async def _ask(self, timeout_s: float) -> str | None:
         """None when the answer is yes, else what went wrong."""
         spec = self.spec
-        target = f"{spec.address}:{spec.port}"
+        target = endpoint(spec.address, spec.port)
         if spec.method != "ping" and not spec.port:
             return "the container has no port of the name that the probe gives"
         try:
@@ -114,7 +116,7 @@ class Probing:
             ip_address(self.spec.address)
         except ValueError:
             raise ValueError(f"dial tcp: lookup {self.spec.address}: no such host") from None  # this machine's resolver is not asked
-        connection = self._namespace.socket(socket.SOCK_STREAM)
+        connection = self._namespace.socket(socket.SOCK_STREAM, is_ipv6=":" in self.spec.address)
         # Closed with a reset: thousands of probes shall not leave thousands of sockets in TIME_WAIT.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         try:
@@ -127,7 +129,7 @@ class Probing:
     async def _get(self) -> str | None:
         connection = await self._connect()
         try:
-            own = {"Host": f"{self.spec.address}:{self.spec.port}", "User-Agent": USER_AGENT}
+            own = {"Host": endpoint(self.spec.address, self.spec.port), "User-Agent": USER_AGENT}
             given = {name.lower() for name, _ in self.spec.headers}
             headers = {**{name: value for name, value in own.items() if name.lower() not in given}, **dict(self.spec.headers)}
             answer = await fetch(connection, "GET", self.spec.path, headers=headers)
@@ -137,12 +139,11 @@ class Probing:
 
     async def _ping(self) -> str | None:
         loop = asyncio.get_running_loop()
-        connection = self._namespace.run(
-            lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
-        )
+        echo = echo_of(self.spec.address)
+        connection = self._namespace.run(lambda: socket.socket(echo.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, echo.protocol))
         try:
             connection.connect((self.spec.address, 0))
-            await loop.sock_sendall(connection, struct.pack(">BBHHH", 8, 0, 0, 0, 1))
+            await loop.sock_sendall(connection, echo.request(1))
             await loop.sock_recv(connection, 64)
         finally:
             connection.close()

@@ -63,6 +63,7 @@ class RunsHand:
             options=run.options,
             listeners=[{"protocol": listener.protocol, "port": listener.port} for listener in run.listeners],
             identity=context.identity,
+            versions=context.versions,
             hosts=context.files.hosts,
             resolv_conf=context.files.resolv_conf,
         )

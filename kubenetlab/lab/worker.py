@@ -25,7 +25,7 @@ from kubenetlab.lab.channel import Channel
 from kubenetlab.lab.http import serve
 from kubenetlab.lab.podnet import DATAGRAM_BYTES, Namespace, PodNetwork
 from kubenetlab.lab.wire import Message
-from kubenetlab.programs.http import Me, Request, Response
+from kubenetlab.programs.http import Me, Request, Response, endpoint, plain_peer
 from kubenetlab.programs.resolver import parse
 
 LOG_LINES = 1000
@@ -33,8 +33,8 @@ ENDED_LOGS = 256
 """Of so many pods that are gone the logs are kept, for whoever asks why they ended."""
 LISTEN_BACKLOG = 1024
 IP_PKTINFO = 8
-"""Tells which address a datagram was sent to (ip(7)); Python 3.11 does not name it."""
-_IN_PKTINFO = struct.Struct("=i4s4s")
+"""Tells which address a datagram was sent to (ip(7)); Python 3.11 does not name it. IPv6 has the same (RFC 3542 §6.1)."""
+_IN_PKTINFO, _IN6_PKTINFO = struct.Struct("=i4s4s"), struct.Struct("=16si")
 
 
 class Run:
@@ -96,10 +96,15 @@ class Run:
             raise OSError(
                 errno.EPROTONOSUPPORT, f"listen {listener.protocol.lower()} :{listener.port}: protocol not supported by the lab yet"
             )
-        opened = self.pod.namespace.socket(socket.SOCK_STREAM if listener.protocol == "TCP" else socket.SOCK_DGRAM)
+        has_ipv6 = self.pod.has_ipv6
+        opened = self.pod.namespace.socket(socket.SOCK_STREAM if listener.protocol == "TCP" else socket.SOCK_DGRAM, is_ipv6=has_ipv6)
         try:
+            if has_ipv6:
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             if listener.protocol == "TCP":
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            elif has_ipv6:
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             else:
                 opened.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
             opened.bind(("", listener.port))
@@ -124,31 +129,26 @@ class Run:
 
     def _datagram(self, open_socket: socket.socket) -> None:
         try:
-            data, ancillary, _, peer = open_socket.recvmsg(DATAGRAM_BYTES, socket.CMSG_SPACE(_IN_PKTINFO.size))
+            data, ancillary, _, name = open_socket.recvmsg(DATAGRAM_BYTES, socket.CMSG_SPACE(_IN6_PKTINFO.size))
         except OSError:
             return
+        peer = plain_peer(name)
         answer = self._module.datagram(data, peer, self._me()) if hasattr(self._module, "datagram") else None
         if answer is None:
             return
-        # The answer leaves from the address that was asked: a node has several, and a client accepts no other.
-        source = [
-            (level, kind, _IN_PKTINFO.pack(0, _IN_PKTINFO.unpack(value)[1], b"\0" * 4))
-            for level, kind, value in ancillary
-            if kind == IP_PKTINFO
-        ]
         try:
-            open_socket.sendmsg([answer], source, 0, peer)
+            open_socket.sendmsg([answer], [_from_where(*entry) for entry in ancillary], 0, name)
         except OSError as error:
-            self.note(f"cannot answer {peer[0]}:{peer[1]}: {error.strerror}")
+            self.note(f"cannot answer {endpoint(*peer)}: {error.strerror}")
 
     async def _http(self, request: Request) -> Response:
-        self.note(f"{request.method} {request.target} from {request.peer[0]}:{request.peer[1]}{_agent(request)}")
+        self.note(f"{request.method} {request.target} from {endpoint(*request.peer)}{_agent(request)}")
         if not hasattr(self._module, "http"):
             return Response(404)
         answer: Response = await self._module.http(request, self._me())
         who = {
             "X-Kubenetlab-Pod": f"{self.pod.identity['namespace']}/{self.pod.identity['pod']}",
-            "X-Kubenetlab-Client": f"{request.peer[0]}:{request.peer[1]}",
+            "X-Kubenetlab-Client": endpoint(*request.peer),
         }
         return Response(answer.status, answer.body, answer.content_type, {**answer.headers, **who})
 
@@ -191,13 +191,16 @@ class Run:
 class Pod:
     """One pod's programs, as long as its pause process lives."""
 
-    def __init__(self, netns: str, pid: int, identity: dict[str, str], hosts: str, resolv_conf: str, home: int) -> None:
+    def __init__(
+        self, netns: str, pid: int, identity: dict[str, str], versions: list[int], hosts: str, resolv_conf: str, home: int
+    ) -> None:
         self.netns = netns
         self.pid = pid
         self.life = os.pidfd_open(pid)
         self.identity = identity
         self.namespace = Namespace(pid, home)
-        self.network = PodNetwork(self.namespace, parse(hosts, resolv_conf))
+        self.has_ipv6 = 6 in versions
+        self.network = PodNetwork(self.namespace, parse(hosts, resolv_conf, versions))
         self.runs: dict[str, Run] = {}
 
 
@@ -247,7 +250,8 @@ class Worker:
         netns, name, attempt = request["netns"], request["container"], request["attempt"]
         pod = self._pods.get(netns)
         if pod is None or pod.pid != request["pid"]:
-            pod = self._adopt(Pod(netns, request["pid"], request["identity"], request["hosts"], request["resolv_conf"], self._home))
+            files = request["hosts"], request["resolv_conf"]
+            pod = self._adopt(Pod(netns, request["pid"], request["identity"], request["versions"], *files, self._home))
         run = pod.runs.get(name)
         if run is not None and run.attempt != attempt:
             run.stop()
@@ -316,6 +320,13 @@ def main(boot: Boot, number: int) -> None:
 
 def _report(run: Run) -> Message:
     return {"netns": run.pod.netns, "container": run.container, "attempt": run.attempt, **run.outcome}
+
+
+def _from_where(level: int, kind: int, value: bytes) -> tuple[int, int, bytes]:
+    """Has an answer leave from the address that was asked: a node has several, and a client accepts no other."""
+    if level == socket.IPPROTO_IPV6:
+        return level, kind, _IN6_PKTINFO.pack(_IN6_PKTINFO.unpack(value)[0], 0)
+    return level, kind, _IN_PKTINFO.pack(0, _IN_PKTINFO.unpack(value)[1], b"\0" * 4)
 
 
 def _agent(request: Request) -> str:

@@ -52,6 +52,8 @@ class Row(Record, frozen=True):
     """False: the Service's name must not resolve; the port does not matter then."""
     source: str = ""
     """Whom the server must see: an address."""
+    family: Literal["IPv4", "IPv6"] | None = None
+    """By which family; without it the source's primary one."""
 
     @property
     def expected(self) -> Expected:
@@ -146,14 +148,18 @@ def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_
             if row.resolves is not None:
                 verdicts += [asyncio.run(_resolved(table, row, place, source, target, network_of(source))) for source in sources]
                 continue
-            title, address = (target.name, "") if target.kind == "name" else _destination(target, seen)
+            version = {"IPv4": 4, "IPv6": 6, None: None}[row.family]
+            sources = [source.of_version(version) for source in sources]
+            title, addresses = (target.name, ()) if target.kind == "name" else _destination(target, seen)
         except UsageError as error:
             state: Literal["fails", "skipped"] = "skipped" if "not modelled yet" in str(error) else "fails"
             verdicts.append(Verdict(table.name, row.from_, row.to, row.expected, str(error), state, place))
             continue
         for source in sources:
             try:
-                found = address or asyncio.run(network_of(source).resolve(title))
+                found = (
+                    _of_family(source, title, addresses) if addresses else asyncio.run(network_of(source).resolve(title, source.versions))
+                )
             except OSError as error:
                 verdicts.append(Verdict(table.name, source.title, title, row.expected, error.strerror or str(error), "fails", place))
                 continue
@@ -176,17 +182,26 @@ def _probe(question: _Question) -> Probe:
     return Probe(question.source, protocol, question.address, row.port or 0, row.expected == "allow")
 
 
-def _destination(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]:
-    """(title, address) of where a row leads."""
+def _of_family(source: Place, title: str, addresses: Sequence[str]) -> str:
+    """The destination's address of the source's first family that it has. Raises OSError when they have none in common."""
+    for version in source.versions:
+        for address in addresses:
+            if (":" in address) == (version == 6):
+                return address
+    raise OSError(f"{source.title} ({', '.join(source.addresses)}) and {title} ({', '.join(addresses)}) have no family in common")
+
+
+def _destination(target: Target, seen: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """(title, addresses) of where a row leads."""
     if target.kind == "ip":
-        return target.name, target.name
+        return target.name, (target.name,)
     if target.kind == "svc":
         found = next((s for s in seen["services"] if (s["namespace"], s["name"]) == (target.namespace, target.name)), None)
         if found is None or not found["cluster_ips"]:
             raise UsageError(f"there is no Service {target.namespace}/{target.name} with a cluster IP")
-        return f"svc:{target.namespace}/{target.name}", found["cluster_ips"][0]
+        return f"svc:{target.namespace}/{target.name}", tuple(found["cluster_ips"])
     place = resolve(target, seen)
-    return place.title, place.address
+    return place.title, place.addresses
 
 
 def _verdict(table: Table, question: _Question, found: str, state: Any, ms: float = 0.0) -> Verdict:
@@ -225,6 +240,6 @@ async def _whom_it_saw(table: Table, question: _Question, network: Any, deadline
             saw = headers.get("x-kubenetlab-client", answer.body.decode(errors="replace"))
     except OSError as error:
         return _verdict(table, question, os.strerror(error.errno) if error.errno else str(error), "fails")
-    address = saw.strip().rpartition(":")[0] or saw.strip()
+    address = (saw.strip().rpartition(":")[0] or saw.strip()).strip("[]")
     ms = (time.monotonic() - begun) * 1000
     return _verdict(table, question, f"answer, saw {address}", "holds" if address == row.source else "fails", ms)

@@ -34,10 +34,12 @@ class ServicePort(Struct, frozen=True):
     """False when no kube-proxy takes care of it: then its address leads nowhere."""
     nodes: tuple[str, ...] = ()
     """The node of each endpoint, where only those on the client's node count; empty: all do."""
+    family: str = ""
+    """Of the address, where the Service has several."""
 
     @property
     def title(self) -> str:
-        return f"svc:{self.namespace}/{self.name}:{self.port}/{self.protocol}"
+        return f"svc:{self.namespace}/{self.name}:{self.port}/{self.protocol}{f' {self.family}' if self.family else ''}"
 
 
 Destination = Place | ServicePort
@@ -56,7 +58,11 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
     for service in seen["services"]:
         for address in service["cluster_ips"]:
             for port in service["ports"]:
-                ready = [entry for entry in service["endpoints"] if entry["ready"] and entry.get("port_name", port["name"]) == port["name"]]
+                ready = [
+                    entry
+                    for entry in service["endpoints"]
+                    if entry["ready"] and entry.get("port_name", port["name"]) == port["name"] and _is_alike(entry["address"], address)
+                ]
                 is_local = service["internal_traffic_policy"] == "Local"
                 found.append(
                     ServicePort(
@@ -68,9 +74,15 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
                         tuple((entry["address"], entry["port"]) for entry in ready),
                         service["proxied"],
                         tuple(entry["node"] for entry in ready) if is_local else (),
+                        ("IPv6" if ":" in address else "IPv4") if len(service["cluster_ips"]) > 1 else "",
                     )
                 )
     return found
+
+
+def _is_alike(one: str, other: str) -> bool:
+    """True for two addresses of the same family."""
+    return (":" in one) == (":" in other)
 
 
 def world(seen: Mapping[str, Any]) -> World:

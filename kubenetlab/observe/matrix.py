@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -20,16 +20,31 @@ FITS: Mapping[Expectation, tuple[str, ...]] = {
 
 
 class Cell(Struct, frozen=True):
-    """One probe, what was promised and what came of it."""
+    """What was promised from one place to another, and what came of it."""
 
     source: Place
     destination: Destination
     expected: Expectation
-    result: Result
+    results: tuple[tuple[str, Result], ...]
+    """(address, what came of a probe to it), one per family that both have."""
 
     @property
     def is_as_promised(self) -> bool:
         return self.result.outcome in FITS[self.expected]
+
+    @property
+    def result(self) -> Result:
+        """The first that is not as promised; the primary family's when all are."""
+        return self._telling[1]
+
+    @property
+    def address(self) -> str:
+        """Where that was sent to."""
+        return self._telling[0]
+
+    @property
+    def _telling(self) -> tuple[str, Result]:
+        return next((entry for entry in self.results if entry[1].outcome not in FITS[self.expected]), self.results[0])
 
 
 class Matrix(Struct, frozen=True):
@@ -46,23 +61,43 @@ class Matrix(Struct, frozen=True):
 
 
 def probe_matrix(seen: Mapping[str, Any], *, sources: Sequence[Place] | None = None, deadline_s: float = 1.0) -> Matrix:
-    """Sends every probe of the matrix; `seen` is what `inspect` shows."""
+    """Sends every probe of the matrix, in every family; `seen` is what `inspect` shows."""
     everyone = places(seen)
     rows = tuple(sources if sources is not None else everyone)
-    columns: tuple[Destination, ...] = (*everyone, *service_ports(seen))
+    everything: tuple[Destination, ...] = (*everyone, *service_ports(seen))
+    columns = tuple(column for column in everything if any(_meet(row, column) for row in rows))
     known = world(seen)
-    pairs = [(row, column) for row in rows for column in columns if not (isinstance(column, Place) and column.sandbox == row.sandbox)]
+    pairs = [
+        (row, column)
+        for row in rows
+        for column in columns
+        if _meet(row, column) and not (isinstance(column, Place) and column.sandbox == row.sandbox)
+    ]
     promised = [expect(row, column, known) for row, column in pairs]
-    results = run(
-        [_probe(row, column, is_hopeful=promise != "nothing") for (row, column), promise in zip(pairs, promised, strict=True)],
-        deadline_s=deadline_s,
+    probes = [list(_probes(row, column, is_hopeful=promise != "nothing")) for (row, column), promise in zip(pairs, promised, strict=True)]
+    results = iter(run([probe for some in probes for probe in some], deadline_s=deadline_s))
+    cells = tuple(
+        Cell(row, column, promise, tuple((probe.address, next(results)) for probe in some))
+        for (row, column), promise, some in zip(pairs, promised, probes, strict=True)
     )
-    cells = tuple(Cell(row, column, promise, result) for (row, column), promise, result in zip(pairs, promised, results, strict=True))
     return Matrix(rows, columns, cells)
 
 
-def _probe(source: Place, destination: Destination, *, is_hopeful: bool) -> Probe:
+def _probes(source: Place, destination: Destination, *, is_hopeful: bool) -> Iterator[Probe]:
     if isinstance(destination, ServicePort):
         protocol: Literal["TCP", "UDP"] = "UDP" if destination.protocol == "UDP" else "TCP"
-        return Probe(source, protocol, destination.address, destination.port, is_hopeful)
-    return Probe(source, "ICMP", destination.address, is_hopeful=is_hopeful)
+        yield Probe(source, protocol, destination.address, destination.port, is_hopeful)
+        return
+    for address in destination.addresses:
+        if _shares_family(source, address):
+            yield Probe(source, "ICMP", address, is_hopeful=is_hopeful)
+
+
+def _meet(source: Place, destination: Destination) -> bool:
+    """True when both have an address of one family."""
+    addresses = destination.addresses if isinstance(destination, Place) else (destination.address,)
+    return any(_shares_family(source, address) for address in addresses)
+
+
+def _shares_family(source: Place, address: str) -> bool:
+    return any((":" in address) == (":" in own) for own in source.addresses)

@@ -18,6 +18,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kubenetlab.kernel.echo import Echo, echo_of, sequence_number
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
 from kubenetlab.observe.targets import Place
 
@@ -27,9 +28,8 @@ MAX_OPEN = 2000
 """How many connects may be under way at once."""
 HOPELESS_S = 0.2
 """Much longer than any answer takes inside one machine."""
-_ECHO_REQUEST, _ECHO_REPLY = 8, 0
-_IP_RECVERR = 11
 _SENT_PER_DRAIN = 64
+_ECHO_BYTES = 8
 _OTHER_FILES = 64
 """What this process may have open beside its probes."""
 
@@ -60,7 +60,7 @@ def run(probes: Sequence[Probe], *, deadline_s: float = 1.0) -> list[Result]:
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    pingers = len({probe.source.netns for probe in probes})
+    pingers = len({(probe.source.netns, ":" in probe.address) for probe in probes})
     room = max(1, min(MAX_OPEN, hard - pingers - _OTHER_FILES))
     results: list[Result] = []
     connects = 0
@@ -81,8 +81,8 @@ class _Batch:
         self._home = open_namespace("net")
         self._results: list[Result | None] = [None] * len(probes)
         self._poll = select.epoll()
-        self._pingers: dict[str, socket.socket] = {}
-        """Namespace → its ICMP socket."""
+        self._pingers: dict[tuple[str, Echo], socket.socket] = {}
+        """(namespace, family) → its ICMP socket."""
         self._pings: dict[tuple[int, int], tuple[int, float]] = {}
         """(descriptor of the socket, sequence number) → (probe, when it was sent)"""
         self._connects: dict[int, tuple[int, socket.socket, float]] = {}
@@ -117,11 +117,12 @@ class _Batch:
                 self._open_here(netns, indexes)
 
     def _open_here(self, netns: str, indexes: Sequence[int]) -> None:
-        if any(self._probes[index].protocol == "ICMP" for index in indexes):
-            pinger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
-            pinger.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        pinged = (echo_of(self._probes[index].address) for index in indexes if self._probes[index].protocol == "ICMP")
+        for echo in dict.fromkeys(pinged):
+            pinger = socket.socket(echo.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, echo.protocol)
+            echo.keep_errors(pinger)
             pinger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-            self._pingers[netns] = pinger
+            self._pingers[netns, echo] = pinger
             self._poll.register(pinger, select.EPOLLIN | select.EPOLLERR)
         for index in indexes:
             if self._probes[index].protocol != "ICMP":
@@ -130,12 +131,14 @@ class _Batch:
     def _connect(self, index: int) -> None:
         probe = self._probes[index]
         is_tcp = probe.protocol == "TCP"
-        opened = socket.socket(socket.AF_INET, (socket.SOCK_STREAM if is_tcp else socket.SOCK_DGRAM) | socket.SOCK_NONBLOCK)
+        echo = echo_of(probe.address)
+        opened = socket.socket(echo.family, (socket.SOCK_STREAM if is_tcp else socket.SOCK_DGRAM) | socket.SOCK_NONBLOCK)
         begun = time.monotonic()
+        # Else UDP would tell only of unreachable ports; and TCP over IPv6 of nothing before it repeats its SYN: word that comes while
+        # connect() still holds the socket, as inside one machine it does, is merely noted there (net/ipv6/tcp_ipv6.c tcp_v6_err()).
+        echo.keep_errors(opened)
         if is_tcp:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no TIME_WAIT left behind
-        else:
-            opened.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)  # else only "port unreachable" would be told
         code = opened.connect_ex((probe.address, probe.port))
         if not is_tcp and code == 0:
             try:
@@ -157,39 +160,44 @@ class _Batch:
         numbers: dict[int, int] = {}
         for sent, index in enumerate(sorted(indexes, key=lambda index: self._probes[index].address)):
             probe = self._probes[index]
-            pinger = self._pingers[probe.source.netns]
+            echo = echo_of(probe.address)
+            pinger = self._pingers[probe.source.netns, echo]
             fd = pinger.fileno()
             numbers[fd] = number = numbers.get(fd, 0) + 1
             self._pings[fd, number] = (index, time.monotonic())
             try:
-                pinger.sendto(struct.pack(">BBHHH", _ECHO_REQUEST, 0, 0, 0, number), (probe.address, 0))
+                pinger.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # word about a former one would be taken for this one's
+                pinger.sendto(echo.request(number), (probe.address, 0))
             except OSError as error:
                 self._done(fd, number, _outcome_of(error.errno or 0))
             if sent % _SENT_PER_DRAIN == 0:
                 self._drain(0)
 
     def _drain(self, wait_s: float) -> None:
-        pingers = {pinger.fileno(): pinger for pinger in self._pingers.values()}
+        pingers = {pinger.fileno(): (pinger, echo) for (_, echo), pinger in self._pingers.items()}
         for fd, events in self._poll.poll(wait_s):
             if fd in pingers:
-                self._hear(pingers[fd], has_errors=bool(events & select.EPOLLERR))
+                self._hear(*pingers[fd], has_errors=bool(events & select.EPOLLERR))
             else:
                 index, opened, begun = self._connects.pop(fd)
                 code = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if not code and events & select.EPOLLERR:
+                    code = next((error for error, _ in _errors(opened, echo_of(self._probes[index].address))), 0)
                 self._results[index] = Result(_outcome_of(code), (time.monotonic() - begun) * 1000)
                 opened.close()
 
-    def _hear(self, pinger: socket.socket, *, has_errors: bool) -> None:
+    def _hear(self, pinger: socket.socket, echo: Echo, *, has_errors: bool) -> None:
         if has_errors:
-            for number, outcome in _errors(pinger):
-                self._done(pinger.fileno(), number, outcome)
+            for code, packet in _errors(pinger, echo):
+                if len(packet) >= _ECHO_BYTES:
+                    self._done(pinger.fileno(), sequence_number(packet), _outcome_of(code))
         while True:
             try:
                 data = pinger.recv(64)
             except OSError:
                 return
-            if data[0] == _ECHO_REPLY:
-                self._done(pinger.fileno(), struct.unpack_from(">H", data, 6)[0], "answer")
+            if (number := echo.replied(data)) is not None:
+                self._done(pinger.fileno(), number, "answer")
 
     def _done(self, fd: int, number: int, outcome: Outcome) -> None:
         found = self._pings.pop((fd, number), None)
@@ -211,15 +219,12 @@ def _outcome_of(code: int) -> Outcome:
     return "refused" if code == errno.ECONNREFUSED else "silence" if code == errno.ETIMEDOUT else "unreachable"
 
 
-def _errors(pinger: socket.socket) -> Iterable[tuple[int, Outcome]]:
-    """(sequence number, outcome) of each error that came back for a ping: the packet it is about comes with it."""
-    found: list[tuple[int, Outcome]] = []
+def _errors(opened: socket.socket, echo: Echo) -> Iterable[tuple[int, bytes]]:
+    """(errno, the packet it is about) of each error that came back."""
+    found: list[tuple[int, bytes]] = []
     while True:
         try:
-            data, ancillary, _, _ = pinger.recvmsg(64, 512, socket.MSG_ERRQUEUE)
+            data, ancillary, _, _ = opened.recvmsg(64, 512, socket.MSG_ERRQUEUE)
         except OSError:
             return found
-        for _, kind, value in ancillary:
-            if kind == _IP_RECVERR and len(data) >= 8:
-                code = struct.unpack_from("=I", value)[0]
-                found.append((struct.unpack_from(">H", data, 6)[0], _outcome_of(code)))
+        found += [(struct.unpack_from("=I", value)[0], data) for _, kind, value in ancillary if kind == echo.receive_errors]

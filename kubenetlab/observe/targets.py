@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError, did_you_mean
 
@@ -39,7 +39,8 @@ class Place(Struct, frozen=True):
     sandbox: str
     netns: str
     """Path of its network namespace."""
-    address: str
+    addresses: tuple[str, ...]
+    """At most one per family, the primary family first."""
     is_host_network: bool = False
     """A pod in its node's network: it has the node's address."""
     node: str = ""
@@ -48,6 +49,23 @@ class Place(Struct, frozen=True):
     @property
     def title(self) -> str:
         return f"{self.namespace}/{self.name}" if self.kind == "pod" else f"{self.kind}:{self.name}"
+
+    @property
+    def address(self) -> str:
+        """In the primary family; empty for what has none yet."""
+        return self.addresses[0] if self.addresses else ""
+
+    @property
+    def versions(self) -> list[int]:
+        """The IP versions it has, the primary one first."""
+        return [ip_address(address).version for address in self.addresses]
+
+    def of_version(self, version: int | None) -> Place:
+        """The place with its address of one family alone. Raises UsageError when it has none of that family."""
+        found = tuple(address for address in self.addresses if version in (None, ip_address(address).version))
+        if not found:
+            raise UsageError(f"{self.title} has no IPv{version} address; it has {', '.join(self.addresses) or 'none'}")
+        return structs.replace(self, addresses=found)
 
 
 def parse(text: str, namespace: str | None = None) -> Target:
@@ -150,7 +168,7 @@ def places(seen: Mapping[str, Any]) -> list[Place]:
 
 def _place(kind: Literal["node", "ext"], entry: Mapping[str, Any]) -> Place:
     node = entry["name"] if kind == "node" else ""
-    return Place(kind, "", entry["name"], entry["sandbox"], entry["netns"] or "", entry["addresses"][0], node=node)
+    return Place(kind, "", entry["name"], entry["sandbox"], entry["netns"] or "", tuple(entry["addresses"]), node=node)
 
 
 def _pod_place(pod: Mapping[str, Any]) -> Place:
@@ -160,7 +178,7 @@ def _pod_place(pod: Mapping[str, Any]) -> Place:
         pod["name"],
         pod["sandbox"],
         pod["netns"] or "",
-        pod["addresses"][0] if pod["addresses"] else "",
+        tuple(pod["addresses"]),
         pod["host_network"],
         pod["node"],
     )

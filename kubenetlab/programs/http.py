@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -10,6 +10,19 @@ from msgspec import Struct
 
 Peer = tuple[str, int]
 """(address, port) of who is at the other end."""
+
+_MAPPED = "::ffff:"
+
+
+def plain_peer(name: Sequence[Any]) -> Peer:
+    """A socket's name as a peer: on a socket of both families an IPv4 address looks like an IPv6 one (RFC 4291 §2.5.5.2)."""
+    address = str(name[0])
+    return (address.removeprefix(_MAPPED) if "." in address else address), int(name[1])
+
+
+def endpoint(address: str, port: int) -> str:
+    """`10.244.1.5:40000`, with brackets round an IPv6 address, as Go and URLs have it (RFC 3986 §3.2.2)."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 class Request(Struct, frozen=True):
@@ -53,7 +66,8 @@ class Network(Protocol):
     """The network as the pod has it: its own namespace, its own resolver. Every call may raise OSError with a readable message."""
 
     async def resolve(self, name: str) -> str:
-        """The IPv4 address of a name, by the pod's hosts file and resolv.conf; an address stands for itself."""
+        """The address of a name, by the pod's hosts file and resolv.conf, of its primary family if there is one; an address stands for
+        itself."""
 
     async def get(self, address: str, port: int, target: str, timeout_s: float) -> Response:
         """An HTTP GET."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Setup
 from kubenetlab.programs.arguments import duration_s, misused, options, port_number
-from kubenetlab.programs.http import Me, Peer, Request, Response, text
+from kubenetlab.programs.http import Me, Peer, Request, Response, endpoint, text
 
 DIAL_TIMEOUT_S = 5.0
 MAX_TRIES = 1000
@@ -41,7 +41,7 @@ async def http(request: Request, me: Me) -> Response:
         case "/hostname" | "/hostName":
             return text(me.hostname)
         case "/clientip":
-            return text(format_peer(request.peer))
+            return text(endpoint(*request.peer))
         case "/echo":
             return _echo(query)
         case "/healthz":
@@ -58,23 +58,17 @@ async def http(request: Request, me: Me) -> Response:
 
 def datagram(data: bytes, peer: Peer, me: Me) -> bytes | None:
     command, _, rest = data.decode(errors="replace").strip().partition(" ")
-    me.log(f"received {command} from {format_peer(peer)} (UDP)")
+    me.log(f"received {command} from {endpoint(*peer)} (UDP)")
     match command.lower():
         case "hostname":
             return me.hostname.encode()
         case "clientip":
-            return format_peer(peer).encode()
+            return endpoint(*peer).encode()
         case "echo":
             return rest.encode()
         case "":
             return None
     return f"unknown command: {command}".encode()
-
-
-def format_peer(peer: Peer) -> str:
-    """`10.244.1.5:40000`, with brackets round an IPv6 address, as Go's RemoteAddr."""
-    address, port = peer
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _echo(query: Mapping[str, str]) -> Response:

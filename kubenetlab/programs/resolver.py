@@ -5,7 +5,7 @@ Source: resolv.conf(5) of glibc: ndots, search, timeout, attempts. Messages are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
@@ -23,10 +23,13 @@ class Resolver(Struct, frozen=True):
     ndots: int = DEFAULT_NDOTS
     timeout_s: float = DEFAULT_TIMEOUT_S
     attempts: int = DEFAULT_ATTEMPTS
+    versions: tuple[int, ...] = (4,)
+    """The IP versions that the pod has, the primary one first: in this order addresses are asked for."""
 
     def from_hosts(self, name: str) -> str | None:
         wanted = name.lower().removesuffix(".")
-        return next((address for known, address in self.hosts if known == wanted and ":" not in address), None)
+        known = [address for entry, address in self.hosts if entry == wanted]
+        return next((address for version in self.versions for address in known if (":" in address) == (version == 6)), None)
 
     def candidates(self, name: str) -> Iterator[str]:
         """The full names to be tried, in order: with enough dots the name itself first, else the search list first."""
@@ -36,15 +39,15 @@ class Resolver(Struct, frozen=True):
         searched = [f"{name}.{suffix}." for suffix in self.searches]
         yield from [f"{name}.", *searched] if name.count(".") >= self.ndots else [*searched, f"{name}."]
 
-    def question(self, name: str, number: int) -> bytes:
-        """An encoded question for the A records of a full name."""
+    def question(self, name: str, version: int, number: int) -> bytes:
+        """An encoded question for the A (or AAAA) records of a full name."""
         import dnslib
 
-        question = dnslib.DNSRecord(dnslib.DNSHeader(id=number, rd=1), q=dnslib.DNSQuestion(name, dnslib.QTYPE.A))
+        question = dnslib.DNSRecord(dnslib.DNSHeader(id=number, rd=1), q=dnslib.DNSQuestion(name, _record_type(version)))
         return bytes(question.pack())
 
 
-def parse(hosts: str, resolv_conf: str) -> Resolver:
+def parse(hosts: str, resolv_conf: str, versions: Sequence[int] = (4,)) -> Resolver:
     """The two files as a Resolver; what is not understood is passed over, as libc does."""
     pairs = []
     for line in hosts.splitlines():
@@ -71,11 +74,12 @@ def parse(hosts: str, resolv_conf: str) -> Resolver:
         min(options.get("ndots", DEFAULT_NDOTS), 15),
         float(max(1, min(options.get("timeout", int(DEFAULT_TIMEOUT_S)), 30))),
         max(1, min(options.get("attempts", DEFAULT_ATTEMPTS), 5)),
+        tuple(versions),
     )
 
 
-def first_address(answer: bytes, number: int) -> str | None:
-    """The first A record of an encoded answer to question `number`; None when the name has none. Raises OSError for a broken one."""
+def first_address(answer: bytes, version: int, number: int) -> str | None:
+    """The first A (or AAAA) record of an encoded answer to question `number`; None when the name has none. Raises OSError for a broken one."""
     import dnslib
 
     try:
@@ -86,4 +90,10 @@ def first_address(answer: bytes, number: int) -> str | None:
         raise OSError("a DNS answer to another question")
     if reply.header.rcode not in (_NO_ERROR, dnslib.RCODE.NXDOMAIN):
         raise OSError(f"DNS answer {dnslib.RCODE[reply.header.rcode]}")
-    return next((str(record.rdata) for record in reply.rr if record.rtype == dnslib.QTYPE.A), None)
+    return next((str(record.rdata) for record in reply.rr if record.rtype == _record_type(version)), None)
+
+
+def _record_type(version: int) -> int:
+    import dnslib
+
+    return int(dnslib.QTYPE.AAAA if version == 6 else dnslib.QTYPE.A)

@@ -33,7 +33,7 @@ class Zone:
         namespaces: Iterable[Namespace],
         services: Iterable[Service],
         slices: Iterable[EndpointSlice],
-        hosts: Mapping[str, str],
+        hosts: Mapping[str, Sequence[str]],
     ) -> None:
         self.domain = domain.lower()
         self._namespaces = {namespace.name for namespace in namespaces}
@@ -45,8 +45,9 @@ class Zone:
         self._add(f"dns-version.{self.domain}", "TXT", SCHEMA_VERSION)
         for service in services:
             self._add_service(service, by_service.get(service.key, ()))
-        for name, address in hosts.items():
-            self._add(name.lower(), "A", address)
+        for name, addresses in hosts.items():
+            for address in addresses:
+                self._add(name.lower(), _address_type(address), address)
         self._find_empty_names()
 
     def lookup(self, name: str, type_: str) -> list[str] | None:

@@ -26,7 +26,7 @@ from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel import enter, pause, syscalls
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.rtnetlink import MAX_BATCH_BYTES, RouteSocket
-from tests.clusters import deployment, service, store
+from tests.clusters import DUAL, FAMILIES, deployment, service, store
 
 LAYOUTS = [("onlink", "dynamic"), ("onlink", "permanent"), ("routed", "dynamic"), ("routed", "permanent")]
 Make = Callable[[], LinuxKernel]
@@ -63,10 +63,11 @@ def ip(kernel: LinuxKernel, netns: str, *words: str) -> str:
     ).stdout
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("layout", "neighbors"), LAYOUTS)
-def test_a_whole_plan_is_made_and_read_back(kernel: Make, layout: str, neighbors: str) -> None:
+def test_a_whole_plan_is_made_and_read_back(kernel: Make, layout: str, neighbors: str, family: str) -> None:
     """Every link, address, route, neighbour and setting of a lab: made in one go, and then nothing differs."""
-    here, wanted = kernel(), planned(deployment(replicas=8) + service(), layout, neighbors)
+    here, wanted = kernel(), planned(FAMILIES[family] + deployment(replicas=8) + service(), layout, neighbors)
     report = here.apply(diff(HostState(), wanted))
     assert (report.failures, report.done) == ((), len(wanted))
     assert difference(here, wanted) == ""
@@ -87,11 +88,17 @@ def test_a_whole_plan_is_made_and_read_back(kernel: Make, layout: str, neighbors
         ("node/worker", "link del eth0"),
         ("node/worker", "neighbor del 10.244.1.2 dev cbr0"),
         ("node/worker", "route add 192.0.2.0/24 via 172.18.0.2 proto static"),
+        ("node/worker", "-6 route del fd00:10:244:2::/64"),
+        ("node/worker", "-6 route replace fd00:10:244:2::/64 via fd00:172:18::2"),
+        ("node/worker", "-6 address del fd00:10:244:1::1/64 dev cbr0"),
+        ("node/worker", "-6 address change fd00:10:244:1::1/64 dev cbr0 preferred_lft forever"),
+        ("node/worker", "-6 address flush dev eth0 scope link"),
+        ("node/worker", "-6 neighbor del fd00:10:244:1::2 dev cbr0"),
     ],
 )
 def test_what_somebody_changed_is_seen_and_mended(kernel: Make, netns: str, command: str) -> None:
     """Drift of any kind: one or two applies, and all is as it should be."""
-    here, wanted = kernel(), planned(deployment(replicas=4), "onlink", "permanent")
+    here, wanted = kernel(), planned(DUAL + deployment(replicas=4), "onlink", "permanent")
     made(here, wanted)
     ip(here, netns, *command.split())
     assert difference(here, wanted) != ""

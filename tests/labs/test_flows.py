@@ -1,4 +1,4 @@
-"""Who reaches whom, through what, and which source address is seen: in every layout, with real packets."""
+"""Who reaches whom, through what, and which source address is seen: in every layout and address family, with real packets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from tests.labs.conftest import new_lab
 from tests.labs.lab import Answer, Lab
 
 LAYOUTS = [("onlink", "dynamic"), ("onlink", "permanent"), ("routed", "dynamic"), ("routed", "permanent")]
+FAMILIES = [("ipv4", 4), ("ipv6", 6), ("dual", 4), ("dual", 6)]
+"""A cluster's family, and the IP version that is looked at."""
 
 
-def manifest(layout: str, neighbors: str) -> str:
+def manifest(layout: str, neighbors: str, family: str) -> str:
     pods = "".join(
         f"""---
 apiVersion: v1
@@ -29,6 +31,7 @@ kind: Service
 metadata: {{name: {name}}}
 spec:
   selector: {{app: {name}}}
+  ipFamilyPolicy: PreferDualStack
   ports: [{{name: tcp, port: 80, targetPort: 8080}}, {{name: udp, port: 81, protocol: UDP, targetPort: 8081}}]
 """
         for name, node, more in (
@@ -40,7 +43,7 @@ spec:
     return f"""\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
-networking: {{cni: {{type: bridge, layout: {layout}, neighbors: {neighbors}}}}}
+networking: {{ipFamily: {family}, cni: {{type: bridge, layout: {layout}, neighbors: {neighbors}}}}}
 external: [{{name: client, address: 198.51.100.10, ports: [8080]}}]
 {pods}
 ---
@@ -55,44 +58,49 @@ spec:
 apiVersion: v1
 kind: Service
 metadata: {{name: host}}
-spec: {{selector: {{app: host}}, ports: [{{port: 80, targetPort: 7070}}]}}
+spec: {{ipFamilyPolicy: PreferDualStack, selector: {{app: host}}, ports: [{{port: 80, targetPort: 7070}}]}}
 ---
 apiVersion: v1
 kind: Service
 metadata: {{name: all}}
-spec: {{selector: {{all: "yes"}}, ports: [{{port: 80, targetPort: 8080}}]}}
+spec: {{ipFamilyPolicy: PreferDualStack, selector: {{all: "yes"}}, ports: [{{port: 80, targetPort: 8080}}]}}
 ---
 apiVersion: v1
 kind: Service
 metadata: {{name: nobody}}
-spec: {{selector: {{app: nobody}}, ports: [{{port: 80}}]}}
+spec: {{ipFamilyPolicy: PreferDualStack, selector: {{app: nobody}}, ports: [{{port: 80}}]}}
 ---
 apiVersion: v1
 kind: Service
 metadata: {{name: sticky}}
-spec: {{selector: {{all: "yes"}}, sessionAffinity: ClientIP, ports: [{{port: 80, targetPort: 8080}}]}}
+spec: {{ipFamilyPolicy: PreferDualStack, selector: {{all: "yes"}}, sessionAffinity: ClientIP, ports: [{{port: 80, targetPort: 8080}}]}}
 ---
 apiVersion: v1
 kind: Service
 metadata: {{name: near}}
-spec: {{selector: {{app: a}}, internalTrafficPolicy: Local, ports: [{{port: 80, targetPort: 8080}}]}}
+spec: {{ipFamilyPolicy: PreferDualStack, selector: {{app: a}}, internalTrafficPolicy: Local, ports: [{{port: 80, targetPort: 8080}}]}}
 """
 
 
 class World:
-    """A running lab, and everything in it by a short name."""
+    """A running lab, and everything in it by a short name, as it is in one IP version."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, version: int) -> None:
         self.lab = lab
+        self.version = version
         seen = lab.seen
         self.seen = seen
         self.places: dict[str, Any] = {pod["name"]: pod for pod in seen["pods"] if pod["namespace"] == "default"}
         self.places |= {f"node:{node['name']}": node for node in seen["nodes"]}
         self.places |= {f"ext:{host['name']}": host for host in seen["external"]}
-        self.services = {service["name"]: service["cluster_ips"][0] for service in seen["services"]}
+        self.services = {service["name"]: self._of_version(service["cluster_ips"]) for service in seen["services"]}
+        self.localhost = "127.0.0.1" if version == 4 else "::1"
 
     def address(self, name: str) -> str:
-        return str(self.places[name]["addresses"][0])
+        return self._of_version(self.places[name]["addresses"])
+
+    def _of_version(self, addresses: list[str]) -> str:
+        return next((address for address in addresses if (":" in address) == (self.version == 6)), "")
 
     def node_of(self, pod: str) -> str:
         return self.address(f"node:{self.places[pod]['node']}")
@@ -101,14 +109,44 @@ class World:
         return self.lab.ask(self.places[source], *targets)
 
 
-@pytest.fixture(scope="module", params=LAYOUTS, ids="-".join)
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    for lab in new_lab():
-        said = lab.up(manifest(*request.param))
-        assert lab.seen["pod_layout"] == request.param[0]
-        assert lab.seen["neighbors"] == request.param[1]
-        assert "as asked for" in said.out + said.err
-        yield World(lab)
+class Labs:
+    """One lab at a time; the next one that asks for the same gets the same."""
+
+    def __init__(self) -> None:
+        self._what: tuple[str, ...] = ()
+        self._life: Iterator[Lab] = iter(())
+        self._lab: Lab | None = None
+
+    def of(self, layout: str, neighbors: str, family: str) -> Lab:
+        if self._lab is None or self._what != (layout, neighbors, family):
+            self.end()
+            self._what, self._life = (layout, neighbors, family), new_lab()
+            self._lab = next(self._life)
+            said = self._lab.up(manifest(layout, neighbors, family))
+            assert "as asked for" in said.out + said.err
+        return self._lab
+
+    def end(self) -> None:
+        for _ in self._life:
+            pass
+
+
+@pytest.fixture(scope="module")
+def of_kind() -> Iterator[Labs]:
+    labs = Labs()
+    yield labs
+    labs.end()
+
+
+KINDS = [(*layout, *family) for layout in LAYOUTS for family in FAMILIES]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: "-".join(map(str, kind)))
+def world(request: pytest.FixtureRequest, of_kind: Labs) -> World:
+    layout, neighbors, family, version = request.param
+    found = World(of_kind.of(layout, neighbors, family), version)
+    assert (found.seen["pod_layout"], found.seen["neighbors"]) == (layout, neighbors)
+    return found
 
 
 PODS = ("a", "b", "c")
@@ -176,9 +214,9 @@ def test_a_node_sees_itself_at_the_address_that_others_see(world: World) -> None
 @pytest.mark.parametrize("source", PODS)
 def test_what_leaves_the_cluster_is_masqueraded(world: World, source: str) -> None:
     """The internet sees the node's address, whether a pod or the node itself is the client."""
-    (answer,) = world.ask(source, ("TCP", "198.51.100.10", 8080))
+    (answer,) = world.ask(source, ("TCP", world.address("ext:client"), 8080))
     assert (answer.who, answer.seen[0], answer.source[0]) == ("client", world.node_of(source), world.address(source))
-    (answer,) = world.ask("node:worker", ("TCP", "198.51.100.10", 8080))
+    (answer,) = world.ask("node:worker", ("TCP", world.address("ext:client"), 8080))
     assert (answer.who, answer.seen[0]) == ("client", answer.source[0])
 
 
@@ -189,18 +227,18 @@ def test_from_the_internet_no_way_leads_to_pods_or_services(world: World) -> Non
         assert answer.error in ("unreachable", "silence"), answer
     (answer,) = world.ask("ext:client", ("TCP", world.address("node:worker2"), 7070))
     assert (answer.who, answer.seen) == ("worker2", answer.source)
-    assert answer.source[0] == "198.51.100.10"
+    assert answer.source[0] == world.address("ext:client")
 
 
 def test_containers_of_a_pod_share_localhost(world: World) -> None:
     """And the port space: both are reached at the pod's address too. Other pods' localhost is their own."""
     own, side, from_outside = (
-        *world.ask("b", ("TCP", "127.0.0.1", 8080), ("TCP", "127.0.0.1", 9090)),
+        *world.ask("b", ("TCP", world.localhost, 8080), ("TCP", world.localhost, 9090)),
         *world.ask("a", ("TCP", world.address("b"), 9090)),
     )
     assert (own.who, side.who, from_outside.who) == ("b", "b", "b")
-    assert own.seen[0] == side.seen[0] == "127.0.0.1"
-    assert world.ask("a", ("TCP", "127.0.0.1", 9090))[0].error == "refused"
+    assert own.seen[0] == side.seen[0] == world.localhost
+    assert world.ask("a", ("TCP", world.localhost, 9090))[0].error == "refused"
 
 
 def test_a_service_spreads_over_all_its_pods(world: World) -> None:
@@ -241,19 +279,22 @@ def test_the_matrix_says_the_same(world: World) -> None:
     found = world.lab.run("ping", "-o", "json").json
     assert found["ok"]
     outcomes = {(cell["from"], cell["to"]): cell["found"] for cell in found["cells"]}
-    assert outcomes["default/a", "svc:default/nobody:80/TCP"] == "refused"
-    assert outcomes["default/c", "svc:default/near:80/TCP"] == "silence"
+    family = f" IPv{world.version}" if len(world.places["a"]["addresses"]) > 1 else ""
+    assert outcomes["default/a", f"svc:default/nobody:80/TCP{family}"] == "refused"
+    assert outcomes["default/c", f"svc:default/near:80/TCP{family}"] == "silence"
     assert outcomes["default/a", "default/c"] == "answer"
     assert outcomes["ext:client", "default/a"] in ("unreachable", "silence")
 
 
 def test_large_packets_pass_and_nothing_is_fragmented_on_the_way(world: World) -> None:
     """1,500 bytes from pod to pod and to the internet, with the bit that forbids fragments."""
-    for destination in (world.address("c"), "198.51.100.10"):
-        world.lab.inside(world.places["a"], "ping", "-c1", "-W2", "-M", "do", "-s", "1472", destination)
+    payload = 1500 - (20 if world.version == 4 else 40) - 8
+    for destination in (world.address("c"), world.address("ext:client")):
+        world.lab.inside(world.places["a"], "ping", "-c1", "-W2", "-M", "do", "-s", str(payload), destination)
 
 
 def test_neighbours_follow_the_choice(world: World) -> None:
-    """Dynamic: ARP's entries come by themselves. Permanent: all are written down before the first packet."""
-    written = world.lab.inside(world.places["node:worker"], "ip", "neighbor", "show", "nud", "permanent").splitlines()
+    """Dynamic: ARP and neighbour discovery fill the tables. Permanent: all are written down before the first packet."""
+    command = ("ip", f"-{world.version}", "neighbor", "show", "nud", "permanent")
+    written = world.lab.inside(world.places["node:worker"], *command).splitlines()
     assert bool(written) == (world.seen["neighbors"] == "permanent")

@@ -10,7 +10,8 @@ import socket
 import sys
 from typing import Any
 
-DEADLINE_S = 1.0
+DEADLINE_S = 1.5
+"""Longer than TCP waits before it repeats a SYN: over IPv6 it is then that a client on the same machine hears of a refusal by ICMP."""
 WORDS = {errno.ECONNREFUSED: "refused", errno.EHOSTUNREACH: "unreachable", errno.ENETUNREACH: "unreachable"}
 
 
@@ -41,7 +42,7 @@ def ask_udp(connection: socket.socket) -> list[str]:
 
 def ask(protocol: str, address: str, port: int) -> dict[str, Any]:
     kind = socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM
-    with socket.socket(socket.AF_INET, kind) as connection:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as connection:
         connection.settimeout(DEADLINE_S)
         try:
             connection.connect((address, port))
@@ -51,7 +52,7 @@ def ask(protocol: str, address: str, port: int) -> dict[str, Any]:
         except OSError as error:
             return {"error": WORDS.get(error.errno or 0, str(error))}
         seen_address, _, seen_port = seen.strip().rpartition(":")
-        return {"who": who.strip(), "seen": [seen_address, int(seen_port)], "source": list(connection.getsockname())}
+        return {"who": who.strip(), "seen": [seen_address.strip("[]"), int(seen_port)], "source": list(connection.getsockname()[:2])}
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_a_routed_pod_is_alone_behind_its_node() -> None:
     state = planned(cluster, Decisions(pod_layout="routed", neighbors="permanent"))
     assert of(state, here, Address) == [Address(here, "eth0", "10.244.1.2/32")]
     assert of(state, here, Route) == [
-        Route(here, "10.244.1.1/32", "eth0", scope="link"),
+        Route(here, "10.244.1.1/32", "eth0"),
         Route(here, "0.0.0.0/0", "eth0", via="10.244.1.1"),
     ]
     assert of(state, here, Neighbor) == [Neighbor(here, "eth0", "10.244.1.1", "0a:58:0a:f4:01:01")]
@@ -89,12 +89,12 @@ def test_permanent_neighbors_name_everybody_on_the_link() -> None:
 
 
 def test_a_node_has_one_address_and_a_way_to_every_other_node() -> None:
-    """The bridge's address is of scope link, and the route to the pods names the node's own."""
+    """The bridge's address is no source, and the route to the pods names the node's own."""
     state = planned(store())
-    assert Address("node/worker", "cbr0", "10.244.1.1/24", "link", has_route=False) in of(state, "node/worker", Address)
+    assert Address("node/worker", "cbr0", "10.244.1.1/24", is_source=False, has_route=False) in of(state, "node/worker", Address)
     assert of(state, "node/worker", Route) == [
         Route("node/worker", "0.0.0.0/0", "eth0", via="172.18.0.1"),
-        Route("node/worker", "10.244.1.0/24", "cbr0", source="172.18.0.3", scope="link"),
+        Route("node/worker", "10.244.1.0/24", "cbr0", source="172.18.0.3"),
         Route("node/worker", "10.244.0.0/24", "eth0", via="172.18.0.2"),
         Route("node/worker", "10.244.2.0/24", "eth0", via="172.18.0.4"),
     ]

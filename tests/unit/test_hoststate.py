@@ -16,7 +16,6 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.address import Address, decode_address
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.ip import Scope
 from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth, decode_link
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor
 from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject, Rule, Table, replacement, transaction
@@ -27,7 +26,11 @@ from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.fake import FakeKernel
 
 NAMES = {1: "lo", 7: "eth0", 8: "cbr0"}
-ipv4 = st.ip_addresses(v=4).filter(lambda address: not address.is_loopback and not address.is_link_local)
+OF_VERSION = {
+    4: st.ip_addresses(v=4).filter(lambda address: not address.is_loopback),
+    6: st.sampled_from(["fd00::/8", "fe80::/64", "2000::/3"]).flatmap(lambda network: st.ip_addresses(network=network)),
+}
+addresses = st.one_of(*OF_VERSION.values())
 
 
 class Indexes:
@@ -65,28 +68,50 @@ def decoded(type_: Any, data: bytes) -> Any:
 # --- our encoders against pyroute2's decoder ---
 
 
-@given(ipv4, st.integers(0, 32), st.sampled_from(["global", "link"]), st.booleans())
-def test_addresses_are_read_back(address: Any, prefix: int, scope: Scope, has_route: bool) -> None:
-    """What we encode is what pyroute2 and we ourselves decode."""
-    wanted = Address("n", "eth0", f"{address}/{prefix}", scope, has_route)
+@given(addresses, st.integers(0, 32), st.booleans(), st.booleans())
+def test_addresses_are_read_back(address: Any, prefix: int, is_source: bool, has_route: bool) -> None:
+    """What we encode is what pyroute2 and we ourselves decode; what is no source has scope link, or is not preferred."""
+    wanted = Address("n", "eth0", f"{address}/{prefix}", is_source, has_route)
     data = wanted.create(Indexes())
     seen = decoded(ifaddrmsg, data)
-    assert (seen["prefixlen"], seen["index"], seen["scope"]) == (prefix, 7, {"global": 0, "link": 253}[scope])
+    is_ipv6 = address.version == 6
+    assert (seen["family"], seen["prefixlen"], seen["index"]) == (10 if is_ipv6 else 2, prefix, 7)
+    assert seen["scope"] == (0 if is_ipv6 or is_source else 253)
     assert seen.get_attr("IFA_LOCAL") == seen.get_attr("IFA_ADDRESS") == str(address)
-    assert bool((seen.get_attr("IFA_FLAGS") or 0) & 0x200) != has_route
-    assert decode_address("n", memoryview(data)[16:], NAMES) == (wanted, True)
+    flags = seen.get_attr("IFA_FLAGS") or 0
+    assert (bool(flags & 0x200), bool(flags & 0x02)) == (not has_route, is_ipv6)
+    lifetimes = seen.get_attr("IFA_CACHEINFO")
+    assert (lifetimes is not None and (lifetimes["ifa_preferred"], lifetimes["ifa_valid"]) == (0, 0xFFFFFFFF)) == (
+        is_ipv6 and not is_source
+    )
+    if is_source or not is_ipv6:  # the kernel says it by a flag, not by the lifetimes that were asked for
+        assert decode_address("n", memoryview(data)[16:], NAMES) == (wanted, True)
 
 
-@given(ipv4, st.integers(0, 32), st.none() | ipv4, st.none() | ipv4, st.sampled_from(["global", "link"]))
-def test_routes_are_read_back(address: Any, prefix: int, via: Any, source: Any, scope: Scope) -> None:
-    """Destination, gateway, preferred source, scope, link."""
+@st.composite
+def ways(draw: Any) -> tuple[Any, int, Any, Any]:
+    """(destination, prefix length, gateway or nothing, source or nothing) of one family."""
+    version = draw(st.sampled_from([4, 6]))
+    some = OF_VERSION[version]
+    return draw(some), draw(st.integers(0, 32 if version == 4 else 128)), draw(st.none() | some), draw(st.none() | some)
+
+
+@given(ways())
+def test_routes_are_read_back(way: tuple[Any, int, Any, Any]) -> None:
+    """Destination, gateway, preferred source, link; and IPv4's scope, which is `link` without a gateway."""
     import ipaddress
 
+    address, prefix, via, source = way
     network = ipaddress.ip_network(f"{address}/{prefix}", strict=False)
-    wanted = Route("n", str(network), "cbr0", str(via or ""), str(source or ""), scope)
+    wanted = Route("n", str(network), "cbr0", str(via or ""), str(source or ""))
     data = wanted.create(Indexes())
     seen = decoded(rtmsg, data)
-    assert (seen["dst_len"], seen["table"], seen["proto"], seen["scope"]) == (prefix, 254, 4, {"global": 0, "link": 253}[scope])
+    assert (seen["dst_len"], seen["table"], seen["proto"], seen["scope"]) == (
+        prefix,
+        254,
+        4,
+        253 if address.version == 4 and not via else 0,
+    )
     assert seen.get_attr("RTA_DST") == (str(network.network_address) if prefix else None)
     assert seen.get_attr("RTA_GATEWAY") == (str(via) if via else None)
     assert seen.get_attr("RTA_PREFSRC") == (str(source) if source else None)
@@ -94,7 +119,7 @@ def test_routes_are_read_back(address: Any, prefix: int, via: Any, source: Any, 
     assert decode_route("n", memoryview(data)[16:], NAMES) == (wanted, True)
 
 
-@given(ipv4, st.binary(min_size=6, max_size=6))
+@given(addresses, st.binary(min_size=6, max_size=6))
 def test_neighbors_are_read_back(address: Any, mac: bytes) -> None:
     """Permanent, with address and MAC."""
     wanted = Neighbor("n", "eth0", str(address), mac.hex(":"))

@@ -140,7 +140,27 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
         ("networking: {cni: flanel}", 'networking.cni: "flanel" is not known'),
         ("networking: {cni: {type: bridge, layot: x}}", "networking.cni.layot: unknown field; did you mean layout?"),
         ("networking: {kubeProxyMode: nftable}", 'networking.kubeProxyMode: "nftable" is not known; did you mean nftables?'),
-        ("networking: {ipFamily: dual}", "networking.ipFamily: wanted ipv4 (the other families are not modelled yet), found dual"),
+        (
+            "networking: {ipFamily: dual, podSubnet: 10.244.0.0/16}",
+            "networking.podSubnet: wanted one IPv4 range and one IPv6 range with ipFamily dual",
+        ),
+        ("networking: {ipFamily: ipv6, serviceSubnet: 10.96.0.0/16}", "networking.serviceSubnet: wanted one IPv6 range with ipFamily ipv6"),
+        ("networking: {ipFamily: ipv6, podSubnet: 'fd00:10:244::/63'}", "networking.podSubnet: fd00:10:244::/63 holds 2 ranges of /64"),
+        (
+            "networking: {ipFamily: dual, podSubnet: 'fd00:1::/56,10.244.0.0/16'}",
+            "networking.serviceSubnet: wanted the families in the order of podSubnet",
+        ),
+        (
+            "networking: {ipFamily: ipv6, serviceSubnet: 'fd00:10:96::/64'}",
+            "networking.serviceSubnet: wanted a prefix length from 108 to 124, found 64",
+        ),
+        ("nodes: [{podCIDRs: [10.9.0.0/24]}]", "nodes[0].podCIDRs: wanted a part of the pods' range 10.244.0.0/16, found 10.9.0.0/24"),
+        (
+            "nodes: [{podCIDRs: [10.244.7.0/24]}, {role: worker, podCIDRs: [10.244.7.128/25]}]",
+            "nodes[1].podCIDRs: 10.244.7.128/25 overlaps 10.244.7.0/24 of node control-plane",
+        ),
+        ("external: [{name: a, address: '2001:db8:51:100::7'}]", "external[0].address: wanted an IPv4 address with ipFamily ipv4"),
+        ("external: [{name: a, address: '198.51.100.7,198.51.100.8'}]", "external[0].address: wanted one address per family"),
         ("nodes: [{role: worker, name: a}, {role: worker, name: a}]", 'nodes[1].name: "a" is the name of another node already'),
         ("nodes: [{role: master}]", 'nodes[0].role: wanted one of control-plane, worker, found "master"'),
         ("external: [{name: c, address: 198.51.100.1}]", "external[0].address: wanted a free address of 198.51.100.0/24"),

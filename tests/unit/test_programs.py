@@ -261,7 +261,11 @@ def zone() -> Zone:
         )
     )
     return Zone(
-        "cluster.local", cluster.all(Namespace), cluster.all(Service), cluster.all(EndpointSlice), {"api.example.com": "198.51.100.20"}
+        "cluster.local",
+        cluster.all(Namespace),
+        cluster.all(Service),
+        cluster.all(EndpointSlice),
+        {"api.example.com": ("198.51.100.20", "2001:db8:51:100::20")},
     )
 
 
@@ -288,6 +292,7 @@ def zone() -> Zone:
         ("nosuch.default.svc.cluster.local", "A", "NXDOMAIN", []),
         ("web.nowhere.svc.cluster.local", "A", "NXDOMAIN", []),
         ("api.example.com", "A", "NOERROR", ["198.51.100.20"]),
+        ("api.example.com", "AAAA", "NOERROR", ["2001:db8:51:100::20"]),
         ("nowhere.example.com", "A", "NXDOMAIN", []),
     ],
 )  # fmt: skip
@@ -320,7 +325,7 @@ def test_broken_questions_get_no_crash(data: bytes) -> None:
     """Anybody may send anything to port 53."""
     answer(Zone("cluster.local", [], [], [], {}), data)
     try:
-        first_address(data, 1)
+        first_address(data, 4, 1)
     except OSError:
         pass
 

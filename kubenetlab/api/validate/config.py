@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
 from kubenetlab import names
-from kubenetlab.api.config import INTERNET_SUBNET, LOAD_BALANCER_SUBNET, NODE_CIDR_MASK_SIZE, NODE_SUBNET, ClusterConfig, Network, networks
+from kubenetlab.api.config import INTERNET_SUBNETS, LOAD_BALANCER_SUBNETS, NODE_SUBNETS, VERSIONS, ClusterConfig, Network, networks
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.validate.metadata import subdomain_fault, validate_labels
 from kubenetlab.api.validate.pods import is_address
 
 MAX_NODES = 1000
+_EXAMPLES = {(4,): "10.244.0.0/16", (6,): "fd00:10:244::/56", (4, 6): "10.244.0.0/16,fd00:10:244::/56"}
+_SERVICE_SIZES = {4: (12, 28), 6: (108, 124)}
+"""IP version → the shortest and the longest prefix. Source: cmd/kube-apiserver/app/options/validation.go (20 bits for Services)."""
 SWITCH_PORTS = (names.SWITCH_BRIDGE, "lo", "router")
 """What is on a switch beside the ports named after nodes and external hosts."""
 
@@ -21,11 +24,8 @@ def validate_config(config: ClusterConfig) -> Iterator[Finding]:
         yield Finding(("name",), fault)
     yield from _validate_nodes(config)
     yield from _validate_ranges(config)
+    yield from _validate_pod_cidrs(config)
     yield from _validate_external(config)
-    if config.networking.ip_family != "ipv4":
-        yield Finding(
-            ("networking", "ipFamily"), f"wanted ipv4 (the other families are not modelled yet), found {config.networking.ip_family}"
-        )
     if fault := subdomain_fault(config.networking.dns_domain):
         yield Finding(("networking", "dnsDomain"), fault)
     if config.fabric.topology != "switched":
@@ -47,30 +47,41 @@ def _validate_nodes(config: ClusterConfig) -> Iterator[Finding]:
 
 
 def _validate_ranges(config: ClusterConfig) -> Iterator[Finding]:
+    wanted = VERSIONS[config.networking.ip_family]
     ranges: list[tuple[Path, str, Network]] = [
-        ((), "the nodes", ip_network(NODE_SUBNET)),
-        ((), "the internet", ip_network(INTERNET_SUBNET)),
-        ((), "load balancers", ip_network(LOAD_BALANCER_SUBNET)),
+        ((), whose, subnets[version])
+        for whose, subnets in (("the nodes", NODE_SUBNETS), ("the internet", INTERNET_SUBNETS), ("load balancers", LOAD_BALANCER_SUBNETS))
+        for version in wanted
     ]
+    orders: dict[str, list[int]] = {}
     fields = (("podSubnet", "pods", config.networking.pod_subnet), ("serviceSubnet", "Services", config.networking.service_subnet))
     for field, whose, text in fields:
         path: Path = ("networking", field)
         try:
             parts = networks(text)
         except ValueError as error:
-            yield Finding(path, f"wanted a range such as 10.244.0.0/16, found {found(text)}", hints=(str(error),))
+            yield Finding(path, f"wanted a range such as {_EXAMPLES[wanted]}, found {found(text)}", hints=(str(error),))
             continue
-        if len(parts) != 1 or parts[0].version != 4:
-            yield Finding(path, f"wanted one IPv4 range with ipFamily ipv4, found {found(text)}")
+        if sorted(part.version for part in parts) != sorted(wanted):
+            kinds = " and ".join(f"one IPv{version} range" for version in wanted)
+            yield Finding(path, f"wanted {kinds} with ipFamily {config.networking.ip_family}, found {found(text)}")
             continue
-        if not _can_be_routed(parts[0]):
-            yield Finding(path, f"wanted a range of unicast addresses, found {found(text)}")
-        for other_path, other, network in ranges:
-            if parts[0].overlaps(network):
-                named = f"{other} ({'.'.join(map(str, other_path)) + ': ' if other_path else ''}{network})"
-                yield Finding(path, f"{text} overlaps the range of {named}")
-        ranges.append((path, whose, parts[0]))
-        yield from _validate_size(config, field, parts[0])
+        orders[field] = [part.version for part in parts]
+        for part in parts:
+            if not _can_be_routed(part):
+                yield Finding(path, f"wanted a range of unicast addresses, found {found(str(part))}")
+            for other_path, other, network in ranges:
+                if part.version == network.version and part.overlaps(network):
+                    named = f"{other} ({'.'.join(map(str, other_path)) + ': ' if other_path else ''}{network})"
+                    yield Finding(path, f"{part} overlaps the range of {named}")
+            ranges.append((path, whose, part))
+            yield from _validate_size(config, field, part)
+    if len(orders) == 2 and orders["podSubnet"] != orders["serviceSubnet"]:
+        yield Finding(
+            ("networking", "serviceSubnet"),
+            f"wanted the families in the order of podSubnet ({config.networking.pod_subnet}), found {config.networking.service_subnet}",
+            hints=("the first is the primary family of the cluster",),
+        )
 
 
 def _can_be_routed(network: Network) -> bool:
@@ -79,20 +90,48 @@ def _can_be_routed(network: Network) -> bool:
 
 def _validate_size(config: ClusterConfig, field: str, network: Network) -> Iterator[Finding]:
     path: Path = ("networking", field)
+    mask_size = config.networking.node_mask_size(network.version)
     if field == "serviceSubnet":
-        if not 12 <= network.prefixlen <= 28:
-            yield Finding(path, f"wanted a prefix length from 12 to 28, found {network.prefixlen}")
-    elif network.prefixlen > NODE_CIDR_MASK_SIZE:
-        yield Finding(path, f"wanted room for a /{NODE_CIDR_MASK_SIZE} per node, found a /{network.prefixlen}")
-    elif 2 ** (NODE_CIDR_MASK_SIZE - network.prefixlen) < len(config.nodes):
+        least, most = _SERVICE_SIZES[network.version]
+        if not least <= network.prefixlen <= most:
+            yield Finding(path, f"wanted a prefix length from {least} to {most}, found {network.prefixlen}")
+    elif network.prefixlen > mask_size:
+        yield Finding(path, f"wanted room for a /{mask_size} per node, found a /{network.prefixlen}")
+    elif 2 ** (mask_size - network.prefixlen) < len(config.nodes):
         yield Finding(
             path,
-            f"{network} holds {2 ** (NODE_CIDR_MASK_SIZE - network.prefixlen)} ranges of /{NODE_CIDR_MASK_SIZE}, one per node, for {len(config.nodes)} nodes",
+            f"{network} holds {2 ** (mask_size - network.prefixlen)} ranges of /{mask_size}, one per node, for {len(config.nodes)} nodes",
         )
 
 
+def _validate_pod_cidrs(config: ClusterConfig) -> Iterator[Finding]:
+    """The ranges that nodes bring with them: one per family, inside the pods' range, nobody else's."""
+    try:
+        pod_networks = config.networking.pod_networks
+    except ValueError:
+        return
+    seen: list[tuple[str, Network]] = []
+    for index, (node, name) in enumerate(zip(config.nodes, config.node_names, strict=True)):
+        path: Path = ("nodes", index, "podCIDRs")
+        try:
+            parts = [ip_network(text) for text in node.pod_cidrs]
+        except ValueError as error:
+            yield Finding(path, "wanted ranges such as 10.244.7.0/24", hints=(str(error),))
+            continue
+        if parts and [part.version for part in parts] != [network.version for network in pod_networks]:
+            families = " and ".join(f"one IPv{network.version} range" for network in pod_networks)
+            yield Finding(path, f"wanted {families}, found {', '.join(node.pod_cidrs)}")
+            continue
+        for part, network in zip(parts, pod_networks, strict=False):
+            if not part.subnet_of(network):  # type: ignore[arg-type]
+                yield Finding(path, f"wanted a part of the pods' range {network}, found {part}")
+            for whose, other in seen:
+                if other.version == part.version and part.overlaps(other):
+                    yield Finding(path, f"{part} overlaps {other} of node {whose}")
+            seen.append((name, part))
+
+
 def _validate_external(config: ClusterConfig) -> Iterator[Finding]:
-    internet = ip_network(INTERNET_SUBNET)
     seen: dict[str, str] = {}
     for index, host in enumerate(config.external):
         path: Path = ("external", index)
@@ -100,11 +139,21 @@ def _validate_external(config: ClusterConfig) -> Iterator[Finding]:
             yield Finding((*path, "name"), fault)
         if host.name in SWITCH_PORTS:
             yield Finding((*path, "name"), f"{found(host.name)} is the name of a link of the lab's own on the internet's switch")
-        if not is_address(host.address):
-            yield Finding((*path, "address"), f"wanted an IP address, found {found(host.address)}")
-        elif ip_address(host.address) not in internet or ip_address(host.address) in (internet[0], internet[1], internet[-1]):
-            yield Finding((*path, "address"), f"wanted a free address of {internet} ({internet[1]} is the router's), found {host.address}")
-        for field, value in (("name", host.name), ("address", host.address)):
+        versions: list[int] = []
+        for text in host.given_addresses:
+            if not is_address(text):
+                yield Finding((*path, "address"), f"wanted an IP address, found {found(text)}")
+                continue
+            address = ip_address(text)
+            internet = INTERNET_SUBNETS[address.version]
+            if address not in internet or address in (internet[0], internet[1], internet[-1]):
+                yield Finding((*path, "address"), f"wanted a free address of {internet} ({internet[1]} is the router's), found {text}")
+            if address.version in versions:
+                yield Finding((*path, "address"), f"wanted one address per family, found {found(host.address)}")
+            versions.append(address.version)
+        if versions == [6] and config.networking.ip_family == "ipv4":
+            yield Finding((*path, "address"), f"wanted an IPv4 address with ipFamily ipv4, found {host.address}")
+        for field, value in (("name", host.name), *(("address", text) for text in host.given_addresses)):
             if value in seen:
                 yield Finding((*path, field), f"{found(value)} belongs to {seen[value]} already")
             seen[value] = f"external[{index}]"

@@ -14,6 +14,7 @@ from typing import Literal
 from kubenetlab import names
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
+from kubenetlab.datapath.sandboxes import link_local
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import Bridge, Port, Veth
@@ -46,10 +47,11 @@ class Mode(ModeOptions, frozen=True):
         yield Sysctl(node.netns, "net/bridge/bridge-nf-call-iptables", "1", is_optional=node.layout == "routed")
         yield Bridge(node.netns, bridge, names.mac_of(primary.gateway), node.mtu, names.link_alias("cni bridge", f"pods of {node.name}"))
         for family in node.families:
-            # The node has one address, its own: the bridge's is of scope link, so that neither what the node sends to its pods nor
-            # what it masquerades towards them takes it as a source; and the route names the node's address.
-            yield Address(node.netns, bridge, f"{family.gateway}/{family.pod_network.prefixlen}", scope="link", has_route=False)
-            yield Route(node.netns, family.pod_cidr, bridge, source=family.address, scope="link")
+            # The node has one address, its own: the bridge's is no source, so that neither what the node sends to its pods nor
+            # what it masquerades towards them takes it; and the route names the node's address.
+            yield Address(node.netns, bridge, f"{family.gateway}/{family.pod_network.prefixlen}", is_source=False, has_route=False)
+            yield Route(node.netns, family.pod_cidr, bridge, source=family.address)
+        yield from link_local(node.netns, bridge, names.mac_of(primary.gateway), has_ipv6=node.has_ipv6)
         for peer in node.peers:
             for family in peer.families:
                 yield Route(node.netns, family.pod_cidr, names.NODE_UPLINK, via=family.address)
@@ -66,8 +68,9 @@ class Mode(ModeOptions, frozen=True):
                 yield Address(here, link, f"{address}/{family.pod_network.prefixlen}")
             else:
                 yield Address(here, link, f"{address}/{family.host_length}")
-                yield Route(here, f"{family.gateway}/{family.host_length}", link, scope="link")
+                yield Route(here, f"{family.gateway}/{family.host_length}", link)
             yield Route(here, family.default_route, link, via=family.gateway)
+        yield from link_local(here, link, names.mac_of(primary), has_ipv6=node.has_ipv6)
         if node.neighbors == "permanent":
             yield from _neighbors(node, pod)
 

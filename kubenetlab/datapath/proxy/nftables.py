@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+from msgspec import Struct
 
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, port_views
 from kubenetlab.datapath.view import NodeView, ServiceView
-from kubenetlab.hoststate.nftables import MAX_NAME, Chain, Collection, Element, Rule, Table
+from kubenetlab.hoststate.nftables import MAX_NAME, NFT_FAMILIES, Chain, Collection, Element, Rule, Table
 from kubenetlab.hoststate.object import Object
 from kubenetlab.names import KUBE_PROXY_TABLE
 
-FAMILY = "ip"
 TABLE = KUBE_PROXY_TABLE
 MASQUERADE_MARK = "0x4000"
 
@@ -50,14 +51,14 @@ _BASE_CHAINS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 """(name, hook, rules)"""
 
 _COLLECTIONS: tuple[tuple[str, str, str], ...] = (
-    ("cluster-ips", "ipv4_addr", "Active ClusterIPs"),
-    ("nodeport-ips", "ipv4_addr", "IPs that accept NodePort traffic"),
-    ("service-ips", "ipv4_addr . inet_proto . inet_service : verdict", "ClusterIP, ExternalIP and LoadBalancer IP traffic"),
+    ("cluster-ips", "ADDR", "Active ClusterIPs"),
+    ("nodeport-ips", "ADDR", "IPs that accept NodePort traffic"),
+    ("service-ips", "ADDR . inet_proto . inet_service : verdict", "ClusterIP, ExternalIP and LoadBalancer IP traffic"),
     ("service-nodeports", "inet_proto . inet_service : verdict", "NodePort traffic"),
-    ("firewall-ips", "ipv4_addr . inet_proto . inet_service : verdict", "destinations that are subject to LoadBalancerSourceRanges"),
+    ("firewall-ips", "ADDR . inet_proto . inet_service : verdict", "destinations that are subject to LoadBalancerSourceRanges"),
     (
         "no-endpoint-services",
-        "ipv4_addr . inet_proto . inet_service : verdict",
+        "ADDR . inet_proto . inet_service : verdict",
         "vmap to drop or reject packets to services with no endpoints",
     ),
     (
@@ -66,7 +67,7 @@ _COLLECTIONS: tuple[tuple[str, str, str], ...] = (
         "vmap to drop or reject packets to service nodeports with no endpoints",
     ),
 )
-"""(name, type, comment)"""
+"""(name, type, comment); ADDR is the family's type of addresses."""
 
 
 class Mode(ModeOptions, frozen=True):
@@ -75,33 +76,62 @@ class Mode(ModeOptions, frozen=True):
     needs = Needs(programs=("nft",), features=("nft nat", "nft numgen", "nft vmap"))
 
     def rules(self, node: NodeView, services: Sequence[ServiceView], network: PodNetwork) -> Iterator[Object]:
-        yield Table(node.netns, FAMILY, TABLE, "rules for kube-proxy")
-        for name, type_, comment in _COLLECTIONS:
-            yield Collection(node.netns, FAMILY, TABLE, name, type_, comment)
-        yield from _fixed_chains(node)
-        for address in node.addresses:
-            yield _element(node, "nodeport-ips", address)
-        seen: set[str] = set()
-        for port in port_views(node, services):
-            if port.cluster_ip not in seen:
-                yield _element(node, "cluster-ips", port.cluster_ip)
-                seen.add(port.cluster_ip)
-            yield from _service_port(node, port, network)
+        for index, family in enumerate(node.families):
+            words = _Words(node.netns, NFT_FAMILIES[family.version], network.cluster_cidrs[index], node.service_cidrs[index])
+            yield from _family(words, family.address, port_views(node, services, family.version))
 
 
-def _fixed_chains(node: NodeView) -> Iterator[Object]:
+class _Words(Struct, frozen=True):
+    """What differs between the tables of a node, one per address family."""
+
+    netns: str
+    family: str
+    """nft's: also its word for the packet's header."""
+    cluster_cidr: str
+    service_cidr: str
+
+    @property
+    def address_type(self) -> str:
+        return {"ip": "ipv4_addr", "ip6": "ipv6_addr"}[self.family]
+
+    def element(self, collection: str, item: str, value: str = "", comment: str = "") -> Element:
+        return Element(self.netns, self.family, TABLE, collection, item, value, comment)
+
+    def chain(self, name: str, rules: tuple[Rule, ...], hook: str = "", comment: str = "") -> Chain:
+        return Chain(self.netns, self.family, TABLE, name, rules, hook, comment)
+
+    def collection(self, name: str, type_: str, comment: str = "", timeout_s: int = 0) -> Collection:
+        return Collection(self.netns, self.family, TABLE, name, type_.replace("ADDR", self.address_type), comment, timeout_s)
+
+
+def _family(words: _Words, node_address: str, ports: Iterable[PortView]) -> Iterator[Object]:
+    """One table."""
+    yield Table(words.netns, words.family, TABLE, "rules for kube-proxy")
+    for name, type_, comment in _COLLECTIONS:
+        yield words.collection(name, type_, comment)
+    yield from _fixed_chains(words)
+    yield words.element("nodeport-ips", node_address)
+    seen: set[str] = set()
+    for port in ports:
+        if port.cluster_ip not in seen:
+            yield words.element("cluster-ips", port.cluster_ip)
+            seen.add(port.cluster_ip)
+        yield from _service_port(words, port)
+
+
+def _fixed_chains(words: _Words) -> Iterator[Object]:
     """The chains that are there whatever Services exist."""
-    reject = ("ip daddr @cluster-ips reject", "Reject traffic to invalid ports of ClusterIPs")
-    ranges = ", ".join(node.service_cidrs)
-    drop = (f"ip daddr {{ {ranges} }} drop", "Drop traffic to unallocated ClusterIPs")
+    ip = words.family
+    reject = (f"{ip} daddr @cluster-ips reject", "Reject traffic to invalid ports of ClusterIPs")
+    drop = (f"{ip} daddr {{ {words.service_cidr} }} drop", "Drop traffic to unallocated ClusterIPs")
     regular: dict[str, tuple[Rule, ...]] = {
-        "firewall-check": (Rule("ip daddr . meta l4proto . th dport vmap @firewall-ips"),),
-        "service-endpoints-check": (Rule("ip daddr . meta l4proto . th dport vmap @no-endpoint-services"),),
-        "nodeport-endpoints-check": (Rule("ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports"),),
+        "firewall-check": (Rule(f"{ip} daddr . meta l4proto . th dport vmap @firewall-ips"),),
+        "service-endpoints-check": (Rule(f"{ip} daddr . meta l4proto . th dport vmap @no-endpoint-services"),),
+        "nodeport-endpoints-check": (Rule(f"{ip} daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports"),),
         "cluster-ips-check": (Rule(*reject), Rule(*drop)),
         "services": (
-            Rule("ip daddr . meta l4proto . th dport vmap @service-ips"),
-            Rule("ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports"),
+            Rule(f"{ip} daddr . meta l4proto . th dport vmap @service-ips"),
+            Rule(f"{ip} daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports"),
         ),
         "mark-for-masquerade": (Rule(f"mark set mark or {MASQUERADE_MARK}"),),
         "masquerading": (
@@ -111,37 +141,36 @@ def _fixed_chains(node: NodeView) -> Iterator[Object]:
         ),
     }
     for name, rules in regular.items():
-        yield Chain(node.netns, FAMILY, TABLE, name, rules)
-    yield Chain(
-        node.netns, FAMILY, TABLE, "reject-chain", (Rule("reject"),), comment="helper for @no-endpoint-services / @no-endpoint-nodeports"
-    )
+        yield words.chain(name, rules)
+    yield words.chain("reject-chain", (Rule("reject"),), comment="helper for @no-endpoint-services / @no-endpoint-nodeports")
     for name, hook, texts in _BASE_CHAINS:
-        yield Chain(node.netns, FAMILY, TABLE, name, tuple(Rule(text) for text in texts), hook)
+        yield words.chain(name, tuple(Rule(text) for text in texts), hook)
 
 
-def _service_port(node: NodeView, port: PortView, network: PodNetwork) -> Iterator[Object]:
+def _service_port(words: _Words, port: PortView) -> Iterator[Object]:
+    ip = words.family
     destination = f"{port.cluster_ip} . {port.protocol} . {port.port}"
     if not port.endpoints:
         verdict = "drop" if port.has_endpoints_elsewhere else "goto reject-chain"
-        yield _element(node, "no-endpoint-services", destination, verdict, port.title)
+        yield words.element("no-endpoint-services", destination, verdict, port.title)
         return
     chain = service_chain(port)
     choices = ", ".join(f"{index} : goto {endpoint_chain(port, endpoint)}" for index, endpoint in enumerate(port.endpoints))
     affinities = port.endpoints if port.affinity_s else ()
     rules = (
-        Rule(f"ip daddr {port.cluster_ip} ip saddr != {network.cluster_cidrs[0]} jump mark-for-masquerade"),
-        *(Rule(f"ip saddr @{affinity_set(port, endpoint)} goto {endpoint_chain(port, endpoint)}") for endpoint in affinities),
+        Rule(f"{ip} daddr {port.cluster_ip} {ip} saddr != {words.cluster_cidr} jump mark-for-masquerade"),
+        *(Rule(f"{ip} saddr @{affinity_set(port, endpoint)} goto {endpoint_chain(port, endpoint)}") for endpoint in affinities),
         Rule(f"numgen random mod {len(port.endpoints)} vmap {{ {choices} }}"),
     )
-    yield Chain(node.netns, FAMILY, TABLE, chain, rules, comment=port.title)
+    yield words.chain(chain, rules, comment=port.title)
     for endpoint in affinities:
-        yield Collection(node.netns, FAMILY, TABLE, affinity_set(port, endpoint), "ipv4_addr", timeout_s=port.affinity_s)
+        yield words.collection(affinity_set(port, endpoint), "ADDR", timeout_s=port.affinity_s)
     for endpoint in port.endpoints:
-        hairpin = Rule(f"ip saddr {endpoint.address} jump mark-for-masquerade")
-        remember = (Rule(f"update @{affinity_set(port, endpoint)} {{ ip saddr }}"),) if port.affinity_s else ()
-        rewrite = Rule(f"meta l4proto {port.protocol} dnat to {endpoint.address}:{endpoint.port}")
-        yield Chain(node.netns, FAMILY, TABLE, endpoint_chain(port, endpoint), (hairpin, *remember, rewrite), comment=port.title)
-    yield _element(node, "service-ips", destination, f"goto {chain}", port.title)
+        hairpin = Rule(f"{ip} saddr {endpoint.address} jump mark-for-masquerade")
+        remember = (Rule(f"update @{affinity_set(port, endpoint)} {{ {ip} saddr }}"),) if port.affinity_s else ()
+        rewrite = Rule(f"meta l4proto {port.protocol} dnat to {endpoint}")
+        yield words.chain(endpoint_chain(port, endpoint), (hairpin, *remember, rewrite), comment=port.title)
+    yield words.element("service-ips", destination, f"goto {chain}", port.title)
 
 
 def service_chain(port: PortView) -> str:
@@ -151,23 +180,24 @@ def service_chain(port: PortView) -> str:
 
 def endpoint_chain(port: PortView, endpoint: EndpointAddress) -> str:
     """kube-proxy's name for an endpoint of a Service port: `endpoint-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80`."""
-    return _chain_name("endpoint", f"{_base(port)}__{endpoint.address}/{endpoint.port}")
+    return _chain_name("endpoint", _endpoint_base(port, endpoint))
 
 
 def affinity_set(port: PortView, endpoint: EndpointAddress) -> str:
     """kube-proxy's name for the set of an endpoint's faithful clients: `affinity-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80`."""
-    return _chain_name("affinity", f"{_base(port)}__{endpoint.address}/{endpoint.port}")
+    return _chain_name("affinity", _endpoint_base(port, endpoint))
 
 
 def _base(port: PortView) -> str:
     return f"{port.namespace}/{port.service}/{port.protocol}/{port.port_name}"
 
 
+def _endpoint_base(port: PortView, endpoint: EndpointAddress) -> str:
+    """nft's names have no colons, so an IPv6 address has dots there."""
+    return f"{_base(port)}__{endpoint.address.replace(':', '.')}/{endpoint.port}"
+
+
 def _chain_name(prefix: str, base: str) -> str:
     digest = base64.b32encode(hashlib.sha256(base.encode()).digest()).decode()[:8]
     name = f"{prefix}-{digest}-{base}"
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
-
-
-def _element(node: NodeView, collection: str, item: str, value: str = "", comment: str = "") -> Element:
-    return Element(node.netns, FAMILY, TABLE, collection, item, value, comment)

@@ -24,6 +24,9 @@ class EndpointAddress(Struct, frozen=True, order=True):
     address: str
     port: int
 
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
 
 class PortView(Struct, frozen=True):
     """One port of one Service in one address family, with its endpoints as this node sees them."""
@@ -53,7 +56,7 @@ def is_proxied(service: Service) -> bool:
     return SERVICE_PROXY_NAME_LABEL not in service.labels and HEADLESS_LABEL not in service.labels
 
 
-def port_views(node: NodeView, services: Sequence[ServiceView], version: int = 4) -> Iterator[PortView]:
+def port_views(node: NodeView, services: Sequence[ServiceView], version: int) -> Iterator[PortView]:
     """Every Service port with a cluster IP of this family, in the order of the Services."""
     for view in services:
         service = view.service

@@ -1,0 +1,138 @@
+"""Cluster IPs: which families a Service has, and its virtual address in each.
+
+The primary family is fixed when the Service is made; the second may come and go. Headless Services without a selector have both
+families, for nobody knows what will stand behind them.
+Source: k8s.io/kubernetes pkg/registry/core/service/storage/alloc.go, pkg/apis/core/validation (1.33); KEP-563.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
+
+from msgspec import structs
+
+from kubenetlab.api.config import Network
+from kubenetlab.api.core import IPFamily, Service, ServiceSpec
+from kubenetlab.api.decode import Finding
+from kubenetlab.controllers.addresses import cluster_ip_for
+
+FAMILIES: dict[int, IPFamily] = {4: "IPv4", 6: "IPv6"}
+HEADLESS = "None"
+
+
+def completed(service: Service, networks: Sequence[Network], taken: Mapping[str, str]) -> tuple[Service, list[Finding]]:
+    """The Service with its defaults, families and addresses. `networks` are the cluster's Service ranges, the primary one first;
+    `taken` says whose each address is."""
+    spec = service.spec
+    if spec.type == "ExternalName":
+        return structs.replace(
+            service, spec=structs.replace(spec, cluster_ip="", cluster_ips=(), ip_families=(), ip_family_policy=None)
+        ), []
+    of_family = {FAMILIES[network.version]: network for network in networks}
+    given = _given(spec)
+    findings = [*_family_faults(spec, of_family), *_address_faults(service, given, of_family, taken)]
+    families = _families(spec, given, tuple(of_family))
+    addresses: list[str] = []
+    for index, family in enumerate(families if spec.cluster_ip != HEADLESS else ()):
+        network = of_family.get(family)
+        if index < len(given):
+            addresses.append(given[index])
+        elif network is not None:
+            free = cluster_ip_for(network, service.full_name, taken)
+            if free is None:
+                findings.append(Finding(("spec", "clusterIP"), f"no address is left in the Service range {network}"))
+            else:
+                addresses.append(free)
+    addresses = [HEADLESS] if spec.cluster_ip == HEADLESS else addresses
+    is_open = _is_open(spec)
+    spec = structs.replace(
+        spec,
+        ports=tuple(port if port.target_port is not None else structs.replace(port, target_port=port.port) for port in spec.ports),
+        cluster_ip=addresses[0] if addresses else "",
+        cluster_ips=tuple(addresses),
+        ip_families=families,
+        ip_family_policy=spec.ip_family_policy or ("RequireDualStack" if is_open else "SingleStack"),
+    )
+    return structs.replace(service, spec=spec), findings
+
+
+def carried_over(old: Service, new: Service) -> Service:
+    """The new Service with what it leaves open as it was: policy, families and addresses, as many as its policy allows."""
+    if "ExternalName" in (old.spec.type, new.spec.type):
+        return new
+    before, spec = old.spec, new.spec
+    policy = spec.ip_family_policy or before.ip_family_policy
+    families = spec.ip_families or (before.ip_families[:1] if policy == "SingleStack" else before.ip_families)
+    addresses = _given(spec)
+    if len(addresses) < len(families) and addresses == before.cluster_ips[: len(addresses)]:
+        addresses = before.cluster_ips[: len(families)]
+    cluster_ip = spec.cluster_ip or (HEADLESS if before.cluster_ip == HEADLESS else addresses[0] if addresses else "")
+    spec = structs.replace(spec, ip_family_policy=policy, ip_families=families, cluster_ip=cluster_ip, cluster_ips=addresses)
+    return structs.replace(new, spec=spec)
+
+
+def forbidden(old: Service, new: Service) -> Iterator[Finding]:
+    """What may not change in a Service that exists."""
+    if "ExternalName" in (old.spec.type, new.spec.type):
+        return
+    given = _given(new.spec)
+    if (new.spec.cluster_ip == HEADLESS and old.spec.cluster_ip != HEADLESS) or (given and given[0] != old.spec.cluster_ip):
+        yield Finding(("spec", "clusterIP"), f"field is immutable; it is {old.spec.cluster_ip}")
+    if new.spec.ip_families and old.spec.ip_families and new.spec.ip_families[0] != old.spec.ip_families[0]:
+        yield Finding(("spec", "ipFamilies", 0), f"the primary family cannot change; it is {old.spec.ip_families[0]}")
+
+
+def _given(spec: ServiceSpec) -> tuple[str, ...]:
+    """The addresses asked for, as Python writes them."""
+    addresses = spec.cluster_ips or ((spec.cluster_ip,) if spec.cluster_ip else ())
+    return tuple(str(ip_address(address)) for address in addresses if address != HEADLESS)
+
+
+def _is_open(spec: ServiceSpec) -> bool:
+    """True where anything may stand behind the Service."""
+    return spec.cluster_ip == HEADLESS and not spec.selector
+
+
+def _families(spec: ServiceSpec, given: Sequence[str], known: Sequence[IPFamily]) -> tuple[IPFamily, ...]:
+    """The Service's families in order; `known` are the cluster's."""
+    families = list(spec.ip_families or tuple(FAMILIES[ip_address(address).version] for address in given) or known[:1])
+    if _is_open(spec) and spec.ip_family_policy is None and not spec.ip_families:
+        families += [family for family in FAMILIES.values() if family not in families]
+    elif spec.ip_family_policy in ("PreferDualStack", "RequireDualStack"):
+        families += [family for family in known if family not in families]
+    return tuple(families)
+
+
+def _family_faults(spec: ServiceSpec, known: Mapping[IPFamily, Network]) -> Iterator[Finding]:
+    is_open = _is_open(spec)
+    for index, family in enumerate(spec.ip_families):
+        if family not in known and not is_open:
+            only = " and ".join(known)
+            hints = (f"the cluster has {only} only",)
+            yield Finding(("spec", "ipFamilies", index), f'Invalid value: "{family}": not configured on this cluster', hints=hints)
+    if spec.ip_family_policy == "RequireDualStack" and len(known) < 2 and not is_open:
+        message = 'Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services'
+        yield Finding(("spec", "ipFamilyPolicy"), message, hints=("networking.ipFamily: dual in the Cluster document makes one that is",))
+    for field, count in (("ipFamilies", len(spec.ip_families)), ("clusterIPs", len(spec.cluster_ips))):
+        if count > 1 and (spec.ip_family_policy or "SingleStack") == "SingleStack":
+            wanted = "must be RequireDualStack or PreferDualStack when multiple IP families are specified"
+            yield Finding(("spec", field), f"ipFamilyPolicy {wanted}, found {spec.ip_family_policy or 'none, which is SingleStack'}")
+
+
+def _address_faults(
+    service: Service, given: Sequence[str], known: Mapping[IPFamily, Network], taken: Mapping[str, str]
+) -> Iterator[Finding]:
+    for index, address in enumerate(given):
+        path: tuple[str | int, ...] = ("spec", "clusterIPs", index) if service.spec.cluster_ips else ("spec", "clusterIP")
+        parsed = ip_address(address)
+        family = FAMILIES[parsed.version]
+        network = known.get(family)
+        ranges = ", ".join(str(one) for one in known.values())
+        if index < len(service.spec.ip_families) and service.spec.ip_families[index] != family:
+            yield Finding(path, f"wanted an {service.spec.ip_families[index]} address, as ipFamilies says, found {address}")
+        elif network is None or parsed not in network or parsed == network[0] or (parsed.version == 4 and parsed == network[-1]):
+            message = f"the provided IP ({address}) is not in the valid range. The range of valid IPs is {network or ranges}"
+            yield Finding(path, message)
+        elif taken.get(address, service.title) != service.title:
+            yield Finding(path, f"provided IP is already allocated: {address} belongs to {taken[address]}")
