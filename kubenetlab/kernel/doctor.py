@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from kubenetlab.hoststate.link import Bridge, Port, Veth
 from kubenetlab.kernel import nft, pause
-from kubenetlab.kernel.features import PACKAGES, has_br_netfilter, has_program
+from kubenetlab.kernel.features import PACKAGES, has_br_netfilter, has_ipv6, has_program
 from kubenetlab.kernel.syscalls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, unshare
 
 State = Literal["ok", "missing", "optional"]
@@ -56,6 +56,14 @@ def _findings() -> Iterator[Finding]:
         yield Finding(
             name, "ok" if not fault else "missing", "works" if not fault else f"{fault} (for {needed_for})", _remedy(name) if fault else ""
         )
+    fault = _in_child(_try_ipv6)
+    yield (
+        Finding("IPv6", "ok", "labs can be dual-stack, or have IPv6 alone")
+        if not fault
+        else Finding(
+            "IPv6", "optional", f"{fault}: labs have IPv4 only", "boot without ipv6.disable=1; CONFIG_IPV6 and CONFIG_NF_TABLES_IPV6"
+        )
+    )
     if has_br_netfilter():
         yield Finding("br_netfilter", "ok", "pods can share their node's bridge")
     else:
@@ -144,6 +152,18 @@ def _try_nat() -> None:
     rules = nft.open_here()
     try:
         rules.run(_NAT_RULES)
+    finally:
+        rules.close()
+
+
+def _try_ipv6() -> None:
+    if not has_ipv6():
+        raise OSError("the kernel has no IPv6")
+    _leave()
+    unshare(CLONE_NEWNET)
+    rules = nft.open_here()
+    try:
+        rules.run(_NAT_RULES.replace(" ip ", " ip6 ").replace("ipv4_addr", "ipv6_addr"))
     finally:
         rules.close()
 

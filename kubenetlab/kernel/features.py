@@ -21,6 +21,19 @@ def has_br_netfilter() -> bool:
     return os.path.exists(BRIDGE_NETFILTER)
 
 
+def has_ipv6() -> bool:
+    """True when the kernel has IPv6; ipv6.disable=1 on its command line takes it away."""
+    return os.path.isdir("/proc/sys/net/ipv6")
+
+
+def require_families(versions: Iterable[int]) -> None:
+    """Raises RequirementError when this kernel lacks one of the IP versions."""
+    if 6 in versions and not has_ipv6():
+        raise RequirementError(
+            "this kernel has no IPv6, which networking.ipFamily asks for; boot it without ipv6.disable=1; see kubenetlab doctor"
+        )
+
+
 def require(programs: Iterable[str]) -> None:
     """Raises RequirementError, naming all programs that are missing and how to get them."""
     missing = [program for program in dict.fromkeys(programs) if not has_program(program)]
