@@ -47,7 +47,7 @@ class ProbeReport(Record, frozen=True):
     """How the latest probe of one container ended."""
 
     attempt: int
-    kind: Literal["readiness", "liveness"]
+    kind: Literal["startup", "readiness", "liveness"]
     ok: bool
     message: str = ""
     at: float = 0.0

@@ -104,7 +104,7 @@ class Container(Record, frozen=True):
     readiness_probe: Probe | None = None
     liveness_probe: Probe | None = None
     startup_probe: Probe | None = None
-    restart_policy: str | None = None
+    restart_policy: Literal["Always"] | None = None
     """Of an init container: `Always` makes it a sidecar."""
 
     env_from: Unmodelled = None
@@ -122,6 +122,16 @@ class Container(Record, frozen=True):
     volume_devices: Unmodelled = None
     volume_mounts: Unmodelled = None
     working_dir: Unmodelled = None
+
+    @property
+    def is_sidecar(self) -> bool:
+        """True for an init container that goes on running beside the others."""
+        return self.restart_policy == "Always"
+
+    def probe(self, kind: str) -> Probe | None:
+        """Its probe of a kind: startup, readiness or liveness."""
+        found: Probe | None = getattr(self, f"{kind}_probe")
+        return found
 
 
 class Toleration(Record, frozen=True):
@@ -219,8 +229,12 @@ class PodSpec(Record, frozen=True):
     @property
     def long_running_containers(self) -> tuple[Container, ...]:
         """Sidecars and app containers, in the order they start."""
-        sidecars = tuple(container for container in self.init_containers if container.restart_policy == "Always")
-        return sidecars + self.containers
+        return tuple(container for container in self.init_containers if container.is_sidecar) + self.containers
+
+    @property
+    def all_containers(self) -> tuple[Container, ...]:
+        """Init containers too, in the order they start."""
+        return self.init_containers + self.containers
 
 
 class Waiting(Record, frozen=True):
@@ -326,7 +340,15 @@ class Pod(Resource, frozen=True):
         return self.spec.hostname or self.metadata.name
 
     def container(self, name: str) -> Container | None:
-        return next((container for container in self.spec.long_running_containers if container.name == name), None)
+        return next((container for container in self.spec.all_containers if container.name == name), None)
+
+    @property
+    def container_statuses(self) -> tuple[ContainerStatus, ...]:
+        """Those of init containers too, in the order they start."""
+        return self.status.init_container_statuses + self.status.container_statuses
+
+    def container_status(self, name: str) -> ContainerStatus | None:
+        return next((status for status in self.container_statuses if status.name == name), None)
 
 
 class PodTemplateSpec(Record, kw_only=True, frozen=True):

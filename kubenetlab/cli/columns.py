@@ -47,6 +47,8 @@ def pod_status(document: Document) -> str:
     status = document.get("status", {})
     if document["metadata"].get("deletionTimestamp"):
         return "Terminating"
+    if word := _initializing(document):
+        return word
     word = str(status.get("reason") or status.get("phase", "Pending"))
     for container in status.get("containerStatuses", ()):
         state = container.get("state", {})
@@ -55,6 +57,27 @@ def pod_status(document: Document) -> str:
         elif "terminated" in state:
             word = str(state["terminated"].get("reason") or f"ExitCode:{state['terminated']['exitCode']}")
     return word
+
+
+def _initializing(document: Document) -> str:
+    """`Init:1/3`, `Init:CrashLoopBackOff` …: how far the init containers have come; nothing once they are past."""
+    given = document.get("spec", {}).get("initContainers", ())
+    known = {container["name"]: container for container in document.get("status", {}).get("initContainerStatuses", ())}
+    for index, container in enumerate(given):
+        status = known.get(container["name"], {})
+        state = status.get("state", {})
+        ended = state.get("terminated")
+        if (ended is not None and ended["exitCode"] == 0) or (_is_sidecar(container) and status.get("started")):
+            continue
+        if ended is not None:
+            return f"Init:{ended.get('reason') or 'ExitCode:' + str(ended['exitCode'])}"
+        waiting = state.get("waiting", {}).get("reason", "")
+        return f"Init:{waiting}" if waiting not in ("", "PodInitializing", "ContainerCreating") else f"Init:{index}/{len(given)}"
+    return ""
+
+
+def _is_sidecar(container: Document) -> bool:
+    return container.get("restartPolicy") == "Always"
 
 
 def _name(document: Document) -> str:
@@ -74,11 +97,10 @@ def _status(document: Document, field: str, default: Any = "") -> Any:
 
 
 def _pod_ready(document: Document) -> str:
-    containers = _status(document, "containerStatuses", ())
-    total = len(_spec(document, "containers", ())) + sum(
-        container.get("restartPolicy") == "Always" for container in _spec(document, "initContainers", ())
-    )
-    return f"{sum(container.get('ready', False) for container in containers)}/{total}"
+    sidecars = {container["name"] for container in _spec(document, "initContainers", ()) if _is_sidecar(container)}
+    counted = [status for status in _status(document, "initContainerStatuses", ()) if status["name"] in sidecars]
+    counted += _status(document, "containerStatuses", ())
+    return f"{sum(status.get('ready', False) for status in counted)}/{len(_spec(document, 'containers', ())) + len(sidecars)}"
 
 
 def _pod_status(document: Document) -> str:
@@ -86,11 +108,11 @@ def _pod_status(document: Document) -> str:
     colour = {"Running": GOOD, "Completed": GOOD, "Succeeded": GOOD, "Pending": MILD, "ContainerCreating": MILD, "Terminating": MILD}.get(
         word, BAD
     )
-    return paint(word, colour)
+    return paint(word, MILD if word.startswith("Init:") and "/" in word else colour)
 
 
 def _restarts(document: Document) -> str:
-    containers = _status(document, "containerStatuses", ())
+    containers = [*_status(document, "initContainerStatuses", ()), *_status(document, "containerStatuses", ())]
     count = sum(container.get("restartCount", 0) for container in containers)
     last = max((container.get("lastState", {}).get("terminated", {}).get("finishedAt", "") for container in containers), default="")
     return f"{count} ({age(last)} ago)" if count and last else str(count)

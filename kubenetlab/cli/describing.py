@@ -53,7 +53,7 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
     status = pod.get("status", {})
     _line("Node", f"{pod['spec'].get('nodeName', '<none>')}/{status.get('hostIP', '')}".rstrip("/"))
     _line("Status", pod_status(pod))
-    _line("IP", status.get("podIP", "<none>"))
+    _line("IPs", ", ".join(entry["ip"] for entry in status.get("podIPs", ())) or "<none>")
     seen: dict[str, Any] = next(
         (
             entry
@@ -65,14 +65,20 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
     _line("Sandbox", f"{seen['sandbox']}, pause process {seen['pid']}" if seen.get("pid") else "<none>")
     _line("Node's end", seen.get("host_ifname") or "<none>")
     programs = {container["name"]: container for container in seen.get("containers", ())}
-    states = {container["name"]: container for container in status.get("containerStatuses", ())}
-    say("Containers:")
-    for container in pod["spec"]["containers"]:
-        _container(container, states.get(container["name"], {}), programs.get(container["name"], {}))
+    states = {
+        container["name"]: container for field in ("initContainerStatuses", "containerStatuses") for container in status.get(field, ())
+    }
+    for title, field in (("Init Containers", "initContainers"), ("Containers", "containers")):
+        if pod["spec"].get(field):
+            say(f"{title}:")
+        for container in pod["spec"].get(field, ()):
+            is_asked = field == "containers" or container.get("restartPolicy") == "Always"
+            _container(container, states.get(container["name"], {}), programs.get(container["name"], {}), is_asked=is_asked)
     _conditions(pod)
 
 
-def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
+def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Mapping[str, Any], *, is_asked: bool) -> None:
+    """`is_asked` is False for an init container, of which nobody asks whether it is there."""
     from kubenetlab.api.decode import decode
     from kubenetlab.api.pods import Probe
     from kubenetlab.datapath.probes import describe
@@ -90,12 +96,13 @@ def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Ma
                 _line("Exit Code", detail["exitCode"], 3)
     _line("Ready", status.get("ready", False), 2)
     _line("Restart Count", status.get("restartCount", 0), 2)
-    readiness, liveness = (
-        decode(container[field], Probe).value if field in container else None for field in ("readinessProbe", "livenessProbe")
-    )
-    _line("Readiness", describe(readiness) if readiness else "a connect to its first port, or a ping: the lab's own question", 2)
-    if liveness:
-        _line("Liveness", describe(liveness), 2)
+    for kind in ("Startup", "Readiness", "Liveness") if is_asked else ():
+        given = container.get(f"{kind.lower()}Probe")
+        probe = decode(given, Probe).value if given is not None else None
+        if probe is not None:
+            _line(kind, describe(probe), 2)
+        elif kind == "Readiness":
+            _line(kind, "a connect to its first port, or a ping: the lab's own question", 2)
 
 
 def _service(client: Client, service: Mapping[str, Any]) -> None:

@@ -77,7 +77,7 @@ def is_dns_coming(cluster: Cluster) -> bool:
     """True while the DNS pods start for the first time: none is ready yet, and one has a node and has not failed."""
     pods = cluster.select(DNS_NAMESPACE, DNS_LABELS)
     return not any(pod.is_ready for pod in pods) and any(
-        pod.spec.node_name and not pod.is_terminating and all(status.restart_count == 0 for status in pod.status.container_statuses)
+        pod.spec.node_name and not pod.is_terminating and all(status.restart_count == 0 for status in pod.container_statuses)
         for pod in pods
     )
 

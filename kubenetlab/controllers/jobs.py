@@ -37,7 +37,7 @@ class _Pods(Struct, frozen=True):
     @property
     def failures(self) -> int:
         """Pods that failed, and restarts of containers in those that go on."""
-        return len(self.failed) + sum(status.restart_count for pod in self.active for status in pod.status.container_statuses)
+        return len(self.failed) + sum(status.restart_count for pod in self.active for status in pod.container_statuses)
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
@@ -123,7 +123,7 @@ def _back_off_until(failed: Sequence[Pod]) -> float:
     ends = [
         seconds(status.state.terminated.finished_at)
         for pod in failed
-        for status in pod.status.container_statuses
+        for status in pod.container_statuses
         if status.state.terminated is not None and status.state.terminated.finished_at
     ]
     return max(ends) + min(FIRST_BACK_OFF_S * 2 ** min(len(failed) - 1, 10), LONGEST_BACK_OFF_S) if ends else 0.0

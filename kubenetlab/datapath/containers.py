@@ -6,27 +6,33 @@ from collections.abc import Iterable, Iterator
 
 from kubenetlab.api.core import Service
 from kubenetlab.api.meta import Labels, matches_labels
-from kubenetlab.api.pods import ContainerStatus, Pod, PodSpec
-from kubenetlab.controllers.kubelet import should_run
+from kubenetlab.api.pods import Container, Pod, PodSpec
+from kubenetlab.controllers.containers import should_run
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.programs import Listener, ProgramRun
-from kubenetlab.programs import is_one_shot, setup
+from kubenetlab.programs import DONE, Setup, is_one_shot, setup
 
 
 def programs(netns: str, pod: Pod, target_ports: tuple[Listener, ...], awaits_dns: bool) -> Iterator[Object]:
-    """`target_ports` are those of `numeric_target_ports`; the pod's first container serves them.
+    """`target_ports` are those of `numeric_target_ports`; the pod's first app container serves them.
 
     While the cluster's DNS is still coming up, what asks only once is held back: manifests are written for a cluster that works.
     """
-    statuses = {status.name: status for status in pod.status.container_statuses}
-    for index, container in enumerate(pod.spec.long_running_containers):
-        status = statuses.get(container.name, ContainerStatus(container.name))
-        if pod.status.container_statuses and not should_run(status):
+    for container in pod.spec.all_containers:
+        status = pod.container_status(container.name)
+        if status is None or not should_run(status):
             continue
-        what = setup(container, target_ports if index == 0 else ())
+        what = program_of(pod.spec, container, target_ports)
         if awaits_dns and status.state.running is None and is_one_shot(what.program):
             continue
         yield ProgramRun(netns, container.name, status.restart_count, what.program, what.options, what.listeners)
+
+
+def program_of(spec: PodSpec, container: Container, target_ports: tuple[Listener, ...] = ()) -> Setup:
+    """What a container runs. An init container whose stand-in would serve for ever has nothing to do: it ends well at once."""
+    what = setup(container, target_ports if container is spec.containers[0] else ())
+    is_init = container in spec.init_containers and not container.is_sidecar
+    return Setup(DONE) if is_init and not is_one_shot(what.program) else what
 
 
 def numeric_target_ports(namespace: str, labels: Labels, spec: PodSpec, services: Iterable[Service]) -> tuple[Listener, ...]:

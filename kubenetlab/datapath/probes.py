@@ -1,7 +1,7 @@
-"""Which questions the kubelet of a node asks its pods: readiness and liveness of every container that should be running.
+"""Which questions the kubelet of a node asks its pods: startup, readiness and liveness of every container that should be running.
 
 Every container is asked at least whether it is there: without a readiness probe of its own by a TCP connect to its first TCP port,
-without such a port by a ping. Until they are modelled, grpc and exec probes count as a TCP connect to the container's first port.
+without such a port by a ping. So is a built-in program in place of an exec probe, whose command it does not have.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Literal
 from msgspec import Struct, structs
 
 from kubenetlab.api.pods import Container, ContainerStatus, Pod, Probe
-from kubenetlab.controllers.kubelet import should_run
+from kubenetlab.controllers.containers import should_run
+from kubenetlab.datapath.containers import program_of
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.programs import Listener
-from kubenetlab.programs import setup
 
 USER_AGENT = "kube-probe/1.33"
+
+ProbeKind = Literal["startup", "readiness", "liveness"]
 
 
 class ProbeSpec(Struct, frozen=True):
@@ -27,14 +29,16 @@ class ProbeSpec(Struct, frozen=True):
     """The pod's sandbox."""
     container: str
     attempt: int
-    kind: Literal["readiness", "liveness"]
+    kind: ProbeKind
     node_netns: str
     """From where it is asked."""
     address: str
-    method: Literal["tcp", "http", "ping"]
+    method: Literal["tcp", "http", "grpc", "ping"]
     port: int = 0
     path: str = "/"
     headers: tuple[tuple[str, str], ...] = ()
+    service: str = ""
+    """Of gRPC's health protocol."""
     period_s: float = 10.0
     timeout_s: float = 1.0
     failure_threshold: int = 3
@@ -49,16 +53,23 @@ class ProbeSpec(Struct, frozen=True):
 
 def probes(node: NodeView, view: PodView, pod: Pod, target_ports: tuple[Listener, ...]) -> Iterator[ProbeSpec]:
     """The probes of one pod. initialDelaySeconds is not waited for: the lab's programs are there at once."""
-    statuses = {status.name: status for status in pod.status.container_statuses}
-    for index, container in enumerate(pod.spec.long_running_containers):
-        status = statuses.get(container.name, ContainerStatus(container.name))
-        if pod.is_terminating or (pod.status.container_statuses and not should_run(status)):
+    for container in pod.spec.long_running_containers:
+        status = pod.container_status(container.name)
+        if pod.is_terminating or status is None or not should_run(status):
             continue
-        listeners = setup(container, target_ports if index == 0 else ()).listeners
-        for kind, probe in (("readiness", container.readiness_probe), ("liveness", container.liveness_probe)):
-            is_asked = kind == "readiness" or (probe is not None and status.state.running is not None)
-            if is_asked:
-                yield _spec(node, view, container, status.restart_count, kind, probe, listeners)  # type: ignore[arg-type]
+        listeners = program_of(pod.spec, container, target_ports).listeners
+        for kind in _asked(container, status):
+            yield _spec(node, view, container, status.restart_count, kind, container.probe(kind), listeners)
+
+
+def _asked(container: Container, status: ContainerStatus) -> Iterator[ProbeKind]:
+    """The kinds of probes that are asked now: none but startup until that has been answered well."""
+    if container.startup_probe is not None and not status.started:
+        yield "startup"
+        return
+    yield "readiness"
+    if container.liveness_probe is not None and status.state.running is not None:
+        yield "liveness"
 
 
 def describe(probe: Probe) -> str:
@@ -68,8 +79,9 @@ def describe(probe: Probe) -> str:
         return f"http-get {probe.http_get.scheme.lower()}://{probe.http_get.host}:{probe.http_get.port}{probe.http_get.path} {tail}"
     if probe.tcp_socket is not None:
         return f"tcp-socket {probe.tcp_socket.host}:{probe.tcp_socket.port} {tail}"
-    what = f"grpc <pod>:{probe.grpc.port}" if probe.grpc is not None else f"exec {list(probe.exec.command) if probe.exec else []}"
-    return f"{what} {tail} (counts as a TCP connect to the container's first port)"
+    if probe.grpc is not None:
+        return f"grpc <pod>:{probe.grpc.port} {probe.grpc.service} {tail}".replace("  ", " ")
+    return f"exec {list(probe.exec.command) if probe.exec else []} {tail} (of a built-in program: is it serving? by a connect to its first port)"
 
 
 def _spec(
@@ -77,7 +89,7 @@ def _spec(
     view: PodView,
     container: Container,
     attempt: int,
-    kind: Literal["readiness", "liveness"],
+    kind: ProbeKind,
     probe: Probe | None,
     listeners: tuple[Listener, ...],
 ) -> ProbeSpec:
@@ -104,8 +116,8 @@ def _spec(
             }
         elif probe.tcp_socket is not None:
             asked |= {"method": "tcp", "port": _number(container, probe.tcp_socket.port), "address": probe.tcp_socket.host or address}
-        elif probe.grpc is not None and not first:
-            asked |= {"method": "tcp", "port": probe.grpc.port}
+        elif probe.grpc is not None:
+            asked |= {"method": "grpc", "port": probe.grpc.port, "service": probe.grpc.service}
     return structs.replace(base, **asked)
 
 

@@ -53,11 +53,16 @@ Answer = Response | Stream | Handover
 Handler = Callable[[Request], Awaitable[Answer]]
 
 
-async def serve(connection: socket.socket, handler: Handler, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
-    """Answers the requests of one connection until it ends. A broken request is answered with 400, a broken handler with 500."""
+async def serve(connection: socket.socket, handler: Handler, received: bytes = b"", *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    """Answers the requests of one connection until it ends. A broken request is answered with 400, a broken handler with 500.
+
+    `received` is what came in before.
+    """
     connection.setblocking(False)
     protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=RECEIVE_BYTES)
     try:
+        if received:
+            protocol.receive_data(received)
         peer, port = _names(connection)
         while True:
             request = await _read_request(connection, protocol, peer, port, max_body_bytes)

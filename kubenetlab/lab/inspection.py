@@ -72,7 +72,7 @@ def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
             "ports": list(dict.fromkeys(listener.port for listener in runs[container.name].listeners)) if container.name in runs else [],
             "program": runs[container.name].program if container.name in runs else None,
         }
-        for container in pod.spec.long_running_containers
+        for container in pod.spec.all_containers
     ]
     return {
         "namespace": pod.namespace,

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 
 from kubenetlab.datapath.probes import USER_AGENT, ProbeSpec
 from kubenetlab.kernel.echo import echo_of
+from kubenetlab.lab import grpc_health
 from kubenetlab.lab.http import fetch
 from kubenetlab.lab.podnet import Namespace
 from kubenetlab.lab.wire import Message
@@ -44,7 +45,8 @@ class Probing:
         self._task.cancel()
 
     async def _run(self) -> None:
-        """Readiness is asked in quick succession at first, so that a pod is Ready as soon as it serves; then once a period."""
+        """Startup and readiness are asked in quick succession at first, so that a pod is Ready as soon as it serves; then once a period.
+        Of a startup probe only one failure a period counts."""
         spec, successes, failures, pause_s, is_first = self.spec, 0, 0, FIRST_RETRY_S, True
         begun = asyncio.get_running_loop().time()
         while True:
@@ -59,10 +61,11 @@ class Probing:
                         return
                     pause_s = spec.period_s
             else:
-                successes, failures = 0, failures + 1
+                lasted_s = asyncio.get_running_loop().time() - begun
+                successes, failures = 0, int(lasted_s / spec.period_s) + 1 if spec.kind == "startup" else failures + 1
                 is_failed = failures >= spec.failure_threshold
-                if spec.kind == "liveness" or is_failed or self.last is None:
-                    is_settled = is_failed and asyncio.get_running_loop().time() - begun >= SETTLED_AFTER_S
+                if spec.kind != "readiness" or is_failed or self.last is None:
+                    is_settled = is_failed and lasted_s >= SETTLED_AFTER_S
                     self._report(False, fault, failures, is_settled=is_settled)
                 pause_s = spec.period_s if spec.kind == "liveness" else min(pause_s * RETRY_GROWTH, spec.period_s)
             await asyncio.sleep(pause_s)
@@ -99,6 +102,8 @@ class Probing:
                         return None
                     case "http":
                         return await self._get()
+                    case "grpc":
+                        return await self._check_health()
         except ValueError as error:
             return str(error)
         except TimeoutError:
@@ -136,6 +141,13 @@ class Probing:
         finally:
             connection.close()
         return None if answer.status in HTTP_OK else f"HTTP probe failed with statuscode: {answer.status}"
+
+    async def _check_health(self) -> str | None:
+        connection = await self._connect()
+        try:
+            return await grpc_health.check(connection, endpoint(self.spec.address, self.spec.port), self.spec.service)
+        finally:
+            connection.close()
 
     async def _ping(self) -> str | None:
         loop = asyncio.get_running_loop()

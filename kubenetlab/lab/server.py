@@ -212,11 +212,11 @@ class Server:
         pod = self._get(place)
         if not isinstance(pod, Pod):
             raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} has no log")
-        names = [container.name for container in pod.spec.long_running_containers]
+        names = [container.name for container in (*pod.spec.containers, *pod.spec.init_containers)]
         container = request.query.get("container") or names[0]
         if container not in names:
             raise ApiFaultError(400, "BadRequest", f"container {container} is not valid for pod {pod.name}; it has: {', '.join(names)}")
-        status = next((status for status in pod.status.container_statuses if status.name == container), None)
+        status = pod.container_status(container)
         if status is None or (status.state.waiting is not None and status.restart_count == 0 and status.last_state.terminated is None):
             reason = status.state.waiting.reason if status and status.state.waiting else "it has no node"
             raise ApiFaultError(400, "BadRequest", f'container "{container}" in pod "{pod.name}" is waiting to start: {reason}')

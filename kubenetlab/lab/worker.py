@@ -20,9 +20,10 @@ from typing import Any
 from kubenetlab import programs
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.kernel.syscalls import open_namespace
+from kubenetlab.lab import grpc_health
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
-from kubenetlab.lab.http import serve
+from kubenetlab.lab.http import IDLE_TIMEOUT_S, RECEIVE_BYTES, serve
 from kubenetlab.lab.podnet import DATAGRAM_BYTES, Namespace, PodNetwork
 from kubenetlab.lab.wire import Message
 from kubenetlab.programs.http import Me, Request, Response, endpoint, plain_peer
@@ -125,7 +126,22 @@ class Run:
             connection, _ = listener.accept()
         except OSError:
             return
-        self._spawn(serve(connection, self._http, max_body_bytes=1024 * 1024))
+        self._spawn(self._served(connection))
+
+    async def _served(self, connection: socket.socket) -> None:
+        """HTTP/1.1, or for whoever begins like an HTTP/2 client gRPC's health protocol."""
+        connection.setblocking(False)
+        try:
+            async with asyncio.timeout(IDLE_TIMEOUT_S):
+                begun = await asyncio.get_running_loop().sock_recv(connection, RECEIVE_BYTES)
+            if begun.startswith(grpc_health.PREFACE):
+                await grpc_health.serve(connection, begun)
+            else:
+                await serve(connection, self._http, begun, max_body_bytes=1024 * 1024)
+        except (OSError, TimeoutError):
+            pass  # the client is gone, or never said anything
+        finally:
+            connection.close()
 
     def _datagram(self, open_socket: socket.socket) -> None:
         try:

@@ -10,7 +10,8 @@ from msgspec import Struct
 from kubenetlab.api.core import Event
 from kubenetlab.api.pods import READY_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.kubelet import CRASH_LOOP, observed_of
+from kubenetlab.controllers.containers import CRASH_LOOP
+from kubenetlab.controllers.kubelet import observed_of
 from kubenetlab.programs import is_one_shot, setup
 
 State = Literal["ready", "unready", "completed", "waiting", "stuck"]
@@ -72,19 +73,14 @@ def _will_end(pod: Pod) -> bool:
 
 def _faults(cluster: Cluster, pod: Pod) -> Iterator[str]:
     seen = observed_of(cluster, pod)
-    for container in pod.status.container_statuses:
+    for container in pod.container_statuses:
         ended = container.state.terminated or container.last_state.terminated
         detail = (ended.message or f"exit status {ended.exit_code}") if ended else ""
         if container.state.waiting is not None and container.state.waiting.reason == CRASH_LOOP:
             yield f"{CRASH_LOOP}: container {container.name}: {detail}"
         elif container.state.terminated is not None and container.state.terminated.exit_code:
             yield f"Error: container {container.name}: {detail}"
-        probe = seen.probes.get(f"{container.name}/readiness") if seen else None
-        if (
-            container.state.running is not None
-            and probe is not None
-            and probe.attempt == container.restart_count
-            and probe.is_settled
-            and not probe.ok
-        ):
-            yield f"Unhealthy: container {container.name}: Readiness probe failed: {probe.message}"
+        for kind in ("startup", "readiness"):
+            probe = seen.probes.get(f"{container.name}/{kind}") if seen and container.state.running else None
+            if probe is not None and probe.attempt == container.restart_count and probe.is_settled and not probe.ok:
+                yield f"Unhealthy: container {container.name}: {kind.capitalize()} probe failed: {probe.message}"

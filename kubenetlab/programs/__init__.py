@@ -18,6 +18,7 @@ from kubenetlab.api.pods import Container
 from kubenetlab.hoststate.programs import Listener
 
 DEFAULT: Final = "default"
+DONE: Final = "done"
 
 _PROGRAM_OF_IMAGE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("agnhost",), "agnhost"),
@@ -72,7 +73,7 @@ def load(program: str) -> ModuleType:
 
 def is_one_shot(program: str) -> bool:
     """True when a program asks something once and ends, instead of serving."""
-    return hasattr(load(program), "main")
+    return hasattr(load(program), "main") and program != DONE
 
 
 def image_name(image: str) -> str:

@@ -99,7 +99,7 @@ def fill(text: str, lab: Lab) -> str:
         if kind.startswith("clusterIP"):
             family = kind.removeprefix("clusterIP")
             addresses = lab.service(name, namespace)["cluster_ips"]
-            return next(address for address in addresses if not family or (":" in address) == (family == "6"))
+            return next(str(address) for address in addresses if not family or (":" in address) == (family == "6"))
         address = str(next(pod for pod in lab.seen["pods"] if (pod["namespace"], pod["name"]) == (namespace, name))["addresses"][0])
         return address if kind == "podIP" else address.replace(".", "-")
 

@@ -348,17 +348,110 @@ def test_a_container_that_exits_is_restarted_as_its_policy_says(lab: Lab, policy
     assert lab.pod("a")["addresses"] == pod["addresses"]
 
 
-def test_what_is_guessed_is_told(lab: Lab) -> None:
-    """A grpc or exec probe counts as a connect to the first port, and describe says so."""
-    lab.up(
-        """\
+STARTING = """\
 apiVersion: v1
 kind: Pod
-metadata: {name: a}
+metadata: {name: ordered}
+spec:
+  initContainers:
+  - {name: first, image: busybox, command: [sh, -c, "sleep 1"]}
+  - {name: proxy, image: envoy, restartPolicy: Always, ports: [{containerPort: 15001}], startupProbe: {tcpSocket: {port: 15001}}}
+  - {name: dials, image: agnhost, args: [connect, "127.0.0.1:15001"]}
+  containers:
+  - {name: main, image: agnhost, args: [netexec], readinessProbe: {httpGet: {path: /healthz, port: 8080}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: health}
 spec:
   containers:
-  - {name: main, image: agnhost, args: [netexec], ports: [{containerPort: 8080}], readinessProbe: {grpc: {port: 8080}}, livenessProbe: {exec: {command: ["true"]}}}
+  - name: main
+    image: some/server
+    ports: [{containerPort: 5000}]
+    startupProbe: {grpc: {port: 5000}, periodSeconds: 1}
+    readinessProbe: {grpc: {port: 5000, service: any}}
+    livenessProbe: {exec: {command: ["true"]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: other}
+spec: {containers: [{name: main, image: coredns, readinessProbe: {grpc: {port: 8181}, periodSeconds: 1}}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: broken}
+spec:
+  restartPolicy: Never
+  initContainers: [{name: dials, image: agnhost, args: [connect, "127.0.0.1:1"]}]
+  containers: [{name: main, image: nginx}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: slow}
+spec:
+  containers:
+  - {name: main, image: agnhost, args: [netexec], startupProbe: {tcpSocket: {port: 9}, periodSeconds: 1, failureThreshold: 2}}
 """
-    )
-    said = lab.run("describe", "pod", "a").out
-    assert said.count("counts as a TCP connect") == 2
+
+
+def test_containers_start_in_order_and_are_asked_in_every_way(lab: Lab) -> None:
+    """Init containers one by one, a sidecar before the next; probes by gRPC; what fails says how."""
+    said = lab.up(STARTING, status=1)
+    assert "default/broken: Error: container dials: REFUSED: dial tcp 127.0.0.1:1" in said.err
+    assert "default/slow: CrashLoopBackOff: container main: Startup probe failed: dial tcp" in said.err
+    assert "default/other: Unhealthy: container main: Readiness probe failed: rpc error: code = Unavailable" in said.err
+    pods = {pod["metadata"]["name"]: pod for pod in lab.get("pods")["items"]}
+    begun = [lab.run("logs", "ordered", "-c", name).out.split(" ")[0] for name in ("first", "proxy", "dials", "main")]
+    assert begun[:2] == sorted(begun[:2])
+    assert [status["ready"] for status in pods["ordered"]["status"]["initContainerStatuses"]] == [True, True, True]
+    assert pods["broken"]["status"]["phase"] == "Failed"
+    rows = {line.split()[0]: line.split()[1:3] for line in lab.run("get", "pods").out.splitlines()[1:]}
+    assert (rows["ordered"], rows["health"], rows["broken"][1]) == (["2/2", "Running"], ["1/1", "Running"], "Init:Error")
+    described = lab.run("describe", "pod", "health").out
+    assert "grpc <pod>:5000 any" in described
+    assert "of a built-in program: is it serving?" in described
+    assert "Init Containers:" in lab.run("describe", "pod", "ordered").out
+
+
+def test_a_stand_in_speaks_http_and_grpcs_health_protocol_on_one_port(lab: Lab) -> None:
+    """Which of them, it sees by how the connection begins; of other methods it says that it does not know them."""
+    import h2.config
+    import h2.connection
+    import h2.events
+
+    lab.up(POD_ON_5000)
+    pod = lab.pod("server")
+    (answer,) = lab.ask(pod, ("TCP", pod["addresses"][0], 5000))
+    assert answer.who == "server"
+    protocol = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    protocol.initiate_connection()
+    for stream, path in ((1, "/grpc.health.v1.Health/Check"), (3, "/shop.Cart/Add")):
+        head = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x"), ("content-type", "application/grpc")]
+        protocol.send_headers(stream, head)
+        protocol.send_data(stream, bytes(5), end_stream=True)
+    asked = protocol.data_to_send().hex()
+    said = bytes.fromhex(lab.inside(pod, "python3", "-S", "-c", _TALKER, pod["addresses"][0], asked).strip())
+    found: dict[int, dict[str, str]] = {1: {}, 3: {}}
+    for event in protocol.receive_data(said):
+        if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
+            found[event.stream_id] |= {str(name): str(value) for name, value in event.headers}
+        elif isinstance(event, h2.events.DataReceived):
+            found[event.stream_id]["data"] = event.data.hex()
+    assert (found[1]["grpc-status"], found[1]["data"]) == ("0", "00000000020801")
+    assert (found[3]["grpc-status"], found[3]["grpc-message"]) == ("12", "unknown method /shop.Cart/Add")
+
+
+POD_ON_5000 = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: server}
+spec: {containers: [{name: main, image: some/server, ports: [{containerPort: 5000}]}]}
+"""
+
+_TALKER = """
+import socket, sys
+connection = socket.create_connection((sys.argv[1], 5000), 2)
+connection.sendall(bytes.fromhex(sys.argv[2]))
+connection.shutdown(socket.SHUT_WR)
+print(connection.makefile("rb").read().hex())
+"""

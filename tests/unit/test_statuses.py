@@ -9,7 +9,7 @@ from kubenetlab import controllers
 from kubenetlab.api.core import Event
 from kubenetlab.api.lab import Attachment, ContainerReport, Observed, ProbeReport
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.kubelet import back_off_s
+from kubenetlab.controllers.containers import back_off_s
 from kubenetlab.lab.facts import program_report
 from kubenetlab.names import pod_netns
 from tests.clusters import NOW, observed, pod, pod_named, report, running, settled, store

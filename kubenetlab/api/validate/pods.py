@@ -30,6 +30,10 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
                 yield Finding((*here, "name"), f"{found(container.name)} is the name of {seen[container.name]} already")
             seen[container.name] = f"{field}[{index}]"
             yield from _validate_container(container, spec, here)
+            if field == "initContainers" and not container.is_sidecar:
+                for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
+                    if container.probe(probe.removesuffix("Probe")) is not None:
+                        yield Finding((*here, probe), "may not be set for init containers without restartPolicy: Always")
             for number, port in enumerate(container.ports):
                 key = (port.protocol, port.host_ip, port.host_port)
                 if port.host_port and key in host_ports:

@@ -1,0 +1,140 @@
+"""Containers: how one container is, from what was seen of it on its node.
+
+What ends is started again after 0, 10, 20, 40 … 300 seconds: sidecars always, others as the pod's restartPolicy says; an init
+container that ended well has done its work. Until a startup probe has answered well no other is asked.
+Source: k8s.io/kubernetes pkg/kubelet/kuberuntime/{kuberuntime_container.go,kuberuntime_manager.go} (back-off, init containers), 1.33.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from msgspec import structs
+
+from kubenetlab.api.lab import ContainerReport, Observed
+from kubenetlab.api.meta import seconds, timestamp
+from kubenetlab.api.pods import Container, ContainerState, ContainerStatus, Pod, Running, Terminated, Waiting
+
+FIRST_BACK_OFF_S = 10
+LONGEST_BACK_OFF_S = 300
+
+CREATING = "ContainerCreating"
+INITIALIZING = "PodInitializing"
+CRASH_LOOP = "CrashLoopBackOff"
+KILLED_EXIT_CODE = 137
+KILLING_PROBES: Final = ("startup", "liveness")
+"""Those after whose failure a container is started anew."""
+CHANGED = "Container definition changed, will be restarted"
+
+Part = Literal["init", "sidecar", "app"]
+
+
+def should_run(status: ContainerStatus) -> bool:
+    """True when the container is running or about to be started: not while it waits for others or out a back-off, or has ended."""
+    return status.state.running is not None or (status.state.waiting is not None and status.state.waiting.reason == CREATING)
+
+
+def back_off_s(restarts: int) -> int:
+    """How long to wait before the next start, after so many restarts: the first follows at once."""
+    return min(FIRST_BACK_OFF_S * 2 ** min(restarts - 1, 10), LONGEST_BACK_OFF_S) if restarts else 0
+
+
+def next_start(status: ContainerStatus) -> float | None:
+    """When a container that waits out a back-off is started again."""
+    waiting, ended = status.state.waiting, status.last_state.terminated
+    if waiting is None or waiting.reason != CRASH_LOOP or ended is None:
+        return None
+    return seconds(ended.finished_at or "") + back_off_s(status.restart_count)
+
+
+def failed_probe(message: str) -> str:
+    """The kind of the probe for whose failure a container was ended, or nothing."""
+    return next((kind for kind in KILLING_PROBES if message.startswith(f"{kind.capitalize()} probe failed")), "")
+
+
+def statuses(pod: Pod, seen: Observed | None, now: float, *, is_initialized: bool) -> tuple[list[ContainerStatus], list[ContainerStatus]]:
+    """(init containers and sidecars, app containers). One init container after the other; a sidecar must have started, the others must
+    have ended well. Once a pod is initialized it stays so as long as its sandbox lives."""
+    may_start = True
+    first: list[ContainerStatus] = []
+    for container in pod.spec.init_containers:
+        part: Part = "sidecar" if container.is_sidecar else "init"
+        status = _status(pod, container, part, seen, now, may_start=may_start or is_initialized)
+        first.append(status)
+        may_start = may_start and is_past(container, status)
+    rest = [_status(pod, container, "app", seen, now, may_start=may_start or is_initialized) for container in pod.spec.containers]
+    return first, rest
+
+
+def is_past(container: Container, status: ContainerStatus) -> bool:
+    """True when an init container has done its work, or a sidecar has started: the next may come."""
+    if container.is_sidecar:
+        return status.started
+    return status.state.terminated is not None and status.state.terminated.exit_code == 0
+
+
+def _status(pod: Pod, container: Container, part: Part, seen: Observed | None, now: float, *, may_start: bool) -> ContainerStatus:
+    before = pod.container_status(container.name)
+    attempt = before.restart_count if before else 0
+    last = before.last_state if before else ContainerState()
+    report = seen.containers.get(container.name) if seen else None
+    base = ContainerStatus(container.name, restart_count=attempt, image=container.image, last_state=last)
+    waits = ContainerState(waiting=Waiting(CREATING if may_start else INITIALIZING))
+    if report is None and before is not None and before.state.running is not None:  # its sandbox has gone, and it with it
+        lost = Terminated(KILLED_EXIT_CODE, "Error", started_at=before.state.running.started_at, finished_at=timestamp(now))
+        return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=lost))
+    if report is None or report.attempt != attempt:
+        return structs.replace(base, state=waits)
+    ended = _ended(container, report, seen)
+    if ended is None and before is not None and before.image != container.image and part == "app":
+        ended = Terminated(0, "Completed", CHANGED, started_at=timestamp(report.at), finished_at=timestamp(now))
+        return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=ended))
+    if ended is None:
+        started = container.startup_probe is None or _passes(container, "startup", seen, attempt)
+        ready = started and _passes(container, "readiness", seen, attempt)
+        return structs.replace(base, state=ContainerState(running=Running(timestamp(report.at))), ready=ready, started=started)
+    if _is_final(pod, part, ended):
+        is_done = part == "init" and ended.exit_code == 0
+        return structs.replace(base, state=ContainerState(terminated=ended), ready=is_done, started=False)
+    wait = back_off_s(attempt)
+    if now < seconds(ended.finished_at or "") + wait:
+        message = f"back-off {wait}s restarting failed container={container.name} pod={pod.name}_{pod.namespace}({pod.uid})"
+        state = ContainerState(waiting=Waiting(CRASH_LOOP, message))
+        return structs.replace(base, state=state, last_state=ContainerState(terminated=ended))
+    return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=ended))
+
+
+def _is_final(pod: Pod, part: Part, ended: Terminated) -> bool:
+    """True when a container that has ended is not started again."""
+    policy = pod.spec.restart_policy
+    if part == "sidecar":
+        return False
+    if part == "init":
+        return ended.exit_code == 0 or policy == "Never"
+    return policy == "Never" or (policy == "OnFailure" and ended.exit_code == 0)
+
+
+def _ended(container: Container, report: ContainerReport, seen: Observed | None) -> Terminated | None:
+    """How this run ended, or None while it goes on."""
+    if report.state != "running":
+        reason = "Completed" if report.exit_code == 0 else "Error"
+        return Terminated(report.exit_code, reason, report.message, finished_at=timestamp(report.at))
+    for kind in KILLING_PROBES:
+        told = seen.probes.get(f"{container.name}/{kind}") if seen else None
+        probe = container.probe(kind)
+        threshold = (probe.failure_threshold or 3) if probe is not None else 0
+        if told is not None and told.attempt == report.attempt and threshold and told.failures >= threshold:
+            message = f"{kind.capitalize()} probe failed: {told.message}"
+            return Terminated(KILLED_EXIT_CODE, "Error", message, started_at=timestamp(report.at), finished_at=timestamp(told.at))
+    return None
+
+
+def _passes(container: Container, kind: Literal["startup", "readiness"], seen: Observed | None, attempt: int) -> bool:
+    report = seen.probes.get(f"{container.name}/{kind}") if seen else None
+    return report is not None and report.attempt == attempt and report.ok
+
+
+def unfinished(containers: Sequence[Container], known: Sequence[ContainerStatus]) -> list[str]:
+    """The names of the init containers that the others still wait for."""
+    return [status.name for container, status in zip(containers, known, strict=True) if not is_past(container, status)]

@@ -1,0 +1,218 @@
+"""Containers: who starts when, what ends a run, and what comes after it."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec import structs
+
+from kubenetlab.api.lab import ContainerReport, Observed, ProbeReport
+from kubenetlab.api.pods import ContainerStatus, Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.cli.columns import columns, pod_status
+from kubenetlab.datapath import Memo, plan, plan_probes
+from kubenetlab.datapath.decisions import decide
+from kubenetlab.hoststate.programs import ProgramRun
+from tests.clusters import NOW, pod_named, problems_of, running, settled, store
+
+ORDERED = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: a}
+spec:
+  %s
+  initContainers:
+  - {name: first, image: busybox}
+  - {name: proxy, image: envoy, restartPolicy: Always, ports: [{containerPort: 15001}], startupProbe: {tcpSocket: {port: 15001}}}
+  - {name: last, image: agnhost, args: [connect, "127.0.0.1:15001"]}
+  containers:
+  - {name: main, image: agnhost, args: [netexec]}
+"""
+
+
+def begun(text: str) -> Cluster:
+    """The store once DNS runs: what asks something once waits for that."""
+    cluster = store(text)
+    return running(cluster, only=[pod.name for pod in cluster.all(Pod) if pod.namespace == "kube-system"])
+
+
+def seen(cluster: Cluster, *, now: float = NOW, **reports: ContainerReport) -> Cluster:
+    """The store with a sandbox and these reports of the pod `a`."""
+    found = pod_named(cluster, "a")
+    known = cluster.get(Observed, "default", "a") or Observed(found.metadata, found.uid, sandbox_pid=20)
+    return settled(cluster.with_changes([structs.replace(known, containers={**known.containers, **reports})]), now)
+
+
+def answered(
+    cluster: Cluster, container: str, kind: str, *, ok: bool = True, failures: int = 0, attempt: int = 0, now: float = NOW
+) -> Cluster:
+    known = cluster.get(Observed, "default", "a")
+    assert known is not None
+    report = ProbeReport(attempt, kind, ok, "" if ok else "refused", now, failures)  # type: ignore[arg-type]
+    return settled(cluster.with_changes([structs.replace(known, probes={**known.probes, f"{container}/{kind}": report})]), now)
+
+
+def words(cluster: Cluster) -> dict[str, str]:
+    """How each container is, in a word."""
+
+    def word(status: ContainerStatus) -> str:
+        state = status.state
+        if state.terminated is not None:
+            return f"ended {state.terminated.exit_code}"
+        return "running" if state.running is not None else state.waiting.reason if state.waiting is not None else ""
+
+    return {status.name: word(status) for status in pod_named(cluster, "a").container_statuses}
+
+
+def planned_programs(cluster: Cluster) -> dict[str, str]:
+    decisions = decide(cluster, {}, has_br_netfilter=True)
+    return {obj.container: obj.program for obj in plan(cluster, decisions).objects() if isinstance(obj, ProgramRun) and "/a/" in obj.netns}
+
+
+def asked(cluster: Cluster) -> set[tuple[str, str]]:
+    """(container, kind) of the probes that are asked of the pod."""
+    decisions = decide(cluster, {}, has_br_netfilter=True)
+    return {
+        (spec.container, spec.kind) for specs in plan_probes(cluster, decisions, Memo()).values() for spec in specs if "/a/" in spec.netns
+    }
+
+
+DONE, RUNNING = ContainerReport(0, "exited", 0, at=NOW), ContainerReport(0, "running", at=NOW)
+
+
+def test_init_containers_come_one_after_the_other() -> None:
+    """Each when the one before has ended well; a sidecar when it has started; the app containers when all are past."""
+    cluster = seen(begun(ORDERED % ""))
+    assert words(cluster) == {
+        "first": "ContainerCreating",
+        "proxy": "PodInitializing",
+        "last": "PodInitializing",
+        "main": "PodInitializing",
+    }
+    assert planned_programs(cluster) == {"first": "done"}
+    cluster = seen(cluster, first=DONE)
+    assert words(cluster)["proxy"] == "ContainerCreating"
+    cluster = seen(cluster, proxy=RUNNING)
+    assert (words(cluster)["proxy"], words(cluster)["last"]) == ("running", "PodInitializing")
+    assert asked(cluster) == {("proxy", "startup")}
+    cluster = answered(cluster, "proxy", "startup")
+    assert words(cluster)["last"] == "ContainerCreating"
+    assert planned_programs(cluster) == {"proxy": "default", "last": "connect"}
+    assert asked(cluster) == {("proxy", "readiness")}
+    cluster = seen(cluster, last=DONE)
+    assert words(cluster) == {"first": "ended 0", "proxy": "running", "last": "ended 0", "main": "ContainerCreating"}
+    cluster = answered(answered(seen(cluster, main=RUNNING), "main", "readiness"), "proxy", "readiness")
+    found = pod_named(cluster, "a")
+    assert (found.status.phase, found.is_ready) == ("Running", True)
+    assert planned_programs(cluster) == {"proxy": "default", "main": "netexec"}
+
+
+def test_a_sidecar_counts_for_readiness_and_comes_back_beside_the_others() -> None:
+    """Whatever the pod's policy: it is started again, and the app containers go on meanwhile."""
+    cluster = seen(begun(ORDERED % "restartPolicy: Never"), first=DONE, proxy=RUNNING)
+    cluster = seen(answered(cluster, "proxy", "startup"), last=DONE)
+    cluster = answered(seen(cluster, main=RUNNING), "main", "readiness")
+    assert not pod_named(cluster, "a").is_ready
+    cluster = seen(cluster, proxy=ContainerReport(0, "exited", 0, at=NOW))
+    assert words(cluster)["proxy"] == "ContainerCreating"
+    assert words(cluster)["main"] == "running"
+    cluster = seen(cluster, main=ContainerReport(0, "exited", 0, at=NOW))
+    assert pod_named(cluster, "a").status.phase == "Succeeded"  # the sidecar ends with the pod
+
+
+@pytest.mark.parametrize(
+    ("policy", "phase", "state"), [("Never", "Failed", "ended 1"), ("OnFailure", "Pending", "ContainerCreating"), ("Always", "Pending", "ContainerCreating")]
+)  # fmt: skip
+def test_an_init_container_that_fails(policy: str, phase: str, state: str) -> None:
+    """The pod has failed, or it is tried again; nothing behind it starts."""
+    cluster = seen(begun(ORDERED % f"restartPolicy: {policy}"), first=ContainerReport(0, "exited", 1, "no", NOW))
+    found = pod_named(cluster, "a")
+    assert (found.status.phase, words(cluster)["first"], words(cluster)["main"]) == (phase, state, "PodInitializing")
+
+
+def test_a_new_sandbox_is_initialized_anew() -> None:
+    """With the sandbox all that ran in it is gone: the init containers come first again."""
+    cluster = seen(begun(ORDERED % ""), first=DONE, proxy=RUNNING)
+    cluster = seen(answered(cluster, "proxy", "startup"), last=DONE)
+    cluster = seen(cluster, main=RUNNING)
+    found = pod_named(cluster, "a")
+    cluster = settled(cluster.with_changes([Observed(found.metadata, found.uid)]))
+    assert words(cluster) == {
+        "first": "ContainerCreating",
+        "proxy": "PodInitializing",
+        "last": "PodInitializing",
+        "main": "PodInitializing",
+    }
+    condition = pod_named(cluster, "a").status.condition("Initialized")
+    assert condition is not None
+    assert (condition.status, condition.message) == ("False", "containers with incomplete status: [first proxy last]")
+
+
+STARTUP = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: a}
+spec:
+  containers:
+  - name: main
+    image: agnhost
+    args: [netexec]
+    startupProbe: {tcpSocket: {port: 8080}, failureThreshold: 2}
+    readinessProbe: {tcpSocket: {port: 8080}}
+    livenessProbe: {tcpSocket: {port: 8080}}
+"""
+
+
+def test_until_a_startup_probe_is_answered_no_other_is_asked() -> None:
+    """And the container is not started, nor ready; afterwards it is not asked again."""
+    cluster = seen(begun(STARTUP), main=RUNNING)
+    assert asked(cluster) == {("main", "startup")}
+    (status,) = pod_named(cluster, "a").status.container_statuses
+    assert (status.started, status.ready) == (False, False)
+    cluster = answered(cluster, "main", "startup")
+    assert asked(cluster) == {("main", "readiness"), ("main", "liveness")}
+    (status,) = pod_named(answered(cluster, "main", "readiness"), "a").status.container_statuses
+    assert (status.started, status.ready) == (True, True)
+
+
+def test_a_startup_probe_that_fails_too_often_ends_the_container() -> None:
+    """With its own words; the next run is asked anew."""
+    cluster = answered(seen(begun(STARTUP), main=RUNNING), "main", "startup", ok=False, failures=1)
+    assert words(cluster)["main"] == "running"
+    cluster = answered(cluster, "main", "startup", ok=False, failures=2)
+    (status,) = pod_named(cluster, "a").status.container_statuses
+    assert status.last_state.terminated is not None
+    assert (status.restart_count, status.last_state.terminated.message) == (1, "Startup probe failed: refused")
+
+
+def test_an_init_container_has_no_probes() -> None:
+    """But a sidecar may have them."""
+    said = problems_of(ORDERED.replace("image: busybox", "image: busybox, readinessProbe: {tcpSocket: {port: 1}}") % "")
+    assert [problem.message for problem in said] == ["may not be set for init containers without restartPolicy: Always"]
+
+
+@pytest.mark.parametrize(
+    ("init", "word"),
+    [
+        ([{"name": "b", "state": {"running": {}}}], "Init:0/2"),
+        ([{"name": "b", "state": {"terminated": {"exitCode": 0}}}, {"name": "c", "state": {"waiting": {"reason": "PodInitializing"}}}], "Init:1/2"),
+        ([{"name": "b", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}], "Init:CrashLoopBackOff"),
+        ([{"name": "b", "state": {"terminated": {"exitCode": 3, "reason": "Error"}}}], "Init:Error"),
+        ([{"name": "b", "state": {"terminated": {"exitCode": 0}}}, {"name": "c", "started": True, "ready": True, "state": {"running": {}}}], "Running"),
+    ],
+)  # fmt: skip
+def test_the_status_column_counts_init_containers(init: list[dict[str, object]], word: str) -> None:
+    """As kubectl's does; a sidecar that has started is past."""
+    spec = {"initContainers": [{"name": "b"}, {"name": "c", "restartPolicy": "Always"}], "containers": [{"name": "a"}]}
+    main = {
+        "name": "a",
+        "ready": word == "Running",
+        "state": {"running": {}} if word == "Running" else {"waiting": {"reason": "PodInitializing"}},
+    }
+    document = {
+        "metadata": {"name": "p"},
+        "spec": spec,
+        "status": {"phase": "Running", "initContainerStatuses": init, "containerStatuses": [main]},
+    }
+    _, ready, *_ = columns("Pod", document, is_wide=False)
+    assert pod_status(document) == word
+    assert ready == ("2/2" if word == "Running" else "0/2")
