@@ -1,4 +1,4 @@
-"""What fields a document may have, with types, bounds and meaning: what `explain` shows.
+"""What fields a document may have, with types, bounds and meaning: what `explain` shows and the schema for editors is made of.
 
 All of it is read from the types: their annotations, the docstrings of their classes, and those under their fields.
 """

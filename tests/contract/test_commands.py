@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kubenetlab.cli.app import app
+from kubenetlab.datapath.modes import known
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [str(command.name) for command in app.registered_commands]
@@ -34,6 +35,7 @@ PROMISED = [
     "doctor",
     "modes",
     "explain",
+    "schema",
 ]
 
 
@@ -103,6 +105,8 @@ def test_help_names_all_commands() -> None:
         (("explain", "brigde"), "", 2, 'there is no mode or kind "brigde"; did you mean bridge? modes: bridge, '),
         (("explain", "pood.spec"), "", 2, 'there is no kind "pood"; did you mean pod?'),
         (("explain", "pod.spec.containres"), "", 2, 'Pod.spec has no field "containres"; did you mean containers?'),
+        (("schema", "servce"), "", 2, 'there is no kind "servce"; did you mean service? read: cluster, namespace'),
+        (("schema", "no"), "", 2, "the lab makes its nodes itself and reads none"),
         (("plan", "-f", "-"), "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: 192.0.2.1, ports: [{port: 1}]}", 2, "<stdin>:4  Service default/a: spec.clusterIP: the provided IP"),
     ],
 )  # fmt: skip
@@ -173,3 +177,13 @@ def test_a_field_is_explained() -> None:
     assert said.stderr == "next: kubenetlab explain pod.spec.containers.readinessProbe.httpGet\n"
     port = json.loads(run("explain", "Pod.spec.containers.ports.containerPort", "-o", "json").stdout)
     assert (port["type"], port["bounds"]) == ("integer", ["required", "1 to 65535"])
+
+
+def test_a_schema_is_for_all_documents_or_for_one_kind() -> None:
+    """By any name of the kind; modes and their options are in it."""
+    every = json.loads(run("schema").stdout)
+    assert every["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert every["$defs"]["Networking"]["properties"]["cni"]["anyOf"][0]["enum"] == list(known("cni"))
+    one = json.loads(run("schema", "svc").stdout)
+    assert one["properties"]["kind"]["const"] == "Service"
+    assert one["properties"] == every["$defs"]["Service"]["properties"]
