@@ -57,6 +57,7 @@ class Line(Struct, frozen=True):
     name: str
     type: str
     bounds: tuple[str, ...]
+    has_fields: bool
 
 
 class Explanation(Struct, frozen=True):
@@ -88,7 +89,13 @@ def explain(kind: type[Resource], path: str = "") -> Explanation:
         found = known[step]
         below = fields_below(found.type)
     lines = tuple(
-        Line(field.name, type_name(field.type), tuple(bounds(field)) if field.is_modelled else ("without effect",)) for field in below
+        Line(
+            field.name,
+            type_name(field.type),
+            tuple(bounds(field)) if field.is_modelled else ("without effect",),
+            any(structs_in(field.type)),
+        )
+        for field in below
     )
     title = (kind.kind, versions_of(kind), ".".join(steps))
     if found is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kubenetlab.cli import modes
+from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Output, OutputOption
 from kubenetlab.cli.screen import aligned, data, hint, say, widths_of
 
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 
 def explain(
     what: Annotated[
-        str, typer.Argument(metavar="MODE | KIND[.FIELD…]", help="A mode, as `modes` lists them, or a field of a kind.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="MODE | KIND[.FIELD…]",
+            help="A mode, as `modes` lists them, or a field of a kind.",
+            show_default=False,
+            autocompletion=candidates("explained"),
+        ),
     ],
     output: OutputOption = Output.table,
 ) -> None:
@@ -77,5 +84,5 @@ def _show(found: Explanation) -> None:
 def _next(found: Explanation) -> str:
     """The first field that has fields of its own, or the one above."""
     here = ".".join(part for part in (found.kind.lower(), found.path) if part)
-    below = next((field.name for field in found.fields if field.type.removeprefix("[]")[0].isupper()), None)
+    below = next((field.name for field in found.fields if field.has_fields), None)
     return f"kubenetlab explain {f'{here}.{below}' if below else here.rpartition('.')[0]}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.modes import FAMILIES
 from kubenetlab.cli.screen import data
 
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 
 def schema(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="One kind alone; by default any document.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="KIND",
+            help="One kind alone; by default any document.",
+            show_default=False,
+            autocompletion=candidates("readable_kinds"),
+        ),
     ] = None,
 ) -> None:
     """Print the JSON Schema of what manifests may hold, for editors. Example: kubenetlab schema cluster

@@ -36,6 +36,7 @@ PROMISED = [
     "modes",
     "explain",
     "schema",
+    "completion",
 ]
 
 
