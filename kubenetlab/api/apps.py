@@ -27,6 +27,7 @@ class ReplicaSetSpec(Record, kw_only=True, frozen=True):
 
     replicas: Replicas = 1
     selector: LabelSelector
+    """Must match the labels of the template, and stays as it is."""
     template: PodTemplateSpec
     min_ready_seconds: Unmodelled = None
 
@@ -104,6 +105,7 @@ class DeploymentSpec(Record, kw_only=True, frozen=True):
 
     replicas: Replicas = 1
     selector: LabelSelector
+    """Must match the labels of the template, and stays as it is."""
     template: PodTemplateSpec
     strategy: DeploymentStrategy = DeploymentStrategy()
     min_ready_seconds: Unmodelled = None
@@ -144,6 +146,7 @@ class StatefulSetRollingUpdate(Record, frozen=True):
     """From the top down to `partition`: what is below it keeps its template."""
 
     partition: Pods = 0
+    """Pods with a lower number keep the old template."""
     max_unavailable: Unmodelled = None
 
 
@@ -165,9 +168,12 @@ class StatefulSetSpec(Record, kw_only=True, frozen=True):
 
     replicas: Replicas = 1
     selector: LabelSelector
+    """Must match the labels of the template, and stays as it is."""
     template: PodTemplateSpec
     service_name: str = ""
+    """The headless Service by which its pods have names."""
     pod_management_policy: Literal["OrderedReady", "Parallel"] = "OrderedReady"
+    """Parallel: all at once, none waits for the one before it."""
     update_strategy: StatefulSetUpdateStrategy = StatefulSetUpdateStrategy()
     ordinals: StatefulSetOrdinals = StatefulSetOrdinals()
     min_ready_seconds: Unmodelled = None
@@ -222,6 +228,7 @@ class DaemonSetSpec(Record, kw_only=True, frozen=True):
     """What runs on every node that fits."""
 
     selector: LabelSelector
+    """Must match the labels of the template, and stays as it is."""
     template: PodTemplateSpec
     update_strategy: DaemonSetUpdateStrategy = DaemonSetUpdateStrategy()
     min_ready_seconds: Unmodelled = None

@@ -25,13 +25,19 @@ class JobSpec(Record, kw_only=True, frozen=True):
 
     template: PodTemplateSpec
     completions: Count | None = None
+    """How many pods must end well."""
     parallelism: Count | None = None
+    """How many run at a time."""
     backoff_limit: Count = 6
     """After how many failures the Job has failed."""
     completion_mode: Literal["NonIndexed", "Indexed"] = "NonIndexed"
+    """Indexed: each pod has a number, and each number must end well."""
     active_deadline_seconds: Seconds | None = None
+    """After how long the Job has failed, whatever its pods do."""
     ttl_seconds_after_finished: Seconds | None = None
+    """How long it stays when it has ended."""
     suspend: bool = False
+    """True: no pod runs until it is false."""
     selector: LabelSelector | None = None
     manual_selector: Unmodelled = None
     backoff_limit_per_index: Unmodelled = None

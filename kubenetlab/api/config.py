@@ -74,6 +74,7 @@ class Networking(Record, frozen=True):
     cni: str | Mapping[str, Any] = "bridge"
     """The mode's name, or a mapping of `type` and the mode's options."""
     kube_proxy_mode: str | Mapping[str, Any] = "nftables"
+    """Likewise, of what makes Services work."""
     disable_default_cni: bool = False
     """kind's word for `cni: none`."""
 
@@ -148,9 +149,11 @@ class ClusterConfig(Resource, frozen=True):
 
     metadata: ObjectMeta = ObjectMeta()
     nodes: tuple[NodeConfig, ...] = (NodeConfig(role="control-plane"), NodeConfig(role="worker"), NodeConfig(role="worker"))
+    """Without any: a control plane and two workers; in kind's document a control plane alone."""
     networking: Networking = Networking()
     fabric: Fabric = Fabric()
     external: tuple[ExternalHost, ...] = (ExternalHost(name="client", address="198.51.100.10"),)
+    """Hosts in the internet. Without any: one client."""
 
     kubeadm_config_patches: Unmodelled = None
     kubeadm_config_patches_json6902: Unmodelled = None

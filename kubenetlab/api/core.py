@@ -67,6 +67,7 @@ class NodeSpec(Record, frozen=True):
     pod_cidrs: tuple[str, ...] = ()
     taints: tuple[Taint, ...] = ()
     unschedulable: bool = False
+    """True: no further pod is put there."""
     provider_id: Unmodelled = None
 
 
@@ -105,8 +106,10 @@ class ServicePort(Record, frozen=True):
 
     port: Port
     name: str = ""
+    """Required when there are several."""
     protocol: Protocol = "TCP"
     target_port: PortOrName | None = None
+    """By default the number of `port`."""
     node_port: Annotated[int, Meta(ge=0, le=65535, title="a port number")] = 0
     app_protocol: str | None = None
 
@@ -131,18 +134,24 @@ class ServiceSpec(Record, frozen=True):
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
     selector: dict[str, str] = {}
+    """The labels of its pods. Without any, its EndpointSlices are yours to write."""
     ports: tuple[ServicePort, ...] = ()
     cluster_ip: str = ""
+    """Drawn from the Services' range when nothing is given; `None` makes it headless."""
     cluster_ips: tuple[str, ...] = ()
     ip_families: tuple[IPFamily, ...] = ()
     ip_family_policy: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] | None = None
     external_name: str = ""
+    """What its name is an alias of."""
     external_ips: tuple[str, ...] = ()
     session_affinity: Literal["None", "ClientIP"] = "None"
+    """ClientIP: a client stays with one endpoint."""
     session_affinity_config: SessionAffinityConfig = SessionAffinityConfig()
     internal_traffic_policy: Literal["Cluster", "Local"] = "Cluster"
+    """Local: from a pod only to endpoints on its own node."""
     external_traffic_policy: Literal["Cluster", "Local"] = "Cluster"
     publish_not_ready_addresses: bool = False
+    """True: endpoints count as ready from the beginning."""
 
     allocate_load_balancer_node_ports: Unmodelled = None
     health_check_node_port: Unmodelled = None

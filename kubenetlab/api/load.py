@@ -236,10 +236,11 @@ def _in_namespace(obj: Resource | None) -> Resource | None:
 
 def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[Resource]:
     """The Cluster document, whose name stands at its top; kind's has one node when it names none."""
-    name = fields.pop("name", "")
+    name = fields.pop("name", None)
+    name = "" if name is None else name
     if not isinstance(name, str):
         return Decoded(None, (Finding(("name",), f"wanted a string, found {found(name)}"),))
-    if not fields.get("nodes"):
+    if fields.get("nodes") in (None, []):
         fields.pop("nodes", None)
         if value["apiVersion"] != API_VERSIONS[0]:
             fields["nodes"] = [{"role": "control-plane"}]

@@ -63,7 +63,9 @@ class ObjectMeta(Record, frozen=True):
     """Identity of an object; what is below `annotations` is filled in by the lab."""
 
     name: str = ""
+    """Required in a document; the template of a workload's pods needs none."""
     namespace: str = ""
+    """`default` when nothing is given."""
     labels: Labels = {}
     annotations: Labels = {}
     uid: str = ""

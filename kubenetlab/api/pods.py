@@ -23,8 +23,10 @@ class ContainerPort(Record, frozen=True):
 
     container_port: Port
     name: str = ""
+    """What Services and probes may call it."""
     protocol: Protocol = "TCP"
     host_port: Annotated[int, Meta(ge=0, le=65535, title="a port number")] = 0
+    """The port of its node that it takes."""
     host_ip: str = ""
 
 
@@ -85,6 +87,7 @@ class Probe(Record, frozen=True):
     grpc: GRPCAction | None = None
     exec: ExecAction | None = None
     initial_delay_seconds: NotNegative = 0
+    """Not waited for: programs start at once here."""
     period_seconds: NotNegative = 10
     timeout_seconds: NotNegative = 1
     success_threshold: NotNegative = 1
@@ -97,12 +100,17 @@ class Container(Record, frozen=True):
 
     name: str
     image: str = ""
+    """Decides which built-in program stands in; nothing is pulled."""
     command: tuple[str, ...] = ()
+    """Read, with `args` and `env`, by those that stand in for agnhost, http-echo and coredns."""
     args: tuple[str, ...] = ()
     ports: tuple[ContainerPort, ...] = ()
+    """Any image without a stand-in of its own serves these."""
     env: tuple[EnvVar, ...] = ()
     readiness_probe: Probe | None = None
+    """Without one a container is ready once it listens."""
     liveness_probe: Probe | None = None
+    """A container that fails it is started again."""
     startup_probe: Probe | None = None
     restart_policy: Literal["Always"] | None = None
     """Of an init container: `Always` makes it a sidecar."""
@@ -177,21 +185,28 @@ class PodSpec(Record, frozen=True):
 
     containers: tuple[Container, ...] = ()
     init_containers: tuple[Container, ...] = ()
+    """They succeed at once; sidecars (`restartPolicy: Always`) run."""
     node_name: str = ""
+    """Where it runs; without it the scheduler finds a node."""
     node_selector: dict[str, str] = {}
+    """Labels that its node must have."""
     affinity: Affinity = Affinity()
     topology_spread_constraints: tuple[TopologySpreadConstraint, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
     host_network: bool = False
+    """True: in its node's network, with its node's address."""
     hostname: str = ""
     subdomain: str = ""
+    """The headless Service below whose DNS name the pod has one of its own."""
     set_hostname_as_fqdn: bool = False
     restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
     dns_policy: Literal["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"] = "ClusterFirst"
     dns_config: PodDNSConfig = PodDNSConfig()
     host_aliases: tuple[HostAlias, ...] = ()
+    """Lines for /etc/hosts."""
     readiness_gates: tuple[PodReadinessGate, ...] = ()
     termination_grace_period_seconds: NotNegative = 30
+    """Not waited for: a pod goes as soon as no node sends anybody to it any more."""
 
     active_deadline_seconds: Unmodelled = None
     automount_service_account_token: Unmodelled = None
@@ -216,6 +231,7 @@ class PodSpec(Record, frozen=True):
     service_account: Unmodelled = None
     service_account_name: Unmodelled = None
     share_process_namespace: Unmodelled = None
+    """The containers of a pod always share one PID namespace here."""
     volumes: Unmodelled = None
 
     @property
@@ -309,7 +325,7 @@ class PodStatus(Record, frozen=True):
 
 
 class Pod(Resource, frozen=True):
-    """Containers that share a network namespace, and so an address and its ports."""
+    """Containers that share a network namespace, and so an address and its ports; here they share a PID namespace, too."""
 
     api_version = "v1"
     kind = "Pod"

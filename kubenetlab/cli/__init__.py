@@ -21,7 +21,10 @@ def main() -> None:
     status = 0
     try:
         from kubenetlab.cli.app import app
+        from kubenetlab.cli.completion import answer_shells, is_asked
 
+        if is_asked():
+            answer_shells()
         app(prog_name="kubenetlab", standalone_mode=True)
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1

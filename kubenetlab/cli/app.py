@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from kubenetlab import __version__
-from kubenetlab.cli import check, doctor, get, inspect, labs, modes, ping, rollout, work
+from kubenetlab.cli import check, completion, doctor, explain, get, inspect, labs, modes, ping, rollout, schema, work
 
 LIFE, LOOK, ACT, MACHINE = "A lab's life", "Look", "Act", "This machine, and what can be chosen"
 
@@ -50,5 +50,7 @@ app.command("shell", rich_help_panel=ACT)(work.shell)
 app.command("scale", rich_help_panel=ACT)(work.scale)
 app.add_typer(rollout.app, name="rollout", rich_help_panel=ACT)
 app.command("modes", rich_help_panel=MACHINE)(modes.modes)
-app.command("explain", rich_help_panel=MACHINE)(modes.explain)
+app.command("explain", rich_help_panel=MACHINE)(explain.explain)
+app.command("schema", rich_help_panel=MACHINE)(schema.schema)
+app.command("completion", rich_help_panel=MACHINE)(completion.completion)
 app.command("doctor", rich_help_panel=MACHINE)(doctor.doctor)

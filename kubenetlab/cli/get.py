@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import AllNamespaces, Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.screen import aligned, data, hint, say, table, widths_of
 
@@ -21,6 +22,7 @@ def get(
             metavar="KIND [NAME…]",
             help="pods, services, nodes, deployments, endpointslices, events …; several with commas; `all`.",
             show_default=False,
+            autocompletion=candidates("objects"),
         ),
     ],
     namespace: Namespace = None,
@@ -57,7 +59,10 @@ def get(
 
 
 def describe(
-    what: Annotated[list[str], typer.Argument(metavar="KIND NAME | KIND/NAME", show_default=False)],
+    what: Annotated[
+        list[str],
+        typer.Argument(metavar="KIND NAME | KIND/NAME", show_default=False, autocompletion=candidates("objects")),
+    ],
     namespace: Namespace = None,
     lab: Lab = None,
 ) -> None:

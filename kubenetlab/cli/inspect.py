@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.screen import GOOD, data, hint, paint, say, table
 
@@ -15,7 +16,12 @@ API = "/apis/kubenetlab.dev/v1alpha1"
 def inspect(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[TARGET]", help="[ns/]pod, deploy:, node: or ext:; without it the whole lab.", show_default=False),
+        typer.Argument(
+            metavar="[TARGET]",
+            help="[ns/]pod, deploy:, node: or ext:; without it the whole lab.",
+            show_default=False,
+            autocompletion=candidates("places"),
+        ),
     ] = None,
     namespace: Namespace = None,
     output: OutputOption = Output.table,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Cni, Files, Lab, Namespace, Nodes, Output, OutputOption, Proxy, Strict, Timeout, seconds
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, note, paint, say, table
 
@@ -79,7 +80,10 @@ def apply(
 
 
 def delete(
-    what: Annotated[list[str] | None, typer.Argument(metavar="[KIND NAME… | KIND/NAME…]", show_default=False)] = None,
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KIND NAME… | KIND/NAME…]", show_default=False, autocompletion=candidates("objects")),
+    ] = None,
     files: Files = None,
     namespace: Namespace = None,
     lab: Lab = None,

@@ -1,21 +1,19 @@
-"""modes and explain: what can be chosen, and the manual page of each choice."""
+"""modes: what can be chosen, and the manual page of each choice."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from kubenetlab.cli.options import Output, OutputOption
 from kubenetlab.cli.screen import data, hint, say, table
 
-_FAMILIES: tuple[tuple[str, str, str], ...] = (("cni", "networking.cni", "--cni"), ("proxy", "networking.kubeProxyMode", "--proxy"))
+FAMILIES: tuple[tuple[str, str, str], ...] = (("cni", "networking.cni", "--cni"), ("proxy", "networking.kubeProxyMode", "--proxy"))
 """(family, field of the Cluster document, option)"""
 
 
 def modes(output: OutputOption = Output.table) -> None:
     """List the CNI and kube-proxy modes with their options. Example: kubenetlab modes"""
-    found = [_described(family, name) for family, _, _ in _FAMILIES for name in _known(family)]
+    found = [_described(family, name) for family, _, _ in FAMILIES for name in _known(family)]
     if output.is_data:
         data(found, output)
         return
@@ -34,25 +32,29 @@ def modes(output: OutputOption = Output.table) -> None:
     hint(f"kubenetlab explain {found[0]['name']}")
 
 
-def explain(what: Annotated[str, typer.Argument(metavar="MODE", help="A mode, as `modes` lists them.", show_default=False)]) -> None:
-    """Show the manual page of a mode. Example: kubenetlab explain bridge"""
-    from kubenetlab.errors import UsageError, did_you_mean
+def names() -> list[str]:
+    """The names of all modes, each once."""
+    return list(dict.fromkeys(name for family, _, _ in FAMILIES for name in _known(family)))
 
-    names = [name for family, _, _ in _FAMILIES for name in _known(family)]
-    found = [(family, field, option) for family, field, option in _FAMILIES if what in _known(family)]
-    if not found:
-        raise UsageError(f'there is no mode "{what}"{did_you_mean(what, names)}; known: {", ".join(dict.fromkeys(names))}')
-    for family, field, option in found:
-        mode = _described(family, what)
+
+def described(name: str) -> list[dict[str, Any]]:
+    """The modes of this name, in every family that has one."""
+    return [_described(family, name) for family, _, _ in FAMILIES if name in _known(family)]
+
+
+def show_manual(name: str) -> None:
+    """The manual page of the modes of this name."""
+    places = {family: (field, option) for family, field, option in FAMILIES}
+    for number, mode in enumerate(described(name)):
+        field, option = places[mode["family"]]
+        if number:
+            say()
         say(mode["manual"])
         say()
-        options = "".join(f",{name}={value}" for name, value in mode["options"].items())
-        say(f"In a Cluster document: {field}: {what}      On the command line: {option} {what}{options}")
+        options = "".join(f",{key}={value}" for key, value in mode["options"].items())
+        say(f"In a Cluster document: {field}: {name}      On the command line: {option} {name}{options}")
         if mode["needs"]:
             say(f"Needs: {', '.join(mode['needs'])}")
-        if len(found) > 1 and family == found[0][0]:
-            say()
-    hint("kubenetlab modes")
 
 
 def _known(family: Any) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kubenetlab.cli.completion import candidates
+
 
 class Output(StrEnum):
     """How data is printed."""
@@ -22,16 +24,46 @@ class Output(StrEnum):
 
 
 Lab = Annotated[
-    str | None, typer.Option("--lab", metavar="NAME", envvar="KUBENETLAB_LAB", help="Which lab; by default the only one that is up.")
+    str | None,
+    typer.Option(
+        "--lab",
+        metavar="NAME",
+        envvar="KUBENETLAB_LAB",
+        help="Which lab; by default the only one that is up.",
+        autocompletion=candidates("labs"),
+    ),
 ]
 Files = Annotated[list[str] | None, typer.Option("-f", "--filename", metavar="FILE|DIR|-", help="Manifests; may be given several times.")]
-Namespace = Annotated[str | None, typer.Option("-n", "--namespace", metavar="NS", help="The namespace; by default `default`.")]
+Namespace = Annotated[
+    str | None,
+    typer.Option(
+        "-n",
+        "--namespace",
+        metavar="NS",
+        help="The namespace; by default `default`.",
+        autocompletion=candidates("namespaces"),
+    ),
+]
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="All namespaces.")]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print data.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Unknown fields are errors.")]
-Cni = Annotated[str | None, typer.Option("--cni", metavar="MODE[,OPTION=VALUE]…", help="The CNI mode, such as `bridge` or `none`.")]
+Cni = Annotated[
+    str | None,
+    typer.Option(
+        "--cni",
+        metavar="MODE[,OPTION=VALUE]…",
+        help="The CNI mode, such as `bridge` or `none`.",
+        autocompletion=candidates("cni_modes"),
+    ),
+]
 Proxy = Annotated[
-    str | None, typer.Option("--proxy", metavar="MODE[,OPTION=VALUE]…", help="The kube-proxy mode, such as `nftables` or `none`.")
+    str | None,
+    typer.Option(
+        "--proxy",
+        metavar="MODE[,OPTION=VALUE]…",
+        help="The kube-proxy mode, such as `nftables` or `none`.",
+        autocompletion=candidates("proxy_modes"),
+    ),
 ]
 Nodes = Annotated[
     int | None, typer.Option("--nodes", metavar="N", min=1, max=1000, help="How many nodes: one control plane, the rest workers.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
 
@@ -23,11 +24,20 @@ def ping(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SRC", help="From where: [ns/]pod, deploy:, node: or ext:. Without it: everybody to everybody.", show_default=False
+            metavar="[SRC",
+            help="From where: [ns/]pod, deploy:, node: or ext:. Without it: everybody to everybody.",
+            show_default=False,
+            autocompletion=candidates("places"),
         ),
     ] = None,
     destination: Annotated[
-        str | None, typer.Argument(metavar="[DST]]", help="To where: a place, svc:[ns/]name, ip:ADDRESS or a DNS name.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[DST]]",
+            help="To where: a place, svc:[ns/]name, ip:ADDRESS or a DNS name.",
+            show_default=False,
+            autocompletion=candidates("destinations"),
+        ),
     ] = None,
     tcp: Annotated[
         int | None, typer.Option("--tcp", metavar="PORT", min=1, max=65535, help="Connect to a TCP port instead of pinging.")

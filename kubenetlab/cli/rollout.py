@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Lab, Namespace, Timeout, seconds
 from kubenetlab.cli.screen import hint, say
 
@@ -19,7 +20,13 @@ POLL_S = 0.02
 app = typer.Typer(no_args_is_help=True, help="Replace a workload's pods, or wait until that is done.")
 
 What = Annotated[
-    list[str], typer.Argument(metavar="KIND NAME | KIND/NAME", help="A Deployment, StatefulSet or DaemonSet.", show_default=False)
+    list[str],
+    typer.Argument(
+        metavar="KIND NAME | KIND/NAME",
+        help="A Deployment, StatefulSet or DaemonSet.",
+        show_default=False,
+        autocompletion=candidates("rolled_out"),
+    ),
 ]
 
 

@@ -6,10 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
+from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Lab, Namespace
 from kubenetlab.cli.screen import hint, say
 
-Target = Annotated[str, typer.Argument(metavar="TARGET", help="[ns/]pod, deploy:[ns/]name, node:name or ext:name.", show_default=False)]
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help="[ns/]pod, deploy:[ns/]name, node:name or ext:name.",
+        show_default=False,
+        autocompletion=candidates("places"),
+    ),
+]
 
 
 def exec_(
@@ -40,7 +49,13 @@ def shell(target: Target, namespace: Namespace = None, lab: Lab = None) -> None:
 
 def scale(
     what: Annotated[
-        list[str], typer.Argument(metavar="KIND NAME | KIND/NAME", help="A Deployment, ReplicaSet or StatefulSet.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="KIND NAME | KIND/NAME",
+            help="A Deployment, ReplicaSet or StatefulSet.",
+            show_default=False,
+            autocompletion=candidates("scalable"),
+        ),
     ],
     replicas: Annotated[int, typer.Option("--replicas", min=0, max=20_000, help="How many pods there shall be.")],
     namespace: Namespace = None,
@@ -66,7 +81,7 @@ def scale(
 
 
 def logs(
-    target: Annotated[str, typer.Argument(metavar="[NS/]POD", show_default=False)],
+    target: Annotated[str, typer.Argument(metavar="[NS/]POD", show_default=False, autocompletion=candidates("pods"))],
     namespace: Namespace = None,
     container: Annotated[
         str | None, typer.Option("-c", "--container", metavar="NAME", help="Which container; by default the first.")

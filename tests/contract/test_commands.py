@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kubenetlab.cli.app import app
+from kubenetlab.datapath.modes import known
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [str(command.name) for command in app.registered_commands]
@@ -34,6 +35,8 @@ PROMISED = [
     "doctor",
     "modes",
     "explain",
+    "schema",
+    "completion",
 ]
 
 
@@ -100,6 +103,11 @@ def test_help_names_all_commands() -> None:
         (("get", "pods", "--lab", "nosuch"), "", 1, "no lab nosuch is up"),
         (("exec", "x", "--lab", "nosuch", "--", "true"), "", 1, "no lab nosuch is up"),
         (("apply",), "", 2, "nothing to apply"),
+        (("explain", "brigde"), "", 2, 'there is no mode or kind "brigde"; did you mean bridge? modes: bridge, '),
+        (("explain", "pood.spec"), "", 2, 'there is no kind "pood"; did you mean pod?'),
+        (("explain", "pod.spec.containres"), "", 2, 'Pod.spec has no field "containres"; did you mean containers?'),
+        (("schema", "servce"), "", 2, 'there is no kind "servce"; did you mean service? read: cluster, namespace'),
+        (("schema", "no"), "", 2, "the lab makes its nodes itself and reads none"),
         (("plan", "-f", "-"), "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: 192.0.2.1, ports: [{port: 1}]}", 2, "<stdin>:4  Service default/a: spec.clusterIP: the provided IP"),
     ],
 )  # fmt: skip
@@ -151,4 +159,32 @@ def test_every_mode_is_listed_and_explained() -> None:
         shown = run("explain", mode["name"]).stdout
         assert mode["manual"].splitlines()[0] in shown
         assert f"--{mode['family']} {mode['name']}" in shown
-    assert "did you mean bridge?" in run("explain", "brigde").stderr
+        assert mode in json.loads(run("explain", mode["name"], "-o", "json").stdout)
+
+
+def test_a_field_is_explained() -> None:
+    """As `kubectl explain` does it: kind, version, path and type, what it takes, what it means, what is below it; and the next step."""
+    said = run("explain", "po.spec.containers[0].readinessProbe")
+    assert said.stdout.splitlines()[:7] == [
+        "KIND:     Pod",
+        "VERSION:  v1",
+        "FIELD:    spec.containers.readinessProbe <Probe>",
+        "",
+        "Without one a container is ready once it listens.",
+        "A question that the node's kubelet asks a container, again and again.",
+        "",
+    ]
+    assert "  periodSeconds                   <integer>           0 or more; default 10" in said.stdout.splitlines()
+    assert said.stderr == "next: kubenetlab explain pod.spec.containers.readinessProbe.httpGet\n"
+    port = json.loads(run("explain", "Pod.spec.containers.ports.containerPort", "-o", "json").stdout)
+    assert (port["type"], port["bounds"]) == ("integer", ["required", "1 to 65535"])
+
+
+def test_a_schema_is_for_all_documents_or_for_one_kind() -> None:
+    """By any name of the kind; modes and their options are in it."""
+    every = json.loads(run("schema").stdout)
+    assert every["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert every["$defs"]["Networking"]["properties"]["cni"]["anyOf"][0]["enum"] == list(known("cni"))
+    one = json.loads(run("schema", "svc").stdout)
+    assert one["properties"]["kind"]["const"] == "Service"
+    assert one["properties"] == every["$defs"]["Service"]["properties"]

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Service
 from kubenetlab.api.decode import decode
 from kubenetlab.api.kinds import writable
@@ -44,6 +45,8 @@ def test_null_counts_as_absent() -> None:
     )
     assert isinstance(found.entries[0].object, Service)
     assert found.warnings == ()
+    found = loaded("apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nname: null\nnodes: null\nnetworking: null")
+    assert found.config == ClusterConfig()
 
 
 def test_reports_every_problem_of_every_document_at_once() -> None:
@@ -165,6 +168,8 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
         ("nodes: [{role: master}]", 'nodes[0].role: wanted one of control-plane, worker, found "master"'),
         ("external: [{name: c, address: 198.51.100.1}]", "external[0].address: wanted a free address of 198.51.100.0/24"),
         ("name: Demo", "name: wanted a DNS label (RFC 1123"),
+        ("name: 7", "name: wanted a string, found 7"),
+        ("nodes: {}", "nodes: wanted a list, found a mapping"),
     ],
 )
 def test_refuses_a_cluster_that_cannot_be(cluster: str, message: str) -> None:

@@ -1,0 +1,88 @@
+"""explain: the manual page of a mode, or what a field of a manifest means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kubenetlab.cli import modes
+from kubenetlab.cli.completion import candidates
+from kubenetlab.cli.options import Output, OutputOption
+from kubenetlab.cli.screen import aligned, data, hint, say, widths_of
+
+if TYPE_CHECKING:
+    from kubenetlab.api.fields import Explanation
+
+
+def explain(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODE | KIND[.FIELD…]",
+            help="A mode, as `modes` lists them, or a field of a kind.",
+            show_default=False,
+            autocompletion=candidates("explained"),
+        ),
+    ],
+    output: OutputOption = Output.table,
+) -> None:
+    """Show the manual page of a mode, or what a field means and takes. Example: kubenetlab explain pod.spec.containers.ports
+
+    Fields are those of the documents that the lab reads and shows; a path as messages have it, with brackets, is understood too.
+    """
+    if what in modes.names():
+        if output.is_data:
+            data(modes.described(what), output)
+        else:
+            modes.show_manual(what)
+            hint("kubenetlab modes")
+        return
+    from msgspec import to_builtins
+
+    found = _field(what)
+    if output.is_data:
+        data(to_builtins(found), output)
+    else:
+        _show(found)
+        hint(_next(found))
+
+
+def _field(what: str) -> Explanation:
+    from kubenetlab.api import fields
+    from kubenetlab.api.kinds import find_kind, known_words
+    from kubenetlab.errors import UsageError, did_you_mean
+
+    word, _, path = what.partition(".")
+    kind = find_kind(word)
+    if kind is None:
+        guess = did_you_mean(word, known_words() if path else (*modes.names(), *known_words()))
+        known = f"\n  modes: {', '.join(modes.names())}" if not path else ""
+        raise UsageError(f'explain: there is no {"kind" if path else "mode or kind"} "{word}"{guess}{known}')
+    return fields.explain(kind, path)
+
+
+def _show(found: Explanation) -> None:
+    say(f"KIND:     {found.kind}")
+    say(f"VERSION:  {', '.join(found.versions)}")
+    if found.path:
+        say(f"FIELD:    {found.path} <{found.type}>")
+    if found.bounds:
+        say(f"VALUE:    {'; '.join(found.bounds)}")
+    if found.description:
+        say()
+        say(found.description)
+    if found.fields:
+        say()
+        say("FIELDS:")
+        lines = [(field.name, f"<{field.type}>", "; ".join(field.bounds)) for field in found.fields]
+        widths = widths_of(lines)
+        for line in lines:
+            say(f"  {aligned(line, widths)}".rstrip())
+
+
+def _next(found: Explanation) -> str:
+    """The first field that has fields of its own, or the one above."""
+    here = ".".join(part for part in (found.kind.lower(), found.path) if part)
+    below = next((field.name for field in found.fields if field.has_fields), None)
+    return f"kubenetlab explain {f'{here}.{below}' if below else here.rpartition('.')[0]}"

@@ -1,0 +1,90 @@
+"""What a shell is told while a lab is up: its names."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.test_completion import asked, bash
+from tests.labs.conftest import new_lab
+from tests.labs.lab import Lab
+
+ROOT = Path(__file__).parents[2]
+OTHERS = """\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: till, namespace: shop}
+spec: {containers: [{name: till, image: agnhost}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: till, namespace: shop}
+spec: {clusterIP: None, selector: {app: till}, ports: [{port: 80}]}
+"""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Nodes n1 and n2, a client, a Deployment and a Service web, and a pod and a Service till in another namespace."""
+    for lab in new_lab():
+        lab.run("up", "-f", str(ROOT / "manifests" / "02-service"))
+        lab.apply(OTHERS)
+        yield lab
+
+
+def test_labs_are_told(lab: Lab) -> None:
+    """Those that are up."""
+    assert lab.name in asked("kubenetlab get --lab ")
+    assert asked(f"kubenetlab down --lab {lab.name}") == [lab.name]
+
+
+def test_objects_are_told_by_kind(lab: Lab) -> None:
+    """In the namespace meant; each once; with a slash, too."""
+    webs = {pod["name"] for pod in lab.pods("web")}
+    assert set(asked(f"kubenetlab get --lab {lab.name} pods ")) == {"client", *webs}
+    assert set(asked(f"kubenetlab get --lab {lab.name} pods client ")) == webs
+    assert asked(f"kubenetlab describe --lab {lab.name} po/cl") == ["po/client"]
+    assert asked(f"kubenetlab delete --lab {lab.name} -n shop svc ") == ["till"]
+    assert asked(f"kubenetlab scale --lab {lab.name} deploy ") == ["web"]
+    assert asked(f"kubenetlab rollout status --lab {lab.name} deployment/") == ["deployment/web"]
+    assert asked(f"kubenetlab describe --lab {lab.name} node ") == ["control-plane", "n1", "n2"]
+    assert asked(f"kubenetlab get --lab {lab.name} pods -n sh") == ["shop"]
+
+
+def test_places_are_told(lab: Lab) -> None:
+    """As targets are written: pods, deployments, nodes, hosts; Services where a packet goes."""
+    places = asked(f"kubenetlab exec --lab {lab.name} ")
+    assert {"client", "shop/till", "deploy:web", "deploy:kube-system/coredns", "node:n1", "node:n2", "ext:client"} <= set(places)
+    assert not any(place.startswith("svc:") for place in places)
+    assert asked(f"kubenetlab shell --lab {lab.name} -n shop ti") == ["till"]
+    assert asked(f"kubenetlab logs --lab {lab.name} node:") == []
+    assert asked(f"kubenetlab inspect --lab {lab.name} node:n") == ["node:n1", "node:n2"]
+    services = asked(f"kubenetlab ping --lab {lab.name} client svc:")
+    assert services == ["svc:kubernetes", "svc:kube-system/kube-dns", "svc:web", "svc:shop/till"]
+
+
+def test_bash_is_told_what_follows_a_colon(lab: Lab) -> None:
+    """To bash a colon ends a word: it puts in what stands behind it, and leaves what stands before."""
+    assert bash(f"kubenetlab shell --lab {lab.name} node:") == ["control-plane", "n1", "n2"]
+    assert bash(f"kubenetlab ping --lab={lab.name} ext:client svc:shop/t") == ["shop/till"]
+    assert bash(f"kubenetlab get --lab={lab.name}") == [lab.name]
+
+
+def test_a_lab_that_hangs_is_not_waited_for(lab: Lab) -> None:
+    """What cannot be told at once is left out; what needs no lab is told."""
+    agent = lab.seen["agent_pid"]
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        assert asked(f"kubenetlab get --lab {lab.name} pods ") == []
+        assert asked(f"kubenetlab get --lab {lab.name} pod") == ["pods"]
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    assert "client" in asked(f"kubenetlab get --lab {lab.name} pods ")
