@@ -21,6 +21,16 @@ class Output(StrEnum):
         return self in (Output.json, Output.yaml)
 
 
+class PlanOutput(StrEnum):
+    """How a plan is printed: as data, too, and as a shell script."""
+
+    table = "table"
+    wide = "wide"
+    json = "json"
+    yaml = "yaml"
+    sh = "sh"
+
+
 Lab = Annotated[
     str | None, typer.Option("--lab", metavar="NAME", envvar="KUBENETLAB_LAB", help="Which lab; by default the only one that is up.")
 ]
