@@ -8,18 +8,17 @@ from textwrap import dedent
 from msgspec import structs
 
 from kubenetlab import controllers
-from kubenetlab.api.core import Node, Service
+from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.documents import read_documents
-from kubenetlab.api.lab import ContainerReport, NodeReport, Observed, ProbeReport
+from kubenetlab.api.lab import ContainerReport, NodeReport, Observed
 from kubenetlab.api.load import Loaded, load_documents
-from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.admission import admit
-from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.datapath import modes
 from kubenetlab.errors import ManifestError, Problem
+from kubenetlab.lab import rehearsal
 from kubenetlab.lab.first import first_store, incoming, refuse, with_network_facts
 
 NOW = 1_700_000_000.0
@@ -68,26 +67,14 @@ def settled(cluster: Cluster, now: float = NOW) -> Cluster:
 
 
 def running(cluster: Cluster, *, now: float = NOW, ready: bool = True, only: Iterable[str] | None = None) -> Cluster:
-    """The store once every sandbox is made, every container runs and every probe has answered (well, or not)."""
-    reports: list[NodeReport | Observed] = [NodeReport(ObjectMeta(name=node.name), 10) for node in cluster.all(Node)]
-    for pod in cluster.all(Pod):
-        has_place = pod.spec.host_network or attachment_of(cluster, pod) is not None
-        if pod.spec.node_name and has_place and (only is None or pod.name in only):
-            reports.append(observed(pod, now=now, ready=ready))
-    return settled(cluster.with_changes(reports), now)
+    """The store once every sandbox is made, every container runs and every probe has answered (well, or not); one step of a rehearsal."""
+    heard = rehearsal.reports(cluster, now, ready=ready)
+    return settled(cluster.with_changes(told for told in heard if isinstance(told, NodeReport) or only is None or told.name in only), now)
 
 
 def observed(pod: Pod, *, now: float = NOW, ready: bool = True) -> Observed:
     """A report that all containers of a pod run, in their present attempt."""
-    attempts = {status.name: status.restart_count for status in pod.status.container_statuses}
-    names = [container.name for container in pod.spec.long_running_containers]
-    return Observed(
-        ObjectMeta(name=pod.name, namespace=pod.namespace),
-        pod.uid,
-        sandbox_pid=20,
-        containers={name: ContainerReport(attempts.get(name, 0), "running", at=now) for name in names},
-        probes={f"{name}/readiness": ProbeReport(attempts.get(name, 0), "readiness", ready, at=now) for name in names},
-    )
+    return rehearsal.report(pod, now, ready=ready)
 
 
 def report(cluster: Cluster, name: str, container: ContainerReport, *, now: float, namespace: str = "default") -> Cluster:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kubenetlab.cli.completion import candidates
-from kubenetlab.cli.options import Cni, Files, Lab, Namespace, Nodes, Output, OutputOption, Proxy, Strict, Timeout, seconds
+from kubenetlab.cli.options import Cni, Files, Lab, Namespace, Nodes, Output, OutputOption, PlanOutput, Proxy, Strict, Timeout, seconds
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, note, paint, say, table
 
 if TYPE_CHECKING:
@@ -124,29 +124,36 @@ def plan(
     nodes: Nodes = None,
     strict: Strict = False,
     wide: Annotated[bool, typer.Option("--wide", help="Every setting on a line of its own.")] = False,
-    output: OutputOption = Output.table,
+    output: Annotated[PlanOutput, typer.Option("-o", "--output", help="How to print it; `sh` is a shell script.")] = PlanOutput.table,
 ) -> None:
     """Show what `up` would do to the kernel, object by object, without doing it. Example: kubenetlab plan -f web.yaml
 
     For a lab that is up it shows the difference. Nothing is changed, and no privilege is needed for a new lab.
+
+    With -o sh it is a whole lab by hand: a script of ip, nft and sysctl, to be read, and to be run as root. A new lab has all its
+    pods ready in it, one that is up is as it would stand with the manifests. Example: kubenetlab plan -o sh > lab.sh
     """
     from kubenetlab.cli import manifests
-    from kubenetlab.cli.plans import new_lab_plan, show_changes
+    from kubenetlab.cli.plans import new_lab_plan, new_lab_script, show_changes
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
     name, given = manifests.for_lab(lab, files, strict=strict, cni=cni, proxy=proxy, nodes=nodes)
     manifests.warn(given)
+    is_script = output is PlanOutput.sh
+    answer: dict[str, Any] = {}
     if rundir.is_alive(name):
-        answer = Client(name).post(f"{API}/plan", {"documents": [entry.value for entry in given.all_entries]})
+        documents = [entry.value for entry in given.all_entries]
+        answer = Client(name).post(f"{API}/plan", {"documents": documents, "script": is_script})
         _refuse(answer, given)
-        changes = answer["changes"]
-    else:
-        changes = new_lab_plan(given)
-    if output.is_data:
+    if is_script:
+        typer.echo(answer["script"] if answer else new_lab_script(given, name), nl=False)
+        return
+    changes = answer["changes"] if answer else new_lab_plan(given)
+    if Output(output).is_data:
         data(changes, output)
         return
-    show_changes(changes, is_wide=wide or output is Output.wide)
+    show_changes(changes, is_wide=wide or output is PlanOutput.wide)
     hint(f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}" if changes else f"kubenetlab ping{_on(name)}")
 
 

@@ -23,6 +23,16 @@ class Output(StrEnum):
         return self in (Output.json, Output.yaml)
 
 
+class PlanOutput(StrEnum):
+    """How a plan is printed: as data, too, and as a shell script."""
+
+    table = "table"
+    wide = "wide"
+    json = "json"
+    yaml = "yaml"
+    sh = "sh"
+
+
 Lab = Annotated[
     str | None,
     typer.Option(

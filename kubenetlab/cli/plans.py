@@ -30,6 +30,21 @@ def new_lab_plan(given: Manifests) -> list[dict[str, Any]]:
     return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.operations]} for entry in changes.namespaces]
 
 
+def new_lab_script(given: Manifests, name: str) -> str:
+    """A new lab by hand, as it is once all its pods are ready."""
+    from kubenetlab.datapath import plan
+    from kubenetlab.datapath.decisions import decide
+    from kubenetlab.hoststate.script import script
+    from kubenetlab.kernel.features import has_br_netfilter
+    from kubenetlab.lab.first import first_store
+    from kubenetlab.lab.rehearsal import rehearse
+
+    now = time.time()
+    cluster = rehearse(first_store(given.config, given.entries, now, name)[0], now)
+    decisions = decide(cluster, dict(cluster.config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())
+    return script(plan(cluster, decisions), name)
+
+
 def show_changes(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:
     """Namespace by namespace; runs of settings and elements are put together unless `is_wide`."""
     for entry in changes:

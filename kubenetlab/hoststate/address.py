@@ -6,12 +6,12 @@ Source: include/uapi/linux/if_addr.h, net/ipv4/devinet.c, net/ipv6/addrconf.c (6
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_interface
 
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.ip import AF_INET6, FAMILY_OF_VERSION, OUR_PROTOCOL, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, as_address
-from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.object import Key, Object, Word
 from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
 
 IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS, IFA_PROTO = 1, 2, 6, 8, 11
@@ -46,9 +46,7 @@ class Address(Object, frozen=True):
         return ("Link", self.link)
 
     def __str__(self) -> str:
-        is_ipv6 = ":" in self.address
-        no_source = "" if self.is_source else " preferred_lft 0" if is_ipv6 else " scope link"
-        return f"address {self.address} dev {self.link}{no_source}{'' if self.has_route else ' noprefixroute'}"
+        return f"address {self._words}"
 
     def create(self, links: Links) -> bytes:
         return message(wire.RTM_NEWADDR, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, self._body(links))
@@ -57,6 +55,17 @@ class Address(Object, frozen=True):
 
     def delete(self, links: Links) -> bytes:
         return message(wire.RTM_DELADDR, 0, self._body(links))
+
+    def commands(self, word: Word) -> Iterator[str]:
+        """Without our mark, which iproute2 cannot set on addresses before 6.3. An IPv6 address does not wait for who might have it too."""
+        nodad = " nodad" if ip_interface(self.address).version == 6 else ""
+        yield f"ip -n {word(self.netns)} address add {self._words}{nodad}"
+
+    @property
+    def _words(self) -> str:
+        """As iproute2 says it."""
+        no_source = "" if self.is_source else " preferred_lft 0" if ":" in self.address else " scope link"
+        return f"{self.address} dev {self.link}{no_source}{'' if self.has_route else ' noprefixroute'}"
 
     def _body(self, links: Links) -> bytes:
         interface = ip_interface(self.address)

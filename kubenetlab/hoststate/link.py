@@ -5,12 +5,14 @@ Source: include/uapi/linux/if_link.h, net/core/rtnetlink.c, drivers/net/veth.c (
 
 from __future__ import annotations
 
+import shlex
 import struct
+from collections.abc import Iterator
 
 from msgspec import Struct
 
 from kubenetlab.hoststate import wire
-from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.object import Key, Object, Word
 from kubenetlab.hoststate.wire import Links, as_mac, as_number, as_string, attribute, attributes, mac_bytes, message, nested, number, string
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
@@ -48,6 +50,9 @@ class LinkUp(Object, frozen=True):
 
     change = create
 
+    def commands(self, word: Word) -> Iterator[str]:
+        yield f"ip -n {word(self.netns)} link set {self.name} up"
+
 
 class Bridge(Object, frozen=True):
     """A switch inside a namespace."""
@@ -81,6 +86,11 @@ class Bridge(Object, frozen=True):
 
     def delete(self, links: Links) -> bytes:
         return _delete(links, self.netns, self.name)
+
+    def commands(self, word: Word) -> Iterator[str]:
+        here = word(self.netns)
+        yield f"ip -n {here} link add {self.name} address {self.mac} mtu {self.mtu} type bridge mcast_snooping 0"
+        yield f"ip -n {here} link set {self.name}{_alias_words(self.alias)} up"
 
     def _settings(self) -> bytes:
         return attribute(IFLA_ADDRESS, mac_bytes(self.mac)) + number(IFLA_MTU, self.mtu)
@@ -148,6 +158,13 @@ class Veth(Object, frozen=True):
     def delete(self, links: Links) -> bytes:
         return _delete(links, self.netns, self.name)
 
+    def commands(self, word: Word) -> Iterator[str]:
+        """The other end is made with it; its `Port` says what becomes of it."""
+        here, there, both = word(self.netns), word(self.peer_netns), f"mtu {self.mtu} numtxqueues 1 numrxqueues 1"
+        peer = f"type veth peer name {self.peer} netns {there} {both}"
+        yield f"ip -n {here} link add {self.name} address {self.mac} {both} \\\n    {peer}"
+        yield f"ip -n {here} link set {self.name}{_alias_words(self.alias)} up"
+
 
 class Port(Object, frozen=True):
     """The far end of a `Veth`: a port of a bridge. Hairpin lets a frame out where it came in: a pod that reaches itself by its Service."""
@@ -180,6 +197,12 @@ class Port(Object, frozen=True):
         index = links.index(self.netns, self.name)
         body = self._settings(links, index) + number(IFLA_MTU, self.mtu)
         return message(wire.RTM_NEWLINK, 0, body) + message(wire.RTM_NEWLINK, 0, _ifinfo(index) + _hairpin(self.is_hairpin))
+
+    def commands(self, word: Word) -> Iterator[str]:
+        here = word(self.netns)
+        yield f"ip -n {here} link set {self.name} master {self.master} address {self.mac}{_alias_words(self.alias)} up"
+        if self.is_hairpin:
+            yield f"bridge -n {here} link set dev {self.name} hairpin on"
 
     def _settings(self, links: Links, index: int) -> bytes:
         return (
@@ -240,6 +263,10 @@ def _down(is_up: bool) -> str:
 
 def _alias(alias: str) -> str:
     return f" alias “{alias}”" if alias else ""
+
+
+def _alias_words(alias: str) -> str:
+    return f" alias {shlex.quote(alias)}" if alias else ""
 
 
 def _hairpin(is_on: bool) -> bytes:

@@ -6,11 +6,11 @@ Source: include/uapi/linux/neighbour.h, net/core/neighbour.c (6.12); iproute2 ip
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.ip import OUR_PROTOCOL, address_text, packed
-from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.object import Key, Object, Word
 from kubenetlab.hoststate.wire import Links, as_mac, as_number, attribute, attributes, mac_bytes, message
 
 NDA_DST, NDA_LLADDR, NDA_PROTOCOL = 1, 2, 12
@@ -48,6 +48,9 @@ class Neighbor(Object, frozen=True):
 
     def delete(self, links: Links) -> bytes:
         return message(wire.RTM_DELNEIGH, 0, self._header(links))
+
+    def commands(self, word: Word) -> Iterator[str]:
+        yield f"ip -n {word(self.netns)} neighbor add {self.address} lladdr {self.mac} dev {self.link} nud permanent protocol static"
 
     def _header(self, links: Links) -> bytes:
         family, address = packed(self.address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal
 
 from msgspec import Struct
@@ -11,6 +12,9 @@ Key = tuple[str, ...]
 
 Hand = Literal["netlink", "nftables", "programs"]
 """Who makes an object so: the agent itself, the node agent, the app workers."""
+
+Word = Callable[[str], str]
+"""A namespace → the word for it in a shell: `"$NS"`."""
 
 
 class Object(Struct, frozen=True):
@@ -38,6 +42,10 @@ class Object(Struct, frozen=True):
     def far_end(self) -> tuple[str, Key] | None:
         """(namespace, link) that comes and goes with it: the other end of a pair."""
         return None
+
+    def commands(self, word: Word) -> Iterator[str]:
+        """What one would type as root to make it; only for what is told by netlink, for rules are text and programs are not of the kernel."""
+        raise NotImplementedError
 
 
 class Origin(Struct, frozen=True):

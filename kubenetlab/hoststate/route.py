@@ -6,7 +6,7 @@ Source: include/uapi/linux/rtnetlink.h, net/ipv4/fib_frontend.c (6.12); iproute2
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_network
 
 from kubenetlab.hoststate import wire
@@ -20,7 +20,7 @@ from kubenetlab.hoststate.ip import (
     RT_SCOPE_UNIVERSE,
     address_text,
 )
-from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.object import Key, Object, Word
 from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 7, 15
@@ -57,12 +57,7 @@ class Route(Object, frozen=True):
         return ("Link", self.link)
 
     def __str__(self) -> str:
-        parts = ["route", "default" if self.destination in _ANY.values() else self.destination]
-        parts += ["via", self.via] if self.via else []
-        parts += ["dev", self.link]
-        parts += ["scope", "link"] if not self.via and ":" not in self.destination else []
-        parts += ["src", self.source] if self.source else []
-        return " ".join(parts)
+        return f"route {self._words}"
 
     def create(self, links: Links) -> bytes:
         scope = RT_SCOPE_UNIVERSE if self.via or ":" in self.destination else RT_SCOPE_LINK
@@ -72,6 +67,20 @@ class Route(Object, frozen=True):
 
     def delete(self, links: Links) -> bytes:
         return message(wire.RTM_DELROUTE, 0, self._body(links, 0, RT_SCOPE_NOWHERE))
+
+    def commands(self, word: Word) -> Iterator[str]:
+        family = " -6" if ip_network(self.destination).version == 6 else ""
+        yield f"ip{family} -n {word(self.netns)} route add {self._words} proto static"
+
+    @property
+    def _words(self) -> str:
+        """As iproute2 says it."""
+        parts = ["default" if self.destination in _ANY.values() else self.destination]
+        parts += ["via", self.via] if self.via else []
+        parts += ["dev", self.link]
+        parts += ["scope", "link"] if not self.via and ":" not in self.destination else []
+        parts += ["src", self.source] if self.source else []
+        return " ".join(parts)
 
     def _body(self, links: Links, protocol: int, scope: int) -> bytes:
         network = ip_network(self.destination)

@@ -1,6 +1,9 @@
 """Sandbox and Sysctl: a set of namespaces held by a pause process, and settings inside."""
 
-from kubenetlab.hoststate.object import Key, Object
+import shlex
+from collections.abc import Iterator
+
+from kubenetlab.hoststate.object import Key, Object, Word
 
 
 class Sandbox(Object, frozen=True):
@@ -21,6 +24,11 @@ class Sandbox(Object, frozen=True):
     def __str__(self) -> str:
         return f"sandbox in the network namespace of {self.shares}" if self.shares else f"sandbox, hostname {self.hostname}"
 
+    def commands(self, word: Word) -> Iterator[str]:
+        """The network namespace alone."""
+        if not self.shares:
+            yield f"ip netns add {word(self.netns)}"
+
 
 class Sysctl(Object, frozen=True):
     """One setting below /proc/sys, by its path there: `net/ipv4/ip_forward`."""
@@ -38,3 +46,13 @@ class Sysctl(Object, frozen=True):
 
     def __str__(self) -> str:
         return f"sysctl {self.path.replace('/', '.')} = {self.value}"
+
+    @property
+    def assignment(self) -> str:
+        """As sysctl(8) takes it, quoted for a shell. A path with a dot in it, that of a VLAN's link, keeps its slashes."""
+        name = self.path if "." in self.path else self.path.replace("/", ".")
+        return shlex.quote(f"{name}={' '.join(self.value.split())}")
+
+    def commands(self, word: Word) -> Iterator[str]:
+        """`-e` passes over what this kernel does not know."""
+        yield f"ip netns exec {word(self.netns)} sysctl {'-qew' if self.is_optional else '-qw'} {self.assignment}"

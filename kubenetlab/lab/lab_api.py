@@ -1,7 +1,7 @@
 """The lab's own part of the API: apply, settled, inspect, enter, plan, diff.
 
 POST apply    {documents: […]}        → outcomes and findings; with dryRun nothing is stored
-POST plan     {documents: […]}        → what would be done
+POST plan     {documents: […]}        → what would be done; with script the whole lab as a shell script
 GET  diff                             → where the kernel differs from the plan, found by looking
 GET  settled  ?timeout=60             → lines: how many pods are ready, until all are or never will be
 GET  inspect                          → everything that runs, with pids and namespaces
@@ -32,6 +32,7 @@ from kubenetlab.datapath.decisions import decide
 from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.nftables import Table
+from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState, with_far_ends
 from kubenetlab.kernel.features import has_br_netfilter
 from kubenetlab.lab.first import with_network_facts
@@ -84,17 +85,19 @@ class LabApi:
 
     async def _plan(self, request: Request) -> Answer:
         """What applying some documents would do to the kernel, right away; what follows from probes is not known yet."""
-        agent = self._agent
-        admission = _admit(agent.cluster, msgspec.json.decode(request.body)["documents"])
+        agent, asked = self._agent, msgspec.json.decode(request.body)
+        admission = _admit(agent.cluster, asked["documents"])
         if admission.findings:
             return _json(_admission(admission))
         cluster, _ = controllers.run(admission.cluster, time.time())
         try:
             decisions = decide(cluster, dict(cluster.config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())
-            changes = diff(HostState(agent.known), plan(cluster, decisions, Memo()))
+            desired = plan(cluster, decisions, Memo())
         except ManifestError as error:
             return _failure(422, str(error))
-        return _json({**_admission(admission), "changes": render_changes(changes)})
+        if asked.get("script"):
+            return _json({**_admission(admission), "script": script(desired, agent.lab)})
+        return _json({**_admission(admission), "changes": render_changes(diff(HostState(agent.known), desired))})
 
     async def _delete_given(self, request: Request) -> Answer:
         """Drops documents of kinds that the lab does not model; the others go by DELETE on their own paths."""

@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from kubenetlab.api.core import Event
-from kubenetlab.api.pods import READY_ANNOTATION, Pod
+from kubenetlab.api.pods import READY_ANNOTATION, Container, Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import CRASH_LOOP
 from kubenetlab.controllers.kubelet import observed_of
@@ -49,7 +49,8 @@ def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "") -> Verdict:
     if pod.status.phase == "Succeeded":
         return Verdict(name, "completed")
     if pod.is_ready:
-        return Verdict(name, "waiting" if _will_end(pod) else "ready")
+        is_passing = any(will_end(pod, container) for container in pod.spec.long_running_containers)
+        return Verdict(name, "waiting" if is_passing else "ready")
     containers_ready = pod.status.condition("ContainersReady")
     if pod.metadata.annotations.get(READY_ANNOTATION) == "false" and containers_ready is not None and containers_ready.status == "True":
         return Verdict(name, "unready", f'annotation {READY_ANNOTATION} is "false"')
@@ -64,11 +65,9 @@ def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "") -> Verdict:
     return Verdict(name, "stuck", reason) if reason else Verdict(name, "waiting")
 
 
-def _will_end(pod: Pod) -> bool:
-    """True when a pod runs programs that ask something once and is not restarted for ever: its end is what matters."""
-    return pod.spec.restart_policy != "Always" and any(
-        is_one_shot(setup(container).program) for container in pod.spec.long_running_containers
-    )
+def will_end(pod: Pod, container: Container) -> bool:
+    """True when a container's program asks something once and is not restarted for ever: its end is what matters."""
+    return pod.spec.restart_policy != "Always" and is_one_shot(setup(container).program)
 
 
 def _faults(cluster: Cluster, pod: Pod) -> Iterator[str]:

@@ -80,6 +80,14 @@ def test_a_plan_is_data_for_other_programs() -> None:
     assert changes[0]["operations"][0] == "+ sandbox, hostname switch"
 
 
+def test_a_plan_is_a_script() -> None:
+    """One that a shell can read, with nothing else on standard output; of no other command is it an output."""
+    done = run("plan", "-o", "sh", "-f", "manifests/02-service")
+    assert done.stdout.startswith("#!/bin/sh\n# The lab service by hand")
+    assert subprocess.run(["sh", "-n"], input=done.stdout, text=True, capture_output=True, check=False).stderr == ""
+    assert run("list", "-o", "sh").returncode == 2
+
+
 def test_help_names_all_commands() -> None:
     """`kubenetlab --help` is the way in."""
     shown = run("--help")

@@ -1,4 +1,4 @@
-"""What a golden case gives: the plan and each node's rules, or the report of what is wrong."""
+"""What a golden case gives: the plan, each node's rules and a script, or the report of what is wrong."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from kubenetlab.datapath import plan
 from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.nftables import NftObject, transaction
+from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState
 from tests.clusters import running, store
 
@@ -19,6 +20,7 @@ CASES = Path(__file__).with_name("cases")
 def outputs(case: Path) -> dict[str, str]:
     """File name → text, for a folder with an `input.yaml`: `plan.txt` and a `.nft` for each node, or `error.txt`.
 
+    Of a lab of one node, small enough to be read as a whole, there is `lab.sh` too.
     All pods of the store run and are ready. Where neither layout nor neighbours are asked for, they are onlink and dynamic.
     """
     text = (case / "input.yaml").read_text()
@@ -36,4 +38,6 @@ def outputs(case: Path) -> dict[str, str]:
         rules = [obj for obj in desired[f"node/{name}"].values() if isinstance(obj, NftObject)]
         if rules:
             found[f"{name}.nft"] = transaction((), rules)
+    if len(config.node_names) == 1:
+        found["lab.sh"] = script(desired, case.name)
     return found

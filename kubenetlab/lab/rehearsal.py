@@ -1,0 +1,63 @@
+"""A rehearsal: what a lab comes to when everything goes well, found out without making it.
+
+The kubelets' reports are played: every sandbox is made, every container runs, every probe is answered, and what asks something once
+has ended well. The controllers hear of it, do what is theirs, and there may be more pods to report, until nothing is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab import controllers
+from kubenetlab.api.core import Node
+from kubenetlab.api.lab import ContainerReport, NodeReport, Observed, ProbeReport
+from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.pods import Container, Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.ipam import attachment_of
+from kubenetlab.datapath.decisions import decide
+from kubenetlab.kernel.features import has_br_netfilter
+from kubenetlab.observe.settled import will_end
+
+_PID = 1
+"""Any will do: nobody looks for the process."""
+
+
+def rehearse(cluster: Cluster, now: float) -> Cluster:
+    """The store of a new lab once all is as it should be."""
+    while True:
+        after, _ = controllers.run(cluster.with_changes(reports(cluster, now)), now)
+        after = after.with_changes([decide(after, dict(after.config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())])
+        if after is cluster:
+            return cluster
+        cluster = after
+
+
+def reports(cluster: Cluster, now: float, *, ready: bool = True) -> Iterator[NodeReport | Observed]:
+    """Of every node, and every pod that can have a sandbox; with `ready` false the pods' probes have failed."""
+    for node in cluster.all(Node):
+        yield NodeReport(ObjectMeta(name=node.name), _PID)
+    for pod in cluster.all(Pod):
+        has_place = pod.spec.host_network or attachment_of(cluster, pod) is not None
+        if pod.spec.node_name and has_place and not pod.is_finished:
+            yield report(pod, now, ready=ready)
+
+
+def report(pod: Pod, now: float, *, ready: bool = True) -> Observed:
+    """All containers of a pod in their present attempt."""
+    attempts = {status.name: status.restart_count for status in pod.status.container_statuses}
+    containers = pod.spec.long_running_containers
+    return Observed(
+        ObjectMeta(name=pod.name, namespace=pod.namespace),
+        pod.uid,
+        sandbox_pid=_PID,
+        containers={container.name: _run(pod, container, attempts.get(container.name, 0), now) for container in containers},
+        probes={
+            f"{container.name}/readiness": ProbeReport(attempts.get(container.name, 0), "readiness", ready, at=now)
+            for container in containers
+        },
+    )
+
+
+def _run(pod: Pod, container: Container, attempt: int, now: float) -> ContainerReport:
+    return ContainerReport(attempt, "exited" if will_end(pod, container) else "running", at=now)

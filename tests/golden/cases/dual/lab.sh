@@ -1,0 +1,501 @@
+#!/bin/sh
+# The lab dual by hand: what `kubenetlab up` makes by netlink, as the commands that one would type.
+#
+#   sh lab.sh          makes it, as root; stops at the first command that fails
+#   sh lab.sh down     removes it, also what was made only in part
+#
+# Needed are iproute2, nftables and procps. Nothing in the machine's own network is touched: everything is in namespaces that are made
+# here. For names that begin otherwise, as beside kubenetlab's own lab dual: LAB=other sh lab.sh
+#
+# Services lead to the pods that are ready; in a lab that was not up when this was written, all of them are.
+# Left out are hostnames, which live in namespaces of another kind, and programs: where one would run, a remark says what would listen.
+# A remark before commands, such as `# fabric`, names the component of the cluster that wants them.
+#
+# The namespaces, in the order in which they are made, and their addresses:
+#
+#   dual_fabric_switch                              the wire between the nodes
+#   dual_fabric_internet                            the internet
+#   dual_fabric_router                              the router                                 172.18.0.1, fd00:172:18::1, 198.51.100.1, 2001:db8:51:100::1
+#   dual_ext_client                                 external host client                       198.51.100.10, 2001:db8:51:100::10
+#   dual_node_control-plane                         Node control-plane                         172.18.0.2, fd00:172:18::2, 10.244.0.1, fd00:10:244::1
+#   dual_pod_kube-system_coredns-66699bc8fc-cvqf5   Pod kube-system/coredns-66699bc8fc-cvqf5   10.244.0.2, fd00:10:244::2
+#   dual_pod_kube-system_coredns-66699bc8fc-bhvmm   Pod kube-system/coredns-66699bc8fc-bhvmm   10.244.0.3, fd00:10:244::3
+#   dual_pod_default_web-6b7df4474-wc4qt            Pod default/web-6b7df4474-wc4qt            10.244.0.4, fd00:10:244::4
+#   dual_pod_default_web-6b7df4474-w5lz8            Pod default/web-6b7df4474-w5lz8            10.244.0.5, fd00:10:244::5
+#
+# What comes again and again:
+#
+#   type veth peer name X netns Y          a cable: one end is here, the other is X in Y; then X is plugged into Y's bridge
+#   alias '…'                              a remark that `ip link` shows: who wants the link, for whom
+#   numtxqueues 1 numrxqueues 1            one queue is enough; the kernel would make one for each processor
+#   mcast_snooping 0                       the bridge sends multicast to all its ports, without finding out who listens
+#   hairpin on                             the bridge may send a frame back to where it came from: a pod that reaches itself by its Service
+#   scope link noprefixroute               an address that is never the source of what leaves, and brings no route of its own
+#   preferred_lft 0                        the same for an IPv6 address
+#   src ADDRESS                            what this machine itself sends that way bears this address
+#   net.bridge.bridge-nf-call-iptables=1   what a bridge switches passes the rules, too; where there is no such setting: modprobe br_netfilter
+#   nodad                                  the IPv6 address is used at once, without asking whether somebody else has it
+#   nud permanent                          the neighbour's MAC is written down: nobody has to ask for it
+#   proto static                           a mark: `ip route show proto static` shows what was made here, and not what the kernel added
+
+set -eu
+LAB=${LAB:-dual}
+
+down() {
+    for file in /run/netns/"$LAB"_fabric_* /run/netns/"$LAB"_ext_* /run/netns/"$LAB"_node_* /run/netns/"$LAB"_pod_*; do
+        if [ -e "$file" ] && [ ! -L "$file" ]; then ip netns del "${file##*/}"; fi
+    done
+}
+
+if [ "${1:-up}" = down ]; then
+    down
+    exit
+fi
+
+# settings NAMESPACE [SETTING…]: those named, then those that every namespace here has, since a new one takes over some of the machine's.
+settings() {
+    netns=$1
+    shift
+    ip netns exec "$netns" sysctl -qw "$@" \
+        net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.conf.all.arp_ignore=0 \
+        net.ipv4.conf.default.arp_ignore=0 net.ipv4.conf.all.accept_redirects=0 \
+        net.ipv4.conf.default.accept_redirects=0 net.ipv4.conf.all.accept_local=0 net.ipv4.conf.default.accept_local=0 \
+        net.ipv4.conf.all.proxy_arp=0 net.ipv4.conf.default.proxy_arp=0 net.ipv4.conf.all.route_localnet=0 \
+        net.ipv4.conf.default.route_localnet=0 net.ipv4.ip_default_ttl=64 'net.ipv4.ping_group_range=0 0'
+}
+
+# === the wire between the nodes =======================================================================================
+NS=${LAB}_fabric_switch
+ip netns add "$NS"  # hostname: switch
+settings "$NS" net.ipv4.ip_forward=0
+ip netns exec "$NS" sysctl -qew net.ipv6.conf.all.disable_ipv6=1
+ip -n "$NS" link set lo up
+# fabric
+ip -n "$NS" link add br0 address 0a:58:00:00:00:01 mtu 1500 type bridge mcast_snooping 0
+ip -n "$NS" link set br0 alias 'fabric: switch' up
+
+# === the internet =====================================================================================================
+NS=${LAB}_fabric_internet
+ip netns add "$NS"  # hostname: internet
+settings "$NS" net.ipv4.ip_forward=0
+ip netns exec "$NS" sysctl -qew net.ipv6.conf.all.disable_ipv6=1
+ip -n "$NS" link set lo up
+# fabric
+ip -n "$NS" link add br0 address 0a:58:00:00:00:02 mtu 1500 type bridge mcast_snooping 0
+ip -n "$NS" link set br0 alias 'fabric: internet' up
+
+# === the router =======================================================================================================
+NS=${LAB}_fabric_router
+ip netns add "$NS"  # hostname: router
+settings "$NS" \
+    net.ipv4.ip_forward=1 net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.all.forwarding=1 \
+    net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.all.accept_redirects=0 \
+    net.ipv6.conf.default.accept_redirects=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
+    net.ipv6.conf.all.addr_gen_mode=1 net.ipv6.conf.default.addr_gen_mode=1 net.ipv4.icmp_ratelimit=0 \
+    net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.all.arp_announce=2 net.ipv4.conf.default.send_redirects=0 \
+    net.ipv4.conf.default.arp_announce=2 net.ipv6.icmp.ratelimit=0
+ip -n "$NS" link set lo up
+# fabric
+ip -n "$NS" link add eth0 address 0a:58:ac:12:00:01 mtu 1500 numtxqueues 1 numrxqueues 1 \
+    type veth peer name router netns "${LAB}_fabric_switch" mtu 1500 numtxqueues 1 numrxqueues 1
+ip -n "$NS" link set eth0 alias 'fabric: router' up
+ip -n "${LAB}_fabric_switch" link set router master br0 address 0a:59:ac:12:00:01 alias 'fabric: router' up
+ip -n "$NS" link add eth1 address 0a:58:c6:33:64:01 mtu 1500 numtxqueues 1 numrxqueues 1 \
+    type veth peer name router netns "${LAB}_fabric_internet" mtu 1500 numtxqueues 1 numrxqueues 1
+ip -n "$NS" link set eth1 alias 'fabric: router' up
+ip -n "${LAB}_fabric_internet" link set router master br0 address 0a:59:c6:33:64:01 alias 'fabric: router' up
+ip -n "$NS" address add 172.18.0.1/16 dev eth0
+ip -n "$NS" address add fd00:172:18::1/64 dev eth0 nodad
+ip -n "$NS" address add fe80::858:acff:fe12:1/64 dev eth0 nodad
+ip -n "$NS" address add 198.51.100.1/24 dev eth1
+ip -n "$NS" address add 2001:db8:51:100::1/64 dev eth1 nodad
+ip -n "$NS" address add fe80::858:c6ff:fe33:6401/64 dev eth1 nodad
+ip -n "$NS" neighbor add 172.18.0.2 lladdr 0a:58:ac:12:00:02 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:172:18::2 lladdr 0a:58:ac:12:00:02 dev eth0 nud permanent protocol static
+
+# === external host client =============================================================================================
+NS=${LAB}_ext_client
+ip netns add "$NS"  # hostname: client
+settings "$NS" \
+    net.ipv4.ip_forward=0 net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.all.forwarding=0 \
+    net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.all.accept_redirects=0 \
+    net.ipv6.conf.default.accept_redirects=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
+    net.ipv6.conf.all.addr_gen_mode=1 net.ipv6.conf.default.addr_gen_mode=1
+ip -n "$NS" link set lo up
+# fabric
+ip -n "$NS" link add eth0 address 0a:58:c6:33:64:0a mtu 1500 numtxqueues 1 numrxqueues 1 \
+    type veth peer name client netns "${LAB}_fabric_internet" mtu 1500 numtxqueues 1 numrxqueues 1
+ip -n "$NS" link set eth0 alias 'fabric: client' up
+ip -n "${LAB}_fabric_internet" link set client master br0 address 0a:59:c6:33:64:0a alias 'fabric: client' up
+ip -n "$NS" address add 198.51.100.10/24 dev eth0
+ip -n "$NS" address add 2001:db8:51:100::10/64 dev eth0 nodad
+ip -n "$NS" address add fe80::858:c6ff:fe33:640a/64 dev eth0 nodad
+ip -n "$NS" route add default via 198.51.100.1 dev eth0 proto static
+ip -6 -n "$NS" route add default via 2001:db8:51:100::1 dev eth0 proto static
+
+# === Node control-plane ===============================================================================================
+NS=${LAB}_node_control-plane
+ip netns add "$NS"  # hostname: control-plane
+settings "$NS" \
+    net.ipv4.ip_forward=1 net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.all.forwarding=1 \
+    net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.all.accept_redirects=0 \
+    net.ipv6.conf.default.accept_redirects=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
+    net.ipv6.conf.all.addr_gen_mode=1 net.ipv6.conf.default.addr_gen_mode=1 net.ipv4.icmp_ratelimit=0 \
+    net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.all.arp_announce=2 net.ipv4.conf.default.send_redirects=0 \
+    net.ipv4.conf.default.arp_announce=2 net.ipv6.icmp.ratelimit=0 net.bridge.bridge-nf-call-iptables=1
+ip -n "$NS" link set lo up
+# fabric
+ip -n "$NS" link add eth0 address 0a:58:ac:12:00:02 mtu 1500 numtxqueues 1 numrxqueues 1 \
+    type veth peer name control-plane netns "${LAB}_fabric_switch" mtu 1500 numtxqueues 1 numrxqueues 1
+ip -n "$NS" link set eth0 alias 'fabric: control-plane' up
+ip -n "${LAB}_fabric_switch" link set control-plane master br0 address 0a:59:ac:12:00:02 alias 'fabric: control-plane' up
+ip -n "$NS" address add 172.18.0.2/16 dev eth0
+ip -n "$NS" address add fd00:172:18::2/64 dev eth0 nodad
+ip -n "$NS" address add fe80::858:acff:fe12:2/64 dev eth0 nodad
+ip -n "$NS" neighbor add 172.18.0.1 lladdr 0a:58:ac:12:00:01 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:172:18::1 lladdr 0a:58:ac:12:00:01 dev eth0 nud permanent protocol static
+ip -n "$NS" route add default via 172.18.0.1 dev eth0 proto static
+ip -6 -n "$NS" route add default via fd00:172:18::1 dev eth0 proto static
+# cni bridge
+ip -n "$NS" link add cbr0 address 0a:58:0a:f4:00:01 mtu 1500 type bridge mcast_snooping 0
+ip -n "$NS" link set cbr0 alias 'cni bridge: pods of control-plane' up
+ip -n "$NS" address add 10.244.0.1/24 dev cbr0 scope link noprefixroute
+ip -n "$NS" address add fd00:10:244::1/64 dev cbr0 preferred_lft 0 noprefixroute nodad
+ip -n "$NS" address add fe80::858:aff:fef4:1/64 dev cbr0 nodad
+ip -n "$NS" route add 10.244.0.0/24 dev cbr0 scope link src 172.18.0.2 proto static
+ip -6 -n "$NS" route add fd00:10:244::/64 dev cbr0 src fd00:172:18::2 proto static
+# cni bridge, for Pod kube-system/coredns-66699bc8fc-cvqf5
+ip -n "$NS" neighbor add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev cbr0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::2 lladdr 0a:58:0a:f4:00:02 dev cbr0 nud permanent protocol static
+# cni bridge, for Pod kube-system/coredns-66699bc8fc-bhvmm
+ip -n "$NS" neighbor add 10.244.0.3 lladdr 0a:58:0a:f4:00:03 dev cbr0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::3 lladdr 0a:58:0a:f4:00:03 dev cbr0 nud permanent protocol static
+# cni bridge, for Pod default/web-6b7df4474-wc4qt
+ip -n "$NS" neighbor add 10.244.0.4 lladdr 0a:58:0a:f4:00:04 dev cbr0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::4 lladdr 0a:58:0a:f4:00:04 dev cbr0 nud permanent protocol static
+# cni bridge, for Pod default/web-6b7df4474-w5lz8
+ip -n "$NS" neighbor add 10.244.0.5 lladdr 0a:58:0a:f4:00:05 dev cbr0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::5 lladdr 0a:58:0a:f4:00:05 dev cbr0 nud permanent protocol static
+# ip-masq-agent
+ip netns exec "$NS" nft -f - <<'EOF'
+add table ip ip-masq-agent { comment "masquerade what leaves the cluster" ; }
+add chain ip ip-masq-agent IP-MASQ-AGENT
+add chain ip ip-masq-agent postrouting { type nat hook postrouting priority 100 ; }
+add rule ip ip-masq-agent IP-MASQ-AGENT ip daddr 10.244.0.0/16 return comment "ip-masq-agent: local traffic is not subject to MASQUERADE (pods)"
+add rule ip ip-masq-agent IP-MASQ-AGENT ip daddr 172.18.0.0/16 return comment "ip-masq-agent: local traffic is not subject to MASQUERADE (nodes)"
+add rule ip ip-masq-agent IP-MASQ-AGENT ip daddr 10.96.0.0/16 return comment "ip-masq-agent: local traffic is not subject to MASQUERADE (Services)"
+add rule ip ip-masq-agent IP-MASQ-AGENT masquerade fully-random comment "ip-masq-agent: outbound traffic is subject to MASQUERADE"
+add rule ip ip-masq-agent postrouting fib daddr type != local jump IP-MASQ-AGENT comment "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our chain"
+EOF
+# ip-masq-agent
+ip netns exec "$NS" nft -f - <<'EOF'
+add table ip6 ip-masq-agent { comment "masquerade what leaves the cluster" ; }
+add chain ip6 ip-masq-agent IP-MASQ-AGENT
+add chain ip6 ip-masq-agent postrouting { type nat hook postrouting priority 100 ; }
+add rule ip6 ip-masq-agent IP-MASQ-AGENT ip6 daddr fd00:10:244::/56 return comment "ip-masq-agent: local traffic is not subject to MASQUERADE (pods)"
+add rule ip6 ip-masq-agent IP-MASQ-AGENT ip6 daddr fd00:172:18::/64 return comment "ip-masq-agent: local traffic is not subject to MASQUERADE (nodes)"
+add rule ip6 ip-masq-agent IP-MASQ-AGENT ip6 daddr fd00:10:96::/112 return comment "ip-masq-agent: local traffic is not subject to MASQUERADE (Services)"
+add rule ip6 ip-masq-agent IP-MASQ-AGENT masquerade fully-random comment "ip-masq-agent: outbound traffic is subject to MASQUERADE"
+add rule ip6 ip-masq-agent postrouting fib daddr type != local jump IP-MASQ-AGENT comment "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our chain"
+EOF
+# kube-proxy nftables
+ip netns exec "$NS" nft -f - <<'EOF'
+add table ip kube-proxy { comment "rules for kube-proxy" ; }
+add chain ip kube-proxy firewall-check
+add chain ip kube-proxy service-endpoints-check
+add chain ip kube-proxy nodeport-endpoints-check
+add chain ip kube-proxy cluster-ips-check
+add chain ip kube-proxy services
+add chain ip kube-proxy mark-for-masquerade
+add chain ip kube-proxy masquerading
+add chain ip kube-proxy reject-chain { comment "helper for @no-endpoint-services / @no-endpoint-nodeports" ; }
+add chain ip kube-proxy filter-prerouting-pre-dnat { type filter hook prerouting priority -110 ; }
+add chain ip kube-proxy filter-output-pre-dnat { type filter hook output priority -110 ; }
+add chain ip kube-proxy filter-input { type filter hook input priority 0 ; }
+add chain ip kube-proxy filter-forward { type filter hook forward priority 0 ; }
+add chain ip kube-proxy filter-output { type filter hook output priority 0 ; }
+add chain ip kube-proxy nat-prerouting { type nat hook prerouting priority -100 ; }
+add chain ip kube-proxy nat-output { type nat hook output priority -100 ; }
+add chain ip kube-proxy nat-postrouting { type nat hook postrouting priority 100 ; }
+add chain ip kube-proxy service-FY5PMXPG-kube-system/kube-dns/udp/dns { comment "kube-system/kube-dns:dns" ; }
+add chain ip kube-proxy endpoint-2GKX576Q-kube-system/kube-dns/udp/dns__10.244.0.2/53 { comment "kube-system/kube-dns:dns" ; }
+add chain ip kube-proxy endpoint-SHKW4FT7-kube-system/kube-dns/udp/dns__10.244.0.3/53 { comment "kube-system/kube-dns:dns" ; }
+add chain ip kube-proxy service-NWBZK7IH-kube-system/kube-dns/tcp/dns-tcp { comment "kube-system/kube-dns:dns-tcp" ; }
+add chain ip kube-proxy endpoint-BFW5VCWB-kube-system/kube-dns/tcp/dns-tcp__10.244.0.2/53 { comment "kube-system/kube-dns:dns-tcp" ; }
+add chain ip kube-proxy endpoint-BAVBYS25-kube-system/kube-dns/tcp/dns-tcp__10.244.0.3/53 { comment "kube-system/kube-dns:dns-tcp" ; }
+add chain ip kube-proxy service-AS2KJYAD-kube-system/kube-dns/tcp/metrics { comment "kube-system/kube-dns:metrics" ; }
+add chain ip kube-proxy endpoint-SUJXBOPR-kube-system/kube-dns/tcp/metrics__10.244.0.2/9153 { comment "kube-system/kube-dns:metrics" ; }
+add chain ip kube-proxy endpoint-G34R7BNP-kube-system/kube-dns/tcp/metrics__10.244.0.3/9153 { comment "kube-system/kube-dns:metrics" ; }
+add chain ip kube-proxy service-XVYF3GL2-default/both/tcp/ { comment "default/both" ; }
+add chain ip kube-proxy endpoint-GBFCZYYX-default/both/tcp/__10.244.0.4/8080 { comment "default/both" ; }
+add chain ip kube-proxy endpoint-2ZOT3XLS-default/both/tcp/__10.244.0.5/8080 { comment "default/both" ; }
+add set ip kube-proxy cluster-ips { type ipv4_addr ; comment "Active ClusterIPs" ; }
+add set ip kube-proxy nodeport-ips { type ipv4_addr ; comment "IPs that accept NodePort traffic" ; }
+add map ip kube-proxy service-ips { type ipv4_addr . inet_proto . inet_service : verdict ; comment "ClusterIP, ExternalIP and LoadBalancer IP traffic" ; }
+add map ip kube-proxy service-nodeports { type inet_proto . inet_service : verdict ; comment "NodePort traffic" ; }
+add map ip kube-proxy firewall-ips { type ipv4_addr . inet_proto . inet_service : verdict ; comment "destinations that are subject to LoadBalancerSourceRanges" ; }
+add map ip kube-proxy no-endpoint-services { type ipv4_addr . inet_proto . inet_service : verdict ; comment "vmap to drop or reject packets to services with no endpoints" ; }
+add map ip kube-proxy no-endpoint-nodeports { type inet_proto . inet_service : verdict ; comment "vmap to drop or reject packets to service nodeports with no endpoints" ; }
+add rule ip kube-proxy firewall-check ip daddr . meta l4proto . th dport vmap @firewall-ips
+add rule ip kube-proxy service-endpoints-check ip daddr . meta l4proto . th dport vmap @no-endpoint-services
+add rule ip kube-proxy nodeport-endpoints-check ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports
+add rule ip kube-proxy cluster-ips-check ip daddr @cluster-ips reject comment "Reject traffic to invalid ports of ClusterIPs"
+add rule ip kube-proxy cluster-ips-check ip daddr { 10.96.0.0/16 } drop comment "Drop traffic to unallocated ClusterIPs"
+add rule ip kube-proxy services ip daddr . meta l4proto . th dport vmap @service-ips
+add rule ip kube-proxy services ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
+add rule ip kube-proxy mark-for-masquerade mark set mark or 0x4000
+add rule ip kube-proxy masquerading mark and 0x4000 == 0 return
+add rule ip kube-proxy masquerading mark set mark xor 0x4000
+add rule ip kube-proxy masquerading masquerade fully-random
+add rule ip kube-proxy reject-chain reject
+add rule ip kube-proxy filter-prerouting-pre-dnat ct state new jump firewall-check
+add rule ip kube-proxy filter-output-pre-dnat ct state new jump firewall-check
+add rule ip kube-proxy filter-input ct state new jump nodeport-endpoints-check
+add rule ip kube-proxy filter-input ct state new jump service-endpoints-check
+add rule ip kube-proxy filter-forward ct state new jump service-endpoints-check
+add rule ip kube-proxy filter-forward ct state new jump cluster-ips-check
+add rule ip kube-proxy filter-output ct state new jump service-endpoints-check
+add rule ip kube-proxy filter-output ct state new jump cluster-ips-check
+add rule ip kube-proxy nat-prerouting jump services
+add rule ip kube-proxy nat-output jump services
+add rule ip kube-proxy nat-postrouting jump masquerading
+add rule ip kube-proxy service-FY5PMXPG-kube-system/kube-dns/udp/dns ip daddr 10.96.0.10 ip saddr != 10.244.0.0/16 jump mark-for-masquerade
+add rule ip kube-proxy service-FY5PMXPG-kube-system/kube-dns/udp/dns numgen random mod 2 vmap { 0 : goto endpoint-2GKX576Q-kube-system/kube-dns/udp/dns__10.244.0.2/53, 1 : goto endpoint-SHKW4FT7-kube-system/kube-dns/udp/dns__10.244.0.3/53 }
+add rule ip kube-proxy endpoint-2GKX576Q-kube-system/kube-dns/udp/dns__10.244.0.2/53 ip saddr 10.244.0.2 jump mark-for-masquerade
+add rule ip kube-proxy endpoint-2GKX576Q-kube-system/kube-dns/udp/dns__10.244.0.2/53 meta l4proto udp dnat to 10.244.0.2:53
+add rule ip kube-proxy endpoint-SHKW4FT7-kube-system/kube-dns/udp/dns__10.244.0.3/53 ip saddr 10.244.0.3 jump mark-for-masquerade
+add rule ip kube-proxy endpoint-SHKW4FT7-kube-system/kube-dns/udp/dns__10.244.0.3/53 meta l4proto udp dnat to 10.244.0.3:53
+add rule ip kube-proxy service-NWBZK7IH-kube-system/kube-dns/tcp/dns-tcp ip daddr 10.96.0.10 ip saddr != 10.244.0.0/16 jump mark-for-masquerade
+add rule ip kube-proxy service-NWBZK7IH-kube-system/kube-dns/tcp/dns-tcp numgen random mod 2 vmap { 0 : goto endpoint-BFW5VCWB-kube-system/kube-dns/tcp/dns-tcp__10.244.0.2/53, 1 : goto endpoint-BAVBYS25-kube-system/kube-dns/tcp/dns-tcp__10.244.0.3/53 }
+add rule ip kube-proxy endpoint-BFW5VCWB-kube-system/kube-dns/tcp/dns-tcp__10.244.0.2/53 ip saddr 10.244.0.2 jump mark-for-masquerade
+add rule ip kube-proxy endpoint-BFW5VCWB-kube-system/kube-dns/tcp/dns-tcp__10.244.0.2/53 meta l4proto tcp dnat to 10.244.0.2:53
+add rule ip kube-proxy endpoint-BAVBYS25-kube-system/kube-dns/tcp/dns-tcp__10.244.0.3/53 ip saddr 10.244.0.3 jump mark-for-masquerade
+add rule ip kube-proxy endpoint-BAVBYS25-kube-system/kube-dns/tcp/dns-tcp__10.244.0.3/53 meta l4proto tcp dnat to 10.244.0.3:53
+add rule ip kube-proxy service-AS2KJYAD-kube-system/kube-dns/tcp/metrics ip daddr 10.96.0.10 ip saddr != 10.244.0.0/16 jump mark-for-masquerade
+add rule ip kube-proxy service-AS2KJYAD-kube-system/kube-dns/tcp/metrics numgen random mod 2 vmap { 0 : goto endpoint-SUJXBOPR-kube-system/kube-dns/tcp/metrics__10.244.0.2/9153, 1 : goto endpoint-G34R7BNP-kube-system/kube-dns/tcp/metrics__10.244.0.3/9153 }
+add rule ip kube-proxy endpoint-SUJXBOPR-kube-system/kube-dns/tcp/metrics__10.244.0.2/9153 ip saddr 10.244.0.2 jump mark-for-masquerade
+add rule ip kube-proxy endpoint-SUJXBOPR-kube-system/kube-dns/tcp/metrics__10.244.0.2/9153 meta l4proto tcp dnat to 10.244.0.2:9153
+add rule ip kube-proxy endpoint-G34R7BNP-kube-system/kube-dns/tcp/metrics__10.244.0.3/9153 ip saddr 10.244.0.3 jump mark-for-masquerade
+add rule ip kube-proxy endpoint-G34R7BNP-kube-system/kube-dns/tcp/metrics__10.244.0.3/9153 meta l4proto tcp dnat to 10.244.0.3:9153
+add rule ip kube-proxy service-XVYF3GL2-default/both/tcp/ ip daddr 10.96.123.122 ip saddr != 10.244.0.0/16 jump mark-for-masquerade
+add rule ip kube-proxy service-XVYF3GL2-default/both/tcp/ numgen random mod 2 vmap { 0 : goto endpoint-GBFCZYYX-default/both/tcp/__10.244.0.4/8080, 1 : goto endpoint-2ZOT3XLS-default/both/tcp/__10.244.0.5/8080 }
+add rule ip kube-proxy endpoint-GBFCZYYX-default/both/tcp/__10.244.0.4/8080 ip saddr 10.244.0.4 jump mark-for-masquerade
+add rule ip kube-proxy endpoint-GBFCZYYX-default/both/tcp/__10.244.0.4/8080 meta l4proto tcp dnat to 10.244.0.4:8080
+add rule ip kube-proxy endpoint-2ZOT3XLS-default/both/tcp/__10.244.0.5/8080 ip saddr 10.244.0.5 jump mark-for-masquerade
+add rule ip kube-proxy endpoint-2ZOT3XLS-default/both/tcp/__10.244.0.5/8080 meta l4proto tcp dnat to 10.244.0.5:8080
+add element ip kube-proxy cluster-ips { 10.96.0.1 }
+add element ip kube-proxy cluster-ips { 10.96.0.10 }
+add element ip kube-proxy cluster-ips { 10.96.123.122 }
+add element ip kube-proxy no-endpoint-services { 10.96.0.1 . tcp . 443 comment "default/kubernetes:https" : goto reject-chain }
+add element ip kube-proxy nodeport-ips { 172.18.0.2 }
+add element ip kube-proxy service-ips { 10.96.0.10 . udp . 53 comment "kube-system/kube-dns:dns" : goto service-FY5PMXPG-kube-system/kube-dns/udp/dns }
+add element ip kube-proxy service-ips { 10.96.0.10 . tcp . 53 comment "kube-system/kube-dns:dns-tcp" : goto service-NWBZK7IH-kube-system/kube-dns/tcp/dns-tcp }
+add element ip kube-proxy service-ips { 10.96.0.10 . tcp . 9153 comment "kube-system/kube-dns:metrics" : goto service-AS2KJYAD-kube-system/kube-dns/tcp/metrics }
+add element ip kube-proxy service-ips { 10.96.123.122 . tcp . 80 comment "default/both" : goto service-XVYF3GL2-default/both/tcp/ }
+EOF
+# kube-proxy nftables
+ip netns exec "$NS" nft -f - <<'EOF'
+add table ip6 kube-proxy { comment "rules for kube-proxy" ; }
+add chain ip6 kube-proxy firewall-check
+add chain ip6 kube-proxy service-endpoints-check
+add chain ip6 kube-proxy nodeport-endpoints-check
+add chain ip6 kube-proxy cluster-ips-check
+add chain ip6 kube-proxy services
+add chain ip6 kube-proxy mark-for-masquerade
+add chain ip6 kube-proxy masquerading
+add chain ip6 kube-proxy reject-chain { comment "helper for @no-endpoint-services / @no-endpoint-nodeports" ; }
+add chain ip6 kube-proxy filter-prerouting-pre-dnat { type filter hook prerouting priority -110 ; }
+add chain ip6 kube-proxy filter-output-pre-dnat { type filter hook output priority -110 ; }
+add chain ip6 kube-proxy filter-input { type filter hook input priority 0 ; }
+add chain ip6 kube-proxy filter-forward { type filter hook forward priority 0 ; }
+add chain ip6 kube-proxy filter-output { type filter hook output priority 0 ; }
+add chain ip6 kube-proxy nat-prerouting { type nat hook prerouting priority -100 ; }
+add chain ip6 kube-proxy nat-output { type nat hook output priority -100 ; }
+add chain ip6 kube-proxy nat-postrouting { type nat hook postrouting priority 100 ; }
+add chain ip6 kube-proxy service-XVYF3GL2-default/both/tcp/ { comment "default/both" ; }
+add chain ip6 kube-proxy endpoint-UPUBYRMR-default/both/tcp/__fd00.10.244..4/8080 { comment "default/both" ; }
+add chain ip6 kube-proxy endpoint-KOAZOUL3-default/both/tcp/__fd00.10.244..5/8080 { comment "default/both" ; }
+add chain ip6 kube-proxy service-VKWKG7NH-default/six/tcp/ { comment "default/six" ; }
+add chain ip6 kube-proxy endpoint-BSGL6T3N-default/six/tcp/__fd00.10.244..4/8080 { comment "default/six" ; }
+add chain ip6 kube-proxy endpoint-AYNG55L7-default/six/tcp/__fd00.10.244..5/8080 { comment "default/six" ; }
+add set ip6 kube-proxy cluster-ips { type ipv6_addr ; comment "Active ClusterIPs" ; }
+add set ip6 kube-proxy nodeport-ips { type ipv6_addr ; comment "IPs that accept NodePort traffic" ; }
+add map ip6 kube-proxy service-ips { type ipv6_addr . inet_proto . inet_service : verdict ; comment "ClusterIP, ExternalIP and LoadBalancer IP traffic" ; }
+add map ip6 kube-proxy service-nodeports { type inet_proto . inet_service : verdict ; comment "NodePort traffic" ; }
+add map ip6 kube-proxy firewall-ips { type ipv6_addr . inet_proto . inet_service : verdict ; comment "destinations that are subject to LoadBalancerSourceRanges" ; }
+add map ip6 kube-proxy no-endpoint-services { type ipv6_addr . inet_proto . inet_service : verdict ; comment "vmap to drop or reject packets to services with no endpoints" ; }
+add map ip6 kube-proxy no-endpoint-nodeports { type inet_proto . inet_service : verdict ; comment "vmap to drop or reject packets to service nodeports with no endpoints" ; }
+add set ip6 kube-proxy affinity-BSGL6T3N-default/six/tcp/__fd00.10.244..4/8080 { type ipv6_addr ; flags dynamic,timeout ; timeout 10800s ; }
+add set ip6 kube-proxy affinity-AYNG55L7-default/six/tcp/__fd00.10.244..5/8080 { type ipv6_addr ; flags dynamic,timeout ; timeout 10800s ; }
+add rule ip6 kube-proxy firewall-check ip6 daddr . meta l4proto . th dport vmap @firewall-ips
+add rule ip6 kube-proxy service-endpoints-check ip6 daddr . meta l4proto . th dport vmap @no-endpoint-services
+add rule ip6 kube-proxy nodeport-endpoints-check ip6 daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports
+add rule ip6 kube-proxy cluster-ips-check ip6 daddr @cluster-ips reject comment "Reject traffic to invalid ports of ClusterIPs"
+add rule ip6 kube-proxy cluster-ips-check ip6 daddr { fd00:10:96::/112 } drop comment "Drop traffic to unallocated ClusterIPs"
+add rule ip6 kube-proxy services ip6 daddr . meta l4proto . th dport vmap @service-ips
+add rule ip6 kube-proxy services ip6 daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
+add rule ip6 kube-proxy mark-for-masquerade mark set mark or 0x4000
+add rule ip6 kube-proxy masquerading mark and 0x4000 == 0 return
+add rule ip6 kube-proxy masquerading mark set mark xor 0x4000
+add rule ip6 kube-proxy masquerading masquerade fully-random
+add rule ip6 kube-proxy reject-chain reject
+add rule ip6 kube-proxy filter-prerouting-pre-dnat ct state new jump firewall-check
+add rule ip6 kube-proxy filter-output-pre-dnat ct state new jump firewall-check
+add rule ip6 kube-proxy filter-input ct state new jump nodeport-endpoints-check
+add rule ip6 kube-proxy filter-input ct state new jump service-endpoints-check
+add rule ip6 kube-proxy filter-forward ct state new jump service-endpoints-check
+add rule ip6 kube-proxy filter-forward ct state new jump cluster-ips-check
+add rule ip6 kube-proxy filter-output ct state new jump service-endpoints-check
+add rule ip6 kube-proxy filter-output ct state new jump cluster-ips-check
+add rule ip6 kube-proxy nat-prerouting jump services
+add rule ip6 kube-proxy nat-output jump services
+add rule ip6 kube-proxy nat-postrouting jump masquerading
+add rule ip6 kube-proxy service-XVYF3GL2-default/both/tcp/ ip6 daddr fd00:10:96::a98e ip6 saddr != fd00:10:244::/56 jump mark-for-masquerade
+add rule ip6 kube-proxy service-XVYF3GL2-default/both/tcp/ numgen random mod 2 vmap { 0 : goto endpoint-UPUBYRMR-default/both/tcp/__fd00.10.244..4/8080, 1 : goto endpoint-KOAZOUL3-default/both/tcp/__fd00.10.244..5/8080 }
+add rule ip6 kube-proxy endpoint-UPUBYRMR-default/both/tcp/__fd00.10.244..4/8080 ip6 saddr fd00:10:244::4 jump mark-for-masquerade
+add rule ip6 kube-proxy endpoint-UPUBYRMR-default/both/tcp/__fd00.10.244..4/8080 meta l4proto tcp dnat to [fd00:10:244::4]:8080
+add rule ip6 kube-proxy endpoint-KOAZOUL3-default/both/tcp/__fd00.10.244..5/8080 ip6 saddr fd00:10:244::5 jump mark-for-masquerade
+add rule ip6 kube-proxy endpoint-KOAZOUL3-default/both/tcp/__fd00.10.244..5/8080 meta l4proto tcp dnat to [fd00:10:244::5]:8080
+add rule ip6 kube-proxy service-VKWKG7NH-default/six/tcp/ ip6 daddr fd00:10:96::a1f1 ip6 saddr != fd00:10:244::/56 jump mark-for-masquerade
+add rule ip6 kube-proxy service-VKWKG7NH-default/six/tcp/ ip6 saddr @affinity-BSGL6T3N-default/six/tcp/__fd00.10.244..4/8080 goto endpoint-BSGL6T3N-default/six/tcp/__fd00.10.244..4/8080
+add rule ip6 kube-proxy service-VKWKG7NH-default/six/tcp/ ip6 saddr @affinity-AYNG55L7-default/six/tcp/__fd00.10.244..5/8080 goto endpoint-AYNG55L7-default/six/tcp/__fd00.10.244..5/8080
+add rule ip6 kube-proxy service-VKWKG7NH-default/six/tcp/ numgen random mod 2 vmap { 0 : goto endpoint-BSGL6T3N-default/six/tcp/__fd00.10.244..4/8080, 1 : goto endpoint-AYNG55L7-default/six/tcp/__fd00.10.244..5/8080 }
+add rule ip6 kube-proxy endpoint-BSGL6T3N-default/six/tcp/__fd00.10.244..4/8080 ip6 saddr fd00:10:244::4 jump mark-for-masquerade
+add rule ip6 kube-proxy endpoint-BSGL6T3N-default/six/tcp/__fd00.10.244..4/8080 update @affinity-BSGL6T3N-default/six/tcp/__fd00.10.244..4/8080 { ip6 saddr }
+add rule ip6 kube-proxy endpoint-BSGL6T3N-default/six/tcp/__fd00.10.244..4/8080 meta l4proto tcp dnat to [fd00:10:244::4]:8080
+add rule ip6 kube-proxy endpoint-AYNG55L7-default/six/tcp/__fd00.10.244..5/8080 ip6 saddr fd00:10:244::5 jump mark-for-masquerade
+add rule ip6 kube-proxy endpoint-AYNG55L7-default/six/tcp/__fd00.10.244..5/8080 update @affinity-AYNG55L7-default/six/tcp/__fd00.10.244..5/8080 { ip6 saddr }
+add rule ip6 kube-proxy endpoint-AYNG55L7-default/six/tcp/__fd00.10.244..5/8080 meta l4proto tcp dnat to [fd00:10:244::5]:8080
+add element ip6 kube-proxy cluster-ips { fd00:10:96::a98e }
+add element ip6 kube-proxy cluster-ips { fd00:10:96::a1f1 }
+add element ip6 kube-proxy nodeport-ips { fd00:172:18::2 }
+add element ip6 kube-proxy service-ips { fd00:10:96::a98e . tcp . 80 comment "default/both" : goto service-XVYF3GL2-default/both/tcp/ }
+add element ip6 kube-proxy service-ips { fd00:10:96::a1f1 . tcp . 80 comment "default/six" : goto service-VKWKG7NH-default/six/tcp/ }
+EOF
+
+# === Pod kube-system/coredns-66699bc8fc-cvqf5 =========================================================================
+NS=${LAB}_pod_kube-system_coredns-66699bc8fc-cvqf5
+ip netns add "$NS"  # hostname: coredns-66699bc8fc-cvqf5
+settings "$NS" \
+    net.ipv4.ip_forward=0 net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.all.forwarding=0 \
+    net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.all.accept_redirects=0 \
+    net.ipv6.conf.default.accept_redirects=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
+    net.ipv6.conf.all.addr_gen_mode=1 net.ipv6.conf.default.addr_gen_mode=1
+ip -n "$NS" link set lo up
+# cni bridge
+ip -n "$NS" link add eth0 address 0a:58:0a:f4:00:02 mtu 1500 numtxqueues 1 numrxqueues 1 \
+    type veth peer name veth0 netns "${LAB}_node_control-plane" mtu 1500 numtxqueues 1 numrxqueues 1
+ip -n "$NS" link set eth0 alias 'cni bridge: pod kube-system/coredns-66699bc8fc-cvqf5' up
+ip -n "${LAB}_node_control-plane" link set veth0 master cbr0 address 0a:59:0a:f4:00:02 alias 'cni bridge: pod kube-system/coredns-66699bc8fc-cvqf5' up
+bridge -n "${LAB}_node_control-plane" link set dev veth0 hairpin on
+ip -n "$NS" address add 10.244.0.2/24 dev eth0
+ip -n "$NS" address add fd00:10:244::2/64 dev eth0 nodad
+ip -n "$NS" address add fe80::858:aff:fef4:2/64 dev eth0 nodad
+ip -n "$NS" neighbor add 10.244.0.1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add 10.244.0.3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add 10.244.0.4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add 10.244.0.5 lladdr 0a:58:0a:f4:00:05 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::5 lladdr 0a:58:0a:f4:00:05 dev eth0 nud permanent protocol static
+ip -n "$NS" route add default via 10.244.0.1 dev eth0 proto static
+ip -6 -n "$NS" route add default via fd00:10:244::1 dev eth0 proto static
+# not run here: program coredns for container coredns, listening on 53/udp, 53/tcp, 8080/tcp, 8181/tcp, 9153/tcp
+
+# === Pod kube-system/coredns-66699bc8fc-bhvmm =========================================================================
+NS=${LAB}_pod_kube-system_coredns-66699bc8fc-bhvmm
+ip netns add "$NS"  # hostname: coredns-66699bc8fc-bhvmm
+settings "$NS" \
+    net.ipv4.ip_forward=0 net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.all.forwarding=0 \
+    net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.all.accept_redirects=0 \
+    net.ipv6.conf.default.accept_redirects=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
+    net.ipv6.conf.all.addr_gen_mode=1 net.ipv6.conf.default.addr_gen_mode=1
+ip -n "$NS" link set lo up
+# cni bridge
+ip -n "$NS" link add eth0 address 0a:58:0a:f4:00:03 mtu 1500 numtxqueues 1 numrxqueues 1 \
+    type veth peer name veth1 netns "${LAB}_node_control-plane" mtu 1500 numtxqueues 1 numrxqueues 1
+ip -n "$NS" link set eth0 alias 'cni bridge: pod kube-system/coredns-66699bc8fc-bhvmm' up
+ip -n "${LAB}_node_control-plane" link set veth1 master cbr0 address 0a:59:0a:f4:00:03 alias 'cni bridge: pod kube-system/coredns-66699bc8fc-bhvmm' up
+bridge -n "${LAB}_node_control-plane" link set dev veth1 hairpin on
+ip -n "$NS" address add 10.244.0.3/24 dev eth0
+ip -n "$NS" address add fd00:10:244::3/64 dev eth0 nodad
+ip -n "$NS" address add fe80::858:aff:fef4:3/64 dev eth0 nodad
+ip -n "$NS" neighbor add 10.244.0.1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add 10.244.0.4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add 10.244.0.5 lladdr 0a:58:0a:f4:00:05 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::5 lladdr 0a:58:0a:f4:00:05 dev eth0 nud permanent protocol static
+ip -n "$NS" route add default via 10.244.0.1 dev eth0 proto static
+ip -6 -n "$NS" route add default via fd00:10:244::1 dev eth0 proto static
+# not run here: program coredns for container coredns, listening on 53/udp, 53/tcp, 8080/tcp, 8181/tcp, 9153/tcp
+
+# === Pod default/web-6b7df4474-wc4qt ==================================================================================
+NS=${LAB}_pod_default_web-6b7df4474-wc4qt
+ip netns add "$NS"  # hostname: web-6b7df4474-wc4qt
+settings "$NS" \
+    net.ipv4.ip_forward=0 net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.all.forwarding=0 \
+    net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.all.accept_redirects=0 \
+    net.ipv6.conf.default.accept_redirects=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
+    net.ipv6.conf.all.addr_gen_mode=1 net.ipv6.conf.default.addr_gen_mode=1
+ip -n "$NS" link set lo up
+# cni bridge
+ip -n "$NS" link add eth0 address 0a:58:0a:f4:00:04 mtu 1500 numtxqueues 1 numrxqueues 1 \
+    type veth peer name veth2 netns "${LAB}_node_control-plane" mtu 1500 numtxqueues 1 numrxqueues 1
+ip -n "$NS" link set eth0 alias 'cni bridge: pod default/web-6b7df4474-wc4qt' up
+ip -n "${LAB}_node_control-plane" link set veth2 master cbr0 address 0a:59:0a:f4:00:04 alias 'cni bridge: pod default/web-6b7df4474-wc4qt' up
+bridge -n "${LAB}_node_control-plane" link set dev veth2 hairpin on
+ip -n "$NS" address add 10.244.0.4/24 dev eth0
+ip -n "$NS" address add fd00:10:244::4/64 dev eth0 nodad
+ip -n "$NS" address add fe80::858:aff:fef4:4/64 dev eth0 nodad
+ip -n "$NS" neighbor add 10.244.0.1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add 10.244.0.3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add 10.244.0.5 lladdr 0a:58:0a:f4:00:05 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::5 lladdr 0a:58:0a:f4:00:05 dev eth0 nud permanent protocol static
+ip -n "$NS" route add default via 10.244.0.1 dev eth0 proto static
+ip -6 -n "$NS" route add default via fd00:10:244::1 dev eth0 proto static
+# not run here: program netexec for container web, listening on 8080/tcp, 8081/udp
+
+# === Pod default/web-6b7df4474-w5lz8 ==================================================================================
+NS=${LAB}_pod_default_web-6b7df4474-w5lz8
+ip netns add "$NS"  # hostname: web-6b7df4474-w5lz8
+settings "$NS" \
+    net.ipv4.ip_forward=0 net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.all.forwarding=0 \
+    net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.all.accept_redirects=0 \
+    net.ipv6.conf.default.accept_redirects=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
+    net.ipv6.conf.all.addr_gen_mode=1 net.ipv6.conf.default.addr_gen_mode=1
+ip -n "$NS" link set lo up
+# cni bridge
+ip -n "$NS" link add eth0 address 0a:58:0a:f4:00:05 mtu 1500 numtxqueues 1 numrxqueues 1 \
+    type veth peer name veth3 netns "${LAB}_node_control-plane" mtu 1500 numtxqueues 1 numrxqueues 1
+ip -n "$NS" link set eth0 alias 'cni bridge: pod default/web-6b7df4474-w5lz8' up
+ip -n "${LAB}_node_control-plane" link set veth3 master cbr0 address 0a:59:0a:f4:00:05 alias 'cni bridge: pod default/web-6b7df4474-w5lz8' up
+bridge -n "${LAB}_node_control-plane" link set dev veth3 hairpin on
+ip -n "$NS" address add 10.244.0.5/24 dev eth0
+ip -n "$NS" address add fd00:10:244::5/64 dev eth0 nodad
+ip -n "$NS" address add fe80::858:aff:fef4:5/64 dev eth0 nodad
+ip -n "$NS" neighbor add 10.244.0.1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add 10.244.0.3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add 10.244.0.4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
+ip -n "$NS" route add default via 10.244.0.1 dev eth0 proto static
+ip -6 -n "$NS" route add default via fd00:10:244::1 dev eth0 proto static
+# not run here: program netexec for container web, listening on 8080/tcp, 8081/udp
+
+cat <<EOF
+lab $LAB is up; try, and then: sh $0 down
+  ip netns exec ${LAB}_pod_default_web-6b7df4474-w5lz8 ping -c 3 10.244.0.2
+  ip netns exec ${LAB}_pod_default_web-6b7df4474-w5lz8 ip neighbor
+  ip netns exec ${LAB}_node_control-plane nft list ruleset
+EOF
