@@ -17,6 +17,10 @@ from tests.contract.test_commands import PROMISED, run
 BIN = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
+NO_LAB = {"KUBENETLAB_LAB": "there-is-none"}
+"""Whatever labs this machine has, what is in them is no matter here."""
+
+
 def asked(line: str, shell: str = "bash") -> list[str]:
     """What a shell is answered when the cursor stands at the end of the line."""
     words = line.split(" ")
@@ -27,7 +31,7 @@ def asked(line: str, shell: str = "bash") -> list[str]:
     }[shell]
     done = subprocess.run(
         [sys.executable, "-m", "kubenetlab"],
-        env={**os.environ, **environment, "_KUBENETLAB_COMPLETE": f"complete_{shell}"},
+        env={**os.environ, **NO_LAB, **environment, "_KUBENETLAB_COMPLETE": f"complete_{shell}"},
         capture_output=True,
         text=True,
         check=False,
@@ -123,7 +127,7 @@ def bash(line: str) -> list[str]:
     """
     done = subprocess.run(
         ["bash", "--norc", "-uc", script, "bash", line],
-        env={**os.environ, "PATH": BIN},
+        env={**os.environ, **NO_LAB, "PATH": BIN},
         capture_output=True,
         text=True,
         check=False,
