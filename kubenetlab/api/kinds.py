@@ -9,12 +9,13 @@ from kubenetlab.api.batch import Job
 from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
+from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.lab import Attachment, Decisions, Ledger, NetworkFacts, NodeReport, Observed
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 
 SERVED: Final[tuple[type[Resource], ...]] = (
-    Namespace, Node, Pod, Service, EndpointSlice, Endpoints, Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job, Event, ClusterConfig,
+    Namespace, Node, Pod, Service, EndpointSlice, Endpoints, Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job, ConfigMap, Secret, Event, ClusterConfig,
 )  # fmt: skip
 """The kinds that `get` and the API show, in the order of `get all`-like listings."""
 
@@ -25,7 +26,7 @@ STORED: Final[tuple[type[Resource], ...]] = (*SERVED, Attachment, Observed, Node
 """Every kind that the store may hold."""
 
 WRITABLE: Final[tuple[type[Resource], ...]] = (
-    ClusterConfig, Namespace, Pod, Service, EndpointSlice, Endpoints, Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job,
+    ClusterConfig, Namespace, ConfigMap, Secret, Pod, Service, EndpointSlice, Endpoints, Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job,
 )  # fmt: skip
 """The kinds that a manifest may hold."""
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from kubenetlab.api.environment import EnvFromSource, EnvVar
 from kubenetlab.api.meta import Condition, ObjectMeta, Record, Resource, Unmodelled
 from kubenetlab.api.scheduling import Affinity, TopologySpreadConstraint
 
@@ -14,6 +15,8 @@ Protocol = Literal["TCP", "UDP", "SCTP"]
 Port = Annotated[int, Meta(ge=1, le=65535, title="a port number")]
 PortOrName = Port | Annotated[str, Meta(min_length=1, title="a port name")]
 
+REAL_COMMANDS_ANNOTATION = "kubenetlab.dev/real-commands"
+"""`"true"` on a pod runs its containers' commands, as programs of this machine."""
 READY_ANNOTATION = "kubenetlab.dev/ready"
 """`"false"` on a pod makes it unready on purpose."""
 
@@ -28,14 +31,6 @@ class ContainerPort(Record, frozen=True):
     host_port: Annotated[int, Meta(ge=0, le=65535, title="a port number")] = 0
     """The port of its node that it takes."""
     host_ip: str = ""
-
-
-class EnvVar(Record, frozen=True):
-    """One environment variable."""
-
-    name: str
-    value: str = ""
-    value_from: Unmodelled = None
 
 
 class HTTPHeader(Record, frozen=True):
@@ -107,6 +102,7 @@ class Container(Record, frozen=True):
     ports: tuple[ContainerPort, ...] = ()
     """Any image without a stand-in of its own serves these."""
     env: tuple[EnvVar, ...] = ()
+    env_from: tuple[EnvFromSource, ...] = ()
     readiness_probe: Probe | None = None
     """Without one a container is ready once it listens."""
     liveness_probe: Probe | None = None
@@ -115,7 +111,6 @@ class Container(Record, frozen=True):
     restart_policy: Literal["Always"] | None = None
     """Of an init container: `Always` makes it a sidecar."""
 
-    env_from: Unmodelled = None
     image_pull_policy: Unmodelled = None
     lifecycle: Unmodelled = None
     resize_policy: Unmodelled = None
@@ -129,7 +124,8 @@ class Container(Record, frozen=True):
     tty: Unmodelled = None
     volume_devices: Unmodelled = None
     volume_mounts: Unmodelled = None
-    working_dir: Unmodelled = None
+    working_dir: str = ""
+    """Of a real command."""
 
     @property
     def is_sidecar(self) -> bool:
@@ -206,11 +202,12 @@ class PodSpec(Record, frozen=True):
     """Lines for /etc/hosts."""
     readiness_gates: tuple[PodReadinessGate, ...] = ()
     termination_grace_period_seconds: NotNegative = 30
-    """Not waited for: a pod goes as soon as no node sends anybody to it any more."""
+    """How long a real command may take to end; built-in programs end as soon as no node sends anybody to them any more."""
+    enable_service_links: bool = True
+    """Whether the namespace's Services are told by environment variables."""
 
     active_deadline_seconds: Unmodelled = None
     automount_service_account_token: Unmodelled = None
-    enable_service_links: Unmodelled = None
     ephemeral_containers: Unmodelled = None
     host_ipc: Unmodelled = None
     host_pid: Unmodelled = None

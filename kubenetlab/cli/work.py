@@ -26,13 +26,14 @@ def exec_(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", show_default=False)],
     namespace: Namespace = None,
     container: Annotated[
-        str | None, typer.Option("-c", "--container", metavar="NAME", help="The containers of a pod share its namespaces: any will do.")
+        str | None,
+        typer.Option("-c", "--container", metavar="NAME", help="Whose environment; the containers of a pod share its namespaces."),
     ] = None,
     lab: Lab = None,
 ) -> None:
     """Run a program of this machine inside a pod, a node or an external host. Example: kubenetlab exec client -- ip addr
 
-    It sees that place's network, hostname, processes, /etc/hosts and /etc/resolv.conf, and this machine's files.
+    It sees that place's network, hostname, processes, /etc/hosts and /etc/resolv.conf, the container's variables, and this machine's files.
     """
     raise typer.Exit(_enter(target, command, namespace, lab, container=container))
 
@@ -126,7 +127,7 @@ def _enter(
     names = [entry["name"] for pod in seen["pods"] if pod["sandbox"] == found.sandbox for entry in pod["containers"]]
     if container is not None and container not in names:
         raise UsageError(f"container {container} is not in {found.title}; it has: {', '.join(names) or 'none'}")
-    reply = client.request("GET", "/apis/kubenetlab.dev/v1alpha1/enter", query={"netns": found.sandbox})
+    reply = client.request("GET", "/apis/kubenetlab.dev/v1alpha1/enter", query={"netns": found.sandbox, "container": container or ""})
     files: dict[str, Any] = reply.body
     return run(
         reply.fds[0],
@@ -134,5 +135,5 @@ def _enter(
         hosts=files["hosts"],
         resolv_conf=files["resolv_conf"],
         scratch=str(rundir.base()),
-        environment=environment or {},
+        environment={**files["environment"], **(environment or {})},
     )

@@ -18,6 +18,7 @@ from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import NAMESPACE_NAME_LABEL, Namespace, Service
 from kubenetlab.api.decode import Finding
 from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.environment import Secret, sealed
 from kubenetlab.api.kinds import qualified_kind
 from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.pods import Pod
@@ -123,6 +124,8 @@ class _Staged:
             if (type(obj), obj.key) in self._changes:
                 hint = f"{obj.title} stands twice in what was given: keep one of them"
                 findings = [structs.replace(finding, hints=(hint,)) for finding in findings]
+        if isinstance(candidate, Secret):
+            candidate = sealed(candidate)
         if isinstance(candidate, Service):
             candidate, faults = cluster_ips.completed(candidate, self._config.networking.service_networks, self._taken)
             findings += faults

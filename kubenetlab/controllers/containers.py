@@ -7,7 +7,7 @@ Source: k8s.io/kubernetes pkg/kubelet/kuberuntime/{kuberuntime_container.go,kube
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from msgspec import structs
@@ -21,6 +21,7 @@ LONGEST_BACK_OFF_S = 300
 
 CREATING = "ContainerCreating"
 INITIALIZING = "PodInitializing"
+CONFIG_ERROR = "CreateContainerConfigError"
 CRASH_LOOP = "CrashLoopBackOff"
 KILLED_EXIT_CODE = 137
 KILLING_PROBES: Final = ("startup", "liveness")
@@ -53,17 +54,20 @@ def failed_probe(message: str) -> str:
     return next((kind for kind in KILLING_PROBES if message.startswith(f"{kind.capitalize()} probe failed")), "")
 
 
-def statuses(pod: Pod, seen: Observed | None, now: float, *, is_initialized: bool) -> tuple[list[ContainerStatus], list[ContainerStatus]]:
-    """(init containers and sidecars, app containers). One init container after the other; a sidecar must have started, the others must
+def statuses(
+    pod: Pod, seen: Observed | None, now: float, faults: Mapping[str, str], *, is_initialized: bool
+) -> tuple[list[ContainerStatus], list[ContainerStatus]]:
+    """`faults` say of a container why it cannot be started. Returns (init containers and sidecars, app containers). One init container after the other; a sidecar must have started, the others must
     have ended well. Once a pod is initialized it stays so as long as its sandbox lives."""
     may_start = True
     first: list[ContainerStatus] = []
     for container in pod.spec.init_containers:
         part: Part = "sidecar" if container.is_sidecar else "init"
-        status = _status(pod, container, part, seen, now, may_start=may_start or is_initialized)
+        status = _status(pod, container, part, seen, now, _waits(container, faults, may_start=may_start or is_initialized))
         first.append(status)
         may_start = may_start and is_past(container, status)
-    rest = [_status(pod, container, "app", seen, now, may_start=may_start or is_initialized) for container in pod.spec.containers]
+    may_start = may_start or is_initialized
+    rest = [_status(pod, container, "app", seen, now, _waits(container, faults, may_start=may_start)) for container in pod.spec.containers]
     return first, rest
 
 
@@ -74,13 +78,22 @@ def is_past(container: Container, status: ContainerStatus) -> bool:
     return status.state.terminated is not None and status.state.terminated.exit_code == 0
 
 
-def _status(pod: Pod, container: Container, part: Part, seen: Observed | None, now: float, *, may_start: bool) -> ContainerStatus:
+def _waits(container: Container, faults: Mapping[str, str], *, may_start: bool) -> ContainerState:
+    """How a container is that does not run yet."""
+    if not may_start:
+        return ContainerState(waiting=Waiting(INITIALIZING))
+    if container.name in faults:
+        return ContainerState(waiting=Waiting(CONFIG_ERROR, faults[container.name]))
+    return ContainerState(waiting=Waiting(CREATING))
+
+
+def _status(pod: Pod, container: Container, part: Part, seen: Observed | None, now: float, waits: ContainerState) -> ContainerStatus:
+    """`waits` is its state when it does not run yet, or is to be started again."""
     before = pod.container_status(container.name)
     attempt = before.restart_count if before else 0
     last = before.last_state if before else ContainerState()
     report = seen.containers.get(container.name) if seen else None
     base = ContainerStatus(container.name, restart_count=attempt, image=container.image, last_state=last)
-    waits = ContainerState(waiting=Waiting(CREATING if may_start else INITIALIZING))
     if report is None and before is not None and before.state.running is not None:  # its sandbox has gone, and it with it
         lost = Terminated(KILLED_EXIT_CODE, "Error", started_at=before.state.running.started_at, finished_at=timestamp(now))
         return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=lost))

@@ -11,18 +11,20 @@ from typing import Final, Literal
 from msgspec import structs
 
 from kubenetlab.api.core import Node
+from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.lab import Attachment, NetworkFacts, Observed
 from kubenetlab.api.meta import Condition, timestamp
 from kubenetlab.api.pods import READY_ANNOTATION, ContainerStatus, Pod, PodIP, PodStatus
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
-from kubenetlab.controllers.containers import CHANGED, CRASH_LOOP, failed_probe, next_start, statuses, unfinished
+from kubenetlab.controllers.containers import CHANGED, CONFIG_ERROR, CRASH_LOOP, failed_probe, next_start, statuses, unfinished
+from kubenetlab.controllers.environment import faults
 from kubenetlab.controllers.events import event, is_recorded
 from kubenetlab.controllers.ipam import attachment_of, network
 from kubenetlab.controllers.nodes import NETWORK_NOT_READY
 from kubenetlab.controllers.scheduler import SCHEDULED
 from kubenetlab.controllers.wake import Wake
 
-WATCHES: Final[tuple[Kind, ...]] = (NetworkFacts, Node, Pod, Attachment, Observed)
+WATCHES: Final[tuple[Kind, ...]] = (NetworkFacts, Node, Pod, Attachment, Observed, ConfigMap, Secret)
 
 INITIALIZED = "Initialized"
 
@@ -64,7 +66,7 @@ def _status(cluster: Cluster, pod: Pod, node: Node, seen: Observed | None, now: 
     has_sandbox = seen is not None and seen.sandbox_pid != 0
     initialized = pod.status.condition(INITIALIZED)
     is_initialized = has_sandbox and initialized is not None and initialized.status == "True"
-    first, containers = statuses(pod, seen, now, is_initialized=is_initialized)
+    first, containers = statuses(pod, seen, now, faults(cluster, pod), is_initialized=is_initialized)
     addresses: tuple[str, ...] = ()
     if has_sandbox and pod.status.phase != "Failed":
         attachment = attachment_of(cluster, pod)
@@ -163,12 +165,11 @@ def _events(cluster: Cluster, pod: Pod, status: PodStatus, now: float) -> Iterat
         ended = container.last_state.terminated or container.state.terminated
         if container.state.running is not None and not was_running:
             yield event(cluster, pod, "Normal", "Started", f"Started container {container.name}", source, now)
-        if (
-            container.state.waiting is not None
-            and container.state.waiting.reason == CRASH_LOOP
-            and (old is None or old.state != container.state)
-        ):
+        waits = container.state.waiting
+        if waits is not None and waits.reason == CRASH_LOOP and (old is None or old.state != container.state):
             yield event(cluster, pod, "Warning", "BackOff", f"Back-off restarting failed container {container.name}", source, now)
+        if waits is not None and waits.reason == CONFIG_ERROR and (old is None or old.state != container.state):
+            yield event(cluster, pod, "Warning", "Failed", f"Error: {waits.message}", source, now)
         if was_running and ended is not None and ended.message == CHANGED:
             message = f"Container {container.name} definition changed, will be restarted"
             yield event(cluster, pod, "Normal", "Killing", message, source, now)

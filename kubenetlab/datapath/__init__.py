@@ -21,6 +21,7 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
+from kubenetlab.controllers import environment
 from kubenetlab.controllers.addons import is_dns_coming
 from kubenetlab.datapath import containers, egress, fabric, modes, pods
 from kubenetlab.datapath.modes import CNI, ServiceProxy
@@ -82,7 +83,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     for node in nodes:
         want(memo(("node", node.name), _node, node, cni))
         want(memo(("proxy", node.name), _proxy, without_pods(node), services, proxy, cni))
-        for view, pod in _pods_of(cluster, node):
+        for view, pod in _pods_of(cluster, node, memo):
             ports = _target_ports(memo, pod, view, service_list)
             want(memo(("pod", view.netns), _pod, node, view, cni))
             want(memo(("programs", view.netns), _programs, view, pod, ports, awaits_dns))
@@ -96,7 +97,7 @@ def plan_probes(cluster: Cluster, decisions: Decisions, memo: Memo) -> dict[str,
     services = cluster.all(Service)
     wanted: dict[str, tuple[ProbeSpec, ...]] = {}
     for node in node_views(cluster, decisions):
-        for view, pod in _pods_of(cluster, node):
+        for view, pod in _pods_of(cluster, node, memo):
             ports = _target_ports(memo, pod, view, services)
             wanted[view.netns] = memo(("probes", view.netns), _probes, without_pods(node), view, pod, ports)
     return {netns: specs for netns, specs in wanted.items() if specs}
@@ -149,11 +150,12 @@ def _probes(node: NodeView, view: PodView, pod: Pod, ports: tuple[Listener, ...]
     return tuple(probes(node, view, pod, ports))
 
 
-def _pods_of(cluster: Cluster, node: NodeView) -> Iterator[tuple[PodView, Pod]]:
+def _pods_of(cluster: Cluster, node: NodeView, memo: Memo) -> Iterator[tuple[PodView, Pod]]:
+    """The node's pods, with the environment of their containers resolved."""
     for view in node.pods:
         pod = cluster.get(Pod, view.namespace, view.name)
         if pod is not None:
-            yield view, pod
+            yield view, environment.resolved(cluster, pod) if memo(("refers", view.netns), environment.refers, pod.spec) else pod
 
 
 def _by_namespace(objects: Iterable[Object], origin: Origin) -> Iterator[Wanted]:

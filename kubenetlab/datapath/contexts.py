@@ -8,6 +8,7 @@ from kubenetlab import names
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.environment import MissingError, environment
 from kubenetlab.datapath import pods
 from kubenetlab.datapath.pods import PodFiles
 from kubenetlab.datapath.view import NodeView, PodView, node_views
@@ -63,6 +64,22 @@ class Contexts:
         found = self._pods.get(netns)
         pod = self._cluster.get(Pod, found[1].namespace, found[1].name) if found else None
         return (*found, pod) if found and pod else None
+
+    def environment(self, netns: str, container: str = "") -> dict[str, str]:
+        """What a container (without a name the pod's first) was told when it started; nothing for other places, and for one that cannot start."""
+        found = self.pod_of(netns)
+        if found is None:
+            return {}
+        _, _, pod = found
+        chosen = pod.container(container) if container else pod.spec.containers[0]
+        status = pod.container_status(chosen.name) if chosen is not None else None
+        if chosen is None or status is None:
+            return {}
+        since = status.state.running.started_at if status.state.running is not None else None
+        try:
+            return environment(self._cluster, pod, chosen, until=since)
+        except MissingError:
+            return {}
 
     def get(self, netns: str) -> Context | None:
         """None for a namespace in which nobody is at home: switches, routers, and what is gone."""

@@ -187,7 +187,8 @@ class LabApi:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             return _failure(409, f"{netns} is going away")
-        return Handover(_json({"netns": netns, **files}), (pidfd,))
+        variables = agent.contexts.environment(netns, request.query.get("container", ""))
+        return Handover(_json({"netns": netns, **files, "environment": variables}), (pidfd,))
 
 
 def render_changes(changes: Changes) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from kubenetlab.api.core import Event
 from kubenetlab.api.pods import READY_ANNOTATION, Container, Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.containers import CRASH_LOOP
+from kubenetlab.controllers.containers import CONFIG_ERROR, CRASH_LOOP
 from kubenetlab.controllers.kubelet import observed_of
 from kubenetlab.programs import is_one_shot, setup
 
@@ -75,7 +75,10 @@ def _faults(cluster: Cluster, pod: Pod) -> Iterator[str]:
     for container in pod.container_statuses:
         ended = container.state.terminated or container.last_state.terminated
         detail = (ended.message or f"exit status {ended.exit_code}") if ended else ""
-        if container.state.waiting is not None and container.state.waiting.reason == CRASH_LOOP:
+        waits = container.state.waiting
+        if waits is not None and waits.reason == CONFIG_ERROR:
+            yield f"{CONFIG_ERROR}: container {container.name}: {waits.message}"
+        elif waits is not None and waits.reason == CRASH_LOOP:
             yield f"{CRASH_LOOP}: container {container.name}: {detail}"
         elif container.state.terminated is not None and container.state.terminated.exit_code:
             yield f"Error: container {container.name}: {detail}"

@@ -19,15 +19,8 @@ def declared_ports(container: Container) -> tuple[Listener, ...]:
 
 
 def arguments(container: Container) -> tuple[str, ...]:
-    """Command and arguments with `$(NAME)` replaced by the container's own variables; `$$` is a dollar."""
-    values = {variable.name: variable.value for variable in container.env}
-
-    def replaced(match: re.Match[str]) -> str:
-        if match[0] == "$$":
-            return "$"
-        return values.get(match[1], match[0])
-
-    return tuple(re.sub(r"\$\$|\$\(([^)]+)\)", replaced, word) for word in (*container.command, *container.args))
+    """Command and arguments, one behind the other."""
+    return (*container.command, *container.args)
 
 
 def options(words: Sequence[str]) -> dict[str, str]:

@@ -49,7 +49,7 @@ def asked(line: str, shell: str = "bash") -> list[str]:
         ("kubenetlab get --outp", ["--output"]),
         ("kubenetlab get -o ", ["table", "wide", "json", "yaml"]),
         ("kubenetlab get po", ["pods"]),
-        ("kubenetlab get pods,se", ["pods,services"]),
+        ("kubenetlab get pods,serv", ["pods,services"]),
         ("kubenetlab scale ", ["deployments", "replicasets", "replicationcontrollers", "statefulsets"]),
         ("kubenetlab rollout restart d", ["deployments", "daemonsets"]),
         ("kubenetlab schema endpoint", ["endpointslice", "endpoints"]),

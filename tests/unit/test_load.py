@@ -29,13 +29,18 @@ def test_reads_a_list_and_keeps_what_it_does_not_model() -> None:
         kind: List
         items:
         - {apiVersion: v1, kind: Namespace, metadata: {name: shop}}
-        - {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}
-        - {apiVersion: v1, kind: ConfigMap, metadata: {name: b}}
+        - {apiVersion: v1, kind: ServiceAccount, metadata: {name: a}}
+        - {apiVersion: v1, kind: ServiceAccount, metadata: {name: b}}
         - {apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: g}}
         """
     )
-    assert [entry.title for entry in found.entries] == ["Namespace shop", "ConfigMap default/a", "ConfigMap default/b", "Gateway default/g"]
-    assert found.not_modelled == {"ConfigMap": ("a", "b"), "Gateway": ("g",)}
+    assert [entry.title for entry in found.entries] == [
+        "Namespace shop",
+        "ServiceAccount default/a",
+        "ServiceAccount default/b",
+        "Gateway default/g",
+    ]
+    assert found.not_modelled == {"ServiceAccount": ("a", "b"), "Gateway": ("g",)}
 
 
 def test_null_counts_as_absent() -> None:

@@ -92,7 +92,6 @@ class Someone:
         ({"args": ["netexec"]}, "netexec", "8080/tcp 8081/udp"),
         ({"args": ["netexec", "--http-port=80", "--udp-port", "-1"]}, "netexec", "80/tcp"),
         ({"command": ["/agnhost", "netexec", "--http-port", "90"], "args": []}, "netexec", "90/tcp 8081/udp"),
-        ({"args": ["netexec", "--http-port=$(PORT)"], "env": [{"name": "PORT", "value": "81"}]}, "netexec", "81/tcp 8081/udp"),
         ({"args": ["netexec", "--http-port=http"]}, "misused", ""),
         ({"args": ["serve-hostname", "--port=9000", "--udp"]}, "serve_hostname", "9000/tcp 9000/udp"),
         ({"args": ["serve-hostname", "--http=false", "--tcp"]}, "serve_hostname", "9376/tcp"),

@@ -93,6 +93,19 @@ kind: Job
 metadata: {name: a}
 spec: {completions: 2, parallelism: 1, template: {spec: {restartPolicy: Never, containers: [{name: a, image: a}]}}}
 ---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: a}
+data: {a: b}
+binaryData: {c: ZA==}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: a}
+type: Opaque
+data: {a: Yg==}
+stringData: {c: d}
+---
 """
 PROBES = ", ports: [{containerPort: 80}], readinessProbe: {httpGet: {port: http, httpHeaders: [{name: a}]}}, env: [{name: A, value: b}]"
 PLACES = (

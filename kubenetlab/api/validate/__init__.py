@@ -13,9 +13,11 @@ from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.decode import Finding
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
+from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.validate.config import validate_config
+from kubenetlab.api.validate.environment import validate_config_map, validate_secret
 from kubenetlab.api.validate.metadata import validate_metadata, validate_namespace
 from kubenetlab.api.validate.pods import validate_pod
 from kubenetlab.api.validate.services import validate_endpoint_slice, validate_endpoints, validate_service
@@ -24,6 +26,8 @@ from kubenetlab.api.validate.workloads import validate_job, validate_workload
 _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     ClusterConfig: validate_config,
     Namespace: validate_namespace,
+    ConfigMap: validate_config_map,
+    Secret: validate_secret,
     Pod: validate_pod,
     Service: validate_service,
     EndpointSlice: validate_endpoint_slice,

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.pods import Container, Pod, PodSpec, Probe
+from kubenetlab.api.validate.environment import validate_environment
 from kubenetlab.api.validate.metadata import port_name_fault, subdomain_fault, validate_labels, validate_selector
 from kubenetlab.names import label_fault
 
@@ -79,6 +80,7 @@ def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iter
         yield Finding((*path, "image"), "required, but missing")
     elif container.image != container.image.strip():
         yield Finding((*path, "image"), f"must not have leading or trailing whitespace, found {found(container.image)}")
+    yield from validate_environment(container, path)
     names: set[str] = set()
     for index, port in enumerate(container.ports):
         here = (*path, "ports", index)
