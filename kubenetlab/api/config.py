@@ -152,6 +152,8 @@ class ClusterConfig(Resource, frozen=True):
     """Without any: a control plane and two workers; in kind's document a control plane alone."""
     networking: Networking = Networking()
     fabric: Fabric = Fabric()
+    real_commands: bool = False
+    """Runs a container's `command` where this machine has the program, instead of a stand-in."""
     external: tuple[ExternalHost, ...] = (ExternalHost(name="client", address="198.51.100.10"),)
     """Hosts in the internet. Without any: one client."""
 

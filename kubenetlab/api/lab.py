@@ -41,6 +41,8 @@ class ContainerReport(Record, frozen=True):
     message: str = ""
     at: float = 0.0
     """When, in seconds since 1970."""
+    is_process: bool = False
+    """True for a process of its own, which takes its time to end."""
 
 
 class ProbeReport(Record, frozen=True):
@@ -134,3 +136,5 @@ class Decisions(Internal, kw_only=True, frozen=True):
     is_final: bool = False
     """True once pods have been wired by it: from then on the layout stays."""
     reasons: tuple[str, ...] = ()
+    real_commands: tuple[str, ...] = ()
+    """Which of the containers' commands are run as programs of this machine, where the lab is to run what it can."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -82,11 +83,16 @@ def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Ma
     from kubenetlab.api.decode import decode
     from kubenetlab.api.pods import Probe
     from kubenetlab.datapath.probes import describe
+    from kubenetlab.programs import COMMAND
 
     say(f"  {container['name']}:")
     _line("Image", container.get("image", ""), 2)
-    _line("Program", f"built-in {seen['program']}" if seen.get("program") else "<not running>", 2)
-    _line("Listening on", ", ".join(str(port) for port in seen.get("ports", ())) or "<nothing>", 2)
+    is_real = seen.get("program") == COMMAND
+    if is_real:
+        _line("Program", f"{shlex.join((*container.get('command', ()), *container.get('args', ())))} (process {seen['pid']})", 2)
+    else:
+        _line("Program", f"built-in {seen['program']}" if seen.get("program") else "<not running>", 2)
+        _line("Listening on", ", ".join(str(port) for port in seen.get("ports", ())) or "<nothing>", 2)
     for name, field in (("State", "state"), ("Last State", "lastState")):
         for kind, detail in status.get(field, {}).items():
             _line(name, f"{kind.capitalize()}{': ' + detail['reason'] if detail.get('reason') else ''}", 2)
@@ -100,9 +106,10 @@ def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Ma
         given = container.get(f"{kind.lower()}Probe")
         probe = decode(given, Probe).value if given is not None else None
         if probe is not None:
-            _line(kind, describe(probe), 2)
+            _line(kind, describe(probe, is_real=is_real), 2)
         elif kind == "Readiness":
-            _line(kind, "a connect to its first port, or a ping: the lab's own question", 2)
+            own = "a ping" if is_real else "a connect to its first port, or a ping"
+            _line(kind, f"{own}: the lab's own question", 2)
 
 
 def _service(client: Client, service: Mapping[str, Any]) -> None:

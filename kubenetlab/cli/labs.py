@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kubenetlab.cli.completion import candidates
-from kubenetlab.cli.options import Cni, Files, Lab, Namespace, Nodes, Output, OutputOption, PlanOutput, Proxy, Strict, Timeout, seconds
+from kubenetlab.cli.options import (
+    Cni,
+    Files,
+    Lab,
+    Namespace,
+    Nodes,
+    Output,
+    OutputOption,
+    PlanOutput,
+    Proxy,
+    RealCommands,
+    Strict,
+    Timeout,
+    seconds,
+)
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, note, paint, say, table
 
 if TYPE_CHECKING:
@@ -26,6 +40,7 @@ def up(
     cni: Cni = None,
     proxy: Proxy = None,
     nodes: Nodes = None,
+    real_commands: RealCommands = False,
     timeout: Timeout = "60s",
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the pods.")] = False,
     strict: Strict = False,
@@ -41,7 +56,7 @@ def up(
     from kubenetlab.lab.client import Client
 
     timeout_s = seconds(timeout)
-    name, given = manifests.for_lab(lab, files, strict=strict, cni=cni, proxy=proxy, nodes=nodes)
+    name, given = manifests.for_lab(lab, files, strict=strict, cni=cni, proxy=proxy, nodes=nodes, real_commands=real_commands)
     manifests.warn(given)
     if rundir.is_alive(name):
         _apply(Client(name), given)
@@ -122,6 +137,7 @@ def plan(
     cni: Cni = None,
     proxy: Proxy = None,
     nodes: Nodes = None,
+    real_commands: RealCommands = False,
     strict: Strict = False,
     wide: Annotated[bool, typer.Option("--wide", help="Every setting on a line of its own.")] = False,
     output: Annotated[PlanOutput, typer.Option("-o", "--output", help="How to print it; `sh` is a shell script.")] = PlanOutput.table,
@@ -138,7 +154,7 @@ def plan(
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
-    name, given = manifests.for_lab(lab, files, strict=strict, cni=cni, proxy=proxy, nodes=nodes)
+    name, given = manifests.for_lab(lab, files, strict=strict, cni=cni, proxy=proxy, nodes=nodes, real_commands=real_commands)
     manifests.warn(given)
     is_script = output is PlanOutput.sh
     answer: dict[str, Any] = {}

@@ -46,6 +46,7 @@ def read(
     cni: str | None = None,
     proxy: str | None = None,
     nodes: int | None = None,
+    real_commands: bool = False,
     with_quickstart: bool = False,
     base: Mapping[str, Any] | None = None,
     for_new_lab: bool = False,
@@ -70,7 +71,7 @@ def read(
         loaded = Loaded(())
     config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
     entries = tuple(entry for entry in loaded.entries if entry is not config and not isinstance(entry.object, ClusterConfig))
-    flags = _flags(cni, proxy)
+    flags = _flags(cni, proxy, real_commands=real_commands)
     if flags or nodes:
         config = _with_flags(config.value if config is not None else base, flags, nodes)
     if lab is not None and config is not None:
@@ -79,7 +80,14 @@ def read(
 
 
 def for_lab(
-    lab: str | None, files: Sequence[str] | None, *, strict: bool, cni: str | None, proxy: str | None, nodes: int | None
+    lab: str | None,
+    files: Sequence[str] | None,
+    *,
+    strict: bool,
+    cni: str | None,
+    proxy: str | None,
+    nodes: int | None,
+    real_commands: bool,
 ) -> tuple[str, Manifests]:
     """(name, manifests) of `up` and `plan`: for a lab that is not up all it is to be made of, for one that is what is to change.
 
@@ -91,10 +99,14 @@ def for_lab(
     if lab is not None:
         rundir.of(lab)  # a name that no lab can have is told before anything else
     with_quickstart = not files and (lab in (None, QUICKSTART) or not rundir.is_alive(lab or ""))
-    flags: dict[str, Any] = {"cni": cni, "proxy": proxy, "nodes": nodes, "lab": lab}
+    flags: dict[str, Any] = {"cni": cni, "proxy": proxy, "nodes": nodes, "real_commands": real_commands, "lab": lab}
     given = read(files, strict=strict, with_quickstart=with_quickstart, for_new_lab=True, **flags)
     name = lab or given.cluster_config.name or (QUICKSTART if given.is_quickstart else "lab")
-    if rundir.is_alive(name) and (cni or proxy or nodes) and (given.config is None or given.config.document.file == COMMAND_LINE):
+    if (
+        rundir.is_alive(name)
+        and (cni or proxy or nodes or real_commands)
+        and (given.config is None or given.config.document.file == COMMAND_LINE)
+    ):
         (current,) = Client(name).get("/apis/kubenetlab.dev/v1alpha1/clusters")["items"]
         base = {key: value for key, value in current.items() if key != "metadata"}
         given = read(files, strict=strict, with_quickstart=with_quickstart, base=base, **flags)
@@ -139,14 +151,23 @@ def ignored_fields(entries: Sequence[Entry]) -> list[str]:
     found: dict[str, None] = {}
     for entry in entries:
         if entry.object is not None:
-            _collect_ignored(entry.object, found)
+            _collect_ignored(entry.object, found, may_be_real=_may_be_real(entry, entries))
     return list(found)
 
 
-def _collect_ignored(record: Any, into: dict[str, None]) -> None:
+def _may_be_real(entry: Entry, entries: Sequence[Entry]) -> bool:
+    """True when the commands of an object's containers may be run."""
+    from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION
+
+    template = getattr(getattr(entry.object, "spec", None), "template", entry.object)
+    is_asked = template is not None and template.metadata.annotations.get(REAL_COMMANDS_ANNOTATION) == "true"
+    return is_asked or any(isinstance(other.object, ClusterConfig) and other.object.real_commands for other in entries)
+
+
+def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool) -> None:
     from kubenetlab.api.meta import Record, Unmodelled, kubernetes_name
 
-    for name in (*NOT_YET.get(type(record).__name__, ()), *_unread(record)):
+    for name in (*NOT_YET.get(type(record).__name__, ()), *_unread(record, may_be_real=may_be_real)):
         if getattr(record, name):
             into[kubernetes_name(name)] = None
     types = {name: annotation for cls in reversed(type(record).__mro__) for name, annotation in getattr(cls, "__annotations__", {}).items()}
@@ -156,19 +177,21 @@ def _collect_ignored(record: Any, into: dict[str, None]) -> None:
             if value is not None and name not in ("managed_fields", "self_link"):
                 into[kubernetes_name(name)] = None
         elif isinstance(value, Record):
-            _collect_ignored(value, into)
+            _collect_ignored(value, into, may_be_real=may_be_real)
         elif isinstance(value, tuple):
             for item in value:
                 if isinstance(item, Record):
-                    _collect_ignored(item, into)
+                    _collect_ignored(item, into, may_be_real=may_be_real)
 
 
-def _unread(record: Any) -> tuple[str, ...]:
+def _unread(record: Any, *, may_be_real: bool) -> tuple[str, ...]:
     """What the stand-in for a container does not look at."""
     from kubenetlab.api.pods import Container
     from kubenetlab.programs import reads_arguments
 
-    return ("command", "args", "env") if isinstance(record, Container) and not reads_arguments(record.image) else ()
+    if not isinstance(record, Container) or (may_be_real and record.command):
+        return ()
+    return ("working_dir",) if reads_arguments(record.image) else ("command", "args", "env", "env_from", "working_dir")
 
 
 def _is_outside_service(entry: Entry) -> bool:
@@ -184,14 +207,14 @@ def _named(config: Entry, lab: str) -> Entry:
     return structs.replace(config, value={**config.value, "name": lab}, object=obj)
 
 
-def _flags(cni: str | None, proxy: str | None) -> dict[str, Any]:
+def _flags(cni: str | None, proxy: str | None, *, real_commands: bool) -> dict[str, Any]:
     """What the flags say, in the Cluster document's words."""
     networking: dict[str, Any] = {}
     if cni is not None:
         networking |= {"cni": mode(cni), "disableDefaultCNI": False}
     if proxy is not None:
         networking["kubeProxyMode"] = mode(proxy)
-    return {"networking": networking} if networking else {}
+    return ({"networking": networking} if networking else {}) | ({"realCommands": True} if real_commands else {})
 
 
 def _with_flags(value: Mapping[str, Any] | None, flags: dict[str, Any], nodes: int | None) -> Entry:

@@ -78,6 +78,9 @@ Proxy = Annotated[
 Nodes = Annotated[
     int | None, typer.Option("--nodes", metavar="N", min=1, max=1000, help="How many nodes: one control plane, the rest workers.")
 ]
+RealCommands = Annotated[
+    bool, typer.Option("--real-commands", help="Run the containers' commands that are programs of this machine, instead of stand-ins.")
+]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for the pods, such as `60s` or `2m`.")]
 
 

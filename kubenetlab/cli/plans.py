@@ -18,31 +18,27 @@ _SYSCTL, _ELEMENT = "sysctl ", "nft element "
 def new_lab_plan(given: Manifests) -> list[dict[str, Any]]:
     """What making a lab would do."""
     from kubenetlab.datapath import plan
-    from kubenetlab.datapath.decisions import decide
     from kubenetlab.hoststate.diff import diff
     from kubenetlab.hoststate.state import HostState
-    from kubenetlab.kernel.features import has_br_netfilter
     from kubenetlab.lab.first import first_store
+    from kubenetlab.lab.machine import decisions
 
     cluster, _ = first_store(given.config, given.entries, time.time())
-    decisions = decide(cluster, dict(cluster.config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())
-    changes = diff(HostState(), plan(cluster, decisions))
+    changes = diff(HostState(), plan(cluster, decisions(cluster)))
     return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.operations]} for entry in changes.namespaces]
 
 
 def new_lab_script(given: Manifests, name: str) -> str:
     """A new lab by hand, as it is once all its pods are ready."""
     from kubenetlab.datapath import plan
-    from kubenetlab.datapath.decisions import decide
     from kubenetlab.hoststate.script import script
-    from kubenetlab.kernel.features import has_br_netfilter
     from kubenetlab.lab.first import first_store
+    from kubenetlab.lab.machine import decisions
     from kubenetlab.lab.rehearsal import rehearse
 
     now = time.time()
     cluster = rehearse(first_store(given.config, given.entries, now, name)[0], now)
-    decisions = decide(cluster, dict(cluster.config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())
-    return script(plan(cluster, decisions), name)
+    return script(plan(cluster, decisions(cluster)), name)
 
 
 def show_changes(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:

@@ -13,7 +13,7 @@ from msgspec import structs
 from kubenetlab.api.core import Node
 from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.lab import Attachment, NetworkFacts, Observed
-from kubenetlab.api.meta import Condition, timestamp
+from kubenetlab.api.meta import Condition, seconds, timestamp
 from kubenetlab.api.pods import READY_ANNOTATION, ContainerStatus, Pod, PodIP, PodStatus
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.containers import CHANGED, CONFIG_ERROR, CRASH_LOOP, failed_probe, next_start, statuses, unfinished
@@ -40,9 +40,15 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
         node = cluster.node(pod.spec.node_name)
         seen = observed_of(cluster, pod)
         has_left = node is None and pod.status.start_time is not None  # with its node; on one that never was it stays Pending
-        if has_left or (pod.is_terminating and (seen is None or not seen.sandbox_pid or seen.is_detached)):
+        if has_left or (pod.is_terminating and (seen is None or not seen.sandbox_pid)):
             yield deletion(pod)
             continue
+        if pod.is_terminating and seen is not None and seen.is_detached:
+            deadline = _deadline(pod)
+            if now >= deadline or not any(run.is_process and run.state == "running" for run in seen.containers.values()):
+                yield deletion(pod)
+                continue
+            yield Wake(deadline)
         if node is None:
             continue
         status = _status(cluster, pod, node, seen, now)
@@ -54,6 +60,12 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
         yield from (Wake(at) for container in known if (at := next_start(container)) is not None)
         if not pod.spec.host_network and not network(cluster).has_network:
             yield from _network_not_ready(cluster, pod, now)
+
+
+def _deadline(pod: Pod) -> float:
+    """Until when a pod that is to go is waited for."""
+    grace = pod.metadata.deletion_grace_period_seconds
+    return seconds(pod.metadata.deletion_timestamp or "") + (pod.spec.termination_grace_period_seconds if grace is None else grace)
 
 
 def observed_of(cluster: Cluster, pod: Pod) -> Observed | None:

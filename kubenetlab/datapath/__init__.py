@@ -86,7 +86,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
         for view, pod in _pods_of(cluster, node, memo):
             ports = _target_ports(memo, pod, view, service_list)
             want(memo(("pod", view.netns), _pod, node, view, cni))
-            want(memo(("programs", view.netns), _programs, view, pod, ports, awaits_dns))
+            want(memo(("programs", view.netns), _programs, view, pod, ports, decisions.real_commands, awaits_dns))
     merged = {netns: memo(("contents", netns), _merge, netns, tuple(layers)) for netns, layers in wanted.items()}
     origins = {key: origin for _, found in merged.values() for key, origin in found.items()}
     return HostState({netns: contents for netns, (contents, _) in merged.items()}, origins)
@@ -99,7 +99,7 @@ def plan_probes(cluster: Cluster, decisions: Decisions, memo: Memo) -> dict[str,
     for node in node_views(cluster, decisions):
         for view, pod in _pods_of(cluster, node, memo):
             ports = _target_ports(memo, pod, view, services)
-            wanted[view.netns] = memo(("probes", view.netns), _probes, without_pods(node), view, pod, ports)
+            wanted[view.netns] = memo(("probes", view.netns), _probes, without_pods(node), view, pod, ports, decisions.real_commands)
     return {netns: specs for netns, specs in wanted.items() if specs}
 
 
@@ -142,12 +142,14 @@ def _proxy(node: NodeView, services: tuple[ServiceView, ...], proxy: ServiceProx
     return tuple(_by_namespace(rules, Origin(_mode_name("kube-proxy", proxy), f"Node {node.name}")))
 
 
-def _programs(view: PodView, pod: Pod, ports: tuple[Listener, ...], awaits_dns: bool) -> tuple[Wanted, ...]:
-    return tuple(_by_namespace(containers.programs(view.netns, pod, ports, awaits_dns), Origin("kubelet", f"Pod {view.full_name}")))
+def _programs(view: PodView, pod: Pod, ports: tuple[Listener, ...], real_commands: tuple[str, ...], awaits_dns: bool) -> tuple[Wanted, ...]:
+    return tuple(
+        _by_namespace(containers.programs(view.netns, pod, ports, real_commands, awaits_dns), Origin("kubelet", f"Pod {view.full_name}"))
+    )
 
 
-def _probes(node: NodeView, view: PodView, pod: Pod, ports: tuple[Listener, ...]) -> tuple[ProbeSpec, ...]:
-    return tuple(probes(node, view, pod, ports))
+def _probes(node: NodeView, view: PodView, pod: Pod, ports: tuple[Listener, ...], real_commands: tuple[str, ...]) -> tuple[ProbeSpec, ...]:
+    return tuple(probes(node, view, pod, ports, real_commands))
 
 
 def _pods_of(cluster: Cluster, node: NodeView, memo: Memo) -> Iterator[tuple[PodView, Pod]]:

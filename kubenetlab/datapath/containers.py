@@ -6,14 +6,17 @@ from collections.abc import Iterable, Iterator
 
 from kubenetlab.api.core import Service
 from kubenetlab.api.meta import Labels, matches_labels
-from kubenetlab.api.pods import Container, Pod, PodSpec
+from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION, Container, Pod, PodSpec
 from kubenetlab.controllers.containers import should_run
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.programs import Listener, ProgramRun
-from kubenetlab.programs import DONE, Setup, is_one_shot, setup
+from kubenetlab.programs import COMMAND, DONE, Setup, is_one_shot, setup
+from kubenetlab.programs.command import configure_command
 
 
-def programs(netns: str, pod: Pod, target_ports: tuple[Listener, ...], awaits_dns: bool) -> Iterator[Object]:
+def programs(
+    netns: str, pod: Pod, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...], awaits_dns: bool
+) -> Iterator[Object]:
     """`target_ports` are those of `numeric_target_ports`; the pod's first app container serves them.
 
     While the cluster's DNS is still coming up, what asks only once is held back: manifests are written for a cluster that works.
@@ -22,16 +25,23 @@ def programs(netns: str, pod: Pod, target_ports: tuple[Listener, ...], awaits_dn
         status = pod.container_status(container.name)
         if status is None or not should_run(status):
             continue
-        what = program_of(pod.spec, container, target_ports)
+        what = program_of(pod, container, target_ports, real_commands)
+        if pod.is_terminating and what.program == COMMAND:
+            continue  # it is told to end as soon as its pod is; stand-ins serve until nobody is sent to them any more
         if awaits_dns and status.state.running is None and is_one_shot(what.program):
             continue
         yield ProgramRun(netns, container.name, status.restart_count, what.program, what.options, what.listeners)
 
 
-def program_of(spec: PodSpec, container: Container, target_ports: tuple[Listener, ...] = ()) -> Setup:
-    """What a container runs. An init container whose stand-in would serve for ever has nothing to do: it ends well at once."""
-    what = setup(container, target_ports if container is spec.containers[0] else ())
-    is_init = container in spec.init_containers and not container.is_sidecar
+def program_of(pod: Pod, container: Container, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...]) -> Setup:
+    """What a container runs: its own command, where the pod asks for that or the lab runs this one; else a stand-in.
+
+    An init container whose stand-in would serve for ever has nothing to do: it ends well at once.
+    """
+    if container.command and (pod.metadata.annotations.get(REAL_COMMANDS_ANNOTATION) == "true" or container.command[0] in real_commands):
+        return configure_command(container, pod.spec.termination_grace_period_seconds)
+    what = setup(container, target_ports if container is pod.spec.containers[0] else ())
+    is_init = container in pod.spec.init_containers and not container.is_sidecar
     return Setup(DONE) if is_init and not is_one_shot(what.program) else what
 
 

@@ -5,12 +5,14 @@ The kernel's dynamic neighbours (1,024 in the default setting) are shared by eve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import structs
 
 from kubenetlab.api.core import Node
 from kubenetlab.api.lab import Attachment, Decisions
+from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 
 MAX_ONLINK_PODS = 250
@@ -19,12 +21,25 @@ MAX_DYNAMIC_NEIGHBORS = 256
 """A lab's share of the kernel's table: three such labs fit beside the machine's own."""
 
 
-def decide(cluster: Cluster, options: dict[str, Any], *, has_br_netfilter: bool) -> Decisions:
+def decide(cluster: Cluster, *, has_br_netfilter: bool, has_command: Callable[[str], bool] = lambda _: False) -> Decisions:
     """The choices for this store: those made before, else by the machine and the number of pods.
 
-    The layout stays what it was; neighbours may still turn permanent when a lab grows, never back.
-    `options` are those of the CNI mode; `auto` or nothing leaves the choice to the rule.
+    The layout stays what it was; neighbours may still turn permanent when a lab grows, never back. An option of the CNI mode decides,
+    where it is not `auto`. `has_command` says whether a container's command is a program of the machine.
     """
+    found = _wiring(cluster, has_br_netfilter)
+    return structs.replace(found, real_commands=_real_commands(cluster, has_command))
+
+
+def _real_commands(cluster: Cluster, has_command: Callable[[str], bool]) -> tuple[str, ...]:
+    if not cluster.config.real_commands:
+        return ()
+    commands = {container.command[0] for pod in cluster.all(Pod) for container in pod.spec.all_containers if container.command}
+    return tuple(sorted(command for command in commands if has_command(command)))
+
+
+def _wiring(cluster: Cluster, has_br_netfilter: bool) -> Decisions:
+    options = cluster.config.networking.cni_mode[1]
     before = cluster.get(Decisions, "", "decisions")
     counts = _pods_per_node(cluster)
     wanted = options.get("neighbors", "auto")

@@ -16,6 +16,7 @@ from kubenetlab.controllers.containers import should_run
 from kubenetlab.datapath.containers import program_of
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.programs import Listener
+from kubenetlab.programs import COMMAND, Setup
 
 USER_AGENT = "kube-probe/1.33"
 
@@ -33,12 +34,14 @@ class ProbeSpec(Struct, frozen=True):
     node_netns: str
     """From where it is asked."""
     address: str
-    method: Literal["tcp", "http", "grpc", "ping"]
+    method: Literal["tcp", "http", "grpc", "exec", "ping"]
     port: int = 0
     path: str = "/"
     headers: tuple[tuple[str, str], ...] = ()
     service: str = ""
     """Of gRPC's health protocol."""
+    command: tuple[str, ...] = ()
+    """What is run inside a container whose own command is a real one."""
     period_s: float = 10.0
     timeout_s: float = 1.0
     failure_threshold: int = 3
@@ -51,15 +54,17 @@ class ProbeSpec(Struct, frozen=True):
         return self.netns, self.container, self.kind
 
 
-def probes(node: NodeView, view: PodView, pod: Pod, target_ports: tuple[Listener, ...]) -> Iterator[ProbeSpec]:
+def probes(
+    node: NodeView, view: PodView, pod: Pod, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...]
+) -> Iterator[ProbeSpec]:
     """The probes of one pod. initialDelaySeconds is not waited for: the lab's programs are there at once."""
     for container in pod.spec.long_running_containers:
         status = pod.container_status(container.name)
         if pod.is_terminating or status is None or not should_run(status):
             continue
-        listeners = program_of(pod.spec, container, target_ports).listeners
+        what = program_of(pod, container, target_ports, real_commands)
         for kind in _asked(container, status):
-            yield _spec(node, view, container, status.restart_count, kind, container.probe(kind), listeners)
+            yield _spec(node, view, container, status.restart_count, kind, container.probe(kind), what)
 
 
 def _asked(container: Container, status: ContainerStatus) -> Iterator[ProbeKind]:
@@ -72,8 +77,8 @@ def _asked(container: Container, status: ContainerStatus) -> Iterator[ProbeKind]
         yield "liveness"
 
 
-def describe(probe: Probe) -> str:
-    """A probe in a line, as `kubectl describe` has it, and what the lab makes of it where that differs."""
+def describe(probe: Probe, *, is_real: bool) -> str:
+    """A probe in a line, as `kubectl describe` has it, and what the lab makes of it where that differs: for all but real commands."""
     tail = f"timeout={probe.timeout_seconds}s period={probe.period_seconds}s #success={probe.success_threshold} #failure={probe.failure_threshold}"
     if probe.http_get is not None:
         return f"http-get {probe.http_get.scheme.lower()}://{probe.http_get.host}:{probe.http_get.port}{probe.http_get.path} {tail}"
@@ -81,7 +86,8 @@ def describe(probe: Probe) -> str:
         return f"tcp-socket {probe.tcp_socket.host}:{probe.tcp_socket.port} {tail}"
     if probe.grpc is not None:
         return f"grpc <pod>:{probe.grpc.port} {probe.grpc.service} {tail}".replace("  ", " ")
-    return f"exec {list(probe.exec.command) if probe.exec else []} {tail} (of a built-in program: is it serving? by a connect to its first port)"
+    note = "" if is_real else " (of a built-in program: is it serving? by a connect to its first port)"
+    return f"exec {list(probe.exec.command) if probe.exec else []} {tail}{note}"
 
 
 def _spec(
@@ -91,11 +97,11 @@ def _spec(
     attempt: int,
     kind: ProbeKind,
     probe: Probe | None,
-    listeners: tuple[Listener, ...],
+    what: Setup,
 ) -> ProbeSpec:
     address = view.addresses[0]
     base = ProbeSpec(view.netns, container.name, attempt, kind, node.netns, address, "ping", is_implied=probe is None)
-    first = next((listener.port for listener in listeners if listener.protocol == "TCP"), 0)
+    first = next((listener.port for listener in what.listeners if listener.protocol == "TCP"), 0)
     asked: dict[str, object] = {"method": "tcp", "port": first} if first else {}
     if probe is not None:
         asked |= {
@@ -118,6 +124,8 @@ def _spec(
             asked |= {"method": "tcp", "port": _number(container, probe.tcp_socket.port), "address": probe.tcp_socket.host or address}
         elif probe.grpc is not None:
             asked |= {"method": "grpc", "port": probe.grpc.port, "service": probe.grpc.service}
+        elif probe.exec is not None and what.program == COMMAND:
+            asked |= {"method": "exec", "command": probe.exec.command}
     return structs.replace(base, **asked)
 
 

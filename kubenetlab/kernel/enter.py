@@ -1,7 +1,7 @@
 """Entering a sandbox from outside, to run a program of this machine in it.
 
-One setns on the pidfd joins its network, UTS, IPC and PID namespaces; a mount namespace is made for this run alone, with the pod's
-/proc, /sys, /etc/hosts and /etc/resolv.conf, and without the machine's own ways to look up names.
+One setns on the pidfd joins its network, UTS, IPC and PID namespaces; mounts.py makes a mount namespace for this run alone, with the
+pod's /proc, /sys, /etc/hosts and /etc/resolv.conf, and without the machine's own ways to look up names.
 """
 
 from __future__ import annotations
@@ -11,28 +11,10 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
-from kubenetlab.kernel.syscalls import (
-    CLONE_NEWIPC,
-    CLONE_NEWNET,
-    CLONE_NEWNS,
-    CLONE_NEWPID,
-    CLONE_NEWUSER,
-    CLONE_NEWUTS,
-    MS_BIND,
-    MS_NODEV,
-    MS_NOEXEC,
-    MS_NOSUID,
-    MS_PRIVATE,
-    MS_REC,
-    die_with_parent,
-    mount,
-    setns,
-    unshare,
-)
+from kubenetlab.kernel import mounts
+from kubenetlab.kernel.syscalls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, die_with_parent, setns
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
-_NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n"
-_MACHINE_RESOLVERS = ("/run/nscd", "/run/systemd/resolve", "/var/run/nscd")
 
 
 def enter_lab(init_pid: int) -> None:
@@ -65,7 +47,7 @@ def run(pidfd: int, command: Sequence[str], *, hosts: str, resolv_conf: str, scr
             die_with_parent(signal.SIGKILL)
             for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and what is ignored stays so
                 signal.signal(number, signal.SIG_DFL)
-            _mounts(hosts, resolv_conf, scratch)
+            mounts.pods_files(hosts, resolv_conf, scratch)
             os.execvpe(command[0], list(command), {**os.environ, **environment})
         except FileNotFoundError:
             _say(f"{command[0]}: no such program on this machine")
@@ -80,37 +62,6 @@ def run(pidfd: int, command: Sequence[str], *, hosts: str, resolv_conf: str, scr
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
-
-
-def _mounts(hosts: str, resolv_conf: str, scratch: str) -> None:
-    unshare(CLONE_NEWNS)
-    mount("none", "/", flags=MS_REC | MS_PRIVATE)
-    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    try:
-        mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    except OSError as error:
-        _say(f"/sys stays this machine's: {error.strerror}")
-    mount("tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NODEV)
-    masks = {os.path.realpath(directory): f"{scratch}/mask{number}" for number, directory in enumerate(_MACHINE_RESOLVERS)}
-    for mask in masks.values():
-        os.mkdir(mask, 0o755)
-    for name, target, text in (
-        ("hosts", "/etc/hosts", hosts),
-        ("resolv.conf", "/etc/resolv.conf", resolv_conf),
-        ("nsswitch.conf", "/etc/nsswitch.conf", _NSSWITCH),
-    ):
-        real = os.path.realpath(target)
-        mask = masks.get(os.path.dirname(real), "")  # systemd-resolved's /etc/resolv.conf leads there
-        path = f"{mask}/{os.path.basename(real)}" if mask else f"{scratch}/{name}"
-        with open(path, "w") as stream:
-            stream.write(text)
-        if not mask and os.path.exists(real):
-            mount(path, real, flags=MS_BIND)
-        elif not mask and target != "/etc/nsswitch.conf":
-            _say(f"this machine has no {target}: programs inside will not find the pod's")
-    for directory, mask in masks.items():
-        if os.path.isdir(directory):
-            mount(mask, directory, flags=MS_BIND)
 
 
 def _say(text: str) -> None:

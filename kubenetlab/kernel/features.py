@@ -21,6 +21,15 @@ def has_br_netfilter() -> bool:
     return os.path.exists(BRIDGE_NETFILTER)
 
 
+CONTAINER_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where a container's command is looked for when it says nothing else."""
+
+
+def has_command(command: str) -> bool:
+    """True when a container's command is a program of this machine."""
+    return shutil.which(command, path=CONTAINER_PATH) is not None
+
+
 def has_ipv6() -> bool:
     """True when the kernel has IPv6; ipv6.disable=1 on its command line takes it away."""
     return os.path.isdir("/proc/sys/net/ipv6")

@@ -20,18 +20,16 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.datapath import Memo, plan, plan_probes
-from kubenetlab.datapath.contexts import Contexts
-from kubenetlab.datapath.decisions import decide
+from kubenetlab.datapath.contexts import Context, Contexts
 from kubenetlab.errors import ApplyError
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, diff
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState, contents_of, with_far_ends
-from kubenetlab.kernel.features import has_br_netfilter
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.report import Kernel
 from kubenetlab.kernel.sandboxes import Sandboxes
-from kubenetlab.lab import facts, rundir, state
+from kubenetlab.lab import facts, machine, rundir, state
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.lives import Lives
 from kubenetlab.lab.log import log
@@ -133,8 +131,7 @@ class Agent:
 
     @property
     def decisions(self) -> Decisions:
-        networking = self.cluster.config.networking
-        return decide(self.cluster, dict(networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())
+        return machine.decisions(self.cluster)
 
     @property
     def contexts(self) -> Contexts:
@@ -171,9 +168,7 @@ class Agent:
 
     async def _round(self) -> None:
         cluster, self._wake_at = controllers.run(self.cluster, time.time())
-        self.cluster = cluster = cluster.with_changes(
-            [decide(cluster, dict(cluster.config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())]
-        )
+        self.cluster = cluster = cluster.with_changes([machine.decisions(cluster)])
         self._save()
         decisions = self.decisions
         self.desired = plan(cluster, decisions, self._memo)
@@ -256,9 +251,12 @@ class Agent:
             if isinstance(operation.object, ProgramRun) and context is not None and is_one_shot(operation.object.program) == once:
                 if operation.verb == "remove":
                     await self.runs.stop(operation.object, context.node)
-                elif (said := await self.runs.start(operation.object, pid, context)) is not None:
+                elif (said := await self._start(operation.object, pid, context, contexts)) is not None:
                     refused.append((netns, f"{netns}: cannot start {operation.object}\n  {said}"))
         return refused
+
+    async def _start(self, run: ProgramRun, pid: int, context: Context, contexts: Contexts) -> str | None:
+        return await self.runs.start(run, pid, context, lambda: contexts.environment(run.netns, run.container))
 
     def _settle(self, changes: Changes, refused: dict[str, list[str]]) -> None:
         """What is known after an apply. Where everything went well it is the plan itself; elsewhere Linux is asked."""

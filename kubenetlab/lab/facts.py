@@ -58,7 +58,14 @@ def program_report(cluster: Cluster, report: dict[str, Any]) -> Iterator[Change]
     if pod is None:
         return
     seen = _observed(cluster, pod)
-    told = ContainerReport(report["attempt"], report["state"], report.get("exit_code", 0), report.get("message", ""), report.get("at", 0.0))
+    told = ContainerReport(
+        report["attempt"],
+        report["state"],
+        report.get("exit_code", 0),
+        report.get("message", ""),
+        report.get("at", 0.0),
+        report.get("is_process", False),
+    )
     known = seen.containers.get(report["container"])
     if known is not None and known.attempt == told.attempt and told.state in (known.state, "running"):
         return  # nothing new; or the word that it was started, overtaken by the word that it has ended

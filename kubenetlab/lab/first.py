@@ -13,9 +13,8 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.addons import initial_objects
 from kubenetlab.controllers.admission import Admission, Incoming, admit
 from kubenetlab.datapath import modes
-from kubenetlab.datapath.decisions import decide
 from kubenetlab.errors import ManifestError
-from kubenetlab.kernel.features import has_br_netfilter
+from kubenetlab.lab.machine import decisions
 
 
 def first_store(config: Entry | None, entries: Sequence[Entry], now: float, lab: str = "") -> tuple[Cluster, Admission]:
@@ -31,7 +30,7 @@ def first_store(config: Entry | None, entries: Sequence[Entry], now: float, lab:
     admission = admit(cluster, incoming(entries), now)
     refuse(admission, entries)
     settled, _ = controllers.run(with_network_facts(admission.cluster), now)
-    settled = settled.with_changes([decide(settled, dict(cluster_config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())])
+    settled = settled.with_changes([decisions(settled)])
     return settled, admission
 
 

@@ -216,6 +216,7 @@ class Init:
             if not pid:
                 return
             if pid in self._in_pods:
+                _end_group(pid)
                 self._tell_all({"event": "died", "pid": pid, "status": status, **self._in_pods.pop(pid)})
             for child in self._children:
                 if child.pid == pid:
@@ -340,6 +341,14 @@ class Init:
         connection, _ = self._connections.pop(fd)
         self._poll.unregister(fd)
         connection.close()
+
+
+def _end_group(pid: int) -> None:
+    """Ends what a process has left behind: containers share their pod's PID namespace, so nobody else does."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 def _say(text: str) -> None:

@@ -28,16 +28,15 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.validate import validate
 from kubenetlab.controllers.admission import Admission, Incoming, admit
 from kubenetlab.datapath import Memo, modes, plan
-from kubenetlab.datapath.decisions import decide
 from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.nftables import Table
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState, with_far_ends
-from kubenetlab.kernel.features import has_br_netfilter
 from kubenetlab.lab.first import with_network_facts
 from kubenetlab.lab.http import Answer, Handover, Stream
 from kubenetlab.lab.inspection import inspection
+from kubenetlab.lab.machine import decisions
 from kubenetlab.lab.rules_diff import rules_differences
 from kubenetlab.observe.settled import verdicts
 from kubenetlab.programs.http import Request, Response
@@ -91,8 +90,7 @@ class LabApi:
             return _json(_admission(admission))
         cluster, _ = controllers.run(admission.cluster, time.time())
         try:
-            decisions = decide(cluster, dict(cluster.config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())
-            desired = plan(cluster, decisions, Memo())
+            desired = plan(cluster, decisions(cluster), Memo())
         except ManifestError as error:
             return _failure(422, str(error))
         if asked.get("script"):

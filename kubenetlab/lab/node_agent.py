@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from kubenetlab.kernel import nft
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
+from kubenetlab.lab.executor import Executor
 from kubenetlab.lab.podnet import Namespace
 from kubenetlab.lab.prober import Probing
 from kubenetlab.lab.wire import Message
@@ -71,8 +73,10 @@ class Ruleset:
 class NodeAgent:
     """All nodes' rulesets and probes, in one event loop."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, directory: Path) -> None:
         self._listener = listener
+        self._directory = directory
+        self._executor: Executor | None = None
         self._home = open_namespace("net")
         self._rulesets: dict[str, Ruleset] = {}
         self._probes: dict[tuple[str, str, str], Probing] = {}
@@ -160,13 +164,19 @@ class NodeAgent:
                 continue
             if known is not None:
                 known.stop()
-            self._probes[key] = Probing(spec, node_pid, Namespace(node_pid, self._home), self._outbox.put_nowait)
+            self._probes[key] = Probing(spec, node_pid, Namespace(node_pid, self._home), self._init, self._outbox.put_nowait)
         return {"ok": True}
+
+    def _init(self) -> Executor:
+        """Who runs commands in containers; connected to with the first of them."""
+        if self._executor is None:
+            self._executor = Executor(self._directory)
+        return self._executor
 
 
 def main(boot: Boot) -> None:
     """The role: never returns while the lab lives."""
     from kubenetlab.lab import rundir
 
-    agent = NodeAgent(boot.listeners[rundir.NODE_AGENT_SOCKET])
+    agent = NodeAgent(boot.listeners[rundir.NODE_AGENT_SOCKET], boot.directory)
     asyncio.run(agent.run())

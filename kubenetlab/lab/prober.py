@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from kubenetlab.datapath.probes import USER_AGENT, ProbeSpec
 from kubenetlab.kernel.echo import echo_of
 from kubenetlab.lab import grpc_health
+from kubenetlab.lab.executor import Executor
 from kubenetlab.lab.http import fetch
 from kubenetlab.lab.podnet import Namespace
 from kubenetlab.lab.wire import Message
@@ -32,8 +33,9 @@ Tell = Callable[[Message], None]
 class Probing:
     """One probe, asked from now on until it is stopped. Told is every change of the answer, and each failure up to the threshold."""
 
-    def __init__(self, spec: ProbeSpec, node_pid: int, namespace: Namespace, tell: Tell) -> None:
+    def __init__(self, spec: ProbeSpec, node_pid: int, namespace: Namespace, executor: Callable[[], Executor], tell: Tell) -> None:
         self.spec = spec
+        self._executor = executor
         self.node_pid = node_pid
         """Whose namespace it is asked from."""
         self._namespace = namespace
@@ -50,7 +52,7 @@ class Probing:
         spec, successes, failures, pause_s, is_first = self.spec, 0, 0, FIRST_RETRY_S, True
         begun = asyncio.get_running_loop().time()
         while True:
-            timeout_s = min(spec.timeout_s, FIRST_TIMEOUT_S) if is_first else spec.timeout_s
+            timeout_s = min(spec.timeout_s, FIRST_TIMEOUT_S) if is_first and spec.method != "exec" else spec.timeout_s
             fault = await self._ask(timeout_s)
             is_first = False
             if fault is None:
@@ -90,7 +92,7 @@ class Probing:
         """None when the answer is yes, else what went wrong."""
         spec = self.spec
         target = endpoint(spec.address, spec.port)
-        if spec.method != "ping" and not spec.port:
+        if spec.method not in ("ping", "exec") and not spec.port:
             return "the container has no port of the name that the probe gives"
         try:
             async with asyncio.timeout(timeout_s):
@@ -104,11 +106,17 @@ class Probing:
                         return await self._get()
                     case "grpc":
                         return await self._check_health()
+                    case "exec":
+                        return await self._execute()
         except ValueError as error:
             return str(error)
         except TimeoutError:
+            if spec.method == "exec":
+                return f"command {list(spec.command)} timed out after {spec.timeout_s:g} s"
             return f"dial tcp {target}: i/o timeout" if spec.method != "ping" else f"no answer to a ping to {spec.address}"
         except OSError as error:
+            if spec.method == "exec":
+                return str(error)
             words = {
                 errno.ECONNREFUSED: "connection refused",
                 errno.EHOSTUNREACH: "no route to host",
@@ -141,6 +149,12 @@ class Probing:
         finally:
             connection.close()
         return None if answer.status in HTTP_OK else f"HTTP probe failed with statuscode: {answer.status}"
+
+    async def _execute(self) -> str | None:
+        """A command in the container. Its time is its own: what is asked quickly at first may take as long as the manifest says."""
+        spec = self.spec
+        status, output = await self._executor().run(spec.netns, spec.container, spec.command, spec.timeout_s)
+        return None if status == 0 else output or f"command {list(spec.command)} ended with {status}"
 
     async def _check_health(self) -> str | None:
         connection = await self._connect()

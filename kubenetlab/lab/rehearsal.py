@@ -7,6 +7,7 @@ has ended well. The controllers hear of it, do what is theirs, and there may be 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from kubenetlab import controllers
 from kubenetlab.api.core import Node
@@ -15,8 +16,7 @@ from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Container, Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.ipam import attachment_of
-from kubenetlab.datapath.decisions import decide
-from kubenetlab.kernel.features import has_br_netfilter
+from kubenetlab.lab.machine import decisions
 from kubenetlab.observe.settled import will_end
 
 _PID = 1
@@ -27,7 +27,7 @@ def rehearse(cluster: Cluster, now: float) -> Cluster:
     """The store of a new lab once all is as it should be."""
     while True:
         after, _ = controllers.run(cluster.with_changes(reports(cluster, now)), now)
-        after = after.with_changes([decide(after, dict(after.config.networking.cni_mode[1]), has_br_netfilter=has_br_netfilter())])
+        after = after.with_changes([decisions(after)])
         if after is cluster:
             return cluster
         cluster = after
@@ -44,20 +44,23 @@ def reports(cluster: Cluster, now: float, *, ready: bool = True) -> Iterator[Nod
 
 
 def report(pod: Pod, now: float, *, ready: bool = True) -> Observed:
-    """All containers of a pod in their present attempt."""
-    attempts = {status.name: status.restart_count for status in pod.status.container_statuses}
-    containers = pod.spec.long_running_containers
+    """All containers of a pod in their present attempt: init containers have done their work, startup probes are answered."""
+    attempts = {status.name: status.restart_count for status in pod.container_statuses}
+    asked: tuple[Literal["startup", "readiness"], ...] = ("startup", "readiness")
     return Observed(
         ObjectMeta(name=pod.name, namespace=pod.namespace),
         pod.uid,
         sandbox_pid=_PID,
-        containers={container.name: _run(pod, container, attempts.get(container.name, 0), now) for container in containers},
+        containers={container.name: _run(pod, container, attempts.get(container.name, 0), now) for container in pod.spec.all_containers},
         probes={
-            f"{container.name}/readiness": ProbeReport(attempts.get(container.name, 0), "readiness", ready, at=now)
-            for container in containers
+            f"{container.name}/{kind}": ProbeReport(attempts.get(container.name, 0), kind, ready or kind == "startup", at=now)
+            for container in pod.spec.long_running_containers
+            for kind in asked
+            if kind == "readiness" or container.startup_probe is not None
         },
     )
 
 
 def _run(pod: Pod, container: Container, attempt: int, now: float) -> ContainerReport:
-    return ContainerReport(attempt, "exited" if will_end(pod, container) else "running", at=now)
+    is_init = container in pod.spec.init_containers and not container.is_sidecar
+    return ContainerReport(attempt, "exited" if is_init or will_end(pod, container) else "running", at=now)

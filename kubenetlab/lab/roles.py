@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from kubenetlab.lab import coredns, node_agent, rundir, worker
+from kubenetlab.lab import command, coredns, node_agent, rundir, worker
 from kubenetlab.lab.agent import Agent
 from kubenetlab.lab.boot import Boot, Role
 from kubenetlab.lab.server import Server
@@ -32,4 +33,9 @@ def _agent(boot: Boot) -> None:
 
 def in_pod(role: str, arguments: dict[str, Any]) -> Role:
     """What to run for a program that is a process of its own. Raises KeyError for one that is not."""
-    return {"coredns": lambda boot: coredns.main(boot, arguments)}[role]
+    mains = {"coredns": coredns.main, "command": command.main}
+    return partial(_with_arguments, mains[role], arguments)
+
+
+def _with_arguments(main: Callable[[Boot, dict[str, Any]], None], arguments: dict[str, Any], boot: Boot) -> None:
+    main(boot, arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -16,6 +17,11 @@ from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.lab import rundir
 from kubenetlab.lab.hands import Hand
 from kubenetlab.lab.wire import Message
+
+KILL_AFTER_S = 30.0
+"""How long a process may take to end when it is asked to, where nothing else is said."""
+REPLACE_AFTER_S = 1.0
+"""How long one is waited for that is started anew."""
 
 OnReport = Callable[[Message], None]
 OnLost = Callable[[list[str]], None]
@@ -36,6 +42,8 @@ class RunsHand:
         self._worker_of: dict[str, int] = {}
         self._nodes: dict[str, int] = {}
         self._processes: dict[tuple[str, str], int] = {}
+        self._gone: dict[int, asyncio.Event] = {}
+        """Processes whose death is waited for."""
         self.running: dict[tuple[str, str], int] = {}
         """(sandbox, container) → attempt, as far as the processes have told."""
 
@@ -44,15 +52,17 @@ class RunsHand:
         answer = await self._init.call(do="list")
         for process in answer.get("processes", ()):
             who = process["arguments"]
+            if who.get("beside"):
+                continue  # a probe's command
             self._processes[who["netns"], who["container"]] = process["pid"]
             self.running[who["netns"], who["container"]] = who["attempt"]
         for hand in self._workers:
             await hand.call(do="nothing")  # the answer comes behind the worker's own `hello`
 
-    async def start(self, run: ProgramRun, pid: int, context: Context) -> str | None:
-        """None when it was started or could not be for a reason of its own (then it is reported); else what stood in the way."""
+    async def start(self, run: ProgramRun, pid: int, context: Context, environment: Callable[[], dict[str, str]]) -> str | None:
+        """`environment` gives a real command's variables. None when it was started or could not be for a reason of its own (then it is reported); else what stood in the way."""
         if getattr(programs.load(run.program), "IS_PROCESS", False):
-            return await self._start_process(run, pid, context)
+            return await self._start_process(run, pid, context, environment)
         answer = await self._worker(run.netns, context.node).call(
             do="run",
             netns=run.netns,
@@ -79,12 +89,9 @@ class RunsHand:
     async def stop(self, run: ProgramRun, node: str) -> None:
         """Ends a program; success when it has ended already."""
         self.running.pop((run.netns, run.container), None)
-        pid = self._processes.pop((run.netns, run.container), 0)
+        pid = self._processes.get((run.netns, run.container), 0)
         if pid:
-            try:
-                os.kill(pid, signal.SIGTERM)
-            except ProcessLookupError:
-                pass
+            _end(pid, float(run.options.get("grace_s", KILL_AFTER_S)))
         else:
             await self._worker(run.netns, node).call(do="stop", netns=run.netns, container=run.container)
 
@@ -108,16 +115,33 @@ class RunsHand:
             for key in [key for key in known if key[0] == netns]:
                 del known[key]
 
-    async def _start_process(self, run: ProgramRun, pid: int, context: Context) -> str | None:
+    async def _start_process(self, run: ProgramRun, pid: int, context: Context, environment: Callable[[], dict[str, str]]) -> str | None:
         who = {"netns": run.netns, "container": run.container, "attempt": run.attempt}
-        if (run.netns, run.container) in self._processes:
-            await self.stop(run, context.node)
-        answer = await self._init.call(do="spawn", role=run.program, sandbox=pid, arguments={**who, "identity": context.identity})
+        if (former := self._processes.get((run.netns, run.container))) is not None:
+            await self._replace(former)
+        files = {"hosts": context.files.hosts, "resolv_conf": context.files.resolv_conf}
+        born_with = {**who, **run.options, **files, "identity": context.identity, "environment": environment()}
+        answer = await self._init.call(do="spawn", role=run.program, sandbox=pid, arguments=born_with)
         if "error" in answer:
             return str(answer["error"])
         self._processes[run.netns, run.container] = answer["pid"]
-        self._report({**who, "state": "running", "at": time.time()})
+        self._report({**who, "state": "running", "is_process": run.program == programs.COMMAND, "at": time.time()})
         return None
+
+    async def _replace(self, pid: int) -> None:
+        """Ends a process that another one is to follow: the ports must be free again."""
+        gone = self._gone[pid] = asyncio.Event()
+        for number, wait_s in ((signal.SIGTERM, REPLACE_AFTER_S), (signal.SIGKILL, KILL_AFTER_S)):
+            try:
+                os.kill(pid, number)
+                async with asyncio.timeout(wait_s):
+                    await gone.wait()
+            except ProcessLookupError:
+                break
+            except TimeoutError:
+                continue
+            break
+        del self._gone[pid]
 
     def _worker(self, netns: str, node: str) -> Hand:
         """A sandbox stays with the worker that opened its sockets; a node's pods share one."""
@@ -142,19 +166,31 @@ class RunsHand:
     def _heard_init(self, event: Message) -> None:
         who = event["arguments"]
         key = (who["netns"], who["container"])
+        if event["pid"] in self._gone:
+            self._gone[event["pid"]].set()
         if self._processes.get(key) != event["pid"]:
             return
         del self._processes[key]
         code = os.waitstatus_to_exitcode(event["status"])
+        said = self._last_line(*key) if code > 0 else f"killed by signal {-code}" if code < 0 else ""
+        told = {name: who[name] for name in ("netns", "container", "attempt")}
         self._report(
             {
-                **who,
+                **told,
                 "state": "exited",
                 "exit_code": code if code >= 0 else 128 - code,
-                "message": "" if code >= 0 else f"killed by signal {-code}",
+                "message": said,
                 "at": time.time(),
             }
         )
+
+    def _last_line(self, netns: str, container: str) -> str:
+        """The last thing that a process wrote."""
+        try:
+            lines = (self._directory / rundir.container_log(netns, container)).read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return lines[-1] if lines else ""
 
     def _report(self, report: dict[str, Any]) -> None:
         key = (report["netns"], report["container"])
@@ -163,3 +199,21 @@ class RunsHand:
         elif self.running.get(key) == report["attempt"]:
             del self.running[key]
         self._on_report(report)
+
+
+def _end(pid: int, grace_s: float) -> None:
+    """Asks a process to end, and ends it when it does not; success when it is gone already."""
+    try:
+        life = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    signal.pidfd_send_signal(life, signal.SIGTERM)
+
+    def kill() -> None:
+        try:
+            signal.pidfd_send_signal(life, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        os.close(life)
+
+    asyncio.get_running_loop().call_later(grace_s, kill)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from kubenetlab.observe.targets import Place
+from kubenetlab.programs import COMMAND
 
 Expectation = Literal["answer", "refused", "nothing", "any"]
 """nothing: silence, or word that there is no way."""
@@ -49,7 +50,7 @@ class World(Struct, frozen=True):
     """What the rules must know beside source and destination."""
 
     listening: Mapping[str, frozenset[int]]
-    """Pod address → ports of its programs."""
+    """Pod address → ports of its programs; those of real commands are not known."""
 
 
 def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
@@ -88,8 +89,14 @@ def _is_alike(one: str, other: str) -> bool:
 def world(seen: Mapping[str, Any]) -> World:
     """What `inspect` shows, as far as the rules must know it."""
     listening: dict[str, set[int]] = {}
+    real = {
+        address
+        for pod in seen["pods"]
+        for address in pod["addresses"]
+        if any(entry.get("program") == COMMAND for entry in pod["containers"])
+    }
     for pod in seen["pods"]:
-        for address in pod["addresses"]:
+        for address in (one for one in pod["addresses"] if one not in real):
             listening.setdefault(address, set()).update(port for container in pod["containers"] for port in container["ports"])
     return World({address: frozenset(ports) for address, ports in listening.items()})
 

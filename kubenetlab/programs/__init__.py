@@ -19,6 +19,7 @@ from kubenetlab.hoststate.programs import Listener
 
 DEFAULT: Final = "default"
 DONE: Final = "done"
+COMMAND: Final = "command"
 
 _PROGRAM_OF_IMAGE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("agnhost",), "agnhost"),

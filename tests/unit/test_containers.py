@@ -64,13 +64,13 @@ def words(cluster: Cluster) -> dict[str, str]:
 
 
 def planned_programs(cluster: Cluster) -> dict[str, str]:
-    decisions = decide(cluster, {}, has_br_netfilter=True)
+    decisions = decide(cluster, has_br_netfilter=True)
     return {obj.container: obj.program for obj in plan(cluster, decisions).objects() if isinstance(obj, ProgramRun) and "/a/" in obj.netns}
 
 
 def asked(cluster: Cluster) -> set[tuple[str, str]]:
     """(container, kind) of the probes that are asked of the pod."""
-    decisions = decide(cluster, {}, has_br_netfilter=True)
+    decisions = decide(cluster, has_br_netfilter=True)
     return {
         (spec.container, spec.kind) for specs in plan_probes(cluster, decisions, Memo()).values() for spec in specs if "/a/" in spec.netns
     }

@@ -336,19 +336,20 @@ def test_one_changed_endpoint_computes_only_what_depends_on_it() -> None:
 def test_the_layout_is_chosen_by_machine_and_size(replicas: int, has_br_netfilter: bool, layout: str, neighbors: str) -> None:
     """Missing br_netfilter, or more than 250 pods on a node: routed. More than 256 possible neighbours: permanent."""
     cluster = settled(store(ONE_NODE + deployment(replicas=replicas)))
-    made = decide(cluster.with_changes([structs.replace(ONLINK, is_final=False)]), {}, has_br_netfilter=has_br_netfilter)
+    made = decide(cluster.with_changes([structs.replace(ONLINK, is_final=False)]), has_br_netfilter=has_br_netfilter)
     assert (made.pod_layout, made.neighbors) == (layout, neighbors)
 
 
 def test_a_layout_once_used_is_kept() -> None:
     """A lab that grows turns to permanent neighbours, but no pod is renumbered; options are obeyed."""
     small = store(deployment(replicas=3))
-    kept = decide(small, {}, has_br_netfilter=True)
+    kept = decide(small, has_br_netfilter=True)
     grown = settled(store(ONE_NODE + deployment(replicas=252))).with_changes([kept])
-    made = decide(grown, {}, has_br_netfilter=False)
+    made = decide(grown, has_br_netfilter=False)
     assert (made.pod_layout, made.neighbors) == ("onlink", "permanent")
-    assert decide(small.with_changes([structs.replace(made, is_final=True)]), {}, has_br_netfilter=True).neighbors == "permanent"
-    asked = decide(
-        small.with_changes([structs.replace(kept, is_final=False)]), {"layout": "routed", "neighbors": "permanent"}, has_br_netfilter=True
+    assert decide(small.with_changes([structs.replace(made, is_final=True)]), has_br_netfilter=True).neighbors == "permanent"
+    wished = (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: {type: bridge, layout: routed, neighbors: permanent}}\n---\n"
     )
+    asked = decide(store(wished).with_changes([structs.replace(kept, is_final=False)]), has_br_netfilter=True)
     assert (asked.pod_layout, asked.neighbors) == ("routed", "permanent")

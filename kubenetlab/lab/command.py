@@ -1,0 +1,55 @@
+"""A container's real command: init forks it into the pod's namespaces, here it gets its files and becomes the program.
+
+What it writes goes into the container's log; how it ends init hears and tells. A command of a probe joins the files of the
+container's own process, and has its environment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from kubenetlab.kernel import mounts
+from kubenetlab.kernel.features import CONTAINER_PATH
+from kubenetlab.kernel.syscalls import CLONE_NEWNS, open_namespace, setns
+from kubenetlab.lab.boot import Boot
+
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+
+
+def main(boot: Boot, arguments: dict[str, Any]) -> None:
+    """The role; returns only by becoming the program, or by ending. Begins a process group, so that all of it can be ended."""
+    os.setsid()
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    if arguments.get("beside"):
+        pid = int(arguments["beside"])
+        environment = _environment_of(pid)
+        setns(open_namespace("mnt", pid), CLONE_NEWNS)  # by the lab's /proc: a pidfd would be looked for among the pod's processes
+    else:
+        environment = {"PATH": CONTAINER_PATH, "HOME": "/root", "HOSTNAME": arguments["identity"]["hostname"], **arguments["environment"]}
+        mounts.container(arguments["hosts"], arguments["resolv_conf"])
+    _become(arguments["argv"], environment, arguments.get("working_dir") or "/")
+
+
+def _become(argv: list[str], environment: dict[str, str], working_dir: str) -> None:
+    try:
+        os.chdir(working_dir)
+        os.execvpe(argv[0], argv, environment)
+    except FileNotFoundError as error:
+        is_place = error.filename == working_dir
+        what = f'no such directory "{working_dir}"' if is_place else f'exec: "{argv[0]}": executable file not found in $PATH'
+        print(what, flush=True)
+        os._exit(NOT_FOUND)
+    except OSError as error:
+        print(f'exec: "{argv[0]}": {(error.strerror or str(error)).lower()}', flush=True)
+        os._exit(NOT_EXECUTABLE)
+
+
+def _environment_of(pid: int) -> dict[str, str]:
+    """What a process was born with."""
+    entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape").split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)

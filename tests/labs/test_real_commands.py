@@ -1,0 +1,139 @@
+"""Containers with commands of this machine: what they find, what is heard of them, and how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from tests.labs.lab import Lab, wait_for
+
+ONE_NODE = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}]\nexternal: []\n---\n"
+
+
+def pod(name: str, containers: str, spec: str = "", annotation: str = ", annotations: {kubenetlab.dev/real-commands: 'true'}") -> str:
+    return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}{annotation}}}\nspec:\n  containers:\n{containers}{spec}---\n"
+
+
+def status(lab: Lab, name: str) -> Any:
+    """The first container's status."""
+    return lab.get("pod", name)["status"]["containerStatuses"][0]
+
+
+def said(lab: Lab, name: str, *words: str) -> list[str]:
+    return lab.run("logs", name, *words).out.splitlines()
+
+
+LOOKS = """\
+  - name: main
+    image: anything
+    command: [sh, -c, "hostname; echo $WORD; echo $HOME $PATH; ls -a /tmp; touch /tmp/mine /var/log/mine /run/mine && echo own; touch /etc/mine || echo read-only; cat /etc/hosts /etc/resolv.conf; pwd; exec sleep 1000"]
+    workingDir: /usr
+    env: [{name: WORD, value: hello}]
+    readinessProbe: {exec: {command: [sh, -c, "test -f /tmp/mine && test $WORD = hello"]}, periodSeconds: 1}
+"""
+
+
+def test_a_command_has_the_pods_namespaces_and_files_of_its_own(lab: Lab) -> None:
+    """Hostname, environment, /etc/hosts and resolv.conf; /tmp, /var and /run are its own and empty, all else can only be read."""
+    lab.up(ONE_NODE + pod("web", LOOKS))
+    lines = said(lab, "web")
+    assert lines[:3] == ["web", "hello", "/root /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+    assert lines[3:6] == [".", "..", "own"]
+    assert "read-only" in lines[7]
+    assert f"{lab.pod('web')['addresses'][0]}\tweb" in lines
+    assert "nameserver 10.96.0.10" in lines
+    assert lines[-1] == "/usr"
+    assert not Path("/tmp/mine").exists()
+    assert not Path("/run/mine").exists()
+    described = lab.run("describe", "pod", "web").out
+    assert "exec sleep 1000' (process" in described
+    assert "is it serving?" not in described
+    (container,) = lab.pod("web")["containers"]
+    assert (container["program"], bool(container["pid"])) == ("command", True)
+
+
+SERVES = """\
+  - name: main
+    image: python
+    command: [python3, -m, http.server, "8000"]
+    ports: [{containerPort: 8000}]
+    readinessProbe: {httpGet: {port: 8000}}
+    livenessProbe: {exec: {command: [test, "!", -e, /tmp/ill]}, periodSeconds: 1, failureThreshold: 1}
+"""
+SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: 8000}]}\n---\n"
+
+
+def test_a_server_is_reached_probed_and_started_anew(lab: Lab) -> None:
+    """By its Service like any other; an exec probe that fails ends it, and the next one finds its port free."""
+    lab.up(ONE_NODE + pod("web", SERVES) + SERVICE)
+    web = lab.pod("web")
+    assert "Directory listing" in lab.run("ping", "web", "svc:web", "--http", "/").out
+    assert lab.run("ping", "-o", "json").json["ok"]
+    (first,) = [container["pid"] for container in web["containers"]]
+    root = f"/proc/{lab.seen['init_pid']}/root/proc/{first}/root"
+    Path(root, "tmp/ill").touch()
+    wait_for(lambda: status(lab, "web")["restartCount"] == 1 and status(lab, "web")["ready"], "a second run")
+    ended = status(lab, "web")["lastState"]["terminated"]
+    assert ended["message"].startswith("Liveness probe failed: command ['test', '!', '-e', '/tmp/ill'] ended with 1")
+    (second,) = [container["pid"] for container in lab.pod("web")["containers"]]
+    assert second != first
+    assert "Address already in use" not in "\n".join(said(lab, "web"))
+
+
+def test_how_a_command_ends_is_seen(lab: Lab) -> None:
+    """Its status and its last words; what is no program says so; what it left running ends with it."""
+    ends = "  - {name: main, image: x, command: [sh, -c, 'sleep 1000 & echo bye; exit 3']}\n"
+    lab.up(
+        ONE_NODE + pod("once", ends, "  restartPolicy: Never\n") + pod("none", "  - {name: main, image: x, command: [no-such-program]}\n"),
+        status=1,
+    )
+    ended = status(lab, "once")["state"]["terminated"]
+    assert (ended["exitCode"], ended["message"]) == (3, "bye")
+    last = status(lab, "none")["lastState"]["terminated"]
+    assert (last["exitCode"], last["message"]) == (127, 'exec: "no-such-program": executable file not found in $PATH')
+    wait_for(lambda: not [pid for pid in lab.pids() if b"sleep\x001000" in cmdline(pid)], "an end of what was left behind")
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+STUBBORN = "  - {name: main, image: x, command: [sh, -c, 'trap : TERM; while :; do sleep 0.1; done']}\n"
+CAREFUL = "  - {name: main, image: x, command: [sh, -c, 'trap \"echo closing; sleep 0.5; echo closed > /dev/shm/x; exit 0\" TERM; while :; do sleep 0.1; done']}\n"
+
+
+def test_a_pod_waits_for_its_commands_as_long_as_its_grace_period(lab: Lab) -> None:
+    """SIGTERM first; who ends is not waited for any longer, who does not is killed when the time is over."""
+    lab.up(ONE_NODE + pod("careful", CAREFUL) + pod("stubborn", STUBBORN, "  terminationGracePeriodSeconds: 2\n"))
+    lab.run("delete", "pod", "careful", "stubborn", "--no-wait")
+    names = {entry["metadata"]["name"] for entry in lab.get("pods")["items"]}
+    assert names == {"careful", "stubborn"}
+    wait_for(lambda: {entry["metadata"]["name"] for entry in lab.get("pods")["items"]} == {"stubborn"}, "the end of the careful one")
+    wait_for(lambda: not lab.get("pods")["items"], "the end of the other")
+
+
+def test_a_whole_lab_runs_what_it_can(lab: Lab) -> None:
+    """--real-commands: what is no program of this machine is stood in for, as without it."""
+    sleeps, unknown = (
+        "  - {name: main, image: busybox, command: [sleep, '1000']}\n",
+        "  - {name: main, image: nginx, command: [no-such-program]}\n",
+    )
+    lab.up(ONE_NODE + pod("real", sleeps, annotation="") + pod("stand-in", unknown, annotation=""), "--real-commands")
+    programs = {entry["name"]: entry["containers"][0]["program"] for entry in lab.seen["pods"] if entry["namespace"] == "default"}
+    assert programs == {"real": "command", "stand-in": "web"}
+
+
+def test_commands_outlive_the_agent(lab: Lab) -> None:
+    """A new agent finds them running, and starts nothing twice."""
+    lab.up(ONE_NODE + pod("web", SERVES) + SERVICE)
+    before, agent = lab.pod("web")["containers"][0]["pid"], lab.seen["agent_pid"]
+    os.kill(agent, signal.SIGKILL)
+    wait_for(lambda: lab.seen["agent_pid"] != agent, "another agent")
+    assert lab.pod("web")["containers"][0]["pid"] == before
+    assert status(lab, "web")["restartCount"] == 0
+    assert lab.run("ping", "web", "svc:web", "--http", "/", "-o", "json").json["found"] == "answer"
