@@ -47,7 +47,8 @@ class Taint(Record, kw_only=True, frozen=True):
     key: str
     value: str = ""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
-    time_added: Unmodelled = None
+    time_added: str | None = None
+    """Of NoExecute: from then on tolerationSeconds count."""
 
     def __str__(self) -> str:
         return f"{{{self.key}: {self.value}}}"

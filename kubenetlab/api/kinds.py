@@ -10,7 +10,7 @@ from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.environment import ConfigMap, Secret
-from kubenetlab.api.lab import Attachment, Decisions, Ledger, NetworkFacts, NodeReport, Observed
+from kubenetlab.api.lab import Attachment, Decisions, Ledger, NetworkFacts, NodeReport, NodeSettings, Observed
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 
@@ -22,11 +22,11 @@ SERVED: Final[tuple[type[Resource], ...]] = (
 NAMESPACED: Final[tuple[type[Resource], ...]] = tuple(kind for kind in SERVED if kind.is_namespaced)
 """Those of them that live in a namespace."""
 
-STORED: Final[tuple[type[Resource], ...]] = (*SERVED, Attachment, Observed, NodeReport, Ledger, Decisions, NetworkFacts)
+STORED: Final[tuple[type[Resource], ...]] = (*SERVED, Attachment, Observed, NodeReport, NodeSettings, Ledger, Decisions, NetworkFacts)
 """Every kind that the store may hold."""
 
 WRITABLE: Final[tuple[type[Resource], ...]] = (
-    ClusterConfig, Namespace, ConfigMap, Secret, Pod, Service, EndpointSlice, Endpoints, Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job,
+    ClusterConfig, Namespace, Node, ConfigMap, Secret, Pod, Service, EndpointSlice, Endpoints, Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job,
 )  # fmt: skip
 """The kinds that a manifest may hold."""
 

@@ -7,6 +7,7 @@ They are never served by the API.
 
 from typing import Literal
 
+from kubenetlab.api.core import Taint
 from kubenetlab.api.meta import ObjectMeta, Record, Resource
 
 
@@ -87,6 +88,21 @@ class NodeReport(Internal, frozen=True):
     metadata: ObjectMeta
     sandbox_pid: int = 0
     """The pause process that holds the node's namespaces, in the lab's PID namespace; 0 while there is none."""
+
+
+class NodeSettings(Internal, frozen=True):
+    """What a manifest says of a node that the Cluster document makes; named after it."""
+
+    kind = "NodeSettings"
+    plural = "nodesettings"
+    is_namespaced = False
+
+    metadata: ObjectMeta
+    """With the labels and annotations that the manifest adds."""
+    taints: tuple[Taint, ...] | None = None
+    """In place of the node's own; None leaves those."""
+    unschedulable: bool = False
+    pod_cidrs: tuple[str, ...] = ()
 
 
 class Ledger(Internal, frozen=True):

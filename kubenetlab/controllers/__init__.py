@@ -17,6 +17,7 @@ from kubenetlab.controllers import (
     deployments,
     endpoints,
     endpointslices,
+    evictions,
     garbage,
     ipam,
     jobs,
@@ -45,7 +46,7 @@ class Controller(Protocol):
 
 
 CONTROLLERS: Final[tuple[Any, ...]] = (
-    namespaces, addons, nodes, deployments, replicasets, statefulsets, daemonsets, jobs, scheduler, ipam, kubelet, endpointslices, endpoints, garbage,
+    namespaces, addons, nodes, deployments, replicasets, statefulsets, daemonsets, jobs, scheduler, evictions, ipam, kubelet, endpointslices, endpoints, garbage,
 )  # fmt: skip
 """In the order of a pod's life. Each is a Controller."""
 

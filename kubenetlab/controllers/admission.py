@@ -15,11 +15,12 @@ from msgspec import Struct, structs
 from kubenetlab.api.apps import Scalable, StatefulSet, Workload
 from kubenetlab.api.batch import Job
 from kubenetlab.api.config import ClusterConfig
-from kubenetlab.api.core import NAMESPACE_NAME_LABEL, Namespace, Service
+from kubenetlab.api.core import NAMESPACE_NAME_LABEL, Namespace, Node, Service
 from kubenetlab.api.decode import Finding
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.environment import Secret, sealed
 from kubenetlab.api.kinds import qualified_kind
+from kubenetlab.api.lab import NodeSettings
 from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, GivenKey
@@ -74,10 +75,12 @@ def admit(cluster: Cluster, incoming: Sequence[Incoming], now: float) -> Admissi
             continue
         if one.object.is_namespaced:
             findings += [(index, finding) for finding in staged.ensure_namespace(one.object)]
-        old = staged.current(one.object)
-        admitted, faults = staged.put(one.object, old, one.document)
+        obj, faults = staged.as_stored(one.object, one.document)
         findings += [(index, finding) for finding in faults]
-        outcomes.append(Outcome(admitted.title, "created" if old is None else "unchanged" if admitted == old else "configured"))
+        old = staged.current(obj)
+        admitted, faults = staged.put(obj, old, one.document)
+        findings += [(index, finding) for finding in faults]
+        outcomes.append(Outcome(one.object.title, "created" if old is None else "unchanged" if admitted == old else "configured"))
     if any(not finding.is_warning for _, finding in findings):
         return Admission(cluster, findings=tuple(findings))
     given: Mapping[GivenKey, Any] = {one.given_key: one.document for one in incoming}
@@ -114,6 +117,24 @@ class _Staged:
         elif known.is_terminating and self.current(obj) is None:
             message = f"unable to create new content in namespace {obj.namespace} because it is being terminated"
             yield Finding(("metadata", "namespace"), message, hints=("try again when it is gone",))
+
+    def as_stored(self, obj: Resource, document: Mapping[str, Any]) -> tuple[Resource, list[Finding]]:
+        """What is kept of an object, and what speaks against that: a Node is made by the Cluster document, its own only adds to it."""
+        if not isinstance(obj, Node):
+            return obj, []
+        known = self._config.node_names
+        if obj.name not in known:
+            return obj, [
+                Finding(("metadata", "name"), f'no node of this cluster is called "{obj.name}"', hints=(f"it has: {', '.join(known)}",))
+            ]
+        node = self._cluster.node(obj.name)
+        cidrs = obj.spec.pod_cidrs or ((obj.spec.pod_cidr,) if obj.spec.pod_cidr else ())
+        faults = []
+        if cidrs and node is not None and cidrs != node.spec.pod_cidrs:
+            faults.append(Finding(("spec", "podCIDR"), f"cannot change while the lab is up; it is {', '.join(node.spec.pod_cidrs)}"))
+        taints = obj.spec.taints if "taints" in (document.get("spec") or {}) else None
+        meta = ObjectMeta(name=obj.name, labels=obj.metadata.labels, annotations=obj.metadata.annotations)
+        return NodeSettings(meta, taints, obj.spec.unschedulable, cidrs), faults
 
     def put(self, obj: Resource, old: Resource | None, document: Mapping[str, Any]) -> tuple[Resource, list[Finding]]:
         """The object as it will be stored, and what speaks against it."""

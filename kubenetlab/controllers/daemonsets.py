@@ -40,6 +40,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         revision = template_hash(daemon_set.spec.template)
         tolerations = _tolerations(daemon_set.spec.template.spec)
         fitting = [node.name for node in cluster.all(Node) if _fits(daemon_set, node, tolerations)]
+        keeping = [node.name for node in cluster.all(Node) if _fits(daemon_set, node, tolerations, ("NoExecute",))]
         owned = cluster.owned_by(Pod, daemon_set)
         on_node = {pod.spec.node_name: pod for pod in owned if not pod.is_terminating and not pod.is_finished}
         going = {pod.spec.node_name for pod in owned if pod.is_terminating}
@@ -51,7 +52,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                 pod = _pod(daemon_set, name, node, tolerations, revision, serials, now)
                 yield from created(cluster, daemon_set, pod, SOURCE, now)
         for pod in owned:
-            is_surplus = pod.spec.node_name not in fitting or pod.is_finished or pod is not on_node.get(pod.spec.node_name)
+            is_surplus = pod.spec.node_name not in keeping or pod.is_finished or pod is not on_node.get(pod.spec.node_name)
             if is_surplus and not pod.is_terminating:
                 yield from deleted(cluster, daemon_set, pod, SOURCE, now)
         here = {node: pod for node, pod in on_node.items() if node in fitting}
@@ -77,11 +78,14 @@ def _update(
         yield from deleted(cluster, daemon_set, pod, SOURCE, now)
 
 
-def _fits(daemon_set: DaemonSet, node: Node, tolerations: Sequence[Toleration]) -> bool:
+def _fits(
+    daemon_set: DaemonSet, node: Node, tolerations: Sequence[Toleration], effects: Sequence[str] = ("NoSchedule", "NoExecute")
+) -> bool:
+    """True when a pod may come to the node; with NoExecute alone, when one that is there may stay."""
     spec = daemon_set.spec.template.spec
     if spec.node_name not in ("", node.name) or not matches_node(spec, node):
         return False
-    return all(taint.effect == "PreferNoSchedule" or tolerates(tolerations, taint) for taint in node.spec.taints)
+    return all(taint.effect not in effects or tolerates(tolerations, taint) for taint in node.spec.taints)
 
 
 def _tolerations(spec: PodSpec) -> tuple[Toleration, ...]:

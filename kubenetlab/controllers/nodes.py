@@ -11,17 +11,18 @@ from msgspec import structs
 
 from kubenetlab.api.config import ClusterConfig, Network, NodeConfig
 from kubenetlab.api.core import Node, NodeAddress, NodeSpec, NodeStatus, Taint
-from kubenetlab.api.lab import NetworkFacts, NodeReport
+from kubenetlab.api.lab import NetworkFacts, NodeReport, NodeSettings
 from kubenetlab.api.meta import Condition, ObjectMeta, timestamp
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.addresses import node_networks
 from kubenetlab.controllers.admission import make_uid
 from kubenetlab.controllers.ipam import network
 
-WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, NetworkFacts, Node, NodeReport)
+WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, NetworkFacts, Node, NodeReport, NodeSettings)
 
 CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
 NOT_READY_TAINT = "node.kubernetes.io/not-ready"
+UNSCHEDULABLE_TAINT = "node.kubernetes.io/unschedulable"
 NETWORK_NOT_READY = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized"
 
 FIRST_NODE_ADDRESS = 2
@@ -34,7 +35,8 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     yield from (deletion(node) for node in cluster.all(Node) if node.name not in names)
     known = [node for name in names if (node := cluster.node(name))]
     taken = {address for node in known for address in node.addresses}
-    asked_for = [cidr for node in config.nodes for cidr in node.pod_cidrs]
+    wanted = {name: _pod_cidrs(cluster, node, name) for node, name in zip(config.nodes, names, strict=True)}
+    asked_for = [cidr for cidrs in wanted.values() for cidr in cidrs]
     taken_ranges = [ip_network(cidr) for cidr in (*asked_for, *(cidr for node in known for cidr in node.spec.pod_cidrs))]
     free_addresses = [_free_addresses(subnet, taken) for subnet in config.node_networks]
     free_ranges = [
@@ -44,8 +46,14 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     for node_config, name in zip(config.nodes, names, strict=True):
         old = cluster.node(name)
         addresses = old.addresses if old else tuple(next(free) for free in free_addresses)
-        pod_cidrs = old.spec.pod_cidrs if old else node_config.pod_cidrs or tuple(next(free) for free in free_ranges)
+        pod_cidrs = old.spec.pod_cidrs if old else wanted[name] or tuple(next(free) for free in free_ranges)
         yield _node(cluster, node_config, name, old, addresses, pod_cidrs, has_workers, now)
+
+
+def _pod_cidrs(cluster: Cluster, config: NodeConfig, name: str) -> tuple[str, ...]:
+    """The ranges that a node brings with it, by its own document or by the Cluster's."""
+    settings = cluster.get(NodeSettings, "", name)
+    return (settings.pod_cidrs if settings else ()) or config.pod_cidrs
 
 
 def _free_addresses(subnet: Network, taken: Container[str]) -> Iterator[str]:
@@ -70,7 +78,12 @@ def _node(
 ) -> Node:
     is_control_plane = config.role == "control-plane"
     has_network = network(cluster).has_network
+    settings = cluster.get(NodeSettings, "", name) or NodeSettings(ObjectMeta(name=name))
     taints = [Taint(key=CONTROL_PLANE_LABEL, effect="NoSchedule")] if is_control_plane and has_workers else []
+    if settings.taints is not None:
+        taints = list(settings.taints)
+    if settings.unschedulable:
+        taints += [Taint(key=UNSCHEDULABLE_TAINT, effect="NoSchedule")]
     if not has_network:
         taints += [Taint(key=NOT_READY_TAINT, effect="NoSchedule"), Taint(key=NOT_READY_TAINT, effect="NoExecute")]
     labels = {
@@ -78,6 +91,7 @@ def _node(
         "kubernetes.io/os": "linux",
         **({CONTROL_PLANE_LABEL: ""} if is_control_plane else {}),
         **config.labels,
+        **settings.labels,
     }
     created = ObjectMeta(name=name, uid=make_uid("Node", name), creation_timestamp=timestamp(now), generation=1)
     report = cluster.get(NodeReport, "", name)
@@ -85,13 +99,26 @@ def _node(
     if old and (before := old.status.conditions[0]).status == condition.status:
         condition = structs.replace(condition, last_transition_time=before.last_transition_time)
     return Node(
-        metadata=structs.replace(old.metadata if old else created, labels=labels),
-        spec=NodeSpec(pod_cidr=pod_cidrs[0], pod_cidrs=pod_cidrs, taints=tuple(taints)),
+        metadata=structs.replace(old.metadata if old else created, labels=labels, annotations=settings.metadata.annotations),
+        spec=NodeSpec(
+            pod_cidr=pod_cidrs[0],
+            pod_cidrs=pod_cidrs,
+            taints=tuple(_dated(taint, old, now) for taint in taints),
+            unschedulable=settings.unschedulable,
+        ),
         status=NodeStatus(
             addresses=(*(NodeAddress("InternalIP", address) for address in addresses), NodeAddress("Hostname", name)),
             conditions=(condition,),
         ),
     )
+
+
+def _dated(taint: Taint, old: Node | None, now: float) -> Taint:
+    """A taint with the time since when pods have to leave."""
+    if taint.effect != "NoExecute" or taint.time_added is not None:
+        return taint
+    known = next((other for other in old.spec.taints if (other.key, other.effect) == (taint.key, taint.effect)), None) if old else None
+    return structs.replace(taint, time_added=known.time_added if known is not None else timestamp(now))
 
 
 def _ready_condition(has_network: bool, report: NodeReport | None, now: float) -> Condition:

@@ -115,7 +115,7 @@ def test_help_names_all_commands() -> None:
         (("explain", "pood.spec"), "", 2, 'there is no kind "pood"; did you mean pod?'),
         (("explain", "pod.spec.containres"), "", 2, 'Pod.spec has no field "containres"; did you mean containers?'),
         (("schema", "servce"), "", 2, 'there is no kind "servce"; did you mean service? read: cluster, namespace'),
-        (("schema", "no"), "", 2, "the lab makes its nodes itself and reads none"),
+        (("schema", "event"), "", 2, "the lab makes its events itself and reads none"),
         (("plan", "-f", "-"), "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: 192.0.2.1, ports: [{port: 1}]}", 2, "<stdin>:4  Service default/a: spec.clusterIP: the provided IP"),
     ],
 )  # fmt: skip

@@ -94,6 +94,11 @@ metadata: {name: a}
 spec: {completions: 2, parallelism: 1, template: {spec: {restartPolicy: Never, containers: [{name: a, image: a}]}}}
 ---
 apiVersion: v1
+kind: Node
+metadata: {name: worker, labels: {zone: a}}
+spec: {unschedulable: true, podCIDR: 10.244.7.0/24, taints: [{key: a, value: b, effect: NoExecute}]}
+---
+apiVersion: v1
 kind: ConfigMap
 metadata: {name: a}
 data: {a: b}

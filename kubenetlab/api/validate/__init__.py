@@ -10,7 +10,7 @@ from typing import Any
 from kubenetlab.api.apps import DaemonSet, Deployment, ReplicaSet, ReplicationController, StatefulSet
 from kubenetlab.api.batch import Job
 from kubenetlab.api.config import ClusterConfig
-from kubenetlab.api.core import Namespace, Service
+from kubenetlab.api.core import Namespace, Node, Service
 from kubenetlab.api.decode import Finding
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.environment import ConfigMap, Secret
@@ -19,6 +19,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.validate.config import validate_config
 from kubenetlab.api.validate.environment import validate_config_map, validate_secret
 from kubenetlab.api.validate.metadata import validate_metadata, validate_namespace
+from kubenetlab.api.validate.nodes import validate_node
 from kubenetlab.api.validate.pods import validate_pod
 from kubenetlab.api.validate.services import validate_endpoint_slice, validate_endpoints, validate_service
 from kubenetlab.api.validate.workloads import validate_job, validate_workload
@@ -26,6 +27,7 @@ from kubenetlab.api.validate.workloads import validate_job, validate_workload
 _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     ClusterConfig: validate_config,
     Namespace: validate_namespace,
+    Node: validate_node,
     ConfigMap: validate_config_map,
     Secret: validate_secret,
     Pod: validate_pod,

@@ -61,7 +61,7 @@ def validate_metadata(obj: Resource) -> Iterator[Finding]:
         yield Finding(("metadata", "namespace"), fault)
     yield from validate_labels(meta.labels, ("metadata", "labels"))
     for key in meta.annotations:
-        if fault := _key_fault(key):
+        if fault := key_fault(key):
             yield Finding(("metadata", "annotations", key), fault)
 
 
@@ -73,7 +73,7 @@ def validate_template_metadata(meta: ObjectMeta, path: Path) -> Iterator[Finding
 def validate_labels(labels: Mapping[str, str], path: Path) -> Iterator[Finding]:
     """Keys and values of labels."""
     for key, value in labels.items():
-        if fault := _key_fault(key):
+        if fault := key_fault(key):
             yield Finding((*path, key), fault)
         if len(value) > 63:
             yield Finding((*path, key), f"wanted at most 63 characters, found {len(value)}")
@@ -97,7 +97,8 @@ def validate_namespace(namespace: Namespace) -> Iterator[Finding]:
     return iter(())
 
 
-def _key_fault(key: str) -> str | None:
+def key_fault(key: str) -> str | None:
+    """Why `key` can be no label's, annotation's or taint's, or None when it can."""
     prefix, slash, name = key.rpartition("/")
     if slash and (subdomain_fault(prefix) is not None):
         return f"the part before / must be a DNS subdomain, found {found(prefix)}"

@@ -1,0 +1,28 @@
+"""Nodes: taints, and ranges that the node brings with it."""
+
+from collections.abc import Iterator
+from ipaddress import ip_network
+
+from kubenetlab.api.core import Node
+from kubenetlab.api.decode import Finding, found
+from kubenetlab.api.validate.metadata import key_fault, validate_labels
+
+
+def validate_node(node: Node) -> Iterator[Finding]:
+    """What speaks against a Node."""
+    seen: set[tuple[str, str]] = set()
+    for index, taint in enumerate(node.spec.taints):
+        here = ("spec", "taints", index)
+        if fault := key_fault(taint.key):
+            yield Finding((*here, "key"), fault)
+        yield from validate_labels({"value": taint.value}, here)
+        if (taint.key, taint.effect) in seen:
+            yield Finding(here, "taints must be unique by key and effect pair")
+        seen.add((taint.key, taint.effect))
+    if node.spec.pod_cidr and node.spec.pod_cidrs and node.spec.pod_cidr != node.spec.pod_cidrs[0]:
+        yield Finding(("spec", "podCIDRs", 0), f"wanted the value of podCIDR ({node.spec.pod_cidr}), found {node.spec.pod_cidrs[0]}")
+    for index, text in enumerate(node.spec.pod_cidrs or ((node.spec.pod_cidr,) if node.spec.pod_cidr else ())):
+        try:
+            ip_network(text)
+        except ValueError as error:
+            yield Finding(("spec", "podCIDRs", index), f"wanted a range such as 10.244.7.0/24, found {found(text)}", hints=(str(error),))

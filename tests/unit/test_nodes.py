@@ -1,0 +1,115 @@
+"""Nodes: what their own documents add, and who has to leave them."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubenetlab import controllers
+from kubenetlab.api.core import Event, Node
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.errors import ManifestError
+from tests.clusters import FAMILIES, NOW, applied, deployment, pod, pod_named, running, settled, store
+
+NODE = "apiVersion: v1\nkind: Node\nmetadata: {name: %s%s}\nspec: {%s}\n---\n"
+
+
+def node(cluster: Cluster, name: str = "worker") -> Node:
+    found = cluster.node(name)
+    assert found is not None
+    return found
+
+
+def test_a_nodes_document_adds_to_what_the_cluster_document_makes() -> None:
+    """Labels and annotations beside its own, taints in place of its own, unschedulable with its taint; what it leaves out is as it was."""
+    text = NODE % ("worker", ", labels: {zone: a}, annotations: {note: x}", "unschedulable: true") + NODE % (
+        "control-plane",
+        "",
+        "taints: []",
+    )
+    cluster = store(text)
+    worker = node(cluster)
+    assert (worker.labels["zone"], worker.labels["kubernetes.io/hostname"], worker.metadata.annotations) == ("a", "worker", {"note": "x"})
+    assert (worker.spec.unschedulable, [str(taint) for taint in worker.spec.taints]) == (True, ["{node.kubernetes.io/unschedulable: }"])
+    assert node(cluster, "control-plane").spec.taints == ()
+    again = applied(cluster, NODE % ("worker", "", ""))
+    assert ("zone" in node(again).labels, node(again).spec.unschedulable, node(again).spec.taints) == (False, False, ())
+    assert node(again).addresses == worker.addresses
+
+
+def test_a_node_brings_its_own_pod_range() -> None:
+    """By its document or by the Cluster's; the others get what is free."""
+    cluster = store(NODE % ("worker", "", "podCIDR: 10.244.0.0/24"))
+    assert [node.spec.pod_cidr for node in cluster.all(Node)] == ["10.244.1.0/24", "10.244.0.0/24", "10.244.2.0/24"]
+    config = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker, podCIDRs: [10.244.8.0/22]}]\nnetworking: {nodeCIDRMaskSizeIPv4: 26}\n"
+    assert [node.spec.pod_cidr for node in store(config).all(Node)] == ["10.244.0.0/26", "10.244.8.0/22"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_node_has_an_address_and_a_range_of_each_family(family: str) -> None:
+    """In the order of the cluster's families, none twice."""
+    nodes = store(FAMILIES[family]).all(Node)
+    versions = {"ipv4": [4], "ipv6": [6], "dual": [4, 6]}[family]
+    for found in nodes:
+        assert [6 if ":" in address else 4 for address in found.addresses] == versions
+        assert [6 if ":" in cidr else 4 for cidr in found.spec.pod_cidrs] == versions
+    assert len({address for found in nodes for address in found.addresses}) == len(nodes) * len(versions)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (NODE % ("elsewhere", "", ""), 'no node of this cluster is called "elsewhere"'),
+        (NODE % ("worker", "", "podCIDR: 10.244.9.0/24"), "spec.podCIDR: cannot change while the lab is up; it is 10.244.1.0/24"),
+        (NODE % ("worker", "", "taints: [{key: a, effect: NoExecute}, {key: a, effect: NoExecute}]"), "taints must be unique"),
+        (NODE % ("worker", "", "taints: [{key: 'a b', effect: NoExecute}]"), "wanted a name of at most 63"),
+        (NODE % ("worker", "", "podCIDR: nonsense"), "wanted a range such as"),
+    ],
+)
+def test_refuses_with_the_reason(text: str, message: str) -> None:
+    """A node that is none, a range that is in use already, taints that cannot be."""
+    with pytest.raises(ManifestError) as caught:
+        applied(store(), text)
+    assert message in str(caught.value)
+
+
+TAINTED = NODE % ("worker", "", "taints: [{key: ill, effect: NoExecute}]")
+
+
+def on_worker(name: str, tolerations: str = "[]") -> str:
+    return pod(name, f", nodeName: worker, tolerations: {tolerations}")
+
+
+def test_a_taint_sends_away_who_does_not_tolerate_it() -> None:
+    """At once, after tolerationSeconds, or never; told by an event. What a Deployment wants comes back elsewhere."""
+    text = (
+        on_worker("goes")
+        + on_worker("later", "[{key: ill, operator: Exists, effect: NoExecute, tolerationSeconds: 60}]")
+        + on_worker("stays", "[{key: ill, operator: Exists}]")
+        + deployment(replicas=4)
+    )
+    cluster = running(store(text))
+    before = {pod.name for pod in cluster.all(Pod) if pod.spec.node_name == "worker"}
+    cluster = applied(cluster, TAINTED, now=NOW + 10)
+    assert pod_named(cluster, "goes").is_terminating
+    assert {found.name for found in cluster.pods_on("worker") if not found.is_terminating} == {"later", "stays"}
+    assert len(before) > 3
+    replaced = [found for found in cluster.all(Pod) if found.labels.get("app") == "web" and not found.is_terminating]
+    assert len(replaced) == 4
+    assert all(found.spec.node_name != "worker" for found in replaced)
+    assert any(
+        event.reason == "TaintManagerEviction" and event.message == "Marking for deletion Pod default/goes" for event in cluster.all(Event)
+    )
+    _, wake = controllers.run(cluster, NOW + 30)
+    assert wake == NOW + 70
+    assert not pod_named(settled(cluster, NOW + 69), "later").is_terminating
+    after = settled(cluster, NOW + 70)
+    assert pod_named(after, "later").is_terminating
+    assert not pod_named(after, "stays").is_terminating
+
+
+def test_a_taint_of_a_moment_sends_nobody_away_who_has_time() -> None:
+    """It is gone before the time is over: the pod stays."""
+    cluster = running(store(on_worker("later", "[{key: ill, operator: Exists, effect: NoExecute, tolerationSeconds: 60}]")))
+    cluster = applied(applied(cluster, TAINTED, now=NOW + 10), NODE % ("worker", "", ""), now=NOW + 20)
+    assert not pod_named(settled(cluster, NOW + 1000), "later").is_terminating
