@@ -14,7 +14,7 @@ from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
 from tests.labs.test_dns import look_up
 
-BOUTIQUE = Path(__file__).parents[2] / "manifests" / "03-microservices-demo"
+BOUTIQUE = Path(__file__).parents[2] / "manifests" / "11-microservices-demo"
 
 
 @pytest.fixture(scope="module")
