@@ -78,10 +78,3 @@ def test_links_lead_somewhere(page: Path) -> None:
     text = (ROOT / page).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
-
-
-@pytest.mark.parametrize("folder", sorted(path.name for path in (ROOT / "manifests").iterdir() if path.is_dir()))
-def test_every_lab_to_start_from_has_its_page(folder: str) -> None:
-    """And a line in the table of all."""
-    assert (ROOT / "manifests" / folder / "README.md").is_file()
-    assert f"[{folder}]({folder})" in (ROOT / "manifests" / "README.md").read_text()
