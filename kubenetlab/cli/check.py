@@ -26,7 +26,7 @@ def check(
 ) -> None:
     """Check who reaches whom against tables; without any, against what Kubernetes promises. Exit status 1 when something does not hold.
 
-    Manifests that a table names are applied first. Example: kubenetlab check -f manifests/03-microservices-demo/expect.yaml
+    Manifests that a table names are applied first. Example: kubenetlab check -f manifests/11-microservices-demo/expect.yaml
     """
     from kubenetlab.lab.client import choose
     from kubenetlab.observe.check import load

@@ -14,7 +14,7 @@ from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
 from tests.labs.test_dns import look_up
 
-BOUTIQUE = Path(__file__).parents[2] / "manifests" / "03-microservices-demo"
+BOUTIQUE = Path(__file__).parents[2] / "manifests" / "11-microservices-demo"
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def test_the_boutiques_pods_reach_what_their_variables_name(boutique: Lab) -> No
         assert answer.seen == answer.source == (client["addresses"][0], answer.source[1])
 
 
-def test_the_whole_table_holds_by_check(boutique: Lab, tmp_path: Path) -> None:
-    """The manifests are applied first, each row is a packet, what needs a load balancer is skipped and said so; and the same for machines."""
+def test_a_table_is_told_and_written_down(boutique: Lab, tmp_path: Path) -> None:
+    """The manifests are applied first, what needs a load balancer is skipped and said so; and the same as JUnit's XML."""
     junit = tmp_path / "out.xml"
     said = boutique.run("check", "-f", str(BOUTIQUE / "expect.yaml"), "--junit", str(junit))
     assert "18 checks" in said.out
@@ -58,8 +58,6 @@ def test_the_whole_table_holds_by_check(boutique: Lab, tmp_path: Path) -> None:
     assert "expect.yaml:106  ext:client → lb:default/frontend-external: skipped" in said.out
     suite = ElementTree.parse(junit).getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("18", "0", "1")
-    found = boutique.run("check", "-f", str(BOUTIQUE / "expect.yaml"), "-o", "json").json
-    assert (found["ok"], len(found["checks"])) == (True, 18)
 
 
 TABLE = """\

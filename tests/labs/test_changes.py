@@ -144,45 +144,6 @@ def test_drift_is_shown_and_repaired(running: Lab, command: str, shown: str) -> 
     assert running.run("ping", "-o", "json").json["ok"]
 
 
-NO_CNI = "{apiVersion: kubenetlab.dev/v1alpha1, kind: Cluster, networking: {cni: none}}\n---\n" + MANIFEST
-HOST_POD = """---
-apiVersion: v1
-kind: Pod
-metadata: {name: host}
-spec:
-  hostNetwork: true
-  nodeName: worker
-  containers: [{name: main, image: agnhost, args: [netexec, --http-port=7070, --udp-port=-1]}]
-"""
-
-
-def test_without_a_cni_and_then_with_one(lab: Lab) -> None:
-    """Nodes are NotReady with the runtime's own message, ordinary pods Pending, hostNetwork pods run; a mode installed by re-apply
-    makes all Ready, without touching what ran."""
-    said = lab.up(NO_CNI + HOST_POD, status=1)
-    assert "0/3 nodes are available" in said.err
-    assert "--cni bridge" in said.err
-    nodes = lab.get("nodes")["items"]
-    for node in nodes:
-        ready = next(condition for condition in node["status"]["conditions"] if condition["type"] == "Ready")
-        assert (ready["status"], ready["reason"]) == ("False", "KubeletNotReady")
-        assert "cni plugin not initialized" in ready["message"]
-    phases = {pod["metadata"]["name"]: pod["status"]["phase"] for pod in lab.get("pods")["items"]}
-    assert {name: phase for name, phase in phases.items() if phase == "Running"} == {"host": "Running"}
-    assert phases["client"] == "Pending"
-    host = lab.pod("host")
-    (answer,) = lab.ask(lab.place("nodes", "worker2"), ("TCP", host["addresses"][0], 7070))
-    assert (answer.who, answer.seen) == ("worker", answer.source)
-    assert [row.split()[1] for row in lab.run("get", "nodes").out.splitlines()[1:]] == ["NotReady"] * 3
-
-    lab.run("up", "--cni", "bridge")
-    assert [row.split()[1] for row in lab.run("get", "nodes").out.splitlines()[1:]] == ["Ready"] * 3
-    assert all(pod["ready"] for pod in lab.seen["pods"])
-    assert (lab.pod("host")["pid"], lab.pod("host")["addresses"]) == (host["pid"], host["addresses"])
-    assert web_answers(lab)
-    assert lab.run("ping", "-o", "json").json["ok"]
-
-
 def test_a_mode_cannot_be_taken_from_under_running_pods(lab: Lab) -> None:
     """bridge → none on a running lab is refused with a reason."""
     lab.up(MANIFEST)

@@ -35,7 +35,7 @@ spec: {clusterIP: None, selector: {app: till}, ports: [{port: 80}]}
 def lab() -> Iterator[Lab]:
     """Nodes n1 and n2, a client, a Deployment and a Service web, and a pod and a Service till in another namespace."""
     for lab in new_lab():
-        lab.run("up", "-f", str(ROOT / "manifests" / "02-service"))
+        lab.run("up", "-f", str(ROOT / "manifests" / "05-service-and-endpoints"))
         lab.apply(OTHERS)
         yield lab
 

@@ -19,7 +19,7 @@ READING = Path(__file__).with_name("reading.py")
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 LABS = {
     "quickstart": MANIFESTS / "01-quickstart",
-    "statefulset": MANIFESTS / "04-statefulset",
+    "statefulset": MANIFESTS / "07-statefulset",
     "every kind of Service, hostNetwork, permanent neighbours": CASES / "services" / "input.yaml",
     "routed pods": CASES / "routed" / "input.yaml",
     "both families": CASES / "dual" / "input.yaml",
@@ -111,7 +111,7 @@ def test_the_script_makes_the_lab(manifest: Path, lab: Lab, world: World) -> Non
 
 def test_what_the_script_makes_carries_packets_and_goes(lab: Lab, world: World, tmp_path: Path) -> None:
     """What it says to try works, a Service leads to whoever listens in its pod, and `down` leaves nothing."""
-    manifest = MANIFESTS / "02-service"
+    manifest = MANIFESTS / "05-service-and-endpoints"
     file = tmp_path / "lab.sh"
     file.write_text(planned(lab, manifest))
     said = world.run("env", "LAB=copy", "sh", str(file))

@@ -11,7 +11,7 @@ from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab, run, wait_for
 from tests.labs.test_dns import look_up
 
-MANIFESTS = Path(__file__).parents[2] / "manifests" / "04-statefulset"
+MANIFESTS = Path(__file__).parents[2] / "manifests" / "07-statefulset"
 
 
 @pytest.fixture(scope="module")

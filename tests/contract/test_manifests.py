@@ -1,0 +1,50 @@
+"""Every folder of manifests/ is a whole lesson: a page, a Cluster, manifests, a table."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kubenetlab.cli.manifests import read
+from kubenetlab.observe.check import load
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+FOLDERS = sorted(path for path in MANIFESTS.iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_lab_is_named_as_its_folder(folder: Path) -> None:
+    """Its Cluster document says so, and all its manifests are taken without a mistake."""
+    config = read([str(folder)], strict=True).cluster_config
+    assert config.name == re.sub(r"^\d+-", "", folder.name)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_lab_has_its_page(folder: Path) -> None:
+    """With the commands from `up` by the table to `down`, and a line in the list of all labs."""
+    page = (folder / "README.md").read_text()
+    commands = re.findall(r"^(?:\$ )?(kubenetlab .*?)(?:  +#.*)?$", page, re.MULTILINE)
+    assert commands[0] in ("kubenetlab up", f"kubenetlab up -f manifests/{folder.name}")
+    assert f"kubenetlab check -f manifests/{folder.name}/expect.yaml" in commands
+    assert commands[-1] == "kubenetlab down"
+    assert f"[{folder.name}]({folder.name})" in (MANIFESTS / "README.md").read_text()
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_lab_has_its_table(folder: Path) -> None:
+    """Of several packets, under a name."""
+    table, _ = load(str(folder / "expect.yaml"))
+    assert table.name
+    assert len(table.probes) >= 5
+
+
+def test_what_is_copied_names_its_licence() -> None:
+    """Manifests that begin with somebody's copyright are named on their folder's page, with where they are from."""
+    copied = [path for path in MANIFESTS.glob("*/*.yaml") if "Copyright" in path.read_text()[:200]]
+    assert copied
+    for path in copied:
+        page = (path.parent / "README.md").read_text()
+        assert re.search(rf"`{path.name}` is .*Copyright .*License", page, re.DOTALL), path
+        assert "https://github.com/" in page
