@@ -68,7 +68,12 @@ def test_places_are_told(lab: Lab) -> None:
     assert asked(f"kubenetlab logs --lab {lab.name} node:") == []
     assert asked(f"kubenetlab inspect --lab {lab.name} node:n") == ["node:n1", "node:n2"]
     services = asked(f"kubenetlab ping --lab {lab.name} client svc:")
-    assert services == ["svc:kubernetes", "svc:kube-system/kube-dns", "svc:web", "svc:shop/till"]
+    assert services == [
+        "svc:kubernetes",
+        "svc:kube-system/kube-dns",
+        *(f"svc:{name}" for name in ("web", "client", "database", "empty")),
+        "svc:shop/till",
+    ]
 
 
 def test_bash_is_told_what_follows_a_colon(lab: Lab) -> None:
