@@ -36,6 +36,11 @@ VERSIONS: Final[Mapping[str, tuple[int, ...]]] = {"ipv4": (4,), "ipv6": (6,), "d
 """IP family of a cluster → its IP versions, the primary one first."""
 
 
+AddressNumber = Annotated[
+    int, Meta(ge=2, le=2**63 - 1, title="the number of an address in a node's range (0 is the network, 1 the gateway)")
+]
+
+
 class PortMapping(Record, frozen=True):
     """A port of the world outside that leads to one of the node's."""
 
@@ -60,6 +65,30 @@ class NodeConfig(Record, frozen=True):
     kubeadm_config_patches_json6902: Unmodelled = None
 
 
+class Pool(Record, kw_only=True, frozen=True):
+    """A part of each node's pod range that is kept for some pods: from its address number `first` to number `last`.
+
+    For the pods of the namespaces named, on the nodes named; a list that is empty stands for all, two empty ones for the pods alone
+    that name the pool in their annotation kubenetlab.dev/pool.
+    """
+
+    name: str
+    first: AddressNumber
+    last: AddressNumber
+    namespaces: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+
+    def serves(self, node: str) -> bool:
+        """True when the pool has addresses on a node."""
+        return not self.nodes or node in self.nodes
+
+
+class IPAM(Record, frozen=True):
+    """How pods get their addresses."""
+
+    pools: tuple[Pool, ...] = ()
+
+
 class Networking(Record, frozen=True):
     """Families, ranges and modes."""
 
@@ -70,6 +99,7 @@ class Networking(Record, frozen=True):
     node_cidr_mask_size_ipv4: Annotated[int, Meta(ge=8, le=30, title="a prefix length")] = 24
     """How large the share of the pod range is that each node gets."""
     node_cidr_mask_size_ipv6: Annotated[int, Meta(ge=8, le=126, title="a prefix length")] = 64
+    ipam: IPAM = IPAM()
     dns_domain: str = "cluster.local"
     cni: str | Mapping[str, Any] = "bridge"
     """The mode's name, or a mapping of `type` and the mode's options."""

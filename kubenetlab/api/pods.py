@@ -17,6 +17,10 @@ PortOrName = Port | Annotated[str, Meta(min_length=1, title="a port name")]
 
 REAL_COMMANDS_ANNOTATION = "kubenetlab.dev/real-commands"
 """`"true"` on a pod runs its containers' commands, as programs of this machine."""
+ADDRESSES_ANNOTATION = "kubenetlab.dev/addresses"
+"""The addresses that a pod is to have: one per family, with a comma between them."""
+POOL_ANNOTATION = "kubenetlab.dev/pool"
+"""The pool from which a pod is to have its addresses."""
 READY_ANNOTATION = "kubenetlab.dev/ready"
 """`"false"` on a pod makes it unready on purpose."""
 
@@ -351,6 +355,11 @@ class Pod(Resource, frozen=True):
     @property
     def hostname(self) -> str:
         return self.spec.hostname or self.metadata.name
+
+    @property
+    def wanted_addresses(self) -> tuple[str, ...]:
+        """Those that its annotation asks for."""
+        return tuple(part.strip() for part in self.metadata.annotations.get(ADDRESSES_ANNOTATION, "").split(",") if part.strip())
 
     def container(self, name: str) -> Container | None:
         return next((container for container in self.spec.all_containers if container.name == name), None)

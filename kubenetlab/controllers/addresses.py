@@ -23,12 +23,8 @@ def gateway(node_network: Network) -> Address:
     return node_network[1]
 
 
-def pod_addresses_after(node_network: Network, last: str) -> Iterator[Address]:
-    """Every address a pod may have, beginning behind the one given out last, round to it again.
-
-    As the host-local plugin: the network's own, the gateway's and the last (broadcast) address are left out.
-    """
-    first, end = 2, node_network.num_addresses - 1
+def pod_addresses_after(node_network: Network, last: str, first: int, end: int) -> Iterator[Address]:
+    """The addresses from number `first` to before number `end`, beginning behind the one given out last, round to it again."""
     start = int(_address(last)) - int(node_network.network_address) + 1 if last else first
     count = end - first
     for step in range(count):

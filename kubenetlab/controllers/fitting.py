@@ -7,6 +7,7 @@ interpodaffinity} (1.33).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_address, ip_network
 from typing import Final
 
 from kubenetlab.api.core import Namespace, Node, Taint
@@ -94,6 +95,14 @@ def _node_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
     return None if matches_node(pod.spec, node) else "node(s) didn't match Pod's node affinity/selector"
 
 
+def _addresses(pod: Pod, node: Node, placed: Placed) -> str | None:
+    """A pod that asks for its address can only be where that is routed to."""
+    wanted = [ip_address(address) for address in pod.wanted_addresses]
+    ranges = [ip_network(cidr) for cidr in node.spec.pod_cidrs]
+    is_here = all(any(address in cidr for cidr in ranges if cidr.version == address.version) for address in wanted)
+    return None if is_here else "node(s) didn't have the requested pod address in their range"
+
+
 def _ports(pod: Pod, node: Node, placed: Placed) -> str | None:
     wanted = pod.spec.host_ports
     if not wanted:
@@ -171,6 +180,6 @@ def _anti_affinity(pod: Pod) -> tuple[PodAffinityTerm, ...]:
 
 
 FILTERS: Final[tuple[Callable[[Pod, Node, Placed], str | None], ...]] = (
-    _unschedulable, _taints, _node_affinity, _ports, _spread, _pod_affinity, _pod_anti_affinity,
+    _unschedulable, _taints, _node_affinity, _addresses, _ports, _spread, _pod_affinity, _pod_anti_affinity,
 )  # fmt: skip
 """In the scheduler's order: the first reason is the one that is told."""

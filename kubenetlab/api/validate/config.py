@@ -25,6 +25,7 @@ def validate_config(config: ClusterConfig) -> Iterator[Finding]:
     yield from _validate_nodes(config)
     yield from _validate_ranges(config)
     yield from _validate_pod_cidrs(config)
+    yield from _validate_pools(config)
     yield from _validate_external(config)
     if fault := subdomain_fault(config.networking.dns_domain):
         yield Finding(("networking", "dnsDomain"), fault)
@@ -129,6 +130,32 @@ def _validate_pod_cidrs(config: ClusterConfig) -> Iterator[Finding]:
                 if other.version == part.version and part.overlaps(other):
                     yield Finding(path, f"{part} overlaps {other} of node {whose}")
             seen.append((name, part))
+
+
+def _validate_pools(config: ClusterConfig) -> Iterator[Finding]:
+    """Pools that lie inside every node's range, and do not share an address."""
+    sizes = [
+        2 ** ((32 if version == 4 else 128) - config.networking.node_mask_size(version))
+        for version in VERSIONS[config.networking.ip_family]
+    ]
+    pools = config.networking.ipam.pools
+    for index, pool in enumerate(pools):
+        path: Path = ("networking", "ipam", "pools", index)
+        if fault := subdomain_fault(pool.name):
+            yield Finding((*path, "name"), fault)
+        if pool.last < pool.first:
+            yield Finding((*path, "last"), f"wanted at least {pool.first}, where the pool begins, found {pool.last}")
+        elif pool.last > min(sizes) - 2:
+            yield Finding((*path, "last"), f"wanted at most {min(sizes) - 2}, the last number in a node's range, found {pool.last}")
+        for name in pool.nodes:
+            if name not in config.node_names:
+                yield Finding((*path, "nodes"), f"no node is called {found(name)}; there are: {', '.join(config.node_names)}")
+        for other in pools[:index]:
+            if other.name == pool.name:
+                yield Finding((*path, "name"), f"{found(pool.name)} is the name of another pool already")
+            shares_node = any(pool.serves(node) and other.serves(node) for node in config.node_names)
+            if shares_node and pool.first <= other.last and other.first <= pool.last:
+                yield Finding(path, f"{pool.first} to {pool.last} overlaps pool {other.name} ({other.first} to {other.last})")
 
 
 def _validate_external(config: ClusterConfig) -> Iterator[Finding]:
