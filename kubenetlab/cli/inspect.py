@@ -15,7 +15,7 @@ API = "/apis/kubenetlab.dev/v1alpha1"
 def inspect(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[TARGET]", help="[ns/]pod, deploy:, node: or ext:; without it the whole lab.", show_default=False),
+        typer.Argument(metavar="[TARGET]", help="\\[ns/]pod, deploy:, node: or ext:; without it the whole lab.", show_default=False),
     ] = None,
     namespace: Namespace = None,
     output: OutputOption = Output.table,

@@ -23,11 +23,12 @@ def ping(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SRC", help="From where: [ns/]pod, deploy:, node: or ext:. Without it: everybody to everybody.", show_default=False
+            metavar="[SRC", help="From where: \\[ns/]pod, deploy:, node: or ext:. Without it: everybody to everybody.", show_default=False
         ),
     ] = None,
     destination: Annotated[
-        str | None, typer.Argument(metavar="[DST]]", help="To where: a place, svc:[ns/]name, ip:ADDRESS or a DNS name.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[DST]]", help="To where: a place, svc:\\[ns/]name, ip:ADDRESS or a DNS name.", show_default=False),
     ] = None,
     tcp: Annotated[
         int | None, typer.Option("--tcp", metavar="PORT", min=1, max=65535, help="Connect to a TCP port instead of pinging.")

@@ -9,7 +9,7 @@ import typer
 from kubenetlab.cli.options import Lab, Namespace
 from kubenetlab.cli.screen import hint, say
 
-Target = Annotated[str, typer.Argument(metavar="TARGET", help="[ns/]pod, deploy:[ns/]name, node:name or ext:name.", show_default=False)]
+Target = Annotated[str, typer.Argument(metavar="TARGET", help="\\[ns/]pod, deploy:\\[ns/]name, node:name or ext:name.", show_default=False)]
 
 
 def exec_(
