@@ -30,6 +30,7 @@ PROMISED = [
     "check",
     "exec",
     "shell",
+    "port-forward",
     "inspect",
     "plan",
     "diff",
