@@ -3,6 +3,7 @@
 Link names have at most 15 characters (IFNAMSIZ). What a real component creates bears that component's name.
 """
 
+import base64
 import hashlib
 import re
 from functools import lru_cache
@@ -10,7 +11,8 @@ from ipaddress import IPv6Address, ip_address
 
 MAX_LINK_NAME = 15
 MAX_HOSTNAME = 63
-MAX_ALIAS = 255
+MAX_ALIAS = 254
+MAX_FILE_NAME = 255
 MAX_LAB_NAME = 40
 """It becomes part of a socket's path, which has 108 bytes at most."""
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -74,21 +76,31 @@ def external_netns(host: str) -> str:
 
 def port_name(name: str) -> str:
     """The name of a switch's port to `name`: the name itself, or its beginning and a hash when it is too long."""
-    if len(name) <= MAX_LINK_NAME:
+    return _shortened(name, MAX_LINK_NAME)
+
+
+def file_name(text: str) -> str:
+    """A name for a file: the text itself, or its beginning and a hash when no directory can hold it."""
+    return _shortened(text, MAX_FILE_NAME)
+
+
+def _shortened(name: str, most: int) -> str:
+    """At most so many characters. 40 bits of hash: two of a thousand names are alike once in two million labs."""
+    if len(name) <= most:
         return name
-    digest = hashlib.sha256(name.encode()).hexdigest()
-    return f"{name[:9]}-{digest[:5]}"
+    digest = base64.b32encode(hashlib.sha256(name.encode()).digest()[:5]).decode().lower()
+    return f"{name[: most - len(digest) - 1]}-{digest}"
 
 
 def link_alias(component: str, subject: str) -> str:
-    """What `ip link` shows of a link's origin: `cni bridge: pod default/web`. The kernel keeps 255 bytes."""
+    """What `ip link` shows of a link's origin: `cni bridge: pod default/web`. The kernel keeps 255 bytes, with the final zero."""
     return f"{component}: {subject}"[:MAX_ALIAS]
 
 
 def run_netns_name(lab: str, netns: str) -> str:
-    """The name of a namespace in /run/netns: `lab_node_worker`, `lab_pod_default_web`; no part can hold an underscore."""
+    """The name of a namespace in /run/netns: `lab_node_worker`, `lab_pod_default_web`; no part can hold an underscore. One that no directory holds is cut short."""
     kind, *rest = netns.split("/")
-    return "_".join((lab, kind, *(rest[:2] if kind == "pod" else rest)))
+    return file_name("_".join((lab, kind, *(rest[:2] if kind == "pod" else rest))))
 
 
 @lru_cache(maxsize=8192)  # every neighbour of every pod is asked for by name

@@ -9,8 +9,9 @@ Source of the rules: sigs.k8s.io/yaml (goyaml.v2), k8s.io/apimachinery pkg/util/
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -43,13 +44,13 @@ class Document(Struct, frozen=True):
         node = _composed(self.text)
         if node is None:
             return self.first_line
-        line: int = node.start_mark.line
+        start: int = node.start_mark.index
         for step in path:
             entry = _child(node, step)
             if entry is None:
                 break
-            line, node = entry
-        return self.first_line + line
+            start, node = entry
+        return self.first_line + _line(self.text, start)
 
 
 def read_documents(file: str, data: bytes) -> tuple[list[Document], list[Problem]]:
@@ -76,7 +77,7 @@ def read_documents(file: str, data: bytes) -> tuple[list[Document], list[Problem
         try:
             value = _parse(part)
         except _ReadError as error:
-            problems.append(Problem(error.message, file=file, line=first_line + error.line, hints=error.hints))
+            problems.append(Problem(error.message, file=file, line=first_line + _line(part, error.index), hints=error.hints))
         else:
             if value is not None:
                 documents.append(Document(file, first_line, part, value))
@@ -93,9 +94,16 @@ def _composed(text: str) -> Any:
 
 
 class _ReadError(Exception):
-    def __init__(self, message: str, line: int = 0, hints: tuple[str, ...] = ()) -> None:
+    """What is wrong, and at which character."""
+
+    def __init__(self, message: str, index: int = 0, hints: tuple[str, ...] = ()) -> None:
         super().__init__(message)
-        self.message, self.line, self.hints = message, line, hints
+        self.message, self.index, self.hints = message, index, hints
+
+
+def _line(text: str, index: int) -> int:
+    """In which line a character is, as editors count: to YAML more than the line feed ends a line."""
+    return text.count("\n", 0, index)
 
 
 def _split(text: str) -> Iterator[tuple[int, str]]:
@@ -111,8 +119,10 @@ def _split(text: str) -> Iterator[tuple[int, str]]:
 def _parse(text: str) -> Any:
     if text.lstrip().startswith(("{", "[")):
         try:
-            value = json.loads(text, object_pairs_hook=_unique)
+            value = json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
             _check_json_depth(value)
+            if "\\u" in text:
+                json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character
             return value
         except RecursionError:
             raise _ReadError(f"nested deeper than {MAX_DEPTH} levels") from None
@@ -129,13 +139,12 @@ def _parse(text: str) -> Any:
         value = loader.construct_document(node)
         if loader.check_node():
             second: Any = loader.get_node()
-            raise _ReadError("a second document begins here without a --- line", second.start_mark.line)
+            raise _ReadError("a second document begins here without a --- line", second.start_mark.index)
         return value
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(text, error) from None
     except yaml.reader.ReaderError as error:
-        line = text[: error.position].count("\n")
-        raise _ReadError(f"control character #x{error.character:04x} is not allowed in YAML", line) from None
+        raise _ReadError(f"control character #x{error.character:04x} is not allowed in YAML", error.position) from None
     finally:
         loader.dispose()
 
@@ -169,7 +178,7 @@ def _check_depth(text: str) -> None:
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > MAX_DEPTH:
-                    raise _ReadError(f"nested deeper than {MAX_DEPTH} levels", event.start_mark.line if event.start_mark else 0)
+                    raise _ReadError(f"nested deeper than {MAX_DEPTH} levels", event.start_mark.index if event.start_mark else 0)
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
     except yaml.YAMLError:
@@ -182,31 +191,32 @@ def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
         return 1
     if id(node) in known:
         if known[id(node)] < 0:
-            raise _ReadError("an alias refers to the value that contains it", node.start_mark.line)
+            raise _ReadError("an alias refers to the value that contains it", node.start_mark.index)
         return known[id(node)]
     known[id(node)] = -1
     children: Sequence[yaml.Node] = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
     size = 1 + sum(_expanded_size(child, known) for child in children)
     if size > MAX_NODES:
-        raise _ReadError(f"its aliases expand to more than {MAX_NODES} values", node.start_mark.line)
+        raise _ReadError(f"its aliases expand to more than {MAX_NODES} values", node.start_mark.index)
     known[id(node)] = size
     return size
 
 
 def _syntax_error(text: str, error: yaml.MarkedYAMLError) -> _ReadError:
     mark = error.problem_mark or error.context_mark
-    line = mark.line if mark else 0
-    lines = text.split("\n")
-    shown = lines[line] if line < len(lines) else ""
+    index = mark.index if mark else 0
+    shown = text.split("\n")[_line(text, index)]
     if "\t" in shown[: len(shown) - len(shown.lstrip())]:
-        return _ReadError("a tab in the indentation; YAML allows only spaces there", line, (shown.replace("\t", "→"),))
-    return _ReadError(error.problem or str(error), line, (shown.strip(),) if shown.strip() else ())
+        return _ReadError("a tab in the indentation; YAML allows only spaces there", index, (shown.replace("\t", "→"),))
+    return _ReadError(error.problem or str(error), index, (shown.strip(),) if shown.strip() else ())
 
 
 class _Loader(yaml.CSafeLoader):
     """PyYAML's C loader with Kubernetes' scalars and an eye on duplicate keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            raise _unfitting(node)
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -231,26 +241,66 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
     list("-+0123456789."),
 )
-_Loader.add_constructor(_TAG + "int", lambda loader, node: _integer(node))
 
 
-def _integer(node: Any) -> int:
-    digits = node.value.replace("_", "")
+def _scalar(read: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
+    """The constructor of a kind of scalar: people may write any tag before any value."""
+
+    def construct(_: Any, node: Any) -> Any:
+        try:
+            return read(node.value)
+        except (AttributeError, KeyError, TypeError, ValueError):  # thousands of digits, too
+            raise _unfitting(node) from None
+
+    return construct
+
+
+def _integer(text: str) -> int:
+    digits = text.replace("_", "")
     unsigned = digits.lstrip("+-")
     if len(unsigned) > 1 and unsigned[0] == "0" and unsigned[1] in "01234567":
         digits = digits.replace("0", "0o", 1)
-    try:
-        return int(digits, 0)
-    except ValueError:  # 0x_, or thousands of digits
-        raise yaml.constructor.ConstructorError(None, None, f'"{node.value[:20]}…" is no number', node.start_mark) from None
+    return int(digits, 0)
+
+
+def _finite(text: str) -> float:
+    """A float that JSON has: neither infinite nor NaN. Raises ValueError."""
+    value = float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _unfitting(node: Any) -> yaml.constructor.ConstructorError:
+    """The error for a value that is not what its tag says, or that JSON, and so Kubernetes, cannot hold."""
+    shown = f'"{node.value[:20]}{"…" * (len(node.value) > 20)}"' if isinstance(node, yaml.ScalarNode) else f"this {node.id}"
+    wanted = _NOUNS.get(node.tag)
+    message = f"{shown} is no {wanted}" if wanted else f"the tag {node.tag.replace(_TAG, '!!')} is not for Kubernetes manifests"
+    return yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+
+
+def _refused(_: Any, node: Any) -> Any:
+    raise _unfitting(node)
+
+
+_NOUNS = {_TAG + "int": "number", _TAG + "float": "number", _TAG + "bool": "boolean", _TAG + "map": "mapping", _TAG + "seq": "list"}
+_Loader.yaml_constructors = {
+    tag: construct
+    for tag, construct in yaml.CSafeLoader.yaml_constructors.items()
+    if tag not in (_TAG + "binary", _TAG + "omap", _TAG + "pairs", _TAG + "set", _TAG + "timestamp")
+}
+_Loader.add_constructor(_TAG + "int", _scalar(_integer))
+_Loader.add_constructor(_TAG + "float", _scalar(_finite))
+_Loader.add_constructor(_TAG + "bool", _scalar(lambda text: yaml.CSafeLoader.bool_values[text.lower()]))
+_Loader.add_constructor(None, _refused)
 
 
 def _child(node: Any, step: str | int) -> tuple[int, Any] | None:
-    """(line, value) of one step down."""
+    """(first character, value) of one step down."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.value == step:
-                return key.start_mark.line, value
+                return key.start_mark.index, value
     elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-        return node.value[step].start_mark.line, node.value[step]
+        return node.value[step].start_mark.index, node.value[step]
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from kubenetlab import __version__
-from kubenetlab.cli import check, completion, doctor, explain, get, inspect, labs, modes, ping, rollout, schema, work
+from kubenetlab.cli import check, completion, doctor, explain, get, inspect, labs, modes, ping, port_forward, rollout, schema, work
 
 LIFE, LOOK, ACT, MACHINE = "A lab's life", "Look", "Act", "This machine, and what can be chosen"
 
@@ -47,6 +47,7 @@ app.command("inspect", rich_help_panel=LOOK)(inspect.inspect)
 app.command("diff", rich_help_panel=LOOK)(inspect.diff)
 app.command("exec", rich_help_panel=ACT)(work.exec_)
 app.command("shell", rich_help_panel=ACT)(work.shell)
+app.command("port-forward", rich_help_panel=ACT)(port_forward.port_forward)
 app.command("scale", rich_help_panel=ACT)(work.scale)
 app.add_typer(rollout.app, name="rollout", rich_help_panel=ACT)
 app.command("modes", rich_help_panel=MACHINE)(modes.modes)

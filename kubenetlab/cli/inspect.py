@@ -18,7 +18,7 @@ def inspect(
         str | None,
         typer.Argument(
             metavar="[TARGET]",
-            help="[ns/]pod, deploy:, node: or ext:; without it the whole lab.",
+            help="\\[ns/]pod, deploy:, node: or ext:; without it the whole lab.",
             show_default=False,
             autocompletion=candidates("places"),
         ),

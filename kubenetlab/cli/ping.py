@@ -25,7 +25,7 @@ def ping(
         str | None,
         typer.Argument(
             metavar="[SRC",
-            help="From where: [ns/]pod, deploy:, node: or ext:. Without it: everybody to everybody.",
+            help="From where: \\[ns/]pod, deploy:, node: or ext:. Without it: everybody to everybody.",
             show_default=False,
             autocompletion=candidates("places"),
         ),
@@ -34,7 +34,7 @@ def ping(
         str | None,
         typer.Argument(
             metavar="[DST]]",
-            help="To where: a place, svc:[ns/]name, ip:ADDRESS or a DNS name.",
+            help="To where: a place, svc:\\[ns/]name, ip:ADDRESS or a DNS name.",
             show_default=False,
             autocompletion=candidates("destinations"),
         ),

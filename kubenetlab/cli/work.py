@@ -14,7 +14,7 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="TARGET",
-        help="[ns/]pod, deploy:[ns/]name, node:name or ext:name.",
+        help="\\[ns/]pod, deploy:\\[ns/]name, node:name or ext:name.",
         show_default=False,
         autocompletion=candidates("places"),
     ),

@@ -118,12 +118,10 @@ def _is_same_port(one: tuple[str, str, int], other: tuple[str, str, int]) -> boo
 
 
 def _spread(pod: Pod, node: Node, placed: Placed) -> str | None:
-    for constraint in pod.spec.topology_spread_constraints:
-        if constraint.when_unsatisfiable != "DoNotSchedule":
-            continue
+    for constraint in (hard := spread_constraints(pod, "DoNotSchedule")):
         if constraint.topology_key not in node.labels:
             return "node(s) didn't match pod topology spread constraints (missing required label)"
-        counts = domain_counts(pod, constraint, placed)
+        counts = domain_counts(pod, constraint, hard, placed)
         least = 0 if constraint.min_domains is not None and len(counts) < constraint.min_domains else min(counts.values(), default=0)
         is_own = constraint.label_selector is not None and constraint.label_selector.matches(pod.labels)
         if counts.get(node.labels[constraint.topology_key], 0) + is_own - least > constraint.max_skew:
@@ -131,13 +129,20 @@ def _spread(pod: Pod, node: Node, placed: Placed) -> str | None:
     return None
 
 
-def domain_counts(pod: Pod, constraint: TopologySpreadConstraint, placed: Placed) -> dict[str, int]:
-    """Domain → how many pods of the constraint are in it; domains of nodes that the pod may go to."""
+def spread_constraints(pod: Pod, when_unsatisfiable: str) -> list[TopologySpreadConstraint]:
+    """Those that must hold (DoNotSchedule), or those that only wish (ScheduleAnyway)."""
+    return [constraint for constraint in pod.spec.topology_spread_constraints if constraint.when_unsatisfiable == when_unsatisfiable]
+
+
+def domain_counts(
+    pod: Pod, constraint: TopologySpreadConstraint, together: Sequence[TopologySpreadConstraint], placed: Placed
+) -> dict[str, int]:
+    """Domain → how many pods of the constraint are in it; domains of nodes that the pod may go to and that have the labels of all."""
     counts: dict[str, int] = {}
     for node in placed.nodes:
-        domain = node.labels.get(constraint.topology_key)
-        if domain is None or not matches_node(pod.spec, node):
+        if any(one.topology_key not in node.labels for one in together) or not matches_node(pod.spec, node):
             continue
+        domain = node.labels[constraint.topology_key]
         counts.setdefault(domain, 0)
         counts[domain] += sum(_counts(pod, constraint, other) for other in placed.pods[node.name])
     return counts
@@ -149,15 +154,22 @@ def _counts(pod: Pod, constraint: TopologySpreadConstraint, other: Pod) -> bool:
 
 
 def _pod_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
-    for term in pod.spec.affinity.pod_affinity.required_during_scheduling_ignored_during_execution:
-        if any(placed.is_meant(term, pod, other) for other in placed.in_domain(node, term.topology_key)):
-            continue
-        is_first = placed.is_meant(term, pod, pod) and not any(
-            placed.is_meant(term, pod, other) for pods in placed.pods.values() for other in pods
-        )
-        if not is_first or term.topology_key not in node.labels:  # the first of a group that wants to be together goes anywhere
-            return "node(s) didn't match pod affinity rules"
-    return None
+    terms = pod.spec.affinity.pod_affinity.required_during_scheduling_ignored_during_execution
+    if not terms:
+        return None
+
+    def is_meant_by_all(other: Pod) -> bool:
+        return all(placed.is_meant(term, pod, other) for term in terms)
+
+    keys = [term.topology_key for term in terms]
+    if all(any(is_meant_by_all(other) for other in placed.in_domain(node, key)) for key in keys):
+        return None
+    has_group = any(
+        is_meant_by_all(other) for place in placed.nodes if any(key in place.labels for key in keys) for other in placed.pods[place.name]
+    )
+    if all(key in node.labels for key in keys) and not has_group and is_meant_by_all(pod):
+        return None  # the first of a group that wants to be together goes anywhere
+    return "node(s) didn't match pod affinity rules"
 
 
 def _pod_anti_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:

@@ -5,6 +5,7 @@ same owner, then with the fewest pods at all, then the first, is taken: an even 
 Source: k8s.io/kubernetes pkg/scheduler/framework/plugins (filters and their texts); k8s.io/component-helpers scheduling/corev1.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -16,7 +17,7 @@ from kubenetlab.api.meta import Condition, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.events import event
-from kubenetlab.controllers.fitting import Placed, domain_counts, misfit
+from kubenetlab.controllers.fitting import Placed, domain_counts, misfit, spread_constraints
 
 WATCHES: Final[tuple[Kind, ...]] = (Pod, Node, Namespace)
 
@@ -45,9 +46,11 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
 
 
 def _skew(pod: Pod, node: Node, placed: Placed) -> int:
-    """How many pods lie in the node's domains already, by the constraints that only wish."""
-    wishes = [constraint for constraint in pod.spec.topology_spread_constraints if constraint.when_unsatisfiable == "ScheduleAnyway"]
-    return sum(domain_counts(pod, wish, placed).get(node.labels.get(wish.topology_key, ""), 0) for wish in wishes)
+    """How many pods lie in the node's domains already, by the constraints that only wish. A node outside all domains comes last."""
+    wishes = spread_constraints(pod, "ScheduleAnyway")
+    if any(wish.topology_key not in node.labels for wish in wishes):
+        return sys.maxsize
+    return sum(domain_counts(pod, wish, wishes, placed)[node.labels[wish.topology_key]] for wish in wishes)
 
 
 def _family(pod: Pod) -> str:

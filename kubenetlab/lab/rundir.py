@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kubenetlab.errors import LabError, RequirementError, UsageError
-from kubenetlab.names import lab_name_fault
+from kubenetlab.names import file_name, lab_name_fault
 
 RUN_NETNS = "/run/netns"
 API_SOCKET, INIT_SOCKET, NODE_AGENT_SOCKET = "api.sock", "init.sock", "node-agent.sock"
@@ -53,7 +53,7 @@ def worker_socket(number: int) -> str:
 
 def container_log(netns: str, container: str) -> str:
     """The name of the file with what a container's process prints."""
-    return f"{netns.replace('/', '_')}.{container}.log"
+    return file_name(f"{netns.replace('/', '_')}.{container}.log")
 
 
 def names() -> list[str]:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.text import Text
+from typer.main import get_command
 
 from kubenetlab.cli.app import app
 from kubenetlab.datapath.modes import known
@@ -29,6 +31,7 @@ PROMISED = [
     "check",
     "exec",
     "shell",
+    "port-forward",
     "inspect",
     "plan",
     "diff",
@@ -71,6 +74,14 @@ def test_a_command_has_help_and_an_example(command: str) -> None:
         shown = run(command, "--help")
         assert shown.returncode == 0
         assert "Usage:" in shown.stdout
+
+
+def test_help_is_shown_as_it_is_written() -> None:
+    """What stands in brackets is not taken for a colour."""
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    words = [parameter.help or "" for command in commands.values() for parameter in command.params]
+    words += [line for command in commands.values() for line in (command.help or "").splitlines()]
+    assert [text for text in words if Text.from_markup(text).plain != text.replace("\\[", "[")] == []
 
 
 def test_a_plan_is_data_for_other_programs() -> None:

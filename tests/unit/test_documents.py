@@ -77,6 +77,18 @@ def test_resolves_scalars_as_kubernetes_does(scalar: str, value: object) -> None
         pytest.param("- " * 500 + "a", "f.yaml:1  nested deeper than 100 levels", id="deep block"),
         pytest.param(b"x" * (MAX_BYTES + 1), "f.yaml  too large: more than 16 MB", id="too large"),
         pytest.param("? [a]\n: b\n", "f.yaml:1  a key must be a plain word", id="key that is no word"),
+        pytest.param("a: 1\nb: !!bool stable\n", 'f.yaml:2  "stable" is no boolean', id="tag that does not fit"),
+        pytest.param("a: !!int [1]\n", "f.yaml:1  this sequence is no number", id="number that is a list"),
+        pytest.param("a: !!map [1]\n", "f.yaml:1  this sequence is no mapping", id="mapping that is a list"),
+        pytest.param("a: !!set {b}\n", "f.yaml:1  the tag !!set is not for Kubernetes manifests", id="set"),
+        pytest.param("a: !!timestamp soon\n", "f.yaml:1  the tag !!timestamp is not for Kubernetes manifests", id="timestamp"),
+        pytest.param("a: !x b\n", "f.yaml:1  the tag !x is not for Kubernetes manifests", id="tag of somebody's own"),
+        pytest.param("a: .nan\n", 'f.yaml:1  ".nan" is no number', id="not a number"),
+        pytest.param("a: 1e999\n", 'f.yaml:1  "1e999" is no number', id="number beyond all bounds"),
+        pytest.param('{"a": 1e999}', 'f.yaml:1  "1e999" is no number', id="number beyond all bounds in JSON"),
+        pytest.param('{"a": "\\ud800"}', "f.yaml:1  found invalid Unicode character escape code", id="half a character in JSON"),
+        pytest.param("a: \x85b\nc: {", "f.yaml:2  could not find expected ':'", id="what ends a line for YAML alone"),
+        pytest.param("a: {b: 1\nc: 2", "f.yaml:2  did not find expected ',' or '}'", id="end in the last line"),
     ],
 )
 def test_says_what_is_wrong_and_where(text: str | bytes, problem: str) -> None:

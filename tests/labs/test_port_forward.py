@@ -1,0 +1,391 @@
+"""port-forward: connections of this machine's programs, relayed into a pod's localhost."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from tests.labs.conftest import new_lab
+from tests.labs.lab import COMMAND, DEADLINE_S, Lab, wait_for
+
+MIB = 1 << 20
+MANIFEST = """\
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+nodes: [{role: control-plane}]
+external: [{name: server, address: 198.51.100.20, ports: [8080]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec:
+  containers: [{name: main, image: agnhost, args: [netexec], ports: [{name: web, containerPort: 8080}, {name: talk, containerPort: 8081, protocol: UDP}]}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: main, image: agnhost, args: [netexec], ports: [{name: http, containerPort: 8080}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: front, port: 80, targetPort: http}, {name: talk, port: 81, protocol: UDP, targetPort: 8081}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless}
+spec: {clusterIP: None, selector: {app: web}, ports: [{name: front, port: 8080, targetPort: 9}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-0, labels: {app: web}, annotations: {kubenetlab.dev/ready: "false"}}
+spec: {containers: [{name: main, image: agnhost, args: [netexec], ports: [{name: http, containerPort: 8080}]}]}
+"""
+
+
+class Forwarding:
+    """A port-forward that runs, and what it has said."""
+
+    def __init__(self, process: subprocess.Popen[str], count: int) -> None:
+        self.process = process
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(count)]
+        assert all(lines), process.communicate()[1]
+        self.told = [re.fullmatch(r"Forwarding from (\S+):(\d+) -> (\d+)\n", line) for line in lines]
+        self.ports = [int(match[2]) for match in self.told if match]
+        assert len(self.ports) == count, lines
+
+    def connect(self, index: int = 0) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.ports[index]), timeout=DEADLINE_S)
+
+    def get(self, path: str, index: int = 0) -> str:
+        return get(self.connect(index), path)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
+        """(exit status, what it said since, its errors)"""
+        self.process.send_signal(number)
+        return self.end()
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=DEADLINE_S)
+        return self.process.returncode, out, err
+
+
+@contextmanager
+def forwarding(lab: Lab, *words: str, count: int = 1, **more: Any) -> Iterator[Forwarding]:
+    command = [*COMMAND, "port-forward", "--lab", lab.name, *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    try:
+        yield Forwarding(process, count)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def get(connection: socket.socket, path: str) -> str:
+    with connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = all_of(connection).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), head
+        return body.decode()
+
+
+def all_of(connection: socket.socket) -> bytes:
+    found = bytearray()
+    while data := connection.recv(MIB):
+        found += data
+    return bytes(found)
+
+
+@contextmanager
+def server(lab: Lab, pod: str, program: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """A program of this machine that serves one connection (`peer`) at the pod's localhost: its port and its process."""
+    script = f"""
+import hashlib, socket, struct, sys
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+peer, _ = listener.accept()
+{program}
+"""
+    command = ["nsenter", f"--net={lab.pod(pod)['netns']}", sys.executable, "-S", "-E", "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline()), process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def peer_of(lab: Lab, program: str) -> Iterator[tuple[socket.socket, subprocess.Popen[str]]]:
+    """A connection, relayed, to a program in the pod `client`."""
+    with (
+        server(lab, "client", program) as (port, process),
+        forwarding(lab, "client", f":{port}") as forward,
+        forward.connect() as connection,
+    ):
+        yield connection, process
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Lab]:
+    for lab in new_lab():
+        lab.up(MANIFEST)
+        yield lab
+
+
+# --- where it leads ---
+
+
+def test_a_browser_reaches_a_pod(running: Lab) -> None:
+    """Its server sees its own localhost; what is printed is what kubectl prints."""
+    with forwarding(running, "client", ":8080") as forward:
+        assert forward.get("/hostname") == "client"
+        assert forward.get("/clientip").startswith("127.0.0.1:")
+        status, out, err = forward.stop()
+    assert (status, out) == (0, f"Handling connection for {forward.ports[0]}\n" * 2)
+    assert f"next: curl http://127.0.0.1:{forward.ports[0]}/" in err
+    assert "stopped: nothing is forwarded to default/client any more" in err
+
+
+def test_a_service_stands_for_one_of_its_ready_pods(running: Lab) -> None:
+    """Its port is translated to that pod's, by name too; which pod is said. A headless Service's ports are the pod's."""
+    for words in (("svc:web", "0:80"), ("svc/web", ":front"), ("service/web", ":80", "-n", "default"), ("svc:default/headless", ":front")):
+        with forwarding(running, *words) as forward:
+            assert forward.told[0] is not None
+            assert forward.told[0][3] == "8080"
+            name = forward.get("/hostname")
+            _, _, err = forward.stop()
+        assert re.fullmatch(r"web-\w+-\w+", name), "the pod that is not ready was chosen"
+        assert f"its pod default/{name}\n" in err
+
+
+@pytest.mark.parametrize("target", ["deploy:web", "deployment/web", "pod/client", "ext:server"])
+def test_other_places_are_reached_too(running: Lab, target: str) -> None:
+    """One pod of a Deployment, kubectl's way to write a pod, an external host."""
+    with forwarding(running, target, ":8080") as forward:
+        assert forward.get("/hostname").startswith(target.partition("/")[2] or target.partition(":")[2])
+
+
+def test_a_node_is_reached(running: Lab) -> None:
+    """What listens on its localhost, such as a hostNetwork pod's server."""
+    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: host}\nspec: {hostNetwork: true, containers: [{name: main, image: agnhost, args: [netexec, --http-port=9100]}]}\n"
+    running.up(text)
+    for target in ("node:control-plane", "host"):
+        with forwarding(running, target, ":9100") as forward:
+            assert forward.get("/hostname") == "control-plane"
+
+
+def test_several_ports_at_once(running: Lab) -> None:
+    """Each has its own listener; a name is a container's port."""
+    with (
+        server(running, "client", "peer.sendall(b'other')") as (port, _),
+        forwarding(running, "client", ":web", f":{port}", count=2) as two,
+    ):
+        assert two.get("/hostname") == "client"
+        with two.connect(1) as connection:
+            assert connection.recv(100) == b"other"
+        assert sorted(two.stop()[1].splitlines()) == sorted(f"Handling connection for {port}" for port in two.ports)
+
+
+def test_localhost_is_both_addresses(running: Lab) -> None:
+    """With --address; a free port is the same at both."""
+    with forwarding(running, "client", ":8080", "--address", "localhost", count=2 if has_ipv6() else 1) as forward:
+        assert len(set(forward.ports)) == 1
+        for match in forward.told:
+            assert match is not None
+            with socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=DEADLINE_S) as connection:
+                assert get(connection, "/hostname") == "client"
+
+
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
+# --- what passes ---
+
+
+def test_much_passes_both_ways_at_once(running: Lab) -> None:
+    """32 MiB come back as they went, while they go."""
+    echo = "while data := peer.recv(65536): peer.sendall(data)\npeer.close()"
+    sent = os.urandom(MIB) * 32
+    with peer_of(running, echo) as (connection, _):
+
+        def send() -> None:
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        assert hashlib.sha256(all_of(connection)).digest() == hashlib.sha256(sent).digest()
+        sending.join()
+
+
+def test_one_side_may_end_before_the_other(running: Lab) -> None:
+    """The end of one direction is passed on, and the other goes on: from the client first, and from the server first."""
+    count = "found = 0\nwhile data := peer.recv(65536): found += len(data)\n"
+    with peer_of(running, count + "peer.sendall(str(found).encode())") as (connection, _):
+        connection.sendall(b"x" * 3 * MIB)
+        connection.shutdown(socket.SHUT_WR)
+        assert all_of(connection) == str(3 * MIB).encode()
+    first = "peer.sendall(b'bye'); peer.shutdown(socket.SHUT_WR)\n"
+    with peer_of(running, first + count + "print(found)") as (connection, process):
+        assert all_of(connection) == b"bye"
+        connection.sendall(b"x" * 3 * MIB)
+        connection.close()
+        assert said(process) == str(3 * MIB)
+
+
+def test_who_does_not_read_is_not_sent_more(running: Lab) -> None:
+    """The client has to wait too: nothing is piled up in between. What was sent arrives when it is read at last."""
+    slow = "sys.stdin.readline()\nfound = 0\nwhile data := peer.recv(1 << 20): found += len(data)\nprint(found)"
+    with peer_of(running, slow) as (connection, process):
+        connection.setblocking(False)
+        sent, chunk = 0, b"x" * MIB
+        while select.select([], [connection], [], 0.5)[1]:
+            sent += connection.send(chunk)
+            assert sent < 64 * MIB, "far more than the kernel's buffers hold"
+        connection.close()
+        assert process.stdin is not None
+        process.stdin.write("now\n")
+        process.stdin.flush()
+        assert said(process) == str(sent)
+
+
+def test_a_reset_is_passed_on(running: Lab) -> None:
+    """Whoever breaks off is not mistaken for one that has said all."""
+    linger = "peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n"
+    with peer_of(running, linger + "peer.recv(1); peer.close()") as (connection, _):
+        connection.sendall(b"x")
+        with pytest.raises(ConnectionResetError):
+            all_of(connection)
+    wait = "try:\n    while peer.recv(65536): pass\n    print('ended')\nexcept ConnectionResetError: print('reset')"
+    with peer_of(running, "peer.sendall(b'x')\n" + wait) as (connection, process):
+        assert connection.recv(1) == b"x"
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        assert said(process) == "reset"
+
+
+def test_many_connections_at_once(running: Lab) -> None:
+    """Two hundred are open together, and all are answered; nobody reads what is printed meanwhile."""
+    with forwarding(running, "client", ":8080") as forward, ExitStack() as open_together:
+        assert forward.process.stdout is not None
+        fcntl.fcntl(forward.process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        connections = [open_together.enter_context(forward.connect()) for _ in range(200)]
+        assert {get(connection, "/hostname") for connection in reversed(connections)} == {"client"}
+
+
+# --- what goes wrong ---
+
+
+def test_a_port_at_which_nobody_listens(running: Lab) -> None:
+    """The connection is closed, a line says why, and the relay goes on."""
+    with forwarding(running, "client", ":4711", ":8080", count=2) as forward:
+        with forward.connect() as connection:
+            assert connection.recv(1) == b""
+        assert forward.get("/hostname", 1) == "client"
+        status, _, err = forward.stop(signal.SIGTERM)
+    assert status == 0
+    assert f"{forward.ports[0]} -> 4711: cannot connect to localhost:4711 in default/client: connection refused\n" in err
+
+
+def test_ctrl_c_ends_open_connections_too(running: Lab) -> None:
+    """And the port is free again at once."""
+    with server(running, "client", "print(peer.recv(1))") as (port, process), forwarding(running, "client", f":{port}") as forward:
+        with forward.connect() as connection:
+            assert forward.stop()[0] == 0
+            assert connection.recv(1) == b""
+            assert said(process) == "b''"
+        with forwarding(running, "client", f"{forward.ports[0]}:8080") as again:
+            assert again.get("/hostname") == "client"
+
+
+def test_a_pod_that_ends_ends_the_relay(running: Lab) -> None:
+    """Exit status 1; the connection is closed, and nothing keeps the pod's network alive."""
+    running.up("apiVersion: v1\nkind: Pod\nmetadata: {name: brief}\nspec: {containers: [{name: main, image: agnhost, args: [netexec]}]}\n")
+    network = os.stat(running.pod("brief")["netns"]).st_ino
+    with forwarding(running, "brief", ":8080") as forward, forward.connect() as connection:
+        connection.sendall(b"GET")
+        running.run("delete", "pod", "brief")
+        status, _, err = forward.end()
+        assert connection.recv(1) == b""
+    assert status == 1
+    assert "lost connection to pod default/brief: it has ended" in err
+    wait_for(lambda: network not in networks(), "the end of the pod's network")
+
+
+def networks() -> set[int]:
+    """Network namespaces that a process is in or holds open."""
+    found = set()
+    for path in subprocess.run(["lsns", "-t", "net", "-n", "-o", "NS"], capture_output=True, text=True, check=True).stdout.split():
+        found.add(int(path))
+    return found
+
+
+def test_the_end_of_the_lab_ends_the_relay(lab: Lab) -> None:
+    """`down` need not ask who is forwarding."""
+    lab.up(MANIFEST)
+    with forwarding(lab, "client", ":8080") as forward:
+        lab.down()
+        status, _, err = forward.end()
+    assert status == 1
+    assert "lost connection to pod default/client" in err
+
+
+def test_a_port_that_is_taken(running: Lab) -> None:
+    """Everything that cannot be had is told, with what to do; then none of the ports is opened."""
+    with socket.create_server(("127.0.0.1", 0)) as owner, socket.create_server(("127.0.0.1", 0)) as free:
+        taken, given_up = owner.getsockname()[1], free.getsockname()[1]
+        free.close()
+        done = running.run("port-forward", "client", f"{given_up}:8080", f"{taken}:8080", status=1)
+    assert f"127.0.0.1:{taken} is taken by another program; choose another local port, or any free one with :8080" in done.err
+    assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("svc:web", "81"), "port 81 of Service default/web: UDP cannot be forwarded, only TCP can"),
+        (("svc:web", "82"), "Service default/web has no port 82; it has: 80/TCP (front), 81/UDP (talk)"),
+        (("svc:wob", "80"), "there is no Service default/wob; did you mean web?"),
+        (("svc:kubernetes", "443"), "Service default/kubernetes has no selector, and so no pods; name a pod"),
+        (("client", "talk"), "port talk of Pod default/client: UDP cannot be forwarded, only TCP can"),
+        (("client", "wob"), 'Pod default/client has no port named "wob"; did you mean web?; it has: web'),
+        (("web", "80"), "there is no pod default/web; did you mean svc:default/web or deploy:default/web?"),
+        (("node:control-plane", "http"), 'node:control-plane has no port named "http"'),
+        (("client", "80", "--address", "here"), '--address "here": wanted localhost or IP addresses of this machine'),
+    ],
+)
+def test_wrong_use_is_explained(running: Lab, words: Sequence[str], message: str) -> None:
+    """Before anything is opened: exit status 2."""
+    assert message in running.run("port-forward", *words, status=2).err

@@ -1,0 +1,176 @@
+"""Which ports a relay joins, as people write them and as kubectl understands them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kubenetlab.api.core import Service
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.errors import UsageError
+from kubenetlab.observe.forwarding import Asked, Forward, parse_addresses, parse_ports, service_pod, to_host, to_pod, to_service
+from tests.clusters import pod, pod_named, running, store
+
+PORTS = ", ports: [{name: http, containerPort: 8080}, {name: dns, containerPort: 53, protocol: UDP}, {name: dns-tcp, containerPort: 53}, {containerPort: 9, protocol: UDP}]"
+MANIFEST = (
+    pod("b", meta=", labels: {app: web}", container=PORTS)
+    + pod("a", meta=", labels: {app: web}", container=PORTS.replace("8080", "8888"))
+    + pod("other")
+    + """\
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports:
+  - {name: front, port: 80, targetPort: http}
+  - {name: plain, port: 81}
+  - {name: dns, port: 53, protocol: UDP, targetPort: dns}
+  - {name: dns-tcp, port: 53, targetPort: dns-tcp}
+  - {name: talk, port: 7, protocol: UDP}
+  - {name: gone, port: 82, targetPort: gone}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80, targetPort: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: manual}
+spec: {ports: [{port: 80}]}
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Cluster:
+    return running(store(MANIFEST))
+
+
+def service(cluster: Cluster, name: str) -> Service:
+    found = cluster.get(Service, "default", name)
+    assert found is not None
+    return found
+
+
+def seen(cluster: Cluster, **states: bool) -> dict[str, Any]:
+    """What `inspect` says of the pods named: those that run, and whether they are ready."""
+    pods = [
+        {"namespace": "default", "name": name, "pid": 20 if name in states else None, "ready": states.get(name, False)} for name in "ab"
+    ]
+    return {"pods": pods}
+
+
+@pytest.mark.parametrize(
+    ("word", "asked"),
+    [
+        ("80", Asked("80")),
+        ("8080:80", Asked("80", 8080)),
+        (":80", Asked("80", 0)),
+        ("0:80", Asked("80", 0)),
+        ("http", Asked("http")),
+        ("8080:http-alt", Asked("http-alt", 8080)),
+    ],
+)
+def test_ports_are_written_as_for_kubectl(word: str, asked: Asked) -> None:
+    """[LOCAL:]PORT; a free port by nothing or 0, the remote one by name or number."""
+    assert parse_ports([word]) == [asked]
+
+
+@pytest.mark.parametrize(
+    "word", ["", ":", "80:", "0", "65536", "70000:80", "-1", "8080:0", "a:b", "1:2:3", "http!", "²", "1e3:80", "080808"]
+)
+def test_what_is_no_port_is_refused(word: str) -> None:
+    """With the form that was wanted."""
+    with pytest.raises(UsageError, match=r"wanted \[LOCAL:\]PORT, such as"):
+        parse_ports([word])
+
+
+def test_only_tcp_is_relayed() -> None:
+    """Also for those who say so themselves."""
+    with pytest.raises(UsageError, match="53/udp: UDP cannot be forwarded, only TCP can"):
+        parse_ports(["53/udp"])
+
+
+def test_a_local_port_is_given_once() -> None:
+    """Free ones as often as one likes."""
+    assert len(parse_ports([":80", ":80", "0:81"])) == 3
+    with pytest.raises(UsageError, match="8080 and 8080:80 both want port 8080 of this machine; give one of them another, or :80"):
+        parse_ports(["8080", "8080:80"])
+
+
+def test_addresses_to_listen_on() -> None:
+    """As with kubectl: several, `localhost` both, no names."""
+    assert parse_addresses("127.0.0.1") == ["127.0.0.1"]
+    assert parse_addresses("localhost,0.0.0.0,127.0.0.1") == ["127.0.0.1", "::1", "0.0.0.0"]
+    for word in ("here", "", "127.0.0.1,", "127.0.0.1:80"):
+        with pytest.raises(UsageError, match="wanted localhost or IP addresses"):
+            parse_addresses(word)
+
+
+def test_one_pod_stands_for_a_service(cluster: Cluster) -> None:
+    """A ready one before one that merely runs, then by name; none that does not run or is not selected."""
+    web, pods = service(cluster, "web"), cluster.all(Pod)
+    assert service_pod(web, pods, seen(cluster, a=True, b=True)).name == "a"
+    assert service_pod(web, pods, seen(cluster, a=False, b=True)).name == "b"
+    assert service_pod(web, pods, seen(cluster, b=False)).name == "b"
+    with pytest.raises(UsageError, match="Service default/web has no pod that runs; see: kubenetlab describe service web -n default"):
+        service_pod(web, pods, seen(cluster))
+    with pytest.raises(UsageError, match="Service default/manual has no selector, and so no pods; name a pod"):
+        service_pod(service(cluster, "manual"), pods, seen(cluster, a=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "pod_name", "asked", "forward"),
+    [
+        ("web", "a", Asked("80"), Forward(80, 8888)),
+        ("web", "b", Asked("80"), Forward(80, 8080)),
+        ("web", "b", Asked("front"), Forward(80, 8080)),
+        ("web", "b", Asked("front", 0), Forward(0, 8080)),
+        ("web", "b", Asked("81", 8081), Forward(8081, 81)),
+        ("web", "b", Asked("53"), Forward(53, 53)),
+        ("headless", "b", Asked("80"), Forward(80, 80)),
+    ],
+)
+def test_ports_of_a_service_are_those_of_its_pod(cluster: Cluster, name: str, pod_name: str, asked: Asked, forward: Forward) -> None:
+    """Numbers and names become what they are in that pod; a headless Service translates nothing."""
+    assert to_service(asked, service(cluster, name), pod_named(cluster, pod_name)) == forward
+
+
+@pytest.mark.parametrize(
+    ("asked", "forward"),
+    [
+        (Asked("8080"), Forward(8080, 8080)),
+        (Asked("http"), Forward(8080, 8080)),
+        (Asked("http", 1), Forward(1, 8080)),
+        (Asked("53"), Forward(53, 53)),
+        (Asked("4711", 0), Forward(0, 4711)),
+    ],
+)
+def test_ports_of_a_pod(cluster: Cluster, asked: Asked, forward: Forward) -> None:
+    """By number, declared or not, or by a container's name for it."""
+    assert to_pod(asked, pod_named(cluster, "b")) == forward
+    assert to_host(Asked("4711"), "node:worker") == Forward(4711, 4711)
+
+
+def test_ports_that_are_not_there(cluster: Cluster) -> None:
+    """Told with those that are."""
+    web, pod_b = service(cluster, "web"), pod_named(cluster, "b")
+    for asked, message in (
+        (Asked("83"), r"Service default/web has no port 83; it has: 80/TCP \(front\), 81/TCP \(plain\), 53/UDP \(dns\)"),
+        (Asked("7"), "port 7 of Service default/web: UDP cannot be forwarded"),
+        (Asked("82"), 'Service default/web sends port 82 to "gone", and Pod default/b has no port of that name'),
+    ):
+        with pytest.raises(UsageError, match=message):
+            to_service(asked, web, pod_b)
+    for asked, message in (
+        (Asked("9"), "port 9 of Pod default/b: UDP cannot be forwarded"),
+        (Asked("htpp"), 'Pod default/b has no port named "htpp"; did you mean http\\?; it has: http, dns-tcp'),
+    ):
+        with pytest.raises(UsageError, match=message):
+            to_pod(asked, pod_b)
+    with pytest.raises(UsageError, match='node:worker has no port named "http"; it has: none with a name'):
+        to_host(Asked("http"), "node:worker")

@@ -1,0 +1,130 @@
+"""Manifests with mistakes by chance: each is loaded, or refused with a place and a reason; what is loaded makes a whole lab."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubenetlab import controllers
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.documents import read_documents
+from kubenetlab.api.kinds import STORED
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.load import Loaded, load, load_documents
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.termination import terminated
+from kubenetlab.datapath import Memo, modes, plan, plan_probes
+from kubenetlab.errors import ManifestError, Problem
+from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.state import HostState
+from kubenetlab.kernel.fake import FakeKernel
+from kubenetlab.lab import state
+from kubenetlab.lab.first import first_store
+from tests.clusters import NOW, running, settled
+from tests.mutations import FILES, TEXTS, Chance
+
+T = TypeVar("T")
+
+DECISIONS = Decisions(pod_layout="onlink", neighbors="permanent")
+
+
+def read(data: bytes) -> Loaded | None:
+    """What a file holds; None when it is refused, and then for good reasons."""
+    documents, faults = read_documents("chance.yaml", data)
+    loaded, problems = attempt(lambda: load_documents(documents, faults, check=modes.check))
+    assert (loaded is None) == any(not problem.is_warning for problem in problems)
+    for problem in (*problems, *(loaded.warnings if loaded is not None else ())):
+        assert problem.file == "chance.yaml"
+        assert 1 <= problem.line <= data.count(b"\n") + 1, problem
+        assert problem.message
+        assert str(problem)
+    return loaded
+
+
+def attempt(make: Callable[[], T]) -> tuple[T | None, Sequence[Problem]]:
+    """What is made, or the problems for which it is refused. Whatever else is raised is a mistake of ours."""
+    try:
+        return make(), ()
+    except ManifestError as error:
+        return None, error.problems
+
+
+def made(loaded: Loaded) -> Cluster | None:
+    """The lab's first store; None when admission refuses it."""
+    config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
+    found, problems = attempt(lambda: first_store(config, [entry for entry in loaded.entries if entry is not config], NOW)[0])
+    assert all(problem.file and problem.line and problem.message for problem in problems)
+    return found
+
+
+def is_a_lab(cluster: Cluster) -> None:
+    """Controllers are at rest, and there is a plan that a kernel can carry out and that is then carried out."""
+    assert controllers.run(cluster, NOW)[0] is cluster
+    kernel, desired = FakeKernel(), plan(cluster, DECISIONS)
+    plan_probes(cluster, DECISIONS, Memo())
+    kernel.apply(diff(HostState(), desired)).raise_failures()
+    assert not diff(HostState(kernel.observe(desired.namespaces)), desired)
+
+
+@settings(max_examples=300)
+@given(random=st.randoms(use_true_random=True))
+def test_any_text_is_read_or_refused(random: Random) -> None:
+    """Whatever bytes stand in a file."""
+    read(Chance(random).text())
+
+
+@settings(max_examples=150)
+@given(random=st.randoms(use_true_random=True))
+def test_any_document_is_refused_or_makes_a_lab(random: Random) -> None:
+    """At first, when all its pods run, when some go, much later; what was given and what was made of it can be written as JSON."""
+    documents = Chance(random).documents()
+    text = "".join(f"---\n{json.dumps(one) if random.random() < 0.3 else yaml.safe_dump(one, allow_unicode=True)}\n" for one in documents)
+    loaded = read(text.encode())
+    cluster = made(loaded) if loaded is not None else None
+    if loaded is None or cluster is None:
+        return
+    for entry in loaded.entries:
+        msgspec.json.decode(json.dumps(entry.value))
+    is_a_lab(cluster)
+    cluster = running(cluster)
+    is_a_lab(cluster)
+    going = [change for pod in list(cluster.all(Pod))[:3] for change in terminated(pod, NOW)]
+    is_a_lab(settled(cluster.with_changes(going)))
+    settled(cluster, NOW + 1e7)
+
+
+@settings(max_examples=30)
+@given(random=st.randoms(use_true_random=True))
+def test_what_is_kept_is_read_back(tmp_path_factory: pytest.TempPathFactory, random: Random) -> None:
+    """The store on disk holds all that the next agent needs: the same objects, and so the same plan."""
+    loaded = read(yaml.safe_dump_all(Chance(random).documents()).encode())
+    cluster = made(loaded) if loaded is not None else None
+    if cluster is None:
+        return
+    file = tmp_path_factory.mktemp("state") / "store.json"
+    state.save(running(cluster), file)
+    back = state.load(file)
+    assert [list(back.all(kind)) for kind in STORED] == [list(running(cluster).all(kind)) for kind in STORED]
+    assert plan(back, DECISIONS).namespaces == plan(running(cluster), DECISIONS).namespaces
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: "-".join(path.parts[-2:]))
+def test_every_manifest_is_read_or_refused(file: Path) -> None:
+    """As it is: those that chance changes are themselves sound, or examples of what is refused."""
+    data = file.read_bytes()
+    assert data in TEXTS
+    loaded, problems = attempt(lambda: load([str(file)], check=modes.check))
+    assert all(problem.file == str(file) and problem.line and problem.message for problem in problems)
+    cluster = made(loaded) if loaded is not None else None
+    if cluster is not None:
+        is_a_lab(cluster)
