@@ -151,21 +151,38 @@ class ServiceSpec(Record, frozen=True):
     internal_traffic_policy: Literal["Cluster", "Local"] = "Cluster"
     """Local: from a pod only to endpoints on its own node."""
     external_traffic_policy: Literal["Cluster", "Local"] = "Cluster"
+    load_balancer_class: str = ""
+    """Another load balancer's than the lab's: it is left to that one."""
+    load_balancer_ip: str = ""
+    """An address of the load balancers' pool that is asked for."""
     publish_not_ready_addresses: bool = False
     """True: endpoints count as ready from the beginning."""
 
     allocate_load_balancer_node_ports: Unmodelled = None
     health_check_node_port: Unmodelled = None
-    load_balancer_class: Unmodelled = None
-    load_balancer_ip: Unmodelled = None
     load_balancer_source_ranges: Unmodelled = None
     traffic_distribution: Unmodelled = None
 
 
-class ServiceStatus(Record, frozen=True):
-    """What load balancers have written; not modelled yet."""
+class LoadBalancerIngress(Record, frozen=True):
+    """One way in from outside: an address."""
 
-    load_balancer: Unmodelled = None
+    ip: str = ""
+    ip_mode: Literal["VIP", "Proxy"] = "VIP"
+    hostname: Unmodelled = None
+    ports: Unmodelled = None
+
+
+class LoadBalancerStatus(Record, frozen=True):
+    """What a load balancer has made for a Service."""
+
+    ingress: tuple[LoadBalancerIngress, ...] = ()
+
+
+class ServiceStatus(Record, frozen=True):
+    """What load balancers have written."""
+
+    load_balancer: LoadBalancerStatus = LoadBalancerStatus()
     conditions: Unmodelled = None
 
 
@@ -189,6 +206,11 @@ class Service(Resource, frozen=True):
     def cluster_ips(self) -> tuple[str, ...]:
         """The virtual addresses, at most one per family; none for headless and ExternalName Services."""
         return () if self.is_headless else self.spec.cluster_ips
+
+    @property
+    def load_balancer_ips(self) -> tuple[str, ...]:
+        """Its addresses outside, at most one per family."""
+        return tuple(ingress.ip for ingress in self.status.load_balancer.ingress if ingress.ip)
 
 
 class ObjectReference(Record, frozen=True):

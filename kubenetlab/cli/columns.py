@@ -132,6 +132,11 @@ def _readiness_gates(document: Document) -> str:
     return f"{sum(gate in held for gate in gates)}/{len(gates)}" if gates else "<none>"
 
 
+def _ingress(service: Document) -> Sequence[Document]:
+    found: Sequence[Document] = service.get("status", {}).get("loadBalancer", {}).get("ingress", ())
+    return found
+
+
 def _labels(labels: Mapping[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in labels.items()) or "<none>"
 
@@ -210,7 +215,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
             "EXTERNAL-IP",
             lambda service: (
                 _spec(service, "externalName")
-                or ",".join(_spec(service, "externalIPs", ()))
+                or ",".join((*(entry["ip"] for entry in _ingress(service)), *_spec(service, "externalIPs", ())))
                 or ("<pending>" if _spec(service, "type") == "LoadBalancer" else "<none>")
             ),
             False,

@@ -116,7 +116,10 @@ def _service(client: Client, service: Mapping[str, Any]) -> None:
     spec = service["spec"]
     _map("Selector", spec.get("selector", {}))
     _line("Type", spec.get("type", "ClusterIP"))
-    _line("IP", spec.get("clusterIP", "<none>"))
+    _line("IPs", ", ".join(spec.get("clusterIPs", ())) or spec.get("clusterIP", "<none>"))
+    outside = [entry["ip"] for entry in service.get("status", {}).get("loadBalancer", {}).get("ingress", ())]
+    if outside:
+        _line("Load balancer", ", ".join(outside))
     seen: dict[str, Any] = next(
         (
             entry

@@ -137,9 +137,9 @@ def warn(manifests: Manifests) -> None:
     ignored = ignored_fields(manifests.all_entries)
     if ignored:
         note(f"{paint('note:', MILD)} read, but without effect in the lab: {', '.join(ignored)}")
-    outside = [f"{entry.object.full_name} ({entry.object.spec.type})" for entry in manifests.entries if _is_outside_service(entry)]  # type: ignore[union-attr]
+    outside = [f"{entry.object.full_name} ({entry.object.spec.type})" for entry in manifests.entries if _has_node_ports(entry)]  # type: ignore[union-attr]
     if outside:
-        note(f"{paint('warning:', MILD)} only the cluster IPs of these Services are modelled yet: {', '.join(outside)}")
+        note(f"{paint('warning:', MILD)} the node ports of these Services are not modelled yet: {', '.join(outside)}")
 
 
 def _few(names: Sequence[str]) -> str:
@@ -194,10 +194,10 @@ def _unread(record: Any, *, may_be_real: bool) -> tuple[str, ...]:
     return ("working_dir",) if reads_arguments(record.image) else ("command", "args", "env", "env_from", "working_dir")
 
 
-def _is_outside_service(entry: Entry) -> bool:
+def _has_node_ports(entry: Entry) -> bool:
     from kubenetlab.api.core import Service
 
-    return isinstance(entry.object, Service) and entry.object.spec.type in ("NodePort", "LoadBalancer")
+    return isinstance(entry.object, Service) and entry.object.spec.type == "NodePort"
 
 
 def _named(config: Entry, lab: str) -> Entry:

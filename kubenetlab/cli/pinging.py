@@ -109,7 +109,7 @@ async def _find(
     """What the target means; a name is resolved by the source's own files and DNS."""
     protocol = "UDP" if udp is not None else "TCP" if tcp is not None or http is not None else "ICMP"
     port = udp if udp is not None else tcp if tcp is not None else DEFAULT_HTTP_PORT if http is not None else 0
-    if target.kind == "svc":
+    if target.kind in ("svc", "lb"):
         return _service(seen, source, target, protocol if protocol != "ICMP" else "", tcp or udp)
     if target.kind == "ip":
         return Where(target.name, target.name, port, protocol)
@@ -131,13 +131,15 @@ async def _find(
 
 def _service(seen: Mapping[str, Any], source: Place, target: Target, protocol: str, port: int | None) -> Where:
     """A Service's port: the one named, else the first of the protocol; at its address of the source's first family that it has."""
-    all_ports = [entry for entry in service_ports(seen) if (entry.namespace, entry.name) == (target.namespace, target.name)]
+    of_kind = [entry for entry in service_ports(seen) if entry.is_outside == (target.kind == "lb")]
+    all_ports = [entry for entry in of_kind if (entry.namespace, entry.name) == (target.namespace, target.name)]
     ports = [entry for version in source.versions for entry in all_ports if ip_address(entry.address).version == version]
     if all_ports and not ports:
         raise UsageError(f"{source.title} and svc:{target.namespace}/{target.name} ({all_ports[0].address}) have no family in common")
     if not ports:
-        known = sorted({f"svc:{entry.namespace}/{entry.name}" for entry in service_ports(seen)})
-        raise UsageError(f"there is no Service {target.namespace}/{target.name} with a cluster IP; known: {', '.join(known)}")
+        known = sorted({f"{target.kind}:{entry.namespace}/{entry.name}" for entry in of_kind})
+        what = "cluster IP" if target.kind == "svc" else "load balancer's address"
+        raise UsageError(f"there is no Service {target.namespace}/{target.name} with a {what}; known: {', '.join(known) or 'none'}")
     fitting = [entry for entry in ports if (not protocol or entry.protocol == protocol) and (port is None or entry.port == port)]
     chosen = (
         fitting[0]

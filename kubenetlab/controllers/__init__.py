@@ -22,6 +22,7 @@ from kubenetlab.controllers import (
     ipam,
     jobs,
     kubelet,
+    loadbalancers,
     namespaces,
     nodes,
     replicasets,
@@ -46,7 +47,7 @@ class Controller(Protocol):
 
 
 CONTROLLERS: Final[tuple[Any, ...]] = (
-    namespaces, addons, nodes, deployments, replicasets, statefulsets, daemonsets, jobs, scheduler, evictions, ipam, kubelet, endpointslices, endpoints, garbage,
+    namespaces, addons, nodes, deployments, replicasets, statefulsets, daemonsets, jobs, scheduler, evictions, ipam, kubelet, loadbalancers, endpointslices, endpoints, garbage,
 )  # fmt: skip
 """In the order of a pod's life. Each is a Controller."""
 

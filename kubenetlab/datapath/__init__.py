@@ -2,6 +2,7 @@
 
     fabric    switch, router, internet; each node as a machine with eth0
     cni       the node's bridge and routes; each pod's link, address and routes
+    load balancers  the router's ways to Services' addresses
     egress    masquerade to the outside
     proxy     Services
     programs  what runs in the containers
@@ -23,7 +24,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
 from kubenetlab.controllers.addons import is_dns_coming
-from kubenetlab.datapath import containers, egress, fabric, modes, pods
+from kubenetlab.datapath import containers, egress, fabric, loadbalancers, modes, pods
 from kubenetlab.datapath.modes import CNI, ServiceProxy
 from kubenetlab.datapath.probes import ProbeSpec, probes
 from kubenetlab.datapath.view import NodeView, PodView, ServiceView, node_views, service_views, without_pods
@@ -80,6 +81,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
 
     neighbors = tuple(node.addresses for node in nodes if node.neighbors == "permanent")
     want(memo("fabric", _fabric, cluster.config.external, cluster.config.node_networks, neighbors))
+    want(memo("load balancers", _load_balancers, loadbalancers.ways_in(cluster)))
     for node in nodes:
         want(memo(("node", node.name), _node, node, cni))
         want(memo(("proxy", node.name), _proxy, without_pods(node), services, proxy, cni))
@@ -119,6 +121,10 @@ def _fabric(
     for host in external:
         layers += _by_namespace(fabric.external(host, versions), Origin("fabric", f"external host {host.name}"))
     return tuple(layers)
+
+
+def _load_balancers(ways: tuple[loadbalancers.Way, ...]) -> tuple[Wanted, ...]:
+    return tuple(_by_namespace(loadbalancers.routes(ways), Origin("load balancer", "Services of type LoadBalancer")))
 
 
 def _node(node: NodeView, cni: CNI) -> tuple[Wanted, ...]:

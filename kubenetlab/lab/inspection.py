@@ -116,9 +116,10 @@ def _service(agent: Agent, service: Service) -> dict[str, Any]:
         "name": service.name,
         "type": service.spec.type,
         "internal_traffic_policy": service.spec.internal_traffic_policy,
+        "external_traffic_policy": service.spec.external_traffic_policy,
         "proxied": is_proxied(service) and mode.serves,
         "cluster_ips": list(service.cluster_ips),
-        "load_balancer_ips": [],
+        "load_balancer_ips": list(service.load_balancer_ips),
         "external_ips": list(service.spec.external_ips),
         "ports": [
             {"port": port.port, "protocol": port.protocol, "node_port": port.node_port or None, "name": port.name}

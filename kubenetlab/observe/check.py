@@ -195,11 +195,12 @@ def _destination(target: Target, seen: Mapping[str, Any]) -> tuple[str, tuple[st
     """(title, addresses) of where a row leads."""
     if target.kind == "ip":
         return target.name, (target.name,)
-    if target.kind == "svc":
+    if target.kind in ("svc", "lb"):
         found = next((s for s in seen["services"] if (s["namespace"], s["name"]) == (target.namespace, target.name)), None)
-        if found is None or not found["cluster_ips"]:
-            raise UsageError(f"there is no Service {target.namespace}/{target.name} with a cluster IP")
-        return f"svc:{target.namespace}/{target.name}", tuple(found["cluster_ips"])
+        field, what = ("cluster_ips", "cluster IP") if target.kind == "svc" else ("load_balancer_ips", "load balancer's address")
+        if found is None or not found[field]:
+            raise UsageError(f"there is no Service {target.namespace}/{target.name} with a {what}")
+        return str(target), tuple(found[field])
     place = resolve(target, seen)
     return place.title, place.addresses
 

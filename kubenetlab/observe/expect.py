@@ -5,6 +5,7 @@
 3. A Service port leads to its ready endpoints, whose programs answer or refuse; without any it refuses at once.
    With internalTrafficPolicy Local only those on the client's node count; where it has none there is silence.
    From outside a cluster IP leads nowhere.
+4. A load balancer's address leads from everywhere to the ready endpoints of the Service.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ class ServicePort(Struct, frozen=True):
     """The node of each endpoint, where only those on the client's node count; empty: all do."""
     family: str = ""
     """Of the address, where the Service has several."""
+    is_outside: bool = False
+    """True for a load balancer's address."""
 
     @property
     def title(self) -> str:
-        return f"svc:{self.namespace}/{self.name}:{self.port}/{self.protocol}{f' {self.family}' if self.family else ''}"
+        return f"{'lb' if self.is_outside else 'svc'}:{self.namespace}/{self.name}:{self.port}/{self.protocol}{f' {self.family}' if self.family else ''}"
 
 
 Destination = Place | ServicePort
@@ -57,14 +60,14 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
     """Every Service port with a cluster IP; `seen` is what `inspect` shows."""
     found = []
     for service in seen["services"]:
-        for address in service["cluster_ips"]:
+        for address, is_outside in (*((ip, False) for ip in service["cluster_ips"]), *((ip, True) for ip in service["load_balancer_ips"])):
             for port in service["ports"]:
                 ready = [
                     entry
                     for entry in service["endpoints"]
                     if entry["ready"] and entry.get("port_name", port["name"]) == port["name"] and _is_alike(entry["address"], address)
                 ]
-                is_local = service["internal_traffic_policy"] == "Local"
+                is_local = service["internal_traffic_policy"] == "Local" and not is_outside
                 found.append(
                     ServicePort(
                         service["namespace"],
@@ -76,6 +79,7 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
                         service["proxied"],
                         tuple(entry["node"] for entry in ready) if is_local else (),
                         ("IPv6" if ":" in address else "IPv4") if len(service["cluster_ips"]) > 1 else "",
+                        is_outside,
                     )
                 )
     return found
@@ -110,7 +114,7 @@ def expect(source: Place, destination: Destination, known: World) -> Expectation
 
 
 def _service(source: Place, port: ServicePort, known: World) -> Expectation:
-    if source.kind == "ext" or not port.is_proxied:
+    if (source.kind == "ext" and not port.is_outside) or not port.is_proxied:
         return "nothing"
     if not port.endpoints:
         return "refused"

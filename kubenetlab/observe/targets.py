@@ -14,9 +14,9 @@ from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError, did_you_mean
 
-Kind = Literal["pod", "deploy", "each", "node", "ext", "svc", "ip", "name"]
+Kind = Literal["pod", "deploy", "each", "node", "ext", "svc", "lb", "ip", "name"]
 
-_LATER = ("lb", "nodeport")
+_LATER = ("nodeport",)
 
 
 class Target(Struct, frozen=True):
@@ -87,7 +87,7 @@ def parse(text: str, namespace: str | None = None) -> Target:
             return Target("ip", "", str(ip_address(rest)))
         except ValueError:
             raise UsageError(f"{text}: wanted an IP address behind ip:") from None
-    if prefix in ("svc", "deploy", "pod"):
+    if prefix in ("svc", "lb", "deploy", "pod"):
         where, slash, name = rest.partition("/")
         return Target(prefix, where if slash else default, name if slash else where)  # type: ignore[arg-type]
     if prefix == "each":
@@ -97,7 +97,7 @@ def parse(text: str, namespace: str | None = None) -> Target:
     if prefix in _LATER:
         raise UsageError(f"{text}: {prefix}: is not modelled yet")
     raise UsageError(
-        f"{text}: wanted [ns/]pod, deploy:, node:, ext:, svc:, ip: or a DNS name{did_you_mean(prefix, ('deploy', 'node', 'ext', 'svc', 'ip'))}"
+        f"{text}: wanted [ns/]pod, deploy:, node:, ext:, svc:, lb:, ip: or a DNS name{did_you_mean(prefix, ('deploy', 'node', 'ext', 'svc', 'lb', 'ip'))}"
     )
 
 

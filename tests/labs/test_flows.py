@@ -79,6 +79,21 @@ apiVersion: v1
 kind: Service
 metadata: {{name: near}}
 spec: {{ipFamilyPolicy: PreferDualStack, selector: {{app: a}}, internalTrafficPolicy: Local, ports: [{{port: 80, targetPort: 8080}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: outside}}
+spec: {{type: LoadBalancer, ipFamilyPolicy: PreferDualStack, selector: {{app: b}}, ports: [{{port: 80, targetPort: 8080}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: outside-local}}
+spec: {{type: LoadBalancer, externalTrafficPolicy: Local, ipFamilyPolicy: PreferDualStack, selector: {{app: c}}, ports: [{{port: 80, targetPort: 8080}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: outside-nobody}}
+spec: {{type: LoadBalancer, ipFamilyPolicy: PreferDualStack, selector: {{app: nobody}}, ports: [{{port: 80}}]}}
 """
 
 
@@ -94,6 +109,7 @@ class World:
         self.places |= {f"node:{node['name']}": node for node in seen["nodes"]}
         self.places |= {f"ext:{host['name']}": host for host in seen["external"]}
         self.services = {service["name"]: self._of_version(service["cluster_ips"]) for service in seen["services"]}
+        self.outside = {service["name"]: self._of_version(service["load_balancer_ips"]) for service in seen["services"]}
         self.localhost = "127.0.0.1" if version == 4 else "::1"
 
     def address(self, name: str) -> str:
@@ -265,6 +281,21 @@ def test_a_local_policy_is_silent_where_there_is_no_pod(world: World) -> None:
     near = ("TCP", world.services["near"], 80)
     assert [world.ask(source, near)[0].who for source in ("b", "node:worker")] == ["a", "a"]
     assert [world.ask(source, near)[0].error for source in ("c", "node:worker2")] == ["silence", "silence"]
+
+
+def test_a_load_balancers_address_is_reached_from_everywhere(world: World) -> None:
+    """By the policy Cluster the pod sees the node that took the packet in; by Local the client itself, on the pod's own node."""
+    nodes = {world.address(name) for name in NODES}
+    (answer,) = world.ask("ext:client", ("TCP", world.outside["outside"], 80))
+    assert answer.who == "b"
+    assert answer.seen[0] in nodes
+    (answer,) = world.ask("ext:client", ("TCP", world.outside["outside-local"], 80))
+    assert (answer.who, answer.seen) == ("c", answer.source)
+    for source in ("a", "c", "node:worker", "node:control-plane"):
+        assert world.ask(source, ("TCP", world.outside["outside"], 80))[0].who == "b"
+        assert world.ask(source, ("TCP", world.outside["outside-local"], 80))[0].who == "c"
+    for source in ("ext:client", "a", "node:worker"):
+        assert world.ask(source, ("TCP", world.outside["outside-nobody"], 80))[0].error == "refused"
 
 
 @pytest.mark.parametrize("source", [*PODS, *NODES])

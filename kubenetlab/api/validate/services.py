@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
+from kubenetlab.api.config import LOAD_BALANCER_SUBNETS
 from kubenetlab.api.core import Service, ServiceSpec, SessionAffinityConfig
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.discovery import EndpointPort, Endpoints, EndpointSlice
@@ -89,6 +90,9 @@ def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
     for index, address in enumerate(spec.cluster_ips):
         if address != "None" and not is_address(address):
             yield Finding((*path, "clusterIPs", index), f"wanted an IP address, found {found(address)}")
+    if spec.load_balancer_ip and not _is_in_pool(spec.load_balancer_ip):
+        pools = " and ".join(str(pool) for pool in LOAD_BALANCER_SUBNETS.values())
+        yield Finding((*path, "loadBalancerIP"), f"wanted an address of {pools}, found {found(spec.load_balancer_ip)}")
     for index, address in enumerate(spec.external_ips):
         if not is_address(address):
             yield Finding((*path, "externalIPs", index), f"wanted an IP address, found {found(address)}")
@@ -96,6 +100,10 @@ def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
             yield Finding((*path, "externalIPs", index), f"may not be a loopback or link-local address, found {address}")
     if len(set(spec.ip_families)) < len(spec.ip_families):
         yield Finding((*path, "ipFamilies"), "each family may stand here once")
+
+
+def _is_in_pool(text: str) -> bool:
+    return is_address(text) and any(ip_address(text) in pool for pool in LOAD_BALANCER_SUBNETS.values())
 
 
 def validate_endpoint_slice(piece: EndpointSlice) -> Iterator[Finding]:

@@ -148,34 +148,85 @@ def _fixed_chains(words: _Words) -> Iterator[Object]:
 
 
 def _service_port(words: _Words, port: PortView) -> Iterator[Object]:
-    ip = words.family
-    destination = f"{port.cluster_ip} . {port.protocol} . {port.port}"
-    if not port.endpoints:
-        verdict = "drop" if port.has_endpoints_elsewhere else "goto reject-chain"
-        yield words.element("no-endpoint-services", destination, verdict, port.title)
+    """The chains of one port, and where it is found: its cluster IP, and its addresses outside."""
+    for address in (port.cluster_ip, *port.outside_ips):
+        usable = port.internal if address == port.cluster_ip else port.here if port.is_external_local else port.everywhere
+        if not usable:
+            verdict = "drop" if port.everywhere else "goto reject-chain"
+            yield words.element("no-endpoint-services", _destination(port, address), verdict, port.title)
+    if not port.everywhere:
         return
-    chain = service_chain(port)
-    choices = ", ".join(f"{index} : goto {endpoint_chain(port, endpoint)}" for index, endpoint in enumerate(port.endpoints))
-    affinities = port.endpoints if port.affinity_s else ()
-    rules = (
-        Rule(f"{ip} daddr {port.cluster_ip} {ip} saddr != {words.cluster_cidr} jump mark-for-masquerade"),
-        *(Rule(f"{ip} saddr @{affinity_set(port, endpoint)} goto {endpoint_chain(port, endpoint)}") for endpoint in affinities),
-        Rule(f"numgen random mod {len(port.endpoints)} vmap {{ {choices} }}"),
+    internal = local_chain(port) if port.is_internal_local else service_chain(port)
+    outsiders = Rule(f"{words.family} daddr {port.cluster_ip} {words.family} saddr != {words.cluster_cidr} jump mark-for-masquerade")
+    policies = (
+        (service_chain(port), port.uses_cluster_policy, port.everywhere),
+        (local_chain(port), port.uses_local_policy, port.here),
     )
-    yield words.chain(chain, rules, comment=port.title)
-    for endpoint in affinities:
-        yield words.collection(affinity_set(port, endpoint), "ADDR", timeout_s=port.affinity_s)
-    for endpoint in port.endpoints:
-        hairpin = Rule(f"{ip} saddr {endpoint.address} jump mark-for-masquerade")
-        remember = (Rule(f"update @{affinity_set(port, endpoint)} {{ {ip} saddr }}"),) if port.affinity_s else ()
+    for name, is_used, endpoints in policies:
+        if is_used and endpoints:
+            first = (outsiders,) if name == internal else ()
+            yield words.chain(name, (*first, *_choice(words, port, endpoints)), comment=port.title)
+    if port.internal:
+        yield words.element("service-ips", _destination(port, port.cluster_ip), f"goto {internal}", port.title)
+    if port.outside_ips:
+        yield words.chain(external_chain(port), tuple(_from_outside(words, port)), comment=port.title)
+        for address in port.outside_ips:
+            yield words.element("service-ips", _destination(port, address), f"goto {external_chain(port)}", port.title)
+    yield from _endpoints(words, port)
+
+
+def _destination(port: PortView, address: str) -> str:
+    return f"{address} . {port.protocol} . {port.port}"
+
+
+def _choice(words: _Words, port: PortView, endpoints: Sequence[EndpointAddress]) -> Iterator[Rule]:
+    """Whoever is faithful to an endpoint goes there; for the others one is drawn."""
+    if port.affinity_s:
+        for endpoint in endpoints:
+            yield Rule(f"{words.family} saddr @{affinity_set(port, endpoint)} goto {endpoint_chain(port, endpoint)}")
+    choices = ", ".join(f"{index} : goto {endpoint_chain(port, endpoint)}" for index, endpoint in enumerate(endpoints))
+    yield Rule(f"numgen random mod {len(endpoints)} vmap {{ {choices} }}")
+
+
+def _from_outside(words: _Words, port: PortView) -> Iterator[Rule]:
+    """By the policy Cluster all of it is masqueraded; by Local only what the node itself sends, and the cluster's own goes anywhere."""
+    cluster = service_chain(port)
+    if not port.is_external_local:
+        yield Rule("jump mark-for-masquerade")
+        yield Rule(f"goto {cluster}")
+        return
+    yield Rule(f"{words.family} saddr {words.cluster_cidr} goto {cluster}", "short-circuit pod traffic")
+    yield Rule("fib saddr type local jump mark-for-masquerade", "masquerade local traffic")
+    yield Rule(f"fib saddr type local goto {cluster}", "short-circuit local traffic")
+    if port.here:
+        yield Rule(f"goto {local_chain(port)}")
+
+
+def _endpoints(words: _Words, port: PortView) -> Iterator[Object]:
+    """The chain of each endpoint that some policy leads to."""
+    used = (port.everywhere if port.uses_cluster_policy else ()) + (port.here if port.uses_local_policy else ())
+    for endpoint in dict.fromkeys(used):
+        if port.affinity_s:
+            yield words.collection(affinity_set(port, endpoint), "ADDR", timeout_s=port.affinity_s)
+        hairpin = Rule(f"{words.family} saddr {endpoint.address} jump mark-for-masquerade")
+        remember = (Rule(f"update @{affinity_set(port, endpoint)} {{ {words.family} saddr }}"),) if port.affinity_s else ()
         rewrite = Rule(f"meta l4proto {port.protocol} dnat to {endpoint}")
         yield words.chain(endpoint_chain(port, endpoint), (hairpin, *remember, rewrite), comment=port.title)
-    yield words.element("service-ips", destination, f"goto {chain}", port.title)
 
 
 def service_chain(port: PortView) -> str:
-    """kube-proxy's name for a Service port: `service-ULMVA6XW-ns1/svc1/tcp/p80`."""
+    """kube-proxy's name for all endpoints of a Service port: `service-ULMVA6XW-ns1/svc1/tcp/p80`."""
     return _chain_name("service", _base(port))
+
+
+def local_chain(port: PortView) -> str:
+    """kube-proxy's name for those on the node: `local-ULMVA6XW-ns1/svc1/tcp/p80`."""
+    return _chain_name("local", _base(port))
+
+
+def external_chain(port: PortView) -> str:
+    """kube-proxy's name for what comes for an address outside: `external-ULMVA6XW-ns1/svc1/tcp/p80`."""
+    return _chain_name("external", _base(port))
 
 
 def endpoint_chain(port: PortView, endpoint: EndpointAddress) -> str:

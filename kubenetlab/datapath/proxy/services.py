@@ -38,10 +38,16 @@ class PortView(Struct, frozen=True):
     """In lower case, as nft writes it."""
     cluster_ip: str
     port: int
-    endpoints: tuple[EndpointAddress, ...]
-    """Where new connections go."""
-    has_endpoints_elsewhere: bool = False
-    """True when none is usable here, although there are some: traffic is dropped instead of rejected."""
+    everywhere: tuple[EndpointAddress, ...]
+    """Where new connections go by the policy Cluster."""
+    here: tuple[EndpointAddress, ...] = ()
+    """The same by the policy Local: those on this node."""
+    is_internal_local: bool = False
+    """By which policy what comes for the cluster IP goes."""
+    outside_ips: tuple[str, ...] = ()
+    """Addresses at which it is reached from outside."""
+    is_external_local: bool = False
+    """By which policy what comes for those goes."""
     affinity_s: int = 0
     """How long a client stays with its endpoint; 0: each connection is drawn anew."""
 
@@ -49,6 +55,21 @@ class PortView(Struct, frozen=True):
     def title(self) -> str:
         """`namespace/service:port`, as kube-proxy's comments name it."""
         return f"{self.namespace}/{self.service}" + (f":{self.port_name}" if self.port_name else "")
+
+    @property
+    def internal(self) -> tuple[EndpointAddress, ...]:
+        """Where what comes for the cluster IP goes."""
+        return self.here if self.is_internal_local else self.everywhere
+
+    @property
+    def uses_cluster_policy(self) -> bool:
+        """True when some traffic may go to any endpoint."""
+        return not self.is_internal_local or bool(self.outside_ips)
+
+    @property
+    def uses_local_policy(self) -> bool:
+        """True when some traffic may only go to this node's."""
+        return self.is_internal_local or (self.is_external_local and bool(self.outside_ips))
 
 
 def is_proxied(service: Service) -> bool:
@@ -68,11 +89,11 @@ def port_views(node: NodeView, services: Sequence[ServiceView], version: int) ->
 
 
 def _port_view(node: NodeView, view: ServiceView, service: Service, port: ServicePort, cluster_ip: str) -> PortView:
-    found = [(endpoint, place) for endpoint, place in _places(view, port, ip_address(cluster_ip).version)]
-    usable = categorize(found)
-    here = usable
-    if service.spec.internal_traffic_policy == "Local":
-        here = categorize([(endpoint, place) for endpoint, place in found if endpoint.node_name == node.name])
+    version = ip_address(cluster_ip).version
+    found = [(endpoint, place) for endpoint, place in _places(view, port, version)]
+    spec = service.spec
+    is_internal_local, is_external_local = spec.internal_traffic_policy == "Local", spec.external_traffic_policy == "Local"
+    near = [(endpoint, place) for endpoint, place in found if endpoint.node_name == node.name]
     return PortView(
         namespace=service.namespace,
         service=service.name,
@@ -80,9 +101,12 @@ def _port_view(node: NodeView, view: ServiceView, service: Service, port: Servic
         protocol=port.protocol.lower(),
         cluster_ip=cluster_ip,
         port=port.port,
-        endpoints=here,
-        has_endpoints_elsewhere=bool(usable) and not here,
-        affinity_s=service.spec.session_affinity_config.client_ip.timeout_seconds if service.spec.session_affinity == "ClientIP" else 0,
+        everywhere=categorize(found),
+        here=categorize(near) if is_internal_local or is_external_local else (),
+        is_internal_local=is_internal_local,
+        outside_ips=tuple(address for address in service.load_balancer_ips if ip_address(address).version == version),
+        is_external_local=is_external_local,
+        affinity_s=spec.session_affinity_config.client_ip.timeout_seconds if spec.session_affinity == "ClientIP" else 0,
     )
 
 

@@ -100,6 +100,9 @@ ip -n "${LAB}_fabric_internet" link set router master br0 address 0a:59:c6:33:64
 ip -n "$NS" address add 172.18.0.1/16 dev eth0
 ip -n "$NS" address add 198.51.100.1/24 dev eth1
 ip -n "$NS" neighbor add 172.18.0.2 lladdr 0a:58:ac:12:00:02 dev eth0 nud permanent protocol static
+# load balancer, for Services of type LoadBalancer
+ip -n "$NS" route add 203.0.113.1/32 via 172.18.0.2 dev eth0 proto static
+ip -n "$NS" route add 203.0.113.77/32 via 172.18.0.2 dev eth0 proto static
 
 # === external host client =============================================================================================
 NS=${LAB}_ext_client
@@ -191,11 +194,20 @@ add chain ip kube-proxy endpoint-5IBBSPBR-default/web/udp/udp__10.244.0.5/8081 {
 add chain ip kube-proxy service-EDE2N7RF-default/sticky/tcp/ { comment "default/sticky" ; }
 add chain ip kube-proxy endpoint-DTSLCGM7-default/sticky/tcp/__10.244.0.4/8080 { comment "default/sticky" ; }
 add chain ip kube-proxy endpoint-PF3M666X-default/sticky/tcp/__10.244.0.5/8080 { comment "default/sticky" ; }
-add chain ip kube-proxy service-ZECIQX5M-default/near/tcp/ { comment "default/near" ; }
+add chain ip kube-proxy local-ZECIQX5M-default/near/tcp/ { comment "default/near" ; }
 add chain ip kube-proxy endpoint-EY3BAETN-default/near/tcp/__10.244.0.4/8080 { comment "default/near" ; }
 add chain ip kube-proxy endpoint-FJECVEQW-default/near/tcp/__10.244.0.5/8080 { comment "default/near" ; }
 add chain ip kube-proxy service-VPDABGRP-default/host/tcp/ { comment "default/host" ; }
 add chain ip kube-proxy endpoint-OIWE7AW7-default/host/tcp/__172.18.0.2/7070 { comment "default/host" ; }
+add chain ip kube-proxy service-UU3GIVJO-default/outside/tcp/ { comment "default/outside" ; }
+add chain ip kube-proxy external-UU3GIVJO-default/outside/tcp/ { comment "default/outside" ; }
+add chain ip kube-proxy endpoint-UVE6FKIX-default/outside/tcp/__10.244.0.4/8080 { comment "default/outside" ; }
+add chain ip kube-proxy endpoint-Q3CCCYAZ-default/outside/tcp/__10.244.0.5/8080 { comment "default/outside" ; }
+add chain ip kube-proxy service-NVQYZOS5-default/outside-local/tcp/ { comment "default/outside-local" ; }
+add chain ip kube-proxy local-NVQYZOS5-default/outside-local/tcp/ { comment "default/outside-local" ; }
+add chain ip kube-proxy external-NVQYZOS5-default/outside-local/tcp/ { comment "default/outside-local" ; }
+add chain ip kube-proxy endpoint-YGRW2NLB-default/outside-local/tcp/__10.244.0.4/8080 { comment "default/outside-local" ; }
+add chain ip kube-proxy endpoint-PWMSXCYB-default/outside-local/tcp/__10.244.0.5/8080 { comment "default/outside-local" ; }
 add set ip kube-proxy cluster-ips { type ipv4_addr ; comment "Active ClusterIPs" ; }
 add set ip kube-proxy nodeport-ips { type ipv4_addr ; comment "IPs that accept NodePort traffic" ; }
 add map ip kube-proxy service-ips { type ipv4_addr . inet_proto . inet_service : verdict ; comment "ClusterIP, ExternalIP and LoadBalancer IP traffic" ; }
@@ -268,8 +280,8 @@ add rule ip kube-proxy endpoint-DTSLCGM7-default/sticky/tcp/__10.244.0.4/8080 me
 add rule ip kube-proxy endpoint-PF3M666X-default/sticky/tcp/__10.244.0.5/8080 ip saddr 10.244.0.5 jump mark-for-masquerade
 add rule ip kube-proxy endpoint-PF3M666X-default/sticky/tcp/__10.244.0.5/8080 update @affinity-PF3M666X-default/sticky/tcp/__10.244.0.5/8080 { ip saddr }
 add rule ip kube-proxy endpoint-PF3M666X-default/sticky/tcp/__10.244.0.5/8080 meta l4proto tcp dnat to 10.244.0.5:8080
-add rule ip kube-proxy service-ZECIQX5M-default/near/tcp/ ip daddr 10.96.34.120 ip saddr != 10.244.0.0/16 jump mark-for-masquerade
-add rule ip kube-proxy service-ZECIQX5M-default/near/tcp/ numgen random mod 2 vmap { 0 : goto endpoint-EY3BAETN-default/near/tcp/__10.244.0.4/8080, 1 : goto endpoint-FJECVEQW-default/near/tcp/__10.244.0.5/8080 }
+add rule ip kube-proxy local-ZECIQX5M-default/near/tcp/ ip daddr 10.96.34.120 ip saddr != 10.244.0.0/16 jump mark-for-masquerade
+add rule ip kube-proxy local-ZECIQX5M-default/near/tcp/ numgen random mod 2 vmap { 0 : goto endpoint-EY3BAETN-default/near/tcp/__10.244.0.4/8080, 1 : goto endpoint-FJECVEQW-default/near/tcp/__10.244.0.5/8080 }
 add rule ip kube-proxy endpoint-EY3BAETN-default/near/tcp/__10.244.0.4/8080 ip saddr 10.244.0.4 jump mark-for-masquerade
 add rule ip kube-proxy endpoint-EY3BAETN-default/near/tcp/__10.244.0.4/8080 meta l4proto tcp dnat to 10.244.0.4:8080
 add rule ip kube-proxy endpoint-FJECVEQW-default/near/tcp/__10.244.0.5/8080 ip saddr 10.244.0.5 jump mark-for-masquerade
@@ -278,6 +290,25 @@ add rule ip kube-proxy service-VPDABGRP-default/host/tcp/ ip daddr 10.96.67.205 
 add rule ip kube-proxy service-VPDABGRP-default/host/tcp/ numgen random mod 1 vmap { 0 : goto endpoint-OIWE7AW7-default/host/tcp/__172.18.0.2/7070 }
 add rule ip kube-proxy endpoint-OIWE7AW7-default/host/tcp/__172.18.0.2/7070 ip saddr 172.18.0.2 jump mark-for-masquerade
 add rule ip kube-proxy endpoint-OIWE7AW7-default/host/tcp/__172.18.0.2/7070 meta l4proto tcp dnat to 172.18.0.2:7070
+add rule ip kube-proxy service-UU3GIVJO-default/outside/tcp/ ip daddr 10.96.59.0 ip saddr != 10.244.0.0/16 jump mark-for-masquerade
+add rule ip kube-proxy service-UU3GIVJO-default/outside/tcp/ numgen random mod 2 vmap { 0 : goto endpoint-UVE6FKIX-default/outside/tcp/__10.244.0.4/8080, 1 : goto endpoint-Q3CCCYAZ-default/outside/tcp/__10.244.0.5/8080 }
+add rule ip kube-proxy external-UU3GIVJO-default/outside/tcp/ jump mark-for-masquerade
+add rule ip kube-proxy external-UU3GIVJO-default/outside/tcp/ goto service-UU3GIVJO-default/outside/tcp/
+add rule ip kube-proxy endpoint-UVE6FKIX-default/outside/tcp/__10.244.0.4/8080 ip saddr 10.244.0.4 jump mark-for-masquerade
+add rule ip kube-proxy endpoint-UVE6FKIX-default/outside/tcp/__10.244.0.4/8080 meta l4proto tcp dnat to 10.244.0.4:8080
+add rule ip kube-proxy endpoint-Q3CCCYAZ-default/outside/tcp/__10.244.0.5/8080 ip saddr 10.244.0.5 jump mark-for-masquerade
+add rule ip kube-proxy endpoint-Q3CCCYAZ-default/outside/tcp/__10.244.0.5/8080 meta l4proto tcp dnat to 10.244.0.5:8080
+add rule ip kube-proxy service-NVQYZOS5-default/outside-local/tcp/ ip daddr 10.96.149.50 ip saddr != 10.244.0.0/16 jump mark-for-masquerade
+add rule ip kube-proxy service-NVQYZOS5-default/outside-local/tcp/ numgen random mod 2 vmap { 0 : goto endpoint-YGRW2NLB-default/outside-local/tcp/__10.244.0.4/8080, 1 : goto endpoint-PWMSXCYB-default/outside-local/tcp/__10.244.0.5/8080 }
+add rule ip kube-proxy local-NVQYZOS5-default/outside-local/tcp/ numgen random mod 2 vmap { 0 : goto endpoint-YGRW2NLB-default/outside-local/tcp/__10.244.0.4/8080, 1 : goto endpoint-PWMSXCYB-default/outside-local/tcp/__10.244.0.5/8080 }
+add rule ip kube-proxy external-NVQYZOS5-default/outside-local/tcp/ ip saddr 10.244.0.0/16 goto service-NVQYZOS5-default/outside-local/tcp/ comment "short-circuit pod traffic"
+add rule ip kube-proxy external-NVQYZOS5-default/outside-local/tcp/ fib saddr type local jump mark-for-masquerade comment "masquerade local traffic"
+add rule ip kube-proxy external-NVQYZOS5-default/outside-local/tcp/ fib saddr type local goto service-NVQYZOS5-default/outside-local/tcp/ comment "short-circuit local traffic"
+add rule ip kube-proxy external-NVQYZOS5-default/outside-local/tcp/ goto local-NVQYZOS5-default/outside-local/tcp/
+add rule ip kube-proxy endpoint-YGRW2NLB-default/outside-local/tcp/__10.244.0.4/8080 ip saddr 10.244.0.4 jump mark-for-masquerade
+add rule ip kube-proxy endpoint-YGRW2NLB-default/outside-local/tcp/__10.244.0.4/8080 meta l4proto tcp dnat to 10.244.0.4:8080
+add rule ip kube-proxy endpoint-PWMSXCYB-default/outside-local/tcp/__10.244.0.5/8080 ip saddr 10.244.0.5 jump mark-for-masquerade
+add rule ip kube-proxy endpoint-PWMSXCYB-default/outside-local/tcp/__10.244.0.5/8080 meta l4proto tcp dnat to 10.244.0.5:8080
 add element ip kube-proxy cluster-ips { 10.96.0.1 }
 add element ip kube-proxy cluster-ips { 10.96.0.10 }
 add element ip kube-proxy cluster-ips { 10.96.54.115 }
@@ -285,6 +316,8 @@ add element ip kube-proxy cluster-ips { 10.96.244.102 }
 add element ip kube-proxy cluster-ips { 10.96.34.120 }
 add element ip kube-proxy cluster-ips { 10.96.0.77 }
 add element ip kube-proxy cluster-ips { 10.96.67.205 }
+add element ip kube-proxy cluster-ips { 10.96.59.0 }
+add element ip kube-proxy cluster-ips { 10.96.149.50 }
 add element ip kube-proxy no-endpoint-services { 10.96.0.1 . tcp . 443 comment "default/kubernetes:https" : goto reject-chain }
 add element ip kube-proxy no-endpoint-services { 10.96.0.77 . tcp . 80 comment "default/nobody" : goto reject-chain }
 add element ip kube-proxy nodeport-ips { 172.18.0.2 }
@@ -294,8 +327,12 @@ add element ip kube-proxy service-ips { 10.96.0.10 . tcp . 9153 comment "kube-sy
 add element ip kube-proxy service-ips { 10.96.54.115 . tcp . 80 comment "default/web:http" : goto service-SUSTUHLJ-default/web/tcp/http }
 add element ip kube-proxy service-ips { 10.96.54.115 . udp . 81 comment "default/web:udp" : goto service-OSWNS3JV-default/web/udp/udp }
 add element ip kube-proxy service-ips { 10.96.244.102 . tcp . 80 comment "default/sticky" : goto service-EDE2N7RF-default/sticky/tcp/ }
-add element ip kube-proxy service-ips { 10.96.34.120 . tcp . 80 comment "default/near" : goto service-ZECIQX5M-default/near/tcp/ }
+add element ip kube-proxy service-ips { 10.96.34.120 . tcp . 80 comment "default/near" : goto local-ZECIQX5M-default/near/tcp/ }
 add element ip kube-proxy service-ips { 10.96.67.205 . tcp . 80 comment "default/host" : goto service-VPDABGRP-default/host/tcp/ }
+add element ip kube-proxy service-ips { 10.96.59.0 . tcp . 80 comment "default/outside" : goto service-UU3GIVJO-default/outside/tcp/ }
+add element ip kube-proxy service-ips { 203.0.113.1 . tcp . 80 comment "default/outside" : goto external-UU3GIVJO-default/outside/tcp/ }
+add element ip kube-proxy service-ips { 10.96.149.50 . tcp . 80 comment "default/outside-local" : goto service-NVQYZOS5-default/outside-local/tcp/ }
+add element ip kube-proxy service-ips { 203.0.113.77 . tcp . 80 comment "default/outside-local" : goto external-NVQYZOS5-default/outside-local/tcp/ }
 EOF
 
 # === Pod default/host =================================================================================================

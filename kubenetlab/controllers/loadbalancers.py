@@ -1,0 +1,60 @@
+"""load balancer controller: an address of the lab's own pool for each Service that wants one, per family.
+
+The one that is asked for (`loadBalancerIP`) when it is free, else the first that is. What the pool's addresses lead to, the router
+of the lab knows. A Service with a loadBalancerClass waits for somebody else's controller.
+Source: k8s.io/cloud-provider controllers/service/controller.go (1.33).
+"""
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Final
+
+from msgspec import structs
+
+from kubenetlab.api.config import LOAD_BALANCER_SUBNETS, ClusterConfig
+from kubenetlab.api.core import LoadBalancerIngress, LoadBalancerStatus, Service
+from kubenetlab.api.store import Change, Cluster, Kind
+from kubenetlab.controllers.cluster_ips import FAMILIES
+from kubenetlab.controllers.events import event
+
+WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, Service)
+
+SOURCE = "service-controller"
+
+
+def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+    taken = {address for service in cluster.all(Service) if is_ours(service) for address in service.load_balancer_ips}
+    for service in cluster.all(Service):
+        wanted = tuple(_addresses(service, taken)) if is_ours(service) else ()
+        if wanted == service.load_balancer_ips:
+            continue
+        taken |= set(wanted)
+        status = LoadBalancerStatus(tuple(LoadBalancerIngress(address) for address in wanted))
+        yield structs.replace(service, status=structs.replace(service.status, load_balancer=status))
+        if wanted:
+            yield event(cluster, service, "Normal", "EnsuredLoadBalancer", "Ensured load balancer", SOURCE, now)
+
+
+def is_ours(service: Service) -> bool:
+    """True when the lab's load balancer takes care of a Service."""
+    return service.spec.type == "LoadBalancer" and not service.spec.load_balancer_class
+
+
+def _addresses(service: Service, taken: set[str]) -> Iterator[str]:
+    """One per family of the Service: the one it has, the one it asks for, the first that is free; none where the pool is used up."""
+    asked = service.spec.load_balancer_ip
+    versions = {family: version for version, family in FAMILIES.items()}
+    for family in service.spec.ip_families:
+        pool = LOAD_BALANCER_SUBNETS[versions[family]]
+        known = [address for address in service.load_balancer_ips if ip_address(address) in pool]
+        if asked and ip_address(asked) in pool:
+            if asked in known or asked not in taken:
+                yield asked
+        elif known:
+            yield known[0]
+        else:
+            free = (str(pool[number]) for number in range(1, pool.num_addresses - 1))
+            address = next((address for address in free if address not in taken), None)
+            if address is not None:
+                taken.add(address)
+                yield address

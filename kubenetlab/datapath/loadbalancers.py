@@ -1,0 +1,48 @@
+"""The lab's load balancer: the router sends what is for a Service's address to a node, whose kube-proxy does the rest.
+
+To one node for each Service, the same as long as it is ready; with externalTrafficPolicy Local to one that has a ready endpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from kubenetlab import names
+from kubenetlab.api.core import Node, Service
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.nodes import CONTROL_PLANE_LABEL
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.route import Route
+
+Way = tuple[str, str]
+"""(a load balancer's address, the address of the node that gets its packets)"""
+
+
+def ways_in(cluster: Cluster) -> tuple[Way, ...]:
+    """For every address of every Service, in order."""
+    return tuple(way for service in cluster.all(Service) if service.load_balancer_ips for way in _ways(cluster, service))
+
+
+def routes(ways: Sequence[Way]) -> Iterator[Object]:
+    """What the router knows of them."""
+    for address, node in ways:
+        yield Route(names.ROUTER, f"{address}/{128 if ':' in address else 32}", names.ROUTER_FABRIC_LINK, via=node)
+
+
+def _ways(cluster: Cluster, service: Service) -> Iterator[Way]:
+    for address in service.load_balancer_ips:
+        ready = [node for node in cluster.all(Node) if node.is_ready]
+        workers = [node for node in ready if CONTROL_PLANE_LABEL not in node.labels] or ready
+        if service.spec.external_traffic_policy == "Local":
+            serving = {
+                endpoint.node_name for piece in cluster.slices_of(service) for endpoint in piece.endpoints if endpoint.conditions.is_ready
+            }
+            workers = [node for node in ready if node.name in serving] or workers
+        if not workers:
+            continue
+        draw = int.from_bytes(hashlib.sha256(service.full_name.encode()).digest()[:8])
+        chosen = workers[draw % len(workers)]
+        node_address = next((own for own in chosen.addresses if (":" in own) == (":" in address)), None)
+        if node_address is not None:
+            yield address, node_address

@@ -1,0 +1,62 @@
+"""Load balancers: which addresses Services get, and where the router leads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubenetlab.api.core import Service
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath import plan
+from kubenetlab.hoststate.route import Route
+from tests.clusters import DUAL, applied, deployment, problems_of, running, service, store
+
+
+def balanced(name: str, **spec: object) -> str:
+    return service(name, 80, "http", type="LoadBalancer", **spec)
+
+
+def outside(cluster: Cluster, name: str) -> tuple[str, ...]:
+    found = cluster.get(Service, "default", name)
+    assert found is not None
+    return found.load_balancer_ips
+
+
+def router(cluster: Cluster) -> dict[str, str]:
+    """Destination → via, of what the router knows beside its own networks."""
+    state = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))
+    return {obj.destination: obj.via for obj in state["fabric/router"].values() if isinstance(obj, Route)}
+
+
+def test_each_gets_the_first_free_address_and_keeps_it() -> None:
+    """One that is deleted, or is no load balancer any more, gives its address back."""
+    cluster = store(balanced("a") + balanced("b"))
+    assert (outside(cluster, "a"), outside(cluster, "b")) == (("203.0.113.1",), ("203.0.113.2",))
+    cluster = applied(cluster, service("a"))
+    assert outside(cluster, "a") == ()
+    cluster = applied(cluster, balanced("c") + balanced("d", loadBalancerIP="203.0.113.77"))
+    assert [outside(cluster, name) for name in "bcd"] == [("203.0.113.2",), ("203.0.113.1",), ("203.0.113.77",)]
+
+
+def test_an_address_that_is_taken_is_not_given_twice() -> None:
+    """Who asks for another's waits; so does who is another load balancer's."""
+    cluster = store(balanced("a") + balanced("b", loadBalancerIP="203.0.113.1") + balanced("c", loadBalancerClass="example.com/other"))
+    assert [outside(cluster, name) for name in "abc"] == [("203.0.113.1",), (), ()]
+    assert "wanted an address of 203.0.113.0/24" in problems_of(balanced("a", loadBalancerIP="192.0.2.1"))[0].message
+
+
+def test_a_dual_stack_service_has_one_of_each_family() -> None:
+    """And the router a way for each."""
+    cluster = running(store(DUAL + balanced("a", ipFamilyPolicy="RequireDualStack")))
+    assert outside(cluster, "a") == ("203.0.113.1", "2001:db8:0:113::1")
+    assert list(router(cluster)) == ["203.0.113.1/32", "2001:db8:0:113::1/128"]
+
+
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_the_router_leads_to_a_node_that_can_take_it(policy: str) -> None:
+    """A worker that is ready; by the policy Local one on which a pod is ready. None, as long as no node is."""
+    text = balanced("web", externalTrafficPolicy=policy) + deployment(replicas=1, nodeName="worker2")
+    assert router(store(text)) == {}
+    cluster = running(store(text))
+    assert router(cluster)["203.0.113.1/32"] in (("172.18.0.4",) if policy == "Local" else ("172.18.0.3", "172.18.0.4"))
+    assert router(applied(cluster, service("web"))) == {}
