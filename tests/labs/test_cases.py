@@ -68,6 +68,7 @@ def test_the_documentations_examples_live_together(lab: Lab) -> None:
     names = {pod["name"] for pod in lab.pods("backend")}
     answers = lab.ask(frontend, *[("TCP", backend["cluster_ips"][0], 80)] * 30)
     assert {answer.who for answer in answers} == names
+    assert lab.run("ping", "ext:client", "lb:frontend", "--tcp", "80", "-o", "json").json["found"] == "answer"
     custom = lab.run("exec", "dns-example", "--", "cat", "/etc/resolv.conf").out
     assert "nameserver 1.2.3.4" in custom
     assert "search ns1.svc.cluster-domain.example my.dns.search.suffix" in custom

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.clusters import deployment
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab, wait_for
 
-MANIFEST = """\
+MANIFEST = (
+    """\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
 external: [{name: client, address: 198.51.100.10}, {name: api.example.com, address: 198.51.100.20, ports: [443]}]
@@ -22,16 +24,9 @@ metadata: {name: client}
 spec:
   containers: [{name: main, image: agnhost, args: [netexec]}]
 ---
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 3
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec: {containers: [{name: main, image: agnhost, args: [netexec], ports: [{name: http, containerPort: 8080}]}]}
----
+"""
+    + deployment(replicas=3)
+    + """\
 apiVersion: v1
 kind: Service
 metadata: {name: web}
@@ -69,6 +64,7 @@ kind: Service
 metadata: {name: elsewhere}
 spec: {type: ExternalName, externalName: api.example.com}
 """
+)
 
 ASKER = """
 import json, socket, sys

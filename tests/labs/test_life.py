@@ -15,30 +15,26 @@ from typing import Any
 import pytest
 
 from kubenetlab.lab.wire import encode
+from tests.clusters import deployment
 from tests.labs.lab import COMMAND, Lab, descendants, run, title_of, wait_for
 
-MANIFEST = """\
+MANIFEST = (
+    """\
 apiVersion: v1
 kind: Pod
 metadata: {name: client}
 spec:
   containers: [{name: main, image: agnhost, args: [netexec]}]
 ---
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 4
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec: {containers: [{name: main, image: agnhost, args: [netexec], ports: [{name: http, containerPort: 8080}]}]}
----
+"""
+    + deployment(replicas=4)
+    + """\
 apiVersion: v1
 kind: Service
 metadata: {name: web}
 spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}
 """
+)
 
 
 def kernel_of(lab: Lab) -> dict[str, Any]:

@@ -19,11 +19,13 @@ from typing import Any
 
 import pytest
 
+from tests.clusters import deployment
 from tests.labs.conftest import new_lab
 from tests.labs.lab import COMMAND, DEADLINE_S, Lab, wait_for
 
 MIB = 1 << 20
-MANIFEST = """\
+MANIFEST = (
+    """\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
 nodes: [{role: control-plane}]
@@ -35,16 +37,9 @@ metadata: {name: client}
 spec:
   containers: [{name: main, image: agnhost, args: [netexec], ports: [{name: web, containerPort: 8080}, {name: talk, containerPort: 8081, protocol: UDP}]}]
 ---
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec: {containers: [{name: main, image: agnhost, args: [netexec], ports: [{name: http, containerPort: 8080}]}]}
----
+"""
+    + deployment(replicas=2)
+    + """\
 apiVersion: v1
 kind: Service
 metadata: {name: web}
@@ -60,6 +55,7 @@ kind: Pod
 metadata: {name: web-0, labels: {app: web}, annotations: {kubenetlab.dev/ready: "false"}}
 spec: {containers: [{name: main, image: agnhost, args: [netexec], ports: [{name: http, containerPort: 8080}]}]}
 """
+)
 
 
 class Forwarding:

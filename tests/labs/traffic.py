@@ -8,10 +8,12 @@ import errno
 import json
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 DEADLINE_S = 1.5
 """Longer than TCP waits before it repeats a SYN: over IPv6 it is then that a client on the same machine hears of a refusal by ICMP."""
+MAX_AT_A_TIME = 20
 WORDS = {errno.ECONNREFUSED: "refused", errno.EHOSTUNREACH: "unreachable", errno.ENETUNREACH: "unreachable"}
 
 
@@ -56,4 +58,6 @@ def ask(protocol: str, address: str, port: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([ask(*target) for target in json.load(sys.stdin)]))
+    targets = json.load(sys.stdin)
+    with ThreadPoolExecutor(MAX_AT_A_TIME) as pool:
+        print(json.dumps(list(pool.map(lambda target: ask(*target), targets))))
