@@ -5,12 +5,15 @@ Source: k8s.io/api core/v1/types.go (1.33).
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 
 from msgspec import structs
 
 from kubenetlab.api.meta import ObjectMeta, Record, Resource, Unmodelled
+
+_REFERENCE = re.compile(r"\$\$|\$\(([^)]+)\)")
 
 
 class ObjectFieldSelector(Record, frozen=True):
@@ -110,3 +113,8 @@ def sealed(secret: Secret) -> Secret:
         return secret
     given = {key: b64encode(value.encode()).decode() for key, value in secret.string_data.items()}
     return structs.replace(secret, data={**secret.data, **given}, string_data={})
+
+
+def expand(text: str, values: Mapping[str, str]) -> str:
+    """`$(NAME)` by its value, as it stands where there is none; `$$` is a dollar."""
+    return _REFERENCE.sub(lambda match: "$" if match[0] == "$$" else values.get(match[1], match[0]), text)

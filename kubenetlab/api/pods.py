@@ -358,8 +358,8 @@ class Pod(Resource, frozen=True):
 
     @property
     def wanted_addresses(self) -> tuple[str, ...]:
-        """Those that its annotation asks for."""
-        return tuple(part.strip() for part in self.metadata.annotations.get(ADDRESSES_ANNOTATION, "").split(",") if part.strip())
+        """Those that its annotation asks for; none for a pod in its node's network."""
+        return () if self.spec.host_network else wanted_addresses(self.metadata)
 
     def container(self, name: str) -> Container | None:
         return next((container for container in self.spec.all_containers if container.name == name), None)
@@ -371,6 +371,11 @@ class Pod(Resource, frozen=True):
 
     def container_status(self, name: str) -> ContainerStatus | None:
         return next((status for status in self.container_statuses if status.name == name), None)
+
+
+def wanted_addresses(meta: ObjectMeta) -> tuple[str, ...]:
+    """The addresses that an annotation asks for."""
+    return tuple(part.strip() for part in meta.annotations.get(ADDRESSES_ANNOTATION, "").split(",") if part.strip())
 
 
 class PodTemplateSpec(Record, kw_only=True, frozen=True):

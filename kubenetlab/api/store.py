@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -59,7 +59,7 @@ class Cluster:
 
     def all(self, kind: type[R], namespace: str | None = None) -> Sequence[R]:
         """Every object of a kind, in the order in which they came; of one namespace, or of all."""
-        every: Sequence[R] = self._index(("all", kind), lambda: tuple(self._objects.get(kind, {}).values()))
+        every: Sequence[R] = self.derived(("all", kind), lambda: tuple(self._objects.get(kind, {}).values()))
         return every if namespace is None else [obj for obj in every if obj.namespace == namespace]
 
     def get(self, kind: type[R], namespace: str, name: str) -> R | None:
@@ -72,7 +72,7 @@ class Cluster:
 
     def pods_on(self, node: str) -> Sequence[Pod]:
         """The pods bound to a node, in the order in which they came."""
-        by_node = self._index("pods by node", lambda: _group(self.all(Pod), lambda pod: pod.spec.node_name))
+        by_node = self.derived("pods by node", lambda: _group(self.all(Pod), lambda pod: pod.spec.node_name))
         found: Sequence[Pod] = by_node.get(node, ())
         return found
 
@@ -80,23 +80,23 @@ class Cluster:
         """The pods of a namespace that a selector matches; a plain mapping is Service's old form of a selector."""
         labels = selector.match_labels if isinstance(selector, LabelSelector) else selector
         if labels:
-            by_label = self._index("pods by label", lambda: _by_label(self.all(Pod)))
+            by_label = self.derived("pods by label", lambda: _by_label(self.all(Pod)))
             pods: Sequence[Pod] = min((by_label.get((namespace, *pair), ()) for pair in labels.items()), key=len)
         else:
-            by_namespace = self._index("pods by namespace", lambda: _group(self.all(Pod), lambda pod: pod.namespace))
+            by_namespace = self.derived("pods by namespace", lambda: _group(self.all(Pod), lambda pod: pod.namespace))
             pods = by_namespace.get(namespace, ())
         matches = selector.matches if isinstance(selector, LabelSelector) else partial(matches_labels, selector)
         return [pod for pod in pods if matches(pod.labels)]
 
     def owned_by(self, kind: type[R], owner: Resource) -> Sequence[R]:
         """The objects of a kind whose controller is `owner`."""
-        by_owner = self._index(("owned", kind), lambda: _group(self.all(kind), _controller_uid))
+        by_owner = self.derived(("owned", kind), lambda: _group(self.all(kind), _controller_uid))
         found: Sequence[R] = by_owner.get(owner.uid, ())
         return found
 
     def slices_of(self, service: Service) -> Sequence[EndpointSlice]:
         """The EndpointSlices that belong to a Service, whoever made them."""
-        by_service = self._index(
+        by_service = self.derived(
             "slices by service", lambda: _group(self.all(EndpointSlice), lambda piece: (piece.namespace, piece.service_name))
         )
         found: Sequence[EndpointSlice] = by_service.get(service.key, ())
@@ -146,7 +146,8 @@ class Cluster:
         given = {**self.given, **documents}
         return Cluster(self._objects, {key: document for key, document in given.items() if document is not None}, self.revision)
 
-    def _index(self, name: Any, build: Any) -> Any:
+    def derived(self, name: Any, build: Callable[[], Any]) -> Any:
+        """What follows from this store alone, computed when it is first asked for by its name."""
         if name not in self._indexes:
             self._indexes[name] = build()
         return self._indexes[name]

@@ -18,7 +18,7 @@ from kubenetlab.errors import ManifestError
 
 QUICKSTART = "quickstart"
 COMMAND_LINE = "<command line>"
-NOT_YET = {"ContainerPort": ("host_port",), "NodeConfig": ("extra_port_mappings",)}
+NOT_YET = {"ContainerPort": ("host_port",), "NodeConfig": ("extra_port_mappings",), "ServiceSpec": ("external_ips",)}
 """Type → fields that are read and checked, and have no effect yet."""
 
 
@@ -197,7 +197,9 @@ def _unread(record: Any, *, may_be_real: bool) -> tuple[str, ...]:
 def _has_node_ports(entry: Entry) -> bool:
     from kubenetlab.api.core import Service
 
-    return isinstance(entry.object, Service) and entry.object.spec.type == "NodePort"
+    if not isinstance(entry.object, Service):
+        return False
+    return entry.object.spec.type == "NodePort" or any(port.node_port for port in entry.object.spec.ports)
 
 
 def _named(config: Entry, lab: str) -> Entry:

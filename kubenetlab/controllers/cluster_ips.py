@@ -62,13 +62,17 @@ def carried_over(old: Service, new: Service) -> Service:
     if "ExternalName" in (old.spec.type, new.spec.type):
         return new
     before, spec = old.spec, new.spec
+    if spec.ip_family_policy == "SingleStack" and len(before.ip_families) > 1:  # what was written for both families is cut to one
+        kept = spec.cluster_ips[:1] if spec.cluster_ips == before.cluster_ips else spec.cluster_ips
+        families = spec.ip_families[:1] if spec.ip_families == before.ip_families else spec.ip_families
+        spec = structs.replace(spec, ip_families=families, cluster_ips=kept)
     policy = spec.ip_family_policy or before.ip_family_policy
-    families = spec.ip_families or (before.ip_families[:1] if policy == "SingleStack" else before.ip_families)
+    wanted = spec.ip_families or (before.ip_families[:1] if policy == "SingleStack" else before.ip_families)
     addresses = _given(spec)
-    if len(addresses) < len(families) and addresses == before.cluster_ips[: len(addresses)]:
-        addresses = before.cluster_ips[: len(families)]
+    if len(addresses) < len(wanted) and addresses == before.cluster_ips[: len(addresses)]:
+        addresses = before.cluster_ips[: len(wanted)]
     cluster_ip = spec.cluster_ip or (HEADLESS if before.cluster_ip == HEADLESS else addresses[0] if addresses else "")
-    spec = structs.replace(spec, ip_family_policy=policy, ip_families=families, cluster_ip=cluster_ip, cluster_ips=addresses)
+    spec = structs.replace(spec, ip_family_policy=policy, ip_families=wanted, cluster_ip=cluster_ip, cluster_ips=addresses)
     return structs.replace(new, spec=spec)
 
 

@@ -148,6 +148,14 @@ def _passes(container: Container, kind: Literal["startup", "readiness"], seen: O
     return report is not None and report.attempt == attempt and report.ok
 
 
+def with_pod_ended(status: ContainerStatus, now: float) -> ContainerStatus:
+    """A sidecar once its pod has ended: it is ended too."""
+    if status.state.running is None:
+        return status
+    ended = Terminated(0, "Completed", started_at=status.state.running.started_at, finished_at=timestamp(now))
+    return structs.replace(status, state=ContainerState(terminated=ended), ready=False, started=False)
+
+
 def unfinished(containers: Sequence[Container], known: Sequence[ContainerStatus]) -> list[str]:
     """The names of the init containers that the others still wait for."""
     return [status.name for container, status in zip(containers, known, strict=True) if not is_past(container, status)]

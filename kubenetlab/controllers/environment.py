@@ -13,12 +13,11 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.api.core import Service
-from kubenetlab.api.environment import ConfigMap, EnvVar, EnvVarSource, KeySelector, Secret, SourceReference
+from kubenetlab.api.environment import ConfigMap, EnvVar, EnvVarSource, KeySelector, Secret, SourceReference, expand
 from kubenetlab.api.pods import Container, Pod, PodSpec
 from kubenetlab.api.store import Cluster
 
 MASTER_SERVICE: Final = ("default", "kubernetes")
-_REFERENCE = re.compile(r"\$\$|\$\(([^)]+)\)")
 _LABEL_PATH = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
 
@@ -30,17 +29,30 @@ def environment(cluster: Cluster, pod: Pod, container: Container, *, until: str 
     """Name → value. With `until`, a time as Kubernetes writes it, only Services count that were there by then: a container's environment
     is fixed when it starts. Raises MissingError."""
     services = _services(cluster, pod, until)
-    found: dict[str, str] = {}
-    for source in container.env_from:
-        for kind, reference in ((ConfigMap, source.config_map_ref), (Secret, source.secret_ref)):
-            if reference is not None:
-                values = _all_of(cluster, pod, kind, reference)
-                found |= {source.prefix + key: value for key, value in values.items()}
+    found = _from_sources(cluster, pod, container)
     for variable in container.env:
         value = _value(cluster, pod, variable, {**services, **found})
         if value is not None:
             found[variable.name] = value
     return {**services, **found}
+
+
+def _from_sources(cluster: Cluster, pod: Pod, container: Container) -> dict[str, str]:
+    """What whole ConfigMaps and Secrets give."""
+    found: dict[str, str] = {}
+    for source in container.env_from:
+        for kind, reference in ((ConfigMap, source.config_map_ref), (Secret, source.secret_ref)):
+            if reference is not None:
+                found |= {source.prefix + key: value for key, value in _all_of(cluster, pod, kind, reference).items()}
+    return found
+
+
+def _all_referred(cluster: Cluster, pod: Pod, container: Container) -> None:
+    """Looks for all that a container refers to. Raises MissingError."""
+    _from_sources(cluster, pod, container)
+    for variable in container.env:
+        if variable.value_from is not None and variable.value_from.field_ref is None:
+            _referred(cluster, pod, variable.value_from)
 
 
 def faults(cluster: Cluster, pod: Pod) -> dict[str, str]:
@@ -49,14 +61,14 @@ def faults(cluster: Cluster, pod: Pod) -> dict[str, str]:
     for container in pod.spec.all_containers:
         if container.env_from or any(variable.value_from is not None for variable in container.env):
             try:
-                environment(cluster, pod, container)
+                _all_referred(cluster, pod, container)
             except MissingError as missing:
                 found[container.name] = str(missing)
     return found
 
 
 def resolved(cluster: Cluster, pod: Pod) -> Pod:
-    """The pod with every variable of its containers as a plain value, and command and arguments with the values put in."""
+    """The pod with every variable of its containers as a plain value."""
     spec = pod.spec
     changed = {
         field: tuple(_resolved(cluster, pod, container) for container in getattr(spec, field))
@@ -75,11 +87,6 @@ def refers(spec: PodSpec) -> bool:
     return False
 
 
-def expand(text: str, values: Mapping[str, str]) -> str:
-    """`$(NAME)` by its value, as it stands where there is none; `$$` is a dollar."""
-    return _REFERENCE.sub(lambda match: "$" if match[0] == "$$" else values.get(match[1], match[0]), text)
-
-
 def _resolved(cluster: Cluster, pod: Pod, container: Container) -> Container:
     try:
         values = environment(cluster, pod, container)
@@ -89,8 +96,6 @@ def _resolved(cluster: Cluster, pod: Pod, container: Container) -> Container:
         container,
         env=tuple(EnvVar(name, value) for name, value in values.items()),
         env_from=(),
-        command=tuple(expand(word, values) for word in container.command),
-        args=tuple(expand(word, values) for word in container.args),
     )
 
 
@@ -153,12 +158,25 @@ def _field(cluster: Cluster, pod: Pod, path: str) -> str | None:
 
 def _services(cluster: Cluster, pod: Pod, until: str | None) -> dict[str, str]:
     """The variables of the namespace's Services, where they are wanted, and always those of the API server's."""
-    found: dict[str, str] = {}
-    for service in cluster.all(Service):
-        is_meant = service.key == MASTER_SERVICE or (pod.spec.enable_service_links and service.namespace == pod.namespace)
-        is_there = until is None or (service.metadata.creation_timestamp or "") <= until
-        if is_meant and is_there and service.cluster_ips:
-            found |= dict(_variables(service))
+    wanted = (pod.namespace,) if pod.spec.enable_service_links else ()
+    told = [entry for namespace in wanted for entry in _of_namespace(cluster, namespace) if until is None or entry[0] <= until]
+    master = cluster.get(Service, *MASTER_SERVICE)
+    found = dict(_variables(master)) if master is not None and master.cluster_ips else {}
+    for _, variables in told:
+        found |= variables
+    return found
+
+
+def _of_namespace(cluster: Cluster, namespace: str) -> list[tuple[str, dict[str, str]]]:
+    """(since when, its variables) of each Service of a namespace: computed once for a store, however many pods ask."""
+    found: list[tuple[str, dict[str, str]]] = cluster.derived(
+        ("service variables", namespace),
+        lambda: [
+            (service.metadata.creation_timestamp or "", dict(_variables(service)))
+            for service in cluster.all(Service, namespace)
+            if service.cluster_ips
+        ],
+    )
     return found
 
 

@@ -51,13 +51,11 @@ def _leaves_at(pod: Pod, taints: list[Taint]) -> float | None:
     for taint in taints:
         if pod.spec.host_network and taint.key == NOT_READY_TAINT:
             continue
-        fitting = [toleration for toleration in pod.spec.tolerations if tolerates([toleration], taint)]
-        fitting = fitting or [toleration for toleration in _DEFAULTS if tolerates([toleration], taint)]
-        if not fitting:
+        fitting = next((toleration for toleration in (*pod.spec.tolerations, *_DEFAULTS) if tolerates([toleration], taint)), None)
+        if fitting is None:
             return 0.0
-        timed = [toleration.toleration_seconds for toleration in fitting if toleration.toleration_seconds is not None]
-        if timed:
-            spans.append(max(0, min(timed)))
+        if fitting.toleration_seconds is not None:
+            spans.append(max(0, fitting.toleration_seconds))
             since = max(since, seconds(taint.time_added) if taint.time_added else 0.0)
     begun = pod.status.start_time or pod.metadata.creation_timestamp
     return max(since, seconds(begun) if begun else 0.0) + min(spans) if spans else None

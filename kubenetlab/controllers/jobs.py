@@ -36,8 +36,9 @@ class _Pods(Struct, frozen=True):
 
     @property
     def failures(self) -> int:
-        """Pods that failed, and restarts of containers in those that go on."""
-        return len(self.failed) + sum(status.restart_count for pod in self.active for status in pod.container_statuses)
+        """Pods that failed, and with restartPolicy OnFailure the restarts of containers in those that go on."""
+        restarted = [pod for pod in self.active if pod.spec.restart_policy == "OnFailure"]
+        return len(self.failed) + sum(status.restart_count for pod in restarted for status in pod.container_statuses)
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:

@@ -16,7 +16,16 @@ from kubenetlab.api.lab import Attachment, NetworkFacts, Observed
 from kubenetlab.api.meta import Condition, seconds, timestamp
 from kubenetlab.api.pods import READY_ANNOTATION, ContainerStatus, Pod, PodIP, PodStatus
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
-from kubenetlab.controllers.containers import CHANGED, CONFIG_ERROR, CRASH_LOOP, failed_probe, next_start, statuses, unfinished
+from kubenetlab.controllers.containers import (
+    CHANGED,
+    CONFIG_ERROR,
+    CRASH_LOOP,
+    failed_probe,
+    next_start,
+    statuses,
+    unfinished,
+    with_pod_ended,
+)
 from kubenetlab.controllers.environment import faults
 from kubenetlab.controllers.events import event, is_recorded
 from kubenetlab.controllers.ipam import attachment_of, network
@@ -79,13 +88,16 @@ def _status(cluster: Cluster, pod: Pod, node: Node, seen: Observed | None, now: 
     initialized = pod.status.condition(INITIALIZED)
     is_initialized = has_sandbox and initialized is not None and initialized.status == "True"
     first, containers = statuses(pod, seen, now, faults(cluster, pod), is_initialized=is_initialized)
+    phase = _phase(pod, first, containers, has_sandbox)
+    if phase in ("Succeeded", "Failed"):
+        first = [with_pod_ended(status, now) for status in first]
     addresses: tuple[str, ...] = ()
     if has_sandbox and pod.status.phase != "Failed":
         attachment = attachment_of(cluster, pod)
         addresses = node.addresses if pod.spec.host_network else attachment.addresses if attachment else ()
     return PodStatus(
-        phase=_phase(pod, first, containers, has_sandbox),
-        conditions=_conditions(pod, first, containers, has_sandbox, is_initialized, now),
+        phase=phase,
+        conditions=_conditions(pod, phase, first, containers, has_sandbox, is_initialized, now),
         host_ip=node.addresses[0] if node.addresses else "",
         host_ips=tuple(PodIP(address) for address in node.addresses),
         pod_ip=addresses[0] if addresses else "",
@@ -117,6 +129,7 @@ def _phase(
 
 def _conditions(
     pod: Pod,
+    phase: str,
     first: Sequence[ContainerStatus],
     containers: Sequence[ContainerStatus],
     has_sandbox: bool,
@@ -126,10 +139,8 @@ def _conditions(
     waiting_for = [] if is_initialized else unfinished(pod.spec.init_containers, first)
     sidecars = [status for container, status in zip(pod.spec.init_containers, first, strict=True) if container.is_sidecar]
     unready = [status.name for status in (*sidecars, *containers) if not status.ready]
-    is_completed = bool(containers) and all(status.state.terminated is not None for status in containers)
-    reason, message = (
-        ("PodCompleted", "") if is_completed else ("ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]")
-    )
+    ended = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase, "")
+    reason, message = (ended, "") if ended else ("ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]")
     containers_ready = _condition("ContainersReady", not unready, reason, message)
     ready = structs.replace(containers_ready, type="Ready")
     gates = [gate.condition_type for gate in pod.spec.readiness_gates]
@@ -143,7 +154,7 @@ def _conditions(
         _condition("PodReadyToStartContainers", has_sandbox),
         _condition(
             INITIALIZED,
-            has_sandbox and not waiting_for,
+            not waiting_for,
             "ContainersNotInitialized",
             f"containers with incomplete status: [{' '.join(waiting_for)}]",
         ),
@@ -174,7 +185,8 @@ def _events(cluster: Cluster, pod: Pod, status: PodStatus, now: float) -> Iterat
     for container in (*status.init_container_statuses, *status.container_statuses):
         old = before.get(container.name)
         was_running = old is not None and old.state.running is not None
-        ended = container.last_state.terminated or container.state.terminated
+        is_over = container.state.running is None or (old is not None and container.restart_count > old.restart_count)
+        ended = container.last_state.terminated or container.state.terminated if was_running and is_over else None
         if container.state.running is not None and not was_running:
             yield event(cluster, pod, "Normal", "Started", f"Started container {container.name}", source, now)
         waits = container.state.waiting
@@ -182,10 +194,10 @@ def _events(cluster: Cluster, pod: Pod, status: PodStatus, now: float) -> Iterat
             yield event(cluster, pod, "Warning", "BackOff", f"Back-off restarting failed container {container.name}", source, now)
         if waits is not None and waits.reason == CONFIG_ERROR and (old is None or old.state != container.state):
             yield event(cluster, pod, "Warning", "Failed", f"Error: {waits.message}", source, now)
-        if was_running and ended is not None and ended.message == CHANGED:
+        if ended is not None and ended.message == CHANGED:
             message = f"Container {container.name} definition changed, will be restarted"
             yield event(cluster, pod, "Normal", "Killing", message, source, now)
-        if was_running and ended is not None and (kind := failed_probe(ended.message)):
+        if ended is not None and (kind := failed_probe(ended.message)):
             yield event(cluster, pod, "Warning", "Unhealthy", ended.message, source, now)
             message = f"Container {container.name} failed {kind} probe, will be restarted"
             yield event(cluster, pod, "Normal", "Killing", message, source, now)

@@ -15,7 +15,7 @@ from kubenetlab.api.config import LOAD_BALANCER_SUBNETS, ClusterConfig
 from kubenetlab.api.core import LoadBalancerIngress, LoadBalancerStatus, Service
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.cluster_ips import FAMILIES
-from kubenetlab.controllers.events import event
+from kubenetlab.controllers.events import event, is_recorded
 
 WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, Service)
 
@@ -24,15 +24,25 @@ SOURCE = "service-controller"
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     taken = {address for service in cluster.all(Service) if is_ours(service) for address in service.load_balancer_ips}
-    for service in cluster.all(Service):
+    for service in sorted(cluster.all(Service), key=lambda service: not service.spec.load_balancer_ip):  # those with a wish first
         wanted = tuple(_addresses(service, taken)) if is_ours(service) else ()
+        taken |= set(wanted)
+        if is_ours(service) and len(wanted) < len(service.spec.ip_families):
+            yield from _failed(cluster, service, now)
         if wanted == service.load_balancer_ips:
             continue
-        taken |= set(wanted)
         status = LoadBalancerStatus(tuple(LoadBalancerIngress(address) for address in wanted))
         yield structs.replace(service, status=structs.replace(service.status, load_balancer=status))
         if wanted:
             yield event(cluster, service, "Normal", "EnsuredLoadBalancer", "Ensured load balancer", SOURCE, now)
+
+
+def _failed(cluster: Cluster, service: Service, now: float) -> Iterator[Change]:
+    asked = service.spec.load_balancer_ip
+    why = f"{asked} is in use" if asked else "no address is left in the load balancers' pool"
+    message = f"Error syncing load balancer: failed to ensure load balancer: {why}"
+    if not is_recorded(cluster, service, "SyncLoadBalancerFailed", message):
+        yield event(cluster, service, "Warning", "SyncLoadBalancerFailed", message, SOURCE, now)
 
 
 def is_ours(service: Service) -> bool:

@@ -15,6 +15,9 @@ from kubenetlab.controllers.nodes import CONTROL_PLANE_LABEL
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
 
+_EXCLUDING = frozenset((CONTROL_PLANE_LABEL, "node.kubernetes.io/exclude-from-external-load-balancers"))
+"""Labels of nodes that take nothing in from outside, as long as there are others."""
+
 Way = tuple[str, str]
 """(a load balancer's address, the address of the node that gets its packets)"""
 
@@ -33,7 +36,7 @@ def routes(ways: Sequence[Way]) -> Iterator[Object]:
 def _ways(cluster: Cluster, service: Service) -> Iterator[Way]:
     for address in service.load_balancer_ips:
         ready = [node for node in cluster.all(Node) if node.is_ready]
-        workers = [node for node in ready if CONTROL_PLANE_LABEL not in node.labels] or ready
+        workers = [node for node in ready if not _EXCLUDING.intersection(node.labels)] or ready
         if service.spec.external_traffic_policy == "Local":
             serving = {
                 endpoint.node_name for piece in cluster.slices_of(service) for endpoint in piece.endpoints if endpoint.conditions.is_ready
@@ -41,8 +44,8 @@ def _ways(cluster: Cluster, service: Service) -> Iterator[Way]:
             workers = [node for node in ready if node.name in serving] or workers
         if not workers:
             continue
-        draw = int.from_bytes(hashlib.sha256(service.full_name.encode()).digest()[:8])
-        chosen = workers[draw % len(workers)]
+        # Each node draws by itself (rendezvous hashing): when one comes or goes, only what is its own moves.
+        chosen = max(workers, key=lambda node: hashlib.sha256(f"{service.full_name} {node.name}".encode()).digest())
         node_address = next((own for own in chosen.addresses if (":" in own) == (":" in address)), None)
         if node_address is not None:
             yield address, node_address

@@ -46,6 +46,8 @@ class ProbeSpec(Struct, frozen=True):
     timeout_s: float = 1.0
     failure_threshold: int = 3
     success_threshold: int = 1
+    delay_s: float = 0.0
+    """How long a real command is left alone first; stand-ins are there at once."""
     is_implied: bool = False
     """True for the question that no manifest asks: it is asked until the answer is yes, and then no more."""
 
@@ -57,7 +59,7 @@ class ProbeSpec(Struct, frozen=True):
 def probes(
     node: NodeView, view: PodView, pod: Pod, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...]
 ) -> Iterator[ProbeSpec]:
-    """The probes of one pod. initialDelaySeconds is not waited for: the lab's programs are there at once."""
+    """The probes of one pod. initialDelaySeconds is waited for only where a real command could be ended too early."""
     for container in pod.spec.long_running_containers:
         status = pod.container_status(container.name)
         if pod.is_terminating or status is None or not should_run(status):
@@ -109,6 +111,7 @@ def _spec(
             "timeout_s": float(probe.timeout_seconds or 1),
             "failure_threshold": probe.failure_threshold or 3,
             "success_threshold": probe.success_threshold or 1,
+            "delay_s": float(probe.initial_delay_seconds) if what.program == COMMAND and kind != "readiness" else 0.0,
         }
         if probe.http_get is not None:
             action = probe.http_get

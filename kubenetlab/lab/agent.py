@@ -293,6 +293,7 @@ class Agent:
         is_settling = time.time() < self._settling_until
         self._pass_at = time.time() + (SETTLING_PASS_S if is_settling else FULL_PASS_S)
         self._look_at(list(self.known))
+        self.runs.trim_logs()
         for netns, contents in list(self.known.items()):
             pid = self.sandboxes.pids.get(netns)
             if pid and _of_hand(contents, "nftables") and await self.rules.was_touched(netns, pid):

@@ -39,6 +39,9 @@ def _become(argv: list[str], environment: dict[str, str], working_dir: str) -> N
     try:
         os.chdir(working_dir)
         os.execvpe(argv[0], argv, environment)
+    except ValueError as error:
+        print(f'exec: "{argv[0]}": {error}', flush=True)
+        os._exit(NOT_EXECUTABLE)
     except FileNotFoundError as error:
         is_place = error.filename == working_dir
         what = f'no such directory "{working_dir}"' if is_place else f'exec: "{argv[0]}": executable file not found in $PATH'

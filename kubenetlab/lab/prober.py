@@ -50,10 +50,15 @@ class Probing:
         """Startup and readiness are asked in quick succession at first, so that a pod is Ready as soon as it serves; then once a period.
         Of a startup probe only one failure a period counts."""
         spec, successes, failures, pause_s, is_first = self.spec, 0, 0, FIRST_RETRY_S, True
+        await asyncio.sleep(spec.delay_s)
         begun = asyncio.get_running_loop().time()
         while True:
             timeout_s = min(spec.timeout_s, FIRST_TIMEOUT_S) if is_first and spec.method != "exec" else spec.timeout_s
             fault = await self._ask(timeout_s)
+            if is_first and fault is not None and timeout_s < spec.timeout_s:
+                is_first = False  # it was given less time than the manifest says, so it does not count
+                await asyncio.sleep(FIRST_RETRY_S)
+                continue
             is_first = False
             if fault is None:
                 successes, failures = successes + 1, 0
@@ -95,6 +100,8 @@ class Probing:
         if spec.method not in ("ping", "exec") and not spec.port:
             return "the container has no port of the name that the probe gives"
         try:
+            if spec.method == "exec":
+                return await self._execute()  # which keeps the time itself: what takes too long has to be ended
             async with asyncio.timeout(timeout_s):
                 match spec.method:
                     case "ping":
@@ -106,8 +113,6 @@ class Probing:
                         return await self._get()
                     case "grpc":
                         return await self._check_health()
-                    case "exec":
-                        return await self._execute()
         except ValueError as error:
             return str(error)
         except TimeoutError:
@@ -151,7 +156,7 @@ class Probing:
         return None if answer.status in HTTP_OK else f"HTTP probe failed with statuscode: {answer.status}"
 
     async def _execute(self) -> str | None:
-        """A command in the container. Its time is its own: what is asked quickly at first may take as long as the manifest says."""
+        """A command in the container."""
         spec = self.spec
         status, output = await self._executor().run(spec.netns, spec.container, spec.command, spec.timeout_s)
         return None if status == 0 else output or f"command {list(spec.command)} ended with {status}"

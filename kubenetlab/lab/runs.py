@@ -6,12 +6,14 @@ import asyncio
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kubenetlab import programs
+from kubenetlab.api.environment import expand
 from kubenetlab.datapath.contexts import Context
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.lab import rundir
@@ -20,6 +22,11 @@ from kubenetlab.lab.wire import Message
 
 KILL_AFTER_S = 30.0
 """How long a process may take to end when it is asked to, where nothing else is said."""
+MAX_LOG_BYTES = 16 * 1024 * 1024
+TAIL_BYTES = 1024 * 1024
+"""How much of a log is shown."""
+ENDED_LOGS = 256
+"""Of so many containers that are gone the logs are kept."""
 REPLACE_AFTER_S = 1.0
 """How long one is waited for that is started anew."""
 
@@ -44,6 +51,12 @@ class RunsHand:
         self._processes: dict[tuple[str, str], int] = {}
         self._gone: dict[int, asyncio.Event] = {}
         """Processes whose death is waited for."""
+        self._ending: dict[int, tuple[int, asyncio.TimerHandle]] = {}
+        """Processes that were asked to end → (pidfd, when they are ended)."""
+        self._ended: deque[tuple[str, str]] = deque()
+        """Whose logs are kept although they are gone, the oldest first."""
+        self._logged: set[tuple[str, str]] = set()
+        """(sandbox, container) of those that have a log file."""
         self.running: dict[tuple[str, str], int] = {}
         """(sandbox, container) → attempt, as far as the processes have told."""
 
@@ -55,6 +68,7 @@ class RunsHand:
             if who.get("beside"):
                 continue  # a probe's command
             self._processes[who["netns"], who["container"]] = process["pid"]
+            self._logged.add((who["netns"], who["container"]))
             self.running[who["netns"], who["container"]] = who["attempt"]
         for hand in self._workers:
             await hand.call(do="nothing")  # the answer comes behind the worker's own `hello`
@@ -91,14 +105,14 @@ class RunsHand:
         self.running.pop((run.netns, run.container), None)
         pid = self._processes.get((run.netns, run.container), 0)
         if pid:
-            _end(pid, float(run.options.get("grace_s", KILL_AFTER_S)))
+            self._end(pid, float(run.options.get("grace_s", KILL_AFTER_S)))
         else:
             await self._worker(run.netns, node).call(do="stop", netns=run.netns, container=run.container)
 
     async def logs(self, netns: str, container: str, node: str) -> list[str]:
         """A container's log: the file of its process, or what the worker remembers. Of a pod that is gone nobody knows any more which worker had it: all are asked."""
         try:
-            return (self._directory / rundir.container_log(netns, container)).read_text(errors="replace").splitlines()
+            return _tail(self._directory / rundir.container_log(netns, container))
         except FileNotFoundError:
             pass
         for hand in self._workers if netns not in self._worker_of else (self._worker(netns, node),):
@@ -108,8 +122,19 @@ class RunsHand:
                 return lines
         return []
 
+    def trim_logs(self) -> None:
+        """Begins logs anew that have grown large: they lie in memory."""
+        for key in self._logged:
+            path = self._directory / rundir.container_log(*key)
+            if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
+                os.truncate(path, 0)
+
     def forget(self, netns: str) -> None:
-        """A sandbox is gone, and all that ran in it."""
+        """A sandbox is gone, and all that ran in it. Logs are kept a while, for whoever asks why it ended."""
+        self._ended.extend(key for key in self._logged if key[0] == netns)
+        self._logged = {key for key in self._logged if key[0] != netns}
+        while len(self._ended) > ENDED_LOGS:
+            (self._directory / rundir.container_log(*self._ended.popleft())).unlink(missing_ok=True)
         self._worker_of.pop(netns, None)
         for known in (self.running, self._processes):
             for key in [key for key in known if key[0] == netns]:
@@ -120,13 +145,33 @@ class RunsHand:
         if (former := self._processes.get((run.netns, run.container))) is not None:
             await self._replace(former)
         files = {"hosts": context.files.hosts, "resolv_conf": context.files.resolv_conf}
-        born_with = {**who, **run.options, **files, "identity": context.identity, "environment": environment()}
+        variables = environment()
+        argv = [expand(word, variables) for word in run.options.get("argv", ())]
+        born_with = {**who, **run.options, "argv": argv, **files, "identity": context.identity, "environment": variables}
         answer = await self._init.call(do="spawn", role=run.program, sandbox=pid, arguments=born_with)
         if "error" in answer:
             return str(answer["error"])
         self._processes[run.netns, run.container] = answer["pid"]
+        self._logged.add((run.netns, run.container))
         self._report({**who, "state": "running", "is_process": run.program == programs.COMMAND, "at": time.time()})
         return None
+
+    def _end(self, pid: int, grace_s: float) -> None:
+        """Asks a process to end, and ends it when it does not; success when it is gone already."""
+        if pid in self._ending:
+            return
+        try:
+            life = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        self._ending[pid] = life, asyncio.get_running_loop().call_later(grace_s, _send, life, signal.SIGKILL)
+        _send(life, signal.SIGTERM)
+
+    def _forget_end(self, pid: int) -> None:
+        if pid in self._ending:
+            life, timer = self._ending.pop(pid)
+            timer.cancel()
+            os.close(life)
 
     async def _replace(self, pid: int) -> None:
         """Ends a process that another one is to follow: the ports must be free again."""
@@ -166,8 +211,10 @@ class RunsHand:
     def _heard_init(self, event: Message) -> None:
         who = event["arguments"]
         key = (who["netns"], who["container"])
+        self._forget_end(event["pid"])
         if event["pid"] in self._gone:
-            self._gone[event["pid"]].set()
+            self._gone[event["pid"]].set()  # another one follows, and is told of in its place
+            return
         if self._processes.get(key) != event["pid"]:
             return
         del self._processes[key]
@@ -187,7 +234,7 @@ class RunsHand:
     def _last_line(self, netns: str, container: str) -> str:
         """The last thing that a process wrote."""
         try:
-            lines = (self._directory / rundir.container_log(netns, container)).read_text(errors="replace").splitlines()
+            lines = _tail(self._directory / rundir.container_log(netns, container))
         except OSError:
             return ""
         return lines[-1] if lines else ""
@@ -201,19 +248,16 @@ class RunsHand:
         self._on_report(report)
 
 
-def _end(pid: int, grace_s: float) -> None:
-    """Asks a process to end, and ends it when it does not; success when it is gone already."""
+def _send(life: int, number: signal.Signals) -> None:
     try:
-        life = os.pidfd_open(pid)
+        signal.pidfd_send_signal(life, number)
     except ProcessLookupError:
-        return
-    signal.pidfd_send_signal(life, signal.SIGTERM)
+        pass
 
-    def kill() -> None:
-        try:
-            signal.pidfd_send_signal(life, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        os.close(life)
 
-    asyncio.get_running_loop().call_later(grace_s, kill)
+def _tail(path: Path) -> list[str]:
+    """The last lines of a log."""
+    with open(path, "rb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, stream.tell() - TAIL_BYTES))
+        return stream.read().decode(errors="replace").splitlines()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from kubenetlab.api.environment import expand
 from kubenetlab.api.pods import Container
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Setup
@@ -19,8 +20,9 @@ def declared_ports(container: Container) -> tuple[Listener, ...]:
 
 
 def arguments(container: Container) -> tuple[str, ...]:
-    """Command and arguments, one behind the other."""
-    return (*container.command, *container.args)
+    """Command and arguments, with `$(NAME)` replaced by the container's variables."""
+    values = {variable.name: variable.value for variable in container.env}
+    return tuple(expand(word, values) for word in (*container.command, *container.args))
 
 
 def options(words: Sequence[str]) -> dict[str, str]:

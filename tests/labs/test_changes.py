@@ -188,7 +188,7 @@ def test_what_is_kept_can_be_deleted_too(running: Lab) -> None:
     kept = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {a: b}\n"
     running.apply(kept)
     assert "settings" in running.run("get", "configmaps").out
-    assert running.run("delete", "-f", "-", given=kept).out == "ConfigMap settings deleted\n"
+    assert running.run("delete", "-f", "-", given=kept).out == "ConfigMap default/settings deleted\n"
     running.apply(kept)
     assert running.run("delete", "configmap", "settings").out == "ConfigMap settings deleted\n"
     assert "not found: ConfigMap settings" in running.run("delete", "-f", "-", given=kept, status=1).err

@@ -82,6 +82,28 @@ def test_a_server_is_reached_probed_and_started_anew(lab: Lab) -> None:
     assert "Address already in use" not in "\n".join(said(lab, "web"))
 
 
+SICKLY = """\
+  - name: main
+    image: python
+    command: [python3, -m, http.server, "8000"]
+    readinessProbe: {exec: {command: [test, "!", -e, /tmp/ill]}, periodSeconds: 1, failureThreshold: 1}
+"""
+
+
+def test_an_unready_pod_leaves_its_service_and_comes_back(lab: Lab) -> None:
+    """As long as the probe fails nobody is sent there: with no other pod the Service refuses."""
+    lab.up(ONE_NODE + pod("web", SICKLY) + SERVICE)
+    web = lab.pod("web")
+    target = ("TCP", lab.service("web")["cluster_ips"][0], 80)
+    ill = Path(f"/proc/{lab.seen['init_pid']}/root/proc/{web['containers'][0]['pid']}/root/tmp/ill")
+    ill.touch()
+    wait_for(lambda: lab.ask(web, target)[0].error == "refused", "a Service without endpoints")
+    assert [endpoint["ready"] for endpoint in lab.service("web")["endpoints"]] == [False]
+    ill.unlink()
+    wait_for(lambda: lab.ask(web, target)[0].error != "refused", "the endpoint's return")
+    assert status(lab, "web")["restartCount"] == 0
+
+
 def test_how_a_command_ends_is_seen(lab: Lab) -> None:
     """Its status and its last words; what is no program says so; what it left running ends with it."""
     ends = "  - {name: main, image: x, command: [sh, -c, 'sleep 1000 & echo bye; exit 3']}\n"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.api.environment import Secret
-from kubenetlab.controllers.environment import MissingError, environment, expand
+from kubenetlab.api.environment import Secret, expand
+from kubenetlab.controllers.environment import MissingError, environment
 from tests.clusters import IPV6, NOW, applied, pod_named, problems_of, running, service, settled, store
 
 MAPS = """\

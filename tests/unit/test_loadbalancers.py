@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.api.core import Service
+from kubenetlab.api.core import Event, Service
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
 from kubenetlab.hoststate.route import Route
-from tests.clusters import DUAL, applied, deployment, problems_of, running, service, store
+from tests.clusters import DUAL, applied, deployment, problems_of, running, service, settled, store
 
 
 def balanced(name: str, **spec: object) -> str:
@@ -39,9 +39,13 @@ def test_each_gets_the_first_free_address_and_keeps_it() -> None:
 
 
 def test_an_address_that_is_taken_is_not_given_twice() -> None:
-    """Who asks for another's waits; so does who is another load balancer's."""
+    """A wish comes before those without; who asks for another's waits, and hears why, once. What is another load balancer's is left alone."""
     cluster = store(balanced("a") + balanced("b", loadBalancerIP="203.0.113.1") + balanced("c", loadBalancerClass="example.com/other"))
-    assert [outside(cluster, name) for name in "abc"] == [("203.0.113.1",), (), ()]
+    assert [outside(cluster, name) for name in "abc"] == [("203.0.113.2",), ("203.0.113.1",), ()]
+    cluster = settled(applied(cluster, balanced("d", loadBalancerIP="203.0.113.2")))
+    assert outside(cluster, "d") == ()
+    (told,) = [event for event in cluster.all(Event) if event.reason == "SyncLoadBalancerFailed"]
+    assert (told.message, told.count) == ("Error syncing load balancer: failed to ensure load balancer: 203.0.113.2 is in use", 1)
     assert "wanted an address of 203.0.113.0/24" in problems_of(balanced("a", loadBalancerIP="192.0.2.1"))[0].message
 
 

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
-from kubenetlab.api.pods import ADDRESSES_ANNOTATION, Container, Pod, PodSpec, Probe
+from kubenetlab.api.pods import Container, Pod, PodSpec, Probe
 from kubenetlab.api.validate.environment import validate_environment
 from kubenetlab.api.validate.metadata import port_name_fault, subdomain_fault, validate_labels, validate_selector
 from kubenetlab.names import label_fault
@@ -15,9 +15,6 @@ _HANDLERS = ("httpGet", "tcpSocket", "grpc", "exec")
 
 def validate_pod(pod: Pod) -> Iterator[Finding]:
     """What speaks against a Pod."""
-    for address in pod.wanted_addresses:
-        if not is_address(address):
-            yield Finding(("metadata", "annotations", ADDRESSES_ANNOTATION), f"wanted IP addresses, found {found(address)}")
     yield from validate_pod_spec(pod.spec, ("spec",))
 
 
