@@ -132,6 +132,14 @@ def pod(name: str, spec: str = "", meta: str = "", container: str = "") -> str:
     return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}{meta}}}\nspec: {{containers: [{{name: main, image: agnhost, args: [netexec]{container}}}]{spec}}}\n---\n"
 
 
+def replaced(text: str, *pairs: tuple[str, str]) -> str:
+    """A manifest with something else in it; what is to be replaced has to be there."""
+    for old, new in pairs:
+        assert old in text, f"{old!r} is not in the manifest"
+        text = text.replace(old, new)
+    return text
+
+
 def web_pods(cluster: Cluster) -> list[Pod]:
     """Pods of `app: web` that are not going."""
     return [pod for pod in cluster.select("default", {"app": "web"}) if not pod.is_terminating]

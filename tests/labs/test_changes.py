@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clusters import replaced
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab, wait_for
 from tests.labs.test_life import MANIFEST, generations, kernel_of, web_answers
@@ -77,7 +78,7 @@ def test_a_deleted_pod_is_replaced(running: Lab) -> None:
 def test_a_changed_template_replaces_the_pods(running: Lab) -> None:
     """New pods of a new ReplicaSet; the Service follows without a gap."""
     old = {pod["name"] for pod in running.pods("web")}
-    running.apply(MANIFEST.replace("args: [netexec], ports", "args: [netexec], env: [{name: A, value: b}], ports"))
+    running.apply(replaced(MANIFEST, ("        args: [netexec]\n", "        args: [netexec]\n        env: [{name: A, value: b}]\n")))
     wait_for(lambda: not old & {pod["name"] for pod in running.pods("web")}, "the old pods to go")
     assert len(answering(running)) == 4
 
@@ -85,7 +86,7 @@ def test_a_changed_template_replaces_the_pods(running: Lab) -> None:
 def test_a_selector_moves_a_service(running: Lab) -> None:
     """Its address stays, its endpoints change; back again."""
     before = running.service("web")
-    running.apply(MANIFEST.replace("spec: {selector: {app: web}", "spec: {selector: {app: nobody}"))
+    running.apply(replaced(MANIFEST, ("spec: {selector: {app: web}", "spec: {selector: {app: nobody}")))
     wait_for(lambda: not running.service("web")["endpoints"], "no endpoints")
     target = ("TCP", before["cluster_ips"][0], 80)
     wait_for(lambda: running.ask(running.pod("client"), target)[0].error == "refused", "a refusal")
@@ -96,7 +97,7 @@ def test_a_selector_moves_a_service(running: Lab) -> None:
 
 def test_what_is_deleted_is_gone(running: Lab) -> None:
     """A Service's address answers no more and is free; by file, all objects of it; deleting what is not there is told."""
-    extra = MANIFEST.replace("name: web", "name: extra").replace("app: web", "app: extra").partition("---\n")[2]
+    extra = replaced(MANIFEST, ("name: web", "name: extra"), ("app: web", "app: extra")).partition("---\n")[2]
     running.apply(extra)
     address = running.service("extra")["cluster_ips"][0]
     assert running.ask(running.pod("client"), ("TCP", address, 80))[0].who.startswith("extra-")
@@ -110,9 +111,12 @@ def test_refused_changes_change_nothing(running: Lab) -> None:
     """Immutable fields, an address that is taken: all problems with file, line and Kubernetes' words, and nothing is applied."""
     before = kernel_of(running)
     wrong = (
-        MANIFEST.replace("matchLabels: {app: web}", "matchLabels: {app: wib}")
-        .replace("labels: {app: web}", "labels: {app: wib}")
-        .replace("spec: {selector: {app: web}", "spec: {clusterIP: 10.96.99.99, selector: {app: web}")
+        replaced(
+            MANIFEST,
+            ("matchLabels: {app: web}", "matchLabels: {app: wib}"),
+            ("labels: {app: web}", "labels: {app: wib}"),
+            ("spec: {selector: {app: web}", "spec: {clusterIP: 10.96.99.99, selector: {app: web}"),
+        )
         + "---\n{apiVersion: v1, kind: Service, metadata: {name: late}, spec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}}\n"
     )
     said = running.apply(wrong, status=2).err
@@ -185,13 +189,13 @@ def test_labs_read_folders_and_json(lab: Lab, tmp_path: Path) -> None:
 
 def test_what_is_kept_can_be_deleted_too(running: Lab) -> None:
     """Kinds that the lab does not model, by file and by name; names and files at once are refused."""
-    kept = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {a: b}\n"
+    kept = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: disk}\nspec: {accessModes: [ReadWriteOnce]}\n"
     running.apply(kept)
-    assert "settings" in running.run("get", "configmaps").out
-    assert running.run("delete", "-f", "-", given=kept).out == "ConfigMap default/settings deleted\n"
+    assert "disk" in running.run("get", "persistentvolumeclaims").out
+    assert running.run("delete", "-f", "-", given=kept).out == "PersistentVolumeClaim disk deleted\n"
     running.apply(kept)
-    assert running.run("delete", "configmap", "settings").out == "ConfigMap settings deleted\n"
-    assert "not found: ConfigMap settings" in running.run("delete", "-f", "-", given=kept, status=1).err
+    assert running.run("delete", "persistentvolumeclaim", "disk").out == "PersistentVolumeClaim disk deleted\n"
+    assert "not found: PersistentVolumeClaim disk" in running.run("delete", "-f", "-", given=kept, status=1).err
     assert "names or manifests, not both" in running.run("delete", "pod", "client", "-f", "-", given=kept, status=2).err
 
 
@@ -227,7 +231,7 @@ def test_a_changed_image_restarts_its_container(running: Lab) -> None:
     image = "apiVersion: v1\nkind: Pod\nmetadata: {name: shape}\nspec: {containers: [{name: main, image: nginx}]}\n"
     running.apply(image)
     before = running.pod("shape")
-    running.apply(image.replace("image: nginx", "image: example.com/other:1"))
+    running.apply(replaced(image, ("image: nginx", "image: example.com/other:1")))
     wait_for(lambda: running.pod("shape")["containers"][0]["program"] == "default" and running.pod("shape")["ready"], "the other program")
     after = running.pod("shape")
     assert (after["pid"], after["addresses"]) == (before["pid"], before["addresses"])
@@ -261,7 +265,7 @@ def test_more_nodes_keep_those_that_are_there(lab: Lab) -> None:
     wait_for(lambda: len(lab.pods("web")) == 4 and all(pod["ready"] for pod in lab.seen["pods"]), "all pods on the nodes that are left")
     assert {pod["node"] for pod in lab.seen["pods"]} <= {"control-plane", "n1"}
     assert lab.run("ping").status == 0
-    assert lab.apply(named.replace("name: n2}", "name: n2}, {role: worker, name: n3}")).status == 0  # --lab names the document, too
+    assert lab.apply(replaced(named, ("name: n2}", "name: n2}, {role: worker, name: n3}"))).status == 0  # --lab names the document, too
     assert [node["name"] for node in lab.seen["nodes"]] == ["control-plane", "n1", "n2", "n3"]
 
 

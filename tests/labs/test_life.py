@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kubenetlab.lab.wire import encode
-from tests.clusters import deployment
+from tests.clusters import deployment, replaced
 from tests.labs.lab import COMMAND, Lab, descendants, run, title_of, wait_for
 
 MANIFEST = (
@@ -145,8 +145,9 @@ def test_a_killed_node_with_pods_in_its_own_network(lab: Lab) -> None:
     host = "apiVersion: v1\nkind: Pod\nmetadata: {name: host}\nspec: {hostNetwork: true, nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec, --http-port=9000]}]}\n---\n"
     lab.up(
         host
-        + MANIFEST.replace(
-            "ports: [{name: http", "readinessProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 1}, ports: [{name: http"
+        + replaced(
+            MANIFEST,
+            ("        ports:", "        readinessProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 1}\n        ports:"),
         )
     )
     before = lab.place("nodes", "worker")["pid"]
@@ -262,7 +263,7 @@ except (BrokenPipeError, ConnectionResetError):
 
 def start_up(lab: Lab, *words: str) -> subprocess.Popen[str]:
     """An `up` that can be interrupted, of a lab large enough to be met in the middle."""
-    manifest = MANIFEST.replace("replicas: 4", "replicas: 150")
+    manifest = replaced(MANIFEST, ("replicas: 4", "replicas: 150"))
     process = subprocess.Popen(
         [*COMMAND, "up", "--lab", lab.name, "-f", "-", *words],
         stdin=subprocess.PIPE,
@@ -305,15 +306,12 @@ def test_an_up_that_is_stopped_in_the_middle_leaves_nothing(lab: Lab, number: si
 
 def test_an_interrupt_while_waiting_leaves_the_lab_up(lab: Lab) -> None:
     """Once it is built, Ctrl-C only ends the waiting."""
-    slow = MANIFEST.replace(
-        "containers: [{name: main, image: agnhost, args: [netexec]}]",
-        "nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec], readinessProbe: {tcpSocket: {port: 1}, failureThreshold: 1000}}]",
-    )
+    slow = replaced(MANIFEST, ("args: [netexec]}]", "args: [netexec], readinessProbe: {tcpSocket: {port: 1}, failureThreshold: 1000}}]"))
     process = subprocess.Popen(
         [*COMMAND, "up", "--lab", lab.name, "-f", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
-    process.stdin.write(slow.replace("nodeName: worker, ", ""))
+    process.stdin.write(slow)
     process.stdin.close()
     process.stdin = None
     wait_for(lambda: lab.run("get", "pods", status=None).status == 0 and lab.pod("web")["ready"], "the lab")
@@ -352,7 +350,7 @@ def test_a_down_while_a_lab_is_being_made(lab: Lab) -> None:
 
 def test_an_up_outlives_the_agent_it_waits_for(lab: Lab) -> None:
     """Its successor is asked, and the verdict is the same."""
-    slow = MANIFEST.replace("args: [netexec]}]", "args: [netexec], readinessProbe: {tcpSocket: {port: 1}, failureThreshold: 1}}]", 1)
+    slow = replaced(MANIFEST, ("args: [netexec]}]", "args: [netexec], readinessProbe: {tcpSocket: {port: 1}, failureThreshold: 1}}]"))
     waiting = subprocess.Popen(
         [*COMMAND, "up", "--lab", lab.name, "-f", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -383,7 +381,7 @@ def test_two_labs_with_the_same_addresses_at_once(labs: Callable[[], Lab]) -> No
     """Side by side, and each reaches its own; commands must say which."""
     one, two = labs(), labs()
     one.up(MANIFEST)
-    two.up(MANIFEST.replace("name: web", "name: wob").replace("app: web", "app: wob"))
+    two.up(replaced(MANIFEST, ("name: web", "name: wob"), ("app: web", "app: wob")))
     assert one.pod("client")["addresses"] == two.pod("client")["addresses"]
     (address,) = one.pod("client")["addresses"]
     for lab, name in ((one, "web"), (two, "wob")):

@@ -165,7 +165,7 @@ def test_ping_ends_with_1_where_something_is_not_as_promised(running: Lab) -> No
     running.inside(pod, "nft", "add table ip mine; add chain ip mine in { type filter hook input priority 0 ; } ; add rule ip mine in drop")
     try:
         said = running.run("ping", "node:worker", "--deadline", "0.3", status=1)
-        assert "✗ node:worker → default/client: silence, promised: answer" in said.out
+        assert f"✗ node:worker → default/client ({pod['addresses'][0]}): silence, promised: answer" in said.out
         assert "not as Kubernetes promises" in said.out
     finally:
         running.inside(pod, "nft", "delete", "table", "ip", "mine")
