@@ -18,8 +18,8 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
+from kubenetlab.api.containers import Port, Protocol
 from kubenetlab.api.meta import Labels, ObjectMeta, Record, Resource, Unmodelled
-from kubenetlab.api.pods import Port, Protocol
 
 API_VERSIONS = ("kubenetlab.dev/v1alpha1", "kind.x-k8s.io/v1alpha4")
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from kubenetlab.api.containers import Port, PortOrName, Protocol
 from kubenetlab.api.meta import Condition, ObjectMeta, Record, Resource, Unmodelled
-from kubenetlab.api.pods import Port, PortOrName, Protocol
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"

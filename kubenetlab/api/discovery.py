@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from kubenetlab.api.containers import Port, Protocol
 from kubenetlab.api.core import SERVICE_NAME_LABEL, ObjectReference
 from kubenetlab.api.meta import ObjectMeta, Record, Resource, Unmodelled
-from kubenetlab.api.pods import Port, Protocol
 
 MANAGED_BY_LABEL = "endpointslice.kubernetes.io/managed-by"
 

@@ -3,17 +3,11 @@
 Source: k8s.io/api core/v1/types.go (1.33).
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta
-
-from kubenetlab.api.environment import EnvFromSource, EnvVar
+from kubenetlab.api.containers import Container, NotNegative
 from kubenetlab.api.meta import Condition, ObjectMeta, Record, Resource, Unmodelled
 from kubenetlab.api.scheduling import Affinity, TopologySpreadConstraint
-
-Protocol = Literal["TCP", "UDP", "SCTP"]
-Port = Annotated[int, Meta(ge=1, le=65535, title="a port number")]
-PortOrName = Port | Annotated[str, Meta(min_length=1, title="a port name")]
 
 REAL_COMMANDS_ANNOTATION = "kubenetlab.dev/real-commands"
 """`"true"` on a pod runs its containers' commands, as programs of this machine."""
@@ -23,123 +17,6 @@ POOL_ANNOTATION = "kubenetlab.dev/pool"
 """The pool from which a pod is to have its addresses."""
 READY_ANNOTATION = "kubenetlab.dev/ready"
 """`"false"` on a pod makes it unready on purpose."""
-
-
-class ContainerPort(Record, frozen=True):
-    """A port on which a container says it listens."""
-
-    container_port: Port
-    name: str = ""
-    """What Services and probes may call it."""
-    protocol: Protocol = "TCP"
-    host_port: Annotated[int, Meta(ge=0, le=65535, title="a port number")] = 0
-    """The port of its node that it takes."""
-    host_ip: str = ""
-
-
-class HTTPHeader(Record, frozen=True):
-    """One header that a probe sends."""
-
-    name: str
-    value: str = ""
-
-
-class HTTPGetAction(Record, frozen=True):
-    """A probe that wants an answer from 200 to 399."""
-
-    port: PortOrName
-    path: str = "/"
-    host: str = ""
-    scheme: Literal["HTTP", "HTTPS"] = "HTTP"
-    http_headers: tuple[HTTPHeader, ...] = ()
-
-
-class TCPSocketAction(Record, frozen=True):
-    """A probe that wants a connection."""
-
-    port: PortOrName
-    host: str = ""
-
-
-class GRPCAction(Record, frozen=True):
-    """A probe by gRPC's health protocol."""
-
-    port: Port
-    service: str = ""
-
-
-class ExecAction(Record, frozen=True):
-    """A probe by a command in the container."""
-
-    command: tuple[str, ...] = ()
-
-
-Positive = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[int, Meta(ge=0)]
-
-
-class Probe(Record, frozen=True):
-    """A question that the node's kubelet asks a container, again and again."""
-
-    http_get: HTTPGetAction | None = None
-    tcp_socket: TCPSocketAction | None = None
-    grpc: GRPCAction | None = None
-    exec: ExecAction | None = None
-    initial_delay_seconds: NotNegative = 0
-    """Not waited for: programs start at once here."""
-    period_seconds: NotNegative = 10
-    timeout_seconds: NotNegative = 1
-    success_threshold: NotNegative = 1
-    failure_threshold: NotNegative = 3
-    termination_grace_period_seconds: Unmodelled = None
-
-
-class Container(Record, frozen=True):
-    """One program of a pod: an image, arguments, ports, probes."""
-
-    name: str
-    image: str = ""
-    """Decides which built-in program stands in; nothing is pulled."""
-    command: tuple[str, ...] = ()
-    """Read, with `args` and `env`, by those that stand in for agnhost, http-echo and coredns."""
-    args: tuple[str, ...] = ()
-    ports: tuple[ContainerPort, ...] = ()
-    """Any image without a stand-in of its own serves these."""
-    env: tuple[EnvVar, ...] = ()
-    env_from: tuple[EnvFromSource, ...] = ()
-    readiness_probe: Probe | None = None
-    """Without one a container is ready once it listens."""
-    liveness_probe: Probe | None = None
-    """A container that fails it is started again."""
-    startup_probe: Probe | None = None
-    restart_policy: Literal["Always"] | None = None
-    """Of an init container: `Always` makes it a sidecar."""
-
-    image_pull_policy: Unmodelled = None
-    lifecycle: Unmodelled = None
-    resize_policy: Unmodelled = None
-    resources: Unmodelled = None
-    restart_policy_rules: Unmodelled = None
-    security_context: Unmodelled = None
-    stdin: Unmodelled = None
-    stdin_once: Unmodelled = None
-    termination_message_path: Unmodelled = None
-    termination_message_policy: Unmodelled = None
-    tty: Unmodelled = None
-    volume_devices: Unmodelled = None
-    volume_mounts: Unmodelled = None
-    working_dir: str = ""
-    """Of a real command."""
-
-    @property
-    def is_sidecar(self) -> bool:
-        """True for an init container that goes on running beside the others."""
-        return self.restart_policy == "Always"
-
-    def probe(self, kind: str) -> Probe | None:
-        """Its probe of a kind: startup, readiness or liveness."""
-        found: Probe | None = getattr(self, f"{kind}_probe")
-        return found
 
 
 class Toleration(Record, frozen=True):
@@ -185,7 +62,7 @@ class PodSpec(Record, frozen=True):
 
     containers: tuple[Container, ...] = ()
     init_containers: tuple[Container, ...] = ()
-    """They succeed at once; sidecars (`restartPolicy: Always`) run."""
+    """They run before the others, one after the other; sidecars (`restartPolicy: Always`) go on beside them."""
     node_name: str = ""
     """Where it runs; without it the scheduler finds a node."""
     node_selector: dict[str, str] = {}

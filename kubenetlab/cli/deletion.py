@@ -92,7 +92,7 @@ def _delete_one(client: Client, one: Wanted) -> str | None:
         if error.code != 404:
             raise
         return None
-    say(f"{title(kind, namespace, name)} deleted")
+    say(str(status.get("message") or f"{title(kind, namespace, name)} deleted"))
     return str(status["details"]["uid"])
 
 

@@ -80,8 +80,8 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
 
 def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Mapping[str, Any], *, is_asked: bool) -> None:
     """`is_asked` is False for an init container, of which nobody asks whether it is there."""
+    from kubenetlab.api.containers import Probe
     from kubenetlab.api.decode import decode
-    from kubenetlab.api.pods import Probe
     from kubenetlab.datapath.probes import describe
     from kubenetlab.programs import COMMAND
 

@@ -134,6 +134,9 @@ def warn(manifests: Manifests) -> None:
     if manifests.loaded.not_modelled:
         kinds = (f"{kind} {_few(names)}" for kind, names in manifests.loaded.not_modelled.items())
         note(f"{paint('warning:', MILD)} kept, but not modelled yet: {'; '.join(kinds)}")
+    real = _real_commands(manifests.all_entries)
+    if real:
+        note(f"{paint('note:', MILD)} programs of this machine are run in {_few(real)}, as their manifests ask")
     ignored = ignored_fields(manifests.all_entries)
     if ignored:
         note(f"{paint('note:', MILD)} read, but without effect in the lab: {', '.join(ignored)}")
@@ -155,11 +158,27 @@ def ignored_fields(entries: Sequence[Entry]) -> list[str]:
     return list(found)
 
 
+def _real_commands(entries: Sequence[Entry]) -> list[str]:
+    """The objects whose containers' commands are run, with the programs' names."""
+    found = []
+    for entry in entries:
+        containers = getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ())
+        commands = dict.fromkeys(container.command[0] for container in containers if container.command)
+        if entry.object is not None and commands and _may_be_real(entry, entries):
+            found.append(f"{entry.object.title} ({', '.join(commands)})")
+    return found
+
+
+def _pod_template(entry: Entry) -> Any:
+    """What has the metadata and the spec of the pods that an object stands for: its template, or itself."""
+    return getattr(getattr(entry.object, "spec", None), "template", entry.object)
+
+
 def _may_be_real(entry: Entry, entries: Sequence[Entry]) -> bool:
     """True when the commands of an object's containers may be run."""
     from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION
 
-    template = getattr(getattr(entry.object, "spec", None), "template", entry.object)
+    template = _pod_template(entry)
     is_asked = template is not None and template.metadata.annotations.get(REAL_COMMANDS_ANNOTATION) == "true"
     return is_asked or any(isinstance(other.object, ClusterConfig) and other.object.real_commands for other in entries)
 
@@ -167,7 +186,8 @@ def _may_be_real(entry: Entry, entries: Sequence[Entry]) -> bool:
 def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool) -> None:
     from kubenetlab.api.meta import Record, Unmodelled, kubernetes_name
 
-    for name in (*NOT_YET.get(type(record).__name__, ()), *_unread(record, may_be_real=may_be_real)):
+    unread = (*NOT_YET.get(type(record).__name__, ()), *_unread(record, may_be_real=may_be_real))
+    for name in unread:
         if getattr(record, name):
             into[kubernetes_name(name)] = None
     types = {name: annotation for cls in reversed(type(record).__mro__) for name, annotation in getattr(cls, "__annotations__", {}).items()}
@@ -176,6 +196,8 @@ def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool) -
         if types.get(name) is Unmodelled:
             if value is not None and name not in ("managed_fields", "self_link"):
                 into[kubernetes_name(name)] = None
+        elif name in unread:
+            continue
         elif isinstance(value, Record):
             _collect_ignored(value, into, may_be_real=may_be_real)
         elif isinstance(value, tuple):
@@ -186,12 +208,13 @@ def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool) -
 
 def _unread(record: Any, *, may_be_real: bool) -> tuple[str, ...]:
     """What the stand-in for a container does not look at."""
-    from kubenetlab.api.pods import Container
+    from kubenetlab.api.containers import Container
     from kubenetlab.programs import reads_arguments
 
     if not isinstance(record, Container) or (may_be_real and record.command):
         return ()
-    return ("working_dir",) if reads_arguments(record.image) else ("command", "args", "env", "env_from", "working_dir")
+    never = ("working_dir", "security_context")
+    return never if reads_arguments(record.image) else ("command", "args", "env", "env_from", *never)
 
 
 def _has_node_ports(entry: Entry) -> bool:

@@ -12,9 +12,10 @@ from msgspec import structs
 
 from kubenetlab.api.apps import Deployment, DeploymentSpec
 from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.containers import Container, ContainerPort, HTTPGetAction, Probe
 from kubenetlab.api.core import Namespace, Service, ServicePort, ServiceSpec
 from kubenetlab.api.meta import LabelSelector, ObjectMeta, Resource, timestamp
-from kubenetlab.api.pods import Container, ContainerPort, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, Toleration
+from kubenetlab.api.pods import PodSpec, PodTemplateSpec, Toleration
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers import cluster_ips
 from kubenetlab.controllers.addresses import dns_address

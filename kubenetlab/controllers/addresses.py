@@ -13,11 +13,6 @@ from kubenetlab.api.config import Network
 Address = IPv4Address | IPv6Address
 
 
-def node_networks(pod_network: Network, mask_size: int) -> Iterator[Network]:
-    """The nodes' shares of the pod range, in the order in which nodes get them."""
-    yield from pod_network.subnets(new_prefix=mask_size)
-
-
 def gateway(node_network: Network) -> Address:
     """The address of the bridge: the first of the node's range."""
     return node_network[1]

@@ -18,6 +18,7 @@ from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import NAMESPACE_NAME_LABEL, Namespace, Node, Service
 from kubenetlab.api.decode import Finding
 from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.documents import Path
 from kubenetlab.api.environment import Secret, sealed
 from kubenetlab.api.kinds import qualified_kind
 from kubenetlab.api.lab import NodeSettings
@@ -25,6 +26,7 @@ from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, GivenKey
 from kubenetlab.controllers import cluster_ips
+from kubenetlab.controllers.node_ranges import refused_ranges
 
 RESERVED_CLUSTER_IP = 1
 """The first address of the Service range belongs to the Service default/kubernetes; an index into the range."""
@@ -81,10 +83,31 @@ def admit(cluster: Cluster, incoming: Sequence[Incoming], now: float) -> Admissi
         admitted, faults = staged.put(obj, old, one.document)
         findings += [(index, finding) for finding in faults]
         outcomes.append(Outcome(one.object.title, "created" if old is None else "unchanged" if admitted == old else "configured"))
+    if any(isinstance(one.object, (ClusterConfig, Node)) for one in incoming):
+        findings += _refused_ranges(staged.result(), incoming)
     if any(not finding.is_warning for _, finding in findings):
         return Admission(cluster, findings=tuple(findings))
     given: Mapping[GivenKey, Any] = {one.given_key: one.document for one in incoming}
     return Admission(staged.result().with_given(given), tuple(outcomes), tuple(findings), tuple(staged.made_namespaces))
+
+
+def _refused_ranges(cluster: Cluster, incoming: Sequence[Incoming]) -> Iterator[tuple[int, Finding]]:
+    """What speaks against nodes' pod ranges, each at the document that asks for it."""
+    names = cluster.config.node_names
+    given = {
+        one.object.name if isinstance(one.object, Node) else "": index
+        for index, one in enumerate(incoming)
+        if isinstance(one.object, (ClusterConfig, Node))
+    }
+    for fault in refused_ranges(cluster):
+        path: Path
+        if fault.node in given and fault.node:
+            index, path = given[fault.node], ("spec", "podCIDR")
+        elif "" in given:
+            index, path = given[""], ("nodes", names.index(fault.node), "podCIDRs") if fault.node else ("networking", "podSubnet")
+        else:
+            index, path = next(iter(given.values())), ("spec", "podCIDR")
+        yield index, Finding(path, fault.message, hints=fault.hints)
 
 
 class _Staged:
@@ -127,14 +150,10 @@ class _Staged:
             return obj, [
                 Finding(("metadata", "name"), f'no node of this cluster is called "{obj.name}"', hints=(f"it has: {', '.join(known)}",))
             ]
-        node = self._cluster.node(obj.name)
         cidrs = obj.spec.pod_cidrs or ((obj.spec.pod_cidr,) if obj.spec.pod_cidr else ())
-        faults = []
-        if cidrs and node is not None and cidrs != node.spec.pod_cidrs:
-            faults.append(Finding(("spec", "podCIDR"), f"cannot change while the lab is up; it is {', '.join(node.spec.pod_cidrs)}"))
         taints = obj.spec.taints if "taints" in (document.get("spec") or {}) else None
         meta = ObjectMeta(name=obj.name, labels=obj.metadata.labels, annotations=obj.metadata.annotations)
-        return NodeSettings(meta, taints, obj.spec.unschedulable, cidrs), faults
+        return NodeSettings(meta, taints, obj.spec.unschedulable, cidrs), []
 
     def put(self, obj: Resource, old: Resource | None, document: Mapping[str, Any]) -> tuple[Resource, list[Finding]]:
         """The object as it will be stored, and what speaks against it."""

@@ -12,9 +12,10 @@ from typing import Final, Literal
 
 from msgspec import structs
 
+from kubenetlab.api.containers import Container
 from kubenetlab.api.lab import ContainerReport, Observed
 from kubenetlab.api.meta import seconds, timestamp
-from kubenetlab.api.pods import Container, ContainerState, ContainerStatus, Pod, Running, Terminated, Waiting
+from kubenetlab.api.pods import ContainerState, ContainerStatus, Pod, Running, Terminated, Waiting
 
 FIRST_BACK_OFF_S = 10
 LONGEST_BACK_OFF_S = 300

@@ -12,9 +12,10 @@ from typing import Final
 
 from msgspec import structs
 
+from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Service
 from kubenetlab.api.environment import ConfigMap, EnvVar, EnvVarSource, KeySelector, Secret, SourceReference, expand
-from kubenetlab.api.pods import Container, Pod, PodSpec
+from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster
 
 MASTER_SERVICE: Final = ("default", "kubernetes")

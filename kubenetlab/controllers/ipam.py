@@ -103,6 +103,7 @@ def _free(
     for cidr, latest in zip(node.spec.pod_cidrs, (*last, *[""] * len(node.spec.pod_cidrs)), strict=False):
         subnet = ip_network(cidr)
         first, end = (pool.first, pool.last + 1) if pool is not None else (FIRST, subnet.num_addresses - 1)
+        end = min(end, subnet.num_addresses - 1)
         candidates = (
             address
             for address in pod_addresses_after(subnet, latest, first, end)

@@ -3,7 +3,7 @@
 Source: k8s.io/kubernetes pkg/controller/nodeipam (ranges), pkg/kubelet/nodestatus/setters.go (condition texts).
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator
 from ipaddress import ip_network
 from typing import Final
 
@@ -14,9 +14,10 @@ from kubenetlab.api.core import Node, NodeAddress, NodeSpec, NodeStatus, Taint
 from kubenetlab.api.lab import NetworkFacts, NodeReport, NodeSettings
 from kubenetlab.api.meta import Condition, ObjectMeta, timestamp
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
-from kubenetlab.controllers.addresses import node_networks
+from kubenetlab.api.validate.node_ranges import free_ranges
 from kubenetlab.controllers.admission import make_uid
 from kubenetlab.controllers.ipam import network
+from kubenetlab.controllers.node_ranges import asked_ranges
 
 WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, NetworkFacts, Node, NodeReport, NodeSettings)
 
@@ -32,38 +33,31 @@ FIRST_NODE_ADDRESS = 2
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     config = cluster.config
     names = config.node_names
-    yield from (deletion(node) for node in cluster.all(Node) if node.name not in names)
+    for kind in (Node, NodeSettings):
+        yield from (deletion(obj) for obj in cluster.all(kind) if obj.name not in names)
     known = [node for name in names if (node := cluster.node(name))]
     taken = {address for node in known for address in node.addresses}
-    wanted = {name: _pod_cidrs(cluster, node, name) for node, name in zip(config.nodes, names, strict=True)}
+    wanted = asked_ranges(cluster)
     asked_for = [cidr for cidrs in wanted.values() for cidr in cidrs]
     taken_ranges = [ip_network(cidr) for cidr in (*asked_for, *(cidr for node in known for cidr in node.spec.pod_cidrs))]
     free_addresses = [_free_addresses(subnet, taken) for subnet in config.node_networks]
-    free_ranges = [
-        _free_ranges(subnet, config.networking.node_mask_size(subnet.version), taken_ranges) for subnet in config.networking.pod_networks
+    free_parts = [
+        free_ranges(
+            subnet, config.networking.node_mask_size(subnet.version), [part for part in taken_ranges if part.version == subnet.version]
+        )
+        for subnet in config.networking.pod_networks
     ]
     has_workers = any(node.role == "worker" for node in config.nodes)
     for node_config, name in zip(config.nodes, names, strict=True):
         old = cluster.node(name)
         addresses = old.addresses if old else tuple(next(free) for free in free_addresses)
-        pod_cidrs = old.spec.pod_cidrs if old else wanted[name] or tuple(next(free) for free in free_ranges)
+        pod_cidrs = old.spec.pod_cidrs if old else wanted[name] or tuple(str(next(free)) for free in free_parts)
         yield _node(cluster, node_config, name, old, addresses, pod_cidrs, has_workers, now)
-
-
-def _pod_cidrs(cluster: Cluster, config: NodeConfig, name: str) -> tuple[str, ...]:
-    """The ranges that a node brings with it, by its own document or by the Cluster's."""
-    settings = cluster.get(NodeSettings, "", name)
-    return (settings.pod_cidrs if settings else ()) or config.pod_cidrs
 
 
 def _free_addresses(subnet: Network, taken: Container[str]) -> Iterator[str]:
     numbers = range(FIRST_NODE_ADDRESS, subnet.num_addresses - 1)
     return (address for number in numbers if (address := str(subnet[number])) not in taken)
-
-
-def _free_ranges(subnet: Network, mask_size: int, taken: Sequence[Network]) -> Iterator[str]:
-    others = [network for network in taken if network.version == subnet.version]
-    return (str(part) for part in node_networks(subnet, mask_size) if not any(part.overlaps(other) for other in others))
 
 
 def _node(

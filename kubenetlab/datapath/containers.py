@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Service
 from kubenetlab.api.meta import Labels, matches_labels
-from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION, Container, Pod, PodSpec
+from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION, Pod, PodSpec
 from kubenetlab.controllers.containers import should_run
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.programs import Listener, ProgramRun

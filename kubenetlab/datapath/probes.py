@@ -11,7 +11,8 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
-from kubenetlab.api.pods import Container, ContainerStatus, Pod, Probe
+from kubenetlab.api.containers import Container, Probe
+from kubenetlab.api.pods import ContainerStatus, Pod
 from kubenetlab.controllers.containers import should_run
 from kubenetlab.datapath.containers import program_of
 from kubenetlab.datapath.view import NodeView, PodView

@@ -1,7 +1,7 @@
 """What programs inside a sandbox find in the file system: a mount namespace of their own, with the pod's /proc, /sys and files in /etc.
 
 A program that somebody runs there sees this machine's files as they are. A container's command sees them read-only, and has a /run,
-/tmp and /var of its own, which are empty and go with it.
+/tmp, /var and /dev of its own, which are empty (but for the usual devices) and go with it.
 Source: mount_setattr(2), mount_namespaces(7).
 """
 
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from kubenetlab.kernel.syscalls import (
     CLONE_NEWNS,
     MS_BIND,
+    MS_MOVE,
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
@@ -28,8 +29,13 @@ from kubenetlab.kernel.syscalls import (
 
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n"
 _MACHINE_RESOLVERS = ("/run/nscd", "/run/systemd/resolve", "/var/run/nscd")
-_OWN = {"/run": 0o755, "/tmp": 0o1777, "/var": 0o755, "/dev/shm": 0o1777}
+_OWN = {"/run": 0o755, "/tmp": 0o1777, "/var": 0o755}
 """Directories that a container has for itself, and their modes."""
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
+_MACHINES = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
+"""What in /proc belongs to the whole machine: to be read only."""
+_HIDDEN = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/kmsg")
 _IN_VAR = {"cache": 0o755, "lib": 0o755, "local": 0o755, "log": 0o755, "mail": 0o755, "opt": 0o755, "spool": 0o755, "tmp": 0o1777}
 
 
@@ -66,6 +72,13 @@ def container(hosts: str, resolv_conf: str) -> None:
     _leave()
     make_read_only("/")
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    for path in _MACHINES:
+        if os.path.exists(path):
+            mount(path, path, flags=MS_BIND | MS_REC)
+            make_read_only(path)
+    for path in _HIDDEN:
+        if os.path.exists(path):
+            mount("/dev/null", path, flags=MS_BIND)
     try:
         mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY)
     except OSError:
@@ -81,6 +94,7 @@ def container(hosts: str, resolv_conf: str) -> None:
         os.makedirs("/run/lock", 0o1777)
         os.symlink("/run/lock", "/var/lock")
         os.mkdir("/run/.kubenetlab", 0o755)
+        _devices("/run/.kubenetlab/dev")
         for target, text in _etc(hosts, resolv_conf):
             real = places[target]
             if real.startswith(("/run/", "/var/")):
@@ -90,6 +104,27 @@ def container(hosts: str, resolv_conf: str) -> None:
                 path = f"/run/.kubenetlab/{os.path.basename(target)}"
                 _write(path, text)
                 mount(path, real, flags=MS_BIND)
+
+
+def _devices(scratch: str) -> None:
+    """A /dev with what every program may expect, and none of this machine's disks and terminals. It is made in `scratch` and moved."""
+    os.mkdir(scratch)
+    mount("tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k")
+    for name in _DEVICES:
+        if os.path.exists(f"/dev/{name}"):
+            _write(f"{scratch}/{name}", "")
+            mount(f"/dev/{name}", f"{scratch}/{name}", flags=MS_BIND)
+    for name, target in _DEVICE_LINKS.items():
+        os.symlink(target, f"{scratch}/{name}")
+    os.mkdir(f"{scratch}/shm")
+    mount("tmpfs", f"{scratch}/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    os.mkdir(f"{scratch}/pts")
+    try:
+        mount("devpts", f"{scratch}/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
+        os.symlink("pts/ptmx", f"{scratch}/ptmx")
+    except OSError:
+        pass  # a sandbox around the lab forbids it: no terminals
+    mount(scratch, "/dev", flags=MS_MOVE)
 
 
 def _etc(hosts: str, resolv_conf: str) -> tuple[tuple[str, str], ...]:

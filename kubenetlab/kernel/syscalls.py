@@ -17,9 +17,9 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
-MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 0x1000, 0x2000, 0x4000, 0x40000
 
-PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 15, 24, 38
 
 _SYS_MOUNT_SETATTR = 442
 """The same on every processor (arch/*/entry/syscalls)."""
@@ -57,9 +57,9 @@ def inside_network(fd: int, home: int) -> Iterator[None]:
         setns(home, CLONE_NEWNET)
 
 
-def mount(source: str, target: str, kind: str | None = None, flags: int = 0) -> None:
+def mount(source: str, target: str, kind: str | None = None, flags: int = 0, options: str = "") -> None:
     """Mounts a file system or binds a path; see mount(2)."""
-    _call("mount", source.encode(), target.encode(), kind.encode() if kind else None, flags, None)
+    _call("mount", source.encode(), target.encode(), kind.encode() if kind else None, flags, options.encode() or None)
 
 
 def make_read_only(path: str) -> None:
@@ -84,6 +84,16 @@ def set_process_name(name: str, title: str) -> None:
 def die_with_parent(signal_number: int) -> None:
     """Has the kernel send this process a signal when its parent dies."""
     _call("prctl", PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+
+
+def drop_from_bounding_set(capability: int) -> None:
+    """No program that this process becomes has the capability, by whatever way; EINVAL when there is none of that number."""
+    _call("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def set_no_new_privileges() -> None:
+    """Neither set-user-id nor file capabilities count for what this process becomes."""
+    _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def set_hostname(name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from kubenetlab.kernel import mounts
 from kubenetlab.kernel.features import CONTAINER_PATH
+from kubenetlab.kernel.privileges import confine
 from kubenetlab.kernel.syscalls import CLONE_NEWNS, open_namespace, setns
 from kubenetlab.lab.boot import Boot
 
@@ -32,6 +33,7 @@ def main(boot: Boot, arguments: dict[str, Any]) -> None:
     else:
         environment = {"PATH": CONTAINER_PATH, "HOME": "/root", "HOSTNAME": arguments["identity"]["hostname"], **arguments["environment"]}
         mounts.container(arguments["hosts"], arguments["resolv_conf"])
+    confine(**arguments.get("capabilities") or {})
     _become(arguments["argv"], environment, arguments.get("working_dir") or "/")
 
 

@@ -21,63 +21,55 @@ class Executor:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._init = Hand("init", str(directory / rundir.INIT_SOCKET), self._heard, lambda: None)
-        self._deaths: dict[int, asyncio.Future[int]] = {}
-        self._early: dict[int, int] = {}
-        """Deaths of which init told before it answered who was born."""
-        self._being_born = 0
+        self._init = Hand("init", str(directory / rundir.INIT_SOCKET), self._heard, self._lost)
+        self._token = os.urandom(4).hex()
+        """Tells our commands from those of a process that was here before us."""
         self._serial = 0
+        self._ends: dict[str, asyncio.Future[int]] = {}
+        """Commands under way, by their names."""
 
     async def run(self, netns: str, container: str, command: Sequence[str], timeout_s: float) -> tuple[int, str]:
-        """(exit status, what it wrote). Raises TimeoutError, and OSError when the container has no process to run it beside."""
-        processes = (await self._init.call(do="list")).get("processes", ())
-        beside = next((entry for entry in processes if _is(entry, netns, container)), None)
-        if beside is None:
-            raise ProcessLookupError(f"container {container} is not running")
+        """(exit status, what it wrote). Raises TimeoutError, and OSError when the container has no process to run it beside.
+
+        However this ends, the command has ended, or is killed.
+        """
         self._serial += 1
-        name = f"{container}.probe{self._serial}"
-        asked = {"netns": netns, "container": name, "argv": list(command), "beside": beside["pid"]}
-        self._being_born += 1
-        answer = await self._init.call(do="spawn", role="command", sandbox=beside["sandbox"], arguments=asked)
-        self._being_born -= 1
-        if "error" in answer:
-            raise OSError(str(answer["error"]))
+        name = f"{container}.probe-{self._token}-{self._serial}"
+        end = self._ends[name] = asyncio.get_running_loop().create_future()
+        asked = {"netns": netns, "container": name, "argv": list(command), "beside": container}
+        born = asyncio.ensure_future(self._init.call(do="exec", role="command", arguments=asked))
         log = self._directory / rundir.container_log(netns, name)
         try:
             async with asyncio.timeout(timeout_s):
-                status = await self._death_of(answer["pid"])
+                answer = await asyncio.shield(born)
+                if "error" in answer:
+                    raise OSError(str(answer["error"]))
+                status = await end
             return status, log.read_bytes()[:MAX_OUTPUT_BYTES].decode(errors="replace").strip()
-        except TimeoutError:
-            _kill(answer["pid"])
-            raise
         finally:
-            self._deaths.pop(answer["pid"], None)
+            if not end.done() or end.exception() is not None:
+                born.add_done_callback(_kill)  # at once, when it was born already
+            del self._ends[name]
             log.unlink(missing_ok=True)
 
-    async def _death_of(self, pid: int) -> int:
-        if pid in self._early:
-            return self._early.pop(pid)
-        self._deaths[pid] = asyncio.get_running_loop().create_future()
-        return await self._deaths[pid]
-
     def _heard(self, event: Message) -> None:
-        if event.get("event") != "died" or not event["arguments"].get("beside"):
+        if event.get("event") != "died":
             return
-        code = os.waitstatus_to_exitcode(event["status"])
-        waiting = self._deaths.get(event["pid"])
-        if waiting is None and self._being_born:
-            self._early[event["pid"]] = code
-        elif waiting is not None and not waiting.done():
-            waiting.set_result(code)
+        end = self._ends.get(event["arguments"]["container"])
+        if end is not None and not end.done():
+            end.set_result(os.waitstatus_to_exitcode(event["status"]))
+
+    def _lost(self) -> None:
+        """The connection broke for a moment: who died meanwhile is not known."""
+        for end in self._ends.values():
+            if not end.done():
+                end.set_exception(ConnectionResetError("init was not heard for a moment"))
 
 
-def _is(entry: Message, netns: str, container: str) -> bool:
-    who = entry["arguments"]
-    return (who["netns"], who["container"]) == (netns, container) and not who.get("beside")
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+def _kill(born: asyncio.Future[Message]) -> None:
+    pid = 0 if born.cancelled() else born.result().get("pid", 0)
+    if pid:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass

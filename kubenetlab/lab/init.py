@@ -286,22 +286,39 @@ class Init:
             self._send(fd, {"answers": message.get("id", 0), **self._serve(message)})
 
     def _serve(self, message: dict[str, Any]) -> dict[str, Any]:
-        """`spawn` forks one of the processes that live in pods; `list` names them. Pids are of the lab's PID namespace."""
+        """`spawn` forks one of the processes that live in pods, `exec` one that joins a container's own; `list` names them. Pids are of
+        the lab's PID namespace."""
         try:
             if message["do"] == "list":
                 return {"processes": [{"pid": pid, **asked} for pid, asked in self._in_pods.items()]}
-            role, sandbox = self._roles.in_pod(message["role"], message["arguments"]), int(message["sandbox"])
-            log = self._boot.path(rundir.container_log(message["arguments"]["netns"], message["arguments"]["container"]))
+            asked = message["arguments"]
+            if message["do"] == "exec":
+                beside = self._process_of(asked["netns"], asked["beside"])
+                asked, sandbox = {**asked, "beside": beside}, int(self._in_pods[beside]["sandbox"])
+            else:
+                sandbox = int(message["sandbox"])
+            role = self._roles.in_pod(message["role"], asked)
+            log = self._boot.path(rundir.container_log(asked["netns"], asked["container"]))
 
             def logged(boot: Boot) -> None:
                 _redirect_output(log)
                 role(boot)
 
             pid = self._spawn_inside(str(message["role"]), logged, sandbox)
+        except ProcessLookupError as error:
+            return {"error": str(error)}
         except (KeyError, OSError, ValueError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
-        self._in_pods[pid] = {"role": message["role"], "arguments": message["arguments"], "sandbox": sandbox}
+        self._in_pods[pid] = {"role": message["role"], "arguments": asked, "sandbox": sandbox}
         return {"pid": pid}
+
+    def _process_of(self, netns: str, container: str) -> int:
+        """The pid of a container's own process."""
+        for pid, entry in self._in_pods.items():
+            who = entry["arguments"]
+            if (who["netns"], who["container"]) == (netns, container) and not who.get("beside"):
+                return pid
+        raise ProcessLookupError(f"container {container} is not running")
 
     def _spawn_inside(self, name: str, role: Role, sandbox: int) -> int:
         """Forks into the namespaces of a pause process. Only a child is in the PID namespace joined, hence two forks."""

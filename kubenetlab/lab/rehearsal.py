@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from typing import Literal
 
 from kubenetlab import controllers
+from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Node
 from kubenetlab.api.lab import ContainerReport, NodeReport, Observed, ProbeReport
 from kubenetlab.api.meta import ObjectMeta
-from kubenetlab.api.pods import Container, Pod
+from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.lab.machine import decisions

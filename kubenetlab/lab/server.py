@@ -27,9 +27,11 @@ from kubenetlab.api.apps import MAX_REPLICAS, DaemonSet, Deployment, Scalable, S
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node
 from kubenetlab.api.kinds import SERVED
+from kubenetlab.api.lab import NodeSettings
 from kubenetlab.api.meta import LabelSelector, Resource, parse_selector, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.render import render
+from kubenetlab.api.store import deletion
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.lab.http import Answer, Stream, serve
 from kubenetlab.lab.lab_api import LabApi
@@ -165,14 +167,16 @@ class Server:
 
     def _delete(self, place: Place) -> Response:
         obj = self._get(place)
+        settings = self._agent.cluster.get(NodeSettings, "", obj.name) if isinstance(obj, Node) else None
+        if settings is not None:
+            self._agent.learn([deletion(settings)])
+            return _deleted(obj, settings.uid, f"{obj.title} stays, without what its own document said: it comes from the Cluster document")
         if isinstance(obj, (ClusterConfig, Node)):
             raise ApiFaultError(405, "MethodNotAllowed", f"{obj.title} comes from the Cluster document: change that and apply it")
         if isinstance(obj, Namespace) and obj.name in IMMORTAL_NAMESPACES:
             raise ApiFaultError(403, "Forbidden", f'namespaces "{obj.name}" is forbidden: this namespace may not be deleted')
         self._agent.learn(terminated(obj, time.time()))
-        return _json(
-            {"apiVersion": "v1", "kind": "Status", "status": "Success", "details": {"name": obj.name, "kind": obj.plural, "uid": obj.uid}}
-        )
+        return _deleted(obj, obj.uid, "")
 
     def _restart(self, place: Place) -> Response:
         """As `kubectl rollout restart`: a template that differs by a time only, so that every pod is replaced."""
@@ -247,6 +251,13 @@ def _selector(request: Request) -> LabelSelector:
 
 def _json(body: Any, code: int = 200) -> Response:
     return Response(code, msgspec.json.encode(body), "application/json")
+
+
+def _deleted(obj: Resource, uid: str, message: str) -> Response:
+    """`uid` is of what goes."""
+    details = {"name": obj.name, "kind": obj.plural, "uid": uid}
+    told = {"message": message} if message else {}
+    return _json({"apiVersion": "v1", "kind": "Status", "status": "Success", **told, "details": details})
 
 
 def _status(code: int, reason: str, message: str) -> Response:

@@ -21,10 +21,10 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct, field
 
+from kubenetlab.api.containers import Port
 from kubenetlab.api.decode import decode, format_path
 from kubenetlab.api.documents import Document, read_documents
 from kubenetlab.api.meta import Record
-from kubenetlab.api.pods import Port
 from kubenetlab.errors import ManifestError, Problem, UsageError
 from kubenetlab.observe.prober import Outcome, Probe, run
 from kubenetlab.observe.targets import Place, Target, named_places, parse, resolve

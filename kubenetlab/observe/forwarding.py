@@ -12,9 +12,10 @@ from typing import Any
 
 from msgspec import Struct, structs
 
+from kubenetlab.api.containers import ContainerPort
 from kubenetlab.api.core import Service, ServicePort
 from kubenetlab.api.meta import matches_labels
-from kubenetlab.api.pods import ContainerPort, Pod
+from kubenetlab.api.pods import Pod
 from kubenetlab.controllers.endpointslices import resolved_ports
 from kubenetlab.errors import UsageError, did_you_mean
 

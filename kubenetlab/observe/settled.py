@@ -7,8 +7,9 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Event
-from kubenetlab.api.pods import READY_ANNOTATION, Container, Pod
+from kubenetlab.api.pods import READY_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import CONFIG_ERROR, CRASH_LOOP
 from kubenetlab.controllers.kubelet import observed_of

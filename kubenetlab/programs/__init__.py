@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from kubenetlab.api.pods import Container
+from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import Listener
 
 DEFAULT: Final = "default"

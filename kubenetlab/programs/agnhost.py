@@ -3,7 +3,7 @@
 `pause` is what the image runs without arguments. Source: kubernetes test/images/agnhost/README.md.
 """
 
-from kubenetlab.api.pods import Container
+from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Setup, connect, default, netexec, porter, serve_hostname
 from kubenetlab.programs.arguments import arguments

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from kubenetlab.api.containers import Container
 from kubenetlab.api.environment import expand
-from kubenetlab.api.pods import Container
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Setup
 

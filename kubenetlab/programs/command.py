@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from kubenetlab.api.pods import Container
+from typing import Any
+
+from kubenetlab.api.containers import Container, SecurityContext
 from kubenetlab.programs import Setup
 
 IS_PROCESS = True
@@ -11,5 +13,8 @@ READS_ARGUMENTS = True
 
 def configure_command(container: Container, grace_s: int) -> Setup:
     """Its words, where it begins and how long it may take to end; it listens where it likes, so nothing is known of its ports."""
-    options = {"argv": [*container.command, *container.args], "working_dir": container.working_dir, "grace_s": grace_s}
+    asked = (container.security_context or SecurityContext()).capabilities
+    options: dict[str, Any] = {"argv": [*container.command, *container.args], "working_dir": container.working_dir, "grace_s": grace_s}
+    if asked.add or asked.drop:
+        options["capabilities"] = {"add": list(asked.add), "drop": list(asked.drop)}
     return Setup("command", options)

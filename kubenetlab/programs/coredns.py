@@ -1,6 +1,6 @@
 """CoreDNS: the cluster's DNS server. It runs as a process of its own in its pod and answers from its own view of the API."""
 
-from kubenetlab.api.pods import Container
+from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Setup
 

@@ -5,7 +5,7 @@ It answers any path with 200 and says who it is and whom it sees; the paths and 
 
 from __future__ import annotations
 
-from kubenetlab.api.pods import Container
+from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Setup, netexec
 from kubenetlab.programs.arguments import declared_ports

@@ -3,7 +3,7 @@
 Source: github.com/hashicorp/http-echo README (port 5678; -listen=:PORT, -text=TEXT, or the variable ECHO_TEXT).
 """
 
-from kubenetlab.api.pods import Container
+from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Setup
 from kubenetlab.programs.arguments import arguments, misused, options, port_number

@@ -1,6 +1,6 @@
 """Images that people keep a shell in: they run and do nothing, but for ports that the manifest declares."""
 
-from kubenetlab.api.pods import Container
+from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Setup
 from kubenetlab.programs.arguments import declared_ports

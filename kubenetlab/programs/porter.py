@@ -5,7 +5,7 @@ Source: kubernetes test/images/agnhost/porter.
 
 import re
 
-from kubenetlab.api.pods import Container
+from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Setup
 from kubenetlab.programs.http import Me, Request, Response, text

@@ -1,6 +1,6 @@
 """nginx and httpd: port 80 and a welcome page; other paths are not found."""
 
-from kubenetlab.api.pods import Container
+from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Setup, image_name
 from kubenetlab.programs.arguments import declared_ports

@@ -125,6 +125,43 @@ def cmdline(pid: int) -> bytes:
         return b""
 
 
+CONFINED = """\
+  - name: main
+    image: x
+    command: [sh, -c, "(mknod /tmp/disk b 8 0 || mount -t tmpfs none /mnt || echo core > /proc/sys/kernel/core_pattern || echo b > /proc/sysrq-trigger || hostname mine) 2>&1; ls /dev; ip address add 192.0.2.1/32 dev lo 2>&1 && echo added; echo end; exec sleep 1000"]
+"""
+MAY_CONFIGURE = "    securityContext: {capabilities: {add: [NET_ADMIN], drop: [CHOWN]}}\n"
+
+
+def test_a_command_cannot_reach_the_machine(lab: Lab) -> None:
+    """No devices, mounts, settings of the kernel; the pod's network only where the manifest asks for that. `up` says what runs."""
+    told = lab.up(ONE_NODE + pod("web", CONFINED) + pod("router", CONFINED + MAY_CONFIGURE)).err
+    assert "Pod default/web (sh), Pod default/router (sh)" in " ".join(told.split())
+    lines = said(lab, "web")
+    refused, devices = lines[:5], lines[5 : lines.index("zero") + 1]
+    assert all(words in line for words, line in zip(("permitted", "denied", "ead-only", "ead-only", "permitted"), refused, strict=True)), (
+        refused
+    )
+    assert devices == ["fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"]
+    assert "added" not in lines
+    assert "added" in said(lab, "router")
+
+
+HANGS = "  - {name: main, image: x, command: [sleep, '1000'], readinessProbe: {exec: {command: [sleep, '2000']}, periodSeconds: 1}}\n"
+
+
+def test_a_probe_that_hangs_is_ended(lab: Lab) -> None:
+    """When its time is over, and when its container goes; it failed."""
+    lab.up(ONE_NODE + pod("web", HANGS), status=1)
+    wait_for(lambda: "timed out after 1 s" in lab.run("describe", "pod", "web").out, "the probe's failure")
+    hanging = [pid for pid in lab.pids() if b"sleep\x002000" in cmdline(pid)]
+    assert len(hanging) <= 1
+    lab.run("delete", "pod", "web")
+    wait_for(lambda: not [pid for pid in lab.pids() if b"sleep" in cmdline(pid)], "an end of what was left behind")
+    logs = lab.directory / "logs"
+    assert not [path for path in logs.rglob("*") if ".probe" in path.name]
+
+
 STUBBORN = "  - {name: main, image: x, command: [sh, -c, 'trap : TERM; while :; do sleep 0.1; done']}\n"
 CAREFUL = "  - {name: main, image: x, command: [sh, -c, 'trap \"echo closing; sleep 0.5; echo closed > /dev/shm/x; exit 0\" TERM; while :; do sleep 0.1; done']}\n"
 

@@ -15,7 +15,7 @@ from kubenetlab.controllers.addresses import cluster_ip_for, static_band
 from kubenetlab.controllers.admission import admit
 from kubenetlab.errors import ManifestError
 from kubenetlab.lab.first import incoming
-from tests.clusters import NOW, applied, deployment, loaded, service, store
+from tests.clusters import DUAL, NOW, applied, deployment, loaded, service, store
 from tests.unit.test_load import POD
 
 ROOM_FOR_14 = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {serviceSubnet: 10.96.0.0/28}\n---\n"
@@ -150,3 +150,12 @@ def test_an_object_made_anew_is_no_change() -> None:
     again = structs.replace(found, metadata=structs.replace(found.metadata, resource_version=""))
     assert cluster.with_changes([again]) is cluster
     assert cluster.with_changes([structs.replace(again, spec=structs.replace(again.spec, node_name="x"))]) is not cluster
+
+
+def test_a_dual_stack_service_becomes_one_of_its_first_family() -> None:
+    """Even where the document still has both families: with SingleStack the second address is given back."""
+    both = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ipFamilyPolicy: %s, ipFamilies: [IPv6, IPv4], selector: {app: web}, ports: [{port: 80}]}\n"
+    before = the(store(DUAL + both % "RequireDualStack"))
+    after = the(applied(store(DUAL + both % "RequireDualStack"), both % "SingleStack"))
+    assert len(before.cluster_ips) == 2
+    assert (after.spec.ip_families, after.cluster_ips) == (("IPv6",), before.cluster_ips[:1])

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from kubenetlab import controllers
+from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Event, Node
 from kubenetlab.api.lab import Attachment, Ledger, Observed
 from kubenetlab.api.meta import ObjectMeta
-from kubenetlab.api.pods import Container, Pod, PodSpec
+from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.addresses import cluster_ip_for, pod_addresses_after
 from kubenetlab.controllers.termination import terminated

@@ -16,7 +16,7 @@ from kubenetlab.api.decode import decode
 from kubenetlab.api.kinds import writable
 from kubenetlab.api.load import load
 from kubenetlab.errors import ManifestError
-from tests.clusters import deployment, loaded, problems_of, service
+from tests.clusters import deployment, loaded, problems_of, replaced, service
 
 POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - {name: web, image: nginx%s}\n"
 
@@ -108,6 +108,7 @@ def test_an_unknown_field_is_a_warning_or_with_strict_an_error() -> None:
     [
         pytest.param(POD.replace("name: web}\nspec", "name: Web_1}\nspec") % "", 'metadata.name: wanted a DNS subdomain (RFC 1123', id="name"),
         pytest.param(service().replace("name: web}", "name: 1web}"), "metadata.name: wanted a DNS label that begins with a letter (RFC 1035)", id="Service name"),
+        pytest.param(replaced(deployment(), ("{app: web}}\n    spec", "{app: web}, annotations: {kubenetlab.dev/addresses: nowhere}}\n    spec")), 'spec.template.metadata.annotations[kubenetlab.dev/addresses]: wanted IP addresses, found "nowhere"', id="addresses in a template"),
         pytest.param(POD % ", ports: [{containerPort: 0}]", "spec.containers[0].ports[0].containerPort: wanted a port number from 1 to 65535, found 0", id="port"),
         pytest.param(POD % ", ports: [{containerPort: 1, name: THE_PORT}]", "spec.containers[0].ports[0].name: wanted lower-case letters", id="port name"),
         pytest.param(POD % "} \n  - {name: web, image: x", 'spec.containers[1].name: "web" is the name of containers[0] already', id="two containers of one name"),
@@ -166,6 +167,15 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
         (
             "nodes: [{podCIDRs: [10.244.7.0/24]}, {role: worker, podCIDRs: [10.244.7.128/25]}]",
             "nodes[1].podCIDRs: 10.244.7.128/25 overlaps 10.244.7.0/24 of node control-plane",
+        ),
+        ("nodes: [{podCIDRs: [10.244.7.0/31]}]", "nodes[0].podCIDRs: wanted room for pods, at least a /30, found 10.244.7.0/31"),
+        (
+            "nodes: [{podCIDRs: [10.244.0.128/25]}, {role: worker}, {role: worker}]\nnetworking: {podSubnet: 10.244.0.0/22, nodeCIDRMaskSizeIPv4: 23}",
+            "networking.podSubnet: 10.244.0.0/22 has room for 1 more ranges of /23, wanted 2, one for each node without",
+        ),
+        (
+            "nodes: [{podCIDRs: [10.244.7.0/28]}]\nnetworking: {ipam: {pools: [{name: db, first: 64, last: 80}]}}",
+            "nodes[0].podCIDRs: 10.244.7.0/28 is too small for pool db (64 to 80)",
         ),
         ("external: [{name: a, address: '2001:db8:51:100::7'}]", "external[0].address: wanted an IPv4 address with ipFamily ipv4"),
         ("external: [{name: a, address: '198.51.100.7,198.51.100.8'}]", "external[0].address: wanted one address per family"),

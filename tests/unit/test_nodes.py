@@ -61,6 +61,14 @@ def test_every_node_has_an_address_and_a_range_of_each_family(family: str) -> No
     [
         (NODE % ("elsewhere", "", ""), 'no node of this cluster is called "elsewhere"'),
         (NODE % ("worker", "", "podCIDR: 10.244.9.0/24"), "spec.podCIDR: cannot change while the lab is up; it is 10.244.1.0/24"),
+        (
+            "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker, podCIDRs: [10.244.9.0/24]}, {role: worker}]\n",
+            "nodes[1].podCIDRs: cannot change while the lab is up; it is 10.244.1.0/24",
+        ),
+        (
+            "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}, {role: worker}, {role: worker, podCIDRs: [10.244.1.0/25]}]\n",
+            "nodes[3].podCIDRs: 10.244.1.0/25 overlaps 10.244.1.0/24 of node worker",
+        ),
         (NODE % ("worker", "", "taints: [{key: a, effect: NoExecute}, {key: a, effect: NoExecute}]"), "taints must be unique"),
         (NODE % ("worker", "", "taints: [{key: 'a b', effect: NoExecute}]"), "wanted a name of at most 63"),
         (NODE % ("worker", "", "podCIDR: nonsense"), "wanted a range such as"),
@@ -71,6 +79,36 @@ def test_refuses_with_the_reason(text: str, message: str) -> None:
     with pytest.raises(ManifestError) as caught:
         applied(store(), text)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (NODE % ("worker", "", "podCIDR: 10.9.0.0/24"), "spec.podCIDR: wanted a part of the pods' range 10.244.0.0/16, found 10.9.0.0/24"),
+        (NODE % ("worker", "", "podCIDR: 10.244.0.0/32"), "spec.podCIDR: wanted room for pods, at least a /30"),
+        (NODE % ("worker", "", "podCIDR: 'fd00::/64'"), "spec.podCIDR: wanted one IPv4 range, found fd00::/64"),
+        (NODE % ("worker", "", "podCIDR: 10.244.0.0/16"), "10.244.0.0/16 has room for 0 more ranges of /24, wanted 2"),
+        (
+            NODE % ("worker", "", "podCIDR: 10.244.8.0/24") + NODE % ("worker2", "", "podCIDR: 10.244.8.0/25"),
+            "spec.podCIDR: 10.244.8.0/25 overlaps 10.244.8.0/24 of node worker",
+        ),
+    ],
+)
+def test_refuses_ranges_that_cannot_be(text: str, message: str) -> None:
+    """Before the lab is up: outside, too small, of the wrong family, somebody else's, or with nothing left for the others."""
+    with pytest.raises(ManifestError) as caught:
+        store(text)
+    assert message in str(caught.value)
+
+
+def test_what_a_node_document_said_goes_with_the_node() -> None:
+    """A node that leaves the Cluster document and comes back is as it was made."""
+    config = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}%s]\n---\n"
+    cluster = store(config % ", {role: worker}" + NODE % ("worker", "", "unschedulable: true"))
+    assert node(cluster).spec.unschedulable
+    without = applied(cluster, config % "")
+    assert without.node("worker") is None
+    assert not node(applied(without, config % ", {role: worker}")).spec.unschedulable
 
 
 TAINTED = NODE % ("worker", "", "taints: [{key: ill, effect: NoExecute}]")
@@ -113,3 +151,11 @@ def test_a_taint_of_a_moment_sends_nobody_away_who_has_time() -> None:
     cluster = running(store(on_worker("later", "[{key: ill, operator: Exists, effect: NoExecute, tolerationSeconds: 60}]")))
     cluster = applied(applied(cluster, TAINTED, now=NOW + 10), NODE % ("worker", "", ""), now=NOW + 20)
     assert not pod_named(settled(cluster, NOW + 1000), "later").is_terminating
+
+
+def test_the_first_toleration_that_fits_counts() -> None:
+    """As in Kubernetes: one that stands behind it, with less time, is not looked at."""
+    tolerations = "[{key: ill, operator: Exists, tolerationSeconds: 60, effect: NoExecute}, {operator: Exists, tolerationSeconds: 5, effect: NoExecute}]"
+    cluster = applied(running(store(on_worker("later", tolerations))), TAINTED, now=NOW + 10)
+    assert not pod_named(settled(cluster, NOW + 60), "later").is_terminating
+    assert pod_named(settled(cluster, NOW + 70), "later").is_terminating

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenetlab import programs
+from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.meta import parse_selector
-from kubenetlab.api.pods import Container
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.lab.exchange import Exchange
 from kubenetlab.programs.arguments import arguments, duration_s, options

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kubenetlab.api.containers import Container, ContainerPort
 from kubenetlab.api.core import Event, Namespace, Node, NodeSpec, Taint
 from kubenetlab.api.meta import LabelSelector, LabelSelectorRequirement, ObjectMeta, OwnerReference
-from kubenetlab.api.pods import Container, ContainerPort, Pod, PodSpec, Toleration
+from kubenetlab.api.pods import Pod, PodSpec, Toleration
 from kubenetlab.api.scheduling import (
     Affinity,
     NodeAffinity,

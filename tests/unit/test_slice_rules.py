@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from kubenetlab.api.containers import Container, ContainerPort
 from kubenetlab.api.core import Node, Service, ServicePort, ServiceSpec
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.meta import Condition, ObjectMeta
-from kubenetlab.api.pods import Container, ContainerPort, Pod, PodIP, PodSpec, PodStatus
+from kubenetlab.api.pods import Pod, PodIP, PodSpec, PodStatus
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import endpointslices
 from tests.clusters import NOW

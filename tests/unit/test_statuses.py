@@ -79,6 +79,40 @@ def test_a_failed_liveness_probe_restarts_the_container() -> None:
     assert pod_named(cluster, "a").addresses == ("10.244.1.2",)
 
 
+def test_what_has_happened_is_told_once() -> None:
+    """Whatever else changes in the pod's status afterwards."""
+    cluster = running(store(pod("a", container=", livenessProbe: {tcpSocket: {port: 1}, failureThreshold: 1}")))
+    seen = cluster.get(Observed, "default", "a")
+    assert seen is not None
+    failed = ProbeReport(0, "liveness", False, "connection refused", NOW + 1, 1)
+    cluster = settled(cluster.with_changes([structs.replace(seen, probes={**seen.probes, "main/liveness": failed})]), NOW + 1)
+    told = {event.name: event.count for event in cluster.all(Event) if event.reason in ("Unhealthy", "Killing")}
+    assert sorted(told.values()) == [1, 1]
+    for attempt, later in ((1, 2), (1, 3)):
+        started = ContainerReport(attempt, "running", at=NOW + later)
+        cluster = report(cluster, "a", started, now=NOW + later)
+    assert {event.name: event.count for event in cluster.all(Event) if event.reason in ("Unhealthy", "Killing")} == told
+
+
+SIDECAR = ", restartPolicy: Never, initContainers: [{name: side, image: agnhost, args: [netexec, --http-port=9000], restartPolicy: Always}]"
+
+
+@pytest.mark.parametrize(("code", "reason"), [(0, "PodCompleted"), (3, "PodFailed")])
+def test_a_pods_sidecars_end_with_it(code: int, reason: str) -> None:
+    """And why it is not Ready any more is said in Kubernetes' word."""
+    cluster = running(running(store(pod("a", SIDECAR))))
+    assert pod_named(cluster, "a").is_ready
+    seen = cluster.get(Observed, "default", "a")
+    assert seen is not None
+    ended = {**seen.containers, "main": ContainerReport(0, "exited", code, at=NOW + 1)}
+    found = pod_named(settled(cluster.with_changes([structs.replace(seen, containers=ended)]), NOW + 1), "a")
+    (side,) = found.status.init_container_statuses
+    ready = found.status.condition("Ready")
+    assert side.state.terminated is not None
+    assert ready is not None
+    assert (ready.status, ready.reason, side.ready) == ("False", reason, False)
+
+
 def test_news_that_has_been_overtaken_changes_nothing() -> None:
     """A program can end before the word that it was started has come through; its next attempt is another run."""
     cluster = running(store(pod("a")))

@@ -1,13 +1,14 @@
 """The Cluster document: ranges that fit and do not overlap, nodes and hosts with addresses to be had."""
 
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 from kubenetlab import names
-from kubenetlab.api.config import INTERNET_SUBNETS, LOAD_BALANCER_SUBNETS, NODE_SUBNETS, VERSIONS, ClusterConfig, Network, networks
+from kubenetlab.api.config import INTERNET_SUBNETS, LOAD_BALANCER_SUBNETS, NODE_SUBNETS, VERSIONS, ClusterConfig, Network, Pool, networks
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.validate.metadata import subdomain_fault, validate_labels
+from kubenetlab.api.validate.node_ranges import range_faults
 from kubenetlab.api.validate.pods import is_address
 
 MAX_NODES = 1000
@@ -106,30 +107,11 @@ def _validate_size(config: ClusterConfig, field: str, network: Network) -> Itera
 
 
 def _validate_pod_cidrs(config: ClusterConfig) -> Iterator[Finding]:
-    """The ranges that nodes bring with them: one per family, inside the pods' range, nobody else's."""
-    try:
-        pod_networks = config.networking.pod_networks
-    except ValueError:
-        return
-    seen: list[tuple[str, Network]] = []
-    for index, (node, name) in enumerate(zip(config.nodes, config.node_names, strict=True)):
-        path: Path = ("nodes", index, "podCIDRs")
-        try:
-            parts = [ip_network(text) for text in node.pod_cidrs]
-        except ValueError as error:
-            yield Finding(path, "wanted ranges such as 10.244.7.0/24", hints=(str(error),))
-            continue
-        if parts and [part.version for part in parts] != [network.version for network in pod_networks]:
-            families = " and ".join(f"one IPv{network.version} range" for network in pod_networks)
-            yield Finding(path, f"wanted {families}, found {', '.join(node.pod_cidrs)}")
-            continue
-        for part, network in zip(parts, pod_networks, strict=False):
-            if not part.subnet_of(network):  # type: ignore[arg-type]
-                yield Finding(path, f"wanted a part of the pods' range {network}, found {part}")
-            for whose, other in seen:
-                if other.version == part.version and part.overlaps(other):
-                    yield Finding(path, f"{part} overlaps {other} of node {whose}")
-            seen.append((name, part))
+    names_of_nodes = config.node_names
+    given = {name: node.pod_cidrs for node, name in zip(config.nodes, names_of_nodes, strict=True)}
+    for fault in range_faults(config, given):
+        path: Path = ("nodes", names_of_nodes.index(fault.node), "podCIDRs") if fault.node else ("networking", "podSubnet")
+        yield Finding(path, fault.message, hints=fault.hints)
 
 
 def _validate_pools(config: ClusterConfig) -> Iterator[Finding]:
@@ -139,13 +121,18 @@ def _validate_pools(config: ClusterConfig) -> Iterator[Finding]:
         for version in VERSIONS[config.networking.ip_family]
     ]
     pools = config.networking.ipam.pools
+
+    def takes_the_next(pool: Pool) -> bool:
+        """True when the pool is for a node that brings no range of its own."""
+        return any(pool.serves(name) and not node.pod_cidrs for node, name in zip(config.nodes, config.node_names, strict=True))
+
     for index, pool in enumerate(pools):
         path: Path = ("networking", "ipam", "pools", index)
         if fault := subdomain_fault(pool.name):
             yield Finding((*path, "name"), fault)
         if pool.last < pool.first:
             yield Finding((*path, "last"), f"wanted at least {pool.first}, where the pool begins, found {pool.last}")
-        elif pool.last > min(sizes) - 2:
+        elif takes_the_next(pool) and pool.last > min(sizes) - 2:
             yield Finding((*path, "last"), f"wanted at most {min(sizes) - 2}, the last number in a node's range, found {pool.last}")
         for name in pool.nodes:
             if name not in config.node_names:

@@ -4,10 +4,10 @@ import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 
+from kubenetlab.api.containers import Container
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.environment import ConfigMap, Secret
-from kubenetlab.api.pods import Container
 
 _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _FIELDS = (

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from ipaddress import ip_address
 
+from kubenetlab.api.containers import Container, Probe
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
-from kubenetlab.api.pods import Container, Pod, PodSpec, Probe
+from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.validate.environment import validate_environment
 from kubenetlab.api.validate.metadata import port_name_fault, subdomain_fault, validate_labels, validate_selector
 from kubenetlab.names import label_fault

@@ -1,0 +1,159 @@
+"""Container: one program of a pod, its ports and probes.
+
+Source: k8s.io/api core/v1/types.go (1.33).
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from kubenetlab.api.environment import EnvFromSource, EnvVar
+from kubenetlab.api.meta import Record, Unmodelled
+
+Protocol = Literal["TCP", "UDP", "SCTP"]
+Port = Annotated[int, Meta(ge=1, le=65535, title="a port number")]
+PortOrName = Port | Annotated[str, Meta(min_length=1, title="a port name")]
+
+
+class ContainerPort(Record, frozen=True):
+    """A port on which a container says it listens."""
+
+    container_port: Port
+    name: str = ""
+    """What Services and probes may call it."""
+    protocol: Protocol = "TCP"
+    host_port: Annotated[int, Meta(ge=0, le=65535, title="a port number")] = 0
+    """The port of its node that it takes."""
+    host_ip: str = ""
+
+
+class HTTPHeader(Record, frozen=True):
+    """One header that a probe sends."""
+
+    name: str
+    value: str = ""
+
+
+class HTTPGetAction(Record, frozen=True):
+    """A probe that wants an answer from 200 to 399."""
+
+    port: PortOrName
+    path: str = "/"
+    host: str = ""
+    scheme: Literal["HTTP", "HTTPS"] = "HTTP"
+    http_headers: tuple[HTTPHeader, ...] = ()
+
+
+class TCPSocketAction(Record, frozen=True):
+    """A probe that wants a connection."""
+
+    port: PortOrName
+    host: str = ""
+
+
+class GRPCAction(Record, frozen=True):
+    """A probe by gRPC's health protocol."""
+
+    port: Port
+    service: str = ""
+
+
+class ExecAction(Record, frozen=True):
+    """A probe by a command in the container."""
+
+    command: tuple[str, ...] = ()
+
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+
+
+class Probe(Record, frozen=True):
+    """A question that the node's kubelet asks a container, again and again."""
+
+    http_get: HTTPGetAction | None = None
+    tcp_socket: TCPSocketAction | None = None
+    grpc: GRPCAction | None = None
+    exec: ExecAction | None = None
+    initial_delay_seconds: NotNegative = 0
+    """Not waited for: programs start at once here."""
+    period_seconds: NotNegative = 10
+    timeout_seconds: NotNegative = 1
+    success_threshold: NotNegative = 1
+    failure_threshold: NotNegative = 3
+    termination_grace_period_seconds: Unmodelled = None
+
+
+class Capabilities(Record, frozen=True):
+    """What a real command may do more, or less, than others; `ALL` stands for every one."""
+
+    add: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+class SecurityContext(Record, frozen=True):
+    """How a real command is confined."""
+
+    capabilities: Capabilities = Capabilities()
+    """Of the network's can be added: NET_ADMIN, NET_BROADCAST."""
+
+    allow_privilege_escalation: Unmodelled = None
+    app_armor_profile: Unmodelled = None
+    privileged: Unmodelled = None
+    proc_mount: Unmodelled = None
+    read_only_root_filesystem: Unmodelled = None
+    run_as_group: Unmodelled = None
+    run_as_non_root: Unmodelled = None
+    run_as_user: Unmodelled = None
+    se_linux_options: Unmodelled = None
+    seccomp_profile: Unmodelled = None
+    windows_options: Unmodelled = None
+
+
+class Container(Record, frozen=True):
+    """One program of a pod: an image, arguments, ports, probes."""
+
+    name: str
+    image: str = ""
+    """Decides which built-in program stands in; nothing is pulled."""
+    command: tuple[str, ...] = ()
+    """Run as it stands where real commands are asked for; else read, with `args` and `env`, by those that stand in for agnhost,
+    http-echo and coredns."""
+    args: tuple[str, ...] = ()
+    ports: tuple[ContainerPort, ...] = ()
+    """Any image without a stand-in of its own serves these."""
+    env: tuple[EnvVar, ...] = ()
+    env_from: tuple[EnvFromSource, ...] = ()
+    readiness_probe: Probe | None = None
+    """Without one a container is ready once it listens."""
+    liveness_probe: Probe | None = None
+    """A container that fails it is started again."""
+    startup_probe: Probe | None = None
+    security_context: SecurityContext | None = None
+    restart_policy: Literal["Always"] | None = None
+    """Of an init container: `Always` makes it a sidecar."""
+
+    image_pull_policy: Unmodelled = None
+    lifecycle: Unmodelled = None
+    resize_policy: Unmodelled = None
+    resources: Unmodelled = None
+    restart_policy_rules: Unmodelled = None
+    stdin: Unmodelled = None
+    stdin_once: Unmodelled = None
+    termination_message_path: Unmodelled = None
+    termination_message_policy: Unmodelled = None
+    tty: Unmodelled = None
+    volume_devices: Unmodelled = None
+    volume_mounts: Unmodelled = None
+    working_dir: str = ""
+    """Of a real command."""
+
+    @property
+    def is_sidecar(self) -> bool:
+        """True for an init container that goes on running beside the others."""
+        return self.restart_policy == "Always"
+
+    def probe(self, kind: str) -> Probe | None:
+        """Its probe of a kind: startup, readiness or liveness."""
+        found: Probe | None = getattr(self, f"{kind}_probe")
+        return found
