@@ -47,7 +47,8 @@ class Executor:
                 status = await end
             return status, log.read_bytes()[:MAX_OUTPUT_BYTES].decode(errors="replace").strip()
         finally:
-            if not end.done() or end.exception() is not None:
+            is_heard = end.done() and not end.cancelled() and end.exception() is None
+            if not is_heard:
                 born.add_done_callback(_kill)  # at once, when it was born already
             del self._ends[name]
             log.unlink(missing_ok=True)

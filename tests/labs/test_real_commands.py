@@ -128,7 +128,7 @@ def cmdline(pid: int) -> bytes:
 CONFINED = """\
   - name: main
     image: x
-    command: [sh, -c, "(mknod /tmp/disk b 8 0 || mount -t tmpfs none /mnt || echo core > /proc/sys/kernel/core_pattern || echo b > /proc/sysrq-trigger || hostname mine) 2>&1; ls /dev; ip address add 192.0.2.1/32 dev lo 2>&1 && echo added; echo end; exec sleep 1000"]
+    command: [sh, -c, "(mknod /tmp/disk b 8 0 || mount -t tmpfs none /mnt || echo core > /proc/sys/kernel/core_pattern || hostname mine) 2>&1; echo devices; ls /dev; ip address add 192.0.2.1/32 dev lo 2>&1 && echo added; echo end; exec sleep 1000"]
 """
 MAY_CONFIGURE = "    securityContext: {capabilities: {add: [NET_ADMIN], drop: [CHOWN]}}\n"
 
@@ -138,10 +138,9 @@ def test_a_command_cannot_reach_the_machine(lab: Lab) -> None:
     told = lab.up(ONE_NODE + pod("web", CONFINED) + pod("router", CONFINED + MAY_CONFIGURE)).err
     assert "Pod default/web (sh), Pod default/router (sh)" in " ".join(told.split())
     lines = said(lab, "web")
-    refused, devices = lines[:5], lines[5 : lines.index("zero") + 1]
-    assert all(words in line for words, line in zip(("permitted", "denied", "ead-only", "ead-only", "permitted"), refused, strict=True)), (
-        refused
-    )
+    refused, devices = "\n".join(lines[: lines.index("devices")]), lines[lines.index("devices") + 1 : lines.index("zero") + 1]
+    for what in ("mknod: /tmp/disk: Operation not permitted", "mount: /mnt: permission denied", "core_pattern: Read-only", "hostname: "):
+        assert what in refused
     assert devices == ["fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"]
     assert "added" not in lines
     assert "added" in said(lab, "router")
