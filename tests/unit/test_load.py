@@ -245,11 +245,11 @@ def paths(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [here, *(path for step, item in inside for path in paths(item, (*here, step)))]
 
 
-def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+def with_at(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     if not path:
         return new
     items = value.items() if isinstance(value, dict) else enumerate(value)
-    changed = {step: replaced(item, path[1:], new) if step == path[0] else item for step, item in items}
+    changed = {step: with_at(item, path[1:], new) if step == path[0] else item for step, item in items}
     return changed if isinstance(value, dict) else list(changed.values())
 
 
@@ -258,7 +258,7 @@ def test_any_mistake_is_told_and_the_rest_is_still_looked_at(data: st.DataObject
     """Whatever stands wherever: an object, or findings and an object without them; never an exception."""
     document = data.draw(st.sampled_from(DOCUMENTS))
     fields = {key: value for key, value in document.items() if key not in ("apiVersion", "kind")}
-    broken = replaced(fields, data.draw(st.sampled_from(paths(fields)[1:])), data.draw(ANYTHING))
+    broken = with_at(fields, data.draw(st.sampled_from(paths(fields)[1:])), data.draw(ANYTHING))
     type_ = writable(document)
     assert type_ is not None
     found = decode(broken, type_)

@@ -24,7 +24,7 @@ from kubenetlab.cli.schema import _modes
 from kubenetlab.datapath import modes
 from kubenetlab.errors import ManifestError
 from tests.clusters import deployment, pod, problems_of, service
-from tests.unit.test_load import ANYTHING, paths, replaced
+from tests.unit.test_load import ANYTHING, paths, with_at
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT.parent / "shared" / "cases"
@@ -206,7 +206,7 @@ def changeable(document: Any) -> list[tuple[Any, ...]]:
 def test_the_schema_and_the_loader_agree(data: st.DataObject) -> None:
     """Whatever stands wherever: what the one refuses by its type, the other refuses. (An unknown field that is null the loader cannot see.)"""
     document = data.draw(st.sampled_from(WHOLE))
-    broken = replaced(document, data.draw(st.sampled_from(changeable(document))), data.draw(ANYTHING))
+    broken = with_at(document, data.draw(st.sampled_from(changeable(document))), data.draw(ANYTHING))
     plain = without_nulls(broken)
     assert is_refused(broken) == bool(faults(plain)) == bool(faults(plain, writable(document)))
     assert not is_refused(broken) or faults(broken)
@@ -216,7 +216,7 @@ def test_null_stands_for_nothing() -> None:
     """As the loader reads it: where a field may be left out, not where something must stand."""
     for document in WHOLE:
         for path in changeable(document):
-            empty = replaced(document, path, None)
+            empty = with_at(document, path, None)
             assert is_refused(empty) == bool(faults(empty)), path
 
 
