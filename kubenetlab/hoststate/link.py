@@ -23,6 +23,7 @@ IFLA_BRPORT_MODE = 4
 IFLA_BR_MCAST_SNOOPING = 23
 VETH_INFO_PEER = 1
 IFF_UP = 1
+AF_BRIDGE = 7
 
 _IFINFOMSG = struct.Struct("=BxHiII")
 """family, device type, index, flags, change mask"""
@@ -246,6 +247,11 @@ def decode_link(body: memoryview) -> SeenLink:
         alias=as_string(found[IFLA_IFALIAS]) if IFLA_IFALIAS in found else "",
         is_hairpin=IFLA_BRPORT_MODE in port and bool(as_number(port[IFLA_BRPORT_MODE])),
     )
+
+
+def is_bridges_own(body: memoryview) -> bool:
+    """True for what a bridge says of its port, beside what the kernel says of the link: it has a few attributes only."""
+    return body[0] == AF_BRIDGE
 
 
 def dump_links() -> bytes:

@@ -72,6 +72,13 @@ def decode_neighbor(netns: str, body: memoryview, names: Mapping[int, str]) -> t
     return seen, NDA_PROTOCOL in found and as_number(found[NDA_PROTOCOL]) == OUR_PROTOCOL
 
 
+def key_of_departed(body: memoryview, names: Mapping[int, str]) -> Key | None:
+    """Whom one RTM_DELNEIGH message is about: neither its state nor its MAC are what they were."""
+    _, index, _, _, _ = _NDMSG.unpack_from(body)
+    found = attributes(body[_NDMSG.size :])
+    return ("Neighbor", names[index], address_text(found[NDA_DST])) if NDA_DST in found and index in names else None
+
+
 def dump_neighbors() -> bytes:
     """The request for all neighbours of a namespace, of both families."""
     return message(wire.RTM_GETNEIGH, wire.NLM_F_DUMP, _NDMSG.pack(0, 0, 0, 0, 0))

@@ -38,11 +38,10 @@ class HostState:
         return HostState({netns: contents for netns, contents in merged.items() if contents is not None}, self.origins)
 
 
-def with_far_ends(state: HostState, namespaces: Iterable[str]) -> dict[str, Contents]:
-    """Some namespaces of a state, and those at the other ends of their links: pairs are seen only where both ends are."""
-    wanted = {netns: state[netns] for netns in namespaces if netns in state.namespaces}
-    far = {far_end[0] for contents in wanted.values() for obj in contents.values() if (far_end := obj.far_end) is not None}
-    return {**wanted, **{netns: state[netns] for netns in far}}
+def far_ends(state: HostState, namespaces: Iterable[str]) -> set[str]:
+    """The namespaces at the other ends of some namespaces' links, beside themselves."""
+    near = set(namespaces)
+    return {far_end[0] for netns in near for obj in state[netns].values() if (far_end := obj.far_end) is not None} - near
 
 
 def contents_of(objects: Iterable[Object]) -> dict[Key, Object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from kubenetlab.hoststate.diff import Changes
 from kubenetlab.hoststate.object import Key, Object
@@ -18,7 +18,7 @@ class FakeKernel:
         self._namespaces: dict[str, dict[Key, Object]] = {}
         self.applied: list[str] = []
 
-    def observe(self, wanted: Mapping[str, Contents]) -> dict[str, Contents]:
+    def observe(self, wanted: Mapping[str, Contents], far: Iterable[str] = ()) -> dict[str, Contents]:
         """What was made in the namespaces named."""
         return {netns: contents_of(self._namespaces[netns].values()) for netns in wanted if netns in self._namespaces}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from kubenetlab.hoststate.address import decode_address, dump_addresses
@@ -29,6 +29,12 @@ FIRST_INDEX: Final = 1000
 _GONE = frozenset((errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO))
 """What the kernel says of something that is not there: to remove it is done."""
 
+_DUMPS: Final = (
+    (dump_addresses(), decode_address),
+    (dump_neighbors(), decode_neighbor),
+    (dump_routes(), decode_route),
+)
+
 _SYSCTL_ROOT = "/proc/sys"
 _SYSCTL_BYTES = 4096
 
@@ -46,6 +52,10 @@ class LinuxKernel:
 
     def index(self, netns: str, link: str) -> int:
         return 1 if link == LOOPBACK else self._indexes.get(netns, {})[link]
+
+    def indexes(self, netns: str) -> Mapping[str, int]:
+        """The indexes of a namespace's links, as they were made or last seen."""
+        return self._indexes.get(netns, {})
 
     def new_index(self, netns: str, link: str) -> int:
         self._indexes.setdefault(netns, {})[link] = index = self._next_index
@@ -158,11 +168,12 @@ class LinuxKernel:
 
     # --- observe ---
 
-    def observe(self, wanted: Mapping[str, Contents]) -> dict[str, Contents]:
+    def observe(self, wanted: Mapping[str, Contents], far: Iterable[str] = ()) -> dict[str, Contents]:
         """What exists in the namespaces named: what we made, what has the place of what is wanted, the settings that are asked about.
 
         What somebody added beside it, a route, an address, a link, is theirs: it is not seen, and so it is left alone.
-        A namespace without a living sandbox is left out. Veth ends are put together over all of them, so both sides must be named.
+        A namespace without a living sandbox is left out. Veth ends are put together over all of them and those in `far`, of which
+        nothing but the links is read.
         """
         seen: dict[str, list[SeenLink]] = {}
         found: dict[str, list[Object]] = {}
@@ -173,28 +184,41 @@ class LinuxKernel:
             try:
                 found[netns] = [sandbox]
                 if not sandbox.shares:
-                    with self.sandboxes.inside(netns):
-                        seen[netns] = self._observe_one(netns, contents, found[netns])
+                    with self.sandboxes.inside(netns), RouteSocket() as route:
+                        seen[netns] = self._read_links(netns, route)
+                        found[netns] += self._read_rest(netns, contents, seen[netns], route)
             except (FileNotFoundError, ProcessLookupError):
                 del found[netns]
                 self.sandboxes.pids.pop(netns, None)
-        ends = {link.index: (netns, link) for netns, links in seen.items() for link in links if link.kind == "veth"}
+        beside = [(netns, link) for netns in far if netns not in seen for link in self._far_links(netns)]
+        here = [(netns, link) for netns, links in seen.items() for link in links]
+        ends = {link.index: (netns, link) for netns, link in (*here, *beside) if link.kind == "veth"}
         for netns, links in seen.items():
             found[netns] += self._links(netns, links, ends, wanted[netns])
         return {netns: contents_of(objects) for netns, objects in found.items()}
 
-    def _observe_one(self, netns: str, wanted: Contents, into: list[Object]) -> list[SeenLink]:
-        into += (value for obj in wanted.values() if isinstance(obj, Sysctl) and (value := _read_sysctl(obj)) is not None)
-        with RouteSocket() as route:
-            links = [decode_link(body) for body in route.dump(dump_links())]
-            names = {link.index: link.name for link in links}
-            decoded: list[tuple[Object, bool] | None] = [decode_address(netns, body, names) for body in route.dump(dump_addresses())]
-            decoded += (decode_neighbor(netns, body, names) for body in route.dump(dump_neighbors()))
-            decoded += (decode_route(netns, body, names) for body in route.dump(dump_routes()))
-        into += (one[0] for one in decoded if one is not None and (one[1] or one[0].key in wanted))
+    def _far_links(self, netns: str) -> list[SeenLink]:
+        try:
+            with self.sandboxes.inside(netns), RouteSocket() as route:
+                return self._read_links(netns, route)
+        except (KeyError, FileNotFoundError, ProcessLookupError):
+            return []  # it has no sandbox, or not any more
+
+    def _read_links(self, netns: str, route: RouteSocket) -> list[SeenLink]:
+        links = [decode_link(body) for body in route.dump(dump_links())]
         self._indexes[netns] = {link.name: link.index for link in links}
         self._next_index = max(self._next_index, *(link.index + 1 for link in links))
         return links
+
+    def _read_rest(self, netns: str, wanted: Contents, links: Sequence[SeenLink], route: RouteSocket) -> Iterator[Object]:
+        """Settings, addresses, neighbours and routes of the namespace we stand in."""
+        yield from (value for obj in wanted.values() if isinstance(obj, Sysctl) and (value := _read_sysctl(obj)) is not None)
+        names = {link.index: link.name for link in links}
+        for request, decode in _DUMPS:
+            for body in route.dump(request):
+                decoded = decode(netns, body, names)
+                if decoded is not None and (decoded[1] or decoded[0].key in wanted):
+                    yield decoded[0]
 
     def _links(self, netns: str, links: Sequence[SeenLink], ends: Mapping[int, tuple[str, SeenLink]], wanted: Contents) -> Iterable[Object]:
         """`ends` are all veths by index: those are unique in the lab, so a pair name each other."""

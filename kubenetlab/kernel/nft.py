@@ -127,13 +127,20 @@ class ProgramNft:
         return done.stdout
 
 
-def generation() -> int:
-    """The number of the ruleset's generation in the namespace this process stands in: every transaction makes it one higher."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as netfilter:
+class Generations:
+    """Asks for the number of the ruleset's generation in the namespace in which this object was made: every transaction raises it."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+
+    def read(self) -> int:
         body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
-        netfilter.send(HEADER.pack(HEADER.size + len(body), _NFNL_SUBSYS_NFTABLES << 8 | _NFT_MSG_GETGEN, NLM_F_REQUEST, 1, 0) + body)
-        for _, _, _, answer in messages(netfilter.recv(8192)):
+        self._socket.send(HEADER.pack(HEADER.size + len(body), _NFNL_SUBSYS_NFTABLES << 8 | _NFT_MSG_GETGEN, NLM_F_REQUEST, 1, 0) + body)
+        for _, _, _, answer in messages(self._socket.recv(8192)):
             found = attributes(answer[4:])
             if _NFTA_GEN_ID in found:
                 return int.from_bytes(found[_NFTA_GEN_ID], "big")
-    return 0
+        return 0
+
+    def close(self) -> None:
+        self._socket.close()

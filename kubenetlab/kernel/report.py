@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from msgspec import Struct
@@ -47,8 +47,11 @@ class Report(Struct, frozen=True):
 class Kernel(Protocol):
     """A machine: Linux, or one made of a dict for tests."""
 
-    def observe(self, wanted: Mapping[str, Contents]) -> dict[str, Contents]:
-        """What there is of some namespaces: what is wanted there, and what we have made; those that do not exist are left out."""
+    def observe(self, wanted: Mapping[str, Contents], far: Iterable[str] = ()) -> dict[str, Contents]:
+        """What there is of some namespaces: what is wanted there, and what we have made; those that do not exist are left out.
+
+        `far` names those at the other ends of their links: pairs are seen only where both ends are looked at.
+        """
 
     def apply(self, changes: Changes, done: Done = nobody_asks) -> Report:
         """Makes changes. What is refused is told and does not stop the others."""

@@ -25,9 +25,8 @@ from kubenetlab.errors import ApplyError
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, diff
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.sandbox import Sandbox
-from kubenetlab.hoststate.state import Contents, HostState, contents_of, with_far_ends
+from kubenetlab.hoststate.state import Contents, HostState, contents_of, far_ends
 from kubenetlab.kernel.linux import LinuxKernel
-from kubenetlab.kernel.report import Kernel
 from kubenetlab.kernel.sandboxes import Sandboxes
 from kubenetlab.lab import facts, machine, rundir, state
 from kubenetlab.lab.boot import Boot
@@ -36,36 +35,36 @@ from kubenetlab.lab.log import log
 from kubenetlab.lab.netns_links import NetnsLinks
 from kubenetlab.lab.rules import RulesHand
 from kubenetlab.lab.runs import RunsHand
+from kubenetlab.lab.sight import Sight
 from kubenetlab.lab.wire import encode
 from kubenetlab.programs import is_one_shot
 
-FULL_PASS_S = 30.0
-"""How often everything is looked at, whether anything seems to have changed or not."""
-SETTLING_S, SETTLING_PASS_S = 2.0, 0.2
-"""The kernel takes a dead namespace's links away some time after it: for so long, and so often, it is looked at anew."""
 MAX_ROUNDS = 1000
 """So many rounds without a rest are nobody's intention."""
+REPAIR_AFTER_S = 1.0
 LAB = "the lab"
 """Among the namespaces where something failed: no namespace, but a whole round."""
 RETRY_S = 1.0
 """When to try again what Linux refused."""
+SETTLING_S, SETTLING_RETRY_S = 2.0, 0.1
+"""The kernel takes a dead namespace's links away some time after it: for so long, and so often, what is refused is tried again."""
 
 
 class Agent:
-    """One agent's life. `cluster` is the store; `known` is what exists in each namespace, as far as it has been seen or made."""
+    """One agent's life. `cluster` is the store, `desired` what follows from it, `sight` what there is."""
 
     def __init__(self, boot: Boot) -> None:
         self.lab = boot.lab
         self.directory = Path(boot.directory)
         self.cluster: Cluster = boot.state or Cluster()
-        self.known: dict[str, Contents] = {}
         self.desired = HostState()
         self.failures: dict[str, str] = {}
         """Namespace → what Linux refused there; empty again when it is done."""
         self._unruled: set[str] = set()
         """Nodes whose rules are not what they should be."""
         self.sandboxes = Sandboxes(boot.lab, boot.path(rundir.PAUSE))
-        self.kernel: Kernel = LinuxKernel(self.sandboxes)
+        self.kernel = LinuxKernel(self.sandboxes)
+        self.sight = Sight(self.kernel, lambda: self.is_idle, self._repair_soon)
         self.links = NetnsLinks(boot.lab, boot.run_netns, boot.outer_proc)
         self.rules: RulesHand
         self.runs: RunsHand
@@ -75,8 +74,7 @@ class Agent:
         self._lives = Lives(self._died)
         self._dirty = asyncio.Event()
         self._changed: set[asyncio.Event] = set()
-        self._needs_pass = False
-        self._pass_at = time.time() + FULL_PASS_S
+        self._needs_check = False
         self._settling_until = 0.0
         self._wake_at: float | None = None
         self.is_idle = False
@@ -86,7 +84,12 @@ class Agent:
         """Builds or takes over the lab, then keeps it so; `serve` answers the API from then on."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, _reap)
-        self.rules = RulesHand(self.directory, lambda event: self.learn(facts.probe_report(self.cluster, event)), self.wake)
+        self.rules = RulesHand(
+            self.directory,
+            lambda event: self.learn(facts.probe_report(self.cluster, event)),
+            self._rules_touched,
+            lambda: self.wake(check=True),
+        )
         self.runs = RunsHand(
             self.directory, self._boot.workers, lambda report: self.learn(facts.program_report(self.cluster, report)), self._lost_programs
         )
@@ -95,6 +98,7 @@ class Agent:
             await self._adopt()
         await self.reconcile()
         if is_first:
+            self.sight.open()
             self._hand_over()
         server = loop.create_task(serve(self))
         server.add_done_callback(lambda _: os._exit(1))  # without its API an agent is of no use: let the next one try
@@ -123,11 +127,16 @@ class Agent:
         self.cluster = cluster
         self.wake()
 
-    def wake(self, *, full_pass: bool = False) -> None:
-        """Has the agent reconcile, and with `full_pass` look at everything in the kernel first."""
+    def wake(self, *, check: bool = False) -> None:
+        """Has the agent reconcile, and with `check` ask first whether the rules are as they were left, and read the nodes."""
         self.is_idle = False
-        self._needs_pass |= full_pass
+        self._needs_check |= check
         self._dirty.set()
+
+    @property
+    def known(self) -> dict[str, Contents]:
+        """What exists in each namespace, as far as it has been made, seen or told."""
+        return self.sight.known
 
     @property
     def decisions(self) -> Decisions:
@@ -153,12 +162,15 @@ class Agent:
         self.failures.pop(LAB, None)
         for _ in range(MAX_ROUNDS):
             self._dirty.clear()
-            if self._needs_pass:
-                self._needs_pass = False
-                await self._full_pass()
+            if self._needs_check:
+                self._needs_check = False
+                self.sight.doubt(netns for netns in self.known if not netns.startswith("pod/"))
+                for netns in await self.rules.touched(self.sandboxes.pids):
+                    self._rules_touched(netns)
+            self.sight.refresh(self.desired)
             before = self.cluster
             await self._round()
-            if self.cluster is before and not self._dirty.is_set():
+            if self.cluster is before and not self._dirty.is_set() and not self.sight.has_doubts:
                 break
         else:
             log(f"{MAX_ROUNDS} rounds, and still something changes; a pause, for others to be heard")
@@ -177,7 +189,8 @@ class Agent:
             await self._apply(changes)
         await self.rules.set_probes(plan_probes(cluster, decisions, self._memo), self._node_pids())
         if self.failures:
-            self._wake_at = min(self._wake_at or float("inf"), time.time() + RETRY_S)
+            retry_s = SETTLING_RETRY_S if time.time() < self._settling_until else RETRY_S
+            self._wake_at = min(self._wake_at or float("inf"), time.time() + retry_s)
         if not self._unruled:  # no node sends anybody to a pod that is going any more
             for pod in cluster.all(Pod):
                 if pod.is_terminating:
@@ -201,6 +214,9 @@ class Agent:
             refused.setdefault(failure.netns, []).append(str(failure))
         for entry in changes.namespaces:
             self._take_note(entry)
+        self.sight.made(
+            self.sandboxes.pids[entry.netns] for entry in changes.namespaces if entry.is_new and entry.netns in self.sandboxes.pids
+        )
         gone = {entry.netns for entry in changes.namespaces if entry.is_removed}
         self._memo.forget(lambda key: isinstance(key, tuple) and key[1] in gone)
         self._tell_progress(phase="rules and programs")
@@ -224,7 +240,7 @@ class Agent:
             self.links.remove(entry.netns)
             self.runs.forget(entry.netns)
             self.rules.forget(entry.netns)
-            self.known.pop(entry.netns, None)
+            self.sight.forget(entry.netns)
         elif entry.is_new and pid:
             self._lives.watch(entry.netns, pid)
             self.links.add(entry.netns, pid)
@@ -273,32 +289,17 @@ class Agent:
         if refused:
             if self._boot.progress is not None:
                 raise ApplyError("\n".join(self.failures.values()))
-            self._look_at(refused)
+            self.sight.look_at(self.desired, refused)
 
-    # --- looking at what is there ---
+    def _repair_soon(self) -> None:
+        """Somebody else has changed something; he may want to see it before it is as it was."""
+        asyncio.get_running_loop().call_later(REPAIR_AFTER_S, self.wake)
 
-    def _look_at(self, namespaces: Iterable[str]) -> None:
-        """Reads namespaces again. Rules and programs are told by others: they stay as they were known."""
-        wanted = {netns: self.desired[netns] for netns in namespaces if netns in self.desired.namespaces}
-        seen = self.kernel.observe(with_far_ends(self.desired, wanted))
-        for netns in wanted:
-            if netns in seen:
-                told = (obj for obj in self.known.get(netns, {}).values() if obj.hand != "netlink")
-                self.known[netns] = contents_of((*seen[netns].values(), *told))
-            else:
-                self.known.pop(netns, None)
-
-    async def _full_pass(self) -> None:
-        """Compares everything with the kernel; what differs is repaired by the round that follows."""
-        is_settling = time.time() < self._settling_until
-        self._pass_at = time.time() + (SETTLING_PASS_S if is_settling else FULL_PASS_S)
-        self._look_at(list(self.known))
-        self.runs.trim_logs()
-        for netns, contents in list(self.known.items()):
-            pid = self.sandboxes.pids.get(netns)
-            if pid and _of_hand(contents, "nftables") and await self.rules.was_touched(netns, pid):
-                log(f"{netns}: somebody changed the rules; they are made anew")
-                self.known[netns] = contents_of(obj for obj in contents.values() if obj.hand != "nftables")
+    def _rules_touched(self, netns: str) -> None:
+        """Somebody else changed rules there: our tables are made anew."""
+        log(f"{netns}: somebody changed the rules; they are made anew")
+        self.known[netns] = contents_of(obj for obj in self.known.get(netns, {}).values() if obj.hand != "nftables")
+        self._repair_soon()
 
     async def _adopt(self) -> None:
         """Takes over what a former agent left: the store, the sandboxes, the rules, the programs."""
@@ -307,7 +308,8 @@ class Agent:
         for netns, pid in self.sandboxes.adopt().items():
             self._lives.watch(netns, pid)
             self.known[netns] = contents_of([Sandbox(netns, "?")]) if netns not in self.desired.namespaces else {}
-        self._look_at(self.known)
+        self.sight.open()
+        self.sight.look_at(self.desired, self.known)
         self.rules.load_marks()
         await self.runs.adopt()
         for netns, contents in list(self.known.items()):
@@ -327,17 +329,20 @@ class Agent:
         """Somebody killed a pause process; with it went its namespaces, and the other ends of its links."""
         self.sandboxes.pids.pop(netns, None)
         self._unruled.discard(netns)
-        self.known.pop(netns, None)
+        self.sight.forget(netns)
         self.runs.forget(netns)
         self.rules.forget(netns)
         self.links.remove(netns)
         for other, contents in self.desired.namespaces.items():
+            if any(obj.far_end is not None and obj.far_end[0] == netns for obj in contents.values()):
+                self.sight.doubt([other])
             if any(isinstance(obj, Sandbox) and obj.shares == netns for obj in contents.values()):
                 self.sandboxes.remove(other)  # a hostNetwork pod would keep the dead node's network, and its links, alive
         self._settling_until = time.time() + SETTLING_S
         log(f"{netns}: its pause process died")
+        self.sight.doubt(far_ends(self.desired, [netns]))
         self.learn(facts.sandbox_made(self.cluster, netns, 0))
-        self.wake(full_pass=True)
+        self.wake()
 
     def _lost_programs(self, namespaces: list[str]) -> None:
         """An app worker died: its sockets are opened anew by its successor."""
@@ -348,13 +353,19 @@ class Agent:
     # --- the rest ---
 
     async def _wait(self) -> None:
-        """Until there is something to do: news, a timer, or the time for a full pass."""
-        now = time.time()
-        try:
-            async with asyncio.timeout(max(0.0, min(self._pass_at, self._wake_at or self._pass_at) - now)):
-                await self._dirty.wait()
-        except TimeoutError:
-            self._needs_pass |= self._pass_at <= time.time()
+        """Until there is something to do: news, a timer, or something that is not as it was known."""
+        while True:
+            until = min(self.sight.next_slice_at, self._wake_at or float("inf"))
+            try:
+                async with asyncio.timeout(max(0.0, until - time.time())):
+                    await self._dirty.wait()
+                return
+            except TimeoutError:
+                if self._wake_at is not None and self._wake_at <= time.time():
+                    return
+            self.runs.trim_logs()
+            if self.sight.refresh(self.desired):
+                return
 
     def _node_pids(self) -> dict[str, int]:
         return {netns: pid for netns, pid in self.sandboxes.pids.items() if netns.startswith("node/")}

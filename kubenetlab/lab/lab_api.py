@@ -32,7 +32,7 @@ from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.nftables import Table
 from kubenetlab.hoststate.script import script
-from kubenetlab.hoststate.state import HostState, with_far_ends
+from kubenetlab.hoststate.state import HostState, far_ends
 from kubenetlab.lab.first import with_network_facts
 from kubenetlab.lab.http import Answer, Handover, Stream
 from kubenetlab.lab.inspection import inspection
@@ -79,7 +79,7 @@ class LabApi:
         admission = _admit(self._agent.cluster, asked["documents"])
         if admission.cluster is not self._agent.cluster:
             self._agent.replace(admission.cluster)
-        self._agent.wake(full_pass=True)
+        self._agent.wake(check=True)
         return _json(_admission(admission))
 
     async def _plan(self, request: Request) -> Answer:
@@ -170,7 +170,7 @@ class LabApi:
         agent, netns = self._agent, request.query.get("netns", "")
         if netns not in agent.desired.namespaces or netns not in agent.sandboxes.pids:
             return _failure(404, f"there is no namespace {netns}")
-        seen = agent.kernel.observe(with_far_ends(agent.desired, [netns])).get(netns, {})
+        seen = agent.kernel.observe({netns: agent.desired[netns]}, far_ends(agent.desired, [netns])).get(netns, {})
         rules = await agent.rules.text(netns, agent.sandboxes.pids[netns]) if netns.startswith("node/") else ""
         return _json({"netns": netns, "objects": [str(obj) for obj in seen.values()], "rules": rules})
 

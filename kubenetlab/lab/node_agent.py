@@ -27,6 +27,9 @@ from kubenetlab.lab.podnet import Namespace
 from kubenetlab.lab.prober import Probing
 from kubenetlab.lab.wire import Message
 
+LOOK_S = 0.5
+"""How often it is asked whether somebody else has changed rules."""
+
 
 class Ruleset:
     """nftables of one node, its context kept open until the node's pause process dies."""
@@ -38,9 +41,11 @@ class Ruleset:
         try:
             with self._inside():
                 self._nft = nft.open_here()
+                self._generations = nft.Generations()
         except OSError:
             os.close(self.life)
             raise
+        self._last = self._generations.read()
 
     def run(self, text: str) -> Message:
         """The new generation, or nft's refusal."""
@@ -53,8 +58,13 @@ class Ruleset:
         return {"generation": self.generation(), "ms": took_ms}
 
     def generation(self) -> int:
-        with self._inside():
-            return nft.generation()
+        self._last = self._generations.read()
+        return self._last
+
+    def was_touched(self) -> bool:
+        """True when there has been a transaction since the last time that anybody asked for the generation."""
+        before = self._last
+        return self.generation() != before
 
     def list_table(self, family: str, table: str) -> Any:
         return self._nft.list_table(family, table)
@@ -64,6 +74,7 @@ class Ruleset:
 
     def close(self) -> None:
         self._nft.close()
+        self._generations.close()
         os.close(self.life)
 
     def _inside(self) -> AbstractContextManager[None]:
@@ -84,7 +95,7 @@ class NodeAgent:
         self._outbox: asyncio.Queue[Message] = asyncio.Queue()
 
     async def run(self) -> None:
-        sender = asyncio.get_running_loop().create_task(self._send_events())
+        tasks = [asyncio.get_running_loop().create_task(task) for task in (self._send_events(), self._watch_rulesets())]
         try:
             while True:
                 connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
@@ -103,7 +114,16 @@ class NodeAgent:
                     self._agent = None
                     agent.close()
         finally:
-            sender.cancel()
+            for task in tasks:
+                task.cancel()
+
+    async def _watch_rulesets(self) -> None:
+        """Tells of rules that somebody else has changed. The kernel would tell it by itself, but then every rule of ours as well."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for netns, ruleset in self._rulesets.items():
+                if ruleset.was_touched():
+                    self._outbox.put_nowait({"event": "touched", "netns": netns})
 
     async def _send_events(self) -> None:
         while True:

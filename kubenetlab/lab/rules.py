@@ -6,6 +6,7 @@ has been there, and our tables are made anew: the kernel's text is never compare
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.hoststate.nftables import NftObject, Table, needs_replacement, replacement, transaction
 from kubenetlab.lab import rundir, state
 from kubenetlab.lab.hands import Hand, OnEvent
+from kubenetlab.lab.wire import Message
 
 
 class Mark(Struct, frozen=True):
@@ -33,10 +35,13 @@ class Mark(Struct, frozen=True):
 class RulesHand:
     """The node agent, as the agent uses it."""
 
-    def __init__(self, directory: Path, on_event: OnEvent, on_change: Callable[[], None]) -> None:
-        self._hand = Hand("node agent", str(directory / rundir.NODE_AGENT_SOCKET), on_event, self._forget_probes)
+    def __init__(self, directory: Path, on_probe: OnEvent, on_touched: Callable[[str], None], on_return: Callable[[], None]) -> None:
+        """`on_touched` is told the namespace in which somebody else has changed rules, `on_return` when the node agent is a new one."""
+        self._hand = Hand("node agent", str(directory / rundir.NODE_AGENT_SOCKET), self._heard, self._forget_probes)
+        self._on_probe = on_probe
+        self._on_touched = on_touched
         self._marks_path = directory / "rules.json"
-        self._on_change = on_change
+        self._on_return = on_return
         self._marks: dict[str, Mark] = {}
         """Node's namespace → what our last transaction left there."""
         self._dubious: set[str] = set()
@@ -60,15 +65,17 @@ class RulesHand:
         self._dubious.add(netns)
         return False
 
-    async def was_touched(self, netns: str, pid: int) -> bool:
-        """True when somebody else has changed rules there since our last transaction; its tables are dubious from then on."""
-        if netns not in self._marks:
-            return False
-        answer = await self._hand.call(do="generation", netns=netns, pid=pid)
-        if "generation" in answer and answer["generation"] != self._marks[netns].generation:
-            self._dubious.add(netns)
-            return True
-        return False
+    async def touched(self, pids: Mapping[str, int]) -> list[str]:
+        """In which namespaces somebody else has changed rules since our last transaction; their tables are dubious from then on."""
+        asked = [(netns, pids[netns]) for netns in self._marks if netns in pids]
+        answers = await asyncio.gather(*(self._hand.call(do="generation", netns=netns, pid=pid) for netns, pid in asked))
+        found = [
+            netns
+            for (netns, _), answer in zip(asked, answers, strict=True)
+            if "generation" in answer and answer["generation"] != self._marks[netns].generation
+        ]
+        self._dubious.update(found)
+        return found
 
     async def apply(self, netns: str, pid: int, old: Sequence[NftObject], new: Sequence[NftObject]) -> str | None:
         """One transaction from `old` to `new`; None when it is in force, else what nft said."""
@@ -122,9 +129,16 @@ class RulesHand:
         answer = await self._hand.call(do="text", netns=netns, pid=pid)
         return str(answer.get("text", answer.get("error", "")))
 
+    def _heard(self, event: Message) -> None:
+        if event["event"] != "touched":
+            self._on_probe(event)
+        elif event["netns"] in self._marks:
+            self._dubious.add(event["netns"])
+            self._on_touched(event["netns"])
+
     def _forget_probes(self) -> None:
         self._probes = {}
-        self._on_change()
+        self._on_return()
 
 
 def _digest(objects: Sequence[NftObject]) -> str:

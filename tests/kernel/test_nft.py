@@ -44,11 +44,11 @@ def test_changing_ends_where_making_anew_ends(way: str) -> None:
     """One transaction from few endpoints to many and back; each raises the generation by one."""
     here = opened(way)
     small, large = rules(deployment(replicas=1) + service()), rules(deployment(replicas=4) + service() + service("empty"))
-    begun = nft.generation()
+    begun = nft.Generations().read()
     for old, new in (([], small), (small, large), (large, small)):
         here.run(transaction(old, new))
         assert differences(here, new) == []
-    assert nft.generation() == begun + 3
+    assert nft.Generations().read() == begun + 3
     listed = here.run("list ruleset")
     here.run(replacement(small))
     assert here.run("list ruleset") == listed
@@ -60,10 +60,10 @@ def test_a_refused_transaction_changes_nothing() -> None:
     here = opened("library")
     wanted = rules(service())
     here.run(transaction([], wanted))
-    before, generation = here.run("list ruleset"), nft.generation()
+    before, generation = here.run("list ruleset"), nft.Generations().read()
     with pytest.raises(nft.NftError, match="No such file or directory"):
         here.run("add chain ip kube-proxy good\nadd rule ip kube-proxy nosuch accept\n")
-    assert (here.run("list ruleset"), nft.generation()) == (before, generation)
+    assert (here.run("list ruleset"), nft.Generations().read()) == (before, generation)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_what_somebody_changed_is_named(command: str, said: str) -> None:
     here = opened("library")
     wanted = rules(deployment() + service())
     here.run(transaction([], wanted))
-    generation = nft.generation()
+    generation = nft.Generations().read()
     assert differences(here, wanted) == []
     here.run(command)
-    assert nft.generation() == generation + 1
+    assert nft.Generations().read() == generation + 1
     assert said in differences(here, wanted)
     here.run(replacement(wanted))
     assert differences(here, wanted) == []

@@ -128,24 +128,69 @@ def test_refused_changes_change_nothing(running: Lab) -> None:
     assert not [service for service in running.seen["services"] if service["name"] == "late"]
 
 
-@pytest.mark.parametrize(
-    ("command", "shown"),
-    [
-        ("ip route del 10.244.2.0/24", "+ route 10.244.2.0/24"),
-        ("nft flush chain ip kube-proxy services", "nft chain ip kube-proxy services"),
-        ("nft delete table ip ip-masq-agent", "+ nft table ip ip-masq-agent"),
-        ("ip link set cbr0 down", "bridge cbr0"),
-        ("sysctl -qw net.ipv4.ip_forward=0", "sysctl net.ipv4.ip_forward = 1"),
-    ],
-)
-def test_drift_is_shown_and_repaired(running: Lab, command: str, shown: str) -> None:
-    """`diff` sees it, `up` mends it, and packets flow again."""
-    running.run("exec", "node:worker", "--", *command.split())
-    said = running.run("diff", status=1)
-    assert shown in said.out
-    running.up(MANIFEST)
-    wait_for(lambda: running.run("diff", status=None).status == 0, "the repair")
-    assert running.run("ping", "-o", "json").json["ok"]
+DRIFT = [
+    ("ip route del 10.244.2.0/24", "+ route 10.244.2.0/24"),
+    ("ip route replace 10.244.2.0/24 via 172.18.0.1", "route 10.244.2.0/24"),
+    ("ip address del 172.18.0.3/16 dev eth0", "+ address 172.18.0.3/16"),
+    ("ip link set cbr0 down", "bridge cbr0"),
+    ("ip link set eth0 mtu 1400", "mtu 1500"),
+    ("ip link del veth0", "veth0"),
+    ("ip neighbor flush dev cbr0 nud permanent", "+ neighbor"),
+    ("nft flush ruleset", "+ nft table ip kube-proxy"),
+    ("nft flush chain ip kube-proxy services", "nft chain ip kube-proxy services"),
+    ("nft delete table ip ip-masq-agent", "+ nft table ip ip-masq-agent"),
+    ("sysctl -qw net.ipv4.ip_forward=0", "sysctl net.ipv4.ip_forward = 1"),
+]
+PERMANENT = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: {type: bridge, neighbors: permanent}}\n---\n"
+
+
+@pytest.fixture(scope="module")
+def attentive() -> Iterator[Lab]:
+    """A lab that is read when the kernel tells of a change, and never otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBENETLAB_NO_PASSES", "1")
+        for lab in new_lab():
+            lab.up(PERMANENT + MANIFEST)
+            yield lab
+
+
+@pytest.mark.parametrize(("command", "shown"), DRIFT)
+def test_drift_is_shown_repaired_and_written_down(attentive: Lab, command: str, shown: str) -> None:
+    """`diff` sees it as long as it is there, nobody has to ask for the repair, the log names it, and packets flow again."""
+    lab, log = attentive, attentive.directory / "log"
+    before = len(log.read_text())
+
+    def is_seen() -> bool:
+        lab.run("exec", "node:worker", "--", *command.split(), status=None)
+        return shown in lab.run("diff", status=None).out
+
+    wait_for(is_seen, "the drift to be shown")  # on a machine that is busy it is repaired before anybody looks
+    wait_for(lambda: lab.run("diff", status=None).status == 0, "the repair")
+    wait_for(lambda: lab.run("ping", "-o", "json", status=None).json["ok"], "every packet")
+    assert "node/worker: somebody" in log.read_text()[before:]
+
+
+def test_what_somebody_adds_is_left_alone(attentive: Lab) -> None:
+    """A route, an address, a table beside ours are theirs."""
+    worker = attentive.place("nodes", "worker")
+    attentive.inside(worker, "ip", "route", "add", "192.0.2.0/24", "via", "172.18.0.1")
+    attentive.inside(worker, "ip", "address", "add", "192.0.2.200/32", "dev", "lo")
+    attentive.inside(worker, "ip", "link", "add", "mine", "type", "veth", "peer", "name", "yours")
+    attentive.run("exec", "node:worker", "--", "ip", "route", "del", "10.244.2.0/24")  # so that it is read
+    wait_for(lambda: "10.244.2.0/24" in attentive.inside(worker, "ip", "route"), "the repair")
+    assert "192.0.2.0/24" in attentive.inside(worker, "ip", "route")
+    assert "192.0.2.200" in attentive.inside(worker, "ip", "address")
+    assert "yours" in attentive.inside(worker, "ip", "link")
+    assert attentive.run("diff").status == 0
+
+
+def test_drift_in_a_pod_is_repaired(attentive: Lab) -> None:
+    """Pods' namespaces are listened to like nodes'."""
+    pod = attentive.pod("client")
+    for command in ("ip route del default", "ip link set eth0 down", "ip address flush dev eth0"):
+        attentive.inside(pod, *command.split())
+        wait_for(lambda: web_answers(attentive), f"an answer after {command}")
+        wait_for(lambda: attentive.run("diff", status=None).status == 0, f"the repair of {command}")
 
 
 def test_a_mode_cannot_be_taken_from_under_running_pods(lab: Lab) -> None:
