@@ -1,21 +1,99 @@
-"""All commands, in the order in which help shows them. Each lives in the file of its group."""
+"""All commands, in the order in which help shows them. Each lives in the file of its group, which is loaded when it is asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, Final, NamedTuple
+
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from kubenetlab import __version__
-from kubenetlab.cli import check, completion, doctor, explain, get, inspect, labs, modes, ping, port_forward, rollout, schema, work
 
 LIFE, LOOK, ACT, MACHINE = "A lab's life", "Look", "Act", "This machine, and what can be chosen"
 
+
+class Place(NamedTuple):
+    """Where a command is: a function, or with `app` a group of commands, of a file in this folder."""
+
+    file: str
+    function: str
+    panel: str
+
+
+COMMANDS: Final[Mapping[str, Place]] = {
+    "up": Place("labs", "up", LIFE),
+    "apply": Place("labs", "apply", LIFE),
+    "delete": Place("labs", "delete", LIFE),
+    "down": Place("labs", "down", LIFE),
+    "plan": Place("labs", "plan", LIFE),
+    "list": Place("labs", "list_", LIFE),
+    "get": Place("get", "get", LOOK),
+    "describe": Place("get", "describe", LOOK),
+    "ping": Place("ping", "ping", LOOK),
+    "check": Place("check", "check", LOOK),
+    "logs": Place("work", "logs", LOOK),
+    "inspect": Place("inspect", "inspect", LOOK),
+    "diff": Place("inspect", "diff", LOOK),
+    "exec": Place("work", "exec_", ACT),
+    "shell": Place("work", "shell", ACT),
+    "port-forward": Place("port_forward", "port_forward", ACT),
+    "scale": Place("work", "scale", ACT),
+    "rollout": Place("rollout", "app", ACT),
+    "modes": Place("modes", "modes", MACHINE),
+    "explain": Place("explain", "explain", MACHINE),
+    "schema": Place("schema", "schema", MACHINE),
+    "completion": Place("completion", "completion", MACHINE),
+    "doctor": Place("doctor", "doctor", MACHINE),
+}
+
+
+def load(name: str) -> Any:
+    """A command, or a group of commands: its function, or its application."""
+    return getattr(import_module(f"kubenetlab.cli.{COMMANDS[name].file}"), COMMANDS[name].function)
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands as typer calls them, each made when somebody wants it: to make them all takes longer than most of them run."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in COMMANDS:
+            raise KeyError(name)
+        what, panel = load(name), COMMANDS[name].panel
+        single = what if isinstance(what, typer.Typer) else typer.Typer(add_completion=False, context_settings=_SETTINGS)
+        if single is not what:
+            single.command(name, rich_help_panel=panel)(what)
+        command: Any = get_command(single)
+        command.name, command.rich_help_panel = name, panel
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Group(TyperGroup):
+    """A group that loads its commands one by one; typer only reads the mapping."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Commands()  # type: ignore[assignment]
+
+
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
+
 app = typer.Typer(
+    cls=_Group,
     help="Kubernetes' whole networking model on one Linux machine, made of real kernel objects. Begin with: kubenetlab up",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     epilog="`--debug` before or behind any command shows where an error comes from.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_SETTINGS,
 )
 
 
@@ -30,28 +108,3 @@ def _options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     pass
-
-
-app.command("up", rich_help_panel=LIFE)(labs.up)
-app.command("apply", rich_help_panel=LIFE)(labs.apply)
-app.command("delete", rich_help_panel=LIFE)(labs.delete)
-app.command("down", rich_help_panel=LIFE)(labs.down)
-app.command("plan", rich_help_panel=LIFE)(labs.plan)
-app.command("list", rich_help_panel=LIFE)(labs.list_)
-app.command("get", rich_help_panel=LOOK)(get.get)
-app.command("describe", rich_help_panel=LOOK)(get.describe)
-app.command("ping", rich_help_panel=LOOK)(ping.ping)
-app.command("check", rich_help_panel=LOOK)(check.check)
-app.command("logs", rich_help_panel=LOOK)(work.logs)
-app.command("inspect", rich_help_panel=LOOK)(inspect.inspect)
-app.command("diff", rich_help_panel=LOOK)(inspect.diff)
-app.command("exec", rich_help_panel=ACT)(work.exec_)
-app.command("shell", rich_help_panel=ACT)(work.shell)
-app.command("port-forward", rich_help_panel=ACT)(port_forward.port_forward)
-app.command("scale", rich_help_panel=ACT)(work.scale)
-app.add_typer(rollout.app, name="rollout", rich_help_panel=ACT)
-app.command("modes", rich_help_panel=MACHINE)(modes.modes)
-app.command("explain", rich_help_panel=MACHINE)(explain.explain)
-app.command("schema", rich_help_panel=MACHINE)(schema.schema)
-app.command("completion", rich_help_panel=MACHINE)(completion.completion)
-app.command("doctor", rich_help_panel=MACHINE)(doctor.doctor)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.02
 
-app = typer.Typer(no_args_is_help=True, help="Replace a workload's pods, or wait until that is done.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Replace a workload's pods, or wait until that is done.")
 
 What = Annotated[
     list[str],

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from rich.text import Text
+from typer import Typer
 from typer.main import get_command
 
-from kubenetlab.cli.app import app
+from kubenetlab.cli.app import COMMANDS, app, load
 from kubenetlab.datapath.modes import known
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = [str(command.name) for command in app.registered_commands]
 PROMISED = [
     "up",
     "apply",
@@ -27,6 +27,7 @@ PROMISED = [
     "describe",
     "logs",
     "scale",
+    "rollout",
     "ping",
     "check",
     "exec",
@@ -65,11 +66,11 @@ def test_all_promised_commands_are_there() -> None:
 @pytest.mark.parametrize("command", PROMISED)
 def test_a_command_has_help_and_an_example(command: str) -> None:
     """One line of what it does, and how it is used."""
-    callback = next(entry.callback for entry in app.registered_commands if entry.name == command)
-    assert callback is not None
-    doc = callback.__doc__ or ""
-    assert doc.splitlines()[0].strip(), command
-    assert f"kubenetlab {command}" in doc, f"{command} has no example"
+    found = load(command)
+    docs = [entry.callback.__doc__ or "" for entry in found.registered_commands] if isinstance(found, Typer) else [found.__doc__ or ""]
+    for doc in docs:
+        assert doc.splitlines()[0].strip(), command
+        assert f"kubenetlab {command}" in doc, f"{command} has no example"
     if command in ("up", "ping", "exec"):
         shown = run(command, "--help")
         assert shown.returncode == 0

@@ -75,7 +75,7 @@ def test_what_can_follow_is_told(line: str, words: list[str]) -> None:
 
 def test_all_commands_can_follow() -> None:
     """At the beginning."""
-    assert sorted(asked("kubenetlab ")) == sorted([*PROMISED, "rollout"])
+    assert sorted(asked("kubenetlab ")) == sorted(PROMISED)
 
 
 @pytest.mark.parametrize(
