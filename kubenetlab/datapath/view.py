@@ -6,7 +6,7 @@ A view is a value: two views are equal when nothing changed for the node, and th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from ipaddress import ip_network
 from typing import Final, Literal
 
@@ -84,7 +84,7 @@ class PodView(Struct, frozen=True):
         return f"{self.namespace}/{self.name}"
 
 
-class NodeView(Struct, frozen=True):
+class NodeView(Struct, frozen=True, dict=True):
     """One node: itself, its pods, the other nodes, and the lab's ranges and decisions. Whatever has an address has one per family,
     the primary family first."""
 
@@ -113,6 +113,12 @@ class NodeView(Struct, frozen=True):
     @property
     def has_ipv6(self) -> bool:
         return any(family.version == 6 for family in self.families)
+
+    @cached_property
+    def pod_macs(self) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """(address, MAC) of all pods with a link of their own, family by family: one value for all who share a bridge."""
+        pods = [(pod.addresses, names.mac_of(pod.addresses[0])) for pod in self.pods if not pod.is_host_network]
+        return tuple(tuple((addresses[place], mac) for addresses, mac in pods) for place in range(len(self.families)))
 
 
 class ServiceView(Struct, frozen=True):

@@ -18,6 +18,8 @@ NUD_PERMANENT = 0x80
 
 _NDMSG = struct.Struct("=BxxxiHBB")
 """family, interface index, state, flags, type"""
+INDEX_OFFSET = 4
+"""Where in it the index is."""
 
 
 class Neighbor(Object, frozen=True):

@@ -15,8 +15,9 @@ from msgspec import Struct
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.address import decode_address
 from kubenetlab.hoststate.link import LOOPBACK, LinkUp, Port, SeenLink, decode_link, is_bridges_own
-from kubenetlab.hoststate.neighbor import decode_neighbor, key_of_departed
+from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, key_of_departed
 from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.peers import Peers, peers_key
 from kubenetlab.hoststate.route import decode_route
 from kubenetlab.hoststate.state import Contents
 from kubenetlab.hoststate.wire import attributes
@@ -53,7 +54,7 @@ def contradict(netns: str, notices: Sequence[Notice], known: Contents, indexes: 
     last: dict[Key, Object | SeenLink | None] = {}
     for notice in notices:
         last.update(_told(netns, notice, names))
-    return any(key in known and not _agrees(what, known[key], indexes) for key, what in last.items())
+    return any(_contradicts(key, what, known, indexes) for key, what in last.items())
 
 
 def _told(netns: str, notice: Notice, names: Mapping[int, str]) -> Iterator[tuple[Key, Object | SeenLink | None]]:
@@ -85,6 +86,17 @@ def _is_of_all_links(body: bytes) -> bool:
     """True for `all` and `default`, which have numbers below zero; every new link is told of, too."""
     found = attributes(memoryview(body)[_NETCONF_HEADER:])
     return _NETCONFA_IFINDEX in found and int.from_bytes(found[_NETCONFA_IFINDEX], sys.byteorder, signed=True) < 0
+
+
+def _contradicts(key: Key, told: Object | SeenLink | None, known: Contents, indexes: Mapping[str, int]) -> bool:
+    if key in known:
+        return not _agrees(told, known[key], indexes)
+    if key[0] != "Neighbor":
+        return False
+    _, link, address = key
+    peers = known.get(peers_key(link, address))
+    is_known = isinstance(peers, Peers) and address in peers
+    return is_known and not (isinstance(told, Neighbor) and isinstance(peers, Peers) and (told.address, told.mac) in peers.table)
 
 
 def _agrees(told: Object | SeenLink | None, known: Object, indexes: Mapping[str, int]) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, Self
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
@@ -44,6 +44,17 @@ class Links(Protocol):
 
 class WireError(ValueError):
     """Bytes that are no rtnetlink message."""
+
+
+class Uniform(bytes):
+    """Requests that are all of one length, one behind the other: thousands can be numbered at once."""
+
+    size: int
+
+    def __new__(cls, data: bytes, size: int) -> Self:
+        found = super().__new__(cls, data)
+        found.size = size
+        return found
 
 
 def message(type_: int, flags: int, body: bytes) -> bytes:

@@ -14,8 +14,9 @@ from typing import Final
 from kubenetlab.hoststate.address import decode_address, dump_addresses
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
 from kubenetlab.hoststate.link import LOOPBACK, Bridge, LinkUp, Port, SeenLink, Veth, decode_link, dump_links
-from kubenetlab.hoststate.neighbor import decode_neighbor, dump_neighbors
-from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, dump_neighbors
+from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.peers import Peers, peers_key, peers_of
 from kubenetlab.hoststate.route import decode_route, dump_routes
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
@@ -214,11 +215,20 @@ class LinuxKernel:
         """Settings, addresses, neighbours and routes of the namespace we stand in."""
         yield from (value for obj in wanted.values() if isinstance(obj, Sysctl) and (value := _read_sysctl(obj)) is not None)
         names = {link.index: link.name for link in links}
+        peers = {obj.key: obj for obj in wanted.values() if isinstance(obj, Peers)}
+        beside: dict[Key, list[Neighbor]] = {key: [] for key in peers}
         for request, decode in _DUMPS:
             for body in route.dump(request):
                 decoded = decode(netns, body, names)
-                if decoded is not None and (decoded[1] or decoded[0].key in wanted):
-                    yield decoded[0]
+                if decoded is None:
+                    continue
+                obj, is_ours = decoded
+                if isinstance(obj, Neighbor) and obj.key not in wanted and (place := peers_key(obj.link, obj.address)) in peers:
+                    if is_ours or obj.address in peers[place]:
+                        beside[place].append(obj)
+                elif is_ours or obj.key in wanted:
+                    yield obj
+        yield from (peers_of(netns, beside[key], obj) for key, obj in peers.items() if beside[key])
 
     def _links(self, netns: str, links: Sequence[SeenLink], ends: Mapping[int, tuple[str, SeenLink]], wanted: Contents) -> Iterable[Object]:
         """`ends` are all veths by index: those are unique in the lab, so a pair name each other."""
@@ -295,6 +305,8 @@ def _encode(operation: Operation, links: LinuxKernel) -> Iterable[bytes]:
     )
     if must_go:
         return [before.delete(links), obj.create(links)]  # type: ignore[attr-defined]
+    if isinstance(obj, Peers) and isinstance(before, Peers):
+        return obj.change_from(before, links)
     return [obj.change(links)]  # type: ignore[attr-defined]
 
 

@@ -11,11 +11,11 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLMSG_DONE, NLMSG_ERROR, WireError, as_string, attributes, messages
+from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLMSG_DONE, NLMSG_ERROR, Uniform, WireError, as_string, attributes, messages
 
 MAX_BATCH_BYTES = 128 * 1024
 """One sendmsg takes about 200 kB at most."""
@@ -24,6 +24,9 @@ RECEIVE_BYTES = 64 * 1024
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 _NLMSGERR_ATTR_MSG = 1
 _ERROR = struct.Struct("=i")
+_NUMBER = struct.Struct("=I")
+_SEQUENCE_OFFSET = 8
+"""Where in a message's header its number is."""
 
 
 class Refusal(Struct, frozen=True):
@@ -78,17 +81,16 @@ class RouteSocket:
                 yield body
 
     def _exchange(self, start: int, requests: Sequence[bytes]) -> list[Refusal]:
-        datagram, owners = bytearray(), []
+        datagram, owners = bytearray(), list[int]()
+        last = 0
         for index, request in enumerate(requests):
-            at = 0
-            while at < len(request):
-                size, type_, flags, _, _ = HEADER.unpack_from(request, at)
-                owners.append(start + index)
-                datagram += HEADER.pack(size, type_, flags, len(owners), 0) + request[at + HEADER.size : at + size]
-                at += size
+            for part in _numbered(request, len(owners) + 1):
+                last = len(datagram) + len(part.data) - part.last_size
+                datagram += part.data
+                owners += [start + index] * part.numbers
         if not owners:
             return []
-        _acknowledge_last(datagram)
+        _ask_for_answer(datagram, last)
         self._socket.send(datagram)
         refusals: dict[int, Refusal] = {}
         while True:
@@ -114,11 +116,33 @@ def _datagrams(requests: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]
         yield start, requests[start:]
 
 
-def _acknowledge_last(datagram: bytearray) -> None:
-    at = last = 0
-    while at < len(datagram):
-        last = at
-        at += HEADER.unpack_from(datagram, at)[0]
+class _Part(NamedTuple):
+    """Messages with their sequence numbers: how many those are, and how long the last message is."""
+
+    data: bytes | bytearray
+    numbers: int
+    last_size: int
+
+
+def _numbered(request: bytes, first: int) -> Iterator[_Part]:
+    """The messages of a request, numbered from `first` on. Many of one length have one number, but for the last."""
+    if isinstance(request, Uniform) and len(request) > request.size:
+        data, size = bytearray(request), request.size
+        for position, byte in enumerate(_NUMBER.pack(first), _SEQUENCE_OFFSET):
+            data[position::size] = bytes([byte]) * (len(data) // size)
+        _NUMBER.pack_into(data, len(data) - size + _SEQUENCE_OFFSET, first + 1)
+        yield _Part(data, 2, size)
+        return
+    at = 0
+    while at < len(request):
+        size, type_, flags, _, _ = HEADER.unpack_from(request, at)
+        yield _Part(HEADER.pack(size, type_, flags, first, 0) + request[at + HEADER.size : at + size], 1, size)
+        at += size
+        first += 1
+
+
+def _ask_for_answer(datagram: bytearray, last: int) -> None:
+    """Has the kernel acknowledge the message that begins at `last`."""
     size, type_, flags, sequence, port = HEADER.unpack_from(datagram, last)
     HEADER.pack_into(datagram, last, size, type_, flags | NLM_F_ACK, sequence, port)
 

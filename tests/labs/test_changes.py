@@ -187,7 +187,8 @@ def test_what_somebody_adds_is_left_alone(attentive: Lab) -> None:
 def test_drift_in_a_pod_is_repaired(attentive: Lab) -> None:
     """Pods' namespaces are listened to like nodes'."""
     pod = attentive.pod("client")
-    for command in ("ip route del default", "ip link set eth0 down", "ip address flush dev eth0"):
+    other = attentive.pods("web")[0]["addresses"][0]
+    for command in (f"ip neighbor del {other} dev eth0", "ip route del default", "ip link set eth0 down", "ip address flush dev eth0"):
         attentive.inside(pod, *command.split())
         wait_for(lambda: web_answers(attentive), f"an answer after {command}")
         wait_for(lambda: attentive.run("diff", status=None).status == 0, f"the repair of {command}")

@@ -19,6 +19,7 @@ from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.nftables import Chain, Collection, Element
+from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.state import HostState
@@ -82,7 +83,9 @@ def test_permanent_neighbors_name_everybody_on_the_link() -> None:
     here = netns_of(cluster, web_pods(cluster)[0].name)
     others = {f"10.244.0.{number}" for number in range(1, 7)}
     (own,) = of(state, here, Address)
-    assert {neighbor.address for neighbor in of(state, here, Neighbor)} == others - {own.address.partition("/")[0]}
+    (peers,) = of(state, here, Peers)
+    assert [neighbor.address for neighbor in of(state, here, Neighbor)] == ["10.244.0.1"]
+    assert {address for address, _ in peers.entries} == others - {own.address.partition("/")[0], "10.244.0.1"}
     assert {neighbor.address for neighbor in of(state, "node/control-plane", Neighbor)} == {
         f"10.244.0.{number}" for number in range(2, 7)
     } | {"172.18.0.1"}

@@ -20,6 +20,7 @@ from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth, decode_link
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor
 from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject, Rule, Table, replacement, transaction
 from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.peers import Peers, peers_of
 from kubenetlab.hoststate.route import Route, decode_route
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
@@ -127,6 +128,30 @@ def test_neighbors_are_read_back(address: Any, mac: bytes) -> None:
     seen = decoded(ndmsg, data)
     assert (seen["ifindex"], seen["state"], seen.get_attr("NDA_DST"), seen.get_attr("NDA_LLADDR")) == (7, 0x80, str(address), mac.hex(":"))
     assert decode_neighbor("n", memoryview(data)[16:], NAMES) == (wanted, True)
+
+
+TABLE = tuple((f"10.244.0.{number}", f"0a:58:0a:f4:00:{number:02x}") for number in range(2, 9))
+
+
+@pytest.mark.parametrize("own", ["", TABLE[0][0], TABLE[3][0], TABLE[-1][0]])
+def test_peers_are_neighbors_one_by_one(own: str) -> None:
+    """Their messages are those of the neighbours that they stand for, byte by byte."""
+    peers = Peers("n", "cbr0", TABLE, own)
+    singly = [Neighbor("n", "cbr0", address, mac) for address, mac in TABLE if address != own]
+    assert split(peers.create(Indexes())) == [neighbor.create(Indexes()) for neighbor in singly]
+    assert split(peers.delete(Indexes())) == [neighbor.delete(Indexes()) for neighbor in singly]
+    assert peers_of("n", singly, peers) is peers
+
+
+@given(st.sets(st.sampled_from(TABLE), min_size=1), st.sets(st.sampled_from(TABLE), min_size=1), st.sampled_from(["", *dict(TABLE)]))
+def test_of_peers_only_the_difference_is_told(before: set[tuple[str, str]], after: set[tuple[str, str]], own: str) -> None:
+    """Who has gone is removed, who has come is added, nobody else is named."""
+    old, new = Peers("n", "cbr0", tuple(sorted(before)), own), Peers("n", "cbr0", tuple(sorted(after)), own)
+    requests = [part for request in new.change_from(old, Indexes()) for part in split(request)]
+    told = [(struct.unpack_from("=H", part, 4)[0], decoded(ndmsg, part).get_attr("NDA_DST")) for part in requests]
+    gone = sorted({address for address, _ in old.entries} - {address for address, _ in new.entries})
+    come = sorted({address for address, _ in new.entries} - {address for address, _ in old.entries})
+    assert told == [*((wire.RTM_DELNEIGH, address) for address in gone), *((wire.RTM_NEWNEIGH, address) for address in come)]
 
 
 def test_a_veth_is_made_with_both_ends_at_once() -> None:

@@ -13,6 +13,7 @@ from kubenetlab.hoststate.link import IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MA
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.notices import RTM_NEWNETCONF, Notice, contradict
 from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.state import contents_of
 from kubenetlab.hoststate.wire import HEADER, attribute, mac_bytes, number, string
@@ -66,6 +67,21 @@ def test_another_in_its_place_contradicts() -> None:
     """The same destination by another way, the same address with another MAC."""
     assert contradicts(told(wire.RTM_NEWROUTE, structs.replace(ROUTE, via="172.18.0.9")))
     assert contradicts(told(wire.RTM_NEWNEIGH, structs.replace(NEIGHBOR, mac="0a:58:00:00:00:99")))
+
+
+def test_peers_are_told_one_by_one() -> None:
+    """One of them gone, or with another MAC; others do not matter."""
+    peers = Peers(HERE, "eth0", (("10.244.1.7", "0a:58:0a:f4:01:07"), ("10.244.1.8", "0a:58:0a:f4:01:08")), "10.244.1.8")
+    one = Neighbor(HERE, "eth0", "10.244.1.7", "0a:58:0a:f4:01:07")
+
+    def is_contradiction(type_: int, neighbor: Neighbor) -> bool:
+        return contradict(HERE, [told(type_, neighbor)], contents_of([peers]), INDEXES)
+
+    assert not is_contradiction(wire.RTM_NEWNEIGH, one)
+    assert is_contradiction(wire.RTM_DELNEIGH, one)
+    assert is_contradiction(wire.RTM_NEWNEIGH, structs.replace(one, mac="0a:58:00:00:00:99"))
+    for other in ("10.244.1.8", "10.244.1.9"):
+        assert not is_contradiction(wire.RTM_DELNEIGH, structs.replace(one, address=other))
 
 
 def test_what_is_beside_ours_does_not_matter() -> None:

@@ -20,6 +20,7 @@ from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import Bridge, Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sysctl
 
@@ -83,7 +84,6 @@ def _neighbors(node: NodeView, pod: PodView) -> Iterator[Object]:
     for family in node.families:
         yield Neighbor(pod.netns, names.POD_LINK, family.gateway, gateway_mac)
     if node.layout == "onlink":
-        for other in node.pods:
-            if not other.is_host_network and other.addresses != pod.addresses:
-                for address in other.addresses:
-                    yield Neighbor(pod.netns, names.POD_LINK, address, names.mac_of(other.addresses[0]))
+        for table, own in zip(node.pod_macs, pod.addresses, strict=True):
+            if len(table) > 1:
+                yield Peers(pod.netns, names.POD_LINK, table, own)

@@ -394,10 +394,10 @@ ip -n "$NS" address add fe80::858:aff:fef4:2/64 dev eth0 nodad
 ip -n "$NS" neighbor add 10.244.0.1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add fd00:10:244::1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add 10.244.0.3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
-ip -n "$NS" neighbor add fd00:10:244::3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add 10.244.0.4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
-ip -n "$NS" neighbor add fd00:10:244::4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add 10.244.0.5 lladdr 0a:58:0a:f4:00:05 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add fd00:10:244::5 lladdr 0a:58:0a:f4:00:05 dev eth0 nud permanent protocol static
 ip -n "$NS" route add default via 10.244.0.1 dev eth0 proto static
 ip -6 -n "$NS" route add default via fd00:10:244::1 dev eth0 proto static
@@ -424,10 +424,10 @@ ip -n "$NS" address add fe80::858:aff:fef4:3/64 dev eth0 nodad
 ip -n "$NS" neighbor add 10.244.0.1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add fd00:10:244::1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
-ip -n "$NS" neighbor add fd00:10:244::2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add 10.244.0.4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
-ip -n "$NS" neighbor add fd00:10:244::4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add 10.244.0.5 lladdr 0a:58:0a:f4:00:05 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add fd00:10:244::5 lladdr 0a:58:0a:f4:00:05 dev eth0 nud permanent protocol static
 ip -n "$NS" route add default via 10.244.0.1 dev eth0 proto static
 ip -6 -n "$NS" route add default via fd00:10:244::1 dev eth0 proto static
@@ -454,10 +454,10 @@ ip -n "$NS" address add fe80::858:aff:fef4:4/64 dev eth0 nodad
 ip -n "$NS" neighbor add 10.244.0.1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add fd00:10:244::1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
-ip -n "$NS" neighbor add fd00:10:244::2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add 10.244.0.3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
-ip -n "$NS" neighbor add fd00:10:244::3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add 10.244.0.5 lladdr 0a:58:0a:f4:00:05 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add fd00:10:244::5 lladdr 0a:58:0a:f4:00:05 dev eth0 nud permanent protocol static
 ip -n "$NS" route add default via 10.244.0.1 dev eth0 proto static
 ip -6 -n "$NS" route add default via fd00:10:244::1 dev eth0 proto static
@@ -484,10 +484,10 @@ ip -n "$NS" address add fe80::858:aff:fef4:5/64 dev eth0 nodad
 ip -n "$NS" neighbor add 10.244.0.1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add fd00:10:244::1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
-ip -n "$NS" neighbor add fd00:10:244::2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add 10.244.0.3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
-ip -n "$NS" neighbor add fd00:10:244::3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add 10.244.0.4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::2 lladdr 0a:58:0a:f4:00:02 dev eth0 nud permanent protocol static
+ip -n "$NS" neighbor add fd00:10:244::3 lladdr 0a:58:0a:f4:00:03 dev eth0 nud permanent protocol static
 ip -n "$NS" neighbor add fd00:10:244::4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud permanent protocol static
 ip -n "$NS" route add default via 10.244.0.1 dev eth0 proto static
 ip -6 -n "$NS" route add default via fd00:10:244::1 dev eth0 proto static
