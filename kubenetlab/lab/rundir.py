@@ -29,14 +29,25 @@ SWEEP_TIMEOUT_S = 10.0
 
 
 def base() -> Path:
-    """Where this user's labs are. Raises RequirementError when the directory belongs to somebody else."""
+    """Where this user's labs are. Raises RequirementError when the directory is not this user's, or out of reach."""
     if os.geteuid() == 0:
         return Path("/run/kubenetlab")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     directory = Path(runtime, "kubenetlab") if runtime else Path(f"/tmp/kubenetlab-{os.geteuid()}")
-    if directory.exists() and (directory.is_symlink() or directory.stat().st_uid != os.geteuid()):
-        raise RequirementError(f"{directory} belongs to somebody else; set XDG_RUNTIME_DIR to a directory of your own")
+    try:
+        found = directory.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return directory  # whoever makes a lab makes it, or hears why not
+    except OSError as error:
+        raise _unusable(directory, error.strerror or str(error)) from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise _unusable(directory, "it belongs to somebody else")
     return directory
+
+
+def _unusable(directory: Path, reason: str) -> RequirementError:
+    hint = "; set XDG_RUNTIME_DIR to a directory of your own" if os.geteuid() else ""
+    return RequirementError(f"{directory} cannot be used: {reason}{hint}")
 
 
 def of(lab: str) -> Path:
@@ -75,7 +86,7 @@ def claim(lab: str) -> int:
         except FileNotFoundError:
             continue  # the last lab beside us has just taken the base away
         except OSError as error:
-            raise RequirementError(f"cannot make {directory}: {error.strerror}") from None
+            raise _unusable(directory, error.strerror or str(error)) from None
         held = _hold(directory, 0.0)
         if held is None:
             continue

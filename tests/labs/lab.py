@@ -42,10 +42,14 @@ class Answer(Struct, frozen=True):
 def run(*words: str, given: str | None = None, status: int | None = 0, cwd: Path | None = None) -> Ran:
     """A kubenetlab command. Fails unless it ends with `status`; None: whatever it ends with."""
     done = subprocess.run([*COMMAND, *words], input=given, capture_output=True, text=True, check=False, timeout=90, cwd=cwd)
+    return ran(done, status)
+
+
+def ran(done: subprocess.CompletedProcess[str], status: int | None) -> Ran:
+    """What a command said that has ended as it should: with `status`, or None: somehow, but not in a traceback."""
     assert "Traceback" not in done.stderr, done.stderr
-    ran = Ran(done.returncode, done.stdout, done.stderr)
-    assert status is None or ran.status == status, f"{' '.join(words)} ended with {ran.status}\n{ran.out}\n{ran.err}"
-    return ran
+    assert status in (None, done.returncode), f"{' '.join(done.args)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return Ran(done.returncode, done.stdout, done.stderr)
 
 
 def wait_for(condition: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> Any:

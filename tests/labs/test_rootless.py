@@ -1,0 +1,162 @@
+"""Labs of an ordinary user: a user namespace gives all that a lab needs, and nothing of it is anybody else's business."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clusters import deployment, service
+from tests.conftest import OURS
+from tests.labs import users
+from tests.labs.lab import Lab, descendants, run, wait_for
+from tests.labs.users import NOBODY, SOMEBODY, User, UsersLab
+
+CLIENT = "apiVersion: v1\nkind: Pod\nmetadata: {name: client}\nspec: {containers: [{name: main, image: agnhost, args: [netexec]}]}\n---\n"
+REAL = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: real, annotations: {kubenetlab.dev/real-commands: "true"}}
+spec: {containers: [{name: main, image: busybox, command: [sh, -c, "id -u; touch /etc/x /tmp/x; ls /tmp; exec sleep 1000"]}]}
+---
+"""
+
+
+@pytest.fixture
+def nobody() -> Iterator[User]:
+    """A user without any right."""
+    if not users.interpreter(NOBODY)[0]:
+        pytest.skip("no Python that an ordinary user can run has the package's dependencies; apt-get install python3")
+    with users.user(NOBODY) as user:
+        yield user
+
+
+@pytest.fixture
+def lab(nobody: User) -> Iterator[UsersLab]:
+    """A lab of that user; gone after the test."""
+    lab = UsersLab(f"{OURS}u", nobody)
+    try:
+        yield lab
+    finally:
+        lab.down()
+
+
+def names_in_run_netns() -> list[str]:
+    return [name for name in os.listdir("/run/netns") if name.startswith(OURS)] if os.path.isdir("/run/netns") else []
+
+
+def test_a_whole_lab_without_root(lab: UsersLab) -> None:
+    """Made, probed, changed and freed as by root; the machine's list of namespaces never hears of it."""
+    lab.run("up", "-f", "-", given=CLIENT + deployment(replicas=2) + service())
+    assert lab.seen["run_directory"] == str(lab.directory)
+    assert lab.directory.stat().st_mode & 0o777 == 0o700
+    assert lab.run("ping", "-o", "json").json["ok"]
+    assert lab.run("exec", "client", "--", "hostname").out == "client\n"
+    assert lab.run("exec", "client", "--", "getent", "hosts", "web").out.split() == [
+        lab.service("web")["cluster_ips"][0],
+        "web.default.svc.cluster.local",
+    ]
+    lab.apply(CLIENT.replace("name: client", "name: other"))
+    lab.run("scale", "deployment", "web", "--replicas", "4")
+    wait_for(lambda: len([pod for pod in lab.pods("web") if pod["ready"]]) == 4, "four pods")
+    assert lab.run("check").status == 0
+    assert lab.run("diff").out.strip() == "the kernel is as it should be"
+    assert names_in_run_netns() == []
+    processes = descendants(lab.seen["init_pid"])
+    lab.down()
+    assert list(lab.user.run_directory.iterdir()) == []
+    assert [pid for pid in processes[1:] if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_real_commands_without_root(lab: UsersLab) -> None:
+    """They are root inside, and this user outside: what they write stays in their own directories."""
+    lab.run("up", "-f", "-", given=REAL)
+    said = lab.run("logs", "real").out.splitlines()
+    assert said[0] == "0"
+    assert "Read-only file system" in said[1]
+    assert said[2:] == ["x"]
+    (container,) = lab.pod("real")["containers"]
+    outside = Path(f"/proc/{lab.seen['init_pid']}/root/proc/{container['pid']}/status").read_text()
+    assert f"Uid:\t{NOBODY}" in outside
+
+
+def test_a_killed_init_takes_the_lab_along(lab: UsersLab) -> None:
+    """Without root, too, killing is cleaning: the next `up` begins anew."""
+    lab.run("up", "-f", "-", given=CLIENT)
+    init = lab.seen["init_pid"]
+    processes = descendants(init)
+    os.kill(init, signal.SIGKILL)
+    wait_for(lambda: not [pid for pid in processes[1:] if Path(f"/proc/{pid}").exists()], "all processes to go")
+    assert lab.user.run("list").out == "no lab is up\n"
+    lab.run("up", "-f", "-", given=CLIENT)
+
+
+def test_a_killed_agent_adopts_a_lab_without_root(lab: UsersLab) -> None:
+    """The next one finds the same pods."""
+    lab.run("up", "-f", "-", given=CLIENT)
+    before, agent = lab.seen["pods"], lab.seen["agent_pid"]
+    os.kill(agent, signal.SIGKILL)
+    assert lab.seen["agent_pid"] != agent
+    assert lab.seen["pods"] == before
+
+
+def test_labs_are_their_owners(lab: UsersLab) -> None:
+    """Root's lab, and another user's, are neither seen nor ended nor spoken to; those of the same name run side by side."""
+    roots = Lab(lab.name)
+    try:
+        roots.up(CLIENT)
+        lab.run("up", "-f", "-", given=CLIENT)
+        pids = roots.seen["init_pid"], lab.seen["init_pid"]
+        assert pids[0] != pids[1]
+        assert lab.seen["run_directory"] != roots.seen["run_directory"]
+        with users.user(SOMEBODY) as other:
+            assert other.run("list").out == "no lab is up\n"
+            assert "was not up" in other.run("down", "--lab", lab.name).out
+            stolen = other.run("list", environment={"XDG_RUNTIME_DIR": str(lab.user.run_directory)}, status=1)
+            assert "cannot be used: Permission denied" in stolen.err
+            for pid in pids:
+                killed = other.process("-c", f"import os; os.kill({pid}, 9)")
+                assert "PermissionError" in killed.stderr
+            for directory in (roots.directory, lab.directory):
+                knocked = other.process("-c", f"import socket; socket.socket(socket.AF_UNIX).connect('{directory}/api.sock')")
+                assert "PermissionError" in knocked.stderr
+        assert (roots.seen["init_pid"], lab.seen["init_pid"]) == pids
+        assert {entry["init_pid"] for entry in lab.user.run("list", "-o", "json").json} == {pids[1]}
+        assert pids[1] not in {entry["init_pid"] for entry in run("list", "-o", "json").json}
+    finally:
+        roots.down()
+
+
+def test_whoever_gets_at_the_socket_is_not_answered(lab: UsersLab) -> None:
+    """The kernel tells who asks: a stranger, even one who can open the socket, is hung up on."""
+    lab.run("up", "-f", "-", given=CLIENT)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
+        stranger.connect(str(lab.directory / "api.sock"))  # we are root, and may
+        try:
+            stranger.sendall(b"GET /apis/kubenetlab.dev/v1alpha1/inspect HTTP/1.1\r\nHost: lab\r\n\r\n")
+            assert stranger.recv(100) == b""
+        except ConnectionError:
+            pass
+
+
+def test_a_run_directory_that_cannot_be_used_is_told(nobody: User) -> None:
+    """As after `su`, which leaves the variable as it was: one line, which names the variable."""
+    for where in ("/run/kubenetlab", "/nonexistent/there"):
+        said = nobody.run("up", environment={"XDG_RUNTIME_DIR": where}, status=1)
+        assert "set XDG_RUNTIME_DIR to a directory of your own" in said.err
+
+
+def test_without_a_run_directory_there_is_one_in_tmp(nobody: User) -> None:
+    """Where no login made one: the user's alone."""
+    lab = f"{OURS}v"
+    own = Path(f"/tmp/kubenetlab-{NOBODY}")
+    try:
+        nobody.run("up", "--lab", lab, "-f", "-", given=CLIENT, environment={"XDG_RUNTIME_DIR": ""})
+        assert (own.stat().st_mode & 0o777, own.stat().st_uid) == (0o700, NOBODY)
+    finally:
+        nobody.run("down", "--lab", lab, environment={"XDG_RUNTIME_DIR": ""})
+    assert not own.exists()

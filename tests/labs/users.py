@@ -1,0 +1,98 @@
+"""Commands as an ordinary user of the machine gives them: another uid, no capability, a home and a run directory of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from tests.labs.lab import Lab, Ran, ran
+
+ROOT = Path(__file__).parents[2]
+NOBODY, SOMEBODY = 65534, 65533
+"""Two users; no account is needed to be one."""
+_IMPORTS = "import msgspec, typer, yaml, kubenetlab.cli.app"
+
+
+class User:
+    """A user and its directories."""
+
+    def __init__(self, uid: int, home: Path) -> None:
+        self.uid = uid
+        self.home = home
+        self.run_directory = home / "run"
+
+    def run(self, *words: str, given: str | None = None, status: int | None = 0, environment: dict[str, str] | None = None) -> Ran:
+        """A kubenetlab command of this user."""
+        return ran(self.process("-m", "kubenetlab", *words, given=given, environment=environment), status)
+
+    def process(self, *words: str, given: str | None = None, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Python, as this user."""
+        python, variables = interpreter(self.uid)
+        own = {"HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.run_directory), **variables, **(environment or {})}
+        return _as_user(self.uid, [python, *words], own, given)
+
+
+class UsersLab(Lab):
+    """A lab of an ordinary user."""
+
+    def __init__(self, name: str, user: User) -> None:
+        super().__init__(name)
+        self.user = user
+
+    @property
+    def directory(self) -> Path:
+        return self.user.run_directory / "kubenetlab" / self.name
+
+    def run(self, *words: str, given: str | None = None, status: int | None = 0) -> Ran:
+        command, *rest = words
+        return self.user.run(command, "--lab", self.name, *rest, given=given, status=status)
+
+
+@contextmanager
+def user(uid: int) -> Iterator[User]:
+    """A user with a home below /tmp, which is the user's alone; gone afterwards."""
+    home = Path(tempfile.mkdtemp(prefix="knl-"))
+    try:
+        (home / "run").mkdir(mode=0o700)
+        for path in (home, home / "run"):
+            os.chown(path, uid, uid)
+        yield User(uid, home)
+    finally:
+        shutil.rmtree(home)
+
+
+@cache
+def interpreter(uid: int) -> tuple[str, dict[str, str]]:
+    """(a Python that this user can run, what it must be told to find the package); ("", {}) when there is none."""
+    found = {"PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}", "PYTHONDONTWRITEBYTECODE": "1"}
+    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}", "/usr/bin/python3"):
+        try:
+            if _as_user(uid, [python, "-c", _IMPORTS], found, None).returncode == 0:
+                return python, found
+        except OSError:
+            continue
+    return "", {}
+
+
+def _as_user(uid: int, command: list[str], variables: dict[str, str], given: str | None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+        cwd="/",
+        env={"PATH": os.environ["PATH"], **variables},
+        user=uid,
+        group=uid,
+        extra_groups=[],
+    )
