@@ -135,6 +135,8 @@ class NetworkFacts(Internal, frozen=True):
     """By what name the runtime knows it."""
     host_ifname: str = "veth{number}"
     """What the node's end of a pod's link is called; `number` counts per node."""
+    bridge: str = ""
+    """The bridge of each node that has all its pods as ports, where there is one."""
 
 
 class Decisions(Internal, kw_only=True, frozen=True):

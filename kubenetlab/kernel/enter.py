@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
+from kubenetlab.errors import LabError
 from kubenetlab.kernel import mounts
 from kubenetlab.kernel.syscalls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, die_with_parent, setns
 
@@ -18,17 +19,19 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 
 def enter_lab(init_pid: int) -> None:
-    """Lets an ordinary user's process stand in its lab's namespaces, one after another: joins the lab's user namespace, for good.
+    """Lets this process stand in its lab's namespaces, one after another: joins init's network for good, and its user namespace.
 
-    Nothing to be done for root. Raises OSError when the lab is gone or somebody else's.
+    From a pod's network one must be able to go back to one's own: that may be closed to an ordinary user, and to who is root in a
+    user namespace only; the lab's is not. Raises LabError when the lab is gone.
     """
-    if os.geteuid() == 0:
-        return
-    init = os.pidfd_open(init_pid)
     try:
-        setns(init, CLONE_NEWUSER | CLONE_NEWNET)
-    finally:
-        os.close(init)
+        init = os.pidfd_open(init_pid)
+        try:
+            setns(init, CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWUSER | CLONE_NEWNET)
+        finally:
+            os.close(init)
+    except ProcessLookupError:
+        raise LabError("the lab has just ended; see what is up with: kubenetlab list") from None
 
 
 def run(pidfd: int, command: Sequence[str], *, hosts: str, resolv_conf: str, scratch: str, environment: Mapping[str, str]) -> int:

@@ -12,6 +12,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.lives import Lives
 from kubenetlab.lab.log import log
 from kubenetlab.lab.netns_links import NetnsLinks
+from kubenetlab.lab.room import check_growth
 from kubenetlab.lab.rules import RulesHand
 from kubenetlab.lab.runs import RunsHand
 from kubenetlab.lab.sight import Sight
@@ -68,6 +70,7 @@ class Agent:
         self.links = NetnsLinks(boot.lab, boot.run_netns, boot.outer_proc)
         self.rules: RulesHand
         self.runs: RunsHand
+        self.check_room = partial(check_growth, boot)
         self._boot = boot
         self._memo = Memo()
         self._saved: Cluster | None = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from kubenetlab.kernel.limits import Limit
 
 
 class Boot:
@@ -23,6 +25,8 @@ class Boot:
         """The /proc of the namespace that `up` was called in: shows our processes by their numbers there."""
         self.run_netns = -1
         """The machine's /run/netns, or -1 when it cannot be written to."""
+        self.limits: Sequence[Limit] = ()
+        """The machine's, as `up` saw them: inside some of them look like none."""
         self.listeners: dict[str, socket.socket] = {}
 
     def path(self, name: str) -> str:

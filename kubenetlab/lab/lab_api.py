@@ -28,7 +28,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.validate import validate
 from kubenetlab.controllers.admission import Admission, Incoming, admit
 from kubenetlab.datapath import Memo, modes, plan
-from kubenetlab.errors import ManifestError
+from kubenetlab.errors import ManifestError, RequirementError
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.nftables import Table
 from kubenetlab.hoststate.script import script
@@ -75,11 +75,16 @@ class LabApi:
         return await self._agent.runs.logs(netns, container, pod.spec.node_name)
 
     async def _apply(self, request: Request) -> Answer:
-        asked = msgspec.json.decode(request.body)
-        admission = _admit(self._agent.cluster, asked["documents"])
-        if admission.cluster is not self._agent.cluster:
-            self._agent.replace(admission.cluster)
-        self._agent.wake(check=True)
+        agent, asked = self._agent, msgspec.json.decode(request.body)
+        admission = _admit(agent.cluster, asked["documents"])
+        if admission.cluster is not agent.cluster:
+            cluster, _ = controllers.run(admission.cluster, time.time())
+            try:
+                agent.check_room(cluster, agent.cluster)
+            except RequirementError as error:
+                return _failure(507, str(error))
+            agent.replace(cluster)
+        agent.wake(check=True)
         return _json(_admission(admission))
 
     async def _plan(self, request: Request) -> Answer:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct, structs
 
+from kubenetlab import controllers
 from kubenetlab.api.apps import MAX_REPLICAS, DaemonSet, Deployment, Scalable, StatefulSet
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node
@@ -33,6 +34,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.render import render
 from kubenetlab.api.store import deletion
 from kubenetlab.controllers.termination import terminated
+from kubenetlab.errors import RequirementError
 from kubenetlab.lab.http import Answer, Stream, serve
 from kubenetlab.lab.lab_api import LabApi
 from kubenetlab.programs.http import Request, Response
@@ -201,7 +203,14 @@ class Server:
         if not isinstance(replicas, int) or not 0 <= replicas <= MAX_REPLICAS:
             raise ApiFaultError(422, "Invalid", f"spec.replicas: wanted a whole number from 0 to {MAX_REPLICAS}")
         before = obj.spec.replicas
-        self._agent.learn([structs.replace(obj, spec=structs.replace(obj.spec, replicas=replicas))])
+        change = structs.replace(obj, spec=structs.replace(obj.spec, replicas=replicas))
+        if replicas > before:
+            cluster, _ = controllers.run(self._agent.cluster.with_changes([change]), time.time())
+            try:
+                self._agent.check_room(cluster, self._agent.cluster)
+            except RequirementError as error:
+                raise ApiFaultError(507, "InsufficientStorage", str(error)) from None
+        self._agent.learn([change])
         return _json(
             {
                 "apiVersion": "autoscaling/v1",

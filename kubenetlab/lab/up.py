@@ -17,11 +17,12 @@ from kubenetlab import errors
 from kubenetlab.api.store import Cluster
 from kubenetlab.errors import KubenetlabError, LabError, RequirementError
 from kubenetlab.kernel import pause
+from kubenetlab.kernel.limits import read as read_limits
 from kubenetlab.lab import init, rundir, state
 from kubenetlab.lab.boot import Boot
+from kubenetlab.lab.room import check_room, workers_for
 from kubenetlab.lab.wire import Frames
 
-MAX_WORKERS = 16
 STOPPED_BY_SIGINT = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -46,10 +47,13 @@ def create(
     is_kept = False
     claim: int | None = None
     try:
+        limits = read_limits()
+        check_room(lab, cluster, limits)
         claim = rundir.claim(lab)
         for number in _SIGNALS:
             signal.signal(number, _interrupt)
-        boot, ours = _boot(lab, cluster, min(MAX_WORKERS, max(1, nodes)))
+        boot, ours = _boot(lab, cluster, workers_for(nodes))
+        boot.limits = limits
         init.start(boot, ours, claim)
         assert boot.progress is not None
         boot.progress.close()

@@ -38,7 +38,7 @@ class Mode(ModeOptions, frozen=True):
     layout: Literal["auto", "onlink", "routed"] = "auto"
     neighbors: Literal["auto", "dynamic", "permanent"] = "auto"
 
-    facts = NetworkFacts(plugin="bridge", host_ifname="veth{number}")
+    facts = NetworkFacts(plugin="bridge", host_ifname="veth{number}", bridge=names.POD_BRIDGE)
 
     def network(self, node: NodeView) -> PodNetwork:
         return PodNetwork(node.mtu, node.cluster_cidrs)

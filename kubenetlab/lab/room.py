@@ -1,0 +1,138 @@
+"""What a lab needs of the machine, counted from its store, and whether the machine has it: asked before anything is made or changed."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from kubenetlab import programs
+from kubenetlab.api.apps import StatefulSet
+from kubenetlab.api.core import Node
+from kubenetlab.api.lab import Decisions, NetworkFacts
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.containers import program_of
+from kubenetlab.kernel.limits import (
+    BRIDGE_PORTS,
+    FILES,
+    MEMORY,
+    NAMESPACES,
+    NEIGHBORS,
+    PROCESSES,
+    Limit,
+    Need,
+    measured_anew,
+    read,
+    require_room,
+)
+from kubenetlab.lab.boot import Boot
+
+MAX_WORKERS: Final = 16
+_FABRIC: Final = 3
+"""Namespaces of the wire: switch, router, internet."""
+_OWN_PROCESSES: Final = 3
+"""init, agent, node agent; app workers come on top."""
+_SPARE_FILES: Final = 128
+"""Of each process: connections that are open at one time, and what Python has open itself."""
+_MB: Final = 60
+"""Of the lab's own processes."""
+_KB_PER_SANDBOX: Final = 400
+"""Of the kernel, for a namespace with a link, its settings and its pause process. See docs/performance.md."""
+_KB_PER_PROCESS: Final = 3000
+"""Of a process that is forked from init, such as CoreDNS."""
+
+
+def workers_for(nodes: int) -> int:
+    """How many app workers a lab has: one a node, and not too many."""
+    return min(MAX_WORKERS, max(1, nodes))
+
+
+def check_room(lab: str, cluster: Cluster, limits: Iterable[Limit], before: Cluster | None = None) -> None:
+    """Raises RequirementError, naming all that is lacking, when a store's lab is larger than the machine allows.
+
+    `before` is the store as it runs now, whose share of what is taken is the lab's own. Fewer pods are never too many.
+    """
+    needed, had = list(needs(cluster)), list(needs(before)) if before is not None else []
+    if before is not None and not any(need.amount > other.amount for need, other in zip(needed, had, strict=True)):
+        return
+    pods = _pods(cluster)
+    require_room(lab, f"{len(cluster.all(Node)):,} nodes and {pods:,} pods", needed, limits, had)
+
+
+def check_growth(boot: Boot, cluster: Cluster, before: Cluster) -> None:
+    """The same for a lab that runs, asked inside it. Raises RequirementError."""
+    now = read(f"/proc/self/fd/{boot.outer_proc}")
+    check_room(boot.lab, cluster, measured_anew(boot.limits, now), before)
+
+
+def needs(cluster: Cluster) -> Iterator[Need]:
+    """Everything that is counted, in one order for all stores."""
+    placed = [pod for pod in cluster.all(Pod) if not pod.is_finished]
+    nodes = [node.name for node in cluster.all(Node)]
+    outside = _FABRIC + len(cluster.config.external)
+    pods = _pods(cluster)
+    sandboxes = outside + len(nodes) + pods
+    networks = sandboxes - sum(pod.spec.host_network for pod in placed)
+    own = _OWN_PROCESSES + workers_for(len(nodes))
+    sockets, processes = _runs(cluster, placed)
+    yield Need(PROCESSES, sandboxes + own + processes)
+    yield Need(FILES, *_files(nodes, placed, sockets, sandboxes))
+    for word, amount in {"net": networks, "pid": sandboxes, "uts": networks, "ipc": sandboxes, "mnt": processes}.items():
+        yield Need(NAMESPACES[word], amount + 1)  # init has one of each, too
+    yield Need(NAMESPACES["user"], 1 if os.geteuid() else 0)
+    yield _bridge_ports(cluster, nodes, placed, outside)
+    decisions = cluster.get(Decisions, "", "decisions")
+    is_dynamic = decisions is not None and decisions.neighbors == "dynamic"
+    yield Need(NEIGHBORS, 2 * pods + len(nodes) ** 2 if is_dynamic else 0)  # each pod and its node, each node and each other
+    yield Need(MEMORY, _MB + (sandboxes * _KB_PER_SANDBOX + processes * _KB_PER_PROCESS) // 1024)
+
+
+def _pods(cluster: Cluster) -> int:
+    """Pods that run or will: those of a StatefulSet come one after the other."""
+    count = sum(not pod.is_finished for pod in cluster.all(Pod))
+    for workload in cluster.all(StatefulSet):
+        owned = sum(
+            any(owner.uid == workload.uid for owner in pod.metadata.owner_references) for pod in cluster.all(Pod, workload.namespace)
+        )
+        count += max(0, workload.spec.replicas - owned)
+    return count
+
+
+def _runs(cluster: Cluster, pods: Iterable[Pod]) -> tuple[dict[str, int], int]:
+    """(pod's uid → sockets that its programs listen on, how many containers are processes of their own)."""
+    decisions = cluster.get(Decisions, "", "decisions")
+    real_commands = decisions.real_commands if decisions is not None else ()
+    sockets: dict[str, int] = {}
+    processes = 0
+    for pod in pods:
+        found = [program_of(pod, container, (), real_commands) for container in pod.spec.long_running_containers]
+        own = [getattr(programs.load(setup.program), "IS_PROCESS", False) for setup in found]
+        processes += sum(own)
+        sockets[pod.uid] = sum(len(setup.listeners) for setup, is_own in zip(found, own, strict=True) if not is_own)
+    return sockets, processes
+
+
+def _files(nodes: list[str], pods: list[Pod], sockets: dict[str, int], sandboxes: int) -> tuple[int, str]:
+    """(how many, whose) of the process that has most open: a pidfd for each sandbox it watches, and sockets."""
+    count = workers_for(len(nodes))
+    worker_of = {node: number % count for number, node in enumerate(nodes)}
+    by_worker = Counter({"app worker": 0})
+    for pod in pods:
+        by_worker[f"app worker {worker_of.get(pod.spec.node_name, 0)}"] += 1 + sockets[pod.uid]
+    by_worker["agent"] = sandboxes + 2 * len(nodes)
+    by_worker["node agent"] = 4 * len(nodes) + len(pods)
+    whose, most = max(by_worker.items(), key=lambda entry: entry[1])
+    return most + _SPARE_FILES, f"the lab's {whose}"
+
+
+def _bridge_ports(cluster: Cluster, nodes: list[str], pods: list[Pod], outside: int) -> Need:
+    """The fullest bridge: a node's, the wire between the nodes, or the internet's."""
+    facts = cluster.get(NetworkFacts, "", "network") or NetworkFacts()
+    counts = {"the wire between the nodes": len(nodes) + 1, "the internet": outside - _FABRIC + 1}
+    if facts.bridge:
+        on_node = Counter(pod.spec.node_name for pod in pods if pod.spec.node_name and not pod.spec.host_network)
+        counts |= {f"{facts.bridge} of node {node}": amount for node, amount in on_node.items()}
+    whose, most = max(counts.items(), key=lambda entry: entry[1])
+    return Need(BRIDGE_PORTS, most, whose)

@@ -1,0 +1,71 @@
+"""What a machine has too little of is told before anything is made or changed, not by an errno in the middle of it."""
+
+from __future__ import annotations
+
+import subprocess
+
+from tests.clusters import deployment
+from tests.labs.lab import COMMAND, Lab, Ran, ran
+
+CLIENT = "apiVersion: v1\nkind: Pod\nmetadata: {name: client}\nspec: {containers: [{name: main, image: agnhost, args: [netexec]}]}\n---\n"
+
+
+def up_with_few_files(lab: Lab, files: int, status: int) -> Ran:
+    """As where an administrator allows that many open files and no more."""
+    command = ["prlimit", f"--nofile={files}:{files}", *COMMAND, "up", "--lab", lab.name, "-f", "-"]
+    return ran(subprocess.run(command, input=CLIENT + deployment(replicas=2), capture_output=True, text=True, check=False), status)
+
+
+def test_too_few_open_files(lab: Lab) -> None:
+    """Neither is a lab begun that does not fit, nor a change that does not; the lab stays as it is."""
+    said = up_with_few_files(lab, 60, 1).err
+    assert f"lab {lab.name} does not fit on this machine: 3 nodes and 5 pods" in said
+    assert "open files of one process (the lab's agent)" in said
+    assert "the hard RLIMIT_NOFILE is 60" in said
+    assert not lab.directory.exists()
+    up_with_few_files(lab, 200, 0)
+    before = lab.seen["pods"]
+    for refused in (
+        lab.apply(deployment(replicas=100), status=1),
+        lab.run("scale", "deployment", "web", "--replicas", "100", status=1),
+    ):
+        assert "3 nodes and 103 pods" in refused.err
+        assert "the hard RLIMIT_NOFILE is 200" in refused.err
+    assert lab.seen["pods"] == before
+    lab.apply(deployment(replicas=4))
+    lab.run("scale", "deployment", "web", "--replicas", "1")
+
+
+def test_too_few_network_namespaces(lab: Lab) -> None:
+    """Root in a user namespace that may have twelve of them: told with the setting and the number that would do; with more it works,
+    and what grows is measured by what was allowed when the lab was made, though inside the lab that cannot be seen."""
+    script = f"""
+set -e
+mount -t tmpfs none /run
+knl() {{ {" ".join(COMMAND)} "$@" --lab {lab.name}; }}
+allow() {{ echo $1 > /proc/sys/user/max_net_namespaces; }}
+printf '%s' "$MANIFEST" > /run/m.yaml
+allow 12
+knl up -f /run/m.yaml 2>&1 || echo "ended with $?"
+allow 19
+knl up -f /run/m.yaml > /dev/null 2>&1
+knl ping > /dev/null 2>&1 && echo "answers come"
+knl scale deployment web --replicas 9 2>&1 || echo "ended with $?"
+knl down
+"""
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "MANIFEST": CLIENT + deployment(replicas=2)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert "  network namespaces: 13 needed; user.max_net_namespaces is 12" in lines
+    assert "    → sudo sysctl -w user.max_net_namespaces=13" in lines
+    assert "answers come" in lines
+    assert "  network namespaces: 20 needed; user.max_net_namespaces is 19" in lines
+    assert lines.count("ended with 1") == 2
+    assert lines[-1] == f"lab {lab.name} is down"

@@ -1,0 +1,140 @@
+"""What a lab needs, and whether a machine has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kubenetlab.errors import RequirementError
+from kubenetlab.kernel.limits import BRIDGE_PORTS, FILES, MEMORY, NEIGHBORS, PROCESSES, Limit, Need, measured_anew, read, shortfalls
+from kubenetlab.lab.room import check_room, needs
+from tests.clusters import ONE_NODE, applied, deployment, pod, store
+
+PIDS = Limit(PROCESSES, 1000, "kernel.pid_max", "sudo sysctl -w kernel.pid_max={enough}", used=900)
+NETS = Limit("network namespaces", 30, "user.max_net_namespaces", "sudo sysctl -w user.max_net_namespaces={enough}")
+ROOMY = [Limit(resource, 10**6, "a setting", used=0) for resource in (PROCESSES, FILES, MEMORY, BRIDGE_PORTS, NEIGHBORS)]
+
+
+def amounts(text: str) -> dict[str, tuple[int, str]]:
+    return {need.resource: (need.amount, need.whose) for need in needs(store(text))}
+
+
+def test_a_lab_is_counted() -> None:
+    """One sandbox a pod, a node, an external host and a part of the wire; a hostNetwork pod has no network of its own."""
+    empty, more = amounts(ONE_NODE), amounts(ONE_NODE + deployment(replicas=5) + pod("h", ", hostNetwork: true"))
+    grown = {resource: more[resource][0] - empty[resource][0] for resource in empty}
+    assert (grown[PROCESSES], grown["PID namespaces"], grown["network namespaces"], grown["mount namespaces"]) == (6, 6, 5, 0)
+    assert empty["network namespaces"][0] == 8  # switch, router, internet, client, one node, CoreDNS twice, the lab's own
+    assert more[BRIDGE_PORTS] == (7, "cbr0 of node control-plane")
+    assert more[MEMORY][0] > empty[MEMORY][0]
+
+
+def test_pods_of_a_statefulset_are_counted_before_they_are_there() -> None:
+    """They come one after the other."""
+    text = """
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  replicas: 40
+  serviceName: db
+  selector: {matchLabels: {app: db}}
+  template: {metadata: {labels: {app: db}}, spec: {containers: [{name: db, image: agnhost, args: [netexec]}]}}
+"""
+    assert amounts(text)["PID namespaces"][0] - amounts("")["PID namespaces"][0] == 40
+
+
+def test_neighbours_count_where_they_are_asked_for() -> None:
+    """Permanent ones are no part of the kernel's table of dynamic ones."""
+    forced = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: {type: bridge, neighbors: dynamic}}\n---\n"
+    assert amounts(deployment(replicas=100))[NEIGHBORS][0] == 0
+    assert amounts(forced + deployment(replicas=100))[NEIGHBORS][0] == 2 * 102 + 9
+
+
+def test_everything_that_lacks_comes_in_one_report() -> None:
+    """Named with what sets it, how much is there, how much is needed, and what to do."""
+    with pytest.raises(RequirementError) as refused:
+        check_room("big", store(deployment(replicas=100)), [PIDS, NETS, *ROOMY])
+    assert str(refused.value).splitlines() == [
+        "lab big does not fit on this machine: 3 nodes and 102 pods",
+        "  processes: 117 needed; kernel.pid_max is 1,000, of which 900 are taken",
+        "    → sudo sysctl -w kernel.pid_max=1017",
+        "  network namespaces: 110 needed; user.max_net_namespaces is 30",
+        "    → sudo sysctl -w user.max_net_namespaces=110",
+        "  nothing was changed; see kubenetlab doctor",
+    ]
+
+
+def test_a_full_bridge_names_its_node() -> None:
+    """The kernel takes 1,023 ports."""
+    fullest = Limit(BRIDGE_PORTS, 50, "the kernel's bridge", "more nodes, or fewer pods on each")
+    with pytest.raises(RequirementError, match=r"ports of one bridge \(cbr0 of node control-plane\): 62 needed"):
+        check_room("l", store(ONE_NODE + deployment(replicas=60)), [fullest])
+
+
+def test_what_a_lab_has_is_not_counted_twice() -> None:
+    """What grows must fit beside what runs, the lab's own share included; what shrinks always fits."""
+    before = store(deployment(replicas=50))
+    room = Limit(PROCESSES, 1000, "kernel.pid_max", used=940)
+    check_room("l", applied(before, deployment(replicas=100)), [room], before)
+    with pytest.raises(RequirementError, match="processes: 70 needed"):
+        check_room("l", applied(before, deployment(replicas=120)), [room], before)
+    check_room("l", applied(before, deployment(replicas=10)), [Limit(PROCESSES, 1, "kernel.pid_max", used=1)], before)
+
+
+def test_a_limit_without_a_measure_counts_all() -> None:
+    """The kernel tells how many namespaces there may be, not how many there are."""
+    need, had = [Need("network namespaces", 31)], [Need("network namespaces", 30)]
+    assert [found.need.amount for found in shortfalls(need, [NETS], had)] == [31]
+    assert shortfalls(had, [NETS], had) == []
+
+
+def test_maxima_stay_when_use_is_measured_anew() -> None:
+    """Inside a lab the machine's maxima cannot be seen."""
+    seen = [Limit(PROCESSES, 4_194_304, "kernel.pid_max", used=950), Limit("network namespaces", 2**31, "user.max_net_namespaces")]
+    assert [(limit.maximum, limit.used) for limit in measured_anew([PIDS, NETS], seen)] == [(1000, 950), (30, None)]
+
+
+FILES_OF_A_MACHINE = {
+    "proc/sys/kernel/pid_max": "4194304\n",
+    "proc/sys/user/max_net_namespaces": "12\n",
+    "proc/loadavg": "0.00 0.01 0.05 2/345 6789\n",
+    "proc/meminfo": "MemTotal:        2048000 kB\nMemFree: 1 kB\nMemAvailable:    1024000 kB\n",
+    "proc/self/uid_map": "         0       1000          1\n",
+}
+VERSION_2 = {
+    "proc/self/cgroup": "0::/user.slice/app\n",
+    "cg/user.slice/app/pids.max": "max\n",
+    "cg/user.slice/app/memory.max": "536870912\n",
+    "cg/user.slice/app/memory.current": "209715200\n",
+    "cg/user.slice/app/memory.stat": "anon 1\ninactive_file 104857600\n",
+    "cg/user.slice/pids.max": "100\n",
+    "cg/user.slice/pids.current": "40\n",
+}
+VERSION_1 = {
+    "proc/self/cgroup": "9:name=systemd:/x\n8:pids:/docker/a\n4:memory:/docker/a\n0::/\n",
+    "cg/pids/docker/a/pids.max": "100\n",
+    "cg/pids/docker/a/pids.current": "40\n",
+    "cg/memory/docker/a/memory.limit_in_bytes": "536870912\n",
+    "cg/memory/docker/a/memory.usage_in_bytes": "209715200\n",
+    "cg/memory/docker/a/memory.stat": "inactive_file 1\ntotal_inactive_file 104857600\n",
+    "cg/memory/memory.limit_in_bytes": "9223372036854771712\n",
+    "cg/memory/memory.usage_in_bytes": "1\n",
+}
+
+
+@pytest.mark.parametrize("cgroups", [VERSION_2, VERSION_1], ids=["cgroup v2", "cgroup v1"])
+def test_a_machine_is_read(tmp_path: Path, cgroups: dict[str, str]) -> None:
+    """Settings, memory, and the cgroups we are in, the tightest of each; what is absent or unlimited is no limit."""
+    for name, text in {**FILES_OF_A_MACHINE, **cgroups}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = {(limit.resource, limit.setting.partition(" of ")[0]): limit for limit in read(f"{tmp_path}/proc", f"{tmp_path}/cg")}
+    assert (found[PROCESSES, "kernel.pid_max"].used, found[PROCESSES, "pids.max"].room) == (345, 60)
+    assert found["network namespaces", "user.max_net_namespaces"].maximum == 12
+    assert ("user namespaces", "user.max_user_namespaces") not in found
+    assert found[MEMORY, "this machine's memory"].room == 1000
+    (memory,) = [limit for (resource, setting), limit in found.items() if resource == MEMORY and setting.startswith("memory.")]
+    assert (memory.maximum, memory.used) == (512, 100)
