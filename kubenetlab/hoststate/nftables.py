@@ -181,6 +181,18 @@ def needs_replacement(old: NftObject, new: NftObject) -> bool:
     return False
 
 
+def key_of(statement: str) -> Key | None:
+    """The object that a statement of ours is about: `add rule ip kube-proxy services …` is about a chain; of elements it is their set."""
+    match statement.split():
+        case [_, "table", family, name, *_]:
+            return ("Table", family, name)
+        case [_, "chain" | "rule", family, table, name, *_]:
+            return ("Chain", family, table, name)
+        case [_, "set" | "map" | "element", family, table, name, *_]:
+            return ("Collection", family, table, name)
+    return None
+
+
 class Listed(Struct, frozen=True):
     """What a listing shows of a table: enough to name what is missing, too much or changed."""
 

@@ -20,6 +20,7 @@ from kubenetlab.hoststate.peers import Peers, peers_key, peers_of
 from kubenetlab.hoststate.route import decode_route, dump_routes
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
+from kubenetlab.kernel.advice import said
 from kubenetlab.kernel.report import Done, Failure, Report, nobody_asks
 from kubenetlab.kernel.rtnetlink import RouteSocket
 from kubenetlab.kernel.sandboxes import Sandboxes
@@ -317,8 +318,8 @@ def _is_new_port(operation: Operation) -> bool:
 
 def _failure(netns: str, operation: Operation, error: OSError | KeyError) -> Failure:
     if isinstance(error, OSError):
-        return Failure(netns, operation, error.errno or 0, f"{error.strerror or error}")
-    return Failure(netns, operation, errno.ENOENT, f"there is no namespace {error}")
+        return Failure(netns, operation, error.errno or 0, said(error.errno or 0, error.strerror or str(error)))
+    return Failure(netns, operation, errno.ESRCH, f"there is no namespace {error}")
 
 
 def _read_sysctl(setting: Sysctl) -> Sysctl | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -26,8 +27,13 @@ NETLINK_NETFILTER = 12
 _NFNL_SUBSYS_NFTABLES, _NFT_MSG_GETGEN, _NFTA_GEN_ID = 10, 16, 1
 
 
+_PLACE = re.compile(r"^(?:/\S+?:(\d+):(\d+)-(\d+): )?Error: (.*)$")
+_SHOWN = 60
+"""How much of a long statement is shown on each side of what is wrong with it."""
+
+
 class NftError(Exception):
-    """What nft said about a transaction; nothing of it was done."""
+    """What nft said about a transaction, as `readable` has it; nothing of it was done."""
 
 
 class Nft(Protocol):
@@ -73,12 +79,23 @@ class LibraryNft:
         library.nft_ctx_buffer_error(self._context)
 
     def run(self, text: str) -> str:
-        failed = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
+        failed, printed, said = self._run(self._library.nft_run_cmd_from_buffer, text.encode())
+        if failed and text.count("\n") > 1:  # of a buffer, the library shows the first line, whichever was wrong; of a file, the right one
+            memory = os.memfd_create("rules", os.MFD_CLOEXEC)
+            with os.fdopen(memory, "wb") as stream:
+                stream.write(text.encode())
+                stream.flush()
+                failed, printed, said = self._run(self._library.nft_run_cmd_from_filename, f"/proc/self/fd/{memory}".encode())
+        if failed:
+            raise NftError(readable(said, text))
+        return printed
+
+    def _run(self, way: Any, argument: bytes) -> tuple[int, str, str]:
+        """(not 0 when it failed, what was printed, what went wrong)"""
+        failed = way(self._context, argument)
         printed = (self._library.nft_ctx_get_output_buffer(self._context) or b"").decode(errors="replace")
         said = (self._library.nft_ctx_get_error_buffer(self._context) or b"").decode(errors="replace")
-        if failed:
-            raise NftError(said.strip())
-        return str(printed)
+        return failed, printed, said
 
     def list_table(self, family: str, table: str) -> Any:
         self._library.nft_ctx_output_set_flags(self._context, _JSON_OUTPUT)
@@ -123,8 +140,35 @@ class ProgramNft:
             [PROGRAM, *arguments], input=text, capture_output=True, text=True, check=False, preexec_fn=lambda: setns(netns, CLONE_NEWNET)
         )
         if done.returncode:
-            raise NftError(done.stderr.strip())
+            raise NftError(readable(done.stderr, text))
         return done.stdout
+
+
+def readable(said: str, text: str) -> str:
+    """What nft said of some commands, without names of files: the first refusal with its statement and a mark below, and how many follow.
+
+    A statement can fill pages, a set's elements say: what stands far from the mark is left out, but for how it begins.
+    """
+    places = [place for line in said.splitlines() if (place := _PLACE.match(line))]
+    if not places:
+        return said.strip()
+    row, begin, end, message = places[0].groups()
+    found = [message]
+    if row:
+        statement = text.splitlines()[int(row) - 1]
+        found += _marked(statement, int(begin) - 1, int(end))
+    if len(places) > 1:
+        found.append(f"and {len(places) - 1} more")
+    return "\n".join(found)
+
+
+def _marked(statement: str, begin: int, end: int) -> list[str]:
+    head = ""
+    if begin > 2 * _SHOWN:
+        head = f"{statement[:_SHOWN]} … "
+        statement, begin, end = statement[begin - _SHOWN :], _SHOWN, end - begin + _SHOWN
+    mark = "^" * max(1, min(end - begin, _SHOWN))
+    return [head + statement[: begin + 2 * _SHOWN], " " * (len(head) + begin) + mark]
 
 
 class Generations:

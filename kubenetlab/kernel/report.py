@@ -10,6 +10,7 @@ from msgspec import Struct
 from kubenetlab.errors import ApplyError
 from kubenetlab.hoststate.diff import Changes, Operation
 from kubenetlab.hoststate.state import Contents
+from kubenetlab.kernel.advice import advice, report
 
 Done = Callable[[str], None]
 """Is told each namespace that was worked on."""
@@ -26,11 +27,12 @@ class Failure(Struct, frozen=True):
     operation: Operation
     errno: int
     text: str
+    """The kernel's words, with the name of the errno."""
 
     def __str__(self) -> str:
-        verb = {"add": "add", "change": "change", "remove": "remove"}[self.operation.verb]
-        wanted_by = f"      wanted by: {self.operation.origin}" if self.operation.origin else ""
-        return f"{self.netns}: cannot {verb} {self.operation.object}\n  kernel: {self.text}{wanted_by}"
+        operation = self.operation
+        subject = f"{self.netns}: cannot {operation.verb} {operation.object}"
+        return report(subject, "kernel", self.text, operation.origin, advice(self.errno, type(operation.object).__name__))
 
 
 class Report(Struct, frozen=True):

@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 from msgspec import Struct
 
 from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLMSG_DONE, NLMSG_ERROR, Uniform, WireError, as_string, attributes, messages
+from kubenetlab.kernel.advice import said
 
 MAX_BATCH_BYTES = 128 * 1024
 """One sendmsg takes about 200 kB at most."""
@@ -39,7 +40,7 @@ class Refusal(Struct, frozen=True):
     """The kernel's own explanation; often empty."""
 
     def __str__(self) -> str:
-        return f"{self.text} ({os.strerror(self.errno)})" if self.text else os.strerror(self.errno)
+        return said(self.errno, self.text)
 
 
 class RouteSocket:

@@ -34,6 +34,7 @@ from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.lives import Lives
 from kubenetlab.lab.log import log
 from kubenetlab.lab.netns_links import NetnsLinks
+from kubenetlab.lab.refusals import program_refused, rules_refused
 from kubenetlab.lab.room import check_growth
 from kubenetlab.lab.rules import RulesHand
 from kubenetlab.lab.runs import RunsHand
@@ -260,7 +261,7 @@ class Agent:
             self._unruled.discard(netns)
             return []
         self._unruled.add(netns)
-        return [(netns, f"{netns}: cannot load rules\n  nft: {said}")]
+        return [(netns, rules_refused(netns, said, self.desired))]
 
     async def _run_programs(self, entry: NetnsChanges, contexts: Contexts, *, once: bool) -> list[tuple[str, str]]:
         """Those that serve, or those that ask something once and end: they come when all else of the round is in place."""
@@ -271,7 +272,7 @@ class Agent:
                 if operation.verb == "remove":
                     await self.runs.stop(operation.object, context.node)
                 elif (said := await self._start(operation.object, pid, context, contexts)) is not None:
-                    refused.append((netns, f"{netns}: cannot start {operation.object}\n  {said}"))
+                    refused.append((netns, program_refused(operation.object, said, self.desired)))
         return refused
 
     async def _start(self, run: ProgramRun, pid: int, context: Context, contexts: Contexts) -> str | None:

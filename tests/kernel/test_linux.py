@@ -164,10 +164,11 @@ def test_a_refusal_names_the_object_and_the_kernels_reason(kernel: Make) -> None
     )
     report = here.apply(diff(HostState(here.observe(wanted.namespaces)), wanted))
     (failure,) = report.failures
-    assert (
-        str(failure)
-        == "n: cannot add route 10.9.0.0/16 via 192.0.2.1 dev br0\n  kernel: Nexthop has invalid gateway (Network is unreachable)"
-    )
+    assert str(failure).splitlines() == [
+        "n: cannot add route 10.9.0.0/16 via 192.0.2.1 dev br0",
+        "  kernel: Nexthop has invalid gateway (ENETUNREACH)",
+        "  → no address of that device shares a subnet with the gateway: see kubenetlab diff",
+    ]
     assert "10.8.0.0/16 via 10.0.0.9" in ip(here, "n", "route")
 
 

@@ -182,7 +182,7 @@ def test_what_the_kernel_refuses_is_told_and_holds_up_nobody_else(lab: Lab) -> N
     lab.inside(node, "ip", "link", "add", f"veth{number}", "type", "bridge")
     late = "apiVersion: v1\nkind: Pod\nmetadata: {name: late}\nspec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec]}]}\n"
     said = lab.apply(late, "--timeout", "1s", status=1).err
-    assert "kernel: File exists      wanted by: cni bridge, for Pod default/late" in said
+    assert "kernel: File exists (EEXIST)      wanted by: cni bridge, for Pod default/late" in said
     lab.run("delete", "pod", "client")
     assert web_answers_from_node(lab)
     lab.inside(node, "ip", "link", "del", f"veth{number}")

@@ -1,0 +1,180 @@
+"""What Linux refuses, for real, is told with the object, its namespace, who wanted it, the errno and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
+from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
+from kubenetlab.hoststate.nftables import Chain, NftObject, Rule, Table, replacement
+from kubenetlab.hoststate.object import Object, Origin
+from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
+from kubenetlab.hoststate.state import HostState, contents_of
+from kubenetlab.kernel import nft, syscalls
+from kubenetlab.kernel.linux import LinuxKernel
+from kubenetlab.lab.refusals import rules_refused
+
+Make = Callable[[], LinuxKernel]
+ORIGIN = Origin("cni bridge", "Pod default/web")
+
+
+def refused(kernel: LinuxKernel, *objects: Object) -> str:
+    """What is said when these are added to the namespace `n` as it is; only one of them is refused."""
+    operations = tuple(Operation("add", obj, origin=ORIGIN) for obj in objects)
+    (failure,) = kernel.apply(Changes((NetnsChanges("n", operations),))).failures
+    return str(failure)
+
+
+def with_namespace(kernel: LinuxKernel, *objects: Object) -> LinuxKernel:
+    operations = tuple(Operation("add", obj) for obj in (Sandbox("n", "h"), LinkUp("n", "lo"), *objects))
+    kernel.apply(Changes((NetnsChanges("n", operations),))).raise_failures()
+    return kernel
+
+
+BRIDGE = Bridge("n", "br0", "0a:58:00:00:00:01")
+
+
+def test_something_has_its_place(kernel: Make) -> None:
+    """A link of that name is there."""
+    said = refused(with_namespace(kernel(), BRIDGE), Bridge("n", "br0", "0a:58:00:00:00:02"))
+    assert said.splitlines() == [
+        "n: cannot add bridge br0 mac 0a:58:00:00:00:02 mtu 1500",
+        "  kernel: File exists (EEXIST)      wanted by: cni bridge, for Pod default/web",
+        "  → something else has its place there: look with kubenetlab exec and ip, and take it away; the lab tries again by itself",
+    ]
+
+
+def test_an_address_that_cannot_be(kernel: Make) -> None:
+    """The kernel's own explanation stands before the errno, which alone would mislead."""
+    here = with_namespace(kernel(), Sysctl("n", "net/ipv6/conf/all/disable_ipv6", "1"), BRIDGE)
+    said = refused(here, Address("n", "br0", "fd00::1/64"))
+    assert "n: cannot add address fd00::1/64 dev br0" in said
+    assert "IPv6 is disabled on this device (EACCES)      wanted by: cni bridge, for Pod default/web" in said
+    assert "  → IPv6 is switched off there: see net.ipv6.conf.*.disable_ipv6 with kubenetlab exec" in said
+
+
+def test_a_device_is_gone(kernel: Make) -> None:
+    """Somebody took it away between two rounds."""
+    here = with_namespace(kernel(), BRIDGE)
+    with here.sandboxes.inside("n"):
+        assert os.system("ip link del br0") == 0
+    said = refused(here, Address("n", "br0", "10.0.0.1/24"))
+    assert "(ENODEV)" in said
+    assert "  → what it stands on is gone; the lab makes that anew and tries again by itself" in said
+
+
+def test_a_setting_that_is_read_only(kernel: Make) -> None:
+    """It is the whole machine's: the kernel lets nobody write it in a namespace."""
+    said = refused(with_namespace(kernel()), Sysctl("n", "net/netfilter/nf_conntrack_count", "1"))
+    assert "n: cannot add sysctl net.netfilter.nf_conntrack_count = 1" in said
+    assert "(EACCES)" in said or "(EPERM)" in said
+    assert "  → this setting is not to be written here" in said
+
+
+def test_a_setting_that_does_not_exist(kernel: Make) -> None:
+    """With its module it would."""
+    said = refused(with_namespace(kernel()), Sysctl("n", "net/ipv4/no_such", "1"))
+    assert "kernel: No such file or directory (ENOENT)" in said
+    assert "this kernel has no such setting, or its module is not loaded: kubenetlab doctor" in said
+
+
+def test_a_value_that_is_refused(kernel: Make) -> None:
+    """Nobody knows better than the kernel: no advice."""
+    said = refused(with_namespace(kernel()), Sysctl("n", "net/ipv4/ip_default_ttl", "100000"))
+    assert said.splitlines()[1:] == ["  kernel: Invalid argument (EINVAL)      wanted by: cni bridge, for Pod default/web"]
+
+
+def test_a_namespace_that_may_not_be_made(kernel: Make) -> None:
+    """A limit of the user namespace is an errno about disks."""
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
+    except OSError as error:
+        pytest.skip(f"no user namespace can be made here: {error.strerror}; see kubenetlab doctor")
+    Path("/proc/self/uid_map").write_text("0 0 1")
+    here = kernel()
+    Path("/proc/sys/user/max_net_namespaces").write_text("1")
+    said = refused(here, Sandbox("n", "h"))
+    assert "n: cannot add sandbox, hostname h" in said
+    assert "kernel: unshare: No space left on device (ENOSPC)" in said
+    assert "a limit of namespaces is reached" in said
+
+
+def test_too_many_open_files(kernel: Make) -> None:
+    """An errno that says so."""
+    here = with_namespace(kernel(), BRIDGE)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    said = refused(here, Address("n", "br0", "10.0.0.1/24"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "kernel: Too many open files (EMFILE)" in said
+    assert "a higher hard limit" in said
+
+
+def test_a_full_bridge(kernel: Make) -> None:
+    """The kernel takes 1,023 ports, and has an errno of its own for one more."""
+    pairs = [
+        obj
+        for number in range(1024)
+        for obj in (Veth("n", f"a{number}", "0a:58:00:00:00:02", "n", f"b{number}"), Port("n", f"b{number}", "br0", "0a:58:00:00:00:03"))
+    ]
+    said = refused(with_namespace(kernel(), BRIDGE), *pairs)
+    assert "cannot add port b1023 of br0" in said
+    assert f"({errno.errorcode[errno.EXFULL]})" in said
+    assert "a bridge has 1,023 ports at most" in said
+
+
+@pytest.mark.parametrize("way", ["library", "program"])
+def test_a_rule_that_nft_does_not_take(way: str) -> None:
+    """The statement that is wrong, not the first of the transaction, with a mark; whose it is, and how many more there are."""
+    if (way == "program" and shutil.which("nft") is None) or (way == "library" and not nft.has_library()):
+        pytest.skip(f"{way} is not here (apt-get install nftables)")
+    chains = [Chain("n", "ip", "t", name, (Rule("counter"), Rule(f"jump {to}"))) for name, to in (("a", "b"), ("b", "c"), ("d", "e"))]
+    objects: list[NftObject] = [Table("n", "ip", "t"), *chains]
+    desired = HostState(
+        {"n": contents_of(objects)}, {("n", chain.key): Origin("proxy nftables", f"Service {chain.name}") for chain in chains}
+    )
+    here = nft.LibraryNft() if way == "library" else nft.ProgramNft()
+    with pytest.raises(nft.NftError) as caught:
+        here.run(replacement(objects))
+    here.close()
+    said = rules_refused("n", str(caught.value), desired)
+    assert said.splitlines() == [
+        "n: cannot load rules: nft chain ip t b: 2 rules",
+        "  nft: Could not process rule: No such file or directory      wanted by: proxy nftables, for Service b",
+        "    add rule ip t b jump c",
+        "                         ^",
+        "    and 1 more",
+        "  → a chain, set or kernel module that it names is not there; the node's tables are made anew with the next try",
+    ]
+
+
+def test_a_syntax_that_nft_does_not_know() -> None:
+    """Told before the kernel is asked."""
+    here = nft.open_here()
+    with pytest.raises(nft.NftError) as caught:
+        here.run("add table ip t\nadd chain ip t c\nadd rule ip t c ip sadr 10.0.0.1 drop\n")
+    here.close()
+    assert str(caught.value).splitlines()[:2] == ["syntax error, unexpected string", "add rule ip t c ip sadr 10.0.0.1 drop"]
+
+
+def test_a_long_statement_is_shown_where_it_is_wrong() -> None:
+    """Of a thousand elements, the few around the mark."""
+    elements = ", ".join(f"10.0.{number // 250}.{number % 250}" for number in range(1000))
+    here = nft.open_here()
+    with pytest.raises(nft.NftError) as caught:
+        here.run(f"add table ip t\nadd set ip t s {{ type ipv4_addr ; }}\nadd element ip t s {{ {elements}, bad/address }}\n")
+    here.close()
+    _, statement, mark, *_ = str(caught.value).splitlines()
+    assert len(statement) < 250
+    assert statement.startswith("add element ip t s { 10.0.0.0, ")
+    assert "^" in mark
