@@ -215,13 +215,12 @@ def list_(output: OutputOption = Output.table) -> None:
 def _create(name: str, given: Manifests, keep: bool) -> None:
     """A new lab: plan here, then let it be built."""
     from kubenetlab.cli.progress import Progress
-    from kubenetlab.kernel.features import require, require_families
     from kubenetlab.lab import up as making
-    from kubenetlab.lab.first import first_store, programs_needed
+    from kubenetlab.lab.first import first_store
+    from kubenetlab.lab.requirements import require
 
     config = given.cluster_config
-    require(programs_needed(config))
-    require_families(config.networking.versions)
+    require(config)
     cluster, admission = first_store(given.config, given.entries, time.time(), name)
     _say_namespaces(admission.made_namespaces)
     progress = Progress(name, len(config.nodes))

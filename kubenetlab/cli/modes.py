@@ -69,5 +69,5 @@ def _described(family: Any, name: str) -> dict[str, Any]:
     from kubenetlab.datapath.modes import load, manual
 
     mode = load(family, name, {})
-    needs = [*mode.needs.programs, *mode.needs.features]
+    needs = [*mode.needs.programs, *mode.needs.features, *([f"root, for {mode.needs.root}"] if mode.needs.root else [])]
     return {"family": family, "name": name, "options": to_builtins(mode), "needs": needs, "manual": manual(family, name).strip()}

@@ -32,6 +32,8 @@ class Needs(Struct, frozen=True):
     """Programs in the path, such as `nft`."""
     features: tuple[str, ...] = ()
     """Kernel features, by the names that `doctor` uses."""
+    root: str = ""
+    """What of it only root of the machine can do, such as `eBPF programs`; empty where an ordinary user can do all of it."""
 
 
 class PodNetwork(Struct, frozen=True):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-from kubenetlab.errors import RequirementError
 from kubenetlab.kernel import nft
 
 PACKAGES: Final[Mapping[str, str]] = {"nft": "nftables", "ip": "iproute2", "ping": "iputils-ping"}
@@ -35,20 +34,9 @@ def has_ipv6() -> bool:
     return os.path.isdir("/proc/sys/net/ipv6")
 
 
-def require_families(versions: Iterable[int]) -> None:
-    """Raises RequirementError when this kernel lacks one of the IP versions."""
-    if 6 in versions and not has_ipv6():
-        raise RequirementError(
-            "this kernel has no IPv6, which networking.ipFamily asks for; boot it without ipv6.disable=1; see kubenetlab doctor"
-        )
-
-
-def require(programs: Iterable[str]) -> None:
-    """Raises RequirementError, naming all programs that are missing and how to get them."""
-    missing = [program for program in dict.fromkeys(programs) if not has_program(program)]
-    if missing:
-        hints = ", ".join(f"{program} (apt-get install {PACKAGES.get(program, program)})" for program in missing)
-        raise RequirementError(f"this machine lacks {hints}; see kubenetlab doctor")
+def install_hint(program: str) -> str:
+    """A program, and how to get it."""
+    return f"{program} (apt-get install {PACKAGES.get(program, program)})"
 
 
 def has_program(program: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Final
 from msgspec import Struct, structs
 
 from kubenetlab.errors import RequirementError
+from kubenetlab.kernel.permissions import is_first_user_namespace
 
 PROCESSES, FILES, MEMORY = "processes", "open files of one process", "MB of memory"
 BRIDGE_PORTS, NEIGHBORS = "ports of one bridge", "dynamic neighbours"
@@ -117,7 +118,7 @@ def _all(proc: Path, cgroups: Path) -> Iterator[Limit]:
     tasks = _tasks(proc)
     yield from _setting(PROCESSES, kernel / "pid_max", "kernel.pid_max", tasks)
     yield from _setting(PROCESSES, kernel / "threads-max", "kernel.threads-max", tasks)
-    if os.geteuid() or not _is_first_user_namespace(proc):  # root of the machine is above it
+    if os.geteuid() or not is_first_user_namespace(proc):  # root of the machine is above it
         soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
         if soft != resource.RLIM_INFINITY:
             remedy = "ulimit -u {enough}, or as root nproc in /etc/security/limits.conf"
@@ -203,11 +204,6 @@ def _own_processes(proc: Path) -> int:
         except OSError:
             continue
     return count
-
-
-def _is_first_user_namespace(proc: Path) -> bool:
-    """True where root is the machine's: every user is mapped to itself."""
-    return any(line.split() == ["0", "0", "4294967295"] for line in _lines(proc / "self" / "uid_map"))
 
 
 def _memory(proc: Path) -> tuple[int, int]:

@@ -33,7 +33,11 @@ def main(boot: Boot, arguments: dict[str, Any]) -> None:
     else:
         environment = {"PATH": CONTAINER_PATH, "HOME": "/root", "HOSTNAME": arguments["identity"]["hostname"], **arguments["environment"]}
         mounts.container(arguments["hosts"], arguments["resolv_conf"])
-    confine(**arguments.get("capabilities") or {})
+    try:
+        confine(**arguments.get("capabilities") or {})
+    except OSError as error:
+        print(f"the command's permissions cannot be limited here ({error.strerror}), so it is not run: see kubenetlab doctor", flush=True)
+        os._exit(NOT_EXECUTABLE)
     _become(arguments["argv"], environment, arguments.get("working_dir") or "/")
 
 

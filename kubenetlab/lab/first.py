@@ -48,9 +48,3 @@ def refuse(admission: Admission, entries: Sequence[Entry]) -> None:
     """Raises ManifestError, with file and line, for what admission found."""
     if any(not finding.is_warning for _, finding in admission.findings):
         raise ManifestError(entries[index].problem(finding) for index, finding in admission.findings)
-
-
-def programs_needed(config: ClusterConfig) -> list[str]:
-    """What the modes of a cluster ask of the machine; what leaves the cluster is masqueraded by nft in every one with a network."""
-    found = [modes.load("cni", *config.networking.cni_mode).needs, modes.load("proxy", *config.networking.proxy_mode).needs]
-    return [program for needs in found for program in needs.programs]

@@ -17,13 +17,13 @@ import socket
 import sys
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
-from kubenetlab.errors import KubenetlabError, RequirementError
+from kubenetlab.errors import KubenetlabError
 from kubenetlab.kernel import syscalls
 from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot, Role
+from kubenetlab.lab.isolation import leave, mount_own_proc
 from kubenetlab.lab.wire import Frames, encode
 
 BACKLOG = 256
@@ -49,7 +49,7 @@ def start(boot: Boot, far_end: socket.socket, claim: int) -> None:
     try:
         far_end.close()
         os.close(claim)
-        _leave(boot)
+        leave(boot)
         if os.fork() == 0:
             _run(boot)
     except BaseException as error:
@@ -58,36 +58,10 @@ def start(boot: Boot, far_end: socket.socket, claim: int) -> None:
         os._exit(1)
 
 
-def _leave(boot: Boot) -> None:
-    """Leaves the caller's session and namespaces; what is needed of the outside is opened before."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
-    os.setsid()
-    boot.outer_proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    user, group = os.geteuid(), os.getegid()
-    if user == 0:
-        boot.run_netns = os.open(rundir.RUN_NETNS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if user:
-            syscalls.unshare(syscalls.CLONE_NEWUSER)
-            Path("/proc/self/setgroups").write_text("deny")
-            Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-            Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-        syscalls.unshare(
-            syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
-        )
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSPC):
-            raise
-        need = "root (try sudo)" if user == 0 else "root, or user namespaces for ordinary users (see kubenetlab doctor)"
-        raise RequirementError(f"cannot make namespaces ({error.strerror}); a lab needs {need}") from None
-
-
 def _run(boot: Boot) -> None:
     """The life of PID 1; never returns."""
     try:
-        syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
-        syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+        mount_own_proc()
         syscalls.set_process_name("knl-init", f"kubenetlab {boot.lab} init")
         _send(boot, {"init": int(os.readlink("self", dir_fd=boot.outer_proc))})
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

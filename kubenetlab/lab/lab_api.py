@@ -37,6 +37,7 @@ from kubenetlab.lab.first import with_network_facts
 from kubenetlab.lab.http import Answer, Handover, Stream
 from kubenetlab.lab.inspection import inspection
 from kubenetlab.lab.machine import decisions
+from kubenetlab.lab.requirements import require_modes
 from kubenetlab.lab.rules_diff import rules_differences
 from kubenetlab.observe.settled import verdicts
 from kubenetlab.programs.http import Request, Response
@@ -80,6 +81,7 @@ class LabApi:
         if admission.cluster is not agent.cluster:
             cluster, _ = controllers.run(admission.cluster, time.time())
             try:
+                require_modes(cluster.config)
                 agent.check_room(cluster, agent.cluster)
             except RequirementError as error:
                 return _failure(507, str(error))

@@ -46,8 +46,12 @@ def base() -> Path:
 
 
 def _unusable(directory: Path, reason: str) -> RequirementError:
-    hint = "; set XDG_RUNTIME_DIR to a directory of your own" if os.geteuid() else ""
-    return RequirementError(f"{directory} cannot be used: {reason}{hint}")
+    hint = (
+        "set XDG_RUNTIME_DIR to a directory of your own"
+        if os.geteuid()
+        else "a lab of root keeps its sockets below /run (docker run --tmpfs /run)"
+    )
+    return RequirementError(f"{directory} cannot be used: {reason}; {hint}")
 
 
 def of(lab: str) -> Path:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from kubenetlab import errors
@@ -94,7 +95,8 @@ def create(
 def _boot(lab: str, cluster: Cluster, workers: int) -> tuple[Boot, socket.socket]:
     directory = rundir.of(lab)
     if os.geteuid() == 0:
-        os.makedirs(rundir.RUN_NETNS, mode=0o755, exist_ok=True)
+        with suppress(OSError):  # names for `ip netns`, without which a lab can be
+            os.makedirs(rundir.RUN_NETNS, mode=0o755, exist_ok=True)
     pause.install(str(directory / rundir.PAUSE))
     state.save(cluster, directory / rundir.STORE)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,0 +1,53 @@
+"""What a cluster asks of the machine, checked before the work begins: permissions, programs, the kernel's IP versions.
+
+How much room there is is another question (room.py); what each kernel can do, doctor finds out by trying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.datapath import modes
+from kubenetlab.datapath.modes import Needs
+from kubenetlab.errors import RequirementError
+from kubenetlab.kernel.features import has_ipv6, has_program, install_hint
+from kubenetlab.kernel.permissions import is_root, require_permissions
+
+
+def require(config: ClusterConfig) -> None:
+    """Raises RequirementError with everything that this machine lacks for a cluster."""
+    require_permissions()
+    require_modes(config)
+
+
+def require_modes(config: ClusterConfig) -> None:
+    """The same for a lab that runs already and may be given other modes."""
+    found = [fault for title, needs in chosen(config) for fault in faults(title, needs, is_root=is_root(), has_program=has_program)]
+    if 6 in config.networking.versions and not has_ipv6():
+        found.append("this kernel has no IPv6, which networking.ipFamily asks for; boot it without ipv6.disable=1")
+    if found:
+        raise RequirementError(
+            "\n".join([*dict.fromkeys(found), "see kubenetlab doctor"]) if len(found) > 1 else f"{found[0]}; see kubenetlab doctor"
+        )
+
+
+def chosen(config: ClusterConfig) -> Iterator[tuple[str, Needs]]:
+    """(`cni bridge`, what it needs) of each mode of a cluster."""
+    networking = config.networking
+    chosen_modes: tuple[tuple[modes.Family, tuple[str, Mapping[str, Any]]], ...] = (
+        ("cni", networking.cni_mode),
+        ("proxy", networking.proxy_mode),
+    )
+    for family, (name, options) in chosen_modes:
+        yield f"{family} {name}", modes.load(family, name, options).needs
+
+
+def faults(title: str, needs: Needs, *, is_root: bool, has_program: Callable[[str], bool]) -> Iterator[str]:
+    """What stands in a mode's way. Nothing takes its place silently: who cannot have it is told."""
+    if needs.root and not is_root:
+        yield f"{title} needs root of the machine ({needs.root}), which a user namespace does not give: run kubenetlab up as root (sudo)"
+    for program in needs.programs:
+        if not has_program(program):
+            yield f"this machine lacks {install_hint(program)}, for {title}"

@@ -1,0 +1,100 @@
+"""Inside something like a container: /proc/sys and /sys read-only, no /run/netns, few capabilities. A lab works there, or is told what lacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import OURS
+from tests.labs.lab import Ran, ran
+from tests.labs.users import NOBODY, interpreter
+
+CONTAINER = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 none /run
+mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys
+mount -t sysfs -o ro none /sys
+! echo 1 2>/dev/null > /proc/sys/net/ipv4/ip_forward
+exec "$@"
+"""
+MANIFEST = """\
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+nodes: [{role: control-plane}, {role: worker}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec: {containers: [{name: main, image: agnhost, args: [netexec]}]}
+"""
+LAB = f"{OURS}box"
+ENOUGH = ("sys_admin", "net_admin", "net_bind_service")
+DOCKERS = ("chown", "dac_override", "fowner", "setgid", "setuid", "setpcap", "net_bind_service", "net_raw", "sys_chroot", "setfcap")
+
+
+def in_container(capabilities: tuple[str, ...], script: str, *user: str, status: int = 0) -> Ran:
+    """A shell script as root of a container, or as somebody else there; `knl` is the command line."""
+    bounds = ",".join(["-all", *(f"+{name}" for name in capabilities)])
+    python, variables = interpreter(NOBODY) if user else (sys.executable, {})
+    knl = f'set -e; export XDG_RUNTIME_DIR=; knl() {{ {python} -m kubenetlab "$@" --lab {LAB}; }}\n'
+    command = [
+        "unshare",
+        "--mount",
+        "--pid",
+        "--net",
+        "--ipc",
+        "--uts",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "sh",
+        "-c",
+        CONTAINER,
+        "sh",
+    ]
+    confined = ["setpriv", "--bounding-set", bounds, "--inh-caps=-all", *user, "sh", "-c", knl + script]
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **variables}
+    done = subprocess.run([*command, *confined], input=MANIFEST, env=environment, capture_output=True, text=True, check=False, timeout=90)
+    return ran(done, status)
+
+
+def test_a_lab_in_a_container() -> None:
+    """Three capabilities are enough; settings are written through the lab's own /proc, and /run/netns is made or done without."""
+    script = "knl up -f -; knl ping > /dev/null; knl exec client -- hostname; knl down; ls /run"
+    said = in_container(ENOUGH, script).out.splitlines()
+    assert any("3 of 3 pods ready" in line for line in said), said
+    assert "client" in said
+    assert f"lab {LAB} is down" in said
+    assert "kubenetlab" not in said
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "lacking"),
+    [
+        (DOCKERS, ["  CAP_SYS_ADMIN: namespaces, mounts and host names", "  CAP_NET_ADMIN: links, addresses, routes and rules"]),
+        (("sys_admin", "net_bind_service"), ["  CAP_NET_ADMIN: links, addresses, routes and rules"]),
+        (("sys_admin", "net_admin"), ["  CAP_NET_BIND_SERVICE: programs that listen on ports below 1024, DNS among them"]),
+    ],
+    ids=["Docker's", "no NET_ADMIN", "no NET_BIND_SERVICE"],
+)
+def test_a_container_that_may_too_little(capabilities: tuple[str, ...], lacking: list[str]) -> None:
+    """One report with every permission that lacks and what to do; nothing is begun. doctor says the same."""
+    said = in_container(capabilities, "knl up -f -; ls /run", status=1)
+    lines = said.err.splitlines()
+    assert lines[1:-2] == ["root lacks permissions here that a lab needs", *lacking]
+    assert "docker run --privileged" in lines[-2]
+    assert "kubenetlab" not in said.out
+    asked = in_container(capabilities, f"{sys.executable} -m kubenetlab doctor", status=1).out
+    assert all(line.split(":")[0].strip() in asked for line in lacking)
+
+
+def test_an_ordinary_user_of_a_container() -> None:
+    """A container hides parts of /proc, and so the kernel gives its users no /proc of their own: told, with what to do."""
+    if not interpreter(NOBODY)[0]:
+        pytest.skip("no Python that an ordinary user can run has the package's dependencies; apt-get install python3")
+    said = in_container((), "knl up -f -", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", status=1).err
+    assert "cannot mount the lab's own /proc: mount: Operation not permitted" in said
+    assert "docker run --privileged, or --security-opt systempaths=unconfined" in said
