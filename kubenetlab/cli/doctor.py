@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from kubenetlab.cli.options import Output, OutputOption
-from kubenetlab.cli.screen import BAD, GOOD, MILD, data, hint, paint, say
+from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
+
+if TYPE_CHECKING:
+    from kubenetlab.kernel.doctor import Finding
 
 _MARKS = {"ok": paint("✓", GOOD), "missing": paint("✗", BAD), "optional": paint("–", MILD)}
 
 
-def doctor(output: OutputOption = Output.table) -> None:
-    """Say what this machine can do, by trying it. Exit status 1 when a lab cannot run here. Example: kubenetlab doctor"""
-    from kubenetlab.kernel.doctor import examine
+def doctor(
+    again: Annotated[bool, typer.Option("--again", help="Try anew what has worked since the machine was booted.")] = False,
+    output: OutputOption = Output.table,
+) -> None:
+    """Say what this machine can do, by trying it. Exit status 1 when a lab cannot run here. Example: kubenetlab doctor
 
-    findings = examine()
+    Needs no lab and no privilege, and leaves nothing behind. What was tried and worked is taken for granted until the next boot.
+    """
+    from kubenetlab.errors import RequirementError
+    from kubenetlab.kernel.doctor import examine
+    from kubenetlab.lab import rundir
+
+    try:
+        kept = rundir.base() / rundir.TRIED
+    except RequirementError:
+        kept = None
+    found = examine(kept, again=again)
+    findings = [*found, _room(), *_modes(found)]
     if output.is_data:
-        data([{"name": item.name, "state": item.state, "detail": item.detail, "remedy": item.remedy} for item in findings], output)
+        data([{name: getattr(item, name) for name in item.__struct_fields__} for item in findings], output)
     else:
-        width = max(len(item.name) for item in findings)
-        for item in findings:
-            say(f"{_MARKS[item.state]} {item.name.ljust(width)}  {item.detail}")
-            if item.remedy:
-                say(f"  {' ' * width}  → {item.remedy}")
+        _show(findings)
         lacking = [item for item in findings if item.state == "missing"]
         if lacking:
             hint(lacking[0].remedy or "ask for help with the output of: kubenetlab doctor -o json")
@@ -30,3 +45,49 @@ def doctor(output: OutputOption = Output.table) -> None:
             hint("kubenetlab up")
     if any(item.state == "missing" for item in findings):
         raise typer.Exit(1)
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    width = max(len(item.name) for item in findings)
+    group = ""
+    for item in findings:
+        if item.group != group:
+            if group:
+                say()
+            say(paint(item.group, None, bold=True))
+            group = item.group
+        say(f"{_MARKS[item.state]} {item.name.ljust(width)}  {item.detail}")
+        if item.remedy:
+            say(f"  {' ' * width}  {paint('→', DIM)} {item.remedy}")
+
+
+def _modes(found: Sequence[Finding]) -> list[Finding]:
+    """Each mode that can be chosen: whether it can be used here, and what it lacks."""
+    from kubenetlab.datapath import modes
+    from kubenetlab.kernel.doctor import Finding
+    from kubenetlab.kernel.features import has_program
+    from kubenetlab.kernel.permissions import is_root
+    from kubenetlab.lab.requirements import faults
+
+    works = {item.name for item in found if item.state == "ok"}
+    families: tuple[modes.Family, ...] = ("cni", "proxy")
+    findings = []
+    for family, name in [(one, name) for one in families for name in modes.known(one)]:
+        title, needs = f"{family} {name}", modes.load(family, name, {}).needs
+        lacks = list(faults(title, needs, is_root=is_root(), has_program=has_program))
+        if unknown := [feature for feature in needs.features if feature not in works]:
+            lacks.append(f"the kernel was not found to have {', '.join(unknown)}")
+        what = modes.manual(family, name).partition("\n")[0].partition(": ")[2]
+        findings.append(Finding("Modes", title, "optional" if lacks else "ok", "; ".join(lacks) or what))
+    return findings
+
+
+def _room() -> Finding:
+    """How many pods a lab may have here."""
+    from kubenetlab.kernel import limits
+    from kubenetlab.kernel.doctor import LIMITS, Finding
+    from kubenetlab.lab.room import pods_that_fit
+
+    pods, scarcest = pods_that_fit(limits.read())
+    detail = f"for about {pods:,} pods; what ends first is {scarcest.resource} ({scarcest.setting})"
+    return Finding(LIMITS, "room", "ok" if pods else "missing", detail, "" if pods else scarcest.remedy.format(enough=scarcest.maximum * 2))

@@ -1,73 +1,115 @@
-"""What this machine can do, found out by doing it in scratch namespaces that vanish with the process that tried."""
+"""What this machine can do, what it lacks, and how much of everything it has: findings in groups, each with what to do."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Literal
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.link import Bridge, Port, Veth
-from kubenetlab.kernel import nft, pause
-from kubenetlab.kernel.features import PACKAGES, has_br_netfilter, has_ipv6, has_program
-from kubenetlab.kernel.syscalls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, unshare
+from kubenetlab.kernel import limits, nft, pause
+from kubenetlab.kernel.features import PACKAGES, has_br_netfilter, has_program
+from kubenetlab.kernel.limits import BRIDGE_PORTS, FILES, MEMORY, NAMESPACES, NEIGHBORS, PROCESSES, Limit
+from kubenetlab.kernel.permissions import effective_capabilities, is_root, lacking, remedy
+from kubenetlab.kernel.trials import TRIALS, Outcome, outcomes
 
 State = Literal["ok", "missing", "optional"]
 
-_NAT_RULES = """
-add table ip t
-add chain ip t c { type nat hook postrouting priority 100 ; }
-add map ip t m { type ipv4_addr . inet_proto . inet_service : verdict ; comment "a map" ; }
-add chain ip t s { comment "a chain" ; }
-add rule ip t s numgen random mod 2 vmap { 0 : drop, 1 : accept }
-add set ip t d { type ipv4_addr ; flags dynamic,timeout ; timeout 60s ; }
-add rule ip t s update @d { ip saddr }
-add rule ip t c fib daddr type != local masquerade fully-random comment "a rule"
-"""
+MACHINE, PERMISSIONS, KERNEL, LIMITS = "This machine", "Permissions", "The kernel, tried once since it was booted", "Limits"
+
+_SHOWN_LIMITS: Final[Mapping[str, Sequence[str]]] = {
+    "processes": (PROCESSES,),
+    "open files": (FILES,),
+    "user namespaces": (NAMESPACES["user"],),
+    "namespaces": tuple(name for word, name in NAMESPACES.items() if word != "user"),
+    "memory": (MEMORY,),
+    "bridge ports": (BRIDGE_PORTS,),
+    "neighbours": (NEIGHBORS,),
+}
+"""What is shown → the resources of which the scarcest stands for it."""
+_UNITS: Final = {
+    "open files": " for each process",
+    "namespaces": " of each kind",
+    "memory": " MB",
+    "bridge ports": " a bridge",
+    "neighbours": " dynamic ones",
+}
 
 
 class Finding(Struct, frozen=True):
-    """One thing that was tried."""
+    """One thing that was looked at. `missing` means that no lab can be made, `optional` that labs lack something."""
 
+    group: str
     name: str
     state: State
     detail: str
     remedy: str = ""
 
 
-def examine() -> list[Finding]:
-    """Everything that labs need or can use, in order."""
-    return list(_findings())
+def examine(kept: Path | None = None, *, again: bool = False) -> list[Finding]:
+    """Everything that labs need or can use, in order. `kept` is where what was tried is written down, for this boot."""
+    permissions = list(_permissions())
+    is_allowed = all(finding.state == "ok" for finding in permissions)
+    kernel = _kernel(outcomes(TRIALS, kept, again=again)) if is_allowed else [_untried("all", "the permissions above")]
+    return [*_machine(), *permissions, *kernel, *_limits(limits.read())]
 
 
-def _findings() -> Iterator[Finding]:
-    yield Finding("Linux", "ok", f"{platform.release()} on {platform.machine()}, Python {platform.python_version()}")
-    yield _machine()
-    yield from _programs()
-    for name, try_it, needed_for in (
-        ("namespaces", _try_namespaces, "labs"),
-        ("bridge and veth", _try_links, "the nodes' and pods' links"),
-        ("nftables nat", _try_nat, "Services and masquerade"),
-    ):
-        fault = _in_child(try_it)
-        yield Finding(
-            name, "ok" if not fault else "missing", "works" if not fault else f"{fault} (for {needed_for})", _remedy(name) if fault else ""
-        )
-    fault = _in_child(_try_ipv6)
-    yield (
-        Finding("IPv6", "ok", "labs can be dual-stack, or have IPv6 alone")
-        if not fault
-        else Finding(
-            "IPv6", "optional", f"{fault}: labs have IPv4 only", "boot without ipv6.disable=1; CONFIG_IPV6 and CONFIG_NF_TABLES_IPV6"
-        )
-    )
-    if has_br_netfilter():
-        yield Finding("br_netfilter", "ok", "pods can share their node's bridge")
+def _machine() -> Iterator[Finding]:
+    yield Finding(MACHINE, "Linux", "ok", f"{platform.release()} on {platform.machine()}, Python {platform.python_version()}")
+    try:
+        pause.program()
+    except Exception as error:
+        yield Finding(MACHINE, "processor", "missing", str(error))
+    else:
+        yield Finding(MACHINE, "processor", "ok", "there is a pause program for it")
+    where = nft.LIBRARY if nft.has_library() else shutil.which("nft") or ""
+    if has_program("nft"):
+        yield Finding(MACHINE, "nft", "ok", f"by {where}")
+    else:
+        yield Finding(MACHINE, "nft", "missing", "neither library nor program (for rules)", "sudo apt-get install nftables")
+    for program, what in (("ip", "to look around inside: exec POD -- ip addr"), ("ping", "to ping by hand inside")):
+        found = shutil.which(program)
+        if found:
+            yield Finding(MACHINE, program, "ok", found)
+        else:
+            yield Finding(MACHINE, program, "optional", f"missing ({what})", f"sudo apt-get install {PACKAGES[program]}")
+
+
+def _permissions() -> Iterator[Finding]:
+    if os.geteuid():
+        yield Finding(PERMISSIONS, "user", "ok", f"an ordinary one (uid {os.geteuid()}): labs are made in a user namespace")
+    elif missing := lacking(effective_capabilities()):
+        what = "; ".join(f"{name} is lacking, for {purpose}" for name, purpose in missing.items())
+        yield Finding(PERMISSIONS, "user", "missing", f"root, but {what}", remedy())
     else:
         yield Finding(
+            PERMISSIONS, "user", "ok", "root, with all that labs need" if is_root() else "root in a user namespace, which is enough"
+        )
+
+
+def _kernel(found: Sequence[Outcome]) -> Iterator[Finding]:
+    first = found[0]
+    for outcome in found:
+        trial = outcome.trial
+        if not outcome.fault:
+            yield Finding(KERNEL, trial.name, "ok", trial.purpose)
+        elif outcome is first:
+            yield Finding(KERNEL, trial.name, "missing", outcome.fault, remedy())
+        elif first.fault:
+            yield _untried(trial.name, first.trial.name)
+        elif trial.without:
+            yield Finding(KERNEL, trial.name, "optional", f"{outcome.fault}: {trial.without}", trial.remedy)
+        else:
+            yield Finding(KERNEL, trial.name, "missing", f"{outcome.fault} (for {trial.purpose})", trial.remedy)
+    if has_br_netfilter():
+        yield Finding(KERNEL, "br_netfilter", "ok", "pods can share their node's bridge")
+    else:
+        yield Finding(
+            KERNEL,
             "br_netfilter",
             "optional",
             "missing: pods will be /32, routed by their node",
@@ -75,120 +117,20 @@ def _findings() -> Iterator[Finding]:
         )
 
 
-def _machine() -> Finding:
-    try:
-        pause.program()
-    except Exception as error:
-        return Finding("processor", "missing", str(error))
-    return Finding("processor", "ok", "there is a pause program for it")
+def _untried(name: str, lacking: str) -> Finding:
+    return Finding(KERNEL, name, "optional", f"not known without {lacking}")
 
 
-def _programs() -> Iterator[Finding]:
-    where = nft.LIBRARY if nft.has_library() else shutil.which("nft") or ""
-    yield (
-        Finding("nft", "ok", f"by {where}")
-        if has_program("nft")
-        else Finding("nft", "missing", "neither library nor program (for rules)", "sudo apt-get install nftables")
-    )
-    for program, what in (("ip", "to look around inside: exec POD -- ip addr"), ("ping", "to ping by hand inside")):
-        found = shutil.which(program)
-        yield (
-            Finding(program, "ok", found)
-            if found
-            else Finding(program, "optional", f"missing ({what})", f"sudo apt-get install {PACKAGES[program]}")
+def _limits(found: Sequence[Limit]) -> Iterator[Finding]:
+    """The scarcest of each kind: what a lab would hit first."""
+    for name, resources in _SHOWN_LIMITS.items():
+        of_kind = [limit for limit in found if limit.resource in resources]
+        if not of_kind or (name == "user namespaces" and not os.geteuid()):
+            continue
+        limit = min(of_kind, key=lambda limit: limit.room)
+        unit = _UNITS.get(name, "")
+        amount = f"{limit.used:,} of {limit.maximum:,}{unit} taken" if limit.used is not None else f"{limit.maximum:,}{unit}"
+        state: State = "ok" if limit.room else "missing"
+        yield Finding(
+            LIMITS, name, state, f"{amount} ({limit.setting})", "" if limit.room else limit.remedy.format(enough=limit.maximum + 1000)
         )
-
-
-def _remedy(name: str) -> str:
-    if name == "namespaces":
-        return "run as root (sudo)" if os.geteuid() else "this environment forbids namespaces: a container needs --privileged"
-    return "a kernel with CONFIG_BRIDGE, CONFIG_VETH, CONFIG_NF_TABLES and CONFIG_NFT_NAT, as Debian's and Ubuntu's have"
-
-
-def _in_child(try_it: Callable[[], None]) -> str:
-    """Tries something in a process of its own; what went wrong, or nothing."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            try_it()
-            os._exit(0)
-        except BaseException as error:
-            os.write(writing, f"{getattr(error, 'strerror', None) or error}".encode()[:500])
-        finally:
-            os._exit(1)
-    os.close(writing)
-    said = os.read(reading, 500).decode()
-    os.close(reading)
-    _, status = os.waitpid(child, 0)
-    return said or ("" if status == 0 else f"ended with status {status}")
-
-
-def _try_namespaces() -> None:
-    _leave()
-    unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
-
-
-def _try_links() -> None:
-    from kubenetlab.kernel.rtnetlink import RouteSocket
-
-    _leave()
-    unshare(CLONE_NEWNET)
-    links = _Links()
-    requests = [
-        Bridge("here", "br", "0a:58:00:00:00:01").create(links),
-        Veth("here", "a", "0a:58:00:00:00:02", "here", "b").create(links),
-        Port("here", "b", "br", "0a:58:00:00:00:03", alias="a port", is_hairpin=True).create(links),
-    ]
-    with RouteSocket() as route:
-        refusals = route.batch(requests)
-    if refusals:
-        raise OSError(refusals[0].errno, str(refusals[0]))
-
-
-def _try_nat() -> None:
-    _leave()
-    unshare(CLONE_NEWNET)
-    rules = nft.open_here()
-    try:
-        rules.run(_NAT_RULES)
-    finally:
-        rules.close()
-
-
-def _try_ipv6() -> None:
-    if not has_ipv6():
-        raise OSError("the kernel has no IPv6")
-    _leave()
-    unshare(CLONE_NEWNET)
-    rules = nft.open_here()
-    try:
-        rules.run(_NAT_RULES.replace(" ip ", " ip6 ").replace("ipv4_addr", "ipv6_addr"))
-    finally:
-        rules.close()
-
-
-def _leave() -> None:
-    """A user namespace for who is not root, as for labs."""
-    if os.geteuid():
-        user = os.geteuid()
-        unshare(CLONE_NEWUSER)
-        with open("/proc/self/uid_map", "w") as uid_map:
-            uid_map.write(f"0 {user} 1")
-
-
-class _Links:
-    """Indexes for one scratch namespace (hoststate.wire.Links)."""
-
-    def __init__(self) -> None:
-        self._indexes: dict[tuple[str, str], int] = {}
-
-    def index(self, netns: str, link: str) -> int:
-        return self._indexes[netns, link]
-
-    def new_index(self, netns: str, link: str) -> int:
-        self._indexes[netns, link] = index = 1000 + len(self._indexes)
-        return index
-
-    def namespace_fd(self, netns: str) -> int:
-        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -34,7 +34,7 @@ from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.lives import Lives
 from kubenetlab.lab.log import log
 from kubenetlab.lab.netns_links import NetnsLinks
-from kubenetlab.lab.refusals import program_refused, rules_refused
+from kubenetlab.lab.refusals import condensed, program_refused, rules_refused
 from kubenetlab.lab.room import check_growth
 from kubenetlab.lab.rules import RulesHand
 from kubenetlab.lab.runs import RunsHand
@@ -292,7 +292,7 @@ class Agent:
                 log(text)
         if refused:
             if self._boot.progress is not None:
-                raise ApplyError("\n".join(self.failures.values()))
+                raise ApplyError(condensed(text for texts in refused.values() for text in texts))
             self.sight.look_at(self.desired, refused)
 
     def _repair_soon(self) -> None:

@@ -78,7 +78,8 @@ def _run(boot: Boot) -> None:
         os.umask(0o022)
         Init(boot).run()
     except BaseException as error:
-        traceback.print_exc()
+        if not isinstance(error, KubenetlabError):
+            traceback.print_exc()
         _report(boot, error)
     finally:
         os._exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from kubenetlab.hoststate.nftables import key_of
 from kubenetlab.hoststate.object import Object
@@ -11,6 +12,24 @@ from kubenetlab.kernel.advice import advice, nft_advice, report
 
 _ERRNO = re.compile(r"\[Errno (\d+)\] ?")
 """As Python prints an OSError."""
+_WANTED_BY = "      wanted by: "
+_NAME = re.compile(r"'[^']*'")
+
+
+def condensed(refusals: Iterable[str], shown: int = 2) -> str:
+    """Many refusals as one report: of those with the same reason the first ones, and how many more there are.
+
+    A permission that lacks is met by hundreds of objects; so is what stands on the first that failed.
+    """
+    groups: dict[str, list[str]] = {}
+    for refusal in dict.fromkeys(refusals):
+        reason = "\n".join(line.partition(_WANTED_BY)[0] for line in refusal.splitlines()[1:])
+        groups.setdefault(_NAME.sub("…", reason), []).append(refusal)
+    return "\n".join(
+        line
+        for alike in groups.values()
+        for line in (*alike[:shown], *([f"and {len(alike) - shown} more with the same reason"] if len(alike) > shown else []))
+    )
 
 
 def rules_refused(netns: str, said: str, desired: HostState) -> str:

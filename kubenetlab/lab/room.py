@@ -67,6 +67,19 @@ def check_growth(boot: Boot, cluster: Cluster, before: Cluster) -> None:
     check_room(boot.lab, cluster, measured_anew(boot.limits, now), before)
 
 
+def pods_that_fit(limits: Iterable[Limit]) -> tuple[int, Limit]:
+    """How many pods a lab of a few nodes may have, in round figures, and which limit ends it."""
+    fits = []
+    for limit in limits:
+        if limit.resource == MEMORY:
+            fits.append(((limit.room - _MB) * 1024 // _KB_PER_SANDBOX, limit))
+        elif limit.resource in (PROCESSES, FILES, *(NAMESPACES[word] for word in ("net", "pid", "uts", "ipc"))):
+            fits.append((limit.room - _SPARE_FILES, limit))  # the lab's own share of the others is smaller
+    pods, scarcest = min(fits, key=lambda entry: entry[0])
+    digits = max(0, len(str(pods)) - 2)
+    return max(0, pods // 10**digits * 10**digits), scarcest
+
+
 def needs(cluster: Cluster) -> Iterator[Need]:
     """Everything that is counted, in one order for all stores."""
     placed = [pod for pod in cluster.all(Pod) if not pod.is_finished]

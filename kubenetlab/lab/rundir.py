@@ -24,6 +24,8 @@ from kubenetlab.names import file_name, lab_name_fault
 RUN_NETNS = "/run/netns"
 API_SOCKET, INIT_SOCKET, NODE_AGENT_SOCKET = "api.sock", "init.sock", "node-agent.sock"
 STORE, LOG, PAUSE = "store.json", "log", "pause"
+TRIED = "doctor.json"
+"""Beside the labs: what the machine has been found to be able to do."""
 SWEEP_TIMEOUT_S = 10.0
 """How long to wait for somebody who is making the lab, or taking its traces away."""
 

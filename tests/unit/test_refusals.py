@@ -11,7 +11,7 @@ from kubenetlab.hoststate.programs import Listener, ProgramRun
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.advice import advice, said
 from kubenetlab.kernel.nft import readable
-from kubenetlab.lab.refusals import program_refused, rules_refused
+from kubenetlab.lab.refusals import condensed, program_refused, rules_refused
 
 RUN = ProgramRun("pod/default/web/1234", "main", 0, "netexec", {}, (Listener("TCP", 80),))
 DESIRED = HostState({RUN.netns: contents_of([RUN])}, {(RUN.netns, RUN.key): Origin("containers", "Pod default/web")})
@@ -37,6 +37,21 @@ def test_rules_of_nobody_in_particular() -> None:
         "node/worker: cannot load rules",
         f"  nft: {text}",
         "  → a permission is lacking: kubenetlab doctor says which",
+    ]
+
+
+def test_many_refusals_for_one_reason_are_one() -> None:
+    """The first ones are shown, whoever wanted them; a reason of its own stands by itself."""
+    alike = [
+        f"node/n{number}: cannot add link lo up\n  kernel: there is no namespace 'x{number}'      wanted by: fabric, for Node n{number}"
+        for number in range(40)
+    ]
+    other = "node/n7: cannot add bridge cbr0\n  kernel: File exists (EEXIST)"
+    assert condensed([*alike[:8], other, *alike[8:]]).splitlines() == [
+        *alike[0].splitlines(),
+        *alike[1].splitlines(),
+        "and 38 more with the same reason",
+        *other.splitlines(),
     ]
 
 

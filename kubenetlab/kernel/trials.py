@@ -1,0 +1,263 @@
+"""What this machine's kernel can do, found out by doing it: each trial in scratch namespaces that vanish with the process that tried.
+
+What worked once works until the next boot, so it is kept, for whoever asks with the same rights. What failed is tried again each time:
+perhaps somebody has mended it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from kubenetlab import __version__
+from kubenetlab.hoststate.link import Bridge, Port, Veth
+from kubenetlab.hoststate.wire import Links
+from kubenetlab.kernel import nft, syscalls
+from kubenetlab.kernel.features import has_ipv6
+from kubenetlab.kernel.permissions import effective_capabilities, is_root
+from kubenetlab.kernel.privileges import confine
+
+_RULES: Final = {
+    "nft nat": (
+        "add chain ip t c { type nat hook postrouting priority 100 ; }",
+        'add rule ip t c fib daddr type != local masquerade fully-random comment "a rule"',
+    ),
+    "nft numgen": ("add chain ip t s", "add rule ip t s numgen random mod 2 vmap { 0 : drop, 1 : accept }"),
+    "nft vmap": (
+        'add map ip t m { type ipv4_addr . inet_proto . inet_service : verdict ; comment "a map" ; }',
+        "add chain ip t s",
+        "add rule ip t s ip daddr . meta l4proto . th dport vmap @m",
+        "add set ip t d { type ipv4_addr ; flags dynamic,timeout ; timeout 60s ; }",
+        "add rule ip t s update @d { ip saddr }",
+    ),
+}
+"""Feature → what to load for it into a table."""
+_KERNEL: Final = "a kernel with {options}, as Debian's and Ubuntu's have"
+
+
+class Trial(NamedTuple):
+    """One thing to be tried."""
+
+    name: str
+    """As a mode names it in its needs."""
+    try_it: Callable[[], None]
+    """Raises when it does not work. Called in a process of its own, which ends then."""
+    purpose: str
+    remedy: str = ""
+    without: str = ""
+    """How a lab does without it; nothing where it cannot."""
+
+
+class Outcome(Struct, frozen=True):
+    """How one trial ended; `fault` is empty when it worked."""
+
+    trial: Trial
+    fault: str = ""
+
+
+class _Record(Struct):
+    """What is kept: who found what out, and when."""
+
+    asker: str
+    worked: list[str]
+
+
+def outcomes(trials: Sequence[Trial], kept: Path | None = None, *, again: bool = False) -> list[Outcome]:
+    """How trials end, in order. `kept` is the file with what worked before, which is left aside with `again`."""
+    known = set() if again or kept is None else _load(kept)
+    found = [Outcome(trial, "" if trial.name in known else _in_child(trial.try_it)) for trial in trials]
+    worked = [outcome.trial.name for outcome in found if not outcome.fault]
+    if kept is not None and (again or set(worked) != known):
+        _save(kept, worked)
+    return found
+
+
+def _asker() -> str:
+    """This boot, this package, and what whoever asks may do: another answer may hold for others."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {__version__} {os.geteuid()} {effective_capabilities():x} {os.readlink('/proc/self/ns/user')}"
+
+
+def _load(kept: Path) -> set[str]:
+    try:
+        record = msgspec.json.decode(kept.read_bytes(), type=_Record)
+        return set(record.worked) if record.asker == _asker() else set()
+    except (OSError, msgspec.MsgspecError):
+        return set()
+
+
+def _save(kept: Path, worked: Sequence[str]) -> None:
+    """By rename; where it cannot be written, it is found out anew the next time."""
+    try:
+        kept.parent.mkdir(mode=0o755 if is_root() else 0o700, parents=True, exist_ok=True)
+        fresh = kept.with_suffix(f".{os.getpid()}")
+        fresh.write_bytes(msgspec.json.encode(_Record(_asker(), list(worked))))
+        fresh.replace(kept)
+    except OSError:
+        pass
+
+
+def _in_child(try_it: Callable[[], None]) -> str:
+    """Tries something in a process of its own; what went wrong, or nothing."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            try_it()
+            os._exit(0)
+        except BaseException as error:
+            os.write(writing, f"{getattr(error, 'strerror', None) or error}".encode()[:500])
+        finally:
+            os._exit(1)
+    os.close(writing)
+    said = os.read(reading, 500).decode()
+    os.close(reading)
+    _, status = os.waitpid(child, 0)
+    return said or ("" if status == 0 else f"ended with status {status}")
+
+
+def _leave(flags: int = syscalls.CLONE_NEWNET) -> None:
+    """Into new namespaces, with a user namespace for who is not root, as for labs."""
+    user, group = os.geteuid(), os.getegid()
+    if user:
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    syscalls.unshare(flags)
+
+
+def _try_namespaces() -> None:
+    _leave(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
+    _first_inside(lambda: None, "namespaces can be made, but no /proc of their own can be mounted: a container hides parts of it")
+
+
+def _try_settings() -> None:
+    """In the lab's own /proc, as there."""
+    _leave(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
+    _first_inside(lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"), "they cannot be written below /proc/sys/net")
+
+
+def _first_inside(do: Callable[[], object], fault: str) -> None:
+    """Does something as the first process of a new PID namespace, with a /proc of its own. Raises OSError with `fault` when it fails."""
+    child = os.fork()
+    if child == 0:
+        try:
+            syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+            syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+            do()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if os.waitpid(child, 0)[1]:
+        raise OSError(fault)
+
+
+def _try_bridge() -> None:
+    links = _scratch_links()
+    _batch([Bridge("here", "br", "0a:58:00:00:00:01").create(links)])
+
+
+def _try_veth() -> None:
+    links = _scratch_links()
+    _batch(
+        [
+            Bridge("here", "br", "0a:58:00:00:00:01").create(links),
+            Veth("here", "a", "0a:58:00:00:00:02", "here", "b").create(links),
+            Port("here", "b", "br", "0a:58:00:00:00:03", alias="a port", is_hairpin=True).create(links),
+        ]
+    )
+
+
+def _batch(requests: Sequence[bytes]) -> None:
+    from kubenetlab.kernel.rtnetlink import RouteSocket
+
+    with RouteSocket() as route:
+        refusals = route.batch(requests)
+    if refusals:
+        raise OSError(refusals[0].errno, str(refusals[0]))
+
+
+def _rules(family: str, *statements: str) -> Callable[[], None]:
+    def try_them() -> None:
+        _leave()
+        rules = nft.open_here()
+        try:
+            text = "".join(f"{statement}\n" for statement in ("add table ip t", *statements))
+            rules.run(text if family == "ip" else text.replace(" ip ", " ip6 ").replace("ipv4_addr", "ipv6_addr"))
+        finally:
+            rules.close()
+
+    return try_them
+
+
+def _try_ipv6() -> None:
+    if not has_ipv6():
+        raise OSError("the kernel has no IPv6")
+    _rules("ip6", *_RULES["nft nat"], *_RULES["nft vmap"])()
+
+
+def _try_confinement() -> None:
+    """What a real command is put behind: mounts that are read-only, and fewer rights."""
+    _leave(syscalls.CLONE_NEWNS)
+    syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+    syscalls.make_read_only("/")
+    confine()
+
+
+class _Links:
+    """Indexes for one scratch namespace (hoststate.wire.Links)."""
+
+    def __init__(self) -> None:
+        self._indexes: dict[tuple[str, str], int] = {}
+
+    def index(self, netns: str, link: str) -> int:
+        return self._indexes[netns, link]
+
+    def new_index(self, netns: str, link: str) -> int:
+        self._indexes[netns, link] = index = 1000 + len(self._indexes)
+        return index
+
+    def namespace_fd(self, netns: str) -> int:
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _scratch_links() -> Links:
+    _leave()
+    return _Links()
+
+
+TRIALS: Final = (
+    Trial("namespaces", _try_namespaces, "network, PID, mount, UTS and IPC, with a /proc of their own"),
+    Trial("settings", _try_settings, "forwarding and the like, in new namespaces", "docker run --privileged"),
+    Trial("bridge", _try_bridge, "switches: between the nodes, and on each of them", _KERNEL.format(options="CONFIG_BRIDGE")),
+    Trial("veth", _try_veth, "links of pods and nodes, as ports of a bridge", _KERNEL.format(options="CONFIG_VETH")),
+    Trial(
+        "nft nat",
+        _rules("ip", *_RULES["nft nat"]),
+        "masquerade",
+        _KERNEL.format(options="CONFIG_NF_TABLES, CONFIG_NFT_NAT and CONFIG_NFT_MASQ"),
+    ),
+    Trial("nft numgen", _rules("ip", *_RULES["nft numgen"]), "one endpoint of many", _KERNEL.format(options="CONFIG_NFT_NUMGEN")),
+    Trial("nft vmap", _rules("ip", *_RULES["nft vmap"]), "Services found by their address", _KERNEL.format(options="CONFIG_NF_TABLES")),
+    Trial(
+        "IPv6",
+        _try_ipv6,
+        "labs can be dual-stack, or have IPv6 alone",
+        "boot without ipv6.disable=1; CONFIG_IPV6, CONFIG_NF_TABLES_IPV6",
+        without="labs have IPv4 only",
+    ),
+    Trial(
+        "real commands",
+        _try_confinement,
+        "programs of this machine as containers, with its files read-only",
+        "Linux 5.12 or newer; in a container CAP_SETPCAP, which Docker gives",
+        without="containers have their stand-ins only",
+    ),
+)
+"""Later ones stand on what earlier ones try."""
