@@ -7,6 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+WAITS: Final = "what it stands on is gone; the lab makes that anew and tries again by itself"
+"""Of what fails because something else did."""
+
 _LINKS, _SANDBOX = ("Bridge", "Veth", "Port", "LinkUp"), ("Sandbox",)
 
 
@@ -51,11 +54,7 @@ _ADVICE: Final[Sequence[_Advice]] = (
         (),
         "something else has its place there: look with kubenetlab exec and ip, and take it away; the lab tries again by itself",
     ),
-    _Advice(
-        (errno.ENODEV, errno.ENXIO, errno.ESRCH),
-        (),
-        "what it stands on is gone; the lab makes that anew and tries again by itself",
-    ),
+    _Advice((errno.ENODEV, errno.ENXIO, errno.ESRCH), (), WAITS),
     _Advice((errno.ENETUNREACH,), ("Route",), "no address of that device shares a subnet with the gateway: see kubenetlab diff"),
 )
 """The first that fits counts."""

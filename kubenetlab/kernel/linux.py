@@ -21,7 +21,7 @@ from kubenetlab.hoststate.route import decode_route, dump_routes
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
 from kubenetlab.kernel.advice import said
-from kubenetlab.kernel.report import Done, Failure, Report, nobody_asks
+from kubenetlab.kernel.report import Done, Failure, Report, nobody_asks, with_causes
 from kubenetlab.kernel.rtnetlink import RouteSocket
 from kubenetlab.kernel.sandboxes import Sandboxes
 
@@ -102,7 +102,7 @@ class LinuxKernel:
             for fd in self._open.values():
                 os.close(fd)
             self._open.clear()
-        return Report(count - len(failures), tuple(failures))
+        return Report(count - len(failures), with_causes(failures))
 
     def _apply_one(self, entry: NetnsChanges, operations: Sequence[Operation], sysctls: _SysctlWriter) -> list[Failure]:
         if not operations:

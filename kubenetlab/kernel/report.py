@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kubenetlab.errors import ApplyError
 from kubenetlab.hoststate.diff import Changes, Operation
+from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.state import Contents
 from kubenetlab.kernel.advice import advice, report
 
@@ -28,11 +29,34 @@ class Failure(Struct, frozen=True):
     errno: int
     text: str
     """The kernel's words, with the name of the errno."""
+    because: Object | None = None
+    """What was refused before, and is the true reason: an address cannot be where its link is not."""
 
     def __str__(self) -> str:
         operation = self.operation
         subject = f"{self.netns}: cannot {operation.verb} {operation.object}"
+        if self.because is not None:
+            return f"{subject}: it needs {self.because.key[-1]} of {self.because.netns}, which was refused"
         return report(subject, "kernel", self.text, operation.origin, advice(self.errno, type(operation.object).__name__))
+
+
+def with_causes(failures: Sequence[Failure]) -> tuple[Failure, ...]:
+    """The same failures; those that only follow from the refusal of a link, at this end or the far one, name that."""
+    lost: dict[tuple[str, Key], Object] = {}
+    for failure in failures:
+        obj = failure.operation.object
+        if failure.operation.verb != "remove" and (far_end := obj.far_end) is not None:
+            lost[obj.netns, obj.key] = lost[far_end] = obj
+    return tuple(
+        failure if cause is None or cause is failure.operation.object else structs.replace(failure, because=cause)
+        for failure in failures
+        for cause in [_cause(failure.operation.object, lost)]
+    )
+
+
+def _cause(obj: Object, lost: Mapping[tuple[str, Key], Object]) -> Object | None:
+    below = obj.stands_on
+    return lost.get((obj.netns, obj.key)) or (lost.get((obj.netns, below)) if below is not None else None)
 
 
 class Report(Struct, frozen=True):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from kubenetlab.hoststate.nftables import key_of
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.state import HostState
-from kubenetlab.kernel.advice import advice, nft_advice, report
+from kubenetlab.kernel.advice import WAITS, advice, nft_advice, report
 
 _ERRNO = re.compile(r"\[Errno (\d+)\] ?")
 """As Python prints an OSError."""
@@ -19,10 +19,11 @@ _NAME = re.compile(r"'[^']*'")
 def condensed(refusals: Iterable[str], shown: int = 2) -> str:
     """Many refusals as one report: of those with the same reason the first ones, and how many more there are.
 
-    A permission that lacks is met by hundreds of objects; so is what stands on the first that failed.
+    A permission that lacks is met by hundreds of objects. What only waits for something else that was refused is left out.
     """
     groups: dict[str, list[str]] = {}
-    for refusal in dict.fromkeys(refusals):
+    every = list(dict.fromkeys(refusals))
+    for refusal in [refusal for refusal in every if "\n" in refusal and WAITS not in refusal] or every:
         reason = "\n".join(line.partition(_WANTED_BY)[0] for line in refusal.splitlines()[1:])
         groups.setdefault(_NAME.sub("…", reason), []).append(refusal)
     return "\n".join(

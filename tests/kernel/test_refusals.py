@@ -16,6 +16,7 @@ from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
 from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
 from kubenetlab.hoststate.nftables import Chain, NftObject, Rule, Table, replacement
 from kubenetlab.hoststate.object import Object, Origin
+from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel import nft, syscalls
@@ -69,6 +70,29 @@ def test_a_device_is_gone(kernel: Make) -> None:
     said = refused(here, Address("n", "br0", "10.0.0.1/24"))
     assert "(ENODEV)" in said
     assert "  → what it stands on is gone; the lab makes that anew and tries again by itself" in said
+
+
+def test_what_follows_from_a_refusal_names_that(kernel: Make) -> None:
+    """Somebody took the name of a pod's link on its node: neither is the address refused for a reason of its own, nor the port."""
+    here = with_namespace(kernel(), BRIDGE, Bridge("n", "veth0", "0a:58:00:00:00:09"))
+    veth = Veth("pod", "eth0", "0a:58:00:00:00:02", "n", "veth0")
+    inside = (
+        Sandbox("pod", "web"),
+        LinkUp("pod", "lo"),
+        veth,
+        Address("pod", "eth0", "10.0.0.2/24"),
+        Route("pod", "0.0.0.0/0", "eth0", via="10.0.0.1"),
+    )
+    port = Port("n", "veth0", "br0", "0a:59:00:00:00:02")
+    changes = [
+        NetnsChanges("pod", tuple(Operation("add", obj, origin=ORIGIN) for obj in inside)),
+        NetnsChanges("n", (Operation("add", port, origin=ORIGIN),)),
+    ]
+    first, *others = here.apply(Changes(tuple(changes))).failures
+    assert "(EEXIST)" in str(first)
+    assert "pod: cannot add veth eth0" in str(first)
+    assert {str(failure).partition(": it needs ")[2] for failure in others} == {"eth0 of pod, which was refused"}
+    assert {type(failure.operation.object) for failure in others} >= {Address, Route}
 
 
 def test_a_setting_that_is_read_only(kernel: Make) -> None:

@@ -396,17 +396,11 @@ def test_two_labs_with_the_same_addresses_at_once(labs: Callable[[], Lab]) -> No
 
 
 def test_a_machine_that_refuses_is_told_of_and_nothing_is_left(lab: Lab) -> None:
-    """A limit of no more network namespaces, say: the kernel's reason, exit status 1, no lab."""
-    limit = Path("/proc/sys/user/max_net_namespaces")
+    """A limit that cannot be seen before, of a user namespace around ours, say: the kernel's reason once, what to do, exit status 1, no lab."""
+    limit = "echo 8 > /proc/sys/user/max_net_namespaces"
+    inner = f"unshare --user --map-root-user {' '.join(COMMAND)} up --lab {lab.name} -f -"
     child = subprocess.run(
-        [
-            "unshare",
-            "--user",
-            "--map-root-user",
-            "sh",
-            "-c",
-            f"echo 8 > {limit}; exec {' '.join(COMMAND)} up --lab {lab.name} -f -",
-        ],
+        ["unshare", "--user", "--map-root-user", "sh", "-c", f"{limit} && exec {inner}"],
         input=MANIFEST,
         capture_output=True,
         text=True,
@@ -416,7 +410,10 @@ def test_a_machine_that_refuses_is_told_of_and_nothing_is_left(lab: Lab) -> None
     if "Operation not permitted" in child.stderr and "unshare" in child.stderr:
         pytest.skip("no user namespaces here, in which to set a limit")
     assert child.returncode == 1, child.stdout + child.stderr
-    assert "No space left on device" in child.stderr
+    assert child.stderr.count("cannot add sandbox") == 2
+    assert "kernel: unshare: No space left on device (ENOSPC)" in child.stderr
+    assert "→ a limit of namespaces is reached" in child.stderr
+    assert child.stderr.splitlines()[-1].endswith("more with the same reason")
     assert "Traceback" not in child.stderr
     wait_for(lambda: not sandboxes(lab), "the end of what was made", within_s=5)
 

@@ -9,7 +9,7 @@ import pytest
 from kubenetlab.hoststate.object import Origin
 from kubenetlab.hoststate.programs import Listener, ProgramRun
 from kubenetlab.hoststate.state import HostState, contents_of
-from kubenetlab.kernel.advice import advice, said
+from kubenetlab.kernel.advice import WAITS, advice, said
 from kubenetlab.kernel.nft import readable
 from kubenetlab.lab.refusals import condensed, program_refused, rules_refused
 
@@ -41,13 +41,17 @@ def test_rules_of_nobody_in_particular() -> None:
 
 
 def test_many_refusals_for_one_reason_are_one() -> None:
-    """The first ones are shown, whoever wanted them; a reason of its own stands by itself."""
+    """The first ones are shown, whoever wanted them; a reason of its own stands by itself, and what follows from others is left out."""
     alike = [
         f"node/n{number}: cannot add link lo up\n  kernel: there is no namespace 'x{number}'      wanted by: fabric, for Node n{number}"
         for number in range(40)
     ]
     other = "node/n7: cannot add bridge cbr0\n  kernel: File exists (EEXIST)"
-    assert condensed([*alike[:8], other, *alike[8:]]).splitlines() == [
+    follows = [
+        "node/n8: cannot add port b: it needs a of pod, which was refused",
+        f"node/n9: cannot add port b\n  kernel: gone\n  → {WAITS}",
+    ]
+    assert condensed([*alike[:8], other, *follows, *alike[8:]]).splitlines() == [
         *alike[0].splitlines(),
         *alike[1].splitlines(),
         "and 38 more with the same reason",
