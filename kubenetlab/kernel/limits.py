@@ -71,7 +71,7 @@ class Shortfall(Struct, frozen=True):
 
     def __str__(self) -> str:
         whose = f" ({self.need.whose})" if self.need.whose else ""
-        used = f", of which {self.limit.used:,} are taken" if self.limit.used else ""
+        used = f", {self.limit.used:,} of them taken" if self.limit.used else ""
         enough = self.need.amount + (self.limit.used or 0)
         text = f"{self.limit.resource}{whose}: {self.need.amount:,} needed; {self.limit.setting} is {self.limit.maximum:,}{used}"
         return f"{text}\n    → {self.limit.remedy.format(enough=enough)}" if self.limit.remedy else text

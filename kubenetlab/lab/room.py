@@ -34,6 +34,8 @@ _FABRIC: Final = 3
 """Namespaces of the wire: switch, router, internet."""
 _OWN_PROCESSES: Final = 3
 """init, agent, node agent; app workers come on top."""
+_OWN: Final = 16
+"""Of processes and namespaces, about: what a lab of a few nodes has without any pod."""
 _SPARE_FILES: Final = 128
 """Of each process: connections that are open at one time, and what Python has open itself."""
 _MB: Final = 60
@@ -74,7 +76,7 @@ def pods_that_fit(limits: Iterable[Limit]) -> tuple[int, Limit]:
         if limit.resource == MEMORY:
             fits.append(((limit.room - _MB) * 1024 // _KB_PER_SANDBOX, limit))
         elif limit.resource in (PROCESSES, FILES, *(NAMESPACES[word] for word in ("net", "pid", "uts", "ipc"))):
-            fits.append((limit.room - _SPARE_FILES, limit))  # the lab's own share of the others is smaller
+            fits.append((limit.room - (_SPARE_FILES if limit.resource == FILES else _OWN), limit))
     pods, scarcest = min(fits, key=lambda entry: entry[0])
     digits = max(0, len(str(pods)) - 2)
     return max(0, pods // 10**digits * 10**digits), scarcest

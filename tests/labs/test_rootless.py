@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -160,3 +161,31 @@ def test_without_a_run_directory_there_is_one_in_tmp(nobody: User) -> None:
     finally:
         nobody.run("down", "--lab", lab, environment={"XDG_RUNTIME_DIR": ""})
     assert not own.exists()
+
+
+FEW_PROCESSES = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NPROC, (12, 12))
+sys.argv = ["kubenetlab", "up", "--lab", "few"]
+from kubenetlab.cli import main
+main()
+"""
+
+
+def test_a_user_with_few_processes_is_told(nobody: User) -> None:
+    """As by `ulimit -u`, which counts all of a user's processes: told before any of the lab's is begun."""
+    said = nobody.process("-c", FEW_PROCESSES)
+    assert said.returncode == 1
+    assert re.search(r"  processes: \d+ needed; this user's RLIMIT_NPROC is 12, \d+ of them taken", said.stderr), said.stderr
+    assert "    → ulimit -u " in said.stderr
+    assert list(nobody.run_directory.iterdir()) == []
+
+
+def test_doctor_speaks_of_user_namespaces(nobody: User) -> None:
+    """What was found out is kept in the user's own directory, and root's is not asked."""
+    findings = nobody.run("doctor", "-o", "json").json
+    assert {finding["state"] for finding in findings} <= {"ok", "optional"}
+    assert "labs are made in a user namespace" in next(finding["detail"] for finding in findings if finding["name"] == "user")
+    kept = nobody.run_directory / "kubenetlab" / "doctor.json"
+    assert kept.stat().st_uid == NOBODY
+    assert nobody.run("list").out == "no lab is up\n"

@@ -8,7 +8,7 @@ import pytest
 
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel.limits import BRIDGE_PORTS, FILES, MEMORY, NEIGHBORS, PROCESSES, Limit, Need, measured_anew, read, shortfalls
-from kubenetlab.lab.room import check_room, needs
+from kubenetlab.lab.room import check_room, needs, pods_that_fit
 from tests.clusters import ONE_NODE, applied, deployment, pod, store
 
 PIDS = Limit(PROCESSES, 1000, "kernel.pid_max", "sudo sysctl -w kernel.pid_max={enough}", used=900)
@@ -58,7 +58,7 @@ def test_everything_that_lacks_comes_in_one_report() -> None:
         check_room("big", store(deployment(replicas=100)), [PIDS, NETS, *ROOMY])
     assert str(refused.value).splitlines() == [
         "lab big does not fit on this machine: 3 nodes and 102 pods",
-        "  processes: 117 needed; kernel.pid_max is 1,000, of which 900 are taken",
+        "  processes: 117 needed; kernel.pid_max is 1,000, 900 of them taken",
         "    → sudo sysctl -w kernel.pid_max=1017",
         "  network namespaces: 110 needed; user.max_net_namespaces is 30",
         "    → sudo sysctl -w user.max_net_namespaces=110",
@@ -94,6 +94,21 @@ def test_maxima_stay_when_use_is_measured_anew() -> None:
     """Inside a lab the machine's maxima cannot be seen."""
     seen = [Limit(PROCESSES, 4_194_304, "kernel.pid_max", used=950), Limit("network namespaces", 2**31, "user.max_net_namespaces")]
     assert [(limit.maximum, limit.used) for limit in measured_anew([PIDS, NETS], seen)] == [(1000, 950), (30, None)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "pods"),
+    [
+        ([PIDS, NETS], 14),
+        ([PIDS], 84),
+        ([Limit(FILES, 20_000, "f")], 19_000),
+        ([Limit(MEMORY, 1000, "m", used=600)], 870),
+        ([Limit(FILES, 9, "f")], 0),
+    ],
+)
+def test_how_many_pods_fit(limits: list[Limit], pods: int) -> None:
+    """In round figures, by what ends first."""
+    assert pods_that_fit(limits)[0] == pods
 
 
 FILES_OF_A_MACHINE = {
