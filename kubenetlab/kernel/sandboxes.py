@@ -83,13 +83,12 @@ class Sandboxes:
         """Finds the pause processes that run already, by title and executable; returns them by sandbox."""
         found: dict[str, int] = {}
         prefix = f"{self._lab}/"
-        pause = os.stat(self._pause_path)
+        pause, ours = _file(self._pause_path), _file("/proc/self/exe")
         for entry in os.scandir("/proc"):
             if not entry.name.isdigit():
                 continue
             try:
-                executable = os.stat(f"{entry.path}/exe")
-                if (executable.st_dev, executable.st_ino) != (pause.st_dev, pause.st_ino):
+                if _executable(entry.path, ours) != pause:
                     continue
                 title = _title(entry.path)
             except OSError:
@@ -123,6 +122,32 @@ class Sandboxes:
             return os.posix_spawn(self._pause_path, [f"{self._lab}/{netns}"], {})
         finally:
             setns(self._home["pid"], CLONE_NEWPID)  # else the next unshare(CLONE_NEWPID) is refused (EINVAL)
+
+
+def _file(path: str) -> tuple[int, int]:
+    """What tells two files apart, whatever their names."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def _executable(process: str, ours: tuple[int, int]) -> tuple[int, int]:
+    """The file that a process runs, awaited where it is the first of its PID namespace and runs what we run: posix_spawn() returns to its
+    caller before the child has left our executable, and an agent that is killed then leaves such a child to the next.
+
+    Raises OSError when the process is gone.
+    Source: fs/exec.c exec_mmap(), which calls exec_mm_release() first (6.1).
+    """
+    deadline = time.monotonic() + _EXEC_TIMEOUT_S
+    while (found := _file(f"{process}/exe")) == ours and _is_first_inside(process) and time.monotonic() < deadline:
+        os.sched_yield()
+    return found
+
+
+def _is_first_inside(process: str) -> bool:
+    """Whether a process is PID 1 of a PID namespace below ours."""
+    status = Path(process, "status").read_text()
+    pids = next(line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
+    return len(pids) > 1 and pids[-1] == "1"
 
 
 def _title(process: str) -> str:

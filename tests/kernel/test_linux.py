@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import select
 import shutil
 import signal
 import subprocess
@@ -267,6 +268,17 @@ def test_pause_holds_names_itself_and_leaves_no_zombies(kernel: Make) -> None:
             break
     assert children == []
     assert "VmRSS" in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_a_pause_process_is_adopted_before_it_is_one(kernel: Make) -> None:
+    """posix_spawn returns before the child has become the pause program; whoever adopts then waits for it."""
+    here = kernel()
+    syscalls.unshare(syscalls.CLONE_NEWPID)
+    pid = os.fork()
+    if pid == 0:
+        select.select([], [], [], 0.05)
+        os.execv("/run/pause", ["t/n"])
+    assert here.sandboxes.adopt() == {"n": pid}
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
