@@ -22,6 +22,11 @@ _ALL = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNET | sy
 _SKIPPED = 77
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """All of this folder runs on the second kernel, too."""
+    item.add_marker(pytest.mark.kernel)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Runs the test in a child in new namespaces; what it raises is raised here, as text."""

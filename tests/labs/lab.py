@@ -13,7 +13,9 @@ from typing import Any
 
 from msgspec import Struct, convert
 
-DEADLINE_S = 20.0
+from tests.patience import patiently
+
+DEADLINE_S = patiently(20)
 TRAFFIC = Path(__file__).with_name("traffic.py")
 COMMAND = (sys.executable, "-m", "kubenetlab")
 
@@ -41,7 +43,7 @@ class Answer(Struct, frozen=True):
 
 def run(*words: str, given: str | None = None, status: int | None = 0, cwd: Path | None = None) -> Ran:
     """A kubenetlab command. Fails unless it ends with `status`; None: whatever it ends with."""
-    done = subprocess.run([*COMMAND, *words], input=given, capture_output=True, text=True, check=False, timeout=90, cwd=cwd)
+    done = subprocess.run([*COMMAND, *words], input=given, capture_output=True, text=True, check=False, timeout=patiently(90), cwd=cwd)
     return ran(done, status)
 
 
@@ -118,7 +120,12 @@ class Lab:
     def inside(self, place: Any, *command: str, given: str | None = None, status: int = 0) -> str:
         """What a program of the machine prints in the network of a place of `inspect`."""
         done = subprocess.run(
-            ["nsenter", f"--net={place['netns']}", *command], input=given, capture_output=True, text=True, check=False, timeout=60
+            ["nsenter", f"--net={place['netns']}", *command],
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=patiently(60),
         )
         assert done.returncode == status, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout

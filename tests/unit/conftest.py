@@ -1,0 +1,3 @@
+"""Pure code, by plain values and by examples."""
+
+import tests.examples  # noqa: F401
