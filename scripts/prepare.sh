@@ -3,6 +3,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${KUBENETLAB_VENV:-.venv}
+# Commands and their Debian packages: what a machine is given to run labs, and what the tests call.
+provisioned=(nft=nftables ip=iproute2 ping=iputils-ping tcpdump=tcpdump curl=curl python3=python3)
+tested=(nft=nftables ip=iproute2 ss=iproute2 ping=iputils-ping ps=procps sysctl=procps nsenter=util-linux python3=python3)
 
 # programs COMMAND=PACKAGE…: installs the Debian packages of the commands that are missing, when root or sudo can.
 programs() {
@@ -39,6 +42,6 @@ environment() {
     echo "$1 $versions" >"$stamp"
   fi
   "$venv/bin/python" -m compileall -q kubenetlab # bytecode is not written by itself where PYTHONDONTWRITEBYTECODE is set
-  PATH="$PWD/$venv/bin:$PATH:/usr/sbin:/sbin"
+  PATH="$(realpath "$venv")/bin:$PATH:/usr/sbin:/sbin"
   export PATH
 }
