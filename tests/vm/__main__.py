@@ -19,7 +19,7 @@ SELECTED = ("-m", "vm or kernel", "-o", "testpaths=tests/kernel tests/vm")
 
 
 def main() -> int:
-    """Exit status: pytest's, 124 after the time limit, 1 when there is no machine."""
+    """Exit status: pytest's, 124 after the time limit, 130 after Ctrl-C, 1 when there is no machine."""
     begun = time.monotonic()
     try:
         found = kernel()
@@ -28,6 +28,8 @@ def main() -> int:
     except (VmError, OSError, subprocess.SubprocessError) as error:
         print(f"vm-test: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     if status == TIMED_OUT:
         print(f"vm-test: stopped after {LIMIT_S} s; KUBENETLAB_VM_LIMIT_S allows more", file=sys.stderr)
     print(f"the emulated machine is off after {time.monotonic() - begun:.0f} s", flush=True)
