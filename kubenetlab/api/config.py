@@ -184,6 +184,9 @@ class ClusterConfig(Resource, frozen=True):
     fabric: Fabric = Fabric()
     real_commands: bool = False
     """Runs a container's `command` where this machine has the program, instead of a stand-in."""
+    drift: Annotated[Literal["repair", "keep"], Meta(examples=["keep"])] = "repair"
+    """What becomes of a link, address, route or rule of the lab that somebody else changes: it is made anew within two seconds, or it
+    stays until the next `up` or `apply`."""
     external: tuple[ExternalHost, ...] = (ExternalHost(name="client", address="198.51.100.10"),)
     """Hosts in the internet. Without any: one client."""
 

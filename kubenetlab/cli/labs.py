@@ -12,6 +12,7 @@ import typer
 from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import (
     Cni,
+    DriftOption,
     Files,
     Lab,
     Namespace,
@@ -41,6 +42,7 @@ def up(
     proxy: Proxy = None,
     nodes: Nodes = None,
     real_commands: RealCommands = False,
+    drift: DriftOption = None,
     timeout: Timeout = "60s",
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the pods.")] = False,
     strict: Strict = False,
@@ -56,7 +58,7 @@ def up(
     from kubenetlab.lab.client import Client
 
     timeout_s = seconds(timeout)
-    name, given = manifests.for_lab(lab, files, strict=strict, cni=cni, proxy=proxy, nodes=nodes, real_commands=real_commands)
+    name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift), strict=strict)
     manifests.warn(given)
     if rundir.is_alive(name):
         _apply(Client(name), given)
@@ -138,6 +140,7 @@ def plan(
     proxy: Proxy = None,
     nodes: Nodes = None,
     real_commands: RealCommands = False,
+    drift: DriftOption = None,
     strict: Strict = False,
     wide: Annotated[bool, typer.Option("--wide", help="Every setting on a line of its own.")] = False,
     output: Annotated[PlanOutput, typer.Option("-o", "--output", help="How to print it; `sh` is a shell script.")] = PlanOutput.table,
@@ -154,7 +157,7 @@ def plan(
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
-    name, given = manifests.for_lab(lab, files, strict=strict, cni=cni, proxy=proxy, nodes=nodes, real_commands=real_commands)
+    name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift), strict=strict)
     manifests.warn(given)
     is_script = output is PlanOutput.sh
     answer: dict[str, Any] = {}

@@ -39,14 +39,36 @@ class Manifests(Struct, frozen=True):
         return (self.config, *self.entries) if self.config is not None else self.entries
 
 
+class Flags(Struct, frozen=True):
+    """What a command line says of the Cluster document, beside what a file says; None or False: nothing."""
+
+    cni: str | None = None
+    proxy: str | None = None
+    nodes: int | None = None
+    real_commands: bool = False
+    drift: str | None = None
+
+    @property
+    def say_something(self) -> bool:
+        return self != Flags()
+
+    @property
+    def networking(self) -> dict[str, Any]:
+        """Fields of the document's `networking`."""
+        cni = {"cni": mode(self.cni), "disableDefaultCNI": False} if self.cni is not None else {}
+        return cni | ({"kubeProxyMode": mode(self.proxy)} if self.proxy is not None else {})
+
+    @property
+    def top_level(self) -> dict[str, Any]:
+        """Its other fields."""
+        return ({"realCommands": True} if self.real_commands else {}) | ({"drift": self.drift} if self.drift is not None else {})
+
+
 def read(
     files: Sequence[str] | None,
     *,
     strict: bool = False,
-    cni: str | None = None,
-    proxy: str | None = None,
-    nodes: int | None = None,
-    real_commands: bool = False,
+    flags: Flags | None = None,
     with_quickstart: bool = False,
     base: Mapping[str, Any] | None = None,
     for_new_lab: bool = False,
@@ -71,9 +93,8 @@ def read(
         loaded = Loaded(())
     config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
     entries = tuple(entry for entry in loaded.entries if entry is not config and not isinstance(entry.object, ClusterConfig))
-    flags = _flags(cni, proxy, real_commands=real_commands)
-    if flags or nodes:
-        config = _with_flags(config.value if config is not None else base, flags, nodes)
+    if flags is not None and flags.say_something:
+        config = _with_flags(config.value if config is not None else base, flags)
     if lab is not None and config is not None:
         config = _named(config, lab)
     return Manifests(config, entries, loaded, is_quickstart=not files and with_quickstart)
@@ -82,12 +103,9 @@ def read(
 def for_lab(
     lab: str | None,
     files: Sequence[str] | None,
+    flags: Flags,
     *,
     strict: bool,
-    cni: str | None,
-    proxy: str | None,
-    nodes: int | None,
-    real_commands: bool,
 ) -> tuple[str, Manifests]:
     """(name, manifests) of `up` and `plan`: for a lab that is not up all it is to be made of, for one that is what is to change.
 
@@ -99,17 +117,12 @@ def for_lab(
     if lab is not None:
         rundir.of(lab)  # a name that no lab can have is told before anything else
     with_quickstart = not files and (lab in (None, QUICKSTART) or not rundir.is_alive(lab or ""))
-    flags: dict[str, Any] = {"cni": cni, "proxy": proxy, "nodes": nodes, "real_commands": real_commands, "lab": lab}
-    given = read(files, strict=strict, with_quickstart=with_quickstart, for_new_lab=True, **flags)
+    given = read(files, strict=strict, with_quickstart=with_quickstart, for_new_lab=True, flags=flags, lab=lab)
     name = lab or given.cluster_config.name or (QUICKSTART if given.is_quickstart else "lab")
-    if (
-        rundir.is_alive(name)
-        and (cni or proxy or nodes or real_commands)
-        and (given.config is None or given.config.document.file == COMMAND_LINE)
-    ):
+    if rundir.is_alive(name) and flags.say_something and (given.config is None or given.config.document.file == COMMAND_LINE):
         (current,) = Client(name).get("/apis/kubenetlab.dev/v1alpha1/clusters")["items"]
         base = {key: value for key, value in current.items() if key != "metadata"}
-        given = read(files, strict=strict, with_quickstart=with_quickstart, base=base, **flags)
+        given = read(files, strict=strict, with_quickstart=with_quickstart, base=base, flags=flags, lab=lab)
     return name, given
 
 
@@ -232,22 +245,12 @@ def _named(config: Entry, lab: str) -> Entry:
     return structs.replace(config, value={**config.value, "name": lab}, object=obj)
 
 
-def _flags(cni: str | None, proxy: str | None, *, real_commands: bool) -> dict[str, Any]:
-    """What the flags say, in the Cluster document's words."""
-    networking: dict[str, Any] = {}
-    if cni is not None:
-        networking |= {"cni": mode(cni), "disableDefaultCNI": False}
-    if proxy is not None:
-        networking["kubeProxyMode"] = mode(proxy)
-    return ({"networking": networking} if networking else {}) | ({"realCommands": True} if real_commands else {})
-
-
-def _with_flags(value: Mapping[str, Any] | None, flags: dict[str, Any], nodes: int | None) -> Entry:
+def _with_flags(value: Mapping[str, Any] | None, flags: Flags) -> Entry:
     """A Cluster document with what flags say. Its nodes stay: workers are added behind them, or the last ones taken away."""
     base = dict(value or {"apiVersion": API_VERSIONS[0], "kind": ClusterConfig.kind})
-    merged = {**base, **flags, "networking": {**(base.get("networking") or {}), **flags.get("networking", {})}}
-    if nodes is not None:
+    merged = {**base, **flags.top_level, "networking": {**(base.get("networking") or {}), **flags.networking}}
+    if flags.nodes is not None:
         known = list(base.get("nodes") or [{"role": "control-plane"}])
-        merged["nodes"] = [*known[:nodes], *[{"role": "worker"}] * (nodes - len(known))]
+        merged["nodes"] = [*known[: flags.nodes], *[{"role": "worker"}] * (flags.nodes - len(known))]
     (entry,) = load_documents([Document(COMMAND_LINE, 0, "", merged)], check=modes.check).entries
     return entry

@@ -33,6 +33,13 @@ class PlanOutput(StrEnum):
     sh = "sh"
 
 
+class Drift(StrEnum):
+    """The Cluster document's `drift`."""
+
+    repair = "repair"
+    keep = "keep"
+
+
 Lab = Annotated[
     str | None,
     typer.Option(
@@ -80,6 +87,12 @@ Nodes = Annotated[
 ]
 RealCommands = Annotated[
     bool, typer.Option("--real-commands", help="Run the containers' commands that are programs of this machine, instead of stand-ins.")
+]
+DriftOption = Annotated[
+    Drift | None,
+    typer.Option(
+        "--drift", help="What becomes of what somebody else changes in the lab: it is repaired at once, or kept until the next `up`."
+    ),
 ]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for the pods, such as `60s` or `2m`.")]
 

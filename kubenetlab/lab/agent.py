@@ -21,9 +21,9 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.datapath import Memo, plan, plan_probes
-from kubenetlab.datapath.contexts import Context, Contexts
+from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.errors import ApplyError
-from kubenetlab.hoststate.diff import Changes, NetnsChanges, diff
+from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState, contents_of, far_ends
@@ -31,16 +31,16 @@ from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.sandboxes import Sandboxes
 from kubenetlab.lab import facts, machine, rundir, state
 from kubenetlab.lab.boot import Boot
+from kubenetlab.lab.builder import Builder, Refused, of_hand
 from kubenetlab.lab.lives import Lives
 from kubenetlab.lab.log import log
 from kubenetlab.lab.netns_links import NetnsLinks
-from kubenetlab.lab.refusals import condensed, program_refused, rules_refused
+from kubenetlab.lab.refusals import condensed
 from kubenetlab.lab.room import check_growth
 from kubenetlab.lab.rules import RulesHand
 from kubenetlab.lab.runs import RunsHand
 from kubenetlab.lab.sight import Sight
 from kubenetlab.lab.wire import encode
-from kubenetlab.programs import is_one_shot
 
 MAX_ROUNDS = 1000
 """So many rounds without a rest are nobody's intention."""
@@ -63,14 +63,14 @@ class Agent:
         self.desired = HostState()
         self.failures: dict[str, str] = {}
         """Namespace → what Linux refused there; empty again when it is done."""
-        self._unruled: set[str] = set()
-        """Nodes whose rules are not what they should be."""
+        self._kept_rules: set[str] = set()
+        """Nodes whose rules somebody else has changed, and that are to be kept so."""
         self.sandboxes = Sandboxes(boot.lab, boot.path(rundir.PAUSE))
         self.kernel = LinuxKernel(self.sandboxes)
         self.sight = Sight(self.kernel, lambda: self.is_idle, self._repair_soon)
-        self.links = NetnsLinks(boot.lab, boot.run_netns, boot.outer_proc)
         self.rules: RulesHand
         self.runs: RunsHand
+        self.builder: Builder
         self.check_room = partial(check_growth, boot)
         self._boot = boot
         self._memo = Memo()
@@ -97,6 +97,8 @@ class Agent:
         self.runs = RunsHand(
             self.directory, self._boot.workers, lambda report: self.learn(facts.program_report(self.cluster, report)), self._lost_programs
         )
+        links = NetnsLinks(self.lab, self._boot.run_netns, self._boot.outer_proc)
+        self.builder = Builder(self.kernel, self.sight, self.rules, self.runs, links, self._lives)
         is_first = self._boot.progress is not None
         if not is_first:
             await self._adopt()
@@ -166,11 +168,10 @@ class Agent:
         self.failures.pop(LAB, None)
         for _ in range(MAX_ROUNDS):
             self._dirty.clear()
+            self.sight.is_keeping = self.cluster.config.drift == "keep"
             if self._needs_check:
                 self._needs_check = False
-                self.sight.doubt(netns for netns in self.known if not netns.startswith("pod/"))
-                for netns in await self.rules.touched(self.sandboxes.pids):
-                    self._rules_touched(netns)
+                await self._check()
             self.sight.refresh(self.desired)
             before = self.cluster
             await self._round()
@@ -195,7 +196,7 @@ class Agent:
         if self.failures:
             retry_s = SETTLING_RETRY_S if time.time() < self._settling_until else RETRY_S
             self._wake_at = min(self._wake_at or float("inf"), time.time() + retry_s)
-        if not self._unruled:  # no node sends anybody to a pod that is going any more
+        if not self.builder.unruled:  # no node sends anybody to a pod that is going any more
             for pod in cluster.all(Pod):
                 if pod.is_terminating:
                     self.learn(facts.detached(self.cluster, pod))
@@ -207,78 +208,15 @@ class Agent:
             self._notify()
 
     async def _apply(self, changes: Changes) -> None:
-        """Makes the changes: links and namespaces here, rules and programs by the other processes, all nodes at once."""
-        self._tell_progress(phase="namespaces", total=len(changes.namespaces))
+        refused = await self.builder.apply(changes, self.desired, self.contexts, self._tell_progress)
         for entry in changes.namespaces:
-            if entry.is_removed:
-                self._lives.unwatch(entry.netns)
-        report = self.kernel.apply(changes, lambda netns: self._tell_progress(done=netns))
-        refused: dict[str, list[str]] = {}
-        for failure in report.failures:
-            refused.setdefault(failure.netns, []).append(str(failure))
-        for entry in changes.namespaces:
-            self._take_note(entry)
-        self.sight.made(
-            self.sandboxes.pids[entry.netns] for entry in changes.namespaces if entry.is_new and entry.netns in self.sandboxes.pids
-        )
+            if entry.is_new and entry.netns in self.sandboxes.pids:
+                self.learn(facts.sandbox_made(self.cluster, entry.netns, self.sandboxes.pids[entry.netns]))
         gone = {entry.netns for entry in changes.namespaces if entry.is_removed}
         self._memo.forget(lambda key: isinstance(key, tuple) and key[1] in gone)
-        self._tell_progress(phase="rules and programs")
-        contexts = self.contexts
-        alive = [entry for entry in changes.namespaces if entry.netns in self.sandboxes.pids]
-        results = await asyncio.gather(
-            *(self._load_rules(entry) for entry in alive), *(self._run_programs(entry, contexts, once=False) for entry in alive)
-        )
-        results += await asyncio.gather(*(self._run_programs(entry, contexts, once=True) for entry in alive))
-        for said in results:
-            for netns, text in said:
-                refused.setdefault(netns, []).append(text)
-        self.rules.save_marks()
         self._settle(changes, refused)
 
-    def _take_note(self, entry: NetnsChanges) -> None:
-        """Namespaces that came or went."""
-        pid = self.sandboxes.pids.get(entry.netns, 0)
-        if entry.is_removed:
-            self._unruled.discard(entry.netns)
-            self.links.remove(entry.netns)
-            self.runs.forget(entry.netns)
-            self.rules.forget(entry.netns)
-            self.sight.forget(entry.netns)
-        elif entry.is_new and pid:
-            self._lives.watch(entry.netns, pid)
-            self.links.add(entry.netns, pid)
-            self.learn(facts.sandbox_made(self.cluster, entry.netns, pid))
-
-    async def _load_rules(self, entry: NetnsChanges) -> list[tuple[str, str]]:
-        """Returns (namespace, what was refused)."""
-        netns, pid = entry.netns, self.sandboxes.pids[entry.netns]
-        if not any(operation.object.hand == "nftables" for operation in entry.operations):
-            return []
-        old, new = (_of_hand(contents, "nftables") for contents in (self.known.get(netns, {}), self.desired[netns]))
-        said = await self.rules.apply(netns, pid, old, new)
-        if said is None:
-            self._unruled.discard(netns)
-            return []
-        self._unruled.add(netns)
-        return [(netns, rules_refused(netns, said, self.desired))]
-
-    async def _run_programs(self, entry: NetnsChanges, contexts: Contexts, *, once: bool) -> list[tuple[str, str]]:
-        """Those that serve, or those that ask something once and end: they come when all else of the round is in place."""
-        netns, pid, context = entry.netns, self.sandboxes.pids.get(entry.netns, 0), contexts.get(entry.netns)
-        refused: list[tuple[str, str]] = []
-        for operation in entry.operations if pid and context is not None else ():
-            if isinstance(operation.object, ProgramRun) and context is not None and is_one_shot(operation.object.program) == once:
-                if operation.verb == "remove":
-                    await self.runs.stop(operation.object, context.node)
-                elif (said := await self._start(operation.object, pid, context, contexts)) is not None:
-                    refused.append((netns, program_refused(operation.object, said, self.desired)))
-        return refused
-
-    async def _start(self, run: ProgramRun, pid: int, context: Context, contexts: Contexts) -> str | None:
-        return await self.runs.start(run, pid, context, lambda: contexts.environment(run.netns, run.container))
-
-    def _settle(self, changes: Changes, refused: dict[str, list[str]]) -> None:
+    def _settle(self, changes: Changes, refused: Refused) -> None:
         """What is known after an apply. Where everything went well it is the plan itself; elsewhere Linux is asked."""
         for entry in changes.namespaces:
             self.failures.pop(entry.netns, None)
@@ -300,10 +238,27 @@ class Agent:
         asyncio.get_running_loop().call_later(REPAIR_AFTER_S, self.wake)
 
     def _rules_touched(self, netns: str) -> None:
-        """Somebody else changed rules there: our tables are made anew."""
+        """Somebody else changed rules there: our tables are made anew, unless they are to be kept as they are."""
+        if self.sight.is_keeping:
+            self.sight.note_kept(netns)
+            self._kept_rules.add(netns)
+            return
         log(f"{netns}: somebody changed the rules; they are made anew")
-        self.known[netns] = contents_of(obj for obj in self.known.get(netns, {}).values() if obj.hand != "nftables")
+        self._renew_rules(netns)
         self._repair_soon()
+
+    def _renew_rules(self, netns: str) -> None:
+        self.rules.distrust(netns)
+        self.known[netns] = contents_of(obj for obj in self.known.get(netns, {}).values() if obj.hand != "nftables")
+
+    async def _check(self) -> None:
+        """Asks whether the rules are as they were left, and reads the nodes, and where something was kept as others left it."""
+        kept = self.sight.take_kept()
+        self.sight.doubt(netns for netns in self.known if not netns.startswith("pod/"))
+        for netns in {*await self.rules.touched(self.sandboxes.pids), *(self._kept_rules & kept)}:
+            log(f"{netns}: somebody changed the rules; they are made anew")
+            self._renew_rules(netns)
+        self._kept_rules.clear()
 
     async def _adopt(self) -> None:
         """Takes over what a former agent left: the store, the sandboxes, the rules, the programs."""
@@ -317,7 +272,7 @@ class Agent:
         self.rules.load_marks()
         await self.runs.adopt()
         for netns, contents in list(self.known.items()):
-            rules = _of_hand(self.desired[netns], "nftables")
+            rules = of_hand(self.desired[netns].values(), "nftables")
             is_current = bool(rules) and await self.rules.is_as_left(netns, self.sandboxes.pids[netns], rules)
             runs = [
                 obj
@@ -332,11 +287,7 @@ class Agent:
     def _died(self, netns: str) -> None:
         """Somebody killed a pause process; with it went its namespaces, and the other ends of its links."""
         self.sandboxes.pids.pop(netns, None)
-        self._unruled.discard(netns)
-        self.sight.forget(netns)
-        self.runs.forget(netns)
-        self.rules.forget(netns)
-        self.links.remove(netns)
+        self.builder.forget(netns)
         for other, contents in self.desired.namespaces.items():
             if any(obj.far_end is not None and obj.far_end[0] == netns for obj in contents.values()):
                 self.sight.doubt([other])
@@ -388,10 +339,6 @@ class Agent:
         assert self._boot.progress is not None
         self._boot.progress.close()
         self._boot.progress = None
-
-
-def _of_hand(contents: Contents, hand: str) -> list[Any]:
-    return [obj for obj in contents.values() if obj.hand == hand]
 
 
 def _reap() -> None:

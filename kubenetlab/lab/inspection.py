@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def inspection(agent: Agent) -> dict[str, Any]:
     """The document that `inspect -o json` prints."""
     cluster, pids = agent.cluster, agent.sandboxes.pids
-    init_pid = agent.links.outer_pid(1)
+    init_pid = agent.builder.links.outer_pid(1)
 
     versions = cluster.config.networking.versions
 
@@ -39,7 +39,7 @@ def inspection(agent: Agent) -> dict[str, Any]:
     return {
         "lab": agent.lab,
         "init_pid": init_pid,
-        "agent_pid": agent.links.outer_pid(os.getpid()),
+        "agent_pid": agent.builder.links.outer_pid(os.getpid()),
         "run_directory": str(agent.directory),
         "pod_layout": agent.decisions.pod_layout,
         "neighbors": agent.decisions.neighbors,

@@ -66,16 +66,18 @@ class RulesHand:
         return False
 
     async def touched(self, pids: Mapping[str, int]) -> list[str]:
-        """In which namespaces somebody else has changed rules since our last transaction; their tables are dubious from then on."""
+        """In which namespaces somebody else has changed rules since our last transaction."""
         asked = [(netns, pids[netns]) for netns in self._marks if netns in pids]
         answers = await asyncio.gather(*(self._hand.call(do="generation", netns=netns, pid=pid) for netns, pid in asked))
-        found = [
+        return [
             netns
             for (netns, _), answer in zip(asked, answers, strict=True)
             if "generation" in answer and answer["generation"] != self._marks[netns].generation
         ]
-        self._dubious.update(found)
-        return found
+
+    def distrust(self, netns: str) -> None:
+        """Somebody else has changed rules there: the tables are made anew, whatever they hold."""
+        self._dubious.add(netns)
 
     async def apply(self, netns: str, pid: int, old: Sequence[NftObject], new: Sequence[NftObject]) -> str | None:
         """One transaction from `old` to `new`; None when it is in force, else what nft said."""
@@ -133,7 +135,6 @@ class RulesHand:
         if event["event"] != "touched":
             self._on_probe(event)
         elif event["netns"] in self._marks:
-            self._dubious.add(event["netns"])
             self._on_touched(event["netns"])
 
     def _forget_probes(self) -> None:

@@ -44,6 +44,9 @@ class Sight:
         """True when the kernel had more to tell than it could keep for us."""
         self._turn: list[str] = []
         """Who is still to be read in this pass."""
+        self.is_keeping = False
+        """True when what somebody else changes is to stay, until `take_kept`."""
+        self._kept: set[str] = set()
         self.next_slice_at = time.time() + PASS_S
 
     def open(self) -> None:
@@ -61,6 +64,19 @@ class Sight:
         self.known.pop(netns, None)
         self._doubtful.discard(netns)
 
+    def note_kept(self, netns: str) -> None:
+        """Somebody else has changed something there, and it stays for now."""
+        if netns not in self._kept:
+            self._kept.add(netns)
+            log(f"{netns}: somebody changed something, and it stays so until the next up or apply (drift: keep); kubenetlab diff shows it")
+
+    def take_kept(self) -> set[str]:
+        """Where something is as somebody else has left it: from now on that is doubtful."""
+        kept, self._kept = self._kept | (self.known.keys() if self._is_deaf else set()), set()
+        self._is_deaf = False
+        self._doubtful.update(kept)
+        return kept
+
     def doubt(self, namespaces: Iterable[str]) -> None:
         """What is known of these may not be so any more."""
         self._doubtful.update(namespaces)
@@ -70,7 +86,7 @@ class Sight:
         """True when something has been told, or is feared, that asks for a look."""
         self._read()
         self._judge()
-        return bool(self._doubtful & self.known.keys()) or self._is_deaf
+        return bool(self._doubtful & self.known.keys()) or (self._is_deaf and not self.is_keeping)
 
     def refresh(self, desired: HostState) -> bool:
         """Looks where that is needed: at what contradicts, at what is doubtful, and at those whose turn it is.
@@ -79,7 +95,7 @@ class Sight:
         """
         self._read()
         self._judge()
-        if self._is_deaf:
+        if self._is_deaf and not self.is_keeping:
             log("the kernel told more than could be heard: everything is read")
             self._is_deaf = False
             self._doubtful.update(self.known)
@@ -107,7 +123,7 @@ class Sight:
     def _slice(self, desired: HostState) -> list[str]:
         """Whose turn it is; those whose links lead to the same namespace come together."""
         self.next_slice_at = time.time() + max(SHORTEST_S, PASS_S / max(1, ceil(len(self.known) / SLICE)))
-        if NO_PASSES in os.environ:
+        if NO_PASSES in os.environ or self.is_keeping:
             return []
         self._turn = [netns for netns in self._turn if netns in self.known]
         self._turn = self._turn or sorted(self.known, key=lambda netns: sorted(far_ends(desired, [netns]))[:1])
@@ -118,7 +134,7 @@ class Sight:
         self._read()
         if self._is_at_rest():
             self._judge()
-            if self._doubtful or self._is_deaf:
+            if self.has_doubts:
                 self._on_doubt()
 
     def _read(self) -> None:
@@ -136,7 +152,10 @@ class Sight:
         for pid, notices in self._told.items():
             netns = by_pid.get(pid, "")
             if netns in self.known and contradict(netns, notices, self.known[netns], self._kernel.indexes(netns)):
-                self._doubtful.add(netns)
+                if self.is_keeping:
+                    self.note_kept(netns)
+                else:
+                    self._doubtful.add(netns)
         self._told = {}
 
 

@@ -170,6 +170,29 @@ def test_drift_is_shown_repaired_and_written_down(attentive: Lab, command: str, 
     assert "node/worker: somebody" in log.read_text()[before:]
 
 
+def test_drift_is_kept_where_that_is_asked_for(lab: Lab) -> None:
+    """With `drift: keep` a deleted route, a flushed ruleset and a pod's address stay gone, are told once, and come with the next `up`."""
+    lab.up(MANIFEST)
+    lab.run("up", "--drift", "keep")
+    broken = ("node:worker", "ip route del 10.244.2.0/24"), ("node:worker2", "nft flush ruleset"), ("client", "ip address flush dev eth0")
+    for where, command in broken:
+        lab.run("exec", where, "--", *command.split())
+
+    def told() -> int:
+        return (lab.directory / "log").read_text().count("(drift: keep)")
+
+    wait_for(lambda: told() == len(broken), "each to be told")
+    shown = lab.run("diff", status=1).out
+    assert all(what in shown for what in ("10.244.2.0/24", "ip kube-proxy", "eth0"))
+    lab.run("scale", "deployment", "web", "--replicas", "1")  # what needs the rules makes them anew; nothing needs the route
+    lab.run("ping", "node:worker", "node:worker2")
+    assert "10.244.2.0/24" in lab.run("diff", status=1).out
+    assert told() == len(broken)
+    lab.run("up", "--drift", "repair")
+    assert lab.run("diff").status == 0
+    assert lab.run("ping", "-o", "json").json["ok"]
+
+
 def test_what_somebody_adds_is_left_alone(attentive: Lab) -> None:
     """A route, an address, a table beside ours are theirs."""
     worker = attentive.place("nodes", "worker")
