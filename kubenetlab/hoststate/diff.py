@@ -7,6 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kubenetlab.hoststate.link import Veth
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState
@@ -67,6 +68,13 @@ class Changes(Struct, frozen=True):
         )
 
 
+def is_replaced(before: Object, obj: Object) -> bool:
+    """True when no message turns the one into the other: it has to go, with what stands on it, and be made anew."""
+    if isinstance(obj, Veth) and isinstance(before, Veth):
+        return (obj.peer_netns, obj.peer) != (before.peer_netns, before.peer)
+    return type(before) is not type(obj)
+
+
 def diff(observed: HostState, desired: HostState) -> Changes:
     """What is to be done. A namespace whose contents are the same mapping on both sides is not looked at."""
     observed = _without_lost(observed, desired)
@@ -80,22 +88,29 @@ def diff(observed: HostState, desired: HostState) -> Changes:
 
 
 def _without_lost(observed: HostState, desired: HostState) -> HostState:
-    """The observed state without what goes with a link that has to be made: its far end, and all that stands on either.
+    """The observed state without what goes with a link that has to be made, or made anew: its far end, and all that stands on either.
 
     The kernel takes a dead namespace's links away some time after it, so both may have been seen in their last moments.
     """
     lost: dict[str, set[Key]] = {}
+    replaced: dict[str, set[Key]] = {}
     for netns, contents in desired.namespaces.items():
         if observed[netns] is contents:
             continue
         for key, obj in contents.items():
-            if key not in observed[netns] and (far_end := obj.far_end) is not None:
-                lost.setdefault(netns, set()).add(key)
+            before = observed[netns].get(key)
+            is_found = before is not None and not is_replaced(before, obj)
+            if not is_found and (far_end := obj.far_end) is not None:
+                (lost if before is None else replaced).setdefault(netns, set()).add(key)
                 lost.setdefault(far_end[0], set()).add(far_end[1])
     return observed.with_namespaces(
         {
-            netns: {key: obj for key, obj in observed[netns].items() if key not in keys and obj.stands_on not in keys}
-            for netns, keys in lost.items()
+            netns: {
+                key: obj
+                for key, obj in observed[netns].items()
+                if key not in lost.get(netns, ()) and obj.stands_on not in lost.get(netns, set()) | replaced.get(netns, set())
+            }
+            for netns in {**lost, **replaced}
             if netns in observed.namespaces
         }
     )

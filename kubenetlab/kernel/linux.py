@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from kubenetlab.hoststate.address import decode_address, dump_addresses
-from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
+from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation, is_replaced
 from kubenetlab.hoststate.link import LOOPBACK, Bridge, LinkUp, Port, SeenLink, Veth, decode_link, dump_links
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, dump_neighbors
 from kubenetlab.hoststate.object import Key, Object
@@ -149,12 +149,13 @@ class LinuxKernel:
     def _send(self, netns: str, operations: Sequence[Operation]) -> list[Failure]:
         failures: list[Failure] = []
         requests: list[bytes] = []
-        owners: list[Operation] = []
+        owners: list[tuple[Operation, bool]] = []
+        """Of each request its operation, and whether it takes something away."""
         for operation in operations:
             try:
-                for request in _encode(operation, self):
+                for request, is_removal in _encode(operation, self):
                     requests.append(request)
-                    owners.append(operation)
+                    owners.append((operation, is_removal))
             except KeyError as error:
                 if operation.verb != "remove":
                     failures.append(Failure(netns, operation, errno.ENODEV, f"there is no link or namespace {error}"))
@@ -163,8 +164,8 @@ class LinuxKernel:
         with RouteSocket() as route:
             refusals = route.batch(requests)
         for refusal in refusals:
-            operation = owners[refusal.request]
-            if not (operation.verb == "remove" and refusal.errno in _GONE):
+            operation, is_removal = owners[refusal.request]
+            if not (is_removal and refusal.errno in _GONE):
                 failures.append(Failure(netns, operation, refusal.errno, str(refusal)))
         return failures
 
@@ -293,22 +294,19 @@ class _SysctlWriter:
         return failures
 
 
-def _encode(operation: Operation, links: LinuxKernel) -> Iterable[bytes]:
-    """The requests for one operation."""
+def _encode(operation: Operation, links: LinuxKernel) -> Iterable[tuple[bytes, bool]]:
+    """The requests for one operation, and which of them take something away."""
     obj, before = operation.object, operation.before
     if operation.verb == "remove":
-        return [obj.delete(links)] if hasattr(obj, "delete") else []
+        return [(obj.delete(links), True)] if hasattr(obj, "delete") else []
     if before is None:
         request = obj.create(links)  # type: ignore[attr-defined]
-        return [request] if request else []
-    must_go = type(before) is not type(obj) or (
-        isinstance(obj, Veth) and isinstance(before, Veth) and (obj.peer_netns, obj.peer) != (before.peer_netns, before.peer)
-    )
-    if must_go:
-        return [before.delete(links), obj.create(links)]  # type: ignore[attr-defined]
+        return [(request, False)] if request else []
+    if is_replaced(before, obj):
+        return [(before.delete(links), True), (obj.create(links), False)]  # type: ignore[attr-defined]
     if isinstance(obj, Peers) and isinstance(before, Peers):
-        return obj.change_from(before, links)
-    return [obj.change(links)]  # type: ignore[attr-defined]
+        return [(request, False) for request in obj.change_from(before, links)]
+    return [(obj.change(links), False)]  # type: ignore[attr-defined]
 
 
 def _is_new_port(operation: Operation) -> bool:

@@ -336,3 +336,15 @@ def test_tables_that_are_no_longer_wanted_go_with_a_replacement() -> None:
     text = replacement([Table("n", "ip", "mine")], [("ip", "mine"), ("ip", "former")])
     assert "delete table ip former" in text
     assert text.count("delete table ip mine") == 1
+
+
+def test_what_stands_on_a_link_that_is_replaced_is_made_with_it() -> None:
+    """A veth whose other end was seen elsewhere goes, and takes its address along, even where that was still seen."""
+    address = Address("n", "eth0", "10.0.0.1/24")
+    wanted = contents_of([Sandbox("n", "a node"), Veth("n", "eth0", "0a:58:0a:00:00:01", "s", "n"), address])
+    seen = contents_of([Sandbox("n", "a node"), Veth("n", "eth0", "0a:58:0a:00:00:01", "", "?"), address])
+    (changes,) = diff(HostState({"n": seen}), HostState({"n": wanted})).namespaces
+    assert [(operation.verb, operation.object) for operation in changes.operations] == [
+        ("change", wanted["Link", "eth0"]),
+        ("add", address),
+    ]
