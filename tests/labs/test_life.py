@@ -164,13 +164,17 @@ def test_a_killed_node_with_pods_in_its_own_network(lab: Lab) -> None:
     lab.run("ping")
 
 
+def kill_switch(lab: Lab) -> None:
+    (victim,) = lab.pids(f"{lab.name}/fabric/switch")
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: victim not in lab.pids(), "its death")
+
+
 def test_a_killed_switch_is_made_again(lab: Lab) -> None:
     """With everybody's links to it, and what stands on those; again and again, for the kernel takes its own time to clear them away."""
     lab.up(MANIFEST)
     for _ in range(5):
-        (victim,) = [pid for pid in lab.pids() if title_of(pid) == f"{lab.name}/fabric/switch"]
-        os.kill(victim, signal.SIGKILL)
-        wait_for(lambda victim=victim: victim not in lab.pids(), "its death")
+        kill_switch(lab)
         wait_for(lambda: lab.run("ping", status=None).status == 0, "the whole matrix")
     assert lab.run("diff").status == 0
 
