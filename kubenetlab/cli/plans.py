@@ -25,7 +25,7 @@ def new_lab_plan(given: Manifests) -> list[dict[str, Any]]:
 
     cluster, _ = first_store(given.config, given.entries, time.time())
     changes = diff(HostState(), plan(cluster, decisions(cluster)))
-    return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.operations]} for entry in changes.namespaces]
+    return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]} for entry in changes.namespaces]
 
 
 def new_lab_script(given: Manifests, name: str) -> str:

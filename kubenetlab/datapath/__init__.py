@@ -25,10 +25,12 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
 from kubenetlab.controllers.addons import is_dns_coming
 from kubenetlab.datapath import containers, egress, fabric, loadbalancers, modes, pods
-from kubenetlab.datapath.modes import CNI, ServiceProxy
+from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
 from kubenetlab.datapath.probes import ProbeSpec, probes
+from kubenetlab.datapath.proxy.services import knows_places
 from kubenetlab.datapath.view import NodeView, PodView, ServiceView, node_views, service_views, without_pods
 from kubenetlab.errors import BugError
+from kubenetlab.hoststate.nftables import Bundle, Rules
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.hoststate.state import Contents, HostState, contents_of
@@ -84,14 +86,17 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     want(memo("load balancers", _load_balancers, loadbalancers.ways_in(cluster)))
     for node in nodes:
         want(memo(("node", node.name), _node, node, cni))
-        want(memo(("proxy", node.name), _proxy, without_pods(node), services, proxy, cni))
+        network = cni.network(node)
+        rules = tuple(_rules(memo, proxy, service, node.name, network) for service in services)
+        want(memo(("proxy", node.name), _proxy, without_pods(node), rules, proxy, network))
         for view, pod in _pods_of(cluster, node, memo):
             ports = _target_ports(memo, pod, view, service_list)
             want(memo(("pod", view.netns), _pod, node, view, cni))
             want(memo(("programs", view.netns), _programs, view, pod, ports, decisions.real_commands, awaits_dns))
     merged = {netns: memo(("contents", netns), _merge, netns, tuple(layers)) for netns, layers in wanted.items()}
-    origins = {key: origin for _, found in merged.values() for key, origin in found.items()}
-    return HostState({netns: contents for netns, (contents, _) in merged.items()}, origins)
+    return HostState(
+        {netns: contents for netns, (contents, _) in merged.items()}, {netns: origins for netns, (_, origins) in merged.items()}
+    )
 
 
 def plan_probes(cluster: Cluster, decisions: Decisions, memo: Memo) -> dict[str, tuple[ProbeSpec, ...]]:
@@ -143,9 +148,16 @@ def _pod(node: NodeView, pod: PodView, cni: CNI) -> tuple[Wanted, ...]:
     )
 
 
-def _proxy(node: NodeView, services: tuple[ServiceView, ...], proxy: ServiceProxy, cni: CNI) -> tuple[Wanted, ...]:
-    rules = proxy.rules(node, services, cni.network(node))
-    return tuple(_by_namespace(rules, Origin(_mode_name("kube-proxy", proxy), f"Node {node.name}")))
+def _rules(memo: Memo, proxy: ServiceProxy, service: ServiceView, node: str, network: PodNetwork) -> tuple[Rules, ...]:
+    """One Service's rules, computed once for all nodes on which they are the same."""
+    place = node if knows_places(service.service) else ""
+    return memo(("rules", network, place, service.full_name), proxy.service, service, place, network)
+
+
+def _proxy(node: NodeView, rules: tuple[tuple[Rules, ...], ...], proxy: ServiceProxy, network: PodNetwork) -> tuple[Wanted, ...]:
+    origin = Origin(_mode_name("kube-proxy", proxy), f"Node {node.name}")
+    bundles = (Bundle(node.netns, rules_of_one) for rules_of_service in rules for rules_of_one in rules_of_service)
+    return tuple(_by_namespace((*proxy.node(node, network), *bundles), origin))
 
 
 def _programs(view: PodView, pod: Pod, ports: tuple[Listener, ...], real_commands: tuple[str, ...], awaits_dns: bool) -> tuple[Wanted, ...]:
@@ -174,16 +186,16 @@ def _by_namespace(objects: Iterable[Object], origin: Origin) -> Iterator[Wanted]
         yield tuple(group), origin
 
 
-def _merge(netns: str, layers: tuple[Wanted, ...]) -> tuple[Contents, dict[tuple[str, Key], Origin]]:
-    origins: dict[tuple[str, Key], Origin] = {}
+def _merge(netns: str, layers: tuple[Wanted, ...]) -> tuple[Contents, dict[Key, Origin]]:
+    origins: dict[Key, Origin] = {}
     found: dict[Key, Object] = {}
     for objects, origin in layers:
         for obj in objects:
             other = found.get(obj.key)
             if other is not None and other != obj:
-                raise BugError(f"{netns}: {origins[netns, obj.key]} wants “{other}”, {origin} wants “{obj}”")
+                raise BugError(f"{netns}: {origins[obj.key]} wants “{other}”, {origin} wants “{obj}”")
             found[obj.key] = obj
-            origins[netns, obj.key] = origin
+            origins[obj.key] = origin
     return contents_of(found.values()), origins
 
 

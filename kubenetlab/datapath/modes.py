@@ -20,6 +20,7 @@ from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.meta import Resource, kubernetes_name
 from kubenetlab.datapath.view import NodeView, PodView, ServiceView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
+from kubenetlab.hoststate.nftables import Rules
 from kubenetlab.hoststate.object import Object
 
 Family = Literal["cni", "proxy"]
@@ -74,7 +75,11 @@ class ServiceProxy(Protocol):
     serves: ClassVar[bool]
     """False for a mode in which no Service works."""
 
-    def rules(self, node: NodeView, services: Sequence[ServiceView], network: PodNetwork) -> Iterator[Object]: ...
+    def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
+        """What is on a node whatever Services there are."""
+
+    def service(self, service: ServiceView, node: str, network: PodNetwork) -> tuple[Rules, ...]:
+        """What one Service adds on the node of that name."""
 
 
 def known(family: Family) -> tuple[str, ...]:

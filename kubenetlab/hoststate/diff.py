@@ -36,6 +36,22 @@ class NetnsChanges(Struct, frozen=True):
     netns: str
     operations: tuple[Operation, ...]
 
+    def details(self) -> Iterator[Operation]:
+        """The operations, part by part, as one tells them."""
+        for operation in self.operations:
+            obj, before = operation.object, operation.before
+            if obj.parts == (obj,):
+                yield operation
+                continue
+            old = {part.key: part for part in (obj.parts if operation.verb == "remove" else before.parts if before is not None else ())}
+            new = {part.key: part for part in obj.parts} if operation.verb != "remove" else {}
+            yield from (Operation("remove", part) for key, part in reversed(old.items()) if key not in new)
+            for key, part in new.items():
+                if key not in old:
+                    yield Operation("add", part, origin=operation.origin)
+                elif old[key] != part:
+                    yield Operation("change", part, old[key], operation.origin)
+
     @property
     def is_new(self) -> bool:
         """True when the namespace itself is to be made."""
@@ -64,7 +80,7 @@ class Changes(Struct, frozen=True):
     def __str__(self) -> str:
         """The plan as a user reads it."""
         return "\n".join(
-            line for changes in self.namespaces for line in (changes.netns, *(f"  {operation}" for operation in changes.operations))
+            line for changes in self.namespaces for line in (changes.netns, *(f"  {operation}" for operation in changes.details()))
         )
 
 

@@ -6,7 +6,9 @@ given. Source: nft(8) 1.0.6; libnftables-json(5) for reading back.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 from msgspec import Struct
@@ -123,7 +125,48 @@ class Element(Object, frozen=True):
         return f"nft element {self.family} {self.table} {self.collection} {{ {self.text} }}"
 
 
-NftObject = Table | Chain | Collection | Element
+InTable = Chain | Collection | Element
+"""What is in a table."""
+
+
+class Rules(Struct, frozen=True, dict=True):
+    """What one subject needs in a table, a Service say: one value for all the nodes that have it. Its objects are in no namespace."""
+
+    family: str
+    table: str
+    subject: str
+    """`default/web`; unique in the table."""
+    objects: tuple[InTable, ...]
+
+    @cached_property
+    def digest(self) -> bytes:
+        return hashlib.sha256(repr(self.objects).encode()).digest()
+
+
+class Bundle(Object, frozen=True):
+    """Rules in a node's table: they come and go together, and what changes in them is changed one by one."""
+
+    rank = 130
+    hand = "nftables"
+
+    rules: Rules
+
+    @property
+    def key(self) -> Key:
+        return ("Bundle", self.rules.family, self.rules.table, self.rules.subject)
+
+    @property
+    def parts(self) -> tuple[Object, ...]:
+        return self.rules.objects
+
+    def __str__(self) -> str:
+        return f"nft objects of {self.rules.family} {self.rules.table} for {self.rules.subject}: {len(self.rules.objects)}"
+
+
+NftObject = Table | InTable
+"""What nft knows."""
+Ruled = NftObject | Bundle
+"""What stands in a namespace."""
 
 
 def quoted(comment: str) -> str:
@@ -132,13 +175,32 @@ def quoted(comment: str) -> str:
     return f'"{text}"'
 
 
-def transaction(old: Iterable[NftObject], new: Iterable[NftObject]) -> str:
+def table_of(obj: Ruled) -> tuple[str, str]:
+    """(family, name) of the table in which an object is."""
+    match obj:
+        case Table(family=family, name=name):
+            return family, name
+        case Bundle(rules=rules):
+            return rules.family, rules.table
+    return obj.family, obj.table
+
+
+def members(objects: Iterable[Ruled]) -> Iterator[NftObject]:
+    """The objects, and in place of each bundle those in it."""
+    for obj in objects:
+        if isinstance(obj, Bundle):
+            yield from obj.rules.objects
+        else:
+            yield obj
+
+
+def transaction(old: Iterable[Ruled], new: Iterable[Ruled]) -> str:
     """The commands that turn `old` into `new`, to be run as one transaction; empty when there is nothing to do.
 
     The order is what the kernel's reference counts ask for: make chains and collections, take elements away, fill chains, add
     elements, take chains and collections away.
     """
-    before, after = {obj.key: obj for obj in old}, {obj.key: obj for obj in new}
+    before, after = different(old, new)
     added = [obj for key, obj in after.items() if key not in before]
     changed = [(before[key], obj) for key, obj in after.items() if key in before and before[key] != obj]
     removed = [obj for key, obj in before.items() if key not in after]
@@ -161,7 +223,15 @@ def transaction(old: Iterable[NftObject], new: Iterable[NftObject]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def replacement(objects: Sequence[NftObject], former: Iterable[tuple[str, str]] = ()) -> str:
+def different(old: Iterable[Ruled], new: Iterable[Ruled]) -> tuple[dict[Key, NftObject], dict[Key, NftObject]]:
+    """The objects of both by key, but for the bundles that both have alike."""
+    before, after = {obj.key: obj for obj in old}, {obj.key: obj for obj in new}
+    alike = {key for key, obj in before.items() if isinstance(obj, Bundle) and after.get(key) == obj}
+    own, others = (members(obj for key, obj in side.items() if key not in alike) for side in (before, after))
+    return {obj.key: obj for obj in own}, {obj.key: obj for obj in others}
+
+
+def replacement(objects: Sequence[Ruled], former: Iterable[tuple[str, str]] = ()) -> str:
     """The commands that make the tables of `objects` anew, whatever they hold now, as one transaction.
 
     `former` are (family, name) of tables that were ours: those go, too.
@@ -171,8 +241,21 @@ def replacement(objects: Sequence[NftObject], former: Iterable[tuple[str, str]] 
     return away + transaction((), objects)
 
 
-def needs_replacement(old: NftObject, new: NftObject) -> bool:
-    """True when a change cannot be made in place: a base chain's hook, a collection's type, a table's comment."""
+def digest(objects: Iterable[Ruled]) -> str:
+    """Tells one set of objects from another."""
+    told = hashlib.sha256()
+    for obj in objects:
+        told.update(obj.rules.digest if isinstance(obj, Bundle) else repr(obj).encode())
+    return told.hexdigest()
+
+
+def needs_replacement(old: Iterable[Ruled], new: Iterable[Ruled]) -> bool:
+    """True when something cannot be changed in place: a base chain's hook, a collection's type, a table's comment."""
+    before, after = different(old, new)
+    return any(key in before and before[key] != obj and _is_fixed(before[key], obj) for key, obj in after.items())
+
+
+def _is_fixed(old: NftObject, new: NftObject) -> bool:
     match old, new:
         case (Chain(), Chain()):
             return (old.hook, old.comment) != (new.hook, new.comment)

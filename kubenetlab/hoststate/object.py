@@ -43,6 +43,11 @@ class Object(Struct, frozen=True):
         """(namespace, link) that comes and goes with it: the other end of a pair."""
         return None
 
+    @property
+    def parts(self) -> tuple[Object, ...]:
+        """What it is made of, where it stands for several objects that come and go together; else itself."""
+        return (self,)
+
     def commands(self, word: Word) -> Iterator[str]:
         """What one would type as root to make it; only for what is told by netlink, for rules are text and programs are not of the kernel."""
         raise NotImplementedError

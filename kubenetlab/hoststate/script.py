@@ -15,7 +15,7 @@ from ipaddress import ip_interface
 from typing import Final
 
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.nftables import Element, transaction
+from kubenetlab.hoststate.nftables import Element, members, transaction
 from kubenetlab.hoststate.object import Key, Origin, Word
 from kubenetlab.hoststate.sandbox import Sysctl
 from kubenetlab.hoststate.sections import Ruleset, Section, common_settings, sections
@@ -181,9 +181,10 @@ def _settings(settings: Sequence[Sysctl], common: Sequence[Sysctl], word: Word) 
 
 def _transaction(ruleset: Ruleset) -> Iterator[str]:
     """An element to a line, to be read, and those of a set or map together."""
-    elements = sorted((obj for obj in ruleset.objects if isinstance(obj, Element)), key=lambda element: element.collection)
+    objects = list(members(ruleset.objects))
+    elements = sorted((obj for obj in objects if isinstance(obj, Element)), key=lambda element: element.collection)
     yield "ip netns exec \"$NS\" nft -f - <<'EOF'"
-    yield from transaction((), [obj for obj in ruleset.objects if not isinstance(obj, Element)]).splitlines()
+    yield from transaction((), [obj for obj in objects if not isinstance(obj, Element)]).splitlines()
     yield from (transaction((), [element]).rstrip() for element in elements)
     yield "EOF"
 

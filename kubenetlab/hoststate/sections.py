@@ -13,7 +13,7 @@ from itertools import groupby
 from msgspec import Struct
 
 from kubenetlab.hoststate.link import LinkUp
-from kubenetlab.hoststate.nftables import NftObject, Table
+from kubenetlab.hoststate.nftables import Ruled, table_of
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
@@ -34,7 +34,7 @@ class Ruleset(Struct, frozen=True):
     """A table with all that is in it, and who wants that."""
 
     origins: tuple[Origin | None, ...]
-    objects: tuple[NftObject, ...]
+    objects: tuple[Ruled, ...]
 
 
 class Section(Struct, frozen=True):
@@ -115,9 +115,9 @@ def _by_component(state: HostState, contents: Contents, objects: Sequence[Object
 
 
 def _rulesets(state: HostState, contents: Contents) -> Iterator[Ruleset]:
-    tables: dict[tuple[str, str], list[NftObject]] = {}
+    tables: dict[tuple[str, str], list[Ruled]] = {}
     for obj in contents.values():
-        if isinstance(obj, NftObject):
-            tables.setdefault((obj.family, obj.name if isinstance(obj, Table) else obj.table), []).append(obj)
+        if isinstance(obj, Ruled):
+            tables.setdefault(table_of(obj), []).append(obj)
     for objects in tables.values():
         yield Ruleset(tuple(dict.fromkeys(state.origin(obj) for obj in objects)), tuple(objects))

@@ -16,7 +16,7 @@ class HostState:
 
     __slots__ = ("namespaces", "origins")
 
-    def __init__(self, namespaces: Mapping[str, Contents] | None = None, origins: Mapping[tuple[str, Key], Origin] | None = None) -> None:
+    def __init__(self, namespaces: Mapping[str, Contents] | None = None, origins: Mapping[str, Mapping[Key, Origin]] | None = None) -> None:
         self.namespaces: Final = dict(namespaces or {})
         self.origins: Final = origins or {}
 
@@ -30,7 +30,7 @@ class HostState:
         return (obj for contents in self.namespaces.values() for obj in contents.values())
 
     def origin(self, obj: Object) -> Origin | None:
-        return self.origins.get((obj.netns, obj.key))
+        return self.origins.get(obj.netns, {}).get(obj.key)
 
     def with_namespaces(self, changed: Mapping[str, Contents | None]) -> HostState:
         """The state with some namespaces replaced; None takes one away."""

@@ -198,7 +198,7 @@ class LabApi:
 
 def render_changes(changes: Changes) -> list[dict[str, Any]]:
     """Changes as the API shows them: namespace by namespace, a line an operation."""
-    return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.operations]} for entry in changes.namespaces]
+    return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]} for entry in changes.namespaces]
 
 
 def _admit(cluster: Cluster, documents: list[dict[str, Any]]) -> Admission:

@@ -35,9 +35,10 @@ def condensed(refusals: Iterable[str], shown: int = 2) -> str:
 
 def rules_refused(netns: str, said: str, desired: HostState) -> str:
     """One node's rules. The statement that nft shows tells the object, and the plan who wants that."""
-    obj = next((obj for line in said.splitlines() if (obj := desired[netns].get(key_of(line) or ())) is not None), None)
+    wanted = {part.key: (part, whole) for whole in desired[netns].values() if whole.hand == "nftables" for part in whole.parts}
+    obj, whole = next((found for line in said.splitlines() if (found := wanted.get(key_of(line) or ())) is not None), (None, None))
     return report(
-        f"{netns}: cannot load rules{f': {obj}' if obj else ''}", "nft", said, desired.origin(obj) if obj else None, nft_advice(said)
+        f"{netns}: cannot load rules{f': {obj}' if obj else ''}", "nft", said, desired.origin(whole) if whole else None, nft_advice(said)
     )
 
 

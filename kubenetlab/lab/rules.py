@@ -7,7 +7,6 @@ has been there, and our tables are made anew: the kernel's text is never compare
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from kubenetlab.datapath.probes import ProbeSpec
-from kubenetlab.hoststate.nftables import NftObject, Table, needs_replacement, replacement, transaction
+from kubenetlab.hoststate.nftables import Ruled, Table, digest, needs_replacement, replacement, transaction
 from kubenetlab.lab import rundir, state
 from kubenetlab.lab.hands import Hand, OnEvent
 from kubenetlab.lab.wire import Message
@@ -56,11 +55,11 @@ class RulesHand:
         except (OSError, msgspec.DecodeError):
             self._marks = {}
 
-    async def is_as_left(self, netns: str, pid: int, objects: Sequence[NftObject]) -> bool:
+    async def is_as_left(self, netns: str, pid: int, objects: Sequence[Ruled]) -> bool:
         """True when the namespace holds what our last transaction left, and that was made of these objects."""
         answer = await self._hand.call(do="generation", netns=netns, pid=pid)
         mark = self._marks.get(netns)
-        if mark is not None and (mark.generation, mark.digest) == (answer.get("generation"), _digest(objects)):
+        if mark is not None and (mark.generation, mark.digest) == (answer.get("generation"), digest(objects)):
             return True
         self._dubious.add(netns)
         return False
@@ -79,12 +78,9 @@ class RulesHand:
         """Somebody else has changed rules there: the tables are made anew, whatever they hold."""
         self._dubious.add(netns)
 
-    async def apply(self, netns: str, pid: int, old: Sequence[NftObject], new: Sequence[NftObject]) -> str | None:
+    async def apply(self, netns: str, pid: int, old: Sequence[Ruled], new: Sequence[Ruled]) -> str | None:
         """One transaction from `old` to `new`; None when it is in force, else what nft said."""
-        before = {obj.key: obj for obj in old}
-        must_replace = netns in self._dubious or any(
-            obj.key in before and before[obj.key] != obj and needs_replacement(before[obj.key], obj) for obj in new
-        )
+        must_replace = netns in self._dubious or needs_replacement(old, new)
         mark = self._marks.get(netns)
         text = replacement(new, mark.tables if mark else ()) if must_replace else transaction(old, new)
         if not text:
@@ -95,7 +91,7 @@ class RulesHand:
             return str(answer["error"])
         self._dubious.discard(netns)
         tables = tuple((obj.family, obj.name) for obj in new if isinstance(obj, Table))
-        self._marks[netns] = Mark(answer["generation"], _digest(new), tables)
+        self._marks[netns] = Mark(answer["generation"], digest(new), tables)
         return None
 
     def forget(self, netns: str) -> None:
@@ -140,7 +136,3 @@ class RulesHand:
     def _forget_probes(self) -> None:
         self._probes = {}
         self._on_return()
-
-
-def _digest(objects: Sequence[NftObject]) -> str:
-    return hashlib.sha256(repr(objects).encode()).hexdigest()

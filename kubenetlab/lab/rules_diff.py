@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kubenetlab.hoststate.nftables import Chain, Collection, Element, Listed, Table, decode_listing
+from kubenetlab.hoststate.nftables import Chain, Collection, Element, Listed, Ruled, Table, decode_listing, members, table_of
 
 
 def rules_differences(wanted: Mapping[Any, Any], tables: Sequence[Table], listed: Sequence[Any]) -> Iterator[str]:
@@ -18,7 +18,8 @@ def rules_differences(wanted: Mapping[Any, Any], tables: Sequence[Table], listed
             yield f"+ {table}"
             continue
         found = decode_listing(document, table.family, table.name)
-        mine = [obj for obj in wanted.values() if getattr(obj, "table", None) == table.name and obj.family == table.family]
+        here = (obj for obj in wanted.values() if isinstance(obj, Ruled) and table_of(obj) == (table.family, table.name))
+        mine = [obj for obj in members(here) if not isinstance(obj, Table)]
         yield from _chains([obj for obj in mine if isinstance(obj, Chain)], found, table)
         yield from _collections(mine, found, table)
 

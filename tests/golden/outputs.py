@@ -9,7 +9,7 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.nftables import NftObject, transaction
+from kubenetlab.hoststate.nftables import Ruled, transaction
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState
 from tests.clusters import running, store
@@ -31,11 +31,11 @@ def outputs(case: Path) -> dict[str, str]:
     decisions = cluster.get(Decisions, "", "decisions") or Decisions(pod_layout="onlink", neighbors="dynamic")
     desired = plan(cluster, decisions)
     changes = diff(HostState(), desired)
-    lines = [line for entry in changes.namespaces for line in (entry.netns, *(f"  {operation}" for operation in entry.operations))]
+    lines = [line for entry in changes.namespaces for line in (entry.netns, *(f"  {operation}" for operation in entry.details()))]
     found = {"plan.txt": "".join(f"{line}\n" for line in lines)}
     (config,) = cluster.all(ClusterConfig)
     for name in config.node_names:
-        rules = [obj for obj in desired[f"node/{name}"].values() if isinstance(obj, NftObject)]
+        rules = [obj for obj in desired[f"node/{name}"].values() if isinstance(obj, Ruled)]
         if rules:
             found[f"{name}.nft"] = transaction((), rules)
     if len(config.node_names) == 1:

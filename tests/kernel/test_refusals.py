@@ -165,7 +165,7 @@ def test_a_rule_that_nft_does_not_take(way: str) -> None:
     chains = [Chain("n", "ip", "t", name, (Rule("counter"), Rule(f"jump {to}"))) for name, to in (("a", "b"), ("b", "c"), ("d", "e"))]
     objects: list[NftObject] = [Table("n", "ip", "t"), *chains]
     desired = HostState(
-        {"n": contents_of(objects)}, {("n", chain.key): Origin("proxy nftables", f"Service {chain.name}") for chain in chains}
+        {"n": contents_of(objects)}, {"n": {chain.key: Origin("proxy nftables", f"Service {chain.name}") for chain in chains}}
     )
     here = nft.LibraryNft() if way == "library" else nft.ProgramNft()
     with pytest.raises(nft.NftError) as caught:

@@ -18,7 +18,7 @@ from kubenetlab.hoststate.address import Address, decode_address
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth, decode_link
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor
-from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject, Rule, Table, replacement, transaction
+from kubenetlab.hoststate.nftables import Bundle, Chain, Collection, Element, NftObject, Rule, Rules, Table, replacement, transaction
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.peers import Peers, peers_of
 from kubenetlab.hoststate.route import Route, decode_route
@@ -348,3 +348,31 @@ def test_what_stands_on_a_link_that_is_replaced_is_made_with_it() -> None:
         ("change", wanted["Link", "eth0"]),
         ("add", address),
     ]
+
+
+def service_rules(name: str, *endpoints: str) -> Bundle:
+    """A Service with a chain for each endpoint, and one that chooses."""
+    choice = Rule(f"numgen random mod {len(endpoints)} vmap {{ … }}")
+    chains = [Chain("", "ip", "t", f"{name}-{endpoint}", (Rule(f"dnat to {endpoint}"),)) for endpoint in endpoints]
+    return Bundle(
+        "n", Rules("ip", "t", name, (Element("", "ip", "t", "ips", f"of {name}"), Chain("", "ip", "t", name, (choice,)), *chains))
+    )
+
+
+def test_of_bundles_that_changed_only_what_differs_is_told() -> None:
+    """To nft, in a plan, and nothing at all of those that are alike."""
+    table, other = Table("n", "ip", "t"), service_rules("other", "10.0.0.9")
+    before, after = service_rules("web", "10.0.0.1", "10.0.0.2"), service_rules("web", "10.0.0.2")
+    assert transaction([table, other, before], [table, service_rules("other", "10.0.0.9"), after]).splitlines() == [
+        "flush chain ip t web",
+        "flush chain ip t web-10.0.0.1",
+        "add rule ip t web numgen random mod 1 vmap { … }",
+        "delete chain ip t web-10.0.0.1",
+    ]
+    (changes,) = diff(HostState({"n": contents_of([before, other])}), HostState({"n": contents_of([other, after])})).namespaces
+    assert [str(operation) for operation in changes.details()] == [
+        "- nft chain ip t web-10.0.0.1: 1 rule",
+        "~ nft chain ip t web: 1 rule    (was: nft chain ip t web: 1 rule)",
+    ]
+    (gone,) = diff(HostState({"n": contents_of([other])}), HostState({"n": {}})).namespaces
+    assert [str(operation) for operation in gone.details()][-1] == "- nft element ip t ips { of other }"

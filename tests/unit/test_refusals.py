@@ -14,7 +14,7 @@ from kubenetlab.kernel.nft import readable
 from kubenetlab.lab.refusals import condensed, program_refused, rules_refused
 
 RUN = ProgramRun("pod/default/web/1234", "main", 0, "netexec", {}, (Listener("TCP", 80),))
-DESIRED = HostState({RUN.netns: contents_of([RUN])}, {(RUN.netns, RUN.key): Origin("containers", "Pod default/web")})
+DESIRED = HostState({RUN.netns: contents_of([RUN])}, {RUN.netns: {RUN.key: Origin("containers", "Pod default/web")}})
 
 
 def test_a_program_that_cannot_start_names_its_pod() -> None:

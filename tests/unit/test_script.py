@@ -10,7 +10,7 @@ from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.nftables import Chain, Element, Rule, Table
-from kubenetlab.hoststate.object import Object, Origin
+from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.script import script
@@ -27,7 +27,9 @@ def by_origin(*wanted: tuple[str, Object]) -> HostState:
     found: dict[str, list[Object]] = {}
     for _, obj in wanted:
         found.setdefault(obj.netns, []).append(obj)
-    origins = {(obj.netns, obj.key): Origin(component, "Node a") for component, obj in wanted}
+    origins: dict[str, dict[Key, Origin]] = {}
+    for component, obj in wanted:
+        origins.setdefault(obj.netns, {})[obj.key] = Origin(component, "Node a")
     return HostState({netns: contents_of(objects) for netns, objects in found.items()}, origins)
 
 

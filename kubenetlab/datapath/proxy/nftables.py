@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_network
 
 from msgspec import Struct
 
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, port_views
 from kubenetlab.datapath.view import NodeView, ServiceView
-from kubenetlab.hoststate.nftables import MAX_NAME, NFT_FAMILIES, Chain, Collection, Element, Rule, Table
+from kubenetlab.hoststate.nftables import MAX_NAME, NFT_FAMILIES, Chain, Collection, Element, InTable, Rule, Rules, Table
 from kubenetlab.hoststate.object import Object
 from kubenetlab.names import KUBE_PROXY_TABLE
 
@@ -75,20 +76,28 @@ class Mode(ModeOptions, frozen=True):
 
     needs = Needs(programs=("nft",), features=("nft nat", "nft numgen", "nft vmap"))
 
-    def rules(self, node: NodeView, services: Sequence[ServiceView], network: PodNetwork) -> Iterator[Object]:
+    def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         for index, family in enumerate(node.families):
-            words = _Words(node.netns, NFT_FAMILIES[family.version], network.cluster_cidrs[index], node.service_cidrs[index])
-            yield from _family(words, family.address, port_views(node, services, family.version))
+            yield from _table(_Words(NFT_FAMILIES[family.version], node.netns), family.address, node.service_cidrs[index])
+
+    def service(self, service: ServiceView, node: str, network: PodNetwork) -> tuple[Rules, ...]:
+        found = []
+        for cluster_cidr in network.cluster_cidrs:
+            version = ip_network(cluster_cidr).version
+            words = _Words(NFT_FAMILIES[version])
+            ports = port_views(node, service, version)
+            if objects := tuple(obj for port in ports for obj in _service_port(words, port, cluster_cidr)):
+                ips = (words.element("cluster-ips", cluster_ip) for cluster_ip in dict.fromkeys(port.cluster_ip for port in ports))
+                found.append(Rules(words.family, TABLE, service.full_name, (*ips, *objects)))
+        return tuple(found)
 
 
 class _Words(Struct, frozen=True):
     """What differs between the tables of a node, one per address family."""
 
-    netns: str
     family: str
     """nft's: also its word for the packet's header."""
-    cluster_cidr: str
-    service_cidr: str
+    netns: str = ""
 
     @property
     def address_type(self) -> str:
@@ -104,26 +113,20 @@ class _Words(Struct, frozen=True):
         return Collection(self.netns, self.family, TABLE, name, type_.replace("ADDR", self.address_type), comment, timeout_s)
 
 
-def _family(words: _Words, node_address: str, ports: Iterable[PortView]) -> Iterator[Object]:
-    """One table."""
+def _table(words: _Words, node_address: str, service_cidr: str) -> Iterator[Object]:
+    """One table, as it is without any Service."""
     yield Table(words.netns, words.family, TABLE, "rules for kube-proxy")
     for name, type_, comment in _COLLECTIONS:
         yield words.collection(name, type_, comment)
-    yield from _fixed_chains(words)
+    yield from _fixed_chains(words, service_cidr)
     yield words.element("nodeport-ips", node_address)
-    seen: set[str] = set()
-    for port in ports:
-        if port.cluster_ip not in seen:
-            yield words.element("cluster-ips", port.cluster_ip)
-            seen.add(port.cluster_ip)
-        yield from _service_port(words, port)
 
 
-def _fixed_chains(words: _Words) -> Iterator[Object]:
+def _fixed_chains(words: _Words, service_cidr: str) -> Iterator[Object]:
     """The chains that are there whatever Services exist."""
     ip = words.family
     reject = (f"{ip} daddr @cluster-ips reject", "Reject traffic to invalid ports of ClusterIPs")
-    drop = (f"{ip} daddr {{ {words.service_cidr} }} drop", "Drop traffic to unallocated ClusterIPs")
+    drop = (f"{ip} daddr {{ {service_cidr} }} drop", "Drop traffic to unallocated ClusterIPs")
     regular: dict[str, tuple[Rule, ...]] = {
         "firewall-check": (Rule(f"{ip} daddr . meta l4proto . th dport vmap @firewall-ips"),),
         "service-endpoints-check": (Rule(f"{ip} daddr . meta l4proto . th dport vmap @no-endpoint-services"),),
@@ -147,7 +150,7 @@ def _fixed_chains(words: _Words) -> Iterator[Object]:
         yield words.chain(name, tuple(Rule(text) for text in texts), hook)
 
 
-def _service_port(words: _Words, port: PortView) -> Iterator[Object]:
+def _service_port(words: _Words, port: PortView, cluster_cidr: str) -> Iterator[InTable]:
     """The chains of one port, and where it is found: its cluster IP, and its addresses outside."""
     for address in (port.cluster_ip, *port.outside_ips):
         usable = port.internal if address == port.cluster_ip else port.here if port.is_external_local else port.everywhere
@@ -157,7 +160,7 @@ def _service_port(words: _Words, port: PortView) -> Iterator[Object]:
     if not port.everywhere:
         return
     internal = local_chain(port) if port.is_internal_local else service_chain(port)
-    outsiders = Rule(f"{words.family} daddr {port.cluster_ip} {words.family} saddr != {words.cluster_cidr} jump mark-for-masquerade")
+    outsiders = Rule(f"{words.family} daddr {port.cluster_ip} {words.family} saddr != {cluster_cidr} jump mark-for-masquerade")
     policies = (
         (service_chain(port), port.uses_cluster_policy, port.everywhere),
         (local_chain(port), port.uses_local_policy, port.here),
@@ -169,7 +172,7 @@ def _service_port(words: _Words, port: PortView) -> Iterator[Object]:
     if port.internal:
         yield words.element("service-ips", _destination(port, port.cluster_ip), f"goto {internal}", port.title)
     if port.outside_ips:
-        yield words.chain(external_chain(port), tuple(_from_outside(words, port)), comment=port.title)
+        yield words.chain(external_chain(port), tuple(_from_outside(words, port, cluster_cidr)), comment=port.title)
         for address in port.outside_ips:
             yield words.element("service-ips", _destination(port, address), f"goto {external_chain(port)}", port.title)
     yield from _endpoints(words, port)
@@ -188,21 +191,21 @@ def _choice(words: _Words, port: PortView, endpoints: Sequence[EndpointAddress])
     yield Rule(f"numgen random mod {len(endpoints)} vmap {{ {choices} }}")
 
 
-def _from_outside(words: _Words, port: PortView) -> Iterator[Rule]:
+def _from_outside(words: _Words, port: PortView, cluster_cidr: str) -> Iterator[Rule]:
     """By the policy Cluster all of it is masqueraded; by Local only what the node itself sends, and the cluster's own goes anywhere."""
     cluster = service_chain(port)
     if not port.is_external_local:
         yield Rule("jump mark-for-masquerade")
         yield Rule(f"goto {cluster}")
         return
-    yield Rule(f"{words.family} saddr {words.cluster_cidr} goto {cluster}", "short-circuit pod traffic")
+    yield Rule(f"{words.family} saddr {cluster_cidr} goto {cluster}", "short-circuit pod traffic")
     yield Rule("fib saddr type local jump mark-for-masquerade", "masquerade local traffic")
     yield Rule(f"fib saddr type local goto {cluster}", "short-circuit local traffic")
     if port.here:
         yield Rule(f"goto {local_chain(port)}")
 
 
-def _endpoints(words: _Words, port: PortView) -> Iterator[Object]:
+def _endpoints(words: _Words, port: PortView) -> Iterator[InTable]:
     """The chain of each endpoint that some policy leads to."""
     used = (port.everywhere if port.uses_cluster_policy else ()) + (port.here if port.uses_local_policy else ())
     for endpoint in dict.fromkeys(used):

@@ -5,10 +5,11 @@ No Service address works, neither from pods nor from nodes; pod addresses do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from kubenetlab.datapath.modes import ModeOptions, PodNetwork
 from kubenetlab.datapath.view import NodeView, ServiceView
+from kubenetlab.hoststate.nftables import Rules
 from kubenetlab.hoststate.object import Object
 
 
@@ -17,5 +18,8 @@ class Mode(ModeOptions, frozen=True):
 
     serves = False
 
-    def rules(self, node: NodeView, services: Sequence[ServiceView], network: PodNetwork) -> Iterator[Object]:
+    def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         return iter(())
+
+    def service(self, service: ServiceView, node: str, network: PodNetwork) -> tuple[Rules, ...]:
+        return ()

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from kubenetlab.api.core import Service, ServicePort
 from kubenetlab.api.discovery import Endpoint
-from kubenetlab.datapath.view import NodeView, ServiceView
+from kubenetlab.datapath.view import ServiceView
 
 SERVICE_PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
@@ -77,23 +77,26 @@ def is_proxied(service: Service) -> bool:
     return SERVICE_PROXY_NAME_LABEL not in service.labels and HEADLESS_LABEL not in service.labels
 
 
-def port_views(node: NodeView, services: Sequence[ServiceView], version: int) -> Iterator[PortView]:
-    """Every Service port with a cluster IP of this family, in the order of the Services."""
-    for view in services:
-        service = view.service
-        if not is_proxied(service):
-            continue
-        for cluster_ip in service.cluster_ips:
-            if ip_address(cluster_ip).version == version:
-                yield from (_port_view(node, view, service, port, cluster_ip) for port in service.spec.ports)
+def knows_places(service: Service) -> bool:
+    """True when it matters to a Service on which node its rules are."""
+    return "Local" in (service.spec.internal_traffic_policy, service.spec.external_traffic_policy)
 
 
-def _port_view(node: NodeView, view: ServiceView, service: Service, port: ServicePort, cluster_ip: str) -> PortView:
+def port_views(node: str, view: ServiceView, version: int) -> tuple[PortView, ...]:
+    """Every port of a Service with a cluster IP of this family, as the node of that name sees it."""
+    service = view.service
+    if not is_proxied(service):
+        return ()
+    cluster_ips = [cluster_ip for cluster_ip in service.cluster_ips if ip_address(cluster_ip).version == version]
+    return tuple(_port_view(node, view, service, port, cluster_ip) for cluster_ip in cluster_ips for port in service.spec.ports)
+
+
+def _port_view(node: str, view: ServiceView, service: Service, port: ServicePort, cluster_ip: str) -> PortView:
     version = ip_address(cluster_ip).version
     found = [(endpoint, place) for endpoint, place in _places(view, port, version)]
     spec = service.spec
     is_internal_local, is_external_local = spec.internal_traffic_policy == "Local", spec.external_traffic_policy == "Local"
-    near = [(endpoint, place) for endpoint, place in found if endpoint.node_name == node.name]
+    near = [(endpoint, place) for endpoint, place in found if endpoint.node_name == node]
     return PortView(
         namespace=service.namespace,
         service=service.name,
