@@ -8,6 +8,7 @@ Source: k8s.io/apimachinery pkg/apis/meta/v1/types.go (1.33).
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
@@ -154,7 +155,12 @@ class Condition(Record, frozen=True):
 
 def timestamp(seconds: float) -> str:
     """RFC 3339 in UTC with seconds, as Kubernetes writes `metav1.Time`."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _timestamp(int(seconds))
+
+
+@lru_cache(maxsize=16)
+def _timestamp(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def seconds(stamp: str) -> float:

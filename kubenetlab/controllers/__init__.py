@@ -53,26 +53,39 @@ CONTROLLERS: Final[tuple[Any, ...]] = (
 
 
 def run(cluster: Cluster, now: float) -> tuple[Cluster, float | None]:
-    """The store once every controller is content, and when to run again although nothing changed (None: never).
+    """The store once every controller is content, and when to run again although nothing changed (None: never)."""
+    return Controllers().run(cluster, now)
 
-    Raises BugError, naming the controllers, when they never come to rest.
-    """
-    seen: dict[str, tuple[Any, ...]] = {}
-    wakes: dict[str, float | None] = {}
-    for _ in range(MAX_ROUNDS):
-        busy = []
-        for controller in CONTROLLERS:
-            name = controller.__name__.rpartition(".")[2]
-            snapshot = cluster.snapshot(controller.WATCHES)
-            if name in seen and all(a is b for a, b in zip(seen[name], snapshot, strict=True)):
-                continue
-            results = list(controller.reconcile(cluster, now))
-            wakes[name] = min((result.at for result in results if isinstance(result, Wake)), default=None)
-            after = cluster.with_changes(result for result in results if not isinstance(result, Wake))
-            seen[name] = snapshot
-            if after is not cluster:
-                busy.append(name)
-                cluster = after
-        if not busy:
-            return cluster, min((at for at in wakes.values() if at is not None), default=None)
-    raise BugError(f"the controllers {', '.join(busy)} never come to rest")
+
+class Controllers:
+    """The controllers with their memory: who sees what it saw the last time is not asked again before the time that it named."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[Any, ...]] = {}
+        self._wakes: dict[str, float | None] = {}
+
+    def run(self, cluster: Cluster, now: float) -> tuple[Cluster, float | None]:
+        """The store once every controller is content, and when to run again although nothing changed (None: never).
+
+        Raises BugError, naming the controllers, when they never come to rest.
+        """
+        due = {name for name, at in self._wakes.items() if at is not None and at <= now}
+        for _ in range(MAX_ROUNDS):
+            busy = []
+            for controller in CONTROLLERS:
+                name = controller.__name__.rpartition(".")[2]
+                snapshot = cluster.snapshot(controller.WATCHES)
+                is_known = name in self._seen and all(a is b for a, b in zip(self._seen[name], snapshot, strict=True))
+                if is_known and name not in due:
+                    continue
+                results = list(controller.reconcile(cluster, now))
+                self._wakes[name] = min((result.at for result in results if isinstance(result, Wake)), default=None)
+                after = cluster.with_changes(result for result in results if not isinstance(result, Wake))
+                self._seen[name] = snapshot
+                due.discard(name)
+                if after is not cluster:
+                    busy.append(name)
+                    cluster = after
+            if not busy:
+                return cluster, min((at for at in self._wakes.values() if at is not None), default=None)
+        raise BugError(f"the controllers {', '.join(busy)} never come to rest")

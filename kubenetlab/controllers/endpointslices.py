@@ -6,11 +6,11 @@ Source: k8s.io/endpointslice {reconciler,utils}.go; KEP-1669, KEP-1672.
 """
 
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address
 from typing import Final, Literal
 
 from msgspec import structs
 
+from kubenetlab.api import ip
 from kubenetlab.api.core import SERVICE_NAME_LABEL, Node, ObjectReference, Service
 from kubenetlab.api.discovery import MANAGED_BY_LABEL, Endpoint, EndpointConditions, EndpointPort, EndpointSlice
 from kubenetlab.api.meta import ObjectMeta, timestamp
@@ -82,7 +82,7 @@ def _slices(cluster: Cluster, service: Service, now: float) -> Iterator[Endpoint
             continue
         groups: dict[Ports, list[Endpoint]] = {} if pods else {(): []}
         for pod in pods:
-            address = next((text for text in pod.addresses if ip_address(text).version == version), None)
+            address = next((text for text in pod.addresses if ip.version_of(text) == version), None)
             if address is not None:
                 groups.setdefault(resolved_ports(service, pod), []).append(_endpoint(cluster, service, pod, address))
         for ports, endpoints in groups.items():

@@ -7,9 +7,10 @@ interpodaffinity} (1.33).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Final
 
+from kubenetlab.api import ip
 from kubenetlab.api.core import Namespace, Node, Taint
 from kubenetlab.api.meta import matches_labels
 from kubenetlab.api.pods import Pod, PodSpec, Toleration
@@ -98,7 +99,7 @@ def _node_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
 def _addresses(pod: Pod, node: Node, placed: Placed) -> str | None:
     """A pod that asks for its address can only be where that is routed to."""
     wanted = [ip_address(address) for address in pod.wanted_addresses]
-    ranges = [ip_network(cidr) for cidr in node.spec.pod_cidrs]
+    ranges = [ip.network(cidr) for cidr in node.spec.pod_cidrs] if wanted else []
     is_here = all(any(address in cidr for cidr in ranges if cidr.version == address.version) for address in wanted)
     return None if is_here else "node(s) didn't have the requested pod address in their range"
 

@@ -6,11 +6,12 @@ Source: containernetworking/plugins plugins/ipam/host-local/backend/allocator/al
 """
 
 from collections.abc import Container, Iterator, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Final
 
 from msgspec import Struct, structs
 
+from kubenetlab.api import ip
 from kubenetlab.api.config import ClusterConfig, Network, Pool
 from kubenetlab.api.core import Node
 from kubenetlab.api.lab import Attachment, Ledger, NetworkFacts
@@ -101,7 +102,7 @@ def _free(
     others = [other for other in cluster.config.networking.ipam.pools if other is not pool and other.serves(node.name)]
     found: list[str] = []
     for cidr, latest in zip(node.spec.pod_cidrs, (*last, *[""] * len(node.spec.pod_cidrs)), strict=False):
-        subnet = ip_network(cidr)
+        subnet = ip.network(cidr)
         first, end = (pool.first, pool.last + 1) if pool is not None else (FIRST, subnet.num_addresses - 1)
         end = min(end, subnet.num_addresses - 1)
         candidates = (
@@ -129,7 +130,7 @@ def _asked_for(pod: Pod, node: Node, taken: dict[str, str]) -> tuple[str, ...] |
     wanted = [ip_address(address) for address in pod.wanted_addresses]
     found: list[str] = []
     for cidr in node.spec.pod_cidrs:
-        subnet = ip_network(cidr)
+        subnet = ip.network(cidr)
         address = next((address for address in wanted if address.version == subnet.version), None)
         if address is None:
             return Refused(f"the pod asks for {', '.join(pod.wanted_addresses)}, and for no IPv{subnet.version} address")

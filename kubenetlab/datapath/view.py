@@ -6,13 +6,13 @@ A view is a value: two views are equal when nothing changed for the node, and th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property, lru_cache
-from ipaddress import ip_network
+from functools import cached_property
 from typing import Final, Literal
 
 from msgspec import Struct, structs
 
 from kubenetlab import names
+from kubenetlab.api import ip
 from kubenetlab.api.config import Network
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
@@ -33,7 +33,7 @@ class Family(Struct, frozen=True):
 
     @property
     def pod_network(self) -> Network:
-        return _network(self.pod_cidr)
+        return ip.network(self.pod_cidr)
 
     @property
     def version(self) -> int:
@@ -193,8 +193,3 @@ def _pod_views(cluster: Cluster, node: Node, has_network: bool) -> Iterator[PodV
         view = pod_view(pod, node, attachment_of(cluster, pod) if has_network else None)
         if view is not None:
             yield view
-
-
-@lru_cache(maxsize=2048)  # a pod asks for its node's more than once
-def _network(cidr: str) -> Network:
-    return ip_network(cidr)

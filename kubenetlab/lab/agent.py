@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kubenetlab import controllers
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster
+from kubenetlab.controllers import Controllers
 from kubenetlab.datapath import Memo, plan, plan_probes
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.errors import ApplyError
@@ -74,6 +74,7 @@ class Agent:
         self.check_room = partial(check_growth, boot)
         self._boot = boot
         self._memo = Memo()
+        self._controllers = Controllers()
         self._saved: Cluster | None = None
         self._lives = Lives(self._died)
         self._dirty = asyncio.Event()
@@ -184,7 +185,7 @@ class Agent:
         self._notify()
 
     async def _round(self) -> None:
-        cluster, self._wake_at = controllers.run(self.cluster, time.time())
+        cluster, self._wake_at = self._controllers.run(self.cluster, time.time())
         self.cluster = cluster = cluster.with_changes([machine.decisions(cluster)])
         self._save()
         decisions = self.decisions

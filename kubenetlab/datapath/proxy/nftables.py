@@ -13,10 +13,10 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_network
 
 from msgspec import Struct
 
+from kubenetlab.api import ip
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, port_views
 from kubenetlab.datapath.view import NodeView, ServiceView
@@ -83,7 +83,7 @@ class Mode(ModeOptions, frozen=True):
     def service(self, service: ServiceView, node: str, network: PodNetwork) -> tuple[Rules, ...]:
         found = []
         for cluster_cidr in network.cluster_cidrs:
-            version = ip_network(cluster_cidr).version
+            version = ip.version_of(cluster_cidr)
             words = _Words(NFT_FAMILIES[version])
             ports = port_views(node, service, version)
             if objects := tuple(obj for port in ports for obj in _service_port(words, port, cluster_cidr)):

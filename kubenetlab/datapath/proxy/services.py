@@ -6,10 +6,10 @@ Source: k8s.io/kubernetes pkg/proxy/{serviceport,endpoint,topology}.go (Categori
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address
 
 from msgspec import Struct
 
+from kubenetlab.api import ip
 from kubenetlab.api.core import Service, ServicePort
 from kubenetlab.api.discovery import Endpoint
 from kubenetlab.datapath.view import ServiceView
@@ -87,12 +87,12 @@ def port_views(node: str, view: ServiceView, version: int) -> tuple[PortView, ..
     service = view.service
     if not is_proxied(service):
         return ()
-    cluster_ips = [cluster_ip for cluster_ip in service.cluster_ips if ip_address(cluster_ip).version == version]
+    cluster_ips = [cluster_ip for cluster_ip in service.cluster_ips if ip.version_of(cluster_ip) == version]
     return tuple(_port_view(node, view, service, port, cluster_ip) for cluster_ip in cluster_ips for port in service.spec.ports)
 
 
 def _port_view(node: str, view: ServiceView, service: Service, port: ServicePort, cluster_ip: str) -> PortView:
-    version = ip_address(cluster_ip).version
+    version = ip.version_of(cluster_ip)
     found = [(endpoint, place) for endpoint, place in _places(view, port, version)]
     spec = service.spec
     is_internal_local, is_external_local = spec.internal_traffic_policy == "Local", spec.external_traffic_policy == "Local"
@@ -107,7 +107,7 @@ def _port_view(node: str, view: ServiceView, service: Service, port: ServicePort
         everywhere=categorize(found),
         here=categorize(near) if is_internal_local or is_external_local else (),
         is_internal_local=is_internal_local,
-        outside_ips=tuple(address for address in service.load_balancer_ips if ip_address(address).version == version),
+        outside_ips=tuple(address for address in service.load_balancer_ips if ip.version_of(address) == version),
         is_external_local=is_external_local,
         affinity_s=spec.session_affinity_config.client_ip.timeout_seconds if spec.session_affinity == "ClientIP" else 0,
     )
