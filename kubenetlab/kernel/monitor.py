@@ -44,6 +44,7 @@ class Monitor:
     """Hears from now on of the namespaces that are given to `follow`."""
 
     def __init__(self) -> None:
+        """Raises PermissionError without CAP_NET_BROADCAST, which Linux asks of those who hear of more than one namespace."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)

@@ -19,6 +19,7 @@ from kubenetlab.hoststate.link import Bridge, Port, Veth
 from kubenetlab.hoststate.wire import Links
 from kubenetlab.kernel import nft, syscalls
 from kubenetlab.kernel.features import has_ipv6
+from kubenetlab.kernel.monitor import Monitor
 from kubenetlab.kernel.permissions import effective_capabilities, is_root
 from kubenetlab.kernel.privileges import confine
 
@@ -227,6 +228,10 @@ class _Links:
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
+def _try_monitor() -> None:
+    Monitor().close()
+
+
 def _scratch_links() -> Links:
     _leave()
     return _Links()
@@ -251,6 +256,13 @@ TRIALS: Final = (
         "labs can be dual-stack, or have IPv6 alone",
         "boot without ipv6.disable=1; CONFIG_IPV6, CONFIG_NF_TABLES_IPV6",
         without="labs have IPv4 only",
+    ),
+    Trial(
+        "drift",
+        _try_monitor,
+        "what others change in a lab is heard of at once",
+        "in a container docker run --cap-add NET_BROADCAST",
+        without="it is found by looking, within half a minute or more",
     ),
     Trial(
         "real commands",

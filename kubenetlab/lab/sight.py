@@ -50,8 +50,12 @@ class Sight:
         self.next_slice_at = time.time() + PASS_S
 
     def open(self) -> None:
-        """Hears from now on what the kernel tells of the namespaces that are there."""
-        self._monitor = Monitor()
+        """Hears from now on what the kernel tells of the namespaces that are there; where that is not allowed, only looking is left."""
+        try:
+            self._monitor = Monitor()
+        except PermissionError:
+            log(f"without CAP_NET_BROADCAST nobody tells what others change: it is found by looking, in {PASS_S:g} s or more")
+            return
         self._monitor.follow(self._kernel.sandboxes.pids.values())
         asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._hear)
 
