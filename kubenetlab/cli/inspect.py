@@ -71,7 +71,7 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
         data(found, output)
     elif found["changes"]:
         show_changes(found["changes"])
-        hint(f"kubenetlab up --lab {client.lab} (repairs it at once; the lab does so by itself every 30 s)")
+        hint(f"kubenetlab up --lab {client.lab} (puts it right at once)")
     else:
         say(paint("the kernel is as it should be", GOOD))
         hint("kubenetlab ping")

@@ -217,6 +217,9 @@ def list_(output: OutputOption = Output.table) -> None:
 
 def _create(name: str, given: Manifests, keep: bool) -> None:
     """A new lab: plan here, then let it be built."""
+    import gc
+
+    gc.disable()  # nothing of what is made here is thrown away before the end
     from kubenetlab.cli.progress import Progress
     from kubenetlab.lab import up as making
     from kubenetlab.lab.first import first_store

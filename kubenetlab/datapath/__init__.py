@@ -13,17 +13,16 @@ an unchanged namespace need not be looked at again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from kubenetlab import names
 from kubenetlab.api.config import ExternalHost, Network
-from kubenetlab.api.core import Service
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
-from kubenetlab.controllers.addons import is_dns_coming
+from kubenetlab.controllers.starting import is_anybody_starting
 from kubenetlab.datapath import containers, egress, fabric, loadbalancers, modes, pods
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
 from kubenetlab.datapath.probes import ProbeSpec, probes
@@ -74,7 +73,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     cni: CNI = modes.load("cni", *networking.cni_mode)
     proxy: ServiceProxy = modes.load("proxy", *networking.proxy_mode)
     nodes = node_views(cluster, decisions)
-    service_list, services, awaits_dns = cluster.all(Service), service_views(cluster), is_dns_coming(cluster)
+    services, is_starting = service_views(cluster), is_anybody_starting(cluster)
     wanted: dict[str, list[Wanted]] = {}
 
     def want(layer: Iterable[Wanted]) -> None:
@@ -90,9 +89,10 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
         rules = tuple(_rules(memo, proxy, service, node.name, network) for service in services)
         want(memo(("proxy", node.name), _proxy, without_pods(node), rules, proxy, network))
         for view, pod in _pods_of(cluster, node, memo):
-            ports = _target_ports(memo, pod, view, service_list)
+            ports = _target_ports(memo, cluster, pod, view)
             want(memo(("pod", view.netns), _pod, node, view, cni))
-            want(memo(("programs", view.netns), _programs, view, pod, ports, decisions.real_commands, awaits_dns))
+            waits = is_starting and memo(("waits", view.netns), containers.asks_once, pod.spec)
+            want(memo(("programs", view.netns), _programs, view, pod, ports, decisions.real_commands, waits))
     merged = {netns: memo(("contents", netns), _merge, netns, tuple(layers)) for netns, layers in wanted.items()}
     return HostState(
         {netns: contents for netns, (contents, _) in merged.items()}, {netns: origins for netns, (_, origins) in merged.items()}
@@ -101,17 +101,17 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
 
 def plan_probes(cluster: Cluster, decisions: Decisions, memo: Memo) -> dict[str, tuple[ProbeSpec, ...]]:
     """What the kubelets ask, by sandbox."""
-    services = cluster.all(Service)
     wanted: dict[str, tuple[ProbeSpec, ...]] = {}
     for node in node_views(cluster, decisions):
         for view, pod in _pods_of(cluster, node, memo):
-            ports = _target_ports(memo, pod, view, services)
+            ports = _target_ports(memo, cluster, pod, view)
             wanted[view.netns] = memo(("probes", view.netns), _probes, without_pods(node), view, pod, ports, decisions.real_commands)
     return {netns: specs for netns, specs in wanted.items() if specs}
 
 
-def _target_ports(memo: Memo, pod: Pod, view: PodView, services: Sequence[Service]) -> tuple[Listener, ...]:
-    return memo(("ports", view.netns), containers.numeric_target_ports, pod.namespace, pod.labels, pod.spec, services)
+def _target_ports(memo: Memo, cluster: Cluster, pod: Pod, view: PodView) -> tuple[Listener, ...]:
+    services = containers.numeric_services(cluster, pod)
+    return memo(("ports", view.netns), containers.numeric_target_ports, pod.labels, pod.spec, services)
 
 
 def _fabric(
@@ -160,9 +160,9 @@ def _proxy(node: NodeView, rules: tuple[tuple[Rules, ...], ...], proxy: ServiceP
     return tuple(_by_namespace((*proxy.node(node, network), *bundles), origin))
 
 
-def _programs(view: PodView, pod: Pod, ports: tuple[Listener, ...], real_commands: tuple[str, ...], awaits_dns: bool) -> tuple[Wanted, ...]:
+def _programs(view: PodView, pod: Pod, ports: tuple[Listener, ...], real_commands: tuple[str, ...], waits: bool) -> tuple[Wanted, ...]:
     return tuple(
-        _by_namespace(containers.programs(view.netns, pod, ports, real_commands, awaits_dns), Origin("kubelet", f"Pod {view.full_name}"))
+        _by_namespace(containers.programs(view.netns, pod, ports, real_commands, waits=waits), Origin("kubelet", f"Pod {view.full_name}"))
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Service
 from kubenetlab.api.meta import Labels, matches_labels
 from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION, Pod, PodSpec
+from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import should_run
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.programs import Listener, ProgramRun
@@ -15,12 +17,10 @@ from kubenetlab.programs import COMMAND, DONE, Setup, is_one_shot, setup
 from kubenetlab.programs.command import configure_command
 
 
-def programs(
-    netns: str, pod: Pod, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...], awaits_dns: bool
-) -> Iterator[Object]:
+def programs(netns: str, pod: Pod, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...], *, waits: bool) -> Iterator[Object]:
     """`target_ports` are those of `numeric_target_ports`; the pod's first app container serves them.
 
-    While the cluster's DNS is still coming up, what asks only once is held back: manifests are written for a cluster that works.
+    With `waits` those that ask only once are held back.
     """
     for container in pod.spec.all_containers:
         status = pod.container_status(container.name)
@@ -29,9 +29,14 @@ def programs(
         what = program_of(pod, container, target_ports, real_commands)
         if pod.is_terminating and what.program == COMMAND:
             continue  # it is told to end as soon as its pod is; stand-ins serve until nobody is sent to them any more
-        if awaits_dns and status.state.running is None and is_one_shot(what.program):
+        if waits and status.state.running is None and is_one_shot(what.program):
             continue
         yield ProgramRun(netns, container.name, status.restart_count, what.program, what.options, what.listeners)
+
+
+def asks_once(spec: PodSpec) -> bool:
+    """True for a pod in which something may run that asks once, and ends."""
+    return any(container.command or is_one_shot(setup(container).program) for container in spec.all_containers)
 
 
 def program_of(pod: Pod, container: Container, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...]) -> Setup:
@@ -46,8 +51,24 @@ def program_of(pod: Pod, container: Container, target_ports: tuple[Listener, ...
     return Setup(DONE) if is_init and not is_one_shot(what.program) else what
 
 
-def numeric_target_ports(namespace: str, labels: Labels, spec: PodSpec, services: Iterable[Service]) -> tuple[Listener, ...]:
-    """The numeric target ports of the Services that select a pod, as far as no container of it declares them.
+def numeric_services(cluster: Cluster, pod: Pod) -> tuple[Service, ...]:
+    """The Services with a numeric target port that may select a pod, found by one of its labels."""
+    by_label: dict[tuple[str, str, str], list[tuple[int, Service]]] = cluster.derived("numeric services", lambda: _by_label(cluster))
+    found = [entry for pair in pod.labels.items() for entry in by_label.get((pod.namespace, *pair), ())]
+    return tuple(service for _, service in sorted(found, key=itemgetter(0)))
+
+
+def _by_label(cluster: Cluster) -> dict[tuple[str, str, str], list[tuple[int, Service]]]:
+    """(namespace, label, its value) of each Service's first term → (place, Service)."""
+    found: dict[tuple[str, str, str], list[tuple[int, Service]]] = {}
+    for place, service in enumerate(cluster.all(Service)):
+        if service.spec.selector and any(isinstance(port.target_port, int) for port in service.spec.ports):
+            found.setdefault((service.namespace, *next(iter(service.spec.selector.items()))), []).append((place, service))
+    return found
+
+
+def numeric_target_ports(labels: Labels, spec: PodSpec, services: Iterable[Service]) -> tuple[Listener, ...]:
+    """The numeric target ports of the Services of its namespace that select a pod, as far as no container of it declares them.
 
     A manifest need not declare its ports: what the Services expect is the best guess at where a stand-in should listen.
     """
@@ -55,7 +76,7 @@ def numeric_target_ports(namespace: str, labels: Labels, spec: PodSpec, services
     wanted = (
         Listener(port.protocol, port.target_port)
         for service in services
-        if service.namespace == namespace and service.spec.selector and matches_labels(service.spec.selector, labels)
+        if matches_labels(service.spec.selector, labels)
         for port in service.spec.ports
         if isinstance(port.target_port, int) and (port.protocol, port.target_port) not in declared
     )

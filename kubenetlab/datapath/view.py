@@ -5,7 +5,7 @@ A view is a value: two views are equal when nothing changed for the node, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Final, Literal
 
@@ -137,8 +137,17 @@ def router_address(subnet: Network) -> str:
     return str(subnet[1])
 
 
-def node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
+def node_views(cluster: Cluster, decisions: Decisions) -> Sequence[NodeView]:
     """A view for each node, in order."""
+    known: list[tuple[Decisions, list[NodeView]]] = cluster.derived("node views", list)
+    found = next((views for others, views in known if others is decisions), None)
+    if found is None:
+        found = _node_views(cluster, decisions)
+        known.append((decisions, found))
+    return found
+
+
+def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
     config = cluster.config
     networking = config.networking
     has_network = network(cluster).has_network

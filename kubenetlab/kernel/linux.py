@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -74,25 +75,35 @@ class LinuxKernel:
     def apply(self, changes: Changes, done: Done = nobody_asks) -> Report:
         """Makes the changes in namespaces, links and all that is told by netlink; other hands' objects are passed over.
 
-        `done` is called with each namespace that was worked on. An operation that fails does not stop the others; when something
-        in a new namespace fails, that namespace is not kept.
+        `done` is called with each namespace that was worked on, when it is made and what is to be plugged into it is. An operation that
+        fails does not stop the others; when something in a new namespace fails, that namespace is not kept.
         """
         failures: list[Failure] = []
         count = 0
         sysctls = _SysctlWriter()
+        awaited = Counter(far for entry in changes.namespaces for far in far_namespaces(entry))
+        ports: dict[str, list[Operation]] = {}
+
+        def plug(netns: str) -> None:
+            if not awaited[netns] and netns in ports:
+                failures.extend(self._batch(netns, plugs) if (plugs := ports.pop(netns)) else [])
+                done(netns)
+
         try:
             for entry in changes.namespaces:
-                if not entry.is_removed:
-                    first = [
-                        operation for operation in entry.operations if operation.object.hand == "netlink" and not _is_new_port(operation)
-                    ]
-                    failures += self._apply_one(entry, first, sysctls)
-                    count += len(first)
-                    done(entry.netns)
-            for entry in changes.namespaces:
-                ports = [] if entry.is_removed else [operation for operation in entry.operations if _is_new_port(operation)]
-                failures += self._batch(entry.netns, ports) if ports else []
-                count += len(ports)
+                if entry.is_removed:
+                    continue
+                mine = [operation for operation in entry.operations if operation.object.hand == "netlink"]
+                ports[entry.netns] = [operation for operation in mine if _is_new_port(operation)]
+                failures += self._apply_one(entry, [operation for operation in mine if not _is_new_port(operation)], sysctls)
+                count += len(mine)
+                plug(entry.netns)
+                for far in far_namespaces(entry):
+                    awaited[far] -= 1
+                    plug(far)
+            for netns in list(ports):
+                awaited[netns] = 0
+                plug(netns)
             for entry in changes.namespaces:
                 if entry.is_removed:
                     self.sandboxes.remove(entry.netns)
@@ -292,6 +303,11 @@ class _SysctlWriter:
         if len(wanted) > 1 and not failures and all(operation.verb == "add" for operation in wanted):
             self._needed[key] = needed
         return failures
+
+
+def far_namespaces(entry: NetnsChanges) -> set[str]:
+    """The namespaces into which the links are plugged that are made in this one."""
+    return {far[0] for operation in entry.operations if operation.verb != "remove" and (far := operation.object.far_end) is not None}
 
 
 def _encode(operation: Operation, links: LinuxKernel) -> Iterable[tuple[bytes, bool]]:

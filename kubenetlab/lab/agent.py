@@ -11,7 +11,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers import Controllers
 from kubenetlab.datapath import Memo, plan, plan_probes
 from kubenetlab.datapath.contexts import Contexts
+from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import ApplyError
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.programs import ProgramRun
@@ -52,6 +53,8 @@ RETRY_S = 1.0
 SETTLING_S, SETTLING_RETRY_S = 2.0, 0.1
 """The kernel takes a dead namespace's links away some time after it: for so long, and so often, what is refused is tried again."""
 
+Serve = Callable[["Agent", str], Coroutine[Any, Any, None]]
+
 
 class Agent:
     """One agent's life. `cluster` is the store, `desired` what follows from it, `sight` what there is."""
@@ -67,6 +70,8 @@ class Agent:
         """Nodes whose rules somebody else has changed, and that are to be kept so."""
         self.sandboxes = Sandboxes(boot.lab, boot.path(rundir.PAUSE))
         self.kernel = LinuxKernel(self.sandboxes)
+        self.kernel_is_free = asyncio.Lock()
+        """Held while the kernel is changed, by whoever looks at it in between."""
         self.sight = Sight(self.kernel, lambda: self.is_idle, self._repair_soon)
         self.rules: RulesHand
         self.runs: RunsHand
@@ -85,12 +90,13 @@ class Agent:
         self.is_idle = False
         """True while there is nothing left to do but to wait."""
 
-    async def run(self, serve: Callable[[Agent], Coroutine[Any, Any, None]]) -> None:
-        """Builds or takes over the lab, then keeps it so; `serve` answers the API from then on."""
+    async def run(self, serve: Serve) -> None:
+        """Builds or takes over the lab, then keeps it so; `serve` answers the API on the socket of a name."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, _reap)
         self.rules = RulesHand(
             self.directory,
+            self._boot.node_agents,
             lambda event: self.learn(facts.probe_report(self.cluster, event)),
             self._rules_touched,
             lambda: self.wake(check=True),
@@ -103,12 +109,12 @@ class Agent:
         is_first = self._boot.progress is not None
         if not is_first:
             await self._adopt()
+        self._serve(serve, rundir.INNER_API_SOCKET)
         await self.reconcile()
         if is_first:
             self.sight.open()
             self._hand_over()
-        server = loop.create_task(serve(self))
-        server.add_done_callback(lambda _: os._exit(1))  # without its API an agent is of no use: let the next one try
+        self._serve(serve, rundir.API_SOCKET)
         while True:
             await self._wait()
             self.is_idle = False
@@ -119,6 +125,11 @@ class Agent:
                 self.failures[LAB] = f"{type(error).__name__}: {error}"
                 self._wake_at = time.time() + RETRY_S
                 self._notify()
+
+    def _serve(self, serve: Serve, name: str) -> None:
+        """Without its API an agent is of no use: should it end, let the next one try."""
+        server = asyncio.get_running_loop().create_task(serve(self, name))
+        server.add_done_callback(lambda task: task.cancelled() or os._exit(1))
 
     # --- what others call ---
 
@@ -185,15 +196,18 @@ class Agent:
         self._notify()
 
     async def _round(self) -> None:
-        cluster, self._wake_at = self._controllers.run(self.cluster, time.time())
+        cluster, self._wake_at = self.cluster, None
+        if cluster is not self._boot.state:  # with which they were content a moment ago
+            cluster, self._wake_at = self._controllers.run(cluster, time.time())
         self.cluster = cluster = cluster.with_changes([machine.decisions(cluster)])
         self._save()
         decisions = self.decisions
         self.desired = plan(cluster, decisions, self._memo)
+        probes = plan_probes(cluster, decisions, self._memo)
         changes = diff(HostState(self.known), self.desired)
         if changes:
-            await self._apply(changes)
-        await self.rules.set_probes(plan_probes(cluster, decisions, self._memo), self._node_pids())
+            await self._apply(changes, probes)
+        await self.rules.set_probes(probes, self._node_pids())
         if self.failures:
             retry_s = SETTLING_RETRY_S if time.time() < self._settling_until else RETRY_S
             self._wake_at = min(self._wake_at or float("inf"), time.time() + retry_s)
@@ -208,8 +222,9 @@ class Agent:
             self._saved = self.cluster
             self._notify()
 
-    async def _apply(self, changes: Changes) -> None:
-        refused = await self.builder.apply(changes, self.desired, self.contexts, self._tell_progress)
+    async def _apply(self, changes: Changes, probes: Mapping[str, tuple[ProbeSpec, ...]]) -> None:
+        async with self.kernel_is_free:
+            refused = await self.builder.apply(changes, self.desired, self.contexts, probes, self._tell_progress)
         for entry in changes.namespaces:
             if entry.is_new and entry.netns in self.sandboxes.pids:
                 self.learn(facts.sandbox_made(self.cluster, entry.netns, self.sandboxes.pids[entry.netns]))

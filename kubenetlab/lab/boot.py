@@ -13,9 +13,10 @@ from kubenetlab.kernel.limits import Limit
 class Boot:
     """One lab's name and places, and what its init opened before it left the outside: inherited by every process that it forks."""
 
-    def __init__(self, lab: str, directory: Path, workers: int, state: Any, progress: socket.socket) -> None:
+    def __init__(self, lab: str, directory: Path, node_agents: int, workers: int, state: Any, progress: socket.socket) -> None:
         self.lab = lab
         self.directory = directory
+        self.node_agents = node_agents
         self.workers = workers
         self.state = state
         """What `up` planned; only the first agent uses it, later ones read the store."""

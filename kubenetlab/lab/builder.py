@@ -1,26 +1,37 @@
-"""The builder: makes the changes of a plan, by all hands. Links and namespaces here, rules and programs by the other processes."""
+"""The builder: makes the changes of a plan, by all hands. Links and namespaces here, rules and programs by the other processes.
+
+Namespaces are made in a thread of their own, most of whose time is the kernel's. Meanwhile the rules of nodes that are complete are
+loaded, and what serves in their pods is started and probed.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
-from kubenetlab.datapath.contexts import Context, Contexts
-from kubenetlab.hoststate.diff import Changes, NetnsChanges
+from kubenetlab.datapath.contexts import Contexts
+from kubenetlab.datapath.probes import ProbeSpec
+from kubenetlab.hoststate.diff import Changes
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.state import HostState
-from kubenetlab.kernel.linux import LinuxKernel
+from kubenetlab.kernel.linux import LinuxKernel, far_namespaces
 from kubenetlab.lab.lives import Lives
 from kubenetlab.lab.netns_links import NetnsLinks
 from kubenetlab.lab.refusals import program_refused, rules_refused
 from kubenetlab.lab.rules import RulesHand
 from kubenetlab.lab.runs import RunsHand
 from kubenetlab.lab.sight import Sight
-from kubenetlab.programs import is_one_shot
+from kubenetlab.programs import COMMAND, is_one_shot
 
 Refused = dict[str, list[str]]
 """Namespace → what was refused there."""
+Probes = Mapping[str, tuple[ProbeSpec, ...]]
+"""Sandbox → what is asked in it."""
+Tell = Callable[..., None]
+"""Is told how it goes on."""
 
 
 class Builder:
@@ -28,86 +39,151 @@ class Builder:
 
     def __init__(self, kernel: LinuxKernel, sight: Sight, rules: RulesHand, runs: RunsHand, links: NetnsLinks, lives: Lives) -> None:
         self.unruled: set[str] = set()
-        self._kernel = kernel
-        self._pids = kernel.sandboxes.pids
-        self._sight = sight
-        self._rules = rules
-        self._runs = runs
         self.links = links
+        self.kernel = kernel
+        self.sight = sight
+        self.rules = rules
+        self.runs = runs
         self._lives = lives
+        self._thread = ThreadPoolExecutor(1, "kernel")
 
-    async def apply(self, changes: Changes, desired: HostState, contexts: Contexts, tell: Callable[..., None]) -> Refused:
-        """Makes the changes that lead to `desired`. `tell` is told how it goes on."""
-        tell(phase="namespaces", total=len(changes.namespaces))
+    @property
+    def pids(self) -> dict[str, int]:
+        """The pause process of each namespace that is there."""
+        return self.kernel.sandboxes.pids
+
+    async def apply(self, changes: Changes, desired: HostState, contexts: Contexts, probes: Probes, tell: Tell) -> Refused:
+        """Makes the changes that lead to `desired`."""
         for entry in changes.namespaces:
             if entry.is_removed:
                 self._lives.unwatch(entry.netns)
-        report = self._kernel.apply(changes, lambda netns: tell(done=netns))
-        refused: Refused = {}
+        building = _Building(self, changes, desired, contexts, probes, tell)
+        loop = asyncio.get_running_loop()
+        tell(phase="namespaces", total=len(changes.namespaces))
+
+        def is_made(netns: str) -> None:
+            loop.call_soon_threadsafe(building.is_made, netns)
+
+        report = await loop.run_in_executor(self._thread, self.kernel.apply, changes, is_made)
         for failure in report.failures:
-            refused.setdefault(failure.netns, []).append(str(failure))
+            building.refused.setdefault(failure.netns, []).append(str(failure))
         for entry in changes.namespaces:
-            self._take_note(entry)
-        self._sight.made(self._pids[entry.netns] for entry in changes.namespaces if entry.is_new and entry.netns in self._pids)
+            if entry.is_removed:
+                self.forget(entry.netns)
+        self.sight.made(self.pids[entry.netns] for entry in changes.namespaces if entry.is_new and entry.netns in self.pids)
         tell(phase="rules and programs")
-        alive = [entry for entry in changes.namespaces if entry.netns in self._pids]
-        results = await asyncio.gather(
-            *(self._load_rules(entry, desired) for entry in alive),
-            *(self._run_programs(entry, desired, contexts, once=False) for entry in alive),
-        )
-        results += await asyncio.gather(*(self._run_programs(entry, desired, contexts, once=True) for entry in alive))
-        for said in results:
-            for netns, text in said:
-                refused.setdefault(netns, []).append(text)
-        self._rules.save_marks()
-        return refused
+        await building.finish()
+        self.rules.save_marks()
+        return building.refused
 
     def forget(self, netns: str) -> None:
         """A namespace is gone, and everything in it."""
         self.unruled.discard(netns)
         self.links.remove(netns)
-        self._runs.forget(netns)
-        self._rules.forget(netns)
-        self._sight.forget(netns)
+        self.runs.forget(netns)
+        self.rules.forget(netns)
+        self.sight.forget(netns)
 
-    def _take_note(self, entry: NetnsChanges) -> None:
-        """Namespaces that came or went."""
-        pid = self._pids.get(entry.netns, 0)
-        if entry.is_removed:
-            self.forget(entry.netns)
-        elif entry.is_new and pid:
-            self._lives.watch(entry.netns, pid)
-            self.links.add(entry.netns, pid)
+    def take_note(self, netns: str) -> None:
+        """A namespace has come."""
+        self._lives.watch(netns, self.pids[netns])
+        self.links.add(netns, self.pids[netns])
 
-    async def _load_rules(self, entry: NetnsChanges, desired: HostState) -> list[tuple[str, str]]:
-        """Returns (namespace, what was refused)."""
-        netns, pid = entry.netns, self._pids[entry.netns]
-        if not any(operation.object.hand == "nftables" for operation in entry.operations):
-            return []
-        old, new = (of_hand(contents.values(), "nftables") for contents in (self._sight.known.get(netns, {}), desired[netns]))
-        said = await self._rules.apply(netns, pid, old, new)
+
+class _Building:
+    """One apply: what has been begun of it, and what was refused."""
+
+    def __init__(self, builder: Builder, changes: Changes, desired: HostState, contexts: Contexts, probes: Probes, tell: Tell) -> None:
+        self.refused: Refused = {}
+        self._builder = builder
+        self._entries = {entry.netns: entry for entry in changes.namespaces if not entry.is_removed}
+        self._desired = desired
+        self._contexts = contexts
+        self._probes = probes
+        self._tell = tell
+        self._plugged: dict[str, list[str]] = {}
+        """Node's namespace → the new pods whose links are plugged in there."""
+        for entry in self._entries.values():
+            for far in far_namespaces(entry) if entry.is_new else ():
+                self._plugged.setdefault(far, []).append(entry.netns)
+        self._ruled: set[str] = set()
+        self._populated: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def is_made(self, netns: str) -> None:
+        """A namespace is there, and what is plugged into it."""
+        self._tell(done=netns)
+        if netns not in self._builder.pids:
+            return
+        if self._entries[netns].is_new:
+            self._builder.take_note(netns)
+            self._begin(self._load_rules(netns))
+        if pods := self._plugged.get(netns):
+            self._begin(self._populate([pod for pod in pods if pod in self._builder.pids]))
+
+    async def finish(self) -> None:
+        """Whatever has not been begun: rules of what was there before, processes; and at the very end what asks something once and ends."""
+        for task in self._tasks:
+            await task
+        alive = [netns for netns in self._entries if netns in self._builder.pids]
+        rest = {netns: _acts if netns in self._populated else lambda program: not is_one_shot(program) for netns in alive}
+        await asyncio.gather(*(self._load_rules(netns) for netns in alive), *(self._run_programs(netns, rest[netns]) for netns in alive))
+        await asyncio.gather(*(self._run_programs(netns, is_one_shot) for netns in alive))
+
+    def _begin(self, work: Any) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    async def _populate(self, pods: list[str]) -> None:
+        """What serves in a node's new pods is started, and then probed."""
+        self._populated.update(pods)
+        await asyncio.gather(*(self._run_programs(netns, _serves) for netns in pods))
+        node_pids = {netns: pid for netns, pid in self._builder.pids.items() if netns.startswith("node/")}
+        running = [netns for netns in pods if netns in self._probes and all(_serves(run.program) for run in self._runs(netns))]
+        await self._builder.rules.add_probes({netns: self._probes[netns] for netns in running}, node_pids)
+
+    async def _load_rules(self, netns: str) -> None:
+        entry, builder = self._entries[netns], self._builder
+        if netns in self._ruled or not any(operation.object.hand == "nftables" for operation in entry.operations):
+            return
+        self._ruled.add(netns)
+        old, new = (of_hand(contents.values(), "nftables") for contents in (builder.sight.known.get(netns, {}), self._desired[netns]))
+        said = await builder.rules.apply(netns, builder.pids[netns], old, new)
         if said is None:
-            self.unruled.discard(netns)
-            return []
-        self.unruled.add(netns)
-        return [(netns, rules_refused(netns, said, desired))]
+            builder.unruled.discard(netns)
+        else:
+            builder.unruled.add(netns)
+            self.refused.setdefault(netns, []).append(rules_refused(netns, said, self._desired))
 
-    async def _run_programs(self, entry: NetnsChanges, desired: HostState, contexts: Contexts, *, once: bool) -> list[tuple[str, str]]:
-        """Those that serve, or those that ask something once and end: they come when all else of the round is in place."""
-        netns, pid, context = entry.netns, self._pids.get(entry.netns, 0), contexts.get(entry.netns)
-        refused: list[tuple[str, str]] = []
-        for operation in entry.operations if pid and context is not None else ():
-            if isinstance(operation.object, ProgramRun) and context is not None and is_one_shot(operation.object.program) == once:
-                if operation.verb == "remove":
-                    await self._runs.stop(operation.object, context.node)
-                elif (said := await self._start(operation.object, pid, context, contexts)) is not None:
-                    refused.append((netns, program_refused(operation.object, said, desired)))
-        return refused
+    async def _run_programs(self, netns: str, which: Callable[[str], bool]) -> None:
+        """Those of a namespace's programs that are meant, by their names."""
+        builder = self._builder
+        context = self._contexts.get(netns) if netns in builder.pids and self._runs(netns) else None
+        for operation in self._entries[netns].operations if context is not None else ():
+            run = operation.object
+            if context is None or not isinstance(run, ProgramRun) or not which(run.program):
+                continue
+            if operation.verb == "remove":
+                await builder.runs.stop(run, context.node)
+                continue
+            environment = partial(self._contexts.environment, netns, run.container)
+            said = await builder.runs.start(run, builder.pids[netns], context, environment)
+            if said is not None:
+                self.refused.setdefault(netns, []).append(program_refused(run, said, self._desired))
 
-    async def _start(self, run: ProgramRun, pid: int, context: Context, contexts: Contexts) -> str | None:
-        return await self._runs.start(run, pid, context, lambda: contexts.environment(run.netns, run.container))
+    def _runs(self, netns: str) -> list[ProgramRun]:
+        return [operation.object for operation in self._entries[netns].operations if isinstance(operation.object, ProgramRun)]
 
 
 def of_hand(objects: Iterable[Any], hand: str) -> list[Any]:
     """Those of the objects that one hand makes."""
     return [obj for obj in objects if obj.hand == hand]
+
+
+def _serves(program: str) -> bool:
+    """True for what can be started in a pod that is not yet connected to all others: it waits to be asked."""
+    return program != COMMAND and not is_one_shot(program)
+
+
+def _acts(program: str) -> bool:
+    """True for somebody's own command: it begins when it finds everything as it should be."""
+    return program == COMMAND

@@ -236,4 +236,4 @@ def main(boot: Boot, arguments: dict[str, Any]) -> None:
 
     os.chdir("/")
     print(".:53\nCoreDNS, built into kubenetlab: one line for each question", flush=True)
-    asyncio.run(CoreDNS(boot.path(rundir.API_SOCKET)).run())
+    asyncio.run(CoreDNS(boot.path(rundir.INNER_API_SOCKET)).run())

@@ -40,7 +40,6 @@ def start(boot: Boot, far_end: socket.socket, claim: int) -> None:
 
     `far_end` is `up`'s end of the progress socket, `claim` its hold on the run directory: neither is the lab's.
     """
-    gc.collect()
     gc.freeze()  # what is loaded so far stays shared between all forks
     middle = os.fork()
     if middle:
@@ -67,10 +66,12 @@ def _run(boot: Boot) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         _redirect_output(boot.path(rundir.LOG))
+        gc.enable()
         names = [
             rundir.API_SOCKET,
+            rundir.INNER_API_SOCKET,
             rundir.INIT_SOCKET,
-            rundir.NODE_AGENT_SOCKET,
+            *(rundir.node_agent_socket(number) for number in range(boot.node_agents)),
             *(rundir.worker_socket(number) for number in range(boot.workers)),
         ]
         os.umask(0o177)

@@ -119,17 +119,18 @@ class LabApi:
     async def _diff(self, request: Request) -> Answer:
         """Where the kernel differs from what should be: looked at now, not repaired by this."""
         agent = self._agent
-        wanted = agent.desired.namespaces
-        seen = agent.kernel.observe(wanted)
-        netlink = HostState({netns: _netlink(contents) for netns, contents in seen.items()})
-        desired = HostState({netns: _netlink(contents) for netns, contents in wanted.items()}, agent.desired.origins)
-        changes = {entry["netns"]: entry for entry in render_changes(diff(netlink, desired))}
-        for netns, contents in wanted.items():
-            tables = [obj for obj in contents.values() if isinstance(obj, Table)]
-            if tables and netns in agent.sandboxes.pids:
-                listed = await agent.rules.tables(netns, agent.sandboxes.pids[netns], tables)
-                if lines := list(rules_differences(contents, tables, listed)):
-                    changes.setdefault(netns, {"netns": netns, "operations": []})["operations"] += lines
+        async with agent.kernel_is_free:
+            wanted = agent.desired.namespaces
+            seen = agent.kernel.observe(wanted)
+            netlink = HostState({netns: _netlink(contents) for netns, contents in seen.items()})
+            desired = HostState({netns: _netlink(contents) for netns, contents in wanted.items()}, agent.desired.origins)
+            changes = {entry["netns"]: entry for entry in render_changes(diff(netlink, desired))}
+            for netns, contents in wanted.items():
+                tables = [obj for obj in contents.values() if isinstance(obj, Table)]
+                if tables and netns in agent.sandboxes.pids:
+                    listed = await agent.rules.tables(netns, agent.sandboxes.pids[netns], tables)
+                    if lines := list(rules_differences(contents, tables, listed)):
+                        changes.setdefault(netns, {"netns": netns, "operations": []})["operations"] += lines
         return _json({"changes": list(changes.values()), "failures": agent.failures})
 
     async def _settled(self, request: Request) -> Answer:
@@ -177,7 +178,8 @@ class LabApi:
         agent, netns = self._agent, request.query.get("netns", "")
         if netns not in agent.desired.namespaces or netns not in agent.sandboxes.pids:
             return _failure(404, f"there is no namespace {netns}")
-        seen = agent.kernel.observe({netns: agent.desired[netns]}, far_ends(agent.desired, [netns])).get(netns, {})
+        async with agent.kernel_is_free:
+            seen = agent.kernel.observe({netns: agent.desired[netns]}, far_ends(agent.desired, [netns])).get(netns, {})
         rules = await agent.rules.text(netns, agent.sandboxes.pids[netns]) if netns.startswith("node/") else ""
         return _json({"netns": netns, "objects": [str(obj) for obj in seen.values()], "rules": rules})
 

@@ -82,7 +82,7 @@ class Ruleset:
 
 
 class NodeAgent:
-    """All nodes' rulesets and probes, in one event loop."""
+    """Some nodes' rulesets and probes, in one event loop."""
 
     def __init__(self, listener: socket.socket, directory: Path) -> None:
         self._listener = listener
@@ -194,9 +194,9 @@ class NodeAgent:
         return self._executor
 
 
-def main(boot: Boot) -> None:
+def main(boot: Boot, number: int) -> None:
     """The role: never returns while the lab lives."""
     from kubenetlab.lab import rundir
 
-    agent = NodeAgent(boot.listeners[rundir.NODE_AGENT_SOCKET], boot.directory)
+    agent = NodeAgent(boot.listeners[rundir.node_agent_socket(number)], boot.directory)
     asyncio.run(agent.run())

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from kubenetlab.lab import command, coredns, node_agent, rundir, worker
+from kubenetlab.lab import command, coredns, node_agent, worker
 from kubenetlab.lab.agent import Agent
 from kubenetlab.lab.boot import Boot, Role
 from kubenetlab.lab.server import Server
+
+TURN_S = 0.0005
+"""How long the agent's two threads keep each other waiting: the one that builds needs Python for a moment between two system calls."""
+
+
+GARBAGE = 50_000, 20, 20
+"""The store and the plan are values that share most of what they hold: to look for cycles in them as often as Python does finds none."""
 
 
 def permanent(boot: Boot) -> Sequence[tuple[str, Role]]:
     """(name, what to run) of the processes that are always there."""
     return [
         ("agent", _agent),
-        ("node-agent", node_agent.main),
+        *((f"node-agent-{number}", lambda boot, number=number: node_agent.main(boot, number)) for number in range(boot.node_agents)),
         *((f"worker-{number}", lambda boot, number=number: worker.main(boot, number)) for number in range(boot.workers)),
     ]
 
@@ -25,8 +34,11 @@ def permanent(boot: Boot) -> Sequence[tuple[str, Role]]:
 def _agent(boot: Boot) -> None:
     """The agent, and the API before it. Never returns while the lab lives."""
 
+    sys.setswitchinterval(TURN_S)
+    gc.set_threshold(*GARBAGE)
+
     async def live() -> None:
-        await Agent(boot).run(lambda agent: Server(agent, boot.listeners[rundir.API_SOCKET]).run())
+        await Agent(boot).run(lambda agent, name: Server(agent, boot.listeners[name]).run())
 
     asyncio.run(live())
 

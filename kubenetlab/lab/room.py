@@ -32,8 +32,11 @@ from kubenetlab.lab.boot import Boot
 MAX_WORKERS: Final = 16
 _FABRIC: Final = 3
 """Namespaces of the wire: switch, router, internet."""
-_OWN_PROCESSES: Final = 3
-"""init, agent, node agent; app workers come on top."""
+MAX_NODE_AGENTS: Final = 2
+NODES_OF_ONE: Final = 4
+"""So many nodes one node agent takes alone."""
+_OWN_PROCESSES: Final = 2
+"""init and agent; node agents and app workers come on top."""
 _OWN: Final = 16
 """Of processes and namespaces, about: what a lab of a few nodes has without any pod."""
 _SPARE_FILES: Final = 128
@@ -44,6 +47,11 @@ _KB_PER_SANDBOX: Final = 400
 """Of the kernel, for a namespace with a link, its settings and its pause process. See docs/performance.md."""
 _KB_PER_PROCESS: Final = 3000
 """Of a process that is forked from init, such as CoreDNS."""
+
+
+def node_agents_for(nodes: int) -> int:
+    """How many node agents a lab has: loading the rules of many nodes keeps more than one processor busy."""
+    return 1 if nodes <= NODES_OF_ONE else MAX_NODE_AGENTS
 
 
 def workers_for(nodes: int) -> int:
@@ -90,7 +98,7 @@ def needs(cluster: Cluster) -> Iterator[Need]:
     pods = _pods(cluster)
     sandboxes = outside + len(nodes) + pods
     networks = sandboxes - sum(pod.spec.host_network for pod in placed)
-    own = _OWN_PROCESSES + workers_for(len(nodes))
+    own = _OWN_PROCESSES + node_agents_for(len(nodes)) + workers_for(len(nodes))
     sockets, processes = _runs(cluster, placed)
     yield Need(PROCESSES, sandboxes + own + processes)
     yield Need(FILES, *_files(nodes, placed, sockets, sandboxes))
@@ -123,7 +131,7 @@ def _runs(cluster: Cluster, pods: Iterable[Pod]) -> tuple[dict[str, int], int]:
     processes = 0
     for pod in pods:
         found = [program_of(pod, container, (), real_commands) for container in pod.spec.long_running_containers]
-        own = [getattr(programs.load(setup.program), "IS_PROCESS", False) for setup in found]
+        own = [programs.is_process(setup.program) for setup in found]
         processes += sum(own)
         sockets[pod.uid] = sum(len(setup.listeners) for setup, is_own in zip(found, own, strict=True) if not is_own)
     return sockets, processes

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import msgspec
 from msgspec import Struct
@@ -32,11 +33,16 @@ class Mark(Struct, frozen=True):
 
 
 class RulesHand:
-    """The node agent, as the agent uses it."""
+    """The node agents, as the agent uses them. A node is always the same one's."""
 
-    def __init__(self, directory: Path, on_probe: OnEvent, on_touched: Callable[[str], None], on_return: Callable[[], None]) -> None:
-        """`on_touched` is told the namespace in which somebody else has changed rules, `on_return` when the node agent is a new one."""
-        self._hand = Hand("node agent", str(directory / rundir.NODE_AGENT_SOCKET), self._heard, self._forget_probes)
+    def __init__(
+        self, directory: Path, node_agents: int, on_probe: OnEvent, on_touched: Callable[[str], None], on_return: Callable[[], None]
+    ) -> None:
+        """`on_touched` is told the namespace in which somebody else has changed rules, `on_return` when a node agent is a new one."""
+        self._hands = [
+            Hand(f"node agent {number}", str(directory / rundir.node_agent_socket(number)), self._heard, self._forget_probes)
+            for number in range(node_agents)
+        ]
         self._on_probe = on_probe
         self._on_touched = on_touched
         self._marks_path = directory / "rules.json"
@@ -57,7 +63,7 @@ class RulesHand:
 
     async def is_as_left(self, netns: str, pid: int, objects: Sequence[Ruled]) -> bool:
         """True when the namespace holds what our last transaction left, and that was made of these objects."""
-        answer = await self._hand.call(do="generation", netns=netns, pid=pid)
+        answer = await self._hand(netns).call(do="generation", netns=netns, pid=pid)
         mark = self._marks.get(netns)
         if mark is not None and (mark.generation, mark.digest) == (answer.get("generation"), digest(objects)):
             return True
@@ -67,7 +73,7 @@ class RulesHand:
     async def touched(self, pids: Mapping[str, int]) -> list[str]:
         """In which namespaces somebody else has changed rules since our last transaction."""
         asked = [(netns, pids[netns]) for netns in self._marks if netns in pids]
-        answers = await asyncio.gather(*(self._hand.call(do="generation", netns=netns, pid=pid) for netns, pid in asked))
+        answers = await asyncio.gather(*(self._hand(netns).call(do="generation", netns=netns, pid=pid) for netns, pid in asked))
         return [
             netns
             for (netns, _), answer in zip(asked, answers, strict=True)
@@ -85,7 +91,7 @@ class RulesHand:
         text = replacement(new, mark.tables if mark else ()) if must_replace else transaction(old, new)
         if not text:
             return None
-        answer = await self._hand.call(do="rules", netns=netns, pid=pid, text=text)
+        answer = await self._hand(netns).call(do="rules", netns=netns, pid=pid, text=text)
         if "error" in answer:
             self._dubious.add(netns)
             return str(answer["error"])
@@ -111,21 +117,43 @@ class RulesHand:
         changed = [netns for netns in {**self._probes, **asked} if self._probes.get(netns) != asked.get(netns)]
         if not changed:
             return
-        specs = [msgspec.to_builtins(spec) for netns in changed for spec, _ in asked.get(netns, ())]
-        answer = await self._hand.call(do="probes", netns=changed, probes=specs, nodes=dict(node_pids))
-        if "error" not in answer:
+        answers = await asyncio.gather(*(self._ask(hand, changed, asked, node_pids) for hand in self._hands))
+        if not any("error" in answer for answer in answers):
             self._probes = asked
+
+    async def _ask(
+        self, hand: Hand, changed: Sequence[str], asked: Mapping[str, tuple[tuple[ProbeSpec, int], ...]], node_pids: Mapping[str, int]
+    ) -> Message:
+        """What has changed of the probes that one node agent has, or is to have."""
+        mine: dict[str, list[Any]] = {}
+        for netns in changed:
+            for is_wanted, probes in ((False, self._probes.get(netns, ())), (True, asked.get(netns, ()))):
+                for spec, _ in probes:
+                    if self._hand(spec.node_netns) is hand:
+                        mine.setdefault(netns, []).extend([msgspec.to_builtins(spec)] if is_wanted else [])
+        if not mine:
+            return {}
+        nodes = {netns: pid for netns, pid in node_pids.items() if self._hand(netns) is hand}
+        return await hand.call(do="probes", netns=list(mine), probes=[spec for specs in mine.values() for spec in specs], nodes=nodes)
+
+    async def add_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], node_pids: Mapping[str, int]) -> None:
+        """Has the node agent ask these, too."""
+        await self.set_probes({**{netns: tuple(spec for spec, _ in asked) for netns, asked in self._probes.items()}, **wanted}, node_pids)
 
     async def tables(self, netns: str, pid: int, tables: Iterable[Table]) -> list[Any]:
         """Each table as nft's JSON lists it; None for one that is not there."""
-        answer = await self._hand.call(do="list", netns=netns, pid=pid, tables=[(table.family, table.name) for table in tables])
+        answer = await self._hand(netns).call(do="list", netns=netns, pid=pid, tables=[(table.family, table.name) for table in tables])
         found: list[Any] = answer.get("tables", [])
         return found
 
     async def text(self, netns: str, pid: int) -> str:
         """The whole ruleset of a namespace as nft prints it."""
-        answer = await self._hand.call(do="text", netns=netns, pid=pid)
+        answer = await self._hand(netns).call(do="text", netns=netns, pid=pid)
         return str(answer.get("text", answer.get("error", "")))
+
+    def _hand(self, netns: str) -> Hand:
+        """A node's; the same one for every agent, for it keeps what it knows of the node."""
+        return self._hands[crc32(netns.encode()) % len(self._hands)]
 
     def _heard(self, event: Message) -> None:
         if event["event"] != "touched":

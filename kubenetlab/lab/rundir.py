@@ -2,7 +2,8 @@
 
 /run/kubenetlab/<lab>/        below $XDG_RUNTIME_DIR for a user who is not root; mode 0700
     api.sock                  refuses connections exactly when the lab is dead
-    init.sock node-agent.sock worker-N.sock   between the lab's own processes
+    inner-api.sock            the same API for the lab's own processes, who need it while the lab is being made
+    init.sock node-agent-N.sock worker-N.sock   between the lab's own processes
     store.json                the objects, written before the kernel is touched
     pause  log
     pod_….log                 what a container's own process prints
@@ -22,7 +23,7 @@ from kubenetlab.errors import LabError, RequirementError, UsageError
 from kubenetlab.names import file_name, lab_name_fault
 
 RUN_NETNS = "/run/netns"
-API_SOCKET, INIT_SOCKET, NODE_AGENT_SOCKET = "api.sock", "init.sock", "node-agent.sock"
+API_SOCKET, INNER_API_SOCKET, INIT_SOCKET = "api.sock", "inner-api.sock", "init.sock"
 STORE, LOG, PAUSE = "store.json", "log", "pause"
 TRIED = "doctor.json"
 """Beside the labs: what the machine has been found to be able to do."""
@@ -61,6 +62,11 @@ def of(lab: str) -> Path:
     if fault := lab_name_fault(lab):
         raise UsageError(f"--lab {lab}: {fault}")
     return base() / lab
+
+
+def node_agent_socket(number: int) -> str:
+    """A node agent's."""
+    return f"node-agent-{number}.sock"
 
 
 def worker_socket(number: int) -> str:

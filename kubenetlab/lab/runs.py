@@ -75,7 +75,7 @@ class RunsHand:
 
     async def start(self, run: ProgramRun, pid: int, context: Context, environment: Callable[[], dict[str, str]]) -> str | None:
         """`environment` gives a real command's variables. None when it was started or could not be for a reason of its own (then it is reported); else what stood in the way."""
-        if getattr(programs.load(run.program), "IS_PROCESS", False):
+        if programs.is_process(run.program):
             return await self._start_process(run, pid, context, environment)
         answer = await self._worker(run.netns, context.node).call(
             do="run",

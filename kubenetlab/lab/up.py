@@ -21,7 +21,7 @@ from kubenetlab.kernel import pause
 from kubenetlab.kernel.limits import read as read_limits
 from kubenetlab.lab import init, rundir, state
 from kubenetlab.lab.boot import Boot
-from kubenetlab.lab.room import check_room, workers_for
+from kubenetlab.lab.room import check_room, node_agents_for, workers_for
 from kubenetlab.lab.wire import Frames
 
 STOPPED_BY_SIGINT = 130
@@ -53,7 +53,7 @@ def create(
         claim = rundir.claim(lab)
         for number in _SIGNALS:
             signal.signal(number, _interrupt)
-        boot, ours = _boot(lab, cluster, workers_for(nodes))
+        boot, ours = _boot(lab, cluster, nodes)
         boot.limits = limits
         init.start(boot, ours, claim)
         assert boot.progress is not None
@@ -92,7 +92,7 @@ def create(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _boot(lab: str, cluster: Cluster, workers: int) -> tuple[Boot, socket.socket]:
+def _boot(lab: str, cluster: Cluster, nodes: int) -> tuple[Boot, socket.socket]:
     directory = rundir.of(lab)
     if os.geteuid() == 0:
         with suppress(OSError):  # names for `ip netns`, without which a lab can be
@@ -100,7 +100,7 @@ def _boot(lab: str, cluster: Cluster, workers: int) -> tuple[Boot, socket.socket
     pause.install(str(directory / rundir.PAUSE))
     state.save(cluster, directory / rundir.STORE)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    return Boot(lab, directory, workers, cluster, theirs), ours
+    return Boot(lab, directory, node_agents_for(nodes), workers_for(nodes), cluster, theirs), ours
 
 
 def _undo(lab: str, life: int | None, claim: int | None) -> None:

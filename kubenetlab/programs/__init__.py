@@ -72,6 +72,11 @@ def load(program: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{program}")
 
 
+def is_process(program: str) -> bool:
+    """True for a program that is a process of its own, not a part of an app worker."""
+    return getattr(load(program), "IS_PROCESS", False)
+
+
 def is_one_shot(program: str) -> bool:
     """True when a program asks something once and ends, instead of serving."""
     return hasattr(load(program), "main") and program != DONE

@@ -102,7 +102,7 @@ def test_a_killed_agent_leaves_everything_as_it_is(lab: Lab) -> None:
     wait_for(lambda: len(lab.service("web")["endpoints"]) == 5, "the new agent to work")
 
 
-@pytest.mark.parametrize("role", ["node-agent", "worker-0", "worker-1", "worker-2"])
+@pytest.mark.parametrize("role", ["node-agent-0", "worker-0", "worker-1", "worker-2"])
 def test_killed_helpers_come_back(lab: Lab, role: str) -> None:
     """Rules stay whoever dies; an app worker's sockets are opened anew, in the same pods."""
     lab.up(MANIFEST)
