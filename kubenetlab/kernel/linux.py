@@ -21,10 +21,10 @@ from kubenetlab.hoststate.peers import Peers, peers_key, peers_of
 from kubenetlab.hoststate.route import decode_route, dump_routes
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
-from kubenetlab.kernel.advice import said
-from kubenetlab.kernel.report import Done, Failure, Report, nobody_asks, with_causes
+from kubenetlab.kernel.report import Done, Failure, Report, failure_of, nobody_asks, with_causes
 from kubenetlab.kernel.rtnetlink import RouteSocket
 from kubenetlab.kernel.sandboxes import Sandboxes
+from kubenetlab.kernel.sysctls import Sysctls, SysctlWriter
 
 FIRST_INDEX: Final = 1000
 """Our interface indexes begin here: far above those that modules such as ipip take in every new namespace."""
@@ -38,9 +38,6 @@ _DUMPS: Final = (
     (dump_routes(), decode_route),
 )
 
-_SYSCTL_ROOT = "/proc/sys"
-_SYSCTL_BYTES = 4096
-
 
 class LinuxKernel:
     """The kernel as one lab uses it. Lives in the lab's PID namespace; not to be used from two threads."""
@@ -50,6 +47,7 @@ class LinuxKernel:
         self._indexes: dict[str, dict[str, int]] = {}
         self._next_index = FIRST_INDEX
         self._open: dict[str, int] = {}
+        self._sysctls = Sysctls()
 
     # --- what the encoders ask (hoststate.wire.Links) ---
 
@@ -80,7 +78,7 @@ class LinuxKernel:
         """
         failures: list[Failure] = []
         count = 0
-        sysctls = _SysctlWriter()
+        sysctls = SysctlWriter(self._sysctls)
         awaited = Counter(far for entry in changes.namespaces for far in far_namespaces(entry))
         ports: dict[str, list[Operation]] = {}
 
@@ -113,9 +111,10 @@ class LinuxKernel:
             for fd in self._open.values():
                 os.close(fd)
             self._open.clear()
+            self._sysctls.close()
         return Report(count - len(failures), with_causes(failures))
 
-    def _apply_one(self, entry: NetnsChanges, operations: Sequence[Operation], sysctls: _SysctlWriter) -> list[Failure]:
+    def _apply_one(self, entry: NetnsChanges, operations: Sequence[Operation], sysctls: SysctlWriter) -> list[Failure]:
         if not operations:
             return []
         if not entry.is_new:
@@ -134,17 +133,17 @@ class LinuxKernel:
         except _FailedError:
             self._forget(entry.netns)
         except (OSError, KeyError) as error:
-            failures.append(_failure(entry.netns, sandbox, error))
+            failures.append(failure_of(entry.netns, sandbox, error))
         return failures
 
-    def _change(self, netns: str, operations: Sequence[Operation], sysctls: _SysctlWriter) -> list[Failure]:
+    def _change(self, netns: str, operations: Sequence[Operation], sysctls: SysctlWriter) -> list[Failure]:
         try:
             with self.sandboxes.inside(netns):
                 return self._fill(netns, operations, sysctls)
         except (OSError, KeyError) as error:
-            return [_failure(netns, operations[0], error)]
+            return [failure_of(netns, operations[0], error)]
 
-    def _fill(self, netns: str, operations: Sequence[Operation], sysctls: _SysctlWriter) -> list[Failure]:
+    def _fill(self, netns: str, operations: Sequence[Operation], sysctls: SysctlWriter) -> list[Failure]:
         """Settings, then one batch, in the namespace we stand in."""
         settings = [operation for operation in operations if isinstance(operation.object, Sysctl)]
         failures = sysctls.write(netns, settings)
@@ -155,7 +154,7 @@ class LinuxKernel:
             with self.sandboxes.inside(netns):
                 return self._send(netns, operations)
         except (OSError, KeyError) as error:
-            return [_failure(netns, operations[0], error)]
+            return [failure_of(netns, operations[0], error)]
 
     def _send(self, netns: str, operations: Sequence[Operation]) -> list[Failure]:
         failures: list[Failure] = []
@@ -226,7 +225,7 @@ class LinuxKernel:
 
     def _read_rest(self, netns: str, wanted: Contents, links: Sequence[SeenLink], route: RouteSocket) -> Iterator[Object]:
         """Settings, addresses, neighbours and routes of the namespace we stand in."""
-        yield from (value for obj in wanted.values() if isinstance(obj, Sysctl) and (value := _read_sysctl(obj)) is not None)
+        yield from self._sysctls.read([obj for obj in wanted.values() if isinstance(obj, Sysctl)])
         names = {link.index: link.name for link in links}
         peers = {obj.key: obj for obj in wanted.values() if isinstance(obj, Peers)}
         beside: dict[Key, list[Neighbor]] = {key: [] for key in peers}
@@ -271,40 +270,6 @@ class _FailedError(Exception):
     """Ends the making of a sandbox; what failed is told elsewhere."""
 
 
-class _SysctlWriter:
-    """Writes settings, but not those that every new namespace has anyway.
-
-    New namespaces are born alike, so what had to be written in the first one with a given list of settings has to be written in
-    all. Kept for the length of one apply only: the machine's own defaults may change later.
-    """
-
-    def __init__(self) -> None:
-        self._needed: dict[tuple[tuple[str, str], ...], list[int]] = {}
-
-    def write(self, netns: str, operations: Sequence[Operation]) -> list[Failure]:
-        wanted = [operation for operation in operations if operation.verb != "remove"]
-        if not wanted:
-            return []
-        key = tuple((setting.path, setting.value) for operation in wanted if isinstance(setting := operation.object, Sysctl))
-        failures: list[Failure] = []
-        needed: list[int] = []
-        for index in self._needed.get(key, range(len(wanted))):
-            setting = wanted[index].object
-            assert isinstance(setting, Sysctl)
-            try:
-                if key in self._needed or _read(setting.path) != setting.value:
-                    _write(setting.path, setting.value)
-                    needed.append(index)
-            except FileNotFoundError as error:
-                if not setting.is_optional:
-                    failures.append(_failure(netns, wanted[index], error))
-            except OSError as error:
-                failures.append(_failure(netns, wanted[index], error))
-        if len(wanted) > 1 and not failures and all(operation.verb == "add" for operation in wanted):
-            self._needed[key] = needed
-        return failures
-
-
 def far_namespaces(entry: NetnsChanges) -> set[str]:
     """The namespaces into which the links are plugged that are made in this one."""
     return {far[0] for operation in entry.operations if operation.verb != "remove" and (far := operation.object.far_end) is not None}
@@ -328,32 +293,3 @@ def _encode(operation: Operation, links: LinuxKernel) -> Iterable[tuple[bytes, b
 def _is_new_port(operation: Operation) -> bool:
     """A port's link comes with a veth that is made from the other side, perhaps later in the same apply."""
     return isinstance(operation.object, Port) and operation.verb != "remove"
-
-
-def _failure(netns: str, operation: Operation, error: OSError | KeyError) -> Failure:
-    if isinstance(error, OSError):
-        return Failure(netns, operation, error.errno or 0, said(error.errno or 0, error.strerror or str(error)))
-    return Failure(netns, operation, errno.ESRCH, f"there is no namespace {error}")
-
-
-def _read_sysctl(setting: Sysctl) -> Sysctl | None:
-    try:
-        return Sysctl(setting.netns, setting.path, _read(setting.path), setting.is_optional)
-    except FileNotFoundError:
-        return setting if setting.is_optional else None
-
-
-def _read(path: str) -> str:
-    fd = os.open(f"{_SYSCTL_ROOT}/{path}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, _SYSCTL_BYTES).decode().strip()
-    finally:
-        os.close(fd)
-
-
-def _write(path: str, value: str) -> None:
-    fd = os.open(f"{_SYSCTL_ROOT}/{path}", os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, value.encode())
-    finally:
-        os.close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from kubenetlab.errors import ApplyError
 from kubenetlab.hoststate.diff import Changes, Operation
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.state import Contents
-from kubenetlab.kernel.advice import advice, report
+from kubenetlab.kernel.advice import advice, report, said
 
 Done = Callable[[str], None]
 """Is told each namespace that was worked on."""
@@ -57,6 +58,13 @@ def with_causes(failures: Sequence[Failure]) -> tuple[Failure, ...]:
 def _cause(obj: Object, lost: Mapping[tuple[str, Key], Object]) -> Object | None:
     below = obj.stands_on
     return lost.get((obj.netns, obj.key)) or (lost.get((obj.netns, below)) if below is not None else None)
+
+
+def failure_of(netns: str, operation: Operation, error: OSError | KeyError) -> Failure:
+    """An operation that could not even be asked for."""
+    if isinstance(error, OSError):
+        return Failure(netns, operation, error.errno or 0, said(error.errno or 0, error.strerror or str(error)))
+    return Failure(netns, operation, errno.ESRCH, f"there is no namespace {error}")
 
 
 class Report(Struct, frozen=True):

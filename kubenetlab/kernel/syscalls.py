@@ -1,6 +1,6 @@
 """System calls that Python 3.11 has no function for, by libc.
 
-Source: unshare(2), setns(2), mount(2), mount_setattr(2), prctl(2), pidfd_open(2).
+Source: unshare(2), setns(2), mount(2), mount_setattr(2), fsopen(2), prctl(2), pidfd_open(2).
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 0x1000, 0x2000, 0x4000, 0x40000
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 15, 24, 38
 
-_SYS_MOUNT_SETATTR = 442
+_SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT, _SYS_MOUNT_SETATTR = 430, 431, 432, 442
 """The same on every processor (arch/*/entry/syscalls)."""
+_FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CMD_CREATE = 1, 1, 6
 _MOUNT_ATTR_RDONLY, _AT_RECURSIVE, _AT_FDCWD = 0x1, 0x8000, -100
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _call(name: str, *args: Any) -> None:
-    if getattr(_libc, name)(*args) < 0:
+def _call(name: str, *args: Any) -> int:
+    result: int = getattr(_libc, name)(*args)
+    if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result
 
 
 def unshare(flags: int) -> None:
@@ -60,6 +63,16 @@ def inside_network(fd: int, home: int) -> Iterator[None]:
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0, options: str = "") -> None:
     """Mounts a file system or binds a path; see mount(2)."""
     _call("mount", source.encode(), target.encode(), kind.encode() if kind else None, flags, options.encode() or None)
+
+
+def mount_apart(kind: str) -> int:
+    """A file system mounted nowhere, which is gone with the descriptor returned; Linux 5.2 and later."""
+    opened = _call("syscall", _SYS_FSOPEN, kind.encode(), _FSOPEN_CLOEXEC)
+    try:
+        _call("syscall", _SYS_FSCONFIG, opened, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _call("syscall", _SYS_FSMOUNT, opened, _FSMOUNT_CLOEXEC, 0)
+    finally:
+        os.close(opened)
 
 
 def make_read_only(path: str) -> None:

@@ -46,6 +46,8 @@ from kubenetlab.lab.wire import encode
 MAX_ROUNDS = 1000
 """So many rounds without a rest are nobody's intention."""
 REPAIR_AFTER_S = 1.0
+FIRST_ANSWERS_S = 0.1
+"""How long those who have just been started are waited for: the next round takes them together."""
 LAB = "the lab"
 """Among the namespaces where something failed: no namespace, but a whole round."""
 RETRY_S = 1.0
@@ -208,6 +210,7 @@ class Agent:
         if changes:
             await self._apply(changes, probes)
         await self.rules.set_probes(probes, self._node_pids())
+        await self.rules.first_answers(FIRST_ANSWERS_S)
         if self.failures:
             retry_s = SETTLING_RETRY_S if time.time() < self._settling_until else RETRY_S
             self._wake_at = min(self._wake_at or float("inf"), time.time() + retry_s)

@@ -53,6 +53,9 @@ class RulesHand:
         """Where the tables have to be made anew, whatever they hold."""
         self._probes: dict[str, tuple[tuple[ProbeSpec, int], ...]] = {}
         """Sandbox → its probes, each with the pid of the node that asks."""
+        self._unanswered: set[tuple[str, str, str]] = set()
+        """Keys of probes that should answer at once and have not yet, one way or the other."""
+        self._answered = asyncio.Event()
 
     def load_marks(self) -> None:
         """What the former agent wrote down."""
@@ -117,6 +120,9 @@ class RulesHand:
         changed = [netns for netns in {**self._probes, **asked} if self._probes.get(netns) != asked.get(netns)]
         if not changed:
             return
+        fresh = {spec.key for netns in changed for spec, _ in asked.get(netns, ()) if not spec.delay_s and spec.kind != "liveness"}
+        self._unanswered = {key for key in self._unanswered if key[0] in asked} | fresh
+        self._answered.clear()
         answers = await asyncio.gather(*(self._ask(hand, changed, asked, node_pids) for hand in self._hands))
         if not any("error" in answer for answer in answers):
             self._probes = asked
@@ -135,6 +141,15 @@ class RulesHand:
             return {}
         nodes = {netns: pid for netns, pid in node_pids.items() if self._hand(netns) is hand}
         return await hand.call(do="probes", netns=list(mine), probes=[spec for specs in mine.values() for spec in specs], nodes=nodes)
+
+    async def first_answers(self, within_s: float) -> None:
+        """Returns when all who were asked for the first time have answered, one way or the other, or after a time."""
+        if self._unanswered:
+            try:
+                async with asyncio.timeout(within_s):
+                    await self._answered.wait()
+            except TimeoutError:
+                self._unanswered.clear()
 
     async def add_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], node_pids: Mapping[str, int]) -> None:
         """Has the node agent ask these, too."""
@@ -156,7 +171,10 @@ class RulesHand:
         return self._hands[crc32(netns.encode()) % len(self._hands)]
 
     def _heard(self, event: Message) -> None:
-        if event["event"] != "touched":
+        if event["event"] == "probe":
+            self._unanswered.discard((event["netns"], event["container"], event["kind"]))
+            if not self._unanswered:
+                self._answered.set()
             self._on_probe(event)
         elif event["netns"] in self._marks:
             self._on_touched(event["netns"])
