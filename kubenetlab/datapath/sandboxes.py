@@ -7,11 +7,12 @@ Source: Documentation/networking/ip-sysctl.rst (6.12).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import LOOPBACK, LinkUp
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.sandbox import Sysctl
+from kubenetlab.hoststate.sandbox import Setting, Settings, Sysctl
 from kubenetlab.names import link_local_of
 
 _ALL_AND_DEFAULT = {
@@ -31,20 +32,20 @@ _IPV6_ALL_AND_DEFAULT = {"accept_ra": "0", "accept_redirects": "0", "accept_dad"
 def loopback_and_sysctls(netns: str, *, has_ipv6: bool, forwards: bool = False) -> Iterator[Object]:
     """For any namespace. `forwards` makes it a router; ip_forward comes first, because changing it resets others."""
     yield LinkUp(netns, LOOPBACK)
-    yield Sysctl(netns, "net/ipv4/ip_forward", "1" if forwards else "0")
-    for name, value in _ALL_AND_DEFAULT.items():
-        for whose in ("all", "default"):
-            yield Sysctl(netns, f"net/ipv4/conf/{whose}/{name}", value)
-    yield Sysctl(netns, "net/ipv4/ip_default_ttl", "64")
-    yield Sysctl(netns, "net/ipv4/ping_group_range", "0\t0")
+    yield Settings(netns, _settings(has_ipv6, forwards))
+
+
+@cache
+def _settings(has_ipv6: bool, forwards: bool) -> tuple[Setting, ...]:
+    forwarding = "1" if forwards else "0"
+    both = ("all", "default")
+    ipv4 = [(f"net/ipv4/conf/{whose}/{name}", value, False) for name, value in _ALL_AND_DEFAULT.items() for whose in both]
+    found = [("net/ipv4/ip_forward", forwarding, False), *ipv4]
+    found += [("net/ipv4/ip_default_ttl", "64", False), ("net/ipv4/ping_group_range", "0\t0", False)]
     if not has_ipv6:
-        yield Sysctl(netns, "net/ipv6/conf/all/disable_ipv6", "1", is_optional=True)
-        return
-    yield Sysctl(netns, "net/ipv6/conf/all/disable_ipv6", "0")
-    yield Sysctl(netns, "net/ipv6/conf/all/forwarding", "1" if forwards else "0")
-    for name, value in _IPV6_ALL_AND_DEFAULT.items():
-        for whose in ("all", "default"):
-            yield Sysctl(netns, f"net/ipv6/conf/{whose}/{name}", value)
+        return (*found, ("net/ipv6/conf/all/disable_ipv6", "1", True))
+    ipv6 = [(f"net/ipv6/conf/{whose}/{name}", value, False) for name, value in _IPV6_ALL_AND_DEFAULT.items() for whose in both]
+    return (*found, ("net/ipv6/conf/all/disable_ipv6", "0", False), ("net/ipv6/conf/all/forwarding", forwarding, False), *ipv6)
 
 
 def router_sysctls(netns: str, *, has_ipv6: bool) -> Iterator[Object]:

@@ -25,6 +25,21 @@ class Operation(Struct, frozen=True):
     before: Object | None = None
     origin: Origin | None = None
 
+    def details(self) -> Iterator[Operation]:
+        """What is to be done to each part of an object that stands for several."""
+        obj, before = self.object, self.before
+        if obj.parts == (obj,):
+            yield self
+            return
+        old = {part.key: part for part in (obj.parts if self.verb == "remove" else before.parts if before is not None else ())}
+        new = {part.key: part for part in obj.parts} if self.verb != "remove" else {}
+        yield from (Operation("remove", part) for key, part in reversed(old.items()) if key not in new)
+        for key, part in new.items():
+            if key not in old:
+                yield Operation("add", part, origin=self.origin)
+            elif old[key] != part:
+                yield Operation("change", part, old[key], self.origin)
+
     def __str__(self) -> str:
         was = f"    (was: {self.before})" if self.before is not None else ""
         return f"{_SIGNS[self.verb]} {self.object}{was}"
@@ -39,18 +54,7 @@ class NetnsChanges(Struct, frozen=True):
     def details(self) -> Iterator[Operation]:
         """The operations, part by part, as one tells them."""
         for operation in self.operations:
-            obj, before = operation.object, operation.before
-            if obj.parts == (obj,):
-                yield operation
-                continue
-            old = {part.key: part for part in (obj.parts if operation.verb == "remove" else before.parts if before is not None else ())}
-            new = {part.key: part for part in obj.parts} if operation.verb != "remove" else {}
-            yield from (Operation("remove", part) for key, part in reversed(old.items()) if key not in new)
-            for key, part in new.items():
-                if key not in old:
-                    yield Operation("add", part, origin=operation.origin)
-                elif old[key] != part:
-                    yield Operation("change", part, old[key], operation.origin)
+            yield from operation.details()
 
     @property
     def is_new(self) -> bool:

@@ -1,4 +1,6 @@
-"""Sandbox and Sysctl: a set of namespaces held by a pause process, and settings inside."""
+"""Sandbox, Sysctl and Settings: a set of namespaces held by a pause process, and settings inside."""
+
+from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
@@ -56,3 +58,30 @@ class Sysctl(Object, frozen=True):
     def commands(self, word: Word) -> Iterator[str]:
         """`-e` passes over what this kernel does not know."""
         yield f"ip netns exec {word(self.netns)} sysctl {'-qew' if self.is_optional else '-qw'} {self.assignment}"
+
+
+Setting = tuple[str, str, bool]
+"""Path, value, and whether a kernel without it will do as well: a Sysctl without its namespace."""
+
+
+class Settings(Object, frozen=True):
+    """What every namespace of a kind has set: one table for all of them."""
+
+    rank = 10
+
+    table: tuple[Setting, ...]
+
+    @property
+    def key(self) -> Key:
+        return ("Settings",)
+
+    @property
+    def parts(self) -> tuple[Sysctl, ...]:
+        return tuple(Sysctl(self.netns, *setting) for setting in self.table)
+
+    def __str__(self) -> str:
+        return f"{len(self.table)} settings"
+
+    def commands(self, word: Word) -> Iterator[str]:
+        for setting in self.parts:
+            yield from setting.commands(word)

@@ -16,7 +16,7 @@ from kubenetlab.hoststate.link import LinkUp
 from kubenetlab.hoststate.nftables import Ruled, table_of
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import ProgramRun
-from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
+from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, HostState
 
 FarEnds = Mapping[tuple[str, Key], Sequence[Object]]
@@ -69,9 +69,9 @@ def sections(state: HostState) -> Iterator[Section]:
         yield Section(
             title,
             sandbox,
-            settings=tuple(obj for obj in made if isinstance(obj, Sysctl)),
+            settings=tuple(part for obj in made if isinstance(obj, Sysctl | Settings) for part in obj.parts if isinstance(part, Sysctl)),
             ups=tuple(obj for obj in made if isinstance(obj, LinkUp)),
-            groups=tuple(_groups(state, contents, [obj for obj in made if not isinstance(obj, Sandbox | Sysctl | LinkUp)], far)),
+            groups=tuple(_groups(state, contents, [obj for obj in made if not isinstance(obj, Sandbox | Sysctl | Settings | LinkUp)], far)),
             rulesets=tuple(_rulesets(state, contents)),
             programs=programs,
         )

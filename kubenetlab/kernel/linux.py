@@ -19,7 +19,7 @@ from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, dump_neighb
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.peers import Peers, peers_key, peers_of
 from kubenetlab.hoststate.route import decode_route, dump_routes
-from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
+from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
 from kubenetlab.kernel.report import Done, Failure, Report, failure_of, nobody_asks, with_causes
 from kubenetlab.kernel.rtnetlink import RouteSocket
@@ -145,9 +145,9 @@ class LinuxKernel:
 
     def _fill(self, netns: str, operations: Sequence[Operation], sysctls: SysctlWriter) -> list[Failure]:
         """Settings, then one batch, in the namespace we stand in."""
-        settings = [operation for operation in operations if isinstance(operation.object, Sysctl)]
+        settings = [operation for operation in operations if isinstance(operation.object, Sysctl | Settings)]
         failures = sysctls.write(netns, settings)
-        return failures + self._send(netns, [operation for operation in operations if not isinstance(operation.object, Sysctl)])
+        return failures + self._send(netns, [operation for operation in operations if not isinstance(operation.object, Sysctl | Settings)])
 
     def _batch(self, netns: str, operations: Sequence[Operation]) -> list[Failure]:
         try:
@@ -225,7 +225,7 @@ class LinuxKernel:
 
     def _read_rest(self, netns: str, wanted: Contents, links: Sequence[SeenLink], route: RouteSocket) -> Iterator[Object]:
         """Settings, addresses, neighbours and routes of the namespace we stand in."""
-        yield from self._sysctls.read([obj for obj in wanted.values() if isinstance(obj, Sysctl)])
+        yield from self._sysctls.read([obj for obj in wanted.values() if isinstance(obj, Sysctl | Settings)])
         names = {link.index: link.name for link in links}
         peers = {obj.key: obj for obj in wanted.values() if isinstance(obj, Peers)}
         beside: dict[Key, list[Neighbor]] = {key: [] for key in peers}

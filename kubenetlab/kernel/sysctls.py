@@ -9,11 +9,11 @@ Source: fs/proc/proc_sysctl.c proc_sys_compare() (6.18).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final, Self
 
 from kubenetlab.hoststate.diff import Operation
-from kubenetlab.hoststate.sandbox import Sysctl
+from kubenetlab.hoststate.sandbox import Setting, Settings, Sysctl
 from kubenetlab.kernel.report import Failure, failure_of
 from kubenetlab.kernel.syscalls import mount_apart
 
@@ -38,15 +38,17 @@ class Sysctls:
         self._looked += 1
         return _Here(self._proc)
 
-    def read(self, wanted: Iterable[Sysctl]) -> Iterator[Sysctl]:
+    def read(self, wanted: Iterable[Sysctl | Settings]) -> Iterator[Sysctl | Settings]:
         """Each as it is now; one that this kernel does not have is missing, unless it need not be there."""
         with self.here() as here:
-            for setting in wanted:
-                try:
-                    yield Sysctl(setting.netns, setting.path, here.read(setting.path), setting.is_optional)
-                except FileNotFoundError:
-                    if setting.is_optional:
-                        yield setting
+            for obj in wanted:
+                found = [_read(here, setting) for setting in obj.parts if isinstance(setting, Sysctl)]
+                if isinstance(obj, Settings):
+                    yield Settings(
+                        obj.netns, tuple((setting.path, setting.value, setting.is_optional) for setting in found if setting is not None)
+                    )
+                else:
+                    yield from (setting for setting in found if setting is not None)
 
     def close(self) -> None:
         """Lets go of the /proc: the next one who asks gets another."""
@@ -58,37 +60,41 @@ class Sysctls:
 class SysctlWriter:
     """Writes settings, but not those that every new namespace has anyway.
 
-    New namespaces are born alike, so what had to be written in the first one with a given list of settings has to be written in
+    New namespaces are born alike, so what had to be written in the first one with a given table of settings has to be written in
     all. Kept for the length of one apply only: the machine's own defaults may change later.
     """
 
     def __init__(self, sysctls: Sysctls) -> None:
         self._sysctls = sysctls
-        self._needed: dict[tuple[tuple[str, str], ...], list[int]] = {}
+        self._needed: dict[tuple[Setting, ...], tuple[Setting, ...]] = {}
 
-    def write(self, netns: str, operations: Sequence[Operation]) -> list[Failure]:
+    def write(self, netns: str, operations: Iterable[Operation]) -> list[Failure]:
+        """In the namespace we stand in; settings that are not wanted any more stay as they are."""
         wanted = [operation for operation in operations if operation.verb != "remove"]
         if not wanted:
             return []
-        key = tuple((setting.path, setting.value) for operation in wanted if isinstance(setting := operation.object, Sysctl))
-        failures: list[Failure] = []
-        needed: list[int] = []
         with self._sysctls.here() as here:
-            for index in self._needed.get(key, range(len(wanted))):
-                setting = wanted[index].object
-                assert isinstance(setting, Sysctl)
-                try:
-                    if key in self._needed or here.read(setting.path) != setting.value:
-                        here.write(setting.path, setting.value)
-                        needed.append(index)
-                except FileNotFoundError as error:
-                    if not setting.is_optional:
-                        failures.append(failure_of(netns, wanted[index], error))
-                except OSError as error:
-                    failures.append(failure_of(netns, wanted[index], error))
-        if len(wanted) > 1 and not failures and all(operation.verb == "add" for operation in wanted):
-            self._needed[key] = needed
-        return failures
+            return [failure for operation in wanted for failure in self._write(here, netns, operation)]
+
+    def _write(self, here: _Here, netns: str, operation: Operation) -> Iterator[Failure]:
+        obj = operation.object
+        table = obj.table if operation.verb == "add" and isinstance(obj, Settings) else None
+        needed = self._needed.get(table) if table is not None else None
+        settings = Settings(netns, needed).parts if needed is not None else [part.object for part in operation.details()]
+        written: list[Setting] = []
+        is_complete = True
+        for setting in settings:
+            assert isinstance(setting, Sysctl)
+            try:
+                if needed is not None or here.read(setting.path) != setting.value:
+                    here.write(setting.path, setting.value)
+                    written.append((setting.path, setting.value, setting.is_optional))
+            except OSError as error:
+                if not (isinstance(error, FileNotFoundError) and setting.is_optional):
+                    is_complete = False
+                    yield failure_of(netns, Operation(operation.verb, setting, origin=operation.origin), error)
+        if table is not None and is_complete:
+            self._needed[table] = tuple(written)
 
 
 class _Here:
@@ -119,6 +125,13 @@ class _Here:
 
     def _open(self, path: str, flags: int) -> int:
         return os.open(path.removeprefix(_NET), flags | os.O_CLOEXEC, dir_fd=self._directory)
+
+
+def _read(here: _Here, setting: Sysctl) -> Sysctl | None:
+    try:
+        return Sysctl(setting.netns, setting.path, here.read(setting.path), setting.is_optional)
+    except FileNotFoundError:
+        return setting if setting.is_optional else None
 
 
 def _new_proc() -> int:

@@ -165,8 +165,12 @@ class Sight:
 
 def _differences(before: Contents, after: Contents) -> list[str]:
     """What somebody else has done, object by object."""
+    changed = [(obj, after.get(key)) for key, obj in before.items() if after.get(key) != obj]
+    parts = [
+        (part, {other.key: other for other in now.parts}.get(part.key) if now is not None else None)
+        for obj, now in changed
+        for part in obj.parts
+    ]
     return [
-        f"somebody took away: {obj}" if now is None else f"somebody changed: {obj} is now {now}"
-        for key, obj in before.items()
-        if (now := after.get(key)) != obj
+        f"somebody took away: {part}" if now is None else f"somebody changed: {part} is now {now}" for part, now in parts if now != part
     ]

@@ -82,9 +82,10 @@ def test_every_object_is_made_once_and_after_what_it_needs(text: str, decisions:
     made: list[Object] = []
     for section in sections(state):
         made += [section.sandbox, *section.settings, *section.ups, *(obj for group in section.groups for obj in group.objects)]
-        made += [*(obj for ruleset in section.rulesets for obj in ruleset.objects), *section.programs]
-    assert len(made) == len(state)
-    assert set(map(id, made)) == set(map(id, state.objects()))
+        made += [*(part for ruleset in section.rulesets for obj in ruleset.objects for part in obj.parts), *section.programs]
+    wanted = [(obj.netns, part) for obj in state.objects() for part in obj.parts]
+    assert len(made) == len(wanted)
+    assert [part for _, part in wanted if part not in made] == []
     there: set[tuple[str, ...]] = {("Link", "lo", netns) for netns in state.namespaces}
     for obj in made:
         needed = [] if obj.stands_on is None else [(*obj.stands_on, obj.netns)]
