@@ -28,7 +28,7 @@ def new_pod(owner: Resource, template: PodTemplateSpec, name: str, uid: str, now
         creation_timestamp=timestamp(now),
         owner_references=(owner_reference(owner),),
     )
-    return Pod(meta, structs.replace(template.spec, **spec))
+    return Pod(meta, structs.replace(template.spec, **spec) if spec else template.spec)
 
 
 def created(cluster: Cluster, owner: Resource, pod: Pod, source: str, now: float) -> Iterator[Change]:

@@ -18,6 +18,8 @@ from kubenetlab.api.scheduling import PodAffinityTerm, TopologySpreadConstraint
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes import NOT_READY_TAINT
 
+Filter = Callable[[Pod, Node, "Placed"], str | None]
+
 _ALL_ADDRESSES = ("", "0.0.0.0", "::")
 
 
@@ -32,10 +34,19 @@ class Placed:
         self._namespaces = {namespace.name: namespace.labels for namespace in cluster.all(Namespace)}
         self.has_repulsion = any(_anti_affinity(pod) for pods in self.pods.values() for pod in pods)
         """True when some pod keeps others away."""
+        self._of_specs: dict[int, tuple[PodSpec, dict[str, str | None]]] = {}
+        """What is known of a spec, by its identity, node by node: a template's pods share theirs."""
 
     def add(self, pod: Pod, node: str) -> None:
         self.pods[node].append(pod)
         self.has_repulsion |= bool(_anti_affinity(pod))
+
+    def misfit_of_spec(self, pod: Pod, node: Node) -> str | None:
+        """What keeps all pods of this spec from the node, whoever else is there."""
+        _, known = self._of_specs.setdefault(id(pod.spec), (pod.spec, {}))
+        if node.name not in known:
+            known[node.name] = _first_reason(OF_SPEC, pod, node, self)
+        return known[node.name]
 
     def is_meant(self, term: PodAffinityTerm, owner: Pod, other: Pod) -> bool:
         """True when the term of `owner` is about `other`."""
@@ -57,7 +68,15 @@ class Placed:
 
 def misfit(pod: Pod, node: Node, placed: Placed) -> str | None:
     """Why the pod cannot run on the node, in the scheduler's words; None when it can."""
-    return next((reason for filter_ in FILTERS if (reason := filter_(pod, node, placed)) is not None), None)
+    return placed.misfit_of_spec(pod, node) or _first_reason(OF_POD, pod, node, placed)
+
+
+def _first_reason(filters: Sequence[Filter], pod: Pod, node: Node, placed: Placed) -> str | None:
+    for filter_ in filters:
+        reason = filter_(pod, node, placed)
+        if reason is not None:
+            return reason
+    return None
 
 
 def tolerates(tolerations: Sequence[Toleration], taint: Taint) -> bool:
@@ -192,7 +211,6 @@ def _anti_affinity(pod: Pod) -> tuple[PodAffinityTerm, ...]:
     return pod.spec.affinity.pod_anti_affinity.required_during_scheduling_ignored_during_execution
 
 
-FILTERS: Final[tuple[Callable[[Pod, Node, Placed], str | None], ...]] = (
-    _unschedulable, _taints, _node_affinity, _addresses, _ports, _spread, _pod_affinity, _pod_anti_affinity,
-)  # fmt: skip
-"""In the scheduler's order: the first reason is the one that is told."""
+OF_SPEC: Final[tuple[Filter, ...]] = (_unschedulable, _taints, _node_affinity)
+OF_POD: Final[tuple[Filter, ...]] = (_addresses, _ports, _spread, _pod_affinity, _pod_anti_affinity)
+"""In the scheduler's order, behind the others: the first reason is the one that is told."""
