@@ -202,7 +202,7 @@ class Agent:
         if cluster is not self._boot.state:  # with which they were content a moment ago
             cluster, self._wake_at = self._controllers.run(cluster, time.time())
         self.cluster = cluster = cluster.with_changes([machine.decisions(cluster)])
-        self._save()
+        self.save()
         decisions = self.decisions
         self.desired = plan(cluster, decisions, self._memo)
         probes = plan_probes(cluster, decisions, self._memo)
@@ -219,7 +219,8 @@ class Agent:
                 if pod.is_terminating:
                     self.learn(facts.detached(self.cluster, pod))
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Writes the store where it is not written yet: before the kernel is touched, and before a request that changed it is answered."""
         if self.cluster is not self._saved:
             state.save(self.cluster, self.directory / rundir.STORE)
             self._saved = self.cluster

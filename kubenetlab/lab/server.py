@@ -32,7 +32,7 @@ from kubenetlab.api.lab import NodeSettings
 from kubenetlab.api.meta import LabelSelector, Resource, parse_selector, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.render import render
-from kubenetlab.api.store import deletion
+from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import RequirementError
 from kubenetlab.lab.http import Answer, Stream, serve
@@ -89,12 +89,16 @@ class Server:
             task.add_done_callback(self._connections.discard)
 
     async def _handle(self, request: Request) -> Answer:
-        """One request; a change that was made already is only told again."""
-        number = request.headers.get("x-request-id", "") if request.method != "GET" else ""
+        """One request; a change that was made already is only told again. Who hears of a change may rely on it: it is written by then."""
+        is_change = request.method != "GET"
+        number = request.headers.get("x-request-id", "") if is_change else ""
         if number in self._answered:
             return self._answered[number]
+        before = self._agent.cluster
         try:
             answer = await self._route(request)
+            if is_change:
+                self._save(before)
         except ApiFaultError as fault:
             answer = _status(fault.code, fault.reason, str(fault))
         if number and isinstance(answer, Response):
@@ -102,6 +106,15 @@ class Server:
             while len(self._answered) > REMEMBERED_REQUESTS:
                 self._answered.popitem(last=False)
         return answer
+
+    def _save(self, before: Cluster) -> None:
+        """Writes what a request has changed; what cannot be written is not done. No other request comes between: a change never waits."""
+        try:
+            self._agent.save()
+        except OSError as error:
+            self._agent.replace(before)
+            message = f"nothing was changed: the lab's store cannot be written: {error.strerror}"
+            raise ApiFaultError(507, "InsufficientStorage", message) from None
 
     async def _route(self, request: Request) -> Answer:
         if (own := await self._lab_api.handle(request)) is not None:
@@ -204,13 +217,13 @@ class Server:
             raise ApiFaultError(422, "Invalid", f"spec.replicas: wanted a whole number from 0 to {MAX_REPLICAS}")
         before = obj.spec.replicas
         change = structs.replace(obj, spec=structs.replace(obj.spec, replicas=replicas))
+        cluster, _ = controllers.run(self._agent.cluster.with_changes([change]), time.time())
         if replicas > before:
-            cluster, _ = controllers.run(self._agent.cluster.with_changes([change]), time.time())
             try:
                 self._agent.check_room(cluster, self._agent.cluster)
             except RequirementError as error:
                 raise ApiFaultError(507, "InsufficientStorage", str(error)) from None
-        self._agent.learn([change])
+        self._agent.replace(cluster)
         return _json(
             {
                 "apiVersion": "autoscaling/v1",

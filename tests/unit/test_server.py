@@ -1,0 +1,110 @@
+"""The API of a lab: what it tells a client to be done is written by then."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubenetlab.api.apps import Deployment
+from kubenetlab.api.documents import read_documents
+from kubenetlab.api.store import Change, Cluster
+from kubenetlab.lab import state
+from kubenetlab.lab.http import fetch, serve
+from kubenetlab.lab.server import Server
+from kubenetlab.programs.http import Response
+from tests.clusters import deployment, store
+
+WEB = "/apis/apps/v1/namespaces/default/deployments/web"
+
+
+class DyingAgent:
+    """An agent as the API uses it that never comes to a round of its own: it might be killed as soon as it has answered."""
+
+    def __init__(self, cluster: Cluster, path: Path) -> None:
+        self.cluster = self._saved = cluster
+        self._path = path
+        self.saves = 0
+
+    def learn(self, changes: Iterable[Change]) -> None:
+        self.cluster = self.cluster.with_changes(changes)
+
+    def replace(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def save(self) -> None:
+        if self.cluster is not self._saved:
+            state.save(self.cluster, self._path)
+            self._saved = self.cluster
+            self.saves += 1
+
+    def wake(self, *, check: bool = False) -> None:
+        pass
+
+    def check_room(self, cluster: Cluster, before: Cluster) -> None:
+        pass
+
+
+def ask(agent: DyingAgent, method: str, path: str, body: Any = None) -> Response:
+    """One request to a server of this agent's."""
+
+    async def exchange() -> Response:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        server = Server(agent, theirs)  # type: ignore[arg-type]
+        serving = asyncio.get_running_loop().create_task(serve(theirs, server._handle))
+        answer = await fetch(ours, method, path, body=json.dumps(body).encode())
+        ours.close()
+        await serving
+        return answer
+
+    return asyncio.run(exchange())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "wanted"),
+    [
+        ("PUT", f"{WEB}/scale", {"spec": {"replicas": 5}}, 5),
+        ("PUT", f"{WEB}/restart", None, "kubectl.kubernetes.io/restartedAt"),
+        ("DELETE", WEB, None, None),
+        ("POST", "/apis/kubenetlab.dev/v1alpha1/apply", "replicas: 7", 7),
+    ],
+    ids=["scale", "restart", "delete", "apply"],
+)
+def test_what_is_answered_is_written(tmp_path: Path, method: str, path: str, body: Any, wanted: Any) -> None:
+    """A change outlives an agent that is killed right after its answer; it is written once."""
+    agent = DyingAgent(store(deployment("web", 2)), tmp_path / "store.json")
+    if isinstance(body, str):
+        documents, _ = read_documents("web.yaml", deployment("web", 2).replace("replicas: 2", body).encode())
+        body = {"documents": [document.value for document in documents]}
+    assert ask(agent, method, path, body).status == 200
+    assert agent.saves == 1
+    found = state.load(tmp_path / "store.json").get(Deployment, "default", "web")
+    if wanted is None:
+        assert found is None or found.is_terminating
+    else:
+        assert found is not None
+        assert wanted in (found.spec.replicas, *found.spec.template.metadata.annotations)
+
+
+def test_what_changes_nothing_is_not_written(tmp_path: Path) -> None:
+    """Neither a question nor a request that is refused."""
+    agent = DyingAgent(store(deployment("web", 2)), tmp_path / "store.json")
+    assert ask(agent, "GET", WEB).status == 200
+    assert ask(agent, "PUT", f"{WEB}/scale", {"spec": {"replicas": -1}}).status == 422
+    assert agent.saves == 0
+
+
+def test_what_cannot_be_written_is_not_done(tmp_path: Path) -> None:
+    """The client hears why, and the store is as it was."""
+    agent = DyingAgent(store(deployment("web", 2)), tmp_path / "nowhere" / "store.json")
+    before = agent.cluster
+    answer = ask(agent, "PUT", f"{WEB}/scale", {"spec": {"replicas": 5}})
+    assert answer.status == 507
+    assert b"nothing was changed: the lab's store cannot be written: No such file or directory" in answer.body
+    assert agent.cluster is before
