@@ -20,6 +20,8 @@ POD_INDEX_LABEL = "apps.kubernetes.io/pod-index"
 STATEFUL_POD_LABEL = "statefulset.kubernetes.io/pod-name"
 TEMPLATE_HASH_LABEL = "pod-template-hash"
 REVISION_ANNOTATION = "deployment.kubernetes.io/revision"
+RESTARTED_ANNOTATION = "kubectl.kubernetes.io/restartedAt"
+"""On a template: when `rollout restart` last asked for new pods."""
 
 
 class ReplicaSetSpec(Record, kw_only=True, frozen=True):
@@ -266,3 +268,5 @@ class DaemonSet(Resource, frozen=True):
 Workload = Deployment | ReplicaSet | ReplicationController | StatefulSet | DaemonSet
 Scalable = Deployment | ReplicaSet | ReplicationController | StatefulSet
 """Those that have a number of replicas."""
+Restartable = Deployment | StatefulSet | DaemonSet
+"""Those whose pods follow their template."""

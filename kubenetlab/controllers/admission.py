@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, structs
 
-from kubenetlab.api.apps import Scalable, StatefulSet, Workload
+from kubenetlab.api.apps import RESTARTED_ANNOTATION, Restartable, Scalable, StatefulSet, Workload
 from kubenetlab.api.batch import Job
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import NAMESPACE_NAME_LABEL, Namespace, Node, Service
@@ -224,7 +224,23 @@ def _updated(old: Resource, new: Resource, document: Mapping[str, Any]) -> Resou
         changed = cluster_ips.carried_over(old, changed)
     if isinstance(changed, Scalable) and isinstance(old, Scalable) and "replicas" not in document.get("spec", {}):
         changed = structs.replace(changed, spec=structs.replace(changed.spec, replicas=old.spec.replicas))
+    if isinstance(changed, Restartable) and isinstance(old, Restartable):
+        changed = _still_restarted(old, changed)
     return changed
+
+
+def _still_restarted(old: Restartable, new: Restartable) -> Restartable:
+    """The new object with the time of the old one's last restart, where it says none: without it its pods would all be replaced once more.
+
+    Source: kubectl's three-way merge, which takes away only what was applied before.
+    """
+    meta = new.spec.template.metadata
+    at = old.spec.template.metadata.annotations.get(RESTARTED_ANNOTATION)
+    if at is None or RESTARTED_ANNOTATION in meta.annotations:
+        return new
+    meta = structs.replace(meta, annotations={**meta.annotations, RESTARTED_ANNOTATION: at})
+    template = structs.replace(new.spec.template, metadata=meta)
+    return structs.replace(new, spec=structs.replace(new.spec, template=template))
 
 
 def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:

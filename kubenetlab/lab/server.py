@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from kubenetlab import controllers
-from kubenetlab.api.apps import MAX_REPLICAS, DaemonSet, Deployment, Scalable, StatefulSet
+from kubenetlab.api.apps import MAX_REPLICAS, RESTARTED_ANNOTATION, Restartable, Scalable
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node
 from kubenetlab.api.kinds import SERVED
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from kubenetlab.lab.agent import Agent
 
 REMEMBERED_REQUESTS = 256
-RESTARTED_ANNOTATION = "kubectl.kubernetes.io/restartedAt"
 IMMORTAL_NAMESPACES = ("default", "kube-system", "kube-public")
 """Source: k8s.io/apiserver pkg/admission/plugin/namespace/lifecycle."""
 
@@ -196,7 +195,7 @@ class Server:
     def _restart(self, place: Place) -> Response:
         """As `kubectl rollout restart`: a template that differs by a time only, so that every pod is replaced."""
         obj = self._get(place)
-        if not isinstance(obj, (Deployment, StatefulSet, DaemonSet)):
+        if not isinstance(obj, Restartable):
             raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} cannot be restarted")
         template = obj.spec.template
         annotations = {**template.metadata.annotations, RESTARTED_ANNOTATION: timestamp(time.time())}

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network
 import pytest
 from msgspec import structs
 
-from kubenetlab.api.apps import Deployment
+from kubenetlab.api.apps import RESTARTED_ANNOTATION, Deployment, ReplicaSet
 from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
@@ -15,7 +15,7 @@ from kubenetlab.controllers.addresses import cluster_ip_for, static_band
 from kubenetlab.controllers.admission import admit
 from kubenetlab.errors import ManifestError
 from kubenetlab.lab.first import incoming
-from tests.clusters import DUAL, NOW, applied, deployment, loaded, service, store
+from tests.clusters import DUAL, NOW, applied, deployment, loaded, replaced, service, settled, store
 from tests.unit.test_load import POD
 
 ROOM_FOR_14 = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {serviceSubnet: 10.96.0.0/28}\n---\n"
@@ -52,6 +52,30 @@ def test_a_namespace_that_no_document_makes_is_made() -> None:
     namespace = admission.cluster.get(Namespace, "", "shop")
     assert namespace is not None
     assert namespace.labels == {"kubernetes.io/metadata.name": "shop"}
+
+
+def restarted(cluster: Cluster, at: str) -> Cluster:
+    """The store after `rollout restart deployment web`."""
+    web = cluster.get(Deployment, "default", "web")
+    assert web is not None
+    meta = structs.replace(web.spec.template.metadata, annotations={RESTARTED_ANNOTATION: at})
+    template = structs.replace(web.spec.template, metadata=meta)
+    return settled(cluster.with_changes([structs.replace(web, spec=structs.replace(web.spec, template=template))]))
+
+
+def test_a_restart_outlives_the_next_apply() -> None:
+    """The manifest, unchanged, replaces no pod again; what it changes is changed, and a time of its own wins."""
+    cluster = restarted(store(deployment()), "2023-11-14T22:13:20Z")
+    again = applied(cluster, deployment())
+    assert again.all(ReplicaSet) == cluster.all(ReplicaSet)
+    web = applied(again, deployment(hostNetwork="true")).get(Deployment, "default", "web")
+    assert web is not None
+    assert web.spec.template.spec.host_network
+    assert web.spec.template.metadata.annotations == {RESTARTED_ANNOTATION: "2023-11-14T22:13:20Z"}
+    own = f"metadata: {{annotations: {{{RESTARTED_ANNOTATION}: now}}, labels: {{app: web}}}}"
+    web = applied(again, replaced(deployment(), ("metadata: {labels: {app: web}}", own))).get(Deployment, "default", "web")
+    assert web is not None
+    assert web.spec.template.metadata.annotations == {RESTARTED_ANNOTATION: "now"}
 
 
 def test_all_or_nothing() -> None:
