@@ -29,25 +29,27 @@ def check(
     Manifests that a table names are applied first. Example: kubenetlab check -f manifests/11-microservices-demo/expect.yaml
     """
     from kubenetlab.lab.client import choose
-    from kubenetlab.observe.check import load
+    from kubenetlab.observe.check import load, with_causes
+    from kubenetlab.observe.policies import kept_policies
 
     client = choose(lab)
     tables = [(file, *load(file)) for file in files or ()]
     manifests = [os.path.join(os.path.dirname(file), name) for file, table, _ in tables for name in table.manifests]
     if manifests:
         _apply(client.lab, manifests)
+    policies = kept_policies(client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"])
     begun = time.monotonic()
-    verdicts: Sequence[Verdict] = _tables(client, tables, deadline) if tables else _promise(client, deadline)
+    verdicts = with_causes(_tables(client, tables, deadline) if tables else _promise(client, deadline), policies)
     took_s = time.monotonic() - begun
     if junit is not None:
-        _write_junit(junit, verdicts, took_s)
+        _write_junit(junit, verdicts, took_s, policies)
     failed = [verdict for verdict in verdicts if verdict.state == "fails"]
     if output.is_data:
         import msgspec
 
-        data({"ok": not failed, "checks": [msgspec.to_builtins(verdict) for verdict in verdicts]}, output)
+        data({"ok": not failed, "not_modelled": policies, "checks": [msgspec.to_builtins(verdict) for verdict in verdicts]}, output)
     else:
-        _show(verdicts, took_s)
+        _show(verdicts, took_s, policies)
         hint(_again(failed[0]) if failed else "kubenetlab ping")
     if failed:
         raise typer.Exit(1)
@@ -139,11 +141,15 @@ def _promise(client: Any, deadline_s: float) -> list[Verdict]:
     ]
 
 
-def _show(verdicts: Sequence[Verdict], took_s: float) -> None:
+def _show(verdicts: Sequence[Verdict], took_s: float, policies: Sequence[str]) -> None:
+    from kubenetlab.observe.policies import count
+
     for verdict in verdicts:
         if verdict.state == "fails":
             where = f"{paint(verdict.place, DIM)}  " if verdict.place else ""
             say(f"{paint('✗', BAD)} {where}{verdict.source} → {verdict.target}: wanted {verdict.expected}, found {verdict.found}")
+            if verdict.cause:
+                say(f"    {paint(verdict.cause, MILD)}")
     for verdict in verdicts:
         if verdict.state == "skipped":
             say(f"{paint('-', MILD)} {paint(verdict.place, DIM)}  {verdict.source} → {verdict.target}: skipped: {verdict.found}")
@@ -151,21 +157,26 @@ def _show(verdicts: Sequence[Verdict], took_s: float) -> None:
     parts = [paint(f"{counts['holds']} hold", GOOD)]
     parts += [paint(f"{counts['fails']} do not", BAD)] if counts["fails"] else []
     parts += [paint(f"{counts['skipped']} skipped", MILD)] if counts["skipped"] else []
+    parts += [paint(f"but for {count(policies)}, not modelled yet", MILD)] if policies else []
     say(f"{len(verdicts)} checks in {took_s:.2f} s: {', '.join(parts)}")
 
 
-def _write_junit(file: str, verdicts: Sequence[Verdict], took_s: float) -> None:
-    """JUnit's XML, as CI servers read it."""
+def _write_junit(file: str, verdicts: Sequence[Verdict], took_s: float, policies: Sequence[str]) -> None:
+    """JUnit's XML, as CI servers read it; what the lab does not model is a property of the suite."""
     count = {state: str(sum(verdict.state == state for verdict in verdicts)) for state in ("fails", "skipped")}
     suite = ElementTree.Element(
         "testsuite", name="kubenetlab", tests=str(len(verdicts)), failures=count["fails"], skipped=count["skipped"], time=f"{took_s:.3f}"
     )
+    if policies:
+        properties = ElementTree.SubElement(suite, "properties")
+        for policy in policies:
+            ElementTree.SubElement(properties, "property", name="not modelled", value=policy)
     for verdict in verdicts:
         name = f"{verdict.source} → {verdict.target}: {verdict.expected}"
         case = ElementTree.SubElement(suite, "testcase", classname=verdict.table or "check", name=name, time=f"{verdict.ms / 1000:.3f}")
         if verdict.state == "fails":
             failure = ElementTree.SubElement(case, "failure", message=f"wanted {verdict.expected}, found {verdict.found}")
-            failure.text = verdict.place
+            failure.text = "\n".join(filter(None, (verdict.place, verdict.cause)))
         elif verdict.state == "skipped":
             ElementTree.SubElement(case, "skipped", message=verdict.found)
     ElementTree.ElementTree(suite).write(file, encoding="utf-8", xml_declaration=True)

@@ -95,6 +95,7 @@ def ping(
 def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, output: Output) -> bool:
     from kubenetlab.kernel.enter import enter_lab
     from kubenetlab.observe.matrix import probe_matrix
+    from kubenetlab.observe.policies import kept_policies
 
     begun = time.monotonic()
     kept = client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]
@@ -105,7 +106,7 @@ def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, 
         data(_as_data(found), output)
         return not found.faults
     _draw(found)
-    _summary(found, took_s, [document["kind"] for document in kept if "NetworkPolicy" in document["kind"]])
+    _summary(found, took_s, kept_policies(kept))
     return not found.faults
 
 
@@ -178,6 +179,8 @@ def _mark(row: str, column: Any, cells: dict[tuple[str, str], Cell]) -> str:
 
 
 def _summary(found: Matrix, took_s: float, policies: list[str]) -> None:
+    from kubenetlab.observe.policies import count
+
     say(
         "  ".join(
             (
@@ -201,7 +204,6 @@ def _summary(found: Matrix, took_s: float, policies: list[str]) -> None:
         paint("all as Kubernetes promises", GOOD) if not found.faults else paint(f"{len(found.faults)} not as Kubernetes promises", BAD)
     )
     if policies:
-        count = f"{len(policies)} NetworkPolic{'ies' if len(policies) > 1 else 'y'}"
-        verdict += paint(f", but for {count}, not modelled yet", MILD)
+        verdict += paint(f", but for {count(policies)}, not modelled yet", MILD)
     say(f"{pings} pings, {probes - pings} connects in {took_s:.2f} s: {verdict}")
     hint("kubenetlab exec POD -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname" if not found.faults else "kubenetlab diff")

@@ -19,13 +19,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from kubenetlab.api.containers import Port
 from kubenetlab.api.decode import decode, format_path
 from kubenetlab.api.documents import Document, read_documents
 from kubenetlab.api.meta import Record
 from kubenetlab.errors import ManifestError, Problem, UsageError
+from kubenetlab.observe.policies import cause
 from kubenetlab.observe.prober import Outcome, Probe, run
 from kubenetlab.observe.targets import Place, Target, named_places, parse, resolve
 
@@ -83,6 +84,8 @@ class Verdict(Struct, frozen=True):
     place: str
     """file:line of the row."""
     ms: float = 0.0
+    cause: str = ""
+    """What the lab leaves out that may be why it fails."""
 
 
 class _Question(Struct, frozen=True):
@@ -123,6 +126,8 @@ def _problem(document: Document, path: tuple[str | int, ...], message: str) -> P
 
 
 def _faults(document: Document, table: Table, path: tuple[str | int, ...]) -> Iterator[Problem]:
+    if not table.probes:
+        yield _problem(document, path, "holds no probe: nothing would be checked")
     for index, row in enumerate(table.probes):
         here = (*path, index)
         if sum(value is not None for value in (row.allowed, row.expect, row.resolves)) != 1:
@@ -210,6 +215,17 @@ def _verdict(table: Table, question: _Question, found: str, state: Any, ms: floa
     target = question.title + (f":{row.port}/{row.protocol}" if row.port is not None else "")
     expected = row.expected + (f", from {row.source}" if row.source else "")
     return Verdict(table.name, question.source.title, target, expected, found, state, question.place, round(ms, 3))
+
+
+def with_causes(verdicts: Sequence[Verdict], policies: Sequence[str]) -> list[Verdict]:
+    """The verdicts, and why something got through that a table forbids: of `policies` the lab only keeps the documents."""
+    if not policies:
+        return list(verdicts)
+    return [structs.replace(verdict, cause=cause(policies)) if _got_through(verdict) else verdict for verdict in verdicts]
+
+
+def _got_through(verdict: Verdict) -> bool:
+    return verdict.state == "fails" and verdict.expected in FITS and verdict.expected != "allow" and verdict.found.startswith("answer")
 
 
 def needs_network(row: Row) -> bool:

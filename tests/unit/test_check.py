@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kubenetlab.errors import ManifestError
-from kubenetlab.observe.check import load
+from kubenetlab.observe.check import Verdict, load, with_causes
+from kubenetlab.observe.policies import kept_policies
 
 
 def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
@@ -34,6 +36,9 @@ def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
         ("probes: 3", "wanted a list, found 3"),
         ("a: b: c", ":1  mapping values are not allowed"),
         ("", "wanted one document, found 0"),
+        ("name: shop\nprobes: []", ":2  probes: holds no probe"),
+        ("[]", ":1  holds no probe"),
+        ("name: shop", "probes: holds no probe"),
     ],
 )
 def test_what_is_wrong_with_a_table(tmp_path: Path, text: str, said: str) -> None:
@@ -43,3 +48,28 @@ def test_what_is_wrong_with_a_table(tmp_path: Path, text: str, said: str) -> Non
     with pytest.raises(ManifestError) as caught:
         load(str(file))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "state", "is_explained"),
+    [
+        ("deny", "answer", "fails", True),
+        ("reject", "answer", "fails", True),
+        ("drop", "refused", "fails", False),
+        ("allow", "silence", "fails", False),
+        ("allow, from 10.244.1.2", "answer, saw 10.244.1.3", "fails", False),
+        ("deny", "silence", "holds", False),
+    ],
+)
+def test_what_gets_through_where_policies_are_only_kept(expected: str, found: str, state: Any, is_explained: bool) -> None:
+    """A row that fails because something answers says which policies are not modelled; others have other reasons."""
+    given = [
+        {"kind": "NetworkPolicy", "metadata": {"name": "deny-all", "namespace": "shop"}},
+        {"kind": "Ingress", "metadata": {"name": "web", "namespace": "shop"}},
+        {"kind": "CiliumClusterwideNetworkPolicy", "metadata": {"name": "all"}},
+    ]
+    verdict = Verdict("t", "default/client", "svc:shop/web:80/TCP", expected, found, state, "t.yaml:1")
+    said = "kept, but not modelled yet: NetworkPolicy shop/deny-all, CiliumClusterwideNetworkPolicy all"
+    (found_verdict,) = with_causes([verdict], kept_policies(given))
+    assert found_verdict.cause == (said if is_explained else "")
+    assert with_causes([verdict], []) == [verdict]
