@@ -36,6 +36,8 @@ class Where(Struct, frozen=True):
     port: int = 0
     protocol: str = "ICMP"
     known: Destination | None = None
+    lacking: str = ""
+    """What the Service has instead, where it has no such port."""
 
 
 def one(
@@ -95,12 +97,14 @@ def one(
 
 def _promise(where: Where, expected: Expectation | None, *, is_fine: bool) -> str:
     """What was promised, where that is not plain from the outcome."""
+    has_none = isinstance(where.known, ServicePort) and not where.known.endpoints
+    why = where.lacking or ("the Service has no ready endpoint" if has_none else "")
+    because = f": {why}" if why else ""
     if expected is None or expected == "any":
-        return " (nothing is promised of it)" if expected == "any" or not is_fine else ""
+        return f" (nothing is promised of it{because})" if expected == "any" or not is_fine else ""
     if not is_fine:
         return f", promised: {expected}"
-    has_none = isinstance(where.known, ServicePort) and not where.known.endpoints
-    return "" if expected == "answer" else ", as promised" + (": the Service has no ready endpoint" if has_none else "")
+    return "" if expected == "answer" else f", as promised{because}"
 
 
 async def _find(
@@ -110,7 +114,7 @@ async def _find(
     protocol = "UDP" if udp is not None else "TCP" if tcp is not None or http is not None else "ICMP"
     port = udp if udp is not None else tcp if tcp is not None else DEFAULT_HTTP_PORT if http is not None else 0
     if target.kind in ("svc", "lb"):
-        return _service(seen, source, target, protocol if protocol != "ICMP" else "", tcp or udp)
+        return service_port(seen, source, target, protocol if protocol != "ICMP" else "", tcp or udp)
     if target.kind == "ip":
         return Where(target.name, target.name, port, protocol)
     if target.kind == "name":
@@ -129,7 +133,7 @@ async def _find(
     return Where(place.title, place.address, port, protocol, place if protocol == "ICMP" else None)
 
 
-def _service(seen: Mapping[str, Any], source: Place, target: Target, protocol: str, port: int | None) -> Where:
+def service_port(seen: Mapping[str, Any], source: Place, target: Target, protocol: str, port: int | None) -> Where:
     """A Service's port: the one named, else the first of the protocol; at its address of the source's first family that it has."""
     of_kind = [entry for entry in service_ports(seen) if entry.is_outside == (target.kind == "lb")]
     all_ports = [entry for entry in of_kind if (entry.namespace, entry.name) == (target.namespace, target.name)]
@@ -141,12 +145,13 @@ def _service(seen: Mapping[str, Any], source: Place, target: Target, protocol: s
         what = "cluster IP" if target.kind == "svc" else "load balancer's address"
         raise UsageError(f"there is no Service {target.namespace}/{target.name} with a {what}; known: {', '.join(known) or 'none'}")
     fitting = [entry for entry in ports if (not protocol or entry.protocol == protocol) and (port is None or entry.port == port)]
-    chosen = (
-        fitting[0]
-        if fitting
-        else ServicePort(target.namespace, target.name, ports[0].address, port or ports[0].port, protocol or "TCP", ())
-    )
-    return Where(chosen.title, chosen.address, chosen.port, chosen.protocol, chosen)
+    if fitting:
+        return Where(fitting[0].title, fitting[0].address, fitting[0].port, fitting[0].protocol, fitting[0])
+    missing = structs.replace(ports[0], port=port or ports[0].port, protocol=protocol or "TCP", endpoints=(), nodes=())
+    has = ", ".join(dict.fromkeys(f"{entry.port}/{entry.protocol}" for entry in ports))
+    lacking = f"the Service has no port {missing.port}/{missing.protocol}; it has {has}"
+    behind = None if missing.is_outside else missing  # a load balancer's address is nobody's at other ports
+    return Where(missing.title, missing.address, missing.port, missing.protocol, behind, lacking)
 
 
 async def _get(network: PodNetwork, where: Where, path: str, deadline_s: float) -> tuple[Result, str, str]:

@@ -10,6 +10,7 @@ from msgspec import structs
 from kubenetlab.api.lab import ContainerReport, ProbeReport
 from kubenetlab.api.store import Cluster
 from kubenetlab.cli.columns import age, columns, header
+from kubenetlab.cli.pinging import service_port
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.expect import ServicePort, World, expect, service_ports, world
 from kubenetlab.observe.settled import verdicts
@@ -54,6 +55,23 @@ HOST_POD = next(place for place in places(SEEN) if place.is_host_network)
 def test_targets_are_written_as_people_write_them(text: str, target: Target) -> None:
     """Prefixes, kubectl's slashes, names with dots."""
     assert parse(text) == target
+
+
+@pytest.mark.parametrize(
+    ("protocol", "port", "found", "lacking"),
+    [
+        ("", None, "svc:default/web:80/TCP", ""),
+        ("TCP", 81, "svc:default/web:81/TCP", ""),
+        ("TCP", 82, "svc:default/web:82/TCP", "the Service has no port 82/TCP; it has 80/TCP, 81/TCP"),
+        ("UDP", 80, "svc:default/web:80/UDP", "the Service has no port 80/UDP; it has 80/TCP, 81/TCP"),
+    ],
+)
+def test_a_port_that_a_service_does_not_have(protocol: str, port: int | None, found: str, lacking: str) -> None:
+    """It is refused as promised, and the reason is not that endpoints are missing."""
+    where = service_port(SEEN, POD, parse("svc:web"), protocol, port)
+    assert (where.title, where.lacking) == (found, lacking)
+    assert where.known is not None
+    assert expect(POD, where.known, world(SEEN)) == ("answer" if not lacking and port != 81 else "refused")
 
 
 def test_a_namespace_option_is_the_default_namespace() -> None:
