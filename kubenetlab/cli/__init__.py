@@ -59,7 +59,7 @@ def _complain(error: Exception, is_debug: bool) -> None:
         traceback.print_exception(error)
     from kubenetlab.errors import printable
 
-    has_colours = sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    has_colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     red, plain = ("\x1b[31m", "\x1b[0m") if has_colours else ("", "")
     text = printable(str(error))
     print(f"{red}error:{plain} {text}" if "\n" not in text else f"{red}error:{plain}\n{text}", file=sys.stderr)

@@ -173,7 +173,10 @@ def plan(
         data(changes, output)
         return
     show_changes(changes, is_wide=wide or output is PlanOutput.wide)
-    hint(f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}" if changes else f"kubenetlab ping{_on(name)}")
+    if changes:
+        hint(f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}", lab)  # whatever labs are up: it names the one to be made
+    else:
+        hint(f"kubenetlab ping{_on(name)}")
 
 
 def list_(output: OutputOption = Output.table) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kubenetlab.cli.completion import candidates
+from kubenetlab.cli.hints import ENVIRONMENT, remember_lab
 
 
 class Output(StrEnum):
@@ -45,7 +46,8 @@ Lab = Annotated[
     typer.Option(
         "--lab",
         metavar="NAME",
-        envvar="KUBENETLAB_LAB",
+        envvar=ENVIRONMENT,
+        callback=remember_lab,
         help="Which lab; by default the only one that is up.",
         autocompletion=candidates("labs"),
     ),

@@ -11,6 +11,8 @@ from typing import Any
 
 import typer
 
+from kubenetlab.cli.hints import for_lab
+
 _COLOUR_CODES = re.compile(r"\x1b\[[0-9;]*m")
 
 GOOD, BAD, MILD, DIM = "green", "red", "yellow", "bright_black"
@@ -18,7 +20,12 @@ GOOD, BAD, MILD, DIM = "green", "red", "yellow", "bright_black"
 
 def paint(text: str, colour: str | None, *, bold: bool = False) -> str:
     """ANSI codes that `typer.echo` leaves out where nobody would see colours."""
-    return typer.style(text, fg=colour, bold=bold or None) if (colour or bold) and os.environ.get("TERM") != "dumb" else text
+    return typer.style(text, fg=colour, bold=bold or None) if (colour or bold) and has_colours() else text
+
+
+def has_colours() -> bool:
+    """False where the environment asks for none (no-color.org), or the terminal has none."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def say(text: str = "") -> None:
@@ -31,10 +38,10 @@ def note(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def hint(text: str) -> None:
-    """What to do next; only for people at a terminal or a log, never in data."""
+def hint(text: str, lab: str | None = None) -> None:
+    """What to do next; only for people at a terminal or a log, never in data. `lab`: whose name must be in it."""
     sys.stdout.flush()
-    typer.echo(paint(f"next: {text}", DIM), err=True)
+    typer.echo(paint(f"next: {for_lab(text, lab)}", DIM), err=True)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -1,0 +1,44 @@
+"""What is to be done next: in the lab that was meant, and in colours only where they are wanted."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubenetlab.cli.hints import for_lab
+from kubenetlab.cli.screen import GOOD, paint
+
+
+@pytest.mark.parametrize(
+    ("hint", "expected"),
+    [
+        ("kubenetlab ping", "kubenetlab ping --lab b"),
+        ("kubenetlab get pods -n shop -w", "kubenetlab get pods -n shop -w --lab b"),
+        ("kubenetlab exec web-0 -- ip addr", "kubenetlab exec web-0 --lab b -- ip addr"),
+        (
+            "kubenetlab exec POD -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname",
+            "kubenetlab exec POD --lab b -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname --lab b",
+        ),
+        ("install a network: kubenetlab up --cni bridge --lab a", "install a network: kubenetlab up --cni bridge --lab a"),
+        ("kubenetlab up (repairs it at once)", "kubenetlab up --lab b (repairs it at once)"),
+        ("kubenetlab list", "kubenetlab list"),
+        ("kubenetlab explain pod.spec", "kubenetlab explain pod.spec"),
+        ("curl http://127.0.0.1:8080/ (Ctrl-C ends this)", "curl http://127.0.0.1:8080/ (Ctrl-C ends this)"),
+    ],
+)
+def test_a_hint_names_the_lab(hint: str, expected: str) -> None:
+    """Each command in it, before what is passed on to a program; unless it is named already, or the command is about no lab."""
+    assert for_lab(hint, "b") == expected
+    assert for_lab(hint) == hint
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+)
+def test_colours_can_be_refused(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], is_coloured: bool) -> None:
+    """By NO_COLOR, when it is not empty (no-color.org), and by a terminal that has none."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (paint("ready", GOOD) != "ready") is is_coloured
