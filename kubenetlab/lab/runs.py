@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from kubenetlab.datapath.contexts import Context
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.lab import rundir
 from kubenetlab.lab.hands import Hand
+from kubenetlab.lab.log import log
 from kubenetlab.lab.wire import Message
 
 KILL_AFTER_S = 30.0
@@ -28,7 +29,7 @@ TAIL_BYTES = 1024 * 1024
 ENDED_LOGS = 256
 """Of so many containers that are gone the logs are kept."""
 REPLACE_AFTER_S = 1.0
-"""How long one is waited for that is started anew."""
+"""How long one is waited for that another one is to follow."""
 
 OnReport = Callable[[Message], None]
 OnLost = Callable[[list[str]], None]
@@ -51,6 +52,9 @@ class RunsHand:
         self._processes: dict[tuple[str, str], int] = {}
         self._gone: dict[int, asyncio.Event] = {}
         """Processes whose death is waited for."""
+        self._node_of: dict[str, str] = {}
+        self._leaving: dict[asyncio.Task[None], str] = {}
+        """Sandboxes that are gone and may still hold ports, and the node of each, whose network it may have shared."""
         self._ending: dict[int, tuple[int, asyncio.TimerHandle]] = {}
         """Processes that were asked to end → (pidfd, when they are ended)."""
         self._ended: deque[tuple[str, str]] = deque()
@@ -75,6 +79,9 @@ class RunsHand:
 
     async def start(self, run: ProgramRun, pid: int, context: Context, environment: Callable[[], dict[str, str]]) -> str | None:
         """`environment` gives a real command's variables. None when it was started or could not be for a reason of its own (then it is reported); else what stood in the way."""
+        self._node_of[run.netns] = context.node
+        if leaving := [task for task, node in self._leaving.items() if node in ("", context.node)]:
+            await asyncio.wait(leaving)
         if programs.is_process(run.program):
             return await self._start_process(run, pid, context, environment)
         answer = await self._worker(run.netns, context.node).call(
@@ -135,10 +142,33 @@ class RunsHand:
         self._logged = {key for key in self._logged if key[0] != netns}
         while len(self._ended) > ENDED_LOGS:
             (self._directory / rundir.container_log(*self._ended.popleft())).unlink(missing_ok=True)
-        self._worker_of.pop(netns, None)
+        self._leave(netns)
         for known in (self.running, self._processes):
             for key in [key for key in known if key[0] == netns]:
                 del known[key]
+
+    def _leave(self, netns: str) -> None:
+        """Has what listened in a sandbox let go of its ports: a pod in its node's network may be followed by one that wants the same."""
+        number = self._worker_of.pop(netns, None)
+        node = self._node_of.pop(netns, "")
+        deaths = {pid: self._gone.setdefault(pid, asyncio.Event()) for key, pid in self._processes.items() if key[0] == netns}
+        if number is not None or deaths:
+            task = asyncio.get_running_loop().create_task(self._left(netns, None if number is None else self._workers[number], deaths))
+            self._leaving[task] = node
+            task.add_done_callback(self._leaving.pop)
+
+    async def _left(self, netns: str, worker: Hand | None, deaths: Mapping[int, asyncio.Event]) -> None:
+        try:
+            async with asyncio.timeout(REPLACE_AFTER_S):
+                if worker is not None:
+                    await worker.call(do="forget", netns=netns)
+                for death in deaths.values():
+                    await death.wait()
+        except TimeoutError:
+            log(f"{netns}: something in it may still hold its ports")
+        finally:
+            for pid in deaths:
+                self._gone.pop(pid, None)
 
     async def _start_process(self, run: ProgramRun, pid: int, context: Context, environment: Callable[[], dict[str, str]]) -> str | None:
         who = {"netns": run.netns, "container": run.container, "attempt": run.attempt}
@@ -175,7 +205,7 @@ class RunsHand:
 
     async def _replace(self, pid: int) -> None:
         """Ends a process that another one is to follow: the ports must be free again."""
-        gone = self._gone[pid] = asyncio.Event()
+        gone = self._gone.setdefault(pid, asyncio.Event())
         for number, wait_s in ((signal.SIGTERM, REPLACE_AFTER_S), (signal.SIGKILL, KILL_AFTER_S)):
             try:
                 os.kill(pid, number)
@@ -186,7 +216,7 @@ class RunsHand:
             except TimeoutError:
                 continue
             break
-        del self._gone[pid]
+        self._gone.pop(pid, None)
 
     def _worker(self, netns: str, node: str) -> Hand:
         """A sandbox stays with the worker that opened its sockets; a node's pods share one."""
@@ -212,8 +242,8 @@ class RunsHand:
         who = event["arguments"]
         key = (who["netns"], who["container"])
         self._forget_end(event["pid"])
-        if event["pid"] in self._gone:
-            self._gone[event["pid"]].set()  # another one follows, and is told of in its place
+        if (gone := self._gone.pop(event["pid"], None)) is not None:
+            gone.set()  # another one follows, and is told of in its place
             return
         if self._processes.get(key) != event["pid"]:
             return

@@ -253,6 +253,9 @@ class Worker:
                     return self._start(request)
                 case "stop":
                     return self._stop(request["netns"], request["container"])
+                case "forget":
+                    self._forget(request["netns"])
+                    return {"ok": True}
                 case "logs":
                     return self._logs(request["netns"], request["container"])
                 case "nothing":
