@@ -134,7 +134,7 @@ def _with_admission(error: ManifestError) -> ManifestError:
     if config is None and any(problem.object.startswith(f"{ClusterConfig.kind} ") for problem in error.problems):
         return error  # whose ranges are meant cannot be known
     try:
-        first_store(config, [entry for entry in error.sound if entry is not config], 0.0)
+        first_store(config, [entry for entry in error.sound if not isinstance(entry.object, ClusterConfig)], 0.0)
     except ManifestError as more:
         return ManifestError((*error.problems, *more.problems))
     return error

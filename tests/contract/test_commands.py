@@ -165,6 +165,14 @@ a: [
     ]
 
 
+def test_a_second_cluster_document_is_one_problem() -> None:
+    """What it would change is not told as well: nobody is to change it."""
+    documents = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: FAMILY}\n---\n"
+    done = run("plan", "-f", "-", stdin=documents.replace("FAMILY", "ipv4") + documents.replace("FAMILY", "dual"))
+    assert done.returncode == 2
+    assert done.stderr == "error: <stdin>:5  Cluster: a second Cluster; the first is at <stdin>:1\n"
+
+
 def test_down_of_nothing_is_success() -> None:
     """What is gone is gone."""
     done = run("down", "--lab", "nosuch")
