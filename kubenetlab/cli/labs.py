@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -276,12 +276,16 @@ def _wait(name: str, timeout_s: float, begun: float) -> None:
 
     asked = time.monotonic()
     waiting = Waiting()
-    last: dict[str, Any] = {"settled": False, "timeout": False}
-    while not (last["settled"] or last["timeout"]):  # the agent may die meanwhile: the next one is asked
-        left_s = max(0.0, timeout_s - (time.monotonic() - asked))
-        for line in Client(name).stream(f"{API}/settled", timeout=str(left_s)):
-            last = line
-            waiting.tell(line)
+    last: dict[str, Any] = {"settled": False, "timeout": False, "waiting": []}
+    try:
+        while not (last["settled"] or last["timeout"]):  # the agent may die meanwhile: the next one is asked
+            left_s = max(0.0, timeout_s - (time.monotonic() - asked))
+            for line in Client(name).stream(f"{API}/settled", timeout=str(left_s)):
+                last = line
+                waiting.tell(line)
+    except KeyboardInterrupt:
+        waiting.stop()
+        _stop_waiting(name, last["waiting"])
     waiting.stop()
     for where, text in last["failures"].items():
         note(f"{paint('refused:', BAD)} {text if text.startswith(where) else f'{where}: {text}'}")
@@ -307,6 +311,15 @@ def _wait(name: str, timeout_s: float, begun: float) -> None:
     hint(f"kubenetlab describe pod {pod[2]} -n {pod[0]}{_on(name)}" if pod[2] else f"kubenetlab diff{_on(name)}")
     sys.stdout.flush()
     raise typer.Exit(1)
+
+
+def _stop_waiting(name: str, waiting: list[str]) -> NoReturn:
+    """After Ctrl-C: the lab goes on, and so does what was waited for."""
+    from kubenetlab.lab.up import STOPPED_BY_SIGINT
+
+    note(f"stopped waiting; lab {name} is up{f', and not ready yet: {_few(waiting)}' if waiting else ''}")
+    hint(f"kubenetlab get pods -A -w{_on(name)}")
+    raise typer.Exit(STOPPED_BY_SIGINT)
 
 
 def _by_reason(stuck: list[dict[str, str]]) -> dict[str, list[str]]:

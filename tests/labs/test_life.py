@@ -310,7 +310,7 @@ def test_an_up_that_is_stopped_in_the_middle_leaves_nothing(lab: Lab, number: si
 
 
 def test_an_interrupt_while_waiting_leaves_the_lab_up(lab: Lab) -> None:
-    """Once it is built, Ctrl-C only ends the waiting."""
+    """Once it is built, Ctrl-C only ends the waiting, and says what was waited for."""
     slow = replaced(MANIFEST, ("args: [netexec]}]", "args: [netexec], readinessProbe: {tcpSocket: {port: 1}, failureThreshold: 1000}}]"))
     process = subprocess.Popen(
         [*COMMAND, "up", "--lab", lab.name, "-f", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -321,8 +321,9 @@ def test_an_interrupt_while_waiting_leaves_the_lab_up(lab: Lab) -> None:
     process.stdin = None
     wait_for(lambda: lab.run("get", "pods", status=None).status == 0 and lab.pod("web")["ready"], "the lab")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    _, err = process.communicate(timeout=30)
     assert process.returncode == 130
+    assert f"stopped waiting; lab {lab.name} is up, and not ready yet: default/client\nnext: kubenetlab get pods -A -w" in err
     assert web_answers(lab)
 
 
