@@ -18,7 +18,7 @@ from kubenetlab.errors import ManifestError
 
 QUICKSTART = "quickstart"
 COMMAND_LINE = "<command line>"
-NOT_YET = {"ContainerPort": ("host_port",), "NodeConfig": ("extra_port_mappings",), "ServiceSpec": ("external_ips",)}
+NOT_YET = {"NodeConfig": ("extra_port_mappings",), "ServiceSpec": ("external_ips",)}
 """Type → fields that are read and checked, and have no effect yet."""
 
 
@@ -147,9 +147,8 @@ def warn(manifests: Manifests) -> None:
     if manifests.loaded.not_modelled:
         kinds = (f"{kind} {_few(names)}" for kind, names in manifests.loaded.not_modelled.items())
         note(f"{paint('warning:', MILD)} kept, but not modelled yet: {'; '.join(kinds)}")
-    real = _real_commands(manifests.all_entries)
-    if real:
-        note(f"{paint('note:', MILD)} programs of this machine are run in {_few(real)}, as their manifests ask")
+    for why, real in _real_commands(manifests.all_entries).items():
+        note(f"{paint('note:', MILD)} programs of this machine are run in {_few(real)}, as {why} asks")
     ignored = ignored_fields(manifests.all_entries)
     if ignored:
         note(f"{paint('note:', MILD)} read, but without effect in the lab: {', '.join(ignored)}")
@@ -167,18 +166,18 @@ def ignored_fields(entries: Sequence[Entry]) -> list[str]:
     found: dict[str, None] = {}
     for entry in entries:
         if entry.object is not None:
-            _collect_ignored(entry.object, found, may_be_real=_may_be_real(entry, entries))
+            _collect_ignored(entry.object, found, may_be_real=bool(_who_asks_for_real(entry, entries)))
     return list(found)
 
 
-def _real_commands(entries: Sequence[Entry]) -> list[str]:
-    """The objects whose containers' commands are run, with the programs' names."""
-    found = []
+def _real_commands(entries: Sequence[Entry]) -> dict[str, list[str]]:
+    """What asks for it → the objects whose containers' commands are run, with the programs' names."""
+    found: dict[str, list[str]] = {}
     for entry in entries:
         containers = getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ())
         commands = dict.fromkeys(container.command[0] for container in containers if container.command)
-        if entry.object is not None and commands and _may_be_real(entry, entries):
-            found.append(f"{entry.object.title} ({', '.join(commands)})")
+        if entry.object is not None and commands and (why := _who_asks_for_real(entry, entries)):
+            found.setdefault(why, []).append(f"{entry.object.title} ({', '.join(commands)})")
     return found
 
 
@@ -187,18 +186,22 @@ def _pod_template(entry: Entry) -> Any:
     return getattr(getattr(entry.object, "spec", None), "template", entry.object)
 
 
-def _may_be_real(entry: Entry, entries: Sequence[Entry]) -> bool:
-    """True when the commands of an object's containers may be run."""
+def _who_asks_for_real(entry: Entry, entries: Sequence[Entry]) -> str:
+    """What has the commands of an object's containers run; nothing when they are not."""
     from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION
 
     template = _pod_template(entry)
-    is_asked = template is not None and template.metadata.annotations.get(REAL_COMMANDS_ANNOTATION) == "true"
-    return is_asked or any(isinstance(other.object, ClusterConfig) and other.object.real_commands for other in entries)
+    if template is not None and template.metadata.annotations.get(REAL_COMMANDS_ANNOTATION) == "true":
+        return f"the annotation {REAL_COMMANDS_ANNOTATION}"
+    is_asked = any(isinstance(other.object, ClusterConfig) and other.object.real_commands for other in entries)
+    return "realCommands (--real-commands)" if is_asked else ""
 
 
 def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool) -> None:
     from kubenetlab.api.meta import Record, Unmodelled, kubernetes_name
 
+    if _has_idle_host_port(record):
+        into["hostPort (only the scheduler looks at it)"] = None
     unread = (*NOT_YET.get(type(record).__name__, ()), *_unread(record, may_be_real=may_be_real))
     for name in unread:
         if getattr(record, name):
@@ -227,7 +230,14 @@ def _unread(record: Any, *, may_be_real: bool) -> tuple[str, ...]:
     if not isinstance(record, Container) or (may_be_real and record.command):
         return ()
     never = ("working_dir", "security_context")
-    return never if reads_arguments(record.image) else ("command", "args", "env", "env_from", *never)
+    return never if reads_arguments(record.image) else ("command", "args", *never)
+
+
+def _has_idle_host_port(record: Any) -> bool:
+    """True for a pod that takes a port of its node, and to which nothing leads from there: it is not in the node's network."""
+    from kubenetlab.api.pods import PodSpec
+
+    return isinstance(record, PodSpec) and bool(record.host_ports) and not record.host_network
 
 
 def _has_node_ports(entry: Entry) -> bool:

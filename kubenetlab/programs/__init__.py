@@ -63,7 +63,7 @@ def setup(container: Container, service_ports: Sequence[Listener] = ()) -> Setup
 
 
 def reads_arguments(image: str) -> bool:
-    """True when the stand-in for an image looks at command, args and env; the others serve the declared ports, whatever stands there."""
+    """True when the stand-in for an image looks at command and args; the others serve the declared ports, whatever stands there."""
     return bool(getattr(load(_PROGRAM_OF_IMAGE.get(image_name(image), DEFAULT)), "READS_ARGUMENTS", False))
 
 
