@@ -83,13 +83,14 @@ def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Ma
     from kubenetlab.api.containers import Probe
     from kubenetlab.api.decode import decode
     from kubenetlab.datapath.probes import describe
-    from kubenetlab.programs import COMMAND
 
     say(f"  {container['name']}:")
     _line("Image", container.get("image", ""), 2)
-    is_real = seen.get("program") == COMMAND
+    is_real = bool(seen.get("real"))  # also while it does not run
     if is_real:
-        _line("Program", f"{shlex.join((*container.get('command', ()), *container.get('args', ())))} (process {seen['pid']})", 2)
+        words = shlex.join((*container.get("command", ()), *container.get("args", ())))
+        pid = seen.get("pid")
+        _line("Program", f"{words} ({f'process {pid}' if pid else 'not running'})", 2)
     else:
         _line("Program", f"built-in {seen['program']}" if seen.get("program") else "<not running>", 2)
         _line("Listening on", ", ".join(str(port) for port in seen.get("ports", ())) or "<nothing>", 2)

@@ -28,6 +28,8 @@ KILLED_EXIT_CODE = 137
 KILLING_PROBES: Final = ("startup", "liveness")
 """Those after whose failure a container is started anew."""
 CHANGED = "Container definition changed, will be restarted"
+KILLED = "killed by signal"
+"""How the message begins of a container that a signal ended."""
 
 Part = Literal["init", "sidecar", "app"]
 
@@ -53,6 +55,13 @@ def next_start(status: ContainerStatus) -> float | None:
 def failed_probe(message: str) -> str:
     """The kind of the probe for whose failure a container was ended, or nothing."""
     return next((kind for kind in KILLING_PROBES if message.startswith(f"{kind.capitalize()} probe failed")), "")
+
+
+def how_it_ended(ended: Terminated) -> str:
+    """`exit status 3: bye`: a container's exit status and its last words; only what ended it, where that was somebody else."""
+    if failed_probe(ended.message) or ended.message.startswith((KILLED, CHANGED)):
+        return ended.message
+    return f"exit status {ended.exit_code}" + (f": {ended.message}" if ended.message else "")
 
 
 def statuses(

@@ -14,13 +14,14 @@ from kubenetlab.api.core import Node
 from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.lab import Attachment, NetworkFacts, Observed
 from kubenetlab.api.meta import Condition, seconds, timestamp
-from kubenetlab.api.pods import READY_ANNOTATION, ContainerStatus, Pod, PodIP, PodStatus
+from kubenetlab.api.pods import READY_ANNOTATION, ContainerStatus, Pod, PodIP, PodStatus, Terminated
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.containers import (
     CHANGED,
     CONFIG_ERROR,
     CRASH_LOOP,
     failed_probe,
+    how_it_ended,
     next_start,
     statuses,
     unfinished,
@@ -63,7 +64,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
         status = _status(cluster, pod, node, seen, now)
         if status != pod.status:
             yield structs.replace(pod, status=status)
-            yield from _events(cluster, pod, status, now)
+            yield from _events(cluster, pod, seen, status, now)
         yield from _unhealthy(cluster, pod, seen, now)
         known = (*status.init_container_statuses, *status.container_statuses)
         yield from (Wake(at) for container in known if (at := next_start(container)) is not None)
@@ -176,7 +177,7 @@ def _dated(condition: Condition, pod: Pod, now: float) -> Condition:
     return structs.replace(condition, last_transition_time=since)
 
 
-def _events(cluster: Cluster, pod: Pod, status: PodStatus, now: float) -> Iterator[Change]:
+def _events(cluster: Cluster, pod: Pod, seen: Observed | None, status: PodStatus, now: float) -> Iterator[Change]:
     """What a change of status is worth telling."""
     source = f"kubelet, {pod.spec.node_name}"
     before = {container.name: container for container in pod.container_statuses}
@@ -185,10 +186,14 @@ def _events(cluster: Cluster, pod: Pod, status: PodStatus, now: float) -> Iterat
     for container in (*status.init_container_statuses, *status.container_statuses):
         old = before.get(container.name)
         was_running = old is not None and old.state.running is not None
-        is_over = container.state.running is None or (old is not None and container.restart_count > old.restart_count)
-        ended = container.last_state.terminated or container.state.terminated if was_running and is_over else None
-        if container.state.running is not None and not was_running:
+        ended = _new_end(old, container)
+        report = seen.containers.get(container.name) if seen else None
+        has_run = report is not None and report.state != "failed"
+        if not was_running and (container.state.running is not None or (ended is not None and has_run)):
             yield event(cluster, pod, "Normal", "Started", f"Started container {container.name}", source, now)
+        if ended is not None and ended.exit_code and report is not None and not pod.is_terminating and not failed_probe(ended.message):
+            message = f"Container {container.name} ended: {how_it_ended(ended)}" if has_run else f"Error: {ended.message}"
+            yield event(cluster, pod, "Warning", "Failed", message, source, now)
         waits = container.state.waiting
         if waits is not None and waits.reason == CRASH_LOOP and (old is None or old.state != container.state):
             yield event(cluster, pod, "Warning", "BackOff", f"Back-off restarting failed container {container.name}", source, now)
@@ -203,6 +208,15 @@ def _events(cluster: Cluster, pod: Pod, status: PodStatus, now: float) -> Iterat
             yield event(cluster, pod, "Normal", "Killing", message, source, now)
     if status.message and status.message != pod.status.message:
         yield event(cluster, pod, "Warning", "FailedCreatePodSandBox", status.message, source, now)
+
+
+def _new_end(old: ContainerStatus | None, container: ContainerStatus) -> Terminated | None:
+    """How a container has ended since its last status: that is new where it ran until now, or has come and gone in between."""
+    ended = container.state.terminated or container.last_state.terminated
+    before = (old.state.terminated or old.last_state.terminated) if old is not None else None
+    was_running = old is not None and old.state.running is not None
+    is_over = container.state.running is None or (old is not None and container.restart_count > old.restart_count)
+    return ended if (was_running and is_over) or ended != before else None
 
 
 def _unhealthy(cluster: Cluster, pod: Pod, seen: Observed | None, now: float) -> Iterator[Change]:

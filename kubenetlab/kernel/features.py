@@ -24,9 +24,14 @@ CONTAINER_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 """Where a container's command is looked for when it says nothing else."""
 
 
-def has_command(command: str) -> bool:
+def has_command(command: str, path: str = CONTAINER_PATH) -> bool:
     """True when a container's command is a program of this machine."""
-    return shutil.which(command, path=CONTAINER_PATH) is not None
+    return shutil.which(command, path=path) is not None
+
+
+def no_such_command(command: str) -> str:
+    """What is said of a command that is none."""
+    return f'exec: "{command}": executable file not found in $PATH'
 
 
 def has_ipv6() -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kubenetlab.kernel import mounts
-from kubenetlab.kernel.features import CONTAINER_PATH
+from kubenetlab.kernel.features import CONTAINER_PATH, no_such_command
 from kubenetlab.kernel.privileges import confine
 from kubenetlab.kernel.syscalls import CLONE_NEWNS, open_namespace, setns
 from kubenetlab.lab.boot import Boot
@@ -50,7 +50,7 @@ def _become(argv: list[str], environment: dict[str, str], working_dir: str) -> N
         os._exit(NOT_EXECUTABLE)
     except FileNotFoundError as error:
         is_place = error.filename == working_dir
-        what = f'no such directory "{working_dir}"' if is_place else f'exec: "{argv[0]}": executable file not found in $PATH'
+        what = f'no such directory "{working_dir}"' if is_place else no_such_command(argv[0])
         print(what, flush=True)
         os._exit(NOT_FOUND)
     except OSError as error:

@@ -17,9 +17,11 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.datapath import modes
+from kubenetlab.datapath.containers import program_of
 from kubenetlab.datapath.modes import ServiceProxy
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.hoststate.programs import ProgramRun
+from kubenetlab.programs import COMMAND
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent import Agent
@@ -71,6 +73,7 @@ def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
             "pid": agent.runs.process(place["sandbox"], container.name),
             "ports": list(dict.fromkeys(listener.port for listener in runs[container.name].listeners)) if container.name in runs else [],
             "program": runs[container.name].program if container.name in runs else None,
+            "real": program_of(pod, container, (), agent.decisions.real_commands).program == COMMAND,
         }
         for container in pod.spec.all_containers
     ]

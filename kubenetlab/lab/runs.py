@@ -14,8 +14,10 @@ from typing import Any
 
 from kubenetlab import programs
 from kubenetlab.api.environment import expand
+from kubenetlab.controllers.containers import KILLED
 from kubenetlab.datapath.contexts import Context
 from kubenetlab.hoststate.programs import ProgramRun
+from kubenetlab.kernel.features import CONTAINER_PATH, has_command, no_such_command
 from kubenetlab.lab import rundir
 from kubenetlab.lab.hands import Hand
 from kubenetlab.lab.log import log
@@ -30,6 +32,9 @@ ENDED_LOGS = 256
 """Of so many containers that are gone the logs are kept."""
 REPLACE_AFTER_S = 1.0
 """How long one is waited for that another one is to follow."""
+
+NOT_FOUND = 127
+"""The exit status of a command that is no program, as shells have it."""
 
 OnReport = Callable[[Message], None]
 OnLost = Callable[[list[str]], None]
@@ -177,6 +182,9 @@ class RunsHand:
         files = {"hosts": context.files.hosts, "resolv_conf": context.files.resolv_conf}
         variables = environment()
         argv = [expand(word, variables) for word in run.options.get("argv", ())]
+        if argv and "/" not in argv[0] and not has_command(argv[0], variables.get("PATH", CONTAINER_PATH)):
+            self._refuse(who, no_such_command(argv[0]))
+            return None
         born_with = {**who, **run.options, "argv": argv, **files, "identity": context.identity, "environment": variables}
         answer = await self._init.call(do="spawn", role=run.program, sandbox=pid, arguments=born_with)
         if "error" in answer:
@@ -185,6 +193,13 @@ class RunsHand:
         self._logged.add((run.netns, run.container))
         self._report({**who, "state": "running", "is_process": run.program == programs.COMMAND, "at": time.time()})
         return None
+
+    def _refuse(self, who: dict[str, Any], message: str) -> None:
+        """A command that cannot even begin: it says so in its log, and is told of as one that never ran."""
+        with open(self._directory / rundir.container_log(who["netns"], who["container"]), "a") as file:
+            file.write(f"{message}\n")
+        self._logged.add((who["netns"], who["container"]))
+        self._report({**who, "state": "failed", "exit_code": NOT_FOUND, "message": message, "at": time.time()})
 
     def _end(self, pid: int, grace_s: float) -> None:
         """Asks a process to end, and ends it when it does not; success when it is gone already."""
@@ -249,7 +264,7 @@ class RunsHand:
             return
         del self._processes[key]
         code = os.waitstatus_to_exitcode(event["status"])
-        said = self._last_line(*key) if code > 0 else f"killed by signal {-code}" if code < 0 else ""
+        said = self._last_line(*key) if code > 0 else f"{KILLED} {-code}" if code < 0 else ""
         told = {name: who[name] for name in ("netns", "container", "attempt")}
         self._report(
             {
@@ -262,12 +277,12 @@ class RunsHand:
         )
 
     def _last_line(self, netns: str, container: str) -> str:
-        """The last thing that a process wrote."""
+        """The last thing that a process wrote, past empty lines."""
         try:
             lines = _tail(self._directory / rundir.container_log(netns, container))
         except OSError:
             return ""
-        return lines[-1] if lines else ""
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def _report(self, report: dict[str, Any]) -> None:
         key = (report["netns"], report["container"])

@@ -11,7 +11,7 @@ from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Event
 from kubenetlab.api.pods import READY_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.containers import CONFIG_ERROR, CRASH_LOOP
+from kubenetlab.controllers.containers import CONFIG_ERROR, CRASH_LOOP, how_it_ended
 from kubenetlab.controllers.kubelet import observed_of
 from kubenetlab.programs import is_one_shot, setup
 
@@ -28,7 +28,7 @@ class Verdict(Struct, frozen=True):
     """`namespace/name`"""
     state: State
     reason: str = ""
-    """For what is stuck: `CrashLoopBackOff: listen tcp :80: bind: address already in use`."""
+    """For what is stuck: `CrashLoopBackOff: container main: exit status 1: listen tcp :80: bind: address already in use`."""
 
     @property
     def is_settled(self) -> bool:
@@ -75,7 +75,7 @@ def _faults(cluster: Cluster, pod: Pod) -> Iterator[str]:
     seen = observed_of(cluster, pod)
     for container in pod.container_statuses:
         ended = container.state.terminated or container.last_state.terminated
-        detail = (ended.message or f"exit status {ended.exit_code}") if ended else ""
+        detail = how_it_ended(ended) if ended else ""
         waits = container.state.waiting
         if waits is not None and waits.reason == CONFIG_ERROR:
             yield f"{CONFIG_ERROR}: container {container.name}: {waits.message}"

@@ -397,7 +397,7 @@ spec:
 def test_containers_start_in_order_and_are_asked_in_every_way(lab: Lab) -> None:
     """Init containers one by one, a sidecar before the next; probes by gRPC; what fails says how."""
     said = lab.up(STARTING, status=1)
-    assert "default/broken: Error: container dials: REFUSED: dial tcp 127.0.0.1:1" in said.err
+    assert "default/broken: Error: container dials: exit status 1: REFUSED: dial tcp 127.0.0.1:1" in said.err
     assert "default/slow: CrashLoopBackOff: container main: Startup probe failed: dial tcp" in said.err
     assert "default/other: Unhealthy: container main: Readiness probe failed: rpc error: code = Unavailable" in said.err
     pods = {pod["metadata"]["name"]: pod for pod in lab.get("pods")["items"]}

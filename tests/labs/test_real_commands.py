@@ -105,16 +105,25 @@ def test_an_unready_pod_leaves_its_service_and_comes_back(lab: Lab) -> None:
 
 
 def test_how_a_command_ends_is_seen(lab: Lab) -> None:
-    """Its status and its last words; what is no program says so; what it left running ends with it."""
+    """Its status and its last words; what is no program says so, and was not started; what it left running ends with it."""
     ends = "  - {name: main, image: x, command: [sh, -c, 'sleep 1000 & echo bye; exit 3']}\n"
-    lab.up(
+    said = lab.up(
         ONE_NODE + pod("once", ends, "  restartPolicy: Never\n") + pod("none", "  - {name: main, image: x, command: [no-such-program]}\n"),
         status=1,
-    )
+    ).err
+    missing = 'exec: "no-such-program": executable file not found in $PATH'
+    assert "not ready: default/once: Error: container main: exit status 3: bye\n" in said
+    assert f"not ready: default/none: CrashLoopBackOff: container main: exit status 127: {missing}\n" in said
     ended = status(lab, "once")["state"]["terminated"]
     assert (ended["exitCode"], ended["message"]) == (3, "bye")
     last = status(lab, "none")["lastState"]["terminated"]
-    assert (last["exitCode"], last["message"]) == (127, 'exec: "no-such-program": executable file not found in $PATH')
+    assert (last["exitCode"], last["message"]) == (127, missing)
+    assert lab.run("logs", "none").out.splitlines()[0] == missing
+    shown = {name: lab.run("describe", "pod", name).out for name in ("once", "none")}
+    assert "Container main ended: exit status 3: bye" in shown["once"]
+    assert f"Error: {missing}" in shown["none"]
+    assert "Started container" not in shown["none"]
+    assert all("a ping: the lab's own question" in text and "(not running)" in text for text in shown.values())
     wait_for(lambda: not [pid for pid in lab.pids() if b"sleep\x001000" in cmdline(pid)], "an end of what was left behind")
 
 

@@ -165,7 +165,7 @@ def test_pods_are_ready_waiting_or_stuck() -> None:
     crashed = running(store(pod("a")))
     for attempt in (0, 1):
         crashed = report(crashed, "a", ContainerReport(attempt, "failed", 1, "address already in use", NOW), now=NOW)
-    assert states(crashed) == {"default/a": ("stuck", "CrashLoopBackOff: container main: address already in use")}
+    assert states(crashed) == {"default/a": ("stuck", "CrashLoopBackOff: container main: exit status 1: address already in use")}
     finished = report(running(store(pod("a", ", restartPolicy: Never"))), "a", ContainerReport(0, "exited", 0, at=NOW), now=NOW)
     assert states(finished) == {"default/a": ("completed", "")}
 

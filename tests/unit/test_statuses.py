@@ -94,6 +94,31 @@ def test_what_has_happened_is_told_once() -> None:
     assert {event.name: event.count for event in cluster.all(Event) if event.reason in ("Unhealthy", "Killing")} == told
 
 
+@pytest.mark.parametrize(
+    ("ended", "told"),
+    [
+        (ContainerReport(0, "exited", 3, "bye", NOW + 1), ["Started container main", "Container main ended: exit status 3: bye"]),
+        (ContainerReport(0, "exited", 137, "killed by signal 9", NOW + 1), ["Started container main", "Container main ended: killed by signal 9"]),
+        (ContainerReport(0, "exited", 0, "", NOW + 1), ["Started container main"]),
+        (ContainerReport(0, "failed", 127, 'exec: "x": executable file not found in $PATH', NOW + 1), ['Error: exec: "x": executable file not found in $PATH']),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_seen_running", [True, False])
+def test_how_a_container_ended_is_an_event(ended: ContainerReport, told: list[str], is_seen_running: bool) -> None:
+    """Whether anybody saw it run or not; what never ran was not started."""
+    cluster = store(pod("a", ", restartPolicy: Never"))
+    if is_seen_running and ended.state == "exited":
+        cluster = running(cluster)
+    for later in (0, 1):
+        cluster = report(cluster, "a", ended, now=NOW + 1 + later)
+    found = [
+        (event.message, event.count)
+        for event in cluster.all(Event)
+        if event.involved_object.name == "a" and "kubelet" in event.source.component
+    ]
+    assert found == [(message, 1) for message in told]
+
+
 SIDECAR = ", restartPolicy: Never, initContainers: [{name: side, image: agnhost, args: [netexec, --http-port=9000], restartPolicy: Always}]"
 
 
