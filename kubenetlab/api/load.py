@@ -215,7 +215,8 @@ def _entry(document: Document, path: Path, value: Mapping[str, Any], strict: boo
     if obj is not None:
         faulty = [finding.path for finding in decoded.findings if not finding.is_unknown_field]
         further = (*validate(obj), *(check(obj) if check else ()))
-        problems += [entry.problem(finding) for finding in further if is_beside(finding.path, faulty)]
+        beside = (finding for finding in further if is_beside(finding.path, faulty))
+        problems += [entry.problem(finding, is_warning=finding.is_unknown_field and not strict) for finding in beside]
     return entry, problems
 
 

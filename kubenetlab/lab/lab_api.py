@@ -215,7 +215,7 @@ def _admit(cluster: Cluster, documents: list[dict[str, Any]]) -> Admission:
             continue
         obj = decoded.value if decoded else None
         if obj is not None:
-            findings += [(index, finding) for finding in (*validate(obj), *modes.check(obj))]
+            findings += [(index, finding) for finding in (*validate(obj), *modes.check(obj)) if not finding.is_unknown_field]
         incoming.append(Incoming(document, obj))
     if findings:
         return Admission(cluster, findings=tuple(findings))

@@ -16,7 +16,7 @@ from kubenetlab.api.decode import decode
 from kubenetlab.api.kinds import writable
 from kubenetlab.api.load import load
 from kubenetlab.errors import ManifestError
-from tests.clusters import deployment, loaded, problems_of, replaced, service
+from tests.clusters import deployment, loaded, pod, problems_of, replaced, service
 
 POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - {name: web, image: nginx%s}\n"
 
@@ -101,6 +101,38 @@ def test_an_unknown_field_is_a_warning_or_with_strict_an_error() -> None:
     assert (problem.is_warning, problem.message) == (True, "unknown field; did you mean image?")
     assert loaded(text).entries[0].object is not None
     assert not problems_of(text, strict=True)[0].is_warning
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ('kubenetlab.dev/ready: "no"', 'wanted "true" or "false", found "no"'),
+        ('kubenetlab.dev/real-commands: "yes"', 'wanted "true" or "false", found "yes"'),
+        ("kubenetlab.dev/pool: ''", "wanted the name of a pool of networking.ipam.pools, found nothing"),
+        ("kubenetlab.dev/addresses: '10.244.1.7, nowhere'", 'wanted IP addresses, found "nowhere"'),
+    ],
+)
+def test_a_wrong_value_of_an_own_annotation_is_refused(annotation: str, message: str) -> None:
+    """Also in a template; on what is no pod as well."""
+    for text in (
+        pod("a", meta=f", annotations: {{{annotation}}}"),
+        service().replace("name: web}", f"name: web, annotations: {{{annotation}}}}}"),
+    ):
+        (problem,) = problems_of(text)
+        assert (problem.is_warning, problem.message) == (False, message)
+
+
+def test_an_annotation_without_effect_is_a_warning() -> None:
+    """One of the lab's that it does not know, or that stands on something that is no pod; anybody else's is nobody's business."""
+    (unknown,) = problems_of(pod("a", meta=', annotations: {kubenetlab.dev/raedy: "false", example.com/ready: "no"}'))
+    assert (unknown.is_warning, unknown.path) == (True, "metadata.annotations[kubenetlab.dev/raedy]")
+    assert unknown.message == "unknown annotation; did you mean kubenetlab.dev/ready?"
+    ready = ', annotations: {kubenetlab.dev/ready: "false"}'
+    (misplaced,) = problems_of(deployment().replace("name: web}", f"name: web{ready}}}", 1))
+    assert (misplaced.is_warning, misplaced.message) == (True, "only pods have this annotation; here it has no effect")
+    assert misplaced.hints == ("of a workload it belongs into spec.template.metadata",)
+    assert problems_of(deployment().replace("{app: web}}\n    spec", f"{{app: web}}{ready}}}\n    spec")) == []
+    assert not problems_of(pod("a", meta=", annotations: {kubenetlab.dev/x: y}"), strict=True)[0].is_warning
 
 
 @pytest.mark.parametrize(

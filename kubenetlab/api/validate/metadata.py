@@ -5,13 +5,13 @@ Source: RFC 1035 §2.3.1, RFC 1123 §2.1; k8s.io/apimachinery pkg/util/validatio
 
 import re
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
 
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.meta import LabelSelector, ObjectMeta, Resource
-from kubenetlab.api.pods import ADDRESSES_ANNOTATION, wanted_addresses
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.validate.annotations import validate_annotations
 from kubenetlab.names import LABEL, label_fault
 
 _SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")
@@ -61,20 +61,16 @@ def validate_metadata(obj: Resource) -> Iterator[Finding]:
         yield Finding(("metadata", "namespace"), f"a {obj.kind} belongs to no namespace")
     elif meta.namespace and (fault := label_fault(meta.namespace)):
         yield Finding(("metadata", "namespace"), fault)
-    yield from validate_template_metadata(meta, ("metadata",))
+    yield from validate_template_metadata(meta, ("metadata",), of_pods=isinstance(obj, Pod))
 
 
-def validate_template_metadata(meta: ObjectMeta, path: Path) -> Iterator[Finding]:
+def validate_template_metadata(meta: ObjectMeta, path: Path, *, of_pods: bool = True) -> Iterator[Finding]:
     """Labels and annotations; of a pod template's metadata nothing else matters."""
     yield from validate_labels(meta.labels, (*path, "labels"))
     for key in meta.annotations:
         if fault := key_fault(key):
             yield Finding((*path, "annotations", key), fault)
-    for address in wanted_addresses(meta):
-        try:
-            ip_address(address)
-        except ValueError:
-            yield Finding((*path, "annotations", ADDRESSES_ANNOTATION), f"wanted IP addresses, found {found(address)}")
+    yield from validate_annotations(meta, path, of_pods=of_pods)
 
 
 def validate_labels(labels: Mapping[str, str], path: Path) -> Iterator[Finding]:
