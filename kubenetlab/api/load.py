@@ -85,14 +85,15 @@ def load(names: Sequence[str], *, strict: bool = False, check: Check | None = No
     problems: list[Problem] = []
     documents: list[Document] = []
     for file in _files(names, problems):
+        title = "<stdin>" if file == "-" else file
         try:
             data = _read(file)
         except OSError as error:
-            problems.append(Problem(f"cannot be read: {error.strerror}", file=file))
+            problems.append(Problem(f"cannot be read: {error.strerror}", file=title))
             continue
-        found_here, faults = read_documents("<stdin>" if file == "-" else file, data)
+        found_here, faults = read_documents(title, data)
         if not found_here and not faults:
-            problems.append(Problem("holds no document", file=file, is_warning=len(names) != 1 or os.path.isdir(names[0])))
+            problems.append(Problem("holds no document", file=title, is_warning=len(names) != 1 or os.path.isdir(names[0])))
         documents += found_here
         problems += faults
     return load_documents(documents, problems, strict=strict, check=check)

@@ -190,7 +190,7 @@ def list_(output: OutputOption = Output.table) -> None:
             seen = Client(name).get(f"{API}/inspect")
         except LabError:
             continue
-        ready = sum(pod["ready"] for pod in seen["pods"])
+        ready = sum(pod["ready"] or pod["phase"] == "Succeeded" for pod in seen["pods"])
         found.append(
             {
                 "name": name,

@@ -114,7 +114,7 @@ def test_help_names_all_commands() -> None:
         (("get",), "", 2, "Missing argument"),
         (("up", "-f", "/nonexistent.yaml"), "", 2, "cannot be read: No such file or directory"),
         (("up", "-f", "-"), "a: b: c", 2, "<stdin>:1  mapping values are not allowed in this context"),
-        (("up", "-f", "-"), "", 2, "holds no document"),
+        (("up", "-f", "-"), "", 2, "error: <stdin>  holds no document"),
         (("up", "--cni", "flanel"), "", 2, '"flanel" is not known'),
         (("up", "--cni", "bridge,layout"), "", 2, "wanted OPTION=VALUE"),
         (("up", "--cni", "bridge,layout=round"), "", 2, 'wanted one of auto, onlink, routed, found "round"'),
