@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from kubenetlab.lab.client import Client
-from tests.clusters import ONE_NODE, deployment
+from tests.clusters import ONE_NODE, deployment, pod, service
 from tests.labs.lab import Lab, run, wait_for
 
 WEB = "/apis/apps/v1/namespaces/default/deployments/web"
@@ -30,6 +33,21 @@ BUILT_IN = AGENTS.replace("ANNOTATIONS", "").replace("IMAGE", 'agnhost, args: [n
 REAL = AGENTS.replace("ANNOTATIONS", ', annotations: {kubenetlab.dev/real-commands: "true"}').replace(
     "IMAGE", 'python, command: [python3, -m, http.server, "9100"]'
 )
+JOB = """\
+apiVersion: batch/v1
+kind: Job
+metadata: {name: once}
+spec: {template: {spec: {restartPolicy: Never, containers: [{name: main, image: agnhost, args: [connect, "web:80"]}]}}}
+---
+"""
+POLICY = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny-all}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+---
+"""
+SAID = "kept, but not modelled yet: NetworkPolicy deny-all"
 
 
 def test_a_confirmed_change_outlives_the_agent(lab: Lab) -> None:
@@ -54,3 +72,32 @@ def test_the_nodes_port_is_free_for_the_next_pod(lab: Lab, manifest: str) -> Non
     assert "address already in use" not in lab.run("get", "events").out.lower()
     (pod,) = lab.get("pods", "-l", "app=agents")["items"]
     assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+def test_answers_say_what_is_meant(labs: Callable[[], Lab], tmp_path: Path) -> None:
+    """Of two labs the one that was asked, in each hint; a port that is not there; policies that would change the answer; completed pods."""
+    lab, other = labs(), labs()
+    lab.up(ONE_NODE + pod("client") + deployment("web", 1) + service("web") + JOB + POLICY)
+    other.up(ONE_NODE + pod("client"))
+    here = f" --lab {lab.name}"
+    refused = lab.run("ping", "client", "svc:web", "--tcp", "81")
+    assert "refused, as promised: the Service has no port 81/TCP; it has 80/TCP" in refused.out
+    assert refused.err == f"next: kubenetlab ping{here}\n"
+    assert lab.run("get", "pod", "client").err == f"next: kubenetlab exec client{here} -- ip addr\n"
+    assert lab.run("scale", "deploy/web", "--replicas", "1").err == f"next: kubenetlab get pods -w{here}\n"
+
+    table = tmp_path / "expect.yaml"
+    table.write_text(
+        "- {from: client, to: 'svc:web', port: 80, allowed: false}\n- {from: client, to: 'svc:web', port: 80, allowed: true}\n"
+    )
+    said = lab.run("check", "-f", str(table), "--junit", str(tmp_path / "junit.xml"), status=1).out.splitlines()
+    assert said[1].strip() == SAID
+    assert said[-1].endswith("1 hold, 1 do not, but for 1 NetworkPolicy, not modelled yet")
+    found = lab.run("check", "-f", str(table), "-o", "json", status=1).json
+    assert (found["not_modelled"], [check["cause"] for check in found["checks"]]) == (["NetworkPolicy deny-all"], [SAID, ""])
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert [entry.text for entry in suite.iter("failure")] == [f"{table}:1\n{SAID}"]
+    assert "but for 1 NetworkPolicy, not modelled yet" in lab.run("check").out
+
+    (listed,) = [entry for entry in run("list", "-o", "json").json if entry["name"] == lab.name]
+    assert listed["ready"] == listed["pods"]
