@@ -59,11 +59,14 @@ def rolled_out(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def pods(ctx: typer.Context) -> list[str]:
-    """Pods, and deployments for one of theirs; those of other namespaces with their namespace."""
+    """Pods, and workloads for one of theirs; those of other namespaces with their namespace."""
+    from kubenetlab.observe.targets import WORKLOADS
+
     found = _seen(ctx)["pods"]
+    prefixes = {kind: prefix for prefix, kind in WORKLOADS.items()}
     workloads = [(pod["namespace"], *str(pod["workload"]).split("/")) for pod in found if pod["workload"]]
-    deployments = [f"deploy:{_short(ctx, namespace, name)}" for namespace, kind, name in workloads if kind == "Deployment"]
-    return [*(_short(ctx, pod["namespace"], pod["name"]) for pod in found), *dict.fromkeys(deployments)]
+    shown = [f"{prefixes[kind]}:{_short(ctx, namespace, name)}" for namespace, kind, name in workloads if kind in prefixes]
+    return [*(_short(ctx, pod["namespace"], pod["name"]) for pod in found), *dict.fromkeys(shown)]
 
 
 def places(ctx: typer.Context) -> list[str]:

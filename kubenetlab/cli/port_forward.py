@@ -27,7 +27,7 @@ def port_forward(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="\\[ns/]pod, deploy:\\[ns/]name, svc:\\[ns/]name (one of its pods), node:name or ext:name.",
+            help="\\[ns/]pod, deploy:\\[ns/]name or svc:\\[ns/]name (one of its pods; sts:, ds:, job:, rs: too), node:name or ext:name.",
             show_default=False,
         ),
     ],
@@ -85,12 +85,12 @@ def port_forward(
 
 
 def _aim(client: Client, seen: Any, target: str, namespace: str | None, asked: Sequence[Asked]) -> tuple[Place, list[Forward]]:
-    """Into what the ports lead, and to which numbers there. Says which pod stands for a Service or a Deployment."""
+    """Into what the ports lead, and to which numbers there. Says which pod stands for a Service or a workload."""
     from kubenetlab.api.core import Service
     from kubenetlab.api.pods import Pod
     from kubenetlab.errors import UsageError, did_you_mean
     from kubenetlab.observe.forwarding import service_pod, to_host, to_pod, to_service
-    from kubenetlab.observe.targets import Target, parse, resolve
+    from kubenetlab.observe.targets import WORKLOADS, Target, parse, resolve
 
     wanted = parse(target, namespace)
     if wanted.kind == "svc":
@@ -105,7 +105,7 @@ def _aim(client: Client, seen: Any, target: str, namespace: str | None, asked: S
         place = resolve(wanted, seen, is_destination=True)
         pod = _one(client, Pod, place.namespace, place.name) if place.kind == "pod" else None
         forwards = [to_pod(port, pod) if pod is not None else to_host(port, place.title) for port in asked]
-    if wanted.kind in ("svc", "deploy"):
+    if wanted.kind in ("svc", *WORKLOADS):
         note(f"{wanted}: its pod {place.title}")
     return place, forwards
 

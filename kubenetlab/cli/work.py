@@ -14,7 +14,7 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="TARGET",
-        help="\\[ns/]pod, deploy:\\[ns/]name, node:name or ext:name.",
+        help="\\[ns/]pod, node:name, ext:name, or a workload for one of its pods: deploy:\\[ns/]name, sts:, ds:, job:, rs:.",
         show_default=False,
         autocompletion=candidates("places"),
     ),
@@ -29,6 +29,8 @@ def exec_(
         str | None,
         typer.Option("-c", "--container", metavar="NAME", help="Whose environment; the containers of a pod share its namespaces."),
     ] = None,
+    stdin: Annotated[bool, typer.Option("-i", "--stdin", help="As kubectl's, and needless: a program reads this standard input.")] = False,
+    tty: Annotated[bool, typer.Option("-t", "--tty", help="As kubectl's, and needless: a program has this terminal.")] = False,
     lab: Lab = None,
 ) -> None:
     """Run a program of this machine inside a pod, a node or an external host. Example: kubenetlab exec client -- ip addr
@@ -82,7 +84,15 @@ def scale(
 
 
 def logs(
-    target: Annotated[str, typer.Argument(metavar="[NS/]POD", show_default=False, autocompletion=candidates("pods"))],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="\\[ns/]pod, or a workload for one of its pods: deploy:\\[ns/]name, sts:, ds:, job:, rs:.",
+            show_default=False,
+            autocompletion=candidates("pods"),
+        ),
+    ],
     namespace: Namespace = None,
     container: Annotated[
         str | None, typer.Option("-c", "--container", metavar="NAME", help="Which container; by default the first.")

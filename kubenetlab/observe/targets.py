@@ -1,6 +1,6 @@
 """How people address things: on the command line and in check files alike.
 
-[ns/]pod   deploy:[ns/]name   each:Kind/ns/name   node:name   ext:name
+[ns/]pod   deploy:[ns/]name (sts: ds: job: rs: as well)   each:Kind/ns/name   node:name   ext:name
 svc:[ns/]name   lb:[ns/]name   nodeport:node/ns/name   ip:ADDRESS   anything with a dot: a DNS name
 """
 
@@ -8,15 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError, did_you_mean
 
-Kind = Literal["pod", "deploy", "each", "node", "ext", "svc", "lb", "ip", "name"]
+Kind = Literal["pod", "deploy", "sts", "ds", "job", "rs", "each", "node", "ext", "svc", "lb", "ip", "name"]
+
+WORKLOADS: Final[Mapping[Kind, str]] = {
+    "deploy": "Deployment",
+    "sts": "StatefulSet",
+    "ds": "DaemonSet",
+    "job": "Job",
+    "rs": "ReplicaSet",
+}
+"""Prefix → the kind of workload that stands for one of its pods."""
 
 _LATER = ("nodeport",)
+_PREFIXES = (*WORKLOADS, "node", "ext", "svc", "lb", "ip")
+_KUBECTLS: Final[Mapping[str, Kind]] = {
+    "pod": "pod",
+    "po": "pod",
+    "svc": "svc",
+    "service": "svc",
+    **{word: short for short, kind in WORKLOADS.items() for word in (short, kind.lower())},
+}
+"""The words before a slash that kubectl takes for kinds."""
 
 
 class Target(Struct, frozen=True):
@@ -74,9 +92,8 @@ def parse(text: str, namespace: str | None = None) -> Target:
     default = namespace or "default"
     if not colon:
         kind, slash, name = text.partition("/")
-        if slash and kind in ("svc", "service", "deploy", "deployment", "pod", "po"):
-            short: Kind = {"svc": "svc", "service": "svc", "deploy": "deploy", "deployment": "deploy"}.get(kind, "pod")  # type: ignore[assignment]
-            return Target(short, default, name)
+        if slash and kind in _KUBECTLS:
+            return Target(_KUBECTLS[kind], default, name)
         if slash:
             return Target("pod", kind, name)
         return Target("name", "", text) if "." in text else Target("pod", default, text)
@@ -87,9 +104,9 @@ def parse(text: str, namespace: str | None = None) -> Target:
             return Target("ip", "", str(ip_address(rest)))
         except ValueError:
             raise UsageError(f"{text}: wanted an IP address behind ip:") from None
-    if prefix in ("svc", "lb", "deploy", "pod"):
+    if prefix in ("svc", "lb", "pod", *WORKLOADS):
         where, slash, name = rest.partition("/")
-        return Target(prefix, where if slash else default, name if slash else where)  # type: ignore[arg-type]
+        return Target(prefix, where if slash else default, name if slash else where)
     if prefix == "each":
         workload, _, name = rest.partition("/")
         where, _, name = name.rpartition("/")
@@ -97,12 +114,15 @@ def parse(text: str, namespace: str | None = None) -> Target:
     if prefix in _LATER:
         raise UsageError(f"{text}: {prefix}: is not modelled yet")
     raise UsageError(
-        f"{text}: wanted [ns/]pod, deploy:, node:, ext:, svc:, lb:, ip: or a DNS name{did_you_mean(prefix, ('deploy', 'node', 'ext', 'svc', 'lb', 'ip'))}"
+        f"{text}: wanted [ns/]pod, deploy: (sts:, ds:, job:, rs:), node:, ext:, svc:, lb:, ip: or a DNS name{did_you_mean(prefix, _PREFIXES)}"
     )
 
 
 def pod_of(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]:
     """(namespace, name) of the pod that a target means, whether it runs or not. Raises UsageError when there is none."""
+    if target.kind in WORKLOADS:
+        pod = _one_of(target, seen, must_run=False)
+        return pod["namespace"], pod["name"]
     if target.kind != "pod":
         place = resolve(target, seen)
         if place.kind == "pod":
@@ -126,15 +146,8 @@ def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = F
             if not found:
                 raise UsageError(f"there is no pod {namespace}/{target.name}{_near(target.name, seen, with_services=is_destination)}")
             return _running(_pod_place(found[0]))
-        case "deploy":
-            found = [
-                pod
-                for pod in seen["pods"]
-                if (pod["namespace"], pod["workload"]) == (target.namespace, f"Deployment/{target.name}") and pod["pid"]
-            ]
-            if not found:
-                raise UsageError(f"deployment {target.namespace}/{target.name} has no pod that runs")
-            return _pod_place(next((pod for pod in found if pod["ready"]), found[0]))
+        case _ if target.kind in WORKLOADS:
+            return _pod_place(_one_of(target, seen))
         case "node" | "ext":
             kind = "nodes" if target.kind == "node" else "external"
             names = [entry["name"] for entry in seen[kind]]
@@ -145,6 +158,16 @@ def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = F
             entry = seen[kind][names.index(target.name)]
             return _running(_place(target.kind, entry))
     raise UsageError(f"{target}: wanted something that runs: a pod, deploy:, node: or ext:")
+
+
+def _one_of(target: Target, seen: Mapping[str, Any], *, must_run: bool = True) -> Mapping[str, Any]:
+    """One pod of a workload: the first that is ready, else that runs, else (when it need not run) any. Raises UsageError when there is none."""
+    kind = WORKLOADS[target.kind]
+    every = [pod for pod in seen["pods"] if (pod["namespace"], pod["workload"]) == (target.namespace, f"{kind}/{target.name}")]
+    found = [pod for pod in every if pod["pid"]] or ([] if must_run else every)
+    if not found:
+        raise UsageError(f"{kind.lower()} {target.namespace}/{target.name} has no pod{' that runs' if must_run else ''}")
+    return next((pod for pod in found if pod["ready"]), found[0])
 
 
 def named_places(target: Target, seen: Mapping[str, Any]) -> list[Place]:

@@ -14,7 +14,7 @@ from kubenetlab.cli.pinging import service_port
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.expect import ServicePort, World, expect, service_ports, world
 from kubenetlab.observe.settled import verdicts
-from kubenetlab.observe.targets import Place, Target, named_places, parse, places, resolve
+from kubenetlab.observe.targets import Place, Target, named_places, parse, places, pod_of, resolve
 from tests.clusters import NO_CNI, NOW, ONE_NODE, deployment, observed, pod, pod_named, report, running, settled, store
 
 SEEN: dict[str, Any] = {
@@ -22,7 +22,7 @@ SEEN: dict[str, Any] = {
     "external": [{"name": "client", "pid": 30, "sandbox": "ext/client", "netns": "/n30", "addresses": ["198.51.100.10"]}],
     "pods": [
         {"namespace": "default", "name": "web-6bd7cd67c6-hcxd6", "workload": "Deployment/web", "node": "worker", "pid": 20, "sandbox": "pod/a", "netns": "/n20", "addresses": ["10.244.1.2"], "ready": True, "host_network": False, "containers": [{"ports": [8080]}]},
-        {"namespace": "shop", "name": "cart", "workload": None, "node": "", "pid": 0, "sandbox": "pod/b", "netns": None, "addresses": [], "ready": False, "host_network": False, "containers": []},
+        {"namespace": "shop", "name": "cart", "workload": "Job/once", "node": "", "pid": 0, "sandbox": "pod/b", "netns": None, "addresses": [], "ready": False, "host_network": False, "containers": []},
         {"namespace": "shop", "name": "agent", "workload": None, "node": "worker", "pid": 22, "sandbox": "pod/c", "netns": "/n10", "addresses": ["172.18.0.3"], "ready": True, "host_network": True, "containers": []},
     ],
     "services": [
@@ -42,6 +42,9 @@ HOST_POD = next(place for place in places(SEEN) if place.is_host_network)
         ("shop/cart", Target("pod", "shop", "cart")),
         ("deploy:web", Target("deploy", "default", "web")),
         ("deployment/web", Target("deploy", "default", "web")),
+        ("sts:shop/db", Target("sts", "shop", "db")),
+        ("statefulset/db", Target("sts", "default", "db")),
+        ("job/once", Target("job", "default", "once")),
         ("svc:shop/cart", Target("svc", "shop", "cart")),
         ("svc/cart", Target("svc", "default", "cart")),
         ("node:worker", Target("node", "", "worker")),
@@ -87,7 +90,8 @@ def test_a_namespace_option_is_the_default_namespace() -> None:
         ("shop/cart", "shop/cart is not running; see: kubenetlab describe pod cart -n shop"),
         ("node:workr", "there is no node:workr; did you mean worker?; known: worker"),
         ("deploy:shop", "deployment default/shop has no pod that runs"),
-        ("nod:worker", "wanted [ns/]pod, deploy:, node:, ext:, svc:, lb:, ip: or a DNS name; did you mean node?"),
+        ("job:shop/once", "job shop/once has no pod that runs"),
+        ("nod:worker", "wanted [ns/]pod, deploy: (sts:, ds:, job:, rs:), node:, ext:, svc:, lb:, ip: or a DNS name; did you mean node?"),
         ("nodeport:worker/default/web", "nodeport: is not modelled yet"),
         ("svc:web", "wanted something that runs"),
     ],
@@ -117,6 +121,8 @@ def test_targets_lead_to_namespaces() -> None:
     """Pods, one pod of a Deployment, nodes, hosts; what does not run is no place."""
     assert resolve(parse("deploy:web"), SEEN).netns == "/n20"
     assert resolve(parse("node:worker"), SEEN).netns == "/n10"
+    assert pod_of(parse("deployment/web"), SEEN) == ("default", "web-6bd7cd67c6-hcxd6")
+    assert pod_of(parse("job:shop/once"), SEEN) == ("shop", "cart")  # which has ended, but has a log
     assert [place.title for place in places(SEEN)] == ["default/web-6bd7cd67c6-hcxd6", "shop/agent", "node:worker", "ext:client"]
 
 
