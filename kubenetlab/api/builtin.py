@@ -29,6 +29,14 @@ KINDS: Final[Mapping[str, frozenset[str]]] = {
 }
 
 
+SHORT_NAMES: Final[Mapping[str, str]] = {
+    "CronJob": "cj", "CustomResourceDefinition": "crd", "HorizontalPodAutoscaler": "hpa", "Ingress": "ing", "LimitRange": "limits",
+    "NetworkPolicy": "netpol", "PersistentVolume": "pv", "PersistentVolumeClaim": "pvc", "PodDisruptionBudget": "pdb", "PriorityClass": "pc",
+    "ResourceQuota": "quota", "ServiceAccount": "sa", "StorageClass": "sc", "CertificateSigningRequest": "csr", "IPAddress": "ip",
+}  # fmt: skip
+"""Kind → what kubectl lets it be called, of those that the lab does not model. Source: kubectl api-resources (1.33)."""
+
+
 def versions_of(kind: str) -> list[str]:
     """The API versions that have a kind of this name."""
     return [version for version, kinds in KINDS.items() if kind in kinds]

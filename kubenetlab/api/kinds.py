@@ -48,8 +48,10 @@ def qualified_kind(document: Mapping[str, Any]) -> str:
 
 
 def find_kind(word: str) -> type[Resource] | None:
-    """The served kind that `word` names, as on kubectl's command line: `po`, `pod`, `pods`, `Pod`."""
-    return _BY_WORD.get(word.lower())
+    """The served kind that `word` names, as on kubectl's command line: `po`, `pod`, `pods`, `Pod`, `deployment.apps`."""
+    name, _, group = word.lower().partition(".")
+    kind = _BY_WORD.get(name)
+    return kind if kind is not None and group in ("", group_of(kind.api_version)) else None
 
 
 def known_words() -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from kubenetlab.api.kinds import find_kind, known_words, qualified_kind
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import GivenKey
-from kubenetlab.cli.get import plural
+from kubenetlab.cli.get import is_called
 from kubenetlab.cli.screen import say
 from kubenetlab.cli.words import kinds_and_names
 from kubenetlab.errors import LabError, UsageError, did_you_mean
@@ -77,7 +77,7 @@ def _given(client: Client, word: str, namespace: str, name: str) -> GivenKey | N
     """The key of a document that the lab keeps, by its kind or the plural of that."""
     for document in client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]:
         kind, meta = str(document["kind"]), document["metadata"]
-        is_meant = word.lower() in (kind.lower(), plural(kind.lower())) and meta["name"] == name
+        is_meant = is_called(kind, word) and meta["name"] == name
         if is_meant and meta.get("namespace", namespace) == namespace:
             return qualified_kind(document), meta.get("namespace", ""), name
     return None

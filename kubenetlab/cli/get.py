@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kubenetlab.api import builtin
 from kubenetlab.cli.completion import candidates
-from kubenetlab.cli.options import AllNamespaces, Lab, Namespace, Output, OutputOption
+from kubenetlab.cli.options import AllNamespaces, GetOutput, GetOutputOption, Lab, Namespace
 from kubenetlab.cli.screen import aligned, data, hint, say, table, widths_of
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def get(
     ],
     namespace: Namespace = None,
     every: AllNamespaces = False,
-    output: OutputOption = Output.table,
+    output: GetOutputOption = GetOutput.table,
     selector: Annotated[str, typer.Option("-l", "--selector", metavar="KEY=VALUE,…", help="Only objects with these labels.")] = "",
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on and show every change.")] = False,
     lab: Lab = None,
@@ -45,13 +47,18 @@ def get(
     for kind, names in wanted:
         found = _fetch(client, kind, names, namespace or "default", every, selector)
         documents += found
-        if not output.is_data and (found or len(wanted) == 1):
+        if output is GetOutput.name:
+            for document in found:
+                say(typed_name(document))
+        elif not output.is_data and (found or len(wanted) == 1):
             _show(kind, found, every, output)
             if len(wanted) > 1:
                 say()
     if output.is_data:
         single = bool(wanted[0][1]) and len(documents) == 1
         data(documents[0] if single else {"apiVersion": "v1", "kind": "List", "items": documents}, output)
+        return
+    if output is GetOutput.name:
         return
     if not documents:
         say("nothing found" + ("" if every else f" in namespace {namespace or 'default'}"))
@@ -109,7 +116,7 @@ def _wanted(client: Client, command: str, what: list[str]) -> list[tuple[type[Re
             kept = (
                 kept if kept is not None else [document["kind"] for document in client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]]
             )
-            known = next((name for name in kept if word.lower() in (name.lower(), plural(name.lower()))), None)
+            known = next((name for name in (*kept, *sorted(builtin.all_kinds())) if is_called(name, word)), None)
             if known is None:
                 raise UsageError(
                     f'the lab has no kind "{word}"{did_you_mean(word, known_words())}\n  known: {", ".join(dict.fromkeys((*plurals(), *kept)))}'
@@ -118,6 +125,17 @@ def _wanted(client: Client, command: str, what: list[str]) -> list[tuple[type[Re
         else:
             wanted.append((kind, names[word]))
     return wanted
+
+
+def typed_name(document: Mapping[str, Any]) -> str:
+    """`pod/web-0`, `deployment.apps/web`: as kubectl names an object, and takes it again."""
+    group = document["apiVersion"].rpartition("/")[0]
+    return f"{document['kind'].lower()}{f'.{group}' if group else ''}/{document['metadata']['name']}"
+
+
+def is_called(kind: str, word: str) -> bool:
+    """True when a word names a kind that the lab does not model: by itself, its plural, or kubectl's short name; with its group or without."""
+    return word.lower().partition(".")[0] in (kind.lower(), plural(kind.lower()), builtin.SHORT_NAMES.get(kind))
 
 
 def plural(kind: str) -> str:
@@ -136,28 +154,45 @@ def _fetch(
     if isinstance(kind, str):
         items = client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]
         there = [item for item in items if item["kind"] == kind and (every or item["metadata"].get("namespace", namespace) == namespace)]
+        there = _selected(there, selector)
         known = [item["metadata"]["name"] for item in there]
         for name in names:
             if name not in known:
                 raise UsageError(f"there is no {kind} {namespace}/{name}{did_you_mean(name, known)}")
-        return [item for item, name in zip(there, known, strict=True) if not names or name in names]
+        return _by_namespace([item for item, name in zip(there, known, strict=True) if not names or name in names])
     if names:
         return [client.get(object_path(kind, namespace, name)) for name in names]
     query = {"labelSelector": selector} if selector else {}
-    found: list[dict[str, Any]] = client.get(kind_path(kind, None if every else namespace), **query)["items"]
-    return found
+    return _by_namespace(client.get(kind_path(kind, None if every else namespace), **query)["items"])
 
 
-def _show(kind: type[Resource] | str, documents: list[dict[str, Any]], every: bool, output: Output) -> None:
+def _selected(documents: list[dict[str, Any]], selector: str) -> list[dict[str, Any]]:
+    """Those with the labels that are wanted; of kinds that the lab models, its API picks them."""
+    from kubenetlab.api.meta import parse_selector
+    from kubenetlab.errors import UsageError
+
+    try:
+        wanted = parse_selector(selector)
+    except ValueError as error:
+        raise UsageError(f"--selector {selector}: {error}") from None
+    return [document for document in documents if wanted.matches(document["metadata"].get("labels") or {})]
+
+
+def _by_namespace(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In the order of their namespaces; in each as they came."""
+    return sorted(documents, key=lambda document: document["metadata"].get("namespace", ""))
+
+
+def _show(kind: type[Resource] | str, documents: list[dict[str, Any]], every: bool, output: GetOutput) -> None:
     from kubenetlab.cli.columns import columns, header
 
     is_namespaced = kind.is_namespaced if not isinstance(kind, str) else any("namespace" in item["metadata"] for item in documents)
     name = kind if isinstance(kind, str) else kind.kind
     if documents:
-        rows = [columns(name, document, is_wide=output is Output.wide) for document in documents]
+        rows = [columns(name, document, is_wide=output is GetOutput.wide) for document in documents]
         first = ["NAMESPACE"] if every and is_namespaced else []
         table(
-            [*first, *header(name, is_wide=output is Output.wide)],
+            [*first, *header(name, is_wide=output is GetOutput.wide)],
             [
                 [*([document["metadata"].get("namespace", "")] if first else []), *row]
                 for document, row in zip(documents, rows, strict=True)
@@ -165,11 +200,11 @@ def _show(kind: type[Resource] | str, documents: list[dict[str, Any]], every: bo
         )
 
 
-def _watch(client: Client, kind: type[Resource], namespace: str | None, selector: str, output: Output) -> None:
+def _watch(client: Client, kind: type[Resource], namespace: str | None, selector: str, output: GetOutput) -> None:
     from kubenetlab.cli.columns import columns, header
     from kubenetlab.lab.paths import kind_path
 
-    is_wide = output is Output.wide
+    is_wide = output is GetOutput.wide
     first = ["NAMESPACE"] if namespace is None and kind.is_namespaced else []
     rows = [[*first, *header(kind.kind, is_wide=is_wide)]]
     widths: list[int] = []
@@ -180,9 +215,11 @@ def _watch(client: Client, kind: type[Resource], namespace: str | None, selector
             is_live = True
         elif output.is_data:
             data(document, output)
+        elif output is GetOutput.name:
+            say(typed_name(document))
         else:
             rows.append([*([document["metadata"]["namespace"]] if first else []), *columns(kind.kind, document, is_wide=is_wide)])
-        if is_live and not output.is_data:  # what is there at first gives the columns their widths
+        if is_live and not (output.is_data or output is GetOutput.name):  # what is there at first gives the columns their widths
             widths = widths or widths_of(rows)
             for row in rows:
                 say(aligned(row, widths))

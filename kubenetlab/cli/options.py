@@ -24,6 +24,20 @@ class Output(StrEnum):
         return self in (Output.json, Output.yaml)
 
 
+class GetOutput(StrEnum):
+    """How objects are printed: as data, too, and by their names alone."""
+
+    table = "table"
+    wide = "wide"
+    json = "json"
+    yaml = "yaml"
+    name = "name"
+
+    @property
+    def is_data(self) -> bool:
+        return self in (GetOutput.json, GetOutput.yaml)
+
+
 class PlanOutput(StrEnum):
     """How a plan is printed: as data, too, and as a shell script."""
 
@@ -65,6 +79,7 @@ Namespace = Annotated[
 ]
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="All namespaces.")]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print data.")]
+GetOutputOption = Annotated[GetOutput, typer.Option("-o", "--output", help="How to print objects; `name`: only `pod/web-0` and the like.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Unknown fields are errors.")]
 Cni = Annotated[
     str | None,

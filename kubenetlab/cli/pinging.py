@@ -91,7 +91,7 @@ def one(
     for line in body.splitlines():
         say(f"  {line}")
     is_pod = "/" in who
-    hint(f"kubenetlab logs {who}" if is_fine and is_pod else "kubenetlab ping" if is_fine else f"kubenetlab shell {source.title}")
+    hint(f"kubenetlab logs {who}" if is_fine and is_pod else "kubenetlab ping" if is_fine else "kubenetlab diff")
     return is_fine
 
 

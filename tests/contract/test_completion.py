@@ -47,7 +47,7 @@ def asked(line: str, shell: str = "bash") -> list[str]:
         ("kubenetlab rol", ["rollout"]),
         ("kubenetlab rollout ", ["restart", "status"]),
         ("kubenetlab get --outp", ["--output"]),
-        ("kubenetlab get -o ", ["table", "wide", "json", "yaml"]),
+        ("kubenetlab get -o ", ["table", "wide", "json", "yaml", "name"]),
         ("kubenetlab get po", ["pods"]),
         ("kubenetlab get pods,serv", ["pods,services"]),
         ("kubenetlab scale ", ["deployments", "replicasets", "replicationcontrollers", "statefulsets"]),

@@ -101,3 +101,24 @@ def test_answers_say_what_is_meant(labs: Callable[[], Lab], tmp_path: Path) -> N
 
     (listed,) = [entry for entry in run("list", "-o", "json").json if entry["name"] == lab.name]
     assert listed["ready"] == listed["pods"]
+
+
+def test_kubectls_habits_are_understood(lab: Lab) -> None:
+    """exec -it, names to be taken up again, short names of kinds that are only kept, workloads for their pods; namespaces in order."""
+    late = pod("a", meta=", namespace: aaa")
+    lab.up(ONE_NODE + pod("client") + deployment("web", 1) + service("web") + JOB + POLICY + late)
+    assert lab.run("exec", "-it", "deploy/web", "--", "hostname").out.startswith("web-")
+    assert lab.run("get", "deploy,netpol", "-o", "name").out.splitlines() == [
+        "deployment.apps/web",
+        "networkpolicy.networking.k8s.io/deny-all",
+    ]
+    assert lab.run("get", "netpol", "-l", "app=web", "-o", "name").out == ""
+    (name,) = lab.run("get", "deployment.apps/web", "-o", "name").out.split()
+    assert lab.run("get", name, "networkpolicy.networking.k8s.io/deny-all").out.count("\nweb ") == 1
+    namespaces = [line.split()[0] for line in lab.run("get", "pods", "-A").out.splitlines()[1:]]
+    assert namespaces == sorted(namespaces)
+    assert namespaces[0] == "aaa"
+    assert lab.run("logs", "job/once").status == 0
+    lab.run("delete", "netpol", "deny-all")
+    assert lab.run("get", "netpol").out == "nothing found in namespace default\n"
+    assert 'the lab has no kind "netpool"' in lab.run("get", "netpool", status=2).err
