@@ -109,7 +109,14 @@ def test_describe_tells_all(running: Lab) -> None:
     node = running.run("describe", "node", "control-plane").out
     assert "node-role.kubernetes.io/control-plane:NoSchedule" in node
     assert "coredns-" in node
-    assert "replicas: 3" in running.run("describe", "deployment", "web").out
+    deployment = running.run("describe", "deployment", "web").out
+    for part in (
+        "Replicas:          3 desired | 3 updated | 3 total | 3 available | 0 unavailable",
+        "25% max surge",
+        "(3/3 replicas created)",
+    ):
+        assert part in deployment
+    assert all(f"  {entry['name']} " in deployment for entry in web)
 
 
 def test_inspect_is_as_promised(running: Lab) -> None:
