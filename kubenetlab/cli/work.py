@@ -10,6 +10,9 @@ from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Lab, Namespace
 from kubenetlab.cli.screen import hint, say
 
+STOPPED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
 Target = Annotated[
     str,
     typer.Argument(
@@ -98,21 +101,32 @@ def logs(
         str | None, typer.Option("-c", "--container", metavar="NAME", help="Which container; by default the first.")
     ] = None,
     tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last lines.")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes, until the container ends.")] = False,
+    previous: Annotated[bool, typer.Option("-p", "--previous", help="Of the run before the last restart.")] = False,
     lab: Lab = None,
 ) -> None:
-    """Show what a container's program has seen. Example: kubenetlab logs client"""
+    """Show what a container's program has seen. Example: kubenetlab logs client -f"""
     from kubenetlab.api.pods import Pod
+    from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
     from kubenetlab.observe.targets import parse, pod_of
 
+    if follow and previous:
+        raise UsageError("-f cannot stand with -p: nothing comes from a run that has ended")
     client = choose(lab)
     where, name = pod_of(parse(target, namespace), client.get("/apis/kubenetlab.dev/v1alpha1/inspect"))
     query = {"container": container} if container else {}
-    text = client.text(f"{object_path(Pod, where, name)}/log", **query)
-    lines = text.splitlines()
-    for line in lines[len(lines) - tail if tail is not None and tail < len(lines) else 0 :]:
-        say(line)
+    query |= {"tailLines": str(tail)} if tail is not None else {}
+    path = f"{object_path(Pod, where, name)}/log"
+    if follow:
+        try:
+            for piece in client.pieces(path, **query, follow="true"):
+                typer.echo(piece, nl=False)
+        except KeyboardInterrupt:
+            raise typer.Exit(STOPPED) from None
+    else:
+        typer.echo(client.text(path, **query, **({"previous": "true"} if previous else {})), nl=False)
     hint(f"kubenetlab describe pod {name}" + (f" -n {where}" if where != "default" else ""))
 
 

@@ -97,25 +97,32 @@ class Client:
 
     def stream(self, path: str, **query: str) -> Iterator[Any]:
         """The JSON lines of an answer that goes on, as they come; ends with the answer or with the lab."""
+        buffer = b""
+        for piece in self.pieces(path, **query):
+            *lines, buffer = (buffer + piece).split(b"\n")
+            yield from (json.loads(line) for line in lines if line)
+
+    def pieces(self, path: str, **query: str) -> Iterator[bytes]:
+        """An answer that goes on, as it comes; ends with the answer or with the lab."""
         from kubenetlab.lab.exchange import Exchange
         from kubenetlab.programs.http import Response
 
         target = path + ("?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items()) if query else "")
         exchange = Exchange("GET", target, {}, is_stream=True)
-        buffer = b""
+        refusal = b""
         with self._connect() as connection:
             connection.sendall(exchange.request_bytes)
             while not exchange.is_complete:
                 try:
-                    buffer += exchange.feed(connection.recv(_RECEIVE_BYTES))
+                    piece = exchange.feed(connection.recv(_RECEIVE_BYTES))
                 except ConnectionError:
                     return
                 if exchange.status >= 400:
-                    continue
-                *lines, buffer = buffer.split(b"\n")
-                yield from (json.loads(line) for line in lines if line)
+                    refusal += piece
+                elif piece:
+                    yield piece
         if exchange.status >= 400:
-            _reply(Response(exchange.status, buffer, exchange.headers.get("content-type", "")), ())
+            _reply(Response(exchange.status, refusal, exchange.headers.get("content-type", "")), ())
 
     def kill(self) -> bool:
         """Ends the lab: kills init, and with it everything. False when it was dead already."""

@@ -134,11 +134,7 @@ async def _handled(request: Request, handler: Handler) -> Answer:
 async def _answer(connection: socket.socket, protocol: h11.Connection, answer: Answer, *, is_head: bool = False) -> None:
     if isinstance(answer, Stream):
         await _send(connection, protocol, _head(Response(200, content_type=answer.content_type), None, is_chunked=True))
-        try:
-            async for piece in answer.pieces:
-                await _send(connection, protocol, h11.Data(data=piece))
-        finally:
-            await answer.pieces.aclose()  # type: ignore[attr-defined]
+        await _send_pieces(connection, protocol, answer.pieces)
         await _send(connection, protocol, h11.EndOfMessage())
         return
     response = answer.response if isinstance(answer, Handover) else answer
@@ -158,6 +154,26 @@ async def _answer(connection: socket.socket, protocol: h11.Connection, answer: A
             for fd in answer.fds:
                 os.close(fd)
     await asyncio.get_running_loop().sock_sendall(connection, data)
+
+
+async def _send_pieces(connection: socket.socket, protocol: h11.Connection, pieces: AsyncIterator[bytes]) -> None:
+    """Piece by piece. Raises ConnectionError when the client is gone, also while there is nothing to send: nobody else would notice."""
+    hung_up = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(connection, 1))  # who listens has nothing more to say
+    try:
+        while True:
+            coming = asyncio.ensure_future(anext(pieces, None))
+            await asyncio.wait((coming, hung_up), return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                coming.cancel()
+                await asyncio.wait((coming,))
+                raise ConnectionResetError("the client is gone")
+            if (piece := coming.result()) is None:
+                return
+            await _send(connection, protocol, h11.Data(data=piece))
+    finally:
+        hung_up.cancel()
+        await asyncio.gather(hung_up, return_exceptions=True)
+        await pieces.aclose()  # type: ignore[attr-defined]
 
 
 def _head(response: Response, length: int | None, *, is_chunked: bool = False) -> h11.Response:

@@ -33,6 +33,7 @@ from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.nftables import Table
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState, far_ends
+from kubenetlab.lab.container_logs import Piece, Which
 from kubenetlab.lab.first import with_network_facts
 from kubenetlab.lab.http import Answer, Handover, Stream
 from kubenetlab.lab.inspection import inspection
@@ -71,9 +72,9 @@ class LabApi:
         route = self._routes.get((request.method, name)) if group == LAB_API else None
         return await route(request) if route is not None else None
 
-    async def logs(self, pod: Pod, container: str) -> list[str]:
+    async def logs(self, pod: Pod, container: str, which: Which = "latest", *, after: int = 0, is_going_on: bool = False) -> Piece | None:
         netns = names.pod_netns(pod.namespace, pod.name, pod.uid)
-        return await self._agent.runs.logs(netns, container, pod.spec.node_name)
+        return await self._agent.runs.logs(netns, container, pod.spec.node_name, which, after=after, is_going_on=is_going_on)
 
     async def _apply(self, request: Request) -> Answer:
         agent, asked = self._agent, msgspec.json.decode(request.body)

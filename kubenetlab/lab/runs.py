@@ -18,16 +18,14 @@ from kubenetlab.controllers.containers import KILLED
 from kubenetlab.datapath.contexts import Context
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.kernel.features import CONTAINER_PATH, has_command, no_such_command
-from kubenetlab.lab import rundir
+from kubenetlab.lab import container_logs, rundir
+from kubenetlab.lab.container_logs import Piece, Which
 from kubenetlab.lab.hands import Hand
 from kubenetlab.lab.log import log
 from kubenetlab.lab.wire import Message
 
 KILL_AFTER_S = 30.0
 """How long a process may take to end when it is asked to, where nothing else is said."""
-MAX_LOG_BYTES = 16 * 1024 * 1024
-TAIL_BYTES = 1024 * 1024
-"""How much of a log is shown."""
 ENDED_LOGS = 256
 """Of so many containers that are gone the logs are kept."""
 REPLACE_AFTER_S = 1.0
@@ -64,8 +62,8 @@ class RunsHand:
         """Processes that were asked to end → (pidfd, when they are ended)."""
         self._ended: deque[tuple[str, str]] = deque()
         """Whose logs are kept although they are gone, the oldest first."""
-        self._logged: set[tuple[str, str]] = set()
-        """(sandbox, container) of those that have a log file."""
+        self._log_of: dict[tuple[str, str], int] = {}
+        """(sandbox, container) of those that have a log file → the attempt whose it is."""
         self.running: dict[tuple[str, str], int] = {}
         """(sandbox, container) → attempt, as far as the processes have told."""
 
@@ -77,7 +75,7 @@ class RunsHand:
             if who.get("beside"):
                 continue  # a probe's command
             self._processes[who["netns"], who["container"]] = process["pid"]
-            self._logged.add((who["netns"], who["container"]))
+            self._log_of[who["netns"], who["container"]] = who["attempt"]
             self.running[who["netns"], who["container"]] = who["attempt"]
         for hand in self._workers:
             await hand.call(do="nothing")  # the answer comes behind the worker's own `hello`
@@ -121,34 +119,37 @@ class RunsHand:
         else:
             await self._worker(run.netns, node).call(do="stop", netns=run.netns, container=run.container)
 
-    async def logs(self, netns: str, container: str, node: str) -> list[str]:
-        """A container's log: the file of its process, or what the worker remembers. Of a pod that is gone nobody knows any more which worker had it: all are asked."""
-        try:
-            return _tail(self._directory / rundir.container_log(netns, container))
-        except FileNotFoundError:
-            pass
+    async def logs(
+        self, netns: str, container: str, node: str, which: Which = "latest", *, after: int = 0, is_going_on: bool = False
+    ) -> Piece | None:
+        """The log of a container's run, behind what was read before: the file of its process, or what the worker remembers; None when
+        nobody has one. Of a pod that is gone nobody knows any more which worker had it: all are asked.
+        """
+        path = self._log(netns, container)
+        if path.exists():
+            is_former = which == "previous" or (which != "latest" and which < self._log_of.get((netns, container), which))
+            try:
+                return container_logs.read(container_logs.previous(path) if is_former else path, after, is_going_on=is_going_on)
+            except FileNotFoundError:
+                return None
         for hand in self._workers if netns not in self._worker_of else (self._worker(netns, node),):
-            answer = await hand.call(do="logs", netns=netns, container=container)
-            if answer.get("lines"):
-                lines: list[str] = answer["lines"]
-                return lines
-        return []
+            answer = await hand.call(do="logs", netns=netns, container=container, which=which, after=after)
+            if "lines" in answer:
+                return Piece(answer["lines"], answer["end"])
+        return None
 
     def trim_logs(self) -> None:
-        """Begins logs anew that have grown large: they lie in memory."""
-        for key in self._logged:
-            path = self._directory / rundir.container_log(*key)
-            if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
-                os.truncate(path, 0)
+        """Begins logs anew that have grown large."""
+        for key in self._log_of:
+            container_logs.trim(self._log(*key))
 
     def forget(self, netns: str) -> None:
         """A sandbox is gone, and all that ran in it. Logs are kept a while, for whoever asks why it ended."""
-        self._ended.extend(key for key in self._logged if key[0] == netns)
-        self._logged = {key for key in self._logged if key[0] != netns}
+        self._ended.extend(key for key in self._log_of if key[0] == netns)
         while len(self._ended) > ENDED_LOGS:
-            (self._directory / rundir.container_log(*self._ended.popleft())).unlink(missing_ok=True)
+            container_logs.remove(self._log(*self._ended.popleft()))
         self._leave(netns)
-        for known in (self.running, self._processes):
+        for known in (self.running, self._processes, self._log_of):
             for key in [key for key in known if key[0] == netns]:
                 del known[key]
 
@@ -185,21 +186,30 @@ class RunsHand:
         if argv and "/" not in argv[0] and not has_command(argv[0], variables.get("PATH", CONTAINER_PATH)):
             self._refuse(who, no_such_command(argv[0]))
             return None
+        self._begin_log(who)
         born_with = {**who, **run.options, "argv": argv, **files, "identity": context.identity, "environment": variables}
         answer = await self._init.call(do="spawn", role=run.program, sandbox=pid, arguments=born_with)
         if "error" in answer:
             return str(answer["error"])
         self._processes[run.netns, run.container] = answer["pid"]
-        self._logged.add((run.netns, run.container))
         self._report({**who, "state": "running", "is_process": run.program == programs.COMMAND, "at": time.time()})
         return None
 
     def _refuse(self, who: dict[str, Any], message: str) -> None:
         """A command that cannot even begin: it says so in its log, and is told of as one that never ran."""
-        with open(self._directory / rundir.container_log(who["netns"], who["container"]), "a") as file:
+        self._begin_log(who)
+        with open(self._log(who["netns"], who["container"]), "a") as file:
             file.write(f"{message}\n")
-        self._logged.add((who["netns"], who["container"]))
         self._report({**who, "state": "failed", "exit_code": NOT_FOUND, "message": message, "at": time.time()})
+
+    def _log(self, netns: str, container: str) -> Path:
+        return self._directory / rundir.container_log(netns, container)
+
+    def _begin_log(self, who: dict[str, Any]) -> None:
+        key = who["netns"], who["container"]
+        if who["attempt"] > self._log_of.get(key, -1):
+            container_logs.begin_run(self._log(*key))
+        self._log_of[key] = who["attempt"]
 
     def _end(self, pid: int, grace_s: float) -> None:
         """Asks a process to end, and ends it when it does not; success when it is gone already."""
@@ -264,7 +274,7 @@ class RunsHand:
             return
         del self._processes[key]
         code = os.waitstatus_to_exitcode(event["status"])
-        said = self._last_line(*key) if code > 0 else f"{KILLED} {-code}" if code < 0 else ""
+        said = container_logs.last_words(self._log(*key)) if code > 0 else f"{KILLED} {-code}" if code < 0 else ""
         told = {name: who[name] for name in ("netns", "container", "attempt")}
         self._report(
             {
@@ -275,14 +285,6 @@ class RunsHand:
                 "at": time.time(),
             }
         )
-
-    def _last_line(self, netns: str, container: str) -> str:
-        """The last thing that a process wrote, past empty lines."""
-        try:
-            lines = _tail(self._directory / rundir.container_log(netns, container))
-        except OSError:
-            return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def _report(self, report: dict[str, Any]) -> None:
         key = (report["netns"], report["container"])
@@ -298,11 +300,3 @@ def _send(life: int, number: signal.Signals) -> None:
         signal.pidfd_send_signal(life, number)
     except ProcessLookupError:
         pass
-
-
-def _tail(path: Path) -> list[str]:
-    """The last lines of a log."""
-    with open(path, "rb") as stream:
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - TAIL_BYTES))
-        return stream.read().decode(errors="replace").splitlines()

@@ -35,6 +35,7 @@ from kubenetlab.api.render import render
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import RequirementError
+from kubenetlab.lab.container_logs import Piece
 from kubenetlab.lab.http import Answer, Stream, serve
 from kubenetlab.lab.lab_api import LabApi
 from kubenetlab.programs.http import Request, Response
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from kubenetlab.lab.agent import Agent
 
 REMEMBERED_REQUESTS = 256
+FOLLOW_S = 0.1
+"""How often a log that is followed is looked at."""
+_YES = ("true", "1")
 IMMORTAL_NAMESPACES = ("default", "kube-system", "kube-public")
 """Source: k8s.io/apiserver pkg/admission/plugin/namespace/lifecycle."""
 
@@ -121,7 +125,7 @@ class Server:
         place = _place(request.path)
         match request.method, place.name, place.part:
             case "GET", "", "":
-                return self._watch(place, request) if request.query.get("watch") in ("true", "1") else self._list(place, request)
+                return self._watch(place, request) if request.query.get("watch") in _YES else self._list(place, request)
             case "GET", _, "":
                 return _json(render(self._agent.cluster, self._get(place)))
             case "GET", _, "log":
@@ -233,7 +237,7 @@ class Server:
             }
         )
 
-    async def _log(self, place: Place, request: Request) -> Response:
+    async def _log(self, place: Place, request: Request) -> Answer:
         pod = self._get(place)
         if not isinstance(pod, Pod):
             raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} has no log")
@@ -245,8 +249,53 @@ class Server:
         if status is None or (status.state.waiting is not None and status.restart_count == 0 and status.last_state.terminated is None):
             reason = status.state.waiting.reason if status and status.state.waiting else "it has no node"
             raise ApiFaultError(400, "BadRequest", f'container "{container}" in pod "{pod.name}" is waiting to start: {reason}')
-        lines = await self._lab_api.logs(pod, container)
-        return Response(200, "".join(f"{line}\n" for line in lines).encode())
+        last = _count(request, "tailLines")
+        if request.query.get("previous") in _YES:
+            piece = await self._lab_api.logs(pod, container, "previous")
+            if piece is None:
+                raise ApiFaultError(400, "BadRequest", f'previous terminated container "{container}" in pod "{pod.name}" not found')
+        elif request.query.get("follow") in _YES:
+            return Stream(self._following(pod, container, status.restart_count, last), "text/plain; charset=utf-8")
+        else:
+            piece = await self._lab_api.logs(pod, container)
+        return Response(200, _text(piece, last))
+
+    async def _following(self, pod: Pod, container: str, attempt: int, last: int | None) -> AsyncIterator[bytes]:
+        """The log of a container's run, and what comes, until the run has ended."""
+        end = 0
+        while True:
+            now = self._agent.cluster.get(Pod, pod.namespace, pod.name)
+            is_over = now is None or now.uid != pod.uid or _has_ended(now, container, attempt)
+            piece = await self._lab_api.logs(pod, container, attempt, after=end, is_going_on=not is_over)
+            if piece is not None and piece.lines:
+                yield _text(piece, last)
+            if is_over:
+                return
+            if piece is not None:
+                end, last = piece.end, None
+            await asyncio.sleep(FOLLOW_S)
+
+
+def _has_ended(pod: Pod, container: str, attempt: int) -> bool:
+    """True when a run of a container is over, whether another follows or not."""
+    status = pod.container_status(container)
+    if status is None or status.restart_count != attempt or status.state.terminated is not None:
+        return True
+    return status.state.running is None and status.last_state.terminated is not None
+
+
+def _text(piece: Piece | None, last: int | None) -> bytes:
+    """Lines of a log; of `last` ones only the last."""
+    lines = piece.lines if piece is not None else []
+    return "".join(f"{line}\n" for line in (lines if last is None else lines[max(0, len(lines) - last) :])).encode()
+
+
+def _count(request: Request, name: str) -> int | None:
+    """A parameter that is a number of things."""
+    text = request.query.get(name)
+    if text is not None and not (text.isascii() and text.isdigit()):
+        raise ApiFaultError(400, "BadRequest", f"{name}: wanted a whole number, found {text}")
+    return int(text) if text is not None else None
 
 
 def _place(path: str) -> Place:

@@ -23,6 +23,7 @@ from kubenetlab.kernel.syscalls import open_namespace
 from kubenetlab.lab import grpc_health
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
+from kubenetlab.lab.container_logs import Which
 from kubenetlab.lab.http import IDLE_TIMEOUT_S, RECEIVE_BYTES, serve
 from kubenetlab.lab.podnet import DATAGRAM_BYTES, Namespace, PodNetwork
 from kubenetlab.lab.wire import Message
@@ -49,6 +50,8 @@ class Run:
         self.options: dict[str, Any] = {}
         self.sockets: dict[Listener, socket.socket] = {}
         self.log: deque[str] = deque(maxlen=LOG_LINES)
+        self.log_end = 0
+        """How many lines there have been."""
         self._tell = tell
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_over = False
@@ -90,6 +93,7 @@ class Run:
             task.cancel()
 
     def note(self, line: str) -> None:
+        self.log_end += 1
         self.log.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}")
 
     def _open(self, listener: Listener) -> socket.socket:
@@ -218,6 +222,8 @@ class Pod:
         self.has_ipv6 = 6 in versions
         self.network = PodNetwork(self.namespace, parse(hosts, resolv_conf, versions))
         self.runs: dict[str, Run] = {}
+        self.former_runs: dict[str, Run] = {}
+        """Each container's run before the present one, for its log."""
 
 
 class Worker:
@@ -257,7 +263,7 @@ class Worker:
                     self._forget(request["netns"])
                     return {"ok": True}
                 case "logs":
-                    return self._logs(request["netns"], request["container"])
+                    return self._logs(request["netns"], request["container"], request["which"], request["after"])
                 case "nothing":
                     return {"ok": True}
             return {"error": f"unknown request {request['do']}"}
@@ -274,6 +280,7 @@ class Worker:
         run = pod.runs.get(name)
         if run is not None and run.attempt != attempt:
             run.stop()
+            pod.former_runs[name] = run
         is_new = run is None or run.attempt != attempt
         if run is None or is_new:
             run = pod.runs[name] = Run(pod, name, attempt, self._say)
@@ -318,10 +325,16 @@ class Worker:
             run.stop()
         return {"ok": True}
 
-    def _logs(self, netns: str, container: str) -> Message:
+    def _logs(self, netns: str, container: str, which: Which, after: int) -> Message:
+        """The lines behind the first `after` ones of a run; no lines at all where there is no such run."""
         pod = self._pods.get(netns)
-        run = pod.runs.get(container) if pod else None
-        return {"lines": list(run.log) if run else self._ended.get(netns, {}).get(container, [])}
+        runs = [run for known in (pod.runs, pod.former_runs) if (run := known.get(container)) is not None] if pod else []
+        index = {"latest": 0, "previous": 1}.get(which) if isinstance(which, str) else None
+        wanted = runs[index : index + 1] if index is not None else [run for run in runs if run.attempt == which]
+        for run in wanted:
+            return {"lines": list(run.log)[max(0, len(run.log) - max(0, run.log_end - after)) :], "end": run.log_end}
+        ended = self._ended.get(netns, {}).get(container) if which != "previous" else None
+        return {"lines": ended[after:], "end": len(ended)} if ended is not None else {}
 
     def _say(self, run: Run) -> None:
         if self._agent is not None:

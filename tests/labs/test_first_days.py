@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ import pytest
 
 from kubenetlab.lab.client import Client
 from tests.clusters import ONE_NODE, deployment, pod, service
-from tests.labs.lab import Lab, run, wait_for
+from tests.labs.lab import COMMAND, Lab, run, wait_for
 
 WEB = "/apis/apps/v1/namespaces/default/deployments/web"
 AGENTS = """\
@@ -122,3 +123,33 @@ def test_kubectls_habits_are_understood(lab: Lab) -> None:
     lab.run("delete", "netpol", "deny-all")
     assert lab.run("get", "netpol").out == "nothing found in namespace default\n"
     assert 'the lab has no kind "netpool"' in lab.run("get", "netpool", status=2).err
+
+
+CRASHING = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: crashing, annotations: {kubenetlab.dev/real-commands: "true"}}
+spec: {containers: [{name: main, image: x, command: [sh, -c, "date +%N; exit 1"]}]}
+---
+"""
+
+
+def test_logs_of_former_and_coming_runs(lab: Lab) -> None:
+    """-p is the run before the last restart, of processes and of stand-ins; -f goes on until the container ends."""
+    lab.up(ONE_NODE + pod("client") + CRASHING, status=1)
+    now, before = (lab.run("logs", "crashing", *words).out.splitlines() for words in ((), ("-p",)))
+    assert (len(now), len(before)) == (1, 1)
+    assert now != before
+    assert "previous terminated container" in lab.run("logs", "client", "-p", status=1).err
+    words = [*COMMAND, "logs", "-f", "client", "--lab", lab.name]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        told = [following.stdout.readline(), following.stdout.readline()]
+        assert ["Started HTTP" in told[0], "Started UDP" in told[1]] == [True, True]
+        lab.run("ping", "node:control-plane", "client", "--http", "/hostname?one", "--tcp", "8080")
+        assert "GET /hostname?one" in following.stdout.readline()
+        lab.run("ping", "node:control-plane", "client", "--http", "/exit?code=3", "--tcp", "8080", status=None)
+        rest = following.communicate(timeout=30)[0]
+    assert following.returncode == 0
+    assert "Will exit with 3" in rest
+    assert rest in lab.run("logs", "client", "-p").out

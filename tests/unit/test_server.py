@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from kubenetlab.api.apps import Deployment
 from kubenetlab.api.documents import read_documents
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.lab import state
-from kubenetlab.lab.http import fetch, serve
+from kubenetlab.lab.exchange import Exchange
+from kubenetlab.lab.http import Stream, fetch, serve
 from kubenetlab.lab.server import Server
-from kubenetlab.programs.http import Response
+from kubenetlab.programs.http import Request, Response
 from tests.clusters import deployment, store
 
 WEB = "/apis/apps/v1/namespaces/default/deployments/web"
@@ -108,3 +109,34 @@ def test_what_cannot_be_written_is_not_done(tmp_path: Path) -> None:
     assert answer.status == 507
     assert b"nothing was changed: the lab's store cannot be written: No such file or directory" in answer.body
     assert agent.cluster is before
+
+
+def test_an_answer_that_goes_on_ends_with_its_client() -> None:
+    """Also while there is nothing to tell: whoever followed a log or watched a kind is not served for ever."""
+
+    async def story() -> None:
+        is_closed = asyncio.Event()
+
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                yield b"first\n"
+                await asyncio.Event().wait()
+            finally:
+                is_closed.set()
+
+        async def handler(request: Request) -> Stream:
+            return Stream(pieces())
+
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        serving = asyncio.get_running_loop().create_task(serve(theirs, handler))
+        exchange = Exchange("GET", "/", {}, is_stream=True)
+        await asyncio.get_running_loop().sock_sendall(ours, exchange.request_bytes)
+        while not exchange.feed(await asyncio.get_running_loop().sock_recv(ours, 4096)):
+            pass
+        ours.close()
+        async with asyncio.timeout(10):
+            await is_closed.wait()
+            await serving
+
+    asyncio.run(story())
