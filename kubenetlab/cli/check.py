@@ -71,8 +71,14 @@ def _apply(lab: str, manifests: list[str]) -> None:
 
     from kubenetlab.cli import labs
 
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(typer.Exit):
-        labs.apply(files=manifests, lab=lab)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            labs.apply(files=manifests, lab=lab)
+    except typer.Exit as stop:
+        from kubenetlab.lab.up import STOPPED_BY_SIGINT
+
+        if stop.exit_code == STOPPED_BY_SIGINT:
+            raise
 
 
 def _tables(client: Any, tables: Sequence[Any], deadline_s: float) -> list[Verdict]:

@@ -10,9 +10,6 @@ from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Lab, Namespace
 from kubenetlab.cli.screen import hint, say
 
-STOPPED = 130
-"""The exit status after Ctrl-C, as shells have it."""
-
 Target = Annotated[
     str,
     typer.Argument(
@@ -124,7 +121,9 @@ def logs(
             for piece in client.pieces(path, **query, follow="true"):
                 typer.echo(piece, nl=False)
         except KeyboardInterrupt:
-            raise typer.Exit(STOPPED) from None
+            from kubenetlab.lab.up import STOPPED_BY_SIGINT
+
+            raise typer.Exit(STOPPED_BY_SIGINT) from None
     else:
         typer.echo(client.text(path, **query, **({"previous": "true"} if previous else {})), nl=False)
     hint(f"kubenetlab describe pod {name}" + (f" -n {where}" if where != "default" else ""))
