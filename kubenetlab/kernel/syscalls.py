@@ -109,6 +109,12 @@ def set_no_new_privileges() -> None:
     _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
+def give_memory_back() -> None:
+    """Hands what this process does not use any more to the kernel, where the C library can; see malloc_trim(3)."""
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
+
+
 def set_hostname(name: str) -> None:
     """Names this UTS namespace."""
     encoded = name.encode()

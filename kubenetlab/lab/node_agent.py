@@ -19,7 +19,7 @@ import msgspec
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel import nft
-from kubenetlab.kernel.syscalls import inside_network, open_namespace
+from kubenetlab.kernel.syscalls import give_memory_back, inside_network, open_namespace
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
 from kubenetlab.lab.executor import Executor
@@ -29,6 +29,8 @@ from kubenetlab.lab.wire import Message
 
 LOOK_S = 0.5
 """How often it is asked whether somebody else has changed rules."""
+LARGE_BYTES = 64 * 1024
+"""A context that has read more text than that at one time has grown, and does not shrink again."""
 
 
 class Ruleset:
@@ -46,10 +48,12 @@ class Ruleset:
             os.close(self.life)
             raise
         self._last = self._generations.read()
+        self._has_grown = False
 
     def run(self, text: str) -> Message:
         """The new generation, or nft's refusal."""
         begun = time.perf_counter()
+        self._has_grown |= len(text) > LARGE_BYTES
         try:
             self._nft.run(text)
         except nft.NftError as error:
@@ -65,6 +69,15 @@ class Ruleset:
         """True when there has been a transaction since the last time that anybody asked for the generation."""
         before = self._last
         return self.generation() != before
+
+    def shrink(self) -> bool:
+        """A new context in place of one that has grown; false where there is no need."""
+        if self._has_grown:
+            self._nft.close()
+            with self._inside():
+                self._nft = nft.open_here()
+        had_grown, self._has_grown = self._has_grown, False
+        return had_grown
 
     def list_table(self, family: str, table: str) -> Any:
         return self._nft.list_table(family, table)
@@ -124,6 +137,8 @@ class NodeAgent:
             for netns, ruleset in self._rulesets.items():
                 if ruleset.was_touched():
                     self._outbox.put_nowait({"event": "touched", "netns": netns})
+            if [ruleset for ruleset in self._rulesets.values() if ruleset.shrink()]:
+                give_memory_back()
 
     async def _send_events(self) -> None:
         while True:
