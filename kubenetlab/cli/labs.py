@@ -224,17 +224,21 @@ def _create(name: str, given: Manifests, keep: bool) -> None:
 
     gc.disable()  # nothing of what is made here is thrown away before the end
     from kubenetlab.cli.progress import Progress
+    from kubenetlab.kernel.blanks import ahead
     from kubenetlab.lab import up as making
     from kubenetlab.lab.first import first_store
     from kubenetlab.lab.requirements import require
 
     config = given.cluster_config
     require(config)
+    blank_namespaces = ahead(given.count_of_pods)
     cluster, admission = first_store(given.config, given.entries, time.time(), name)
     _say_namespaces(admission.made_namespaces)
     progress = Progress(name, len(config.nodes))
     try:
-        built = making.create(name, cluster, nodes=len(config.nodes), keep_failed=keep, on_progress=progress.tell)
+        built = making.create(
+            name, cluster, nodes=len(config.nodes), keep_failed=keep, on_progress=progress.tell, blank_namespaces=blank_namespaces
+        )
     except making.Interrupted:
         progress.stop()
         note(f"stopped; nothing of lab {name} is left")

@@ -35,6 +35,11 @@ class Manifests(Struct, frozen=True):
         return self.config.object if self.config is not None and isinstance(self.config.object, ClusterConfig) else ClusterConfig()
 
     @property
+    def count_of_pods(self) -> int:
+        """About how many there will be: what the workloads say of themselves."""
+        return sum(getattr(getattr(entry.object, "spec", None), "replicas", 0) for entry in self.entries)
+
+    @property
     def all_entries(self) -> tuple[Entry, ...]:
         return (self.config, *self.entries) if self.config is not None else self.entries
 

@@ -40,6 +40,8 @@ class Sandboxes:
         self._pause_path = pause_path
         self._home = {kind: open_namespace(kind) for kind in (*_KINDS, "pid")}
         self.pids: dict[str, int] = {}
+        self.blanks: list[int] = []
+        """Network namespaces that were made ahead; see blanks.py."""
 
     def make(self, sandbox: Sandbox, fill: Callable[[], None]) -> int:
         """Makes a sandbox, calls `fill` inside, and returns the pid of its pause process.
@@ -50,6 +52,9 @@ class Sandboxes:
             if sandbox.shares:
                 self._join(sandbox.shares)
                 unshare(CLONE_NEWIPC)
+            elif self.blanks:
+                self._enter_blank()
+                unshare(CLONE_NEWUTS | CLONE_NEWIPC)
             else:
                 unshare(CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
             fill()
@@ -105,6 +110,18 @@ class Sandboxes:
 
     def close(self) -> None:
         for fd in self._home.values():
+            os.close(fd)
+
+    def close_blanks(self) -> None:
+        """Those that are not needed go."""
+        while self.blanks:
+            os.close(self.blanks.pop())
+
+    def _enter_blank(self) -> None:
+        fd = self.blanks.pop()
+        try:
+            setns(fd, CLONE_NEWNET)
+        finally:
             os.close(fd)
 
     def _join(self, netns: str) -> None:

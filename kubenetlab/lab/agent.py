@@ -28,6 +28,7 @@ from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState, contents_of, far_ends
+from kubenetlab.kernel.blanks import receive
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.sandboxes import Sandboxes
 from kubenetlab.lab import facts, machine, rundir, state
@@ -228,7 +229,12 @@ class Agent:
 
     async def _apply(self, changes: Changes, probes: Mapping[str, tuple[ProbeSpec, ...]]) -> None:
         async with self.kernel_is_free:
+            if self._boot.blanks is not None:
+                self.sandboxes.blanks = receive(self._boot.blanks)
+                self._boot.blanks.close()
+                self._boot.blanks = None
             refused = await self.builder.apply(changes, self.desired, self.contexts, probes, self._tell_progress)
+        self.sandboxes.close_blanks()
         for entry in changes.namespaces:
             if entry.is_new and entry.netns in self.sandboxes.pids:
                 self.learn(facts.sandbox_made(self.cluster, entry.netns, self.sandboxes.pids[entry.netns]))

@@ -22,6 +22,8 @@ class Boot:
         """What `up` planned; only the first agent uses it, later ones read the store."""
         self.progress: socket.socket | None = progress
         """To `up`: what the first agent is doing. Later agents have none."""
+        self.blanks: socket.socket | None = None
+        """Where the first agent gets network namespaces that were made ahead."""
         self.outer_proc = -1
         """The /proc of the namespace that `up` was called in: shows our processes by their numbers there."""
         self.run_netns = -1

@@ -149,6 +149,9 @@ class Init:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         for child in self._children:
             self._fork(child)
+        if self._boot.blanks is not None:
+            self._boot.blanks.close()  # the agent has its own
+            self._boot.blanks = None
         listener = self._boot.listeners[rundir.INIT_SOCKET]
         progress = self._boot.progress
         assert progress is not None
@@ -230,6 +233,8 @@ class Init:
                 connection.close()
             if self._kept:
                 self._boot.progress = self._boot.state = None
+            if name != "agent" and self._boot.blanks is not None:
+                self._boot.blanks.close()
             role(self._boot)
             os._exit(0)
         except BaseException as error:

@@ -35,7 +35,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 def create(
-    lab: str, cluster: Cluster, *, nodes: int, keep_failed: bool = False, on_progress: OnProgress = lambda message: None
+    lab: str,
+    cluster: Cluster,
+    *,
+    nodes: int,
+    keep_failed: bool = False,
+    on_progress: OnProgress = lambda message: None,
+    blank_namespaces: socket.socket | None = None,
 ) -> dict[str, Any]:
     """Makes a lab out of a store that the controllers are content with; returns what the agent said when all was built.
 
@@ -55,9 +61,12 @@ def create(
             signal.signal(number, _interrupt)
         boot, ours = _boot(lab, cluster, nodes)
         boot.limits = limits
+        boot.blanks = blank_namespaces
         init.start(boot, ours, claim)
         assert boot.progress is not None
         boot.progress.close()
+        if blank_namespaces is not None:
+            blank_namespaces.close()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         frames = Frames()
         while True:

@@ -429,3 +429,14 @@ def test_time_is_not_of_the_essence() -> None:
     for path in Path(__file__).parents[1].rglob("test_*.py"):
         assert "time.sle" + "ep(" not in path.read_text(), path
     assert time.monotonic() > 0
+
+
+def test_nobody_but_a_pod_keeps_its_network(lab: Lab) -> None:
+    """Of namespaces that were made ahead no descriptor is left, in no process: a pod that is deleted is gone, with its link."""
+    lab.up(deployment(replicas=120))
+    for pid in lab.pids(f"kubenetlab {lab.name}"):
+        opened = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()]
+        assert sum(name.startswith("net:") for name in opened) <= 2, title_of(pid)
+    lab.run("delete", "deployment", "web")
+    kept = [pod["host_ifname"] for pod in lab.seen["pods"] if pod["node"] == "worker"]
+    wait_for(lambda: lab.run("exec", "node:worker", "--", "ip", "-br", "link").out.count("veth") == len(kept), "the last link to go")
