@@ -120,7 +120,12 @@ class RulesHand:
         changed = [netns for netns in {**self._probes, **asked} if self._probes.get(netns) != asked.get(netns)]
         if not changed:
             return
-        fresh = {spec.key for netns in changed for spec, _ in asked.get(netns, ()) if not spec.delay_s and spec.kind != "liveness"}
+        fresh = {
+            spec.key
+            for netns in changed
+            for spec, node_pid in asked.get(netns, ())
+            if not spec.delay_s and spec.kind != "liveness" and (spec, node_pid) not in self._probes.get(netns, ())
+        }
         self._unanswered = {key for key in self._unanswered if key[0] in asked} | fresh
         self._answered.clear()
         answers = await asyncio.gather(*(self._ask(hand, changed, asked, node_pids) for hand in self._hands))
