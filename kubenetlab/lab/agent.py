@@ -83,7 +83,7 @@ class Agent:
         self._boot = boot
         self._memo = Memo()
         self._controllers = Controllers()
-        self._saved: Cluster | None = None
+        self._saved: Cluster | None = boot.state  # `up` has written it down
         self._lives = Lives(self._died)
         self._dirty = asyncio.Event()
         self._changed: set[asyncio.Event] = set()
