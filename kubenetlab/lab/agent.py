@@ -349,7 +349,7 @@ class Agent:
                 return
 
     def _node_pids(self) -> dict[str, int]:
-        return {netns: pid for netns, pid in self.sandboxes.pids.items() if netns.startswith("node/")}
+        return {netns: pid for netns, pid in self.sandboxes.pids.copy().items() if netns.startswith("node/")}
 
     def _notify(self) -> None:
         for event in self._changed:

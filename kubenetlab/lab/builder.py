@@ -137,7 +137,7 @@ class _Building:
         """What serves in a node's new pods is started, and then probed."""
         self._populated.update(pods)
         await asyncio.gather(*(self._run_programs(netns, _serves) for netns in pods))
-        node_pids = {netns: pid for netns, pid in self._builder.pids.items() if netns.startswith("node/")}
+        node_pids = {netns: pid for netns, pid in self._builder.pids.copy().items() if netns.startswith("node/")}
         running = [netns for netns in pods if netns in self._probes and all(_serves(run.program) for run in self._runs(netns))]
         await self._builder.rules.add_probes({netns: self._probes[netns] for netns in running}, node_pids)
 

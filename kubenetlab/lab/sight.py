@@ -152,7 +152,7 @@ class Sight:
 
     def _judge(self) -> None:
         """Finds what contradicts what is known."""
-        by_pid = {pid: netns for netns, pid in self._kernel.sandboxes.pids.items()} if self._told else {}
+        by_pid = {pid: netns for netns, pid in self._kernel.sandboxes.pids.copy().items()} if self._told else {}
         for pid, notices in self._told.items():
             netns = by_pid.get(pid, "")
             if netns in self.known and contradict(netns, notices, self.known[netns], self._kernel.indexes(netns)):
