@@ -1,0 +1,1 @@
+"""How long things take, and beside what: whole labs timed in turn with baselines, as tables for docs/performance.md."""

@@ -1,0 +1,57 @@
+"""Times labs beside their baselines and prints tables in Markdown, for docs/performance.md. As root; the machine should do nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+
+from bench import commands, peers
+from bench.measure import FailedError
+from kubenetlab.kernel import syscalls
+
+PARTS = ("commands", "peers")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("part", nargs="?", choices=(*PARTS, "all"), default="commands", help="what is measured; commands by default")
+    parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured; else as many as the part needs")
+    parser.add_argument("--pods", type=sizes, metavar="N,…", help="peers: labs of other sizes")
+    words = parser.parse_args()
+    if os.geteuid():
+        sys.exit("labs need root here: sudo scripts/bench")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the lab is taken down
+    apart()
+    try:
+        for part in PARTS if words.part == "all" else (words.part,):
+            if words.part == "all":
+                print(f"## {part}\n")
+            measure(part, words)
+    except FailedError as error:
+        sys.exit(str(error))
+
+
+def apart() -> None:
+    """Mounts of our own, with a /run in memory: links in /run/netns take long on a disk, and no other lab is in the way."""
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+    syscalls.mount("tmpfs", "/run", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
+
+
+def measure(part: str, words: argparse.Namespace) -> None:
+    rounds: dict[str, int] = {"rounds": words.rounds} if words.rounds else {}
+    match part:
+        case "commands":
+            commands.run(**rounds)
+        case "peers":
+            peers.run(**rounds, sizes=words.pods or peers.SIZES)
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split(","))
+
+
+if __name__ == "__main__":
+    main()

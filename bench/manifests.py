@@ -1,0 +1,55 @@
+"""The labs that are measured, as manifests."""
+
+from __future__ import annotations
+
+PODS_OF_A_SERVICE = 20
+PODS_OF_A_NODE = 100
+COREDNS = 2
+
+CLUSTER = """\
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+nodes: [{nodes}]
+"""
+DEPLOYMENT = """\
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      containers:
+      - name: web
+        image: agnhost
+        args: [netexec]
+        ports: [{{name: http, containerPort: 8080}}]
+        readinessProbe: {{httpGet: {{path: /healthz, port: http}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec: {{selector: {{app: {name}}}, ports: [{{port: 80, targetPort: http}}]}}
+"""
+
+
+def workers_of(pods: int) -> int:
+    """Workers for so many pods: a kubelet takes 110, and CoreDNS has to go somewhere."""
+    return max(1, -(-pods // PODS_OF_A_NODE))
+
+
+def services_of(pods: int) -> int:
+    return -(-pods // PODS_OF_A_SERVICE)
+
+
+def many(pods: int, workers: int | None = None, services: int | None = None) -> str:
+    """So many pods, each with a readiness probe, in Deployments with a Service each; CoreDNS' two pods come on top."""
+    workers, services = workers or workers_of(pods), services or services_of(pods)
+    nodes = ", ".join(["{role: control-plane}", *["{role: worker}"] * workers])
+    sizes = [pods // services + (number < pods % services) for number in range(services)]
+    return CLUSTER.format(nodes=nodes) + "".join(
+        DEPLOYMENT.format(name=f"web{number}", replicas=replicas) for number, replicas in enumerate(sizes)
+    )
