@@ -7,18 +7,19 @@ import os
 import signal
 import sys
 
-from bench import commands, peers
+from bench import commands, peers, scale
 from bench.measure import FailedError
 from kubenetlab.kernel import syscalls
 
-PARTS = ("commands", "peers")
+PARTS = ("commands", "scale", "peers")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("part", nargs="?", choices=(*PARTS, "all"), default="commands", help="what is measured; commands by default")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured; else as many as the part needs")
-    parser.add_argument("--pods", type=sizes, metavar="N,…", help="peers: labs of other sizes")
+    parser.add_argument("--large", action="store_true", help="scale: a lab of 5,000 pods, too")
+    parser.add_argument("--pods", type=sizes, metavar="N,…", help="scale, peers: labs of other sizes")
     words = parser.parse_args()
     if os.geteuid():
         sys.exit("labs need root here: sudo scripts/bench")
@@ -45,6 +46,8 @@ def measure(part: str, words: argparse.Namespace) -> None:
     match part:
         case "commands":
             commands.run(**rounds)
+        case "scale":
+            scale.run(**rounds, sizes=(*(words.pods or scale.SIZES), *([scale.LARGE] if words.large else [])))
         case "peers":
             peers.run(**rounds, sizes=words.pods or peers.SIZES)
 

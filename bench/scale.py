@@ -1,0 +1,83 @@
+"""scale: labs of 100, 1,000 and (--large) 5,000 pods: to the last pod that is ready, beside the floor in C; and what they take then."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import manifests, processes
+from bench.measure import compiled, floor, folder, heading, lab, ratio, spread, table, timed_lab
+
+ROUNDS = 5
+SIZES = (100, 1000)
+LARGE = 5000
+IDLE_S = 20.0
+LONGEST = "10m"
+
+
+class Size:
+    """What was measured of labs of one size: seconds by round, and the processes of one lab."""
+
+    def __init__(self, pods: int) -> None:
+        self.pods = pods
+        self.up: list[float] = []
+        self.floor: list[float] = []
+        self.again: list[float] = []
+        self.down: list[float] = []
+        self.agent_back: list[float] = []
+        self.memory = processes.Memory(0, 0)
+        self.load = 0.0
+
+    @property
+    def title(self) -> str:
+        nodes = manifests.workers_of(self.pods) + 1
+        return f"{self.pods + manifests.COREDNS:,} pods, {nodes} nodes, {manifests.services_of(self.pods)} Services"
+
+
+def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
+    """Prints the two tables, of times and of what a lab takes that is up."""
+    measured = [Size(pods) for pods in sizes]
+    with folder() as files, lab():
+        program = compiled("floor", files)
+        if program is None:
+            print("no floor: gcc is not installed", file=sys.stderr)
+        for size in measured:
+            manifest = files / f"{size.pods}.yaml"
+            manifest.write_text(manifests.many(size.pods))
+            for turn in range(rounds):
+                measure(size, manifest, program, is_last=turn == rounds - 1)
+    print(heading(rounds))
+    print(table(("lab", "`up`, all ready", "min – max", "floor in C", "ratio", "`up` again, no change", "`down`"), map(_times, measured)))
+    head = ("lab", "memory of the agent", "of all its processes", "per pod", "processor time when idle", "killed agent: next answer after")
+    print(table(head, map(_weights, measured)))
+
+
+def measure(size: Size, manifest: Path, program: Path | None, is_last: bool) -> None:
+    """One lab from `up` to `down`, and the floor; what it takes when idle is asked of the last one only."""
+    size.up.append(timed_lab("up", "-f", str(manifest), "--timeout", LONGEST))
+    size.again.append(timed_lab("up", "-f", str(manifest), "--timeout", LONGEST))
+    if is_last:
+        size.load = processes.load(IDLE_S)
+        size.memory = processes.memory()
+    size.agent_back.append(processes.return_of_the_agent())
+    size.down.append(timed_lab("down"))
+    if program:
+        size.floor.append(floor(program, size.pods + manifests.COREDNS))
+
+
+def _times(size: Size) -> Sequence[str]:
+    beside = (spread(size.floor)[0], f"{ratio(size.up, size.floor):.2f}") if size.floor else ("gcc is not installed", "")
+    return (size.title, *spread(size.up), *beside, spread(size.again)[0], spread(size.down)[0])
+
+
+def _weights(size: Size) -> Sequence[str]:
+    return (
+        size.title,
+        f"{size.memory.agent:.0f} MB",
+        f"{size.memory.all:.0f} MB",
+        f"{size.memory.all * 1024 / (size.pods + manifests.COREDNS):.0f} kB",
+        f"{size.load:.1f} %",
+        f"{statistics.median(size.agent_back) * 1000:.0f} ms",
+    )
