@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 
-from bench import commands, peers, scale
+from bench import commands, datapath, peers, scale
 from bench.measure import FailedError
 from kubenetlab.kernel import syscalls
 
-PARTS = ("commands", "scale", "peers")
+PARTS = ("commands", "scale", "datapath", "peers")
 
 
 def main() -> None:
@@ -48,6 +48,8 @@ def measure(part: str, words: argparse.Namespace) -> None:
             commands.run(**rounds)
         case "scale":
             scale.run(**rounds, sizes=(*(words.pods or scale.SIZES), *([scale.LARGE] if words.large else [])))
+        case "datapath":
+            datapath.run(**rounds)
         case "peers":
             peers.run(**rounds, sizes=words.pods or peers.SIZES)
 

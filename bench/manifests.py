@@ -34,6 +34,20 @@ kind: Service
 metadata: {{name: {name}}}
 spec: {{selector: {{app: {name}}}, ports: [{{port: 80, targetPort: http}}]}}
 """
+SERVER = """\
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec: {{nodeName: {node}, containers: [{{name: idle, image: agnhost, args: [pause]}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{name: echo, port: {echo}, targetPort: {echo}}}, {{name: sink, port: {sink}, targetPort: {sink}}}]
+"""
 
 
 def workers_of(pods: int) -> int:
@@ -53,3 +67,12 @@ def many(pods: int, workers: int | None = None, services: int | None = None) -> 
     return CLUSTER.format(nodes=nodes) + "".join(
         DEPLOYMENT.format(name=f"web{number}", replicas=replicas) for number, replicas in enumerate(sizes)
     )
+
+
+def paths(echo: int, sink: int) -> str:
+    """A client and a pod with a Service on its node, and another on the next. Their containers listen nowhere: who measures does."""
+    nodes = "{role: control-plane}, {role: worker, name: n1}, {role: worker, name: n2}"
+    servers = [
+        SERVER.format(name=name, node=node, echo=echo, sink=sink) for name, node in (("client", "n1"), ("near", "n1"), ("far", "n2"))
+    ]
+    return CLUSTER.format(nodes=nodes) + "".join(servers)

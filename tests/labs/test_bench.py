@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from bench.makers import TOOLS
 from bench.peers import FLOOR, OURS
 from tests.patience import patiently
@@ -20,7 +22,7 @@ def tables(*words: str) -> list[list[str]]:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=patiently(60))
     assert done.returncode == 0, done.stderr
     rows = [re.split(r" \| ", line.strip("| ")) for line in done.stdout.splitlines() if line.startswith("| ")]
-    return [row for row in rows if row[0] != "made by"]
+    return [row for row in rows if row[0] != "made by" and row[0] != "way"]
 
 
 def test_whoever_makes_pods_is_in_the_table() -> None:
@@ -28,3 +30,12 @@ def test_whoever_makes_pods_is_in_the_table() -> None:
     rows = tables("peers", "--pods", "3")
     assert [row[0] for row in rows] == [OURS, FLOOR, *TOOLS]
     assert [row for row in rows if not re.fullmatch(r"\d+\.\d\d|not installed", row[1])] == []
+
+
+def test_a_lab_and_the_same_by_hand_are_measured_side_by_side() -> None:
+    """Every way leads to somebody who answers, in both."""
+    rows = tables("datapath")
+    if not rows:
+        pytest.skip("gcc is not installed: apt-get install gcc")
+    assert len(rows) == 4
+    assert all(float(cell) > 0 for row in rows for cell in row[1:])

@@ -21,7 +21,7 @@ def test_a_lab_has_the_pods_it_is_asked_for(pods: int, nodes: int, services: int
 
 def test_manifests_are_without_a_fault() -> None:
     """Nothing in them is unknown or ignored."""
-    assert problems_of(manifests.many(30)) == []
+    assert problems_of(manifests.many(30)) + problems_of(manifests.paths(7000, 7001)) == []
 
 
 def test_a_ratio_is_of_what_was_measured_in_turn() -> None:
