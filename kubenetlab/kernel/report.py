@@ -9,8 +9,10 @@ from typing import Protocol
 from msgspec import Struct, structs
 
 from kubenetlab.errors import ApplyError
+from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import Changes, Operation
 from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.state import Contents
 from kubenetlab.kernel.advice import advice, report, said
 
@@ -42,12 +44,14 @@ class Failure(Struct, frozen=True):
 
 
 def with_causes(failures: Sequence[Failure]) -> tuple[Failure, ...]:
-    """The same failures; those that only follow from the refusal of a link, at this end or the far one, name that."""
+    """The same failures; those that only follow from the refusal of a link, at this end or the far one, or of an address, name that."""
     lost: dict[tuple[str, Key], Object] = {}
     for failure in failures:
         obj = failure.operation.object
         if failure.operation.verb != "remove" and (far_end := obj.far_end) is not None:
             lost[obj.netns, obj.key] = lost[far_end] = obj
+        elif failure.operation.verb != "remove" and isinstance(obj, Address):
+            lost[obj.netns, ("Source", obj.address.partition("/")[0])] = obj
     return tuple(
         failure if cause is None or cause is failure.operation.object else structs.replace(failure, because=cause)
         for failure in failures
@@ -57,7 +61,8 @@ def with_causes(failures: Sequence[Failure]) -> tuple[Failure, ...]:
 
 def _cause(obj: Object, lost: Mapping[tuple[str, Key], Object]) -> Object | None:
     below = obj.stands_on
-    return lost.get((obj.netns, obj.key)) or (lost.get((obj.netns, below)) if below is not None else None)
+    found = lost.get((obj.netns, obj.key)) or (lost.get((obj.netns, below)) if below is not None else None)
+    return found or (lost.get((obj.netns, ("Source", obj.source))) if isinstance(obj, Route) else None)
 
 
 def failure_of(netns: str, operation: Operation, error: OSError | KeyError) -> Failure:

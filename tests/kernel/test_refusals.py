@@ -95,6 +95,15 @@ def test_what_follows_from_a_refusal_names_that(kernel: Make) -> None:
     assert {type(failure.operation.object) for failure in others} >= {Address, Route}
 
 
+def test_a_route_whose_source_was_refused(kernel: Make) -> None:
+    """It has a link of its own; it is the address of another one that it lacks."""
+    here = with_namespace(kernel(), BRIDGE)
+    address, route = Address("n", "eth0", "10.0.0.2/24"), Route("n", "10.9.0.0/24", "br0", source="10.0.0.2")
+    changes = Changes((NetnsChanges("n", (Operation("add", address), Operation("add", route))),))
+    _, follows = here.apply(changes).failures
+    assert str(follows) == f"n: cannot add {route}: it needs 10.0.0.2/24 of n, which was refused"
+
+
 def test_a_setting_that_is_read_only(kernel: Make) -> None:
     """It is the whole machine's: the kernel lets nobody write it in a namespace."""
     said = refused(with_namespace(kernel()), Sysctl("n", "net/netfilter/nf_conntrack_count", "1"))
