@@ -87,6 +87,12 @@ class BugError(KubenetlabError):
         return f"{super().__str__()}\n  this is a bug in kubenetlab: please report it with the manifest and the output of --debug"
 
 
+def refusal(error: OSError) -> str:
+    """What Linux refused and why, in one line: the file, or as far as it is known the call."""
+    what = f"{error.filename}: " if error.filename else ""
+    return f"{what}{error.strerror or error}"
+
+
 def printable(text: str) -> str:
     """A text without what would steer a terminal: control characters of manifests are shown, not sent."""
     return "".join(char if char in "\n\t" or char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -10,13 +10,14 @@ Source: ELF-64 Object File Format 1.5; Intel SDM vol. 2; Arm ARM C6; arch/*/incl
 
 from __future__ import annotations
 
-import os
 import platform
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from kubenetlab.errors import RequirementError
+from kubenetlab.kernel.files import replace_file
 
 LOAD_ADDRESS = 0x400000
 _ELF_HEADER_BYTES, _PROGRAM_HEADER_BYTES = 64, 56
@@ -71,9 +72,6 @@ def program(machine: str | None = None) -> bytes:
     return elf + segment + code + _SIG_IGN
 
 
-def install(path: str) -> None:
-    """Writes the program, by rename: a running one cannot be written to (ETXTBSY)."""
-    temporary = f"{path}.new"
-    with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o755)) as stream:
-        stream.write(program())
-    os.rename(temporary, path)
+def install(path: Path) -> None:
+    """Writes the program. Raises OSError that names the file."""
+    replace_file(path, program(), 0o755)

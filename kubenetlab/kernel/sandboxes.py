@@ -137,6 +137,8 @@ class Sandboxes:
         unshare(CLONE_NEWPID)
         try:
             return os.posix_spawn(self._pause_path, [f"{self._lab}/{netns}"], {})
+        except OSError as error:
+            raise OSError(error.errno, f"start of its pause process: {error.strerror}") from None
         finally:
             setns(self._home["pid"], CLONE_NEWPID)  # else the next unshare(CLONE_NEWPID) is refused (EINVAL)
 

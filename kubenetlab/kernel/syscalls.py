@@ -47,6 +47,14 @@ def setns(fd: int, flags: int = 0) -> None:
     _call("setns", fd, flags)
 
 
+def fork() -> int:
+    """os.fork(), whose error says what was refused."""
+    try:
+        return os.fork()
+    except OSError as error:
+        raise OSError(error.errno, f"fork: {error.strerror}") from None
+
+
 @contextmanager
 def inside_network(fd: int, home: int) -> Iterator[None]:
     """Stands in a network namespace for the length of the block, then in `home` again. Closes `fd`: an open one pins what it names."""

@@ -14,16 +14,17 @@ import resource
 import select
 import signal
 import socket
-import sys
 import time
 import traceback
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
-from kubenetlab.errors import KubenetlabError
+from kubenetlab.errors import KubenetlabError, RequirementError, refusal
 from kubenetlab.kernel import syscalls
 from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot, Role
 from kubenetlab.lab.isolation import leave, mount_own_proc
+from kubenetlab.lab.log import say
 from kubenetlab.lab.wire import Frames, encode
 
 BACKLOG = 256
@@ -33,6 +34,7 @@ QUIET_S = 60.0
 """After that long without a death the back-off begins anew."""
 ACCEPT_PAUSE_S = 0.05
 """How long to leave a connection waiting that cannot be accepted."""
+_ANSWER_BYTES = 256
 
 
 def start(boot: Boot, far_end: socket.socket, claim: int) -> None:
@@ -41,7 +43,7 @@ def start(boot: Boot, far_end: socket.socket, claim: int) -> None:
     `far_end` is `up`'s end of the progress socket, `claim` its hold on the run directory: neither is the lab's.
     """
     gc.freeze()  # what is loaded so far stays shared between all forks
-    middle = os.fork()
+    middle = syscalls.fork()
     if middle:
         os.waitpid(middle, 0)
         return
@@ -49,7 +51,7 @@ def start(boot: Boot, far_end: socket.socket, claim: int) -> None:
         far_end.close()
         os.close(claim)
         leave(boot)
-        if os.fork() == 0:
+        if syscalls.fork() == 0:
             _run(boot)
     except BaseException as error:
         _report(boot, error)
@@ -79,8 +81,8 @@ def _run(boot: Boot) -> None:
         os.umask(0o022)
         Init(boot).run()
     except BaseException as error:
-        if not isinstance(error, KubenetlabError):
-            traceback.print_exc()
+        if not isinstance(error, KubenetlabError | OSError):
+            say(traceback.format_exc())
         _report(boot, error)
     finally:
         os._exit(1)
@@ -88,7 +90,10 @@ def _run(boot: Boot) -> None:
 
 def _listen(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    listener.bind(path)
+    try:
+        listener.bind(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
     listener.listen(BACKLOG)
     return listener
 
@@ -103,6 +108,9 @@ def _redirect_output(path: str) -> None:
 
 
 def _report(boot: Boot, error: BaseException) -> None:
+    """Tells `up` why there will be no lab. What Linux refuses is the machine's affair, anything else that nobody foresaw is ours."""
+    if isinstance(error, OSError):
+        error = RequirementError(f"cannot make lab {boot.lab}: {refusal(error)}")
     kind = type(error).__name__ if isinstance(error, KubenetlabError) else "BugError"
     text = str(error) if isinstance(error, KubenetlabError) else f"{type(error).__name__}: {error}"
     _send(boot, {"error": text, "kind": kind, "trace": traceback.format_exc()})
@@ -209,17 +217,19 @@ class Init:
         child.deaths = child.deaths + 1 if now - child.last_death < QUIET_S else 1
         child.last_death, child.pid = now, 0
         child.due = now + BACK_OFF_S[min(child.deaths, len(BACK_OFF_S)) - 1]
-        _say(f"{child.name} {what}; next start in {child.due - now:.1f} s")
+        say(f"{child.name} {what}; next start in {child.due - now:.1f} s")
 
     def _fork(self, child: _Child) -> None:
         try:
             child.pid = self._spawn(child.name, child.role)
         except OSError as error:
+            if not self._kept and child.name == "agent":
+                raise  # `up` waits for its word
             self._schedule(child, f"cannot be started ({error.strerror})")
 
     def _spawn(self, name: str, role: Role, not_to_keep: tuple[int, ...] = ()) -> int:
         """Forks a process that runs a role; returns its pid."""
-        pid = os.fork()
+        pid = syscalls.fork()
         if pid:
             return pid
         try:
@@ -238,7 +248,7 @@ class Init:
             role(self._boot)
             os._exit(0)
         except BaseException as error:
-            traceback.print_exc()
+            say(traceback.format_exc())
             if name == "agent":
                 _report(self._boot, error)
         finally:
@@ -248,7 +258,7 @@ class Init:
         try:
             connection, _ = listener.accept()
         except OSError as error:
-            _say(f"no connection accepted: {error.strerror}")
+            say(f"no connection accepted: {error.strerror}")
             time.sleep(ACCEPT_PAUSE_S)  # whoever waits there makes the poll return at once, again and again
             return
         self._connections[connection.fileno()] = (connection, Frames())
@@ -305,21 +315,25 @@ class Init:
         """Forks into the namespaces of a pause process. Only a child is in the PID namespace joined, hence two forks."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         pidfd = os.pidfd_open(sandbox)
-        helper = os.fork()
-        if helper == 0:
-            try:
-                syscalls.setns(pidfd, syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID)
-                os.write(writing, str(self._spawn(name, role, (reading, writing, pidfd))).encode())
-            finally:
-                os._exit(0)
-        os.close(writing)
-        os.close(pidfd)
-        os.waitpid(helper, 0)
-        written = os.read(reading, 32)
-        os.close(reading)
-        if not written:
-            raise OSError(errno.ESRCH, "the sandbox is gone")
-        return int(written)
+        try:
+            helper = syscalls.fork()
+            if helper == 0:
+                _answer(writing, lambda: self._spawn_joined(name, role, pidfd, (reading, writing, pidfd)))
+            os.close(writing)
+            writing = -1
+            os.waitpid(helper, 0)
+            pid, number, reason = (os.read(reading, _ANSWER_BYTES).decode() or f"0 {errno.ESRCH} the sandbox is gone").split(" ", 2)
+        finally:
+            for fd in (reading, writing, pidfd):
+                if fd >= 0:
+                    os.close(fd)
+        if pid == "0":
+            raise OSError(int(number), reason)
+        return int(pid)
+
+    def _spawn_joined(self, name: str, role: Role, sandbox: int, not_to_keep: tuple[int, ...]) -> int:
+        syscalls.setns(sandbox, syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID)
+        return self._spawn(name, role, not_to_keep)
 
     def _tell_all(self, message: dict[str, Any]) -> None:
         for fd in list(self._connections):
@@ -341,16 +355,22 @@ class Init:
         connection.close()
 
 
+def _answer(writing: int, spawn: Callable[[], int]) -> NoReturn:
+    """The life of a helper: it spawns, and tells `PID 0` or `0 ERRNO REASON`."""
+    try:
+        os.write(writing, f"{spawn()} 0 ".encode())
+    except OSError as error:
+        os.write(writing, f"0 {error.errno} {error.strerror}".encode()[:_ANSWER_BYTES])
+    finally:
+        os._exit(0)
+
+
 def _end_group(pid: int) -> None:
     """Ends what a process has left behind: containers share their pod's PID namespace, so nobody else does."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _how(status: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from msgspec import Struct
 from kubenetlab.api.kinds import STORED
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import Cluster
+from kubenetlab.kernel.files import replace_file
 
 
 class _Saved(Struct):
@@ -35,20 +35,3 @@ def load(path: Path) -> Cluster:
         decoded: list[Resource] = msgspec.json.decode(saved.objects[kind.kind], type=list[kind]) if kind.kind in saved.objects else []  # type: ignore[valid-type]
         objects[kind] = {obj.key: obj for obj in decoded}
     return Cluster(objects, {(kind, namespace, name): document for kind, namespace, name, document in saved.given}, saved.revision)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file so that it holds either the old or the new, whatever happens."""
-    temporary = path.with_suffix(".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        _write_all(fd, data)
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

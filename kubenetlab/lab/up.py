@@ -16,7 +16,7 @@ from typing import Any
 
 from kubenetlab import errors
 from kubenetlab.api.store import Cluster
-from kubenetlab.errors import KubenetlabError, LabError, RequirementError
+from kubenetlab.errors import KubenetlabError, LabError, RequirementError, refusal
 from kubenetlab.kernel import pause
 from kubenetlab.kernel.limits import read as read_limits
 from kubenetlab.lab import init, rundir, state
@@ -89,7 +89,7 @@ def create(
                 else:
                     on_progress(message)
     except OSError as error:
-        raise RequirementError(f"cannot make lab {lab}: {error.filename or rundir.of(lab)}: {error.strerror}") from error
+        raise RequirementError(f"cannot make lab {lab}: {refusal(error)}") from error
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         if not is_kept:
@@ -106,7 +106,7 @@ def _boot(lab: str, cluster: Cluster, nodes: int) -> tuple[Boot, socket.socket]:
     if os.geteuid() == 0:
         with suppress(OSError):  # names for `ip netns`, without which a lab can be
             os.makedirs(rundir.RUN_NETNS, mode=0o755, exist_ok=True)
-    pause.install(str(directory / rundir.PAUSE))
+    pause.install(directory / rundir.PAUSE)
     state.save(cluster, directory / rundir.STORE)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return Boot(lab, directory, node_agents_for(nodes), workers_for(nodes), cluster, theirs), ours

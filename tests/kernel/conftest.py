@@ -84,7 +84,7 @@ def kernel() -> Callable[[], LinuxKernel]:
     """Makes a LinuxKernel for the lab `t`; to be called inside the test."""
 
     def make() -> LinuxKernel:
-        pause.install("/run/pause")
+        pause.install(Path("/run/pause"))
         return LinuxKernel(Sandboxes("t", "/run/pause"))
 
     return make
