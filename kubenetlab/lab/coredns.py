@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,8 @@ class QueryLog:
         if self._bytes + len(encoded) > MAX_LOG_BYTES:
             os.ftruncate(1, 0)
             self._bytes = 0
-        self._bytes += os.write(1, encoded)
+        with suppress(OSError):  # a disk that is full is no reason not to answer
+            self._bytes += os.write(1, encoded)
 
 
 def logged(asked: bytes, reply: bytes, *, is_udp: bool) -> str:
@@ -235,5 +237,6 @@ def main(boot: Boot, arguments: dict[str, Any]) -> None:
     import dnslib  # noqa: F401  (now rather than with the first question)
 
     os.chdir("/")
-    print(".:53\nCoreDNS, built into kubenetlab: one line for each question", flush=True)
+    with suppress(OSError):
+        print(".:53\nCoreDNS, built into kubenetlab: one line for each question", flush=True)
     asyncio.run(CoreDNS(boot.path(rundir.INNER_API_SOCKET)).run())

@@ -15,6 +15,7 @@ import h11
 from msgspec import Struct
 
 from kubenetlab.lab.exchange import Exchange
+from kubenetlab.lab.log import say
 from kubenetlab.programs.http import Peer, Request, Response, plain_peer
 
 RECEIVE_BYTES = 64 * 1024
@@ -127,7 +128,7 @@ async def _handled(request: Request, handler: Handler) -> Answer:
     try:
         return await handler(request)
     except Exception as error:
-        traceback.print_exc()
+        say(traceback.format_exc())
         return Response(500, f"{type(error).__name__}: {error}\n".encode())
 
 
