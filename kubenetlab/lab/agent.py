@@ -23,7 +23,7 @@ from kubenetlab.controllers import Controllers
 from kubenetlab.datapath import Memo, plan, plan_probes
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.datapath.probes import ProbeSpec
-from kubenetlab.errors import ApplyError
+from kubenetlab.errors import ApplyError, refusal
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.sandbox import Sandbox
@@ -90,6 +90,7 @@ class Agent:
         self._needs_check = False
         self._settling_until = 0.0
         self._wake_at: float | None = None
+        self._is_applying = False
         self.is_idle = False
         """True while there is nothing left to do but to wait."""
 
@@ -125,7 +126,9 @@ class Agent:
                 await self.reconcile()
             except Exception as error:
                 log(f"this round failed:\n{traceback.format_exc()}")
-                self.failures[LAB] = f"{type(error).__name__}: {error}"
+                if self._is_applying:
+                    os._exit(1)  # nobody knows how far it came: the next one finds out
+                self.failures[LAB] = refusal(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
                 self._wake_at = time.time() + RETRY_S
                 self._notify()
 
@@ -209,7 +212,9 @@ class Agent:
         probes = plan_probes(cluster, decisions, self._memo)
         changes = diff(HostState(self.known), self.desired)
         if changes:
+            self._is_applying = True
             await self._apply(changes, probes)
+            self._is_applying = False
         await self.rules.set_probes(probes, self._node_pids())
         await self.rules.first_answers(FIRST_ANSWERS_S)
         if self.failures:
@@ -275,7 +280,7 @@ class Agent:
 
     def _renew_rules(self, netns: str) -> None:
         self.rules.distrust(netns)
-        self.known[netns] = contents_of(obj for obj in self.known.get(netns, {}).values() if obj.hand != "nftables")
+        self.sight.note(netns, instead_of=of_hand(self.known.get(netns, {}).values(), "nftables"))
 
     async def _check(self) -> None:
         """Asks whether the rules are as they were left, and reads the nodes, and where something was kept as others left it."""
@@ -306,7 +311,18 @@ class Agent:
                 if isinstance(obj, ProgramRun) and self.runs.running.get((netns, obj.container)) == obj.attempt
             ]
             self.known[netns] = contents_of((*contents.values(), *(rules if is_current else ()), *runs))
+        self._catch_up()
         log(f"a new agent took over {len(self.known)} namespaces")
+
+    def _catch_up(self) -> None:
+        """What a former agent had no time to write down, and what happened while there was none."""
+        self.builder.links.adopt(self.sandboxes.pids)
+        for netns, recorded in list(facts.recorded_sandboxes(self.cluster)):
+            pid = self.sandboxes.pids.get(netns, 0)
+            if recorded and not pid:
+                self._died(netns)
+            elif pid != recorded:
+                self.learn(facts.sandbox_made(self.cluster, netns, pid))
 
     # --- lives of others ---
 
@@ -328,7 +344,7 @@ class Agent:
     def _lost_programs(self, namespaces: list[str]) -> None:
         """An app worker died: its sockets are opened anew by its successor."""
         for netns in namespaces:
-            self.known[netns] = contents_of(obj for obj in self.known.get(netns, {}).values() if not isinstance(obj, ProgramRun))
+            self.sight.note(netns, instead_of=of_hand(self.known.get(netns, {}).values(), "programs"))
         self.wake()
 
     # --- the rest ---

@@ -150,6 +150,7 @@ class _Building:
         said = await builder.rules.apply(netns, builder.pids[netns], old, new)
         if said is None:
             builder.unruled.discard(netns)
+            builder.sight.note(netns, new, instead_of=old)
         else:
             builder.unruled.add(netns)
             self.refused.setdefault(netns, []).append(rules_refused(netns, said, self._desired))
@@ -164,10 +165,13 @@ class _Building:
                 continue
             if operation.verb == "remove":
                 await builder.runs.stop(run, context.node)
+                builder.sight.note(netns, instead_of=[run])
                 continue
             environment = partial(self._contexts.environment, netns, run.container)
             said = await builder.runs.start(run, builder.pids[netns], context, environment)
-            if said is not None:
+            if said is None:
+                builder.sight.note(netns, [run], instead_of=[run])
+            else:
                 self.refused.setdefault(netns, []).append(program_refused(run, said, self._desired))
 
     def _runs(self, netns: str) -> list[ProgramRun]:

@@ -14,6 +14,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, deletion
 from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.controllers.kubelet import observed_of
+from kubenetlab.names import node_netns, pod_netns
 
 
 def pod_of(cluster: Cluster, netns: str) -> Pod | None:
@@ -43,6 +44,16 @@ def sandbox_made(cluster: Cluster, netns: str, pid: int) -> Iterator[Change]:
     attachment = attachment_of(cluster, pod)
     if isinstance(attachment, Attachment):
         yield deletion(attachment)
+
+
+def recorded_sandboxes(cluster: Cluster) -> Iterator[tuple[str, int]]:
+    """The namespace of each node and pod, with the pid of its pause process as far as it has been told; 0: there is none."""
+    for node in cluster.all(Node):
+        report = cluster.get(NodeReport, "", node.name)
+        yield node_netns(node.name), report.sandbox_pid if report else 0
+    for pod in cluster.all(Pod):
+        seen = observed_of(cluster, pod)
+        yield pod_netns(pod.namespace, pod.name, pod.uid), seen.sandbox_pid if seen else 0
 
 
 def sandbox_failed(cluster: Cluster, netns: str, message: str) -> Iterator[Change]:

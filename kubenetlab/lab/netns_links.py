@@ -7,6 +7,7 @@ descriptor.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from kubenetlab.names import run_netns_name
 
@@ -20,6 +21,17 @@ class NetnsLinks:
         self._outer_proc = outer_proc
         self._owners: dict[str, str] = {}
         """Name → the namespace it leads to: a pod's successor may bear its name before the pod is gone."""
+
+    def adopt(self, pids: Mapping[str, int]) -> None:
+        """Brings into line what a former agent left half-done: links of these namespaces are there, and no others."""
+        if self._run_netns < 0:
+            return
+        self._owners = {run_netns_name(self._lab, netns): netns for netns in pids}
+        there = {name for name in os.listdir(f"/proc/self/fd/{self._run_netns}") if name.startswith(f"{self._lab}_")}
+        for name in there - self._owners.keys():
+            self._unlink(name)
+        for name in self._owners.keys() - there:
+            self.add(self._owners[name], pids[self._owners[name]])
 
     def add(self, netns: str, pid: int) -> None:
         if self._run_netns < 0:

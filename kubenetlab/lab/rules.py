@@ -16,9 +16,12 @@ import msgspec
 from msgspec import Struct
 
 from kubenetlab.datapath.probes import ProbeSpec
+from kubenetlab.errors import refusal
 from kubenetlab.hoststate.nftables import Ruled, Table, digest, needs_replacement, replacement, transaction
-from kubenetlab.lab import rundir, state
+from kubenetlab.kernel.files import replace_file
+from kubenetlab.lab import rundir
 from kubenetlab.lab.hands import Hand, OnEvent
+from kubenetlab.lab.log import log
 from kubenetlab.lab.wire import Message
 
 
@@ -109,7 +112,11 @@ class RulesHand:
         self._dubious.discard(netns)
 
     def save_marks(self) -> None:
-        state.replace_file(self._marks_path, msgspec.json.encode(self._marks))
+        """For the next agent. Where it finds none, or old ones, it makes the tables anew: that they cannot be written stops nothing."""
+        try:
+            replace_file(self._marks_path, msgspec.json.encode(self._marks))
+        except OSError as error:
+            log(f"the marks of the rules are not written: {refusal(error)}")
 
     async def set_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], node_pids: Mapping[str, int]) -> None:
         """Has the node agent ask these questions, by sandbox, and no others."""

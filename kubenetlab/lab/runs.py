@@ -76,7 +76,7 @@ class RunsHand:
                 continue  # a probe's command
             self._processes[who["netns"], who["container"]] = process["pid"]
             self._log_of[who["netns"], who["container"]] = who["attempt"]
-            self.running[who["netns"], who["container"]] = who["attempt"]
+            self._report(_started(who, process["role"]))  # the former agent may have had no time to write it down
         for hand in self._workers:
             await hand.call(do="nothing")  # the answer comes behind the worker's own `hello`
 
@@ -192,7 +192,7 @@ class RunsHand:
         if "error" in answer:
             return str(answer["error"])
         self._processes[run.netns, run.container] = answer["pid"]
-        self._report({**who, "state": "running", "is_process": run.program == programs.COMMAND, "at": time.time()})
+        self._report(_started(who, run.program))
         return None
 
     def _refuse(self, who: dict[str, Any], message: str) -> None:
@@ -293,6 +293,12 @@ class RunsHand:
         elif self.running.get(key) == report["attempt"]:
             del self.running[key]
         self._on_report(report)
+
+
+def _started(who: dict[str, Any], program: str) -> dict[str, Any]:
+    """The report of a process that runs now."""
+    told = {name: who[name] for name in ("netns", "container", "attempt")}
+    return {**told, "state": "running", "is_process": program == programs.COMMAND, "at": time.time()}
 
 
 def _send(life: int, number: signal.Signals) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from math import ceil
 
 from kubenetlab.hoststate.notices import Notice, contradict
+from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.state import Contents, HostState, contents_of, far_ends
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.monitor import Monitor
@@ -80,6 +81,12 @@ class Sight:
         self._is_deaf = False
         self._doubtful.update(kept)
         return kept
+
+    def note(self, netns: str, made: Iterable[Object] = (), *, instead_of: Iterable[Object]) -> None:
+        """What another hand has made is known at once: should anything else there be refused, it is not made a second time."""
+        gone = {obj.key for obj in instead_of}
+        others = (obj for key, obj in self.known.get(netns, {}).items() if key not in gone)
+        self.known[netns] = contents_of((*others, *made))
 
     def doubt(self, namespaces: Iterable[str]) -> None:
         """What is known of these may not be so any more."""
