@@ -20,6 +20,10 @@ _CHANGES_BY_ITSELF = ("random/", "/nf_conntrack_count", "/dentry-state", "/inode
 _SYSCTL_ROOTS = ("net", "kernel", "user", "fs/inotify")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="every call refused once, and many random histories: half an hour")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips here what is for the emulated machine."""
     if "KUBENETLAB_VM" not in os.environ:

@@ -115,6 +115,21 @@ class Lab:
         """Names in /run/netns that lead to a namespace."""
         return [str(path) for path in Path("/run/netns").glob(f"{self.name}_*") if path.exists()]
 
+    @property
+    def remains(self) -> list[str]:
+        """What there is of it on this machine: processes, names in /run/netns, the run directory."""
+        titles = (f"{self.name}/", f"kubenetlab {self.name} ")
+        found = [title for path in Path("/proc").glob("[0-9]*") if (title := title_of(int(path.name))).startswith(titles)]
+        found += [str(path) for path in Path("/run/netns").glob(f"{self.name}_*")]
+        return found + [str(self.directory)] * self.directory.exists()
+
+    @property
+    def faults(self) -> list[str]:
+        """What is not as promised: pods that are not ready, pairs that do not reach each other, objects the kernel lacks."""
+        found = [f"{pod['name']} is not ready" for pod in self.seen["pods"] if not pod["ready"]]
+        pings, diff = self.run("ping", "-o", "json", status=None), self.run("diff", status=None)
+        return found + ["ping: " + pings.out[:500]] * bool(pings.status) + [f"diff: {diff.out}"] * bool(diff.status)
+
     # --- packets ---
 
     def inside(self, place: Any, *command: str, given: str | None = None, status: int = 0) -> str:

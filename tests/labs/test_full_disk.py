@@ -1,0 +1,125 @@
+"""No space left where labs keep their files: a small tmpfs over the run directory's base, in mount namespaces of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import OURS
+from tests.labs.lab import COMMAND, Lab, Ran, ran, wait_for
+from tests.labs.test_life import MANIFEST, web_answers
+from tests.patience import patiently
+
+SIZE = 256 * 1024
+PAGE = 4096
+LARGER = MANIFEST.replace("replicas: 4", "replicas: 6")
+
+MOUNTED = f"""
+mkdir -p /run/kubenetlab
+mount -t tmpfs -o size={SIZE},mode=0755 tmpfs /run/kubenetlab
+echo mounted
+exec cat
+"""
+
+
+class LabOnSmallDisk(Lab):
+    """A lab whose commands see another file system at /run/kubenetlab."""
+
+    def __init__(self, name: str, holder: int) -> None:
+        super().__init__(name)
+        self._holder = holder
+        self.filler = Path(f"/proc/{holder}/root/run/kubenetlab/filler")
+
+    @property
+    def directory(self) -> Path:
+        return self.filler.with_name(self.name)
+
+    def run(self, *words: str, given: str | None = None, status: int | None = 0) -> Ran:
+        command, *rest = words
+        line = ["nsenter", f"--target={self._holder}", "--mount", *COMMAND, command, "--lab", self.name, *rest]
+        return ran(subprocess.run(line, input=given, capture_output=True, text=True, check=False, timeout=patiently(90)), status)
+
+    def fill(self, free: int = 0) -> None:
+        """Leaves so many bytes free; 0: none at all."""
+        fd = os.open(self.filler, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            while True:
+                os.write(fd, b"\0" * PAGE)
+        except OSError:
+            os.ftruncate(fd, os.fstat(fd).st_size - free)
+        finally:
+            os.close(fd)
+
+    def make_space(self) -> None:
+        self.filler.unlink()
+
+
+@pytest.fixture
+def cramped() -> Iterator[LabOnSmallDisk]:
+    with subprocess.Popen(["unshare", "--mount", "sh", "-ec", MOUNTED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "mounted\n"
+        lab = LabOnSmallDisk(f"{OURS}cramped", holder.pid)
+        try:
+            yield lab
+        finally:
+            lab.down()
+            assert not lab.remains
+            holder.kill()
+
+
+@pytest.mark.parametrize("pages", [0, 1, 2, 4, 8, 12])
+def test_an_up_on_a_full_disk(cramped: LabOnSmallDisk, pages: int) -> None:
+    """It says which file could not be written, wherever the space ends, and leaves nothing."""
+    cramped.fill(free=pages * PAGE)
+    said = cramped.up(MANIFEST, status=1)
+    assert len(said.err.splitlines()) <= 3, said.err
+    assert f"/run/kubenetlab/{cramped.name}" in said.err
+    assert "No space left on device" in said.err
+    assert "bug" not in said.err
+    assert not cramped.remains
+    cramped.make_space()
+    cramped.up(MANIFEST)
+    assert web_answers(cramped)
+
+
+def test_a_disk_that_runs_full_under_a_lab(cramped: LabOnSmallDisk) -> None:
+    """What runs goes on, names are resolved, dead agents come back; a change is told to wait, and is made when there is space."""
+    cramped.up(MANIFEST)
+    before = {pod["name"]: (pod["pid"], pod["addresses"]) for pod in cramped.seen["pods"]}
+    cramped.fill()
+    assert web_answers(cramped)
+    cramped.run("ping")
+    said = cramped.apply(LARGER, "--timeout", "1s", status=1).err
+    assert f"/run/kubenetlab/{cramped.name}/store.json: No space left on device" in said
+    for role in ("agent", "node-agent"):
+        kill(cramped, role)
+    assert web_answers(cramped)
+    cramped.make_space()
+    cramped.apply(LARGER)
+    assert not cramped.faults
+    after = {pod["name"]: (pod["pid"], pod["addresses"]) for pod in cramped.seen["pods"]}
+    assert len(after) == len(before) + 2
+    assert before.items() <= after.items()
+
+
+def kill(lab: Lab, role: str) -> None:
+    """Kills one of the lab's processes, and waits for its successor."""
+    (victim,) = lab.pids(f"kubenetlab {lab.name} {role}")
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: lab.pids(f"kubenetlab {lab.name} {role}") not in ([], [victim]), "its successor")
+
+
+def test_a_change_that_waits_for_space(cramped: LabOnSmallDisk) -> None:
+    """It need not be asked for again."""
+    cramped.up(MANIFEST)
+    cramped.fill()
+    cramped.apply(LARGER, "--timeout", "1s", status=1)
+    cramped.make_space()
+    wait_for(lambda: len(cramped.service("web")["endpoints"]) == 6, "the change")
+    assert not cramped.faults
