@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import OURS
+from tests.labs.changing import Changing
+from tests.labs.faulty import Plan
 from tests.labs.lab import Lab, run
 
 _SERIAL = iter(range(10_000))
@@ -57,3 +61,25 @@ def labs() -> Iterator[Callable[[], Lab]]:
     for one in made:
         for _ in one:
             pass
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """Which call to Linux of a lab fails."""
+    return Plan(tmp_path / "plan")
+
+
+@pytest.fixture(scope="module")
+def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Changing]:
+    """A lab that is up, and whose calls can fail."""
+    plan = Plan(tmp_path_factory.mktemp("changing") / "plan")
+    for lab in new_lab():
+        made = Changing(lab, plan)
+        made.up()
+        yield made
+
+
+def some_of(metafunc: pytest.Metafunc, name: str, values: Sequence[int], few: int) -> None:
+    """Gives a test that has such an argument a few of the values, the same in each run; with `--thorough` all."""
+    if name in metafunc.fixturenames:
+        metafunc.parametrize(name, values if metafunc.config.getoption("thorough") else sorted(random.Random(4).sample(values, few)))

@@ -1,4 +1,4 @@
-"""kubenetlab, with one of its calls to Linux refused. Run as: faulty.py PLAN COMMAND…
+"""kubenetlab, with one of its calls to Linux refused, or the last of whoever makes it. Run as: faulty.py PLAN COMMAND…
 
 PLAN is a file that is shared by all processes of a lab: they are forks of the `up` that makes it. In it are how many calls there have
 been, which one is to be refused, and what that was. What counts as a call: a batch of netlink requests (of which one is refused), an
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -37,17 +38,17 @@ Call = tuple[str, str, str | None]
 """What kind it is, what it does, and the file that Linux would name with its refusal."""
 
 ROOT: Final = Path(__file__).parents[2]
-_LAYOUT: Final = struct.Struct("=II200s")
+_LAYOUT: Final = struct.Struct("=II?200s")
 
 
 class Plan(Struct, frozen=True):
-    """The file. `refused` is empty as long as nothing has been."""
+    """The file. `refused` is empty as long as nothing has happened."""
 
     path: Path
 
-    def set(self, number: int) -> None:
-        """Counts from now on anew, and refuses the call of that number; 0: none."""
-        self.path.write_bytes(_LAYOUT.pack(0, number, b""))
+    def set(self, number: int, *, kills: bool = False) -> None:
+        """Counts from now on anew, and refuses the call of that number; 0: none. With `kills` the caller dies instead, unless it is init."""
+        self.path.write_bytes(_LAYOUT.pack(0, number, kills, b""))
 
     @property
     def calls(self) -> int:
@@ -56,7 +57,7 @@ class Plan(Struct, frozen=True):
     @property
     def refused(self) -> str:
         """What was refused, and with which words."""
-        return bytes(_LAYOUT.unpack(self.path.read_bytes())[2]).rstrip(b"\0").decode()
+        return bytes(_LAYOUT.unpack(self.path.read_bytes())[3]).rstrip(b"\0").decode()
 
 
 class _Turns:
@@ -69,12 +70,15 @@ class _Turns:
         """The errno to fail with; 0 for a call that is to be made."""
         fcntl.lockf(self._fd, fcntl.LOCK_EX)
         try:
-            calls, number, refused = _LAYOUT.unpack(os.pread(self._fd, _LAYOUT.size, 0))
+            calls, number, kills, refused = _LAYOUT.unpack(os.pread(self._fd, _LAYOUT.size, 0))
             calls += 1
             found = ERRNOS[kind][number % len(ERRNOS[kind])] if calls == number else 0
+            kills = kills and os.getpid() != 1
             if found:
-                refused = f"{kind}: {what}: {os.strerror(found)}".encode()[:200]
-            os.pwrite(self._fd, _LAYOUT.pack(calls, number, refused), 0)
+                refused = f"{kind}: {what}: {'killed' if kills else os.strerror(found)}".encode()[:200]
+            os.pwrite(self._fd, _LAYOUT.pack(calls, number, kills, refused), 0)
+            if found and kills:
+                os.kill(os.getpid(), signal.SIGKILL)
         finally:
             fcntl.lockf(self._fd, fcntl.LOCK_UN)
         return found
@@ -134,10 +138,15 @@ def _written(fd: int, data: bytes) -> Call | None:
     return ("file", f"write {path}", None) if path.startswith("/run/") else None
 
 
+def command(plan: Plan, *words: str) -> list[str]:
+    """What to start, in ROOT: kubenetlab under a plan, and with it the lab that it makes."""
+    return [sys.executable, "-m", "tests.labs.faulty", str(plan.path), *words]
+
+
 def run_faulty(plan: Plan, *words: str, given: str | None = None) -> Ran:
-    """A kubenetlab command under a plan, and with it the lab that it makes."""
-    command = [sys.executable, "-m", "tests.labs.faulty", str(plan.path), *words]
-    return ran(subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=patiently(90), cwd=ROOT), None)
+    """What such a command says, whatever it ends with."""
+    line = command(plan, *words)
+    return ran(subprocess.run(line, input=given, capture_output=True, text=True, check=False, timeout=patiently(90), cwd=ROOT), None)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,8 @@ class Lab:
     @property
     def faults(self) -> list[str]:
         """What is not as promised: pods that are not ready, pairs that do not reach each other, objects the kernel lacks."""
-        found = [f"{pod['name']} is not ready" for pod in self.seen["pods"] if not pod["ready"]]
+        well = (True, "Running", True)
+        found = [f"{pod['name']} is not ready" for pod in self.seen["pods"] if (pod["ready"], pod["phase"], bool(pod["addresses"])) != well]
         pings, diff = self.run("ping", "-o", "json", status=None), self.run("diff", status=None)
         return found + ["ping: " + pings.out[:500]] * bool(pings.status) + [f"diff: {diff.out}"] * bool(diff.status)
 

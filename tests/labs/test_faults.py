@@ -5,44 +5,20 @@ In the usual run some calls, drawn by chance from a seed; with `--thorough` all 
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from tests.clusters import replaced
-from tests.labs.conftest import new_lab
+from tests.labs.changing import Changing
+from tests.labs.conftest import some_of
 from tests.labs.faulty import Plan, run_faulty
 from tests.labs.lab import Lab
-from tests.labs.test_life import MANIFEST
 
 CALLS = {"up_call": (300, 16), "change_call": (120, 8)}
-"""More calls than there are in making the quickstart, and in changing it; and how many of them are refused in the usual run."""
-
-MORE = (
-    replaced(MANIFEST, ("replicas: 4", "replicas: 6"))
-    + """\
----
-apiVersion: v1
-kind: Service
-metadata: {name: more}
-spec: {type: NodePort, selector: {app: web}, ports: [{port: 8080, targetPort: http}]}
-"""
-)
+"""More calls than there are in making the quickstart, and in changing a lab; and how many of them are refused in the usual run."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, (most, few) in CALLS.items():
-        if name in metafunc.fixturenames:
-            every = range(1, most + 1)
-            metafunc.parametrize(name, every if metafunc.config.getoption("thorough") else sorted(random.Random(4).sample(every, few)))
-
-
-@pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    return Plan(tmp_path / "plan")
+        some_of(metafunc, name, range(1, most + 1), few)
 
 
 def test_the_calls_are_counted(lab: Lab, plan: Plan) -> None:
@@ -67,33 +43,7 @@ def test_an_up_that_is_refused_a_call(lab: Lab, plan: Plan, up_call: int) -> Non
     assert not lab.remains, told
 
 
-@pytest.fixture(scope="module")
-def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, Plan]]:
-    """A lab that runs, and what its processes are refused."""
-    plan = Plan(tmp_path_factory.mktemp("faults") / "plan")
-    plan.set(0)
-    for lab in new_lab():
-        assert run_faulty(plan, "up", "--lab", lab.name, "-f", "-", given=MANIFEST).status == 0
-        yield lab, plan
-        assert plan.calls < CALLS["change_call"][0]
-
-
-def test_a_change_that_is_refused_a_call(changing: tuple[Lab, Plan], change_call: int) -> None:
+def test_a_change_that_is_refused_a_call(changing: Changing, change_call: int) -> None:
     """More pods and a Service, and all of that away again: it is tried again until it is done, and what ran stays as it was."""
-    lab, plan = changing
-    before = kept(lab)
-    plan.set(change_call)
-    lab.apply(MORE)
-    assert not lab.faults, plan.refused
-    assert before.items() <= kept(lab).items(), plan.refused
-    lab.run("delete", "service", "more")
-    lab.apply(MANIFEST)
-    assert not lab.faults, plan.refused
-    assert kept(lab).keys() == before.keys(), plan.refused
-
-
-def kept(lab: Lab) -> dict[str, Any]:
-    """What must not change of what runs."""
-    seen = lab.seen
-    pods = {pod["name"]: (pod["pid"], pod["addresses"], pod["host_ifname"]) for pod in seen["pods"]}
-    return {**pods, **{node["name"]: node["pid"] for node in seen["nodes"]}}
+    changing.plan.set(change_call)
+    changing.change()

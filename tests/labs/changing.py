@@ -1,0 +1,55 @@
+"""A lab whose processes can be refused a call, or killed at one, while it changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from tests.clusters import replaced
+from tests.labs.faulty import Plan, run_faulty
+from tests.labs.lab import Lab
+from tests.labs.test_life import MANIFEST
+
+MORE = (
+    replaced(MANIFEST, ("replicas: 4", "replicas: 6"))
+    + """\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: more}
+spec: {type: NodePort, selector: {app: web}, ports: [{port: 8080, targetPort: http}]}
+"""
+)
+"""More pods, and a Service."""
+
+
+class Changing(Struct, frozen=True):
+    """The lab, and what is to become of its calls to Linux."""
+
+    lab: Lab
+    plan: Plan
+
+    def up(self) -> None:
+        self.plan.set(0)
+        assert run_faulty(self.plan, "up", "--lab", self.lab.name, "-f", "-", given=MANIFEST).status == 0
+
+    def change(self) -> None:
+        """There and back, each until it is done: what runs stays as it is, and what was added leaves nothing."""
+        before = self._numbers
+        self.lab.apply(MORE)
+        assert not self.lab.faults, self.plan.refused
+        assert before.items() <= self._numbers.items(), self.plan.refused
+        self.lab.run("delete", "service", "more")
+        self.lab.apply(MANIFEST)
+        assert not self.lab.faults, self.plan.refused
+        assert self._numbers == before, self.plan.refused
+        assert len(list(Path("/run/netns").glob(f"{self.lab.name}_*"))) == len(self.lab.seen_names_alive())
+
+    @property
+    def _numbers(self) -> dict[str, Any]:
+        """Processes, addresses and links of what runs."""
+        seen = self.lab.seen
+        pods = {pod["name"]: (pod["pid"], pod["addresses"], pod["host_ifname"]) for pod in seen["pods"]}
+        return {**pods, **{node["name"]: node["pid"] for node in seen["nodes"]}}

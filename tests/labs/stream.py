@@ -1,0 +1,40 @@
+"""Opens connections at a steady pace; a program of its own, run inside a namespace. Run as: stream.py ADDRESS PORT PER_SECOND
+
+stdout: a line for each, as it ends: who answered, or `failed: …`. It ends with its standard input.
+"""
+
+import socket
+import sys
+import threading
+import time
+
+DEADLINE_S = 5.0
+
+
+def connect(address: str, port: int) -> str:
+    try:
+        with socket.create_connection((address, port), DEADLINE_S) as connection:
+            connection.sendall(b"GET /hostname HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = connection.makefile("rb").read().decode()
+    except OSError as error:
+        return f"failed: {error}"
+    head, _, body = answer.partition("\r\n\r\n")
+    return body.strip() if " 200 " in head.partition("\r\n")[0] else f"failed: {answer!r}"
+
+
+def main(address: str, port: int, per_second: float) -> None:
+    is_over = threading.Event()
+    threading.Thread(target=wait_for_the_end, args=(is_over,), daemon=True).start()
+    due = time.monotonic()
+    while not is_over.wait(max(0.0, due - time.monotonic())):
+        threading.Thread(target=lambda: print(connect(address, port), flush=True)).start()
+        due += 1 / per_second
+
+
+def wait_for_the_end(is_over: threading.Event) -> None:
+    sys.stdin.read()
+    is_over.set()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

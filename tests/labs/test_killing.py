@@ -1,0 +1,99 @@
+"""Killing at any moment: which calls of a lab's processes are their last is drawn by chance, or with `--thorough` it is each in turn."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kubenetlab.lab import rundir
+from tests.labs.changing import Changing
+from tests.labs.conftest import some_of
+from tests.labs.faulty import ROOT, Plan, command, run_faulty
+from tests.labs.lab import Lab, descendants, title_of, wait_for
+from tests.labs.test_life import MANIFEST, generations, kernel_of
+
+STREAM = Path(__file__).with_name("stream.py")
+PER_SECOND, CONNECTIONS, KILLS = 50, 400, 8
+CALLS = {"last_call": (140, 8), "dying_call": (300, 4), "stopped_at": (300, 4)}
+"""As in test_faults."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for name, (most, few) in CALLS.items():
+        some_of(metafunc, name, range(1, most + 1), few)
+
+
+def test_whoever_makes_a_call_in_a_change_dies_of_it(changing: Changing, last_call: int) -> None:
+    """An agent, or a server of names: the next one finds out how far it came, and the change is made; what ran stays as it was."""
+    changing.plan.set(last_call, kills=True)
+    changing.change()
+
+
+def test_whoever_makes_a_call_in_an_up_dies_of_it(lab: Lab, plan: Plan, dying_call: int) -> None:
+    """Nothing is left of the lab, or it is there as if nothing had happened."""
+    plan.set(dying_call, kills=True)
+    said = run_faulty(plan, "up", "--lab", lab.name)
+    told = f"{plan.refused}\n{said.out}{said.err}"
+    assert "bug" not in told
+    wait_for(lambda: is_gone(lab) or is_whole(lab), "an end of either kind")
+    if said.status == 1:
+        assert not lab.remains, told
+    lab.run("down")
+    assert not lab.remains, told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_up_that_is_stopped_at_any_moment(lab: Lab, plan: Plan, number: signal.Signals, stopped_at: int) -> None:
+    """Ctrl-C leaves nothing; after a kill the processes are gone, and the next command takes the rest away. Once it is built, it stays."""
+    plan.set(0)
+    line = command(plan, "up", "--lab", lab.name)
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as up:
+        wait_for(lambda: up.poll() is not None or plan.calls >= stopped_at, "the moment")
+        up.send_signal(number)
+        said = up.communicate()[0]
+    assert "Traceback" not in said
+    wait_for(lambda: is_gone(lab) or is_whole(lab), "an end of either kind")
+    if number == signal.SIGINT and up.returncode != 0 and is_gone(lab):
+        assert up.returncode == 130, said
+        assert not lab.remains
+    lab.run("down")
+    assert not lab.remains
+
+
+def is_gone(lab: Lab) -> bool:
+    """No process of it lives; files may be there."""
+    return not rundir.is_alive(lab.name) and all(entry.startswith("/") for entry in lab.remains)
+
+
+def is_whole(lab: Lab) -> bool:
+    return all(lab.run(command, status=None).status == 0 for command in ("ping", "diff"))
+
+
+def test_connections_through_a_service_while_agents_die(lab: Lab) -> None:
+    """Fifty a second, none of which fails, while one agent after the other is killed; nothing is written or renumbered."""
+    lab.up(MANIFEST)
+    before, written, init = kernel_of(lab), generations(lab), lab.seen["init_pid"]
+    client, (address,) = lab.pod("client"), lab.service("web")["cluster_ips"]
+    moments = set(random.Random(4).sample(range(CONNECTIONS), KILLS))
+    line = ["nsenter", f"--net={client['netns']}", sys.executable, "-S", "-E", str(STREAM), address, "80", str(PER_SECOND)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stream:
+        assert stream.stdin is not None
+        assert stream.stdout is not None
+        for number in range(CONNECTIONS):
+            answer = stream.stdout.readline().strip()
+            assert answer.startswith("web-"), f"connection {number}: {answer}"
+            if number in moments:
+                for pid in descendants(init):
+                    if title_of(pid) == f"kubenetlab {lab.name} agent":
+                        os.kill(pid, signal.SIGKILL)
+        stream.stdin.close()
+        assert all(line.startswith("web-") for line in stream.stdout)
+    assert kernel_of(lab) == before
+    assert generations(lab) == written
+    assert not lab.faults
