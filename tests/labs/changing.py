@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from msgspec import Struct
 
 from tests.clusters import replaced
 from tests.labs.faulty import Plan, run_faulty
-from tests.labs.lab import Lab
+from tests.labs.lab import Lab, Ran
 from tests.labs.test_life import MANIFEST
 
 MORE = (
@@ -36,16 +37,23 @@ class Changing(Struct, frozen=True):
         assert run_faulty(self.plan, "up", "--lab", self.lab.name, "-f", "-", given=MANIFEST).status == 0
 
     def change(self) -> None:
-        """There and back, each until it is done: what runs stays as it is, and what was added leaves nothing."""
+        """There and back, each until it is done: what runs stays as it is, and what was added leaves nothing.
+
+        A change that cannot be written down is refused as a whole, and made when it is asked for again.
+        """
         before = self._numbers
-        self.lab.apply(MORE)
+        self._until_done(lambda status: self.lab.apply(MORE, status=status))
         assert not self.lab.faults, self.plan.refused
         assert before.items() <= self._numbers.items(), self.plan.refused
-        self.lab.run("delete", "service", "more")
-        self.lab.apply(MANIFEST)
+        self._until_done(lambda status: self.lab.run("delete", "service", "more", status=status))
+        self._until_done(lambda status: self.lab.apply(MANIFEST, status=status))
         assert not self.lab.faults, self.plan.refused
         assert self._numbers == before, self.plan.refused
         assert len(list(Path("/run/netns").glob(f"{self.lab.name}_*"))) == len(self.lab.seen_names_alive())
+
+    def _until_done(self, ask: Callable[[int | None], Ran]) -> None:
+        if "cannot be written down" in ask(None).err:
+            ask(0)
 
     @property
     def _numbers(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -65,9 +66,14 @@ class _Turns:
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._threads = threading.Lock()
 
     def take(self, kind: str, what: str) -> int:
         """The errno to fail with; 0 for a call that is to be made."""
+        with self._threads:
+            return self._take(kind, what)
+
+    def _take(self, kind: str, what: str) -> int:
         fcntl.lockf(self._fd, fcntl.LOCK_EX)
         try:
             calls, number, kills, refused = _LAYOUT.unpack(os.pread(self._fd, _LAYOUT.size, 0))

@@ -80,7 +80,7 @@ class Lab:
     def up(self, manifest: str, *words: str, status: int = 0) -> Ran:
         return self.run("up", "-f", "-", *words, given=manifest, status=status)
 
-    def apply(self, manifest: str, *words: str, status: int = 0) -> Ran:
+    def apply(self, manifest: str, *words: str, status: int | None = 0) -> Ran:
         return self.run("apply", "-f", "-", *words, given=manifest, status=status)
 
     def down(self) -> None:
