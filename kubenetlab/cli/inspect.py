@@ -8,7 +8,7 @@ import typer
 
 from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
-from kubenetlab.cli.screen import GOOD, data, hint, paint, say, table
+from kubenetlab.cli.screen import GOOD, data, hint, paint, refused, say, table
 
 API = "/apis/kubenetlab.dev/v1alpha1"
 
@@ -69,8 +69,10 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
     found: dict[str, Any] = client.get(f"{API}/diff")
     if output.is_data:
         data(found, output)
-    elif found["changes"]:
-        show_changes(found["changes"])
+    elif found["changes"] or found["failures"]:
+        if found["changes"]:
+            show_changes(found["changes"])
+        refused(found["failures"])
         hint(f"kubenetlab up --lab {client.lab} (puts it right at once)")
     else:
         say(paint("the kernel is as it should be", GOOD))

@@ -26,7 +26,7 @@ from kubenetlab.cli.options import (
     Timeout,
     seconds,
 )
-from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, note, paint, say, table
+from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, note, paint, refused, say, table
 
 if TYPE_CHECKING:
     from kubenetlab.cli.manifests import Manifests
@@ -291,8 +291,7 @@ def _wait(name: str, timeout_s: float, begun: float) -> None:
         waiting.stop()
         _stop_waiting(name, last["waiting"])
     waiting.stop()
-    for where, text in last["failures"].items():
-        note(f"{paint('refused:', BAD)} {text if text.startswith(where) else f'{where}: {text}'}")
+    refused(last["failures"])
     for reason, pods in _by_reason(last["stuck"]).items():
         note(f"{paint('not ready:', BAD)} {_few(pods)}: {reason}")
     if last["waiting"]:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -36,6 +36,12 @@ def say(text: str = "") -> None:
 def note(text: str) -> None:
     """Something for people, kept out of what other programs read."""
     typer.echo(text, err=True)
+
+
+def refused(failures: Mapping[str, str]) -> None:
+    """What Linux refuses the lab, by the namespace where."""
+    for where, text in failures.items():
+        note(f"{paint('refused:', BAD)} {text if text.startswith(where) else f'{where}: {text}'}")
 
 
 def hint(text: str, lab: str | None = None) -> None:

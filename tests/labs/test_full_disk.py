@@ -89,14 +89,18 @@ def test_an_up_on_a_full_disk(cramped: LabOnSmallDisk, pages: int) -> None:
 
 
 def test_a_disk_that_runs_full_under_a_lab(cramped: LabOnSmallDisk) -> None:
-    """What runs goes on, names are resolved, dead agents come back; a change is told to wait, and is made when there is space."""
+    """What runs goes on, names are resolved, dead agents come back; a change is refused, and can be made when there is space."""
     cramped.up(MANIFEST)
     before = {pod["name"]: (pod["pid"], pod["addresses"]) for pod in cramped.seen["pods"]}
     cramped.fill()
     assert web_answers(cramped)
     cramped.run("ping")
-    said = cramped.apply(LARGER, "--timeout", "1s", status=1).err
-    assert f"/run/kubenetlab/{cramped.name}/store.json: No space left on device" in said
+    for refused in (
+        cramped.apply(LARGER, status=1),
+        cramped.run("scale", "deployment", "web", "--replicas", "6", status=1),
+        cramped.run("delete", "service", "web", status=1),
+    ):
+        assert f"nothing is changed, for it cannot be written down: /run/kubenetlab/{cramped.name}/store.json: No space left" in refused.err
     for role in ("agent", "node-agent"):
         kill(cramped, role)
     assert web_answers(cramped)
@@ -115,11 +119,14 @@ def kill(lab: Lab, role: str) -> None:
     wait_for(lambda: lab.pids(f"kubenetlab {lab.name} {role}") not in ([], [victim]), "its successor")
 
 
-def test_a_change_that_waits_for_space(cramped: LabOnSmallDisk) -> None:
-    """It need not be asked for again."""
+def test_a_pod_that_dies_while_the_disk_is_full(cramped: LabOnSmallDisk) -> None:
+    """What is to become of it cannot be written down, which is told; it is made anew by itself when there is space."""
     cramped.up(MANIFEST)
+    pod = cramped.pod("web")
     cramped.fill()
-    cramped.apply(LARGER, "--timeout", "1s", status=1)
+    (victim,) = cramped.pids(f"{cramped.name}/{pod['sandbox']}")
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: "store.json: No space left on device" in cramped.run("diff", status=1).err, "the word of it")
     cramped.make_space()
-    wait_for(lambda: len(cramped.service("web")["endpoints"]) == 6, "the change")
-    assert not cramped.faults
+    wait_for(lambda: not cramped.faults, "the pod")
+    assert cramped.pod(pod["name"])["addresses"] != pod["addresses"]
