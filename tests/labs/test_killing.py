@@ -7,7 +7,9 @@ import random
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +75,38 @@ def is_gone(lab: Lab) -> bool:
 
 def is_whole(lab: Lab) -> bool:
     return all(lab.run(command, status=None).status == 0 for command in ("ping", "diff"))
+
+
+def test_a_killed_pod_is_gone_whole(lab: Lab) -> None:
+    """Nobody who was connected to it, or it to them, keeps its namespace: its link leaves the node, for every kind of pod."""
+    lab.up(MANIFEST)
+    for name, namespace in (("client", "default"), ("web", "default"), ("coredns", "kube-system")):
+        pod = lab.pod(name, namespace)
+        (victim,) = lab.pids(f"{lab.name}/{pod['sandbox']}")
+        os.kill(victim, signal.SIGKILL)
+        wait_for(partial(has_lost, lab, lab.place("nodes", pod["node"]), pod["host_ifname"]), f"the end of {name}", within_s=5)
+
+
+@pytest.mark.parametrize("place", ["pod", "node"])
+def test_what_dies_while_there_is_no_agent(lab: Lab, place: str) -> None:
+    """Init is stopped, so that no agent comes: the next one sees what is missing, and makes it anew, a pod with another address."""
+    lab.up(MANIFEST)
+    init, pod = lab.seen["init_pid"], lab.pod("web")
+    sandbox = pod["sandbox"] if place == "pod" else f"node/{pod['node']}"
+    titles = (f"kubenetlab {lab.name} agent", f"{lab.name}/{sandbox}")
+    agent, victim = (next(pid for pid in lab.pids(title) if title_of(pid) == title) for title in titles)
+    os.kill(init, signal.SIGSTOP)
+    for pid in (agent, victim):
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda pid=pid: not title_of(pid), "its death")  # type: ignore[misc]
+    os.kill(init, signal.SIGCONT)
+    wait_for(lambda: not lab.faults, "the lab to be whole")
+    assert victim not in lab.pids()
+    assert (lab.pod(pod["name"])["addresses"] != pod["addresses"]) == (place == "pod")
+
+
+def has_lost(lab: Lab, node: Any, link: str) -> bool:
+    return f" {link}@" not in lab.inside(node, "ip", "link")
 
 
 def test_connections_through_a_service_while_agents_die(lab: Lab) -> None:
