@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from tests.clusters import replaced
 from tests.labs.faulty import Plan, run_faulty
-from tests.labs.lab import Lab, Ran
+from tests.labs.lab import Lab, Ran, wait_for
 from tests.labs.test_life import MANIFEST
 
 MORE = (
@@ -43,11 +43,11 @@ class Changing(Struct, frozen=True):
         """
         before = self._numbers
         self._until_done(lambda status: self.lab.apply(MORE, status=status))
-        assert not self.lab.faults, self.plan.refused
+        wait_for(lambda: not self.lab.faults, f"the lab to be whole after {self.plan.refused}")
         assert before.items() <= self._numbers.items(), self.plan.refused
         self._until_done(lambda status: self.lab.run("delete", "service", "more", status=status))
         self._until_done(lambda status: self.lab.apply(MANIFEST, status=status))
-        assert not self.lab.faults, self.plan.refused
+        wait_for(lambda: not self.lab.faults, f"the lab to be whole after {self.plan.refused}")
         assert self._numbers == before, self.plan.refused
         assert len(list(Path("/run/netns").glob(f"{self.lab.name}_*"))) == len(self.lab.seen_names_alive())
 
