@@ -210,6 +210,7 @@ def test_a_killed_init_takes_everything_with_it(lab: Lab) -> None:
     wait_for(lambda: not any(title_of(pid) for pid in processes), "the end of all processes", within_s=5)
     assert not lab.seen_names_alive()
     assert f"no lab {lab.name} is up" in lab.run("get", "pods", status=1).err
+    assert lab.remains == [str(lab.directory)]
     lab.up(MANIFEST)
     assert web_answers(lab)
 
