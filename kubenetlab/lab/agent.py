@@ -114,23 +114,16 @@ class Agent:
         if not is_first:
             await self._adopt()
         self._serve(serve, rundir.INNER_API_SOCKET)
-        await self.reconcile()
         if is_first:
+            await self.reconcile()
             self.sight.open()
             self._hand_over()
+        else:
+            await self._attempt()
         self._serve(serve, rundir.API_SOCKET)
         while True:
             await self._wait()
-            self.is_idle = False
-            try:
-                await self.reconcile()
-            except Exception as error:
-                log(f"this round failed:\n{traceback.format_exc()}")
-                if self._is_applying:
-                    os._exit(1)  # nobody knows how far it came: the next one finds out
-                self.failures[LAB] = refusal(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-                self._wake_at = time.time() + RETRY_S
-                self._notify()
+            await self._attempt()
 
     def _serve(self, serve: Serve, name: str) -> None:
         """Without its API an agent is of no use: should it end, let the next one try."""
@@ -180,6 +173,19 @@ class Agent:
         self._changed.discard(event)
 
     # --- rounds ---
+
+    async def _attempt(self) -> None:
+        """Reconciles. What fails is told, and tried again."""
+        self.is_idle = False
+        try:
+            await self.reconcile()
+        except Exception as error:
+            log(f"this round failed:\n{traceback.format_exc()}")
+            if self._is_applying:
+                os._exit(1)  # nobody knows how far it came: the next one finds out
+            self.failures[LAB] = refusal(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            self._wake_at = time.time() + RETRY_S
+            self._notify()
 
     async def reconcile(self) -> None:
         """Rounds until one changes nothing."""

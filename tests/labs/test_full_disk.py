@@ -127,6 +127,8 @@ def test_a_pod_that_dies_while_the_disk_is_full(cramped: LabOnSmallDisk) -> None
     (victim,) = cramped.pids(f"{cramped.name}/{pod['sandbox']}")
     os.kill(victim, signal.SIGKILL)
     wait_for(lambda: "store.json: No space left on device" in cramped.run("diff", status=1).err, "the word of it")
+    kill(cramped, "agent")
+    wait_for(lambda: "store.json: No space left on device" in cramped.run("diff", status=1).err, "the same word from the next agent")
     cramped.make_space()
     wait_for(lambda: not cramped.faults, "the pod")
     assert cramped.pod(pod["name"])["addresses"] != pod["addresses"]
