@@ -292,7 +292,11 @@ class Init:
             log = self._boot.path(rundir.container_log(asked["netns"], asked["container"]))
 
             def logged(boot: Boot) -> None:
-                _redirect_output(log)
+                try:
+                    _redirect_output(log)
+                except OSError as error:
+                    say(f"what container {asked['container']} of {asked['netns']} prints is lost: {refusal(error)}")
+                    _redirect_output(os.devnull)
                 role(boot)
 
             pid = self._spawn_inside(str(message["role"]), logged, sandbox)

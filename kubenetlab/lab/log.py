@@ -18,4 +18,4 @@ def log(message: str) -> None:
 def say(text: str) -> None:
     """Writes a text as it is."""
     with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(f"{text}\n", end="", file=sys.stderr, flush=True)  # at once: others write to the same file

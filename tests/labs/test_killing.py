@@ -32,7 +32,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_whoever_makes_a_call_in_a_change_dies_of_it(changing: Changing, last_call: int) -> None:
-    """An agent, or a server of names: the next one finds out how far it came, and the change is made; what ran stays as it was."""
+    """An agent: the next one finds out how far it came, and the change is made; what ran stays as it was."""
     changing.plan.set(last_call, kills=True)
     changing.change()
 
