@@ -34,7 +34,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.render import render
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.termination import terminated
-from kubenetlab.errors import RequirementError
+from kubenetlab.errors import RequirementError, refusal
 from kubenetlab.lab.container_logs import Piece
 from kubenetlab.lab.http import Answer, Stream, serve
 from kubenetlab.lab.lab_api import LabApi
@@ -116,7 +116,7 @@ class Server:
             self._agent.save()
         except OSError as error:
             self._agent.replace(before)
-            message = f"nothing was changed: the lab's store cannot be written: {error.strerror}"
+            message = f"nothing was changed: the lab's store cannot be written: {refusal(error)}"
             raise ApiFaultError(507, "InsufficientStorage", message) from None
 
     async def _route(self, request: Request) -> Answer:

@@ -52,7 +52,7 @@ class Changing(Struct, frozen=True):
         assert len(list(Path("/run/netns").glob(f"{self.lab.name}_*"))) == len(self.lab.seen_names_alive())
 
     def _until_done(self, ask: Callable[[int | None], Ran]) -> None:
-        if "cannot be written down" in ask(None).err:
+        if "store cannot be written" in ask(None).err:
             ask(0)
 
     @property
