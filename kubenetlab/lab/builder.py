@@ -14,6 +14,7 @@ from typing import Any
 
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.datapath.probes import ProbeSpec
+from kubenetlab.errors import refusal
 from kubenetlab.hoststate.diff import Changes
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.state import HostState
@@ -168,7 +169,10 @@ class _Building:
                 builder.sight.note(netns, instead_of=[run])
                 continue
             environment = partial(self._contexts.environment, netns, run.container)
-            said = await builder.runs.start(run, builder.pids[netns], context, environment)
+            try:
+                said = await builder.runs.start(run, builder.pids[netns], context, environment)
+            except OSError as error:  # its log cannot be put aside, or written
+                said = refusal(error)
             if said is None:
                 builder.sight.note(netns, [run], instead_of=[run])
             else:
