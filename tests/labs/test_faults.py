@@ -25,7 +25,7 @@ def test_the_calls_are_counted(lab: Lab, plan: Plan) -> None:
     """No more than are tried."""
     plan.set(0)
     assert run_faulty(plan, "up", "--lab", lab.name).status == 0
-    assert 200 < plan.calls < CALLS["up_call"][0]
+    assert 100 < plan.calls < CALLS["up_call"][0]
 
 
 def test_an_up_that_is_refused_a_call(lab: Lab, plan: Plan, up_call: int) -> None:
