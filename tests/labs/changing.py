@@ -48,7 +48,7 @@ class Changing(Struct, frozen=True):
         self._until_done(lambda status: self.lab.run("delete", "service", "more", status=status))
         self._until_done(lambda status: self.lab.apply(MANIFEST, status=status))
         wait_for(lambda: not self.lab.faults, f"the lab to be whole after {self.plan.refused}")
-        assert self._numbers == before, self.plan.refused
+        wait_for(lambda: self._numbers == before, f"what there was, and nothing else, after {self.plan.refused}")
         assert len(list(Path("/run/netns").glob(f"{self.lab.name}_*"))) == len(self.lab.seen_names_alive())
 
     def _until_done(self, ask: Callable[[int | None], Ran]) -> None:
