@@ -34,7 +34,7 @@ from kubenetlab.kernel.sandboxes import Sandboxes
 from kubenetlab.lab import facts, machine, rundir, state
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.builder import Builder, Refused, of_hand
-from kubenetlab.lab.lives import Lives
+from kubenetlab.lab.lives import Lives, reap
 from kubenetlab.lab.log import log
 from kubenetlab.lab.netns_links import NetnsLinks
 from kubenetlab.lab.refusals import condensed
@@ -49,6 +49,8 @@ MAX_ROUNDS = 1000
 REPAIR_AFTER_S = 1.0
 FIRST_ANSWERS_S = 0.1
 """How long those who have just been started are waited for: the next round takes them together."""
+GREETING_S = 0.005
+"""For so long a new agent only answers those who have been waiting for it."""
 LAB = "the lab"
 """Among the namespaces where something failed: no namespace, but a whole round."""
 RETRY_S = 1.0
@@ -97,7 +99,7 @@ class Agent:
     async def run(self, serve: Serve) -> None:
         """Builds or takes over the lab, then keeps it so; `serve` answers the API on the socket of a name."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGCHLD, _reap)
+        loop.add_signal_handler(signal.SIGCHLD, reap)
         self.rules = RulesHand(
             self.directory,
             self._boot.node_agents,
@@ -111,16 +113,19 @@ class Agent:
         links = NetnsLinks(self.lab, self._boot.run_netns, self._boot.outer_proc)
         self.builder = Builder(self.kernel, self.sight, self.rules, self.runs, links, self._lives)
         is_first = self._boot.progress is not None
-        if not is_first:
-            await self._adopt()
         self._serve(serve, rundir.INNER_API_SOCKET)
         if is_first:
             await self.reconcile()
             self.sight.open()
             self._hand_over()
+            self._serve(serve, rundir.API_SOCKET)
         else:
+            self.cluster = self._saved = state.load(self.directory / rundir.STORE)
+            self.sandboxes.adopt()
+            self._serve(serve, rundir.API_SOCKET)
+            await asyncio.sleep(GREETING_S)
+            await self._adopt()
             await self._attempt()
-        self._serve(serve, rundir.API_SOCKET)
         while True:
             await self._wait()
             await self._attempt()
@@ -222,7 +227,7 @@ class Agent:
             await self._apply(changes, probes)
             self._is_applying = False
         await self.rules.set_probes(probes, self._node_pids())
-        await self.rules.first_answers(FIRST_ANSWERS_S)
+        await self.rules.first_answers(FIRST_ANSWERS_S if changes else 0)
         if self.failures:
             retry_s = SETTLING_RETRY_S if time.time() < self._settling_until else RETRY_S
             self._wake_at = min(self._wake_at or float("inf"), time.time() + retry_s)
@@ -298,10 +303,15 @@ class Agent:
         self._kept_rules.clear()
 
     async def _adopt(self) -> None:
-        """Takes over what a former agent left: the store, the sandboxes, the rules, the programs."""
-        self.cluster = self._saved = state.load(self.directory / rundir.STORE)
+        """Finds out about what a former agent left: the sandboxes, the rules, the programs."""
+        async with self.kernel_is_free:
+            await self._look_around()
+        self._catch_up()
+        log(f"a new agent took over {len(self.known)} namespaces")
+
+    async def _look_around(self) -> None:
         self.desired = plan(self.cluster, self.decisions, self._memo)
-        for netns, pid in self.sandboxes.adopt().items():
+        for netns, pid in self.sandboxes.pids.items():
             self._lives.watch(netns, pid)
             self.known[netns] = contents_of([Sandbox(netns, "?")]) if netns not in self.desired.namespaces else {}
         self.sight.open()
@@ -317,8 +327,6 @@ class Agent:
                 if isinstance(obj, ProgramRun) and self.runs.running.get((netns, obj.container)) == obj.attempt
             ]
             self.known[netns] = contents_of((*contents.values(), *(rules if is_current else ()), *runs))
-        self._catch_up()
-        log(f"a new agent took over {len(self.known)} namespaces")
 
     def _catch_up(self) -> None:
         """What a former agent had no time to write down, and what happened while there was none."""
@@ -387,12 +395,3 @@ class Agent:
         assert self._boot.progress is not None
         self._boot.progress.close()
         self._boot.progress = None
-
-
-def _reap() -> None:
-    """The pauses are our children."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass

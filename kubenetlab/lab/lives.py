@@ -27,3 +27,12 @@ class Lives:
     def _died(self, netns: str) -> None:
         self.unwatch(netns)
         self._on_death(netns)
+
+
+def reap() -> None:
+    """Takes note of the children that have ended: pauses are the agent's."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
