@@ -15,8 +15,14 @@ class Lives:
         self._pidfds: dict[str, int] = {}
 
     def watch(self, netns: str, pid: int) -> None:
-        life = self._pidfds[netns] = os.pidfd_open(pid)
-        asyncio.get_running_loop().add_reader(life, self._died, netns)
+        """Of one that has died meanwhile it is told soon."""
+        loop = asyncio.get_running_loop()
+        try:
+            life = self._pidfds[netns] = os.pidfd_open(pid)
+        except ProcessLookupError:
+            loop.call_soon(self._on_death, netns)
+            return
+        loop.add_reader(life, self._died, netns)
 
     def unwatch(self, netns: str) -> None:
         life = self._pidfds.pop(netns, None)

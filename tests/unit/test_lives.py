@@ -1,0 +1,59 @@
+"""Deaths of pause processes are told once each, also of those who died before anybody looked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+
+import pytest
+
+from kubenetlab.lab.lives import Lives
+
+
+@pytest.mark.parametrize("dies", ["before", "after"])
+def test_a_death_is_told_once(dies: str) -> None:
+    """Whether it was watched in time or not."""
+
+    async def lives() -> list[str]:
+        told: list[str] = []
+        heard = asyncio.Event()
+
+        def hear(netns: str) -> None:
+            told.append(netns)
+            heard.set()
+
+        process = subprocess.Popen(["sleep", "60"])
+        watched = Lives(hear)
+        if dies == "before":
+            process.kill()
+            process.wait()
+        watched.watch("pod/a", process.pid)
+        process.kill()
+        process.wait()
+        async with asyncio.timeout(10):
+            await heard.wait()
+        watched.unwatch("pod/a")
+        return told
+
+    assert asyncio.run(lives()) == ["pod/a"]
+
+
+def test_whoever_is_not_watched_any_more_may_die() -> None:
+    """Nothing is told, and no descriptor is left."""
+
+    async def leave() -> list[str]:
+        told: list[str] = []
+        watched = Lives(told.append)
+        process = subprocess.Popen(["sleep", "60"])
+        before = len(os.listdir("/proc/self/fd"))
+        watched.watch("pod/a", process.pid)
+        watched.unwatch("pod/a")
+        after = len(os.listdir("/proc/self/fd"))
+        process.kill()
+        process.wait()
+        await asyncio.sleep(0)
+        assert before == after
+        return told
+
+    assert asyncio.run(leave()) == []
