@@ -42,11 +42,11 @@ class Progress:
         self._total = self._done = 0
 
     def tell(self, message: dict[str, Any]) -> None:
-        """A message of the agent: a new phase, or a namespace that is done."""
+        """A message of the agent: a new phase, or how many namespaces are done, and the latest."""
         if "phase" in message:
             self._phase, self._total, self._done = message["phase"], message.get("total", 0), 0
         else:
-            self._done += 1
+            self._done = message["count"]
         count = f" {self._done}/{self._total}  {message.get('done', '')}" if self._total else ""
         self._line.draw(f"building {self._lab}: {self._phase}{count}")
 

@@ -7,6 +7,7 @@ loaded, and what serves in their pods is started and probed.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,6 +27,9 @@ from kubenetlab.lab.rules import RulesHand
 from kubenetlab.lab.runs import RunsHand
 from kubenetlab.lab.sight import Sight
 from kubenetlab.programs import COMMAND, is_one_shot
+
+TELL_S = 0.04
+"""How often it is told how far it is: nobody sees more."""
 
 Refused = dict[str, list[str]]
 """Namespace → what was refused there."""
@@ -110,10 +114,15 @@ class _Building:
         self._ruled: set[str] = set()
         self._populated: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._made = 0
+        self._told_at = 0.0
 
     def is_made(self, netns: str) -> None:
         """A namespace is there, and what is plugged into it."""
-        self._tell(done=netns)
+        self._made += 1
+        if (now := time.monotonic()) - self._told_at >= TELL_S:
+            self._told_at = now
+            self._tell(done=netns, count=self._made)
         if netns not in self._builder.pids:
             return
         if self._entries[netns].is_new:

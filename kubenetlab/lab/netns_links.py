@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 
 from kubenetlab.names import run_netns_name
 
@@ -37,10 +38,14 @@ class NetnsLinks:
         if self._run_netns < 0:
             return
         name = run_netns_name(self._lab, netns)
-        self._unlink(name)
         self._owners[name] = netns
+        target = f"/proc/{self.outer_pid(pid)}/ns/net"
         try:
-            os.symlink(f"/proc/{self.outer_pid(pid)}/ns/net", name, dir_fd=self._run_netns)
+            os.symlink(target, name, dir_fd=self._run_netns)
+        except FileExistsError:
+            self._unlink(name)
+            with suppress(OSError):
+                os.symlink(target, name, dir_fd=self._run_netns)
         except OSError:
             pass  # a convenience: the lab does without it
 
