@@ -20,6 +20,8 @@ from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import COMMAND, Setup
 
 USER_AGENT = "kube-probe/1.33"
+FIRST_STEPS_S = 0.2
+"""A real command without a probe of its own is Ready when it has lived so long: many that fail do so at once."""
 
 ProbeKind = Literal["startup", "readiness", "liveness"]
 
@@ -106,6 +108,8 @@ def _spec(
     base = ProbeSpec(view.netns, container.name, attempt, kind, node.netns, address, "ping", is_implied=probe is None)
     first = next((listener.port for listener in what.listeners if listener.protocol == "TCP"), 0)
     asked: dict[str, object] = {"method": "tcp", "port": first} if first else {}
+    if probe is None and what.program == COMMAND:
+        asked["delay_s"] = FIRST_STEPS_S
     if probe is not None:
         asked |= {
             "period_s": float(probe.period_seconds or 10),

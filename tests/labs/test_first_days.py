@@ -136,7 +136,8 @@ spec: {containers: [{name: main, image: x, command: [sh, -c, "date +%N; exit 1"]
 
 def test_logs_of_former_and_coming_runs(lab: Lab) -> None:
     """-p is the run before the last restart, of processes and of stand-ins; -f goes on until the container ends."""
-    lab.up(ONE_NODE + pod("client") + CRASHING, status=1)
+    lab.run("up", "-f", "-", given=ONE_NODE + pod("client") + CRASHING, status=None)
+    wait_for(lambda: lab.run("logs", "crashing", "-p", status=None).status == 0, "a former run")
     now, before = (lab.run("logs", "crashing", *words).out.splitlines() for words in ((), ("-p",)))
     assert (len(now), len(before)) == (1, 1)
     assert now != before
