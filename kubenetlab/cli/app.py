@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from kubenetlab import __version__
@@ -76,12 +77,29 @@ class _Commands(Mapping[str, Any]):
         return len(COMMANDS)
 
 
+class _Summaries(_Commands):
+    """The commands as the list of all of them shows them: without their parameters, which take longest to make."""
+
+    def __getitem__(self, name: str) -> Any:
+        what = load(name)
+        if isinstance(what, typer.Typer):
+            return super().__getitem__(name)
+        return TyperCommand(name, help=inspect.cleandoc(what.__doc__ or ""), rich_help_panel=COMMANDS[name].panel)
+
+
 class _Group(TyperGroup):
     """A group that loads its commands one by one; typer only reads the mapping."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = _Commands()  # type: ignore[assignment]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        every, self.commands = self.commands, _Summaries()  # type: ignore[assignment]
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.commands = every
 
 
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}

@@ -29,7 +29,7 @@ from kubenetlab.kernel.limits import (
 )
 from kubenetlab.lab.boot import Boot
 
-MAX_WORKERS: Final = 16
+MAX_WORKERS: Final = 8
 _FABRIC: Final = 3
 """Namespaces of the wire: switch, router, internet."""
 MAX_NODE_AGENTS: Final = 2
