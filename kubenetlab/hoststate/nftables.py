@@ -194,13 +194,24 @@ def members(objects: Iterable[Ruled]) -> Iterator[NftObject]:
             yield obj
 
 
-def transaction(old: Iterable[Ruled], new: Iterable[Ruled]) -> str:
-    """The commands that turn `old` into `new`, to be run as one transaction; empty when there is nothing to do.
+def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[tuple[str, str]] = ()) -> str:
+    """A transaction from `old` to `new`, or a replacement where something cannot be changed in place: a base chain's hook, a
+    collection's type, a table's comment."""
+    before, after = _different(old, new)
+    if any(key in before and before[key] != obj and _is_fixed(before[key], obj) for key, obj in after.items()):
+        return replacement(new, former)
+    return _commands(before, after)
 
-    The order is what the kernel's reference counts ask for: make chains and collections, take elements away, fill chains, add
+
+def transaction(old: Iterable[Ruled], new: Iterable[Ruled]) -> str:
+    """The commands that turn `old` into `new`, to be run as one transaction; empty when there is nothing to do."""
+    return _commands(*_different(old, new))
+
+
+def _commands(before: Mapping[Key, NftObject], after: Mapping[Key, NftObject]) -> str:
+    """The order is what the kernel's reference counts ask for: make chains and collections, take elements away, fill chains, add
     elements, take chains and collections away.
     """
-    before, after = different(old, new)
     added = [obj for key, obj in after.items() if key not in before]
     changed = [(before[key], obj) for key, obj in after.items() if key in before and before[key] != obj]
     removed = [obj for key, obj in before.items() if key not in after]
@@ -223,7 +234,7 @@ def transaction(old: Iterable[Ruled], new: Iterable[Ruled]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def different(old: Iterable[Ruled], new: Iterable[Ruled]) -> tuple[dict[Key, NftObject], dict[Key, NftObject]]:
+def _different(old: Iterable[Ruled], new: Iterable[Ruled]) -> tuple[dict[Key, NftObject], dict[Key, NftObject]]:
     """The objects of both by key, but for the bundles that both have alike."""
     before, after = {obj.key: obj for obj in old}, {obj.key: obj for obj in new}
     alike = {key for key, obj in before.items() if isinstance(obj, Bundle) and after.get(key) == obj}
@@ -247,12 +258,6 @@ def digest(objects: Iterable[Ruled]) -> str:
     for obj in objects:
         told.update(obj.rules.digest if isinstance(obj, Bundle) else repr(obj).encode())
     return told.hexdigest()
-
-
-def needs_replacement(old: Iterable[Ruled], new: Iterable[Ruled]) -> bool:
-    """True when something cannot be changed in place: a base chain's hook, a collection's type, a table's comment."""
-    before, after = different(old, new)
-    return any(key in before and before[key] != obj and _is_fixed(before[key], obj) for key, obj in after.items())
 
 
 def _is_fixed(old: NftObject, new: NftObject) -> bool:

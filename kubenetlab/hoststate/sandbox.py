@@ -81,7 +81,3 @@ class Settings(Object, frozen=True):
 
     def __str__(self) -> str:
         return f"{len(self.table)} settings"
-
-    def commands(self, word: Word) -> Iterator[str]:
-        for setting in self.parts:
-            yield from setting.commands(word)

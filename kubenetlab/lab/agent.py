@@ -285,20 +285,19 @@ class Agent:
             self.sight.note_kept(netns)
             self._kept_rules.add(netns)
             return
-        log(f"{netns}: somebody changed the rules; they are made anew")
         self._renew_rules(netns)
         self._repair_soon()
 
     def _renew_rules(self, netns: str) -> None:
+        log(f"{netns}: somebody changed the rules; they are made anew")
         self.rules.distrust(netns)
         self.sight.note(netns, instead_of=of_hand(self.known.get(netns, {}).values(), "nftables"))
 
     async def _check(self) -> None:
         """Asks whether the rules are as they were left, and reads the nodes, and where something was kept as others left it."""
-        kept = self.sight.take_kept()
+        self.sight.take_kept()
         self.sight.doubt(netns for netns in self.known if not netns.startswith("pod/"))
-        for netns in {*await self.rules.touched(self.sandboxes.pids), *(self._kept_rules & kept)}:
-            log(f"{netns}: somebody changed the rules; they are made anew")
+        for netns in {*await self.rules.touched(self.sandboxes.pids), *self._kept_rules} & self.known.keys():
             self._renew_rules(netns)
         self._kept_rules.clear()
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import refusal
-from kubenetlab.hoststate.nftables import Ruled, Table, digest, needs_replacement, replacement, transaction
+from kubenetlab.hoststate.nftables import Ruled, Table, digest, replacement, update
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.lab import rundir
 from kubenetlab.lab.hands import Hand, OnEvent
@@ -92,9 +92,8 @@ class RulesHand:
 
     async def apply(self, netns: str, pid: int, old: Sequence[Ruled], new: Sequence[Ruled]) -> str | None:
         """One transaction from `old` to `new`; None when it is in force, else what nft said."""
-        must_replace = netns in self._dubious or needs_replacement(old, new)
-        mark = self._marks.get(netns)
-        text = replacement(new, mark.tables if mark else ()) if must_replace else transaction(old, new)
+        former = self._marks[netns].tables if netns in self._marks else ()
+        text = replacement(new, former) if netns in self._dubious else update(old, new, former)
         if not text:
             return None
         answer = await self._hand(netns).call(do="rules", netns=netns, pid=pid, text=text)

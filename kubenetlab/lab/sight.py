@@ -75,12 +75,11 @@ class Sight:
             self._kept.add(netns)
             log(f"{netns}: somebody changed something, and it stays so until the next up or apply (drift: keep); kubenetlab diff shows it")
 
-    def take_kept(self) -> set[str]:
+    def take_kept(self) -> None:
         """Where something is as somebody else has left it: from now on that is doubtful."""
-        kept, self._kept = self._kept | (self.known.keys() if self._is_deaf else set()), set()
+        self._doubtful.update(self.known if self._is_deaf else self._kept)
         self._is_deaf = False
-        self._doubtful.update(kept)
-        return kept
+        self._kept = set()
 
     def note(self, netns: str, made: Iterable[Object] = (), *, instead_of: Iterable[Object]) -> None:
         """What another hand has made is known at once: should anything else there be refused, it is not made a second time."""
