@@ -80,11 +80,13 @@ class LinuxKernel:
         count = 0
         sysctls = SysctlWriter(self._sysctls)
         awaited = Counter(far for entry in changes.namespaces for far in far_namespaces(entry))
+        """Of each namespace, how many others are still to make links that are plugged into it."""
         ports: dict[str, list[Operation]] = {}
 
         def plug(netns: str) -> None:
-            if not awaited[netns] and netns in ports:
-                failures.extend(self._batch(netns, plugs) if (plugs := ports.pop(netns)) else [])
+            if netns in ports and not awaited[netns]:
+                if plugs := ports.pop(netns):
+                    failures.extend(self._batch(netns, plugs))
                 done(netns)
 
         try:
@@ -99,9 +101,6 @@ class LinuxKernel:
                 for far in far_namespaces(entry):
                     awaited[far] -= 1
                     plug(far)
-            for netns in list(ports):
-                awaited[netns] = 0
-                plug(netns)
             for entry in changes.namespaces:
                 if entry.is_removed:
                     self.sandboxes.remove(entry.netns)
