@@ -81,11 +81,11 @@ class _Turns:
             calls, number, kills, refused = _LAYOUT.unpack(os.pread(self._fd, _LAYOUT.size, 0))
             calls += 1
             found = ERRNOS[kind][number % len(ERRNOS[kind])] if calls == number else 0
-            kills = kills and _name() not in SPARED
+            dies = kills and _name() not in SPARED
             if found:
-                refused = f"{kind}: {what}: {'killed' if kills else os.strerror(found)}".encode()[:200]
+                refused = f"{kind}: {what}: {'killed' if dies else os.strerror(found)}".encode()[:200]
             os.pwrite(self._fd, _LAYOUT.pack(calls, number, kills, refused), 0)
-            if found and kills:
+            if found and dies:
                 os.kill(os.getpid(), signal.SIGKILL)
         finally:
             fcntl.lockf(self._fd, fcntl.LOCK_UN)
