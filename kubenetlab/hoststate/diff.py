@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from kubenetlab.hoststate.link import Veth
+from kubenetlab.hoststate.nftables import Bundle
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState
@@ -77,6 +78,11 @@ class Changes(Struct, frozen=True):
 
     def __len__(self) -> int:
         return sum(len(changes.operations) for changes in self.namespaces)
+
+    def departed(self) -> set[str]:
+        """The namespaces that go, and the subjects whose rules go somewhere: what was computed for them may be forgotten."""
+        removed = (operation.object for operation in self.operations() if operation.verb == "remove")
+        return {obj.netns if isinstance(obj, Sandbox) else obj.rules.subject for obj in removed if isinstance(obj, Sandbox | Bundle)}
 
     def operations(self) -> Iterator[Operation]:
         return (operation for changes in self.namespaces for operation in changes.operations)

@@ -53,14 +53,14 @@ class Peers(Object, frozen=True):
     def create(self, links: Links) -> bytes:
         return _requests(self.entries, links.index(self.netns, self.link), wire.RTM_NEWNEIGH, self.table, self.own)
 
-    def change_from(self, before: Peers, links: Links) -> list[bytes]:
-        """Only what differs."""
+    def change_from(self, before: Peers, links: Links) -> list[tuple[bytes, bool]]:
+        """Only what differs; and of each request, whether it takes something away."""
         index, old, new = links.index(self.netns, self.link), set(before.entries), set(self.entries)
         kept = {address for address, _ in new}
         gone = [entry for entry in before.entries if entry[0] not in kept]
         come = [entry for entry in self.entries if entry not in old]
-        requests = [_requests(gone, index, wire.RTM_DELNEIGH), _requests(come, index, wire.RTM_NEWNEIGH)]
-        return [request for request in requests if request]
+        requests = [(_requests(gone, index, wire.RTM_DELNEIGH), True), (_requests(come, index, wire.RTM_NEWNEIGH), False)]
+        return [request for request in requests if request[0]]
 
     def delete(self, links: Links) -> bytes:
         return _requests(self.entries, links.index(self.netns, self.link), wire.RTM_DELNEIGH)

@@ -285,7 +285,7 @@ def _encode(operation: Operation, links: LinuxKernel) -> Iterable[tuple[bytes, b
     if is_replaced(before, obj):
         return [(before.delete(links), True), (obj.create(links), False)]  # type: ignore[attr-defined]
     if isinstance(obj, Peers) and isinstance(before, Peers):
-        return [(request, False) for request in obj.change_from(before, links)]
+        return obj.change_from(before, links)
     return [(obj.change(links), False)]  # type: ignore[attr-defined]
 
 

@@ -80,7 +80,9 @@ class SysctlWriter:
         obj = operation.object
         table = obj.table if operation.verb == "add" and isinstance(obj, Settings) else None
         needed = self._needed.get(table) if table is not None else None
-        settings = Settings(netns, needed).parts if needed is not None else [part.object for part in operation.details()]
+        settings = (
+            Settings(netns, needed).parts if needed is not None else [part.object for part in operation.details() if part.verb != "remove"]
+        )
         written: list[Setting] = []
         is_complete = True
         for setting in settings:

@@ -226,7 +226,7 @@ class Agent:
             self._is_applying = True
             await self._apply(changes, probes)
             self._is_applying = False
-        await self.rules.set_probes(probes, self._node_pids())
+        await self.rules.set_probes(probes, self.builder.node_pids)
         await self.rules.first_answers(FIRST_ANSWERS_S if changes else 0)
         if self.failures:
             retry_s = SETTLING_RETRY_S if time.time() < self._settling_until else RETRY_S
@@ -254,8 +254,8 @@ class Agent:
         for entry in changes.namespaces:
             if entry.is_new and entry.netns in self.sandboxes.pids:
                 self.learn(facts.sandbox_made(self.cluster, entry.netns, self.sandboxes.pids[entry.netns]))
-        gone = {entry.netns for entry in changes.namespaces if entry.is_removed}
-        self._memo.forget(lambda key: isinstance(key, tuple) and key[1] in gone)
+        if gone := changes.departed():
+            self._memo.forget(lambda key: isinstance(key, tuple) and key[1] in gone)
         self._settle(changes, refused)
 
     def _settle(self, changes: Changes, refused: Refused) -> None:
@@ -373,12 +373,13 @@ class Agent:
             except TimeoutError:
                 if self._wake_at is not None and self._wake_at <= time.time():
                     return
-            self.runs.trim_logs()
-            if self.sight.refresh(self.desired):
+            try:
+                self.runs.trim_logs()
+                if self.sight.refresh(self.desired):
+                    return
+            except OSError as error:
+                log(f"nothing was looked at: {refusal(error)}")
                 return
-
-    def _node_pids(self) -> dict[str, int]:
-        return {netns: pid for netns, pid in self.sandboxes.pids.copy().items() if netns.startswith("node/")}
 
     def _notify(self) -> None:
         for event in self._changed:

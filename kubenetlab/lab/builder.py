@@ -57,6 +57,11 @@ class Builder:
         """The pause process of each namespace that is there."""
         return self.kernel.sandboxes.pids
 
+    @property
+    def node_pids(self) -> dict[str, int]:
+        """Those of the nodes."""
+        return {netns: pid for netns, pid in self.pids.copy().items() if netns.startswith("node/")}
+
     async def apply(self, changes: Changes, desired: HostState, contexts: Contexts, probes: Probes, tell: Tell) -> Refused:
         """Makes the changes that lead to `desired`."""
         for entry in changes.namespaces:
@@ -147,17 +152,17 @@ class _Building:
         """What serves in a node's new pods is started, and then probed."""
         self._populated.update(pods)
         await asyncio.gather(*(self._run_programs(netns, _serves) for netns in pods))
-        node_pids = {netns: pid for netns, pid in self._builder.pids.copy().items() if netns.startswith("node/")}
         running = [netns for netns in pods if netns in self._probes and all(_serves(run.program) for run in self._runs(netns))]
-        await self._builder.rules.add_probes({netns: self._probes[netns] for netns in running}, node_pids)
+        await self._builder.rules.add_probes({netns: self._probes[netns] for netns in running}, self._builder.node_pids)
 
     async def _load_rules(self, netns: str) -> None:
         entry, builder = self._entries[netns], self._builder
-        if netns in self._ruled or not any(operation.object.hand == "nftables" for operation in entry.operations):
+        pid = builder.pids.get(netns)
+        if pid is None or netns in self._ruled or not any(operation.object.hand == "nftables" for operation in entry.operations):
             return
         self._ruled.add(netns)
         old, new = (of_hand(contents.values(), "nftables") for contents in (builder.sight.known.get(netns, {}), self._desired[netns]))
-        said = await builder.rules.apply(netns, builder.pids[netns], old, new)
+        said = await builder.rules.apply(netns, pid, old, new)
         if said is None:
             builder.unruled.discard(netns)
             builder.sight.note(netns, new, instead_of=old)
@@ -168,10 +173,12 @@ class _Building:
     async def _run_programs(self, netns: str, which: Callable[[str], bool]) -> None:
         """Those of a namespace's programs that are meant, by their names."""
         builder = self._builder
-        context = self._contexts.get(netns) if netns in builder.pids and self._runs(netns) else None
-        for operation in self._entries[netns].operations if context is not None else ():
+        pid, context = builder.pids.get(netns), self._contexts.get(netns) if self._runs(netns) else None
+        if pid is None or context is None:
+            return
+        for operation in self._entries[netns].operations:
             run = operation.object
-            if context is None or not isinstance(run, ProgramRun) or not which(run.program):
+            if not isinstance(run, ProgramRun) or not which(run.program):
                 continue
             if operation.verb == "remove":
                 await builder.runs.stop(run, context.node)
@@ -179,7 +186,7 @@ class _Building:
                 continue
             environment = partial(self._contexts.environment, netns, run.container)
             try:
-                said = await builder.runs.start(run, builder.pids[netns], context, environment)
+                said = await builder.runs.start(run, pid, context, environment)
             except OSError as error:  # its log cannot be put aside, or written
                 said = refusal(error)
             if said is None:

@@ -317,9 +317,9 @@ class Init:
 
     def _spawn_inside(self, name: str, role: Role, sandbox: int) -> int:
         """Forks into the namespaces of a pause process. Only a child is in the PID namespace joined, hence two forks."""
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        pidfd = os.pidfd_open(sandbox)
+        pidfd, reading, writing = os.pidfd_open(sandbox), -1, -1
         try:
+            reading, writing = os.pipe2(os.O_CLOEXEC)
             helper = syscalls.fork()
             if helper == 0:
                 _answer(writing, lambda: self._spawn_joined(name, role, pidfd, (reading, writing, pidfd)))

@@ -73,9 +73,10 @@ class Ruleset:
     def shrink(self) -> bool:
         """A new context in place of one that has grown; false where there is no need."""
         if self._has_grown:
-            self._nft.close()
             with self._inside():
-                self._nft = nft.open_here()
+                fresh = nft.open_here()
+            self._nft.close()
+            self._nft = fresh
         had_grown, self._has_grown = self._has_grown, False
         return had_grown
 
@@ -134,10 +135,15 @@ class NodeAgent:
         """Tells of rules that somebody else has changed. The kernel would tell it by itself, but then every rule of ours as well."""
         while True:
             await asyncio.sleep(LOOK_S)
+            had_grown = False
             for netns, ruleset in self._rulesets.items():
-                if ruleset.was_touched():
-                    self._outbox.put_nowait({"event": "touched", "netns": netns})
-            if [ruleset for ruleset in self._rulesets.values() if ruleset.shrink()]:
+                try:
+                    if ruleset.was_touched():
+                        self._outbox.put_nowait({"event": "touched", "netns": netns})
+                    had_grown |= ruleset.shrink()
+                except (OSError, RequirementError):
+                    continue  # its node has just died, or there is no room for another context: it is looked at again
+            if had_grown:
                 give_memory_back()
 
     async def _send_events(self) -> None:

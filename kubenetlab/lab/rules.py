@@ -118,33 +118,35 @@ class RulesHand:
             log(f"the marks of the rules are not written: {refusal(error)}")
 
     async def set_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], node_pids: Mapping[str, int]) -> None:
-        """Has the node agent ask these questions, by sandbox, and no others."""
+        """Has the node agents ask these questions, by sandbox, and no others."""
+        await self.add_probes({**dict.fromkeys(self._probes, ()), **wanted}, node_pids)
+
+    async def add_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], node_pids: Mapping[str, int]) -> None:
+        """Has them ask these, in place of what they ask in the same sandboxes. Several may do so at once for different ones."""
         asked = {
             netns: tuple((spec, node_pids[spec.node_netns]) for spec in specs if spec.node_netns in node_pids)
             for netns, specs in wanted.items()
         }
-        changed = [netns for netns in {**self._probes, **asked} if self._probes.get(netns) != asked.get(netns)]
+        changed = {netns: probes for netns, probes in asked.items() if self._probes.get(netns, ()) != probes}
         if not changed:
             return
         fresh = {
             spec.key
-            for netns in changed
-            for spec, node_pid in asked.get(netns, ())
+            for netns, probes in changed.items()
+            for spec, node_pid in probes
             if not spec.delay_s and spec.kind != "liveness" and (spec, node_pid) not in self._probes.get(netns, ())
         }
-        self._unanswered = {key for key in self._unanswered if key[0] in asked} | fresh
+        self._unanswered = {key for key in self._unanswered if changed.get(key[0], True)} | fresh
         self._answered.clear()
-        answers = await asyncio.gather(*(self._ask(hand, changed, asked, node_pids) for hand in self._hands))
+        answers = await asyncio.gather(*(self._ask(hand, changed, node_pids) for hand in self._hands))
         if not any("error" in answer for answer in answers):
-            self._probes = asked
+            self._probes = {netns: probes for netns, probes in {**self._probes, **changed}.items() if probes}
 
-    async def _ask(
-        self, hand: Hand, changed: Sequence[str], asked: Mapping[str, tuple[tuple[ProbeSpec, int], ...]], node_pids: Mapping[str, int]
-    ) -> Message:
+    async def _ask(self, hand: Hand, changed: Mapping[str, tuple[tuple[ProbeSpec, int], ...]], node_pids: Mapping[str, int]) -> Message:
         """What has changed of the probes that one node agent has, or is to have."""
         mine: dict[str, list[Any]] = {}
-        for netns in changed:
-            for is_wanted, probes in ((False, self._probes.get(netns, ())), (True, asked.get(netns, ()))):
+        for netns, wanted in changed.items():
+            for is_wanted, probes in ((False, self._probes.get(netns, ())), (True, wanted)):
                 for spec, _ in probes:
                     if self._hand(spec.node_netns) is hand:
                         mine.setdefault(netns, []).extend([msgspec.to_builtins(spec)] if is_wanted else [])
@@ -161,10 +163,6 @@ class RulesHand:
                     await self._answered.wait()
             except TimeoutError:
                 self._unanswered.clear()
-
-    async def add_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], node_pids: Mapping[str, int]) -> None:
-        """Has the node agent ask these, too."""
-        await self.set_probes({**{netns: tuple(spec for spec, _ in asked) for netns, asked in self._probes.items()}, **wanted}, node_pids)
 
     async def tables(self, netns: str, pid: int, tables: Iterable[Table]) -> list[Any]:
         """Each table as nft's JSON lists it; None for one that is not there."""

@@ -82,7 +82,12 @@ class Sight:
         self._kept = set()
 
     def note(self, netns: str, made: Iterable[Object] = (), *, instead_of: Iterable[Object]) -> None:
-        """What another hand has made is known at once: should anything else there be refused, it is not made a second time."""
+        """What another hand has made is known at once: should anything else there be refused, it is not made a second time.
+
+        Of a namespace that went meanwhile nothing is known.
+        """
+        if netns not in self._kernel.sandboxes.pids:
+            return
         gone = {obj.key for obj in instead_of}
         others = (obj for key, obj in self.known.get(netns, {}).items() if key not in gone)
         self.known[netns] = contents_of((*others, *made))
@@ -111,9 +116,9 @@ class Sight:
             self._doubtful.update(self.known)
         if time.time() >= self.next_slice_at:
             self._doubtful.update(self._slice(desired))
-        doubtful, self._doubtful = self._doubtful & self.known.keys(), set()
-        before = {netns: self.known[netns] for netns in doubtful}
-        self.look_at(desired, doubtful)
+        before = {netns: self.known[netns] for netns in self._doubtful & self.known.keys()}
+        self.look_at(desired, before)
+        self._doubtful = set()
         found = [f"{netns}: {line}" for netns, contents in before.items() for line in _differences(contents, self.known.get(netns, {}))]
         for line in found:
             log(line)
@@ -142,10 +147,8 @@ class Sight:
 
     def _hear(self) -> None:
         self._read()
-        if self._is_at_rest():
-            self._judge()
-            if self.has_doubts:
-                self._on_doubt()
+        if self._is_at_rest() and self.has_doubts:
+            self._on_doubt()
 
     def _read(self) -> None:
         """Takes in what has been told."""
@@ -158,15 +161,15 @@ class Sight:
 
     def _judge(self) -> None:
         """Finds what contradicts what is known."""
-        by_pid = {pid: netns for netns, pid in self._kernel.sandboxes.pids.copy().items()} if self._told else {}
-        for pid, notices in self._told.items():
+        told, self._told = self._told, {}
+        by_pid = {pid: netns for netns, pid in self._kernel.sandboxes.pids.copy().items()} if told else {}
+        for pid, notices in told.items():
             netns = by_pid.get(pid, "")
             if netns in self.known and contradict(netns, notices, self.known[netns], self._kernel.indexes(netns)):
                 if self.is_keeping:
                     self.note_kept(netns)
                 else:
                     self._doubtful.add(netns)
-        self._told = {}
 
 
 def _differences(before: Contents, after: Contents) -> list[str]:

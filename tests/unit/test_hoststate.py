@@ -147,11 +147,13 @@ def test_peers_are_neighbors_one_by_one(own: str) -> None:
 def test_of_peers_only_the_difference_is_told(before: set[tuple[str, str]], after: set[tuple[str, str]], own: str) -> None:
     """Who has gone is removed, who has come is added, nobody else is named."""
     old, new = Peers("n", "cbr0", tuple(sorted(before)), own), Peers("n", "cbr0", tuple(sorted(after)), own)
-    requests = [part for request in new.change_from(old, Indexes()) for part in split(request)]
+    marked = [(part, is_removal) for request, is_removal in new.change_from(old, Indexes()) for part in split(request)]
+    requests = [part for part, _ in marked]
     told = [(struct.unpack_from("=H", part, 4)[0], decoded(ndmsg, part).get_attr("NDA_DST")) for part in requests]
     gone = sorted({address for address, _ in old.entries} - {address for address, _ in new.entries})
     come = sorted({address for address, _ in new.entries} - {address for address, _ in old.entries})
     assert told == [*((wire.RTM_DELNEIGH, address) for address in gone), *((wire.RTM_NEWNEIGH, address) for address in come)]
+    assert [is_removal for _, is_removal in marked] == [*[True] * len(gone), *[False] * len(come)]
 
 
 def test_a_veth_is_made_with_both_ends_at_once() -> None:
@@ -376,3 +378,10 @@ def test_of_bundles_that_changed_only_what_differs_is_told() -> None:
     ]
     (gone,) = diff(HostState({"n": contents_of([other])}), HostState({"n": {}})).namespaces
     assert [str(operation) for operation in gone.details()][-1] == "- nft element ip t ips { of other }"
+
+
+def test_what_departs_is_named() -> None:
+    """Namespaces, and whose rules go: so that nobody remembers for ever what was computed for them."""
+    web, other = service_rules("web", "10.0.0.1"), service_rules("other", "10.0.0.9")
+    before = HostState({"n": contents_of([Sandbox("n", "h"), web, other]), "gone": contents_of([Sandbox("gone", "h")])})
+    assert diff(before, HostState({"n": contents_of([Sandbox("n", "h"), other])})).departed() == {"gone", "web"}
