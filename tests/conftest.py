@@ -21,7 +21,9 @@ _SYSCTL_ROOTS = ("net", "kernel", "user", "fs/inotify")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--thorough", action="store_true", help="every call refused once, and many random histories: half an hour")
+    parser.addoption(
+        "--thorough", action="store_true", help="every call refused once, and many random histories: three quarters of an hour or more"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -64,7 +64,6 @@ class ExecAction(Record, frozen=True):
     command: tuple[str, ...] = ()
 
 
-Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 
 

@@ -24,6 +24,8 @@ def doctor(
 
     Needs no lab and no privilege, and leaves nothing behind. What was tried and worked is taken for granted until the next boot.
     """
+    from msgspec import to_builtins
+
     from kubenetlab.errors import RequirementError
     from kubenetlab.kernel.doctor import examine
     from kubenetlab.lab import rundir
@@ -35,7 +37,7 @@ def doctor(
     found = examine(kept, again=again)
     findings = [*found, _room(), *_modes(found)]
     if output.is_data:
-        data([{name: getattr(item, name) for name in item.__struct_fields__} for item in findings], output)
+        data(to_builtins(findings), output)
     else:
         _show(findings)
         lacking = [item for item in findings if item.state == "missing"]

@@ -129,7 +129,9 @@ def _wanted(client: Client, command: str, what: list[str]) -> list[tuple[type[Re
 
 def typed_name(document: Mapping[str, Any]) -> str:
     """`pod/web-0`, `deployment.apps/web`: as kubectl names an object, and takes it again."""
-    group = document["apiVersion"].rpartition("/")[0]
+    from kubenetlab.api.kinds import group_of
+
+    group = group_of(document["apiVersion"])
     return f"{document['kind'].lower()}{f'.{group}' if group else ''}/{document['metadata']['name']}"
 
 

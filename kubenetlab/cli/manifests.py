@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -73,7 +74,7 @@ def read(
     files: Sequence[str] | None,
     *,
     strict: bool = False,
-    flags: Flags | None = None,
+    flags: Flags = Flags(),
     with_quickstart: bool = False,
     base: Mapping[str, Any] | None = None,
     for_new_lab: bool = False,
@@ -98,7 +99,7 @@ def read(
         loaded = Loaded(())
     config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
     entries = tuple(entry for entry in loaded.entries if entry is not config and not isinstance(entry.object, ClusterConfig))
-    if flags is not None and flags.say_something:
+    if flags.say_something:
         config = _with_flags(config.value if config is not None else base, flags)
     if lab is not None and config is not None:
         config = _named(config, lab)
@@ -169,19 +170,21 @@ def _few(names: Sequence[str]) -> str:
 def ignored_fields(entries: Sequence[Entry]) -> list[str]:
     """The fields that are accepted and not used, each once, by name."""
     found: dict[str, None] = {}
+    all_do = _all_run_real(entries)
     for entry in entries:
         if entry.object is not None:
-            _collect_ignored(entry.object, found, may_be_real=bool(_who_asks_for_real(entry, entries)))
+            _collect_ignored(entry.object, found, may_be_real=bool(_who_asks_for_real(entry, all_do=all_do)))
     return list(found)
 
 
 def _real_commands(entries: Sequence[Entry]) -> dict[str, list[str]]:
     """What asks for it → the objects whose containers' commands are run, with the programs' names."""
     found: dict[str, list[str]] = {}
+    all_do = _all_run_real(entries)
     for entry in entries:
         containers = getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ())
         commands = dict.fromkeys(container.command[0] for container in containers if container.command)
-        if entry.object is not None and commands and (why := _who_asks_for_real(entry, entries)):
+        if entry.object is not None and commands and (why := _who_asks_for_real(entry, all_do=all_do)):
             found.setdefault(why, []).append(f"{entry.object.title} ({', '.join(commands)})")
     return found
 
@@ -191,15 +194,19 @@ def _pod_template(entry: Entry) -> Any:
     return getattr(getattr(entry.object, "spec", None), "template", entry.object)
 
 
-def _who_asks_for_real(entry: Entry, entries: Sequence[Entry]) -> str:
+def _all_run_real(entries: Sequence[Entry]) -> bool:
+    """True where the Cluster document asks for the commands of all containers."""
+    return any(isinstance(entry.object, ClusterConfig) and entry.object.real_commands for entry in entries)
+
+
+def _who_asks_for_real(entry: Entry, *, all_do: bool) -> str:
     """What has the commands of an object's containers run; nothing when they are not."""
     from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION
 
     template = _pod_template(entry)
     if template is not None and template.metadata.annotations.get(REAL_COMMANDS_ANNOTATION) == "true":
         return f"the annotation {REAL_COMMANDS_ANNOTATION}"
-    is_asked = any(isinstance(other.object, ClusterConfig) and other.object.real_commands for other in entries)
-    return "realCommands (--real-commands)" if is_asked else ""
+    return "realCommands (--real-commands)" if all_do else ""
 
 
 def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool) -> None:
@@ -211,7 +218,7 @@ def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool) -
     for name in unread:
         if getattr(record, name):
             into[kubernetes_name(name)] = None
-    types = {name: annotation for cls in reversed(type(record).__mro__) for name, annotation in getattr(cls, "__annotations__", {}).items()}
+    types = _annotations(record.__class__)
     for name in record.__struct_fields__:
         value = getattr(record, name)
         if types.get(name) is Unmodelled:
@@ -225,6 +232,12 @@ def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool) -
             for item in value:
                 if isinstance(item, Record):
                     _collect_ignored(item, into, may_be_real=may_be_real)
+
+
+@cache
+def _annotations(type_: type) -> Mapping[str, Any]:
+    """Of a record's fields, those of its bases included."""
+    return {name: annotation for cls in reversed(type_.__mro__) for name, annotation in getattr(cls, "__annotations__", {}).items()}
 
 
 def _unread(record: Any, *, may_be_real: bool) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Arithmetic of address ranges: which address is whose. Pure numbers, no state.
 
-Source of the bands: Kubernetes KEP-3070, pkg/registry/core/service/ipallocator; of the node ranges: pkg/controller/nodeipam.
+Source of the bands: Kubernetes KEP-3070, pkg/registry/core/service/ipallocator.
 """
 
 import hashlib

@@ -5,11 +5,11 @@ Source: k8s.io/kubernetes pkg/controller/endpoint, pkg/controller/endpointslicem
 """
 
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address
 from typing import Final
 
 from msgspec import structs
 
+from kubenetlab.api import ip
 from kubenetlab.api.core import SERVICE_NAME_LABEL, Service
 from kubenetlab.api.discovery import (
     MANAGED_BY_LABEL,
@@ -105,7 +105,7 @@ def _slices(endpoints: Endpoints) -> Iterator[EndpointSlice]:
                     (address.ip,), EndpointConditions(ready), address.hostname or None, address.node_name, target_ref=address.target_ref
                 )
                 for address, ready in states
-                if ip_address(address.ip).version == version
+                if ip.version_of(address.ip) == version
             )
             if found:
                 name = f"{endpoints.name}-{suffix(endpoints.full_name, family, str(number))}"

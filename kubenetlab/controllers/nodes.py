@@ -4,11 +4,11 @@ Source: k8s.io/kubernetes pkg/controller/nodeipam (ranges), pkg/kubelet/nodestat
 """
 
 from collections.abc import Container, Iterator
-from ipaddress import ip_network
 from typing import Final
 
 from msgspec import structs
 
+from kubenetlab.api import ip
 from kubenetlab.api.config import ClusterConfig, Network, NodeConfig
 from kubenetlab.api.core import Node, NodeAddress, NodeSpec, NodeStatus, Taint
 from kubenetlab.api.lab import NetworkFacts, NodeReport, NodeSettings
@@ -39,7 +39,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     taken = {address for node in known for address in node.addresses}
     wanted = asked_ranges(cluster)
     asked_for = [cidr for cidrs in wanted.values() for cidr in cidrs]
-    taken_ranges = [ip_network(cidr) for cidr in (*asked_for, *(cidr for node in known for cidr in node.spec.pod_cidrs))]
+    taken_ranges = [ip.network(cidr) for cidr in (*asked_for, *(cidr for node in known for cidr in node.spec.pod_cidrs))]
     free_addresses = [_free_addresses(subnet, taken) for subnet in config.node_networks]
     free_parts = [
         free_ranges(

@@ -151,7 +151,7 @@ def _pod(node: NodeView, pod: PodView, cni: CNI) -> tuple[Wanted, ...]:
 def _rules(memo: Memo, proxy: ServiceProxy, service: ServiceView, node: str, network: PodNetwork) -> tuple[Rules, ...]:
     """One Service's rules, computed once for all nodes on which they are the same."""
     place = node if knows_places(service.service) else ""
-    return memo(("rules", service.full_name, network, place), proxy.service, service, place, network)
+    return memo(("rules", service.service.full_name, network, place), proxy.service, service, place, network)
 
 
 def _proxy(node: NodeView, rules: tuple[tuple[Rules, ...], ...], proxy: ServiceProxy, network: PodNetwork) -> tuple[Wanted, ...]:

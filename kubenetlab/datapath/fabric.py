@@ -10,9 +10,9 @@ The router knows the nodes' and the internet's networks, and no pod: from outsid
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address, ip_network
 
 from kubenetlab import names
+from kubenetlab.api import ip
 from kubenetlab.api.config import INTERNET_SUBNETS, ExternalHost, Network
 from kubenetlab.datapath.sandboxes import link_local, loopback_and_sysctls, router_sysctls
 from kubenetlab.datapath.view import DEFAULT_ROUTES, NodeView, router_address
@@ -54,7 +54,7 @@ def external(host: ExternalHost, versions: Sequence[int]) -> Iterator[Object]:
     """A host in the internet; with ports it is a server."""
     here = names.external_netns(host.name)
     addresses = host.addresses(versions)
-    present = [ip_address(address).version for address in addresses]
+    present = [ip.version_of(address) for address in addresses]
     yield Sandbox(here, hostname=names.hostname(host.name))
     yield from loopback_and_sysctls(here, has_ipv6=6 in present)
     ways_in = [(address, INTERNET_SUBNETS[version].prefixlen) for address, version in zip(addresses, present, strict=True)]
@@ -70,7 +70,7 @@ def node(view: NodeView) -> Iterator[Object]:
     yield Sandbox(view.netns, hostname=names.hostname(view.name))
     yield from loopback_and_sysctls(view.netns, has_ipv6=view.has_ipv6, forwards=True)
     yield from router_sysctls(view.netns, has_ipv6=view.has_ipv6)
-    subnets = [ip_network(cidr) for cidr in view.node_cidrs]
+    subnets = [ip.network(cidr) for cidr in view.node_cidrs]
     ways_in = [(address, subnet.prefixlen) for address, subnet in zip(view.addresses, subnets, strict=True)]
     yield from _uplink(view.netns, names.NODE_UPLINK, ways_in, names.FABRIC_SWITCH, view.name)
     routers = [router_address(subnet) for subnet in subnets]

@@ -127,10 +127,6 @@ class ServiceView(Struct, frozen=True):
     service: Service
     slices: tuple[EndpointSlice, ...]
 
-    @property
-    def full_name(self) -> str:
-        return f"{self.service.namespace}/{self.service.name}"
-
 
 def router_address(subnet: Network) -> str:
     """The fabric's way out in one of the nodes' networks: every node's default gateway."""

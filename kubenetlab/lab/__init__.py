@@ -1,7 +1,7 @@
 """Keeping it so: the processes of one running lab, and how to reach them.
 
 up ──► init (PID 1) ─┬─ agent        controllers, plan, links, API
-                     ├─ node agent   rules and probes
+                     ├─ node agents  rules and probes
                      ├─ workers      sockets of the built-in programs
                      ├─ coredns …    processes that live in pods
                      └─ pause × N    one per node, pod and external host

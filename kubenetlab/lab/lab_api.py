@@ -1,6 +1,6 @@
 """The lab's own part of the API: apply, settled, inspect, enter, plan, diff.
 
-POST apply    {documents: […]}        → outcomes and findings; with dryRun nothing is stored
+POST apply    {documents: […]}        → outcomes and findings
 POST plan     {documents: […]}        → what would be done; with script the whole lab as a shell script
 GET  diff                             → where the kernel differs from the plan, found by looking
 GET  settled  ?timeout=60             → lines: how many pods are ready, until all are or never will be

@@ -1,4 +1,7 @@
-"""The pod ranges that nodes bring with them: one per family, inside the pods' range, nobody else's, with room left for the others."""
+"""The pod ranges that nodes bring with them: one per family, inside the pods' range, nobody else's, with room left for the others.
+
+Source of how nodes get theirs: k8s.io/kubernetes pkg/controller/nodeipam.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +52,10 @@ def range_faults(config: ClusterConfig, given: Mapping[str, Sequence[str]]) -> I
         if mask_size < network.prefixlen:
             continue  # which is told elsewhere
         taken = [part for _, part in seen if part.version == network.version]
+        if not taken:
+            continue
         left = list(islice(free_ranges(network, mask_size, taken), waiting))
-        if taken and len(left) < waiting:
+        if len(left) < waiting:
             yield RangeFault(
                 "", f"{network} has room for {len(left)} more ranges of /{mask_size}, wanted {waiting}, one for each node without"
             )

@@ -88,7 +88,7 @@ class Mode(ModeOptions, frozen=True):
             ports = port_views(node, service, version)
             if objects := tuple(obj for port in ports for obj in _service_port(words, port, cluster_cidr)):
                 ips = (words.element("cluster-ips", cluster_ip) for cluster_ip in dict.fromkeys(port.cluster_ip for port in ports))
-                found.append(Rules(words.family, TABLE, service.full_name, (*ips, *objects)))
+                found.append(Rules(words.family, TABLE, service.service.full_name, (*ips, *objects)))
         return tuple(found)
 
 
