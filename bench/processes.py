@@ -69,8 +69,19 @@ def _pss_mb(pid: int) -> float:
 
 def _ticks(pids: list[int]) -> int:
     """User and system time, their own and that of children who have ended."""
-    return sum(sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[11:15])) for pid in pids)
+    return sum(sum(map(int, stat.rpartition(") ")[2].split()[11:15])) for pid in pids if (stat := _stat(pid)))
+
+
+def _stat(pid: int) -> str:
+    """Nothing of a process that has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
 
 
 def _is_pause(pid: int) -> bool:
-    return os.readlink(f"/proc/{pid}/exe").rpartition("/")[2].startswith(PAUSE)
+    try:
+        return os.readlink(f"/proc/{pid}/exe").rpartition("/")[2].startswith(PAUSE)
+    except OSError:
+        return False

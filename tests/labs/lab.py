@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,10 @@ class Answer(Struct, frozen=True):
     error: str = ""
 
 
-def run(*words: str, given: str | None = None, status: int | None = 0, cwd: Path | None = None) -> Ran:
-    """A kubenetlab command. Fails unless it ends with `status`; None: whatever it ends with."""
-    done = subprocess.run([*COMMAND, *words], input=given, capture_output=True, text=True, check=False, timeout=patiently(90), cwd=cwd)
-    return ran(done, status)
+def run(*words: str, given: str | None = None, status: int | None = 0, cwd: Path | None = None, before: Sequence[str] = ()) -> Ran:
+    """A kubenetlab command, begun by another one `before` it. Fails unless it ends with `status`; None: whatever it ends with."""
+    line = [*before, *COMMAND, *words]
+    return ran(subprocess.run(line, input=given, capture_output=True, text=True, check=False, timeout=patiently(90), cwd=cwd), status)
 
 
 def ran(done: subprocess.CompletedProcess[str], status: int | None) -> Ran:
@@ -64,10 +65,11 @@ def wait_for(condition: Callable[[], Any], what: str, within_s: float = DEADLINE
 
 
 class Lab:
-    """A lab by name. `run` is the command line with `--lab`."""
+    """A lab by name. `run` is the command line with `--lab`, begun by another command where the lab is somewhere else."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, before: Sequence[str] = ()) -> None:
         self.name = name
+        self._before = before
 
     @property
     def directory(self) -> Path:
@@ -75,10 +77,17 @@ class Lab:
 
     def run(self, *words: str, given: str | None = None, status: int | None = 0) -> Ran:
         command, *rest = words
-        return run(command, "--lab", self.name, *rest, given=given, status=status)
+        return run(command, "--lab", self.name, *rest, given=given, status=status, before=self._before)
 
     def up(self, manifest: str, *words: str, status: int = 0) -> Ran:
         return self.run("up", "-f", "-", *words, given=manifest, status=status)
+
+    def kill(self, role: str) -> int:
+        """Kills one of its own processes, and waits for its successor; the pid of the dead."""
+        (victim,) = self.pids(f"kubenetlab {self.name} {role}")
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: self.pids(f"kubenetlab {self.name} {role}") not in ([], [victim]), "its successor")
+        return victim
 
     def apply(self, manifest: str, *words: str, status: int | None = 0) -> Ran:
         return self.run("apply", "-f", "-", *words, given=manifest, status=status)

@@ -27,7 +27,8 @@ def main(address: str, port: int, per_second: float) -> None:
     threading.Thread(target=wait_for_the_end, args=(is_over,), daemon=True).start()
     due = time.monotonic()
     while not is_over.wait(max(0.0, due - time.monotonic())):
-        threading.Thread(target=lambda: print(f"{connect(address, port)}\n", end="", flush=True)  # one write: there are many threads).start()
+        # One write, for there are many threads.
+        threading.Thread(target=lambda: print(f"{connect(address, port)}\n", end="", flush=True)).start()
         due += 1 / per_second
 
 

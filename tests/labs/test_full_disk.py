@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import OURS
-from tests.labs.lab import COMMAND, Lab, Ran, ran, wait_for
+from tests.labs.lab import Lab, wait_for
 from tests.labs.test_life import MANIFEST, web_answers
-from tests.patience import patiently
 
 SIZE = 256 * 1024
 PAGE = 4096
@@ -31,18 +30,12 @@ class LabOnSmallDisk(Lab):
     """A lab whose commands see another file system at /run/kubenetlab."""
 
     def __init__(self, name: str, holder: int) -> None:
-        super().__init__(name)
-        self._holder = holder
+        super().__init__(name, ("nsenter", f"--target={holder}", "--mount"))
         self.filler = Path(f"/proc/{holder}/root/run/kubenetlab/filler")
 
     @property
     def directory(self) -> Path:
         return self.filler.with_name(self.name)
-
-    def run(self, *words: str, given: str | None = None, status: int | None = 0) -> Ran:
-        command, *rest = words
-        line = ["nsenter", f"--target={self._holder}", "--mount", *COMMAND, command, "--lab", self.name, *rest]
-        return ran(subprocess.run(line, input=given, capture_output=True, text=True, check=False, timeout=patiently(90)), status)
 
     def fill(self, free: int = 0) -> None:
         """Leaves so many bytes free; 0: none at all."""
@@ -103,7 +96,7 @@ def test_a_disk_that_runs_full_under_a_lab(cramped: LabOnSmallDisk) -> None:
         assert "nothing was changed: the lab's store cannot be written" in refused.err
         assert f"/run/kubenetlab/{cramped.name}/store.json: No space left on device" in refused.err
     for role in ("agent", "node-agent"):
-        kill(cramped, role)
+        cramped.kill(role)
     assert web_answers(cramped)
     cramped.make_space()
     cramped.apply(LARGER)
@@ -111,13 +104,6 @@ def test_a_disk_that_runs_full_under_a_lab(cramped: LabOnSmallDisk) -> None:
     after = {pod["name"]: (pod["pid"], pod["addresses"]) for pod in cramped.seen["pods"]}
     assert len(after) == len(before) + 2
     assert before.items() <= after.items()
-
-
-def kill(lab: Lab, role: str) -> None:
-    """Kills one of the lab's processes, and waits for its successor."""
-    (victim,) = lab.pids(f"kubenetlab {lab.name} {role}")
-    os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: lab.pids(f"kubenetlab {lab.name} {role}") not in ([], [victim]), "its successor")
 
 
 def test_a_pod_that_dies_while_the_disk_is_full(cramped: LabOnSmallDisk) -> None:
@@ -128,7 +114,7 @@ def test_a_pod_that_dies_while_the_disk_is_full(cramped: LabOnSmallDisk) -> None
     (victim,) = cramped.pids(f"{cramped.name}/{pod['sandbox']}")
     os.kill(victim, signal.SIGKILL)
     wait_for(lambda: "store.json: No space left on device" in cramped.run("diff", status=1).err, "the word of it")
-    kill(cramped, "agent")
+    cramped.kill("agent")
     wait_for(lambda: "store.json: No space left on device" in cramped.run("diff", status=1).err, "the same word from the next agent")
     cramped.make_space()
     wait_for(lambda: not cramped.faults, "the pod")

@@ -107,9 +107,7 @@ def test_killed_helpers_come_back(lab: Lab, role: str) -> None:
     """Rules stay whoever dies; an app worker's sockets are opened anew, in the same pods."""
     lab.up(MANIFEST)
     pods = [(pod["name"], pod["pid"], pod["addresses"]) for pod in lab.seen["pods"]]
-    (victim,) = lab.pids(f"kubenetlab {lab.name} {role}")
-    os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: lab.pids(f"kubenetlab {lab.name} {role}") not in ([], [victim]), "its successor")
+    victim = lab.kill(role)
     wait_for(lambda: web_answers(lab), "all pods to answer again")
     wait_for(lambda: all(pod["ready"] for pod in lab.seen["pods"]), "all pods to be ready")
     assert [(pod["name"], pod["pid"], pod["addresses"]) for pod in lab.seen["pods"]] == pods

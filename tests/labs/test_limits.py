@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import subprocess
 
-from tests.clusters import deployment
-from tests.labs.lab import COMMAND, Lab, Ran, ran
+from tests.clusters import deployment, pod
+from tests.labs.lab import COMMAND, Lab, Ran
 
-CLIENT = "apiVersion: v1\nkind: Pod\nmetadata: {name: client}\nspec: {containers: [{name: main, image: agnhost, args: [netexec]}]}\n---\n"
+CLIENT = pod("client")
 
 
 def up_with_few_files(lab: Lab, files: int, status: int) -> Ran:
     """As where an administrator allows that many open files and no more."""
-    command = ["prlimit", f"--nofile={files}:{files}", *COMMAND, "up", "--lab", lab.name, "-f", "-"]
-    return ran(subprocess.run(command, input=CLIENT + deployment(replicas=2), capture_output=True, text=True, check=False), status)
+    return Lab(lab.name, ("prlimit", f"--nofile={files}:{files}")).up(CLIENT + deployment(replicas=2), status=status)
 
 
 def test_too_few_open_files(lab: Lab) -> None:

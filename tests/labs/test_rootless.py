@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters import deployment, service
+from tests.clusters import deployment, pod, service
 from tests.conftest import OURS
 from tests.labs import users
 from tests.labs.lab import Lab, descendants, run, wait_for
 from tests.labs.users import NOBODY, SOMEBODY, User, UsersLab
 
-CLIENT = "apiVersion: v1\nkind: Pod\nmetadata: {name: client}\nspec: {containers: [{name: main, image: agnhost, args: [netexec]}]}\n---\n"
+CLIENT = pod("client")
 REAL = """\
 apiVersion: v1
 kind: Pod
@@ -61,9 +61,9 @@ def test_a_whole_lab_without_root(lab: UsersLab) -> None:
         lab.service("web")["cluster_ips"][0],
         "web.default.svc.cluster.local",
     ]
-    lab.apply(CLIENT.replace("name: client", "name: other"))
+    lab.apply(pod("other"))
     lab.run("scale", "deployment", "web", "--replicas", "4")
-    wait_for(lambda: len([pod for pod in lab.pods("web") if pod["ready"]]) == 4, "four pods")
+    wait_for(lambda: len([found for found in lab.pods("web") if found["ready"]]) == 4, "four pods")
     assert lab.run("check").status == 0
     assert lab.run("diff").out.strip() == "the kernel is as it should be"
     assert names_in_run_netns() == []

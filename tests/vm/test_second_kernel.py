@@ -12,7 +12,7 @@ import pytest
 
 from kubenetlab.kernel.features import has_br_netfilter
 from tests.conftest import OURS
-from tests.labs.lab import Lab, descendants, title_of
+from tests.labs.lab import Lab
 
 pytestmark = pytest.mark.vm
 
@@ -60,10 +60,7 @@ def works(lab: Lab, layout: str) -> str:
     seen = lab.seen
     assert (seen["pod_layout"], [pod["name"] for pod in seen["pods"] if not pod["ready"]]) == (layout, [])
     assert lab.run("ping", "-o", "json").json["ok"]
-    processes = descendants(seen["init_pid"])
     assert lab.seen_names_alive()
     lab.down()
-    assert [title_of(pid) for pid in processes if title_of(pid)] == []
-    assert list(Path("/run/netns").glob(f"{lab.name}_*")) == []
-    assert not lab.directory.exists()
+    assert lab.remains == []
     return said
