@@ -1,4 +1,4 @@
-"""HTTP/1.1 over sockets that others made: in a pod's namespace, or a Unix socket. The protocol itself is h11's.
+"""HTTP/1.1 over sockets that others made: in a pod's namespace, or a Unix socket.
 
 A server for the built-in programs and the API, and a client for probes, dials and commands.
 """
@@ -9,12 +9,12 @@ import asyncio
 import os
 import socket
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-import h11
 from msgspec import Struct
 
-from kubenetlab.lab.exchange import Exchange
+from kubenetlab.lab.exchange import BODILESS, Exchange, chunk, head
+from kubenetlab.lab.incoming import Asked, Incoming
 from kubenetlab.lab.log import say
 from kubenetlab.programs.http import Peer, Request, Response, plain_peer
 
@@ -22,17 +22,16 @@ RECEIVE_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
 IDLE_TIMEOUT_S = 75.0
 
-BODILESS = (204, 304)
-"""Statuses whose answers have no body (RFC 9110 §15.3.5, §15.4.5)."""
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _REASONS = {
-    200: b"OK",
-    201: b"Created",
-    400: b"Bad Request",
-    404: b"Not Found",
-    409: b"Conflict",
-    500: b"Internal Server Error",
-    503: b"Service Unavailable",
+    200: "OK",
+    201: "Created",
+    400: "Bad Request",
+    404: "Not Found",
+    409: "Conflict",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
 }
 
 
@@ -60,22 +59,27 @@ async def serve(connection: socket.socket, handler: Handler, received: bytes = b
     `received` is what came in before.
     """
     connection.setblocking(False)
-    protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=RECEIVE_BYTES)
+    loop = asyncio.get_running_loop()
     try:
-        if received:
-            protocol.receive_data(received)
-        peer, port = _names(connection)
+        incoming = Incoming(*_names(connection), max_body_bytes)
+        incoming.feed(received)
         while True:
-            request = await _read_request(connection, protocol, peer, port, max_body_bytes)
-            if request is None:
+            while incoming.requests:
+                asked = incoming.requests.popleft()
+                await _answer(connection, asked, await _handled(asked.request, handler))
+                if asked.is_last:
+                    return
+            if incoming.refusal is not None:
+                await _send(connection, _whole(incoming.refusal, is_last=True))
                 return
-            await _answer(connection, protocol, await _handled(request, handler), is_head=request.method == "HEAD")
-            if protocol.our_state is not h11.DONE or protocol.their_state is not h11.DONE:
+            if incoming.awaits_continue:
+                await _send(connection, CONTINUE)
+                incoming.awaits_continue = False
+            async with asyncio.timeout(IDLE_TIMEOUT_S):
+                data = await loop.sock_recv(connection, RECEIVE_BYTES)
+            if not data:
                 return
-            protocol.start_next_cycle()
-    except h11.RemoteProtocolError as error:
-        if protocol.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            await _answer(connection, protocol, Response(error.error_status_hint, f"{error}\n".encode()))
+            incoming.feed(data)
     except (OSError, TimeoutError):
         pass  # the client is gone, perhaps before its connection was accepted
     finally:
@@ -101,29 +105,6 @@ def _names(connection: socket.socket) -> tuple[Peer, int]:
     return plain_peer(connection.getpeername()), connection.getsockname()[1]
 
 
-async def _read_request(connection: socket.socket, protocol: h11.Connection, peer: Peer, port: int, max_body_bytes: int) -> Request | None:
-    head: h11.Request | None = None
-    body = bytearray()
-    while True:
-        event = protocol.next_event()
-        if event is h11.NEED_DATA:
-            if protocol.they_are_waiting_for_100_continue:
-                await _send(connection, protocol, h11.InformationalResponse(status_code=100, headers=[]))
-            async with asyncio.timeout(IDLE_TIMEOUT_S):
-                protocol.receive_data(await asyncio.get_running_loop().sock_recv(connection, RECEIVE_BYTES))
-        elif isinstance(event, h11.Request):
-            head = event
-        elif isinstance(event, h11.Data):
-            body += event.data
-            if len(body) > max_body_bytes:
-                raise h11.RemoteProtocolError("the request's body is too large", 413)
-        elif isinstance(event, h11.EndOfMessage) and head is not None:
-            headers = {name.decode(): value.decode(errors="replace") for name, value in head.headers}
-            return Request(head.method.decode(), head.target.decode(errors="replace"), peer, headers, bytes(body), port)
-        else:
-            return None
-
-
 async def _handled(request: Request, handler: Handler) -> Answer:
     try:
         return await handler(request)
@@ -132,32 +113,27 @@ async def _handled(request: Request, handler: Handler) -> Answer:
         return Response(500, f"{type(error).__name__}: {error}\n".encode())
 
 
-async def _answer(connection: socket.socket, protocol: h11.Connection, answer: Answer, *, is_head: bool = False) -> None:
+async def _answer(connection: socket.socket, asked: Asked, answer: Answer) -> None:
     if isinstance(answer, Stream):
-        await _send(connection, protocol, _head(Response(200, content_type=answer.content_type), None, is_chunked=True))
-        await _send_pieces(connection, protocol, answer.pieces)
-        await _send(connection, protocol, h11.EndOfMessage())
+        headers = {"Content-Type": answer.content_type, **({"Transfer-Encoding": "chunked"} if asked.takes_chunks else {})}
+        await _send(connection, _head(200, headers, is_last=asked.is_last))
+        await _send_pieces(connection, answer.pieces, chunk if asked.takes_chunks else bytes)
+        await _send(connection, chunk(b"") if asked.takes_chunks else b"")
         return
     response = answer.response if isinstance(answer, Handover) else answer
     if not 200 <= response.status <= 999:
         response = Response(500, f"invalid status code {response.status}\n".encode())
-    has_body = bool(response.body) and not is_head and response.status not in BODILESS
-    events: Sequence[h11.Event] = (
-        _head(response, None if response.status in BODILESS else len(response.body)),
-        *([h11.Data(data=response.body)] if has_body else []),
-        h11.EndOfMessage(),
-    )
-    data = b"".join(protocol.send(event) or b"" for event in events)
+    data = _whole(response, is_last=asked.is_last, is_head=asked.request.method == "HEAD")
     if isinstance(answer, Handover):
         try:
             data = data[socket.send_fds(connection, [data], answer.fds) :]
         finally:
             for fd in answer.fds:
                 os.close(fd)
-    await asyncio.get_running_loop().sock_sendall(connection, data)
+    await _send(connection, data)
 
 
-async def _send_pieces(connection: socket.socket, protocol: h11.Connection, pieces: AsyncIterator[bytes]) -> None:
+async def _send_pieces(connection: socket.socket, pieces: AsyncIterator[bytes], framed: Callable[[bytes], bytes]) -> None:
     """Piece by piece. Raises ConnectionError when the client is gone, also while there is nothing to send: nobody else would notice."""
     hung_up = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(connection, 1))  # who listens has nothing more to say
     try:
@@ -170,18 +146,29 @@ async def _send_pieces(connection: socket.socket, protocol: h11.Connection, piec
                 raise ConnectionResetError("the client is gone")
             if (piece := coming.result()) is None:
                 return
-            await _send(connection, protocol, h11.Data(data=piece))
+            if piece:
+                await _send(connection, framed(piece))
     finally:
         hung_up.cancel()
         await asyncio.gather(hung_up, return_exceptions=True)
         await pieces.aclose()  # type: ignore[attr-defined]
 
 
-def _head(response: Response, length: int | None, *, is_chunked: bool = False) -> h11.Response:
-    headers = {"Content-Type": response.content_type, **response.headers}
-    headers |= {"Content-Length": str(length)} if length is not None else {"Transfer-Encoding": "chunked"} if is_chunked else {}
-    return h11.Response(status_code=response.status, headers=list(headers.items()), reason=_REASONS.get(response.status, b""))
+def _whole(response: Response, *, is_last: bool, is_head: bool = False) -> bytes:
+    """An answer as it is sent; one whose headers HTTP cannot carry is an error of its own."""
+    has_length = response.status not in BODILESS
+    length = {"Content-Length": str(len(response.body))} if has_length else {}
+    try:
+        begun = _head(response.status, {"Content-Type": response.content_type, **response.headers, **length}, is_last=is_last)
+    except ValueError as error:
+        return _whole(Response(500, f"{error}\n".encode()), is_last=is_last, is_head=is_head)
+    return begun + response.body if has_length and not is_head else begun
 
 
-async def _send(connection: socket.socket, protocol: h11.Connection, event: h11.Event) -> None:
-    await asyncio.get_running_loop().sock_sendall(connection, protocol.send(event) or b"")
+def _head(status: int, headers: Mapping[str, str], *, is_last: bool) -> bytes:
+    lines = (*headers.items(), ("Connection", "close")) if is_last else headers.items()
+    return head(f"HTTP/1.1 {status} {_REASONS.get(status, '')}", lines)
+
+
+async def _send(connection: socket.socket, data: bytes) -> None:
+    await asyncio.get_running_loop().sock_sendall(connection, data)
