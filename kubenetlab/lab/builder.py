@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import refusal
-from kubenetlab.hoststate.diff import Changes
+from kubenetlab.hoststate.diff import Changes, Verb
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel, far_namespaces
@@ -107,6 +107,10 @@ class _Building:
         self.refused: Refused = {}
         self._builder = builder
         self._entries = {entry.netns: entry for entry in changes.namespaces if not entry.is_removed}
+        self._programs = {
+            netns: [(operation.verb, operation.object) for operation in entry.operations if isinstance(operation.object, ProgramRun)]
+            for netns, entry in self._entries.items()
+        }
         self._desired = desired
         self._contexts = contexts
         self._probes = probes
@@ -116,7 +120,9 @@ class _Building:
         for entry in self._entries.values():
             for far in far_namespaces(entry) if entry.is_new else ():
                 self._plugged.setdefault(far, []).append(entry.netns)
-        self._ruled: set[str] = set()
+        self._unruled = {
+            netns for netns, entry in self._entries.items() if any(operation.object.hand == "nftables" for operation in entry.operations)
+        }
         self._populated: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._made = 0
@@ -132,7 +138,8 @@ class _Building:
             return
         if self._entries[netns].is_new:
             self._builder.take_note(netns)
-            self._begin(self._load_rules(netns))
+            if netns in self._unruled:
+                self._begin(self._load_rules(netns))
         if pods := self._plugged.get(netns):
             self._begin(self._populate([pod for pod in pods if pod in self._builder.pids]))
 
@@ -140,10 +147,13 @@ class _Building:
         """Whatever has not been begun: rules of what was there before, processes; and at the very end what asks something once and ends."""
         for task in self._tasks:
             await task
-        alive = [netns for netns in self._entries if netns in self._builder.pids]
-        rest = {netns: _acts if netns in self._populated else lambda program: not is_one_shot(program) for netns in alive}
-        await asyncio.gather(*(self._load_rules(netns) for netns in alive), *(self._run_programs(netns, rest[netns]) for netns in alive))
-        await asyncio.gather(*(self._run_programs(netns, is_one_shot) for netns in alive))
+        served = [netns for netns in self._entries if netns not in self._populated]
+        await asyncio.gather(
+            *(self._load_rules(netns) for netns in sorted(self._unruled)),
+            *self._runs_of(served, lambda program: not is_one_shot(program)),
+            *self._runs_of(self._populated, _acts),
+        )
+        await asyncio.gather(*self._runs_of(self._entries, is_one_shot))
 
     def _begin(self, work: Any) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
@@ -151,16 +161,15 @@ class _Building:
     async def _populate(self, pods: list[str]) -> None:
         """What serves in a node's new pods is started, and then probed."""
         self._populated.update(pods)
-        await asyncio.gather(*(self._run_programs(netns, _serves) for netns in pods))
-        running = [netns for netns in pods if netns in self._probes and all(_serves(run.program) for run in self._runs(netns))]
+        await asyncio.gather(*self._runs_of(pods, _serves))
+        running = [netns for netns in pods if netns in self._probes and all(_serves(run.program) for _, run in self._programs[netns])]
         await self._builder.rules.add_probes({netns: self._probes[netns] for netns in running}, self._builder.node_pids)
 
     async def _load_rules(self, netns: str) -> None:
-        entry, builder = self._entries[netns], self._builder
-        pid = builder.pids.get(netns)
-        if pid is None or netns in self._ruled or not any(operation.object.hand == "nftables" for operation in entry.operations):
+        builder = self._builder
+        if (pid := builder.pids.get(netns)) is None:
             return
-        self._ruled.add(netns)
+        self._unruled.discard(netns)
         old, new = (of_hand(contents.values(), "nftables") for contents in (builder.sight.known.get(netns, {}), self._desired[netns]))
         said = await builder.rules.apply(netns, pid, old, new)
         if said is None:
@@ -170,17 +179,20 @@ class _Building:
             builder.unruled.add(netns)
             self.refused.setdefault(netns, []).append(rules_refused(netns, said, self._desired))
 
-    async def _run_programs(self, netns: str, which: Callable[[str], bool]) -> None:
-        """Those of a namespace's programs that are meant, by their names."""
+    def _runs_of(self, namespaces: Iterable[str], which: Callable[[str], bool]) -> Iterator[Coroutine[Any, Any, None]]:
+        """What is to be done about those of their programs that are meant, by the programs' names."""
+        for netns in namespaces:
+            if meant := [(verb, run) for verb, run in self._programs[netns] if which(run.program)]:
+                yield self._run_programs(netns, meant)
+
+    async def _run_programs(self, netns: str, operations: Iterable[tuple[Verb, ProgramRun]]) -> None:
+        """One after the other."""
         builder = self._builder
-        pid, context = builder.pids.get(netns), self._contexts.get(netns) if self._runs(netns) else None
+        pid, context = builder.pids.get(netns), self._contexts.get(netns)
         if pid is None or context is None:
             return
-        for operation in self._entries[netns].operations:
-            run = operation.object
-            if not isinstance(run, ProgramRun) or not which(run.program):
-                continue
-            if operation.verb == "remove":
+        for verb, run in operations:
+            if verb == "remove":
                 await builder.runs.stop(run, context.node)
                 builder.sight.note(netns, instead_of=[run])
                 continue
@@ -193,9 +205,6 @@ class _Building:
                 builder.sight.note(netns, [run], instead_of=[run])
             else:
                 self.refused.setdefault(netns, []).append(program_refused(run, said, self._desired))
-
-    def _runs(self, netns: str) -> list[ProgramRun]:
-        return [operation.object for operation in self._entries[netns].operations if isinstance(operation.object, ProgramRun)]
 
 
 def of_hand(objects: Iterable[Any], hand: str) -> list[Any]:

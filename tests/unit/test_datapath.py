@@ -332,12 +332,13 @@ def test_one_changed_endpoint_computes_only_what_depends_on_it() -> None:
     [
         (3, True, "onlink", "dynamic"),
         (3, False, "routed", "dynamic"),
-        (100, True, "onlink", "permanent"),
-        (252, True, "routed", "permanent"),
+        (60, True, "onlink", "permanent"),
+        (65, True, "routed", "dynamic"),
+        (130, True, "routed", "permanent"),
     ],
 )
 def test_the_layout_is_chosen_by_machine_and_size(replicas: int, has_br_netfilter: bool, layout: str, neighbors: str) -> None:
-    """Missing br_netfilter, or more than 250 pods on a node: routed. More than 256 possible neighbours: permanent."""
+    """Missing br_netfilter, or more than 64 pods on a node: routed. More than 256 possible neighbours: permanent."""
     cluster = settled(store(ONE_NODE + deployment(replicas=replicas)))
     made = decide(cluster.with_changes([structs.replace(ONLINK, is_final=False)]), has_br_netfilter=has_br_netfilter)
     assert (made.pod_layout, made.neighbors) == (layout, neighbors)
@@ -347,7 +348,7 @@ def test_a_layout_once_used_is_kept() -> None:
     """A lab that grows turns to permanent neighbours, but no pod is renumbered; options are obeyed."""
     small = store(deployment(replicas=3))
     kept = decide(small, has_br_netfilter=True)
-    grown = settled(store(ONE_NODE + deployment(replicas=252))).with_changes([kept])
+    grown = settled(store(ONE_NODE + deployment(replicas=70))).with_changes([kept])
     made = decide(grown, has_br_netfilter=False)
     assert (made.pod_layout, made.neighbors) == ("onlink", "permanent")
     assert decide(small.with_changes([structs.replace(made, is_final=True)]), has_br_netfilter=True).neighbors == "permanent"
