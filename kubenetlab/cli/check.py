@@ -37,7 +37,7 @@ def check(
     manifests = [os.path.join(os.path.dirname(file), name) for file, table, _ in tables for name in table.manifests]
     if manifests:
         _apply(client.lab, manifests)
-    policies = kept_policies(client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"])
+    policies = kept_policies(client.given())
     begun = time.monotonic()
     verdicts = with_causes(_tables(client, tables, deadline) if tables else _promise(client, deadline), policies)
     took_s = time.monotonic() - begun
@@ -85,7 +85,7 @@ def _tables(client: Any, tables: Sequence[Any], deadline_s: float) -> list[Verdi
     from kubenetlab.kernel.enter import enter_lab
     from kubenetlab.observe.check import check as run_table
 
-    seen = client.get("/apis/kubenetlab.dev/v1alpha1/inspect")
+    seen = client.inspect()
     networks = _Networks(client)
     for _, table, _ in tables:
         networks.learn(table, seen)
@@ -112,7 +112,7 @@ class _Networks:
             except UsageError:
                 continue  # the table says so in its place
             for source in sources:
-                reply = self._client.request("GET", "/apis/kubenetlab.dev/v1alpha1/enter", query={"netns": source.sandbox})
+                reply = self._client.enter(source.sandbox)
                 for fd in reply.fds:
                     os.close(fd)
                 self._resolvers[source.sandbox] = parse_resolver(reply.body["hosts"], reply.body["resolv_conf"], source.versions)
@@ -130,7 +130,7 @@ def _promise(client: Any, deadline_s: float) -> list[Verdict]:
     from kubenetlab.observe.check import Verdict
     from kubenetlab.observe.matrix import probe_matrix
 
-    seen = client.get("/apis/kubenetlab.dev/v1alpha1/inspect")
+    seen = client.inspect()
     enter_lab(seen["init_pid"])
     return [
         Verdict(

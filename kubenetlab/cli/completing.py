@@ -146,8 +146,10 @@ def _names(ctx: typer.Context, kind: type[Resource] | None) -> list[str]:
 
 def _seen(ctx: typer.Context) -> Mapping[str, Any]:
     """What `inspect` shows; nothing when there is no lab."""
+    from kubenetlab.names import LAB_API
+
     if "seen" not in ctx.meta:
-        ctx.meta["seen"] = _asked(ctx, "/apis/kubenetlab.dev/v1alpha1/inspect")
+        ctx.meta["seen"] = _asked(ctx, f"{LAB_API}/inspect")
     return ctx.meta["seen"] or {"pods": (), "nodes": (), "external": (), "services": ()}
 
 

@@ -24,6 +24,8 @@ POLL_S = 0.01
 
 def delete(client: Client, what: Sequence[str], files: Sequence[str] | None, namespace: str | None, *, wait: bool) -> None:
     """Deletes and says so, object by object. Raises LabError, in the end, when some were not there."""
+    from kubenetlab.names import LAB_API
+
     if what and files:
         raise UsageError("delete takes names or manifests, not both at once")
     wanted, given = _named(client, what, namespace or "default")
@@ -46,7 +48,7 @@ def delete(client: Client, what: Sequence[str], files: Sequence[str] | None, nam
         else:
             missing.append(title(*one))
     if given:
-        deleted = [tuple(key) for key in client.post("/apis/kubenetlab.dev/v1alpha1/delete", {"keys": given})["deleted"]]
+        deleted = [tuple(key) for key in client.post(f"{LAB_API}/delete", {"keys": given})["deleted"]]
         for kind, _, name in deleted:
             say(f"{kind} {name} deleted")
         missing += [f"{kind} {name}" for kind, namespace, name in given if (kind, namespace, name) not in deleted]
@@ -75,7 +77,7 @@ def _named(client: Client, what: Sequence[str], namespace: str) -> tuple[list[Wa
 
 def _given(client: Client, word: str, namespace: str, name: str) -> GivenKey | None:
     """The key of a document that the lab keeps, by its kind or the plural of that."""
-    for document in client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]:
+    for document in client.given():
         kind, meta = str(document["kind"]), document["metadata"]
         is_meant = is_called(kind, word) and meta["name"] == name
         if is_meant and meta.get("namespace", namespace) == namespace:

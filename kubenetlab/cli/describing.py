@@ -39,7 +39,7 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
     seen: dict[str, Any] = next(
         (
             entry
-            for entry in client.get("/apis/kubenetlab.dev/v1alpha1/inspect")["pods"]
+            for entry in client.inspect()["pods"]
             if (entry["namespace"], entry["name"]) == (pod["metadata"]["namespace"], pod["metadata"]["name"])
         ),
         {},
@@ -105,7 +105,7 @@ def _service(client: Client, service: Mapping[str, Any]) -> None:
     seen: dict[str, Any] = next(
         (
             entry
-            for entry in client.get("/apis/kubenetlab.dev/v1alpha1/inspect")["services"]
+            for entry in client.inspect()["services"]
             if (entry["namespace"], entry["name"]) == (service["metadata"]["namespace"], service["metadata"]["name"])
         ),
         {},

@@ -128,7 +128,7 @@ def _revision(replica_set: Mapping[str, Any]) -> int:
 def _pods(client: Client, document: Mapping[str, Any]) -> None:
     """Its pods, past its ReplicaSets."""
     kind, meta = document["kind"], document["metadata"]
-    seen = client.get("/apis/kubenetlab.dev/v1alpha1/inspect")["pods"]
+    seen = client.inspect()["pods"]
     names = {pod["name"] for pod in seen if pod["namespace"] == meta["namespace"] and pod["workload"] == f"{kind}/{meta['name']}"}
     pods = [pod for pod in _of(client, "pods", document) if pod["metadata"]["name"] in names or _is_owned(pod, document)]
     say("Pods:" if pods else "Pods:              <none>")

@@ -113,9 +113,7 @@ def _wanted(client: Client, command: str, what: list[str]) -> list[tuple[type[Re
     for word in names:
         kind = find_kind(word)
         if kind is None:
-            kept = (
-                kept if kept is not None else [document["kind"] for document in client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]]
-            )
+            kept = kept if kept is not None else [document["kind"] for document in client.given()]
             known = next((name for name in (*kept, *sorted(builtin.all_kinds())) if is_called(name, word)), None)
             if known is None:
                 raise UsageError(
@@ -154,7 +152,7 @@ def _fetch(
     from kubenetlab.lab.paths import kind_path, object_path
 
     if isinstance(kind, str):
-        items = client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]
+        items = client.given()
         there = [item for item in items if item["kind"] == kind and (every or item["metadata"].get("namespace", namespace) == namespace)]
         there = _selected(there, selector)
         known = [item["metadata"]["name"] for item in there]

@@ -10,8 +10,6 @@ from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.screen import GOOD, data, hint, paint, refused, say, table
 
-API = "/apis/kubenetlab.dev/v1alpha1"
-
 
 def inspect(
     target: Annotated[
@@ -32,9 +30,10 @@ def inspect(
     With -o json it is made for other programs: enter a namespace with nsenter --net=PATH.
     """
     from kubenetlab.lab.client import choose
+    from kubenetlab.names import LAB_API
 
     client = choose(lab)
-    seen = client.get(f"{API}/inspect")
+    seen = client.inspect()
     if target is None:
         if output.is_data:
             data(seen, output)
@@ -46,7 +45,7 @@ def inspect(
     from kubenetlab.observe.targets import parse, resolve
 
     place = resolve(parse(target, namespace), seen)
-    detail = client.get(f"{API}/detail", netns=place.sandbox)
+    detail = client.get(f"{LAB_API}/detail", netns=place.sandbox)
     if output.is_data:
         data({"name": place.title, "netns": place.netns, **detail}, output)
         return
@@ -64,9 +63,10 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
     """Look at the kernel and show where it differs from what should be. Exit status 1 when it does. Example: kubenetlab diff"""
     from kubenetlab.cli.plans import show_changes
     from kubenetlab.lab.client import choose
+    from kubenetlab.names import LAB_API
 
     client = choose(lab)
-    found: dict[str, Any] = client.get(f"{API}/diff")
+    found: dict[str, Any] = client.get(f"{LAB_API}/diff")
     if output.is_data:
         data(found, output)
     elif found["changes"] or found["failures"]:

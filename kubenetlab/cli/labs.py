@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from kubenetlab.cli.manifests import Manifests
     from kubenetlab.lab.client import Client
 
-API = "/apis/kubenetlab.dev/v1alpha1"
-
 
 def up(
     files: Files = None,
@@ -65,7 +63,7 @@ def up(
     else:
         _create(name, given, keep)
     if no_wait:
-        hint(f"kubenetlab get pods -A{_on(name)}")
+        hint("kubenetlab get pods -A", _needed(name))
         return
     _wait(name, timeout_s, begun)
 
@@ -91,7 +89,7 @@ def apply(
     manifests.warn(given)
     _apply(client, given)
     if no_wait:
-        hint(f"kubenetlab get pods -A{_on(client.lab)}")
+        hint("kubenetlab get pods -A", _needed(client.lab))
         return
     _wait(client.lab, timeout_s, begun)
 
@@ -112,7 +110,7 @@ def delete(
 
     client = choose(lab)
     deletion.delete(client, what or [], files, namespace, wait=not no_wait)
-    hint(f"kubenetlab get pods -A{_on(client.lab, lab)}")
+    hint("kubenetlab get pods -A")
 
 
 def down(lab: Lab = None, every: Annotated[bool, typer.Option("--all", help="All labs of this user.")] = False) -> None:
@@ -156,6 +154,7 @@ def plan(
     from kubenetlab.cli.plans import new_lab_plan, new_lab_script, show_changes
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
+    from kubenetlab.names import LAB_API
 
     name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift), strict=strict)
     manifests.warn(given)
@@ -163,7 +162,7 @@ def plan(
     answer: dict[str, Any] = {}
     if rundir.is_alive(name):
         documents = [entry.value for entry in given.all_entries]
-        answer = Client(name).post(f"{API}/plan", {"documents": documents, "script": is_script})
+        answer = Client(name).post(f"{LAB_API}/plan", {"documents": documents, "script": is_script})
         _refuse(answer, given)
     if is_script:
         typer.echo(answer["script"] if answer else new_lab_script(given, name), nl=False)
@@ -176,7 +175,7 @@ def plan(
     if changes:
         hint(f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}", lab)  # whatever labs are up: it names the one to be made
     else:
-        hint(f"kubenetlab ping{_on(name)}")
+        hint("kubenetlab ping", _needed(name))
 
 
 def list_(output: OutputOption = Output.table) -> None:
@@ -187,7 +186,7 @@ def list_(output: OutputOption = Output.table) -> None:
     found: list[dict[str, Any]] = []
     for name in running():
         try:
-            seen = Client(name).get(f"{API}/inspect")
+            seen = Client(name).inspect()
         except LabError:
             continue
         ready = sum(pod["ready"] or pod["phase"] == "Succeeded" for pod in seen["pods"])
@@ -215,7 +214,7 @@ def list_(output: OutputOption = Output.table) -> None:
             for lab in found
         ],
     )
-    hint(f"kubenetlab get pods -A{_on(found[0]['name']) if len(found) > 1 else ''}")
+    hint("kubenetlab get pods -A", found[0]["name"] if len(found) > 1 else None)
 
 
 def _create(name: str, given: Manifests, keep: bool) -> None:
@@ -247,7 +246,9 @@ def _create(name: str, given: Manifests, keep: bool) -> None:
 
 
 def _apply(client: Client, given: Manifests) -> None:
-    answer = client.post(f"{API}/apply", {"documents": [entry.value for entry in given.all_entries]})
+    from kubenetlab.names import LAB_API
+
+    answer = client.post(f"{LAB_API}/apply", {"documents": [entry.value for entry in given.all_entries]})
     _refuse(answer, given)
     _say_namespaces(answer["namespaces"])
     colours = {"created": GOOD, "configured": MILD, "kept": DIM, "unchanged": DIM}
@@ -277,6 +278,7 @@ def _wait(name: str, timeout_s: float, begun: float) -> None:
     """Until every pod is ready or will never be. Exits with 1 where some are not, with the reasons."""
     from kubenetlab.cli.progress import Waiting
     from kubenetlab.lab.client import Client
+    from kubenetlab.names import LAB_API
 
     asked = time.monotonic()
     waiting = Waiting()
@@ -284,7 +286,7 @@ def _wait(name: str, timeout_s: float, begun: float) -> None:
     try:
         while not (last["settled"] or last["timeout"]):  # the agent may die meanwhile: the next one is asked
             left_s = max(0.0, timeout_s - (time.monotonic() - asked))
-            for line in Client(name).stream(f"{API}/settled", timeout=str(left_s)):
+            for line in Client(name).stream(f"{LAB_API}/settled", timeout=str(left_s)):
                 last = line
                 waiting.tell(line)
     except KeyboardInterrupt:
@@ -305,13 +307,13 @@ def _wait(name: str, timeout_s: float, begun: float) -> None:
     purpose = f", {len(last['unready'])} unready on purpose" if last["unready"] else ""
     say(f"lab {paint(name, None, bold=True)}: {last['ready']} of {last['total']} pods ready{purpose} {paint(f'({took})', DIM)}")
     if is_fine:
-        hint(f"kubenetlab ping{_on(name)}")
+        hint("kubenetlab ping", _needed(name))
         return
     if any("cni plugin not initialized" in entry["reason"] or "node.kubernetes.io/not-ready" in entry["reason"] for entry in last["stuck"]):
-        hint(f"install a network: kubenetlab up --cni bridge --lab {name}")
+        hint("install a network: kubenetlab up --cni bridge", name)
         raise typer.Exit(1)
     pod = (last["stuck"][0]["pod"] if last["stuck"] else last["waiting"][0] if last["waiting"] else "").partition("/")
-    hint(f"kubenetlab describe pod {pod[2]} -n {pod[0]}{_on(name)}" if pod[2] else f"kubenetlab diff{_on(name)}")
+    hint(f"kubenetlab describe pod {pod[2]} -n {pod[0]}" if pod[2] else "kubenetlab diff", _needed(name))
     sys.stdout.flush()
     raise typer.Exit(1)
 
@@ -321,7 +323,7 @@ def _stop_waiting(name: str, waiting: list[str]) -> NoReturn:
     from kubenetlab.lab.up import STOPPED_BY_SIGINT
 
     note(f"stopped waiting; lab {name} is up{f', and not ready yet: {_few(waiting)}' if waiting else ''}")
-    hint(f"kubenetlab get pods -A -w{_on(name)}")
+    hint("kubenetlab get pods -A -w", _needed(name))
     raise typer.Exit(STOPPED_BY_SIGINT)
 
 
@@ -337,8 +339,8 @@ def _few(pods: list[str]) -> str:
     return ", ".join(pods[:5]) + (f" and {len(pods) - 5} more" if len(pods) > 5 else "")
 
 
-def _on(name: str, asked: str | None = "") -> str:
-    """` --lab NAME` for a hint, where it is needed to say it."""
+def _needed(name: str) -> str | None:
+    """The lab's name for a hint, where the next command would find another lab without it."""
     from kubenetlab.lab.client import running
 
-    return f" --lab {name}" if asked is not None and len(running()) > 1 else ""
+    return name if len(running()) > 1 else None

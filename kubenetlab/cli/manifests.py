@@ -119,6 +119,7 @@ def for_lab(
     """
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
+    from kubenetlab.names import LAB_API
 
     if lab is not None:
         rundir.of(lab)  # a name that no lab can have is told before anything else
@@ -126,7 +127,7 @@ def for_lab(
     given = read(files, strict=strict, with_quickstart=with_quickstart, for_new_lab=True, flags=flags, lab=lab)
     name = lab or given.cluster_config.name or (QUICKSTART if given.is_quickstart else "lab")
     if rundir.is_alive(name) and flags.say_something and (given.config is None or given.config.document.file == COMMAND_LINE):
-        (current,) = Client(name).get("/apis/kubenetlab.dev/v1alpha1/clusters")["items"]
+        (current,) = Client(name).get(f"{LAB_API}/clusters")["items"]
         base = {key: value for key, value in current.items() if key != "metadata"}
         given = read(files, strict=strict, with_quickstart=with_quickstart, base=base, flags=flags, lab=lab)
     return name, given

@@ -69,7 +69,7 @@ def ping(
     if udp is not None and (tcp is not None or http is not None):
         raise UsageError("--udp cannot stand with --tcp or --http")
     client = choose(lab)
-    seen = client.get("/apis/kubenetlab.dev/v1alpha1/inspect")
+    seen = client.inspect()
     if source is not None and destination is not None and not matrix:
         from kubenetlab.cli.pinging import one
 
@@ -98,7 +98,7 @@ def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, 
     from kubenetlab.observe.policies import kept_policies
 
     begun = time.monotonic()
-    kept = client.get("/apis/kubenetlab.dev/v1alpha1/given")["items"]
+    kept = client.given()
     enter_lab(seen["init_pid"])
     found = probe_matrix(seen, sources=rows, deadline_s=deadline_s)
     took_s = time.monotonic() - begun

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from kubenetlab.observe.forwarding import Asked, Forward
     from kubenetlab.observe.targets import Place
 
-API = "/apis/kubenetlab.dev/v1alpha1"
-
 
 def port_forward(
     target: Annotated[
@@ -55,9 +53,9 @@ def port_forward(
 
     asked, addresses = parse_ports(ports), parse_addresses(address)
     client = choose(lab)
-    seen = client.get(f"{API}/inspect")
+    seen = client.inspect()
     place, forwards = _aim(client, seen, target, namespace, asked)
-    (pidfd,) = client.request("GET", f"{API}/enter", query={"netns": place.sandbox}).fds
+    (pidfd,) = client.enter(place.sandbox).fds
     listeners = listen(addresses, forwards)  # in this machine's network, so before an ordinary user's process goes into the lab
     enter_lab(seen["init_pid"])
 

@@ -112,7 +112,7 @@ def logs(
     if follow and previous:
         raise UsageError("-f cannot stand with -p: nothing comes from a run that has ended")
     client = choose(lab)
-    where, name = pod_of(parse(target, namespace), client.get("/apis/kubenetlab.dev/v1alpha1/inspect"))
+    where, name = pod_of(parse(target, namespace), client.inspect())
     query = {"container": container} if container else {}
     query |= {"tailLines": str(tail)} if tail is not None else {}
     path = f"{object_path(Pod, where, name)}/log"
@@ -145,12 +145,12 @@ def _enter(
     from kubenetlab.observe.targets import parse, resolve
 
     client = choose(lab)
-    seen = client.get("/apis/kubenetlab.dev/v1alpha1/inspect")
+    seen = client.inspect()
     found = resolve(parse(target, namespace), seen)
     names = [entry["name"] for pod in seen["pods"] if pod["sandbox"] == found.sandbox for entry in pod["containers"]]
     if container is not None and container not in names:
         raise UsageError(f"container {container} is not in {found.title}; it has: {', '.join(names) or 'none'}")
-    reply = client.request("GET", "/apis/kubenetlab.dev/v1alpha1/enter", query={"netns": found.sandbox, "container": container or ""})
+    reply = client.enter(found.sandbox, container or "")
     files: dict[str, Any] = reply.body
     return run(
         reply.fds[0],

@@ -39,17 +39,15 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         return
     ledger = cluster.get(Ledger, "", "ledger") or Ledger()
     last, numbers = dict(ledger.last_addresses), dict(ledger.next_veth)
+    waiting = {node.name: [pod for pod in cluster.pods_on(node.name) if needs_attachment(cluster, pod)] for node in cluster.all(Node)}
+    taken_on: dict[str, dict[str, str]] = {name: {} for name, pods in waiting.items() if pods}
+    """Node → address → whose it is, where somebody waits for one."""
+    for attachment in cluster.all(Attachment) if taken_on else ():
+        if attachment.node in taken_on:
+            taken_on[attachment.node] |= dict.fromkeys(attachment.addresses, f"pod {attachment.full_name}")
     for node in cluster.all(Node):
-        waiting = [pod for pod in cluster.pods_on(node.name) if needs_attachment(cluster, pod)]
-        if not waiting:
-            continue
-        taken = {
-            address: f"pod {attachment.full_name}"
-            for attachment in cluster.all(Attachment)
-            if attachment.node == node.name
-            for address in attachment.addresses
-        }
-        for pod in waiting:
+        for pod in waiting[node.name]:
+            taken = taken_on[node.name]
             pool = _pool(cluster.config.networking.ipam.pools, pod, node.name)
             place = node.name if pool is None else f"{node.name} {pool.name}"
             found = _asked_for(pod, node, taken) if pod.wanted_addresses else _free(cluster, pod, node, pool, last.get(place, ()), taken)

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from kubenetlab.errors import LabError, did_you_mean
 from kubenetlab.lab import rundir
+from kubenetlab.names import LAB_API
 
 if TYPE_CHECKING:
     from kubenetlab.programs.http import Response
@@ -67,6 +68,19 @@ class Client:
 
     def get(self, path: str, **query: str) -> Any:
         return self.request("GET", path, query=query).body
+
+    def inspect(self) -> Any:
+        """What runs, as `inspect -o json` shows it."""
+        return self.get(f"{LAB_API}/inspect")
+
+    def given(self) -> list[Any]:
+        """The documents as users wrote them."""
+        found: list[Any] = self.get(f"{LAB_API}/given")["items"]
+        return found
+
+    def enter(self, sandbox: str, container: str = "") -> Reply:
+        """What is needed to act in a sandbox, or as one of its containers: descriptors, which the caller closes, and its files."""
+        return self.request("GET", f"{LAB_API}/enter", query={"netns": sandbox, "container": container})
 
     def text(self, path: str, **query: str) -> str:
         """An answer that is no JSON."""

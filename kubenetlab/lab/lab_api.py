@@ -40,13 +40,12 @@ from kubenetlab.lab.inspection import inspection
 from kubenetlab.lab.machine import decisions
 from kubenetlab.lab.requirements import require_modes
 from kubenetlab.lab.rules_diff import rules_differences
+from kubenetlab.names import LAB_API
 from kubenetlab.observe.settled import verdicts
 from kubenetlab.programs.http import Request, Response
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent import Agent
-
-LAB_API = "/apis/kubenetlab.dev/v1alpha1"
 
 
 class LabApi:
