@@ -25,6 +25,7 @@ from kubenetlab.lab.room import check_room, node_agents_for, workers_for
 from kubenetlab.lab.wire import Frames
 
 STOPPED_BY_SIGINT = 130
+UNDO_TIMEOUT_S = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 OnProgress = Callable[[dict[str, Any]], None]
@@ -53,6 +54,9 @@ def create(
     life: int | None = None
     is_kept = False
     claim: int | None = None
+    boot: Boot | None = None
+    ours: socket.socket | None = None
+    frames = Frames()
     try:
         limits = read_limits()
         check_room(lab, cluster, limits)
@@ -68,14 +72,13 @@ def create(
         if blank_namespaces is not None:
             blank_namespaces.close()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        frames = Frames()
         while True:
             data = ours.recv(65536)
             if not data:
                 raise LabError(f"the lab died while it was being made{_log_tail(lab)}")
             for message in frames.feed(data):
                 if "init" in message:
-                    life = os.pidfd_open(message["init"])
+                    life = _life_of(message)
                 elif "error" in message:
                     if keep_failed:
                         ours.send(b"keep")
@@ -93,7 +96,9 @@ def create(
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         if not is_kept:
-            _undo(lab, life, claim)
+            if boot is not None and boot.progress is not None:
+                boot.progress.close()
+            _undo(lab, life if life is not None or ours is None else _awaited_life(ours, frames), claim)
         elif claim is not None:
             os.close(claim)
         for number, handler in handlers.items():
@@ -112,6 +117,27 @@ def _boot(lab: str, cluster: Cluster, nodes: int) -> tuple[Boot, socket.socket]:
     return Boot(lab, directory, node_agents_for(nodes), workers_for(nodes), cluster, theirs), ours
 
 
+def _life_of(message: dict[str, Any]) -> int | None:
+    """The lab's init, which has said who it is; None when it is dead already."""
+    try:
+        return os.pidfd_open(message["init"])
+    except ProcessLookupError:
+        return None
+
+
+def _awaited_life(ours: socket.socket, frames: Frames) -> int | None:
+    """The lab's init where it has begun and not yet said who it is: until it is dead nothing can be taken away. None: it is."""
+    ours.settimeout(UNDO_TIMEOUT_S)
+    try:
+        while data := ours.recv(65536):
+            for message in frames.feed(data):
+                if "init" in message:
+                    return _life_of(message)
+    except OSError:
+        pass
+    return None
+
+
 def _undo(lab: str, life: int | None, claim: int | None) -> None:
     """Ends what was begun, waits until the kernel has freed it, and removes the traces."""
     if life is not None:
@@ -119,7 +145,7 @@ def _undo(lab: str, life: int | None, claim: int | None) -> None:
             signal.pidfd_send_signal(life, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        select.select([life], [], [], 5.0)
+        select.select([life], [], [], UNDO_TIMEOUT_S)
         os.close(life)
     if claim is not None:
         rundir.sweep(lab, claim)

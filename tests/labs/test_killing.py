@@ -24,6 +24,8 @@ STREAM = Path(__file__).with_name("stream.py")
 PER_SECOND, CONNECTIONS, KILLS = 50, 400, 8
 CALLS = {"last_call": (140, 8), "dying_call": (300, 4), "stopped_at": (300, 4)}
 """As in test_faults."""
+EARLY = (1, 4, 6, 11)
+"""Calls of a lab whose init has just begun, and may not have said who it is."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -53,6 +55,17 @@ def test_whoever_makes_a_call_in_an_up_dies_of_it(lab: Lab, plan: Plan, dying_ca
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_up_that_is_stopped_at_any_moment(lab: Lab, plan: Plan, number: signal.Signals, stopped_at: int) -> None:
     """Ctrl-C leaves nothing; after a kill the processes are gone, and the next command takes the rest away. Once it is built, it stays."""
+    stop(lab, plan, number, stopped_at)
+
+
+@pytest.mark.parametrize("early", EARLY)
+def test_an_up_that_is_stopped_at_once(lab: Lab, plan: Plan, early: int) -> None:
+    """The same, while the lab has hardly begun: whoever takes it away again has to wait for it first."""
+    stop(lab, plan, signal.SIGINT, early)
+
+
+def stop(lab: Lab, plan: Plan, number: signal.Signals, stopped_at: int) -> None:
+    """Stops an `up` when so many calls have been made."""
     plan.set(0)
     line = command(plan, "up", "--lab", lab.name)
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as up:
