@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from tests.labs.conftest import new_lab
-from tests.labs.lab import Answer, Lab
+from tests.labs.world import Labs, World
 
 LAYOUTS = [("onlink", "dynamic"), ("onlink", "permanent"), ("routed", "dynamic"), ("routed", "permanent")]
 FAMILIES = [("ipv4", 4), ("ipv6", 6), ("dual", 4), ("dual", 6)]
@@ -97,59 +95,9 @@ spec: {{type: LoadBalancer, ipFamilyPolicy: PreferDualStack, selector: {{app: no
 """
 
 
-class World:
-    """A running lab, and everything in it by a short name, as it is in one IP version."""
-
-    def __init__(self, lab: Lab, version: int) -> None:
-        self.lab = lab
-        self.version = version
-        seen = lab.seen
-        self.seen = seen
-        self.places: dict[str, Any] = {pod["name"]: pod for pod in seen["pods"] if pod["namespace"] == "default"}
-        self.places |= {f"node:{node['name']}": node for node in seen["nodes"]}
-        self.places |= {f"ext:{host['name']}": host for host in seen["external"]}
-        self.services = {service["name"]: self._of_version(service["cluster_ips"]) for service in seen["services"]}
-        self.outside = {service["name"]: self._of_version(service["load_balancer_ips"]) for service in seen["services"]}
-        self.localhost = "127.0.0.1" if version == 4 else "::1"
-
-    def address(self, name: str) -> str:
-        return self._of_version(self.places[name]["addresses"])
-
-    def _of_version(self, addresses: list[str]) -> str:
-        return next((address for address in addresses if (":" in address) == (self.version == 6)), "")
-
-    def node_of(self, pod: str) -> str:
-        return self.address(f"node:{self.places[pod]['node']}")
-
-    def ask(self, source: str, *targets: tuple[str, str, int]) -> list[Answer]:
-        return self.lab.ask(self.places[source], *targets)
-
-
-class Labs:
-    """One lab at a time; the next one that asks for the same gets the same."""
-
-    def __init__(self) -> None:
-        self._what: tuple[str, ...] = ()
-        self._life: Iterator[Lab] = iter(())
-        self._lab: Lab | None = None
-
-    def of(self, layout: str, neighbors: str, family: str) -> Lab:
-        if self._lab is None or self._what != (layout, neighbors, family):
-            self.end()
-            self._what, self._life = (layout, neighbors, family), new_lab()
-            self._lab = next(self._life)
-            said = self._lab.up(manifest(layout, neighbors, family))
-            assert "as asked for" in said.out + said.err
-        return self._lab
-
-    def end(self) -> None:
-        for _ in self._life:
-            pass
-
-
 @pytest.fixture(scope="module")
 def of_kind() -> Iterator[Labs]:
-    labs = Labs()
+    labs = Labs(manifest)
     yield labs
     labs.end()
 
