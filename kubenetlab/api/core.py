@@ -3,6 +3,7 @@
 Source: k8s.io/api core/v1/types.go (1.33).
 """
 
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -145,6 +146,7 @@ class ServiceSpec(Record, frozen=True):
     external_name: str = ""
     """What its name is an alias of."""
     external_ips: tuple[str, ...] = ()
+    """Addresses outside that nodes take in for it; somebody has to route them to a node."""
     session_affinity: Literal["None", "ClientIP"] = "None"
     """ClientIP: a client stays with one endpoint."""
     session_affinity_config: SessionAffinityConfig = SessionAffinityConfig()
@@ -158,9 +160,13 @@ class ServiceSpec(Record, frozen=True):
     publish_not_ready_addresses: bool = False
     """True: endpoints count as ready from the beginning."""
 
-    allocate_load_balancer_node_ports: Unmodelled = None
-    health_check_node_port: Unmodelled = None
-    load_balancer_source_ranges: Unmodelled = None
+    allocate_load_balancer_node_ports: bool | None = None
+    """False: a load balancer's Service has no node ports but those it asks for."""
+    health_check_node_port: Annotated[int, Meta(ge=0, le=65535, title="a port number")] = 0
+    """Where a load balancer asks a node whether it has endpoints, with externalTrafficPolicy Local."""
+    load_balancer_source_ranges: tuple[str, ...] = ()
+    """Who may come in by the load balancer's address; everybody when nothing is given."""
+
     traffic_distribution: Unmodelled = None
 
 
@@ -206,6 +212,11 @@ class Service(Resource, frozen=True):
     def cluster_ips(self) -> tuple[str, ...]:
         """The virtual addresses, at most one per family; none for headless and ExternalName Services."""
         return () if self.is_headless else self.spec.cluster_ips
+
+    @property
+    def external_ips(self) -> tuple[str, ...]:
+        """Addresses outside that it is given, as they are written everywhere else."""
+        return tuple(str(ip_address(address)) for address in self.spec.external_ips)
 
     @property
     def load_balancer_ips(self) -> tuple[str, ...]:

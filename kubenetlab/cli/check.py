@@ -156,23 +156,17 @@ def _show(verdicts: Sequence[Verdict], took_s: float, policies: Sequence[str]) -
             say(f"{paint('✗', BAD)} {where}{verdict.source} → {verdict.target}: wanted {verdict.expected}, found {verdict.found}")
             if verdict.cause:
                 say(f"    {paint(verdict.cause, MILD)}")
-    for verdict in verdicts:
-        if verdict.state == "skipped":
-            say(f"{paint('-', MILD)} {paint(verdict.place, DIM)}  {verdict.source} → {verdict.target}: skipped: {verdict.found}")
-    counts = {state: sum(verdict.state == state for verdict in verdicts) for state in ("holds", "fails", "skipped")}
-    parts = [paint(f"{counts['holds']} hold", GOOD)]
-    parts += [paint(f"{counts['fails']} do not", BAD)] if counts["fails"] else []
-    parts += [paint(f"{counts['skipped']} skipped", MILD)] if counts["skipped"] else []
+    failing = sum(verdict.state == "fails" for verdict in verdicts)
+    parts = [paint(f"{len(verdicts) - failing} hold", GOOD)]
+    parts += [paint(f"{failing} do not", BAD)] if failing else []
     parts += [paint(f"but for {count(policies)}, not modelled yet", MILD)] if policies else []
     say(f"{len(verdicts)} checks in {took_s:.2f} s: {', '.join(parts)}")
 
 
 def _write_junit(file: str, verdicts: Sequence[Verdict], took_s: float, policies: Sequence[str]) -> None:
     """JUnit's XML, as CI servers read it; what the lab does not model is a property of the suite."""
-    count = {state: str(sum(verdict.state == state for verdict in verdicts)) for state in ("fails", "skipped")}
-    suite = ElementTree.Element(
-        "testsuite", name="kubenetlab", tests=str(len(verdicts)), failures=count["fails"], skipped=count["skipped"], time=f"{took_s:.3f}"
-    )
+    failing = str(sum(verdict.state == "fails" for verdict in verdicts))
+    suite = ElementTree.Element("testsuite", name="kubenetlab", tests=str(len(verdicts)), failures=failing, time=f"{took_s:.3f}")
     if policies:
         properties = ElementTree.SubElement(suite, "properties")
         for policy in policies:
@@ -183,6 +177,4 @@ def _write_junit(file: str, verdicts: Sequence[Verdict], took_s: float, policies
         if verdict.state == "fails":
             failure = ElementTree.SubElement(case, "failure", message=f"wanted {verdict.expected}, found {verdict.found}")
             failure.text = "\n".join(filter(None, (verdict.place, verdict.cause)))
-        elif verdict.state == "skipped":
-            ElementTree.SubElement(case, "skipped", message=verdict.found)
     ElementTree.ElementTree(suite).write(file, encoding="utf-8", xml_declaration=True)

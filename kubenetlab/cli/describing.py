@@ -102,6 +102,10 @@ def _service(client: Client, service: Mapping[str, Any]) -> None:
     outside = [entry["ip"] for entry in service.get("status", {}).get("loadBalancer", {}).get("ingress", ())]
     if outside:
         line("Load balancer", ", ".join(outside))
+    if spec.get("loadBalancerSourceRanges"):
+        line("Source ranges", ", ".join(spec["loadBalancerSourceRanges"]))
+    if spec.get("externalIPs"):
+        line("External IPs", ", ".join(spec["externalIPs"]))
     seen: dict[str, Any] = next(
         (
             entry
@@ -111,9 +115,10 @@ def _service(client: Client, service: Mapping[str, Any]) -> None:
         {},
     )
     for port in spec.get("ports", ()):
+        at_nodes = f"  node port {port['nodePort']}" if port.get("nodePort") else ""
         line(
             "Port",
-            f"{port.get('name', '<unset>')}  {port['port']}/{port.get('protocol', 'TCP')}  →  {port.get('targetPort', port['port'])}",
+            f"{port.get('name', '<unset>')}  {port['port']}/{port.get('protocol', 'TCP')}  →  {port.get('targetPort', port['port'])}{at_nodes}",
         )
     say("Endpoints:")
     rows = [

@@ -19,7 +19,7 @@ from kubenetlab.errors import ManifestError
 
 QUICKSTART = "quickstart"
 COMMAND_LINE = "<command line>"
-NOT_YET = {"NodeConfig": ("extra_port_mappings",), "ServiceSpec": ("external_ips",)}
+NOT_YET = {"NodeConfig": ("extra_port_mappings",), "ServiceSpec": ("health_check_node_port",)}
 """Type → fields that are read and checked, and have no effect yet."""
 
 
@@ -159,9 +159,6 @@ def warn(manifests: Manifests) -> None:
     ignored = ignored_fields(manifests.all_entries)
     if ignored:
         note(f"{paint('note:', MILD)} read, but without effect in the lab: {', '.join(ignored)}")
-    outside = [f"{entry.object.full_name} ({entry.object.spec.type})" for entry in manifests.entries if _has_node_ports(entry)]  # type: ignore[union-attr]
-    if outside:
-        note(f"{paint('warning:', MILD)} the node ports of these Services are not modelled yet: {', '.join(outside)}")
 
 
 def _few(names: Sequence[str]) -> str:
@@ -257,14 +254,6 @@ def _has_idle_host_port(record: Any) -> bool:
     from kubenetlab.api.pods import PodSpec
 
     return isinstance(record, PodSpec) and bool(record.host_ports) and not record.host_network
-
-
-def _has_node_ports(entry: Entry) -> bool:
-    from kubenetlab.api.core import Service
-
-    if not isinstance(entry.object, Service):
-        return False
-    return entry.object.spec.type == "NodePort" or any(port.node_port for port in entry.object.spec.ports)
 
 
 def _named(config: Entry, lab: str) -> Entry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -21,7 +21,7 @@ from kubenetlab.lab.podnet import Namespace, PodNetwork
 from kubenetlab.observe.expect import Destination, Expectation, ServicePort, expect, service_ports, world
 from kubenetlab.observe.matrix import FITS
 from kubenetlab.observe.prober import Probe, Result, run
-from kubenetlab.observe.targets import Place, Target, resolve
+from kubenetlab.observe.targets import Place, Target, node_ports, resolve
 from kubenetlab.programs.http import endpoint
 from kubenetlab.programs.resolver import parse as parse_resolver
 
@@ -117,6 +117,10 @@ async def _find(
         return service_port(seen, source, target, protocol if protocol != "ICMP" else "", tcp or udp)
     if target.kind == "ip":
         return Where(target.name, target.name, port, protocol)
+    if target.kind == "nodeport":
+        protocol = "UDP" if protocol == "UDP" else "TCP"
+        (first, *_) = node_ports(target, seen, tcp or udp, protocol)
+        return Where(first.title, _common(source, first.title, first.addresses)[0], first.port, protocol)
     if target.kind == "name":
         try:
             address = await network.resolve(target.name, source.versions)
@@ -124,13 +128,16 @@ async def _find(
             raise UsageError(f"{source.title}: {error.strerror or error}") from None
         return Where(target.name, address, port, protocol)
     place = resolve(target, seen, is_destination=True)
-    common = [address for version in source.versions for address in place.addresses if ip_address(address).version == version]
-    if not common:
-        raise UsageError(
-            f"{source.title} ({', '.join(source.addresses)}) and {place.title} ({', '.join(place.addresses)}) have no family in common"
-        )
-    place = structs.replace(place, addresses=tuple(common))
+    place = structs.replace(place, addresses=_common(source, place.title, place.addresses))
     return Where(place.title, place.address, port, protocol, place if protocol == "ICMP" else None)
+
+
+def _common(source: Place, title: str, addresses: Sequence[str]) -> tuple[str, ...]:
+    """The addresses of the families that the source has, too, its primary one first. Raises UsageError when there is none."""
+    found = tuple(address for version in source.versions for address in addresses if ip_address(address).version == version)
+    if not found:
+        raise UsageError(f"{source.title} ({', '.join(source.addresses)}) and {title} ({', '.join(addresses)}) have no family in common")
+    return found
 
 
 def service_port(seen: Mapping[str, Any], source: Place, target: Target, protocol: str, port: int | None) -> Where:

@@ -25,7 +25,7 @@ from kubenetlab.api.lab import NodeSettings
 from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, GivenKey
-from kubenetlab.controllers import cluster_ips
+from kubenetlab.controllers import cluster_ips, node_ports
 from kubenetlab.controllers.node_ranges import refused_ranges
 
 RESERVED_CLUSTER_IP = 1
@@ -120,6 +120,7 @@ class _Staged:
         self._config = cluster.config
         self._taken = {str(self._config.networking.service_networks[0][RESERVED_CLUSTER_IP]): "Service default/kubernetes"}
         self._taken |= {ip: service.title for service in cluster.all(Service) for ip in service.cluster_ips}
+        self._node_ports = {number: service.title for service in cluster.all(Service) for number in node_ports.node_ports_of(service.spec)}
         self.made_namespaces: list[str] = []
 
     def result(self) -> Cluster:
@@ -170,6 +171,9 @@ class _Staged:
             candidate, faults = cluster_ips.completed(candidate, self._config.networking.service_networks, self._taken)
             findings += faults
             self._taken |= dict.fromkeys(candidate.cluster_ips, candidate.title)
+            candidate, faults = node_ports.completed(candidate, self._node_ports)
+            findings += faults
+            self._node_ports |= dict.fromkeys(node_ports.node_ports_of(candidate.spec), candidate.title)
         if old is not None and getattr(candidate, "spec", None) != getattr(old, "spec", None):
             candidate = structs.replace(candidate, metadata=structs.replace(candidate.metadata, generation=old.metadata.generation + 1))
         if isinstance(candidate, ClusterConfig):
@@ -221,7 +225,7 @@ def _updated(old: Resource, new: Resource, document: Mapping[str, Any]) -> Resou
     if isinstance(changed, Pod) and isinstance(old, Pod):
         changed = structs.replace(changed, spec=structs.replace(changed.spec, node_name=old.spec.node_name))
     if isinstance(changed, Service) and isinstance(old, Service):
-        changed = cluster_ips.carried_over(old, changed)
+        changed = node_ports.carried_over(old, cluster_ips.carried_over(old, changed))
     if isinstance(changed, Scalable) and isinstance(old, Scalable) and "replicas" not in document.get("spec", {}):
         changed = structs.replace(changed, spec=structs.replace(changed.spec, replicas=old.spec.replicas))
     if isinstance(changed, Restartable) and isinstance(old, Restartable):
@@ -266,6 +270,7 @@ def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:
             yield Finding(("addressType",), f"field is immutable; it is {old.address_type}")
         case (Service(), Service()):
             yield from cluster_ips.forbidden(old, new)
+            yield from node_ports.forbidden(old, new)
 
 
 def _forbidden_config(old: ClusterConfig, new: ClusterConfig) -> Iterator[Finding]:

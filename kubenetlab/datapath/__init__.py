@@ -27,7 +27,7 @@ from kubenetlab.datapath import containers, egress, fabric, loadbalancers, modes
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
 from kubenetlab.datapath.probes import ProbeSpec, probes
 from kubenetlab.datapath.proxy.services import knows_places
-from kubenetlab.datapath.view import NodeView, PodView, ServiceView, node_views, service_views, without_pods
+from kubenetlab.datapath.view import ANYWHERE, NodeView, Place, PodView, ServiceView, node_views, service_views, without_pods
 from kubenetlab.errors import BugError
 from kubenetlab.hoststate.nftables import Bundle, Rules
 from kubenetlab.hoststate.object import Key, Object, Origin
@@ -86,7 +86,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     for node in nodes:
         want(memo(("node", node.name), _node, node, cni))
         network = cni.network(node)
-        rules = tuple(_rules(memo, proxy, service, node.name, network) for service in services)
+        rules = tuple(_rules(memo, proxy, service, node, network) for service in services)
         want(memo(("proxy", node.name), _proxy, without_pods(node), rules, proxy, network))
         for view, pod in _pods_of(cluster, node, memo):
             ports = _target_ports(memo, cluster, pod, view)
@@ -148,9 +148,9 @@ def _pod(node: NodeView, pod: PodView, cni: CNI) -> tuple[Wanted, ...]:
     )
 
 
-def _rules(memo: Memo, proxy: ServiceProxy, service: ServiceView, node: str, network: PodNetwork) -> tuple[Rules, ...]:
+def _rules(memo: Memo, proxy: ServiceProxy, service: ServiceView, node: NodeView, network: PodNetwork) -> tuple[Rules, ...]:
     """One Service's rules, computed once for all nodes on which they are the same."""
-    place = node if knows_places(service.service) else ""
+    place = Place(node.name, node.addresses) if knows_places(service.service) else ANYWHERE
     return memo(("rules", service.service.full_name, network, place), proxy.service, service, place, network)
 
 

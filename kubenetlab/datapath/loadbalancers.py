@@ -1,4 +1,5 @@
-"""The lab's load balancer: the router sends what is for a Service's address to a node, whose kube-proxy does the rest.
+"""The lab's load balancer: the router sends what is for a Service's address to a node, whose kube-proxy does the rest. So it does
+with external IPs, which in a cluster is the network's administrator's task.
 
 To one node for each Service, the same as long as it is ready; with externalTrafficPolicy Local to one that has a ready endpoint.
 """
@@ -6,7 +7,7 @@ To one node for each Service, the same as long as it is ready; with externalTraf
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from kubenetlab import names
 from kubenetlab.api.core import Node, Service
@@ -24,7 +25,13 @@ Way = tuple[str, str]
 
 def ways_in(cluster: Cluster) -> tuple[Way, ...]:
     """For every address of every Service, in order."""
-    return tuple(way for service in cluster.all(Service) if service.load_balancer_ips for way in _ways(cluster, service))
+    owned = {address for node in cluster.all(Node) for address in node.addresses}
+    owned |= {address for host in cluster.config.external for address in host.addresses((4, 6))}
+    found: dict[str, str] = {}
+    for service in cluster.all(Service):
+        free = [address for address in (*service.load_balancer_ips, *service.external_ips) if address not in owned and address not in found]
+        found |= _ways(cluster, service, free)
+    return tuple(found.items())
 
 
 def routes(ways: Sequence[Way]) -> Iterator[Object]:
@@ -33,8 +40,8 @@ def routes(ways: Sequence[Way]) -> Iterator[Object]:
         yield Route(names.ROUTER, f"{address}/{128 if ':' in address else 32}", names.ROUTER_FABRIC_LINK, via=node)
 
 
-def _ways(cluster: Cluster, service: Service) -> Iterator[Way]:
-    for address in service.load_balancer_ips:
+def _ways(cluster: Cluster, service: Service, addresses: Iterable[str]) -> Iterator[Way]:
+    for address in addresses:
         ready = [node for node in cluster.all(Node) if node.is_ready]
         workers = [node for node in ready if not _EXCLUDING.intersection(node.labels)] or ready
         if service.spec.external_traffic_policy == "Local":

@@ -18,7 +18,7 @@ from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.decode import Finding, decode, format_path
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.meta import Resource, kubernetes_name
-from kubenetlab.datapath.view import NodeView, PodView, ServiceView
+from kubenetlab.datapath.view import NodeView, Place, PodView, ServiceView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
 from kubenetlab.hoststate.nftables import Rules
 from kubenetlab.hoststate.object import Object
@@ -78,8 +78,8 @@ class ServiceProxy(Protocol):
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         """What is on a node whatever Services there are."""
 
-    def service(self, service: ServiceView, node: str, network: PodNetwork) -> tuple[Rules, ...]:
-        """What one Service adds on the node of that name."""
+    def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
+        """What one Service adds on a node."""
 
 
 def known(family: Family) -> tuple[str, ...]:

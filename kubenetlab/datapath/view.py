@@ -121,6 +121,16 @@ class NodeView(Struct, frozen=True, dict=True):
         return tuple(tuple((addresses[place], mac) for addresses, mac in pods) for place in range(len(self.families)))
 
 
+class Place(Struct, frozen=True):
+    """The node on which a Service's rules are, as far as they depend on that."""
+
+    node: str = ""
+    addresses: tuple[str, ...] = ()
+
+
+ANYWHERE: Final = Place()
+
+
 class ServiceView(Struct, frozen=True):
     """A Service and the slices behind it."""
 

@@ -123,7 +123,8 @@ def _service(agent: Agent, service: Service) -> dict[str, Any]:
         "proxied": is_proxied(service) and mode.serves,
         "cluster_ips": list(service.cluster_ips),
         "load_balancer_ips": list(service.load_balancer_ips),
-        "external_ips": list(service.spec.external_ips),
+        "external_ips": list(service.external_ips),
+        "source_ranges": [text.strip() for text in service.spec.load_balancer_source_ranges],
         "ports": [
             {"port": port.port, "protocol": port.protocol, "node_port": port.node_port or None, "name": port.name}
             for port in service.spec.ports

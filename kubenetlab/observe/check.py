@@ -17,6 +17,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any, Final, Literal
 
 from msgspec import Struct, field, structs
@@ -28,7 +29,7 @@ from kubenetlab.api.meta import Record
 from kubenetlab.errors import ManifestError, Problem, UsageError
 from kubenetlab.observe.policies import cause
 from kubenetlab.observe.prober import Outcome, Probe, run
-from kubenetlab.observe.targets import Place, Target, named_places, parse, resolve
+from kubenetlab.observe.targets import Place, Target, named_places, node_ports, parse, resolve
 
 Expected = Literal["allow", "deny", "reject", "drop"]
 
@@ -80,7 +81,7 @@ class Verdict(Struct, frozen=True):
     target: str
     expected: str
     found: str
-    state: Literal["holds", "fails", "skipped"]
+    state: Literal["holds", "fails"]
     place: str
     """file:line of the row."""
     ms: float = 0.0
@@ -96,6 +97,16 @@ class _Question(Struct, frozen=True):
     source: Place
     title: str
     address: str
+    port: int = 0
+    """0: it is a ping."""
+
+
+class _Destination(Struct, frozen=True):
+    """Where a row leads; a name has no addresses before it is asked for."""
+
+    title: str
+    addresses: tuple[str, ...]
+    port: int
 
 
 def load(file: str) -> tuple[Table, list[str]]:
@@ -136,8 +147,7 @@ def _faults(document: Document, table: Table, path: tuple[str | int, ...]) -> It
             try:
                 parse(text)
             except UsageError as error:
-                if "not modelled yet" not in str(error):
-                    yield _problem(document, (*here, name), str(error))
+                yield _problem(document, (*here, name), str(error))
         if row.source and row.port is None:
             yield _problem(document, (*here, "source"), "wanted a port, too: a ping does not say whom it saw")
 
@@ -155,25 +165,26 @@ def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_
                 continue
             version = {"IPv4": 4, "IPv6": 6, None: None}[row.family]
             sources = [source.of_version(version) for source in sources]
-            title, addresses = (target.name, ()) if target.kind == "name" else _destination(target, seen)
+            destinations = _destinations(target, row, seen)
         except UsageError as error:
-            state: Literal["fails", "skipped"] = "skipped" if "not modelled yet" in str(error) else "fails"
-            verdicts.append(Verdict(table.name, row.from_, row.to, row.expected, str(error), state, place))
+            verdicts.append(Verdict(table.name, row.from_, row.to, row.expected, str(error), "fails", place))
             continue
-        for source in sources:
+        for source, there in product(sources, destinations):
             try:
                 found = (
-                    _of_family(source, title, addresses) if addresses else asyncio.run(network_of(source).resolve(title, source.versions))
+                    _of_family(source, there.title, there.addresses)
+                    if there.addresses
+                    else asyncio.run(network_of(source).resolve(there.title, source.versions))
                 )
             except OSError as error:
-                verdicts.append(Verdict(table.name, source.title, title, row.expected, error.strerror or str(error), "fails", place))
+                verdicts.append(Verdict(table.name, source.title, there.title, row.expected, error.strerror or str(error), "fails", place))
                 continue
-            questions.append((len(verdicts), _Question(row, place, source, title, found)))
+            questions.append((len(verdicts), _Question(row, place, source, there.title, found, there.port)))
             verdicts.append(None)
     plain = [(index, question) for index, question in questions if not question.row.source]
     results = run([_probe(question) for _, question in plain], deadline_s=deadline_s)
     for (index, question), result in zip(plain, results, strict=True):
-        state = "holds" if result.outcome in FITS[question.row.expected] else "fails"  # type: ignore[assignment]
+        state = "holds" if result.outcome in FITS[question.row.expected] else "fails"
         verdicts[index] = _verdict(table, question, result.outcome, state, result.ms)
     for index, question in questions:
         if question.row.source:
@@ -184,7 +195,7 @@ def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_
 def _probe(question: _Question) -> Probe:
     row = question.row
     protocol: Literal["ICMP", "TCP", "UDP"] = "ICMP" if row.port is None else row.protocol
-    return Probe(question.source, protocol, question.address, row.port or 0, row.expected == "allow")
+    return Probe(question.source, protocol, question.address, question.port, row.expected == "allow")
 
 
 def _of_family(source: Place, title: str, addresses: Sequence[str]) -> str:
@@ -194,6 +205,14 @@ def _of_family(source: Place, title: str, addresses: Sequence[str]) -> str:
             if (":" in address) == (version == 6):
                 return address
     raise OSError(f"{source.title} ({', '.join(source.addresses)}) and {title} ({', '.join(addresses)}) have no family in common")
+
+
+def _destinations(target: Target, row: Row, seen: Mapping[str, Any]) -> list[_Destination]:
+    """Where a row leads: with `nodeport:*` to every node."""
+    if target.kind == "nodeport":
+        return [_Destination(found.title, found.addresses, found.port) for found in node_ports(target, seen, row.port, row.protocol)]
+    title, addresses = (target.name, ()) if target.kind == "name" else _destination(target, seen)
+    return [_Destination(title, addresses, row.port or 0)]
 
 
 def _destination(target: Target, seen: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -246,7 +265,7 @@ async def _resolved(table: Table, row: Row, place: str, source: Place, target: T
 
 async def _whom_it_saw(table: Table, question: _Question, network: Any, deadline_s: float) -> Verdict:
     row = question.row
-    port = row.port or 0
+    port = question.port
     begun = time.monotonic()
     try:
         if row.protocol == "UDP":

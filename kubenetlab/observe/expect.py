@@ -5,12 +5,13 @@
 3. A Service port leads to its ready endpoints, whose programs answer or refuse; without any it refuses at once.
    With internalTrafficPolicy Local only those on the client's node count; where it has none there is silence.
    From outside a cluster IP leads nowhere.
-4. A load balancer's address leads from everywhere to the ready endpoints of the Service.
+4. A load balancer's address leads from everywhere, or from its source ranges, to the ready endpoints of the Service.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -40,6 +41,8 @@ class ServicePort(Struct, frozen=True):
     """Of the address, where the Service has several."""
     is_outside: bool = False
     """True for a load balancer's address."""
+    sources: tuple[str, ...] = ()
+    """The ranges from which it may be reached; empty: from everywhere."""
 
     @property
     def title(self) -> str:
@@ -80,6 +83,7 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
                         tuple(entry["node"] for entry in ready) if is_local else (),
                         ("IPv6" if ":" in address else "IPv4") if len(service["cluster_ips"]) > 1 else "",
                         is_outside,
+                        tuple(text for text in service["source_ranges"] if is_outside and _is_alike(text, address)),
                     )
                 )
     return found
@@ -113,7 +117,15 @@ def expect(source: Place, destination: Destination, known: World) -> Expectation
     return "nothing" if source.kind == "ext" and has_pod_address else "answer"
 
 
+def _is_shut_out(source: Place, port: ServicePort) -> bool:
+    """True for who is in none of a load balancer's source ranges."""
+    own = [ip_address(address) for address in source.addresses if _is_alike(address, port.address)]
+    return bool(port.sources) and not any(address in ip_network(text, strict=False) for text in port.sources for address in own)
+
+
 def _service(source: Place, port: ServicePort, known: World) -> Expectation:
+    if _is_shut_out(source, port):
+        return "nothing"
     if (source.kind == "ext" and not port.is_outside) or not port.is_proxied:
         return "nothing"
     if not port.endpoints:

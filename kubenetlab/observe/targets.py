@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError, did_you_mean
 
-Kind = Literal["pod", "deploy", "sts", "ds", "job", "rs", "each", "node", "ext", "svc", "lb", "ip", "name"]
+Kind = Literal["pod", "deploy", "sts", "ds", "job", "rs", "each", "node", "ext", "svc", "lb", "nodeport", "ip", "name"]
 
 WORKLOADS: Final[Mapping[Kind, str]] = {
     "deploy": "Deployment",
@@ -25,8 +25,8 @@ WORKLOADS: Final[Mapping[Kind, str]] = {
 }
 """Prefix → the kind of workload that stands for one of its pods."""
 
-_LATER = ("nodeport",)
-_PREFIXES = (*WORKLOADS, "node", "ext", "svc", "lb", "ip")
+EVERY_NODE = "*"
+_PREFIXES = (*WORKLOADS, "node", "ext", "svc", "lb", "nodeport", "ip")
 _KUBECTLS: Final[Mapping[str, Kind]] = {
     "pod": "pod",
     "po": "pod",
@@ -111,10 +111,14 @@ def parse(text: str, namespace: str | None = None) -> Target:
         workload, _, name = rest.partition("/")
         where, _, name = name.rpartition("/")
         return Target("each", where or default, f"{workload}/{name}")
-    if prefix in _LATER:
-        raise UsageError(f"{text}: {prefix}: is not modelled yet")
+    if prefix == "nodeport":
+        node, _, name = rest.partition("/")
+        where, _, name = name.rpartition("/")
+        if not node or not name:
+            raise UsageError(f"{text}: wanted nodeport:NODE/[NAMESPACE/]SERVICE, with * for every node")
+        return Target("nodeport", where or default, f"{node}/{name}")
     raise UsageError(
-        f"{text}: wanted [ns/]pod, deploy: (sts:, ds:, job:, rs:), node:, ext:, svc:, lb:, ip: or a DNS name{did_you_mean(prefix, _PREFIXES)}"
+        f"{text}: wanted [ns/]pod, deploy: (sts:, ds:, job:, rs:), node:, ext:, svc:, lb:, nodeport:, ip: or a DNS name{did_you_mean(prefix, _PREFIXES)}"
     )
 
 
@@ -180,6 +184,34 @@ def named_places(target: Target, seen: Mapping[str, Any]) -> list[Place]:
     if not found:
         raise UsageError(f"{target.name} in namespace {target.namespace} has no pod that runs")
     return found
+
+
+class NodePort(Struct, frozen=True):
+    """A Service's port at a node."""
+
+    title: str
+    addresses: tuple[str, ...]
+    port: int
+
+
+def node_ports(target: Target, seen: Mapping[str, Any], port: int | None, protocol: str = "TCP") -> list[NodePort]:
+    """What `nodeport:node/ns/name` means, one for each node: of the Service's port of that number, of the one with that node port, or of
+    the first. Raises UsageError when there is no such node, Service or port."""
+    node, _, name = target.name.partition("/")
+    nodes = [entry for entry in seen["nodes"] if node in (EVERY_NODE, entry["name"])]
+    if not nodes:
+        names = [entry["name"] for entry in seen["nodes"]]
+        raise UsageError(f"there is no node:{node}{did_you_mean(node, names)}; known: {', '.join(names)}")
+    service = next((entry for entry in seen["services"] if (entry["namespace"], entry["name"]) == (target.namespace, name)), None)
+    if service is None:
+        raise UsageError(f"there is no Service {target.namespace}/{name}")
+    having = [entry for entry in service["ports"] if entry["node_port"]]
+    fitting = [entry for entry in having if entry["protocol"] == protocol and port in (None, entry["port"], entry["node_port"])]
+    if not fitting:
+        known = ", ".join(f"{entry['port']}:{entry['node_port']}/{entry['protocol']}" for entry in having) or "none"
+        raise UsageError(f"Service {target.namespace}/{name} has no node port for {port or 'any port'}/{protocol}; it has {known}")
+    found = fitting[0]["node_port"]
+    return [NodePort(f"nodeport:{entry['name']}/{target.namespace}/{name}", tuple(entry["addresses"]), found) for entry in nodes]
 
 
 def places(seen: Mapping[str, Any]) -> list[Place]:

@@ -50,16 +50,21 @@ def test_the_boutiques_pods_reach_what_their_variables_name(boutique: Lab) -> No
 
 
 def test_a_table_is_told_and_written_down(boutique: Lab, tmp_path: Path) -> None:
-    """The manifests are applied first; what is not modelled yet is skipped and said so; and the same as JUnit's XML."""
+    """The manifests are applied first; a row for every node is as many checks; and the same as JUnit's XML."""
     junit = tmp_path / "out.xml"
-    later = tmp_path / "later.yaml"
-    later.write_text('- {from: ext:client, to: "nodeport:worker/default/frontend-external", port: 80, allowed: true}')
-    said = boutique.run("check", "-f", str(BOUTIQUE / "expect.yaml"), "-f", str(later), "--junit", str(junit))
-    assert "19 checks" in said.out
-    assert "18 hold, 1 skipped" in said.out
-    assert "later.yaml:1  ext:client → nodeport:worker/default/frontend-external: skipped" in said.out
+    ways_in = tmp_path / "ways_in.yaml"
+    ways_in.write_text(
+        '- {from: ext:client, to: "nodeport:*/default/frontend-external", port: 80, allowed: true}\n'
+        '- {from: ext:client, to: "nodeport:worker/default/frontend-external", port: 81, allowed: true}\n'
+    )
+    said = boutique.run("check", "-f", str(BOUTIQUE / "expect.yaml"), "-f", str(ways_in), "--junit", str(junit), status=1)
+    nodes = len(boutique.seen["nodes"])
+    assert f"{19 + nodes} checks" in said.out
+    assert f"{18 + nodes} hold, 1 do not" in said.out
+    assert "ways_in.yaml:2  ext:client → nodeport:worker/default/frontend-external: wanted allow, found Service " in said.out
+    assert "has no node port for 81/TCP; it has 80:3" in said.out
     suites = ElementTree.parse(junit).getroot()
-    assert (suites.get("tests"), suites.get("failures"), suites.get("skipped")) == ("19", "0", "1")
+    assert (suites.get("tests"), suites.get("failures")) == (str(19 + nodes), "1")
 
 
 TABLE = """\

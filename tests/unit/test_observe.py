@@ -26,9 +26,9 @@ SEEN: dict[str, Any] = {
         {"namespace": "shop", "name": "agent", "workload": None, "node": "worker", "pid": 22, "sandbox": "pod/c", "netns": "/n10", "addresses": ["172.18.0.3"], "ready": True, "host_network": True, "containers": []},
     ],
     "services": [
-        {"namespace": "default", "name": "web", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": ["10.96.7.7"], "load_balancer_ips": [], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "x", "port": 81, "protocol": "TCP"}],
+        {"namespace": "default", "name": "web", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": ["10.96.7.7"], "load_balancer_ips": [], "source_ranges": [], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "x", "port": 81, "protocol": "TCP"}],
          "endpoints": [{"address": "10.244.1.2", "port": 8080, "port_name": "http", "ready": True}, {"address": "10.244.1.9", "port": 9, "port_name": "x", "ready": False}]},
-        {"namespace": "default", "name": "headless", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": [], "load_balancer_ips": [], "ports": [{"name": "", "port": 80, "protocol": "TCP"}], "endpoints": []},
+        {"namespace": "default", "name": "headless", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": [], "load_balancer_ips": [], "source_ranges": [], "ports": [{"name": "", "port": 80, "protocol": "TCP"}], "endpoints": []},
     ],
 }  # fmt: skip
 POD, NODE, EXT = (next(place for place in places(SEEN) if place.kind == kind) for kind in ("pod", "node", "ext"))
@@ -53,6 +53,8 @@ HOST_POD = next(place for place in places(SEEN) if place.is_host_network)
         ("web.shop", Target("name", "", "web.shop")),
         ("each:Deployment/shop/cart", Target("each", "shop", "Deployment/cart")),
         ("each:StatefulSet/db", Target("each", "default", "StatefulSet/db")),
+        ("nodeport:worker/shop/cart", Target("nodeport", "shop", "worker/cart")),
+        ("nodeport:*/cart", Target("nodeport", "default", "*/cart")),
     ],
 )
 def test_targets_are_written_as_people_write_them(text: str, target: Target) -> None:
@@ -91,8 +93,11 @@ def test_a_namespace_option_is_the_default_namespace() -> None:
         ("node:workr", "there is no node:workr; did you mean worker?; known: worker"),
         ("deploy:shop", "deployment default/shop has no pod that runs"),
         ("job:shop/once", "job shop/once has no pod that runs"),
-        ("nod:worker", "wanted [ns/]pod, deploy: (sts:, ds:, job:, rs:), node:, ext:, svc:, lb:, ip: or a DNS name; did you mean node?"),
-        ("nodeport:worker/default/web", "nodeport: is not modelled yet"),
+        (
+            "nod:worker",
+            "wanted [ns/]pod, deploy: (sts:, ds:, job:, rs:), node:, ext:, svc:, lb:, nodeport:, ip: or a DNS name; did you mean node?",
+        ),
+        ("nodeport:worker", "wanted nodeport:NODE/[NAMESPACE/]SERVICE, with * for every node"),
         ("svc:web", "wanted something that runs"),
     ],
 )

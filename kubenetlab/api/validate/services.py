@@ -1,7 +1,7 @@
 """Service and EndpointSlice."""
 
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from kubenetlab.api.config import LOAD_BALANCER_SUBNETS
 from kubenetlab.api.core import Service, ServiceSpec, SessionAffinityConfig
@@ -14,6 +14,7 @@ from kubenetlab.names import label_fault
 
 NODE_PORTS = range(30000, 32768)
 """Source: cmd/kube-apiserver --service-node-port-range."""
+_NOT_IN_RANGE = f"provided port is not in the valid range. The range of valid ports is {NODE_PORTS[0]}-{NODE_PORTS[-1]}"
 
 
 def validate_service(service: Service) -> Iterator[Finding]:
@@ -29,14 +30,41 @@ def validate_service(service: Service) -> Iterator[Finding]:
     yield from _validate_addresses(spec)
     if spec.session_affinity == "None" and spec.session_affinity_config != SessionAffinityConfig():
         yield Finding((*path, "sessionAffinityConfig"), "must not be set when session affinity is None")
-    if spec.load_balancer_source_ranges and spec.type != "LoadBalancer":
-        yield Finding((*path, "loadBalancerSourceRanges"), "may only be used when type is LoadBalancer")
+    yield from _validate_load_balancer(spec)
     if spec.cluster_ip == "None" and spec.type != "ClusterIP":
         yield Finding((*path, "clusterIP"), f"may not be None for a Service of type {spec.type}")
     if spec.type == "ClusterIP" and spec.external_traffic_policy == "Local" and not spec.external_ips:
         yield Finding(
             (*path, "externalTrafficPolicy"), "may only be set for externally-accessible Services (NodePort, LoadBalancer, externalIPs)"
         )
+
+
+def _validate_load_balancer(spec: ServiceSpec) -> Iterator[Finding]:
+    """What only a load balancer has. Source: pkg/apis/core/validation ValidateService, validateLoadBalancerNodePorts (1.33)."""
+    is_balanced = spec.type == "LoadBalancer"
+    if spec.load_balancer_source_ranges and not is_balanced:
+        yield Finding(("spec", "loadBalancerSourceRanges"), "may only be used when type is LoadBalancer")
+    for index, text in enumerate(spec.load_balancer_source_ranges):
+        if not _is_range(text):
+            yield Finding(("spec", "loadBalancerSourceRanges", index), f"wanted a range such as 203.0.113.0/24, found {found(text)}")
+    if spec.allocate_load_balancer_node_ports is not None and not is_balanced:
+        yield Finding(("spec", "allocateLoadBalancerNodePorts"), "may only be used when type is LoadBalancer")
+    if spec.health_check_node_port and not (is_balanced and spec.external_traffic_policy == "Local"):
+        message = "may only be set when type is LoadBalancer and externalTrafficPolicy is Local"
+        yield Finding(("spec", "healthCheckNodePort"), message)
+    elif spec.health_check_node_port and spec.health_check_node_port not in NODE_PORTS:
+        yield Finding(("spec", "healthCheckNodePort"), _NOT_IN_RANGE)
+    if spec.load_balancer_class and not is_balanced:
+        yield Finding(("spec", "loadBalancerClass"), "may only be used when type is LoadBalancer")
+
+
+def _is_range(text: str) -> bool:
+    """True for an address range; spaces round it are let pass, as upstream does."""
+    try:
+        ip_network(text.strip(), strict=False)
+    except ValueError:
+        return False
+    return "/" in text
 
 
 def _validate_external_name(spec: ServiceSpec) -> Iterator[Finding]:
@@ -70,8 +98,7 @@ def _validate_ports(spec: ServiceSpec) -> Iterator[Finding]:
         if port.node_port and spec.type == "ClusterIP":
             yield Finding((*here, "nodePort"), "may not be used when type is ClusterIP")
         elif port.node_port and port.node_port not in NODE_PORTS:
-            valid = f"{NODE_PORTS[0]}-{NODE_PORTS[-1]}"
-            yield Finding((*here, "nodePort"), f"provided port is not in the valid range. The range of valid ports is {valid}")
+            yield Finding((*here, "nodePort"), _NOT_IN_RANGE)
         if port.node_port and (port.protocol, port.node_port) in node_ports:
             yield Finding((*here, "nodePort"), f"{port.node_port}/{port.protocol} stands here a second time")
         node_ports.add((port.protocol, port.node_port or 0))

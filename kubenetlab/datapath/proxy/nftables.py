@@ -19,7 +19,7 @@ from msgspec import Struct
 from kubenetlab.api import ip
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, port_views
-from kubenetlab.datapath.view import NodeView, ServiceView
+from kubenetlab.datapath.view import NodeView, Place, ServiceView
 from kubenetlab.hoststate.nftables import MAX_NAME, NFT_FAMILIES, Chain, Collection, Element, InTable, Rule, Rules, Table
 from kubenetlab.hoststate.object import Object
 from kubenetlab.names import KUBE_PROXY_TABLE
@@ -80,12 +80,12 @@ class Mode(ModeOptions, frozen=True):
         for index, family in enumerate(node.families):
             yield from _table(_Words(NFT_FAMILIES[family.version], node.netns), family.address, node.service_cidrs[index])
 
-    def service(self, service: ServiceView, node: str, network: PodNetwork) -> tuple[Rules, ...]:
+    def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
         found = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)
             words = _Words(NFT_FAMILIES[version])
-            ports = port_views(node, service, version)
+            ports = port_views(place, service, version)
             if objects := tuple(obj for port in ports for obj in _service_port(words, port, cluster_cidr)):
                 ips = (words.element("cluster-ips", cluster_ip) for cluster_ip in dict.fromkeys(port.cluster_ip for port in ports))
                 found.append(Rules(words.family, TABLE, service.service.full_name, (*ips, *objects)))
@@ -151,12 +151,9 @@ def _fixed_chains(words: _Words, service_cidr: str) -> Iterator[Object]:
 
 
 def _service_port(words: _Words, port: PortView, cluster_cidr: str) -> Iterator[InTable]:
-    """The chains of one port, and where it is found: its cluster IP, and its addresses outside."""
-    for address in (port.cluster_ip, *port.outside_ips):
-        usable = port.internal if address == port.cluster_ip else port.here if port.is_external_local else port.everywhere
-        if not usable:
-            verdict = "drop" if port.everywhere else "goto reject-chain"
-            yield words.element("no-endpoint-services", _destination(port, address), verdict, port.title)
+    """The chains of one port, and where it is found: its cluster IP, its addresses outside, its port on every node."""
+    yield from _firewall(words, port)
+    yield from _without_endpoints(words, port)
     if not port.everywhere:
         return
     internal = local_chain(port) if port.is_internal_local else service_chain(port)
@@ -171,11 +168,38 @@ def _service_port(words: _Words, port: PortView, cluster_cidr: str) -> Iterator[
             yield words.chain(name, (*first, *_choice(words, port, endpoints)), comment=port.title)
     if port.internal:
         yield words.element("service-ips", _destination(port, port.cluster_ip), f"goto {internal}", port.title)
-    if port.outside_ips:
+    if port.is_reached_from_outside:
         yield words.chain(external_chain(port), tuple(_from_outside(words, port, cluster_cidr)), comment=port.title)
         for address in port.outside_ips:
             yield words.element("service-ips", _destination(port, address), f"goto {external_chain(port)}", port.title)
+        if port.node_port:
+            yield words.element("service-nodeports", _node_port(port), f"goto {external_chain(port)}", port.title)
     yield from _endpoints(words, port)
+
+
+def _firewall(words: _Words, port: PortView) -> Iterator[InTable]:
+    """Who may not come in by the load balancer's address."""
+    if port.balanced_ips and port.sources:
+        refuse = Rule(f"{words.family} saddr != {{ {', '.join(port.sources)} }} drop")
+        yield words.chain(firewall_chain(port), (refuse,), comment=port.title)
+        for address in port.balanced_ips:
+            yield words.element("firewall-ips", _destination(port, address), f"goto {firewall_chain(port)}", port.title)
+
+
+def _without_endpoints(words: _Words, port: PortView) -> Iterator[InTable]:
+    """Refused where nobody serves; silence where a policy leads to nobody although somebody does."""
+    verdict = "drop" if port.everywhere else "goto reject-chain"
+    if not port.internal:
+        yield words.element("no-endpoint-services", _destination(port, port.cluster_ip), verdict, port.title)
+    if not port.external:
+        for address in port.outside_ips:
+            yield words.element("no-endpoint-services", _destination(port, address), verdict, port.title)
+        if port.node_port:
+            yield words.element("no-endpoint-nodeports", _node_port(port), verdict, port.title)
+
+
+def _node_port(port: PortView) -> str:
+    return f"{port.protocol} . {port.node_port}"
 
 
 def _destination(port: PortView, address: str) -> str:
@@ -230,6 +254,11 @@ def local_chain(port: PortView) -> str:
 def external_chain(port: PortView) -> str:
     """kube-proxy's name for what comes for an address outside: `external-ULMVA6XW-ns1/svc1/tcp/p80`."""
     return _chain_name("external", _base(port))
+
+
+def firewall_chain(port: PortView) -> str:
+    """kube-proxy's name for who may come in: `firewall-ULMVA6XW-ns1/svc1/tcp/p80`."""
+    return _chain_name("firewall", _base(port))
 
 
 def endpoint_chain(port: PortView, endpoint: EndpointAddress) -> str:

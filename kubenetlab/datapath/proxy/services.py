@@ -6,13 +6,14 @@ Source: k8s.io/kubernetes pkg/proxy/{serviceport,endpoint,topology}.go (Categori
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
 
 from kubenetlab.api import ip
-from kubenetlab.api.core import Service, ServicePort
+from kubenetlab.api.core import Service, ServicePort, ServiceSpec
 from kubenetlab.api.discovery import Endpoint
-from kubenetlab.datapath.view import ServiceView
+from kubenetlab.datapath.view import Place, ServiceView
 
 SERVICE_PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
@@ -44,10 +45,16 @@ class PortView(Struct, frozen=True):
     """The same by the policy Local: those on this node."""
     is_internal_local: bool = False
     """By which policy what comes for the cluster IP goes."""
-    outside_ips: tuple[str, ...] = ()
-    """Addresses at which it is reached from outside."""
+    balanced_ips: tuple[str, ...] = ()
+    """Load balancers' addresses that nodes take in themselves."""
+    external_ips: tuple[str, ...] = ()
+    """Other addresses outside that are given it."""
+    node_port: int = 0
+    """Under which it is reached at every node; 0: under none."""
+    sources: tuple[str, ...] = ()
+    """Who may come in by a load balancer's address; everybody when nothing is given."""
     is_external_local: bool = False
-    """By which policy what comes for those goes."""
+    """By which policy what comes from outside goes."""
     affinity_s: int = 0
     """How long a client stays with its endpoint; 0: each connection is drawn anew."""
 
@@ -62,14 +69,29 @@ class PortView(Struct, frozen=True):
         return self.here if self.is_internal_local else self.everywhere
 
     @property
+    def external(self) -> tuple[EndpointAddress, ...]:
+        """Where what comes from outside goes."""
+        return self.here if self.is_external_local else self.everywhere
+
+    @property
+    def outside_ips(self) -> tuple[str, ...]:
+        """Every address at which it is reached from outside, but for the nodes' own."""
+        return tuple(dict.fromkeys((*self.external_ips, *self.balanced_ips)))
+
+    @property
+    def is_reached_from_outside(self) -> bool:
+        """True when there is any way in."""
+        return bool(self.outside_ips or self.node_port)
+
+    @property
     def uses_cluster_policy(self) -> bool:
         """True when some traffic may go to any endpoint."""
-        return not self.is_internal_local or bool(self.outside_ips)
+        return not self.is_internal_local or self.is_reached_from_outside
 
     @property
     def uses_local_policy(self) -> bool:
         """True when some traffic may only go to this node's."""
-        return self.is_internal_local or (self.is_external_local and bool(self.outside_ips))
+        return self.is_internal_local or (self.is_external_local and self.is_reached_from_outside)
 
 
 def is_proxied(service: Service) -> bool:
@@ -79,24 +101,27 @@ def is_proxied(service: Service) -> bool:
 
 def knows_places(service: Service) -> bool:
     """True when it matters to a Service on which node its rules are."""
-    return "Local" in (service.spec.internal_traffic_policy, service.spec.external_traffic_policy)
+    spec = service.spec
+    return "Local" in (spec.internal_traffic_policy, spec.external_traffic_policy) or bool(spec.load_balancer_source_ranges)
 
 
-def port_views(node: str, view: ServiceView, version: int) -> tuple[PortView, ...]:
-    """Every port of a Service with a cluster IP of this family, as the node of that name sees it."""
+def port_views(place: Place, view: ServiceView, version: int) -> tuple[PortView, ...]:
+    """Every port of a Service with a cluster IP of this family, as a node sees it."""
     service = view.service
     if not is_proxied(service):
         return ()
     cluster_ips = [cluster_ip for cluster_ip in service.cluster_ips if ip.version_of(cluster_ip) == version]
-    return tuple(_port_view(node, view, service, port, cluster_ip) for cluster_ip in cluster_ips for port in service.spec.ports)
+    return tuple(_port_view(place, view, service, port, cluster_ip) for cluster_ip in cluster_ips for port in service.spec.ports)
 
 
-def _port_view(node: str, view: ServiceView, service: Service, port: ServicePort, cluster_ip: str) -> PortView:
+def _port_view(place: Place, view: ServiceView, service: Service, port: ServicePort, cluster_ip: str) -> PortView:
     version = ip.version_of(cluster_ip)
-    found = [(endpoint, place) for endpoint, place in _places(view, port, version)]
+    found = list(_endpoints(view, port, version))
     spec = service.spec
+    captured = (entry.ip for entry in service.status.load_balancer.ingress if entry.ip and entry.ip_mode == "VIP")
+    balanced = tuple(address for address in captured if ip.version_of(address) == version)
     is_internal_local, is_external_local = spec.internal_traffic_policy == "Local", spec.external_traffic_policy == "Local"
-    near = [(endpoint, place) for endpoint, place in found if endpoint.node_name == node]
+    near = [(endpoint, address) for endpoint, address in found if endpoint.node_name == place.node]
     return PortView(
         namespace=service.namespace,
         service=service.name,
@@ -107,7 +132,10 @@ def _port_view(node: str, view: ServiceView, service: Service, port: ServicePort
         everywhere=categorize(found),
         here=categorize(near) if is_internal_local or is_external_local else (),
         is_internal_local=is_internal_local,
-        outside_ips=tuple(address for address in service.load_balancer_ips if ip.version_of(address) == version),
+        balanced_ips=balanced,
+        external_ips=tuple(address for address in service.external_ips if ip.version_of(address) == version),
+        node_port=port.node_port,
+        sources=tuple(_sources(spec, place, balanced, version)) if balanced else (),
         is_external_local=is_external_local,
         affinity_s=spec.session_affinity_config.client_ip.timeout_seconds if spec.session_affinity == "ClientIP" else 0,
     )
@@ -115,12 +143,22 @@ def _port_view(node: str, view: ServiceView, service: Service, port: ServicePort
 
 def categorize(found: Sequence[tuple[Endpoint, EndpointAddress]]) -> tuple[EndpointAddress, ...]:
     """The ready endpoints; when there is none, those that are still serving while they terminate."""
-    ready = [place for endpoint, place in found if endpoint.conditions.is_ready]
-    serving = [place for endpoint, place in found if endpoint.conditions.is_serving and endpoint.conditions.is_terminating]
+    ready = [address for endpoint, address in found if endpoint.conditions.is_ready]
+    serving = [address for endpoint, address in found if endpoint.conditions.is_serving and endpoint.conditions.is_terminating]
     return tuple(sorted(set(ready or serving)))
 
 
-def _places(view: ServiceView, port: ServicePort, version: int) -> Iterator[tuple[Endpoint, EndpointAddress]]:
+def _sources(spec: ServiceSpec, place: Place, balanced: Sequence[str], version: int) -> Iterator[str]:
+    """The ranges of one family; without any the other family's shut nobody out, as upstream. Where the node itself is in one, so is the load balancer's address: what the node sends to it may come
+    back to the node as from it."""
+    ranges = [found for text in spec.load_balancer_source_ranges if (found := ip_network(text.strip(), strict=False)).version == version]
+    yield from (str(found) for found in ranges)
+    own = [ip_address(address) for address in place.addresses]
+    if any(address in found for found in ranges for address in own):
+        yield from balanced
+
+
+def _endpoints(view: ServiceView, port: ServicePort, version: int) -> Iterator[tuple[Endpoint, EndpointAddress]]:
     for piece in view.slices:
         number = next((entry.port for entry in piece.ports if entry.name == port.name and entry.protocol == port.protocol), None)
         if number is None or piece.address_type != f"IPv{version}":

@@ -333,6 +333,8 @@ add element ip kube-proxy service-ips { 10.96.59.0 . tcp . 80 comment "default/o
 add element ip kube-proxy service-ips { 203.0.113.1 . tcp . 80 comment "default/outside" : goto external-UU3GIVJO-default/outside/tcp/ }
 add element ip kube-proxy service-ips { 10.96.149.50 . tcp . 80 comment "default/outside-local" : goto service-NVQYZOS5-default/outside-local/tcp/ }
 add element ip kube-proxy service-ips { 203.0.113.77 . tcp . 80 comment "default/outside-local" : goto external-NVQYZOS5-default/outside-local/tcp/ }
+add element ip kube-proxy service-nodeports { tcp . 30431 comment "default/outside" : goto external-UU3GIVJO-default/outside/tcp/ }
+add element ip kube-proxy service-nodeports { tcp . 30142 comment "default/outside-local" : goto external-NVQYZOS5-default/outside-local/tcp/ }
 EOF
 
 # === Pod default/host =================================================================================================

@@ -1,0 +1,123 @@
+"""Node ports: which number each port of a Service gets, keeps and may not have; and the rules for who may come in."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubenetlab.api.core import Service
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.store import Cluster
+from kubenetlab.api.validate.services import NODE_PORTS
+from kubenetlab.controllers.node_ports import STATIC_BAND, completed, node_ports_of
+from kubenetlab.datapath import plan
+from kubenetlab.errors import ManifestError
+from kubenetlab.hoststate.nftables import Bundle, Chain, Collection, Element, Table, members
+from tests.clusters import applied, deployment, loaded, problems_of, running, service, store
+
+DNS = "{apiVersion: v1, kind: Service, metadata: {name: dns}, spec: {type: NodePort, ports: [%s]}}\n---\n"
+BOTH = "{name: a, port: 53, protocol: UDP%s}, {name: b, port: 53, protocol: TCP}"
+
+
+def numbers(cluster: Cluster, name: str = "web") -> list[int]:
+    found = cluster.get(Service, "default", name)
+    assert found is not None
+    return [port.node_port for port in found.spec.ports]
+
+
+def refusal(cluster: Cluster, text: str) -> str:
+    with pytest.raises(ManifestError) as caught:
+        applied(cluster, text)
+    return str(caught.value)
+
+
+def test_numbers_are_drawn_above_the_band_and_kept() -> None:
+    """The same manifests give the same; one that is asked for is had; another type gives them back."""
+    cluster = store(service(type="NodePort"))
+    (drawn,) = numbers(cluster)
+    assert drawn in NODE_PORTS[STATIC_BAND:]
+    assert numbers(store(service(type="NodePort"))) == [drawn]
+    assert numbers(applied(cluster, service(type="NodePort", externalTrafficPolicy="Local"))) == [drawn]
+    assert numbers(applied(cluster, service(type="LoadBalancer"))) == [drawn]
+    inside = applied(cluster, service())
+    assert numbers(inside) == [0]
+    assert numbers(applied(inside, DNS % f"{{port: 80, nodePort: {drawn}}}"), "dns") == [drawn]
+
+
+def test_ports_of_one_number_share_theirs() -> None:
+    """UDP and TCP of one Service; the one that asks decides for both."""
+    first, second = numbers(store(DNS % (BOTH % "")), "dns")
+    assert first == second
+    assert numbers(store(DNS % (BOTH % ", nodePort: 30053")), "dns") == [30053, 30053]
+
+
+def test_a_number_belongs_to_one_service() -> None:
+    """Whatever the protocol: who comes later hears whose it is. So does a port of another number in the same Service."""
+    cluster = store(DNS % "{port: 53, protocol: UDP, nodePort: 30053}")
+    said = refusal(cluster, service("web", 80, 8080, type="NodePort").replace("targetPort: 8080", "targetPort: 8080, nodePort: 30053"))
+    assert "spec.ports[0].nodePort: Invalid value: 30053: provided port is already allocated" in said
+    assert "it belongs to Service default/dns" in said
+    within = "{name: a, port: 53, nodePort: 30053}, {name: b, port: 54, protocol: UDP, nodePort: 30053}"
+    assert "spec.ports[1].nodePort: Invalid value: 30053: provided port is already allocated" in refusal(store(), DNS % within)
+
+
+def test_a_load_balancers_service_may_want_none() -> None:
+    """None but those it asks for, and one for its health where only nodes with pods are to be asked."""
+    cluster = store(service(type="LoadBalancer", allocateLoadBalancerNodePorts=False))
+    assert numbers(cluster) == [0]
+    local = store(service(type="LoadBalancer", externalTrafficPolicy="Local"))
+    found = local.get(Service, "default", "web")
+    assert found is not None
+    assert found.spec.health_check_node_port in NODE_PORTS
+    assert found.spec.health_check_node_port not in numbers(local)
+    said = refusal(local, service(type="LoadBalancer", externalTrafficPolicy="Local", healthCheckNodePort=30001))
+    assert f"spec.healthCheckNodePort: field is immutable; it is {found.spec.health_check_node_port}" in said
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ({"type": "NodePort", "allocateLoadBalancerNodePorts": False}, "may only be used when type is LoadBalancer"),
+        ({"type": "NodePort", "loadBalancerSourceRanges": ["10.0.0.0/8"]}, "may only be used when type is LoadBalancer"),
+        ({"type": "LoadBalancer", "loadBalancerSourceRanges": ["ten"]}, "wanted a range such as 203.0.113.0/24"),
+        ({"type": "LoadBalancer", "healthCheckNodePort": 30000}, "externalTrafficPolicy is Local"),
+        ({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 80}, "not in the valid range"),
+        ({"type": "NodePort", "loadBalancerClass": "example.com/other"}, "may only be used when type is LoadBalancer"),
+    ],
+)
+def test_what_no_service_may_say_is_refused(spec: dict[str, object], why: str) -> None:
+    """With Kubernetes' reason."""
+    assert why in problems_of(service("web", 80, "http", **spec))[0].message
+
+
+@given(st.sets(st.sampled_from(list(NODE_PORTS)), max_size=3))
+def test_the_last_free_number_is_found(free: set[int]) -> None:
+    """Wherever it is; and when there is none it is said."""
+    (wanting,) = (entry.object for entry in loaded(service(type="NodePort")).entries)
+    assert isinstance(wanting, Service)
+    made, findings = completed(wanting, dict.fromkeys(set(NODE_PORTS) - free, "Service default/other"))
+    if free:
+        assert not findings
+        assert set(node_ports_of(made.spec)) <= free
+    else:
+        assert [finding.message for finding in findings] == ["failed to allocate a nodePort: range is full"]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "wanted"),
+    [
+        (["198.51.100.0/24"], "198.51.100.0/24"),
+        ([" 198.51.100.0/24", "172.18.0.0/16"], "198.51.100.0/24, 172.18.0.0/16, 203.0.113.1"),
+    ],
+    ids=["others", "nodes too"],
+)
+def test_a_fence_lets_in_who_is_named(ranges: list[str], wanted: str) -> None:
+    """Where nodes are in a range, the balancer's own address as well: what a node sends to it may come back as from it."""
+    cluster = running(store(deployment() + service(type="LoadBalancer", loadBalancerSourceRanges=ranges)))
+    state = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))
+    rules = list(members(obj for obj in state["node/worker"].values() if isinstance(obj, Table | Chain | Collection | Element | Bundle)))
+    fences = [obj for obj in rules if isinstance(obj, Chain) and obj.name.startswith("firewall-") and obj.name != "firewall-check"]
+    assert [[rule.text for rule in fence.rules] for fence in fences] == [[f"ip saddr != {{ {wanted} }} drop"]]
+    fenced = [obj.item for obj in rules if isinstance(obj, Element) and obj.collection == "firewall-ips"]
+    assert fenced == ["203.0.113.1 . tcp . 80"]
