@@ -15,10 +15,9 @@ from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.sandbox import Setting, Settings, Sysctl
 from kubenetlab.names import link_local_of
 
-_ALL_AND_DEFAULT = {
+_ALL_AND_DEFAULT = {  # accept_redirects is not among them: nobody in a lab sends any (router_sysctls)
     "rp_filter": "0",
     "arp_ignore": "0",
-    "accept_redirects": "0",
     "accept_local": "0",
     "proxy_arp": "0",
     "route_localnet": "0",

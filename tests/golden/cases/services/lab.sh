@@ -56,8 +56,7 @@ settings() {
     shift
     ip netns exec "$netns" sysctl -qw "$@" \
         net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.conf.all.arp_ignore=0 \
-        net.ipv4.conf.default.arp_ignore=0 net.ipv4.conf.all.accept_redirects=0 \
-        net.ipv4.conf.default.accept_redirects=0 net.ipv4.conf.all.accept_local=0 net.ipv4.conf.default.accept_local=0 \
+        net.ipv4.conf.default.arp_ignore=0 net.ipv4.conf.all.accept_local=0 net.ipv4.conf.default.accept_local=0 \
         net.ipv4.conf.all.proxy_arp=0 net.ipv4.conf.default.proxy_arp=0 net.ipv4.conf.all.route_localnet=0 \
         net.ipv4.conf.default.route_localnet=0 net.ipv4.ip_default_ttl=64 'net.ipv4.ping_group_range=0 0'
     ip netns exec "$netns" sysctl -qew net.ipv6.conf.all.disable_ipv6=1
