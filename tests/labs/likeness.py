@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -25,10 +26,18 @@ _HASH = re.compile(r"-[A-Z2-7]{8}-")
 _VETH = re.compile(r"\bveth\d+")
 
 
+SETTLED_S = 5.0
+"""A link whose carrier has come or gone is told so by the kernel up to a second later (net/core/link_watch.c), with its state and routes."""
+
+
 def difference(one: Lab, other: Lab) -> list[str]:
-    """What only one of them has: `-` the first, `+` the second."""
-    first, second = Counter(lines(one)), Counter(lines(other))
-    return sorted([*(f"- {line}" for line in (first - second).elements()), *(f"+ {line}" for line in (second - first).elements())])
+    """What only one of them has, and keeps: `-` the first, `+` the second."""
+    deadline = time.monotonic() + SETTLED_S
+    while True:
+        first, second = Counter(lines(one)), Counter(lines(other))
+        found = sorted([*(f"- {line}" for line in (first - second).elements()), *(f"+ {line}" for line in (second - first).elements())])
+        if not found or time.monotonic() > deadline:
+            return found
 
 
 def lines(lab: Lab) -> Iterator[str]:
