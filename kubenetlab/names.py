@@ -34,9 +34,6 @@ FABRIC_SWITCH = "fabric/switch"
 INTERNET_SWITCH = "fabric/internet"
 ROUTER = "fabric/router"
 
-LAB_API = "/apis/kubenetlab.dev/v1alpha1"
-"""Where a lab's API has what Kubernetes' has not."""
-
 KUBE_PROXY_TABLE = "kube-proxy"
 MASQUERADE_TABLE = "ip-masq-agent"
 

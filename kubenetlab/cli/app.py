@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from copy import copy
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
@@ -95,11 +96,9 @@ class _Group(TyperGroup):
         self.commands = _Commands()  # type: ignore[assignment]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        every, self.commands = self.commands, _Summaries()  # type: ignore[assignment]
-        try:
-            super().format_help(ctx, formatter)
-        finally:
-            self.commands = every
+        shown = copy(self)
+        shown.commands = _Summaries()  # type: ignore[assignment]
+        super(_Group, shown).format_help(ctx, formatter)
 
 
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}

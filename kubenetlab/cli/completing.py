@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from kubenetlab.lab.paths import LAB_API
+
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
 
@@ -146,8 +148,6 @@ def _names(ctx: typer.Context, kind: type[Resource] | None) -> list[str]:
 
 def _seen(ctx: typer.Context) -> Mapping[str, Any]:
     """What `inspect` shows; nothing when there is no lab."""
-    from kubenetlab.names import LAB_API
-
     if "seen" not in ctx.meta:
         ctx.meta["seen"] = _asked(ctx, f"{LAB_API}/inspect")
     return ctx.meta["seen"] or {"pods": (), "nodes": (), "external": (), "services": ()}

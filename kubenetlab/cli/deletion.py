@@ -13,7 +13,7 @@ from kubenetlab.cli.screen import say
 from kubenetlab.cli.words import kinds_and_names
 from kubenetlab.errors import LabError, UsageError, did_you_mean
 from kubenetlab.lab.client import ApiError, Client
-from kubenetlab.lab.paths import object_path
+from kubenetlab.lab.paths import LAB_API, object_path
 
 Wanted = tuple[type[Resource], str, str]
 """(kind, namespace, name)"""
@@ -24,8 +24,6 @@ POLL_S = 0.01
 
 def delete(client: Client, what: Sequence[str], files: Sequence[str] | None, namespace: str | None, *, wait: bool) -> None:
     """Deletes and says so, object by object. Raises LabError, in the end, when some were not there."""
-    from kubenetlab.names import LAB_API
-
     if what and files:
         raise UsageError("delete takes names or manifests, not both at once")
     wanted, given = _named(client, what, namespace or "default")

@@ -9,6 +9,7 @@ import typer
 from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.screen import GOOD, data, hint, paint, refused, say, table
+from kubenetlab.lab.paths import LAB_API
 
 
 def inspect(
@@ -30,7 +31,6 @@ def inspect(
     With -o json it is made for other programs: enter a namespace with nsenter --net=PATH.
     """
     from kubenetlab.lab.client import choose
-    from kubenetlab.names import LAB_API
 
     client = choose(lab)
     seen = client.inspect()
@@ -63,7 +63,6 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
     """Look at the kernel and show where it differs from what should be. Exit status 1 when it does. Example: kubenetlab diff"""
     from kubenetlab.cli.plans import show_changes
     from kubenetlab.lab.client import choose
-    from kubenetlab.names import LAB_API
 
     client = choose(lab)
     found: dict[str, Any] = client.get(f"{LAB_API}/diff")

@@ -27,6 +27,7 @@ from kubenetlab.cli.options import (
     seconds,
 )
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, note, paint, refused, say, table
+from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
     from kubenetlab.cli.manifests import Manifests
@@ -154,7 +155,6 @@ def plan(
     from kubenetlab.cli.plans import new_lab_plan, new_lab_script, show_changes
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
-    from kubenetlab.names import LAB_API
 
     name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift), strict=strict)
     manifests.warn(given)
@@ -246,8 +246,6 @@ def _create(name: str, given: Manifests, keep: bool) -> None:
 
 
 def _apply(client: Client, given: Manifests) -> None:
-    from kubenetlab.names import LAB_API
-
     answer = client.post(f"{LAB_API}/apply", {"documents": [entry.value for entry in given.all_entries]})
     _refuse(answer, given)
     _say_namespaces(answer["namespaces"])
@@ -278,7 +276,6 @@ def _wait(name: str, timeout_s: float, begun: float) -> None:
     """Until every pod is ready or will never be. Exits with 1 where some are not, with the reasons."""
     from kubenetlab.cli.progress import Waiting
     from kubenetlab.lab.client import Client
-    from kubenetlab.names import LAB_API
 
     asked = time.monotonic()
     waiting = Waiting()

@@ -16,6 +16,7 @@ from kubenetlab.cli.options import mode
 from kubenetlab.cli.screen import MILD, note, paint
 from kubenetlab.datapath import modes
 from kubenetlab.errors import ManifestError
+from kubenetlab.lab.paths import LAB_API
 
 QUICKSTART = "quickstart"
 COMMAND_LINE = "<command line>"
@@ -119,7 +120,6 @@ def for_lab(
     """
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
-    from kubenetlab.names import LAB_API
 
     if lab is not None:
         rundir.of(lab)  # a name that no lab can have is told before anything else

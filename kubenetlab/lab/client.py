@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from kubenetlab.errors import LabError, did_you_mean
 from kubenetlab.lab import rundir
-from kubenetlab.names import LAB_API
+from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
     from kubenetlab.programs.http import Response

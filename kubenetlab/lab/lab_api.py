@@ -38,9 +38,9 @@ from kubenetlab.lab.first import with_network_facts
 from kubenetlab.lab.http import Answer, Handover, Stream
 from kubenetlab.lab.inspection import inspection
 from kubenetlab.lab.machine import decisions
+from kubenetlab.lab.paths import LAB_API
 from kubenetlab.lab.requirements import require_modes
 from kubenetlab.lab.rules_diff import rules_differences
-from kubenetlab.names import LAB_API
 from kubenetlab.observe.settled import verdicts
 from kubenetlab.programs.http import Request, Response
 

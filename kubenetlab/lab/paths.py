@@ -1,8 +1,14 @@
-"""Paths of the API, as Kubernetes has them."""
+"""Paths of the API: as Kubernetes has them, and the lab's own."""
 
 from __future__ import annotations
 
-from kubenetlab.api.meta import Resource
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from kubenetlab.api.meta import Resource
+
+LAB_API: Final = "/apis/kubenetlab.dev/v1alpha1"
+"""What Kubernetes' API has not is below this one."""
 
 
 def kind_path(kind: type[Resource], namespace: str | None = None) -> str:

@@ -98,7 +98,9 @@ def create(
         if not is_kept:
             if boot is not None and boot.progress is not None:
                 boot.progress.close()
-            _undo(lab, life if life is not None or ours is None else _awaited_life(ours, frames), claim)
+            if life is None and ours is not None:
+                life = _awaited_life(ours, frames)
+            _undo(lab, life, claim)
         elif claim is not None:
             os.close(claim)
         for number, handler in handlers.items():

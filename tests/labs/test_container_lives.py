@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.clusters import pod
 from tests.labs.lab import Lab, wait_for
 
 TWO_ON_ONE_PORT = """\
@@ -37,18 +38,11 @@ def test_two_containers_on_one_port(lab: Lab) -> None:
     assert "Back-off restarting failed container" in lab.run("describe", "pod", "two").out
 
 
-UNHEALTHY = """\
-apiVersion: v1
-kind: Pod
-metadata: {name: a}
-spec:
-  containers:
-  - name: main
-    image: agnhost
-    args: [netexec]
-    ports: [{containerPort: 8080}]
-    livenessProbe: {httpGet: {path: "/echo?code=500", port: 8080}, periodSeconds: 1, failureThreshold: 2}
-"""
+UNHEALTHY = pod(
+    "a",
+    container=", ports: [{containerPort: 8080}], "
+    'livenessProbe: {httpGet: {path: "/echo?code=500", port: 8080}, periodSeconds: 1, failureThreshold: 2}',
+)
 
 
 def test_a_container_that_fails_its_liveness_probe_is_killed_and_restarted(lab: Lab) -> None:
@@ -84,12 +78,7 @@ kind: Service
 metadata: {name: a}
 spec: {selector: {app: a}, ports: [{port: 80, targetPort: 8080}]}
 ---
-apiVersion: v1
-kind: Pod
-metadata: {name: client}
-spec:
-  containers: [{name: main, image: agnhost, args: [netexec]}]
-"""
+""" + pod("client")
 
 
 def test_nothing_is_ready_because_it_was_made(lab: Lab) -> None:

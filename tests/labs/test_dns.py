@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.clusters import deployment
+from tests.clusters import deployment, pod
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab, wait_for
 
@@ -18,13 +18,8 @@ apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
 external: [{name: client, address: 198.51.100.10}, {name: api.example.com, address: 198.51.100.20, ports: [443]}]
 ---
-apiVersion: v1
-kind: Pod
-metadata: {name: client}
-spec:
-  containers: [{name: main, image: agnhost, args: [netexec]}]
----
 """
+    + pod("client")
     + deployment(replicas=3)
     + """\
 apiVersion: v1

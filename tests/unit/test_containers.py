@@ -12,7 +12,7 @@ from kubenetlab.cli.columns import columns, pod_status
 from kubenetlab.datapath import Memo, plan, plan_probes
 from kubenetlab.datapath.decisions import decide
 from kubenetlab.hoststate.programs import ProgramRun
-from tests.clusters import NOW, pod_named, problems_of, running, settled, store
+from tests.clusters import NOW, pod, pod_named, problems_of, running, settled, store
 
 ORDERED = """\
 apiVersion: v1
@@ -147,19 +147,11 @@ def test_a_new_sandbox_is_initialized_anew() -> None:
     assert (condition.status, condition.message) == ("False", "containers with incomplete status: [first proxy last]")
 
 
-STARTUP = """\
-apiVersion: v1
-kind: Pod
-metadata: {name: a}
-spec:
-  containers:
-  - name: main
-    image: agnhost
-    args: [netexec]
-    startupProbe: {tcpSocket: {port: 8080}, failureThreshold: 2}
-    readinessProbe: {tcpSocket: {port: 8080}}
-    livenessProbe: {tcpSocket: {port: 8080}}
-"""
+STARTUP = pod(
+    "a",
+    container=", startupProbe: {tcpSocket: {port: 8080}, failureThreshold: 2}, "
+    "readinessProbe: {tcpSocket: {port: 8080}}, livenessProbe: {tcpSocket: {port: 8080}}",
+)
 
 
 def test_until_a_startup_probe_is_answered_no_other_is_asked() -> None:

@@ -149,8 +149,10 @@ def categorize(found: Sequence[tuple[Endpoint, EndpointAddress]]) -> tuple[Endpo
 
 
 def _sources(spec: ServiceSpec, place: Place, balanced: Sequence[str], version: int) -> Iterator[str]:
-    """The ranges of one family; without any the other family's shut nobody out, as upstream. Where the node itself is in one, so is the load balancer's address: what the node sends to it may come
-    back to the node as from it."""
+    """The ranges of one family; without any the other family's shut nobody out, as upstream.
+
+    Where the node itself is in one, so is the load balancer's address: what the node sends to it may come back to the node as from it.
+    """
     ranges = [found for text in spec.load_balancer_source_ranges if (found := ip_network(text.strip(), strict=False)).version == version]
     yield from (str(found) for found in ranges)
     own = [ip_address(address) for address in place.addresses]
