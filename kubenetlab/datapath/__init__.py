@@ -29,9 +29,9 @@ from kubenetlab.datapath.probes import ProbeSpec, probes
 from kubenetlab.datapath.proxy.services import knows_places
 from kubenetlab.datapath.view import ANYWHERE, NodeView, Place, PodView, ServiceView, node_views, service_views, without_pods
 from kubenetlab.errors import BugError
-from kubenetlab.hoststate.nftables import Bundle, Rules
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.rules import Bundle, Rules
 from kubenetlab.hoststate.state import Contents, HostState, contents_of
 
 T = TypeVar("T")
@@ -151,7 +151,11 @@ def _pod(node: NodeView, pod: PodView, cni: CNI) -> tuple[Wanted, ...]:
 def _rules(memo: Memo, proxy: ServiceProxy, service: ServiceView, node: NodeView, network: PodNetwork) -> tuple[Rules, ...]:
     """One Service's rules, computed once for all nodes on which they are the same."""
     place = Place(node.name, node.addresses) if knows_places(service.service) else ANYWHERE
-    return memo(("rules", service.service.full_name, network, place), proxy.service, service, place, network)
+    return memo(("rules", service.service.full_name, network, place), _service, proxy, service, place, network)
+
+
+def _service(proxy: ServiceProxy, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
+    return proxy.service(service, place, network)
 
 
 def _proxy(node: NodeView, rules: tuple[tuple[Rules, ...], ...], proxy: ServiceProxy, network: PodNetwork) -> tuple[Wanted, ...]:

@@ -20,8 +20,8 @@ from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.meta import Resource, kubernetes_name
 from kubenetlab.datapath.view import NodeView, Place, PodView, ServiceView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
-from kubenetlab.hoststate.nftables import Rules
 from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules import Rules
 
 Family = Literal["cni", "proxy"]
 

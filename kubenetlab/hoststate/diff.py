@@ -8,8 +8,8 @@ from typing import Literal
 from msgspec import Struct
 
 from kubenetlab.hoststate.link import Veth
-from kubenetlab.hoststate.nftables import Bundle
 from kubenetlab.hoststate.object import Key, Object, Origin
+from kubenetlab.hoststate.rules import Bundle
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState
 

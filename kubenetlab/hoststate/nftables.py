@@ -6,14 +6,13 @@ given. Source: nft(8) 1.0.6; libnftables-json(5) for reading back.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any, Final
 
 from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
 
 NFT_FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """IP version → nft's name of the family, which is also its word for the packet's header."""
@@ -22,11 +21,16 @@ MAX_NAME = 240
 """kube-proxy's own limit for chain names; the kernel's is 255."""
 
 
-class Table(Object, frozen=True):
+class _NftBase(RuleObject, frozen=True):
+    @property
+    def dialect(self) -> str:
+        return "nftables"
+
+
+class Table(_NftBase, frozen=True):
     """A table; it holds all the rest."""
 
     rank = 100
-    hand = "nftables"
 
     family: str
     name: str
@@ -50,11 +54,10 @@ class Rule(Struct, frozen=True):
         return f"{self.text} comment {quoted(self.comment)}" if self.comment else self.text
 
 
-class Chain(Object, frozen=True):
+class Chain(_NftBase, frozen=True):
     """A chain with all its rules; with `hook` a base chain: `type nat hook prerouting priority -100`."""
 
     rank = 110
-    hand = "nftables"
 
     family: str
     table: str
@@ -71,14 +74,13 @@ class Chain(Object, frozen=True):
         return f"nft chain {self.family} {self.table} {self.name}: {len(self.rules)} rule{'' if len(self.rules) == 1 else 's'}"
 
 
-class Collection(Object, frozen=True):
+class Collection(_NftBase, frozen=True):
     """A set or a map, without its elements; `type` in nft's words: `ipv4_addr . inet_proto . inet_service : verdict`.
 
     With a timeout it belongs to the packets: rules put entries in, and the kernel takes them out when they are that old.
     """
 
     rank = 105
-    hand = "nftables"
 
     family: str
     table: str
@@ -99,11 +101,10 @@ class Collection(Object, frozen=True):
         return f"nft {self.word} {self.family} {self.table} {self.name} of {self.type}"
 
 
-class Element(Object, frozen=True):
+class Element(_NftBase, frozen=True):
     """One entry of a set (empty `value`) or a map."""
 
     rank = 120
-    hand = "nftables"
 
     family: str
     table: str
@@ -127,42 +128,6 @@ class Element(Object, frozen=True):
 
 InTable = Chain | Collection | Element
 """What is in a table."""
-
-
-class Rules(Struct, frozen=True, dict=True):
-    """What one subject needs in a table, a Service say: one value for all the nodes that have it. Its objects are in no namespace."""
-
-    family: str
-    table: str
-    subject: str
-    """`default/web`; unique in the table."""
-    objects: tuple[InTable, ...]
-
-    @cached_property
-    def digest(self) -> bytes:
-        return hashlib.sha256(repr(self.objects).encode()).digest()
-
-
-class Bundle(Object, frozen=True):
-    """Rules in a node's table: they come and go together, and what changes in them is changed one by one."""
-
-    rank = 130
-    hand = "nftables"
-
-    rules: Rules
-
-    @property
-    def key(self) -> Key:
-        return ("Bundle", self.rules.family, self.rules.table, self.rules.subject)
-
-    @property
-    def parts(self) -> tuple[Object, ...]:
-        return self.rules.objects
-
-    def __str__(self) -> str:
-        return f"nft objects of {self.rules.family} {self.rules.table} for {self.rules.subject}: {len(self.rules.objects)}"
-
-
 NftObject = Table | InTable
 """What nft knows."""
 Ruled = NftObject | Bundle
@@ -175,29 +140,15 @@ def quoted(comment: str) -> str:
     return f'"{text}"'
 
 
-def table_of(obj: Ruled) -> tuple[str, str]:
+def table_of(obj: NftObject) -> Name:
     """(family, name) of the table in which an object is."""
-    match obj:
-        case Table(family=family, name=name):
-            return family, name
-        case Bundle(rules=rules):
-            return rules.family, rules.table
-    return obj.family, obj.table
+    return (obj.family, obj.name) if isinstance(obj, Table) else (obj.family, obj.table)
 
 
-def members(objects: Iterable[Ruled]) -> Iterator[NftObject]:
-    """The objects, and in place of each bundle those in it."""
-    for obj in objects:
-        if isinstance(obj, Bundle):
-            yield from obj.rules.objects
-        else:
-            yield obj
-
-
-def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[tuple[str, str]] = ()) -> str:
+def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
     """A transaction from `old` to `new`, or a replacement where something cannot be changed in place: a base chain's hook, a
     collection's type, a table's comment."""
-    before, after = _different(old, new)
+    before, after = different(old, new)
     if any(key in before and before[key] != obj and _is_fixed(before[key], obj) for key, obj in after.items()):
         return replacement(new, former)
     return _commands(before, after)
@@ -205,7 +156,7 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[tuple[st
 
 def transaction(old: Iterable[Ruled], new: Iterable[Ruled]) -> str:
     """The commands that turn `old` into `new`, to be run as one transaction; empty when there is nothing to do."""
-    return _commands(*_different(old, new))
+    return _commands(*different(old, new))
 
 
 def _commands(before: Mapping[Key, NftObject], after: Mapping[Key, NftObject]) -> str:
@@ -234,15 +185,7 @@ def _commands(before: Mapping[Key, NftObject], after: Mapping[Key, NftObject]) -
     return "".join(line + "\n" for line in lines)
 
 
-def _different(old: Iterable[Ruled], new: Iterable[Ruled]) -> tuple[dict[Key, NftObject], dict[Key, NftObject]]:
-    """The objects of both by key, but for the bundles that both have alike."""
-    before, after = {obj.key: obj for obj in old}, {obj.key: obj for obj in new}
-    alike = {key for key, obj in before.items() if isinstance(obj, Bundle) and after.get(key) == obj}
-    own, others = (members(obj for key, obj in side.items() if key not in alike) for side in (before, after))
-    return {obj.key: obj for obj in own}, {obj.key: obj for obj in others}
-
-
-def replacement(objects: Sequence[Ruled], former: Iterable[tuple[str, str]] = ()) -> str:
+def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
     """The commands that make the tables of `objects` anew, whatever they hold now, as one transaction.
 
     `former` are (family, name) of tables that were ours: those go, too.
@@ -250,14 +193,6 @@ def replacement(objects: Sequence[Ruled], former: Iterable[tuple[str, str]] = ()
     tables = dict.fromkeys((obj.family, obj.name) for obj in objects if isinstance(obj, Table))
     away = "".join(f"add table {family} {name}\ndelete table {family} {name}\n" for family, name in {**tables, **dict.fromkeys(former)})
     return away + transaction((), objects)
-
-
-def digest(objects: Iterable[Ruled]) -> str:
-    """Tells one set of objects from another."""
-    told = hashlib.sha256()
-    for obj in objects:
-        told.update(obj.rules.digest if isinstance(obj, Bundle) else repr(obj).encode())
-    return told.hexdigest()
 
 
 def _is_fixed(old: NftObject, new: NftObject) -> bool:
@@ -269,7 +204,18 @@ def _is_fixed(old: NftObject, new: NftObject) -> bool:
     return False
 
 
-def key_of(statement: str) -> Key | None:
+def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
+    """The tables: whatever is in them is ours."""
+    return tuple((obj.family, obj.name) for obj in objects if isinstance(obj, Table))
+
+
+def blamed(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
+    """The object of the statement that nft shows with its refusal, and the whole whose part it is."""
+    wanted = {part.key: (part, whole) for whole in objects for part in whole.parts}
+    return next((found for line in said.splitlines() if (found := wanted.get(_key_of(line) or ())) is not None), None)
+
+
+def _key_of(statement: str) -> Key | None:
     """The object that a statement of ours is about: `add rule ip kube-proxy services …` is about a chain; of elements it is their set."""
     match statement.split():
         case [_, "table", family, name, *_]:
@@ -281,43 +227,22 @@ def key_of(statement: str) -> Key | None:
     return None
 
 
-class Listed(Struct, frozen=True):
-    """What a listing shows of a table: enough to name what is missing, too much or changed."""
-
-    chains: dict[str, tuple[str, ...]]
-    """The comments of each chain's rules."""
-    collections: dict[str, frozenset[str]]
-    """The items of each set or map, as nft writes them."""
-
-
-def decode_listing(document: Any, family: str, table: str) -> Listed:
-    """The output of `nft -j list table`."""
-    chains: dict[str, list[str]] = {}
-    collections: dict[str, frozenset[str]] = {}
-    for entry in document.get("nftables", ()):
-        for kind, value in entry.items():
-            if value.get("family") != family or value.get("table") != table:
-                continue
-            if kind == "chain":
-                chains[value["name"]] = []
-            elif kind == "rule":
-                chains[value["chain"]].append(value.get("comment", ""))
-            elif kind in ("set", "map"):
-                collections[value["name"]] = frozenset(_item(element) for element in value.get("elem", ()))
-    return Listed({name: tuple(rules) for name, rules in chains.items()}, collections)
+def commands(objects: Sequence[Ruled]) -> Iterator[str]:
+    """A transaction for the program nft for each table. An element to a line, to be read, and those of a set or map together."""
+    tables: dict[Name, list[NftObject]] = {}
+    for obj in members(objects):
+        tables.setdefault(table_of(obj), []).append(obj)
+    for inside in tables.values():
+        elements = sorted((obj for obj in inside if isinstance(obj, Element)), key=lambda element: element.collection)
+        text = transaction((), [obj for obj in inside if not isinstance(obj, Element)])
+        yield f"nft -f - <<'EOF'\n{text}{''.join(transaction((), [element]) for element in elements)}EOF"
 
 
-def _item(element: Any) -> str:
-    """One element's key as our own text writes it."""
-    if isinstance(element, list):  # of a map: [key, value]
-        element = element[0]
-    if isinstance(element, dict) and "elem" in element:
-        element = element["elem"]["val"]
-    if isinstance(element, dict) and "concat" in element:
-        return " . ".join(str(part) for part in element["concat"])
-    if isinstance(element, dict) and "prefix" in element:
-        return f"{element['prefix']['addr']}/{element['prefix']['len']}"
-    return str(element)
+def differences(wanted: Sequence[Ruled], listed: Sequence[Any]) -> Iterator[str]:
+    """`listed` has a document of `nft -j list table` for each table, or None where there is none."""
+    from kubenetlab.hoststate.nftables_listing import differences as of_tables
+
+    return of_tables(wanted, listed)
 
 
 def _add_table(table: Table) -> str:

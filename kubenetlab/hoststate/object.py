@@ -10,7 +10,7 @@ from msgspec import Struct
 Key = tuple[str, ...]
 """What makes an object the same object: its class and the fields that cannot change; unique within a namespace."""
 
-Hand = Literal["netlink", "nftables", "programs"]
+Hand = Literal["netlink", "rules", "programs"]
 """Who makes an object so: the agent itself, the node agent, the app workers."""
 
 Word = Callable[[str], str]

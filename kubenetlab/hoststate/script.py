@@ -15,10 +15,10 @@ from ipaddress import ip_interface
 from typing import Final
 
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.nftables import Element, members, transaction
 from kubenetlab.hoststate.object import Key, Origin, Word
+from kubenetlab.hoststate.rules import dialect
 from kubenetlab.hoststate.sandbox import Sysctl
-from kubenetlab.hoststate.sections import Ruleset, Section, common_settings, sections
+from kubenetlab.hoststate.sections import Section, common_settings, sections
 from kubenetlab.hoststate.state import Contents, HostState
 from kubenetlab.names import run_netns_name
 
@@ -163,8 +163,8 @@ def _section(section: Section, common: Sequence[Sysctl]) -> Iterator[str]:
             for obj in group.objects:
                 yield from obj.commands(word)
         for ruleset in section.rulesets:
-            yield from _remarks(ruleset.origins, section)
-            yield from _transaction(ruleset)
+            yield from _remarks([ruleset.origin], section)
+            yield from (f'ip netns exec "$NS" {command}' for command in dialect(ruleset.dialect).commands(ruleset.objects))
     for program in section.programs:
         yield f"# not run here: {program}"
 
@@ -177,16 +177,6 @@ def _settings(settings: Sequence[Sysctl], common: Sequence[Sysctl], word: Word) 
     for setting in own:
         if setting.is_optional or not common:
             yield from setting.commands(word)
-
-
-def _transaction(ruleset: Ruleset) -> Iterator[str]:
-    """An element to a line, to be read, and those of a set or map together."""
-    objects = list(members(ruleset.objects))
-    elements = sorted((obj for obj in objects if isinstance(obj, Element)), key=lambda element: element.collection)
-    yield "ip netns exec \"$NS\" nft -f - <<'EOF'"
-    yield from transaction((), [obj for obj in objects if not isinstance(obj, Element)]).splitlines()
-    yield from (transaction((), [element]).rstrip() for element in elements)
-    yield "EOF"
 
 
 def _tries(state: HostState, found: Iterable[Section]) -> Iterator[str]:

@@ -13,9 +13,9 @@ from itertools import groupby
 from msgspec import Struct
 
 from kubenetlab.hoststate.link import LinkUp
-from kubenetlab.hoststate.nftables import Ruled, table_of
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import ProgramRun
+from kubenetlab.hoststate.rules import RuleObject
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, HostState
 
@@ -31,10 +31,11 @@ class Group(Struct, frozen=True):
 
 
 class Ruleset(Struct, frozen=True):
-    """A table with all that is in it, and who wants that."""
+    """Rules of one component in one dialect."""
 
-    origins: tuple[Origin | None, ...]
-    objects: tuple[Ruled, ...]
+    origin: Origin | None
+    dialect: str
+    objects: tuple[RuleObject, ...]
 
 
 class Section(Struct, frozen=True):
@@ -115,9 +116,9 @@ def _by_component(state: HostState, contents: Contents, objects: Sequence[Object
 
 
 def _rulesets(state: HostState, contents: Contents) -> Iterator[Ruleset]:
-    tables: dict[tuple[str, str], list[Ruled]] = {}
+    found: dict[tuple[Origin | None, str], list[RuleObject]] = {}
     for obj in contents.values():
-        if isinstance(obj, Ruled):
-            tables.setdefault(table_of(obj), []).append(obj)
-    for objects in tables.values():
-        yield Ruleset(tuple(dict.fromkeys(state.origin(obj) for obj in objects)), tuple(objects))
+        if isinstance(obj, RuleObject):
+            found.setdefault((state.origin(obj), obj.dialect), []).append(obj)
+    for (origin, dialect), objects in found.items():
+        yield Ruleset(origin, dialect, tuple(objects))

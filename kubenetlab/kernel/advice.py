@@ -84,7 +84,7 @@ def advice(number: int, kind: str) -> str:
     return next((entry.text for entry in _ADVICE if number in entry.numbers and (not entry.kinds or kind in entry.kinds)), "")
 
 
-def nft_advice(text: str) -> str:
+def rules_advice(text: str) -> str:
     """The same for what nft says."""
     return next((what for words, what in _NFT if words in text), "")
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from kubenetlab.kernel import limits, nft, pause
+from kubenetlab.kernel import limits, nftables, pause
 from kubenetlab.kernel.features import PACKAGES, has_br_netfilter, has_program
 from kubenetlab.kernel.limits import BRIDGE_PORTS, FILES, MEMORY, NAMESPACES, NEIGHBORS, PROCESSES, Limit
 from kubenetlab.kernel.permissions import effective_capabilities, is_root, lacking, remedy
@@ -66,7 +66,7 @@ def _machine() -> Iterator[Finding]:
         yield Finding(MACHINE, "processor", "missing", str(error))
     else:
         yield Finding(MACHINE, "processor", "ok", "there is a pause program for it")
-    where = nft.LIBRARY if nft.has_library() else shutil.which("nft") or ""
+    where = nftables.LIBRARY if nftables.has_library() else shutil.which("nft") or ""
     if has_program("nft"):
         yield Finding(MACHINE, "nft", "ok", f"by {where}")
     else:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Final
 
-from kubenetlab.kernel import nft
+from kubenetlab.kernel import nftables
 
 PACKAGES: Final[Mapping[str, str]] = {"nft": "nftables", "ip": "iproute2", "ping": "iputils-ping"}
 """Program → Debian's package."""
@@ -46,4 +46,4 @@ def install_hint(program: str) -> str:
 
 def has_program(program: str) -> bool:
     """True when a program, or the library that does the same, is here."""
-    return shutil.which(program) is not None or (program == nft.PROGRAM and nft.has_library())
+    return shutil.which(program) is not None or (program == nftables.PROGRAM and nftables.has_library())

@@ -17,7 +17,7 @@ from msgspec import Struct
 from kubenetlab import __version__
 from kubenetlab.hoststate.link import Bridge, Port, Veth
 from kubenetlab.hoststate.wire import Links
-from kubenetlab.kernel import nft, syscalls
+from kubenetlab.kernel import nftables, syscalls
 from kubenetlab.kernel.features import has_ipv6
 from kubenetlab.kernel.monitor import Monitor
 from kubenetlab.kernel.permissions import effective_capabilities, is_root
@@ -187,7 +187,7 @@ def _batch(requests: Sequence[bytes]) -> None:
 def _rules(family: str, *statements: str) -> Callable[[], None]:
     def try_them() -> None:
         _leave()
-        rules = nft.open_here()
+        rules = nftables.open_here()
         try:
             text = "".join(f"{statement}\n" for statement in ("add table ip t", *statements))
             rules.run(text if family == "ip" else text.replace(" ip ", " ip6 ").replace("ipv4_addr", "ipv6_addr"))

@@ -291,7 +291,7 @@ class Agent:
     def _renew_rules(self, netns: str) -> None:
         log(f"{netns}: somebody changed the rules; they are made anew")
         self.rules.distrust(netns)
-        self.sight.note(netns, instead_of=of_hand(self.known.get(netns, {}).values(), "nftables"))
+        self.sight.note(netns, instead_of=of_hand(self.known.get(netns, {}).values(), "rules"))
 
     async def _check(self) -> None:
         """Asks whether the rules are as they were left, and reads the nodes, and where something was kept as others left it."""
@@ -318,7 +318,7 @@ class Agent:
         self.rules.load_marks()
         await self.runs.adopt()
         for netns, contents in list(self.known.items()):
-            rules = of_hand(self.desired[netns].values(), "nftables")
+            rules = of_hand(self.desired[netns].values(), "rules")
             is_current = bool(rules) and await self.rules.is_as_left(netns, self.sandboxes.pids[netns], rules)
             runs = [
                 obj

@@ -121,7 +121,7 @@ class _Building:
             for far in far_namespaces(entry) if entry.is_new else ():
                 self._plugged.setdefault(far, []).append(entry.netns)
         self._unruled = {
-            netns for netns, entry in self._entries.items() if any(operation.object.hand == "nftables" for operation in entry.operations)
+            netns for netns, entry in self._entries.items() if any(operation.object.hand == "rules" for operation in entry.operations)
         }
         self._populated: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -170,14 +170,14 @@ class _Building:
         if (pid := builder.pids.get(netns)) is None:
             return
         self._unruled.discard(netns)
-        old, new = (of_hand(contents.values(), "nftables") for contents in (builder.sight.known.get(netns, {}), self._desired[netns]))
+        old, new = (of_hand(contents.values(), "rules") for contents in (builder.sight.known.get(netns, {}), self._desired[netns]))
         said = await builder.rules.apply(netns, pid, old, new)
         if said is None:
             builder.unruled.discard(netns)
             builder.sight.note(netns, new, instead_of=old)
         else:
             builder.unruled.add(netns)
-            self.refused.setdefault(netns, []).append(rules_refused(netns, said, self._desired))
+            self.refused.setdefault(netns, []).append(rules_refused(netns, *said, self._desired))
 
     def _runs_of(self, namespaces: Iterable[str], which: Callable[[str], bool]) -> Iterator[Coroutine[Any, Any, None]]:
         """What is to be done about those of their programs that are meant, by the programs' names."""

@@ -30,9 +30,10 @@ from kubenetlab.controllers.admission import Admission, Incoming, admit
 from kubenetlab.datapath import Memo, modes, plan
 from kubenetlab.errors import ManifestError, RequirementError
 from kubenetlab.hoststate.diff import Changes, diff
-from kubenetlab.hoststate.nftables import Table
+from kubenetlab.hoststate.rules import by_dialect
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState, far_ends
+from kubenetlab.lab.builder import of_hand
 from kubenetlab.lab.container_logs import Piece, Which
 from kubenetlab.lab.first import with_network_facts
 from kubenetlab.lab.http import Answer, Handover, Stream
@@ -40,7 +41,6 @@ from kubenetlab.lab.inspection import inspection
 from kubenetlab.lab.machine import decisions
 from kubenetlab.lab.paths import LAB_API
 from kubenetlab.lab.requirements import require_modes
-from kubenetlab.lab.rules_diff import rules_differences
 from kubenetlab.observe.settled import verdicts
 from kubenetlab.programs.http import Request, Response
 
@@ -126,11 +126,10 @@ class LabApi:
             desired = HostState({netns: _netlink(contents) for netns, contents in wanted.items()}, agent.desired.origins)
             changes = {entry["netns"]: entry for entry in render_changes(diff(netlink, desired))}
             for netns, contents in wanted.items():
-                tables = [obj for obj in contents.values() if isinstance(obj, Table)]
-                if tables and netns in agent.sandboxes.pids:
-                    listed = await agent.rules.tables(netns, agent.sandboxes.pids[netns], tables)
-                    if lines := list(rules_differences(contents, tables, listed)):
-                        changes.setdefault(netns, {"netns": netns, "operations": []})["operations"] += lines
+                rules = of_hand(contents.values(), "rules")
+                pid = agent.sandboxes.pids.get(netns)
+                if rules and pid and (lines := await agent.rules.differences(netns, pid, rules)):
+                    changes.setdefault(netns, {"netns": netns, "operations": []})["operations"] += lines
         return _json({"changes": list(changes.values()), "failures": agent.failures})
 
     async def _settled(self, request: Request) -> Answer:
@@ -180,7 +179,8 @@ class LabApi:
             return _failure(404, f"there is no namespace {netns}")
         async with agent.kernel_is_free:
             seen = agent.kernel.observe({netns: agent.desired[netns]}, far_ends(agent.desired, [netns])).get(netns, {})
-        rules = await agent.rules.text(netns, agent.sandboxes.pids[netns]) if netns.startswith("node/") else ""
+        dialects = by_dialect(of_hand(agent.desired[netns].values(), "rules"))
+        rules = await agent.rules.text(netns, agent.sandboxes.pids[netns], dialects)
         return _json({"netns": netns, "objects": [str(obj) for obj in seen.values()], "rules": rules})
 
     async def _enter(self, request: Request) -> Answer:

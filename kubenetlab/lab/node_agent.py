@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import msgspec
 
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import RequirementError
-from kubenetlab.kernel import nft
+from kubenetlab.hoststate.rules import Name, Step
+from kubenetlab.kernel import nftables
+from kubenetlab.kernel.rules import Loader, RulesError, open_here
 from kubenetlab.kernel.syscalls import give_memory_back, inside_network, open_namespace
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
@@ -30,34 +33,37 @@ from kubenetlab.lab.wire import Message
 LOOK_S = 0.5
 """How often it is asked whether somebody else has changed rules."""
 LARGE_BYTES = 64 * 1024
-"""A context that has read more text than that at one time has grown, and does not shrink again."""
+"""What has loaded more text than that at one time has grown, and does not shrink again."""
 
 
 class Ruleset:
-    """nftables of one node, its context kept open until the node's pause process dies."""
+    """The rules of one node, what loads them kept open until the node's pause process dies."""
 
     def __init__(self, pid: int, home: int) -> None:
         self.pid = pid
         self.life = os.pidfd_open(pid)
         self._home = home
+        self._loaders: dict[str, Loader] = {}
         try:
             with self._inside():
-                self._nft = nft.open_here()
-                self._generations = nft.Generations()
+                self._generations = nftables.Generations()
         except OSError:
             os.close(self.life)
             raise
         self._last = self._generations.read()
-        self._has_grown = False
+        self._grown: set[str] = set()
+        """Dialects whose loaders have."""
 
-    def run(self, text: str) -> Message:
-        """The new generation, or nft's refusal."""
+    def run(self, steps: Sequence[Step]) -> Message:
+        """The new generation, or what was refused."""
         begun = time.perf_counter()
-        self._has_grown |= len(text) > LARGE_BYTES
-        try:
-            self._nft.run(text)
-        except nft.NftError as error:
-            return {"error": str(error)}
+        for step in steps:
+            if len(step.text) > LARGE_BYTES:
+                self._grown.add(step.dialect)
+            try:
+                self._loader(step.dialect).run(step.text)
+            except (RulesError, RequirementError) as error:
+                return {"error": str(error), "dialect": step.dialect}
         took_ms = round((time.perf_counter() - begun) * 1000, 2)
         return {"generation": self.generation(), "ms": took_ms}
 
@@ -71,25 +77,30 @@ class Ruleset:
         return self.generation() != before
 
     def shrink(self) -> bool:
-        """A new context in place of one that has grown; false where there is no need."""
-        if self._has_grown:
-            with self._inside():
-                fresh = nft.open_here()
-            self._nft.close()
-            self._nft = fresh
-        had_grown, self._has_grown = self._has_grown, False
+        """Closes the loaders that have grown; the next use opens new ones. False where there is no need."""
+        had_grown = bool(self._grown)
+        for name in self._grown & self._loaders.keys():
+            self._loaders.pop(name).close()
+        self._grown.clear()
         return had_grown
 
-    def list_table(self, family: str, table: str) -> Any:
-        return self._nft.list_table(family, table)
+    def listed(self, dialect: str, names: Sequence[Name]) -> Any:
+        return self._loader(dialect).listed(names)
 
-    def text(self) -> str:
-        return self._nft.run("list ruleset")
+    def text(self, dialect: str) -> str:
+        return self._loader(dialect).text()
 
     def close(self) -> None:
-        self._nft.close()
+        for loader in self._loaders.values():
+            loader.close()
         self._generations.close()
         os.close(self.life)
+
+    def _loader(self, dialect: str) -> Loader:
+        if dialect not in self._loaders:
+            with self._inside():
+                self._loaders[dialect] = open_here(dialect)
+        return self._loaders[dialect]
 
     def _inside(self) -> AbstractContextManager[None]:
         return inside_network(open_namespace("net", self.pid), self._home)
@@ -159,17 +170,17 @@ class NodeAgent:
         try:
             match request["do"]:
                 case "rules":
-                    return self._ruleset(request).run(request["text"])
+                    return self._ruleset(request).run(msgspec.convert(request["steps"], tuple[Step, ...]))
                 case "generation":
                     return {"generation": self._ruleset(request).generation()}
                 case "list":
-                    return {"tables": [self._ruleset(request).list_table(*table) for table in request["tables"]]}
+                    return {"listed": self._ruleset(request).listed(request["dialect"], request["names"])}
                 case "text":
-                    return {"text": self._ruleset(request).text()}
+                    return {"text": self._ruleset(request).text(request["dialect"])}
                 case "probes":
                     return self._set_probes(request)
             return {"error": f"unknown request {request['do']}"}
-        except (RequirementError, nft.NftError) as error:
+        except (RequirementError, RulesError) as error:
             return {"error": str(error)}
         except (KeyError, OSError, ValueError) as error:
             return {"error": f"{type(error).__name__}: {error}"}

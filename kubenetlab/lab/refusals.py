@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from kubenetlab.hoststate.nftables import key_of
 from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules import RuleObject, by_dialect, dialect
 from kubenetlab.hoststate.state import HostState
-from kubenetlab.kernel.advice import WAITS, advice, nft_advice, report
+from kubenetlab.kernel.advice import WAITS, advice, report, rules_advice
 
 _ERRNO = re.compile(r"\[Errno (\d+)\] ?")
 """As Python prints an OSError."""
@@ -33,13 +33,12 @@ def condensed(refusals: Iterable[str], shown: int = 2) -> str:
     )
 
 
-def rules_refused(netns: str, said: str, desired: HostState) -> str:
-    """One node's rules. The statement that nft shows tells the object, and the plan who wants that."""
-    wanted = {part.key: (part, whole) for whole in desired[netns].values() if whole.hand == "nftables" for part in whole.parts}
-    obj, whole = next((found for line in said.splitlines() if (found := wanted.get(key_of(line) or ())) is not None), (None, None))
-    return report(
-        f"{netns}: cannot load rules{f': {obj}' if obj else ''}", "nft", said, desired.origin(whole) if whole else None, nft_advice(said)
-    )
+def rules_refused(netns: str, name: str, said: str, desired: HostState) -> str:
+    """One node's rules. What was said in a dialect tells the object, and the plan who wants that."""
+    objects = by_dialect(obj for obj in desired[netns].values() if isinstance(obj, RuleObject)).get(name, ())
+    obj, whole = (dialect(name).blamed(said, objects) if name else None) or (None, None)
+    subject = f"{netns}: cannot load rules{f': {obj}' if obj else ''}"
+    return report(subject, name or "node agent", said, desired.origin(whole) if whole else None, rules_advice(said))
 
 
 def program_refused(run: Object, said: str, desired: HostState) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import refusal
-from kubenetlab.hoststate.nftables import Ruled, Table, digest, replacement, update
+from kubenetlab.hoststate.rules import Name, RuleObject, by_dialect, dialect, digest, names, steps
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.lab import rundir
 from kubenetlab.lab.hands import Hand, OnEvent
@@ -31,8 +31,15 @@ class Mark(Struct, frozen=True):
     generation: int
     digest: str
     """Of the objects it was made of."""
-    tables: tuple[tuple[str, str], ...]
-    """(family, name) of each."""
+    names: dict[str, tuple[Name, ...]]
+    """Dialect → what of the namespace is its own."""
+
+
+class Refusal(NamedTuple):
+    """What was said of a node's rules, in which dialect; in none where nobody came to loading them."""
+
+    dialect: str
+    said: str
 
 
 class RulesHand:
@@ -67,7 +74,7 @@ class RulesHand:
         except (OSError, msgspec.DecodeError):
             self._marks = {}
 
-    async def is_as_left(self, netns: str, pid: int, objects: Sequence[Ruled]) -> bool:
+    async def is_as_left(self, netns: str, pid: int, objects: Sequence[RuleObject]) -> bool:
         """True when the namespace holds what our last transaction left, and that was made of these objects."""
         answer = await self._hand(netns).call(do="generation", netns=netns, pid=pid)
         mark = self._marks.get(netns)
@@ -90,19 +97,18 @@ class RulesHand:
         """Somebody else has changed rules there: the tables are made anew, whatever they hold."""
         self._dubious.add(netns)
 
-    async def apply(self, netns: str, pid: int, old: Sequence[Ruled], new: Sequence[Ruled]) -> str | None:
-        """One transaction from `old` to `new`; None when it is in force, else what nft said."""
-        former = self._marks[netns].tables if netns in self._marks else ()
-        text = replacement(new, former) if netns in self._dubious else update(old, new, former)
-        if not text:
+    async def apply(self, netns: str, pid: int, old: Sequence[RuleObject], new: Sequence[RuleObject]) -> Refusal | None:
+        """From `old` to `new`, dialect by dialect; None when it is in force."""
+        former = self._marks[netns].names if netns in self._marks else {}
+        wanted = steps(old, new, former, anew=netns in self._dubious)
+        if not wanted:
             return None
-        answer = await self._hand(netns).call(do="rules", netns=netns, pid=pid, text=text)
+        answer = await self._hand(netns).call(do="rules", netns=netns, pid=pid, steps=[msgspec.to_builtins(step) for step in wanted])
         if "error" in answer:
             self._dubious.add(netns)
-            return str(answer["error"])
+            return Refusal(answer.get("dialect", ""), str(answer["error"]))
         self._dubious.discard(netns)
-        tables = tuple((obj.family, obj.name) for obj in new if isinstance(obj, Table))
-        self._marks[netns] = Mark(answer["generation"], digest(new), tables)
+        self._marks[netns] = Mark(answer["generation"], digest(new), names(new))
         return None
 
     def forget(self, netns: str) -> None:
@@ -164,16 +170,19 @@ class RulesHand:
             except TimeoutError:
                 self._unanswered.clear()
 
-    async def tables(self, netns: str, pid: int, tables: Iterable[Table]) -> list[Any]:
-        """Each table as nft's JSON lists it; None for one that is not there."""
-        answer = await self._hand(netns).call(do="list", netns=netns, pid=pid, tables=[(table.family, table.name) for table in tables])
-        found: list[Any] = answer.get("tables", [])
+    async def differences(self, netns: str, pid: int, wanted: Iterable[RuleObject]) -> list[str]:
+        """Where what is loaded differs from what should be, as lines that `diff` prints."""
+        found: list[str] = []
+        for name, objects in by_dialect(wanted).items():
+            words = dialect(name)
+            answer = await self._hand(netns).call(do="list", netns=netns, pid=pid, dialect=name, names=words.names(objects))
+            found += words.differences(objects, answer["listed"]) if "listed" in answer else [f"? {name}: {answer['error']}"]
         return found
 
-    async def text(self, netns: str, pid: int) -> str:
-        """The whole ruleset of a namespace as nft prints it."""
-        answer = await self._hand(netns).call(do="text", netns=netns, pid=pid)
-        return str(answer.get("text", answer.get("error", "")))
+    async def text(self, netns: str, pid: int, dialects: Iterable[str]) -> str:
+        """All rules of a namespace, as the dialects' own programs print them."""
+        answers = [await self._hand(netns).call(do="text", netns=netns, pid=pid, dialect=name) for name in dialects]
+        return "\n".join(str(answer.get("text", answer.get("error", ""))).rstrip() for answer in answers)
 
     def _hand(self, netns: str) -> Hand:
         """A node's; the same one for every agent, for it keeps what it knows of the node."""

@@ -74,6 +74,6 @@ def test_rules_are_the_same_whatever_was_there_before(proxy: str) -> None:
     """Changing step by step ends where making anew ends."""
     cluster = running(store(lab("bridge", proxy)))
     states = [plan(found, LAYOUTS[0]) for found in (cluster, running(applied(cluster, deployment(replicas=1))))]
-    rules: list[list[NftObject]] = [[obj for obj in state["node/worker"].values() if obj.hand == "nftables"] for state in states]  # type: ignore[misc]
+    rules: list[list[NftObject]] = [[obj for obj in state["node/worker"].values() if obj.hand == "rules"] for state in states]  # type: ignore[misc]
     assert transaction(rules[0], rules[1]) != "" or proxy == "none"
     assert transaction(rules[1], rules[1]) == ""

@@ -19,8 +19,9 @@ from kubenetlab.hoststate.object import Object, Origin
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
-from kubenetlab.kernel import nft, syscalls
+from kubenetlab.kernel import nftables, syscalls
 from kubenetlab.kernel.linux import LinuxKernel
+from kubenetlab.kernel.rules import RulesError
 from kubenetlab.lab.refusals import rules_refused
 
 Make = Callable[[], LinuxKernel]
@@ -169,21 +170,21 @@ def test_a_full_bridge(kernel: Make) -> None:
 @pytest.mark.parametrize("way", ["library", "program"])
 def test_a_rule_that_nft_does_not_take(way: str) -> None:
     """The statement that is wrong, not the first of the transaction, with a mark; whose it is, and how many more there are."""
-    if (way == "program" and shutil.which("nft") is None) or (way == "library" and not nft.has_library()):
+    if (way == "program" and shutil.which("nft") is None) or (way == "library" and not nftables.has_library()):
         pytest.skip(f"{way} is not here (apt-get install nftables)")
     chains = [Chain("n", "ip", "t", name, (Rule("counter"), Rule(f"jump {to}"))) for name, to in (("a", "b"), ("b", "c"), ("d", "e"))]
     objects: list[NftObject] = [Table("n", "ip", "t"), *chains]
     desired = HostState(
         {"n": contents_of(objects)}, {"n": {chain.key: Origin("proxy nftables", f"Service {chain.name}") for chain in chains}}
     )
-    here = nft.LibraryNft() if way == "library" else nft.ProgramNft()
-    with pytest.raises(nft.NftError) as caught:
+    here = nftables.LibraryNft() if way == "library" else nftables.ProgramNft()
+    with pytest.raises(RulesError) as caught:
         here.run(replacement(objects))
     here.close()
-    said = rules_refused("n", str(caught.value), desired)
+    said = rules_refused("n", "nftables", str(caught.value), desired)
     assert said.splitlines() == [
         "n: cannot load rules: nft chain ip t b: 2 rules",
-        "  nft: Could not process rule: No such file or directory      wanted by: proxy nftables, for Service b",
+        "  nftables: Could not process rule: No such file or directory      wanted by: proxy nftables, for Service b",
         "    add rule ip t b jump c",
         "                         ^",
         "    and 1 more",
@@ -193,8 +194,8 @@ def test_a_rule_that_nft_does_not_take(way: str) -> None:
 
 def test_a_syntax_that_nft_does_not_know() -> None:
     """Told before the kernel is asked."""
-    here = nft.open_here()
-    with pytest.raises(nft.NftError) as caught:
+    here = nftables.open_here()
+    with pytest.raises(RulesError) as caught:
         here.run("add table ip t\nadd chain ip t c\nadd rule ip t c ip sadr 10.0.0.1 drop\n")
     here.close()
     assert str(caught.value).splitlines()[:2] == ["syntax error, unexpected string", "add rule ip t c ip sadr 10.0.0.1 drop"]
@@ -203,8 +204,8 @@ def test_a_syntax_that_nft_does_not_know() -> None:
 def test_a_long_statement_is_shown_where_it_is_wrong() -> None:
     """Of a thousand elements, the few around the mark."""
     elements = ", ".join(f"10.0.{number // 250}.{number % 250}" for number in range(1000))
-    here = nft.open_here()
-    with pytest.raises(nft.NftError) as caught:
+    here = nftables.open_here()
+    with pytest.raises(RulesError) as caught:
         here.run(f"add table ip t\nadd set ip t s {{ type ipv4_addr ; }}\nadd element ip t s {{ {elements}, bad/address }}\n")
     here.close()
     _, statement, mark, *_ = str(caught.value).splitlines()

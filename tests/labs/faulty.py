@@ -98,7 +98,8 @@ def _name() -> str:
 
 def arm(turns: _Turns) -> None:
     """Stands before each of the calls."""
-    from kubenetlab.kernel import nft, rtnetlink, syscalls
+    from kubenetlab.kernel import nftables, rtnetlink, syscalls
+    from kubenetlab.kernel.rules import RulesError
 
     def before(owner: Any, name: str, judge: Callable[..., Call | None]) -> None:
         """`judge` says from its arguments whether a call counts."""
@@ -122,7 +123,7 @@ def arm(turns: _Turns) -> None:
     before(socket.socket, "bind", lambda _, address: ("file", f"socket {address}", None) if isinstance(address, str) else None)
     before(syscalls, "_call", lambda name, *_: ("namespaces", name, None) if name == "unshare" else None)
 
-    real_batch, real_run = rtnetlink.RouteSocket.batch, nft.LibraryNft.run
+    real_batch, real_run = rtnetlink.RouteSocket.batch, nftables.LibraryNft.run
 
     def batch(self: rtnetlink.RouteSocket, requests: Sequence[bytes]) -> list[rtnetlink.Refusal]:
         """All but the first are made."""
@@ -133,13 +134,13 @@ def arm(turns: _Turns) -> None:
         moved = [rtnetlink.Refusal(refusal.request + 1, refusal.errno, refusal.text) for refusal in others]
         return [rtnetlink.Refusal(0, number, ""), *moved]
 
-    def run(self: nft.LibraryNft, text: str) -> str:
+    def run(self: nftables.LibraryNft, text: str) -> str:
         number = 0 if text.startswith("list ") else turns.take("nft", text[:60])
         if number:
-            raise nft.NftError(f"Error: Could not process rule: {os.strerror(number)}")
+            raise RulesError(f"Error: Could not process rule: {os.strerror(number)}")
         return real_run(self, text)
 
-    rtnetlink.RouteSocket.batch, nft.LibraryNft.run = batch, run  # type: ignore[method-assign]
+    rtnetlink.RouteSocket.batch, nftables.LibraryNft.run = batch, run  # type: ignore[method-assign]
 
 
 def _written(fd: int, data: bytes) -> Call | None:

@@ -18,10 +18,11 @@ from kubenetlab.hoststate.address import Address, decode_address
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth, decode_link
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor
-from kubenetlab.hoststate.nftables import Bundle, Chain, Collection, Element, NftObject, Rule, Rules, Table, replacement, transaction
+from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject, Rule, Table, replacement, transaction
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.peers import Peers, peers_of
 from kubenetlab.hoststate.route import Route, decode_route
+from kubenetlab.hoststate.rules import Bundle, Rules
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.fake import FakeKernel
@@ -357,7 +358,7 @@ def service_rules(name: str, *endpoints: str) -> Bundle:
     choice = Rule(f"numgen random mod {len(endpoints)} vmap {{ … }}")
     chains = [Chain("", "ip", "t", f"{name}-{endpoint}", (Rule(f"dnat to {endpoint}"),)) for endpoint in endpoints]
     return Bundle(
-        "n", Rules("ip", "t", name, (Element("", "ip", "t", "ips", f"of {name}"), Chain("", "ip", "t", name, (choice,)), *chains))
+        "n", Rules("nftables", "ip", name, (Element("", "ip", "t", "ips", f"of {name}"), Chain("", "ip", "t", name, (choice,)), *chains))
     )
 
 

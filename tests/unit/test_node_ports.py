@@ -13,7 +13,8 @@ from kubenetlab.api.validate.services import NODE_PORTS
 from kubenetlab.controllers.node_ports import STATIC_BAND, completed, node_ports_of
 from kubenetlab.datapath import plan
 from kubenetlab.errors import ManifestError
-from kubenetlab.hoststate.nftables import Bundle, Chain, Collection, Element, Table, members
+from kubenetlab.hoststate.nftables import Chain, Collection, Element, Table
+from kubenetlab.hoststate.rules import Bundle, members
 from tests.clusters import applied, deployment, loaded, problems_of, running, service, store
 
 DNS = "{apiVersion: v1, kind: Service, metadata: {name: dns}, spec: {type: NodePort, ports: [%s]}}\n---\n"

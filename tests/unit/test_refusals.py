@@ -10,7 +10,7 @@ from kubenetlab.hoststate.object import Origin
 from kubenetlab.hoststate.programs import Listener, ProgramRun
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.advice import WAITS, advice, said
-from kubenetlab.kernel.nft import readable
+from kubenetlab.kernel.nftables import readable
 from kubenetlab.lab.refusals import condensed, program_refused, rules_refused
 
 RUN = ProgramRun("pod/default/web/1234", "main", 0, "netexec", {}, (Listener("TCP", 80),))
@@ -33,9 +33,9 @@ def test_a_program_that_cannot_start_names_its_pod() -> None:
 def test_rules_of_nobody_in_particular() -> None:
     """Where nft names no statement, none is guessed."""
     text = "cache initialization failed: Operation not permitted"
-    assert rules_refused("node/worker", text, DESIRED).splitlines() == [
+    assert rules_refused("node/worker", "nftables", text, DESIRED).splitlines() == [
         "node/worker: cannot load rules",
-        f"  nft: {text}",
+        f"  nftables: {text}",
         "  → a permission is lacking: kubenetlab doctor says which",
     ]
 

@@ -144,9 +144,10 @@ def test_rules_are_nfts_own_text() -> None:
     )
     text = script(state, "t")
     assert text[text.index("# proxy") : text.index("\ncat")] == (
-        "# proxy\n# policy\n"
+        "# proxy\n"
         "ip netns exec \"$NS\" nft -f - <<'EOF'\n"
-        'add table ip t\nadd chain ip t c\nadd rule ip t c accept comment "why"\n'
+        'add table ip t\nadd chain ip t c\nadd rule ip t c accept comment "why"\nEOF\n'
+        "# policy\nip netns exec \"$NS\" nft -f - <<'EOF'\n"
         "add element ip t s { 10.0.0.1 }\nadd element ip t s { 10.0.0.2 }\nEOF\n"
     )
 

@@ -20,8 +20,9 @@ from kubenetlab.api import ip
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, port_views
 from kubenetlab.datapath.view import NodeView, Place, ServiceView
-from kubenetlab.hoststate.nftables import MAX_NAME, NFT_FAMILIES, Chain, Collection, Element, InTable, Rule, Rules, Table
+from kubenetlab.hoststate.nftables import MAX_NAME, NFT_FAMILIES, Chain, Collection, Element, InTable, Rule, Table
 from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules import Rules
 from kubenetlab.names import KUBE_PROXY_TABLE
 
 TABLE = KUBE_PROXY_TABLE
@@ -88,7 +89,7 @@ class Mode(ModeOptions, frozen=True):
             ports = port_views(place, service, version)
             if objects := tuple(obj for port in ports for obj in _service_port(words, port, cluster_cidr)):
                 ips = (words.element("cluster-ips", cluster_ip) for cluster_ip in dict.fromkeys(port.cluster_ip for port in ports))
-                found.append(Rules(words.family, TABLE, service.service.full_name, (*ips, *objects)))
+                found.append(Rules("nftables", words.family, service.service.full_name, (*ips, *objects)))
         return tuple(found)
 
 

@@ -186,7 +186,6 @@ add rule ip ip-masq-agent IP-MASQ-AGENT ip daddr 10.96.0.0/16 return comment "ip
 add rule ip ip-masq-agent IP-MASQ-AGENT masquerade fully-random comment "ip-masq-agent: outbound traffic is subject to MASQUERADE"
 add rule ip ip-masq-agent postrouting fib daddr type != local jump IP-MASQ-AGENT comment "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our chain"
 EOF
-# ip-masq-agent
 ip netns exec "$NS" nft -f - <<'EOF'
 add table ip6 ip-masq-agent { comment "masquerade what leaves the cluster" ; }
 add chain ip6 ip-masq-agent IP-MASQ-AGENT
@@ -292,7 +291,6 @@ add element ip kube-proxy service-ips { 10.96.0.10 . tcp . 53 comment "kube-syst
 add element ip kube-proxy service-ips { 10.96.0.10 . tcp . 9153 comment "kube-system/kube-dns:metrics" : goto service-AS2KJYAD-kube-system/kube-dns/tcp/metrics }
 add element ip kube-proxy service-ips { 10.96.123.122 . tcp . 80 comment "default/both" : goto service-XVYF3GL2-default/both/tcp/ }
 EOF
-# kube-proxy nftables
 ip netns exec "$NS" nft -f - <<'EOF'
 add table ip6 kube-proxy { comment "rules for kube-proxy" ; }
 add chain ip6 kube-proxy firewall-check

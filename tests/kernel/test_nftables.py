@@ -8,9 +8,10 @@ import pytest
 
 from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
-from kubenetlab.hoststate.nftables import NftObject, Table, replacement, transaction
-from kubenetlab.kernel import nft
-from kubenetlab.lab.rules_diff import rules_differences
+from kubenetlab.hoststate.nftables import NftObject, names, replacement, transaction
+from kubenetlab.hoststate.nftables import differences as differences_of
+from kubenetlab.kernel import nftables
+from kubenetlab.kernel.rules import Loader, RulesError
 from tests.clusters import applied, deployment, running, service, store
 
 ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
@@ -21,22 +22,19 @@ def rules(text: str, then: str = "") -> list[NftObject]:
     cluster = running(store(text))
     if then:
         cluster = running(applied(cluster, then))
-    return [obj for obj in plan(cluster, ONLINK)["node/worker"].values() if obj.hand == "nftables"]  # type: ignore[misc]
+    return [obj for obj in plan(cluster, ONLINK)["node/worker"].values() if obj.hand == "rules"]  # type: ignore[misc]
 
 
-def opened(way: str) -> nft.Nft:
-    if way == "library" and not nft.has_library():
-        pytest.skip(f"{nft.LIBRARY} is not here (apt-get install nftables)")
+def opened(way: str) -> Loader:
+    if way == "library" and not nftables.has_library():
+        pytest.skip(f"{nftables.LIBRARY} is not here (apt-get install nftables)")
     if way == "program" and shutil.which("nft") is None:
         pytest.skip("the program nft is not here (apt-get install nftables)")
-    return nft.LibraryNft() if way == "library" else nft.ProgramNft()
+    return nftables.LibraryNft() if way == "library" else nftables.ProgramNft()
 
 
-def differences(here: nft.Nft, wanted: list[NftObject]) -> list[str]:
-    tables = [obj for obj in wanted if isinstance(obj, Table)]
-    return list(
-        rules_differences({obj.key: obj for obj in wanted}, tables, [here.list_table(table.family, table.name) for table in tables])
-    )
+def differences(here: Loader, wanted: list[NftObject]) -> list[str]:
+    return list(differences_of(wanted, here.listed(names(wanted))))
 
 
 @pytest.mark.parametrize("way", ["library", "program"])
@@ -44,11 +42,11 @@ def test_changing_ends_where_making_anew_ends(way: str) -> None:
     """One transaction from few endpoints to many and back; each raises the generation by one."""
     here = opened(way)
     small, large = rules(deployment(replicas=1) + service()), rules(deployment(replicas=4) + service() + service("empty"))
-    begun = nft.Generations().read()
+    begun = nftables.Generations().read()
     for old, new in (([], small), (small, large), (large, small)):
         here.run(transaction(old, new))
         assert differences(here, new) == []
-    assert nft.Generations().read() == begun + 3
+    assert nftables.Generations().read() == begun + 3
     listed = here.run("list ruleset")
     here.run(replacement(small))
     assert here.run("list ruleset") == listed
@@ -60,10 +58,10 @@ def test_a_refused_transaction_changes_nothing() -> None:
     here = opened("library")
     wanted = rules(service())
     here.run(transaction([], wanted))
-    before, generation = here.run("list ruleset"), nft.Generations().read()
-    with pytest.raises(nft.NftError, match="No such file or directory"):
+    before, generation = here.run("list ruleset"), nftables.Generations().read()
+    with pytest.raises(RulesError, match="No such file or directory"):
         here.run("add chain ip kube-proxy good\nadd rule ip kube-proxy nosuch accept\n")
-    assert (here.run("list ruleset"), nft.Generations().read()) == (before, generation)
+    assert (here.run("list ruleset"), nftables.Generations().read()) == (before, generation)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +79,10 @@ def test_what_somebody_changed_is_named(command: str, said: str) -> None:
     here = opened("library")
     wanted = rules(deployment() + service())
     here.run(transaction([], wanted))
-    generation = nft.Generations().read()
+    generation = nftables.Generations().read()
     assert differences(here, wanted) == []
     here.run(command)
-    assert nft.Generations().read() == generation + 1
+    assert nftables.Generations().read() == generation + 1
     assert said in differences(here, wanted)
     here.run(replacement(wanted))
     assert differences(here, wanted) == []

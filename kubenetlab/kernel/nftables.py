@@ -1,4 +1,4 @@
-"""nftables in a namespace: one transaction of text, a listing, and the generation number.
+"""nftables in a namespace: one transaction of text, a listing, and the number of its generation.
 
 libnftables by ctypes, its context made inside the namespace and kept: 0.2 to 1 ms a change instead of a process each. Where the
 library cannot be loaded, the program `nft` does the same. Source: libnftables(3); include/uapi/linux/netfilter/nf_tables.h.
@@ -13,10 +13,13 @@ import re
 import shutil
 import socket
 import struct
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Any, Final
 
 from kubenetlab.errors import RequirementError
+from kubenetlab.hoststate.rules import Name
 from kubenetlab.hoststate.wire import HEADER, NLM_F_REQUEST, attributes, messages
+from kubenetlab.kernel.rules import RulesError
 
 LIBRARY: Final = "libnftables.so.1"
 PROGRAM: Final = "nft"
@@ -32,23 +35,7 @@ _SHOWN = 60
 """How much of a long statement is shown on each side of what is wrong with it."""
 
 
-class NftError(Exception):
-    """What nft said about a transaction, as `readable` has it; nothing of it was done."""
-
-
-class Nft(Protocol):
-    """nftables of the namespace in which the object was made."""
-
-    def run(self, text: str) -> str:
-        """Runs commands as one transaction and returns what they print. Raises NftError."""
-
-    def list_table(self, family: str, table: str) -> Any:
-        """A table as nft's JSON, or None when there is none."""
-
-    def close(self) -> None: ...
-
-
-def open_here() -> Nft:
+def open_here() -> LibraryNft | ProgramNft:
     """nftables of the namespace this process stands in. Raises RequirementError where neither library nor program is there."""
     try:
         return LibraryNft()
@@ -87,7 +74,7 @@ class LibraryNft:
                 stream.flush()
                 failed, printed, said = self._run(self._library.nft_run_cmd_from_filename, f"/proc/self/fd/{memory}".encode())
         if failed:
-            raise NftError(readable(said, text))
+            raise RulesError(readable(said, text))
         return printed
 
     def _run(self, way: Any, argument: bytes) -> tuple[int, str, str]:
@@ -97,11 +84,17 @@ class LibraryNft:
         said = (self._library.nft_ctx_get_error_buffer(self._context) or b"").decode(errors="replace")
         return failed, printed, said
 
-    def list_table(self, family: str, table: str) -> Any:
+    def text(self) -> str:
+        return self.run("list ruleset")
+
+    def listed(self, names: Sequence[Name]) -> list[Any]:
+        return [self._list_table(family, table) for family, table in names]
+
+    def _list_table(self, family: str, table: str) -> Any:
         self._library.nft_ctx_output_set_flags(self._context, _JSON_OUTPUT)
         try:
             return json.loads(self.run(f"list table {family} {table}"))
-        except NftError:
+        except RulesError:
             return None
         finally:
             self._library.nft_ctx_output_set_flags(self._context, 0)
@@ -121,10 +114,16 @@ class ProgramNft:
     def run(self, text: str) -> str:
         return self._run(["-f", "-"], text)
 
-    def list_table(self, family: str, table: str) -> Any:
+    def text(self) -> str:
+        return self._run(["list", "ruleset"], "")
+
+    def listed(self, names: Sequence[Name]) -> list[Any]:
+        return [self._list_table(family, table) for family, table in names]
+
+    def _list_table(self, family: str, table: str) -> Any:
         try:
             return json.loads(self._run(["-j", "list", "table", family, table], ""))
-        except NftError:
+        except RulesError:
             return None
 
     def close(self) -> None:
@@ -140,7 +139,7 @@ class ProgramNft:
             [PROGRAM, *arguments], input=text, capture_output=True, text=True, check=False, preexec_fn=lambda: setns(netns, CLONE_NEWNET)
         )
         if done.returncode:
-            raise NftError(readable(done.stderr, text))
+            raise RulesError(readable(done.stderr, text))
         return done.stdout
 
 

@@ -1,0 +1,34 @@
+"""Rules in a namespace, dialect by dialect: each has a file here that loads what the file of the same name in hoststate/ says."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+from kubenetlab.hoststate.rules import Name
+
+
+class RulesError(Exception):
+    """What was said about words of a dialect; nothing of them was done."""
+
+
+class Loader(Protocol):
+    """One dialect in the namespace in which the object was made."""
+
+    def run(self, text: str) -> str:
+        """Brings words of `update` or `replacement` into force, all or none. What it prints. Raises RulesError."""
+
+    def listed(self, names: Sequence[Name]) -> Any:
+        """What is there of these names, for `differences`: nothing but what JSON has."""
+
+    def text(self) -> str:
+        """All that is there, as the dialect's own program prints it."""
+
+    def close(self) -> None: ...
+
+
+def open_here(dialect: str) -> Loader:
+    """The dialect in the namespace this process stands in. Raises RequirementError where what loads it is missing."""
+    module = importlib.import_module(f"{__package__}.{dialect}")
+    return cast(Loader, module.open_here())
