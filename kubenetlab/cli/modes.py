@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kubenetlab.cli.options import Output, OutputOption
+from kubenetlab.cli.options import Output, OutputOption, mode_option
 from kubenetlab.cli.screen import data, hint, say, table
 
 FAMILIES: tuple[tuple[str, str, str], ...] = (("cni", "networking.cni", "--cni"), ("proxy", "networking.kubeProxyMode", "--proxy"))
@@ -23,7 +23,7 @@ def modes(output: OutputOption = Output.table) -> None:
             (
                 mode["family"],
                 mode["name"],
-                ",".join(f"{name}={value}" for name, value in mode["options"].items()) or "-",
+                ",".join(mode_option(name, value) for name, value in mode["options"].items()) or "-",
                 mode["manual"].partition("\n")[0].partition(": ")[2],
             )
             for mode in found
@@ -51,7 +51,7 @@ def show_manual(name: str) -> None:
             say()
         say(mode["manual"])
         say()
-        options = "".join(f",{key}={value}" for key, value in mode["options"].items())
+        options = "".join(f",{mode_option(key, value)}" for key, value in mode["options"].items())
         say(f"In a Cluster document: {field}: {name}      On the command line: {option} {name}{options}")
         if mode["needs"]:
             say(f"Needs: {', '.join(mode['needs'])}")

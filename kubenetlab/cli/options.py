@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated
 
@@ -115,15 +116,26 @@ Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How
 
 
 def mode(text: str) -> dict[str, object]:
-    """`bridge,layout=routed` as the Cluster document writes it: `{type: bridge, layout: routed}`."""
-    name, *rest = text.split(",")
+    """`bridge,layout=routed` as the Cluster document writes it: `{type: bridge, layout: routed}`. A list has brackets: `ranges=[a,b]`."""
+    name, *rest = re.split(r",(?![^\[]*\])", text)
     found: dict[str, object] = {"type": name}
     for part in rest:
         key, equals, value = part.partition("=")
         if not equals or not key:
             raise typer.BadParameter(f'"{part}": wanted OPTION=VALUE')
-        found[key] = {"true": True, "false": False}.get(value, int(value) if value.isdigit() else value)
+        found[key] = [part for part in value[1:-1].split(",") if part] if value.startswith("[") else _plain(value)
     return found
+
+
+def _plain(value: str) -> object:
+    return {"true": True, "false": False}.get(value, int(value) if value.isdigit() else value)
+
+
+def mode_option(name: str, value: object) -> str:
+    """The same way back: what one would write for an option."""
+    if isinstance(value, list | tuple):
+        return f"{name}=[{','.join(map(str, value))}]"
+    return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
 
 
 def seconds(text: str) -> float:

@@ -32,6 +32,7 @@ from kubenetlab.errors import BugError
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.hoststate.rules import Bundle, Rules
+from kubenetlab.hoststate.sandbox import Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, HostState, contents_of
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ class Memo:
 def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> HostState:
     """Every kernel object that the lab should have, namespace by namespace: fabric, nodes, pods.
 
-    Raises BugError when two layers want the same object differently.
+    Raises BugError when two layers want the same object differently; a single setting stands above the settings that all have.
     """
     memo = memo or Memo()
     networking = cluster.config.networking
@@ -200,6 +201,8 @@ def _merge(netns: str, layers: tuple[Wanted, ...]) -> tuple[Contents, dict[Key, 
                 raise BugError(f"{netns}: {origins[obj.key]} wants “{other}”, {origin} wants “{obj}”")
             found[obj.key] = obj
             origins[obj.key] = origin
+    if said := {obj.path for obj in found.values() if isinstance(obj, Sysctl)}:
+        found |= {key: obj.without(said) for key, obj in found.items() if isinstance(obj, Settings)}
     return contents_of(found.values()), origins
 
 

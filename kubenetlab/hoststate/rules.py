@@ -130,7 +130,8 @@ def steps(old: Iterable[RuleObject], new: Iterable[RuleObject], former: Mapping[
     """What leads from `old` to `new`; with `anew` whatever is there. What comes comes first: no packet meets a node without rules."""
     before, after = by_dialect(old), by_dialect(new)
     found = []
-    for name in dict.fromkeys((*after, *before, *former)):
+    new_ones = (name for name in after if name not in before)  # another that stays may lose what they take over
+    for name in dict.fromkeys((*new_ones, *after, *before, *former)):
         words = dialect(name)
         mine, own = after.get(name, []), former.get(name, ())
         text = words.replacement(mine, own) if anew else words.update(before.get(name, []), mine, own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from kubenetlab.hoststate.object import Key, Object, Word
 
@@ -78,6 +78,10 @@ class Settings(Object, frozen=True):
     @property
     def parts(self) -> tuple[Sysctl, ...]:
         return tuple(Sysctl(self.netns, *setting) for setting in self.table)
+
+    def without(self, paths: Container[str]) -> Settings:
+        """But for some, about which somebody else has his say."""
+        return Settings(self.netns, tuple(setting for setting in self.table if setting[0] not in paths))
 
     def __str__(self) -> str:
         return f"{len(self.table)} settings"

@@ -9,7 +9,7 @@ from typing import Final
 
 from kubenetlab.kernel import nftables
 
-PACKAGES: Final[Mapping[str, str]] = {"nft": "nftables", "ip": "iproute2", "ping": "iputils-ping"}
+PACKAGES: Final[Mapping[str, str]] = {"nft": "nftables", "ip": "iproute2", "ping": "iputils-ping", "iptables-nft-restore": "iptables"}
 """Program → Debian's package."""
 
 BRIDGE_NETFILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"

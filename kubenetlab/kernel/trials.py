@@ -17,7 +17,7 @@ from msgspec import Struct
 from kubenetlab import __version__
 from kubenetlab.hoststate.link import Bridge, Port, Veth
 from kubenetlab.hoststate.wire import Links
-from kubenetlab.kernel import nftables, syscalls
+from kubenetlab.kernel import iptables, nftables, syscalls
 from kubenetlab.kernel.features import has_ipv6
 from kubenetlab.kernel.monitor import Monitor
 from kubenetlab.kernel.permissions import effective_capabilities, is_root
@@ -38,6 +38,17 @@ _RULES: Final = {
     ),
 }
 """Feature → what to load for it into a table."""
+_IPTABLES: Final = (
+    "*nat",
+    ":T - [0:0]",
+    "-A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully",
+    '-A T -m comment --comment "a rule" -m addrtype --dst-type LOCAL -m tcp -p tcp --dport 80 -j DNAT --to-destination 192.0.2.1:80',
+    "-A T -m statistic --mode random --probability 0.5 -m recent --name t --rcheck --seconds 60 --reap -j MARK --or-mark 0x4000",
+    "COMMIT",
+    "*filter",
+    "-A FORWARD -m conntrack --ctstate NEW -j REJECT",
+    "COMMIT",
+)
 _KERNEL: Final = "a kernel with {options}, as Debian's and Ubuntu's have"
 
 
@@ -197,6 +208,15 @@ def _rules(family: str, *statements: str) -> Callable[[], None]:
     return try_them
 
 
+def _try_iptables() -> None:
+    _leave()
+    loader = iptables.open_here()
+    try:
+        loader.restore("ip", "".join(f"{line}\n" for line in _IPTABLES))
+    finally:
+        loader.close()
+
+
 def _try_ipv6() -> None:
     if not has_ipv6():
         raise OSError("the kernel has no IPv6")
@@ -250,6 +270,13 @@ TRIALS: Final = (
     ),
     Trial("nft numgen", _rules("ip", *_RULES["nft numgen"]), "one endpoint of many", _KERNEL.format(options="CONFIG_NFT_NUMGEN")),
     Trial("nft vmap", _rules("ip", *_RULES["nft vmap"]), "Services found by their address", _KERNEL.format(options="CONFIG_NF_TABLES")),
+    Trial(
+        "iptables",
+        _try_iptables,
+        "kube-proxy's mode of that name",
+        "sudo apt-get install iptables; CONFIG_NFT_COMPAT and the matches and targets of CONFIG_NETFILTER_XT_…",
+        without="kubeProxyMode: iptables is not to be had",
+    ),
     Trial(
         "IPv6",
         _try_ipv6,

@@ -43,6 +43,8 @@ def inspection(agent: Agent) -> dict[str, Any]:
         "init_pid": init_pid,
         "agent_pid": agent.builder.links.outer_pid(os.getpid()),
         "run_directory": str(agent.directory),
+        "cni": cluster.config.networking.cni_mode[0],
+        "kube_proxy_mode": cluster.config.networking.proxy_mode[0],
         "pod_layout": agent.decisions.pod_layout,
         "neighbors": agent.decisions.neighbors,
         "nodes": [

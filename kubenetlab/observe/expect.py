@@ -5,14 +5,15 @@
 3. A Service port leads to its ready endpoints, whose programs answer or refuse; without any it refuses at once.
    With internalTrafficPolicy Local only those on the client's node count; where it has none there is silence.
    From outside a cluster IP leads nowhere.
-4. A load balancer's address leads from everywhere, or from its source ranges, to the ready endpoints of the Service.
+4. A load balancer's address leads from everywhere, or from its source ranges, to the ready endpoints of the Service; without any it
+   refuses, but what a node itself sends there may go out to the next node first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
@@ -51,12 +52,17 @@ class ServicePort(Struct, frozen=True):
 
 Destination = Place | ServicePort
 
+_PASS_OWN_ON: Final = frozenset(("iptables",))
+"""Modes in which what a node itself sends to a load balancer's address without endpoints is refused by another node, if one gets it:
+KUBE-EXTERNAL-SERVICES is asked for what comes in and what is passed on, not for what goes out."""
+
 
 class World(Struct, frozen=True):
     """What the rules must know beside source and destination."""
 
     listening: Mapping[str, frozenset[int]]
     """Pod address → ports of its programs; those of real commands are not known."""
+    kube_proxy_mode: str = ""
 
 
 def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
@@ -106,7 +112,7 @@ def world(seen: Mapping[str, Any]) -> World:
     for pod in seen["pods"]:
         for address in (one for one in pod["addresses"] if one not in real):
             listening.setdefault(address, set()).update(port for container in pod["containers"] for port in container["ports"])
-    return World({address: frozenset(ports) for address, ports in listening.items()})
+    return World({address: frozenset(ports) for address, ports in listening.items()}, seen["kube_proxy_mode"])
 
 
 def expect(source: Place, destination: Destination, known: World) -> Expectation:
@@ -129,7 +135,8 @@ def _service(source: Place, port: ServicePort, known: World) -> Expectation:
     if (source.kind == "ext" and not port.is_outside) or not port.is_proxied:
         return "nothing"
     if not port.endpoints:
-        return "refused"
+        is_passed_on = port.is_outside and known.kube_proxy_mode in _PASS_OWN_ON and (source.kind == "node" or source.is_host_network)
+        return "any" if is_passed_on else "refused"
     here = [endpoint for index, endpoint in enumerate(port.endpoints) if not port.nodes or port.nodes[index] == source.node]
     if not here:
         return "nothing"

@@ -10,7 +10,7 @@ import pytest
 from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import Memo, modes, plan
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.nftables import NftObject, transaction
+from kubenetlab.hoststate.rules import RuleObject, steps
 from kubenetlab.hoststate.state import Contents, HostState
 from kubenetlab.kernel.fake import FakeKernel
 from kubenetlab.names import MAX_LINK_NAME
@@ -74,6 +74,6 @@ def test_rules_are_the_same_whatever_was_there_before(proxy: str) -> None:
     """Changing step by step ends where making anew ends."""
     cluster = running(store(lab("bridge", proxy)))
     states = [plan(found, LAYOUTS[0]) for found in (cluster, running(applied(cluster, deployment(replicas=1))))]
-    rules: list[list[NftObject]] = [[obj for obj in state["node/worker"].values() if obj.hand == "rules"] for state in states]  # type: ignore[misc]
-    assert transaction(rules[0], rules[1]) != "" or proxy == "none"
-    assert transaction(rules[1], rules[1]) == ""
+    rules = [[obj for obj in state["node/worker"].values() if isinstance(obj, RuleObject)] for state in states]
+    assert steps(rules[0], rules[1], {}, anew=False) or proxy == "none"
+    assert not steps(rules[1], rules[1], {}, anew=False)

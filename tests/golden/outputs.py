@@ -9,7 +9,7 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.nftables import Ruled, transaction
+from kubenetlab.hoststate.rules import RuleObject, by_dialect, dialect
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState
 from tests.clusters import running, store
@@ -18,7 +18,7 @@ CASES = Path(__file__).with_name("cases")
 
 
 def outputs(case: Path) -> dict[str, str]:
-    """File name → text, for a folder with an `input.yaml`: `plan.txt` and a `.nft` for each node, or `error.txt`.
+    """File name → text, for a folder with an `input.yaml`: `plan.txt` and each node's rules in their dialects, or `error.txt`.
 
     Of a lab of one node, small enough to be read as a whole, there is `lab.sh` too.
     All pods of the store run and are ready. Where neither layout nor neighbours are asked for, they are onlink and dynamic.
@@ -35,9 +35,9 @@ def outputs(case: Path) -> dict[str, str]:
     found = {"plan.txt": "".join(f"{line}\n" for line in lines)}
     (config,) = cluster.all(ClusterConfig)
     for name in config.node_names:
-        rules = [obj for obj in desired[f"node/{name}"].values() if isinstance(obj, Ruled)]
-        if rules:
-            found[f"{name}.nft"] = transaction((), rules)
+        rules = [obj for obj in desired[f"node/{name}"].values() if isinstance(obj, RuleObject)]
+        for words, objects in by_dialect(rules).items():
+            found[f"{name}.{words}"] = "".join(f"{command}\n" for command in dialect(words).commands(objects))
     if len(config.node_names) == 1:
         found["lab.sh"] = script(desired, case.name)
     return found

@@ -22,7 +22,8 @@ _KEPT_BY_BRIDGES = ("tso_max_size",)
 """Follows from the ports that a bridge has had."""
 _PORT_NUMBERS = ("id", "no", "designated_port")
 _UNORDERED = ("elem", "neighbors", "prefixes")
-_HASH = re.compile(r"-[A-Z2-7]{8}-")
+_HASH = re.compile(r"-[A-Z2-7]{8}-|(?<=KUBE-SEP-)[A-Z2-7]{16}")
+"""Of a name that depends on addresses."""
 _VETH = re.compile(r"\bveth\d+")
 
 

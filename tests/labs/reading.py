@@ -1,4 +1,4 @@
-"""Reads what is in the namespaces of a lab, by `ip`, `nft` and /proc/sys alone, and prints it as JSON. Run as: reading.py LAB
+"""Reads what is in the namespaces of a lab, by `ip`, `nft`, `iptables` and /proc/sys alone, and prints it as JSON. Run as: reading.py LAB
 
 Namespaces are found by their names in /run/netns. What differs from one making to the next is left out or put in order: numbers of
 links, handles, timers, counters, the order of chains and elements.
@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from kubenetlab.hoststate.iptables import parse
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, setns
+
+_OF_IPTABLES = ("nat", "filter", "mangle")
+"""Tables of which nft shows but the names of matches: iptables' own program tells the whole."""
+_PROBABILITY = re.compile(r" -m statistic --mode random --probability [\d.]+")
 
 RUN_NETNS = Path("/run/netns")
 _NUMBERS = ("ifindex", "link_index", "link_netnsid")
@@ -50,6 +57,9 @@ def _here(names: dict[str, str]) -> dict[str, Any]:
         "routes": [_sorted(_json("ip", "-j", "-d", family, "route", "show", "table", "all")) for family in ("-4", "-6")],
         "neighbors": _sorted(_json("ip", "-j", "-d", "neighbor", "show", "nud", "permanent")),
         "rules": _rules(_json("nft", "-j", "list", "ruleset")),
+        "iptables": {
+            family: _iptables(_said(f"{family}-nft-save")) for family in ("iptables", "ip6tables") if shutil.which(f"{family}-nft-save")
+        },
         "settings": dict(_settings()),
     }
 
@@ -79,7 +89,7 @@ def _rules(listing: dict[str, Any]) -> Any:
     found: dict[str, Any] = {}
     for entry in listing["nftables"]:
         for kind, value in entry.items():
-            if kind == "metainfo":
+            if kind == "metainfo" or value.get("table", value.get("name")) in _OF_IPTABLES:
                 continue
             place = found.setdefault(" ".join((value["family"], value.get("table", value["name" if kind == "table" else "table"]))), {})
             plain = {key: inner for key, inner in value.items() if key != "handle"}
@@ -90,6 +100,12 @@ def _rules(listing: dict[str, Any]) -> Any:
             else:
                 place.setdefault(f"{kind} {value['name']}", {}).update(plain)
     return found
+
+
+def _iptables(saved: str) -> Any:
+    """Chain by chain; of those that draw, the rules in any order, for that follows from addresses."""
+    found = {f"{table} {chain}": [_PROBABILITY.sub("", rule) for rule in rules] for (table, chain), rules in parse(saved).items()}
+    return {place: sorted(rules) if " KUBE-SV" in place else rules for place, rules in found.items()}
 
 
 def _settings() -> Any:
@@ -108,8 +124,11 @@ def _sorted(values: list[Any]) -> list[Any]:
 
 
 def _json(*command: str) -> Any:
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return json.loads(said or "[]")
+    return json.loads(_said(*command) or "[]")
+
+
+def _said(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

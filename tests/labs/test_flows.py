@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.labs.world import Labs, World
+from tests.labs.world import PROXIES, Labs, World
 
 LAYOUTS = [("onlink", "dynamic"), ("onlink", "permanent"), ("routed", "dynamic"), ("routed", "permanent")]
 FAMILIES = [("ipv4", 4), ("ipv6", 6), ("dual", 4), ("dual", 6)]
 """A cluster's family, and the IP version that is looked at."""
 
 
-def manifest(layout: str, neighbors: str, family: str) -> str:
+def manifest(layout: str, neighbors: str, family: str, proxy: str) -> str:
     pods = "".join(
         f"""---
 apiVersion: v1
@@ -41,7 +41,7 @@ spec:
     return f"""\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
-networking: {{ipFamily: {family}, cni: {{type: bridge, layout: {layout}, neighbors: {neighbors}}}}}
+networking: {{ipFamily: {family}, kubeProxyMode: {proxy}, cni: {{type: bridge, layout: {layout}, neighbors: {neighbors}}}}}
 external: [{{name: client, address: 198.51.100.10, ports: [8080]}}]
 {pods}
 ---
@@ -102,13 +102,23 @@ def of_kind() -> Iterator[Labs]:
     labs.end()
 
 
-KINDS = [(*layout, *family) for layout in LAYOUTS for family in FAMILIES]
+KINDS = [(*layout, *family, "nftables") for layout in LAYOUTS for family in FAMILIES] + [
+    (*layout, *family, proxy)
+    for proxy in PROXIES
+    if proxy != "nftables"
+    for layout, family in (
+        (("onlink", "dynamic"), ("dual", 4)),
+        (("onlink", "dynamic"), ("dual", 6)),
+        (("routed", "permanent"), ("ipv4", 4)),
+        (("routed", "permanent"), ("ipv6", 6)),
+    )
+]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: "-".join(map(str, kind)))
 def world(request: pytest.FixtureRequest, of_kind: Labs) -> World:
-    layout, neighbors, family, version = request.param
-    found = World(of_kind.of(layout, neighbors, family), version)
+    layout, neighbors, family, version, proxy = request.param
+    found = World(of_kind.of(layout, neighbors, family, proxy), version)
     assert (found.seen["pod_layout"], found.seen["neighbors"]) == (layout, neighbors)
     return found
 
@@ -220,10 +230,18 @@ def test_session_affinity_keeps_a_client_with_one_pod(world: World) -> None:
 
 
 def test_a_service_without_pods_refuses(world: World) -> None:
-    """At once, from pods and nodes alike; so does a port that the Service does not have."""
+    """At once, from pods and nodes alike."""
     for source in ("a", "c", "node:worker"):
-        answers = world.ask(source, ("TCP", world.services["nobody"], 80), ("TCP", world.services["a"], 4711))
-        assert [answer.error for answer in answers] == ["refused", "refused"]
+        (answer,) = world.ask(source, ("TCP", world.services["nobody"], 80))
+        assert answer.error == "refused"
+
+
+def test_a_port_that_a_service_does_not_have(world: World) -> None:
+    """Refused at once, but for iptables: there nobody takes the packet, and it leaves by the default route."""
+    expected = ("unreachable", "silence") if world.seen["kube_proxy_mode"] == "iptables" else ("refused",)
+    for source in ("a", "c", "node:worker"):
+        (answer,) = world.ask(source, ("TCP", world.services["a"], 4711))
+        assert answer.error in expected
 
 
 def test_a_local_policy_is_silent_where_there_is_no_pod(world: World) -> None:

@@ -6,9 +6,7 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +16,9 @@ from tests.labs.changing import Changing
 from tests.labs.conftest import some_of
 from tests.labs.faulty import ROOT, Plan, command, run_faulty
 from tests.labs.lab import Lab, descendants, title_of, wait_for
+from tests.labs.streaming import streaming
 from tests.labs.test_life import MANIFEST, generations, kernel_of
 
-STREAM = Path(__file__).with_name("stream.py")
 PER_SECOND, CONNECTIONS, KILLS = 50, 400, 8
 CALLS = {"last_call": (140, 8), "dying_call": (300, 4), "stopped_at": (300, 4)}
 """As in test_faults."""
@@ -128,19 +126,14 @@ def test_connections_through_a_service_while_agents_die(lab: Lab) -> None:
     before, written, init = kernel_of(lab), generations(lab), lab.seen["init_pid"]
     client, (address,) = lab.pod("client"), lab.service("web")["cluster_ips"]
     moments = set(random.Random(4).sample(range(CONNECTIONS), KILLS))
-    line = ["nsenter", f"--net={client['netns']}", sys.executable, "-S", "-E", str(STREAM), address, "80", str(PER_SECOND)]
-    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stream:
-        assert stream.stdin is not None
-        assert stream.stdout is not None
+    with streaming(client, address, 80, PER_SECOND) as answers:
         for number in range(CONNECTIONS):
-            answer = stream.stdout.readline().strip()
+            answer = answers.readline().strip()
             assert answer.startswith("web-"), f"connection {number}: {answer}"
             if number in moments:
                 for pid in descendants(init):
                     if title_of(pid) == f"kubenetlab {lab.name} agent":
                         os.kill(pid, signal.SIGKILL)
-        stream.stdin.close()
-        assert all(line.startswith("web-") for line in stream.stdout)
     assert kernel_of(lab) == before
     assert generations(lab) == written
     assert not lab.faults

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.labs.world import Labs, World
+from tests.labs.world import PROXIES, Labs, World
 
-KINDS = [("onlink", "ipv4", 4), ("onlink", "dual", 6), ("routed", "dual", 4), ("routed", "ipv6", 6)]
+KINDS = [
+    (layout, family, version, proxy)
+    for proxy in PROXIES
+    for layout, family, version in (("onlink", "ipv4", 4), ("onlink", "dual", 6), ("routed", "dual", 4), ("routed", "ipv6", 6))
+]
 EXTERNAL_IPS = {"given": {4: "192.0.2.50", 6: "2001:db8:1::50"}, "given-local": {4: "192.0.2.51", 6: "2001:db8:1::51"}}
 CLIENTS = {4: "198.51.100.10/32", 6: "2001:db8:51:100::10/128"}
 
@@ -17,7 +21,7 @@ NODES = ("node:control-plane", "node:worker", "node:worker2")
 SILENCE, REFUSED = "silence", "refused"
 
 
-def manifest(layout: str, family: str) -> str:
+def manifest(layout: str, family: str, proxy: str) -> str:
     """Pods a and b on one node, c on another; `all-…` Services are b's by the policy Cluster, `local-…` c's by the policy Local."""
     versions = {"ipv4": (4,), "ipv6": (6,), "dual": (4, 6)}[family]
 
@@ -49,7 +53,7 @@ spec: {{nodeName: {node}, containers: [{{name: main, image: agnhost, args: [nete
     return f"""\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
-networking: {{ipFamily: {family}, cni: {{type: bridge, layout: {layout}}}}}
+networking: {{ipFamily: {family}, kubeProxyMode: {proxy}, cni: {{type: bridge, layout: {layout}}}}}
 external: [{{name: client, address: 198.51.100.10}}, {{name: stranger, address: 198.51.100.20}}]
 {pods}""" + "".join(
         f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ipFamilyPolicy: PreferDualStack, {spec}}}\n"
@@ -66,8 +70,8 @@ def of_kind() -> Iterator[Labs]:
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: "-".join(map(str, kind)))
 def world(request: pytest.FixtureRequest, of_kind: Labs) -> World:
-    layout, family, version = request.param
-    return World(of_kind.of(layout, family), version)
+    layout, family, version, proxy = request.param
+    return World(of_kind.of(layout, family, proxy), version)
 
 
 Outcome = tuple[str, str]

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from kubenetlab.datapath import modes
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Answer, Lab
+
+PROXIES = tuple(name for name in modes.known("proxy") if modes.load("proxy", name, {}).serves)
+"""The modes of kube-proxy: what a test of Services says holds in each."""
 
 
 class World:

@@ -25,6 +25,7 @@ SEEN: dict[str, Any] = {
         {"namespace": "shop", "name": "cart", "workload": "Job/once", "node": "", "pid": 0, "sandbox": "pod/b", "netns": None, "addresses": [], "ready": False, "host_network": False, "containers": []},
         {"namespace": "shop", "name": "agent", "workload": None, "node": "worker", "pid": 22, "sandbox": "pod/c", "netns": "/n10", "addresses": ["172.18.0.3"], "ready": True, "host_network": True, "containers": []},
     ],
+    "kube_proxy_mode": "nftables",
     "services": [
         {"namespace": "default", "name": "web", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": ["10.96.7.7"], "load_balancer_ips": [], "source_ranges": [], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "x", "port": 81, "protocol": "TCP"}],
          "endpoints": [{"address": "10.244.1.2", "port": 8080, "port_name": "http", "ready": True}, {"address": "10.244.1.9", "port": 9, "port_name": "x", "ready": False}]},

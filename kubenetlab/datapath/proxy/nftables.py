@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from kubenetlab.api import ip
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
-from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, port_views
+from kubenetlab.datapath.proxy.services import PRIMARY, EndpointAddress, PortView, node_port_addresses, port_views
 from kubenetlab.datapath.view import NodeView, Place, ServiceView
 from kubenetlab.hoststate.nftables import MAX_NAME, NFT_FAMILIES, Chain, Collection, Element, InTable, Rule, Table
 from kubenetlab.hoststate.object import Object
@@ -27,6 +27,7 @@ from kubenetlab.names import KUBE_PROXY_TABLE
 
 TABLE = KUBE_PROXY_TABLE
 MASQUERADE_MARK = "0x4000"
+NODE_PORT_IPS = "nodeport-ips"
 
 _BASE_CHAINS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("filter-prerouting-pre-dnat", "type filter hook prerouting priority -110", ("ct state new jump firewall-check",)),
@@ -54,7 +55,7 @@ _BASE_CHAINS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 _COLLECTIONS: tuple[tuple[str, str, str], ...] = (
     ("cluster-ips", "ADDR", "Active ClusterIPs"),
-    ("nodeport-ips", "ADDR", "IPs that accept NodePort traffic"),
+    (NODE_PORT_IPS, "ADDR", "IPs that accept NodePort traffic"),
     ("service-ips", "ADDR . inet_proto . inet_service : verdict", "ClusterIP, ExternalIP and LoadBalancer IP traffic"),
     ("service-nodeports", "inet_proto . inet_service : verdict", "NodePort traffic"),
     ("firewall-ips", "ADDR . inet_proto . inet_service : verdict", "destinations that are subject to LoadBalancerSourceRanges"),
@@ -73,13 +74,19 @@ _COLLECTIONS: tuple[tuple[str, str, str], ...] = (
 
 
 class Mode(ModeOptions, frozen=True):
-    """No options yet."""
+    """Options as kube-proxy's own configuration names them."""
 
     needs = Needs(programs=("nft",), features=("nft nat", "nft numgen", "nft vmap"))
 
+    masquerade_all: bool = False
+    """Whatever is for a cluster IP is masqueraded."""
+    node_port_addresses: tuple[str, ...] = (PRIMARY,)
+    """Ranges of the nodes' addresses at which node ports answer, or `primary`; without any they answer at all local ones."""
+
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         for index, family in enumerate(node.families):
-            yield from _table(_Words(NFT_FAMILIES[family.version], node.netns), family.address, node.service_cidrs[index])
+            addresses = node_port_addresses(self.node_port_addresses, node, family.version)
+            yield from _table(_Words(NFT_FAMILIES[family.version], node.netns), addresses, node.service_cidrs[index])
 
     def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
         found = []
@@ -87,7 +94,7 @@ class Mode(ModeOptions, frozen=True):
             version = ip.version_of(cluster_cidr)
             words = _Words(NFT_FAMILIES[version])
             ports = port_views(place, service, version)
-            if objects := tuple(obj for port in ports for obj in _service_port(words, port, cluster_cidr)):
+            if objects := tuple(obj for port in ports for obj in _service_port(words, port, cluster_cidr, is_all=self.masquerade_all)):
                 ips = (words.element("cluster-ips", cluster_ip) for cluster_ip in dict.fromkeys(port.cluster_ip for port in ports))
                 found.append(Rules("nftables", words.family, service.service.full_name, (*ips, *objects)))
         return tuple(found)
@@ -104,6 +111,11 @@ class _Words(Struct, frozen=True):
     def address_type(self) -> str:
         return {"ip": "ipv4_addr", "ip6": "ipv6_addr"}[self.family]
 
+    @property
+    def any_local(self) -> str:
+        """Matches what is for the node itself, but for its loopback."""
+        return f"fib daddr type local {self.family} daddr != {'127.0.0.0/8' if self.family == 'ip' else '::1'}"
+
     def element(self, collection: str, item: str, value: str = "", comment: str = "") -> Element:
         return Element(self.netns, self.family, TABLE, collection, item, value, comment)
 
@@ -114,28 +126,30 @@ class _Words(Struct, frozen=True):
         return Collection(self.netns, self.family, TABLE, name, type_.replace("ADDR", self.address_type), comment, timeout_s)
 
 
-def _table(words: _Words, node_address: str, service_cidr: str) -> Iterator[Object]:
-    """One table, as it is without any Service."""
+def _table(words: _Words, addresses: Sequence[str] | None, service_cidr: str) -> Iterator[Object]:
+    """One table, as it is without any Service. `addresses` are those at which node ports answer; None: all local ones."""
     yield Table(words.netns, words.family, TABLE, "rules for kube-proxy")
     for name, type_, comment in _COLLECTIONS:
-        yield words.collection(name, type_, comment)
-    yield from _fixed_chains(words, service_cidr)
-    yield words.element("nodeport-ips", node_address)
+        if name != NODE_PORT_IPS or addresses is not None:
+            yield words.collection(name, type_, comment)
+    yield from _fixed_chains(words, service_cidr, words.any_local if addresses is None else f"{words.family} daddr @{NODE_PORT_IPS}")
+    for address in addresses or ():
+        yield words.element(NODE_PORT_IPS, address)
 
 
-def _fixed_chains(words: _Words, service_cidr: str) -> Iterator[Object]:
-    """The chains that are there whatever Services exist."""
+def _fixed_chains(words: _Words, service_cidr: str, node_ports: str) -> Iterator[Object]:
+    """The chains that are there whatever Services exist. `node_ports` matches the addresses at which node ports answer."""
     ip = words.family
     reject = (f"{ip} daddr @cluster-ips reject", "Reject traffic to invalid ports of ClusterIPs")
     drop = (f"{ip} daddr {{ {service_cidr} }} drop", "Drop traffic to unallocated ClusterIPs")
     regular: dict[str, tuple[Rule, ...]] = {
         "firewall-check": (Rule(f"{ip} daddr . meta l4proto . th dport vmap @firewall-ips"),),
         "service-endpoints-check": (Rule(f"{ip} daddr . meta l4proto . th dport vmap @no-endpoint-services"),),
-        "nodeport-endpoints-check": (Rule(f"{ip} daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports"),),
+        "nodeport-endpoints-check": (Rule(f"{node_ports} meta l4proto . th dport vmap @no-endpoint-nodeports"),),
         "cluster-ips-check": (Rule(*reject), Rule(*drop)),
         "services": (
             Rule(f"{ip} daddr . meta l4proto . th dport vmap @service-ips"),
-            Rule(f"{ip} daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports"),
+            Rule(f"{node_ports} meta l4proto . th dport vmap @service-nodeports"),
         ),
         "mark-for-masquerade": (Rule(f"mark set mark or {MASQUERADE_MARK}"),),
         "masquerading": (
@@ -151,14 +165,18 @@ def _fixed_chains(words: _Words, service_cidr: str) -> Iterator[Object]:
         yield words.chain(name, tuple(Rule(text) for text in texts), hook)
 
 
-def _service_port(words: _Words, port: PortView, cluster_cidr: str) -> Iterator[InTable]:
-    """The chains of one port, and where it is found: its cluster IP, its addresses outside, its port on every node."""
+def _service_port(words: _Words, port: PortView, cluster_cidr: str, *, is_all: bool) -> Iterator[InTable]:
+    """The chains of one port, and where it is found: its cluster IP, its addresses outside, its port on every node.
+
+    With `is_all` whatever is for the cluster IP is masqueraded.
+    """
     yield from _firewall(words, port)
     yield from _without_endpoints(words, port)
     if not port.everywhere:
         return
     internal = local_chain(port) if port.is_internal_local else service_chain(port)
-    outsiders = Rule(f"{words.family} daddr {port.cluster_ip} {words.family} saddr != {cluster_cidr} jump mark-for-masquerade")
+    whose = "" if is_all else f" {words.family} saddr != {cluster_cidr}"
+    outsiders = Rule(f"{words.family} daddr {port.cluster_ip}{whose} jump mark-for-masquerade")
     policies = (
         (service_chain(port), port.uses_cluster_policy, port.everywhere),
         (local_chain(port), port.uses_local_policy, port.here),

@@ -13,10 +13,12 @@ from msgspec import Struct
 from kubenetlab.api import ip
 from kubenetlab.api.core import Service, ServicePort, ServiceSpec
 from kubenetlab.api.discovery import Endpoint
-from kubenetlab.datapath.view import Place, ServiceView
+from kubenetlab.datapath.view import NodeView, Place, ServiceView
 
 SERVICE_PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
+PRIMARY = "primary"
+"""Among the addresses of node ports: the node's own one."""
 
 
 class EndpointAddress(Struct, frozen=True, order=True):
@@ -92,6 +94,20 @@ class PortView(Struct, frozen=True):
     def uses_local_policy(self) -> bool:
         """True when some traffic may only go to this node's."""
         return self.is_internal_local or (self.is_external_local and self.is_reached_from_outside)
+
+
+def node_port_addresses(wanted: Sequence[str], node: NodeView, version: int) -> tuple[str, ...] | None:
+    """At which addresses of one family node ports answer, by kube-proxy's option `nodePortAddresses`; None: at all that are local.
+
+    `primary` is the node's own one. Ranges of the other family say nothing, and ranges that are everything ask for all.
+    """
+    ranges = [ip_network(text, strict=False) for text in wanted if text != PRIMARY]
+    if not wanted or any(found.version == version and not found.prefixlen for found in ranges):
+        return None
+    family = next(family for family in node.families if family.version == version)
+    own = (family.address, family.gateway)
+    inside = (address for address in own if any(ip_address(address) in found for found in ranges))
+    return tuple(dict.fromkeys((*((family.address,) if PRIMARY in wanted else ()), *inside)))
 
 
 def is_proxied(service: Service) -> bool:

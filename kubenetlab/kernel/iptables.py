@@ -1,0 +1,103 @@
+"""iptables in a namespace, by its programs that write to nftables: `iptables-nft-restore` and `-save`, and the same for IPv6.
+
+With those every transaction raises the ruleset's generation, as with nft; the older ones (-legacy) tell nobody.
+Source: iptables-restore(8), xtables-nft(8) 1.8.9.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from typing import Final
+
+from kubenetlab.errors import RequirementError
+from kubenetlab.hoststate.iptables import cleaning, decode_restores, idle_tables
+from kubenetlab.hoststate.rules import Name
+from kubenetlab.kernel import nftables
+from kubenetlab.kernel.rules import RulesError
+from kubenetlab.kernel.syscalls import CLONE_NEWNET, setns
+
+PROGRAM: Final = "iptables-nft-restore"
+INSTALL_HINT: Final = "install it with: apt-get install iptables"
+
+_LINE = re.compile(r"line:? (\d+)")
+_NAMED = re.compile(r"Chain '(\S+)'")
+_PREFIX = re.compile(r"^ip6?tables\S*( v[\d.]+)?( \(nf_tables\))?: ")
+
+
+def open_here() -> Iptables:
+    """iptables of the namespace this process stands in. Raises RequirementError where the programs are missing."""
+    if shutil.which(PROGRAM) is None:
+        raise RequirementError(f"the program {PROGRAM} is not here; {INSTALL_HINT}")
+    return Iptables()
+
+
+class Iptables:
+    """The programs, started in the namespace in which this object was made."""
+
+    def __init__(self) -> None:
+        self._nft = nftables.open_here()
+        self._netns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def run(self, text: str) -> str:
+        for restore in decode_restores(text):
+            if restore.anew:
+                self.restore(restore.family, cleaning(self._save(restore.family), restore.anew))
+            self.restore(restore.family, restore.text)
+            if restore.is_last:
+                self._clear(restore.family)
+        return ""
+
+    def listed(self, names: Sequence[Name]) -> list[tuple[str, str]]:
+        return [(family, self._save(family)) for family in dict.fromkeys(family for family, _ in names)]
+
+    def text(self) -> str:
+        return "".join(self._save(family) for family in ("ip", "ip6"))
+
+    def close(self) -> None:
+        self._nft.close()
+        os.close(self._netns)
+
+    def _save(self, family: str) -> str:
+        done = self._run([f"{family}tables-nft-save"], "")
+        if done.returncode:
+            raise RulesError(done.stderr.strip())
+        return "".join(line for line in done.stdout.splitlines(keepends=True) if not line.startswith("#"))
+
+    def restore(self, family: str, text: str) -> None:
+        """Input of one family's program; built-in chains and others' are left as they are."""
+        if not text:
+            return
+        done = self._run([f"{family}tables-nft-restore", "--noflush"], text)
+        if done.returncode:
+            raise RulesError(readable(done.stderr, family, text))
+
+    def _clear(self, family: str) -> None:
+        """Takes idle tables away: the older way to make them, empty built-in chains, would leave their hooks in every packet's way."""
+        commands = "".join(f"delete table {family} {table}\n" for table in idle_tables(self._save(family)))
+        if commands:
+            self._nft.run(commands)
+
+    def _run(self, command: list[str], text: str) -> subprocess.CompletedProcess[str]:
+        """From a thread's own namespace there is no way back for who may not enter its own again: a child goes in."""
+        netns = self._netns
+        return subprocess.run(
+            command, input=text, capture_output=True, text=True, check=False, preexec_fn=lambda: setns(netns, CLONE_NEWNET)
+        )
+
+
+def readable(said: str, family: str, text: str) -> str:
+    """What the program said, with the line at which it failed and its table."""
+    words = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith(("Error occurred", "Try "))]
+    reason = _PREFIX.sub("", " ".join(words)).strip() or "it failed without a word"
+    found = [f"{family}tables-restore: {reason}"]
+    if place := _LINE.search(said):
+        lines = text.splitlines()[: int(place[1])]
+        start = max((number for number, line in enumerate(lines) if line.startswith("*")), default=0)
+        named = _NAMED.search(reason)  # where a chain is missing it is noticed at the end of the table
+        suspects = lines[-1:] if lines[-1:] != ["COMMIT"] else [line for line in lines[start:] if named and f"-j {named[1]}" in line]
+        found += [lines[start], *suspects[:1]]
+    return "\n".join(found)

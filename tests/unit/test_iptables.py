@@ -1,0 +1,127 @@
+"""kube-proxy's mode iptables: names, probabilities, and the text that its dialect writes."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubenetlab.datapath.proxy import iptables as proxy
+from kubenetlab.datapath.proxy.services import EndpointAddress, PortView
+from kubenetlab.hoststate.iptables import Chain, Entry, Jump, blamed, cleaning, comment, decode_restores, idle_tables, parse, update
+from kubenetlab.hoststate.rules import Bundle, Rules
+
+PORT = PortView("ns1", "svc1", "p80", "tcp", "172.30.0.41", 80, (EndpointAddress("10.180.0.1", 80),))
+
+
+def test_names_are_upstreams() -> None:
+    """As proxier_test.go of kube-proxy has them."""
+    assert proxy.service_chain(PORT) == "KUBE-SVC-XPGD46QRK7WJZT7O"
+    assert proxy.endpoint_chain(PORT, PORT.everywhere[0]) == "KUBE-SEP-SXIVWICOYRO3J4NJ"
+
+
+@given(st.integers(1, 40))
+def test_each_endpoint_has_the_same_share(count: int) -> None:
+    """Of n that are left each rule takes the nth part, and the last all that is left."""
+    endpoints = tuple(EndpointAddress(f"10.0.0.{number + 1}", 80) for number in range(count))
+    (chain,) = [
+        obj
+        for obj in proxy._PortRules("ip", PortView("n", "s", "", "tcp", "10.96.0.9", 80, endpoints), "10.244.0.0/16", "").all()
+        if isinstance(obj, Chain) and obj.name.startswith("KUBE-SVC-")
+    ]
+    left = 1.0
+    for rule in chain.rules[1:]:
+        probability = float(rule.partition("--probability ")[2].split()[0]) if "--probability" in rule else 1.0
+        assert abs(left * probability - 1 / count) < 1e-6
+        left *= 1 - probability
+    assert left == 0.0
+
+
+def entry(name: str) -> Bundle:
+    return Bundle("n", Rules("iptables", "ip", name, (Entry("", "ip", "nat", "KUBE-SERVICES", f"-j {name}"), Chain("", "ip", "nat", name))))
+
+
+def test_entries_come_before_the_chains_own_rules() -> None:
+    """In the order of the subjects; and a subject that goes takes its chain along."""
+    shared = Chain("n", "ip", "nat", "KUBE-SERVICES", ("-j LAST",))
+    (made,) = decode_restores(update([], [shared, entry("KUBE-A"), entry("KUBE-B")]))
+    assert made.text.splitlines() == [
+        "*nat",
+        ":KUBE-A - [0:0]",
+        ":KUBE-B - [0:0]",
+        ":KUBE-SERVICES - [0:0]",
+        "-A KUBE-SERVICES -j KUBE-A",
+        "-A KUBE-SERVICES -j KUBE-B",
+        "-A KUBE-SERVICES -j LAST",
+        "COMMIT",
+    ]
+    (changed,) = decode_restores(update([shared, entry("KUBE-A"), entry("KUBE-B")], [shared, entry("KUBE-B")]))
+    assert changed.text.splitlines() == [
+        "*nat",
+        ":KUBE-SERVICES - [0:0]",
+        ":KUBE-A - [0:0]",
+        "-A KUBE-SERVICES -j KUBE-B",
+        "-A KUBE-SERVICES -j LAST",
+        "-X KUBE-A",
+        "COMMIT",
+    ]
+    assert not changed.is_last
+
+
+def test_jumps_come_and_go_by_themselves() -> None:
+    """In front of what is there, in their own order."""
+    chain, *jumps = (
+        Chain("n", "ip", "nat", "KUBE-A"),
+        *(Jump("n", "ip", "nat", "OUTPUT", f"-m mark --mark {n} -j KUBE-A") for n in (1, 2)),
+    )
+    (made,) = decode_restores(update([], [chain, *jumps]))
+    assert [line for line in made.text.splitlines() if line.startswith("-I")] == [
+        f"-I OUTPUT {jumps[1].rule}",
+        f"-I OUTPUT {jumps[0].rule}",
+    ]
+    (gone,) = decode_restores(update([chain, *jumps], []))
+    assert gone.is_last
+    assert "-D OUTPUT -m mark --mark 1 -j KUBE-A" in gone.text
+
+
+SAVED = """\
+*nat
+:PREROUTING ACCEPT [0:0]
+:KUBE-SERVICES - [0:0]
+:KUBE-OLD - [0:0]
+:THEIRS - [0:0]
+-A PREROUTING -m comment --comment "a b" -j KUBE-SERVICES
+-A PREROUTING -j THEIRS
+-A THEIRS -g KUBE-OLD
+COMMIT
+*filter
+:INPUT ACCEPT [0:0]
+COMMIT
+"""
+
+
+def test_what_is_ours_is_found_by_how_its_names_begin() -> None:
+    assert cleaning(SAVED, ["KUBE-"]).splitlines() == [
+        "*nat",
+        ":KUBE-SERVICES - [0:0]",
+        ":KUBE-OLD - [0:0]",
+        '-D PREROUTING -m comment --comment "a b" -j KUBE-SERVICES',
+        "-D THEIRS -g KUBE-OLD",
+        "-X KUBE-SERVICES",
+        "-X KUBE-OLD",
+        "COMMIT",
+    ]
+    assert parse(SAVED)["nat", "PREROUTING"] == ['-m comment --comment "a b" -j KUBE-SERVICES', "-j THEIRS"]
+    assert idle_tables(SAVED) == ["filter"]
+
+
+def test_a_refusal_points_at_its_chain() -> None:
+    bundle = entry("KUBE-A")
+    said = "iptables-restore: Chain 'X' does not exist\n*nat\n-A KUBE-A -j X"
+    assert blamed(said, [bundle]) == (bundle.rules.objects[1], bundle)
+    assert blamed("iptables-restore: Permission denied", [bundle]) is None
+
+
+def test_comments_fit() -> None:
+    """Of xt_comment's 256 bytes one is a zero."""
+    assert comment('say "x"') == "-m comment --comment \"say 'x'\""
+    assert len(comment("é" * 300).encode()) <= len('-m comment --comment ""') + 255
