@@ -72,9 +72,10 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     memo = memo or Memo()
     networking = cluster.config.networking
     cni: CNI = modes.load("cni", *networking.cni_mode)
-    proxy: ServiceProxy = modes.load("proxy", *networking.proxy_mode)
     nodes = node_views(cluster, decisions)
     services, is_starting = service_views(cluster), is_anybody_starting(cluster)
+    wanted_proxy: ServiceProxy = modes.load("proxy", *networking.proxy_mode)
+    proxy = wanted_proxy.settled(len(services))
     wanted: dict[str, list[Wanted]] = {}
 
     def want(layer: Iterable[Wanted]) -> None:

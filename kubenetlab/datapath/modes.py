@@ -9,7 +9,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import msgspec
 from msgspec import Struct
@@ -51,6 +51,10 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
     needs: ClassVar[Needs] = Needs()
     serves: ClassVar[bool] = True
 
+    def settled(self, services: int) -> Self:
+        """The mode with what it leaves to the size of the cluster decided."""
+        return self
+
 
 class CNI(Protocol):
     """What a CNI mode is asked."""
@@ -74,6 +78,9 @@ class ServiceProxy(Protocol):
     needs: ClassVar[Needs]
     serves: ClassVar[bool]
     """False for a mode in which no Service works."""
+
+    def settled(self, services: int) -> Self:
+        """The mode for so many Services."""
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         """What is on a node whatever Services there are."""

@@ -88,6 +88,8 @@ class Collection(_NftBase, frozen=True):
     type: str
     comment: str = ""
     timeout_s: int = 0
+    is_typeof: bool = False
+    """The type is that of expressions: `ip daddr . th dport`."""
 
     @property
     def key(self) -> Key:
@@ -258,9 +260,8 @@ def _add_chain(chain: Chain) -> str:
 def _add_collection(collection: Collection) -> str:
     timeout = f" flags dynamic,timeout ; timeout {collection.timeout_s}s ;" if collection.timeout_s else ""
     comment = f" comment {quoted(collection.comment)} ;" if collection.comment else ""
-    return (
-        f"add {collection.word} {collection.family} {collection.table} {collection.name} {{ type {collection.type} ;{timeout}{comment} }}"
-    )
+    type_ = f"{'typeof' if collection.is_typeof else 'type'} {collection.type} ;"
+    return f"add {collection.word} {collection.family} {collection.table} {collection.name} {{ {type_}{timeout}{comment} }}"
 
 
 def _element_lines(verb: str, elements: Sequence[Element]) -> Iterator[str]:

@@ -25,7 +25,7 @@ class Listed(Struct, frozen=True):
 
 def differences(wanted: Sequence[Ruled], listed: Sequence[Any]) -> Iterator[str]:
     """Lines as `diff` prints them, table by table."""
-    objects: list[NftObject] = list(members(wanted))
+    objects: list[NftObject] = list({obj.key: obj for obj in members(wanted)}.values())
     for table, document in zip([obj for obj in objects if isinstance(obj, Table)], listed, strict=False):
         if document is None:
             yield f"+ {table}"

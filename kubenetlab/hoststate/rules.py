@@ -38,10 +38,16 @@ class Rules(Struct, frozen=True, dict=True):
     subject: str
     """`default/web`; unique in its family."""
     objects: tuple[RuleObject, ...]
+    shared: tuple[RuleObject, ...] = ()
+    """What others may need alike: it is there as long as anybody does."""
 
     @cached_property
     def digest(self) -> bytes:
-        return hashlib.sha256(repr(self.objects).encode()).digest()
+        return hashlib.sha256(repr((self.objects, self.shared)).encode()).digest()
+
+    @cached_property
+    def shared_keys(self) -> frozenset[Key]:
+        return frozenset(obj.key for obj in self.shared)
 
 
 class Bundle(RuleObject, frozen=True):
@@ -61,7 +67,7 @@ class Bundle(RuleObject, frozen=True):
 
     @property
     def parts(self) -> tuple[Object, ...]:
-        return self.rules.objects
+        return (*self.rules.objects, *self.rules.shared)
 
     def __str__(self) -> str:
         return f"{self.dialect} objects of {self.rules.family} for {self.rules.subject}: {len(self.rules.objects)}"
@@ -106,6 +112,7 @@ def members(objects: Iterable[Any]) -> Iterator[Any]:
     for obj in objects:
         if isinstance(obj, Bundle):
             yield from obj.rules.objects
+            yield from obj.rules.shared
         else:
             yield obj
 
@@ -114,8 +121,15 @@ def different(old: Iterable[Any], new: Iterable[Any]) -> tuple[dict[Key, Any], d
     """The members of both by key, but for the bundles that both have alike."""
     before, after = {obj.key: obj for obj in old}, {obj.key: obj for obj in new}
     alike = {key for key, obj in before.items() if isinstance(obj, Bundle) and after.get(key) == obj}
-    own, others = (members(obj for key, obj in side.items() if key not in alike) for side in (before, after))
-    return {obj.key: obj for obj in own}, {obj.key: obj for obj in others}
+    changed = [[obj for key, obj in side.items() if key not in alike] for side in (before, after)]
+    own, others = ({obj.key: obj for obj in members(side)} for side in changed)
+    shared = frozenset[Key]().union(*(obj.rules.shared_keys for side in changed for obj in side if isinstance(obj, Bundle)))
+    if shared:
+        for key in alike:
+            for kept in shared & after[key].rules.shared_keys:
+                own.pop(kept, None)
+                others.pop(kept, None)
+    return own, others
 
 
 def by_dialect(objects: Iterable[RuleObject]) -> dict[str, list[RuleObject]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.labs.world import PROXIES, Labs, World
+from tests.labs.world import PROXIES, Labs, World, in_document
 
 LAYOUTS = [("onlink", "dynamic"), ("onlink", "permanent"), ("routed", "dynamic"), ("routed", "permanent")]
 FAMILIES = [("ipv4", 4), ("ipv6", 6), ("dual", 4), ("dual", 6)]
@@ -41,7 +41,7 @@ spec:
     return f"""\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
-networking: {{ipFamily: {family}, kubeProxyMode: {proxy}, cni: {{type: bridge, layout: {layout}, neighbors: {neighbors}}}}}
+networking: {{ipFamily: {family}, kubeProxyMode: {in_document(proxy)}, cni: {{type: bridge, layout: {layout}, neighbors: {neighbors}}}}}
 external: [{{name: client, address: 198.51.100.10, ports: [8080]}}]
 {pods}
 ---

@@ -12,7 +12,7 @@ import pytest
 from tests.labs.lab import Lab
 from tests.labs.likeness import difference
 from tests.labs.streaming import streaming
-from tests.labs.world import PROXIES, World
+from tests.labs.world import PROXIES, World, in_document
 
 MANIFEST = """\
 apiVersion: kubenetlab.dev/v1alpha1
@@ -85,7 +85,7 @@ def test_a_running_lab_is_given_another_mode(lab: Lab, labs: Callable[[], Lab], 
             if wanted == "nftables":
                 assert names_in(rules_of(lab)) == names_in(untouched)
     other = labs()
-    other.up(MANIFEST.replace("ipFamily: dual", f"ipFamily: dual, kubeProxyMode: {proxy}"))
+    other.up(MANIFEST.replace("ipFamily: dual", f"ipFamily: dual, kubeProxyMode: {in_document(proxy)}"))
     assert difference(other, lab) == []
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.labs.world import PROXIES, Labs, World
+from tests.labs.world import PROXIES, Labs, World, in_document
 
 KINDS = [
     (layout, family, version, proxy)
@@ -53,7 +53,7 @@ spec: {{nodeName: {node}, containers: [{{name: main, image: agnhost, args: [nete
     return f"""\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
-networking: {{ipFamily: {family}, kubeProxyMode: {proxy}, cni: {{type: bridge, layout: {layout}}}}}
+networking: {{ipFamily: {family}, kubeProxyMode: {in_document(proxy)}, cni: {{type: bridge, layout: {layout}}}}}
 external: [{{name: client, address: 198.51.100.10}}, {{name: stranger, address: 198.51.100.20}}]
 {pods}""" + "".join(
         f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ipFamilyPolicy: PreferDualStack, {spec}}}\n"

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from kubenetlab.cli.options import mode
 from kubenetlab.datapath import modes
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Answer, Lab
 
-PROXIES = tuple(name for name in modes.known("proxy") if modes.load("proxy", name, {}).serves)
-"""The modes of kube-proxy: what a test of Services says holds in each."""
+PROXIES = (*(name for name in modes.known("proxy") if modes.load("proxy", name, {}).serves), "nftables,layout=fast")
+"""The modes of kube-proxy as the command line names them: what a test of Services says holds in each."""
+
+
+def in_document(proxy: str) -> str:
+    """A mode as the Cluster document has it."""
+    return json.dumps(mode(proxy))
 
 
 class World:

@@ -386,3 +386,17 @@ def test_what_departs_is_named() -> None:
     web, other = service_rules("web", "10.0.0.1"), service_rules("other", "10.0.0.9")
     before = HostState({"n": contents_of([Sandbox("n", "h"), web, other]), "gone": contents_of([Sandbox("gone", "h")])})
     assert diff(before, HostState({"n": contents_of([Sandbox("n", "h"), other])})).departed() == {"gone", "web"}
+
+
+def test_what_several_share_is_there_as_long_as_any_of_them() -> None:
+    """Made with the first, not made again with the next, gone with the last."""
+    table, common = Table("n", "ip", "t"), Chain("", "ip", "t", "common", (Rule("accept"),))
+
+    def sharing(name: str) -> Bundle:
+        return Bundle("n", Rules("nftables", "ip", name, (Chain("", "ip", "t", name, (Rule("goto common"),)),), (common,)))
+
+    both = [table, sharing("a"), sharing("b")]
+    assert transaction([table], both).splitlines().count("add rule ip t common accept") == 1
+    assert "common accept" not in transaction([table, sharing("a")], both)
+    assert "delete chain ip t common" not in transaction(both, [table, sharing("a")])
+    assert transaction([table, sharing("a")], [table]).splitlines()[-2:] == ["delete chain ip t a", "delete chain ip t common"]

@@ -1,0 +1,90 @@
+"""Rules after many changes, one by one, in each mode of kube-proxy: always what making them anew would give."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+
+from kubenetlab.api.lab import Decisions
+from kubenetlab.cli.options import mode
+from kubenetlab.datapath import Memo, plan
+from kubenetlab.errors import RequirementError
+from kubenetlab.hoststate.rules import RuleObject, by_dialect, dialect, names, steps
+from kubenetlab.kernel.rules import Loader, open_here
+from tests.clusters import running, store
+
+ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
+MODES = ("nftables,layout=faithful", "nftables,layout=fast", "iptables")
+STEPS = 25
+
+
+def manifests(proxy: str, seed: int) -> Iterator[str]:
+    """Clusters that differ from one to the next by some Services, and by how many pods are behind them."""
+    draw = random.Random(seed)
+    kinds = (
+        "",
+        "type: NodePort, ",
+        "type: LoadBalancer, ",
+        "type: NodePort, externalTrafficPolicy: Local, ",
+        "internalTrafficPolicy: Local, ",
+        "sessionAffinity: ClientIP, ",
+        'externalIPs: ["192.0.2.50"], ',
+        "type: LoadBalancer, loadBalancerSourceRanges: [198.51.100.0/24], ",
+    )
+    chosen = {name: (draw.choice(kinds), draw.randint(0, 3)) for name in "abcdef"}
+    for _ in range(STEPS):
+        for name in draw.sample("abcdef", 2):
+            chosen[name] = (draw.choice(kinds), draw.randint(0, 3)) if draw.random() < 0.8 else ("", -1)
+        yield "".join(
+            (
+                "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n",
+                f"networking: {{ipFamily: dual, kubeProxyMode: {mode(proxy)}}}\n".replace("'", '"'),
+                *(
+                    f"---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}{number}, labels: {{app: {name}}}}}\n"
+                    "spec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec]}]}\n"
+                    for name, (_, count) in chosen.items()
+                    for number in range(count)
+                ),
+                *(
+                    f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{kind}clusterIP: 10.96.0.{ord(name)}, "
+                    f"ipFamilyPolicy: PreferDualStack, selector: {{app: {name}}}, "
+                    f"ports: [{{name: t, port: {ord(name)}, targetPort: 8080}}, {{name: u, port: {ord(name)}, protocol: UDP, targetPort: 8081}}]}}\n"
+                    for name, (kind, count) in chosen.items()
+                    if count >= 0
+                ),
+            )
+        )
+
+
+def rules(text: str, memo: Memo) -> list[RuleObject]:
+    return [obj for obj in plan(running(store(text)), ONLINK, memo)["node/worker"].values() if isinstance(obj, RuleObject)]
+
+
+def differences(loaders: dict[str, Loader], wanted: list[RuleObject]) -> list[str]:
+    found: list[str] = []
+    for name, objects in by_dialect(wanted).items():
+        words = dialect(name)
+        found += words.differences(objects, loaders[name].listed(words.names(objects)))
+    return found
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("proxy", MODES)
+def test_changes_add_up(proxy: str, seed: int) -> None:
+    """Services of every kind come, change and go; after each step nothing lacks and nothing is too much."""
+    memo = Memo()
+    before: list[RuleObject] = []
+    with ExitStack() as stack:
+        try:
+            loaders = {name: stack.enter_context(closing(open_here(name))) for name in {"nftables", proxy.partition(",")[0]}}
+        except RequirementError as error:
+            pytest.skip(str(error))
+        for number, text in enumerate(manifests(proxy, seed)):
+            wanted = rules(text, memo)
+            for step in steps(before, wanted, names(before), anew=False):
+                loaders[step.dialect].run(step.text)
+            assert differences(loaders, wanted) == [], f"step {number}"
+            before = wanted
