@@ -133,11 +133,10 @@ def owner(chain: str) -> str:
 def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
     """The chains whose rules are others now, with all of them; those that go; jumps one by one."""
     before, after = different(old, new)
-    touched = _filled(before.values(), after.values())
-    own = {place for place in touched if place in _chains(new)}
-    going = sorted({obj.place for obj in before.values() if isinstance(obj, Chain)} - _chains(new))
+    wanted = _chains(new)
+    going = sorted({obj.place for obj in before.values() if isinstance(obj, Chain)} - wanted)
     come, gone = _jumps(after, before), _jumps(before, after)
-    contents = _contents(new, own)
+    contents = _contents(new, _filled(before.values(), after.values()) & wanted)
     restores = []
     left = {family for family, _ in names(new)}
     for family in FAMILIES.values():

@@ -18,7 +18,7 @@ from kubenetlab.hoststate.address import Address, decode_address
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth, decode_link
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor
-from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject, Rule, Table, replacement, transaction
+from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject, Rule, Ruled, Table, replacement, transaction
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.peers import Peers, peers_of
 from kubenetlab.hoststate.route import Route, decode_route
@@ -395,8 +395,8 @@ def test_what_several_share_is_there_as_long_as_any_of_them() -> None:
     def sharing(name: str) -> Bundle:
         return Bundle("n", Rules("nftables", "ip", name, (Chain("", "ip", "t", name, (Rule("goto common"),)),), (common,)))
 
-    both = [table, sharing("a"), sharing("b")]
+    both: list[Ruled] = [table, sharing("a"), sharing("b")]
     assert transaction([table], both).splitlines().count("add rule ip t common accept") == 1
-    assert "common accept" not in transaction([table, sharing("a")], both)
-    assert "delete chain ip t common" not in transaction(both, [table, sharing("a")])
-    assert transaction([table, sharing("a")], [table]).splitlines()[-2:] == ["delete chain ip t a", "delete chain ip t common"]
+    assert "common accept" not in transaction(both[:2], both)
+    assert "delete chain ip t common" not in transaction(both, both[:2])
+    assert transaction(both[:2], both[:1]).splitlines()[-2:] == ["delete chain ip t a", "delete chain ip t common"]
