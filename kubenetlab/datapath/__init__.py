@@ -92,7 +92,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
         want(memo(("proxy", node.name), _proxy, without_pods(node), rules, proxy, network))
         for view, pod in _pods_of(cluster, node, memo):
             ports = _target_ports(memo, cluster, pod, view)
-            want(memo(("pod", view.netns), _pod, node, view, cni))
+            want(memo(("pod", view.netns), _pod, node, view, cni, proxy))
             waits = is_starting and memo(("waits", view.netns), containers.asks_once, pod.spec)
             want(memo(("programs", view.netns), _programs, view, pod, ports, decisions.real_commands, waits))
     merged = {netns: memo(("contents", netns), _merge, netns, tuple(layers)) for netns, layers in wanted.items()}
@@ -142,11 +142,12 @@ def _node(node: NodeView, cni: CNI) -> tuple[Wanted, ...]:
     return tuple(layers)
 
 
-def _pod(node: NodeView, pod: PodView, cni: CNI) -> tuple[Wanted, ...]:
+def _pod(node: NodeView, pod: PodView, cni: CNI, proxy: ServiceProxy) -> tuple[Wanted, ...]:
     """What a pod needs, in its own namespace and in its node's."""
     return (
         *_by_namespace(pods.sandbox(node, pod), Origin("kubelet", f"Pod {pod.full_name}")),
         *_by_namespace(cni.pod(node, pod), Origin(_mode_name("cni", cni), f"Pod {pod.full_name}")),
+        *_by_namespace(proxy.pod(node, pod), Origin(_mode_name("kube-proxy", proxy), f"Pod {pod.full_name}")),
     )
 
 

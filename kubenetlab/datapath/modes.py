@@ -55,6 +55,10 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
         """The mode with what it leaves to the size of the cluster decided."""
         return self
 
+    def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
+        """What a pod adds to its node."""
+        return iter(())
+
 
 class CNI(Protocol):
     """What a CNI mode is asked."""
@@ -84,6 +88,9 @@ class ServiceProxy(Protocol):
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         """What is on a node whatever Services there are."""
+
+    def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
+        """What a pod on it adds."""
 
     def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
         """What one Service adds on a node."""

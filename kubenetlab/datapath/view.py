@@ -131,11 +131,17 @@ class Place(Struct, frozen=True):
 ANYWHERE: Final = Place()
 
 
+Claim = tuple[str, str, int]
+"""(address outside, protocol, port)"""
+
+
 class ServiceView(Struct, frozen=True):
     """A Service and the slices behind it."""
 
     service: Service
     slices: tuple[EndpointSlice, ...]
+    taken: tuple[Claim, ...] = ()
+    """Of its addresses outside those that another Service has already."""
 
 
 def router_address(subnet: Network) -> str:
@@ -187,8 +193,17 @@ def without_pods(node: NodeView) -> NodeView:
 
 
 def service_views(cluster: Cluster) -> tuple[ServiceView, ...]:
-    """Every Service with its slices, in order."""
-    return tuple(ServiceView(service, tuple(cluster.slices_of(service))) for service in cluster.all(Service))
+    """Every Service with its slices, in order. Of several that claim the same port of an address outside the first has it."""
+    claimed: set[Claim] = set()
+    found = []
+    for service in cluster.all(Service):
+        taken: tuple[Claim, ...] = ()
+        if outside := (*service.external_ips, *service.load_balancer_ips):
+            claims = [(address, port.protocol, port.port) for address in dict.fromkeys(outside) for port in service.spec.ports]
+            taken = tuple(claim for claim in claims if claim in claimed)
+            claimed.update(claims)
+        found.append(ServiceView(service, tuple(cluster.slices_of(service)), taken))
+    return tuple(found)
 
 
 def pod_view(pod: Pod, node: Node, attachment: Attachment | None) -> PodView | None:

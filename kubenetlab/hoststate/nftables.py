@@ -6,13 +6,14 @@ given. Source: nft(8) 1.0.6; libnftables-json(5) for reading back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kubenetlab.hoststate.object import Key, Object
-from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
+from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, Rules, different, members
 
 NFT_FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """IP version → nft's name of the family, which is also its word for the packet's header."""
@@ -147,44 +148,98 @@ def table_of(obj: NftObject) -> Name:
     return (obj.family, obj.name) if isinstance(obj, Table) else (obj.family, obj.table)
 
 
+class TableRules(Rules, frozen=True, dict=True):
+    """Rules whose words are put together once, for all the nodes that get them where there was nothing of their subject."""
+
+    @cached_property
+    def added(self) -> Added:
+        """What makes the objects; what is shared apart."""
+        return _added(self.objects)  # type: ignore[arg-type]
+
+
+class Added(NamedTuple):
+    """What makes objects, in the order in which the kernel wants it."""
+
+    places: str
+    """Tables, chains and collections."""
+    rules: str
+    elements: Mapping[str, str]
+    """Collection with its table and family → entries, with commas between them."""
+
+
 def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
     """A transaction from `old` to `new`, or a replacement where something cannot be changed in place: a base chain's hook, a
     collection's type, a table's comment."""
-    before, after = different(old, new)
+    fresh, rest = _fresh(old, new)
+    before, after = different(old, rest)
     if any(key in before and before[key] != obj and _is_fixed(before[key], obj) for key, obj in after.items()):
         return replacement(new, former)
-    return _commands(before, after)
+    return _commands(before, after, fresh)
 
 
 def transaction(old: Iterable[Ruled], new: Iterable[Ruled]) -> str:
     """The commands that turn `old` into `new`, to be run as one transaction; empty when there is nothing to do."""
-    return _commands(*different(old, new))
+    old = list(old)
+    fresh, rest = _fresh(old, new)
+    return _commands(*different(old, rest), fresh)
 
 
-def _commands(before: Mapping[Key, NftObject], after: Mapping[Key, NftObject]) -> str:
+def _fresh(old: Iterable[Ruled], new: Iterable[Ruled]) -> tuple[list[Added], list[Ruled]]:
+    """What of `new` is made from nothing, in words; and the objects of `new` that are to be compared, shared ones among them."""
+    known = {obj.key for obj in old if isinstance(obj, Bundle)}
+    fresh: list[Added] = []
+    rest: list[Ruled] = []
+    shared: set[Key] = set()
+    for obj in new:
+        if not isinstance(obj, Bundle) or not isinstance(obj.rules, TableRules) or obj.key in known:
+            rest.append(obj)
+            continue
+        fresh.append(obj.rules.added)
+        if not obj.rules.shared_keys <= shared:
+            shared |= obj.rules.shared_keys
+            rest.append(Bundle(obj.netns, structs.replace(obj.rules, objects=())))
+    return fresh, rest
+
+
+def _added(objects: Iterable[NftObject]) -> Added:
+    objects = list(objects)
+    chains = [obj for obj in objects if isinstance(obj, Chain)]
+    places = [
+        *(_add_table(obj) for obj in objects if isinstance(obj, Table)),
+        *map(_add_chain, chains),
+        *(_add_collection(obj) for obj in objects if isinstance(obj, Collection)),
+    ]
+    return Added(_lines(places), _lines(_add_rules(chains)), _by_collection(objects, lambda element: element.text))
+
+
+def _commands(before: Mapping[Key, NftObject], after: Mapping[Key, NftObject], fresh: Sequence[Added]) -> str:
     """The order is what the kernel's reference counts ask for: make chains and collections, take elements away, fill chains, add
     elements, take chains and collections away.
     """
-    added = [obj for key, obj in after.items() if key not in before]
     changed = [(before[key], obj) for key, obj in after.items() if key in before and before[key] != obj]
     removed = [obj for key, obj in before.items() if key not in after]
     gone_tables = {(obj.family, obj.name) for obj in removed if isinstance(obj, Table)}
     removed = [obj for obj in removed if isinstance(obj, Table) or (obj.family, obj.table) not in gone_tables]
-    lines: list[str] = []
-    lines += (_add_table(obj) for obj in added if isinstance(obj, Table))
-    lines += (_add_chain(obj) for obj in added if isinstance(obj, Chain))
-    lines += (_add_collection(obj) for obj in added if isinstance(obj, Collection))
-    lines += _element_lines("delete", [obj for obj in (*removed, *(pair[0] for pair in changed)) if isinstance(obj, Element)])
     rewritten = [new_chain for _, new_chain in changed if isinstance(new_chain, Chain)]
     dying = [obj for obj in removed if isinstance(obj, Chain)]
-    lines += (f"flush chain {chain.family} {chain.table} {chain.name}" for chain in (*rewritten, *dying))
-    for chain in (*(obj for obj in added if isinstance(obj, Chain)), *rewritten):
-        lines += (f"add rule {chain.family} {chain.table} {chain.name} {rule}" for rule in chain.rules)
-    lines += _element_lines("add", [obj for obj in (*added, *(pair[1] for pair in changed)) if isinstance(obj, Element)])
-    lines += (f"delete {obj.word} {obj.family} {obj.table} {obj.name}" for obj in removed if isinstance(obj, Collection))
-    lines += (f"delete chain {chain.family} {chain.table} {chain.name}" for chain in dying)
-    lines += (f"delete table {family} {name}" for family, name in sorted(gone_tables))
-    return "".join(line + "\n" for line in lines)
+    added = [_added(obj for key, obj in after.items() if key not in before), *fresh]
+    rewritten_elements = _by_collection((pair[1] for pair in changed), lambda element: element.text)
+    parts = (
+        *(one.places for one in added),
+        _elements("delete", [_by_collection((*removed, *(pair[0] for pair in changed)), lambda element: element.item)]),
+        _lines(f"flush chain {chain.family} {chain.table} {chain.name}" for chain in (*rewritten, *dying)),
+        *(one.rules for one in added),
+        _lines(_add_rules(rewritten)),
+        _elements("add", [*(one.elements for one in added), rewritten_elements]),
+        _lines(f"delete {obj.word} {obj.family} {obj.table} {obj.name}" for obj in removed if isinstance(obj, Collection)),
+        _lines(f"delete chain {chain.family} {chain.table} {chain.name}" for chain in dying),
+        _lines(f"delete table {family} {name}" for family, name in sorted(gone_tables)),
+    )
+    return "".join(parts)
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
@@ -264,11 +319,22 @@ def _add_collection(collection: Collection) -> str:
     return f"add {collection.word} {collection.family} {collection.table} {collection.name} {{ {type_}{timeout}{comment} }}"
 
 
-def _element_lines(verb: str, elements: Sequence[Element]) -> Iterator[str]:
+def _add_rules(chains: Iterable[Chain]) -> Iterator[str]:
+    return (f"add rule {chain.family} {chain.table} {chain.name} {rule}" for chain in chains for rule in chain.rules)
+
+
+def _by_collection(objects: Iterable[NftObject], text: Callable[[Element], str]) -> dict[str, str]:
+    groups: dict[str, list[str]] = {}
+    for obj in objects:
+        if isinstance(obj, Element):
+            groups.setdefault(f"{obj.family} {obj.table} {obj.collection}", []).append(text(obj))
+    return {collection: ", ".join(items) for collection, items in groups.items()}
+
+
+def _elements(verb: str, groups: Iterable[Mapping[str, str]]) -> str:
     """One line per collection."""
-    groups: dict[tuple[str, str, str], list[Element]] = {}
-    for element in elements:
-        groups.setdefault((element.family, element.table, element.collection), []).append(element)
-    for (family, table, collection), group in groups.items():
-        items = ", ".join(element.text if verb == "add" else element.item for element in group)
-        yield f"{verb} element {family} {table} {collection} {{ {items} }}"
+    merged: dict[str, list[str]] = {}
+    for group in groups:
+        for collection, items in group.items():
+            merged.setdefault(collection, []).append(items)
+    return _lines(f"{verb} element {collection} {{ {', '.join(items)} }}" for collection, items in merged.items())

@@ -22,8 +22,8 @@ from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import nftables_maps as maps
 from kubenetlab.datapath.proxy.nftables_table import Words, destination, node_port_key, table
 from kubenetlab.datapath.proxy.services import PRIMARY, EndpointAddress, PortView, node_port_addresses, port_views
-from kubenetlab.datapath.view import NodeView, Place, ServiceView
-from kubenetlab.hoststate.nftables import MAX_NAME, NFT_FAMILIES, InTable, Rule
+from kubenetlab.datapath.view import NodeView, Place, PodView, ServiceView
+from kubenetlab.hoststate.nftables import MAX_NAME, NFT_FAMILIES, InTable, Rule, TableRules
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules import Rules
 
@@ -57,6 +57,10 @@ class Mode(ModeOptions, frozen=True):
             hairpin = [maps.hairpin_rule(words)] if self.layout == "fast" else []
             yield from table(words, addresses, node.service_cidrs[index], hairpin)
 
+    def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
+        for family, address in zip(node.families, pod.addresses, strict=True) if self.layout == "fast" and not pod.is_host_network else ():
+            yield maps.pod_entry(Words(NFT_FAMILIES[family.version], node.netns), address)
+
     def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
         found = []
         for cluster_cidr in network.cluster_cidrs:
@@ -70,7 +74,7 @@ class Mode(ModeOptions, frozen=True):
                 own += maps.entries(words, port) if port in fast else _service_port(words, port, cluster_cidr, outsiders)
             shared = {obj.key: obj for port in fast for obj in maps.shared(words, port, outsiders)}
             if ports:
-                found.append(Rules("nftables", words.family, service.service.full_name, tuple(own), tuple(shared.values())))
+                found.append(TableRules("nftables", words.family, service.service.full_name, tuple(own), tuple(shared.values())))
         return tuple(found)
 
 

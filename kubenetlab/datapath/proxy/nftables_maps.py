@@ -28,8 +28,8 @@ def fits(port: PortView) -> bool:
 
 
 def hairpin_set(words: Words) -> Collection:
-    """Endpoints, each beside itself: whose packets come back to their sender."""
-    return words.collection(HAIRPIN, "ADDR . ADDR", "Endpoints that are their own clients")
+    """Pods, each beside itself: whose packets come back to their sender."""
+    return words.collection(HAIRPIN, "ADDR . ADDR", "Pods of this node that may be led to themselves")
 
 
 def hairpin_rule(words: Words) -> Rule:
@@ -51,7 +51,7 @@ def entries(words: Words, port: PortView) -> Iterator[InTable]:
 
 
 def shared(words: Words, port: PortView, outsiders: str) -> Iterator[InTable]:
-    """What it has in common with others: the maps of its protocol, the chains for so many endpoints, and who may meet himself.
+    """What it has in common with others: the maps of its protocol, and the chains for so many endpoints.
 
     `outsiders` matches whom to masquerade on the way to the cluster IP.
     """
@@ -68,10 +68,14 @@ def shared(words: Words, port: PortView, outsiders: str) -> Iterator[InTable]:
         choice = Rule(f"dnat to {number} . numgen random mod {count} map @{node_port_endpoints}")
         yield words.typeof(node_port_endpoints, f"{number} . numgen random mod 65536 : {address}", "Endpoints of each node port by number")
         yield words.chain(f"nodeport-{chain}", (marked, choice))
-    for endpoint in dict.fromkeys(endpoint.address for endpoint in port.everywhere):
-        yield words.element(HAIRPIN, f"{endpoint} . {endpoint}")
+
+
+def pod_entry(words: Words, address: str) -> Element:
+    """A pod on this node: it alone can be led to itself here."""
+    return words.element(HAIRPIN, f"{address} . {address}")
 
 
 def _numbered(words: Words, where: str, key: str, port: PortView) -> Iterator[Element]:
+    """Whose they are `service-ips` says."""
     for number, endpoint in enumerate(port.everywhere):
-        yield words.element(where, f"{key} . {number}", f"{endpoint.address} . {endpoint.port}", port.title)
+        yield words.element(where, f"{key} . {number}", f"{endpoint.address} . {endpoint.port}")

@@ -5,7 +5,7 @@ Source: k8s.io/kubernetes pkg/proxy/{serviceport,endpoint,topology}.go (Categori
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
@@ -135,7 +135,13 @@ def _port_view(place: Place, view: ServiceView, service: Service, port: ServiceP
     found = list(_endpoints(view, port, version))
     spec = service.spec
     captured = (entry.ip for entry in service.status.load_balancer.ingress if entry.ip and entry.ip_mode == "VIP")
-    balanced = tuple(address for address in captured if ip.version_of(address) == version)
+
+    def own(addresses: Iterable[str]) -> tuple[str, ...]:
+        return tuple(
+            found for found in addresses if ip.version_of(found) == version and (found, port.protocol, port.port) not in view.taken
+        )
+
+    balanced = own(captured)
     is_internal_local, is_external_local = spec.internal_traffic_policy == "Local", spec.external_traffic_policy == "Local"
     near = [(endpoint, address) for endpoint, address in found if endpoint.node_name == place.node]
     return PortView(
@@ -149,7 +155,7 @@ def _port_view(place: Place, view: ServiceView, service: Service, port: ServiceP
         here=categorize(near) if is_internal_local or is_external_local else (),
         is_internal_local=is_internal_local,
         balanced_ips=balanced,
-        external_ips=tuple(address for address in service.external_ips if ip.version_of(address) == version),
+        external_ips=own(service.external_ips),
         node_port=port.node_port,
         sources=tuple(_sources(spec, place, balanced, version)) if balanced else (),
         is_external_local=is_external_local,
