@@ -16,7 +16,7 @@ ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
 def claiming(*names: str) -> Cluster:
     """Services that all want the same external IP, and the same port of it."""
     return running(
-        store(deployment() + "".join(service(name, externalIPs=["192.0.2.50"]).replace("app: web", "app: web") for name in names))
+        store(deployment() + "".join(service(name, externalIPs=["192.0.2.50"]).replace(f"app: {name}", "app: web") for name in names))
     )
 
 
