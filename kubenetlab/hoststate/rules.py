@@ -81,7 +81,7 @@ class Step(Struct, frozen=True):
 
 
 class Dialect(Protocol):
-    """What a dialect's file knows to do. `former` is what was its own before, whether or not it still is."""
+    """What a dialect's file knows to do; with `COMES_LAST` it follows from what the others have made. `former` is what was its own before, whether or not it still is."""
 
     def update(self, old: Sequence[Any], new: Sequence[Any], former: Iterable[Name] = ()) -> str:
         """The words from `old` to `new`; none when there is nothing to do."""
@@ -145,7 +145,8 @@ def steps(old: Iterable[RuleObject], new: Iterable[RuleObject], former: Mapping[
     before, after = by_dialect(old), by_dialect(new)
     found = []
     new_ones = (name for name in after if name not in before)  # another that stays may lose what they take over
-    for name in dict.fromkeys((*new_ones, *after, *before, *former)):
+    names_in_order = dict.fromkeys((*new_ones, *after, *before, *former))
+    for name in sorted(names_in_order, key=lambda name: getattr(dialect(name), "COMES_LAST", False)):
         words = dialect(name)
         mine, own = after.get(name, []), former.get(name, ())
         text = words.replacement(mine, own) if anew else words.update(before.get(name, []), mine, own)

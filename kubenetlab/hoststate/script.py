@@ -163,8 +163,9 @@ def _section(section: Section, common: Sequence[Sysctl]) -> Iterator[str]:
             for obj in group.objects:
                 yield from obj.commands(word)
         for ruleset in section.rulesets:
-            yield from _remarks([ruleset.origin], section)
-            yield from (f'ip netns exec "$NS" {command}' for command in dialect(ruleset.dialect).commands(ruleset.objects))
+            if commands := list(dialect(ruleset.dialect).commands(ruleset.objects)):
+                yield from _remarks([ruleset.origin], section)
+                yield from (f'ip netns exec "$NS" {command}' for command in commands)
     for program in section.programs:
         yield f"# not run here: {program}"
 

@@ -37,7 +37,8 @@ def outputs(case: Path) -> dict[str, str]:
     for name in config.node_names:
         rules = [obj for obj in desired[f"node/{name}"].values() if isinstance(obj, RuleObject)]
         for words, objects in by_dialect(rules).items():
-            found[f"{name}.{words}"] = "".join(f"{command}\n" for command in dialect(words).commands(objects))
+            if text := "".join(f"{command}\n" for command in dialect(words).commands(objects)):
+                found[f"{name}.{words}"] = text
     if len(config.node_names) == 1:
         found["lab.sh"] = script(desired, case.name)
     return found

@@ -20,6 +20,7 @@ from msgspec import Struct
 from kubenetlab.api import ip
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, node_port_addresses, port_views
+from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodeView, Place, ServiceView
 from kubenetlab.hoststate.iptables import FAMILIES, Chain, Entry, IptablesObject, Jump, comment
 from kubenetlab.hoststate.object import Object
@@ -107,12 +108,13 @@ class Mode(ModeOptions, frozen=True):
             yield from _fixed(FAMILIES[family.version], node.netns, addresses, self.localhost_node_ports)
 
     def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
-        found = []
+        found: list[Rules] = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)
             ports = port_views(place, service, version)
             if objects := tuple(obj for port in ports for obj in self._service_port(FAMILIES[version], port, cluster_cidr)):
                 found.append(Rules("iptables", FAMILIES[version], service.service.full_name, objects))
+            found += udp_flows(service.service.full_name, ports, version)
         return tuple(found)
 
     def _service_port(self, family: str, port: PortView, cluster_cidr: str) -> Iterator[IptablesObject]:

@@ -22,6 +22,7 @@ from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import nftables_maps as maps
 from kubenetlab.datapath.proxy.nftables_table import Words, destination, node_port_key, table
 from kubenetlab.datapath.proxy.services import PRIMARY, EndpointAddress, PortView, node_port_addresses, port_views
+from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodeView, Place, PodView, ServiceView
 from kubenetlab.hoststate.nftables import MAX_NAME, NFT_FAMILIES, InTable, Rule, TableRules
 from kubenetlab.hoststate.object import Object
@@ -62,7 +63,7 @@ class Mode(ModeOptions, frozen=True):
             yield maps.pod_entry(Words(NFT_FAMILIES[family.version], node.netns), address)
 
     def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
-        found = []
+        found: list[Rules] = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)
             words = Words(NFT_FAMILIES[version])
@@ -75,6 +76,7 @@ class Mode(ModeOptions, frozen=True):
             shared = {obj.key: obj for port in fast for obj in maps.shared(words, port, outsiders)}
             if ports:
                 found.append(TableRules("nftables", words.family, service.service.full_name, tuple(own), tuple(shared.values())))
+            found += udp_flows(service.service.full_name, ports, version)
         return tuple(found)
 
 

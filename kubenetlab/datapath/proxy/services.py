@@ -57,6 +57,8 @@ class PortView(Struct, frozen=True):
     """Who may come in by a load balancer's address; everybody when nothing is given."""
     is_external_local: bool = False
     """By which policy what comes from outside goes."""
+    serving: tuple[EndpointAddress, ...] = ()
+    """All that answer, those that terminate among them: to them flows that are there may go on leading."""
     affinity_s: int = 0
     """How long a client stays with its endpoint; 0: each connection is drawn anew."""
 
@@ -159,6 +161,7 @@ def _port_view(place: Place, view: ServiceView, service: Service, port: ServiceP
         node_port=port.node_port,
         sources=tuple(_sources(spec, place, balanced, version)) if balanced else (),
         is_external_local=is_external_local,
+        serving=tuple(sorted({address for endpoint, address in found if endpoint.conditions.is_ready or endpoint.conditions.is_serving})),
         affinity_s=spec.session_affinity_config.client_ip.timeout_seconds if spec.session_affinity == "ClientIP" else 0,
     )
 

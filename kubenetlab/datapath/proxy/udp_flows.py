@@ -1,0 +1,23 @@
+"""UDP flows to Services: where connection tracking may lead them, for the modes that leave translation to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from kubenetlab.datapath.proxy.services import PortView
+from kubenetlab.hoststate.conntrack import Destination
+from kubenetlab.hoststate.rules import Rules
+
+
+def udp_flows(subject: str, ports: Sequence[PortView], version: int) -> tuple[Rules, ...]:
+    """The destinations of a Service's UDP ports; nothing for one that has none."""
+    found = tuple(destination for port in ports if port.protocol == "udp" for destination in _destinations(port, version))
+    return (Rules("conntrack", f"IPv{version}", subject, found),) if found else ()
+
+
+def _destinations(port: PortView, version: int) -> Iterator[Destination]:
+    endpoints = tuple((endpoint.address, endpoint.port) for endpoint in port.serving)
+    for address in (port.cluster_ip, *port.outside_ips):
+        yield Destination("", address, port.port, version, endpoints)
+    if port.node_port:
+        yield Destination("", "", port.node_port, version, endpoints)

@@ -1,0 +1,100 @@
+"""conntrack: where UDP flows to a Service's addresses may lead. What connection tracking remembers otherwise is forgotten.
+
+UDP has no end, so a client that keeps its port would stay for ever with an endpoint that is gone, or with the answer that there was
+none. Nothing is made here: the flows are the packets' own. Source: pkg/proxy/conntrack/cleanup.go (1.33).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different
+
+COMES_LAST = True
+"""Flows are forgotten when the rules are in force by which the next packet goes."""
+
+
+class Destination(RuleObject, frozen=True):
+    """An address and port of a Service, or a node port at any address, and the endpoints to which its flows may lead."""
+
+    rank = 140
+
+    address: str
+    """Empty for a node port."""
+    port: int
+    version: int
+    endpoints: tuple[tuple[str, int], ...]
+
+    @property
+    def dialect(self) -> str:
+        return "conntrack"
+
+    @property
+    def key(self) -> Key:
+        return ("Destination", str(self.version), self.address, str(self.port))
+
+    def __str__(self) -> str:
+        return f"UDP flows to {self.address or 'any address'} port {self.port} lead to {len(self.endpoints)} endpoints"
+
+
+Ruled = Destination | Bundle
+
+
+class Allowed(Struct, frozen=True):
+    """One destination's flows: those that lead elsewhere are forgotten."""
+
+    version: int
+    address: str
+    port: int
+    endpoints: tuple[tuple[str, int], ...]
+
+
+def decode(text: str) -> list[Allowed]:
+    """The words of this dialect."""
+    return msgspec.json.decode(text, type=list[Allowed])
+
+
+def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
+    """The destinations that are new, have lost an endpoint or got their first, or are gone."""
+    before, after = different(old, new)
+    touched = [
+        Allowed(obj.version, obj.address, obj.port, obj.endpoints) for key, obj in after.items() if _is_touched(before.get(key), obj)
+    ]
+    touched += [Allowed(obj.version, obj.address, obj.port, ()) for key, obj in before.items() if key not in after]
+    return msgspec.json.encode(touched).decode() if touched else ""
+
+
+def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
+    """All of them."""
+    return update([], objects)
+
+
+def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
+    """Nothing of a namespace is its own."""
+    return ()
+
+
+def blamed(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
+    """No refusal is one destination's."""
+    return None
+
+
+def commands(objects: Sequence[Ruled]) -> Iterator[str]:
+    """Where nothing is, nothing is to be forgotten."""
+    return iter(())
+
+
+def differences(wanted: Sequence[Ruled], listed: Any) -> Iterator[str]:
+    """Flows are the packets' own: there is nothing that should be."""
+    return iter(())
+
+
+def _is_touched(before: Destination | None, after: Destination) -> bool:
+    if before is None or before == after:
+        return before is None
+    return not before.endpoints or not set(before.endpoints) <= set(after.endpoints)

@@ -1,0 +1,134 @@
+"""Connection tracking in a namespace: UDP flows that lead where they should not any more are deleted.
+
+Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h; net/netfilter/nf_conntrack_netlink.c (6.12).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
+from typing import Any, Final, NamedTuple
+
+from kubenetlab.hoststate.conntrack import Allowed, decode
+from kubenetlab.hoststate.rules import Name
+from kubenetlab.hoststate.wire import (
+    NLA_F_NESTED,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    attribute,
+    attributes,
+    message,
+    messages,
+)
+from kubenetlab.kernel.rules import RulesError
+
+NETLINK_NETFILTER: Final = 12
+RECEIVE_BYTES: Final = 256 * 1024
+_GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
+"""NFNL_SUBSYS_CTNETLINK with IPCTNL_MSG_CT_GET and _DELETE."""
+_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_ID = 1, 2, 12
+_CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
+_CTA_IP_SRC, _CTA_IP_DST = {4: 1, 6: 3}, {4: 2, 6: 4}
+_CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
+_FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+_ERRNO = struct.Struct("=i")
+_HEADER_BYTES = 4
+"""struct nfgenmsg."""
+
+Place = tuple[str, int]
+
+
+class Flow(NamedTuple):
+    """One UDP flow: where its client sends to, who answers, and how the kernel names it."""
+
+    destination: Place
+    answers: Place
+    request: bytes
+    """The attributes by which it is deleted."""
+
+
+def open_here() -> Conntrack:
+    """Connection tracking of the namespace this process stands in."""
+    return Conntrack()
+
+
+class Conntrack:
+    """A netlink socket of the namespace in which it was made."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+
+    def run(self, text: str) -> str:
+        wanted = decode(text)
+        for version in {allowed.version for allowed in wanted}:
+            by_place = {(allowed.address, allowed.port): allowed for allowed in wanted if allowed.version == version}
+            for flow in [flow for flow in self.flows(version) if _is_stale(flow, by_place)]:
+                self._delete(version, flow)
+        return ""
+
+    def listed(self, names: Sequence[Name]) -> Any:
+        return []
+
+    def text(self) -> str:
+        """The UDP flows: where each goes, and who answers."""
+        found = (
+            f"udp {flow.destination[0]} port {flow.destination[1]} answered by {flow.answers[0]} port {flow.answers[1]}\n"
+            for flow in self._all()
+        )
+        return "".join(sorted(found))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def flows(self, version: int) -> list[Flow]:
+        """Every UDP flow of an IP version."""
+        self._socket.send(message(_GET, NLM_F_DUMP, struct.pack("=BBH", _FAMILIES[version], 0, 0)))
+        found: list[Flow] = []
+        while True:
+            for type_, _, _, body in messages(self._socket.recv(RECEIVE_BYTES)):
+                if type_ == NLMSG_DONE:
+                    return found
+                if type_ == NLMSG_ERROR:
+                    raise RulesError(f"connection tracking: errno {-_ERRNO.unpack_from(body)[0]}")
+                if (flow := _flow(body[_HEADER_BYTES:], version)) is not None:
+                    found.append(flow)
+
+    def _all(self) -> Iterator[Flow]:
+        for version in _FAMILIES:
+            yield from self.flows(version)
+
+    def _delete(self, version: int, flow: Flow) -> None:
+        """One that has just gone by itself is no fault."""
+        self._socket.send(message(_DELETE, NLM_F_ACK, struct.pack("=BBH", _FAMILIES[version], 0, 0) + flow.request))
+        for type_, _, _, body in messages(self._socket.recv(RECEIVE_BYTES)):
+            if type_ == NLMSG_ERROR and (number := -_ERRNO.unpack_from(body)[0]) not in (0, errno.ENOENT):
+                raise RulesError(f"a UDP flow to {flow.destination[0]} port {flow.destination[1]} is not to be deleted: errno {number}")
+
+
+def _is_stale(flow: Flow, by_place: dict[Place, Allowed]) -> bool:
+    """True when it leads to none of the endpoints of where it goes."""
+    allowed = by_place.get(flow.destination)
+    if allowed is None and flow.answers != flow.destination:  # to a node port, at whatever address
+        allowed = by_place.get(("", flow.destination[1]))
+    return allowed is not None and flow.answers not in allowed.endpoints
+
+
+def _flow(body: memoryview, version: int) -> Flow | None:
+    found = attributes(body)
+    origin, reply = attributes(found[_CTA_TUPLE_ORIG]), attributes(found[_CTA_TUPLE_REPLY])
+    protocol = attributes(origin[_CTA_TUPLE_PROTO])
+    if protocol[_CTA_PROTO_NUM][0] != socket.IPPROTO_UDP:
+        return None
+    request = attribute(_CTA_TUPLE_ORIG | NLA_F_NESTED, bytes(found[_CTA_TUPLE_ORIG])) + attribute(_CTA_ID, bytes(found[_CTA_ID]))
+    destination = _place(origin, _CTA_IP_DST[version], _CTA_PROTO_DST_PORT)
+    return Flow(destination, _place(reply, _CTA_IP_SRC[version], _CTA_PROTO_SRC_PORT), request)
+
+
+def _place(parts: dict[int, memoryview], address: int, port: int) -> Place:
+    ip, protocol = attributes(parts[_CTA_TUPLE_IP]), attributes(parts[_CTA_TUPLE_PROTO])
+    return str(ip_address(bytes(ip[address]))), int.from_bytes(protocol[port], "big")

@@ -1,0 +1,91 @@
+"""UDP clients that keep their port: connection tracking forgets what leads nowhere any more, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.labs.lab import Lab, wait_for
+
+MODES = ("nftables", "nftables,layout=fast", "iptables")
+OUTSIDE = "192.0.2.77"
+CLIENT = """
+import socket, sys
+kept = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+kept.settimeout(0.3)
+for line in sys.stdin:
+    try:
+        kept.sendto(b"hostname", (sys.argv[1], int(sys.argv[2])))
+        print(kept.recv(1500).decode().strip(), flush=True)
+    except OSError as error:
+        print("", flush=True)
+"""
+"""Asks once for each line that it reads, always from the same port."""
+PODS = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web}}, spec: {terminationGracePeriodSeconds: 0, containers: [{name: main, image: agnhost, args: [netexec]}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: client}, spec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec]}]}}
+---
+"""
+SERVICE = f"""\
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec: {{type: NodePort, externalIPs: [{OUTSIDE}], selector: {{app: web}}, ports: [{{port: 81, targetPort: 8081, nodePort: 30081, protocol: UDP}}]}}
+"""
+
+
+@contextmanager
+def client_of(place: Any, address: str, port: int) -> Iterator[Callable[[], str]]:
+    """Asks, and says who answered; nothing when nobody did."""
+    line = ["nsenter", f"--net={place['netns']}", sys.executable, "-c", CLIENT, address, str(port)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+
+        def ask() -> str:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("ask\n")
+            return process.stdout.readline().strip()
+
+        yield ask
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.mark.parametrize("proxy", MODES)
+@pytest.mark.parametrize("way", ["cluster IP", "node port"])
+def test_a_client_is_led_on_when_its_endpoint_goes(lab: Lab, proxy: str, way: str) -> None:
+    """As long as its pod is there it stays with it, whatever becomes of others; then the next datagram reaches another one."""
+    lab.up(PODS + SERVICE, "--proxy", proxy)
+    place = lab.place("nodes", "worker2")["addresses"][0] if way == "node port" else lab.service("web")["cluster_ips"][0]
+    with client_of(lab.pod("client"), place, 30081 if way == "node port" else 81) as ask:
+        first = ask()
+        assert first.startswith("web-")
+        other = next(pod["name"] for pod in lab.pods("web") if pod["name"] != first)
+        lab.run("delete", "pod", other)
+        assert {ask() for _ in range(3)} == {first}
+        lab.run("delete", "pod", first)
+        second = wait_for(ask, "an answer by somebody else")
+        assert second.startswith("web-")
+        assert second != first
+
+
+@pytest.mark.parametrize("proxy", MODES)
+def test_a_client_that_asked_before_there_was_a_service(lab: Lab, proxy: str) -> None:
+    """Its datagrams went out by the default route; from the moment when the Service is there they reach it."""
+    lab.up(PODS, "--proxy", proxy)
+    with client_of(lab.pod("client"), OUTSIDE, 81) as ask:
+        assert ask() == ""
+        lab.apply(SERVICE)
+        assert wait_for(ask, "an answer").startswith("web-")
