@@ -7,10 +7,16 @@ import shutil
 from collections.abc import Mapping
 from typing import Final
 
-from kubenetlab.kernel import nftables
+from kubenetlab.kernel import libbpf, nftables
 
-PACKAGES: Final[Mapping[str, str]] = {"nft": "nftables", "ip": "iproute2", "ping": "iputils-ping", "iptables-nft-restore": "iptables"}
-"""Program → Debian's package."""
+PACKAGES: Final[Mapping[str, str]] = {
+    "nft": "nftables",
+    "ip": "iproute2",
+    "ping": "iputils-ping",
+    "iptables-nft-restore": "iptables",
+    libbpf.LIBRARY: "libbpf1",
+}
+"""Program or library → Debian's package."""
 
 BRIDGE_NETFILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
@@ -46,4 +52,6 @@ def install_hint(program: str) -> str:
 
 def has_program(program: str) -> bool:
     """True when a program, or the library that does the same, is here."""
+    if program == libbpf.LIBRARY:
+        return libbpf.has_library()
     return shutil.which(program) is not None or (program == nftables.PROGRAM and nftables.has_library())

@@ -44,7 +44,7 @@ class Refusal(Struct, frozen=True):
 
 
 class RouteSocket:
-    """Use as a context manager."""
+    """Use as a context manager, or close it."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -56,6 +56,9 @@ class RouteSocket:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
     def batch(self, requests: Sequence[bytes]) -> list[Refusal]:

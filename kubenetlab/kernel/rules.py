@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from kubenetlab.hoststate.rules import Name
 
@@ -26,6 +26,17 @@ class Loader(Protocol):
         """All that is there, as the dialect's own program prints it."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """A loader that goes on working between the words it is given; it stays open as long as its namespace is there."""
+
+    def fileno(self) -> int:
+        """What is readable when there is something to hear."""
+
+    def heard(self) -> None:
+        """Does what that asks for."""
 
 
 def open_here(dialect: str) -> Loader:

@@ -217,6 +217,19 @@ def _try_iptables() -> None:
         loader.close()
 
 
+def _try_bpf() -> None:
+    """Every function of the kernel's that the programs call is there, and a link takes them."""
+    from kubenetlab.hoststate import bpf
+    from kubenetlab.kernel.bpf import open_here
+
+    _leave()
+    loader = open_here()
+    try:
+        loader.run(bpf.update((), [bpf.Programs("", (), bpf.LOOPBACK)]))
+    finally:
+        loader.close()
+
+
 def _try_ipv6() -> None:
     if not has_ipv6():
         raise OSError("the kernel has no IPv6")
@@ -276,6 +289,13 @@ TRIALS: Final = (
         "kube-proxy's mode of that name",
         "sudo apt-get install iptables; CONFIG_NFT_COMPAT and the matches and targets of CONFIG_NETFILTER_XT_…",
         without="kubeProxyMode: iptables is not to be had",
+    ),
+    Trial(
+        "tc programs",
+        _try_bpf,
+        "Services by BPF programs (--proxy ebpf)",
+        f"root of the machine, libbpf1, and {_KERNEL.format(options='CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_ACT and CONFIG_NET_CLS_BPF')}, 5.16 or newer",
+        without="no lab with --proxy ebpf",
     ),
     Trial(
         "IPv6",

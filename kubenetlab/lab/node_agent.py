@@ -21,7 +21,7 @@ from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules import Name, Step
 from kubenetlab.kernel import nftables
-from kubenetlab.kernel.rules import Loader, RulesError, open_here
+from kubenetlab.kernel.rules import Loader, RulesError, Watching, open_here
 from kubenetlab.kernel.syscalls import give_memory_back, inside_network, open_namespace
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
@@ -80,7 +80,8 @@ class Ruleset:
         """Closes the loaders that have grown; the next use opens new ones. False where there is no need."""
         had_grown = bool(self._grown)
         for name in self._grown & self._loaders.keys():
-            self._loaders.pop(name).close()
+            if not isinstance(self._loaders[name], Watching):
+                self._loaders.pop(name).close()
         self._grown.clear()
         return had_grown
 
@@ -92,6 +93,8 @@ class Ruleset:
 
     def close(self) -> None:
         for loader in self._loaders.values():
+            if isinstance(loader, Watching):
+                asyncio.get_running_loop().remove_reader(loader.fileno())
             loader.close()
         self._generations.close()
         os.close(self.life)
@@ -99,7 +102,9 @@ class Ruleset:
     def _loader(self, dialect: str) -> Loader:
         if dialect not in self._loaders:
             with self._inside():
-                self._loaders[dialect] = open_here(dialect)
+                self._loaders[dialect] = loader = open_here(dialect)
+            if isinstance(loader, Watching):
+                asyncio.get_running_loop().add_reader(loader.fileno(), loader.heard)
         return self._loaders[dialect]
 
     def _inside(self) -> AbstractContextManager[None]:

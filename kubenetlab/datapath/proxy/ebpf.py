@@ -1,0 +1,91 @@
+"""ebpf: Services by programs of the kernel's own machine, at tc on the links of a node; no hook of netfilter is used.
+
+    pod ── veth0 ┐ coming: what is for a Service's address goes to an endpoint    ┌ eth0 ── other nodes, outside
+                 ┴ cbr0, routes, the rules of others: they see client and endpoint ┴
+    pod ── veth1 ┐ going: answers get the Service's address back; here, too, is masqueraded
+
+Maps hold Services, endpoints and flows. A hash finds a Service whatever their number, and a change touches one entry. There is no
+Service for SCTP: its ports refuse. See kubenetlab/bpf/service.bpf.c. As in: Cilium's kube-proxy replacement at tc, Calico's eBPF dataplane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab.api import ip
+from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
+from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, port_views
+from kubenetlab.datapath.view import NodeView, Place, PodView, ServiceView
+from kubenetlab.hoststate import bpf
+from kubenetlab.hoststate.bpf import ClusterIp, Front, Hooked, Programs, Range, Source
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules import RuleObject, Rules
+from kubenetlab.hoststate.sandbox import Sysctl
+from kubenetlab.names import NODE_UPLINK
+
+_ANY_ADDRESS = {4: "0.0.0.0", 6: "::"}
+
+
+class Mode(ModeOptions, frozen=True):
+    """No options yet."""
+
+    needs = Needs(programs=("libbpf.so.1",), features=("tc programs",), root="eBPF programs")
+
+    def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
+        # What the node asks itself by a Service comes in again by lo, from the node's own address.
+        yield Sysctl(node.netns, "net/ipv4/conf/lo/accept_local", "1")
+        yield Sysctl(node.netns, "net/ipv4/conf/lo/rp_filter", "0")
+        families = zip(node.families, network.cluster_cidrs, node.service_cidrs, strict=True)
+        ranges = tuple(Range(family.address, pods, services) for family, pods, services in families)
+        yield Programs(node.netns, ranges, NODE_UPLINK)
+
+    def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
+        if pod.ifname:
+            yield Hooked(node.netns, pod.ifname)
+
+    def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
+        found = []
+        for cluster_cidr in network.cluster_cidrs:
+            version = ip.version_of(cluster_cidr)
+            ports = [port for port in port_views(place, service, version) if port.protocol.upper() in bpf.PROTOCOLS]
+            if ports:
+                ips = (ClusterIp("", cluster_ip) for cluster_ip in dict.fromkeys(port.cluster_ip for port in ports))
+                fronts = (obj for port in ports for obj in _service_port(port, version))
+                found.append(Rules("bpf", f"IPv{version}", service.service.full_name, (*ips, *fronts)))
+        return tuple(found)
+
+
+def _service_port(port: PortView, version: int) -> Iterator[RuleObject]:
+    """One port: its lists of endpoints, and where it is found."""
+    service = f"{port.title}/{port.protocol.upper()}"
+    everywhere = bpf.endpoints(service, "Cluster", _pairs(port.everywhere))
+    here = bpf.endpoints(service, "Local", _pairs(port.here))
+    if port.uses_cluster_policy:
+        yield everywhere
+    if port.uses_local_policy:
+        yield here
+    fenced = port.balanced_ips if port.sources else ()
+    for cidr in port.sources if fenced else ():
+        yield Source("", service, cidr if "/" in cidr else f"{cidr}/{128 if version == 6 else 32}")
+    outside = [(address, port.port) for address in port.outside_ips]
+    outside += [(_ANY_ADDRESS[version], port.node_port)] if port.node_port else []
+    inside = [(port.cluster_ip, port.port)]
+    for ways, is_outside, is_local in ((inside, False, port.is_internal_local), (outside, True, port.is_external_local)):
+        for address, number in ways:
+            yield Front(
+                "",
+                address,
+                number,
+                port.protocol.upper(),
+                service,
+                (everywhere.name, len(port.everywhere)),
+                (here.name, len(port.here)) if is_local else bpf.NOWHERE,
+                port.affinity_s,
+                is_outside,
+                is_local,
+                address in fenced,
+            )
+
+
+def _pairs(endpoints: tuple[EndpointAddress, ...]) -> list[tuple[str, int]]:
+    return [(endpoint.address, endpoint.port) for endpoint in endpoints]
