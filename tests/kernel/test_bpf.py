@@ -1,0 +1,133 @@
+"""The programs of the mode ebpf on the links of a namespace: put there, found again, put again, taken away."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+from typing import Any
+
+import pytest
+
+from kubenetlab.hoststate import bpf
+from kubenetlab.hoststate.bpf import ClusterIp, Front, Hooked, Programs, Range
+from kubenetlab.kernel.bpf import BpfLoader, open_here
+from kubenetlab.kernel.libbpf import LIBRARY, has_library
+from kubenetlab.kernel.permissions import is_root
+from kubenetlab.kernel.rules import RulesError
+from tests.patience import patiently
+
+NODE: list[Any] = [Programs("", (Range("172.18.0.2", "10.244.0.0/16", "10.96.0.0/16"),), "eth0")]
+ENDPOINTS = bpf.endpoints("default/web/TCP", "Cluster", [("10.244.1.2", 80)])
+SERVICE: list[Any] = [ENDPOINTS, ClusterIp("", "10.96.0.7"), Front("", "10.96.0.7", 80, "TCP", "default/web/TCP", (ENDPOINTS.name, 1))]
+BOTH = ["coming", "going"]
+
+
+def opened() -> BpfLoader:
+    if not has_library() or not is_root():
+        pytest.skip(f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root of the machine")
+    return open_here()
+
+
+def with_links(*names: str) -> None:
+    for name in names:
+        subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}-peer"], check=True)
+
+
+def listen(loader: BpfLoader) -> None:
+    """What the node agent does: hears when there is something to hear."""
+    assert select.select([loader], [], [], patiently(5))[0], "nothing is heard"
+    loader.heard()
+
+
+def test_services_are_told_and_changed() -> None:
+    """By changes, by making anew, and back to nothing; what differs is named."""
+    loader = opened()
+    with_links("eth0")
+    loader.run(bpf.update([], NODE + SERVICE))
+    assert list(bpf.differences(NODE + SERVICE, loader.listed(()))) == []
+    assert loader.listed(())["links"] == {"lo": ["going"], "eth0": BOTH}
+    assert "front 10.96.0.7 80/TCP: Cluster, 1" in loader.text().splitlines()
+    loader.run(bpf.update(NODE + SERVICE, NODE))
+    assert list(bpf.differences(NODE, loader.listed(()))) == []
+    assert list(bpf.differences(NODE + SERVICE, loader.listed(()))) == [f"+ {obj}" for obj in SERVICE]
+    loader.run(bpf.update(NODE, NODE + SERVICE))
+    loader.run(bpf.replacement(NODE + SERVICE[:1]))
+    assert list(bpf.differences(NODE + SERVICE[:1], loader.listed(()))) == []
+    loader.run(bpf.update(NODE + SERVICE[:1], [], [bpf.NAME]))
+    assert loader.listed(()) == {"links": {}, "maps": {}}
+    loader.close()
+
+
+def test_another_process_goes_on_with_what_is_there() -> None:
+    """The links hold the programs and their maps; flows stay as they are."""
+    first = opened()
+    with_links("eth0")
+    first.run(bpf.update([], NODE + SERVICE))
+    first.close()
+    second = opened()
+    assert list(bpf.differences(NODE + SERVICE, second.listed(()))) == []
+    ids = [one.program_id for index in second._links().values() for one in second._filters(index)]
+    second.run(bpf.update(NODE + SERVICE, NODE))
+    second.run(bpf.replacement(NODE + SERVICE))
+    assert [one.program_id for index in second._links().values() for one in second._filters(index)] == ids
+    second.close()
+
+
+def test_a_link_that_comes_later_gets_the_programs() -> None:
+    """Nobody has to tell; one of the same name that comes in its place gets them, too; one that is not wanted does not."""
+    loader = opened()
+    with_links("eth0")
+    loader.run(bpf.update([], [*NODE, Hooked("", "veth0")]))
+    for _ in range(2):
+        with_links("veth0", "veth1")
+        listen(loader)
+        assert loader.listed(())["links"] == {"lo": ["going"], "eth0": BOTH, "veth0": BOTH}
+        for name in ("veth0", "veth1"):
+            subprocess.run(["ip", "link", "del", name], check=True)
+        listen(loader)
+    loader.close()
+
+
+def test_a_link_that_is_not_wanted_any_more_loses_them() -> None:
+    """The others keep them."""
+    loader = opened()
+    with_links("eth0", "veth0")
+    both = [*NODE, Hooked("", "veth0")]
+    loader.run(bpf.update([], both))
+    loader.run(bpf.update(both, NODE))
+    assert loader.listed(())["links"] == {"lo": ["going"], "eth0": BOTH}
+    loader.close()
+
+
+@pytest.mark.parametrize("command", ["filter del dev eth0 ingress", "qdisc del dev eth0 clsact"])
+def test_what_somebody_took_away_is_put_again(command: str) -> None:
+    """As soon as the kernel tells of it."""
+    loader = opened()
+    with_links("eth0")
+    loader.run(bpf.update([], NODE))
+    loader.heard()
+    subprocess.run(["tc", *command.split()], check=True)
+    assert loader.listed(())["links"] != {"lo": ["going"], "eth0": BOTH}
+    listen(loader)
+    assert loader.listed(())["links"] == {"lo": ["going"], "eth0": BOTH}
+    loader.close()
+
+
+def test_a_refusal_names_the_entry() -> None:
+    """So that it can be said which object it was."""
+    loader = opened()
+    words = bpf.update([], NODE + SERVICE).replace(f'["fronts", "{next(iter(SERVICE[1].entries()))[0][1].hex()}"', '["fronts", "00"')
+    with pytest.raises(RulesError, match="fronts has keys of 20 and values of 40 bytes"):
+        loader.run(words)
+    loader.close()
+
+
+def test_a_closed_loader_holds_nothing() -> None:
+    """Neither descriptors nor programs that are on no link."""
+    opened().close()  # what the library itself keeps open
+    before = os.listdir("/proc/self/fd")
+    loader = opened()
+    loader.run(bpf.update([], NODE + SERVICE))
+    loader.close()
+    assert os.listdir("/proc/self/fd") == before
