@@ -40,6 +40,7 @@ enum front_flag {
 	IS_OUTSIDE = 1, /* an external address or node port, so the policy is the external one */
 	IS_LOCAL = 2,   /* that policy is Local */
 	IS_FENCED = 4,  /* only sources in the map `sources` may come */
+	IS_HIDING = 8,  /* all clients are masqueraded, pods too */
 };
 
 struct front {

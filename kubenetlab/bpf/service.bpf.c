@@ -132,7 +132,7 @@ __noinline int choose_list(struct work *work, const struct settings *known, cons
 		return -1;
 	const struct packet *packet = &work->packet;
 	int is_from_pod = is_within(&packet->tuple.source, &known->pods[packet->is_ipv6 != 0]);
-	int is_local = (front->flags & IS_LOCAL) != 0, masquerade = !is_from_pod;
+	int is_local = (front->flags & IS_LOCAL) != 0, masquerade = !is_from_pod || front->flags & IS_HIDING;
 	if (front->flags & IS_OUTSIDE) {
 		masquerade = !is_local || is_from_node;
 		if (is_from_pod || is_from_node)
@@ -240,6 +240,12 @@ static __always_inline void forget_answers(struct work *work, const struct flow 
 	bpf_map_delete_elem(&flows, &work->key);
 }
 
+/* True for a packet of a connection that has been begun before. */
+static __always_inline int is_underway(const struct packet *packet)
+{
+	return packet->tuple.protocol == IPPROTO_TCP && (packet->tcp_flags & (SYN | ACK)) != SYN;
+}
+
 /* True for a packet that may begin a new flow although there is one of its addresses and ports. */
 __noinline int is_stale(struct work *work, const struct settings *known, const struct flow *flow, int is_from_node)
 {
@@ -247,7 +253,7 @@ __noinline int is_stale(struct work *work, const struct settings *known, const s
 		return -1;
 	const struct tuple *asked = &work->packet.tuple;
 	int is_tcp = asked->protocol == IPPROTO_TCP;
-	if (is_tcp && (work->packet.tcp_flags & (SYN | ACK)) != SYN)
+	if (is_underway(&work->packet))
 		return 0;
 	if (flow->flags & IS_CLOSED || bpf_ktime_get_ns() - flow->seen_ns > (is_tcp ? HALF_OPEN_NS : IDLE_NS))
 		return 1;
@@ -374,9 +380,7 @@ __noinline int pass_by(struct __sk_buff *skb, struct work *work, const struct se
 		struct front_key key = {.address = asked->destination};
 		return bpf_map_lookup_elem(&fronts, &key) ? refuse(skb, work, known) : TC_ACT_SHOT;
 	}
-	if (asked->stage != COMING || !has_ports(asked))
-		return TC_ACT_OK;
-	if (asked->protocol == IPPROTO_TCP && (work->packet.tcp_flags & (SYN | ACK)) != SYN)
+	if (asked->stage != COMING || !has_ports(asked) || is_underway(&work->packet))
 		return TC_ACT_OK;
 	struct tuple *key = &work->key;
 	set_key(key, &asked->destination, asked->destination_port, &asked->source, asked->source_port, asked->protocol, GOING);
@@ -403,9 +407,12 @@ __noinline int begin(struct __sk_buff *skb, struct work *work, const struct sett
 {
 	if (!work || !known)
 		return -1;
-	struct front *front = has_ports(&work->packet.tuple) ? find_front(&work->packet.tuple, known, work->packet.is_ipv6 != 0) : 0;
+	const struct tuple *asked = &work->packet.tuple;
+	struct front *front = has_ports(asked) ? find_front(asked, known, work->packet.is_ipv6 != 0) : 0;
 	if (!front)
 		return pass_by(skb, work, known);
+	if (is_underway(&work->packet))
+		return TC_ACT_OK; /* by the rules of a former mode: connection tracking may know its way */
 	int manner = choose_list(work, known, front, is_from_node);
 	if (front->flags & IS_FENCED && !is_admitted(work))
 		return TC_ACT_SHOT;
@@ -418,6 +425,13 @@ __noinline int begin(struct __sk_buff *skb, struct work *work, const struct sett
 	if (open_flow(work, known, manner))
 		return TC_ACT_SHOT;
 	return translate(skb, work, known, &work->flow);
+}
+
+/* What goes out and nobody has translated: a connection to a cluster IP that nobody knows any more is ended. */
+static __always_inline int end_lost(struct __sk_buff *skb, struct work *work, const struct settings *known)
+{
+	int is_lost = is_underway(&work->packet) && is_within(&work->packet.tuple.destination, &known->services[work->packet.is_ipv6 != 0]);
+	return is_lost ? refuse(skb, work, known) : TC_ACT_OK;
 }
 
 static __always_inline int look_at(struct __sk_buff *skb, int stage)
@@ -438,7 +452,7 @@ static __always_inline int look_at(struct __sk_buff *skb, int stage)
 		flow = 0;
 	}
 	if (!flow)
-		return stage == COMING || is_from_node ? begin(skb, work, known, is_from_node) : TC_ACT_OK;
+		return stage == COMING || is_from_node ? begin(skb, work, known, is_from_node) : end_lost(skb, work, known);
 	if (work->packet.tcp_flags & (FIN | RST))
 		flow->flags |= IS_CLOSED;
 	flow->seen_ns = bpf_ktime_get_ns();

@@ -31,7 +31,7 @@ _SLOT = struct.Struct("=8sII")
 _ENDPOINT = struct.Struct("=16s2s6x")
 _SOURCE_KEY = struct.Struct("=I8s16s")
 _AT_ADDRESS, _AT_NODE = 0, 1
-_IS_OUTSIDE, _IS_LOCAL, _IS_FENCED = 1, 2, 4
+_IS_OUTSIDE, _IS_LOCAL, _IS_FENCED, _IS_HIDING = 1, 2, 4, 8
 _UNSPECIFIED: Final = {4: "0.0.0.0", 6: "::"}
 
 Entry = tuple[str, bytes]
@@ -192,6 +192,8 @@ class Front(_Bpf, frozen=True):
     is_local: bool = False
     is_fenced: bool = False
     """Only a Source may ask."""
+    is_hiding: bool = False
+    """Endpoints see none of their clients, but the node."""
 
     @property
     def key(self) -> Key:
@@ -200,7 +202,7 @@ class Front(_Bpf, frozen=True):
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
         kind = _AT_NODE if self.address in _UNSPECIFIED.values() else _AT_ADDRESS
         key = _FRONT_KEY.pack(_address(self.address), _port(self.port), PROTOCOLS[self.protocol], kind)
-        flags = self.is_outside * _IS_OUTSIDE | self.is_local * _IS_LOCAL | self.is_fenced * _IS_FENCED
+        flags = self.is_outside * _IS_OUTSIDE | self.is_local * _IS_LOCAL | self.is_fenced * _IS_FENCED | self.is_hiding * _IS_HIDING
         lists = (_id(self.everywhere[0]), _id(self.here[0]), _id(self.service))
         yield ("fronts", key), _FRONT.pack(*lists, self.everywhere[1], self.here[1], self.affinity_s, flags)
 
@@ -297,7 +299,11 @@ def readable(name: str, key: bytes, value: bytes) -> str:
             _, _, _, everywhere, here, affinity_s, flags = _FRONT.unpack(value)
             where = f"{_as_address(address)} {int.from_bytes(port, 'big')}/{_protocol(protocol)}"
             policy = f"Local, {here} here of {everywhere}" if flags & _IS_LOCAL else f"Cluster, {everywhere}"
-            more = f", ClientIP {affinity_s}s" * bool(affinity_s) + ", fenced" * bool(flags & _IS_FENCED)
+            more = (
+                f", ClientIP {affinity_s}s" * bool(affinity_s)
+                + ", fenced" * bool(flags & _IS_FENCED)
+                + ", masqueraded" * bool(flags & _IS_HIDING)
+            )
             if not protocol:
                 return f"front {_as_address(address)}: a cluster IP"
             return f"front {'node port ' if kind == _AT_NODE else ''}{where}: {policy}{more}"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +29,9 @@ OBJECT: Final = Path(__file__).parents[1] / "bpf" / "service.bpf.o"
 SIDES: Final[Mapping[str, tc.Side]] = {COMING: "ingress", GOING: "egress"}
 TOLD: Final = ("settings", "fronts", "endpoints", "members", "sources")
 """The maps that are written from outside; the others belong to the packets."""
+
+GRACE_S, QUIET_S = 0.25, 0.02
+"""How long programs that are taken away translate what they have begun, and after which silence nothing is left to translate."""
 
 _NETLINK_ADD_MEMBERSHIP, _RTNLGRP_LINK, _RTNLGRP_TC = 1, 1, 4
 _LINK_HEADER, _IFLA_IFNAME = 16, 3
@@ -171,6 +176,16 @@ class BpfLoader:
         self._route.batch([tc.delete_filter(index, side) for side in SIDES.values()])
 
     def _take_away(self) -> None:
+        """New flows are left to others first, and what is being said has a moment to end."""
+        if (loaded := self._loaded or self._adopted()) is not None:
+            self._loaded = loaded
+            loaded.set("settings", bytes(4), bytes(loaded.maps["settings"].value_size))
+            for name in TOLD[1:]:
+                for key, _ in loaded.entries(name):
+                    loaded.delete(name, key)
+            deadline = time.monotonic() + GRACE_S
+            while _is_busy(loaded) and time.monotonic() < deadline:
+                time.sleep(QUIET_S)
         self._wanted = frozenset()
         self._hooked.clear()
         for index in self._links().values():
@@ -193,6 +208,12 @@ class BpfLoader:
                     raise
                 continue
             yield from (found for body in bodies if (found := tc.decode_filter(body)) is not None)
+
+
+def _is_busy(loaded: Loaded) -> bool:
+    """True when a packet of any flow has just been seen."""
+    quiet_since = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - int(QUIET_S * 1e9)
+    return any(int.from_bytes(value[-8:], sys.byteorder) > quiet_since for _, value in loaded.entries("flows"))
 
 
 def _link_name(body: memoryview) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +36,8 @@ from tests.kernel.frames import (
 PASS, DROP, REDIRECT = 0, 2, 7
 NODE_PORT = 30080
 SECOND = 10**9
+FORWARDED = struct.pack("=9II", *bytes(9), 1).ljust(192, b"\0")
+"""A struct __sk_buff whose ingress_ifindex says that the packet has come by a link; without one it is the node's own."""
 
 
 class Addresses(NamedTuple):
@@ -125,8 +128,8 @@ class Node:
     def coming(self, packet: Packet) -> tuple[int, Packet]:
         return self._given("coming", packet)
 
-    def going(self, packet: Packet) -> tuple[int, Packet]:
-        return self._given("going", packet)
+    def going(self, packet: Packet, context: bytes = b"") -> tuple[int, Packet]:
+        return self._given("going", packet, context)
 
     def came(self, packet: Packet) -> Packet:
         """What the stack gets of a packet that comes."""
@@ -136,12 +139,12 @@ class Node:
 
     def went(self, packet: Packet) -> Packet:
         """What leaves of a packet that goes."""
-        verdict, found = self.going(packet)
+        verdict, found = self.going(packet, FORWARDED)
         assert verdict == PASS
         return found
 
-    def _given(self, program: str, packet: Packet) -> tuple[int, Packet]:
-        verdict, data = self.loaded.try_packet(program, frame(packet))
+    def _given(self, program: str, packet: Packet, context: bytes = b"") -> tuple[int, Packet]:
+        verdict, data = self.loaded.try_packet(program, frame(packet), context)
         return verdict, opened(data)
 
 
@@ -170,6 +173,13 @@ def test_a_pod_asks_a_cluster_ip(ends: Addresses) -> None:
             assert node.went(came) == came
             assert node.went(answer(came)).ends == (ends.cluster_ip, 80, pod, 40000)
             assert node.came(answer(came)) == answer(came), "what comes for a pod is left as it is"
+
+
+def test_clients_can_be_hidden(ends: Addresses) -> None:
+    """With masqueradeAll pods are not seen themselves either."""
+    node = Node(ends)
+    node.serve([(ends.pods[2], 8080)], is_hiding=True)
+    assert node.went(node.came(tcp((ends.pods[0], 40000), (ends.cluster_ip, 80)))).source == ends.node
 
 
 def test_from_outside_by_the_policy_cluster(ends: Addresses) -> None:
@@ -262,11 +272,22 @@ def test_where_nobody_serves_a_client_hears_so(ends: Addresses) -> None:
     assert node.coming(tcp(client, (free, 80)))[0] == DROP
 
 
+def test_a_connection_that_nobody_knows_is_ended(ends: Addresses) -> None:
+    """It is left to the stack, which may know it from the rules of a former mode; what leaves that untranslated is answered with a reset."""
+    node = Node(ends)
+    node.serve([(ends.pods[2], 8080)])
+    lost = tcp((ends.pods[0], 40000), (ends.cluster_ip, 80), ACK)
+    assert node.came(lost) == lost
+    verdict, heard = node.going(lost, FORWARDED)
+    assert (verdict, heard.ends, heard.flags) == (REDIRECT, (ends.cluster_ip, 80, ends.pods[0], 40000), RST)
+
+
 def test_a_reset_is_not_answered(ends: Addresses) -> None:
     """Or two of a kind would go on for ever."""
     node = Node(ends)
     node.serve([])
-    assert node.coming(tcp((ends.pods[0], 40000), (ends.cluster_ip, 80), RST))[0] == DROP
+    assert node.coming(tcp((ends.pods[0], 40000), (ends.cluster_ip, 81), RST))[0] == DROP
+    assert node.going(tcp((ends.pods[0], 40000), (ends.cluster_ip, 80), RST), FORWARDED)[0] == DROP
 
 
 def test_a_faithful_client_gets_its_endpoint(ends: Addresses) -> None:

@@ -27,9 +27,11 @@ _ANY_ADDRESS = {4: "0.0.0.0", 6: "::"}
 
 
 class Mode(ModeOptions, frozen=True):
-    """No options yet."""
+    """Options: `masqueradeAll`: whatever is for a cluster IP is masqueraded, what pods send too."""
 
     needs = Needs(programs=("libbpf.so.1",), features=("tc programs",), root="eBPF programs")
+
+    masquerade_all: bool = False
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         # What the node asks itself by a Service comes in again by lo, from the node's own address.
@@ -50,12 +52,12 @@ class Mode(ModeOptions, frozen=True):
             ports = [port for port in port_views(place, service, version) if port.protocol.upper() in bpf.PROTOCOLS]
             if ports:
                 ips = (ClusterIp("", cluster_ip) for cluster_ip in dict.fromkeys(port.cluster_ip for port in ports))
-                fronts = (obj for port in ports for obj in _service_port(port, version))
+                fronts = (obj for port in ports for obj in _service_port(port, version, self.masquerade_all))
                 found.append(Rules("bpf", f"IPv{version}", service.service.full_name, (*ips, *fronts)))
         return tuple(found)
 
 
-def _service_port(port: PortView, version: int) -> Iterator[RuleObject]:
+def _service_port(port: PortView, version: int, masquerade_all: bool) -> Iterator[RuleObject]:
     """One port: its lists of endpoints, and where it is found."""
     service = f"{port.title}/{port.protocol.upper()}"
     everywhere = bpf.endpoints(service, "Cluster", _pairs(port.everywhere))
@@ -84,6 +86,7 @@ def _service_port(port: PortView, version: int) -> Iterator[RuleObject]:
                 is_outside,
                 is_local,
                 address in fenced,
+                is_hiding=masquerade_all and not is_outside,
             )
 
 
