@@ -1,6 +1,7 @@
 """What a cluster asks of the machine, checked before the work begins: permissions, programs, the kernel's IP versions.
 
-How much room there is is another question (room.py); what each kernel can do, doctor finds out by trying.
+How much room there is is another question (room.py). What every lab needs of the kernel, doctor finds out by trying; what only some
+modes need is tried for those.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def require(config: ClusterConfig) -> None:
 
 def require_modes(config: ClusterConfig) -> None:
     """The same for a lab that runs already and may be given other modes."""
-    found = [fault for title, needs in chosen(config) for fault in faults(title, needs, is_root=is_root(), has_program=has_program)]
+    found: list[str] = []
+    for title, needs in chosen(config):
+        found += list(faults(title, needs, is_root=is_root(), has_program=has_program)) or unsupported(title, needs)
     if 6 in config.networking.versions and not has_ipv6():
         found.append("this kernel has no IPv6, which networking.ipFamily asks for; boot it without ipv6.disable=1")
     if found:
@@ -51,3 +54,12 @@ def faults(title: str, needs: Needs, *, is_root: bool, has_program: Callable[[st
     for program in needs.programs:
         if not has_program(program):
             yield f"this machine lacks {install_hint(program)}, for {title}"
+
+
+def unsupported(title: str, needs: Needs) -> Iterator[str]:
+    """What the kernel refuses of that which a mode needs and other modes do without."""
+    from kubenetlab.kernel.trials import TRIALS, outcomes
+
+    for outcome in outcomes([trial for trial in TRIALS if trial.without and trial.name in needs.features]):
+        if outcome.fault:
+            yield f"{title} needs {outcome.trial.name}: {outcome.fault}; wanted: {outcome.trial.remedy}"

@@ -50,6 +50,17 @@ def names_in_run_netns() -> list[str]:
     return [name for name in os.listdir("/run/netns") if name.startswith(OURS)] if os.path.isdir("/run/netns") else []
 
 
+def test_what_only_root_can_have_is_refused_at_once(lab: UsersLab) -> None:
+    """Programs of BPF: for a new lab, and for one that runs in another mode, which goes on in that."""
+    words = "proxy ebpf needs root of the machine (eBPF programs), which a user namespace does not give: run kubenetlab up as root (sudo)"
+    assert words in lab.run("up", "-f", "-", "--proxy", "ebpf", given=CLIENT, status=1).err
+    assert not lab.directory.exists()
+    lab.run("up", "-f", "-", given=CLIENT)
+    assert words in lab.run("up", "--proxy", "ebpf", status=1).err
+    assert lab.seen["kube_proxy_mode"] == "nftables"
+    assert lab.run("diff").out == "the kernel is as it should be\n"
+
+
 def test_a_whole_lab_without_root(lab: UsersLab) -> None:
     """Made, probed, changed and freed as by root; the machine's list of namespaces never hears of it."""
     lab.run("up", "-f", "-", given=CLIENT + deployment(replicas=2) + service())

@@ -10,7 +10,8 @@ import pytest
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.kernel.permissions import NEEDED, effective_capabilities, is_first_user_namespace, lacking, remedy
-from kubenetlab.lab.requirements import chosen, faults
+from kubenetlab.kernel.trials import Trial
+from kubenetlab.lab.requirements import chosen, faults, unsupported
 
 
 def test_the_modes_of_a_cluster_are_asked() -> None:
@@ -34,6 +35,20 @@ def test_the_modes_of_a_cluster_are_asked() -> None:
 def test_nothing_takes_the_place_of_what_cannot_be_had(needs: Needs, is_root: bool, expected: list[str]) -> None:
     """A program that is missing, or root that is not there, is an error that says so."""
     assert list(faults("cni test", needs, is_root=is_root, has_program=lambda program: program == "nft")) == expected
+
+
+def test_a_kernel_that_cannot_is_found_before_the_lab_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only some modes need is tried for those that are chosen."""
+
+    def refused() -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    makes = [Trial("special", refused, "a test", "another kernel", "labs without it"), Trial("basic", refused, "a test", "another kernel")]
+    monkeypatch.setattr("kubenetlab.kernel.trials.TRIALS", makes)
+    assert list(unsupported("proxy test", Needs(features=("special", "basic")))) == [
+        "proxy test needs special: Operation not supported; wanted: another kernel"
+    ]
+    assert list(unsupported("proxy test", Needs(features=("basic",)))) == []
 
 
 def test_lacking_capabilities_are_named() -> None:
