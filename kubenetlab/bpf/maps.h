@@ -100,10 +100,11 @@ struct tuple {
 };
 
 enum flow_flag {
-	IS_SERVICE = 1,  /* the way to a Service's endpoint, not the way back */
+	IS_SERVICE = 1,  /* the way to a Service's endpoint, as the client's packets begin it */
 	FROM_NODE = 2,   /* the node itself is the client: the packet has passed the stack and is sent on from here */
 	TO_NODE = 4,     /* an answer to it */
 	IS_CLOSED = 8,   /* the client has said goodbye */
+	IS_APART = 16,   /* the way to the same endpoint without a Service */
 };
 
 /* What a packet becomes. */

@@ -52,6 +52,13 @@ struct {
 	__type(value, struct work);
 } works SEC(".maps");
 
+/* Functions that the kernel checks by themselves ask for it again: older kernels take no key or value of a map from an argument. */
+static __always_inline struct work *at_hand(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&works, &zero);
+}
+
 __noinline int to_loopback(struct __sk_buff *skb)
 {
 	__u8 nobody[2 * ETH_ALEN] = {};
@@ -126,8 +133,9 @@ static __noinline struct front *find_front(const struct tuple *asked, const stru
 }
 
 /* By which policy a packet goes: sets the list, and returns how it is sent. */
-__noinline int choose_list(struct work *work, const struct settings *known, const struct front *front, int is_from_node)
+__noinline int choose_list(const struct settings *known, const struct front *front, int is_from_node)
 {
+	struct work *work = at_hand();
 	if (!work || !known || !front)
 		return -1;
 	const struct packet *packet = &work->packet;
@@ -159,8 +167,9 @@ static __always_inline int is_admitted(const struct work *work)
 }
 
 /* Draws an endpoint, or takes the one to which the client is faithful. */
-__noinline int choose_endpoint(struct work *work)
+__noinline int choose_endpoint(void)
 {
+	struct work *work = at_hand();
 	if (!work)
 		return -1;
 	struct client_key client = {.service = work->service, .address = work->packet.tuple.source};
@@ -185,11 +194,14 @@ __noinline int choose_endpoint(struct work *work)
 	return 0;
 }
 
-/* Enters a flow under a destination port that no other flow has: `first`, unless that is 0 or taken. Returns the port. */
-__noinline int reserve(struct tuple *key, const struct flow *flow, int first)
+/* Enters work->other under work->key, with a destination port that no other flow has: `first`, unless that is 0 or taken. Returns the port. */
+__noinline int reserve(int first)
 {
-	if (!key || !flow)
+	struct work *work = at_hand();
+	if (!work)
 		return -1;
+	struct tuple *key = &work->key;
+	const struct flow *flow = &work->other;
 	for (int i = 0; i < ATTEMPTS; i++) {
 		int is_first = i == 0 && first;
 		key->destination_port = is_first ? first : bpf_htons(FIRST_PORT + bpf_get_prandom_u32() % PORTS);
@@ -204,8 +216,9 @@ __noinline int reserve(struct tuple *key, const struct flow *flow, int first)
 }
 
 /* Enters all that a new flow from the packet's source to the chosen endpoint needs; what the packet becomes is in work->flow. */
-__noinline int open_flow(struct work *work, const struct settings *known, int manner)
+__noinline int open_flow(const struct settings *known, int manner)
 {
+	struct work *work = at_hand();
 	if (!work || !known)
 		return -1;
 	const struct tuple *asked = &work->packet.tuple;
@@ -214,16 +227,16 @@ __noinline int open_flow(struct work *work, const struct settings *known, int ma
 	struct flow *flow = &work->flow, *other = &work->other;
 	struct tuple *key = &work->key;
 	int is_own = is_same(&chosen->address, node), is_nodes = manner & NODE_IS_CLIENT;
-	__u32 flags = (manner & IS_DIRECT ? 0 : IS_SERVICE) | (is_nodes ? FROM_NODE : 0);
+	__u32 flags = (manner & IS_DIRECT ? IS_APART : IS_SERVICE) | (is_nodes ? FROM_NODE : 0);
 
 	set_flow(flow, &asked->source, 0, &chosen->address, chosen->port, flags);
 	set_flow(other, &asked->destination, asked->destination_port, &asked->source, asked->source_port, is_nodes ? TO_NODE : 0);
 	set_key(key, &chosen->address, chosen->port, &asked->source, 0, asked->protocol, is_nodes && !is_own ? COMING : GOING);
-	flow->source_port = reserve(key, other, is_nodes ? 0 : asked->source_port);
+	flow->source_port = reserve(is_nodes ? 0 : asked->source_port);
 	if (manner & MASQUERADED && !is_nodes && !is_own) {
 		set_flow(other, &chosen->address, chosen->port, &asked->source, flow->source_port, 0);
 		set_key(key, &chosen->address, chosen->port, node, 0, asked->protocol, COMING);
-		__be16 port = reserve(key, other, 0);
+		__be16 port = reserve(0);
 		set_flow(other, node, port, &chosen->address, chosen->port, 0);
 		set_key(key, &asked->source, flow->source_port, &chosen->address, chosen->port, asked->protocol, GOING);
 		bpf_map_update_elem(&flows, key, other, BPF_ANY);
@@ -247,28 +260,30 @@ static __always_inline int is_underway(const struct packet *packet)
 }
 
 /* True for a packet that may begin a new flow although there is one of its addresses and ports. */
-__noinline int is_stale(struct work *work, const struct settings *known, const struct flow *flow, int is_from_node)
+__noinline int is_stale(const struct settings *known, const struct flow *flow, int is_from_node)
 {
+	struct work *work = at_hand();
 	if (!work || !known || !flow)
 		return -1;
 	const struct tuple *asked = &work->packet.tuple;
 	int is_tcp = asked->protocol == IPPROTO_TCP;
-	if (is_underway(&work->packet))
+	if (!(flow->flags & (IS_SERVICE | IS_APART)) || is_underway(&work->packet))
 		return 0;
 	if (flow->flags & IS_CLOSED || bpf_ktime_get_ns() - flow->seen_ns > (is_tcp ? HALF_OPEN_NS : IDLE_NS))
 		return 1;
-	if (!(flow->flags & IS_SERVICE))
+	if (flow->flags & IS_APART)
 		return 0;
 	struct front *front = find_front(asked, known, work->packet.is_ipv6 != 0);
 	if (!front)
 		return 1;
-	choose_list(work, known, front, is_from_node);
+	choose_list(known, front, is_from_node);
 	struct endpoint endpoint = {.address = flow->destination, .port = flow->destination_port};
 	return !is_member(work->list, &endpoint);
 }
 
-__noinline int refuse(struct __sk_buff *skb, struct work *work, const struct settings *known)
+__noinline int refuse(struct __sk_buff *skb, const struct settings *known)
 {
+	struct work *work = at_hand();
 	if (!work || !known)
 		return -1;
 	const struct packet *packet = &work->packet;
@@ -326,8 +341,9 @@ static __always_inline int translate_fragment(struct __sk_buff *skb, struct work
 }
 
 /* An error about a packet that had been translated: it goes where that came from, and quotes it as it was sent. */
-__noinline int translate_error(struct __sk_buff *skb, struct work *work, const struct settings *known)
+__noinline int translate_error(struct __sk_buff *skb, const struct settings *known)
 {
+	struct work *work = at_hand();
 	if (!work || !known)
 		return -1;
 	struct packet *packet = &work->packet, *quoted = &work->quoted;
@@ -370,15 +386,16 @@ __noinline int translate_error(struct __sk_buff *skb, struct work *work, const s
 
 /* A packet of no flow, for no Service port: what is for the Services' range is refused or dropped. What takes the addresses and ports of
  * a Service's flow to the same endpoint gets another port, so that the answers can be told apart. */
-__noinline int pass_by(struct __sk_buff *skb, struct work *work, const struct settings *known)
+__noinline int pass_by(struct __sk_buff *skb, const struct settings *known)
 {
+	struct work *work = at_hand();
 	if (!work || !known)
 		return -1;
 	const struct tuple *asked = &work->packet.tuple;
 	int is_ipv6 = work->packet.is_ipv6 != 0;
 	if (is_within(&asked->destination, &known->services[is_ipv6])) {
 		struct front_key key = {.address = asked->destination};
-		return bpf_map_lookup_elem(&fronts, &key) ? refuse(skb, work, known) : TC_ACT_SHOT;
+		return bpf_map_lookup_elem(&fronts, &key) ? refuse(skb, known) : TC_ACT_SHOT;
 	}
 	if (asked->stage != COMING || !has_ports(asked) || is_underway(&work->packet))
 		return TC_ACT_OK;
@@ -398,31 +415,32 @@ __noinline int pass_by(struct __sk_buff *skb, struct work *work, const struct se
 		return TC_ACT_OK;
 	}
 	work->chosen = (struct endpoint){.address = asked->destination, .port = asked->destination_port};
-	open_flow(work, known, IS_DIRECT);
+	open_flow(known, IS_DIRECT);
 	return translate(skb, work, known, &work->flow);
 }
 
 /* The first packet of a flow. */
-__noinline int begin(struct __sk_buff *skb, struct work *work, const struct settings *known, int is_from_node)
+__noinline int begin(struct __sk_buff *skb, const struct settings *known, int is_from_node)
 {
+	struct work *work = at_hand();
 	if (!work || !known)
 		return -1;
 	const struct tuple *asked = &work->packet.tuple;
 	struct front *front = has_ports(asked) ? find_front(asked, known, work->packet.is_ipv6 != 0) : 0;
 	if (!front)
-		return pass_by(skb, work, known);
+		return pass_by(skb, known);
 	if (is_underway(&work->packet))
 		return TC_ACT_OK; /* by the rules of a former mode: connection tracking may know its way */
-	int manner = choose_list(work, known, front, is_from_node);
+	int manner = choose_list(known, front, is_from_node);
 	if (front->flags & IS_FENCED && !is_admitted(work))
 		return TC_ACT_SHOT;
 	if (!work->count)
-		return front->everywhere_count ? TC_ACT_SHOT : refuse(skb, work, known);
-	if (choose_endpoint(work))
+		return front->everywhere_count ? TC_ACT_SHOT : refuse(skb, known);
+	if (choose_endpoint())
 		return TC_ACT_SHOT;
 	if (is_same(&work->chosen.address, &work->packet.tuple.source))
 		manner |= MASQUERADED;
-	if (open_flow(work, known, manner))
+	if (open_flow(known, manner))
 		return TC_ACT_SHOT;
 	return translate(skb, work, known, &work->flow);
 }
@@ -431,28 +449,28 @@ __noinline int begin(struct __sk_buff *skb, struct work *work, const struct sett
 static __always_inline int end_lost(struct __sk_buff *skb, struct work *work, const struct settings *known)
 {
 	int is_lost = is_underway(&work->packet) && is_within(&work->packet.tuple.destination, &known->services[work->packet.is_ipv6 != 0]);
-	return is_lost ? refuse(skb, work, known) : TC_ACT_OK;
+	return is_lost ? refuse(skb, known) : TC_ACT_OK;
 }
 
 static __always_inline int look_at(struct __sk_buff *skb, int stage)
 {
 	__u32 zero = 0;
-	struct work *work = bpf_map_lookup_elem(&works, &zero);
+	struct work *work = at_hand();
 	const struct settings *known = bpf_map_lookup_elem(&settings, &zero);
 	if (!work || !known || !take_apart(skb, stage, &work->packet))
 		return TC_ACT_OK;
 	if (work->packet.part == LATER)
 		return translate_fragment(skb, work, known);
 	if (is_icmp_error(&work->packet))
-		return translate_error(skb, work, known);
+		return translate_error(skb, known);
 	int is_from_node = stage == GOING && !skb->ingress_ifindex;
 	struct flow *flow = bpf_map_lookup_elem(&flows, &work->packet.tuple);
-	if (flow && is_stale(work, known, flow, is_from_node)) {
+	if (flow && is_stale(known, flow, is_from_node)) {
 		forget_answers(work, flow);
 		flow = 0;
 	}
 	if (!flow)
-		return stage == COMING || is_from_node ? begin(skb, work, known, is_from_node) : end_lost(skb, work, known);
+		return stage == COMING || is_from_node ? begin(skb, known, is_from_node) : end_lost(skb, work, known);
 	if (work->packet.tcp_flags & (FIN | RST))
 		flow->flags |= IS_CLOSED;
 	flow->seen_ns = bpf_ktime_get_ns();

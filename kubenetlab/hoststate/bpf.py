@@ -282,8 +282,9 @@ def differences(wanted: Sequence[Ruled], listed: Any) -> Iterator[str]:
 
 
 def commands(objects: Sequence[Ruled]) -> Iterator[str]:
-    """Nothing that one would type: the maps are found by the programs alone."""
-    return iter(())
+    """Nothing that one would type: maps have no names in a namespace, and pods' links get the programs when they come."""
+    if any(isinstance(obj, Programs) for obj in objects):
+        yield "true 'not made here: Services by programs of BPF, see kubenetlab/bpf/service.bpf.c'"
 
 
 def programs_on(link: str) -> tuple[str, ...]:
@@ -296,9 +297,11 @@ def readable(name: str, key: bytes, value: bytes) -> str:
     match name:
         case "fronts":
             address, port, protocol, kind = _FRONT_KEY.unpack(key)
-            _, _, _, everywhere, here, affinity_s, flags = _FRONT.unpack(value)
+            all_of_them, near, _, everywhere, here, affinity_s, flags = _FRONT.unpack(value)
             where = f"{_as_address(address)} {int.from_bytes(port, 'big')}/{_protocol(protocol)}"
-            policy = f"Local, {here} here of {everywhere}" if flags & _IS_LOCAL else f"Cluster, {everywhere}"
+            policy = f"Cluster, {everywhere} in {all_of_them.hex()}"
+            if flags & _IS_LOCAL:
+                policy = f"Local, {here} in {near.hex()}, of {everywhere} in {all_of_them.hex()}"
             more = (
                 f", ClientIP {affinity_s}s" * bool(affinity_s)
                 + ", fenced" * bool(flags & _IS_FENCED)

@@ -98,12 +98,15 @@ def test_another_choice_of_endpoints_is_another_list() -> None:
 @pytest.mark.parametrize(
     ("obj", "line"),
     [
-        (Front("", "10.96.0.7", 80, "TCP", "s", ("a", 2)), "front 10.96.0.7 80/TCP: Cluster, 2"),
+        (Front("", "10.96.0.7", 80, "TCP", "s", ("a", 2)), "front 10.96.0.7 80/TCP: Cluster, 2 in ca978112ca1bbdca"),
         (
             Front("", "0.0.0.0", 30080, "UDP", "s", ("a", 2), ("b", 1), 60, is_outside=True, is_local=True),
-            "front node port 0.0.0.0 30080/UDP: Local, 1 here of 2, ClientIP 60s",
+            "front node port 0.0.0.0 30080/UDP: Local, 1 in 3e23e8160039594a, of 2 in ca978112ca1bbdca, ClientIP 60s",
         ),
-        (Front("", "2001:db8::1", 80, "TCP", "s", ("a", 2), is_fenced=True), "front 2001:db8::1 80/TCP: Cluster, 2, fenced"),
+        (
+            Front("", "2001:db8::1", 80, "TCP", "s", ("a", 2), is_fenced=True),
+            "front 2001:db8::1 80/TCP: Cluster, 2 in ca978112ca1bbdca, fenced",
+        ),
         (ClusterIp("", "fd00:10:96::a"), "front fd00:10:96::a: a cluster IP"),
         (Source("", "s", "198.51.100.0/24"), "source 043a718774c572bd: 198.51.100.0/24"),
         (Source("", "s", "2001:db8::/32"), "source 043a718774c572bd: 2001:db8::/32"),
