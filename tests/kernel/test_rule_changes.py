@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
@@ -12,12 +13,14 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.cli.options import mode
 from kubenetlab.datapath import Memo, plan
 from kubenetlab.errors import RequirementError
+from kubenetlab.hoststate.bpf import Hooked, Programs
 from kubenetlab.hoststate.rules import RuleObject, by_dialect, dialect, names, steps
 from kubenetlab.kernel.rules import Loader, open_here
 from tests.clusters import running, store
 
 ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
-MODES = ("nftables,layout=faithful", "nftables,layout=fast", "iptables")
+MODES = {"nftables,layout=faithful": "nftables", "nftables,layout=fast": "nftables", "iptables": "iptables", "ebpf": "bpf"}
+"""Mode → the dialect in which its rules are."""
 STEPS = 25
 
 
@@ -77,13 +80,22 @@ def test_changes_add_up(proxy: str, seed: int) -> None:
     """Services of every kind come, change and go; after each step nothing lacks and nothing is too much."""
     memo = Memo()
     before: list[RuleObject] = []
+    plugged = {"lo"}
+
+    def plug_in(links: set[str]) -> None:
+        """Links on which programs are to be."""
+        for link in links:
+            subprocess.run(["ip", "link", "add", link, "type", "veth", "peer", "name", f"{link}-peer"], check=True)
+        plugged.update(links)
+
     with ExitStack() as stack:
         try:
-            loaders = {name: stack.enter_context(closing(open_here(name))) for name in {"nftables", proxy.partition(",")[0]}}
+            loaders = {name: stack.enter_context(closing(open_here(name))) for name in {"nftables", MODES[proxy]}}
         except RequirementError as error:
             pytest.skip(str(error))
         for number, text in enumerate(manifests(proxy, seed)):
             wanted = rules(text, memo)
+            plug_in({link for obj in wanted if isinstance(obj, Programs | Hooked) for link in obj.links} - plugged)
             for step in steps(before, wanted, names(before), anew=False):
                 loaders[step.dialect].run(step.text)
             assert differences(loaders, wanted) == [], f"step {number}"
