@@ -25,6 +25,9 @@ COMING, GOING = "coming", "going"
 NAME: Final[Name] = ("tc", "services")
 """What the programs are to a namespace: they, their maps and where they are attached come and go together."""
 
+IS_WATCHED: Final = True
+"""Links come and lose their programs at any time: somebody has to listen."""
+
 _FRONT_KEY = struct.Struct("=16s2sBB")
 _FRONT = struct.Struct("=8s8s8sIIII")
 _SLOT = struct.Struct("=8sII")

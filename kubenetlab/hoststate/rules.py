@@ -81,7 +81,10 @@ class Step(Struct, frozen=True):
 
 
 class Dialect(Protocol):
-    """What a dialect's file knows to do; with `COMES_LAST` it follows from what the others have made. `former` is what was its own before, whether or not it still is."""
+    """What a dialect's file knows to do. `former` is what was its own before, whether or not it still is.
+
+    With `COMES_LAST` it follows from what the others have made; with `IS_WATCHED` its loader has something to do between the words, too.
+    """
 
     def update(self, old: Sequence[Any], new: Sequence[Any], former: Iterable[Name] = ()) -> str:
         """The words from `old` to `new`; none when there is nothing to do."""

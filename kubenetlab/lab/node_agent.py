@@ -67,6 +67,11 @@ class Ruleset:
         took_ms = round((time.perf_counter() - begun) * 1000, 2)
         return {"generation": self.generation(), "ms": took_ms}
 
+    @property
+    def dialects(self) -> list[str]:
+        """Those that are loaded from here."""
+        return list(self._loaders)
+
     def generation(self) -> int:
         self._last = self._generations.read()
         return self._last
@@ -177,7 +182,8 @@ class NodeAgent:
                 case "rules":
                     return self._ruleset(request).run(msgspec.convert(request["steps"], tuple[Step, ...]))
                 case "generation":
-                    return {"generation": self._ruleset(request).generation()}
+                    ruleset = self._ruleset(request)
+                    return {"generation": ruleset.generation(), "open": ruleset.dialects}
                 case "list":
                     return {"listed": self._ruleset(request).listed(request["dialect"], request["names"])}
                 case "text":

@@ -78,7 +78,11 @@ class RulesHand:
         """True when the namespace holds what our last transaction left, and that was made of these objects."""
         answer = await self._hand(netns).call(do="generation", netns=netns, pid=pid)
         mark = self._marks.get(netns)
-        if mark is not None and (mark.generation, mark.digest) == (answer.get("generation"), digest(objects)):
+        if (
+            mark is not None
+            and (mark.generation, mark.digest) == (answer.get("generation"), digest(objects))
+            and not _is_deaf(mark, answer)
+        ):
             return True
         self._dubious.add(netns)
         return False
@@ -90,7 +94,7 @@ class RulesHand:
         return [
             netns
             for (netns, _), answer in zip(asked, answers, strict=True)
-            if "generation" in answer and answer["generation"] != self._marks[netns].generation
+            if "generation" in answer and (answer["generation"] != self._marks[netns].generation or _is_deaf(self._marks[netns], answer))
         ]
 
     def distrust(self, netns: str) -> None:
@@ -200,3 +204,8 @@ class RulesHand:
     def _forget_probes(self) -> None:
         self._probes = {}
         self._on_return()
+
+
+def _is_deaf(mark: Mark, answer: Message) -> bool:
+    """True when nobody listens where a dialect has to be listened for: the node agent is a new one."""
+    return any(getattr(dialect(name), "IS_WATCHED", False) and name not in answer["open"] for name in mark.names)

@@ -104,6 +104,21 @@ def test_no_rule_of_netfilter_is_for_services(world: World) -> None:
     assert tables == ["table ip ip-masq-agent", "table ip6 ip-masq-agent"]
 
 
+def test_a_new_node_agent_listens_again(world: World) -> None:
+    """A link from which somebody takes the programs gets them again, whoever put them there."""
+    lab, node, link = world.lab, world.places["node:worker"], world.places["a"]["host_ifname"]
+
+    def programs() -> int:
+        return lab.inside(node, "tc", "filter", "show", "dev", link, "ingress").count("coming direct-action")
+
+    for _ in range(2):
+        lab.inside(node, "tc", "filter", "del", "dev", link, "ingress")
+        wait_for(programs, "the program")
+        lab.kill("node-agent-0")
+    lab.inside(node, "tc", "qdisc", "del", "dev", link, "clsact")
+    wait_for(programs, "the programs of a link that has lost its qdisc")
+
+
 def test_a_connection_outlives_the_agents(world: World) -> None:
     """The programs are the links'. A pod that comes afterwards is served as any."""
     lab, port = world.lab, 7777
