@@ -16,6 +16,8 @@ from tests.labs.lab import Lab
 
 pytestmark = pytest.mark.vm
 
+PROXIES = ("nftables", "ebpf")
+
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
@@ -43,20 +45,22 @@ def test_the_machine_is_provisioned() -> None:
     assert Path("/usr/local/bin/kubenetlab").resolve() == Path(sys.prefix, "bin/kubenetlab")
 
 
-def test_a_lab_on_bridges(lab: Lab) -> None:
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_a_lab_on_bridges(lab: Lab, proxy: str) -> None:
     """The quickstart, with each node's pods on its bridge."""
-    works(lab, layout="onlink")
+    works(lab, "onlink", proxy)
 
 
 @pytest.mark.usefixtures("without_br_netfilter")
-def test_a_lab_without_br_netfilter(lab: Lab) -> None:
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_a_lab_without_br_netfilter(lab: Lab, proxy: str) -> None:
     """The quickstart: `up` says that nodes route their pods, and Services work as well."""
-    assert "this kernel has no br_netfilter" in works(lab, layout="routed")
+    assert "this kernel has no br_netfilter" in works(lab, "routed", proxy)
 
 
-def works(lab: Lab, layout: str) -> str:
+def works(lab: Lab, layout: str, proxy: str) -> str:
     """From `up` to `down`: everybody is ready and reaches whom Kubernetes promises, and nothing is left; what `up` says."""
-    said = lab.run("up").out
+    said = lab.run("up", "--proxy", proxy).out
     seen = lab.seen
     assert (seen["pod_layout"], [pod["name"] for pod in seen["pods"] if not pod["ready"]]) == (layout, [])
     assert lab.run("ping", "-o", "json").json["ok"]
