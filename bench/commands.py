@@ -52,8 +52,8 @@ def run(rounds: int = ROUNDS) -> None:
 def one_round(files: Path, measure: Callable[[str, Baseline, float], None]) -> None:
     """Each command once. 100 and 200 pods are those of one Deployment and CoreDNS' two."""
     two_hundred, hundred, questions = files / "200.yaml", files / "100.yaml", files / "expect.yaml"
-    two_hundred.write_text(manifests.many(200 - manifests.COREDNS, workers=3, services=1))
-    hundred.write_text(manifests.many(100 - manifests.COREDNS, workers=3, services=1))
+    two_hundred.write_text(manifests.many(200 - manifests.system_pods(3), workers=3, services=1))
+    hundred.write_text(manifests.many(100 - manifests.system_pods(3), workers=3, services=1))
     questions.write_text(QUESTIONS * 51)
     measure("`kubenetlab --help`", idle(), timed(KUBENETLAB, "--help"))
     name = "quickstart"

@@ -55,12 +55,17 @@ def workers_of(pods: int) -> int:
     return max(1, -(-pods // PODS_OF_A_NODE))
 
 
+def system_pods(workers: int) -> int:
+    """What a cluster has beside the pods asked for: CoreDNS', and on each node a kube-proxy, which shares the node's network."""
+    return COREDNS + workers + 1
+
+
 def services_of(pods: int) -> int:
     return -(-pods // PODS_OF_A_SERVICE)
 
 
 def many(pods: int, workers: int | None = None, services: int | None = None) -> str:
-    """So many pods, each with a readiness probe, in Deployments with a Service each; CoreDNS' two pods come on top."""
+    """So many pods, each with a readiness probe, in Deployments with a Service each; the system's own come on top."""
     workers, services = workers or workers_of(pods), services or services_of(pods)
     nodes = ", ".join(["{role: control-plane}", *["{role: worker}"] * workers])
     sizes = [pods // services + (number < pods % services) for number in range(services)]

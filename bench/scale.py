@@ -31,9 +31,13 @@ class Size:
         self.load = 0.0
 
     @property
+    def all_pods(self) -> int:
+        return self.pods + manifests.system_pods(manifests.workers_of(self.pods))
+
+    @property
     def title(self) -> str:
         nodes = manifests.workers_of(self.pods) + 1
-        return f"{self.pods + manifests.COREDNS:,} pods, {nodes} nodes, {manifests.services_of(self.pods)} Services"
+        return f"{self.all_pods:,} pods, {nodes} nodes, {manifests.services_of(self.pods)} Services"
 
 
 def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
@@ -77,7 +81,7 @@ def _weights(size: Size) -> Sequence[str]:
         size.title,
         f"{size.memory.agent:.0f} MB",
         f"{size.memory.all:.0f} MB",
-        f"{size.memory.all * 1024 / (size.pods + manifests.COREDNS):.0f} kB",
+        f"{size.memory.all * 1024 / size.all_pods:.0f} kB",
         f"{size.load:.1f} %",
         f"{statistics.median(size.agent_back) * 1000:.0f} ms",
     )

@@ -10,6 +10,10 @@ from typing import Literal
 from kubenetlab.api.core import Taint
 from kubenetlab.api.meta import ObjectMeta, Record, Resource
 
+SYNC_PERIOD_S = 5
+"""How often a kube-proxy looks at its rules although it has heard of no change; whose rules are older than two periods is not healthy.
+Upstream it is 30 s: nobody shall wait a minute for what is to be shown."""
+
 
 class Internal(Resource, frozen=True):
     """The base of the kinds that only the lab itself sees."""
@@ -122,7 +126,7 @@ class Ledger(Internal, frozen=True):
 
 
 class NetworkFacts(Internal, frozen=True):
-    """What the cluster's controllers must know of its CNI plugin; the CNI mode says it."""
+    """What the cluster's controllers must know of its network; the CNI mode says it."""
 
     kind = "NetworkFacts"
     plural = "networkfacts"
@@ -137,6 +141,8 @@ class NetworkFacts(Internal, frozen=True):
     """What the node's end of a pod's link is called; `number` counts per node."""
     bridge: str = ""
     """The bridge of each node that has all its pods as ports, where there is one."""
+    has_proxy: bool = True
+    """False in a cluster without kube-proxy; the proxy mode says it."""
 
 
 class Decisions(Internal, kw_only=True, frozen=True):

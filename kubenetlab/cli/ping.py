@@ -61,7 +61,8 @@ def ping(
     """
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
-    from kubenetlab.observe.targets import parse, places, resolve
+    from kubenetlab.observe.matrix import everyone
+    from kubenetlab.observe.targets import parse, resolve
 
     if only_ipv4 and only_ipv6:
         raise UsageError("-4 cannot stand with -6; without either every family is tried")
@@ -85,7 +86,7 @@ def ping(
             output=output,
         )
     else:
-        rows = [resolve(parse(source, namespace), seen)] if source is not None else places(seen)
+        rows = [resolve(parse(source, namespace), seen)] if source is not None else everyone(seen)
         rows = [row.of_version(version) for row in rows]
         is_fine = _matrix(client, seen, rows, deadline, output)
     if not is_fine:

@@ -21,6 +21,7 @@ from kubenetlab.controllers import (
     garbage,
     ipam,
     jobs,
+    kube_proxy,
     kubelet,
     loadbalancers,
     namespaces,
@@ -47,7 +48,7 @@ class Controller(Protocol):
 
 
 CONTROLLERS: Final[tuple[Any, ...]] = (
-    namespaces, addons, nodes, deployments, replicasets, statefulsets, daemonsets, jobs, scheduler, evictions, ipam, kubelet, loadbalancers, endpointslices, endpoints, garbage,
+    namespaces, addons, kube_proxy, nodes, deployments, replicasets, statefulsets, daemonsets, jobs, scheduler, evictions, ipam, kubelet, loadbalancers, endpointslices, endpoints, garbage,
 )  # fmt: skip
 """In the order of a pod's life. Each is a Controller."""
 

@@ -22,12 +22,14 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
+from kubenetlab.controllers.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.starting import is_anybody_starting
 from kubenetlab.datapath import containers, egress, fabric, loadbalancers, modes, pods
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
 from kubenetlab.datapath.probes import ProbeSpec, probes
 from kubenetlab.datapath.proxy.services import knows_places
-from kubenetlab.datapath.view import ANYWHERE, NodeView, Place, PodView, ServiceView, node_views, service_views, without_pods
+from kubenetlab.datapath.proxy_views import Duty, duty, informed, proxy_view
+from kubenetlab.datapath.view import ANYWHERE, NodeView, Place, PodView, ServiceView, node_views, without_pods
 from kubenetlab.errors import BugError
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import Listener
@@ -73,9 +75,8 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     networking = cluster.config.networking
     cni: CNI = modes.load("cni", *networking.cni_mode)
     nodes = node_views(cluster, decisions)
-    services, is_starting = service_views(cluster), is_anybody_starting(cluster)
+    is_starting = is_anybody_starting(cluster)
     wanted_proxy: ServiceProxy = modes.load("proxy", *networking.proxy_mode)
-    proxy = wanted_proxy.settled(len(services))
     wanted: dict[str, list[Wanted]] = {}
 
     def want(layer: Iterable[Wanted]) -> None:
@@ -88,13 +89,16 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     for node in nodes:
         want(memo(("node", node.name), _node, node, cni))
         network = cni.network(node)
-        rules = tuple(_rules(memo, proxy, service, node, network) for service in services)
+        known = proxy_view(cluster, node.name)
+        proxy = wanted_proxy.settled(len(known.services))
+        rules = tuple(_rules(memo, proxy, service, node, network, known.whose) for service in known.services)
         want(memo(("proxy", node.name), _proxy, without_pods(node), rules, proxy, network))
         for view, pod in _pods_of(cluster, node, memo):
             ports = _target_ports(memo, cluster, pod, view)
             want(memo(("pod", view.netns), _pod, node, view, cni, proxy))
             waits = is_starting and memo(("waits", view.netns), containers.asks_once, pod.spec)
-            want(memo(("programs", view.netns), _programs, view, pod, ports, decisions.real_commands, waits))
+            told = duty(cluster, node.name, networking.proxy_mode[0]) if is_kube_proxy(pod) else None
+            want(memo(("programs", view.netns), _programs, view, pod, ports, decisions.real_commands, waits, told))
     merged = {netns: memo(("contents", netns), _merge, netns, tuple(layers)) for netns, layers in wanted.items()}
     return HostState(
         {netns: contents for netns, (contents, _) in merged.items()}, {netns: origins for netns, (_, origins) in merged.items()}
@@ -151,10 +155,10 @@ def _pod(node: NodeView, pod: PodView, cni: CNI, proxy: ServiceProxy) -> tuple[W
     )
 
 
-def _rules(memo: Memo, proxy: ServiceProxy, service: ServiceView, node: NodeView, network: PodNetwork) -> tuple[Rules, ...]:
-    """One Service's rules, computed once for all nodes on which they are the same."""
+def _rules(memo: Memo, proxy: ServiceProxy, service: ServiceView, node: NodeView, network: PodNetwork, whose: str) -> tuple[Rules, ...]:
+    """One Service's rules, computed once for all nodes on which they are the same; `whose` is the node that alone knows the Service so."""
     place = Place(node.name, node.addresses) if knows_places(service.service) else ANYWHERE
-    return memo(("rules", service.service.full_name, network, place), _service, proxy, service, place, network)
+    return memo(("rules", service.service.full_name, network, place, whose), _service, proxy, service, place, network)
 
 
 def _service(proxy: ServiceProxy, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
@@ -167,10 +171,11 @@ def _proxy(node: NodeView, rules: tuple[tuple[Rules, ...], ...], proxy: ServiceP
     return tuple(_by_namespace((*proxy.node(node, network), *bundles), origin))
 
 
-def _programs(view: PodView, pod: Pod, ports: tuple[Listener, ...], real_commands: tuple[str, ...], waits: bool) -> tuple[Wanted, ...]:
-    return tuple(
-        _by_namespace(containers.programs(view.netns, pod, ports, real_commands, waits=waits), Origin("kubelet", f"Pod {view.full_name}"))
-    )
+def _programs(
+    view: PodView, pod: Pod, ports: tuple[Listener, ...], real_commands: tuple[str, ...], waits: bool, told: Duty | None
+) -> tuple[Wanted, ...]:
+    runs = containers.programs(view.netns, pod, ports, real_commands, waits=waits)
+    return tuple(_by_namespace((informed(run, told) for run in runs), Origin("kubelet", f"Pod {view.full_name}")))
 
 
 def _probes(node: NodeView, view: PodView, pod: Pod, ports: tuple[Listener, ...], real_commands: tuple[str, ...]) -> tuple[ProbeSpec, ...]:

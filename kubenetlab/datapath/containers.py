@@ -11,13 +11,14 @@ from kubenetlab.api.meta import Labels, matches_labels
 from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION, Pod, PodSpec
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import should_run
-from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.programs import Listener, ProgramRun
 from kubenetlab.programs import COMMAND, DONE, Setup, is_one_shot, setup
 from kubenetlab.programs.command import configure_command
 
 
-def programs(netns: str, pod: Pod, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...], *, waits: bool) -> Iterator[Object]:
+def programs(
+    netns: str, pod: Pod, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...], *, waits: bool
+) -> Iterator[ProgramRun]:
     """`target_ports` are those of `numeric_target_ports`; the pod's first app container serves them.
 
     With `waits` those that ask only once are held back.

@@ -47,7 +47,7 @@ class Contexts:
     """The contexts of one store, computed when asked for."""
 
     def __init__(self, cluster: Cluster, decisions: Decisions) -> None:
-        self._cluster = cluster
+        self.cluster = cluster
         self._nodes = {node.netns: node for node in node_views(cluster, decisions)}
         self._pods: dict[str, tuple[NodeView, PodView]] = {pod.netns: (node, pod) for node in self._nodes.values() for pod in node.pods}
         self._hosts = {names.external_netns(host.name): host for host in cluster.config.external}
@@ -62,7 +62,7 @@ class Contexts:
 
     def pod_of(self, netns: str) -> tuple[NodeView, PodView, Pod] | None:
         found = self._pods.get(netns)
-        pod = self._cluster.get(Pod, found[1].namespace, found[1].name) if found else None
+        pod = self.cluster.get(Pod, found[1].namespace, found[1].name) if found else None
         return (*found, pod) if found and pod else None
 
     def environment(self, netns: str, container: str = "") -> dict[str, str]:
@@ -77,7 +77,7 @@ class Contexts:
             return {}
         since = status.state.running.started_at if status.state.running is not None else None
         try:
-            return environment(self._cluster, pod, chosen, until=since)
+            return environment(self.cluster, pod, chosen, until=since)
         except MissingError:
             return {}
 
@@ -89,6 +89,6 @@ class Contexts:
         if (here := self._nodes.get(netns)) is not None:
             return Context(netns, "", here.name, here.addresses, here.name, pods.node_files(here))
         if (host := self._hosts.get(netns)) is not None:
-            addresses = host.addresses(self._cluster.config.networking.versions)
+            addresses = host.addresses(self.cluster.config.networking.versions)
             return Context(netns, "", host.name, addresses, "", pods.host_files(host.name, addresses))
         return None

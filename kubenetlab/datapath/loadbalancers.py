@@ -13,6 +13,7 @@ from kubenetlab import names
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes import CONTROL_PLANE_LABEL
+from kubenetlab.datapath.proxy_views import passes
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
 
@@ -45,10 +46,7 @@ def _ways(cluster: Cluster, service: Service, addresses: Iterable[str]) -> Itera
         ready = [node for node in cluster.all(Node) if node.is_ready]
         workers = [node for node in ready if not _EXCLUDING.intersection(node.labels)] or ready
         if service.spec.external_traffic_policy == "Local":
-            serving = {
-                endpoint.node_name for piece in cluster.slices_of(service) for endpoint in piece.endpoints if endpoint.conditions.is_ready
-            }
-            workers = [node for node in ready if node.name in serving] or workers
+            workers = [node for node in ready if passes(cluster, node.name, service)] or workers
         if not workers:
             continue
         # Each node draws by itself (rendezvous hashing): when one comes or goes, only what is its own moves.

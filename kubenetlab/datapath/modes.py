@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.decode import Finding, decode, format_path
@@ -141,9 +141,10 @@ def check(obj: Resource) -> Iterator[Finding]:
 
 
 def network_facts(config: ClusterConfig) -> NetworkFacts:
-    """What the CNI mode of a Cluster document says to the controllers."""
+    """What the modes of a Cluster document say to the controllers."""
     cni: CNI = load("cni", *config.networking.cni_mode)
-    return cni.facts
+    proxy: ServiceProxy = load("proxy", *config.networking.proxy_mode)
+    return structs.replace(cni.facts, has_proxy=proxy.serves)
 
 
 def manual(family: Family, name: str) -> str:

@@ -10,13 +10,15 @@ from kubenetlab.hoststate.object import Key, Object
 
 
 class Listener(Struct, frozen=True):
-    """A port on all addresses of the namespace."""
+    """A port on all addresses of the namespace, or on one."""
 
     protocol: str
     port: int
+    address: str = ""
+    """Which one; empty: all."""
 
     def __str__(self) -> str:
-        return f"{self.port}/{self.protocol.lower()}"
+        return f"{f'{self.address}:' if self.address else ''}{self.port}/{self.protocol.lower()}"
 
 
 class ProgramRun(Object, frozen=True):

@@ -317,6 +317,7 @@ class Agent:
         self.sight.look_at(self.desired, self.known)
         self.rules.load_marks()
         await self.runs.adopt()
+        self.builder.proxies.adopt(self.cluster)
         for netns, contents in list(self.known.items()):
             rules = of_hand(self.desired[netns].values(), "rules")
             is_current = bool(rules) and await self.rules.is_as_left(netns, self.sandboxes.pids[netns], rules)
@@ -356,6 +357,7 @@ class Agent:
 
     def _lost_programs(self, namespaces: list[str]) -> None:
         """An app worker died: its sockets are opened anew by its successor."""
+        self.builder.proxies.forget(namespaces)
         for netns in namespaces:
             self.sight.note(netns, instead_of=of_hand(self.known.get(netns, {}).values(), "programs"))
         self.wake()

@@ -22,6 +22,7 @@ from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel, far_namespaces
 from kubenetlab.lab.lives import Lives
 from kubenetlab.lab.netns_links import NetnsLinks
+from kubenetlab.lab.proxies import Proxies
 from kubenetlab.lab.refusals import program_refused, rules_refused
 from kubenetlab.lab.rules import RulesHand
 from kubenetlab.lab.runs import RunsHand
@@ -50,6 +51,8 @@ class Builder:
         self.rules = rules
         self.runs = runs
         self._lives = lives
+        self.proxies = Proxies(runs)
+        rules.on_sync = self.proxies.synced
         self._thread = ThreadPoolExecutor(1, "kernel")
 
     @property
@@ -67,6 +70,7 @@ class Builder:
         for entry in changes.namespaces:
             if entry.is_removed:
                 self._lives.unwatch(entry.netns)
+        self.proxies.plan(contexts.cluster)
         building = _Building(self, changes, desired, contexts, probes, tell)
         loop = asyncio.get_running_loop()
         tell(phase="namespaces", total=len(changes.namespaces))
@@ -83,6 +87,7 @@ class Builder:
         self.sight.made(self.pids[entry.netns] for entry in changes.namespaces if entry.is_new and entry.netns in self.pids)
         tell(phase="rules and programs")
         await building.finish()
+        await self.proxies.deliver()
         self.rules.save_marks()
         return building.refused
 

@@ -35,7 +35,7 @@ def first_store(config: Entry | None, entries: Sequence[Entry], now: float, lab:
 
 
 def with_network_facts(cluster: Cluster) -> Cluster:
-    """The store with what its Cluster document's CNI mode says to the controllers."""
+    """The store with what its Cluster document's modes say to the controllers."""
     return cluster.with_changes([modes.network_facts(cluster.config)])
 
 

@@ -97,18 +97,24 @@ def needs(cluster: Cluster) -> Iterator[Need]:
     outside = _FABRIC + len(cluster.config.external)
     pods = _pods(cluster)
     sandboxes = outside + len(nodes) + pods
-    networks = sandboxes - sum(pod.spec.host_network for pod in placed)
+    shared = sum(pod.spec.host_network for pod in placed)
     own = _OWN_PROCESSES + node_agents_for(len(nodes)) + workers_for(len(nodes))
     sockets, processes = _runs(cluster, placed)
     yield Need(PROCESSES, sandboxes + own + processes)
     yield Need(FILES, *_files(nodes, placed, sockets, sandboxes))
-    for word, amount in {"net": networks, "pid": sandboxes, "uts": networks, "ipc": sandboxes, "mnt": processes}.items():
+    for word, amount in {
+        "net": sandboxes - shared,
+        "pid": sandboxes,
+        "uts": sandboxes - shared,
+        "ipc": sandboxes,
+        "mnt": processes,
+    }.items():
         yield Need(NAMESPACES[word], amount + 1)  # init has one of each, too
     yield Need(NAMESPACES["user"], 1 if os.geteuid() else 0)
     yield _bridge_ports(cluster, nodes, placed, outside)
     decisions = cluster.get(Decisions, "", "decisions")
     is_dynamic = decisions is not None and decisions.neighbors == "dynamic"
-    yield Need(NEIGHBORS, 2 * pods + len(nodes) ** 2 if is_dynamic else 0)  # each pod and its node, each node and each other
+    yield Need(NEIGHBORS, 2 * (pods - shared) + len(nodes) ** 2 if is_dynamic else 0)  # each pod and its node, each node and each other
     yield Need(MEMORY, _MB + (sandboxes * _KB_PER_SANDBOX + processes * _KB_PER_PROCESS) // 1024)
 
 

@@ -66,6 +66,8 @@ class RulesHand:
         self._unanswered: set[tuple[str, str, str]] = set()
         """Keys of probes that should answer at once and have not yet, one way or the other."""
         self._answered = asyncio.Event()
+        self.on_sync: Callable[[str, Message], None] = lambda netns, answer: None
+        """Is told the namespace of each transaction, and how it went."""
 
     def load_marks(self) -> None:
         """What the former agent wrote down."""
@@ -108,6 +110,7 @@ class RulesHand:
         if not wanted:
             return None
         answer = await self._hand(netns).call(do="rules", netns=netns, pid=pid, steps=[msgspec.to_builtins(step) for step in wanted])
+        self.on_sync(netns, answer)
         if "error" in answer:
             self._dubious.add(netns)
             return Refusal(answer.get("dialect", ""), str(answer["error"]))

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kubenetlab import programs
 from kubenetlab.api.environment import expand
 from kubenetlab.controllers.containers import KILLED
@@ -95,7 +97,7 @@ class RunsHand:
             attempt=run.attempt,
             program=run.program,
             options=run.options,
-            listeners=[{"protocol": listener.protocol, "port": listener.port} for listener in run.listeners],
+            listeners=[msgspec.to_builtins(listener) for listener in run.listeners],
             identity=context.identity,
             versions=context.versions,
             hosts=context.files.hosts,
@@ -105,6 +107,11 @@ class RunsHand:
             return str(answer["error"])
         self._report(answer)
         return None
+
+    async def tell(self, netns: str, container: str, node: str, news: list[Message]) -> bool:
+        """Tells a built-in program what has happened; false when it is not there to hear it."""
+        answer = await self._worker(netns, node).call(do="tell", netns=netns, container=container, news=news)
+        return bool(answer.get("ok"))
 
     def process(self, netns: str, container: str) -> int | None:
         """The pid of a container that is a process of its own."""

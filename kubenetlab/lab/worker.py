@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from kubenetlab import programs
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.kernel.syscalls import open_namespace
@@ -55,6 +57,7 @@ class Run:
         self._tell = tell
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_over = False
+        self._memory: Any = None
         self.outcome: Message = {"state": "running"}
         """How it goes, or how it ended: told again to an agent that comes back."""
 
@@ -73,12 +76,21 @@ class Run:
             self._close(self.sockets.pop(listener))
         self.program, self.options = program, options
         self._module = programs.load(program)
+        if self._memory is None and hasattr(self._module, "memory"):
+            self._memory = self._module.memory()
         loop = asyncio.get_running_loop()
         for listener, opened_socket in opened.items():
             self.sockets[listener] = opened_socket
             ready = self._accept if listener.protocol == "TCP" else self._datagram
             loop.add_reader(opened_socket, ready, opened_socket)
             self.note(f"Started {'HTTP' if listener.protocol == 'TCP' else listener.protocol} server on port {listener.port}")
+        if hasattr(self._module, "configured"):
+            self._module.configured(self._me())
+
+    def hear(self, news: Message) -> None:
+        """What the lab tells the program; one that does not listen does not mind."""
+        if hasattr(self._module, "told") and not self._is_over:
+            self._module.told(news, self._me())
 
     def start_main(self) -> None:
         if hasattr(self._module, "main"):
@@ -101,7 +113,7 @@ class Run:
             raise OSError(
                 errno.EPROTONOSUPPORT, f"listen {listener.protocol.lower()} :{listener.port}: protocol not supported by the lab yet"
             )
-        has_ipv6 = self.pod.has_ipv6
+        has_ipv6 = self.pod.has_ipv6 and "." not in listener.address
         opened = self.pod.namespace.socket(socket.SOCK_STREAM if listener.protocol == "TCP" else socket.SOCK_DGRAM, is_ipv6=has_ipv6)
         try:
             if has_ipv6:
@@ -112,7 +124,7 @@ class Run:
                 opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             else:
                 opened.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-            opened.bind(("", listener.port))
+            opened.bind((listener.address, listener.port))
             if listener.protocol == "TCP":
                 opened.listen(LISTEN_BACKLOG)
         except OSError as error:
@@ -162,7 +174,8 @@ class Run:
             self.note(f"cannot answer {endpoint(*peer)}: {error.strerror}")
 
     async def _http(self, request: Request) -> Response:
-        self.note(f"{request.method} {request.target} from {endpoint(*request.peer)}{_agent(request)}")
+        if getattr(self._module, "LOGS_REQUESTS", True):
+            self.note(f"{request.method} {request.target} from {endpoint(*request.peer)}{_agent(request)}")
         if not hasattr(self._module, "http"):
             return Response(404)
         answer: Response = await self._module.http(request, self._me())
@@ -181,6 +194,8 @@ class Run:
             log=self.note,
             exit=self._exit,
             clock=_clock,
+            now=time.time,
+            memory=self._memory,
         )
 
     def _exit(self, status: int, after_s: float) -> None:
@@ -257,6 +272,8 @@ class Worker:
             match request["do"]:
                 case "run":
                     return self._start(request)
+                case "tell":
+                    return self._tell(request["netns"], request["container"], request["news"])
                 case "stop":
                     return self._stop(request["netns"], request["container"])
                 case "forget":
@@ -284,7 +301,7 @@ class Worker:
         is_new = run is None or run.attempt != attempt
         if run is None or is_new:
             run = pod.runs[name] = Run(pod, name, attempt, self._say)
-        listeners = [Listener(entry["protocol"], entry["port"]) for entry in request["listeners"]]
+        listeners = [msgspec.convert(entry, Listener) for entry in request["listeners"]]
         try:
             run.update(request["program"], request["options"], listeners)
         except OSError as error:
@@ -317,6 +334,15 @@ class Worker:
                 del self._ended[next(iter(self._ended))]
             asyncio.get_running_loop().remove_reader(pod.life)
             os.close(pod.life)
+
+    def _tell(self, netns: str, container: str, news: list[Message]) -> Message:
+        pod = self._pods.get(netns)
+        run = pod.runs.get(container) if pod else None
+        if run is None:
+            return {"ok": False}
+        for one in news:
+            run.hear(one)
+        return {"ok": True}
 
     def _stop(self, netns: str, container: str) -> Message:
         pod = self._pods.get(netns)

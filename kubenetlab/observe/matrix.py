@@ -60,11 +60,16 @@ class Matrix(Struct, frozen=True):
         return [cell for cell in self.cells if not cell.is_as_promised]
 
 
+def everyone(seen: Mapping[str, Any]) -> list[Place]:
+    """Who is in a matrix: everything that runs, but for the cluster's components in their nodes' networks, whose nodes are there already."""
+    return [place for place in places(seen) if not (place.is_host_network and place.namespace == "kube-system")]
+
+
 def probe_matrix(seen: Mapping[str, Any], *, sources: Sequence[Place] | None = None, deadline_s: float = 1.0) -> Matrix:
     """Sends every probe of the matrix, in every family; `seen` is what `inspect` shows."""
-    everyone = places(seen)
-    rows = tuple(sources if sources is not None else everyone)
-    everything: tuple[Destination, ...] = (*everyone, *service_ports(seen))
+    all_places = everyone(seen)
+    rows = tuple(sources if sources is not None else all_places)
+    everything: tuple[Destination, ...] = (*all_places, *service_ports(seen))
     columns = tuple(column for column in everything if any(_meet(row, column) for row in rows))
     known = world(seen)
     pairs = [

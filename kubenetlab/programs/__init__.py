@@ -2,6 +2,7 @@
 
 A program is a file. It has `configure(container, service_ports)`, which says on which ports to listen and (then it says
 READS_ARGUMENTS) looks at the arguments, and what it needs of `http(request, me)`, `datagram(data, peer, me)` and `main(me)`. Whoever opens the sockets calls them.
+One that remembers something says what in `memory()`; `configured(me)` is called with its options and whenever they change, `told(news, me)` with what the lab tells it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _PROGRAM_OF_IMAGE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("http-echo",), "http_echo"),
     **dict.fromkeys(("nginx", "nginx-slim", "httpd", "apache"), "web"),
     **dict.fromkeys(("coredns",), "coredns"),
+    **dict.fromkeys(("kube-proxy",), "kube_proxy"),
     **dict.fromkeys(
         (
             "busybox",

@@ -95,6 +95,10 @@ class Me(Struct, frozen=True):
     """Ends the program with a status after so many seconds."""
     clock: Callable[[], str]
     """The time of day as text."""
+    now: Callable[[], float]
+    """The time in seconds since 1970."""
+    memory: Any = None
+    """What the program remembers as long as it runs."""
 
 
 HttpHandler = Callable[[Request, Me], Awaitable[Response]]

@@ -116,6 +116,7 @@ class World:
             if title in places and title_of(pid) != title:
                 continue  # of worker2, whose name begins so
             self.killed.add(places.get(title, ""))
+            self.killed.update(pod["name"] for pod in seen["pods"] if pod["host_network"] and pod["node"] == places.get(title))
             os.kill(pid, signal.SIGKILL)
         return f"kill {title}"
 

@@ -18,7 +18,7 @@ def up_with_few_files(lab: Lab, files: int, status: int) -> Ran:
 def test_too_few_open_files(lab: Lab) -> None:
     """Neither is a lab begun that does not fit, nor a change that does not; the lab stays as it is."""
     said = up_with_few_files(lab, 60, 1).err
-    assert f"lab {lab.name} does not fit on this machine: 3 nodes and 5 pods" in said
+    assert f"lab {lab.name} does not fit on this machine: 3 nodes and 8 pods" in said
     assert "open files of one process (the lab's agent)" in said
     assert "the hard RLIMIT_NOFILE is 60" in said
     assert not lab.directory.exists()
@@ -28,7 +28,7 @@ def test_too_few_open_files(lab: Lab) -> None:
         lab.apply(deployment(replicas=100), status=1),
         lab.run("scale", "deployment", "web", "--replicas", "100", status=1),
     ):
-        assert "3 nodes and 103 pods" in refused.err
+        assert "3 nodes and 106 pods" in refused.err
         assert "the hard RLIMIT_NOFILE is 200" in refused.err
     assert lab.seen["pods"] == before
     lab.apply(deployment(replicas=4))

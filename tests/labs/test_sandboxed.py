@@ -65,7 +65,7 @@ def test_a_lab_in_a_container() -> None:
     """Three capabilities are enough; settings are written through the lab's own /proc, and /run/netns is done without where it cannot be."""
     script = "touch /run/netns; knl up -f -; knl ping > /dev/null; knl exec client -- hostname; knl down; ls /run"
     said = in_container(ENOUGH, script).out.splitlines()
-    assert any("3 of 3 pods ready" in line for line in said), said
+    assert any("5 of 5 pods ready" in line for line in said), said
     assert "client" in said
     assert f"lab {LAB} is down" in said
     assert "kubenetlab" not in said

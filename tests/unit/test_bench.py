@@ -12,11 +12,11 @@ from tests.clusters import problems_of, store
 
 @pytest.mark.parametrize(("pods", "nodes", "services"), [(1, 2, 1), (50, 2, 3), (210, 4, 11)])
 def test_a_lab_has_the_pods_it_is_asked_for(pods: int, nodes: int, services: int) -> None:
-    """Each has a node to run on; CoreDNS' two come on top."""
+    """Each has a node to run on; the system's own come on top."""
     cluster = store(manifests.many(pods))
     placed = [pod for pod in cluster.all(Pod) if pod.spec.node_name]
     ours = [service for service in cluster.all(Service) if service.metadata.name.startswith("web")]
-    assert (len(placed), len(cluster.all(Node)), len(ours)) == (pods + manifests.COREDNS, nodes, services)
+    assert (len(placed), len(cluster.all(Node)), len(ours)) == (pods + manifests.system_pods(nodes - 1), nodes, services)
 
 
 def test_manifests_are_without_a_fault() -> None:

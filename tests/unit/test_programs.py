@@ -23,7 +23,7 @@ from kubenetlab.programs.arguments import arguments, duration_s, options
 from kubenetlab.programs.http import Me, Request, Response
 from kubenetlab.programs.resolver import first_address, parse
 from kubenetlab.programs.zone import Zone, answer
-from tests.clusters import ONE_NODE, deployment, running, service, store
+from tests.clusters import NOW, ONE_NODE, deployment, running, service, store
 
 AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.47"
 
@@ -71,6 +71,7 @@ class Someone:
             self.lines.append,
             self._exit,
             lambda: "12:00",
+            lambda: NOW,
         )
 
     def _exit(self, status: int, after_s: float) -> None:

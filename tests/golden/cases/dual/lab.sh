@@ -490,6 +490,10 @@ ip -n "$NS" route add default via 10.244.0.1 dev eth0 proto static
 ip -6 -n "$NS" route add default via fd00:10:244::1 dev eth0 proto static
 # not run here: program netexec for container web, listening on 8080/tcp, 8081/udp
 
+# === Pod kube-system/kube-proxy-zzqvk =================================================================================
+# hostNetwork: it shares the namespace ${LAB}_node_control-plane and has none of its own.
+# not run here: program kube_proxy for container kube-proxy, listening on 10256/tcp, 127.0.0.1:10249/tcp
+
 cat <<EOF
 lab $LAB is up; try, and then: sh $0 down
   ip netns exec ${LAB}_pod_default_web-6b7df4474-w5lz8 ping -c 3 10.244.0.2

@@ -280,6 +280,10 @@ ip -n "$NS" address add 10.244.0.4/24 dev eth0
 ip -n "$NS" route add default via 10.244.0.1 dev eth0 proto static
 # not run here: program coredns for container coredns, listening on 53/udp, 53/tcp, 8080/tcp, 8181/tcp, 9153/tcp
 
+# === Pod kube-system/kube-proxy-zzqvk =================================================================================
+# hostNetwork: it shares the namespace ${LAB}_node_control-plane and has none of its own.
+# not run here: program kube_proxy for container kube-proxy, listening on 10256/tcp, 127.0.0.1:10249/tcp
+
 cat <<EOF
 lab $LAB is up; try, and then: sh $0 down
   ip netns exec ${LAB}_pod_kube-system_coredns-66699bc8fc-bhvmm ping -c 3 10.244.0.2

@@ -416,6 +416,10 @@ ip -n "$NS" neighbor add 10.244.0.4 lladdr 0a:58:0a:f4:00:04 dev eth0 nud perman
 ip -n "$NS" route add default via 10.244.0.1 dev eth0 proto static
 # not run here: program netexec for container web, listening on 8080/tcp, 8081/udp
 
+# === Pod kube-system/kube-proxy-zzqvk =================================================================================
+# hostNetwork: it shares the namespace ${LAB}_node_control-plane and has none of its own.
+# not run here: program kube_proxy for container kube-proxy, listening on 10256/tcp, 127.0.0.1:10249/tcp, 31080/tcp
+
 cat <<EOF
 lab $LAB is up; try, and then: sh $0 down
   ip netns exec ${LAB}_pod_default_web-59b86ff799-qlzzw ping -c 3 10.244.0.2

@@ -1,0 +1,147 @@
+"""What each node's kube-proxy knows of the cluster, and what follows from that: its rules, its health, how many endpoints it counts.
+
+As long as nothing is broken every kube-proxy knows the same. A fault gives one a view of its own: the last one before it was
+stopped, or another cluster's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from msgspec import Struct, structs
+
+from kubenetlab.api.core import Service
+from kubenetlab.api.discovery import Endpoint
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.node_ports import needs_health_check
+from kubenetlab.datapath.proxy.services import is_proxied
+from kubenetlab.datapath.view import ServiceView, service_views
+from kubenetlab.hoststate.programs import Listener, ProgramRun
+
+PROGRAM = "kube_proxy"
+Objects = Mapping[tuple[str, str], Any]
+"""By namespace and name."""
+LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
+"""A node with it takes nothing new in. Source: k8s.io/kubernetes pkg/proxy/healthcheck/proxy_health.go."""
+
+
+class ProxyView(Struct, frozen=True, dict=True):
+    """One kube-proxy's knowledge."""
+
+    services: tuple[ServiceView, ...]
+    whose: str = ""
+    """The node whose alone this view is; empty for the one that all share."""
+
+    @cached_property
+    def by_key(self) -> dict[tuple[str, str], ServiceView]:
+        """The Services by namespace and name."""
+        return {view.service.key: view for view in self.services}
+
+    @cached_property
+    def checked(self) -> tuple[ServiceView, ...]:
+        """The Services whose load balancers ask each node whether it has endpoints."""
+        return tuple(view for view in self.services if view.service.spec.health_check_node_port and needs_health_check(view.service.spec))
+
+
+class Duty(Struct, frozen=True):
+    """What a kube-proxy's process is told beside its manifest."""
+
+    options: Mapping[str, Any]
+    listeners: tuple[Listener, ...]
+
+
+def proxy_view(cluster: Cluster, node: str) -> ProxyView:
+    """What the kube-proxy of a node knows."""
+    views: dict[str, ProxyView] = cluster.derived("proxy views", lambda: {"": ProxyView(service_views(cluster))})
+    return views.get(node, views[""])
+
+
+def duty(cluster: Cluster, node: str, mode: str) -> Duty:
+    """What the process on a node is told: where Services' health is asked for, and whether it is well itself."""
+    view = proxy_view(cluster, node)
+    known = cluster.node(node)
+    checks = [
+        {
+            "port": checked.service.spec.health_check_node_port,
+            "namespace": checked.service.namespace,
+            "name": checked.service.name,
+            "endpoints": local_endpoints(checked, node),
+        }
+        for checked in view.checked
+    ]
+    options = {
+        "mode": mode,
+        "families": ["IPv6" if ":" in address else "IPv4" for address in known.addresses] if known is not None else [],
+        "eligible": known is None or not any(taint.key == LEAVING_TAINT for taint in known.spec.taints),
+        "checks": checks,
+    }
+    return Duty(options, tuple(Listener("TCP", checked.service.spec.health_check_node_port) for checked in view.checked))
+
+
+def informed(run: ProgramRun, told: Duty | None) -> ProgramRun:
+    """A kube-proxy's process with what it is told; any other as it is."""
+    if told is None or run.program != PROGRAM:
+        return run
+    return structs.replace(run, options={**run.options, **told.options}, listeners=(*run.listeners, *told.listeners))
+
+
+def passes(cluster: Cluster, node: str, service: Service) -> bool:
+    """True when a load balancer that asks the node about a Service hears that it may send: what the process answers there."""
+    view = proxy_view(cluster, node).by_key.get(service.key)
+    return view is not None and local_endpoints(view, node) > 0
+
+
+def local_endpoints(view: ServiceView, node: str) -> int:
+    """How many ready endpoints a Service has on a node, in its primary family; those that are going do not count."""
+    return sum(
+        endpoint.node_name == node and endpoint.conditions.is_ready and not endpoint.conditions.is_terminating
+        for endpoint in _endpoints(view)
+    )
+
+
+def summary(view: ProxyView, node: str) -> dict[str, Any]:
+    """What a sync is about: how many Services, how many ready endpoints, and how many Services a policy leads nowhere from this node."""
+    proxied = [known for known in view.services if is_proxied(known.service) and known.service.cluster_ips]
+    ready = {known.service.key: sum(endpoint.conditions.is_ready for endpoint in _endpoints(known)) for known in proxied}
+    lost = [
+        known.service.spec
+        for known in proxied
+        if _is_local(known.service) and ready[known.service.key] and not local_endpoints(known, node)
+    ]
+    return {
+        "services": len(proxied),
+        "endpoints": sum(ready.values()),
+        "no_local": {
+            "internal": sum(spec.internal_traffic_policy == "Local" for spec in lost),
+            "external": sum(spec.external_traffic_policy == "Local" for spec in lost),
+        },
+    }
+
+
+def changes(before: ProxyView | None, after: ProxyView) -> dict[str, int]:
+    """How many Services and how many of their slices differ between two views."""
+    services, slices = ({}, {}) if before is None else _parts(before)
+    services_now, slices_now = _parts(after)
+    return {"service_changes": _differing(services, services_now), "endpoint_changes": _differing(slices, slices_now)}
+
+
+def _parts(view: ProxyView) -> tuple[Objects, Objects]:
+    services = {known.service.key: known.service for known in view.services}
+    return services, {piece.key: piece for known in view.services for piece in known.slices}
+
+
+def _differing(before: Objects, after: Objects) -> int:
+    gone = before.keys() - after.keys()
+    return len(gone) + sum(bool(before.get(key) is not obj and before.get(key) != obj) for key, obj in after.items())
+
+
+def _is_local(service: Service) -> bool:
+    return "Local" in (service.spec.internal_traffic_policy, service.spec.external_traffic_policy)
+
+
+def _endpoints(view: ServiceView) -> list[Endpoint]:
+    """Those of the Service's primary family: a pod has an address in each."""
+    families = view.service.spec.ip_families
+    return [endpoint for piece in view.slices if not families or piece.address_type == families[0] for endpoint in piece.endpoints]

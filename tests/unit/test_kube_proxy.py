@@ -1,0 +1,191 @@
+"""kube-proxy as a component: its DaemonSet, what it is told, and what it answers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from kubenetlab.api.apps import DaemonSet
+from kubenetlab.api.core import Service
+from kubenetlab.api.lab import SYNC_PERIOD_S, ContainerReport
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.kube_proxy import is_kube_proxy
+from kubenetlab.datapath.proxy_views import changes, duty, passes, proxy_view, summary
+from kubenetlab.programs import kube_proxy
+from kubenetlab.programs.http import Me, Request, Response
+from kubenetlab.programs.kube_proxy import HEALTH_PORT, METRICS_PORT
+from tests.clusters import NOW, applied, deployment, pod_named, report, running, service, store
+
+LOCAL = service("web", 80, "http", type="LoadBalancer", externalTrafficPolicy="Local")
+NO_PROXY = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: none}\n---\n"
+SYNCED = {"at": NOW, "ms": 3.0, "services": 12, "endpoints": 1, "service_changes": 2, "endpoint_changes": 5, "no_local": {"internal": 0, "external": 1}}  # fmt: skip
+
+
+@dataclass
+class Process:
+    """One kube-proxy, with a clock to turn."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    now: float = NOW
+    memory: kube_proxy.Memory = field(default_factory=kube_proxy.memory)
+
+    @property
+    def me(self) -> Me:
+        none: Any = None
+        return Me("kube-system", "kube-proxy-x", "worker", "172.18.0.3", "worker", "kube-proxy", self.options, none, self.lines.append, none, none, lambda: self.now, self.memory)  # fmt: skip
+
+    def configure(self, **options: Any) -> None:
+        self.options = {"mode": "nftables", "families": ["IPv4"], **options}
+        kube_proxy.configured(self.me)
+
+    def tell(self, **news: Any) -> None:
+        kube_proxy.told(news, self.me)
+
+    def get(self, path: str, port: int = HEALTH_PORT) -> Response:
+        return asyncio.run(kube_proxy.http(Request("GET", path, ("172.18.0.1", 40000), port=port), self.me))
+
+
+def proxies(cluster: Cluster) -> list[Pod]:
+    return [pod for pod in cluster.all(Pod) if is_kube_proxy(pod)]
+
+
+def test_a_cluster_has_one_on_each_node_or_none_at_all() -> None:
+    """As its proxy mode says, also when that changes."""
+    cluster = store()
+    assert [pod.spec.node_name for pod in proxies(cluster)] == ["control-plane", "worker", "worker2"]
+    without = running(applied(running(cluster), NO_PROXY))
+    assert ([pod for pod in proxies(without) if not pod.is_terminating], without.all(DaemonSet)) == ([], ())
+    assert store(NO_PROXY).all(DaemonSet) == ()
+
+
+def test_it_knows_what_is_in_its_rules() -> None:
+    """Services with an address, their ready endpoints, and those of a Local policy that lead nowhere from its node."""
+    cluster = running(store(LOCAL + service("headless", clusterIP="None") + deployment(replicas=2, nodeName="worker2")))
+    view = proxy_view(cluster, "worker")
+    assert summary(view, "worker") == {"services": 3, "endpoints": 4, "no_local": {"internal": 0, "external": 1}}
+    assert summary(view, "worker2")["no_local"] == {"internal": 0, "external": 0}
+
+
+def test_changes_are_those_between_two_syncs() -> None:
+    """At first everything is new; then what is another than before."""
+    text = service() + deployment(replicas=1)
+    before = running(store(text))
+    after = running(applied(before, text.replace("replicas: 1", "replicas: 2")))
+    first = changes(None, proxy_view(before, ""))
+    assert first["service_changes"] == len(before.all(Service))
+    assert changes(proxy_view(before, ""), proxy_view(after, "")) == {"service_changes": 0, "endpoint_changes": 1}
+    assert changes(proxy_view(before, ""), proxy_view(before, "")) == {"service_changes": 0, "endpoint_changes": 0}
+
+
+def test_a_health_check_counts_ready_endpoints_of_the_node() -> None:
+    """Neither those of others, nor those that are not ready or on their way out."""
+    cluster = running(store(LOCAL + deployment(replicas=3, nodeName="worker")))
+    web = cluster.get(Service, "default", "web")
+    assert web is not None
+    port = web.spec.health_check_node_port
+
+    def counted(node: str) -> list[tuple[int, int]]:
+        return [(check["port"], check["endpoints"]) for check in duty(cluster, node, "nftables").options["checks"]]
+
+    assert (counted("worker"), counted("worker2")) == ([(port, 3)], [(port, 0)])
+    assert [passes(cluster, node, web) for node in ("worker", "worker2")] == [True, False]
+    first, second, _ = (pod.name for pod in cluster.select("default", {"app": "web"}))
+    cluster = report(cluster, first, ContainerReport(0, "exited", exit_code=1, at=NOW), now=NOW)
+    assert counted("worker") == [(port, 2)]
+    assert not pod_named(cluster, first).is_ready
+    cluster = running(applied(cluster, deployment(replicas=1, nodeName="worker")), only=[])
+    assert counted("worker") == [(port, 1)]
+    assert pod_named(cluster, second) is not None
+    assert duty(running(store(service())), "worker", "nftables").options["checks"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "path", "status"),
+    [
+        ({}, "/healthz", 200),
+        ({}, "/livez", 200),
+        ({"healthy": False}, "/healthz", 503),
+        ({"healthy": False}, "/livez", 503),
+        ({"eligible": False}, "/healthz", 503),
+        ({"eligible": False}, "/livez", 200),
+        ({}, "/", 404),
+    ],
+)
+def test_health_is_of_the_process_and_of_the_node(options: dict[str, Any], path: str, status: int) -> None:
+    """A node that leaves is told of to load balancers, and not restarted for it."""
+    process = Process()
+    process.configure(**options)
+    assert process.get(path).status == status
+
+
+def test_who_cannot_sync_for_long_is_not_healthy() -> None:
+    """Two periods after the first failure; the next sync cures it. Upstream's texts."""
+    process = Process()
+    process.configure()
+    process.tell(**SYNCED)
+    process.tell(error="no\nroom")
+    process.now += 2 * SYNC_PERIOD_S
+    assert process.get("/healthz").status == 200
+    process.now += 1
+    said = process.get("/healthz")
+    assert said.status == 503
+    assert said.body.decode() == '{"lastUpdated": "2023-11-14 22:13:20.000000 +0000 UTC", "currentTime": "2023-11-14 22:13:31.000000 +0000 UTC", "nodeEligible": true}'  # fmt: skip
+    process.tell(**{**SYNCED, "at": process.now})
+    assert process.get("/healthz").status == 200
+    assert process.lines == [
+        "Using nftables Proxier on node worker",
+        "Synced 12 Services with 1 endpoint in 3 ms",
+        "Sync failed, and is tried again: no room",
+        "Synced 12 Services with 1 endpoint in 3 ms",
+    ]
+
+
+def test_a_load_balancer_is_answered_for_each_service() -> None:
+    """By the port at which it asks; with endpoints, and a proxy that is well."""
+    checks = [
+        {"port": 30001, "namespace": "a", "name": "b", "endpoints": 2},
+        {"port": 30002, "namespace": "c", "name": "d", "endpoints": 0},
+    ]
+    process = Process()
+    process.configure(checks=checks)
+    found = [process.get("/x", port) for port in (30001, 30002, 30003)]
+    assert [said.status for said in found] == [200, 503, 404]
+    assert found[0].body == b'{"service": {"namespace": "a", "name": "b"}, "localEndpoints": 2, "serviceProxyHealthy": true}'
+    assert found[0].headers["X-Load-Balancing-Endpoint-Weight"] == "2"
+    process.configure(checks=checks[:1], healthy=False)
+    assert process.get("/", 30001).status == 503
+    process.configure(checks=checks[:1], mode="iptables")
+    assert process.lines[1:] == [
+        "Opening health check of Service a/b on port 30001",
+        "Opening health check of Service c/d on port 30002",
+        "Closing health check of Service c/d on port 30002",
+        "Using iptables Proxier on node worker",
+    ]
+
+
+def test_metrics_are_prometheus() -> None:
+    """A histogram whose buckets add up, and counters; what nobody has measured is in none of them."""
+    process = Process()
+    process.configure()
+    for news in (SYNCED, {**SYNCED, "ms": 40.0}, {**SYNCED, "ms": None}):
+        process.tell(**news)
+    process.get("/healthz")
+    said = process.get("/metrics", METRICS_PORT)
+    assert said.content_type.startswith("text/plain; version=0.0.4")
+    lines = said.body.decode().splitlines()
+    name = "kubeproxy_sync_proxy_rules_duration_seconds"
+    assert [line for line in lines if line.startswith(name) and ('"0.002"' in line or '"0.004"' in line or "le=" not in line)] == [
+        f'{name}_bucket{{ip_family="IPv4",le="0.002"}} 0',
+        f'{name}_bucket{{ip_family="IPv4",le="0.004"}} 1',
+        f'{name}_sum{{ip_family="IPv4"}} 0.043000',
+        f'{name}_count{{ip_family="IPv4"}} 2',
+    ]
+    assert "kubeproxy_sync_proxy_rules_service_changes_total 6" in lines
+    assert 'kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 1' in lines
+    assert 'kubeproxy_proxy_healthz_total{code="200"} 1' in lines
+    assert all(line.startswith("# ") or float(line.rpartition(" ")[2]) >= 0 for line in lines)
