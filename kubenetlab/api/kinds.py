@@ -10,19 +10,30 @@ from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.environment import ConfigMap, Secret
-from kubenetlab.api.lab import Attachment, Decisions, Ledger, NetworkFacts, NodeReport, NodeSettings, Observed
+from kubenetlab.api.faults import Fault
+from kubenetlab.api.lab import Attachment, Decisions, LastView, Ledger, NetworkFacts, NodeReport, NodeSettings, Observed
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 
 SERVED: Final[tuple[type[Resource], ...]] = (
-    Namespace, Node, Pod, Service, EndpointSlice, Endpoints, Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job, ConfigMap, Secret, Event, ClusterConfig,
+    Namespace, Node, Pod, Service, EndpointSlice, Endpoints, Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job, ConfigMap, Secret, Event, ClusterConfig, Fault,
 )  # fmt: skip
 """The kinds that `get` and the API show, in the order of `get all`-like listings."""
 
 NAMESPACED: Final[tuple[type[Resource], ...]] = tuple(kind for kind in SERVED if kind.is_namespaced)
 """Those of them that live in a namespace."""
 
-STORED: Final[tuple[type[Resource], ...]] = (*SERVED, Attachment, Observed, NodeReport, NodeSettings, Ledger, Decisions, NetworkFacts)
+STORED: Final[tuple[type[Resource], ...]] = (
+    *SERVED,
+    Attachment,
+    Observed,
+    NodeReport,
+    NodeSettings,
+    LastView,
+    Ledger,
+    Decisions,
+    NetworkFacts,
+)
 """Every kind that the store may hold."""
 
 WRITABLE: Final[tuple[type[Resource], ...]] = (

@@ -5,9 +5,10 @@ container runtime, counters in allocators. Here they are objects of the store, s
 They are never served by the API.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
-from kubenetlab.api.core import Taint
+from kubenetlab.api.core import Service, Taint
+from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.meta import ObjectMeta, Record, Resource
 
 SYNC_PERIOD_S = 5
@@ -107,6 +108,25 @@ class NodeSettings(Internal, frozen=True):
     """In place of the node's own; None leaves those."""
     unschedulable: bool = False
     pod_cidrs: tuple[str, ...] = ()
+
+
+class LastView(Internal, kw_only=True, frozen=True):
+    """What a node's kube-proxy knew when it heard of the cluster for the last time; named after the node."""
+
+    kind = "LastView"
+    plural = "lastviews"
+    is_namespaced = False
+
+    metadata: ObjectMeta
+    fault: str
+    """For which it hears of nothing; healed, this is forgotten."""
+    services: tuple[Service, ...]
+    slices: tuple[EndpointSlice, ...]
+    proxy_mode: str
+    proxy_options: dict[str, Any]
+    overdue_at: float
+    """From when on its rules count as stale."""
+    is_overdue: bool = False
 
 
 class Ledger(Internal, frozen=True):

@@ -44,6 +44,8 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "port-forward": Place("port_forward", "port_forward", ACT),
     "scale": Place("work", "scale", ACT),
     "rollout": Place("rollout", "app", ACT),
+    "break": Place("faults", "break_", ACT),
+    "heal": Place("faults", "heal", ACT),
     "modes": Place("modes", "modes", MACHINE),
     "explain": Place("explain", "explain", MACHINE),
     "schema": Place("schema", "schema", MACHINE),

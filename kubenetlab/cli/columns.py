@@ -239,6 +239,13 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("PODS", lambda item: _networking(item, "podSubnet"), False),
         ("SERVICES", lambda item: _networking(item, "serviceSubnet"), False),
     ),
+    "Fault": (
+        ("ID", _name, False),
+        ("FAULT", lambda item: item["spec"]["fault"], False),
+        ("OPTIONS", lambda item: ",".join(f"{key}={value}" for key, value in item["spec"].get("options", {}).items()) or "-", False),
+        ("AGE", _age, False),
+        ("WHAT", lambda item: item["spec"].get("summary", ""), True),
+    ),
     "Deployment": (
         ("NAME", _name, False),
         ("READY", lambda item: f"{_status(item, 'readyReplicas', 0)}/{_spec(item, 'replicas', 1)}", False),

@@ -96,6 +96,32 @@ def proxy_modes() -> list[str]:
     return list(known("proxy"))
 
 
+def faults() -> list[str]:
+    """What can be broken."""
+    from kubenetlab.datapath.faults import known
+
+    return list(known())
+
+
+def broken(ctx: typer.Context) -> list[str]:
+    """The numbers of the faults there are."""
+    from kubenetlab.api.faults import Fault
+
+    return _names(ctx, Fault)
+
+
+def nodes(ctx: typer.Context) -> list[str]:
+    """The nodes of the lab."""
+    return [node["name"] for node in _seen(ctx)["nodes"]]
+
+
+def ways(ctx: typer.Context) -> list[str]:
+    """In which ways the fault can be that stands on the line."""
+    from kubenetlab.datapath.faults import values
+
+    return values(str(ctx.params.get("fault") or ""), "how")
+
+
 def readable_kinds() -> list[str]:
     """The kinds that a manifest may hold."""
     from kubenetlab.api.kinds import WRITABLE
@@ -108,12 +134,13 @@ def explained(incomplete: str) -> list[str]:
     from kubenetlab.api.fields import explain
     from kubenetlab.api.kinds import SERVED, find_kind
     from kubenetlab.cli.modes import names
+    from kubenetlab.datapath import faults
     from kubenetlab.errors import UsageError
 
     word, _, path = incomplete.partition(".")
     kind = find_kind(word)
     if kind is None or "." not in incomplete:
-        has_fields = dict.fromkeys(names(), False) | {each.kind.lower(): True for each in SERVED}
+        has_fields = dict.fromkeys((*names(), *faults.known()), False) | {each.kind.lower(): True for each in SERVED}
     else:
         above = path.rpartition(".")[0]
         try:

@@ -1,4 +1,4 @@
-"""explain: the manual page of a mode, or what a field of a manifest means."""
+"""explain: the manual page of a mode or a fault, or what a field of a manifest means."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def explain(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="MODE | KIND[.FIELD…]",
-            help="A mode, as `modes` lists them, or a field of a kind.",
+            metavar="MODE | FAULT | KIND[.FIELD…]",
+            help="A mode, as `modes` lists them, a fault, as `break --list` does, or a field of a kind.",
             show_default=False,
             autocompletion=candidates("explained"),
         ),
     ],
     output: OutputOption = Output.table,
 ) -> None:
-    """Show the manual page of a mode, or what a field means and takes. Example: kubenetlab explain pod.spec.containers.ports
+    """Show the manual page of a mode or a fault, or what a field means and takes. Example: kubenetlab explain pod.spec.containers.ports
 
     Fields are those of the documents that the lab reads and shows; a path as messages have it, with brackets, is understood too.
     """
@@ -40,6 +40,12 @@ def explain(
         return
     from msgspec import to_builtins
 
+    from kubenetlab.datapath import faults
+
+    if what in faults.known():
+        _show_fault(what, output)
+        return
+
     found = _field(what)
     if output.is_data:
         data(to_builtins(found), output)
@@ -48,17 +54,30 @@ def explain(
         hint(_next(found))
 
 
+def _show_fault(name: str, output: Output) -> None:
+    from kubenetlab.datapath import faults
+
+    if output.is_data:
+        data({"fault": name, "options": faults.option_names(name), "manual": faults.manual(name)}, output)
+        return
+    say(faults.manual(name))
+    say()
+    say(f"On the command line: kubenetlab break {name} {' '.join(f'--{option} …' for option in faults.option_names(name))}")
+    hint("kubenetlab break --list")
+
+
 def _field(what: str) -> Explanation:
     from kubenetlab.api import fields
     from kubenetlab.api.kinds import find_kind, known_words
+    from kubenetlab.datapath import faults
     from kubenetlab.errors import UsageError, did_you_mean
 
     word, _, path = what.partition(".")
     kind = find_kind(word)
     if kind is None:
-        guess = did_you_mean(word, known_words() if path else (*modes.names(), *known_words()))
-        known = f"\n  modes: {', '.join(modes.names())}" if not path else ""
-        raise UsageError(f'explain: there is no {"kind" if path else "mode or kind"} "{word}"{guess}{known}')
+        guess = did_you_mean(word, known_words() if path else (*modes.names(), *faults.known(), *known_words()))
+        known = f"\n  modes: {', '.join(modes.names())}\n  faults: {', '.join(faults.known())}" if not path else ""
+        raise UsageError(f'explain: there is no {"kind" if path else "mode, fault or kind"} "{word}"{guess}{known}')
     return fields.explain(kind, path)
 
 

@@ -61,7 +61,8 @@ def get(
     if output is GetOutput.name:
         return
     if not documents:
-        say("nothing found" + ("" if every else f" in namespace {namespace or 'default'}"))
+        is_everywhere = every or not any(isinstance(kind, str) or kind.is_namespaced for kind, _ in wanted)
+        say("nothing found" + ("" if is_everywhere else f" in namespace {namespace or 'default'}"))
     hint(_next(first, documents if len(wanted) == 1 else []))
 
 
@@ -242,6 +243,8 @@ def _next(kind: type[Resource] | str, documents: list[dict[str, Any]]) -> str:
         return f"kubenetlab describe service {meta['name']}{where}"
     if kind.kind in ("Event", "Namespace"):
         return "kubenetlab get pods -A"
+    if kind.kind == "Fault":
+        return f"kubenetlab heal {meta['name']}"
     if kind.kind == "Node":
         return f"kubenetlab inspect node:{meta['name']}"
     return f"kubenetlab describe {kind.kind.lower()} {meta['name']}{where}"

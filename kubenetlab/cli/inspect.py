@@ -8,7 +8,7 @@ import typer
 
 from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
-from kubenetlab.cli.screen import GOOD, data, hint, paint, refused, say, table
+from kubenetlab.cli.screen import GOOD, broken, data, hint, paint, refused, say, table
 from kubenetlab.lab.paths import LAB_API
 
 
@@ -72,9 +72,11 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
         if found["changes"]:
             show_changes(found["changes"])
         refused(found["failures"])
-        hint(f"kubenetlab up --lab {client.lab} (puts it right at once)")
+        broken(found["faults"])
+        hint(f"kubenetlab {'heal' if found['faults'] else 'up'} --lab {client.lab} (puts it right at once)")
     else:
         say(paint("the kernel is as it should be", GOOD))
+        broken(found["faults"])
         hint("kubenetlab ping")
     if found["changes"] or found["failures"]:
         raise typer.Exit(1)

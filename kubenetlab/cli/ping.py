@@ -9,7 +9,7 @@ import typer
 
 from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
-from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
+from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, broken, data, hint, paint, say
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
@@ -108,6 +108,7 @@ def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, 
         return not found.faults
     _draw(found)
     _summary(found, took_s, kept_policies(kept))
+    broken(seen["faults"])
     return not found.faults
 
 

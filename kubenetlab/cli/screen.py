@@ -44,6 +44,12 @@ def refused(failures: Mapping[str, str]) -> None:
         note(f"{paint('refused:', BAD)} {text if text.startswith(where) else f'{where}: {text}'}")
 
 
+def broken(faults: Iterable[Mapping[str, Any]]) -> None:
+    """What is broken on purpose, and how it is healed."""
+    for fault in faults:
+        note(f"{paint('broken on purpose:', MILD)} {fault['summary']} (fault {fault['name']})")
+
+
 def hint(text: str, lab: str | None = None) -> None:
     """What to do next; only for people at a terminal or a log, never in data. `lab`: whose name must be in it."""
     sys.stdout.flush()

@@ -18,6 +18,7 @@ from kubenetlab.controllers import (
     endpoints,
     endpointslices,
     evictions,
+    faults,
     garbage,
     ipam,
     jobs,
@@ -48,7 +49,7 @@ class Controller(Protocol):
 
 
 CONTROLLERS: Final[tuple[Any, ...]] = (
-    namespaces, addons, kube_proxy, nodes, deployments, replicasets, statefulsets, daemonsets, jobs, scheduler, evictions, ipam, kubelet, loadbalancers, endpointslices, endpoints, garbage,
+    namespaces, addons, kube_proxy, nodes, faults, deployments, replicasets, statefulsets, daemonsets, jobs, scheduler, evictions, ipam, kubelet, loadbalancers, endpointslices, endpoints, garbage,
 )  # fmt: skip
 """In the order of a pod's life. Each is a Controller."""
 

@@ -28,6 +28,8 @@ KILLED_EXIT_CODE = 137
 KILLING_PROBES: Final = ("startup", "liveness")
 """Those after whose failure a container is started anew."""
 CHANGED = "Container definition changed, will be restarted"
+STOPPED = "stopped by"
+"""How the message begins of a container that a fault has ended."""
 KILLED = "killed by signal"
 """How the message begins of a container that a signal ended."""
 
@@ -59,26 +61,41 @@ def failed_probe(message: str) -> str:
 
 def how_it_ended(ended: Terminated) -> str:
     """`exit status 3: bye`: a container's exit status and its last words; only what ended it, where that was somebody else."""
-    if failed_probe(ended.message) or ended.message.startswith((KILLED, CHANGED)):
+    if failed_probe(ended.message) or ended.message.startswith((KILLED, CHANGED, STOPPED)):
         return ended.message
     return f"exit status {ended.exit_code}" + (f": {ended.message}" if ended.message else "")
 
 
 def statuses(
-    pod: Pod, seen: Observed | None, now: float, faults: Mapping[str, str], *, is_initialized: bool
+    pod: Pod, seen: Observed | None, now: float, faults: Mapping[str, str], *, is_initialized: bool, stopped: str = ""
 ) -> tuple[list[ContainerStatus], list[ContainerStatus]]:
     """`faults` say of a container why it cannot be started. Returns (init containers and sidecars, app containers). One init container after the other; a sidecar must have started, the others must
-    have ended well. Once a pod is initialized it stays so as long as its sandbox lives."""
+    have ended well. Once a pod is initialized it stays so as long as its sandbox lives. `stopped` says why none of them may run."""
     may_start = True
     first: list[ContainerStatus] = []
     for container in pod.spec.init_containers:
         part: Part = "sidecar" if container.is_sidecar else "init"
         status = _status(pod, container, part, seen, now, _waits(container, faults, may_start=may_start or is_initialized))
+        status = _stopped(pod, status, stopped, now) if stopped else status
         first.append(status)
         may_start = may_start and is_past(container, status)
     may_start = may_start or is_initialized
     rest = [_status(pod, container, "app", seen, now, _waits(container, faults, may_start=may_start)) for container in pod.spec.containers]
-    return first, rest
+    return first, [_stopped(pod, status, stopped, now) if stopped else status for status in rest]
+
+
+def _stopped(pod: Pod, status: ContainerStatus, why: str, now: float) -> ContainerStatus:
+    """A container that was ended on purpose, and is not started again before the reason has gone."""
+    before = pod.container_status(status.name)
+    if before is not None and _was_stopped(before):
+        return before
+    since = status.state.running.started_at if status.state.running is not None else None
+    ended = Terminated(KILLED_EXIT_CODE, "Error", f"{STOPPED} {why}", started_at=since, finished_at=timestamp(now))
+    return structs.replace(status, state=ContainerState(terminated=ended), ready=False, started=False)
+
+
+def _was_stopped(status: ContainerStatus) -> bool:
+    return status.state.terminated is not None and status.state.terminated.message.startswith(STOPPED)
 
 
 def is_past(container: Container, status: ContainerStatus) -> bool:
@@ -107,6 +124,8 @@ def _status(pod: Pod, container: Container, part: Part, seen: Observed | None, n
     if report is None and before is not None and before.state.running is not None:  # its sandbox has gone, and it with it
         lost = Terminated(KILLED_EXIT_CODE, "Error", started_at=before.state.running.started_at, finished_at=timestamp(now))
         return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=lost))
+    if before is not None and _was_stopped(before):
+        return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=before.state)
     if report is None or report.attempt != attempt:
         return structs.replace(base, state=waits)
     ended = _ended(container, report, seen)

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from kubenetlab.api.core import Node
 from kubenetlab.api.environment import ConfigMap, Secret
+from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import Attachment, NetworkFacts, Observed
 from kubenetlab.api.meta import Condition, seconds, timestamp
 from kubenetlab.api.pods import READY_ANNOTATION, ContainerStatus, Pod, PodIP, PodStatus, Terminated
@@ -29,12 +30,13 @@ from kubenetlab.controllers.containers import (
 )
 from kubenetlab.controllers.environment import faults
 from kubenetlab.controllers.events import event, is_recorded
+from kubenetlab.controllers.faults import what_stops
 from kubenetlab.controllers.ipam import attachment_of, network
 from kubenetlab.controllers.nodes import NETWORK_NOT_READY
 from kubenetlab.controllers.scheduler import SCHEDULED
 from kubenetlab.controllers.wake import Wake
 
-WATCHES: Final[tuple[Kind, ...]] = (NetworkFacts, Node, Pod, Attachment, Observed, ConfigMap, Secret)
+WATCHES: Final[tuple[Kind, ...]] = (NetworkFacts, Node, Pod, Attachment, Observed, ConfigMap, Secret, Fault)
 
 INITIALIZED = "Initialized"
 
@@ -88,7 +90,9 @@ def _status(cluster: Cluster, pod: Pod, node: Node, seen: Observed | None, now: 
     has_sandbox = seen is not None and seen.sandbox_pid != 0
     initialized = pod.status.condition(INITIALIZED)
     is_initialized = has_sandbox and initialized is not None and initialized.status == "True"
-    first, containers = statuses(pod, seen, now, faults(cluster, pod), is_initialized=is_initialized)
+    stopping = what_stops(cluster, pod)
+    why = stopping.title if stopping is not None else ""
+    first, containers = statuses(pod, seen, now, faults(cluster, pod), is_initialized=is_initialized, stopped=why)
     phase = _phase(pod, first, containers, has_sandbox)
     if phase in ("Succeeded", "Failed"):
         first = [with_pod_ended(status, now) for status in first]
@@ -122,7 +126,7 @@ def _phase(
     if broken:
         return "Failed"
     ended = [status.state.terminated for status in containers if status.state.terminated is not None]
-    if containers and len(ended) == len(containers):
+    if containers and len(ended) == len(containers) and pod.spec.restart_policy != "Always":  # those come back
         return "Succeeded" if all(end.exit_code == 0 for end in ended) else "Failed"
     never_started = any(status.state.waiting is not None and status.last_state.terminated is None for status in containers)
     return "Pending" if never_started or not has_sandbox else "Running"

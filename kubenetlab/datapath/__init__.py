@@ -88,9 +88,10 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     want(memo("load balancers", _load_balancers, loadbalancers.ways_in(cluster)))
     for node in nodes:
         want(memo(("node", node.name), _node, node, cni))
-        network = cni.network(node)
         known = proxy_view(cluster, node.name)
-        proxy = wanted_proxy.settled(len(known.services))
+        network = known.network(cni.network(node))
+        mode: ServiceProxy = modes.load("proxy", *known.mode) if known.mode is not None else wanted_proxy
+        proxy = mode.settled(len(known.services))
         rules = tuple(_rules(memo, proxy, service, node, network, known.whose) for service in known.services)
         want(memo(("proxy", node.name), _proxy, without_pods(node), rules, proxy, network))
         for view, pod in _pods_of(cluster, node, memo):

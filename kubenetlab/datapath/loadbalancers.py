@@ -1,7 +1,8 @@
 """The lab's load balancer: the router sends what is for a Service's address to a node, whose kube-proxy does the rest. So it does
 with external IPs, which in a cluster is the network's administrator's task.
 
-To one node for each Service, the same as long as it is ready; with externalTrafficPolicy Local to one that has a ready endpoint.
+To one node for each Service, the same as long as it is ready and its kube-proxy is healthy; with externalTrafficPolicy Local to one that
+has a ready endpoint. Where none is fit, to any that is ready: a load balancer that finds nobody healthy still sends.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from kubenetlab import names
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes import CONTROL_PLANE_LABEL
-from kubenetlab.datapath.proxy_views import passes
+from kubenetlab.datapath.proxy_views import passes, proxy_view
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
 
@@ -47,6 +48,8 @@ def _ways(cluster: Cluster, service: Service, addresses: Iterable[str]) -> Itera
         workers = [node for node in ready if not _EXCLUDING.intersection(node.labels)] or ready
         if service.spec.external_traffic_policy == "Local":
             workers = [node for node in ready if passes(cluster, node.name, service)] or workers
+        else:
+            workers = [node for node in workers if proxy_view(cluster, node.name).is_healthy] or workers
         if not workers:
             continue
         # Each node draws by itself (rendezvous hashing): when one comes or goes, only what is its own moves.

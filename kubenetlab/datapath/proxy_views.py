@@ -16,6 +16,8 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import Endpoint
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.node_ports import needs_health_check
+from kubenetlab.datapath import faults
+from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.datapath.view import ServiceView, service_views
 from kubenetlab.hoststate.programs import Listener, ProgramRun
@@ -33,6 +35,18 @@ class ProxyView(Struct, frozen=True, dict=True):
     services: tuple[ServiceView, ...]
     whose: str = ""
     """The node whose alone this view is; empty for the one that all share."""
+    mode: tuple[str, Mapping[str, Any]] | None = None
+    """In which mode it runs, where that is not the cluster's any more, and its options."""
+    cluster_cidrs: tuple[str, ...] = ()
+    """What it takes for pods' addresses, where that is wrong."""
+    is_healthy: bool = True
+    """False when it does not run, or its rules are stale."""
+    log: tuple[str, ...] = ()
+    """What it says of its state."""
+
+    def network(self, network: PodNetwork) -> PodNetwork:
+        """The pods' network as it takes it to be."""
+        return structs.replace(network, cluster_cidrs=self.cluster_cidrs) if self.cluster_cidrs else network
 
     @cached_property
     def by_key(self) -> dict[tuple[str, str], ServiceView]:
@@ -54,8 +68,16 @@ class Duty(Struct, frozen=True):
 
 def proxy_view(cluster: Cluster, node: str) -> ProxyView:
     """What the kube-proxy of a node knows."""
-    views: dict[str, ProxyView] = cluster.derived("proxy views", lambda: {"": ProxyView(service_views(cluster))})
+    views: dict[str, ProxyView] = cluster.derived("proxy views", lambda: _views(cluster))
     return views.get(node, views[""])
+
+
+def _views(cluster: Cluster) -> dict[str, ProxyView]:
+    """By node those that have one of their own; for all others the one of no node."""
+    found = {"": ProxyView(service_views(cluster))}
+    for fault, broken in faults.of(cluster):
+        found[fault.spec.node] = broken.kube_proxy_sees(cluster, found.get(fault.spec.node, found[""]))
+    return found
 
 
 def duty(cluster: Cluster, node: str, mode: str) -> Duty:
@@ -72,7 +94,9 @@ def duty(cluster: Cluster, node: str, mode: str) -> Duty:
         for checked in view.checked
     ]
     options = {
-        "mode": mode,
+        "mode": view.mode[0] if view.mode is not None else mode,
+        "healthy": view.is_healthy,
+        "log": list(view.log),
         "families": ["IPv6" if ":" in address else "IPv4" for address in known.addresses] if known is not None else [],
         "eligible": known is None or not any(taint.key == LEAVING_TAINT for taint in known.spec.taints),
         "checks": checks,
@@ -89,7 +113,8 @@ def informed(run: ProgramRun, told: Duty | None) -> ProgramRun:
 
 def passes(cluster: Cluster, node: str, service: Service) -> bool:
     """True when a load balancer that asks the node about a Service hears that it may send: what the process answers there."""
-    view = proxy_view(cluster, node).by_key.get(service.key)
+    known = proxy_view(cluster, node)
+    view = known.by_key.get(service.key) if known.is_healthy else None
     return view is not None and local_endpoints(view, node) > 0
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubenetlab import names
 from kubenetlab.api.core import Node, Service
+from kubenetlab.api.faults import Fault
 from kubenetlab.api.kinds import find_kind
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
@@ -63,7 +64,13 @@ def inspection(agent: Agent) -> dict[str, Any]:
             for host in cluster.config.external
         ],
         "services": [_service(agent, service) for service in cluster.all(Service)],
+        "faults": broken(cluster),
     }
+
+
+def broken(cluster: Cluster) -> list[dict[str, Any]]:
+    """What is broken on purpose."""
+    return [{"name": fault.name, "fault": fault.spec.fault, "summary": fault.spec.summary} for fault in cluster.all(Fault)]
 
 
 def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:

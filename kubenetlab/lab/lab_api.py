@@ -1,8 +1,9 @@
-"""The lab's own part of the API: apply, settled, inspect, enter, plan, diff.
+"""The lab's own part of the API: apply, break, settled, inspect, enter, plan, diff.
 
 POST apply    {documents: […]}        → outcomes and findings
 POST plan     {documents: […]}        → what would be done; with script the whole lab as a shell script
-GET  diff                             → where the kernel differs from the plan, found by looking
+POST break    {fault: …, options: …}  → the fault that was made; it is healed by deleting it
+GET  diff                             → where the kernel differs from what it should hold if nothing were broken, found by looking
 GET  settled  ?timeout=60             → lines: how many pods are ready, until all are or never will be
 GET  inspect                          → everything that runs, with pids and namespaces
 GET  detail   ?netns=…                → links, addresses, routes, neighbours and rules of one namespace
@@ -21,14 +22,15 @@ import msgspec
 from msgspec import structs
 
 from kubenetlab import controllers, names
+from kubenetlab.api.faults import Fault
 from kubenetlab.api.kinds import writable
 from kubenetlab.api.load import decode_object
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.validate import validate
 from kubenetlab.controllers.admission import Admission, Incoming, admit
-from kubenetlab.datapath import Memo, modes, plan
-from kubenetlab.errors import ManifestError, RequirementError
+from kubenetlab.datapath import Memo, faults, modes, plan
+from kubenetlab.errors import ManifestError, RequirementError, UsageError
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.rules import by_dialect
 from kubenetlab.hoststate.script import script
@@ -37,7 +39,7 @@ from kubenetlab.lab.builder import of_hand
 from kubenetlab.lab.container_logs import Piece, Which
 from kubenetlab.lab.first import with_network_facts
 from kubenetlab.lab.http import Answer, Handover, Stream
-from kubenetlab.lab.inspection import inspection
+from kubenetlab.lab.inspection import broken, inspection
 from kubenetlab.lab.machine import decisions
 from kubenetlab.lab.paths import LAB_API
 from kubenetlab.lab.requirements import require_modes
@@ -57,6 +59,7 @@ class LabApi:
             ("POST", "apply"): self._apply,
             ("POST", "plan"): self._plan,
             ("POST", "delete"): self._delete_given,
+            ("POST", "break"): self._break,
             ("GET", "given"): self._given,
             ("GET", "diff"): self._diff,
             ("GET", "settled"): self._settled,
@@ -111,26 +114,37 @@ class LabApi:
         self._agent.replace(self._agent.cluster.with_given(given))
         return _json({"deleted": known})
 
+    async def _break(self, request: Request) -> Answer:
+        """Breaks something on purpose."""
+        asked = msgspec.json.decode(request.body)
+        try:
+            changes = faults.begun(self._agent.cluster, asked["fault"], asked["options"], time.time())
+        except UsageError as error:
+            return _failure(422, str(error))
+        self._agent.learn(changes)
+        return _json(msgspec.to_builtins(changes[0]))
+
     async def _given(self, request: Request) -> Answer:
         """The documents of kinds that the lab keeps without modelling them."""
         documents = [document for document in self._agent.cluster.given.values() if writable(document) is None]
         return _json({"items": documents})
 
     async def _diff(self, request: Request) -> Answer:
-        """Where the kernel differs from what should be: looked at now, not repaired by this."""
+        """Where the kernel differs from what should be if nothing were broken: looked at now, not repaired by this."""
         agent = self._agent
         async with agent.kernel_is_free:
-            wanted = agent.desired.namespaces
+            healthy = plan(faults.healed(agent.cluster), agent.decisions, Memo()) if agent.cluster.all(Fault) else agent.desired
+            wanted = healthy.namespaces
             seen = agent.kernel.observe(wanted)
             netlink = HostState({netns: _netlink(contents) for netns, contents in seen.items()})
-            desired = HostState({netns: _netlink(contents) for netns, contents in wanted.items()}, agent.desired.origins)
+            desired = HostState({netns: _netlink(contents) for netns, contents in wanted.items()}, healthy.origins)
             changes = {entry["netns"]: entry for entry in render_changes(diff(netlink, desired))}
             for netns, contents in wanted.items():
                 rules = of_hand(contents.values(), "rules")
                 pid = agent.sandboxes.pids.get(netns)
                 if rules and pid and (lines := await agent.rules.differences(netns, pid, rules)):
                     changes.setdefault(netns, {"netns": netns, "operations": []})["operations"] += lines
-        return _json({"changes": list(changes.values()), "failures": agent.failures})
+        return _json({"changes": list(changes.values()), "failures": agent.failures, "faults": broken(agent.cluster)})
 
     async def _settled(self, request: Request) -> Answer:
         timeout_s = float(request.query.get("timeout", "60"))

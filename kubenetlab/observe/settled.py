@@ -12,11 +12,12 @@ from kubenetlab.api.core import Event
 from kubenetlab.api.pods import READY_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import CONFIG_ERROR, CRASH_LOOP, how_it_ended
+from kubenetlab.controllers.faults import what_stops
 from kubenetlab.controllers.kubelet import observed_of
 from kubenetlab.programs import is_one_shot, setup
 
 State = Literal["ready", "unready", "completed", "waiting", "stuck"]
-"""unready: on purpose, by annotation."""
+"""unready: on purpose, by annotation or by a fault."""
 
 _CREATION_EVENTS = ("FailedCreatePodSandBox", "NetworkNotReady")
 
@@ -60,6 +61,8 @@ def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "") -> Verdict:
         return Verdict(name, "stuck", f"{scheduled.reason}: {scheduled.message}")
     if pod.spec.node_name and cluster.node(pod.spec.node_name) is None:
         return Verdict(name, "stuck", f"spec.nodeName: there is no node {pod.spec.node_name}")
+    if (fault := what_stops(cluster, pod)) is not None:
+        return Verdict(name, "unready", fault.title)
     reason = next(_faults(cluster, pod), "")
     if not reason and pod.status.phase == "Pending":
         reason = creation_failure

@@ -55,9 +55,11 @@ def configured(me: Me) -> None:
         me.log(f"Closing health check of Service {_title(former[port])} on port {port}")
     for port in checks.keys() - former.keys():
         me.log(f"Opening health check of Service {_title(checks[port])} on port {port}")
-    for line in me.options.get("log", ()):
-        if line not in before.get("log", ()):
-            me.log(line)
+    said, new = before.get("log", ()), me.options.get("log", ())
+    for line in [line for line in new if line not in said]:
+        me.log(line)
+    if said and not new:
+        me.log("Watching Services and EndpointSlices again")
 
 
 def told(news: Mapping[str, Any], me: Me) -> None:

@@ -1,0 +1,185 @@
+"""Faults: what can be broken, what it changes, and that nothing stays of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from kubenetlab.api.faults import Fault
+from kubenetlab.api.lab import SYNC_PERIOD_S, Decisions, LastView
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster, deletion
+from kubenetlab.controllers import run
+from kubenetlab.controllers.kube_proxy import is_kube_proxy
+from kubenetlab.datapath import faults, plan
+from kubenetlab.datapath.proxy_views import duty
+from kubenetlab.errors import UsageError
+from kubenetlab.hoststate.nftables import Chain
+from kubenetlab.hoststate.programs import ProgramRun
+from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.rules import members
+from kubenetlab.observe.settled import verdict
+from tests.clusters import DUAL, NOW, applied, deployment, running, service, settled, store
+
+WEB = service() + deployment(replicas=2)
+DECISIONS = Decisions(pod_layout="onlink", neighbors="dynamic")
+
+
+def broken(cluster: Cluster, how: str, node: str = "worker", now: float = NOW) -> Cluster:
+    return settled(cluster.with_changes(faults.begun(cluster, "kube-proxy", {"node": node, "how": how}, now)), now)
+
+
+def healed(cluster: Cluster, now: float = NOW) -> Cluster:
+    return running(settled(cluster.with_changes(deletion(fault) for fault in cluster.all(Fault)), now), now=now)
+
+
+def endpoints(cluster: Cluster, node: str) -> set[str]:
+    """Where a node's rules for the Service `web` lead."""
+    chains = (obj for obj in members(plan(cluster, DECISIONS)[f"node/{node}"].values()) if isinstance(obj, Chain))
+    return {chain.name.partition("__")[2] for chain in chains if chain.name.startswith("endpoint-") and "/web/" in chain.name}
+
+
+def rules(cluster: Cluster, node: str) -> list[str]:
+    """Everything that a node agent loads there."""
+    return sorted(str(obj) for obj in plan(cluster, DECISIONS)[f"node/{node}"].values() if obj.hand == "rules")
+
+
+def pods_of(cluster: Cluster) -> set[str]:
+    return {f"{address}/8080" for pod in cluster.select("default", {"app": "web"}) for address in pod.addresses}
+
+
+def kube_proxy(cluster: Cluster, node: str) -> Pod:
+    return next(pod for pod in cluster.all(Pod) if is_kube_proxy(pod) and pod.spec.node_name == node)
+
+
+@pytest.mark.parametrize("how", ["stopped", "stop", "stale"])
+def test_who_hears_nothing_keeps_the_last_rules(how: str) -> None:
+    """The others go on; healed, everybody knows the same."""
+    before = running(store(WEB))
+    cluster = running(applied(broken(before, how), WEB.replace("replicas: 2", "replicas: 4")))
+    assert endpoints(cluster, "worker") == pods_of(before)
+    assert endpoints(cluster, "worker2") == pods_of(cluster) != pods_of(before)
+    cluster = healed(cluster)
+    assert endpoints(cluster, "worker") == pods_of(cluster)
+    assert (*cluster.all(LastView), *cluster.all(Fault)) == ()
+
+
+def test_nothing_changes_at_first() -> None:
+    """The view in the store is the one that was in force."""
+    before = running(store(DUAL + WEB))
+    after = broken(before, "stale")
+    assert plan(after, DECISIONS)["node/worker"] == plan(before, DECISIONS)["node/worker"]
+
+
+def test_a_stopped_one_does_not_change_its_mode() -> None:
+    """Its node keeps the rules of the former mode; the others have the new one's alone. Healed it has those, too."""
+    before = running(store(WEB))
+    switched = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: iptables}\n---\n"
+    cluster = running(applied(broken(before, "stopped"), switched))
+    assert rules(cluster, "worker") == rules(before, "worker")
+    assert rules(cluster, "worker2") == rules(running(store(switched + WEB)), "worker2")
+    assert rules(healed(cluster), "worker") == rules(running(store(switched + WEB)), "worker")
+
+
+@pytest.mark.parametrize("family", ["", DUAL], ids=["ipv4", "dual"])
+def test_who_reads_another_cluster_leads_nowhere(family: str) -> None:
+    """To the addresses of the range that follows; what is in no pod's range stays."""
+    before = running(store(family + WEB))
+    cluster = broken(before, "misconfigured")
+    found = endpoints(cluster, "worker")
+    assert len(found) == len(endpoints(before, "worker"))
+    assert found.isdisjoint(endpoints(before, "worker"))
+    assert all(name.startswith(("10.245.", "fd00.10.244.100.")) for name in found)
+    assert endpoints(cluster, "worker2") == endpoints(before, "worker2")
+
+
+def test_a_stopped_one_does_not_run_and_is_not_restarted() -> None:
+    """Its pod is in Error, and nobody waits for it; it is there again when it is healed, and never Failed."""
+    cluster = broken(running(store()), "stopped")
+    pod = kube_proxy(cluster, "worker")
+    (status,) = pod.container_statuses
+    assert (status.state.terminated and status.state.terminated.reason, pod.is_ready, pod.status.phase) == ("Error", False, "Running")
+    assert verdict(cluster, pod).state == "unready"
+    assert not any(isinstance(obj, ProgramRun) for obj in plan(cluster, DECISIONS)[f"pod/kube-system/{pod.name}/{pod.uid[:8]}"].values())
+    assert all(kube_proxy(cluster, node).is_ready for node in ("control-plane", "worker2"))
+    cluster = healed(settled(cluster, NOW + 1000), NOW + 1000)
+    after = kube_proxy(cluster, "worker")
+    assert (after.uid, after.is_ready, after.container_statuses[0].restart_count) == (pod.uid, True, 1)
+
+
+def test_a_stale_one_is_unhealthy_after_two_periods() -> None:
+    """Not before; its log says both."""
+    cluster = broken(running(store()), "stale")
+    _, wake_at = run(cluster, NOW)
+    assert wake_at == NOW + 2 * SYNC_PERIOD_S
+
+    def told(at: float) -> Mapping[str, Any]:
+        return duty(settled(cluster, at), "worker", "nftables").options
+
+    assert told(NOW + 2 * SYNC_PERIOD_S - 1)["healthy"] is True
+    late = told(NOW + 2 * SYNC_PERIOD_S)
+    assert (late["healthy"], len(late["log"])) == (False, 2)
+    assert duty(settled(cluster, NOW + 60), "worker2", "nftables").options["healthy"] is True
+
+
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_load_balancers_leave_a_node_that_says_it_is_not_well(policy: str) -> None:
+    """As long as there is another; which can be, by the policy Local, only one with endpoints of its own."""
+    text = service("web", 80, "http", type="LoadBalancer", externalTrafficPolicy=policy) + deployment(replicas=6)
+    before = running(store(text))
+
+    def via(cluster: Cluster) -> str:
+        (route,) = [obj for obj in plan(cluster, DECISIONS)["fabric/router"].values() if isinstance(obj, Route) and obj.via]
+        return route.via
+
+    node = {"172.18.0.3": "worker", "172.18.0.4": "worker2"}[via(before)]
+    other = {"worker": "172.18.0.4", "worker2": "172.18.0.3"}[node]
+    assert via(broken(before, "stopped", node)) == other
+    assert via(settled(broken(before, "stale", node), NOW + 60)) == other
+    assert via(broken(before, "misconfigured", node)) == via(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("kube-prox", {}, "did you mean kube-proxy?"),
+        ("kube-proxy", {}, "node: required, but missing"),
+        ("kube-proxy", {"node": "wrker"}, 'there is no node "wrker"; did you mean worker?'),
+        ("kube-proxy", {"node": "worker", "how": "gone"}, "wanted one of misconfigured, stale, stopped"),
+        ("kube-proxy", {"node": "worker", "mode": "x"}, "mode: unknown field"),
+    ],
+)
+def test_what_cannot_be_broken_is_told(name: str, options: dict[str, str], said: str) -> None:
+    """With what is known, and where to read on."""
+    with pytest.raises(UsageError) as refused:
+        faults.begun(store(), name, options, NOW)
+    assert said in str(refused.value)
+
+
+def test_nothing_is_broken_twice() -> None:
+    """And nothing that is not there; another node's is another's."""
+    cluster = broken(broken(store(), "stale"), "stopped", "worker2")
+    assert [fault.name for fault in cluster.all(Fault)] == ["1", "2"]
+    with pytest.raises(UsageError, match="broken on worker already, by fault 1; first: kubenetlab heal 1"):
+        broken(cluster, "stopped")
+    with pytest.raises(UsageError, match="has no kube-proxy"):
+        broken(store("apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: none}\n"), "stopped")
+
+
+def test_a_fault_goes_with_its_node() -> None:
+    """And what was remembered for it."""
+    config = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}%s]\n---\n"
+    cluster = broken(running(store(config % ", {role: worker}")), "stale", "worker2")
+    cluster = applied(cluster, config % "")
+    assert (*cluster.all(LastView), *cluster.all(Fault)) == ()
+
+
+def test_every_fault_has_a_manual() -> None:
+    """A line that says what it is, and each of its options by name."""
+    for name in faults.known():
+        manual = faults.manual(name)
+        assert manual.startswith(f"{name}: ")
+        assert all(option in manual for option in faults.option_names(name))
+    assert faults.values("kube-proxy", "how") == ["stopped", "stale", "misconfigured"]
