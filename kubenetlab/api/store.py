@@ -44,7 +44,7 @@ class Cluster:
     `revision` counts changes and becomes the resourceVersion of what was changed.
     """
 
-    __slots__ = ("_indexes", "_objects", "given", "revision")
+    __slots__ = ("_indexes", "_lasting", "_objects", "_renewed", "given", "revision")
 
     def __init__(
         self,
@@ -54,12 +54,15 @@ class Cluster:
     ) -> None:
         self._objects = objects or {}
         self._indexes: dict[Any, Any] = {}
+        self._lasting: dict[Any, tuple[Kind, ...]] = {}
+        """Of those that follow from some kinds alone, these."""
+        self._renewed: dict[Any, Any] = {}
         self.given = given or {}
         self.revision = revision
 
     def all(self, kind: type[R], namespace: str | None = None) -> Sequence[R]:
         """Every object of a kind, in the order in which they came; of one namespace, or of all."""
-        every: Sequence[R] = self.derived(("all", kind), lambda: tuple(self._objects.get(kind, {}).values()))
+        every: Sequence[R] = self.derived(("all", kind), lambda: tuple(self._objects.get(kind, {}).values()), (kind,))
         return every if namespace is None else [obj for obj in every if obj.namespace == namespace]
 
     def get(self, kind: type[R], namespace: str, name: str) -> R | None:
@@ -72,7 +75,7 @@ class Cluster:
 
     def pods_on(self, node: str) -> Sequence[Pod]:
         """The pods bound to a node, in the order in which they came."""
-        by_node = self.derived("pods by node", lambda: _group(self.all(Pod), lambda pod: pod.spec.node_name))
+        by_node = self.derived("pods by node", lambda: _group(self.all(Pod), lambda pod: pod.spec.node_name), (Pod,))
         found: Sequence[Pod] = by_node.get(node, ())
         return found
 
@@ -80,24 +83,26 @@ class Cluster:
         """The pods of a namespace that a selector matches; a plain mapping is Service's old form of a selector."""
         labels = selector.match_labels if isinstance(selector, LabelSelector) else selector
         if labels:
-            by_label = self.derived("pods by label", lambda: _by_label(self.all(Pod)))
+            by_label = self.derived("pods by label", lambda: _by_label(self.all(Pod)), (Pod,))
             pods: Sequence[Pod] = min((by_label.get((namespace, *pair), ()) for pair in labels.items()), key=len)
         else:
-            by_namespace = self.derived("pods by namespace", lambda: _group(self.all(Pod), lambda pod: pod.namespace))
+            by_namespace = self.derived("pods by namespace", lambda: _group(self.all(Pod), lambda pod: pod.namespace), (Pod,))
             pods = by_namespace.get(namespace, ())
         matches = selector.matches if isinstance(selector, LabelSelector) else partial(matches_labels, selector)
         return [pod for pod in pods if matches(pod.labels)]
 
     def owned_by(self, kind: type[R], owner: Resource) -> Sequence[R]:
         """The objects of a kind whose controller is `owner`."""
-        by_owner = self.derived(("owned", kind), lambda: _group(self.all(kind), _controller_uid))
+        by_owner = self.derived(("owned", kind), lambda: _group(self.all(kind), _controller_uid), (kind,))
         found: Sequence[R] = by_owner.get(owner.uid, ())
         return found
 
     def slices_of(self, service: Service) -> Sequence[EndpointSlice]:
         """The EndpointSlices that belong to a Service, whoever made them."""
         by_service = self.derived(
-            "slices by service", lambda: _group(self.all(EndpointSlice), lambda piece: (piece.namespace, piece.service_name))
+            "slices by service",
+            lambda: _group(self.all(EndpointSlice), lambda piece: (piece.namespace, piece.service_name)),
+            (EndpointSlice,),
         )
         found: Sequence[EndpointSlice] = by_service.get(service.key, ())
         return found
@@ -137,20 +142,42 @@ class Cluster:
                 writable(type(change))[change.key] = structs.replace(change, metadata=meta)
         if not objects:
             return self
-        return Cluster({**self._objects, **objects}, given, revision)
+        return self._followed({**self._objects, **objects}, given, revision)
 
     def with_given(self, documents: Mapping[GivenKey, Document | None]) -> Cluster:
         """The store with some documents as given replaced; None takes one away."""
         if all(self.given.get(key) == document for key, document in documents.items()):
             return self
         given = {**self.given, **documents}
-        return Cluster(self._objects, {key: document for key, document in given.items() if document is not None}, self.revision)
+        return self._followed(self._objects, {key: document for key, document in given.items() if document is not None}, self.revision)
 
-    def derived(self, name: Any, build: Callable[[], Any]) -> Any:
-        """What follows from this store alone, computed when it is first asked for by its name."""
+    def derived(self, name: Any, build: Callable[[], Any], kinds: tuple[Kind, ...] = ()) -> Any:
+        """What follows from this store alone, computed when it is first asked for by its name.
+
+        With `kinds` it follows from objects of those alone: a store in which none of them has changed takes it over.
+        """
         if name not in self._indexes:
             self._indexes[name] = build()
+            if kinds:
+                self._lasting[name] = kinds
         return self._indexes[name]
+
+    def renewed(self, name: Any, build: Callable[[Any], Any]) -> Any:
+        """The same, built from what it was in the store before, or from None."""
+        if name not in self._indexes:
+            self._indexes[name] = self._renewed[name] = build(self._renewed.get(name))
+        return self._indexes[name]
+
+    def _followed(
+        self, objects: Mapping[Kind, Mapping[tuple[str, str], Resource]], given: Mapping[GivenKey, Document], revision: int
+    ) -> Cluster:
+        """The store after this one."""
+        after = Cluster(objects, given, revision)
+        changed = {kind for kind, found in objects.items() if self._objects.get(kind) is not found}
+        after._lasting = {name: kinds for name, kinds in self._lasting.items() if changed.isdisjoint(kinds)}
+        after._indexes = {name: self._indexes[name] for name in after._lasting}
+        after._renewed = dict(self._renewed)
+        return after
 
 
 def _without(given: Mapping[GivenKey, Document], gone: Delete) -> Mapping[GivenKey, Document]:

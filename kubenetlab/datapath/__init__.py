@@ -14,6 +14,7 @@ an unchanged namespace need not be looked at again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, TypeVar
 
 from kubenetlab import names
@@ -28,12 +29,12 @@ from kubenetlab.datapath import containers, egress, fabric, loadbalancers, modes
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
 from kubenetlab.datapath.probes import ProbeSpec, probes
 from kubenetlab.datapath.proxy.services import knows_places
-from kubenetlab.datapath.proxy_views import Duty, duty, informed, proxy_view
+from kubenetlab.datapath.proxy_views import Duty, ProxyView, duty, informed, proxy_view
 from kubenetlab.datapath.view import ANYWHERE, NodeView, Place, PodView, ServiceView, node_views, without_pods
 from kubenetlab.errors import BugError
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import Listener
-from kubenetlab.hoststate.rules import Bundle, Rules
+from kubenetlab.hoststate.rules import Bundle, Rules, RuleSet, rule_sets
 from kubenetlab.hoststate.sandbox import Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, HostState, contents_of
 
@@ -48,6 +49,7 @@ class Memo:
 
     def __init__(self) -> None:
         self._known: dict[Any, tuple[Any, Any]] = {}
+        self._several: dict[Any, tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]] = {}
         self.calls = 0
 
     def __call__(self, key: Any, function: Callable[..., T], *inputs: Any) -> T:
@@ -60,6 +62,25 @@ class Memo:
         value = function(*inputs)
         self._known[key] = (inputs, value)
         return value
+
+    def each(self, key: Any, function: Callable[..., T], items: tuple[Any, ...], *inputs: Any) -> tuple[T, ...]:
+        """`function(item, *inputs)` for each of many items; for the very same item what it gave the last time."""
+        before = self._several.get(key)
+        former: dict[int, Any] = {}
+        if before is not None and before[1] == inputs:
+            if before[0] is items:
+                return before[2]
+            former = dict(zip(map(id, before[0]), before[2], strict=True))
+        values = []
+        for item in items:
+            if id(item) in former:
+                values.append(former[id(item)])
+            else:
+                self.calls += 1
+                values.append(function(item, *inputs))
+        found = tuple(values)
+        self._several[key] = (items, inputs, found)
+        return found
 
     def forget(self, gone: Callable[[Any], bool]) -> None:
         """Drops what was kept for keys that will not come again."""
@@ -92,7 +113,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
         network = known.network(cni.network(node))
         mode: ServiceProxy = modes.load("proxy", *known.mode) if known.mode is not None else wanted_proxy
         proxy = mode.settled(len(known.services))
-        rules = tuple(_rules(memo, proxy, service, node, network, known.whose) for service in known.services)
+        rules = _rules(memo, proxy, known, node, network)
         want(memo(("proxy", node.name), _proxy, without_pods(node), rules, proxy, network))
         for view, pod in _pods_of(cluster, node, memo):
             ports = _target_ports(memo, cluster, pod, view)
@@ -156,20 +177,28 @@ def _pod(node: NodeView, pod: PodView, cni: CNI, proxy: ServiceProxy) -> tuple[W
     )
 
 
-def _rules(memo: Memo, proxy: ServiceProxy, service: ServiceView, node: NodeView, network: PodNetwork, whose: str) -> tuple[Rules, ...]:
-    """One Service's rules, computed once for all nodes on which they are the same; `whose` is the node that alone knows the Service so."""
-    place = Place(node.name, node.addresses) if knows_places(service.service) else ANYWHERE
-    return memo(("rules", service.service.full_name, network, place, whose), _service, proxy, service, place, network)
+def _rules(memo: Memo, proxy: ServiceProxy, known: ProxyView, node: NodeView, network: PodNetwork) -> tuple[RuleSet, ...]:
+    """What all Services need on a node: one value for all nodes, where it matters to none of them on which node it is."""
+    everywhere = memo.each(("rules", known.whose), _service, known.services, proxy, network, ANYWHERE)
+    placed = tuple(view for view, rules in zip(known.services, everywhere, strict=True) if rules is None)
+    if not placed:
+        return memo(("rule sets", known.whose), _rule_sets, everywhere)
+    here = iter(memo.each(("rules here", node.name), _service, placed, proxy, network, Place(node.name, node.addresses)))
+    return memo(("rule sets here", node.name), _rule_sets, tuple(next(here) if rules is None else rules for rules in everywhere))
 
 
-def _service(proxy: ServiceProxy, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
-    return proxy.service(service, place, network)
+def _service(view: ServiceView, proxy: ServiceProxy, network: PodNetwork, place: Place) -> tuple[Rules, ...] | None:
+    """One Service's rules; None for one that has to be asked for node by node."""
+    return None if place is ANYWHERE and knows_places(view.service) else proxy.service(view, place, network)
 
 
-def _proxy(node: NodeView, rules: tuple[tuple[Rules, ...], ...], proxy: ServiceProxy, network: PodNetwork) -> tuple[Wanted, ...]:
+def _rule_sets(rules: tuple[tuple[Rules, ...], ...]) -> tuple[RuleSet, ...]:
+    return rule_sets(chain.from_iterable(rules))
+
+
+def _proxy(node: NodeView, rules: tuple[RuleSet, ...], proxy: ServiceProxy, network: PodNetwork) -> tuple[Wanted, ...]:
     origin = Origin(_mode_name("kube-proxy", proxy), f"Node {node.name}")
-    bundles = (Bundle(node.netns, rules_of_one) for rules_of_service in rules for rules_of_one in rules_of_service)
-    return tuple(_by_namespace((*proxy.node(node, network), *bundles), origin))
+    return tuple(_by_namespace((*proxy.node(node, network), *(Bundle(node.netns, found) for found in rules)), origin))
 
 
 def _programs(

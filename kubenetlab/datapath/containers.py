@@ -54,7 +54,9 @@ def program_of(pod: Pod, container: Container, target_ports: tuple[Listener, ...
 
 def numeric_services(cluster: Cluster, pod: Pod) -> tuple[Service, ...]:
     """The Services with a numeric target port that may select a pod, found by one of its labels."""
-    by_label: dict[tuple[str, str, str], list[tuple[int, Service]]] = cluster.derived("numeric services", lambda: _by_label(cluster))
+    by_label: dict[tuple[str, str, str], list[tuple[int, Service]]] = cluster.derived(
+        "numeric services", lambda: _by_label(cluster), (Service,)
+    )
     found = [entry for pair in pod.labels.items() for entry in by_label.get((pod.namespace, *pair), ())]
     return tuple(service for _, service in sorted(found, key=itemgetter(0)))
 

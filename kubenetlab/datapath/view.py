@@ -6,17 +6,17 @@ A view is a value: two views are equal when nothing changed for the node, and th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final, Literal
 
 from msgspec import Struct, structs
 
 from kubenetlab import names
 from kubenetlab.api import ip
-from kubenetlab.api.config import Network
+from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
-from kubenetlab.api.lab import Attachment, Decisions
+from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.addresses import dns_address
@@ -151,7 +151,9 @@ def router_address(subnet: Network) -> str:
 
 def node_views(cluster: Cluster, decisions: Decisions) -> Sequence[NodeView]:
     """A view for each node, in order."""
-    known: list[tuple[Decisions, list[NodeView]]] = cluster.derived("node views", list)
+    known: list[tuple[Decisions, list[NodeView]]] = cluster.derived(
+        "node views", list, (ClusterConfig, NetworkFacts, Node, Pod, Attachment)
+    )
     found = next((views for others, views in known if others is decisions), None)
     if found is None:
         found = _node_views(cluster, decisions)
@@ -193,17 +195,27 @@ def without_pods(node: NodeView) -> NodeView:
 
 
 def service_views(cluster: Cluster) -> tuple[ServiceView, ...]:
-    """Every Service with its slices, in order. Of several that claim the same port of an address outside the first has it."""
+    """Every Service with its slices, in order. Of several that claim the same port of an address outside the first has it.
+
+    A view that is like the one before the last change is that very value.
+    """
+    found: dict[tuple[str, str], ServiceView] = cluster.renewed("service views", partial(_service_views, cluster))
+    return tuple(found.values())
+
+
+def _service_views(cluster: Cluster, former: dict[tuple[str, str], ServiceView] | None) -> dict[tuple[str, str], ServiceView]:
     claimed: set[Claim] = set()
-    found = []
+    found: dict[tuple[str, str], ServiceView] = {}
     for service in cluster.all(Service):
         taken: tuple[Claim, ...] = ()
         if outside := (*service.external_ips, *service.load_balancer_ips):
             claims = [(address, port.protocol, port.port) for address in dict.fromkeys(outside) for port in service.spec.ports]
             taken = tuple(claim for claim in claims if claim in claimed)
             claimed.update(claims)
-        found.append(ServiceView(service, tuple(cluster.slices_of(service)), taken))
-    return tuple(found)
+        slices, before = tuple(cluster.slices_of(service)), former.get(service.key) if former else None
+        is_same = before is not None and before.service is service and before.slices == slices and before.taken == taken
+        found[service.key] = before if is_same and before is not None else ServiceView(service, slices, taken)
+    return found
 
 
 def pod_view(pod: Pod, node: Node, attachment: Attachment | None) -> PodView | None:

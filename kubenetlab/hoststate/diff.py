@@ -9,7 +9,6 @@ from msgspec import Struct
 
 from kubenetlab.hoststate.link import Veth
 from kubenetlab.hoststate.object import Key, Object, Origin
-from kubenetlab.hoststate.rules import Bundle
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState
 
@@ -80,9 +79,12 @@ class Changes(Struct, frozen=True):
         return sum(len(changes.operations) for changes in self.namespaces)
 
     def departed(self) -> set[str]:
-        """The namespaces that go, and the subjects whose rules go somewhere: what was computed for them may be forgotten."""
-        removed = (operation.object for operation in self.operations() if operation.verb == "remove")
-        return {obj.netns if isinstance(obj, Sandbox) else obj.rules.subject for obj in removed if isinstance(obj, Sandbox | Bundle)}
+        """The namespaces that go: what was computed for them may be forgotten."""
+        return {
+            operation.object.netns
+            for operation in self.operations()
+            if operation.verb == "remove" and isinstance(operation.object, Sandbox)
+        }
 
     def operations(self) -> Iterator[Operation]:
         return (operation for changes in self.namespaces for operation in changes.operations)

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct, structs
 
 from kubenetlab.hoststate.object import Key, Object
-from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, Rules, different, members
+from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, Rules, compared, delta, members
 
 NFT_FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """IP version → nft's name of the family, which is also its word for the packet's header."""
@@ -170,8 +170,7 @@ class Added(NamedTuple):
 def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
     """A transaction from `old` to `new`, or a replacement where something cannot be changed in place: a base chain's hook, a
     collection's type, a table's comment."""
-    fresh, rest = _fresh(old, new)
-    before, after = different(old, rest)
+    before, after, fresh = _compared(old, new)
     if any(key in before and before[key] != obj and _is_fixed(before[key], obj) for key, obj in after.items()):
         return replacement(new, former)
     return _commands(before, after, fresh)
@@ -179,26 +178,20 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
 
 def transaction(old: Iterable[Ruled], new: Iterable[Ruled]) -> str:
     """The commands that turn `old` into `new`, to be run as one transaction; empty when there is nothing to do."""
-    old = list(old)
-    fresh, rest = _fresh(old, new)
-    return _commands(*different(old, rest), fresh)
+    return _commands(*_compared(old, new))
 
 
-def _fresh(old: Iterable[Ruled], new: Iterable[Ruled]) -> tuple[list[Added], list[Ruled]]:
-    """What of `new` is made from nothing, in words; and the objects of `new` that are to be compared, shared ones among them."""
-    known = {obj.key for obj in old if isinstance(obj, Bundle)}
-    fresh: list[Added] = []
-    rest: list[Ruled] = []
+def _compared(old: Iterable[Ruled], new: Iterable[Ruled]) -> tuple[dict[Key, NftObject], dict[Key, NftObject], list[Added]]:
+    """What is to be compared of both, by key; and what is made from nothing, in words, but for what it shares with others."""
+    found = delta(old, new)
+    fresh = [rules for rules in found.come if isinstance(rules, TableRules)]
     shared: set[Key] = set()
-    for obj in new:
-        if not isinstance(obj, Bundle) or not isinstance(obj.rules, TableRules) or obj.key in known:
-            rest.append(obj)
-            continue
-        fresh.append(obj.rules.added)
-        if not obj.rules.shared_keys <= shared:
-            shared |= obj.rules.shared_keys
-            rest.append(Bundle(obj.netns, structs.replace(obj.rules, objects=())))
-    return fresh, rest
+    come = [rules for rules in found.come if not isinstance(rules, TableRules)]
+    for rules in fresh:
+        if not rules.shared_keys <= shared:
+            shared |= rules.shared_keys
+            come.append(structs.replace(rules, objects=()))
+    return (*compared(found._replace(come=come)), [rules.added for rules in fresh])
 
 
 def _added(objects: Iterable[NftObject]) -> Added:

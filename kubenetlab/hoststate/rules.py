@@ -10,7 +10,7 @@ import hashlib
 import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from msgspec import Struct
 
@@ -18,6 +18,10 @@ from kubenetlab.hoststate.object import Key, Object
 
 Name = tuple[str, str]
 """(family, table or beginning of a chain's name): what a dialect has to itself in a namespace."""
+
+
+Subject = tuple[str, str]
+"""(family, `default/web`)"""
 
 
 class RuleObject(Object, frozen=True):
@@ -50,12 +54,31 @@ class Rules(Struct, frozen=True, dict=True):
         return frozenset(obj.key for obj in self.shared)
 
 
+class RuleSet(Struct, frozen=True, dict=True):
+    """The rules of many subjects in one dialect: one value for all the nodes that have the same."""
+
+    dialect: str
+    rules: tuple[Rules, ...]
+
+    @cached_property
+    def by_subject(self) -> Mapping[Subject, Rules]:
+        """(family, subject) → its rules, in order."""
+        return {(rules.family, rules.subject): rules for rules in self.rules}
+
+    @cached_property
+    def digest(self) -> bytes:
+        told = hashlib.sha256()
+        for rules in self.rules:
+            told.update(rules.digest)
+        return told.digest()
+
+
 class Bundle(RuleObject, frozen=True):
-    """Rules on a node: they come and go together, and what changes in them is changed one by one."""
+    """A set of rules on a node: what changes in it is changed one by one."""
 
     rank = 130
 
-    rules: Rules
+    rules: RuleSet
 
     @property
     def dialect(self) -> str:
@@ -63,14 +86,14 @@ class Bundle(RuleObject, frozen=True):
 
     @property
     def key(self) -> Key:
-        return ("Bundle", self.rules.dialect, self.rules.family, self.rules.subject)
+        return ("Bundle", self.rules.dialect)
 
     @property
     def parts(self) -> tuple[Object, ...]:
-        return (*self.rules.objects, *self.rules.shared)
+        return tuple(obj for rules in self.rules.rules for obj in (*rules.objects, *rules.shared))
 
     def __str__(self) -> str:
-        return f"{self.dialect} objects of {self.rules.family} for {self.rules.subject}: {len(self.rules.objects)}"
+        return f"{self.dialect} rules of {len(self.rules.rules)} subjects"
 
 
 class Step(Struct, frozen=True):
@@ -114,25 +137,75 @@ def members(objects: Iterable[Any]) -> Iterator[Any]:
     """The objects, and in place of each bundle those in it."""
     for obj in objects:
         if isinstance(obj, Bundle):
-            yield from obj.rules.objects
-            yield from obj.rules.shared
+            yield from obj.parts
         else:
             yield obj
 
 
+class Delta(NamedTuple):
+    """How two lists of objects of one dialect differ: single objects by their keys, and whose rules are not the same."""
+
+    before: dict[Key, Any]
+    after: dict[Key, Any]
+    gone: list[Rules]
+    come: list[Rules]
+    changed: list[tuple[Rules, Rules]]
+    kept: list[Rules]
+
+
+def delta(old: Iterable[Any], new: Iterable[Any]) -> Delta:
+    """What is not alike; single objects are all there."""
+    (before, had), (after, has) = _sorted_out(old), _sorted_out(new)
+    found = Delta(before, after, [rules for subject, rules in had.items() if subject not in has], [], [], [])
+    for subject, rules in has.items():
+        former = had.get(subject)
+        if former is None:
+            found.come.append(rules)
+        elif former is rules or former == rules:
+            found.kept.append(rules)
+        else:
+            found.changed.append((former, rules))
+    return found
+
+
 def different(old: Iterable[Any], new: Iterable[Any]) -> tuple[dict[Key, Any], dict[Key, Any]]:
-    """The members of both by key, but for the bundles that both have alike."""
-    before, after = {obj.key: obj for obj in old}, {obj.key: obj for obj in new}
-    alike = {key for key, obj in before.items() if isinstance(obj, Bundle) and after.get(key) == obj}
-    changed = [[obj for key, obj in side.items() if key not in alike] for side in (before, after)]
-    own, others = ({obj.key: obj for obj in members(side)} for side in changed)
-    shared = frozenset[Key]().union(*(obj.rules.shared_keys for side in changed for obj in side if isinstance(obj, Bundle)))
-    if shared:
-        for key in alike:
-            for kept in shared & after[key].rules.shared_keys:
-                own.pop(kept, None)
-                others.pop(kept, None)
-    return own, others
+    """The members of both by key, but for the rules that both have alike."""
+    return compared(delta(old, new))
+
+
+def compared(found: Delta) -> tuple[dict[Key, Any], dict[Key, Any]]:
+    """The members of both sides by key. What is shared with rules that are kept is on neither."""
+    removed, added = [*found.gone, *(pair[0] for pair in found.changed)], [*found.come, *(pair[1] for pair in found.changed)]
+    before = found.before | {obj.key: obj for rules in removed for obj in (*rules.objects, *rules.shared)}
+    after = found.after | {obj.key: obj for rules in added for obj in (*rules.objects, *rules.shared)}
+    shared, shared_now = (frozenset[Key]().union(*(rules.shared_keys for rules in side)) for side in (removed, added))
+    if one_sided := shared ^ shared_now:
+        for key in {key for rules in found.kept for key in one_sided & rules.shared_keys}:
+            before.pop(key, None)
+            after.pop(key, None)
+    return before, after
+
+
+def _sorted_out(objects: Iterable[Any]) -> tuple[dict[Key, Any], Mapping[Subject, Rules]]:
+    """Single objects by key, and rules by subject."""
+    single: dict[Key, Any] = {}
+    bundles: list[Bundle] = []
+    for obj in objects:
+        if isinstance(obj, Bundle):
+            bundles.append(obj)
+        else:
+            single[obj.key] = obj
+    if len(bundles) == 1:
+        return single, bundles[0].rules.by_subject
+    return single, {subject: rules for bundle in bundles for subject, rules in bundle.rules.by_subject.items()}
+
+
+def rule_sets(rules: Iterable[Rules]) -> tuple[RuleSet, ...]:
+    """Rules of any dialects, dialect by dialect."""
+    found: dict[str, list[Rules]] = {}
+    for one in rules:
+        found.setdefault(one.dialect, []).append(one)
+    return tuple(RuleSet(name, tuple(several)) for name, several in found.items())
 
 
 def by_dialect(objects: Iterable[RuleObject]) -> dict[str, list[RuleObject]]:

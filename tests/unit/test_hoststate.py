@@ -22,7 +22,7 @@ from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject,
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.peers import Peers, peers_of
 from kubenetlab.hoststate.route import Route, decode_route
-from kubenetlab.hoststate.rules import Bundle, Rules
+from kubenetlab.hoststate.rules import Bundle, Rules, RuleSet
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.fake import FakeKernel
@@ -353,50 +353,57 @@ def test_what_stands_on_a_link_that_is_replaced_is_made_with_it() -> None:
     ]
 
 
-def service_rules(name: str, *endpoints: str) -> Bundle:
+def service_rules(name: str, *endpoints: str) -> Rules:
     """A Service with a chain for each endpoint, and one that chooses."""
     choice = Rule(f"numgen random mod {len(endpoints)} vmap {{ … }}")
     chains = [Chain("", "ip", "t", f"{name}-{endpoint}", (Rule(f"dnat to {endpoint}"),)) for endpoint in endpoints]
-    return Bundle(
-        "n", Rules("nftables", "ip", name, (Element("", "ip", "t", "ips", f"of {name}"), Chain("", "ip", "t", name, (choice,)), *chains))
-    )
+    return Rules("nftables", "ip", name, (Element("", "ip", "t", "ips", f"of {name}"), Chain("", "ip", "t", name, (choice,)), *chains))
+
+
+def bundle(*rules: Rules) -> Bundle:
+    return Bundle("n", RuleSet("nftables", rules))
 
 
 def test_of_bundles_that_changed_only_what_differs_is_told() -> None:
     """To nft, in a plan, and nothing at all of those that are alike."""
     table, other = Table("n", "ip", "t"), service_rules("other", "10.0.0.9")
     before, after = service_rules("web", "10.0.0.1", "10.0.0.2"), service_rules("web", "10.0.0.2")
-    assert transaction([table, other, before], [table, service_rules("other", "10.0.0.9"), after]).splitlines() == [
+    assert transaction([table, bundle(other, before)], [table, bundle(service_rules("other", "10.0.0.9"), after)]).splitlines() == [
         "flush chain ip t web",
         "flush chain ip t web-10.0.0.1",
         "add rule ip t web numgen random mod 1 vmap { … }",
         "delete chain ip t web-10.0.0.1",
     ]
-    (changes,) = diff(HostState({"n": contents_of([before, other])}), HostState({"n": contents_of([other, after])})).namespaces
+    (changes,) = diff(
+        HostState({"n": contents_of([bundle(before, other)])}), HostState({"n": contents_of([bundle(other, after)])})
+    ).namespaces
     assert [str(operation) for operation in changes.details()] == [
         "- nft chain ip t web-10.0.0.1: 1 rule",
         "~ nft chain ip t web: 1 rule    (was: nft chain ip t web: 1 rule)",
     ]
-    (gone,) = diff(HostState({"n": contents_of([other])}), HostState({"n": {}})).namespaces
+    (gone,) = diff(HostState({"n": contents_of([bundle(other)])}), HostState({"n": {}})).namespaces
     assert [str(operation) for operation in gone.details()][-1] == "- nft element ip t ips { of other }"
 
 
 def test_what_departs_is_named() -> None:
-    """Namespaces, and whose rules go: so that nobody remembers for ever what was computed for them."""
-    web, other = service_rules("web", "10.0.0.1"), service_rules("other", "10.0.0.9")
-    before = HostState({"n": contents_of([Sandbox("n", "h"), web, other]), "gone": contents_of([Sandbox("gone", "h")])})
-    assert diff(before, HostState({"n": contents_of([Sandbox("n", "h"), other])})).departed() == {"gone", "web"}
+    """Namespaces that go: so that nobody remembers for ever what was computed for them."""
+    before = HostState(
+        {"n": contents_of([Sandbox("n", "h"), bundle(service_rules("web", "10.0.0.1"))]), "gone": contents_of([Sandbox("gone", "h")])}
+    )
+    assert diff(before, HostState({"n": contents_of([Sandbox("n", "h")])})).departed() == {"gone"}
 
 
 def test_what_several_share_is_there_as_long_as_any_of_them() -> None:
     """Made with the first, not made again with the next, gone with the last."""
     table, common = Table("n", "ip", "t"), Chain("", "ip", "t", "common", (Rule("accept"),))
 
-    def sharing(name: str) -> Bundle:
-        return Bundle("n", Rules("nftables", "ip", name, (Chain("", "ip", "t", name, (Rule("goto common"),)),), (common,)))
+    def sharing(*names: str) -> Bundle:
+        own = (Rules("nftables", "ip", name, (Chain("", "ip", "t", name, (Rule("goto common"),)),), (common,)) for name in names)
+        return bundle(*own)
 
-    both: list[Ruled] = [table, sharing("a"), sharing("b")]
+    one: list[Ruled] = [table, sharing("a")]
+    both: list[Ruled] = [table, sharing("a", "b")]
     assert transaction([table], both).splitlines().count("add rule ip t common accept") == 1
-    assert "common accept" not in transaction(both[:2], both)
-    assert "delete chain ip t common" not in transaction(both, both[:2])
-    assert transaction(both[:2], both[:1]).splitlines()[-2:] == ["delete chain ip t a", "delete chain ip t common"]
+    assert "common accept" not in transaction(one, both)
+    assert "delete chain ip t common" not in transaction(both, one)
+    assert transaction(one, [table]).splitlines()[-2:] == ["delete chain ip t a", "delete chain ip t common"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kubenetlab.datapath.proxy import iptables as proxy
 from kubenetlab.datapath.proxy.services import EndpointAddress, PortView
 from kubenetlab.hoststate.iptables import Chain, Entry, Jump, blamed, cleaning, comment, decode_restores, idle_tables, parse, update
-from kubenetlab.hoststate.rules import Bundle, Rules
+from kubenetlab.hoststate.rules import Bundle, Rules, RuleSet
 
 PORT = PortView("ns1", "svc1", "p80", "tcp", "172.30.0.41", 80, (EndpointAddress("10.180.0.1", 80),))
 
@@ -36,14 +36,19 @@ def test_each_endpoint_has_the_same_share(count: int) -> None:
     assert left == 0.0
 
 
-def entry(name: str) -> Bundle:
-    return Bundle("n", Rules("iptables", "ip", name, (Entry("", "ip", "nat", "KUBE-SERVICES", f"-j {name}"), Chain("", "ip", "nat", name))))
+def entries(*names: str) -> Bundle:
+    """A chain for each subject, and an entry that leads there."""
+    own = (
+        Rules("iptables", "ip", name, (Entry("", "ip", "nat", "KUBE-SERVICES", f"-j {name}"), Chain("", "ip", "nat", name)))
+        for name in names
+    )
+    return Bundle("n", RuleSet("iptables", tuple(own)))
 
 
 def test_entries_come_before_the_chains_own_rules() -> None:
     """In the order of the subjects; and a subject that goes takes its chain along."""
     shared = Chain("n", "ip", "nat", "KUBE-SERVICES", ("-j LAST",))
-    (made,) = decode_restores(update([], [shared, entry("KUBE-A"), entry("KUBE-B")]))
+    (made,) = decode_restores(update([], [shared, entries("KUBE-A", "KUBE-B")]))
     assert made.text.splitlines() == [
         "*nat",
         ":KUBE-A - [0:0]",
@@ -54,7 +59,7 @@ def test_entries_come_before_the_chains_own_rules() -> None:
         "-A KUBE-SERVICES -j LAST",
         "COMMIT",
     ]
-    (changed,) = decode_restores(update([shared, entry("KUBE-A"), entry("KUBE-B")], [shared, entry("KUBE-B")]))
+    (changed,) = decode_restores(update([shared, entries("KUBE-A", "KUBE-B")], [shared, entries("KUBE-B")]))
     assert changed.text.splitlines() == [
         "*nat",
         ":KUBE-SERVICES - [0:0]",
@@ -115,9 +120,9 @@ def test_what_is_ours_is_found_by_how_its_names_begin() -> None:
 
 
 def test_a_refusal_points_at_its_chain() -> None:
-    bundle = entry("KUBE-A")
+    bundle = entries("KUBE-A")
     said = "iptables-restore: Chain 'X' does not exist\n*nat\n-A KUBE-A -j X"
-    assert blamed(said, [bundle]) == (bundle.rules.objects[1], bundle)
+    assert blamed(said, [bundle]) == (bundle.parts[1], bundle)
     assert blamed("iptables-restore: Permission denied", [bundle]) is None
 
 
