@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 from msgspec import Struct, structs
@@ -118,10 +119,19 @@ class _Staged:
         self._now = now
         self._changes: dict[tuple[type[Resource], tuple[str, str]], Resource] = {}
         self._config = cluster.config
-        self._taken = {str(self._config.networking.service_networks[0][RESERVED_CLUSTER_IP]): "Service default/kubernetes"}
-        self._taken |= {ip: service.title for service in cluster.all(Service) for ip in service.cluster_ips}
-        self._node_ports = {number: service.title for service in cluster.all(Service) for number in node_ports.node_ports_of(service.spec)}
         self.made_namespaces: list[str] = []
+
+    @cached_property
+    def _taken(self) -> dict[str, str]:
+        """Cluster IP → whose it is."""
+        reserved = {str(self._config.networking.service_networks[0][RESERVED_CLUSTER_IP]): "Service default/kubernetes"}
+        return reserved | {ip: service.title for service in self._cluster.all(Service) for ip in service.cluster_ips}
+
+    @cached_property
+    def _node_ports(self) -> dict[Any, str]:
+        """Node port → whose it is."""
+        services = self._cluster.all(Service)
+        return {number: service.title for service in services for number in node_ports.node_ports_of(service.spec)}
 
     def result(self) -> Cluster:
         return self._cluster.with_changes(self._changes.values())

@@ -38,6 +38,8 @@ SKIP_MIRROR_LABEL = "endpointslice.kubernetes.io/skip-mirror"
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     serials = Serials(cluster)
+    mirrors = [piece for piece in cluster.all(EndpointSlice) if _is_by(piece, MIRROR)]
+    mirrored = {(piece.namespace, piece.service_name) for piece in mirrors}
     for service in cluster.all(Service):
         has_selector = bool(service.spec.selector) and service.spec.type != "ExternalName"
         found = cluster.get(Endpoints, service.namespace, service.name)
@@ -51,13 +53,14 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
             elif found.subsets != wanted:
                 yield structs.replace(found, subsets=wanted)
         is_mirrored = not has_selector and found is not None and found.labels.get(SKIP_MIRROR_LABEL) != "true"
-        yield from _mirrored(cluster, service, found if is_mirrored else None, serials, now)
+        if is_mirrored or service.key in mirrored:
+            yield from _mirrored(cluster, service, found if is_mirrored else None, serials, now)
     for left in cluster.all(Endpoints):
         service_of = cluster.get(Service, left.namespace, left.name)
         if left.labels.get(MANAGED_LABEL) == MANAGER and (service_of is None or not service_of.spec.selector):
             yield deletion(left)
-    for piece in cluster.all(EndpointSlice):
-        if _is_by(piece, MIRROR) and cluster.get(Service, piece.namespace, piece.service_name) is None:
+    for piece in mirrors:
+        if cluster.get(Service, piece.namespace, piece.service_name) is None:
             yield deletion(piece)
     yield from serials.changes()
 

@@ -30,3 +30,20 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def append_line(path: Path, data: bytes, limit: int) -> bool:
+    """Appends a line to a file, all of it or nothing; false when the file would have more bytes than its limit. Raises OSError that names it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(fd).st_size
+        if size + len(data) + 1 > limit:
+            return False
+        try:
+            _write_all(fd, data + b"\n")
+        except OSError as error:
+            os.ftruncate(fd, size)
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        return True
+    finally:
+        os.close(fd)

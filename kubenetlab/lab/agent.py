@@ -85,7 +85,7 @@ class Agent:
         self._boot = boot
         self._memo = Memo()
         self._controllers = Controllers()
-        self._saved: Cluster | None = boot.state  # `up` has written it down
+        self._keeper = state.Keeper(self.directory / rundir.STORE, boot.state)  # `up` has written it down
         self._lives = Lives(self._died)
         self._dirty = asyncio.Event()
         self._changed: set[asyncio.Event] = set()
@@ -120,7 +120,7 @@ class Agent:
             self._hand_over()
             self._serve(serve, rundir.API_SOCKET)
         else:
-            self.cluster = self._saved = state.load(self.directory / rundir.STORE)
+            self.cluster = self._keeper.load()
             self.sandboxes.adopt()
             self._serve(serve, rundir.API_SOCKET)
             await asyncio.sleep(GREETING_S)
@@ -238,9 +238,7 @@ class Agent:
 
     def save(self) -> None:
         """Writes the store where it is not written yet: before the kernel is touched, and before a request that changed it is answered."""
-        if self.cluster is not self._saved:
-            state.save(self.cluster, self.directory / rundir.STORE)
-            self._saved = self.cluster
+        if self._keeper.save(self.cluster):
             self._notify()
 
     async def _apply(self, changes: Changes, probes: Mapping[str, tuple[ProbeSpec, ...]]) -> None:
