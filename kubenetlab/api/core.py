@@ -12,6 +12,7 @@ from kubenetlab.api.containers import Port, PortOrName, Protocol
 from kubenetlab.api.meta import Condition, ObjectMeta, Record, Resource, Unmodelled
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+ZONE_LABEL = "topology.kubernetes.io/zone"
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 
 
@@ -167,7 +168,8 @@ class ServiceSpec(Record, frozen=True):
     load_balancer_source_ranges: tuple[str, ...] = ()
     """Who may come in by the load balancer's address; everybody when nothing is given."""
 
-    traffic_distribution: Unmodelled = None
+    traffic_distribution: Literal["PreferSameZone", "PreferSameNode", "PreferClose"] | None = None
+    """Endpoints in the client's zone, or on its node, come first, as long as there are any. PreferClose is PreferSameZone's older name."""
 
 
 class LoadBalancerIngress(Record, frozen=True):

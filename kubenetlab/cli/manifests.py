@@ -210,8 +210,6 @@ def _who_asks_for_real(entry: Entry, *, all_do: bool) -> str:
 def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool) -> None:
     from kubenetlab.api.meta import Record, Unmodelled, kubernetes_name
 
-    if _has_idle_host_port(record):
-        into["hostPort (only the scheduler looks at it)"] = None
     unread = (*NOT_YET.get(type(record).__name__, ()), *_unread(record, may_be_real=may_be_real))
     for name in unread:
         if getattr(record, name):
@@ -247,13 +245,6 @@ def _unread(record: Any, *, may_be_real: bool) -> tuple[str, ...]:
         return ()
     never = ("working_dir", "security_context")
     return never if reads_arguments(record.image) else ("command", "args", *never)
-
-
-def _has_idle_host_port(record: Any) -> bool:
-    """True for a pod that takes a port of its node, and to which nothing leads from there: it is not in the node's network."""
-    from kubenetlab.api.pods import PodSpec
-
-    return isinstance(record, PodSpec) and bool(record.host_ports) and not record.host_network
 
 
 def _named(config: Entry, lab: str) -> Entry:

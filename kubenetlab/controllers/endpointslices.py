@@ -11,8 +11,16 @@ from typing import Final, Literal
 from msgspec import structs
 
 from kubenetlab.api import ip
-from kubenetlab.api.core import SERVICE_NAME_LABEL, Node, ObjectReference, Service
-from kubenetlab.api.discovery import MANAGED_BY_LABEL, Endpoint, EndpointConditions, EndpointPort, EndpointSlice
+from kubenetlab.api.core import SERVICE_NAME_LABEL, ZONE_LABEL, Node, ObjectReference, Service
+from kubenetlab.api.discovery import (
+    MANAGED_BY_LABEL,
+    Endpoint,
+    EndpointConditions,
+    EndpointHints,
+    EndpointPort,
+    EndpointSlice,
+    ForZone,
+)
 from kubenetlab.api.meta import ObjectMeta, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
@@ -24,7 +32,6 @@ WATCHES: Final[tuple[Kind, ...]] = (Service, Pod, Node, EndpointSlice)
 
 CONTROLLER = "endpointslice-controller.k8s.io"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
-ZONE_LABEL = "topology.kubernetes.io/zone"
 MAX_ENDPOINTS = 100
 
 _FAMILIES: Final[tuple[tuple[Literal["IPv4", "IPv6"], int], ...]] = (("IPv4", 4), ("IPv6", 6))
@@ -113,11 +120,21 @@ def _endpoint(cluster: Cluster, service: Service, pod: Pod, address: str) -> End
     node = cluster.node(pod.spec.node_name)
     ready = service.spec.publish_not_ready_addresses or (pod.is_ready and not pod.is_terminating)
     has_name = bool(pod.spec.hostname) and pod.spec.subdomain == service.name
+    zone = node.labels.get(ZONE_LABEL) if node else None
     return Endpoint(
         addresses=(address,),
         conditions=EndpointConditions(ready=ready, serving=pod.is_ready, terminating=pod.is_terminating),
         hostname=pod.spec.hostname if has_name else None,
         node_name=pod.spec.node_name,
-        zone=node.labels.get(ZONE_LABEL) if node else None,
+        zone=zone,
         target_ref=ObjectReference("Pod", pod.namespace, pod.name, pod.uid),
+        hints=_hints(service, pod.spec.node_name, zone) if ready else None,
     )
+
+
+def _hints(service: Service, node: str, zone: str | None) -> EndpointHints | None:
+    """For whom a ready endpoint is meant first, by its Service's trafficDistribution."""
+    wish = service.spec.traffic_distribution
+    if wish is None or not zone:
+        return EndpointHints(for_nodes=(ForZone(node),)) if wish == "PreferSameNode" else None
+    return EndpointHints((ForZone(zone),), (ForZone(node),) if wish == "PreferSameNode" else ())

@@ -4,6 +4,7 @@
     cni       the node's bridge and routes; each pod's link, address and routes
     load balancers  the router's ways to Services' addresses
     egress    masquerade to the outside
+    hostports  nodes' ports that pods take
     proxy     Services
     programs  what runs in the containers
 
@@ -25,7 +26,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.starting import is_anybody_starting
-from kubenetlab.datapath import containers, egress, fabric, loadbalancers, modes, pods
+from kubenetlab.datapath import containers, egress, fabric, hostports, loadbalancers, modes, pods
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
 from kubenetlab.datapath.probes import ProbeSpec, probes
 from kubenetlab.datapath.proxy.services import knows_places
@@ -109,6 +110,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     want(memo("load balancers", _load_balancers, loadbalancers.ways_in(cluster)))
     for node in nodes:
         want(memo(("node", node.name), _node, node, cni))
+        want(memo(("host ports", node.name), _host_ports, node))
         known = proxy_view(cluster, node.name)
         network = known.network(cni.network(node))
         mode: ServiceProxy = modes.load("proxy", *known.mode) if known.mode is not None else wanted_proxy
@@ -168,6 +170,10 @@ def _node(node: NodeView, cni: CNI) -> tuple[Wanted, ...]:
     return tuple(layers)
 
 
+def _host_ports(node: NodeView) -> tuple[Wanted, ...]:
+    return tuple(_by_namespace(hostports.rules(node), Origin("cni portmap", f"Node {node.name}")))
+
+
 def _pod(node: NodeView, pod: PodView, cni: CNI, proxy: ServiceProxy) -> tuple[Wanted, ...]:
     """What a pod needs, in its own namespace and in its node's."""
     return (
@@ -183,13 +189,13 @@ def _rules(memo: Memo, proxy: ServiceProxy, known: ProxyView, node: NodeView, ne
     placed = tuple(view for view, rules in zip(known.services, everywhere, strict=True) if rules is None)
     if not placed:
         return memo(("rule sets", known.whose), _rule_sets, everywhere)
-    here = iter(memo.each(("rules here", node.name), _service, placed, proxy, network, Place(node.name, node.addresses)))
+    here = iter(memo.each(("rules here", node.name), _service, placed, proxy, network, Place(node.name, node.addresses, node.zone)))
     return memo(("rule sets here", node.name), _rule_sets, tuple(next(here) if rules is None else rules for rules in everywhere))
 
 
 def _service(view: ServiceView, proxy: ServiceProxy, network: PodNetwork, place: Place) -> tuple[Rules, ...] | None:
     """One Service's rules; None for one that has to be asked for node by node."""
-    return None if place is ANYWHERE and knows_places(view.service) else proxy.service(view, place, network)
+    return None if place is ANYWHERE and knows_places(view) else proxy.service(view, place, network)
 
 
 def _rule_sets(rules: tuple[tuple[Rules, ...], ...]) -> tuple[RuleSet, ...]:

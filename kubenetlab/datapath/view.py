@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from kubenetlab import names
 from kubenetlab.api import ip
 from kubenetlab.api.config import ClusterConfig, Network
-from kubenetlab.api.core import Node, Service
+from kubenetlab.api.core import ZONE_LABEL, Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts
 from kubenetlab.api.pods import Pod
@@ -74,6 +74,8 @@ class PodView(Struct, frozen=True):
     """One per family of its node; a hostNetwork pod has its node's."""
     ifname: str
     """The node's end of its link; none for a hostNetwork pod."""
+    host_ports: tuple[tuple[str, str, int, int], ...] = ()
+    """(hostIP or nothing, protocol, port of the node, port of the pod) of each that it takes; none for a hostNetwork pod."""
 
     @property
     def netns(self) -> str:
@@ -101,6 +103,8 @@ class NodeView(Struct, frozen=True, dict=True):
     layout: Literal["onlink", "routed"]
     neighbors: Literal["dynamic", "permanent"]
     mtu: int = 1500
+    zone: str = ""
+    """By its label topology.kubernetes.io/zone."""
 
     @property
     def netns(self) -> str:
@@ -126,6 +130,7 @@ class Place(Struct, frozen=True):
 
     node: str = ""
     addresses: tuple[str, ...] = ()
+    zone: str = ""
 
 
 ANYWHERE: Final = Place()
@@ -180,6 +185,7 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
             dns_addresses=tuple(dns_address(cidr) for cidr in networking.service_networks),
             layout=decisions.pod_layout,
             neighbors=decisions.neighbors,
+            zone=node.labels.get(ZONE_LABEL, ""),
         )
         for node, me in zip(nodes, peers, strict=True)
     ]
@@ -224,10 +230,15 @@ def pod_view(pod: Pod, node: Node, attachment: Attachment | None) -> PodView | N
         found = PodView(pod.namespace, pod.name, pod.uid, names.hostname(node.name), True, node.addresses, "")
     elif attachment is not None:
         hostname = names.hostname(pod.hostname)
-        found = PodView(pod.namespace, pod.name, pod.uid, hostname, False, attachment.addresses, attachment.host_ifname)
+        found = PodView(pod.namespace, pod.name, pod.uid, hostname, False, attachment.addresses, attachment.host_ifname, _host_ports(pod))
     else:
         return None
     return None if pod.is_finished else found
+
+
+def _host_ports(pod: Pod) -> tuple[tuple[str, str, int, int], ...]:
+    ports = (port for container in pod.spec.long_running_containers for port in container.ports if port.host_port)
+    return tuple((port.host_ip, port.protocol, port.host_port, port.container_port) for port in ports)
 
 
 def _pod_views(cluster: Cluster, node: Node, has_network: bool) -> Iterator[PodView]:

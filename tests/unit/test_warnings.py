@@ -25,8 +25,8 @@ REAL = ', annotations: {kubenetlab.dev/real-commands: "true"}'
         ),
         pytest.param(
             pod("a", container=", ports: [{containerPort: 80, hostPort: 8080}]"),
-            ["hostPort (only the scheduler looks at it)"],
-            id="a port of the node from which nothing leads on",
+            [],
+            id="a port of the node that leads to the pod",
         ),
         pytest.param(
             pod("a", ", hostNetwork: true", container=", ports: [{containerPort: 80, hostPort: 80}]"), [], id="a port of the node's network"

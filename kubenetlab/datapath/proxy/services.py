@@ -117,10 +117,12 @@ def is_proxied(service: Service) -> bool:
     return SERVICE_PROXY_NAME_LABEL not in service.labels and HEADLESS_LABEL not in service.labels
 
 
-def knows_places(service: Service) -> bool:
+def knows_places(view: ServiceView) -> bool:
     """True when it matters to a Service on which node its rules are."""
-    spec = service.spec
-    return "Local" in (spec.internal_traffic_policy, spec.external_traffic_policy) or bool(spec.load_balancer_source_ranges)
+    spec = view.service.spec
+    if "Local" in (spec.internal_traffic_policy, spec.external_traffic_policy) or spec.load_balancer_source_ranges:
+        return True
+    return any(endpoint.hints is not None for piece in view.slices for endpoint in piece.endpoints)
 
 
 def port_views(place: Place, view: ServiceView, version: int) -> tuple[PortView, ...]:
@@ -153,7 +155,7 @@ def _port_view(place: Place, view: ServiceView, service: Service, port: ServiceP
         protocol=port.protocol.lower(),
         cluster_ip=cluster_ip,
         port=port.port,
-        everywhere=categorize(found),
+        everywhere=categorize(_near(found, place)) or categorize(found),
         here=categorize(near) if is_internal_local or is_external_local else (),
         is_internal_local=is_internal_local,
         balanced_ips=balanced,
@@ -171,6 +173,24 @@ def categorize(found: Sequence[tuple[Endpoint, EndpointAddress]]) -> tuple[Endpo
     ready = [address for endpoint, address in found if endpoint.conditions.is_ready]
     serving = [address for endpoint, address in found if endpoint.conditions.is_serving and endpoint.conditions.is_terminating]
     return tuple(sorted(set(ready or serving)))
+
+
+def _near(found: Sequence[tuple[Endpoint, EndpointAddress]], place: Place) -> list[tuple[Endpoint, EndpointAddress]]:
+    """Those that are meant for a node, or for its zone: where every ready endpoint says for whom it is meant, and one is for here."""
+    ready = [(endpoint, address) for endpoint, address in found if endpoint.conditions.is_ready]
+    for own, names in ((place.node, _for_nodes), (place.zone, _for_zones)):
+        here = [(endpoint, address) for endpoint, address in ready if own in names(endpoint)]
+        if own and here and all(names(endpoint) for endpoint, _ in ready):
+            return here
+    return []
+
+
+def _for_nodes(endpoint: Endpoint) -> list[str]:
+    return [node.name for node in endpoint.hints.for_nodes] if endpoint.hints else []
+
+
+def _for_zones(endpoint: Endpoint) -> list[str]:
+    return [zone.name for zone in endpoint.hints.for_zones] if endpoint.hints else []
 
 
 def _sources(spec: ServiceSpec, place: Place, balanced: Sequence[str], version: int) -> Iterator[str]:

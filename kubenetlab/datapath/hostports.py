@@ -1,0 +1,55 @@
+"""hostPort: a port of a node that leads to a pod on it, as the CNI plugin portmap makes it behind whichever CNI mode.
+
+    prerouting, output  →  hostip_hostports (with a hostIP), hostports (at every address of the node): dnat
+    masquerading        →  a pod that meets itself, and what the node asks at its own 127.0.0.1
+
+The client's address is kept. Source: containernetworking/plugins plugins/meta/portmap/portmap_nftables.go (1.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab.api import ip
+from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.hoststate.nftables import NFT_FAMILIES, Chain, Rule, Table
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.sandbox import Sysctl
+from kubenetlab.names import HOST_PORT_TABLE
+
+HOST_PORTS, HOST_IP_PORTS = "hostports", "hostip_hostports"
+LOOPBACKS = {4: "127.0.0.1", 6: "::1"}
+_ANY = ("", "0.0.0.0", "::")
+
+
+def rules(node: NodeView) -> Iterator[Object]:
+    """One table per family; none where no pod of a node has a host port."""
+    pods = [pod for pod in node.pods if pod.host_ports]
+    if pods:
+        yield Sysctl(node.netns, "net/ipv4/conf/all/route_localnet", "1")
+    for index, family in enumerate(node.families):
+        if pods:
+            yield from _table(node.netns, NFT_FAMILIES[family.version], family.version, index, pods)
+
+
+def _table(netns: str, family: str, version: int, index: int, pods: list[PodView]) -> Iterator[Object]:
+    here, anywhere, masquerades = [], [], []
+    for pod in pods:
+        address, why = pod.addresses[index], f"pod {pod.full_name}"
+        for host_ip, protocol, number, target in pod.host_ports:
+            to = f"{protocol.lower()} dport {number} dnat to {f'[{address}]' if version == 6 else address}:{target}"
+            if host_ip in _ANY:
+                anywhere.append(Rule(to, why))
+            elif ip.version_of(host_ip) == version:
+                here.append(Rule(f"{family} daddr {host_ip} {to}", why))
+        masquerades += (
+            Rule(f"{family} saddr {source} {family} daddr {address} masquerade", why) for source in (address, LOOPBACKS[version])
+        )
+    local = f"fib daddr type local jump {HOST_PORTS}"
+    yield Table(netns, family, HOST_PORT_TABLE, "CNI portmap plugin")
+    yield Chain(netns, family, HOST_PORT_TABLE, HOST_IP_PORTS, tuple(here))
+    yield Chain(netns, family, HOST_PORT_TABLE, HOST_PORTS, tuple(anywhere))
+    for hook in ("prerouting", "output"):
+        jumps = (Rule(f"jump {HOST_IP_PORTS}"), Rule(local))
+        yield Chain(netns, family, HOST_PORT_TABLE, hook, jumps, f"type nat hook {hook} priority -100")
+    yield Chain(netns, family, HOST_PORT_TABLE, "masquerading", tuple(masquerades), "type nat hook postrouting priority 100")
