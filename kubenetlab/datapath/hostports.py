@@ -33,7 +33,9 @@ def rules(node: NodeView) -> Iterator[Object]:
 
 
 def _table(netns: str, family: str, version: int, index: int, pods: list[PodView]) -> Iterator[Object]:
-    here, anywhere, masquerades = [], [], []
+    here: list[Rule] = []
+    anywhere: list[Rule] = []
+    masquerades: list[Rule] = []
     for pod in pods:
         address, why = pod.addresses[index], f"pod {pod.full_name}"
         for host_ip, protocol, number, target in pod.host_ports:
