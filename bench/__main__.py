@@ -7,18 +7,18 @@ import os
 import signal
 import sys
 
-from bench import commands, datapath, peers, scale
+from bench import commands, datapath, peers, rules, scale
 from bench.measure import FailedError
 from kubenetlab.kernel import syscalls
 
-PARTS = ("commands", "scale", "datapath", "peers")
+PARTS = ("commands", "scale", "datapath", "rules", "peers")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("part", nargs="?", choices=(*PARTS, "all"), default="commands", help="what is measured; commands by default")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured; else as many as the part needs")
-    parser.add_argument("--large", action="store_true", help="scale: a lab of 5,000 pods, too")
+    parser.add_argument("--large", action="store_true", help="scale: a lab of 5,000 pods, too; rules: 10,000 Services, too")
     parser.add_argument("--pods", type=sizes, metavar="N,…", help="scale, peers: labs of other sizes")
     words = parser.parse_args()
     if os.geteuid():
@@ -50,6 +50,8 @@ def measure(part: str, words: argparse.Namespace) -> None:
             scale.run(**rounds, sizes=(*(words.pods or scale.SIZES), *([scale.LARGE] if words.large else [])))
         case "datapath":
             datapath.run(**rounds)
+        case "rules":
+            rules.run(**rounds, sizes=(*rules.SIZES, *([rules.LARGE] if words.large else [])))
         case "peers":
             peers.run(**rounds, sizes=words.pods or peers.SIZES)
 
