@@ -10,6 +10,7 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.hoststate.nftables import NftObject, names, replacement, transaction
 from kubenetlab.hoststate.nftables import differences as differences_of
+from kubenetlab.hoststate.rules import RuleObject
 from kubenetlab.kernel import nftables
 from kubenetlab.kernel.rules import Loader, RulesError
 from tests.clusters import applied, deployment, running, service, store
@@ -22,7 +23,7 @@ def rules(text: str, then: str = "") -> list[NftObject]:
     cluster = running(store(text))
     if then:
         cluster = running(applied(cluster, then))
-    return [obj for obj in plan(cluster, ONLINK)["node/worker"].values() if obj.hand == "rules"]  # type: ignore[misc]
+    return [obj for obj in plan(cluster, ONLINK)["node/worker"].values() if isinstance(obj, RuleObject) and obj.dialect == "nftables"]  # type: ignore[misc]
 
 
 def opened(way: str) -> Loader:

@@ -90,7 +90,7 @@ def test_changes_add_up(proxy: str, seed: int) -> None:
 
     with ExitStack() as stack:
         try:
-            loaders = {name: stack.enter_context(closing(open_here(name))) for name in {"nftables", MODES[proxy]}}
+            loaders = {name: stack.enter_context(closing(open_here(name))) for name in {"nftables", "conntrack", MODES[proxy]}}
         except RequirementError as error:
             pytest.skip(str(error))
         for number, text in enumerate(manifests(proxy, seed)):

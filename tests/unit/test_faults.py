@@ -43,7 +43,7 @@ def endpoints(cluster: Cluster, node: str) -> set[str]:
 
 def rules(cluster: Cluster, node: str) -> list[str]:
     """Everything that a node agent loads there."""
-    return sorted(str(obj) for obj in plan(cluster, DECISIONS)[f"node/{node}"].values() if obj.hand == "rules")
+    return sorted(repr(obj) for obj in members(plan(cluster, DECISIONS)[f"node/{node}"].values()) if obj.hand == "rules")
 
 
 def pods_of(cluster: Cluster) -> set[str]:
