@@ -107,7 +107,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
 
     neighbors = tuple(node.addresses for node in nodes if node.neighbors == "permanent")
     want(memo("fabric", _fabric, cluster.config.external, cluster.config.node_networks, neighbors))
-    want(memo("load balancers", _load_balancers, loadbalancers.ways_in(cluster)))
+    want(memo("load balancers", _load_balancers, loadbalancers.ways_in(cluster), tuple(own for node in nodes for own in node.addresses)))
     for node in nodes:
         want(memo(("node", node.name), _node, node, cni))
         want(memo(("host ports", node.name), _host_ports, node))
@@ -158,8 +158,8 @@ def _fabric(
     return tuple(layers)
 
 
-def _load_balancers(ways: tuple[loadbalancers.Way, ...]) -> tuple[Wanted, ...]:
-    return tuple(_by_namespace(loadbalancers.routes(ways), Origin("load balancer", "Services of type LoadBalancer")))
+def _load_balancers(ways: tuple[loadbalancers.Way, ...], nodes: tuple[str, ...]) -> tuple[Wanted, ...]:
+    return tuple(_by_namespace(loadbalancers.routes(ways, nodes), Origin("load balancer", "Services of type LoadBalancer")))
 
 
 def _node(node: NodeView, cni: CNI) -> tuple[Wanted, ...]:

@@ -133,15 +133,19 @@ def _without_lost(observed: HostState, desired: HostState) -> HostState:
                 lost.setdefault(far_end[0], set()).add(far_end[1])
     return observed.with_namespaces(
         {
-            netns: {
-                key: obj
-                for key, obj in observed[netns].items()
-                if key not in lost.get(netns, ()) and obj.stands_on not in lost.get(netns, set()) | replaced.get(netns, set())
-            }
+            netns: _without(observed[netns], lost.get(netns, set()), replaced.get(netns, set()))
             for netns in {**lost, **replaced}
             if netns in observed.namespaces
         }
     )
+
+
+def _without(contents: Contents, lost: set[Key], replaced: set[Key]) -> Contents:
+    """What is left when some objects go, and whatever stands on those or on some others: an address on its link, a group on its next hop."""
+    gone = lost
+    while below := {key for key, obj in contents.items() if obj.stands_on in gone | replaced and key not in gone}:
+        gone = gone | below
+    return {key: obj for key, obj in contents.items() if key not in gone}
 
 
 def _changes(netns: str, observed: Contents, wanted: Contents, desired: HostState) -> NetnsChanges:

@@ -16,6 +16,7 @@ from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.address import decode_address
 from kubenetlab.hoststate.link import LOOPBACK, LinkUp, Port, SeenLink, decode_link, is_bridges_own
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, key_of_departed
+from kubenetlab.hoststate.nexthop import decode_nexthop
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.peers import Peers, peers_key
 from kubenetlab.hoststate.route import decode_route
@@ -26,8 +27,13 @@ _DECODERS: Final = {
     wire.RTM_NEWADDR: decode_address,
     wire.RTM_NEWROUTE: decode_route,
     wire.RTM_NEWNEIGH: decode_neighbor,
+    wire.RTM_NEWNEXTHOP: decode_nexthop,
 }
-_DELETIONS: Final = {wire.RTM_DELADDR: wire.RTM_NEWADDR, wire.RTM_DELROUTE: wire.RTM_NEWROUTE}
+_DELETIONS: Final = {
+    wire.RTM_DELADDR: wire.RTM_NEWADDR,
+    wire.RTM_DELROUTE: wire.RTM_NEWROUTE,
+    wire.RTM_DELNEXTHOP: wire.RTM_NEWNEXTHOP,
+}
 
 
 RTM_NEWNETCONF = 80

@@ -23,7 +23,7 @@ from kubenetlab.hoststate.ip import (
 from kubenetlab.hoststate.object import Key, Object, Word
 from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
 
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 7, 15
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE, RTA_NH_ID = 1, 4, 5, 7, 15, 30
 RT_TABLE_MAIN = 254
 RTPROT_KERNEL = 2
 RTN_UNICAST = 1
@@ -35,7 +35,7 @@ _ANY = {AF_INET: "0.0.0.0/0", AF_INET6: "::/0"}
 
 
 class Route(Object, frozen=True):
-    """A way to a destination: by a gateway, or straight out of a link. `0.0.0.0/0` and `::/0` are the default routes.
+    """A way to a destination: by a gateway, straight out of a link, or by a group of next hops. `0.0.0.0/0` and `::/0` are the default routes.
 
     Without a gateway IPv4 calls its scope `link`; IPv6 has no scopes of routes.
     """
@@ -47,6 +47,8 @@ class Route(Object, frozen=True):
     via: str = ""
     source: str = ""
     """The address that this machine puts on what it sends this way; empty: the kernel's choice."""
+    group: int = 0
+    """The group's number; then neither a link nor a gateway is named here."""
 
     @property
     def key(self) -> Key:
@@ -54,13 +56,13 @@ class Route(Object, frozen=True):
 
     @property
     def stands_on(self) -> Key | None:
-        return ("Link", self.link)
+        return ("Nexthop", str(self.group)) if self.group else ("Link", self.link)
 
     def __str__(self) -> str:
         return f"route {self._words}"
 
     def create(self, links: Links) -> bytes:
-        scope = RT_SCOPE_UNIVERSE if self.via or ":" in self.destination else RT_SCOPE_LINK
+        scope = RT_SCOPE_UNIVERSE if self.via or self.group or ":" in self.destination else RT_SCOPE_LINK
         return message(wire.RTM_NEWROUTE, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, self._body(links, OUR_PROTOCOL, scope))
 
     change = create
@@ -76,6 +78,8 @@ class Route(Object, frozen=True):
     def _words(self) -> str:
         """As iproute2 says it."""
         parts = ["default" if self.destination in _ANY.values() else self.destination]
+        if self.group:
+            return " ".join([*parts, "nhid", str(self.group)])
         parts += ["via", self.via] if self.via else []
         parts += ["dev", self.link]
         parts += ["scope", "link"] if not self.via and ":" not in self.destination else []
@@ -86,6 +90,8 @@ class Route(Object, frozen=True):
         network = ip_network(self.destination)
         header = _RTMSG.pack(FAMILY_OF_VERSION[network.version], network.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, 0)
         destination = attribute(RTA_DST, network.network_address.packed) if network.prefixlen else b""
+        if self.group:
+            return header + destination + number(RTA_NH_ID, self.group)
         gateway = attribute(RTA_GATEWAY, ip_address(self.via).packed) if self.via else b""
         source = attribute(RTA_PREFSRC, ip_address(self.source).packed) if self.source else b""
         return header + destination + gateway + source + number(RTA_OIF, links.index(self.netns, self.link))
@@ -99,9 +105,13 @@ def decode_route(netns: str, body: memoryview, names: Mapping[int, str]) -> tupl
     family, length, _, _, table, protocol, _, type_, _ = _RTMSG.unpack_from(body)
     found = attributes(body[_RTMSG.size :])
     table = as_number(found[RTA_TABLE]) if RTA_TABLE in found else table
-    if table != RT_TABLE_MAIN or protocol == RTPROT_KERNEL or type_ != RTN_UNICAST or RTA_OIF not in found:
+    if table != RT_TABLE_MAIN or protocol == RTPROT_KERNEL or type_ != RTN_UNICAST:
         return None
     destination = f"{address_text(found[RTA_DST])}/{length}" if RTA_DST in found else _ANY[family]
+    if RTA_NH_ID in found:
+        return Route(netns, destination, "", group=as_number(found[RTA_NH_ID])), protocol == OUR_PROTOCOL
+    if RTA_OIF not in found:
+        return None
     via = address_text(found[RTA_GATEWAY]) if RTA_GATEWAY in found else ""
     source = address_text(found[RTA_PREFSRC]) if RTA_PREFSRC in found else ""
     seen = Route(netns, destination, names[as_number(found[RTA_OIF])], via, source)

@@ -16,6 +16,7 @@ from kubenetlab.hoststate.address import decode_address, dump_addresses
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation, is_replaced
 from kubenetlab.hoststate.link import LOOPBACK, Bridge, LinkUp, Port, SeenLink, Veth, decode_link, dump_links
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, dump_neighbors
+from kubenetlab.hoststate.nexthop import decode_nexthop, dump_nexthops
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.peers import Peers, peers_key, peers_of
 from kubenetlab.hoststate.route import decode_route, dump_routes
@@ -36,6 +37,7 @@ _DUMPS: Final = (
     (dump_addresses(), decode_address),
     (dump_neighbors(), decode_neighbor),
     (dump_routes(), decode_route),
+    (dump_nexthops(), decode_nexthop),
 )
 
 

@@ -8,6 +8,7 @@ from kubenetlab.api.core import Event, Service
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
+from kubenetlab.hoststate.nexthop import Nexthop, NexthopGroup
 from kubenetlab.hoststate.route import Route
 from tests.clusters import DUAL, applied, deployment, problems_of, running, service, settled, store
 
@@ -22,10 +23,12 @@ def outside(cluster: Cluster, name: str) -> tuple[str, ...]:
     return found.load_balancer_ips
 
 
-def router(cluster: Cluster) -> dict[str, str]:
-    """Destination → via, of what the router knows beside its own networks."""
-    state = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))
-    return {obj.destination: obj.via for obj in state["fabric/router"].values() if isinstance(obj, Route)}
+def router(cluster: Cluster) -> dict[str, tuple[str, ...]]:
+    """Destination → the gateways among which its flows are shared, of what the router knows beside its own networks."""
+    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["fabric/router"].values()
+    gateways = {obj.number: obj.via for obj in objects if isinstance(obj, Nexthop)}
+    groups = {obj.number: tuple(gateways[member] for member in obj.members) for obj in objects if isinstance(obj, NexthopGroup)}
+    return {obj.destination: groups[obj.group] for obj in objects if isinstance(obj, Route) and obj.group}
 
 
 def test_each_gets_the_first_free_address_and_keeps_it() -> None:
@@ -57,10 +60,10 @@ def test_a_dual_stack_service_has_one_of_each_family() -> None:
 
 
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
-def test_the_router_leads_to_a_node_that_can_take_it(policy: str) -> None:
-    """A worker that is ready; by the policy Local one on which a pod is ready. None, as long as no node is."""
+def test_the_router_leads_to_the_nodes_that_can_take_it(policy: str) -> None:
+    """The workers that are ready; by the policy Local those on which a pod is ready. None, as long as no node is."""
     text = balanced("web", externalTrafficPolicy=policy) + deployment(replicas=1, nodeName="worker2")
     assert router(store(text)) == {}
     cluster = running(store(text))
-    assert router(cluster)["203.0.113.1/32"] in (("172.18.0.4",) if policy == "Local" else ("172.18.0.3", "172.18.0.4"))
+    assert router(cluster)["203.0.113.1/32"] == (("172.18.0.4",) if policy == "Local" else ("172.18.0.3", "172.18.0.4"))
     assert router(applied(cluster, service("web"))) == {}
