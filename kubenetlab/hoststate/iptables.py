@@ -243,7 +243,7 @@ def _lines(*parts: Iterable[str]) -> str:
 
 def _comment(rule: str) -> str:
     found = re.search(r'--comment (?:"([^"]*)"|(\S+))', rule)
-    return (found[1] or found[2] or "") if found else ""
+    return (found[1] or found[2] or "").replace("\\", "") if found else ""  # the program escapes quotes
 
 
 def _target(rule: str) -> str:

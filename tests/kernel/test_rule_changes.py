@@ -19,8 +19,14 @@ from kubenetlab.kernel.rules import Loader, open_here
 from tests.clusters import running, store
 
 ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
-MODES = {"nftables,layout=faithful": "nftables", "nftables,layout=fast": "nftables", "iptables": "iptables", "ebpf": "bpf"}
-"""Mode → the dialect in which its rules are."""
+MODES = {
+    "nftables,layout=faithful": (),
+    "nftables,layout=fast": (),
+    "iptables": ("iptables",),
+    "ipvs": ("ipset", "iptables", "ipvs"),
+    "ebpf": ("bpf",),
+}
+"""Mode → the dialects in which its rules are, beside those that are there in any."""
 STEPS = 25
 
 
@@ -81,6 +87,7 @@ def test_changes_add_up(proxy: str, seed: int) -> None:
     memo = Memo()
     before: list[RuleObject] = []
     plugged = {"lo"}
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
     def plug_in(links: set[str]) -> None:
         """Links on which programs are to be."""
@@ -90,7 +97,7 @@ def test_changes_add_up(proxy: str, seed: int) -> None:
 
     with ExitStack() as stack:
         try:
-            loaders = {name: stack.enter_context(closing(open_here(name))) for name in {"nftables", "conntrack", MODES[proxy]}}
+            loaders = {name: stack.enter_context(closing(open_here(name))) for name in ("nftables", "conntrack", *MODES[proxy])}
         except RequirementError as error:
             pytest.skip(str(error))
         for number, text in enumerate(manifests(proxy, seed)):

@@ -7,7 +7,19 @@ from hypothesis import strategies as st
 
 from kubenetlab.datapath.proxy import iptables as proxy
 from kubenetlab.datapath.proxy.services import EndpointAddress, PortView
-from kubenetlab.hoststate.iptables import Chain, Entry, Jump, blamed, cleaning, comment, decode_restores, idle_tables, parse, update
+from kubenetlab.hoststate.iptables import (
+    Chain,
+    Entry,
+    Jump,
+    blamed,
+    cleaning,
+    comment,
+    decode_restores,
+    differences,
+    idle_tables,
+    parse,
+    update,
+)
 from kubenetlab.hoststate.rules import Bundle, Rules, RuleSet
 
 PORT = PortView("ns1", "svc1", "p80", "tcp", "172.30.0.41", 80, (EndpointAddress("10.180.0.1", 80),))
@@ -124,6 +136,15 @@ def test_a_refusal_points_at_its_chain() -> None:
     said = "iptables-restore: Chain 'X' does not exist\n*nat\n-A KUBE-A -j X"
     assert blamed(said, [bundle]) == (bundle.parts[1], bundle)
     assert blamed("iptables-restore: Permission denied", [bundle]) is None
+
+
+def test_a_comment_with_quotes_is_recognised() -> None:
+    """iptables-save escapes them."""
+    says = comment("a b, type 'x'")
+    chain = Chain("n", "ip", "nat", "KUBE-A", (f"{says} -j RETURN",))
+    escaped = says.replace("'", "\\'")
+    saved = f"*nat\n:KUBE-A - [0:0]\n-A KUBE-A {escaped} -j RETURN\nCOMMIT\n"
+    assert list(differences([chain], [("ip", saved)])) == []
 
 
 def test_comments_fit() -> None:
