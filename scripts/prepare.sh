@@ -4,8 +4,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${KUBENETLAB_VENV:-.venv}
 # Commands and their Debian packages: what a machine is given to run labs, and what the tests call.
-provisioned=(nft=nftables iptables-nft-restore=iptables ip=iproute2 ping=iputils-ping tcpdump=tcpdump curl=curl python3=python3)
-tested=(nft=nftables iptables-nft-restore=iptables ip=iproute2 ss=iproute2 ping=iputils-ping ps=procps sysctl=procps nsenter=util-linux python3=python3)
+provisioned=(nft=nftables iptables-nft-restore=iptables ipset=ipset ip=iproute2 ping=iputils-ping tcpdump=tcpdump curl=curl python3=python3)
+tested=(nft=nftables iptables-nft-restore=iptables ipset=ipset ip=iproute2 ss=iproute2 ping=iputils-ping ps=procps sysctl=procps nsenter=util-linux python3=python3)
 
 # programs COMMAND=PACKAGE…: installs the Debian packages of the commands that are missing, when root or sudo can.
 programs() {

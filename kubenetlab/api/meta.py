@@ -22,6 +22,7 @@ _KEY = r"[A-Za-z0-9][-A-Za-z0-9_./]*"
 _REQUIREMENT = re.compile(rf"\s*(?:(!)?\s*({_KEY})|({_KEY})\s*(==|=|!=)\s*([-A-Za-z0-9_.]*)|({_KEY})\s+(in|notin)\s*\(([^)]*)\))\s*")
 
 _ACRONYMS = {
+    "arp": "ARP",
     "ip": "IP",
     "ipv4": "IPv4",
     "ipv6": "IPv6",

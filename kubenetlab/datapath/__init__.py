@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from kubenetlab import names
 from kubenetlab.api.config import ExternalHost, Network
 from kubenetlab.api.lab import Decisions
@@ -29,7 +31,7 @@ from kubenetlab.controllers.starting import is_anybody_starting
 from kubenetlab.datapath import containers, egress, fabric, hostports, loadbalancers, modes, pods
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
 from kubenetlab.datapath.probes import ProbeSpec, probes
-from kubenetlab.datapath.proxy.services import knows_places
+from kubenetlab.datapath.proxy.services import has_node_ports, knows_places
 from kubenetlab.datapath.proxy_views import Duty, ProxyView, duty, informed, proxy_view
 from kubenetlab.datapath.view import ANYWHERE, NodeView, Place, PodView, ServiceView, node_views, without_pods
 from kubenetlab.errors import BugError
@@ -183,28 +185,33 @@ def _pod(node: NodeView, pod: PodView, cni: CNI, proxy: ServiceProxy) -> tuple[W
     )
 
 
-def _rules(memo: Memo, proxy: ServiceProxy, known: ProxyView, node: NodeView, network: PodNetwork) -> tuple[RuleSet, ...]:
+def _rules(memo: Memo, proxy: ServiceProxy, known: ProxyView, node: NodeView, network: PodNetwork) -> tuple[RuleSet | Object, ...]:
     """What all Services need on a node: one value for all nodes, where it matters to none of them on which node it is."""
     everywhere = memo.each(("rules", known.whose), _service, known.services, proxy, network, ANYWHERE)
     placed = tuple(view for view, rules in zip(known.services, everywhere, strict=True) if rules is None)
     if not placed:
         return memo(("rule sets", known.whose), _rule_sets, everywhere)
-    here = iter(memo.each(("rules here", node.name), _service, placed, proxy, network, Place(node.name, node.addresses, node.zone)))
+    here = iter(memo.each(("rules here", node.name), _service, placed, proxy, network, Place(node.name, node.families, node.zone)))
     return memo(("rule sets here", node.name), _rule_sets, tuple(next(here) if rules is None else rules for rules in everywhere))
 
 
-def _service(view: ServiceView, proxy: ServiceProxy, network: PodNetwork, place: Place) -> tuple[Rules, ...] | None:
-    """One Service's rules; None for one that has to be asked for node by node."""
-    return None if place is ANYWHERE and knows_places(view) else proxy.service(view, place, network)
+def _service(view: ServiceView, proxy: ServiceProxy, network: PodNetwork, place: Place) -> tuple[Rules | Object, ...] | None:
+    """What one Service needs; None for one that has to be asked for node by node."""
+    is_placed = knows_places(view) or (proxy.names_nodes and has_node_ports(view.service))
+    return None if place is ANYWHERE and is_placed else proxy.service(view, place, network)
 
 
-def _rule_sets(rules: tuple[tuple[Rules, ...], ...]) -> tuple[RuleSet, ...]:
-    return rule_sets(chain.from_iterable(rules))
+def _rule_sets(added: tuple[tuple[Rules | Object, ...], ...]) -> tuple[RuleSet | Object, ...]:
+    """Rules dialect by dialect, and what else is needed, each once."""
+    found = list(chain.from_iterable(added))
+    beside = dict.fromkeys(one for one in found if not isinstance(one, Rules))
+    return (*rule_sets(one for one in found if isinstance(one, Rules)), *beside)
 
 
-def _proxy(node: NodeView, rules: tuple[RuleSet, ...], proxy: ServiceProxy, network: PodNetwork) -> tuple[Wanted, ...]:
+def _proxy(node: NodeView, added: tuple[RuleSet | Object, ...], proxy: ServiceProxy, network: PodNetwork) -> tuple[Wanted, ...]:
     origin = Origin(_mode_name("kube-proxy", proxy), f"Node {node.name}")
-    return tuple(_by_namespace((*proxy.node(node, network), *(Bundle(node.netns, found) for found in rules)), origin))
+    here = (Bundle(node.netns, one) if isinstance(one, RuleSet) else structs.replace(one, netns=node.netns) for one in added)
+    return tuple(_by_namespace((*proxy.node(node, network), *here), origin))
 
 
 def _programs(

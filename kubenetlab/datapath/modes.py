@@ -50,6 +50,7 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
 
     needs: ClassVar[Needs] = Needs()
     serves: ClassVar[bool] = True
+    names_nodes: ClassVar[bool] = False
 
     def settled(self, services: int) -> Self:
         """The mode with what it leaves to the size of the cluster decided."""
@@ -82,6 +83,8 @@ class ServiceProxy(Protocol):
     needs: ClassVar[Needs]
     serves: ClassVar[bool]
     """False for a mode in which no Service works."""
+    names_nodes: ClassVar[bool]
+    """True when a node port's rules name the addresses of the node that they are on."""
 
     def settled(self, services: int) -> Self:
         """The mode for so many Services."""
@@ -92,8 +95,8 @@ class ServiceProxy(Protocol):
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         """What a pod on it adds."""
 
-    def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
-        """What one Service adds on a node."""
+    def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules | Object, ...]:
+        """What one Service adds on a node: rules, and what else is there for it, in no namespace yet."""
 
 
 def known(family: Family) -> tuple[str, ...]:

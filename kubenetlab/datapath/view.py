@@ -129,8 +129,12 @@ class Place(Struct, frozen=True):
     """The node on which a Service's rules are, as far as they depend on that."""
 
     node: str = ""
-    addresses: tuple[str, ...] = ()
+    families: tuple[Family, ...] = ()
     zone: str = ""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(family.address for family in self.families)
 
 
 ANYWHERE: Final = Place()

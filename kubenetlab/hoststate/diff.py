@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.link import Veth
+from kubenetlab.hoststate.link import Dummy, Veth
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState
@@ -75,6 +75,18 @@ class Changes(Struct, frozen=True):
     def __bool__(self) -> bool:
         return bool(self.namespaces)
 
+    def around_rules(self) -> tuple[Changes, Changes]:
+        """What can be done at once, and what is left until the rules are others: a dummy that goes, with the addresses on it.
+
+        While the former rules are in force the node is to take in what is for these addresses.
+        """
+        parts = [(entry, _leant_on(entry)) for entry in self.namespaces]
+        late = Changes(tuple(NetnsChanges(entry.netns, leant_on) for entry, leant_on in parts if leant_on))
+        if not late:
+            return self, late
+        early = (NetnsChanges(entry.netns, tuple(one for one in entry.operations if one not in leant_on)) for entry, leant_on in parts)
+        return Changes(tuple(early)), late
+
     def __len__(self) -> int:
         return sum(len(changes.operations) for changes in self.namespaces)
 
@@ -94,6 +106,14 @@ class Changes(Struct, frozen=True):
         return "\n".join(
             line for changes in self.namespaces for line in (changes.netns, *(f"  {operation}" for operation in changes.details()))
         )
+
+
+def _leant_on(entry: NetnsChanges) -> tuple[Operation, ...]:
+    gone = [operation for operation in entry.operations if operation.verb == "remove"]
+    dummies = {operation.object.key for operation in gone if isinstance(operation.object, Dummy)}
+    if not dummies or entry.is_removed:
+        return ()
+    return tuple(operation for operation in gone if {operation.object.key, operation.object.stands_on} & dummies)
 
 
 def is_replaced(before: Object, obj: Object) -> bool:

@@ -1,4 +1,4 @@
-"""Links: loopback, bridges, veth pairs, and a bridge's ports.
+"""Links: loopback, bridges, veth pairs, a bridge's ports, and dummies.
 
 Source: include/uapi/linux/if_link.h, net/core/rtnetlink.c, drivers/net/veth.c (6.12); iproute2 ip/iplink.c.
 """
@@ -95,6 +95,43 @@ class Bridge(Object, frozen=True):
 
     def _settings(self) -> bytes:
         return attribute(IFLA_ADDRESS, mac_bytes(self.mac)) + number(IFLA_MTU, self.mtu)
+
+
+class Dummy(Object, frozen=True):
+    """A link that leads nowhere and is down: it holds addresses, which are the machine's own all the same."""
+
+    rank = 30
+
+    name: str
+    mac: str
+    alias: str = ""
+
+    @property
+    def key(self) -> Key:
+        return ("Link", self.name)
+
+    def __str__(self) -> str:
+        return f"dummy {self.name} mac {self.mac}{_alias(self.alias)}"
+
+    def create(self, links: Links) -> bytes:
+        index = links.new_index(self.netns, self.name)
+        body = _ifinfo(index) + string(IFLA_IFNAME, self.name) + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
+        body += nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "dummy"))
+        made = message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body)
+        return made + (message(wire.RTM_NEWLINK, 0, _ifinfo(index) + string(IFLA_IFALIAS, self.alias)) if self.alias else b"")
+
+    def change(self, links: Links) -> bytes:
+        body = _ifinfo(links.index(self.netns, self.name)) + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
+        return message(wire.RTM_NEWLINK, 0, body + string(IFLA_IFALIAS, self.alias))
+
+    def delete(self, links: Links) -> bytes:
+        return _delete(links, self.netns, self.name)
+
+    def commands(self, word: Word) -> Iterator[str]:
+        here = word(self.netns)
+        yield f"ip -n {here} link add {self.name} address {self.mac} type dummy"
+        if self.alias:
+            yield f"ip -n {here} link set {self.name}{_alias_words(self.alias)}"
 
 
 class Veth(Object, frozen=True):

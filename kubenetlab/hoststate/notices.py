@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.address import decode_address
-from kubenetlab.hoststate.link import LOOPBACK, LinkUp, Port, SeenLink, decode_link, is_bridges_own
+from kubenetlab.hoststate.link import LOOPBACK, Dummy, LinkUp, Port, SeenLink, decode_link, is_bridges_own
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, key_of_departed
 from kubenetlab.hoststate.nexthop import decode_nexthop
 from kubenetlab.hoststate.object import Key, Object
@@ -110,5 +110,7 @@ def _agrees(told: Object | SeenLink | None, known: Object, indexes: Mapping[str,
         return told == known
     if isinstance(known, LinkUp):
         return told.is_up == known.is_up
+    if isinstance(known, Dummy):
+        return (told.kind, told.mac) == ("dummy", known.mac)
     is_alike = all(getattr(told, field) == getattr(known, field) for field in ("mac", "mtu", "is_up"))
     return is_alike and (not isinstance(known, Port) or indexes.get(known.master) == told.master_index)

@@ -217,11 +217,14 @@ def by_dialect(objects: Iterable[RuleObject]) -> dict[str, list[RuleObject]]:
 
 
 def steps(old: Iterable[RuleObject], new: Iterable[RuleObject], former: Mapping[str, Iterable[Name]], *, anew: bool) -> tuple[Step, ...]:
-    """What leads from `old` to `new`; with `anew` whatever is there. What comes comes first: no packet meets a node without rules."""
+    """What leads from `old` to `new`; with `anew` whatever is there. What comes comes first: no packet meets a node without rules.
+
+    What goes goes in the reverse order of its coming: a set last, which rules have named.
+    """
     before, after = by_dialect(old), by_dialect(new)
     found = []
     new_ones = (name for name in after if name not in before)  # another that stays may lose what they take over
-    names_in_order = dict.fromkeys((*new_ones, *after, *before, *former))
+    names_in_order = dict.fromkeys((*new_ones, *after, *reversed(before), *reversed(tuple(former))))
     for name in sorted(names_in_order, key=lambda name: getattr(dialect(name), "COMES_LAST", False)):
         words = dialect(name)
         mine, own = after.get(name, []), former.get(name, ())

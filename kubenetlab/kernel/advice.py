@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 WAITS: Final = "what it stands on is gone; the lab makes that anew and tries again by itself"
 """Of what fails because something else did."""
 
-_LINKS, _SANDBOX = ("Bridge", "Veth", "Port", "LinkUp"), ("Sandbox",)
+_LINKS, _SANDBOX = ("Bridge", "Veth", "Port", "LinkUp", "Dummy"), ("Sandbox",)
 
 
 class _Advice(NamedTuple):

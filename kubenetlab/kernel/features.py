@@ -14,6 +14,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "ip": "iproute2",
     "ping": "iputils-ping",
     "iptables-nft-restore": "iptables",
+    "ipset": "ipset",
     libbpf.LIBRARY: "libbpf1",
 }
 """Program or library → Debian's package."""

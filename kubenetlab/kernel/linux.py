@@ -14,7 +14,7 @@ from typing import Final
 
 from kubenetlab.hoststate.address import decode_address, dump_addresses
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation, is_replaced
-from kubenetlab.hoststate.link import LOOPBACK, Bridge, LinkUp, Port, SeenLink, Veth, decode_link, dump_links
+from kubenetlab.hoststate.link import LOOPBACK, Bridge, Dummy, LinkUp, Port, SeenLink, Veth, decode_link, dump_links
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, dump_neighbors
 from kubenetlab.hoststate.nexthop import decode_nexthop, dump_nexthops
 from kubenetlab.hoststate.object import Key, Object
@@ -254,6 +254,8 @@ class LinuxKernel:
                 yield LinkUp(netns, LOOPBACK, link.is_up)
             elif link.kind == "bridge":
                 yield Bridge(netns, link.name, link.mac, link.mtu, link.alias, link.is_up)
+            elif link.kind == "dummy":
+                yield Dummy(netns, link.name, link.mac, link.alias)
             elif link.kind == "veth" and isinstance(place, Port):
                 master = names.get(link.master_index, "?")
                 yield Port(netns, link.name, master, link.mac, link.mtu, link.alias, link.is_hairpin, link.is_up)

@@ -39,6 +39,14 @@ class Watching(Protocol):
         """Does what that asks for."""
 
 
+@runtime_checkable
+class Tended(Protocol):
+    """A loader that has something to do after a change, when its time has come."""
+
+    def tend(self) -> None:
+        """Does what is due by now. Raises RulesError, or OSError where its namespace is gone."""
+
+
 def open_here(dialect: str) -> Loader:
     """The dialect in the namespace this process stands in. Raises RequirementError where what loads it is missing."""
     module = importlib.import_module(f"{__package__}.{dialect}")

@@ -7,6 +7,7 @@ perhaps somebody has mended it.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -15,9 +16,10 @@ import msgspec
 from msgspec import Struct
 
 from kubenetlab import __version__
-from kubenetlab.hoststate.link import Bridge, Port, Veth
+from kubenetlab.hoststate.ipvs import RealServer, VirtualServer, update
+from kubenetlab.hoststate.link import LOOPBACK, Bridge, Dummy, LinkUp, Port, Veth
 from kubenetlab.hoststate.wire import Links
-from kubenetlab.kernel import iptables, nftables, syscalls
+from kubenetlab.kernel import ipset, iptables, ipvs, nftables, syscalls
 from kubenetlab.kernel.features import has_ipv6
 from kubenetlab.kernel.monitor import Monitor
 from kubenetlab.kernel.permissions import effective_capabilities, is_root
@@ -230,6 +232,46 @@ def _try_bpf() -> None:
         loader.close()
 
 
+def _try_dummy() -> None:
+    links = _scratch_links()
+    _batch([Dummy("here", "dummy0", "0a:58:00:00:00:01", "a dummy").create(links)])
+
+
+def _try_ipset() -> None:
+    """Sets of the kinds that kube-proxy has, and rules that ask them."""
+    _leave()
+    kinds = {"hash:ip": "dst", "hash:ip,port": "dst,dst", "hash:ip,port,ip": "dst,dst,src", "hash:ip,port,net": "dst,dst,src"}
+    words = {f"T-{kind}": (f"{kind} family inet", directions) for kind, directions in kinds.items()}
+    words["T-bitmap:port"] = ("bitmap:port range 0-65535", "dst")
+    for loader, lines in (
+        (ipset.open_here(), [f"create {name} {description}" for name, (description, _) in words.items()]),
+        (
+            iptables.open_here(),
+            ["*filter", *(f"-A INPUT -p tcp -m set --match-set {name} {way}" for name, (_, way) in words.items()), "COMMIT"],
+        ),
+    ):
+        text = "".join(f"{line}\n" for line in lines)
+        loader.restore(text) if isinstance(loader, ipset.Ipset) else loader.restore("ip", text)
+        loader.close()
+
+
+def _try_ipvs() -> None:
+    """A virtual server with a real one, and the settings, which a user namespace does not have.
+
+    Where nothing is up no address is anybody's, and IPVS takes none.
+    """
+    _batch([LinkUp("here", LOOPBACK).create(_scratch_links())])
+    loader = ipvs.Ipvs()
+    loader.run(update([], [VirtualServer("", "tcp", "192.0.2.1", 80, "rr"), RealServer("", "tcp", "192.0.2.1", 80, "192.0.2.2", 8080)]))
+    loader.close()
+    if not Path("/proc/sys/net/ipv4/vs/conntrack").exists():
+        raise OSError("its settings net.ipv4.vs.… are missing: in a user namespace, or without CONFIG_IP_VS_NFCT")
+
+
+def _try_sctp() -> None:
+    socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+
+
 def _try_ipv6() -> None:
     if not has_ipv6():
         raise OSError("the kernel has no IPv6")
@@ -251,7 +293,7 @@ class _Links:
         self._indexes: dict[tuple[str, str], int] = {}
 
     def index(self, netns: str, link: str) -> int:
-        return self._indexes[netns, link]
+        return 1 if link == LOOPBACK else self._indexes[netns, link]
 
     def new_index(self, netns: str, link: str) -> int:
         self._indexes[netns, link] = index = 1000 + len(self._indexes)
@@ -269,6 +311,8 @@ def _scratch_links() -> Links:
     _leave()
     return _Links()
 
+
+_NO_IPVS: Final = "kubeProxyMode: ipvs is not to be had"
 
 TRIALS: Final = (
     Trial("namespaces", _try_namespaces, "network, PID, mount, UTS and IPC, with a /proc of their own"),
@@ -296,6 +340,34 @@ TRIALS: Final = (
         "Services by BPF programs (--proxy ebpf)",
         f"root of the machine, libbpf1, and {_KERNEL.format(options='CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_ACT and CONFIG_NET_CLS_BPF')}, 5.16 or newer",
         without="no lab with --proxy ebpf",
+    ),
+    Trial(
+        "dummy",
+        _try_dummy,
+        "the device kube-ipvs0 of kube-proxy's mode ipvs",
+        f"sudo modprobe dummy; {_KERNEL.format(options='CONFIG_DUMMY')}",
+        without=_NO_IPVS,
+    ),
+    Trial(
+        "ipset",
+        _try_ipset,
+        "sets that rules ask, in kube-proxy's mode ipvs",
+        "sudo apt-get install ipset iptables; CONFIG_IP_SET, its hash and bitmap sets, and CONFIG_NETFILTER_XT_SET",
+        without=_NO_IPVS,
+    ),
+    Trial(
+        "ipvs",
+        _try_ipvs,
+        "the kernel's load balancer, kube-proxy's mode of that name",
+        f"sudo modprobe ip_vs; {_KERNEL.format(options='CONFIG_IP_VS, CONFIG_IP_VS_RR and CONFIG_IP_VS_NFCT')}",
+        without=_NO_IPVS,
+    ),
+    Trial(
+        "SCTP",
+        _try_sctp,
+        "Services and stand-ins by SCTP, beside TCP and UDP",
+        f"sudo modprobe sctp; {_KERNEL.format(options='CONFIG_IP_SCTP')}",
+        without="ports with protocol: SCTP are not served",
     ),
     Trial(
         "IPv6",

@@ -78,7 +78,8 @@ class Builder:
         def is_made(netns: str) -> None:
             loop.call_soon_threadsafe(building.is_made, netns)
 
-        report = await loop.run_in_executor(self._thread, self.kernel.apply, changes, is_made)
+        early, late = changes.around_rules()
+        report = await loop.run_in_executor(self._thread, self.kernel.apply, early, is_made)
         for failure in report.failures:
             building.refused.setdefault(failure.netns, []).append(str(failure))
         for entry in changes.namespaces:
@@ -87,6 +88,10 @@ class Builder:
         self.sight.made(self.pids[entry.netns] for entry in changes.namespaces if entry.is_new and entry.netns in self.pids)
         tell(phase="rules and programs")
         await building.finish()
+        if late:
+            report = await loop.run_in_executor(self._thread, self.kernel.apply, late)
+            for failure in report.failures:
+                building.refused.setdefault(failure.netns, []).append(str(failure))
         await self.proxies.deliver()
         self.rules.save_marks()
         return building.refused

@@ -84,7 +84,7 @@ class LabApi:
         if admission.cluster is not agent.cluster:
             cluster, _ = controllers.run(admission.cluster, time.time())
             try:
-                require_modes(cluster.config)
+                require_modes(cluster.config, agent.cluster.config)
                 agent.check_room(cluster, agent.cluster)
             except RequirementError as error:
                 return _failure(507, str(error))

@@ -21,7 +21,7 @@ from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules import Name, Step
 from kubenetlab.kernel import nftables
-from kubenetlab.kernel.rules import Loader, RulesError, Watching, open_here
+from kubenetlab.kernel.rules import Loader, RulesError, Tended, Watching, open_here
 from kubenetlab.kernel.syscalls import give_memory_back, inside_network, open_namespace
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
@@ -80,6 +80,12 @@ class Ruleset:
         """True when there has been a transaction since the last time that anybody asked for the generation."""
         before = self._last
         return self.generation() != before
+
+    def tend(self) -> None:
+        """Has its loaders do what is due."""
+        for loader in self._loaders.values():
+            if isinstance(loader, Tended):
+                loader.tend()
 
     def shrink(self) -> bool:
         """Closes the loaders that have grown; the next use opens new ones. False where there is no need."""
@@ -161,8 +167,9 @@ class NodeAgent:
                 try:
                     if ruleset.was_touched():
                         self._outbox.put_nowait({"event": "touched", "netns": netns})
+                    ruleset.tend()
                     had_grown |= ruleset.shrink()
-                except (OSError, RequirementError):
+                except (OSError, RequirementError, RulesError):
                     continue  # its node has just died, or there is no room for another context: it is looked at again
             if had_grown:
                 give_memory_back()

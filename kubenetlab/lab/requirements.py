@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from msgspec import structs
+
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import Needs
@@ -23,11 +25,13 @@ def require(config: ClusterConfig) -> None:
     require_modes(config)
 
 
-def require_modes(config: ClusterConfig) -> None:
-    """The same for a lab that runs already and may be given other modes."""
+def require_modes(config: ClusterConfig, before: ClusterConfig | None = None) -> None:
+    """The same for a lab that runs already and may be given other modes; what those `before` needed of the kernel is not tried again."""
     found: list[str] = []
+    had = {feature for _, needs in chosen(before) for feature in needs.features} if before is not None else set()
     for title, needs in chosen(config):
-        found += list(faults(title, needs, is_root=is_root(), has_program=has_program)) or unsupported(title, needs)
+        new = structs.replace(needs, features=tuple(feature for feature in needs.features if feature not in had))
+        found += list(faults(title, needs, is_root=is_root(), has_program=has_program)) or unsupported(title, new)
     if 6 in config.networking.versions and not has_ipv6():
         found.append("this kernel has no IPv6, which networking.ipFamily asks for; boot it without ipv6.disable=1")
     if found:

@@ -17,6 +17,7 @@ from typing import Any
 from kubenetlab.names import mac_of
 from tests.labs.faulty import ROOT
 from tests.labs.lab import Lab
+from tests.patience import patiently
 
 _KEPT_BY_BRIDGES = ("tso_max_size",)
 """Follows from the ports that a bridge has had."""
@@ -44,7 +45,7 @@ def difference(one: Lab, other: Lab) -> list[str]:
 def lines(lab: Lab) -> Iterator[str]:
     """`node_worker links veth: {…}` and its kin."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.labs.reading", lab.name], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
+        [sys.executable, "-m", "tests.labs.reading", lab.name], capture_output=True, text=True, check=True, cwd=ROOT, timeout=patiently(60)
     )
     words = _words(lab.seen)
     known = re.compile(

@@ -12,7 +12,8 @@ import pytest
 from tests.labs.lab import Lab
 from tests.labs.likeness import difference
 from tests.labs.streaming import streaming
-from tests.labs.world import PROXIES, World, in_document
+from tests.labs.world import LACKING, PROXIES, World, in_document
+from tests.patience import PATIENCE
 
 MANIFEST = """\
 apiVersion: kubenetlab.dev/v1alpha1
@@ -34,7 +35,7 @@ kind: Service
 metadata: {name: web}
 spec: {type: LoadBalancer, ipFamilyPolicy: RequireDualStack, selector: {app: web}, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]}
 """
-PER_SECOND = 100
+PER_SECOND = 100 / PATIENCE
 KEPT = """
 import http.client, sys
 connection = http.client.HTTPConnection(sys.argv[1], 80, timeout=5)
@@ -124,3 +125,18 @@ def test_without_a_kube_proxy_no_service_works(lab: Lab) -> None:
     assert (service.error != "", direct.who) == (True, pod["name"])
     assert "kube-proxy" not in rules_of(lab)
     assert lab.run("diff").out.strip() == "the kernel is as it should be"
+
+
+@pytest.mark.parametrize("proxy", LACKING)
+def test_a_mode_that_this_machine_lacks_is_refused(lab: Lab, proxy: str) -> None:
+    """Before anything is changed, with what is missing and how to get it: a new lab is not made, a running one stays as it is."""
+    if proxy in PROXIES:
+        pytest.skip(f"this machine has all that {proxy} needs")
+    said = lab.run("up", "--proxy", proxy, status=1).err
+    assert LACKING[proxy].splitlines()[0] in said
+    assert lab.remains == []
+    lab.up(MANIFEST)
+    before = rules_of(lab)
+    assert LACKING[proxy].splitlines()[0] in lab.run("up", "--proxy", proxy, status=1).err
+    assert (lab.seen["kube_proxy_mode"], rules_of(lab)) == ("nftables", before)
+    assert lab.faults == []

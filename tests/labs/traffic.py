@@ -1,16 +1,19 @@
 """Asks servers who they are and whom they see; a program of its own, run inside a namespace, that knows nothing of the package.
 
-stdin: [["TCP" | "UDP", address, port], …]; stdout: one answer each, in order:
+stdin: [["TCP" | "UDP" | "SCTP", address, port], …]; stdout: one answer each, in order:
 {"who": hostname, "seen": [address, port], "source": [address, port]} or {"error": "refused" | "silence" | "unreachable" | …}
 """
 
 import errno
 import json
+import os
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+PATIENCE = float(os.environ.get("KUBENETLAB_PATIENCE", "1"))
+"""As in tests/patience.py. What is under way is waited for by it; silence would be, too, so that connecting is not."""
 DEADLINE_S = 1.5
 """Longer than TCP waits before it repeats a SYN: over IPv6 it is then that a client on the same machine hears of a refusal by ICMP."""
 MAX_AT_A_TIME = 20
@@ -34,8 +37,8 @@ def ask_tcp(connection: socket.socket) -> list[str]:
     return answers
 
 
-def ask_udp(connection: socket.socket) -> list[str]:
-    """One socket: all its datagrams belong to one flow, and so go to one pod."""
+def ask_by_messages(connection: socket.socket) -> list[str]:
+    """One socket: all its datagrams belong to one flow, and so go to one pod. By SCTP it is one association."""
     answers = []
     for question in (b"hostname", b"clientip"):
         connection.send(question)
@@ -44,12 +47,15 @@ def ask_udp(connection: socket.socket) -> list[str]:
 
 
 def ask(protocol: str, address: str, port: int) -> dict[str, Any]:
-    kind = socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as connection:
+    kind = socket.SOCK_DGRAM if protocol == "UDP" else socket.SOCK_STREAM
+    number = socket.IPPROTO_SCTP if protocol == "SCTP" else 0
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind, number) as connection:
         connection.settimeout(DEADLINE_S)
         try:
             connection.connect((address, port))
-            who, seen = (ask_tcp if protocol == "TCP" else ask_udp)(connection)
+            if protocol != "UDP":
+                connection.settimeout(DEADLINE_S * PATIENCE)
+            who, seen = (ask_tcp if protocol == "TCP" else ask_by_messages)(connection)
         except TimeoutError:
             return {"error": "silence"}
         except OSError as error:

@@ -6,18 +6,34 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.cli.options import mode
 from kubenetlab.datapath import modes
+from kubenetlab.errors import RequirementError
+from kubenetlab.lab.requirements import require_modes
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Answer, Lab
-
-PROXIES = (*(name for name in modes.known("proxy") if modes.load("proxy", name, {}).serves), "nftables,layout=fast")
-"""The modes of kube-proxy as the command line names them: what a test of Services says holds in each."""
 
 
 def in_document(proxy: str) -> str:
     """A mode as the Cluster document has it."""
     return json.dumps(mode(proxy))
+
+
+def _lacking(proxy: str) -> str:
+    """What this machine lacks for a mode of kube-proxy, by the same trials as `up` and doctor; nothing where it can be had."""
+    try:
+        require_modes(ClusterConfig(networking=Networking(kube_proxy_mode=mode(proxy))))
+    except RequirementError as error:
+        return str(error)
+    return ""
+
+
+_SERVING = (*(name for name in modes.known("proxy") if modes.load("proxy", name, {}).serves), "nftables,layout=fast")
+LACKING = {proxy: _lacking(proxy) for proxy in _SERVING}
+"""Mode of kube-proxy, as the command line names it → what this machine lacks for it."""
+PROXIES = tuple(proxy for proxy, lacking in LACKING.items() if not lacking)
+"""Those that can be had here: what a test of Services says holds in each."""
 
 
 class World:

@@ -9,14 +9,26 @@ from msgspec import structs
 
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.link import IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_MTU, LinkUp, Port, Veth
+from kubenetlab.hoststate.link import (
+    IFF_UP,
+    IFLA_ADDRESS,
+    IFLA_IFNAME,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    IFLA_MASTER,
+    IFLA_MTU,
+    Dummy,
+    LinkUp,
+    Port,
+    Veth,
+)
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.notices import RTM_NEWNETCONF, Notice, contradict
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.state import contents_of
-from kubenetlab.hoststate.wire import HEADER, attribute, mac_bytes, number, string
+from kubenetlab.hoststate.wire import HEADER, attribute, mac_bytes, nested, number, string
 from tests.unit.test_hoststate import Indexes
 
 HERE = "node/worker"
@@ -120,3 +132,16 @@ def test_what_we_make_ourselves_never_contradicts(objects: list[Object]) -> None
     """In whatever order it is told."""
     types = {Route: wire.RTM_NEWROUTE, Address: wire.RTM_NEWADDR, Neighbor: wire.RTM_NEWNEIGH}
     assert not contradicts(*(told(types[type(obj)], obj) for obj in objects if isinstance(obj, (Route, Address, Neighbor))))
+
+
+def test_a_dummy_is_known_by_its_kind() -> None:
+    """And by its MAC; it is down."""
+    known = contents_of([Dummy(HERE, "kube-ipvs0", "0a:00:00:00:00:01")])
+
+    def says(kind: str) -> bool:
+        drawn = of_link(wire.RTM_NEWLINK, 10, "kube-ipvs0", "0a:00:00:00:00:01", flags=0)
+        notice = Notice(drawn.type, drawn.body + nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, kind)))
+        return contradict(HERE, [notice], known, {"kube-ipvs0": 10})
+
+    assert not says("dummy")
+    assert says("bridge")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.kernel.permissions import NEEDED, effective_capabilities, is_first_user_namespace, lacking, remedy
 from kubenetlab.kernel.trials import Trial
-from kubenetlab.lab.requirements import chosen, faults, unsupported
+from kubenetlab.lab import requirements
+from kubenetlab.lab.requirements import chosen, faults, require_modes, unsupported
 
 
 def test_the_modes_of_a_cluster_are_asked() -> None:
@@ -49,6 +50,25 @@ def test_a_kernel_that_cannot_is_found_before_the_lab_is_begun(monkeypatch: pyte
         "proxy test needs special: Operation not supported; wanted: another kernel"
     ]
     assert list(unsupported("proxy test", Needs(features=("basic",)))) == []
+
+
+def test_what_a_running_lab_has_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another mode's needs are, beyond those of the mode that it has."""
+    tried: list[str] = []
+
+    def tries(title: str, needs: Needs) -> list[str]:
+        tried.extend(needs.features)
+        return []
+
+    monkeypatch.setattr(requirements, "is_root", lambda: True)
+    monkeypatch.setattr(requirements, "has_program", lambda program: True)
+    monkeypatch.setattr(requirements, "unsupported", tries)
+    ipvs, iptables = (ClusterConfig(networking=Networking(kube_proxy_mode=name)) for name in ("ipvs", "iptables"))
+    for config, before in ((iptables, ipvs), (ipvs, ipvs)):
+        require_modes(config, before)
+        assert tried == []
+    require_modes(ipvs, iptables)
+    assert tried == ["ipset", "dummy", "ipvs"]
 
 
 def test_lacking_capabilities_are_named() -> None:

@@ -7,7 +7,7 @@ import pytest
 from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
+from kubenetlab.hoststate.link import Bridge, Dummy, LinkUp, Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.nftables import Chain, Element, Rule, Table
 from kubenetlab.hoststate.object import Key, Object, Origin
@@ -59,6 +59,7 @@ def planned(text: str = "", decisions: Decisions = DECISIONS[0]) -> HostState:
             "ip -n n link set veth0 master cbr0 address 0a:59:00:00:00:02 up",
             "bridge -n n link set dev veth0 hairpin on",
         ]),
+        (Dummy("n", "kube-ipvs0", "0a:58:00:00:00:01", "a dummy"), ["ip -n n link add kube-ipvs0 address 0a:58:00:00:00:01 type dummy", "ip -n n link set kube-ipvs0 alias 'a dummy'"]),
         (Address("n", "cbr0", "10.0.0.1/24", is_source=False, has_route=False), ["ip -n n address add 10.0.0.1/24 dev cbr0 scope link noprefixroute"]),
         (Address("n", "cbr0", "fd00::1/64"), ["ip -n n address add fd00::1/64 dev cbr0 nodad"]),
         (Address("n", "cbr0", "fd00::1/64", is_source=False), ["ip -n n address add fd00::1/64 dev cbr0 preferred_lft 0 nodad"]),

@@ -98,7 +98,7 @@ class PortView(Struct, frozen=True):
         return self.is_internal_local or (self.is_external_local and self.is_reached_from_outside)
 
 
-def node_port_addresses(wanted: Sequence[str], node: NodeView, version: int) -> tuple[str, ...] | None:
+def node_port_addresses(wanted: Sequence[str], node: NodeView | Place, version: int) -> tuple[str, ...] | None:
     """At which addresses of one family node ports answer, by kube-proxy's option `nodePortAddresses`; None: at all that are local.
 
     `primary` is the node's own one. Ranges of the other family say nothing, and ranges that are everything ask for all.
@@ -123,6 +123,11 @@ def knows_places(view: ServiceView) -> bool:
     if "Local" in (spec.internal_traffic_policy, spec.external_traffic_policy) or spec.load_balancer_source_ranges:
         return True
     return any(endpoint.hints is not None for piece in view.slices for endpoint in piece.endpoints)
+
+
+def has_node_ports(service: Service) -> bool:
+    """True when it is reached at the nodes' own addresses."""
+    return any(port.node_port for port in service.spec.ports)
 
 
 def port_views(place: Place, view: ServiceView, version: int) -> tuple[PortView, ...]:

@@ -1,0 +1,188 @@
+"""ipset: named sets of the kernel, and members in them by many subjects.
+
+A rule asks one question of a whole set, so the rules stay as few as they are however many members there come to be. A set can only go
+when no rule names it any more; one that is made anew is filled beside the old one and swapped with it, so that it is never empty.
+Source: ipset(8) 7.17; k8s.io/kubernetes pkg/proxy/ipvs/ipset.go (1.33).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
+
+FAMILIES: Final[Mapping[int, str]] = {4: "inet", 6: "inet6"}
+"""IP version → the word for it in a set's description."""
+MAX_NAME: Final = 31
+"""Of a set's name; the kernel's IPSET_MAXNAMELEN counts a zero."""
+_FRESH: Final = "NEW"
+"""How the names of sets begin that are still being filled, in place of who owns them."""
+
+
+class _Ipset(RuleObject, frozen=True):
+    @property
+    def dialect(self) -> str:
+        return "ipset"
+
+
+class Set(_Ipset, frozen=True):
+    """A set that many fill: `KUBE-CLUSTER-IP hash:ip,port family inet`."""
+
+    rank = 105
+
+    name: str
+    description: str
+
+    @property
+    def key(self) -> Key:
+        return ("IpsetSet", self.name)
+
+    def __str__(self) -> str:
+        return f"ipset {self.name} {self.description}"
+
+
+class Member(_Ipset, frozen=True):
+    """One member of a set, as the kernel writes it: `10.96.12.7,tcp:80`. Several subjects may want the same."""
+
+    rank = 120
+
+    set: str
+    item: str
+
+    @property
+    def key(self) -> Key:
+        return ("IpsetMember", self.set, self.item)
+
+    def __str__(self) -> str:
+        return f"ipset {self.set} member {self.item}"
+
+
+IpsetObject = Set | Member
+Filled = IpsetObject | Bundle
+
+
+class Restore(Struct, frozen=True):
+    """Input of `ipset restore`. Afterwards all sets go that begin like `anew` and are not among `kept`."""
+
+    text: str
+    anew: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+def decode_restore(text: str) -> Restore:
+    """The words of this dialect."""
+    return msgspec.json.decode(text, type=Restore)
+
+
+def update(old: Sequence[Filled], new: Sequence[Filled], former: Iterable[Name] = ()) -> str:
+    """Sets that come, members that come and go, sets that go."""
+    before, after = different(old, new)
+    come, gone = [obj for key, obj in after.items() if before.get(key) != obj], [obj for key, obj in before.items() if key not in after]
+    dying = {obj.name for obj in gone if isinstance(obj, Set)}
+    lines = [
+        *(f"create {obj.name} {obj.description}" for obj in come if isinstance(obj, Set)),
+        *(f"add -exist {obj.set} {obj.item}" for obj in come if isinstance(obj, Member)),
+        *(f"del -exist {obj.set} {obj.item}" for obj in gone if isinstance(obj, Member) and obj.set not in dying),
+        *(f"destroy {name}" for name in sorted(dying)),
+    ]
+    return _encoded(Restore(_lines(lines))) if lines else ""
+
+
+def replacement(objects: Sequence[Filled], former: Iterable[Name] = ()) -> str:
+    """All sets, each filled beside what is there and then put in its place."""
+    found = list(members(objects))
+    items: dict[str, dict[str, None]] = {}
+    for obj in found:
+        if isinstance(obj, Member):
+            items.setdefault(obj.set, {})[obj.item] = None
+    lines: list[str] = []
+    sets = [obj for obj in found if isinstance(obj, Set)]
+    for one in sets:
+        fresh = _FRESH + one.name[one.name.index("-") :]
+        lines += [f"create -exist {name} {one.description}" for name in (one.name, fresh)]
+        lines += [f"flush {fresh}", *(f"add {fresh} {item}" for item in items.get(one.name, ()))]
+        lines += [f"swap {fresh} {one.name}", f"destroy {fresh}"]
+    anew = tuple(dict.fromkeys(beginning for _, beginning in (*names(objects), *former)))
+    return _encoded(Restore(_lines(lines), anew, tuple(one.name for one in sets))) if anew else ""
+
+
+def names(objects: Iterable[Filled]) -> tuple[Name, ...]:
+    """(nothing, how its sets begin) of each owner."""
+    return tuple(dict.fromkeys(("", owner(obj.name)) for obj in objects if isinstance(obj, Set)))
+
+
+def owner(name: str) -> str:
+    """How all sets begin that belong to whoever named this one."""
+    return name.partition("-")[0] + "-"
+
+
+def blamed(said: str, objects: Iterable[Filled]) -> tuple[Object, Object] | None:
+    """The set or the member of the line at which the program failed."""
+    line = said.rpartition("\n")[2].split(maxsplit=1)
+    rest = (line[1:] or [""])[0].removeprefix("-exist ")
+    told = {f"{part.name} {part.description}" if isinstance(part, Set) else _told(part): (part, whole) for whole, part in _parts(objects)}
+    return told.get(rest)
+
+
+def commands(objects: Sequence[Filled]) -> Iterator[str]:
+    """One input for the program."""
+    yield f"ipset restore <<'EOF'\n{decode_restore(update([], objects)).text}EOF"
+
+
+def differences(wanted: Sequence[Filled], listed: Any) -> Iterator[str]:
+    """`listed` is the output of `ipset save`."""
+    saved = parse(listed)
+    found = {obj.key: obj for obj in members(wanted)}
+    sets = {obj.name: obj for obj in found.values() if isinstance(obj, Set)}
+    for name, one in sets.items():
+        if name not in saved:
+            yield f"+ {one}"
+    for obj in found.values():
+        if isinstance(obj, Member) and obj.item not in saved.get(obj.set, ()):
+            yield f"+ {obj}"
+    beginnings = tuple(beginning for _, beginning in names(wanted))
+    for name, items in saved.items():
+        if name.startswith(beginnings) and name not in sets:
+            yield f"- ipset {name}"
+        elif name in sets:
+            yield from (f"- {Member('', name, item)}" for item in items if Member("", name, item).key not in found)
+
+
+def parse(saved: str) -> dict[str, list[str]]:
+    """Set → its members, of what `ipset save` prints."""
+    found: dict[str, list[str]] = {}
+    for line in saved.splitlines():
+        match line.split():
+            case ["create", name, *_]:
+                found[name] = []
+            case ["add", name, item, *_]:
+                found[name].append(item)
+    return found
+
+
+def failed_line(said: str) -> int:
+    """The number of the line of the input that was refused; 0 where it is not told."""
+    found = re.search(r"in line (\d+)", said)
+    return int(found[1]) if found else 0
+
+
+def _parts(objects: Iterable[Filled]) -> Iterator[tuple[Object, Object]]:
+    return ((whole, part) for whole in objects for part in whole.parts)
+
+
+def _told(part: Object) -> str:
+    return f"{part.set} {part.item}" if isinstance(part, Member) else ""
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _encoded(restore: Restore) -> str:
+    return msgspec.json.encode(restore).decode()

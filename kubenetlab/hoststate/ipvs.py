@@ -1,0 +1,196 @@
+"""ipvs: virtual servers, and the real servers among which each spreads its connections.
+
+A real server that is taken from one that stays gets no new connections (weight 0) and goes when its last one has ended; by UDP, where
+nobody says when that is, it goes at once. Source: ipvsadm(8); k8s.io/kubernetes pkg/proxy/ipvs/graceful_termination.go (1.33).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
+
+NAMES: Final[tuple[Name, ...]] = (("", "ipvs"),)
+"""A namespace has one table of virtual servers: who uses it has it to himself."""
+SOURCE_HASH: Final = "mh"
+"""The scheduler that is told to look at the client's port, too."""
+_OPTIONS: Final[Mapping[str, str]] = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}
+"""Protocol → ipvsadm's option for a virtual server."""
+
+
+class _Ipvs(RuleObject, frozen=True):
+    protocol: str
+    address: str
+    port: int
+
+    @property
+    def dialect(self) -> str:
+        return "ipvs"
+
+    @property
+    def service(self) -> str:
+        """As ipvsadm writes it: `-t 10.96.12.7:80`."""
+        return f"{_OPTIONS[self.protocol]} {_endpoint(self.address, self.port)}"
+
+
+class VirtualServer(_Ipvs, frozen=True):
+    """An address and port of which the kernel takes in what comes."""
+
+    rank = 110
+
+    scheduler: str
+    persistence_s: int = 0
+    """How long a client stays with its real server; 0: each connection is placed anew."""
+
+    @property
+    def key(self) -> Key:
+        return ("VirtualServer", self.protocol, self.address, str(self.port))
+
+    def __str__(self) -> str:
+        return f"ipvs {self.words}"
+
+    @property
+    def words(self) -> str:
+        """Behind ipvsadm's -A."""
+        flags = " -b mh-port" if self.scheduler == SOURCE_HASH else ""
+        return f"{self.service} -s {self.scheduler}{f' -p {self.persistence_s}' if self.persistence_s else ''}{flags}"
+
+
+class RealServer(_Ipvs, frozen=True):
+    """One of those to which a virtual server leads, by network address translation."""
+
+    rank = 120
+
+    real_address: str
+    real_port: int
+
+    @property
+    def key(self) -> Key:
+        return ("RealServer", self.protocol, self.address, str(self.port), self.real_address, str(self.real_port))
+
+    def __str__(self) -> str:
+        return f"ipvs {self.words}"
+
+    @property
+    def words(self) -> str:
+        """Behind ipvsadm's -a."""
+        return f"{self.service} -r {_endpoint(self.real_address, self.real_port)} -m"
+
+
+IpvsObject = VirtualServer | RealServer
+Balanced = IpvsObject | Bundle
+
+
+class Orders(Struct, frozen=True):
+    """What comes and what goes. With `is_anew` the virtual servers are all that shall be, and whatever else is there goes."""
+
+    servers: tuple[VirtualServer, ...] = ()
+    reals: tuple[RealServer, ...] = ()
+    leaving: tuple[RealServer, ...] = ()
+    gone: tuple[VirtualServer, ...] = ()
+    is_anew: bool = False
+
+
+class Listed(Struct, frozen=True):
+    """A virtual server as the kernel lists it."""
+
+    server: VirtualServer
+    reals: tuple[tuple[RealServer, int, int], ...]
+    """(real server, its weight, its connections)"""
+
+
+def decode_orders(text: str) -> Orders:
+    """The words of this dialect."""
+    return msgspec.json.decode(text, type=Orders)
+
+
+def update(old: Sequence[Balanced], new: Sequence[Balanced], former: Iterable[Name] = ()) -> str:
+    """What is others now, or new, and what goes; a virtual server takes its real ones along."""
+    before, after = different(old, new)
+    come = [obj for key, obj in after.items() if before.get(key) != obj]
+    gone = [obj for key, obj in before.items() if key not in after]
+    dead = {obj.service for obj in gone if isinstance(obj, VirtualServer)}
+    orders = Orders(
+        servers=_servers(come),
+        reals=tuple(obj for obj in come if isinstance(obj, RealServer)),
+        leaving=tuple(obj for obj in gone if isinstance(obj, RealServer) and obj.service not in dead),
+        gone=_servers(gone),
+    )
+    return _encoded(orders) if come or gone else ""
+
+
+def replacement(objects: Sequence[Balanced], former: Iterable[Name] = ()) -> str:
+    """All of them; what is there already stays as it is."""
+    found = list(members(objects))
+    if not found and not tuple(former):
+        return ""
+    return _encoded(Orders(_servers(found), tuple(obj for obj in found if isinstance(obj, RealServer)), is_anew=True))
+
+
+def against(orders: Orders, listed: Iterable[Listed]) -> Orders:
+    """Orders that make all anew, as those that take away what a listing has beside."""
+    servers, reals = {obj.key for obj in orders.servers}, {obj.key for obj in orders.reals}
+    there = list(listed)
+    return Orders(
+        orders.servers,
+        orders.reals,
+        leaving=tuple(real for one in there if one.server.key in servers for real, _, _ in one.reals if real.key not in reals),
+        gone=tuple(one.server for one in there if one.server.key not in servers),
+    )
+
+
+def names(objects: Iterable[Balanced]) -> tuple[Name, ...]:
+    """The one table, where anybody is in it."""
+    return NAMES if any(True for _ in objects) else ()
+
+
+def blamed(said: str, objects: Iterable[Balanced]) -> tuple[Object, Object] | None:
+    """The server that is named in the last line."""
+    last = said.rpartition("\n")[2]
+    return next(((part, whole) for whole in objects for part in whole.parts if str(part) == last), None)
+
+
+def commands(objects: Sequence[Balanced]) -> Iterator[str]:
+    """One input for ipvsadm."""
+    yield f"ipvsadm -R <<'EOF'\n{told(members(objects))}EOF"
+
+
+def told(objects: Iterable[Any]) -> str:
+    """As `ipvsadm -Sn` prints them: each virtual server with its real ones behind it."""
+    found = list(objects)
+    reals: dict[str, list[str]] = {}
+    for obj in found:
+        if isinstance(obj, RealServer):
+            reals.setdefault(obj.service, []).append(f"-a {obj.words} -w 1\n")
+    return "".join(f"-A {server.words}\n{''.join(reals.get(server.service, ()))}" for server in _servers(found))
+
+
+def differences(wanted: Sequence[Balanced], listed: Any) -> Iterator[str]:
+    """`listed` are `Listed` of all virtual servers; those that only wait for the end of their connections are no difference."""
+    there = msgspec.convert(listed, tuple[Listed, ...])
+    found = {one.server.key: one.server for one in there}
+    seen: dict[Key, Object] = {**found, **{real.key: real for one in there for real, weight, _ in one.reals if weight}}
+    meant = {obj.key: obj for obj in members(wanted)}
+    for key, obj in meant.items():
+        if key not in seen:
+            yield f"+ {obj}"
+        elif str(seen[key]) != str(obj):
+            yield f"~ {obj}    (was: {seen[key]})"
+    yield from (f"- {obj}" for key, obj in seen.items() if key not in meant)
+
+
+def _servers(objects: Iterable[Any]) -> tuple[VirtualServer, ...]:
+    return tuple(obj for obj in objects if isinstance(obj, VirtualServer))
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _encoded(orders: Orders) -> str:
+    return msgspec.json.encode(orders).decode()

@@ -1,0 +1,210 @@
+"""kube-proxy's mode ipvs: what a Service becomes, and the words of the dialects ipset and ipvs."""
+
+from __future__ import annotations
+
+import pytest
+from pyroute2.netlink.generic.ipvs import ipvsmsg
+
+from kubenetlab.datapath.modes import PodNetwork
+from kubenetlab.datapath.proxy.ipvs import DEVICE, Mode
+from kubenetlab.datapath.proxy.ipvs_rules import set_name
+from kubenetlab.datapath.view import Family, Place, ServiceView, service_views
+from kubenetlab.hoststate import ipset, ipvs, ipvs_messages
+from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.diff import Changes, diff
+from kubenetlab.hoststate.ipset import Member, Set
+from kubenetlab.hoststate.ipvs import Listed, RealServer, VirtualServer, against, decode_orders
+from kubenetlab.hoststate.link import Dummy
+from kubenetlab.hoststate.rules import Bundle, RuleObject, Rules, RuleSet, steps
+from kubenetlab.hoststate.sandbox import Sandbox
+from kubenetlab.hoststate.state import HostState, contents_of
+from tests.clusters import deployment, running, store
+
+NETWORK = PodNetwork(1500, ("10.244.0.0/16",))
+PLACE = Place("worker", (Family("172.18.0.3", "10.244.1.0/24"),))
+WEB = deployment(replicas=2)
+
+
+def views(spec: str) -> ServiceView:
+    """The Service `web` of a lab that runs, with this much more said of it."""
+    text = f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{selector: {{app: web}}, {spec}}}\n"
+    return next(view for view in service_views(running(store(WEB + text))) if view.service.name == "web")
+
+
+def parts(spec: str, mode: Mode = Mode(), place: Place = PLACE) -> list[str]:
+    """Everything that the Service adds, as text without its cluster IP."""
+    view = views(spec)
+    found = [
+        part for one in mode.service(view, place, NETWORK) for part in ((*one.objects, *one.shared) if isinstance(one, Rules) else (one,))
+    ]
+    return [str(part).replace(view.service.cluster_ips[0], "VIP") for part in found]
+
+
+def test_a_service_is_virtual_servers_members_and_addresses() -> None:
+    """And no rule of its own."""
+    found = parts("ports: [{port: 80}]")
+    assert "ipvs -t VIP:80 -s rr" in found
+    assert "ipset KUBE-CLUSTER-IP member VIP,tcp:80" in found
+    assert "ipset KUBE-IPVS-IPS member VIP" in found
+    assert [line for line in found if line.startswith("address")] == [f"address VIP/32 dev {DEVICE} scope link"]
+    assert len([line for line in found if " -r 10.244." in line]) == 2
+    assert not [line for line in found if "iptables" in line]
+
+
+def test_a_node_port_is_a_virtual_server_at_each_of_the_nodes_addresses() -> None:
+    """The link's own and the bridge's; or those in the ranges that are asked for."""
+    spec = "type: NodePort, ports: [{port: 80, nodePort: 30080}]"
+    found = parts(spec)
+    assert {"ipvs -t 172.18.0.3:30080 -s rr", "ipvs -t 10.244.1.1:30080 -s rr"} <= set(found)
+    assert "ipset KUBE-NODE-PORT-TCP member 30080" in found
+    found = parts(spec, Mode(node_port_addresses=("172.18.0.0/16",)))
+    assert "ipvs -t 10.244.1.1:30080 -s rr" not in found
+    assert "ipvs -t 172.18.0.3:30080 -s rr" in found
+
+
+def test_a_service_without_node_ports_is_the_same_on_all_nodes() -> None:
+    """It knows no node, whatever is asked about node ports."""
+    spec = "ports: [{port: 80}]"
+    assert parts(spec, Mode(node_port_addresses=("primary",)), Place()) == parts(spec)
+
+
+def test_sctp_node_ports_are_in_a_set_of_addresses_and_ports() -> None:
+    """There is no bitmap of them upstream."""
+    found = parts("type: NodePort, ports: [{port: 80, nodePort: 30080, protocol: SCTP}]")
+    assert "ipset KUBE-NODE-PORT-SCTP-HASH member 172.18.0.3,sctp:30080" in found
+    assert "ipvs --sctp-service 172.18.0.3:30080 -s rr" in found
+
+
+@pytest.mark.parametrize(
+    ("mode", "spec", "expected"),
+    [
+        (Mode(scheduler="lc"), "ports: [{port: 80}]", "ipvs -t VIP:80 -s lc"),
+        (Mode(scheduler="mh"), "ports: [{port: 80}]", "ipvs -t VIP:80 -s mh -b mh-port"),
+        (Mode(), "sessionAffinity: ClientIP, ports: [{port: 80}]", "ipvs -t VIP:80 -s rr -p 10800"),
+    ],
+)
+def test_schedulers_and_affinity(mode: Mode, spec: str, expected: str) -> None:
+    assert expected in parts(spec, mode)
+
+
+def test_a_policy_local_without_an_endpoint_is_silent() -> None:
+    """There is no virtual server to refuse, but a rule to drop. From outside it leads to all, whose answers are nobody's."""
+    nowhere = Place("control-plane", (Family("172.18.0.2", "10.244.0.0/24"),))
+    found = parts("internalTrafficPolicy: Local, ports: [{port: 80}]", place=nowhere)
+    assert not [line for line in found if line.startswith("ipvs")]
+    (rule,) = (line for line in found if "iptables" in line)
+    assert rule.endswith("-d VIP --dport 80 -j DROP")
+    assert "-A KUBE-PROXY-FIREWALL" in rule
+    found = parts("type: NodePort, externalTrafficPolicy: Local, ports: [{port: 80, nodePort: 30080}]", place=nowhere)
+    assert len([line for line in found if line.startswith("ipvs -t 172.18.0.2:30080 -r ")]) == 2
+    assert "ipset KUBE-NODE-PORT-LOCAL-TCP member 30080" in found
+
+
+def test_names_of_sets_fit() -> None:
+    """IPv6's bear a 6, and are cut where the kernel has no room."""
+    assert set_name(4, "CLUSTER-IP") == "KUBE-CLUSTER-IP"
+    assert set_name(6, "CLUSTER-IP") == "KUBE-6-CLUSTER-IP"
+    assert set_name(6, "LOAD-BALANCER-SOURCE-CIDR") == "KUBE-6-LOAD-BALANCER-SOURCE-CID"
+
+
+SET = Set("n", "KUBE-A", "hash:ip family inet")
+
+
+def bundle(name: str, *objects: RuleObject) -> Bundle:
+    return Bundle("n", RuleSet(objects[0].dialect, (Rules(objects[0].dialect, "ip", name, (), objects),)))
+
+
+def test_a_member_stays_while_somebody_wants_it() -> None:
+    """Two Services may share an address outside."""
+    shared, own = Member("", "KUBE-A", "192.0.2.1"), Member("", "KUBE-A", "10.96.0.9")
+    before: list[ipset.Filled] = [SET, bundle("one", shared, own), bundle("other", shared)]
+    words = ipset.decode_restore(ipset.update(before, [SET, bundle("other", shared)])).text
+    assert words == "del -exist KUBE-A 10.96.0.9\n"
+    assert ipset.decode_restore(ipset.update(before, [])).text == "destroy KUBE-A\n"
+
+
+def test_a_set_is_never_empty_while_it_is_made_anew() -> None:
+    """The new one is filled beside it."""
+    lines = ipset.decode_restore(ipset.replacement([SET, bundle("one", Member("", "KUBE-A", "10.96.0.9"))])).text.splitlines()
+    assert lines == [
+        "create -exist KUBE-A hash:ip family inet",
+        "create -exist NEW-A hash:ip family inet",
+        "flush NEW-A",
+        "add NEW-A 10.96.0.9",
+        "swap NEW-A KUBE-A",
+        "destroy NEW-A",
+    ]
+
+
+def test_a_refusal_points_at_its_member() -> None:
+    one = bundle("one", member := Member("", "KUBE-A", "10.96.0.9"))
+    assert ipset.blamed("ipset restore: no\nadd -exist KUBE-A 10.96.0.9", [one]) == (member, one)
+    assert ipset.blamed("ipset restore: no\ncreate KUBE-A hash:ip family inet", [SET]) == (SET, SET)
+    assert ipset.blamed("it failed without a word", [SET, one]) is None
+
+
+SERVER = VirtualServer("", "tcp", "10.96.0.9", 80, "rr")
+REALS = [RealServer("", "tcp", "10.96.0.9", 80, f"10.244.1.{last}", 8080) for last in (2, 3)]
+
+
+def test_real_servers_go_by_themselves_or_with_their_virtual_one() -> None:
+    both, one = [bundle("web", SERVER, *REALS)], [bundle("web", SERVER, REALS[0])]
+    fewer = decode_orders(ipvs.update(both, one))
+    assert ([str(real) for real in fewer.leaving], fewer.gone) == ([str(REALS[1])], ())
+    none = decode_orders(ipvs.update(both, []))
+    assert (none.leaving, [str(server) for server in none.gone]) == ((), [str(SERVER)])
+    assert ipvs.update(both, both) == ""
+
+
+def test_made_anew_is_what_differs_from_what_is_there() -> None:
+    """So that what is right is not touched."""
+    other = VirtualServer("", "udp", "10.96.0.10", 53, "rr")
+    there = [Listed(SERVER, tuple((real, 1, 0) for real in REALS)), Listed(other, ())]
+    orders = against(decode_orders(ipvs.replacement([bundle("web", SERVER, REALS[0])])), there)
+    assert (orders.leaving, orders.gone) == ((REALS[1],), (other,))
+
+
+def test_rules_that_name_sets_go_before_them() -> None:
+    """And come behind them."""
+    from kubenetlab.hoststate.iptables import Chain
+
+    chain = Chain("n", "ip", "filter", "KUBE-A", ("-m set --match-set KUBE-A dst -j DROP",))
+    objects = [SET, chain, bundle("web", SERVER)]
+    assert [step.dialect for step in steps([], objects, {}, anew=False)] == ["ipset", "iptables", "ipvs"]
+    assert [step.dialect for step in steps(objects, [], {}, anew=False)] == ["ipvs", "iptables", "ipset"]
+
+
+@pytest.mark.parametrize("server", [SERVER, VirtualServer("", "sctp", "fd00:10:96::9", 80, "mh", 600)])
+def test_messages_are_read_as_they_were_meant(server: VirtualServer) -> None:
+    """By pyroute2, and by ourselves."""
+    real = RealServer("", server.protocol, server.address, server.port, server.address, 8080)
+    request = ipvs_messages.request(30, ipvs_messages.NEW_DEST, ipvs_messages.service(server))
+    seen = ipvsmsg(request)
+    seen.decode()
+    told = seen.get_attr("IPVS_CMD_ATTR_SERVICE")
+    assert (seen["cmd"], told.get_attr("IPVS_SVC_ATTR_PORT")) == (ipvs_messages.NEW_DEST, server.port)
+    assert told.get_attr("IPVS_SVC_ATTR_SCHED_NAME") == server.scheduler
+    assert told.get_attr("IPVS_SVC_ATTR_TIMEOUT") == server.persistence_s
+    assert ipvs_messages.decode_service(memoryview(request)[16:]) == server
+    seen = ipvsmsg(ipvs_messages.request(30, ipvs_messages.NEW_DEST, ipvs_messages.destination(real, weight=7)))
+    seen.decode()
+    told = seen.get_attr("IPVS_CMD_ATTR_DEST")
+    assert [told.get_attr(f"IPVS_DEST_ATTR_{name}") for name in ("PORT", "WEIGHT", "FWD_METHOD")] == [8080, 7, 0]
+
+
+def test_the_addresses_are_no_source() -> None:
+    """What the node sends itself bears its own."""
+    found = [one for one in Mode().service(views("ports: [{port: 80}]"), PLACE, NETWORK) if isinstance(one, Address)]
+    assert [one.is_source for one in found] == [False]
+
+
+def test_addresses_that_rules_lean_on_go_after_them() -> None:
+    """With the device they are on; one that goes by itself goes at once."""
+    dummy, address = Dummy("n", DEVICE, "0a:58:00:00:00:01"), Address("n", DEVICE, "10.96.0.9/32")
+    link = Address("n", "eth0", "172.18.0.3/16")
+    there = HostState({"n": contents_of([Sandbox("n", "n"), dummy, address, link])})
+    early, late = diff(there, HostState({"n": contents_of([Sandbox("n", "n")])})).around_rules()
+    assert [str(operation.object) for operation in early.operations()] == [str(link)]
+    assert [operation.object for operation in late.operations()] == [address, dummy]
+    changes = diff(there, HostState({"n": contents_of([Sandbox("n", "n"), dummy, link])}))
+    assert changes.around_rules() == (changes, Changes(()))
