@@ -80,7 +80,7 @@ def one(
         )
         return is_fine
     at = endpoint(where.address, where.port) if where.port else where.address
-    how = "GET " + http if http is not None else {"ICMP": "ping", "TCP": "connect", "UDP": "datagram"}[where.protocol]
+    how = "GET " + http if http is not None else {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}[where.protocol]
     words = {"answer": "answered", "refused": "refused", "unreachable": "no way there", "silence": "silence"}
     verdict = (
         paint(words[result.outcome], GOOD if is_fine else BAD)

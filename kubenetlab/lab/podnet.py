@@ -9,6 +9,7 @@ import random
 import socket
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
+from typing import Final
 
 from msgspec import structs
 
@@ -18,6 +19,12 @@ from kubenetlab.programs.http import Response, endpoint
 from kubenetlab.programs.resolver import Resolver, first_address
 
 DATAGRAM_BYTES = 64 * 1024
+KINDS: Final = {
+    "TCP": (socket.SOCK_STREAM, 0),
+    "UDP": (socket.SOCK_DGRAM, 0),
+    "SCTP": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+}
+"""Protocol → what one opens a socket with. SCTP is used one to one (RFC 6458 §4), as TCP is."""
 
 
 class Namespace:
@@ -32,10 +39,10 @@ class Namespace:
         with inside_network(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), self._home):
             return open_()
 
-    def socket(self, kind: socket.SocketKind, *, is_ipv6: bool = False) -> socket.socket:
+    def socket(self, kind: socket.SocketKind, protocol: int = 0, *, is_ipv6: bool = False) -> socket.socket:
         """A new non-blocking socket inside."""
         family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
-        return self.run(lambda: socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
+        return self.run(lambda: socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol))
 
 
 class PodNetwork:
@@ -64,7 +71,7 @@ class PodNetwork:
     async def get(self, address: str, port: int, target: str, timeout_s: float) -> Response:
         try:
             async with asyncio.timeout(timeout_s):
-                connection = await self._connected(socket.SOCK_STREAM, address, port)
+                connection = await self._connected("TCP", address, port)
                 try:
                     return await fetch(connection, "GET", target, headers={"Host": endpoint(address, port)})
                 finally:
@@ -72,36 +79,35 @@ class PodNetwork:
         except TimeoutError:
             raise OSError(errno.ETIMEDOUT, f"dial tcp {endpoint(address, port)}: i/o timeout") from None
 
-    async def exchange(self, address: str, port: int, data: bytes, timeout_s: float) -> bytes:
+    async def exchange(self, address: str, port: int, data: bytes, timeout_s: float, protocol: str = "UDP") -> bytes:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                connection = await self._connected(socket.SOCK_DGRAM, address, port)
+                connection = await self._connected(protocol, address, port)
                 try:
                     await loop.sock_sendall(connection, data)
                     return await loop.sock_recv(connection, DATAGRAM_BYTES)
                 except OSError as error:
-                    raise _explained("udp", address, port, error) from None
+                    raise _explained(protocol.lower(), address, port, error) from None
                 finally:
                     connection.close()
         except TimeoutError:
-            raise OSError(errno.ETIMEDOUT, f"read udp {endpoint(address, port)}: i/o timeout") from None
+            raise OSError(errno.ETIMEDOUT, f"read {protocol.lower()} {endpoint(address, port)}: i/o timeout") from None
 
     async def connect(self, address: str, port: int, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
-                (await self._connected(socket.SOCK_STREAM, address, port)).close()
+                (await self._connected("TCP", address, port)).close()
         except TimeoutError:
             raise OSError(errno.ETIMEDOUT, f"dial tcp {endpoint(address, port)}: i/o timeout") from None
 
-    async def _connected(self, kind: socket.SocketKind, address: str, port: int) -> socket.socket:
-        protocol = "tcp" if kind == socket.SOCK_STREAM else "udp"
-        connection = self._namespace.socket(kind, is_ipv6=":" in address)
+    async def _connected(self, protocol: str, address: str, port: int) -> socket.socket:
+        connection = self._namespace.socket(*KINDS[protocol], is_ipv6=":" in address)
         try:
             await asyncio.get_running_loop().sock_connect(connection, (address, port))
         except OSError as error:
             connection.close()
-            raise _explained(protocol, address, port, error) from None
+            raise _explained(protocol.lower(), address, port, error) from None
         except asyncio.CancelledError:
             connection.close()
             raise

@@ -7,15 +7,14 @@ watches each pod's pause process and closes everything when it dies.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
-import struct
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import msgspec
 
@@ -27,18 +26,15 @@ from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
 from kubenetlab.lab.container_logs import Which
 from kubenetlab.lab.http import IDLE_TIMEOUT_S, RECEIVE_BYTES, serve
+from kubenetlab.lab.listening import PKTINFO_SPACE, from_where, listening
 from kubenetlab.lab.podnet import DATAGRAM_BYTES, Namespace, PodNetwork
 from kubenetlab.lab.wire import Message
-from kubenetlab.programs.http import Me, Request, Response, endpoint, plain_peer
+from kubenetlab.programs.http import Me, Peer, Request, Response, endpoint, plain_peer
 from kubenetlab.programs.resolver import parse
 
 LOG_LINES = 1000
 ENDED_LOGS = 256
 """Of so many pods that are gone the logs are kept, for whoever asks why they ended."""
-LISTEN_BACKLOG = 1024
-IP_PKTINFO = 8
-"""Tells which address a datagram was sent to (ip(7)); Python 3.11 does not name it. IPv6 has the same (RFC 3542 §6.1)."""
-_IN_PKTINFO, _IN6_PKTINFO = struct.Struct("=i4s4s"), struct.Struct("=16si")
 
 
 class Run:
@@ -67,7 +63,7 @@ class Run:
         try:
             for listener in listeners:
                 if listener not in self.sockets:
-                    opened[listener] = self._open(listener)
+                    opened[listener] = listening(self.pod.namespace, listener, has_ipv6=self.pod.has_ipv6)
         except OSError:
             for new in opened.values():
                 new.close()
@@ -81,7 +77,7 @@ class Run:
         loop = asyncio.get_running_loop()
         for listener, opened_socket in opened.items():
             self.sockets[listener] = opened_socket
-            ready = self._accept if listener.protocol == "TCP" else self._datagram
+            ready = self._datagram if listener.protocol == "UDP" else partial(self._accept, serve=_SERVED[listener.protocol])
             loop.add_reader(opened_socket, ready, opened_socket)
             self.note(f"Started {'HTTP' if listener.protocol == 'TCP' else listener.protocol} server on port {listener.port}")
         if hasattr(self._module, "configured"):
@@ -108,45 +104,20 @@ class Run:
         self.log_end += 1
         self.log.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}")
 
-    def _open(self, listener: Listener) -> socket.socket:
-        if listener.protocol not in ("TCP", "UDP"):
-            raise OSError(
-                errno.EPROTONOSUPPORT, f"listen {listener.protocol.lower()} :{listener.port}: protocol not supported by the lab yet"
-            )
-        has_ipv6 = self.pod.has_ipv6 and "." not in listener.address
-        opened = self.pod.namespace.socket(socket.SOCK_STREAM if listener.protocol == "TCP" else socket.SOCK_DGRAM, is_ipv6=has_ipv6)
-        try:
-            if has_ipv6:
-                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            if listener.protocol == "TCP":
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            elif has_ipv6:
-                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-            else:
-                opened.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-            opened.bind((listener.address, listener.port))
-            if listener.protocol == "TCP":
-                opened.listen(LISTEN_BACKLOG)
-        except OSError as error:
-            opened.close()
-            text = (error.strerror or "").lower()
-            raise OSError(error.errno, f"listen {listener.protocol.lower()} :{listener.port}: bind: {text}") from None
-        return opened
-
     def _close(self, open_socket: socket.socket) -> None:
         asyncio.get_running_loop().remove_reader(open_socket)
         open_socket.close()
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket, serve: Callable[[Run, socket.socket], Any]) -> None:
         try:
             connection, _ = listener.accept()
         except OSError:
             return
-        self._spawn(self._served(connection))
-
-    async def _served(self, connection: socket.socket) -> None:
-        """HTTP/1.1, or for whoever begins like an HTTP/2 client gRPC's health protocol."""
         connection.setblocking(False)
+        self._spawn(serve(self, connection))
+
+    async def _serve_tcp(self, connection: socket.socket) -> None:
+        """HTTP/1.1, or for whoever begins like an HTTP/2 client gRPC's health protocol."""
         try:
             async with asyncio.timeout(IDLE_TIMEOUT_S):
                 begun = await asyncio.get_running_loop().sock_recv(connection, RECEIVE_BYTES)
@@ -159,17 +130,37 @@ class Run:
         finally:
             connection.close()
 
+    async def _serve_sctp(self, connection: socket.socket) -> None:
+        """What one asks by UDP, message by message over one association."""
+        loop, peer = asyncio.get_running_loop(), plain_peer(connection.getpeername())
+        try:
+            while True:
+                async with asyncio.timeout(IDLE_TIMEOUT_S):
+                    data = await loop.sock_recv(connection, DATAGRAM_BYTES)
+                if not data:
+                    return
+                if (answer := self._answer(data, peer)) is not None:
+                    await loop.sock_sendall(connection, answer)
+        except (OSError, TimeoutError):
+            pass  # the client is gone
+        finally:
+            connection.close()
+
+    def _answer(self, data: bytes, peer: Peer) -> bytes | None:
+        answer: bytes | None = self._module.datagram(data, peer, self._me()) if hasattr(self._module, "datagram") else None
+        return answer
+
     def _datagram(self, open_socket: socket.socket) -> None:
         try:
-            data, ancillary, _, name = open_socket.recvmsg(DATAGRAM_BYTES, socket.CMSG_SPACE(_IN6_PKTINFO.size))
+            data, ancillary, _, name = open_socket.recvmsg(DATAGRAM_BYTES, PKTINFO_SPACE)
         except OSError:
             return
         peer = plain_peer(name)
-        answer = self._module.datagram(data, peer, self._me()) if hasattr(self._module, "datagram") else None
+        answer = self._answer(data, peer)
         if answer is None:
             return
         try:
-            open_socket.sendmsg([answer], [_from_where(*entry) for entry in ancillary], 0, name)
+            open_socket.sendmsg([answer], [from_where(*entry) for entry in ancillary], 0, name)
         except OSError as error:
             self.note(f"cannot answer {endpoint(*peer)}: {error.strerror}")
 
@@ -221,6 +212,9 @@ class Run:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+_SERVED: Final = {"TCP": Run._serve_tcp, "SCTP": Run._serve_sctp}
 
 
 class Pod:
@@ -378,13 +372,6 @@ def main(boot: Boot, number: int) -> None:
 
 def _report(run: Run) -> Message:
     return {"netns": run.pod.netns, "container": run.container, "attempt": run.attempt, **run.outcome}
-
-
-def _from_where(level: int, kind: int, value: bytes) -> tuple[int, int, bytes]:
-    """Has an answer leave from the address that was asked: a node has several, and a client accepts no other."""
-    if level == socket.IPPROTO_IPV6:
-        return level, kind, _IN6_PKTINFO.pack(_IN6_PKTINFO.unpack(value)[0], 0)
-    return level, kind, _IN_PKTINFO.pack(0, _IN_PKTINFO.unpack(value)[1], b"\0" * 4)
 
 
 def _agent(request: Request) -> str:

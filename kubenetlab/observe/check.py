@@ -47,7 +47,7 @@ class Row(Record, frozen=True):
     from_: str = field(name="from")
     to: str
     port: Port | None = None
-    protocol: Literal["TCP", "UDP", "ICMP"] = "TCP"
+    protocol: Literal["TCP", "UDP", "SCTP", "ICMP"] = "TCP"
     allowed: bool | None = None
     expect: Expected | None = None
     resolves: bool | None = None
@@ -194,7 +194,7 @@ def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_
 
 def _probe(question: _Question) -> Probe:
     row = question.row
-    protocol: Literal["ICMP", "TCP", "UDP"] = "ICMP" if row.port is None else row.protocol
+    protocol: Literal["ICMP", "TCP", "UDP", "SCTP"] = "ICMP" if row.port is None else row.protocol
     return Probe(question.source, protocol, question.address, question.port, row.expected == "allow")
 
 
@@ -268,8 +268,8 @@ async def _whom_it_saw(table: Table, question: _Question, network: Any, deadline
     port = question.port
     begun = time.monotonic()
     try:
-        if row.protocol == "UDP":
-            saw = (await network.exchange(question.address, port, b"clientip", deadline_s)).decode(errors="replace")
+        if row.protocol in ("UDP", "SCTP"):
+            saw = (await network.exchange(question.address, port, b"clientip", deadline_s, row.protocol)).decode(errors="replace")
         else:
             answer = await network.get(question.address, port, "/clientip", deadline_s)
             headers = {name.lower(): value for name, value in answer.headers.items()}

@@ -31,7 +31,7 @@ class ServicePort(Struct, frozen=True):
     name: str
     address: str
     port: int
-    protocol: str
+    protocol: Literal["TCP", "UDP", "SCTP"]
     endpoints: tuple[tuple[str, int], ...]
     """(address, port) of those that are ready."""
     is_proxied: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct
 
@@ -90,8 +90,7 @@ def probe_matrix(seen: Mapping[str, Any], *, sources: Sequence[Place] | None = N
 
 def _probes(source: Place, destination: Destination, *, is_hopeful: bool) -> Iterator[Probe]:
     if isinstance(destination, ServicePort):
-        protocol: Literal["TCP", "UDP"] = "UDP" if destination.protocol == "UDP" else "TCP"
-        yield Probe(source, protocol, destination.address, destination.port, is_hopeful)
+        yield Probe(source, destination.protocol, destination.address, destination.port, is_hopeful)
         return
     for address in destination.addresses:
         if _shares_family(source, address):

@@ -38,7 +38,7 @@ class Probe(Struct, frozen=True):
     """One question."""
 
     source: Place
-    protocol: Literal["ICMP", "TCP", "UDP"]
+    protocol: Literal["ICMP", "TCP", "UDP", "SCTP"]
     address: str
     port: int = 0
     is_hopeful: bool = True
@@ -130,28 +130,35 @@ class _Batch:
 
     def _connect(self, index: int) -> None:
         probe = self._probes[index]
-        is_tcp = probe.protocol == "TCP"
+        is_stream = probe.protocol != "UDP"  # SCTP connects as TCP does
         echo = echo_of(probe.address)
-        opened = socket.socket(echo.family, (socket.SOCK_STREAM if is_tcp else socket.SOCK_DGRAM) | socket.SOCK_NONBLOCK)
+        number = socket.IPPROTO_SCTP if probe.protocol == "SCTP" else 0
+        try:
+            opened = socket.socket(echo.family, (socket.SOCK_STREAM if is_stream else socket.SOCK_DGRAM) | socket.SOCK_NONBLOCK, number)
+        except OSError as error:
+            if error.errno != errno.EPROTONOSUPPORT:
+                raise
+            self._results[index] = Result("unreachable")  # this kernel has no SCTP
+            return
         begun = time.monotonic()
         # Else UDP would tell only of unreachable ports; and TCP over IPv6 of nothing before it repeats its SYN: word that comes while
         # connect() still holds the socket, as inside one machine it does, is merely noted there (net/ipv6/tcp_ipv6.c tcp_v6_err()).
         echo.keep_errors(opened)
-        if is_tcp:
+        if is_stream:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no TIME_WAIT left behind
         code = opened.connect_ex((probe.address, probe.port))
-        if not is_tcp and code == 0:
+        if not is_stream and code == 0:
             try:
                 opened.send(_question(probe.port))
             except OSError as error:
                 code = error.errno or 0
-        if not is_tcp and code == errno.EPERM:
+        if not is_stream and code == errno.EPERM:
             code = 0  # a rule of the source's own dropped it, perhaps with a refusal, which the socket will tell
-        if code not in (0, errno.EINPROGRESS) or (is_tcp and code == 0):
+        if code not in (0, errno.EINPROGRESS) or (is_stream and code == 0):
             self._results[index] = Result(_outcome_of(code))
             opened.close()
             return
-        self._poll.register(opened, select.EPOLLOUT if is_tcp else select.EPOLLIN)
+        self._poll.register(opened, select.EPOLLOUT if is_stream else select.EPOLLIN)
         self._connects[opened.fileno()] = (index, opened, begun)
 
     def _send_pings(self) -> None:

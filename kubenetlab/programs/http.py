@@ -72,8 +72,8 @@ class Network(Protocol):
     async def get(self, address: str, port: int, target: str, timeout_s: float) -> Response:
         """An HTTP GET."""
 
-    async def exchange(self, address: str, port: int, data: bytes, timeout_s: float) -> bytes:
-        """One datagram there and one back."""
+    async def exchange(self, address: str, port: int, data: bytes, timeout_s: float, protocol: str = "UDP") -> bytes:
+        """One datagram there and one back; or by SCTP one message."""
 
     async def connect(self, address: str, port: int, timeout_s: float) -> None:
         """A TCP connection made and closed."""

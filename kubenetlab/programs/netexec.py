@@ -1,7 +1,7 @@
 """agnhost netexec: says who it is and whom it sees, dials others, exits when told.
 
 Paths: `/` `/hostname` `/clientip` `/echo?msg=&code=` `/healthz` `/exit?code=&wait=` `/dial?host=&port=&request=&protocol=&tries=`
-`/redirect?location=&code=` `/shutdown`. Datagrams: `hostname`, `clientip`, `echo TEXT`. There is no `/shell` and no `/upload`.
+`/redirect?location=&code=` `/shutdown`. Datagrams, and messages by SCTP: `hostname`, `clientip`, `echo TEXT`. There is no `/shell` and no `/upload`.
 Source: kubernetes test/images/agnhost/netexec (the texts of answers and errors follow it).
 """
 
@@ -96,7 +96,7 @@ async def _dial(query: Mapping[str, str], me: Me) -> Response:
         return text(f'tries parameter is invalid. strconv.Atoi: parsing "{tries}": invalid syntax\n', 400)
     if not request:
         return text("request parameter not specified. <nil>\n", 400)
-    if protocol not in ("http", "udp"):
+    if protocol not in ("http", "udp", "sctp"):
         return text(f"unsupported protocol. {protocol}\n", 400)
     try:
         if not port.isdigit() or not 0 < int(port) < 65536:
@@ -111,7 +111,8 @@ async def _dial(query: Mapping[str, str], me: Me) -> Response:
                 answer = await me.network.get(address, int(port), f"/{request}", DIAL_TIMEOUT_S)
                 responses.append(answer.body.decode(errors="replace"))
             else:
-                responses.append((await me.network.exchange(address, int(port), request.encode(), DIAL_TIMEOUT_S)).decode(errors="replace"))
+                said = await me.network.exchange(address, int(port), request.encode(), DIAL_TIMEOUT_S, protocol.upper())
+                responses.append(said.decode(errors="replace"))
         except OSError as error:
             errors.append(str(error.strerror or error))
     output = {**({"responses": responses} if responses else {}), **({"errors": errors} if errors else {})}

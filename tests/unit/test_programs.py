@@ -45,7 +45,7 @@ class FakeNetwork:
             raise OSError(111, f"dial tcp {address}:{port}: connect: connection refused")
         return Response(200, f"GET {target}".encode())
 
-    async def exchange(self, address: str, port: int, data: bytes, timeout_s: float) -> bytes:
+    async def exchange(self, address: str, port: int, data: bytes, timeout_s: float, protocol: str = "UDP") -> bytes:
         return b"re: " + data
 
     async def connect(self, address: str, port: int, timeout_s: float) -> None:
@@ -146,6 +146,7 @@ def test_services_say_where_an_undeclared_server_listens() -> None:
         ("/dial?host=web&port=0&request=a", 400, "host and/or port param are invalid. address 0: invalid port\n"),
         ("/dial?host=web&port=80", 400, "request parameter not specified. <nil>\n"),
         ("/dial?host=web&port=80&request=a&tries=many", 400, 'tries parameter is invalid. strconv.Atoi: parsing "many": invalid syntax\n'),
+        ("/dial?host=web&port=80&request=a&protocol=sctp", 200, '{"responses":["re: a"]}'),
         ("/dial?host=web&port=80&request=a&protocol=ipx", 400, "unsupported protocol. ipx\n"),
     ],
 )
