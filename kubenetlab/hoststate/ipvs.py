@@ -17,6 +17,8 @@ from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, memb
 
 NAMES: Final[tuple[Name, ...]] = (("", "ipvs"),)
 """A namespace has one table of virtual servers: who uses it has it to himself."""
+IS_WATCHED: Final = True
+"""Somebody has to see when the last connection of a real server that leaves has ended."""
 SOURCE_HASH: Final = "mh"
 """The scheduler that is told to look at the client's port, too."""
 _OPTIONS: Final[Mapping[str, str]] = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}

@@ -41,7 +41,7 @@ class Watching(Protocol):
 
 @runtime_checkable
 class Tended(Protocol):
-    """A loader that has something to do after a change, when its time has come."""
+    """A loader that has something to do after a change, when its time has come; it stays open, too."""
 
     def tend(self) -> None:
         """Does what is due by now. Raises RulesError, or OSError where its namespace is gone."""

@@ -91,7 +91,7 @@ class Ruleset:
         """Closes the loaders that have grown; the next use opens new ones. False where there is no need."""
         had_grown = bool(self._grown)
         for name in self._grown & self._loaders.keys():
-            if not isinstance(self._loaders[name], Watching):
+            if not isinstance(self._loaders[name], Watching | Tended):
                 self._loaders.pop(name).close()
         self._grown.clear()
         return had_grown
