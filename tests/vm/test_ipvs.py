@@ -82,6 +82,16 @@ def test_who_leaves_keeps_its_connections(lab: Lab) -> None:
     assert answers(lab, 30) == dict.fromkeys(WEB, 10)
 
 
+def test_a_new_node_agent_goes_on(lab: Lab) -> None:
+    """It finds the virtual servers as they should be, and changes what changes."""
+    lab.kill("node-agent-0")
+    lab.apply(POD.format(name="a", app="other", node=WEB["a"]))
+    assert answers(lab, 12) == {"b": 6, "c": 6}
+    lab.apply(POD.format(name="a", app="web", node=WEB["a"]))
+    assert answers(lab, 30) == dict.fromkeys(WEB, 10)
+    assert lab.run("diff").out.strip() == "the kernel is as it should be"
+
+
 def test_by_the_clients_address_it_stays_with_one(lab: Lab) -> None:
     """sh, given to a running lab."""
     lab.run("up", "--proxy", "ipvs,scheduler=sh")
