@@ -88,7 +88,8 @@ NS=${LAB}_fabric_router
 ip netns add "$NS"  # hostname: router
 settings "$NS" \
     net.ipv4.ip_forward=1 net.ipv4.conf.all.arp_ignore=0 net.ipv4.icmp_ratelimit=0 net.ipv4.conf.all.send_redirects=0 \
-    net.ipv4.conf.all.arp_announce=2 net.ipv4.conf.default.send_redirects=0 net.ipv4.conf.default.arp_announce=2
+    net.ipv4.conf.all.arp_announce=2 net.ipv4.conf.default.send_redirects=0 net.ipv4.conf.default.arp_announce=2 \
+    net.ipv4.fib_multipath_hash_policy=1
 ip -n "$NS" link set lo up
 # fabric
 ip -n "$NS" link add eth0 address 0a:58:ac:12:00:01 mtu 1500 numtxqueues 1 numrxqueues 1 \
@@ -103,8 +104,11 @@ ip -n "$NS" address add 172.18.0.1/16 dev eth0
 ip -n "$NS" address add 198.51.100.1/24 dev eth1
 ip -n "$NS" neighbor add 172.18.0.2 lladdr 0a:58:ac:12:00:02 dev eth0 nud permanent protocol static
 # load balancer, for Services of type LoadBalancer
-ip -n "$NS" route add 192.0.2.50/32 via 172.18.0.2 dev eth0 proto static
-ip -n "$NS" route add 203.0.113.77/32 via 172.18.0.2 dev eth0 proto static
+ip -n "$NS" nexthop add id 2 via 172.18.0.2 dev eth0 proto static
+ip -n "$NS" nexthop add id 1803157638 group 2 type resilient buckets 128 proto static
+ip -n "$NS" nexthop add id 1871737056 group 2 type resilient buckets 128 proto static
+ip -n "$NS" route add 192.0.2.50/32 nhid 1803157638 proto static
+ip -n "$NS" route add 203.0.113.77/32 nhid 1871737056 proto static
 
 # === external host client =============================================================================================
 NS=${LAB}_ext_client
