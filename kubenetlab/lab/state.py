@@ -1,7 +1,7 @@
 """The store on disk: written before the kernel is touched, so that an agent that comes back knows what was meant.
 
-The whole of it is replaced by rename. In between, what changes is appended to a journal beside it, line by line; a line that was
-cut off, and lines that belong to another store, count for nothing.
+The whole of it is replaced by rename. Of a large store what changes in between is appended to a journal beside it, line by line; a line
+that was cut off, and lines that belong to another store, count for nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from kubenetlab.kernel.files import append_line, replace_file
 MAX_LINE_OBJECTS: Final = 200
 """What changes more than that is written as a whole."""
 MAX_JOURNAL_BYTES: Final = 1024 * 1024
+MIN_STORE_BYTES: Final = 256 * 1024
+"""A smaller store is written as a whole each time: that takes a millisecond."""
 
 _KINDS: Final = {kind.kind: kind for kind in STORED}
 _Given = tuple[str, str, str, Any]
@@ -98,7 +100,7 @@ class Keeper:
 
     def _append(self, cluster: Cluster) -> bool:
         """False where the whole store is to be written."""
-        if self._base is None or self._written is None:
+        if self._base is None or self._written is None or self._path.stat().st_size < MIN_STORE_BYTES:
             return False
         changes = list(_changes(self._written, cluster))
         given = list(_given(self._written, cluster))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ from tests.clusters import applied, deployment, pod, running, service, store
 
 def contents(cluster: Cluster) -> object:
     return [{obj.key: obj for obj in cluster.all(kind)} for kind in STORED], cluster.given, cluster.revision
+
+
+@pytest.fixture(autouse=True, scope="module")
+def of_any_size() -> Iterator[None]:
+    """Small stores have a journal, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "MIN_STORE_BYTES", 0)
+        yield
 
 
 CHANGES = st.lists(st.tuples(st.sampled_from(["web", "other", "third"]), st.integers(0, 4)), max_size=8)
@@ -59,6 +68,18 @@ def test_small_changes_are_appended(tmp_path: Path) -> None:
     assert path.stat().st_ino != before
     assert not journal_of(path).exists()
     assert contents(state.load(path)) == contents(large)
+
+
+def test_a_small_store_is_written_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "store.json"
+    cluster = running(store(deployment()))
+    state.save(cluster, path)
+    monkeypatch.setattr(state, "MIN_STORE_BYTES", 1024 * 1024)
+    before = path.stat().st_ino
+    Keeper(path, cluster).save(changed := applied(cluster, service()))
+    assert path.stat().st_ino != before
+    assert not journal_of(path).exists()
+    assert contents(state.load(path)) == contents(changed)
 
 
 def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path: Path) -> None:
