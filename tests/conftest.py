@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 os.environ.pop("KUBENETLAB_LAB", None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell starts in the background would not hear of Ctrl-C, nor what it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 OURS = f"t{os.getpid()}-"
 """What the names of the tests' labs begin with; other labs may come and go meanwhile."""

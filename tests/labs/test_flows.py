@@ -8,10 +8,6 @@ import pytest
 
 from tests.labs.world import PROXIES, Labs, World, in_document
 
-LAYOUTS = [("onlink", "dynamic"), ("onlink", "permanent"), ("routed", "dynamic"), ("routed", "permanent")]
-FAMILIES = [("ipv4", 4), ("ipv6", 6), ("dual", 4), ("dual", 6)]
-"""A cluster's family, and the IP version that is looked at."""
-
 
 def manifest(layout: str, neighbors: str, family: str, proxy: str) -> str:
     pods = "".join(
@@ -102,17 +98,19 @@ def of_kind() -> Iterator[Labs]:
     labs.end()
 
 
-KINDS = [(*layout, *family, "nftables") for layout in LAYOUTS for family in FAMILIES] + [
-    (*layout, *family, proxy)
-    for proxy in PROXIES
-    if proxy != "nftables"
-    for layout, family in (
-        (("onlink", "dynamic"), ("dual", 4)),
-        (("onlink", "dynamic"), ("dual", 6)),
-        (("routed", "permanent"), ("ipv4", 4)),
-        (("routed", "permanent"), ("ipv6", 6)),
-    )
+ON_LINK, ROUTED = ("onlink", "dynamic"), ("routed", "permanent")
+KINDS = [
+    *((*layout, "dual", version, "nftables") for layout in (ON_LINK, ROUTED) for version in (4, 6)),
+    *(
+        (*layout, *family, "nftables")
+        for layout in (("onlink", "permanent"), ("routed", "dynamic"))
+        for family in (("ipv4", 4), ("ipv6", 6))
+    ),
+    *((*ON_LINK, "dual", version, proxy) for proxy in PROXIES if proxy != "nftables" for version in (4, 6)),
+    *((*ROUTED, "ipv6", 6, proxy) for proxy in PROXIES if proxy != "nftables"),
 ]
+"""Layout, neighbours, a cluster's family, the IP version that is looked at, kube-proxy's mode. Every mode is seen in both layouts and both
+versions, the default with every kind of neighbours and of family, too."""
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: "-".join(map(str, kind)))
@@ -239,8 +237,7 @@ def test_a_service_without_pods_refuses(world: World) -> None:
 def test_a_port_that_a_service_does_not_have(world: World) -> None:
     """Refused at once, but for iptables: there nobody takes the packet, and it leaves by the default route."""
     expected = ("unreachable", "silence") if world.seen["kube_proxy_mode"] == "iptables" else ("refused",)
-    for source in ("a", "c", "node:worker"):
-        (answer,) = world.ask(source, ("TCP", world.services["a"], 4711))
+    for (answer,) in world.ask_from(("a", "c", "node:worker"), ("TCP", world.services["a"], 4711)):
         assert answer.error in expected
 
 
@@ -248,7 +245,7 @@ def test_a_local_policy_is_silent_where_there_is_no_pod(world: World) -> None:
     """internalTrafficPolicy: Local reaches the node's own pod, and is dropped elsewhere."""
     near = ("TCP", world.services["near"], 80)
     assert [world.ask(source, near)[0].who for source in ("b", "node:worker")] == ["a", "a"]
-    assert [world.ask(source, near)[0].error for source in ("c", "node:worker2")] == ["silence", "silence"]
+    assert [answer.error for (answer,) in world.ask_from(("c", "node:worker2"), near)] == ["silence", "silence"]
 
 
 def test_a_load_balancers_address_is_reached_from_everywhere(world: World) -> None:
