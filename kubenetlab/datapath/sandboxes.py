@@ -49,13 +49,14 @@ def _settings(has_ipv6: bool, forwards: bool) -> tuple[Setting, ...]:
 
 def router_sysctls(netns: str, *, has_ipv6: bool) -> Iterator[Object]:
     """For nodes and routers: no redirects (a pod would send the next packet past its node), ARP in the name of the link asked on,
-    and word for every packet that has no way, not for one a second."""
-    yield Sysctl(netns, "net/ipv4/icmp_ratelimit", "0")
+    and word for every packet that has no way, not for one a second, nor for fifty at once (no type of ICMP is limited; of IPv6's, only 0,
+    which is nobody's: a list of none cannot be read back)."""
+    yield Sysctl(netns, "net/ipv4/icmp_ratemask", "0")
     for whose in ("all", "default"):
         yield Sysctl(netns, f"net/ipv4/conf/{whose}/send_redirects", "0")
         yield Sysctl(netns, f"net/ipv4/conf/{whose}/arp_announce", "2")
     if has_ipv6:
-        yield Sysctl(netns, "net/ipv6/icmp/ratelimit", "0")
+        yield Sysctl(netns, "net/ipv6/icmp/ratemask", "0")
 
 
 def link_local(netns: str, link: str, mac: str, *, has_ipv6: bool) -> Iterator[Object]:

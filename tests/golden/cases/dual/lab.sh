@@ -90,9 +90,9 @@ settings "$NS" \
     net.ipv4.ip_forward=1 net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.all.forwarding=1 \
     net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.all.accept_redirects=0 \
     net.ipv6.conf.default.accept_redirects=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
-    net.ipv6.conf.all.addr_gen_mode=1 net.ipv6.conf.default.addr_gen_mode=1 net.ipv4.icmp_ratelimit=0 \
+    net.ipv6.conf.all.addr_gen_mode=1 net.ipv6.conf.default.addr_gen_mode=1 net.ipv4.icmp_ratemask=0 \
     net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.all.arp_announce=2 net.ipv4.conf.default.send_redirects=0 \
-    net.ipv4.conf.default.arp_announce=2 net.ipv6.icmp.ratelimit=0
+    net.ipv4.conf.default.arp_announce=2 net.ipv6.icmp.ratemask=0
 ip -n "$NS" link set lo up
 # fabric
 ip -n "$NS" link add eth0 address 0a:58:ac:12:00:01 mtu 1500 numtxqueues 1 numrxqueues 1 \
@@ -139,9 +139,9 @@ settings "$NS" \
     net.ipv4.ip_forward=1 net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.all.forwarding=1 \
     net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.all.accept_redirects=0 \
     net.ipv6.conf.default.accept_redirects=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
-    net.ipv6.conf.all.addr_gen_mode=1 net.ipv6.conf.default.addr_gen_mode=1 net.ipv4.icmp_ratelimit=0 \
+    net.ipv6.conf.all.addr_gen_mode=1 net.ipv6.conf.default.addr_gen_mode=1 net.ipv4.icmp_ratemask=0 \
     net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.all.arp_announce=2 net.ipv4.conf.default.send_redirects=0 \
-    net.ipv4.conf.default.arp_announce=2 net.ipv6.icmp.ratelimit=0 net.bridge.bridge-nf-call-iptables=1
+    net.ipv4.conf.default.arp_announce=2 net.ipv6.icmp.ratemask=0 net.bridge.bridge-nf-call-iptables=1
 ip -n "$NS" link set lo up
 # fabric
 ip -n "$NS" link add eth0 address 0a:58:ac:12:00:02 mtu 1500 numtxqueues 1 numrxqueues 1 \

@@ -84,9 +84,8 @@ ip -n "$NS" link set br0 alias 'fabric: internet' up
 NS=${LAB}_fabric_router
 ip netns add "$NS"  # hostname: router
 settings "$NS" \
-    net.ipv4.ip_forward=1 net.ipv4.icmp_ratelimit=0 net.ipv4.conf.all.send_redirects=0 \
-    net.ipv4.conf.all.arp_announce=2 net.ipv4.conf.default.send_redirects=0 net.ipv4.conf.default.arp_announce=2 \
-    net.ipv4.fib_multipath_hash_policy=1
+    net.ipv4.ip_forward=1 net.ipv4.icmp_ratemask=0 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.all.arp_announce=2 \
+    net.ipv4.conf.default.send_redirects=0 net.ipv4.conf.default.arp_announce=2 net.ipv4.fib_multipath_hash_policy=1
 ip -n "$NS" link set lo up
 # fabric
 ip -n "$NS" link add eth0 address 0a:58:ac:12:00:01 mtu 1500 numtxqueues 1 numrxqueues 1 \
@@ -124,9 +123,8 @@ ip -n "$NS" route add default via 198.51.100.1 dev eth0 proto static
 NS=${LAB}_node_control-plane
 ip netns add "$NS"  # hostname: control-plane
 settings "$NS" \
-    net.ipv4.ip_forward=1 net.ipv4.icmp_ratelimit=0 net.ipv4.conf.all.send_redirects=0 \
-    net.ipv4.conf.all.arp_announce=2 net.ipv4.conf.default.send_redirects=0 net.ipv4.conf.default.arp_announce=2 \
-    net.bridge.bridge-nf-call-iptables=1
+    net.ipv4.ip_forward=1 net.ipv4.icmp_ratemask=0 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.all.arp_announce=2 \
+    net.ipv4.conf.default.send_redirects=0 net.ipv4.conf.default.arp_announce=2 net.bridge.bridge-nf-call-iptables=1
 ip -n "$NS" link set lo up
 # fabric
 ip -n "$NS" link add eth0 address 0a:58:ac:12:00:02 mtu 1500 numtxqueues 1 numrxqueues 1 \
