@@ -37,6 +37,7 @@ ROUTER = "fabric/router"
 KUBE_PROXY_TABLE = "kube-proxy"
 MASQUERADE_TABLE = "ip-masq-agent"
 HOST_PORT_TABLE = "cni_hostport"
+LOAD_BALANCER_TABLE = "load-balancer"
 
 
 def label_fault(name: str) -> str | None:

@@ -14,6 +14,8 @@ from kubenetlab.api.meta import Condition, ObjectMeta, Record, Resource, Unmodel
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
+IP_MODE_ANNOTATION = "kubenetlab.dev/load-balancer-ip-mode"
+"""`Proxy` on a Service has the lab's load balancer send what is for it on to node ports; `VIP`, as without it, leads it to the nodes as it is."""
 
 
 class NamespaceSpec(Record, frozen=True):
@@ -172,11 +174,15 @@ class ServiceSpec(Record, frozen=True):
     """Endpoints in the client's zone, or on its node, come first, as long as there are any. PreferClose is PreferSameZone's older name."""
 
 
+IpMode = Literal["VIP", "Proxy"]
+"""How packets for a load balancer's address reach a node: as they are, or sent on by the balancer to a node port."""
+
+
 class LoadBalancerIngress(Record, frozen=True):
     """One way in from outside: an address."""
 
     ip: str = ""
-    ip_mode: Literal["VIP", "Proxy"] = "VIP"
+    ip_mode: IpMode = "VIP"
     hostname: Unmodelled = None
     ports: Unmodelled = None
 
@@ -224,6 +230,11 @@ class Service(Resource, frozen=True):
     def load_balancer_ips(self) -> tuple[str, ...]:
         """Its addresses outside, at most one per family."""
         return tuple(ingress.ip for ingress in self.status.load_balancer.ingress if ingress.ip)
+
+    @property
+    def virtual_ips(self) -> tuple[str, ...]:
+        """Those of them that nodes take in themselves (ipMode VIP)."""
+        return tuple(ingress.ip for ingress in self.status.load_balancer.ingress if ingress.ip and ingress.ip_mode == "VIP")
 
 
 class ObjectReference(Record, frozen=True):

@@ -1,7 +1,8 @@
 """load balancer controller: an address of the lab's own pool for each Service that wants one, per family.
 
 The one that is asked for (`loadBalancerIP`) when it is free, else the first that is. What the pool's addresses lead to, the router
-of the lab knows. A Service with a loadBalancerClass waits for somebody else's controller.
+of the lab knows. A Service with a loadBalancerClass waits for somebody else's controller. Which ipMode the addresses have, an
+annotation of the Service says: a cloud's own controller would know it of itself.
 Source: k8s.io/cloud-provider controllers/service/controller.go (1.33).
 """
 
@@ -12,7 +13,7 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.api.config import LOAD_BALANCER_SUBNETS, ClusterConfig
-from kubenetlab.api.core import LoadBalancerIngress, LoadBalancerStatus, Service
+from kubenetlab.api.core import IP_MODE_ANNOTATION, IpMode, LoadBalancerIngress, LoadBalancerStatus, Service
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.cluster_ips import FAMILIES
 from kubenetlab.controllers.events import event, is_recorded
@@ -29,9 +30,10 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         taken |= set(wanted)
         if is_ours(service) and len(wanted) < len(service.spec.ip_families):
             yield from _failed(cluster, service, now)
-        if wanted == service.load_balancer_ips:
+        ip_mode: IpMode = "Proxy" if service.metadata.annotations.get(IP_MODE_ANNOTATION) == "Proxy" else "VIP"
+        status = LoadBalancerStatus(tuple(LoadBalancerIngress(address, ip_mode) for address in wanted))
+        if status == service.status.load_balancer:
             continue
-        status = LoadBalancerStatus(tuple(LoadBalancerIngress(address) for address in wanted))
         yield structs.replace(service, status=structs.replace(service.status, load_balancer=status))
         if wanted:
             yield event(cluster, service, "Normal", "EnsuredLoadBalancer", "Ensured load balancer", SOURCE, now)

@@ -28,7 +28,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.starting import is_anybody_starting
-from kubenetlab.datapath import containers, egress, fabric, hostports, loadbalancers, modes, pods
+from kubenetlab.datapath import balanced_ports, containers, egress, fabric, hostports, loadbalancers, modes, pods
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
 from kubenetlab.datapath.probes import ProbeSpec, probes
 from kubenetlab.datapath.proxy.services import has_node_ports, knows_places
@@ -110,6 +110,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     neighbors = tuple(node.addresses for node in nodes if node.neighbors == "permanent")
     want(memo("fabric", _fabric, cluster.config.external, cluster.config.node_networks, neighbors))
     want(memo("load balancers", _load_balancers, loadbalancers.ways_in(cluster), tuple(own for node in nodes for own in node.addresses)))
+    want(memo("balanced ports", _balanced_ports, balanced_ports.balanced_ports(cluster)))
     for node in nodes:
         want(memo(("node", node.name), _node, node, cni))
         want(memo(("host ports", node.name), _host_ports, node))
@@ -162,6 +163,10 @@ def _fabric(
 
 def _load_balancers(ways: tuple[loadbalancers.Way, ...], nodes: tuple[str, ...]) -> tuple[Wanted, ...]:
     return tuple(_by_namespace(loadbalancers.routes(ways, nodes), Origin("load balancer", "Services of type LoadBalancer")))
+
+
+def _balanced_ports(ports: tuple[balanced_ports.BalancedPort, ...]) -> tuple[Wanted, ...]:
+    return tuple(_by_namespace(balanced_ports.rules(ports), Origin("load balancer", "Services with ipMode Proxy")))
 
 
 def _node(node: NodeView, cni: CNI) -> tuple[Wanted, ...]:

@@ -1,5 +1,5 @@
 """The lab's load balancer: the router sends what is for a Service's address to nodes, whose kube-proxies do the rest. So it does with
-external IPs, which in a cluster is the network's administrator's task.
+external IPs, which in a cluster is the network's administrator's task. (Addresses with ipMode Proxy: balanced_ports.py.)
 
 Each address leads to a group of next hops: all nodes that are ready and whose kube-proxies are healthy, with externalTrafficPolicy
 Local those that have a ready endpoint. Flows are shared out by addresses and ports, and each stays with its node as long as that is in
@@ -36,7 +36,7 @@ def ways_in(cluster: Cluster) -> tuple[Way, ...]:
     owned |= {address for host in cluster.config.external for address in host.addresses((4, 6))}
     found: dict[str, tuple[str, ...]] = {}
     for service in cluster.all(Service):
-        if addresses := (*service.load_balancer_ips, *service.external_ips):
+        if addresses := (*service.virtual_ips, *service.external_ips):
             free = [address for address in addresses if address not in owned and address not in found]
             found |= _ways(cluster, service, free)
     return tuple(found.items())
@@ -67,13 +67,17 @@ def group_number(address: str) -> int:
     return 1 << 30 | crc32(ip_address(address).packed) >> 2
 
 
-def _ways(cluster: Cluster, service: Service, addresses: Iterable[str]) -> Iterator[Way]:
+def fit_nodes(cluster: Cluster, service: Service) -> Sequence[Node]:
+    """The nodes that get a Service's packets."""
     ready = [node for node in cluster.all(Node) if node.is_ready]
     workers = [node for node in ready if not _EXCLUDING.intersection(node.labels)] or ready
     if service.spec.external_traffic_policy == "Local":
-        workers = [node for node in ready if passes(cluster, node.name, service)] or workers
-    else:
-        workers = [node for node in workers if proxy_view(cluster, node.name).is_healthy] or workers
+        return [node for node in ready if passes(cluster, node.name, service)] or workers
+    return [node for node in workers if proxy_view(cluster, node.name).is_healthy] or workers
+
+
+def _ways(cluster: Cluster, service: Service, addresses: Iterable[str]) -> Iterator[Way]:
+    fit = fit_nodes(cluster, service)
     for address in addresses:
-        if nodes := tuple(own for node in workers for own in node.addresses if (":" in own) == (":" in address)):
+        if nodes := tuple(own for node in fit for own in node.addresses if (":" in own) == (":" in address)):
             yield address, nodes

@@ -132,6 +132,7 @@ def _service(agent: Agent, service: Service) -> dict[str, Any]:
         "proxied": is_proxied(service) and mode.serves,
         "cluster_ips": list(service.cluster_ips),
         "load_balancer_ips": list(service.load_balancer_ips),
+        "virtual_ips": list(service.virtual_ips),
         "external_ips": list(service.external_ips),
         "source_ranges": [text.strip() for text in service.spec.load_balancer_source_ranges],
         "ports": [

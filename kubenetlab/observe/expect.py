@@ -44,6 +44,8 @@ class ServicePort(Struct, frozen=True):
     """True for a load balancer's address."""
     sources: tuple[str, ...] = ()
     """The ranges from which it may be reached; empty: from everywhere."""
+    is_sent_on: bool = False
+    """True for a load balancer's address with ipMode Proxy: the balancer sends on to node ports what comes for it."""
 
     @property
     def title(self) -> str:
@@ -70,11 +72,16 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
     found = []
     for service in seen["services"]:
         for address, is_outside in (*((ip, False) for ip in service["cluster_ips"]), *((ip, True) for ip in service["load_balancer_ips"])):
+            is_sent_on = is_outside and address not in service["virtual_ips"]
             for port in service["ports"]:
+                leads_on = port["node_port"] or not is_sent_on
                 ready = [
                     entry
                     for entry in service["endpoints"]
-                    if entry["ready"] and entry.get("port_name", port["name"]) == port["name"] and _is_alike(entry["address"], address)
+                    if leads_on
+                    and entry["ready"]
+                    and entry.get("port_name", port["name"]) == port["name"]
+                    and _is_alike(entry["address"], address)
                 ]
                 is_local = service["internal_traffic_policy"] == "Local" and not is_outside
                 found.append(
@@ -90,6 +97,7 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
                         ("IPv6" if ":" in address else "IPv4") if len(service["cluster_ips"]) > 1 else "",
                         is_outside,
                         tuple(text for text in service["source_ranges"] if is_outside and _is_alike(text, address)),
+                        is_sent_on,
                     )
                 )
     return found
@@ -130,6 +138,8 @@ def _is_shut_out(source: Place, port: ServicePort) -> bool:
 
 
 def _service(source: Place, port: ServicePort, known: World) -> Expectation:
+    if port.is_sent_on and (not port.is_proxied or (port.sources and source.kind == "pod")):
+        return "any"  # without kube-proxy the node itself answers; a pod comes to the balancer from its node's address
     if _is_shut_out(source, port):
         return "nothing"
     if (source.kind == "ext" and not port.is_outside) or not port.is_proxied:

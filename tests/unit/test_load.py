@@ -129,7 +129,7 @@ def test_an_annotation_without_effect_is_a_warning() -> None:
     assert unknown.message == "unknown annotation; did you mean kubenetlab.dev/ready?"
     ready = ', annotations: {kubenetlab.dev/ready: "false"}'
     (misplaced,) = problems_of(deployment().replace("name: web}", f"name: web{ready}}}", 1))
-    assert (misplaced.is_warning, misplaced.message) == (True, "only pods have this annotation; here it has no effect")
+    assert (misplaced.is_warning, misplaced.message) == (True, "only Pods have this annotation; here it has no effect")
     assert misplaced.hints == ("of a workload it belongs into spec.template.metadata",)
     assert problems_of(deployment().replace("{app: web}}\n    spec", f"{{app: web}}{ready}}}\n    spec")) == []
     assert not problems_of(pod("a", meta=", annotations: {kubenetlab.dev/x: y}"), strict=True)[0].is_warning

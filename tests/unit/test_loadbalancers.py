@@ -8,7 +8,9 @@ from kubenetlab.api.core import Event, Service
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
+from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.nexthop import Nexthop, NexthopGroup
+from kubenetlab.hoststate.nftables import Chain
 from kubenetlab.hoststate.route import Route
 from tests.clusters import DUAL, applied, deployment, problems_of, running, service, settled, store
 
@@ -67,3 +69,49 @@ def test_the_router_leads_to_the_nodes_that_can_take_it(policy: str) -> None:
     cluster = running(store(text))
     assert router(cluster)["203.0.113.1/32"] == (("172.18.0.4",) if policy == "Local" else ("172.18.0.3", "172.18.0.4"))
     assert router(applied(cluster, service("web"))) == {}
+
+
+PROXY = "metadata: {name: web, annotations: {kubenetlab.dev/load-balancer-ip-mode: Proxy}}"
+
+
+def own_rules(cluster: Cluster) -> dict[str, list[str]]:
+    """Chain → its rules, of the router's table."""
+    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["fabric/router"].values()
+    return {obj.name: [rule.text for rule in obj.rules] for obj in objects if isinstance(obj, Chain)}
+
+
+def test_an_address_with_ip_mode_proxy_is_the_balancers_own() -> None:
+    """What comes for its port goes on to node ports, by turns, as the balancer's own connection; the ranges are its task."""
+    text = balanced("web", loadBalancerSourceRanges='[" 198.51.100.0/24", "2001:db8::/32"]') + deployment(replicas=1, nodeName="worker2")
+    cluster = running(store(text.replace("metadata: {name: web}", PROXY, 1)))
+    found = cluster.get(Service, "default", "web")
+    assert found is not None
+    assert (found.load_balancer_ips, found.virtual_ips) == (("203.0.113.1",), ())
+    assert router(cluster) == {}
+    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["fabric/router"].values()
+    assert "203.0.113.1/32" in [obj.address for obj in objects if isinstance(obj, Address)]
+    to, port = "ip daddr 203.0.113.1 tcp dport 80", found.spec.ports[0].node_port
+    assert own_rules(cluster) == {
+        "firewall": [f"{to} ip saddr != {{ 198.51.100.0/24 }} drop"],
+        "ports": [f"{to} dnat to numgen inc mod 2 map {{ 0 : 172.18.0.3 . {port}, 1 : 172.18.0.4 . {port} }}"],
+        "connections": ["ct status dnat masquerade"],
+    }
+    back = applied(cluster, text)
+    assert (list(router(back)), own_rules(back)) == (["203.0.113.1/32"], {})
+
+
+def test_a_balanced_port_leads_to_nodes_that_pass_if_to_any() -> None:
+    """By the policy Local those with a ready pod; without a node port to nobody."""
+    text = balanced("web", externalTrafficPolicy="Local") + deployment(replicas=1, nodeName="worker2")
+    (rule,) = own_rules(running(store(text.replace("metadata: {name: web}", PROXY, 1))))["ports"]
+    assert "mod 1 map { 0 : 172.18.0.4 . " in rule
+    text = balanced("web", allocateLoadBalancerNodePorts="false").replace("metadata: {name: web}", PROXY, 1)
+    assert own_rules(running(store(text)))["ports"] == []
+
+
+def test_an_ip_mode_is_one_of_two_and_a_services() -> None:
+    """Anything else is refused; on a pod it has no effect."""
+    (wrong,) = problems_of(balanced("web").replace("metadata: {name: web}", PROXY.replace("Proxy", "proxy"), 1))
+    assert (wrong.is_warning, wrong.message) == (False, 'wanted VIP or Proxy, found "proxy"')
+    (misplaced,) = problems_of(deployment().replace("metadata: {name: web}", PROXY, 1))
+    assert (misplaced.is_warning, misplaced.message) == (True, "only Services have this annotation; here it has no effect")

@@ -27,9 +27,9 @@ SEEN: dict[str, Any] = {
     ],
     "kube_proxy_mode": "nftables",
     "services": [
-        {"namespace": "default", "name": "web", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": ["10.96.7.7"], "load_balancer_ips": [], "source_ranges": [], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "x", "port": 81, "protocol": "TCP"}],
+        {"namespace": "default", "name": "web", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": ["10.96.7.7"], "load_balancer_ips": [], "virtual_ips": [], "source_ranges": [], "ports": [{"name": "http", "port": 80, "protocol": "TCP", "node_port": None}, {"name": "x", "port": 81, "protocol": "TCP", "node_port": None}],
          "endpoints": [{"address": "10.244.1.2", "port": 8080, "port_name": "http", "ready": True}, {"address": "10.244.1.9", "port": 9, "port_name": "x", "ready": False}]},
-        {"namespace": "default", "name": "headless", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": [], "load_balancer_ips": [], "source_ranges": [], "ports": [{"name": "", "port": 80, "protocol": "TCP"}], "endpoints": []},
+        {"namespace": "default", "name": "headless", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": [], "load_balancer_ips": [], "virtual_ips": [], "source_ranges": [], "ports": [{"name": "", "port": 80, "protocol": "TCP", "node_port": None}], "endpoints": []},
     ],
 }  # fmt: skip
 POD, NODE, EXT = (next(place for place in places(SEEN) if place.kind == kind) for kind in ("pod", "node", "ext"))

@@ -1,9 +1,10 @@
-"""The lab's own annotations, all of pods: a wrong value is refused, and what would have no effect is told."""
+"""The lab's own annotations, of pods and of Services: a wrong value is refused, and what would have no effect is told."""
 
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, get_args
 
+from kubenetlab.api.core import IP_MODE_ANNOTATION, IpMode
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.meta import ObjectMeta
@@ -13,8 +14,8 @@ from kubenetlab.errors import did_you_mean
 PREFIX: Final = "kubenetlab.dev/"
 
 
-def validate_annotations(meta: ObjectMeta, path: Path, *, of_pods: bool) -> Iterator[Finding]:
-    """`of_pods` is False for the metadata of anything but a pod or a template. What only has no effect counts as an unknown field."""
+def validate_annotations(meta: ObjectMeta, path: Path, kind: str) -> Iterator[Finding]:
+    """`kind` is whose metadata it is, a pod's also that of a template. What only has no effect counts as an unknown field."""
     for key, value in meta.annotations.items():
         here = (*path, "annotations", key)
         if not key.startswith(PREFIX):
@@ -22,11 +23,13 @@ def validate_annotations(meta: ObjectMeta, path: Path, *, of_pods: bool) -> Iter
         if key not in _FAULTS:
             known = f"known: {', '.join(_FAULTS)}"
             yield Finding(here, f"unknown annotation{did_you_mean(key, _FAULTS)}", is_unknown_field=True, hints=(known,))
-        elif fault := _FAULTS[key](value):
+            continue
+        whose, fault_of = _FAULTS[key]
+        if fault := fault_of(value):
             yield Finding(here, fault)
-        elif not of_pods:
-            hint = "of a workload it belongs into spec.template.metadata"
-            yield Finding(here, "only pods have this annotation; here it has no effect", is_unknown_field=True, hints=(hint,))
+        elif whose != kind:
+            hints = ("of a workload it belongs into spec.template.metadata",) if whose == "Pod" else ()
+            yield Finding(here, f"only {whose}s have this annotation; here it has no effect", is_unknown_field=True, hints=hints)
 
 
 def _bool_fault(value: str) -> str | None:
@@ -46,10 +49,15 @@ def _pool_fault(value: str) -> str | None:
     return None if value else "wanted the name of a pool of networking.ipam.pools, found nothing"
 
 
-_FAULTS: Final[Mapping[str, Callable[[str], str | None]]] = {
-    ADDRESSES_ANNOTATION: _addresses_fault,
-    POOL_ANNOTATION: _pool_fault,
-    READY_ANNOTATION: _bool_fault,
-    REAL_COMMANDS_ANNOTATION: _bool_fault,
+def _ip_mode_fault(value: str) -> str | None:
+    return None if value in get_args(IpMode) else f"wanted {' or '.join(get_args(IpMode))}, found {found(value)}"
+
+
+_FAULTS: Final[Mapping[str, tuple[str, Callable[[str], str | None]]]] = {
+    ADDRESSES_ANNOTATION: ("Pod", _addresses_fault),
+    POOL_ANNOTATION: ("Pod", _pool_fault),
+    READY_ANNOTATION: ("Pod", _bool_fault),
+    REAL_COMMANDS_ANNOTATION: ("Pod", _bool_fault),
+    IP_MODE_ANNOTATION: ("Service", _ip_mode_fault),
 }
-"""Every annotation that the lab knows, and why a value cannot be one of it."""
+"""Every annotation that the lab knows: whose it is, and why a value cannot be one of it."""

@@ -61,16 +61,16 @@ def validate_metadata(obj: Resource) -> Iterator[Finding]:
         yield Finding(("metadata", "namespace"), f"a {obj.kind} belongs to no namespace")
     elif meta.namespace and (fault := label_fault(meta.namespace)):
         yield Finding(("metadata", "namespace"), fault)
-    yield from validate_template_metadata(meta, ("metadata",), of_pods=isinstance(obj, Pod))
+    yield from validate_template_metadata(meta, ("metadata",), kind=obj.kind)
 
 
-def validate_template_metadata(meta: ObjectMeta, path: Path, *, of_pods: bool = True) -> Iterator[Finding]:
+def validate_template_metadata(meta: ObjectMeta, path: Path, *, kind: str = Pod.kind) -> Iterator[Finding]:
     """Labels and annotations; of a pod template's metadata nothing else matters."""
     yield from validate_labels(meta.labels, (*path, "labels"))
     for key in meta.annotations:
         if fault := key_fault(key):
             yield Finding((*path, "annotations", key), fault)
-    yield from validate_annotations(meta, path, of_pods=of_pods)
+    yield from validate_annotations(meta, path, kind)
 
 
 def validate_labels(labels: Mapping[str, str], path: Path) -> Iterator[Finding]:

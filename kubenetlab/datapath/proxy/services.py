@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 from msgspec import Struct
 
 from kubenetlab.api import ip
+from kubenetlab.api.config import Network
 from kubenetlab.api.core import Service, ServicePort, ServiceSpec
 from kubenetlab.api.discovery import Endpoint
 from kubenetlab.datapath.view import NodeView, Place, ServiceView
@@ -143,14 +144,13 @@ def _port_view(place: Place, view: ServiceView, service: Service, port: ServiceP
     version = ip.version_of(cluster_ip)
     found = list(_endpoints(view, port, version))
     spec = service.spec
-    captured = (entry.ip for entry in service.status.load_balancer.ingress if entry.ip and entry.ip_mode == "VIP")
 
     def own(addresses: Iterable[str]) -> tuple[str, ...]:
         return tuple(
             found for found in addresses if ip.version_of(found) == version and (found, port.protocol, port.port) not in view.taken
         )
 
-    balanced = own(captured)
+    balanced = own(service.virtual_ips)
     is_internal_local, is_external_local = spec.internal_traffic_policy == "Local", spec.external_traffic_policy == "Local"
     near = [(endpoint, address) for endpoint, address in found if endpoint.node_name == place.node]
     return PortView(
@@ -198,12 +198,17 @@ def _for_zones(endpoint: Endpoint) -> list[str]:
     return [zone.name for zone in endpoint.hints.for_zones] if endpoint.hints else []
 
 
+def source_ranges(spec: ServiceSpec, version: int) -> list[Network]:
+    """Of one family: from where a load balancer's address may be reached."""
+    return [found for text in spec.load_balancer_source_ranges if (found := ip_network(text.strip(), strict=False)).version == version]
+
+
 def _sources(spec: ServiceSpec, place: Place, balanced: Sequence[str], version: int) -> Iterator[str]:
     """The ranges of one family; without any the other family's shut nobody out, as upstream.
 
     Where the node itself is in one, so is the load balancer's address: what the node sends to it may come back to the node as from it.
     """
-    ranges = [found for text in spec.load_balancer_source_ranges if (found := ip_network(text.strip(), strict=False)).version == version]
+    ranges = source_ranges(spec, version)
     yield from (str(found) for found in ranges)
     own = [ip_address(address) for address in place.addresses]
     if any(address in found for found in ranges for address in own):
