@@ -38,6 +38,7 @@ KUBE_PROXY_TABLE = "kube-proxy"
 MASQUERADE_TABLE = "ip-masq-agent"
 HOST_PORT_TABLE = "cni_hostport"
 LOAD_BALANCER_TABLE = "load-balancer"
+PORT_MAPPING_TABLE = "port-mappings"
 
 
 def label_fault(name: str) -> str | None:
@@ -126,3 +127,8 @@ def link_local_of(mac: str) -> str:
 
 def _hex(address: str) -> str:
     return ip_address(address).packed[-4:].hex(":")
+
+
+def socket_address(address: str, port: int) -> str:
+    """`10.244.1.5:40000`, with brackets round an IPv6 address, as Go, nft and URLs have it (RFC 3986 §3.2.2)."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -18,11 +18,11 @@ from kubenetlab.kernel.enter import enter_lab
 from kubenetlab.kernel.syscalls import open_namespace
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.podnet import Namespace, PodNetwork
+from kubenetlab.names import socket_address
 from kubenetlab.observe.expect import Destination, Expectation, ServicePort, expect, service_ports, world
 from kubenetlab.observe.matrix import FITS
 from kubenetlab.observe.prober import Probe, Result, run
 from kubenetlab.observe.targets import Place, Target, node_ports, resolve
-from kubenetlab.programs.http import endpoint
 from kubenetlab.programs.resolver import parse as parse_resolver
 
 DEFAULT_HTTP_PORT = 80
@@ -79,7 +79,7 @@ def one(
             output,
         )
         return is_fine
-    at = endpoint(where.address, where.port) if where.port else where.address
+    at = socket_address(where.address, where.port) if where.port else where.address
     how = "GET " + http if http is not None else {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}[where.protocol]
     words = {"answer": "answered", "refused": "refused", "unreachable": "no way there", "silence": "silence"}
     verdict = (

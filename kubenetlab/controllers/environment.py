@@ -17,6 +17,7 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.environment import ConfigMap, EnvVar, EnvVarSource, KeySelector, Secret, SourceReference, expand
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster
+from kubenetlab.names import socket_address
 
 MASTER_SERVICE: Final = ("default", "kubernetes")
 _LABEL_PATH = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
@@ -192,11 +193,10 @@ def _variables(service: Service) -> Iterator[tuple[str, str]]:
             yield f"{prefix}_SERVICE_PORT_{_name(port.name)}", str(port.port)
     for index, port in enumerate(service.spec.ports):
         protocol = port.protocol.lower()
-        host = f"[{address}]" if ":" in address else address
         link = f"{prefix}_PORT_{port.port}_{port.protocol}"
         if index == 0:
-            yield f"{prefix}_PORT", f"{protocol}://{host}:{port.port}"
-        yield link, f"{protocol}://{host}:{port.port}"
+            yield f"{prefix}_PORT", f"{protocol}://{socket_address(address, port.port)}"
+        yield link, f"{protocol}://{socket_address(address, port.port)}"
         yield f"{link}_PROTO", protocol
         yield f"{link}_PORT", str(port.port)
         yield f"{link}_ADDR", address

@@ -15,7 +15,7 @@ from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.nftables import NFT_FAMILIES, Chain, Rule, Table
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.sandbox import Sysctl
-from kubenetlab.names import HOST_PORT_TABLE
+from kubenetlab.names import HOST_PORT_TABLE, socket_address
 
 HOST_PORTS, HOST_IP_PORTS = "hostports", "hostip_hostports"
 LOOPBACKS = {4: "127.0.0.1", 6: "::1"}
@@ -39,7 +39,7 @@ def _table(netns: str, family: str, version: int, index: int, pods: list[PodView
     for pod in pods:
         address, why = pod.addresses[index], f"pod {pod.full_name}"
         for host_ip, protocol, number, target in pod.host_ports:
-            to = f"{protocol.lower()} dport {number} dnat to {f'[{address}]' if version == 6 else address}:{target}"
+            to = f"{protocol.lower()} dport {number} dnat to {socket_address(address, target)}"
             if host_ip in _ANY:
                 anywhere.append(Rule(to, why))
             elif ip.version_of(host_ip) == version:

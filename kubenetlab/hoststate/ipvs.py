@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
+from kubenetlab.names import socket_address
 
 NAMES: Final[tuple[Name, ...]] = (("", "ipvs"),)
 """A namespace has one table of virtual servers: who uses it has it to himself."""
@@ -37,7 +38,7 @@ class _Ipvs(RuleObject, frozen=True):
     @property
     def service(self) -> str:
         """As ipvsadm writes it: `-t 10.96.12.7:80`."""
-        return f"{_OPTIONS[self.protocol]} {_endpoint(self.address, self.port)}"
+        return f"{_OPTIONS[self.protocol]} {socket_address(self.address, self.port)}"
 
 
 class VirtualServer(_Ipvs, frozen=True):
@@ -81,7 +82,7 @@ class RealServer(_Ipvs, frozen=True):
     @property
     def words(self) -> str:
         """Behind ipvsadm's -a."""
-        return f"{self.service} -r {_endpoint(self.real_address, self.real_port)} -m"
+        return f"{self.service} -r {socket_address(self.real_address, self.real_port)} -m"
 
 
 IpvsObject = VirtualServer | RealServer
@@ -188,10 +189,6 @@ def differences(wanted: Sequence[Balanced], listed: Any) -> Iterator[str]:
 
 def _servers(objects: Iterable[Any]) -> tuple[VirtualServer, ...]:
     return tuple(obj for obj in objects if isinstance(obj, VirtualServer))
-
-
-def _endpoint(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _encoded(orders: Orders) -> str:

@@ -25,8 +25,9 @@ from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.exchange import Exchange
 from kubenetlab.lab.http import serve
+from kubenetlab.names import socket_address
 from kubenetlab.programs.coredns import DNS_PORT, HEALTH_PORT, METRICS_PORT, READY_PORT
-from kubenetlab.programs.http import Request, Response, endpoint, plain_peer, text
+from kubenetlab.programs.http import Request, Response, plain_peer, text
 from kubenetlab.programs.zone import Zone, answer, question
 
 CACHE_SIZE = 10_000
@@ -84,7 +85,7 @@ class CoreDNS:
                 self._cache.clear()
             known = self._cache[key] = (made[2:], logged(data, made, is_udp=is_udp))
         rest, line = known
-        self._log.say(f"[INFO] {endpoint(*plain_peer(peer))} - {int.from_bytes(data[:2])} {line} {time.perf_counter() - begun:.6f}s")
+        self._log.say(f"[INFO] {socket_address(*plain_peer(peer))} - {int.from_bytes(data[:2])} {line} {time.perf_counter() - begun:.6f}s")
         return data[:2] + rest
 
     def _datagrams(self, udp: socket.socket) -> None:

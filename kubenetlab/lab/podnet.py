@@ -15,7 +15,8 @@ from msgspec import structs
 
 from kubenetlab.kernel.syscalls import inside_network
 from kubenetlab.lab.http import fetch
-from kubenetlab.programs.http import Response, endpoint
+from kubenetlab.names import socket_address
+from kubenetlab.programs.http import Response
 from kubenetlab.programs.resolver import Resolver, first_address
 
 DATAGRAM_BYTES = 64 * 1024
@@ -73,11 +74,11 @@ class PodNetwork:
             async with asyncio.timeout(timeout_s):
                 connection = await self._connected("TCP", address, port)
                 try:
-                    return await fetch(connection, "GET", target, headers={"Host": endpoint(address, port)})
+                    return await fetch(connection, "GET", target, headers={"Host": socket_address(address, port)})
                 finally:
                     connection.close()
         except TimeoutError:
-            raise OSError(errno.ETIMEDOUT, f"dial tcp {endpoint(address, port)}: i/o timeout") from None
+            raise OSError(errno.ETIMEDOUT, f"dial tcp {socket_address(address, port)}: i/o timeout") from None
 
     async def exchange(self, address: str, port: int, data: bytes, timeout_s: float, protocol: str = "UDP") -> bytes:
         loop = asyncio.get_running_loop()
@@ -92,14 +93,14 @@ class PodNetwork:
                 finally:
                     connection.close()
         except TimeoutError:
-            raise OSError(errno.ETIMEDOUT, f"read {protocol.lower()} {endpoint(address, port)}: i/o timeout") from None
+            raise OSError(errno.ETIMEDOUT, f"read {protocol.lower()} {socket_address(address, port)}: i/o timeout") from None
 
     async def connect(self, address: str, port: int, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
                 (await self._connected("TCP", address, port)).close()
         except TimeoutError:
-            raise OSError(errno.ETIMEDOUT, f"dial tcp {endpoint(address, port)}: i/o timeout") from None
+            raise OSError(errno.ETIMEDOUT, f"dial tcp {socket_address(address, port)}: i/o timeout") from None
 
     async def _connected(self, protocol: str, address: str, port: int) -> socket.socket:
         connection = self._namespace.socket(*KINDS[protocol], is_ipv6=":" in address)
@@ -123,7 +124,7 @@ class PodNetwork:
                 try:
                     return first_address(await self.exchange(server, 53, question, self._resolver.timeout_s), version, number)
                 except OSError as error:
-                    last = OSError(error.errno, f"lookup {name} on {endpoint(server, 53)}: {error.strerror}")
+                    last = OSError(error.errno, f"lookup {name} on {socket_address(server, 53)}: {error.strerror}")
         raise last
 
 
@@ -136,4 +137,4 @@ def _explained(protocol: str, address: str, port: int, error: OSError) -> OSErro
         errno.ETIMEDOUT: "connection timed out",
     }
     text = words.get(error.errno or 0, error.strerror or str(error))
-    return OSError(error.errno, f"dial {protocol} {endpoint(address, port)}: connect: {text}")
+    return OSError(error.errno, f"dial {protocol} {socket_address(address, port)}: connect: {text}")

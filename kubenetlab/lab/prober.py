@@ -17,7 +17,7 @@ from kubenetlab.lab.executor import Executor
 from kubenetlab.lab.http import fetch
 from kubenetlab.lab.podnet import Namespace
 from kubenetlab.lab.wire import Message
-from kubenetlab.programs.http import endpoint
+from kubenetlab.names import socket_address
 
 FIRST_RETRY_S = 0.02
 """A packet can be lost while a link comes up, and the kernel repeats a SYN only after a second: so a new one is sent soon."""
@@ -96,7 +96,7 @@ class Probing:
     async def _ask(self, timeout_s: float) -> str | None:
         """None when the answer is yes, else what went wrong."""
         spec = self.spec
-        target = endpoint(spec.address, spec.port)
+        target = socket_address(spec.address, spec.port)
         if spec.method not in ("ping", "exec") and not spec.port:
             return "the container has no port of the name that the probe gives"
         try:
@@ -147,7 +147,7 @@ class Probing:
     async def _get(self) -> str | None:
         connection = await self._connect()
         try:
-            own = {"Host": endpoint(self.spec.address, self.spec.port), "User-Agent": USER_AGENT}
+            own = {"Host": socket_address(self.spec.address, self.spec.port), "User-Agent": USER_AGENT}
             given = {name.lower() for name, _ in self.spec.headers}
             headers = {**{name: value for name, value in own.items() if name.lower() not in given}, **dict(self.spec.headers)}
             answer = await fetch(connection, "GET", self.spec.path, headers=headers)
@@ -164,7 +164,7 @@ class Probing:
     async def _check_health(self) -> str | None:
         connection = await self._connect()
         try:
-            return await grpc_health.check(connection, endpoint(self.spec.address, self.spec.port), self.spec.service)
+            return await grpc_health.check(connection, socket_address(self.spec.address, self.spec.port), self.spec.service)
         finally:
             connection.close()
 

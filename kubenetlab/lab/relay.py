@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from kubenetlab.errors import LabError
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
+from kubenetlab.names import socket_address
 from kubenetlab.observe.forwarding import LOCALHOST, Forward
 
 CHUNK_BYTES = 64 * 1024
@@ -45,7 +46,7 @@ class Listener(NamedTuple):
 
     @property
     def title(self) -> str:
-        return _title(self.address, self.local)
+        return socket_address(self.address, self.local)
 
 
 def listen(addresses: Sequence[str], forwards: Sequence[Forward]) -> list[Listener]:
@@ -214,7 +215,7 @@ def _listener(address: str, local: int, remote: int) -> Listener:
 
 
 def _fault(error: OSError, address: str, local: int, remote: int) -> str:
-    where = _title(address, local)
+    where = socket_address(address, local)
     match error.errno:
         case errno.EADDRINUSE:
             return f"{where} is taken by another program; choose another local port, or any free one with :{remote}"
@@ -223,10 +224,6 @@ def _fault(error: OSError, address: str, local: int, remote: int) -> str:
         case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
             return f"{where}: this machine has no address {address}; see: ip addr"
     return f"cannot listen on {where}: {error.strerror}"
-
-
-def _title(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _room() -> int:

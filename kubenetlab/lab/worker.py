@@ -29,7 +29,8 @@ from kubenetlab.lab.http import IDLE_TIMEOUT_S, RECEIVE_BYTES, serve
 from kubenetlab.lab.listening import PKTINFO_SPACE, from_where, listening
 from kubenetlab.lab.podnet import DATAGRAM_BYTES, Namespace, PodNetwork
 from kubenetlab.lab.wire import Message
-from kubenetlab.programs.http import Me, Peer, Request, Response, endpoint, plain_peer
+from kubenetlab.names import socket_address
+from kubenetlab.programs.http import Me, Peer, Request, Response, plain_peer
 from kubenetlab.programs.resolver import parse
 
 LOG_LINES = 1000
@@ -162,17 +163,17 @@ class Run:
         try:
             open_socket.sendmsg([answer], [from_where(*entry) for entry in ancillary], 0, name)
         except OSError as error:
-            self.note(f"cannot answer {endpoint(*peer)}: {error.strerror}")
+            self.note(f"cannot answer {socket_address(*peer)}: {error.strerror}")
 
     async def _http(self, request: Request) -> Response:
         if getattr(self._module, "LOGS_REQUESTS", True):
-            self.note(f"{request.method} {request.target} from {endpoint(*request.peer)}{_agent(request)}")
+            self.note(f"{request.method} {request.target} from {socket_address(*request.peer)}{_agent(request)}")
         if not hasattr(self._module, "http"):
             return Response(404)
         answer: Response = await self._module.http(request, self._me())
         who = {
             "X-Kubenetlab-Pod": f"{self.pod.identity['namespace']}/{self.pod.identity['pod']}",
-            "X-Kubenetlab-Client": endpoint(*request.peer),
+            "X-Kubenetlab-Client": socket_address(*request.peer),
         }
         return Response(answer.status, answer.body, answer.content_type, {**answer.headers, **who})
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import Listener
+from kubenetlab.names import socket_address
 from kubenetlab.programs import Setup, netexec
 from kubenetlab.programs.arguments import declared_ports
-from kubenetlab.programs.http import Me, Peer, Request, Response, endpoint, text
+from kubenetlab.programs.http import Me, Peer, Request, Response, text
 
 _NETEXEC_PATHS = frozenset(("/hostname", "/hostName", "/clientip", "/echo", "/dial", "/exit", "/shutdown"))
 
@@ -21,7 +22,7 @@ def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setu
 async def http(request: Request, me: Me) -> Response:
     if request.path in _NETEXEC_PATHS:
         return await netexec.http(request, me)
-    return text(f"{me.namespace}/{me.pod} ({me.address} on {me.node}) sees {endpoint(*request.peer)}\n")
+    return text(f"{me.namespace}/{me.pod} ({me.address} on {me.node}) sees {socket_address(*request.peer)}\n")
 
 
 def datagram(data: bytes, peer: Peer, me: Me) -> bytes | None:

@@ -20,11 +20,6 @@ def plain_peer(name: Sequence[Any]) -> Peer:
     return (address.removeprefix(_MAPPED) if "." in address else address), int(name[1])
 
 
-def endpoint(address: str, port: int) -> str:
-    """`10.244.1.5:40000`, with brackets round an IPv6 address, as Go and URLs have it (RFC 3986 §3.2.2)."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
 class Request(Struct, frozen=True):
     """One HTTP request, whole."""
 

@@ -11,9 +11,10 @@ import json
 from collections.abc import Mapping
 
 from kubenetlab.hoststate.programs import Listener
+from kubenetlab.names import socket_address
 from kubenetlab.programs import Setup
 from kubenetlab.programs.arguments import duration_s, misused, options, port_number
-from kubenetlab.programs.http import Me, Peer, Request, Response, endpoint, text
+from kubenetlab.programs.http import Me, Peer, Request, Response, text
 
 DIAL_TIMEOUT_S = 5.0
 MAX_TRIES = 1000
@@ -41,7 +42,7 @@ async def http(request: Request, me: Me) -> Response:
         case "/hostname" | "/hostName":
             return text(me.hostname)
         case "/clientip":
-            return text(endpoint(*request.peer))
+            return text(socket_address(*request.peer))
         case "/echo":
             return _echo(query)
         case "/healthz":
@@ -58,12 +59,12 @@ async def http(request: Request, me: Me) -> Response:
 
 def datagram(data: bytes, peer: Peer, me: Me) -> bytes | None:
     command, _, rest = data.decode(errors="replace").strip().partition(" ")
-    me.log(f"received {command} from {endpoint(*peer)} (UDP)")
+    me.log(f"received {command} from {socket_address(*peer)} (UDP)")
     match command.lower():
         case "hostname":
             return me.hostname.encode()
         case "clientip":
-            return endpoint(*peer).encode()
+            return socket_address(*peer).encode()
         case "echo":
             return rest.encode()
         case "":

@@ -15,6 +15,7 @@ from kubenetlab.api.config import Network
 from kubenetlab.api.core import Service, ServicePort, ServiceSpec
 from kubenetlab.api.discovery import Endpoint
 from kubenetlab.datapath.view import NodeView, Place, ServiceView
+from kubenetlab.names import socket_address
 
 SERVICE_PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
@@ -29,7 +30,7 @@ class EndpointAddress(Struct, frozen=True, order=True):
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return socket_address(self.address, self.port)
 
 
 class PortView(Struct, frozen=True):
