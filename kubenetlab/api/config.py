@@ -42,11 +42,14 @@ AddressNumber = Annotated[
 
 
 class PortMapping(Record, frozen=True):
-    """A port of the world outside that leads to one of the node's."""
+    """A port of the first external host, the lab's client, that leads to one of the node's. With an uplink it is the machine's, too."""
 
     container_port: Port
+    """The node's."""
     host_port: Annotated[int, Meta(ge=0, le=65535, title="a port number")] = 0
+    """The host's; 0: the same."""
     listen_address: str = ""
+    """At which of the host's addresses; without it, at all."""
     protocol: Protocol = "TCP"
 
 

@@ -20,8 +20,6 @@ from kubenetlab.lab.paths import LAB_API
 
 QUICKSTART = "quickstart"
 COMMAND_LINE = "<command line>"
-NOT_YET = {"NodeConfig": ("extra_port_mappings",), "ServiceSpec": ("health_check_node_port",)}
-"""Type → fields that are read and checked, and have no effect yet."""
 
 
 class Manifests(Struct, frozen=True):
@@ -210,7 +208,7 @@ def _who_asks_for_real(entry: Entry, *, all_do: bool) -> str:
 def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool) -> None:
     from kubenetlab.api.meta import Record, Unmodelled, kubernetes_name
 
-    unread = (*NOT_YET.get(type(record).__name__, ()), *_unread(record, may_be_real=may_be_real))
+    unread = _unread(record, may_be_real=may_be_real)
     for name in unread:
         if getattr(record, name):
             into[kubernetes_name(name)] = None

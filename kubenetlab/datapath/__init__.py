@@ -30,6 +30,7 @@ from kubenetlab.controllers.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.starting import is_anybody_starting
 from kubenetlab.datapath import balanced_ports, containers, egress, fabric, hostports, loadbalancers, modes, pods
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
+from kubenetlab.datapath.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.probes import ProbeSpec, probes
 from kubenetlab.datapath.proxy.services import has_node_ports, knows_places
 from kubenetlab.datapath.proxy_views import Duty, ProxyView, duty, informed, proxy_view
@@ -108,7 +109,8 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
             wanted.setdefault(objects[0].netns, []).append((objects, origin))
 
     neighbors = tuple(node.addresses for node in nodes if node.neighbors == "permanent")
-    want(memo("fabric", _fabric, cluster.config.external, cluster.config.node_networks, neighbors))
+    published = published_ports(cluster.config, {node.name: node.addresses for node in nodes})
+    want(memo("fabric", _fabric, cluster.config.external, cluster.config.node_networks, neighbors, published))
     want(memo("load balancers", _load_balancers, loadbalancers.ways_in(cluster), tuple(own for node in nodes for own in node.addresses)))
     want(memo("balanced ports", _balanced_ports, balanced_ports.balanced_ports(cluster)))
     for node in nodes:
@@ -148,7 +150,10 @@ def _target_ports(memo: Memo, cluster: Cluster, pod: Pod, view: PodView) -> tupl
 
 
 def _fabric(
-    external: tuple[ExternalHost, ...], node_networks: tuple[Network, ...], neighbors: tuple[tuple[str, ...], ...]
+    external: tuple[ExternalHost, ...],
+    node_networks: tuple[Network, ...],
+    neighbors: tuple[tuple[str, ...], ...],
+    published: tuple[PublishedPort, ...],
 ) -> tuple[Wanted, ...]:
     layers = [
         (tuple(fabric.switch(names.FABRIC_SWITCH, "0a:58:00:00:00:01")), Origin("fabric", "the wire between the nodes")),
@@ -156,8 +161,8 @@ def _fabric(
         *_by_namespace(fabric.router(node_networks, neighbors), Origin("fabric", "the router")),
     ]
     versions = [subnet.version for subnet in node_networks]
-    for host in external:
-        layers += _by_namespace(fabric.external(host, versions), Origin("fabric", f"external host {host.name}"))
+    for index, host in enumerate(external):  # the first is the client, who is to kind's nodes what the machine with Docker is
+        layers += _by_namespace(fabric.external(host, versions, () if index else published), Origin("fabric", f"external host {host.name}"))
     return tuple(layers)
 
 

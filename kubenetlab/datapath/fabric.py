@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from kubenetlab import names
 from kubenetlab.api import ip
 from kubenetlab.api.config import INTERNET_SUBNETS, ExternalHost, Network
+from kubenetlab.datapath import port_mappings
+from kubenetlab.datapath.port_mappings import PublishedPort
 from kubenetlab.datapath.sandboxes import link_local, loopback_and_sysctls, router_sysctls
 from kubenetlab.datapath.view import DEFAULT_ROUTES, NodeView, router_address
 from kubenetlab.hoststate.address import Address
@@ -50,13 +52,14 @@ def router(node_networks: Sequence[Network], neighbors: Sequence[Sequence[str]])
             yield Neighbor(here, names.ROUTER_FABRIC_LINK, address, names.mac_of(addresses[0]))
 
 
-def external(host: ExternalHost, versions: Sequence[int]) -> Iterator[Object]:
-    """A host in the internet; with ports it is a server."""
+def external(host: ExternalHost, versions: Sequence[int], published: Sequence[PublishedPort]) -> Iterator[Object]:
+    """A host in the internet; with ports it is a server. What it publishes of the nodes' it forwards to them."""
     here = names.external_netns(host.name)
     addresses = host.addresses(versions)
     present = [ip.version_of(address) for address in addresses]
     yield Sandbox(here, hostname=names.hostname(host.name))
-    yield from loopback_and_sysctls(here, has_ipv6=6 in present)
+    yield from loopback_and_sysctls(here, has_ipv6=6 in present, forwards=bool(published))
+    yield from port_mappings.rules(here, published)
     ways_in = [(address, INTERNET_SUBNETS[version].prefixlen) for address, version in zip(addresses, present, strict=True)]
     yield from _uplink(here, names.HOST_LINK, ways_in, names.INTERNET_SWITCH, host.name)
     for version in present:

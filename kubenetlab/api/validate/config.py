@@ -28,6 +28,7 @@ def validate_config(config: ClusterConfig) -> Iterator[Finding]:
     yield from _validate_pod_cidrs(config)
     yield from _validate_pools(config)
     yield from _validate_external(config)
+    yield from _validate_port_mappings(config)
     if fault := subdomain_fault(config.networking.dns_domain):
         yield Finding(("networking", "dnsDomain"), fault)
     if config.fabric.topology != "switched":
@@ -46,6 +47,24 @@ def _validate_nodes(config: ClusterConfig) -> Iterator[Finding]:
         if name in SWITCH_PORTS:
             yield Finding(("nodes", index, "name"), f"{found(name)} is the name of a link of the lab's own on the switch")
         yield from validate_labels(node.labels, ("nodes", index, "labels"))
+
+
+def _validate_port_mappings(config: ClusterConfig) -> Iterator[Finding]:
+    """Ports of the world outside: each leads to one node."""
+    seen: dict[tuple[str, int, str], str] = {}
+    for index, node in enumerate(config.nodes):
+        for number, mapping in enumerate(node.extra_port_mappings):
+            path: Path = ("nodes", index, "extraPortMappings", number)
+            if mapping.listen_address and not is_address(mapping.listen_address):
+                yield Finding((*path, "listenAddress"), f"wanted an IP address, found {found(mapping.listen_address)}")
+            port = mapping.host_port or mapping.container_port
+            key = (mapping.protocol, port, mapping.listen_address)
+            if key in seen:
+                yield Finding((*path, "hostPort"), f"{mapping.protocol} port {port} is taken by {seen[key]} already")
+            else:
+                seen[key] = f"nodes[{index}].extraPortMappings[{number}]"
+    if seen and not config.external:
+        yield Finding(("external",), "wanted a host that publishes the nodes' extraPortMappings, found none")
 
 
 def _validate_ranges(config: ClusterConfig) -> Iterator[Finding]:

@@ -1,0 +1,82 @@
+"""extraPortMappings: ports of the lab's client host that lead to nodes, as Docker publishes those of kind's nodes on its machine.
+
+    prerouting, output  →  ports: dnat to the node
+    masquerading        →  the node sees the host that published the port, whoever asked it
+
+Source: sigs.k8s.io/kind pkg/apis/config/v1alpha4/types.go (PortMapping, v0.27); Docker's bridge driver for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from msgspec import Struct
+
+from kubenetlab.api import ip
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.hoststate.nftables import NFT_FAMILIES, Chain, Rule, Table
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.sandbox import Sysctl
+from kubenetlab.names import PORT_MAPPING_TABLE, socket_address
+
+_ANY = ("", "0.0.0.0", "::")
+
+
+class PublishedPort(Struct, frozen=True):
+    """A port of the world outside, and where it leads to in one address family."""
+
+    node: str
+    listen_address: str
+    """Where it is listened; empty: at every address of the host."""
+    protocol: str
+    """In lower case, as nft writes it."""
+    port: int
+    address: str
+    """The node's."""
+    node_port: int
+    """What is asked there."""
+
+    @property
+    def version(self) -> int:
+        return ip.version_of(self.address)
+
+    @property
+    def match(self) -> str:
+        """What is for it, in nft's words."""
+        to = f"{NFT_FAMILIES[self.version]} daddr {self.listen_address}" if self.listen_address else "fib daddr type local"
+        return f"{to} {self.protocol} dport {self.port}"
+
+
+def published_ports(config: ClusterConfig, addresses: Mapping[str, Sequence[str]]) -> tuple[PublishedPort, ...]:
+    """Every mapping of every node, once per family that both ends have; `addresses` are those of each node."""
+    return tuple(
+        PublishedPort(
+            name,
+            "" if mapping.listen_address in _ANY else mapping.listen_address,
+            mapping.protocol.lower(),
+            mapping.host_port or mapping.container_port,
+            address,
+            mapping.container_port,
+        )
+        for node, name in zip(config.nodes, config.node_names, strict=True)
+        for mapping in node.extra_port_mappings
+        for address in addresses.get(name, ())
+        if not mapping.listen_address or ip.version_of(mapping.listen_address) == ip.version_of(address)
+    )
+
+
+def rules(netns: str, ports: Sequence[PublishedPort]) -> Iterator[Object]:
+    """What the host needs that publishes them: one table per family."""
+    if ports:
+        yield Sysctl(netns, "net/ipv4/conf/all/route_localnet", "1")
+    for version, family in NFT_FAMILIES.items():
+        own = [port for port in ports if port.version == version]
+        if not own:
+            continue
+        yield Table(netns, family, PORT_MAPPING_TABLE, "extraPortMappings of the nodes")
+        leads = tuple(Rule(f"{port.match} dnat to {socket_address(port.address, port.node_port)}", f"Node {port.node}") for port in own)
+        yield Chain(netns, family, PORT_MAPPING_TABLE, "ports", leads)
+        for hook in ("prerouting", "output"):
+            yield Chain(netns, family, PORT_MAPPING_TABLE, hook, (Rule("jump ports"),), f"type nat hook {hook} priority -100")
+        masquerade = Rule("ct status dnat masquerade", "the node answers this host, which knows who asked")
+        yield Chain(netns, family, PORT_MAPPING_TABLE, "masquerading", (masquerade,), "type nat hook postrouting priority 100")
