@@ -29,6 +29,8 @@ ROUTER_FABRIC_LINK = "eth0"
 ROUTER_INTERNET_LINK = "eth1"
 HOST_LINK = "eth0"
 """An external host's way onto the internet."""
+ROUTER_UPLINK = "uplink"
+"""The router's way to the machine's own network, where the lab is given one."""
 
 FABRIC_SWITCH = "fabric/switch"
 INTERNET_SWITCH = "fabric/internet"
@@ -39,6 +41,7 @@ MASQUERADE_TABLE = "ip-masq-agent"
 HOST_PORT_TABLE = "cni_hostport"
 LOAD_BALANCER_TABLE = "load-balancer"
 PORT_MAPPING_TABLE = "port-mappings"
+UPLINK_TABLE = "uplink"
 
 
 def label_fault(name: str) -> str | None:
@@ -127,6 +130,11 @@ def link_local_of(mac: str) -> str:
 
 def _hex(address: str) -> str:
     return ip_address(address).packed[-4:].hex(":")
+
+
+def machine_link(lab: str) -> str:
+    """The machine's end of a lab's uplink."""
+    return f"knl-{hashlib.sha256(lab.encode()).hexdigest()[:8]}"
 
 
 def socket_address(address: str, port: int) -> str:

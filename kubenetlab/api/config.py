@@ -190,6 +190,9 @@ class ClusterConfig(Resource, frozen=True):
     drift: Annotated[Literal["repair", "keep"], Meta(examples=["keep"])] = "repair"
     """What becomes of a link, address, route or rule of the lab that somebody else changes: it is made anew within two seconds, or it
     stays until the next `up` or `apply`."""
+    uplink: bool = False
+    """Links the lab's router to the machine's own network: everybody in the lab reaches what the machine reaches, and the nodes'
+    extraPortMappings are ports of the machine, too. Needs root; nothing else of a lab touches the machine."""
     external: tuple[ExternalHost, ...] = (ExternalHost(name="client", address="198.51.100.10"),)
     """Hosts in the internet. Without any: one client."""
 

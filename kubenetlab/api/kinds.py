@@ -11,7 +11,7 @@ from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import Attachment, Decisions, LastView, Ledger, NetworkFacts, NodeReport, NodeSettings, Observed
+from kubenetlab.api.lab import Attachment, Decisions, LastView, Ledger, NetworkFacts, NodeReport, NodeSettings, Observed, Uplink
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 
@@ -33,6 +33,7 @@ STORED: Final[tuple[type[Resource], ...]] = (
     Ledger,
     Decisions,
     NetworkFacts,
+    Uplink,
 )
 """Every kind that the store may hold."""
 

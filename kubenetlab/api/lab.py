@@ -165,6 +165,20 @@ class NetworkFacts(Internal, frozen=True):
     """False in a cluster without kube-proxy; the proxy mode says it."""
 
 
+class Uplink(Internal, frozen=True):
+    """The lab's link to the machine's own network, while there is one."""
+
+    kind = "Uplink"
+    plural = "uplinks"
+    is_namespaced = False
+
+    metadata: ObjectMeta = ObjectMeta(name="uplink")
+    machine: tuple[str, ...] = ()
+    """The addresses of the machine's end, one per family, without prefix length."""
+    router: tuple[str, ...] = ()
+    """Those of the router's end, in the same order."""
+
+
 class Decisions(Internal, kw_only=True, frozen=True):
     """What `up` chose for this machine and keeps as long as the lab lives."""
 

@@ -24,6 +24,7 @@ from kubenetlab.cli.options import (
     RealCommands,
     Strict,
     Timeout,
+    UplinkOption,
     seconds,
 )
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, note, paint, refused, say, table
@@ -42,6 +43,7 @@ def up(
     nodes: Nodes = None,
     real_commands: RealCommands = False,
     drift: DriftOption = None,
+    uplink: UplinkOption = None,
     timeout: Timeout = "60s",
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the pods.")] = False,
     strict: Strict = False,
@@ -57,12 +59,13 @@ def up(
     from kubenetlab.lab.client import Client
 
     timeout_s = seconds(timeout)
-    name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift), strict=strict)
+    name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict)
     manifests.warn(given)
     if rundir.is_alive(name):
         _apply(Client(name), given)
     else:
         _create(name, given, keep)
+    _link_up(name, given)
     if no_wait:
         hint("kubenetlab get pods -A", _needed(name))
         return
@@ -89,6 +92,7 @@ def apply(
     given = manifests.read(files, strict=strict, lab=lab)
     manifests.warn(given)
     _apply(client, given)
+    _link_up(client.lab, given)
     if no_wait:
         hint("kubenetlab get pods -A", _needed(client.lab))
         return
@@ -140,6 +144,7 @@ def plan(
     nodes: Nodes = None,
     real_commands: RealCommands = False,
     drift: DriftOption = None,
+    uplink: UplinkOption = None,
     strict: Strict = False,
     wide: Annotated[bool, typer.Option("--wide", help="Every setting on a line of its own.")] = False,
     output: Annotated[PlanOutput, typer.Option("-o", "--output", help="How to print it; `sh` is a shell script.")] = PlanOutput.table,
@@ -156,7 +161,7 @@ def plan(
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
-    name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift), strict=strict)
+    name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict)
     manifests.warn(given)
     is_script = output is PlanOutput.sh
     answer: dict[str, Any] = {}
@@ -252,6 +257,27 @@ def _apply(client: Client, given: Manifests) -> None:
     colours = {"created": GOOD, "configured": MILD, "kept": DIM, "unchanged": DIM}
     for outcome in answer["outcomes"]:
         say(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}")
+
+
+def _link_up(name: str, given: Manifests) -> None:
+    """Links the lab to the machine's network, or no more, where the command says a word of the Cluster document."""
+    from kubenetlab.lab import rundir
+
+    if given.config is None:
+        return
+    if given.cluster_config.uplink:
+        from kubenetlab.lab import uplink
+
+        record = uplink.bring(name, given.cluster_config)
+        say(f"{paint('✓', GOOD)} uplink: this machine's link {record.link} leads to the lab's router, {', '.join(record.router)}")
+        for chain in uplink.in_the_way():
+            words = f"iptables -I FORWARD -i {record.link} -j ACCEPT; iptables -I FORWARD -o {record.link} -j ACCEPT"
+            note(f"{paint('note:', MILD)} {chain} of this machine drops what it forwards unless it is told otherwise: {words}")
+    elif (rundir.of(name) / rundir.UPLINK).exists():
+        from kubenetlab.lab import uplink
+
+        uplink.remove(name)
+        say("no uplink any more: the lab is by itself again")
 
 
 def _refuse(answer: dict[str, Any], given: Manifests) -> None:

@@ -52,6 +52,7 @@ class Flags(Struct, frozen=True):
     nodes: int | None = None
     real_commands: bool = False
     drift: str | None = None
+    uplink: bool | None = None
 
     @property
     def say_something(self) -> bool:
@@ -66,7 +67,8 @@ class Flags(Struct, frozen=True):
     @property
     def top_level(self) -> dict[str, Any]:
         """Its other fields."""
-        return ({"realCommands": True} if self.real_commands else {}) | ({"drift": self.drift} if self.drift is not None else {})
+        said = {"realCommands": self.real_commands or None, "drift": self.drift, "uplink": self.uplink}
+        return {name: value for name, value in said.items() if value is not None}
 
 
 def read(

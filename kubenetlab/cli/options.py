@@ -106,6 +106,10 @@ Nodes = Annotated[
 RealCommands = Annotated[
     bool, typer.Option("--real-commands", help="Run the containers' commands that are programs of this machine, instead of stand-ins.")
 ]
+UplinkOption = Annotated[
+    bool | None,
+    typer.Option("--uplink/--no-uplink", show_default=False, help="Link the lab to this machine's own network, or no more. Needs root."),
+]
 DriftOption = Annotated[
     Drift | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
     fabric    switch, router, internet; each node as a machine with eth0
     cni       the node's bridge and routes; each pod's link, address and routes
+    uplink    the router's way to the machine's own network
     load balancers  the router's ways to Services' addresses
     egress    masquerade to the outside
     hostports  nodes' ports that pods take
@@ -21,14 +22,14 @@ from typing import Any, TypeVar
 from msgspec import structs
 
 from kubenetlab import names
-from kubenetlab.api.config import ExternalHost, Network
-from kubenetlab.api.lab import Decisions
+from kubenetlab.api.config import ClusterConfig, ExternalHost, Network
+from kubenetlab.api.lab import Decisions, Uplink
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.starting import is_anybody_starting
-from kubenetlab.datapath import balanced_ports, containers, egress, fabric, hostports, loadbalancers, modes, pods
+from kubenetlab.datapath import balanced_ports, containers, egress, fabric, hostports, loadbalancers, modes, pods, uplink
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
 from kubenetlab.datapath.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.probes import ProbeSpec, probes
@@ -112,6 +113,8 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     published = published_ports(cluster.config, {node.name: node.addresses for node in nodes})
     want(memo("fabric", _fabric, cluster.config.external, cluster.config.node_networks, neighbors, published))
     want(memo("load balancers", _load_balancers, loadbalancers.ways_in(cluster), tuple(own for node in nodes for own in node.addresses)))
+    if (up := cluster.get(Uplink, "", "uplink")) is not None:
+        want(memo("uplink", _uplink, up, published, cluster.config))
     want(memo("balanced ports", _balanced_ports, balanced_ports.balanced_ports(cluster)))
     for node in nodes:
         want(memo(("node", node.name), _node, node, cni))
@@ -164,6 +167,10 @@ def _fabric(
     for index, host in enumerate(external):  # the first is the client, who is to kind's nodes what the machine with Docker is
         layers += _by_namespace(fabric.external(host, versions, () if index else published), Origin("fabric", f"external host {host.name}"))
     return tuple(layers)
+
+
+def _uplink(up: Uplink, published: tuple[PublishedPort, ...], config: ClusterConfig) -> tuple[Wanted, ...]:
+    return tuple(_by_namespace(uplink.router(up, published, config), Origin("uplink", "the machine's own network")))
 
 
 def _load_balancers(ways: tuple[loadbalancers.Way, ...], nodes: tuple[str, ...]) -> tuple[Wanted, ...]:

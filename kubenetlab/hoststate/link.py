@@ -32,7 +32,7 @@ LOOPBACK = "lo"
 
 
 class LinkUp(Object, frozen=True):
-    """A link that exists anyway, in the state up: loopback."""
+    """A link that exists anyway, in the state up: loopback, and what somebody outside the lab has put there."""
 
     rank = 20
 

@@ -54,6 +54,9 @@ _ADVICE: Final[Sequence[_Advice]] = (
         (),
         "something else has its place there: look with kubenetlab exec and ip, and take it away; the lab tries again by itself",
     ),
+    _Advice(
+        (errno.ENODEV,), ("LinkUp",), "the link to this machine is gone: kubenetlab up --uplink makes it anew, --no-uplink does without"
+    ),
     _Advice((errno.ENODEV, errno.ENXIO, errno.ESRCH), (), WAITS),
     _Advice((errno.ENETUNREACH,), ("Route",), "no address of that device shares a subnet with the gateway: see kubenetlab diff"),
 )

@@ -250,8 +250,8 @@ class LinuxKernel:
             place = wanted.get(("Link", link.name))
             if place is None:
                 continue
-            if link.name == LOOPBACK:
-                yield LinkUp(netns, LOOPBACK, link.is_up)
+            if isinstance(place, LinkUp):
+                yield LinkUp(netns, link.name, link.is_up)
             elif link.kind == "bridge":
                 yield Bridge(netns, link.name, link.mac, link.mtu, link.alias, link.is_up)
             elif link.kind == "dummy":

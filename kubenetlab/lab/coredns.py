@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,14 @@ from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.load import decode_object
 from kubenetlab.api.meta import Resource
-from kubenetlab.lab import rundir
+from kubenetlab.lab import forwarder, rundir
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.exchange import Exchange
 from kubenetlab.lab.http import serve
 from kubenetlab.names import socket_address
 from kubenetlab.programs.coredns import DNS_PORT, HEALTH_PORT, METRICS_PORT, READY_PORT
 from kubenetlab.programs.http import Request, Response, plain_peer, text
-from kubenetlab.programs.zone import Zone, answer, question
+from kubenetlab.programs.zone import Zone, answer, failed, is_foreign, question
 
 CACHE_SIZE = 10_000
 DISABLE_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
@@ -50,6 +51,8 @@ class CoreDNS:
         self._seen: dict[type[Resource], dict[tuple[str, str], Resource]] = {kind: {} for kind in _WATCHED}
         self._synced: set[type[Resource]] = set()
         self._zone: Zone | None = None
+        self._forwards = False
+        """True where the lab has an uplink: others may know what is not known here."""
         self._cache: dict[bytes, tuple[bytes, str]] = {}
         """Question as it came, without its number → answer without its number, words for the log; thrown away at every change."""
         self._queries = 0
@@ -85,8 +88,11 @@ class CoreDNS:
                 self._cache.clear()
             known = self._cache[key] = (made[2:], logged(data, made, is_udp=is_udp))
         rest, line = known
-        self._log.say(f"[INFO] {socket_address(*plain_peer(peer))} - {int.from_bytes(data[:2])} {line} {time.perf_counter() - begun:.6f}s")
+        self._tell(data, line, peer, begun)
         return data[:2] + rest
+
+    def _tell(self, data: bytes, line: str, peer: tuple[Any, ...], begun: float) -> None:
+        self._log.say(f"[INFO] {socket_address(*plain_peer(peer))} - {int.from_bytes(data[:2])} {line} {time.perf_counter() - begun:.6f}s")
 
     def _datagrams(self, udp: socket.socket) -> None:
         for _ in range(64):
@@ -94,11 +100,24 @@ class CoreDNS:
                 data, peer = udp.recvfrom(MAX_MESSAGE_BYTES)
             except OSError:
                 return
-            if (reply := self.resolve(data, peer)) is not None:
-                try:
+            if self._forwards and self._zone is not None and is_foreign(self._zone, data):
+                self._begin(self._send_on(udp, data, peer))
+            elif (reply := self.resolve(data, peer)) is not None:
+                with suppress(OSError):
                     udp.sendto(reply, peer)
-                except OSError:
-                    pass
+
+    async def _send_on(self, udp: socket.socket, data: bytes, peer: tuple[Any, ...]) -> None:
+        reply = await self._forwarded(data, peer, is_udp=True)
+        with suppress(OSError):
+            udp.sendto(reply, peer)
+
+    async def _forwarded(self, data: bytes, peer: tuple[Any, ...], *, is_udp: bool) -> bytes:
+        """What the machine's name servers say."""
+        begun = time.perf_counter()
+        self._queries += 1
+        reply = await forwarder.asked(data, is_udp=is_udp) or failed(data)
+        self._tell(data, logged(data, reply, is_udp=is_udp), peer, begun)
+        return reply
 
     async def _tcp(self, connection: socket.socket) -> None:
         """Messages behind their lengths (RFC 1035 §4.2.2), until the client is done."""
@@ -115,7 +134,10 @@ class CoreDNS:
                 buffer += fresh
                 while len(buffer) >= 2 and len(buffer) >= 2 + (size := struct.unpack_from(">H", buffer)[0]):
                     data, buffer = buffer[2 : 2 + size], buffer[2 + size :]
-                    reply = self.resolve(data, peer, is_udp=False)
+                    if self._forwards and self._zone is not None and is_foreign(self._zone, data):
+                        reply: bytes | None = await self._forwarded(data, peer, is_udp=False)
+                    else:
+                        reply = self.resolve(data, peer, is_udp=False)
                     if reply is not None:
                         await loop.sock_sendall(connection, struct.pack(">H", len(reply)) + reply)
         except (OSError, TimeoutError):
@@ -132,11 +154,14 @@ class CoreDNS:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            task = asyncio.get_running_loop().create_task(handle(connection))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(handle(connection))
 
         asyncio.get_running_loop().add_reader(listener, accept)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _health(self, request: Request) -> Response:
         return text("OK")
@@ -192,6 +217,7 @@ class CoreDNS:
         hosts = {host.name: host.addresses(config.networking.versions) for host in config.external}
         namespaces, services, slices = (list(self._seen[kind].values()) for kind in (Namespace, Service, EndpointSlice))
         self._zone = Zone(config.networking.dns_domain, namespaces, services, slices, hosts)  # type: ignore[arg-type]
+        self._forwards = config.uplink
         self._cache = {}
 
 

@@ -13,6 +13,7 @@ from kubenetlab import names
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.kinds import find_kind
+from kubenetlab.api.lab import Uplink
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
@@ -64,6 +65,8 @@ def inspection(agent: Agent) -> dict[str, Any]:
             for host in cluster.config.external
         ],
         "services": [_service(agent, service) for service in cluster.all(Service)],
+        "router": place(names.ROUTER),
+        "uplink": list(found.router) if (found := cluster.get(Uplink, "", "uplink")) is not None else [],
         "faults": broken(cluster),
     }
 

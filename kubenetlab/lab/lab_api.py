@@ -3,6 +3,7 @@
 POST apply    {documents: […]}        → outcomes and findings
 POST plan     {documents: […]}        → what would be done; with script the whole lab as a shell script
 POST break    {fault: …, options: …}  → the fault that was made; it is healed by deleting it
+POST uplink   {machine: […], router: […]} → the router uses its link to the machine, which is there; without addresses no more
 GET  diff                             → where the kernel differs from what it should hold if nothing were broken, found by looking
 GET  settled  ?timeout=60             → lines: how many pods are ready, until all are or never will be
 GET  inspect                          → everything that runs, with pids and namespaces
@@ -24,9 +25,10 @@ from msgspec import structs
 from kubenetlab import controllers, names
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.kinds import writable
+from kubenetlab.api.lab import Uplink
 from kubenetlab.api.load import decode_object
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster
+from kubenetlab.api.store import Cluster, Delete
 from kubenetlab.api.validate import validate
 from kubenetlab.controllers.admission import Admission, Incoming, admit
 from kubenetlab.datapath import Memo, faults, modes, plan
@@ -60,6 +62,7 @@ class LabApi:
             ("POST", "plan"): self._plan,
             ("POST", "delete"): self._delete_given,
             ("POST", "break"): self._break,
+            ("POST", "uplink"): self._uplink,
             ("GET", "given"): self._given,
             ("GET", "diff"): self._diff,
             ("GET", "settled"): self._settled,
@@ -123,6 +126,14 @@ class LabApi:
             return _failure(422, str(error))
         self._agent.learn(changes)
         return _json(msgspec.to_builtins(changes[0]))
+
+    async def _uplink(self, request: Request) -> Answer:
+        """The addresses of both ends, one per family."""
+        asked = msgspec.json.decode(request.body)
+        found = Uplink(machine=tuple(asked["machine"]), router=tuple(asked["router"]))
+        self._agent.sight.doubt([names.ROUTER])  # another has put a link there
+        self._agent.learn([found if found.router else Delete(Uplink, "", found.name)])
+        return _json({})
 
     async def _given(self, request: Request) -> Answer:
         """The documents of kinds that the lab keeps without modelling them."""

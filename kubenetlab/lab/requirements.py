@@ -47,6 +47,8 @@ def chosen(config: ClusterConfig) -> Iterator[tuple[str, Needs]]:
         ("cni", networking.cni_mode),
         ("proxy", networking.proxy_mode),
     )
+    if config.uplink:
+        yield "uplink", Needs(programs=("ip",), root="a link to the machine's own network")
     for family, (name, options) in chosen_modes:
         yield f"{family} {name}", modes.load(family, name, options).needs
 

@@ -5,7 +5,7 @@
     inner-api.sock            the same API for the lab's own processes, who need it while the lab is being made
     init.sock node-agent-N.sock worker-N.sock   between the lab's own processes
     store.json                the objects, written before the kernel is touched
-    pause  log
+    pause  log  uplink.json
     pod_….log                 what a container's own process prints
 """
 
@@ -24,7 +24,9 @@ from kubenetlab.names import file_name, lab_name_fault
 
 RUN_NETNS = "/run/netns"
 API_SOCKET, INNER_API_SOCKET, INIT_SOCKET = "api.sock", "inner-api.sock", "init.sock"
-STORE, LOG, PAUSE = "store.json", "log", "pause"
+STORE, LOG, PAUSE, UPLINK = "store.json", "log", "pause", "uplink.json"
+FORWARDING = "forwarding.json"
+"""Beside the labs: which of the machine's links forward for the sake of labs with uplinks."""
 TRIED = "doctor.json"
 """Beside the labs: what the machine has been found to be able to do."""
 SWEEP_TIMEOUT_S = 10.0
@@ -145,7 +147,10 @@ def sweep(lab: str, held: int | None = None) -> bool:
 
 
 def clear_links(dead: Sequence[str]) -> None:
-    """Removes the links in /run/netns of labs that are dead: they lead nowhere, or to whoever has the number now."""
+    """Removes what labs that are dead have left outside their directories: links in /run/netns, which lead nowhere, or to whoever has the
+    number now, and what an uplink needed of the machine."""
+    for lab in dead:
+        _take_uplink_away(lab)
     if os.geteuid() or not dead or not os.path.isdir(RUN_NETNS):
         return
     prefixes = tuple(f"{lab}_" for lab in dead)
@@ -179,7 +184,16 @@ def _hold(directory: Path, timeout_s: float) -> int | None:
         os.close(held)
 
 
+def _take_uplink_away(lab: str) -> None:
+    """What a lab has on the machine itself, if anything."""
+    if (of(lab) / UPLINK).exists():
+        from kubenetlab.lab import uplink
+
+        uplink.take_away(lab)
+
+
 def _empty(directory: Path) -> None:
+    _take_uplink_away(directory.name)
     for entry in directory.iterdir():
         if stat.S_ISDIR(entry.lstat().st_mode):
             entry.rmdir()

@@ -138,6 +138,25 @@ def answer(zone: Zone, data: bytes, *, is_udp: bool = True) -> bytes | None:
     return packed if not is_udp or len(packed) <= limit else bytes(reply.truncate().pack())
 
 
+def is_foreign(zone: Zone, data: bytes) -> bool:
+    """True for a question about a name that is neither the cluster's nor known here: somebody else may know it."""
+    try:
+        query = dnslib.DNSRecord.parse(data)
+    except (dnslib.DNSError, ValueError):
+        return False
+    if query.header.qr or len(query.questions) != 1:
+        return False
+    name = str(query.q.qname).lower().removesuffix(".")
+    return not name.endswith(zone.domain) and zone.lookup(name, QTYPE.get(query.q.qtype)) is None
+
+
+def failed(data: bytes) -> bytes:
+    """The answer that there is none to be had: SERVFAIL."""
+    reply = dnslib.DNSRecord.parse(data).reply(ra=1, aa=0)
+    reply.header.rcode = RCODE.SERVFAIL
+    return bytes(reply.pack())
+
+
 def question(data: bytes) -> tuple[str, str]:
     """(name, type) of an encoded message's first question."""
     query = dnslib.DNSRecord.parse(data)

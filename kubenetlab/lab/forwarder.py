@@ -1,0 +1,63 @@
+"""Names outside the cluster: with an uplink, CoreDNS asks the machine's own name servers, as its plugin `forward` does."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from ipaddress import ip_address
+from pathlib import Path
+
+PLACES = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+"""Where the machine names its servers; the second is where systemd-resolved keeps those that it asks itself."""
+PORT = 53
+TIMEOUT_S = 2.0
+MAX_MESSAGE_BYTES = 64 * 1024
+
+
+def name_servers() -> list[str]:
+    """The machine's, as far as they can be reached from elsewhere: the machine's loopback is not this namespace's."""
+    for place in PLACES:
+        try:
+            lines = Path(place).read_text().splitlines()
+        except OSError:
+            continue
+        given = [words[1] for line in lines if len(words := line.split()) > 1 and words[0] == "nameserver"]
+        if found := [address for address in given if not _is_of_a_link(address)]:
+            return found
+    return []
+
+
+def _is_of_a_link(text: str) -> bool:
+    address = ip_address(text.partition("%")[0])
+    return address.is_loopback or address.is_link_local
+
+
+async def asked(question: bytes, *, is_udp: bool) -> bytes | None:
+    """The answer of the first server that has one, as it came; None when none answers."""
+    for server in name_servers():
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                reply = await _exchange(server, question, is_udp=is_udp)
+        except (OSError, TimeoutError):
+            continue
+        if reply[:2] == question[:2]:
+            return reply
+    return None
+
+
+async def _exchange(server: str, question: bytes, *, is_udp: bool) -> bytes:
+    loop = asyncio.get_running_loop()
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    kind = socket.SOCK_DGRAM if is_udp else socket.SOCK_STREAM
+    with socket.socket(family, kind | socket.SOCK_NONBLOCK) as connection:
+        await loop.sock_connect(connection, (server, PORT))
+        await loop.sock_sendall(connection, question if is_udp else struct.pack(">H", len(question)) + question)
+        if is_udp:
+            return await loop.sock_recv(connection, MAX_MESSAGE_BYTES)
+        found = b""
+        while len(found) < 2 or len(found) < 2 + struct.unpack_from(">H", found)[0]:
+            if not (fresh := await loop.sock_recv(connection, MAX_MESSAGE_BYTES)):
+                raise ConnectionError("closed in the middle of an answer")
+            found += fresh
+        return found[2:]
