@@ -99,13 +99,50 @@ class Cluster:
 
     def slices_of(self, service: Service) -> Sequence[EndpointSlice]:
         """The EndpointSlices that belong to a Service, whoever made them."""
-        by_service = self.derived(
-            "slices by service",
-            lambda: _group(self.all(EndpointSlice), lambda piece: (piece.namespace, piece.service_name)),
-            (EndpointSlice,),
-        )
-        found: Sequence[EndpointSlice] = by_service.get(service.key, ())
+        return self.slices_by_service.get(service.key, ())
+
+    @property
+    def slices_by_service(self) -> Mapping[tuple[str, str], tuple[EndpointSlice, ...]]:
+        """Namespace and name of a Service → its slices, in the order in which they came: the very same value as long as none is another."""
+        found: Mapping[tuple[str, str], tuple[EndpointSlice, ...]] = self.renewed("slices by service", self._slices_by_service)
         return found
+
+    def _slices_by_service(self, former: Any) -> Any:
+        news = self.since("slices by service", (EndpointSlice,))
+        if news is None or former is None:
+            groups = _group(self.all(EndpointSlice), _service_of)
+            return {key: tuple(pieces) for key, pieces in groups.items()}
+        touched: dict[tuple[str, str], dict[tuple[str, str], EndpointSlice]] = {}
+        for pair in news[EndpointSlice]:
+            for key in {_service_of(piece) for piece in pair if piece is not None}:
+                touched.setdefault(key, {piece.key: piece for piece in former.get(key, ())})
+        for before, after in news[EndpointSlice]:
+            if before is not None and (after is None or _service_of(after) != _service_of(before)):
+                touched[_service_of(before)].pop(before.key, None)
+            if after is not None:
+                touched[_service_of(after)][after.key] = after
+        return {**former, **{key: tuple(pieces.values()) for key, pieces in touched.items()}} if touched else former
+
+    def keyed(self, kind: type[R]) -> Mapping[tuple[str, str], R]:
+        """Namespace and name → object."""
+        return self._objects.get(kind, {})  # type: ignore[return-value]
+
+    def since(self, name: Any, kinds: tuple[Kind, ...]) -> Mapping[Kind, Sequence[tuple[Any, Any]]] | None:
+        """What has changed from the store in which the same was asked the last time, as pairs of before and now, None for what was not
+        or is not there. None the first time: then everything is new."""
+
+        def build(former: Any) -> Any:
+            now = {kind: self._objects.get(kind, {}) for kind in kinds}
+            return now, None if former is None else {kind: self.news(kind, former[0][kind]) for kind in kinds}
+
+        found: Mapping[Kind, Sequence[tuple[Any, Any]]] | None = self.renewed(("since", name), build)[1]
+        return found
+
+    def news(self, kind: Kind, before: Mapping[Any, Any]) -> Sequence[tuple[Any, Any]]:
+        """How the objects of a kind differ from those that another store had `keyed`: pairs of before and now, None for what was not or
+        is not there."""
+        _, found = self.derived(("news", kind, id(before)), lambda: (before, _differing(before, self._objects.get(kind, {}))))
+        return found  # type: ignore[no-any-return]
 
     def snapshot(self, kinds: Iterable[Kind]) -> tuple[Any, ...]:
         """Something that is the same object, kind by kind, as long as no object of that kind changes."""
@@ -193,6 +230,17 @@ def _is_same(new: Resource, old: Resource | None) -> bool:
         return old is not None
     meta = structs.replace(new.metadata, resource_version=old.metadata.resource_version)
     return structs.replace(new, metadata=meta) == old
+
+
+def _differing(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> Sequence[tuple[Any, Any]]:
+    if before is after:
+        return ()
+    changed = [(before.get(key), obj) for key, obj in after.items() if before.get(key) is not obj]
+    return changed + [(before[key], None) for key in before.keys() - after.keys()]
+
+
+def _service_of(piece: EndpointSlice) -> tuple[str, str]:
+    return piece.namespace, piece.service_name
 
 
 def _controller_uid(obj: Resource) -> str:

@@ -66,6 +66,12 @@ class Controllers:
         self._seen: dict[str, tuple[Any, ...]] = {}
         self._wakes: dict[str, float | None] = {}
 
+    def copy(self) -> Controllers:
+        """Others with the same memory: for a store that may yet be refused."""
+        found = Controllers()
+        found._seen, found._wakes = dict(self._seen), dict(self._wakes)
+        return found
+
     def run(self, cluster: Cluster, now: float) -> tuple[Cluster, float | None]:
         """The store once every controller is content, and when to run again although nothing changed (None: never).
 

@@ -4,7 +4,7 @@ For a Service with a selector they are made from its slices, to be looked at. Fo
 Source: k8s.io/kubernetes pkg/controller/endpoint, pkg/controller/endpointslicemirroring.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from msgspec import structs
@@ -38,11 +38,15 @@ SKIP_MIRROR_LABEL = "endpointslice.kubernetes.io/skip-mirror"
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     serials = Serials(cluster)
-    mirrors = [piece for piece in cluster.all(EndpointSlice) if _is_by(piece, MIRROR)]
-    mirrored = {(piece.namespace, piece.service_name) for piece in mirrors}
-    for service in cluster.all(Service):
+    for key in _affected(cluster):
+        service, found = cluster.get(Service, *key), cluster.get(Endpoints, *key)
+        mirrors = [piece for piece in cluster.slices_by_service.get(key, ()) if _is_by(piece, MIRROR)]
+        if found is not None and found.labels.get(MANAGED_LABEL) == MANAGER and (service is None or not service.spec.selector):
+            yield deletion(found)
+        if service is None:
+            yield from (deletion(piece) for piece in mirrors)
+            continue
         has_selector = bool(service.spec.selector) and service.spec.type != "ExternalName"
-        found = cluster.get(Endpoints, service.namespace, service.name)
         if has_selector:
             wanted = _from_slices(service, [piece for piece in cluster.slices_of(service) if _is_by(piece, SLICE_CONTROLLER)])
             if found is None:
@@ -53,16 +57,18 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
             elif found.subsets != wanted:
                 yield structs.replace(found, subsets=wanted)
         is_mirrored = not has_selector and found is not None and found.labels.get(SKIP_MIRROR_LABEL) != "true"
-        if is_mirrored or service.key in mirrored:
+        if is_mirrored or mirrors:
             yield from _mirrored(cluster, service, found if is_mirrored else None, serials, now)
-    for left in cluster.all(Endpoints):
-        service_of = cluster.get(Service, left.namespace, left.name)
-        if left.labels.get(MANAGED_LABEL) == MANAGER and (service_of is None or not service_of.spec.selector):
-            yield deletion(left)
-    for piece in mirrors:
-        if cluster.get(Service, piece.namespace, piece.service_name) is None:
-            yield deletion(piece)
     yield from serials.changes()
+
+
+def _affected(cluster: Cluster) -> Iterable[tuple[str, str]]:
+    """Namespace and name of every Service for which something has changed since it was looked at: itself, its Endpoints, its slices."""
+    news = cluster.since("endpoints", WATCHES)
+    if news is None:
+        return dict.fromkeys((*cluster.keyed(Service), *cluster.keyed(Endpoints), *cluster.slices_by_service))
+    keys = {obj.key for kind in (Service, Endpoints) for pair in news[kind] for obj in pair if obj is not None}
+    return sorted(keys | {(piece.namespace, piece.service_name) for pair in news[EndpointSlice] for piece in pair if piece is not None})
 
 
 def _is_by(piece: EndpointSlice, controller: str) -> bool:

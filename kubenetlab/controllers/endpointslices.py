@@ -5,7 +5,7 @@ different slices. Hand-made slices are left alone.
 Source: k8s.io/endpointslice {reconciler,utils}.go; KEP-1669, KEP-1672.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 from msgspec import structs
@@ -21,7 +21,7 @@ from kubenetlab.api.discovery import (
     EndpointSlice,
     ForZone,
 )
-from kubenetlab.api.meta import ObjectMeta, timestamp
+from kubenetlab.api.meta import ObjectMeta, matches_labels, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.children import owner_reference
@@ -41,7 +41,7 @@ Ports = tuple[EndpointPort, ...]
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     serials = Serials(cluster)
-    for service in cluster.all(Service):
+    for service in _affected(cluster):
         ours = [piece for piece in cluster.slices_of(service) if piece.labels.get(MANAGED_BY_LABEL) == CONTROLLER]
         wanted = (
             {piece.name: piece for piece in _slices(cluster, service, now)}
@@ -60,6 +60,30 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                 meta = structs.replace(old.metadata, labels=piece.labels)
             yield structs.replace(piece, metadata=meta)
     yield from serials.changes()
+
+
+def _affected(cluster: Cluster) -> Iterable[Service]:
+    """The Services for which something has changed since they were looked at: themselves, their slices, a pod that they select or
+    selected. At first, and when a node has changed, all."""
+    news = cluster.since("endpointslices", WATCHES)
+    if news is None or news[Node]:
+        return cluster.all(Service)
+    keys = {service.key for _, service in news[Service] if service is not None}
+    keys |= {(piece.namespace, piece.service_name) for pair in news[EndpointSlice] for piece in pair if piece is not None}
+    by_pair = cluster.derived("services by selector", lambda: _by_selector(cluster.all(Service)), (Service,)) if news[Pod] else {}
+    for pod in (pod for pair in news[Pod] for pod in pair if pod is not None):
+        selecting = (service for pair in pod.labels.items() for service in by_pair.get((pod.namespace, *pair), ()))
+        keys |= {service.key for service in selecting if matches_labels(service.spec.selector, pod.labels)}
+    return [service for key in sorted(keys) if (service := cluster.get(Service, *key)) is not None]
+
+
+def _by_selector(services: Iterable[Service]) -> dict[tuple[str, str, str], list[Service]]:
+    """(namespace, a label that it selects, the label's value) → Services; each stands under its first label alone."""
+    found: dict[tuple[str, str, str], list[Service]] = {}
+    for service in services:
+        for pair in list(service.spec.selector.items())[:1]:
+            found.setdefault((service.namespace, *pair), []).append(service)
+    return found
 
 
 def resolved_ports(service: Service, pod: Pod) -> Ports:

@@ -9,9 +9,9 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.api.core import Event
-from kubenetlab.api.kinds import NAMESPACED, SERVED
+from kubenetlab.api.kinds import NAMESPACED, SERVED, find_kind
 from kubenetlab.api.lab import Attachment, Ledger, Observed
-from kubenetlab.api.meta import seconds, timestamp
+from kubenetlab.api.meta import OwnerReference, Resource, seconds, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.termination import terminated
@@ -23,12 +23,7 @@ WATCHES: Final[tuple[Kind, ...]] = (*SERVED, Attachment, Observed)
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
-    alive = {owner.uid for kind in SERVED for owner in cluster.all(kind)}
-    for kind in NAMESPACED:
-        for obj in cluster.all(kind):
-            owners = obj.metadata.owner_references
-            if owners and not any(owner.uid in alive for owner in owners):
-                yield from terminated(obj, now)
+    yield from _orphans(cluster, now)
     pods = {pod.uid for pod in cluster.all(Pod) if not pod.is_finished}
     for attachment in cluster.all(Attachment):
         if attachment.pod_uid not in pods:
@@ -37,9 +32,34 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
         if observed.pod_uid not in pods:
             yield deletion(observed)
     yield from _old_events(cluster, now)
-    ledger = cluster.get(Ledger, "", "ledger")
-    if ledger is not None and not alive.issuperset(ledger.serials):
-        yield structs.replace(ledger, serials={uid: serial for uid, serial in ledger.serials.items() if uid in alive})
+
+
+def _orphans(cluster: Cluster, now: float) -> Iterator[Change]:
+    """What has lost its owners, and the counters of owners that are gone. While nothing goes, only what is new may be without one."""
+    news = cluster.since("garbage", SERVED)
+    if news is None or any(_is_gone(*pair) for kind in SERVED for pair in news[kind]):
+        suspects = [obj for kind in NAMESPACED for obj in cluster.all(kind)]
+        alive = {owner.uid for kind in SERVED for owner in cluster.all(kind)}
+        ledger = cluster.get(Ledger, "", "ledger")
+        if ledger is not None and not alive.issuperset(ledger.serials):
+            yield structs.replace(ledger, serials={uid: serial for uid, serial in ledger.serials.items() if uid in alive})
+    else:
+        suspects = [obj for kind in NAMESPACED for _, obj in news[kind]]
+    for obj in suspects:
+        owners = obj.metadata.owner_references
+        if owners and not any(_is_alive(cluster, obj, owner) for owner in owners):
+            yield from terminated(obj, now)
+
+
+def _is_gone(before: Resource | None, after: Resource | None) -> bool:
+    return before is not None and (after is None or after.uid != before.uid)
+
+
+def _is_alive(cluster: Cluster, obj: Resource, owner: OwnerReference) -> bool:
+    """True when the one with the owner's name is the owner itself, of the object's namespace or of none."""
+    kind = find_kind(owner.kind)
+    found = cluster.get(kind, obj.namespace if kind.is_namespaced else "", owner.name) if kind is not None else None
+    return found is not None and found.uid == owner.uid
 
 
 def _old_events(cluster: Cluster, now: float) -> Iterator[Change | Wake]:

@@ -14,10 +14,10 @@ from msgspec import Struct
 
 from kubenetlab import names
 from kubenetlab.api import ip
-from kubenetlab.api.core import Service
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.loadbalancers import fit_nodes
 from kubenetlab.datapath.proxy.services import source_ranges
+from kubenetlab.datapath.view import reached_from_outside
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.nftables import NFT_FAMILIES, Chain, Rule, Table
 from kubenetlab.hoststate.object import Object
@@ -44,7 +44,7 @@ class BalancedPort(Struct, frozen=True):
 def balanced_ports(cluster: Cluster) -> tuple[BalancedPort, ...]:
     """Every port of every Service that has such an address, in order."""
     found = []
-    for service in cluster.all(Service):
+    for service in reached_from_outside(cluster):
         own = [address for address in service.load_balancer_ips if address not in service.virtual_ips]
         nodes = fit_nodes(cluster, service) if own else ()
         for address in own:

@@ -18,6 +18,7 @@ from kubenetlab.api.core import Node, Service
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes import CONTROL_PLANE_LABEL
 from kubenetlab.datapath.proxy_views import passes, proxy_view
+from kubenetlab.datapath.view import reached_from_outside
 from kubenetlab.hoststate.nexthop import Nexthop, NexthopGroup
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
@@ -35,7 +36,7 @@ def ways_in(cluster: Cluster) -> tuple[Way, ...]:
     owned = {address for node in cluster.all(Node) for address in node.addresses}
     owned |= {address for host in cluster.config.external for address in host.addresses((4, 6))}
     found: dict[str, tuple[str, ...]] = {}
-    for service in cluster.all(Service):
+    for service in reached_from_outside(cluster):
         if addresses := (*service.virtual_ips, *service.external_ips):
             free = [address for address in addresses if address not in owned and address not in found]
             found |= _ways(cluster, service, free)

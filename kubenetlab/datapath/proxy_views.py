@@ -6,14 +6,14 @@ stopped, or another cluster's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from msgspec import Struct, structs
 
 from kubenetlab.api.core import Service
-from kubenetlab.api.discovery import Endpoint
+from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.node_ports import needs_health_check
 from kubenetlab.datapath import faults
@@ -23,8 +23,6 @@ from kubenetlab.datapath.view import ServiceView, service_views
 from kubenetlab.hoststate.programs import Listener, ProgramRun
 
 PROGRAM = "kube_proxy"
-Objects = Mapping[tuple[str, str], Any]
-"""By namespace and name."""
 LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
 """A node with it takes nothing new in. Source: k8s.io/kubernetes pkg/proxy/healthcheck/proxy_health.go."""
 
@@ -52,6 +50,16 @@ class ProxyView(Struct, frozen=True, dict=True):
     def by_key(self) -> dict[tuple[str, str], ServiceView]:
         """The Services by namespace and name."""
         return {view.service.key: view for view in self.services}
+
+    @cached_property
+    def proxied(self) -> tuple[ServiceView, ...]:
+        """The Services that it has rules for."""
+        return tuple(view for view in self.services if view.service.cluster_ips and is_proxied(view.service))
+
+    @cached_property
+    def local(self) -> tuple[ServiceView, ...]:
+        """Those of them that some traffic reaches by endpoints on its own node alone."""
+        return tuple(view for view in self.proxied if _is_local(view.service))
 
     @cached_property
     def checked(self) -> tuple[ServiceView, ...]:
@@ -122,22 +130,16 @@ def local_endpoints(view: ServiceView, node: str) -> int:
     """How many ready endpoints a Service has on a node, in its primary family; those that are going do not count."""
     return sum(
         endpoint.node_name == node and endpoint.conditions.is_ready and not endpoint.conditions.is_terminating
-        for endpoint in _endpoints(view)
+        for endpoint in view.endpoints
     )
 
 
 def summary(view: ProxyView, node: str) -> dict[str, Any]:
     """What a sync is about: how many Services, how many ready endpoints, and how many Services a policy leads nowhere from this node."""
-    proxied = [known for known in view.services if is_proxied(known.service) and known.service.cluster_ips]
-    ready = {known.service.key: sum(endpoint.conditions.is_ready for endpoint in _endpoints(known)) for known in proxied}
-    lost = [
-        known.service.spec
-        for known in proxied
-        if _is_local(known.service) and ready[known.service.key] and not local_endpoints(known, node)
-    ]
+    lost = [known.service.spec for known in view.local if known.ready and not local_endpoints(known, node)]
     return {
-        "services": len(proxied),
-        "endpoints": sum(ready.values()),
+        "services": len(view.proxied),
+        "endpoints": sum(known.ready for known in view.proxied),
         "no_local": {
             "internal": sum(spec.internal_traffic_policy == "Local" for spec in lost),
             "external": sum(spec.external_traffic_policy == "Local" for spec in lost),
@@ -147,26 +149,21 @@ def summary(view: ProxyView, node: str) -> dict[str, Any]:
 
 def changes(before: ProxyView | None, after: ProxyView) -> dict[str, int]:
     """How many Services and how many of their slices differ between two views."""
-    services, slices = ({}, {}) if before is None else _parts(before)
-    services_now, slices_now = _parts(after)
-    return {"service_changes": _differing(services, services_now), "endpoint_changes": _differing(slices, slices_now)}
+    had, has = before.by_key if before is not None else {}, after.by_key
+    pairs: list[tuple[ServiceView | None, ServiceView | None]]
+    pairs = [(had.get(key), view) for key, view in has.items() if had.get(key) is not view]
+    pairs += [(had[key], None) for key in had.keys() - has.keys()]
+    services = sum((old.service if old else None) != (new.service if new else None) for old, new in pairs)
+    slices: int = sum(
+        _differing({piece.key: piece for piece in (old.slices if old else ())}, new.slices if new else ()) for old, new in pairs
+    )
+    return {"service_changes": services, "endpoint_changes": slices}
 
 
-def _parts(view: ProxyView) -> tuple[Objects, Objects]:
-    services = {known.service.key: known.service for known in view.services}
-    return services, {piece.key: piece for known in view.services for piece in known.slices}
-
-
-def _differing(before: Objects, after: Objects) -> int:
-    gone = before.keys() - after.keys()
-    return len(gone) + sum(bool(before.get(key) is not obj and before.get(key) != obj) for key, obj in after.items())
+def _differing(before: dict[tuple[str, str], EndpointSlice], after: Sequence[EndpointSlice]) -> int:
+    """How many slices are others, are new, or are gone."""
+    return len(before.keys() - {piece.key for piece in after}) + sum(before.get(piece.key) != piece for piece in after)
 
 
 def _is_local(service: Service) -> bool:
     return "Local" in (service.spec.internal_traffic_policy, service.spec.external_traffic_policy)
-
-
-def _endpoints(view: ServiceView) -> list[Endpoint]:
-    """Those of the Service's primary family: a pod has an address in each."""
-    families = view.service.spec.ip_families
-    return [endpoint for piece in view.slices if not families or piece.address_type == families[0] for endpoint in piece.endpoints]

@@ -5,7 +5,7 @@ A view is a value: two views are equal when nothing changed for the node, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Final, Literal
 
@@ -15,7 +15,7 @@ from kubenetlab import names
 from kubenetlab.api import ip
 from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import ZONE_LABEL, Node, Service
-from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.discovery import Endpoint, EndpointSlice
 from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
@@ -144,13 +144,24 @@ Claim = tuple[str, str, int]
 """(address outside, protocol, port)"""
 
 
-class ServiceView(Struct, frozen=True):
+class ServiceView(Struct, frozen=True, dict=True):
     """A Service and the slices behind it."""
 
     service: Service
     slices: tuple[EndpointSlice, ...]
     taken: tuple[Claim, ...] = ()
     """Of its addresses outside those that another Service has already."""
+
+    @cached_property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Those of the Service's primary family: a pod has an address in each."""
+        families = self.service.spec.ip_families
+        return tuple(endpoint for piece in self.slices if not families or piece.address_type == families[0] for endpoint in piece.endpoints)
+
+    @cached_property
+    def ready(self) -> int:
+        """How many of them are ready."""
+        return sum(endpoint.conditions.is_ready for endpoint in self.endpoints)
 
 
 def router_address(subnet: Network) -> str:
@@ -214,17 +225,37 @@ def service_views(cluster: Cluster) -> tuple[ServiceView, ...]:
 
 
 def _service_views(cluster: Cluster, former: dict[tuple[str, str], ServiceView] | None) -> dict[tuple[str, str], ServiceView]:
-    claimed: set[Claim] = set()
+    taken: Mapping[tuple[str, str], tuple[Claim, ...]] = cluster.derived("contested ports", lambda: _taken(cluster), (Service,))
+    slices, before = cluster.slices_by_service, former or {}
     found: dict[tuple[str, str], ServiceView] = {}
-    for service in cluster.all(Service):
-        taken: tuple[Claim, ...] = ()
-        if outside := (*service.external_ips, *service.load_balancer_ips):
-            claims = [(address, port.protocol, port.port) for address in dict.fromkeys(outside) for port in service.spec.ports]
-            taken = tuple(claim for claim in claims if claim in claimed)
-            claimed.update(claims)
-        slices, before = tuple(cluster.slices_of(service)), former.get(service.key) if former else None
-        is_same = before is not None and before.service is service and before.slices == slices and before.taken == taken
-        found[service.key] = before if is_same and before is not None else ServiceView(service, slices, taken)
+    for key, service in cluster.keyed(Service).items():
+        view, pieces = before.get(key), slices.get(key, ())
+        if view is None or view.service is not service or view.slices is not pieces or view.taken != taken.get(key, ()):
+            view = ServiceView(service, pieces, taken.get(key, ()))
+        found[key] = view
+    return found
+
+
+def _taken(cluster: Cluster) -> dict[tuple[str, str], tuple[Claim, ...]]:
+    """Of each Service that is reached from outside: its ports at addresses where an earlier one has the same port."""
+    claimed: set[Claim] = set()
+    found: dict[tuple[str, str], tuple[Claim, ...]] = {}
+    for service in reached_from_outside(cluster):
+        outside = dict.fromkeys((*service.external_ips, *service.load_balancer_ips))
+        claims = [(address, port.protocol, port.port) for address in outside for port in service.spec.ports]
+        if taken := tuple(claim for claim in claims if claim in claimed):
+            found[service.key] = taken
+        claimed.update(claims)
+    return found
+
+
+def reached_from_outside(cluster: Cluster) -> Sequence[Service]:
+    """The Services with addresses outside: external IPs, or a load balancer's."""
+    found: Sequence[Service] = cluster.derived(
+        "reached from outside",
+        lambda: [service for service in cluster.all(Service) if service.spec.external_ips or service.status.load_balancer.ingress],
+        (Service,),
+    )
     return found
 
 

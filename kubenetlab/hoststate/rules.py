@@ -54,6 +54,15 @@ class Rules(Struct, frozen=True, dict=True):
         return frozenset(obj.key for obj in self.shared)
 
 
+class Differing(NamedTuple):
+    """Whose rules are not the same."""
+
+    gone: list[Rules]
+    come: list[Rules]
+    changed: list[tuple[Rules, Rules]]
+    kept: list[Rules]
+
+
 class RuleSet(Struct, frozen=True, dict=True):
     """The rules of many subjects in one dialect: one value for all the nodes that have the same."""
 
@@ -64,6 +73,18 @@ class RuleSet(Struct, frozen=True, dict=True):
     def by_subject(self) -> Mapping[Subject, Rules]:
         """(family, subject) → its rules, in order."""
         return {(rules.family, rules.subject): rules for rules in self.rules}
+
+    def since(self, old: RuleSet) -> Differing:
+        """What differs from an older set; nodes that share both share the answer."""
+        if self._answers.get("old") is not old:
+            old._answers.clear()  # or every set would keep the one before
+            self._answers.update(old=old, found=differing(old.by_subject, self.by_subject))
+        found: Differing = self._answers["found"]
+        return found
+
+    @cached_property
+    def _answers(self) -> dict[str, Any]:
+        return {}
 
     @cached_property
     def digest(self) -> bytes:
@@ -156,7 +177,14 @@ class Delta(NamedTuple):
 def delta(old: Iterable[Any], new: Iterable[Any]) -> Delta:
     """What is not alike; single objects are all there."""
     (before, had), (after, has) = _sorted_out(old), _sorted_out(new)
-    found = Delta(before, after, [rules for subject, rules in had.items() if subject not in has], [], [], [])
+    if len(had) == len(has) == 1:
+        return Delta(before, after, *has[0].since(had[0]))
+    return Delta(before, after, *differing(_together(had), _together(has)))
+
+
+def differing(had: Mapping[Subject, Rules], has: Mapping[Subject, Rules]) -> Differing:
+    """Rules of one side and the other, subject by subject."""
+    found = Differing([rules for subject, rules in had.items() if subject not in has], [], [], [])
     for subject, rules in has.items():
         former = had.get(subject)
         if former is None:
@@ -186,18 +214,20 @@ def compared(found: Delta) -> tuple[dict[Key, Any], dict[Key, Any]]:
     return before, after
 
 
-def _sorted_out(objects: Iterable[Any]) -> tuple[dict[Key, Any], Mapping[Subject, Rules]]:
-    """Single objects by key, and rules by subject."""
+def _sorted_out(objects: Iterable[Any]) -> tuple[dict[Key, Any], list[RuleSet]]:
+    """Single objects by key, and the sets of rules."""
     single: dict[Key, Any] = {}
-    bundles: list[Bundle] = []
+    sets: list[RuleSet] = []
     for obj in objects:
         if isinstance(obj, Bundle):
-            bundles.append(obj)
+            sets.append(obj.rules)
         else:
             single[obj.key] = obj
-    if len(bundles) == 1:
-        return single, bundles[0].rules.by_subject
-    return single, {subject: rules for bundle in bundles for subject, rules in bundle.rules.by_subject.items()}
+    return single, sets
+
+
+def _together(sets: Iterable[RuleSet]) -> Mapping[Subject, Rules]:
+    return {subject: rules for found in sets for subject, rules in found.by_subject.items()}
 
 
 def rule_sets(rules: Iterable[Rules]) -> tuple[RuleSet, ...]:

@@ -84,7 +84,7 @@ class Agent:
         self.check_room = partial(check_growth, boot)
         self._boot = boot
         self._memo = Memo()
-        self._controllers = Controllers()
+        self.controllers = Controllers()
         self._keeper = state.Keeper(self.directory / rundir.STORE, boot.state)  # `up` has written it down
         self._lives = Lives(self._died)
         self._dirty = asyncio.Event()
@@ -144,9 +144,9 @@ class Agent:
             self.cluster = after
             self.wake()
 
-    def replace(self, cluster: Cluster) -> None:
-        """A new store, from an admitted request."""
-        self.cluster = cluster
+    def replace(self, cluster: Cluster, content: Controllers | None = None) -> None:
+        """A new store, from an admitted request, and the controllers that are content with it, where they were asked."""
+        self.cluster, self.controllers = cluster, content or self.controllers
         self.wake()
 
     def wake(self, *, check: bool = False) -> None:
@@ -215,7 +215,7 @@ class Agent:
     async def _round(self) -> None:
         cluster, self._wake_at = self.cluster, None
         if cluster is not self._boot.state:  # with which they were content a moment ago
-            cluster, self._wake_at = self._controllers.run(cluster, time.time())
+            cluster, self._wake_at = self.controllers.run(cluster, time.time())
         self.cluster = cluster = cluster.with_changes([machine.decisions(cluster)])
         self.save()
         decisions = self.decisions

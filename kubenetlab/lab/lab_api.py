@@ -85,13 +85,14 @@ class LabApi:
         agent, asked = self._agent, msgspec.json.decode(request.body)
         admission = _admit(agent.cluster, asked["documents"])
         if admission.cluster is not agent.cluster:
-            cluster, _ = controllers.run(admission.cluster, time.time())
+            trying = agent.controllers.copy()
+            cluster, _ = trying.run(admission.cluster, time.time())
             try:
                 require_modes(cluster.config, agent.cluster.config)
                 agent.check_room(cluster, agent.cluster)
             except RequirementError as error:
                 return _failure(507, str(error))
-            agent.replace(cluster)
+            agent.replace(cluster, trying)
         agent.wake(check=True)
         return _json(_admission(admission))
 

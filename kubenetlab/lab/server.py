@@ -17,13 +17,12 @@ import socket
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct, structs
 
-from kubenetlab import controllers
 from kubenetlab.api.apps import MAX_REPLICAS, RESTARTED_ANNOTATION, Restartable, Scalable
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node
@@ -161,17 +160,15 @@ class Server:
 
     async def _events(self, place: Place, wanted: LabelSelector) -> AsyncIterator[bytes]:
         """Every change of a kind as it comes, after all that is there; a bookmark stands between the two."""
-        known: dict[tuple[str, str], Resource] = {}
+        known: Mapping[tuple[str, str], Resource] = {}
         changed = self._agent.watch()
         is_first = True
         try:
             while True:
                 changed.clear()
                 cluster = self._agent.cluster
-                now = {obj.key: obj for obj in cluster.all(place.kind, place.namespace) if wanted.matches(obj.labels)}
-                events = [("DELETED", obj) for key, obj in known.items() if key not in now]
-                events += [("ADDED" if key not in known else "MODIFIED", obj) for key, obj in now.items() if known.get(key) is not obj]
-                known = now
+                events = sorted(_events(cluster.news(place.kind, known), place.namespace, wanted), key=lambda event: event[0] != "DELETED")
+                known = cluster.keyed(place.kind)
                 lines = [msgspec.json.encode({"type": kind, "object": render(cluster, obj)}) + b"\n" for kind, obj in events]
                 if is_first:
                     meta = {"resourceVersion": str(cluster.revision), "annotations": {"k8s.io/initial-events-end": "true"}}
@@ -220,13 +217,14 @@ class Server:
             raise ApiFaultError(422, "Invalid", f"spec.replicas: wanted a whole number from 0 to {MAX_REPLICAS}")
         before = obj.spec.replicas
         change = structs.replace(obj, spec=structs.replace(obj.spec, replicas=replicas))
-        cluster, _ = controllers.run(self._agent.cluster.with_changes([change]), time.time())
+        trying = self._agent.controllers.copy()
+        cluster, _ = trying.run(self._agent.cluster.with_changes([change]), time.time())
         if replicas > before:
             try:
                 self._agent.check_room(cluster, self._agent.cluster)
             except RequirementError as error:
                 raise ApiFaultError(507, "InsufficientStorage", str(error)) from None
-        self._agent.replace(cluster)
+        self._agent.replace(cluster, trying)
         return _json(
             {
                 "apiVersion": "autoscaling/v1",
@@ -332,3 +330,16 @@ def _deleted(obj: Resource, uid: str, message: str) -> Response:
 
 def _status(code: int, reason: str, message: str) -> Response:
     return _json({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}, code)
+
+
+def _events(news: Iterable[tuple[Any, Any]], namespace: str | None, wanted: LabelSelector) -> Iterator[tuple[str, Resource]]:
+    """What a watcher is told who sees one namespace, or all, and of that what a selector matches."""
+
+    def sees(obj: Resource | None) -> bool:
+        return obj is not None and namespace in (None, obj.namespace) and wanted.matches(obj.labels)
+
+    for before, after in news:
+        if sees(after):
+            yield "MODIFIED" if sees(before) else "ADDED", after
+        elif sees(before):
+            yield "DELETED", before

@@ -14,6 +14,7 @@ import pytest
 from kubenetlab.api.apps import Deployment
 from kubenetlab.api.documents import read_documents
 from kubenetlab.api.store import Change, Cluster
+from kubenetlab.controllers import Controllers
 from kubenetlab.lab import state
 from kubenetlab.lab.exchange import Exchange
 from kubenetlab.lab.http import Stream, fetch, serve
@@ -31,12 +32,13 @@ class DyingAgent:
         self.cluster = self._saved = cluster
         self._path = path
         self.saves = 0
+        self.controllers = Controllers()
 
     def learn(self, changes: Iterable[Change]) -> None:
         self.cluster = self.cluster.with_changes(changes)
 
-    def replace(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def replace(self, cluster: Cluster, content: Controllers | None = None) -> None:
+        self.cluster, self.controllers = cluster, content or self.controllers
 
     def save(self) -> None:
         if self.cluster is not self._saved:

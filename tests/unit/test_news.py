@@ -1,0 +1,83 @@
+"""Controllers that look only at what has changed end where they would with everything before them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubenetlab.api.core import Service
+from kubenetlab.api.discovery import Endpoints, EndpointSlice
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster, deletion
+from kubenetlab.datapath.view import service_views
+from tests.clusters import NOW, applied, pod, running, service, settled, store
+
+Edit = Callable[[Cluster], Cluster]
+
+
+def labelled(name: str, app: str) -> Edit:
+    return lambda cluster: running(applied(cluster, pod(name, meta=f", labels: {{app: {app}}}")))
+
+
+def selecting(name: str, app: str) -> Edit:
+    text = service(name).replace(f"selector: {{app: {name}}}", f"selector: {{app: {app}}}" if app else "ipFamilyPolicy: SingleStack")
+    return lambda cluster: applied(cluster, text)
+
+
+def without(kind: type[Pod | Service | EndpointSlice | Endpoints], number: int) -> Edit:
+    """One of them gone, whoever made it."""
+
+    def edit(cluster: Cluster) -> Cluster:
+        found = cluster.all(kind, "default")
+        return settled(cluster.with_changes([deletion(found[number % len(found)])])) if found else cluster
+
+    return edit
+
+
+def by_hand(name: str, address: str) -> Edit:
+    subsets = f"subsets: [{{addresses: [{{ip: {address}}}], ports: [{{port: 8080}}]}}]"
+    return lambda cluster: applied(cluster, f"apiVersion: v1\nkind: Endpoints\nmetadata: {{name: {name}}}\n{subsets}\n---\n")
+
+
+EDITS = st.one_of(
+    st.builds(labelled, st.sampled_from("abc"), st.sampled_from("xy")),
+    st.builds(selecting, st.sampled_from("st"), st.sampled_from(("x", "y", ""))),
+    st.builds(without, st.sampled_from((Pod, Service, EndpointSlice, Endpoints)), st.integers(0, 3)),
+    st.builds(by_hand, st.sampled_from("st"), st.sampled_from(("192.0.2.1", "192.0.2.2"))),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(EDITS, min_size=1, max_size=8))
+def test_a_store_that_came_about_by_changes_is_content_as_a_whole(edits: list[Edit]) -> None:
+    """Somebody who sees it for the first time finds nothing to do, and sees the same Services with the same slices."""
+    cluster = running(store())
+    for edit in edits:
+        cluster = edit(cluster)
+    kinds = (Pod, Service, EndpointSlice, Endpoints)
+    afresh = Cluster().with_changes(obj for kind in kinds for obj in cluster.all(kind))
+    whole = Cluster(cluster._objects, cluster.given, cluster.revision)
+    assert settled(whole, NOW) is whole
+    seen = {key: {piece.key for piece in pieces} for key, pieces in cluster.slices_by_service.items() if pieces}
+    assert seen == {key: {piece.key for piece in pieces} for key, pieces in afresh.slices_by_service.items()}
+    views = [
+        {view.service.full_name: sorted(piece.name for piece in view.slices) for view in service_views(one)} for one in (cluster, whole)
+    ]
+    assert views[0] == views[1]
+
+
+def test_what_has_changed_is_told_once() -> None:
+    """Everything at first; then pairs of before and now, until the next time that the same asks."""
+    cluster = running(store(service("s")))
+    assert cluster.since("somebody", (Service,)) is None
+    assert cluster.since("somebody", (Service,)) is None  # the same store
+    after = applied(applied(cluster, service("t")), service("s", port=81))
+    news = after.since("somebody", (Service,))
+    assert news is not None
+    assert sorted((old.name if old else "", new.name) for old, new in news[Service]) == [("", "t"), ("s", "s")]
+    found = after.get(Service, "default", "s")
+    assert found is not None
+    gone = after.with_changes([deletion(found)])
+    assert [(old.name, new) for old, new in (gone.since("somebody", (Service,)) or {})[Service]] == [("s", None)]
