@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 
-from bench import commands, datapath, peers, rules, scale
+from bench import changes, commands, datapath, peers, rules, scale
 from bench.measure import FailedError
 from kubenetlab.kernel import syscalls
 
-PARTS = ("commands", "scale", "datapath", "rules", "peers")
+PARTS = ("commands", "scale", "datapath", "rules", "changes", "peers")
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured; else as many as the part needs")
     parser.add_argument("--large", action="store_true", help="scale: a lab of 5,000 pods, too; rules: 10,000 Services, too")
     parser.add_argument("--pods", type=sizes, metavar="N,…", help="scale, peers: labs of other sizes")
+    parser.add_argument("--services", type=sizes, metavar="N,…", help="changes: labs with so many Services")
     words = parser.parse_args()
     if os.geteuid():
         sys.exit("labs need root here: sudo scripts/bench")
@@ -52,6 +53,8 @@ def measure(part: str, words: argparse.Namespace) -> None:
             datapath.run(**rounds)
         case "rules":
             rules.run(**rounds, sizes=(*rules.SIZES, *([rules.LARGE] if words.large else [])))
+        case "changes":
+            changes.run(**rounds, sizes=words.services or changes.SIZES)
         case "peers":
             peers.run(**rounds, sizes=words.pods or peers.SIZES)
 
