@@ -17,6 +17,7 @@ import pytest
 from kubenetlab.kernel import pause, syscalls
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.sandboxes import Sandboxes
+from tests.kernel.service_node import FAMILIES, Addresses
 
 _ALL = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
 _SKIPPED = 77
@@ -88,3 +89,9 @@ def kernel() -> Callable[[], LinuxKernel]:
         return LinuxKernel(Sandboxes("t", "/run/pause"))
 
     return make
+
+
+@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
+def ends(request: pytest.FixtureRequest) -> Addresses:
+    """The addresses of a cluster, of one family and the other."""
+    return FAMILIES[request.param]
