@@ -1,0 +1,97 @@
+/* Flows: opened by their first packets, and when they are over. */
+#pragma once
+
+#include "choice.h"
+
+#define HALF_OPEN_NS (60 * SECOND)
+#define IDLE_NS (120 * SECOND)
+#define ATTEMPTS 16
+#define FIRST_PORT 1024 /* ports for what is masqueraded: below those that the node's own sockets take by themselves */
+#define PORTS 28976
+
+/* Enters work->other under work->key, with a destination port that no other flow has: `first`, unless that is 0 or taken. Returns the port. */
+__noinline int reserve(int first)
+{
+	struct work *work = at_hand();
+	if (!work)
+		return -1;
+	struct tuple *key = &work->key;
+	const struct flow *flow = &work->other;
+	for (int i = 0; i < ATTEMPTS; i++) {
+		int is_first = i == 0 && first;
+		key->destination_port = is_first ? first : bpf_htons(FIRST_PORT + bpf_get_prandom_u32() % PORTS);
+		struct flow *taken = bpf_map_lookup_elem(&flows, key);
+		if (taken && is_first && is_same(&taken->source, &flow->source) && taken->source_port == flow->source_port)
+			break;
+		if (!taken && !bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST))
+			return key->destination_port;
+	}
+	bpf_map_update_elem(&flows, key, flow, BPF_ANY);
+	return key->destination_port;
+}
+
+/* Enters all that a new flow from the packet's source to the chosen endpoint needs; what the packet becomes is in work->flow. */
+__noinline int open_flow(const struct settings *known, int manner)
+{
+	struct work *work = at_hand();
+	if (!work || !known)
+		return -1;
+	const struct tuple *asked = &work->packet.tuple;
+	const struct endpoint *chosen = &work->chosen;
+	const struct address *node = &known->node[work->packet.is_ipv6 != 0];
+	struct flow *flow = &work->flow, *other = &work->other;
+	struct tuple *key = &work->key;
+	int is_own = is_same(&chosen->address, node), is_nodes = manner & NODE_IS_CLIENT;
+	__u32 flags = (manner & IS_DIRECT ? IS_APART : IS_SERVICE) | (is_nodes ? FROM_NODE : 0);
+
+	set_flow(flow, &asked->source, 0, &chosen->address, chosen->port, flags);
+	set_flow(other, &asked->destination, asked->destination_port, &asked->source, asked->source_port, is_nodes ? TO_NODE : 0);
+	set_key(key, &chosen->address, chosen->port, &asked->source, 0, asked->protocol, is_nodes && !is_own ? COMING : GOING);
+	flow->source_port = reserve(is_nodes ? 0 : asked->source_port);
+	if (manner & MASQUERADED && !is_nodes && !is_own) {
+		set_flow(other, &chosen->address, chosen->port, &asked->source, flow->source_port, 0);
+		set_key(key, &chosen->address, chosen->port, node, 0, asked->protocol, COMING);
+		__be16 port = reserve(0);
+		set_flow(other, node, port, &chosen->address, chosen->port, 0);
+		set_key(key, &asked->source, flow->source_port, &chosen->address, chosen->port, asked->protocol, GOING);
+		bpf_map_update_elem(&flows, key, other, BPF_ANY);
+	}
+	*key = *asked;
+	return bpf_map_update_elem(&flows, key, flow, BPF_ANY);
+}
+
+/* Forgets how answers to a flow were translated. */
+static __always_inline void forget_answers(struct work *work, const struct flow *flow)
+{
+	const struct tuple *asked = &work->packet.tuple;
+	set_key(&work->key, &flow->destination, flow->destination_port, &flow->source, flow->source_port, asked->protocol, GOING);
+	bpf_map_delete_elem(&flows, &work->key);
+}
+
+/* True for a packet of a connection that has been begun before. */
+static __always_inline int is_underway(const struct packet *packet)
+{
+	return packet->tuple.protocol == IPPROTO_TCP && (packet->tcp_flags & (SYN | ACK)) != SYN;
+}
+
+/* True for a packet that may begin a new flow although there is one of its addresses and ports. */
+__noinline int is_stale(const struct settings *known, const struct flow *flow, int is_from_node)
+{
+	struct work *work = at_hand();
+	if (!work || !known || !flow)
+		return -1;
+	const struct tuple *asked = &work->packet.tuple;
+	int is_tcp = asked->protocol == IPPROTO_TCP;
+	if (!(flow->flags & (IS_SERVICE | IS_APART)) || is_underway(&work->packet))
+		return 0;
+	if (flow->flags & IS_CLOSED || bpf_ktime_get_ns() - flow->seen_ns > (is_tcp ? HALF_OPEN_NS : IDLE_NS))
+		return 1;
+	if (flow->flags & IS_APART)
+		return 0;
+	struct front *front = find_front(asked, known, work->packet.is_ipv6 != 0);
+	if (!front)
+		return 1;
+	choose_list(known, front, is_from_node);
+	struct endpoint endpoint = {.address = flow->destination, .port = flow->destination_port};
+	return !is_member(work->list, &endpoint);
+}
