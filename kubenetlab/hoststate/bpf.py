@@ -263,7 +263,8 @@ def blamed(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
     """The object of the map's entry that a refusal names, or what stands for all of it."""
     for whole in objects:
         for part in whole.parts:
-            if isinstance(part, Programs) or any(f"{name} {key.hex()}" in said for (name, key), _ in part.entries()):  # type: ignore[attr-defined]
+            entries = part.entries() if isinstance(part, _Bpf) else ()
+            if isinstance(part, Programs) or any(f"{name} {key.hex()}" in said for (name, key), _ in entries):
                 return part, whole
     return None
 

@@ -1,7 +1,8 @@
 """bpf in a namespace: programs on its links, entries of their maps, and an ear for links that come.
 
 The programs are held by the links on which they are, and hold their maps: another process finds them there. Packets go on through them
-whoever ends. Source: tc-bpf(8); rtnetlink(7).
+whoever ends. The kernel tells who changes links, and nobody who changes maps: those are compared, a few entries at a time.
+Source: tc-bpf(8); rtnetlink(7).
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import struct
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from kubenetlab.hoststate import tc
-from kubenetlab.hoststate.bpf import COMING, GOING, Words, programs_on, readable
+from kubenetlab.hoststate.bpf import COMING, GOING, Entry, Words, programs_on, readable
 from kubenetlab.hoststate.rules import Name
 from kubenetlab.hoststate.wire import NLM_F_DUMP, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, as_string, attributes, message, messages
 from kubenetlab.kernel.libbpf import Libbpf, Loaded
@@ -31,7 +33,9 @@ TOLD: Final = ("settings", "fronts", "endpoints", "members", "sources")
 """The maps that are written from outside; the others belong to the packets."""
 
 GRACE_S, QUIET_S = 0.25, 0.02
-"""How long programs that are taken away translate what they have begun, and after which silence nothing is left to translate."""
+"""How long programs that are to go translate what they have begun, and after which silence nothing is left to translate."""
+COMPARED, REST_S = 100, 5.0
+"""How many entries of maps are compared at one time, and how long nobody looks when all have been."""
 
 _NETLINK_ADD_MEMBERSHIP, _RTNLGRP_LINK, _RTNLGRP_TC = 1, 1, 4
 _LINK_HEADER, _IFLA_IFNAME = 16, 3
@@ -54,6 +58,12 @@ class BpfLoader:
         """Links on which the programs are to be."""
         self._hooked: dict[str, int] = {}
         """Links on which they are, with their indexes."""
+        self._own: frozenset[int] = frozenset()
+        """The programs' ids."""
+        self._told: dict[Entry, bytes] | None = None
+        """What is to be in the maps; unknown until all of it has been told."""
+        self._comparing: Iterator[bool | None] = iter(())
+        self._leaving_since: float | None = None
         self._route = RouteSocket()
         self._ear = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         self._ear.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
@@ -65,9 +75,11 @@ class BpfLoader:
         words = msgspec.json.decode(text, type=Words)
         try:
             if not words.links:
-                self._take_away()
+                self._leave()
                 return ""
             loaded = self._programs()
+            self._leaving_since = None
+            told, self._told = {} if words.is_anew else self._told, None
             wanted = {(name, bytes.fromhex(key)) for name, key, _ in words.set}
             for name, key, value in words.set:
                 loaded.set(name, bytes.fromhex(key), bytes.fromhex(value))
@@ -79,9 +91,28 @@ class BpfLoader:
                 loaded.delete(name, bytes.fromhex(key))
             self._wanted = frozenset(words.links)
             self._hook(is_strict=True)
+            self._told = _changed(told, words)
+            self._comparing = self._compared()
         except (OSError, ValueError) as error:
             raise RulesError(str(error)) from None
         return ""
+
+    def tend(self) -> None:
+        """Programs that are to go do so when they have no more to translate, or when their time is over."""
+        if self._leaving_since is None or self._loaded is None:
+            return
+        if not _is_busy(self._loaded) or time.monotonic() - self._leaving_since > GRACE_S:
+            self._take_away()
+
+    def was_touched(self) -> bool:
+        """True when one of the entries whose turn it is is not as it was told; then nobody looks for a while."""
+        for is_same in islice(self._comparing, COMPARED):
+            if is_same is None:
+                return False
+            if not is_same:
+                self._comparing = self._compared(after_s=REST_S)
+                return True
+        return False
 
     def listed(self, names: Sequence[Name]) -> Any:
         links = self._links()
@@ -118,7 +149,7 @@ class BpfLoader:
                 continue
             for type_, _, _, body in messages(data):
                 is_changed |= self._concerns_us(type_, body)
-        if is_changed and self._loaded is not None:
+        if is_changed and self._loaded is not None and self._leaving_since is None:
             self._hook(is_strict=False)
 
     def close(self) -> None:
@@ -129,7 +160,7 @@ class BpfLoader:
 
     def _concerns_us(self, type_: int, body: memoryview) -> bool:
         index = _INDEX.unpack_from(body, 4)[0]
-        if type_ in (tc.RTM_DELTFILTER, tc.RTM_DELQDISC):
+        if type_ in (tc.RTM_DELTFILTER, tc.RTM_DELQDISC) or (type_ == tc.RTM_NEWTFILTER and self._is_anothers(body)):
             mine = [link for link, known in self._hooked.items() if known == index]
             for link in mine:
                 del self._hooked[link]
@@ -141,9 +172,29 @@ class BpfLoader:
             del self._hooked[name]
         return type_ == RTM_NEWLINK and name in self._wanted and self._hooked.get(name) != index
 
+    def _is_anothers(self, body: memoryview) -> bool:
+        """True for a program that stands where ours should."""
+        found = tc.decode_filter(body)
+        return found is not None and found.program_id not in self._own
+
+    def _compared(self, after_s: float = 0.0) -> Iterator[bool | None]:
+        """Whether each entry is as it was told, over and over; None while nobody needs to look."""
+        while True:
+            rest_until = time.monotonic() + after_s
+            while self._told is None or self._loaded is None or time.monotonic() < rest_until:
+                yield None
+            loaded, told = self._loaded, self._told
+            for (name, key), value in told.items():
+                yield loaded.value(name, key) == value
+            for name in TOLD:
+                for key in loaded.keys(name):
+                    yield (name, key) in told
+            after_s = REST_S
+
     def _programs(self) -> Loaded:
         if self._loaded is None:
             self._loaded = self._adopted() or self._libbpf.load(OBJECT.read_bytes())
+        self._own = frozenset(self._libbpf.id_of(fd) for fd in self._loaded.programs.values())
         return self._loaded
 
     def _adopted(self) -> Loaded | None:
@@ -175,18 +226,21 @@ class BpfLoader:
         """A link that is gone has none."""
         self._route.batch([tc.delete_filter(index, side) for side in SIDES.values()])
 
+    def _leave(self) -> None:
+        """New flows are left to others at once; what is being said has a moment to end."""
+        self._wanted, self._told = frozenset(), None
+        self._loaded = loaded = self._loaded or self._adopted()
+        if loaded is None:
+            self._take_away()
+            return
+        loaded.set("settings", bytes(4), bytes(loaded.maps["settings"].value_size))
+        for name in TOLD[1:]:
+            for key, _ in loaded.entries(name):
+                loaded.delete(name, key)
+        self._leaving_since = time.monotonic()
+
     def _take_away(self) -> None:
-        """New flows are left to others first, and what is being said has a moment to end."""
-        if (loaded := self._loaded or self._adopted()) is not None:
-            self._loaded = loaded
-            loaded.set("settings", bytes(4), bytes(loaded.maps["settings"].value_size))
-            for name in TOLD[1:]:
-                for key, _ in loaded.entries(name):
-                    loaded.delete(name, key)
-            deadline = time.monotonic() + GRACE_S
-            while _is_busy(loaded) and time.monotonic() < deadline:
-                time.sleep(QUIET_S)
-        self._wanted = frozenset()
+        self._leaving_since = None
         self._hooked.clear()
         for index in self._links().values():
             if any(True for _ in self._filters(index)):
@@ -208,6 +262,15 @@ class BpfLoader:
                     raise
                 continue
             yield from (found for body in bodies if (found := tc.decode_filter(body)) is not None)
+
+
+def _changed(told: dict[Entry, bytes] | None, words: Words) -> dict[Entry, bytes] | None:
+    """What is to be in the maps after these words."""
+    if told is not None:
+        told.update({(name, bytes.fromhex(key)): bytes.fromhex(value) for name, key, value in words.set})
+        for name, key in words.delete:
+            told.pop((name, bytes.fromhex(key)), None)
+    return told
 
 
 def _is_busy(loaded: Loaded) -> bool:

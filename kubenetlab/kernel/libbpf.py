@@ -92,17 +92,25 @@ class Loaded:
         except FileNotFoundError:
             pass
 
+    def value(self, name: str, key: bytes) -> bytes | None:
+        """What is under a key."""
+        found = self.maps[name]
+        value = ctypes.create_string_buffer(found.value_size)
+        return value.raw if self._library.bpf_map_lookup_elem(found.fd, key, value) == 0 else None
+
+    def keys(self, name: str) -> Iterator[bytes]:
+        """Each as it is come to; where the last one is taken away meanwhile, it begins again."""
+        found = self.maps[name]
+        key, before = ctypes.create_string_buffer(found.key_size), None
+        while self._library.bpf_map_get_next_key(found.fd, before, key) == 0:
+            yield key.raw
+            before = key.raw
+
     def entries(self, name: str) -> Iterator[tuple[bytes, bytes]]:
         """Key and value of each; of a map that changes meanwhile, some of them."""
-        found = self.maps[name]
-        key, value = ctypes.create_string_buffer(found.key_size), ctypes.create_string_buffer(found.value_size)
-        keys, before = [], None
-        while self._library.bpf_map_get_next_key(found.fd, before, key) == 0:
-            keys.append(key.raw)
-            before = key.raw
-        for one in keys:
-            if self._library.bpf_map_lookup_elem(found.fd, one, value) == 0:
-                yield one, value.raw
+        for key in tuple(self.keys(name)):
+            if (value := self.value(name, key)) is not None:
+                yield key, value
 
     def try_packet(self, program: str, packet: bytes, context: bytes = b"") -> Outcome:
         """Gives a program a frame, without any link. `context` is a struct __sk_buff."""
@@ -156,6 +164,11 @@ class Libbpf:
         map_ids = dict.fromkeys(id_ for fd in opened.values() for id_ in self._map_ids(fd))
         maps = dict(self._map(_checked(self._library.bpf_map_get_fd_by_id(id_), f"BPF map {id_}")) for id_ in map_ids)
         return Loaded(self._library, opened, maps)
+
+    def id_of(self, program: int) -> int:
+        """The number under which the kernel lists a program that is open."""
+        found: int = _PROG_INFO.unpack(self._info(program, bytes(_PROG_INFO.size)))[1]
+        return found
 
     def _parts(self, opened: ctypes.c_void_p, kind: str) -> Iterator[tuple[str, int]]:
         """Name and descriptor of each program or map of an open object."""

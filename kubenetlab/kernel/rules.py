@@ -47,6 +47,14 @@ class Tended(Protocol):
         """Does what is due by now. Raises RulesError, or OSError where its namespace is gone."""
 
 
+@runtime_checkable
+class Comparing(Protocol):
+    """A loader that looks by itself whether what it has loaded is still there; it stays open, too."""
+
+    def was_touched(self) -> bool:
+        """True when somebody else has changed something of it, as far as it has looked by now. Soon over: it is asked again and again."""
+
+
 def open_here(dialect: str) -> Loader:
     """The dialect in the namespace this process stands in. Raises RequirementError where what loads it is missing."""
     module = importlib.import_module(f"{__package__}.{dialect}")

@@ -21,7 +21,7 @@ from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules import Name, Step
 from kubenetlab.kernel import nftables
-from kubenetlab.kernel.rules import Loader, RulesError, Tended, Watching, open_here
+from kubenetlab.kernel.rules import Comparing, Loader, RulesError, Tended, Watching, open_here
 from kubenetlab.kernel.syscalls import give_memory_back, inside_network, open_namespace
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
@@ -77,9 +77,11 @@ class Ruleset:
         return self._last
 
     def was_touched(self) -> bool:
-        """True when there has been a transaction since the last time that anybody asked for the generation."""
+        """True when there has been a transaction since the last time that anybody asked for the generation, or a loader has found
+        something changed."""
         before = self._last
-        return self.generation() != before
+        found = [loader.was_touched() for loader in self._loaders.values() if isinstance(loader, Comparing)]
+        return self.generation() != before or any(found)
 
     def tend(self) -> None:
         """Has its loaders do what is due."""
@@ -91,7 +93,7 @@ class Ruleset:
         """Closes the loaders that have grown; the next use opens new ones. False where there is no need."""
         had_grown = bool(self._grown)
         for name in self._grown & self._loaders.keys():
-            if not isinstance(self._loaders[name], Watching | Tended):
+            if not isinstance(self._loaders[name], Watching | Tended | Comparing):
                 self._loaders.pop(name).close()
         self._grown.clear()
         return had_grown

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from kubenetlab.hoststate import bpf
+from kubenetlab.hoststate import bpf, tc
 from kubenetlab.hoststate.bpf import ClusterIp, Front, Hooked, Programs, Range
-from kubenetlab.kernel.bpf import BpfLoader, open_here
-from kubenetlab.kernel.libbpf import LIBRARY, has_library
+from kubenetlab.kernel.bpf import OBJECT, BpfLoader, open_here
+from kubenetlab.kernel.libbpf import LIBRARY, Libbpf, has_library
 from kubenetlab.kernel.permissions import is_root
 from kubenetlab.kernel.rules import RulesError
 from tests.patience import patiently
@@ -55,7 +56,88 @@ def test_services_are_told_and_changed() -> None:
     loader.run(bpf.replacement(NODE + SERVICE[:1]))
     assert list(bpf.differences(NODE + SERVICE[:1], loader.listed(()))) == []
     loader.run(bpf.update(NODE + SERVICE[:1], [], [bpf.NAME]))
+    loader.tend()
     assert loader.listed(()) == {"links": {}, "maps": {}}
+    loader.close()
+
+
+def flow_seen_at(loader: BpfLoader, seen_ns: int) -> None:
+    """A flow of which a packet was last seen then."""
+    assert loader._loaded is not None
+    found = loader._loaded.maps["flows"]
+    loader._loaded.set("flows", bytes(found.key_size), bytes(found.value_size - 8) + seen_ns.to_bytes(8, sys.byteorder))
+
+
+NEVER_OVER = 2**63
+
+
+def test_programs_that_are_to_go_end_what_they_have_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services are gone at once, the programs when they have no packets any more, or when their time is over; nobody waits for that."""
+    loader = opened()
+    with_links("eth0")
+    there = {"lo": ["going"], "eth0": BOTH}
+    for is_over_by_time in (False, True):
+        monkeypatch.setattr("kubenetlab.kernel.bpf.GRACE_S", 3600)
+        loader.run(bpf.update([], NODE + SERVICE))
+        flow_seen_at(loader, NEVER_OVER)
+        loader.run(bpf.update(NODE + SERVICE, [], [bpf.NAME]))
+        loader.tend()
+        listed = loader.listed(())
+        assert (listed["links"], listed["maps"]["fronts"], listed["maps"]["endpoints"]) == (there, {}, {})
+        if is_over_by_time:
+            monkeypatch.setattr("kubenetlab.kernel.bpf.GRACE_S", 0)
+        else:
+            flow_seen_at(loader, 0)
+        loader.tend()
+        assert loader.listed(()) == {"links": {}, "maps": {}}
+    loader.close()
+
+
+def test_programs_that_are_to_go_may_stay() -> None:
+    """Where they are asked for again they know their flows."""
+    loader = opened()
+    with_links("eth0")
+    loader.run(bpf.update([], NODE + SERVICE))
+    flow_seen_at(loader, NEVER_OVER)
+    loader.run(bpf.update(NODE + SERVICE, [], [bpf.NAME]))
+    loader.run(bpf.update([], NODE + SERVICE))
+    flow_seen_at(loader, 0)
+    loader.tend()
+    assert list(bpf.differences(NODE + SERVICE, loader.listed(()))) == []
+    loader.close()
+
+
+def settle(loader: BpfLoader, looks: int = 20) -> bool:
+    """Has it compare more often than it takes to see everything here. True when something was not as it was told."""
+    return any(loader.was_touched() for _ in range(looks))
+
+
+@pytest.mark.parametrize("change", ["taken away", "changed", "added"])
+def test_an_entry_that_somebody_else_changes_is_noticed(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By comparing a few at a time; what is as it was told is no change, and one change is not told all the time."""
+    monkeypatch.setattr("kubenetlab.kernel.bpf.COMPARED", 2)
+    monkeypatch.setattr("kubenetlab.kernel.bpf.REST_S", 3600)
+    loader = opened()
+    with_links("eth0")
+    loader.run(bpf.update([], NODE + SERVICE))
+    loader.run(bpf.update(NODE + SERVICE, NODE + SERVICE[:2]))
+    loader.run(bpf.update(NODE + SERVICE[:2], NODE + SERVICE))
+    assert not settle(loader)
+    loader.run(bpf.update(NODE + SERVICE, [*NODE, *SERVICE, ClusterIp("", "10.96.0.8")]))
+    assert loader._loaded is not None
+    (key, value), *_ = loader._loaded.entries("endpoints")
+    match change:
+        case "taken away":
+            loader._loaded.delete("endpoints", key)
+        case "changed":
+            loader._loaded.set("endpoints", key, value[::-1])
+        case "added":
+            loader._loaded.set("endpoints", key[::-1], value)
+    assert settle(loader)
+    assert not settle(loader)
+    loader.run(bpf.replacement(NODE + SERVICE))
+    assert not settle(loader)
+    assert list(bpf.differences(NODE + SERVICE, loader.listed(()))) == []
     loader.close()
 
 
@@ -112,6 +194,24 @@ def test_what_somebody_took_away_is_put_again(command: str) -> None:
     listen(loader)
     assert loader.listed(())["links"] == {"lo": ["going"], "eth0": BOTH}
     loader.close()
+
+
+def test_another_program_in_the_place_of_ours_is_replaced() -> None:
+    """It may be there before ours is put again, not longer."""
+    loader, another = opened(), opened()
+    with_links("eth0")
+    loader.run(bpf.update([], NODE))
+    loader.heard()
+    (index,) = (index for name, index in loader._links().items() if name == "eth0")
+    ids = [one.program_id for one in loader._filters(index)]
+    foreign = Libbpf().load(OBJECT.read_bytes())
+    assert another._route.batch([tc.set_filter(index, "ingress", foreign.programs["going"], "theirs")]) == []
+    assert [one.name for one in loader._filters(index)] == ["theirs", "going"]
+    listen(loader)
+    assert [one.program_id for one in loader._filters(index)] == ids
+    loader.heard()
+    for one in (foreign, another, loader):
+        one.close()
 
 
 def test_a_refusal_names_the_entry() -> None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from kubenetlab.kernel.libbpf import LIBRARY, has_library
+from kubenetlab.kernel.libbpf import LIBRARY, Libbpf, has_library
 from tests.labs.lab import wait_for
 from tests.labs.test_ways_in import manifest
 from tests.labs.world import Labs, World
@@ -117,6 +117,25 @@ def test_a_new_node_agent_listens_again(world: World) -> None:
         lab.kill("node-agent-0")
     lab.inside(node, "tc", "qdisc", "del", "dev", link, "clsact")
     wait_for(programs, "the programs of a link that has lost its qdisc")
+
+
+def test_an_entry_that_somebody_takes_away_is_made_again(world: World) -> None:
+    """Of what Services are as the node's programs know them."""
+    (filter_,) = (
+        one["options"]
+        for one in json.loads(world.lab.inside(world.places["node:worker"], "tc", "-j", "filter", "show", "dev", "eth0", "ingress"))
+        if "options" in one
+    )
+    loaded = Libbpf().found({"coming": filter_["prog"]["id"]})
+    try:
+        before = dict(loaded.entries("fronts"))
+        for key in before:
+            loaded.delete("fronts", key)
+        wait_for(lambda: dict(loaded.entries("fronts")) == before, "the fronts as they were")
+    finally:
+        loaded.close()
+    (answer,) = world.ask("a", ("TCP", world.services["open"], 80))
+    assert answer.who == "b"
 
 
 def test_a_connection_outlives_the_agents(world: World) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.labs.lab import Lab
+from tests.labs.lab import Lab, wait_for
 from tests.labs.likeness import difference
 from tests.labs.streaming import streaming
 from tests.labs.world import LACKING, PROXIES, World, in_document
@@ -84,7 +84,7 @@ def test_a_running_lab_is_given_another_mode(lab: Lab, labs: Callable[[], Lab], 
                 assert all(answer.who.startswith("web-") for source in ("client", "node:worker") for answer in found.ask(source, *asked))
                 assert all(answer.who.startswith("web-") for answer in found.ask("ext:client", *asked[1:]))
             if wanted == "nftables":
-                assert names_in(rules_of(lab)) == names_in(untouched)
+                wait_for(lambda: names_in(rules_of(lab)) == names_in(untouched), "the end of what the former mode has begun")
     other = labs()
     other.up(MANIFEST.replace("ipFamily: dual", f"ipFamily: dual, kubeProxyMode: {in_document(proxy)}"))
     assert difference(other, lab) == []

@@ -30,7 +30,7 @@ class Maps:
     def run(self, text: str) -> None:
         words: dict[str, Any] = json.loads(text) if text else {"links": self.links}
         if not words.get("links"):
-            self.__init__()  # type: ignore[misc]
+            self.entries, self.links = {}, []
             return
         self.links = words["links"]
         for name, key, value in words.get("set", ()):
