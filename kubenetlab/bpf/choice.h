@@ -6,11 +6,11 @@
 #define SECOND 1000000000ULL
 
 /* The Service port that a packet is for. */
-static __noinline struct front *find_front(const struct tuple *asked, const struct settings *known, int is_ipv6)
+static __noinline struct front *find_front(const struct tuple *asked, int is_ipv6)
 {
 	struct front_key key = {.address = asked->destination, .port = asked->destination_port, .protocol = asked->protocol};
 	struct front *found = bpf_map_lookup_elem(&fronts, &key);
-	if (found || !is_same(&asked->destination, &known->node[is_ipv6]))
+	if (found || !bpf_map_lookup_elem(&doors, &asked->destination))
 		return found;
 	key.kind = AT_NODE;
 	key.address.words[0] = key.address.words[1] = key.address.words[3] = 0;

@@ -88,7 +88,7 @@ __noinline int is_stale(const struct settings *known, const struct flow *flow, i
 		return 1;
 	if (flow->flags & IS_APART)
 		return 0;
-	struct front *front = find_front(asked, known, work->packet.is_ipv6 != 0);
+	struct front *front = find_front(asked, work->packet.is_ipv6 != 0);
 	if (!front)
 		return 1;
 	choose_list(known, front, is_from_node);

@@ -27,7 +27,7 @@ struct settings {
 
 enum front_kind { AT_ADDRESS, AT_NODE };
 
-/* Where a Service is reached: at an address, or (address zero, but for the family) at the node's own under a node port.
+/* Where a Service is reached: at an address, or (address zero, but for the family) under a node port at any of the node's doors.
  * With port and protocol 0 it says that the address is a cluster IP. */
 struct front_key {
 	struct address address;
@@ -132,6 +132,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct settings);
 } settings SEC(".maps");
+
+/* The node's addresses at which node ports answer. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, __u8);
+} doors SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -78,7 +78,7 @@ __noinline int begin(struct __sk_buff *skb, const struct settings *known, int is
 	if (!work || !known)
 		return -1;
 	const struct tuple *asked = &work->packet.tuple;
-	struct front *front = has_ports(asked) ? find_front(asked, known, work->packet.is_ipv6 != 0) : 0;
+	struct front *front = has_ports(asked) ? find_front(asked, work->packet.is_ipv6 != 0) : 0;
 	if (!front)
 		return pass_by(skb, known);
 	if (is_underway(&work->packet))

@@ -65,6 +65,8 @@ class Range(Struct, frozen=True):
     node: str
     pods: str
     services: str
+    doors: tuple[str, ...] = ()
+    """The node's addresses at which node ports answer."""
 
 
 class Programs(_Bpf, frozen=True):
@@ -89,6 +91,8 @@ class Programs(_Bpf, frozen=True):
         value = b"".join(_address(one.node) for one in both)
         value += b"".join(_range(one.pods) for one in both) + b"".join(_range(one.services) for one in both)
         yield ("settings", bytes(4)), value
+        for address in (address for one in self.ranges for address in one.doors):
+            yield ("doors", _address(address)), b"\1"
 
     def __str__(self) -> str:
         return f"bpf programs {COMING} and {GOING} on {self.uplink}, {GOING} on {LOOPBACK}"
@@ -179,7 +183,7 @@ class ClusterIp(_Bpf, frozen=True):
 
 
 class Front(_Bpf, frozen=True):
-    """Where a Service port is reached: at an address; at 0.0.0.0 or :: under a node port, at the node's own."""
+    """Where a Service port is reached: at an address; at 0.0.0.0 or :: under a node port, at the node's doors."""
 
     rank = 120
 
@@ -314,6 +318,8 @@ def readable(name: str, key: bytes, value: bytes) -> str:
             if not protocol:
                 return f"front {_as_address(address)}: a cluster IP"
             return f"front {'node port ' if kind == _AT_NODE else ''}{where}: {policy}{more}"
+        case "doors":
+            return f"node ports at {_as_address(key)}"
         case "endpoints":
             own, index, _ = _SLOT.unpack(key)
             address, port = _ENDPOINT.unpack(value)

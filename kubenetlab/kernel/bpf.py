@@ -29,7 +29,7 @@ from kubenetlab.kernel.rules import RulesError
 
 OBJECT: Final = Path(__file__).parents[1] / "bpf" / "service.bpf.o"
 SIDES: Final[Mapping[str, tc.Side]] = {COMING: "ingress", GOING: "egress"}
-TOLD: Final = ("settings", "fronts", "endpoints", "members", "sources")
+TOLD: Final = ("settings", "doors", "fronts", "endpoints", "members", "sources")
 """The maps that are written from outside; the others belong to the packets."""
 
 GRACE_S, QUIET_S = 0.25, 0.02
@@ -124,7 +124,7 @@ class BpfLoader:
     def text(self) -> str:
         listed = self.listed(())
         lines = [f"link {link}: {', '.join(names)}" for link, names in listed["links"].items()]
-        maps = {name: listed["maps"].get(name, {}) for name in ("fronts", "endpoints", "sources")}
+        maps = {name: listed["maps"].get(name, {}) for name in ("doors", "fronts", "endpoints", "sources")}
         lines += sorted(
             readable(name, bytes.fromhex(key), bytes.fromhex(value)) for name, entries in maps.items() for key, value in entries.items()
         )

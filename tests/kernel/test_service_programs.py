@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from msgspec import structs
+
 from kubenetlab.hoststate.bpf import Source
 from tests.kernel.frames import tcp, udp
 from tests.kernel.service_node import DROP, FAMILIES, NODE_PORT, PASS, REDIRECT, Addresses, Node, answer
@@ -46,6 +48,20 @@ def test_from_outside_by_the_policy_cluster(ends: Addresses) -> None:
             back = node.came(answer(went))
             assert back.ends == (ends.pods[2], 8080, asker, number)
             assert node.went(back).ends == (*way, asker, number)
+
+
+def test_node_ports_answer_at_the_nodes_doors(ends: Addresses) -> None:
+    """There and nowhere else; who asks at one is answered from there."""
+    node = Node(ends)
+    node.serve([(ends.pods[2], 8080)])
+    for port, door in enumerate(ends.ranges.doors, 40000):
+        went = node.went(node.came(tcp((ends.pods[0], port), (door, NODE_PORT))))
+        assert went.destination == ends.pods[2]
+        assert node.went(node.came(answer(went))).ends == (door, NODE_PORT, ends.pods[0], port)
+    node = Node(ends._replace(ranges=structs.replace(ends.ranges, doors=ends.ranges.doors[1:])))
+    node.serve([(ends.pods[2], 8080)])
+    shut = tcp((ends.pods[0], 41000), (ends.node, NODE_PORT))
+    assert node.came(shut) == shut
 
 
 def test_from_outside_by_the_policy_local(ends: Addresses) -> None:

@@ -107,6 +107,7 @@ def test_another_choice_of_endpoints_is_another_list() -> None:
             Front("", "2001:db8::1", 80, "TCP", "s", ("a", 2), is_fenced=True),
             "front 2001:db8::1 80/TCP: Cluster, 2 in ca978112ca1bbdca, fenced",
         ),
+        (Programs("", (Range("172.18.0.2", "", "", ("172.18.0.2",)),), "eth0"), "node ports at 172.18.0.2"),
         (ClusterIp("", "fd00:10:96::a"), "front fd00:10:96::a: a cluster IP"),
         (Source("", "s", "198.51.100.0/24"), "source 043a718774c572bd: 198.51.100.0/24"),
         (Source("", "s", "2001:db8::/32"), "source 043a718774c572bd: 2001:db8::/32"),
@@ -115,7 +116,7 @@ def test_another_choice_of_endpoints_is_another_list() -> None:
 )
 def test_entries_can_be_read(obj: Any, line: str) -> None:
     """In the words of the fields that they were made of."""
-    ((name, key), value) = next(iter(obj.entries()))
+    *_, ((name, key), value) = obj.entries()
     assert bpf.readable(name, key, value) == line
 
 
@@ -138,6 +139,26 @@ def test_what_differs_is_named() -> None:
     ]
     broken = {**maps, "fronts": {**maps["fronts"], own: "00"}}
     assert list(bpf.differences(wanted, {"links": links, "maps": broken})) == [f"~ {front}"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "doors"),
+    [
+        (None, ("172.18.0.3", "fd00:172:18::3")),
+        ("[primary]", ("172.18.0.3", "fd00:172:18::3")),
+        ("[]", ("172.18.0.3", "10.244.1.1", "fd00:172:18::3", "fd00:10:244:1::1")),
+        ("[10.244.0.0/16]", ("10.244.1.1",)),
+        ("[172.18.0.0/16, '::/0']", ("172.18.0.3", "fd00:172:18::3", "fd00:10:244:1::1")),
+    ],
+    ids=str,
+)
+def test_node_ports_answer_at_the_addresses_that_are_asked_for(wanted: str | None, doors: tuple[str, ...]) -> None:
+    """By default the node's own; without any at all that it has."""
+    options = f"{{type: ebpf, nodePortAddresses: {wanted}}}" if wanted else "ebpf"
+    cluster = running(store(LAB.replace("kubeProxyMode: ebpf", f"kubeProxyMode: {options}") + service(type="NodePort")))
+    found = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["node/worker"].values()
+    (programs,) = (obj for obj in found if isinstance(obj, Programs))
+    assert tuple(door for one in programs.ranges for door in one.doors) == doors
 
 
 def test_a_refusal_names_the_object_whose_entry_it_is() -> None:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 from kubenetlab.api import ip
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
-from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, port_views
-from kubenetlab.datapath.view import NodeView, Place, PodView, ServiceView
+from kubenetlab.datapath.proxy.services import PRIMARY, EndpointAddress, PortView, node_port_addresses, port_views
+from kubenetlab.datapath.view import Family, NodeView, Place, PodView, ServiceView
 from kubenetlab.hoststate import bpf
 from kubenetlab.hoststate.bpf import ClusterIp, Front, Hooked, Programs, Range, Source
 from kubenetlab.hoststate.object import Object
@@ -27,18 +27,21 @@ _ANY_ADDRESS = {4: "0.0.0.0", 6: "::"}
 
 
 class Mode(ModeOptions, frozen=True):
-    """Options: `masqueradeAll`: whatever is for a cluster IP is masqueraded, what pods send too."""
+    """Options as kube-proxy's own configuration names them."""
 
     needs = Needs(programs=("libbpf.so.1",), features=("tc programs",), root="eBPF programs")
 
     masquerade_all: bool = False
+    """Whatever is for a cluster IP is masqueraded, what pods send too."""
+    node_port_addresses: tuple[str, ...] = (PRIMARY,)
+    """Ranges of the nodes' addresses at which node ports answer, or `primary`; without any they answer at all but 127.0.0.1."""
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         # What the node asks itself by a Service comes in again by lo, from the node's own address.
         yield Sysctl(node.netns, "net/ipv4/conf/lo/accept_local", "1")
         yield Sysctl(node.netns, "net/ipv4/conf/lo/rp_filter", "0")
         families = zip(node.families, network.cluster_cidrs, node.service_cidrs, strict=True)
-        ranges = tuple(Range(family.address, pods, services) for family, pods, services in families)
+        ranges = tuple(Range(family.address, pods, services, self._doors(node, family)) for family, pods, services in families)
         yield Programs(node.netns, ranges, NODE_UPLINK)
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
@@ -55,6 +58,10 @@ class Mode(ModeOptions, frozen=True):
                 fronts = (obj for port in ports for obj in _service_port(port, version, self.masquerade_all))
                 found.append(Rules("bpf", f"IPv{version}", service.service.full_name, (*ips, *fronts)))
         return tuple(found)
+
+    def _doors(self, node: NodeView, family: Family) -> tuple[str, ...]:
+        found = node_port_addresses(self.node_port_addresses, node, family.version)
+        return (family.address, family.gateway) if found is None else found
 
 
 def _service_port(port: PortView, version: int, masquerade_all: bool) -> Iterator[RuleObject]:
