@@ -1,7 +1,7 @@
 /* Which Service port a packet is for, and who of its endpoints gets it. */
 #pragma once
 
-#include "work.h"
+#include "handing.h"
 
 #define SECOND 1000000000ULL
 
@@ -37,6 +37,21 @@ __noinline int choose_list(const struct settings *known, const struct front *fro
 	work->service = front->service;
 	work->affinity_s = front->affinity_s;
 	return (masquerade ? MASQUERADED : 0) | (is_from_node ? NODE_IS_CLIENT : 0);
+}
+
+/* How what would be masqueraded is sent when endpoints are to see their clients. */
+static __always_inline int sent_directly(const struct work *work, const struct settings *known, int manner)
+{
+	const struct address *client = &work->packet.tuple.source, *endpoint = &work->chosen.address;
+	const struct range *pods = &known->pods[work->packet.is_ipv6 != 0];
+	struct address *home = home_of(endpoint);
+	if (!home)
+		return is_within(endpoint, pods) ? manner & ~MASQUERADED : manner; /* a pod of this node, or nobody of the cluster */
+	if (is_within(client, pods) && !home_of(client))
+		return manner & ~MASQUERADED; /* a pod of this node: its answers come here */
+	if (is_same(client, home))
+		return manner; /* that node takes in nothing that seems to come from itself */
+	return (manner & ~MASQUERADED) | HANDED_ON;
 }
 
 static __always_inline int is_member(__u64 list, const struct endpoint *endpoint)

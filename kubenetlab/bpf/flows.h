@@ -41,8 +41,13 @@ __noinline int open_flow(const struct settings *known, int manner)
 	const struct address *node = &known->node[work->packet.is_ipv6 != 0];
 	struct flow *flow = &work->flow, *other = &work->other;
 	struct tuple *key = &work->key;
+	if (manner & HANDED_ON) {
+		set_flow(flow, &asked->source, asked->source_port, &chosen->address, chosen->port, IS_SERVICE | TO_HOME);
+		*key = *asked;
+		return bpf_map_update_elem(&flows, key, flow, BPF_ANY);
+	}
 	int is_own = is_same(&chosen->address, node), is_nodes = manner & NODE_IS_CLIENT;
-	__u32 flags = (manner & IS_DIRECT ? IS_APART : IS_SERVICE) | (is_nodes ? FROM_NODE : 0);
+	__u32 flags = (manner & WITHOUT_SERVICE ? IS_APART : IS_SERVICE) | (is_nodes ? FROM_NODE : 0);
 
 	set_flow(flow, &asked->source, 0, &chosen->address, chosen->port, flags);
 	set_flow(other, &asked->destination, asked->destination_port, &asked->source, asked->source_port, is_nodes ? TO_NODE : 0);
@@ -60,9 +65,11 @@ __noinline int open_flow(const struct settings *known, int manner)
 	return bpf_map_update_elem(&flows, key, flow, BPF_ANY);
 }
 
-/* Forgets how answers to a flow were translated. */
+/* Forgets how answers to a flow were translated, if it was here. */
 static __always_inline void forget_answers(struct work *work, const struct flow *flow)
 {
+	if (flow->flags & TO_HOME)
+		return;
 	const struct tuple *asked = &work->packet.tuple;
 	set_key(&work->key, &flow->destination, flow->destination_port, &flow->source, flow->source_port, asked->protocol, GOING);
 	bpf_map_delete_elem(&flows, &work->key);

@@ -1,7 +1,7 @@
 /* What the programs know: settings and Services, written from outside; flows, fragments and faithful clients, written by packets.
  *
  * An address has 16 bytes, an IPv4 address as ::ffff:a.b.c.d, so that both families share maps and code. Ports are in network order,
- * all else in the machine's. kubenetlab/hoststate/bpf.py writes the same layouts.
+ * all else in the machine's. kubenetlab/hoststate/bpf_entries.py has the same layouts.
  */
 #pragma once
 
@@ -41,6 +41,7 @@ enum front_flag {
 	IS_LOCAL = 2,   /* that policy is Local */
 	IS_FENCED = 4,  /* only sources in the map `sources` may come */
 	IS_HIDING = 8,  /* all clients are masqueraded, pods too */
+	IS_DIRECT = 16, /* endpoints see clients themselves, and answer them from their own nodes */
 };
 
 struct front {
@@ -76,6 +77,11 @@ struct source_key {
 	struct address address;
 };
 
+struct home_key {
+	__u32 prefix_length; /* as of an IPv6 address */
+	struct address address;
+};
+
 struct client_key {
 	__u64 service;
 	struct address address;
@@ -86,9 +92,10 @@ struct faith {
 	__u64 since_ns;
 };
 
-enum stage { COMING, GOING };
+enum stage { COMING, GOING, HANDED_OVER };
 
-/* A packet before it is rewritten: where it comes into the node (tc ingress), or where it goes out (tc egress). */
+/* A packet before it is rewritten: where it comes into the node (tc ingress), where it goes out (tc egress), or where it comes in from
+ * another node that has handed it on: it may have passed here before. */
 struct tuple {
 	struct address source;
 	struct address destination;
@@ -105,6 +112,7 @@ enum flow_flag {
 	TO_NODE = 4,     /* an answer to it */
 	IS_CLOSED = 8,   /* the client has said goodbye */
 	IS_APART = 16,   /* the way to the same endpoint without a Service */
+	TO_HOME = 32,    /* as it is to the endpoint's node, which translates it */
 };
 
 /* What a packet becomes. */
@@ -173,6 +181,15 @@ struct {
 	__type(key, struct source_key);
 	__type(value, __u8);
 } sources SEC(".maps");
+
+/* Where addresses of other nodes are: pods at their nodes, and nodes at themselves. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct home_key);
+	__type(value, struct address);
+} homes SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

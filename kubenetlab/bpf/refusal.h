@@ -1,9 +1,11 @@
-/* What a client hears where nobody serves: TCP a reset, all else that the port is unreachable. The packet itself becomes the answer. */
+/* What a client hears where nobody serves (TCP a reset, all else that the port is unreachable), and of what is too large. The packet itself
+ * becomes the answer. */
 #pragma once
 
 #include "packet.h"
 
-#define QUOTED 8 /* bytes beyond the IP header, as RFC 792 asks for */
+#define QUOTED 20 /* bytes beyond the IP header: a TCP header, or UDP's behind that of a fragment */
+#define LEAST_QUOTED 8 /* as RFC 792 asks for */
 #define TTL 64
 
 struct ipv4_reset {
@@ -135,38 +137,60 @@ __noinline int reset(struct __sk_buff *skb, const struct packet *packet, union a
 	return bpf_skb_store_bytes(skb, NETWORK, made, sizeof *made, 0);
 }
 
-/* From the node, as the kernel's own errors are. */
-__noinline int say_unreachable(struct __sk_buff *skb, const struct packet *packet, const struct address *node, union answer *answer)
+static __always_inline void set_unreachable(struct icmp_header *word, int is_ipv6)
 {
-	if (!packet || !node || !answer)
+	word->type = is_ipv6 ? ICMPV6_ERROR_UNREACHABLE : ICMP_ERROR_UNREACHABLE;
+	word->code = is_ipv6 ? ICMPV6_PORT_UNREACHABLE : ICMP_PORT_UNREACHABLE;
+}
+
+/* Whether or not it may be cut in pieces: senders remember it either way. */
+static __always_inline void set_too_big(struct icmp_header *word, int is_ipv6, __u32 mtu)
+{
+	word->type = is_ipv6 ? ICMPV6_ERROR_TOO_BIG : ICMP_ERROR_UNREACHABLE;
+	word->code = is_ipv6 ? 0 : ICMP_FRAGMENTS_NEEDED;
+	word->rest = bpf_htonl(mtu);
+}
+
+/* How much of a packet an error quotes, of an IP header of this length. */
+static __always_inline __u32 quotable(const struct __sk_buff *skb, __u32 header)
+{
+	return header + (skb->len >= NETWORK + header + QUOTED ? QUOTED : LEAST_QUOTED);
+}
+
+/* Makes room for headers before what is quoted, which stays. */
+static __always_inline int make_room(struct __sk_buff *skb, __u32 quoted, __u32 headers)
+{
+	return bpf_skb_change_tail(skb, NETWORK + quoted, 0) || bpf_skb_adjust_room(skb, headers, BPF_ADJ_ROOM_MAC, 0);
+}
+
+/* An error from the node, as the kernel's own are. */
+__noinline int say(struct __sk_buff *skb, const struct packet *packet, const struct address *node, union answer *answer,
+		   const struct icmp_header *word)
+{
+	if (!packet || !node || !answer || !word)
 		return -1;
 	const struct tuple *tuple = &packet->tuple;
 	if (packet->is_ipv6) {
 		struct ipv6_error *made = &answer->error6;
-		if (bpf_skb_load_bytes(skb, NETWORK, made->quoted, sizeof made->quoted))
+		__u32 quoted = quotable(skb, sizeof made->ip), length = sizeof made->icmp + quoted;
+		if (bpf_skb_load_bytes(skb, NETWORK, made->quoted, quoted))
 			return -1;
-		__u16 length = sizeof *made - sizeof made->ip;
 		set_ipv6_header(&made->ip, length, IPPROTO_ICMPV6, node, &tuple->source);
-		__builtin_memset(&made->icmp, 0, sizeof made->icmp);
-		made->icmp.type = ICMPV6_ERROR_UNREACHABLE;
-		made->icmp.code = ICMPV6_PORT_UNREACHABLE;
+		made->icmp = *word;
 		__u32 sum = pseudo_sum(&made->ip.saddr, &made->ip.daddr, length, IPPROTO_ICMPV6);
-		made->icmp.checksum = folded(bpf_csum_diff(0, 0, (__be32 *)&made->icmp, sizeof *made - sizeof made->ip, sum));
-		if (bpf_skb_change_tail(skb, NETWORK + sizeof made->quoted, 0) ||
-		    bpf_skb_adjust_room(skb, sizeof *made - sizeof made->quoted, BPF_ADJ_ROOM_MAC, 0))
+		made->icmp.checksum = folded(bpf_csum_diff(0, 0, (__be32 *)&made->icmp, length, sum));
+		if (make_room(skb, quoted, sizeof made->ip + sizeof made->icmp))
 			return -1;
-		return bpf_skb_store_bytes(skb, NETWORK, made, sizeof *made, 0);
+		return bpf_skb_store_bytes(skb, NETWORK, made, sizeof made->ip + length, 0);
 	}
 	struct ipv4_error *made = &answer->error4;
-	if (packet->transport != NETWORK + sizeof made->ip || bpf_skb_load_bytes(skb, NETWORK, made->quoted, sizeof made->quoted))
+	__u32 quoted = quotable(skb, sizeof made->ip), length = sizeof made->icmp + quoted;
+	if (packet->transport != NETWORK + sizeof made->ip || bpf_skb_load_bytes(skb, NETWORK, made->quoted, quoted))
 		return -1;
-	set_ipv4_header(&made->ip, sizeof *made, IPPROTO_ICMP, node->words[3], tuple->source.words[3]);
-	__builtin_memset(&made->icmp, 0, sizeof made->icmp);
-	made->icmp.type = ICMP_ERROR_UNREACHABLE;
-	made->icmp.code = ICMP_PORT_UNREACHABLE;
-	made->icmp.checksum = folded(bpf_csum_diff(0, 0, (__be32 *)&made->icmp, sizeof *made - sizeof made->ip, 0));
-	if (bpf_skb_change_tail(skb, NETWORK + sizeof made->quoted, 0) ||
-	    bpf_skb_adjust_room(skb, sizeof *made - sizeof made->quoted, BPF_ADJ_ROOM_MAC, 0))
+	set_ipv4_header(&made->ip, sizeof made->ip + length, IPPROTO_ICMP, node->words[3], tuple->source.words[3]);
+	made->icmp = *word;
+	made->icmp.checksum = folded(bpf_csum_diff(0, 0, (__be32 *)&made->icmp, length, 0));
+	if (make_room(skb, quoted, sizeof made->ip + sizeof made->icmp))
 		return -1;
-	return bpf_skb_store_bytes(skb, NETWORK, made, sizeof *made, 0);
+	return bpf_skb_store_bytes(skb, NETWORK, made, sizeof made->ip + length, 0);
 }

@@ -12,6 +12,11 @@
  *
  * What the node itself sends has passed the stack when it is first seen: `going` translates it whole, and sends it where its new
  * destination asks for. What comes back is translated whole by `coming`, or by `going` on lo, and enters the stack again by lo.
+ *
+ * With direct server return only the endpoint's node translates (handing.h):
+ *
+ *     client ──▶ coming: C to V, in Geneve to the other node ──▶ coming there: V becomes E ──▶ its stack ──▶ endpoint
+ *     client ◀────────────────────────────────────────────────── going there: E becomes V ◀── its stack ◀── endpoint
  */
 #include "translation.h"
 
@@ -21,19 +26,15 @@ __noinline int refuse(struct __sk_buff *skb, const struct settings *known)
 	if (!work || !known)
 		return -1;
 	const struct packet *packet = &work->packet;
-	int failed = packet->tuple.protocol == IPPROTO_TCP ? reset(skb, packet, &work->answer)
-							   : say_unreachable(skb, packet, &known->node[packet->is_ipv6 != 0], &work->answer);
-	if (failed)
-		return TC_ACT_SHOT;
-	if (packet->tuple.stage == GOING)
-		return to_loopback(skb);
-	__u8 both[2 * ETH_ALEN], turned[2 * ETH_ALEN];
-	if (bpf_skb_load_bytes(skb, 0, both, sizeof both))
-		return TC_ACT_SHOT;
-	__builtin_memcpy(turned, both + ETH_ALEN, ETH_ALEN);
-	__builtin_memcpy(turned + ETH_ALEN, both, ETH_ALEN);
-	bpf_skb_store_bytes(skb, 0, turned, sizeof turned, 0);
-	return bpf_redirect(skb->ifindex, 0);
+	int is_ipv6 = packet->is_ipv6 != 0, failed;
+	if (packet->tuple.protocol == IPPROTO_TCP) {
+		failed = reset(skb, packet, &work->answer);
+	} else {
+		struct icmp_header word = {};
+		set_unreachable(&word, is_ipv6);
+		failed = say(skb, packet, &known->node[is_ipv6], &work->answer, &word);
+	}
+	return failed ? TC_ACT_SHOT : send_back(skb, packet->tuple.stage);
 }
 
 /* A packet of no flow, for no Service port: what is for the Services' range is refused or dropped. What takes the addresses and ports of
@@ -67,7 +68,7 @@ __noinline int pass_by(struct __sk_buff *skb, const struct settings *known)
 		return TC_ACT_OK;
 	}
 	work->chosen = (struct endpoint){.address = asked->destination, .port = asked->destination_port};
-	open_flow(known, IS_DIRECT);
+	open_flow(known, WITHOUT_SERVICE);
 	return translate(skb, work, known, &work->flow);
 }
 
@@ -92,9 +93,26 @@ __noinline int begin(struct __sk_buff *skb, const struct settings *known, int is
 		return TC_ACT_SHOT;
 	if (is_same(&work->chosen.address, &work->packet.tuple.source))
 		manner |= MASQUERADED;
+	else if (front->flags & IS_DIRECT && manner == MASQUERADED)
+		manner = sent_directly(work, known, manner);
 	if (open_flow(known, manner))
 		return TC_ACT_SHOT;
 	return translate(skb, work, known, &work->flow);
+}
+
+/* A packet that another node has handed on, for the endpoint that it has chosen. */
+static __always_inline int take_in(struct __sk_buff *skb, struct work *work, const struct settings *known, struct flow *flow)
+{
+	const struct endpoint *chosen = &work->chosen;
+	if (flow && is_same(&flow->destination, &chosen->address) && flow->destination_port == chosen->port) {
+		if (!is_underway(&work->packet))
+			flow->flags &= ~IS_CLOSED;
+		work->flow = *flow;
+		return translate(skb, work, known, &work->flow);
+	}
+	if (flow)
+		forget_answers(work, flow);
+	return open_flow(known, 0) ? TC_ACT_SHOT : translate(skb, work, known, &work->flow);
 }
 
 /* What goes out and nobody has translated: a connection to a cluster IP that nobody knows any more is ended. */
@@ -111,21 +129,26 @@ static __always_inline int look_at(struct __sk_buff *skb, int stage)
 	const struct settings *known = bpf_map_lookup_elem(&settings, &zero);
 	if (!work || !known || !take_apart(skb, stage, &work->packet))
 		return TC_ACT_OK;
+	int is_handed_on = stage == COMING && unwrap(skb, known);
 	if (work->packet.part == LATER)
 		return translate_fragment(skb, work, known);
 	if (is_icmp_error(&work->packet))
 		return translate_error(skb, known);
 	int is_from_node = stage == GOING && !skb->ingress_ifindex;
 	struct flow *flow = bpf_map_lookup_elem(&flows, &work->packet.tuple);
-	if (flow && is_stale(known, flow, is_from_node)) {
+	if (flow && !is_handed_on && is_stale(known, flow, is_from_node)) {
 		forget_answers(work, flow);
 		flow = 0;
 	}
-	if (!flow)
+	if (!flow && !is_handed_on)
 		return stage == COMING || is_from_node ? begin(skb, known, is_from_node) : end_lost(skb, work, known);
-	if (work->packet.tcp_flags & (FIN | RST))
-		flow->flags |= IS_CLOSED;
-	flow->seen_ns = bpf_ktime_get_ns();
+	if (flow) {
+		if (work->packet.tcp_flags & (FIN | RST))
+			flow->flags |= IS_CLOSED;
+		flow->seen_ns = bpf_ktime_get_ns();
+	}
+	if (is_handed_on)
+		return take_in(skb, work, known, flow);
 	work->flow = *flow;
 	return translate(skb, work, known, &work->flow);
 }

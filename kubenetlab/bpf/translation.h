@@ -21,6 +21,8 @@ static __always_inline int translate(struct __sk_buff *skb, struct work *work, c
 		struct fragment_key key = fragment_key(&work->packet);
 		bpf_map_update_elem(&fragments, &key, flow, BPF_ANY);
 	}
+	if (flow->flags & TO_HOME)
+		return hand_on(skb, known);
 	rewrite(skb, &work->packet, flow);
 	return send_on(skb, work->packet.is_ipv6 != 0, known, flow);
 }
@@ -32,8 +34,7 @@ static __always_inline int translate_fragment(struct __sk_buff *skb, struct work
 	if (!flow)
 		return TC_ACT_OK;
 	work->flow = *flow;
-	rewrite(skb, &work->packet, &work->flow);
-	return send_on(skb, work->packet.is_ipv6 != 0, known, &work->flow);
+	return translate(skb, work, known, &work->flow);
 }
 
 /* An error about a packet that had been translated: it goes where that came from, and quotes it as it was sent. */
@@ -56,6 +57,8 @@ __noinline int translate_error(struct __sk_buff *skb, const struct settings *kno
 	if (!found || !is_same(&packet->tuple.destination, &key->destination))
 		return TC_ACT_OK;
 	work->flow = *found;
+	if (found->flags & TO_HOME)
+		return hand_on(skb, known);
 
 	struct flow *inner = &work->other, *outer = &work->flow;
 	set_flow(inner, &found->destination, found->destination_port, &found->source, found->source_port, 0);

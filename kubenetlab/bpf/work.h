@@ -8,7 +8,39 @@
 #define INET 2
 #define INET6 10
 
-enum manner { MASQUERADED = 1, NODE_IS_CLIENT = 2, IS_DIRECT = 4 };
+enum manner { MASQUERADED = 1, NODE_IS_CLIENT = 2, WITHOUT_SERVICE = 4, HANDED_ON = 8 };
+
+/* The option, too. */
+struct geneve {
+	__u8 version_and_length;
+	__u8 flags;
+	__be16 protocol;
+	__u8 network[3];
+	__u8 zero;
+	__be16 option_class;
+	__u8 option_type;
+	__u8 option_length;
+	struct address endpoint;
+	__be16 port;
+	__be16 option_zero;
+};
+
+struct ipv4_wrapping {
+	struct iphdr ip;
+	struct udphdr udp;
+	struct geneve geneve;
+};
+
+struct ipv6_wrapping {
+	struct ipv6hdr ip;
+	struct udphdr udp;
+	struct geneve geneve;
+};
+
+union wrapping {
+	struct ipv4_wrapping ipv4;
+	struct ipv6_wrapping ipv6;
+};
 
 /* What is at hand while one packet is looked at; too large for the stack. */
 struct work {
@@ -23,6 +55,7 @@ struct work {
 	__u32 count;
 	__u32 affinity_s;
 	union answer answer;
+	union wrapping wrapping;
 };
 
 struct {
@@ -69,20 +102,42 @@ __noinline int to_loopback(struct __sk_buff *skb)
 	return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
 }
 
+/* The packet that has become an answer goes where it came from. */
+static __always_inline int send_back(struct __sk_buff *skb, int stage)
+{
+	if (stage == GOING)
+		return to_loopback(skb);
+	__u8 both[2 * ETH_ALEN], turned[2 * ETH_ALEN];
+	if (bpf_skb_load_bytes(skb, 0, both, sizeof both))
+		return TC_ACT_SHOT;
+	__builtin_memcpy(turned, both + ETH_ALEN, ETH_ALEN);
+	__builtin_memcpy(turned + ETH_ALEN, both, ETH_ALEN);
+	bpf_skb_store_bytes(skb, 0, turned, sizeof turned, 0);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+static __always_inline void set_route(struct bpf_fib_lookup *route, struct __sk_buff *skb, int is_ipv6, const struct address *source,
+				      const struct address *destination)
+{
+	__builtin_memset(route, 0, sizeof *route);
+	route->ifindex = skb->ifindex;
+	if (is_ipv6) {
+		route->family = INET6;
+		__builtin_memcpy(route->ipv6_src, source, sizeof *source);
+		__builtin_memcpy(route->ipv6_dst, destination, sizeof *destination);
+	} else {
+		route->family = INET;
+		route->ipv4_src = source->words[3];
+		route->ipv4_dst = destination->words[3];
+	}
+}
+
 __noinline int to_neighbor(struct __sk_buff *skb, int is_ipv6, const struct flow *flow)
 {
 	if (!flow)
 		return -1;
-	struct bpf_fib_lookup route = {.ifindex = skb->ifindex};
-	if (is_ipv6) {
-		route.family = INET6;
-		__builtin_memcpy(route.ipv6_src, &flow->source, sizeof flow->source);
-		__builtin_memcpy(route.ipv6_dst, &flow->destination, sizeof flow->destination);
-	} else {
-		route.family = INET;
-		route.ipv4_src = flow->source.words[3];
-		route.ipv4_dst = flow->destination.words[3];
-	}
+	struct bpf_fib_lookup route;
+	set_route(&route, skb, is_ipv6, &flow->source, &flow->destination);
 	int found = bpf_fib_lookup(skb, &route, sizeof route, 0);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return TC_ACT_SHOT;

@@ -35,7 +35,7 @@ from kubenetlab.datapath.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.probes import ProbeSpec, probes
 from kubenetlab.datapath.proxy.services import has_node_ports, knows_places
 from kubenetlab.datapath.proxy_views import Duty, ProxyView, duty, informed, proxy_view
-from kubenetlab.datapath.view import ANYWHERE, NodeView, Place, PodView, ServiceView, node_views, without_pods
+from kubenetlab.datapath.view import ANYWHERE, NodeView, Place, PodView, ServiceView, by_itself, node_views, without_pods
 from kubenetlab.errors import BugError
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import Listener
@@ -143,7 +143,7 @@ def plan_probes(cluster: Cluster, decisions: Decisions, memo: Memo) -> dict[str,
     for node in node_views(cluster, decisions):
         for view, pod in _pods_of(cluster, node, memo):
             ports = _target_ports(memo, cluster, pod, view)
-            wanted[view.netns] = memo(("probes", view.netns), _probes, without_pods(node), view, pod, ports, decisions.real_commands)
+            wanted[view.netns] = memo(("probes", view.netns), _probes, by_itself(node), view, pod, ports, decisions.real_commands)
     return {netns: specs for netns, specs in wanted.items() if specs}
 
 

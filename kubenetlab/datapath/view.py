@@ -211,7 +211,12 @@ def _families(node: Node) -> tuple[Family, ...]:
 
 
 def without_pods(node: NodeView) -> NodeView:
-    """The node for who need not know its pods and peers: the view stays equal while those come and go."""
+    """The node for who need not know its pods: the view stays equal while those come and go."""
+    return structs.replace(node, pods=())
+
+
+def by_itself(node: NodeView) -> NodeView:
+    """The node for who need not know the other nodes either."""
     return structs.replace(node, pods=(), peers=())
 
 

@@ -1,24 +1,44 @@
 """bpf: programs on a node's links, and what is in their maps.
 
 A Service port is a front: an address and a port that are looked up; it names lists of endpoints. A list never changes: another choice of
-endpoints is another list, and the front is set to that in one stroke. The layouts are those of kubenetlab/bpf/maps.h.
+endpoints is another list, and the front is set to that in one stroke.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import ip_address
 from typing import Any, Final
 
 from msgspec import Struct
 
+from kubenetlab.hoststate.bpf_entries import (
+    AT_ADDRESS,
+    AT_NODE,
+    ENDPOINT,
+    FRONT,
+    FRONT_KEY,
+    HOME_KEY,
+    IS_DIRECT,
+    IS_FENCED,
+    IS_HIDING,
+    IS_LOCAL,
+    IS_OUTSIDE,
+    PROTOCOLS,
+    SLOT,
+    SOURCE_KEY,
+    UNSPECIFIED,
+    packed_address,
+    packed_id,
+    packed_port,
+    packed_prefix,
+    packed_range,
+)
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
 
-PROTOCOLS: Final[Mapping[str, int]] = {"TCP": 6, "UDP": 17}
 LOOPBACK: Final = "lo"
 COMING, GOING = "coming", "going"
 """The programs: at tc ingress and at tc egress."""
@@ -28,14 +48,6 @@ NAME: Final[Name] = ("tc", "services")
 IS_WATCHED: Final = True
 """Links come and lose their programs at any time: somebody has to listen."""
 
-_FRONT_KEY = struct.Struct("=16s2sBB")
-_FRONT = struct.Struct("=8s8s8sIIII")
-_SLOT = struct.Struct("=8sII")
-_ENDPOINT = struct.Struct("=16s2s6x")
-_SOURCE_KEY = struct.Struct("=I8s16s")
-_AT_ADDRESS, _AT_NODE = 0, 1
-_IS_OUTSIDE, _IS_LOCAL, _IS_FENCED, _IS_HIDING = 1, 2, 4, 8
-_UNSPECIFIED: Final = {4: "0.0.0.0", 6: "::"}
 
 Entry = tuple[str, bytes]
 """(map, key)"""
@@ -87,12 +99,12 @@ class Programs(_Bpf, frozen=True):
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
         found = {ip_address(one.node).version: one for one in self.ranges}
-        both = [found.get(version, Range(_UNSPECIFIED[version], "", "")) for version in (4, 6)]
-        value = b"".join(_address(one.node) for one in both)
-        value += b"".join(_range(one.pods) for one in both) + b"".join(_range(one.services) for one in both)
+        both = [found.get(version, Range(UNSPECIFIED[version], "", "")) for version in (4, 6)]
+        value = b"".join(packed_address(one.node) for one in both)
+        value += b"".join(packed_range(one.pods) for one in both) + b"".join(packed_range(one.services) for one in both)
         yield ("settings", bytes(4)), value
         for address in (address for one in self.ranges for address in one.doors):
-            yield ("doors", _address(address)), b"\1"
+            yield ("doors", packed_address(address)), b"\1"
 
     def __str__(self) -> str:
         return f"bpf programs {COMING} and {GOING} on {self.uplink}, {GOING} on {LOOPBACK}"
@@ -120,6 +132,26 @@ class Hooked(_Bpf, frozen=True):
         return f"bpf programs {COMING} and {GOING} on {self.link}"
 
 
+class Home(_Bpf, frozen=True):
+    """On which other node the addresses of a range are."""
+
+    rank = 110
+
+    cidr: str
+    node: str
+
+    @property
+    def key(self) -> Key:
+        return ("Home", self.cidr)
+
+    def entries(self) -> Iterator[tuple[Entry, bytes]]:
+        length, address = packed_prefix(self.cidr)
+        yield ("homes", HOME_KEY.pack(length, address)), packed_address(self.node)
+
+    def __str__(self) -> str:
+        return f"bpf home of {self.cidr}: {self.node}"
+
+
 class Endpoints(_Bpf, frozen=True):
     """A list of endpoints, of which one is drawn."""
 
@@ -133,10 +165,10 @@ class Endpoints(_Bpf, frozen=True):
         return ("Endpoints", self.name)
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
-        own = _id(self.name)
+        own = packed_id(self.name)
         for index, (address, port) in enumerate(self.endpoints):
-            endpoint = _ENDPOINT.pack(_address(address), _port(port))
-            yield ("endpoints", _SLOT.pack(own, index, 0)), endpoint
+            endpoint = ENDPOINT.pack(packed_address(address), packed_port(port))
+            yield ("endpoints", SLOT.pack(own, index, 0)), endpoint
             yield ("members", own + endpoint), b"\1"
 
     def __str__(self) -> str:
@@ -156,9 +188,8 @@ class Source(_Bpf, frozen=True):
         return ("Source", self.service, self.cidr)
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
-        network = ip_network(self.cidr)
-        length = network.prefixlen + (96 if network.version == 4 else 0)
-        yield ("sources", _SOURCE_KEY.pack(64 + length, _id(self.service), _address(str(network.network_address)))), b"\1"
+        length, address = packed_prefix(self.cidr)
+        yield ("sources", SOURCE_KEY.pack(64 + length, packed_id(self.service), address)), b"\1"
 
     def __str__(self) -> str:
         return f"bpf source {self.cidr} of {self.service}"
@@ -176,7 +207,7 @@ class ClusterIp(_Bpf, frozen=True):
         return ("ClusterIp", self.address)
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
-        yield ("fronts", _FRONT_KEY.pack(_address(self.address), bytes(2), 0, _AT_ADDRESS)), bytes(_FRONT.size)
+        yield ("fronts", FRONT_KEY.pack(packed_address(self.address), bytes(2), 0, AT_ADDRESS)), bytes(FRONT.size)
 
     def __str__(self) -> str:
         return f"bpf cluster IP {self.address}"
@@ -201,24 +232,27 @@ class Front(_Bpf, frozen=True):
     """Only a Source may ask."""
     is_hiding: bool = False
     """Endpoints see none of their clients, but the node."""
+    is_direct: bool = False
+    """Endpoints see their clients, and those on other nodes answer them from there."""
 
     @property
     def key(self) -> Key:
         return ("Front", self.address, str(self.port), self.protocol)
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
-        kind = _AT_NODE if self.address in _UNSPECIFIED.values() else _AT_ADDRESS
-        key = _FRONT_KEY.pack(_address(self.address), _port(self.port), PROTOCOLS[self.protocol], kind)
-        flags = self.is_outside * _IS_OUTSIDE | self.is_local * _IS_LOCAL | self.is_fenced * _IS_FENCED | self.is_hiding * _IS_HIDING
-        lists = (_id(self.everywhere[0]), _id(self.here[0]), _id(self.service))
-        yield ("fronts", key), _FRONT.pack(*lists, self.everywhere[1], self.here[1], self.affinity_s, flags)
+        kind = AT_NODE if self.address in UNSPECIFIED.values() else AT_ADDRESS
+        key = FRONT_KEY.pack(packed_address(self.address), packed_port(self.port), PROTOCOLS[self.protocol], kind)
+        flags = self.is_outside * IS_OUTSIDE | self.is_local * IS_LOCAL | self.is_fenced * IS_FENCED
+        flags |= self.is_hiding * IS_HIDING | self.is_direct * IS_DIRECT
+        lists = (packed_id(self.everywhere[0]), packed_id(self.here[0]), packed_id(self.service))
+        yield ("fronts", key), FRONT.pack(*lists, self.everywhere[1], self.here[1], self.affinity_s, flags)
 
     def __str__(self) -> str:
         policy = "Local" if self.is_local else "Cluster"
         return f"bpf front {self.address} {self.port}/{self.protocol} of {self.service}: {policy} {(self.here if self.is_local else self.everywhere)[1]}"
 
 
-Bpf = Programs | Hooked | Endpoints | Source | ClusterIp | Front
+Bpf = Programs | Hooked | Home | Endpoints | Source | ClusterIp | Front
 Ruled = Bpf | Bundle
 
 
@@ -300,37 +334,6 @@ def programs_on(link: str) -> tuple[str, ...]:
     return (GOING,) if link == LOOPBACK else (COMING, GOING)
 
 
-def readable(name: str, key: bytes, value: bytes) -> str:
-    """An entry of a map as one line."""
-    match name:
-        case "fronts":
-            address, port, protocol, kind = _FRONT_KEY.unpack(key)
-            all_of_them, near, _, everywhere, here, affinity_s, flags = _FRONT.unpack(value)
-            where = f"{_as_address(address)} {int.from_bytes(port, 'big')}/{_protocol(protocol)}"
-            policy = f"Cluster, {everywhere} in {all_of_them.hex()}"
-            if flags & _IS_LOCAL:
-                policy = f"Local, {here} in {near.hex()}, of {everywhere} in {all_of_them.hex()}"
-            more = (
-                f", ClientIP {affinity_s}s" * bool(affinity_s)
-                + ", fenced" * bool(flags & _IS_FENCED)
-                + ", masqueraded" * bool(flags & _IS_HIDING)
-            )
-            if not protocol:
-                return f"front {_as_address(address)}: a cluster IP"
-            return f"front {'node port ' if kind == _AT_NODE else ''}{where}: {policy}{more}"
-        case "doors":
-            return f"node ports at {_as_address(key)}"
-        case "endpoints":
-            own, index, _ = _SLOT.unpack(key)
-            address, port = _ENDPOINT.unpack(value)
-            return f"endpoint {own.hex()} {index}: {_as_address(address)} {int.from_bytes(port, 'big')}"
-        case "sources":
-            length, own, address = _SOURCE_KEY.unpack(key)
-            found = str(_as_address(address))
-            return f"source {own.hex()}: {found}/{length - 64 - (0 if ':' in found else 96)}"
-    return f"{name} {key.hex()} {value.hex()}"
-
-
 def _links(objects: Iterable[Ruled]) -> list[str]:
     return [link for obj in objects if isinstance(obj, Programs | Hooked) for link in obj.links]
 
@@ -344,34 +347,3 @@ def _entries(objects: Iterable[Any]) -> dict[Entry, bytes]:
     """In the order in which they may be set; taken away they are from the last to the first."""
     ordered = sorted(objects, key=lambda obj: obj.rank)
     return {entry: value for obj in ordered for entry, value in obj.entries()}
-
-
-def _id(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()[:8] if name else bytes(8)
-
-
-def _port(number: int) -> bytes:
-    return number.to_bytes(2, "big")
-
-
-def _address(text: str) -> bytes:
-    address = ip_address(text)
-    return address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
-
-
-def _as_address(packed: bytes) -> IPv4Address | IPv6Address:
-    address = IPv6Address(packed)
-    return address.ipv4_mapped or address
-
-
-def _protocol(number: int) -> str:
-    return next((name for name, known in PROTOCOLS.items() if known == number), str(number))
-
-
-def _range(cidr: str) -> bytes:
-    """First address and mask; of nothing, a mask of zeros."""
-    if not cidr:
-        return bytes(32)
-    network = ip_network(cidr)
-    mask = network.netmask.packed
-    return _address(str(network.network_address)) + (mask if network.version == 6 else b"\xff" * 12 + mask)

@@ -20,7 +20,8 @@ from typing import Any, Final
 import msgspec
 
 from kubenetlab.hoststate import tc
-from kubenetlab.hoststate.bpf import COMING, GOING, Entry, Words, programs_on, readable
+from kubenetlab.hoststate.bpf import COMING, GOING, Entry, Words, programs_on
+from kubenetlab.hoststate.bpf_entries import readable
 from kubenetlab.hoststate.rules import Name
 from kubenetlab.hoststate.wire import NLM_F_DUMP, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, as_string, attributes, message, messages
 from kubenetlab.kernel.libbpf import Libbpf, Loaded
@@ -29,7 +30,7 @@ from kubenetlab.kernel.rules import RulesError
 
 OBJECT: Final = Path(__file__).parents[1] / "bpf" / "service.bpf.o"
 SIDES: Final[Mapping[str, tc.Side]] = {COMING: "ingress", GOING: "egress"}
-TOLD: Final = ("settings", "doors", "fronts", "endpoints", "members", "sources")
+TOLD: Final = ("settings", "doors", "homes", "fronts", "endpoints", "members", "sources")
 """The maps that are written from outside; the others belong to the packets."""
 
 GRACE_S, QUIET_S = 0.25, 0.02
@@ -124,7 +125,7 @@ class BpfLoader:
     def text(self) -> str:
         listed = self.listed(())
         lines = [f"link {link}: {', '.join(names)}" for link, names in listed["links"].items()]
-        maps = {name: listed["maps"].get(name, {}) for name in ("doors", "fronts", "endpoints", "sources")}
+        maps = {name: listed["maps"].get(name, {}) for name in ("doors", "homes", "fronts", "endpoints", "sources")}
         lines += sorted(
             readable(name, bytes.fromhex(key), bytes.fromhex(value)) for name, entries in maps.items() for key, value in entries.items()
         )

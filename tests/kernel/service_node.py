@@ -80,27 +80,16 @@ class Node:
         """A Service of the given endpoints at its cluster IP, its load balancer's address and its node port."""
         protocol = options.pop("protocol", "TCP")
         service = f"default/web/{protocol}"
-        is_local, is_fenced = options.pop("is_local", False), options.pop("is_fenced", False)
+        is_fenced = options.pop("is_fenced", False)
+        outside = {"is_outside": True, "is_local": options.pop("is_local", False), "is_direct": options.pop("is_direct", False), **options}
         lists = [bpf.endpoints(service, "Cluster", everywhere), bpf.endpoints(service, "Local", here)]
         first, second = ((found.name, len(found.endpoints)) for found in lists)
         any_address = "::" if ":" in self.ends.node else "0.0.0.0"
         fronts = [
             Front("", self.ends.cluster_ip, 80, protocol, service, first, second, **options),
             Front("", self.ends.second_ip, 80, protocol, service, first, second, **options),
-            Front(
-                "",
-                self.ends.balanced,
-                80,
-                protocol,
-                service,
-                first,
-                second,
-                is_outside=True,
-                is_local=is_local,
-                is_fenced=is_fenced,
-                **options,
-            ),
-            Front("", any_address, NODE_PORT, protocol, service, first, second, is_outside=True, is_local=is_local, **options),
+            Front("", self.ends.balanced, 80, protocol, service, first, second, is_fenced=is_fenced, **outside),
+            Front("", any_address, NODE_PORT, protocol, service, first, second, **outside),
         ]
         told = [*lists, ClusterIp("", self.ends.cluster_ip), *fronts]
         self.tell(*told)

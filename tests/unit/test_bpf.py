@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.hoststate import bpf
-from kubenetlab.hoststate.bpf import ClusterIp, Front, Hooked, Programs, Range, Source
-from kubenetlab.hoststate.rules import RuleObject
+from kubenetlab.hoststate.bpf import ClusterIp, Front, Home, Hooked, Programs, Range, Source
+from kubenetlab.hoststate.bpf_entries import readable
+from kubenetlab.hoststate.rules import RuleObject, members
 from tests.clusters import applied, deployment, running, service, store
 
 LAB = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: ebpf, ipFamily: dual}\n---\n"
@@ -109,6 +110,12 @@ def test_another_choice_of_endpoints_is_another_list() -> None:
         ),
         (Programs("", (Range("172.18.0.2", "", "", ("172.18.0.2",)),), "eth0"), "node ports at 172.18.0.2"),
         (ClusterIp("", "fd00:10:96::a"), "front fd00:10:96::a: a cluster IP"),
+        (
+            Front("", "0.0.0.0", 30080, "TCP", "s", ("a", 2), is_outside=True, is_direct=True),
+            "front node port 0.0.0.0 30080/TCP: Cluster, 2 in ca978112ca1bbdca, direct",
+        ),
+        (Home("", "10.244.2.0/24", "172.18.0.4"), "home of 10.244.2.0/24: 172.18.0.4"),
+        (Home("", "fd00:172:18::4/128", "fd00:172:18::4"), "home of fd00:172:18::4/128: fd00:172:18::4"),
         (Source("", "s", "198.51.100.0/24"), "source 043a718774c572bd: 198.51.100.0/24"),
         (Source("", "s", "2001:db8::/32"), "source 043a718774c572bd: 2001:db8::/32"),
     ],
@@ -117,7 +124,7 @@ def test_another_choice_of_endpoints_is_another_list() -> None:
 def test_entries_can_be_read(obj: Any, line: str) -> None:
     """In the words of the fields that they were made of."""
     *_, ((name, key), value) = obj.entries()
-    assert bpf.readable(name, key, value) == line
+    assert readable(name, key, value) == line
 
 
 def test_what_differs_is_named() -> None:
@@ -159,6 +166,33 @@ def test_node_ports_answer_at_the_addresses_that_are_asked_for(wanted: str | Non
     found = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["node/worker"].values()
     (programs,) = (obj for obj in found if isinstance(obj, Programs))
     assert tuple(door for one in programs.ranges for door in one.doors) == doors
+
+
+DIRECT = LAB.replace("kubeProxyMode: ebpf", "kubeProxyMode: {type: ebpf, dsr: true}")
+
+
+def test_direct_return_is_for_what_comes_from_outside_by_the_policy_cluster() -> None:
+    """And nodes know then where the addresses of the others are."""
+    balanced = service("near", type="LoadBalancer", externalTrafficPolicy="Local")
+    cluster = running(store(DIRECT + deployment() + service(type="NodePort", externalIPs=["192.0.2.7"]) + balanced))
+    found = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["node/worker"].values()
+    rules = [obj for obj in found if isinstance(obj, RuleObject) and obj.dialect == "bpf"]
+    fronts = [obj for obj in members(rules) if isinstance(obj, Front)]
+    assert {(front.service.partition("/TCP")[0], front.address) for front in fronts if front.is_direct} == {
+        ("default/web", "0.0.0.0"),
+        ("default/web", "192.0.2.7"),
+    }
+    assert {(obj.cidr, obj.node) for obj in rules if isinstance(obj, Home)} == {
+        ("10.244.0.0/24", "172.18.0.2"),
+        ("172.18.0.2/32", "172.18.0.2"),
+        ("10.244.2.0/24", "172.18.0.4"),
+        ("172.18.0.4/32", "172.18.0.4"),
+        ("fd00:10:244::/64", "fd00:172:18::2"),
+        ("fd00:172:18::2/128", "fd00:172:18::2"),
+        ("fd00:10:244:2::/64", "fd00:172:18::4"),
+        ("fd00:172:18::4/128", "fd00:172:18::4"),
+    }
+    assert not any(isinstance(obj, Home) for obj in STATES[-1])
 
 
 def test_a_refusal_names_the_object_whose_entry_it_is() -> None:

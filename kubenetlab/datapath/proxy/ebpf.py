@@ -4,6 +4,8 @@
                  ┴ cbr0, routes, the rules of others: they see client and endpoint ┴
     pod ── veth1 ┐ going: answers get the Service's address back; here, too, is masqueraded
 
+With `dsr` the node that is asked hands packets on to the endpoint's node as they are, and that one answers the client.
+
 Maps hold Services, endpoints and flows. A hash finds a Service whatever their number, and a change touches one entry. There is no
 Service for SCTP: its ports refuse. See kubenetlab/bpf/service.bpf.c. As in: Cilium's kube-proxy replacement at tc, Calico's eBPF dataplane.
 """
@@ -17,7 +19,8 @@ from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy.services import PRIMARY, EndpointAddress, PortView, node_port_addresses, port_views
 from kubenetlab.datapath.view import Family, NodeView, Place, PodView, ServiceView
 from kubenetlab.hoststate import bpf
-from kubenetlab.hoststate.bpf import ClusterIp, Front, Hooked, Programs, Range, Source
+from kubenetlab.hoststate.bpf import ClusterIp, Front, Home, Hooked, Programs, Range, Source
+from kubenetlab.hoststate.bpf_entries import PROTOCOLS
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules import RuleObject, Rules
 from kubenetlab.hoststate.sandbox import Sysctl
@@ -35,6 +38,9 @@ class Mode(ModeOptions, frozen=True):
     """Whatever is for a cluster IP is masqueraded, what pods send too."""
     node_port_addresses: tuple[str, ...] = (PRIMARY,)
     """Ranges of the nodes' addresses at which node ports answer, or `primary`; without any they answer at all but 127.0.0.1."""
+    dsr: bool = False
+    """Direct server return: what comes from outside for an endpoint on another node is handed on to that node as it is. The endpoint
+    sees the client although the policy is Cluster, and its node answers the client itself."""
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         # What the node asks itself by a Service comes in again by lo, from the node's own address.
@@ -43,6 +49,9 @@ class Mode(ModeOptions, frozen=True):
         families = zip(node.families, network.cluster_cidrs, node.service_cidrs, strict=True)
         ranges = tuple(Range(family.address, pods, services, self._doors(node, family)) for family, pods, services in families)
         yield Programs(node.netns, ranges, NODE_UPLINK)
+        for family in (family for peer in node.peers for family in peer.families) if self.dsr else ():
+            yield Home(node.netns, family.pod_cidr, family.address)
+            yield Home(node.netns, f"{family.address}/{family.host_length}", family.address)
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         if pod.ifname:
@@ -52,10 +61,10 @@ class Mode(ModeOptions, frozen=True):
         found = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)
-            ports = [port for port in port_views(place, service, version) if port.protocol.upper() in bpf.PROTOCOLS]
+            ports = [port for port in port_views(place, service, version) if port.protocol.upper() in PROTOCOLS]
             if ports:
                 ips = (ClusterIp("", cluster_ip) for cluster_ip in dict.fromkeys(port.cluster_ip for port in ports))
-                fronts = (obj for port in ports for obj in _service_port(port, version, self.masquerade_all))
+                fronts = (obj for port in ports for obj in _service_port(port, version, self))
                 found.append(Rules("bpf", f"IPv{version}", service.service.full_name, (*ips, *fronts)))
         return tuple(found)
 
@@ -64,7 +73,7 @@ class Mode(ModeOptions, frozen=True):
         return (family.address, family.gateway) if found is None else found
 
 
-def _service_port(port: PortView, version: int, masquerade_all: bool) -> Iterator[RuleObject]:
+def _service_port(port: PortView, version: int, mode: Mode) -> Iterator[RuleObject]:
     """One port: its lists of endpoints, and where it is found."""
     service = f"{port.title}/{port.protocol.upper()}"
     everywhere = bpf.endpoints(service, "Cluster", _pairs(port.everywhere))
@@ -93,7 +102,8 @@ def _service_port(port: PortView, version: int, masquerade_all: bool) -> Iterato
                 is_outside,
                 is_local,
                 address in fenced,
-                is_hiding=masquerade_all and not is_outside,
+                is_hiding=mode.masquerade_all and not is_outside,
+                is_direct=mode.dsr and is_outside and not is_local,
             )
 
 
