@@ -96,7 +96,7 @@ __noinline int is_stale(const struct settings *known, const struct flow *flow, i
 	if (flow->flags & IS_APART)
 		return 0;
 	struct front *front = find_front(asked, work->packet.is_ipv6 != 0);
-	if (!front)
+	if (!front || (flow->flags & TO_HOME && !(front->flags & IS_DIRECT)))
 		return 1;
 	choose_list(known, front, is_from_node);
 	struct endpoint endpoint = {.address = flow->destination, .port = flow->destination_port};

@@ -70,22 +70,21 @@ __noinline int hand_on(struct __sk_buff *skb, const struct settings *known)
 		return TC_ACT_SHOT;
 	int is_ipv6 = work->packet.is_ipv6 != 0;
 	__u32 more = is_ipv6 ? sizeof(struct ipv6_wrapping) : sizeof(struct ipv4_wrapping);
-	struct address *found = home_of(&work->flow.destination);
-	if (!found)
+	struct address *home = home_of(&work->flow.destination);
+	if (!home)
 		return TC_ACT_SHOT;
-	struct address home = *found;
-	struct bpf_fib_lookup route;
-	set_route(&route, skb, is_ipv6, &known->node[is_ipv6], &home);
-	route.tot_len = skb->gso_size ? 0 : skb->len - NETWORK + more; /* what is cut into pieces later is cut into smaller ones */
-	int outcome = bpf_fib_lookup(skb, &route, sizeof route, 0);
+	struct bpf_fib_lookup *route = &work->route;
+	set_route(route, skb, is_ipv6, &known->node[is_ipv6], home);
+	route->tot_len = skb->gso_size ? 0 : skb->len - NETWORK + more; /* what is cut into pieces later is cut into smaller ones */
+	int outcome = bpf_fib_lookup(skb, route, sizeof *route, 0);
 	if (outcome == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
 		struct icmp_header word = {};
-		set_too_big(&word, is_ipv6, route.mtu_result - more);
+		set_too_big(&word, is_ipv6, route->mtu_result - more);
 		return say(skb, &work->packet, &known->node[is_ipv6], &work->answer, &word) ? TC_ACT_SHOT : send_back(skb, COMING);
 	}
 	if (outcome != BPF_FIB_LKUP_RET_SUCCESS && outcome != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return TC_ACT_SHOT;
-	return wrap(skb, known, &home) ? TC_ACT_SHOT : bpf_redirect_neigh(route.ifindex, 0, 0, 0);
+	return wrap(skb, known, home) ? TC_ACT_SHOT : bpf_redirect_neigh(route->ifindex, 0, 0, 0);
 }
 
 /* True for a packet that another node has handed on: it is as the client sent it, and work->chosen is its endpoint. */
@@ -102,14 +101,14 @@ __noinline int unwrap(struct __sk_buff *skb, const struct settings *known)
 	struct address *home = home_of(&outer->source);
 	if (!home || !is_same(home, &outer->source))
 		return 0; /* from no node */
-	struct geneve geneve;
+	struct geneve *geneve = &work->wrapping.ipv4.geneve;
 	__u32 at = work->packet.transport + sizeof(struct udphdr);
-	if (bpf_skb_load_bytes(skb, at, &geneve, sizeof geneve) || geneve.version_and_length != GENEVE_LENGTH ||
-	    geneve.protocol != (is_ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP)) ||
-	    geneve.option_class != bpf_htons(GENEVE_OPTION_CLASS) || geneve.option_type != GENEVE_OPTION_TYPE)
+	if (bpf_skb_load_bytes(skb, at, geneve, sizeof *geneve) || geneve->version_and_length != GENEVE_LENGTH ||
+	    geneve->protocol != (is_ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP)) ||
+	    geneve->option_class != bpf_htons(GENEVE_OPTION_CLASS) || geneve->option_type != GENEVE_OPTION_TYPE)
 		return 0;
-	work->chosen = (struct endpoint){.address = geneve.endpoint, .port = geneve.port};
-	if (bpf_skb_adjust_room(skb, -(__s32)(at + sizeof geneve - NETWORK), BPF_ADJ_ROOM_MAC, 0))
+	work->chosen = (struct endpoint){.address = geneve->endpoint, .port = geneve->port};
+	if (bpf_skb_adjust_room(skb, -(__s32)(at + sizeof *geneve - NETWORK), BPF_ADJ_ROOM_MAC, 0))
 		return 0;
 	return take_apart(skb, HANDED_OVER, &work->packet);
 }

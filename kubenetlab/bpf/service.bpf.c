@@ -100,6 +100,15 @@ __noinline int begin(struct __sk_buff *skb, const struct settings *known, int is
 	return translate(skb, work, known, &work->flow);
 }
 
+static __always_inline int follow(struct __sk_buff *skb, struct work *work, const struct settings *known, struct flow *flow)
+{
+	if (work->packet.tcp_flags & (FIN | RST))
+		flow->flags |= IS_CLOSED;
+	flow->seen_ns = bpf_ktime_get_ns();
+	work->flow = *flow;
+	return translate(skb, work, known, &work->flow);
+}
+
 /* A packet that another node has handed on, for the endpoint that it has chosen. */
 static __always_inline int take_in(struct __sk_buff *skb, struct work *work, const struct settings *known, struct flow *flow)
 {
@@ -107,8 +116,7 @@ static __always_inline int take_in(struct __sk_buff *skb, struct work *work, con
 	if (flow && is_same(&flow->destination, &chosen->address) && flow->destination_port == chosen->port) {
 		if (!is_underway(&work->packet))
 			flow->flags &= ~IS_CLOSED;
-		work->flow = *flow;
-		return translate(skb, work, known, &work->flow);
+		return follow(skb, work, known, flow);
 	}
 	if (flow)
 		forget_answers(work, flow);
@@ -136,21 +144,15 @@ static __always_inline int look_at(struct __sk_buff *skb, int stage)
 		return translate_error(skb, known);
 	int is_from_node = stage == GOING && !skb->ingress_ifindex;
 	struct flow *flow = bpf_map_lookup_elem(&flows, &work->packet.tuple);
-	if (flow && !is_handed_on && is_stale(known, flow, is_from_node)) {
+	if (is_handed_on)
+		return take_in(skb, work, known, flow);
+	if (flow && is_stale(known, flow, is_from_node)) {
 		forget_answers(work, flow);
 		flow = 0;
 	}
-	if (!flow && !is_handed_on)
+	if (!flow)
 		return stage == COMING || is_from_node ? begin(skb, known, is_from_node) : end_lost(skb, work, known);
-	if (flow) {
-		if (work->packet.tcp_flags & (FIN | RST))
-			flow->flags |= IS_CLOSED;
-		flow->seen_ns = bpf_ktime_get_ns();
-	}
-	if (is_handed_on)
-		return take_in(skb, work, known, flow);
-	work->flow = *flow;
-	return translate(skb, work, known, &work->flow);
+	return follow(skb, work, known, flow);
 }
 
 SEC("tc") int coming(struct __sk_buff *skb)

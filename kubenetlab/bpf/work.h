@@ -56,6 +56,7 @@ struct work {
 	__u32 affinity_s;
 	union answer answer;
 	union wrapping wrapping;
+	struct bpf_fib_lookup route;
 };
 
 struct {
@@ -134,14 +135,15 @@ static __always_inline void set_route(struct bpf_fib_lookup *route, struct __sk_
 
 __noinline int to_neighbor(struct __sk_buff *skb, int is_ipv6, const struct flow *flow)
 {
-	if (!flow)
+	struct work *work = at_hand();
+	if (!work || !flow)
 		return -1;
-	struct bpf_fib_lookup route;
-	set_route(&route, skb, is_ipv6, &flow->source, &flow->destination);
-	int found = bpf_fib_lookup(skb, &route, sizeof route, 0);
+	struct bpf_fib_lookup *route = &work->route;
+	set_route(route, skb, is_ipv6, &flow->source, &flow->destination);
+	int found = bpf_fib_lookup(skb, route, sizeof *route, 0);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return TC_ACT_SHOT;
-	return bpf_redirect_neigh(route.ifindex, 0, 0, 0);
+	return bpf_redirect_neigh(route->ifindex, 0, 0, 0);
 }
 
 /* Where a packet goes that has been rewritten. */

@@ -163,6 +163,15 @@ def test_another_endpoint_takes_over(ends: Addresses) -> None:
             node.forget(*objects)
 
 
+def test_datagrams_are_not_handed_on_when_that_is_over(ends: Addresses) -> None:
+    """The next is masqueraded, as if there had been none before."""
+    cluster, far, asked = Cluster(ends), ends.pods[2], udp((ends.outside, 50000), (ends.node, NODE_PORT))
+    cluster.serve((far, 8080), protocol="UDP")
+    cluster.handed_on(asked)
+    cluster.first.serve([(far, 8080)], protocol="UDP")
+    assert cluster.first.went(cluster.first.came(asked)).ends[::2] == (ends.node, far)
+
+
 def test_fragments_are_handed_on_each(ends: Addresses) -> None:
     """And put together by the endpoint; so is what it answers."""
     cluster, far = Cluster(ends), ends.pods[2]
