@@ -96,6 +96,7 @@ def test_all_or_nothing() -> None:
         pytest.param("", service(ipFamilies="[IPv6]"), 'spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster', id="family"),
         pytest.param("", service(ipFamilyPolicy="RequireDualStack"), "this cluster is not configured for dual-stack services", id="dual stack"),
         pytest.param("", "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {podSubnet: 10.10.0.0/16}", "networking.podSubnet: cannot change while the lab is up; it is 10.244.0.0/16", id="ranges"),
+        pytest.param("", "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {serviceSubnet: 10.97.0.0/16}", "networking.serviceSubnet: cannot change while the lab is up; it is 10.96.0.0/16", id="Service range"),
     ],
 )  # fmt: skip
 def test_refuses_with_the_reason(before: str, after: str, message: str) -> None:
