@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+from pathlib import Path
 
 from bench import changes, commands, datapath, peers, rules, scale
 from bench.measure import FailedError
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured; else as many as the part needs")
     parser.add_argument("--large", action="store_true", help="scale: a lab of 5,000 pods, too; rules: 10,000 Services, too")
     parser.add_argument("--pods", type=sizes, metavar="N,…", help="scale, peers: labs of other sizes")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="rules: draws the connects as SVG")
     parser.add_argument("--services", type=sizes, metavar="N,…", help="changes: labs with so many Services")
     words = parser.parse_args()
     if os.geteuid():
@@ -52,7 +54,7 @@ def measure(part: str, words: argparse.Namespace) -> None:
         case "datapath":
             datapath.run(**rounds)
         case "rules":
-            rules.run(**rounds, sizes=(*rules.SIZES, *([rules.LARGE] if words.large else [])))
+            rules.run(**rounds, sizes=(*rules.SIZES, *([rules.LARGE] if words.large else [])), plot=words.plot)
         case "changes":
             changes.run(**rounds, sizes=words.services or changes.SIZES)
         case "peers":

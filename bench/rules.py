@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import manifests
 from bench.datapath import CONNECTS, ECHO, SINK, in_the_lab, servers
 from bench.measure import KUBENETLAB, LAB, PYTHON, compiled, folder, heading, lab, output, quiet, ratio, table
+from bench.plot import svg
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.load import decode_object
@@ -93,8 +95,8 @@ BASELINES = {
 }
 
 
-def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
-    """Prints both tables."""
+def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES, plot: Path | None = None) -> None:
+    """Prints both tables, and draws how long the connects to the last Service take."""
     rows = [row for size in sizes for mode in BASELINES for row in [_loading(mode, size, rounds)]]
     print(heading(rounds))
     print(table(("Services", "mode", "loaded", "by hand", "ratio", "words before"), rows))
@@ -103,8 +105,15 @@ def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
         if program is None:
             print("no connects: gcc is not installed")
             return
-        head = ("Services", "mode", "connect to the first, µs", "to the last", "ratio")
-        print(table(head, [_connecting(mode, size, rounds, files, program) for size in sizes for mode in MODES]))
+        found = {(size, mode): _connecting(mode, size, rounds, files, program) for size in sizes for mode in MODES}
+    print(
+        table(
+            ("Services", "mode", "connect to the first, µs", "to the last", "ratio"), [_row(*which, *pair) for which, pair in found.items()]
+        )
+    )
+    if plot is not None:
+        lines = {mode: [(size, statistics.median(found[size, mode][1])) for size in sizes] for mode in MODES}
+        plot.write_text(svg("connect() to the last of many Services", "Services", "microseconds", lines))
 
 
 def _loading(mode: str, services: int, rounds: int) -> list[str]:
@@ -124,7 +133,8 @@ def _loading(mode: str, services: int, rounds: int) -> list[str]:
     return [f"{services:,}", f"`{mode}`", *cells, f"{ratio(ours, by_hand):.2f}", f"{statistics.median(words):.3f} s"]
 
 
-def _connecting(mode: str, services: int, rounds: int, files: Any, program: Any) -> list[str]:
+def _connecting(mode: str, services: int, rounds: int, files: Any, program: Any) -> tuple[list[float], list[float]]:
+    """Microseconds of connects to the first Service and to the last, round by round."""
     processors = sorted(os.sched_getaffinity(0))
     manifest = files / "services.yaml"
     manifest.write_text(manifests.paths(ECHO, SINK) + "".join(_service(number) for number in range(services)))
@@ -136,6 +146,10 @@ def _connecting(mode: str, services: int, rounds: int, files: Any, program: Any)
             for number, found in ((0, first), (services - 1, last)):
                 client = (*in_the_lab("client"), "taskset", "-c", str(processors[0]), str(program))
                 found.append(float(output(*client, "ask", vip(number), "80", str(CONNECTS), "1").split()[0]))
+    return first, last
+
+
+def _row(services: int, mode: str, first: list[float], last: list[float]) -> list[str]:
     cells = (f"{statistics.median(values):.1f}" for values in (first, last))
     return [f"{services:,}", f"`{mode}`", *cells, f"{ratio(last, first):.2f}"]
 

@@ -243,7 +243,11 @@ KINDS = [(proxy, 4 + 2 * (number % 2)) for number, proxy in enumerate(PROXIES)]
 @pytest.mark.parametrize(("proxy", "version"), KINDS)
 def test_packets_follow_every_edit(lab: Lab, proxy: str, version: int, batches: int) -> None:
     """Every way of every Service after each batch: who answers, whom it sees, or how it is that nobody does."""
-    edited = Edited(proxy, version, seed=version)
+    follow(lab, Edited(proxy, version, seed=version), batches)
+
+
+def follow(lab: Lab, edited: Edited, batches: int) -> None:
+    """A lab through so many batches of edits, each with its probes."""
     for batch in range(batches + 1):
         for _ in range(EDITS if batch else 0):
             edited.edit()
@@ -251,7 +255,7 @@ def test_packets_follow_every_edit(lab: Lab, proxy: str, version: int, batches: 
             lab.run("delete", *sorted(edited.gone), status=None)  # some are to be made anew, or were never made
             edited.gone.clear()
         lab.run("up", "-f", "-", given=edited.manifest())
-        probe(edited, World(lab, version), batch)
+        probe(edited, World(lab, edited.version), batch)
 
 
 def probe(edited: Edited, world: World, batch: int) -> None:
