@@ -5,18 +5,14 @@ Source: ipset(8) 7.17.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from typing import Final
 
-from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.ipset import decode_restore, failed_line
 from kubenetlab.hoststate.rules import Name
+from kubenetlab.kernel.programs import Programs, require
 from kubenetlab.kernel.rules import RulesError
-from kubenetlab.kernel.syscalls import CLONE_NEWNET, setns
 
 PROGRAM: Final = "ipset"
 INSTALL_HINT: Final = "install it with: apt-get install ipset"
@@ -26,8 +22,7 @@ _PREFIX = re.compile(r"^ipset v[\d.]+: (Error in line \d+: )?")
 
 def open_here() -> Ipset:
     """ipset of the namespace this process stands in. Raises RequirementError where the program is missing."""
-    if shutil.which(PROGRAM) is None:
-        raise RequirementError(f"the program {PROGRAM} is not here; {INSTALL_HINT}")
+    require(PROGRAM, INSTALL_HINT)
     return Ipset()
 
 
@@ -35,13 +30,13 @@ class Ipset:
     """The program, started in the namespace in which this object was made."""
 
     def __init__(self) -> None:
-        self._netns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._programs = Programs()
 
     def run(self, text: str) -> str:
         restore = decode_restore(text)
         self.restore(restore.text)
         if restore.anew:
-            gone = [name for name in self._run(["list", "-n"], "").split() if name.startswith(restore.anew) and name not in restore.kept]
+            gone = [name for name in self._run(["list", "-n"]).split() if name.startswith(restore.anew) and name not in restore.kept]
             self.restore("".join(f"destroy {name}\n" for name in gone))
         return ""
 
@@ -54,16 +49,13 @@ class Ipset:
         return self.text()
 
     def text(self) -> str:
-        return self._run(["save"], "")
+        return self._run(["save"])
 
     def close(self) -> None:
-        os.close(self._netns)
+        self._programs.close()
 
-    def _run(self, words: list[str], text: str) -> str:
-        netns = self._netns
-        done = subprocess.run(
-            [PROGRAM, *words], input=text, capture_output=True, text=True, check=False, preexec_fn=lambda: setns(netns, CLONE_NEWNET)
-        )
+    def _run(self, words: list[str], text: str = "") -> str:
+        done = self._programs.run([PROGRAM, *words], text)
         if done.returncode:
             raise RulesError(readable(done.stderr, text))
         return done.stdout

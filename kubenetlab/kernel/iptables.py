@@ -6,19 +6,15 @@ Source: iptables-restore(8), xtables-nft(8) 1.8.9.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from typing import Final
 
-from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.iptables import cleaning, decode_restores, idle_tables
 from kubenetlab.hoststate.rules import Name
 from kubenetlab.kernel import nftables
+from kubenetlab.kernel.programs import Programs, require
 from kubenetlab.kernel.rules import RulesError
-from kubenetlab.kernel.syscalls import CLONE_NEWNET, setns
 
 PROGRAM: Final = "iptables-nft-restore"
 INSTALL_HINT: Final = "install it with: apt-get install iptables"
@@ -30,8 +26,7 @@ _PREFIX = re.compile(r"^ip6?tables\S*( v[\d.]+)?( \(nf_tables\))?: ")
 
 def open_here() -> Iptables:
     """iptables of the namespace this process stands in. Raises RequirementError where the programs are missing."""
-    if shutil.which(PROGRAM) is None:
-        raise RequirementError(f"the program {PROGRAM} is not here; {INSTALL_HINT}")
+    require(PROGRAM, INSTALL_HINT)
     return Iptables()
 
 
@@ -40,7 +35,7 @@ class Iptables:
 
     def __init__(self) -> None:
         self._nft = nftables.open_here()
-        self._netns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._programs = Programs()
 
     def run(self, text: str) -> str:
         for restore in decode_restores(text):
@@ -59,10 +54,10 @@ class Iptables:
 
     def close(self) -> None:
         self._nft.close()
-        os.close(self._netns)
+        self._programs.close()
 
     def _save(self, family: str) -> str:
-        done = self._run([f"{family}tables-nft-save"], "")
+        done = self._programs.run([f"{family}tables-nft-save"])
         if done.returncode:
             raise RulesError(done.stderr.strip())
         return "".join(line for line in done.stdout.splitlines(keepends=True) if not line.startswith("#"))
@@ -71,7 +66,7 @@ class Iptables:
         """Input of one family's program; built-in chains and others' are left as they are."""
         if not text:
             return
-        done = self._run([f"{family}tables-nft-restore", "--noflush"], text)
+        done = self._programs.run([f"{family}tables-nft-restore", "--noflush"], text)
         if done.returncode:
             raise RulesError(readable(done.stderr, family, text))
 
@@ -80,13 +75,6 @@ class Iptables:
         commands = "".join(f"delete table {family} {table}\n" for table in idle_tables(self._save(family)))
         if commands:
             self._nft.run(commands)
-
-    def _run(self, command: list[str], text: str) -> subprocess.CompletedProcess[str]:
-        """From a thread's own namespace there is no way back for who may not enter its own again: a child goes in."""
-        netns = self._netns
-        return subprocess.run(
-            command, input=text, capture_output=True, text=True, check=False, preexec_fn=lambda: setns(netns, CLONE_NEWNET)
-        )
 
 
 def readable(said: str, family: str, text: str) -> str:

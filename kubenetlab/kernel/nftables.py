@@ -109,35 +109,30 @@ class ProgramNft:
     """The program `nft`, started in the namespace in which this object was made."""
 
     def __init__(self) -> None:
-        self._netns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        from kubenetlab.kernel.programs import Programs
+
+        self._programs = Programs()
 
     def run(self, text: str) -> str:
         return self._run(["-f", "-"], text)
 
     def text(self) -> str:
-        return self._run(["list", "ruleset"], "")
+        return self._run(["list", "ruleset"])
 
     def listed(self, names: Sequence[Name]) -> list[Any]:
         return [self._list_table(family, table) for family, table in names]
 
     def _list_table(self, family: str, table: str) -> Any:
         try:
-            return json.loads(self._run(["-j", "list", "table", family, table], ""))
+            return json.loads(self._run(["-j", "list", "table", family, table]))
         except RulesError:
             return None
 
     def close(self) -> None:
-        os.close(self._netns)
+        self._programs.close()
 
-    def _run(self, arguments: list[str], text: str) -> str:
-        import subprocess
-
-        from kubenetlab.kernel.syscalls import CLONE_NEWNET, setns
-
-        netns = self._netns
-        done = subprocess.run(
-            [PROGRAM, *arguments], input=text, capture_output=True, text=True, check=False, preexec_fn=lambda: setns(netns, CLONE_NEWNET)
-        )
+    def _run(self, arguments: list[str], text: str = "") -> str:
+        done = self._programs.run([PROGRAM, *arguments], text)
         if done.returncode:
             raise RulesError(readable(done.stderr, text))
         return done.stdout
