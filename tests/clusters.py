@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from textwrap import dedent
+from typing import Any
 
 from msgspec import structs
 
@@ -11,18 +12,21 @@ from kubenetlab import controllers
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.documents import read_documents
-from kubenetlab.api.lab import ContainerReport, NodeReport, Observed
+from kubenetlab.api.lab import ContainerReport, Decisions, NodeReport, Observed
 from kubenetlab.api.load import Loaded, load_documents
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.admission import admit
-from kubenetlab.datapath import modes
+from kubenetlab.datapath import modes, plan
 from kubenetlab.errors import ManifestError, Problem
+from kubenetlab.hoststate.rules import RuleObject
 from kubenetlab.lab import rehearsal
 from kubenetlab.lab.first import first_store, incoming, refuse, with_network_facts
 
 NOW = 1_700_000_000.0
 """The time of all tests that need one: 2023-11-14T22:13:20Z."""
+
+ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
 
 NO_CNI = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: none}\n---\n"
 IPV6 = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: ipv6}\n---\n"
@@ -70,6 +74,14 @@ def running(cluster: Cluster, *, now: float = NOW, ready: bool = True, only: Ite
     """The store once every sandbox is made, every container runs and every probe has answered (well, or not); one step of a rehearsal."""
     heard = rehearsal.reports(cluster, now, ready=ready)
     return settled(cluster.with_changes(told for told in heard if isinstance(told, NodeReport) or only is None or told.name in only), now)
+
+
+def rules_of(dialect: str, text: str, then: str = "") -> list[Any]:
+    """What the node `worker` wants in one dialect, in a lab where everything runs; with `then`, after that has been applied, too."""
+    cluster = running(store(text))
+    if then:
+        cluster = running(applied(cluster, then))
+    return [obj for obj in plan(cluster, ONLINK)["node/worker"].values() if isinstance(obj, RuleObject) and obj.dialect == dialect]
 
 
 def observed(pod: Pod, *, now: float = NOW, ready: bool = True) -> Observed:

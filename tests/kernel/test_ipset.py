@@ -7,16 +7,12 @@ from contextlib import closing
 
 import pytest
 
-from kubenetlab.api.lab import Decisions
-from kubenetlab.datapath import plan
 from kubenetlab.hoststate.ipset import Filled, Member, Set, blamed, differences, names, parse, replacement, update
-from kubenetlab.hoststate.rules import RuleObject
 from kubenetlab.kernel import ipset
 from kubenetlab.kernel.rules import RulesError
-from tests.clusters import deployment, running, service, store
+from tests.clusters import deployment, rules_of, service
 
 CLUSTER = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: dual, kubeProxyMode: ipvs}\n---\n"
-ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
 
 pytestmark = pytest.mark.skipif(
     shutil.which(ipset.PROGRAM) is None, reason=f"the program {ipset.PROGRAM} is not here (apt-get install ipset)"
@@ -25,8 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 def sets(text: str) -> list[Filled]:
     """kube-proxy's sets on the node `worker` in a lab where everything runs."""
-    found = plan(running(store(CLUSTER + text)), ONLINK)["node/worker"].values()
-    return [obj for obj in found if isinstance(obj, RuleObject) and obj.dialect == "ipset"]  # type: ignore[misc]
+    return rules_of("ipset", CLUSTER + text)
 
 
 def contents(here: ipset.Ipset) -> dict[str, list[str]]:

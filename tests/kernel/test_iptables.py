@@ -7,16 +7,12 @@ from contextlib import closing
 
 import pytest
 
-from kubenetlab.api.lab import Decisions
-from kubenetlab.datapath import plan
 from kubenetlab.hoststate.iptables import Chain, Jump, Ruled, commands, differences, names, replacement, update
-from kubenetlab.hoststate.rules import RuleObject
 from kubenetlab.kernel import iptables, nftables
 from kubenetlab.kernel.rules import RulesError
-from tests.clusters import applied, deployment, running, service, store
+from tests.clusters import deployment, rules_of, service
 
 CLUSTER = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: dual, kubeProxyMode: iptables}\n---\n"
-ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
 
 pytestmark = pytest.mark.skipif(
     shutil.which(iptables.PROGRAM) is None, reason=f"the program {iptables.PROGRAM} is not here (apt-get install iptables)"
@@ -25,11 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 def rules(text: str, then: str = "") -> list[Ruled]:
     """kube-proxy's rules on the node `worker` in a lab where everything runs."""
-    cluster = running(store(CLUSTER + text))
-    if then:
-        cluster = running(applied(cluster, then))
-    found = plan(cluster, ONLINK)["node/worker"].values()
-    return [obj for obj in found if isinstance(obj, RuleObject) and obj.dialect == "iptables"]  # type: ignore[misc]
+    return rules_of("iptables", CLUSTER + text, then)
 
 
 SMALL = rules(deployment(replicas=1) + service())

@@ -6,24 +6,16 @@ import shutil
 
 import pytest
 
-from kubenetlab.api.lab import Decisions
-from kubenetlab.datapath import plan
 from kubenetlab.hoststate.nftables import NftObject, names, replacement, transaction
 from kubenetlab.hoststate.nftables import differences as differences_of
-from kubenetlab.hoststate.rules import RuleObject
 from kubenetlab.kernel import nftables
 from kubenetlab.kernel.rules import Loader, RulesError
-from tests.clusters import applied, deployment, running, service, store
-
-ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
+from tests.clusters import deployment, rules_of, service
 
 
 def rules(text: str, then: str = "") -> list[NftObject]:
     """All rules of the node `worker` in a lab where everything runs."""
-    cluster = running(store(text))
-    if then:
-        cluster = running(applied(cluster, then))
-    return [obj for obj in plan(cluster, ONLINK)["node/worker"].values() if isinstance(obj, RuleObject) and obj.dialect == "nftables"]  # type: ignore[misc]
+    return rules_of("nftables", text, then)
 
 
 def opened(way: str) -> Loader:

@@ -9,16 +9,14 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from kubenetlab.api.lab import Decisions
 from kubenetlab.cli.options import mode
 from kubenetlab.datapath import Memo, plan
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.bpf import Hooked, Programs
 from kubenetlab.hoststate.rules import RuleObject, by_dialect, dialect, names, steps
 from kubenetlab.kernel.rules import Loader, open_here
-from tests.clusters import running, store
+from tests.clusters import ONLINK, running, store
 
-ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
 MODES = {
     "nftables,layout=faithful": (),
     "nftables,layout=fast": (),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
 from kubenetlab.datapath.view import service_views
 from kubenetlab.hoststate.nftables import Element
 from kubenetlab.hoststate.rules import members
-from tests.clusters import deployment, running, service, store
-
-ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
+from tests.clusters import ONLINK, deployment, running, service, store
 
 
 def claiming(*names: str) -> Cluster:

@@ -24,9 +24,7 @@ from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.names import pod_netns
-from tests.clusters import NOW, ONE_NODE, deployment, observed, pod, pod_named, report, running, service, settled, store, web_pods
-
-ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
+from tests.clusters import NOW, ONE_NODE, ONLINK, deployment, observed, pod, pod_named, report, running, service, settled, store, web_pods
 
 
 def planned(cluster: Cluster, decisions: Decisions = ONLINK, memo: Memo | None = None) -> HostState:

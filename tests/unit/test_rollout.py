@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.rollout import Share, limits, new_share, old_shares
 from kubenetlab.controllers.termination import terminated
 from tests.clusters import NOW, applied, deployment, observed, problems_of, running, settled, store
@@ -58,8 +59,8 @@ def test_a_rollout_keeps_its_limits_and_ends(replicas: int, surge: int, unavaila
     raise AssertionError("it never ends")
 
 
-def web(cluster: object) -> list[Pod]:
-    return [pod for pod in cluster.select("default", {"app": "web"}) if not pod.is_terminating]  # type: ignore[attr-defined]
+def web(cluster: Cluster) -> list[Pod]:
+    return [pod for pod in cluster.select("default", {"app": "web"}) if not pod.is_terminating]
 
 
 def with_strategy(text: str, replicas: int = 4, image: str = "agnhost") -> str:
