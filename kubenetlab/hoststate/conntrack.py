@@ -22,6 +22,7 @@ COMES_LAST = True
 class Destination(RuleObject, frozen=True):
     """An address and port of a Service, or a node port at any address, and the endpoints to which its flows may lead."""
 
+    dialect = "conntrack"
     rank = 140
 
     address: str
@@ -29,10 +30,6 @@ class Destination(RuleObject, frozen=True):
     port: int
     version: int
     endpoints: tuple[tuple[str, int], ...]
-
-    @property
-    def dialect(self) -> str:
-        return "conntrack"
 
     @property
     def key(self) -> Key:

@@ -26,9 +26,7 @@ _FRESH: Final = "NEW"
 
 
 class _Ipset(RuleObject, frozen=True):
-    @property
-    def dialect(self) -> str:
-        return "ipset"
+    dialect = "ipset"
 
 
 class Set(_Ipset, frozen=True):

@@ -29,9 +29,7 @@ Place = tuple[str, str, str]
 
 
 class _Iptables(RuleObject, frozen=True):
-    @property
-    def dialect(self) -> str:
-        return "iptables"
+    dialect = "iptables"
 
 
 class Chain(_Iptables, frozen=True):

@@ -27,13 +27,11 @@ _OPTIONS: Final[Mapping[str, str]] = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-
 
 
 class _Ipvs(RuleObject, frozen=True):
+    dialect = "ipvs"
+
     protocol: str
     address: str
     port: int
-
-    @property
-    def dialect(self) -> str:
-        return "ipvs"
 
     @property
     def service(self) -> str:

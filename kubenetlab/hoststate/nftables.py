@@ -23,9 +23,7 @@ MAX_NAME = 240
 
 
 class _NftBase(RuleObject, frozen=True):
-    @property
-    def dialect(self) -> str:
-        return "nftables"
+    dialect = "nftables"
 
 
 class Table(_NftBase, frozen=True):

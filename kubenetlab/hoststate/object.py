@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal
 
@@ -30,8 +31,9 @@ class Object(Struct, frozen=True):
     netns: str
 
     @property
+    @abstractmethod
     def key(self) -> Key:
-        raise NotImplementedError
+        """Among the objects of its namespace."""
 
     @property
     def stands_on(self) -> Key | None:

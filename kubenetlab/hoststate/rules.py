@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, cast
@@ -30,8 +31,9 @@ class RuleObject(Object, frozen=True):
     hand = "rules"
 
     @property
+    @abstractmethod
     def dialect(self) -> str:
-        raise NotImplementedError
+        """In whose words it is said."""
 
 
 class Rules(Struct, frozen=True, dict=True):

@@ -101,10 +101,10 @@ def _health(request: Request, me: Me) -> Response:
         return _not_found()
     is_good, is_eligible = is_healthy(me), bool(me.options.get("eligible", True))
     now = me.now()
-    body = {"lastUpdated": _go_time(now if is_good else me.memory.synced_at), "currentTime": _go_time(now)}
+    body: dict[str, str | bool] = {"lastUpdated": _go_time(now if is_good else me.memory.synced_at), "currentTime": _go_time(now)}
     kind = request.path.removeprefix("/")
     if kind == "healthz":
-        body["nodeEligible"] = is_eligible  # type: ignore[assignment]
+        body["nodeEligible"] = is_eligible
         is_good = is_good and is_eligible
     code = 200 if is_good else 503
     me.memory.metrics.note_answer(kind, code)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
 
@@ -36,9 +37,9 @@ class BreakOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_f
         """Why it cannot be in this lab; empty when it can."""
         return ""
 
+    @abstractmethod
     def spec(self) -> FaultSpec:
         """What is written down of it."""
-        raise NotImplementedError
 
     def remembered(self, cluster: Cluster, name: str, now: float) -> Iterator[Change]:
         """What must be kept of the moment in which it begins, under the fault's name."""
