@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 from msgspec import Struct
@@ -54,48 +54,39 @@ class Chain(_Iptables, frozen=True):
         return f"{self.family}tables chain {self.table} {self.name}: {len(self.rules)} rule{'' if len(self.rules) == 1 else 's'}"
 
 
-class Entry(_Iptables, frozen=True):
+class _OneRule(_Iptables, frozen=True):
+    option: ClassVar[str]
+    """With which the program puts it in."""
+
+    family: str
+    table: str
+    chain: str
+    rule: str
+
+    @property
+    def place(self) -> Place:
+        return self.family, self.table, self.chain
+
+    @property
+    def key(self) -> Key:
+        return (f"Iptables{type(self).__name__}", *self.place, self.rule)
+
+    def __str__(self) -> str:
+        return f"{self.family}tables -t {self.table} {self.option} {self.chain} {self.rule}"
+
+
+class Entry(_OneRule, frozen=True):
     """One rule in a chain that many fill."""
 
     rank = 120
-
-    family: str
-    table: str
-    chain: str
-    rule: str
-
-    @property
-    def place(self) -> Place:
-        return self.family, self.table, self.chain
-
-    @property
-    def key(self) -> Key:
-        return ("IptablesEntry", *self.place, self.rule)
-
-    def __str__(self) -> str:
-        return f"{self.family}tables -t {self.table} -A {self.chain} {self.rule}"
+    option = "-A"
 
 
-class Jump(_Iptables, frozen=True):
+class Jump(_OneRule, frozen=True):
     """A rule that leads from a built-in chain to one's own, in front of what is there."""
 
     rank = 125
-
-    family: str
-    table: str
-    chain: str
-    rule: str
-
-    @property
-    def place(self) -> Place:
-        return self.family, self.table, self.chain
-
-    @property
-    def key(self) -> Key:
-        return ("IptablesJump", *self.place, self.rule)
-
-    def __str__(self) -> str:
-        return f"{self.family}tables -t {self.table} -I {self.chain} {self.rule}"
+    option = "-I"
 
 
 IptablesObject = Chain | Entry | Jump
