@@ -25,7 +25,8 @@ from kubenetlab.hoststate.bpf_entries import readable
 from kubenetlab.hoststate.rules import Name
 from kubenetlab.hoststate.wire import NLM_F_DUMP, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, as_string, attributes, message, messages
 from kubenetlab.kernel.libbpf import Libbpf, Loaded
-from kubenetlab.kernel.rtnetlink import RECEIVE_BYTES, SOL_NETLINK, RouteSocket
+from kubenetlab.kernel.netlink import RECEIVE_BYTES
+from kubenetlab.kernel.rtnetlink import SOL_NETLINK, RouteSocket
 from kubenetlab.kernel.rules import RulesError
 
 OBJECT: Final = Path(__file__).parents[1] / "bpf" / "service.bpf.o"

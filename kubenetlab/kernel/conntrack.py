@@ -18,17 +18,13 @@ from kubenetlab.hoststate.wire import (
     NLA_F_NESTED,
     NLM_F_ACK,
     NLM_F_DUMP,
-    NLMSG_DONE,
-    NLMSG_ERROR,
     attribute,
     attributes,
     message,
-    messages,
 )
+from kubenetlab.kernel import netlink
 from kubenetlab.kernel.rules import RulesError
 
-NETLINK_NETFILTER: Final = 12
-RECEIVE_BYTES: Final = 256 * 1024
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
 """NFNL_SUBSYS_CTNETLINK with IPCTNL_MSG_CT_GET and _DELETE."""
 _CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_ID = 1, 2, 12
@@ -36,9 +32,7 @@ _CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
 _CTA_IP_SRC, _CTA_IP_DST = {4: 1, 6: 3}, {4: 2, 6: 4}
 _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
-_ERRNO = struct.Struct("=i")
-_HEADER_BYTES = 4
-"""struct nfgenmsg."""
+_NFGENMSG = struct.Struct("=BBH")
 
 Place = tuple[str, int]
 
@@ -61,7 +55,7 @@ class Conntrack:
     """A netlink socket of the namespace in which it was made."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        self._socket = netlink.opened(netlink.NETLINK_NETFILTER)
 
     def run(self, text: str) -> str:
         wanted = decode(text)
@@ -87,16 +81,11 @@ class Conntrack:
 
     def flows(self, version: int) -> list[Flow]:
         """Every UDP flow of an IP version."""
-        self._socket.send(message(_GET, NLM_F_DUMP, struct.pack("=BBH", _FAMILIES[version], 0, 0)))
-        found: list[Flow] = []
-        while True:
-            for type_, _, _, body in messages(self._socket.recv(RECEIVE_BYTES)):
-                if type_ == NLMSG_DONE:
-                    return found
-                if type_ == NLMSG_ERROR:
-                    raise RulesError(f"connection tracking: errno {-_ERRNO.unpack_from(body)[0]}")
-                if (flow := _flow(body[_HEADER_BYTES:], version)) is not None:
-                    found.append(flow)
+        try:
+            bodies = netlink.ask(self._socket, message(_GET, NLM_F_DUMP, _NFGENMSG.pack(_FAMILIES[version], 0, 0)))
+        except OSError as error:
+            raise RulesError(f"connection tracking: {error.strerror}") from None
+        return [flow for body in bodies if (flow := _flow(body[_NFGENMSG.size :], version)) is not None]
 
     def _all(self) -> Iterator[Flow]:
         for version in _FAMILIES:
@@ -104,10 +93,12 @@ class Conntrack:
 
     def _delete(self, version: int, flow: Flow) -> None:
         """One that has just gone by itself is no fault."""
-        self._socket.send(message(_DELETE, NLM_F_ACK, struct.pack("=BBH", _FAMILIES[version], 0, 0) + flow.request))
-        for type_, _, _, body in messages(self._socket.recv(RECEIVE_BYTES)):
-            if type_ == NLMSG_ERROR and (number := -_ERRNO.unpack_from(body)[0]) not in (0, errno.ENOENT):
-                raise RulesError(f"a UDP flow to {flow.destination[0]} port {flow.destination[1]} is not to be deleted: errno {number}")
+        try:
+            netlink.ask(self._socket, message(_DELETE, NLM_F_ACK, _NFGENMSG.pack(_FAMILIES[version], 0, 0) + flow.request))
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                where = f"{flow.destination[0]} port {flow.destination[1]}"
+                raise RulesError(f"a UDP flow to {where} is not to be deleted: {error.strerror}") from None
 
 
 def _is_stale(flow: Flow, by_place: dict[Place, Allowed]) -> bool:

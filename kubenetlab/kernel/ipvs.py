@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -18,13 +16,11 @@ from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate import ipvs_messages as messages
 from kubenetlab.hoststate.ipvs import Listed, RealServer, VirtualServer, against, decode_orders, told
 from kubenetlab.hoststate.rules import Name
-from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR
+from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLM_F_DUMP, NLMSG_ERROR
 from kubenetlab.hoststate.wire import messages as parts_of
+from kubenetlab.kernel import netlink
 from kubenetlab.kernel.rules import RulesError
 
-NETLINK_GENERIC: Final = 16
-RECEIVE_BYTES: Final = 64 * 1024
-_ERROR = struct.Struct("=i")
 _AT_A_TIME: Final = 64
 """Requests that are sent together: as many answers are kept for us."""
 
@@ -45,7 +41,7 @@ class Ipvs:
     """The virtual servers of the namespace in which this object was made."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_GENERIC)
+        self._socket = netlink.opened(netlink.NETLINK_GENERIC)
         self._sequence = 0
         try:
             self._family = messages.family_number(self._ask(messages.ask_for_family())[0])
@@ -125,25 +121,14 @@ class Ipvs:
     def _acknowledged(self, count: int) -> Iterator[tuple[int, int]]:
         """(sequence number, errno) of those of so many requests that were refused."""
         while count:
-            for type_, _, sequence, body in parts_of(self._socket.recv(RECEIVE_BYTES)):
+            for type_, _, sequence, body in parts_of(self._socket.recv(netlink.RECEIVE_BYTES)):
                 if type_ == NLMSG_ERROR:
                     count -= 1
-                    if number := -_ERROR.unpack_from(body)[0]:
+                    if number := netlink.refusal(body):
                         yield sequence, number
 
     def _ask(self, request: bytes, flags: int = NLM_F_ACK) -> list[memoryview]:
-        """The body of each message in an answer, which is read to its end."""
-        self._socket.send(self._numbered(request, flags))
-        found: list[memoryview] = []
-        while True:
-            for type_, _, _, body in parts_of(self._socket.recv(RECEIVE_BYTES)):
-                if type_ == NLMSG_DONE:
-                    return found
-                if type_ == NLMSG_ERROR:
-                    if number := -_ERROR.unpack_from(body)[0]:
-                        raise OSError(number, os.strerror(number))
-                    return found
-                found.append(body)
+        return netlink.ask(self._socket, self._numbered(request, flags))
 
     def _numbered(self, request: bytes, flags: int) -> bytes:
         self._sequence += 1

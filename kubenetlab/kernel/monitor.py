@@ -19,7 +19,9 @@ from typing import Final
 from kubenetlab.hoststate.neighbor import NUD_PERMANENT
 from kubenetlab.hoststate.notices import Notice
 from kubenetlab.hoststate.wire import RTM_NEWNEIGH, attribute, message, messages, number
-from kubenetlab.kernel.rtnetlink import RECEIVE_BYTES, SOL_NETLINK, RouteSocket
+from kubenetlab.kernel import netlink
+from kubenetlab.kernel.netlink import RECEIVE_BYTES
+from kubenetlab.kernel.rtnetlink import SOL_NETLINK, RouteSocket
 
 RTM_NEWNSID = 88
 _NETNSA_NSID, _NETNSA_PID = 1, 2
@@ -46,7 +48,7 @@ class Monitor:
 
     def __init__(self) -> None:
         """Raises PermissionError without CAP_NET_BROADCAST, which Linux asks of those who hear of more than one namespace."""
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        self._socket = netlink.opened(netlink.NETLINK_ROUTE, socket.SOCK_NONBLOCK)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         except PermissionError:

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules import Name
-from kubenetlab.hoststate.wire import HEADER, NLM_F_REQUEST, attributes, messages
+from kubenetlab.hoststate.wire import NLM_F_ACK, attributes, message
+from kubenetlab.kernel import netlink
 from kubenetlab.kernel.rules import RulesError
 
 LIBRARY: Final = "libnftables.so.1"
@@ -26,9 +27,9 @@ PROGRAM: Final = "nft"
 INSTALL_HINT: Final = "install it with: apt-get install nftables"
 
 _JSON_OUTPUT = 1 << 4
-NETLINK_NETFILTER = 12
-_NFNL_SUBSYS_NFTABLES, _NFT_MSG_GETGEN, _NFTA_GEN_ID = 10, 16, 1
-
+_GET_GENERATION, _NFTA_GEN_ID = 10 << 8 | 16, 1
+"""NFNL_SUBSYS_NFTABLES with NFT_MSG_GETGEN; what the answer has in it."""
+_NFGENMSG = struct.Struct("=BBH")
 
 _PLACE = re.compile(r"^(?:/\S+?:(\d+):(\d+)-(\d+): )?Error: (.*)$")
 _SHOWN = 60
@@ -169,16 +170,11 @@ class Generations:
     """Asks for the number of the ruleset's generation in the namespace in which this object was made: every transaction raises it."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        self._socket = netlink.opened(netlink.NETLINK_NETFILTER)
 
     def read(self) -> int:
-        body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
-        self._socket.send(HEADER.pack(HEADER.size + len(body), _NFNL_SUBSYS_NFTABLES << 8 | _NFT_MSG_GETGEN, NLM_F_REQUEST, 1, 0) + body)
-        for _, _, _, answer in messages(self._socket.recv(8192)):
-            found = attributes(answer[4:])
-            if _NFTA_GEN_ID in found:
-                return int.from_bytes(found[_NFTA_GEN_ID], "big")
-        return 0
+        (answer,) = netlink.ask(self._socket, message(_GET_GENERATION, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)))
+        return int.from_bytes(attributes(answer[_NFGENMSG.size :])[_NFTA_GEN_ID], "big")
 
     def close(self) -> None:
         self._socket.close()

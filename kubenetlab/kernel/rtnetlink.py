@@ -6,7 +6,6 @@ Source: net/netlink/af_netlink.c (6.12); RFC 3549; netlink(7).
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -15,16 +14,17 @@ from typing import NamedTuple, Self
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLMSG_DONE, NLMSG_ERROR, Uniform, WireError, as_string, attributes, messages
+from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLMSG_ERROR, Uniform, WireError, as_string, attributes, messages
+from kubenetlab.kernel import netlink
 from kubenetlab.kernel.advice import said
+from kubenetlab.kernel.netlink import RECEIVE_BYTES
 
 MAX_BATCH_BYTES = 128 * 1024
 """One sendmsg takes about 200 kB at most."""
-RECEIVE_BYTES = 64 * 1024
 
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 _NLMSGERR_ATTR_MSG = 1
-_ERROR = struct.Struct("=i")
+_ERROR_BYTES = 4
 _NUMBER = struct.Struct("=I")
 _SEQUENCE_OFFSET = 8
 """Where in a message's header its number is."""
@@ -47,7 +47,7 @@ class RouteSocket:
     """Use as a context manager, or close it."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._socket = netlink.opened(netlink.NETLINK_ROUTE)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_BATCH_BYTES)
@@ -72,17 +72,12 @@ class RouteSocket:
             refusals += self._exchange(start, part)
         return refusals
 
-    def dump(self, request: bytes) -> Iterator[memoryview]:
+    def dump(self, request: bytes) -> list[memoryview]:
         """The body of each message that a dump request brings."""
-        self._socket.send(request)
-        while True:
-            for type_, _, _, body in messages(self._socket.recv(RECEIVE_BYTES)):
-                if type_ == NLMSG_DONE:
-                    return
-                if type_ == NLMSG_ERROR:
-                    number = -_ERROR.unpack_from(body)[0]
-                    raise OSError(number, f"rtnetlink dump: {os.strerror(number)}")
-                yield body
+        try:
+            return netlink.ask(self._socket, request)
+        except OSError as error:
+            raise OSError(error.errno, f"rtnetlink dump: {error.strerror}") from None
 
     def _exchange(self, start: int, requests: Sequence[bytes]) -> list[Refusal]:
         datagram, owners = bytearray(), list[int]()
@@ -101,7 +96,7 @@ class RouteSocket:
             for type_, flags, sequence, body in messages(self._socket.recv(RECEIVE_BYTES)):
                 if type_ != NLMSG_ERROR:
                     raise WireError(f"message of type {type_} in answer to a batch")
-                number, owner = -_ERROR.unpack_from(body)[0], owners[sequence - 1]
+                number, owner = netlink.refusal(body), owners[sequence - 1]
                 if number:
                     refusals.setdefault(owner, Refusal(owner, number, _explanation(flags, body)))
                 if sequence == len(owners):
@@ -156,5 +151,5 @@ def _explanation(flags: int, body: memoryview) -> str:
     has_attributes = flags & 0x200  # NLM_F_ACK_TLVS
     if not has_attributes:
         return ""
-    found = attributes(body[_ERROR.size + HEADER.size :])
+    found = attributes(body[_ERROR_BYTES + HEADER.size :])
     return as_string(found[_NLMSGERR_ATTR_MSG]) if _NLMSGERR_ATTR_MSG in found else ""
