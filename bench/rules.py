@@ -34,7 +34,7 @@ PODS, SERVICES = "10.240.0.0/12", "10.96.0.0/12"
 
 
 def vip(number: int) -> str:
-    return str(IPv4Address("10.96.1.0") + number)
+    return str(IPv4Address("10.100.0.0") + number)
 
 
 def endpoints(number: int) -> list[str]:
@@ -137,7 +137,8 @@ def _connecting(mode: str, services: int, rounds: int, files: Any, program: Any)
     """Microseconds of connects to the first Service and to the last, round by round."""
     processors = sorted(os.sched_getaffinity(0))
     manifest = files / "services.yaml"
-    manifest.write_text(manifests.paths(ECHO, SINK) + "".join(_service(number) for number in range(services)))
+    cluster = manifests.paths(ECHO, SINK).replace("kind: Cluster\n", f"kind: Cluster\nnetworking: {{serviceSubnet: {SERVICES}}}\n")
+    manifest.write_text(cluster + "".join(_service(number) for number in range(services)))
     first: list[float] = []
     last: list[float] = []
     output(KUBENETLAB, "up", "--lab", LAB, "-f", str(manifest), "--proxy", mode, "--timeout", "300s")
