@@ -7,7 +7,8 @@ is theirs. Only what takes away, or takes the place of, something that is known 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Final
 
 from msgspec import Struct
@@ -60,7 +61,14 @@ def contradict(netns: str, notices: Sequence[Notice], known: Contents, indexes: 
     last: dict[Key, Object | SeenLink | None] = {}
     for notice in notices:
         last.update(_told(netns, notice, names))
-    return any(_contradicts(key, what, known, indexes) for key, what in last.items())
+
+    @cache
+    def macs(place: Key) -> Mapping[str, str]:
+        """Address → MAC, of the peers of that key."""
+        peers = known.get(place)
+        return dict(peers.entries) if isinstance(peers, Peers) else {}
+
+    return any(_contradicts(key, what, known, indexes, macs) for key, what in last.items())
 
 
 def _told(netns: str, notice: Notice, names: Mapping[int, str]) -> Iterator[tuple[Key, Object | SeenLink | None]]:
@@ -94,15 +102,16 @@ def _is_of_all_links(body: bytes) -> bool:
     return _NETCONFA_IFINDEX in found and int.from_bytes(found[_NETCONFA_IFINDEX], sys.byteorder, signed=True) < 0
 
 
-def _contradicts(key: Key, told: Object | SeenLink | None, known: Contents, indexes: Mapping[str, int]) -> bool:
+def _contradicts(
+    key: Key, told: Object | SeenLink | None, known: Contents, indexes: Mapping[str, int], macs: Callable[[Key], Mapping[str, str]]
+) -> bool:
     if key in known:
         return not _agrees(told, known[key], indexes)
     if key[0] != "Neighbor":
         return False
     _, link, address = key
-    peers = known.get(peers_key(link, address))
-    is_known = isinstance(peers, Peers) and address in peers
-    return is_known and not (isinstance(told, Neighbor) and isinstance(peers, Peers) and (told.address, told.mac) in peers.table)
+    mac = macs(peers_key(link, address)).get(address)
+    return mac is not None and not (isinstance(told, Neighbor) and told.mac == mac)
 
 
 def _agrees(told: Object | SeenLink | None, known: Object, indexes: Mapping[str, int]) -> bool:
