@@ -21,6 +21,8 @@ FAMILIES: Final[Mapping[int, str]] = {4: "inet", 6: "inet6"}
 """IP version → the word for it in a set's description."""
 MAX_NAME: Final = 31
 """Of a set's name; the kernel's IPSET_MAXNAMELEN counts a zero."""
+IS_WATCHED: Final = True
+"""The kernel tells nobody who changes a set: somebody has to look."""
 _FRESH: Final = "NEW"
 """How the names of sets begin that are still being filled, in place of who owns them."""
 
@@ -63,6 +65,9 @@ class Member(_Ipset, frozen=True):
 
 IpsetObject = Set | Member
 Filled = IpsetObject | Bundle
+
+Contents = Mapping[str, frozenset[str]]
+"""Set → its members."""
 
 
 class Restore(Struct, frozen=True):
@@ -108,6 +113,32 @@ def replacement(objects: Sequence[Filled], former: Iterable[Name] = ()) -> str:
         lines += [f"swap {fresh} {one.name}", f"destroy {fresh}"]
     anew = tuple(dict.fromkeys(beginning for _, beginning in (*names(objects), *former)))
     return _encoded(Restore(_lines(lines), anew, tuple(one.name for one in sets))) if anew else ""
+
+
+def followed(told: Contents, restore: Restore) -> Contents:
+    """What our sets hold after these words, if they held that before."""
+    found = {name: set(items) for name, items in told.items()}
+    for line in restore.text.splitlines():
+        match [word for word in line.split() if word != "-exist"]:
+            case ["create", name, *_]:
+                found.setdefault(name, set())
+            case ["add", name, item]:
+                found.setdefault(name, set()).add(item)
+            case ["del", name, item]:
+                found.setdefault(name, set()).discard(item)
+            case ["flush", name]:
+                found[name] = set()
+            case ["swap", one, other]:
+                found[one], found[other] = found[other], found[one]
+            case ["destroy", name]:
+                found.pop(name, None)
+    return {name: frozenset(items) for name, items in found.items() if name in restore.kept or not name.startswith(restore.anew)}
+
+
+def is_as_told(told: Contents, saved: str) -> bool:
+    """True when `ipset save` prints just these sets of their owners, with these members."""
+    owners = tuple({owner(name) for name in told})
+    return told == {name: frozenset(items) for name, items in parse(saved).items() if name.startswith(owners)}
 
 
 def names(objects: Iterable[Filled]) -> tuple[Name, ...]:

@@ -19,7 +19,7 @@ from kubenetlab.names import socket_address
 NAMES: Final[tuple[Name, ...]] = (("", "ipvs"),)
 """A namespace has one table of virtual servers: who uses it has it to himself."""
 IS_WATCHED: Final = True
-"""Somebody has to see when the last connection of a real server that leaves has ended."""
+"""Somebody has to see when the last connection of a real server that leaves has ended, and what others change: the kernel tells neither."""
 SOURCE_HASH: Final = "mh"
 """The scheduler that is told to look at the client's port, too."""
 _OPTIONS: Final[Mapping[str, str]] = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}
@@ -143,6 +143,13 @@ def against(orders: Orders, listed: Iterable[Listed]) -> Orders:
         leaving=tuple(real for one in there if one.server.key in servers for real, _, _ in one.reals if real.key not in reals),
         gone=tuple(one.server for one in there if one.server.key not in servers),
     )
+
+
+def followed(told: Iterable[IpvsObject], orders: Orders) -> tuple[IpvsObject, ...]:
+    """The servers that are there after these orders, if those were there before."""
+    found = {obj.key: obj for obj in (*(() if orders.is_anew else told), *orders.servers, *orders.reals)}
+    dead, leaving = {server.service for server in orders.gone}, {real.key for real in orders.leaving}
+    return tuple(obj for key, obj in found.items() if obj.service not in dead and key not in leaving)
 
 
 def names(objects: Iterable[Balanced]) -> tuple[Name, ...]:

@@ -6,16 +6,19 @@ Source: ipset(8) 7.17.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from typing import Final
 
-from kubenetlab.hoststate.ipset import decode_restore, failed_line
+from kubenetlab.hoststate.ipset import Contents, decode_restore, failed_line, followed, is_as_told
 from kubenetlab.hoststate.rules import Name
 from kubenetlab.kernel.programs import Programs, require
 from kubenetlab.kernel.rules import RulesError
 
 PROGRAM: Final = "ipset"
 INSTALL_HINT: Final = "install it with: apt-get install ipset"
+REST_S: Final = 10.0
+"""How often it is looked whether the sets are as they were told: each time takes a process."""
 
 _PREFIX = re.compile(r"^ipset v[\d.]+: (Error in line \d+: )?")
 
@@ -31,6 +34,9 @@ class Ipset:
 
     def __init__(self) -> None:
         self._programs = Programs()
+        self._told: Contents = {}
+        """What should be in our sets."""
+        self._look_at = 0.0
 
     def run(self, text: str) -> str:
         restore = decode_restore(text)
@@ -38,7 +44,14 @@ class Ipset:
         if restore.anew:
             gone = [name for name in self._run(["list", "-n"]).split() if name.startswith(restore.anew) and name not in restore.kept]
             self.restore("".join(f"destroy {name}\n" for name in gone))
+        self._told = followed(self._told, restore)
         return ""
+
+    def was_touched(self) -> bool:
+        if not self._told or time.monotonic() < self._look_at:
+            return False
+        self._look_at = time.monotonic() + REST_S
+        return not is_as_told(self._told, self.text())
 
     def restore(self, text: str) -> None:
         """Input of the program."""

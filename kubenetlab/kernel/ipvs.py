@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -14,13 +15,15 @@ import msgspec
 
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate import ipvs_messages as messages
-from kubenetlab.hoststate.ipvs import Listed, RealServer, VirtualServer, against, decode_orders, told
+from kubenetlab.hoststate.ipvs import IpvsObject, Listed, RealServer, VirtualServer, against, decode_orders, differences, followed, told
 from kubenetlab.hoststate.rules import Name
 from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLM_F_DUMP, NLMSG_ERROR
 from kubenetlab.hoststate.wire import messages as parts_of
 from kubenetlab.kernel import netlink
 from kubenetlab.kernel.rules import RulesError
 
+REST_S: Final = 10.0
+"""How often it is looked whether the servers are as they were told."""
 _AT_A_TIME: Final = 64
 """Requests that are sent together: as many answers are kept for us."""
 
@@ -50,9 +53,13 @@ class Ipvs:
             raise
         self._is_awaited = True
         """True while there may be real servers that only wait for the end of their connections."""
+        self._told: tuple[IpvsObject, ...] = ()
+        """The servers that should be there."""
+        self._look_at = 0.0
 
     def run(self, text: str) -> str:
         orders = decode_orders(text)
+        self._told = followed(self._told, orders)
         if orders.is_anew:
             orders = against(orders, self._list())
         self._make(orders.servers, messages.NEW_SERVICE, messages.SET_SERVICE, messages.service)
@@ -67,6 +74,12 @@ class Ipvs:
             waiting = [(real, connections) for one in self._list() for real, weight, connections in one.reals if not weight]
             self._go([real for real, connections in waiting if not connections], messages.DEL_DEST, messages.destination)
             self._is_awaited = any(connections for _, connections in waiting)
+
+    def was_touched(self) -> bool:
+        if not self._told or time.monotonic() < self._look_at:
+            return False
+        self._look_at = time.monotonic() + REST_S
+        return any(differences(self._told, self.listed(())))
 
     def listed(self, names: Sequence[Name]) -> Any:
         return msgspec.to_builtins(list(self._list()))

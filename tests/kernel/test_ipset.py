@@ -37,16 +37,19 @@ LARGE = sets(
 )
 
 
-def test_changing_ends_where_making_anew_ends() -> None:
-    """From few members to many and back, and nothing is left in the end."""
+def test_changing_ends_where_making_anew_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From few members to many and back, and nothing is left in the end; nobody else is thought to have had a hand in it."""
+    monkeypatch.setattr("kubenetlab.kernel.ipset.REST_S", 0)
     with closing(ipset.open_here()) as here:
         before: list[Filled] = []
         for wanted in (SMALL, LARGE, SMALL):
             here.run(update(before, wanted))
             changed = contents(here)
             assert list(differences(wanted, here.listed(names(wanted)))) == []
+            assert not here.was_touched()
             here.run(replacement(wanted))
             assert contents(here) == changed
+            assert not here.was_touched()
             before = wanted
         here.run(update(before, []))
         assert here.text() == ""
@@ -58,6 +61,7 @@ def test_what_others_have_stays() -> None:
         here.restore("create MINE hash:ip family inet\nadd MINE 192.0.2.1\n")
         before = here.text()
         here.run(update([], LARGE))
+        assert not here.was_touched()
         here.run(replacement([], names(LARGE)))
         assert here.text() == before
 
@@ -70,11 +74,17 @@ def test_what_others_have_stays() -> None:
         ("destroy KUBE-NODE-PORT-TCP\n", "+ ipset KUBE-NODE-PORT-TCP bitmap:port range 0-65535"),
     ],
 )
-def test_what_somebody_changed_is_named(change: str, said: str) -> None:
+def test_what_somebody_changed_is_named_and_noticed(change: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubenetlab.kernel.ipset.REST_S", 0)
     with closing(ipset.open_here()) as here:
-        here.run(update([], SMALL))
+        here.run(update([], LARGE))
+        here.run(update(LARGE, SMALL))
+        assert not here.was_touched()
         here.restore(change)
         assert list(differences(SMALL, here.listed(names(SMALL)))) == [said]
+        assert here.was_touched()
+        here.run(replacement(SMALL))
+        assert not here.was_touched()
 
 
 def test_a_refused_member_is_named() -> None:

@@ -39,8 +39,9 @@ def opened() -> Iterator[ipvs.Ipvs]:
         yield loader
 
 
-def test_changing_ends_where_making_anew_ends() -> None:
-    """From few to many and back; making anew what is there changes nothing."""
+def test_changing_ends_where_making_anew_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From few to many and back; making anew what is there changes nothing, and nobody else is thought to have had a hand in it."""
+    monkeypatch.setattr("kubenetlab.kernel.ipvs.REST_S", 0)
     with opened() as here:
         before: list[Balanced] = []
         for wanted in (SMALL, LARGE, SMALL):
@@ -48,11 +49,27 @@ def test_changing_ends_where_making_anew_ends() -> None:
             here.tend()
             changed = here.text()
             assert list(differences(wanted, here.listed(NAMES))) == []
+            assert not here.was_touched()
             here.run(replacement(wanted))
             assert here.text() == changed
+            assert not here.was_touched()
             before = wanted
         here.run(update(before, []))
         assert here.text() == ""
+
+
+@pytest.mark.parametrize(
+    "theirs", [[], LARGE, [VirtualServer("n", "tcp", "10.96.0.9", 80, "lc")]], ids=["gone", "more", "another scheduler"]
+)
+def test_what_somebody_changed_is_noticed(theirs: list[Balanced], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing more when it has been made anew."""
+    monkeypatch.setattr("kubenetlab.kernel.ipvs.REST_S", 0)
+    with opened() as here, opened() as other:
+        here.run(update([], SMALL))
+        other.run(replacement(theirs, NAMES))
+        assert here.was_touched()
+        here.run(replacement(SMALL))
+        assert not here.was_touched()
 
 
 def test_a_virtual_server_is_given_another_scheduler() -> None:
