@@ -307,7 +307,7 @@ def blamed(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
     return None
 
 
-def differences(wanted: Sequence[Ruled], listed: Any) -> Iterator[str]:
+def differences(wanted: Sequence[Ruled], listed: Any, former: Sequence[Name] = ()) -> Iterator[str]:
     """`listed` has the programs on each link, and the maps but for those that packets fill: `{"links": {…}, "maps": {…}}`."""
     known: set[Entry] = set()
     for obj in members(wanted):

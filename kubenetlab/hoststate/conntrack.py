@@ -86,7 +86,7 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
     return iter(())
 
 
-def differences(wanted: Sequence[Ruled], listed: Any) -> Iterator[str]:
+def differences(wanted: Sequence[Ruled], listed: Any, former: Sequence[Name] = ()) -> Iterator[str]:
     """Flows are the packets' own: there is nothing that should be."""
     return iter(())
 

@@ -164,7 +164,7 @@ def commands(objects: Sequence[Filled]) -> Iterator[str]:
     yield f"ipset restore <<'EOF'\n{decode_restore(update([], objects)).text}EOF"
 
 
-def differences(wanted: Sequence[Filled], listed: Any) -> Iterator[str]:
+def differences(wanted: Sequence[Filled], listed: Any, former: Sequence[Name] = ()) -> Iterator[str]:
     """`listed` is the output of `ipset save`."""
     saved = parse(listed)
     found = {obj.key: obj for obj in members(wanted)}
@@ -175,7 +175,7 @@ def differences(wanted: Sequence[Filled], listed: Any) -> Iterator[str]:
     for obj in found.values():
         if isinstance(obj, Member) and obj.item not in saved.get(obj.set, ()):
             yield f"+ {obj}"
-    beginnings = tuple(beginning for _, beginning in names(wanted))
+    beginnings = tuple(beginning for _, beginning in (*names(wanted), *former))
     for name, items in saved.items():
         if name.startswith(beginnings) and name not in sets:
             yield f"- ipset {name}"

@@ -170,7 +170,7 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
         yield f"{restore.family}tables-restore --noflush <<'EOF'\n{restore.text}EOF"
 
 
-def differences(wanted: Sequence[Ruled], listed: Any) -> Iterator[str]:
+def differences(wanted: Sequence[Ruled], listed: Any, former: Sequence[Name] = ()) -> Iterator[str]:
     """`listed` has the output of each family's `iptables-save`. Rules are compared by number and comments, for the program rewrites them."""
     saved = {(family, table, chain): rules for family, text in listed for (table, chain), rules in parse(text).items()}
     objects = list(members(wanted))
@@ -184,7 +184,7 @@ def differences(wanted: Sequence[Ruled], listed: Any) -> Iterator[str]:
     for jump in (obj for obj in objects if isinstance(obj, Jump)):
         if _target(jump.rule) not in map(_target, saved.get(jump.place, ())):
             yield f"+ {jump}"
-    known, owned = _chains(wanted), names(wanted)
+    known, owned = _chains(wanted), (*names(wanted), *former)
     for place in saved:
         if place not in known and (place[0], owner(place[2])) in owned:
             yield f"- {place[0]}tables chain {place[1]} {place[2]}"

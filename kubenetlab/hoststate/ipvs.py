@@ -178,7 +178,7 @@ def told(objects: Iterable[Any]) -> str:
     return "".join(f"-A {server.words}\n{''.join(reals.get(server.service, ()))}" for server in _servers(found))
 
 
-def differences(wanted: Sequence[Balanced], listed: Any) -> Iterator[str]:
+def differences(wanted: Sequence[Balanced], listed: Any, former: Sequence[Name] = ()) -> Iterator[str]:
     """`listed` are `Listed` of all virtual servers; those that only wait for the end of their connections are no difference."""
     there = msgspec.convert(listed, tuple[Listed, ...])
     found = {one.server.key: one.server for one in there}

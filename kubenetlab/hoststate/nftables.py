@@ -286,11 +286,11 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
         yield f"nft -f - <<'EOF'\n{text}{''.join(transaction((), [element]) for element in elements)}EOF"
 
 
-def differences(wanted: Sequence[Ruled], listed: Sequence[Any]) -> Iterator[str]:
+def differences(wanted: Sequence[Ruled], listed: Sequence[Any], former: Sequence[Name] = ()) -> Iterator[str]:
     """`listed` has a document of `nft -j list table` for each table, or None where there is none."""
     from kubenetlab.hoststate.nftables_listing import differences as of_tables
 
-    return of_tables(wanted, listed)
+    return of_tables(wanted, listed, former)
 
 
 def _add_table(table: Table) -> str:

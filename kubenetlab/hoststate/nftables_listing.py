@@ -10,8 +10,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject, Ruled, Table, table_of
-from kubenetlab.hoststate.rules import members
+from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject, Ruled, Table, names, table_of
+from kubenetlab.hoststate.rules import Name, members
 
 
 class Listed(Struct, frozen=True):
@@ -23,7 +23,7 @@ class Listed(Struct, frozen=True):
     """The items of each set or map, as nft writes them."""
 
 
-def differences(wanted: Sequence[Ruled], listed: Sequence[Any]) -> Iterator[str]:
+def differences(wanted: Sequence[Ruled], listed: Sequence[Any], former: Sequence[Name]) -> Iterator[str]:
     """Lines as `diff` prints them, table by table."""
     objects: list[NftObject] = list({obj.key: obj for obj in members(wanted)}.values())
     for table, document in zip([obj for obj in objects if isinstance(obj, Table)], listed, strict=False):
@@ -34,6 +34,8 @@ def differences(wanted: Sequence[Ruled], listed: Sequence[Any]) -> Iterator[str]
         mine = [obj for obj in objects if not isinstance(obj, Table) and table_of(obj) == (table.family, table.name)]
         yield from _chains([obj for obj in mine if isinstance(obj, Chain)], found, table)
         yield from _collections(mine, found, table)
+    left = zip(former, listed[len(names(wanted)) :], strict=True)
+    yield from (f"- nft table {family} {name}" for (family, name), document in left if document is not None)
 
 
 def _chains(wanted: Sequence[Chain], found: Listed, table: Table) -> Iterator[str]:

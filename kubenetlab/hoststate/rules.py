@@ -147,8 +147,8 @@ class Dialect(Protocol):
     def commands(self, objects: Sequence[Any]) -> Iterator[str]:
         """What one would type in the namespace to have these objects where nothing is, each as a whole, with what it reads."""
 
-    def differences(self, wanted: Sequence[Any], listed: Any) -> Iterator[str]:
-        """Where a listing of what is its own differs, as lines: `+` is to be added, `-` to be removed, `~` to be changed."""
+    def differences(self, wanted: Sequence[Any], listed: Any, former: Sequence[Name] = ()) -> Iterator[str]:
+        """Where a listing of what is its own, then of what was, differs, as lines: `+` is to be added, `-` removed, `~` changed."""
 
 
 def dialect(name: str) -> Dialect:

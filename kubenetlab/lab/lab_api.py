@@ -154,7 +154,7 @@ class LabApi:
             for netns, contents in wanted.items():
                 rules = of_hand(contents.values(), "rules")
                 pid = agent.sandboxes.pids.get(netns)
-                if rules and pid and (lines := await agent.rules.differences(netns, pid, rules)):
+                if pid and (lines := await agent.rules.differences(netns, pid, rules)):
                     changes.setdefault(netns, {"netns": netns, "operations": []})["operations"] += lines
         return _json({"changes": list(changes.values()), "failures": agent.failures, "faults": broken(agent.cluster)})
 

@@ -180,10 +180,15 @@ class RulesHand:
     async def differences(self, netns: str, pid: int, wanted: Iterable[RuleObject]) -> list[str]:
         """Where what is loaded differs from what should be, as lines that `diff` prints."""
         found: list[str] = []
-        for name, objects in by_dialect(wanted).items():
-            words = dialect(name)
-            answer = await self._hand(netns).call(do="list", netns=netns, pid=pid, dialect=name, names=words.names(objects))
-            found += words.differences(objects, answer["listed"]) if "listed" in answer else [f"? {name}: {answer['error']}"]
+        mine, former = by_dialect(wanted), self._marks[netns].names if netns in self._marks else {}
+        for name in dict.fromkeys((*mine, *former)):
+            words, objects = dialect(name), mine.get(name, [])
+            own = words.names(objects)
+            left = tuple(one for one in former.get(name, ()) if one not in own)  # of a mode that a broken kube-proxy has not heard go
+            if not objects and not left:
+                continue
+            answer = await self._hand(netns).call(do="list", netns=netns, pid=pid, dialect=name, names=(*own, *left))
+            found += words.differences(objects, answer["listed"], left) if "listed" in answer else [f"? {name}: {answer['error']}"]
         return found
 
     async def text(self, netns: str, pid: int, dialects: Iterable[str]) -> str:

@@ -56,12 +56,14 @@ def test_changing_ends_where_making_anew_ends(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_others_have_stays() -> None:
-    """Sets of theirs; ours of which nobody knows go with a replacement."""
+    """Sets of theirs; ours of which nobody knows are named, and go with a replacement."""
     with closing(ipset.open_here()) as here:
         here.restore("create MINE hash:ip family inet\nadd MINE 192.0.2.1\n")
         before = here.text()
         here.run(update([], LARGE))
         assert not here.was_touched()
+        ours = {f"- ipset {obj.name}" for obj in LARGE if isinstance(obj, Set)}
+        assert set(differences([], here.listed(names(LARGE)), names(LARGE))) == ours
         here.run(replacement([], names(LARGE)))
         assert here.text() == before
 

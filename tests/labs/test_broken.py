@@ -11,6 +11,7 @@ from tests.clusters import deployment, service
 from tests.labs.asking import Said, ask
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab, run, wait_for
+from tests.labs.world import PROXIES
 
 HEALTH = 10256
 NOBODY = {"silence", "unreachable"}
@@ -88,6 +89,22 @@ def test_a_stopped_one_misses_what_changes(running: Lab) -> None:
     assert (reaches(running, "here"), reaches(running, "here", "late")) == ("answered", "answered")
     assert health(running, "worker").status == 200
     running.run("delete", "service", "late")
+
+
+@pytest.mark.skipif("iptables" not in PROXIES, reason="this machine has no iptables (apt-get install iptables)")
+def test_a_stopped_one_misses_another_mode(running: Lab) -> None:
+    """What its node has too much is named in the words of the former mode, what lacks in those of the new one; there and back."""
+    first = "nft table ip kube-proxy"
+    second = "iptables chain nat KUBE-SERVICES"
+    for mode, gone, come in (("iptables", first, second), ("nftables", second, first)):
+        running.run("break", "kube-proxy", "--node", "worker", "--how", "stopped")
+        running.run("up", "--proxy", mode)
+        told = running.run("diff", status=1).out
+        assert f"- {gone}" in told
+        assert f"+ {come}" in told
+        assert reaches(running, "here") == reaches(running, "there") == "answered"
+        running.run("heal")
+        assert running.faults == []
 
 
 def test_pods_of_other_nodes_are_not_waited_for(running: Lab) -> None:
