@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal
 
 
@@ -11,6 +11,15 @@ from typing import Literal
 def network(cidr: str) -> IPv4Network | IPv6Network:
     """`10.244.1.0/24` as a network. Raises ValueError when it is none."""
     return ip_network(cidr)
+
+
+def is_address(text: str) -> bool:
+    """True for an IPv4 or IPv6 address."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def version_of(address: str) -> Literal[4, 6]:

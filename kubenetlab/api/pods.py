@@ -252,7 +252,12 @@ class Pod(Resource, frozen=True):
 
 def wanted_addresses(meta: ObjectMeta) -> tuple[str, ...]:
     """The addresses that an annotation asks for."""
-    return tuple(part.strip() for part in meta.annotations.get(ADDRESSES_ANNOTATION, "").split(",") if part.strip())
+    return addresses_in(meta.annotations.get(ADDRESSES_ANNOTATION, ""))
+
+
+def addresses_in(text: str) -> tuple[str, ...]:
+    """The annotation's value, taken apart."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 class PodTemplateSpec(Record, kw_only=True, frozen=True):

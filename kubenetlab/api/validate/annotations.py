@@ -1,14 +1,14 @@
 """The lab's own annotations, of pods and of Services: a wrong value is refused, and what would have no effect is told."""
 
 from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_address
 from typing import Final, get_args
 
 from kubenetlab.api.core import IP_MODE_ANNOTATION, IpMode
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
+from kubenetlab.api.ip import is_address
 from kubenetlab.api.meta import ObjectMeta
-from kubenetlab.api.pods import ADDRESSES_ANNOTATION, POOL_ANNOTATION, READY_ANNOTATION, REAL_COMMANDS_ANNOTATION
+from kubenetlab.api.pods import ADDRESSES_ANNOTATION, POOL_ANNOTATION, READY_ANNOTATION, REAL_COMMANDS_ANNOTATION, addresses_in
 from kubenetlab.errors import did_you_mean
 
 PREFIX: Final = "kubenetlab.dev/"
@@ -37,12 +37,7 @@ def _bool_fault(value: str) -> str | None:
 
 
 def _addresses_fault(value: str) -> str | None:
-    for part in filter(None, (part.strip() for part in value.split(","))):
-        try:
-            ip_address(part)
-        except ValueError:
-            return f"wanted IP addresses, found {found(part)}"
-    return None
+    return next((f"wanted IP addresses, found {found(part)}" for part in addresses_in(value) if not is_address(part)), None)
 
 
 def _pool_fault(value: str) -> str | None:

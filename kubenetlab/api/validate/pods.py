@@ -1,11 +1,11 @@
 """Pod specs: containers, ports, probes, DNS."""
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 
 from kubenetlab.api.containers import Container, Probe
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
+from kubenetlab.api.ip import is_address
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.validate.environment import validate_environment
 from kubenetlab.api.validate.metadata import port_name_fault, subdomain_fault, validate_labels, validate_selector
@@ -63,15 +63,6 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
         for number, hostname in enumerate(alias.hostnames):
             if fault := subdomain_fault(hostname):
                 yield Finding((*path, "hostAliases", index, "hostnames", number), fault)
-
-
-def is_address(text: str) -> bool:
-    """True for an IPv4 or IPv6 address."""
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iterator[Finding]:
