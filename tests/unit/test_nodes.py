@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kubenetlab import controllers
 from kubenetlab.api.core import Event, Node
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
+from kubenetlab.api.validate.node_ranges import free_ranges, overlapping
 from kubenetlab.errors import ManifestError
 from tests.clusters import FAMILIES, NOW, applied, deployment, pod, pod_named, running, settled, store
 
@@ -99,6 +105,29 @@ def test_refuses_ranges_that_cannot_be(text: str, message: str) -> None:
     with pytest.raises(ManifestError) as caught:
         store(text)
     assert message in str(caught.value)
+
+
+RANGES = st.builds(
+    lambda base, number, bits: ip_network((int(ip_address(base)) + (number >> bits << bits), (128 if ":" in base else 32) - bits)),
+    st.sampled_from(["10.0.0.0", "fd00::"]),
+    st.integers(0, 255),
+    st.integers(0, 8),
+)
+
+
+@given(st.lists(RANGES, max_size=12))
+def test_ranges_that_overlap_are_found_as_by_comparing_all(ranges: list[Any]) -> None:
+    """Each two of them once; and what is free overlaps none."""
+    pairs = {(one, other) for other in range(len(ranges)) for one in range(other) if _overlap(ranges[one], ranges[other])}
+    found = [(min(pair), max(pair)) for pair in overlapping(ranges)]
+    assert sorted(found) == sorted(pairs)
+    whole = ip_network("10.0.0.0/24")
+    taken = [part for part in ranges if part.version == 4]
+    assert list(free_ranges(whole, 28, taken)) == [part for part in whole.subnets(new_prefix=28) if not any(map(part.overlaps, taken))]
+
+
+def _overlap(one: Any, other: Any) -> bool:
+    return one.version == other.version and bool(one.overlaps(other))
 
 
 def test_what_a_node_document_said_goes_with_the_node() -> None:
