@@ -15,7 +15,7 @@ from typing import Any
 from kubenetlab.errors import LabError
 from kubenetlab.hoststate import nftables
 from kubenetlab.hoststate.rules import Name
-from kubenetlab.kernel.rules import open_here
+from kubenetlab.kernel.rules import RulesError, open_here
 
 LINKS = {4: ip_network("198.18.0.0/15"), 6: ip_network("fd6b:6e6c::/32")}
 """Where the addresses of links between the machine and labs are from. IPv4: what RFC 2544 keeps for tests, and nobody routes; IPv6: local
@@ -24,8 +24,9 @@ _CONF = Path("/proc/sys/net")
 
 
 def forwards(version: int) -> bool:
-    """True where the machine forwards packets of a family already, whoever they are from."""
-    return (_CONF / f"ipv{version}/conf/all/forwarding").read_text().strip() == "1"
+    """True where the machine forwards packets of a family already, whoever they are from; False where it does not have that family."""
+    setting = _CONF / f"ipv{version}/conf/all/forwarding"
+    return setting.exists() and setting.read_text().strip() == "1"
 
 
 def has_link(link: str) -> bool:
@@ -84,6 +85,8 @@ def load(objects: Sequence[nftables.NftObject], former: Sequence[Name]) -> None:
     loader = open_here("nftables")
     try:
         loader.run(nftables.replacement(objects, former))
+    except RulesError as error:
+        raise LabError(f"the machine's side of the uplink: nft: {error}") from None
     finally:
         loader.close()
 

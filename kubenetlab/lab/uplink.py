@@ -21,7 +21,7 @@ from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.lab import Uplink
 from kubenetlab.datapath import uplink as wanted
 from kubenetlab.datapath.port_mappings import published_ports
-from kubenetlab.errors import LabError
+from kubenetlab.errors import KubenetlabError, LabError, refusal
 from kubenetlab.kernel import uplink as here
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.lab import rundir
@@ -55,8 +55,10 @@ def bring(lab: str, config: ClusterConfig) -> Record:
             here.connect(link, names.ROUTER_UPLINK, names.run_netns_name(lab, names.ROUTER), addresses)
         here.load(objects, record.tables)
         client.post(f"{LAB_API}/uplink", {"machine": record.machine, "router": record.router})
-    except (OSError, LabError):
+    except (OSError, KubenetlabError) as error:
         take_away(lab)
+        if isinstance(error, OSError):
+            raise LabError(f"lab {lab} has no uplink: {refusal(error)}") from error
         raise
     return record
 

@@ -247,6 +247,21 @@ def test_two_labs_have_one_each(lab: Lab, machine: Machine, labs: Any) -> None:
     assert machine.state == before
 
 
+def test_what_cannot_be_made_is_told_and_leaves_nothing(lab: Lab, machine: Machine) -> None:
+    """The machine's routes leave no room: the lab is there, and goes without; nothing has changed, and a later try succeeds."""
+    for network in ("198.18.0.0/15", "fd6b:6e6c::/32"):
+        machine.said("ip", "route", "add", network, "dev", "eth0")
+    before = machine.state
+    said = lab.up(CLUSTER, "--uplink", status=1).err
+    assert "no network of 198.18.0.0/15 is left for a link to the lab: the machine's routes take them all" in said
+    assert machine.state == before
+    assert lab.run("ping", "-o", "json").json["ok"]
+    machine.said("ip", "route", "del", "198.18.0.0/15")
+    machine.said("ip", "-6", "route", "del", "fd6b:6e6c::/32")
+    lab.run("up", "--uplink")
+    assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
+
+
 def test_an_ordinary_user_is_told(machine: Machine) -> None:
     """Before anything is made."""
     with user(NOBODY) as nobody:
