@@ -23,7 +23,10 @@ POLL_S = 0.01
 
 
 def delete(client: Client, what: Sequence[str], files: Sequence[str] | None, namespace: str | None, *, wait: bool) -> None:
-    """Deletes and says so, object by object. Raises LabError, in the end, when some were not there."""
+    """Deletes and says so, object by object. Raises LabError, in the end, when some were not there.
+
+    With `wait` it returns when packets find it so: sandboxes have ended, no rule leads to them, and no flow does.
+    """
     if what and files:
         raise UsageError("delete takes names or manifests, not both at once")
     wanted, given = _named(client, what, namespace or "default")
@@ -102,7 +105,7 @@ def title(kind: type[Resource], namespace: str, name: str) -> str:
 
 
 def _wait(client: Client, gone: Sequence[tuple[Wanted, str]]) -> None:
-    """Until each is gone; one of the same name that took its place is another."""
+    """Until each is gone, and Linux knows; one of the same name that took its place is another."""
     deadline = time.monotonic() + WAIT_S
     waiting = list(gone)
     while waiting and time.monotonic() < deadline:
@@ -113,6 +116,7 @@ def _wait(client: Client, gone: Sequence[tuple[Wanted, str]]) -> None:
         titles = ", ".join(title(*one) for one, _ in waiting)
         kind, _, name = waiting[0][0]
         raise LabError(f"after {WAIT_S:g} s still there: {titles}; see: kubenetlab describe {kind.kind.lower()} {name}")
+    next((line for line in client.stream(f"{LAB_API}/settled", timeout=str(deadline - time.monotonic())) if line["idle"]), None)
 
 
 def _uid(client: Client, one: Wanted) -> str | None:

@@ -5,7 +5,7 @@ POST plan     {documents: […]}        → what would be done; with script the 
 POST break    {fault: …, options: …}  → the fault that was made; it is healed by deleting it
 POST uplink   {machine: […], router: […]} → the router uses its link to the machine, which is there; without addresses no more
 GET  diff                             → where the kernel differs from what it should hold if nothing were broken, found by looking
-GET  settled  ?timeout=60             → lines: how many pods are ready, until all are or never will be
+GET  settled  ?timeout=60             → lines: how many pods are ready, until all are or never will be; and whether Linux is as it should be
 GET  inspect                          → everything that runs, with pids and namespaces
 GET  detail   ?netns=…                → links, addresses, routes, neighbours and rules of one namespace
 GET  enter    ?netns=…                → a pidfd of its pause process, and its files
@@ -179,6 +179,7 @@ class LabApi:
                     "stuck": [{"pod": verdict.pod, "reason": verdict.reason} for verdict in found if verdict.state == "stuck"],
                     "unready": [verdict.pod for verdict in found if verdict.state == "unready"],
                     "failures": agent.failures,
+                    "idle": agent.is_idle,
                     "settled": agent.is_idle and all(verdict.is_settled for verdict in found) and not agent.failures,
                     "timeout": time.monotonic() >= deadline,
                 }
