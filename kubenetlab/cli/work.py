@@ -117,13 +117,8 @@ def logs(
     query |= {"tailLines": str(tail)} if tail is not None else {}
     path = f"{object_path(Pod, where, name)}/log"
     if follow:
-        try:
-            for piece in client.pieces(path, **query, follow="true"):
-                typer.echo(piece, nl=False)
-        except KeyboardInterrupt:
-            from kubenetlab.lab.up import STOPPED_BY_SIGINT
-
-            raise typer.Exit(STOPPED_BY_SIGINT) from None
+        for piece in client.pieces(path, **query, follow="true"):
+            typer.echo(piece, nl=False)
     else:
         typer.echo(client.text(path, **query, **({"previous": "true"} if previous else {})), nl=False)
     hint(f"kubenetlab describe pod {name}" + (f" -n {where}" if where != "default" else ""))

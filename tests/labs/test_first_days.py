@@ -154,3 +154,15 @@ def test_logs_of_former_and_coming_runs(lab: Lab) -> None:
     assert following.returncode == 0
     assert "Will exit with 3" in rest
     assert rest in lab.run("logs", "client", "-p").out
+
+
+def test_following_a_log_ends_with_ctrl_c(lab: Lab) -> None:
+    """As any command does, and without a word."""
+    lab.up(ONE_NODE + pod("client"))
+    words = [*COMMAND, "logs", "-f", "client", "--lab", lab.name]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        assert "Started HTTP" in following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        assert following.communicate(timeout=30)[1].strip() == ""
+    assert following.returncode == 130
