@@ -15,7 +15,8 @@ from kubenetlab.kernel import limits, nftables, pause
 from kubenetlab.kernel.features import PACKAGES, has_br_netfilter, has_program
 from kubenetlab.kernel.limits import BRIDGE_PORTS, FILES, MEMORY, NAMESPACES, NEIGHBORS, PROCESSES, Limit
 from kubenetlab.kernel.permissions import effective_capabilities, is_root, lacking, remedy
-from kubenetlab.kernel.trials import TRIALS, Outcome, outcomes
+from kubenetlab.kernel.trials import TRIALS
+from kubenetlab.kernel.trying import Outcome, outcomes
 
 State = Literal["ok", "missing", "optional"]
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from kubenetlab.kernel.namespaces import keep_mounts_here, mount_proc
 from kubenetlab.kernel.syscalls import (
     CLONE_NEWNS,
     MS_BIND,
@@ -19,7 +20,6 @@ from kubenetlab.kernel.syscalls import (
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
-    MS_PRIVATE,
     MS_RDONLY,
     MS_REC,
     make_read_only,
@@ -43,7 +43,7 @@ def pods_files(hosts: str, resolv_conf: str, scratch: str) -> None:
     """For a program that somebody runs inside. `scratch` is a directory that is hidden, in this mount namespace only, behind the files
     that are put over those in /etc."""
     _leave()
-    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    mount_proc()
     try:
         mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     except OSError as error:
@@ -71,7 +71,7 @@ def container(hosts: str, resolv_conf: str) -> None:
     places = {target: os.path.realpath(target) for target, _ in _etc(hosts, resolv_conf)}  # before what they may lead into is hidden
     _leave()
     make_read_only("/")
-    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    mount_proc()
     for path in _MACHINES:
         if os.path.exists(path):
             mount(path, path, flags=MS_BIND | MS_REC)
@@ -133,7 +133,7 @@ def _etc(hosts: str, resolv_conf: str) -> tuple[tuple[str, str], ...]:
 
 def _leave() -> None:
     unshare(CLONE_NEWNS)
-    mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    keep_mounts_here()
 
 
 @contextmanager

@@ -1,8 +1,4 @@
-"""What this machine's kernel can do, found out by doing it: each trial in scratch namespaces that vanish with the process that tried.
-
-What worked once works until the next boot, so it is kept, for whoever asks with the same rights. What failed is tried again each time:
-perhaps somebody has mended it.
-"""
+"""What this machine's kernel can do, found out by doing it: each trial in scratch namespaces that vanish with the process that tried."""
 
 from __future__ import annotations
 
@@ -10,20 +6,16 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-import msgspec
-from msgspec import Struct
-
-from kubenetlab import __version__
 from kubenetlab.hoststate.ipvs import RealServer, VirtualServer, update
 from kubenetlab.hoststate.link import LOOPBACK, Bridge, Dummy, LinkUp, Port, Veth
 from kubenetlab.hoststate.wire import Links
-from kubenetlab.kernel import ipset, iptables, ipvs, nftables, syscalls
+from kubenetlab.kernel import ipset, iptables, ipvs, namespaces, nftables, syscalls
 from kubenetlab.kernel.features import has_ipv6
 from kubenetlab.kernel.monitor import Monitor
-from kubenetlab.kernel.permissions import effective_capabilities, is_root
 from kubenetlab.kernel.privileges import confine
+from kubenetlab.kernel.trying import Trial
 
 _RULES: Final = {
     "nft nat": (
@@ -54,106 +46,14 @@ _IPTABLES: Final = (
 _KERNEL: Final = "a kernel with {options}, as Debian's and Ubuntu's have"
 
 
-class Trial(NamedTuple):
-    """One thing to be tried."""
-
-    name: str
-    """As a mode names it in its needs."""
-    try_it: Callable[[], None]
-    """Raises when it does not work. Called in a process of its own, which ends then."""
-    purpose: str
-    remedy: str = ""
-    without: str = ""
-    """How a lab does without it; nothing where it cannot."""
-
-
-class Outcome(Struct, frozen=True):
-    """How one trial ended; `fault` is empty when it worked."""
-
-    trial: Trial
-    fault: str = ""
-
-
-class _Record(Struct):
-    """What is kept: who found what out, and when."""
-
-    asker: str
-    worked: list[str]
-
-
-def outcomes(trials: Sequence[Trial], kept: Path | None = None, *, again: bool = False) -> list[Outcome]:
-    """How trials end, in order. `kept` is the file with what worked before, which is left aside with `again`."""
-    known = set() if again or kept is None else _load(kept)
-    found = [Outcome(trial, "" if trial.name in known else _in_child(trial.try_it)) for trial in trials]
-    worked = [outcome.trial.name for outcome in found if not outcome.fault]
-    if kept is not None and (again or set(worked) != known):
-        _save(kept, worked)
-    return found
-
-
-def _asker() -> str:
-    """This boot, this package, and what whoever asks may do: another answer may hold for others."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {__version__} {os.geteuid()} {effective_capabilities():x} {os.readlink('/proc/self/ns/user')}"
-
-
-def _load(kept: Path) -> set[str]:
-    try:
-        record = msgspec.json.decode(kept.read_bytes(), type=_Record)
-        return set(record.worked) if record.asker == _asker() else set()
-    except (OSError, msgspec.MsgspecError):
-        return set()
-
-
-def _save(kept: Path, worked: Sequence[str]) -> None:
-    """By rename; where it cannot be written, it is found out anew the next time."""
-    try:
-        kept.parent.mkdir(mode=0o755 if is_root() else 0o700, parents=True, exist_ok=True)
-        fresh = kept.with_suffix(f".{os.getpid()}")
-        fresh.write_bytes(msgspec.json.encode(_Record(_asker(), list(worked))))
-        fresh.replace(kept)
-    except OSError:
-        pass
-
-
-def _in_child(try_it: Callable[[], None]) -> str:
-    """Tries something in a process of its own; what went wrong, or nothing."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            try_it()
-            os._exit(0)
-        except BaseException as error:
-            os.write(writing, f"{getattr(error, 'strerror', None) or error}".encode()[:500])
-        finally:
-            os._exit(1)
-    os.close(writing)
-    said = os.read(reading, 500).decode()
-    os.close(reading)
-    _, status = os.waitpid(child, 0)
-    return said or ("" if status == 0 else f"ended with status {status}")
-
-
-def _leave(flags: int = syscalls.CLONE_NEWNET) -> None:
-    """Into new namespaces, with a user namespace for who is not root, as for labs."""
-    user, group = os.geteuid(), os.getegid()
-    if user:
-        syscalls.unshare(syscalls.CLONE_NEWUSER)
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-    syscalls.unshare(flags)
-
-
 def _try_namespaces() -> None:
-    _leave(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
+    namespaces.leave(namespaces.OF_LABS)
     _first_inside(lambda: None, "namespaces can be made, but no /proc of their own can be mounted: a container hides parts of it")
 
 
 def _try_settings() -> None:
     """In the lab's own /proc, as there."""
-    _leave(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
+    namespaces.leave(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
     _first_inside(lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"), "they cannot be written below /proc/sys/net")
 
 
@@ -162,8 +62,8 @@ def _first_inside(do: Callable[[], object], fault: str) -> None:
     child = os.fork()
     if child == 0:
         try:
-            syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
-            syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+            namespaces.keep_mounts_here()
+            namespaces.mount_proc()
             do()
             os._exit(0)
         finally:
@@ -199,7 +99,7 @@ def _batch(requests: Sequence[bytes]) -> None:
 
 def _rules(family: str, *statements: str) -> Callable[[], None]:
     def try_them() -> None:
-        _leave()
+        namespaces.leave()
         rules = nftables.open_here()
         try:
             text = "".join(f"{statement}\n" for statement in ("add table ip t", *statements))
@@ -211,7 +111,7 @@ def _rules(family: str, *statements: str) -> Callable[[], None]:
 
 
 def _try_iptables() -> None:
-    _leave()
+    namespaces.leave()
     loader = iptables.open_here()
     try:
         loader.restore("ip", "".join(f"{line}\n" for line in _IPTABLES))
@@ -224,7 +124,7 @@ def _try_bpf() -> None:
     from kubenetlab.hoststate import bpf
     from kubenetlab.kernel.bpf import open_here
 
-    _leave()
+    namespaces.leave()
     loader = open_here()
     try:
         loader.run(bpf.update((), [bpf.Programs("", (), bpf.LOOPBACK)]))
@@ -239,7 +139,7 @@ def _try_dummy() -> None:
 
 def _try_ipset() -> None:
     """Sets of the kinds that kube-proxy has, and rules that ask them."""
-    _leave()
+    namespaces.leave()
     kinds = {"hash:ip": "dst", "hash:ip,port": "dst,dst", "hash:ip,port,ip": "dst,dst,src", "hash:ip,port,net": "dst,dst,src"}
     words = {f"T-{kind}": (f"{kind} family inet", directions) for kind, directions in kinds.items()}
     words["T-bitmap:port"] = ("bitmap:port range 0-65535", "dst")
@@ -280,8 +180,8 @@ def _try_ipv6() -> None:
 
 def _try_confinement() -> None:
     """What a real command is put behind: mounts that are read-only, and fewer rights."""
-    _leave(syscalls.CLONE_NEWNS)
-    syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+    namespaces.leave(syscalls.CLONE_NEWNS)
+    namespaces.keep_mounts_here()
     syscalls.make_read_only("/")
     confine()
 
@@ -308,7 +208,7 @@ def _try_monitor() -> None:
 
 
 def _scratch_links() -> Links:
-    _leave()
+    namespaces.leave()
     return _Links()
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from pathlib import Path
 
 from kubenetlab.errors import RequirementError
-from kubenetlab.kernel import syscalls
+from kubenetlab.kernel import namespaces
 from kubenetlab.kernel.permissions import remedy
 from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot
@@ -20,18 +19,10 @@ def leave(boot: Boot) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
     os.setsid()
     boot.outer_proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    user, group = os.geteuid(), os.getegid()
-    if user == 0:
+    if os.geteuid() == 0:
         boot.run_netns = _open_run_netns()
     try:
-        if user:
-            syscalls.unshare(syscalls.CLONE_NEWUSER)
-            Path("/proc/self/setgroups").write_text("deny")
-            Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-            Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-        syscalls.unshare(
-            syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
-        )
+        namespaces.leave(namespaces.OF_LABS)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSPC):
             raise
@@ -42,8 +33,8 @@ def leave(boot: Boot) -> None:
 def mount_own_proc() -> None:
     """The lab's own mounts, with a /proc of its own, whose settings can be written whatever the outer one is like."""
     try:
-        syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
-        syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+        namespaces.keep_mounts_here()
+        namespaces.mount_proc()
     except OSError as error:
         what_to_do = "this container hides parts of /proc: docker run --privileged, or --security-opt systempaths=unconfined"
         raise RequirementError(f"cannot mount the lab's own /proc: {error.strerror}\n  → {what_to_do}\n  see kubenetlab doctor") from None

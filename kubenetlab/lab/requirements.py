@@ -64,7 +64,8 @@ def faults(title: str, needs: Needs, *, is_root: bool, has_program: Callable[[st
 
 def unsupported(title: str, needs: Needs) -> Iterator[str]:
     """What the kernel refuses of that which a mode needs and other modes do without."""
-    from kubenetlab.kernel.trials import TRIALS, outcomes
+    from kubenetlab.kernel.trials import TRIALS
+    from kubenetlab.kernel.trying import outcomes
 
     for outcome in outcomes([trial for trial in TRIALS if trial.without and trial.name in needs.features]):
         if outcome.fault:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from kubenetlab.datapath import modes
 from kubenetlab.kernel.doctor import KERNEL, examine
-from kubenetlab.kernel.trials import TRIALS, Trial, outcomes
+from kubenetlab.kernel.trials import TRIALS
+from kubenetlab.kernel.trying import Trial, outcomes
 
 KEPT = Path("/run/kubenetlab/doctor.json")
 

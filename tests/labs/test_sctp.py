@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.kernel.trials import TRIALS, outcomes
+from kubenetlab.kernel.trials import TRIALS
+from kubenetlab.kernel.trying import outcomes
 from tests.labs.lab import Lab
 
 (FOUND,) = outcomes([trial for trial in TRIALS if trial.name == "SCTP"])

@@ -10,7 +10,7 @@ import pytest
 from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.kernel.permissions import NEEDED, effective_capabilities, is_first_user_namespace, lacking, remedy
-from kubenetlab.kernel.trials import Trial
+from kubenetlab.kernel.trying import Trial
 from kubenetlab.lab import requirements
 from kubenetlab.lab.requirements import chosen, faults, require_modes, unsupported
 
