@@ -1,7 +1,7 @@
 """What the documentation shows is what is seen: every command in it is run, every screen in it compared.
 
 `console` blocks hold commands after `$ ` and what they print; `sh` blocks hold commands alone. `…` stands for any text, a line of only `…`
-for any lines; times, ports of clients and white space at the end do not count. A command in a `sh` block ends well unless the comment
+for any lines; times, ages, ports of clients and white space at the end do not count. A command in a `sh` block ends well unless the comment
 behind it says `exit status N`. The lab is the test's own, and others may be up.
 """
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("manifests/**/*.md")))
 WITH_COMMANDS = [page for page in PAGES if re.search(r"^(\$ )?kubenetlab ", (ROOT / page).read_text(), re.MULTILINE)]
 _BLOCK = re.compile(r"^```(console|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_CHANGING = ((r"\d+(\.\d+)? (ms|s)\b", "TIME"), (r"(\d+\.\d+\.\d+\.\d+):\d{5}\b", r"\1:PORT"))
+_CHANGING = ((r"\d+(\.\d+)? (ms|s)\b", "TIME"), (r"\b\d+s\b", "AGE"), (r"(\d+\.\d+\.\d+\.\d+):\d{5}\b", r"\1:PORT"))
 
 
 def steps(page: Path) -> Iterator[tuple[str, list[int], list[str] | None]]:
