@@ -13,6 +13,7 @@ from kubenetlab.api.core import Namespace, Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.meta import Labels, LabelSelector, Resource, matches_labels
 from kubenetlab.api.pods import Pod
+from kubenetlab.ledger import Ledger
 
 R = TypeVar("R", bound=Resource)
 Kind = type[Resource]
@@ -52,21 +53,21 @@ class Cluster:
         given: Mapping[GivenKey, Document] | None = None,
         revision: int = 0,
     ) -> None:
-        self._objects = objects or {}
+        self._objects: dict[Kind, Ledger[tuple[str, str], Any]] = {kind: _ledger(found) for kind, found in (objects or {}).items()}
         self._indexes: dict[Any, Any] = {}
         self._lasting: dict[Any, tuple[Kind, ...]] = {}
         """Of those that follow from some kinds alone, these."""
         self._renewed: dict[Any, Any] = {}
-        self.given = given or {}
+        self.given = _ledger(given or {})
         self.revision = revision
 
     def all(self, kind: type[R], namespace: str | None = None) -> Sequence[R]:
         """Every object of a kind, in the order in which they came; of one namespace, or of all."""
-        every: Sequence[R] = self.derived(("all", kind), lambda: tuple(self._objects.get(kind, {}).values()), (kind,))
+        every: Sequence[R] = self.derived(("all", kind), lambda: tuple(self.keyed(kind).values()), (kind,))
         return every if namespace is None else [obj for obj in every if obj.namespace == namespace]
 
     def get(self, kind: type[R], namespace: str, name: str) -> R | None:
-        return self._objects.get(kind, {}).get((namespace, name))  # type: ignore[return-value]
+        return self.keyed(kind).get((namespace, name))
 
     @property
     def config(self) -> ClusterConfig:
@@ -102,16 +103,16 @@ class Cluster:
         return self.slices_by_service.get(service.key, ())
 
     @property
-    def slices_by_service(self) -> Mapping[tuple[str, str], tuple[EndpointSlice, ...]]:
-        """Namespace and name of a Service → its slices, in the order in which they came: the very same value as long as none is another."""
-        found: Mapping[tuple[str, str], tuple[EndpointSlice, ...]] = self.renewed("slices by service", self._slices_by_service)
+    def slices_by_service(self) -> Ledger[tuple[str, str], tuple[EndpointSlice, ...]]:
+        """Namespace and name of a Service → its slices, in the order in which they came."""
+        found: Ledger[tuple[str, str], tuple[EndpointSlice, ...]] = self.renewed("slices by service", self._slices_by_service)
         return found
 
     def _slices_by_service(self, former: Any) -> Any:
         news = self.since("slices by service", (EndpointSlice,))
         if news is None or former is None:
             groups = _group(self.all(EndpointSlice), _service_of)
-            return {key: tuple(pieces) for key, pieces in groups.items()}
+            return Ledger((key, tuple(pieces)) for key, pieces in groups.items())
         touched: dict[tuple[str, str], dict[tuple[str, str], EndpointSlice]] = {}
         for pair in news[EndpointSlice]:
             for key in {_service_of(piece) for piece in pair if piece is not None}:
@@ -121,18 +122,18 @@ class Cluster:
                 touched[_service_of(before)].pop(before.key, None)
             if after is not None:
                 touched[_service_of(after)][after.key] = after
-        return {**former, **{key: tuple(pieces.values()) for key, pieces in touched.items()}} if touched else former
+        return former.with_changes({key: tuple(pieces.values()) or None for key, pieces in touched.items()})
 
-    def keyed(self, kind: type[R]) -> Mapping[tuple[str, str], R]:
+    def keyed(self, kind: type[R]) -> Ledger[tuple[str, str], R]:
         """Namespace and name → object."""
-        return self._objects.get(kind, {})  # type: ignore[return-value]
+        return self._objects.get(kind, _NONE)
 
     def since(self, name: Any, kinds: tuple[Kind, ...]) -> Mapping[Kind, Sequence[tuple[Any, Any]]] | None:
         """What has changed from the store in which the same was asked the last time, as pairs of before and now, None for what was not
         or is not there. None the first time: then everything is new."""
 
         def build(former: Any) -> Any:
-            now = {kind: self._objects.get(kind, {}) for kind in kinds}
+            now = {kind: self.keyed(kind) for kind in kinds}
             return now, None if former is None else {kind: self.news(kind, former[0][kind]) for kind in kinds}
 
         found: Mapping[Kind, Sequence[tuple[Any, Any]]] | None = self.renewed(("since", name), build)[1]
@@ -141,8 +142,7 @@ class Cluster:
     def news(self, kind: Kind, before: Mapping[Any, Any]) -> Sequence[tuple[Any, Any]]:
         """How the objects of a kind differ from those that another store had `keyed`: pairs of before and now, None for what was not or
         is not there."""
-        _, found = self.derived(("news", kind, id(before)), lambda: (before, _differing(before, self._objects.get(kind, {}))))
-        return found  # type: ignore[no-any-return]
+        return tuple(self.keyed(kind).news(before).values())
 
     def snapshot(self, kinds: Iterable[Kind]) -> tuple[Any, ...]:
         """Something that is the same object, kind by kind, as long as no object of that kind changes."""
@@ -156,37 +156,29 @@ class Cluster:
 
         What was given goes with its object; with a namespace all that was given in it, of whatever kind.
         """
-        objects: dict[Kind, dict[tuple[str, str], Resource]] = {}
+        touched: dict[Kind, dict[tuple[str, str], Resource | None]] = {}
         revision, given = self.revision, self.given
-
-        def writable(kind: Kind) -> dict[tuple[str, str], Resource]:
-            if kind not in objects:
-                objects[kind] = dict(self._objects.get(kind, {}))
-            return objects[kind]
-
-        def current(kind: Kind, key: tuple[str, str]) -> Resource | None:
-            return objects.get(kind, self._objects.get(kind, {})).get(key)
-
         for change in changes:
+            kind, key = (change.kind, (change.namespace, change.name)) if isinstance(change, Delete) else (type(change), change.key)
+            others = touched.setdefault(kind, {})
+            current = others[key] if key in others else self.keyed(kind).get(key)
             if isinstance(change, Delete):
-                if current(change.kind, (change.namespace, change.name)) is not None:
+                if current is not None:
                     revision += 1
-                    del writable(change.kind)[change.namespace, change.name]
+                    others[key] = None
                     given = _without(given, change)
-            elif not _is_same(change, current(type(change), change.key)):
+            elif not _is_same(change, current):
                 revision += 1
-                meta = structs.replace(change.metadata, resource_version=str(revision))
-                writable(type(change))[change.key] = structs.replace(change, metadata=meta)
-        if not objects:
+                others[key] = structs.replace(change, metadata=structs.replace(change.metadata, resource_version=str(revision)))
+        if revision == self.revision:
             return self
-        return self._followed({**self._objects, **objects}, given, revision)
+        return self._followed({kind: self.keyed(kind).with_changes(others) for kind, others in touched.items()}, given, revision)
 
     def with_given(self, documents: Mapping[GivenKey, Document | None]) -> Cluster:
         """The store with some documents as given replaced; None takes one away."""
         if all(self.given.get(key) == document for key, document in documents.items()):
             return self
-        given = {**self.given, **documents}
-        return self._followed(self._objects, {key: document for key, document in given.items() if document is not None}, self.revision)
+        return self._followed({}, self.given.with_changes(documents), self.revision)
 
     def derived(self, name: Any, build: Callable[[], Any], kinds: tuple[Kind, ...] = ()) -> Any:
         """What follows from this store alone, computed when it is first asked for by its name.
@@ -205,23 +197,27 @@ class Cluster:
             self._indexes[name] = self._renewed[name] = build(self._renewed.get(name))
         return self._indexes[name]
 
-    def _followed(
-        self, objects: Mapping[Kind, Mapping[tuple[str, str], Resource]], given: Mapping[GivenKey, Document], revision: int
-    ) -> Cluster:
-        """The store after this one."""
-        after = Cluster(objects, given, revision)
-        changed = {kind for kind, found in objects.items() if self._objects.get(kind) is not found}
-        after._lasting = {name: kinds for name, kinds in self._lasting.items() if changed.isdisjoint(kinds)}
+    def _followed(self, changed: Mapping[Kind, Ledger[tuple[str, str], Any]], given: Ledger[GivenKey, Document], revision: int) -> Cluster:
+        """The store after this one, with other objects of some kinds."""
+        changed = {kind: found for kind, found in changed.items() if found is not self.keyed(kind)}
+        after = Cluster({**self._objects, **changed}, given, revision)
+        after._lasting = {name: kinds for name, kinds in self._lasting.items() if changed.keys().isdisjoint(kinds)}
         after._indexes = {name: self._indexes[name] for name in after._lasting}
         after._renewed = dict(self._renewed)
         return after
 
 
-def _without(given: Mapping[GivenKey, Document], gone: Delete) -> Mapping[GivenKey, Document]:
-    key = (gone.kind.kind, gone.namespace, gone.name)
+_NONE: Ledger[Any, Any] = Ledger()
+
+
+def _ledger(found: Mapping[Any, Any]) -> Ledger[Any, Any]:
+    return found if isinstance(found, Ledger) else Ledger(found)
+
+
+def _without(given: Ledger[GivenKey, Document], gone: Delete) -> Ledger[GivenKey, Document]:
     if gone.kind is not Namespace:
-        return {other: document for other, document in given.items() if other != key} if key in given else given
-    return {other: document for other, document in given.items() if other != key and other[1] != gone.name}
+        return given.with_changes({(gone.kind.kind, gone.namespace, gone.name): None})
+    return given.with_changes({key: None for key in given if key[1] == gone.name or key == (gone.kind.kind, gone.namespace, gone.name)})
 
 
 def _is_same(new: Resource, old: Resource | None) -> bool:
@@ -230,13 +226,6 @@ def _is_same(new: Resource, old: Resource | None) -> bool:
         return old is not None
     meta = structs.replace(new.metadata, resource_version=old.metadata.resource_version)
     return structs.replace(new, metadata=meta) == old
-
-
-def _differing(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> Sequence[tuple[Any, Any]]:
-    if before is after:
-        return ()
-    changed = [(before.get(key), obj) for key, obj in after.items() if before.get(key) is not obj]
-    return changed + [(before[key], None) for key in before.keys() - after.keys()]
 
 
 def _service_of(piece: EndpointSlice) -> tuple[str, str]:

@@ -170,7 +170,7 @@ def _services(cluster: Cluster, pod: Pod, until: str | None) -> dict[str, str]:
 
 
 def _of_namespace(cluster: Cluster, namespace: str) -> list[tuple[str, dict[str, str]]]:
-    """(since when, its variables) of each Service of a namespace: computed once for a store, however many pods ask."""
+    """(since when, its variables) of each Service of a namespace: computed once, however many pods ask."""
     found: list[tuple[str, dict[str, str]]] = cluster.derived(
         ("service variables", namespace),
         lambda: [
@@ -178,6 +178,7 @@ def _of_namespace(cluster: Cluster, namespace: str) -> list[tuple[str, dict[str,
             for service in cluster.all(Service, namespace)
             if service.cluster_ips
         ],
+        (Service,),
     )
     return found
 

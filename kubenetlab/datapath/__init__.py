@@ -15,9 +15,8 @@ an unchanged namespace need not be looked at again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from msgspec import structs
 
@@ -30,66 +29,22 @@ from kubenetlab.controllers import environment
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.starting import is_anybody_starting
 from kubenetlab.datapath import balanced_ports, containers, egress, fabric, hostports, loadbalancers, modes, pods, uplink
+from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
 from kubenetlab.datapath.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.probes import ProbeSpec, probes
-from kubenetlab.datapath.proxy.services import has_node_ports, knows_places
-from kubenetlab.datapath.proxy_views import Duty, ProxyView, duty, informed, proxy_view
-from kubenetlab.datapath.view import ANYWHERE, NodeView, Place, PodView, ServiceView, by_itself, node_views, without_pods
+from kubenetlab.datapath.proxy_views import Duty, duty, informed, proxy_view
+from kubenetlab.datapath.service_rules import service_rules
+from kubenetlab.datapath.view import NodeView, PodView, by_itself, node_views, without_pods
 from kubenetlab.errors import BugError
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import Listener
-from kubenetlab.hoststate.rules import Bundle, Rules, RuleSet, rule_sets
+from kubenetlab.hoststate.rules import Bundle, RuleSet
 from kubenetlab.hoststate.sandbox import Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, HostState, contents_of
 
-T = TypeVar("T")
-
 Wanted = tuple[tuple[Object, ...], Origin]
 """Objects that one layer wants for one subject."""
-
-
-class Memo:
-    """What was computed from which inputs: equal inputs get the very same value back. `calls` counts what had to be computed."""
-
-    def __init__(self) -> None:
-        self._known: dict[Any, tuple[Any, Any]] = {}
-        self._several: dict[Any, tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]] = {}
-        self.calls = 0
-
-    def __call__(self, key: Any, function: Callable[..., T], *inputs: Any) -> T:
-        """`function(*inputs)`, or what it gave for `key` when the inputs were equal the last time."""
-        known = self._known.get(key)
-        if known is not None and known[0] == inputs:
-            value: T = known[1]
-            return value
-        self.calls += 1
-        value = function(*inputs)
-        self._known[key] = (inputs, value)
-        return value
-
-    def each(self, key: Any, function: Callable[..., T], items: tuple[Any, ...], *inputs: Any) -> tuple[T, ...]:
-        """`function(item, *inputs)` for each of many items; for the very same item what it gave the last time."""
-        before = self._several.get(key)
-        former: dict[int, Any] = {}
-        if before is not None and before[1] == inputs:
-            if before[0] is items:
-                return before[2]
-            former = dict(zip(map(id, before[0]), before[2], strict=True))
-        values = []
-        for item in items:
-            if id(item) in former:
-                values.append(former[id(item)])
-            else:
-                self.calls += 1
-                values.append(function(item, *inputs))
-        found = tuple(values)
-        self._several[key] = (items, inputs, found)
-        return found
-
-    def forget(self, gone: Callable[[Any], bool]) -> None:
-        """Drops what was kept for keys that will not come again."""
-        self._known = {key: value for key, value in self._known.items() if not gone(key)}
 
 
 def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> HostState:
@@ -123,7 +78,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
         network = known.network(cni.network(node))
         mode: ServiceProxy = modes.load("proxy", *known.mode) if known.mode is not None else wanted_proxy
         proxy = mode.settled(len(known.services))
-        rules = _rules(memo, proxy, known, node, network)
+        rules = service_rules(memo, proxy, known, node, network)
         want(memo(("proxy", node.name), _proxy, without_pods(node), rules, proxy, network))
         for view, pod in _pods_of(cluster, node, memo):
             ports = _target_ports(memo, cluster, pod, view)
@@ -200,29 +155,6 @@ def _pod(node: NodeView, pod: PodView, cni: CNI, proxy: ServiceProxy) -> tuple[W
         *_by_namespace(cni.pod(node, pod), Origin(_mode_name("cni", cni), f"Pod {pod.full_name}")),
         *_by_namespace(proxy.pod(node, pod), Origin(_mode_name("kube-proxy", proxy), f"Pod {pod.full_name}")),
     )
-
-
-def _rules(memo: Memo, proxy: ServiceProxy, known: ProxyView, node: NodeView, network: PodNetwork) -> tuple[RuleSet | Object, ...]:
-    """What all Services need on a node: one value for all nodes, where it matters to none of them on which node it is."""
-    everywhere = memo.each(("rules", known.whose), _service, known.services, proxy, network, ANYWHERE)
-    placed = tuple(view for view, rules in zip(known.services, everywhere, strict=True) if rules is None)
-    if not placed:
-        return memo(("rule sets", known.whose), _rule_sets, everywhere)
-    here = iter(memo.each(("rules here", node.name), _service, placed, proxy, network, Place(node.name, node.families, node.zone)))
-    return memo(("rule sets here", node.name), _rule_sets, tuple(next(here) if rules is None else rules for rules in everywhere))
-
-
-def _service(view: ServiceView, proxy: ServiceProxy, network: PodNetwork, place: Place) -> tuple[Rules | Object, ...] | None:
-    """What one Service needs; None for one that has to be asked for node by node."""
-    is_placed = knows_places(view) or (proxy.names_nodes and has_node_ports(view.service))
-    return None if place is ANYWHERE and is_placed else proxy.service(view, place, network)
-
-
-def _rule_sets(added: tuple[tuple[Rules | Object, ...], ...]) -> tuple[RuleSet | Object, ...]:
-    """Rules dialect by dialect, and what else is needed, each once."""
-    found = list(chain.from_iterable(added))
-    beside = dict.fromkeys(one for one in found if not isinstance(one, Rules))
-    return (*rule_sets(one for one in found if isinstance(one, Rules)), *beside)
 
 
 def _proxy(node: NodeView, added: tuple[RuleSet | Object, ...], proxy: ServiceProxy, network: PodNetwork) -> tuple[Wanted, ...]:

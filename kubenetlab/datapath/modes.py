@@ -9,6 +9,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import msgspec
@@ -99,6 +100,7 @@ class ServiceProxy(Protocol):
         """What one Service adds on a node: rules, and what else is there for it, in no namespace yet."""
 
 
+@cache
 def known(family: Family) -> tuple[str, ...]:
     """The names of all modes of a family, in order."""
     package = importlib.import_module(f"{__package__}.{family}")

@@ -21,6 +21,7 @@ from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.datapath.view import ServiceView, service_views
 from kubenetlab.hoststate.programs import Listener, ProgramRun
+from kubenetlab.ledger import Ledger
 
 PROGRAM = "kube_proxy"
 LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
@@ -30,7 +31,8 @@ LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
 class ProxyView(Struct, frozen=True, dict=True):
     """One kube-proxy's knowledge."""
 
-    services: tuple[ServiceView, ...]
+    services: Ledger[tuple[str, str], ServiceView]
+    """By namespace and name, in order."""
     whose: str = ""
     """The node whose alone this view is; empty for the one that all share."""
     mode: tuple[str, Mapping[str, Any]] | None = None
@@ -47,14 +49,9 @@ class ProxyView(Struct, frozen=True, dict=True):
         return structs.replace(network, cluster_cidrs=self.cluster_cidrs) if self.cluster_cidrs else network
 
     @cached_property
-    def by_key(self) -> dict[tuple[str, str], ServiceView]:
-        """The Services by namespace and name."""
-        return {view.service.key: view for view in self.services}
-
-    @cached_property
     def proxied(self) -> tuple[ServiceView, ...]:
         """The Services that it has rules for."""
-        return tuple(view for view in self.services if view.service.cluster_ips and is_proxied(view.service))
+        return tuple(view for view in self.services.values() if view.service.cluster_ips and is_proxied(view.service))
 
     @cached_property
     def local(self) -> tuple[ServiceView, ...]:
@@ -64,7 +61,9 @@ class ProxyView(Struct, frozen=True, dict=True):
     @cached_property
     def checked(self) -> tuple[ServiceView, ...]:
         """The Services whose load balancers ask each node whether it has endpoints."""
-        return tuple(view for view in self.services if view.service.spec.health_check_node_port and needs_health_check(view.service.spec))
+        return tuple(
+            view for view in self.services.values() if view.service.spec.health_check_node_port and needs_health_check(view.service.spec)
+        )
 
 
 class Duty(Struct, frozen=True):
@@ -122,7 +121,7 @@ def informed(run: ProgramRun, told: Duty | None) -> ProgramRun:
 def passes(cluster: Cluster, node: str, service: Service) -> bool:
     """True when a load balancer that asks the node about a Service hears that it may send: what the process answers there."""
     known = proxy_view(cluster, node)
-    view = known.by_key.get(service.key) if known.is_healthy else None
+    view = known.services.get(service.key) if known.is_healthy else None
     return view is not None and local_endpoints(view, node) > 0
 
 
@@ -149,10 +148,7 @@ def summary(view: ProxyView, node: str) -> dict[str, Any]:
 
 def changes(before: ProxyView | None, after: ProxyView) -> dict[str, int]:
     """How many Services and how many of their slices differ between two views."""
-    had, has = before.by_key if before is not None else {}, after.by_key
-    pairs: list[tuple[ServiceView | None, ServiceView | None]]
-    pairs = [(had.get(key), view) for key, view in has.items() if had.get(key) is not view]
-    pairs += [(had[key], None) for key in had.keys() - has.keys()]
+    pairs = tuple(after.services.news(before.services if before is not None else {}).values())
     services = sum((old.service if old else None) != (new.service if new else None) for old, new in pairs)
     slices: int = sum(
         _differing({piece.key: piece for piece in (old.slices if old else ())}, new.slices if new else ()) for old, new in pairs

@@ -5,9 +5,9 @@ A view is a value: two views are equal when nothing changed for the node, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct, structs
 
@@ -21,6 +21,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.addresses import dns_address
 from kubenetlab.controllers.ipam import attachment_of, network
+from kubenetlab.ledger import Ledger
 
 DEFAULT_ROUTES: Final = {4: "0.0.0.0/0", 6: "::/0"}
 
@@ -220,25 +221,31 @@ def by_itself(node: NodeView) -> NodeView:
     return structs.replace(node, pods=(), peers=())
 
 
-def service_views(cluster: Cluster) -> tuple[ServiceView, ...]:
+def service_views(cluster: Cluster) -> Ledger[tuple[str, str], ServiceView]:
     """Every Service with its slices, in order. Of several that claim the same port of an address outside the first has it.
 
     A view that is like the one before the last change is that very value.
     """
-    found: dict[tuple[str, str], ServiceView] = cluster.renewed("service views", partial(_service_views, cluster))
-    return tuple(found.values())
+    _, found = cluster.renewed("service views", partial(_service_views, cluster))
+    return found  # type: ignore[no-any-return]
 
 
-def _service_views(cluster: Cluster, former: dict[tuple[str, str], ServiceView] | None) -> dict[tuple[str, str], ServiceView]:
-    taken: Mapping[tuple[str, str], tuple[Claim, ...]] = cluster.derived("contested ports", lambda: _taken(cluster), (Service,))
-    slices, before = cluster.slices_by_service, former or {}
-    found: dict[tuple[str, str], ServiceView] = {}
-    for key, service in cluster.keyed(Service).items():
-        view, pieces = before.get(key), slices.get(key, ())
-        if view is None or view.service is not service or view.slices is not pieces or view.taken != taken.get(key, ()):
-            view = ServiceView(service, pieces, taken.get(key, ()))
-        found[key] = view
-    return found
+_Parts = tuple[Ledger[tuple[str, str], Any], ...]
+
+
+def _service_views(cluster: Cluster, former: tuple[_Parts, Ledger[tuple[str, str], ServiceView]] | None) -> Any:
+    """The Services, their slices and what others have taken; and the views made of them."""
+    services, slices = cluster.keyed(Service), cluster.slices_by_service
+    taken: Ledger[tuple[str, str], tuple[Claim, ...]] = cluster.derived("contested ports", lambda: Ledger(_taken(cluster)), (Service,))
+    parts: _Parts = (services, slices, taken)
+    before, views = former or ((Ledger(), Ledger(), Ledger()), Ledger())
+    touched = dict.fromkeys(key for now, then in zip(parts, before, strict=True) for key in now.news(then))
+    changes: dict[tuple[str, str], ServiceView | None] = {}
+    for key in touched:
+        service, view = services.get(key), views.get(key)
+        made = ServiceView(service, slices.get(key, ()), taken.get(key, ())) if service is not None else None
+        changes[key] = view if made == view else made
+    return parts, views.with_changes(changes)
 
 
 def _taken(cluster: Cluster) -> dict[tuple[str, str], tuple[Claim, ...]]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import importlib
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, cast
 
 from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.ledger import Ledger
 
 Name = tuple[str, str]
 """(family, table or beginning of a chain's name): what a dialect has to itself in a namespace."""
@@ -47,6 +49,10 @@ class Rules(Struct, frozen=True, dict=True):
     shared: tuple[RuleObject, ...] = ()
     """What others may need alike: it is there as long as anybody does."""
 
+    @property
+    def whose(self) -> Subject:
+        return self.family, self.subject
+
     @cached_property
     def digest(self) -> bytes:
         return hashlib.sha256(repr((self.objects, self.shared)).encode()).digest()
@@ -62,25 +68,60 @@ class Differing(NamedTuple):
     gone: list[Rules]
     come: list[Rules]
     changed: list[tuple[Rules, Rules]]
-    kept: list[Rules]
 
 
 class RuleSet(Struct, frozen=True, dict=True):
-    """The rules of many subjects in one dialect: one value for all the nodes that have the same."""
+    """The rules of many subjects in one dialect: one value for all the nodes that have the same.
+
+    What is asked of it is computed from what it was of the set before, where that has been asked.
+    """
 
     dialect: str
-    rules: tuple[Rules, ...]
+    by_subject: Ledger[Subject, Rules]
+
+    @property
+    def rules(self) -> Iterable[Rules]:
+        """Subject by subject, in order."""
+        return self.by_subject.values()
 
     @cached_property
-    def by_subject(self) -> Mapping[Subject, Rules]:
-        """(family, subject) → its rules, in order."""
-        return {(rules.family, rules.subject): rules for rules in self.rules}
+    def shared(self) -> Mapping[Key, int]:
+        """By how many each object is needed that several may need alike."""
+        return Counter(key for rules in self.rules for key in rules.shared_keys)
+
+    @cached_property
+    def total(self) -> int:
+        """The sum of the subjects' digests: nothing hangs on their order."""
+        return sum(int.from_bytes(rules.digest) for rules in self.rules)
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.sha256(str(self.total).encode()).digest()
+
+    def with_changes(self, changes: Mapping[Subject, Rules | None]) -> RuleSet:
+        """The set with other rules for some subjects; None for one that has none any more."""
+        after = RuleSet(self.dialect, self.by_subject.with_changes(changes))
+        if after.by_subject is self.by_subject:
+            return self
+        pairs = after.by_subject.news(self.by_subject).values()
+        gone, come = ([rules for rules in side if rules is not None] for side in zip(*pairs, strict=True))
+        known = self.__dict__
+        if "total" in known:
+            after.__dict__["total"] = self.total + sum(
+                sign * int.from_bytes(rules.digest) for sign, some in ((-1, gone), (1, come)) for rules in some
+            )
+        if "shared" in known:
+            counted = Counter(self.shared)
+            counted.subtract(key for rules in gone for key in rules.shared_keys)
+            counted.update(key for rules in come for key in rules.shared_keys)
+            after.__dict__["shared"] = +counted
+        return after
 
     def since(self, old: RuleSet) -> Differing:
-        """What differs from an older set; nodes that share both share the answer."""
+        """What differs from another set; nodes that share both share the answer."""
         if self._answers.get("old") is not old:
             old._answers.clear()  # or every set would keep the one before
-            self._answers.update(old=old, found=differing(old.by_subject, self.by_subject))
+            self._answers.update(old=old, found=_differing(self.by_subject.news(old.by_subject).values()))
         found: Differing = self._answers["found"]
         return found
 
@@ -88,12 +129,17 @@ class RuleSet(Struct, frozen=True, dict=True):
     def _answers(self) -> dict[str, Any]:
         return {}
 
-    @cached_property
-    def digest(self) -> bytes:
-        told = hashlib.sha256()
-        for rules in self.rules:
-            told.update(rules.digest)
-        return told.digest()
+
+def _differing(pairs: Iterable[tuple[Rules | None, Rules | None]]) -> Differing:
+    found = Differing([], [], [])
+    for before, after in pairs:
+        if after is None:
+            found.gone.extend(filter(None, (before,)))
+        elif before is None:
+            found.come.append(after)
+        elif before != after:
+            found.changed.append((before, after))
+    return found
 
 
 class Bundle(RuleObject, frozen=True):
@@ -116,7 +162,7 @@ class Bundle(RuleObject, frozen=True):
         return tuple(obj for rules in self.rules.rules for obj in (*rules.objects, *rules.shared))
 
     def __str__(self) -> str:
-        return f"{self.dialect} rules of {len(self.rules.rules)} subjects"
+        return f"{self.dialect} rules of {len(self.rules.by_subject)} subjects"
 
 
 class Step(Struct, frozen=True):
@@ -173,29 +219,31 @@ class Delta(NamedTuple):
     gone: list[Rules]
     come: list[Rules]
     changed: list[tuple[Rules, Rules]]
-    kept: list[Rules]
+    is_kept: Callable[[Key], bool]
+    """True for an object that rules share which both sides have alike."""
 
 
 def delta(old: Iterable[Any], new: Iterable[Any]) -> Delta:
     """What is not alike; single objects are all there."""
     (before, had), (after, has) = _sorted_out(old), _sorted_out(new)
-    if len(had) == len(has) == 1:
-        return Delta(before, after, *has[0].since(had[0]))
-    return Delta(before, after, *differing(_together(had), _together(has)))
+    found = has.since(had)
+    return Delta(before, after, *found, _Kept(has, found))
 
 
-def differing(had: Mapping[Subject, Rules], has: Mapping[Subject, Rules]) -> Differing:
-    """Rules of one side and the other, subject by subject."""
-    found = Differing([rules for subject, rules in had.items() if subject not in has], [], [], [])
-    for subject, rules in has.items():
-        former = had.get(subject)
-        if former is None:
-            found.come.append(rules)
-        elif former is rules or former == rules:
-            found.kept.append(rules)
-        else:
-            found.changed.append((former, rules))
-    return found
+class _Kept:
+    """Whether somebody whose rules are on both sides shares an object."""
+
+    def __init__(self, has: RuleSet, found: Differing) -> None:
+        self._has = has
+        self._found = found
+
+    def __call__(self, key: Key) -> bool:
+        return self._has.shared.get(key, 0) > self._others[key]
+
+    @cached_property
+    def _others(self) -> Counter[Key]:
+        new_ones = (*self._found.come, *(pair[1] for pair in self._found.changed))
+        return Counter(key for rules in new_ones for key in rules.shared_keys)
 
 
 def different(old: Iterable[Any], new: Iterable[Any]) -> tuple[dict[Key, Any], dict[Key, Any]]:
@@ -209,27 +257,22 @@ def compared(found: Delta) -> tuple[dict[Key, Any], dict[Key, Any]]:
     before = found.before | {obj.key: obj for rules in removed for obj in (*rules.objects, *rules.shared)}
     after = found.after | {obj.key: obj for rules in added for obj in (*rules.objects, *rules.shared)}
     shared, shared_now = (frozenset[Key]().union(*(rules.shared_keys for rules in side)) for side in (removed, added))
-    if one_sided := shared ^ shared_now:
-        for key in {key for rules in found.kept for key in one_sided & rules.shared_keys}:
-            before.pop(key, None)
-            after.pop(key, None)
+    for key in filter(found.is_kept, shared ^ shared_now):
+        before.pop(key, None)
+        after.pop(key, None)
     return before, after
 
 
-def _sorted_out(objects: Iterable[Any]) -> tuple[dict[Key, Any], list[RuleSet]]:
-    """Single objects by key, and the sets of rules."""
+def _sorted_out(objects: Iterable[Any]) -> tuple[dict[Key, Any], RuleSet]:
+    """Single objects by key, and the set of rules; a namespace has one of each dialect, or none."""
     single: dict[Key, Any] = {}
-    sets: list[RuleSet] = []
+    found = NO_RULES
     for obj in objects:
         if isinstance(obj, Bundle):
-            sets.append(obj.rules)
+            found = obj.rules
         else:
             single[obj.key] = obj
-    return single, sets
-
-
-def _together(sets: Iterable[RuleSet]) -> Mapping[Subject, Rules]:
-    return {subject: rules for found in sets for subject, rules in found.by_subject.items()}
+    return single, found
 
 
 def rule_sets(rules: Iterable[Rules]) -> tuple[RuleSet, ...]:
@@ -237,7 +280,10 @@ def rule_sets(rules: Iterable[Rules]) -> tuple[RuleSet, ...]:
     found: dict[str, list[Rules]] = {}
     for one in rules:
         found.setdefault(one.dialect, []).append(one)
-    return tuple(RuleSet(name, tuple(several)) for name, several in found.items())
+    return tuple(RuleSet(name, Ledger((one.whose, one) for one in several)) for name, several in found.items())
+
+
+NO_RULES = RuleSet("", Ledger())
 
 
 def by_dialect(objects: Iterable[RuleObject]) -> dict[str, list[RuleObject]]:

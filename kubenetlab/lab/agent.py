@@ -20,8 +20,9 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers import Controllers
-from kubenetlab.datapath import Memo, plan, plan_probes
+from kubenetlab.datapath import plan, plan_probes
 from kubenetlab.datapath.contexts import Contexts
+from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import ApplyError, refusal
 from kubenetlab.hoststate.diff import Changes, diff
@@ -198,12 +199,14 @@ class Agent:
         for _ in range(MAX_ROUNDS):
             self._dirty.clear()
             self.sight.is_keeping = self.cluster.config.drift == "keep"
-            if self._needs_check:
-                self._needs_check = False
-                await self._check()
+            is_checking, self._needs_check = self._needs_check, False
+            if is_checking:
+                await self._check_rules()
             self.sight.refresh(self.desired)
             before = self.cluster
             await self._round()
+            if is_checking:  # what was asked for is in force: now there is time for a look at the rest
+                self.sight.doubt_shared()
             if self.cluster is before and not self._dirty.is_set() and not self.sight.has_doubts:
                 break
         else:
@@ -291,10 +294,8 @@ class Agent:
         self.rules.distrust(netns)
         self.sight.note(netns, instead_of=of_hand(self.known.get(netns, {}).values(), "rules"))
 
-    async def _check(self) -> None:
-        """Asks whether the rules are as they were left, and reads the nodes, and where something was kept as others left it."""
-        self.sight.take_kept()
-        self.sight.doubt(netns for netns in self.known if not netns.startswith("pod/"))
+    async def _check_rules(self) -> None:
+        """Asks whether the rules are as they were left."""
         for netns in {*await self.rules.touched(self.sandboxes.pids), *self._kept_rules} & self.known.keys():
             self._renew_rules(netns)
         self._kept_rules.clear()

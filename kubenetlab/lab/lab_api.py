@@ -31,7 +31,8 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, Delete
 from kubenetlab.api.validate import validate
 from kubenetlab.controllers.admission import Admission, Incoming, admit
-from kubenetlab.datapath import Memo, faults, modes, plan
+from kubenetlab.datapath import faults, modes, plan
+from kubenetlab.datapath.memo import Memo
 from kubenetlab.errors import ManifestError, RequirementError, UsageError
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.rules import by_dialect

@@ -46,7 +46,7 @@ class Sight:
         self._turn: list[str] = []
         """Who is still to be read in this pass."""
         self.is_keeping = False
-        """True when what somebody else changes is to stay, until `take_kept`."""
+        """True when what somebody else changes is to stay, until `doubt_shared`."""
         self._kept: set[str] = set()
         self.next_slice_at = time.time() + PASS_S
 
@@ -75,8 +75,9 @@ class Sight:
             self._kept.add(netns)
             log(f"{netns}: somebody changed something, and it stays so until the next up or apply (drift: keep); kubenetlab diff shows it")
 
-    def take_kept(self) -> None:
-        """Where something is as somebody else has left it: from now on that is doubtful."""
+    def doubt_shared(self) -> None:
+        """What is not one pod's alone may have changed unheard; and no longer is anything kept as somebody else has left it."""
+        self.doubt(netns for netns in self.known if not netns.startswith("pod/"))
         self._doubtful.update(self.known if self._is_deaf else self._kept)
         self._is_deaf = False
         self._kept = set()

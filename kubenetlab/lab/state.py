@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from kubenetlab.api.kinds import STORED
 from kubenetlab.api.meta import Resource
-from kubenetlab.api.store import Cluster, Delete, Document, GivenKey, Kind
+from kubenetlab.api.store import Cluster, Delete, Document, GivenKey, Kind, deletion
 from kubenetlab.kernel.files import append_line, replace_file
 
 MAX_LINE_OBJECTS: Final = 200
@@ -118,18 +118,12 @@ class Keeper:
 def _changes(before: Cluster, after: Cluster) -> Iterator[Resource | Delete]:
     """Objects that are not the very same ones."""
     for kind in STORED:
-        old, new = (snapshot[0] or {} for snapshot in (before.snapshot([kind]), after.snapshot([kind])))
-        if old is new:
-            continue
-        yield from (obj for key, obj in new.items() if old.get(key) is not obj)
-        yield from (Delete(kind, *key) for key in old if key not in new)
+        for old, new in after.news(kind, before.keyed(kind)):
+            yield deletion(old) if new is None else new
 
 
 def _given(before: Cluster, after: Cluster) -> Iterator[_Given]:
-    if before.given is after.given:
-        return
-    yield from ((*key, document) for key, document in after.given.items() if before.given.get(key) is not document)
-    yield from ((*key, None) for key in before.given if key not in after.given)
+    yield from ((*key, document) for key, (_, document) in after.given.news(before.given).items())
 
 
 def _lines(journal: Path) -> Iterator[_Line]:

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from kubenetlab.api.lab import Decisions
-from kubenetlab.datapath import Memo, modes, plan
+from kubenetlab.datapath import modes, plan
+from kubenetlab.datapath.memo import Memo
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.rules import RuleObject, steps
 from kubenetlab.hoststate.state import Contents, HostState

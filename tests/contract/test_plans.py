@@ -14,7 +14,8 @@ from kubenetlab.api.lab import Decisions, Observed
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.termination import terminated
-from kubenetlab.datapath import Memo, modes, plan
+from kubenetlab.datapath import modes, plan
+from kubenetlab.datapath.memo import Memo
 from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.state import Contents, HostState

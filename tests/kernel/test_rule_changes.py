@@ -10,7 +10,8 @@ from contextlib import ExitStack, closing
 import pytest
 
 from kubenetlab.cli.options import mode
-from kubenetlab.datapath import Memo, plan
+from kubenetlab.datapath import plan
+from kubenetlab.datapath.memo import Memo
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.bpf import Hooked, Programs
 from kubenetlab.hoststate.rules import RuleObject, by_dialect, dialect, names, steps

@@ -32,6 +32,6 @@ def test_the_first_has_it() -> None:
 
 
 def test_another_port_is_another_claim() -> None:
-    taken = {view.service.name: view.taken for view in service_views(claiming("a", "b"))}
+    taken = {view.service.name: view.taken for view in service_views(claiming("a", "b")).values()}
     assert taken["a"] == ()
     assert taken["b"] == (("192.0.2.50", "TCP", 80),)

@@ -9,8 +9,9 @@ from kubenetlab.api.lab import ContainerReport, Observed, ProbeReport
 from kubenetlab.api.pods import ContainerStatus, Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.cli.columns import columns, pod_status
-from kubenetlab.datapath import Memo, plan, plan_probes
+from kubenetlab.datapath import plan, plan_probes
 from kubenetlab.datapath.decisions import decide
+from kubenetlab.datapath.memo import Memo
 from kubenetlab.hoststate.programs import ProgramRun
 from tests.clusters import NOW, pod, pod_named, problems_of, running, settled, store
 

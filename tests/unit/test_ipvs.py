@@ -15,7 +15,7 @@ from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.ipset import Member, Set
 from kubenetlab.hoststate.ipvs import Listed, RealServer, VirtualServer, against, decode_orders
 from kubenetlab.hoststate.link import Dummy
-from kubenetlab.hoststate.rules import Bundle, RuleObject, Rules, RuleSet, steps
+from kubenetlab.hoststate.rules import Bundle, RuleObject, Rules, rule_sets, steps
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState, contents_of
 from tests.clusters import deployment, running, store
@@ -28,7 +28,7 @@ WEB = deployment(replicas=2)
 def views(spec: str) -> ServiceView:
     """The Service `web` of a lab that runs, with this much more said of it."""
     text = f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{selector: {{app: web}}, {spec}}}\n"
-    return next(view for view in service_views(running(store(WEB + text))) if view.service.name == "web")
+    return next(view for view in service_views(running(store(WEB + text))).values() if view.service.name == "web")
 
 
 def parts(spec: str, mode: Mode = Mode(), place: Place = PLACE) -> list[str]:
@@ -111,16 +111,17 @@ SET = Set("n", "KUBE-A", "hash:ip family inet")
 
 
 def bundle(name: str, *objects: RuleObject) -> Bundle:
-    return Bundle("n", RuleSet(objects[0].dialect, (Rules(objects[0].dialect, "ip", name, (), objects),)))
+    return Bundle("n", rule_sets([Rules(objects[0].dialect, "ip", name, (), objects)])[0])
 
 
 def test_a_member_stays_while_somebody_wants_it() -> None:
     """Two Services may share an address outside."""
     shared, own = Member("", "KUBE-A", "192.0.2.1"), Member("", "KUBE-A", "10.96.0.9")
-    before: list[ipset.Filled] = [SET, bundle("one", shared, own), bundle("other", shared)]
-    words = ipset.decode_restore(ipset.update(before, [SET, bundle("other", shared)])).text
+    one, other = (Rules("ipset", "ip", name, (), members) for name, members in (("one", (shared, own)), ("other", (shared,))))
+    before, after = (Bundle("n", rule_sets(rules)[0]) for rules in ([one, other], [other]))
+    words = ipset.decode_restore(ipset.update([SET, before], [SET, after])).text
     assert words == "del -exist KUBE-A 10.96.0.9\n"
-    assert ipset.decode_restore(ipset.update(before, [])).text == "destroy KUBE-A\n"
+    assert ipset.decode_restore(ipset.update([SET, before], [])).text == "destroy KUBE-A\n"
 
 
 def test_a_set_is_never_empty_while_it_is_made_anew() -> None:

@@ -15,11 +15,12 @@ PACKAGE = Path(kubenetlab.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "names": set(),
-    "hoststate": {"errors", "names"},
-    "api": {"errors", "names"},
+    "ledger": set(),
+    "hoststate": {"errors", "ledger", "names"},
+    "api": {"errors", "ledger", "names"},
     "programs": {"api", "hoststate", "errors", "names"},
     "controllers": {"api", "errors", "names"},
-    "datapath": {"api", "controllers", "programs", "hoststate", "errors", "names"},
+    "datapath": {"api", "controllers", "programs", "hoststate", "errors", "ledger", "names"},
     "kernel": {"hoststate", "errors", "names"},
     "observe": {"api", "controllers", "programs", "kernel", "errors", "names"},
     "lab": {"api", "controllers", "datapath", "programs", "hoststate", "kernel", "observe", "errors", "names"},
@@ -27,7 +28,7 @@ MAY_IMPORT = {
 }
 """Package → packages of ours that it may import beside itself."""
 
-PURE = ("api", "controllers", "datapath", "hoststate", "programs")
+PURE = ("ledger", "api", "controllers", "datapath", "hoststate", "programs")
 IMPURE_MODULES = {
     "socket",
     "subprocess",

@@ -23,7 +23,8 @@ from kubenetlab.api.load import Loaded, load, load_documents
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.termination import terminated
-from kubenetlab.datapath import Memo, modes, plan, plan_probes
+from kubenetlab.datapath import modes, plan, plan_probes
+from kubenetlab.datapath.memo import Memo
 from kubenetlab.errors import ManifestError, Problem
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.state import HostState

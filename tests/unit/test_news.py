@@ -9,10 +9,14 @@ from hypothesis import strategies as st
 
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
+from kubenetlab.api.faults import Fault
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster, deletion
+from kubenetlab.api.store import Cluster, Delete, deletion
+from kubenetlab.datapath import faults, plan
+from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.view import service_views
-from tests.clusters import NOW, applied, pod, running, service, settled, store
+from kubenetlab.hoststate.rules import RuleObject, digest
+from tests.clusters import NOW, ONLINK, applied, pod, running, service, settled, store
 
 Edit = Callable[[Cluster], Cluster]
 
@@ -63,9 +67,64 @@ def test_a_store_that_came_about_by_changes_is_content_as_a_whole(edits: list[Ed
     seen = {key: {piece.key for piece in pieces} for key, pieces in cluster.slices_by_service.items() if pieces}
     assert seen == {key: {piece.key for piece in pieces} for key, pieces in afresh.slices_by_service.items()}
     views = [
-        {view.service.full_name: sorted(piece.name for piece in view.slices) for view in service_views(one)} for one in (cluster, whole)
+        {view.service.full_name: sorted(piece.name for piece in view.slices) for view in service_views(one).values()}
+        for one in (cluster, whole)
     ]
     assert views[0] == views[1]
+
+
+MODES = ("nftables", "{type: nftables, layout: fast}", "iptables", "ipvs", "ebpf")
+POLICIES: tuple[dict[str, object], ...] = (
+    {},
+    {"internalTrafficPolicy": "Local"},
+    {"type": "NodePort", "externalTrafficPolicy": "Local"},
+    {"trafficDistribution": "PreferClose"},
+)
+
+
+def treating(name: str, policy: dict[str, object]) -> Edit:
+    text = service(name, target=8080, **policy).replace(f"app: {name}", "app: x")  # type: ignore[arg-type]
+    return lambda cluster: applied(cluster, text)
+
+
+def withdrawing(name: str) -> Edit:
+    return lambda cluster: settled(cluster.with_changes([Delete(Service, "default", name)]))
+
+
+def breaking(how: str) -> Edit:
+    """The kube-proxy of one node; or what is broken is healed."""
+
+    def edit(cluster: Cluster) -> Cluster:
+        if cluster.all(Fault) or how == "healed":
+            return settled(faults.healed(cluster))
+        return settled(cluster.with_changes(faults.begun(cluster, "kube-proxy", {"node": "worker", "how": how}, NOW)))
+
+    return edit
+
+
+PLANNED = st.one_of(
+    EDITS,
+    st.builds(treating, st.sampled_from("st"), st.sampled_from(POLICIES)),
+    st.builds(withdrawing, st.sampled_from("st")),
+    st.builds(breaking, st.sampled_from(("stopped", "stale", "misconfigured", "healed"))),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(MODES), st.lists(PLANNED, min_size=1, max_size=8))
+def test_a_plan_that_came_about_by_changes_is_the_plan(mode: str, edits: list[Edit]) -> None:
+    """What is computed from what has changed is what somebody computes who sees the store for the first time."""
+    memo = Memo()
+    cluster = running(store(f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{kubeProxyMode: {mode}}}\n---\n"))
+    for edit in edits:
+        plan(cluster, ONLINK, memo)
+        cluster = edit(cluster)
+    found, afresh = plan(cluster, ONLINK, memo), plan(Cluster(cluster._objects, cluster.given, cluster.revision), ONLINK)
+    for netns, contents in afresh.namespaces.items():
+        assert found[netns] == contents
+        rules = [[obj for obj in one.values() if isinstance(obj, RuleObject)] for one in (found[netns], contents)]
+        assert digest(rules[0]) == digest(rules[1])
+    assert found.namespaces.keys() == afresh.namespaces.keys()
 
 
 def test_what_has_changed_is_told_once() -> None:

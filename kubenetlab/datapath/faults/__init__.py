@@ -71,7 +71,7 @@ def load(name: str, options: Mapping[str, Any]) -> BreakOptions:
 def of(cluster: Cluster) -> list[tuple[Fault, BreakOptions]]:
     """The faults of a store, each with what it does."""
     found: list[tuple[Fault, BreakOptions]] = cluster.derived(
-        "faults", lambda: [(fault, load(fault.spec.fault, fault.spec.options)) for fault in cluster.all(Fault)]
+        "faults", lambda: [(fault, load(fault.spec.fault, fault.spec.options)) for fault in cluster.all(Fault)], (Fault,)
     )
     return found
 

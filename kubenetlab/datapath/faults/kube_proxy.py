@@ -13,7 +13,8 @@ What to look at: `diff` for the rules that the node lacks or should not have; `p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from ipaddress import ip_address
 from typing import ClassVar, Literal
 
@@ -32,12 +33,15 @@ from kubenetlab.datapath.faults import BreakOptions
 from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.view import ServiceView
 from kubenetlab.errors import did_you_mean
+from kubenetlab.ledger import Ledger
 
 _MEANS = {
     "stopped": "is stopped: the node keeps its rules, and misses every change",
     "stale": "hears of no change any more: the node keeps its rules",
     "misconfigured": "reads another cluster: its Services lead to addresses that nobody has",
 }
+
+_Views = Ledger[tuple[str, str], ServiceView]
 
 
 class Break(BreakOptions, frozen=True):
@@ -81,10 +85,7 @@ class Break(BreakOptions, frozen=True):
         last = cluster.get(LastView, "", self.node)
         if last is None:
             return view
-        services = tuple(
-            ServiceView(service, tuple(piece for piece in last.slices if (piece.namespace, piece.service_name) == service.key))
-            for service in last.services
-        )
+        services: _Views = cluster.derived(("last view", self.node), lambda: _remembered(last.services, last.slices), (LastView,))
         lost = "Watch of Services and EndpointSlices is lost: going on with what is known"
         stale = f"No change has been heard of for {2 * SYNC_PERIOD_S} s: the rules may be stale"
         return ProxyView(
@@ -96,11 +97,28 @@ class Break(BreakOptions, frozen=True):
         )
 
 
+def _remembered(services: Iterable[Service], slices: Iterable[EndpointSlice]) -> _Views:
+    behind: dict[tuple[str, str], list[EndpointSlice]] = {}
+    for piece in slices:
+        behind.setdefault((piece.namespace, piece.service_name), []).append(piece)
+    return Ledger((service.key, ServiceView(service, tuple(behind.get(service.key, ())))) for service in services)
+
+
 def _elsewhere(cluster: Cluster, view: ProxyView) -> ProxyView:
     """The view in a cluster whose pods have the range behind this one's."""
     ranges = cluster.config.networking.pod_networks
-    services = tuple(structs.replace(known, slices=tuple(_moved(piece, ranges) for piece in known.slices)) for known in view.services)
+    _, services = cluster.renewed(("elsewhere", view.whose), partial(_all_moved, view.services, ranges))
     return structs.replace(view, services=services, cluster_cidrs=tuple(str(_twin(network)) for network in ranges))
+
+
+def _all_moved(views: _Views, ranges: tuple[Network, ...], former: tuple[_Views, _Views] | None) -> tuple[_Views, _Views]:
+    """The Services as they are, and with their endpoints in the other ranges."""
+    before, moved = former or (Ledger(), Ledger())
+    changes = {
+        key: structs.replace(known, slices=tuple(_moved(piece, ranges) for piece in known.slices)) if known is not None else None
+        for key, (_, known) in views.news(before).items()
+    }
+    return views, moved.with_changes(changes)
 
 
 def _moved(piece: EndpointSlice, ranges: tuple[Network, ...]) -> EndpointSlice:
