@@ -7,7 +7,7 @@ stopped, or another cluster's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 from msgspec import Struct, structs
@@ -28,10 +28,13 @@ LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
 """A node with it takes nothing new in. Source: k8s.io/kubernetes pkg/proxy/healthcheck/proxy_health.go."""
 
 
-class ProxyView(Struct, frozen=True, dict=True):
+_Key = tuple[str, str]
+
+
+class ProxyView(Struct, frozen=True):
     """One kube-proxy's knowledge."""
 
-    services: Ledger[tuple[str, str], ServiceView]
+    services: Ledger[_Key, ServiceView]
     """By namespace and name, in order."""
     whose: str = ""
     """The node whose alone this view is; empty for the one that all share."""
@@ -48,22 +51,19 @@ class ProxyView(Struct, frozen=True, dict=True):
         """The pods' network as it takes it to be."""
         return structs.replace(network, cluster_cidrs=self.cluster_cidrs) if self.cluster_cidrs else network
 
-    @cached_property
-    def proxied(self) -> tuple[ServiceView, ...]:
-        """The Services that it has rules for."""
-        return tuple(view for view in self.services.values() if view.service.cluster_ips and is_proxied(view.service))
 
-    @cached_property
-    def local(self) -> tuple[ServiceView, ...]:
-        """Those of them that some traffic reaches by endpoints on its own node alone."""
-        return tuple(view for view in self.proxied if _is_local(view.service))
+class Tally(Struct, frozen=True):
+    """What is counted of the Services that a kube-proxy knows, and which of them are looked at one by one."""
 
-    @cached_property
-    def checked(self) -> tuple[ServiceView, ...]:
-        """The Services whose load balancers ask each node whether it has endpoints."""
-        return tuple(
-            view for view in self.services.values() if view.service.spec.health_check_node_port and needs_health_check(view.service.spec)
-        )
+    services: Ledger[_Key, ServiceView]
+    proxied: int
+    """How many have rules."""
+    endpoints: int
+    """How many ready endpoints those have."""
+    local: Ledger[_Key, ServiceView]
+    """Those of them that some traffic reaches by endpoints on its own node alone."""
+    checked: Ledger[_Key, ServiceView]
+    """The Services whose load balancers ask each node whether it has endpoints."""
 
 
 class Duty(Struct, frozen=True):
@@ -79,6 +79,26 @@ def proxy_view(cluster: Cluster, node: str) -> ProxyView:
     return views.get(node, views[""])
 
 
+def tally(cluster: Cluster, view: ProxyView) -> Tally:
+    """What is counted of a view of this store: from what it was before the last change, and what has changed."""
+    found: Tally = cluster.renewed(("tally", view.whose), partial(_tally, view.services))
+    return found
+
+
+def _tally(services: Ledger[_Key, ServiceView], former: Tally | None) -> Tally:
+    former = former or Tally(Ledger(), 0, 0, Ledger(), Ledger())
+    news = services.news(former.services)
+    counted = [(sign, pair[side]) for pair in news.values() for side, sign in ((0, -1), (1, 1))]
+    proxied = [(sign, known) for sign, known in counted if known is not None and _has_rules(known.service)]
+    return Tally(
+        services,
+        former.proxied + sum(sign for sign, _ in proxied),
+        former.endpoints + sum(sign * known.ready for sign, known in proxied),
+        former.local.with_changes({key: known if known and _is_local(known.service) else None for key, (_, known) in news.items()}),
+        former.checked.with_changes({key: known if known and _is_checked(known.service) else None for key, (_, known) in news.items()}),
+    )
+
+
 def _views(cluster: Cluster) -> dict[str, ProxyView]:
     """By node those that have one of their own; for all others the one of no node."""
     found = {"": ProxyView(service_views(cluster))}
@@ -91,14 +111,15 @@ def duty(cluster: Cluster, node: str, mode: str) -> Duty:
     """What the process on a node is told: where Services' health is asked for, and whether it is well itself."""
     view = proxy_view(cluster, node)
     known = cluster.node(node)
+    checked = tally(cluster, view).checked.values()
     checks = [
         {
-            "port": checked.service.spec.health_check_node_port,
-            "namespace": checked.service.namespace,
-            "name": checked.service.name,
-            "endpoints": local_endpoints(checked, node),
+            "port": one.service.spec.health_check_node_port,
+            "namespace": one.service.namespace,
+            "name": one.service.name,
+            "endpoints": local_endpoints(one, node),
         }
-        for checked in view.checked
+        for one in checked
     ]
     options = {
         "mode": view.mode[0] if view.mode is not None else mode,
@@ -108,7 +129,7 @@ def duty(cluster: Cluster, node: str, mode: str) -> Duty:
         "eligible": known is None or not any(taint.key == LEAVING_TAINT for taint in known.spec.taints),
         "checks": checks,
     }
-    return Duty(options, tuple(Listener("TCP", checked.service.spec.health_check_node_port) for checked in view.checked))
+    return Duty(options, tuple(Listener("TCP", one.service.spec.health_check_node_port) for one in checked))
 
 
 def informed(run: ProgramRun, told: Duty | None) -> ProgramRun:
@@ -133,12 +154,13 @@ def local_endpoints(view: ServiceView, node: str) -> int:
     )
 
 
-def summary(view: ProxyView, node: str) -> dict[str, Any]:
+def summary(cluster: Cluster, node: str) -> dict[str, Any]:
     """What a sync is about: how many Services, how many ready endpoints, and how many Services a policy leads nowhere from this node."""
-    lost = [known.service.spec for known in view.local if known.ready and not local_endpoints(known, node)]
+    found = tally(cluster, proxy_view(cluster, node))
+    lost = [known.service.spec for known in found.local.values() if known.ready and not local_endpoints(known, node)]
     return {
-        "services": len(view.proxied),
-        "endpoints": sum(known.ready for known in view.proxied),
+        "services": found.proxied,
+        "endpoints": found.endpoints,
         "no_local": {
             "internal": sum(spec.internal_traffic_policy == "Local" for spec in lost),
             "external": sum(spec.external_traffic_policy == "Local" for spec in lost),
@@ -161,5 +183,13 @@ def _differing(before: dict[tuple[str, str], EndpointSlice], after: Sequence[End
     return len(before.keys() - {piece.key for piece in after}) + sum(before.get(piece.key) != piece for piece in after)
 
 
+def _has_rules(service: Service) -> bool:
+    return bool(service.cluster_ips) and is_proxied(service)
+
+
+def _is_checked(service: Service) -> bool:
+    return bool(service.spec.health_check_node_port) and needs_health_check(service.spec)
+
+
 def _is_local(service: Service) -> bool:
-    return "Local" in (service.spec.internal_traffic_policy, service.spec.external_traffic_policy)
+    return _has_rules(service) and "Local" in (service.spec.internal_traffic_policy, service.spec.external_traffic_policy)

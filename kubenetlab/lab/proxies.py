@@ -70,7 +70,7 @@ class Proxies:
                 self._told[node] = netns, attempt
 
     def _in_force(self, node: str, took_ms: float | None, changed: Message) -> Message:
-        return {"at": time.time(), "ms": took_ms, **changed, **summary(proxy_view(self._cluster, node), node)}
+        return {"at": time.time(), "ms": took_ms, **changed, **summary(self._cluster, node)}
 
     def _running(self) -> list[tuple[str, str, str, int]]:
         """(node, sandbox, container, attempt) of each kube-proxy that runs."""

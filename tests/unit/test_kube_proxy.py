@@ -66,9 +66,8 @@ def test_a_cluster_has_one_on_each_node_or_none_at_all() -> None:
 def test_it_knows_what_is_in_its_rules() -> None:
     """Services with an address, their ready endpoints, and those of a Local policy that lead nowhere from its node."""
     cluster = running(store(LOCAL + service("headless", clusterIP="None") + deployment(replicas=2, nodeName="worker2")))
-    view = proxy_view(cluster, "worker")
-    assert summary(view, "worker") == {"services": 3, "endpoints": 4, "no_local": {"internal": 0, "external": 1}}
-    assert summary(view, "worker2")["no_local"] == {"internal": 0, "external": 0}
+    assert summary(cluster, "worker") == {"services": 3, "endpoints": 4, "no_local": {"internal": 0, "external": 1}}
+    assert summary(cluster, "worker2")["no_local"] == {"internal": 0, "external": 0}
 
 
 def test_changes_are_those_between_two_syncs() -> None:
