@@ -16,7 +16,7 @@ from typing import Any
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import refusal
-from kubenetlab.hoststate.diff import Changes, Verb
+from kubenetlab.hoststate.diff import Changes, NetnsChanges, Verb
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel, far_namespaces
@@ -79,9 +79,10 @@ class Builder:
             loop.call_soon_threadsafe(building.is_made, netns)
 
         early, late = changes.around_rules()
-        report = await loop.run_in_executor(self._thread, self.kernel.apply, early, is_made)
-        for failure in report.failures:
-            building.refused.setdefault(failure.netns, []).append(str(failure))
+        if any(map(_is_kernels, early.namespaces)):
+            report = await loop.run_in_executor(self._thread, self.kernel.apply, early, is_made)
+            for failure in report.failures:
+                building.refused.setdefault(failure.netns, []).append(str(failure))
         for entry in changes.namespaces:
             if entry.is_removed:
                 self.forget(entry.netns)
@@ -220,6 +221,11 @@ class _Building:
 def of_hand(objects: Iterable[Any], hand: str) -> list[Any]:
     """Those of the objects that one hand makes."""
     return [obj for obj in objects if obj.hand == hand]
+
+
+def _is_kernels(entry: NetnsChanges) -> bool:
+    """True where more changes than rules and programs."""
+    return entry.is_new or entry.is_removed or any(operation.object.hand == "netlink" for operation in entry.operations)
 
 
 def _serves(program: str) -> bool:
