@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,18 @@ _FLAGS = ((0x8000, "qr"), (0x0400, "aa"), (0x0200, "tc"), (0x0100, "rd"), (0x008
 """Bits of a message's second word (RFC 1035 §4.1.1)."""
 _WATCHED: tuple[type[Resource], ...] = (Namespace, Service, EndpointSlice, ClusterConfig)
 
+Key = tuple[str, str]
+
 
 class CoreDNS:
     """One server: what it has seen, and the sockets it answers on."""
 
     def __init__(self, api: str) -> None:
         self._api = api
-        self._seen: dict[type[Resource], dict[tuple[str, str], Resource]] = {kind: {} for kind in _WATCHED}
+        self._seen: dict[type[Resource], dict[Key, Resource]] = {kind: {} for kind in _WATCHED}
         self._synced: set[type[Resource]] = set()
+        self._behind: dict[Key, dict[Key, EndpointSlice]] = {}
+        """Namespace and name of a Service → its slices by theirs."""
         self._zone: Zone | None = None
         self._forwards = False
         """True where the lab has an uplink: others may know what is not known here."""
@@ -186,7 +190,7 @@ class CoreDNS:
         """One watch, until it breaks. What it brings first takes the place of what was known before."""
         loop = asyncio.get_running_loop()
         exchange = Exchange("GET", target, {})
-        fresh: dict[tuple[str, str], Resource] = {}
+        fresh: dict[Key, Resource] = {}
         is_initial, buffer = True, b""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
             await loop.sock_connect(connection, self._api)
@@ -194,22 +198,44 @@ class CoreDNS:
             while not exchange.is_complete:
                 buffer += exchange.feed(await loop.sock_recv(connection, 256 * 1024))
                 *lines, buffer = buffer.split(b"\n")
+                touched: list[Resource] = []
                 for line in lines:
                     event = json.loads(line)
                     if event["type"] == "BOOKMARK":
                         self._seen[kind], is_initial = fresh, False
                         self._synced.add(kind)
+                        self._zone = None
                         continue
                     obj = decode_object(event["object"], kind).value
                     if obj is None:
                         continue
-                    target_map = fresh if is_initial else self._seen[kind]
-                    if event["type"] == "DELETED":
-                        target_map.pop(obj.key, None)
-                    else:
-                        target_map[obj.key] = obj
-                if lines and self.is_ready:
-                    self._rebuild()
+                    known = fresh if is_initial else self._seen[kind]
+                    touched += [one for one in (known.pop(obj.key, None), obj) if one is not None]
+                    if event["type"] != "DELETED":
+                        known[obj.key] = obj
+                if lines and self.is_ready and not is_initial:
+                    self._take_in(touched)
+
+    def _take_in(self, touched: Iterable[Resource]) -> None:
+        """What is said of names follows what was seen; of Services that have not changed nothing is computed."""
+        services: dict[Key, Service] = self._seen[Service]  # type: ignore[assignment]
+        slices: dict[Key, EndpointSlice] = self._seen[EndpointSlice]  # type: ignore[assignment]
+        if self._zone is None or not all(isinstance(obj, Service | EndpointSlice) for obj in touched):
+            self._behind = {}
+            for piece in slices.values():
+                self._behind.setdefault(_service_of(piece), {})[piece.key] = piece
+            self._rebuild()
+        for obj in touched:
+            if isinstance(obj, EndpointSlice):
+                behind = self._behind.setdefault(_service_of(obj), {})
+                behind.pop(obj.key, None)
+                now = slices.get(obj.key)
+                if now is not None and _service_of(now) == _service_of(obj):
+                    behind[obj.key] = now
+        assert self._zone is not None
+        for key in dict.fromkeys(_service_of(obj) if isinstance(obj, EndpointSlice) else obj.key for obj in touched):
+            self._zone.change(key, services.get(key), self._behind.get(key, {}).values())
+        self._cache = {}
 
     def _rebuild(self) -> None:
         config = next(iter(self._seen[ClusterConfig].values()), ClusterConfig())
@@ -219,6 +245,10 @@ class CoreDNS:
         self._zone = Zone(config.networking.dns_domain, namespaces, services, slices, hosts)  # type: ignore[arg-type]
         self._forwards = config.uplink
         self._cache = {}
+
+
+def _service_of(piece: EndpointSlice) -> Key:
+    return piece.namespace, piece.service_name
 
 
 def _bound(kind: socket.SocketKind, port: int) -> socket.socket:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from kubenetlab import programs
 from kubenetlab.api.containers import Container
-from kubenetlab.api.core import Namespace, Service
-from kubenetlab.api.discovery import EndpointSlice
-from kubenetlab.api.meta import parse_selector
+from kubenetlab.api.core import SERVICE_NAME_LABEL, Namespace, Service, ServicePort, ServiceSpec
+from kubenetlab.api.discovery import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
+from kubenetlab.api.meta import ObjectMeta, parse_selector
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.lab.exchange import Exchange
 from kubenetlab.programs.arguments import arguments, duration_s, options
@@ -308,11 +308,41 @@ def test_the_zone_follows_the_schema(name: str, type_: str, rcode: str, answers:
         assert [dnslib.QTYPE[record.rtype] for record in reply.auth] == ["SOA"]
 
 
+ZONE_EDITS = st.tuples(
+    st.sampled_from("ab"), st.sampled_from(("", "None", "10.96.7.7")), st.lists(st.sampled_from(("1", "2")), unique=True)
+)
+
+
+@given(st.lists(ZONE_EDITS, min_size=1, max_size=6))
+def test_a_zone_that_came_about_by_changes_is_the_zone(edits: list[tuple[str, str, list[str]]]) -> None:
+    """One by one, or all that is left of them at once: every name has the same values, and what is above nothing any more is gone."""
+    told = Zone("cluster.local", [Namespace(ObjectMeta(name="n"))], [], [], {})
+    left: dict[tuple[str, str], tuple[Service, EndpointSlice]] = {}
+    names = {"n.svc.cluster.local", "7.7.96.10.in-addr.arpa", "1.0.0.10.in-addr.arpa", "2.0.0.10.in-addr.arpa"}
+    for name, address, hosts in edits:
+        key = ("n", name)
+        names |= {f"{below}{name}.n.svc.cluster.local" for below in ("", "_http._tcp.", "_tcp.", "10-0-0-1.", "10-0-0-2.")}
+        if not address:
+            left.pop(key, None)
+            told.change(key, None, ())
+            continue
+        spec = ServiceSpec(ports=(ServicePort(port=80, name="http"),), cluster_ips=(address,), cluster_ip=address)
+        endpoints = tuple(Endpoint((f"10.0.0.{host}",), EndpointConditions(ready=True)) for host in hosts)
+        labels = {SERVICE_NAME_LABEL: name}
+        piece = EndpointSlice(ObjectMeta(name, "n", labels), "IPv4", endpoints, (EndpointPort(name="http", port=8080),))
+        left[key] = Service(ObjectMeta(name, "n"), spec), piece
+        told.change(key, left[key][0], [piece])
+    services, slices = ([pair[side] for pair in left.values()] for side in (0, 1))
+    afresh = Zone("cluster.local", [Namespace(ObjectMeta(name="n"))], services, slices, {})  # type: ignore[arg-type]
+    for name in names:
+        for type_ in ("A", "SRV", "PTR"):
+            found, expected = told.lookup(name, type_), afresh.lookup(name, type_)
+            assert (found if found is None else sorted(found)) == (expected if expected is None else sorted(expected))
+
+
 def test_what_is_too_long_for_a_datagram_is_truncated() -> None:
     """Over UDP with the truncation bit; over TCP, or with a large enough EDNS0 size, whole."""
-    big = Zone("cluster.local", [], [], [], {})
-    for number in range(100):
-        big.records.setdefault("many.cluster.local", {}).setdefault("A", []).append(f"10.0.0.{number}")
+    big = Zone("cluster.local", [], [], [], {"many.cluster.local": [f"10.0.0.{number}" for number in range(100)]})
     question = dnslib.DNSRecord.question("many.cluster.local")
     plain = bytes(question.pack())
     question.add_ar(dnslib.EDNS0(udp_len=4096))
