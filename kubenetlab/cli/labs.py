@@ -157,7 +157,7 @@ def plan(
     pods ready in it, one that is up is as it would stand with the manifests. Example: kubenetlab plan -o sh > lab.sh
     """
     from kubenetlab.cli import manifests
-    from kubenetlab.cli.plans import new_lab_plan, new_lab_script, show_changes
+    from kubenetlab.cli.plans import new_lab_plan, new_lab_script, show_changes, uplink_plan
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
@@ -172,7 +172,7 @@ def plan(
     if is_script:
         typer.echo(answer["script"] if answer else new_lab_script(given, name), nl=False)
         return
-    changes = answer["changes"] if answer else new_lab_plan(given)
+    changes = [*uplink_plan(name, given), *(answer["changes"] if answer else new_lab_plan(given))]
     if Output(output).is_data:
         data(changes, output)
         return

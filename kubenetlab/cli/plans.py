@@ -28,6 +28,19 @@ def new_lab_plan(given: Manifests) -> list[dict[str, Any]]:
     return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]} for entry in changes.namespaces]
 
 
+def uplink_plan(name: str, given: Manifests) -> list[dict[str, Any]]:
+    """What the command itself would do on this machine: link the lab to its network, or no more."""
+    from kubenetlab import names
+    from kubenetlab.lab import rundir
+
+    has = (rundir.of(name) / rundir.UPLINK).exists()
+    if given.config is None or given.cluster_config.uplink == has:
+        return []
+    mark = "-" if has else "+"
+    made = [f"link {names.machine_link(name)}, to the lab's router", *(f"nft table {family} kubenetlab-{name}" for family in ("ip", "ip6"))]
+    return [{"netns": "this machine", "operations": [*(f"{mark} {one}" for one in made), f"{mark} forwarding, on links that do not"]}]
+
+
 def new_lab_script(given: Manifests, name: str) -> str:
     """A new lab by hand, as it is once all its pods are ready."""
     from kubenetlab.datapath import plan

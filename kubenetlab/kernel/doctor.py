@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from kubenetlab.kernel import limits, nftables, pause
+from kubenetlab.kernel import limits, nftables, pause, uplink
 from kubenetlab.kernel.features import PACKAGES, has_br_netfilter, has_program
 from kubenetlab.kernel.limits import BRIDGE_PORTS, FILES, MEMORY, NAMESPACES, NEIGHBORS, PROCESSES, Limit
 from kubenetlab.kernel.permissions import effective_capabilities, is_root, lacking, remedy
@@ -56,7 +56,7 @@ def examine(kept: Path | None = None, *, again: bool = False) -> list[Finding]:
     permissions = list(_permissions())
     is_allowed = all(finding.state == "ok" for finding in permissions)
     kernel = _kernel(outcomes(TRIALS, kept, again=again)) if is_allowed else [_untried("all", "the permissions above")]
-    return [*_machine(), *permissions, *kernel, *_limits(limits.read())]
+    return [*_machine(), *permissions, *_uplink(), *kernel, *_limits(limits.read())]
 
 
 def _machine() -> Iterator[Finding]:
@@ -90,6 +90,19 @@ def _permissions() -> Iterator[Finding]:
         yield Finding(
             PERMISSIONS, "user", "ok", "root, with all that labs need" if is_root() else "root in a user namespace, which is enough"
         )
+
+
+def _uplink() -> Iterator[Finding]:
+    """Whether `up --uplink` links a lab to this machine's own network."""
+    if not is_root():
+        yield Finding(
+            PERMISSIONS, "uplink", "optional", "only root of the machine links a lab to its network", "sudo kubenetlab up --uplink"
+        )
+    elif has_program("ip"):
+        families = "IPv4 and IPv6" if uplink.forwards(6) else "IPv4; IPv6 is not forwarded here (net.ipv6.conf.all.forwarding)"
+        yield Finding(PERMISSIONS, "uplink", "ok", f"up --uplink links a lab to this machine's network: {families}")
+    else:
+        yield Finding(PERMISSIONS, "uplink", "optional", "no up --uplink without ip", f"sudo apt-get install {PACKAGES['ip']}")
 
 
 def _kernel(found: Sequence[Outcome]) -> Iterator[Finding]:

@@ -190,11 +190,15 @@ def test_it_comes_and_goes_on_a_running_lab(lab: Lab, machine: Machine) -> None:
     made = lab.seen
     assert machine.state == before
     assert lab.run("exec", "web", "--", "curl", "-s", "-m", "2", f"http://{REAL[4]}:8000/", status=None).out == ""
+    link = next(line for line in lab.run("plan", "--uplink", "-o", "json").json[0]["operations"] if line.startswith("+ link "))
     for _ in range(2):
         lab.run("up", "--uplink")
+        assert link.split()[2].rstrip(",") in machine.state["links"]
+        assert lab.run("plan", "--uplink", "-o", "json").json == []
         assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
         lab.run("up", "--uplink")  # once more: it is there
     assert {**lab.seen, "uplink": []} == made
+    assert {line[0] for entry in lab.run("plan", "--no-uplink", "-o", "json").json for line in entry["operations"]} == {"-"}
     lab.run("up", "--no-uplink")
     assert machine.state == before
     assert lab.seen == made
