@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import count
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
 
-MAX_TOUCHED = 256
-"""So many changed entries are remembered, with what they were; of a ledger that lies further back everything is compared."""
+MAX_STEPS, MAX_TOUCHED = 64, 64
+"""So many steps back are remembered, unless one of them changed more entries than that: from a ledger behind it everything is compared."""
 _SERIALS: Final = count()
 
 News = Mapping[K, tuple[V | None, V | None]]
@@ -40,7 +40,8 @@ class Ledger(dict[K, V]):
                 del after[key]
             else:
                 after[key] = value
-        after._steps = _latest((*self._steps, (self._serial, touched)))
+        if len(touched) <= MAX_TOUCHED:
+            after._steps = (*self._steps[1 - MAX_STEPS :], (self._serial, touched))
         return after
 
     def news(self, before: Mapping[K, V]) -> News[K, V]:
@@ -54,13 +55,3 @@ class Ledger(dict[K, V]):
                 return {key: (old, self.get(key)) for key, old in touched.items() if self.get(key) is not old}
         found: dict[K, tuple[V | None, V | None]] = {key: (before.get(key), now) for key, now in self.items() if before.get(key) is not now}
         return found | {key: (old, None) for key, old in before.items() if key not in self}
-
-
-def _latest(steps: tuple[tuple[int, Mapping[Any, Any]], ...]) -> tuple[tuple[int, Mapping[Any, Any]], ...]:
-    """The last steps, with as many changed entries as are remembered."""
-    left = MAX_TOUCHED
-    for place in range(len(steps) - 1, -1, -1):
-        left -= len(steps[place][1])
-        if left < 0:
-            return steps[place + 1 :]
-    return steps

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Final
 
 from kubenetlab.hoststate.iptables import cleaning, decode_restores, idle_tables
@@ -34,7 +35,6 @@ class Iptables:
     """The programs, started in the namespace in which this object was made."""
 
     def __init__(self) -> None:
-        self._nft = nftables.open_here()
         self._programs = Programs()
 
     def run(self, text: str) -> str:
@@ -53,7 +53,6 @@ class Iptables:
         return "".join(self._save(family) for family in ("ip", "ip6"))
 
     def close(self) -> None:
-        self._nft.close()
         self._programs.close()
 
     def _save(self, family: str) -> str:
@@ -74,7 +73,8 @@ class Iptables:
         """Takes idle tables away: the older way to make them, empty built-in chains, would leave their hooks in every packet's way."""
         commands = "".join(f"delete table {family} {table}\n" for table in idle_tables(self._save(family)))
         if commands:
-            self._nft.run(commands)
+            with closing(self._programs.inside(nftables.open_here)) as nft:
+                nft.run(commands)
 
 
 def readable(said: str, family: str, text: str) -> str:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, open_namespace, setns
+
+T = TypeVar("T")
 
 
 class Programs:
@@ -18,11 +22,17 @@ class Programs:
         self._netns = open_namespace("net")
 
     def run(self, command: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
-        """A child goes in: from a thread's own namespace there is no way back for who may not enter its own again."""
-        netns = self._netns
-        return subprocess.run(
-            command, input=text, capture_output=True, text=True, check=False, preexec_fn=lambda: setns(netns, CLONE_NEWNET)
-        )
+        return self.inside(lambda: subprocess.run(command, input=text, capture_output=True, text=True, check=False))
+
+    def inside(self, work: Callable[[], T]) -> T:
+        """Does something in the namespace, in a thread that ends with it: there is no way back for who may not enter its own again."""
+
+        def enter() -> T:
+            setns(self._netns, CLONE_NEWNET)
+            return work()
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(enter).result()
 
     def close(self) -> None:
         os.close(self._netns)

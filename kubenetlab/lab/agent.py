@@ -252,9 +252,9 @@ class Agent:
                 self._boot.blanks = None
             refused = await self.builder.apply(changes, self.desired, self.contexts, probes, self._tell_progress)
         self.sandboxes.close_blanks()
-        for entry in changes.namespaces:
-            if entry.is_new and entry.netns in self.sandboxes.pids:
-                self.learn(facts.sandbox_made(self.cluster, entry.netns, self.sandboxes.pids[entry.netns]))
+        pids = self.sandboxes.pids
+        made = [entry.netns for entry in changes.namespaces if entry.is_new and entry.netns in pids]
+        self.learn(change for netns in made for change in facts.sandbox_made(self.cluster, netns, pids[netns]))
         if gone := changes.departed():
             self._memo.forget(lambda key: isinstance(key, tuple) and key[1] in gone)
         self._settle(changes, refused)

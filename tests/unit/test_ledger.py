@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kubenetlab.hoststate.nftables import Element
 from kubenetlab.hoststate.rules import Rules, RuleSet
-from kubenetlab.ledger import MAX_TOUCHED, Ledger
+from kubenetlab.ledger import MAX_STEPS, MAX_TOUCHED, Ledger
 
 CHANGES = st.dictionaries(st.sampled_from("abcd"), st.one_of(st.none(), st.sampled_from(("x", "y"))), max_size=3)
 
@@ -37,10 +37,13 @@ def test_of_what_lies_far_back_everything_is_compared() -> None:
     """What is remembered has an end, and the answer is the same."""
     first = Ledger({"a": "x", "b": "x"})
     last = first
-    for number in range(MAX_TOUCHED + 2):
+    for number in range(MAX_STEPS + 2):
         last = last.with_changes({"a": str(number)})
-    assert len(last._steps) == MAX_TOUCHED
-    assert dict(last.news(first)) == {"a": ("x", str(MAX_TOUCHED + 1))}
+    assert len(last._steps) == MAX_STEPS
+    assert dict(last.news(first)) == {"a": ("x", str(MAX_STEPS + 1))}
+    after = last.with_changes({str(number): "many" for number in range(MAX_TOUCHED + 1)})
+    assert after._steps == ()
+    assert len(after.news(last)) == MAX_TOUCHED + 1
 
 
 def rules(name: str, *shared: str) -> Rules:
