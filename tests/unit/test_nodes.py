@@ -15,7 +15,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.validate.node_ranges import free_ranges, overlapping
 from kubenetlab.errors import ManifestError
-from tests.clusters import FAMILIES, NOW, applied, deployment, pod, pod_named, running, settled, store
+from tests.clusters import FAMILIES, NOW, applied, deployment, pod, pod_named, problems_of, running, settled, store
 
 NODE = "apiVersion: v1\nkind: Node\nmetadata: {name: %s%s}\nspec: {%s}\n---\n"
 
@@ -191,3 +191,33 @@ def test_the_first_toleration_that_fits_counts() -> None:
     cluster = applied(running(store(on_worker("later", tolerations))), TAINTED, now=NOW + 10)
     assert not pod_named(settled(cluster, NOW + 60), "later").is_terminating
     assert pod_named(settled(cluster, NOW + 70), "later").is_terminating
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_taken"),
+    [
+        ("", "127.0.0.1", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("0.0.0.0", "::", False),
+        ("::1", "0.0.0.0", False),
+        ("", "::1", True),
+    ],
+)
+def test_a_published_port_is_one_nodes(one: str, other: str, is_taken: bool) -> None:
+    """As a socket's: an address that stands for all takes the port at each."""
+    mappings = ", ".join(f'{{containerPort: 30080, hostPort: 80, listenAddress: "{address}"}}' for address in (one, other))
+    node = f"nodes: [{{role: control-plane, extraPortMappings: [{mappings}]}}]\n"
+    found = problems_of(f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{ipFamily: dual}}\n{node}")
+    taken = ("nodes[0].extraPortMappings[1].hostPort", "TCP port 80 is taken by nodes[0].extraPortMappings[0] already")
+    assert [(problem.path, problem.message) for problem in found] == [taken] * is_taken
+
+
+def test_a_listen_address_that_nobody_has_is_told() -> None:
+    """It does no harm, as in a cluster."""
+    mapping = '{containerPort: 30080, listenAddress: "::1"}'
+    text = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{{role: control-plane, extraPortMappings: [{mapping}]}}]\n"
+    (problem,) = problems_of(text)
+    assert problem.is_warning
+    assert "::1 is IPv6, which this cluster does not have: nobody listens there" in problem.message

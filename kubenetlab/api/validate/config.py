@@ -7,7 +7,7 @@ from kubenetlab import names
 from kubenetlab.api.config import INTERNET_SUBNETS, LOAD_BALANCER_SUBNETS, NODE_SUBNETS, VERSIONS, ClusterConfig, Network, Pool, networks
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
-from kubenetlab.api.ip import is_address
+from kubenetlab.api.ip import is_address, version_of
 from kubenetlab.api.validate.metadata import subdomain_fault, validate_labels
 from kubenetlab.api.validate.node_ranges import range_faults
 
@@ -51,20 +51,33 @@ def _validate_nodes(config: ClusterConfig) -> Iterator[Finding]:
 
 def _validate_port_mappings(config: ClusterConfig) -> Iterator[Finding]:
     """Ports of the world outside: each leads to one node."""
-    seen: dict[tuple[str, int, str], str] = {}
+    seen: dict[tuple[str, int], list[tuple[str, str]]] = {}
     for index, node in enumerate(config.nodes):
         for number, mapping in enumerate(node.extra_port_mappings):
             path: Path = ("nodes", index, "extraPortMappings", number)
-            if mapping.listen_address and not is_address(mapping.listen_address):
-                yield Finding((*path, "listenAddress"), f"wanted an IP address, found {found(mapping.listen_address)}")
-            port = mapping.host_port or mapping.container_port
-            key = (mapping.protocol, port, mapping.listen_address)
-            if key in seen:
-                yield Finding((*path, "hostPort"), f"{mapping.protocol} port {port} is taken by {seen[key]} already")
-            else:
-                seen[key] = f"nodes[{index}].extraPortMappings[{number}]"
+            address, port = mapping.listen_address, mapping.host_port or mapping.container_port
+            if address and not is_address(address):
+                yield Finding((*path, "listenAddress"), f"wanted an IP address, found {found(address)}")
+                continue
+            if not _versions(address) & set(config.networking.versions):
+                message = f"{address} is IPv{version_of(address)}, which this cluster does not have: nobody listens there"
+                yield Finding((*path, "listenAddress"), message, is_warning=True)
+            others = seen.setdefault((mapping.protocol, port), [])
+            if taken := next((whose for other, whose in others if _overlap(address, other)), None):
+                yield Finding((*path, "hostPort"), f"{mapping.protocol} port {port} is taken by {taken} already")
+            others.append((address, f"nodes[{index}].extraPortMappings[{number}]"))
     if seen and not config.external:
         yield Finding(("external",), "wanted a host that publishes the nodes' extraPortMappings, found none")
+
+
+def _versions(listen_address: str) -> set[int]:
+    return {version_of(listen_address)} if listen_address else {4, 6}
+
+
+def _overlap(one: str, other: str) -> bool:
+    """True when two listen addresses cannot have the same port: they are the same, or one stands for all."""
+    is_any = bool({one, other} & {"", "0.0.0.0", "::"})
+    return bool(_versions(one) & _versions(other)) and (one == other or is_any)
 
 
 def _validate_ranges(config: ClusterConfig) -> Iterator[Finding]:
