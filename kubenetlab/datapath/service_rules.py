@@ -77,8 +77,9 @@ def _all(former: _All | None, *news: News[_Key, _Needs | _NodeByNode]) -> _All:
     former = former or _All({}, {}, ())
     changes: dict[str, dict[Subject, Rules | None]] = {}
     beside: Counter[Object] = Counter()
+    touched = [some[key] for key in dict.fromkeys(key for some in news for key in some) for some in news if key in some]
     for side, sign in ((0, -1), (1, 1)):
-        for pair in (pair for some in news for pair in some.values()):
+        for pair in touched:
             needs = pair[side]
             for one in needs if isinstance(needs, tuple) else ():
                 if isinstance(one, Rules):
@@ -86,8 +87,8 @@ def _all(former: _All | None, *news: News[_Key, _Needs | _NodeByNode]) -> _All:
                 else:
                     beside[one] += sign
     sets = dict(former.sets)
-    for dialect, touched in changes.items():
-        sets[dialect] = sets.get(dialect, RuleSet(dialect, Ledger())).with_changes(touched)
+    for dialect, others in changes.items():
+        sets[dialect] = sets.get(dialect, RuleSet(dialect, Ledger())).with_changes(others)
     needed = former.beside
     if any(beside.values()):
         needed = Counter(former.beside)
