@@ -21,10 +21,14 @@ from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.load import decode_object
 from kubenetlab.cli.options import mode as parsed
 from kubenetlab.datapath import modes
+from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.modes import PodNetwork
-from kubenetlab.datapath.view import ANYWHERE, Family, NodeView, ServiceView
-from kubenetlab.hoststate.rules import Bundle, RuleObject, rule_sets, steps
+from kubenetlab.datapath.proxy_views import ProxyView
+from kubenetlab.datapath.service_rules import service_rules
+from kubenetlab.datapath.view import Family, NodeView, ServiceView
+from kubenetlab.hoststate.rules import Bundle, RuleObject, RuleSet, steps
 from kubenetlab.kernel.rules import open_here
+from kubenetlab.versioned import VersionedMap
 
 SIZES = (100, 1000)
 LARGE = 10_000
@@ -186,9 +190,9 @@ def load_here(words: str, services: int) -> None:
     mode, network = modes.load("proxy", str(options.pop("type")), options), PodNetwork(1500, (PODS,))
     family = Family("172.18.0.2", "10.240.0.0/24")
     node = NodeView("n", (family,), (), (), (PODS,), (SERVICES,), ("172.18.0.0/16",), "cluster.local", ("10.96.0.10",), "onlink", "dynamic")
-    rules = [rules for view in _views(services) for rules in mode.service(view, ANYWHERE, network)]
+    known = ProxyView(VersionedMap((view.service.key, view) for view in _views(services)))
     objects = [obj for obj in mode.node(node, network) if isinstance(obj, RuleObject)]
-    objects += [Bundle(node.netns, found) for found in rule_sets(rules)]
+    objects += [Bundle(node.netns, found) for found in service_rules(Memo(), mode, known, node, network) if isinstance(found, RuleSet)]
     begun = time.perf_counter()
     wanted = steps([], objects, {}, anew=False)
     made = time.perf_counter()

@@ -13,7 +13,7 @@ from kubenetlab.api.core import Namespace, Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.meta import Labels, LabelSelector, Resource, matches_labels
 from kubenetlab.api.pods import Pod
-from kubenetlab.ledger import Ledger
+from kubenetlab.versioned import VersionedMap
 
 R = TypeVar("R", bound=Resource)
 Kind = type[Resource]
@@ -53,12 +53,12 @@ class Cluster:
         given: Mapping[GivenKey, Document] | None = None,
         revision: int = 0,
     ) -> None:
-        self._objects: dict[Kind, Ledger[tuple[str, str], Any]] = {kind: _ledger(found) for kind, found in (objects or {}).items()}
+        self._objects: dict[Kind, VersionedMap[tuple[str, str], Any]] = {kind: _versioned(found) for kind, found in (objects or {}).items()}
         self._indexes: dict[Any, Any] = {}
         self._lasting: dict[Any, tuple[Kind, ...]] = {}
         """Of those that follow from some kinds alone, these."""
         self._renewed: dict[Any, Any] = {}
-        self.given = _ledger(given or {})
+        self.given = _versioned(given or {})
         self.revision = revision
 
     def all(self, kind: type[R], namespace: str | None = None) -> Sequence[R]:
@@ -103,16 +103,16 @@ class Cluster:
         return self.slices_by_service.get(service.key, ())
 
     @property
-    def slices_by_service(self) -> Ledger[tuple[str, str], tuple[EndpointSlice, ...]]:
+    def slices_by_service(self) -> VersionedMap[tuple[str, str], tuple[EndpointSlice, ...]]:
         """Namespace and name of a Service → its slices, in the order in which they came."""
-        found: Ledger[tuple[str, str], tuple[EndpointSlice, ...]] = self.renewed("slices by service", self._slices_by_service)
+        found: VersionedMap[tuple[str, str], tuple[EndpointSlice, ...]] = self.renewed("slices by service", self._slices_by_service)
         return found
 
     def _slices_by_service(self, former: Any) -> Any:
         news = self.since("slices by service", (EndpointSlice,))
         if news is None or former is None:
             groups = _group(self.all(EndpointSlice), _service_of)
-            return Ledger((key, tuple(pieces)) for key, pieces in groups.items())
+            return VersionedMap((key, tuple(pieces)) for key, pieces in groups.items())
         touched: dict[tuple[str, str], dict[tuple[str, str], EndpointSlice]] = {}
         for pair in news[EndpointSlice]:
             for key in {_service_of(piece) for piece in pair if piece is not None}:
@@ -124,7 +124,7 @@ class Cluster:
                 touched[_service_of(after)][after.key] = after
         return former.with_changes({key: tuple(pieces.values()) or None for key, pieces in touched.items()})
 
-    def keyed(self, kind: type[R]) -> Ledger[tuple[str, str], R]:
+    def keyed(self, kind: type[R]) -> VersionedMap[tuple[str, str], R]:
         """Namespace and name → object."""
         return self._objects.get(kind, _NONE)
 
@@ -197,7 +197,13 @@ class Cluster:
             self._indexes[name] = self._renewed[name] = build(self._renewed.get(name))
         return self._indexes[name]
 
-    def _followed(self, changed: Mapping[Kind, Ledger[tuple[str, str], Any]], given: Ledger[GivenKey, Document], revision: int) -> Cluster:
+    def afresh(self) -> Cluster:
+        """The same store, of which nothing has been asked: to ask it takes no news away from others."""
+        return Cluster(self._objects, self.given, self.revision)
+
+    def _followed(
+        self, changed: Mapping[Kind, VersionedMap[tuple[str, str], Any]], given: VersionedMap[GivenKey, Document], revision: int
+    ) -> Cluster:
         """The store after this one, with other objects of some kinds."""
         changed = {kind: found for kind, found in changed.items() if found is not self.keyed(kind)}
         after = Cluster({**self._objects, **changed}, given, revision)
@@ -207,14 +213,14 @@ class Cluster:
         return after
 
 
-_NONE: Ledger[Any, Any] = Ledger()
+_NONE: VersionedMap[Any, Any] = VersionedMap()
 
 
-def _ledger(found: Mapping[Any, Any]) -> Ledger[Any, Any]:
-    return found if isinstance(found, Ledger) else Ledger(found)
+def _versioned(found: Mapping[Any, Any]) -> VersionedMap[Any, Any]:
+    return found if isinstance(found, VersionedMap) else VersionedMap(found)
 
 
-def _without(given: Ledger[GivenKey, Document], gone: Delete) -> Ledger[GivenKey, Document]:
+def _without(given: VersionedMap[GivenKey, Document], gone: Delete) -> VersionedMap[GivenKey, Document]:
     if gone.kind is not Namespace:
         return given.with_changes({(gone.kind.kind, gone.namespace, gone.name): None})
     return given.with_changes({key: None for key in given if key[1] == gone.name or key == (gone.kind.kind, gone.namespace, gone.name)})

@@ -33,7 +33,7 @@ def uplink_plan(name: str, given: Manifests) -> list[dict[str, Any]]:
     from kubenetlab import names
     from kubenetlab.lab import rundir
 
-    has = (rundir.of(name) / rundir.UPLINK).exists()
+    has = rundir.is_alive(name) and (rundir.of(name) / rundir.UPLINK).exists()
     if given.config is None or given.cluster_config.uplink == has:
         return []
     mark = "-" if has else "+"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kubenetlab.ledger import Ledger, News
+from kubenetlab.versioned import News, VersionedMap
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -17,7 +17,7 @@ class Memo:
 
     def __init__(self) -> None:
         self._known: dict[Any, tuple[Any, Any]] = {}
-        self._followed: dict[Any, tuple[Any, tuple[Ledger[Any, Any], ...], Any]] = {}
+        self._followed: dict[Any, tuple[Any, tuple[VersionedMap[Any, Any], ...], Any]] = {}
         self.calls = 0
 
     def __call__(self, key: Any, function: Callable[..., T], *inputs: Any) -> T:
@@ -31,33 +31,34 @@ class Memo:
         self._known[key] = (inputs, value)
         return value
 
-    def each(self, key: Any, function: Callable[..., T], items: Ledger[K, V], *inputs: Any) -> Ledger[K, T]:
+    def each(self, key: Any, function: Callable[..., T], items: VersionedMap[K, V], *inputs: Any) -> VersionedMap[K, T]:
         """`function(item, *inputs)` for each of many items; as long as the inputs are equal, for those that are others than the last time."""
 
-        def build(former: Ledger[K, T] | None, news: News[K, V]) -> Ledger[K, T]:
+        def build(former: VersionedMap[K, T] | None, news: News[K, V]) -> VersionedMap[K, T]:
             self.calls += len(news) - 1  # and one that `follow` counts
             changes = {name: function(item, *inputs) if item is not None else None for name, (_, item) in news.items()}
-            return (Ledger() if former is None else former).with_changes(changes)
+            return (VersionedMap() if former is None else former).with_changes(changes)
 
         return self.follow(key, build, items, given=inputs)
 
-    def follow(self, key: Any, build: Callable[..., T], *ledgers: Ledger[Any, Any], given: Any = ()) -> T:
-        """`build(former, *news)`: what it gave for `key` the last time, and what has changed in each ledger since.
+    def follow(self, key: Any, build: Callable[..., T], *maps: VersionedMap[Any, Any], given: Any = ()) -> T:
+        """`build(former, *news)`: what it gave for `key` the last time, and what has changed in each map since.
 
         The first time, and when `given` is not equal any more, there is nothing former and everything is new.
         """
-        former, before = None, tuple(Ledger[Any, Any]() for _ in ledgers)
+        former, before = None, tuple(VersionedMap[Any, Any]() for _ in maps)
         known = self._followed.get(key)
         if known is not None and known[0] == given:
             _, before, former = known
-            if all(now is then for now, then in zip(ledgers, before, strict=True)):
+            if all(now is then for now, then in zip(maps, before, strict=True)):
                 found: T = former
                 return found
         self.calls += 1
-        found = build(former, *(now.news(then) for now, then in zip(ledgers, before, strict=True)))
-        self._followed[key] = (given, ledgers, found)
+        found = build(former, *(now.news(then) for now, then in zip(maps, before, strict=True)))
+        self._followed[key] = (given, maps, found)
         return found
 
     def forget(self, gone: Callable[[Any], bool]) -> None:
         """Drops what was kept for keys that will not come again."""
         self._known = {key: value for key, value in self._known.items() if not gone(key)}
+        self._followed = {key: value for key, value in self._followed.items() if not gone(key)}

@@ -21,7 +21,7 @@ from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.datapath.view import ServiceView, service_views
 from kubenetlab.hoststate.programs import Listener, ProgramRun
-from kubenetlab.ledger import Ledger
+from kubenetlab.versioned import VersionedMap
 
 PROGRAM = "kube_proxy"
 LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
@@ -34,7 +34,7 @@ _Key = tuple[str, str]
 class ProxyView(Struct, frozen=True):
     """One kube-proxy's knowledge."""
 
-    services: Ledger[_Key, ServiceView]
+    services: VersionedMap[_Key, ServiceView]
     """By namespace and name, in order."""
     whose: str = ""
     """The node whose alone this view is; empty for the one that all share."""
@@ -55,14 +55,14 @@ class ProxyView(Struct, frozen=True):
 class Tally(Struct, frozen=True):
     """What is counted of the Services that a kube-proxy knows, and which of them are looked at one by one."""
 
-    services: Ledger[_Key, ServiceView]
+    services: VersionedMap[_Key, ServiceView]
     proxied: int
     """How many have rules."""
     endpoints: int
     """How many ready endpoints those have."""
-    local: Ledger[_Key, ServiceView]
+    local: VersionedMap[_Key, ServiceView]
     """Those of them that some traffic reaches by endpoints on its own node alone."""
-    checked: Ledger[_Key, ServiceView]
+    checked: VersionedMap[_Key, ServiceView]
     """The Services whose load balancers ask each node whether it has endpoints."""
 
 
@@ -85,8 +85,8 @@ def tally(cluster: Cluster, view: ProxyView) -> Tally:
     return found
 
 
-def _tally(services: Ledger[_Key, ServiceView], former: Tally | None) -> Tally:
-    former = former or Tally(Ledger(), 0, 0, Ledger(), Ledger())
+def _tally(services: VersionedMap[_Key, ServiceView], former: Tally | None) -> Tally:
+    former = former or Tally(VersionedMap(), 0, 0, VersionedMap(), VersionedMap())
     news = services.news(former.services)
     counted = [(sign, pair[side]) for pair in news.values() for side, sign in ((0, -1), (1, 1))]
     proxied = [(sign, known) for sign, known in counted if known is not None and _has_rules(known.service)]

@@ -18,7 +18,7 @@ from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.view import ANYWHERE, NodeView, Place, ServiceView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules import Rules, RuleSet, Subject
-from kubenetlab.ledger import Ledger, News
+from kubenetlab.versioned import News, VersionedMap
 
 _Key = tuple[str, str]
 _Needs = tuple[Rules | Object, ...]
@@ -62,14 +62,14 @@ def _service(view: ServiceView, proxy: ServiceProxy, network: PodNetwork, place:
 
 
 def _placed(
-    views: Ledger[_Key, ServiceView],
-    everywhere: Ledger[_Key, _Needs | _NodeByNode],
-    former: Ledger[_Key, ServiceView] | None,
+    views: VersionedMap[_Key, ServiceView],
+    everywhere: VersionedMap[_Key, _Needs | _NodeByNode],
+    former: VersionedMap[_Key, ServiceView] | None,
     *news: News[_Key, object],
-) -> Ledger[_Key, ServiceView]:
+) -> VersionedMap[_Key, ServiceView]:
     """The Services that have to be asked for node by node."""
     changes = {key: views.get(key) if everywhere.get(key) is _NODE_BY_NODE else None for some in news for key in some}
-    return (Ledger() if former is None else former).with_changes(changes)
+    return (VersionedMap() if former is None else former).with_changes(changes)
 
 
 def _all(former: _All | None, *news: News[_Key, _Needs | _NodeByNode]) -> _All:
@@ -88,7 +88,7 @@ def _all(former: _All | None, *news: News[_Key, _Needs | _NodeByNode]) -> _All:
                     beside[one] += sign
     sets = dict(former.sets)
     for dialect, others in changes.items():
-        sets[dialect] = sets.get(dialect, RuleSet(dialect, Ledger())).with_changes(others)
+        sets[dialect] = sets.get(dialect, RuleSet(dialect, VersionedMap())).with_changes(others)
     needed = former.beside
     if any(beside.values()):
         needed = Counter(former.beside)

@@ -21,7 +21,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.addresses import dns_address
 from kubenetlab.controllers.ipam import attachment_of, network
-from kubenetlab.ledger import Ledger
+from kubenetlab.versioned import VersionedMap
 
 DEFAULT_ROUTES: Final = {4: "0.0.0.0/0", 6: "::/0"}
 
@@ -221,7 +221,7 @@ def by_itself(node: NodeView) -> NodeView:
     return structs.replace(node, pods=(), peers=())
 
 
-def service_views(cluster: Cluster) -> Ledger[tuple[str, str], ServiceView]:
+def service_views(cluster: Cluster) -> VersionedMap[tuple[str, str], ServiceView]:
     """Every Service with its slices, in order. Of several that claim the same port of an address outside the first has it.
 
     A view that is like the one before the last change is that very value.
@@ -230,15 +230,17 @@ def service_views(cluster: Cluster) -> Ledger[tuple[str, str], ServiceView]:
     return found  # type: ignore[no-any-return]
 
 
-_Parts = tuple[Ledger[tuple[str, str], Any], ...]
+_Parts = tuple[VersionedMap[tuple[str, str], Any], ...]
 
 
-def _service_views(cluster: Cluster, former: tuple[_Parts, Ledger[tuple[str, str], ServiceView]] | None) -> Any:
+def _service_views(cluster: Cluster, former: tuple[_Parts, VersionedMap[tuple[str, str], ServiceView]] | None) -> Any:
     """The Services, their slices and what others have taken; and the views made of them."""
     services, slices = cluster.keyed(Service), cluster.slices_by_service
-    taken: Ledger[tuple[str, str], tuple[Claim, ...]] = cluster.derived("contested ports", lambda: Ledger(_taken(cluster)), (Service,))
+    taken: VersionedMap[tuple[str, str], tuple[Claim, ...]] = cluster.derived(
+        "contested ports", lambda: VersionedMap(_taken(cluster)), (Service,)
+    )
     parts: _Parts = (services, slices, taken)
-    before, views = former or ((Ledger(), Ledger(), Ledger()), Ledger())
+    before, views = former or ((VersionedMap(), VersionedMap(), VersionedMap()), VersionedMap())
     touched = dict.fromkeys(key for now, then in zip(parts, before, strict=True) for key in now.news(then))
     changes: dict[tuple[str, str], ServiceView | None] = {}
     for key in touched:

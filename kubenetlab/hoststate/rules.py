@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, cast
 from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
-from kubenetlab.ledger import Ledger
+from kubenetlab.versioned import VersionedMap
 
 Name = tuple[str, str]
 """(family, table or beginning of a chain's name): what a dialect has to itself in a namespace."""
@@ -77,7 +77,7 @@ class RuleSet(Struct, frozen=True, dict=True):
     """
 
     dialect: str
-    by_subject: Ledger[Subject, Rules]
+    by_subject: VersionedMap[Subject, Rules]
 
     @property
     def rules(self) -> Iterable[Rules]:
@@ -119,6 +119,8 @@ class RuleSet(Struct, frozen=True, dict=True):
 
     def since(self, old: RuleSet) -> Differing:
         """What differs from another set; nodes that share both share the answer."""
+        if not self.by_subject:
+            return _differing(self.by_subject.news(old.by_subject).values())
         if self._answers.get("old") is not old:
             old._answers.clear()  # or every set would keep the one before
             self._answers.update(old=old, found=_differing(self.by_subject.news(old.by_subject).values()))
@@ -275,15 +277,7 @@ def _sorted_out(objects: Iterable[Any]) -> tuple[dict[Key, Any], RuleSet]:
     return single, found
 
 
-def rule_sets(rules: Iterable[Rules]) -> tuple[RuleSet, ...]:
-    """Rules of any dialects, dialect by dialect."""
-    found: dict[str, list[Rules]] = {}
-    for one in rules:
-        found.setdefault(one.dialect, []).append(one)
-    return tuple(RuleSet(name, Ledger((one.whose, one) for one in several)) for name, several in found.items())
-
-
-NO_RULES = RuleSet("", Ledger())
+NO_RULES = RuleSet("", VersionedMap())
 
 
 def by_dialect(objects: Iterable[RuleObject]) -> dict[str, list[RuleObject]]:
@@ -318,8 +312,6 @@ def names(objects: Iterable[RuleObject]) -> dict[str, tuple[Name, ...]]:
 
 
 def digest(objects: Iterable[RuleObject]) -> str:
-    """Tells one set of objects from another."""
-    told = hashlib.sha256()
-    for obj in objects:
-        told.update(obj.rules.digest if isinstance(obj, Bundle) else repr(obj).encode())
-    return told.hexdigest()
+    """Tells one set of objects from another; their order, which depends on what was there before, is not part of it."""
+    told = sorted(obj.rules.digest if isinstance(obj, Bundle) else repr(obj).encode() for obj in objects)
+    return hashlib.sha256(b"\0".join(told)).hexdigest()

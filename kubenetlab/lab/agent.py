@@ -203,10 +203,10 @@ class Agent:
             if is_checking:
                 await self._check_rules()
             self.sight.refresh(self.desired)
+            if is_checking:
+                self.sight.doubt_shared()  # for a look when what was asked for is in force
             before = self.cluster
             await self._round()
-            if is_checking:  # what was asked for is in force: now there is time for a look at the rest
-                self.sight.doubt_shared()
             if self.cluster is before and not self._dirty.is_set() and not self.sight.has_doubts:
                 break
         else:
@@ -255,7 +255,8 @@ class Agent:
         pids = self.sandboxes.pids
         made = [entry.netns for entry in changes.namespaces if entry.is_new and entry.netns in pids]
         self.learn(change for netns in made for change in facts.sandbox_made(self.cluster, netns, pids[netns]))
-        if gone := changes.departed():
+        if departed := changes.departed():
+            gone = departed | {netns.removeprefix("node/") for netns in departed}
             self._memo.forget(lambda key: isinstance(key, tuple) and key[1] in gone)
         self._settle(changes, refused)
 

@@ -232,6 +232,8 @@ class CoreDNS:
                 now = slices.get(obj.key)
                 if now is not None and _service_of(now) == _service_of(obj):
                     behind[obj.key] = now
+                if not behind:
+                    del self._behind[_service_of(obj)]
         assert self._zone is not None
         for key in dict.fromkeys(_service_of(obj) if isinstance(obj, EndpointSlice) else obj.key for obj in touched):
             self._zone.change(key, services.get(key), self._behind.get(key, {}).values())

@@ -103,7 +103,7 @@ class LabApi:
         admission = _admit(agent.cluster, asked["documents"])
         if admission.findings:
             return _json(_admission(admission))
-        cluster, _ = controllers.run(admission.cluster, time.time())
+        cluster, _ = controllers.run(admission.cluster.afresh(), time.time())
         try:
             desired = plan(cluster, decisions(cluster), Memo())
         except ManifestError as error:

@@ -116,10 +116,13 @@ class Keeper:
 
 
 def _changes(before: Cluster, after: Cluster) -> Iterator[Resource | Delete]:
-    """Objects that are not the very same ones."""
+    """Objects that are not the very same ones; before one that was made anew it is told that the former is gone."""
     for kind in STORED:
         for old, new in after.news(kind, before.keyed(kind)):
-            yield deletion(old) if new is None else new
+            if old is not None and (new is None or new.uid != old.uid):
+                yield deletion(old)
+            if new is not None:
+                yield new
 
 
 def _given(before: Cluster, after: Cluster) -> Iterator[_Given]:
@@ -139,12 +142,12 @@ def _lines(journal: Path) -> Iterator[_Line]:
 
 
 def _follow(line: _Line, objects: dict[Kind, dict[tuple[str, str], Resource]], given: dict[GivenKey, Document]) -> None:
+    for name, namespace, own in line.gone:
+        objects[_KINDS[name]].pop((namespace, own), None)
     for name, several in line.objects.items():
         for raw in several:
             obj: Resource = msgspec.json.decode(raw, type=_KINDS[name])
             objects[_KINDS[name]][obj.key] = obj
-    for name, namespace, own in line.gone:
-        objects[_KINDS[name]].pop((namespace, own), None)
     for kind, namespace, own, document in line.given:
         if document is None:
             given.pop((kind, namespace, own), None)

@@ -80,7 +80,10 @@ class Zone:
             del self._known[name][source]
             if not self._known[name]:
                 del self._known[name]
-                self._above.subtract(self._ancestors(name))
+                for above in self._ancestors(name):
+                    self._above[above] -= 1
+                    if not self._above[above]:
+                        del self._above[above]
         for name, values in records.items():
             if name not in self._known:
                 self._above.update(self._ancestors(name))

@@ -26,7 +26,7 @@ from kubenetlab.hoststate.rules import Bundle, Rules, RuleSet
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.fake import FakeKernel
-from kubenetlab.ledger import Ledger
+from kubenetlab.versioned import VersionedMap
 
 NAMES = {1: "lo", 7: "eth0", 8: "cbr0"}
 OF_VERSION = {
@@ -362,7 +362,7 @@ def service_rules(name: str, *endpoints: str) -> Rules:
 
 
 def bundle(*rules: Rules) -> Bundle:
-    return Bundle("n", RuleSet("nftables", Ledger((one.whose, one) for one in rules)))
+    return Bundle("n", RuleSet("nftables", VersionedMap((one.whose, one) for one in rules)))
 
 
 def test_of_bundles_that_changed_only_what_differs_is_told() -> None:

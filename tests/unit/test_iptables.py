@@ -21,7 +21,7 @@ from kubenetlab.hoststate.iptables import (
     update,
 )
 from kubenetlab.hoststate.rules import Bundle, Rules, RuleSet
-from kubenetlab.ledger import Ledger
+from kubenetlab.versioned import VersionedMap
 
 PORT = PortView("ns1", "svc1", "p80", "tcp", "172.30.0.41", 80, (EndpointAddress("10.180.0.1", 80),))
 
@@ -55,7 +55,7 @@ def entries(*names: str) -> Bundle:
         Rules("iptables", "ip", name, (Entry("", "ip", "nat", "KUBE-SERVICES", f"-j {name}"), Chain("", "ip", "nat", name)))
         for name in names
     )
-    return Bundle("n", RuleSet("iptables", Ledger((one.whose, one) for one in own)))
+    return Bundle("n", RuleSet("iptables", VersionedMap((one.whose, one) for one in own)))
 
 
 def test_entries_come_before_the_chains_own_rules() -> None:

@@ -15,9 +15,10 @@ from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.ipset import Member, Set
 from kubenetlab.hoststate.ipvs import Listed, RealServer, VirtualServer, against, decode_orders
 from kubenetlab.hoststate.link import Dummy
-from kubenetlab.hoststate.rules import Bundle, RuleObject, Rules, rule_sets, steps
+from kubenetlab.hoststate.rules import Bundle, RuleObject, Rules, RuleSet, steps
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState, contents_of
+from kubenetlab.versioned import VersionedMap
 from tests.clusters import deployment, running, store
 
 NETWORK = PodNetwork(1500, ("10.244.0.0/16",))
@@ -111,14 +112,18 @@ SET = Set("n", "KUBE-A", "hash:ip family inet")
 
 
 def bundle(name: str, *objects: RuleObject) -> Bundle:
-    return Bundle("n", rule_sets([Rules(objects[0].dialect, "ip", name, (), objects)])[0])
+    return bundled(Rules(objects[0].dialect, "ip", name, (), objects))
+
+
+def bundled(*rules: Rules) -> Bundle:
+    return Bundle("n", RuleSet(rules[0].dialect, VersionedMap((one.whose, one) for one in rules)))
 
 
 def test_a_member_stays_while_somebody_wants_it() -> None:
     """Two Services may share an address outside."""
     shared, own = Member("", "KUBE-A", "192.0.2.1"), Member("", "KUBE-A", "10.96.0.9")
     one, other = (Rules("ipset", "ip", name, (), members) for name, members in (("one", (shared, own)), ("other", (shared,))))
-    before, after = (Bundle("n", rule_sets(rules)[0]) for rules in ([one, other], [other]))
+    before, after = bundled(one, other), bundled(other)
     words = ipset.decode_restore(ipset.update([SET, before], [SET, after])).text
     assert words == "del -exist KUBE-A 10.96.0.9\n"
     assert ipset.decode_restore(ipset.update([SET, before], [])).text == "destroy KUBE-A\n"

@@ -15,12 +15,12 @@ PACKAGE = Path(kubenetlab.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "names": set(),
-    "ledger": set(),
-    "hoststate": {"errors", "ledger", "names"},
-    "api": {"errors", "ledger", "names"},
+    "versioned": set(),
+    "hoststate": {"errors", "versioned", "names"},
+    "api": {"errors", "versioned", "names"},
     "programs": {"api", "hoststate", "errors", "names"},
     "controllers": {"api", "errors", "names"},
-    "datapath": {"api", "controllers", "programs", "hoststate", "errors", "ledger", "names"},
+    "datapath": {"api", "controllers", "programs", "hoststate", "errors", "versioned", "names"},
     "kernel": {"hoststate", "errors", "names"},
     "observe": {"api", "controllers", "programs", "kernel", "errors", "names"},
     "lab": {"api", "controllers", "datapath", "programs", "hoststate", "kernel", "observe", "errors", "names"},
@@ -28,7 +28,7 @@ MAY_IMPORT = {
 }
 """Package → packages of ours that it may import beside itself."""
 
-PURE = ("ledger", "api", "controllers", "datapath", "hoststate", "programs")
+PURE = ("versioned", "api", "controllers", "datapath", "hoststate", "programs")
 IMPURE_MODULES = {
     "socket",
     "subprocess",

@@ -7,16 +7,18 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, Delete, deletion
+from kubenetlab.controllers import Controllers
 from kubenetlab.datapath import faults, plan
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.view import service_views
 from kubenetlab.hoststate.rules import RuleObject, digest
-from tests.clusters import NOW, ONLINK, applied, pod, running, service, settled, store
+from tests.clusters import NOW, ONLINK, applied, deployment, observed, pod, running, service, settled, store, web_pods
 
 Edit = Callable[[Cluster], Cluster]
 
@@ -91,6 +93,14 @@ def withdrawing(name: str) -> Edit:
     return lambda cluster: settled(cluster.with_changes([Delete(Service, "default", name)]))
 
 
+def switching(mode: str) -> Edit:
+    return lambda cluster: applied(cluster, in_mode(mode))
+
+
+def in_mode(mode: str) -> str:
+    return f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{kubeProxyMode: {mode}}}\n---\n"
+
+
 def breaking(how: str) -> Edit:
     """The kube-proxy of one node; or what is broken is healed."""
 
@@ -106,6 +116,7 @@ PLANNED = st.one_of(
     EDITS,
     st.builds(treating, st.sampled_from("st"), st.sampled_from(POLICIES)),
     st.builds(withdrawing, st.sampled_from("st")),
+    st.builds(switching, st.sampled_from(MODES)),
     st.builds(breaking, st.sampled_from(("stopped", "stale", "misconfigured", "healed"))),
 )
 
@@ -115,7 +126,7 @@ PLANNED = st.one_of(
 def test_a_plan_that_came_about_by_changes_is_the_plan(mode: str, edits: list[Edit]) -> None:
     """What is computed from what has changed is what somebody computes who sees the store for the first time."""
     memo = Memo()
-    cluster = running(store(f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{kubeProxyMode: {mode}}}\n---\n"))
+    cluster = running(store(in_mode(mode)))
     for edit in edits:
         plan(cluster, ONLINK, memo)
         cluster = edit(cluster)
@@ -125,6 +136,18 @@ def test_a_plan_that_came_about_by_changes_is_the_plan(mode: str, edits: list[Ed
         rules = [[obj for obj in one.values() if isinstance(obj, RuleObject)] for one in (found[netns], contents)]
         assert digest(rules[0]) == digest(rules[1])
     assert found.namespaces.keys() == afresh.namespaces.keys()
+
+
+def test_who_only_tries_takes_no_news_away() -> None:
+    """A plan of a store that the lab's controllers have not come to yet: what they hear of afterwards is all of it."""
+    mine = Controllers()
+    cluster, _ = mine.run(running(store(deployment(replicas=2) + service())), NOW)
+    gone = cluster.with_changes(deletion(one) for kind in (Deployment, EndpointSlice) for one in cluster.all(kind, "default"))
+    Controllers().run(gone.afresh(), NOW)
+    later = gone.with_changes([observed(web_pods(gone)[0], ready=False)])
+    found, _ = mine.run(later, NOW)
+    assert found.all(ReplicaSet, "default") == []
+    assert [piece.name for piece in found.all(EndpointSlice, "default")] == [piece.name for piece in cluster.all(EndpointSlice, "default")]
 
 
 def test_what_has_changed_is_told_once() -> None:

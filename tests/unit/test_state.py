@@ -18,7 +18,8 @@ from tests.clusters import applied, deployment, pod, running, service, store
 
 
 def contents(cluster: Cluster) -> object:
-    return [{obj.key: obj for obj in cluster.all(kind)} for kind in STORED], cluster.given, cluster.revision
+    in_order = [service.name for service in cluster.all(Service)]  # of two that want the same, the first has it
+    return [{obj.key: obj for obj in cluster.all(kind)} for kind in STORED], in_order, cluster.given, cluster.revision
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -33,7 +33,7 @@ from kubenetlab.datapath.faults import BreakOptions
 from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.view import ServiceView
 from kubenetlab.errors import did_you_mean
-from kubenetlab.ledger import Ledger
+from kubenetlab.versioned import VersionedMap
 
 _MEANS = {
     "stopped": "is stopped: the node keeps its rules, and misses every change",
@@ -41,7 +41,7 @@ _MEANS = {
     "misconfigured": "reads another cluster: its Services lead to addresses that nobody has",
 }
 
-_Views = Ledger[tuple[str, str], ServiceView]
+_Views = VersionedMap[tuple[str, str], ServiceView]
 
 
 class Break(BreakOptions, frozen=True):
@@ -101,7 +101,7 @@ def _remembered(services: Iterable[Service], slices: Iterable[EndpointSlice]) ->
     behind: dict[tuple[str, str], list[EndpointSlice]] = {}
     for piece in slices:
         behind.setdefault((piece.namespace, piece.service_name), []).append(piece)
-    return Ledger((service.key, ServiceView(service, tuple(behind.get(service.key, ())))) for service in services)
+    return VersionedMap((service.key, ServiceView(service, tuple(behind.get(service.key, ())))) for service in services)
 
 
 def _elsewhere(cluster: Cluster, view: ProxyView) -> ProxyView:
@@ -113,7 +113,7 @@ def _elsewhere(cluster: Cluster, view: ProxyView) -> ProxyView:
 
 def _all_moved(views: _Views, ranges: tuple[Network, ...], former: tuple[_Views, _Views] | None) -> tuple[_Views, _Views]:
     """The Services as they are, and with their endpoints in the other ranges."""
-    before, moved = former or (Ledger(), Ledger())
+    before, moved = former or (VersionedMap(), VersionedMap())
     changes = {
         key: structs.replace(known, slices=tuple(_moved(piece, ranges) for piece in known.slices)) if known is not None else None
         for key, (_, known) in views.news(before).items()
