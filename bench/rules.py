@@ -77,19 +77,60 @@ def nft_chains(services: int) -> str:
     )
 
 
+IPTABLES_BESIDE = """\
+*mangle
+:KUBE-KUBELET-CANARY - [0:0]
+:KUBE-PROXY-CANARY - [0:0]
+COMMIT
+*filter
+:KUBE-EXTERNAL-SERVICES - [0:0]
+:KUBE-FIREWALL - [0:0]
+:KUBE-FORWARD - [0:0]
+:KUBE-NODEPORTS - [0:0]
+:KUBE-PROXY-FIREWALL - [0:0]
+:KUBE-SERVICES - [0:0]
+-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP
+-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
+-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT
+-A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A INPUT -m conntrack --ctstate NEW -j KUBE-PROXY-FIREWALL
+-A INPUT -j KUBE-NODEPORTS
+-A INPUT -m conntrack --ctstate NEW -j KUBE-EXTERNAL-SERVICES
+-A INPUT -j KUBE-FIREWALL
+-A FORWARD -m conntrack --ctstate NEW -j KUBE-PROXY-FIREWALL
+-A FORWARD -j KUBE-FORWARD
+-A FORWARD -m conntrack --ctstate NEW -j KUBE-SERVICES
+-A FORWARD -m conntrack --ctstate NEW -j KUBE-EXTERNAL-SERVICES
+-A OUTPUT -m conntrack --ctstate NEW -j KUBE-PROXY-FIREWALL
+-A OUTPUT -m conntrack --ctstate NEW -j KUBE-SERVICES
+-A OUTPUT -j KUBE-FIREWALL
+COMMIT
+"""
+"""What kube-proxy and kubelet have in the other tables, and the hooks of all."""
+
+
 def iptables_chains(services: int) -> str:
-    """kube-proxy's: a rule and a chain for each Service, a chain for each endpoint."""
+    """kube-proxy's: a rule and a chain for each Service, a chain for each endpoint, and comments that say whose they are."""
     names = [(f"KUBE-SVC-{n:016}", [f"KUBE-SEP-{n:015}{k}" for k in (0, 1)], endpoints(n)) for n in range(services)]
-    lines = ["*nat", ":KUBE-SERVICES - [0:0]", ":KUBE-MARK-MASQ - [0:0]"]
-    lines += (f":{name} - [0:0]" for service, own, _ in names for name in (service, *own))
+    own_chains = [":KUBE-SERVICES - [0:0]", ":KUBE-NODEPORTS - [0:0]", ":KUBE-POSTROUTING - [0:0]", ":KUBE-MARK-MASQ - [0:0]"]
+    lines = ["*nat", *own_chains, *(f":{name} - [0:0]" for service, own, _ in names for name in (service, *own))]
     lines.append("-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000")
+    lines.append("-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN")
+    lines.append("-A KUBE-POSTROUTING -j MARK --xor-mark 0x4000")
+    lines.append("-A KUBE-POSTROUTING -j MASQUERADE --random-fully")
     for n, (service, own, addresses) in enumerate(names):
-        lines.append(f"-A KUBE-SERVICES -m tcp -p tcp -d {vip(n)} --dport 80 -j {service}")
-        lines.append(f"-A {service} -m tcp -p tcp -d {vip(n)} --dport 80 ! -s {PODS} -j KUBE-MARK-MASQ")
-        lines += (f"-A {service} -m statistic --mode random --probability 0.5 -j {own[0]}", f"-A {service} -j {own[1]}")
-        for name, address in zip(own, addresses, strict=True):
-            lines += (f"-A {name} -s {address} -j KUBE-MARK-MASQ", f"-A {name} -m tcp -p tcp -j DNAT --to-destination {address}:8080")
-    return "\n".join([*lines, "-A PREROUTING -j KUBE-SERVICES", "COMMIT", ""])
+        whose = f'-m comment --comment "default/svc-{n}:http'
+        lines.append(f'-A KUBE-SERVICES {whose} cluster IP" -m tcp -p tcp -d {vip(n)} --dport 80 -j {service}')
+        lines.append(f'-A {service} {whose} cluster IP" -m tcp -p tcp -d {vip(n)} --dport 80 ! -s {PODS} -j KUBE-MARK-MASQ')
+        for name, address, share in zip(own, addresses, ("-m statistic --mode random --probability 0.5 ", ""), strict=True):
+            lines.append(f'-A {service} {whose} -> {address}:8080" {share}-j {name}')
+            lines.append(f'-A {name} {whose}" -s {address} -j KUBE-MARK-MASQ')
+            lines.append(f'-A {name} {whose}" -m tcp -p tcp -j DNAT --to-destination {address}:8080')
+    lines.append("-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")
+    lines += (
+        f"-A {hook} -j KUBE-{'POSTROUTING' if hook == 'POSTROUTING' else 'SERVICES'}" for hook in ("PREROUTING", "OUTPUT", "POSTROUTING")
+    )
+    return "\n".join([*lines, "COMMIT", IPTABLES_BESIDE])
 
 
 BASELINES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -121,21 +121,43 @@ def test_a_new_node_agent_listens_again(world: World) -> None:
 
 def test_an_entry_that_somebody_takes_away_is_made_again(world: World) -> None:
     """Of what Services are as the node's programs know them."""
-    (filter_,) = (
-        one["options"]
-        for one in json.loads(world.lab.inside(world.places["node:worker"], "tc", "-j", "filter", "show", "dev", "eth0", "ingress"))
-        if "options" in one
-    )
-    loaded = Libbpf().found({"coming": filter_["prog"]["id"]})
+    with without_fronts(world) as (before, now):
+        wait_for(lambda: now() == before, "the fronts as they were")
+    (answer,) = world.ask("a", ("TCP", world.services["open"], 80))
+    assert answer.who == "b"
+
+
+def test_an_entry_that_somebody_takes_away_is_left_so_where_that_is_asked_for(world: World) -> None:
+    """With `drift: keep` it is told, and made again by the next `up`."""
+    lab = world.lab
+    lab.run("up", "--drift", "keep")
+
+    def told() -> int:
+        return (lab.directory / "log").read_text().count("(drift: keep)")
+
+    told_before = told()
+    with without_fronts(world) as (before, now):
+        wait_for(lambda: told() > told_before, "a word of it")
+        assert "+ bpf" in lab.run("diff", status=1).out
+        assert now() == {}
+        lab.run("up", "--drift", "repair")
+        assert now() == before
+    assert lab.run("diff").status == 0
+
+
+@contextmanager
+def without_fronts(world: World) -> Iterator[tuple[dict[bytes, bytes], Callable[[], dict[bytes, bytes]]]]:
+    """What the programs of a node knew of Services' addresses, none of which is left, and how to ask what they know now."""
+    filters = json.loads(world.lab.inside(world.places["node:worker"], "tc", "-j", "filter", "show", "dev", "eth0", "ingress"))
+    (program_id,) = (one["options"]["prog"]["id"] for one in filters if "options" in one)
+    loaded = Libbpf().found({"coming": program_id})
     try:
         before = dict(loaded.entries("fronts"))
         for key in before:
             loaded.delete("fronts", key)
-        wait_for(lambda: dict(loaded.entries("fronts")) == before, "the fronts as they were")
+        yield before, lambda: dict(loaded.entries("fronts"))
     finally:
         loaded.close()
-    (answer,) = world.ask("a", ("TCP", world.services["open"], 80))
-    assert answer.who == "b"
 
 
 def test_a_connection_outlives_the_agents(world: World) -> None:

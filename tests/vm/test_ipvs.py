@@ -107,6 +107,20 @@ def test_by_the_clients_address_it_stays_with_one(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
+    ("scheduler", "is_spread"),
+    [
+        *((scheduler, True) for scheduler in ("wrr", "lc", "wlc", "sed", "nq", "mh")),
+        *((scheduler, False) for scheduler in ("dh", "lblc", "lblcr")),  # by where it goes: one Service, one pod
+    ],
+)
+def test_each_scheduler_chooses_in_its_way(lab: Lab, scheduler: str, is_spread: bool) -> None:
+    """The pods are alike and nobody is busy: those that look at load or at turns reach all, those that look at the destination one."""
+    lab.run("up", "--proxy", f"ipvs,scheduler={scheduler}")
+    found = answers(lab, 30)
+    assert set(found) == set(WEB) if is_spread else list(found.values()) == [30]
+
+
+@pytest.mark.parametrize(
     ("command", "shown"),
     [
         pytest.param(["ipset", "flush", "KUBE-CLUSTER-IP"], "+ ipset KUBE-CLUSTER-IP member", id="members of a set"),
@@ -120,6 +134,7 @@ def test_what_others_change_is_told_and_made_anew(lab: Lab, command: list[str], 
         lab.inside(lab.place("nodes", "worker"), *command)
         return shown in lab.run("diff", status=None).out
 
+    lab.run("up", "--proxy", "ipvs")
     wait_for(is_seen, "the drift to be shown")  # it may have been repaired before anybody looks
     wait_for(lambda: lab.run("diff", status=None).status == 0, "the repair")
     assert answers(lab, 30) == dict.fromkeys(WEB, 10)
