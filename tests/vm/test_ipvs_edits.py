@@ -8,7 +8,7 @@ import pytest
 
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
-from tests.labs.test_random_edits import Edited, follow
+from tests.labs.test_random_edits import THOROUGH_BATCHES, Edited, follow
 
 pytestmark = pytest.mark.vm
 
@@ -18,6 +18,6 @@ def lab() -> Iterator[Lab]:
     yield from new_lab()
 
 
-def test_packets_follow_every_edit(lab: Lab) -> None:
-    """Once: emulation is slow."""
-    follow(lab, Edited("ipvs", 4, seed=4), batches=1)
+def test_packets_follow_every_edit(lab: Lab, pytestconfig: pytest.Config) -> None:
+    """A few, for emulation is slow; with `--thorough` as many as in the other modes."""
+    follow(lab, Edited("ipvs", 4, seed=4), batches=THOROUGH_BATCHES if pytestconfig.getoption("thorough") else 1)
