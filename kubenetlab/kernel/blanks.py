@@ -41,23 +41,40 @@ def ahead(count: int) -> socket.socket | None:
     return ours
 
 
-def receive(source: socket.socket) -> list[int]:
-    """Those that have been made by now; no more are. The caller closes the descriptors, and the socket."""
-    found: list[int] = []
-    try:
-        source.send(b"enough")
-    except OSError:
-        pass  # all are made
-    while True:
+class Blanks:
+    """Those that are there, from the moment on at which somebody needs them: no more are made then.
+
+    What is not taken yet waits in the socket, for whatever is open here a pause process gets a copy of when it is started, and has to close.
+    """
+
+    def __init__(self, source: socket.socket) -> None:
+        self._source = source
+        self._open: list[int] = []
         try:
-            data, fds, _, _ = socket.recv_fds(source, 1, _AT_ONCE)
+            source.send(b"enough")
         except OSError:
-            return found
+            pass  # all are made
+
+    def take(self) -> int | None:
+        """One of them, whose descriptor is the caller's; None when there are no more."""
+        if not self._open:
+            self._receive()
+        return self._open.pop() if self._open else None
+
+    def close(self) -> None:
+        """Those that nobody has taken go."""
+        while self._open:
+            os.close(self._open.pop())
+        self._source.close()
+
+    def _receive(self) -> None:
+        try:
+            _, fds, _, _ = socket.recv_fds(self._source, 1, _AT_ONCE)
+        except OSError:
+            return  # closed, or no room for them
         for fd in fds:
-            os.set_inheritable(fd, False)  # else a pause process would have them, too
-        found += fds
-        if not data:
-            return found
+            os.set_inheritable(fd, False)  # else a pause process would keep them
+        self._open = fds
 
 
 def _make(to: socket.socket, count: int) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kubenetlab.hoststate.sandbox import Sandbox
+from kubenetlab.kernel.blanks import Blanks
 from kubenetlab.kernel.syscalls import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -40,8 +41,8 @@ class Sandboxes:
         self._pause_path = pause_path
         self._home = {kind: open_namespace(kind) for kind in (*_KINDS, "pid")}
         self.pids: dict[str, int] = {}
-        self.blanks: list[int] = []
-        """Network namespaces that were made ahead; see blanks.py."""
+        self.blanks: Blanks | None = None
+        """Network namespaces that were made ahead, as long as there are some."""
 
     def make(self, sandbox: Sandbox, fill: Callable[[], None]) -> int:
         """Makes a sandbox, calls `fill` inside, and returns the pid of its pause process.
@@ -52,8 +53,7 @@ class Sandboxes:
             if sandbox.shares:
                 self._join(sandbox.shares)
                 unshare(CLONE_NEWIPC)
-            elif self.blanks:
-                self._enter_blank()
+            elif self._enter_blank():
                 unshare(CLONE_NEWUTS | CLONE_NEWIPC)
             else:
                 unshare(CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
@@ -114,15 +114,19 @@ class Sandboxes:
 
     def close_blanks(self) -> None:
         """Those that are not needed go."""
-        while self.blanks:
-            os.close(self.blanks.pop())
+        if self.blanks is not None:
+            self.blanks.close()
+            self.blanks = None
 
-    def _enter_blank(self) -> None:
-        fd = self.blanks.pop()
+    def _enter_blank(self) -> bool:
+        """False where there is none."""
+        if self.blanks is None or (fd := self.blanks.take()) is None:
+            return False
         try:
             setns(fd, CLONE_NEWNET)
         finally:
             os.close(fd)
+        return True
 
     def _join(self, netns: str) -> None:
         for kind in ("net", "uts"):

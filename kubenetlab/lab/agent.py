@@ -29,7 +29,7 @@ from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState, contents_of, far_ends
-from kubenetlab.kernel.blanks import receive
+from kubenetlab.kernel.blanks import Blanks
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.sandboxes import Sandboxes
 from kubenetlab.lab import facts, machine, rundir, state
@@ -247,9 +247,7 @@ class Agent:
     async def _apply(self, changes: Changes, probes: Mapping[str, tuple[ProbeSpec, ...]]) -> None:
         async with self.kernel_is_free:
             if self._boot.blanks is not None:
-                self.sandboxes.blanks = receive(self._boot.blanks)
-                self._boot.blanks.close()
-                self._boot.blanks = None
+                self.sandboxes.blanks, self._boot.blanks = Blanks(self._boot.blanks), None
             refused = await self.builder.apply(changes, self.desired, self.contexts, probes, self._tell_progress)
         self.sandboxes.close_blanks()
         pids = self.sandboxes.pids

@@ -107,8 +107,8 @@ class Builder:
 
     def take_note(self, netns: str) -> None:
         """A namespace has come."""
-        self._lives.watch(netns, self.pids[netns])
-        self.links.add(netns, self.pids[netns])
+        pid = self.pids[netns]
+        self.links.add(netns, pid, self._lives.watch(netns, pid))
 
 
 class _Building:

@@ -4,35 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from collections.abc import Callable
 
 
 class Lives:
-    """Watches pause processes by pidfd. `on_death` is called once with the namespace of each that dies."""
+    """Watches pause processes by pidfd. `on_death` is called once with the namespace of each that dies.
+
+    The event loop has one descriptor of ours for all of them, an epoll: one apiece costs it a callback each.
+    """
 
     def __init__(self, on_death: Callable[[str], None]) -> None:
         self._on_death = on_death
-        self._pidfds: dict[str, int] = {}
+        self._epoll: select.epoll | None = None
+        self._lives: dict[str, int] = {}
+        self._names: dict[int, str] = {}
 
-    def watch(self, netns: str, pid: int) -> None:
-        """Of one that has died meanwhile it is told soon."""
+    def watch(self, netns: str, pid: int) -> int | None:
+        """Of one that has died meanwhile it is told soon. Its pidfd, which is ours; None when it is dead."""
         loop = asyncio.get_running_loop()
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            loop.add_reader(self._epoll.fileno(), self._hear, self._epoll)
         try:
-            life = self._pidfds[netns] = os.pidfd_open(pid)
+            life = self._lives[netns] = os.pidfd_open(pid)
         except ProcessLookupError:
             loop.call_soon(self._on_death, netns)
-            return
-        loop.add_reader(life, self._died, netns)
+            return None
+        self._names[life] = netns
+        self._epoll.register(life, select.EPOLLIN)
+        return life
 
     def unwatch(self, netns: str) -> None:
-        life = self._pidfds.pop(netns, None)
-        if life is not None:
-            asyncio.get_running_loop().remove_reader(life)
+        life = self._lives.pop(netns, None)
+        if life is not None and self._epoll is not None:
+            del self._names[life]
+            self._epoll.unregister(life)
             os.close(life)
 
-    def _died(self, netns: str) -> None:
-        self.unwatch(netns)
-        self._on_death(netns)
+    def _hear(self, epoll: select.epoll) -> None:
+        for life, _ in epoll.poll(0):
+            if (netns := self._names.get(life)) is not None:
+                self.unwatch(netns)
+                self._on_death(netns)
 
 
 def reap() -> None:

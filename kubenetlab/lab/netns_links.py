@@ -34,12 +34,14 @@ class NetnsLinks:
         for name in self._owners.keys() - there:
             self.add(self._owners[name], pids[self._owners[name]])
 
-    def add(self, netns: str, pid: int) -> None:
+    def add(self, netns: str, pid: int, life: int | None = None) -> None:
+        """`life` is a pidfd of the process, where the caller has one."""
         if self._run_netns < 0:
             return
         name = run_netns_name(self._lab, netns)
         self._owners[name] = netns
-        target = f"/proc/{self.outer_pid(pid)}/ns/net"
+        outer = self.outer_pid(pid) if life is None else self._outer(life)
+        target = f"/proc/{outer}/ns/net"
         try:
             os.symlink(target, name, dir_fd=self._run_netns)
         except FileExistsError:
@@ -68,11 +70,14 @@ class NetnsLinks:
         except OSError:
             return 0
         try:
-            info = os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._outer_proc)
-            try:
-                text = os.read(info, 4096).decode()
-            finally:
-                os.close(info)
+            return self._outer(pidfd)
         finally:
             os.close(pidfd)
-        return next((max(0, int(line.split()[1])) for line in text.splitlines() if line.startswith("Pid:")), 0)
+
+    def _outer(self, pidfd: int) -> int:
+        info = os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._outer_proc)
+        try:
+            told = os.read(info, 4096)
+        finally:
+            os.close(info)
+        return max(0, int(told.partition(b"\nPid:")[2].partition(b"\n")[0] or 0))  # -1: it is gone

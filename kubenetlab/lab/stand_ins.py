@@ -66,7 +66,7 @@ class Run:
         for listener, opened_socket in opened.items():
             self.sockets[listener] = opened_socket
             ready = self._datagram if listener.protocol == "UDP" else partial(self._accept, serve=_SERVED[listener.protocol])
-            loop.add_reader(opened_socket, ready, opened_socket)
+            loop.add_reader(opened_socket.fileno(), ready, opened_socket)  # by its number: what has no name yet costs its description
             self.note(f"Started {'HTTP' if listener.protocol == 'TCP' else listener.protocol} server on port {listener.port}")
         if hasattr(self._module, "configured"):
             self._module.configured(self._me())
@@ -93,7 +93,7 @@ class Run:
         self.log.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}")
 
     def _close(self, open_socket: socket.socket) -> None:
-        asyncio.get_running_loop().remove_reader(open_socket)
+        asyncio.get_running_loop().remove_reader(open_socket.fileno())
         open_socket.close()
 
     def _accept(self, listener: socket.socket, serve: Callable[[Run, socket.socket], Any]) -> None:

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import os
-import socket
+import select
 from collections.abc import Callable
 
+import pytest
+
 from kubenetlab.hoststate.sandbox import Sandbox
-from kubenetlab.kernel.blanks import WORTH_IT, ahead, receive
+from kubenetlab.kernel.blanks import WORTH_IT, Blanks, ahead
 from kubenetlab.kernel.linux import LinuxKernel
 
 
-def received(count: int) -> list[int]:
-    """Those that were made until one was seen; their maker has ended."""
+def blanks(count: int) -> Blanks:
+    """At most so many, one of which is there at least."""
     source = ahead(count)
     assert source is not None
-    first, fds, _, _ = socket.recv_fds(source, 1, count)
-    assert first
-    with source:
-        return [*fds, *receive(source)]
+    select.select([source], [], [], 10)
+    return Blanks(source)
 
 
 def test_they_come_from_a_process_that_ends() -> None:
     """Each is another one, and no more are made when it has been said that there are enough."""
-    found = received(5 * WORTH_IT)
+    there = blanks(5 * WORTH_IT)
+    found = list(iter(there.take, None))
     os.wait()
-    assert len({os.fstat(fd).st_ino for fd in found}) == len(found) <= 5 * WORTH_IT
+    assert 0 < len({os.fstat(fd).st_ino for fd in found}) == len(found) <= 5 * WORTH_IT
     for fd in found:
         os.close(fd)
+    there.close()
+
+
+def test_few_are_open_at_one_time() -> None:
+    """The others wait in the socket, and with it they are gone."""
+    before = len(os.listdir("/proc/self/fd"))
+    there = blanks(5 * WORTH_IT)
+    fd = there.take()
+    assert fd is not None
+    assert before + 1 < len(os.listdir("/proc/self/fd")) <= before + 1 + 64
+    os.close(fd)
+    there.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert there.take() is None
+    os.wait()
 
 
 def test_for_few_there_is_no_time() -> None:
@@ -35,17 +51,26 @@ def test_for_few_there_is_no_time() -> None:
     assert ahead(WORTH_IT - 1) is None
 
 
-def test_a_sandbox_takes_one_that_is_there(kernel: Callable[[], LinuxKernel]) -> None:
-    """It stands in that very namespace; those that nobody needs are closed."""
+def test_a_sandbox_takes_one_that_is_there(kernel: Callable[[], LinuxKernel], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in that very namespace, of which no descriptor is left."""
     sandboxes = kernel().sandboxes
-    sandboxes.blanks = received(WORTH_IT)
-    last = os.fstat(sandboxes.blanks[-1]).st_ino
-    count = len(os.listdir("/proc/self/fd"))
+    sandboxes.blanks = there = blanks(WORTH_IT)
+    taken: list[int] = []
+
+    def take() -> int | None:
+        fd = Blanks.take(there)
+        assert fd is not None
+        taken.append(os.fstat(fd).st_ino)
+        return fd
+
+    monkeypatch.setattr(there, "take", take)
+    before = len(os.listdir("/proc/self/fd"))
     sandboxes.make(Sandbox("n", "host"), lambda: None)
     fd = sandboxes.open("n")
-    assert os.fstat(fd).st_ino == last
+    assert [os.fstat(fd).st_ino] == taken
     os.close(fd)
-    rest = len(sandboxes.blanks)
     sandboxes.close_blanks()
-    assert len(os.listdir("/proc/self/fd")) == count - 1 - rest
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert sandboxes.blanks is None
     sandboxes.remove("n")
+    os.wait()

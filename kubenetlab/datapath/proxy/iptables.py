@@ -277,4 +277,4 @@ def endpoint_chain(port: PortView, endpoint: EndpointAddress) -> str:
 
 def _digest(port: PortView, endpoint: str = "") -> str:
     digest = hashlib.sha256(f"{port.title}{port.protocol}{endpoint}".encode()).digest()
-    return base64.b32encode(digest).decode()[:16]
+    return base64.b32encode(digest[:10]).decode()

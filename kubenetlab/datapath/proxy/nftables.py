@@ -206,6 +206,6 @@ def _endpoint_base(port: PortView, endpoint: EndpointAddress) -> str:
 
 
 def _chain_name(prefix: str, base: str) -> str:
-    digest = base64.b32encode(hashlib.sha256(base.encode()).digest()).decode()[:8]
+    digest = base64.b32encode(hashlib.sha256(base.encode()).digest()[:5]).decode()
     name = f"{prefix}-{digest}-{base}"
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
