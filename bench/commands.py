@@ -57,7 +57,7 @@ def one_round(files: Path, measure: Callable[[str, Baseline, float], None]) -> N
     questions.write_text(QUESTIONS * 51)
     measure("`kubenetlab --help`", idle(), timed(KUBENETLAB, "--help"))
     name = "quickstart"
-    measure(f"{name} (3 nodes, 12 pods): `up`, all ready", ip_batch(19), timed_lab("up"))
+    measure(f"{name} (3 nodes, 15 pods): `up`, all ready", ip_batch(19), timed_lab("up"))
     measure(f"{name}: `get pods -A`", idle(), timed_lab("get", "pods", "-A"))
     measure(f"{name}: `exec client -- true`", idle(), timed_lab("exec", "client", "--", "true"))
     measure(f"{name}: `up` again, no change", idle(), timed_lab("up"))

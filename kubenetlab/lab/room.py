@@ -43,8 +43,8 @@ _SPARE_FILES: Final = 128
 """Of each process: connections that are open at one time, and what Python has open itself."""
 _MB: Final = 60
 """Of the lab's own processes."""
-_KB_PER_SANDBOX: Final = 400
-"""Of the kernel, for a namespace with a link, its settings and its pause process. See docs/performance.md."""
+_KB_PER_SANDBOX: Final = 640
+"""For a namespace with a link, its settings and its pause process: 520 of the kernel, and 110 of what our processes know of it. See docs/performance.md."""
 _KB_PER_PROCESS: Final = 3000
 """Of a process that is forked from init, such as CoreDNS."""
 

@@ -102,7 +102,7 @@ def test_maxima_stay_when_use_is_measured_anew() -> None:
         ([PIDS, NETS], 14),
         ([PIDS], 84),
         ([Limit(FILES, 20_000, "f")], 19_000),
-        ([Limit(MEMORY, 1000, "m", used=600)], 870),
+        ([Limit(MEMORY, 1000, "m", used=600)], 540),
         ([Limit(FILES, 9, "f")], 0),
     ],
 )
