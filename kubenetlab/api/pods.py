@@ -199,7 +199,10 @@ class PodStatus(Record, frozen=True):
     qos_class: Unmodelled = None
 
     def condition(self, type_: str) -> Condition | None:
-        return next((condition for condition in self.conditions if condition.type == type_), None)
+        for condition in self.conditions:
+            if condition.type == type_:
+                return condition
+        return None
 
 
 class Pod(Resource, frozen=True):

@@ -43,8 +43,8 @@ class Lives:
             os.close(life)
 
     def _hear(self, epoll: select.epoll) -> None:
-        for life, _ in epoll.poll(0):
-            if (netns := self._names.get(life)) is not None:
+        for life, netns in [(life, self._names[life]) for life, _ in epoll.poll(0)]:
+            if self._lives.get(netns) == life:  # who is told of one death may not care for the next any more
                 self.unwatch(netns)
                 self._on_death(netns)
 

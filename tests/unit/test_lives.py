@@ -59,3 +59,32 @@ def test_whoever_is_not_watched_any_more_may_die() -> None:
         return told
 
     assert asyncio.run(leave()) == []
+
+
+def test_several_deaths_at_once() -> None:
+    """Each is told once; of one that is given up while the others are told nothing is said."""
+
+    async def lives() -> list[str]:
+        told: list[str] = []
+        heard = asyncio.Event()
+
+        def hear(netns: str) -> None:
+            told.append(netns)
+            watched.unwatch("pod/2" if netns != "pod/2" else "pod/1")
+            if len(told) == 3:
+                heard.set()
+
+        watched = Lives(hear)
+        processes = [subprocess.Popen(["sleep", "60"]) for _ in range(4)]
+        for number, process in enumerate(processes):
+            watched.watch(f"pod/{number}", process.pid)
+        for process in processes:
+            process.kill()
+            process.wait()
+        async with asyncio.timeout(10):
+            await heard.wait()
+        return told
+
+    told = asyncio.run(lives())
+    assert len(set(told)) == 3
+    assert {"pod/0", "pod/3"} < set(told)

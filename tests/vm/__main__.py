@@ -10,7 +10,7 @@ import time
 from tests.vm.debian import VmError, kernel
 from tests.vm.machine import TIMED_OUT, environment, run
 
-LIMIT_S = int(os.environ.get("KUBENETLAB_VM_LIMIT_S", "900"))
+LIMIT_S = int(os.environ.get("KUBENETLAB_VM_LIMIT_S", "1800"))
 
 PROVISIONED = ("sh", "-c", 'scripts/provision && exec "$@"', "sh")
 """The machine is made ready as the Vagrantfile's is, with the programs and the virtual environment of the machine around it."""
