@@ -45,6 +45,9 @@ def ping(
     udp: Annotated[
         int | None, typer.Option("--udp", metavar="PORT", min=1, max=65535, help="Send a datagram to a UDP port and wait for the answer.")
     ] = None,
+    sctp: Annotated[
+        int | None, typer.Option("--sctp", metavar="PORT", min=1, max=65535, help="Open an association with an SCTP port.")
+    ] = None,
     http: Annotated[str | None, typer.Option("--http", metavar="PATH", help="GET a path (port 80 unless --tcp says otherwise).")] = None,
     matrix: Annotated[bool, typer.Option("--matrix", help="The matrix, also with a source: one row.")] = False,
     only_ipv4: Annotated[bool, typer.Option("-4", help="By IPv4 only.")] = False,
@@ -67,21 +70,21 @@ def ping(
     if only_ipv4 and only_ipv6:
         raise UsageError("-4 cannot stand with -6; without either every family is tried")
     version = 4 if only_ipv4 else 6 if only_ipv6 else None
-    if udp is not None and (tcp is not None or http is not None):
-        raise UsageError("--udp cannot stand with --tcp or --http")
+    asked = [(option, port) for option, port in (("--sctp", sctp), ("--udp", udp), ("--tcp", tcp)) if port is not None]
+    if len(beside := [option for option, _ in asked] + ["--http"] * (http is not None)) > 1 and beside != ["--tcp", "--http"]:
+        raise UsageError(f"{beside[0]} cannot stand with {' or '.join(beside[1:])}")
     client = choose(lab)
     seen = client.inspect()
     if source is not None and destination is not None and not matrix:
-        from kubenetlab.cli.pinging import one
+        from kubenetlab.cli.pinging import Question, one
 
+        option, port = asked[0] if asked else ("--tcp" if http is not None else "--icmp", None)
         is_fine = one(
             client,
             seen,
             resolve(parse(source, namespace), seen).of_version(version),
             parse(destination, namespace),
-            tcp=tcp,
-            udp=udp,
-            http=http,
+            Question(option.removeprefix("--").upper(), port, http),
             deadline_s=deadline,
             output=output,
         )

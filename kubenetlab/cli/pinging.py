@@ -13,8 +13,9 @@ from msgspec import Struct, structs
 
 from kubenetlab.cli.options import Output
 from kubenetlab.cli.screen import BAD, DIM, GOOD, data, hint, paint, say
-from kubenetlab.errors import UsageError
+from kubenetlab.errors import RequirementError, UsageError
 from kubenetlab.kernel.enter import enter_lab
+from kubenetlab.kernel.features import has_sctp
 from kubenetlab.kernel.syscalls import open_namespace
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.podnet import Namespace, PodNetwork
@@ -26,6 +27,15 @@ from kubenetlab.observe.targets import Place, Target, node_ports, resolve
 from kubenetlab.programs.resolver import parse as parse_resolver
 
 DEFAULT_HTTP_PORT = 80
+_VERBS = {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}
+
+
+class Question(Struct, frozen=True):
+    """What is asked: a path, or a port, by a protocol; a ping by ICMP."""
+
+    protocol: str = "ICMP"
+    port: int | None = None
+    http: str | None = None
 
 
 class Where(Struct, frozen=True):
@@ -45,19 +55,19 @@ def one(
     seen: Mapping[str, Any],
     source: Place,
     target: Target,
+    question: Question,
     *,
-    tcp: int | None,
-    udp: int | None,
-    http: str | None,
     deadline_s: float,
     output: Output,
 ) -> bool:
     """Sends one probe and says what came of it; True when that is as promised (or an answer, where nothing is promised)."""
     network = _network(client, source, seen["init_pid"])
-    where = asyncio.run(_find(network, seen, source, target, tcp, udp, http))
+    where = asyncio.run(_find(network, seen, source, target, question))
     who = ""
-    if http is not None:
-        result, body, who = asyncio.run(_get(network, where, http, deadline_s))
+    if question.http is not None:
+        result, body, who = asyncio.run(_get(network, where, question.http, deadline_s))
+    elif where.protocol == "SCTP" and not has_sctp():
+        raise RequirementError("this kernel has no SCTP: sudo modprobe sctp, or see kubenetlab doctor")
     else:
         (result,), body = run([Probe(source, where.protocol, where.address, where.port)], deadline_s=deadline_s), ""  # type: ignore[arg-type]
     expected = expect(source, where.known, world(seen)) if where.known is not None else None
@@ -80,7 +90,7 @@ def one(
         )
         return is_fine
     at = socket_address(where.address, where.port) if where.port else where.address
-    how = "GET " + http if http is not None else {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}[where.protocol]
+    how = "GET " + question.http if question.http is not None else _VERBS[where.protocol]
     words = {"answer": "answered", "refused": "refused", "unreachable": "no way there", "silence": "silence"}
     verdict = (
         paint(words[result.outcome], GOOD if is_fine else BAD)
@@ -107,19 +117,17 @@ def _promise(where: Where, expected: Expectation | None, *, is_fine: bool) -> st
     return "" if expected == "answer" else f", as promised{because}"
 
 
-async def _find(
-    network: PodNetwork, seen: Mapping[str, Any], source: Place, target: Target, tcp: int | None, udp: int | None, http: str | None
-) -> Where:
+async def _find(network: PodNetwork, seen: Mapping[str, Any], source: Place, target: Target, question: Question) -> Where:
     """What the target means; a name is resolved by the source's own files and DNS."""
-    protocol = "UDP" if udp is not None else "TCP" if tcp is not None or http is not None else "ICMP"
-    port = udp if udp is not None else tcp if tcp is not None else DEFAULT_HTTP_PORT if http is not None else 0
+    protocol = question.protocol
+    port = question.port or (DEFAULT_HTTP_PORT if question.http is not None else 0)
     if target.kind in ("svc", "lb"):
-        return service_port(seen, source, target, protocol if protocol != "ICMP" else "", tcp or udp)
+        return service_port(seen, source, target, protocol if protocol != "ICMP" else "", question.port)
     if target.kind == "ip":
         return Where(target.name, target.name, port, protocol)
     if target.kind == "nodeport":
-        protocol = "UDP" if protocol == "UDP" else "TCP"
-        (first, *_) = node_ports(target, seen, tcp or udp, protocol)
+        protocol = "TCP" if protocol == "ICMP" else protocol
+        (first, *_) = node_ports(target, seen, question.port, protocol)
         return Where(first.title, _common(source, first.title, first.addresses)[0], first.port, protocol)
     if target.kind == "name":
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Mapping
 from typing import Final
 
@@ -25,6 +26,15 @@ BRIDGE_NETFILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 def has_br_netfilter() -> bool:
     """True when bridged packets can pass the IP hooks, which Services need where pods share a bridge."""
     return os.path.exists(BRIDGE_NETFILTER)
+
+
+def has_sctp() -> bool:
+    """True when this kernel speaks SCTP; one that has it in a module loads that now."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError:
+        return False
+    return True
 
 
 CONTAINER_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -343,7 +343,12 @@ def test_policies_that_are_not_modelled_are_named_with_the_verdict(lab: Lab) -> 
     policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\nspec: {podSelector: {}}\n---\n"
     assert "kept, but not modelled yet: NetworkPolicy deny" in lab.up(policy + MANIFEST).err
     assert "all as Kubernetes promises, but for 1 NetworkPolicy, not modelled yet" in lab.run("ping").out
-    assert "--udp cannot stand with" in lab.run("ping", "client", "svc:web", "--udp", "80", "--http", "/", status=2).err
+    for words, said in (
+        ("--udp 80 --http /", "--udp cannot stand with --http"),
+        ("--tcp 80 --udp 80", "--udp cannot stand with --tcp"),
+        ("--sctp 80 --tcp 80 --http /", "--sctp cannot stand with --tcp or --http"),
+    ):
+        assert said in lab.run("ping", "client", "svc:web", *words.split(), status=2).err
     assert "container foo is not in default/client; it has: main" in lab.run("exec", "client", "-c", "foo", "--", "true", status=2).err
     lab.run("scale", "deployment", "web", "--replicas", "0")
     wait_for(lambda: len([pod for pod in lab.seen["pods"] if not pod["host_network"]]) == 3, "only the client and DNS")

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from kubenetlab.kernel.features import has_sctp
 from tests.labs.conftest import new_lab
 from tests.labs.lab import COMMAND, Lab, run, wait_for
 
@@ -141,6 +142,8 @@ def test_ping_says_who_answered(running: Lab) -> None:
     """One probe of each kind, and the wrong end of each."""
     assert "answered in" in running.run("ping", "client", "node:worker2").out
     assert "answered in" in running.run("ping", "client", "svc:web", "--udp", "8081").out
+    by_sctp = running.run("ping", "client", "node:worker2", "--sctp", "4711", status=1)
+    assert "associate: refused" in by_sctp.out if has_sctp() else "error: this kernel has no SCTP: " in by_sctp.err
     http = running.run("ping", "client", "svc:shop/frontend", "--http", "/").out
     assert "answered and saw" in http
     assert "Welcome to nginx!" in http

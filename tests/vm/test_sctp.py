@@ -63,4 +63,7 @@ def test_a_service_by_sctp(lab: Lab, proxy: str) -> None:
 def test_the_command_asks_by_sctp(lab: Lab) -> None:
     """A Service's port by the protocol that it has; and the matrix agrees."""
     assert "associate" in lab.run("ping", "a", "svc:b").out
+    for words in (("svc:b", "--sctp", "80"), ("b", "--sctp", "8082"), ("nodeport:worker/default/b", "--sctp", "80")):
+        assert "associate: answered in" in lab.run("ping", "a", *words).out
+    assert "associate: refused" in lab.run("ping", "a", "b", "--sctp", "8083", status=1).out
     assert lab.run("ping", "-o", "json").json["ok"]
