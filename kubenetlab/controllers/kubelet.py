@@ -5,7 +5,7 @@ Source: k8s.io/kubernetes pkg/kubelet/kubelet_pods.go (phase), status/generate.g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 from msgspec import structs
@@ -38,11 +38,13 @@ from kubenetlab.controllers.wake import Wake
 
 WATCHES: Final[tuple[Kind, ...]] = (NetworkFacts, Node, Pod, Attachment, Observed, ConfigMap, Secret, Fault)
 
+_FOR_ALL: Final[tuple[Kind, ...]] = (NetworkFacts, ConfigMap, Secret, Fault)
+
 INITIALIZED = "Initialized"
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
-    for pod in cluster.all(Pod):
+    for pod in _affected(cluster):
         if pod.is_finished and not pod.is_terminating:
             continue
         if not pod.spec.node_name:
@@ -72,6 +74,23 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
         yield from (Wake(at) for container in known if (at := next_start(container)) is not None)
         if not pod.spec.host_network and not network(cluster).has_network:
             yield from _network_not_ready(cluster, pod, now)
+
+
+def _affected(cluster: Cluster) -> Iterable[Pod]:
+    """The pods for which something has changed since they were looked at: themselves, their node, what was seen of them; and those that wait
+    for a time. At first, and when something has changed that may concern any, all."""
+    news = cluster.since("kubelet", WATCHES)
+    if news is None or any(news[kind] for kind in _FOR_ALL) or not network(cluster).has_network:
+        return cluster.all(Pod)
+    keys = {obj.key for kind in (Pod, Attachment, Observed) for pair in news[kind] for obj in pair if obj is not None}
+    keys |= {pod.key for pair in news[Node] for node in pair if node is not None for pod in cluster.pods_on(node.name)}
+    keys |= cluster.derived("pods that wait", lambda: {pod.key for pod in cluster.all(Pod) if _waits(pod)}, (Pod,))
+    return [pod for pod in cluster.all(Pod) if pod.key in keys]
+
+
+def _waits(pod: Pod) -> bool:
+    """True for one that is going, or of which a container is to be started again after a time."""
+    return pod.is_terminating or any(next_start(status) is not None for status in pod.container_statuses)
 
 
 def _deadline(pod: Pod) -> float:

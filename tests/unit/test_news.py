@@ -11,13 +11,15 @@ from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.pods import Pod
+from kubenetlab.api.pods import READY_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster, Delete, deletion
 from kubenetlab.controllers import Controllers
 from kubenetlab.datapath import faults, plan
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.view import service_views
 from kubenetlab.hoststate.rules import RuleObject, digest
+from kubenetlab.lab import facts
+from kubenetlab.names import pod_netns
 from tests.clusters import NOW, ONLINK, applied, deployment, observed, pod, running, service, settled, store, web_pods
 
 Edit = Callable[[Cluster], Cluster]
@@ -25,6 +27,21 @@ Edit = Callable[[Cluster], Cluster]
 
 def labelled(name: str, app: str) -> Edit:
     return lambda cluster: running(applied(cluster, pod(name, meta=f", labels: {{app: {app}}}")))
+
+
+def told_to_be(name: str, ready: str) -> Edit:
+    """A pod that is kept from being ready by its annotation, or not."""
+    return lambda cluster: applied(cluster, pod(name, meta=f', annotations: {{{READY_ANNOTATION}: "{ready}"}}'))
+
+
+def leaving(name: str) -> Edit:
+    """A node that goes, and takes its pods along."""
+
+    def edit(cluster: Cluster) -> Cluster:
+        node = cluster.node(name)
+        return settled(cluster.with_changes([deletion(node)])) if node is not None else cluster
+
+    return edit
 
 
 def selecting(name: str, app: str) -> Edit:
@@ -47,7 +64,30 @@ def by_hand(name: str, address: str) -> Edit:
     return lambda cluster: applied(cluster, f"apiVersion: v1\nkind: Endpoints\nmetadata: {{name: {name}}}\n{subsets}\n---\n")
 
 
+def seeing(number: int, what: str) -> Edit:
+    """What is heard of one of the pods: its sandbox is gone or there again, its container has ended, its probe fails or is answered."""
+
+    def edit(cluster: Cluster) -> Cluster:
+        pods = [pod for pod in cluster.all(Pod, "default") if not pod.is_finished]
+        if not pods:
+            return cluster
+        one = pods[number % len(pods)]
+        netns, (container, *_) = pod_netns("default", one.name, one.uid), one.spec.containers
+        told = {"netns": netns, "container": container.name, "attempt": one.container_statuses[0].restart_count, "at": NOW}
+        probe = {"kind": "readiness", "ok": what == "answers", "message": "", "failures": 3, "is_settled": True}
+        if what in ("lost", "made"):
+            return settled(cluster.with_changes(facts.sandbox_made(cluster, netns, 7 if what == "made" else 0)))
+        if what in ("fails", "answers"):
+            return settled(cluster.with_changes(facts.probe_report(cluster, {**told, **probe})))
+        return settled(cluster.with_changes(facts.program_report(cluster, {**told, "state": what, "exit_code": 1})))
+
+    return edit
+
+
 EDITS = st.one_of(
+    st.builds(told_to_be, st.sampled_from("abc"), st.sampled_from(("true", "false"))),
+    st.builds(leaving, st.sampled_from(("worker", "worker2"))),
+    st.builds(seeing, st.integers(0, 3), st.sampled_from(("lost", "made", "running", "exited", "fails", "answers"))),
     st.builds(labelled, st.sampled_from("abc"), st.sampled_from("xy")),
     st.builds(selecting, st.sampled_from("st"), st.sampled_from(("x", "y", ""))),
     st.builds(without, st.sampled_from((Pod, Service, EndpointSlice, Endpoints)), st.integers(0, 3)),
@@ -55,7 +95,7 @@ EDITS = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(EDITS, min_size=1, max_size=8))
 def test_a_store_that_came_about_by_changes_is_content_as_a_whole(edits: list[Edit]) -> None:
     """Somebody who sees it for the first time finds nothing to do, and sees the same Services with the same slices."""
@@ -73,6 +113,21 @@ def test_a_store_that_came_about_by_changes_is_content_as_a_whole(edits: list[Ed
         for one in (cluster, whole)
     ]
     assert views[0] == views[1]
+
+
+def test_who_waits_is_thought_of_when_the_time_has_come() -> None:
+    """Also when in between something was heard of others alone: a container that has ended twice is started again after its back-off."""
+    controllers = Controllers()
+    cluster = running(store(pod("a") + pod("b")))
+    for now in (NOW, NOW + 1):
+        cluster = seeing(0, "exited")(cluster)
+        cluster, wake_at = controllers.run(seeing(0, "running")(cluster) if now == NOW else cluster, now)
+    assert wake_at is not None
+    restarts = cluster.all(Pod, "default")[0].container_statuses[0].restart_count
+    cluster, again_at = controllers.run(seeing(1, "fails")(cluster), wake_at - 1)
+    assert again_at == wake_at
+    cluster, _ = controllers.run(cluster, wake_at)
+    assert cluster.all(Pod, "default")[0].container_statuses[0].restart_count == restarts + 1
 
 
 MODES = ("nftables", "{type: nftables, layout: fast}", "iptables", "ipvs", "ebpf")
