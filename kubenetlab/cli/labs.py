@@ -15,6 +15,7 @@ from kubenetlab.cli.options import (
     DriftOption,
     Files,
     Lab,
+    MadeLab,
     Namespace,
     Nodes,
     Output,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 def up(
     files: Files = None,
-    lab: Lab = None,
+    lab: MadeLab = None,
     cni: Cni = None,
     proxy: Proxy = None,
     nodes: Nodes = None,
@@ -138,7 +139,7 @@ def down(lab: Lab = None, every: Annotated[bool, typer.Option("--all", help="All
 
 def plan(
     files: Files = None,
-    lab: Lab = None,
+    lab: MadeLab = None,
     cni: Cni = None,
     proxy: Proxy = None,
     nodes: Nodes = None,
@@ -256,7 +257,8 @@ def _apply(client: Client, given: Manifests) -> None:
     _say_namespaces(answer["namespaces"])
     colours = {"created": GOOD, "configured": MILD, "kept": DIM, "unchanged": DIM}
     for outcome in answer["outcomes"]:
-        say(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}")
+        changes = f": {', '.join(outcome['changes'])}" if outcome["changes"] else ""
+        say(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}{changes}")
 
 
 def _link_up(name: str, given: Manifests) -> None:
@@ -333,7 +335,7 @@ def _wait(name: str, timeout_s: float, begun: float) -> None:
         hint("kubenetlab ping", _needed(name))
         return
     if any("cni plugin not initialized" in entry["reason"] or "node.kubernetes.io/not-ready" in entry["reason"] for entry in last["stuck"]):
-        hint("install a network: kubenetlab up --cni bridge", name)
+        hint("install a network: kubenetlab up --cni bridge", _needed(name))
         raise typer.Exit(1)
     pod = (last["stuck"][0]["pod"] if last["stuck"] else last["waiting"][0] if last["waiting"] else "").partition("/")
     hint(f"kubenetlab describe pod {pod[2]} -n {pod[0]}" if pod[2] else "kubenetlab diff", _needed(name))

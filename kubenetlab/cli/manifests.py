@@ -116,21 +116,31 @@ def for_lab(
 ) -> tuple[str, Manifests]:
     """(name, manifests) of `up` and `plan`: for a lab that is not up all it is to be made of, for one that is what is to change.
 
-    Without files it is the quickstart, except for another lab that is up; flags change the Cluster document that a lab has.
+    Without files it is the quickstart, except for another lab that is up. Flags change the Cluster document that a lab has; alone, that of
+    the lab named or of the only one that is up, and nothing else there. Raises LabError when there is no telling which is meant.
     """
     from kubenetlab.lab import rundir
-    from kubenetlab.lab.client import Client
+    from kubenetlab.lab.client import only_running
 
     if lab is not None:
         rundir.of(lab)  # a name that no lab can have is told before anything else
-    with_quickstart = not files and (lab in (None, QUICKSTART) or not rundir.is_alive(lab or ""))
+    is_up = lab is not None and rundir.is_alive(lab)
+    if not files and flags.say_something and (changed := lab if is_up else only_running() if lab is None else None) is not None:
+        return changed, read(None, strict=strict, base=_document_of(changed), flags=flags)
+    with_quickstart = not files and (lab in (None, QUICKSTART) or not is_up)
     given = read(files, strict=strict, with_quickstart=with_quickstart, for_new_lab=True, flags=flags, lab=lab)
     name = lab or given.cluster_config.name or (QUICKSTART if given.is_quickstart else "lab")
-    if rundir.is_alive(name) and flags.say_something and (given.config is None or given.config.document.file == COMMAND_LINE):
-        (current,) = Client(name).get(f"{LAB_API}/clusters")["items"]
-        base = {key: value for key, value in current.items() if key != "metadata"}
-        given = read(files, strict=strict, with_quickstart=with_quickstart, base=base, flags=flags, lab=lab)
+    if flags.say_something and (given.config is None or given.config.document.file == COMMAND_LINE) and rundir.is_alive(name):
+        given = read(files, strict=strict, with_quickstart=with_quickstart, base=_document_of(name), flags=flags, lab=lab)
     return name, given
+
+
+def _document_of(lab: str) -> dict[str, Any]:
+    """The Cluster document of a lab that is up."""
+    from kubenetlab.lab.client import Client
+
+    (current,) = Client(lab).get(f"{LAB_API}/clusters")["items"]
+    return {key: value for key, value in current.items() if key != "metadata"}
 
 
 def _with_admission(error: ManifestError) -> ManifestError:

@@ -67,6 +67,18 @@ Lab = Annotated[
         autocompletion=candidates("labs"),
     ),
 ]
+MadeLab = Annotated[
+    str | None,
+    typer.Option(
+        "--lab",
+        metavar="NAME",
+        envvar=ENVIRONMENT,
+        callback=remember_lab,
+        help="Its name; else the Cluster document's, or `quickstart`. For options without -f: which lab that is up, else the only one.",
+        autocompletion=candidates("labs"),
+    ),
+]
+"""Of commands that make labs as well."""
 Files = Annotated[list[str] | None, typer.Option("-f", "--filename", metavar="FILE|DIR|-", help="Manifests; may be given several times.")]
 Namespace = Annotated[
     str | None,

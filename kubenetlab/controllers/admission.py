@@ -26,7 +26,7 @@ from kubenetlab.api.lab import NodeSettings
 from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, GivenKey
-from kubenetlab.controllers import cluster_ips, node_ports
+from kubenetlab.controllers import cluster_ips, config_changes, node_ports
 from kubenetlab.controllers.node_ranges import refused_ranges
 
 RESERVED_CLUSTER_IP = 1
@@ -47,11 +47,16 @@ class Incoming(Struct, frozen=True):
         return qualified_kind(self.document), str(meta.get("namespace", "")), str(meta["name"])
 
 
+Action = Literal["created", "configured", "unchanged", "kept"]
+
+
 class Outcome(Struct, frozen=True):
     """What became of one object."""
 
     title: str
-    action: Literal["created", "configured", "unchanged", "kept"]
+    action: Action
+    changes: tuple[str, ...] = ()
+    """Of a Cluster document that has changed: which fields, from what to what."""
 
 
 class Admission(Struct, frozen=True):
@@ -83,7 +88,9 @@ def admit(cluster: Cluster, incoming: Sequence[Incoming], now: float) -> Admissi
         old = staged.current(obj)
         admitted, faults = staged.put(obj, old, one.document)
         findings += [(index, finding) for finding in faults]
-        outcomes.append(Outcome(one.object.title, "created" if old is None else "unchanged" if admitted == old else "configured"))
+        action: Action = "created" if old is None else "unchanged" if admitted == old else "configured"
+        is_told = isinstance(old, ClusterConfig) and action == "configured"
+        outcomes.append(Outcome(one.object.title, action, tuple(config_changes.told(old, admitted)) if is_told else ()))
     if any(isinstance(one.object, (ClusterConfig, Node)) for one in incoming):
         findings += _refused_ranges(staged.result(), incoming)
     if any(not finding.is_warning for _, finding in findings):
@@ -273,7 +280,7 @@ def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:
                 if getattr(old.spec, field) != getattr(new.spec, field):
                     yield Finding(("spec", kubernetes_name(field)), "field is immutable", hints=(f"delete {old.title} first",))
         case (ClusterConfig(), ClusterConfig()):
-            yield from _forbidden_config(old, new)
+            yield from config_changes.forbidden(old, new)
         case (Pod(), Pod()):
             yield from _forbidden_pod(old, new)
         case (EndpointSlice(), EndpointSlice()) if old.address_type != new.address_type:
@@ -281,30 +288,6 @@ def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:
         case (Service(), Service()):
             yield from cluster_ips.forbidden(old, new)
             yield from node_ports.forbidden(old, new)
-
-
-def _forbidden_config(old: ClusterConfig, new: ClusterConfig) -> Iterator[Finding]:
-    for field, name in (
-        ("ip_family", "ipFamily"),
-        ("pod_subnet", "podSubnet"),
-        ("service_subnet", "serviceSubnet"),
-        ("dns_domain", "dnsDomain"),
-    ):
-        before, after = getattr(old.networking, field), getattr(new.networking, field)
-        if before != after:
-            yield Finding(("networking", name), f"cannot change while the lab is up; it is {before}", hints=("kubenetlab down, then up",))
-    if old.networking.cni_mode != new.networking.cni_mode and old.networking.cni_mode[0] != "none":
-        yield Finding(
-            ("networking", "cni"),
-            f"cannot change while the lab is up; it is {old.networking.cni_mode[0]}",
-            hints=("kubenetlab down, then up",),
-        )
-    if new.name and new.name != old.name:
-        yield Finding(
-            ("name",),
-            f"cannot change while the lab is up; it is {old.name}",
-            hints=("without a name, or with --lab NAME, the document fits any lab",),
-        )
 
 
 def _forbidden_pod(old: Pod, new: Pod) -> Iterator[Finding]:

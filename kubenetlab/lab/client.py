@@ -191,12 +191,17 @@ def choose(lab: str | None) -> Client:
         client = Client(lab)
         client._connect().close()
         return client
-    labs = running()
-    if not labs:
+    if (only := only_running()) is None:
         raise LabError("no lab is up; make one with: kubenetlab up")
+    return Client(only)
+
+
+def only_running() -> str | None:
+    """The only lab that is up, or None. Raises LabError when there are several: there is no telling which is meant."""
+    labs = running()
     if len(labs) > 1:
         raise LabError(f"several labs are up: {', '.join(labs)}; say which with --lab NAME")
-    return Client(labs[0])
+    return labs[0] if labs else None
 
 
 def _others(lab: str) -> str:

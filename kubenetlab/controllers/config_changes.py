@@ -1,0 +1,60 @@
+"""A Cluster document that is applied to a lab that is up: what may not change in it, and in which words the rest is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.decode import Finding
+from kubenetlab.api.meta import Record, kubernetes_name
+
+
+def forbidden(old: ClusterConfig, new: ClusterConfig) -> Iterator[Finding]:
+    """What may not change."""
+    for field, name in (
+        ("ip_family", "ipFamily"),
+        ("pod_subnet", "podSubnet"),
+        ("service_subnet", "serviceSubnet"),
+        ("dns_domain", "dnsDomain"),
+    ):
+        before, after = getattr(old.networking, field), getattr(new.networking, field)
+        if before != after:
+            yield Finding(("networking", name), f"cannot change while the lab is up; it is {before}", hints=("kubenetlab down, then up",))
+    if old.networking.cni_mode != new.networking.cni_mode and old.networking.cni_mode[0] != "none":
+        yield Finding(
+            ("networking", "cni"),
+            f"cannot change while the lab is up; it is {old.networking.cni_mode[0]}",
+            hints=("kubenetlab down, then up",),
+        )
+    if new.name and new.name != old.name:
+        yield Finding(
+            ("name",),
+            f"cannot change while the lab is up; it is {old.name}",
+            hints=("without a name, or with --lab NAME, the document fits any lab",),
+        )
+
+
+def told(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """`networking.kubeProxyMode nftables → iptables`, for each field that differs."""
+    for name in new.__struct_fields__:
+        before, after = getattr(old, name), getattr(new, name)
+        if before == after or name == "metadata":
+            continue
+        if isinstance(before, Record) and isinstance(after, Record):
+            yield from told(before, after, f"{path}{kubernetes_name(name)}.")
+        else:
+            yield f"{path}{kubernetes_name(name)} {_shown(before)} → {_shown(after)}"
+
+
+def _shown(value: Any) -> str:
+    """A field's value in a few words: a mode as the command line has it, of many entries how many there are."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return str(len(value))
+    if isinstance(value, Mapping):
+        return ",".join((str(value.get("type", "")), *(f"{key}={_shown(inner)}" for key, inner in value.items() if key != "type")))
+    return str(value)

@@ -1,0 +1,26 @@
+"""A /run of its own, in which no other labs can be seen: for commands that name none."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.labs.lab import COMMAND
+from tests.patience import patiently
+
+_BEGIN = "mount -t tmpfs tmpfs /run && mkdir /run/netns && echo ready && exec cat"
+
+
+@contextmanager
+def elsewhere(folder: str) -> Iterator[list[str]]:
+    """The words that run there, and in a folder, what follows them. In the end all labs there are taken down."""
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", _BEGIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
+        enter = ["nsenter", f"--target={holder.pid}", "--mount", f"--wdns={folder}"]
+        try:
+            yield enter
+        finally:
+            subprocess.run([*enter, *COMMAND, "down", "--all"], capture_output=True, check=True, timeout=patiently(60))
+            holder.communicate()
