@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kubenetlab.cli.columns import age, pod_status
+from kubenetlab.cli.describing_services import describe_service
 from kubenetlab.cli.describing_workloads import WORKLOADS, describe_workload
 from kubenetlab.cli.lines import conditions, line, mapping
 from kubenetlab.cli.screen import say, table
@@ -26,7 +27,7 @@ def describe_object(client: Client, document: Mapping[str, Any]) -> None:
     line("Age", age(meta.get("creationTimestamp")))
     for owner in meta.get("ownerReferences", ()):
         line("Controlled By", f"{owner['kind']}/{owner['name']}")
-    parts = {"Pod": _pod, "Service": _service, "Node": _node, **dict.fromkeys(WORKLOADS, describe_workload)}
+    parts = {"Pod": _pod, "Service": describe_service, "Node": _node, **dict.fromkeys(WORKLOADS, describe_workload)}
     parts.get(document["kind"], _other)(client, document)
     _events(client, document)
 
@@ -92,40 +93,6 @@ def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Ma
         elif kind == "Readiness":
             own = "a ping" if is_real else "a connect to its first port, or a ping"
             line(kind, f"{own}: the lab's own question", 2)
-
-
-def _service(client: Client, service: Mapping[str, Any]) -> None:
-    spec = service["spec"]
-    mapping("Selector", spec.get("selector", {}))
-    line("Type", spec.get("type", "ClusterIP"))
-    line("IPs", ", ".join(spec.get("clusterIPs", ())) or spec.get("clusterIP", "<none>"))
-    outside = [entry["ip"] for entry in service.get("status", {}).get("loadBalancer", {}).get("ingress", ())]
-    if outside:
-        line("Load balancer", ", ".join(outside))
-    if spec.get("loadBalancerSourceRanges"):
-        line("Source ranges", ", ".join(spec["loadBalancerSourceRanges"]))
-    if spec.get("externalIPs"):
-        line("External IPs", ", ".join(spec["externalIPs"]))
-    seen: dict[str, Any] = next(
-        (
-            entry
-            for entry in client.inspect()["services"]
-            if (entry["namespace"], entry["name"]) == (service["metadata"]["namespace"], service["metadata"]["name"])
-        ),
-        {},
-    )
-    for port in spec.get("ports", ()):
-        at_nodes = f"  node port {port['nodePort']}" if port.get("nodePort") else ""
-        line(
-            "Port",
-            f"{port.get('name', '<unset>')}  {port['port']}/{port.get('protocol', 'TCP')}  →  {port.get('targetPort', port['port'])}{at_nodes}",
-        )
-    say("Endpoints:")
-    rows = [
-        (f"  {entry['address']}", str(entry["port"]), entry["node"] or "", "ready" if entry["ready"] else "not ready")
-        for entry in seen.get("endpoints", ())
-    ]
-    table(("  ADDRESS", "PORT", "NODE", "STATE"), rows or [("  <none>", "", "", "connections are rejected")])
 
 
 def _node(client: Client, node: Mapping[str, Any]) -> None:

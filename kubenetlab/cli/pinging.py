@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
+from kubenetlab.api.core import Service
 from kubenetlab.cli.options import Output
 from kubenetlab.cli.screen import BAD, DIM, GOOD, data, hint, paint, say
 from kubenetlab.errors import RequirementError, UsageError
@@ -18,8 +19,10 @@ from kubenetlab.kernel.enter import enter_lab
 from kubenetlab.kernel.features import has_sctp
 from kubenetlab.kernel.syscalls import open_namespace
 from kubenetlab.lab.client import Client
+from kubenetlab.lab.paths import object_path
 from kubenetlab.lab.podnet import Namespace, PodNetwork
 from kubenetlab.names import socket_address
+from kubenetlab.observe.emptiness import why_empty
 from kubenetlab.observe.expect import Destination, Expectation, ServicePort, expect, service_ports, world
 from kubenetlab.observe.matrix import FITS
 from kubenetlab.observe.prober import Probe, Result, run
@@ -61,6 +64,7 @@ def one(
     output: Output,
 ) -> bool:
     """Sends one probe and says what came of it; True when that is as promised (or an answer, where nothing is promised)."""
+    why = _why_empty(client, seen, target)
     network = _network(client, source, seen["init_pid"])
     where = asyncio.run(_find(network, seen, source, target, question))
     who = ""
@@ -95,20 +99,34 @@ def one(
     verdict = (
         paint(words[result.outcome], GOOD if is_fine else BAD)
         + (f" in {result.ms:.2f} ms" if result.outcome == "answer" else "")
-        + _promise(where, expected, is_fine=is_fine)
+        + _promise(where, expected, why, is_fine=is_fine)
     )
     say(f"{source.title} ({source.address}) → {where.title} ({at}) {paint(how, DIM)}: {verdict}")
     for line in body.splitlines():
         say(f"  {line}")
     is_pod = "/" in who
+    if why and is_fine:
+        hint(f"kubenetlab describe svc {target.name}" + (f" -n {target.namespace}" if target.namespace != "default" else ""))
+        return is_fine
     hint(f"kubenetlab logs {who}" if is_fine and is_pod else "kubenetlab ping" if is_fine else "kubenetlab diff")
     return is_fine
 
 
-def _promise(where: Where, expected: Expectation | None, *, is_fine: bool) -> str:
-    """What was promised, where that is not plain from the outcome."""
+def _why_empty(client: Client, seen: Mapping[str, Any], target: Target) -> str:
+    """Why the Service that is meant has no endpoint that is ready; nothing where it has some, or is none."""
+    at = (target.namespace, target.name)
+    entry = next((one for one in seen["services"] if target.kind in ("svc", "lb") and (one["namespace"], one["name"]) == at), None)
+    if entry is None or any(endpoint["ready"] for endpoint in entry["endpoints"]):
+        return ""
+    service = client.get(object_path(Service, *at))
+    return why_empty(service, client.get(f"/api/v1/namespaces/{target.namespace}/pods")["items"])
+
+
+def _promise(where: Where, expected: Expectation | None, empty: str, *, is_fine: bool) -> str:
+    """What was promised, where that is not plain from the outcome; `empty` says why a Service has no endpoint."""
     has_none = isinstance(where.known, ServicePort) and not where.known.endpoints
-    why = where.lacking or ("the Service has no ready endpoint" if has_none else "")
+    none = f"the Service has no ready endpoint{f': {empty}' if empty else ''}"
+    why = where.lacking or (none if has_none else "")
     because = f": {why}" if why else ""
     if expected is None or expected == "any":
         return f" (nothing is promised of it{because})" if expected == "any" or not is_fine else ""
@@ -156,6 +174,7 @@ def service_port(seen: Mapping[str, Any], source: Place, target: Target, protoco
     if all_ports and not ports:
         raise UsageError(f"{source.title} and svc:{target.namespace}/{target.name} ({all_ports[0].address}) have no family in common")
     if not ports:
+        _refuse_nameless(seen, target)
         known = sorted({f"{target.kind}:{entry.namespace}/{entry.name}" for entry in of_kind})
         what = "cluster IP" if target.kind == "svc" else "load balancer's address"
         raise UsageError(f"there is no Service {target.namespace}/{target.name} with a {what}; known: {', '.join(known) or 'none'}")
@@ -167,6 +186,18 @@ def service_port(seen: Mapping[str, Any], source: Place, target: Target, protoco
     lacking = f"the Service has no port {missing.port}/{missing.protocol}; it has {has}"
     behind = None if missing.is_outside else missing  # a load balancer's address is nobody's at other ports
     return Where(missing.title, missing.address, missing.port, missing.protocol, behind, lacking)
+
+
+def _refuse_nameless(seen: Mapping[str, Any], target: Target) -> None:
+    """Raises UsageError for a Service that has no address of its own and is reached by its name."""
+    entry = next((one for one in seen["services"] if (one["namespace"], one["name"]) == (target.namespace, target.name)), None)
+    if entry is None or entry["cluster_ips"]:
+        return
+    what = "of type ExternalName" if entry["type"] == "ExternalName" else "headless"
+    ports = [one["port"] for one in entry["endpoints"]] or [one["port"] for one in entry["ports"]]
+    port = f" --{entry['ports'][0]['protocol'].lower()} {ports[0]}" if entry["ports"] else ""
+    asked = f"kubenetlab ping SRC {target.name}.{target.namespace}{port}"
+    raise UsageError(f"Service {target.namespace}/{target.name} is {what}, it has no address of its own; ask by its name: {asked}")
 
 
 async def _get(network: PodNetwork, where: Where, path: str, deadline_s: float) -> tuple[Result, str, str]:

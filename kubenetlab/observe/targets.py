@@ -6,6 +6,7 @@ svc:[ns/]name   lb:[ns/]name   nodeport:node/ns/name   ip:ADDRESS   anything wit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any, Final, Literal
@@ -27,6 +28,8 @@ WORKLOADS: Final[Mapping[Kind, str]] = {
 
 EVERY_NODE = "*"
 _PREFIXES = (*WORKLOADS, "node", "ext", "svc", "lb", "nodeport", "ip")
+_WITH_PORT: Final = re.compile(r"(?:[^:]+|\[.*\]):(\d+)")
+"""A name or an address with a port behind it; a bare IPv6 address is none."""
 _KUBECTLS: Final[Mapping[str, Kind]] = {
     "pod": "pod",
     "po": "pod",
@@ -90,6 +93,9 @@ def parse(text: str, namespace: str | None = None) -> Target:
     """Raises UsageError for what cannot be understood."""
     prefix, colon, rest = text.partition(":")
     default = namespace or "default"
+    if found := _WITH_PORT.fullmatch(rest if prefix in (*_PREFIXES, "pod", "each") else text):
+        port = found[1]
+        raise UsageError(f"{text}: the port is said apart: {text.removesuffix(f':{port}')} --tcp {port} (in a table, port: {port})")
     if not colon:
         kind, slash, name = text.partition("/")
         if slash and kind in _KUBECTLS:

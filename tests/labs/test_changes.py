@@ -352,5 +352,7 @@ def test_policies_that_are_not_modelled_are_named_with_the_verdict(lab: Lab) -> 
     assert "container foo is not in default/client; it has: main" in lab.run("exec", "client", "-c", "foo", "--", "true", status=2).err
     lab.run("scale", "deployment", "web", "--replicas", "0")
     wait_for(lambda: len([pod for pod in lab.seen["pods"] if not pod["host_network"]]) == 3, "only the client and DNS")
-    assert "refused, as promised: the Service has no ready endpoint" in lab.run("ping", "client", "svc:web").out
+    refused = lab.run("ping", "client", "svc:web")
+    assert "refused, as promised: the Service has no ready endpoint: no pod has the labels app=web" in refused.out
+    assert "next: kubenetlab describe svc web" in refused.err
     assert "Scaled down replica set" in lab.run("get", "events").out

@@ -138,6 +138,54 @@ def test_inspect_is_as_promised(running: Lab) -> None:
     assert "table ip kube-proxy" in running.run("inspect", "node:worker").out
 
 
+SERVICES = """\
+apiVersion: v1
+kind: Service
+metadata: {name: elsewhere}
+spec: {type: ExternalName, externalName: api.example.com}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: bodiless}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: mistaken}
+spec: {type: LoadBalancer, sessionAffinity: ClientIP, externalTrafficPolicy: Local, selector: {app: web}, ports: [{port: 80, targetPort: htpp}]}
+"""
+
+
+def test_services_are_described_by_their_type(running: Lab) -> None:
+    """What a Service has, how it is reached, and why nobody is behind it."""
+    running.apply(SERVICES)
+    try:
+        elsewhere = running.run("describe", "svc", "elsewhere").out
+        assert "External Name:     api.example.com\n" in elsewhere
+        assert "rejected" not in elsewhere
+        mistaken = running.run("describe", "svc", "mistaken").out
+        for part in (
+            "IP Families:       IPv4 (SingleStack)",
+            "Load balancer:     203.0.113.",
+            "External policy:   Local",
+            "Health check:      node port 3",
+            "Affinity:          ClientIP, for 10800 s",
+        ):
+            assert part in mistaken
+        assert "<none>  connections are rejected: 3 pods match app=web, and no container has a TCP port of the name htpp" in mistaken
+        assert "headless, DNS answers with its endpoints" in running.run("describe", "svc", "bodiless").out
+        for name, what in (("elsewhere", "of type ExternalName"), ("bodiless", "headless")):
+            said = running.run("ping", "client", f"svc:{name}", status=2).err
+            assert (
+                f"Service default/{name} is {what}, it has no address of its own; ask by its name: kubenetlab ping SRC {name}.default"
+                in said
+            )
+        assert "--tcp 8080" in said
+        assert "answered" in running.run("ping", "client", "bodiless.default", "--tcp", "8080").out
+    finally:
+        running.run("delete", "svc", "elsewhere", "bodiless", "mistaken")
+
+
 def test_ping_says_who_answered(running: Lab) -> None:
     """One probe of each kind, and the wrong end of each."""
     assert "answered in" in running.run("ping", "client", "node:worker2").out

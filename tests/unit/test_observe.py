@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.cli.columns import age, columns, header
 from kubenetlab.cli.pinging import service_port
 from kubenetlab.errors import UsageError
+from kubenetlab.observe.emptiness import why_empty
 from kubenetlab.observe.expect import ServicePort, World, expect, service_ports, world
 from kubenetlab.observe.settled import verdicts
 from kubenetlab.observe.targets import Place, Target, named_places, parse, places, pod_of, resolve
@@ -83,6 +85,66 @@ def test_a_port_that_a_service_does_not_have(protocol: str, port: int | None, fo
 def test_a_namespace_option_is_the_default_namespace() -> None:
     """`-n shop cart` is `shop/cart`."""
     assert (parse("cart", "shop"), parse("svc:cart", "shop")) == (Target("pod", "shop", "cart"), Target("svc", "shop", "cart"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("svc:web:81", "svc:web --tcp 81 "),
+        ("ip:172.18.0.3:30080", "ip:172.18.0.3 --tcp 30080 "),
+        ("10.96.0.1:443", "10.96.0.1 --tcp 443 "),
+        ("ip:[fd00::1]:80", "ip:[fd00::1] --tcp 80 "),
+        ("web.shop:80", "web.shop --tcp 80 "),
+    ],
+)
+def test_a_port_behind_a_target_is_said_apart(text: str, said: str) -> None:
+    """And what looks like one is none."""
+    with pytest.raises(UsageError, match=re.escape(f"{text}: the port is said apart: {said}")):
+        parse(text)
+    assert parse("node:5") == Target("node", "", "5")
+    assert parse("ip:fd00::1:80") == Target("ip", "", "fd00::1:80")
+
+
+WANTING: dict[str, Any] = {
+    "metadata": {"namespace": "default", "name": "web"},
+    "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]},
+}
+WEB_POD: dict[str, Any] = {
+    "metadata": {"namespace": "default", "name": "a", "labels": {"app": "web", "x": "y"}},
+    "spec": {"containers": [{"ports": [{"name": "http", "containerPort": 8080}]}]},
+    "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "pods", "said"),
+    [
+        ({"selector": {}}, [WEB_POD], "it has no selector: its EndpointSlices are made by hand"),
+        ({"selector": {"app": "wbe"}}, [WEB_POD], "no pod has the labels app=wbe; did you mean app=web?"),
+        ({}, [{**WEB_POD, "metadata": {**WEB_POD["metadata"], "namespace": "shop"}}], "no pod has the labels app=web"),
+        ({}, [{**WEB_POD, "status": {}}], "1 pod matches app=web, and it is not ready"),
+        ({}, [{**WEB_POD, "status": {}}] * 2, "2 pods match app=web, and none is ready"),
+        (
+            {"ports": [{"port": 80, "targetPort": "htpp"}]},
+            [WEB_POD] * 2,
+            "2 pods match app=web, and no container has a TCP port of the name htpp; did you mean http?",
+        ),
+        (
+            {"ports": [{"port": 80, "targetPort": "grpc"}]},
+            [WEB_POD],
+            "1 pod matches app=web, and no container has a TCP port of the name grpc; TCP ports: http",
+        ),
+        (
+            {"ports": [{"port": 53, "protocol": "UDP", "targetPort": "http"}]},
+            [WEB_POD],
+            "1 pod matches app=web, and no container has a UDP port of the name http",
+        ),
+        ({}, [WEB_POD], ""),
+    ],
+)
+def test_why_a_service_has_nobody_behind_it(changes: dict[str, Any], pods: list[Any], said: str) -> None:
+    """What its selector and its ports find."""
+    assert why_empty({**WANTING, "spec": {**WANTING["spec"], **changes}}, pods) == said
 
 
 @pytest.mark.parametrize(
