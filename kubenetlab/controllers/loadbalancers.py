@@ -12,8 +12,9 @@ from typing import Final
 
 from msgspec import structs
 
-from kubenetlab.api.config import LOAD_BALANCER_SUBNETS, ClusterConfig
+from kubenetlab.api.config import LOAD_BALANCER_SUBNETS, ClusterConfig, Network
 from kubenetlab.api.core import IP_MODE_ANNOTATION, IpMode, LoadBalancerIngress, LoadBalancerStatus, Service
+from kubenetlab.api.ip import is_address
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.cluster_ips import FAMILIES
 from kubenetlab.controllers.events import event, is_recorded
@@ -41,7 +42,10 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
 
 def _failed(cluster: Cluster, service: Service, now: float) -> Iterator[Change]:
     asked = service.spec.load_balancer_ip
-    why = f"{asked} is in use" if asked else "no address is left in the load balancers' pool"
+    why = "no address is left in the load balancers' pool"
+    if asked:
+        pools = " and ".join(str(pool) for pool in _pools(service))
+        why = f"{asked} is in use" if _is_of_a_pool(service) else f"{asked} is none of the load balancers' pool, {pools}"
     message = f"Error syncing load balancer: failed to ensure load balancer: {why}"
     if not is_recorded(cluster, service, "SyncLoadBalancerFailed", message):
         yield event(cluster, service, "Warning", "SyncLoadBalancerFailed", message, SOURCE, now)
@@ -53,11 +57,12 @@ def is_ours(service: Service) -> bool:
 
 
 def _addresses(service: Service, taken: set[str]) -> Iterator[str]:
-    """One per family of the Service: the one it has, the one it asks for, the first that is free; none where the pool is used up."""
+    """One per family of the Service: the one it has, the one it asks for, the first that is free; none where the pool is used up, or where
+    one is asked for that no pool has."""
     asked = service.spec.load_balancer_ip
-    versions = {family: version for version, family in FAMILIES.items()}
-    for family in service.spec.ip_families:
-        pool = LOAD_BALANCER_SUBNETS[versions[family]]
+    if asked and not _is_of_a_pool(service):
+        return
+    for pool in _pools(service):
         known = [address for address in service.load_balancer_ips if ip_address(address) in pool]
         if asked and ip_address(asked) in pool:
             if asked in known or asked not in taken:
@@ -70,3 +75,14 @@ def _addresses(service: Service, taken: set[str]) -> Iterator[str]:
             if address is not None:
                 taken.add(address)
                 yield address
+
+
+def _pools(service: Service) -> list[Network]:
+    """Of the families that it has."""
+    versions = {family: version for version, family in FAMILIES.items()}
+    return [LOAD_BALANCER_SUBNETS[versions[family]] for family in service.spec.ip_families]
+
+
+def _is_of_a_pool(service: Service) -> bool:
+    asked = service.spec.load_balancer_ip
+    return is_address(asked) and any(ip_address(asked) in pool for pool in _pools(service))

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_network
 
-from kubenetlab.api.config import LOAD_BALANCER_SUBNETS
 from kubenetlab.api.core import Service, ServiceSpec, SessionAffinityConfig
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.discovery import EndpointPort, Endpoints, EndpointSlice
@@ -53,7 +52,7 @@ def _validate_load_balancer(spec: ServiceSpec) -> Iterator[Finding]:
         message = "may only be set when type is LoadBalancer and externalTrafficPolicy is Local"
         yield Finding(("spec", "healthCheckNodePort"), message)
     elif spec.health_check_node_port and spec.health_check_node_port not in NODE_PORTS:
-        yield Finding(("spec", "healthCheckNodePort"), _NOT_IN_RANGE)
+        yield Finding(("spec", "healthCheckNodePort"), f"invalid value {spec.health_check_node_port}: {_NOT_IN_RANGE}")
     if spec.load_balancer_class and not is_balanced:
         yield Finding(("spec", "loadBalancerClass"), "may only be used when type is LoadBalancer")
 
@@ -98,7 +97,7 @@ def _validate_ports(spec: ServiceSpec) -> Iterator[Finding]:
         if port.node_port and spec.type == "ClusterIP":
             yield Finding((*here, "nodePort"), "may not be used when type is ClusterIP")
         elif port.node_port and port.node_port not in NODE_PORTS:
-            yield Finding((*here, "nodePort"), _NOT_IN_RANGE)
+            yield Finding((*here, "nodePort"), f"invalid value {port.node_port}: {_NOT_IN_RANGE}")
         if port.node_port and (port.protocol, port.node_port) in node_ports:
             yield Finding((*here, "nodePort"), f"{port.node_port}/{port.protocol} stands here a second time")
         node_ports.add((port.protocol, port.node_port or 0))
@@ -117,9 +116,6 @@ def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
     for index, address in enumerate(spec.cluster_ips):
         if address != "None" and not is_address(address):
             yield Finding((*path, "clusterIPs", index), f"wanted an IP address, found {found(address)}")
-    if spec.load_balancer_ip and not _is_in_pool(spec.load_balancer_ip):
-        pools = " and ".join(str(pool) for pool in LOAD_BALANCER_SUBNETS.values())
-        yield Finding((*path, "loadBalancerIP"), f"wanted an address of {pools}, found {found(spec.load_balancer_ip)}")
     for index, address in enumerate(spec.external_ips):
         if not is_address(address):
             yield Finding((*path, "externalIPs", index), f"wanted an IP address, found {found(address)}")
@@ -127,10 +123,6 @@ def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
             yield Finding((*path, "externalIPs", index), f"may not be a loopback or link-local address, found {address}")
     if len(set(spec.ip_families)) < len(spec.ip_families):
         yield Finding((*path, "ipFamilies"), "each family may stand here once")
-
-
-def _is_in_pool(text: str) -> bool:
-    return is_address(text) and any(ip_address(text) in pool for pool in LOAD_BALANCER_SUBNETS.values())
 
 
 def validate_endpoint_slice(piece: EndpointSlice) -> Iterator[Finding]:
