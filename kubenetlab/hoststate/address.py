@@ -100,3 +100,9 @@ def decode_address(netns: str, body: memoryview, names: Mapping[int, str]) -> tu
 def dump_addresses() -> bytes:
     """The request for all addresses of a namespace."""
     return message(wire.RTM_GETADDR, wire.NLM_F_DUMP, _IFADDRMSG.pack(0, 0, 0, 0, 0))
+
+
+def address_in(body: memoryview) -> str:
+    """The address alone that a message of the dump tells."""
+    found = attributes(body[_IFADDRMSG.size :])
+    return str(as_address(found.get(IFA_LOCAL, found[IFA_ADDRESS])))

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple
 
+from kubenetlab.hoststate.address import address_in, dump_addresses
 from kubenetlab.hoststate.conntrack import Allowed, decode
 from kubenetlab.hoststate.rules import Name
 from kubenetlab.hoststate.wire import (
@@ -57,12 +58,15 @@ class Conntrack:
 
     def __init__(self) -> None:
         self._socket = netlink.opened(netlink.NETLINK_NETFILTER)
+        self._addresses = netlink.opened(netlink.NETLINK_ROUTE)
 
     def run(self, text: str) -> str:
         wanted = decode(text)
         for version in {allowed.version for allowed in wanted}:
             by_place = {(allowed.address, allowed.port): allowed for allowed in wanted if allowed.version == version}
-            for flow in [flow for flow in self.flows(version) if _is_stale(flow, by_place)]:
+            flows = self.flows(version)
+            own = self._own_addresses() if flows and any(not address for address, _ in by_place) else set()
+            for flow in [flow for flow in flows if _is_stale(flow, by_place, own)]:
                 self._delete(version, flow)
         return ""
 
@@ -79,6 +83,7 @@ class Conntrack:
 
     def close(self) -> None:
         self._socket.close()
+        self._addresses.close()
 
     def flows(self, version: int) -> list[Flow]:
         """Every UDP flow of an IP version.
@@ -92,6 +97,10 @@ class Conntrack:
         except OSError as error:
             raise RulesError(f"connection tracking: {error.strerror}") from None
         return [flow for body in bodies if (flow := _flow(body[_NFGENMSG.size :], version)) is not None]
+
+    def _own_addresses(self) -> set[str]:
+        """Those of this namespace, at which its node ports are."""
+        return set(map(address_in, netlink.ask(self._addresses, dump_addresses())))
 
     def _count(self) -> int:
         """How many flows are tracked in this namespace, of all protocols."""
@@ -112,10 +121,11 @@ class Conntrack:
                 raise RulesError(f"a UDP flow to {where} is not to be deleted: {error.strerror}") from None
 
 
-def _is_stale(flow: Flow, by_place: dict[Place, Allowed]) -> bool:
-    """True when it leads to none of the endpoints of where it goes."""
+def _is_stale(flow: Flow, by_place: dict[Place, Allowed], own: set[str]) -> bool:
+    """True when it leads to none of the endpoints of where it goes; to a node port goes what was translated at whatever address, or was sent to
+    one of the namespace's own before there was the node port."""
     allowed = by_place.get(flow.destination)
-    if allowed is None and flow.answers != flow.destination:  # to a node port, at whatever address
+    if allowed is None and (flow.answers != flow.destination or flow.destination[0] in own):
         allowed = by_place.get(("", flow.destination[1]))
     return allowed is not None and flow.answers not in allowed.endpoints
 

@@ -82,10 +82,16 @@ def test_a_client_is_led_on_when_its_endpoint_goes(lab: Lab, proxy: str, way: st
 
 
 @pytest.mark.parametrize("proxy", MODES)
-def test_a_client_that_asked_before_there_was_a_service(lab: Lab, proxy: str) -> None:
-    """Its datagrams went out by the default route; from the moment when the Service is there they reach it."""
+@pytest.mark.parametrize("way", ["external IP", "node port"])
+def test_a_client_that_asked_before_there_was_a_service(lab: Lab, proxy: str, way: str) -> None:
+    """Its datagrams went out by the default route, or to a node that did not know the port; from the moment when the Service is there they
+    reach it. And once more when it was gone for a while."""
     lab.up(PODS, "--proxy", proxy)
-    with client_of(lab.pod("client"), OUTSIDE, 81) as ask:
-        assert ask() == ""
-        lab.apply(SERVICE)
-        assert wait_for(ask, "an answer").startswith("web-")
+    to = (OUTSIDE, 81) if way == "external IP" else (lab.place("nodes", "worker2")["addresses"][0], 30081)
+    with client_of(lab.pod("client"), *to) as inside, client_of(lab.place("external", "client"), *to) as outside:
+        for _ in range(2):
+            assert (inside(), outside()) == ("", "")
+            lab.apply(SERVICE)
+            assert wait_for(inside, "an answer").startswith("web-")
+            assert wait_for(outside, "an answer outside").startswith("web-")
+            lab.run("delete", "svc", "web")
