@@ -47,13 +47,15 @@ __noinline int open_flow(const struct settings *known, int manner)
 		return bpf_map_update_elem(&flows, key, flow, BPF_ANY);
 	}
 	int is_own = is_same(&chosen->address, node), is_nodes = manner & NODE_IS_CLIENT;
+	int is_masqueraded = manner & MASQUERADED && !is_nodes && !is_own;
 	__u32 flags = (manner & WITHOUT_SERVICE ? IS_APART : IS_SERVICE) | (is_nodes ? FROM_NODE : 0);
 
 	set_flow(flow, &asked->source, 0, &chosen->address, chosen->port, flags);
 	set_flow(other, &asked->destination, asked->destination_port, &asked->source, asked->source_port, is_nodes ? TO_NODE : 0);
 	set_key(key, &chosen->address, chosen->port, &asked->source, 0, asked->protocol, is_nodes && !is_own ? COMING : GOING);
-	flow->source_port = reserve(is_nodes ? 0 : asked->source_port);
-	if (manner & MASQUERADED && !is_nodes && !is_own) {
+	/* what is masqueraded has a port in between that nobody takes by itself: from its own port the client may speak to the endpoint, too */
+	flow->source_port = reserve(is_nodes || is_masqueraded ? 0 : asked->source_port);
+	if (is_masqueraded) {
 		set_flow(other, &chosen->address, chosen->port, &asked->source, flow->source_port, 0);
 		set_key(key, &chosen->address, chosen->port, node, 0, asked->protocol, COMING);
 		__be16 port = reserve(0);
@@ -65,14 +67,42 @@ __noinline int open_flow(const struct settings *known, int manner)
 	return bpf_map_update_elem(&flows, key, flow, BPF_ANY);
 }
 
-/* Forgets how answers to a flow were translated, if it was here. */
-static __always_inline void forget_answers(struct work *work, const struct flow *flow)
+/* Forgets the flow of work->key, which is work->flow: itself, how answers to it are translated, and how it is masqueraded. */
+__noinline int forget(void)
 {
+	struct work *work = at_hand();
+	if (!work)
+		return -1;
+	struct tuple *key = &work->key;
+	const struct flow *flow = &work->flow;
+	struct flow *other = &work->other;
+	__u8 protocol = key->protocol;
+	bpf_map_delete_elem(&flows, key);
 	if (flow->flags & TO_HOME)
-		return;
-	const struct tuple *asked = &work->packet.tuple;
-	set_key(&work->key, &flow->destination, flow->destination_port, &flow->source, flow->source_port, asked->protocol, GOING);
-	bpf_map_delete_elem(&flows, &work->key);
+		return 0;
+	set_key(key, &flow->destination, flow->destination_port, &flow->source, flow->source_port, protocol, GOING);
+	bpf_map_delete_elem(&flows, key);
+	if (flow->flags & FROM_NODE) {
+		key->stage = COMING;
+		bpf_map_delete_elem(&flows, key);
+	}
+	set_key(key, &flow->source, flow->source_port, &flow->destination, flow->destination_port, protocol, GOING);
+	struct flow *outward = bpf_map_lookup_elem(&flows, key);
+	if (!outward)
+		return 0;
+	*other = *outward;
+	bpf_map_delete_elem(&flows, key);
+	set_key(key, &flow->destination, flow->destination_port, &other->source, other->source_port, protocol, COMING);
+	bpf_map_delete_elem(&flows, key);
+	return 0;
+}
+
+/* The same of the packet's own flow. */
+static __always_inline void forget_its(struct work *work, const struct flow *flow)
+{
+	work->key = work->packet.tuple;
+	work->flow = *flow;
+	forget();
 }
 
 /* True for a packet of a connection that has been begun before. */

@@ -62,7 +62,10 @@ __noinline int pass_by(struct __sk_buff *skb, const struct settings *known)
 	set_key(key, &other->destination, other->destination_port, &other->source, other->source_port, asked->protocol, COMING);
 	struct flow *flow = bpf_map_lookup_elem(&flows, key);
 	if (!flow || flow->flags & IS_CLOSED || bpf_ktime_get_ns() - flow->seen_ns > IDLE_NS) {
-		bpf_map_delete_elem(&flows, key);
+		if (flow) {
+			work->flow = *flow;
+			forget();
+		}
 		set_key(key, &asked->destination, asked->destination_port, &asked->source, asked->source_port, asked->protocol, GOING);
 		bpf_map_delete_elem(&flows, key);
 		return TC_ACT_OK;
@@ -119,7 +122,7 @@ static __always_inline int take_in(struct __sk_buff *skb, struct work *work, con
 		return follow(skb, work, known, flow);
 	}
 	if (flow)
-		forget_answers(work, flow);
+		forget_its(work, flow);
 	return open_flow(known, 0) ? TC_ACT_SHOT : translate(skb, work, known, &work->flow);
 }
 
@@ -147,7 +150,7 @@ static __always_inline int look_at(struct __sk_buff *skb, int stage)
 	if (is_handed_on)
 		return take_in(skb, work, known, flow);
 	if (flow && is_stale(known, flow, is_from_node)) {
-		forget_answers(work, flow);
+		forget_its(work, flow);
 		flow = 0;
 	}
 	if (!flow)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.kernel.frames import ACK, FIN, Packet, fragments, is_sound, tcp, together, udp, unreachable
 from tests.kernel.service_node import NODE_PORT, Addresses, Node, answer
 
@@ -33,6 +35,40 @@ def test_the_port_of_a_connection_that_has_ended_is_free_for_others(ends: Addres
     assert node.went(answer(direct)) == answer(direct)
 
 
+@pytest.mark.parametrize("way", ["balanced", "node", "cluster_ip"])
+def test_from_its_own_port_a_client_may_ask_an_endpoint_as_well(ends: Addresses, way: str) -> None:
+    """At the same time, before or after it has asked the Service: who goes there directly is seen itself, masqueraded or not on the other way."""
+    node = Node(ends)
+    pod, _, far = ends.pods
+    node.serve([(far, 8080)])
+    there = (getattr(ends, way), NODE_PORT if way == "node" else 80)
+    direct = tcp((pod, 41000), (far, 8080))
+    assert node.went(node.came(direct)) == direct
+    node.went(node.came(tcp((pod, 41000), there)))
+    if way != "cluster_ip":  # that flow has the client's own port
+        assert node.went(node.came(direct)) == direct
+    node.came(tcp((pod, 41000), there, FIN | ACK))
+    assert node.went(node.came(direct)) == direct
+    assert node.went(answer(direct)) == answer(direct)
+    by_second = node.went(node.came(tcp((pod, 41000), (ends.second_ip, 80))))
+    assert by_second.source == pod
+
+
+def test_nothing_is_left_of_a_flow_whose_service_has_had_nobody(ends: Addresses) -> None:
+    """UDP from one port, while the only endpoint goes and comes again: the answers are the Service's, as before."""
+    node = Node(ends)
+    pod, _, far = ends.pods
+    for asker, way in ((pod, (ends.cluster_ip, 80)), (ends.outside, (ends.node, NODE_PORT)), (pod, (ends.balanced, 80))):
+        asked = udp((asker, 41000), way)
+        for _ in range(2):
+            node.serve([(far, 8080)], protocol="UDP")
+            went = node.went(node.came(asked))
+            back = answer(went)
+            assert node.went(node.came(back) if went.source == ends.node else back).ends == (*way, asker, 41000)
+            node.serve([], protocol="UDP")
+            node.coming(asked)
+
+
 def test_later_fragments_follow_the_first(ends: Addresses) -> None:
     """To the endpoint, masqueraded, and back; the datagram is whole at either end."""
     node = Node(ends)
@@ -46,7 +82,7 @@ def test_later_fragments_follow_the_first(ends: Addresses) -> None:
 
     asked = udp((ends.outside, 50000), (ends.node, NODE_PORT), bytes(range(200)) * 4)
     came = each(node.came, asked)
-    assert came.ends == (ends.outside, 50000, ends.pods[2], 8080)
+    assert (came.source, came.ends[2:]) == (ends.outside, (ends.pods[2], 8080))
     went = each(node.went, came)
     assert went.source == ends.node
     back = udp(went.ends[2:], went.ends[:2], bytes(range(200)) * 5)
