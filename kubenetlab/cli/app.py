@@ -97,6 +97,13 @@ class _Group(TyperGroup):
         super().__init__(**attributes)
         self.commands = _Commands()  # type: ignore[assignment]
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from kubenetlab.cli.kubectls import no_such_command
+
+            raise no_such_command(args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         shown = copy(self)
         shown.commands = _Summaries()  # type: ignore[assignment]
