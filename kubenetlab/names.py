@@ -132,9 +132,13 @@ def _hex(address: str) -> str:
     return ip_address(address).packed[-4:].hex(":")
 
 
+MACHINE_LINKS = "knl-"
+"""What the names of the machine's ends of uplinks begin with."""
+
+
 def machine_link(lab: str) -> str:
     """The machine's end of a lab's uplink."""
-    return f"knl-{hashlib.sha256(lab.encode()).hexdigest()[:8]}"
+    return f"{MACHINE_LINKS}{hashlib.sha256(lab.encode()).hexdigest()[:8]}"
 
 
 def socket_address(address: str, port: int) -> str:

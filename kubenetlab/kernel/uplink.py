@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
+from kubenetlab import names
 from kubenetlab.errors import LabError
 from kubenetlab.hoststate import nftables
 from kubenetlab.hoststate.rules import Name
@@ -21,11 +22,19 @@ LINKS = {4: ip_network("198.18.0.0/15"), 6: ip_network("fd6b:6e6c::/32")}
 """Where the addresses of links between the machine and labs are from. IPv4: what RFC 2544 keeps for tests, and nobody routes; IPv6: local
 ones (RFC 4193)."""
 _CONF = Path("/proc/sys/net")
+_SETTINGS = ("forwarding", "route_localnet")
+"""Of the link, by IPv4."""
 
 
 def forwards(version: int) -> bool:
-    """True where the machine forwards packets of a family already, whoever they are from; False where it does not have that family."""
-    setting = _CONF / f"ipv{version}/conf/all/forwarding"
+    """True where the machine forwards packets of a family already, whoever they are from; False where it does not have that family, or not
+    on links that are new."""
+    if version == 6 and any(_is_set(_CONF / f"ipv6/conf/{name}/disable_ipv6") for name in ("all", "default")):
+        return False
+    return _is_set(_CONF / f"ipv{version}/conf/all/forwarding")
+
+
+def _is_set(setting: Path) -> bool:
     return setting.exists() and setting.read_text().strip() == "1"
 
 
@@ -53,27 +62,45 @@ def connect(link: str, other: str, netns: str, addresses: Sequence[str]) -> None
     _ip("link", "add", link, "type", "veth", "peer", "name", other, "netns", netns)
     for address in addresses:
         _ip("address", "add", address, "dev", link, *(("nodad",) if ":" in address else ()))
-    for name in ("forwarding", "route_localnet"):
+    for name in _SETTINGS:
         (_CONF / f"ipv4/conf/{link}/{name}").write_text("1")
     if any(":" in address for address in addresses):
         (_CONF / f"ipv6/conf/{link}/accept_dad").write_text("0")  # nobody else is on it: it need not wait a second for who has its address
     _ip("link", "set", link, "up")
 
 
+def is_connected(link: str, addresses: Sequence[str]) -> bool:
+    """True where a link is as `connect` makes it: a command may have ended in the middle, or somebody changed it."""
+    found = next((entry for entry in _said("address") if entry["ifname"] == link), None)
+    if found is None or "UP" not in found["flags"]:
+        return False
+    there = {f"{entry['local']}/{entry['prefixlen']}" for entry in found.get("addr_info", ())}
+    return there >= set(addresses) and all(_is_set(_CONF / f"ipv4/conf/{link}/{name}") for name in _SETTINGS)
+
+
 def disconnect(link: str) -> None:
-    """Takes the link away, where it is still there; the other end goes with it."""
-    if has_link(link):
+    """Takes the link away, where it is still there; the other end goes with it, and it goes with that: the lab's end may be first."""
+    if not has_link(link):
+        return
+    try:
         _ip("link", "delete", link)
+    except LabError:
+        if has_link(link):
+            raise
 
 
 def not_forwarding() -> list[str]:
-    """The links with IPv4 addresses from which nothing is forwarded."""
+    """The machine's own links with IPv4 addresses from which nothing is forwarded; those to labs are the labs'."""
     with_addresses = [link["ifname"] for link in _said("-4", "address") if link.get("addr_info") and "LOOPBACK" not in link["flags"]]
-    return [link for link in with_addresses if _forwarding(link).read_text().strip() == "0"]
+    own = [link for link in with_addresses if not link.startswith(names.MACHINE_LINKS)]
+    return [link for link in own if _forwarding(link).read_text().strip() == "0"]
 
 
 def forward(link: str, value: str) -> None:
-    """Has what comes in by a link forwarded, `1`, or not, `0`. A link that has gone needs nothing."""
+    """Has what comes in by a link forwarded, `1`, or not, `0`: but where somebody has the whole machine forward by now. A link that has
+    gone needs nothing."""
+    if value == "0" and forwards(4):
+        return
     try:
         _forwarding(link).write_text(value)
     except FileNotFoundError:

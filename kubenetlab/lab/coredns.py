@@ -14,14 +14,16 @@ import struct
 import time
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.load import decode_object
 from kubenetlab.api.meta import Resource
+from kubenetlab.datapath.uplink import inside
 from kubenetlab.lab import forwarder, rundir
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.exchange import Exchange
@@ -57,6 +59,8 @@ class CoreDNS:
         self._zone: Zone | None = None
         self._forwards = False
         """True where the lab has an uplink: others may know what is not known here."""
+        self._own: list[Network] = []
+        """The lab's ranges: a name server there would be one that asks us, without end."""
         self._cache: dict[bytes, tuple[bytes, str]] = {}
         """Question as it came, without its number → answer without its number, words for the log; thrown away at every change."""
         self._queries = 0
@@ -119,7 +123,7 @@ class CoreDNS:
         """What the machine's name servers say."""
         begun = time.perf_counter()
         self._queries += 1
-        reply = await forwarder.asked(data, is_udp=is_udp) or failed(data)
+        reply = await forwarder.asked(data, is_udp=is_udp, but_for=self._own) or failed(data)
         self._tell(data, logged(data, reply, is_udp=is_udp), peer, begun)
         return reply
 
@@ -246,6 +250,7 @@ class CoreDNS:
         namespaces, services, slices = (list(self._seen[kind].values()) for kind in (Namespace, Service, EndpointSlice))
         self._zone = Zone(config.networking.dns_domain, namespaces, services, slices, hosts)  # type: ignore[arg-type]
         self._forwards = config.uplink
+        self._own = [ip_network(text) for version in (4, 6) for text in inside(config, version)]
         self._cache = {}
 
 

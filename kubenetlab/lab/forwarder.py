@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
+
+from kubenetlab.api.config import Network
 
 PLACES = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 """Where the machine names its servers; the second is where systemd-resolved keeps those that it asks itself."""
@@ -15,27 +18,32 @@ TIMEOUT_S = 2.0
 MAX_MESSAGE_BYTES = 64 * 1024
 
 
-def name_servers() -> list[str]:
-    """The machine's, as far as they can be reached from elsewhere: the machine's loopback is not this namespace's."""
+def name_servers(but_for: Sequence[Network] = ()) -> list[str]:
+    """The machine's, as far as they can be reached from elsewhere: the machine's loopback is not this namespace's, and what the ranges
+    `but_for` have is the lab's own, which asks us. What is no address is passed over, as libc does.
+    """
     for place in PLACES:
         try:
-            lines = Path(place).read_text().splitlines()
+            lines = Path(place).read_text(errors="replace").splitlines()
         except OSError:
             continue
         given = [words[1] for line in lines if len(words := line.split()) > 1 and words[0] == "nameserver"]
-        if found := [address for address in given if not _is_of_a_link(address)]:
+        if found := [address for address in given if _is_elsewhere(address, but_for)]:
             return found
     return []
 
 
-def _is_of_a_link(text: str) -> bool:
-    address = ip_address(text.partition("%")[0])
-    return address.is_loopback or address.is_link_local
+def _is_elsewhere(text: str, but_for: Sequence[Network]) -> bool:
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return not (address.is_loopback or address.is_link_local or any(address in network for network in but_for))
 
 
-async def asked(question: bytes, *, is_udp: bool) -> bytes | None:
-    """The answer of the first server that has one, as it came; None when none answers."""
-    for server in name_servers():
+async def asked(question: bytes, *, is_udp: bool, but_for: Sequence[Network] = ()) -> bytes | None:
+    """The answer of the first server that has one, as it came; None when none answers. See `name_servers`."""
+    for server in name_servers(but_for):
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 reply = await _exchange(server, question, is_udp=is_udp)

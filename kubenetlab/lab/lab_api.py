@@ -135,6 +135,7 @@ class LabApi:
         found = Uplink(machine=tuple(asked["machine"]), router=tuple(asked["router"]))
         self._agent.sight.doubt([names.ROUTER])  # another has put a link there
         self._agent.learn([found if found.router else Delete(Uplink, "", found.name)])
+        self._agent.wake()  # the same uplink may have another link
         return _json({})
 
     async def _given(self, request: Request) -> Answer:

@@ -40,7 +40,10 @@ class NetnsLinks:
             return
         name = run_netns_name(self._lab, netns)
         self._owners[name] = netns
-        outer = self.outer_pid(pid) if life is None else self._outer(life)
+        try:
+            outer = self.outer_pid(pid) if life is None else self._outer(life)
+        except OSError:
+            return  # no room for a descriptor: a convenience, the lab does without it
         target = f"/proc/{outer}/ns/net"
         try:
             os.symlink(target, name, dir_fd=self._run_netns)

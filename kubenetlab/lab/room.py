@@ -35,8 +35,8 @@ _FABRIC: Final = 3
 MAX_NODE_AGENTS: Final = 2
 NODES_OF_ONE: Final = 4
 """So many nodes one node agent takes alone."""
-_OWN_PROCESSES: Final = 2
-"""init and agent; node agents and app workers come on top."""
+_OWN_PROCESSES: Final = 3
+"""init, agent, and the agent's second thread, which counts like a process; node agents and app workers come on top."""
 _OWN: Final = 16
 """Of processes and namespaces, about: what a lab of a few nodes has without any pod."""
 _SPARE_FILES: Final = 128

@@ -37,12 +37,15 @@ from kubenetlab.errors import RequirementError, refusal
 from kubenetlab.lab.container_logs import Piece
 from kubenetlab.lab.http import Answer, Stream, serve
 from kubenetlab.lab.lab_api import LabApi
+from kubenetlab.lab.log import log
 from kubenetlab.programs.http import Request, Response
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent import Agent
 
 REMEMBERED_REQUESTS = 256
+ACCEPT_PAUSE_S = 0.05
+"""How long to leave a connection waiting that cannot be accepted."""
 FOLLOW_S = 0.1
 """How often a log that is followed is looked at."""
 _YES = ("true", "1")
@@ -81,7 +84,12 @@ class Server:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(self._listener)
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError as error:  # too many files are open: some will be closed again
+                log(f"a client has to wait: {refusal(error)}")
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
             _, user, _ = struct.unpack("iii", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             if user != os.geteuid():
                 connection.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -40,6 +40,11 @@ class Record(Struct, frozen=True):
 
 def bring(lab: str, config: ClusterConfig) -> Record:
     """Makes the uplink, or brings into line what is there of it. Raises LabError, having taken away what was made."""
+    with _alone(lab):
+        return _bring(lab, config)
+
+
+def _bring(lab: str, config: ClusterConfig) -> Record:
     client, path = Client(lab), _record(lab)
     seen = client.inspect()
     link, before = names.machine_link(lab), _read(path)
@@ -49,13 +54,15 @@ def bring(lab: str, config: ClusterConfig) -> Record:
         objects = tuple(wanted.machine(lab, Uplink(machine=record.machine, router=record.router), published, config))
         replace_file(path, msgspec.json.encode(record))
         _forward(lab)
-        if not here.has_link(link):
-            lengths = (wanted.PREFIX_LENGTHS[6 if ":" in address else 4] for address in record.machine)
-            addresses = [f"{address}/{length}" for address, length in zip(record.machine, lengths, strict=True)]
+        addresses = [f"{address}/{wanted.PREFIX_LENGTHS[6 if ':' in address else 4]}" for address in record.machine]
+        if not here.is_connected(link, addresses):
+            here.disconnect(link)
             here.connect(link, names.ROUTER_UPLINK, names.run_netns_name(lab, names.ROUTER), addresses)
         here.load(objects, record.tables)
         client.post(f"{LAB_API}/uplink", {"machine": record.machine, "router": record.router})
     except (OSError, KubenetlabError) as error:
+        with suppress(OSError, KubenetlabError):  # the lab may be what failed
+            _tell_of_none(client)
         take_away(lab)
         if isinstance(error, OSError):
             raise LabError(f"lab {lab} has no uplink: {refusal(error)}") from error
@@ -65,11 +72,27 @@ def bring(lab: str, config: ClusterConfig) -> Record:
 
 def remove(lab: str) -> bool:
     """Takes the uplink of a lab that runs away; False where there is none."""
-    if not _record(lab).exists():
-        return False
-    Client(lab).post(f"{LAB_API}/uplink", {"machine": [], "router": []})
-    take_away(lab)
-    return True
+    with _alone(lab):
+        if not _record(lab).exists():
+            return False
+        _tell_of_none(Client(lab))
+        take_away(lab)
+        return True
+
+
+def _tell_of_none(client: Client) -> None:
+    client.post(f"{LAB_API}/uplink", {"machine": [], "router": []})
+
+
+@contextmanager
+def _alone(lab: str) -> Iterator[None]:
+    """Nobody else makes this lab's uplink or takes it away meanwhile. A file is held that stays as long as the lab does."""
+    held = os.open(rundir.of(lab) / rundir.PAUSE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def in_the_way() -> list[str]:
@@ -128,11 +151,23 @@ def _forwarding() -> Iterator[dict[str, list[str]]]:
             links = {}
         yield links
         if links:
-            replace_file(path, msgspec.json.encode(links))
+            _write(path, msgspec.json.encode(links))
         else:
             path.unlink(missing_ok=True)
     finally:
         os.close(lock)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Where there is no room for another file, what has become shorter takes the place of what it was. Raises OSError."""
+    try:
+        replace_file(path, data)
+    except OSError:
+        if not path.exists() or len(data) > path.stat().st_size:
+            raise
+        with path.open("r+b") as file:
+            file.write(data)
+            file.truncate()
 
 
 def _record(lab: str) -> Path:

@@ -58,8 +58,8 @@ def test_everything_that_lacks_comes_in_one_report() -> None:
         check_room("big", store(deployment(replicas=100)), [PIDS, NETS, *ROOMY])
     assert str(refused.value).splitlines() == [
         "lab big does not fit on this machine: 3 nodes and 105 pods",
-        "  processes: 120 needed; kernel.pid_max is 1,000, 900 of them taken",
-        "    → sudo sysctl -w kernel.pid_max=1020",
+        "  processes: 121 needed; kernel.pid_max is 1,000, 900 of them taken",
+        "    → sudo sysctl -w kernel.pid_max=1021",
         "  network namespaces: 110 needed; user.max_net_namespaces is 30",
         "    → sudo sysctl -w user.max_net_namespaces=110",
         "  nothing was changed; see kubenetlab doctor",
