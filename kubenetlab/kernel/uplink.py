@@ -5,7 +5,9 @@ By the program `ip`: it is done once for a lab, and what is typed here is what a
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -22,6 +24,7 @@ LINKS = {4: ip_network("198.18.0.0/15"), 6: ip_network("fd6b:6e6c::/32")}
 """Where the addresses of links between the machine and labs are from. IPv4: what RFC 2544 keeps for tests, and nobody routes; IPv6: local
 ones (RFC 4193)."""
 _CONF = Path("/proc/sys/net")
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _SETTINGS = ("forwarding", "route_localnet")
 """Of the link, by IPv4."""
 
@@ -55,6 +58,21 @@ def free_link(version: int, first: int, prefix_length: int) -> tuple[str, str]:
         if not any(network.overlaps(other) for other in taken):
             return str(network[1]), str(network[2])
     raise LabError(f"no network of {networks} is left for a link to the lab: the machine's routes take them all")
+
+
+def is_listened_at(address: str, port: int, protocol: str, version: int) -> bool:
+    """True where a program of the machine has a port: at an address, or with an empty one at any."""
+    family, kind = _FAMILIES[version], socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
+    try:
+        with socket.socket(family, kind, socket.IPPROTO_SCTP if protocol == "sctp" else 0) as tried:
+            if kind == socket.SOCK_STREAM:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended are no matter
+            if version == 6:
+                tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            tried.bind((address, port))
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE  # where the machine has no such address, or protocol, nobody listens
+    return False
 
 
 def connect(link: str, other: str, netns: str, addresses: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from zlib import crc32
@@ -20,7 +20,7 @@ from kubenetlab import names
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.lab import Uplink
 from kubenetlab.datapath import uplink as wanted
-from kubenetlab.datapath.port_mappings import published_ports
+from kubenetlab.datapath.port_mappings import PublishedPort, published_ports
 from kubenetlab.errors import KubenetlabError, LabError, refusal
 from kubenetlab.kernel import uplink as here
 from kubenetlab.kernel.files import replace_file
@@ -51,6 +51,8 @@ def _bring(lab: str, config: ClusterConfig) -> Record:
     try:
         record = before if before is not None and here.has_link(link) else _planned(lab, link, config)
         published = published_ports(config, {node["name"]: node["addresses"] for node in seen["nodes"]})
+        if before is None:
+            _require_free(published)
         objects = tuple(wanted.machine(lab, Uplink(machine=record.machine, router=record.router), published, config))
         replace_file(path, msgspec.json.encode(record))
         _forward(lab)
@@ -126,6 +128,16 @@ def _planned(lab: str, link: str, config: ClusterConfig) -> Record:
         raise LabError("the lab has IPv6 alone, which this machine does not forward: sysctl net.ipv6.conf.all.forwarding=1")
     tables = tuple((family, f"kubenetlab-{lab}") for family in ("ip", "ip6"))
     return Record(link, tuple(own for own, _ in ends), tuple(other for _, other in ends), tables)
+
+
+def _require_free(published: Sequence[PublishedPort]) -> None:
+    """Raises LabError for ports that programs of the machine have: those would not be reached any more."""
+    taken = [port for port in published if here.is_listened_at(port.listen_address, port.port, port.protocol, port.version)]
+    if taken:
+        words = ", ".join(dict.fromkeys(f"{port.port}/{port.protocol.upper()}" for port in taken))
+        raise LabError(
+            f"extraPortMappings: a program of this machine listens on {words}; take another hostPort, or end it (ss -lntup shows which it is)"
+        )
 
 
 def _forward(lab: str) -> None:

@@ -297,6 +297,21 @@ def test_what_is_there_of_it_is_brought_into_line(lab: Lab, machine: Machine, ha
     assert machine.state == before
 
 
+def test_a_port_that_the_machine_has_itself_is_left_to_it(lab: Lab, machine: Machine) -> None:
+    """The lab is there and goes without; when the port is free, the uplink can be had."""
+    before = machine.state
+    server = [*machine.inside, sys.executable, "-c", SERVERS.replace('("::", 8000)', '("::", 8080)').replace(REAL[4], "127.0.0.1")]
+    with subprocess.Popen(server, stdout=subprocess.PIPE, text=True) as own:
+        assert own.stdout is not None
+        assert own.stdout.readline() == "up\n"
+        said = lab.up(CLUSTER, "--uplink", status=1).err
+        assert "extraPortMappings: a program of this machine listens on 8080/TCP; take another hostPort" in said
+        assert machine.state == before
+        own.kill()
+    lab.run("up", "--uplink")
+    assert machine.ask(machine.real, ("TCP", MACHINE[4], 8080)) == [("web", REAL[4])]
+
+
 def test_an_uplink_that_cannot_be_made_again_is_none(lab: Lab, machine: Machine) -> None:
     """Its link is gone, and there is no room for another: the lab is told, and wants none any more."""
     lab.up(CLUSTER, "--uplink")
