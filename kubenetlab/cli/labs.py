@@ -127,11 +127,18 @@ def down(lab: Lab = None, every: Annotated[bool, typer.Option("--all", help="All
     labs = rundir.names() if every or lab is None else [lab]
     if lab is None and not every and len(labs) > 1:
         raise LabError(f"several labs are there: {', '.join(labs)}; say which with --lab NAME, or --all")
+    failed: list[LabError] = []
     for name in labs:
-        was_alive = client.Client(name).kill()
-        while not rundir.sweep(name):  # an `up` has just finished
-            was_alive |= client.Client(name).kill()
+        try:
+            was_alive = client.Client(name).kill()
+            while not rundir.sweep(name):  # an `up` has just finished
+                was_alive |= client.Client(name).kill()
+        except LabError as error:  # the others go all the same
+            failed.append(error)
+            continue
         say(f"lab {name} is down" if was_alive else f"lab {name} was not up; its traces are gone")
+    if failed:
+        raise LabError("\n".join(map(str, failed)))
     if not labs:
         say("no lab is up")
     hint("kubenetlab up" if not client.running() else "kubenetlab list")

@@ -17,9 +17,10 @@ import socket
 import stat
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from kubenetlab.errors import LabError, RequirementError, UsageError
+from kubenetlab.errors import KubenetlabError, LabError, RequirementError, UsageError
 from kubenetlab.names import file_name, lab_name_fault
 
 RUN_NETNS = "/run/netns"
@@ -150,7 +151,8 @@ def clear_links(dead: Sequence[str]) -> None:
     """Removes what labs that are dead have left outside their directories: links in /run/netns, which lead nowhere, or to whoever has the
     number now, and what an uplink needed of the machine."""
     for lab in dead:
-        _take_uplink_away(lab)
+        with suppress(KubenetlabError, OSError):  # `down` of that lab says what is in the way; other labs' commands go on
+            _take_uplink_away(lab)
     if os.geteuid() or not dead or not os.path.isdir(RUN_NETNS):
         return
     prefixes = tuple(f"{lab}_" for lab in dead)

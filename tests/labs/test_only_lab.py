@@ -26,6 +26,9 @@ class Place:
         line = [*self._there, *COMMAND, *words]
         return ran(subprocess.run(line, input=given, capture_output=True, text=True, check=False, timeout=patiently(60)), status)
 
+    def begun(self, *line: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([*self._there, *line], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
     @property
     def labs(self) -> list[str]:
         return [lab["name"] for lab in self.run("list", "-o", "json").json]
@@ -75,3 +78,17 @@ def test_options_alone_where_none_is_up(place: Place) -> None:
     place.run("up", "--nodes", "2")
     assert place.labs == ["quickstart"]
     assert len(place.run("get", "nodes", "-o", "json").json["items"]) == 2
+
+
+def test_one_lab_that_does_not_go_keeps_no_other(place: Place) -> None:
+    """Somebody holds the directory of the first: the second goes, and what was in the way is told."""
+    for name in ("a", "b"):
+        place.run("up", "--lab", f"{OURS}{name}", "--no-wait", "-f", "-", given=pod("client"))
+    with place.begun("flock", f"/run/kubenetlab/{OURS}a", "-c", "echo held; exec cat") as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        said = place.run("down", "--all", status=1)
+        assert f"lab {OURS}b is down" in said.out
+        assert f"error: lab {OURS}a is being made by somebody else at this moment" in said.err
+        holder.communicate()
+    assert f"lab {OURS}a was not up; its traces are gone" in place.run("down", "--all").out
