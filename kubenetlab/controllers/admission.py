@@ -89,8 +89,10 @@ def admit(cluster: Cluster, incoming: Sequence[Incoming], now: float) -> Admissi
         admitted, faults = staged.put(obj, old, one.document)
         findings += [(index, finding) for finding in faults]
         action: Action = "created" if old is None else "unchanged" if admitted == old else "configured"
-        is_told = isinstance(old, ClusterConfig) and action == "configured"
-        outcomes.append(Outcome(one.object.title, action, tuple(config_changes.told(old, admitted)) if is_told else ()))
+        if isinstance(old, ClusterConfig):  # a document without a name is the lab's
+            outcomes.append(Outcome(old.title, action, tuple(config_changes.told(old, admitted))))
+        else:
+            outcomes.append(Outcome(one.object.title, action))
     if any(isinstance(one.object, (ClusterConfig, Node)) for one in incoming):
         findings += _refused_ranges(staged.result(), incoming)
     if any(not finding.is_warning for _, finding in findings):

@@ -46,7 +46,7 @@ def test_options_alone_change_the_only_lab_that_is_up(place: Place) -> None:
     said = place.run("up", "--proxy", "iptables")
     assert f"Cluster {OURS}mine configured: networking.kubeProxyMode nftables → iptables\n" in said.out
     assert "KUBE-SERVICES" in place.run("exec", "node:worker", "--", "iptables-nft-save", "-t", "nat").out
-    assert "nodes 3 → 4" in place.run("up", "--nodes", "4").out
+    assert f"Cluster {OURS}mine configured: nodes 3 → 4\n" in place.run("up", "--nodes", "4").out
     assert "node/worker" in place.run("plan", "--proxy", "ebpf").out
     assert place.labs == [f"{OURS}mine"]
     again = place.run("apply", "-f", "-", given=NAMED).out
@@ -71,6 +71,12 @@ def test_options_alone_where_several_labs_are_up(place: Place) -> None:
     assert f"several labs are up: {OURS}a, {OURS}b; say which with --lab NAME" in refused.err
     assert "nftables → iptables" in place.run("up", "--proxy", "iptables", "--lab", f"{OURS}b").out
     assert place.labs == [f"{OURS}a", f"{OURS}b"]
+
+
+def test_a_lab_without_a_cluster_document_is_called_by_its_name(place: Place) -> None:
+    """Also where what it is told of its Cluster document has none."""
+    place.run("up", "-f", "-", given=pod("client"))
+    assert "Cluster lab configured: nodes 3 → 2\n" in place.run("up", "--nodes", "2").out
 
 
 def test_options_alone_where_none_is_up(place: Place) -> None:
