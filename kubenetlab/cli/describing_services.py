@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from kubenetlab.api.core import ClientIPConfig
 from kubenetlab.cli.lines import line, mapping
 from kubenetlab.cli.screen import say, table
+from kubenetlab.observe.targets import service_named
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
@@ -28,17 +30,18 @@ def describe_service(client: Client, service: Mapping[str, Any]) -> None:
         at_nodes = f"  node port {port['nodePort']}" if port.get("nodePort") else ""
         target = port.get("targetPort", port["port"])
         line("Port", f"{port.get('name', '<unset>')}  {port['port']}/{port.get('protocol', 'TCP')}  →  {target}{at_nodes}")
-    seen = [one for one in client.inspect()["services"] if (one["namespace"], one["name"]) == (meta["namespace"], meta["name"])]
+    seen = service_named(client.inspect(), meta["namespace"], meta["name"])
     rows = [
         (f"  {entry['address']}", str(entry["port"]), entry["node"] or "", "ready" if entry["ready"] else "not ready")
-        for one in seen
-        for entry in one["endpoints"]
+        for entry in (seen["endpoints"] if seen is not None else ())
     ]
     say("Endpoints:")
     if rows:
         table(("  ADDRESS", "PORT", "NODE", "STATE"), rows)
     else:
-        say(f"  <none>  {_without(client, service)}")
+        means = "DNS has no address" if spec.get("clusterIP") == "None" else "connections are rejected"
+        why = why_without(client, service)
+        say(f"  <none>  {means}{f': {why}' if why else ''}")
 
 
 def _fields(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -61,17 +64,17 @@ def _fields(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Health check", f"node port {spec['healthCheckNodePort']}"
     if not is_headless:
         yield "Internal policy", spec.get("internalTrafficPolicy", "Cluster")
-        timeout_s = spec.get("sessionAffinityConfig", {}).get("clientIP", {}).get("timeoutSeconds", 10800)
+        timeout_s = spec.get("sessionAffinityConfig", {}).get("clientIP", {}).get("timeoutSeconds", ClientIPConfig().timeout_seconds)
         is_sticky = spec.get("sessionAffinity") == "ClientIP"
         yield "Affinity", f"ClientIP, for {timeout_s} s" if is_sticky else "None"
     if spec.get("trafficDistribution"):
         yield "Distribution", spec["trafficDistribution"]
 
 
-def _without(client: Client, service: Mapping[str, Any]) -> str:
-    """What that means, and why it is so."""
+def why_without(client: Client, service: Mapping[str, Any]) -> str:
+    """Why a Service has no endpoint that is ready, as far as its selector, its ports and its namespace's pods tell."""
+    from kubenetlab.api.pods import Pod
+    from kubenetlab.lab.paths import kind_path
     from kubenetlab.observe.emptiness import why_empty
 
-    means = "DNS has no address" if service["spec"].get("clusterIP") == "None" else "connections are rejected"
-    why = why_empty(service, client.get(f"/api/v1/namespaces/{service['metadata']['namespace']}/pods")["items"])
-    return f"{means}: {why}" if why else means
+    return why_empty(service, client.get(kind_path(Pod, service["metadata"]["namespace"]))["items"])

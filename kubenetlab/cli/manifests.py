@@ -125,13 +125,13 @@ def for_lab(
     if lab is not None:
         rundir.of(lab)  # a name that no lab can have is told before anything else
     is_up = lab is not None and rundir.is_alive(lab)
-    if not files and flags.say_something and (changed := lab if is_up else only_running() if lab is None else None) is not None:
+    if not files and flags.say_something and (lab is None or is_up) and (changed := lab or only_running()) is not None:
         return changed, read(None, strict=strict, base=_document_of(changed), flags=flags)
     with_quickstart = not files and (lab in (None, QUICKSTART) or not is_up)
     given = read(files, strict=strict, with_quickstart=with_quickstart, for_new_lab=True, flags=flags, lab=lab)
     name = lab or given.cluster_config.name or (QUICKSTART if given.is_quickstart else "lab")
     if flags.say_something and (given.config is None or given.config.document.file == COMMAND_LINE) and rundir.is_alive(name):
-        given = read(files, strict=strict, with_quickstart=with_quickstart, base=_document_of(name), flags=flags, lab=lab)
+        given = read(files, strict=strict, base=_document_of(name), flags=flags, lab=lab)
     return name, given
 
 

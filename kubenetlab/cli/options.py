@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,27 +56,14 @@ class Drift(StrEnum):
     keep = "keep"
 
 
-Lab = Annotated[
-    str | None,
-    typer.Option(
-        "--lab",
-        metavar="NAME",
-        envvar=ENVIRONMENT,
-        callback=remember_lab,
-        help="Which lab; by default the only one that is up.",
-        autocompletion=candidates("labs"),
-    ),
-]
+def _lab(help_: str) -> Any:
+    return typer.Option("--lab", metavar="NAME", envvar=ENVIRONMENT, callback=remember_lab, help=help_, autocompletion=candidates("labs"))
+
+
+Lab = Annotated[str | None, _lab("Which lab; by default the only one that is up.")]
 MadeLab = Annotated[
     str | None,
-    typer.Option(
-        "--lab",
-        metavar="NAME",
-        envvar=ENVIRONMENT,
-        callback=remember_lab,
-        help="Its name; else the Cluster document's, or `quickstart`. For options without -f: which lab that is up, else the only one.",
-        autocompletion=candidates("labs"),
-    ),
+    _lab("Its name; else the Cluster document's, or `quickstart`. For options without -f: which lab that is up, else the only one."),
 ]
 """Of commands that make labs as well."""
 Files = Annotated[list[str] | None, typer.Option("-f", "--filename", metavar="FILE|DIR|-", help="Manifests; may be given several times.")]

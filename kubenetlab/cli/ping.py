@@ -70,21 +70,22 @@ def ping(
     if only_ipv4 and only_ipv6:
         raise UsageError("-4 cannot stand with -6; without either every family is tried")
     version = 4 if only_ipv4 else 6 if only_ipv6 else None
-    asked = [(option, port) for option, port in (("--sctp", sctp), ("--udp", udp), ("--tcp", tcp)) if port is not None]
-    if len(beside := [option for option, _ in asked] + ["--http"] * (http is not None)) > 1 and beside != ["--tcp", "--http"]:
-        raise UsageError(f"{beside[0]} cannot stand with {' or '.join(beside[1:])}")
+    ports = {protocol: port for protocol, port in (("SCTP", sctp), ("UDP", udp), ("TCP", tcp)) if port is not None}
+    asked = [f"--{protocol.lower()}" for protocol in ports] + ["--http"] * (http is not None)
+    if len(asked) > 1 and asked != ["--tcp", "--http"]:
+        raise UsageError(f"{asked[0]} cannot stand with {' or '.join(asked[1:])}")
     client = choose(lab)
     seen = client.inspect()
     if source is not None and destination is not None and not matrix:
         from kubenetlab.cli.pinging import Question, one
 
-        option, port = asked[0] if asked else ("--tcp" if http is not None else "--icmp", None)
+        protocol = next(iter(ports), "TCP" if http is not None else "ICMP")
         is_fine = one(
             client,
             seen,
             resolve(parse(source, namespace), seen).of_version(version),
             parse(destination, namespace),
-            Question(option.removeprefix("--").upper(), port, http),
+            Question(protocol, ports.get(protocol), http),
             deadline_s=deadline,
             output=output,
         )

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from kubenetlab.api.core import Service
+from kubenetlab.cli.describing_services import why_without
 from kubenetlab.cli.options import Output
 from kubenetlab.cli.screen import BAD, DIM, GOOD, data, hint, paint, say
 from kubenetlab.errors import RequirementError, UsageError
@@ -22,11 +23,10 @@ from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import object_path
 from kubenetlab.lab.podnet import Namespace, PodNetwork
 from kubenetlab.names import socket_address
-from kubenetlab.observe.emptiness import why_empty
 from kubenetlab.observe.expect import Destination, Expectation, ServicePort, expect, service_ports, world
 from kubenetlab.observe.matrix import FITS
 from kubenetlab.observe.prober import Probe, Result, run
-from kubenetlab.observe.targets import Place, Target, node_ports, resolve
+from kubenetlab.observe.targets import Place, Target, node_ports, resolve, service_named
 from kubenetlab.programs.resolver import parse as parse_resolver
 
 DEFAULT_HTTP_PORT = 80
@@ -105,7 +105,7 @@ def one(
     for line in body.splitlines():
         say(f"  {line}")
     is_pod = "/" in who
-    if why and is_fine:
+    if why and is_fine and result.outcome != "answer":
         hint(f"kubenetlab describe svc {target.name}" + (f" -n {target.namespace}" if target.namespace != "default" else ""))
         return is_fine
     hint(f"kubenetlab logs {who}" if is_fine and is_pod else "kubenetlab ping" if is_fine else "kubenetlab diff")
@@ -114,12 +114,10 @@ def one(
 
 def _why_empty(client: Client, seen: Mapping[str, Any], target: Target) -> str:
     """Why the Service that is meant has no endpoint that is ready; nothing where it has some, or is none."""
-    at = (target.namespace, target.name)
-    entry = next((one for one in seen["services"] if target.kind in ("svc", "lb") and (one["namespace"], one["name"]) == at), None)
+    entry = service_named(seen, target.namespace, target.name) if target.kind in ("svc", "lb") else None
     if entry is None or any(endpoint["ready"] for endpoint in entry["endpoints"]):
         return ""
-    service = client.get(object_path(Service, *at))
-    return why_empty(service, client.get(f"/api/v1/namespaces/{target.namespace}/pods")["items"])
+    return why_without(client, client.get(object_path(Service, target.namespace, target.name)))
 
 
 def _promise(where: Where, expected: Expectation | None, empty: str, *, is_fine: bool) -> str:
@@ -190,7 +188,7 @@ def service_port(seen: Mapping[str, Any], source: Place, target: Target, protoco
 
 def _refuse_nameless(seen: Mapping[str, Any], target: Target) -> None:
     """Raises UsageError for a Service that has no address of its own and is reached by its name."""
-    entry = next((one for one in seen["services"] if (one["namespace"], one["name"]) == (target.namespace, target.name)), None)
+    entry = service_named(seen, target.namespace, target.name)
     if entry is None or entry["cluster_ips"]:
         return
     what = "of type ExternalName" if entry["type"] == "ExternalName" else "headless"

@@ -28,10 +28,15 @@ def has_br_netfilter() -> bool:
     return os.path.exists(BRIDGE_NETFILTER)
 
 
+def try_sctp() -> None:
+    """Raises OSError where this kernel does not speak SCTP; one that has it in a module loads that now."""
+    socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+
+
 def has_sctp() -> bool:
-    """True when this kernel speaks SCTP; one that has it in a module loads that now."""
+    """True when this kernel speaks SCTP."""
     try:
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+        try_sctp()
     except OSError:
         return False
     return True

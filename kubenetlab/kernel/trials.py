@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -12,7 +11,7 @@ from kubenetlab.hoststate.ipvs import RealServer, VirtualServer, update
 from kubenetlab.hoststate.link import LOOPBACK, Bridge, Dummy, LinkUp, Port, Veth
 from kubenetlab.hoststate.wire import Links
 from kubenetlab.kernel import ipset, iptables, ipvs, namespaces, nftables, syscalls
-from kubenetlab.kernel.features import has_ipv6
+from kubenetlab.kernel.features import has_ipv6, try_sctp
 from kubenetlab.kernel.monitor import Monitor
 from kubenetlab.kernel.privileges import confine
 from kubenetlab.kernel.trying import Trial
@@ -168,10 +167,6 @@ def _try_ipvs() -> None:
         raise OSError("its settings net.ipv4.vs.… are missing: in a user namespace, or without CONFIG_IP_VS_NFCT")
 
 
-def _try_sctp() -> None:
-    socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
-
-
 def _try_ipv6() -> None:
     if not has_ipv6():
         raise OSError("the kernel has no IPv6")
@@ -264,7 +259,7 @@ TRIALS: Final = (
     ),
     Trial(
         "SCTP",
-        _try_sctp,
+        try_sctp,
         "Services and stand-ins by SCTP, beside TCP and UDP",
         f"sudo modprobe sctp; {_KERNEL.format(options='CONFIG_IP_SCTP')}",
         without="ports with protocol: SCTP are not served",

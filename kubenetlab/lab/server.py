@@ -36,6 +36,7 @@ from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import RequirementError, refusal
 from kubenetlab.lab.container_logs import Piece
 from kubenetlab.lab.http import Answer, Stream, serve
+from kubenetlab.lab.init import ACCEPT_PAUSE_S
 from kubenetlab.lab.lab_api import LabApi
 from kubenetlab.lab.log import log
 from kubenetlab.programs.http import Request, Response
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from kubenetlab.lab.agent import Agent
 
 REMEMBERED_REQUESTS = 256
-ACCEPT_PAUSE_S = 0.05
-"""How long to leave a connection waiting that cannot be accepted."""
 FOLLOW_S = 0.1
 """How often a log that is followed is looked at."""
 _YES = ("true", "1")

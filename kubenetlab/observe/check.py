@@ -29,7 +29,7 @@ from kubenetlab.api.meta import Record
 from kubenetlab.errors import ManifestError, Problem, UsageError
 from kubenetlab.observe.policies import cause
 from kubenetlab.observe.prober import Outcome, Probe, run
-from kubenetlab.observe.targets import Place, Target, named_places, node_ports, parse, resolve
+from kubenetlab.observe.targets import Place, Target, named_places, node_ports, parse, resolve, service_named
 
 Expected = Literal["allow", "deny", "reject", "drop"]
 
@@ -220,7 +220,7 @@ def _destination(target: Target, seen: Mapping[str, Any]) -> tuple[str, tuple[st
     if target.kind == "ip":
         return target.name, (target.name,)
     if target.kind in ("svc", "lb"):
-        found = next((s for s in seen["services"] if (s["namespace"], s["name"]) == (target.namespace, target.name)), None)
+        found = service_named(seen, target.namespace, target.name)
         field, what = ("cluster_ips", "cluster IP") if target.kind == "svc" else ("load_balancer_ips", "load balancer's address")
         if found is None or not found[field]:
             raise UsageError(f"there is no Service {target.namespace}/{target.name} with a {what}")

@@ -208,7 +208,7 @@ def node_ports(target: Target, seen: Mapping[str, Any], port: int | None, protoc
     if not nodes:
         names = [entry["name"] for entry in seen["nodes"]]
         raise UsageError(f"there is no node:{node}{did_you_mean(node, names)}; known: {', '.join(names)}")
-    service = next((entry for entry in seen["services"] if (entry["namespace"], entry["name"]) == (target.namespace, name)), None)
+    service = service_named(seen, target.namespace, name)
     if service is None:
         raise UsageError(f"there is no Service {target.namespace}/{name}")
     having = [entry for entry in service["ports"] if entry["node_port"]]
@@ -218,6 +218,11 @@ def node_ports(target: Target, seen: Mapping[str, Any], port: int | None, protoc
         raise UsageError(f"Service {target.namespace}/{name} has no node port for {port or 'any port'}/{protocol}; it has {known}")
     found = fitting[0]["node_port"]
     return [NodePort(f"nodeport:{entry['name']}/{target.namespace}/{name}", tuple(entry["addresses"]), found) for entry in nodes]
+
+
+def service_named(seen: Mapping[str, Any], namespace: str, name: str) -> Mapping[str, Any] | None:
+    """What `inspect` shows of a Service; None when there is no such Service."""
+    return next((entry for entry in seen["services"] if (entry["namespace"], entry["name"]) == (namespace, name)), None)
 
 
 def places(seen: Mapping[str, Any]) -> list[Place]:
