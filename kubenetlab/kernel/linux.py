@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from kubenetlab.hoststate.address import decode_address, dump_addresses
@@ -42,13 +43,19 @@ _DUMPS: Final = (
 
 
 class LinuxKernel:
-    """The kernel as one lab uses it. Lives in the lab's PID namespace; not to be used from two threads."""
+    """The kernel as one lab uses it. Lives in the lab's PID namespace; not to be used from two threads.
+
+    It has one of its own, in which pause processes are started while the next namespace is filled.
+    """
 
     def __init__(self, sandboxes: Sandboxes) -> None:
         self.sandboxes = sandboxes
         self._indexes: dict[str, dict[str, int]] = {}
         self._next_index = FIRST_INDEX
         self._open: dict[str, int] = {}
+        self._pauses = ThreadPoolExecutor(1, "pauses")
+        self._held: dict[str, Future[None]] = {}
+        """New namespaces, from when they are filled until their pause process is needed."""
         self._sysctls = Sysctls()
 
     # --- what the encoders ask (hoststate.wire.Links) ---
@@ -67,6 +74,7 @@ class LinuxKernel:
 
     def namespace_fd(self, netns: str) -> int:
         if netns not in self._open:
+            self._await(netns)
             self._open[netns] = self.sandboxes.open(netns)
         return self._open[netns]
 
@@ -75,10 +83,11 @@ class LinuxKernel:
     def apply(self, changes: Changes, done: Done = nobody_asks) -> Report:
         """Makes the changes in namespaces, links and all that is told by netlink; other hands' objects are passed over.
 
-        `done` is called with each namespace that was worked on, when it is made and what is to be plugged into it is. An operation that
-        fails does not stop the others; when something in a new namespace fails, that namespace is not kept.
+        `done` is called with each namespace that was worked on, when it is made and what is to be plugged into it is, in whatever thread.
+        An operation that fails does not stop the others; when something in a new namespace fails, that namespace is not kept.
         """
         failures: list[Failure] = []
+        last: Future[None] | None = None
         count = 0
         sysctls = SysctlWriter(self._sysctls)
         awaited = Counter(far for entry in changes.namespaces for far in far_namespaces(entry))
@@ -86,10 +95,11 @@ class LinuxKernel:
         ports: dict[str, list[Operation]] = {}
 
         def plug(netns: str) -> None:
+            nonlocal last
             if netns in ports and not awaited[netns]:
                 if plugs := ports.pop(netns):
                     failures.extend(self._batch(netns, plugs))
-                done(netns)
+                last = self._pauses.submit(done, netns)  # behind the pause processes of all that is plugged in
 
         try:
             for entry in changes.namespaces:
@@ -97,12 +107,17 @@ class LinuxKernel:
                     continue
                 mine = [operation for operation in entry.operations if operation.object.hand == "netlink"]
                 ports[entry.netns] = [operation for operation in mine if _is_new_port(operation)]
-                failures += self._apply_one(entry, [operation for operation in mine if not _is_new_port(operation)], sysctls)
+                failures += self._apply_one(
+                    entry, [operation for operation in mine if not _is_new_port(operation)], sysctls, failures.append
+                )
                 count += len(mine)
                 plug(entry.netns)
                 for far in far_namespaces(entry):
                     awaited[far] -= 1
                     plug(far)
+            if last is not None:
+                last.result()
+            self._held.clear()
             for entry in changes.namespaces:
                 if entry.is_removed:
                     self.sandboxes.remove(entry.netns)
@@ -115,13 +130,17 @@ class LinuxKernel:
             self._sysctls.close()
         return Report(count - len(failures), with_causes(failures))
 
-    def _apply_one(self, entry: NetnsChanges, operations: Sequence[Operation], sysctls: SysctlWriter) -> list[Failure]:
+    def _apply_one(
+        self, entry: NetnsChanges, operations: Sequence[Operation], sysctls: SysctlWriter, tell: Callable[[Failure], None]
+    ) -> list[Failure]:
+        """What failed; `tell` is called with what fails later."""
         if not operations:
             return []
         if not entry.is_new:
             return self._change(entry.netns, operations, sysctls)
-        sandbox, *inside = operations
-        assert isinstance(sandbox.object, Sandbox)
+        first, *inside = operations
+        sandbox = first.object
+        assert isinstance(sandbox, Sandbox)
         failures: list[Failure] = []
 
         def fill() -> None:
@@ -129,13 +148,27 @@ class LinuxKernel:
             if failures:
                 raise _FailedError
 
+        def hold(network: int | None) -> None:
+            try:
+                self.sandboxes.hold(sandbox, network)
+            except (OSError, KeyError) as error:
+                self._forget(entry.netns)
+                tell(failure_of(entry.netns, first, error))
+
         try:
-            self.sandboxes.make(sandbox.object, fill)
+            network = self.sandboxes.network(sandbox, fill)
         except _FailedError:
             self._forget(entry.netns)
         except (OSError, KeyError) as error:
-            failures.append(failure_of(entry.netns, sandbox, error))
+            failures.append(failure_of(entry.netns, first, error))
+        else:
+            self._held[entry.netns] = self._pauses.submit(hold, network)
         return failures
+
+    def _await(self, netns: str) -> None:
+        """Returns when a namespace that has just been filled has its pause process, or has failed to get one."""
+        if (held := self._held.pop(netns, None)) is not None:
+            held.result()
 
     def _change(self, netns: str, operations: Sequence[Operation], sysctls: SysctlWriter) -> list[Failure]:
         try:
@@ -151,6 +184,7 @@ class LinuxKernel:
         return failures + self._send(netns, [operation for operation in operations if not isinstance(operation.object, Sysctl | Settings)])
 
     def _batch(self, netns: str, operations: Sequence[Operation]) -> list[Failure]:
+        self._await(netns)
         try:
             with self.sandboxes.inside(netns):
                 return self._send(netns, operations)

@@ -1,9 +1,10 @@
 """Making sandboxes: new namespaces, filled while we stand in them, then held by a pause process.
 
-    unshare(NET|UTS|IPC) → settings, links, addresses, routes → sethostname → unshare(PID) → posix_spawn(pause)
+    unshare(NET) → settings, links, addresses, routes → unshare(UTS|IPC) → sethostname → unshare(PID) → posix_spawn(pause)
 
 posix_spawn costs the same whatever this process has in memory; a fork would not. Nothing is held before everything in it is there,
-so a sandbox that fails half-way leaves nothing behind.
+so a sandbox that fails half-way leaves nothing behind. The network is one step and the pause process another, because the first
+waits for the lock of all links and the second for a program to start: another thread may do it meanwhile.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from kubenetlab.kernel.syscalls import (
     open_namespace,
     set_hostname,
     setns,
+    spawn,
     unshare,
 )
 
@@ -45,24 +47,42 @@ class Sandboxes:
         """Network namespaces that were made ahead, as long as there are some."""
 
     def make(self, sandbox: Sandbox, fill: Callable[[], None]) -> int:
-        """Makes a sandbox, calls `fill` inside, and returns the pid of its pause process.
+        """Makes a sandbox, calls `fill` in its network namespace, and returns the pid of its pause process.
 
         Whatever `fill` raises is passed on, and the namespaces are gone.
         """
+        return self.hold(sandbox, self.network(sandbox, fill))
+
+    def network(self, sandbox: Sandbox, fill: Callable[[], None]) -> int | None:
+        """A sandbox's network namespace, filled while we stand in it: its descriptor, for `hold`. None where it shares another's."""
+        if sandbox.shares:
+            return None
         try:
-            if sandbox.shares:
+            fd = self._enter_new()
+            try:
+                fill()
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+        finally:
+            setns(self._home["net"], CLONE_NEWNET)
+
+    def hold(self, sandbox: Sandbox, network: int | None) -> int:
+        """Has a pause process hold what `network` has returned, whose descriptor it closes, and all else that is the sandbox's."""
+        try:
+            if network is None:
                 self._join(sandbox.shares)
                 unshare(CLONE_NEWIPC)
-            elif self._enter_blank():
-                unshare(CLONE_NEWUTS | CLONE_NEWIPC)
             else:
-                unshare(CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
-            fill()
-            if not sandbox.shares:
+                setns(network, CLONE_NEWNET)
+                unshare(CLONE_NEWUTS | CLONE_NEWIPC)
                 set_hostname(sandbox.hostname)
             self.pids[sandbox.netns] = pid = self._spawn_pause(sandbox.netns)
             return pid
         finally:
+            if network is not None:
+                os.close(network)
             self.go_home()
 
     def remove(self, netns: str) -> None:
@@ -118,15 +138,18 @@ class Sandboxes:
             self.blanks.close()
             self.blanks = None
 
-    def _enter_blank(self) -> bool:
-        """False where there is none."""
-        if self.blanks is None or (fd := self.blanks.take()) is None:
-            return False
+    def _enter_new(self) -> int:
+        """Into a blank network namespace, made ahead if there is one. Its descriptor, which is the caller's."""
+        fd = self.blanks.take() if self.blanks is not None else None
+        if fd is None:
+            unshare(CLONE_NEWNET)
+            return open_namespace("net")
         try:
             setns(fd, CLONE_NEWNET)
-        finally:
+        except OSError:
             os.close(fd)
-        return True
+            raise
+        return fd
 
     def _join(self, netns: str) -> None:
         for kind in ("net", "uts"):
@@ -140,7 +163,7 @@ class Sandboxes:
         """A pause process that is PID 1 of a PID namespace of its own."""
         unshare(CLONE_NEWPID)
         try:
-            return os.posix_spawn(self._pause_path, [f"{self._lab}/{netns}"], {})
+            return spawn(self._pause_path, [f"{self._lab}/{netns}"])
         except OSError as error:
             raise OSError(error.errno, f"start of its pause process: {error.strerror}") from None
         finally:

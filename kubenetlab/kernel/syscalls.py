@@ -6,9 +6,11 @@ Source: unshare(2), setns(2), mount(2), mount_setattr(2), fsopen(2), prctl(2), p
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import resource
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,19 @@ def fork() -> int:
         return os.fork()
     except OSError as error:
         raise OSError(error.errno, f"fork: {error.strerror}") from None
+
+
+def spawn(path: str, arguments: Sequence[str]) -> int:
+    """Starts a program with an empty environment and returns its pid; costs the same whatever this process has in memory.
+
+    Other threads go on until it runs, which they do not while os.posix_spawn() waits for that (Modules/posixmodule.c, 3.11).
+    """
+    pid = ctypes.c_int()
+    words = (ctypes.c_char_p * (len(arguments) + 1))(*map(os.fsencode, arguments))
+    number = _libc.posix_spawn(ctypes.byref(pid), os.fsencode(path), None, None, words, (ctypes.c_char_p * 1)())
+    if number:
+        raise OSError(number, os.strerror(number))
+    return pid.value
 
 
 @contextmanager
@@ -115,6 +130,17 @@ def drop_from_bounding_set(capability: int) -> None:
 def set_no_new_privileges() -> None:
     """Neither set-user-id nor file capabilities count for what this process becomes."""
     _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def have_room_for_descriptors(count: int) -> None:
+    """Makes the table of this process's descriptors as large as that, or as its limit, while it has one thread.
+
+    With several threads each growth waits, for 5 ms or so, until no processor can still read the smaller one (fs/file.c expand_fdtable(), 6.18).
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    last = min(count, soft) - 1
+    with open(os.devnull, "rb") as source:
+        os.close(fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, last))
 
 
 def give_memory_back() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from kubenetlab.kernel.syscalls import have_room_for_descriptors
 from kubenetlab.lab import command, coredns, node_agent, worker
 from kubenetlab.lab.agent import Agent
 from kubenetlab.lab.boot import Boot, Role
@@ -20,6 +21,9 @@ TURN_S = 0.0005
 
 GARBAGE = 50_000, 20, 20
 """The store and the plan are values that share most of what they hold: to look for cycles in them as often as Python does finds none."""
+
+DESCRIPTORS = 16_384
+"""So many can be open before the agent waits for its table of them to grow."""
 
 
 def permanent(boot: Boot) -> Sequence[tuple[str, Role]]:
@@ -34,6 +38,7 @@ def permanent(boot: Boot) -> Sequence[tuple[str, Role]]:
 def _agent(boot: Boot) -> None:
     """The agent, and the API before it. Never returns while the lab lives."""
 
+    have_room_for_descriptors(DESCRIPTORS)
     sys.setswitchinterval(TURN_S)
     gc.set_threshold(*GARBAGE)
 

@@ -98,7 +98,7 @@ def _name() -> str:
 
 def arm(turns: _Turns) -> None:
     """Stands before each of the calls."""
-    from kubenetlab.kernel import nftables, rtnetlink, syscalls
+    from kubenetlab.kernel import nftables, rtnetlink, sandboxes, syscalls
     from kubenetlab.kernel.rules import RulesError
 
     def before(owner: Any, name: str, judge: Callable[..., Call | None]) -> None:
@@ -114,7 +114,7 @@ def arm(turns: _Turns) -> None:
         setattr(owner, name, call)
 
     before(os, "fork", lambda: ("process", "a fork", None))
-    before(os, "posix_spawn", lambda path, argv, *_: ("process", f"start of {argv[0]}", path))
+    before(sandboxes, "spawn", lambda path, argv: ("process", f"start of {argv[0]}", path))
     before(os, "open", lambda path, flags, *_, **__: ("file", f"open {path}", path) if flags & os.O_CREAT else None)
     before(os, "write", _written)
     before(os, "rename", lambda source, target: ("file", f"rename to {target}", target))
