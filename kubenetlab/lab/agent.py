@@ -20,9 +20,7 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers import Controllers
-from kubenetlab.datapath import plan, plan_probes
 from kubenetlab.datapath.contexts import Contexts
-from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import ApplyError, refusal
 from kubenetlab.hoststate.diff import Changes, diff
@@ -43,6 +41,7 @@ from kubenetlab.lab.room import check_growth
 from kubenetlab.lab.rules import RulesHand
 from kubenetlab.lab.runs import RunsHand
 from kubenetlab.lab.sight import Sight
+from kubenetlab.lab.wanted import Wanted
 from kubenetlab.lab.wire import encode
 
 MAX_ROUNDS = 1000
@@ -69,7 +68,7 @@ class Agent:
         self.lab = boot.lab
         self.directory = Path(boot.directory)
         self.cluster: Cluster = boot.state or Cluster()
-        self.desired = HostState()
+        self.wanted = Wanted()
         self.failures: dict[str, str] = {}
         """Namespace → what Linux refused there; empty again when it is done."""
         self._kept_rules: set[str] = set()
@@ -84,7 +83,6 @@ class Agent:
         self.builder: Builder
         self.check_room = partial(check_growth, boot)
         self._boot = boot
-        self._memo = Memo()
         self.controllers = Controllers()
         self._keeper = state.Keeper(self.directory / rundir.STORE, boot.state)  # `up` has written it down
         self._lives = Lives(self._died)
@@ -157,6 +155,11 @@ class Agent:
         self._dirty.set()
 
     @property
+    def desired(self) -> HostState:
+        """What should exist."""
+        return self.wanted.state
+
+    @property
     def known(self) -> dict[str, Contents]:
         """What exists in each namespace, as far as it has been made, seen or told."""
         return self.sight.known
@@ -221,9 +224,8 @@ class Agent:
             cluster, self._wake_at = self.controllers.run(cluster, time.time())
         self.cluster = cluster = cluster.with_changes([machine.decisions(cluster)])
         self.save()
-        decisions = self.decisions
-        self.desired = plan(cluster, decisions, self._memo)
-        probes = plan_probes(cluster, decisions, self._memo)
+        self.wanted.follow(cluster)
+        probes = self.wanted.probes
         changes = diff(HostState(self.known), self.desired)
         if changes:
             self._is_applying = True
@@ -254,8 +256,7 @@ class Agent:
         made = [entry.netns for entry in changes.namespaces if entry.is_new and entry.netns in pids]
         self.learn(change for netns in made for change in facts.sandbox_made(self.cluster, netns, pids[netns]))
         if departed := changes.departed():
-            gone = departed | {netns.removeprefix("node/") for netns in departed}
-            self._memo.forget(lambda key: isinstance(key, tuple) and key[1] in gone)
+            self.wanted.forget(departed)
         self._settle(changes, refused)
 
     def _settle(self, changes: Changes, refused: Refused) -> None:
@@ -307,7 +308,7 @@ class Agent:
         log(f"a new agent took over {len(self.known)} namespaces")
 
     async def _look_around(self) -> None:
-        self.desired = plan(self.cluster, self.decisions, self._memo)
+        self.wanted.follow(self.cluster)
         for netns, pid in self.sandboxes.pids.items():
             self._lives.watch(netns, pid)
             self.known[netns] = contents_of([Sandbox(netns, "?")]) if netns not in self.desired.namespaces else {}
