@@ -86,7 +86,13 @@ class Builder:
         for entry in changes.namespaces:
             if entry.is_removed:
                 self.forget(entry.netns)
-        self.sight.made(self.pids[entry.netns] for entry in changes.namespaces if entry.is_new and entry.netns in self.pids)
+        made = {entry.netns: self.pids[entry.netns] for entry in changes.namespaces if entry.is_new and entry.netns in self.pids}
+        for (
+            netns,
+            pid,
+        ) in made.items():  # not before all are made: a pause process that is started gets a copy of all descriptors, and closes it
+            self._lives.watch(netns, pid)
+        self.sight.made(made.values())
         tell(phase="rules and programs")
         await building.finish()
         if late:
@@ -107,8 +113,7 @@ class Builder:
 
     def take_note(self, netns: str) -> None:
         """A namespace has come."""
-        pid = self.pids[netns]
-        self.links.add(netns, pid, self._lives.watch(netns, pid))
+        self.links.add(netns, self.pids[netns])
 
 
 class _Building:

@@ -34,14 +34,14 @@ class NetnsLinks:
         for name in self._owners.keys() - there:
             self.add(self._owners[name], pids[self._owners[name]])
 
-    def add(self, netns: str, pid: int, life: int | None = None) -> None:
-        """`life` is a pidfd of the process, where the caller has one."""
+    def add(self, netns: str, pid: int) -> None:
+        """A namespace, and the pid of its pause process."""
         if self._run_netns < 0:
             return
         name = run_netns_name(self._lab, netns)
         self._owners[name] = netns
         try:
-            outer = self.outer_pid(pid) if life is None else self._outer(life)
+            outer = self.outer_pid(pid)
         except OSError:
             return  # no room for a descriptor: a convenience, the lab does without it
         target = f"/proc/{outer}/ns/net"
