@@ -74,6 +74,8 @@ def _show(document: dict[str, Any], path: list[str], value: Any) -> None:
 def _rendered(value: Any, given: Any) -> Any:
     """A value as a document. Where the lab knows a field, its own value counts, and a default is shown only when it was given;
     where it does not, what was given stays. Nulls stand for nothing, as in Kubernetes."""
+    if not given:
+        return msgspec.to_builtins(value)
     if isinstance(value, Struct):
         return _rendered_struct(value, given if isinstance(given, Mapping) else {})
     if isinstance(value, Mapping):

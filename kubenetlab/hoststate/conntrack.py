@@ -1,7 +1,7 @@
 """conntrack: where UDP flows to a Service's addresses may lead. What connection tracking remembers otherwise is forgotten.
 
-UDP has no end, so a client that keeps its port would stay for ever with an endpoint that is gone, or with the answer that there was
-none. Nothing is made here: the flows are the packets' own. Source: pkg/proxy/conntrack/cleanup.go (1.33).
+UDP has no end, so a client that keeps its port would stay for ever with an endpoint that is gone, or with whoever answered before there
+was the Service. Nothing is made here: the flows are the packets' own. Source: pkg/proxy/conntrack/cleanup.go (1.33).
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ def decode(text: str) -> list[Allowed]:
 
 
 def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
-    """The destinations that are new, have lost an endpoint or got their first, or are gone."""
+    """The destinations that are new, have lost an endpoint, or are gone.
+
+    One that had no endpoint gets its first: who asked it meanwhile was refused, or dropped, before anything was remembered of the flow.
+    """
     before, after = different(old, new)
     touched = [
         Allowed(obj.version, obj.address, obj.port, obj.endpoints) for key, obj in after.items() if _is_touched(before.get(key), obj)
@@ -92,6 +95,4 @@ def differences(wanted: Sequence[Ruled], listed: Any, former: Sequence[Name] = (
 
 
 def _is_touched(before: Destination | None, after: Destination) -> bool:
-    if before is None or before == after:
-        return before is None
-    return not before.endpoints or not set(before.endpoints) <= set(after.endpoints)
+    return before is None or not set(before.endpoints) <= set(after.endpoints)

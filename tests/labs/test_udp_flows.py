@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
 from tests.labs.lab import Lab, wait_for
+from tests.labs.world import PROXIES
 
 MODES = ("nftables", "nftables,layout=fast", "iptables")
 OUTSIDE = "192.0.2.77"
@@ -95,3 +96,28 @@ def test_a_client_that_asked_before_there_was_a_service(lab: Lab, proxy: str, wa
             assert wait_for(inside, "an answer").startswith("web-")
             assert wait_for(outside, "an answer outside").startswith("web-")
             lab.run("delete", "svc", "web")
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_a_client_that_asked_a_service_without_endpoints(lab: Lab, proxy: str, policy: str) -> None:
+    """It was refused, or not heard; the first endpoint answers it on the same port, by whichever way it asked."""
+    asks_before_there_is_anybody(lab, proxy, policy)
+
+
+def asks_before_there_is_anybody(lab: Lab, proxy: str, policy: str) -> None:
+    """What that test does."""
+    nobody, somebody = PODS.replace("replicas: 3", "replicas: 0"), PODS
+    lab.up(nobody + SERVICE.replace("type: NodePort", f"type: NodePort, externalTrafficPolicy: {policy}"), "--proxy", proxy)
+    ways = (
+        (lab.service("web")["cluster_ips"][0], 81),
+        (OUTSIDE, 81),
+        (lab.place("nodes", "worker2")["addresses"][0], 30081),
+    )
+    with ExitStack() as stack:
+        clients = [stack.enter_context(client_of(lab.pod("client"), *way)) for way in ways]
+        clients += [stack.enter_context(client_of(lab.place("external", "client"), *way)) for way in ways[1:]]
+        assert [ask() for ask in clients] == [""] * len(clients)
+        lab.apply(somebody)
+        for ask in clients:
+            assert wait_for(ask, "an answer").startswith("web-")

@@ -17,7 +17,7 @@ from kubenetlab.observe.emptiness import why_empty
 from kubenetlab.observe.expect import ServicePort, World, expect, service_ports, world
 from kubenetlab.observe.settled import verdicts
 from kubenetlab.observe.targets import Place, Target, named_places, parse, places, pod_of, resolve
-from tests.clusters import NO_CNI, NOW, ONE_NODE, deployment, observed, pod, pod_named, report, running, settled, store
+from tests.clusters import NO_CNI, NOW, ONE_NODE, deployment, observed, pod, pod_named, report, running, settled, store, web_pods
 
 SEEN: dict[str, Any] = {
     "nodes": [{"name": "worker", "pid": 10, "sandbox": "node/worker", "netns": "/n10", "addresses": ["172.18.0.3"]}],
@@ -289,3 +289,13 @@ def test_what_a_user_wrote_is_read_back() -> None:
     assert document["spec"]["volumes"] == [{"name": "v", "emptyDir": {}}]
     assert document["spec"]["restartPolicy"] == "Always"
     assert (document["spec"]["nodeName"], document["status"]["podIP"]) == ("worker", "10.244.1.2")
+
+
+def test_what_a_user_wrote_in_a_template_is_in_its_pods() -> None:
+    """Fields that the lab does not use, too; a pod that nobody wrote has no other place for them."""
+    from kubenetlab.api.render import render
+
+    text = deployment(replicas=1, serviceAccountName="web", securityContext="{fsGroup: 1000}")
+    cluster = running(store(text))
+    spec = render(cluster, web_pods(cluster)[0])["spec"]
+    assert (spec["serviceAccountName"], spec["securityContext"]) == ("web", {"fsGroup": 1000})
