@@ -27,12 +27,14 @@ spec:
         image: agnhost
         args: [netexec]
         ports: [{{name: http, containerPort: 8080}}]
-        readinessProbe: {{httpGet: {{path: /healthz, port: http}}}}
----
+{probe}---
 apiVersion: v1
 kind: Service
 metadata: {{name: {name}}}
 spec: {{selector: {{app: {name}}}, ports: [{{port: 80, targetPort: http}}]}}
+"""
+PROBE = """\
+        readinessProbe: {httpGet: {path: /healthz, port: http}}
 """
 SERVER = """\
 ---
@@ -64,13 +66,14 @@ def services_of(pods: int) -> int:
     return -(-pods // PODS_OF_A_SERVICE)
 
 
-def many(pods: int, workers: int | None = None, services: int | None = None) -> str:
-    """So many pods, each with a readiness probe, in Deployments with a Service each; the system's own come on top."""
+def many(pods: int, workers: int | None = None, services: int | None = None, *, has_probes: bool = True) -> str:
+    """So many pods, each with a readiness probe or none, in Deployments with a Service each; the system's own come on top."""
     workers, services = workers or workers_of(pods), services or services_of(pods)
     nodes = ", ".join(["{role: control-plane}", *["{role: worker}"] * workers])
     sizes = [pods // services + (number < pods % services) for number in range(services)]
     return CLUSTER.format(nodes=nodes) + "".join(
-        DEPLOYMENT.format(name=f"web{number}", replicas=replicas) for number, replicas in enumerate(sizes)
+        DEPLOYMENT.format(name=f"web{number}", replicas=replicas, probe=PROBE if has_probes else "")
+        for number, replicas in enumerate(sizes)
     )
 
 

@@ -13,6 +13,9 @@ from bench.measure import compiled, floor, folder, heading, lab, ratio, spread, 
 ROUNDS = 5
 SIZES = (100, 1000)
 LARGE = 5000
+COMPARED = 1000
+"""So many pods are also made without probes of their own, and with the smallest rules."""
+FAST = ("--proxy=nftables,layout=fast",)
 IDLE_S = 20.0
 LONGEST = "10m"
 
@@ -20,8 +23,11 @@ LONGEST = "10m"
 class Size:
     """What was measured of labs of one size: seconds by round, and the processes of one lab."""
 
-    def __init__(self, pods: int) -> None:
+    def __init__(self, pods: int, *, has_probes: bool = True, options: tuple[str, ...] = ()) -> None:
         self.pods = pods
+        self.has_probes = has_probes
+        self.options = options
+        """Of `up`."""
         self.up: list[float] = []
         self.floor: list[float] = []
         self.again: list[float] = []
@@ -37,19 +43,25 @@ class Size:
     @property
     def title(self) -> str:
         nodes = manifests.workers_of(self.pods) + 1
-        return f"{self.all_pods:,} pods, {nodes} nodes, {manifests.services_of(self.pods)} Services"
+        beside = ("" if self.has_probes else ", no probes") + "".join(f", `{option}`" for option in self.options)
+        return f"{self.all_pods:,} pods, {nodes} nodes, {manifests.services_of(self.pods)} Services{beside}"
+
+    @property
+    def manifest(self) -> str:
+        return manifests.many(self.pods, has_probes=self.has_probes)
 
 
 def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
     """Prints the two tables, of times and of what a lab takes that is up."""
     measured = [Size(pods) for pods in sizes]
+    measured += [Size(COMPARED, has_probes=False), Size(COMPARED, has_probes=False, options=FAST)] if COMPARED in sizes else []
     with folder() as files, lab():
         program = compiled("floor", files)
         if program is None:
             print("no floor: gcc is not installed", file=sys.stderr)
         for size in measured:
-            manifest = files / f"{size.pods}.yaml"
-            manifest.write_text(manifests.many(size.pods))
+            manifest = files / "pods.yaml"
+            manifest.write_text(size.manifest)
             for turn in range(rounds):
                 measure(size, manifest, program, is_last=turn == rounds - 1)
     print(heading(rounds))
@@ -60,8 +72,8 @@ def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
 
 def measure(size: Size, manifest: Path, program: Path | None, is_last: bool) -> None:
     """One lab from `up` to `down`, and the floor; what it takes when idle is asked of the last one only."""
-    size.up.append(timed_lab("up", "-f", str(manifest), "--timeout", LONGEST))
-    size.again.append(timed_lab("up", "-f", str(manifest), "--timeout", LONGEST))
+    size.up.append(timed_lab("up", "-f", str(manifest), "--timeout", LONGEST, *size.options))
+    size.again.append(timed_lab("up", "-f", str(manifest), "--timeout", LONGEST, *size.options))
     if is_last:
         size.load = processes.load(IDLE_S)
         size.memory = processes.memory()
