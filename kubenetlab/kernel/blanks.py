@@ -12,7 +12,7 @@ import resource
 import select
 import signal
 import socket
-from typing import Final
+from typing import Any, Final
 
 from kubenetlab.kernel.permissions import is_root
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, die_with_parent, open_namespace, unshare
@@ -69,12 +69,18 @@ class Blanks:
 
     def _receive(self) -> None:
         try:
-            _, fds, _, _ = socket.recv_fds(self._source, 1, _AT_ONCE)
+            _, fds, _, _ = self._received()
         except OSError:
             return  # closed, or no room for them
         for fd in fds:
             os.set_inheritable(fd, False)  # else a pause process would keep them
         self._open = fds
+
+    def _received(self) -> tuple[bytes, list[int], int, Any]:
+        try:
+            return socket.recv_fds(self._source, 1, _AT_ONCE)
+        except ConnectionResetError:  # who made them has ended and not read that there are enough: that is told first, and once
+            return socket.recv_fds(self._source, 1, _AT_ONCE)
 
 
 def _make(to: socket.socket, count: int) -> None:

@@ -32,6 +32,19 @@ def test_they_come_from_a_process_that_ends() -> None:
     there.close()
 
 
+def test_they_are_there_when_who_made_them_is_gone() -> None:
+    """It ended without reading that there are enough, of which the kernel tells us first."""
+    source = ahead(5 * WORTH_IT)
+    assert source is not None
+    there = Blanks(source)
+    os.waitid(os.P_ALL, 0, os.WEXITED)
+    found = list(iter(there.take, None))
+    assert found
+    for fd in found:
+        os.close(fd)
+    there.close()
+
+
 def test_few_are_open_at_one_time() -> None:
     """The others wait in the socket, and with it they are gone."""
     before = len(os.listdir("/proc/self/fd"))

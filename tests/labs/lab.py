@@ -34,7 +34,11 @@ class Ran(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """Who answered, whom it saw, and from where the question was sent; or what went wrong."""
+    """Who answered, whom it saw, and from where the question was sent; or what went wrong.
+
+    Where no rule translates anything the address seen is the source's, and the port nearly always: where two flows, one of them through a
+    Service, would look the same from the other end, connection tracking takes another port for the second (nf_nat_core.c, get_unique_tuple()).
+    """
 
     who: str = ""
     seen: tuple[str, int] = ("", 0)

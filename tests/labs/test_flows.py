@@ -132,7 +132,7 @@ def test_pods_reach_pods_without_nat(world: World, source: str) -> None:
     answers = world.ask(source, *((protocol, world.address(name), port) for name, protocol, port in targets))
     for (name, _, _), answer in zip(targets, answers, strict=True):
         assert answer.who == name
-        assert answer.seen == answer.source == (world.address(source), answer.source[1])
+        assert answer.seen[0] == answer.source[0] == world.address(source)
 
 
 @pytest.mark.parametrize("source", PODS)
@@ -150,7 +150,7 @@ def test_pods_reach_pods_by_their_service(world: World, source: str) -> None:
 def test_nodes_reach_pods_from_their_own_address(world: World, source: str) -> None:
     """A node has one address for all it meets, its own pods too."""
     for name, answer in zip(PODS, world.ask(source, *(("TCP", world.address(name), 8080) for name in PODS)), strict=True):
-        assert (answer.who, answer.seen) == (name, answer.source)
+        assert (answer.who, answer.seen[0]) == (name, answer.source[0])
         assert answer.source[0] == world.address(source)
 
 
@@ -169,7 +169,7 @@ def test_pods_reach_nodes_without_nat(world: World, source: str) -> None:
     for destination in (world.address("node:worker2"), world.address("host")):
         (answer,) = world.ask(source, ("TCP", destination, 7070))
         assert answer.who == "worker2"
-        assert answer.seen == answer.source == (world.address(source), answer.source[1])
+        assert answer.seen[0] == answer.source[0] == world.address(source)
     (answer,) = world.ask(source, ("TCP", world.services["host"], 80))
     assert (answer.who, answer.seen[0]) == ("worker2", world.address(source))
 
@@ -197,7 +197,7 @@ def test_from_the_internet_no_way_leads_to_pods_or_services(world: World) -> Non
     for answer in world.ask("ext:client", *(("TCP", address, 8080) for address in addresses)):
         assert answer.error in ("unreachable", "silence"), answer
     (answer,) = world.ask("ext:client", ("TCP", world.address("node:worker2"), 7070))
-    assert (answer.who, answer.seen) == ("worker2", answer.source)
+    assert (answer.who, answer.seen[0]) == ("worker2", answer.source[0])
     assert answer.source[0] == world.address("ext:client")
 
 
@@ -255,7 +255,7 @@ def test_a_load_balancers_address_is_reached_from_everywhere(world: World) -> No
     assert answer.who == "b"
     assert answer.seen[0] in nodes
     (answer,) = world.ask("ext:client", ("TCP", world.outside["outside-local"], 80))
-    assert (answer.who, answer.seen) == ("c", answer.source)
+    assert (answer.who, answer.seen[0]) == ("c", answer.source[0])
     for source in ("a", "c", "node:worker", "node:control-plane"):
         answers = world.ask(source, *(("TCP", world.outside[name], 80) for name in ("outside", "outside-local")))
         assert [answer.who for answer in answers] == ["b", "c"]
