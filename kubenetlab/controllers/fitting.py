@@ -19,6 +19,8 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes import NOT_READY_TAINT
 
 Filter = Callable[[Pod, Node, "Placed"], str | None]
+Concern = Callable[[Pod, "Placed"], bool]
+"""Whether a filter has anything to say of a pod, on whichever node."""
 
 _ALL_ADDRESSES = ("", "0.0.0.0", "::")
 
@@ -66,9 +68,11 @@ class Placed:
                 yield from self.pods[other.name]
 
 
-def misfit(pod: Pod, node: Node, placed: Placed) -> str | None:
-    """Why the pod cannot run on the node, in the scheduler's words; None when it can."""
-    return placed.misfit_of_spec(pod, node) or _first_reason(OF_POD, pod, node, placed)
+def misfits(pod: Pod, placed: Placed) -> dict[str, str]:
+    """The nodes that the pod cannot run on, and why, in the scheduler's words."""
+    concerned = [filter_ for filter_, is_concerned in OF_POD if is_concerned(pod, placed)]
+    reasons = ((node.name, placed.misfit_of_spec(pod, node) or _first_reason(concerned, pod, node, placed)) for node in placed.nodes)
+    return {name: reason for name, reason in reasons if reason is not None}
 
 
 def _first_reason(filters: Sequence[Filter], pod: Pod, node: Node, placed: Placed) -> str | None:
@@ -118,15 +122,13 @@ def _node_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
 def _addresses(pod: Pod, node: Node, placed: Placed) -> str | None:
     """A pod that asks for its address can only be where that is routed to."""
     wanted = [ip_address(address) for address in pod.wanted_addresses]
-    ranges = [ip.network(cidr) for cidr in node.spec.pod_cidrs] if wanted else []
+    ranges = [ip.network(cidr) for cidr in node.spec.pod_cidrs]
     is_here = all(any(address in cidr for cidr in ranges if cidr.version == address.version) for address in wanted)
     return None if is_here else "node(s) didn't have the requested pod address in their range"
 
 
 def _ports(pod: Pod, node: Node, placed: Placed) -> str | None:
     wanted = pod.spec.host_ports
-    if not wanted:
-        return None
     taken = [port for other in placed.pods[node.name] for port in other.spec.host_ports]
     is_free = not any(_is_same_port(one, other) for one in wanted for other in taken)
     return None if is_free else "node(s) didn't have free ports for the requested pod ports"
@@ -175,8 +177,6 @@ def _counts(pod: Pod, constraint: TopologySpreadConstraint, other: Pod) -> bool:
 
 def _pod_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
     terms = pod.spec.affinity.pod_affinity.required_during_scheduling_ignored_during_execution
-    if not terms:
-        return None
 
     def is_meant_by_all(other: Pod) -> bool:
         return all(placed.is_meant(term, pod, other) for term in terms)
@@ -212,5 +212,11 @@ def _anti_affinity(pod: Pod) -> tuple[PodAffinityTerm, ...]:
 
 
 OF_SPEC: Final[tuple[Filter, ...]] = (_unschedulable, _taints, _node_affinity)
-OF_POD: Final[tuple[Filter, ...]] = (_addresses, _ports, _spread, _pod_affinity, _pod_anti_affinity)
+OF_POD: Final[tuple[tuple[Filter, Concern], ...]] = (
+    (_addresses, lambda pod, _: bool(pod.wanted_addresses)),
+    (_ports, lambda pod, _: bool(pod.spec.host_ports)),
+    (_spread, lambda pod, _: bool(pod.spec.topology_spread_constraints)),
+    (_pod_affinity, lambda pod, _: bool(pod.spec.affinity.pod_affinity.required_during_scheduling_ignored_during_execution)),
+    (_pod_anti_affinity, lambda pod, placed: placed.has_repulsion or bool(_anti_affinity(pod))),
+)
 """In the scheduler's order, behind the others: the first reason is the one that is told."""

@@ -15,9 +15,10 @@ from msgspec import structs
 from kubenetlab.api.core import Namespace, Node
 from kubenetlab.api.meta import Condition, timestamp
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.scheduling import TopologySpreadConstraint
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.events import event
-from kubenetlab.controllers.fitting import Placed, domain_counts, misfit, spread_constraints
+from kubenetlab.controllers.fitting import Placed, domain_counts, misfits, spread_constraints
 
 WATCHES: Final[tuple[Kind, ...]] = (Pod, Node, Namespace)
 
@@ -31,23 +32,26 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     placed = Placed(cluster)
     siblings: Counter[tuple[str, str]] = Counter((_family(pod), node) for node, pods in placed.pods.items() for pod in pods)
     for pod in waiting:
-        reasons = {node.name: reason for node in placed.nodes if (reason := misfit(pod, node, placed))}
+        reasons = misfits(pod, placed)
         fitting = [node for node in placed.nodes if node.name not in reasons]
         if not fitting:
             yield from _unschedulable(cluster, pod, list(reasons.values()), now)
             continue
-        skews = {node.name: _skew(pod, node, placed) for node in fitting}
-        chosen = min((node.name for node in fitting), key=lambda name: (skews[name], siblings[_family(pod), name], len(placed.pods[name])))
-        siblings[_family(pod), chosen] += 1
+        wishes, family = spread_constraints(pod, "ScheduleAnyway"), _family(pod)
+        skews = {node.name: _skew(pod, node, placed, wishes) for node in fitting} if wishes else {}
+        ranks = (
+            (skews.get(node.name, 0), siblings[family, node.name], len(placed.pods[node.name]), place) for place, node in enumerate(fitting)
+        )
+        chosen = fitting[min(ranks)[-1]].name
+        siblings[family, chosen] += 1
         bound = structs.replace(pod, spec=structs.replace(pod.spec, node_name=chosen))
         placed.add(bound, chosen)
         yield bound
         yield event(cluster, pod, "Normal", "Scheduled", f"Successfully assigned {pod.full_name} to {chosen}", "default-scheduler", now)
 
 
-def _skew(pod: Pod, node: Node, placed: Placed) -> int:
+def _skew(pod: Pod, node: Node, placed: Placed, wishes: Sequence[TopologySpreadConstraint]) -> int:
     """How many pods lie in the node's domains already, by the constraints that only wish. A node outside all domains comes last."""
-    wishes = spread_constraints(pod, "ScheduleAnyway")
     if any(wish.topology_key not in node.labels for wish in wishes):
         return sys.maxsize
     return sum(domain_counts(pod, wish, wishes, placed)[node.labels[wish.topology_key]] for wish in wishes)
