@@ -176,7 +176,7 @@ def _counts(pod: Pod, constraint: TopologySpreadConstraint, other: Pod) -> bool:
 
 
 def _pod_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
-    terms = pod.spec.affinity.pod_affinity.required_during_scheduling_ignored_during_execution
+    terms = _affinity(pod)
 
     def is_meant_by_all(other: Pod) -> bool:
         return all(placed.is_meant(term, pod, other) for term in terms)
@@ -207,6 +207,10 @@ def _pod_anti_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
     return None
 
 
+def _affinity(pod: Pod) -> tuple[PodAffinityTerm, ...]:
+    return pod.spec.affinity.pod_affinity.required_during_scheduling_ignored_during_execution
+
+
 def _anti_affinity(pod: Pod) -> tuple[PodAffinityTerm, ...]:
     return pod.spec.affinity.pod_anti_affinity.required_during_scheduling_ignored_during_execution
 
@@ -216,7 +220,7 @@ OF_POD: Final[tuple[tuple[Filter, Concern], ...]] = (
     (_addresses, lambda pod, _: bool(pod.wanted_addresses)),
     (_ports, lambda pod, _: bool(pod.spec.host_ports)),
     (_spread, lambda pod, _: bool(pod.spec.topology_spread_constraints)),
-    (_pod_affinity, lambda pod, _: bool(pod.spec.affinity.pod_affinity.required_during_scheduling_ignored_during_execution)),
+    (_pod_affinity, lambda pod, _: bool(_affinity(pod))),
     (_pod_anti_affinity, lambda pod, placed: placed.has_repulsion or bool(_anti_affinity(pod))),
 )
 """In the scheduler's order, behind the others: the first reason is the one that is told."""

@@ -39,10 +39,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
             continue
         wishes, family = spread_constraints(pod, "ScheduleAnyway"), _family(pod)
         skews = {node.name: _skew(pod, node, placed, wishes) for node in fitting} if wishes else {}
-        ranks = (
-            (skews.get(node.name, 0), siblings[family, node.name], len(placed.pods[node.name]), place) for place, node in enumerate(fitting)
-        )
-        chosen = fitting[min(ranks)[-1]].name
+        chosen = min((node.name for node in fitting), key=lambda name: (skews.get(name, 0), siblings[family, name], len(placed.pods[name])))
         siblings[family, chosen] += 1
         bound = structs.replace(pod, spec=structs.replace(pod.spec, node_name=chosen))
         placed.add(bound, chosen)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
@@ -107,9 +107,7 @@ class LinuxKernel:
                     continue
                 mine = [operation for operation in entry.operations if operation.object.hand == "netlink"]
                 ports[entry.netns] = [operation for operation in mine if _is_new_port(operation)]
-                failures += self._apply_one(
-                    entry, [operation for operation in mine if not _is_new_port(operation)], sysctls, failures.append
-                )
+                self._apply_one(entry, [operation for operation in mine if not _is_new_port(operation)], sysctls, failures)
                 count += len(mine)
                 plug(entry.netns)
                 for far in far_namespaces(entry):
@@ -117,7 +115,8 @@ class LinuxKernel:
                     plug(far)
             if last is not None:
                 last.result()
-            self._held.clear()
+            for netns in list(self._held):
+                self._await(netns)
             for entry in changes.namespaces:
                 if entry.is_removed:
                     self.sandboxes.remove(entry.netns)
@@ -130,22 +129,20 @@ class LinuxKernel:
             self._sysctls.close()
         return Report(count - len(failures), with_causes(failures))
 
-    def _apply_one(
-        self, entry: NetnsChanges, operations: Sequence[Operation], sysctls: SysctlWriter, tell: Callable[[Failure], None]
-    ) -> list[Failure]:
-        """What failed; `tell` is called with what fails later."""
+    def _apply_one(self, entry: NetnsChanges, operations: Sequence[Operation], sysctls: SysctlWriter, failures: list[Failure]) -> None:
+        """Adds to `failures` what is refused; of a new namespace's pause process later, until it is awaited."""
         if not operations:
-            return []
+            return
         if not entry.is_new:
-            return self._change(entry.netns, operations, sysctls)
+            failures += self._change(entry.netns, operations, sysctls)
+            return
         first, *inside = operations
         sandbox = first.object
         assert isinstance(sandbox, Sandbox)
-        failures: list[Failure] = []
 
         def fill() -> None:
-            failures.extend(self._fill(entry.netns, inside, sysctls))
-            if failures:
+            if refused := self._fill(entry.netns, inside, sysctls):
+                failures.extend(refused)
                 raise _FailedError
 
         def hold(network: int | None) -> None:
@@ -153,7 +150,7 @@ class LinuxKernel:
                 self.sandboxes.hold(sandbox, network)
             except (OSError, KeyError) as error:
                 self._forget(entry.netns)
-                tell(failure_of(entry.netns, first, error))
+                failures.append(failure_of(entry.netns, first, error))
 
         try:
             network = self.sandboxes.network(sandbox, fill)
@@ -163,7 +160,6 @@ class LinuxKernel:
             failures.append(failure_of(entry.netns, first, error))
         else:
             self._held[entry.netns] = self._pauses.submit(hold, network)
-        return failures
 
     def _await(self, netns: str) -> None:
         """Returns when a namespace that has just been filled has its pause process, or has failed to get one."""

@@ -46,15 +46,11 @@ class Sandboxes:
         self.blanks: Blanks | None = None
         """Network namespaces that were made ahead, as long as there are some."""
 
-    def make(self, sandbox: Sandbox, fill: Callable[[], None]) -> int:
-        """Makes a sandbox, calls `fill` in its network namespace, and returns the pid of its pause process.
-
-        Whatever `fill` raises is passed on, and the namespaces are gone.
-        """
-        return self.hold(sandbox, self.network(sandbox, fill))
-
     def network(self, sandbox: Sandbox, fill: Callable[[], None]) -> int | None:
-        """A sandbox's network namespace, filled while we stand in it: its descriptor, for `hold`. None where it shares another's."""
+        """A sandbox's network namespace: calls `fill` in it and returns its descriptor, for `hold`; None where it shares another's.
+
+        Whatever `fill` raises is passed on, and the namespace is gone.
+        """
         if sandbox.shares:
             return None
         try:
@@ -69,7 +65,7 @@ class Sandboxes:
             setns(self._home["net"], CLONE_NEWNET)
 
     def hold(self, sandbox: Sandbox, network: int | None) -> int:
-        """Has a pause process hold what `network` has returned, whose descriptor it closes, and all else that is the sandbox's."""
+        """Has a pause process hold what `network` has returned, whose descriptor it closes, and all else that is the sandbox's. Its pid."""
         try:
             if network is None:
                 self._join(sandbox.shares)

@@ -87,10 +87,8 @@ class Builder:
             if entry.is_removed:
                 self.forget(entry.netns)
         made = {entry.netns: self.pids[entry.netns] for entry in changes.namespaces if entry.is_new and entry.netns in self.pids}
-        for (
-            netns,
-            pid,
-        ) in made.items():  # not before all are made: a pause process that is started gets a copy of all descriptors, and closes it
+        # Watched now, and not one by one: a pause process that is started gets a copy of each descriptor that is open, and closes it.
+        for netns, pid in made.items():
             self._lives.watch(netns, pid)
         self.sight.made(made.values())
         tell(phase="rules and programs")
@@ -110,10 +108,6 @@ class Builder:
         self.runs.forget(netns)
         self.rules.forget(netns)
         self.sight.forget(netns)
-
-    def take_note(self, netns: str) -> None:
-        """A namespace has come."""
-        self.links.add(netns, self.pids[netns])
 
 
 class _Building:
@@ -153,7 +147,7 @@ class _Building:
         if netns not in self._builder.pids:
             return
         if self._entries[netns].is_new:
-            self._builder.take_note(netns)
+            self._builder.links.add(netns, self._builder.pids[netns])
             if netns in self._unruled:
                 self._begin(self._load_rules(netns))
         if pods := self._plugged.get(netns):

@@ -73,14 +73,11 @@ class NetnsLinks:
         except OSError:
             return 0
         try:
-            return self._outer(pidfd)
+            info = os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._outer_proc)
+            try:
+                told = os.read(info, 4096)
+            finally:
+                os.close(info)
         finally:
             os.close(pidfd)
-
-    def _outer(self, pidfd: int) -> int:
-        info = os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._outer_proc)
-        try:
-            told = os.read(info, 4096)
-        finally:
-            os.close(info)
         return max(0, int(told.partition(b"\nPid:")[2].partition(b"\n")[0] or 0))  # -1: it is gone

@@ -78,7 +78,8 @@ def test_a_sandbox_takes_one_that_is_there(kernel: Callable[[], LinuxKernel], mo
 
     monkeypatch.setattr(there, "take", take)
     before = len(os.listdir("/proc/self/fd"))
-    sandboxes.make(Sandbox("n", "host"), lambda: None)
+    sandbox = Sandbox("n", "host")
+    sandboxes.hold(sandbox, sandboxes.network(sandbox, lambda: None))
     fd = sandboxes.open("n")
     assert [os.fstat(fd).st_ino] == taken
     os.close(fd)
