@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 from kubenetlab.hoststate.address import decode_address, dump_addresses
@@ -23,9 +24,11 @@ from kubenetlab.hoststate.peers import Peers, peers_key, peers_of
 from kubenetlab.hoststate.route import decode_route, dump_routes
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
+from kubenetlab.kernel.holding import STARTERS, Holding
 from kubenetlab.kernel.report import Done, Failure, Report, failure_of, nobody_asks, with_causes
 from kubenetlab.kernel.rtnetlink import RouteSocket
 from kubenetlab.kernel.sandboxes import Sandboxes
+from kubenetlab.kernel.syscalls import open_namespace
 from kubenetlab.kernel.sysctls import Sysctls, SysctlWriter
 
 FIRST_INDEX: Final = 1000
@@ -45,7 +48,7 @@ _DUMPS: Final = (
 class LinuxKernel:
     """The kernel as one lab uses it. Lives in the lab's PID namespace; not to be used from two threads.
 
-    It has one of its own, in which pause processes are started while the next namespace is filled.
+    It has some of its own, in which pause processes are started while the next namespaces are filled.
     """
 
     def __init__(self, sandboxes: Sandboxes) -> None:
@@ -53,9 +56,8 @@ class LinuxKernel:
         self._indexes: dict[str, dict[str, int]] = {}
         self._next_index = FIRST_INDEX
         self._open: dict[str, int] = {}
-        self._pauses = ThreadPoolExecutor(1, "pauses")
-        self._held: dict[str, Future[None]] = {}
-        """New namespaces, from when they are filled until their pause process is needed."""
+        """Namespaces into which others plug their links, by name: of a new one before its pause process is there, so that nobody waits."""
+        self._pauses = ThreadPoolExecutor(STARTERS, "pauses")
         self._sysctls = Sysctls()
 
     # --- what the encoders ask (hoststate.wire.Links) ---
@@ -74,7 +76,6 @@ class LinuxKernel:
 
     def namespace_fd(self, netns: str) -> int:
         if netns not in self._open:
-            self._await(netns)
             self._open[netns] = self.sandboxes.open(netns)
         return self._open[netns]
 
@@ -87,19 +88,20 @@ class LinuxKernel:
         An operation that fails does not stop the others; when something in a new namespace fails, that namespace is not kept.
         """
         failures: list[Failure] = []
-        last: Future[None] | None = None
+        holding = Holding(self._pauses)
         count = 0
         sysctls = SysctlWriter(self._sysctls)
         awaited = Counter(far for entry in changes.namespaces for far in far_namespaces(entry))
         """Of each namespace, how many others are still to make links that are plugged into it."""
+        plugged: dict[str, list[str]] = {}
+        """Those that have made them."""
         ports: dict[str, list[Operation]] = {}
 
         def plug(netns: str) -> None:
-            nonlocal last
             if netns in ports and not awaited[netns]:
                 if plugs := ports.pop(netns):
                     failures.extend(self._batch(netns, plugs))
-                last = self._pauses.submit(done, netns)  # behind the pause processes of all that is plugged in
+                holding.when_held((netns, *plugged.pop(netns, ())), partial(done, netns))
 
         try:
             for entry in changes.namespaces:
@@ -107,21 +109,25 @@ class LinuxKernel:
                     continue
                 mine = [operation for operation in entry.operations if operation.object.hand == "netlink"]
                 ports[entry.netns] = [operation for operation in mine if _is_new_port(operation)]
-                self._apply_one(entry, [operation for operation in mine if not _is_new_port(operation)], sysctls, failures)
+                others = [operation for operation in mine if not _is_new_port(operation)]
+                if hold := self._apply_one(entry, others, sysctls, failures, is_plugged_into=awaited[entry.netns] > 0):
+                    holding.begin(entry.netns, hold, (*_shared(entry), *far_namespaces(entry)))
                 count += len(mine)
                 plug(entry.netns)
                 for far in far_namespaces(entry):
                     awaited[far] -= 1
+                    plugged.setdefault(far, []).append(entry.netns)
                     plug(far)
-            if last is not None:
-                last.result()
-            for netns in list(self._held):
-                self._await(netns)
+            holding.finish()
+            told = {(failure.netns, failure.operation.object.key) for failure in failures}
             for entry in changes.namespaces:
                 if entry.is_removed:
                     self.sandboxes.remove(entry.netns)
-                    self._forget(entry.netns)
                     count += len(entry.operations)
+                elif not entry.is_new:
+                    failures += [lost for lost in self._unplugged(entry) if (lost.netns, lost.operation.object.key) not in told]
+                if entry.netns not in self.sandboxes.pids:
+                    self._indexes.pop(entry.netns, None)
         finally:
             for fd in self._open.values():
                 os.close(fd)
@@ -129,13 +135,21 @@ class LinuxKernel:
             self._sysctls.close()
         return Report(count - len(failures), with_causes(failures))
 
-    def _apply_one(self, entry: NetnsChanges, operations: Sequence[Operation], sysctls: SysctlWriter, failures: list[Failure]) -> None:
-        """Adds to `failures` what is refused; of a new namespace's pause process later, until it is awaited."""
+    def _apply_one(
+        self,
+        entry: NetnsChanges,
+        operations: Sequence[Operation],
+        sysctls: SysctlWriter,
+        failures: list[Failure],
+        *,
+        is_plugged_into: bool,
+    ) -> Callable[[], None] | None:
+        """Adds to `failures` what is refused. Of a new namespace what is still to be done, and may be in another thread: its pause process."""
         if not operations:
-            return
+            return None
         if not entry.is_new:
             failures += self._change(entry.netns, operations, sysctls)
-            return
+            return None
         first, *inside = operations
         sandbox = first.object
         assert isinstance(sandbox, Sandbox)
@@ -144,27 +158,36 @@ class LinuxKernel:
             if refused := self._fill(entry.netns, inside, sysctls):
                 failures.extend(refused)
                 raise _FailedError
+            if is_plugged_into:
+                self._open[entry.netns] = open_namespace("net")
 
-        def hold(network: int | None) -> None:
+        def hold() -> None:
             try:
-                self.sandboxes.hold(sandbox, network)
+                if lost := self._unplugged(entry):
+                    failures.extend(lost)
+                    if network is not None:
+                        os.close(network)
+                else:
+                    self.sandboxes.hold(sandbox, network)
             except (OSError, KeyError) as error:
-                self._forget(entry.netns)
                 failures.append(failure_of(entry.netns, first, error))
 
         try:
             network = self.sandboxes.network(sandbox, fill)
         except _FailedError:
-            self._forget(entry.netns)
+            return None
         except (OSError, KeyError) as error:
             failures.append(failure_of(entry.netns, first, error))
-        else:
-            self._held[entry.netns] = self._pauses.submit(hold, network)
+            return None
+        return hold
 
-    def _await(self, netns: str) -> None:
-        """Returns when a namespace that has just been filled has its pause process, or has failed to get one."""
-        if (held := self._held.pop(netns, None)) is not None:
-            held.result()
+    def _unplugged(self, entry: NetnsChanges) -> list[Failure]:
+        """The links of a namespace that were to be plugged into one that has not come to be: they have gone with it."""
+        return [
+            Failure(entry.netns, operation, errno.ENODEV, f"there is no link or namespace {far[0]!r}")
+            for operation in entry.operations
+            if operation.verb != "remove" and (far := operation.object.far_end) is not None and far[0] not in self.sandboxes.pids
+        ]
 
     def _change(self, netns: str, operations: Sequence[Operation], sysctls: SysctlWriter) -> list[Failure]:
         try:
@@ -180,9 +203,8 @@ class LinuxKernel:
         return failures + self._send(netns, [operation for operation in operations if not isinstance(operation.object, Sysctl | Settings)])
 
     def _batch(self, netns: str, operations: Sequence[Operation]) -> list[Failure]:
-        self._await(netns)
         try:
-            with self.sandboxes.inside(netns):
+            with self.sandboxes.inside(netns, os.dup(self.namespace_fd(netns))):
                 return self._send(netns, operations)
         except (OSError, KeyError) as error:
             return [failure_of(netns, operations[0], error)]
@@ -295,12 +317,16 @@ class LinuxKernel:
                 there = (peer_netns, peer.name) if is_pair and peer is not None else ("?", "?")
                 yield Veth(netns, link.name, link.mac, *there, link.mtu, link.alias, link.is_up)
 
-    def _forget(self, netns: str) -> None:
-        self._indexes.pop(netns, None)
-
 
 class _FailedError(Exception):
     """Ends the making of a sandbox; what failed is told elsewhere."""
+
+
+def _shared(entry: NetnsChanges) -> Iterator[str]:
+    """Whose namespace a new sandbox shares, if it does."""
+    return (
+        operation.object.shares for operation in entry.operations[:1] if isinstance(operation.object, Sandbox) and operation.object.shares
+    )
 
 
 def far_namespaces(entry: NetnsChanges) -> set[str]:

@@ -91,9 +91,12 @@ class Sandboxes:
                 pass
 
     @contextmanager
-    def inside(self, netns: str) -> Iterator[None]:
-        """Stands in a sandbox's network namespace for the length of the block. Raises KeyError when there is no such sandbox."""
-        with inside_network(self.open(netns), self._home["net"]):
+    def inside(self, netns: str, network: int | None = None) -> Iterator[None]:
+        """Stands in a sandbox's network namespace for the length of the block. Raises KeyError when there is no such sandbox.
+
+        One that has no pause process yet is told by a descriptor, which is closed.
+        """
+        with inside_network(self.open(netns) if network is None else network, self._home["net"]):
             yield
 
     def open(self, netns: str, kind: str = "net") -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import select
@@ -198,6 +199,35 @@ def test_a_namespace_that_fails_leaves_nothing(kernel: Make) -> None:
         pass
     assert "veth1" not in ip(here, "node", "link")
     assert "veth0" in ip(here, "node", "link")
+
+
+def test_what_is_plugged_into_a_namespace_that_does_not_come_to_be_is_taken_back(kernel: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links are plugged in before there is a pause process; where that cannot be started, they have gone with the namespace."""
+    here = kernel()
+    hold = here.sandboxes.hold
+
+    def no_node(sandbox: Sandbox, network: int | None) -> int:
+        if sandbox.netns != "node":
+            return hold(sandbox, network)
+        if network is not None:
+            os.close(network)
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(here.sandboxes, "hold", no_node)
+    wanted = state_of(
+        Bridge("node", "br0", "0a:58:00:00:00:01"),
+        Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0"),
+        Port("node", "veth0", "br0", "0a:59:00:00:00:02", alias="a pod"),
+        Bridge("other", "br0", "0a:58:00:00:00:03"),
+    )
+    told: list[str] = []
+    report = here.apply(diff(HostState(), wanted), told.append)
+    assert [(failure.netns, failure.errno) for failure in report.failures] == [("node", errno.EAGAIN), ("pod", errno.ENODEV)]
+    assert sorted(here.sandboxes.pids) == ["other"]
+    assert sorted(told) == ["node", "other", "pod"]
+    monkeypatch.undo()
+    made(here, wanted)
+    assert difference(here, wanted) == ""
 
 
 def test_removing_a_sandbox_frees_its_namespace(kernel: Make) -> None:
