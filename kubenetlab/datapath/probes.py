@@ -1,7 +1,8 @@
 """Which questions the kubelet of a node asks its pods: startup, readiness and liveness of every container that should be running.
 
-Every container is asked at least whether it is there: without a readiness probe of its own by a TCP connect to its first TCP port,
-without such a port by a ping. So is a built-in program in place of an exec probe, whose command it does not have.
+Every container is asked at least whether it is there. One without a readiness probe of its own is pinged: it says itself when it listens,
+being one of the lab's own programs, and what is asked is whether packets get there. One that is a process of its own is asked by a TCP
+connect to its first TCP port, and so is a built-in program in place of an exec probe, whose command it does not have.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kubenetlab.controllers.containers import should_run
 from kubenetlab.datapath.containers import program_of
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.programs import Listener
-from kubenetlab.programs import COMMAND, Setup
+from kubenetlab.programs import COMMAND, Setup, is_process
 
 USER_AGENT = "kube-probe/1.33"
 FIRST_STEPS_S = 0.2
@@ -107,7 +108,7 @@ def _spec(
     address = view.addresses[0]
     base = ProbeSpec(view.netns, container.name, attempt, kind, node.netns, address, "ping", is_implied=probe is None)
     first = next((listener.port for listener in what.listeners if listener.protocol == "TCP"), 0)
-    asked: dict[str, object] = {"method": "tcp", "port": first} if first else {}
+    asked: dict[str, object] = {"method": "tcp", "port": first} if first and (probe is not None or is_process(what.program)) else {}
     if probe is None and what.program == COMMAND:
         asked["delay_s"] = FIRST_STEPS_S
     if probe is not None:

@@ -102,7 +102,7 @@ class Agent:
         self.rules = RulesHand(
             self.directory,
             self._boot.node_agents,
-            lambda event: self.learn(facts.probe_report(self.cluster, event)),
+            lambda answers: self.learn(facts.probe_reports(self.cluster, answers)),
             self._rules_touched,
             lambda: self.wake(check=True),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from msgspec import structs
@@ -83,19 +83,23 @@ def program_report(cluster: Cluster, report: dict[str, Any]) -> Iterator[Change]
     yield structs.replace(seen, containers={**seen.containers, report["container"]: told})
 
 
-def probe_report(cluster: Cluster, report: dict[str, Any]) -> Iterator[Change]:
-    """How the latest probe ended, as the node agent says."""
-    pod = pod_of(cluster, report["netns"])
-    if pod is None:
-        return
-    seen = _observed(cluster, pod)
-    told = ProbeReport(
-        report["attempt"], report["kind"], report["ok"], report["message"], report["at"], report["failures"], report["is_settled"]
-    )
-    key = f"{report['container']}/{report['kind']}"
-    known = seen.probes.get(key)
-    if known is None or structs.replace(known, at=0.0) != structs.replace(told, at=0.0):
-        yield structs.replace(seen, probes={**seen.probes, key: told})
+def probe_reports(cluster: Cluster, reports: Iterable[dict[str, Any]]) -> Iterator[Change]:
+    """How the latest probes ended, as a node agent says; of each pod all at once."""
+    changed: dict[str, Observed] = {}
+    for report in reports:
+        netns = report["netns"]
+        pod = pod_of(cluster, netns)
+        if pod is None:
+            continue
+        seen = changed.get(netns) or _observed(cluster, pod)
+        told = ProbeReport(
+            report["attempt"], report["kind"], report["ok"], report["message"], report["at"], report["failures"], report["is_settled"]
+        )
+        key = f"{report['container']}/{report['kind']}"
+        known = seen.probes.get(key)
+        if known is None or structs.replace(known, at=0.0) != structs.replace(told, at=0.0):
+            changed[netns] = structs.replace(seen, probes={**seen.probes, key: told})
+    yield from changed.values()
 
 
 def detached(cluster: Cluster, pod: Pod) -> Iterator[Change]:

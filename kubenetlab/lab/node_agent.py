@@ -27,7 +27,8 @@ from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
 from kubenetlab.lab.executor import Executor
 from kubenetlab.lab.podnet import Namespace
-from kubenetlab.lab.prober import Probing
+from kubenetlab.lab.prober import Probing, Question
+from kubenetlab.lab.sweep import Sweep, is_sweepable
 from kubenetlab.lab.wire import Message
 
 LOOK_S = 0.5
@@ -133,9 +134,12 @@ class NodeAgent:
         self._executor: Executor | None = None
         self._home = open_namespace("net")
         self._rulesets: dict[str, Ruleset] = {}
-        self._probes: dict[tuple[str, str, str], Probing] = {}
+        self._probes: dict[tuple[str, str, str], Question] = {}
         self._agent: Channel | None = None
-        self._outbox: asyncio.Queue[Message] = asyncio.Queue()
+        self._events: list[Message] = []
+        self._answers: list[Message] = []
+        """Of probes, to be told."""
+        self._has_news = asyncio.Event()
 
     async def run(self) -> None:
         tasks = [asyncio.get_running_loop().create_task(task) for task in (self._send_events(), self._watch_rulesets())]
@@ -144,9 +148,8 @@ class NodeAgent:
                 connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
                 self._agent = agent = Channel(connection)
                 try:
-                    for probing in self._probes.values():
-                        if probing.last is not None:
-                            await agent.send({"event": "probe", **probing.last, "at": time.time()})
+                    self._answers += [{**known.last, "at": time.time()} for known in self._probes.values() if known.last is not None]
+                    self._has_news.set()
                     async for request in agent.receive():
                         answer = self._serve(request)
                         if request.get("id"):
@@ -168,7 +171,8 @@ class NodeAgent:
             for netns, ruleset in self._rulesets.items():
                 try:
                     if ruleset.was_touched():
-                        self._outbox.put_nowait({"event": "touched", "netns": netns})
+                        self._events.append({"event": "touched", "netns": netns})
+                        self._has_news.set()
                     ruleset.tend()
                     had_grown |= ruleset.shrink()
                 except (OSError, RequirementError, RulesError):
@@ -177,13 +181,21 @@ class NodeAgent:
                 give_memory_back()
 
     async def _send_events(self) -> None:
+        """Answers that came together are told together."""
         while True:
-            event = await self._outbox.get()
-            if self._agent is not None:
-                try:
-                    await self._agent.send(event)
-                except ConnectionError:
-                    pass
+            await self._has_news.wait()
+            self._has_news.clear()
+            events, self._events, answers, self._answers = self._events, [], self._answers, []
+            for event in (*events, *([{"event": "probes", "probes": answers}] if answers else ())):
+                if self._agent is not None:
+                    try:
+                        await self._agent.send(event)
+                    except ConnectionError:
+                        pass
+
+    def _tell_answer(self, answer: Message) -> None:
+        self._answers.append(answer)
+        self._has_news.set()
 
     def _serve(self, request: Message) -> Message:
         try:
@@ -229,6 +241,7 @@ class NodeAgent:
         sandboxes = set(request["netns"])
         for key in [key for key in self._probes if key[0] in sandboxes and key not in wanted]:
             self._probes.pop(key).stop()
+        swept: dict[tuple[int, bool], list[Question]] = {}
         for key, spec in wanted.items():
             known = self._probes.get(key)
             node_pid = request["nodes"][spec.node_netns]
@@ -236,7 +249,13 @@ class NodeAgent:
                 continue
             if known is not None:
                 known.stop()
-            self._probes[key] = Probing(spec, node_pid, Namespace(node_pid, self._home), self._init, self._outbox.put_nowait)
+            if is_sweepable(spec):
+                self._probes[key] = question = Question(spec, node_pid, self._tell_answer)
+                swept.setdefault((node_pid, ":" in spec.address), []).append(question)
+            else:
+                self._probes[key] = Probing(spec, node_pid, Namespace(node_pid, self._home), self._init, self._tell_answer)
+        for (node_pid, _), questions in swept.items():
+            Sweep(questions, Namespace(node_pid, self._home))
         return {"ok": True}
 
     def _init(self) -> Executor:

@@ -1,4 +1,7 @@
-"""Probes: each a real packet from the node's namespace to the pod's address, by a new connection every time."""
+"""Probes: each a real packet from the node's namespace to the pod's address, by a new connection every time.
+
+Pods that are only asked whether they are there are pinged, all those of a node by one socket, until each has answered.
+"""
 
 from __future__ import annotations
 
@@ -30,20 +33,50 @@ HTTP_OK = range(200, 400)
 Tell = Callable[[Message], None]
 
 
-class Probing:
-    """One probe, asked from now on until it is stopped. Told is every change of the answer, and each failure up to the threshold."""
+class Question:
+    """One probe and its latest answer. Told is every change of it, and each failure up to the threshold."""
 
-    def __init__(self, spec: ProbeSpec, node_pid: int, namespace: Namespace, executor: Callable[[], Executor], tell: Tell) -> None:
+    def __init__(self, spec: ProbeSpec, node_pid: int, tell: Tell) -> None:
         self.spec = spec
-        self._executor = executor
         self.node_pid = node_pid
         """Whose namespace it is asked from."""
-        self._namespace = namespace
+        self.is_stopped = False
         self._tell = tell
         self.last: Message | None = None
+
+    def stop(self) -> None:
+        """It is not asked any more."""
+        self.is_stopped = True
+
+    def report(self, ok: bool, message: str, failures: int, *, is_settled: bool) -> None:
+        """An answer. `failures` are those in a row, `is_settled` says that another one is not expected soon."""
+        spec = self.spec
+        said = {
+            "netns": spec.netns,
+            "container": spec.container,
+            "attempt": spec.attempt,
+            "kind": spec.kind,
+            "ok": ok,
+            "message": message,
+            "failures": min(failures, spec.failure_threshold),
+            "is_settled": is_settled,
+        }
+        if said != self.last:
+            self.last = said
+            self._tell({**said, "at": time.time()})
+
+
+class Probing(Question):
+    """One that is asked from now on until it is stopped."""
+
+    def __init__(self, spec: ProbeSpec, node_pid: int, namespace: Namespace, executor: Callable[[], Executor], tell: Tell) -> None:
+        super().__init__(spec, node_pid, tell)
+        self._executor = executor
+        self._namespace = namespace
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def stop(self) -> None:
+        super().stop()
         self._task.cancel()
 
     async def _run(self) -> None:
@@ -63,7 +96,7 @@ class Probing:
             if fault is None:
                 successes, failures = successes + 1, 0
                 if successes >= spec.success_threshold:
-                    self._report(True, "", 0, is_settled=True)
+                    self.report(True, "", 0, is_settled=True)
                     if spec.is_implied:
                         return
                     pause_s = spec.period_s
@@ -73,25 +106,9 @@ class Probing:
                 is_failed = failures >= spec.failure_threshold
                 if spec.kind != "readiness" or is_failed or self.last is None:
                     is_settled = is_failed and lasted_s >= SETTLED_AFTER_S
-                    self._report(False, fault, failures, is_settled=is_settled)
+                    self.report(False, fault, failures, is_settled=is_settled)
                 pause_s = spec.period_s if spec.kind == "liveness" else min(pause_s * RETRY_GROWTH, spec.period_s)
             await asyncio.sleep(pause_s)
-
-    def _report(self, ok: bool, message: str, failures: int, *, is_settled: bool) -> None:
-        spec = self.spec
-        said = {
-            "netns": spec.netns,
-            "container": spec.container,
-            "attempt": spec.attempt,
-            "kind": spec.kind,
-            "ok": ok,
-            "message": message,
-            "failures": min(failures, spec.failure_threshold),
-            "is_settled": is_settled,
-        }
-        if said != self.last:
-            self.last = said
-            self._tell({"event": "probe", **said, "at": time.time()})
 
     async def _ask(self, timeout_s: float) -> str | None:
         """None when the answer is yes, else what went wrong."""

@@ -20,7 +20,7 @@ from kubenetlab.errors import refusal
 from kubenetlab.hoststate.rules import Name, RuleObject, by_dialect, dialect, digest, names, steps
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.lab import rundir
-from kubenetlab.lab.hands import Hand, OnEvent
+from kubenetlab.lab.hands import Hand
 from kubenetlab.lab.log import log
 from kubenetlab.lab.wire import Message
 
@@ -46,14 +46,19 @@ class RulesHand:
     """The node agents, as the agent uses them. A node is always the same one's."""
 
     def __init__(
-        self, directory: Path, node_agents: int, on_probe: OnEvent, on_touched: Callable[[str], None], on_return: Callable[[], None]
+        self,
+        directory: Path,
+        node_agents: int,
+        on_probes: Callable[[Sequence[Message]], None],
+        on_touched: Callable[[str], None],
+        on_return: Callable[[], None],
     ) -> None:
         """`on_touched` is told the namespace in which somebody else has changed rules, `on_return` when a node agent is a new one."""
         self._hands = [
             Hand(f"node agent {number}", str(directory / rundir.node_agent_socket(number)), self._heard, self._forget_probes)
             for number in range(node_agents)
         ]
-        self._on_probe = on_probe
+        self._on_probes = on_probes
         self._on_touched = on_touched
         self._marks_path = directory / "rules.json"
         self._on_return = on_return
@@ -201,11 +206,12 @@ class RulesHand:
         return self._hands[crc32(netns.encode()) % len(self._hands)]
 
     def _heard(self, event: Message) -> None:
-        if event["event"] == "probe":
-            self._unanswered.discard((event["netns"], event["container"], event["kind"]))
+        if event["event"] == "probes":
+            answers = event["probes"]
+            self._unanswered.difference_update((answer["netns"], answer["container"], answer["kind"]) for answer in answers)
             if not self._unanswered:
                 self._answered.set()
-            self._on_probe(event)
+            self._on_probes(answers)
         elif event["netns"] in self._marks:
             self._on_touched(event["netns"])
 

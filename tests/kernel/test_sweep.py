@@ -1,0 +1,85 @@
+"""Sweeps: many pods pinged from their node, by one socket; those who do not answer at first are asked again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from kubenetlab.datapath.probes import ProbeSpec
+from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
+from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
+from kubenetlab.hoststate.state import HostState, contents_of
+from kubenetlab.kernel.linux import LinuxKernel
+from kubenetlab.lab.podnet import Namespace
+from kubenetlab.lab.prober import Question
+from kubenetlab.lab.sweep import Sweep
+from kubenetlab.lab.wire import Message
+from tests.patience import patiently
+
+PODS = 150
+"""More than are asked before answers are read."""
+LATE = "pod7"
+FAMILIES = {"IPv4": ("10.0.0.{}", 24), "IPv6": ("fd00::{:x}", 64)}
+PINGS = Sysctl("node", "net/ipv4/ping_group_range", "0\t2147483647")
+
+
+def spec_of(number: int, address: str) -> ProbeSpec:
+    return ProbeSpec(f"pod{number}", "main", 0, "readiness", "node", address, "ping", is_implied=True)
+
+
+def pods(text: str, length: int) -> HostState:
+    """A node with a bridge, and pods on it, of which one has no address yet."""
+    contents = {"node": [Sandbox("node", "node"), LinkUp("node", "lo"), PINGS, Bridge("node", "br0", "0a:58:00:00:00:01")]}
+    contents["node"].append(Address("node", "br0", f"{text.format(1)}/{length}"))
+    for number in range(PODS):
+        netns, mac = f"pod{number}", f"0a:58:00:00:01:{number:02x}"
+        contents[netns] = [Sandbox(netns, netns), LinkUp(netns, "lo"), Veth(netns, "eth0", mac, "node", f"veth{number}")]
+        contents["node"].append(Port("node", f"veth{number}", "br0", f"0a:59:00:00:01:{number:02x}", alias="a pod"))
+        if netns != LATE:
+            contents[netns].append(Address(netns, "eth0", f"{text.format(number + 2)}/{length}"))
+    return HostState({netns: contents_of(objects) for netns, objects in contents.items()})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_are_asked_until_they_answer(kernel: Callable[[], LinuxKernel], family: str) -> None:
+    """Who is there answers at once. Who is not is told to be silent, once it has been long enough, and is found when it comes."""
+    here, (text, length) = kernel(), FAMILIES[family]
+    here.apply(diff(HostState(), pods(text, length))).raise_failures()
+    node, late = here.sandboxes.pids["node"], here.sandboxes.pids[LATE]
+    heard: list[Message] = []
+
+    async def story() -> None:
+        home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        news = asyncio.Event()
+
+        def tell(answer: Message) -> None:
+            heard.append(answer)
+            news.set()
+
+        async def until(condition: Callable[[], bool]) -> None:
+            async with asyncio.timeout(patiently(20)):
+                while not condition():
+                    news.clear()
+                    await news.wait()
+
+        questions = [Question(spec_of(number, text.format(number + 2)), node, tell) for number in range(PODS)]
+        questions[8].stop()
+        sweep = Sweep(questions, Namespace(node, home))
+        await until(lambda: len(heard) == PODS - 1)
+        *answers, silence = heard
+        assert {answer["netns"] for answer in answers if answer["ok"]} == {f"pod{number}" for number in range(PODS)} - {LATE, "pod8"}
+        assert (silence["netns"], silence["ok"], silence["message"]) == (LATE, False, f"no answer to a ping to {text.format(9)}")
+        flags = ["nodad"] if family == "IPv6" else []
+        command = ["ip", "address", "add", f"{text.format(9)}/{length}", "dev", "eth0", *flags]
+        subprocess.run(["nsenter", f"--net=/proc/{late}/ns/net", *command], check=True)
+        await until(lambda: bool(heard[-1]["ok"]))
+        assert heard[-1]["netns"] == LATE
+        await sweep.ended()
+
+    asyncio.run(story())
