@@ -11,7 +11,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers import Controllers
 from kubenetlab.datapath.contexts import Contexts
-from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import ApplyError, refusal
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.programs import ProgramRun
@@ -107,7 +106,10 @@ class Agent:
             lambda: self.wake(check=True),
         )
         self.runs = RunsHand(
-            self.directory, self._boot.workers, lambda report: self.learn(facts.program_report(self.cluster, report)), self._lost_programs
+            self.directory,
+            self._boot.workers,
+            lambda reports: self.learn(facts.program_reports(self.cluster, reports)),
+            self._lost_programs,
         )
         links = NetnsLinks(self.lab, self._boot.run_netns, self._boot.outer_proc)
         self.builder = Builder(self.kernel, self.sight, self.rules, self.runs, links, self._lives)
@@ -225,13 +227,12 @@ class Agent:
         self.cluster = cluster = cluster.with_changes([machine.decisions(cluster)])
         self.save()
         self.wanted.follow(cluster)
-        probes = self.wanted.probes
         changes = diff(HostState(self.known), self.desired)
         if changes:
             self._is_applying = True
-            await self._apply(changes, probes)
+            await self._apply(changes)
             self._is_applying = False
-        await self.rules.set_probes(probes, self.builder.node_pids)
+        await self.rules.set_probes(self.wanted.probes(), self.builder.node_pids)
         await self.rules.first_answers(FIRST_ANSWERS_S if changes else 0)
         if self.failures:
             retry_s = SETTLING_RETRY_S if time.time() < self._settling_until else RETRY_S
@@ -246,11 +247,11 @@ class Agent:
         if self._keeper.save(self.cluster):
             self._notify()
 
-    async def _apply(self, changes: Changes, probes: Mapping[str, tuple[ProbeSpec, ...]]) -> None:
+    async def _apply(self, changes: Changes) -> None:
         async with self.kernel_is_free:
             if self._boot.blanks is not None:
                 self.sandboxes.blanks, self._boot.blanks = Blanks(self._boot.blanks), None
-            refused = await self.builder.apply(changes, self.desired, self.contexts, probes, self._tell_progress)
+            refused = await self.builder.apply(changes, self.desired, self.contexts, self.wanted.probes, self._tell_progress)
         self.sandboxes.close_blanks()
         pids = self.sandboxes.pids
         made = [entry.netns for entry in changes.namespaces if entry.is_new and entry.netns in pids]

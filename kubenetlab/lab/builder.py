@@ -34,8 +34,8 @@ TELL_S = 0.04
 
 Refused = dict[str, list[str]]
 """Namespace → what was refused there."""
-Probes = Mapping[str, tuple[ProbeSpec, ...]]
-"""Sandbox → what is asked in it."""
+Probes = Callable[[], Mapping[str, tuple[ProbeSpec, ...]]]
+"""Says of each sandbox what is asked in it."""
 Tell = Callable[..., None]
 """Is told how it goes on."""
 
@@ -172,8 +172,9 @@ class _Building:
         """What serves in a node's new pods is started, and then probed."""
         self._populated.update(pods)
         await asyncio.gather(*self._runs_of(pods, _serves))
-        running = [netns for netns in pods if netns in self._probes and all(_serves(run.program) for _, run in self._programs[netns])]
-        await self._builder.rules.add_probes({netns: self._probes[netns] for netns in running}, self._builder.node_pids)
+        probes = self._probes()
+        running = [netns for netns in pods if netns in probes and all(_serves(run.program) for _, run in self._programs[netns])]
+        await self._builder.rules.add_probes({netns: probes[netns] for netns in running}, self._builder.node_pids)
 
     async def _load_rules(self, netns: str) -> None:
         builder = self._builder

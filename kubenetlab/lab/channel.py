@@ -19,7 +19,8 @@ class Channel:
         connection.setblocking(False)
         self._socket = connection
         self._frames = Frames()
-        self._sending = asyncio.Lock()
+        self._outbox: list[bytes] = []
+        self._sending: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(cls, path: str) -> Channel:
@@ -32,9 +33,27 @@ class Channel:
             raise
         return cls(connection)
 
-    async def send(self, message: Mapping[str, Any]) -> None:
-        async with self._sending:
-            await asyncio.get_running_loop().sock_sendall(self._socket, encode(message))
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Says something, together with all that is said in the same turn of the event loop. It is lost when the other side is dead:
+        who reads here sees that."""
+        self._outbox.append(encode(message))
+        if self._sending is None:
+            self._sending = asyncio.get_running_loop().create_task(self._send())
+
+    async def sent(self) -> None:
+        """Returns when nothing is left to be sent."""
+        if self._sending is not None:
+            await self._sending
+
+    async def _send(self) -> None:
+        try:
+            while self._outbox:
+                data, self._outbox = b"".join(self._outbox), []
+                await asyncio.get_running_loop().sock_sendall(self._socket, data)
+        except OSError:
+            self._outbox.clear()
+        finally:
+            self._sending = None
 
     async def receive(self) -> AsyncIterator[Message]:
         """Every message until the other side closes or dies."""
@@ -50,6 +69,8 @@ class Channel:
                 yield message
 
     def close(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
         self._socket.close()
 
 
@@ -67,15 +88,11 @@ class Caller:
         number = self._next
         self._waiting[number] = future = asyncio.get_running_loop().create_future()
         try:
-            await self._channel.send({"id": number, **request})
+            self._channel.send({"id": number, **request})
             answer: Message = await future
             return answer
         finally:
             self._waiting.pop(number, None)
-
-    async def tell(self, **message: Any) -> None:
-        """A message that wants no answer."""
-        await self._channel.send(message)
 
     async def events(self) -> AsyncIterator[Message]:
         """What the other side says unasked, until it closes or dies; then all calls fail."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from msgspec import structs
@@ -63,12 +63,31 @@ def sandbox_failed(cluster: Cluster, netns: str, message: str) -> Iterator[Chang
         yield structs.replace(_observed(cluster, pod), sandbox_error=message)
 
 
-def program_report(cluster: Cluster, report: dict[str, Any]) -> Iterator[Change]:
-    """How a run of a container goes, as an app worker says."""
-    pod = pod_of(cluster, report["netns"])
-    if pod is None:
-        return
-    seen = _observed(cluster, pod)
+def program_reports(cluster: Cluster, reports: Iterable[dict[str, Any]]) -> Iterator[Change]:
+    """How runs of containers go, as app workers say."""
+    return _told(cluster, reports, _program_report)
+
+
+def probe_reports(cluster: Cluster, reports: Iterable[dict[str, Any]]) -> Iterator[Change]:
+    """How the latest probes ended, as a node agent says."""
+    return _told(cluster, reports, _probe_report)
+
+
+def _told(cluster: Cluster, reports: Iterable[dict[str, Any]], told: Callable[[Observed, dict[str, Any]], Observed]) -> Iterator[Change]:
+    """What is known of each pod after some reports, if that is something new."""
+    changed: dict[str, Observed] = {}
+    for report in reports:
+        netns = report["netns"]
+        pod = pod_of(cluster, netns)
+        if pod is not None:
+            before = changed.get(netns) or _observed(cluster, pod)
+            after = told(before, report)
+            if after is not before:
+                changed[netns] = after
+    yield from changed.values()
+
+
+def _program_report(seen: Observed, report: dict[str, Any]) -> Observed:
     told = ContainerReport(
         report["attempt"],
         report["state"],
@@ -79,27 +98,19 @@ def program_report(cluster: Cluster, report: dict[str, Any]) -> Iterator[Change]
     )
     known = seen.containers.get(report["container"])
     if known is not None and known.attempt == told.attempt and told.state in (known.state, "running"):
-        return  # nothing new; or the word that it was started, overtaken by the word that it has ended
-    yield structs.replace(seen, containers={**seen.containers, report["container"]: told})
+        return seen  # nothing new; or the word that it was started, overtaken by the word that it has ended
+    return structs.replace(seen, containers={**seen.containers, report["container"]: told})
 
 
-def probe_reports(cluster: Cluster, reports: Iterable[dict[str, Any]]) -> Iterator[Change]:
-    """How the latest probes ended, as a node agent says; of each pod all at once."""
-    changed: dict[str, Observed] = {}
-    for report in reports:
-        netns = report["netns"]
-        pod = pod_of(cluster, netns)
-        if pod is None:
-            continue
-        seen = changed.get(netns) or _observed(cluster, pod)
-        told = ProbeReport(
-            report["attempt"], report["kind"], report["ok"], report["message"], report["at"], report["failures"], report["is_settled"]
-        )
-        key = f"{report['container']}/{report['kind']}"
-        known = seen.probes.get(key)
-        if known is None or structs.replace(known, at=0.0) != structs.replace(told, at=0.0):
-            changed[netns] = structs.replace(seen, probes={**seen.probes, key: told})
-    yield from changed.values()
+def _probe_report(seen: Observed, report: dict[str, Any]) -> Observed:
+    told = ProbeReport(
+        report["attempt"], report["kind"], report["ok"], report["message"], report["at"], report["failures"], report["is_settled"]
+    )
+    key = f"{report['container']}/{report['kind']}"
+    known = seen.probes.get(key)
+    if known is not None and structs.replace(known, at=0.0) == structs.replace(told, at=0.0):
+        return seen
+    return structs.replace(seen, probes={**seen.probes, key: told})
 
 
 def detached(cluster: Cluster, pod: Pod) -> Iterator[Change]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +32,7 @@ class Hand:
         self._caller: Caller | None = None
         self._connected = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(_ended)
 
     async def call(self, **request: Any) -> Message:
         """The answer, or `{"error": …}` when the process died before it gave one."""
@@ -64,3 +67,10 @@ class Hand:
             self._caller = None
             caller.close()
             log(f"the {self.name} went away")
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """Who does not hear its hands any more is of no use: let the next one try."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log("".join(traceback.format_exception(error)))
+        os._exit(1)

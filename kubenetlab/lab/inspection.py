@@ -32,18 +32,17 @@ if TYPE_CHECKING:
 def inspection(agent: Agent) -> dict[str, Any]:
     """The document that `inspect -o json` prints."""
     cluster, pids = agent.cluster, agent.sandboxes.pids
-    init_pid = agent.builder.links.outer_pid(1)
-
+    links = agent.builder.links
     versions = cluster.config.networking.versions
 
     def place(netns: str) -> dict[str, Any]:
         pid = pids.get(netns, 0)
-        return {"pid": pid, "netns": f"/proc/{init_pid}/root/proc/{pid}/ns/net" if pid else None, "sandbox": netns}
+        return {"pid": pid, "netns": links.path(pid) if pid else None, "sandbox": netns}
 
     return {
         "lab": agent.lab,
-        "init_pid": init_pid,
-        "agent_pid": agent.builder.links.outer_pid(os.getpid()),
+        "init_pid": links.init_pid,
+        "agent_pid": links.outer_pid(os.getpid()),
         "run_directory": str(agent.directory),
         "cni": cluster.config.networking.cni_mode[0],
         "kube_proxy_mode": cluster.config.networking.proxy_mode[0],

@@ -1,7 +1,7 @@
 """The lab's names in /run/netns: symlinks to its namespaces, so that `ip netns exec` finds them. Nothing is pinned by them.
 
-They lead by the numbers that our processes have outside; the kernel tells those through the outer /proc, of which init kept a
-descriptor.
+They lead through the lab's own /proc, which is reached by init's number outside; the kernel tells that through the outer /proc, of which
+init kept a descriptor.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ class NetnsLinks:
         self._lab = lab
         self._run_netns = run_netns
         self._outer_proc = outer_proc
+        self._init = 0
+        """Its pid outside, once somebody has asked."""
         self._owners: dict[str, str] = {}
         """Name → the namespace it leads to: a pod's successor may bear its name before the pod is gone."""
 
@@ -41,10 +43,9 @@ class NetnsLinks:
         name = run_netns_name(self._lab, netns)
         self._owners[name] = netns
         try:
-            outer = self.outer_pid(pid)
+            target = self.path(pid)
         except OSError:
             return  # no room for a descriptor: a convenience, the lab does without it
-        target = f"/proc/{outer}/ns/net"
         try:
             os.symlink(target, name, dir_fd=self._run_netns)
         except FileExistsError:
@@ -65,6 +66,16 @@ class NetnsLinks:
             os.unlink(name, dir_fd=self._run_netns)
         except OSError:
             pass
+
+    def path(self, pid: int) -> str:
+        """Where the network namespace of one of our processes is to be found outside. Raises OSError."""
+        return f"/proc/{self.init_pid}/root/proc/{pid}/ns/net"
+
+    @property
+    def init_pid(self) -> int:
+        """Init's number outside."""
+        self._init = self._init or self.outer_pid(1)
+        return self._init
 
     def outer_pid(self, pid: int) -> int:
         """One of our processes' number in the namespace that `up` was called in; 0 when it is gone."""

@@ -153,9 +153,8 @@ class NodeAgent:
                     async for request in agent.receive():
                         answer = self._serve(request)
                         if request.get("id"):
-                            await agent.send({"answers": request["id"], **answer})
-                except ConnectionError:
-                    pass
+                            agent.send({"answers": request["id"], **answer})
+                            await agent.sent()  # the next one may take long
                 finally:
                     self._agent = None
                     agent.close()
@@ -188,10 +187,7 @@ class NodeAgent:
             events, self._events, answers, self._answers = self._events, [], self._answers, []
             for event in (*events, *([{"event": "probes", "probes": answers}] if answers else ())):
                 if self._agent is not None:
-                    try:
-                        await self._agent.send(event)
-                    except ConnectionError:
-                        pass
+                    self._agent.send(event)
 
     def _tell_answer(self, answer: Message) -> None:
         self._answers.append(answer)

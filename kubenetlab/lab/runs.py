@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,17 @@ REPLACE_AFTER_S = 1.0
 NOT_FOUND = 127
 """The exit status of a command that is no program, as shells have it."""
 
-OnReport = Callable[[Message], None]
+OnReports = Callable[[Sequence[Message]], None]
 OnLost = Callable[[list[str]], None]
 
 
 class RunsHand:
     """Starts and stops programs, and passes on what becomes of them."""
 
-    def __init__(self, directory: Path, workers: int, on_report: OnReport, on_lost: OnLost) -> None:
+    def __init__(self, directory: Path, workers: int, on_reports: OnReports, on_lost: OnLost) -> None:
         self._directory = directory
-        self._on_report = on_report
+        self._on_reports = on_reports
+        self._untold: list[Message] = []
         self._on_lost = on_lost
         self._workers = [
             Hand(f"app worker {number}", str(directory / rundir.worker_socket(number)), partial(self._heard, number), lambda: None)
@@ -299,7 +300,14 @@ class RunsHand:
             self.running[key] = report["attempt"]
         elif self.running.get(key) == report["attempt"]:
             del self.running[key]
-        self._on_report(report)
+        if not self._untold:
+            asyncio.get_running_loop().call_soon(self._tell)
+        self._untold.append(report)
+
+    def _tell(self) -> None:
+        """What has come in one turn of the event loop is told together."""
+        reports, self._untold = self._untold, []
+        self._on_reports(reports)
 
 
 def _started(who: dict[str, Any], program: str) -> dict[str, Any]:

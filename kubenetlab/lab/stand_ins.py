@@ -8,7 +8,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
 from kubenetlab import programs
@@ -217,10 +217,15 @@ class Pod:
         self.identity = identity
         self.namespace = Namespace(pid, home)
         self.has_ipv6 = 6 in versions
-        self.network = PodNetwork(self.namespace, parse(hosts, resolv_conf, versions))
+        self._names = hosts, resolv_conf, versions
         self.runs: dict[str, Run] = {}
         self.former_runs: dict[str, Run] = {}
         """Each container's run before the present one, for its log."""
+
+    @cached_property
+    def network(self) -> PodNetwork:
+        """What its programs reach others by: most of them wait to be asked."""
+        return PodNetwork(self.namespace, parse(*self._names))
 
 
 def _agent(request: Request) -> str:

@@ -17,17 +17,23 @@ class Wanted:
 
     def __init__(self) -> None:
         self.state = HostState()
-        self.probes: Mapping[str, tuple[ProbeSpec, ...]] = {}
         self._memo = Memo()
         self._cluster: Cluster | None = None
+        self._probes: Mapping[str, tuple[ProbeSpec, ...]] | None = {}
 
     def follow(self, cluster: Cluster) -> None:
         """From now on this is the store."""
         if cluster is not self._cluster:
-            decisions = machine.decisions(cluster)
-            self.state = plan(cluster, decisions, self._memo)
-            self.probes = plan_probes(cluster, decisions, self._memo)
+            self.state = plan(cluster, machine.decisions(cluster), self._memo)
+            self._probes = None
             self._cluster = cluster
+
+    def probes(self) -> Mapping[str, tuple[ProbeSpec, ...]]:
+        """What is asked in each sandbox; planned when somebody wants to know, for namespaces can be made before."""
+        if self._probes is None:
+            assert self._cluster is not None
+            self._probes = plan_probes(self._cluster, machine.decisions(self._cluster), self._memo)
+        return self._probes
 
     def forget(self, departed: set[str]) -> None:
         """What was computed for namespaces that are gone is not needed any more."""

@@ -43,11 +43,9 @@ class Worker:
             connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
             self._agent = agent = Channel(connection)
             try:
-                await agent.send({"event": "hello", "runs": [_report(run) for pod in self._pods.values() for run in pod.runs.values()]})
+                agent.send({"event": "hello", "runs": [_report(run) for pod in self._pods.values() for run in pod.runs.values()]})
                 async for request in agent.receive():
-                    await agent.send({"answers": request.get("id", 0), **self._serve(request)})
-            except ConnectionError:
-                pass
+                    agent.send({"answers": request.get("id", 0), **self._serve(request)})
             finally:
                 self._agent = None
                 agent.close()
@@ -149,7 +147,7 @@ class Worker:
 
     def _say(self, run: Run) -> None:
         if self._agent is not None:
-            asyncio.get_running_loop().create_task(self._agent.send({"event": "run", **_report(run)}))
+            self._agent.send({"event": "run", **_report(run)})
 
 
 def main(boot: Boot, number: int) -> None:

@@ -79,7 +79,7 @@ def seeing(number: int, what: str) -> Edit:
             return settled(cluster.with_changes(facts.sandbox_made(cluster, netns, 7 if what == "made" else 0)))
         if what in ("fails", "answers"):
             return settled(cluster.with_changes(facts.probe_reports(cluster, [{**told, **probe}])))
-        return settled(cluster.with_changes(facts.program_report(cluster, {**told, "state": what, "exit_code": 1})))
+        return settled(cluster.with_changes(facts.program_reports(cluster, [{**told, "state": what, "exit_code": 1}])))
 
     return edit
 

@@ -30,18 +30,18 @@ class Others:
         self.init: Channel | None = None
 
     async def worker(self, channel: Channel) -> None:
-        await channel.send({"event": "hello", "runs": []})
+        channel.send({"event": "hello", "runs": []})
         async for request in channel.receive():
             if request["do"] == "forget":
                 await self.may_go_on.wait()
             self.told.append((request["do"], request["netns"]))
-            await channel.send({"answers": request["id"], **_started(request)})
+            channel.send({"answers": request["id"], **_started(request)})
 
     async def in_init(self, channel: Channel) -> None:
         self.init = channel
         async for request in channel.receive():
             self.told.append((request["do"], request["arguments"]["netns"]))
-            await channel.send({"answers": request["id"], "pid": 4711})
+            channel.send({"answers": request["id"], "pid": 4711})
 
 
 def _started(request: Message) -> Message:
@@ -56,7 +56,7 @@ async def hand(directory: Path) -> AsyncIterator[tuple[RunsHand, Others]]:
     tasks = [
         asyncio.create_task(_serve(listener, behave)) for listener, behave in zip(listeners, (others.worker, others.in_init), strict=True)
     ]
-    runs = RunsHand(directory, 1, lambda report: None, lambda lost: None)
+    runs = RunsHand(directory, 1, lambda reports: None, lambda lost: None)
     try:
         yield runs, others
     finally:
@@ -119,7 +119,7 @@ def test_a_process_is_gone_before_the_next_program_starts(tmp_path: Path) -> Non
             assert not following.done()
             assert others.init is not None
             died = {"netns": OLD, "container": "main", "attempt": 0}
-            await others.init.send({"event": "died", "pid": 4711, "status": 9, "arguments": died})
+            others.init.send({"event": "died", "pid": 4711, "status": 9, "arguments": died})
             await following
             assert others.told == [("spawn", OLD), ("run", ELSEWHERE), ("run", NEW)]
 

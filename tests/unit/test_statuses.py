@@ -10,7 +10,7 @@ from kubenetlab.api.core import Event
 from kubenetlab.api.lab import Attachment, ContainerReport, Observed, ProbeReport
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import back_off_s
-from kubenetlab.lab.facts import program_report
+from kubenetlab.lab.facts import program_reports
 from kubenetlab.names import pod_netns
 from tests.clusters import NOW, observed, pod, pod_named, report, running, settled, store
 
@@ -145,7 +145,7 @@ def test_news_that_has_been_overtaken_changes_nothing() -> None:
 
     def told(cluster: Cluster, state: str, attempt: int = 0) -> Cluster:
         return cluster.with_changes(
-            program_report(cluster, {"netns": netns, "container": "main", "attempt": attempt, "state": state, "at": NOW})
+            program_reports(cluster, [{"netns": netns, "container": "main", "attempt": attempt, "state": state, "at": NOW}])
         )
 
     ended = told(cluster, "exited")
