@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_interface
 
 from kubenetlab.hoststate import wire
-from kubenetlab.hoststate.ip import AF_INET6, FAMILY_OF_VERSION, OUR_PROTOCOL, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, as_address
+from kubenetlab.hoststate.ip import AF_INET6, OUR_PROTOCOL, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, as_address, packed_prefix
 from kubenetlab.hoststate.object import Key, Object, Word
 from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
 
@@ -58,7 +57,7 @@ class Address(Object, frozen=True):
 
     def commands(self, word: Word) -> Iterator[str]:
         """Without our mark, which iproute2 cannot set on addresses before 6.3. An IPv6 address does not wait for who might have it too."""
-        nodad = " nodad" if ip_interface(self.address).version == 6 else ""
+        nodad = " nodad" if ":" in self.address else ""
         yield f"ip -n {word(self.netns)} address add {self._words}{nodad}"
 
     @property
@@ -68,17 +67,16 @@ class Address(Object, frozen=True):
         return f"{self.address} dev {self.link}{no_source}{'' if self.has_route else ' noprefixroute'}"
 
     def _body(self, links: Links) -> bytes:
-        interface = ip_interface(self.address)
-        packed = interface.ip.packed
-        is_ipv6 = interface.version == 6
+        family, address, length = packed_prefix(self.address)
+        is_ipv6 = family == AF_INET6
         scope = RT_SCOPE_UNIVERSE if self.is_source or is_ipv6 else RT_SCOPE_LINK
         index = links.index(self.netns, self.link)
-        header = _IFADDRMSG.pack(FAMILY_OF_VERSION[interface.version], interface.network.prefixlen, 0, scope, index)
+        header = _IFADDRMSG.pack(family, length, 0, scope, index)
         wanted = (IFA_F_NODAD if is_ipv6 else 0) | (0 if self.has_route else IFA_F_NOPREFIXROUTE)
         flags = number(IFA_FLAGS, wanted) if wanted else b""
         lifetime = attribute(IFA_CACHEINFO, _DEPRECATED) if is_ipv6 and not self.is_source else b""
         mark = attribute(IFA_PROTO, bytes([OUR_PROTOCOL]))  # Linux 5.18 and later keep it
-        return header + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed) + flags + lifetime + mark
+        return header + attribute(IFA_LOCAL, address) + attribute(IFA_ADDRESS, address) + flags + lifetime + mark
 
 
 def decode_address(netns: str, body: memoryview, names: Mapping[int, str]) -> tuple[Address, bool] | None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
 from typing import Final
 
 from kubenetlab.hoststate import wire
-from kubenetlab.hoststate.ip import AF_UNSPEC, FAMILY_OF_VERSION, OUR_PROTOCOL, address_text
+from kubenetlab.hoststate.ip import AF_UNSPEC, OUR_PROTOCOL, address_text, packed
 from kubenetlab.hoststate.object import Key, Object, Word
 from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, nested, number
 
@@ -48,9 +47,9 @@ class Nexthop(Object, frozen=True):
         return f"nexthop id {self.number} via {self.via} dev {self.link}"
 
     def create(self, links: Links) -> bytes:
-        address = ip_address(self.via)
-        body = number(NHA_ID, self.number) + number(NHA_OIF, links.index(self.netns, self.link)) + attribute(NHA_GATEWAY, address.packed)
-        return message(wire.RTM_NEWNEXTHOP, _REPLACED, _NHMSG.pack(FAMILY_OF_VERSION[address.version], 0, OUR_PROTOCOL, 0) + body)
+        family, gateway = packed(self.via)
+        body = number(NHA_ID, self.number) + number(NHA_OIF, links.index(self.netns, self.link)) + attribute(NHA_GATEWAY, gateway)
+        return message(wire.RTM_NEWNEXTHOP, _REPLACED, _NHMSG.pack(family, 0, OUR_PROTOCOL, 0) + body)
 
     change = create
 

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address, ip_network
 
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.ip import (
     AF_INET,
     AF_INET6,
-    FAMILY_OF_VERSION,
     OUR_PROTOCOL,
     RT_SCOPE_LINK,
     RT_SCOPE_NOWHERE,
     RT_SCOPE_UNIVERSE,
     address_text,
+    packed,
+    packed_prefix,
 )
 from kubenetlab.hoststate.object import Key, Object, Word
 from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
@@ -71,7 +71,7 @@ class Route(Object, frozen=True):
         return message(wire.RTM_DELROUTE, 0, self._body(links, 0, RT_SCOPE_NOWHERE))
 
     def commands(self, word: Word) -> Iterator[str]:
-        family = " -6" if ip_network(self.destination).version == 6 else ""
+        family = " -6" if ":" in self.destination else ""
         yield f"ip{family} -n {word(self.netns)} route add {self._words} proto static"
 
     @property
@@ -87,13 +87,13 @@ class Route(Object, frozen=True):
         return " ".join(parts)
 
     def _body(self, links: Links, protocol: int, scope: int) -> bytes:
-        network = ip_network(self.destination)
-        header = _RTMSG.pack(FAMILY_OF_VERSION[network.version], network.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, 0)
-        destination = attribute(RTA_DST, network.network_address.packed) if network.prefixlen else b""
+        family, network, length = packed_prefix(self.destination)
+        header = _RTMSG.pack(family, length, 0, 0, RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, 0)
+        destination = attribute(RTA_DST, network) if length else b""
         if self.group:
             return header + destination + number(RTA_NH_ID, self.group)
-        gateway = attribute(RTA_GATEWAY, ip_address(self.via).packed) if self.via else b""
-        source = attribute(RTA_PREFSRC, ip_address(self.source).packed) if self.source else b""
+        gateway = attribute(RTA_GATEWAY, packed(self.via)[1]) if self.via else b""
+        source = attribute(RTA_PREFSRC, packed(self.source)[1]) if self.source else b""
         return header + destination + gateway + source + number(RTA_OIF, links.index(self.netns, self.link))
 
 
