@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final
 
 from kubenetlab.hoststate.address import decode_address, dump_addresses
-from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation, is_replaced
+from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
 from kubenetlab.hoststate.link import LOOPBACK, Bridge, Dummy, LinkUp, Port, SeenLink, Veth, decode_link, dump_links
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, dump_neighbors
 from kubenetlab.hoststate.nexthop import decode_nexthop, dump_nexthops
@@ -24,6 +24,7 @@ from kubenetlab.hoststate.peers import Peers, peers_key, peers_of
 from kubenetlab.hoststate.route import decode_route, dump_routes
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
+from kubenetlab.kernel.filling import fill, send
 from kubenetlab.kernel.holding import STARTERS, Holding
 from kubenetlab.kernel.report import Done, Failure, Report, failure_of, nobody_asks, with_causes
 from kubenetlab.kernel.rtnetlink import RouteSocket
@@ -33,9 +34,6 @@ from kubenetlab.kernel.sysctls import Sysctls, SysctlWriter
 
 FIRST_INDEX: Final = 1000
 """Our interface indexes begin here: far above those that modules such as ipip take in every new namespace."""
-
-_GONE = frozenset((errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO))
-"""What the kernel says of something that is not there: to remove it is done."""
 
 _DUMPS: Final = (
     (dump_addresses(), decode_address),
@@ -154,8 +152,8 @@ class LinuxKernel:
         sandbox = first.object
         assert isinstance(sandbox, Sandbox)
 
-        def fill() -> None:
-            if refused := self._fill(entry.netns, inside, sysctls):
+        def fill_it() -> None:
+            if refused := fill(entry.netns, inside, sysctls, self):
                 failures.extend(refused)
                 raise _FailedError
             if is_plugged_into:
@@ -173,7 +171,7 @@ class LinuxKernel:
                 failures.append(failure_of(entry.netns, first, error))
 
         try:
-            network = self.sandboxes.network(sandbox, fill)
+            network = self.sandboxes.network(sandbox, fill_it)
         except _FailedError:
             return None
         except (OSError, KeyError) as error:
@@ -192,45 +190,16 @@ class LinuxKernel:
     def _change(self, netns: str, operations: Sequence[Operation], sysctls: SysctlWriter) -> list[Failure]:
         try:
             with self.sandboxes.inside(netns):
-                return self._fill(netns, operations, sysctls)
+                return fill(netns, operations, sysctls, self)
         except (OSError, KeyError) as error:
             return [failure_of(netns, operations[0], error)]
-
-    def _fill(self, netns: str, operations: Sequence[Operation], sysctls: SysctlWriter) -> list[Failure]:
-        """Settings, then one batch, in the namespace we stand in."""
-        settings = [operation for operation in operations if isinstance(operation.object, Sysctl | Settings)]
-        failures = sysctls.write(netns, settings)
-        return failures + self._send(netns, [operation for operation in operations if not isinstance(operation.object, Sysctl | Settings)])
 
     def _batch(self, netns: str, operations: Sequence[Operation]) -> list[Failure]:
         try:
             with self.sandboxes.inside(netns, os.dup(self.namespace_fd(netns))):
-                return self._send(netns, operations)
+                return send(netns, operations, self)
         except (OSError, KeyError) as error:
             return [failure_of(netns, operations[0], error)]
-
-    def _send(self, netns: str, operations: Sequence[Operation]) -> list[Failure]:
-        failures: list[Failure] = []
-        requests: list[bytes] = []
-        owners: list[tuple[Operation, bool]] = []
-        """Of each request its operation, and whether it takes something away."""
-        for operation in operations:
-            try:
-                for request, is_removal in _encode(operation, self):
-                    requests.append(request)
-                    owners.append((operation, is_removal))
-            except KeyError as error:
-                if operation.verb != "remove":
-                    failures.append(Failure(netns, operation, errno.ENODEV, f"there is no link or namespace {error}"))
-        if not requests:
-            return failures
-        with RouteSocket() as route:
-            refusals = route.batch(requests)
-        for refusal in refusals:
-            operation, is_removal = owners[refusal.request]
-            if not (is_removal and refusal.errno in _GONE):
-                failures.append(Failure(netns, operation, refusal.errno, str(refusal)))
-        return failures
 
     # --- observe ---
 
@@ -332,21 +301,6 @@ def _shared(entry: NetnsChanges) -> Iterator[str]:
 def far_namespaces(entry: NetnsChanges) -> set[str]:
     """The namespaces into which the links are plugged that are made in this one."""
     return {far[0] for operation in entry.operations if operation.verb != "remove" and (far := operation.object.far_end) is not None}
-
-
-def _encode(operation: Operation, links: LinuxKernel) -> Iterable[tuple[bytes, bool]]:
-    """The requests for one operation, and which of them take something away."""
-    obj, before = operation.object, operation.before
-    if operation.verb == "remove":
-        return [(obj.delete(links), True)] if hasattr(obj, "delete") else []
-    if before is None:
-        request = obj.create(links)  # type: ignore[attr-defined]
-        return [(request, False)] if request else []
-    if is_replaced(before, obj):
-        return [(before.delete(links), True), (obj.create(links), False)]  # type: ignore[attr-defined]
-    if isinstance(obj, Peers) and isinstance(before, Peers):
-        return obj.change_from(before, links)
-    return [(obj.change(links), False)]  # type: ignore[attr-defined]
 
 
 def _is_new_port(operation: Operation) -> bool:
