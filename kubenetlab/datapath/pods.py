@@ -32,7 +32,12 @@ def sandbox(node: NodeView, view: PodView) -> Iterator[Object]:
         yield Sandbox(view.netns, hostname=view.hostname, shares=node.netns)
         return
     yield Sandbox(view.netns, hostname=view.hostname)
-    yield from loopback_and_sysctls(view.netns, has_ipv6=any(":" in address for address in view.addresses))
+    yield from beginning(view.netns, has_ipv6=any(":" in address for address in view.addresses))
+
+
+def beginning(netns: str, *, has_ipv6: bool) -> Iterator[Object]:
+    """What every pod's network namespace begins with."""
+    return loopback_and_sysctls(netns, has_ipv6=has_ipv6)
 
 
 def files(node: NodeView, view: PodView, pod: Pod) -> PodFiles:

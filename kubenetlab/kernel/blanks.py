@@ -1,7 +1,7 @@
 """Blank network namespaces, made ahead: by a process of their own, while others still read and plan.
 
-To make one takes the kernel half a millisecond, a third of all that a pod takes, and nothing has to be known for it. Whoever has them open
-keeps them alive; when the last descriptor is closed they are gone.
+To make one takes the kernel half a millisecond, a third of all that a pod takes, and little has to be known for it: what every pod's
+namespace begins with. Whoever has them open keeps them alive; when the last descriptor is closed they are gone.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import resource
 import select
 import signal
 import socket
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
+from kubenetlab.hoststate.diff import Operation
+from kubenetlab.hoststate.object import Object
 from kubenetlab.kernel.permissions import is_root
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, die_with_parent, open_namespace, unshare
 
@@ -23,9 +26,20 @@ _AT_ONCE: Final = 64
 """Descriptors in one message; Linux takes 253 at most."""
 
 
-def ahead(count: int) -> socket.socket | None:
-    """Has namespaces made from now on, at most so many; the socket is where they come from. None for an ordinary user, whose namespaces
-    belong to the lab's user namespace, which is not there yet, and where they are too few."""
+class Source(NamedTuple):
+    """Where they come from."""
+
+    socket: socket.socket
+    beginning: tuple[Object, ...]
+    """What is in each of them, said of no namespace."""
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def ahead(count: int, beginning: Sequence[Object] = ()) -> Source | None:
+    """Has namespaces made from now on, at most so many, each with what they begin with: settings and loopback. None for an ordinary user,
+    whose namespaces belong to the lab's user namespace, which is not there yet, and where they are too few."""
     if count < WORTH_IT or not is_root():
         return None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -34,11 +48,11 @@ def ahead(count: int) -> socket.socket | None:
         try:
             ours.close()
             die_with_parent(signal.SIGKILL)
-            _make(theirs, count)
+            _make(theirs, count, beginning)
         finally:
             os._exit(0)
     theirs.close()
-    return ours
+    return Source(ours, tuple(beginning))
 
 
 class Blanks:
@@ -47,11 +61,13 @@ class Blanks:
     What is not taken yet waits in the socket, for whatever is open here a pause process gets a copy of when it is started, and has to close.
     """
 
-    def __init__(self, source: socket.socket) -> None:
-        self._source = source
+    def __init__(self, source: Source) -> None:
+        self.beginning = source.beginning
+        """What each has already."""
+        self._source = source.socket
         self._open: list[int] = []
         try:
-            source.send(b"enough")
+            self._source.send(b"enough")
         except OSError:
             pass  # all are made
 
@@ -83,13 +99,33 @@ class Blanks:
             return socket.recv_fds(self._source, 1, _AT_ONCE)
 
 
-def _make(to: socket.socket, count: int) -> None:
-    """The life of the process that makes them."""
+class _Loopback:
+    """The one link that is there from the beginning."""
+
+    def index(self, netns: str, link: str) -> int:
+        return 1
+
+    def new_index(self, netns: str, link: str) -> int:
+        raise KeyError(link)
+
+    def namespace_fd(self, netns: str) -> int:
+        raise KeyError(netns)
+
+
+def _make(to: socket.socket, count: int, beginning: Sequence[Object]) -> None:
+    """The life of the process that makes them; where one of them cannot be as it should, they end before it."""
+    from kubenetlab.kernel.filling import fill
+    from kubenetlab.kernel.sysctls import Sysctls, SysctlWriter
+
+    operations = [Operation("add", obj) for obj in beginning]
+    sysctls = SysctlWriter(Sysctls())
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     made: list[int] = []
     for _ in range(count):
         unshare(CLONE_NEWNET)
+        if fill("", operations, sysctls, _Loopback()):
+            break
         made.append(open_namespace("net"))
         if len(made) == _AT_ONCE:
             _hand_over(to, made)

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
+from msgspec import structs
+
 from kubenetlab.hoststate.address import decode_address, dump_addresses
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
 from kubenetlab.hoststate.link import LOOPBACK, Bridge, Dummy, LinkUp, Port, SeenLink, Veth, decode_link, dump_links
@@ -24,6 +26,7 @@ from kubenetlab.hoststate.peers import Peers, peers_key, peers_of
 from kubenetlab.hoststate.route import decode_route, dump_routes
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
+from kubenetlab.kernel.blanks import Blanks
 from kubenetlab.kernel.filling import fill, send
 from kubenetlab.kernel.holding import STARTERS, Holding
 from kubenetlab.kernel.report import Done, Failure, Report, failure_of, nobody_asks, with_causes
@@ -152,8 +155,10 @@ class LinuxKernel:
         sandbox = first.object
         assert isinstance(sandbox, Sandbox)
 
-        def fill_it() -> None:
-            if refused := fill(entry.netns, inside, sysctls, self):
+        left = _left(inside, self.sandboxes.blanks)
+
+        def fill_it(is_blank: bool) -> None:
+            if refused := fill(entry.netns, left if is_blank and left is not None else inside, sysctls, self):
                 failures.extend(refused)
                 raise _FailedError
             if is_plugged_into:
@@ -171,7 +176,7 @@ class LinuxKernel:
                 failures.append(failure_of(entry.netns, first, error))
 
         try:
-            network = self.sandboxes.network(sandbox, fill_it)
+            network = self.sandboxes.network(sandbox, fill_it, may_be_blank=left is not None)
         except _FailedError:
             return None
         except (OSError, KeyError) as error:
@@ -289,6 +294,21 @@ class LinuxKernel:
 
 class _FailedError(Exception):
     """Ends the making of a sandbox; what failed is told elsewhere."""
+
+
+def _left(operations: Sequence[Operation], blanks: Blanks | None) -> list[Operation] | None:
+    """What is left to be done in a namespace that was made ahead; None where they begin otherwise."""
+    if blanks is None:
+        return None
+    begun = {obj.key: obj for obj in blanks.beginning}
+    left: list[Operation] = []
+    for operation in operations:
+        same = begun.pop(operation.object.key, None)
+        if same is None:
+            left.append(operation)
+        elif structs.replace(operation.object, netns=same.netns) != same:
+            return None
+    return None if begun else left
 
 
 def _shared(entry: NetnsChanges) -> Iterator[str]:

@@ -46,17 +46,17 @@ class Sandboxes:
         self.blanks: Blanks | None = None
         """Network namespaces that were made ahead, as long as there are some."""
 
-    def network(self, sandbox: Sandbox, fill: Callable[[], None]) -> int | None:
+    def network(self, sandbox: Sandbox, fill: Callable[[bool], None], *, may_be_blank: bool = True) -> int | None:
         """A sandbox's network namespace: calls `fill` in it and returns its descriptor, for `hold`; None where it shares another's.
 
-        Whatever `fill` raises is passed on, and the namespace is gone.
+        `fill` is told whether it is one that was made ahead, which `may_be_blank` allows. Whatever it raises is passed on, and the namespace is gone.
         """
         if sandbox.shares:
             return None
         try:
-            fd = self._enter_new()
+            fd, is_blank = self._enter_new(may_be_blank=may_be_blank)
             try:
-                fill()
+                fill(is_blank)
             except BaseException:
                 os.close(fd)
                 raise
@@ -137,18 +137,18 @@ class Sandboxes:
             self.blanks.close()
             self.blanks = None
 
-    def _enter_new(self) -> int:
-        """Into a blank network namespace, made ahead if there is one. Its descriptor, which is the caller's."""
-        fd = self.blanks.take() if self.blanks is not None else None
+    def _enter_new(self, *, may_be_blank: bool) -> tuple[int, bool]:
+        """Into a new network namespace, made ahead if there is one. Its descriptor, which is the caller's, and whether it was."""
+        fd = self.blanks.take() if self.blanks is not None and may_be_blank else None
         if fd is None:
             unshare(CLONE_NEWNET)
-            return open_namespace("net")
+            return open_namespace("net"), False
         try:
             setns(fd, CLONE_NEWNET)
         except OSError:
             os.close(fd)
             raise
-        return fd
+        return fd, True
 
     def _join(self, netns: str) -> None:
         for kind in ("net", "uts"):

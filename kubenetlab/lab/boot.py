@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kubenetlab.kernel.blanks import Source
 from kubenetlab.kernel.limits import Limit
 
 
@@ -22,7 +23,7 @@ class Boot:
         """What `up` planned; only the first agent uses it, later ones read the store."""
         self.progress: socket.socket | None = progress
         """To `up`: what the first agent is doing. Later agents have none."""
-        self.blanks: socket.socket | None = None
+        self.blanks: Source | None = None
         """Where the first agent gets network namespaces that were made ahead."""
         self.outer_proc = -1
         """The /proc of the namespace that `up` was called in: shows our processes by their numbers there."""

@@ -18,6 +18,7 @@ from kubenetlab import errors
 from kubenetlab.api.store import Cluster
 from kubenetlab.errors import KubenetlabError, LabError, RequirementError, refusal
 from kubenetlab.kernel import pause
+from kubenetlab.kernel.blanks import Source
 from kubenetlab.kernel.limits import read as read_limits
 from kubenetlab.lab import init, rundir, state
 from kubenetlab.lab.boot import Boot
@@ -42,7 +43,7 @@ def create(
     nodes: int,
     keep_failed: bool = False,
     on_progress: OnProgress = lambda message: None,
-    blank_namespaces: socket.socket | None = None,
+    blank_namespaces: Source | None = None,
 ) -> dict[str, Any]:
     """Makes a lab out of a store that the controllers are content with; returns what the agent said when all was built.
 

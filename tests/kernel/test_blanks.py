@@ -8,16 +8,27 @@ from collections.abc import Callable
 
 import pytest
 
+from kubenetlab.api.lab import Decisions
+from kubenetlab.datapath import plan
+from kubenetlab.datapath.pods import beginning
+from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.sandbox import Sandbox
+from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.blanks import WORTH_IT, Blanks, ahead
 from kubenetlab.kernel.linux import LinuxKernel
+from tests.clusters import FAMILIES, deployment, store
+
+
+def netlink(state: HostState) -> HostState:
+    kept = {netns: {key: obj for key, obj in contents.items() if obj.hand == "netlink"} for netns, contents in state.namespaces.items()}
+    return HostState(kept, state.origins)
 
 
 def blanks(count: int) -> Blanks:
     """At most so many, one of which is there at least."""
     source = ahead(count)
     assert source is not None
-    select.select([source], [], [], 10)
+    select.select([source.socket], [], [], 10)
     return Blanks(source)
 
 
@@ -79,7 +90,7 @@ def test_a_sandbox_takes_one_that_is_there(kernel: Callable[[], LinuxKernel], mo
     monkeypatch.setattr(there, "take", take)
     before = len(os.listdir("/proc/self/fd"))
     sandbox = Sandbox("n", "host")
-    sandboxes.hold(sandbox, sandboxes.network(sandbox, lambda: None))
+    sandboxes.hold(sandbox, sandboxes.network(sandbox, lambda is_blank: None))
     fd = sandboxes.open("n")
     assert [os.fstat(fd).st_ino] == taken
     os.close(fd)
@@ -88,3 +99,31 @@ def test_a_sandbox_takes_one_that_is_there(kernel: Callable[[], LinuxKernel], mo
     assert sandboxes.blanks is None
     sandboxes.remove("n")
     os.wait()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_pods_begin_with_is_there(kernel: Callable[[], LinuxKernel], monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    """Only what begins so takes one; in the end all are as if they had been made now, and so are those for which there were none left."""
+    wanted = netlink(plan(store(FAMILIES[family] + deployment(replicas=4)), Decisions(pod_layout="routed", neighbors="dynamic")))
+    source = ahead(WORTH_IT, tuple(beginning("", has_ipv6=family != "ipv4")))
+    assert source is not None
+    select.select([source.socket], [], [], 10)
+    here = kernel()
+    here.sandboxes.blanks = there = Blanks(source)
+    taken: list[int] = []
+    few = 4
+
+    def take() -> int | None:
+        fd = Blanks.take(there) if len(taken) < few else None
+        if fd is not None:
+            taken.append(os.fstat(fd).st_ino)
+        return fd
+
+    monkeypatch.setattr(there, "take", take)
+    here.apply(diff(HostState(), wanted)).raise_failures()
+    here.sandboxes.close_blanks()
+    assert str(diff(HostState(here.observe(wanted.namespaces)), wanted)) == ""
+    made = {netns: os.stat(f"/proc/{pid}/ns/net").st_ino for netns, pid in here.sandboxes.pids.items()}
+    nodes = {made[netns] for netns in wanted.namespaces if netns.startswith("node/")}
+    assert len(taken) == few
+    assert set(taken) < set(made.values()) - nodes
