@@ -5,6 +5,7 @@ Source: k8s.io/apimachinery pkg/util/rand/rand.go (the alphabet), k8s.io/kuberne
 
 import hashlib
 from collections.abc import Container
+from functools import lru_cache
 
 import msgspec
 
@@ -12,7 +13,8 @@ from kubenetlab.api.pods import PodTemplateSpec
 
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """No vowels and no digits that look like letters, so that no words appear."""
-
+_PAIRS = tuple(first + second for second in ALPHABET for first in ALPHABET)
+"""Of two digits, the lower one first."""
 
 MAX_GENERATED_BASE = 58
 """Source: k8s.io/apiserver pkg/storage/names/generate.go."""
@@ -20,8 +22,13 @@ MAX_GENERATED_BASE = 58
 
 def template_hash(template: PodTemplateSpec) -> str:
     """A ReplicaSet's hash: FNV-32a of its template, each decimal digit written in the safe alphabet."""
+    return _hash(msgspec.json.encode(template, order="deterministic"))
+
+
+@lru_cache(maxsize=1024)
+def _hash(text: bytes) -> str:
     value = 0x811C9DC5
-    for byte in msgspec.json.encode(template, order="deterministic"):
+    for byte in text:
         value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
     return "".join(ALPHABET[ord(digit) % len(ALPHABET)] for digit in str(value))
 
@@ -30,10 +37,10 @@ def suffix(*parts: str, length: int = 5) -> str:
     """`length` letters of the safe alphabet, the same for the same parts."""
     number = int.from_bytes(hashlib.sha256("/".join(parts).encode()).digest()[:8])
     letters = ""
-    for _ in range(length):
-        number, index = divmod(number, len(ALPHABET))
-        letters += ALPHABET[index]
-    return letters
+    while len(letters) < length:
+        number, index = divmod(number, len(_PAIRS))
+        letters += _PAIRS[index]
+    return letters[:length]
 
 
 def child_name(parent: str, serial: int, taken: Container[str], *scope: str) -> tuple[str, int]:

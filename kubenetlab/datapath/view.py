@@ -6,7 +6,7 @@ A view is a value: two views are equal when nothing changed for the node, and th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, Final, Literal
 
 from msgspec import Struct, structs
@@ -44,7 +44,7 @@ class Family(Struct, frozen=True):
     @property
     def gateway(self) -> str:
         """The bridge's address, the pods' default gateway."""
-        return str(self.pod_network[1])
+        return _first_of(self.pod_cidr)
 
     @property
     def default_route(self) -> str:
@@ -54,6 +54,11 @@ class Family(Struct, frozen=True):
     def host_length(self) -> int:
         """The prefix length of a single address: 32 or 128."""
         return self.pod_network.max_prefixlen
+
+
+@lru_cache(maxsize=2048)  # every pod asks for its gateway
+def _first_of(cidr: str) -> str:
+    return str(ip.network(cidr)[1])
 
 
 class Peer(Struct, frozen=True):

@@ -10,6 +10,7 @@ from typing import Any
 from kubenetlab.lab.wire import Frames, Message, encode
 
 RECEIVE_BYTES = 256 * 1024
+_DIED = "the process at the other end died"
 
 
 class Channel:
@@ -81,9 +82,12 @@ class Caller:
         self._channel = channel
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._next = 0
+        self._is_over = False
 
     async def call(self, **request: Any) -> Message:
         """The answer to a request. Raises ConnectionError when the other side dies before it answers."""
+        if self._is_over:
+            raise ConnectionResetError(_DIED)
         self._next += 1
         number = self._next
         self._waiting[number] = future = asyncio.get_running_loop().create_future()
@@ -104,9 +108,10 @@ class Caller:
                 elif not future.done():
                     future.set_result(message)
         finally:
+            self._is_over = True
             for future in self._waiting.values():
                 if not future.done():
-                    future.set_exception(ConnectionResetError("the process at the other end died"))
+                    future.set_exception(ConnectionResetError(_DIED))
 
     def close(self) -> None:
         self._channel.close()
