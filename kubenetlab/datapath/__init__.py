@@ -22,8 +22,10 @@ from msgspec import structs
 
 from kubenetlab import names
 from kubenetlab.api.config import ClusterConfig, ExternalHost, Network
+from kubenetlab.api.core import Service
 from kubenetlab.api.lab import Decisions, Uplink
-from kubenetlab.api.pods import Pod
+from kubenetlab.api.meta import Labels
+from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
@@ -38,7 +40,6 @@ from kubenetlab.datapath.service_rules import service_rules
 from kubenetlab.datapath.view import NodeView, PodView, by_itself, node_views, without_pods
 from kubenetlab.errors import BugError
 from kubenetlab.hoststate.object import Key, Object, Origin
-from kubenetlab.hoststate.programs import Listener
 from kubenetlab.hoststate.rules import Bundle, RuleSet
 from kubenetlab.hoststate.sandbox import Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, HostState, contents_of
@@ -81,11 +82,11 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
         rules = service_rules(memo, proxy, known, node, network)
         want(memo(("proxy", node.name), _proxy, without_pods(node), rules, proxy, network))
         for view, pod in _pods_of(cluster, node, memo):
-            ports = _target_ports(memo, cluster, pod, view)
+            setups = _setups(memo, cluster, pod, view, decisions)
             want(memo(("pod", view.netns), _pod, node, view, cni, proxy))
             waits = is_starting and memo(("waits", view.netns), containers.asks_once, pod.spec)
             told = duty(cluster, node.name, networking.proxy_mode[0]) if is_kube_proxy(pod) else None
-            want(memo(("programs", view.netns), _programs, view, pod, ports, decisions.real_commands, waits, told))
+            want(memo(("programs", view.netns), _programs, view, pod, setups, waits, told))
     merged = {netns: memo(("contents", netns), _merge, netns, tuple(layers)) for netns, layers in wanted.items()}
     return HostState(
         {netns: contents for netns, (contents, _) in merged.items()}, {netns: origins for netns, (_, origins) in merged.items()}
@@ -97,14 +98,23 @@ def plan_probes(cluster: Cluster, decisions: Decisions, memo: Memo) -> dict[str,
     wanted: dict[str, tuple[ProbeSpec, ...]] = {}
     for node in node_views(cluster, decisions):
         for view, pod in _pods_of(cluster, node, memo):
-            ports = _target_ports(memo, cluster, pod, view)
-            wanted[view.netns] = memo(("probes", view.netns), _probes, by_itself(node), view, pod, ports, decisions.real_commands)
+            setups = _setups(memo, cluster, pod, view, decisions)
+            wanted[view.netns] = memo(("probes", view.netns), _probes, by_itself(node), view, pod, setups)
     return {netns: specs for netns, specs in wanted.items() if specs}
 
 
-def _target_ports(memo: Memo, cluster: Cluster, pod: Pod, view: PodView) -> tuple[Listener, ...]:
+def _setups(memo: Memo, cluster: Cluster, pod: Pod, view: PodView, decisions: Decisions) -> containers.Setups:
+    """What a pod's containers run, which does not depend on how they fare."""
+    is_real = containers.asks_for_real_commands(pod)
     services = containers.numeric_services(cluster, pod)
-    return memo(("ports", view.netns), containers.numeric_target_ports, pod.labels, pod.spec, services)
+    return memo(("setups", view.netns), _setups_of, pod.labels, pod.spec, services, decisions.real_commands, is_real)
+
+
+def _setups_of(
+    labels: Labels, spec: PodSpec, services: tuple[Service, ...], real_commands: tuple[str, ...], is_real: bool
+) -> containers.Setups:
+    ports = containers.numeric_target_ports(labels, spec, services)
+    return containers.setups_of(spec, ports, real_commands, is_real=is_real)
 
 
 def _fabric(
@@ -163,15 +173,13 @@ def _proxy(node: NodeView, added: tuple[RuleSet | Object, ...], proxy: ServicePr
     return tuple(_by_namespace((*proxy.node(node, network), *here), origin))
 
 
-def _programs(
-    view: PodView, pod: Pod, ports: tuple[Listener, ...], real_commands: tuple[str, ...], waits: bool, told: Duty | None
-) -> tuple[Wanted, ...]:
-    runs = containers.programs(view.netns, pod, ports, real_commands, waits=waits)
+def _programs(view: PodView, pod: Pod, setups: containers.Setups, waits: bool, told: Duty | None) -> tuple[Wanted, ...]:
+    runs = containers.programs(view.netns, pod, setups, waits=waits)
     return tuple(_by_namespace((informed(run, told) for run in runs), Origin("kubelet", f"Pod {view.full_name}")))
 
 
-def _probes(node: NodeView, view: PodView, pod: Pod, ports: tuple[Listener, ...], real_commands: tuple[str, ...]) -> tuple[ProbeSpec, ...]:
-    return tuple(probes(node, view, pod, ports, real_commands))
+def _probes(node: NodeView, view: PodView, pod: Pod, setups: containers.Setups) -> tuple[ProbeSpec, ...]:
+    return tuple(probes(node, view, pod, setups))
 
 
 def _pods_of(cluster: Cluster, node: NodeView, memo: Memo) -> Iterator[tuple[PodView, Pod]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 
 from kubenetlab.api.containers import Container
@@ -15,19 +15,17 @@ from kubenetlab.hoststate.programs import Listener, ProgramRun
 from kubenetlab.programs import COMMAND, DONE, Setup, is_one_shot, setup
 from kubenetlab.programs.command import configure_command
 
+Setups = Mapping[str, Setup]
+"""Container of a pod → what it runs."""
 
-def programs(
-    netns: str, pod: Pod, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...], *, waits: bool
-) -> Iterator[ProgramRun]:
-    """`target_ports` are those of `numeric_target_ports`; the pod's first app container serves them.
 
-    With `waits` those that ask only once are held back.
-    """
+def programs(netns: str, pod: Pod, setups: Setups, *, waits: bool) -> Iterator[ProgramRun]:
+    """Those that run now; with `waits` those that ask only once are held back."""
     for container in pod.spec.all_containers:
         status = pod.container_status(container.name)
         if status is None or not should_run(status):
             continue
-        what = program_of(pod, container, target_ports, real_commands)
+        what = setups[container.name]
         if pod.is_terminating and what.program == COMMAND:
             continue  # it is told to end as soon as its pod is; stand-ins serve until nobody is sent to them any more
         if waits and status.state.running is None and is_one_shot(what.program):
@@ -40,15 +38,27 @@ def asks_once(spec: PodSpec) -> bool:
     return any(container.command or is_one_shot(setup(container).program) for container in spec.all_containers)
 
 
-def program_of(pod: Pod, container: Container, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...]) -> Setup:
+def asks_for_real_commands(pod: Pod) -> bool:
+    """True for a pod that is to run its own commands, whatever the lab does with others'."""
+    return pod.metadata.annotations.get(REAL_COMMANDS_ANNOTATION) == "true"
+
+
+def setups_of(spec: PodSpec, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...], *, is_real: bool) -> Setups:
+    """What the containers of a pod run. `target_ports` are those of `numeric_target_ports`; the first app container serves them."""
+    return {container.name: _program_of(spec, container, target_ports, real_commands, is_real=is_real) for container in spec.all_containers}
+
+
+def _program_of(
+    spec: PodSpec, container: Container, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...], *, is_real: bool
+) -> Setup:
     """What a container runs: its own command, where the pod asks for that or the lab runs this one; else a stand-in.
 
     An init container whose stand-in would serve for ever has nothing to do: it ends well at once.
     """
-    if container.command and (pod.metadata.annotations.get(REAL_COMMANDS_ANNOTATION) == "true" or container.command[0] in real_commands):
-        return configure_command(container, pod.spec.termination_grace_period_seconds)
-    what = setup(container, target_ports if container is pod.spec.containers[0] else ())
-    is_init = container in pod.spec.init_containers and not container.is_sidecar
+    if container.command and (is_real or container.command[0] in real_commands):
+        return configure_command(container, spec.termination_grace_period_seconds)
+    what = setup(container, target_ports if container is spec.containers[0] else ())
+    is_init = container in spec.init_containers and not container.is_sidecar
     return Setup(DONE) if is_init and not is_one_shot(what.program) else what
 
 

@@ -15,9 +15,8 @@ from msgspec import Struct, structs
 from kubenetlab.api.containers import Container, Probe
 from kubenetlab.api.pods import ContainerStatus, Pod
 from kubenetlab.controllers.containers import should_run
-from kubenetlab.datapath.containers import program_of
+from kubenetlab.datapath.containers import Setups
 from kubenetlab.datapath.view import NodeView, PodView
-from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import COMMAND, Setup, is_process
 
 USER_AGENT = "kube-probe/1.33"
@@ -60,15 +59,13 @@ class ProbeSpec(Struct, frozen=True):
         return self.netns, self.container, self.kind
 
 
-def probes(
-    node: NodeView, view: PodView, pod: Pod, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...]
-) -> Iterator[ProbeSpec]:
+def probes(node: NodeView, view: PodView, pod: Pod, setups: Setups) -> Iterator[ProbeSpec]:
     """The probes of one pod. initialDelaySeconds is waited for only where a real command could be ended too early."""
     for container in pod.spec.long_running_containers:
         status = pod.container_status(container.name)
         if pod.is_terminating or status is None or not should_run(status):
             continue
-        what = program_of(pod, container, target_ports, real_commands)
+        what = setups[container.name]
         for kind in _asked(container, status):
             yield _spec(node, view, container, status.restart_count, kind, container.probe(kind), what)
 
