@@ -65,6 +65,7 @@ def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Ma
     from kubenetlab.api.containers import Probe
     from kubenetlab.api.decode import decode
     from kubenetlab.datapath.probes import describe
+    from kubenetlab.programs import is_process
 
     say(f"  {container['name']}:")
     line("Image", container.get("image", ""), 2)
@@ -91,8 +92,8 @@ def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Ma
         if probe is not None:
             line(kind, describe(probe, is_real=is_real), 2)
         elif kind == "Readiness":
-            own = "a ping" if is_real else "a connect to its first port, or a ping"
-            line(kind, f"{own}: the lab's own question", 2)
+            is_apart = not is_real and bool(seen.get("program")) and is_process(seen["program"])
+            line(kind, f"a {'connect to its first port' if is_apart else 'ping'}: the lab's own question", 2)
 
 
 def _node(client: Client, node: Mapping[str, Any]) -> None:

@@ -29,13 +29,18 @@ def test_two_containers_on_one_port(lab: Lab) -> None:
     said = lab.up(TWO_ON_ONE_PORT, status=1)
     assert "default/two" in said.err
     assert "address already in use" in said.err
-    statuses = {status["name"]: status for status in lab.get("pod", "two")["status"]["containerStatuses"]}
-    assert statuses["first"]["ready"]
-    assert statuses["second"]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+
+    def statuses() -> dict[str, Any]:
+        return {status["name"]: status for status in lab.get("pod", "two")["status"]["containerStatuses"]}
+
+    wait_for(lambda: statuses()["first"]["ready"], "the one that has got the port")  # `up` ends when one of them has failed for good
+    assert statuses()["second"]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
     assert "listen tcp :8080: bind: address already in use" in lab.run("logs", "two", "-c", "second").out
     row = lab.run("get", "pods").out.splitlines()[1].split()
     assert row[:3] == ["two", "1/2", "CrashLoopBackOff"]
-    assert "Back-off restarting failed container" in lab.run("describe", "pod", "two").out
+    described = lab.run("describe", "pod", "two").out
+    assert "Back-off restarting failed container" in described
+    assert "Readiness:     a ping: the lab's own question" in described
 
 
 UNHEALTHY = pod(
