@@ -129,8 +129,7 @@ def link_local_of(mac: str) -> str:
 
 
 def _hex(address: str) -> str:
-    """An address's last four bytes."""
-    return (ip_address(address).packed[-4:] if ":" in address else bytes(map(int, address.split(".")))).hex(":")
+    return ip_address(address).packed[-4:].hex(":")
 
 
 MACHINE_LINKS = "knl-"

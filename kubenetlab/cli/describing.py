@@ -64,8 +64,8 @@ def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Ma
     """`is_asked` is False for an init container, of which nobody asks whether it is there."""
     from kubenetlab.api.containers import Probe
     from kubenetlab.api.decode import decode
-    from kubenetlab.datapath.probes import describe
-    from kubenetlab.programs import is_process
+    from kubenetlab.datapath.probes import describe, describe_implied
+    from kubenetlab.programs import COMMAND
 
     say(f"  {container['name']}:")
     line("Image", container.get("image", ""), 2)
@@ -92,8 +92,7 @@ def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Ma
         if probe is not None:
             line(kind, describe(probe, is_real=is_real), 2)
         elif kind == "Readiness":
-            is_apart = not is_real and bool(seen.get("program")) and is_process(seen["program"])
-            line(kind, f"a {'connect to its first port' if is_apart else 'ping'}: the lab's own question", 2)
+            line(kind, describe_implied(seen.get("program") or COMMAND), 2)
 
 
 def _node(client: Client, node: Mapping[str, Any]) -> None:

@@ -236,7 +236,7 @@ def _create(name: str, given: Manifests, keep: bool) -> None:
 
     gc.disable()  # nothing of what is made here is thrown away before the end
     from kubenetlab.cli.progress import Progress
-    from kubenetlab.datapath.pods import beginning
+    from kubenetlab.datapath.sandboxes import loopback_and_sysctls
     from kubenetlab.kernel.blanks import ahead
     from kubenetlab.lab import up as making
     from kubenetlab.lab.first import first_store
@@ -244,7 +244,7 @@ def _create(name: str, given: Manifests, keep: bool) -> None:
 
     config = given.cluster_config
     require(config)
-    blank_namespaces = ahead(given.count_of_pods, tuple(beginning("", has_ipv6=6 in config.networking.versions)))
+    blank_namespaces = ahead(given.count_of_pods, tuple(loopback_and_sysctls("", has_ipv6=6 in config.networking.versions)))
     cluster, admission = first_store(given.config, given.entries, time.time(), name)
     _say_namespaces(admission.made_namespaces)
     progress = Progress(name, len(config.nodes))

@@ -22,10 +22,8 @@ from msgspec import structs
 
 from kubenetlab import names
 from kubenetlab.api.config import ClusterConfig, ExternalHost, Network
-from kubenetlab.api.core import Service
 from kubenetlab.api.lab import Decisions, Uplink
-from kubenetlab.api.meta import Labels
-from kubenetlab.api.pods import Pod, PodSpec
+from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
@@ -105,16 +103,9 @@ def plan_probes(cluster: Cluster, decisions: Decisions, memo: Memo) -> dict[str,
 
 def _setups(memo: Memo, cluster: Cluster, pod: Pod, view: PodView, decisions: Decisions) -> containers.Setups:
     """What a pod's containers run, which does not depend on how they fare."""
-    is_real = containers.asks_for_real_commands(pod)
     services = containers.numeric_services(cluster, pod)
-    return memo(("setups", view.netns), _setups_of, pod.labels, pod.spec, services, decisions.real_commands, is_real)
-
-
-def _setups_of(
-    labels: Labels, spec: PodSpec, services: tuple[Service, ...], real_commands: tuple[str, ...], is_real: bool
-) -> containers.Setups:
-    ports = containers.numeric_target_ports(labels, spec, services)
-    return containers.setups_of(spec, ports, real_commands, is_real=is_real)
+    ports = memo(("ports", view.netns), containers.numeric_target_ports, pod.labels, pod.spec, services)
+    return memo(("setups", view.netns), containers.setups_of, pod.spec, pod.metadata.annotations, ports, decisions.real_commands)
 
 
 def _fabric(

@@ -38,13 +38,9 @@ def asks_once(spec: PodSpec) -> bool:
     return any(container.command or is_one_shot(setup(container).program) for container in spec.all_containers)
 
 
-def asks_for_real_commands(pod: Pod) -> bool:
-    """True for a pod that is to run its own commands, whatever the lab does with others'."""
-    return pod.metadata.annotations.get(REAL_COMMANDS_ANNOTATION) == "true"
-
-
-def setups_of(spec: PodSpec, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...], *, is_real: bool) -> Setups:
+def setups_of(spec: PodSpec, annotations: Mapping[str, str], target_ports: tuple[Listener, ...], real_commands: tuple[str, ...]) -> Setups:
     """What the containers of a pod run. `target_ports` are those of `numeric_target_ports`; the first app container serves them."""
+    is_real = annotations.get(REAL_COMMANDS_ANNOTATION) == "true"
     return {container.name: _program_of(spec, container, target_ports, real_commands, is_real=is_real) for container in spec.all_containers}
 
 

@@ -32,12 +32,7 @@ def sandbox(node: NodeView, view: PodView) -> Iterator[Object]:
         yield Sandbox(view.netns, hostname=view.hostname, shares=node.netns)
         return
     yield Sandbox(view.netns, hostname=view.hostname)
-    yield from beginning(view.netns, has_ipv6=any(":" in address for address in view.addresses))
-
-
-def beginning(netns: str, *, has_ipv6: bool) -> Iterator[Object]:
-    """What every pod's network namespace begins with."""
-    return loopback_and_sysctls(netns, has_ipv6=has_ipv6)
+    yield from loopback_and_sysctls(view.netns, has_ipv6=any(":" in address for address in view.addresses))
 
 
 def files(node: NodeView, view: PodView, pod: Pod) -> PodFiles:

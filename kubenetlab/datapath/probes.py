@@ -93,6 +93,16 @@ def describe(probe: Probe, *, is_real: bool) -> str:
     return f"exec {list(probe.exec.command) if probe.exec else []} {tail}{note}"
 
 
+def describe_implied(program: str) -> str:
+    """What is asked of a container without a readiness probe, in words."""
+    return f"a {'connect to its first port' if _is_asked_by_connect(program) else 'ping'}: the lab's own question"
+
+
+def _is_asked_by_connect(program: str) -> bool:
+    """True for a program of the lab that does not say by itself when it listens."""
+    return program != COMMAND and is_process(program)
+
+
 def _spec(
     node: NodeView,
     view: PodView,
@@ -105,7 +115,9 @@ def _spec(
     address = view.addresses[0]
     base = ProbeSpec(view.netns, container.name, attempt, kind, node.netns, address, "ping", is_implied=probe is None)
     first = next((listener.port for listener in what.listeners if listener.protocol == "TCP"), 0)
-    asked: dict[str, object] = {"method": "tcp", "port": first} if first and (probe is not None or is_process(what.program)) else {}
+    asked: dict[str, object] = (
+        {"method": "tcp", "port": first} if first and (probe is not None or _is_asked_by_connect(what.program)) else {}
+    )
     if probe is None and what.program == COMMAND:
         asked["delay_s"] = FIRST_STEPS_S
     if probe is not None:

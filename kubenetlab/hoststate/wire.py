@@ -43,6 +43,16 @@ class Links(Protocol):
         """A descriptor of a network namespace, open until the batch is sent."""
 
 
+class Written(Protocol):
+    """An object that is told the kernel by messages. What comes and goes with something else has no `delete`."""
+
+    def create(self, links: Links) -> bytes: ...
+
+    def change(self, links: Links) -> bytes: ...
+
+    def delete(self, links: Links) -> bytes: ...
+
+
 class WireError(ValueError):
     """Bytes that are no rtnetlink message."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, cast
 
 from kubenetlab.hoststate.diff import Operation, is_replaced
 from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.sandbox import Settings, Sysctl
-from kubenetlab.hoststate.wire import Links
+from kubenetlab.hoststate.wire import Links, Written
 from kubenetlab.kernel.report import Failure
 from kubenetlab.kernel.rtnetlink import RouteSocket
 from kubenetlab.kernel.sysctls import SysctlWriter
@@ -53,13 +53,14 @@ def send(netns: str, operations: Sequence[Operation], links: Links) -> list[Fail
 def _encode(operation: Operation, links: Links) -> Iterable[tuple[bytes, bool]]:
     """The requests for one operation, and which of them take something away."""
     obj, before = operation.object, operation.before
+    wanted, known = cast(Written, obj), cast(Written | None, before)
     if operation.verb == "remove":
-        return [(obj.delete(links), True)] if hasattr(obj, "delete") else []
-    if before is None:
-        request = obj.create(links)  # type: ignore[attr-defined]
+        return [(wanted.delete(links), True)] if hasattr(wanted, "delete") else []
+    if before is None or known is None:
+        request = wanted.create(links)
         return [(request, False)] if request else []
     if is_replaced(before, obj):
-        return [(before.delete(links), True), (obj.create(links), False)]  # type: ignore[attr-defined]
+        return [(known.delete(links), True), (wanted.create(links), False)]
     if isinstance(obj, Peers) and isinstance(before, Peers):
         return obj.change_from(before, links)
-    return [(obj.change(links), False)]  # type: ignore[attr-defined]
+    return [(wanted.change(links), False)]

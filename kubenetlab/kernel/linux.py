@@ -26,7 +26,6 @@ from kubenetlab.hoststate.peers import Peers, peers_key, peers_of
 from kubenetlab.hoststate.route import decode_route, dump_routes
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
-from kubenetlab.kernel.blanks import Blanks
 from kubenetlab.kernel.filling import fill, send
 from kubenetlab.kernel.holding import STARTERS, Holding
 from kubenetlab.kernel.report import Done, Failure, Report, failure_of, nobody_asks, with_causes
@@ -92,7 +91,8 @@ class LinuxKernel:
         holding = Holding(self._pauses)
         count = 0
         sysctls = SysctlWriter(self._sysctls)
-        awaited = Counter(far for entry in changes.namespaces for far in far_namespaces(entry))
+        far_of = {entry.netns: far_namespaces(entry) for entry in changes.namespaces}
+        awaited = Counter(far for others in far_of.values() for far in others)
         """Of each namespace, how many others are still to make links that are plugged into it."""
         plugged: dict[str, list[str]] = {}
         """Those that have made them."""
@@ -111,11 +111,13 @@ class LinuxKernel:
                 mine = [operation for operation in entry.operations if operation.object.hand == "netlink"]
                 ports[entry.netns] = [operation for operation in mine if _is_new_port(operation)]
                 others = [operation for operation in mine if not _is_new_port(operation)]
-                if hold := self._apply_one(entry, others, sysctls, failures, is_plugged_into=awaited[entry.netns] > 0):
-                    holding.begin(entry.netns, hold, (*_shared(entry), *far_namespaces(entry)))
+                if not entry.is_new:
+                    failures += self._change(entry.netns, others, sysctls)
+                elif hold := self._make(entry, others, sysctls, failures, is_plugged_into=awaited[entry.netns] > 0):
+                    holding.begin(entry.netns, hold, (_sandbox(others).shares, *far_of[entry.netns]))
                 count += len(mine)
                 plug(entry.netns)
-                for far in far_namespaces(entry):
+                for far in far_of[entry.netns]:
                     awaited[far] -= 1
                     plugged.setdefault(far, []).append(entry.netns)
                     plug(far)
@@ -136,7 +138,7 @@ class LinuxKernel:
             self._sysctls.close()
         return Report(count - len(failures), with_causes(failures))
 
-    def _apply_one(
+    def _make(
         self,
         entry: NetnsChanges,
         operations: Sequence[Operation],
@@ -145,20 +147,13 @@ class LinuxKernel:
         *,
         is_plugged_into: bool,
     ) -> Callable[[], None] | None:
-        """Adds to `failures` what is refused. Of a new namespace what is still to be done, and may be in another thread: its pause process."""
-        if not operations:
-            return None
-        if not entry.is_new:
-            failures += self._change(entry.netns, operations, sysctls)
-            return None
+        """A new namespace, filled; adds to `failures` what is refused. What is still to be done, and may be in another thread: its pause process."""
         first, *inside = operations
-        sandbox = first.object
-        assert isinstance(sandbox, Sandbox)
+        sandbox = _sandbox(operations)
+        blank, left = self._blank_for(inside)
 
-        left = _left(inside, self.sandboxes.blanks)
-
-        def fill_it(is_blank: bool) -> None:
-            if refused := fill(entry.netns, left if is_blank and left is not None else inside, sysctls, self):
+        def fill_it() -> None:
+            if refused := fill(entry.netns, left, sysctls, self):
                 failures.extend(refused)
                 raise _FailedError
             if is_plugged_into:
@@ -176,13 +171,23 @@ class LinuxKernel:
                 failures.append(failure_of(entry.netns, first, error))
 
         try:
-            network = self.sandboxes.network(sandbox, fill_it, may_be_blank=left is not None)
+            network = self.sandboxes.network(sandbox, fill_it, blank)
         except _FailedError:
             return None
         except (OSError, KeyError) as error:
             failures.append(failure_of(entry.netns, first, error))
             return None
         return hold
+
+    def _blank_for(self, operations: Sequence[Operation]) -> tuple[int | None, Sequence[Operation]]:
+        """A namespace that was made ahead, if there is one that begins as this one is to; and what is left to be done in it."""
+        blanks = self.sandboxes.blanks
+        if blanks is None or not operations:
+            return None, operations
+        begun = {obj.key: obj for obj in blanks.beginning}
+        left = [operation for operation in operations if not _is_begun(operation.object, begun)]
+        blank = blanks.take() if len(left) + len(begun) == len(operations) else None
+        return (blank, left) if blank is not None else (None, operations)
 
     def _unplugged(self, entry: NetnsChanges) -> list[Failure]:
         """The links of a namespace that were to be plugged into one that has not come to be: they have gone with it."""
@@ -193,6 +198,8 @@ class LinuxKernel:
         ]
 
     def _change(self, netns: str, operations: Sequence[Operation], sysctls: SysctlWriter) -> list[Failure]:
+        if not operations:
+            return []
         try:
             with self.sandboxes.inside(netns):
                 return fill(netns, operations, sysctls, self)
@@ -296,26 +303,17 @@ class _FailedError(Exception):
     """Ends the making of a sandbox; what failed is told elsewhere."""
 
 
-def _left(operations: Sequence[Operation], blanks: Blanks | None) -> list[Operation] | None:
-    """What is left to be done in a namespace that was made ahead; None where they begin otherwise."""
-    if blanks is None:
-        return None
-    begun = {obj.key: obj for obj in blanks.beginning}
-    left: list[Operation] = []
-    for operation in operations:
-        same = begun.pop(operation.object.key, None)
-        if same is None:
-            left.append(operation)
-        elif structs.replace(operation.object, netns=same.netns) != same:
-            return None
-    return None if begun else left
+def _sandbox(operations: Sequence[Operation]) -> Sandbox:
+    """The sandbox with which a new namespace begins."""
+    found = operations[0].object
+    assert isinstance(found, Sandbox)
+    return found
 
 
-def _shared(entry: NetnsChanges) -> Iterator[str]:
-    """Whose namespace a new sandbox shares, if it does."""
-    return (
-        operation.object.shares for operation in entry.operations[:1] if isinstance(operation.object, Sandbox) and operation.object.shares
-    )
+def _is_begun(obj: Object, begun: Mapping[Key, Object]) -> bool:
+    """True for what is there already, but for the name of the namespace."""
+    same = begun.get(obj.key)
+    return same is not None and structs.replace(obj, netns=same.netns) == same
 
 
 def far_namespaces(entry: NetnsChanges) -> set[str]:

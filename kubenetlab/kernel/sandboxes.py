@@ -46,17 +46,19 @@ class Sandboxes:
         self.blanks: Blanks | None = None
         """Network namespaces that were made ahead, as long as there are some."""
 
-    def network(self, sandbox: Sandbox, fill: Callable[[bool], None], *, may_be_blank: bool = True) -> int | None:
+    def network(self, sandbox: Sandbox, fill: Callable[[], None], blank: int | None = None) -> int | None:
         """A sandbox's network namespace: calls `fill` in it and returns its descriptor, for `hold`; None where it shares another's.
 
-        `fill` is told whether it is one that was made ahead, which `may_be_blank` allows. Whatever it raises is passed on, and the namespace is gone.
+        `blank` is the descriptor of one that was made ahead. Whatever `fill` raises is passed on, and the namespace is gone.
         """
         if sandbox.shares:
             return None
         try:
-            fd, is_blank = self._enter_new(may_be_blank=may_be_blank)
+            fd = self._enter_new() if blank is None else blank
             try:
-                fill(is_blank)
+                if blank is not None:
+                    setns(blank, CLONE_NEWNET)
+                fill()
             except BaseException:
                 os.close(fd)
                 raise
@@ -137,18 +139,10 @@ class Sandboxes:
             self.blanks.close()
             self.blanks = None
 
-    def _enter_new(self, *, may_be_blank: bool) -> tuple[int, bool]:
-        """Into a new network namespace, made ahead if there is one. Its descriptor, which is the caller's, and whether it was."""
-        fd = self.blanks.take() if self.blanks is not None and may_be_blank else None
-        if fd is None:
-            unshare(CLONE_NEWNET)
-            return open_namespace("net"), False
-        try:
-            setns(fd, CLONE_NEWNET)
-        except OSError:
-            os.close(fd)
-            raise
-        return fd, True
+    def _enter_new(self) -> int:
+        """Into a new network namespace; its descriptor."""
+        unshare(CLONE_NEWNET)
+        return open_namespace("net")
 
     def _join(self, netns: str) -> None:
         for kind in ("net", "uts"):

@@ -32,6 +32,7 @@ from kubenetlab.kernel.sandboxes import Sandboxes
 from kubenetlab.lab import facts, machine, rundir, state
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.builder import Builder, Refused, of_hand
+from kubenetlab.lab.hands import must_go_on
 from kubenetlab.lab.lives import Lives, reap
 from kubenetlab.lab.log import log
 from kubenetlab.lab.netns_links import NetnsLinks
@@ -132,9 +133,7 @@ class Agent:
             await self._attempt()
 
     def _serve(self, serve: Serve, name: str) -> None:
-        """Without its API an agent is of no use: should it end, let the next one try."""
-        server = asyncio.get_running_loop().create_task(serve(self, name))
-        server.add_done_callback(lambda task: task.cancelled() or os._exit(1))
+        asyncio.get_running_loop().create_task(serve(self, name)).add_done_callback(must_go_on)
 
     # --- what others call ---
 

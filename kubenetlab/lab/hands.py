@@ -32,7 +32,7 @@ class Hand:
         self._caller: Caller | None = None
         self._connected = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
-        self._task.add_done_callback(_ended)
+        self._task.add_done_callback(must_go_on)
 
     async def call(self, **request: Any) -> Message:
         """The answer, or `{"error": …}` when the process died before it gave one."""
@@ -69,8 +69,9 @@ class Hand:
             log(f"the {self.name} went away")
 
 
-def _ended(task: asyncio.Task[None]) -> None:
-    """Who does not hear its hands any more is of no use: let the next one try."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log("".join(traceback.format_exception(error)))
+def must_go_on(task: asyncio.Task[Any]) -> None:
+    """For a task without which this process is of no use, deaf or not heard: should it end, let the next one try."""
+    if not task.cancelled():
+        if (error := task.exception()) is not None:
+            log("".join(traceback.format_exception(error)))
         os._exit(1)

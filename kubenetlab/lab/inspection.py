@@ -19,7 +19,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.datapath import modes
-from kubenetlab.datapath.containers import asks_for_real_commands, setups_of
+from kubenetlab.datapath.containers import setups_of
 from kubenetlab.datapath.modes import ServiceProxy
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.hoststate.programs import ProgramRun
@@ -78,7 +78,7 @@ def broken(cluster: Cluster) -> list[dict[str, Any]]:
 def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
     attachment = attachment_of(agent.cluster, pod)
     runs = {obj.container: obj for obj in agent.desired[place["sandbox"]].values() if isinstance(obj, ProgramRun)}
-    setups = setups_of(pod.spec, (), agent.decisions.real_commands, is_real=asks_for_real_commands(pod))
+    setups = setups_of(pod.spec, pod.metadata.annotations, (), agent.decisions.real_commands)
     containers = [
         {
             "name": container.name,

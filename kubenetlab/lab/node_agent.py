@@ -29,6 +29,7 @@ from kubenetlab.lab.executor import Executor
 from kubenetlab.lab.podnet import Namespace
 from kubenetlab.lab.prober import Probing, Question
 from kubenetlab.lab.sweep import Sweep, is_sweepable
+from kubenetlab.lab.together import Together
 from kubenetlab.lab.wire import Message
 
 LOOK_S = 0.5
@@ -136,20 +137,18 @@ class NodeAgent:
         self._rulesets: dict[str, Ruleset] = {}
         self._probes: dict[tuple[str, str, str], Question] = {}
         self._agent: Channel | None = None
-        self._events: list[Message] = []
-        self._answers: list[Message] = []
-        """Of probes, to be told."""
-        self._has_news = asyncio.Event()
+        self._answers: Together[Message] = Together(lambda answers: self._tell({"event": "probes", "probes": answers}))
 
     async def run(self) -> None:
-        tasks = [asyncio.get_running_loop().create_task(task) for task in (self._send_events(), self._watch_rulesets())]
+        watch = asyncio.get_running_loop().create_task(self._watch_rulesets())
         try:
             while True:
                 connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
                 self._agent = agent = Channel(connection)
                 try:
-                    self._answers += [{**known.last, "at": time.time()} for known in self._probes.values() if known.last is not None]
-                    self._has_news.set()
+                    for question in self._probes.values():
+                        if question.last is not None:
+                            self._answers.add({**question.last, "at": time.time()})
                     async for request in agent.receive():
                         answer = self._serve(request)
                         if request.get("id"):
@@ -159,8 +158,7 @@ class NodeAgent:
                     self._agent = None
                     agent.close()
         finally:
-            for task in tasks:
-                task.cancel()
+            watch.cancel()
 
     async def _watch_rulesets(self) -> None:
         """Tells of rules that somebody else has changed. The kernel would tell it by itself, but then every rule of ours as well."""
@@ -170,8 +168,7 @@ class NodeAgent:
             for netns, ruleset in self._rulesets.items():
                 try:
                     if ruleset.was_touched():
-                        self._events.append({"event": "touched", "netns": netns})
-                        self._has_news.set()
+                        self._tell({"event": "touched", "netns": netns})
                     ruleset.tend()
                     had_grown |= ruleset.shrink()
                 except (OSError, RequirementError, RulesError):
@@ -179,19 +176,10 @@ class NodeAgent:
             if had_grown:
                 give_memory_back()
 
-    async def _send_events(self) -> None:
-        """Answers that came together are told together."""
-        while True:
-            await self._has_news.wait()
-            self._has_news.clear()
-            events, self._events, answers, self._answers = self._events, [], self._answers, []
-            for event in (*events, *([{"event": "probes", "probes": answers}] if answers else ())):
-                if self._agent is not None:
-                    self._agent.send(event)
-
-    def _tell_answer(self, answer: Message) -> None:
-        self._answers.append(answer)
-        self._has_news.set()
+    def _tell(self, event: Message) -> None:
+        """Nobody, when there is no agent: the next one is told all answers, and asks for the rules itself."""
+        if self._agent is not None:
+            self._agent.send(event)
 
     def _serve(self, request: Message) -> Message:
         try:
@@ -246,10 +234,10 @@ class NodeAgent:
             if known is not None:
                 known.stop()
             if is_sweepable(spec):
-                self._probes[key] = question = Question(spec, node_pid, self._tell_answer)
+                self._probes[key] = question = Question(spec, node_pid, self._answers.add)
                 swept.setdefault((node_pid, ":" in spec.address), []).append(question)
             else:
-                self._probes[key] = Probing(spec, node_pid, Namespace(node_pid, self._home), self._init, self._tell_answer)
+                self._probes[key] = Probing(spec, node_pid, Namespace(node_pid, self._home), self._init, self._answers.add)
         for (node_pid, _), questions in swept.items():
             Sweep(questions, Namespace(node_pid, self._home))
         return {"ok": True}

@@ -48,8 +48,17 @@ class Question:
         """It is not asked any more."""
         self.is_stopped = True
 
-    def report(self, ok: bool, message: str, failures: int, *, is_settled: bool) -> None:
-        """An answer. `failures` are those in a row, `is_settled` says that another one is not expected soon."""
+    def succeed(self) -> None:
+        """The answer is yes."""
+        self._report(True, "", 0, is_settled=True)
+
+    def fail(self, fault: str, failures: int, lasted_s: float) -> None:
+        """The answer is no, so often in a row, since the first question so long ago."""
+        is_failed = failures >= self.spec.failure_threshold
+        if self.spec.kind != "readiness" or is_failed or self.last is None:
+            self._report(False, fault, failures, is_settled=is_failed and lasted_s >= SETTLED_AFTER_S)
+
+    def _report(self, ok: bool, message: str, failures: int, *, is_settled: bool) -> None:
         spec = self.spec
         said = {
             "netns": spec.netns,
@@ -96,17 +105,14 @@ class Probing(Question):
             if fault is None:
                 successes, failures = successes + 1, 0
                 if successes >= spec.success_threshold:
-                    self.report(True, "", 0, is_settled=True)
+                    self.succeed()
                     if spec.is_implied:
                         return
                     pause_s = spec.period_s
             else:
                 lasted_s = asyncio.get_running_loop().time() - begun
                 successes, failures = 0, int(lasted_s / spec.period_s) + 1 if spec.kind == "startup" else failures + 1
-                is_failed = failures >= spec.failure_threshold
-                if spec.kind != "readiness" or is_failed or self.last is None:
-                    is_settled = is_failed and lasted_s >= SETTLED_AFTER_S
-                    self.report(False, fault, failures, is_settled=is_settled)
+                self.fail(fault, failures, lasted_s)
                 pause_s = spec.period_s if spec.kind == "liveness" else min(pause_s * RETRY_GROWTH, spec.period_s)
             await asyncio.sleep(pause_s)
 

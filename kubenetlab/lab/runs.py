@@ -24,6 +24,7 @@ from kubenetlab.lab import container_logs, rundir
 from kubenetlab.lab.container_logs import Piece, Which
 from kubenetlab.lab.hands import Hand
 from kubenetlab.lab.log import log
+from kubenetlab.lab.together import Together
 from kubenetlab.lab.wire import Message
 
 KILL_AFTER_S = 30.0
@@ -45,8 +46,7 @@ class RunsHand:
 
     def __init__(self, directory: Path, workers: int, on_reports: OnReports, on_lost: OnLost) -> None:
         self._directory = directory
-        self._on_reports = on_reports
-        self._untold: list[Message] = []
+        self._reports = Together(on_reports)
         self._on_lost = on_lost
         self._workers = [
             Hand(f"app worker {number}", str(directory / rundir.worker_socket(number)), partial(self._heard, number), lambda: None)
@@ -300,14 +300,7 @@ class RunsHand:
             self.running[key] = report["attempt"]
         elif self.running.get(key) == report["attempt"]:
             del self.running[key]
-        if not self._untold:
-            asyncio.get_running_loop().call_soon(self._tell)
-        self._untold.append(report)
-
-    def _tell(self) -> None:
-        """What has come in one turn of the event loop is told together."""
-        reports, self._untold = self._untold, []
-        self._on_reports(reports)
+        self._reports.add(report)
 
 
 def _started(who: dict[str, Any], program: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import refusal
 from kubenetlab.kernel.echo import echo_of
 from kubenetlab.lab.podnet import Namespace
-from kubenetlab.lab.prober import FIRST_RETRY_S, RETRY_GROWTH, SETTLED_AFTER_S, Question
+from kubenetlab.lab.prober import FIRST_RETRY_S, RETRY_GROWTH, Question
 
 SENT_PER_DRAIN = 64
 """After so many the answers are read: the socket's buffer is to hold them."""
@@ -59,10 +59,7 @@ class Sweep:
             if lasted_s >= self._timeout_s:
                 failures += 1
                 for question in self._asked:
-                    is_failed = failures >= question.spec.failure_threshold
-                    if is_failed or question.last is None:
-                        message = said or f"no answer to a ping to {question.spec.address}"
-                        question.report(False, message, failures, is_settled=is_failed and lasted_s >= SETTLED_AFTER_S)
+                    question.fail(said or f"no answer to a ping to {question.spec.address}", failures, lasted_s)
             await asyncio.sleep(pause_s if said else pause_s - wait_s)
             pause_s = min(pause_s * RETRY_GROWTH, self._period_s)
 
@@ -102,6 +99,6 @@ class Sweep:
             if number in self._open:
                 self._open.discard(number)
                 if not self._asked[number].is_stopped:
-                    self._asked[number].report(True, "", 0, is_settled=True)
+                    self._asked[number].succeed()
                 if not self._open:
                     self._is_over.set()

@@ -10,18 +10,14 @@ import pytest
 
 from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
-from kubenetlab.datapath.pods import beginning
+from kubenetlab.datapath.sandboxes import loopback_and_sysctls
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.blanks import WORTH_IT, Blanks, ahead
 from kubenetlab.kernel.linux import LinuxKernel
 from tests.clusters import FAMILIES, deployment, store
-
-
-def netlink(state: HostState) -> HostState:
-    kept = {netns: {key: obj for key, obj in contents.items() if obj.hand == "netlink"} for netns, contents in state.namespaces.items()}
-    return HostState(kept, state.origins)
+from tests.kernel.states import netlink
 
 
 def blanks(count: int) -> Blanks:
@@ -90,7 +86,7 @@ def test_a_sandbox_takes_one_that_is_there(kernel: Callable[[], LinuxKernel], mo
     monkeypatch.setattr(there, "take", take)
     before = len(os.listdir("/proc/self/fd"))
     sandbox = Sandbox("n", "host")
-    sandboxes.hold(sandbox, sandboxes.network(sandbox, lambda is_blank: None))
+    sandboxes.hold(sandbox, sandboxes.network(sandbox, lambda: None, there.take()))
     fd = sandboxes.open("n")
     assert [os.fstat(fd).st_ino] == taken
     os.close(fd)
@@ -105,7 +101,7 @@ def test_a_sandbox_takes_one_that_is_there(kernel: Callable[[], LinuxKernel], mo
 def test_what_pods_begin_with_is_there(kernel: Callable[[], LinuxKernel], monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     """Only what begins so takes one; in the end all are as if they had been made now, and so are those for which there were none left."""
     wanted = netlink(plan(store(FAMILIES[family] + deployment(replicas=4)), Decisions(pod_layout="routed", neighbors="dynamic")))
-    source = ahead(WORTH_IT, tuple(beginning("", has_ipv6=family != "ipv4")))
+    source = ahead(WORTH_IT, tuple(loopback_and_sysctls("", has_ipv6=family != "ipv4")))
     assert source is not None
     select.select([source.socket], [], [], 10)
     here = kernel()

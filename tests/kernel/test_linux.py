@@ -30,16 +30,11 @@ from kubenetlab.kernel.features import has_br_netfilter
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.rtnetlink import MAX_BATCH_BYTES, RouteSocket
 from tests.clusters import DUAL, FAMILIES, deployment, service, store
+from tests.kernel.states import netlink
 from tests.patience import patiently
 
 LAYOUTS = [("onlink", "dynamic"), ("onlink", "permanent"), ("routed", "dynamic"), ("routed", "permanent")]
 Make = Callable[[], LinuxKernel]
-
-
-def netlink(state: HostState) -> HostState:
-    """What the kernel package itself makes: rules and programs are others' work."""
-    kept = {netns: {key: obj for key, obj in contents.items() if obj.hand == "netlink"} for netns, contents in state.namespaces.items()}
-    return HostState(kept, state.origins)
 
 
 def planned(text: str = "", layout: str = "onlink", neighbors: str = "dynamic") -> HostState:
