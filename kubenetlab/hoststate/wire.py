@@ -26,6 +26,8 @@ RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
 
 HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
+_PADDING = b"", bytes(3), bytes(2), bytes(1)
+"""By what is over of a length divided by four."""
 
 Attributes = dict[int, memoryview]
 
@@ -76,7 +78,7 @@ def message(type_: int, flags: int, body: bytes) -> bytes:
 def attribute(type_: int, value: bytes) -> bytes:
     """One attribute, padded to four bytes."""
     size = _ATTRIBUTE.size + len(value)
-    return _ATTRIBUTE.pack(size, type_) + value + bytes(-size & 3)
+    return _ATTRIBUTE.pack(size, type_) + value + _PADDING[size & 3]
 
 
 def number(type_: int, value: int) -> bytes:

@@ -1,24 +1,27 @@
 """nftables in a namespace: one transaction of text, a listing, and the number of its generation.
 
-libnftables by ctypes, its context made inside the namespace and kept: 0.2 to 1 ms a change instead of a process each. Where the
-library cannot be loaded, the program `nft` does the same. Source: libnftables(3); include/uapi/linux/netfilter/nf_tables.h.
+What is said for every endpoint is sent as it is, without libnftables. For the rest there is libnftables by ctypes, its context made inside
+the namespace and kept: 0.2 to 1 ms a change instead of a process each. Where the library cannot be loaded, the program `nft` does the
+same. Source: libnftables(3); include/uapi/linux/netfilter/nf_tables.h; net/netfilter/nfnetlink.c (6.12).
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import re
 import shutil
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from kubenetlab.errors import RequirementError
+from kubenetlab.hoststate import nft_messages
 from kubenetlab.hoststate.rules import Name
-from kubenetlab.hoststate.wire import NLM_F_ACK, attributes, message
+from kubenetlab.hoststate.wire import NLM_F_ACK, NLMSG_ERROR, attributes, message, messages
 from kubenetlab.kernel import netlink
 from kubenetlab.kernel.rules import RulesError
 
@@ -26,6 +29,10 @@ LIBRARY: Final = "libnftables.so.1"
 PROGRAM: Final = "nft"
 INSTALL_HINT: Final = "install it with: apt-get install nftables"
 
+_SO_SNDBUFFORCE = 32
+"""asm-generic/socket.h"""
+_OVERHEAD = 32
+"""netlink_sendmsg() takes so much less than the socket's buffer."""
 _JSON_OUTPUT = 1 << 4
 _GET_GENERATION, _NFTA_GEN_ID = 10 << 8 | 16, 1
 """NFNL_SUBSYS_NFTABLES with NFT_MSG_GETGEN; what the answer has in it."""
@@ -36,14 +43,14 @@ _SHOWN = 60
 """How much of a long statement is shown on each side of what is wrong with it."""
 
 
-def open_here() -> LibraryNft | ProgramNft:
+def open_here() -> Nft:
     """nftables of the namespace this process stands in. Raises RequirementError where neither library nor program is there."""
     try:
-        return LibraryNft()
+        return Nft(LibraryNft())
     except OSError:
         if shutil.which(PROGRAM) is None:
             raise RequirementError(f"neither {LIBRARY} nor the program {PROGRAM} is here; {INSTALL_HINT}") from None
-        return ProgramNft()
+        return Nft(ProgramNft())
 
 
 def has_library() -> bool:
@@ -53,6 +60,98 @@ def has_library() -> bool:
     except OSError:
         return False
     return True
+
+
+class Nft:
+    """Sends what can be sent as messages, and has all else done in words; also what is refused, for the words say what is wrong."""
+
+    def __init__(self, words: LibraryNft | ProgramNft) -> None:
+        self._words = words
+        self._direct = Direct()
+
+    def run(self, text: str) -> str:
+        known = nft_messages.transaction(text)
+        if known is not None and self._direct.is_done(known):
+            return ""
+        return self._in_words(text)
+
+    def _in_words(self, text: str) -> str:
+        """In several transactions where the kernel does not take so much at once from an ordinary user. A line needs only what stands before it."""
+        try:
+            return self._words.run(text)
+        except RulesError as error:
+            lines = text.splitlines(keepends=True)
+            if os.strerror(errno.EMSGSIZE) not in str(error) or len(lines) < 2:
+                raise
+        return self._in_words("".join(lines[: len(lines) // 2])) + self._in_words("".join(lines[len(lines) // 2 :]))
+
+    def text(self) -> str:
+        return self._words.text()
+
+    def listed(self, names: Sequence[Name]) -> list[Any]:
+        return self._words.listed(names)
+
+    def close(self) -> None:
+        self._words.close()
+        self._direct.close()
+        nft_messages.forget()
+
+
+class Direct:
+    """Transactions as messages, in the namespace in which this object was made."""
+
+    def __init__(self) -> None:
+        self._socket = netlink.opened(netlink.NETLINK_NETFILTER, socket.SOCK_NONBLOCK)
+
+    def is_done(self, transaction: Sequence[bytes]) -> bool:
+        """False where the kernel refuses: nothing has been done then. Raises RulesError where it refuses what follows on what it has taken."""
+        for number, part in enumerate(self._parts(transaction)):
+            self._socket.send(part)
+            if (refusal := self._refusal()) and not number:
+                return False
+            if refusal:
+                raise RulesError(f"Error: {os.strerror(refusal)}")
+        return True
+
+    def _parts(self, transaction: Sequence[bytes]) -> Iterator[bytes]:
+        """One, if the kernel takes so much at once: an ordinary user's lab has no right to more than others have."""
+        frame = len(nft_messages.BEGIN) + len(nft_messages.END)
+        room = self._room(sum(map(len, transaction)) + frame) - frame
+        size, part = 0, [nft_messages.BEGIN]
+        for line in transaction:
+            if size + len(line) > room and size:
+                yield b"".join((*part, nft_messages.END))
+                size, part = 0, [nft_messages.BEGIN]
+            part.append(line)
+            size += len(line)
+        yield b"".join((*part, nft_messages.END))
+
+    def _room(self, wanted: int) -> int:
+        """How much can be sent at once, as much as is wanted if possible."""
+        for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
+            if (room := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _OVERHEAD) >= wanted:
+                break
+            try:
+                self._socket.setsockopt(socket.SOL_SOCKET, option, wanted)
+            except PermissionError:
+                continue
+            room = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _OVERHEAD
+        return room
+
+    def _refusal(self) -> int:
+        """The first error number in what the kernel has answered; 0 when it has not: it says nothing when all is well."""
+        found = 0
+        while True:
+            try:
+                answer = self._socket.recv(netlink.RECEIVE_BYTES)
+            except BlockingIOError:
+                return found
+            for type_, _, _, body in messages(answer):
+                if type_ == NLMSG_ERROR:
+                    found = found or netlink.refusal(body)
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 class LibraryNft:

@@ -84,6 +84,35 @@ def test_a_whole_lab_without_root(lab: UsersLab) -> None:
     assert [pid for pid in processes[1:] if Path(f"/proc/{pid}").exists()] == []
 
 
+def endpoints(name: str, count: int) -> str:
+    """A Service with endpoints that somebody has written down."""
+    ready = ", ".join(f'{{addresses: ["10.50.{number // 250}.{number % 250 + 1}"]}}' for number in range(count))
+    return f"""\
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec: {{ports: [{{port: 80, targetPort: 8080}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{{port: 8080}}]
+endpoints: [{ready}]
+"""
+
+
+def test_many_endpoints_without_root(lab: UsersLab) -> None:
+    """The kernel takes less at once from an ordinary user than a large ruleset needs."""
+    lab.run("up", "-f", "-", given=CLIENT + endpoints("many", 900))
+    assert lab.run("diff").out == "the kernel is as it should be\n"
+    lab.apply(endpoints("more", 900))
+    rules = lab.run("inspect", "node:worker").out
+    assert rules.count("dnat to 10.50.") == 1800
+    assert lab.run("diff").out == "the kernel is as it should be\n"
+
+
 def test_real_commands_without_root(lab: UsersLab) -> None:
     """They are root inside, and this user outside: what they write stays in their own directories."""
     lab.run("up", "-f", "-", given=REAL)

@@ -1,0 +1,137 @@
+"""Transactions as messages: in the kernel it is the same, to the byte, as when libnftables reads the words."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from typing import Any
+
+import pytest
+
+from kubenetlab.hoststate import nft_messages
+from kubenetlab.hoststate.nftables import NftObject, names, transaction
+from kubenetlab.hoststate.wire import NLM_F_DUMP, message
+from kubenetlab.kernel import netlink, nftables, syscalls
+from kubenetlab.kernel.rules import RulesError
+from tests.clusters import deployment, rules_of, service
+from tests.kernel.test_rule_changes import manifests
+
+GET_CHAINS, GET_RULES, GET_SETS = (10 << 8 | number for number in (4, 7, 10))
+DUAL = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: dual}\n---\n"
+KINDS: dict[str, dict[str, Any]] = {
+    "ClusterIP": {},
+    "NodePort": {"type": "NodePort"},
+    "LoadBalancer": {"type": "LoadBalancer"},
+    "external Local": {"type": "NodePort", "externalTrafficPolicy": "Local"},
+    "internal Local": {"internalTrafficPolicy": "Local"},
+    "affinity": {"sessionAffinity": "ClientIP"},
+    "external IPs": {"externalIPs": '["192.0.2.50"]'},
+}
+
+
+class Side:
+    """nftables of a network namespace of its own, by the library; and what the kernel has there."""
+
+    def __init__(self) -> None:
+        if not nftables.has_library():
+            pytest.skip(f"{nftables.LIBRARY} is not here (apt-get install nftables)")
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        self.library = nftables.LibraryNft()
+        self.direct = nftables.Direct()
+        self._socket = netlink.opened(netlink.NETLINK_NETFILTER)
+
+    def has(self, wanted: list[NftObject]) -> tuple[Any, ...]:
+        """Chains, rules and sets as the kernel gives them, their names, numbers and nft's own notes included; and the elements, in one order."""
+        dumps = [self._dump(what) for what in (GET_CHAINS, GET_RULES, GET_SETS)]
+        return *dumps, [sorted(map(json.dumps, _elements(table))) for table in self.library.listed(names(wanted))]
+
+    def _dump(self, what: int) -> list[bytes]:
+        """Without the number of the generation, which is in the header."""
+        answer = netlink.ask(self._socket, message(what, NLM_F_DUMP, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)))
+        return [bytes(body[:2]) + bytes(body[4:]) for body in answer]
+
+
+def _elements(table: Any) -> list[Any]:
+    sets = [found[kind] for found in table["nftables"] for kind in ("set", "map") if kind in found]
+    return [(found["name"], element) for found in sets for element in found.get("elem", ())]
+
+
+def rules(text: str, then: str = "") -> list[NftObject]:
+    return rules_of("nftables", text, then)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_service_is_the_same_to_the_byte(kind: str) -> None:
+    """Of both families, with pods, with more of them, with none, and gone again; nothing of it is left to the library."""
+    small = DUAL + deployment(replicas=2)
+    ones = service(**KINDS[kind])
+    states = [rules(small), rules(small + ones), rules(small + ones, deployment(replicas=5)), rules(small + ones, deployment(replicas=0))]
+    by_words, by_messages = Side(), Side()
+    for side in (by_words, by_messages):
+        side.library.run(transaction([], states[0]))
+    for old, new in zip(states, [*states[1:], states[0]], strict=True):
+        text = transaction(old, new)
+        by_words.library.run(text)
+        known = nft_messages.transaction(text)
+        assert known is not None, text
+        assert by_messages.direct.is_done(known)
+        assert by_messages.has(new) == by_words.has(new)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_many_changes_are_the_same_to_the_byte(seed: int) -> None:
+    """One after the other, some of them by the library: who has changed what before makes no difference."""
+    by_words, by_messages = Side(), Side()
+    old: list[NftObject] = []
+    counts = {True: 0, False: 0}
+    for text in manifests("nftables,layout=faithful", seed):
+        new = rules(text)
+        words = transaction(old, new)
+        old = new
+        if not words:
+            continue
+        by_words.library.run(words)
+        known = nft_messages.transaction(words)
+        counts[known is not None] += 1
+        if known is None or not by_messages.direct.is_done(known):
+            by_messages.library.run(words)
+        assert by_messages.has(new) == by_words.has(new)
+    assert min(counts.values()) > 2, "some by messages, some not"
+
+
+def test_what_does_not_fit_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an ordinary user's lab: the kernel takes only so much at once."""
+    wanted = rules(DUAL + deployment(replicas=3) + service())
+    by_words, by_messages = Side(), Side()
+    base = rules(DUAL)
+    for side in (by_words, by_messages):
+        side.library.run(transaction([], base))
+    text = transaction(base, wanted)
+    by_words.library.run(text)
+    before = nftables.Generations().read()
+    monkeypatch.setattr(nftables.Direct, "_room", lambda self, wanted: 1500)
+    known = nft_messages.transaction(text)
+    assert known is not None
+    assert by_messages.direct.is_done(known)
+    assert by_messages.has(wanted) == by_words.has(wanted)
+    assert nftables.Generations().read() > before + 1
+
+
+def test_what_is_refused_is_said_in_words() -> None:
+    """Messages that the kernel refuses change nothing; then the library says which line it was."""
+    Side()
+    here = nftables.open_here()
+    here.run("add table ip kube-proxy\nadd chain ip kube-proxy there\n")
+    before, generation = here.text(), nftables.Generations().read()
+    text = "add chain ip kube-proxy good\nadd rule ip kube-proxy good jump nosuch\n"
+    known = nft_messages.transaction(text)
+    assert known is not None
+    direct = nftables.Direct()
+    assert not direct.is_done(known)
+    assert (here.text(), nftables.Generations().read()) == (before, generation)
+    with pytest.raises(RulesError, match="add rule ip kube-proxy good jump nosuch"):
+        here.run(text)
+    assert (here.text(), nftables.Generations().read()) == (before, generation)
+    direct.close()
+    here.close()

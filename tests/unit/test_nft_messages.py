@@ -1,0 +1,88 @@
+"""Lines of nft as messages: which are known, and that all others are left alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubenetlab.hoststate import nft_messages
+from kubenetlab.hoststate.nftables import transaction
+from kubenetlab.hoststate.wire import messages
+from tests.clusters import deployment, rules_of, service
+
+LINES = transaction(rules_of("nftables", ""), rules_of("nftables", deployment() + service())).splitlines()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "add table ip kube-proxy",
+        "delete table ip kube-proxy",
+        "add chain inet t c",
+        "add chain ip t c { type nat hook prerouting priority -100 ; }",
+        "add map ip t m { type ipv4_addr : verdict ; }",
+        "add set ip t s { type ipv4_addr ; flags interval ; }",
+        "add set ip6 t s { type ipv4_addr ; flags dynamic,timeout ; timeout 10s ; }",
+        "add rule ip t c ip saddr { 10.0.0.0/8, 10.1.0.0/16 } drop",
+        "add rule ip t c ip saddr 10.0.0.1/99 jump x",
+        "add rule ip t c ip saddr != @s jump x",
+        "add rule ip t c ip saddr fd00::1 jump x",
+        "add rule ip t c ip6 saddr fd00::1 jump x",
+        "add rule ip t c ip saddr 0.0.0.0/0 jump x",
+        "add rule ip t c ip saddr",
+        "add rule ip t c meta l4proto icmp dnat to 10.0.0.1:80",
+        "add rule ip t c meta l4proto tcp dnat to 10.0.0.1:99999",
+        "add rule ip t c meta l4proto tcp dnat to 10.0.0.1",
+        "add rule ip t c mark set mark or 0x4000",
+        'add rule ip t c comment "no more than that"',
+        "add rule ip t c numgen random mod 2 vmap { 0 : drop, 1 : goto x }",
+        "add rule ip t c numgen random mod 2 vmap { 1 : goto x, 0 : goto y }",
+        "add element ip t m { 10.0.0.1 . tcp . 80 : 10.0.0.2 . 8080 }",
+        "add element ip t m { 10.0.0.0/8 }",
+        "add element ip t m { 5 : goto x }",
+        "add element ip t m { 10.0.0.1 . tcp . 80 . 0 : goto x }",
+        "delete table",
+        "nonsense",
+        "",
+    ],
+)
+def test_what_is_not_known_is_left_to_libnftables(line: str) -> None:
+    """One such line is enough, wherever it stands."""
+    assert nft_messages.transaction(f"{line}\n") is None
+    assert nft_messages.transaction(f"{LINES[0]}\n{line}\n{LINES[1]}\n") is None
+
+
+def test_the_lines_of_a_service_are_known() -> None:
+    found = nft_messages.transaction("\n".join(LINES) + "\n")
+    assert found is not None
+    assert len(found) == len(LINES)
+
+
+def test_what_is_in_a_comment_is_no_word() -> None:
+    """Whatever characters it has, those included that end lines elsewhere."""
+    comment = "a } , b : goto c \u2028 ; é"
+    line = f'add element ip t m {{ 10.0.0.1 . tcp . 80 comment "{comment}" : goto x, 10.0.0.2 . udp . 53 comment "{comment}" : drop }}\n'
+    (found,) = nft_messages.transaction(line) or [b""]
+    assert found.count(comment.encode()) == 2
+
+
+def test_many_elements_are_several_messages() -> None:
+    """The length of an attribute has sixteen bits."""
+    items = ", ".join(f"10.0.{number // 256}.{number % 256} . tcp . 80 : goto {'x' * 200}" for number in range(1000))
+    (found,) = nft_messages.transaction(f"add element ip t m {{ {items} }}\n") or [b""]
+    several = list(messages(found))
+    assert len(several) == 8
+    assert all(len(body) < 65536 for _, _, _, body in several)
+    assert found.count(b"x" * 200) == 1000
+
+
+@given(st.sampled_from(LINES), st.data())
+def test_no_words_are_too_strange(line: str, data: st.DataObject) -> None:
+    """A line with something left out, doubled or exchanged is known or not, and that is all."""
+    words = line.split(" ")
+    at = data.draw(st.integers(0, len(words) - 1))
+    instead = data.draw(st.sampled_from([[], [words[at]] * 2, ["{"], ["@"], ["!="], ["::"], ['"'], ["1.2.3"], [words[-1]]]))
+    changed = " ".join([*words[:at], *instead, *words[at + 1 :]])
+    found = nft_messages.transaction(f"{changed}\n")
+    assert found is None or len(found) == 1
