@@ -2,7 +2,7 @@
 
 Each controller is a module with `WATCHES` (the kinds it looks at) and `reconcile(cluster, now)`, which yields objects as they
 should be, deletions, and the time at which it wants to be asked again. They know nothing of one another: what one writes, the
-next reads, until nobody has anything to add.
+next reads, until nobody has anything to add. One with `SAYS_ALL_AT_ONCE` would add nothing to what it has just written itself.
 """
 
 from __future__ import annotations
@@ -94,6 +94,9 @@ class Controllers:
                 if after is not cluster:
                     busy.append(name)
                     cluster = after
+                    if getattr(controller, "SAYS_ALL_AT_ONCE", False):
+                        self._seen[name] = cluster.snapshot(controller.WATCHES)
+                        cluster.since(name, controller.WATCHES)  # its own words are no news to it
             if not busy:
                 return cluster, min((at for at in self._wakes.values() if at is not None), default=None)
         raise BugError(f"the controllers {', '.join(busy)} never come to rest")

@@ -37,6 +37,7 @@ from kubenetlab.controllers.scheduler import SCHEDULED
 from kubenetlab.controllers.wake import Wake
 
 WATCHES: Final[tuple[Kind, ...]] = (NetworkFacts, Node, Pod, Attachment, Observed, ConfigMap, Secret, Fault)
+SAYS_ALL_AT_ONCE: Final = True
 
 _FOR_ALL: Final[tuple[Kind, ...]] = (NetworkFacts, ConfigMap, Secret, Fault)
 

@@ -25,8 +25,16 @@ from tests.clusters import NOW, ONLINK, applied, deployment, observed, pod, runn
 Edit = Callable[[Cluster], Cluster]
 
 
-def labelled(name: str, app: str) -> Edit:
-    return lambda cluster: running(applied(cluster, pod(name, meta=f", labels: {{app: {app}}}")))
+FIRST = ", initContainers: [{name: first, image: busybox, command: [sh]}, {name: side, image: agnhost, args: [netexec, --http-port=9000], restartPolicy: Always}]"
+
+
+def labelled(name: str, app: str, spec: str = "") -> Edit:
+    return lambda cluster: running(applied(cluster, pod(name, meta=f", labels: {{app: {app}}}", spec=spec)))
+
+
+def awaited(name: str) -> Edit:
+    """A pod of which nothing is heard yet, and in which something has to be done first."""
+    return lambda cluster: settled(applied(cluster, pod(name, meta=", labels: {app: x}", spec=FIRST)))
 
 
 def told_to_be(name: str, ready: str) -> Edit:
@@ -65,21 +73,25 @@ def by_hand(name: str, address: str) -> Edit:
 
 
 def seeing(number: int, what: str) -> Edit:
-    """What is heard of one of the pods: its sandbox is gone or there again, its container has ended, its probe fails or is answered."""
+    """What is heard of one of the pods: its sandbox is gone or there again, a container runs or has ended, its probe fails or is answered."""
 
     def edit(cluster: Cluster) -> Cluster:
         pods = [pod for pod in cluster.all(Pod, "default") if not pod.is_finished]
         if not pods:
             return cluster
         one = pods[number % len(pods)]
-        netns, (container, *_) = pod_netns("default", one.name, one.uid), one.spec.containers
-        told = {"netns": netns, "container": container.name, "attempt": one.container_statuses[0].restart_count, "at": NOW}
+        netns, container = pod_netns("default", one.name, one.uid), one.spec.all_containers[number % len(one.spec.all_containers)]
+        status = one.container_status(container.name)
+        told = {"netns": netns, "container": container.name, "attempt": status.restart_count if status else 0, "at": NOW}
         probe = {"kind": "readiness", "ok": what == "answers", "message": "", "failures": 3, "is_settled": True}
         if what in ("lost", "made"):
             return settled(cluster.with_changes(facts.sandbox_made(cluster, netns, 7 if what == "made" else 0)))
         if what in ("fails", "answers"):
             return settled(cluster.with_changes(facts.probe_reports(cluster, [{**told, **probe}])))
-        return settled(cluster.with_changes(facts.program_reports(cluster, [{**told, "state": what, "exit_code": 1}])))
+        code = 0 if what == "done" else 1
+        return settled(
+            cluster.with_changes(facts.program_reports(cluster, [{**told, "state": what.replace("done", "exited"), "exit_code": code}]))
+        )
 
     return edit
 
@@ -87,8 +99,10 @@ def seeing(number: int, what: str) -> Edit:
 EDITS = st.one_of(
     st.builds(told_to_be, st.sampled_from("abc"), st.sampled_from(("true", "false"))),
     st.builds(leaving, st.sampled_from(("worker", "worker2"))),
-    st.builds(seeing, st.integers(0, 3), st.sampled_from(("lost", "made", "running", "exited", "fails", "answers"))),
+    st.builds(seeing, st.integers(0, 9), st.sampled_from(("lost", "made", "running", "exited", "done", "fails", "answers"))),
     st.builds(labelled, st.sampled_from("abc"), st.sampled_from("xy")),
+    st.builds(labelled, st.sampled_from("de"), st.sampled_from("xy"), st.just(FIRST)),
+    st.builds(awaited, st.sampled_from("fg")),
     st.builds(selecting, st.sampled_from("st"), st.sampled_from(("x", "y", ""))),
     st.builds(without, st.sampled_from((Pod, Service, EndpointSlice, Endpoints)), st.integers(0, 3)),
     st.builds(by_hand, st.sampled_from("st"), st.sampled_from(("192.0.2.1", "192.0.2.2"))),
