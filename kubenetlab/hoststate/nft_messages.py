@@ -59,15 +59,17 @@ _FAITHFUL = re.compile(r"(\S+) { type (\S+) ; flags dynamic,timeout ; timeout (\
 _CHOICE = re.compile(r"numgen random mod (\d+) vmap { (.*) }")
 
 
-def transaction(text: str) -> list[bytes] | None:
+@lru_cache(1)
+def transaction(text: str) -> tuple[bytes, ...] | None:
     """The messages of each line, for between `BEGIN` and `END`; None when there is a line that is not known here."""
     lines = text.removesuffix("\n").split("\n")
-    found = [made for line in lines if (made := _messages(line)) is not None]
+    found = tuple(made for line in lines if (made := _messages(line)) is not None)
     return found if len(found) == len(lines) else None
 
 
 def forget() -> None:
-    """Drops what is remembered of lines."""
+    """Drops what is remembered of texts and lines."""
+    transaction.cache_clear()
     _messages.cache_clear()
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct, structs
 
 from kubenetlab.hoststate.object import Key, Object
-from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, Rules, compared, delta, members
+from kubenetlab.hoststate.rules import Bundle, Delta, Name, RuleObject, Rules, compared, delta, members
 
 NFT_FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """IP version → nft's name of the family, which is also its word for the packet's header."""
@@ -168,20 +168,26 @@ class Added(NamedTuple):
 def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
     """A transaction from `old` to `new`, or a replacement where something cannot be changed in place: a base chain's hook, a
     collection's type, a table's comment."""
-    before, after, fresh = _compared(old, new)
+    found = delta(old, new)
+    said = found.once(lambda: _in_place(found))
+    return replacement(new, former) if said is None else said
+
+
+def _in_place(found: Delta) -> str | None:
+    """The commands of a change; None where something cannot be changed in place."""
+    before, after, fresh = _compared(found)
     if any(key in before and before[key] != obj and _is_fixed(before[key], obj) for key, obj in after.items()):
-        return replacement(new, former)
+        return None
     return _commands(before, after, fresh)
 
 
 def transaction(old: Iterable[Ruled], new: Iterable[Ruled]) -> str:
     """The commands that turn `old` into `new`, to be run as one transaction; empty when there is nothing to do."""
-    return _commands(*_compared(old, new))
+    return _commands(*_compared(delta(old, new)))
 
 
-def _compared(old: Iterable[Ruled], new: Iterable[Ruled]) -> tuple[dict[Key, NftObject], dict[Key, NftObject], list[Added]]:
+def _compared(found: Delta) -> tuple[dict[Key, NftObject], dict[Key, NftObject], list[Added]]:
     """What is to be compared of both, by key; and what is made from nothing, in words, but for what it shares with others."""
-    found = delta(old, new)
     fresh = [rules for rules in found.come if isinstance(rules, TableRules)]
     shared: set[Key] = set()
     come = [rules for rules in found.come if not isinstance(rules, TableRules)]

@@ -12,12 +12,14 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.versioned import VersionedMap
+
+T = TypeVar("T")
 
 Name = tuple[str, str]
 """(family, table or beginning of a chain's name): what a dialect has to itself in a namespace."""
@@ -123,8 +125,19 @@ class RuleSet(Struct, frozen=True, dict=True):
             return _differing(self.by_subject.news(old.by_subject).values())
         if self._answers.get("old") is not old:
             old._answers.clear()  # or every set would keep the one before
+            self._answers.clear()
             self._answers.update(old=old, found=_differing(self.by_subject.news(old.by_subject).values()))
         found: Differing = self._answers["found"]
+        return found
+
+    def words_since(self, old: RuleSet, say: Callable[[], T]) -> T:
+        """What is said of that in some words; it is put together once, too."""
+        if not self.by_subject:
+            return say()
+        self.since(old)
+        if "words" not in self._answers:
+            self._answers["words"] = say()
+        found: T = self._answers["words"]
         return found
 
     @cached_property
@@ -223,13 +236,20 @@ class Delta(NamedTuple):
     changed: list[tuple[Rules, Rules]]
     is_kept: Callable[[Key], bool]
     """True for an object that rules share which both sides have alike."""
+    sets: tuple[RuleSet, RuleSet]
+    """All rules of both sides."""
+
+    def once(self, say: Callable[[], T]) -> T:
+        """What is said of it. Where nothing differs but rules that nodes share, they share what is said of them."""
+        had, has = self.sets
+        return has.words_since(had, say) if self.before == self.after else say()
 
 
 def delta(old: Iterable[Any], new: Iterable[Any]) -> Delta:
     """What is not alike; single objects are all there."""
     (before, had), (after, has) = _sorted_out(old), _sorted_out(new)
     found = has.since(had)
-    return Delta(before, after, *found, _Kept(has, found))
+    return Delta(before, after, *found, _Kept(has, found), (had, has))
 
 
 class _Kept:

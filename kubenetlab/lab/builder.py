@@ -183,6 +183,7 @@ class _Building:
         self._unruled.discard(netns)
         old, new = (of_hand(contents.values(), "rules") for contents in (builder.sight.known.get(netns, {}), self._desired[netns]))
         said = await builder.rules.apply(netns, pid, old, new)
+        self._probes()  # asked for next, and worked out while other nodes' rules are loaded
         if said is None:
             builder.unruled.discard(netns)
             builder.sight.note(netns, new, instead_of=old)

@@ -88,9 +88,7 @@ class Caller:
         """The answer to a request. Raises ConnectionError when the other side dies before it answers."""
         if self._is_over:
             raise ConnectionResetError(_DIED)
-        self._next += 1
-        number = self._next
-        self._waiting[number] = future = asyncio.get_running_loop().create_future()
+        number = self._expect(future := asyncio.get_running_loop().create_future())
         try:
             self._channel.send({"id": number, **request})
             answer: Message = await future
@@ -98,11 +96,25 @@ class Caller:
         finally:
             self._waiting.pop(number, None)
 
+    def call_each(self, request: Mapping[str, Any], each: Mapping[asyncio.Future[Message], Mapping[str, Any]]) -> None:
+        """One request about several things, `each` of them answered by itself: a future gets the answer, or ConnectionError."""
+        if self._is_over:
+            for future in each:
+                future.set_exception(ConnectionResetError(_DIED))
+            return
+        self._channel.send({**request, "each": [{"id": self._expect(future), **one} for future, one in each.items()]})
+
+    def _expect(self, future: asyncio.Future[Message]) -> int:
+        """A number for an answer that somebody waits for."""
+        self._next += 1
+        self._waiting[self._next] = future
+        return self._next
+
     async def events(self) -> AsyncIterator[Message]:
         """What the other side says unasked, until it closes or dies; then all calls fail."""
         try:
             async for message in self._channel.receive():
-                future = self._waiting.get(message.get("answers", 0))
+                future = self._waiting.pop(message.get("answers", 0), None)
                 if future is None:
                     yield message
                 elif not future.done():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kubenetlab.lab.channel import Caller, Channel
@@ -44,6 +44,15 @@ class Hand:
             return await caller.call(**request)
         except ConnectionError:
             return {"error": f"the {self.name} died"}
+
+    async def call_each(self, request: Mapping[str, Any], each: Mapping[asyncio.Future[Message], Mapping[str, Any]]) -> None:
+        """One request about several things: each future gets the answer about its own, or `{"error": …}`."""
+        await self._connected.wait()
+        if self._caller is None:
+            for future in each:
+                future.set_result({"error": f"the {self.name} is being started again"})
+        else:
+            self._caller.call_each(request, each)
 
     async def _run(self) -> None:
         is_first = True

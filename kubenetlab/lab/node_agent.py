@@ -150,9 +150,9 @@ class NodeAgent:
                         if question.last is not None:
                             self._answers.add({**question.last, "at": time.time()})
                     async for request in agent.receive():
-                        answer = self._serve(request)
-                        if request.get("id"):
-                            agent.send({"answers": request["id"], **answer})
+                        for one in request.get("each", (request,)):
+                            answer = self._serve({**request, **one})
+                            agent.send({"answers": one["id"], **answer})
                             await agent.sent()  # the next one may take long
                 finally:
                     self._agent = None

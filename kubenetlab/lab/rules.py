@@ -17,11 +17,12 @@ from msgspec import Struct
 
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import refusal
-from kubenetlab.hoststate.rules import Name, RuleObject, by_dialect, dialect, digest, names, steps
+from kubenetlab.hoststate.rules import Name, RuleObject, Step, by_dialect, dialect, digest, names, steps
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.lab import rundir
 from kubenetlab.lab.hands import Hand
 from kubenetlab.lab.log import log
+from kubenetlab.lab.together import Together
 from kubenetlab.lab.wire import Message
 
 
@@ -40,6 +41,15 @@ class Refusal(NamedTuple):
 
     dialect: str
     said: str
+
+
+class _Load(NamedTuple):
+    """Words for a node, and where the answer goes."""
+
+    netns: str
+    pid: int
+    steps: tuple[Step, ...]
+    answer: asyncio.Future[Message]
 
 
 class RulesHand:
@@ -71,6 +81,8 @@ class RulesHand:
         self._unanswered: set[tuple[str, str, str]] = set()
         """Keys of probes that should answer at once and have not yet, one way or the other."""
         self._answered = asyncio.Event()
+        self._loads = Together(self._load)
+        self._telling: set[asyncio.Task[None]] = set()
         self.on_sync: Callable[[str, Message], None] = lambda netns, answer: None
         """Is told the namespace of each transaction, and how it went."""
 
@@ -114,7 +126,12 @@ class RulesHand:
         wanted = steps(old, new, former, anew=netns in self._dubious)
         if not wanted:
             return None
-        answer = await self._hand(netns).call(do="rules", netns=netns, pid=pid, steps=[msgspec.to_builtins(step) for step in wanted])
+        load = _Load(netns, pid, wanted, asyncio.get_running_loop().create_future())
+        self._loads.add(load)
+        try:
+            answer = await load.answer
+        except ConnectionError:
+            answer = {"error": f"the {self._hand(netns).name} died"}
         self.on_sync(netns, answer)
         if "error" in answer:
             self._dubious.add(netns)
@@ -122,6 +139,17 @@ class RulesHand:
         self._dubious.discard(netns)
         self._marks[netns] = Mark(answer["generation"], digest(new), names(new))
         return None
+
+    def _load(self, loads: Sequence[_Load]) -> None:
+        """What a node agent has to load on several nodes alike is said once."""
+        alike: dict[tuple[Hand, tuple[Step, ...]], list[_Load]] = {}
+        for load in loads:
+            alike.setdefault((self._hand(load.netns), load.steps), []).append(load)
+        for (hand, words), several in alike.items():
+            request = {"do": "rules", "steps": [msgspec.to_builtins(step) for step in words]}
+            each = {load.answer: {"netns": load.netns, "pid": load.pid} for load in several}
+            self._telling.add(task := asyncio.get_running_loop().create_task(hand.call_each(request, each)))
+            task.add_done_callback(self._telling.discard)
 
     def forget(self, netns: str) -> None:
         """A node is gone."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kubenetlab.lab.channel import Caller, Channel
-from kubenetlab.lab.wire import Frames, Message
+from kubenetlab.lab.wire import Frames, Message, encode
 
 Story = Callable[[Channel, socket.socket], Awaitable[None]]
 
@@ -78,5 +78,31 @@ def test_calls_of_who_has_died_fail() -> None:
         assert await listening == []
         with pytest.raises(ConnectionResetError):
             await caller.call(do="one more")
+
+    tell(story)
+
+
+def test_one_request_about_several_things_is_answered_for_each() -> None:
+    """It is said once, with what is the same for all; who dies before all are answered leaves an error for the rest."""
+
+    async def story(channel: Channel, other: socket.socket) -> None:
+        caller = Caller(channel)
+        listening = asyncio.create_task(anext(caller.events(), None))
+        futures = [asyncio.get_running_loop().create_future() for _ in "abc"]
+        caller.call_each({"do": "this"}, {future: {"what": name} for name, future in zip("abc", futures, strict=True)})
+        await channel.sent()
+        (request,) = Frames().feed(other.recv(1 << 16))
+        assert (request["do"], [one["what"] for one in request["each"]]) == ("this", ["a", "b", "c"])
+        for one in reversed(request["each"][1:]):
+            other.sendall(encode({"answers": one["id"], "said": one["what"]}))
+        assert [(await future)["said"] for future in futures[1:]] == ["b", "c"]
+        other.close()
+        with pytest.raises(ConnectionResetError):
+            await futures[0]
+        assert await listening is None
+        late = asyncio.get_running_loop().create_future()
+        caller.call_each({"do": "that"}, {late: {}})
+        with pytest.raises(ConnectionResetError):
+            await late
 
     tell(story)

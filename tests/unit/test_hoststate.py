@@ -18,7 +18,7 @@ from kubenetlab.hoststate.address import Address, decode_address
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth, decode_link
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor
-from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject, Rule, Ruled, Table, replacement, transaction
+from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject, Rule, Ruled, Table, replacement, transaction, update
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.peers import Peers, peers_of
 from kubenetlab.hoststate.route import Route, decode_route
@@ -384,6 +384,26 @@ def test_of_bundles_that_changed_only_what_differs_is_told() -> None:
     ]
     (gone,) = diff(HostState({"n": contents_of([bundle(other)])}), HostState({"n": {}})).namespaces
     assert [str(operation) for operation in gone.details()][-1] == "- nft element ip t ips { of other }"
+
+
+def test_nodes_with_the_same_rules_share_the_words() -> None:
+    """Of a change that is nothing but theirs; not where something else differs, or has to be made anew as a whole."""
+    table, before, after = Table("n", "ip", "t"), bundle(service_rules("web", "10.0.0.1")), bundle(service_rules("web", "10.0.0.2"))
+    extra = Chain("n", "ip", "t", "extra", (Rule("accept"),))
+    first = update([table, before], [table, after])
+    assert first.splitlines()[-1] == "delete chain ip t web-10.0.0.1"
+    assert update([table, extra, before], [table, extra, after]) is first
+    assert update([table, before], [table, extra, after]) != first
+    assert update([table, before], [table, after]) is first
+    other = bundle(service_rules("web", "10.0.0.3"))
+    assert "10.0.0.3" in update([table, before], [table, other])
+    assert "10.0.0.3" in update([table, after], [table, other])
+    assert "delete chain ip t web-10.0.0.2" in update([table, after], [table, other])
+    commented = bundle(Rules("nftables", "ip", "web", (Chain("", "ip", "t", "web", comment="said"),)))
+    for beside in ((), (extra,)):
+        anew = update([table, *beside, before], [table, *beside, commented])
+        assert "delete table ip t" in anew
+        assert ("add chain ip t extra" in anew) == bool(beside)
 
 
 def test_what_departs_is_named() -> None:
