@@ -20,6 +20,7 @@ from kubenetlab.hoststate.diff import Changes, NetnsChanges, Verb
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel, far_namespaces
+from kubenetlab.kernel.syscalls import go_before_others
 from kubenetlab.lab.lives import Lives
 from kubenetlab.lab.netns_links import NetnsLinks
 from kubenetlab.lab.proxies import Proxies
@@ -53,7 +54,7 @@ class Builder:
         self._lives = lives
         self.proxies = Proxies(runs)
         rules.on_sync = self.proxies.synced
-        self._thread = ThreadPoolExecutor(1, "kernel")
+        self._thread = ThreadPoolExecutor(1, "kernel", go_before_others)
 
     @property
     def pids(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusters import replaced
-from tests.labs.lab import COMMAND, Lab, run, title_of, wait_for
+from tests.labs.lab import COMMAND, Lab, descendants, run, title_of, wait_for
 from tests.labs.test_life import MANIFEST, web_answers
 
 LARGE = replaced(MANIFEST, ("replicas: 4", "replicas: 150"))
@@ -146,3 +146,13 @@ def test_a_machine_that_refuses_is_told_of_and_nothing_is_left(lab: Lab) -> None
     assert child.stderr.splitlines()[-1].endswith("more with the same reason")
     assert "Traceback" not in child.stderr
     wait_for(lambda: not sandboxes(lab), "the end of what was made", within_s=5)
+
+
+def test_only_who_makes_links_goes_before_others(lab: Lab) -> None:
+    """One thread of the agent; neither what it starts, pause processes, nor anything that runs in the pods. With one processor not even that."""
+    lab.up(MANIFEST)
+    tasks = [(pid, int(entry.name)) for pid in descendants(lab.seen["init_pid"]) for entry in Path(f"/proc/{pid}/task").iterdir()]
+    others = [(pid, task) for pid, task in tasks if os.sched_getscheduler(task) & ~os.SCHED_RESET_ON_FORK != os.SCHED_OTHER]
+    assert len(tasks) > 20
+    assert {pid for pid, _ in others} <= {lab.seen["agent_pid"]}
+    assert len(others) == (1 if len(os.sched_getaffinity(0)) > 1 else 0)
