@@ -129,7 +129,8 @@ def link_local_of(mac: str) -> str:
 
 
 def _hex(address: str) -> str:
-    return ip_address(address).packed[-4:].hex(":")
+    """The last four bytes; of IPv4, of which there are thousands, the short way."""
+    return (ip_address(address).packed[-4:] if ":" in address else bytes(map(int, address.split(".")))).hex(":")
 
 
 MACHINE_LINKS = "knl-"

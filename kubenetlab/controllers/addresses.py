@@ -5,7 +5,7 @@ Source of the bands: Kubernetes KEP-3070, pkg/registry/core/service/ipallocator.
 
 import hashlib
 from collections.abc import Container, Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import chain
 
 from kubenetlab.api.config import Network
@@ -20,7 +20,7 @@ def gateway(node_network: Network) -> Address:
 
 def pod_addresses_after(node_network: Network, last: str, first: int, end: int) -> Iterator[Address]:
     """The addresses from number `first` to before number `end`, beginning behind the one given out last, round to it again."""
-    start = int(_address(last)) - int(node_network.network_address) + 1 if last else first
+    start = int(ip_address(last)) - int(node_network.network_address) + 1 if last else first
     count = end - first
     for step in range(count):
         yield node_network[first + (start - first + step) % count]
@@ -53,7 +53,3 @@ def cluster_ip_for(service_network: Network, name: str, taken: Container[str]) -
 def dns_address(service_network: Network) -> str:
     """The cluster DNS's address: by convention the tenth of the range."""
     return str(service_network[10])
-
-
-def _address(text: str) -> Address:
-    return ip_network(text).network_address

@@ -36,19 +36,19 @@ class Placed:
         self._namespaces = {namespace.name: namespace.labels for namespace in cluster.all(Namespace)}
         self.has_repulsion = any(_anti_affinity(pod) for pods in self.pods.values() for pod in pods)
         """True when some pod keeps others away."""
-        self._of_specs: dict[int, tuple[PodSpec, dict[str, str | None]]] = {}
-        """What is known of a spec, by its identity, node by node: a template's pods share theirs."""
+        self._of_specs: dict[int, tuple[PodSpec, dict[str, str]]] = {}
+        """A spec, and what keeps it from which nodes, by its identity: a template's pods share theirs."""
 
     def add(self, pod: Pod, node: str) -> None:
         self.pods[node].append(pod)
         self.has_repulsion |= bool(_anti_affinity(pod))
 
-    def misfit_of_spec(self, pod: Pod, node: Node) -> str | None:
-        """What keeps all pods of this spec from the node, whoever else is there."""
-        _, known = self._of_specs.setdefault(id(pod.spec), (pod.spec, {}))
-        if node.name not in known:
-            known[node.name] = _first_reason(OF_SPEC, pod, node, self)
-        return known[node.name]
+    def misfits_of_spec(self, pod: Pod) -> dict[str, str]:
+        """The nodes from which all pods of this spec are kept, whoever else is there, and why."""
+        if id(pod.spec) not in self._of_specs:
+            reasons = ((node.name, _first_reason(OF_SPEC, pod, node, self)) for node in self.nodes)
+            self._of_specs[id(pod.spec)] = pod.spec, {name: reason for name, reason in reasons if reason is not None}
+        return self._of_specs[id(pod.spec)][1]
 
     def is_meant(self, term: PodAffinityTerm, owner: Pod, other: Pod) -> bool:
         """True when the term of `owner` is about `other`."""
@@ -71,7 +71,10 @@ class Placed:
 def misfits(pod: Pod, placed: Placed) -> dict[str, str]:
     """The nodes that the pod cannot run on, and why, in the scheduler's words."""
     concerned = [filter_ for filter_, is_concerned in OF_POD if is_concerned(pod, placed)]
-    reasons = ((node.name, placed.misfit_of_spec(pod, node) or _first_reason(concerned, pod, node, placed)) for node in placed.nodes)
+    of_spec = placed.misfits_of_spec(pod)
+    if not concerned:
+        return of_spec
+    reasons = ((node.name, of_spec.get(node.name) or _first_reason(concerned, pod, node, placed)) for node in placed.nodes)
     return {name: reason for name, reason in reasons if reason is not None}
 
 

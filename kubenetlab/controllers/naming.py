@@ -13,7 +13,8 @@ from kubenetlab.api.pods import PodTemplateSpec
 
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """No vowels and no digits that look like letters, so that no words appear."""
-
+_PAIRS = tuple(first + second for second in ALPHABET for first in ALPHABET)
+"""Two letters for each number below their square; thousands of names are made at a time."""
 
 MAX_GENERATED_BASE = 58
 """Source: k8s.io/apiserver pkg/storage/names/generate.go."""
@@ -36,10 +37,10 @@ def suffix(*parts: str, length: int = 5) -> str:
     """`length` letters of the safe alphabet, the same for the same parts."""
     number = int.from_bytes(hashlib.sha256("/".join(parts).encode()).digest()[:8])
     letters = ""
-    for _ in range(length):
-        number, index = divmod(number, len(ALPHABET))
-        letters += ALPHABET[index]
-    return letters
+    while len(letters) < length:
+        number, index = divmod(number, len(_PAIRS))
+        letters += _PAIRS[index]
+    return letters[:length]
 
 
 def child_name(parent: str, serial: int, taken: Container[str], *scope: str) -> tuple[str, int]:

@@ -80,11 +80,11 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
         rules = service_rules(memo, proxy, known, node, network)
         want(memo(("proxy", node.name), _proxy, without_pods(node), rules, proxy, network))
         for view, pod in _pods_of(cluster, node, memo):
-            setups = _setups(memo, cluster, pod, view, decisions)
-            want(memo(("pod", view.netns), _pod, node, view, cni, proxy))
-            waits = is_starting and memo(("waits", view.netns), containers.asks_once, pod.spec)
+            netns, setups = view.netns, _setups(memo, cluster, pod, view, decisions)
+            want(memo(("pod", netns), _pod, node, view, cni, proxy))
+            waits = is_starting and memo(("waits", netns), containers.asks_once, pod.spec, setups)
             told = duty(cluster, node.name, networking.proxy_mode[0]) if is_kube_proxy(pod) else None
-            want(memo(("programs", view.netns), _programs, view, pod, setups, waits, told))
+            want(memo(("programs", netns), _programs, view, pod, setups, waits, told))
     merged = {netns: memo(("contents", netns), _merge, netns, tuple(layers)) for netns, layers in wanted.items()}
     return HostState(
         {netns: contents for netns, (contents, _) in merged.items()}, {netns: origins for netns, (_, origins) in merged.items()}
@@ -96,16 +96,16 @@ def plan_probes(cluster: Cluster, decisions: Decisions, memo: Memo) -> dict[str,
     wanted: dict[str, tuple[ProbeSpec, ...]] = {}
     for node in node_views(cluster, decisions):
         for view, pod in _pods_of(cluster, node, memo):
-            setups = _setups(memo, cluster, pod, view, decisions)
-            wanted[view.netns] = memo(("probes", view.netns), _probes, by_itself(node), view, pod, setups)
+            netns, setups = view.netns, _setups(memo, cluster, pod, view, decisions)
+            wanted[netns] = memo(("probes", netns), _probes, by_itself(node), view, pod, setups)
     return {netns: specs for netns, specs in wanted.items() if specs}
 
 
 def _setups(memo: Memo, cluster: Cluster, pod: Pod, view: PodView, decisions: Decisions) -> containers.Setups:
     """What a pod's containers run, which does not depend on how they fare."""
-    services = containers.numeric_services(cluster, pod)
-    ports = memo(("ports", view.netns), containers.numeric_target_ports, pod.labels, pod.spec, services)
-    return memo(("setups", view.netns), containers.setups_of, pod.spec, pod.metadata.annotations, ports, decisions.real_commands)
+    netns, services = view.netns, containers.numeric_services(cluster, pod)
+    ports = memo(("ports", netns), containers.numeric_target_ports, pod.labels, pod.spec, services)
+    return memo(("setups", netns), containers.setups_of, pod.spec, pod.metadata.annotations, ports, decisions.real_commands)
 
 
 def _fabric(

@@ -33,9 +33,9 @@ def programs(netns: str, pod: Pod, setups: Setups, *, waits: bool) -> Iterator[P
         yield ProgramRun(netns, container.name, status.restart_count, what.program, what.options, what.listeners)
 
 
-def asks_once(spec: PodSpec) -> bool:
+def asks_once(spec: PodSpec, setups: Setups) -> bool:
     """True for a pod in which something may run that asks once, and ends."""
-    return any(container.command or is_one_shot(setup(container).program) for container in spec.all_containers)
+    return any(container.command or is_one_shot(setups[container.name].program) for container in spec.all_containers)
 
 
 def setups_of(spec: PodSpec, annotations: Mapping[str, str], target_ports: tuple[Listener, ...], real_commands: tuple[str, ...]) -> Setups:
