@@ -62,9 +62,12 @@ _CHOICE = re.compile(r"numgen random mod (\d+) vmap { (.*) }")
 @lru_cache(1)
 def transaction(text: str) -> tuple[bytes, ...] | None:
     """The messages of each line, for between `BEGIN` and `END`; None when there is a line that is not known here."""
-    lines = text.removesuffix("\n").split("\n")
-    found = tuple(made for line in lines if (made := _messages(line)) is not None)
-    return found if len(found) == len(lines) else None
+    found = []
+    for line in text.removesuffix("\n").split("\n"):
+        if (made := _messages(line)) is None:
+            return None
+        found.append(made)
+    return tuple(found)
 
 
 def forget() -> None:
