@@ -136,11 +136,17 @@ def go_before_others() -> None:
     """Has this thread, but not what it starts, go before everybody else on its processor: sched(7), sched_setscheduler(2).
 
     For one that holds the kernel's locks (RTNL) most of its time, so that whoever interrupts it lets everybody wait. Nothing changes where there is
-    one processor only, which is everybody's, and where it is not allowed: to an ordinary user, say.
+    one processor only, which is everybody's, where somebody has said how urgent all this is (nice(1), chrt(1)), and where it is not allowed: to an
+    ordinary user, say.
     """
-    if len(os.sched_getaffinity(0)) > 1:
+    if len(os.sched_getaffinity(0)) > 1 and is_as_urgent_as_any():
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+
+
+def is_as_urgent_as_any() -> bool:
+    """True when nobody has said anything else of this thread."""
+    return os.sched_getscheduler(0) == os.SCHED_OTHER and os.nice(0) == 0
 
 
 def have_room_for_descriptors(count: int) -> None:
