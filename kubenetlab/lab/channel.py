@@ -98,11 +98,11 @@ class Caller:
 
     def call_each(self, request: Mapping[str, Any], each: Mapping[asyncio.Future[Message], Mapping[str, Any]]) -> None:
         """One request about several things, `each` of them answered by itself: a future gets the answer, or ConnectionError."""
+        numbered = [{"id": self._expect(future), **one} for future, one in each.items()]
         if self._is_over:
-            for future in each:
-                future.set_exception(ConnectionResetError(_DIED))
-            return
-        self._channel.send({**request, "each": [{"id": self._expect(future), **one} for future, one in each.items()]})
+            self._fail()
+        else:
+            self._channel.send({**request, "each": numbered})
 
     def _expect(self, future: asyncio.Future[Message]) -> int:
         """A number for an answer that somebody waits for."""
@@ -114,16 +114,22 @@ class Caller:
         """What the other side says unasked, until it closes or dies; then all calls fail."""
         try:
             async for message in self._channel.receive():
-                future = self._waiting.pop(message.get("answers", 0), None)
-                if future is None:
+                if "answers" not in message:
                     yield message
-                elif not future.done():
+                elif (
+                    future := self._waiting.pop(message["answers"], None)
+                ) is not None and not future.done():  # else nobody waits for it any more
                     future.set_result(message)
         finally:
             self._is_over = True
-            for future in self._waiting.values():
-                if not future.done():
-                    future.set_exception(ConnectionResetError(_DIED))
+            self._fail()
+
+    def _fail(self) -> None:
+        """Nobody answers any more."""
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(ConnectionResetError(_DIED))
+        self._waiting.clear()
 
     def close(self) -> None:
         self._channel.close()

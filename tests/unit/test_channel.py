@@ -106,3 +106,19 @@ def test_one_request_about_several_things_is_answered_for_each() -> None:
             await late
 
     tell(story)
+
+
+def test_an_answer_that_nobody_waits_for_any_more_is_no_event() -> None:
+    """Who asked has been cancelled meanwhile."""
+
+    async def story(channel: Channel, other: socket.socket) -> None:
+        caller = Caller(channel)
+        asked = asyncio.create_task(caller.call(do="this"))
+        await asyncio.sleep(0)
+        await channel.sent()
+        (request,) = Frames().feed(other.recv(1 << 16))
+        asked.cancel()
+        other.sendall(encode({"answers": request["id"]}) + encode({"event": "next"}))
+        assert await anext(caller.events()) == {"event": "next"}
+
+    tell(story)
