@@ -10,7 +10,10 @@ from kubenetlab.controllers.kubelet import observed_of
 
 def is_anybody_starting(cluster: Cluster) -> bool:
     """True while the cluster's DNS comes up, or somebody runs who has not been probed yet."""
-    return is_dns_coming(cluster) or any(_awaits_its_first_probe(cluster, pod) for pod in cluster.all(Pod))
+    found: bool = cluster.derived(
+        "is anybody starting", lambda: is_dns_coming(cluster) or any(_awaits_its_first_probe(cluster, pod) for pod in cluster.all(Pod))
+    )
+    return found
 
 
 def _awaits_its_first_probe(cluster: Cluster, pod: Pod) -> bool:

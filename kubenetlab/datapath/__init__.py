@@ -22,7 +22,9 @@ from msgspec import structs
 
 from kubenetlab import names
 from kubenetlab.api.config import ClusterConfig, ExternalHost, Network
-from kubenetlab.api.lab import Decisions, Uplink
+from kubenetlab.api.core import Event
+from kubenetlab.api.kinds import STORED
+from kubenetlab.api.lab import Decisions, NodeReport, Observed, Uplink
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
@@ -44,6 +46,17 @@ from kubenetlab.hoststate.state import Contents, HostState, contents_of
 
 Wanted = tuple[tuple[Object, ...], Origin]
 """Objects that one layer wants for one subject."""
+
+
+_LOOKED_AT = tuple(kind for kind in STORED if kind not in (Event, NodeReport, Observed))
+
+
+def basis(cluster: Cluster) -> tuple[object, ...]:
+    """What `plan` and `plan_probes` follow from: as long as these are the very same objects, so is what comes out.
+
+    News are first for the controllers, and often change nothing that anybody else looks at; but for whether somebody is still starting.
+    """
+    return (*cluster.snapshot(_LOOKED_AT), is_anybody_starting(cluster))
 
 
 def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> HostState:

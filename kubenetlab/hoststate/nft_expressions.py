@@ -121,6 +121,8 @@ def _rewriting(family: str, words: list[str], at: int) -> tuple[bytes, int]:
     if (words[at + 1], *words[at + 3 : at + 5]) != ("l4proto", "dnat", "to"):
         raise UnknownError(words[at])
     address, _, port = words[at + 5].rpartition(":")
+    if (address.startswith("[") and address.endswith("]")) != (family == "ip6"):
+        raise UnknownError(address)
     before, between, after = _around_endpoint(family, words[at + 2])
     return before + packed(family, address.strip("[]")) + between + _PORT.pack(int(port)) + after, at + 6
 
@@ -151,7 +153,9 @@ def _remembered(family: str, words: list[str], at: int) -> tuple[bytes, int]:
 
 
 def _going(family: str, words: list[str], at: int) -> tuple[bytes, int]:
-    """`jump mark-for-masquerade`"""
+    """`jump mark-for-masquerade`, at the end"""
+    if len(words) != at + 2:
+        raise UnknownError(words[at])
     return _goes(words[at], words[at + 1]), at + 2
 
 

@@ -1,7 +1,8 @@
 """nftables over netlink: what is said again and again for every endpoint of every Service, as messages and not as text.
 
 libnftables takes twenty times as long to read a line as it takes to look up what the same line was for the node before. The lines known
-here are those of kube-proxy's chains for Services; a text with any other is libnftables' as a whole.
+here are those of kube-proxy's chains for Services; a text with any other is libnftables' as a whole. A line does not say of which type a set
+is: none with a name may be one of ranges, whose ends are elements of their own.
 
 message := nlmsghdr (16 bytes) | nfgenmsg (u8 family, u8 version, u16 resource) | attributes
 Numbers in attributes are in network order, unlike rtnetlink's. Source: include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h (6.12);
@@ -34,6 +35,8 @@ MAX_LINES: Final = 16_384
 """So many lines are remembered: what a node of a thousand Services has."""
 MAX_ELEMENTS: Final = 128
 """In one message: an attribute's length has 16 bits."""
+MAX_COMMENT: Final = 128
+"""NFTNL_UDATA_COMMENT_MAXLEN, with the final zero."""
 
 _SUBSYSTEM = 10
 """NFNL_SUBSYS_NFTABLES"""
@@ -48,7 +51,7 @@ _ANY_MAP_USERDATA = bytes.fromhex("000401000000 010400000000 0408000401000000010
 _FAITHFUL_USERDATA = bytes.fromhex("000402000000")
 """Keys in network order."""
 _IDS = count(1)
-"""Of sets and maps that a transaction makes. None of them is one of ranges, whose ends are elements of their own."""
+"""Of sets and maps that a transaction makes."""
 _KEY_END = struct.Struct(">B3xH2x")
 """Protocol and port, each filled up to four bytes."""
 
@@ -61,12 +64,13 @@ _CHOICE = re.compile(r"numgen random mod (\d+) vmap { (.*) }")
 
 @lru_cache(1)
 def transaction(text: str) -> tuple[bytes, ...] | None:
-    """The messages of each line, for between `BEGIN` and `END`; None when there is a line that is not known here."""
-    found = []
+    """The messages of all lines, for between `BEGIN` and `END`, those together that belong together; None when there is a line that is not
+    known here."""
+    found: list[bytes] = []
     for line in text.removesuffix("\n").split("\n"):
         if (made := _messages(line)) is None:
             return None
-        found.append(made)
+        found += made
     return tuple(found)
 
 
@@ -85,10 +89,11 @@ END: Final = _framing(_END)
 
 
 @lru_cache(MAX_LINES)
-def _messages(line: str) -> bytes | None:
+def _messages(line: str) -> Sequence[bytes] | None:
     try:
         verb, what, family, table, rest = line.split(" ", 4)
-        return _FORMS[verb, what](family, table, rest)
+        made = _FORMS[verb, what](family, table, rest)
+        return made if isinstance(made, list) else (made,)
     except (LookupError, ValueError, struct.error):  # a word that is not known here, no address, no number
         return None
 
@@ -128,12 +133,12 @@ def _add_faithful(family: str, table: str, rest: str) -> bytes:
     return _message(family, _NEW_SET, NLM_F_CREATE, table, *declared)
 
 
-def _add_elements(family: str, table: str, rest: str) -> bytes:
+def _add_elements(family: str, table: str, rest: str) -> list[bytes]:
     name, items = _parts(_ELEMENTS, rest)
     return _elements(family, _NEW_ELEMENTS, table, (string(2, name),), [_element(family, *item) for item in _items(items)])
 
 
-def _delete_elements(family: str, table: str, rest: str) -> bytes:
+def _delete_elements(family: str, table: str, rest: str) -> list[bytes]:
     name, items = _parts(_ELEMENTS, rest)
     return _elements(family, _DEL_ELEMENTS, table, (string(2, name),), [_element(family, *item) for item in _items(items)])
 
@@ -149,7 +154,7 @@ def _add_rule(family: str, table: str, rest: str) -> bytes:
     )
 
 
-_FORMS: Final[dict[tuple[str, str], Callable[[str, str, str], bytes]]] = {
+_FORMS: Final[dict[tuple[str, str], Callable[[str, str, str], bytes | list[bytes]]]] = {
     ("add", "chain"): _add_chain,
     ("flush", "chain"): _flush_chain,
     ("delete", "chain"): _delete_chain,
@@ -159,7 +164,7 @@ _FORMS: Final[dict[tuple[str, str], Callable[[str, str, str], bytes]]] = {
     ("delete", "element"): _delete_elements,
     ("add", "rule"): _add_rule,
 }
-"""(verb, object) → the messages, from the family, the table, and the rest of the line."""
+"""(verb, object) → the messages, from the family, the table, and the rest of the line; a list where each can be sent by itself."""
 
 
 def _choice(family: str, table: str, text: str) -> tuple[bytes, bytes]:
@@ -183,7 +188,7 @@ def _choice(family: str, table: str, text: str) -> tuple[bytes, bytes]:
         attribute(13, _ANY_MAP_USERDATA),
     )
     filled = _elements(family, _NEW_ELEMENTS, table, (string(2, _ANY_MAP), u32(4, own)), elements)
-    return _message(family, _NEW_SET, NLM_F_CREATE, table, *declared) + filled, drawn(int(total), _ANY_MAP, own)
+    return b"".join((_message(family, _NEW_SET, NLM_F_CREATE, table, *declared), *filled)), drawn(int(total), _ANY_MAP, own)
 
 
 def _items(text: str) -> Iterator[tuple[str, str | None, str | None, str | None]]:
@@ -215,10 +220,10 @@ def _key(family: str, text: str) -> bytes:
     raise UnknownError(text)
 
 
-def _elements(family: str, type_: int, table: str, place: Sequence[bytes], elements: Sequence[bytes]) -> bytes:
+def _elements(family: str, type_: int, table: str, place: Sequence[bytes], elements: Sequence[bytes]) -> list[bytes]:
     flags = NLM_F_CREATE if type_ == _NEW_ELEMENTS else 0
     several = (elements[at : at + MAX_ELEMENTS] for at in range(0, len(elements), MAX_ELEMENTS))
-    return b"".join(_message(family, type_, flags, table, *place, nested(3, *some)) for some in several)
+    return [_message(family, type_, flags, table, *place, nested(3, *some)) for some in several]
 
 
 def _message(family: str, type_: int, flags: int, table: str, *attributes: bytes) -> bytes:
@@ -249,4 +254,6 @@ def _userdata(type_: int, comment: str | None) -> bytes:
     if comment is None:
         return b""
     data = comment.encode() + b"\0"
+    if len(data) > MAX_COMMENT:
+        raise UnknownError(comment)
     return attribute(type_, bytes((0, len(data))) + data)

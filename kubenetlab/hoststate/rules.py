@@ -181,7 +181,7 @@ class Bundle(RuleObject, frozen=True):
 
 
 class Step(Struct, frozen=True):
-    """Words of one dialect, in force as a whole or not at all."""
+    """Words of one dialect, in force as a whole or not at all, if the kernel takes so many at once."""
 
     dialect: str
     text: str

@@ -45,12 +45,14 @@ _SHOWN = 60
 
 def open_here() -> Nft:
     """nftables of the namespace this process stands in. Raises RequirementError where neither library nor program is there."""
+    words: LibraryNft | ProgramNft
     try:
-        return Nft(LibraryNft())
+        words = LibraryNft()
     except OSError:
         if shutil.which(PROGRAM) is None:
             raise RequirementError(f"neither {LIBRARY} nor the program {PROGRAM} is here; {INSTALL_HINT}") from None
-        return Nft(ProgramNft())
+        words = ProgramNft()
+    return Nft(words)
 
 
 def has_library() -> bool:
@@ -106,12 +108,20 @@ class Direct:
     def is_done(self, transaction: Sequence[bytes]) -> bool:
         """False where the kernel refuses: nothing has been done then. Raises RulesError where it refuses what follows on what it has taken."""
         for number, part in enumerate(self._parts(transaction)):
-            self._socket.send(part)
-            if (refusal := self._refusal()) and not number:
+            if (refusal := self._refusal_of(part)) and not number:
                 return False
             if refusal:
                 raise RulesError(f"Error: {os.strerror(refusal)}")
         return True
+
+    def _refusal_of(self, part: bytes) -> int:
+        """The error number with which the kernel refuses a transaction; 0 when it is in force."""
+        self._answered()  # whatever it said last: nothing of that is about this one
+        try:
+            self._socket.send(part)
+        except OSError as error:
+            return error.errno or errno.EIO
+        return self._answered()
 
     def _parts(self, transaction: Sequence[bytes]) -> Iterator[bytes]:
         """One, if the kernel takes so much at once: an ordinary user's lab has no right to more than others have."""
@@ -138,14 +148,20 @@ class Direct:
             room = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _OVERHEAD
         return room
 
-    def _refusal(self) -> int:
-        """The first error number in what the kernel has answered; 0 when it has not: it says nothing when all is well."""
+    def _answered(self) -> int:
+        """The first error number in what the kernel has answered; 0 when it has not: it says nothing when all is well.
+
+        It says of each line what is wrong with it, also when there is no room for so many answers: that is an answer, too.
+        """
         found = 0
         while True:
             try:
                 answer = self._socket.recv(netlink.RECEIVE_BYTES)
             except BlockingIOError:
                 return found
+            except OSError as error:
+                found = found or error.errno or errno.EIO
+                continue
             for type_, _, _, body in messages(answer):
                 if type_ == NLMSG_ERROR:
                     found = found or netlink.refusal(body)

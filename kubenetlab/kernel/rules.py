@@ -17,7 +17,8 @@ class Loader(Protocol):
     """One dialect in the namespace in which the object was made."""
 
     def run(self, text: str) -> str:
-        """Brings words of `update` or `replacement` into force, all or none. What it prints. Raises RulesError."""
+        """Brings words of `update` or `replacement` into force, all or none; in several parts where the kernel does not take so much at once
+        from an ordinary user. What it prints. Raises RulesError."""
 
     def listed(self, names: Sequence[Name]) -> Any:
         """What is there of these names, for `differences`: nothing but what JSON has."""

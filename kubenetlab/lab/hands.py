@@ -50,7 +50,8 @@ class Hand:
         await self._connected.wait()
         if self._caller is None:
             for future in each:
-                future.set_result({"error": f"the {self.name} is being started again"})
+                if not future.done():
+                    future.set_result({"error": f"the {self.name} is being started again"})
         else:
             self._caller.call_each(request, each)
 

@@ -148,7 +148,7 @@ class RulesHand:
         for (hand, words), several in alike.items():
             request = {"do": "rules", "steps": [msgspec.to_builtins(step) for step in words]}
             each = {load.answer: {"netns": load.netns, "pid": load.pid} for load in several}
-            self._telling.add(task := asyncio.get_running_loop().create_task(hand.call_each(request, each)))
+            self._telling.add(task := asyncio.get_running_loop().create_task(_tell(hand, request, each)))
             task.add_done_callback(self._telling.discard)
 
     def forget(self, netns: str) -> None:
@@ -246,6 +246,16 @@ class RulesHand:
     def _forget_probes(self) -> None:
         self._probes = {}
         self._on_return()
+
+
+async def _tell(hand: Hand, request: Message, each: Mapping[asyncio.Future[Message], Message]) -> None:
+    """Has each answered, one way or the other."""
+    try:
+        await hand.call_each(request, each)
+    except Exception as error:
+        for answer in each:
+            if not answer.done():
+                answer.set_exception(error)
 
 
 def _is_deaf(mark: Mark, answer: Message) -> bool:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kubenetlab.api.core import Event
-from kubenetlab.api.kinds import STORED
-from kubenetlab.api.lab import NodeReport, Observed
 from kubenetlab.api.store import Cluster
-from kubenetlab.datapath import plan, plan_probes
+from kubenetlab.datapath import basis, plan, plan_probes
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.lab import machine
-
-_LOOKED_AT = tuple(kind for kind in STORED if kind not in (Event, NodeReport, Observed))
-"""What the plan follows from: news are first for the controllers, and often change nothing that anybody else looks at."""
 
 
 class Wanted:
@@ -25,16 +19,16 @@ class Wanted:
         self.state = HostState()
         self._memo = Memo()
         self._cluster: Cluster | None = None
-        self._seen: tuple[object, ...] | None = None
-        """What was in the store that was planned, of the kinds that matter."""
+        self._basis: tuple[object, ...] | None = None
+        """Of the store that was planned."""
         self._probes: Mapping[str, tuple[ProbeSpec, ...]] | None = {}
 
     def follow(self, cluster: Cluster) -> None:
         """From now on this is the store."""
-        seen, self._cluster = cluster.snapshot(_LOOKED_AT), cluster
-        if self._seen is None or any(now is not then for now, then in zip(seen, self._seen, strict=True)):
+        found, self._cluster = basis(cluster), cluster
+        if self._basis is None or any(now is not then for now, then in zip(found, self._basis, strict=True)):
             self.state = plan(cluster, machine.decisions(cluster), self._memo)
-            self._probes, self._seen = None, seen
+            self._probes, self._basis = None, found
 
     def probes(self) -> Mapping[str, tuple[ProbeSpec, ...]]:
         """What is asked in each sandbox; planned when somebody wants to know, for namespaces can be made before."""

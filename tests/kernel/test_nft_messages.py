@@ -135,3 +135,38 @@ def test_what_is_refused_is_said_in_words() -> None:
     assert (here.text(), nftables.Generations().read()) == (before, generation)
     direct.close()
     here.close()
+
+
+def test_a_thousand_refusals_are_one_and_nobody_hears_of_them_later() -> None:
+    """There is no room for an answer about each line; what is sent next is not judged by them, nor made twice."""
+    Side()
+    here = nftables.open_here()
+    lines = "".join(f"add chain ip kube-proxy c{number}\nadd rule ip kube-proxy c{number} jump marked\n" for number in range(1000))
+    assert nft_messages.transaction(lines) is not None
+    with pytest.raises(RulesError, match="No such file or directory"):
+        here.run(lines)
+    here.run("add table ip kube-proxy\nadd chain ip kube-proxy marked\n")
+    here.run("add chain ip kube-proxy next\nadd rule ip kube-proxy next jump marked\n")
+    assert here.text().count("jump marked") == 1
+    here.close()
+
+
+def test_more_elements_than_fit_are_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line has all that are new in a map; a message that does not fit by itself is refused, and said to be."""
+    Side()
+    here = nftables.open_here()
+    here.run("add table ip kube-proxy\nadd chain ip kube-proxy x\nadd map ip kube-proxy m { type ipv4_addr : verdict ; }\n")
+    items = ", ".join(f"10.0.{number // 250}.{number % 250} : goto x" for number in range(4000))
+    text = f"add element ip kube-proxy m {{ {items} }}\n"
+    monkeypatch.setattr(nftables.Direct, "_room", lambda self, wanted: 20_000)
+    known = nft_messages.transaction(text)
+    assert known is not None
+    direct = nftables.Direct()
+    assert direct.is_done(known)
+    assert here.text().count("goto x") == 4000
+    monkeypatch.undo()
+    direct._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    monkeypatch.setattr(nftables.Direct, "_room", lambda self, wanted: 1 << 30)
+    assert not direct.is_done(known), "the kernel takes not so much at once, and nothing has been done"
+    direct.close()
+    here.close()

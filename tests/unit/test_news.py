@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.core import Service
@@ -14,13 +15,28 @@ from kubenetlab.api.faults import Fault
 from kubenetlab.api.pods import READY_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster, Delete, deletion
 from kubenetlab.controllers import Controllers
-from kubenetlab.datapath import faults, plan
+from kubenetlab.datapath import basis, faults, plan, plan_probes
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.view import service_views
+from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.rules import RuleObject, digest
 from kubenetlab.lab import facts
 from kubenetlab.names import pod_netns
-from tests.clusters import NOW, ONLINK, applied, deployment, observed, pod, running, service, settled, store, web_pods
+from tests.clusters import (
+    NOW,
+    ONLINK,
+    applied,
+    deployment,
+    observed,
+    pod,
+    pod_named,
+    replaced,
+    running,
+    service,
+    settled,
+    store,
+    web_pods,
+)
 
 Edit = Callable[[Cluster], Cluster]
 
@@ -181,8 +197,25 @@ def breaking(how: str) -> Edit:
     return edit
 
 
+def asking(name: str) -> Edit:
+    """A pod that asks something once, and ends."""
+    return lambda cluster: settled(applied(cluster, replaced(pod(name), ("args: [netexec]", 'args: [connect, "10.96.0.1:443"]'))))
+
+
+def probed(name: str) -> Edit:
+    """A pod that runs and of which no probe has been heard."""
+
+    def edit(cluster: Cluster) -> Cluster:
+        made = settled(applied(cluster, pod(name, container=", readinessProbe: {httpGet: {port: 80}}")))
+        return settled(made.with_changes([structs.replace(observed(pod_named(made, name)), probes={})]))
+
+    return edit
+
+
 PLANNED = st.one_of(
     EDITS,
+    st.builds(asking, st.sampled_from("hi")),
+    st.builds(probed, st.sampled_from("jk")),
     st.builds(treating, st.sampled_from("st"), st.sampled_from(POLICIES)),
     st.builds(withdrawing, st.sampled_from("st")),
     st.builds(switching, st.sampled_from(MODES)),
@@ -193,13 +226,18 @@ PLANNED = st.one_of(
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(MODES), st.lists(PLANNED, min_size=1, max_size=8))
 def test_a_plan_that_came_about_by_changes_is_the_plan(mode: str, edits: list[Edit]) -> None:
-    """What is computed from what has changed is what somebody computes who sees the store for the first time."""
+    """What is computed from what has changed is what somebody computes who sees the store for the first time; also where nothing is
+    computed, because what it follows from is as before."""
     memo = Memo()
     cluster = running(store(in_mode(mode)))
+    before, found, asked = basis(cluster), plan(cluster, ONLINK, memo), plan_probes(cluster, ONLINK, memo)
     for edit in edits:
-        plan(cluster, ONLINK, memo)
         cluster = edit(cluster)
-    found, afresh = plan(cluster, ONLINK, memo), plan(Cluster(cluster._objects, cluster.given, cluster.revision), ONLINK)
+        if any(now is not then for now, then in zip(basis(cluster), before, strict=True)):
+            before, found, asked = basis(cluster), plan(cluster, ONLINK, memo), plan_probes(cluster, ONLINK, memo)
+    alone = Cluster(cluster._objects, cluster.given, cluster.revision)
+    afresh = plan(alone, ONLINK)
+    assert asked == plan_probes(alone, ONLINK, Memo())
     for netns, contents in afresh.namespaces.items():
         assert found[netns] == contents
         rules = [[obj for obj in one.values() if isinstance(obj, RuleObject)] for one in (found[netns], contents)]
@@ -232,3 +270,18 @@ def test_what_has_changed_is_told_once() -> None:
     assert found is not None
     gone = after.with_changes([deletion(found)])
     assert [(old.name, new) for old, new in (gone.since("somebody", (Service,)) or {})[Service]] == [("s", None)]
+
+
+def test_who_asks_once_is_let_go_when_somebody_has_failed_his_first_probe() -> None:
+    """Nothing changes by that answer but who is starting: that is enough."""
+    cluster = asking("h")(running(store()))
+    cluster = probed("j")(cluster)
+    asker = pod_netns("default", "h", pod_named(cluster, "h").uid)
+    cluster = settled(cluster.with_changes(facts.sandbox_made(cluster, asker, 7)))
+    before = basis(cluster)
+    assert not any(isinstance(obj, ProgramRun) for obj in plan(cluster, ONLINK)[asker].values())
+    answer = {"netns": pod_netns("default", "j", pod_named(cluster, "j").uid), "container": "main", "attempt": 0, "at": NOW}
+    failed = {"kind": "readiness", "ok": False, "message": "", "failures": 3, "is_settled": True}
+    after = settled(cluster.with_changes(facts.probe_reports(cluster, [{**answer, **failed}])))
+    assert basis(after) != before
+    assert any(isinstance(obj, ProgramRun) for obj in plan(after, ONLINK)[asker].values())
