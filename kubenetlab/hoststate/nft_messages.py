@@ -29,14 +29,13 @@ from kubenetlab.hoststate.nft_expressions import (
     u32,
     verdict,
 )
+from kubenetlab.hoststate.nftables import MAX_COMMENT
 from kubenetlab.hoststate.wire import NLM_F_APPEND, NLM_F_CREATE, attribute, message, nested, string
 
 MAX_LINES: Final = 16_384
 """So many lines are remembered: what a node of a thousand Services has."""
 MAX_ELEMENTS: Final = 128
 """In one message: an attribute's length has 16 bits."""
-MAX_COMMENT: Final = 128
-"""NFTNL_UDATA_COMMENT_MAXLEN, with the final zero."""
 
 _SUBSYSTEM = 10
 """NFNL_SUBSYS_NFTABLES"""

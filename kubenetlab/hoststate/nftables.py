@@ -18,6 +18,7 @@ from kubenetlab.hoststate.rules import Bundle, Delta, Name, RuleObject, Rules, c
 NFT_FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """IP version → nft's name of the family, which is also its word for the packet's header."""
 MAX_COMMENT = 128
+"""NFTNL_UDATA_COMMENT_MAXLEN, with the final zero."""
 MAX_NAME = 240
 """kube-proxy's own limit for chain names; the kernel's is 255."""
 

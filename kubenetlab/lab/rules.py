@@ -249,7 +249,7 @@ class RulesHand:
 
 
 async def _tell(hand: Hand, request: Message, each: Mapping[asyncio.Future[Message], Message]) -> None:
-    """Has each answered, one way or the other."""
+    """Has each answered, one way or the other: whatever goes wrong is raised where somebody waits, and nobody waits for ever."""
     try:
         await hand.call_each(request, each)
     except Exception as error:

@@ -15,6 +15,7 @@ from kubenetlab.hoststate.wire import NLM_F_DUMP, message
 from kubenetlab.kernel import netlink, nftables, syscalls
 from kubenetlab.kernel.rules import RulesError
 from tests.clusters import deployment, rules_of, service
+from tests.kernel.test_nftables import opened
 from tests.kernel.test_rule_changes import manifests
 
 GET_CHAINS, GET_RULES, GET_SETS = (10 << 8 | number for number in (4, 7, 10))
@@ -34,10 +35,8 @@ class Side:
     """nftables of a network namespace of its own, by the library; and what the kernel has there."""
 
     def __init__(self) -> None:
-        if not nftables.has_library():
-            pytest.skip(f"{nftables.LIBRARY} is not here (apt-get install nftables)")
         syscalls.unshare(syscalls.CLONE_NEWNET)
-        self.library = nftables.LibraryNft()
+        self.library = opened("library")
         self.direct = nftables.Direct()
         self._socket = netlink.opened(netlink.NETLINK_NETFILTER)
 
