@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from typing import Final
 
@@ -102,16 +102,11 @@ def _add_chain(family: str, table: str, rest: str) -> bytes:
     return _message(family, _NEW_CHAIN, NLM_F_CREATE, table, string(3, name), _userdata(12, comment))
 
 
-def _flush_chain(family: str, table: str, rest: str) -> bytes:
-    return _message(family, _DEL_RULE, 0, table, string(2, _name(rest)))
-
-
-def _delete_chain(family: str, table: str, rest: str) -> bytes:
-    return _message(family, _DEL_CHAIN, 0, table, string(3, _name(rest)))
-
-
-def _delete_set(family: str, table: str, rest: str) -> bytes:
-    return _message(family, _DEL_SET, 0, table, string(2, _name(rest)))
+def _take_away(type_: int, name_attribute: int, family: str, table: str, rest: str) -> bytes:
+    """What is said with nothing but a name."""
+    if not rest or " " in rest:
+        raise UnknownError(rest)
+    return _message(family, type_, 0, table, string(name_attribute, rest))
 
 
 def _add_faithful(family: str, table: str, rest: str) -> bytes:
@@ -132,14 +127,9 @@ def _add_faithful(family: str, table: str, rest: str) -> bytes:
     return _message(family, _NEW_SET, NLM_F_CREATE, table, *declared)
 
 
-def _add_elements(family: str, table: str, rest: str) -> list[bytes]:
+def _change_elements(type_: int, family: str, table: str, rest: str) -> list[bytes]:
     name, items = _parts(_ELEMENTS, rest)
-    return _elements(family, _NEW_ELEMENTS, table, (string(2, name),), [_element(family, *item) for item in _items(items)])
-
-
-def _delete_elements(family: str, table: str, rest: str) -> list[bytes]:
-    name, items = _parts(_ELEMENTS, rest)
-    return _elements(family, _DEL_ELEMENTS, table, (string(2, name),), [_element(family, *item) for item in _items(items)])
+    return _elements(family, type_, table, (string(2, name),), [_element(family, *item) for item in _items(items)])
 
 
 def _add_rule(family: str, table: str, rest: str) -> bytes:
@@ -155,12 +145,12 @@ def _add_rule(family: str, table: str, rest: str) -> bytes:
 
 _FORMS: Final[dict[tuple[str, str], Callable[[str, str, str], bytes | list[bytes]]]] = {
     ("add", "chain"): _add_chain,
-    ("flush", "chain"): _flush_chain,
-    ("delete", "chain"): _delete_chain,
+    ("flush", "chain"): partial(_take_away, _DEL_RULE, 2),
+    ("delete", "chain"): partial(_take_away, _DEL_CHAIN, 3),
     ("add", "set"): _add_faithful,
-    ("delete", "set"): _delete_set,
-    ("add", "element"): _add_elements,
-    ("delete", "element"): _delete_elements,
+    ("delete", "set"): partial(_take_away, _DEL_SET, 2),
+    ("add", "element"): partial(_change_elements, _NEW_ELEMENTS),
+    ("delete", "element"): partial(_change_elements, _DEL_ELEMENTS),
     ("add", "rule"): _add_rule,
 }
 """(verb, object) → the messages, from the family, the table, and the rest of the line; a list where each can be sent by itself."""
@@ -240,12 +230,6 @@ def _parts(form: re.Pattern[str], text: str) -> tuple[str, ...]:
     if found is None:
         raise UnknownError(text)
     return found.groups()
-
-
-def _name(text: str) -> str:
-    if not text or " " in text:
-        raise UnknownError(text)
-    return text
 
 
 def _userdata(type_: int, comment: str | None) -> bytes:
