@@ -19,7 +19,8 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
 IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_NET_NS_FD = 10, 18, 20, 28
 IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 31, 32
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
-IFLA_BRPORT_MODE = 4
+IFLA_BRPORT_MODE, IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD = 4, 8, 9
+IFLA_BRPORT_FLUSH, IFLA_BRPORT_MCAST_FLOOD, IFLA_BRPORT_BCAST_FLOOD = 24, 27, 30
 IFLA_BR_MCAST_SNOOPING = 23
 VETH_INFO_PEER = 1
 IFF_UP = 1
@@ -236,6 +237,17 @@ class Port(Object, frozen=True):
         body = self._settings(links, index) + number(IFLA_MTU, self.mtu)
         return message(wire.RTM_NEWLINK, 0, body) + message(wire.RTM_NEWLINK, 0, _ifinfo(index) + _hairpin(self.is_hairpin))
 
+    def delete(self, links: Links) -> bytes:
+        """Send nothing more to the port; the link itself goes with its veth.
+
+        The kernel takes a dead pod's namespace apart some time after its end. Until then it would still get, and refuse,
+        packets for another pod that has been given the same address. (The port's state cannot be set to disabled: the
+        kernel enables it again with the next event of the link, net/bridge/br_if.c br_port_carrier_check().)
+        """
+        off = (IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD, IFLA_BRPORT_MCAST_FLOOD, IFLA_BRPORT_BCAST_FLOOD)
+        settings = b"".join(attribute(name, bytes([False])) for name in off) + attribute(IFLA_BRPORT_FLUSH, b"")
+        return message(wire.RTM_NEWLINK, 0, _ifinfo(links.index(self.netns, self.name)) + _port_settings(settings))
+
     def commands(self, word: Word) -> Iterator[str]:
         here = word(self.netns)
         yield f"ip -n {here} link set {self.name} master {self.master} address {self.mac}{_alias_words(self.alias)} up"
@@ -313,9 +325,12 @@ def _alias_words(alias: str) -> str:
 
 
 def _hairpin(is_on: bool) -> bytes:
-    return nested(
-        IFLA_LINKINFO, string(IFLA_INFO_SLAVE_KIND, "bridge"), nested(IFLA_INFO_SLAVE_DATA, attribute(IFLA_BRPORT_MODE, bytes([is_on])))
-    )
+    return _port_settings(attribute(IFLA_BRPORT_MODE, bytes([is_on])))
+
+
+def _port_settings(settings: bytes) -> bytes:
+    """Encode attributes of a bridge port for a message about its link."""
+    return nested(IFLA_LINKINFO, string(IFLA_INFO_SLAVE_KIND, "bridge"), nested(IFLA_INFO_SLAVE_DATA, settings))
 
 
 def _delete(links: Links, netns: str, name: str) -> bytes:

@@ -8,6 +8,7 @@ import platform
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -72,6 +73,33 @@ def test_a_whole_plan_is_made_and_read_back(kernel: Make, layout: str, neighbors
     report = here.apply(diff(HostState(), wanted))
     assert (report.failures, report.done) == ((), len(wanted))
     assert difference(here, wanted) == ""
+
+
+def test_a_dead_pod_gets_no_packets_for_its_successor(kernel: Make) -> None:
+    """The namespace of a removed pod may live on for a while; whoever has its address now is reached at once."""
+    here, address, mac = kernel(), "10.244.1.2", "0a:58:0a:f4:01:02"
+    node = (Bridge("node", "cbr0", "0a:58:0a:f4:01:01"), Address("node", "cbr0", "10.244.1.1/24"))
+
+    def with_pod(name: str, link: str) -> HostState:
+        veth = Veth(name, "eth0", mac, "node", link)
+        port = Port("node", link, "cbr0", "0a:59:0a:f4:01:02", is_hairpin=True)
+        return state_of(*node, port, veth, Address(name, "eth0", f"{address}/24"))
+
+    def connect() -> int:
+        with here.sandboxes.inside("node"), socket.socket() as client:
+            client.settimeout(patiently(2))
+            return client.connect_ex((address, 80))
+
+    first, second = with_pod("first", "veth0"), with_pod("second", "veth1")
+    made(here, first)
+    assert connect() == errno.ECONNREFUSED
+    alive = here.sandboxes.open("first")
+    here.apply(diff(first, second)).raise_failures()
+    with here.sandboxes.inside("second"):
+        server = socket.create_server((address, 80))
+    assert [connect() for _ in range(20)] == [0] * 20
+    server.close()
+    os.close(alive)
 
 
 @pytest.mark.parametrize(
