@@ -90,6 +90,11 @@ class Changes(Struct, frozen=True):
     def __len__(self) -> int:
         return sum(len(changes.operations) for changes in self.namespaces)
 
+    @property
+    def touched(self) -> set[str]:
+        """The namespaces in which something is to be done."""
+        return {entry.netns for entry in self.namespaces}
+
     def departed(self) -> set[str]:
         """The namespaces that go: what was computed for them may be forgotten."""
         return {

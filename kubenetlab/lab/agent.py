@@ -227,6 +227,8 @@ class Agent:
         self.save()
         self.wanted.follow(cluster)
         changes = diff(HostState(self.known), self.desired)
+        # A refusal is over when nothing is left to do there: what could not be removed may have gone by itself.
+        self.failures = {netns: text for netns, text in self.failures.items() if netns in changes.touched or netns == LAB}
         if changes:
             self._is_applying = True
             await self._apply(changes)
