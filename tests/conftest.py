@@ -1,4 +1,7 @@
-"""The whole run leaves the machine as it found it: looked at before the first test and after the last."""
+"""The whole run leaves the machine as it found it: compared before the first test and after the last.
+
+Tests may run in several worker processes (pytest-xdist). Only the process that the user started looks at the machine.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ os.environ.pop("KUBENETLAB_LAB", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell starts in the background would not hear of Ctrl-C, nor what it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-OURS = f"t{os.getpid()}-"
-"""What the names of the tests' labs begin with; other labs may come and go meanwhile."""
+RUN = os.environ.setdefault("KUBENETLAB_TEST_RUN", f"t{os.getpid()}-")
+"""Prefix of the names of all labs of this run, shared by its workers. Other labs may come and go meanwhile."""
+OURS = RUN + "".join(f"{worker.removeprefix('gw')}-" for worker in os.environ.get("PYTEST_XDIST_WORKER", "").split())
+"""Prefix of the names of the labs of this process."""
 
 _CHANGES_BY_ITSELF = ("random/", "/nf_conntrack_count", "/dentry-state", "/inode-", "/file-nr", "/route/flush", "/stable_secret")
 _SYSCTL_ROOTS = ("net", "kernel", "user", "fs/inotify")
@@ -37,16 +42,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="only on the emulated machine: scripts/vm-test"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def machine_is_left_alone() -> Iterator[None]:
-    """Links, addresses, routes, ruleset, settings, mounts, names in /run/netns, run directories and processes."""
-    before = machine()
-    yield
+_BEFORE = pytest.StashKey[dict[str, Any]]()
+_CHANGED = pytest.StashKey[list[str]]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ and not session.config.option.collectonly:
+        session.config.stash[_BEFORE] = machine()
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Compare links, addresses, routes, ruleset, settings, mounts, names in /run/netns, run directories and processes."""
+    yield  # the workers end here
+    before = session.config.stash.get(_BEFORE, None)
+    if before is None:
+        return
     after = machine()
-    for what, value in before.items():
-        if what == "sysctls":  # a module that the kernel has loaded meanwhile brings settings with it
-            after[what] = {name: setting for name, setting in after[what].items() if name in value}
-        assert after[what] == value, f"the tests have changed the machine's {what}"
+    # A module that the kernel has loaded meanwhile brings settings with it.
+    after["sysctls"] = {name: setting for name, setting in after["sysctls"].items() if name in before["sysctls"]}
+    session.config.stash[_CHANGED] = [
+        f"the tests have changed the machine's {what}:\n  before: {before[what]}\n  after:  {after[what]}"
+        for what in before
+        if after[what] != before[what]
+    ]
+    if session.config.stash[_CHANGED] and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(_CHANGED, []):
+        terminalreporter.write_line(line, red=True)
 
 
 def machine() -> dict[str, Any]:
@@ -58,9 +84,9 @@ def machine() -> dict[str, Any]:
         "ruleset": _said("nft", "list", "ruleset"),
         "sysctls": _sysctls(),
         "mounts": sorted(line.split(" ", 4)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
-        "names in /run/netns": [name for name in _names("/run/netns") if name.startswith(OURS)],
-        "run directories": [name for name in _names("/run/kubenetlab") if name.startswith(OURS)],
-        "processes": [process for process in lab_processes() if f" {OURS}" in process],
+        "names in /run/netns": [name for name in _names("/run/netns") if name.startswith(RUN)],
+        "run directories": [name for name in _names("/run/kubenetlab") if name.startswith(RUN)],
+        "processes": [process for process in lab_processes() if f" {RUN}" in process],
     }
 
 

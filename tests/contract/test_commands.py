@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from kubenetlab.cli.app import COMMANDS, app, load
 from kubenetlab.datapath.modes import known
+from tests.warm import server
 
 ROOT = Path(__file__).parents[2]
 PROMISED = [
@@ -47,17 +48,16 @@ PROMISED = [
 
 
 def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """The command, with a run directory in which no lab is."""
-    return subprocess.run(
-        [sys.executable, "-m", "kubenetlab", *words],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=30,
-        env={**os.environ, "COLUMNS": "120"},
-        check=False,
-    )
+    """Run a command in the checkout."""
+    return server().run(words, stdin, 30, ROOT, {**os.environ, "COLUMNS": "120"})
+
+
+def test_the_installed_command_is_the_same() -> None:
+    """A Python of its own prints what the other tests of this file see."""
+    line = [sys.executable, "-m", "kubenetlab", "modes"]
+    installed = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False)
+    other = run("modes")
+    assert (installed.returncode, installed.stdout, installed.stderr) == (0, other.stdout, other.stderr)
 
 
 def test_all_promised_commands_are_there() -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,19 @@ import pytest
 from kubenetlab.api.kinds import WRITABLE
 from kubenetlab.datapath.modes import known
 from tests.contract.test_commands import PROMISED, run
+from tests.warm import Server
 
 BIN = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
 NO_LAB = {"KUBENETLAB_LAB": "there-is-none"}
 """Whatever labs this machine has, what is in them is no matter here."""
+
+
+@cache
+def asking() -> Server:
+    """Return a server of commands that shells ask: what completes is chosen when the commands are imported."""
+    return Server({**os.environ, "_KUBENETLAB_COMPLETE": "complete_bash"})
 
 
 def asked(line: str, shell: str = "bash") -> list[str]:
@@ -29,14 +37,8 @@ def asked(line: str, shell: str = "bash") -> list[str]:
         "zsh": {"_TYPER_COMPLETE_ARGS": line},
         "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
     }[shell]
-    done = subprocess.run(
-        [sys.executable, "-m", "kubenetlab"],
-        env={**os.environ, **NO_LAB, **environment, "_KUBENETLAB_COMPLETE": f"complete_{shell}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    environment = {**os.environ, **NO_LAB, **environment, "_KUBENETLAB_COMPLETE": f"complete_{shell}"}
+    done = asking().run([], None, 30, environment=environment)
     assert (done.returncode, done.stderr) == (0, "")
     return [word for word in done.stdout.splitlines() if word]
 

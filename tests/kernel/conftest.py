@@ -24,8 +24,9 @@ _SKIPPED = 77
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """All of this folder runs on the second kernel, too."""
-    item.add_marker(pytest.mark.kernel)
+    """Run the tests of this folder on the second kernel, too, but for those that say otherwise."""
+    if not item.get_closest_marker("first_kernel"):
+        item.add_marker(pytest.mark.kernel)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -102,40 +102,41 @@ def test_a_dead_pod_gets_no_packets_for_its_successor(kernel: Make) -> None:
     os.close(alive)
 
 
-@pytest.mark.parametrize(
-    ("netns", "command"),
-    [
-        ("node/worker", "route del 10.244.2.0/24"),
-        ("node/worker", "route replace 10.244.2.0/24 via 172.18.0.2"),
-        ("node/worker", "address del 10.244.1.1/24 dev cbr0"),
-        ("node/worker", "link set veth0 type bridge_slave hairpin off"),
-        ("node/worker", "link set veth0 nomaster"),
-        ("node/worker", "link set cbr0 address 0a:58:00:00:00:09"),
-        ("node/worker", "link set cbr0 down"),
-        ("node/worker", "link del veth0"),
-        ("node/worker", "link del cbr0"),
-        ("node/worker", "link del eth0"),
-        ("node/worker", "neighbor del 10.244.1.2 dev cbr0"),
-        ("node/worker", "route add 192.0.2.0/24 via 172.18.0.2 proto static"),
-        ("node/worker", "-6 route del fd00:10:244:2::/64"),
-        ("node/worker", "-6 route replace fd00:10:244:2::/64 via fd00:172:18::2"),
-        ("node/worker", "-6 address del fd00:10:244:1::1/64 dev cbr0"),
-        ("node/worker", "-6 address change fd00:10:244:1::1/64 dev cbr0 preferred_lft forever"),
-        ("node/worker", "-6 address flush dev eth0 scope link"),
-        ("node/worker", "-6 neighbor del fd00:10:244:1::2 dev cbr0"),
-    ],
+CHANGES = (
+    "route del 10.244.2.0/24",
+    "route replace 10.244.2.0/24 via 172.18.0.2",
+    "address del 10.244.1.1/24 dev cbr0",
+    "link set veth0 type bridge_slave hairpin off",
+    "link set veth0 nomaster",
+    "link set cbr0 address 0a:58:00:00:00:09",
+    "link set cbr0 down",
+    "link del veth0",
+    "link del cbr0",
+    "link del eth0",
+    "neighbor del 10.244.1.2 dev cbr0",
+    "route add 192.0.2.0/24 via 172.18.0.2 proto static",
+    "-6 route del fd00:10:244:2::/64",
+    "-6 route replace fd00:10:244:2::/64 via fd00:172:18::2",
+    "-6 address del fd00:10:244:1::1/64 dev cbr0",
+    "-6 address change fd00:10:244:1::1/64 dev cbr0 preferred_lft forever",
+    "-6 address flush dev eth0 scope link",
+    "-6 neighbor del fd00:10:244:1::2 dev cbr0",
 )
-def test_what_somebody_changed_is_seen_and_mended(kernel: Make, netns: str, command: str) -> None:
-    """Drift of any kind: one or two applies, and all is as it should be."""
+"""What somebody may do to a node, in the words of `ip`."""
+
+
+def test_what_somebody_changed_is_seen_and_mended(kernel: Make) -> None:
+    """Drift of any kind, one after the other: one or two applies, and all is as it should be."""
     here, wanted = kernel(), planned(DUAL + deployment(replicas=4), "onlink", "permanent")
     made(here, wanted)
-    ip(here, netns, *command.split())
-    assert difference(here, wanted) != ""
-    for _ in range(3):
-        here.apply(diff(HostState(here.observe(wanted.namespaces)), wanted))
-        if not difference(here, wanted):
-            return
-    assert difference(here, wanted) == ""
+    for command in CHANGES:
+        ip(here, "node/worker", *command.split())
+        assert difference(here, wanted) != "", command
+        for _ in range(3):
+            here.apply(diff(HostState(here.observe(wanted.namespaces)), wanted))
+            if not difference(here, wanted):
+                break
+        assert difference(here, wanted) == "", command
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ def test_too_many_open_files(kernel: Make) -> None:
     assert "a higher hard limit" in said
 
 
+@pytest.mark.first_kernel  # a thousand ports take long to emulate
 def test_a_full_bridge(kernel: Make) -> None:
     """The kernel takes 1,023 ports, and has an errno of its own for one more."""
     pairs = [

@@ -46,6 +46,7 @@ def pods(text: str, length: int) -> HostState:
     return HostState({netns: contents_of(objects) for netns, objects in contents.items()})
 
 
+@pytest.mark.first_kernel  # what is tested is a program's patience, not the kernel
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_are_asked_until_they_answer(kernel: Callable[[], LinuxKernel], family: str) -> None:
     """Who is there answers at once. Who is not is told to be silent, once it has been long enough, and is found when it comes."""

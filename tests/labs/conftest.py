@@ -18,13 +18,22 @@ _SERIAL = iter(range(10_000))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what needs a lab where none can be made, with doctor's words."""
+    """Group what shares a lab for one worker, and skip with doctor's words where no lab can be made."""
     here = os.path.dirname(__file__)
     mine = [item for item in items if str(item.path).startswith(here)]
+    for item in mine:
+        if _shares_fixtures(item):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
     if not mine or not (reason := _why_not()):
         return
     for item in mine:
         item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _shares_fixtures(item: pytest.Item) -> bool:
+    """Return True for a test with a fixture of its module, such as a lab: the module's tests belong to one worker."""
+    fixtures = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009 (pytest has no public way)
+    return any(definition.scope == "module" for definitions in fixtures.values() for definition in definitions)
 
 
 def _why_not() -> str:

@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, convert
+from msgspec import Struct
 
+from kubenetlab.lab.client import Client
+from tests.labs.traffic_client import Answer, Target, ask
 from tests.patience import patiently
+from tests.warm import server
 
 DEADLINE_S = patiently(20)
-TRAFFIC = Path(__file__).with_name("traffic.py")
-COMMAND = (sys.executable, "-m", "kubenetlab")
+COMMAND = INSTALLED = (sys.executable, "-m", "kubenetlab")
 
 
 class Ran(Struct, frozen=True):
@@ -33,21 +35,10 @@ class Ran(Struct, frozen=True):
         return json.loads(self.out)
 
 
-class Answer(Struct, frozen=True):
-    """Who answered, whom it saw, and from where the question was sent; or what went wrong.
-
-    Where no rule translates anything the address seen is the source's, and the port nearly always: where two flows, one of them through a
-    Service, would look the same from the other end, connection tracking takes another port for the second (nf_nat_core.c, get_unique_tuple()).
-    """
-
-    who: str = ""
-    seen: tuple[str, int] = ("", 0)
-    source: tuple[str, int] = ("", 0)
-    error: str = ""
-
-
 def run(*words: str, given: str | None = None, status: int | None = 0, cwd: Path | None = None, before: Sequence[str] = ()) -> Ran:
     """A kubenetlab command, begun by another one `before` it. Fails unless it ends with `status`; None: whatever it ends with."""
+    if not before and COMMAND is INSTALLED:
+        return ran(server().run(words, given, patiently(90), cwd), status)
     line = [*before, *COMMAND, *words]
     return ran(subprocess.run(line, input=given, capture_output=True, text=True, check=False, timeout=patiently(90), cwd=cwd), status)
 
@@ -103,7 +94,8 @@ class Lab:
 
     @property
     def seen(self) -> Any:
-        return self.run("inspect", "-o", "json").json
+        """What `inspect -o json` shows. It comes from the API directly where that is in reach: tests ask often."""
+        return self.run("inspect", "-o", "json").json if self._before else Client(self.name).inspect()
 
     def pod(self, name: str, namespace: str = "default") -> Any:
         """A pod by its name, or by the name of its Deployment: then the first."""
@@ -159,9 +151,13 @@ class Lab:
         assert done.returncode == status, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def ask(self, place: Any, *targets: tuple[str, str, int]) -> list[Answer]:
-        """What servers answer to somebody in the network of a place."""
-        return convert(json.loads(self.inside(place, sys.executable, "-S", "-E", str(TRAFFIC), given=json.dumps(targets))), list[Answer])
+    def ask(self, place: Any, *targets: Target) -> list[Answer]:
+        """Return what servers answer to clients in the network of a place."""
+        return self.ask_each((place, targets))[0]
+
+    def ask_each(self, *questions: tuple[Any, Sequence[Target]]) -> list[list[Answer]]:
+        """Return the answers to clients in several places, which all ask at the same time."""
+        return ask([(place["netns"], targets) for place, targets in questions])
 
     def pids(self, title: str = "") -> list[int]:
         """The machine's pids of all processes of the lab, or of those whose title begins so."""

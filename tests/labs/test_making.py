@@ -22,7 +22,12 @@ LARGE = replaced(MANIFEST, ("replicas: 4", "replicas: 150"))
 def start_up(lab: Lab, manifest: str = LARGE) -> subprocess.Popen[str]:
     """An `up` that goes on by itself."""
     process = subprocess.Popen(
-        [*COMMAND, "up", "--lab", lab.name, "-f", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "up", "--lab", lab.name, "-f", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdin is not None
     process.stdin.write(manifest)
@@ -61,6 +66,8 @@ def test_an_interrupt_while_waiting_leaves_the_lab_up(lab: Lab) -> None:
     """Once it is built, Ctrl-C only ends the waiting, and says what was waited for."""
     slow = replaced(MANIFEST, ("args: [netexec]}]", "args: [netexec], readinessProbe: {tcpSocket: {port: 1}, failureThreshold: 1000}}]"))
     process = start_up(lab, slow)
+    assert process.stdout is not None
+    assert "built" in process.stdout.readline()
     wait_for(lambda: lab.run("get", "pods", status=None).status == 0 and lab.pod("web")["ready"], "the lab")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)

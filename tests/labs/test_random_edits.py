@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import ip_address
 from random import Random
@@ -16,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.labs.lab import Answer, Lab
+from tests.labs.lab import Lab
 from tests.labs.oracle import NODES, Endpoint, Outcomes, Place, Pod, Service, State, Way
+from tests.labs.traffic_client import Answer
 from tests.labs.world import PROXIES, World, in_document
 
 BATCHES, EDITS, PROBES = 4, 25, 60
@@ -262,8 +262,7 @@ def probe(edited: Edited, world: World, batch: int) -> None:
     """Asks all at once, and holds every answer against what is promised."""
     probes = edited.probes(PROBES)
     by_source = {source: [entry for entry in probes if entry[0] == source] for source in sorted({entry[0] for entry in probes})}
-    with ThreadPoolExecutor(4) as pool:
-        asked = list(pool.map(lambda item: world.ask(item[0], *(edited.target(entry) for entry in item[1])), by_source.items()))
+    asked = world.ask_each(*((source, [edited.target(entry) for entry in entries]) for source, entries in by_source.items()))
     for entries, answers in zip(by_source.values(), asked, strict=True):
         for entry, answer in zip(entries, answers, strict=True):
             expected = edited.expected(entry)

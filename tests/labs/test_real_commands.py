@@ -95,6 +95,7 @@ def test_an_unready_pod_leaves_its_service_and_comes_back(lab: Lab) -> None:
     lab.up(ONE_NODE + pod("web", SICKLY) + SERVICE)
     web = lab.pod("web")
     target = ("TCP", lab.service("web")["cluster_ips"][0], 80)
+    wait_for(lambda: lab.ask(web, target)[0].error != "refused", "the command to listen, after its probe has succeeded")
     ill = Path(f"/proc/{lab.seen['init_pid']}/root/proc/{web['containers'][0]['pid']}/root/tmp/ill")
     ill.touch()
     wait_for(lambda: lab.ask(web, target)[0].error == "refused", "a Service without endpoints")
@@ -201,6 +202,6 @@ def test_commands_outlive_the_agent(lab: Lab) -> None:
     before, agent = lab.pod("web")["containers"][0]["pid"], lab.seen["agent_pid"]
     os.kill(agent, signal.SIGKILL)
     wait_for(lambda: lab.seen["agent_pid"] != agent, "another agent")
-    assert lab.pod("web")["containers"][0]["pid"] == before
+    assert wait_for(lambda: lab.pod("web")["containers"][0]["pid"], "what the new agent learns from init") == before
     assert status(lab, "web")["restartCount"] == 0
     assert lab.run("ping", "web", "svc:web", "--http", "/", "-o", "json").json["found"] == "answer"

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.labs.lab import COMMAND, TRAFFIC, Lab, wait_for
+from tests.labs.lab import COMMAND, Lab, wait_for
+from tests.labs.traffic_client import PROGRAM
 from tests.labs.users import NOBODY, user
 
 CLUSTER = """\
@@ -72,6 +73,8 @@ server.serve_forever()
 """
 """On the real network: who asks by HTTP is told his address; one name is known."""
 WIRE = f"""
+mount -t tmpfs tmpfs /run
+mkdir /run/netns
 ip link set lo up
 ip link add eth0 type veth peer name eth0 netns "$1"
 ip address add {MACHINE[4]}/24 dev eth0
@@ -82,8 +85,11 @@ ip -6 route add default via {REAL[6]}
 nsenter --net=/proc/"$1"/ns/net sh -c 'ip link set lo up; ip address add {REAL[4]}/24 dev eth0; ip address add {REAL[6]}/64 dev eth0 nodad; ip link set eth0 up'
 sysctl -q -w net.ipv6.conf.all.forwarding=1
 printf 'nameserver {REAL[4]}\\n' > "$2"
-mount --bind "$2" "$(realpath /etc/resolv.conf)"
+resolv_conf=$(realpath /etc/resolv.conf)
+[ -e "$resolv_conf" ] || install -D /dev/null "$resolv_conf"
+mount --bind "$2" "$resolv_conf"
 """
+"""The machine's own /run is hidden: other machines' commands would find dead labs there and take their uplinks away, but elsewhere."""
 
 
 class Machine:
@@ -109,9 +115,10 @@ class Machine:
 
     def ask(self, where: tuple[str, ...], *targets: tuple[str, str, int]) -> list[tuple[str, str]]:
         """(who answers, whom it sees), or (what went wrong, nothing); from the machine or from the real network."""
-        line = [*where, sys.executable, "-S", "-E", str(TRAFFIC)]
-        done = subprocess.run(line, input=json.dumps(targets), capture_output=True, text=True, check=True, timeout=30)
-        return [(answer.get("who", answer.get("error")), answer.get("seen", [""])[0]) for answer in json.loads(done.stdout)]
+        request = json.dumps([[None, targets]])
+        done = subprocess.run([*where, *PROGRAM], input=request, capture_output=True, text=True, check=True, timeout=30)
+        (answers,) = json.loads(done.stdout)
+        return [(answer.get("who", answer.get("error")), answer.get("seen", [""])[0]) for answer in answers]
 
 
 @pytest.fixture
@@ -136,9 +143,11 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 @pytest.fixture
-def lab(lab: Lab, machine: Machine) -> Lab:
-    """A lab of that machine; taken down there, too."""
-    return Lab(lab.name, before=machine.inside)
+def lab(lab: Lab, machine: Machine) -> Iterator[Lab]:
+    """A lab of that machine; gone after the test."""
+    there = Lab(lab.name, before=machine.inside)
+    yield there
+    there.down()
 
 
 def seen_by_the_real_server(lab: Lab, pod: str, version: int) -> str:

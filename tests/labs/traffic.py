@@ -1,27 +1,80 @@
-"""Asks servers who they are and whom they see; a program of its own, run inside a namespace, that knows nothing of the package.
+"""Ask servers who they are and which client address they see. A program of its own that knows nothing of the package.
 
-stdin: [["TCP" | "UDP" | "SCTP", address, port], …]; stdout: one answer each, in order:
-{"who": hostname, "seen": [address, port], "source": [address, port]} or {"error": "refused" | "silence" | "unreachable" | …}
+It reads one request a line from standard input, and writes one line with the answers of each:
+
+    request:  [[netns path or null, [["TCP" | "UDP" | "SCTP", address, port], …]], …]
+    answers:  [[{"who": hostname, "seen": [address, port], "source": [address, port]} or {"error": …}, …], …]
+
+All targets of a request are asked at the same time, each from the network namespace of its entry (null: the one of this
+process). `error` is refused, unreachable, silence, or the text of the error.
 """
 
+import ctypes
 import errno
 import json
 import os
+import select
 import socket
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 PATIENCE = float(os.environ.get("KUBENETLAB_PATIENCE", "1"))
-"""As in tests/patience.py. What is under way is waited for by it; silence would be, too, so that connecting is not."""
+"""As in tests/patience.py. It stretches the time for answers, not the time after which a connect counts as silence."""
 DEADLINE_S = 1.5
-"""Longer than TCP waits before it repeats a SYN: over IPv6 it is then that a client on the same machine hears of a refusal by ICMP."""
-MAX_AT_A_TIME = 20
+"""Longer than TCP waits before it repeats a SYN, so that one lost packet is not taken for silence."""
+THREADS = 64
 WORDS = {errno.ECONNREFUSED: "refused", errno.EHOSTUNREACH: "unreachable", errno.ENETUNREACH: "unreachable"}
+CLONE_NEWNET = 0x40000000
+RECEIVE_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+"""IP_RECVERR and IPV6_RECVERR: an ICMP error is reported when it arrives. Without it a TCP client that shares a machine
+with the sender of the error hears of it only when it repeats its SYN (net/ipv6/tcp_ipv6.c, tcp_v6_err())."""
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def open_socket(netns: str | None, family: int, kind: int, protocol: int) -> socket.socket:
+    """Open a socket in a network namespace; only the calling thread moves there."""
+    fd = os.open(netns or "/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.setns(fd, CLONE_NEWNET):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), netns)
+    finally:
+        os.close(fd)
+    return socket.socket(family, kind, protocol)
+
+
+def connect(connection: socket.socket, address: str, port: int) -> None:
+    """Connect within the deadline. Raises TimeoutError for silence, OSError for what the network answers."""
+    connection.setsockopt(*RECEIVE_ERRORS[connection.family], 1)
+    connection.setblocking(False)
+    number = connection.connect_ex((address, port))
+    if number == errno.EINPROGRESS:
+        poll = select.poll()
+        poll.register(connection, select.POLLOUT)
+        events = poll.poll(DEADLINE_S * 1000)
+        if not events:
+            raise TimeoutError
+        number = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not number and events[0][1] & select.POLLERR:
+            number = queued_error(connection)
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+def queued_error(connection: socket.socket) -> int:
+    """Return the errno of the first ICMP error that arrived; 0 without one."""
+    try:
+        _, ancillary, _, _ = connection.recvmsg(64, 512, socket.MSG_ERRQUEUE)
+    except OSError:
+        return 0
+    return next((int.from_bytes(data[:4], sys.byteorder) for _, _, data in ancillary), 0)
 
 
 def ask_tcp(connection: socket.socket) -> list[str]:
-    """Both questions over one connection: a Service's second connection may lead to another pod."""
+    """Ask both questions over one connection: a second connection to a Service may lead to another pod."""
     stream = connection.makefile("rwb")
     answers = []
     for path in ("/hostname", "/clientip"):
@@ -38,7 +91,7 @@ def ask_tcp(connection: socket.socket) -> list[str]:
 
 
 def ask_by_messages(connection: socket.socket) -> list[str]:
-    """One socket: all its datagrams belong to one flow, and so go to one pod. By SCTP it is one association."""
+    """Ask over one socket: its datagrams are one flow and reach one pod. By SCTP it is one association."""
     answers = []
     for question in (b"hostname", b"clientip"):
         connection.send(question)
@@ -46,25 +99,37 @@ def ask_by_messages(connection: socket.socket) -> list[str]:
     return answers
 
 
-def ask(protocol: str, address: str, port: int) -> dict[str, Any]:
+def ask(netns: str | None, protocol: str, address: str, port: int) -> dict[str, Any]:
     kind = socket.SOCK_DGRAM if protocol == "UDP" else socket.SOCK_STREAM
     number = socket.IPPROTO_SCTP if protocol == "SCTP" else 0
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind, number) as connection:
-        connection.settimeout(DEADLINE_S)
-        try:
-            connection.connect((address, port))
-            if protocol != "UDP":
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with open_socket(netns, family, kind, number) as connection:
+            if protocol == "UDP":
+                connection.settimeout(DEADLINE_S)
+                connection.connect((address, port))
+            else:
+                connect(connection, address, port)
                 connection.settimeout(DEADLINE_S * PATIENCE)
             who, seen = (ask_tcp if protocol == "TCP" else ask_by_messages)(connection)
-        except TimeoutError:
-            return {"error": "silence"}
-        except OSError as error:
-            return {"error": WORDS.get(error.errno or 0, str(error))}
-        seen_address, _, seen_port = seen.strip().rpartition(":")
-        return {"who": who.strip(), "seen": [seen_address.strip("[]"), int(seen_port)], "source": list(connection.getsockname()[:2])}
+            source = list(connection.getsockname()[:2])
+    except TimeoutError:
+        return {"error": "silence"}
+    except OSError as error:
+        return {"error": WORDS.get(error.errno or 0, str(error))}
+    seen_address, _, seen_port = seen.strip().rpartition(":")
+    return {"who": who.strip(), "seen": [seen_address.strip("[]"), int(seen_port)], "source": source}
+
+
+def main() -> None:
+    with ThreadPoolExecutor(THREADS) as pool:
+        for line in sys.stdin:
+            request: Sequence[tuple[str | None, Sequence[tuple[str, str, int]]]] = json.loads(line)
+            asked: list[list[Future[dict[str, Any]]]] = [
+                [pool.submit(ask, netns, *target) for target in targets] for netns, targets in request
+            ]
+            print(json.dumps([[answer.result() for answer in answers] for answers in asked]), flush=True)
 
 
 if __name__ == "__main__":
-    targets = json.load(sys.stdin)
-    with ThreadPoolExecutor(MAX_AT_A_TIME) as pool:
-        print(json.dumps(list(pool.map(lambda target: ask(*target), targets))))
+    main()

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tests.labs.lab import Lab, Ran, ran
 
@@ -50,6 +51,10 @@ class UsersLab(Lab):
     @property
     def directory(self) -> Path:
         return self.user.run_directory / "kubenetlab" / self.name
+
+    @property
+    def seen(self) -> Any:
+        return self.run("inspect", "-o", "json").json
 
     def run(self, *words: str, given: str | None = None, status: int | None = 0) -> Ran:
         command, *rest = words

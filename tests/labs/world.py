@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from kubenetlab.api.config import ClusterConfig, Networking
@@ -13,7 +12,8 @@ from kubenetlab.datapath import modes
 from kubenetlab.errors import RequirementError
 from kubenetlab.lab.requirements import require_modes
 from tests.labs.conftest import new_lab
-from tests.labs.lab import Answer, Lab
+from tests.labs.lab import Lab
+from tests.labs.traffic_client import Answer, Target
 
 
 def in_document(proxy: str) -> str:
@@ -61,13 +61,16 @@ class World:
     def node_of(self, pod: str) -> str:
         return self.address(f"node:{self.places[pod]['node']}")
 
-    def ask(self, source: str, *targets: tuple[str, str, int]) -> list[Answer]:
+    def ask(self, source: str, *targets: Target) -> list[Answer]:
         return self.lab.ask(self.places[source], *targets)
 
-    def ask_from(self, sources: Sequence[str], *targets: tuple[str, str, int]) -> list[list[Answer]]:
-        """What each of several sources is answered, all at the same time: silence is long."""
-        with ThreadPoolExecutor(len(sources)) as pool:
-            return list(pool.map(lambda source: self.ask(source, *targets), sources))
+    def ask_from(self, sources: Sequence[str], *targets: Target) -> list[list[Answer]]:
+        """Return the answers to each of several sources, which all ask the same at the same time: silence takes long."""
+        return self.ask_each(*((source, targets) for source in sources))
+
+    def ask_each(self, *questions: tuple[str, Sequence[Target]]) -> list[list[Answer]]:
+        """Return the answers to several sources, which all ask at the same time."""
+        return self.lab.ask_each(*((self.places[source], targets) for source, targets in questions))
 
 
 class Labs:

@@ -1,0 +1,97 @@
+"""Print the tests of labs that a change touches: `scripts/test --changed`. Pure code is tested as a whole, which is quick.
+
+A change is what differs from the branch `main`, or from the commit before on `main` itself; files that are not committed count.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+ROOT = Path(__file__).parents[1]
+
+SERVICES: Final = ("flows", "ways_in", "udp_flows", "random_edits", "shares", "switching", "traffic_distribution", "kube_proxy")
+WORKLOADS: Final = ("workloads", "container_lives", "containers", "real_commands", "boutique", "first_days")
+LIFE: Final = ("life", "making", "killing", "faults", "full_disk", "histories", "changes", "limits")
+COMMANDS: Final = ("screens", "completion", "only_lab", "manifests", "docs", "cases", "first_days")
+ANY: Final = ("manifests", "life", "screens", "flows")
+"""For files that no entry of TOUCHES names."""
+
+TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
+    "kubenetlab/api/": (*WORKLOADS, "manifests", "cases"),
+    "kubenetlab/bpf/": ("ebpf", "direct_return", *SERVICES),
+    "kubenetlab/cli/": COMMANDS,
+    "kubenetlab/cli/ping": ("containers", "boutique", "flows"),
+    "kubenetlab/cli/port_forward": ("port_forward",),
+    "kubenetlab/controllers/": (*WORKLOADS, "changes", "random_edits"),
+    "kubenetlab/controllers/loadbalancers": ("load_balancers", "balanced_ports", "ways_in"),
+    "kubenetlab/datapath/": ("flows", "manifests", "script", "changes"),
+    "kubenetlab/datapath/balanced_ports": ("balanced_ports",),
+    "kubenetlab/datapath/faults/": ("broken",),
+    "kubenetlab/datapath/hostports": ("host_ports",),
+    "kubenetlab/datapath/loadbalancers": ("load_balancers",),
+    "kubenetlab/datapath/port_mappings": ("port_mappings",),
+    "kubenetlab/datapath/probes": WORKLOADS,
+    "kubenetlab/datapath/proxy/": (*SERVICES, "node_port_addresses"),
+    "kubenetlab/datapath/proxy/ebpf": ("ebpf", "direct_return"),
+    "kubenetlab/datapath/proxy_views": ("broken", "switching"),
+    "kubenetlab/datapath/uplink": ("uplink",),
+    "kubenetlab/hoststate/": ("changes", "script", "flows", "switching"),
+    "kubenetlab/hoststate/bpf": ("ebpf", "direct_return"),
+    "kubenetlab/hoststate/nexthop": ("load_balancers",),
+    "kubenetlab/kernel/": ("life", "faults", "killing", "changes", "limits", "sandboxed", "rootless"),
+    "kubenetlab/kernel/enter": ("containers", "rootless"),
+    "kubenetlab/kernel/mounts": ("containers", "real_commands", "sandboxed"),
+    "kubenetlab/kernel/uplink": ("uplink",),
+    "kubenetlab/lab/": (*LIFE, *WORKLOADS),
+    "kubenetlab/lab/coredns": ("dns", "cases"),
+    "kubenetlab/lab/relay": ("port_forward",),
+    "kubenetlab/lab/uplink": ("uplink",),
+    "kubenetlab/observe/": ("screens", "manifests", "flows", "cases"),
+    "kubenetlab/observe/forwarding": ("port_forward",),
+    "kubenetlab/programs/": ("containers", "workloads", "container_lives"),
+    "kubenetlab/programs/zone": ("dns", "cases"),
+    "bench/": ("bench",),
+    "docs/": ("docs",),
+    "manifests/": ("manifests", "docs"),
+    "README.md": ("docs",),
+}
+"""Beginning of a file's path → names of modules of tests/labs. Every entry counts with which a path begins."""
+KERNEL: Final = ("kubenetlab/hoststate/", "kubenetlab/kernel/", "kubenetlab/bpf/", "kubenetlab/datapath/proxy/")
+"""Beginnings of the paths that tests/kernel is about."""
+ELSEWHERE: Final = ("names", "sctp")
+"""Modules that no single part of the project touches."""
+
+
+def touched_tests(changed: Iterable[str]) -> Iterator[str]:
+    """Yield the paths of the tests for changed files, each once."""
+    found: dict[str, None] = {}
+    for path in changed:
+        if path.startswith(("tests/labs/test_", "tests/kernel/test_")) and (ROOT / path).exists():
+            found[path] = None
+        if path.startswith(KERNEL):
+            found["tests/kernel"] = None
+        names = [name for beginning, some in TOUCHES.items() if path.startswith(beginning) for name in some]
+        if not names and path.startswith("kubenetlab/"):
+            names = list(ANY)
+        found |= dict.fromkeys(f"tests/labs/test_{name}.py" for name in names)
+    yield from sorted(path for path in found if not (path.startswith("tests/kernel/") and "tests/kernel" in found))
+
+
+def changed_files() -> list[str]:
+    """Return the paths that differ from the base of this branch, relative to the checkout."""
+    base = _git("merge-base", "HEAD", "main") or [""]
+    if base == _git("rev-parse", "HEAD"):
+        base = _git("rev-parse", "HEAD^")
+    new = _git("ls-files", "--others", "--exclude-standard")
+    return [*_git("diff", "--name-only", *base), *new]
+
+
+def _git(*words: str) -> list[str]:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+
+
+if __name__ == "__main__":
+    print(" ".join(touched_tests(changed_files())))
