@@ -28,6 +28,8 @@ MAX_NODES = 200_000
 
 Path = tuple[str | int, ...]
 
+_CONTENT = re.compile(r"^(?!---)[ \t]*[^\s#]", re.MULTILINE)
+"""Where the first line begins that holds more than a comment."""
 _SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 
 
@@ -41,6 +43,8 @@ class Document(Struct, frozen=True):
 
     def line_of(self, path: Path) -> int:
         """The line of a field, or of the nearest field above it that is there."""
+        if not path and (first := _CONTENT.search(self.text)):
+            return self.first_line + _line(self.text, first.start())
         node = _composed(self.text)
         if node is None:
             return self.first_line

@@ -18,6 +18,7 @@ from kubenetlab.api.decode import Decoded, Finding, decode, format_path, found, 
 from kubenetlab.api.documents import MAX_BYTES, Document, Path, read_documents
 from kubenetlab.api.kinds import qualified_kind, writable
 from kubenetlab.api.meta import Resource
+from kubenetlab.api.store import Source
 from kubenetlab.api.validate import validate
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
 
@@ -41,6 +42,12 @@ class Entry(Struct, frozen=True):
     @property
     def title(self) -> str:
         return title_of(self.value)
+
+    @property
+    def source(self) -> Source:
+        """Where the object stands, wherever this process goes."""
+        file = self.document.file
+        return Source(os.path.abspath(file) if os.path.exists(file) else file, self.document.line_of(self.path))
 
     def problem(self, finding: Finding, *, is_warning: bool = False) -> Problem:
         """A finding in this object as a line of a report."""

@@ -52,8 +52,9 @@ _SHOWN: Final[Mapping[str, Mapping[str, Any]]] = {
 
 def render(cluster: Cluster, obj: Resource) -> dict[str, Any]:
     """The object's document: what was given, with what the cluster has filled in or changed."""
-    given = cluster.given.get((obj.kind, obj.namespace, obj.name), {})
-    shown = _rendered(obj, {key: value for key, value in given.items() if key not in ("apiVersion", "kind", "status")})
+    given = cluster.given.get((obj.kind, obj.namespace, obj.name))
+    fields = given.document if given is not None else {}
+    shown = _rendered(obj, {key: value for key, value in fields.items() if key not in ("apiVersion", "kind", "status")})
     document = {"apiVersion": obj.api_version, "kind": obj.kind, **shown}
     for path, value in _SHOWN.get(obj.kind, {}).items():
         _show(document, path.split("."), value)

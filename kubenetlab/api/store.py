@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node, Service
@@ -20,6 +20,22 @@ Kind = type[Resource]
 Document = Mapping[str, Any]
 GivenKey = tuple[str, str, str]
 """(kind, namespace, name); the kind as `kinds.qualified_kind` has it"""
+
+
+class Source(Struct, frozen=True):
+    """Where a document stands."""
+
+    file: str
+    """Path of its file as an absolute one; a name in angle brackets, such as `<stdin>`, is no file."""
+    line: int
+    """Line at which the object begins."""
+
+
+class Given(Struct, frozen=True):
+    """A document as a user gave it."""
+
+    document: Document
+    source: Source | None = None
 
 
 class Delete(NamedTuple):
@@ -50,7 +66,7 @@ class Cluster:
     def __init__(
         self,
         objects: Mapping[Kind, Mapping[tuple[str, str], Resource]] | None = None,
-        given: Mapping[GivenKey, Document] | None = None,
+        given: Mapping[GivenKey, Given] | None = None,
         revision: int = 0,
     ) -> None:
         self._objects: dict[Kind, VersionedMap[tuple[str, str], Any]] = {kind: _versioned(found) for kind, found in (objects or {}).items()}
@@ -174,11 +190,16 @@ class Cluster:
             return self
         return self._followed({kind: self.keyed(kind).with_changes(others) for kind, others in touched.items()}, given, revision)
 
-    def with_given(self, documents: Mapping[GivenKey, Document | None]) -> Cluster:
-        """The store with some documents as given replaced; None takes one away."""
-        if all(self.given.get(key) == document for key, document in documents.items()):
+    def with_given(self, documents: Mapping[GivenKey, Given | None]) -> Cluster:
+        """Return the store with some documents as given replaced; None takes one away."""
+        if all(self.given.get(key) == given for key, given in documents.items()):
             return self
         return self._followed({}, self.given.with_changes(documents), self.revision)
+
+    def source_of(self, obj: Resource) -> Source | None:
+        """Return where an object's document stands; None where no document says so."""
+        given = self.given.get((obj.kind, obj.namespace, obj.name))
+        return given.source if given is not None else None
 
     def derived(self, name: Any, build: Callable[[], Any], kinds: tuple[Kind, ...] = ()) -> Any:
         """What follows from this store alone, computed when it is first asked for by its name.
@@ -202,7 +223,7 @@ class Cluster:
         return Cluster(self._objects, self.given, self.revision)
 
     def _followed(
-        self, changed: Mapping[Kind, VersionedMap[tuple[str, str], Any]], given: VersionedMap[GivenKey, Document], revision: int
+        self, changed: Mapping[Kind, VersionedMap[tuple[str, str], Any]], given: VersionedMap[GivenKey, Given], revision: int
     ) -> Cluster:
         """The store after this one, with other objects of some kinds."""
         changed = {kind: found for kind, found in changed.items() if found is not self.keyed(kind)}
@@ -220,7 +241,7 @@ def _versioned(found: Mapping[Any, Any]) -> VersionedMap[Any, Any]:
     return found if isinstance(found, VersionedMap) else VersionedMap(found)
 
 
-def _without(given: VersionedMap[GivenKey, Document], gone: Delete) -> VersionedMap[GivenKey, Document]:
+def _without(given: VersionedMap[GivenKey, Given], gone: Delete) -> VersionedMap[GivenKey, Given]:
     if gone.kind is not Namespace:
         return given.with_changes({(gone.kind.kind, gone.namespace, gone.name): None})
     return given.with_changes({key: None for key in given if key[1] == gone.name or key == (gone.kind.kind, gone.namespace, gone.name)})

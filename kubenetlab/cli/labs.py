@@ -260,13 +260,21 @@ def _create(name: str, given: Manifests, keep: bool) -> None:
 
 
 def _apply(client: Client, given: Manifests) -> None:
-    answer = client.post(f"{LAB_API}/apply", {"documents": [entry.value for entry in given.all_entries]})
+    answer = client.post(f"{LAB_API}/apply", _documents(given))
     _refuse(answer, given)
     _say_namespaces(answer["namespaces"])
     colours = {"created": GOOD, "configured": MILD, "kept": DIM, "unchanged": DIM}
     for outcome in answer["outcomes"]:
         changes = f": {', '.join(outcome['changes'])}" if outcome["changes"] else ""
         say(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}{changes}")
+
+
+def _documents(given: Manifests) -> dict[str, Any]:
+    """Return what the API takes: the documents, and beside them where each stands."""
+    import msgspec
+
+    entries = given.all_entries
+    return {"documents": [entry.value for entry in entries], "sources": [msgspec.to_builtins(entry.source) for entry in entries]}
 
 
 def _link_up(name: str, given: Manifests) -> None:

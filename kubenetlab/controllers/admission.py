@@ -25,7 +25,7 @@ from kubenetlab.api.kinds import qualified_kind
 from kubenetlab.api.lab import NodeSettings
 from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster, GivenKey
+from kubenetlab.api.store import Cluster, Given, GivenKey, Source
 from kubenetlab.controllers import cluster_ips, config_changes, node_ports
 from kubenetlab.controllers.node_ranges import refused_ranges
 
@@ -38,6 +38,7 @@ class Incoming(Struct, frozen=True):
 
     document: Mapping[str, Any]
     object: Resource | None
+    source: Source | None = None
 
     @property
     def given_key(self) -> GivenKey:
@@ -97,7 +98,7 @@ def admit(cluster: Cluster, incoming: Sequence[Incoming], now: float) -> Admissi
         findings += _refused_ranges(staged.result(), incoming)
     if any(not finding.is_warning for _, finding in findings):
         return Admission(cluster, findings=tuple(findings))
-    given: Mapping[GivenKey, Any] = {one.given_key: one.document for one in incoming}
+    given = {one.given_key: Given(one.document, one.source) for one in incoming}
     return Admission(staged.result().with_given(given), tuple(outcomes), tuple(findings), tuple(staged.made_namespaces))
 
 
@@ -221,7 +222,8 @@ class _Staged:
 
 def _keep(cluster: Cluster, one: Incoming) -> Outcome:
     kind, namespace, name = one.given_key
-    is_known = cluster.given.get(one.given_key) == one.document
+    known = cluster.given.get(one.given_key)
+    is_known = known is not None and known.document == one.document
     return Outcome(f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}", "unchanged" if is_known else "kept")
 
 

@@ -25,7 +25,8 @@ def first_store(config: Entry | None, entries: Sequence[Entry], now: float, lab:
     cluster_config = config.object if config is not None and isinstance(config.object, ClusterConfig) else ClusterConfig()
     cluster_config = structs.replace(cluster_config, metadata=structs.replace(cluster_config.metadata, name=cluster_config.name or lab))
     given = config.value if config is not None else {"apiVersion": cluster_config.api_version, "kind": cluster_config.kind}
-    base = admit(Cluster(), [Incoming(given, cluster_config), *(Incoming({}, obj) for obj in initial_objects(cluster_config))], now)
+    source = config.source if config is not None else None
+    base = admit(Cluster(), [Incoming(given, cluster_config, source), *(Incoming({}, obj) for obj in initial_objects(cluster_config))], now)
     cluster = base.cluster.with_given({key: None for key in base.cluster.given if key[0] != cluster_config.kind})
     admission = admit(cluster, incoming(entries), now)
     refuse(admission, entries)
@@ -41,7 +42,7 @@ def with_network_facts(cluster: Cluster) -> Cluster:
 
 def incoming(entries: Sequence[Entry]) -> list[Incoming]:
     """Entries of manifests as admission takes them."""
-    return [Incoming(entry.value, entry.object) for entry in entries]
+    return [Incoming(entry.value, entry.object, entry.source) for entry in entries]
 
 
 def refuse(admission: Admission, entries: Sequence[Entry]) -> None:

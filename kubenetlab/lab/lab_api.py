@@ -1,6 +1,6 @@
 """The lab's own part of the API: apply, break, settled, inspect, enter, plan, diff.
 
-POST apply    {documents: […]}        → outcomes and findings
+POST apply    {documents: […], sources: [{file, line}]} → outcomes and findings
 POST plan     {documents: […]}        → what would be done; with script the whole lab as a shell script
 POST break    {fault: …, options: …}  → the fault that was made; it is healed by deleting it
 POST uplink   {machine: […], router: […]} → the router uses its link to the machine, which is there; without addresses no more
@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,7 +29,7 @@ from kubenetlab.api.kinds import writable
 from kubenetlab.api.lab import Uplink
 from kubenetlab.api.load import decode_object
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster, Delete
+from kubenetlab.api.store import Cluster, Delete, Source
 from kubenetlab.api.validate import validate
 from kubenetlab.controllers.admission import Admission, Incoming, admit
 from kubenetlab.datapath import faults, modes, plan
@@ -84,7 +85,7 @@ class LabApi:
 
     async def _apply(self, request: Request) -> Answer:
         agent, asked = self._agent, msgspec.json.decode(request.body)
-        admission = _admit(agent.cluster, asked["documents"])
+        admission = _admit(agent.cluster, asked["documents"], asked.get("sources", ()))
         if admission.cluster is not agent.cluster:
             trying = agent.controllers.copy()
             cluster, _ = trying.run(admission.cluster, time.time())
@@ -140,7 +141,7 @@ class LabApi:
 
     async def _given(self, request: Request) -> Answer:
         """The documents of kinds that the lab keeps without modelling them."""
-        documents = [document for document in self._agent.cluster.given.values() if writable(document) is None]
+        documents = [given.document for given in self._agent.cluster.given.values() if writable(given.document) is None]
         return _json({"items": documents})
 
     async def _diff(self, request: Request) -> Answer:
@@ -232,11 +233,14 @@ def render_changes(changes: Changes) -> list[dict[str, Any]]:
     return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]} for entry in changes.namespaces]
 
 
-def _admit(cluster: Cluster, documents: list[dict[str, Any]]) -> Admission:
-    """Documents that a client has checked are checked again: the socket is open to others too."""
+def _admit(cluster: Cluster, documents: list[dict[str, Any]], sources: Sequence[Any] = ()) -> Admission:
+    """Documents that a client has checked are checked again: the socket is open to others too.
+
+    sources: where each document stands, as far as the client says so.
+    """
     incoming: list[Incoming] = []
     findings = []
-    for index, document in enumerate(documents):
+    for index, (document, source) in enumerate(zip_longest(documents, sources[: len(documents)])):
         type_ = writable(document)
         decoded = decode_object(document, type_) if type_ else None
         if decoded is not None and decoded.value is None:
@@ -245,7 +249,7 @@ def _admit(cluster: Cluster, documents: list[dict[str, Any]]) -> Admission:
         obj = decoded.value if decoded else None
         if obj is not None:
             findings += [(index, finding) for finding in (*validate(obj), *modes.check(obj)) if not finding.is_unknown_field]
-        incoming.append(Incoming(document, obj))
+        incoming.append(Incoming(document, obj, msgspec.convert(source, Source | None)))
     if findings:
         return Admission(cluster, findings=tuple(findings))
     admission = admit(cluster, incoming, time.time())

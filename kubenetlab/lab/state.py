@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from kubenetlab.api.kinds import STORED
 from kubenetlab.api.meta import Resource
-from kubenetlab.api.store import Cluster, Delete, Document, GivenKey, Kind, deletion
+from kubenetlab.api.store import Cluster, Delete, Given, GivenKey, Kind, deletion
 from kubenetlab.kernel.files import append_line, replace_file
 
 MAX_LINE_OBJECTS: Final = 200
@@ -25,7 +25,8 @@ MIN_STORE_BYTES: Final = 256 * 1024
 """A smaller store is written as a whole each time: that takes a millisecond."""
 
 _KINDS: Final = {kind.kind: kind for kind in STORED}
-_Given = tuple[str, str, str, Any]
+_Given = tuple[str, str, str, Given | None]
+"""Key of a document, and the document; None for one that is gone."""
 
 
 class _Saved(Struct):
@@ -41,7 +42,6 @@ class _Line(Struct):
     objects: dict[str, list[msgspec.Raw]]
     gone: list[tuple[str, str, str]]
     given: list[_Given]
-    """Documents as given; None for one that is gone."""
 
 
 def save(cluster: Cluster, path: Path) -> None:
@@ -59,7 +59,7 @@ def load(path: Path) -> Cluster:
     for kind in STORED:
         decoded: list[Resource] = msgspec.json.decode(saved.objects[kind.kind], type=list[kind]) if kind.kind in saved.objects else []  # type: ignore[valid-type]
         objects[kind] = {obj.key: obj for obj in decoded}
-    given: dict[GivenKey, Document] = {(kind, namespace, name): document for kind, namespace, name, document in saved.given}
+    given = {(kind, namespace, name): document for kind, namespace, name, document in saved.given if document is not None}
     revision = saved.revision
     for line in _lines(journal_of(path)):
         if line.base == saved.revision:
@@ -141,7 +141,7 @@ def _lines(journal: Path) -> Iterator[_Line]:
             return  # it was being written when its writer ended
 
 
-def _follow(line: _Line, objects: dict[Kind, dict[tuple[str, str], Resource]], given: dict[GivenKey, Document]) -> None:
+def _follow(line: _Line, objects: dict[Kind, dict[tuple[str, str], Resource]], given: dict[GivenKey, Given]) -> None:
     for name, namespace, own in line.gone:
         objects[_KINDS[name]].pop((namespace, own), None)
     for name, several in line.objects.items():

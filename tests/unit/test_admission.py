@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network
+from pathlib import Path
 
 import pytest
 from msgspec import structs
 
 from kubenetlab.api.apps import RESTARTED_ANNOTATION, Deployment, ReplicaSet
 from kubenetlab.api.core import Namespace, Service
+from kubenetlab.api.load import load
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster
+from kubenetlab.api.store import Cluster, Source
 from kubenetlab.controllers.addresses import cluster_ip_for, static_band
-from kubenetlab.controllers.admission import admit
+from kubenetlab.controllers.admission import Admission, admit
 from kubenetlab.errors import ManifestError
 from kubenetlab.lab.first import incoming
 from tests.clusters import DUAL, NOW, applied, deployment, loaded, replaced, service, settled, store
@@ -184,3 +186,21 @@ def test_a_dual_stack_service_becomes_one_of_its_first_family() -> None:
     after = the(applied(store(DUAL + both % "RequireDualStack"), both % "SingleStack"))
     assert len(before.cluster_ips) == 2
     assert (after.spec.ip_families, after.cluster_ips) == (("IPv6",), before.cluster_ips[:1])
+
+
+def test_a_document_is_kept_with_its_place(tmp_path: Path) -> None:
+    """File and line outlive the command: later reports name them. Another place alone changes no object."""
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(f"# two objects\n---\n{deployment()}# a Service\n\n{service()}")
+    second.write_text(service().removeprefix("---\n"))
+
+    def applied_from(file: Path, cluster: Cluster) -> Admission:
+        return admit(cluster, incoming(load([str(file)]).entries), NOW)
+
+    cluster = applied_from(first, store()).cluster
+    line = first.read_text().splitlines().index("kind: Service")  # of apiVersion, the line before, counted from 1
+    assert cluster.source_of(the(cluster)) == Source(str(first), line)
+    admission = applied_from(second, cluster)
+    assert admission.cluster.source_of(the(cluster)) == Source(str(second), 1)
+    assert [outcome.action for outcome in admission.outcomes] == ["unchanged"]
+    assert admission.cluster.revision == cluster.revision
