@@ -11,7 +11,8 @@ from kubenetlab.api.environment import EnvFromSource, EnvVar
 from kubenetlab.api.meta import Record, Unmodelled
 
 Protocol = Literal["TCP", "UDP", "SCTP"]
-Port = Annotated[int, Meta(ge=1, le=65535, title="a port number")]
+MAX_PORT = 65535
+Port = Annotated[int, Meta(ge=1, le=MAX_PORT, title="a port number")]
 PortOrName = Port | Annotated[str, Meta(min_length=1, title="a port name")]
 
 

@@ -3,9 +3,9 @@
 Source: k8s.io/api core/v1/types.go (1.33).
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
-from kubenetlab.api.containers import Container, NotNegative
+from kubenetlab.api.containers import MAX_PORT, Container, NotNegative, Protocol
 from kubenetlab.api.meta import Condition, ObjectMeta, Record, Resource, Unmodelled
 from kubenetlab.api.scheduling import Affinity, TopologySpreadConstraint
 
@@ -17,6 +17,8 @@ POOL_ANNOTATION = "kubenetlab.dev/pool"
 """The pool from which a pod is to have its addresses."""
 READY_ANNOTATION = "kubenetlab.dev/ready"
 """`"false"` on a pod makes it unready on purpose."""
+LISTEN_ANNOTATION = "kubenetlab.dev/listen"
+"""The ports on which a pod's image listens, such as `1234/TCP,5353/UDP`, in place of those that its container declares."""
 
 
 class Toleration(Record, frozen=True):
@@ -261,6 +263,21 @@ def wanted_addresses(meta: ObjectMeta) -> tuple[str, ...]:
 def addresses_in(text: str) -> tuple[str, ...]:
     """The annotation's value, taken apart."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def ports_in(text: str) -> tuple[tuple[Protocol, int], ...]:
+    """Return the (protocol, port) pairs of the annotation `kubenetlab.dev/listen`, each once.
+
+    Raises ValueError with the part that is no port.
+    """
+    found: dict[tuple[Protocol, int], None] = {}
+    for part in addresses_in(text):
+        number, _, protocol = part.partition("/")
+        known = next((one for one in get_args(Protocol) if one == (protocol.strip().upper() or "TCP")), None)
+        if known is None or not (number.isascii() and number.isdigit() and 1 <= int(number[:6]) <= MAX_PORT):
+            raise ValueError(part)
+        found[known, int(number)] = None
+    return tuple(found)
 
 
 class PodTemplateSpec(Record, kw_only=True, frozen=True):

@@ -76,7 +76,9 @@ def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Ma
         line("Program", f"{words} ({f'process {pid}' if pid else 'not running'})", 2)
     else:
         line("Program", f"built-in {seen['program']}" if seen.get("program") else "<not running>", 2)
-        line("Listening on", ", ".join(str(port) for port in seen.get("ports", ())) or "<nothing>", 2)
+        assumed = ", ".join(seen.get("assumed_ports", ()))
+        why = f"  ({assumed} assumed: the target of Services, and the container declares no port)" if assumed else ""
+        line("Listening on", (", ".join(str(port) for port in seen.get("ports", ())) or "<nothing>") + why, 2)
     for name, field in (("State", "state"), ("Last State", "lastState")):
         for kind, detail in status.get(field, {}).items():
             line(name, f"{kind.capitalize()}{': ' + detail['reason'] if detail.get('reason') else ''}", 2)

@@ -8,13 +8,15 @@ from operator import itemgetter
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Service
 from kubenetlab.api.meta import Labels, matches_labels
-from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION, Pod, PodSpec
+from kubenetlab.api.pods import LISTEN_ANNOTATION, REAL_COMMANDS_ANNOTATION, Pod, PodSpec, ports_in
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import should_run
 from kubenetlab.hoststate.programs import Listener, ProgramRun
-from kubenetlab.programs import COMMAND, DONE, Setup, is_one_shot, setup
+from kubenetlab.programs import COMMAND, DEFAULT, DONE, Ports, Setup, is_one_shot, program_of_image, setup, takes_ports
 from kubenetlab.programs.command import configure_command
 
+ASSUMING = (DEFAULT, "web")
+"""Programs that may listen where Services lead, if their container declares no port. Images that people keep a shell in do not."""
 Setups = Mapping[str, Setup]
 """Container of a pod → what it runs."""
 
@@ -39,21 +41,48 @@ def asks_once(spec: PodSpec, setups: Setups) -> bool:
 
 
 def setups_of(spec: PodSpec, annotations: Mapping[str, str], target_ports: tuple[Listener, ...], real_commands: tuple[str, ...]) -> Setups:
-    """What the containers of a pod run. `target_ports` are those of `numeric_target_ports`; the first app container serves them."""
+    """Return what the containers of a pod run. `target_ports` are those of `numeric_target_ports`."""
     is_real = annotations.get(REAL_COMMANDS_ANNOTATION) == "true"
-    return {container.name: _program_of(spec, container, target_ports, real_commands, is_real=is_real) for container in spec.all_containers}
+    ports = ports_of(spec, annotations, target_ports)
+    return {container.name: _program_of(spec, container, ports, real_commands, is_real=is_real) for container in spec.all_containers}
 
 
-def _program_of(
-    spec: PodSpec, container: Container, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...], *, is_real: bool
-) -> Setup:
+def ports_of(spec: PodSpec, annotations: Mapping[str, str], target_ports: tuple[Listener, ...]) -> Mapping[str, Ports]:
+    """Return what is known of the ports of each container, by its name.
+
+    Target ports of Services are assumed of the first container that declares no port and whose image is not known. The
+    annotation speaks of the first container whose program does not know its ports itself.
+    """
+    serving = spec.long_running_containers
+    assuming = next((one.name for one in serving if not one.ports and program_of_image(one.image) in ASSUMING), None)
+    stated = annotations.get(LISTEN_ANNOTATION)
+    stating = next((one.name for one in serving if takes_ports(one.image)), None) if stated is not None else None
+    return {
+        container.name: Ports(
+            target_ports if container.name == assuming else (),
+            tuple(Listener(*port) for port in ports_in(stated or "")) if container.name == stating else None,
+        )
+        for container in serving
+    }
+
+
+def assumed_ports(cluster: Cluster, pod: Pod) -> Mapping[str, tuple[Listener, ...]]:
+    """Return the ports that are assumed of containers which declare none, by the container's name."""
+    if all(container.ports for container in pod.spec.long_running_containers):
+        return {}
+    target_ports = numeric_target_ports(pod.labels, pod.spec, numeric_services(cluster, pod))
+    found = ports_of(pod.spec, pod.metadata.annotations, target_ports)
+    return {name: ports.assumed for name, ports in found.items() if ports.assumed and ports.stated is None}
+
+
+def _program_of(spec: PodSpec, container: Container, ports: Mapping[str, Ports], real_commands: tuple[str, ...], *, is_real: bool) -> Setup:
     """What a container runs: its own command, where the pod asks for that or the lab runs this one; else a stand-in.
 
     An init container whose stand-in would serve for ever has nothing to do: it ends well at once.
     """
     if container.command and (is_real or container.command[0] in real_commands):
         return configure_command(container, spec.termination_grace_period_seconds)
-    what = setup(container, target_ports if container is spec.containers[0] else ())
+    what = setup(container, ports.get(container.name, Ports()))
     is_init = container in spec.init_containers and not container.is_sidecar
     return Setup(DONE) if is_init and not is_one_shot(what.program) else what
 
@@ -77,9 +106,9 @@ def _by_label(cluster: Cluster) -> dict[tuple[str, str, str], list[tuple[int, Se
 
 
 def numeric_target_ports(labels: Labels, spec: PodSpec, services: Iterable[Service]) -> tuple[Listener, ...]:
-    """The numeric target ports of the Services of its namespace that select a pod, as far as no container of it declares them.
+    """Return the numeric target ports of the Services that select a pod, as far as no container of it declares them.
 
-    A manifest need not declare its ports: what the Services expect is the best guess at where a stand-in should listen.
+    A manifest need not declare its ports. Where it declares none, what the Services expect is the best guess.
     """
     declared = {(port.protocol, port.container_port) for container in spec.long_running_containers for port in container.ports}
     wanted = (

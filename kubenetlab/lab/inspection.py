@@ -19,7 +19,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.datapath import modes
-from kubenetlab.datapath.containers import setups_of
+from kubenetlab.datapath.containers import assumed_ports, setups_of
 from kubenetlab.datapath.modes import ServiceProxy
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.hoststate.programs import ProgramRun
@@ -79,11 +79,15 @@ def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
     attachment = attachment_of(agent.cluster, pod)
     runs = {obj.container: obj for obj in agent.desired[place["sandbox"]].values() if isinstance(obj, ProgramRun)}
     setups = setups_of(pod.spec, pod.metadata.annotations, (), agent.decisions.real_commands)
+    assumed = assumed_ports(agent.cluster, pod)
     containers = [
         {
             "name": container.name,
             "pid": agent.runs.process(place["sandbox"], container.name),
             "ports": list(dict.fromkeys(listener.port for listener in runs[container.name].listeners)) if container.name in runs else [],
+            "assumed_ports": [str(listener) for listener in runs[container.name].listeners if listener in assumed.get(container.name, ())]
+            if container.name in runs
+            else [],
             "program": runs[container.name].program if container.name in runs else None,
             "real": setups[container.name].program == COMMAND,
         }

@@ -1,6 +1,6 @@
 """What containers run: built-in programs, chosen by image and arguments. Pure: a request goes in, an answer comes out.
 
-A program is a file. It has `configure(container, service_ports)`, which says on which ports to listen and (then it says
+A program is a file. It has `configure(container, ports)`, which says on which ports to listen and (then it says
 READS_ARGUMENTS) looks at the arguments, and what it needs of `http(request, me)`, `datagram(data, peer, me)` and `main(me)`. Whoever opens the sockets calls them.
 One that remembers something says what in `memory()`; `configured(me)` is called with its options and whenever they change, `told(news, me)` with what the lab tells it.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Final
 
@@ -49,6 +49,19 @@ _PROGRAM_OF_IMAGE: Final[Mapping[str, str]] = {
 """The last part of an image's name → the module that stands in for it; every other image gets the default server."""
 
 
+class Ports(Struct, frozen=True):
+    """What is known of the ports on which a container's image listens, beside those that the container declares."""
+
+    assumed: tuple[Listener, ...] = ()
+    """Numeric target ports of Services, for a container that declares no port."""
+    stated: tuple[Listener, ...] | None = None
+    """Those of the annotation `kubenetlab.dev/listen`; they replace all others."""
+
+    def of(self, container: Container) -> tuple[Listener, ...]:
+        """Return where a server that stands in for the container's image listens."""
+        return self.stated if self.stated is not None else declared_ports(container) or self.assumed
+
+
 class Setup(Struct, frozen=True):
     """How one container runs: the program, its options (plain data), and where it listens."""
 
@@ -57,16 +70,30 @@ class Setup(Struct, frozen=True):
     listeners: tuple[Listener, ...] = ()
 
 
-def setup(container: Container, service_ports: Sequence[Listener] = ()) -> Setup:
-    """What a container runs. `service_ports` are numeric target ports of Services that select the pod and that no container declares."""
-    program = _PROGRAM_OF_IMAGE.get(image_name(container.image), DEFAULT)
-    configured: Setup = load(program).configure(container, tuple(service_ports))
+def setup(container: Container, ports: Ports = Ports()) -> Setup:
+    """Return what a container runs."""
+    configured: Setup = load(program_of_image(container.image)).configure(container, ports)
     return configured
+
+
+def declared_ports(container: Container) -> tuple[Listener, ...]:
+    """Return the ports that a container says it listens on, each once."""
+    return tuple(dict.fromkeys(Listener(port.protocol, port.container_port) for port in container.ports))
+
+
+def program_of_image(image: str) -> str:
+    """Return the name of the built-in program that stands in for an image."""
+    return _PROGRAM_OF_IMAGE.get(image_name(image), DEFAULT)
 
 
 def reads_arguments(image: str) -> bool:
     """True when the stand-in for an image looks at command and args; the others serve the declared ports, whatever stands there."""
-    return bool(getattr(load(_PROGRAM_OF_IMAGE.get(image_name(image), DEFAULT)), "READS_ARGUMENTS", False))
+    return bool(getattr(load(program_of_image(image)), "READS_ARGUMENTS", False))
+
+
+def takes_ports(image: str) -> bool:
+    """Return True when the stand-in for an image listens where its container's ports or an annotation say."""
+    return bool(getattr(load(program_of_image(image)), "TAKES_PORTS", False))
 
 
 def load(program: str) -> ModuleType:

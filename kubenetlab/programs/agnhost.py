@@ -4,14 +4,13 @@
 """
 
 from kubenetlab.api.containers import Container
-from kubenetlab.hoststate.programs import Listener
-from kubenetlab.programs import Setup, connect, default, netexec, porter, serve_hostname
+from kubenetlab.programs import Ports, Setup, connect, default, netexec, porter, serve_hostname
 from kubenetlab.programs.arguments import arguments
 
 READS_ARGUMENTS = True
 
 
-def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setup:
+def configure(container: Container, ports: Ports) -> Setup:
     words = arguments(container)
     words = words[1:] if words and words[0].rpartition("/")[2] == "agnhost" else words
     match words:
@@ -25,4 +24,4 @@ def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setu
             return connect.configure_arguments(tuple(rest))
         case () | ("pause", *_):
             return Setup("idle")
-    return default.configure(container, service_ports)
+    return default.configure(container, ports)

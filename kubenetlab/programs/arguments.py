@@ -8,15 +8,9 @@ from typing import Final
 
 from kubenetlab.api.containers import Container
 from kubenetlab.api.environment import expand
-from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Setup
 
 _UNITS: Final[Mapping[str, float]] = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-
-
-def declared_ports(container: Container) -> tuple[Listener, ...]:
-    """The ports that a container says it listens on, each once."""
-    return tuple(dict.fromkeys(Listener(port.protocol, port.container_port) for port in container.ports))
 
 
 def arguments(container: Container) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import Listener
-from kubenetlab.programs import Setup
+from kubenetlab.programs import Ports, Setup
 
 IS_PROCESS = True
 """Its sockets belong to a process inside the pod, not to the node's app worker."""
@@ -12,6 +12,6 @@ DNS_PORT, HEALTH_PORT, READY_PORT, METRICS_PORT = 53, 8080, 8181, 9153
 READS_ARGUMENTS = True
 
 
-def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setup:
-    ports = (Listener("UDP", DNS_PORT), *(Listener("TCP", port) for port in (DNS_PORT, HEALTH_PORT, READY_PORT, METRICS_PORT)))
-    return Setup("coredns", {}, ports)
+def configure(container: Container, ports: Ports) -> Setup:
+    served = (Listener("UDP", DNS_PORT), *(Listener("TCP", port) for port in (DNS_PORT, HEALTH_PORT, READY_PORT, METRICS_PORT)))
+    return Setup("coredns", {}, served)

@@ -1,22 +1,23 @@
 """The default server: stands in for every image that is not known, on each of its ports.
 
+A container that declares no port listens on the numeric target ports of the Services that select its pod.
+
 It answers any path with 200 and says who it is and whom it sees; the paths and datagrams of agnhost netexec work too.
 """
 
 from __future__ import annotations
 
 from kubenetlab.api.containers import Container
-from kubenetlab.hoststate.programs import Listener
 from kubenetlab.names import socket_address
-from kubenetlab.programs import Setup, netexec
-from kubenetlab.programs.arguments import declared_ports
+from kubenetlab.programs import Ports, Setup, netexec
 from kubenetlab.programs.http import Me, Peer, Request, Response, text
 
+TAKES_PORTS = True
 _NETEXEC_PATHS = frozenset(("/hostname", "/hostName", "/clientip", "/echo", "/dial", "/exit", "/shutdown"))
 
 
-def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setup:
-    return Setup("default", {}, tuple(dict.fromkeys((*declared_ports(container), *service_ports))))
+def configure(container: Container, ports: Ports) -> Setup:
+    return Setup("default", {}, ports.of(container))
 
 
 async def http(request: Request, me: Me) -> Response:

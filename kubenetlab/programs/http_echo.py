@@ -5,14 +5,14 @@ Source: github.com/hashicorp/http-echo README (port 5678; -listen=:PORT, -text=T
 
 from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import Listener
-from kubenetlab.programs import Setup
+from kubenetlab.programs import Ports, Setup
 from kubenetlab.programs.arguments import arguments, misused, options, port_number
 from kubenetlab.programs.http import Me, Request, Response, text
 
 READS_ARGUMENTS = True
 
 
-def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setup:
+def configure(container: Container, ports: Ports) -> Setup:
     given = options(arguments(container))
     environment = {variable.name: variable.value for variable in container.env}
     try:

@@ -1,11 +1,11 @@
-"""Images that people keep a shell in: they run and do nothing, but for ports that the manifest declares."""
+"""Images that people keep a shell in: they run and do nothing, but for ports that the manifest declares or states."""
 
 from kubenetlab.api.containers import Container
-from kubenetlab.hoststate.programs import Listener
-from kubenetlab.programs import Setup
-from kubenetlab.programs.arguments import declared_ports
+from kubenetlab.programs import Ports, Setup, declared_ports
+
+TAKES_PORTS = True
 
 
-def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setup:
-    ports = declared_ports(container)
-    return Setup("default", {}, ports) if ports else Setup("idle")
+def configure(container: Container, ports: Ports) -> Setup:
+    listeners = ports.stated if ports.stated is not None else declared_ports(container)
+    return Setup("default", {}, listeners) if listeners else Setup("idle")

@@ -16,7 +16,7 @@ from typing import Any, Final
 from kubenetlab.api.containers import Container
 from kubenetlab.api.lab import SYNC_PERIOD_S
 from kubenetlab.hoststate.programs import Listener
-from kubenetlab.programs import Setup
+from kubenetlab.programs import Ports, Setup
 from kubenetlab.programs.http import Me, Request, Response, text
 from kubenetlab.programs.kube_proxy_metrics import Metrics
 
@@ -39,7 +39,7 @@ def memory() -> Memory:
     return Memory()
 
 
-def configure(container: Container, service_ports: tuple[Listener, ...]) -> Setup:
+def configure(container: Container, ports: Ports) -> Setup:
     """Its own ports; those of Services come with the options that the lab adds."""
     return Setup("kube_proxy", {}, (Listener("TCP", HEALTH_PORT), Listener("TCP", METRICS_PORT, "127.0.0.1")))
 

@@ -52,7 +52,24 @@ spec:
 apiVersion: v1
 kind: Service
 metadata: {name: other}
-spec: {selector: {app: other}, ports: [{name: declared, port: 3000}, {name: guessed, port: 80, targetPort: 4000}]}
+spec: {selector: {app: other}, ports: [{name: declared, port: 3000}, {name: wrong, port: 80, targetPort: 4000}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: undeclared, labels: {app: undeclared}}
+spec:
+  containers: [{name: main, image: example.com/shop/other:3}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: undeclared}
+spec: {selector: {app: undeclared}, ports: [{port: 80, targetPort: 5000}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: stated, annotations: {kubenetlab.dev/listen: "6000"}}
+spec:
+  containers: [{name: main, image: example.com/shop/other:3, ports: [{containerPort: 3000}]}]
 ---
 apiVersion: v1
 kind: Pod
@@ -105,12 +122,23 @@ def get(lab: Lab, name: str, port: int, path: str = "/", status: int = 200) -> s
         ("porter", 81, "/anything", "eighty-one"),
         ("echo", 5678, "/", "hello there"),
         ("other", 3000, "/hostname", "other"),
-        ("other", 4000, "/echo?msg=hi", "hi"),
+        ("undeclared", 5000, "/echo?msg=hi", "hi"),
+        ("stated", 6000, "/hostname", "stated"),
     ],
 )
 def test_programs_answer_as_the_images_do(running: Lab, name: str, port: int, path: str, answer: str) -> None:
-    """agnhost's, http-echo; an unknown image answers on its ports and on those that Services expect of it."""
+    """agnhost's, http-echo; an unknown image where it says, or where Services lead if it says nothing."""
     assert get(running, name, port, path) == answer
+
+
+def test_nothing_listens_that_nobody_asked_for(running: Lab) -> None:
+    """A declared port keeps Services' target ports away, and the annotation the declared ones; `describe` names what is assumed."""
+    for name, port in (("other", 4000), ("stated", 3000), ("stated", 4000)):
+        (answer,) = running.ask(running.pod("client"), ("TCP", running.pod(name)["addresses"][0], port))
+        assert answer.error == "refused", (name, port)
+    assumed = "5000  (5000/tcp assumed: the target of Services, and the container declares no port)"
+    assert assumed in running.run("describe", "pod", "undeclared").out
+    assert "assumed" not in running.run("describe", "pod", "other").out
 
 
 def test_nginx_welcomes(running: Lab) -> None:

@@ -223,13 +223,25 @@ def test_categorize_follows_the_reference() -> None:
 # --- programs and files ---
 
 
-def test_containers_listen_where_manifest_and_services_say() -> None:
-    """Declared ports, and the numeric target ports of the Services that select the pod."""
-    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {app: web}}\nspec: {containers: [{name: main, image: example.com/x, ports: [{containerPort: 9000}, {containerPort: 53, protocol: UDP}]}, {name: side, image: busybox}]}\n---\n"
+@pytest.mark.parametrize(
+    ("annotations", "containers", "expected"),
+    [
+        ("", "{name: main, image: x, ports: [{containerPort: 9000}, {containerPort: 53, protocol: UDP}]}", "9000/tcp 53/udp"),
+        ("", "{name: main, image: x}", "7000/tcp"),
+        ("", "{name: main, image: x, ports: [{containerPort: 9000}]}, {name: side, image: y}", "9000/tcp; 7000/tcp"),
+        ("", "{name: main, image: x}, {name: side, image: y, ports: [{containerPort: 7000}]}", "; 7000/tcp"),
+        ("", "{name: shell, image: busybox}, {name: main, image: x}", "; 7000/tcp"),
+        ("kubenetlab.dev/listen: 1234/TCP, ", "{name: main, image: x, ports: [{containerPort: 9000}]}", "1234/tcp"),
+        ("kubenetlab.dev/listen: '1/UDP,2', ", "{name: main, image: agnhost, args: [pause]}, {name: side, image: y}", "; 1/udp 2/tcp"),
+    ],
+)
+def test_containers_listen_where_manifest_and_services_say(annotations: str, containers: str, expected: str) -> None:
+    """On declared ports; where a container declares none, on target ports of Services; and where the annotation says."""
+    meta = f"{{name: a, labels: {{app: web}}, annotations: {{{annotations}}}}}"
+    text = f"apiVersion: v1\nkind: Pod\nmetadata: {meta}\nspec: {{containers: [{containers}]}}\n---\n"
     cluster = store(text + service(target=7000))
-    runs = {run.container: run for run in of(planned(cluster), netns_of(cluster, "a"), ProgramRun)}
-    assert [str(listener) for listener in runs["main"].listeners] == ["9000/tcp", "53/udp", "7000/tcp"]
-    assert (runs["main"].program, runs["side"].program) == ("default", "idle")
+    runs = of(planned(cluster), netns_of(cluster, "a"), ProgramRun)
+    assert "; ".join(" ".join(map(str, run.listeners)) for run in runs) == expected
 
 
 def test_a_container_that_waits_is_not_run() -> None:

@@ -105,6 +105,9 @@ class Someone:
         ({"image": "hashicorp/http-echo", "args": ["-text", "hi"]}, "http_echo", "5678/tcp"),
         ({"image": "nginx:1.27@sha256:abc"}, "web", "80/tcp"),
         ({"image": "localhost:5000/library/httpd:2", "ports": [{"containerPort": 8080}]}, "web", "80/tcp 8080/tcp"),
+        ({"image": "nginx", "ports": [{"containerPort": 8080}], "volumeMounts": [{"mountPath": "/etc/nginx/conf.d"}]}, "web", "8080/tcp"),
+        ({"image": "nginx", "ports": [{"containerPort": 8080}], "volumeMounts": [{"mountPath": "/usr/share/nginx/html"}]}, "web", "80/tcp 8080/tcp"),
+        ({"image": "nginx", "args": ["-c", "/my.conf"]}, "web", "80/tcp"),
         ({"image": "busybox"}, "idle", ""),
         ({"image": "busybox", "ports": [{"containerPort": 8000}]}, "default", "8000/tcp"),
         ({"image": "example.com/shop/cart:v3", "ports": [{"containerPort": 7070}, {"containerPort": 53, "protocol": "UDP"}]}, "default", "7070/tcp 53/udp"),
@@ -118,12 +121,34 @@ def test_a_program_is_picked_by_image_and_arguments(fields: dict[str, Any], prog
     assert hasattr(programs.load(chosen.program), "__doc__")
 
 
-def test_services_say_where_an_undeclared_server_listens() -> None:
-    """Only stand-ins listen there: what people keep a shell in does not."""
-    wanted = (Listener("TCP", 7000),)
-    assert programs.setup(container(image="x"), wanted).listeners == wanted
-    assert programs.setup(container(image="busybox"), wanted).listeners == ()
-    assert programs.setup(container(image="nginx"), wanted).listeners == (Listener("TCP", 80), Listener("TCP", 7000))
+PORT = Listener("TCP", 7000)
+DECLARED = [{"containerPort": 8080}]
+MOUNTED = [{"mountPath": "/etc/nginx/nginx.conf"}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "assumed", "stated"),
+    [
+        ({"image": "x"}, "7000/tcp", "7000/tcp"),
+        ({"image": "x", "ports": DECLARED}, "8080/tcp", "7000/tcp"),
+        ({"image": "busybox"}, "", "7000/tcp"),
+        ({"image": "nginx"}, "80/tcp", "7000/tcp"),
+        ({"image": "nginx", "volumeMounts": MOUNTED}, "7000/tcp", "7000/tcp"),
+        ({"image": "nginx", "volumeMounts": MOUNTED, "ports": DECLARED}, "8080/tcp", "7000/tcp"),
+        ({"image": "agnhost", "args": ["netexec"]}, "8080/tcp 8081/udp", "8080/tcp 8081/udp"),
+    ],
+)
+def test_a_server_listens_where_it_is_said_to(fields: dict[str, Any], assumed: str, stated: str) -> None:
+    """Where Services lead only if the container declares no port; where the annotation says, unless the program knows better."""
+    for known, expected in ((programs.Ports(assumed=(PORT,)), assumed), (programs.Ports(stated=(PORT,)), stated)):
+        found = programs.setup(container(**fields), known).listeners
+        assert " ".join(map(str, found)) == expected
+
+
+@pytest.mark.parametrize("image", ["x", "busybox", "nginx"])
+def test_an_image_may_listen_nowhere(image: str) -> None:
+    """An empty annotation says so."""
+    assert programs.setup(container(image=image, ports=DECLARED), programs.Ports(stated=())).listeners == ()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,15 @@ from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.ip import is_address
 from kubenetlab.api.meta import ObjectMeta
-from kubenetlab.api.pods import ADDRESSES_ANNOTATION, POOL_ANNOTATION, READY_ANNOTATION, REAL_COMMANDS_ANNOTATION, addresses_in
+from kubenetlab.api.pods import (
+    ADDRESSES_ANNOTATION,
+    LISTEN_ANNOTATION,
+    POOL_ANNOTATION,
+    READY_ANNOTATION,
+    REAL_COMMANDS_ANNOTATION,
+    addresses_in,
+    ports_in,
+)
 from kubenetlab.errors import did_you_mean
 
 PREFIX: Final = "kubenetlab.dev/"
@@ -40,6 +48,14 @@ def _addresses_fault(value: str) -> str | None:
     return next((f"wanted IP addresses, found {found(part)}" for part in addresses_in(value) if not is_address(part)), None)
 
 
+def _listen_fault(value: str) -> str | None:
+    try:
+        ports_in(value)
+    except ValueError as error:
+        return f'wanted ports such as "1234/TCP,5353/UDP", found {found(str(error))}'
+    return None
+
+
 def _pool_fault(value: str) -> str | None:
     return None if value else "wanted the name of a pool of networking.ipam.pools, found nothing"
 
@@ -52,6 +68,7 @@ _FAULTS: Final[Mapping[str, tuple[str, Callable[[str], str | None]]]] = {
     ADDRESSES_ANNOTATION: ("Pod", _addresses_fault),
     POOL_ANNOTATION: ("Pod", _pool_fault),
     READY_ANNOTATION: ("Pod", _bool_fault),
+    LISTEN_ANNOTATION: ("Pod", _listen_fault),
     REAL_COMMANDS_ANNOTATION: ("Pod", _bool_fault),
     IP_MODE_ANNOTATION: ("Service", _ip_mode_fault),
 }
