@@ -19,6 +19,7 @@ from kubenetlab.api.documents import MAX_BYTES, Document, Path, read_documents
 from kubenetlab.api.kinds import qualified_kind, writable
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import Source
+from kubenetlab.api.unenforced import effect_of
 from kubenetlab.api.validate import validate
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
 
@@ -74,11 +75,11 @@ class Loaded(Struct, frozen=True):
         return next((entry.object for entry in self.entries if isinstance(entry.object, ClusterConfig)), None)
 
     @property
-    def not_modelled(self) -> Mapping[str, tuple[str, ...]]:
-        """Kind → names of the objects that are kept without being used, as they came."""
+    def without_effect(self) -> Mapping[str, tuple[str, ...]]:
+        """Kind → names of the objects that are kept and that would not change a connection in a cluster either, as they came."""
         found: dict[str, tuple[str, ...]] = {}
         for entry in self.entries:
-            if entry.object is None:
+            if entry.object is None and effect_of(entry.value) is None:
                 kind = qualified_kind(entry.value)
                 found[kind] = (*found.get(kind, ()), str(entry.value["metadata"]["name"]))
         return found

@@ -6,14 +6,15 @@ import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
-from xml.etree import ElementTree
 
 import typer
 
+from kubenetlab.cli.diagnosing import AllowUndeclared, AllowUnmodelled, count_problems, describe_unenforced, few
 from kubenetlab.cli.options import Lab, Output, OutputOption
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
 
 if TYPE_CHECKING:
+    from kubenetlab.cli.diagnosing import Judged
     from kubenetlab.observe.check import Verdict
 
 
@@ -21,38 +22,52 @@ def check(
     files: Annotated[list[str] | None, typer.Option("-f", "--filename", metavar="FILE", help="Tables; may be given several times.")] = None,
     junit: Annotated[str | None, typer.Option("--junit", metavar="FILE", help="Write the result as JUnit XML, too.")] = None,
     deadline: Annotated[float, typer.Option("--deadline", metavar="SECONDS", min=0.01, help="How long silence is waited out.")] = 1.0,
+    allow_unmodelled: AllowUnmodelled = None,
+    allow_undeclared: AllowUndeclared = False,
     output: OutputOption = Output.table,
     lab: Lab = None,
 ) -> None:
     """Check who reaches whom against tables; without any, against what Kubernetes promises. Exit status 1 when something does not hold.
 
-    Manifests that a table names are applied first. Example: kubenetlab check -f manifests/11-microservices-demo/expect.yaml
+    Objects that the lab does not enforce, such as network policies, and misconfigured objects fail the check, too: the result would say
+    more than is known. Manifests that a table names are applied first.
+    Example: kubenetlab check -f manifests/11-microservices-demo/expect.yaml
     """
+    from kubenetlab.cli.diagnosing import judge
     from kubenetlab.lab.client import choose
-    from kubenetlab.observe.check import load, with_causes
-    from kubenetlab.observe.policies import kept_policies
+    from kubenetlab.observe.check import load
 
     client = choose(lab)
     tables = [(file, *load(file)) for file in files or ()]
     manifests = [os.path.join(os.path.dirname(file), name) for file, table, _ in tables for name in table.manifests]
     if manifests:
         _apply(client.lab, manifests)
-    policies = kept_policies(client.given())
+    found = client.diagnostics()
     begun = time.monotonic()
-    verdicts = with_causes(_tables(client, tables, deadline) if tables else _promise(client, deadline), policies)
+    verdicts = _tables(client, tables, deadline) if tables else _promise(client, deadline)
     took_s = time.monotonic() - begun
+    expected_to_fail = frozenset(index for index, verdict in enumerate(verdicts) if tables and verdict.is_expected_to_fail)
+    connections = [verdict.connection for verdict in verdicts]
+    judged = judge(found, connections, kinds=allow_unmodelled, undeclared=allow_undeclared, expected_to_fail=expected_to_fail)
     if junit is not None:
-        _write_junit(junit, verdicts, took_s, policies)
+        _write_junit(junit, verdicts, judged, took_s)
     failed = [verdict for verdict in verdicts if verdict.state == "fails"]
+    is_fine = not failed and all(one.is_accepted for one in judged)
     if output.is_data:
-        import msgspec
-
-        data({"ok": not failed, "not_modelled": policies, "checks": [msgspec.to_builtins(verdict) for verdict in verdicts]}, output)
+        data(_as_data(verdicts, judged, is_fine=is_fine), output)
     else:
-        _show(verdicts, took_s, policies)
-        hint(_again(failed[0]) if failed else "kubenetlab ping")
-    if failed:
+        _show(verdicts, judged, took_s)
+        hint(_again(failed[0]) if failed else "kubenetlab ping" if is_fine else _how_to_accept(judged))
+    if not is_fine:
         raise typer.Exit(1)
+
+
+def _how_to_accept(judged: Sequence[Judged]) -> str:
+    """Return the command that looks at the first open diagnostic, or accepts it."""
+    first = next(one for one in judged if not one.is_accepted).diagnostic
+    if first.code == "not-enforced":
+        return f"kubenetlab check --allow-unmodelled {first.kind.partition('.')[0]}"
+    return f"kubenetlab describe {first.kind.lower()} {first.name}" + (f" -n {first.namespace}" if first.namespace != "default" else "")
 
 
 def _again(verdict: Verdict) -> str:
@@ -128,9 +143,11 @@ def _promise(client: Any, deadline_s: float) -> list[Verdict]:
     """The lab's own promise: the ping matrix as checks."""
     from kubenetlab.kernel.enter import enter_lab
     from kubenetlab.observe.check import Verdict
+    from kubenetlab.observe.connections import Ends
     from kubenetlab.observe.matrix import probe_matrix
 
     seen = client.inspect()
+    ends = Ends(seen)
     enter_lab(seen["init_pid"])
     return [
         Verdict(
@@ -142,39 +159,61 @@ def _promise(client: Any, deadline_s: float) -> list[Verdict]:
             "holds" if cell.is_as_promised else "fails",
             "",
             round(cell.result.ms, 3),
+            f"{ends.stable_name(cell.source)} → {ends.stable_destination(cell.destination)}",
+            ends.of_cell(cell.source, cell.destination),
         )
         for cell in probe_matrix(seen, deadline_s=deadline_s).cells
     ]
 
 
-def _show(verdicts: Sequence[Verdict], took_s: float, policies: Sequence[str]) -> None:
-    from kubenetlab.observe.policies import count
+def _unenforced_by_verdict(judged: Sequence[Judged]) -> dict[int, list[str]]:
+    """Return the titles of the objects that are neither enforced nor accepted, by the index of each verdict that they could change."""
+    found: dict[int, list[str]] = {}
+    for one in judged:
+        if one.is_unenforced and not one.is_accepted:
+            for index in one.affected:
+                found.setdefault(index, []).append(one.diagnostic.title)
+    return found
 
-    for verdict in verdicts:
+
+def _remark(titles: Sequence[str]) -> str:
+    return f"not enforced by this lab, and could change this: {few(titles)}"
+
+
+def _as_data(verdicts: Sequence[Verdict], judged: Sequence[Judged], *, is_fine: bool) -> dict[str, Any]:
+    from msgspec import to_builtins
+
+    unenforced = _unenforced_by_verdict(judged)
+    checks = []
+    for index, verdict in enumerate(verdicts):
+        fields = to_builtins(verdict)
+        del fields["connection"]
+        checks.append({**fields, "unenforced": unenforced.get(index, [])})
+    names = [verdict.name for verdict in verdicts]
+    return {"ok": is_fine, "checks": checks, "diagnostics": [one.as_data(names) for one in judged]}
+
+
+def _show(verdicts: Sequence[Verdict], judged: Sequence[Judged], took_s: float) -> None:
+    unenforced = _unenforced_by_verdict(judged)
+    for index, verdict in enumerate(verdicts):
         if verdict.state == "fails":
             where = f"{paint(verdict.place, DIM)}  " if verdict.place else ""
             say(f"{paint('✗', BAD)} {where}{verdict.source} → {verdict.target}: wanted {verdict.expected}, found {verdict.found}")
-            if verdict.cause:
-                say(f"    {paint(verdict.cause, MILD)}")
+            if index in unenforced:
+                say(f"    {paint(_remark(unenforced[index]), MILD)}")
+    names = [f"{verdict.source} → {verdict.target}" for verdict in verdicts]
+    for one in judged:
+        if not one.is_accepted:
+            say(f"{paint('✗', BAD)} {describe_unenforced(one, names) if one.is_unenforced else one.problem}")
     failing = sum(verdict.state == "fails" for verdict in verdicts)
     parts = [paint(f"{len(verdicts) - failing} hold", GOOD)]
     parts += [paint(f"{failing} do not", BAD)] if failing else []
-    parts += [paint(f"but for {count(policies)}, not modelled yet", MILD)] if policies else []
+    parts += [paint(part, BAD) for part in count_problems(judged)]
     say(f"{len(verdicts)} checks in {took_s:.2f} s: {', '.join(parts)}")
 
 
-def _write_junit(file: str, verdicts: Sequence[Verdict], took_s: float, policies: Sequence[str]) -> None:
-    """JUnit's XML, as CI servers read it; what the lab does not model is a property of the suite."""
-    failing = str(sum(verdict.state == "fails" for verdict in verdicts))
-    suite = ElementTree.Element("testsuite", name="kubenetlab", tests=str(len(verdicts)), failures=failing, time=f"{took_s:.3f}")
-    if policies:
-        properties = ElementTree.SubElement(suite, "properties")
-        for policy in policies:
-            ElementTree.SubElement(properties, "property", name="not modelled", value=policy)
-    for verdict in verdicts:
-        name = f"{verdict.source} → {verdict.target}: {verdict.expected}"
-        case = ElementTree.SubElement(suite, "testcase", classname=verdict.table or "check", name=name, time=f"{verdict.ms / 1000:.3f}")
-        if verdict.state == "fails":
-            failure = ElementTree.SubElement(case, "failure", message=f"wanted {verdict.expected}, found {verdict.found}")
-            failure.text = "\n".join(filter(None, (verdict.place, verdict.cause)))
-    ElementTree.ElementTree(suite).write(file, encoding="utf-8", xml_declaration=True)
+def _write_junit(file: str, verdicts: Sequence[Verdict], judged: Sequence[Judged], took_s: float) -> None:
+    from kubenetlab.observe.junit import Note, write
+
+    remarks = {index: [_remark(titles)] for index, titles in _unenforced_by_verdict(judged).items()}
+    write(file, verdicts, [Note(one.name, one.message, one.place, one.is_accepted) for one in judged], remarks, took_s)

@@ -326,5 +326,12 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
 }
 
 
+def _state_of_kept(item: Mapping[str, Any]) -> str:
+    """Return what becomes of a document of a kind that the lab does not know."""
+    from kubenetlab.api.unenforced import effect_of
+
+    return "kept, without effect" if effect_of(item) is None else "kept, not enforced"
+
+
 def _columns_of(kind: str) -> Sequence[Column]:
-    return _COLUMNS.get(kind, (("NAME", _name, False), ("STATE", lambda item: "kept, not modelled yet", False)))
+    return _COLUMNS.get(kind, (("NAME", _name, False), ("STATE", _state_of_kept, False)))

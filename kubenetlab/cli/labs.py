@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from kubenetlab.cli.completion import candidates
+from kubenetlab.cli.diagnosing import AllowUndeclared, refuse, report
 from kubenetlab.cli.options import (
     Cni,
     DriftOption,
@@ -28,7 +28,7 @@ from kubenetlab.cli.options import (
     UplinkOption,
     seconds,
 )
-from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, note, paint, refused, say, table
+from kubenetlab.cli.screen import DIM, GOOD, MILD, data, hint, note, paint, say, table
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def up(
     timeout: Timeout = "60s",
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the pods.")] = False,
     strict: Strict = False,
+    allow_undeclared: AllowUndeclared = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep what was built when something fails.")] = False,
 ) -> None:
     """Make a lab from manifests and wait until its pods are ready; on a lab that is up, apply the difference.
@@ -56,32 +57,38 @@ def up(
     """
     begun = time.monotonic()
     from kubenetlab.cli import manifests
+    from kubenetlab.cli.waiting import needed, wait
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
     timeout_s = seconds(timeout)
     name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict)
     manifests.warn(given)
+    strictness = Strictness(strict, allow_undeclared)
     if rundir.is_alive(name):
-        _apply(Client(name), given)
+        _apply(Client(name), given, strictness)
     else:
-        _create(name, given, keep)
+        _create(name, given, keep, strictness)
     _link_up(name, given)
+    entries = given.all_entries
     if no_wait:
-        hint("kubenetlab get pods -A", _needed(name))
+        report(Client(name).diagnostics(), entries, allow_undeclared=allow_undeclared)
+        hint("kubenetlab get pods -A", needed(name))
         return
-    _wait(name, timeout_s, begun)
+    wait(name, timeout_s, begun, lambda found: report(found, entries, allow_undeclared=allow_undeclared))
 
 
 def apply(
     files: Files = None,
     lab: Lab = None,
     strict: Strict = False,
+    allow_undeclared: AllowUndeclared = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the pods.")] = False,
     timeout: Timeout = "60s",
 ) -> None:
     """Apply manifests to a lab that is up. Example: kubenetlab apply -f web.yaml"""
     from kubenetlab.cli import manifests
+    from kubenetlab.cli.waiting import needed, wait
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
 
@@ -92,12 +99,14 @@ def apply(
     client = choose(lab)
     given = manifests.read(files, strict=strict, lab=lab)
     manifests.warn(given)
-    _apply(client, given)
+    _apply(client, given, Strictness(strict, allow_undeclared))
     _link_up(client.lab, given)
+    entries = given.all_entries
     if no_wait:
-        hint("kubenetlab get pods -A", _needed(client.lab))
+        report(client.diagnostics(), entries, allow_undeclared=allow_undeclared)
+        hint("kubenetlab get pods -A", needed(client.lab))
         return
-    _wait(client.lab, timeout_s, begun)
+    wait(client.lab, timeout_s, begun, lambda found: report(found, entries, allow_undeclared=allow_undeclared))
 
 
 def delete(
@@ -166,6 +175,7 @@ def plan(
     """
     from kubenetlab.cli import manifests
     from kubenetlab.cli.plans import new_lab_plan, new_lab_script, show_changes, uplink_plan
+    from kubenetlab.cli.waiting import needed
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
@@ -180,7 +190,9 @@ def plan(
     if is_script:
         typer.echo(answer["script"] if answer else new_lab_script(given, name), nl=False)
         return
-    changes = [*uplink_plan(name, given), *(answer["changes"] if answer else new_lab_plan(given))]
+    planned, found = (answer["changes"], answer["diagnostics"]) if answer else new_lab_plan(given)
+    report(found, given.all_entries)
+    changes = [*uplink_plan(name, given), *planned]
     if Output(output).is_data:
         data(changes, output)
         return
@@ -188,7 +200,7 @@ def plan(
     if changes:
         hint(f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}", lab)  # whatever labs are up: it names the one to be made
     else:
-        hint("kubenetlab ping", _needed(name))
+        hint("kubenetlab ping", needed(name))
 
 
 def list_(output: OutputOption = Output.table) -> None:
@@ -230,7 +242,14 @@ def list_(output: OutputOption = Output.table) -> None:
     hint("kubenetlab get pods -A", found[0]["name"] if len(found) > 1 else None)
 
 
-def _create(name: str, given: Manifests, keep: bool) -> None:
+class Strictness(NamedTuple):
+    """Whether a misconfiguration is an error, and which ones are accepted."""
+
+    is_strict: bool
+    allow_undeclared: bool
+
+
+def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> None:
     """A new lab: plan here, then let it be built."""
     import gc
 
@@ -246,6 +265,10 @@ def _create(name: str, given: Manifests, keep: bool) -> None:
     require(config)
     blank_namespaces = ahead(given.count_of_pods, tuple(loopback_and_sysctls("", has_ipv6=6 in config.networking.versions)))
     cluster, admission = first_store(given.config, given.entries, time.time(), name)
+    if strictness.is_strict:
+        from kubenetlab.lab.diagnostics import diagnostics
+
+        refuse(diagnostics(cluster), given.all_entries, undeclared=strictness.allow_undeclared)
     _say_namespaces(admission.made_namespaces)
     progress = Progress(name, len(config.nodes))
     try:
@@ -259,9 +282,10 @@ def _create(name: str, given: Manifests, keep: bool) -> None:
     progress.built(built)
 
 
-def _apply(client: Client, given: Manifests) -> None:
-    answer = client.post(f"{LAB_API}/apply", _documents(given))
+def _apply(client: Client, given: Manifests, strictness: Strictness) -> None:
+    answer = client.post(f"{LAB_API}/apply", _documents(given, strictness))
     _refuse(answer, given)
+    refuse(answer["diagnostics"], given.all_entries, undeclared=strictness.allow_undeclared)
     _say_namespaces(answer["namespaces"])
     colours = {"created": GOOD, "configured": MILD, "kept": DIM, "unchanged": DIM}
     for outcome in answer["outcomes"]:
@@ -269,12 +293,18 @@ def _apply(client: Client, given: Manifests) -> None:
         say(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}{changes}")
 
 
-def _documents(given: Manifests) -> dict[str, Any]:
-    """Return what the API takes: the documents, and beside them where each stands."""
+def _documents(given: Manifests, strictness: Strictness) -> dict[str, Any]:
+    """Return what the API takes: the documents, where each stands, and the misconfigurations that must not be applied."""
     import msgspec
 
+    from kubenetlab.diagnostics import refused_codes
+
     entries = given.all_entries
-    return {"documents": [entry.value for entry in entries], "sources": [msgspec.to_builtins(entry.source) for entry in entries]}
+    return {
+        "documents": [entry.value for entry in entries],
+        "sources": [msgspec.to_builtins(entry.source) for entry in entries],
+        "refuse": refused_codes(allow_undeclared=strictness.allow_undeclared) if strictness.is_strict else [],
+    }
 
 
 def _link_up(name: str, given: Manifests) -> None:
@@ -314,74 +344,3 @@ def _refuse(answer: dict[str, Any], given: Manifests) -> None:
 def _say_namespaces(made: Any) -> None:
     if made:
         note(f"{paint('warning:', MILD)} made {'namespaces' if len(made) > 1 else 'namespace'} {', '.join(made)}, which no manifest makes")
-
-
-def _wait(name: str, timeout_s: float, begun: float) -> None:
-    """Until every pod is ready or will never be. Exits with 1 where some are not, with the reasons."""
-    from kubenetlab.cli.progress import Waiting
-    from kubenetlab.lab.client import Client
-
-    asked = time.monotonic()
-    waiting = Waiting()
-    last: dict[str, Any] = {"settled": False, "timeout": False, "waiting": []}
-    try:
-        while not (last["settled"] or last["timeout"]):  # the agent may die meanwhile: the next one is asked
-            left_s = max(0.0, timeout_s - (time.monotonic() - asked))
-            for line in Client(name).stream(f"{LAB_API}/settled", timeout=str(left_s)):
-                last = line
-                waiting.tell(line)
-    except KeyboardInterrupt:
-        waiting.stop()
-        _stop_waiting(name, last["waiting"])
-    waiting.stop()
-    refused(last["failures"])
-    for reason, pods in _by_reason(last["stuck"]).items():
-        note(f"{paint('not ready:', BAD)} {_few(pods)}: {reason}")
-    if last["waiting"]:
-        note(f"{paint('not ready:', BAD)} after {timeout_s:g} s still waiting for {_few(last['waiting'])}")
-    if last["unready"]:
-        note(f"unready on purpose: {_few(last['unready'])}")
-    is_fine = last["settled"] and not last["stuck"]
-    if not is_fine and not (last["failures"] or last["stuck"] or last["waiting"]):
-        note(f"{paint('not settled:', BAD)} after {timeout_s:g} s the lab is still at work")
-    took = f"{time.monotonic() - begun:.2f} s"
-    purpose = f", {len(last['unready'])} unready on purpose" if last["unready"] else ""
-    say(f"lab {paint(name, None, bold=True)}: {last['ready']} of {last['total']} pods ready{purpose} {paint(f'({took})', DIM)}")
-    if is_fine:
-        hint("kubenetlab ping", _needed(name))
-        return
-    if any("cni plugin not initialized" in entry["reason"] or "node.kubernetes.io/not-ready" in entry["reason"] for entry in last["stuck"]):
-        hint("install a network: kubenetlab up --cni bridge", _needed(name))
-        raise typer.Exit(1)
-    pod = (last["stuck"][0]["pod"] if last["stuck"] else last["waiting"][0] if last["waiting"] else "").partition("/")
-    hint(f"kubenetlab describe pod {pod[2]} -n {pod[0]}" if pod[2] else "kubenetlab diff", _needed(name))
-    sys.stdout.flush()
-    raise typer.Exit(1)
-
-
-def _stop_waiting(name: str, waiting: list[str]) -> NoReturn:
-    """After Ctrl-C: the lab goes on, and so does what was waited for."""
-    from kubenetlab.lab.up import STOPPED_BY_SIGINT
-
-    note(f"stopped waiting; lab {name} is up{f', and not ready yet: {_few(waiting)}' if waiting else ''}")
-    hint("kubenetlab get pods -A -w", _needed(name))
-    raise typer.Exit(STOPPED_BY_SIGINT)
-
-
-def _by_reason(stuck: list[dict[str, str]]) -> dict[str, list[str]]:
-    """Reason → pods: what is the same for many is said once."""
-    found: dict[str, list[str]] = {}
-    for entry in stuck:
-        found.setdefault(entry["reason"], []).append(entry["pod"])
-    return found
-
-
-def _few(pods: list[str]) -> str:
-    return ", ".join(pods[:5]) + (f" and {len(pods) - 5} more" if len(pods) > 5 else "")
-
-
-def _needed(name: str) -> str | None:
-    """The lab's name for a hint, where the next command would find another lab without it."""
-    from kubenetlab.lab.client import running
-
-    return name if len(running()) > 1 else None

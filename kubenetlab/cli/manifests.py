@@ -161,9 +161,9 @@ def warn(manifests: Manifests) -> None:
     """What does not stop the command but should be known: each thing once."""
     for problem in manifests.loaded.warnings:
         note(f"{paint('warning:', MILD)} {problem}")
-    if manifests.loaded.not_modelled:
-        kinds = (f"{kind} {_few(names)}" for kind, names in manifests.loaded.not_modelled.items())
-        note(f"{paint('warning:', MILD)} kept, but not modelled yet: {'; '.join(kinds)}")
+    if manifests.loaded.without_effect:
+        kinds = (f"{kind} {_few(names)}" for kind, names in manifests.loaded.without_effect.items())
+        note(f"{paint('note:', MILD)} kept, without effect on the network: {'; '.join(kinds)}")
     for why, real in _real_commands(manifests.all_entries).items():
         note(f"{paint('note:', MILD)} programs of this machine are run in {_few(real)}, as {why} asks")
     ignored = ignored_fields(manifests.all_entries)

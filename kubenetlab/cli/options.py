@@ -80,7 +80,7 @@ Namespace = Annotated[
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="All namespaces.")]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print data.")]
 GetOutputOption = Annotated[GetOutput, typer.Option("-o", "--output", help="How to print objects; `name`: only `pod/web-0` and the like.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Unknown fields are errors.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Unknown fields and misconfigurations are errors.")]
 Cni = Annotated[
     str | None,
     typer.Option(

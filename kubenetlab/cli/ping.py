@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kubenetlab.cli.completion import candidates
+from kubenetlab.cli.diagnosing import AllowUnmodelled, count_problems, describe_unenforced, judge, unenforced_objects
 from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, broken, data, hint, paint, say
 
 if TYPE_CHECKING:
+    from kubenetlab.cli.diagnosing import Judged
     from kubenetlab.lab.client import Client
     from kubenetlab.observe.matrix import Cell, Matrix
 
@@ -53,13 +56,15 @@ def ping(
     only_ipv4: Annotated[bool, typer.Option("-4", help="By IPv4 only.")] = False,
     only_ipv6: Annotated[bool, typer.Option("-6", help="By IPv6 only.")] = False,
     deadline: Annotated[float, typer.Option("--deadline", metavar="SECONDS", min=0.01, help="How long silence is waited out.")] = 1.0,
+    allow_unmodelled: AllowUnmodelled = None,
     namespace: Namespace = None,
     output: OutputOption = Output.table,
     lab: Lab = None,
 ) -> None:
     """Send real packets from inside and compare with what Kubernetes promises; without arguments a matrix of everybody.
 
-    Pods, nodes and external hosts are pinged, Service ports connected to. Exit status 1 where something is not as promised.
+    Pods, nodes and external hosts are pinged, Service ports connected to. Exit status 1 where something is not as promised, and where
+    an object that the lab does not enforce, such as a network policy, could change the result.
     Example: kubenetlab ping client svc:shop/frontend --http /
     """
     from kubenetlab.errors import UsageError
@@ -87,36 +92,40 @@ def ping(
             parse(destination, namespace),
             Question(protocol, ports.get(protocol), http),
             deadline_s=deadline,
+            allowed=allow_unmodelled,
             output=output,
         )
     else:
         rows = [resolve(parse(source, namespace), seen)] if source is not None else everyone(seen)
         rows = [row.of_version(version) for row in rows]
-        is_fine = _matrix(client, seen, rows, deadline, output)
+        is_fine = _matrix(client, seen, rows, deadline, allow_unmodelled, output)
     if not is_fine:
         raise typer.Exit(1)
 
 
-def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, output: Output) -> bool:
+def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, allowed: list[str] | None, output: Output) -> bool:
     from kubenetlab.kernel.enter import enter_lab
+    from kubenetlab.observe.connections import Ends
     from kubenetlab.observe.matrix import probe_matrix
-    from kubenetlab.observe.policies import kept_policies
 
     begun = time.monotonic()
-    kept = client.given()
+    unenforced = unenforced_objects(client)
     enter_lab(seen["init_pid"])
     found = probe_matrix(seen, sources=rows, deadline_s=deadline_s)
     took_s = time.monotonic() - begun
+    ends = Ends(seen)
+    judged = judge(unenforced, [ends.of_cell(cell.source, cell.destination) for cell in found.cells], kinds=allowed)
+    is_fine = not found.faults and all(one.is_accepted for one in judged)
     if output.is_data:
-        data(_as_data(found), output)
-        return not found.faults
+        data(_as_data(found, judged, is_fine=is_fine), output)
+        return is_fine
     _draw(found)
-    _summary(found, took_s, kept_policies(kept))
+    _summary(found, judged, took_s)
     broken(seen["faults"])
-    return not found.faults
+    return is_fine
 
 
-def _as_data(found: Matrix) -> dict[str, Any]:
+def _as_data(found: Matrix, judged: Sequence[Judged], *, is_fine: bool) -> dict[str, Any]:
     cells = [
         {
             "from": cell.source.title,
@@ -129,7 +138,8 @@ def _as_data(found: Matrix) -> dict[str, Any]:
         }
         for cell in found.cells
     ]
-    return {"ok": not found.faults, "cells": cells}
+    names = [f"{cell.source.title} → {cell.destination.title}" for cell in found.cells]
+    return {"ok": is_fine, "cells": cells, "diagnostics": [one.as_data(names) for one in judged]}
 
 
 def _draw(found: Matrix) -> None:
@@ -184,9 +194,7 @@ def _mark(row: str, column: Any, cells: dict[tuple[str, str], Cell]) -> str:
     return paint(mark, GOOD if cell.result.outcome == "answer" else MILD if cell.result.outcome == "refused" else DIM)
 
 
-def _summary(found: Matrix, took_s: float, policies: list[str]) -> None:
-    from kubenetlab.observe.policies import count
-
+def _summary(found: Matrix, judged: Sequence[Judged], took_s: float) -> None:
     say(
         "  ".join(
             (
@@ -209,7 +217,15 @@ def _summary(found: Matrix, took_s: float, policies: list[str]) -> None:
     verdict = (
         paint("all as Kubernetes promises", GOOD) if not found.faults else paint(f"{len(found.faults)} not as Kubernetes promises", BAD)
     )
-    if policies:
-        verdict += paint(f", but for {count(policies)}, not modelled yet", MILD)
+    names = [f"{cell.source.title} → {cell.destination.title}" for cell in found.cells]
+    unaccepted = [one for one in judged if not one.is_accepted]
+    for one in unaccepted:
+        say(f"{paint('✗', BAD)} {describe_unenforced(one, names)}")
+    verdict += "".join(paint(f", {part}", BAD) for part in count_problems(judged))
     say(f"{pings} pings, {probes - pings} connects in {took_s:.2f} s: {verdict}")
-    hint("kubenetlab exec POD -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname" if not found.faults else "kubenetlab diff")
+    if found.faults:
+        hint("kubenetlab diff")
+    elif unaccepted:
+        hint(f"kubenetlab ping --allow-unmodelled {unaccepted[0].diagnostic.kind.partition('.')[0]}")
+    else:
+        hint("kubenetlab exec POD -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname")

@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 
 from kubenetlab.api.core import Service
 from kubenetlab.cli.describing_services import why_without
+from kubenetlab.cli.diagnosing import Judged, few, judge, unenforced_objects
 from kubenetlab.cli.options import Output
 from kubenetlab.cli.screen import BAD, DIM, GOOD, data, hint, paint, say
 from kubenetlab.errors import RequirementError, UsageError
@@ -23,6 +24,7 @@ from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import object_path
 from kubenetlab.lab.podnet import Namespace, PodNetwork
 from kubenetlab.names import socket_address
+from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.expect import Destination, Expectation, ServicePort, expect, service_ports, world
 from kubenetlab.observe.matrix import FITS
 from kubenetlab.observe.prober import Probe, Result, run
@@ -61,10 +63,15 @@ def one(
     question: Question,
     *,
     deadline_s: float,
+    allowed: Sequence[str] | None = None,
     output: Output,
 ) -> bool:
-    """Sends one probe and says what came of it; True when that is as promised (or an answer, where nothing is promised)."""
+    """Sends one probe and says what came of it; True when that is as promised (or an answer, where nothing is promised).
+
+    An object that the lab does not enforce, whose kind is not in `allowed`, and that could change this result makes it False.
+    """
     why = _why_empty(client, seen, target)
+    unenforced = unenforced_objects(client)
     network = _network(client, source, seen["init_pid"])
     where = asyncio.run(_find(network, seen, source, target, question))
     who = ""
@@ -75,7 +82,10 @@ def one(
     else:
         (result,), body = run([Probe(source, where.protocol, where.address, where.port)], deadline_s=deadline_s), ""  # type: ignore[arg-type]
     expected = expect(source, where.known, world(seen)) if where.known is not None else None
-    is_fine = result.outcome in FITS[expected or "answer"]
+    is_as_promised = result.outcome in FITS[expected or "answer"]
+    judged = judge(unenforced, [Ends(seen).of_row(source, target, where.port)], kinds=allowed)
+    doubts = [one.diagnostic.title for one in judged if one.affected and not one.is_accepted]
+    is_fine = is_as_promised and not doubts
     if output.is_data:
         data(
             {
@@ -88,6 +98,7 @@ def one(
                 "found": result.outcome,
                 "ms": round(result.ms, 3),
                 "body": body,
+                "unenforced": doubts,
                 "ok": is_fine,
             },
             output,
@@ -97,13 +108,18 @@ def one(
     how = "GET " + question.http if question.http is not None else _VERBS[where.protocol]
     words = {"answer": "answered", "refused": "refused", "unreachable": "no way there", "silence": "silence"}
     verdict = (
-        paint(words[result.outcome], GOOD if is_fine else BAD)
+        paint(words[result.outcome], GOOD if is_as_promised else BAD)
         + (f" in {result.ms:.2f} ms" if result.outcome == "answer" else "")
-        + _promise(where, expected, why, is_fine=is_fine)
+        + _promise(where, expected, why, is_fine=is_as_promised)
     )
     say(f"{source.title} ({source.address}) → {where.title} ({at}) {paint(how, DIM)}: {verdict}")
     for line in body.splitlines():
         say(f"  {line}")
+    if doubts:
+        say(f"{paint('✗', BAD)} not enforced by this lab, and could change this: {few(doubts)}")
+        if is_as_promised:
+            hint(f"kubenetlab ping {source.title} {target} --allow-unmodelled {_first_kind(judged)}")
+            return is_fine
     is_pod = "/" in who
     if why and is_fine and result.outcome != "answer":
         hint(f"kubenetlab describe svc {target.name}" + (f" -n {target.namespace}" if target.namespace != "default" else ""))
@@ -118,6 +134,11 @@ def _why_empty(client: Client, seen: Mapping[str, Any], target: Target) -> str:
     if entry is None or any(endpoint["ready"] for endpoint in entry["endpoints"]):
         return ""
     return why_without(client, client.get(object_path(Service, target.namespace, target.name)))
+
+
+def _first_kind(judged: Sequence[Judged]) -> str:
+    """Return the kind of the first object that is neither enforced nor accepted and that could change the result."""
+    return next(one.diagnostic.kind.partition(".")[0] for one in judged if one.affected and not one.is_accepted)
 
 
 def _promise(where: Where, expected: Expectation | None, empty: str, *, is_fine: bool) -> str:

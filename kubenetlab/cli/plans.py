@@ -15,17 +15,19 @@ _COLOURS = {"+": GOOD, "-": BAD, "~": MILD}
 _SYSCTL, _ELEMENT = "sysctl ", "nft element "
 
 
-def new_lab_plan(given: Manifests) -> list[dict[str, Any]]:
-    """What making a lab would do."""
+def new_lab_plan(given: Manifests) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return what making a lab would do, and what its objects lack (kubenetlab/diagnostics)."""
     from kubenetlab.datapath import plan
     from kubenetlab.hoststate.diff import diff
     from kubenetlab.hoststate.state import HostState
+    from kubenetlab.lab.diagnostics import diagnostics
     from kubenetlab.lab.first import first_store
     from kubenetlab.lab.machine import decisions
 
     cluster, _ = first_store(given.config, given.entries, time.time())
     changes = diff(HostState(), plan(cluster, decisions(cluster)))
-    return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]} for entry in changes.namespaces]
+    rendered = [{"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]} for entry in changes.namespaces]
+    return rendered, diagnostics(cluster)
 
 
 def uplink_plan(name: str, given: Manifests) -> list[dict[str, Any]]:

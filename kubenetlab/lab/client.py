@@ -73,6 +73,11 @@ class Client:
         """What runs, as `inspect -o json` shows it."""
         return self.get(f"{LAB_API}/inspect")
 
+    def diagnostics(self) -> list[Any]:
+        """Return what is not enforced or misconfigured, as plain data (kubenetlab/diagnostics)."""
+        found: list[Any] = self.get(f"{LAB_API}/diagnostics")["items"]
+        return found
+
     def given(self) -> list[Any]:
         """The documents as users wrote them."""
         found: list[Any] = self.get(f"{LAB_API}/given")["items"]

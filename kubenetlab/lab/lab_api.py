@@ -6,6 +6,7 @@ POST break    {fault: …, options: …}  → the fault that was made; it is hea
 POST uplink   {machine: […], router: […]} → the router uses its link to the machine, which is there; without addresses no more
 GET  diff                             → where the kernel differs from what it should hold if nothing were broken, found by looking
 GET  settled  ?timeout=60             → lines: how many pods are ready, until all are or never will be; and whether Linux is as it should be
+GET  diagnostics                      → objects that are not enforced, and misconfigurations, each with file and line
 GET  inspect                          → everything that runs, with pids and namespaces
 GET  detail   ?netns=…                → links, addresses, routes, neighbours and rules of one namespace
 GET  enter    ?netns=…                → a pidfd of its pause process, and its files
@@ -41,6 +42,7 @@ from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState, far_ends
 from kubenetlab.lab.builder import of_hand
 from kubenetlab.lab.container_logs import Piece, Which
+from kubenetlab.lab.diagnostics import diagnostics, refused
 from kubenetlab.lab.first import with_network_facts
 from kubenetlab.lab.http import Answer, Handover, Stream
 from kubenetlab.lab.inspection import broken, inspection
@@ -68,6 +70,7 @@ class LabApi:
             ("GET", "given"): self._given,
             ("GET", "diff"): self._diff,
             ("GET", "settled"): self._settled,
+            ("GET", "diagnostics"): self._diagnostics,
             ("GET", "inspect"): self._inspect,
             ("GET", "detail"): self._detail,
             ("GET", "enter"): self._enter,
@@ -86,6 +89,8 @@ class LabApi:
     async def _apply(self, request: Request) -> Answer:
         agent, asked = self._agent, msgspec.json.decode(request.body)
         admission = _admit(agent.cluster, asked["documents"], asked.get("sources", ()))
+        if found := refused(agent.cluster, admission.cluster, asked["documents"], asked.get("refuse", ())):
+            return _json({**_admission(admission), "diagnostics": found})
         if admission.cluster is not agent.cluster:
             trying = agent.controllers.copy()
             cluster, _ = trying.run(admission.cluster, time.time())
@@ -96,7 +101,7 @@ class LabApi:
                 return _failure(507, str(error))
             agent.replace(cluster, trying)
         agent.wake(check=True)
-        return _json(_admission(admission))
+        return _json({**_admission(admission), "diagnostics": []})
 
     async def _plan(self, request: Request) -> Answer:
         """What applying some documents would do to the kernel, right away; what follows from probes is not known yet."""
@@ -111,7 +116,8 @@ class LabApi:
             return _failure(422, str(error))
         if asked.get("script"):
             return _json({**_admission(admission), "script": script(desired, agent.lab)})
-        return _json({**_admission(admission), "changes": render_changes(diff(HostState(agent.known), desired))})
+        changes = render_changes(diff(HostState(agent.known), desired))
+        return _json({**_admission(admission), "changes": changes, "diagnostics": diagnostics(cluster)})
 
     async def _delete_given(self, request: Request) -> Answer:
         """Drops documents of kinds that the lab does not model; the others go by DELETE on their own paths."""
@@ -166,7 +172,7 @@ class LabApi:
         return Stream(self._settling(timeout_s))
 
     async def _settling(self, timeout_s: float) -> AsyncIterator[bytes]:
-        """A line at each change: how many pods there are and are ready; the last says how it ended."""
+        """A line at each change: how many pods there are and are ready; the last says how it ended, and has the diagnostics."""
         agent = self._agent
         changed = agent.watch()
         deadline = time.monotonic() + timeout_s
@@ -187,7 +193,9 @@ class LabApi:
                     "timeout": time.monotonic() >= deadline,
                 }
                 if line != last:
-                    yield msgspec.json.encode(line) + b"\n"
+                    is_last = line["settled"] or line["timeout"]
+                    extra = {"diagnostics": diagnostics(agent.cluster)} if is_last else {}
+                    yield msgspec.json.encode({**line, **extra}) + b"\n"
                     last = line
                 if line["settled"] or line["timeout"]:
                     return
@@ -198,6 +206,9 @@ class LabApi:
                     pass
         finally:
             agent.unwatch(changed)
+
+    async def _diagnostics(self, request: Request) -> Answer:
+        return _json({"items": diagnostics(self._agent.cluster)})
 
     async def _inspect(self, request: Request) -> Answer:
         return _json(inspection(self._agent))

@@ -20,14 +20,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, Final, Literal
 
-from msgspec import Struct, field, structs
+from msgspec import Struct, field
 
 from kubenetlab.api.containers import Port
 from kubenetlab.api.decode import decode, format_path
 from kubenetlab.api.documents import Document, read_documents
 from kubenetlab.api.meta import Record
+from kubenetlab.diagnostics import Connection
 from kubenetlab.errors import ManifestError, Problem, UsageError
-from kubenetlab.observe.policies import cause
+from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.prober import Outcome, Probe, run
 from kubenetlab.observe.targets import Place, Target, named_places, node_ports, parse, resolve, service_named
 
@@ -85,8 +86,15 @@ class Verdict(Struct, frozen=True):
     place: str
     """file:line of the row."""
     ms: float = 0.0
-    cause: str = ""
-    """What the lab leaves out that may be why it fails."""
+    name: str = ""
+    """Source and target under names that stay the same when pods are replaced: `deploy/web[0] → svc/cart:7070/TCP`."""
+    connection: Connection | None = None
+    """Both ends as objects of the cluster; None where the row names something that is not there."""
+
+    @property
+    def is_expected_to_fail(self) -> bool:
+        """True where the row wants no connection: to a misconfigured target that is as it should be."""
+        return self.expected.partition(",")[0] in ("deny", "reject", "drop", "does not resolve")
 
 
 class _Question(Struct, frozen=True):
@@ -94,6 +102,8 @@ class _Question(Struct, frozen=True):
 
     row: Row
     place: str
+    name: str
+    connection: Connection
     source: Place
     title: str
     address: str
@@ -156,20 +166,24 @@ def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_
     """Every row, for every source it names. `seen` is what `inspect` shows; `network_of(place)` gives a source's own network."""
     verdicts: list[Verdict | None] = []
     questions: list[tuple[int, _Question]] = []
+    ends = Ends(seen)
     for row, place in zip(table.probes, places, strict=True):
         try:
             sources = named_places(parse(row.from_), seen)
             target = parse(row.to)
             if row.resolves is not None:
-                verdicts += [asyncio.run(_resolved(table, row, place, source, target, network_of(source))) for source in sources]
+                verdicts += [asyncio.run(_resolved(table, row, place, source, target, network_of(source), ends)) for source in sources]
                 continue
             version = {"IPv4": 4, "IPv6": 6, None: None}[row.family]
             sources = [source.of_version(version) for source in sources]
             destinations = _destinations(target, row, seen)
         except UsageError as error:
-            verdicts.append(Verdict(table.name, row.from_, row.to, row.expected, str(error), "fails", place))
+            name = f"{row.from_} → {row.to}{_port(row)}"
+            verdicts.append(Verdict(table.name, row.from_, row.to, row.expected, str(error), "fails", place, name=name))
             continue
         for source, there in product(sources, destinations):
+            name = f"{ends.stable_name(source)} → {ends.stable_target(target, there.title)}{_port(row)}"
+            connection = ends.of_row(source, target, row.port)
             try:
                 found = (
                     _of_family(source, there.title, there.addresses)
@@ -177,9 +191,12 @@ def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_
                     else asyncio.run(network_of(source).resolve(there.title, source.versions))
                 )
             except OSError as error:
-                verdicts.append(Verdict(table.name, source.title, there.title, row.expected, error.strerror or str(error), "fails", place))
+                reason = error.strerror or str(error)
+                verdicts.append(
+                    Verdict(table.name, source.title, there.title, row.expected, reason, "fails", place, name=name, connection=connection)
+                )
                 continue
-            questions.append((len(verdicts), _Question(row, place, source, there.title, found, there.port)))
+            questions.append((len(verdicts), _Question(row, place, name, connection, source, there.title, found, there.port)))
             verdicts.append(None)
     plain = [(index, question) for index, question in questions if not question.row.source]
     results = run([_probe(question) for _, question in plain], deadline_s=deadline_s)
@@ -231,20 +248,14 @@ def _destination(target: Target, seen: Mapping[str, Any]) -> tuple[str, tuple[st
 
 def _verdict(table: Table, question: _Question, found: str, state: Any, ms: float = 0.0) -> Verdict:
     row = question.row
-    target = question.title + (f":{row.port}/{row.protocol}" if row.port is not None else "")
+    target, source = question.title + _port(row), question.source.title
     expected = row.expected + (f", from {row.source}" if row.source else "")
-    return Verdict(table.name, question.source.title, target, expected, found, state, question.place, round(ms, 3))
+    rounded_ms = round(ms, 3)
+    return Verdict(table.name, source, target, expected, found, state, question.place, rounded_ms, question.name, question.connection)
 
 
-def with_causes(verdicts: Sequence[Verdict], policies: Sequence[str]) -> list[Verdict]:
-    """The verdicts, and why something got through that a table forbids: of `policies` the lab only keeps the documents."""
-    if not policies:
-        return list(verdicts)
-    return [structs.replace(verdict, cause=cause(policies)) if _got_through(verdict) else verdict for verdict in verdicts]
-
-
-def _got_through(verdict: Verdict) -> bool:
-    return verdict.state == "fails" and verdict.expected in FITS and verdict.expected != "allow" and verdict.found.startswith("answer")
+def _port(row: Row) -> str:
+    return f":{row.port}/{row.protocol}" if row.port is not None else ""
 
 
 def needs_network(row: Row) -> bool:
@@ -252,7 +263,7 @@ def needs_network(row: Row) -> bool:
     return bool(row.source) or row.resolves is not None or parse(row.to).kind == "name"
 
 
-async def _resolved(table: Table, row: Row, place: str, source: Place, target: Target, network: Any) -> Verdict:
+async def _resolved(table: Table, row: Row, place: str, source: Place, target: Target, network: Any, ends: Ends) -> Verdict:
     """Whether a name has an address, by the source's own resolver; a Service by the name that its own namespace uses."""
     name = target.name if target.namespace in ("", source.namespace) else f"{target.name}.{target.namespace}"
     try:
@@ -260,7 +271,10 @@ async def _resolved(table: Table, row: Row, place: str, source: Place, target: T
     except OSError as error:
         found, has_address = error.strerror or str(error), False
     expected = "resolves" if row.resolves else "does not resolve"
-    return Verdict(table.name, source.title, name, expected, found, "holds" if has_address == row.resolves else "fails", place)
+    state: Literal["holds", "fails"] = "holds" if has_address == row.resolves else "fails"
+    title = f"{ends.stable_name(source)} → name/{name}"
+    connection = ends.of_row(source, target, None)
+    return Verdict(table.name, source.title, name, expected, found, state, place, name=title, connection=connection)
 
 
 async def _whom_it_saw(table: Table, question: _Question, network: Any, deadline_s: float) -> Verdict:

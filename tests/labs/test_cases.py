@@ -53,7 +53,7 @@ def test_the_documentations_examples_live_together(lab: Lab) -> None:
     assert f"{twice}:6  Deployment default/my-nginx: spec.selector: field is immutable" in said.err
     assert "stands twice in what was given" in said.err
     said = lab.run("up", *accepted, status=1)
-    assert re.search(r"kept, but not modelled yet: .*NetworkPolicy", said.err)
+    assert re.search(r"not enforced: .*NetworkPolicy", said.err)
     assert "Unschedulable" in said.err  # pod-nginx wants a node labelled disktype: ssd
     pods = {pod["metadata"]["name"]: pod for pod in lab.get("pods")["items"]}
     assert pods["nginx"]["status"]["phase"] == "Pending"
@@ -61,14 +61,15 @@ def test_the_documentations_examples_live_together(lab: Lab) -> None:
     kept = lab.get("ingress")["items"]
     assert kept
     assert kept[0]["spec"]["rules"]
-    assert lab.run("ping", "-o", "json").json["ok"]
+    kinds = [word for kind in ("NetworkPolicy", "Ingress", "Gateway", "HTTPRoute") for word in ("--allow-unmodelled", kind)]
+    assert lab.run("ping", "-o", "json", *kinds).json["ok"]
     backend = lab.service("hello")
     (frontend,) = lab.pods("frontend")
     assert look_up(lab, frontend["name"], "hello") == [backend["cluster_ips"]]
     names = {pod["name"] for pod in lab.pods("backend")}
     answers = lab.ask(frontend, *[("TCP", backend["cluster_ips"][0], 80)] * 30)
     assert {answer.who for answer in answers} == names
-    assert lab.run("ping", "ext:client", "lb:frontend", "--tcp", "80", "-o", "json").json["found"] == "answer"
+    assert lab.run("ping", "ext:client", "lb:frontend", "--tcp", "80", "-o", "json", *kinds).json["found"] == "answer"
     custom = lab.run("exec", "dns-example", "--", "cat", "/etc/resolv.conf").out
     assert "nameserver 1.2.3.4" in custom
     assert "search ns1.svc.cluster-domain.example my.dns.search.suffix" in custom

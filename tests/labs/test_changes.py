@@ -341,8 +341,8 @@ def test_more_nodes_keep_those_that_are_there(lab: Lab) -> None:
 def test_policies_that_are_not_modelled_are_named_with_the_verdict(lab: Lab) -> None:
     """Nobody shall take all for well while a policy is only kept."""
     policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\nspec: {podSelector: {}}\n---\n"
-    assert "kept, but not modelled yet: NetworkPolicy deny" in lab.up(policy + MANIFEST).err
-    assert "all as Kubernetes promises, but for 1 NetworkPolicy, not modelled yet" in lab.run("ping").out
+    assert "not enforced: NetworkPolicy deny" in lab.up(policy + MANIFEST).err
+    assert "all as Kubernetes promises, 1 object not enforced" in lab.run("ping", status=1).out
     for words, said in (
         ("--udp 80 --http /", "--udp cannot stand with --http"),
         ("--tcp 80 --udp 80", "--udp cannot stand with --tcp"),
@@ -352,7 +352,9 @@ def test_policies_that_are_not_modelled_are_named_with_the_verdict(lab: Lab) -> 
     assert "container foo is not in default/client; it has: main" in lab.run("exec", "client", "-c", "foo", "--", "true", status=2).err
     lab.run("scale", "deployment", "web", "--replicas", "0")
     wait_for(lambda: len([pod for pod in lab.seen["pods"] if not pod["host_network"]]) == 3, "only the client and DNS")
-    refused = lab.run("ping", "client", "svc:web")
+    asked = ("ping", "client", "svc:web", "--allow-unmodelled", "netpol")
+    wait_for(lambda: lab.run(*asked, status=None).status == 0, "a refusal, as promised")
+    refused = lab.run(*asked)
     assert "refused, as promised: the Service has no ready endpoint: no pod has the labels app=web" in refused.out
     assert "next: kubenetlab describe svc web" in refused.err
     assert "Scaled down replica set" in lab.run("get", "events").out

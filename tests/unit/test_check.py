@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from kubenetlab.errors import ManifestError
-from kubenetlab.observe.check import Verdict, load, with_causes
-from kubenetlab.observe.policies import kept_policies
+from kubenetlab.observe.check import Verdict, load
+from kubenetlab.observe.junit import Note, write
 
 
 def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
@@ -50,26 +51,37 @@ def test_what_is_wrong_with_a_table(tmp_path: Path, text: str, said: str) -> Non
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("expected", "found", "state", "is_explained"),
-    [
-        ("deny", "answer", "fails", True),
-        ("reject", "answer", "fails", True),
-        ("drop", "refused", "fails", False),
-        ("allow", "silence", "fails", False),
-        ("allow, from 10.244.1.2", "answer, saw 10.244.1.3", "fails", False),
-        ("deny", "silence", "holds", False),
-    ],
-)
-def test_what_gets_through_where_policies_are_only_kept(expected: str, found: str, state: Any, is_explained: bool) -> None:
-    """A row that fails because something answers says which policies are not modelled; others have other reasons."""
-    given = [
-        {"kind": "NetworkPolicy", "metadata": {"name": "deny-all", "namespace": "shop"}},
-        {"kind": "Ingress", "metadata": {"name": "web", "namespace": "shop"}},
-        {"kind": "CiliumClusterwideNetworkPolicy", "metadata": {"name": "all"}},
+def _verdict(expected: str, **fields: Any) -> Verdict:
+    return Verdict("t", "default/client", "svc:shop/web:80/TCP", expected, "answer", "holds", "t.yaml:1", **fields)
+
+
+@pytest.mark.parametrize("expected", ["deny", "reject", "drop", "does not resolve", "deny, from 10.244.1.2"])
+def test_rows_that_want_no_connection(expected: str) -> None:
+    """They are what accepts a misconfigured target."""
+    assert _verdict(expected).is_expected_to_fail
+
+
+@pytest.mark.parametrize("expected", ["allow", "resolves", "allow, from 10.244.1.2"])
+def test_rows_that_want_a_connection(expected: str) -> None:
+    """They accept nothing."""
+    assert not _verdict(expected).is_expected_to_fail
+
+
+def test_junit_names_stay_and_places_are_told(tmp_path: Path) -> None:
+    """Rows with file and line; rows of the same name are numbered; diagnostics are test cases, accepted ones pass."""
+    failing = Verdict("t", "default/web-1", "default/web-2", "deny", "answer", "fails", "t.yaml:3", 1.0, "deploy/web[0] → deploy/web[1]")
+    verdicts = [_verdict("allow", name="deploy/web[0] → svc/shop/web:80/TCP")] * 2 + [failing]
+    notes = [Note("NetworkPolicy a: not-enforced", "m", "p.yaml:7", is_accepted) for is_accepted in (False, True)]
+    write(str(tmp_path / "junit.xml"), verdicts, notes, {0: ["remark"], 2: ["why"]}, 0.5)
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("5", "2")
+    cases = [(case.get("name"), case.get("file"), case.get("line"), case.find("failure") is not None) for case in suite]
+    assert cases == [
+        ("deploy/web[0] → svc/shop/web:80/TCP", "t.yaml", "1", False),
+        ("deploy/web[0] → svc/shop/web:80/TCP (2)", "t.yaml", "1", False),
+        ("deploy/web[0] → deploy/web[1]", "t.yaml", "3", True),
+        ("NetworkPolicy a: not-enforced", "p.yaml", "7", True),
+        ("NetworkPolicy a: not-enforced (2)", "p.yaml", "7", False),
     ]
-    verdict = Verdict("t", "default/client", "svc:shop/web:80/TCP", expected, found, state, "t.yaml:1")
-    said = "kept, but not modelled yet: NetworkPolicy shop/deny-all, CiliumClusterwideNetworkPolicy all"
-    (found_verdict,) = with_causes([verdict], kept_policies(given))
-    assert found_verdict.cause == (said if is_explained else "")
-    assert with_causes([verdict], []) == [verdict]
+    assert [entry.text for entry in suite.iter("system-out")] == ["remark", "accepted: m"]
+    assert [entry.text for entry in suite.iter("failure")] == ["t.yaml:3\ndefault/web-1 → default/web-2\nwhy", "p.yaml:7\nm"]

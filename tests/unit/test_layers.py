@@ -21,14 +21,15 @@ MAY_IMPORT = {
     "programs": {"api", "hoststate", "errors", "names"},
     "controllers": {"api", "errors", "names"},
     "datapath": {"api", "controllers", "programs", "hoststate", "errors", "versioned", "names"},
+    "diagnostics": {"api", "datapath", "programs", "errors", "names"},
     "kernel": {"hoststate", "errors", "names"},
-    "observe": {"api", "controllers", "programs", "kernel", "errors", "names"},
-    "lab": {"api", "controllers", "datapath", "programs", "hoststate", "kernel", "observe", "errors", "names"},
-    "cli": {"api", "controllers", "datapath", "programs", "hoststate", "kernel", "observe", "lab", "errors", "names"},
+    "observe": {"api", "controllers", "programs", "diagnostics", "kernel", "errors", "names"},
+    "lab": {"api", "controllers", "datapath", "programs", "diagnostics", "hoststate", "kernel", "observe", "errors", "names"},
+    "cli": {"api", "controllers", "datapath", "programs", "diagnostics", "hoststate", "kernel", "observe", "lab", "errors", "names"},
 }
 """Package → packages of ours that it may import beside itself."""
 
-PURE = ("versioned", "api", "controllers", "datapath", "hoststate", "programs")
+PURE = ("versioned", "api", "controllers", "datapath", "hoststate", "programs", "diagnostics")
 IMPURE_MODULES = {
     "socket",
     "subprocess",

@@ -40,7 +40,7 @@ def test_reads_a_list_and_keeps_what_it_does_not_model() -> None:
         "ServiceAccount default/b",
         "Gateway default/g",
     ]
-    assert found.not_modelled == {"ServiceAccount": ("a", "b"), "Gateway": ("g",)}
+    assert found.without_effect == {"ServiceAccount": ("a", "b")}
 
 
 def test_null_counts_as_absent() -> None:
@@ -316,7 +316,7 @@ def test_kinds_of_other_groups_are_others() -> None:
         spec: {ports: [{port: 80}]}
         """
     )
-    assert found.not_modelled == {"Cluster.postgresql.cnpg.io": ("web",), "Service.serving.knative.dev": ("web",)}
+    assert found.without_effect == {"Cluster.postgresql.cnpg.io": ("web",), "Service.serving.knative.dev": ("web",)}
     assert found.config is None
     assert found.warnings == ()
 

@@ -1,0 +1,88 @@
+"""Waiting until a lab's pods are ready, and what is said of those that are not."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+
+from kubenetlab.cli.screen import BAD, DIM, hint, note, paint, refused, say
+from kubenetlab.lab.paths import LAB_API
+
+
+def wait(name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[list[Any]], None]) -> None:
+    """Wait until every pod is ready or will never be. Exits with 1 where some are not, with the reasons.
+
+    on_diagnostics: is called with what the lab's objects lack (kubenetlab/diagnostics), before the summary.
+    """
+    from kubenetlab.cli.progress import Waiting
+    from kubenetlab.lab.client import Client
+
+    asked = time.monotonic()
+    waiting = Waiting()
+    last: dict[str, Any] = {"settled": False, "timeout": False, "waiting": []}
+    try:
+        while not (last["settled"] or last["timeout"]):  # the agent may die meanwhile: the next one is asked
+            left_s = max(0.0, timeout_s - (time.monotonic() - asked))
+            for line in Client(name).stream(f"{LAB_API}/settled", timeout=str(left_s)):
+                last = line
+                waiting.tell(line)
+    except KeyboardInterrupt:
+        waiting.stop()
+        _stop_waiting(name, last["waiting"])
+    waiting.stop()
+    refused(last["failures"])
+    for reason, pods in _by_reason(last["stuck"]).items():
+        note(f"{paint('not ready:', BAD)} {_few(pods)}: {reason}")
+    if last["waiting"]:
+        note(f"{paint('not ready:', BAD)} after {timeout_s:g} s still waiting for {_few(last['waiting'])}")
+    if last["unready"]:
+        note(f"unready on purpose: {_few(last['unready'])}")
+    is_fine = last["settled"] and not last["stuck"]
+    if not is_fine and not (last["failures"] or last["stuck"] or last["waiting"]):
+        note(f"{paint('not settled:', BAD)} after {timeout_s:g} s the lab is still at work")
+    on_diagnostics(last["diagnostics"])
+    took = f"{time.monotonic() - begun:.2f} s"
+    purpose = f", {len(last['unready'])} unready on purpose" if last["unready"] else ""
+    say(f"lab {paint(name, None, bold=True)}: {last['ready']} of {last['total']} pods ready{purpose} {paint(f'({took})', DIM)}")
+    if is_fine:
+        hint("kubenetlab ping", needed(name))
+        return
+    if any("cni plugin not initialized" in entry["reason"] or "node.kubernetes.io/not-ready" in entry["reason"] for entry in last["stuck"]):
+        hint("install a network: kubenetlab up --cni bridge", needed(name))
+        raise typer.Exit(1)
+    pod = (last["stuck"][0]["pod"] if last["stuck"] else last["waiting"][0] if last["waiting"] else "").partition("/")
+    hint(f"kubenetlab describe pod {pod[2]} -n {pod[0]}" if pod[2] else "kubenetlab diff", needed(name))
+    sys.stdout.flush()
+    raise typer.Exit(1)
+
+
+def _stop_waiting(name: str, waiting: list[str]) -> NoReturn:
+    """After Ctrl-C: the lab goes on, and so does what was waited for."""
+    from kubenetlab.lab.up import STOPPED_BY_SIGINT
+
+    note(f"stopped waiting; lab {name} is up{f', and not ready yet: {_few(waiting)}' if waiting else ''}")
+    hint("kubenetlab get pods -A -w", needed(name))
+    raise typer.Exit(STOPPED_BY_SIGINT)
+
+
+def _by_reason(stuck: list[dict[str, str]]) -> dict[str, list[str]]:
+    """Reason → pods: what is the same for many is said once."""
+    found: dict[str, list[str]] = {}
+    for entry in stuck:
+        found.setdefault(entry["reason"], []).append(entry["pod"])
+    return found
+
+
+def _few(pods: list[str]) -> str:
+    return ", ".join(pods[:5]) + (f" and {len(pods) - 5} more" if len(pods) > 5 else "")
+
+
+def needed(name: str) -> str | None:
+    """The lab's name for a hint, where the next command would find another lab without it."""
+    from kubenetlab.lab.client import running
+
+    return name if len(running()) > 1 else None

@@ -1,0 +1,76 @@
+"""Objects that the lab keeps without enforcing them: which connections they would change in a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from kubenetlab.api.kinds import qualified_kind, writable
+from kubenetlab.api.meta import LabelSelector
+from kubenetlab.api.store import Cluster
+from kubenetlab.api.unenforced import effect_of
+from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope
+from kubenetlab.diagnostics.templates import Templates
+
+_WORDS = {
+    "policy": "it decides in a cluster which connections are allowed",
+    "route": "it opens a way into the cluster",
+    "addresses": "it decides in a cluster about addresses, or about the way to them",
+    "mesh": "it redirects or refuses connections in a cluster",
+}
+
+
+def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
+    """Report every document of a kind that would change connections and that the lab does not enforce."""
+    for given in cluster.given.values():
+        document = given.document
+        effect = effect_of(document) if writable(document) is None else None
+        if effect is None:
+            continue
+        meta = document["metadata"]
+        message = f"not enforced by this lab, although {_WORDS[effect]}"
+        scope = _scope(cluster, document, effect)
+        yield Diagnostic(NOT_ENFORCED, qualified_kind(document), meta.get("namespace", ""), meta["name"], (), message, (), scope)
+
+
+def _scope(cluster: Cluster, document: Mapping[str, Any], effect: str) -> Scope:
+    namespace = document["metadata"].get("namespace", "")
+    spec = document.get("spec") if isinstance(document.get("spec"), Mapping) else {}
+    assert isinstance(spec, Mapping)
+    if effect == "route":
+        return Scope(services=tuple(dict.fromkeys(_backends(spec, namespace or "default"))), is_outside_only=True)
+    if document["kind"] == "NetworkPolicy" and str(document["apiVersion"]).startswith("networking.k8s.io/"):
+        return _of_policy(cluster, spec, namespace or "default")
+    if not namespace:
+        return Scope(is_everything=True)
+    pods = tuple(pod.full_name for pod in cluster.select(namespace, LabelSelector()))
+    return Scope(into=pods, out_of=pods)
+
+
+def _of_policy(cluster: Cluster, spec: Mapping[str, Any], namespace: str) -> Scope:
+    """Connections of the pods that a NetworkPolicy isolates; all of its namespace's where its selector cannot be read."""
+    try:
+        selector = msgspec.convert(spec.get("podSelector") or {}, LabelSelector)
+    except msgspec.ValidationError:
+        selector = LabelSelector()
+    pods = tuple(pod.full_name for pod in cluster.select(namespace, selector))
+    types = spec.get("policyTypes") or ["Ingress", *(["Egress"] if spec.get("egress") else [])]
+    return Scope(into=pods if "Ingress" in types else (), out_of=pods if "Egress" in types else ())
+
+
+def _backends(part: Any, namespace: str) -> Iterable[str]:
+    """Yield the Services that an Ingress or a route names, wherever in it: `service: {name: …}`, `backendRefs: [{name: …}]`."""
+    if isinstance(part, Mapping):
+        service = part.get("service")
+        if isinstance(service, Mapping) and isinstance(service.get("name"), str):
+            yield f"{namespace}/{service['name']}"
+        for reference in part.get("backendRefs") or ():
+            if isinstance(reference, Mapping) and reference.get("kind", "Service") == "Service" and isinstance(reference.get("name"), str):
+                yield f"{reference.get('namespace') or namespace}/{reference['name']}"
+        for inner in part.values():
+            yield from _backends(inner, namespace)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from _backends(inner, namespace)

@@ -1,0 +1,200 @@
+"""What is doubtful in objects that Kubernetes accepts: each diagnostic with its field, and what is nearly one and is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubenetlab.api.decode import format_path
+from kubenetlab.api.documents import read_documents
+from kubenetlab.api.load import load_documents
+from kubenetlab.diagnostics import MISCONFIGURATIONS, NOT_ENFORCED, Connection, Diagnostic, Scope, diagnose, refused_codes
+from kubenetlab.lab.first import first_store
+
+WEB = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: main, image: example/shop, ports: [{containerPort: 8080, name: http}]}]}
+---
+"""
+NODES = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}]\n---\n"
+
+
+def found_in(text: str) -> list[Diagnostic]:
+    documents, problems = read_documents("m.yaml", (NODES + text).encode())
+    loaded = load_documents(documents, problems)
+    config, *entries = loaded.entries
+    return list(diagnose(first_store(config, entries, 0.0)[0]))
+
+
+def service(spec: str) -> str:
+    return f"apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {spec}\n---\n"
+
+
+def pod(spec: str) -> str:
+    return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: one, labels: {{app: one}}}}\nspec: {spec}\n---\n"
+
+
+def main(fields: str) -> str:
+    """A pod with one container."""
+    return pod(f"{{containers: [{{name: main, image: x{fields}}}]}}")
+
+
+WRONG = [
+    (WEB + service("{selector: {app: wbe}, ports: [{port: 80}]}"), "selector-matches-no-pod", "spec.selector", "did you mean app=web?"),
+    (WEB + service("{selector: {ap: web}, ports: [{port: 80}]}"), "selector-matches-no-pod", "spec.selector", "did you mean app?"),
+    (
+        WEB + service("{selector: {app: web}, ports: [{port: 80, targetPort: htp}]}"),
+        "port-name-unknown",
+        "spec.ports[0].targetPort",
+        "did you mean http?",
+    ),
+    (
+        WEB + service("{selector: {app: web}, clusterIP: None, ports: [{port: 80, targetPort: htp}]}"),
+        "port-name-unknown",
+        "spec.ports[0].targetPort",
+        "named htp",
+    ),
+    (
+        WEB + service("{selector: {app: web}, ports: [{name: a, port: 8080}, {name: b, port: 80, targetPort: 9090}]}"),
+        "port-not-served",
+        "spec.ports[1].targetPort",
+        "nothing listens on 9090/TCP",
+    ),
+    (
+        WEB + service("{selector: {app: web}, ports: [{port: 8080, protocol: UDP}]}"),
+        "port-not-served",
+        "spec.ports[0].targetPort",
+        "nothing listens on 8080/UDP",
+    ),
+    (service("{ports: [{port: 80}]}"), "no-selector-no-endpoints", "spec", "neither a selector nor endpoints"),
+    (service("{type: ExternalName, externalName: 10.1.2.3}"), "external-name-is-address", "spec.externalName", "10.1.2.3 is an address"),
+    (
+        main(", ports: [{containerPort: 80}], readinessProbe: {httpGet: {port: 81}}"),
+        "probe-cannot-succeed",
+        "spec.containers[0].readinessProbe.httpGet.port",
+        "nothing in the pod listens on 81/TCP; it listens on 80/TCP",
+    ),
+    (
+        main(", ports: [{containerPort: 80, name: web}], livenessProbe: {tcpSocket: {port: wbe}}"),
+        "probe-cannot-succeed",
+        "spec.containers[0].livenessProbe.tcpSocket.port",
+        "did you mean web?",
+    ),
+    (pod("{nodeName: wroker, containers: [{name: main, image: x}]}"), "no-such-node", "spec.nodeName", "did you mean worker?"),
+    (
+        pod("{nodeSelector: {kubernetes.io/hostname: worker9}, containers: [{name: main, image: x}]}"),
+        "no-node-fits",
+        "spec.nodeSelector",
+        "kubernetes.io/hostname=worker9",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "code", "path", "words"), WRONG, ids=[f"{entry[1]}-{index}" for index, entry in enumerate(WRONG)])
+def test_misconfigurations(text: str, code: str, path: str, words: str) -> None:
+    """One diagnostic, at the field that is wrong, with what was probably meant."""
+    (one,) = found_in(text)
+    assert (one.code, format_path(one.path)) == (code, path)
+    assert words in one.message
+    assert code in MISCONFIGURATIONS
+
+
+SLICE = """\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{port: 80}]
+endpoints: [{addresses: [10.1.2.3]}]
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WEB + service("{selector: {app: web}, ports: [{port: 80, targetPort: http}]}"),
+        WEB + service("{selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}"),
+        WEB + service("{selector: {app: web}, clusterIP: None, ports: [{port: 1}]}"),
+        WEB.replace("{labels: {app: web}}", "{labels: {app: web}, annotations: {kubenetlab.dev/listen: 9090/TCP}}")
+        + service("{selector: {app: web}, ports: [{port: 9090}]}"),
+        main("") + service("{selector: {app: one}, ports: [{port: 7}]}"),
+        service("{type: ExternalName, externalName: db.example.com}"),
+        service("{ports: [{port: 80}]}") + SLICE,
+        main(", readinessProbe: {httpGet: {port: 80, host: 10.1.2.3}}"),
+        main(", readinessProbe: {exec: {command: [cat]}}"),
+        pod("{nodeSelector: {kubernetes.io/hostname: worker}, containers: [{name: main, image: x}]}"),
+    ],
+)
+def test_what_is_as_it_should_be(text: str) -> None:
+    """Nothing is reported; nor of the objects that the lab makes itself, such as default/kubernetes without endpoints."""
+    assert found_in(text) == []
+
+
+POLICY = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\nspec: "
+
+
+@pytest.mark.parametrize(
+    ("spec", "into", "out_of"),
+    [
+        ("{podSelector: {matchLabels: {app: one}}}", True, False),
+        ("{podSelector: {matchLabels: {app: one}}, policyTypes: [Egress]}", False, True),
+        ("{podSelector: {}, egress: [{}]}", True, True),
+        ("{podSelector: {matchLabels: {app: other}}}", False, False),
+        ("{podSelector: 3}", True, False),
+    ],
+)
+def test_the_scope_of_a_network_policy(spec: str, into: bool, out_of: bool) -> None:
+    """The pods it selects, in the directions that it isolates; a selector that cannot be read counts for all pods."""
+    (one,) = found_in(main("") + POLICY + spec)
+    assert one.code == NOT_ENFORCED
+    assert one.scope.covers(Connection(source="default/a", destinations=frozenset(["default/one"]))) == into
+    assert one.scope.covers(Connection(source="default/one", service="default/web")) == out_of
+    assert not one.scope.covers(Connection(source="default/a", destinations=frozenset(["shop/one"])))
+
+
+def test_the_scope_of_an_ingress() -> None:
+    """Connections from outside to the Services that it names."""
+    text = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i, namespace: shop}\nspec: "
+    rules = "{rules: [{http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}"
+    (one,) = found_in(text + rules + "\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")
+    assert one.scope.covers(Connection(service="shop/web", is_from_outside=True))
+    assert not one.scope.covers(Connection(service="shop/web"))
+    assert not one.scope.covers(Connection(service="shop/db", is_from_outside=True))
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "is_unenforced"),
+    [
+        ("gateway.networking.k8s.io/v1", "HTTPRoute", True),
+        ("crd.projectcalico.org/v1", "GlobalNetworkPolicy", True),
+        ("cilium.io/v2", "CiliumClusterwideNetworkPolicy", True),
+        ("networking.istio.io/v1", "VirtualService", True),
+        ("policy/v1", "PodDisruptionBudget", False),
+        ("rbac.authorization.k8s.io/v1", "Role", False),
+        ("autoscaling/v2", "HorizontalPodAutoscaler", False),
+        ("apiextensions.k8s.io/v1", "CustomResourceDefinition", False),
+        ("example.com/v1", "Widget", False),
+    ],
+)
+def test_kinds_that_change_connections(version: str, kind: str, is_unenforced: bool) -> None:
+    """Policies, routes and meshes do; what has no influence on the network is no diagnostic."""
+    text = f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{}}\n"
+    assert [one.code for one in found_in(text)] == [NOT_ENFORCED] * is_unenforced
+
+
+def test_a_scope_with_a_port_covers_that_port_alone() -> None:
+    """A port that nobody serves says nothing of the Service's other ports."""
+    scope = Scope(services=("default/web",), port=80)
+    assert scope.covers(Connection(service="default/web", port=80))
+    assert not scope.covers(Connection(service="default/web", port=81))
+
+
+def test_what_allow_undeclared_accepts() -> None:
+    """Target ports that nothing serves, and nothing else."""
+    assert set(refused_codes(allow_undeclared=False)) - set(refused_codes(allow_undeclared=True)) == {"port-not-served"}
