@@ -52,6 +52,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/observe/": ("screens", "manifests", "flows", "cases"),
     "kubenetlab/observe/forwarding": ("port_forward",),
     "kubenetlab/programs/": ("containers", "workloads", "container_lives"),
+    "kubenetlab/programs/dns": ("dns", "cases"),
     "kubenetlab/programs/zone": ("dns", "cases"),
     "bench/": ("bench",),
     "docs/": ("docs",),

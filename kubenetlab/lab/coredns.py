@@ -30,8 +30,9 @@ from kubenetlab.lab.exchange import Exchange
 from kubenetlab.lab.http import serve
 from kubenetlab.names import socket_address
 from kubenetlab.programs.coredns import DNS_PORT, HEALTH_PORT, METRICS_PORT, READY_PORT
+from kubenetlab.programs.dns import answer, failed, is_foreign, question
 from kubenetlab.programs.http import Request, Response, plain_peer, text
-from kubenetlab.programs.zone import Zone, answer, failed, is_foreign, question
+from kubenetlab.programs.zone import Zone
 
 CACHE_SIZE = 10_000
 DISABLE_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
