@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import socket
-import struct
 import time
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
@@ -24,13 +23,13 @@ from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.load import decode_object
 from kubenetlab.api.meta import Resource
 from kubenetlab.datapath.uplink import inside
-from kubenetlab.lab import forwarder, rundir
+from kubenetlab.lab import dns_stream, forwarder, rundir
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.exchange import Exchange
 from kubenetlab.lab.http import serve
 from kubenetlab.names import socket_address
 from kubenetlab.programs.coredns import DNS_PORT, HEALTH_PORT, METRICS_PORT, READY_PORT
-from kubenetlab.programs.dns import answer, failed, is_foreign, question
+from kubenetlab.programs.dns import MAX_TCP_BYTES, answer, failed, is_foreign, question, udp_limit
 from kubenetlab.programs.http import Request, Response, plain_peer, text
 from kubenetlab.programs.zone import Zone
 
@@ -141,14 +140,16 @@ class CoreDNS:
                 if not fresh:
                     return
                 buffer += fresh
-                while len(buffer) >= 2 and len(buffer) >= 2 + (size := struct.unpack_from(">H", buffer)[0]):
-                    data, buffer = buffer[2 : 2 + size], buffer[2 + size :]
+                while True:
+                    data, buffer = dns_stream.split(buffer)
+                    if data is None:
+                        break
                     if self._forwards and self._zone is not None and is_foreign(self._zone, data):
                         reply: bytes | None = await self._forwarded(data, peer, is_udp=False)
                     else:
                         reply = self.resolve(data, peer, is_udp=False)
                     if reply is not None:
-                        await loop.sock_sendall(connection, struct.pack(">H", len(reply)) + reply)
+                        await loop.sock_sendall(connection, dns_stream.framed(reply))
         except (OSError, TimeoutError):
             pass
         finally:
@@ -286,15 +287,19 @@ class QueryLog:
 
 
 def logged(asked: bytes, reply: bytes, *, is_udp: bool) -> str:
-    """A question and its answer as the real one's plugin `log` prints them, between the client and the time taken.
+    """Return the part of a line of CoreDNS' plugin `log` between the client and the time taken.
 
-    `"A IN web.default.svc.cluster.local. udp 55 false 512" NOERROR qr,aa,rd,ra 108`
+    Example: `"A IN web.default.svc.cluster.local. udp 55 false 512" NOERROR qr,aa,rd,ra 108`. The three values after the
+    transport are the question's size, its flag DO and the largest answer that the client accepts. The last value is the
+    answer's size.
     """
-    name, type_ = question(asked)
+    found = question(asked)
     flags = int.from_bytes(reply[2:4])
     names = ",".join(name for bit, name in _FLAGS if flags & bit)
-    transport, limit = ("udp", 512) if is_udp else ("tcp", 65535)
-    return f'"{type_} IN {name} {transport} {len(asked)} false {limit}" {_RCODES.get(flags & 15, str(flags & 15))} {names} {len(reply)}'
+    transport, limit = ("udp", udp_limit(found.edns)) if is_udp else ("tcp", MAX_TCP_BYTES)
+    wants_dnssec = str(found.edns is not None and found.edns.wants_dnssec).lower()
+    head = f'"{found.type} IN {found.name} {transport} {len(asked)} {wants_dnssec} {limit}"'
+    return f"{head} {_RCODES.get(flags & 15, str(flags & 15))} {names} {len(reply)}"
 
 
 def main(boot: Boot, arguments: dict[str, Any]) -> None:

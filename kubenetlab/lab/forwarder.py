@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
 from kubenetlab.api.config import Network
+from kubenetlab.lab import dns_stream
 
 PLACES = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 """Where the machine names its servers; the second is where systemd-resolved keeps those that it asks itself."""
@@ -60,12 +60,7 @@ async def _exchange(server: str, question: bytes, *, is_udp: bool) -> bytes:
     kind = socket.SOCK_DGRAM if is_udp else socket.SOCK_STREAM
     with socket.socket(family, kind | socket.SOCK_NONBLOCK) as connection:
         await loop.sock_connect(connection, (server, PORT))
-        await loop.sock_sendall(connection, question if is_udp else struct.pack(">H", len(question)) + question)
-        if is_udp:
-            return await loop.sock_recv(connection, MAX_MESSAGE_BYTES)
-        found = b""
-        while len(found) < 2 or len(found) < 2 + struct.unpack_from(">H", found)[0]:
-            if not (fresh := await loop.sock_recv(connection, MAX_MESSAGE_BYTES)):
-                raise ConnectionError("closed in the middle of an answer")
-            found += fresh
-        return found[2:]
+        if not is_udp:
+            return await dns_stream.ask(connection, question)
+        await loop.sock_sendall(connection, question)
+        return await loop.sock_recv(connection, MAX_MESSAGE_BYTES)

@@ -14,10 +14,12 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.kernel.syscalls import inside_network
+from kubenetlab.lab import dns_stream
 from kubenetlab.lab.http import fetch
 from kubenetlab.names import socket_address
+from kubenetlab.programs.coredns import DNS_PORT
 from kubenetlab.programs.http import Response
-from kubenetlab.programs.resolver import Resolver, first_address
+from kubenetlab.programs.resolver import Resolver, first_address, is_truncated
 
 DATAGRAM_BYTES = 64 * 1024
 KINDS: Final = {
@@ -122,10 +124,26 @@ class PodNetwork:
         for _ in range(self._resolver.attempts):
             for server in self._resolver.nameservers:
                 try:
-                    return first_address(await self.exchange(server, 53, question, self._resolver.timeout_s), version, number)
+                    return first_address(await self._ask(server, question), version, number)
                 except OSError as error:
-                    last = OSError(error.errno, f"lookup {name} on {socket_address(server, 53)}: {error.strerror}")
+                    last = OSError(error.errno, f"lookup {name} on {socket_address(server, DNS_PORT)}: {error.strerror or error}")
         raise last
+
+    async def _ask(self, server: str, question: bytes) -> bytes:
+        """Return a name server's answer; one that is truncated over UDP is asked for again over TCP."""
+        timeout_s = self._resolver.timeout_s
+        answer = await self.exchange(server, DNS_PORT, question, timeout_s)
+        if not is_truncated(answer):
+            return answer
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await self._connected("TCP", server, DNS_PORT)
+                try:
+                    return await dns_stream.ask(connection, question)
+                finally:
+                    connection.close()
+        except TimeoutError:
+            raise OSError(errno.ETIMEDOUT, f"read tcp {socket_address(server, DNS_PORT)}: i/o timeout") from None
 
 
 def _explained(protocol: str, address: str, port: int, error: OSError) -> OSError:

@@ -1,39 +1,82 @@
 """Messages of a Kubernetes DNS: the encoded answer to an encoded question. Coded by dnslib.
 
-Source: RFC 1035; CoreDNS plugin/kubernetes and plugin/backend_lookup.go (1.12).
+An answer over UDP has at most 512 bytes, or as many as the client's EDNS option allows. Records that do not fit are left
+out and the bit TC is set: the client asks again over TCP.
+
+Source: RFC 1035, RFC 6891; CoreDNS 1.12: plugin/kubernetes, plugin/backend_lookup.go, request/request.go (Scrub), and
+miekg/dns msg_truncate.go (Truncate).
 """
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import dnslib
 from dnslib import QTYPE, RCODE, RR
+from msgspec import Struct
 
 from kubenetlab.programs.zone import TTL_S, Zone
 
-MAX_UDP_BYTES = 512
-MAX_CHASE = 8
+MIN_UDP_BYTES: Final = 512
+MAX_UDP_BYTES: Final = 65_507
+"""Largest payload of a datagram over IPv4."""
+MAX_TCP_BYTES: Final = 65_535
+MAX_CHASE: Final = 8
+_BADVERS: Final = 16
+"""Response code for an unknown version of EDNS (RFC 6891 section 9)."""
+_HEADER_BYTES: Final = 12
+_OPT_BYTES: Final = 11
+"""Size of an OPT record without options."""
+_MAX_POINTER: Final = 0x3FFF
+"""Largest offset to which a compressed name can point (RFC 1035 section 4.1.4)."""
+
+
+class Edns(Struct, frozen=True):
+    """The client's OPT record."""
+
+    udp_bytes: int
+    version: int
+    wants_dnssec: bool
+    """The flag DO, which the answer repeats."""
+
+    def record(self, extended_rcode: int = 0) -> RR:
+        """Return the OPT record of the answer."""
+        return dnslib.EDNS0(udp_len=self.udp_bytes, flags="do" * self.wants_dnssec, ext_rcode=extended_rcode)
 
 
 def answer(zone: Zone, data: bytes, *, is_udp: bool = True) -> bytes | None:
-    """The encoded answer to an encoded question; None for what is no question at all."""
+    """Return the encoded answer to an encoded question; None when `data` is not a question."""
     try:
         query = dnslib.DNSRecord.parse(data)
     except (dnslib.DNSError, ValueError):
         return None
     if query.header.qr or not query.questions:
         return None
+    edns = edns_of(query)
     reply = query.reply(ra=1, aa=1)
+    if edns is not None and edns.version:
+        # The lower four bits of the code are in the header, the others in the OPT record.
+        reply.header.rcode = _BADVERS & 0xF
+        return _encoded(reply, edns.record(_BADVERS >> 4), MAX_TCP_BYTES)
     if query.header.opcode != dnslib.OPCODE.QUERY or len(query.questions) != 1 or query.q.qclass != dnslib.CLASS.IN:
         reply.header.rcode = RCODE.NOTIMP
-        return bytes(reply.pack())
-    _fill(zone, reply, str(query.q.qname), QTYPE[query.q.qtype])
-    limit = MAX_UDP_BYTES
-    for extra in query.ar:
-        if extra.rtype == QTYPE.OPT:
-            limit = max(MAX_UDP_BYTES, extra.rclass)
-            reply.add_ar(dnslib.EDNS0(udp_len=1232))
-    packed = bytes(reply.pack())
-    return packed if not is_udp or len(packed) <= limit else bytes(reply.truncate().pack())
+    else:
+        _fill(zone, reply, str(query.q.qname), QTYPE[query.q.qtype])
+    limit = udp_limit(edns) if is_udp else MAX_TCP_BYTES
+    return _encoded(reply, edns.record() if edns is not None else None, limit)
+
+
+def edns_of(query: dnslib.DNSRecord) -> Edns | None:
+    """Return the EDNS parameters of a parsed question; None when the client does not use EDNS."""
+    for record in query.ar:
+        if record.rtype == QTYPE.OPT:
+            return Edns(record.rclass, record.ttl >> 16 & 0xFF, bool(record.ttl & 0x8000))
+    return None
+
+
+def udp_limit(edns: Edns | None) -> int:
+    """Return the size in bytes of the largest datagram that the client accepts; never below 512 (RFC 6891)."""
+    return MIN_UDP_BYTES if edns is None else min(max(edns.udp_bytes, MIN_UDP_BYTES), MAX_UDP_BYTES)
 
 
 def is_foreign(zone: Zone, data: bytes) -> bool:
@@ -55,10 +98,18 @@ def failed(data: bytes) -> bytes:
     return bytes(reply.pack())
 
 
-def question(data: bytes) -> tuple[str, str]:
-    """(name, type) of an encoded message's first question."""
+class Question(Struct, frozen=True):
+    """What a message asks for, as CoreDNS' log shows it."""
+
+    name: str
+    type: str
+    edns: Edns | None
+
+
+def question(data: bytes) -> Question:
+    """Return the first question of an encoded message."""
     query = dnslib.DNSRecord.parse(data)
-    return str(query.q.qname), QTYPE.get(query.q.qtype)
+    return Question(str(query.q.qname), QTYPE.get(query.q.qtype), edns_of(query))
 
 
 def _fill(zone: Zone, reply: dnslib.DNSRecord, asked: str, type_: str) -> None:
@@ -110,3 +161,48 @@ def _soa(zone: Zone) -> RR:
         ttl=TTL_S,
         rdata=dnslib.SOA(f"ns.dns.{zone.domain}", f"hostmaster.{zone.domain}", (1, 7200, 1800, 86400, TTL_S)),
     )
+
+
+class _Offsets(dict[Any, int]):
+    """Offsets of names in a message; names that no pointer can reach are left out."""
+
+    def __setitem__(self, name: Any, offset: int) -> None:
+        if offset <= _MAX_POINTER:
+            super().__setitem__(name, offset)
+
+
+def _encoded(reply: dnslib.DNSRecord, opt: RR | None, limit: int) -> bytes:
+    """Encode a reply in at most `limit` bytes.
+
+    Records are taken in order until one does not fit; then TC is set. The question and the OPT record are always kept.
+    """
+    buffer = dnslib.DNSBuffer(bytes(_HEADER_BYTES))
+    buffer.offset = _HEADER_BYTES
+    buffer.names = _Offsets()
+    for asked in reply.questions:
+        asked.pack(buffer)
+    room = limit - (_OPT_BYTES if opt is not None else 0)
+    counts: list[int] = []
+    is_full = False
+    for section in (reply.rr, reply.auth, reply.ar):
+        count = 0
+        for record in section:
+            end = buffer.offset
+            record.pack(buffer)
+            if buffer.offset > room:
+                del buffer.data[end:]
+                buffer.offset = end
+                is_full = True
+                break
+            count += 1
+        counts.append(count)
+        if is_full:
+            break
+    counts += [0] * (3 - len(counts))
+    if opt is not None:
+        opt.pack(buffer)
+        counts[2] += 1
+    reply.header.tc = int(is_full)
+    head = dnslib.DNSBuffer()
+    head.pack("!HHHHHH", reply.header.id, reply.header.bitmap, len(reply.questions), *counts)
+    return bytes(head.data) + bytes(buffer.data[_HEADER_BYTES:])

@@ -11,6 +11,8 @@ from msgspec import Struct
 
 DEFAULT_TIMEOUT_S, DEFAULT_ATTEMPTS, DEFAULT_NDOTS = 2.0, 2, 1
 _NO_ERROR = 0
+_TC = 0x0200
+"""Bit of a message's second word (RFC 1035 section 4.1.1)."""
 
 
 class Resolver(Struct, frozen=True):
@@ -76,6 +78,11 @@ def parse(hosts: str, resolv_conf: str, versions: Sequence[int] = (4,)) -> Resol
         max(1, min(options.get("attempts", DEFAULT_ATTEMPTS), 5)),
         tuple(versions),
     )
+
+
+def is_truncated(answer: bytes) -> bool:
+    """Return True for an encoded answer that lacks records: the client asks again over TCP."""
+    return len(answer) >= 4 and bool(int.from_bytes(answer[2:4], "big") & _TC)
 
 
 def first_address(answer: bytes, version: int, number: int) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -136,6 +137,23 @@ def test_dns_answers_over_tcp_too(running: Lab) -> None:
     assert [str(record.rdata) for record in answer.rr] == running.service("web")["cluster_ips"]
 
 
+BY_UDP = """
+import socket, sys
+connection = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+connection.settimeout(2)
+connection.sendto(bytes.fromhex(sys.argv[1]), ("10.96.0.10", 53))
+print(connection.recv(65535).hex())
+"""
+
+
+def reply_to(lab: Lab, name: str, type_: str) -> Any:
+    """The parsed answer of the cluster's DNS to a question by UDP from a pod."""
+    import dnslib
+
+    question = bytes(dnslib.DNSRecord.question(name, type_).pack())
+    return dnslib.DNSRecord.parse(bytes.fromhex(lab.inside(lab.pod("client"), "python3", "-S", "-c", BY_UDP, question.hex()).strip()))
+
+
 def test_names_follow_the_objects(running: Lab) -> None:
     """A new Service is known, a deleted one forgotten; a headless one follows its pods."""
     running.apply("{apiVersion: v1, kind: Service, metadata: {name: fresh}, spec: {selector: {app: web}, ports: [{port: 80}]}}")
@@ -162,3 +180,58 @@ def test_a_killed_dns_server_comes_back(running: Lab) -> None:
 
     wait_for(restarts, "the restart")
     assert look_up(running, "client", *["web"] * 10) == [running.service("web")["cluster_ips"]] * 10
+
+
+CHAIN = [f"{'x' * 58}-{number:03}" for number in range(6)]
+"""Services that lead to one another: with five aliases, and in a namespace like this, no address fits into 512 bytes."""
+FAR_NAMESPACE = "y" * 63
+LARGE = (
+    "{apiVersion: kubenetlab.dev/v1alpha1, kind: Cluster, networking: {ipFamily: dual}}\n---\n"
+    + pod("client")
+    + "".join(deployment(f"crowd{count}", replicas=count) for count in (30, 100))
+    + "".join(
+        f"{{apiVersion: v1, kind: Service, metadata: {{name: crowd{count}}}, "
+        f"spec: {{clusterIP: None, ipFamilyPolicy: RequireDualStack, selector: {{app: crowd{count}}}, ports: [{{port: 8080}}]}}}}\n---\n"
+        for count in (30, 100)
+    )
+    + "".join(
+        f"{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: {FAR_NAMESPACE}}}, "
+        f"spec: {{type: ExternalName, externalName: {following}.{FAR_NAMESPACE}.svc.cluster.local}}}}\n---\n"
+        for name, following in pairwise(CHAIN)
+    )
+    + f"{{apiVersion: v1, kind: Service, metadata: {{name: {CHAIN[-1]}, namespace: {FAR_NAMESPACE}}}, "
+    "spec: {selector: {app: crowd30}, ports: [{port: 80, targetPort: 8080}]}}\n"
+)
+
+
+@pytest.fixture(scope="module")
+def crowded() -> Iterator[Lab]:
+    for lab in new_lab():
+        lab.up(LARGE)
+        yield lab
+
+
+@pytest.mark.parametrize("count", [30, 100])
+@pytest.mark.parametrize(("database", "is_of_family"), [("ahosts", ".:"), ("ahostsv4", "."), ("ahostsv6", ":")])
+def test_glibc_finds_every_pod_of_a_large_headless_service(crowded: Lab, count: int, database: str, is_of_family: str) -> None:
+    """The answer is too large for a datagram: getent asks once more by TCP and prints the addresses of all pods."""
+    found = {line.split()[0] for line in crowded.run("exec", "client", "--", "getent", database, f"crowd{count}").out.splitlines()}
+    addresses = {address for pod in crowded.pods(f"crowd{count}") for address in pod["addresses"]}
+    assert found == {address for address in addresses if any(mark in address for mark in is_of_family)}
+
+
+def test_a_truncated_answer_keeps_its_question(crowded: Lab) -> None:
+    """With TC, and with as many addresses as fit; the question is what glibc compares with its own."""
+    reply = reply_to(crowded, "crowd100.default.svc.cluster.local", "A")
+    assert (reply.header.tc, len(reply.questions), str(reply.q.qname)) == (1, 1, "crowd100.default.svc.cluster.local.")
+    assert len(reply.rr) == (512 - 12 - (len("crowd100.default.svc.cluster.local.") + 1 + 4)) // 16
+
+
+def test_the_commands_own_resolver_asks_by_tcp_too(crowded: Lab) -> None:
+    """Where not one address fits into the datagram, behind aliases: `ping` finds the Service as getent does."""
+    name = f"{CHAIN[0]}.{FAR_NAMESPACE}"
+    (address,) = crowded.service(CHAIN[-1], FAR_NAMESPACE)["cluster_ips"]
+    reply = reply_to(crowded, f"{name}.svc.cluster.local", "A")
+    assert (reply.header.tc, {record.rtype for record in reply.rr}) == (1, {5})  # CNAME
+    assert look_up(crowded, "client", name) == [[address]]
+    assert f"({address}:80)" in crowded.run("ping", "client", name, "--tcp", "80", status=1).out  # where it has no pods

@@ -108,15 +108,48 @@ def test_a_zone_that_came_about_by_changes_is_the_zone(edits: list[tuple[str, st
             assert (found if found is None else sorted(found)) == (expected if expected is None else sorted(expected))
 
 
-def test_what_is_too_long_for_a_datagram_is_truncated() -> None:
-    """Over UDP with the truncation bit; over TCP, or with a large enough EDNS0 size, whole."""
-    big = Zone("cluster.local", [], [], [], {"many.cluster.local": [f"10.0.0.{number}" for number in range(100)]})
-    question = dnslib.DNSRecord.question("many.cluster.local")
-    plain = bytes(question.pack())
-    question.add_ar(dnslib.EDNS0(udp_len=4096))
-    packets = [answer(big, plain), answer(big, plain, is_udp=False), answer(big, bytes(question.pack()))]
-    replies = [dnslib.DNSRecord.parse(packet) for packet in packets]
-    assert [(bool(reply.header.tc), len(reply.rr)) for reply in replies] == [(True, 0), (False, 100), (False, 100)]
+def many(count: int) -> Zone:
+    """A zone in which one name has `count` addresses."""
+    return Zone("cluster.local", [], [], [], {"many.cluster.local": [f"10.0.{number >> 8}.{number & 255}" for number in range(count)]})
+
+
+def asked(name: str, type_: str = "A", edns: dnslib.EDNS0 | None = None) -> bytes:
+    question = dnslib.DNSRecord.question(name, type_)
+    if edns is not None:
+        question.add_ar(edns)
+    return bytes(question.pack())
+
+
+def reply_to(zone_: Zone, question: bytes, *, is_udp: bool = True) -> dnslib.DNSRecord:
+    packed = answer(zone_, question, is_udp=is_udp)
+    assert packed is not None
+    return dnslib.DNSRecord.parse(packed)
+
+
+@given(count=st.integers(0, 120), size=st.one_of(st.none(), st.integers(0, 4096)), is_udp=st.booleans(), wants_dnssec=st.booleans())
+def test_an_answer_has_as_many_records_as_fit(count: int, size: int | None, is_udp: bool, wants_dnssec: bool) -> None:
+    """In order, behind the question, and TC is set if and only if some are missing. EDNS is answered by EDNS, with the client's size."""
+    edns = dnslib.EDNS0(udp_len=size, flags="do" * wants_dnssec) if size is not None else None
+    question = asked("many.cluster.local", edns=edns)
+    packed = answer(many(count), question, is_udp=is_udp)
+    assert packed is not None
+    reply = dnslib.DNSRecord.parse(packed)
+    limit = 65_535 if not is_udp else max(512, size or 0)
+    found = [str(record.rdata) for record in reply.rr]
+    assert found == [f"10.0.{number >> 8}.{number & 255}" for number in range(len(found))]
+    assert len(packed) <= limit
+    assert bool(reply.header.tc) == (len(found) < count)
+    if reply.header.tc:
+        assert len(packed) + 16 > limit  # an A record behind a pointer to the question has 16 bytes
+    assert [str(one.qname) for one in reply.questions] == ["many.cluster.local."]
+    assert [(record.edns_len, record.edns_do) for record in reply.ar] == ([(size, wants_dnssec)] if edns else [])
+
+
+def test_an_unknown_version_of_edns_is_refused() -> None:
+    """BADVERS, in two parts: the message's header and the OPT record (RFC 6891)."""
+    reply = reply_to(many(1), asked("many.cluster.local", edns=dnslib.EDNS0(udp_len=1232, version=1)))
+    (opt,) = reply.ar
+    assert (opt.edns_rcode << 4 | reply.header.rcode, opt.edns_ver, reply.rr) == (16, 0, [])
 
 
 @given(st.binary(max_size=80))
