@@ -243,6 +243,7 @@ class CoreDNS:
         assert self._zone is not None
         for key in dict.fromkeys(_service_of(obj) if isinstance(obj, EndpointSlice) else obj.key for obj in touched):
             self._zone.change(key, services.get(key), self._behind.get(key, {}).values())
+        self._zone.serial = int(time.time())
         self._cache = {}
 
     def _rebuild(self) -> None:
@@ -250,7 +251,8 @@ class CoreDNS:
         assert isinstance(config, ClusterConfig)
         hosts = {host.name: host.addresses(config.networking.versions) for host in config.external}
         namespaces, services, slices = (list(self._seen[kind].values()) for kind in (Namespace, Service, EndpointSlice))
-        self._zone = Zone(config.networking.dns_domain, namespaces, services, slices, hosts)  # type: ignore[arg-type]
+        domain = config.networking.dns_domain
+        self._zone = Zone(domain, namespaces, services, slices, hosts, _own_addresses())  # type: ignore[arg-type]
         self._forwards = config.uplink
         self._own = [ip_network(text) for version in (4, 6) for text in inside(config, version)]
         self._cache = {}
@@ -258,6 +260,16 @@ class CoreDNS:
 
 def _service_of(piece: EndpointSlice) -> Key:
     return piece.namespace, piece.service_name
+
+
+def _own_addresses() -> list[str]:
+    """Return this pod's addresses: those from which the kernel would send out of it, one per family."""
+    found = []
+    for family, elsewhere in ((socket.AF_INET, "198.51.100.1"), (socket.AF_INET6, "2001:db8::1")):
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as prober:
+            prober.connect((elsewhere, DNS_PORT))  # a datagram socket sends nothing for this
+            found.append(prober.getsockname()[0])
+    return found
 
 
 def _bound(kind: socket.SocketKind, port: int) -> socket.socket:

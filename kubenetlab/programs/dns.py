@@ -9,6 +9,7 @@ miekg/dns msg_truncate.go (Truncate).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import dnslib
@@ -22,6 +23,9 @@ MAX_UDP_BYTES: Final = 65_507
 """Largest payload of a datagram over IPv4."""
 MAX_TCP_BYTES: Final = 65_535
 MAX_CHASE: Final = 8
+_CHASED: Final = ("A", "AAAA")
+"""Types for which an alias is followed. For others CoreDNS answers that an ExternalName Service has no such record."""
+_TRANSFERS: Final = (QTYPE.AXFR, QTYPE.IXFR)
 _BADVERS: Final = 16
 """Response code for an unknown version of EDNS (RFC 6891 section 9)."""
 _HEADER_BYTES: Final = 12
@@ -60,6 +64,8 @@ def answer(zone: Zone, data: bytes, *, is_udp: bool = True) -> bytes | None:
         return _encoded(reply, edns.record(_BADVERS >> 4), MAX_TCP_BYTES)
     if query.header.opcode != dnslib.OPCODE.QUERY or len(query.questions) != 1 or query.q.qclass != dnslib.CLASS.IN:
         reply.header.rcode = RCODE.NOTIMP
+    elif query.q.qtype in _TRANSFERS:
+        reply.header.rcode = RCODE.REFUSED
     else:
         _fill(zone, reply, str(query.q.qname), QTYPE[query.q.qtype])
     limit = udp_limit(edns) if is_udp else MAX_TCP_BYTES
@@ -88,7 +94,7 @@ def is_foreign(zone: Zone, data: bytes) -> bool:
     if query.header.qr or len(query.questions) != 1:
         return False
     name = str(query.q.qname).lower().removesuffix(".")
-    return not name.endswith(zone.domain) and zone.lookup(name, QTYPE.get(query.q.qtype)) is None
+    return not zone.is_inside(name) and zone.lookup(name, QTYPE.get(query.q.qtype)) is None
 
 
 def failed(data: bytes) -> bytes:
@@ -113,27 +119,36 @@ def question(data: bytes) -> Question:
 
 
 def _fill(zone: Zone, reply: dnslib.DNSRecord, asked: str, type_: str) -> None:
-    """Puts the records for a name into the reply, following aliases as far as they are known here."""
+    """Put the records for a name into the reply, following aliases as far as they are known here."""
     name = asked
-    for _ in range(MAX_CHASE):
+    for _ in range(MAX_CHASE if type_ in _CHASED else 0):
         alias = zone.lookup(name, "CNAME")
-        if not alias or type_ == "CNAME":
+        if not alias:
             break
         reply.add_answer(_record(name, "CNAME", alias[0]))
         name = alias[0]
     values = zone.lookup(name, type_)
     for value in values or ():
         reply.add_answer(_record(name, type_, value))
-        if type_ == "SRV":
-            target = value.split()[-1]
-            for address_type in ("A", "AAAA"):
-                for address in zone.lookup(target, address_type) or ():
-                    reply.add_ar(_record(target, address_type, address))
-    is_ours = name.lower().removesuffix(".").endswith(zone.domain)
+    for target in _targets(type_, values or ()):
+        for address_type in ("A", "AAAA"):
+            for address in zone.lookup(target, address_type) or ():
+                reply.add_ar(_record(target, address_type, address))
+    is_ours = zone.is_inside(name)
+    if type_ == "SOA" and name.lower().removesuffix(".") == zone.domain:
+        reply.add_answer(_soa(zone))
+        return
     if values is None and (is_ours or name == asked):
         reply.header.rcode = RCODE.NXDOMAIN
     if not values and is_ours:
         reply.add_auth(_soa(zone))
+
+
+def _targets(type_: str, values: Sequence[str]) -> list[str]:
+    """Return the hosts that records name, each once: their addresses go into the additional section."""
+    if type_ not in ("NS", "SRV"):
+        return []
+    return list(dict.fromkeys(value.split()[-1] for value in values))
 
 
 def _record(name: str, type_: str, value: str) -> RR:
@@ -149,18 +164,16 @@ def _record(name: str, type_: str, value: str) -> RR:
             data = dnslib.AAAA(value)
         case "CNAME":
             data = dnslib.CNAME(value)
+        case "NS":
+            data = dnslib.NS(value)
         case _:
             data = dnslib.PTR(value)
     return RR(name, getattr(QTYPE, type_), ttl=TTL_S, rdata=data)
 
 
 def _soa(zone: Zone) -> RR:
-    return RR(
-        zone.domain,
-        QTYPE.SOA,
-        ttl=TTL_S,
-        rdata=dnslib.SOA(f"ns.dns.{zone.domain}", f"hostmaster.{zone.domain}", (1, 7200, 1800, 86400, TTL_S)),
-    )
+    names = (f"ns.dns.{zone.domain}", f"hostmaster.{zone.domain}")
+    return RR(zone.domain, QTYPE.SOA, ttl=TTL_S, rdata=dnslib.SOA(*names, (zone.serial, 7200, 1800, 86400, TTL_S)))
 
 
 class _Offsets(dict[Any, int]):

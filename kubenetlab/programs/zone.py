@@ -7,17 +7,20 @@ Corefile (pods insecure, ttl 30).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 
-from kubenetlab.api.core import Namespace, Service
-from kubenetlab.api.discovery import Endpoint, EndpointSlice
+from kubenetlab.api.core import Namespace, Service, ServicePort
+from kubenetlab.api.discovery import Endpoint, EndpointPort, EndpointSlice
 
 TTL_S = 30
 SCHEMA_VERSION = "1.1.0"
 
 Records = dict[str, dict[str, list[str]]]
 """Lower-case name without the last dot → record type → values as text."""
+
+Targets = dict[str, list[tuple[int, str]]]
+"""Name → (port, target) of each address behind it; see `_weighted`."""
 
 Source = tuple[str, ...]
 """Who has brought records: a Service by its namespace and name, or something else that is there once."""
@@ -33,8 +36,15 @@ class Zone:
         services: Iterable[Service],
         slices: Iterable[EndpointSlice],
         hosts: Mapping[str, Sequence[str]],
+        own: Collection[str] = (),
     ) -> None:
+        """Build the zone of all objects. `own` are the addresses of the pod in which the server runs."""
         self.domain = domain.lower()
+        self.serial = 1
+        """Serial number in the zone's SOA record; CoreDNS has the Unix time of the last change there."""
+        self._own = tuple(own)
+        self._name_servers: dict[Source, list[tuple[str, str]]] = {}
+        """Services that lead to this server, with their (name, address) pairs."""
         self._namespaces = {namespace.name for namespace in namespaces}
         self._reserved = {self.domain, f"svc.{self.domain}", f"pod.{self.domain}"}
         """Names that the schema has whether or not anything is below them."""
@@ -58,11 +68,38 @@ class Zone:
 
     def change(self, key: tuple[str, str], service: Service | None, slices: Iterable[EndpointSlice]) -> None:
         """A Service by its namespace and name is now this one, with these slices, or none."""
-        self._bring(key, {} if service is None else _records(self.domain, service, slices))
+        known = tuple(slices)
+        self._bring(key, {} if service is None else _records(self.domain, service, known))
+        self._name_servers.pop(key, None)
+        if service is not None and (served := _leading_to(self._own, self.domain, service, known)):
+            self._name_servers[key] = served
+
+    @property
+    def name_servers(self) -> list[tuple[str, str]]:
+        """(name, address) of every address at which the zone is served.
+
+        These are the Services that lead to the server's own pod; without one it is the pod itself.
+        Source: CoreDNS plugin/kubernetes/ns.go (nsAddrs).
+        """
+        found = [pair for key in sorted(self._name_servers) for pair in self._name_servers[key]]
+        return found or [(self._default_name_server, address) for address in self._own]
+
+    @property
+    def _default_name_server(self) -> str:
+        return f"ns.dns.{self.domain}"
+
+    def is_inside(self, name: str) -> bool:
+        """Return True for the zone's apex and every name below it."""
+        name = name.lower().removesuffix(".")
+        return name == self.domain or name.endswith(f".{self.domain}")
 
     def lookup(self, name: str, type_: str) -> list[str] | None:
         """The values of one name and type; empty when the name exists without them, None when it does not exist."""
         name = name.lower().removesuffix(".")
+        if name == self.domain and type_ == "NS":
+            return list(dict.fromkeys(server for server, _ in self.name_servers))
+        if name == self._default_name_server:
+            return [address for _, address in self.name_servers if _address_type(address) == type_]
         if name in self._known:
             return list(dict.fromkeys(value for records in self._known[name].values() for value in records.get(type_, ())))
         if name in self._reserved or self._above[name]:
@@ -109,9 +146,10 @@ class Zone:
 
 
 def _records(domain: str, service: Service, slices: Iterable[EndpointSlice]) -> Records:
-    """What a Service brings."""
+    """Return every record that a Service has."""
     found: Records = {}
-    name = f"{service.name}.{service.namespace}.svc.{domain}"
+    targets: Targets = {}
+    name = _name_of(service, domain)
     if service.spec.type == "ExternalName":
         _add(found, name, "CNAME", service.spec.external_name.removesuffix(".").lower())
         return found
@@ -119,26 +157,71 @@ def _records(domain: str, service: Service, slices: Iterable[EndpointSlice]) -> 
         _add(found, name, _address_type(address), address)
         _add(found, _reverse(address), "PTR", name)
         for port in service.spec.ports:
-            if port.name:
-                _add(found, f"_{port.name}._{port.protocol.lower()}.{name}", "SRV", f"0 100 {port.port} {name}")
+            _add_target(targets, name, port, port.port, name)
     for piece in slices:
         for endpoint in piece.endpoints if piece.address_type != "FQDN" else ():
             if endpoint.conditions.is_ready:
-                _add_endpoint(found, service, name, piece, endpoint)
+                _add_endpoint(found, targets, service, name, piece, endpoint)
+    for owner, entries in targets.items():
+        found.setdefault(owner, {})["SRV"] = _weighted(entries)
     return found
 
 
-def _add_endpoint(found: Records, service: Service, name: str, piece: EndpointSlice, endpoint: Endpoint) -> None:
+def _add_endpoint(found: Records, targets: Targets, service: Service, name: str, piece: EndpointSlice, endpoint: Endpoint) -> None:
+    """Add the records of one endpoint: its own name, and for a headless Service its share of the Service's name."""
     for address in endpoint.addresses:
-        host = f"{endpoint.hostname or dashed(address)}.{name}"
+        host = _host_of(endpoint, address, name)
         _add(found, host, _address_type(address), address)
-        if not service.is_headless:
-            continue
-        _add(found, name, _address_type(address), address)
-        _add(found, _reverse(address), "PTR", host)
+        if service.is_headless:
+            _add(found, name, _address_type(address), address)
+            _add(found, _reverse(address), "PTR", host)
         for port in piece.ports:
-            if port.name and port.port is not None:
-                _add(found, f"_{port.name}._{port.protocol.lower()}.{name}", "SRV", f"0 100 {port.port} {host}")
+            if port.port is None:
+                continue
+            targets.setdefault(host, []).append((port.port, host))
+            if service.is_headless:
+                _add_target(targets, name, port, port.port, host)
+
+
+def _add_target(targets: Targets, name: str, port: ServicePort | EndpointPort, number: int, host: str) -> None:
+    """Add a target of the Service `name`: under its own name, and under the labels of a named port."""
+    targets.setdefault(name, []).append((number, host))
+    if port.name:
+        targets.setdefault(f"_{port.name}._{port.protocol.lower()}.{name}", []).append((number, host))
+
+
+def _weighted(entries: Sequence[tuple[int, str]]) -> list[str]:
+    """Return SRV values for (port, target) entries, one entry per port and address.
+
+    All entries share the weight 100; entries that differ in address or protocol alone are one record.
+    Source: CoreDNS plugin/backend_lookup.go (SRV).
+    """
+    weight = max(1, 100 // len(entries))
+    return [f"0 {weight} {port} {target}" for port, target in dict.fromkeys(entries)]
+
+
+def _leading_to(own: Collection[str], domain: str, service: Service, slices: Iterable[EndpointSlice]) -> list[tuple[str, str]]:
+    """Return (name, address) pairs of a Service whose ready endpoints include one of the addresses `own`."""
+    name = _name_of(service, domain)
+    found: list[tuple[str, str]] = []
+    for piece in slices:
+        ready = [(endpoint, address) for endpoint in piece.endpoints if endpoint.conditions.is_ready for address in endpoint.addresses]
+        if not any(address in own for _, address in ready):
+            continue
+        if service.is_headless:
+            found += [(_host_of(endpoint, address, name), address) for endpoint, address in ready]
+        else:
+            found += [(name, address) for address in service.cluster_ips]
+    return list(dict.fromkeys(found))
+
+
+def _name_of(service: Service, domain: str) -> str:
+    return f"{service.name}.{service.namespace}.svc.{domain}"
+
+
+def _host_of(endpoint: Endpoint, address: str, name: str) -> str:
+    """Return the name of one endpoint of the Service `name`."""
+    return f"{endpoint.hostname or dashed(address)}.{name}"
 
 
 def _add(found: Records, name: str, type_: str, value: str) -> None:
@@ -148,8 +231,9 @@ def _add(found: Records, name: str, type_: str, value: str) -> None:
 
 
 def dashed(address: str) -> str:
-    """An address as a label: `10-244-1-5`."""
-    return address.replace(".", "-").replace(":", "-")
+    """Return an address as a label: `10-244-1-5`. A label cannot end with a hyphen."""
+    label = address.replace(".", "-").replace(":", "-")
+    return f"{label}0" if label.endswith("-") else label
 
 
 def _address_type(address: str) -> str:

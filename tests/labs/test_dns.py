@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -144,6 +146,7 @@ connection.settimeout(2)
 connection.sendto(bytes.fromhex(sys.argv[1]), ("10.96.0.10", 53))
 print(connection.recv(65535).hex())
 """
+KUBE_DNS = "kube-dns.kube-system.svc.cluster.local."
 
 
 def reply_to(lab: Lab, name: str, type_: str) -> Any:
@@ -152,6 +155,31 @@ def reply_to(lab: Lab, name: str, type_: str) -> Any:
 
     question = bytes(dnslib.DNSRecord.question(name, type_).pack())
     return dnslib.DNSRecord.parse(bytes.fromhex(lab.inside(lab.pod("client"), "python3", "-S", "-c", BY_UDP, question.hex()).strip()))
+
+
+def test_the_apex_of_the_zone(running: Lab) -> None:
+    """SOA, and as its name server the Service of the DNS pods, with its address beside; ns.dns has that address."""
+    (soa,) = reply_to(running, "cluster.local", "SOA").rr
+    *names, serial, _, _, _, minimum = str(soa.rdata).split()
+    assert (names, minimum) == (["ns.dns.cluster.local.", "hostmaster.cluster.local."], "30")
+    born = datetime.fromisoformat(running.get("pod", "client")["metadata"]["creationTimestamp"]).timestamp()
+    assert born - 1 <= int(serial) <= time.time()  # the time of the last change
+    reply = reply_to(running, "cluster.local", "NS")
+    assert [str(record.rdata) for record in reply.rr] == [KUBE_DNS]
+    assert [(str(record.rname), str(record.rdata)) for record in reply.ar] == [(KUBE_DNS, "10.96.0.10")]
+    assert look_up(running, "client", "ns.dns.cluster.local") == [["10.96.0.10"]]
+
+
+def test_srv_of_a_service_without_port_labels(running: Lab) -> None:
+    """A record for each port, of a headless Service for each pod, too; the ports of group have no name."""
+    reply = reply_to(running, KUBE_DNS, "SRV")
+    assert sorted(str(record.rdata) for record in reply.rr) == [f"0 33 53 {KUBE_DNS}", f"0 33 9153 {KUBE_DNS}"]
+    assert [(str(record.rname), str(record.rdata)) for record in reply.ar] == [(KUBE_DNS, "10.96.0.10")]
+    (first,) = reply_to(running, "group.default.svc.cluster.local", "SRV").rr
+    assert str(first.rdata) == "0 100 8080 first.group.default.svc.cluster.local."
+    pods = reply_to(running, "web-pods.default.svc.cluster.local", "SRV")
+    hosts = sorted(f"{pod['addresses'][0].replace('.', '-')}.web-pods.default.svc.cluster.local." for pod in running.pods("web"))
+    assert sorted(str(record.rdata) for record in pods.rr) == [f"0 33 8080 {host}" for host in hosts]
 
 
 def test_names_follow_the_objects(running: Lab) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import dnslib
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from kubenetlab.api.core import SERVICE_NAME_LABEL, Namespace, Service, ServicePort, ServiceSpec
 from kubenetlab.api.discovery import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
 from kubenetlab.api.meta import ObjectMeta
-from kubenetlab.programs.dns import answer
+from kubenetlab.programs.dns import answer, is_foreign
 from kubenetlab.programs.resolver import first_address
 from kubenetlab.programs.zone import Zone
 from tests.clusters import ONE_NODE, deployment, running, service, store
@@ -47,7 +49,12 @@ def zone() -> Zone:
         ("headless.default.svc.cluster.local", "A", "NOERROR", ["10.244.0.4", "10.244.0.5"]),
         ("10-244-0-4.headless.default.svc.cluster.local", "A", "NOERROR", ["10.244.0.4"]),
         ("_http._tcp.web.default.svc.cluster.local", "SRV", "NOERROR", ["0 100 80 web.default.svc.cluster.local."]),
-        ("_http._tcp.headless.default.svc.cluster.local", "SRV", "NOERROR", ["0 100 8080 10-244-0-4.headless.default.svc.cluster.local.", "0 100 8080 10-244-0-5.headless.default.svc.cluster.local."]),
+        ("_http._tcp.headless.default.svc.cluster.local", "SRV", "NOERROR", ["0 50 8080 10-244-0-4.headless.default.svc.cluster.local.", "0 50 8080 10-244-0-5.headless.default.svc.cluster.local."]),
+        ("headless.default.svc.cluster.local", "SRV", "NOERROR", ["0 50 8080 10-244-0-4.headless.default.svc.cluster.local.", "0 50 8080 10-244-0-5.headless.default.svc.cluster.local."]),
+        ("web.default.svc.cluster.local", "SRV", "NOERROR", ["0 100 80 web.default.svc.cluster.local."]),
+        ("alias.default.svc.cluster.local", "SRV", "NOERROR", []),
+        ("alias.default.svc.cluster.local", "CNAME", "NOERROR", ["web.default.svc.cluster.local."]),
+        ("cluster.local", "A", "NOERROR", []),
         ("_http._udp.web.default.svc.cluster.local", "SRV", "NXDOMAIN", []),
         ("7.7.96.10.in-addr.arpa", "PTR", "NOERROR", ["web.default.svc.cluster.local."]),
         ("4.0.244.10.in-addr.arpa", "PTR", "NOERROR", ["10-244-0-4.headless.default.svc.cluster.local."]),
@@ -150,6 +157,147 @@ def test_an_unknown_version_of_edns_is_refused() -> None:
     reply = reply_to(many(1), asked("many.cluster.local", edns=dnslib.EDNS0(udp_len=1232, version=1)))
     (opt,) = reply.ar
     assert (opt.edns_rcode << 4 | reply.header.rcode, opt.edns_ver, reply.rr) == (16, 0, [])
+
+
+def endpoint_slice(name: str, addresses: list[str], *ports: EndpointPort, hostname: str = "") -> EndpointSlice:
+    endpoints = tuple(
+        Endpoint((address,), EndpointConditions(ready=True), hostname=f"{hostname}{index}" if hostname else "")
+        for index, address in enumerate(addresses)
+    )
+    family: Literal["IPv4", "IPv6"] = "IPv6" if ":" in addresses[0] else "IPv4"
+    return EndpointSlice(ObjectMeta(f"{name}-{family.lower()}", "n", {SERVICE_NAME_LABEL: name}), family, endpoints, ports)
+
+
+def crowd(count: int) -> Zone:
+    """A headless Service of `count` pods with hostnames, each with an address of both families."""
+    ports = (EndpointPort(name="http", port=8080),)
+    slices = [
+        endpoint_slice(
+            "h",
+            [f"{prefix}{number + 1:x}" if ":" in prefix else f"{prefix}{number + 1}" for number in range(count)],
+            *ports,
+            hostname="a-long-hostname-",
+        )
+        for prefix in ("10.0.0.", "fd00::")
+    ]
+    headless = Service(ObjectMeta("h", "n"), ServiceSpec(cluster_ip="None", cluster_ips=("None",)))
+    return Zone("cluster.local", [Namespace(ObjectMeta(name="n"))], [headless], slices, {})
+
+
+def test_long_answers_keep_their_names() -> None:
+    """No name is abbreviated by a pointer that cannot reach: beyond 16,383 bytes each is written out."""
+    reply = reply_to(crowd(200), asked("h.n.svc.cluster.local", "SRV"), is_udp=False)
+    hosts = [f"a-long-hostname-{number}.h.n.svc.cluster.local." for number in range(200)]
+    assert [str(record.rdata.target) for record in reply.rr] == hosts
+    assert sorted(str(record.rname) for record in reply.ar) == sorted(hosts * 2)
+
+
+KUBE_DNS = Service(
+    ObjectMeta("kube-dns", "n"),
+    ServiceSpec(
+        cluster_ip="10.96.0.10",
+        cluster_ips=("10.96.0.10", "fd00:10:96::a"),
+        ports=(
+            ServicePort(name="dns", port=53, protocol="UDP"),
+            ServicePort(name="dns-tcp", port=53),
+            ServicePort(name="metrics", port=9153),
+        ),
+    ),
+)
+NAMELESS = Service(
+    ObjectMeta("plain", "n"), ServiceSpec(cluster_ip="10.96.0.11", cluster_ips=("10.96.0.11",), ports=(ServicePort(port=80),))
+)
+OTHER = Service(ObjectMeta("dns-pods", "n"), ServiceSpec(cluster_ip="None", cluster_ips=("None",)))
+
+
+def served(*, own: tuple[str, ...], services: tuple[Service, ...] = (KUBE_DNS, NAMELESS)) -> Zone:
+    """A zone as the server in the pod with the addresses `own` sees it."""
+    slices = [endpoint_slice(service.name, ["10.244.0.2", "10.244.0.3"], EndpointPort(name="metrics", port=9153)) for service in services]
+    return Zone("cluster.local", [Namespace(ObjectMeta(name="n"))], services, slices, {}, own)
+
+
+def glue(reply: dnslib.DNSRecord) -> list[str]:
+    return [f"{record.rname} {record.rdata}" for record in reply.ar]
+
+
+def test_the_apex_has_an_soa_record() -> None:
+    """As the answer, not in the authority section as beside an empty answer; its serial number is the zone's."""
+    zone_ = served(own=())
+    zone_.serial = 4711
+    reply = reply_to(zone_, asked("Cluster.Local", "SOA"))
+    assert [str(record.rdata) for record in reply.rr] == ["ns.dns.cluster.local. hostmaster.cluster.local. 4711 7200 1800 86400 30"]
+    assert reply.auth == []
+    below = reply_to(zone_, asked("kube-dns.n.svc.cluster.local", "SOA"))
+    assert (below.rr, len(below.auth)) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("own", "services", "names", "addresses"),
+    [
+        (
+            ("10.244.0.3",),
+            (KUBE_DNS, NAMELESS),
+            ["kube-dns.n.svc.cluster.local.", "plain.n.svc.cluster.local."],
+            ["kube-dns.n.svc.cluster.local. 10.96.0.10", "kube-dns.n.svc.cluster.local. fd00:10:96::a", "plain.n.svc.cluster.local. 10.96.0.11"],
+        ),
+        (
+            ("10.244.0.2",),
+            (OTHER,),
+            ["10-244-0-2.dns-pods.n.svc.cluster.local.", "10-244-0-3.dns-pods.n.svc.cluster.local."],
+            ["10-244-0-2.dns-pods.n.svc.cluster.local. 10.244.0.2", "10-244-0-3.dns-pods.n.svc.cluster.local. 10.244.0.3"],
+        ),
+        (("10.9.9.9", "fd00::9"), (KUBE_DNS,), ["ns.dns.cluster.local."], ["ns.dns.cluster.local. 10.9.9.9", "ns.dns.cluster.local. fd00::9"]),
+    ],
+    ids=["by-services", "by-a-headless-service", "by-no-service"],
+)  # fmt: skip
+def test_the_apex_names_its_servers(own: tuple[str, ...], services: tuple[Service, ...], names: list[str], addresses: list[str]) -> None:
+    """Every Service that leads to the server's own pod, or the pod itself; with their addresses, which ns.dns has, too."""
+    zone_ = served(own=own, services=services)
+    reply = reply_to(zone_, asked("cluster.local", "NS"))
+    assert ([str(record.rdata) for record in reply.rr], glue(reply)) == (names, addresses)
+    found = [str(record.rdata) for type_ in ("A", "AAAA") for record in reply_to(zone_, asked("ns.dns.cluster.local", type_)).rr]
+    assert sorted(found) == sorted(line.split()[1] for line in addresses)
+
+
+def test_name_servers_follow_the_services() -> None:
+    """A Service that is gone, or leads elsewhere now, is no longer a name server."""
+    zone_ = served(own=("10.244.0.2",), services=(KUBE_DNS,))
+    zone_.change(("n", "kube-dns"), KUBE_DNS, [endpoint_slice("kube-dns", ["10.244.0.3"])])
+    assert zone_.lookup("cluster.local", "NS") == ["ns.dns.cluster.local"]
+    zone_.change(("n", "kube-dns"), KUBE_DNS, [endpoint_slice("kube-dns", ["10.244.0.2"])])
+    assert zone_.lookup("cluster.local", "NS") == ["kube-dns.n.svc.cluster.local"]
+    zone_.change(("n", "kube-dns"), None, ())
+    assert zone_.lookup("cluster.local", "NS") == ["ns.dns.cluster.local"]
+
+
+@pytest.mark.parametrize(
+    ("name", "records"),
+    [
+        ("plain.n.svc", ["0 100 80 plain.n.svc.cluster.local."]),
+        ("kube-dns.n.svc", ["0 16 53 kube-dns.n.svc.cluster.local.", "0 16 9153 kube-dns.n.svc.cluster.local."]),
+        ("_dns._udp.kube-dns.n.svc", ["0 50 53 kube-dns.n.svc.cluster.local."]),
+        ("10-244-0-2.kube-dns.n.svc", ["0 100 9153 10-244-0-2.kube-dns.n.svc.cluster.local."]),
+        ("ns.dns", []),
+    ],
+)
+def test_srv_records_share_the_weight(name: str, records: list[str]) -> None:
+    """Each port counts once per address, as in CoreDNS; a name without port labels has those of all ports, unnamed ones too."""
+    reply = reply_to(served(own=()), asked(f"{name}.cluster.local", "SRV"))
+    assert [str(record.rdata) for record in reply.rr] == records
+    assert dnslib.RCODE[reply.header.rcode] == "NOERROR"
+    assert len(glue(reply)) == len(set(glue(reply)))
+
+
+def test_zones_are_not_handed_over() -> None:
+    """AXFR is refused, as by CoreDNS without its plugin `transfer`."""
+    assert dnslib.RCODE[reply_to(served(own=()), asked("cluster.local", "AXFR"), is_udp=False).header.rcode] == "REFUSED"
+
+
+def test_a_zone_ends_at_a_label() -> None:
+    """A name that ends in the same letters, not in the same labels, is outside the zone."""
+    question = asked("web.mycluster.local")
+    assert is_foreign(served(own=()), question)
+    assert reply_to(served(own=()), question).auth == []
 
 
 @given(st.binary(max_size=80))
