@@ -8,8 +8,9 @@ from kubenetlab.api.config import INTERNET_SUBNETS, LOAD_BALANCER_SUBNETS, NODE_
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.ip import is_address, version_of
-from kubenetlab.api.validate.metadata import subdomain_fault, validate_labels
+from kubenetlab.api.validate.metadata import validate_labels
 from kubenetlab.api.validate.node_ranges import range_faults
+from kubenetlab.api.validate.syntax import subdomain_fault
 
 MAX_NODES = 1000
 _EXAMPLES = {(4,): "10.244.0.0/16", (6,): "fd00:10:244::/56", (4, 6): "10.244.0.0/16,fd00:10:244::/56"}

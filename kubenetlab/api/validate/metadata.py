@@ -1,9 +1,5 @@
-"""Names, labels and annotations.
+"""Names, labels and annotations of objects."""
 
-Source: RFC 1035 §2.3.1, RFC 1123 §2.1; k8s.io/apimachinery pkg/util/validation/validation.go.
-"""
-
-import re
 from collections.abc import Iterator, Mapping
 
 from kubenetlab.api.core import Namespace
@@ -12,40 +8,8 @@ from kubenetlab.api.documents import Path
 from kubenetlab.api.meta import LabelSelector, ObjectMeta, Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.validate.annotations import validate_annotations
-from kubenetlab.names import LABEL, label_fault
-
-_SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")
-_QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
-_PORT_NAME = re.compile(r"(?=[a-z0-9-]*[a-z])(?!.*--)[a-z0-9]([a-z0-9-]*[a-z0-9])?")
-
-
-def subdomain_fault(name: str) -> str | None:
-    """Why `name` is no DNS subdomain, or None when it is one."""
-    if len(name) > 253:
-        return f"wanted at most 253 characters, found {len(name)}"
-    if not _SUBDOMAIN.fullmatch(name):
-        return (
-            f"wanted a DNS subdomain (RFC 1123: lower-case letters, digits, - and ., a letter or digit at both ends), found {found(name)}"
-        )
-    return None
-
-
-def service_name_fault(name: str) -> str | None:
-    """Why `name` cannot name a Service, or None when it can: a DNS label of RFC 1035, so no digit comes first."""
-    if fault := label_fault(name):
-        return fault
-    if name[0].isdigit():
-        return f"wanted a DNS label that begins with a letter (RFC 1035), found {found(name)}"
-    return None
-
-
-def port_name_fault(name: str) -> str | None:
-    """Why `name` cannot name a port of a container, or None when it can (IANA service name, RFC 6335 §5.1)."""
-    if len(name) > 15:
-        return f"wanted at most 15 characters, found {len(name)}"
-    if not _PORT_NAME.fullmatch(name):
-        return f"wanted lower-case letters, digits and single -, with a letter in it, found {found(name)}"
-    return None
+from kubenetlab.api.validate.syntax import QUALIFIED_NAME, key_fault, service_name_fault, subdomain_fault
+from kubenetlab.names import label_fault
 
 
 def validate_metadata(obj: Resource) -> Iterator[Finding]:
@@ -80,7 +44,7 @@ def validate_labels(labels: Mapping[str, str], path: Path) -> Iterator[Finding]:
             yield Finding((*path, key), fault)
         if len(value) > 63:
             yield Finding((*path, key), f"wanted at most 63 characters, found {len(value)}")
-        elif value and not _QUALIFIED.fullmatch(value):
+        elif value and not QUALIFIED_NAME.fullmatch(value):
             yield Finding((*path, key), f"wanted letters, digits, -, _ and ., a letter or digit at both ends, found {found(value)}")
 
 
@@ -98,13 +62,3 @@ def validate_selector(selector: LabelSelector, path: Path) -> Iterator[Finding]:
 def validate_namespace(namespace: Namespace) -> Iterator[Finding]:
     """Nothing beyond its metadata can be wrong with a Namespace."""
     return iter(())
-
-
-def key_fault(key: str) -> str | None:
-    """Why `key` can be no label's, annotation's or taint's, or None when it can."""
-    prefix, slash, name = key.rpartition("/")
-    if slash and (subdomain_fault(prefix) is not None):
-        return f"the part before / must be a DNS subdomain, found {found(prefix)}"
-    if not name or len(name) > 63 or not _QUALIFIED.fullmatch(name):
-        return f"wanted a name of at most 63 letters, digits, -, _ and ., found {found(name)}"
-    return None

@@ -5,7 +5,8 @@ from ipaddress import ip_network
 
 from kubenetlab.api.core import Node
 from kubenetlab.api.decode import Finding, found
-from kubenetlab.api.validate.metadata import key_fault, validate_labels
+from kubenetlab.api.validate.metadata import validate_labels
+from kubenetlab.api.validate.syntax import key_fault
 
 
 def validate_node(node: Node) -> Iterator[Finding]:

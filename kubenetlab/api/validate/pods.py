@@ -8,7 +8,8 @@ from kubenetlab.api.documents import Path
 from kubenetlab.api.ip import is_address
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.validate.environment import validate_environment
-from kubenetlab.api.validate.metadata import port_name_fault, subdomain_fault, validate_labels, validate_selector
+from kubenetlab.api.validate.metadata import validate_labels, validate_selector
+from kubenetlab.api.validate.syntax import port_name_fault, subdomain_fault
 from kubenetlab.names import label_fault
 
 _HANDLERS = ("httpGet", "tcpSocket", "grpc", "exec")

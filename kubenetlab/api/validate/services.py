@@ -8,7 +8,8 @@ from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.discovery import EndpointPort, Endpoints, EndpointSlice
 from kubenetlab.api.documents import Path
 from kubenetlab.api.ip import is_address
-from kubenetlab.api.validate.metadata import port_name_fault, subdomain_fault, validate_labels
+from kubenetlab.api.validate.metadata import validate_labels
+from kubenetlab.api.validate.syntax import port_name_fault, subdomain_fault
 from kubenetlab.names import label_fault
 
 NODE_PORTS = range(30000, 32768)
