@@ -26,6 +26,7 @@ class ContainerPort(Record, frozen=True):
     host_port: Annotated[int, Meta(ge=0, le=65535, title="a port number")] = 0
     """The port of its node that it takes."""
     host_ip: str = ""
+    """The address of its node at which it takes `hostPort`; all without it."""
 
 
 class HTTPHeader(Record, frozen=True):

@@ -14,12 +14,12 @@ def network(cidr: str) -> IPv4Network | IPv6Network:
 
 
 def is_address(text: str) -> bool:
-    """True for an IPv4 or IPv6 address."""
+    """True for an IPv4 or IPv6 address; False for one with a zone such as fe80::1%eth0, which Kubernetes has nowhere."""
     try:
         ip_address(text)
     except ValueError:
         return False
-    return True
+    return "%" not in text
 
 
 def version_of(address: str) -> Literal[4, 6]:

@@ -131,7 +131,7 @@ def test_hand_made_endpoints_become_slices() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("198.51.100.20", "127.0.0.1"), "may not be a loopback"),
+        (("198.51.100.20", "127.0.0.1"), "may not be in the loopback range"),
         (("198.51.100.20", "www"), "wanted an IP address"),
         (("name: https, port: 8443", "name: A_b, port: 8443"), "wanted a DNS label"),
     ],

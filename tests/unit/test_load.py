@@ -122,6 +122,64 @@ def test_a_wrong_value_of_an_own_annotation_is_refused(annotation: str, message:
         assert (problem.is_warning, problem.message) == (False, message)
 
 
+SPECIAL_ADDRESSES = [
+    ("0.0.0.0", "may not be unspecified"),
+    ("::", "may not be unspecified"),
+    ("127.0.0.2", "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+    ("::1", "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+    ("::ffff:127.0.0.1", "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+    ("169.254.169.254", "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+    ("fe80::1", "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+    ("224.0.0.251", "may not be in the link-local multicast range (224.0.0.0/24, ffx2::/16)"),
+    ("ff02::1", "may not be in the link-local multicast range (224.0.0.0/24, ffx2::/16)"),
+    ("ff12::1", "may not be in the link-local multicast range (224.0.0.0/24, ffx2::/16)"),
+    ("239.1.1.1", ""),
+    ("ff05::1", ""),
+    ("192.0.2.7", ""),
+    ("2001:db8::7", ""),
+]
+"""Address, and why neither an external IP nor an endpoint can have it; multicast beyond the link is allowed, as upstream."""
+
+
+@pytest.mark.parametrize(("address", "fault"), SPECIAL_ADDRESSES)
+def test_special_addresses_lead_to_no_service(address: str, fault: str) -> None:
+    """As external IPs and as endpoints the same are refused, with the object, the line and the address."""
+    family = "IPv6" if ":" in address else "IPv4"
+    given = [
+        (
+            f"apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  ports: [{{port: 80}}]\n  externalIPs:\n  - '{address}'\n",
+            "Service default/web: spec.externalIPs[0]",
+            7,
+        ),
+        (
+            f"apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: web}}\naddressType: {family}\n"
+            f"endpoints:\n- addresses: ['{address}']\n",
+            "EndpointSlice default/web: endpoints[0].addresses[0]",
+            6,
+        ),
+        (
+            f"apiVersion: v1\nkind: Endpoints\nmetadata: {{name: web}}\nsubsets:\n- addresses:\n  - ip: '{address}'\n",
+            "Endpoints default/web: subsets[0].addresses[0].ip",
+            6,
+        ),
+    ]
+    found = [[str(problem) for problem in problems_of(text)] for text, _, _ in given]
+    expected = [[f"test.yaml:{line}  {place}: {fault}, found {address}"] if fault else [] for _, place, line in given]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "is_fine"),
+    [("", True), ("0.0.0.0", True), ("172.18.0.2", True), ("fd00::2", True), ("localhost", False), ("172.18.0", False), ("fe80::1%eth0", False)],
+)  # fmt: skip
+def test_a_host_ip_is_an_address(address: str, is_fine: bool) -> None:
+    """A name, a part of an address or one with a zone is refused where it stands."""
+    text = POD % f", ports: [{{containerPort: 80, hostPort: 80, hostIP: '{address}'}}]"
+    found = [str(problem) for problem in problems_of(text)]
+    place = "test.yaml:6  Pod default/web: spec.containers[0].ports[0].hostIP"
+    assert found == ([] if is_fine else [f'{place}: wanted an IP address, found "{address}"'])
+
+
 def test_an_annotation_without_effect_is_a_warning() -> None:
     """One of the lab's that it does not know, or that stands on something that is no pod; anybody else's is nobody's business."""
     (unknown,) = problems_of(pod("a", meta=', annotations: {kubenetlab.dev/raedy: "false", example.com/ready: "no"}'))

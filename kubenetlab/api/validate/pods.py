@@ -83,6 +83,8 @@ def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iter
             if port.name in names:
                 yield Finding((*here, "name"), f"{found(port.name)} names two ports of this container")
             names.add(port.name)
+        if port.host_ip and not is_address(port.host_ip):
+            yield Finding((*here, "hostIP"), f"wanted an IP address, found {found(port.host_ip)}")
         if spec.host_network and port.host_port not in (0, port.container_port):
             yield Finding(
                 (*here, "hostPort"),

@@ -1,7 +1,7 @@
 """Service and EndpointSlice."""
 
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 
 from kubenetlab.api.core import Service, ServiceSpec, SessionAffinityConfig
 from kubenetlab.api.decode import Finding, found
@@ -14,6 +14,7 @@ from kubenetlab.names import label_fault
 
 NODE_PORTS = range(30000, 32768)
 """Source: cmd/kube-apiserver --service-node-port-range."""
+_LINK_LOCAL_MULTICAST = IPv4Network("224.0.0.0/24")
 _NOT_IN_RANGE = f"provided port is not in the valid range. The range of valid ports is {NODE_PORTS[0]}-{NODE_PORTS[-1]}"
 
 
@@ -120,8 +121,8 @@ def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
     for index, address in enumerate(spec.external_ips):
         if not is_address(address):
             yield Finding((*path, "externalIPs", index), f"wanted an IP address, found {found(address)}")
-        elif ip_address(address).is_loopback or ip_address(address).is_link_local:
-            yield Finding((*path, "externalIPs", index), f"may not be a loopback or link-local address, found {address}")
+        elif fault := _special_fault(address):
+            yield Finding((*path, "externalIPs", index), fault)
     if len(set(spec.ip_families)) < len(spec.ip_families):
         yield Finding((*path, "ipFamilies"), "each family may stand here once")
 
@@ -139,7 +140,7 @@ def validate_endpoint_slice(piece: EndpointSlice) -> Iterator[Finding]:
                     yield Finding((*here, "addresses", number), fault)
             elif not is_address(address) or ip_address(address).version != version:
                 yield Finding((*here, "addresses", number), f"wanted an {piece.address_type} address, found {found(address)}")
-            elif fault := _unusable(address):
+            elif fault := _special_fault(address):
                 yield Finding((*here, "addresses", number), fault)
         if endpoint.node_name and (fault := subdomain_fault(endpoint.node_name)):
             yield Finding((*here, "nodeName"), fault)
@@ -159,16 +160,35 @@ def validate_endpoints(endpoints: Endpoints) -> Iterator[Finding]:
                 place = (*here, field, number, "ip")
                 if not is_address(address.ip):
                     yield Finding(place, f"wanted an IP address, found {found(address.ip)}")
-                elif fault := _unusable(address.ip):
+                elif fault := _special_fault(address.ip):
                     yield Finding(place, fault)
         yield from _validate_endpoint_ports(subset.ports, here)
 
 
-def _unusable(address: str) -> str | None:
+def _special_fault(address: str) -> str | None:
+    """Return why an address cannot be an endpoint or an external IP; None when it can.
+
+    Source: pkg/apis/core/validation ValidateNonSpecialIP (1.33).
+    """
     ip = ip_address(address)
-    if ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast:
-        return f"may not be a loopback, link-local, multicast or unspecified address, found {address}"
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if ip.is_unspecified:
+        return f"may not be unspecified, found {address}"
+    if ip.is_loopback:
+        return f"may not be in the loopback range (127.0.0.0/8, ::1/128), found {address}"
+    if ip.is_link_local:
+        return f"may not be in the link-local range (169.254.0.0/16, fe80::/10), found {address}"
+    if _is_link_local_multicast(ip):
+        return f"may not be in the link-local multicast range (224.0.0.0/24, ffx2::/16), found {address}"
     return None
+
+
+def _is_link_local_multicast(ip: IPv4Address | IPv6Address) -> bool:
+    """Return True for the scope of one link; the four flags in an IPv6 address may have any value (RFC 4291 section 2.7)."""
+    if isinstance(ip, IPv4Address):
+        return ip in _LINK_LOCAL_MULTICAST
+    return ip.packed[0] == 0xFF and ip.packed[1] & 0x0F == 2
 
 
 def _validate_endpoint_ports(ports: Sequence[EndpointPort], path: Path) -> Iterator[Finding]:
