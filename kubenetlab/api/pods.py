@@ -17,6 +17,11 @@ POOL_ANNOTATION = "kubenetlab.dev/pool"
 """The pool from which a pod is to have its addresses."""
 READY_ANNOTATION = "kubenetlab.dev/ready"
 """`"false"` on a pod makes it unready on purpose."""
+CONDITIONS_ANNOTATION = "kubenetlab.dev/conditions"
+"""Conditions of a pod's status that a controller outside of the lab would set, such as `example.com/load-balancer=True`.
+
+Several are separated by commas. They are what `readinessGates` refer to.
+"""
 LISTEN_ANNOTATION = "kubenetlab.dev/listen"
 """The ports on which a pod's image listens, such as `1234/TCP,5353/UDP`, in place of those that its container declares."""
 
@@ -59,6 +64,12 @@ class PodReadinessGate(Record, frozen=True):
     condition_type: str
 
 
+class PodSchedulingGate(Record, frozen=True):
+    """A reason to leave a pod unscheduled until a controller or the user removes it."""
+
+    name: str
+
+
 class PodSpec(Record, frozen=True):
     """What a pod runs, where, and how it is wired."""
 
@@ -84,6 +95,8 @@ class PodSpec(Record, frozen=True):
     host_aliases: tuple[HostAlias, ...] = ()
     """Lines for /etc/hosts."""
     readiness_gates: tuple[PodReadinessGate, ...] = ()
+    scheduling_gates: tuple[PodSchedulingGate, ...] = ()
+    """The scheduler ignores the pod as long as there are any."""
     termination_grace_period_seconds: NotNegative = 30
     """How long a real command may take to end; built-in programs end as soon as no node sends anybody to them any more."""
     enable_service_links: bool = True
@@ -106,7 +119,6 @@ class PodSpec(Record, frozen=True):
     resources: Unmodelled = None
     runtime_class_name: Unmodelled = None
     scheduler_name: Unmodelled = None
-    scheduling_gates: Unmodelled = None
     security_context: Unmodelled = None
     service_account: Unmodelled = None
     service_account_name: Unmodelled = None
@@ -263,6 +275,22 @@ def wanted_addresses(meta: ObjectMeta) -> tuple[str, ...]:
 def addresses_in(text: str) -> tuple[str, ...]:
     """The annotation's value, taken apart."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def conditions_in(text: str) -> tuple[Condition, ...]:
+    """Return the conditions of the annotation `kubenetlab.dev/conditions`.
+
+    Raises ValueError with the part that is not a condition, and with the part that names a condition again.
+    """
+    conditions: dict[str, Condition] = {}
+    for part in addresses_in(text):
+        name, _, status = (word.strip() for word in part.partition("="))
+        match status:
+            case "True" | "False" | "Unknown" if name and name not in conditions:
+                conditions[name] = Condition(name, status)
+            case _:
+                raise ValueError(part)
+    return tuple(conditions.values())
 
 
 def ports_in(text: str) -> tuple[tuple[Protocol, int], ...]:

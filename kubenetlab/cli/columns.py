@@ -50,6 +50,8 @@ def pod_status(document: Document) -> str:
     if word := _initializing(document):
         return word
     word = str(status.get("reason") or status.get("phase", "Pending"))
+    if any(one["type"] == "PodScheduled" and one.get("reason") == "SchedulingGated" for one in status.get("conditions", ())):
+        return "SchedulingGated"
     for container in status.get("containerStatuses", ()):
         state = container.get("state", {})
         if "waiting" in state and state["waiting"].get("reason"):
@@ -105,9 +107,15 @@ def _pod_ready(document: Document) -> str:
 
 def _pod_status(document: Document) -> str:
     word = pod_status(document)
-    colour = {"Running": GOOD, "Completed": GOOD, "Succeeded": GOOD, "Pending": MILD, "ContainerCreating": MILD, "Terminating": MILD}.get(
-        word, BAD
-    )
+    colour = {
+        "Running": GOOD,
+        "Completed": GOOD,
+        "Succeeded": GOOD,
+        "Pending": MILD,
+        "SchedulingGated": MILD,
+        "ContainerCreating": MILD,
+        "Terminating": MILD,
+    }.get(word, BAD)
     return paint(word, MILD if word.startswith("Init:") and "/" in word else colour)
 
 

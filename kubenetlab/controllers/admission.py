@@ -26,7 +26,7 @@ from kubenetlab.api.lab import NodeSettings
 from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, Given, GivenKey, Source
-from kubenetlab.controllers import cluster_ips, config_changes, node_ports
+from kubenetlab.controllers import cluster_ips, config_changes, node_ports, pod_changes
 from kubenetlab.controllers.node_ranges import refused_ranges
 
 RESERVED_CLUSTER_IP = 1
@@ -286,21 +286,9 @@ def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:
         case (ClusterConfig(), ClusterConfig()):
             yield from config_changes.forbidden(old, new)
         case (Pod(), Pod()):
-            yield from _forbidden_pod(old, new)
+            yield from pod_changes.forbidden(old, new)
         case (EndpointSlice(), EndpointSlice()) if old.address_type != new.address_type:
             yield Finding(("addressType",), f"field is immutable; it is {old.address_type}")
         case (Service(), Service()):
             yield from cluster_ips.forbidden(old, new)
             yield from node_ports.forbidden(old, new)
-
-
-def _forbidden_pod(old: Pod, new: Pod) -> Iterator[Finding]:
-    """A pod's spec is fixed but for images and added tolerations."""
-    images = {container.name: container.image for container in new.spec.containers}
-    containers = tuple(structs.replace(container, image=images.get(container.name, "")) for container in old.spec.containers)
-    allowed = structs.replace(old.spec, containers=containers, tolerations=new.spec.tolerations, node_name=new.spec.node_name)
-    kept = all(toleration in new.spec.tolerations for toleration in old.spec.tolerations)
-    moved = new.spec.node_name not in ("", old.spec.node_name)
-    if allowed != new.spec or not kept or moved:
-        hint = f"delete {old.title} first (kubenetlab delete pod {old.name} -n {old.namespace})"
-        yield Finding(("spec",), "a pod's spec is immutable but for its images and added tolerations", hints=(hint,))

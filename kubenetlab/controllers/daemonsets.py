@@ -12,6 +12,7 @@ from msgspec import structs
 from kubenetlab.api.apps import CONTROLLER_REVISION_LABEL, DaemonSet, DaemonSetStatus
 from kubenetlab.api.core import Node
 from kubenetlab.api.pods import Pod, PodSpec, Toleration
+from kubenetlab.api.scheduling import Affinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers import rollout
 from kubenetlab.controllers.children import created, deleted, new_pod
@@ -20,6 +21,7 @@ from kubenetlab.controllers.naming import child_name, template_hash
 from kubenetlab.controllers.serials import Serials
 
 SOURCE = "daemonset-controller"
+_NODE_NAME_FIELD: Final = "metadata.name"
 
 WATCHES: Final[tuple[Kind, ...]] = (DaemonSet, Pod, Node)
 
@@ -42,8 +44,8 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         fitting = [node.name for node in cluster.all(Node) if _fits(daemon_set, node, tolerations)]
         keeping = [node.name for node in cluster.all(Node) if _fits(daemon_set, node, tolerations, ("NoExecute",))]
         owned = cluster.owned_by(Pod, daemon_set)
-        on_node = {pod.spec.node_name: pod for pod in owned if not pod.is_terminating and not pod.is_finished}
-        going = {pod.spec.node_name for pod in owned if pod.is_terminating}
+        on_node = {_node_of(pod): pod for pod in owned if not pod.is_terminating and not pod.is_finished}
+        going = {_node_of(pod) for pod in owned if pod.is_terminating}
         taken = {pod.name for pod in owned}
         for node in fitting:
             if node not in on_node and node not in going:
@@ -52,7 +54,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                 pod = _pod(daemon_set, name, node, tolerations, revision, serials, now)
                 yield from created(cluster, daemon_set, pod, SOURCE, now)
         for pod in owned:
-            is_surplus = pod.spec.node_name not in keeping or pod.is_finished or pod is not on_node.get(pod.spec.node_name)
+            is_surplus = _node_of(pod) not in keeping or pod.is_finished or pod is not on_node.get(_node_of(pod))
             if is_surplus and not pod.is_terminating:
                 yield from deleted(cluster, daemon_set, pod, SOURCE, now)
         here = {node: pod for node, pod in on_node.items() if node in fitting}
@@ -99,7 +101,30 @@ def _pod(
 ) -> Pod:
     labels = {CONTROLLER_REVISION_LABEL: revision, "pod-template-generation": "1"}
     uid = serials.child_uid("Pod", daemon_set, name)
-    return new_pod(daemon_set, daemon_set.spec.template, name, uid, now, labels, node_name=node, tolerations=tolerations)
+    template = daemon_set.spec.template
+    # With gates the scheduler has to wait for their removal, so that the pod is bound by affinity, as upstream binds every one.
+    place = {"affinity": _pinned(template.spec.affinity, node)} if template.spec.scheduling_gates else {"node_name": node}
+    return new_pod(daemon_set, template, name, uid, now, labels, tolerations=tolerations, **place)
+
+
+def _pinned(affinity: Affinity, node: str) -> Affinity:
+    """Return an affinity that only one node matches.
+
+    Source: k8s.io/kubernetes pkg/controller/daemon/util (ReplaceDaemonSetPodNodeNameNodeAffinity).
+    """
+    field = NodeSelectorRequirement(_NODE_NAME_FIELD, "In", (node,))
+    selector = NodeSelector((NodeSelectorTerm(match_fields=(field,)),))
+    nodes = structs.replace(affinity.node_affinity, required_during_scheduling_ignored_during_execution=selector)
+    return structs.replace(affinity, node_affinity=nodes)
+
+
+def _node_of(pod: Pod) -> str:
+    """Return the name of the node that a pod of a DaemonSet is made for, whether or not it is bound to it yet."""
+    selector = pod.spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution
+    if pod.spec.node_name or selector is None:
+        return pod.spec.node_name
+    fields = (field for term in selector.node_selector_terms for field in term.match_fields)
+    return next((field.values[0] for field in fields if field.key == _NODE_NAME_FIELD and field.values), "")
 
 
 def _status(daemon_set: DaemonSet, fitting: Sequence[str], on_node: Mapping[str, Pod], revision: str) -> DaemonSetStatus:

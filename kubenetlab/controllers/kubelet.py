@@ -15,7 +15,16 @@ from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import Attachment, NetworkFacts, Observed
 from kubenetlab.api.meta import Condition, seconds, timestamp
-from kubenetlab.api.pods import READY_ANNOTATION, ContainerStatus, Pod, PodIP, PodStatus, Terminated
+from kubenetlab.api.pods import (
+    CONDITIONS_ANNOTATION,
+    READY_ANNOTATION,
+    ContainerStatus,
+    Pod,
+    PodIP,
+    PodStatus,
+    Terminated,
+    conditions_in,
+)
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.containers import (
     CHANGED,
@@ -42,6 +51,8 @@ SAYS_ALL_AT_ONCE: Final = True
 _FOR_ALL: Final[tuple[Kind, ...]] = (NetworkFacts, ConfigMap, Secret, Fault)
 
 INITIALIZED = "Initialized"
+GATES_NOT_READY = "ReadinessGatesNotReady"
+"""Reason of the condition Ready."""
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
@@ -168,13 +179,9 @@ def _conditions(
     reason, message = (ended, "") if ended else ("ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]")
     containers_ready = _condition("ContainersReady", not unready, reason, message)
     ready = structs.replace(containers_ready, type="Ready")
-    gates = [gate.condition_type for gate in pod.spec.readiness_gates]
-    if pod.metadata.annotations.get(READY_ANNOTATION) == "false":
-        gates.append(READY_ANNOTATION)
-    if not unready and gates:
-        ready = _condition(
-            "Ready", False, "ReadinessGatesNotReady", f'the status of pod readiness gate "{gates[0]}" is not "True", but False'
-        )
+    given = conditions_in(pod.metadata.annotations.get(CONDITIONS_ANNOTATION, ""))
+    if not unready and (faults := _gate_faults(pod, given)):
+        ready = _condition("Ready", False, GATES_NOT_READY, ", ".join(faults))
     wanted = (
         _condition("PodReadyToStartContainers", has_sandbox),
         _condition(
@@ -186,8 +193,28 @@ def _conditions(
         ready,
         containers_ready,
         _condition(SCHEDULED, True),
+        *given,
     )
     return tuple(_dated(condition, pod, now) for condition in wanted)
+
+
+def _gate_faults(pod: Pod, given: Sequence[Condition]) -> list[str]:
+    """Return a sentence for each readiness gate of a pod whose condition is not True, in upstream's words.
+
+    The annotation that makes a pod unready counts as a gate. Source: pkg/kubelet/status/generate.go (GeneratePodReadyCondition).
+    """
+    statuses: dict[str, str] = {condition.type: condition.status for condition in given}
+    gates = [gate.condition_type for gate in pod.spec.readiness_gates]
+    if pod.metadata.annotations.get(READY_ANNOTATION) == "false":
+        gates.append(READY_ANNOTATION)
+        statuses[READY_ANNOTATION] = "False"
+    return [
+        f'the status of pod readiness gate "{gate}" is not "True", but {statuses[gate]}'
+        if gate in statuses
+        else f'corresponding condition of pod readiness gate "{gate}" does not exist.'
+        for gate in gates
+        if statuses.get(gate) != "True"
+    ]
 
 
 def _condition(type_: str, holds: bool, reason: str = "", message: str = "") -> Condition:

@@ -1,6 +1,6 @@
 """scheduler: binds each pod to the fitting node with the fewest pods.
 
-nodeName goes past it, as in Kubernetes. What fits, fitting.py says; among the nodes that fit, the one with the fewest pods of the
+A pod with scheduling gates is left alone. nodeName goes past it, as in Kubernetes. What fits, fitting.py says; among the nodes that fit, the one with the fewest pods of the
 same owner, then with the fewest pods at all, then the first, is taken: an even spread.
 Source: k8s.io/kubernetes pkg/scheduler/framework/plugins (filters and their texts); k8s.io/component-helpers scheduling/corev1.
 """
@@ -23,10 +23,16 @@ from kubenetlab.controllers.fitting import Placed, domain_counts, misfits, sprea
 WATCHES: Final[tuple[Kind, ...]] = (Pod, Node, Namespace)
 
 SCHEDULED = "PodScheduled"
+SCHEDULING_GATED = "SchedulingGated"
+"""Reason of the condition PodScheduled."""
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     waiting = [pod for pod in cluster.all(Pod) if not pod.spec.node_name and not pod.is_terminating]
+    for pod in waiting:
+        if pod.spec.scheduling_gates:
+            yield from _gated(pod, now)
+    waiting = [pod for pod in waiting if not pod.spec.scheduling_gates]
     if not waiting:
         return
     placed = Placed(cluster)
@@ -57,6 +63,19 @@ def _skew(pod: Pod, node: Node, placed: Placed, wishes: Sequence[TopologySpreadC
 def _family(pod: Pod) -> str:
     owners = pod.metadata.owner_references
     return owners[0].uid if owners else pod.uid
+
+
+def _gated(pod: Pod, now: float) -> Iterator[Change]:
+    """Yield a pod with the condition of one that has scheduling gates.
+
+    Source: k8s.io/kubernetes pkg/registry/core/pod/strategy.go (applySchedulingGatedCondition).
+    """
+    before = pod.status.condition(SCHEDULED)
+    if before is None or before.reason != SCHEDULING_GATED:
+        condition = Condition(
+            SCHEDULED, "False", SCHEDULING_GATED, "Scheduling is blocked due to non-empty scheduling gates", timestamp(now)
+        )
+        yield structs.replace(pod, status=structs.replace(pod.status, conditions=(condition,)))
 
 
 def _unschedulable(cluster: Cluster, pod: Pod, reasons: Sequence[str], now: float) -> Iterator[Change]:

@@ -9,15 +9,16 @@ from msgspec import Struct
 
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Event
-from kubenetlab.api.pods import READY_ANNOTATION, Pod
+from kubenetlab.api.pods import CONDITIONS_ANNOTATION, READY_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import CONFIG_ERROR, CRASH_LOOP, how_it_ended
 from kubenetlab.controllers.faults import what_stops
-from kubenetlab.controllers.kubelet import observed_of
+from kubenetlab.controllers.kubelet import GATES_NOT_READY, observed_of
+from kubenetlab.controllers.scheduler import SCHEDULED, SCHEDULING_GATED
 from kubenetlab.programs import is_one_shot, setup
 
 State = Literal["ready", "unready", "completed", "waiting", "stuck"]
-"""unready: on purpose, by annotation or by a fault."""
+"""unready: on purpose, by an annotation, by scheduling gates or by a fault."""
 
 _CREATION_EVENTS = ("FailedCreatePodSandBox", "NetworkNotReady")
 
@@ -56,9 +57,12 @@ def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "") -> Verdict:
     containers_ready = pod.status.condition("ContainersReady")
     if pod.metadata.annotations.get(READY_ANNOTATION) == "false" and containers_ready is not None and containers_ready.status == "True":
         return Verdict(name, "unready", f'annotation {READY_ANNOTATION} is "false"')
-    scheduled = pod.status.condition("PodScheduled")
+    if (at_gates := _at_readiness_gates(pod)) is not None:
+        return at_gates
+    scheduled = pod.status.condition(SCHEDULED)
     if scheduled is not None and scheduled.status == "False":
-        return Verdict(name, "stuck", f"{scheduled.reason}: {scheduled.message}")
+        state: State = "unready" if scheduled.reason == SCHEDULING_GATED else "stuck"
+        return Verdict(name, state, f"{scheduled.reason}: {scheduled.message}")
     if pod.spec.node_name and cluster.node(pod.spec.node_name) is None:
         return Verdict(name, "stuck", f"spec.nodeName: there is no node {pod.spec.node_name}")
     if (fault := what_stops(cluster, pod)) is not None:
@@ -67,6 +71,23 @@ def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "") -> Verdict:
     if not reason and pod.status.phase == "Pending":
         reason = creation_failure
     return Verdict(name, "stuck", reason) if reason else Verdict(name, "waiting")
+
+
+def _at_readiness_gates(pod: Pod) -> Verdict | None:
+    """Return the verdict of a pod that only its readiness gates keep from being ready; None for any other.
+
+    A condition that does not exist will not come by itself; one that is there and not True was set on purpose.
+    """
+    ready = pod.status.condition("Ready")
+    if ready is None or ready.reason != GATES_NOT_READY:
+        return None
+    reason = f"{ready.reason}: {ready.message}"
+    missing = [gate.condition_type for gate in pod.spec.readiness_gates if pod.status.condition(gate.condition_type) is None]
+    if not missing:
+        return Verdict(pod.full_name, "unready", reason)
+    example = ",".join(f"{type_}=True" for type_ in missing)
+    hint = f'(set it by the annotation {CONDITIONS_ANNOTATION}: "{example}")'
+    return Verdict(pod.full_name, "stuck", f"{reason} {hint}")
 
 
 def will_end(pod: Pod, container: Container) -> bool:

@@ -106,6 +106,45 @@ def test_nothing_is_ready_because_it_was_made(lab: Lab) -> None:
     wait_for(lambda: lab.ask(lab.pod("client"), service)[0].error == "refused", "the Service to refuse")
 
 
+GATED = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: a, labels: {app: a}, annotations: {kubenetlab.dev/conditions: "example.com/load-balancer=%s"}}
+spec:
+  readinessGates: [{conditionType: example.com/load-balancer}]
+  containers: [{name: main, image: agnhost, args: [netexec], ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b}
+spec:
+  schedulingGates: [%s]
+  containers: [{name: main, image: agnhost, args: [netexec], ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: a}
+spec: {selector: {app: a}, ports: [{port: 80, targetPort: 8080}]}
+---
+""" + pod("client")
+
+
+def test_gates_hold_pods_back(lab: Lab) -> None:
+    """A readiness gate keeps a pod out of its Service until its condition is True, a scheduling gate keeps a pod Pending."""
+    given = lab.up(GATED % ("False", "{name: example.com/quota}"))
+    assert "unready on purpose: default/a, default/b" in given.err
+    service = ("TCP", lab.service("a")["cluster_ips"][0], 80)
+    assert lab.ask(lab.pod("client"), service)[0].error == "refused"
+    listed = {line.split()[0]: line.split()[1:3] for line in lab.run("get", "pods").out.splitlines()[1:]}
+    assert listed == {"a": ["1/1", "Running"], "b": ["0/1", "SchedulingGated"], "client": ["1/1", "Running"]}
+    lab.apply(GATED % ("True", ""))
+    wait_for(lambda: lab.pod("a")["ready"] and lab.pod("b")["ready"], "the gates to open")
+    wait_for(lambda: lab.ask(lab.pod("client"), service)[0].who == "a", "the Service to lead there")
+    lab.apply(GATED % ("Unknown", ""))
+    wait_for(lambda: lab.ask(lab.pod("client"), service)[0].error == "refused", "the Service to refuse")
+    assert lab.get("pod", "a")["status"]["containerStatuses"][0]["ready"]
+
+
 EXITS = """\
 apiVersion: v1
 kind: Pod

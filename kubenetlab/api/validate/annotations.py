@@ -10,16 +10,21 @@ from kubenetlab.api.ip import is_address
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import (
     ADDRESSES_ANNOTATION,
+    CONDITIONS_ANNOTATION,
     LISTEN_ANNOTATION,
     POOL_ANNOTATION,
     READY_ANNOTATION,
     REAL_COMMANDS_ANNOTATION,
     addresses_in,
+    conditions_in,
     ports_in,
 )
+from kubenetlab.api.validate.syntax import key_fault
 from kubenetlab.errors import did_you_mean
 
 PREFIX: Final = "kubenetlab.dev/"
+_OF_THE_KUBELET: Final = ("PodScheduled", "PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready")
+"""Pod conditions that the scheduler and the kubelet set."""
 
 
 def validate_annotations(meta: ObjectMeta, path: Path, kind: str) -> Iterator[Finding]:
@@ -56,6 +61,20 @@ def _listen_fault(value: str) -> str | None:
     return None
 
 
+def _conditions_fault(value: str) -> str | None:
+    try:
+        conditions = conditions_in(value)
+    except ValueError as error:
+        expected = 'conditions such as "example.com/load-balancer=True", each once, with the status True, False or Unknown'
+        return f"wanted {expected}, found {found(str(error))}"
+    for condition in conditions:
+        if condition.type in _OF_THE_KUBELET:
+            return f"the condition {condition.type} is set by the scheduler or the kubelet; an annotation cannot set it"
+        if fault := key_fault(condition.type):
+            return fault
+    return None
+
+
 def _pool_fault(value: str) -> str | None:
     return None if value else "wanted the name of a pool of networking.ipam.pools, found nothing"
 
@@ -68,6 +87,7 @@ _FAULTS: Final[Mapping[str, tuple[str, Callable[[str], str | None]]]] = {
     ADDRESSES_ANNOTATION: ("Pod", _addresses_fault),
     POOL_ANNOTATION: ("Pod", _pool_fault),
     READY_ANNOTATION: ("Pod", _bool_fault),
+    CONDITIONS_ANNOTATION: ("Pod", _conditions_fault),
     LISTEN_ANNOTATION: ("Pod", _listen_fault),
     REAL_COMMANDS_ANNOTATION: ("Pod", _bool_fault),
     IP_MODE_ANNOTATION: ("Service", _ip_mode_fault),

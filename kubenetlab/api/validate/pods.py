@@ -9,7 +9,7 @@ from kubenetlab.api.ip import is_address
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.validate.environment import validate_environment
 from kubenetlab.api.validate.metadata import validate_labels, validate_selector
-from kubenetlab.api.validate.syntax import port_name_fault, subdomain_fault
+from kubenetlab.api.validate.syntax import key_fault, port_name_fault, subdomain_fault
 from kubenetlab.names import label_fault
 
 _HANDLERS = ("httpGet", "tcpSocket", "grpc", "exec")
@@ -56,6 +56,7 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
             yield Finding((*here, "value"), "not allowed with operator Exists")
         if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
             yield Finding((*here, "effect"), f"wanted NoExecute where tolerationSeconds is set, found {found(toleration.effect)}")
+    yield from _validate_gates(spec, path)
     yield from _validate_affinity(spec, path)
     yield from _validate_dns(spec, path)
     for index, alias in enumerate(spec.host_aliases):
@@ -64,6 +65,22 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
         for number, hostname in enumerate(alias.hostnames):
             if fault := subdomain_fault(hostname):
                 yield Finding((*path, "hostAliases", index, "hostnames", number), fault)
+
+
+def _validate_gates(spec: PodSpec, path: Path) -> Iterator[Finding]:
+    """Yield the faults of scheduling gates and readiness gates."""
+    names = [gate.name for gate in spec.scheduling_gates]
+    for index, name in enumerate(names):
+        here = (*path, "schedulingGates", index, "name")
+        if fault := key_fault(name):
+            yield Finding(here, fault)
+        elif name in names[:index]:
+            yield Finding(here, f"{found(name)} is listed twice")
+    if names and spec.node_name:
+        yield Finding((*path, "nodeName"), "may not be set until all schedulingGates are removed")
+    for index, gate in enumerate(spec.readiness_gates):
+        if fault := key_fault(gate.condition_type):
+            yield Finding((*path, "readinessGates", index, "conditionType"), fault)
 
 
 def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iterator[Finding]:
