@@ -88,10 +88,9 @@ class Agent:
         self._lives = Lives(self._died)
         self._dirty = asyncio.Event()
         self._changed: set[asyncio.Event] = set()
-        self._needs_check = False
+        self._needs_check = self._is_applying = False
         self._settling_until = 0.0
         self._wake_at: float | None = None
-        self._is_applying = False
         self.is_idle = False
         """True while there is nothing left to do but to wait."""
 
@@ -247,6 +246,7 @@ class Agent:
         """Writes the store where it is not written yet: before the kernel is touched, and before a request that changed it is answered."""
         if self._keeper.save(self.cluster):
             self._notify()
+        self.runs.acknowledge()
 
     async def _apply(self, changes: Changes) -> None:
         async with self.kernel_is_free:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from kubenetlab.lab import rundir
@@ -27,6 +28,8 @@ class Executor:
         self._serial = 0
         self._ends: dict[str, asyncio.Future[int]] = {}
         """Commands under way, by their names."""
+        self._requests: set[asyncio.Future[Message]] = set()
+        """Requests whose answers nobody needs."""
 
     async def run(self, netns: str, container: str, command: Sequence[str], timeout_s: float) -> tuple[int, str]:
         """(exit status, what it wrote). Raises TimeoutError, and OSError when the container has no process to run it beside.
@@ -37,7 +40,7 @@ class Executor:
         name = f"{container}.probe-{self._token}-{self._serial}"
         end = self._ends[name] = asyncio.get_running_loop().create_future()
         asked = {"netns": netns, "container": name, "argv": list(command), "beside": container}
-        born = asyncio.ensure_future(self._init.call(do="exec", role="command", arguments=asked))
+        born = asyncio.ensure_future(self._init.call(do="exec", run=name, role="command", arguments=asked))
         log = self._directory / rundir.container_log(netns, name)
         try:
             async with asyncio.timeout(timeout_s):
@@ -49,14 +52,14 @@ class Executor:
         finally:
             is_heard = end.done() and not end.cancelled() and end.exception() is None
             if not is_heard:
-                born.add_done_callback(_kill)  # at once, when it was born already
+                born.add_done_callback(partial(self._kill, name))  # at once, when it was born already
             del self._ends[name]
             log.unlink(missing_ok=True)
 
     def _heard(self, event: Message) -> None:
-        if event.get("event") != "died":
+        if event["event"] != "exited":
             return
-        end = self._ends.get(event["arguments"]["container"])
+        end = self._ends.get(event["run"])
         if end is not None and not end.done():
             end.set_result(os.waitstatus_to_exitcode(event["status"]))
 
@@ -66,11 +69,9 @@ class Executor:
             if not end.done():
                 end.set_exception(ConnectionResetError("init was not heard for a moment"))
 
-
-def _kill(born: asyncio.Future[Message]) -> None:
-    pid = 0 if born.cancelled() else born.result().get("pid", 0)
-    if pid:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    def _kill(self, name: str, born: asyncio.Future[Message]) -> None:
+        """Have init kill a command that was started; success when it has exited already."""
+        if not born.cancelled() and "pid" in born.result():
+            asked = asyncio.ensure_future(self._init.call(do="signal", run=name, signal=int(signal.SIGKILL)))
+            self._requests.add(asked)
+            asked.add_done_callback(self._requests.discard)

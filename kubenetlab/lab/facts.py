@@ -97,8 +97,8 @@ def _program_report(seen: Observed, report: dict[str, Any]) -> Observed:
         report.get("is_process", False),
     )
     known = seen.containers.get(report["container"])
-    if known is not None and known.attempt == told.attempt and told.state in (known.state, "running"):
-        return seen  # nothing new; or the word that it was started, overtaken by the word that it has ended
+    if known is not None and (known.attempt, known.state != "running") >= (told.attempt, told.state != "running"):
+        return seen  # nothing new, or overtaken by the report of its end or of a later run
     return structs.replace(seen, containers={**seen.containers, report["container"]: told})
 
 

@@ -25,6 +25,7 @@ from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot, Role
 from kubenetlab.lab.isolation import leave, mount_own_proc
 from kubenetlab.lab.log import say
+from kubenetlab.lab.pod_processes import PodProcess, PodProcesses
 from kubenetlab.lab.wire import Frames, encode
 
 BACKLOG = 256
@@ -145,8 +146,7 @@ class Init:
         self._roles = roles
         self._children = [_Child(name, role) for name, role in roles.permanent(boot)]
         self._connections: dict[int, tuple[socket.socket, Frames]] = {}
-        self._in_pods: dict[int, dict[str, Any]] = {}
-        """What was asked for, by the pid of the process that it became."""
+        self._in_pods = PodProcesses()
         self._kept = False
         self._poll = select.poll()
 
@@ -202,9 +202,9 @@ class Init:
                 return
             if not pid:
                 return
-            if pid in self._in_pods:
+            if (event := self._in_pods.exited(pid, status, time.time())) is not None:
                 _end_group(pid)
-                self._tell_all({"event": "died", "pid": pid, "status": status, **self._in_pods.pop(pid)})
+                self._tell_all(event)
             for child in self._children:
                 if child.pid == pid:
                     self._schedule(child, f"died ({_how(status)})")
@@ -277,43 +277,49 @@ class Init:
             self._send(fd, {"answers": message.get("id", 0), **self._serve(message)})
 
     def _serve(self, message: dict[str, Any]) -> dict[str, Any]:
-        """`spawn` forks one of the processes that live in pods, `exec` one that joins a container's own; `list` names them. Pids are of
-        the lab's PID namespace."""
+        """Answer one request.
+
+        `spawn` forks a process into a pod, `exec` one that joins a container's own process; both name it by `run`. `signal` sends
+        a signal to a process, `list` returns all of them and the exits that are kept, `acknowledge` drops such exits.
+        Pids are of the lab's PID namespace.
+        """
         try:
-            if message["do"] == "list":
-                return {"processes": [{"pid": pid, **asked} for pid, asked in self._in_pods.items()]}
-            asked = message["arguments"]
-            if message["do"] == "exec":
-                beside = self._process_of(asked["netns"], asked["beside"])
-                asked, sandbox = {**asked, "beside": beside}, int(self._in_pods[beside]["sandbox"])
-            else:
-                sandbox = int(message["sandbox"])
-            role = self._roles.in_pod(message["role"], asked)
-            log = self._boot.path(rundir.container_log(asked["netns"], asked["container"]))
-
-            def logged(boot: Boot) -> None:
-                try:
-                    _redirect_output(log)
-                except OSError as error:
-                    say(f"what container {asked['container']} of {asked['netns']} prints is lost: {refusal(error)}")
-                    _redirect_output(os.devnull)
-                role(boot)
-
-            pid = self._spawn_inside(str(message["role"]), logged, sandbox)
+            match message["do"]:
+                case "list":
+                    return self._in_pods.listing()
+                case "acknowledge":
+                    self._in_pods.acknowledge(message["runs"])
+                    return {"ok": True}
+                case "signal":
+                    return {"ok": self._in_pods.signal(message["run"], message["signal"])}
+                case "spawn":
+                    return self._start_in_pod(message, int(message["sandbox"]), message["arguments"])
+                case "exec":
+                    asked = message["arguments"]
+                    beside = self._in_pods.of_container(asked["netns"], asked["beside"])
+                    return self._start_in_pod(message, beside.sandbox, {**asked, "beside": beside.pid})
+            return {"error": f"unknown request {message['do']}"}
         except ProcessLookupError as error:
             return {"error": str(error)}
         except (KeyError, OSError, ValueError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
-        self._in_pods[pid] = {"role": message["role"], "arguments": asked, "sandbox": sandbox}
-        return {"pid": pid}
 
-    def _process_of(self, netns: str, container: str) -> int:
-        """The pid of a container's own process."""
-        for pid, entry in self._in_pods.items():
-            who = entry["arguments"]
-            if (who["netns"], who["container"]) == (netns, container) and not who.get("beside"):
-                return pid
-        raise ProcessLookupError(f"container {container} is not running")
+    def _start_in_pod(self, message: dict[str, Any], sandbox: int, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Fork the process that a request asks for; return the answer."""
+        role = self._roles.in_pod(message["role"], arguments)
+        log = self._boot.path(rundir.container_log(arguments["netns"], arguments["container"]))
+
+        def logged(boot: Boot) -> None:
+            try:
+                _redirect_output(log)
+            except OSError as error:
+                say(f"what container {arguments['container']} of {arguments['netns']} prints is lost: {refusal(error)}")
+                _redirect_output(os.devnull)
+            role(boot)
+
+        pid = self._spawn_inside(str(message["role"]), logged, sandbox)
+        self._in_pods.add(PodProcess(message["run"], pid, message["role"], sandbox, arguments))
+        return {"pid": pid}
 
     def _spawn_inside(self, name: str, role: Role, sandbox: int) -> int:
         """Forks into the namespaces of a pause process. Only a child is in the PID namespace joined, hence two forks."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from kubenetlab import programs
 from kubenetlab.api.environment import expand
@@ -37,49 +38,67 @@ REPLACE_AFTER_S = 1.0
 NOT_FOUND = 127
 """The exit status of a command that is no program, as shells have it."""
 
+
+class _Process(Struct):
+    """A container that is a process of its own."""
+
+    run: str
+    """Name of the process in requests to init and in its events."""
+    pid: int = 0
+    """0 until init has answered; for display only."""
+
+
 OnReports = Callable[[Sequence[Message]], None]
 OnLost = Callable[[list[str]], None]
 
 
 class RunsHand:
-    """Starts and stops programs, and passes on what becomes of them."""
+    """Starts and stops programs, and passes on what becomes of them.
+
+    The answer that a program was started and the event that it has exited may arrive in either order: a process is recorded before
+    init is asked for it, and a report that something runs never replaces the report that the same run is over.
+    """
 
     def __init__(self, directory: Path, workers: int, on_reports: OnReports, on_lost: OnLost) -> None:
         self._directory = directory
-        self._reports = Together(on_reports)
+        self._on_reports = on_reports
+        self._reports = Together(self._deliver)
         self._on_lost = on_lost
         self._workers = [
             Hand(f"app worker {number}", str(directory / rundir.worker_socket(number)), partial(self._heard, number), lambda: None)
             for number in range(workers)
         ]
-        self._init = Hand("init", str(directory / rundir.INIT_SOCKET), self._heard_init, lambda: None)
+        self._init = Hand("init", str(directory / rundir.INIT_SOCKET), self._heard_init, self._resync)
+        self._token = os.urandom(4).hex()
+        """Distinguishes the runs of this agent from those of its predecessors."""
+        self._serial = 0
         self._worker_of: dict[str, int] = {}
         self._nodes: dict[str, int] = {}
-        self._processes: dict[tuple[str, str], int] = {}
-        self._gone: dict[int, asyncio.Event] = {}
-        """Processes whose death is waited for."""
+        self._processes: dict[tuple[str, str], _Process] = {}
+        """By (sandbox, container), from the request to start one to the report of its exit."""
+        self._gone: dict[str, asyncio.Event] = {}
+        """Runs whose exit somebody waits for; it is not reported."""
         self._node_of: dict[str, str] = {}
         self._leaving: dict[asyncio.Task[None], str] = {}
         """Sandboxes that are gone and may still hold ports, and the node of each, whose network it may have shared."""
-        self._ending: dict[int, tuple[int, asyncio.TimerHandle]] = {}
-        """Processes that were asked to end → (pidfd, when they are ended)."""
+        self._ending: dict[str, asyncio.TimerHandle] = {}
+        """Runs that were asked to end → the timer that kills them."""
         self._ended: deque[tuple[str, str]] = deque()
         """Whose logs are kept although they are gone, the oldest first."""
         self._log_of: dict[tuple[str, str], int] = {}
         """(sandbox, container) of those that have a log file → the attempt whose it is."""
         self.running: dict[tuple[str, str], int] = {}
         """(sandbox, container) → attempt, as far as the processes have told."""
+        self._over: dict[tuple[str, str], int] = {}
+        """(sandbox, container) → the latest attempt that has ended."""
+        self._reported: list[str] = []
+        """Runs whose exit has been reported, and is not acknowledged before the report is stored."""
+        self._requests: set[asyncio.Task[Message]] = set()
+        """Requests to init that nobody waits for."""
 
     async def adopt(self) -> None:
-        """Learns from init which processes run in pods; the workers tell of themselves when they are connected to."""
-        answer = await self._init.call(do="list")
-        for process in answer.get("processes", ()):
-            who = process["arguments"]
-            if who.get("beside"):
-                continue  # a probe's command
-            self._processes[who["netns"], who["container"]] = process["pid"]
-            self._log_of[who["netns"], who["container"]] = who["attempt"]
-            self._report(_started(who, process["role"]))  # the former agent may have had no time to write it down
+        """Learn from init which processes run in pods, and which have exited unnoticed; workers report when they are connected to."""
+        await self._sync(is_first=True)
         for hand in self._workers:
             await hand.call(do="nothing")  # the answer comes behind the worker's own `hello`
 
@@ -116,14 +135,15 @@ class RunsHand:
 
     def process(self, netns: str, container: str) -> int | None:
         """The pid of a container that is a process of its own."""
-        return self._processes.get((netns, container))
+        process = self._processes.get((netns, container))
+        return process.pid or None if process is not None else None
 
     async def stop(self, run: ProgramRun, node: str) -> None:
         """Ends a program; success when it has ended already."""
         self.running.pop((run.netns, run.container), None)
-        pid = self._processes.get((run.netns, run.container), 0)
-        if pid:
-            self._end(pid, float(run.options.get("grace_s", KILL_AFTER_S)))
+        process = self._processes.get((run.netns, run.container))
+        if process is not None:
+            self._end(process.run, float(run.options.get("grace_s", KILL_AFTER_S)))
         else:
             await self._worker(run.netns, node).call(do="stop", netns=run.netns, container=run.container)
 
@@ -157,7 +177,7 @@ class RunsHand:
         while len(self._ended) > ENDED_LOGS:
             container_logs.remove(self._log(*self._ended.popleft()))
         self._leave(netns)
-        for known in (self.running, self._processes, self._log_of):
+        for known in (self.running, self._over, self._processes, self._log_of):
             for key in [key for key in known if key[0] == netns]:
                 del known[key]
 
@@ -165,13 +185,14 @@ class RunsHand:
         """Has what listened in a sandbox let go of its ports: a pod in its node's network may be followed by one that wants the same."""
         number = self._worker_of.pop(netns, None)
         node = self._node_of.pop(netns, "")
-        deaths = {pid: self._gone.setdefault(pid, asyncio.Event()) for key, pid in self._processes.items() if key[0] == netns}
+        runs = [process.run for key, process in self._processes.items() if key[0] == netns]
+        deaths = {run: self._gone.setdefault(run, asyncio.Event()) for run in runs}
         if number is not None or deaths:
             task = asyncio.get_running_loop().create_task(self._left(netns, None if number is None else self._workers[number], deaths))
             self._leaving[task] = node
             task.add_done_callback(self._leaving.pop)
 
-    async def _left(self, netns: str, worker: Hand | None, deaths: Mapping[int, asyncio.Event]) -> None:
+    async def _left(self, netns: str, worker: Hand | None, deaths: Mapping[str, asyncio.Event]) -> None:
         try:
             async with asyncio.timeout(REPLACE_AFTER_S):
                 if worker is not None:
@@ -181,13 +202,15 @@ class RunsHand:
         except TimeoutError:
             log(f"{netns}: something in it may still hold its ports")
         finally:
-            for pid in deaths:
-                self._gone.pop(pid, None)
+            for run in deaths:
+                self._gone.pop(run, None)
 
     async def _start_process(self, run: ProgramRun, pid: int, context: Context, environment: Callable[[], dict[str, str]]) -> str | None:
         who = {"netns": run.netns, "container": run.container, "attempt": run.attempt}
-        if (former := self._processes.get((run.netns, run.container))) is not None:
-            await self._replace(former)
+        key = run.netns, run.container
+        if (former := self._processes.get(key)) is not None:
+            await self._replace(former.run)
+            self._processes.pop(key, None)
         files = {"hosts": context.files.hosts, "resolv_conf": context.files.resolv_conf}
         variables = environment()
         argv = [expand(word, variables) for word in run.options.get("argv", ())]
@@ -196,10 +219,15 @@ class RunsHand:
             return None
         self._begin_log(who)
         born_with = {**who, **run.options, "argv": argv, **files, "identity": context.identity, "environment": variables}
-        answer = await self._init.call(do="spawn", role=run.program, sandbox=pid, arguments=born_with)
+        self._serial += 1
+        # Recorded before the request: the process may have exited, and its exit been reported, before this coroutine sees the answer.
+        process = self._processes[key] = _Process(f"{self._token}-{self._serial}")
+        answer = await self._init.call(do="spawn", run=process.run, role=run.program, sandbox=pid, arguments=born_with)
         if "error" in answer:
+            if self._processes.get(key) is process:
+                del self._processes[key]
             return str(answer["error"])
-        self._processes[run.netns, run.container] = answer["pid"]
+        process.pid = answer["pid"]
         self._report(_started(who, run.program))
         return None
 
@@ -219,37 +247,35 @@ class RunsHand:
             container_logs.begin_run(self._log(*key))
         self._log_of[key] = who["attempt"]
 
-    def _end(self, pid: int, grace_s: float) -> None:
-        """Asks a process to end, and ends it when it does not; success when it is gone already."""
-        if pid in self._ending:
-            return
-        try:
-            life = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return
-        self._ending[pid] = life, asyncio.get_running_loop().call_later(grace_s, _send, life, signal.SIGKILL)
-        _send(life, signal.SIGTERM)
+    def _end(self, run: str, grace_s: float) -> None:
+        """Ask a process to end, and kill it when it has not ended after `grace_s`; success when it is gone already."""
+        if run not in self._ending:
+            self._ending[run] = asyncio.get_running_loop().call_later(grace_s, self._signal, run, signal.SIGKILL)
+            self._signal(run, signal.SIGTERM)
 
-    def _forget_end(self, pid: int) -> None:
-        if pid in self._ending:
-            life, timer = self._ending.pop(pid)
-            timer.cancel()
-            os.close(life)
+    def _signal(self, run: str, number: signal.Signals) -> None:
+        """Have init, which reaps the process and so cannot mistake another one for it, send a signal."""
+        self._ask_init(do="signal", run=run, signal=int(number))
 
-    async def _replace(self, pid: int) -> None:
-        """Ends a process that another one is to follow: the ports must be free again."""
-        gone = self._gone.setdefault(pid, asyncio.Event())
+    def _ask_init(self, **request: Any) -> None:
+        """Send a request whose answer nobody needs."""
+        self._requests.add(task := asyncio.get_running_loop().create_task(self._init.call(**request)))
+        task.add_done_callback(self._requests.discard)
+
+    async def _replace(self, run: str) -> None:
+        """End a process before another one follows it: the ports must be free again."""
+        gone = self._gone.setdefault(run, asyncio.Event())
         for number, wait_s in ((signal.SIGTERM, REPLACE_AFTER_S), (signal.SIGKILL, KILL_AFTER_S)):
+            answer = await self._init.call(do="signal", run=run, signal=int(number))
+            if not answer.get("ok"):
+                break  # its exit was reported before this answer
             try:
-                os.kill(pid, number)
                 async with asyncio.timeout(wait_s):
                     await gone.wait()
-            except ProcessLookupError:
                 break
             except TimeoutError:
                 continue
-            break
-        self._gone.pop(pid, None)
+        self._gone.pop(run, None)
 
     def _worker(self, netns: str, node: str) -> Hand:
         """A sandbox stays with the worker that opened its sockets; a node's pods share one."""
@@ -272,45 +298,88 @@ class RunsHand:
             self._on_lost([netns for netns, _ in lost])
 
     def _heard_init(self, event: Message) -> None:
-        who = event["arguments"]
-        key = (who["netns"], who["container"])
-        self._forget_end(event["pid"])
-        if (gone := self._gone.pop(event["pid"], None)) is not None:
-            gone.set()  # another one follows, and is told of in its place
+        if event["event"] == "exited" and not event["is_probe"]:
+            self._record_exit(event, is_expected=self._is_current(event))
+
+    def _is_current(self, event: Message) -> bool:
+        process = self._processes.get((event["netns"], event["container"]))
+        return process is not None and process.run == event["run"]
+
+    def _record_exit(self, event: Message, *, is_expected: bool) -> None:
+        """Report an exit, except of a process that another one replaces or whose sandbox is gone (`is_expected` is false)."""
+        run, key = event["run"], (event["netns"], event["container"])
+        if (timer := self._ending.pop(run, None)) is not None:
+            timer.cancel()
+        if (gone := self._gone.pop(run, None)) is not None:
+            gone.set()
+            is_expected = False
+        if not is_expected:
+            self._ask_init(do="acknowledge", runs=[run])
             return
-        if self._processes.get(key) != event["pid"]:
-            return
-        del self._processes[key]
-        code = os.waitstatus_to_exitcode(event["status"])
-        said = container_logs.last_words(self._log(*key)) if code > 0 else f"{KILLED} {-code}" if code < 0 else ""
-        told = {name: who[name] for name in ("netns", "container", "attempt")}
-        self._report(
-            {
-                **told,
-                "state": "exited",
-                "exit_code": code if code >= 0 else 128 - code,
-                "message": said,
-                "at": time.time(),
-            }
-        )
+        self._processes.pop(key, None)
+        self._report(_exited(event, self._log(*key)))
+
+    def _resync(self) -> None:
+        """The connection to init broke: events may be missing."""
+        self._requests.add(task := asyncio.get_running_loop().create_task(self._sync()))
+        task.add_done_callback(self._requests.discard)
+
+    async def _sync(self, *, is_first: bool = False) -> Message:
+        """Take over what init knows of processes and their exits. With `is_first` all of it is a former agent's."""
+        answer = await self._init.call(do="list")
+        for process in answer.get("processes", ()):
+            key = process["netns"], process["container"]
+            if process["is_probe"] or (key in self._processes and not self._is_current(process)):
+                continue
+            self._processes[key] = _Process(process["run"], process["pid"])
+            self._log_of[key] = process["attempt"]
+            self._report(_started(process, process["role"]))  # the former agent may have had no time to write it down
+        for event in answer.get("exits", ()):
+            key = event["netns"], event["container"]
+            if is_first and key not in self._processes:
+                self._log_of[key] = event["attempt"]
+                self._record_exit(event, is_expected=True)
+            else:
+                self._record_exit(event, is_expected=self._is_current(event))
+        return answer
 
     def _report(self, report: dict[str, Any]) -> None:
-        key = (report["netns"], report["container"])
+        """Pass on a report, unless it says that something runs that is known to have ended."""
+        key, attempt = (report["netns"], report["container"]), report["attempt"]
         if report["state"] == "running":
-            self.running[key] = report["attempt"]
-        elif self.running.get(key) == report["attempt"]:
-            del self.running[key]
+            if attempt <= self._over.get(key, -1):
+                return
+            self.running[key] = attempt
+        else:
+            self._over[key] = max(attempt, self._over.get(key, -1))
+            if self.running.get(key, attempt + 1) <= attempt:
+                del self.running[key]
         self._reports.add(report)
 
+    def _deliver(self, reports: Sequence[Message]) -> None:
+        self._on_reports(reports)
+        self._reported += [report["run"] for report in reports if "run" in report]
 
-def _started(who: dict[str, Any], program: str) -> dict[str, Any]:
+    def acknowledge(self) -> None:
+        """Let init drop the exits that were reported. Called when the store that the reports changed is on disk."""
+        if self._reported:
+            runs, self._reported = self._reported, []
+            self._ask_init(do="acknowledge", runs=runs)
+
+
+def _started(who: Message, program: str) -> Message:
     """The report of a process that runs now."""
     told = {name: who[name] for name in ("netns", "container", "attempt")}
     return {**told, "state": "running", "is_process": program == programs.COMMAND, "at": time.time()}
 
 
-def _send(life: int, number: signal.Signals) -> None:
-    try:
-        signal.pidfd_send_signal(life, number)
-    except ProcessLookupError:
-        pass
+def _exited(event: Message, log: Path) -> Message:
+    """The report of a process that has exited."""
+    code = os.waitstatus_to_exitcode(event["status"])
+    message = container_logs.last_words(log) if code > 0 else f"{KILLED} {-code}" if code < 0 else ""
+    return {
+        **{name: event[name] for name in ("run", "netns", "container", "attempt", "at")},
+        "state": "exited",
+        "exit_code": code if code >= 0 else 128 - code,
+        "message": message,
+    }

@@ -205,3 +205,50 @@ def test_commands_outlive_the_agent(lab: Lab) -> None:
     assert wait_for(lambda: lab.pod("web")["containers"][0]["pid"], "what the new agent learns from init") == before
     assert status(lab, "web")["restartCount"] == 0
     assert lab.run("ping", "web", "svc:web", "--http", "/", "-o", "json").json["found"] == "answer"
+
+
+SHORT_LIVED_PODS, SHORT_LIVED_CONTAINERS = 20, 25
+
+
+def short_lived(pods: int, containers: int) -> str:
+    """Pods of which each container ends at once, with an exit status of its own."""
+    specs = "".join(
+        f"  - {{name: c{number}, image: anything, command: [sh, -c, 'exit {number}']}}\n" for number in range(1, containers + 1)
+    )
+    return "".join(pod(f"brief-{number}", specs, "  restartPolicy: Never\n") for number in range(pods))
+
+
+def ended_as_they_should(lab: Lab, pods: int, containers: int) -> bool:
+    """True when the exit status of every container is known and right."""
+    found = [one["status"] for one in lab.get("pods")["items"] if one["metadata"]["name"].startswith("brief-")]
+    codes = [[status["state"].get("terminated", {}).get("exitCode") for status in one["containerStatuses"]] for one in found]
+    return [one["phase"] for one in found] == ["Failed"] * pods and codes == [list(range(1, containers + 1))] * pods
+
+
+def test_no_exit_of_a_short_lived_container_is_lost(lab: Lab) -> None:
+    """A command may end before it is known to have begun."""
+    lab.up(ONE_NODE + short_lived(SHORT_LIVED_PODS, SHORT_LIVED_CONTAINERS), status=1)
+    wait_for(lambda: ended_as_they_should(lab, SHORT_LIVED_PODS, SHORT_LIVED_CONTAINERS), "all exits")
+
+
+WAITS = """\
+  - name: main
+    image: anything
+    command: [sh, -c, "until [ -e /tmp/go ]; do sleep 0.02; done; echo done; exit 3"]
+"""
+
+
+def test_an_exit_that_the_agent_did_not_store_is_reported_by_the_next_one(lab: Lab) -> None:
+    """The agent is stopped while a command ends, and killed before it can have read of it."""
+    lab.up(ONE_NODE + pod("work", WAITS, "  restartPolicy: Never\n"))
+    (process,) = [container["pid"] for container in lab.pod("work")["containers"]]
+    place = Path(f"/proc/{lab.seen['init_pid']}/root/proc/{process}")
+    (agent,) = lab.pids(f"kubenetlab {lab.name} agent")
+    os.kill(agent, signal.SIGSTOP)
+    Path(place, "root/tmp/go").touch()
+    wait_for(lambda: not place.exists(), "the end of the command")
+    os.kill(agent, signal.SIGKILL)
+    wait_for(lambda: lab.get("pod", "work")["status"]["phase"] == "Failed", "the exit")
+    assert status(lab, "work")["state"]["terminated"]["exitCode"] == 3
+    assert status(lab, "work")["restartCount"] == 0
+    assert said(lab, "work") == ["done"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import pytest
 from msgspec import structs
 
@@ -153,3 +156,19 @@ def test_news_that_has_been_overtaken_changes_nothing() -> None:
     again = told(ended, "running", 1).get(Observed, "default", "a")
     assert again is not None
     assert (again.containers["main"].attempt, again.containers["main"].state) == (1, "running")
+
+
+REPORTS = [(0, "running"), (0, "exited"), (1, "running"), (1, "exited")]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(REPORTS)), ids=str)
+def test_reports_have_one_result_in_any_order(order: Sequence[tuple[int, str]]) -> None:
+    """The latest run counts, and once it has ended it does not run any more."""
+    cluster = store(pod("a"))
+    netns = pod_netns("default", "a", pod_named(cluster, "a").uid)
+    for attempt, state in order:
+        told = {"netns": netns, "container": "main", "attempt": attempt, "state": state, "exit_code": attempt}
+        cluster = cluster.with_changes(program_reports(cluster, [told]))
+    seen = cluster.get(Observed, "default", "a")
+    assert seen is not None
+    assert seen.containers["main"] == ContainerReport(1, "exited", 1)

@@ -1,0 +1,63 @@
+"""Processes in pods, as init keeps track of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from kubenetlab.lab.pod_processes import PodProcess, PodProcesses
+
+POD = "pod/default/a/1"
+
+
+def process(run: str, pid: int, *, beside: int = 0) -> PodProcess:
+    return PodProcess(run, pid, "command", 10, {"netns": POD, "container": run, "attempt": 2, "argv": ["true"], "beside": beside})
+
+
+def test_an_exit_is_kept_until_it_is_acknowledged() -> None:
+    """The next agent finds it, with the time at which it happened."""
+    processes = PodProcesses()
+    processes.add(process("a", 11))
+    event = processes.exited(11, 256, 5.0)
+    assert event is not None
+    assert (event["run"], event["attempt"], event["status"], event["at"]) == ("a", 2, 256, 5.0)
+    assert processes.listing() == {"processes": [], "exits": [event]}
+    processes.acknowledge(["a", "another"])
+    assert processes.listing() == {"processes": [], "exits": []}
+
+
+def test_exits_of_probes_and_of_other_children_are_not_kept() -> None:
+    """The client that runs a probe's command hears of its exit at once, or runs another one."""
+    processes = PodProcesses()
+    processes.add(process("a", 11, beside=10))
+    event = processes.exited(11, 0, 5.0)
+    assert event is not None
+    assert event["is_probe"]
+    assert processes.exited(12, 0, 5.0) is None
+    assert processes.listing()["exits"] == []
+
+
+def test_a_pid_that_is_used_again_is_another_process() -> None:
+    """A signal for the run that had the pid before reaches nobody."""
+    processes = PodProcesses()
+    processes.add(process("a", 11))
+    processes.exited(11, 0, 5.0)
+    with subprocess.Popen(["sleep", "60"]) as child:
+        processes.add(process("b", child.pid))
+        assert not processes.signal("a", signal.SIGKILL)
+        assert processes.signal("b", signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) == -signal.SIGKILL
+        child.returncode = -signal.SIGKILL
+
+
+def test_a_container_has_one_process_of_its_own() -> None:
+    """The command of a probe beside it is not it."""
+    processes = PodProcesses()
+    processes.add(process("a", 11, beside=10))
+    with pytest.raises(ProcessLookupError):
+        processes.of_container(POD, "a")
+    processes.add(process("a", 12))
+    assert processes.of_container(POD, "a").pid == 12
