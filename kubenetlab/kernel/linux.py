@@ -129,7 +129,7 @@ class LinuxKernel:
                     count += len(entry.operations)
                 elif not entry.is_new:
                     failures += [lost for lost in self._unplugged(entry) if (lost.netns, lost.operation.object.key) not in told]
-                if entry.netns not in self.sandboxes.pids:
+                if entry.netns not in self.sandboxes.pauses:
                     self._indexes.pop(entry.netns, None)
         finally:
             for fd in self._open.values():
@@ -194,7 +194,7 @@ class LinuxKernel:
         return [
             Failure(entry.netns, operation, errno.ENODEV, f"there is no link or namespace {far[0]!r}")
             for operation in entry.operations
-            if operation.verb != "remove" and (far := operation.object.far_end) is not None and far[0] not in self.sandboxes.pids
+            if operation.verb != "remove" and (far := operation.object.far_end) is not None and far[0] not in self.sandboxes.pauses
         ]
 
     def _change(self, netns: str, operations: Sequence[Operation], sysctls: SysctlWriter) -> list[Failure]:
@@ -226,7 +226,7 @@ class LinuxKernel:
         found: dict[str, list[Object]] = {}
         for netns, contents in wanted.items():
             sandbox = next((obj for obj in contents.values() if isinstance(obj, Sandbox)), None)
-            if netns not in self.sandboxes.pids or sandbox is None:
+            if netns not in self.sandboxes.pauses or sandbox is None:
                 continue
             try:
                 found[netns] = [sandbox]
@@ -236,7 +236,6 @@ class LinuxKernel:
                         found[netns] += self._read_rest(netns, contents, seen[netns], route)
             except (FileNotFoundError, ProcessLookupError):
                 del found[netns]
-                self.sandboxes.pids.pop(netns, None)
         beside = [(netns, link) for netns in far if netns not in seen for link in self._far_links(netns)]
         here = [(netns, link) for netns, links in seen.items() for link in links]
         ends = {link.index: (netns, link) for netns, link in (*here, *beside) if link.kind == "veth"}

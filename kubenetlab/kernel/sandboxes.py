@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.kernel.blanks import Blanks
+from kubenetlab.kernel.processes import ProcessId, has_exited, reap, send_signal
 from kubenetlab.kernel.syscalls import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -35,16 +37,70 @@ _KINDS = {"net": CLONE_NEWNET, "uts": CLONE_NEWUTS, "ipc": CLONE_NEWIPC}
 _EXEC_TIMEOUT_S = 1.0
 
 
+class Pause:
+    """One pause process. It stands for one life of a sandbox: a successor of the same name is another `Pause`.
+
+    Our own child keeps its pid until `reap`. A pause process that a former agent started is init's child, which may reap it at
+    any moment: its pidfd was opened before anything was read of the process.
+    """
+
+    __slots__ = ("id", "is_adopted", "pidfd")
+
+    def __init__(self, process: ProcessId, pidfd: int = -1, *, is_adopted: bool = False) -> None:
+        self.id = process
+        self.pidfd = pidfd
+        """-1 until `open`."""
+        self.is_adopted = is_adopted
+
+    @property
+    def pid(self) -> int:
+        """Its number in the lab's PID namespace."""
+        return self.id.pid
+
+    def open(self) -> int:
+        """Return the pidfd, which stays ours until `reap`."""
+        if self.pidfd < 0:
+            self.pidfd = os.pidfd_open(self.pid)
+        return self.pidfd
+
+    def kill(self) -> None:
+        """Kill the process; success when it is dead already."""
+        if self.pidfd >= 0:
+            send_signal(self.pidfd, signal.SIGKILL)
+        elif not self.is_adopted:
+            os.kill(self.pid, signal.SIGKILL)  # our child, not reaped: the pid cannot be another process's
+
+    def reap(self) -> bool:
+        """Reap the process and close its pidfd; return False while it runs."""
+        if self.pidfd >= 0:
+            if not reap(self.pidfd):
+                return False
+            os.close(self.pidfd)
+            self.pidfd = -1
+            self.is_adopted = True  # the pid may be another process's from now on
+        return True
+
+
 class Sandboxes:
-    """The pause processes of one lab, by the name of their sandbox; `pids` are numbers of this PID namespace."""
+    """The pause processes of one lab, by the name of their sandbox; pids are numbers of this PID namespace.
+
+    `pauses` names the one that holds a sandbox now. It is changed by the threads that start pause processes, and by the thread
+    that hears of their deaths.
+    """
 
     def __init__(self, lab: str, pause_path: str) -> None:
         self._lab = lab
         self._pause_path = pause_path
         self._home = {kind: open_namespace(kind) for kind in (*_KINDS, "pid")}
-        self.pids: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self.pauses: dict[str, Pause] = {}
         self.blanks: Blanks | None = None
         """Network namespaces that were made ahead, as long as there are some."""
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The pid of each sandbox's pause process."""
+        return {netns: pause.pid for netns, pause in self.pauses.copy().items()}
 
     def network(self, sandbox: Sandbox, fill: Callable[[], None], blank: int | None = None) -> int | None:
         """A sandbox's network namespace: calls `fill` in it and returns its descriptor, for `hold`; None where it shares another's.
@@ -66,8 +122,8 @@ class Sandboxes:
         finally:
             setns(self._home["net"], CLONE_NEWNET)
 
-    def hold(self, sandbox: Sandbox, network: int | None) -> int:
-        """Has a pause process hold what `network` has returned, whose descriptor it closes, and all else that is the sandbox's. Its pid."""
+    def hold(self, sandbox: Sandbox, network: int | None) -> None:
+        """Start the pause process that holds the sandbox; closes `network`, the descriptor returned by the method of that name."""
         try:
             if network is None:
                 self._join(sandbox.shares)
@@ -76,38 +132,67 @@ class Sandboxes:
                 setns(network, CLONE_NEWNET)
                 unshare(CLONE_NEWUTS | CLONE_NEWIPC)
                 set_hostname(sandbox.hostname)
-            self.pids[sandbox.netns] = pid = self._spawn_pause(sandbox.netns)
-            return pid
+            self._spawn_pause(sandbox.netns)
         finally:
             if network is not None:
                 os.close(network)
             self.go_home()
 
     def remove(self, netns: str) -> None:
-        """Kills the pause process; the kernel frees what it held. Success when it is gone already."""
-        pid = self.pids.pop(netns, 0)
-        if pid:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        """Kill the pause process; the kernel frees what it held. Success when it is gone already."""
+        with self._lock:
+            pause = self.pauses.pop(netns, None)
+        if pause is not None:
+            pause.kill()
+
+    def kill(self, netns: str) -> None:
+        """Kill the pause process without forgetting it: its exit is reported and recorded like any other."""
+        if (pause := self.pauses.get(netns)) is not None:
+            pause.kill()
+
+    def id(self, netns: str) -> ProcessId | None:
+        """Return the identity of a sandbox's pause process; None when there is none."""
+        pause = self.pauses.get(netns)
+        return pause.id if pause is not None else None
+
+    def discard(self, netns: str, pause: Pause) -> bool:
+        """Record that a pause process has exited; return False when another one holds the sandbox, or none should."""
+        with self._lock:
+            if self.pauses.get(netns) is not pause:
+                return False
+            del self.pauses[netns]
+            return True
 
     @contextmanager
     def inside(self, netns: str, network: int | None = None) -> Iterator[None]:
-        """Stands in a sandbox's network namespace for the length of the block. Raises KeyError when there is no such sandbox.
+        """Stand in a sandbox's network namespace for the length of the block.
 
-        One that has no pause process yet is told by a descriptor, which is closed.
+        A sandbox that has no pause process yet is given by `network`, a descriptor, which is closed. Raises KeyError when there is
+        no such sandbox, FileNotFoundError or ProcessLookupError when its pause process has died.
         """
-        with inside_network(self.open(netns) if network is None else network, self._home["net"]):
+        pidfd = self.pauses[netns].pidfd if network is None else -1
+        if pidfd >= 0:
+            where = inside_network(pidfd, self._home["net"], is_kept=True)
+        else:
+            where = inside_network(self.open(netns) if network is None else network, self._home["net"])
+        with where:
             yield
 
     def open(self, netns: str, kind: str = "net") -> int:
-        """A descriptor of one of a sandbox's namespaces; the caller closes it."""
-        return open_namespace(kind, self.pids[netns])
+        """Open one of a sandbox's namespaces; the caller closes the descriptor. Raises as `inside` does."""
+        pause = self.pauses[netns]
+        fd = open_namespace(kind, pause.pid)
+        if pause.is_adopted and (pause.pidfd < 0 or has_exited(pause.pidfd)):  # init may have reaped it, and its pid be in use again
+            os.close(fd)
+            raise ProcessLookupError(f"the pause process of {netns} has died")
+        return fd
 
-    def adopt(self) -> dict[str, int]:
-        """Finds the pause processes that run already, by title and executable; returns them by sandbox."""
-        found: dict[str, int] = {}
+    def adopt(self) -> None:
+        """Find the pause processes that run already, by executable and title.
+
+        Of two that hold a sandbox of the same name the older one is killed: the agent that started the newer one took it for dead.
+        """
+        self.pauses.clear()
         prefix = f"{self._lab}/"
         pause, ours = _file(self._pause_path), _file("/proc/self/exe")
         for entry in os.scandir("/proc"):
@@ -116,13 +201,21 @@ class Sandboxes:
             try:
                 if _executable(entry.path, ours) != pause:
                     continue
-                title = _title(entry.path)
+                found = _opened(int(entry.name))
             except OSError:
                 continue
-            if title.startswith(prefix):
-                found[title.removeprefix(prefix)] = int(entry.name)
-        self.pids = dict(found)
-        return found
+            title = _title_of(found, pause)
+            if title is None or not title.startswith(prefix):
+                os.close(found.pidfd)
+                continue
+            netns = title.removeprefix(prefix)
+            former = self.pauses.get(netns)
+            if former is not None and (former.id.start, former.pid) > (found.id.start, found.pid):
+                found, former = former, found
+            if former is not None:
+                former.kill()
+                os.close(former.pidfd)  # init reaps it
+            self.pauses[netns] = found
 
     def go_home(self) -> None:
         """Back to the namespaces this process began in."""
@@ -152,15 +245,48 @@ class Sandboxes:
             finally:
                 os.close(fd)
 
-    def _spawn_pause(self, netns: str) -> int:
-        """A pause process that is PID 1 of a PID namespace of its own."""
+    def _spawn_pause(self, netns: str) -> None:
+        """Start a pause process as PID 1 of a PID namespace of its own."""
         unshare(CLONE_NEWPID)
         try:
-            return spawn(self._pause_path, [f"{self._lab}/{netns}"])
+            pid = spawn(self._pause_path, [f"{self._lab}/{netns}"])
+            try:
+                process = ProcessId.of(pid)
+            except OSError:  # too many open files: a pause process that nobody knows of would never be ended
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+            with self._lock:
+                former, self.pauses[netns] = self.pauses.get(netns), Pause(process)
+            if former is not None:
+                former.kill()  # never two of them: the older one would keep links alive under names that are needed
         except OSError as error:
             raise OSError(error.errno, f"start of its pause process: {error.strerror}") from None
         finally:
             setns(self._home["pid"], CLONE_NEWPID)  # else the next unshare(CLONE_NEWPID) is refused (EINVAL)
+
+
+def _opened(pid: int) -> Pause:
+    """Open the process that has a pid now. Raises OSError when there is none."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        return Pause(ProcessId.of(pid), pidfd, is_adopted=True)
+    except OSError:
+        os.close(pidfd)
+        raise
+
+
+def _title_of(process: Pause, executable: tuple[int, int]) -> str | None:
+    """Return the title of a process that runs `executable`; None for others and for what has died meanwhile.
+
+    All is read while the pidfd is open, and counts only if the process lives after that: until then its pid is its own.
+    """
+    path = f"/proc/{process.pid}"
+    try:
+        title = _title(path) if _file(f"{path}/exe") == executable else None
+    except OSError:
+        return None
+    return None if has_exited(process.pidfd) else title
 
 
 def _file(path: str) -> tuple[int, int]:

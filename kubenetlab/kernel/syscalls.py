@@ -71,12 +71,17 @@ def spawn(path: str, arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def inside_network(fd: int, home: int) -> Iterator[None]:
-    """Stands in a network namespace for the length of the block, then in `home` again. Closes `fd`: an open one pins what it names."""
+def inside_network(fd: int, home: int, *, is_kept: bool = False) -> Iterator[None]:
+    """Stand in a network namespace for the length of the block, then in `home` again.
+
+    `fd` is a descriptor of the namespace, or a pidfd of a process in it. It is closed, because an open namespace is pinned by its
+    descriptor, except with `is_kept`. Raises ProcessLookupError when the process has died.
+    """
     try:
         setns(fd, CLONE_NEWNET)
     finally:
-        os.close(fd)
+        if not is_kept:
+            os.close(fd)
     try:
         yield
     finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterable
@@ -23,17 +22,16 @@ from kubenetlab.controllers import Controllers
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.errors import ApplyError, refusal
 from kubenetlab.hoststate.diff import Changes, diff
-from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.sandbox import Sandbox
-from kubenetlab.hoststate.state import Contents, HostState, contents_of, far_ends
+from kubenetlab.hoststate.state import Contents, HostState, far_ends
 from kubenetlab.kernel.blanks import Blanks
 from kubenetlab.kernel.linux import LinuxKernel
-from kubenetlab.kernel.sandboxes import Sandboxes
+from kubenetlab.kernel.sandboxes import Pause, Sandboxes
 from kubenetlab.lab import facts, machine, rundir, state
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.builder import Builder, Refused, of_hand
+from kubenetlab.lab.exit_watcher import ExitWatcher
 from kubenetlab.lab.hands import must_go_on
-from kubenetlab.lab.lives import Lives, reap
 from kubenetlab.lab.log import log
 from kubenetlab.lab.netns_links import NetnsLinks
 from kubenetlab.lab.refusals import condensed
@@ -41,6 +39,7 @@ from kubenetlab.lab.room import check_growth
 from kubenetlab.lab.rules import RulesHand
 from kubenetlab.lab.runs import RunsHand
 from kubenetlab.lab.sight import Sight
+from kubenetlab.lab.takeover import take_over
 from kubenetlab.lab.wanted import Wanted
 from kubenetlab.lab.wire import encode
 
@@ -77,7 +76,7 @@ class Agent:
         self.kernel = LinuxKernel(self.sandboxes)
         self.kernel_is_free = asyncio.Lock()
         """Held while the kernel is changed, by whoever looks at it in between."""
-        self.sight = Sight(self.kernel, lambda: self.is_idle, self._repair_soon)
+        self.sight = Sight(self.kernel, lambda: self.is_idle, self._repair_soon, self._pause_exited)
         self.rules: RulesHand
         self.runs: RunsHand
         self.builder: Builder
@@ -85,7 +84,7 @@ class Agent:
         self._boot = boot
         self.controllers = Controllers()
         self._keeper = state.Keeper(self.directory / rundir.STORE, boot.state)  # `up` has written it down
-        self._lives = Lives(self._died)
+        self.exits = ExitWatcher(self._pause_exited)
         self._dirty = asyncio.Event()
         self._changed: set[asyncio.Event] = set()
         self._needs_check = self._is_applying = False
@@ -96,8 +95,6 @@ class Agent:
 
     async def run(self, serve: Serve) -> None:
         """Builds or takes over the lab, then keeps it so; `serve` answers the API on the socket of a name."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGCHLD, reap)
         self.rules = RulesHand(
             self.directory,
             self._boot.node_agents,
@@ -112,7 +109,7 @@ class Agent:
             self._lost_programs,
         )
         links = NetnsLinks(self.lab, self._boot.run_netns, self._boot.outer_proc)
-        self.builder = Builder(self.kernel, self.sight, self.rules, self.runs, links, self._lives)
+        self.builder = Builder(self.kernel, self.sight, self.rules, self.runs, links, self.exits)
         is_first = self._boot.progress is not None
         self._serve(serve, rundir.INNER_API_SOCKET)
         if is_first:
@@ -125,7 +122,7 @@ class Agent:
             self.sandboxes.adopt()
             self._serve(serve, rundir.API_SOCKET)
             await asyncio.sleep(GREETING_S)
-            await self._adopt()
+            await take_over(self)
             await self._attempt()
         while True:
             await self._wait()
@@ -253,10 +250,11 @@ class Agent:
             if self._boot.blanks is not None:
                 self.sandboxes.blanks, self._boot.blanks = Blanks(self._boot.blanks), None
             refused = await self.builder.apply(changes, self.desired, self.contexts, self.wanted.probes, self._tell_progress)
+        self.exits.reap()
         self.sandboxes.close_blanks()
-        pids = self.sandboxes.pids
-        made = [entry.netns for entry in changes.namespaces if entry.is_new and entry.netns in pids]
-        self.learn(change for netns in made for change in facts.sandbox_made(self.cluster, netns, pids[netns]))
+        pauses = self.sandboxes.pauses.copy()
+        made = [entry.netns for entry in changes.namespaces if entry.is_new and entry.netns in pauses]
+        self.learn(change for netns in made for change in facts.sandbox_made(self.cluster, netns, pauses[netns].pid))
         if departed := changes.departed():
             self.wanted.forget(departed)
         self._settle(changes, refused)
@@ -265,7 +263,7 @@ class Agent:
         """What is known after an apply. Where everything went well it is the plan itself; elsewhere Linux is asked."""
         for entry in changes.namespaces:
             self.failures.pop(entry.netns, None)
-            if entry.netns in refused or entry.netns not in self.sandboxes.pids:
+            if entry.netns in refused or entry.netns not in self.sandboxes.pauses:
                 continue
             self.known[entry.netns] = self.desired[entry.netns]
         for netns, texts in refused.items():
@@ -302,56 +300,26 @@ class Agent:
             self._renew_rules(netns)
         self._kept_rules.clear()
 
-    async def _adopt(self) -> None:
-        """Finds out about what a former agent left: the sandboxes, the rules, the programs."""
-        async with self.kernel_is_free:
-            await self._look_around()
-        self._catch_up()
-        log(f"a new agent took over {len(self.known)} namespaces")
-
-    async def _look_around(self) -> None:
-        self.wanted.follow(self.cluster)
-        for netns, pid in self.sandboxes.pids.items():
-            self._lives.watch(netns, pid)
-            self.known[netns] = contents_of([Sandbox(netns, "?")]) if netns not in self.desired.namespaces else {}
-        self.sight.open()
-        self.sight.look_at(self.desired, self.known)
-        self.rules.load_marks()
-        await self.runs.adopt()
-        self.builder.proxies.adopt(self.cluster)
-        for netns, contents in list(self.known.items()):
-            rules = of_hand(self.desired[netns].values(), "rules")
-            is_current = bool(rules) and await self.rules.is_as_left(netns, self.sandboxes.pids[netns], rules)
-            runs = [
-                obj
-                for obj in self.desired[netns].values()
-                if isinstance(obj, ProgramRun) and self.runs.running.get((netns, obj.container)) == obj.attempt
-            ]
-            self.known[netns] = contents_of((*contents.values(), *(rules if is_current else ()), *runs))
-
-    def _catch_up(self) -> None:
-        """What a former agent had no time to write down, and what happened while there was none."""
-        self.builder.links.adopt(self.sandboxes.pids)
-        for netns, recorded in list(facts.recorded_sandboxes(self.cluster)):
-            pid = self.sandboxes.pids.get(netns, 0)
-            if recorded and not pid:
-                self._died(netns)
-            elif pid != recorded:
-                self.learn(facts.sandbox_made(self.cluster, netns, pid))
-
     # --- lives of others ---
 
-    def _died(self, netns: str) -> None:
-        """Somebody killed a pause process; with it went its namespaces, and the other ends of its links."""
-        self.sandboxes.pids.pop(netns, None)
+    def _pause_exited(self, netns: str, pause: Pause) -> None:
+        """A pause process has exited; its exit is recorded once, and never as that of a successor."""
+        if self.sandboxes.discard(netns, pause):
+            self.sandbox_lost(netns)
+        if not self.kernel_is_free.locked():
+            self.exits.reap()
+
+    def sandbox_lost(self, netns: str) -> None:
+        """A sandbox has gone with its pause process: its namespaces, and the other ends of its links."""
+        log(f"{netns}: its pause process died")
         self.builder.forget(netns)
-        for other, contents in self.desired.namespaces.items():
+        is_shared = not netns.startswith("pod/")  # nothing is plugged into a pod
+        for other, contents in self.desired.namespaces.items() if is_shared else ():
             if any(obj.far_end is not None and obj.far_end[0] == netns for obj in contents.values()):
                 self.sight.doubt([other])
             if any(isinstance(obj, Sandbox) and obj.shares == netns for obj in contents.values()):
-                self.sandboxes.remove(other)  # a hostNetwork pod would keep the dead node's network, and its links, alive
+                self.sandboxes.kill(other)  # a hostNetwork pod would keep the dead node's network, and its links, alive
         self._settling_until = time.time() + SETTLING_S
-        log(f"{netns}: its pause process died")
         self.sight.doubt(far_ends(self.desired, [netns]))
         self.learn(facts.sandbox_made(self.cluster, netns, 0))
         self.wake()

@@ -20,8 +20,9 @@ from kubenetlab.hoststate.diff import Changes, NetnsChanges, Verb
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel, far_namespaces
+from kubenetlab.kernel.sandboxes import Pause
 from kubenetlab.kernel.syscalls import go_before_others
-from kubenetlab.lab.lives import Lives
+from kubenetlab.lab.exit_watcher import ExitWatcher
 from kubenetlab.lab.netns_links import NetnsLinks
 from kubenetlab.lab.proxies import Proxies
 from kubenetlab.lab.refusals import program_refused, rules_refused
@@ -44,33 +45,30 @@ Tell = Callable[..., None]
 class Builder:
     """The hands of the agent. Beside what they made, it knows which nodes' rules are not what they should be: `unruled`."""
 
-    def __init__(self, kernel: LinuxKernel, sight: Sight, rules: RulesHand, runs: RunsHand, links: NetnsLinks, lives: Lives) -> None:
+    def __init__(self, kernel: LinuxKernel, sight: Sight, rules: RulesHand, runs: RunsHand, links: NetnsLinks, exits: ExitWatcher) -> None:
         self.unruled: set[str] = set()
         self.links = links
         self.kernel = kernel
         self.sight = sight
         self.rules = rules
         self.runs = runs
-        self._lives = lives
+        self._exits = exits
         self.proxies = Proxies(runs)
         rules.on_sync = self.proxies.synced
         self._thread = ThreadPoolExecutor(1, "kernel", go_before_others)
 
     @property
-    def pids(self) -> dict[str, int]:
+    def pauses(self) -> dict[str, Pause]:
         """The pause process of each namespace that is there."""
-        return self.kernel.sandboxes.pids
+        return self.kernel.sandboxes.pauses
 
     @property
     def node_pids(self) -> dict[str, int]:
         """Those of the nodes."""
-        return {netns: pid for netns, pid in self.pids.copy().items() if netns.startswith("node/")}
+        return {netns: pause.pid for netns, pause in self.pauses.copy().items() if netns.startswith("node/")}
 
     async def apply(self, changes: Changes, desired: HostState, contexts: Contexts, probes: Probes, tell: Tell) -> Refused:
         """Makes the changes that lead to `desired`."""
-        for entry in changes.namespaces:
-            if entry.is_removed:
-                self._lives.unwatch(entry.netns)
         self.proxies.plan(contexts.cluster)
         building = _Building(self, changes, desired, contexts, probes, tell)
         loop = asyncio.get_running_loop()
@@ -87,11 +85,12 @@ class Builder:
         for entry in changes.namespaces:
             if entry.is_removed:
                 self.forget(entry.netns)
-        made = {entry.netns: self.pids[entry.netns] for entry in changes.namespaces if entry.is_new and entry.netns in self.pids}
+        pauses = self.pauses.copy()
+        made = {entry.netns: pauses[entry.netns] for entry in changes.namespaces if entry.is_new and entry.netns in pauses}
         # Watched now, and not one by one: a pause process that is started gets a copy of each descriptor that is open, and closes it.
-        for netns, pid in made.items():
-            self._lives.watch(netns, pid)
-        self.sight.made(made.values())
+        for netns, pause in made.items():
+            self._exits.watch(netns, pause)
+        self.sight.made(pause.pid for pause in made.values())
         tell(phase="rules and programs")
         await building.finish()
         if late:
@@ -145,14 +144,14 @@ class _Building:
         if (now := time.monotonic()) - self._told_at >= TELL_S:
             self._told_at = now
             self._tell(done=netns, count=self._made)
-        if netns not in self._builder.pids:
+        if netns not in self._builder.pauses:
             return
         if self._entries[netns].is_new:
-            self._builder.links.add(netns, self._builder.pids[netns])
+            self._builder.links.add(netns, self._builder.pauses[netns].pid)
             if netns in self._unruled:
                 self._begin(self._load_rules(netns))
         if pods := self._plugged.get(netns):
-            self._begin(self._populate([pod for pod in pods if pod in self._builder.pids]))
+            self._begin(self._populate([pod for pod in pods if pod in self._builder.pauses]))
 
     async def finish(self) -> None:
         """Whatever has not been begun: rules of what was there before, processes; and at the very end what asks something once and ends."""
@@ -179,11 +178,11 @@ class _Building:
 
     async def _load_rules(self, netns: str) -> None:
         builder = self._builder
-        if (pid := builder.pids.get(netns)) is None:
+        if (pause := builder.pauses.get(netns)) is None:
             return
         self._unruled.discard(netns)
         old, new = (of_hand(contents.values(), "rules") for contents in (builder.sight.known.get(netns, {}), self._desired[netns]))
-        said = await builder.rules.apply(netns, pid, old, new)
+        said = await builder.rules.apply(netns, pause.pid, old, new)
         self._probes()  # asked for next, and worked out while other nodes' rules are loaded
         if said is None:
             builder.unruled.discard(netns)
@@ -201,8 +200,8 @@ class _Building:
     async def _run_programs(self, netns: str, operations: Iterable[tuple[Verb, ProgramRun]]) -> None:
         """One after the other."""
         builder = self._builder
-        pid, context = builder.pids.get(netns), self._contexts.get(netns)
-        if pid is None or context is None:
+        pause, context = builder.pauses.get(netns), self._contexts.get(netns)
+        if pause is None or context is None:
             return
         for verb, run in operations:
             if verb == "remove":
@@ -211,7 +210,7 @@ class _Building:
                 continue
             environment = partial(self._contexts.environment, netns, run.container)
             try:
-                said = await builder.runs.start(run, pid, context, environment)
+                said = await builder.runs.start(run, pause.pid, context, environment)
             except OSError as error:  # its log cannot be put aside, or written
                 said = refusal(error)
             if said is None:

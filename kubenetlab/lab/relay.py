@@ -172,7 +172,7 @@ class Relay:
         failure: OSError | None = None
         for family, address in zip((socket.AF_INET, socket.AF_INET6), LOCALHOST, strict=True):
             try:
-                with inside_network(os.dup(self._pidfd), self._home):
+                with inside_network(self._pidfd, self._home, is_kept=True):
                     far = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             except OSError as error:
                 failure = failure or error

@@ -17,6 +17,7 @@ from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.state import Contents, HostState, contents_of, far_ends
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.monitor import Monitor
+from kubenetlab.kernel.sandboxes import Pause
 from kubenetlab.lab.log import log
 
 PASS_S = 30.0
@@ -32,12 +33,22 @@ NO_PASSES = "KUBENETLAB_NO_PASSES"
 class Sight:
     """The agent's eyes. `known` changes where something is looked at, and where the agent has made something."""
 
-    def __init__(self, kernel: LinuxKernel, is_at_rest: Callable[[], bool], on_doubt: Callable[[], None]) -> None:
-        """`is_at_rest` is false while something is being made, and not all of it is known yet; `on_doubt` is called when at rest only."""
+    def __init__(
+        self,
+        kernel: LinuxKernel,
+        is_at_rest: Callable[[], bool],
+        on_doubt: Callable[[], None],
+        on_exit: Callable[[str, Pause], None] = lambda netns, pause: None,
+    ) -> None:
+        """`is_at_rest` is false while something is being made, and not all of it is known yet; `on_doubt` is called when at rest only.
+
+        on_exit: called with a sandbox that cannot be read any more because its pause process is exiting.
+        """
         self.known: dict[str, Contents] = {}
         self._kernel = kernel
         self._is_at_rest = is_at_rest
         self._on_doubt = on_doubt
+        self._on_exit = on_exit
         self._monitor: Monitor | None = None
         self._told: dict[int, list[Notice]] = {}
         self._doubtful: set[str] = set()
@@ -87,7 +98,7 @@ class Sight:
 
         Of a namespace that went meanwhile nothing is known.
         """
-        if netns not in self._kernel.sandboxes.pids:
+        if netns not in self._kernel.sandboxes.pauses:
             return
         gone = {obj.key for obj in instead_of}
         others = (obj for key, obj in self.known.get(netns, {}).items() if key not in gone)
@@ -118,8 +129,8 @@ class Sight:
         if time.time() >= self.next_slice_at:
             self._doubtful.update(self._slice(desired))
         before = {netns: self.known[netns] for netns in self._doubtful & self.known.keys()}
-        self.look_at(desired, before)
         self._doubtful = set()
+        self.look_at(desired, before)
         found = [f"{netns}: {line}" for netns, contents in before.items() for line in _differences(contents, self.known.get(netns, {}))]
         for line in found:
             log(line)
@@ -128,6 +139,7 @@ class Sight:
     def look_at(self, desired: HostState, namespaces: Iterable[str]) -> None:
         """Reads namespaces again. Rules and programs are told by others: they stay as they were known."""
         wanted = {netns: desired[netns] for netns in namespaces if netns in desired.namespaces}
+        pauses = self._kernel.sandboxes.pauses.copy()
         seen = self._kernel.observe(wanted, far_ends(desired, wanted))
         for netns in wanted:
             if netns in seen:
@@ -135,6 +147,10 @@ class Sight:
                 self.known[netns] = contents_of((*seen[netns].values(), *told))
             else:
                 self.known.pop(netns, None)
+        # The namespaces of a process go before its pidfd reports its exit, which waits until all processes in them are reaped.
+        for netns in wanted:
+            if netns not in seen and netns in pauses:
+                self._on_exit(netns, pauses[netns])
 
     def _slice(self, desired: HostState) -> list[str]:
         """Whose turn it is; those whose links lead to the same namespace come together."""

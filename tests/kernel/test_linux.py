@@ -29,6 +29,7 @@ from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel import enter, pause, syscalls
 from kubenetlab.kernel.features import has_br_netfilter
 from kubenetlab.kernel.linux import LinuxKernel
+from kubenetlab.kernel.processes import has_exited
 from kubenetlab.kernel.rtnetlink import MAX_BATCH_BYTES, RouteSocket
 from tests.clusters import DUAL, FAMILIES, deployment, service, store
 from tests.kernel.states import netlink
@@ -176,7 +177,8 @@ def test_an_adopted_lab_differs_in_nothing(kernel: Make) -> None:
     made(here, wanted)
     impostor = os.posix_spawn("/bin/sleep", ["t/node/worker", "30"], {})
     again = LinuxKernel(type(here.sandboxes)("t", "/run/pause"))
-    assert again.sandboxes.adopt() == here.sandboxes.pids
+    again.sandboxes.adopt()
+    assert again.sandboxes.pids == here.sandboxes.pids
     assert impostor not in again.sandboxes.pids.values()
     assert difference(again, wanted) == ""
     os.kill(impostor, signal.SIGKILL)
@@ -230,9 +232,10 @@ def test_what_is_plugged_into_a_namespace_that_does_not_come_to_be_is_taken_back
     here = kernel()
     hold = here.sandboxes.hold
 
-    def no_node(sandbox: Sandbox, network: int | None) -> int:
+    def no_node(sandbox: Sandbox, network: int | None) -> None:
         if sandbox.netns != "node":
-            return hold(sandbox, network)
+            hold(sandbox, network)
+            return
         if network is not None:
             os.close(network)
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -313,7 +316,8 @@ def test_pause_holds_names_itself_and_leaves_no_zombies(kernel: Make) -> None:
     here = kernel()
     made(here, state_of(Sysctl("n", "net/ipv4/ip_forward", "1")))
     pid = here.sandboxes.pids["n"]
-    assert here.sandboxes.adopt() == {"n": pid}
+    here.sandboxes.adopt()
+    assert here.sandboxes.pids == {"n": pid}
     assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"t/n\0"
     orphan = subprocess.run(
         ["nsenter", "-t", str(pid), "-p", "-m", "sh", "-c", "(sleep 0.01 &) ; echo gone"], capture_output=True, text=True, check=True
@@ -336,7 +340,40 @@ def test_a_pause_process_is_adopted_before_it_is_one(kernel: Make) -> None:
     if pid == 0:
         select.select([], [], [], 0.05)
         os.execv("/run/pause", ["t/n"])
-    assert here.sandboxes.adopt() == {"n": pid}
+    here.sandboxes.adopt()
+    assert here.sandboxes.pids == {"n": pid}
+
+
+def test_of_two_pause_processes_of_one_sandbox_the_newer_one_is_adopted(kernel: Make) -> None:
+    """The older one is killed: its links would keep the names that the newer one needs."""
+    here = kernel()
+    wanted = state_of(Sysctl("n", "net/ipv4/ip_forward", "1"))
+    made(here, wanted)
+    older = here.sandboxes.pauses.pop("n")
+    made(here, wanted)
+    newer = here.sandboxes.pids["n"]
+    here.sandboxes.adopt()
+    assert here.sandboxes.pids == {"n": newer}
+    assert os.waitstatus_to_exitcode(os.waitpid(older.pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_the_exit_of_a_former_pause_process_is_not_its_successors(kernel: Make) -> None:
+    """Whenever it is noticed; and a sandbox never has two of them."""
+    here = kernel()
+    wanted = state_of(Sysctl("n", "net/ipv4/ip_forward", "1"))
+    made(here, wanted)
+    former = here.sandboxes.pauses["n"]
+    former.open()
+    former.kill()
+    here.apply(diff(HostState(), wanted)).raise_failures()
+    successor = here.sandboxes.pauses["n"]
+    assert not here.sandboxes.discard("n", former)
+    assert here.sandboxes.pauses == {"n": successor}
+    assert has_exited(former.pidfd)
+    assert former.reap()
+    former.kill()  # success: it is dead already
+    assert here.sandboxes.discard("n", successor)
+    assert here.sandboxes.pauses == {}
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])

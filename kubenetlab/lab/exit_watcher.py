@@ -1,0 +1,50 @@
+"""Watch pause processes and report when they exit."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Callable
+
+from kubenetlab.kernel.sandboxes import Pause
+
+OnExit = Callable[[str, Pause], None]
+"""Called with the name of a sandbox and the pause process that has exited; another one may hold the sandbox by then."""
+
+
+class ExitWatcher:
+    """Call `on_exit` once for each watched pause process that exits, and reap those that were reported when `reap` is called.
+
+    Until then the pid of a child stays its own: the thread that changes the kernel may use it. All pidfds share one epoll instance,
+    because the event loop would otherwise run one callback per process and per loop iteration.
+    """
+
+    def __init__(self, on_exit: OnExit) -> None:
+        self._on_exit = on_exit
+        self._epoll: select.epoll | None = None
+        self._watched: dict[int, tuple[str, Pause]] = {}
+        """By pidfd."""
+        self._exited: list[Pause] = []
+        """Reported and not yet reaped."""
+
+    def watch(self, netns: str, pause: Pause) -> None:
+        """Watch the pause process of a sandbox. One that has exited already is reported by the event loop like any other."""
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            asyncio.get_running_loop().add_reader(self._epoll.fileno(), self.poll)
+        pidfd = pause.open()
+        self._watched[pidfd] = netns, pause
+        self._epoll.register(pidfd, select.EPOLLIN)
+
+    def poll(self) -> None:
+        """Report every exit that the kernel has announced so far."""
+        while self._epoll is not None and (events := self._epoll.poll(0)):
+            for pidfd, _ in events:
+                netns, pause = self._watched.pop(pidfd)
+                self._epoll.unregister(pidfd)
+                self._exited.append(pause)
+                self._on_exit(netns, pause)
+
+    def reap(self) -> None:
+        """Reap the processes that were reported. Call it when no other thread uses the pid of one of them."""
+        self._exited = [pause for pause in self._exited if not pause.reap()]

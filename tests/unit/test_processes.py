@@ -1,0 +1,46 @@
+"""Processes are recognized by pid and start time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from kubenetlab.kernel.processes import ProcessId, has_exited, open_process, reap, start_time
+
+
+def test_a_pid_that_is_in_use_again_is_another_process() -> None:
+    """The start time tells them apart."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        process = ProcessId.of(child.pid)
+        os.close(open_process(process))
+        with pytest.raises(ProcessLookupError):
+            open_process(process._replace(start=process.start - 1))
+        child.kill()
+
+
+def test_a_process_that_is_gone_cannot_be_opened() -> None:
+    """A zombie can: its pid is its own until it is reaped."""
+    child = subprocess.Popen(["true"])
+    process = ProcessId.of(child.pid)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    pidfd = open_process(process)
+    assert has_exited(pidfd)
+    assert reap(pidfd)
+    assert reap(pidfd)
+    os.close(pidfd)
+    child.returncode = 0
+    with pytest.raises(ProcessLookupError):
+        open_process(process)
+    with pytest.raises(ProcessLookupError):
+        start_time(child.pid)
+
+
+def test_the_start_time_is_found_behind_any_name() -> None:
+    """A process may have parentheses and spaces in its name."""
+    with subprocess.Popen(["bash", "-c", "echo ') 1 (2' > /proc/$$/comm; echo; sleep 60"], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert start_time(child.pid) >= start_time(os.getpid())
+        child.kill()
