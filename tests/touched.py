@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 SERVICES: Final = ("flows", "ways_in", "udp_flows", "random_edits", "shares", "switching", "traffic_distribution", "kube_proxy")
 WORKLOADS: Final = ("workloads", "container_lives", "containers", "real_commands", "boutique", "first_days")
-LIFE: Final = ("life", "making", "killing", "faults", "full_disk", "histories", "changes", "limits")
+LIFE: Final = ("life", "making", "killing", "faults", "full_disk", "histories", "changes", "limits", "inheritance")
 COMMANDS: Final = ("screens", "completion", "only_lab", "manifests", "docs", "cases", "first_days")
 ANY: Final = ("manifests", "life", "screens", "flows")
 """For files that no entry of TOUCHES names."""
@@ -43,8 +43,9 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/hoststate/": ("changes", "script", "flows", "switching"),
     "kubenetlab/hoststate/bpf": ("ebpf", "direct_return"),
     "kubenetlab/hoststate/nexthop": ("load_balancers",),
-    "kubenetlab/kernel/": ("life", "faults", "killing", "changes", "limits", "sandboxed", "rootless"),
+    "kubenetlab/kernel/": ("life", "faults", "killing", "changes", "limits", "sandboxed", "rootless", "inheritance"),
     "kubenetlab/kernel/enter": ("containers", "rootless"),
+    "kubenetlab/kernel/inheritance": ("inheritance",),
     "kubenetlab/kernel/mounts": ("containers", "real_commands", "sandboxed"),
     "kubenetlab/kernel/uplink": ("uplink",),
     "kubenetlab/lab/": (*LIFE, *WORKLOADS),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+
+_STANDARD_ERROR = 2
 
 
 def main() -> None:
     """The entry point of the command `kubenetlab`."""
+    _open_standard_descriptors()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would keep us from waiting for children
     ours = sys.argv[: sys.argv.index("--")] if "--" in sys.argv else sys.argv
     is_debug = "--debug" in ours
     if is_debug:
@@ -16,8 +21,9 @@ def main() -> None:
         os.environ["KUBENETLAB_DEBUG"] = "1"
     from kubenetlab.errors import BugError, KubenetlabError, LabError
 
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (None when closed by whoever called us)
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 (Python has None for a descriptor that was closed at its start)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
     status = 0
     try:
         from kubenetlab.cli.app import app
@@ -50,6 +56,13 @@ def main() -> None:
         status = 1
     sys.stderr.flush()
     os._exit(status)  # to take the interpreter down in order would take longer than to build six pods
+
+
+def _open_standard_descriptors() -> None:
+    """Open the standard descriptors that the caller has closed on /dev/null: the next file or socket would become one of them."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def _complain(error: Exception, is_debug: bool) -> None:

@@ -42,7 +42,7 @@ _ADVICE: Final[Sequence[_Advice]] = (
     _Advice(
         (errno.EAGAIN,),
         _SANDBOX,
-        "a limit of processes is reached: kubenetlab doctor shows ulimit -u, kernel.pid_max and pids.max; fewer pods, or a higher limit",
+        "a limit of processes is reached: kubenetlab doctor shows ulimit -Hu, kernel.pid_max and pids.max; fewer pods, or a higher limit",
     ),
     _Advice((errno.EMFILE, errno.ENFILE), (), "too many open files: a higher hard limit (ulimit -Hn), then the lab anew"),
     _Advice((errno.ENOMEM, errno.ENOBUFS), (), "the kernel has no memory left for it: fewer pods, or a higher limit of this cgroup"),

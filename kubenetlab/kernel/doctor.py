@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from kubenetlab.kernel import limits, nftables, pause, uplink
 from kubenetlab.kernel.features import PACKAGES, has_br_netfilter, has_program
+from kubenetlab.kernel.inheritance import hindrances
 from kubenetlab.kernel.limits import BRIDGE_PORTS, FILES, MEMORY, NAMESPACES, NEIGHBORS, PROCESSES, Limit
 from kubenetlab.kernel.permissions import effective_capabilities, is_root, lacking, remedy
 from kubenetlab.kernel.trials import TRIALS
@@ -21,6 +22,7 @@ from kubenetlab.kernel.trying import Outcome, outcomes
 State = Literal["ok", "missing", "optional"]
 
 MACHINE, PERMISSIONS, KERNEL, LIMITS = "This machine", "Permissions", "The kernel, tried once since it was booted", "Limits"
+INHERITED = "What a lab inherits from this shell"
 
 _SHOWN_LIMITS: Final[Mapping[str, Sequence[str]]] = {
     "processes": (PROCESSES,),
@@ -56,7 +58,7 @@ def examine(kept: Path | None = None, *, again: bool = False) -> list[Finding]:
     permissions = list(_permissions())
     is_allowed = all(finding.state == "ok" for finding in permissions)
     kernel = _kernel(outcomes(TRIALS, kept, again=again)) if is_allowed else [_untried("all", "the permissions above")]
-    return [*_machine(), *permissions, *_uplink(), *kernel, *_limits(limits.read())]
+    return [*_machine(), *permissions, *_uplink(), *kernel, *_inherited(), *_limits(limits.read())]
 
 
 def _machine() -> Iterator[Finding]:
@@ -148,3 +150,9 @@ def _limits(found: Sequence[Limit]) -> Iterator[Finding]:
         yield Finding(
             LIMITS, name, state, f"{amount} ({limit.setting})", "" if limit.room else limit.remedy.format(enough=limit.maximum + 1000)
         )
+
+
+def _inherited() -> Iterator[Finding]:
+    """Hard limits, scheduling policy and the like, of which a lab keeps those of the command that makes it."""
+    found = [Finding(INHERITED, entry.name, "optional", entry.detail, entry.remedy) for entry in hindrances(is_root=is_root())]
+    yield from found or [Finding(INHERITED, "all of it", "ok", "nothing that harms a lab")]

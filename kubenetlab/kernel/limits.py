@@ -119,10 +119,10 @@ def _all(proc: Path, cgroups: Path) -> Iterator[Limit]:
     yield from _setting(PROCESSES, kernel / "pid_max", "kernel.pid_max", tasks)
     yield from _setting(PROCESSES, kernel / "threads-max", "kernel.threads-max", tasks)
     if os.geteuid() or not is_first_user_namespace(proc):  # root of the machine is above it
-        soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-        if soft != resource.RLIM_INFINITY:
-            remedy = "ulimit -u {enough}, or as root nproc in /etc/security/limits.conf"
-            yield Limit(PROCESSES, soft, "this user's RLIMIT_NPROC", remedy, _own_processes(proc))
+        _, hard = resource.getrlimit(resource.RLIMIT_NPROC)  # a lab raises its soft limits
+        if hard != resource.RLIM_INFINITY:
+            remedy = "as root: ulimit -Hu {enough}, or nproc in /etc/security/limits.conf (LimitNPROC= of a systemd unit)"
+            yield Limit(PROCESSES, hard, "this user's hard RLIMIT_NPROC", remedy, _own_processes(proc))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
         remedy = "as root: ulimit -Hn {enough}, or nofile in /etc/security/limits.conf (LimitNOFILE= of a systemd unit)"

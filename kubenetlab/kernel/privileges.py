@@ -9,7 +9,7 @@ import errno
 from collections.abc import Iterable
 from typing import Final
 
-from kubenetlab.kernel.syscalls import drop_from_bounding_set, set_no_new_privileges
+from kubenetlab.kernel.syscalls import clear_inheritable_capabilities, drop_from_bounding_set, set_no_new_privileges
 
 ALL: Final = "ALL"
 
@@ -49,6 +49,7 @@ def confine(add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:
                 raise
             break  # the last one that this kernel knows was the one before
         capability += 1
+    clear_inheritable_capabilities()
     set_no_new_privileges()
 
 

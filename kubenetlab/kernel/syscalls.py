@@ -1,6 +1,6 @@
 """System calls that Python 3.11 has no function for, by libc.
 
-Source: unshare(2), setns(2), mount(2), mount_setattr(2), fsopen(2), prctl(2), pidfd_open(2).
+Source: unshare(2), setns(2), mount(2), mount_setattr(2), fsopen(2), close_range(2), prctl(2), capset(2), pidfd_open(2).
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 0x1000, 0x2000, 0x4000, 0x40000
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 15, 24, 38
 
-_SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT, _SYS_MOUNT_SETATTR = 430, 431, 432, 442
+_SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = 430, 431, 432, 436, 442
 """The same on every processor (arch/*/entry/syscalls)."""
 _FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CMD_CREATE = 1, 1, 6
+_CAPABILITY_VERSION_3 = 0x20080522
 _MOUNT_ATTR_RDONLY, _AT_RECURSIVE, _AT_FDCWD = 0x1, 0x8000, -100
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -109,6 +110,11 @@ def make_read_only(path: str) -> None:
     _call("syscall", _SYS_MOUNT_SETATTR, _AT_FDCWD, path.encode(), _AT_RECURSIVE, attributes, len(attributes))
 
 
+def close_range(first: int, last: int) -> None:
+    """Close the descriptors from `first` to `last`; Linux 5.9 and later. Missing ones are no error."""
+    _call("syscall", _SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0)
+
+
 def set_process_name(name: str, title: str) -> None:
     """What `ps` shows: `comm`, of which the kernel keeps 15 bytes, and `args`, as much as fits where the arguments stood.
 
@@ -130,6 +136,18 @@ def die_with_parent(signal_number: int) -> None:
 def drop_from_bounding_set(capability: int) -> None:
     """No program that this process becomes has the capability, by whatever way; EINVAL when there is none of that number."""
     _call("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def clear_inheritable_capabilities() -> None:
+    """Keep the capabilities that a caller made inheritable or ambient away from the programs that this process becomes.
+
+    The bounding set does not limit them when root executes a program: capabilities(7).
+    """
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    sets = ctypes.create_string_buffer(24)
+    _call("capget", header, sets)
+    effective, permitted, _, effective_high, permitted_high, _ = struct.unpack("=6I", sets.raw)
+    _call("capset", header, struct.pack("=6I", effective, permitted, 0, effective_high, permitted_high, 0))
 
 
 def set_no_new_privileges() -> None:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from kubenetlab import __version__
+from kubenetlab.kernel.inheritance import default_umask
 from kubenetlab.kernel.permissions import effective_capabilities, is_root
 
 
@@ -72,10 +73,11 @@ def _load(kept: Path) -> set[str]:
 def _save(kept: Path, worked: Sequence[str]) -> None:
     """By rename; where it cannot be written, it is found out anew the next time."""
     try:
-        kept.parent.mkdir(mode=0o755 if is_root() else 0o700, parents=True, exist_ok=True)
-        fresh = kept.with_suffix(f".{os.getpid()}")
-        fresh.write_bytes(msgspec.json.encode(_Record(_asker(), list(worked))))
-        fresh.replace(kept)
+        with default_umask():
+            kept.parent.mkdir(mode=0o755 if is_root() else 0o700, parents=True, exist_ok=True)
+            fresh = kept.with_suffix(f".{os.getpid()}")
+            fresh.write_bytes(msgspec.json.encode(_Record(_asker(), list(worked))))
+            fresh.replace(kept)
     except OSError:
         pass
 

@@ -7,12 +7,12 @@ container's own process, and has its environment.
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
 from kubenetlab.kernel import mounts
 from kubenetlab.kernel.features import CONTAINER_PATH, no_such_command
+from kubenetlab.kernel.inheritance import close_other_descriptors, reset_signals
 from kubenetlab.kernel.privileges import confine
 from kubenetlab.kernel.syscalls import CLONE_NEWNS, open_namespace, setns
 from kubenetlab.lab.boot import Boot
@@ -23,9 +23,7 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 def main(boot: Boot, arguments: dict[str, Any]) -> None:
     """The role; returns only by becoming the program, or by ending. Begins a process group, so that all of it can be ended."""
     os.setsid()
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    reset_signals(of_python=True)
     if arguments.get("beside"):
         pid = int(arguments["beside"])
         environment = _environment_of(pid)
@@ -38,6 +36,7 @@ def main(boot: Boot, arguments: dict[str, Any]) -> None:
     except OSError as error:
         print(f"the command's permissions cannot be limited here ({error.strerror}), so it is not run: see kubenetlab doctor", flush=True)
         os._exit(NOT_EXECUTABLE)
+    close_other_descriptors()
     _become(arguments["argv"], environment, arguments.get("working_dir") or "/")
 
 

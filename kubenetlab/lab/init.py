@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import resource
 import select
 import signal
 import socket
@@ -21,6 +20,7 @@ from typing import Any, NoReturn
 
 from kubenetlab.errors import KubenetlabError, RequirementError, refusal
 from kubenetlab.kernel import syscalls
+from kubenetlab.kernel.inheritance import UMASK
 from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot, Role
 from kubenetlab.lab.isolation import leave, mount_own_proc
@@ -66,8 +66,6 @@ def _run(boot: Boot) -> None:
         mount_own_proc()
         syscalls.set_process_name("knl-init", f"kubenetlab {boot.lab} init")
         _send(boot, {"init": int(os.readlink("self", dir_fd=boot.outer_proc))})
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         _redirect_output(boot.path(rundir.LOG))
         gc.enable()
         names = [
@@ -79,7 +77,7 @@ def _run(boot: Boot) -> None:
         ]
         os.umask(0o177)
         boot.listeners = {name: _listen(boot.path(name)) for name in names}
-        os.umask(0o022)
+        os.umask(UMASK)
         Init(boot).run()
     except BaseException as error:
         if not isinstance(error, KubenetlabError | OSError):

@@ -8,15 +8,19 @@ import signal
 
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel import namespaces
+from kubenetlab.kernel.inheritance import start_afresh
 from kubenetlab.kernel.permissions import remedy
 from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot
 
 
 def leave(boot: Boot) -> None:
-    """Leaves the caller's session and namespaces; what is needed of the outside is opened before. Raises RequirementError."""
+    """Leave the caller's session and namespaces, and all that was inherited from the caller but what `boot` holds.
+
+    Descriptors of the outside that the lab needs are opened first. Raises RequirementError.
+    """
+    start_afresh(_descriptors(boot))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
     os.setsid()
     boot.outer_proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if os.geteuid() == 0:
@@ -38,6 +42,12 @@ def mount_own_proc() -> None:
     except OSError as error:
         what_to_do = "this container hides parts of /proc: docker run --privileged, or --security-opt systempaths=unconfined"
         raise RequirementError(f"cannot mount the lab's own /proc: {error.strerror}\n  → {what_to_do}\n  see kubenetlab doctor") from None
+
+
+def _descriptors(boot: Boot) -> list[int]:
+    """The descriptors that `up` has opened for the lab."""
+    held = (boot.progress, boot.blanks.socket if boot.blanks is not None else None)
+    return [one.fileno() for one in held if one is not None]
 
 
 def _open_run_netns() -> int:

@@ -39,7 +39,7 @@ def base() -> Path:
     if os.geteuid() == 0:
         return Path("/run/kubenetlab")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    directory = Path(runtime, "kubenetlab") if runtime else Path(f"/tmp/kubenetlab-{os.geteuid()}")
+    directory = Path(os.path.abspath(runtime), "kubenetlab") if runtime else Path(f"/tmp/kubenetlab-{os.geteuid()}")
     try:
         found = directory.lstat()
     except (FileNotFoundError, NotADirectoryError):

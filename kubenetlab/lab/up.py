@@ -19,6 +19,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.errors import KubenetlabError, LabError, RequirementError, refusal
 from kubenetlab.kernel import pause
 from kubenetlab.kernel.blanks import Source
+from kubenetlab.kernel.inheritance import default_umask
 from kubenetlab.kernel.limits import read as read_limits
 from kubenetlab.lab import init, rundir, state
 from kubenetlab.lab.boot import Boot
@@ -61,10 +62,11 @@ def create(
     try:
         limits = read_limits()
         check_room(lab, cluster, limits)
-        claim = rundir.claim(lab)
-        for number in _SIGNALS:
-            signal.signal(number, _interrupt)
-        boot, ours = _boot(lab, cluster, nodes)
+        with default_umask():
+            claim = rundir.claim(lab)
+            for number in _SIGNALS:
+                signal.signal(number, _interrupt)
+            boot, ours = _boot(lab, cluster, nodes)
         boot.limits = limits
         boot.blanks = blank_namespaces
         init.start(boot, ours, claim)

@@ -67,7 +67,7 @@ class _Turns:
     """Counts calls over all processes, and says whose turn it is to fail."""
 
     def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._fd = self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._threads = threading.Lock()
 
     def take(self, kind: str, what: str) -> int:
@@ -98,7 +98,7 @@ def _name() -> str:
 
 def arm(turns: _Turns) -> None:
     """Stands before each of the calls."""
-    from kubenetlab.kernel import nftables, rtnetlink, sandboxes, syscalls
+    from kubenetlab.kernel import inheritance, nftables, rtnetlink, sandboxes, syscalls
     from kubenetlab.kernel.rules import RulesError
 
     def before(owner: Any, name: str, judge: Callable[..., Call | None]) -> None:
@@ -123,6 +123,8 @@ def arm(turns: _Turns) -> None:
     before(socket.socket, "bind", lambda _, address: ("file", f"socket {address}", None) if isinstance(address, str) else None)
     before(syscalls, "_call", lambda name, *_: ("namespaces", name, None) if name == "unshare" else None)
 
+    real_close = inheritance.close_other_descriptors
+    inheritance.close_other_descriptors = lambda keep=(): real_close([*keep, turns.fd])  # the plan stays open in the lab
     real_batch, real_run = rtnetlink.RouteSocket.batch, nftables.LibraryNft.run
 
     def batch(self: rtnetlink.RouteSocket, requests: Sequence[bytes]) -> list[rtnetlink.Refusal]:

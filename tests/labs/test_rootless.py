@@ -213,11 +213,11 @@ main()
 
 
 def test_a_user_with_few_processes_is_told(nobody: User) -> None:
-    """As by `ulimit -u`, which counts all of a user's processes: told before any of the lab's is begun."""
+    """As by `ulimit -Hu`, which counts all of a user's processes: told before any of the lab's is begun."""
     said = nobody.process("-c", FEW_PROCESSES)
     assert said.returncode == 1
-    assert re.search(r"  processes: \d+ needed; this user's RLIMIT_NPROC is 12, \d+ of them taken", said.stderr), said.stderr
-    assert "    → ulimit -u " in said.stderr
+    assert re.search(r"  processes: \d+ needed; this user's hard RLIMIT_NPROC is 12, \d+ of them taken", said.stderr), said.stderr
+    assert "    → as root: ulimit -Hu " in said.stderr
     assert list(nobody.run_directory.iterdir()) == []
 
 

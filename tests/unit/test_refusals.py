@@ -22,7 +22,7 @@ def test_a_program_that_cannot_start_names_its_pod() -> None:
     assert program_refused(RUN, "BlockingIOError: [Errno 11] Resource temporarily unavailable", DESIRED).splitlines() == [
         "pod/default/web/1234: cannot start program netexec for container main, listening on 80/tcp",
         "  reason: BlockingIOError: Resource temporarily unavailable      wanted by: containers, for Pod default/web",
-        "  → a limit of processes is reached: kubenetlab doctor shows ulimit -u, kernel.pid_max and pids.max; "
+        "  → a limit of processes is reached: kubenetlab doctor shows ulimit -Hu, kernel.pid_max and pids.max; "
         "fewer pods, or a higher limit",
     ]
     assert program_refused(RUN, "the app worker 0 died", DESIRED).splitlines()[1:] == [
