@@ -5,6 +5,7 @@ KubenetlabError
 ├── UsageError         the command line cannot be followed                          exit status 2
 ├── LabError           no such lab, it is up already, it did not become ready       exit status 1
 ├── RequirementError   the machine lacks something; the message names what          exit status 1
+├── StoreError         the lab's store cannot be read, or could not be again      exit status 1
 ├── ApplyError         Linux said no: to what, where, wanted by whom                exit status 1
 └── BugError           ours; it asks for the manifest                               exit status 1
 
@@ -76,6 +77,10 @@ class RequirementError(KubenetlabError):
     """The machine lacks a program, a permission or a kernel feature."""
 
 
+class StoreError(KubenetlabError):
+    """The lab's store cannot be read, or would hold something that cannot be read again."""
+
+
 class ApplyError(KubenetlabError):
     """The kernel refused one or more operations of an apply; each line says which, where and for whom."""
 
@@ -91,6 +96,13 @@ def refusal(error: OSError) -> str:
     """What Linux refused and why, in one line: the file, or as far as it is known the call."""
     what = f"{error.filename}: " if error.filename else ""
     return f"{what}{error.strerror or error}"
+
+
+def reason(error: Exception) -> str:
+    """Return in one line why something failed: the whole message of an error that is meant for users, else its type as well."""
+    if isinstance(error, OSError):
+        return refusal(error)
+    return str(error) if isinstance(error, KubenetlabError) else f"{type(error).__name__}: {error}"
 
 
 def printable(text: str) -> str:

@@ -60,7 +60,10 @@ def inspect(
 
 
 def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
-    """Look at the kernel and show where it differs from what should be. Exit status 1 when it does. Example: kubenetlab diff"""
+    """Look at the kernel and show where it differs from what should be. Exit status 1 when it does. Example: kubenetlab diff
+
+    The exit status is 1, too, while parts of the lab's store could not be read: what should be may be older than what you applied.
+    """
     from kubenetlab.cli.plans import show_changes
     from kubenetlab.lab.client import choose
 
@@ -78,7 +81,7 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
         say(paint("the kernel is as it should be", GOOD))
         broken(found["faults"])
         hint("kubenetlab ping")
-    if found["changes"] or found["failures"]:
+    if found["changes"] or found["failures"] or found["warnings"]:  # the warnings are printed with every answer
         raise typer.Exit(1)
 
 

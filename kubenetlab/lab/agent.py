@@ -20,14 +20,14 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers import Controllers
 from kubenetlab.datapath.contexts import Contexts
-from kubenetlab.errors import ApplyError, refusal
+from kubenetlab.errors import ApplyError, reason, refusal
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState, far_ends
 from kubenetlab.kernel.blanks import Blanks
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.sandboxes import Pause, Sandboxes
-from kubenetlab.lab import facts, machine, rundir, state
+from kubenetlab.lab import facts, machine, recovery, rundir, state
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.builder import Builder, Refused, of_hand
 from kubenetlab.lab.exit_watcher import ExitWatcher
@@ -41,6 +41,7 @@ from kubenetlab.lab.runs import RunsHand
 from kubenetlab.lab.sight import Sight
 from kubenetlab.lab.takeover import take_over
 from kubenetlab.lab.wanted import Wanted
+from kubenetlab.lab.watchers import Watchers
 from kubenetlab.lab.wire import encode
 
 MAX_ROUNDS = 1000
@@ -86,7 +87,8 @@ class Agent:
         self._keeper = state.Keeper(self.directory / rundir.STORE, boot.state)  # `up` has written it down
         self.exits = ExitWatcher(self._pause_exited)
         self._dirty = asyncio.Event()
-        self._changed: set[asyncio.Event] = set()
+        self.watchers = Watchers()
+        """Told whenever the store, or being idle, has changed."""
         self._needs_check = self._is_applying = False
         self._settling_until = 0.0
         self._wake_at: float | None = None
@@ -94,7 +96,10 @@ class Agent:
         """True while there is nothing left to do but to wait."""
 
     async def run(self, serve: Serve) -> None:
-        """Builds or takes over the lab, then keeps it so; `serve` answers the API on the socket of a name."""
+        """Build or take over the lab, then keep it so; `serve` answers the API on the socket of a name.
+
+        Raises StoreError, having touched nothing, where a former agent has left no store that can be read.
+        """
         self.rules = RulesHand(
             self.directory,
             self._boot.node_agents,
@@ -111,6 +116,8 @@ class Agent:
         links = NetnsLinks(self.lab, self._boot.run_netns, self._boot.outer_proc)
         self.builder = Builder(self.kernel, self.sight, self.rules, self.runs, links, self.exits)
         is_first = self._boot.progress is not None
+        if not is_first:
+            self.cluster = self._keeper.adopt(recovery.recovered(self.directory / rundir.STORE))
         self._serve(serve, rundir.INNER_API_SOCKET)
         if is_first:
             await self.reconcile()
@@ -118,7 +125,6 @@ class Agent:
             self._hand_over()
             self._serve(serve, rundir.API_SOCKET)
         else:
-            self.cluster = self._keeper.load()
             self.sandboxes.adopt()
             self._serve(serve, rundir.API_SOCKET)
             await asyncio.sleep(GREETING_S)
@@ -169,15 +175,6 @@ class Agent:
     def contexts(self) -> Contexts:
         return Contexts(self.cluster, self.decisions)
 
-    def watch(self) -> asyncio.Event:
-        """An event that is set whenever the store, or being idle, has changed; `unwatch` it when done."""
-        event = asyncio.Event()
-        self._changed.add(event)
-        return event
-
-    def unwatch(self, event: asyncio.Event) -> None:
-        self._changed.discard(event)
-
     # --- rounds ---
 
     async def _attempt(self) -> None:
@@ -189,9 +186,9 @@ class Agent:
             log(f"this round failed:\n{traceback.format_exc()}")
             if self._is_applying:
                 os._exit(1)  # nobody knows how far it came: the next one finds out
-            self.failures[LAB] = refusal(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            self.failures[LAB] = reason(error)
             self._wake_at = time.time() + RETRY_S
-            self._notify()
+            self.watchers.notify()
 
     async def reconcile(self) -> None:
         """Rounds until one changes nothing."""
@@ -213,14 +210,19 @@ class Agent:
             log(f"{MAX_ROUNDS} rounds, and still something changes; a pause, for others to be heard")
             self._wake_at = time.time() + RETRY_S
         self.is_idle = True
-        self._notify()
+        self.watchers.notify()
 
     async def _round(self) -> None:
         cluster, self._wake_at = self.cluster, None
         if cluster is not self._boot.state:  # with which they were content a moment ago
             cluster, self._wake_at = self.controllers.run(cluster, time.time())
         self.cluster = cluster = cluster.with_changes([machine.decisions(cluster)])
-        self.save()
+        try:
+            self.save()
+        except state.UnstorableError as error:  # a controller's mistake: what the next agent can read is kept, and the pass fails
+            self.cluster = error.readable
+            self.save()
+            raise
         self.wanted.follow(cluster)
         changes = diff(HostState(self.known), self.desired)
         # A refusal is over when nothing is left to do there: what could not be removed may have gone by itself.
@@ -242,7 +244,7 @@ class Agent:
     def save(self) -> None:
         """Writes the store where it is not written yet: before the kernel is touched, and before a request that changed it is answered."""
         if self._keeper.save(self.cluster):
-            self._notify()
+            self.watchers.notify()
         self.runs.acknowledge()
 
     async def _apply(self, changes: Changes) -> None:
@@ -351,10 +353,6 @@ class Agent:
             except OSError as error:
                 log(f"nothing was looked at: {refusal(error)}")
                 return
-
-    def _notify(self) -> None:
-        for event in self._changed:
-            event.set()
 
     def _tell_progress(self, **message: Any) -> None:
         if self._boot.progress is not None:

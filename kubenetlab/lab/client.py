@@ -12,7 +12,9 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -54,9 +56,11 @@ class Reply(Struct, frozen=True):
 class Client:
     """One lab, by name. Raises LabError from its methods when that lab is not up."""
 
-    def __init__(self, lab: str, timeout_s: float = REPLY_TIMEOUT_S) -> None:
+    def __init__(self, lab: str, timeout_s: float = REPLY_TIMEOUT_S, on_warning: Callable[[str], None] | None = None) -> None:
+        """`on_warning` gets what users must know of the lab; without it, that is printed to standard error, each sentence once."""
         self.lab = lab
         self._timeout_s = timeout_s
+        self._on_warning = on_warning or _print_once
         self._path = str(rundir.of(lab) / rundir.API_SOCKET)
 
     @property
@@ -111,6 +115,7 @@ class Client:
                 if attempt == ATTEMPTS - 1 or isinstance(error, TimeoutError):
                     raise LabError(f"lab {self.lab} does not answer; see {rundir.of(self.lab) / rundir.LOG}") from None
                 continue
+            self._warn(exchange.headers)
             return _reply(exchange.response, fds)
         raise AssertionError
 
@@ -140,8 +145,17 @@ class Client:
                     refusal += piece
                 elif piece:
                     yield piece
+        self._warn(exchange.headers)
         if exchange.status >= 400:
             _reply(Response(exchange.status, refusal, exchange.headers.get("content-type", "")), ())
+
+    def _warn(self, headers: Mapping[str, str]) -> None:
+        """Hand over the warnings that the API sends along with every answer, each once."""
+        if "warning" in headers:
+            from kubenetlab.lab.statuses import warnings_of
+
+            for text in warnings_of(headers["warning"]):
+                self._on_warning(text)
 
     def kill(self) -> bool:
         """Ends the lab: kills init, and with it everything. False when it was dead already."""
@@ -216,6 +230,11 @@ def _others(lab: str) -> str:
         if labs
         else "; make one with: kubenetlab up"
     )
+
+
+@cache
+def _print_once(warning: str) -> None:
+    print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
 def _reply(response: Response, fds: tuple[int, ...]) -> Reply:

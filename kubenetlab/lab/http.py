@@ -40,6 +40,7 @@ class Stream(Struct, frozen=True):
 
     pieces: AsyncIterator[bytes]
     content_type: str = "application/json"
+    headers: Mapping[str, str] = {}
 
 
 class Handover(Struct, frozen=True):
@@ -115,7 +116,11 @@ async def _handled(request: Request, handler: Handler) -> Answer:
 
 async def _answer(connection: socket.socket, asked: Asked, answer: Answer) -> None:
     if isinstance(answer, Stream):
-        headers = {"Content-Type": answer.content_type, **({"Transfer-Encoding": "chunked"} if asked.takes_chunks else {})}
+        headers = {
+            "Content-Type": answer.content_type,
+            **answer.headers,
+            **({"Transfer-Encoding": "chunked"} if asked.takes_chunks else {}),
+        }
         await _send(connection, _head(200, headers, is_last=asked.is_last))
         await _send_pieces(connection, answer.pieces, chunk if asked.takes_chunks else bytes)
         await _send(connection, chunk(b"") if asked.takes_chunks else b"")

@@ -18,6 +18,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.rules import by_dialect
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState, far_ends
+from kubenetlab.lab import recovery, rundir
 from kubenetlab.lab.builder import of_hand
 from kubenetlab.lab.container_logs import Piece, Which
 from kubenetlab.lab.diagnostics import diagnostics, refused
@@ -165,7 +167,8 @@ class LabApi:
                 pid = agent.sandboxes.pids.get(netns)
                 if pid and (lines := await agent.rules.differences(netns, pid, rules)):
                     changes.setdefault(netns, {"netns": netns, "operations": []})["operations"] += lines
-        return _json({"changes": list(changes.values()), "failures": agent.failures, "faults": broken(agent.cluster)})
+        warnings = recovery.warnings(agent.directory / rundir.STORE)
+        return _json({"changes": list(changes.values()), "failures": agent.failures, "faults": broken(agent.cluster), "warnings": warnings})
 
     async def _settled(self, request: Request) -> Answer:
         timeout_s = float(request.query.get("timeout", "60"))
@@ -174,10 +177,9 @@ class LabApi:
     async def _settling(self, timeout_s: float) -> AsyncIterator[bytes]:
         """A line at each change: how many pods there are and are ready; the last says how it ended, and has the diagnostics."""
         agent = self._agent
-        changed = agent.watch()
         deadline = time.monotonic() + timeout_s
         last: Any = None
-        try:
+        with agent.watchers.one() as changed:
             while True:
                 changed.clear()
                 found = verdicts(agent.cluster)
@@ -199,13 +201,9 @@ class LabApi:
                     last = line
                 if line["settled"] or line["timeout"]:
                     return
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                         await changed.wait()
-                except TimeoutError:
-                    pass
-        finally:
-            agent.unwatch(changed)
 
     async def _diagnostics(self, request: Request) -> Answer:
         return _json({"items": diagnostics(self._agent.cluster)})

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from kubenetlab.errors import StoreError
 from kubenetlab.kernel.syscalls import have_room_for_descriptors
-from kubenetlab.lab import command, coredns, node_agent, worker
+from kubenetlab.lab import command, coredns, node_agent, rundir, worker
 from kubenetlab.lab.agent import Agent
 from kubenetlab.lab.boot import Boot, Role
-from kubenetlab.lab.server import Server
+from kubenetlab.lab.server import Server, refuse_clients
 
 TURN_S = 0.0005
 """How long the agent's two threads keep each other waiting: the one that builds needs Python for a moment between two system calls."""
@@ -43,7 +44,12 @@ def _agent(boot: Boot) -> None:
     gc.set_threshold(*GARBAGE)
 
     async def live() -> None:
-        await Agent(boot).run(lambda agent, name: Server(agent, boot.listeners[name]).run())
+        try:
+            await Agent(boot).run(lambda agent, name: Server(agent, boot.listeners[name]).run())
+        except StoreError as error:
+            if boot.progress is not None:  # `up` waits for its word
+                raise
+            await refuse_clients(boot.listeners[rundir.API_SOCKET], boot.lab, error)
 
     asyncio.run(live())
 

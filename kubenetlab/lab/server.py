@@ -33,12 +33,14 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.render import render
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.termination import terminated
-from kubenetlab.errors import RequirementError, refusal
+from kubenetlab.errors import RequirementError, StoreError, refusal
+from kubenetlab.lab import recovery, rundir
 from kubenetlab.lab.container_logs import Piece
-from kubenetlab.lab.http import Answer, Stream, serve
+from kubenetlab.lab.http import Answer, Handler, Stream, serve
 from kubenetlab.lab.init import ACCEPT_PAUSE_S
 from kubenetlab.lab.lab_api import LabApi
 from kubenetlab.lab.log import log
+from kubenetlab.lab.statuses import ApiFaultError, with_warnings
 from kubenetlab.programs.http import Request, Response
 
 if TYPE_CHECKING:
@@ -50,14 +52,6 @@ FOLLOW_S = 0.1
 _YES = ("true", "1")
 IMMORTAL_NAMESPACES = ("default", "kube-system", "kube-public")
 """Source: k8s.io/apiserver pkg/admission/plugin/namespace/lifecycle."""
-
-
-class ApiFaultError(Exception):
-    """A request that is answered with a Status of failure."""
-
-    def __init__(self, code: int, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.code, self.reason = code, reason
 
 
 class Place(Struct, frozen=True):
@@ -78,24 +72,9 @@ class Server:
         self._lab_api = LabApi(agent)
         self._answered: OrderedDict[str, Response] = OrderedDict()
         """What was answered to the latest requests that change something, by their ids."""
-        self._connections: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(self._listener)
-            except OSError as error:  # too many files are open: some will be closed again
-                log(f"a client has to wait: {refusal(error)}")
-                await asyncio.sleep(ACCEPT_PAUSE_S)
-                continue
-            _, user, _ = struct.unpack("iii", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            if user != os.geteuid():
-                connection.close()
-                continue
-            task = loop.create_task(serve(connection, self._handle))
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+        await serve_clients(self._listener, self._handle)
 
     async def _handle(self, request: Request) -> Answer:
         """One request; a change that was made already is only told again. Who hears of a change may rely on it: it is written by then."""
@@ -109,7 +88,8 @@ class Server:
             if is_change:
                 self._save(before)
         except ApiFaultError as fault:
-            answer = _status(fault.code, fault.reason, str(fault))
+            answer = fault.response
+        answer = with_warnings(answer, recovery.warnings(self._agent.directory / rundir.STORE))
         if number and isinstance(answer, Response):
             self._answered[number] = answer
             while len(self._answered) > REMEMBERED_REQUESTS:
@@ -120,6 +100,9 @@ class Server:
         """Writes what a request has changed; what cannot be written is not done. No other request comes between: a change never waits."""
         try:
             self._agent.save()
+        except StoreError as error:
+            self._agent.replace(before)
+            raise ApiFaultError(400, "Invalid", f"nothing was changed: {error}") from None
         except OSError as error:
             self._agent.replace(before)
             message = f"nothing was changed: the lab's store cannot be written: {refusal(error)}"
@@ -168,9 +151,8 @@ class Server:
     async def _events(self, place: Place, wanted: LabelSelector) -> AsyncIterator[bytes]:
         """Every change of a kind as it comes, after all that is there; a bookmark stands between the two."""
         known: Mapping[tuple[str, str], Resource] = {}
-        changed = self._agent.watch()
         is_first = True
-        try:
+        with self._agent.watchers.one() as changed:
             while True:
                 changed.clear()
                 cluster = self._agent.cluster
@@ -184,8 +166,6 @@ class Server:
                 if lines:
                     yield b"".join(lines)
                 await changed.wait()
-        finally:
-            self._agent.unwatch(changed)
 
     def _delete(self, place: Place) -> Response:
         obj = self._get(place)
@@ -281,6 +261,38 @@ class Server:
             await asyncio.sleep(FOLLOW_S)
 
 
+async def serve_clients(listener: socket.socket, handler: Handler) -> None:
+    """Serve the API's clients, for root and the lab's owner alone; never returns."""
+    loop = asyncio.get_running_loop()
+    connections: set[asyncio.Task[None]] = set()
+    while True:
+        try:
+            connection, _ = await loop.sock_accept(listener)
+        except OSError as error:  # too many files are open: some will be closed again
+            log(f"a client has to wait: {refusal(error)}")
+            await asyncio.sleep(ACCEPT_PAUSE_S)
+            continue
+        _, user, _ = struct.unpack("iii", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if user != os.geteuid():
+            connection.close()
+            continue
+        task = loop.create_task(serve(connection, handler))
+        connections.add(task)
+        task.add_done_callback(connections.discard)
+
+
+async def refuse_clients(listener: socket.socket, lab: str, error: StoreError) -> None:
+    """Answer every request of a lab of which no store can be read; never returns."""
+    log(f"nothing can be shown or changed any more: {error}")
+    message = f"no store of lab {lab} can be read: {error}; its pods go on running, but nothing can be shown or changed"
+    fault = ApiFaultError(503, "ServiceUnavailable", f"{message}\n  → kubenetlab down --lab {lab}, then up")
+
+    async def refuse(request: Request) -> Answer:
+        return fault.response
+
+    await serve_clients(listener, refuse)
+
+
 def _has_ended(pod: Pod, container: str, attempt: int) -> bool:
     """True when a run of a container is over, whether another follows or not."""
     status = pod.container_status(container)
@@ -333,10 +345,6 @@ def _deleted(obj: Resource, uid: str, message: str) -> Response:
     details = {"name": obj.name, "kind": obj.plural, "uid": uid}
     told = {"message": message} if message else {}
     return _json({"apiVersion": "v1", "kind": "Status", "status": "Success", **told, "details": details})
-
-
-def _status(code: int, reason: str, message: str) -> Response:
-    return _json({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}, code)
 
 
 def _events(news: Iterable[tuple[Any, Any]], namespace: str | None, wanted: LabelSelector) -> Iterator[tuple[str, Resource]]:

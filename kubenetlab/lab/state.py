@@ -1,12 +1,15 @@
 """The store on disk: written before the kernel is touched, so that an agent that comes back knows what was meant.
 
 The whole of it is replaced by rename. Of a large store what changes in between is appended to a journal beside it, line by line; a line
-that was cut off, and lines that belong to another store, count for nothing.
+that was cut off, and lines that belong to another store, count for nothing. The file before the last one, and its journal, are kept as
+a snapshot: the lab goes on from it when the store cannot be read (recovery.py).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +19,9 @@ from msgspec import Struct
 from kubenetlab.api.kinds import STORED
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import Cluster, Delete, Given, GivenKey, Kind, deletion
+from kubenetlab.errors import StoreError
 from kubenetlab.kernel.files import append_line, replace_file
+from kubenetlab.lab.readable import FAILURES, unreadable_documents, unreadable_objects
 
 MAX_LINE_OBJECTS: Final = 200
 """What changes more than that is written as a whole."""
@@ -44,28 +49,102 @@ class _Line(Struct):
     given: list[_Given]
 
 
+class UnstorableError(StoreError):
+    """Changes that the next agent could not read."""
+
+    def __init__(self, message: str, readable: Cluster) -> None:
+        """`readable` is the store with the former state of everything that cannot be read."""
+        super().__init__(message)
+        self.readable = readable
+
+
 def save(cluster: Cluster, path: Path) -> None:
-    """Writes the whole store."""
+    """Write the whole store; the file that it replaces becomes the snapshot. Raises OSError."""
+    has_snapshot = _keep(path)
     objects = {kind.kind: msgspec.Raw(msgspec.json.encode(cluster.all(kind))) for kind in STORED}
     saved = _Saved(cluster.revision, objects, [(*key, document) for key, document in cluster.given.items()])
     replace_file(path, msgspec.json.encode(saved))
+    if has_snapshot:
+        with suppress(OSError):  # the snapshot is older without it
+            journal_of(path).rename(journal_of(snapshot_of(path)))
     journal_of(path).unlink(missing_ok=True)
 
 
-def load(path: Path) -> Cluster:
-    """Raises OSError or msgspec.ValidationError when there is no usable store."""
-    saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
-    objects: dict[Kind, dict[tuple[str, str], Resource]] = {}
-    for kind in STORED:
-        decoded: list[Resource] = msgspec.json.decode(saved.objects[kind.kind], type=list[kind]) if kind.kind in saved.objects else []  # type: ignore[valid-type]
-        objects[kind] = {obj.key: obj for obj in decoded}
+def require_readable(cluster: Cluster, before: Cluster) -> None:
+    """Raise UnstorableError, naming every object and field, where what differs from another store could not be loaded."""
+    _require_readable(cluster, before, list(_changes(before, cluster)), list(_given(before, cluster)))
+
+
+def _require_readable(cluster: Cluster, before: Cluster, changes: list[Resource | Delete], given: list[_Given]) -> None:
+    faults: list[str] = []
+    former: list[Resource | Delete] = []
+    for obj, fault in unreadable_objects(change for change in changes if not isinstance(change, Delete)):
+        faults.append(f"{obj.title}: {fault}")
+        former.append(before.get(type(obj), obj.namespace, obj.name) or deletion(obj))
+    former_given: dict[GivenKey, Given | None] = {}
+    for key, fault in unreadable_documents([((kind, namespace, name), document) for kind, namespace, name, document in given]):
+        faults.append(f"document of {key[0]} {'/'.join(filter(None, key[1:]))}: {fault}")
+        former_given[key] = before.given.get(key)
+    if faults:
+        readable = cluster.with_changes(former).with_given(former_given)
+        raise UnstorableError(f"cannot be stored: {'; '.join(faults)}", readable)
+
+
+def load(path: Path, *, is_lenient: bool = False) -> Cluster:
+    """Return the store of a file and its journal.
+
+    is_lenient: end at the first line of the journal that cannot be read, instead of refusing the store for it.
+    Raises StoreError, naming the file and the reason, when there is no usable store.
+    """
+    with _reading(path):
+        saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
+        objects = {kind: {obj.key: obj for obj in _decoded(kind, saved)} for kind in STORED}
     given = {(kind, namespace, name): document for kind, namespace, name, document in saved.given if document is not None}
     revision = saved.revision
-    for line in _lines(journal_of(path)):
-        if line.base == saved.revision:
-            revision = line.revision
-            _follow(line, objects, given)
+    try:
+        with _reading(journal_of(path)):
+            for line in _lines(journal_of(path)):
+                if line.base == saved.revision:
+                    _follow(line, objects, given)
+                    revision = line.revision
+    except StoreError:
+        if not is_lenient:
+            raise
     return Cluster(objects, given, revision)
+
+
+def _decoded(kind: Kind, saved: _Saved) -> list[Resource]:
+    found: list[Resource] = msgspec.json.decode(saved.objects[kind.kind], type=list[kind]) if kind.kind in saved.objects else []  # type: ignore[valid-type]
+    return found
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn every way in which a file can be unreadable into a StoreError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    except (*FAILURES, KeyError) as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
+def snapshot_of(path: Path) -> Path:
+    """Return the path of the store that was replaced last."""
+    return path.with_suffix(f".previous{path.suffix}")
+
+
+def _keep(path: Path) -> bool:
+    """Make the store that is there the snapshot; False where that is not possible."""
+    snapshot = snapshot_of(path)
+    temporary = snapshot.with_suffix(".new")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(path, temporary)
+        os.rename(temporary, snapshot)
+    except OSError:  # no store yet, or a file system without hard links: the snapshot there is stays
+        return False
+    return True
 
 
 def journal_of(path: Path) -> Path:
@@ -80,30 +159,34 @@ class Keeper:
         """`written` is what the file has as a whole, where that is known."""
         self._path = path
         self._base = written
-        self._written = written
+        self.written = written or Cluster()
+        """What the file and the journal hold."""
 
-    def load(self) -> Cluster:
-        """Raises OSError or msgspec.ValidationError when there is no usable store."""
-        found = load(self._path)
-        self._base, self._written = None, found  # the next change is written with the whole of it
-        return found
+    def adopt(self, cluster: Cluster) -> Cluster:
+        """Take a store as the one that the file holds, and return it; the next change is written with the whole of it."""
+        self._base, self.written = None, cluster
+        return cluster
 
     def save(self, cluster: Cluster) -> bool:
-        """Writes what is not written yet; true when there was something. Raises OSError."""
-        if cluster is self._written:
+        """Write what is not written yet; True when there was something.
+
+        Raises UnstorableError, having written nothing, for what could not be loaded again, and OSError.
+        """
+        if cluster is self.written:
             return False
-        if not self._append(cluster):
+        before = self.written
+        changes, given = list(_changes(before, cluster)), list(_given(before, cluster))
+        _require_readable(cluster, before, changes, given)
+        if not self._append(cluster, changes, given):
             save(cluster, self._path)
             self._base = cluster
-        self._written = cluster
+        self.written = cluster
         return True
 
-    def _append(self, cluster: Cluster) -> bool:
+    def _append(self, cluster: Cluster, changes: list[Resource | Delete], given: list[_Given]) -> bool:
         """False where the whole store is to be written."""
-        if self._base is None or self._written is None or self._path.stat().st_size < MIN_STORE_BYTES:
+        if self._base is None or self._path.stat().st_size < MIN_STORE_BYTES:
             return False
-        changes = list(_changes(self._written, cluster))
-        given = list(_given(self._written, cluster))
         if len(changes) + len(given) > MAX_LINE_OBJECTS:
             return False
         objects: dict[str, list[msgspec.Raw]] = {}
@@ -130,26 +213,25 @@ def _given(before: Cluster, after: Cluster) -> Iterator[_Given]:
 
 
 def _lines(journal: Path) -> Iterator[_Line]:
+    """Yield the lines of a journal; one without an end was being written when its writer died."""
     try:
         text = journal.read_bytes()
     except FileNotFoundError:
         return
-    for line in text.splitlines():
-        try:
-            yield msgspec.json.decode(line, type=_Line)
-        except msgspec.DecodeError:
-            return  # it was being written when its writer ended
+    for line in text.split(b"\n")[:-1]:
+        yield msgspec.json.decode(line, type=_Line)
 
 
 def _follow(line: _Line, objects: dict[Kind, dict[tuple[str, str], Resource]], given: dict[GivenKey, Given]) -> None:
-    for name, namespace, own in line.gone:
-        objects[_KINDS[name]].pop((namespace, own), None)
-    for name, several in line.objects.items():
-        for raw in several:
-            obj: Resource = msgspec.json.decode(raw, type=_KINDS[name])
-            objects[_KINDS[name]][obj.key] = obj
-    for kind, namespace, own, document in line.given:
+    """Apply a line of the journal as a whole, or raise."""
+    gone = [(_KINDS[name], (namespace, own)) for name, namespace, own in line.gone]
+    changed: list[Resource] = [msgspec.json.decode(raw, type=_KINDS[name]) for name, several in line.objects.items() for raw in several]
+    for kind, key in gone:
+        objects[kind].pop(key, None)
+    for obj in changed:
+        objects[type(obj)][obj.key] = obj
+    for name, namespace, own, document in line.given:
         if document is None:
-            given.pop((kind, namespace, own), None)
+            given.pop((name, namespace, own), None)
         else:
-            given[kind, namespace, own] = document
+            given[name, namespace, own] = document

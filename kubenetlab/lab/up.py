@@ -117,6 +117,7 @@ def _boot(lab: str, cluster: Cluster, nodes: int) -> tuple[Boot, socket.socket]:
         with suppress(OSError):  # names for `ip netns`, without which a lab can be
             os.makedirs(rundir.RUN_NETNS, mode=0o755, exist_ok=True)
     pause.install(directory / rundir.PAUSE)
+    state.require_readable(cluster, Cluster())
     state.save(cluster, directory / rundir.STORE)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return Boot(lab, directory, node_agents_for(nodes), workers_for(nodes), cluster, theirs), ours

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from kubenetlab.lab import state
 from kubenetlab.lab.exchange import Exchange
 from kubenetlab.lab.http import Stream, fetch, serve
 from kubenetlab.lab.server import Server
+from kubenetlab.lab.state import Keeper
+from kubenetlab.lab.statuses import warnings_of
 from kubenetlab.programs.http import Request, Response
 from tests.clusters import deployment, store
 
@@ -31,7 +34,10 @@ class DyingAgent:
     def __init__(self, cluster: Cluster, path: Path) -> None:
         self.cluster = self._saved = cluster
         self._path = path
+        self.directory = path.parent
+        self._keeper = Keeper(path, None)
         self.saves = 0
+        self.sight = SimpleNamespace(doubt=lambda namespaces: None)
         self.controllers = Controllers()
 
     def learn(self, changes: Iterable[Change]) -> None:
@@ -42,7 +48,7 @@ class DyingAgent:
 
     def save(self) -> None:
         if self.cluster is not self._saved:
-            state.save(self.cluster, self._path)
+            self._keeper.save(self.cluster)
             self._saved = self.cluster
             self.saves += 1
 
@@ -101,6 +107,33 @@ def test_what_changes_nothing_is_not_written(tmp_path: Path) -> None:
     assert ask(agent, "GET", WEB).status == 200
     assert ask(agent, "PUT", f"{WEB}/scale", {"spec": {"replicas": -1}}).status == 422
     assert agent.saves == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", f"{WEB}/scale", {"spec": {"replicas": True}}),
+        ("POST", "/apis/kubenetlab.dev/v1alpha1/uplink", {"machine": [1], "router": [[2]]}),
+    ],
+    ids=["scale", "uplink"],
+)
+def test_what_the_next_agent_could_not_read_is_refused(tmp_path: Path, method: str, path: str, body: Any) -> None:
+    agent = DyingAgent(store(deployment("web", 2)), tmp_path / "store.json")
+    before = agent.cluster
+    answer = ask(agent, method, path, body)
+    assert answer.status in (400, 422)
+    assert json.loads(answer.body)["status"] == "Failure"
+    assert agent.cluster is before
+
+
+def test_warnings_come_with_every_answer(tmp_path: Path) -> None:
+    """As long as a file is there that was set aside; the file's name is in it."""
+    agent = DyingAgent(store(deployment("web", 2)), tmp_path / "store.json")
+    assert "warning" not in ask(agent, "GET", WEB).headers
+    (tmp_path / "store.json.unreadable-1").write_text("")
+    for path in (WEB, "/api/v1/nothing"):
+        (warning,) = warnings_of(ask(agent, "GET", path).headers["warning"])
+        assert str(tmp_path / "store.json.unreadable-1") in warning
 
 
 def test_what_cannot_be_written_is_not_done(tmp_path: Path) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
+from kubenetlab.api.apps import Deployment
 from kubenetlab.api.core import Service
 from kubenetlab.api.kinds import STORED
-from kubenetlab.api.store import Cluster, deletion
+from kubenetlab.api.store import Cluster, Given, deletion
+from kubenetlab.errors import StoreError
 from kubenetlab.lab import state
+from kubenetlab.lab.recovery import recovered, warnings
 from kubenetlab.lab.state import Keeper, journal_of
 from tests.clusters import applied, deployment, pod, running, service, store
 
@@ -44,7 +49,7 @@ def test_what_was_kept_is_read_back(tmp_path_factory: pytest.TempPathFactory, ch
     for number, (name, port) in enumerate(changes):
         if number == dies_at:
             keeper = Keeper(path, None)
-            cluster = keeper.load()
+            cluster = keeper.adopt(state.load(path))
         known = cluster.get(Service, "default", name)
         is_gone = port == 0 and known is not None
         cluster = cluster.with_changes([deletion(known)]) if is_gone and known else applied(cluster, service(name, port + 1))
@@ -106,3 +111,144 @@ def test_a_journal_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     Keeper(path, cluster).save(changed := applied(cluster, service()))
     assert not journal_of(path).exists()
     assert contents(state.load(path)) == contents(changed)
+
+
+def replicated(cluster: Cluster, replicas: Any) -> Cluster:
+    """The store with a Deployment whose number of replicas is not checked by anybody."""
+    web = cluster.get(Deployment, "default", "web")
+    assert web is not None
+    return cluster.with_changes([structs.replace(web, spec=structs.replace(web.spec, replicas=replicas))])
+
+
+@pytest.mark.parametrize("unreadable", [True, "2", 2.5, None, 10**5000, -1], ids=["true", "text", "part", "none", "digits", "negative"])
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, unreadable: Any) -> None:
+    """The error names object and field; what else has changed can be kept."""
+    path = tmp_path / "store.json"
+    cluster = running(store(deployment()))
+    state.save(cluster, path)
+    keeper = Keeper(path, cluster)
+    both = replicated(applied(cluster, service("other")), unreadable)
+    with pytest.raises(state.UnstorableError, match="Deployment default/web: ") as caught:
+        keeper.save(both)
+    assert contents(state.load(path)) == contents(cluster)
+    assert keeper.save(caught.value.readable)
+    kept = state.load(path)
+    assert kept.get(Service, "default", "other") is not None
+    found = kept.get(Deployment, "default", "web")
+    assert found is not None
+    assert found.spec == deployment_of(cluster).spec
+
+
+def deployment_of(cluster: Cluster) -> Deployment:
+    found = cluster.get(Deployment, "default", "web")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("unreadable", [{"a": "\ud800"}, {"a": {(1, 2): 3}}, {"a": 10**5000}], ids=["surrogate", "key", "digits"])
+def test_a_document_that_could_not_be_read_again_is_not_written(tmp_path: Path, unreadable: Any) -> None:
+    path = tmp_path / "store.json"
+    cluster = running(store(deployment()))
+    state.save(cluster, path)
+    with pytest.raises(state.UnstorableError, match="document of Widget default/w: "):
+        Keeper(path, cluster).save(cluster.with_given({("Widget", "default", "w"): Given(unreadable)}))
+    assert contents(state.load(path)) == contents(cluster)
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_nesting_beyond_any_limit_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "store.json"
+    cluster = running(store(deployment()))
+    state.save(cluster, path)
+    with pytest.raises(state.UnstorableError, match="document of Widget default/w: maximum recursion depth"):
+        Keeper(path, cluster).save(cluster.with_given({("Widget", "default", "w"): Given({"a": nested(100_000)})}))
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut off": lambda data: data[: len(data) // 2],
+    "zeros": lambda data: bytes(len(data)),
+    "wrong type": lambda data: data.replace(b'"replicas":3', b'"replicas":true'),
+    "no UTF-8": lambda data: data.replace(b"web", b"w\xffb"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_store_is_set_aside(tmp_path: Path, damage: str) -> None:
+    """The lab goes on from the store before, and the damaged one is kept to be looked at."""
+    path = tmp_path / "store.json"
+    first = running(store(deployment("web", 3)))
+    state.save(first, path)
+    state.save(applied(first, service()), path)
+    damaged = DAMAGES[damage](path.read_bytes())
+    assert damaged != path.read_bytes()
+    path.write_bytes(damaged)
+    assert contents(recovered(path)) == contents(first)
+    assert not path.exists()
+    assert (tmp_path / "store.json.unreadable-1").read_bytes() == damaged
+    (warning,) = warnings(path)
+    assert str(tmp_path / "store.json.unreadable-1") in warning
+    state.save(first, path)
+    path.write_bytes(b"{}")
+    assert contents(recovered(path)) == contents(first)
+    assert len(warnings(path)) == 2
+    for file in tmp_path.glob("*.unreadable-*"):
+        file.unlink()
+    assert warnings(path) == []
+
+
+def test_a_store_that_is_missing_is_replaced_by_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "store.json"
+    first = running(store(deployment()))
+    state.save(first, path)
+    state.save(applied(first, service()), path)
+    path.unlink()
+    assert contents(recovered(path)) == contents(first)
+    assert len(warnings(path)) == 1
+
+
+def test_a_damaged_line_ends_the_journal(tmp_path: Path) -> None:
+    """What stands before it counts, and the journal is set aside."""
+    path = tmp_path / "store.json"
+    cluster = running(store(deployment()))
+    state.save(cluster, path)
+    keeper = Keeper(path, cluster)
+    keeper.save(second := applied(cluster, service("second")))
+    keeper.save(applied(second, service("third")))
+    lines = journal_of(path).read_bytes().splitlines(keepends=True)
+    assert len(lines) == 2
+    journal_of(path).write_bytes(lines[0] + lines[1].replace(b"third", b"th\xffrd"))
+    assert contents(recovered(path)) == contents(second)
+    assert path.exists()
+    assert [file.name for file in tmp_path.glob("*.unreadable-*")] == ["store.journal.unreadable-1"]
+    assert len(warnings(path)) == 1
+
+
+def test_the_snapshot_has_its_journal(tmp_path: Path) -> None:
+    """Of a large store little more than the last change is lost."""
+    path = tmp_path / "store.json"
+    cluster = running(store(deployment()))
+    state.save(cluster, path)
+    Keeper(path, cluster).save(second := applied(cluster, service("second")))
+    state.save(applied(second, service("third")), path)
+    path.write_bytes(b"")
+    assert contents(recovered(path)) == contents(second)
+
+
+def test_without_any_store_nothing_is_renamed(tmp_path: Path) -> None:
+    path = tmp_path / "store.json"
+    first = running(store(deployment()))
+    state.save(first, path)
+    state.save(applied(first, service()), path)
+    for file in (path, state.snapshot_of(path)):
+        file.write_bytes(b"[]")
+    with pytest.raises(StoreError, match=r"store.json: .*nor can its snapshot .*store.previous.json"):
+        recovered(path)
+    assert path.exists()
+    assert warnings(path) == []
