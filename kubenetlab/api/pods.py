@@ -24,6 +24,10 @@ Several are separated by commas. They are what `readinessGates` refer to.
 """
 LISTEN_ANNOTATION = "kubenetlab.dev/listen"
 """The ports on which a pod's image listens, such as `1234/TCP,5353/UDP`, in place of those that its container declares."""
+EXIT_CODE_ANNOTATION = "kubenetlab.dev/exit-code"
+"""The exit status with which a pod's built-in programs end."""
+DURATION_ANNOTATION = "kubenetlab.dev/duration"
+"""How long a pod's built-in programs run before they end, such as `5s`."""
 
 
 class Toleration(Record, frozen=True):
@@ -270,6 +274,11 @@ class Pod(Resource, frozen=True):
 def wanted_addresses(meta: ObjectMeta) -> tuple[str, ...]:
     """The addresses that an annotation asks for."""
     return addresses_in(meta.annotations.get(ADDRESSES_ANNOTATION, ""))
+
+
+def is_of_job(meta: ObjectMeta) -> bool:
+    """Return True when a Job made the pod with this metadata."""
+    return any(owner.kind == "Job" and owner.controller for owner in meta.owner_references)
 
 
 def addresses_in(text: str) -> tuple[str, ...]:

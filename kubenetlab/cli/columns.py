@@ -30,9 +30,12 @@ def columns(kind: str, document: Document, *, is_wide: bool) -> list[str]:
 
 def age(stamp: str | None) -> str:
     """How long ago: `5s`, `3m10s`, `2h`, `4d`."""
-    if not stamp:
-        return "<unknown>"
-    seconds = max(0, int(time.time() - datetime.fromisoformat(stamp).timestamp()))
+    return _duration(time.time() - datetime.fromisoformat(stamp).timestamp()) if stamp else "<unknown>"
+
+
+def _duration(seconds_: float) -> str:
+    """A length of time as kubectl shows it. Source: k8s.io/apimachinery pkg/util/duration."""
+    seconds = max(0, int(seconds_))
     if seconds < 120:
         return f"{seconds}s"
     if seconds < 600:
@@ -195,7 +198,13 @@ def _job_duration(document: Document) -> str:
     if not begun:
         return ""
     took = datetime.fromisoformat(ended).timestamp() if ended else time.time()
-    return f"{max(0, int(took - datetime.fromisoformat(begun).timestamp()))}s"
+    return _duration(took - datetime.fromisoformat(begun).timestamp())
+
+
+def _completions(job: Document) -> str:
+    """How many pods have ended well, of how many; `1/1 of 3` for three that share one piece of work."""
+    succeeded, wanted, at_a_time = _status(job, "succeeded", 0), _spec(job, "completions", None), _spec(job, "parallelism", 1)
+    return f"{succeeded}/{wanted if wanted is not None else 1}" + (f" of {at_a_time}" if wanted is None and at_a_time > 1 else "")
 
 
 def _networking(cluster: Mapping[str, Any], field: str) -> str:
@@ -301,11 +310,12 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     "Job": (
         ("NAME", _name, False),
         ("STATUS", _job_status, False),
-        ("COMPLETIONS", lambda item: f"{_status(item, 'succeeded', 0)}/{_spec(item, 'completions', 1)}", False),
+        ("COMPLETIONS", _completions, False),
         ("DURATION", _job_duration, False),
         ("AGE", _age, False),
         ("CONTAINERS", lambda item: _containers(item, "name"), True),
         ("IMAGES", lambda item: _containers(item, "image"), True),
+        ("SELECTOR", lambda item: f"batch.kubernetes.io/controller-uid={item['metadata'].get('uid', '')}", True),
     ),
     "EndpointSlice": (
         ("NAME", _name, False),

@@ -101,7 +101,7 @@ def _wanted(client: Client, command: str, what: list[str]) -> list[tuple[type[Re
     from kubenetlab.cli.words import kinds_and_names
     from kubenetlab.errors import UsageError, did_you_mean
 
-    everyday = ("pods", "services", "daemonsets", "deployments", "replicasets", "statefulsets")
+    everyday = ("pods", "replicationcontrollers", "services", "daemonsets", "deployments", "replicasets", "statefulsets", "jobs")
     names: dict[str, list[str]] = {}
     if "/" in what[0]:
         for word, name in kinds_and_names(command, what):

@@ -29,6 +29,7 @@ from kubenetlab.cli.options import (
     seconds,
 )
 from kubenetlab.cli.screen import DIM, GOOD, MILD, data, hint, note, paint, say, table
+from kubenetlab.cli.waiting import needed, wait
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ def up(
     """
     begun = time.monotonic()
     from kubenetlab.cli import manifests
-    from kubenetlab.cli.waiting import needed, wait
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
@@ -88,7 +88,6 @@ def apply(
 ) -> None:
     """Apply manifests to a lab that is up. Example: kubenetlab apply -f web.yaml"""
     from kubenetlab.cli import manifests
-    from kubenetlab.cli.waiting import needed, wait
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
 
@@ -175,7 +174,6 @@ def plan(
     """
     from kubenetlab.cli import manifests
     from kubenetlab.cli.plans import new_lab_plan, new_lab_script, show_changes, uplink_plan
-    from kubenetlab.cli.waiting import needed
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 

@@ -143,7 +143,7 @@ def mode_option(name: str, value: object) -> str:
 
 def seconds(text: str) -> float:
     """`90`, `60s`, `1m30s` in seconds."""
-    from kubenetlab.programs.arguments import duration_s
+    from kubenetlab.api.durations import duration_s
 
     value = duration_s(f"{text}s" if text.isdigit() else text)
     if value is None:

@@ -69,7 +69,8 @@ class Waiting:
         self._line = _Line()
 
     def tell(self, line: dict[str, Any]) -> None:
-        names = ", ".join(line["waiting"][:3]) + (" …" if len(line["waiting"]) > 3 else "")
+        waiting = [*line["waiting"], *(f"Job {one['job']}" for one in line["jobs"] if one["state"] == "waiting")]
+        names = ", ".join(waiting[:3]) + (" …" if len(waiting) > 3 else "")
         self._line.draw(f"pods ready: {line['ready']}/{line['total']}  {paint(names, DIM)}")
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Waiting until a lab's pods are ready, and what is said of those that are not."""
+"""Waiting for a lab: until every pod is ready and every Job has ended, or something is in the way that time will not cure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def wait(name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[li
 
     asked = time.monotonic()
     waiting = Waiting()
-    last: dict[str, Any] = {"settled": False, "timeout": False, "waiting": []}
+    last: dict[str, Any] = {"settled": False, "timeout": False, "waiting": [], "jobs": []}
     try:
         while not (last["settled"] or last["timeout"]):  # the agent may die meanwhile: the next one is asked
             left_s = max(0.0, timeout_s - (time.monotonic() - asked))
@@ -39,10 +39,17 @@ def wait(name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[li
         note(f"{paint('not ready:', BAD)} {_few(pods)}: {reason}")
     if last["waiting"]:
         note(f"{paint('not ready:', BAD)} after {timeout_s:g} s still waiting for {_few(last['waiting'])}")
+    by_state = {state: [one for one in last["jobs"] if one["state"] == state] for state in ("failed", "waiting", "suspended")}
+    for one in by_state["failed"]:
+        note(f"{paint('failed:', BAD)} Job {one['job']}: {one['reason']}")
+    for one in by_state["waiting"]:
+        note(f"{paint('not complete:', BAD)} after {timeout_s:g} s still waiting for Job {one['job']}: {one['reason']}")
+    for one in by_state["suspended"]:
+        note(f"suspended: Job {one['job']}: {one['reason']}")
     if last["unready"]:
         note(f"unready on purpose: {_few(last['unready'])}")
-    is_fine = last["settled"] and not last["stuck"]
-    if not is_fine and not (last["failures"] or last["stuck"] or last["waiting"]):
+    is_fine = last["settled"] and not last["stuck"] and not by_state["failed"]
+    if not is_fine and not (last["failures"] or last["stuck"] or last["waiting"] or by_state["failed"] or by_state["waiting"]):
         note(f"{paint('not settled:', BAD)} after {timeout_s:g} s the lab is still at work")
     on_diagnostics(last["diagnostics"])
     took = f"{time.monotonic() - begun:.2f} s"
@@ -54,10 +61,20 @@ def wait(name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[li
     if any("cni plugin not initialized" in entry["reason"] or "node.kubernetes.io/not-ready" in entry["reason"] for entry in last["stuck"]):
         hint("install a network: kubenetlab up --cni bridge", needed(name))
         raise typer.Exit(1)
-    pod = (last["stuck"][0]["pod"] if last["stuck"] else last["waiting"][0] if last["waiting"] else "").partition("/")
-    hint(f"kubenetlab describe pod {pod[2]} -n {pod[0]}" if pod[2] else "kubenetlab diff", needed(name))
+    hint(_next_after_failure(last), needed(name))
     sys.stdout.flush()
     raise typer.Exit(1)
+
+
+def _next_after_failure(last: dict[str, Any]) -> str:
+    """The command that says most about what is not ready: of a pod, else of a Job."""
+    pods = [entry["pod"] for entry in last["stuck"]] or last["waiting"]
+    jobs = [one["job"] for one in last["jobs"] if one["state"] in ("failed", "waiting")]
+    for kind, names in (("pod", pods), ("job", jobs)):
+        if names:
+            namespace, _, name = names[0].partition("/")
+            return f"kubenetlab describe {kind} {name} -n {namespace}"
+    return "kubenetlab diff"
 
 
 def _stop_waiting(name: str, waiting: list[str]) -> NoReturn:

@@ -1,6 +1,6 @@
 """job controller: pods until enough of them have ended well, or too many have failed.
 
-After a failure the next pod waits 10, 20, 40 … 360 seconds. What has ended stays, to be looked at, until the Job is deleted.
+After each failure since the last success the next pod waits 10, 20, 40 … 600 seconds. What has ended stays, to be looked at, until the Job is deleted.
 Source: k8s.io/kubernetes pkg/controller/job/{job_controller.go,indexed_job_utils.go,backoff_utils.go}.
 """
 
@@ -24,7 +24,7 @@ SOURCE = "job-controller"
 WATCHES: Final[tuple[Kind, ...]] = (Job, Pod)
 
 FIRST_BACK_OFF_S = 10
-LONGEST_BACK_OFF_S = 360
+LONGEST_BACK_OFF_S = 600
 
 
 class _Pods(Struct, frozen=True):
@@ -35,10 +35,14 @@ class _Pods(Struct, frozen=True):
     failed: tuple[Pod, ...]
 
     @property
-    def failures(self) -> int:
-        """Pods that failed, and with restartPolicy OnFailure the restarts of containers in those that go on."""
+    def restarts(self) -> int:
+        """Restarts of containers in the pods that go on, as far as restartPolicy OnFailure makes them."""
         restarted = [pod for pod in self.active if pod.spec.restart_policy == "OnFailure"]
-        return len(self.failed) + sum(status.restart_count for pod in restarted for status in pod.container_statuses)
+        return sum(status.restart_count for pod in restarted for status in pod.container_statuses)
+
+    def exceed(self, limit: int) -> bool:
+        """Return True when the Job has failed: more failed pods than the backoffLimit, or as many restarts (with 0 any)."""
+        return len(self.failed) > limit or self.restarts >= max(limit, 1)
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
@@ -69,10 +73,10 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
 def _ended(job: Job, pods: _Pods, now: float) -> Condition | None:
     """The condition with which the Job ends now; None while it goes on."""
     stamp = timestamp(now)
-    if pods.failures > job.spec.backoff_limit:
+    if pods.exceed(job.spec.backoff_limit):
         return Condition("Failed", "True", "BackoffLimitExceeded", "Job has reached the specified backoff limit", stamp)
     deadline, begun = job.spec.active_deadline_seconds, job.status.start_time
-    if deadline is not None and begun is not None and now >= seconds(begun) + deadline:
+    if deadline is not None and begun is not None and not job.spec.suspend and now >= seconds(begun) + deadline:
         return Condition("Failed", "True", "DeadlineExceeded", "Job was active longer than specified deadline", stamp)
     wanted = job.spec.goal
     is_complete = bool(pods.succeeded) and not pods.active if wanted is None else len(_done(job, pods.succeeded)) >= wanted
@@ -81,7 +85,7 @@ def _ended(job: Job, pods: _Pods, now: float) -> Condition | None:
 
 def _next(cluster: Cluster, job: Job, pods: _Pods, serials: Serials, now: float) -> Iterator[Change | Wake]:
     """Pods that are missing, and those that are too many."""
-    if job.spec.active_deadline_seconds is not None:
+    if job.spec.active_deadline_seconds is not None and not job.spec.suspend:
         yield Wake(seconds(job.status.start_time or timestamp(now)) + job.spec.active_deadline_seconds)
     wanted = 0 if job.spec.suspend else _wanted(job, pods)
     for pod in pods.active[wanted:]:
@@ -89,7 +93,7 @@ def _next(cluster: Cluster, job: Job, pods: _Pods, serials: Serials, now: float)
     missing = wanted - len(pods.active)
     if missing <= 0:
         return
-    not_before = _back_off_until(pods.failed)
+    not_before = _back_off_until(pods)
     if now < not_before:
         yield Wake(not_before)
         return
@@ -120,14 +124,17 @@ def _free_indexes(job: Job, pods: _Pods) -> list[int]:
     return [index for index in range(job.spec.completions or 0) if str(index) not in busy]
 
 
-def _back_off_until(failed: Sequence[Pod]) -> float:
-    ends = [
-        seconds(status.state.terminated.finished_at)
-        for pod in failed
-        for status in pod.container_statuses
-        if status.state.terminated is not None and status.state.terminated.finished_at
-    ]
-    return max(ends) + min(FIRST_BACK_OFF_S * 2 ** min(len(failed) - 1, 10), LONGEST_BACK_OFF_S) if ends else 0.0
+def _back_off_until(pods: _Pods) -> float:
+    """Return when the next pod may be made: a failure before the latest success does not count any more."""
+    last_success = max(map(_finished_at, pods.succeeded), default=0.0)
+    failures = [end for pod in pods.failed if (end := _finished_at(pod)) > last_success]
+    return max(failures) + min(FIRST_BACK_OFF_S * 2 ** min(len(failures) - 1, 10), LONGEST_BACK_OFF_S) if failures else 0.0
+
+
+def _finished_at(pod: Pod) -> float:
+    """Return when the last of a pod's containers ended; 0 where none has."""
+    ends = (status.state.terminated for status in pod.container_statuses)
+    return max((seconds(end.finished_at) for end in ends if end is not None and end.finished_at), default=0.0)
 
 
 def _pod(job: Job, name: str, index: int | None, serials: Serials, now: float) -> Pod:
@@ -160,7 +167,7 @@ def _status(job: Job, pods: _Pods, ended: Condition | None, now: float) -> JobSt
         ready=0 if ended else sum(pod.is_ready for pod in pods.active),
         succeeded=len(done),
         failed=len(pods.failed),
-        start_time=job.status.start_time or (None if job.spec.suspend else timestamp(now)),
+        start_time=None if job.spec.suspend else job.status.start_time or timestamp(now),
         completion_time=timestamp(now) if ended and ended.type == "Complete" else None,
         completed_indexes=",".join(done) if job.spec.completion_mode == "Indexed" else "",
         conditions=(ended,) if ended else (),

@@ -25,7 +25,7 @@ from kubenetlab.api.config import ClusterConfig, ExternalHost, Network
 from kubenetlab.api.core import Event
 from kubenetlab.api.kinds import STORED
 from kubenetlab.api.lab import Decisions, NodeReport, Observed, Uplink
-from kubenetlab.api.pods import Pod
+from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
@@ -118,7 +118,8 @@ def _setups(memo: Memo, cluster: Cluster, pod: Pod, view: PodView, decisions: De
     """What a pod's containers run, which does not depend on how they fare."""
     netns, services = view.netns, containers.numeric_services(cluster, pod)
     ports = memo(("ports", netns), containers.numeric_target_ports, pod.labels, pod.spec, services)
-    return memo(("setups", netns), containers.setups_of, pod.spec, pod.metadata.annotations, ports, decisions.real_commands)
+    of_job = is_of_job(pod.metadata)
+    return memo(("setups", netns), containers.setups_of, pod.spec, pod.metadata.annotations, of_job, ports, decisions.real_commands)
 
 
 def _fabric(

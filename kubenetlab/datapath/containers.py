@@ -8,12 +8,13 @@ from operator import itemgetter
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Service
 from kubenetlab.api.meta import Labels, matches_labels
-from kubenetlab.api.pods import LISTEN_ANNOTATION, REAL_COMMANDS_ANNOTATION, Pod, PodSpec, ports_in
+from kubenetlab.api.pods import LISTEN_ANNOTATION, Pod, PodSpec, ports_in
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import should_run
 from kubenetlab.hoststate.programs import Listener, ProgramRun
 from kubenetlab.programs import COMMAND, DEFAULT, DONE, Ports, Setup, is_one_shot, program_of_image, setup, takes_ports
-from kubenetlab.programs.command import configure_command
+from kubenetlab.programs.command import configure_command, runs_real_command
+from kubenetlab.programs.ending import Ending, ending_of, with_ending
 
 ASSUMING = (DEFAULT, "web")
 """Programs that may listen where Services lead, if their container declares no port. Images that people keep a shell in do not."""
@@ -40,11 +41,19 @@ def asks_once(spec: PodSpec, setups: Setups) -> bool:
     return any(container.command or is_one_shot(setups[container.name].program) for container in spec.all_containers)
 
 
-def setups_of(spec: PodSpec, annotations: Mapping[str, str], target_ports: tuple[Listener, ...], real_commands: tuple[str, ...]) -> Setups:
+def setups_of(
+    spec: PodSpec, annotations: Mapping[str, str], is_of_job: bool, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...]
+) -> Setups:
     """Return what the containers of a pod run. `target_ports` are those of `numeric_target_ports`."""
-    is_real = annotations.get(REAL_COMMANDS_ANNOTATION) == "true"
     ports = ports_of(spec, annotations, target_ports)
-    return {container.name: _program_of(spec, container, ports, real_commands, is_real=is_real) for container in spec.all_containers}
+
+    def setup_of(container: Container) -> Setup:
+        if runs_real_command(annotations, container, real_commands):
+            return configure_command(container, spec.termination_grace_period_seconds)
+        ending = ending_of(spec, container, annotations, is_of_job=is_of_job)
+        return _built_in(spec, container, ports.get(container.name, Ports()), ending)
+
+    return {container.name: setup_of(container) for container in spec.all_containers}
 
 
 def ports_of(spec: PodSpec, annotations: Mapping[str, str], target_ports: tuple[Listener, ...]) -> Mapping[str, Ports]:
@@ -75,14 +84,12 @@ def assumed_ports(cluster: Cluster, pod: Pod) -> Mapping[str, tuple[Listener, ..
     return {name: ports.assumed for name, ports in found.items() if ports.assumed and ports.stated is None}
 
 
-def _program_of(spec: PodSpec, container: Container, ports: Mapping[str, Ports], real_commands: tuple[str, ...], *, is_real: bool) -> Setup:
-    """What a container runs: its own command, where the pod asks for that or the lab runs this one; else a stand-in.
+def _built_in(spec: PodSpec, container: Container, ports: Ports, ending: Ending | None) -> Setup:
+    """Return the built-in program of a container.
 
-    An init container whose stand-in would serve for ever has nothing to do: it ends well at once.
+    An init container whose program would serve until it is stopped has nothing to do: it ends well at once.
     """
-    if container.command and (is_real or container.command[0] in real_commands):
-        return configure_command(container, spec.termination_grace_period_seconds)
-    what = setup(container, ports.get(container.name, Ports()))
+    what = with_ending(setup(container, ports), ending)
     is_init = container in spec.init_containers and not container.is_sidecar
     return Setup(DONE) if is_init and not is_one_shot(what.program) else what
 

@@ -48,7 +48,7 @@ class Template:
     def setups(self) -> Setups:
         """What its containers run."""
         ports = numeric_target_ports(self.labels, self.spec, self.services)
-        return setups_of(self.spec, self.annotations, ports, self._real_commands)
+        return setups_of(self.spec, self.annotations, isinstance(self.owner, Job), ports, self._real_commands)
 
     @cached_property
     def listening(self) -> frozenset[tuple[str, int]] | None:

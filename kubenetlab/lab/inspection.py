@@ -15,7 +15,7 @@ from kubenetlab.api.faults import Fault
 from kubenetlab.api.kinds import find_kind
 from kubenetlab.api.lab import Uplink
 from kubenetlab.api.meta import Resource
-from kubenetlab.api.pods import Pod
+from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.datapath import modes
@@ -78,7 +78,7 @@ def broken(cluster: Cluster) -> list[dict[str, Any]]:
 def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
     attachment = attachment_of(agent.cluster, pod)
     runs = {obj.container: obj for obj in agent.desired[place["sandbox"]].values() if isinstance(obj, ProgramRun)}
-    setups = setups_of(pod.spec, pod.metadata.annotations, (), agent.decisions.real_commands)
+    setups = setups_of(pod.spec, pod.metadata.annotations, is_of_job(pod.metadata), (), agent.decisions.real_commands)
     assumed = assumed_ports(agent.cluster, pod)
     containers = [
         {

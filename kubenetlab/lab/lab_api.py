@@ -51,7 +51,7 @@ from kubenetlab.lab.inspection import broken, inspection
 from kubenetlab.lab.machine import decisions
 from kubenetlab.lab.paths import LAB_API
 from kubenetlab.lab.requirements import require_modes
-from kubenetlab.observe.settled import verdicts
+from kubenetlab.observe.settled import job_verdicts, verdicts
 from kubenetlab.programs.http import Request, Response
 
 if TYPE_CHECKING:
@@ -182,16 +182,20 @@ class LabApi:
         with agent.watchers.one() as changed:
             while True:
                 changed.clear()
-                found = verdicts(agent.cluster)
+                found, jobs = verdicts(agent.cluster), job_verdicts(agent.cluster)
                 line = {
                     "total": len(found),
                     "ready": sum(verdict.state in ("ready", "completed") for verdict in found),
                     "waiting": [verdict.pod for verdict in found if verdict.state == "waiting"],
                     "stuck": [{"pod": verdict.pod, "reason": verdict.reason} for verdict in found if verdict.state == "stuck"],
                     "unready": [verdict.pod for verdict in found if verdict.state == "unready"],
+                    "jobs": [{"job": one.job, "state": one.state, "reason": one.reason} for one in jobs if one.state != "complete"],
                     "failures": agent.failures,
                     "idle": agent.is_idle,
-                    "settled": agent.is_idle and all(verdict.is_settled for verdict in found) and not agent.failures,
+                    "settled": agent.is_idle
+                    and all(verdict.is_settled for verdict in found)
+                    and all(one.state != "waiting" for one in jobs)
+                    and not agent.failures,
                     "timeout": time.monotonic() >= deadline,
                 }
                 if line != last:

@@ -19,6 +19,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.lab.machine import decisions
 from kubenetlab.observe.settled import will_end
+from kubenetlab.programs.ending import ending_in
 
 _PID = 1
 """Any will do: nobody looks for the process."""
@@ -64,4 +65,7 @@ def report(pod: Pod, now: float, *, ready: bool = True) -> Observed:
 
 def _run(pod: Pod, container: Container, attempt: int, now: float) -> ContainerReport:
     is_init = container in pod.spec.init_containers and not container.is_sidecar
-    return ContainerReport(attempt, "exited" if is_init or will_end(pod, container) else "running", at=now)
+    if is_init or will_end(pod, container):
+        ending = ending_in(pod, container)
+        return ContainerReport(attempt, "exited", ending.exit_code if ending is not None else 0, at=now)
+    return ContainerReport(attempt, "running", at=now)

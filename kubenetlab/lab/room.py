@@ -11,7 +11,7 @@ from kubenetlab import programs
 from kubenetlab.api.apps import StatefulSet
 from kubenetlab.api.core import Node
 from kubenetlab.api.lab import Decisions, NetworkFacts
-from kubenetlab.api.pods import Pod
+from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.containers import setups_of
 from kubenetlab.kernel.limits import (
@@ -136,7 +136,7 @@ def _runs(cluster: Cluster, pods: Iterable[Pod]) -> tuple[dict[str, int], int]:
     sockets: dict[str, int] = {}
     processes = 0
     for pod in pods:
-        setups = setups_of(pod.spec, pod.metadata.annotations, (), real_commands)
+        setups = setups_of(pod.spec, pod.metadata.annotations, is_of_job(pod.metadata), (), real_commands)
         found = [setups[container.name] for container in pod.spec.long_running_containers]
         own = [programs.is_process(setup.program) for setup in found]
         processes += sum(own)

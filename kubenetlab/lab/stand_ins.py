@@ -77,8 +77,11 @@ class Run:
             self._module.told(news, self._me())
 
     def start_main(self) -> None:
+        """Begin what the program does by itself, and its end where one is set."""
         if hasattr(self._module, "main"):
             self._spawn(self._main())
+        if (ending := self.options.get("ending")) is not None:
+            self._exit(ending["exit_code"], ending["after_s"])
 
     def stop(self) -> None:
         self._is_over = True

@@ -1,21 +1,25 @@
-"""Is a pod ready, on the way, or stuck for a reason that time will not cure?"""
+"""Is a pod ready, on the way, or stuck for a reason that time will not cure? Is a Job complete, on the way, or failed?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal
 
 from msgspec import Struct
 
+from kubenetlab.api.batch import Job
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Event
-from kubenetlab.api.pods import CONDITIONS_ANNOTATION, READY_ANNOTATION, Pod
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.pods import CONDITIONS_ANNOTATION, READY_ANNOTATION, ContainerStatus, Pod, Terminated
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import CONFIG_ERROR, CRASH_LOOP, how_it_ended
 from kubenetlab.controllers.faults import what_stops
 from kubenetlab.controllers.kubelet import GATES_NOT_READY, observed_of
 from kubenetlab.controllers.scheduler import SCHEDULED, SCHEDULING_GATED
-from kubenetlab.programs import is_one_shot, setup
+from kubenetlab.programs import image_name, is_one_shot, runs_until_stopped, setup
+from kubenetlab.programs.command import runs_real_command
+from kubenetlab.programs.ending import ending_in
 
 State = Literal["ready", "unready", "completed", "waiting", "stuck"]
 """unready: on purpose, by an annotation, by scheduling gates or by a fault."""
@@ -37,17 +41,83 @@ class Verdict(Struct, frozen=True):
         return self.state != "waiting"
 
 
+class JobVerdict(Struct, frozen=True):
+    """What to expect of one Job."""
+
+    job: str
+    """`namespace/name`"""
+    state: Literal["complete", "failed", "waiting", "suspended"]
+    """failed: also of one that can never complete. suspended: no pod is to run, by `suspend` or `parallelism: 0`."""
+    reason: str = ""
+
+
+def job_verdicts(cluster: Cluster) -> list[JobVerdict]:
+    """Return one verdict for each Job, in order."""
+    return [_job_verdict(cluster, job) for job in cluster.all(Job)]
+
+
+def _job_verdict(cluster: Cluster, job: Job) -> JobVerdict:
+    name, status = job.full_name, job.status
+    if job.outcome == "Complete":
+        return JobVerdict(name, "complete")
+    if job.outcome == "Failed":
+        ended = next(condition for condition in status.conditions if condition.type == "Failed")
+        return JobVerdict(name, "failed", f"{ended.reason}: {ended.message}")
+    if job.spec.suspend or job.spec.at_a_time == 0:
+        return JobVerdict(name, "suspended", "spec.suspend is true" if job.spec.suspend else "spec.parallelism is 0")
+    pods = cluster.owned_by(Pod, job)
+    if endless := _endless(cluster, job, pods):
+        return JobVerdict(name, "failed", endless)
+    words = f"{status.succeeded} of {job.spec.goal or 1} completed"
+    ends = [found for pod in pods for found in pod.status.container_statuses if (_end_of(found) or _NO_END).exit_code]
+    if ends:
+        latest = max(ends, key=lambda found: (_end_of(found) or _NO_END).finished_at or "")
+        words += f"; container {latest.name} failed last: {how_it_ended(_end_of(latest) or _NO_END)}"
+    return JobVerdict(name, "waiting", words)
+
+
+def _endless(cluster: Cluster, job: Job, pods: Sequence[Pod]) -> str:
+    """Return why a Job never ends by itself, or nothing. One with a deadline fails in the end."""
+    decisions = cluster.get(Decisions, "", "decisions")
+    real_commands = decisions.real_commands if decisions is not None else ()
+    if job.spec.active_deadline_seconds is not None:
+        return ""
+    for pod in pods[:1]:  # all are made from one template
+        for container in pod.spec.containers:
+            is_built_in = not runs_real_command(pod.metadata.annotations, container, real_commands)
+            if is_built_in and runs_until_stopped(container) and ending_in(pod, container) is None:
+                what = " ".join((image_name(container.image), *container.args[:1]))
+                return f"it never completes: container {container.name} runs {what} until it is stopped"
+    return ""
+
+
+_NO_END: Final = Terminated(0)
+
+
+def _end_of(status: ContainerStatus) -> Terminated | None:
+    """How a container ended the last time."""
+    return status.state.terminated or status.last_state.terminated
+
+
 def verdicts(cluster: Cluster) -> list[Verdict]:
-    """One for each pod that is not being deleted, in order."""
+    """One for each pod that is not being deleted, in order. What a Job's pods fail in is the Job's own affair until the Job ends."""
     events: dict[str, str] = {}
     for entry in cluster.all(Event):
         if entry.reason in _CREATION_EVENTS:
             events[entry.involved_object.uid] = f"{entry.reason}: {entry.message}"
-    return [verdict(cluster, pod, events.get(pod.uid, "")) for pod in cluster.all(Pod) if not pod.is_terminating]
+    retried = {pod.uid for job in cluster.all(Job) if job.outcome != "Failed" for pod in cluster.owned_by(Pod, job)}
+    return [
+        verdict(cluster, pod, events.get(pod.uid, ""), is_retried=pod.uid in retried)
+        for pod in cluster.all(Pod)
+        if not pod.is_terminating and not (pod.uid in retried and pod.status.phase == "Failed")
+    ]
 
 
-def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "") -> Verdict:
-    """What to expect of a pod. `creation_failure` is what its events say about its sandbox."""
+def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "", *, is_retried: bool = False) -> Verdict:
+    """What to expect of a pod. `creation_failure` is what its events say about its sandbox.
+
+    is_retried: what its containers fail in is tried again by a Job.
+    """
     name = pod.full_name
     if pod.status.phase == "Succeeded":
         return Verdict(name, "completed")
@@ -67,7 +137,7 @@ def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "") -> Verdict:
         return Verdict(name, "stuck", f"spec.nodeName: there is no node {pod.spec.node_name}")
     if (fault := what_stops(cluster, pod)) is not None:
         return Verdict(name, "unready", fault.title)
-    reason = next(_faults(cluster, pod), "")
+    reason = next(_faults(cluster, pod, is_retried=is_retried), "")
     if not reason and pod.status.phase == "Pending":
         reason = creation_failure
     return Verdict(name, "stuck", reason) if reason else Verdict(name, "waiting")
@@ -92,10 +162,11 @@ def _at_readiness_gates(pod: Pod) -> Verdict | None:
 
 def will_end(pod: Pod, container: Container) -> bool:
     """True when a container's program asks something once and is not restarted for ever: its end is what matters."""
-    return pod.spec.restart_policy != "Always" and is_one_shot(setup(container).program)
+    ends = ending_in(pod, container) is not None or is_one_shot(setup(container).program)
+    return pod.spec.restart_policy != "Always" and ends
 
 
-def _faults(cluster: Cluster, pod: Pod) -> Iterator[str]:
+def _faults(cluster: Cluster, pod: Pod, *, is_retried: bool) -> Iterator[str]:
     seen = observed_of(cluster, pod)
     for container in pod.container_statuses:
         ended = container.state.terminated or container.last_state.terminated
@@ -103,9 +174,9 @@ def _faults(cluster: Cluster, pod: Pod) -> Iterator[str]:
         waits = container.state.waiting
         if waits is not None and waits.reason == CONFIG_ERROR:
             yield f"{CONFIG_ERROR}: container {container.name}: {waits.message}"
-        elif waits is not None and waits.reason == CRASH_LOOP:
+        elif waits is not None and waits.reason == CRASH_LOOP and not is_retried:
             yield f"{CRASH_LOOP}: container {container.name}: {detail}"
-        elif container.state.terminated is not None and container.state.terminated.exit_code:
+        elif container.state.terminated is not None and container.state.terminated.exit_code and not is_retried:
             yield f"Error: container {container.name}: {detail}"
         for kind in ("startup", "readiness"):
             probe = seen.probes.get(f"{container.name}/{kind}") if seen and container.state.running else None

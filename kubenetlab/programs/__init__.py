@@ -2,6 +2,7 @@
 
 A program is a file. It has `configure(container, ports)`, which says on which ports to listen and (then it says
 READS_ARGUMENTS) looks at the arguments, and what it needs of `http(request, me)`, `datagram(data, peer, me)` and `main(me)`. Whoever opens the sockets calls them.
+One whose image is known never to end says so of a container in `runs_until_stopped(container)`.
 One that remembers something says what in `memory()`; `configured(me)` is called with its options and whenever they change, `told(news, me)` with what the lab tells it.
 """
 
@@ -89,6 +90,12 @@ def program_of_image(image: str) -> str:
 def reads_arguments(image: str) -> bool:
     """True when the stand-in for an image looks at command and args; the others serve the declared ports, whatever stands there."""
     return bool(getattr(load(program_of_image(image)), "READS_ARGUMENTS", False))
+
+
+def runs_until_stopped(container: Container) -> bool:
+    """Return True when a container's image is known to run until it is stopped: a Job with it never completes."""
+    module = load(program_of_image(container.image))
+    return hasattr(module, "runs_until_stopped") and bool(module.runs_until_stopped(container))
 
 
 def takes_ports(image: str) -> bool:

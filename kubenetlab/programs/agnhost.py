@@ -3,6 +3,8 @@
 `pause` is what the image runs without arguments. Source: kubernetes test/images/agnhost/README.md.
 """
 
+from typing import Final
+
 from kubenetlab.api.containers import Container
 from kubenetlab.programs import Ports, Setup, connect, default, netexec, porter, serve_hostname
 from kubenetlab.programs.arguments import arguments
@@ -10,10 +12,16 @@ from kubenetlab.programs.arguments import arguments
 READS_ARGUMENTS = True
 
 
+_SERVERS: Final = ("netexec", "serve-hostname", "porter", "pause")
+
+
+def runs_until_stopped(container: Container) -> bool:
+    """Return True for subcommands that serve or wait; others do something and end."""
+    return (*_subcommand(container), "pause")[0] in _SERVERS
+
+
 def configure(container: Container, ports: Ports) -> Setup:
-    words = arguments(container)
-    words = words[1:] if words and words[0].rpartition("/")[2] == "agnhost" else words
-    match words:
+    match _subcommand(container):
         case ("netexec", *rest):
             return netexec.configure_arguments(tuple(rest))
         case ("serve-hostname", *rest):
@@ -25,3 +33,9 @@ def configure(container: Container, ports: Ports) -> Setup:
         case () | ("pause", *_):
             return Setup("idle")
     return default.configure(container, ports)
+
+
+def _subcommand(container: Container) -> tuple[str, ...]:
+    """The subcommand and its arguments; nothing where the container names none."""
+    words = arguments(container)
+    return words[1:] if words and words[0].rpartition("/")[2] == "agnhost" else words

@@ -1,16 +1,12 @@
-"""How programs read what a container says: ports, arguments, flags, durations."""
+"""How programs read what a container says: ports, arguments, flags."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 from kubenetlab.api.containers import Container
 from kubenetlab.api.environment import expand
 from kubenetlab.programs import Setup
-
-_UNITS: Final[Mapping[str, float]] = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
 
 def arguments(container: Container) -> tuple[str, ...]:
@@ -43,16 +39,6 @@ def port_number(text: str, *, least: int = 1) -> int:
     if not least <= number <= 65535:
         raise ValueError(f"invalid port {number}")
     return number
-
-
-def duration_s(written: str) -> float | None:
-    """Go's notation (`1m30s`, `500ms`) in seconds; empty is 0, nonsense is None."""
-    if written in ("", "0"):
-        return 0.0
-    parts = re.findall(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|us|µs|ns|m|s)", written)
-    if not parts or "".join(number + unit for number, unit in parts) != written:
-        return None
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def misused(message: str) -> Setup:

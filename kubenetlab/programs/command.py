@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kubenetlab.api.containers import Container, SecurityContext
+from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION
 from kubenetlab.programs import Setup
 
 IS_PROCESS = True
 READS_ARGUMENTS = True
+
+
+def runs_real_command(annotations: Mapping[str, str], container: Container, real_commands: tuple[str, ...]) -> bool:
+    """Return True when a container's own command is run: its pod asks for it, or the lab runs this one."""
+    is_asked = annotations.get(REAL_COMMANDS_ANNOTATION) == "true"
+    return bool(container.command) and (is_asked or container.command[0] in real_commands)
 
 
 def configure_command(container: Container, grace_s: int) -> Setup:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 
+from kubenetlab.api.durations import duration_s
 from kubenetlab.programs import Setup
-from kubenetlab.programs.arguments import duration_s, misused, options, port_number
+from kubenetlab.programs.arguments import misused, options, port_number
 from kubenetlab.programs.http import Me
 
 _WORDS = {errno.ETIMEDOUT: "TIMEOUT", errno.ECONNREFUSED: "REFUSED"}

@@ -12,6 +12,11 @@ DNS_PORT, HEALTH_PORT, READY_PORT, METRICS_PORT = 53, 8080, 8181, 9153
 READS_ARGUMENTS = True
 
 
+def runs_until_stopped(container: Container) -> bool:
+    """Return True unless the container has a command of its own."""
+    return not container.command
+
+
 def configure(container: Container, ports: Ports) -> Setup:
     served = (Listener("UDP", DNS_PORT), *(Listener("TCP", port) for port in (DNS_PORT, HEALTH_PORT, READY_PORT, METRICS_PORT)))
     return Setup("coredns", {}, served)

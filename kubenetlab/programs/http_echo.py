@@ -12,6 +12,11 @@ from kubenetlab.programs.http import Me, Request, Response, text
 READS_ARGUMENTS = True
 
 
+def runs_until_stopped(container: Container) -> bool:
+    """Return True unless the container has a command of its own."""
+    return not container.command
+
+
 def configure(container: Container, ports: Ports) -> Setup:
     given = options(arguments(container))
     environment = {variable.name: variable.value for variable in container.env}

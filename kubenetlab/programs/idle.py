@@ -1,9 +1,14 @@
 """Images that people keep a shell in: they run and do nothing, but for ports that the manifest declares or states."""
 
 from kubenetlab.api.containers import Container
-from kubenetlab.programs import Ports, Setup, declared_ports
+from kubenetlab.programs import Ports, Setup, declared_ports, image_name
 
 TAKES_PORTS = True
+
+
+def runs_until_stopped(container: Container) -> bool:
+    """Return True for the pause image; a shell without a terminal ends at once."""
+    return image_name(container.image) == "pause"
 
 
 def configure(container: Container, ports: Ports) -> Setup:

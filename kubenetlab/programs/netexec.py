@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from kubenetlab.api.durations import duration_s
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.names import socket_address
 from kubenetlab.programs import Setup
-from kubenetlab.programs.arguments import duration_s, misused, options, port_number
+from kubenetlab.programs.arguments import misused, options, port_number
 from kubenetlab.programs.http import Me, Peer, Request, Response, text
 
 DIAL_TIMEOUT_S = 5.0

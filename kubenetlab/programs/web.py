@@ -22,6 +22,11 @@ _PAGES = {
 }
 
 
+def runs_until_stopped(container: Container) -> bool:
+    """Return True for the image's own server; a command or arguments may do something else."""
+    return not (container.command or container.args)
+
+
 def configure(container: Container, ports: Ports) -> Setup:
     kind = "nginx" if image_name(container.image).startswith("nginx") else "httpd"
     if ports.stated is not None:

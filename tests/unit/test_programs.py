@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from kubenetlab import programs
 from kubenetlab.api.containers import Container
+from kubenetlab.api.durations import duration_s
 from kubenetlab.api.meta import parse_selector
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.lab.exchange import Exchange
-from kubenetlab.programs.arguments import arguments, duration_s, options
+from kubenetlab.programs.arguments import arguments, options
 from kubenetlab.programs.http import Me, Request, Response
 from kubenetlab.programs.resolver import parse
 from tests.clusters import NOW

@@ -34,7 +34,7 @@ spec:
 
 
 def test_what_asks_once_has_ended() -> None:
-    """A Job's pods are Completed and have no namespace any more; what a stand-in never ends goes on."""
+    """A Job's pods are Completed and have no namespace any more; a program that never ends goes on."""
     text = """
 apiVersion: batch/v1
 kind: Job
@@ -47,7 +47,8 @@ spec:
     cluster = rehearse(store(text), NOW)
     assert [found.status.phase for found in cluster.all(Pod) if found.name.startswith("once-")] == ["Succeeded"] * 3
     assert not [netns for netns in plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic")).namespaces if "/once-" in netns]
-    assert set(states(text.replace("agnhost", "busybox")).values()) == {"ready"}
+    assert set(states(text.replace("agnhost", "busybox")).values()) == {"completed"}
+    assert set(states(text.replace("connect", "netexec")).values()) == {"ready"}
 
 
 def test_what_cannot_be_stays_so() -> None:

@@ -6,11 +6,14 @@ from typing import Final, get_args
 from kubenetlab.api.core import IP_MODE_ANNOTATION, IpMode
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
+from kubenetlab.api.durations import duration_s
 from kubenetlab.api.ip import is_address
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import (
     ADDRESSES_ANNOTATION,
     CONDITIONS_ANNOTATION,
+    DURATION_ANNOTATION,
+    EXIT_CODE_ANNOTATION,
     LISTEN_ANNOTATION,
     POOL_ANNOTATION,
     READY_ANNOTATION,
@@ -25,6 +28,7 @@ from kubenetlab.errors import did_you_mean
 PREFIX: Final = "kubenetlab.dev/"
 _OF_THE_KUBELET: Final = ("PodScheduled", "PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready")
 """Pod conditions that the scheduler and the kubelet set."""
+MAX_EXIT_CODE: Final = 255
 
 
 def validate_annotations(meta: ObjectMeta, path: Path, kind: str) -> Iterator[Finding]:
@@ -75,6 +79,16 @@ def _conditions_fault(value: str) -> str | None:
     return None
 
 
+def _exit_code_fault(value: str) -> str | None:
+    is_status = value.isascii() and value.isdigit() and len(value) <= 3 and int(value) <= MAX_EXIT_CODE
+    return None if is_status else f"wanted a number from 0 to {MAX_EXIT_CODE}, found {found(value)}"
+
+
+def _duration_fault(value: str) -> str | None:
+    is_duration = bool(value) and duration_s(value) is not None
+    return None if is_duration else f'wanted a duration such as "5s" or "1m30s", found {found(value)}'
+
+
 def _pool_fault(value: str) -> str | None:
     return None if value else "wanted the name of a pool of networking.ipam.pools, found nothing"
 
@@ -89,6 +103,8 @@ _FAULTS: Final[Mapping[str, tuple[str, Callable[[str], str | None]]]] = {
     READY_ANNOTATION: ("Pod", _bool_fault),
     CONDITIONS_ANNOTATION: ("Pod", _conditions_fault),
     LISTEN_ANNOTATION: ("Pod", _listen_fault),
+    EXIT_CODE_ANNOTATION: ("Pod", _exit_code_fault),
+    DURATION_ANNOTATION: ("Pod", _duration_fault),
     REAL_COMMANDS_ANNOTATION: ("Pod", _bool_fault),
     IP_MODE_ANNOTATION: ("Service", _ip_mode_fault),
 }

@@ -1,0 +1,48 @@
+"""When a built-in program ends that would otherwise run until it is stopped.
+
+A Job's program ends at once, because its image does a piece of work and the lab has no image. A program that is known to serve until
+it is stopped (agnhost netexec, nginx without a command of the container's own …) goes on, as in a cluster. The annotations
+`kubenetlab.dev/duration` and `kubenetlab.dev/exit-code` of any pod say it for all its built-in programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct, to_builtins
+
+from kubenetlab.api.containers import Container
+from kubenetlab.api.durations import duration_s
+from kubenetlab.api.pods import DURATION_ANNOTATION, EXIT_CODE_ANNOTATION, Pod, PodSpec, is_of_job
+from kubenetlab.programs import DONE, Setup, is_one_shot, is_process, runs_until_stopped
+
+
+class Ending(Struct, frozen=True):
+    """The end of a program."""
+
+    after_s: float = 0.0
+    exit_code: int = 0
+
+
+def ending_in(pod: Pod, container: Container) -> Ending | None:
+    """Return how a container's built-in program ends in a pod; see `ending_of`."""
+    return ending_of(pod.spec, container, pod.metadata.annotations, is_of_job=is_of_job(pod.metadata))
+
+
+def ending_of(spec: PodSpec, container: Container, annotations: Mapping[str, str], *, is_of_job: bool) -> Ending | None:
+    """Return how a container's built-in program ends; None for one that runs until it is stopped, or ends by itself."""
+    is_stated = EXIT_CODE_ANNOTATION in annotations or DURATION_ANNOTATION in annotations
+    if container not in spec.containers or not (is_stated or (is_of_job and not runs_until_stopped(container))):
+        return None
+    return Ending(duration_s(annotations.get(DURATION_ANNOTATION, "")) or 0.0, int(annotations.get(EXIT_CODE_ANNOTATION, "0")))
+
+
+def with_ending(setup: Setup, ending: Ending | None) -> Setup:
+    """Return the setup of a program that ends so. One-shot programs and processes keep their own end."""
+    if ending is None or is_one_shot(setup.program) or is_process(setup.program):
+        return setup
+    if not ending.after_s:
+        return Setup(DONE, {"exit_code": ending.exit_code})
+    options: dict[str, Any] = {**setup.options, "ending": to_builtins(ending)}
+    return Setup(setup.program, options, setup.listeners)
