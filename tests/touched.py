@@ -13,7 +13,7 @@ from typing import Final
 ROOT = Path(__file__).parents[1]
 
 SERVICES: Final = ("flows", "ways_in", "udp_flows", "random_edits", "shares", "switching", "traffic_distribution", "kube_proxy")
-WORKLOADS: Final = ("workloads", "jobs", "container_lives", "containers", "real_commands", "boutique", "first_days")
+WORKLOADS: Final = ("workloads", "jobs", "termination", "container_lives", "containers", "real_commands", "boutique", "first_days")
 LIFE: Final = ("life", "making", "killing", "faults", "full_disk", "histories", "changes", "limits", "inheritance", "store")
 COMMANDS: Final = ("screens", "completion", "only_lab", "manifests", "docs", "cases", "first_days")
 ANY: Final = ("manifests", "life", "screens", "flows")
@@ -32,6 +32,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/balanced_ports": ("balanced_ports",),
     "kubenetlab/datapath/faults/": ("broken",),
     "kubenetlab/datapath/hostports": ("host_ports",),
+    "kubenetlab/datapath/hooks": WORKLOADS,
     "kubenetlab/datapath/loadbalancers": ("load_balancers",),
     "kubenetlab/datapath/port_mappings": ("port_mappings",),
     "kubenetlab/datapath/probes": WORKLOADS,
@@ -54,7 +55,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/lab/uplink": ("uplink",),
     "kubenetlab/observe/": ("screens", "manifests", "flows", "cases"),
     "kubenetlab/observe/forwarding": ("port_forward",),
-    "kubenetlab/programs/": ("containers", "workloads", "jobs", "container_lives"),
+    "kubenetlab/programs/": ("containers", "workloads", "jobs", "termination", "container_lives"),
     "kubenetlab/programs/dns": ("dns", "cases"),
     "kubenetlab/programs/zone": ("dns", "cases"),
     "bench/": ("bench",),

@@ -85,6 +85,34 @@ class Probe(Record, frozen=True):
     termination_grace_period_seconds: Unmodelled = None
 
 
+class SleepAction(Record, frozen=True):
+    """A pause."""
+
+    seconds: NotNegative
+
+
+class LifecycleHandler(Record, frozen=True):
+    """What the kubelet does at one moment of a container's life; exactly one of them."""
+
+    exec: ExecAction | None = None
+    """A command in the container. Of a built-in program, which has no command, only `sleep` is waited for."""
+    http_get: HTTPGetAction | None = None
+    """A request from the node; any answer will do."""
+    sleep: SleepAction | None = None
+    tcp_socket: TCPSocketAction | None = None
+    """Accepted by Kubernetes, and fails when it is run."""
+
+
+class Lifecycle(Record, frozen=True):
+    """Hooks after a container has started, and before it is told to end."""
+
+    post_start: LifecycleHandler | None = None
+    """Until it is done the container does not count as running; when it fails the container is killed."""
+    pre_stop: LifecycleHandler | None = None
+    """The container runs on meanwhile, within terminationGracePeriodSeconds."""
+    stop_signal: Unmodelled = None
+
+
 class Capabilities(Record, frozen=True):
     """What a real command may do more, or less, than others; `ALL` stands for every one."""
 
@@ -134,8 +162,9 @@ class Container(Record, frozen=True):
     restart_policy: Literal["Always"] | None = None
     """Of an init container: `Always` makes it a sidecar."""
 
+    lifecycle: Lifecycle = Lifecycle()
+
     image_pull_policy: Unmodelled = None
-    lifecycle: Unmodelled = None
     resize_policy: Unmodelled = None
     resources: Unmodelled = None
     restart_policy_rules: Unmodelled = None

@@ -11,7 +11,18 @@ from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import Attachment, Decisions, LastView, Ledger, NetworkFacts, NodeReport, NodeSettings, Observed, Uplink
+from kubenetlab.api.lab import (
+    Attachment,
+    Decisions,
+    LastView,
+    Ledger,
+    NetworkFacts,
+    NodeReport,
+    NodeSettings,
+    Observed,
+    Termination,
+    Uplink,
+)
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 
@@ -27,6 +38,7 @@ STORED: Final[tuple[type[Resource], ...]] = (
     *SERVED,
     Attachment,
     Observed,
+    Termination,
     NodeReport,
     NodeSettings,
     LastView,

@@ -49,13 +49,19 @@ class ContainerReport(Record, frozen=True):
     """When, in seconds since 1970."""
     is_process: bool = False
     """True for a process of its own, which takes its time to end."""
+    ends_later: bool = False
+    """True for a built-in program that serves on for a while after SIGTERM; its end is waited for."""
+
+
+HookKind = Literal["postStart", "preStop"]
+ProbeKind = Literal["startup", "readiness", "liveness"]
 
 
 class ProbeReport(Record, frozen=True):
-    """How the latest probe of one container ended."""
+    """How the latest probe of one container ended, or a lifecycle hook of it."""
 
     attempt: int
-    kind: Literal["startup", "readiness", "liveness"]
+    kind: ProbeKind | HookKind
     ok: bool
     message: str = ""
     at: float = 0.0
@@ -81,6 +87,23 @@ class Observed(Internal, frozen=True):
     containers: dict[str, ContainerReport] = {}
     probes: dict[str, ProbeReport] = {}
     """By `container/kind`."""
+
+    def hook(self, container: str, kind: HookKind, attempt: int) -> ProbeReport | None:
+        """Return how a hook of a container's run ended; None while it has not."""
+        report = self.probes.get(f"{container}/{kind}")
+        return report if report is not None and report.attempt == attempt else None
+
+
+class Termination(Internal, frozen=True):
+    """How far a terminating pod's containers are on their way to the end; named after the pod."""
+
+    kind = "Termination"
+    plural = "terminations"
+
+    metadata: ObjectMeta
+    pod_uid: str
+    signalled: tuple[str, ...] = ()
+    """Containers whose preStop hook is over, and which have been sent SIGTERM. Those without a hook get it at once."""
 
 
 class NodeReport(Internal, frozen=True):

@@ -102,7 +102,7 @@ class PodSpec(Record, frozen=True):
     scheduling_gates: tuple[PodSchedulingGate, ...] = ()
     """The scheduler ignores the pod as long as there are any."""
     termination_grace_period_seconds: NotNegative = 30
-    """How long a real command may take to end; built-in programs end as soon as no node sends anybody to them any more."""
+    """How long preStop hooks and programs may take to end. Built-in programs end as soon as no node sends packets to them any more."""
     enable_service_links: bool = True
     """Whether the namespace's Services are told by environment variables."""
 

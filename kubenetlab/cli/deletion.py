@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import datetime
 
 from kubenetlab.api.kinds import find_kind, known_words, qualified_kind
 from kubenetlab.api.meta import Resource
+from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import GivenKey
 from kubenetlab.cli.get import is_called
 from kubenetlab.cli.screen import say
 from kubenetlab.cli.words import kinds_and_names
 from kubenetlab.errors import LabError, UsageError, did_you_mean
 from kubenetlab.lab.client import ApiError, Client
-from kubenetlab.lab.paths import LAB_API, object_path
+from kubenetlab.lab.paths import LAB_API, kind_path, object_path
 
 Wanted = tuple[type[Resource], str, str]
 """(kind, namespace, name)"""
 
 WAIT_S = 30.0
 POLL_S = 0.01
+SPARE_S = 5.0
+"""Time allowed beyond a pod's grace period until it is gone."""
 
 
 def delete(client: Client, what: Sequence[str], files: Sequence[str] | None, namespace: str | None, *, wait: bool) -> None:
@@ -112,11 +116,23 @@ def _wait(client: Client, gone: Sequence[tuple[Wanted, str]]) -> None:
         waiting = [(one, uid) for one, uid in waiting if _uid(client, one) == uid]
         if waiting:
             time.sleep(POLL_S)
+            if time.monotonic() >= deadline:
+                deadline += _grace_left_s(client)
     if waiting:
         titles = ", ".join(title(*one) for one, _ in waiting)
         kind, _, name = waiting[0][0]
         raise LabError(f"after {WAIT_S:g} s still there: {titles}; see: kubenetlab describe {kind.kind.lower()} {name}")
     next((line for line in client.stream(f"{LAB_API}/settled", timeout=str(deadline - time.monotonic())) if line["idle"]), None)
+
+
+def _grace_left_s(client: Client) -> float:
+    """Return how long terminating pods may still take, in seconds; 0 when none is within its grace period."""
+    ends = [
+        datetime.fromisoformat(meta["deletionTimestamp"]).timestamp() + meta.get("deletionGracePeriodSeconds", 0) + SPARE_S
+        for pod in client.get(kind_path(Pod, None))["items"]
+        if (meta := pod["metadata"]).get("deletionTimestamp")
+    ]
+    return max(0.0, max(ends, default=0.0) - time.time())
 
 
 def _uid(client: Client, one: Wanted) -> str | None:

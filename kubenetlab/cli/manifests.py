@@ -166,6 +166,8 @@ def warn(manifests: Manifests) -> None:
         note(f"{paint('note:', MILD)} kept, without effect on the network: {'; '.join(kinds)}")
     for why, real in _real_commands(manifests.all_entries).items():
         note(f"{paint('note:', MILD)} programs of this machine are run in {_few(real)}, as {why} asks")
+    if hooked := _hooks_by_command(manifests.all_entries):
+        note(f"{paint('note:', MILD)} of hooks by command in built-in programs only `sleep` is waited for: {_few(hooked)}")
     ignored = ignored_fields(manifests.all_entries)
     if ignored:
         note(f"{paint('note:', MILD)} read, but without effect in the lab: {', '.join(ignored)}")
@@ -194,6 +196,19 @@ def _real_commands(entries: Sequence[Entry]) -> dict[str, list[str]]:
         commands = dict.fromkeys(container.command[0] for container in containers if container.command)
         if entry.object is not None and commands and (why := _who_asks_for_real(entry, all_do=all_do)):
             found.setdefault(why, []).append(f"{entry.object.title} ({', '.join(commands)})")
+    return found
+
+
+def _hooks_by_command(entries: Sequence[Entry]) -> list[str]:
+    """Return the objects with lifecycle hooks that are commands, and containers without a process that could run them."""
+    all_do = _all_run_real(entries)
+    found: list[str] = []
+    for entry in entries:
+        for container in getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ()):
+            handlers = (container.lifecycle.post_start, container.lifecycle.pre_stop)
+            is_real = container.command and _who_asks_for_real(entry, all_do=all_do)
+            if entry.object is not None and not is_real and any(handler is not None and handler.exec is not None for handler in handlers):
+                found.append(f"{entry.object.title} (container {container.name})")
     return found
 
 

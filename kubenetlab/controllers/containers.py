@@ -30,6 +30,8 @@ KILLING_PROBES: Final = ("startup", "liveness")
 CHANGED = "Container definition changed, will be restarted"
 STOPPED = "stopped by"
 """How the message begins of a container that a fault has ended."""
+POST_START_FAILED = "PostStartHook failed"
+"""How the message begins of a container that was killed for its postStart hook."""
 KILLED = "killed by signal"
 """How the message begins of a container that a signal ended."""
 
@@ -61,7 +63,7 @@ def failed_probe(message: str) -> str:
 
 def how_it_ended(ended: Terminated) -> str:
     """`exit status 3: bye`: a container's exit status and its last words; only what ended it, where that was somebody else."""
-    if failed_probe(ended.message) or ended.message.startswith((KILLED, CHANGED, STOPPED)):
+    if failed_probe(ended.message) or ended.message.startswith((KILLED, CHANGED, STOPPED, POST_START_FAILED)):
         return ended.message
     return f"exit status {ended.exit_code}" + (f": {ended.message}" if ended.message else "")
 
@@ -80,8 +82,17 @@ def statuses(
         first.append(status)
         may_start = may_start and is_past(container, status)
     may_start = may_start or is_initialized
-    rest = [_status(pod, container, "app", seen, now, _waits(container, faults, may_start=may_start)) for container in pod.spec.containers]
+    rest: list[ContainerStatus] = []
+    for container in pod.spec.containers:
+        rest.append(_status(pod, container, "app", seen, now, _waits(container, faults, may_start=may_start)))
+        may_start = may_start and not _is_in_first_hook(container, rest[-1])
     return first, [_stopped(pod, status, stopped, now) if stopped else status for status in rest]
+
+
+def _is_in_first_hook(container: Container, status: ContainerStatus) -> bool:
+    """Return True while a container's postStart hook has not ended for the first time: the next container waits for that."""
+    waits = status.state.waiting is not None and status.last_state.terminated is None
+    return container.lifecycle.post_start is not None and waits and not status.restart_count
 
 
 def _stopped(pod: Pod, status: ContainerStatus, why: str, now: float) -> ContainerStatus:
@@ -128,10 +139,12 @@ def _status(pod: Pod, container: Container, part: Part, seen: Observed | None, n
         return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=before.state)
     if report is None or report.attempt != attempt:
         return structs.replace(base, state=waits)
-    ended = _ended(container, report, seen)
+    ended = _ended(pod, container, report, seen)
     if ended is None and before is not None and before.image != container.image and part == "app":
         ended = Terminated(0, "Completed", CHANGED, started_at=timestamp(report.at), finished_at=timestamp(now))
         return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=ended))
+    if ended is None and _awaits_post_start(container, seen, attempt):
+        return structs.replace(base, state=ContainerState(waiting=Waiting(CREATING)))
     if ended is None:
         started = container.startup_probe is None or _passes(container, "startup", seen, attempt)
         ready = started and _passes(container, "readiness", seen, attempt)
@@ -149,6 +162,8 @@ def _status(pod: Pod, container: Container, part: Part, seen: Observed | None, n
 
 def _is_final(pod: Pod, part: Part, ended: Terminated) -> bool:
     """True when a container that has ended is not started again."""
+    if pod.is_terminating:
+        return True
     policy = pod.spec.restart_policy
     if part == "sidecar":
         return False
@@ -157,12 +172,16 @@ def _is_final(pod: Pod, part: Part, ended: Terminated) -> bool:
     return policy == "Never" or (policy == "OnFailure" and ended.exit_code == 0)
 
 
-def _ended(container: Container, report: ContainerReport, seen: Observed | None) -> Terminated | None:
-    """How this run ended, or None while it goes on."""
+def _ended(pod: Pod, container: Container, report: ContainerReport, seen: Observed | None) -> Terminated | None:
+    """How this run ended, or None while it goes on. Probes do not end what is terminating."""
     if report.state != "running":
         reason = "Completed" if report.exit_code == 0 else "Error"
         return Terminated(report.exit_code, reason, report.message, finished_at=timestamp(report.at))
-    for kind in KILLING_PROBES:
+    hook = seen.hook(container.name, "postStart", report.attempt) if seen is not None else None
+    if hook is not None and not hook.ok:
+        message = f"{POST_START_FAILED}: {hook.message}"
+        return Terminated(KILLED_EXIT_CODE, "Error", message, started_at=timestamp(report.at), finished_at=timestamp(hook.at))
+    for kind in KILLING_PROBES if not pod.is_terminating else ():
         told = seen.probes.get(f"{container.name}/{kind}") if seen else None
         probe = container.probe(kind)
         threshold = (probe.failure_threshold or 3) if probe is not None else 0
@@ -170,6 +189,11 @@ def _ended(container: Container, report: ContainerReport, seen: Observed | None)
             message = f"{kind.capitalize()} probe failed: {told.message}"
             return Terminated(KILLED_EXIT_CODE, "Error", message, started_at=timestamp(report.at), finished_at=timestamp(told.at))
     return None
+
+
+def _awaits_post_start(container: Container, seen: Observed | None, attempt: int) -> bool:
+    """Return True while a container's postStart hook runs: until then the container does not count as running."""
+    return container.lifecycle.post_start is not None and (seen is None or seen.hook(container.name, "postStart", attempt) is None)
 
 
 def _passes(container: Container, kind: Literal["startup", "readiness"], seen: Observed | None, attempt: int) -> bool:

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from kubenetlab.api.core import Event
 from kubenetlab.api.kinds import NAMESPACED, SERVED, find_kind
-from kubenetlab.api.lab import Attachment, Ledger, Observed
+from kubenetlab.api.lab import Attachment, Ledger, Observed, Termination
 from kubenetlab.api.meta import OwnerReference, Resource, seconds, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
@@ -19,7 +19,7 @@ from kubenetlab.controllers.wake import Wake
 
 EVENT_TTL_S = 3600.0
 
-WATCHES: Final[tuple[Kind, ...]] = (*SERVED, Attachment, Observed)
+WATCHES: Final[tuple[Kind, ...]] = (*SERVED, Attachment, Observed, Termination)
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
@@ -31,6 +31,9 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
     for observed in cluster.all(Observed):
         if observed.pod_uid not in pods:
             yield deletion(observed)
+    for termination in cluster.all(Termination):
+        if termination.pod_uid not in pods:
+            yield deletion(termination)
     yield from _old_events(cluster, now)
 
 

@@ -14,7 +14,7 @@ from kubenetlab.api.core import Node
 from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import Attachment, NetworkFacts, Observed
-from kubenetlab.api.meta import Condition, seconds, timestamp
+from kubenetlab.api.meta import Condition, timestamp
 from kubenetlab.api.pods import (
     CONDITIONS_ANNOTATION,
     READY_ANNOTATION,
@@ -30,6 +30,7 @@ from kubenetlab.controllers.containers import (
     CHANGED,
     CONFIG_ERROR,
     CRASH_LOOP,
+    POST_START_FAILED,
     failed_probe,
     how_it_ended,
     next_start,
@@ -43,6 +44,7 @@ from kubenetlab.controllers.faults import what_stops
 from kubenetlab.controllers.ipam import attachment_of, network
 from kubenetlab.controllers.nodes import NETWORK_NOT_READY
 from kubenetlab.controllers.scheduler import SCHEDULED
+from kubenetlab.controllers.stopping import has_stopped, stop
 from kubenetlab.controllers.wake import Wake
 
 WATCHES: Final[tuple[Kind, ...]] = (NetworkFacts, Node, Pod, Attachment, Observed, ConfigMap, Secret, Fault)
@@ -69,12 +71,11 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
         if has_left or (pod.is_terminating and (seen is None or not seen.sandbox_pid)):
             yield deletion(pod)
             continue
-        if pod.is_terminating and seen is not None and seen.is_detached:
-            deadline = _deadline(pod)
-            if now >= deadline or not any(run.is_process and run.state == "running" for run in seen.containers.values()):
+        if pod.is_terminating and seen is not None:
+            if has_stopped(pod, seen, now):
                 yield deletion(pod)
                 continue
-            yield Wake(deadline)
+            yield from stop(cluster, pod, seen, now)
         if node is None:
             continue
         status = _status(cluster, pod, node, seen, now)
@@ -103,12 +104,6 @@ def _affected(cluster: Cluster) -> Iterable[Pod]:
 def _waits(pod: Pod) -> bool:
     """True for one that is going, or of which a container is to be started again after a time."""
     return pod.is_terminating or any(next_start(status) is not None for status in pod.container_statuses)
-
-
-def _deadline(pod: Pod) -> float:
-    """Until when a pod that is to go is waited for."""
-    grace = pod.metadata.deletion_grace_period_seconds
-    return seconds(pod.metadata.deletion_timestamp or "") + (pod.spec.termination_grace_period_seconds if grace is None else grace)
 
 
 def observed_of(cluster: Cluster, pod: Pod) -> Observed | None:
@@ -157,7 +152,7 @@ def _phase(
     if broken:
         return "Failed"
     ended = [status.state.terminated for status in containers if status.state.terminated is not None]
-    if containers and len(ended) == len(containers) and pod.spec.restart_policy != "Always":  # those come back
+    if containers and len(ended) == len(containers) and (pod.spec.restart_policy != "Always" or pod.is_terminating):  # else they come back
         return "Succeeded" if all(end.exit_code == 0 for end in ended) else "Failed"
     never_started = any(status.state.waiting is not None and status.last_state.terminated is None for status in containers)
     return "Pending" if never_started or not has_sandbox else "Running"
@@ -242,7 +237,10 @@ def _events(cluster: Cluster, pod: Pod, seen: Observed | None, status: PodStatus
         has_run = report is not None and report.state != "failed"
         if not was_running and (container.state.running is not None or (ended is not None and has_run)):
             yield event(cluster, pod, "Normal", "Started", f"Started container {container.name}", source, now)
-        if ended is not None and ended.exit_code and report is not None and not pod.is_terminating and not failed_probe(ended.message):
+        if ended is not None and ended.message.startswith(POST_START_FAILED):
+            yield event(cluster, pod, "Warning", "FailedPostStartHook", ended.message, source, now)
+            yield event(cluster, pod, "Normal", "Killing", "FailedPostStartHook", source, now)
+        elif ended is not None and ended.exit_code and report is not None and not pod.is_terminating and not failed_probe(ended.message):
             message = f"Container {container.name} ended: {how_it_ended(ended)}" if has_run else f"Error: {ended.message}"
             yield event(cluster, pod, "Warning", "Failed", message, source, now)
         waits = container.state.waiting

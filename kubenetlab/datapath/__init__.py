@@ -30,7 +30,9 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.starting import is_anybody_starting
+from kubenetlab.controllers.stopping import termination_of
 from kubenetlab.datapath import balanced_ports, containers, egress, fabric, hostports, loadbalancers, modes, pods, uplink
+from kubenetlab.datapath.hooks import hooks
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
 from kubenetlab.datapath.port_mappings import PublishedPort, published_ports
@@ -97,7 +99,9 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
             want(memo(("pod", netns), _pod, node, view, cni, proxy))
             waits = is_starting and memo(("waits", netns), containers.asks_once, pod.spec, setups)
             told = duty(cluster, node.name, networking.proxy_mode[0]) if is_kube_proxy(pod) else None
-            want(memo(("programs", netns), _programs, view, pod, setups, waits, told))
+            termination = termination_of(cluster, pod) if pod.is_terminating else None
+            signalled = termination.signalled if termination is not None else ()
+            want(memo(("programs", netns), _programs, view, pod, setups, waits, told, signalled))
     merged = {netns: memo(("contents", netns), _merge, netns, tuple(layers)) for netns, layers in wanted.items()}
     return HostState(
         {netns: contents for netns, (contents, _) in merged.items()}, {netns: origins for netns, (_, origins) in merged.items()}
@@ -178,13 +182,15 @@ def _proxy(node: NodeView, added: tuple[RuleSet | Object, ...], proxy: ServicePr
     return tuple(_by_namespace((*proxy.node(node, network), *here), origin))
 
 
-def _programs(view: PodView, pod: Pod, setups: containers.Setups, waits: bool, told: Duty | None) -> tuple[Wanted, ...]:
-    runs = containers.programs(view.netns, pod, setups, waits=waits)
+def _programs(
+    view: PodView, pod: Pod, setups: containers.Setups, waits: bool, told: Duty | None, signalled: tuple[str, ...]
+) -> tuple[Wanted, ...]:
+    runs = containers.programs(view.netns, pod, setups, waits=waits, signalled=signalled)
     return tuple(_by_namespace((informed(run, told) for run in runs), Origin("kubelet", f"Pod {view.full_name}")))
 
 
 def _probes(node: NodeView, view: PodView, pod: Pod, setups: containers.Setups) -> tuple[ProbeSpec, ...]:
-    return tuple(probes(node, view, pod, setups))
+    return (*probes(node, view, pod, setups), *hooks(node, view, pod, setups))
 
 
 def _pods_of(cluster: Cluster, node: NodeView, memo: Memo) -> Iterator[tuple[PodView, Pod]]:

@@ -11,8 +11,9 @@ from kubenetlab.api.meta import Labels, matches_labels
 from kubenetlab.api.pods import LISTEN_ANNOTATION, Pod, PodSpec, ports_in
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import should_run
+from kubenetlab.controllers.stopping import gets_signal
 from kubenetlab.hoststate.programs import Listener, ProgramRun
-from kubenetlab.programs import COMMAND, DEFAULT, DONE, Ports, Setup, is_one_shot, program_of_image, setup, takes_ports
+from kubenetlab.programs import COMMAND, DEFAULT, DONE, Ports, Setup, is_one_shot, program_of_image, serves_on, setup, takes_ports
 from kubenetlab.programs.command import configure_command, runs_real_command
 from kubenetlab.programs.ending import Ending, ending_of, with_ending
 
@@ -22,18 +23,24 @@ Setups = Mapping[str, Setup]
 """Container of a pod → what it runs."""
 
 
-def programs(netns: str, pod: Pod, setups: Setups, *, waits: bool) -> Iterator[ProgramRun]:
-    """Those that run now; with `waits` those that ask only once are held back."""
+def programs(netns: str, pod: Pod, setups: Setups, *, waits: bool, signalled: tuple[str, ...] = ()) -> Iterator[ProgramRun]:
+    """Those that run now; with `waits` those that ask only once are held back.
+
+    signalled: containers of a terminating pod whose preStop hook is over.
+    """
     for container in pod.spec.all_containers:
         status = pod.container_status(container.name)
         if status is None or not should_run(status):
             continue
         what = setups[container.name]
-        if pod.is_terminating and what.program == COMMAND:
-            continue  # it is told to end as soon as its pod is; stand-ins serve until nobody is sent to them any more
+        is_stopping = gets_signal(pod, container, signalled)
+        if is_stopping and what.program == COMMAND:
+            continue  # a process that is not desired gets SIGTERM; other built-in programs serve until no node's rules lead there
         if waits and status.state.running is None and is_one_shot(what.program):
             continue
-        yield ProgramRun(netns, container.name, status.restart_count, what.program, what.options, what.listeners)
+        yield ProgramRun(
+            netns, container.name, status.restart_count, what.program, what.options, what.listeners, is_stopping and serves_on(what)
+        )
 
 
 def asks_once(spec: PodSpec, setups: Setups) -> bool:

@@ -8,11 +8,12 @@ connect to its first TCP port, and so is a built-in program in place of an exec 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct, structs
 
 from kubenetlab.api.containers import Container, Probe
+from kubenetlab.api.lab import HookKind, ProbeKind
 from kubenetlab.api.pods import ContainerStatus, Pod
 from kubenetlab.controllers.containers import should_run
 from kubenetlab.datapath.containers import Setups
@@ -23,21 +24,20 @@ USER_AGENT = "kube-probe/1.33"
 FIRST_STEPS_S = 0.2
 """A real command without a probe of its own is Ready when it has lived so long: many that fail do so at once."""
 
-ProbeKind = Literal["startup", "readiness", "liveness"]
-
 
 class ProbeSpec(Struct, frozen=True):
-    """One question, asked again and again from the node to the pod's address."""
+    """One question, asked again and again from the node to the pod's address; or a lifecycle hook, which is run once."""
 
     netns: str
     """The pod's sandbox."""
     container: str
     attempt: int
-    kind: ProbeKind
+    kind: ProbeKind | HookKind
     node_netns: str
     """From where it is asked."""
     address: str
-    method: Literal["tcp", "http", "grpc", "exec", "ping"]
+    method: Literal["tcp", "http", "grpc", "exec", "ping", "sleep", "none"]
+    """sleep: of a hook, for `delay_s`. none: of a hook that Kubernetes cannot run."""
     port: int = 0
     path: str = "/"
     headers: tuple[tuple[str, str], ...] = ()
@@ -50,7 +50,7 @@ class ProbeSpec(Struct, frozen=True):
     failure_threshold: int = 3
     success_threshold: int = 1
     delay_s: float = 0.0
-    """How long a real command is left alone first; stand-ins are there at once."""
+    """How long a real command is left alone first; stand-ins are there at once. Of the method `sleep` its length."""
     is_implied: bool = False
     """True for the question that no manifest asks: it is asked until the answer is yes, and then no more."""
 
@@ -58,20 +58,34 @@ class ProbeSpec(Struct, frozen=True):
     def key(self) -> tuple[str, str, str]:
         return self.netns, self.container, self.kind
 
+    @property
+    def is_hook(self) -> bool:
+        """True for a lifecycle hook."""
+        return self.kind in get_args(HookKind)
+
 
 def probes(node: NodeView, view: PodView, pod: Pod, setups: Setups) -> Iterator[ProbeSpec]:
     """The probes of one pod. initialDelaySeconds is waited for only where a real command could be ended too early."""
     for container in pod.spec.long_running_containers:
         status = pod.container_status(container.name)
-        if pod.is_terminating or status is None or not should_run(status):
+        if status is None or not should_run(status):
             continue
         what = setups[container.name]
-        for kind in _asked(container, status):
+        for kind in _asked(pod, container, status):
             yield _spec(node, view, container, status.restart_count, kind, container.probe(kind), what)
 
 
-def _asked(container: Container, status: ContainerStatus) -> Iterator[ProbeKind]:
-    """The kinds of probes that are asked now: none but startup until that has been answered well."""
+def _asked(pod: Pod, container: Container, status: ContainerStatus) -> Iterator[ProbeKind]:
+    """The kinds of probes that are asked now: none while a postStart hook runs, none but startup until that has been answered well.
+
+    A pod that terminates is asked on whether it is ready. Source: k8s.io/kubernetes pkg/kubelet/prober/worker.go doProbe().
+    """
+    if pod.is_terminating:
+        if container.readiness_probe is not None and status.state.running is not None:
+            yield "readiness"
+        return
+    if container.lifecycle.post_start is not None and status.state.running is None:
+        return
     if container.startup_probe is not None and not status.started:
         yield "startup"
         return
@@ -133,13 +147,13 @@ def _spec(
             headers = tuple((header.name, header.value) for header in action.http_headers)
             asked |= {
                 "method": "http",
-                "port": _number(container, action.port),
+                "port": port_number(container, action.port),
                 "path": action.path or "/",
                 "headers": headers,
                 "address": action.host or address,
             }
         elif probe.tcp_socket is not None:
-            asked |= {"method": "tcp", "port": _number(container, probe.tcp_socket.port), "address": probe.tcp_socket.host or address}
+            asked |= {"method": "tcp", "port": port_number(container, probe.tcp_socket.port), "address": probe.tcp_socket.host or address}
         elif probe.grpc is not None:
             asked |= {"method": "grpc", "port": probe.grpc.port, "service": probe.grpc.service}
         elif probe.exec is not None and what.program == COMMAND:
@@ -147,8 +161,8 @@ def _spec(
     return structs.replace(base, **asked)
 
 
-def _number(container: Container, port: int | str) -> int:
-    """A probe's port; 0, which nobody can reach, for a name the container does not have."""
+def port_number(container: Container, port: int | str) -> int:
+    """Return the port of a probe or a hook; 0, which nobody can reach, for a name the container does not have."""
     if isinstance(port, int):
         return port
     return next((known.container_port for known in container.ports if known.name == port), 0)

@@ -33,6 +33,8 @@ class ProgramRun(Object, frozen=True):
     """The name of the module that knows what the program does."""
     options: dict[str, Any]
     listeners: tuple[Listener, ...]
+    is_stopping: bool = False
+    """True once the program has got SIGTERM, and goes on for a while."""
 
     @property
     def key(self) -> Key:
@@ -40,4 +42,4 @@ class ProgramRun(Object, frozen=True):
 
     def __str__(self) -> str:
         ports = ", ".join(str(listener) for listener in self.listeners)
-        return f"program {self.program} for container {self.container}{f', listening on {ports}' if ports else ''}{f', start {self.attempt + 1}' if self.attempt else ''}"
+        return f"program {self.program} for container {self.container}{f', listening on {ports}' if ports else ''}{f', start {self.attempt + 1}' if self.attempt else ''}{', after SIGTERM' if self.is_stopping else ''}"

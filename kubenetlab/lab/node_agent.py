@@ -26,6 +26,7 @@ from kubenetlab.kernel.syscalls import give_memory_back, inside_network, open_na
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
 from kubenetlab.lab.executor import Executor
+from kubenetlab.lab.hooks import HookRun
 from kubenetlab.lab.podnet import Namespace
 from kubenetlab.lab.prober import Probing, Question
 from kubenetlab.lab.sweep import Sweep, is_sweepable
@@ -237,7 +238,8 @@ class NodeAgent:
                 self._probes[key] = question = Question(spec, node_pid, self._answers.add)
                 swept.setdefault((node_pid, ":" in spec.address), []).append(question)
             else:
-                self._probes[key] = Probing(spec, node_pid, Namespace(node_pid, self._home), self._init, self._answers.add)
+                make = HookRun if spec.is_hook else Probing
+                self._probes[key] = make(spec, node_pid, Namespace(node_pid, self._home), self._init, self._answers.add)
         for (node_pid, _), questions in swept.items():
             Sweep(questions, Namespace(node_pid, self._home))
         return {"ok": True}

@@ -46,21 +46,26 @@ def reports(cluster: Cluster, now: float, *, ready: bool = True) -> Iterator[Nod
 
 
 def report(pod: Pod, now: float, *, ready: bool = True) -> Observed:
-    """All containers of a pod in their present attempt: init containers have done their work, startup probes are answered."""
+    """All containers of a pod in their present attempt: init containers have done their work, startup probes are answered, postStart hooks done."""
     attempts = {status.name: status.restart_count for status in pod.container_statuses}
-    asked: tuple[Literal["startup", "readiness"], ...] = ("startup", "readiness")
+    asked: tuple[Literal["startup", "readiness", "postStart"], ...] = ("startup", "readiness", "postStart")
     return Observed(
         ObjectMeta(name=pod.name, namespace=pod.namespace),
         pod.uid,
         sandbox_pid=_PID,
         containers={container.name: _run(pod, container, attempts.get(container.name, 0), now) for container in pod.spec.all_containers},
         probes={
-            f"{container.name}/{kind}": ProbeReport(attempts.get(container.name, 0), kind, ready or kind == "startup", at=now)
+            f"{container.name}/{kind}": ProbeReport(attempts.get(container.name, 0), kind, ready or kind != "readiness", at=now)
             for container in pod.spec.long_running_containers
             for kind in asked
-            if kind == "readiness" or container.startup_probe is not None
+            if kind == "readiness" or _has(container, kind)
         },
     )
+
+
+def _has(container: Container, kind: Literal["startup", "postStart"]) -> bool:
+    """Return True for a container with a startup probe, or with a postStart hook."""
+    return (container.startup_probe if kind == "startup" else container.lifecycle.post_start) is not None
 
 
 def _run(pod: Pod, container: Container, attempt: int, now: float) -> ContainerReport:

@@ -180,7 +180,7 @@ class RulesHand:
             spec.key
             for netns, probes in changed.items()
             for spec, node_pid in probes
-            if not spec.delay_s and spec.kind != "liveness" and (spec, node_pid) not in self._probes.get(netns, ())
+            if not spec.delay_s and spec.kind in ("startup", "readiness") and (spec, node_pid) not in self._probes.get(netns, ())
         }
         self._unanswered = {key for key in self._unanswered if changed.get(key[0], True)} | fresh
         self._answered.clear()

@@ -118,6 +118,7 @@ class RunsHand:
             program=run.program,
             options=run.options,
             listeners=[msgspec.to_builtins(listener) for listener in run.listeners],
+            is_stopping=run.is_stopping,
             identity=context.identity,
             versions=context.versions,
             hosts=context.files.hosts,

@@ -41,6 +41,8 @@ class Run:
         self._tell = tell
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_over = False
+        self.is_stopping = False
+        """True after SIGTERM."""
         self._memory: Any = None
         self.outcome: Message = {"state": "running"}
         """How it goes, or how it ended: told again to an agent that comes back."""
@@ -82,6 +84,18 @@ class Run:
             self._spawn(self._main())
         if (ending := self.options.get("ending")) is not None:
             self._exit(ending["exit_code"], ending["after_s"])
+
+    @property
+    def serves_on_s(self) -> float:
+        """For how many seconds the program serves on after SIGTERM."""
+        return float(self.options.get(programs.DELAY_SHUTDOWN, 0))
+
+    def signal_end(self) -> None:
+        """Tell the program what SIGTERM would tell it: it serves on for a while, and ends. Twice is once."""
+        if not (self.is_stopping or self._is_over):
+            self.is_stopping = True
+            self.note(f"Sleeping {self.serves_on_s:g} seconds before terminating...")
+            self._exit(0, self.serves_on_s)
 
     def stop(self) -> None:
         self._is_over = True
@@ -178,6 +192,7 @@ class Run:
             clock=_clock,
             now=time.time,
             memory=self._memory,
+            is_stopping=self.is_stopping,
         )
 
     def _exit(self, status: int, after_s: float) -> None:

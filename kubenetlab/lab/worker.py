@@ -94,7 +94,9 @@ class Worker:
             return _report(run)
         if is_new:
             run.start_main()
-            run.outcome = {"state": "running", "at": time.time()}
+            run.outcome = {"state": "running", "at": time.time(), "ends_later": run.serves_on_s > 0}
+        if request["is_stopping"]:
+            run.signal_end()
         return _report(run)
 
     def _adopt(self, pod: Pod) -> Pod:

@@ -22,6 +22,8 @@ from kubenetlab.hoststate.programs import Listener
 DEFAULT: Final = "default"
 DONE: Final = "done"
 COMMAND: Final = "command"
+DELAY_SHUTDOWN: Final = "delay_shutdown_s"
+"""The option of a program that says for how many seconds it serves on after SIGTERM."""
 
 _PROGRAM_OF_IMAGE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("agnhost",), "agnhost"),
@@ -116,6 +118,11 @@ def is_process(program: str) -> bool:
 def is_one_shot(program: str) -> bool:
     """True when a program asks something once and ends, instead of serving."""
     return hasattr(load(program), "main") and program != DONE
+
+
+def serves_on(setup: Setup) -> bool:
+    """Return True for a built-in program that goes on for a while after SIGTERM."""
+    return bool(setup.options.get(DELAY_SHUTDOWN))
 
 
 def image_name(image: str) -> str:

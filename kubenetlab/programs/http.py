@@ -94,6 +94,8 @@ class Me(Struct, frozen=True):
     """The time in seconds since 1970."""
     memory: Any = None
     """What the program remembers as long as it runs."""
+    is_stopping: bool = False
+    """True once it has got SIGTERM, and serves on for a while."""
 
 
 HttpHandler = Callable[[Request, Me], Awaitable[Response]]

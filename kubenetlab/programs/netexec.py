@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from kubenetlab.api.durations import duration_s
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.names import socket_address
-from kubenetlab.programs import Setup
+from kubenetlab.programs import DELAY_SHUTDOWN, Setup
 from kubenetlab.programs.arguments import misused, options, port_number
 from kubenetlab.programs.http import Me, Peer, Request, Response, text
 
@@ -25,6 +25,10 @@ def configure_arguments(words: tuple[str, ...]) -> Setup:
     """The program for the arguments behind `netexec`: HTTP on 8080 and UDP on 8081 unless told otherwise; -1 switches one off."""
     given = options(words)
     try:
+        delay_s = int(given.get("delay-shutdown", "0"))
+    except ValueError:
+        return misused(f'invalid argument "{given["delay-shutdown"]}" for "--delay-shutdown" flag')
+    try:
         http, udp, sctp = (
             port_number(given.get(name, default), least=-1)
             for name, default in (("http-port", "8080"), ("udp-port", "8081"), ("sctp-port", "-1"))
@@ -32,7 +36,7 @@ def configure_arguments(words: tuple[str, ...]) -> Setup:
     except ValueError as error:
         return misused(str(error))
     ports = (Listener("TCP", http), Listener("UDP", udp), Listener("SCTP", sctp))
-    return Setup("netexec", {}, tuple(listener for listener in ports if listener.port > 0))
+    return Setup("netexec", {DELAY_SHUTDOWN: delay_s} if delay_s > 0 else {}, tuple(listener for listener in ports if listener.port > 0))
 
 
 async def http(request: Request, me: Me) -> Response:
@@ -48,6 +52,8 @@ async def http(request: Request, me: Me) -> Response:
             return _echo(query)
         case "/healthz":
             return text("")
+        case "/readyz":
+            return text("shutting down", 503) if me.is_stopping else text("ok")
         case "/dial":
             return await _dial(query, me)
         case "/exit" | "/shutdown":

@@ -55,3 +55,11 @@ def test_programs_of_this_machine_are_told_with_who_asks_for_them(
     found = loaded(text)
     warn(Manifests(None, found.entries, found))
     assert f"programs of this machine are run in Pod default/a (sleep), as {why} asks\n" in capsys.readouterr().err
+
+
+def test_hooks_by_command_of_built_in_programs_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their commands are not run; those beside a real command are."""
+    hook = ", command: [sleep, '9'], lifecycle: {preStop: {exec: {command: [sleep, '5']}}}"
+    found = loaded(pod("a", container=hook) + pod("b", meta=REAL, container=hook))
+    warn(Manifests(None, found.entries, found))
+    assert "only `sleep` is waited for: Pod default/a (container main)\n" in capsys.readouterr().err

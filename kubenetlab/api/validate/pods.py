@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from kubenetlab.api.containers import Container, Probe
+from kubenetlab.api.containers import Container, Lifecycle, LifecycleHandler, Probe
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.ip import is_address
@@ -34,9 +34,11 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
             seen[container.name] = f"{field}[{index}]"
             yield from _validate_container(container, spec, here)
             if field == "initContainers" and not container.is_sidecar:
-                for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
-                    if container.probe(probe.removesuffix("Probe")) is not None:
-                        yield Finding((*here, probe), "may not be set for init containers without restartPolicy: Always")
+                given = [
+                    probe for probe in ("readinessProbe", "livenessProbe", "startupProbe") if container.probe(probe.removesuffix("Probe"))
+                ]
+                for extra in (*given, *(["lifecycle"] if container.lifecycle != Lifecycle() else [])):
+                    yield Finding((*here, extra), "may not be set for init containers without restartPolicy: Always")
             for number, port in enumerate(container.ports):
                 key = (port.protocol, port.host_ip, port.host_port)
                 if port.host_port and key in host_ports:
@@ -114,6 +116,27 @@ def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iter
     ):
         if probe is not None:
             yield from _validate_probe(field, probe, (*path, field))
+    for field, handler in (("postStart", container.lifecycle.post_start), ("preStop", container.lifecycle.pre_stop)):
+        if handler is not None:
+            yield from _validate_hook(handler, spec, (*path, "lifecycle", field))
+
+
+def _validate_hook(hook: LifecycleHandler, spec: PodSpec, path: Path) -> Iterator[Finding]:
+    names = ("exec", "httpGet", "sleep", "tcpSocket")
+    handlers = [
+        name for name, handler in zip(names, (hook.exec, hook.http_get, hook.sleep, hook.tcp_socket), strict=True) if handler is not None
+    ]
+    if not handlers:
+        yield Finding(path, f"required: one of {', '.join(names)}")
+    for extra in handlers[1:]:
+        yield Finding((*path, extra), f"not allowed beside {handlers[0]}: a hook does one thing")
+    if hook.sleep is not None and hook.sleep.seconds > spec.termination_grace_period_seconds:
+        limit = f"at most terminationGracePeriodSeconds ({spec.termination_grace_period_seconds})"
+        yield Finding((*path, "sleep", "seconds"), f"wanted {limit}, found {hook.sleep.seconds}")
+    if hook.tcp_socket is not None:
+        yield Finding((*path, "tcpSocket"), "Kubernetes accepts this hook and cannot run it: it always fails", is_unknown_field=True)
+    if hook.http_get is not None and isinstance(hook.http_get.port, str) and (fault := port_name_fault(hook.http_get.port)):
+        yield Finding((*path, "httpGet", "port"), fault)
 
 
 def _validate_probe(field: str, probe: Probe, path: Path) -> Iterator[Finding]:
