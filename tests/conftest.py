@@ -5,6 +5,7 @@ Tests may run in several worker processes (pytest-xdist). Only the process that 
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import signal
@@ -62,12 +63,24 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
     # A module that the kernel has loaded meanwhile brings settings with it.
     after["sysctls"] = {name: setting for name, setting in after["sysctls"].items() if name in before["sysctls"]}
     session.config.stash[_CHANGED] = [
-        f"the tests have changed the machine's {what}:\n  before: {before[what]}\n  after:  {after[what]}"
+        f"the tests have changed the machine's {what}:\n{_difference(before[what], after[what])}"
         for what in before
         if after[what] != before[what]
     ]
     if session.config.stash[_CHANGED] and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _difference(before: Any, after: Any) -> str:
+    """Return the lines, or the entries of a mapping, that differ."""
+    found = difflib.unified_diff(_lines(before), _lines(after), "before", "after", n=0, lineterm="")
+    return "\n".join(f"  {line.rstrip()}" for line in found)
+
+
+def _lines(state: Any) -> list[str]:
+    if isinstance(state, dict):
+        return [f"{name}: {value}" for name, value in state.items()]
+    return state.splitlines() if isinstance(state, str) else [str(item) for item in state]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
