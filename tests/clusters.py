@@ -17,7 +17,7 @@ from kubenetlab.api.load import Loaded, load_documents
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.admission import admit
-from kubenetlab.datapath import modes, plan
+from kubenetlab.datapath import checks, plan
 from kubenetlab.errors import ManifestError, Problem
 from kubenetlab.hoststate.rules import RuleObject
 from kubenetlab.lab import rehearsal
@@ -39,7 +39,7 @@ ONE_NODE = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: c
 def loaded(text: str, *, strict: bool = False, file: str = "test.yaml") -> Loaded:
     """The objects of a manifest. Raises ManifestError."""
     documents, problems = read_documents(file, dedent(text).encode())
-    return load_documents(documents, problems, strict=strict, check=modes.check)
+    return load_documents(documents, problems, strict=strict, check=checks.check)
 
 
 def problems_of(text: str, *, strict: bool = False) -> list[Problem]:

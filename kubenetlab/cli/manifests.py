@@ -14,7 +14,7 @@ from kubenetlab.api.documents import Document, read_documents
 from kubenetlab.api.load import Entry, Loaded, load, load_documents
 from kubenetlab.cli.options import mode
 from kubenetlab.cli.screen import MILD, note, paint
-from kubenetlab.datapath import modes
+from kubenetlab.datapath import checks
 from kubenetlab.errors import ManifestError
 from kubenetlab.lab.paths import LAB_API
 
@@ -89,13 +89,13 @@ def read(
     """
     if files:
         try:
-            loaded = load(files, strict=strict, check=modes.check)
+            loaded = load(files, strict=strict, check=checks.check)
         except ManifestError as error:
             raise _with_admission(error) if for_new_lab else error from None
     elif with_quickstart:
         data = resources.files("kubenetlab").joinpath("quickstart.yaml").read_bytes()
         documents, problems = read_documents("quickstart.yaml", data)
-        loaded = load_documents(documents, problems, strict=strict, check=modes.check)
+        loaded = load_documents(documents, problems, strict=strict, check=checks.check)
     else:
         loaded = Loaded(())
     config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
@@ -286,5 +286,5 @@ def _with_flags(value: Mapping[str, Any] | None, flags: Flags) -> Entry:
     if flags.nodes is not None:
         known = list(base.get("nodes") or [{"role": "control-plane"}])
         merged["nodes"] = [*known[: flags.nodes], *[{"role": "worker"}] * (flags.nodes - len(known))]
-    (entry,) = load_documents([Document(COMMAND_LINE, 0, "", merged)], check=modes.check).entries
+    (entry,) = load_documents([Document(COMMAND_LINE, 0, "", merged)], check=checks.check).entries
     return entry

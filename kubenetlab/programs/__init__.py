@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, Final
 
@@ -118,6 +118,26 @@ def is_process(program: str) -> bool:
 def is_one_shot(program: str) -> bool:
     """True when a program asks something once and ends, instead of serving."""
     return hasattr(load(program), "main") and program != DONE
+
+
+def unmodelled_options(container: Container) -> Iterator[tuple[str, int, str]]:
+    """Yield the flags of a container that its program does not model: (field, index in it, what there is to say)."""
+    module = load(program_of_image(container.image))
+    known = module.options_of(container) if hasattr(module, "options_of") else None
+    if known is None:
+        return
+    title, flags = known
+    words = [*(("command", index, word) for index, word in enumerate(container.command))]
+    words += [("args", index, word) for index, word in enumerate(container.args)]
+    if flags is None:
+        field, index, _ = next(found for found in words if found[2] == title.rpartition(" ")[2])
+        yield field, index, f"{title} is not modelled: it runs as an image that is not known"
+        return
+    for field, index, word in words:
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("-") and name and not name.isdigit() and name not in flags:
+            modelled = ", ".join(f"--{flag}" for flag in sorted(flags)) or "none"
+            yield field, index, f"the option --{name} of {title} is not modelled and has no effect; modelled: {modelled}"
 
 
 def serves_on(setup: Setup) -> bool:

@@ -15,6 +15,22 @@ READS_ARGUMENTS = True
 _SERVERS: Final = ("netexec", "serve-hostname", "porter", "pause")
 
 
+_MODELLED: Final = {
+    "netexec": netexec.OPTIONS,
+    "serve-hostname": serve_hostname.OPTIONS,
+    "connect": connect.OPTIONS,
+    "porter": frozenset[str](),
+    "pause": frozenset[str](),
+}
+"""Subcommand → the flags that are modelled."""
+
+
+def options_of(container: Container) -> tuple[str, frozenset[str] | None]:
+    """Return what the program is called and the flags that are modelled; None for a subcommand that is not."""
+    subcommand = (*_subcommand(container), "pause")[0]
+    return f"agnhost {subcommand}", _MODELLED.get(subcommand)
+
+
 def runs_until_stopped(container: Container) -> bool:
     """Return True for subcommands that serve or wait; others do something and end."""
     return (*_subcommand(container), "pause")[0] in _SERVERS

@@ -6,11 +6,15 @@ Source: kubernetes test/images/agnhost/connect.
 from __future__ import annotations
 
 import errno
+from typing import Final
 
 from kubenetlab.api.durations import duration_s
 from kubenetlab.programs import Setup
 from kubenetlab.programs.arguments import misused, options, port_number
 from kubenetlab.programs.http import Me
+
+OPTIONS: Final = frozenset(("timeout", "protocol", "sctpconntrackcheck"))
+"""The flags that are modelled."""
 
 _WORDS = {errno.ETIMEDOUT: "TIMEOUT", errno.ECONNREFUSED: "REFUSED"}
 

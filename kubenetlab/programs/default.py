@@ -27,4 +27,7 @@ async def http(request: Request, me: Me) -> Response:
 
 
 def datagram(data: bytes, peer: Peer, me: Me) -> bytes | None:
-    return netexec.datagram(data, peer, me)
+    """Answer any datagram: who stands in for an image that is not known is to be seen."""
+    known = netexec.datagram(data, peer, me)
+    command = data.decode(errors="replace").strip().partition(" ")[0]
+    return known if known is not None or not command else f"unknown command: {command}".encode()

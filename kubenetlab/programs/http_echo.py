@@ -3,6 +3,8 @@
 Source: github.com/hashicorp/http-echo README (port 5678; -listen=:PORT, -text=TEXT, or the variable ECHO_TEXT).
 """
 
+from typing import Final
+
 from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Ports, Setup
@@ -10,6 +12,15 @@ from kubenetlab.programs.arguments import arguments, misused, options, port_numb
 from kubenetlab.programs.http import Me, Request, Response, text
 
 READS_ARGUMENTS = True
+
+
+OPTIONS: Final = frozenset(("text", "listen"))
+"""The flags that are modelled."""
+
+
+def options_of(container: Container) -> tuple[str, frozenset[str]] | None:
+    """Return what the program is called and the flags that are modelled; None where the container has a command of its own."""
+    return ("http-echo", OPTIONS) if not container.command else None
 
 
 def runs_until_stopped(container: Container) -> bool:

@@ -3,10 +3,15 @@
 Source: kubernetes test/images/agnhost/serve-hostname (port 9376; --http, --tcp and --udp choose what is served).
 """
 
+from typing import Final
+
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.programs import Setup
 from kubenetlab.programs.arguments import misused, options, port_number
 from kubenetlab.programs.http import Me, Peer, Request, Response, text
+
+OPTIONS: Final = frozenset(("tcp", "udp", "http", "port"))
+"""The flags that are modelled."""
 
 
 def configure_arguments(words: tuple[str, ...]) -> Setup:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from kubenetlab import programs
 from kubenetlab.api.containers import Container
@@ -20,7 +22,7 @@ from kubenetlab.lab.exchange import Exchange
 from kubenetlab.programs.arguments import arguments, options
 from kubenetlab.programs.http import Me, Request, Response
 from kubenetlab.programs.resolver import parse
-from tests.clusters import NOW
+from tests.clusters import NOW, deployment, problems_of
 
 AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.47"
 
@@ -75,7 +77,8 @@ class Someone:
         self.exits.append((status, after_s))
 
     def get(self, program: str, target: str, port: int = 8080) -> Response:
-        request = Request("GET", target, ("10.244.2.7", 40000), port=port)
+        headers = {"host": "web", "user-agent": "curl/8", "x-team": "blue"}
+        request = Request("GET", target, ("10.244.2.7", 40000), headers, port=port)
         answered: Response = asyncio.run(programs.load(program).http(request, self.me))
         return answered
 
@@ -91,6 +94,10 @@ class Someone:
         ({"args": ["netexec", "--http-port=80", "--udp-port", "-1"]}, "netexec", "80/tcp"),
         ({"command": ["/agnhost", "netexec", "--http-port", "90"], "args": []}, "netexec", "90/tcp 8081/udp"),
         ({"args": ["netexec", "--http-port=http"]}, "misused", ""),
+        ({"args": ["netexec", "--http-port=-1"]}, "misused", ""),
+        ({"args": ["netexec", "--delay-shutdown=soon"]}, "misused", ""),
+        ({"args": ["netexec", "--udp-listen-addresses=10.0.0.1,127.0.0.1", "--sctp-port=5"]}, "netexec", "8080/tcp 10.0.0.1:8081/udp 127.0.0.1:8081/udp 5/sctp"),
+        ({"args": ["netexec", "--udp-listen-addresses=here"]}, "misused", ""),
         ({"args": ["serve-hostname", "--port=9000", "--udp"]}, "serve_hostname", "9000/tcp 9000/udp"),
         ({"args": ["serve-hostname", "--http=false", "--tcp"]}, "serve_hostname", "9376/tcp"),
         ({"args": ["porter"], "env": [{"name": "SERVE_PORT_80", "value": "eighty"}, {"name": "SERVE_PORT_99999", "value": "x"}]}, "porter", "80/tcp"),
@@ -158,8 +165,16 @@ def test_an_image_may_listen_nowhere(image: str) -> None:
         ("/echo?msg=x&code=418", 418, "x"),
         ("/healthz", 200, ""),
         ("/", 200, "NOW: 12:00"),
-        ("/nothing", 404, "404 page not found\n"),
-        ("/shell?cmd=ls", 404, "404 page not found\n"),
+        ("/nothing", 200, "NOW: 12:00"),
+        ("/readyz", 200, "ok"),
+        ("/header?key=X-Team", 200, "blue"),
+        ("/header?key=missing", 200, ""),
+        ("/header", 200, '{"User-Agent":["curl/8"],"X-Team":["blue"]}'),
+        ("/redirect?location=/echo%3Fmsg=foobar&code=307", 307, '<a href="/echo?msg=foobar">Temporary Redirect</a>.\n\n'),
+        ("/redirect?location=http://web/", 302, '<a href="http://web/">Found</a>.\n\n'),
+        ("/redirect?code=now", 200, "argument 'code' must be an integer or empty, got \"now\"\n"),
+        ("/exit?timeout=soon", 200, "argument 'timeout' must be a valid golang duration or empty, got \"soon\"\n"),
+        ("/shell?cmd=ls", 501, "/shell is not modelled: built-in programs run no commands and keep no files\n"),
         ("/dial?host=web&port=80&request=hostname", 200, '{"responses":["GET /hostname"]}'),
         ("/dial?host=web&port=80&request=a&tries=2", 200, '{"responses":["GET /a","GET /a"]}'),
         ("/dial?host=web&port=80&request=a&protocol=udp", 200, '{"responses":["re: a"]}'),
@@ -173,7 +188,7 @@ def test_an_image_may_listen_nowhere(image: str) -> None:
     ],
 )
 def test_netexec_answers_as_agnhost_does(target: str, status: int, body: str) -> None:
-    """Paths, statuses and texts; there is no /shell."""
+    """Paths, statuses and texts; a path that it does not know is `/`; there is no /shell."""
     found = Someone().get("netexec", target)
     assert (found.status, found.body.decode()) == (status, body)
 
@@ -183,14 +198,88 @@ def test_netexec_answers_as_agnhost_does(target: str, status: int, body: str) ->
     [
         (b"hostname", b"web-0"),
         (b"clientip\n", b"10.244.2.7:40000"),
-        (b"echo a b", b"a b"),
+        (b"echo a B", b"a b"),
+        (b"ECHO x", b"x"),
         (b"", None),
-        (b"what", b"unknown command: what"),
+        (b"what", None),
     ],
 )
 def test_netexec_answers_datagrams(data: bytes, reply: bytes | None) -> None:
-    """The three commands of agnhost."""
+    """The three commands of agnhost, in lower case; to others there is no answer."""
     assert Someone().send("netexec", data) == reply
+
+
+@pytest.mark.parametrize(
+    ("words", "target", "status", "body"),
+    [
+        (["--http-override=/hostname"], "/anything", 200, "web-0"),
+        (["--http-override", "/echo?msg=hi&code=418"], "/hostname", 418, "hi"),
+        (["--http-override=/clientip"], "/", 200, ""),
+        (["--http-override=/header"], "/", 200, "{}"),
+        (["--udp-port=-1"], "/healthz", 412, ""),
+        (["--udp-port=-1"], "/readyz", 412, ""),
+        (["--udp-port=-1", "--sctp-port=9"], "/healthz", 200, ""),
+    ],
+)
+def test_options_of_netexec_change_its_answers(words: list[str], target: str, status: int, body: str) -> None:
+    """An override answers everything; without a server for datagrams netexec never calls itself ready."""
+    found = Someone(**programs.setup(container(args=["netexec", *words])).options).get("netexec", target)
+    assert (found.status, found.body.decode()) == (status, body)
+
+
+def test_a_form_stands_before_the_query() -> None:
+    """As Go's FormValue has it."""
+    form = {"content-type": "application/x-www-form-urlencoded; charset=utf-8"}
+    request = Request("POST", "/echo?msg=query&code=201", ("10.244.2.7", 40000), form, b"msg=body")
+    answered: Response = asyncio.run(programs.load("netexec").http(request, Someone().me))
+    assert (answered.status, answered.body) == (201, b"body")
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [("", "/"), ("a/../b/", "/b/"), ("/x/./y?z=1/../2", "/x/y?z=1/../2"), ("//other/x", "//other/x"), ("/ü", "/%C3%BC")],
+)
+def test_a_relative_redirect_counts_from_the_path(location: str, expected: str) -> None:
+    """Cleaned as Go's http.Redirect does; another server's is left alone."""
+    found = Someone().get("netexec", f"/redirect?location={quote(location)}")
+    assert found.headers == {"Location": expected}
+
+
+def test_a_server_that_got_sigterm_is_not_ready_but_healthy() -> None:
+    """For the rest of --delay-shutdown."""
+    someone = Someone()
+    someone.me = structs.replace(someone.me, is_stopping=True)
+    assert (someone.get("netexec", "/readyz").status, someone.get("netexec", "/healthz").status) == (503, 200)
+
+
+@pytest.mark.parametrize(
+    ("fields", "messages"),
+    [
+        ("image: agnhost, args: [netexec, --http-port=80, '-1']", []),
+        ("image: agnhost, args: [netexec, --http-port, '80', --v=2]", ["spec.containers[0].args[3] option --v of agnhost netexec"]),
+        (
+            "image: agnhost, command: [/agnhost, serve-hostname, --close]",
+            ["spec.containers[0].command[2] option --close of agnhost serve-hostname"],
+        ),
+        ("image: agnhost, args: [porter, --json-response]", ["spec.containers[0].args[1] option --json-response of agnhost porter"]),
+        ("image: agnhost, args: [dns-suffix, --x]", ["spec.containers[0].args[0] agnhost dns-suffix is not modelled"]),
+        (
+            "image: hashicorp/http-echo, args: [-text=hi, -status-code=404]",
+            ["spec.containers[0].args[1] option --status-code of http-echo"],
+        ),
+        ("image: hashicorp/http-echo, command: [sh, -c, x]", []),
+        ("image: nginx, args: [-g, daemon off;]", []),
+    ],
+)
+def test_options_that_are_not_modelled_are_warned_of(fields: str, messages: list[str]) -> None:
+    """With file and line; in templates and for init containers too."""
+    pod = f"apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  containers: [{{name: main, {fields}}}]\n"
+    found = problems_of(pod)
+    assert [(problem.file, problem.line, problem.is_warning) for problem in found] == [("test.yaml", 5, True)] * len(messages)
+    shown = [f"{problem.path} {problem.message.removeprefix('the ')}" for problem in found]
+    assert all(line.startswith(message) for line, message in zip(shown, messages, strict=True)), shown
+    template = deployment().replace("args: [netexec", "args: [netexec, --nonsense")
+    assert [problem.path for problem in problems_of(template)] == ["spec.template.spec.containers[0].args[1]"]
 
 
 @pytest.mark.parametrize(
@@ -216,6 +305,7 @@ def test_the_default_server_says_who_it_is_and_whom_it_sees() -> None:
     assert (found.status, found.body) == (200, b"default/web-0 (10.244.1.2 on worker) sees 10.244.2.7:40000\n")
     assert Someone().get("default", "/hostname").body == b"web-0"
     assert Someone().send("default", b"hostname") == b"web-0"
+    assert Someone().send("default", b"what") == b"unknown command: what"
 
 
 def test_other_programs_answer() -> None:

@@ -1,0 +1,32 @@
+"""Rules for objects of manifests that need more than the API knows: modes of the Cluster document, options of built-in programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab.api.decode import Finding
+from kubenetlab.api.documents import Path
+from kubenetlab.api.meta import Resource
+from kubenetlab.api.pods import Pod, PodTemplateSpec
+from kubenetlab.datapath import modes
+from kubenetlab.programs import unmodelled_options
+from kubenetlab.programs.command import runs_real_command
+
+
+def check(obj: Resource) -> Iterator[Finding]:
+    """Yield what is wrong with an object; an option without effect counts as an unknown field."""
+    yield from modes.check(obj)
+    template = getattr(getattr(obj, "spec", None), "template", None)
+    if isinstance(obj, Pod):
+        yield from _options(obj, ("spec",))
+    elif isinstance(template, PodTemplateSpec):
+        yield from _options(template, ("spec", "template", "spec"))
+
+
+def _options(pod: Pod | PodTemplateSpec, path: Path) -> Iterator[Finding]:
+    for field, containers in (("initContainers", pod.spec.init_containers), ("containers", pod.spec.containers)):
+        for index, container in enumerate(containers):
+            if runs_real_command(pod.metadata.annotations, container, ()):
+                continue
+            for words, place, message in unmodelled_options(container):
+                yield Finding((*path, field, index, words, place), message, is_unknown_field=True)
