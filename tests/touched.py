@@ -53,7 +53,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/lab/coredns": ("dns", "cases"),
     "kubenetlab/lab/relay": ("port_forward",),
     "kubenetlab/lab/uplink": ("uplink",),
-    "kubenetlab/observe/": ("screens", "manifests", "flows", "cases"),
+    "kubenetlab/observe/": ("screens", "manifests", "flows", "cases", "targets"),
     "kubenetlab/observe/forwarding": ("port_forward",),
     "kubenetlab/programs/": ("containers", "workloads", "jobs", "termination", "container_lives"),
     "kubenetlab/programs/dns": ("dns", "cases"),

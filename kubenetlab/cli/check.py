@@ -118,12 +118,12 @@ class _Networks:
     def learn(self, table: Any, seen: Any) -> None:
         from kubenetlab.errors import UsageError
         from kubenetlab.observe.check import needs_network
-        from kubenetlab.observe.targets import named_places, parse
+        from kubenetlab.observe.targets import named_places, read
         from kubenetlab.programs.resolver import parse as parse_resolver
 
         for row in table.probes:
             try:
-                sources = named_places(parse(row.from_), seen) if needs_network(row) else []
+                sources = [source for source in named_places(read(row.from_, seen), seen) if needs_network(row, seen, source)]
             except UsageError:
                 continue  # the table says so in its place
             for source in sources:

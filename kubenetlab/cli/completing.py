@@ -62,7 +62,7 @@ def rolled_out(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def pods(ctx: typer.Context) -> list[str]:
     """Pods, and workloads for one of theirs; those of other namespaces with their namespace."""
-    from kubenetlab.observe.targets import WORKLOADS
+    from kubenetlab.observe.grammar import WORKLOADS
 
     found = _seen(ctx)["pods"]
     prefixes = {kind: prefix for prefix, kind in WORKLOADS.items()}

@@ -42,9 +42,9 @@ def inspect(
         hint(f"kubenetlab inspect node:{seen['nodes'][0]['name']}")
         return
     from kubenetlab.cli.plans import folded
-    from kubenetlab.observe.targets import parse, resolve
+    from kubenetlab.observe.targets import read, resolve
 
-    place = resolve(parse(target, namespace), seen)
+    place = resolve(read(target, seen, namespace), seen)
     detail = client.get(f"{LAB_API}/detail", netns=place.sandbox)
     if output.is_data:
         data({"name": place.title, "netns": place.netns, **detail}, output)

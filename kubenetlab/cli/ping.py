@@ -28,7 +28,7 @@ def ping(
         str | None,
         typer.Argument(
             metavar="[SRC",
-            help="From where: \\[ns/]pod, deploy:, node: or ext:. Without it: everybody to everybody.",
+            help="Source: \\[ns/]pod, deploy:, node:, ext: or an address. Without it: every pair.",
             show_default=False,
             autocompletion=candidates("places"),
         ),
@@ -37,7 +37,7 @@ def ping(
         str | None,
         typer.Argument(
             metavar="[DST]]",
-            help="To where: a place, svc:\\[ns/]name, ip:ADDRESS or a DNS name.",
+            help="Destination: a place, svc:\\[ns/]name, ADDRESS, NAME, all with \\[:PORT]; or http://NAME/PATH.",
             show_default=False,
             autocompletion=candidates("destinations"),
         ),
@@ -70,7 +70,7 @@ def ping(
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
     from kubenetlab.observe.matrix import everyone
-    from kubenetlab.observe.targets import parse, resolve
+    from kubenetlab.observe.targets import read, resolve
 
     if only_ipv4 and only_ipv6:
         raise UsageError("-4 cannot stand with -6; without either every family is tried")
@@ -82,21 +82,25 @@ def ping(
     client = choose(lab)
     seen = client.inspect()
     if source is not None and destination is not None and not matrix:
-        from kubenetlab.cli.pinging import Question, one
+        from kubenetlab.cli.pinging import one
+        from kubenetlab.observe.request import RequestOptions, ip_version, make_request
 
-        protocol = next(iter(ports), "TCP" if http is not None else "ICMP")
+        protocol: Any = next(iter(ports), None)
+        option = f"--{protocol.lower()}" if protocol else ""
+        target = read(destination, seen, namespace)
+        place = resolve(read(source, seen, namespace), seen)
         is_fine = one(
             client,
             seen,
-            resolve(parse(source, namespace), seen).of_version(version),
-            parse(destination, namespace),
-            Question(protocol, ports.get(protocol), http),
+            place.of_version(ip_version(target, version)),
+            target,
+            make_request(target, RequestOptions(protocol, ports.get(protocol), http, option, option)),
             deadline_s=deadline,
             allowed=allow_unmodelled,
             output=output,
         )
     else:
-        rows = [resolve(parse(source, namespace), seen)] if source is not None else everyone(seen)
+        rows = [resolve(read(source, seen, namespace), seen)] if source is not None else everyone(seen)
         rows = [row.of_version(version) for row in rows]
         is_fine = _matrix(client, seen, rows, deadline, allow_unmodelled, output)
     if not is_fine:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
     from kubenetlab.lab.relay import Listener
     from kubenetlab.observe.forwarding import Asked, Forward
+    from kubenetlab.observe.grammar import Target
     from kubenetlab.observe.targets import Place
 
 
@@ -25,14 +26,14 @@ def port_forward(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="\\[ns/]pod, deploy:\\[ns/]name or svc:\\[ns/]name (one of its pods; sts:, ds:, job:, rs: too), node:name or ext:name.",
+            help="\\[ns/]pod, deploy:\\[ns/]name or svc:\\[ns/]name (one of its pods; sts:, ds:, job:, rs: too), node:name or ext:name; with :PORT no other port is needed.",
             show_default=False,
         ),
     ],
     ports: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="[LOCAL:]PORT…", help="TCP ports by number or name; `:80` takes any free local port.", show_default=False),
-    ],
+    ] = None,
     address: Annotated[
         str, typer.Option("--address", metavar="ADDRESS,…", help="Where to listen; `localhost` is 127.0.0.1 and ::1.")
     ] = "127.0.0.1",
@@ -51,7 +52,7 @@ def port_forward(
     from kubenetlab.lab.relay import Relay, listen
     from kubenetlab.observe.forwarding import parse_addresses, parse_ports
 
-    asked, addresses = parse_ports(ports), parse_addresses(address)
+    asked, addresses = parse_ports(ports or ()), parse_addresses(address)
     client = choose(lab)
     seen = client.inspect()
     place, forwards = _aim(client, seen, target, namespace, asked)
@@ -88,9 +89,14 @@ def _aim(client: Client, seen: Any, target: str, namespace: str | None, asked: S
     from kubenetlab.api.pods import Pod
     from kubenetlab.errors import UsageError, did_you_mean
     from kubenetlab.observe.forwarding import service_pod, to_host, to_pod, to_service
-    from kubenetlab.observe.targets import WORKLOADS, Target, parse, resolve
+    from kubenetlab.observe.grammar import WORKLOADS, Target
+    from kubenetlab.observe.targets import read, resolve, service_of
 
-    wanted = parse(target, namespace)
+    wanted = read(target, seen, namespace)
+    service_name = service_of(wanted, seen)
+    if service_name is not None:
+        wanted = Target("svc", *service_name, wanted.port)
+    asked = _with_target_port(wanted, asked)
     if wanted.kind == "svc":
         known = [entry["name"] for entry in seen["services"] if entry["namespace"] == wanted.namespace]
         if wanted.name not in known:
@@ -104,8 +110,24 @@ def _aim(client: Client, seen: Any, target: str, namespace: str | None, asked: S
         pod = _one(client, Pod, place.namespace, place.name) if place.kind == "pod" else None
         forwards = [to_pod(port, pod) if pod is not None else to_host(port, place.title) for port in asked]
     if wanted.kind in ("svc", *WORKLOADS):
-        note(f"{wanted}: its pod {place.title}")
+        note(f"{wanted.bare}: its pod {place.title}")
     return place, forwards
+
+
+def _with_target_port(target: Target, asked: Sequence[Asked]) -> Sequence[Asked]:
+    """Return the ports to forward; the target's own port where no port is given. Raises UsageError for none, and for both."""
+    from kubenetlab.errors import UsageError
+    from kubenetlab.observe.forwarding import Asked
+
+    if target.port is None and not asked:
+        raise UsageError(f"which port of {target}? Give [LOCAL:]PORT, such as 8080:80")
+    if target.port is None:
+        return asked
+    if asked:
+        raise UsageError(f"{target} has the port {target.port}, and other ports are given; give one of them")
+    if target.protocol not in (None, "TCP"):
+        raise UsageError(f"{target}: {target.protocol} cannot be forwarded, only TCP can")
+    return [Asked(str(target.port))]
 
 
 def _one(client: Client, kind: Any, namespace: str, name: str) -> Any:

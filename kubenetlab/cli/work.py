@@ -107,12 +107,13 @@ def logs(
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
-    from kubenetlab.observe.targets import parse, pod_of
+    from kubenetlab.observe.targets import pod_of, read
 
     if follow and previous:
         raise UsageError("-f cannot stand with -p: nothing comes from a run that has ended")
     client = choose(lab)
-    where, name = pod_of(parse(target, namespace), client.inspect())
+    seen = client.inspect()
+    where, name = pod_of(read(target, seen, namespace), seen)
     query = {"container": container} if container else {}
     query |= {"tailLines": str(tail)} if tail is not None else {}
     path = f"{object_path(Pod, where, name)}/log"
@@ -137,11 +138,11 @@ def _enter(
     from kubenetlab.kernel.enter import run
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import choose
-    from kubenetlab.observe.targets import parse, resolve
+    from kubenetlab.observe.targets import read, resolve
 
     client = choose(lab)
     seen = client.inspect()
-    found = resolve(parse(target, namespace), seen)
+    found = resolve(read(target, seen, namespace), seen)
     names = [entry["name"] for pod in seen["pods"] if pod["sandbox"] == found.sandbox for entry in pod["containers"]]
     if container is not None and container not in names:
         raise UsageError(f"container {container} is not in {found.title}; it has: {', '.join(names) or 'none'}")

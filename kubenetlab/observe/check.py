@@ -14,13 +14,13 @@ A plain list of probes is read too. Every probe is a packet from inside the sour
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from typing import Any, Final, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from kubenetlab.api.containers import Port
 from kubenetlab.api.decode import decode, format_path
@@ -29,8 +29,11 @@ from kubenetlab.api.meta import Record
 from kubenetlab.diagnostics import Connection
 from kubenetlab.errors import ManifestError, Problem, UsageError
 from kubenetlab.observe.connections import Ends
-from kubenetlab.observe.prober import Outcome, Probe, run
-from kubenetlab.observe.targets import Place, Target, named_places, node_ports, parse, resolve, service_named
+from kubenetlab.observe.grammar import Target, parse, with_port
+from kubenetlab.observe.prober import Outcome, Probe, outcome_of, run
+from kubenetlab.observe.request import RequestOptions, make_request
+from kubenetlab.observe.suggestions import near
+from kubenetlab.observe.targets import Place, meaning, named_places, node_ports, read, resolve, service_named
 
 Expected = Literal["allow", "deny", "reject", "drop"]
 
@@ -40,6 +43,8 @@ FITS: Final[Mapping[Expected, tuple[Outcome, ...]]] = {
     "reject": ("refused", "unreachable"),
     "drop": ("silence",),
 }
+_HTTP_ERROR: Final = 400
+"""Lowest HTTP status that reports an error."""
 
 
 class Row(Record, frozen=True):
@@ -109,6 +114,8 @@ class _Question(Struct, frozen=True):
     address: str
     port: int = 0
     """0: it is a ping."""
+    path: str = ""
+    """Path of a GET; empty for a connection, a datagram or a ping."""
 
 
 class _Destination(Struct, frozen=True):
@@ -117,6 +124,8 @@ class _Destination(Struct, frozen=True):
     title: str
     addresses: tuple[str, ...]
     port: int
+    name: str = ""
+    """DNS name, where there are no addresses."""
 
 
 def load(file: str) -> tuple[Table, list[str]]:
@@ -155,7 +164,8 @@ def _faults(document: Document, table: Table, path: tuple[str | int, ...]) -> It
             yield _problem(document, here, "wanted one of allowed, expect and resolves")
         for name, text in (("from", row.from_), ("to", row.to)):
             try:
-                parse(text)
+                target = parse(text)
+                row = with_target(row, target) if name == "to" else row
             except UsageError as error:
                 yield _problem(document, (*here, name), str(error))
         if row.source and row.port is None:
@@ -168,27 +178,30 @@ def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_
     questions: list[tuple[int, _Question]] = []
     ends = Ends(seen)
     for row, place in zip(table.probes, places, strict=True):
+        name = f"{row.from_} → {row.to}{_port(row)}"
         try:
-            sources = named_places(parse(row.from_), seen)
-            target = parse(row.to)
+            sources = named_places(read(row.from_, seen), seen)
+            target = read(row.to, seen)
+            row = with_target(row, target)
             if row.resolves is not None:
                 verdicts += [asyncio.run(_resolved(table, row, place, source, target, network_of(source), ends)) for source in sources]
                 continue
             version = {"IPv4": 4, "IPv6": 6, None: None}[row.family]
             sources = [source.of_version(version) for source in sources]
-            destinations = _destinations(target, row, seen)
+            meanings = [(source, meaning(target, seen, source).target) for source in sources]
+            pairs = [(source, meant.bare, there) for source, meant in meanings for there in _destinations(meant, row, seen)]
         except UsageError as error:
-            name = f"{row.from_} → {row.to}{_port(row)}"
             verdicts.append(Verdict(table.name, row.from_, row.to, row.expected, str(error), "fails", place, name=name))
             continue
-        for source, there in product(sources, destinations):
-            name = f"{ends.stable_name(source)} → {ends.stable_target(target, there.title)}{_port(row)}"
-            connection = ends.of_row(source, target, row.port)
+        for source, meant, there in pairs:
+            path = f" GET {target.path}" if target.path else ""
+            name = f"{ends.stable_name(source)} → {ends.stable_target(meant, there.title)}{_port(row)}{path}"
+            connection = ends.of_row(source, meant, row.port)
             try:
                 found = (
                     _of_family(source, there.title, there.addresses)
                     if there.addresses
-                    else asyncio.run(network_of(source).resolve(there.title, source.versions))
+                    else asyncio.run(network_of(source).resolve(there.name, source.versions))
                 )
             except OSError as error:
                 reason = error.strerror or str(error)
@@ -196,17 +209,31 @@ def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_
                     Verdict(table.name, source.title, there.title, row.expected, reason, "fails", place, name=name, connection=connection)
                 )
                 continue
-            questions.append((len(verdicts), _Question(row, place, name, connection, source, there.title, found, there.port)))
+            question = _Question(row, place, name, connection, source, there.title, found, there.port, target.path)
+            questions.append((len(verdicts), question))
             verdicts.append(None)
-    plain = [(index, question) for index, question in questions if not question.row.source]
+    plain = [(index, question) for index, question in questions if not (question.row.source or question.path)]
     results = run([_probe(question) for _, question in plain], deadline_s=deadline_s)
     for (index, question), result in zip(plain, results, strict=True):
         state = "holds" if result.outcome in FITS[question.row.expected] else "fails"
         verdicts[index] = _verdict(table, question, result.outcome, state, result.ms)
     for index, question in questions:
-        if question.row.source:
+        if question.row.source or question.path:
             verdicts[index] = asyncio.run(_whom_it_saw(table, question, network_of(question.source), deadline_s))
     return [verdict for verdict in verdicts if verdict is not None]
+
+
+def with_target(row: Row, target: Target) -> Row:
+    """Return the row with port, protocol and family of its target. Raises UsageError where the row gives others."""
+    if row.family and target.family and row.family != target.family:
+        raise UsageError(f"{target} has the family {target.family}, but family is {row.family}; give one of them")
+    row = structs.replace(row, family=row.family or target.family)
+    if target.port is None:
+        return row
+    # The protocol of a row is TCP by default: only another one can contradict the target's.
+    given = row.protocol if row.protocol != "TCP" else None
+    request = make_request(target, RequestOptions(given, row.port))
+    return structs.replace(row, port=request.port, protocol=request.protocol)
 
 
 def _probe(question: _Question) -> Probe:
@@ -229,7 +256,8 @@ def _destinations(target: Target, row: Row, seen: Mapping[str, Any]) -> list[_De
     if target.kind == "nodeport":
         return [_Destination(found.title, found.addresses, found.port) for found in node_ports(target, seen, row.port, row.protocol)]
     title, addresses = (target.name, ()) if target.kind == "name" else _destination(target, seen)
-    return [_Destination(title, addresses, row.port or 0)]
+    title = str(target) if target.path else title
+    return [_Destination(title, addresses, row.port or 0, target.name)]
 
 
 def _destination(target: Target, seen: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -240,15 +268,24 @@ def _destination(target: Target, seen: Mapping[str, Any]) -> tuple[str, tuple[st
         found = service_named(seen, target.namespace, target.name)
         field, what = ("cluster_ips", "cluster IP") if target.kind == "svc" else ("load_balancer_ips", "load balancer's address")
         if found is None or not found[field]:
-            raise UsageError(f"there is no Service {target.namespace}/{target.name} with a {what}")
-        return str(target), tuple(found[field])
-    place = resolve(target, seen)
+            similar = near(target.name, seen, with_services=True) if found is None else ""
+            raise UsageError(f"there is no Service {target.namespace}/{target.name} with a {what}{similar}")
+        return str(target.bare), tuple(found[field])
+    place = resolve(target, seen, is_destination=True)
     return place.title, place.addresses
+
+
+def _http_verdict(table: Table, question: _Question, status: int, ms: float) -> Verdict:
+    """Return the verdict for an HTTP answer: an error status is neither allowed traffic nor denied traffic."""
+    is_fine = question.row.expected == "allow" and status < _HTTP_ERROR
+    return _verdict(table, question, f"answer, HTTP {status}", "holds" if is_fine else "fails", ms)
 
 
 def _verdict(table: Table, question: _Question, found: str, state: Any, ms: float = 0.0) -> Verdict:
     row = question.row
-    target, source = question.title + _port(row), question.source.title
+    is_plain = row.port is not None and not question.path
+    target = with_port(question.title, row.port, row.protocol) if is_plain else question.title
+    source = question.source.title
     expected = row.expected + (f", from {row.source}" if row.source else "")
     rounded_ms = round(ms, 3)
     return Verdict(table.name, source, target, expected, found, state, question.place, rounded_ms, question.name, question.connection)
@@ -258,9 +295,10 @@ def _port(row: Row) -> str:
     return f":{row.port}/{row.protocol}" if row.port is not None else ""
 
 
-def needs_network(row: Row) -> bool:
-    """True for a row that is asked by more than packets to an address: by name, or to hear whom the server saw."""
-    return bool(row.source) or row.resolves is not None or parse(row.to).kind == "name"
+def needs_network(row: Row, seen: Mapping[str, Any], source: Place) -> bool:
+    """Return True for a row that needs more than packets to an address: name resolution, HTTP, or the client that the server saw."""
+    target = read(row.to, seen)
+    return bool(row.source or target.path) or row.resolves is not None or meaning(target, seen, source).target.kind == "name"
 
 
 async def _resolved(table: Table, row: Row, place: str, source: Place, target: Target, network: Any, ends: Ends) -> Verdict:
@@ -273,7 +311,7 @@ async def _resolved(table: Table, row: Row, place: str, source: Place, target: T
     expected = "resolves" if row.resolves else "does not resolve"
     state: Literal["holds", "fails"] = "holds" if has_address == row.resolves else "fails"
     title = f"{ends.stable_name(source)} → name/{name}"
-    connection = ends.of_row(source, target, None)
+    connection = ends.of_row(source, Target("name", "", name) if target.kind == "word" else target.bare, None)
     return Verdict(table.name, source.title, name, expected, found, state, place, name=title, connection=connection)
 
 
@@ -285,10 +323,15 @@ async def _whom_it_saw(table: Table, question: _Question, network: Any, deadline
         if row.protocol in ("UDP", "SCTP"):
             saw = (await network.exchange(question.address, port, b"clientip", deadline_s, row.protocol)).decode(errors="replace")
         else:
-            answer = await network.get(question.address, port, "/clientip", deadline_s)
+            answer = await network.get(question.address, port, question.path or "/clientip", deadline_s)
+            if question.path and (not row.source or answer.status >= _HTTP_ERROR):
+                return _http_verdict(table, question, answer.status, (time.monotonic() - begun) * 1000)
             headers = {name.lower(): value for name, value in answer.headers.items()}
             saw = headers.get("x-kubenetlab-client", answer.body.decode(errors="replace"))
     except OSError as error:
+        if question.path and not row.source:
+            outcome: Outcome = "silence" if isinstance(error, TimeoutError) else outcome_of(error.errno or errno.EHOSTUNREACH)
+            return _verdict(table, question, outcome, "holds" if outcome in FITS[row.expected] else "fails")
         return _verdict(table, question, os.strerror(error.errno) if error.errno else str(error), "fails")
     address = (saw.strip().rpartition(":")[0] or saw.strip()).strip("[]")
     ms = (time.monotonic() - begun) * 1000

@@ -8,7 +8,8 @@ from typing import Any
 
 from kubenetlab.diagnostics.model import Connection
 from kubenetlab.observe.expect import Destination, ServicePort
-from kubenetlab.observe.targets import WORKLOADS, Place, Target, named_places, service_named
+from kubenetlab.observe.grammar import WORKLOADS, Target
+from kubenetlab.observe.targets import Place, named_places, service_named
 
 _SHORT = {kind: prefix for prefix, kind in WORKLOADS.items()}
 
@@ -24,7 +25,7 @@ class Ends:
         if isinstance(destination, ServicePort):
             service = f"{destination.namespace}/{destination.name}"
             return self._connection(source, service, self._behind.get(service, frozenset()), destination.port)
-        pods = frozenset([destination.title] if destination.kind == "pod" else [])
+        pods = frozenset([_name(destination)] if destination.kind == "pod" else [])
         return self._connection(source, "", pods, 0)
 
     def of_row(self, source: Place, target: Target, port: int | None) -> Connection:
@@ -36,14 +37,14 @@ class Ends:
             return self._connection(source, "", self._pods_at.get(target.name, frozenset()), port or 0)
         if target.kind in ("name", "node", "ext"):
             return self._connection(source, "", frozenset(), port or 0)
-        pods = frozenset(place.title for place in named_places(target, self._seen) if place.kind == "pod")
+        pods = frozenset(_name(place) for place in named_places(target, self._seen) if place.kind == "pod")
         return self._connection(source, "", pods, port or 0)
 
     def stable_name(self, place: Place) -> str:
         """Return a name that stays the same when a workload's pods are replaced: `deploy/web[0]`, `pod/client`, `node/worker`."""
         if place.kind != "pod":
             return f"{place.kind}/{place.name}"
-        workload, index = self._places_in_workloads.get(place.title, ("", 0))
+        workload, index = self._places_in_workloads.get(_name(place), ("", 0))
         kind, _, name = workload.partition("/")
         where = "" if place.namespace == "default" else f"{place.namespace}/"
         return f"{_SHORT.get(kind, kind.lower())}/{where}{name}[{index}]" if workload else f"pod/{where}{place.name}"
@@ -68,7 +69,7 @@ class Ends:
         return f"{kind}/{where}{destination.name}:{destination.port}/{destination.protocol}{family}"
 
     def _connection(self, source: Place, service: str, pods: frozenset[str], port: int) -> Connection:
-        return Connection(source.title if source.kind == "pod" else "", service, pods, port, source.kind == "ext")
+        return Connection(_name(source) if source.kind == "pod" else "", service, pods, port, source.kind == "ext")
 
     def _service_of(self, source: Place, target: Target) -> str:
         """Return `namespace/name` of the Service that a target means, by whichever of its names and addresses; else nothing."""
@@ -123,3 +124,8 @@ class Ends:
                 counts[key] = counts.get(key, -1) + 1
                 found[f"{pod['namespace']}/{pod['name']}"] = pod["workload"], counts[key]
         return found
+
+
+def _name(place: Place) -> str:
+    """Return `namespace/name` of a pod, as diagnostics name it; a target needs a prefix for some namespaces."""
+    return f"{place.namespace}/{place.name}"

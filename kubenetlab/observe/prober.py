@@ -26,6 +26,7 @@ Outcome = Literal["answer", "refused", "unreachable", "silence"]
 
 MAX_OPEN = 2000
 """How many connects may be under way at once."""
+DNS_PORT = 53
 HOPELESS_S = 0.2
 """Much longer than any answer takes inside one machine."""
 _SENT_PER_DRAIN = 64
@@ -155,7 +156,7 @@ class _Batch:
         if not is_stream and code == errno.EPERM:
             code = 0  # a rule of the source's own dropped it, perhaps with a refusal, which the socket will tell
         if code not in (0, errno.EINPROGRESS) or (is_stream and code == 0):
-            self._results[index] = Result(_outcome_of(code))
+            self._results[index] = Result(outcome_of(code))
             opened.close()
             return
         self._poll.register(opened, select.EPOLLOUT if is_stream else select.EPOLLIN)
@@ -176,7 +177,7 @@ class _Batch:
                 pinger.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # word about a former one would be taken for this one's
                 pinger.sendto(echo.request(number), (probe.address, 0))
             except OSError as error:
-                self._done(fd, number, _outcome_of(error.errno or 0))
+                self._done(fd, number, outcome_of(error.errno or 0))
             if sent % _SENT_PER_DRAIN == 0:
                 self._drain(0)
 
@@ -189,15 +190,15 @@ class _Batch:
                 index, opened, begun = self._connects.pop(fd)
                 code = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if not code and events & select.EPOLLERR:
-                    code = next((error for error, _ in _errors(opened, echo_of(self._probes[index].address))), 0)
-                self._results[index] = Result(_outcome_of(code), (time.monotonic() - begun) * 1000)
+                    code = next((error for error, _ in queued_errors(opened, echo_of(self._probes[index].address))), 0)
+                self._results[index] = Result(outcome_of(code), (time.monotonic() - begun) * 1000)
                 opened.close()
 
     def _hear(self, pinger: socket.socket, echo: Echo, *, has_errors: bool) -> None:
         if has_errors:
-            for code, packet in _errors(pinger, echo):
+            for code, packet in queued_errors(pinger, echo):
                 if len(packet) >= _ECHO_BYTES:
-                    self._done(pinger.fileno(), sequence_number(packet), _outcome_of(code))
+                    self._done(pinger.fileno(), sequence_number(packet), outcome_of(code))
         while True:
             try:
                 data = pinger.recv(64)
@@ -215,18 +216,22 @@ class _Batch:
 
 def _question(port: int) -> bytes:
     """A datagram that the server at this port answers: a DNS question at 53, else what the lab's own programs understand."""
-    if port == 53:
-        return struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0) + b"\x0bdns-version\x07cluster\x05local\0" + struct.pack(">HH", 16, 1)
-    return b"hostname"
+    return dns_question() if port == DNS_PORT else b"hostname"
 
 
-def _outcome_of(code: int) -> Outcome:
+def dns_question() -> bytes:
+    """A DNS question that every cluster's name server answers: which schema it has."""
+    return struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0) + b"\x0bdns-version\x07cluster\x05local\0" + struct.pack(">HH", 16, 1)
+
+
+def outcome_of(code: int) -> Outcome:
+    """What an error number means for a probe; 0 is no error."""
     if code == 0:
         return "answer"
     return "refused" if code == errno.ECONNREFUSED else "silence" if code == errno.ETIMEDOUT else "unreachable"
 
 
-def _errors(opened: socket.socket, echo: Echo) -> Iterable[tuple[int, bytes]]:
+def queued_errors(opened: socket.socket, echo: Echo) -> Iterable[tuple[int, bytes]]:
     """(errno, the packet it is about) of each error that came back."""
     found: list[tuple[int, bytes]] = []
     while True:

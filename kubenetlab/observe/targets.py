@@ -1,54 +1,28 @@
-"""How people address things: on the command line and in check files alike.
-
-[ns/]pod   deploy:[ns/]name (sts: ds: job: rs: as well)   each:Kind/ns/name   node:name   ext:name
-svc:[ns/]name   lb:[ns/]name   nodeport:node/ns/name   ip:ADDRESS   anything with a dot: a DNS name
-"""
+"""Targets resolved in a running lab: pods, nodes, hosts and Services. `seen` is always the document of `inspect`."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, Literal
 
 from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError, did_you_mean
+from kubenetlab.observe.grammar import (
+    DEFAULT_NAMESPACE,
+    EVERY_NODE,
+    KUBECTL_KINDS,
+    PREFIX_OF,
+    WORKLOADS,
+    Target,
+    parse,
+    pod_title,
+)
+from kubenetlab.observe.suggestions import near
 
-Kind = Literal["pod", "deploy", "sts", "ds", "job", "rs", "each", "node", "ext", "svc", "lb", "nodeport", "ip", "name"]
-
-WORKLOADS: Final[Mapping[Kind, str]] = {
-    "deploy": "Deployment",
-    "sts": "StatefulSet",
-    "ds": "DaemonSet",
-    "job": "Job",
-    "rs": "ReplicaSet",
-}
-"""Prefix → the kind of workload that stands for one of its pods."""
-
-EVERY_NODE = "*"
-_PREFIXES = (*WORKLOADS, "node", "ext", "svc", "lb", "nodeport", "ip")
-_WITH_PORT: Final = re.compile(r"(?:[^:]+|\[.*\]):(\d+)")
-"""A name or an address with a port behind it; a bare IPv6 address is none."""
-_KUBECTLS: Final[Mapping[str, Kind]] = {
-    "pod": "pod",
-    "po": "pod",
-    "svc": "svc",
-    "service": "svc",
-    **{word: short for short, kind in WORKLOADS.items() for word in (short, kind.lower())},
-}
-"""The words before a slash that kubectl takes for kinds."""
-
-
-class Target(Struct, frozen=True):
-    """What was written, taken apart."""
-
-    kind: Kind
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.namespace}/{self.name}" if self.namespace else f"{self.kind}:{self.name}"
+_NAMED_PODS: Final = 5
+"""Maximum number of pods that a message lists."""
 
 
 class Place(Struct, frozen=True):
@@ -69,7 +43,7 @@ class Place(Struct, frozen=True):
 
     @property
     def title(self) -> str:
-        return f"{self.namespace}/{self.name}" if self.kind == "pod" else f"{self.kind}:{self.name}"
+        return pod_title(self.namespace, self.name) if self.kind == "pod" else f"{self.kind}:{self.name}"
 
     @property
     def address(self) -> str:
@@ -89,99 +63,148 @@ class Place(Struct, frozen=True):
         return structs.replace(self, addresses=found)
 
 
-def parse(text: str, namespace: str | None = None) -> Target:
-    """Raises UsageError for what cannot be understood."""
-    prefix, colon, rest = text.partition(":")
-    default = namespace or "default"
-    if found := _WITH_PORT.fullmatch(rest if prefix in (*_PREFIXES, "pod", "each") else text):
-        port = found[1]
-        raise UsageError(f"{text}: the port is said apart: {text.removesuffix(f':{port}')} --tcp {port} (in a table, port: {port})")
-    if not colon:
-        kind, slash, name = text.partition("/")
-        if slash and kind in _KUBECTLS:
-            return Target(_KUBECTLS[kind], default, name)
-        if slash:
-            return Target("pod", kind, name)
-        return Target("name", "", text) if "." in text else Target("pod", default, text)
-    if prefix in ("node", "ext"):
-        return Target(prefix, "", rest)  # type: ignore[arg-type]
-    if prefix == "ip":
-        try:
-            return Target("ip", "", str(ip_address(rest)))
-        except ValueError:
-            raise UsageError(f"{text}: wanted an IP address behind ip:") from None
-    if prefix in ("svc", "lb", "pod", *WORKLOADS):
-        where, slash, name = rest.partition("/")
-        return Target(prefix, where if slash else default, name if slash else where)
-    if prefix == "each":
-        workload, _, name = rest.partition("/")
-        where, _, name = name.rpartition("/")
-        return Target("each", where or default, f"{workload}/{name}")
-    if prefix == "nodeport":
-        node, _, name = rest.partition("/")
-        where, _, name = name.rpartition("/")
-        if not node or not name:
-            raise UsageError(f"{text}: wanted nodeport:NODE/[NAMESPACE/]SERVICE, with * for every node")
-        return Target("nodeport", where or default, f"{node}/{name}")
-    raise UsageError(
-        f"{text}: wanted [ns/]pod, deploy: (sts:, ds:, job:, rs:), node:, ext:, svc:, lb:, nodeport:, ip: or a DNS name{did_you_mean(prefix, _PREFIXES)}"
-    )
+class Meaning(Struct, frozen=True):
+    """A destination, resolved against the objects of the lab."""
+
+    target: Target
+    """Any kind but `word`."""
+    service: tuple[str, str] | None = None
+    """Namespace and name of the Service that a DNS name stands for."""
+    alternatives: tuple[str, ...] = ()
+    """Targets of other objects with the same name, which were not chosen."""
+
+    def explanation(self, text: str) -> str:
+        """Say which object was chosen: `web: Service default/web by its DNS name (not deploy:default/web)`."""
+        if self.service is not None:
+            chosen = f"Service {'/'.join(self.service)} by its DNS name {self.target.name}"
+        elif self.target.kind == "name":
+            chosen = f"no object has this name; used as a DNS name{f': {self.target.name}' if self.target.name != text else ''}"
+        else:
+            chosen = str(self.target.bare)
+        return f"{text}: {chosen}" + (f" (not {', '.join(self.alternatives)})" if self.alternatives else "")
+
+
+def read(text: str, seen: Mapping[str, Any], namespace: str | None = None) -> Target:
+    """Parse a target; `svc/web` is the Service `web`, or a pod where only the namespace `svc` has that name.
+
+    Raises UsageError for a text that cannot be parsed, and where both exist.
+    """
+    target = parse(text, namespace)
+    first, slash, _ = text.partition("/")
+    if not slash or first not in KUBECTL_KINDS:
+        return target
+    pod = structs.replace(target, kind="pod", namespace=first)
+    if _pod_named(seen, first, target.name) is None:
+        return target
+    if _exists(target, seen):
+        raise UsageError(f"{text} is ambiguous; use one of: {target}, {pod}")
+    return pod
+
+
+def meaning(target: Target, seen: Mapping[str, Any], source: Place | None = None) -> Meaning:
+    """Resolve a destination against the objects of the lab.
+
+    A bare name is a pod, a Service (reached by its DNS name, as a client in `source` does), else a workload, else a DNS name.
+    It is looked up in the namespace of option -n, else in the source's namespace; pods and workloads in `default`, too.
+    NAME.NAMESPACE[.svc[.DOMAIN]] of a Service is that Service. Raises UsageError for an ambiguous name: two pods, two workloads,
+    or for a source in a pod, whose DNS knows Services, a pod and a Service.
+    """
+    uses_dns = source is not None and source.kind == "pod"
+    own = source.namespace if source is not None and uses_dns else DEFAULT_NAMESPACE
+    if target.kind == "name":
+        return Meaning(target, _service_of(target.name, seen, own))
+    if target.kind != "word":
+        return Meaning(target)
+    first = target.namespace or own
+    namespaces = tuple(dict.fromkeys((first, target.namespace or DEFAULT_NAMESPACE)))
+    pods = _pods_called(target, seen, namespaces)
+    workloads = _workloads_called(target, seen, namespaces)
+    if service_named(seen, first, target.name) is not None and (uses_dns or not pods):
+        _only(target, [*pods, structs.replace(target, kind="svc", namespace=first)])
+        # A DNS name of one label is completed with the namespace of the client.
+        name = target.name if first == own else f"{target.name}.{first}"
+        by_name = structs.replace(target, kind="name", namespace="", name=name)
+        return Meaning(by_name, (first, target.name), tuple(str(each.bare) for each in workloads))
+    if pods:
+        return Meaning(_only(target, pods), alternatives=tuple(str(each.bare) for each in workloads))
+    if workloads:
+        return Meaning(_only(target, workloads))
+    return Meaning(structs.replace(target, kind="name", namespace=""))
+
+
+def service_of(target: Target, seen: Mapping[str, Any], source: Place | None = None) -> tuple[str, str] | None:
+    """Return namespace and name of the Service that a target names, by kind, DNS name or address; None for other targets."""
+    if target.kind in ("svc", "lb"):
+        return target.namespace, target.name
+    if target.kind == "nodeport":
+        return target.namespace, target.name.rpartition("/")[2]
+    if target.kind == "ip":
+        owners = [entry for entry in seen["services"] if target.name in (*entry["cluster_ips"], *entry["load_balancer_ips"])]
+        return (owners[0]["namespace"], owners[0]["name"]) if len(owners) == 1 else None
+    return meaning(target, seen, source).service
+
+
+def source_target(target: Target, seen: Mapping[str, Any]) -> Target:
+    """Resolve a source, or a place to run a command in: a bare name is a pod, else a workload; an address is its owner.
+
+    Raises UsageError for targets that run nothing, such as a Service, and for targets with a port.
+    """
+    if not target.scheme and target.kind == "ip":
+        target = _owner(target, seen)
+    elif target.kind == "name" and not target.scheme:
+        target = _dotted(target, seen)
+    if target.kind not in ("word", "pod", "node", "ext", "each", *WORKLOADS):
+        raise UsageError(_why_no_place(target, seen))
+    if not target.is_bare:
+        raise UsageError(f"{target}: a source has no port; use {target.bare}")
+    if target.kind != "word":
+        return target
+    namespace = target.namespace or DEFAULT_NAMESPACE
+    pod = Target("pod", namespace, target.name)
+    if _pod_named(seen, namespace, target.name) is not None:
+        return pod
+    workloads = _workloads_called(target, seen, (namespace,))
+    return _only(target, workloads) if workloads else pod
 
 
 def pod_of(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]:
-    """(namespace, name) of the pod that a target means, whether it runs or not. Raises UsageError when there is none."""
+    """Return (namespace, name) of the pod, whether it runs or not. Raises UsageError when there is none."""
+    target = source_target(target, seen)
     if target.kind in WORKLOADS:
         pod = _one_of(target, seen, must_run=False)
         return pod["namespace"], pod["name"]
     if target.kind != "pod":
-        place = resolve(target, seen)
-        if place.kind == "pod":
-            return place.namespace, place.name
-    elif any((pod["namespace"], pod["name"]) == (target.namespace, target.name) for pod in seen["pods"]):
-        return target.namespace, target.name
-    else:
-        raise UsageError(f"there is no pod {target.namespace}/{target.name}{_near(target.name, seen)}")
-    raise UsageError(f"{target}: wanted a pod")
+        raise UsageError(f"{target}: wanted a pod")
+    if _pod_named(seen, target.namespace, target.name) is None:
+        raise UsageError(f"there is no pod {target.namespace}/{target.name}{near(target.name, seen)}")
+    return target.namespace, target.name
 
 
 def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = False) -> Place:
-    """The running thing that a target means; `seen` is what `inspect` shows. Raises UsageError when there is none.
+    """Return the running pod, node or host that a target names. Raises UsageError when there is none.
 
-    To a destination a Service may have been meant.
+    is_destination: the target may have a port, and messages suggest Services, too.
     """
-    match target.kind:
-        case "pod" | "name":
-            namespace = target.namespace or "default"
-            found = [pod for pod in seen["pods"] if (pod["namespace"], pod["name"]) == (namespace, target.name)]
-            if not found:
-                raise UsageError(f"there is no pod {namespace}/{target.name}{_near(target.name, seen, with_services=is_destination)}")
-            return _running(_pod_place(found[0]))
-        case _ if target.kind in WORKLOADS:
-            return _pod_place(_one_of(target, seen))
-        case "node" | "ext":
-            kind = "nodes" if target.kind == "node" else "external"
-            names = [entry["name"] for entry in seen[kind]]
-            if target.name not in names:
-                raise UsageError(
-                    f"there is no {target.kind}:{target.name}{did_you_mean(target.name, names)}; known: {', '.join(names) or 'none'}"
-                )
-            entry = seen[kind][names.index(target.name)]
-            return _running(_place(target.kind, entry))
-    raise UsageError(f"{target}: wanted something that runs: a pod, deploy:, node: or ext:")
-
-
-def _one_of(target: Target, seen: Mapping[str, Any], *, must_run: bool = True) -> Mapping[str, Any]:
-    """One pod of a workload: the first that is ready, else that runs, else (when it need not run) any. Raises UsageError when there is none."""
-    kind = WORKLOADS[target.kind]
-    every = [pod for pod in seen["pods"] if (pod["namespace"], pod["workload"]) == (target.namespace, f"{kind}/{target.name}")]
-    found = [pod for pod in every if pod["pid"]] or ([] if must_run else every)
-    if not found:
-        raise UsageError(f"{kind.lower()} {target.namespace}/{target.name} has no pod{' that runs' if must_run else ''}")
-    return next((pod for pod in found if pod["ready"]), found[0])
+    target = source_target(target.bare if is_destination else target, seen)
+    if target.kind == "pod":
+        pod = _pod_named(seen, target.namespace, target.name)
+        if pod is None:
+            similar = near(target.name, seen, with_services=is_destination)
+            raise UsageError(f"there is no pod {target.namespace}/{target.name}{similar}")
+        return _running(_pod_place(pod))
+    if target.kind in WORKLOADS:
+        return _pod_place(_one_of(target, seen))
+    if target.kind == "each":
+        raise UsageError(f"{target}: wanted one pod, node or host; each: is several pods")
+    names = [entry["name"] for entry in seen["nodes" if target.kind == "node" else "external"]]
+    if target.name not in names:
+        raise UsageError(f"there is no {target.kind}:{target.name}{did_you_mean(target.name, names)}; known: {', '.join(names) or 'none'}")
+    return _running(_place_named(target, seen))
 
 
 def named_places(target: Target, seen: Mapping[str, Any]) -> list[Place]:
-    """Every running thing that a target means: of `each:Kind/ns/name` all pods. Raises UsageError when there is none."""
+    """Return every running place that a target names: of `each:Kind/ns/name` all pods. Raises UsageError when there is none."""
+    target = source_target(target, seen)
     if target.kind != "each":
         return [resolve(target, seen)]
     found = [
@@ -237,6 +260,12 @@ def _place(kind: Literal["node", "ext"], entry: Mapping[str, Any]) -> Place:
     return Place(kind, "", entry["name"], entry["sandbox"], entry["netns"] or "", tuple(entry["addresses"]), node=node)
 
 
+def _place_named(target: Target, seen: Mapping[str, Any]) -> Place:
+    """A node or an external host that is there."""
+    entries = seen["nodes" if target.kind == "node" else "external"]
+    return _place("node" if target.kind == "node" else "ext", next(entry for entry in entries if entry["name"] == target.name))
+
+
 def _pod_place(pod: Mapping[str, Any]) -> Place:
     return Place(
         "pod",
@@ -257,18 +286,96 @@ def _running(place: Place) -> Place:
     return place
 
 
-def _is_of(pod: str, deployment: str) -> bool:
-    """True for `web-6bd7cd67c6-hcxd6` of `web`: two more parts behind the name."""
-    return pod.startswith(f"{deployment}-") and pod.removeprefix(f"{deployment}-").count("-") == 1
+def _one_of(target: Target, seen: Mapping[str, Any], *, must_run: bool = True) -> Mapping[str, Any]:
+    """One pod of a workload: the first that is ready, else that runs, else (when it need not run) any. Raises UsageError when there is none."""
+    kind = WORKLOADS[target.kind]
+    every = [pod for pod in seen["pods"] if (pod["namespace"], pod["workload"]) == (target.namespace, f"{kind}/{target.name}")]
+    found = [pod for pod in every if pod["pid"]] or ([] if must_run else every)
+    if not found:
+        raise UsageError(f"{kind.lower()} {target.namespace}/{target.name} has no pod{' that runs' if must_run else ''}")
+    return next((pod for pod in found if pod["ready"]), found[0])
 
 
-def _near(name: str, seen: Mapping[str, Any], *, with_services: bool = False) -> str:
-    elsewhere = [f"{pod['namespace']}/{pod['name']}" for pod in seen["pods"] if pod["name"] == name]
-    if elsewhere:
-        return f"; did you mean {' or '.join(elsewhere)}?"
-    names: Iterable[str] = [pod["name"] for pod in seen["pods"]]
-    services = [f"svc:{entry['namespace']}/{entry['name']}" for entry in seen["services"] if with_services and entry["name"] == name]
-    deployments = sorted(
-        {f"deploy:{pod['namespace']}/{pod['name'].rsplit('-', 2)[0]}" for pod in seen["pods"] if _is_of(pod["name"], name)}
-    )
-    return f"; did you mean {' or '.join([*services, *deployments])}?" if services or deployments else did_you_mean(name, names)
+def _pod_named(seen: Mapping[str, Any], namespace: str, name: str) -> Mapping[str, Any] | None:
+    return next((pod for pod in seen["pods"] if (pod["namespace"], pod["name"]) == (namespace, name)), None)
+
+
+def _pods_called(target: Target, seen: Mapping[str, Any], namespaces: Sequence[str]) -> list[Target]:
+    found = (namespace for namespace in namespaces if _pod_named(seen, namespace, target.name) is not None)
+    return [structs.replace(target, kind="pod", namespace=namespace) for namespace in found]
+
+
+def _workloads_called(target: Target, seen: Mapping[str, Any], namespaces: Sequence[str]) -> list[Target]:
+    """Workloads of that name that have pods, of any kind."""
+    there = {(pod["namespace"], pod["workload"]) for pod in seen["pods"]}
+    return [
+        structs.replace(target, kind=PREFIX_OF[kind], namespace=namespace)
+        for namespace in namespaces
+        for kind in PREFIX_OF
+        if (namespace, f"{kind}/{target.name}") in there
+    ]
+
+
+def _only(target: Target, found: Sequence[Target]) -> Target:
+    """Return the only candidate. Raises UsageError with the exact form of each when there are several."""
+    if len(found) > 1:
+        raise UsageError(f"{target.bare} is ambiguous; use one of: {', '.join(map(str, found))}")
+    return found[0]
+
+
+def _exists(target: Target, seen: Mapping[str, Any]) -> bool:
+    """Return True for a pod, node, Service or workload (with pods) of the lab."""
+    match target.kind:
+        case "pod":
+            return _pod_named(seen, target.namespace, target.name) is not None
+        case "svc":
+            return service_named(seen, target.namespace, target.name) is not None
+        case "node":
+            return any(node["name"] == target.name for node in seen["nodes"])
+    return target.bare in _workloads_called(target.bare, seen, (target.namespace,))
+
+
+def _service_of(name: str, seen: Mapping[str, Any], namespace: str) -> tuple[str, str] | None:
+    """Return the Service with the DNS name NAME[.NAMESPACE[.svc[.DOMAIN]]] for a client in `namespace`."""
+    labels = name.rstrip(".").split(".")
+    labels = labels if len(labels) > 1 else [*labels, namespace]
+    if len(labels) > 2 and labels[2] != "svc":
+        return None
+    return (labels[1], labels[0]) if service_named(seen, labels[1], labels[0]) is not None else None
+
+
+def _owner(target: Target, seen: Mapping[str, Any]) -> Target:
+    """Return the node, pod or host with an address; a node before the pods of its own network; `target` where no place has it."""
+    owners = [place for place in places(seen) if target.name in place.addresses and not place.is_host_network]
+    if not owners:
+        return target
+    (owner, *_) = owners
+    return structs.replace(target, kind=owner.kind, namespace=owner.namespace, name=owner.name)
+
+
+def _dotted(target: Target, seen: Mapping[str, Any]) -> Target:
+    """Return what a name with dots is as a source: a pod of that name, else a pod or workload as NAME.NAMESPACE."""
+    pod = structs.replace(target, kind="pod", namespace=target.namespace or DEFAULT_NAMESPACE)
+    name, _, namespace = target.name.rpartition(".")
+    if _exists(pod, seen) or namespace not in {each["namespace"] for each in seen["pods"]}:
+        return pod
+    inside = structs.replace(target, kind="pod", namespace=namespace, name=name)
+    workloads = _workloads_called(inside, seen, (namespace,))
+    return _only(target, workloads) if workloads and not _exists(inside, seen) else inside
+
+
+def _why_no_place(target: Target, seen: Mapping[str, Any]) -> str:
+    """Say why a target cannot be a source, and which pods are behind it."""
+    wanted = "wanted a pod, workload (deploy: and others), node: or ext:"
+    if target.kind in ("svc", "lb", "nodeport"):
+        name = target.name.rpartition("/")[2]
+        service = service_named(seen, target.namespace, name)
+        if service is None:
+            return f"{target}: {wanted}; and there is no Service {target.namespace}/{name}{near(name, seen, with_services=True)}"
+        addresses = {entry["address"] for entry in service["endpoints"]}
+        pods = [pod_title(pod["namespace"], pod["name"]) for pod in seen["pods"] if addresses.intersection(pod["addresses"])]
+        more = f" and {len(pods) - _NAMED_PODS} more" if len(pods) > _NAMED_PODS else ""
+        return f"{target}: {wanted}; no process runs in a Service, its pods are: {', '.join(pods[:_NAMED_PODS]) or 'none'}{more}"
+    if target.kind == "ip" and not target.scheme:
+        return f"{target}: {wanted}; no pod, node or host has this address"
+    return f"{target}: {wanted}; found a {'URL' if target.scheme else 'DNS name'}"

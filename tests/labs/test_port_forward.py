@@ -170,7 +170,9 @@ def test_a_browser_reaches_a_pod(running: Lab) -> None:
 
 def test_a_service_stands_for_one_of_its_ready_pods(running: Lab) -> None:
     """Its port is translated to that pod's, by name too; which pod is said. A headless Service's ports are the pod's."""
-    for words in (("svc:web", "0:80"), ("svc/web", ":front"), ("service/web", ":80", "-n", "default"), ("svc:default/headless", ":front")):
+    by_service = ("svc:web", "0:80"), ("svc/web", ":front"), ("service/web", ":80", "-n", "default"), ("svc:default/headless", ":front")
+    by_name = ("web", ":80"), ("web.default", ":front"), (running.service("web")["cluster_ips"][0], ":80")
+    for words in (*by_service, *by_name):
         with forwarding(running, *words) as forward:
             assert forward.told[0] is not None
             assert forward.told[0][3] == "8080"
@@ -377,7 +379,10 @@ def test_a_port_that_is_taken(running: Lab) -> None:
         (("svc:kubernetes", "443"), "Service default/kubernetes has no selector, and so no pods; name a pod"),
         (("client", "talk"), "port talk of Pod default/client: UDP cannot be forwarded, only TCP can"),
         (("client", "wob"), 'Pod default/client has no port named "wob"; did you mean web?; it has: web'),
-        (("web", "80"), "there is no pod default/web; did you mean svc:default/web or deploy:default/web?"),
+        (("wbe", "80"), "there is no pod default/wbe; did you mean svc:default/web or deploy:default/web?"),
+        (("svc:web",), "which port of svc:default/web? Give [LOCAL:]PORT, such as 8080:80"),
+        (("svc:web:80", "81"), "svc:default/web:80 has the port 80, and other ports are given; give one of them"),
+        (("svc:web:81",), "port 81 of Service default/web: UDP cannot be forwarded, only TCP can"),
         (("node:control-plane", "http"), 'node:control-plane has no port named "http"'),
         (("client", "80", "--address", "here"), '--address "here": wanted localhost or IP addresses of this machine'),
     ],

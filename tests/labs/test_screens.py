@@ -244,7 +244,7 @@ def test_scale_and_delete_say_what_they_do(running: Lab) -> None:
     assert 'deployments "wob" not found' in running.run("scale", "deployment", "wob", "--replicas", "1", status=1).err
     assert "did you mean deployment" in running.run("scale", "deploymant", "web", "--replicas", "1", status=2).err
     assert "wanted a kind and a name, as in: delete svc NAME, or svc/NAME" in running.run("delete", "pod/client", "svc", status=2).err
-    assert "there is no pod default/web; did you mean deploy:default/web" in running.run("exec", "web", "--", "true", status=2).err
+    assert "there is no pod default/wbe; did you mean deploy:default/web" in running.run("exec", "wbe", "--", "true", status=2).err
 
 
 def test_doctor_says_what_this_machine_can_do() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -11,12 +10,13 @@ from msgspec import structs
 from kubenetlab.api.lab import ContainerReport, ProbeReport
 from kubenetlab.api.store import Cluster
 from kubenetlab.cli.columns import age, columns, header
-from kubenetlab.cli.pinging import service_port
 from kubenetlab.errors import UsageError
+from kubenetlab.observe.destinations import service_port
 from kubenetlab.observe.emptiness import why_empty
 from kubenetlab.observe.expect import ServicePort, World, expect, service_ports, world
+from kubenetlab.observe.grammar import Target, parse
 from kubenetlab.observe.settled import verdicts
-from kubenetlab.observe.targets import Place, Target, named_places, parse, places, pod_of, resolve
+from kubenetlab.observe.targets import Place, named_places, places, pod_of, resolve
 from tests.clusters import NO_CNI, NOW, ONE_NODE, deployment, observed, pod, pod_named, report, running, settled, store, web_pods
 
 SEEN: dict[str, Any] = {
@@ -41,7 +41,7 @@ HOST_POD = next(place for place in places(SEEN) if place.is_host_network)
 @pytest.mark.parametrize(
     ("text", "target"),
     [
-        ("web-0", Target("pod", "default", "web-0")),
+        ("web-0", Target("word", "", "web-0")),
         ("shop/cart", Target("pod", "shop", "cart")),
         ("deploy:web", Target("deploy", "default", "web")),
         ("deployment/web", Target("deploy", "default", "web")),
@@ -84,25 +84,7 @@ def test_a_port_that_a_service_does_not_have(protocol: str, port: int | None, fo
 
 def test_a_namespace_option_is_the_default_namespace() -> None:
     """`-n shop cart` is `shop/cart`."""
-    assert (parse("cart", "shop"), parse("svc:cart", "shop")) == (Target("pod", "shop", "cart"), Target("svc", "shop", "cart"))
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("svc:web:81", "svc:web --tcp 81 "),
-        ("ip:172.18.0.3:30080", "ip:172.18.0.3 --tcp 30080 "),
-        ("10.96.0.1:443", "10.96.0.1 --tcp 443 "),
-        ("ip:[fd00::1]:80", "ip:[fd00::1] --tcp 80 "),
-        ("web.shop:80", "web.shop --tcp 80 "),
-    ],
-)
-def test_a_port_behind_a_target_is_said_apart(text: str, said: str) -> None:
-    """And what looks like one is none."""
-    with pytest.raises(UsageError, match=re.escape(f"{text}: the port is said apart: {said}")):
-        parse(text)
-    assert parse("node:5") == Target("node", "", "5")
-    assert parse("ip:fd00::1:80") == Target("ip", "", "fd00::1:80")
+    assert (parse("cart", "shop"), parse("svc:cart", "shop")) == (Target("word", "shop", "cart"), Target("svc", "shop", "cart"))
 
 
 WANTING: dict[str, Any] = {
@@ -150,7 +132,7 @@ def test_why_a_service_has_nobody_behind_it(changes: dict[str, Any], pods: list[
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("web", "there is no pod default/web; did you mean deploy:default/web?"),
+        ("wbe", "there is no pod default/wbe; did you mean deploy:default/web?"),
         ("agent", "there is no pod default/agent; did you mean shop/agent?"),
         ("shop/cart", "shop/cart is not running; see: kubenetlab describe pod cart -n shop"),
         ("node:workr", "there is no node:workr; did you mean worker?; known: worker"),
@@ -158,10 +140,13 @@ def test_why_a_service_has_nobody_behind_it(changes: dict[str, Any], pods: list[
         ("job:shop/once", "job shop/once has no pod that runs"),
         (
             "nod:worker",
-            "wanted [ns/]pod, deploy: (sts:, ds:, job:, rs:), node:, ext:, svc:, lb:, nodeport:, ip: or a DNS name; did you mean node?",
+            "wanted [ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, svc:, lb:, nodeport:, an address, a DNS name or http://NAME/PATH; did you mean node?",
         ),
         ("nodeport:worker", "wanted nodeport:NODE/[NAMESPACE/]SERVICE, with * for every node"),
-        ("svc:web", "wanted something that runs"),
+        (
+            "svc:web",
+            "svc:default/web: wanted a pod, workload (deploy: and others), node: or ext:; no process runs in a Service, its pods are: default/web-6bd7cd67c6-hcxd6",
+        ),
     ],
 )
 def test_a_target_that_is_not_there_is_explained(text: str, message: str) -> None:
@@ -177,12 +162,6 @@ def test_each_is_every_pod_of_a_workload() -> None:
     assert [place.netns for place in named_places(parse("node:worker"), SEEN)] == ["/n10"]
     with pytest.raises(UsageError, match="StatefulSet/db in namespace default has no pod that runs"):
         named_places(parse("each:StatefulSet/db"), SEEN)
-
-
-def test_a_service_may_have_been_meant_as_a_destination() -> None:
-    """Nobody can be inside a Service, but many want to go there."""
-    with pytest.raises(UsageError, match="did you mean svc:default/web or deploy:default/web"):
-        resolve(parse("web"), SEEN, is_destination=True)
 
 
 def test_targets_lead_to_namespaces() -> None:

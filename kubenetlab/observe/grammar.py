@@ -1,0 +1,256 @@
+"""Grammar of targets: the forms in which commands and tables of `check` address pods, Services, nodes and hosts.
+
+    [ns/]pod[:port]    deploy:[ns/]name (sts: ds: job: rs: rc:)    each:Kind/[ns/]name    node:name    ext:name
+    svc:[ns/]name      lb:[ns/]name    nodeport:node/[ns/]name     ADDRESS (ip:ADDRESS)    dns:NAME, or a name with a dot
+    http://NAME[:PORT]/PATH            kubectl's KIND/NAME: pod/web-0, svc/web, deployment/web, node/worker
+    NAME alone: a pod, a Service, a workload or a DNS name; `targets.meaning` decides which
+
+A port may follow everywhere, with its protocol: `svc:web:53/udp`, `[::1]:80`. A target that a command prints, such as
+`svc:default/web:80/TCP IPv6`, is read again as the same target.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from msgspec import Struct, structs
+
+from kubenetlab.errors import UsageError, did_you_mean
+from kubenetlab.names import socket_address
+
+Kind = Literal["word", "pod", "deploy", "sts", "ds", "job", "rs", "rc", "each", "node", "ext", "svc", "lb", "nodeport", "ip", "name"]
+Protocol = Literal["TCP", "UDP", "SCTP"]
+
+DEFAULT_NAMESPACE: Final = "default"
+EVERY_NODE: Final = "*"
+MAX_PORT: Final = 65535
+DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
+"""Scheme of a URL → its default port."""
+
+WORKLOADS: Final[Mapping[Kind, str]] = {
+    "deploy": "Deployment",
+    "sts": "StatefulSet",
+    "ds": "DaemonSet",
+    "job": "Job",
+    "rs": "ReplicaSet",
+    "rc": "ReplicationController",
+}
+"""Prefix → the kind of workload; the target is one of its pods."""
+
+PREFIX_OF: Final[Mapping[str, Kind]] = {kind: prefix for prefix, kind in WORKLOADS.items()}
+"""Kind of workload → its prefix."""
+
+_PREFIXES: Final[Mapping[str, Kind]] = {
+    "pod": "pod",
+    **{kind: kind for kind in WORKLOADS},
+    "each": "each",
+    "node": "node",
+    "ext": "ext",
+    "svc": "svc",
+    "lb": "lb",
+    "nodeport": "nodeport",
+    "ip": "ip",
+    "dns": "name",
+}
+"""Prefix before a colon → the kind of target."""
+
+KUBECTL_KINDS: Final[Mapping[str, Kind]] = {
+    **dict.fromkeys(("pod", "pods", "po"), "pod"),
+    **dict.fromkeys(("svc", "service", "services"), "svc"),
+    **dict.fromkeys(("node", "nodes", "no"), "node"),
+    **{
+        word: short
+        for short, kind in WORKLOADS.items()
+        for word in (short, kind.lower(), f"{kind.lower()}s", f"{kind.lower()}.{'batch' if kind == 'Job' else 'apps'}")
+    },
+}
+"""Kinds that kubectl accepts before a slash."""
+
+_PORT = re.compile(r"(?P<rest>.+):(?P<port>\d+)(?:/(?P<protocol>tcp|udp|sctp))?", re.IGNORECASE)
+_FAMILY = re.compile(r"(?P<rest>\S+) (?P<family>IPv[46])")
+_FORMS = (
+    "[ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, svc:, lb:, nodeport:, an address, a DNS name or http://NAME/PATH"
+)
+
+
+class Target(Struct, frozen=True):
+    """A target as its parts. `str()` gives a text that is parsed to an equal target (of a `word`: with the same namespace)."""
+
+    kind: Kind
+    namespace: str
+    """Empty for kinds without a namespace, and for a bare name without option -n."""
+    name: str
+    """Of `each`: `Kind/name`; of `nodeport`: `node/service`; of `ip`: the address."""
+    port: int | None = None
+    protocol: Protocol | None = None
+    """Given only together with a port."""
+    scheme: Literal["", "http", "https"] = ""
+    path: str = ""
+    """Path and query of a URL; empty without a scheme."""
+    family: Literal["IPv4", "IPv6"] | None = None
+
+    @property
+    def is_bare(self) -> bool:
+        """True without port, scheme, path and family."""
+        return self == structs.replace(self, port=None, protocol=None, scheme="", path="", family=None)
+
+    @property
+    def bare(self) -> Target:
+        """The target without port, scheme, path and family."""
+        return structs.replace(self, port=None, protocol=None, scheme="", path="", family=None)
+
+    def __str__(self) -> str:
+        if self.scheme:
+            return f"{self.scheme}://{_host(self)}{self.path}"
+        return with_port(self._thing, self.port, self.protocol or "") + (f" {self.family}" if self.family else "")
+
+    @property
+    def _thing(self) -> str:
+        match self.kind:
+            case "word":
+                return self.name
+            case "pod":
+                return pod_title(self.namespace, self.name)
+            case "ip":
+                return self.name
+            case "name":
+                return self.name if "." in self.name else f"dns:{self.name}"
+            case "each" | "nodeport":
+                first, _, name = self.name.partition("/")
+                return f"{self.kind}:{first}/{self.namespace}/{name}"
+        return f"{self.kind}:{self.namespace}/{self.name}" if self.namespace else f"{self.kind}:{self.name}"
+
+
+def pod_title(namespace: str, name: str) -> str:
+    """Return `default/web-0`; `pod:svc/web-0` where kubectl would read the namespace as a kind."""
+    return f"{'pod:' if namespace in KUBECTL_KINDS else ''}{namespace}/{name}"
+
+
+def with_port(thing: str, port: int | None, protocol: str = "") -> str:
+    """Append a port and its protocol to a title: `svc:default/web:80/TCP`, `[fd00::1]:80`."""
+    if port is None:
+        return thing
+    suffix = f"/{protocol}" if protocol else ""
+    return socket_address(thing, port) + suffix if _is_address(thing) else f"{thing}:{port}{suffix}"
+
+
+def parse(text: str, namespace: str | None = None) -> Target:
+    """Return the target that `text` describes; `namespace` (option -n) is for names without one.
+
+    Raises UsageError for a text that cannot be understood.
+    """
+    if "://" in text:
+        return _url(text)
+    family, rest = None, text
+    if found := _FAMILY.fullmatch(text):
+        rest, family = found["rest"], found["family"]
+    port = protocol = None
+    if not _is_address(rest.removeprefix("ip:")) and (found := _PORT.fullmatch(rest)) and found["rest"] not in _PREFIXES:
+        rest, port, protocol = found["rest"], _port_number(text, found["port"]), (found["protocol"] or "").upper() or None
+    return structs.replace(_thing(text, rest, namespace), port=port, protocol=protocol, family=family)
+
+
+def _thing(text: str, rest: str, namespace: str | None) -> Target:
+    """Parse a target without its port. `text` is the whole target, for messages."""
+    address = rest.removeprefix("ip:")
+    if _is_address(address):
+        return Target("ip", "", str(ip_address(_unbracketed(address))))
+    prefix, colon, name = rest.partition(":")
+    if not colon:
+        return _without_prefix(text, rest, namespace)
+    if prefix == "ip":
+        raise UsageError(f"{text}: wanted an IP address behind ip:")
+    if prefix not in _PREFIXES or ":" in name:
+        if prefix in _PREFIXES:
+            last = rest.rpartition(":")[2]
+            raise UsageError(f'{text}: wanted a port from 1 to {MAX_PORT} after the last colon, found "{last}"')
+        raise UsageError(f"{text}: wanted {_FORMS}{did_you_mean(prefix, _PREFIXES)}")
+    return _prefixed(text, _PREFIXES[prefix], name, namespace or DEFAULT_NAMESPACE)
+
+
+def _without_prefix(text: str, rest: str, namespace: str | None) -> Target:
+    first, slash, name = rest.partition("/")
+    if not slash:
+        return Target("name" if "." in rest else "word", namespace or "", _named(text, rest))
+    if first in KUBECTL_KINDS:
+        return _prefixed(text, KUBECTL_KINDS[first], name, namespace or DEFAULT_NAMESPACE)
+    return Target("pod", _named(text, first), _named(text, name))
+
+
+def _prefixed(text: str, kind: Kind, name: str, default: str) -> Target:
+    """Parse the part after a prefix. `default` is the namespace of a name without one."""
+    if kind in ("node", "ext", "name"):
+        return Target("ip", "", str(ip_address(_unbracketed(name)))) if _is_address(name) else Target(kind, "", _named(text, name))
+    if kind in ("each", "nodeport"):
+        first, slash, rest = name.partition("/")
+        namespace, _, last = rest.rpartition("/")
+        if not (first and slash and last):
+            form = "each:KIND/[NAMESPACE/]NAME" if kind == "each" else "nodeport:NODE/[NAMESPACE/]SERVICE, with * for every node"
+            raise UsageError(f"{text}: wanted {form}")
+        return Target(kind, namespace or default, f"{_workload(text, first) if kind == 'each' else first}/{_named(text, last)}")
+    namespace, slash, last = name.partition("/")
+    return Target(kind, _named(text, namespace) if slash else default, _named(text, last if slash else name))
+
+
+def _workload(text: str, word: str) -> str:
+    """Return the kind in `each:WORD/…`, spelled as in manifests."""
+    kind = WORKLOADS.get(KUBECTL_KINDS.get(word.lower(), "pod"))
+    if kind is None:
+        known = WORKLOADS.values()
+        raise UsageError(f"{text}: {word} is not a kind of workload{did_you_mean(word, known)}; known: {', '.join(known)}")
+    return kind
+
+
+def _named(text: str, name: str) -> str:
+    if not name or "/" in name or any(character.isspace() for character in name):
+        raise UsageError(f'{text}: wanted {_FORMS}; "{name}" is not a name')
+    return name
+
+
+def _url(text: str) -> Target:
+    """Parse `http://web:8080/hostname?x=1`. Clients never send a fragment, so it is left out."""
+    try:
+        found = urlsplit(text)
+        port = found.port
+    except ValueError:
+        raise UsageError(f"{text}: wanted http://NAME[:PORT]/PATH, with a port from 1 to {MAX_PORT}") from None
+    if found.scheme not in DEFAULT_PORTS:
+        raise UsageError(f'{text}: the scheme "{found.scheme}" is not supported; wanted http://NAME[:PORT]/PATH')
+    if not found.hostname or port == 0:
+        raise UsageError(f"{text}: wanted http://NAME[:PORT]/PATH")
+    if found.username is not None or found.password is not None:
+        raise UsageError(f"{text}: user and password are not supported; wanted http://NAME[:PORT]/PATH")
+    path = (found.path or "/") + (f"?{found.query}" if found.query else "")
+    is_address = _is_address(found.hostname)
+    host = str(ip_address(found.hostname)) if is_address else _named(text, found.hostname)
+    return Target("ip" if is_address else "name", "", host, port or DEFAULT_PORTS[found.scheme], "TCP", found.scheme, path)  # type: ignore[arg-type]
+
+
+def _host(target: Target) -> str:
+    """Return host and port of a URL, without the scheme's default port."""
+    if target.port != DEFAULT_PORTS[target.scheme] and target.port is not None:
+        return socket_address(target.name, target.port)
+    return f"[{target.name}]" if ":" in target.name else target.name
+
+
+def _port_number(text: str, digits: str) -> int:
+    if len(digits) > len(str(MAX_PORT)) or not 1 <= int(digits) <= MAX_PORT:
+        raise UsageError(f"{text}: wanted a port from 1 to {MAX_PORT}, found {digits}")
+    return int(digits)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(_unbracketed(text))
+    except ValueError:
+        return False
+    return True
+
+
+def _unbracketed(text: str) -> str:
+    """Return an IPv6 address without its brackets."""
+    return text[1:-1] if text.startswith("[") and text.endswith("]") and ":" in text else text
