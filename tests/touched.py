@@ -24,7 +24,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/bpf/": ("ebpf", "direct_return", *SERVICES),
     "kubenetlab/cli/": COMMANDS,
     "kubenetlab/cli/check": ("trust",),
-    "kubenetlab/cli/ping": ("containers", "boutique", "flows", "trust"),
+    "kubenetlab/cli/ping": ("containers", "boutique", "flows", "trust", "ping_series"),
     "kubenetlab/cli/port_forward": ("port_forward",),
     "kubenetlab/controllers/": (*WORKLOADS, "changes", "random_edits"),
     "kubenetlab/controllers/loadbalancers": ("load_balancers", "balanced_ports", "ways_in"),

@@ -55,6 +55,9 @@ def ping(
     matrix: Annotated[bool, typer.Option("--matrix", help="The matrix, also with a source: one row.")] = False,
     only_ipv4: Annotated[bool, typer.Option("-4", help="By IPv4 only.")] = False,
     only_ipv6: Annotated[bool, typer.Option("-6", help="By IPv6 only.")] = False,
+    count: Annotated[
+        int | None, typer.Option("--count", metavar="N", min=1, max=10_000, help="Send N requests; show the distribution over servers.")
+    ] = None,
     deadline: Annotated[float, typer.Option("--deadline", metavar="SECONDS", min=0.01, help="How long silence is waited out.")] = 1.0,
     allow_unmodelled: AllowUnmodelled = None,
     namespace: Namespace = None,
@@ -79,26 +82,29 @@ def ping(
     asked = [f"--{protocol.lower()}" for protocol in ports] + ["--http"] * (http is not None)
     if len(asked) > 1 and asked != ["--tcp", "--http"]:
         raise UsageError(f"{asked[0]} cannot stand with {' or '.join(asked[1:])}")
+    if count is not None and (destination is None or matrix):
+        raise UsageError("--count needs a source and a destination, and no --matrix")
     client = choose(lab)
     seen = client.inspect()
     if source is not None and destination is not None and not matrix:
-        from kubenetlab.cli.pinging import one
         from kubenetlab.observe.request import RequestOptions, ip_version, make_request
 
         protocol: Any = next(iter(ports), None)
         option = f"--{protocol.lower()}" if protocol else ""
         target = read(destination, seen, namespace)
         place = resolve(read(source, seen, namespace), seen)
-        is_fine = one(
-            client,
-            seen,
-            place.of_version(ip_version(target, version)),
-            target,
-            make_request(target, RequestOptions(protocol, ports.get(protocol), http, option, option)),
-            deadline_s=deadline,
-            allowed=allow_unmodelled,
-            output=output,
-        )
+        request = make_request(target, RequestOptions(protocol, ports.get(protocol), http, option, option))
+        place = place.of_version(ip_version(target, version))
+        if count is not None:
+            from kubenetlab.cli.ping_series import series
+
+            is_fine = series(
+                client, seen, place, target, request, count=count, deadline_s=deadline, allowed=allow_unmodelled, output=output
+            )
+        else:
+            from kubenetlab.cli.pinging import one
+
+            is_fine = one(client, seen, place, target, request, deadline_s=deadline, allowed=allow_unmodelled, output=output)
     else:
         rows = [resolve(read(source, seen, namespace), seen)] if source is not None else everyone(seen)
         rows = [row.of_version(version) for row in rows]

@@ -23,7 +23,7 @@ from kubenetlab.lab.podnet import Namespace, PodNetwork
 from kubenetlab.names import socket_address
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import Where, find
-from kubenetlab.observe.expect import Expectation, ServicePort, expect, world
+from kubenetlab.observe.expect import ServicePort, expect, world
 from kubenetlab.observe.grammar import Target
 from kubenetlab.observe.matrix import FITS
 from kubenetlab.observe.prober import Probe, Result, run
@@ -31,7 +31,7 @@ from kubenetlab.observe.request import Request
 from kubenetlab.observe.targets import Place, meaning, service_named, service_of
 from kubenetlab.programs.resolver import parse as parse_resolver
 
-_VERBS = {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}
+VERBS = {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}
 
 
 def one(
@@ -50,14 +50,14 @@ def one(
     An object that the lab does not enforce, whose kind is not in `allowed`, and that could change this result makes it False.
     """
     service = service_of(target, seen, source)
-    why = _why_empty(client, seen, service)
+    why = explain_empty(client, seen, service)
     unenforced = unenforced_objects(client)
     network = source_network(client, source, seen["init_pid"])
     where = asyncio.run(find(network, seen, source, target, request))
     if where.choice:
         note(where.choice)
     if where.unresolved:
-        return _not_resolved(source, where, output)
+        return print_not_resolved(source, where, output)
     who = ""
     if request.http is not None:
         result, body, who = asyncio.run(_get(network, where, request.http, deadline_s))
@@ -89,12 +89,12 @@ def one(
         )
         return is_fine
     at = socket_address(where.address, where.port) if where.port else where.address
-    how = "GET " + request.http if request.http is not None else _VERBS[where.protocol]
+    how = "GET " + request.http if request.http is not None else VERBS[where.protocol]
     words = {"answer": "answered", "refused": "refused", "unreachable": "no way there", "silence": "silence"}
     verdict = (
         paint(words[result.outcome], GOOD if is_as_promised else BAD)
         + (f" in {result.ms:.2f} ms" if result.outcome == "answer" else "")
-        + _promise(where, expected, why, is_fine=is_as_promised)
+        + promise(where, expected, why, is_fine=is_as_promised)
     )
     say(f"{source.title} ({source.address}) → {where.title} ({at}) {paint(how, DIM)}: {verdict}")
     for line in body.splitlines():
@@ -102,7 +102,7 @@ def one(
     if doubts:
         say(f"{paint('✗', BAD)} not enforced by this lab, and could change this: {few(doubts)}")
         if is_as_promised:
-            hint(f"kubenetlab ping {source.title} {target} --allow-unmodelled {_first_kind(judged)}")
+            hint(f"kubenetlab ping {source.title} {target} --allow-unmodelled {first_kind(judged)}")
             return is_fine
     is_pod = "/" in who
     if why and is_fine and result.outcome != "answer":
@@ -113,7 +113,7 @@ def one(
     return is_fine
 
 
-def _not_resolved(source: Place, where: Where, output: Output) -> bool:
+def print_not_resolved(source: Place, where: Where, output: Output) -> bool:
     """Print that DNS does not give the address of a Service of the lab; return False."""
     if output.is_data:
         found = {"from": source.title, "to": where.title, "address": "", "port": where.port, "protocol": where.protocol}
@@ -124,7 +124,7 @@ def _not_resolved(source: Place, where: Where, output: Output) -> bool:
     return False
 
 
-def _why_empty(client: Client, seen: Mapping[str, Any], service: tuple[str, str] | None) -> str:
+def explain_empty(client: Client, seen: Mapping[str, Any], service: tuple[str, str] | None) -> str:
     """Say why a Service has no ready endpoint; empty where it has some, or where there is no Service."""
     entry = service_named(seen, *service) if service is not None else None
     if entry is None or service is None or any(endpoint["ready"] for endpoint in entry["endpoints"]):
@@ -132,13 +132,13 @@ def _why_empty(client: Client, seen: Mapping[str, Any], service: tuple[str, str]
     return why_without(client, client.get(object_path(Service, *service)))
 
 
-def _first_kind(judged: Sequence[Judged]) -> str:
+def first_kind(judged: Sequence[Judged]) -> str:
     """Return the kind of the first object that is neither enforced nor accepted and that could change the result."""
     return next(one.diagnostic.kind.partition(".")[0] for one in judged if one.affected and not one.is_accepted)
 
 
-def _promise(where: Where, expected: Expectation | None, empty: str, *, is_fine: bool) -> str:
-    """What was promised, where that is not plain from the outcome; `empty` says why a Service has no endpoint."""
+def promise(where: Where, expected: str | None, empty: str, *, is_fine: bool) -> str:
+    """Return the promised outcome, where it is not plain from the result; `empty` is why a Service has no endpoint."""
     has_none = isinstance(where.known, ServicePort) and not where.known.endpoints
     none = f"the Service has no ready endpoint{f': {empty}' if empty else ''}"
     why = where.lacking or (none if has_none else "")

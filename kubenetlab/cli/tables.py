@@ -1,0 +1,30 @@
+"""Tables for people: drawn by rich on a terminal, plain columns in a pipe or a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from kubenetlab.cli import screen
+
+_WIDEST = 10_000
+"""Columns of a terminal that is wide enough for any table; narrower ones wrap the lines themselves."""
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
+    """Print a table; `numbers` are the headings of columns aligned to the right. Cells are never wrapped or cut."""
+    if not sys.stdout.isatty():
+        screen.table(header, rows)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for name in header:
+        drawn.add_column(name, justify="right" if name in numbers else "left", no_wrap=True, overflow="ignore")
+    for row in rows:
+        drawn.add_row(*(Text.from_ansi(cell) for cell in row))
+    width = Console(width=_WIDEST).measure(drawn).maximum
+    Console(width=max(width, Console().width), no_color=not screen.has_colours()).print(drawn)

@@ -1,0 +1,143 @@
+"""Distribution of a series of connections over the servers behind a Service, and the fields of the Service that explain it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any, Final
+
+from msgspec import Struct
+
+from kubenetlab.api.core import ClientIPConfig
+from kubenetlab.names import MAX_HOSTNAME
+from kubenetlab.observe.destinations import Where
+from kubenetlab.observe.expect import ServicePort
+from kubenetlab.observe.grammar import pod_title
+from kubenetlab.observe.series import Answer
+from kubenetlab.observe.targets import Place, places, service_named
+
+MANY: Final = 20
+"""Expected connections per endpoint from which an endpoint without any is reported: by chance that happens once in 5·10⁸ series."""
+
+
+class Server(Struct, frozen=True):
+    """A server that may answer: an endpoint of a Service, or another pod or host."""
+
+    title: str
+    node: str = ""
+
+
+class Share(Struct, frozen=True):
+    """Number of connections that one server answered."""
+
+    server: Server
+    count: int
+    errors: int
+    """Number of these with an HTTP error."""
+    is_ready: bool
+    """True for a ready endpoint of the Service."""
+
+
+class Client(Struct, frozen=True):
+    """A source address that servers have seen."""
+
+    address: str
+    owner: str
+    """The pod, node or host that has the address; empty where there is none."""
+    count: int
+
+
+def endpoints(seen: Mapping[str, Any], where: Where) -> list[Server]:
+    """Return the ready endpoints of the Service that was addressed; nothing for other destinations."""
+    if isinstance(where.known, ServicePort):
+        ready = list(where.known.endpoints)
+    else:
+        entry = service_named(seen, *where.service) if where.service is not None else None
+        ready = [] if entry is None else _ready(entry, where)
+    return list(dict.fromkeys(_server(seen, address, port) for address, port in ready))
+
+
+def _ready(entry: Mapping[str, Any], where: Where) -> list[tuple[str, int]]:
+    """Return address and port of each ready endpoint behind a node port, or of all where the Service is headless."""
+    names = [port["name"] for port in entry["ports"] if where.port in (port["port"], port["node_port"])]
+    version = ip_address(where.address).version
+    return [
+        (endpoint["address"], endpoint["port"])
+        for endpoint in entry["endpoints"]
+        if endpoint["ready"] and (not names or endpoint["port_name"] in names) and ip_address(endpoint["address"]).version == version
+    ]
+
+
+def _server(seen: Mapping[str, Any], address: str, port: int) -> Server:
+    """Return the owner of an endpoint: the pod, among several in a node's network the one that listens; else a host."""
+    pods = [pod for pod in seen["pods"] if address in pod["addresses"]]
+    listening = [pod for pod in pods if any(port in container["ports"] for container in pod["containers"])]
+    for pod in (*listening, *pods):
+        return Server(pod_title(pod["namespace"], pod["name"]), pod["node"])
+    host = next((host for host in seen["external"] if address in host["addresses"]), None)
+    return Server(f"ext:{host['name']}" if host is not None else address)
+
+
+def shares(seen: Mapping[str, Any], answers: Iterable[Answer], ready: Sequence[Server]) -> list[Share]:
+    """Return every server that answered and every ready endpoint, the busiest first, without servers that are not known by name."""
+    known = {server.title: server for server in ready}
+    titles = [pod_title(pod["namespace"], pod["name"]) for pod in seen["pods"]]
+    others = {title: Server(title, pod["node"]) for title, pod in zip(titles, seen["pods"], strict=True)}
+    by_hostname = _by_hostname([*titles, *known])
+    counts: Counter[str] = Counter(dict.fromkeys(known, 0))
+    errors: Counter[str] = Counter()
+    for answer in answers:
+        namespace, slash, name = answer.server.partition("/")
+        title = pod_title(namespace, name) if slash else answer.server or by_hostname.get(answer.hostname, answer.hostname)
+        if title and answer.outcome == "answer":
+            counts[title] += 1
+            errors[title] += bool(answer.failure)
+    servers = {title: known.get(title) or others.get(title) or Server(title) for title in counts}
+    found = [Share(servers[title], count, errors[title], title in known) for title, count in counts.items()]
+    return sorted(found, key=lambda share: (-share.count, share.server.title))
+
+
+def _by_hostname(titles: Iterable[str]) -> dict[str, str]:
+    """Return hostname → title of a pod; later titles replace earlier ones of the same hostname."""
+    return {title.rpartition("/")[2][:MAX_HOSTNAME]: title for title in titles}
+
+
+def clients(seen: Mapping[str, Any], answers: Iterable[Answer]) -> list[Client]:
+    """Return the source addresses that servers have seen, the most frequent first."""
+    owners = {address: place.title for place in reversed(places(seen)) for address in place.addresses if not place.is_host_network}
+    counts = Counter(answer.client for answer in answers if answer.client)
+    return [Client(address, owners.get(address) or _bridge(seen, address), count) for address, count in counts.most_common()]
+
+
+def _bridge(seen: Mapping[str, Any], address: str) -> str:
+    """Return the node whose pod range an address belongs to that no pod has: the address of its bridge."""
+    for node in seen["nodes"]:
+        if any(ip_address(address) in ip_network(cidr) for cidr in node["pod_cidrs"]):
+            return f"node:{node['name']}"
+    return ""
+
+
+def explanation(spec: Mapping[str, Any], found: Sequence[Share], source: Place, *, is_outside: bool) -> str:
+    """Explain by fields of the Service's spec why ready endpoints got no connection; empty where all got some, or by chance not.
+
+    is_outside: the Service was reached by a load balancer's address or a node port, where externalTrafficPolicy applies.
+    """
+    ready = [share for share in found if share.is_ready]
+    used, unused = [share for share in found if share.count], [share for share in ready if not share.count]
+    if not unused or not used:
+        return ""
+    nodes = {share.server.node for share in used}
+    if spec.get("sessionAffinity") == "ClientIP" and len(used) == 1:
+        timeout_s = spec.get("sessionAffinityConfig", {}).get("clientIP", {}).get("timeoutSeconds", ClientIPConfig().timeout_seconds)
+        return f"one endpoint got every connection: sessionAffinity is ClientIP, with a timeout of {timeout_s} s"
+    if not is_outside and spec.get("internalTrafficPolicy") == "Local" and nodes == {source.node}:
+        return f"only endpoints on {source.node}, the client's node, got connections: internalTrafficPolicy is Local"
+    if is_outside and spec.get("externalTrafficPolicy") == "Local" and len(nodes) == 1:
+        return f"only endpoints on {nodes.pop()}, the node that was reached, got connections: externalTrafficPolicy is Local"
+    if spec.get("trafficDistribution"):
+        return f"endpoints near the client are preferred: trafficDistribution is {spec['trafficDistribution']}"
+    if sum(share.count for share in found) >= MANY * len(ready):
+        names = ", ".join(share.server.title for share in unused)
+        return f"ready, but without any connection: {names}. The rules on the client's node may be stale: run kubenetlab diff"
+    return ""
