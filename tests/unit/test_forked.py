@@ -1,0 +1,65 @@
+"""Work in a forked child: its result, and how it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from kubenetlab.lab.forked import in_child
+
+
+def test_a_result_of_any_length_comes_back() -> None:
+    data = os.urandom(1024 * 1024)
+    assert asyncio.run(in_child(lambda: data)) == data
+
+
+def fail() -> bytes:
+    raise ValueError("no such thing")
+
+
+def die() -> bytes:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return b""
+
+
+@pytest.mark.parametrize(("work", "reason"), [(fail, "ValueError: no such thing"), (die, "ended with status -9")])
+def test_a_failure_is_an_error_of_the_caller(work: Callable[[], bytes], reason: str) -> None:
+    """An exception in the child, and its death: never an empty result."""
+    with pytest.raises(OSError, match=reason):
+        asyncio.run(in_child(work))
+
+
+def test_the_event_loop_goes_on_meanwhile() -> None:
+    """Others are served while the child works: here one that the child waits for."""
+    reading, writing = os.pipe()
+
+    async def both() -> bytes:
+        waiting = asyncio.ensure_future(in_child(lambda: os.read(reading, 5)))
+        await asyncio.sleep(0)
+        os.write(writing, b"later")
+        return await waiting
+
+    assert asyncio.run(both()) == b"later"
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_child_whose_result_nobody_wants_any_more_is_killed() -> None:
+    """The caller is cancelled, and no process stays."""
+
+    def wait() -> bytes:
+        signal.pause()
+        return b""
+
+    async def give_up() -> None:
+        async with asyncio.timeout(0.1):
+            await in_child(wait)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(give_up())
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
