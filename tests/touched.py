@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 SERVICES: Final = ("flows", "ways_in", "udp_flows", "random_edits", "shares", "switching", "traffic_distribution", "kube_proxy")
 WORKLOADS: Final = ("workloads", "jobs", "termination", "container_lives", "containers", "real_commands", "boutique", "first_days")
-LIFE: Final = ("life", "making", "killing", "faults", "full_disk", "histories", "changes", "limits", "inheritance", "store")
+LIFE: Final = ("life", "making", "killing", "faults", "full_disk", "histories", "changes", "limits", "inheritance", "store", "diff")
 COMMANDS: Final = ("screens", "completion", "only_lab", "manifests", "docs", "cases", "first_days")
 ANY: Final = ("manifests", "life", "screens", "flows")
 """For files that no entry of TOUCHES names."""
@@ -36,15 +36,15 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/loadbalancers": ("load_balancers",),
     "kubenetlab/datapath/port_mappings": ("port_mappings",),
     "kubenetlab/datapath/probes": WORKLOADS,
-    "kubenetlab/datapath/proxy/": (*SERVICES, "node_port_addresses"),
+    "kubenetlab/datapath/proxy/": (*SERVICES, "diff", "node_port_addresses"),
     "kubenetlab/datapath/proxy/ebpf": ("ebpf", "direct_return"),
     "kubenetlab/datapath/proxy_views": ("broken", "switching"),
     "kubenetlab/datapath/uplink": ("uplink",),
     "kubenetlab/diagnostics/": ("trust",),
-    "kubenetlab/hoststate/": ("changes", "script", "flows", "switching"),
+    "kubenetlab/hoststate/": ("changes", "script", "flows", "switching", "diff"),
     "kubenetlab/hoststate/bpf": ("ebpf", "direct_return"),
     "kubenetlab/hoststate/nexthop": ("load_balancers",),
-    "kubenetlab/kernel/": ("life", "faults", "killing", "changes", "limits", "sandboxed", "rootless", "inheritance"),
+    "kubenetlab/kernel/": ("life", "faults", "killing", "changes", "limits", "sandboxed", "rootless", "inheritance", "diff"),
     "kubenetlab/kernel/enter": ("containers", "rootless"),
     "kubenetlab/kernel/inheritance": ("inheritance",),
     "kubenetlab/kernel/mounts": ("containers", "real_commands", "sandboxed"),

@@ -62,9 +62,11 @@ def inspect(
 def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
     """Look at the kernel and show where it differs from what should be. Exit status 1 when it does. Example: kubenetlab diff
 
+    Each line begins with what a repair would do: + adds, - removes, ~ changes. A change shows the desired state, then the observed
+    one. Rules and elements are compared one by one; -o wide shows the content of chains that are missing or additional, too.
     The exit status is 1, too, while parts of the lab's store could not be read: what should be may be older than what you applied.
     """
-    from kubenetlab.cli.plans import show_changes
+    from kubenetlab.cli.plans import show_differences
     from kubenetlab.lab.client import choose
 
     client = choose(lab)
@@ -73,7 +75,7 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
         data(found, output)
     elif found["changes"] or found["failures"]:
         if found["changes"]:
-            show_changes(found["changes"])
+            show_differences(found["changes"], is_wide=output is Output.wide)
         refused(found["failures"])
         broken(found["faults"])
         hint(f"kubenetlab {'heal' if found['faults'] else 'up'} --lab {client.lab} (puts it right at once)")

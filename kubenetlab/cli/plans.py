@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kubenetlab.cli.screen import BAD, GOOD, MILD, paint, say
@@ -58,9 +58,31 @@ def new_lab_script(given: Manifests, name: str) -> str:
 
 def show_changes(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:
     """Namespace by namespace; runs of settings and elements are put together unless `is_wide`."""
+    _show(changes, lambda entry: entry["operations"] if is_wide else folded(entry["operations"], "+ "))
+
+
+def show_differences(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:
+    """Print what `diff` found, namespace by namespace.
+
+    Settings of one namespace share a line. With `is_wide` each has its own, and a missing, emptied
+    or additional chain, set or map is followed by its content.
+    """
+    _show(changes, lambda entry: _with_content(entry) if is_wide else folded(entry["operations"], "+ ", counts_elements=False))
+
+
+def _with_content(entry: dict[str, Any]) -> Iterator[str]:
+    for difference in entry["differences"]:
+        line = difference["line"]
+        yield line
+        content = difference.get("observed" if difference["action"] == "remove" else "desired") or ""
+        if content not in line:
+            yield from (f"    {text}" for text in content.splitlines())
+
+
+def _show(changes: Sequence[dict[str, Any]], lines_of: Callable[[dict[str, Any]], Iterable[str]]) -> None:
     for entry in changes:
         say(paint(entry["netns"], None, bold=True))
-        for line in entry["operations"] if is_wide else folded(entry["operations"], "+ "):
+        for line in lines_of(entry):
             say(f"  {paint(line[:1], _COLOURS.get(line[:1]))}{line[1:]}")
     count = sum(len(entry["operations"]) for entry in changes)
     say(
@@ -70,14 +92,14 @@ def show_changes(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) ->
     )
 
 
-def folded(lines: Iterable[str], mark: str = "") -> Iterable[str]:
+def folded(lines: Iterable[str], mark: str = "", *, counts_elements: bool = True) -> Iterable[str]:
     """Lines with settings put together in one, and elements counted by set; `mark` stands before those that are folded."""
     settings: list[str] = []
     elements: dict[str, int] = {}
     for line in lines:
         if line.startswith(mark + _SYSCTL):
             settings.append(line.removeprefix(mark + _SYSCTL).replace(" = ", "=").removeprefix("net."))
-        elif line.startswith(mark + _ELEMENT):
+        elif counts_elements and line.startswith(mark + _ELEMENT):
             collection = line.removeprefix(mark + _ELEMENT).partition(" {")[0]
             elements[collection] = elements.get(collection, 0) + 1
         else:

@@ -36,6 +36,7 @@ from kubenetlab.hoststate.bpf_entries import (
     packed_prefix,
     packed_range,
 )
+from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
 
@@ -307,20 +308,19 @@ def blamed(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
     return None
 
 
-def differences(wanted: Sequence[Ruled], listed: Any, former: Sequence[Name] = ()) -> Iterator[str]:
-    """`listed` has the programs on each link, and the maps but for those that packets fill: `{"links": {…}, "maps": {…}}`."""
-    known: set[Entry] = set()
-    for obj in members(wanted):
-        missing = [link for link in obj.links for program in programs_on(link) if program not in listed["links"].get(link, ())]
-        entries = dict(obj.entries())
-        known |= entries.keys()
-        found = [listed["maps"].get(name, {}).get(key.hex()) for name, key in entries]
-        if missing or None in found:
-            yield f"+ {obj}"
-        elif found != [value.hex() for value in entries.values()]:
-            yield f"~ {obj}"
-    for name, entries in listed["maps"].items():
-        yield from (f"- bpf entry {name} {key}" for key in entries if (name, bytes.fromhex(key)) not in known)
+def differences(objects: Sequence[Ruled], listed: Any) -> Iterator[Difference]:
+    """Compare with the programs on each link, and the maps but for those that packets fill: `{"links": {…}, "maps": {…}}`."""
+    from kubenetlab.hoststate import bpf_listing
+
+    desired = list(members(objects))
+    entries: dict[str, dict[bytes, bytes]] = {}
+    for (name, key), value in _entries(desired).items():
+        entries.setdefault(name, {})[key] = value
+    links = {link: programs_on(link) for obj in desired for link in obj.links}
+    ids = [obj.name for obj in desired if isinstance(obj, Endpoints)]
+    ids += [obj.service for obj in desired if isinstance(obj, Front | Source)]
+    ids += [name for obj in desired if isinstance(obj, Front) for name, _ in (obj.everywhere, obj.here)]
+    return bpf_listing.differences(links, entries, listed, {packed_id(name): name for name in ids})
 
 
 def commands(objects: Sequence[Ruled]) -> Iterator[str]:

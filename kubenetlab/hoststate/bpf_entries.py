@@ -30,7 +30,7 @@ def readable(name: str, key: bytes, value: bytes) -> str:
         case "fronts":
             address, port, protocol, kind = FRONT_KEY.unpack(key)
             all_of_them, near, _, everywhere, here, affinity_s, flags = FRONT.unpack(value)
-            where = f"{_as_address(address)} {int.from_bytes(port, 'big')}/{_protocol(protocol)}"
+            where = f"{as_address(address)} {int.from_bytes(port, 'big')}/{protocol_name(protocol)}"
             policy = f"Cluster, {everywhere} in {all_of_them.hex()}"
             if flags & IS_LOCAL:
                 policy = f"Local, {here} in {near.hex()}, of {everywhere} in {all_of_them.hex()}"
@@ -41,20 +41,20 @@ def readable(name: str, key: bytes, value: bytes) -> str:
                 + ", direct" * bool(flags & IS_DIRECT)
             )
             if not protocol:
-                return f"front {_as_address(address)}: a cluster IP"
+                return f"front {as_address(address)}: a cluster IP"
             return f"front {'node port ' if kind == AT_NODE else ''}{where}: {policy}{more}"
         case "doors":
-            return f"node ports at {_as_address(key)}"
+            return f"node ports at {as_address(key)}"
         case "homes":
             length, address = HOME_KEY.unpack(key)
-            return f"home of {_as_cidr(address, length)}: {_as_address(value)}"
+            return f"home of {as_cidr(address, length)}: {as_address(value)}"
         case "endpoints":
             own, index, _ = SLOT.unpack(key)
             address, port = ENDPOINT.unpack(value)
-            return f"endpoint {own.hex()} {index}: {_as_address(address)} {int.from_bytes(port, 'big')}"
+            return f"endpoint {own.hex()} {index}: {as_address(address)} {int.from_bytes(port, 'big')}"
         case "sources":
             length, own, address = SOURCE_KEY.unpack(key)
-            return f"source {own.hex()}: {_as_cidr(address, length - 64)}"
+            return f"source {own.hex()}: {as_cidr(address, length - 64)}"
     return f"{name} {key.hex()} {value.hex()}"
 
 
@@ -89,15 +89,18 @@ def packed_range(cidr: str) -> bytes:
     return packed_address(str(network.network_address)) + (mask if network.version == 6 else b"\xff" * 12 + mask)
 
 
-def _as_address(packed: bytes) -> IPv4Address | IPv6Address:
+def as_address(packed: bytes) -> IPv4Address | IPv6Address:
+    """Unpack an address; an IPv4-mapped one is an IPv4 address."""
     address = IPv6Address(packed)
     return address.ipv4_mapped or address
 
 
-def _as_cidr(packed: bytes, length: int) -> str:
-    address = _as_address(packed)
+def as_cidr(packed: bytes, length: int) -> str:
+    """Unpack an address and the length of its prefix, as of IPv6."""
+    address = as_address(packed)
     return f"{address}/{length - (96 if address.version == 4 else 0)}"
 
 
-def _protocol(number: int) -> str:
+def protocol_name(number: int) -> str:
+    """Return the name of a protocol number, or the number."""
     return next((name for name, known in PROTOCOLS.items() if known == number), str(number))

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different
 
@@ -89,8 +90,8 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
     return iter(())
 
 
-def differences(wanted: Sequence[Ruled], listed: Any, former: Sequence[Name] = ()) -> Iterator[str]:
-    """Flows are the packets' own: there is nothing that should be."""
+def differences(objects: Sequence[Ruled], listed: Any) -> Iterator[Difference]:
+    """Yield nothing: flows belong to the packets, so none of them has to exist."""
     return iter(())
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from kubenetlab.hoststate.link import Dummy, Veth
+from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState
@@ -39,6 +40,13 @@ class Operation(Struct, frozen=True):
                 yield Operation("add", part, origin=self.origin)
             elif old[key] != part:
                 yield Operation("change", part, old[key], self.origin)
+
+    def difference(self) -> Difference:
+        """Return the operation as a difference between desired and observed state."""
+        text = str(self.object)
+        desired = text if self.verb != "remove" else None
+        observed = text if self.verb == "remove" else str(self.before) if self.before is not None else None
+        return Difference(str(self), self.verb, text, desired, observed)
 
     def __str__(self) -> str:
         was = f"    (was: {self.before})" if self.before is not None else ""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
+from kubenetlab.hoststate.listing import Container
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
 
@@ -23,6 +24,8 @@ MAX_NAME: Final = 31
 """Of a set's name; the kernel's IPSET_MAXNAMELEN counts a zero."""
 IS_WATCHED: Final = True
 """The kernel tells nobody who changes a set: somebody has to look."""
+_CHOSEN: Final = re.compile(r" (?:hashsize \d+|initval \S+)")
+"""Properties of a set that the kernel chooses, and changes as the set grows."""
 _FRESH: Final = "NEW"
 """How the names of sets begin that are still being filled, in place of who owns them."""
 
@@ -164,23 +167,21 @@ def commands(objects: Sequence[Filled]) -> Iterator[str]:
     yield f"ipset restore <<'EOF'\n{decode_restore(update([], objects)).text}EOF"
 
 
-def differences(wanted: Sequence[Filled], listed: Any, former: Sequence[Name] = ()) -> Iterator[str]:
-    """`listed` is the output of `ipset save`."""
-    saved = parse(listed)
-    found = {obj.key: obj for obj in members(wanted)}
-    sets = {obj.name: obj for obj in found.values() if isinstance(obj, Set)}
-    for name, one in sets.items():
-        if name not in saved:
-            yield f"+ {one}"
-    for obj in found.values():
-        if isinstance(obj, Member) and obj.item not in saved.get(obj.set, ()):
-            yield f"+ {obj}"
-    beginnings = tuple(beginning for _, beginning in (*names(wanted), *former))
-    for name, items in saved.items():
-        if name.startswith(beginnings) and name not in sets:
-            yield f"- ipset {name}"
-        elif name in sets:
-            yield from (f"- {Member('', name, item)}" for item in items if Member("", name, item).key not in found)
+def containers(listed: str, names: Sequence[Name]) -> Iterator[Container]:
+    """Read the output of `ipset save`: the sets of these owners, without what the kernel chooses for its hash tables."""
+    beginnings = tuple(beginning for _, beginning in names)
+    descriptions: dict[str, str] = {}
+    items: dict[str, dict[str, str]] = {}
+    for line in listed.splitlines():
+        command, name, rest = [*line.split(" ", 2), "", ""][:3]
+        if command == "create":
+            descriptions[name] = _CHOSEN.sub("", rest)
+        elif command == "add":
+            items.setdefault(name, {})[rest.partition(" ")[0]] = rest
+    for name, description in descriptions.items():
+        if name.startswith(beginnings):
+            prefix = f"ipset {name} member "
+            yield Container(f"ipset {name}", "member", prefix, properties=description, elements=items.get(name, {}))
 
 
 def parse(saved: str) -> dict[str, list[str]]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import msgspec
 from msgspec import Struct
 
+from kubenetlab.hoststate.listing import Container
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
 
@@ -170,24 +171,17 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
         yield f"{restore.family}tables-restore --noflush <<'EOF'\n{restore.text}EOF"
 
 
-def differences(wanted: Sequence[Ruled], listed: Any, former: Sequence[Name] = ()) -> Iterator[str]:
-    """`listed` has the output of each family's `iptables-save`. Rules are compared by number and comments, for the program rewrites them."""
-    saved = {(family, table, chain): rules for family, text in listed for (table, chain), rules in parse(text).items()}
-    objects = list(members(wanted))
-    contents = _contents(wanted, _chains(wanted))
-    for chain in (obj for obj in objects if isinstance(obj, Chain)):
-        rules = saved.get(chain.place)
-        if rules is None:
-            yield f"+ {chain}"
-        elif [_comment(rule) for rule in rules] != [_comment(rule) for rule in contents[chain.place]]:
-            yield f"~ {chain}    (was: {len(rules)} rule{'' if len(rules) == 1 else 's'})"
-    for jump in (obj for obj in objects if isinstance(obj, Jump)):
-        if _target(jump.rule) not in map(_target, saved.get(jump.place, ())):
-            yield f"+ {jump}"
-    known, owned = _chains(wanted), (*names(wanted), *former)
-    for place in saved:
-        if place not in known and (place[0], owner(place[2])) in owned:
-            yield f"- {place[0]}tables chain {place[1]} {place[2]}"
+def containers(listed: Iterable[tuple[str, str]], names: Sequence[Name]) -> Iterator[Container]:
+    """Read (family, output of `iptables-save`) pairs: the chains of these owners, and the rules elsewhere that lead to them."""
+    for family, text in listed:
+        beginnings = tuple(beginning for name, beginning in names if name == family)
+        for (table, chain), rules in parse(text).items():
+            is_shared = not chain.startswith(beginnings)
+            own = [rule for rule in rules if _target(rule).startswith(beginnings)] if is_shared else rules
+            if own or not is_shared:
+                place = f"{table} {chain}"
+                prefix = f"{family}tables rule {place}: "
+                yield Container(f"{family}tables chain {place}", "rule", prefix, rules=tuple(own), is_shared=is_shared)
 
 
 def parse(saved: str) -> dict[tuple[str, str], list[str]]:
@@ -228,11 +222,6 @@ def idle_tables(saved: str) -> list[str]:
 
 def _lines(*parts: Iterable[str]) -> str:
     return "".join(f"{line}\n" for part in parts for line in part)
-
-
-def _comment(rule: str) -> str:
-    found = re.search(r'--comment (?:"([^"]*)"|(\S+))', rule)
-    return (found[1] or found[2] or "").replace("\\", "") if found else ""  # the program escapes quotes
 
 
 def _target(rule: str) -> str:

@@ -12,6 +12,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from kubenetlab.hoststate import listing
+from kubenetlab.hoststate.listing import Container, Difference
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
 from kubenetlab.names import socket_address
@@ -58,8 +60,13 @@ class VirtualServer(_Ipvs, frozen=True):
     @property
     def words(self) -> str:
         """Behind ipvsadm's -A."""
+        return f"{self.service} {self.options}"
+
+    @property
+    def options(self) -> str:
+        """Scheduler and persistence as ipvsadm writes them."""
         flags = " -b mh-port" if self.scheduler == SOURCE_HASH else ""
-        return f"{self.service} -s {self.scheduler}{f' -p {self.persistence_s}' if self.persistence_s else ''}{flags}"
+        return f"-s {self.scheduler}{f' -p {self.persistence_s}' if self.persistence_s else ''}{flags}"
 
 
 class RealServer(_Ipvs, frozen=True):
@@ -69,6 +76,8 @@ class RealServer(_Ipvs, frozen=True):
 
     real_address: str
     real_port: int
+    forwarding: str = "-m"
+    """ipvsadm's option for how packets reach it; ours by network address translation."""
 
     @property
     def key(self) -> Key:
@@ -80,7 +89,12 @@ class RealServer(_Ipvs, frozen=True):
     @property
     def words(self) -> str:
         """Behind ipvsadm's -a."""
-        return f"{self.service} -r {socket_address(self.real_address, self.real_port)} -m"
+        return f"{self.service} {self.destination} {self.forwarding}"
+
+    @property
+    def destination(self) -> str:
+        """Its own address as ipvsadm writes it: `-r 10.244.1.2:8080`."""
+        return f"-r {socket_address(self.real_address, self.real_port)}"
 
 
 IpvsObject = VirtualServer | RealServer
@@ -178,18 +192,30 @@ def told(objects: Iterable[Any]) -> str:
     return "".join(f"-A {server.words}\n{''.join(reals.get(server.service, ()))}" for server in _servers(found))
 
 
-def differences(wanted: Sequence[Balanced], listed: Any, former: Sequence[Name] = ()) -> Iterator[str]:
-    """`listed` are `Listed` of all virtual servers; those that only wait for the end of their connections are no difference."""
-    there = msgspec.convert(listed, tuple[Listed, ...])
-    found = {one.server.key: one.server for one in there}
-    seen: dict[Key, Object] = {**found, **{real.key: real for one in there for real, weight, _ in one.reals if weight}}
-    meant = {obj.key: obj for obj in members(wanted)}
-    for key, obj in meant.items():
-        if key not in seen:
-            yield f"+ {obj}"
-        elif str(seen[key]) != str(obj):
-            yield f"~ {obj}    (was: {seen[key]})"
-    yield from (f"- {obj}" for key, obj in seen.items() if key not in meant)
+def differences(objects: Sequence[Balanced], listed: Any) -> Iterator[Difference]:
+    """Compare with `Listed` of all virtual servers. A real server of weight 0 that is not desired waits for the end of its connections."""
+    desired = list(members(objects))
+    reals: dict[str, list[tuple[RealServer, int]]] = {}
+    for obj in desired:
+        if isinstance(obj, RealServer):
+            reals.setdefault(obj.service, []).append((obj, 1))
+    observed = msgspec.convert(listed, tuple[Listed, ...])
+    return listing.differences(
+        (_container(server, reals.get(server.service, ())) for server in _servers(desired)),
+        (_container(one.server, [(real, weight) for real, weight, _ in one.reals]) for one in observed),
+    )
+
+
+def _container(server: VirtualServer, reals: Iterable[tuple[RealServer, int]]) -> Container:
+    words = {real.destination: (f"{real.destination} {real.forwarding} -w {weight}", weight) for real, weight in reals}
+    return Container(
+        f"ipvs {server.service}",
+        "real server",
+        f"ipvs {server.service} ",
+        properties=server.options,
+        elements={destination: text for destination, (text, _) in words.items()},
+        optional=frozenset(destination for destination, (_, weight) in words.items() if not weight),
+    )
 
 
 def _servers(objects: Iterable[Any]) -> tuple[VirtualServer, ...]:

@@ -27,8 +27,9 @@ _DEST_ADDR, _DEST_PORT, _DEST_METHOD, _DEST_WEIGHT, _DEST_UPPER, _DEST_LOWER, _D
 _PERSISTENT, _HASH_PORT = 0x1, 0x10
 """IP_VS_SVC_F_PERSISTENT; IP_VS_SVC_F_SCHED2, which is mh-port."""
 _FLAGS_MASK = 0xFFFFFFFF
+_FORWARDING: Final = {0: "-m", 1: "-m", 2: "-i", 3: "-g"}
+"""IP_VS_CONN_F_MASQ, _LOCALNODE (a real server on this node itself), _TUNNEL, _DROUTE → ipvsadm's option."""
 _MASQUERADE = 0
-"""IP_VS_CONN_F_MASQ"""
 _HEADER = struct.Struct("=BBH")
 _VERSION = 1
 _PROTOCOLS: Final = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -105,7 +106,9 @@ def decode_destination(body: memoryview, server: VirtualServer) -> tuple[RealSer
     family = as_number(found[_DEST_FAMILY]) if _DEST_FAMILY in found else _family(server.address)
     address, port = _as_address(found, _DEST_ADDR, family), int.from_bytes(found[_DEST_PORT], "big")
     connections = as_number(found[_DEST_ACTIVE]) + as_number(found[_DEST_INACTIVE])
-    return RealServer("", server.protocol, server.address, server.port, address, port), as_number(found[_DEST_WEIGHT]), connections
+    forwarding = _FORWARDING.get(method := as_number(found[_DEST_METHOD]), f"(forwarding method {method})")
+    real = RealServer("", server.protocol, server.address, server.port, address, port, forwarding)
+    return real, as_number(found[_DEST_WEIGHT]), connections
 
 
 def _identity(server: VirtualServer | RealServer) -> bytes:

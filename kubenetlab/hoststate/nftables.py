@@ -1,17 +1,18 @@
 """nftables: tables, chains, sets, maps and elements as data; a rule is text with a comment that says where it comes from.
 
-A chain is replaced as a whole, an element by itself. The kernel's text is never compared with ours, for nft rewrites what it is
-given. Source: nft(8) 1.0.6; libnftables-json(5) for reading back.
+A chain is replaced as a whole, an element by itself. The kernel's text is never compared with this text, because nft rewrites rules:
+`diff` compares two listings of the kernel (nftables_listing.py). Source: nft(8) 1.0.6.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Struct, structs
 
+from kubenetlab.hoststate.listing import Container
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules import Bundle, Delta, Name, RuleObject, Rules, compared, delta, members
 
@@ -293,11 +294,11 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
         yield f"nft -f - <<'EOF'\n{text}{''.join(transaction((), [element]) for element in elements)}EOF"
 
 
-def differences(wanted: Sequence[Ruled], listed: Sequence[Any], former: Sequence[Name] = ()) -> Iterator[str]:
-    """`listed` has a document of `nft -j list table` for each table, or None where there is none."""
-    from kubenetlab.hoststate.nftables_listing import differences as of_tables
+def containers(listed: Sequence[str | None], names: Sequence[Name]) -> Iterator[Container]:
+    """Read the output of `nft --stateless list table` for each name; None for a table that does not exist."""
+    from kubenetlab.hoststate.nftables_listing import containers as of_tables
 
-    return of_tables(wanted, listed, former)
+    return of_tables(listed, names)
 
 
 def _add_table(table: Table) -> str:

@@ -1,95 +1,96 @@
-"""Where a node's tables differ from what they should hold: names, elements, and rules by number and comment.
+"""nftables' listings: the output of `nft --stateless list table`, read into containers.
 
-The texts of rules are not compared, for nft rewrites them; that somebody touched a rule is told by the generation number.
+table ip kube-proxy {
+        comment "rules for kube-proxy"
+        set cluster-ips {
+                type ipv4_addr
+                elements = { 10.96.0.1, 10.96.0.10 }
+        }
+        chain services {
+                type nat hook prerouting priority dstnat; policy accept;
+                ip daddr . meta l4proto . th dport vmap @service-ips
+        }
+}
+
+A rule is one line. The elements of a set continue on further lines.
+Source: nft(8) 1.0.6; nftables src/rule.c (table_print(), chain_print_declaration(),
+set_print_declaration()).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
-from msgspec import Struct
+from kubenetlab.hoststate.listing import Container
+from kubenetlab.hoststate.rules import Name
 
-from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject, Ruled, Table, names, table_of
-from kubenetlab.hoststate.rules import Name, members
-
-
-class Listed(Struct, frozen=True):
-    """What a listing shows of a table: enough to name what is missing, too much or changed."""
-
-    chains: dict[str, tuple[str, ...]]
-    """The comments of each chain's rules."""
-    collections: dict[str, frozenset[str]]
-    """The items of each set or map, as nft writes them."""
+_BLOCK = re.compile(r"\t([a-z][a-z ]*) (\S+) \{")
+_CHAIN_PROPERTY = re.compile(r'type \S+ hook .*|policy \S+|comment ".*"')
+_ELEMENTS = re.compile(r"elements = \{(.*)\}$")
+_ELEMENT = re.compile(r'(?:[^",{]+|"[^"]*"|\{[^}]*\})+')
+_END_OF_KEY = re.compile(r" : | (?:comment|counter|ct|expires|last|limit|quota|timeout)\b")
+_DYNAMIC = re.compile(r"(?:^|; )flags [^;]*\bdynamic\b")
 
 
-def differences(wanted: Sequence[Ruled], listed: Sequence[Any], former: Sequence[Name]) -> Iterator[str]:
-    """Lines as `diff` prints them, table by table."""
-    objects: list[NftObject] = list({obj.key: obj for obj in members(wanted)}.values())
-    for table, document in zip([obj for obj in objects if isinstance(obj, Table)], listed, strict=False):
-        if document is None:
-            yield f"+ {table}"
-            continue
-        found = decode_listing(document, table.family, table.name)
-        mine = [obj for obj in objects if not isinstance(obj, Table) and table_of(obj) == (table.family, table.name)]
-        yield from _chains([obj for obj in mine if isinstance(obj, Chain)], found, table)
-        yield from _collections(mine, found, table)
-    left = zip(former, listed[len(names(wanted)) :], strict=True)
-    yield from (f"- nft table {family} {name}" for (family, name), document in left if document is not None)
+def containers(listed: Sequence[str | None], names: Sequence[Name]) -> Iterator[Container]:
+    """Read the listings of these tables; None stands for a table that does not exist."""
+    for (family, table), text in zip(names, listed, strict=True):
+        if text is not None:
+            yield from _table(family, table, text)
 
 
-def _chains(wanted: Sequence[Chain], found: Listed, table: Table) -> Iterator[str]:
-    for chain in wanted:
-        if chain.name not in found.chains:
-            yield f"+ {chain}"
-            continue
-        comments = found.chains[chain.name]
-        if comments != tuple(rule.comment for rule in chain.rules):
-            yield f"~ {chain}    (was: {len(comments)} rule{'' if len(comments) == 1 else 's'})"
-    known = {chain.name for chain in wanted}
-    yield from (f"- nft chain {table.family} {table.name} {name}" for name in found.chains if name not in known)
+def _table(family: str, table: str, text: str) -> Iterator[Container]:
+    """Read the table itself, then its chains, then its sets, maps and other objects."""
+    own: list[str] = []
+    blocks: list[tuple[str, str, list[str]]] = []
+    body = own
+    for line in text.splitlines()[1:]:
+        if block := _BLOCK.fullmatch(line):
+            body = []
+            blocks.append((block[1], block[2], body))
+        elif line in ("\t}", "}"):
+            body = own
+        elif line.strip():
+            body.append(line.strip())
+    name = f"nft table {family} {table}"
+    yield Container(name, properties="; ".join(own))
+    for kind, inner, lines in sorted(blocks, key=lambda block: block[0] != "chain"):
+        place = f"{family} {table} {inner}"
+        read = {"chain": _chain, "set": _set, "map": _set}.get(kind, _other)
+        yield read(f"nft {kind} {place}", place, lines, name)
 
 
-def _collections(wanted: Sequence[Any], found: Listed, table: Table) -> Iterator[str]:
-    for collection in (obj for obj in wanted if isinstance(obj, Collection)):
-        if collection.name not in found.collections:
-            yield f"+ {collection}"
-            continue
-        if collection.timeout_s:
-            continue
-        items = found.collections[collection.name]
-        elements = {obj.item: obj for obj in wanted if isinstance(obj, Element) and obj.collection == collection.name}
-        yield from (f"+ {element}" for item, element in elements.items() if item not in items)
-        yield from (
-            f"- nft element {table.family} {table.name} {collection.name} {{ {item} }}" for item in sorted(items) if item not in elements
-        )
+def _chain(name: str, place: str, lines: Sequence[str], parent: str) -> Container:
+    start = next((number for number, line in enumerate(lines) if not _CHAIN_PROPERTY.fullmatch(line)), len(lines))
+    properties = "; ".join(line.rstrip(";") for line in lines[:start])
+    return Container(name, "rule", f"nft rule {place}: ", "", properties, tuple(lines[start:]), parent=parent)
 
 
-def decode_listing(document: Any, family: str, table: str) -> Listed:
-    """The output of `nft -j list table`."""
-    chains: dict[str, list[str]] = {}
-    collections: dict[str, frozenset[str]] = {}
-    for entry in document.get("nftables", ()):
-        for kind, value in entry.items():
-            if value.get("family") != family or value.get("table") != table:
-                continue
-            if kind == "chain":
-                chains[value["name"]] = []
-            elif kind == "rule":
-                chains[value["chain"]].append(value.get("comment", ""))
-            elif kind in ("set", "map"):
-                collections[value["name"]] = frozenset(_item(element) for element in value.get("elem", ()))
-    return Listed({name: tuple(rules) for name, rules in chains.items()}, collections)
+def _set(name: str, place: str, lines: Sequence[str], parent: str) -> Container:
+    """Read a set or a map. The elements of a dynamic one were added by packets."""
+    start = next((number for number, line in enumerate(lines) if line.startswith("elements = ")), len(lines))
+    properties = "; ".join(lines[:start])
+    is_dynamic = _DYNAMIC.search(properties) is not None
+    found = _ELEMENTS.fullmatch(" ".join(lines[start:]))
+    elements = [text.strip() for text in _ELEMENT.findall(found[1])] if found else []
+    return Container(
+        name,
+        "" if is_dynamic else "element",
+        f"nft element {place} {{ ",
+        " }",
+        properties,
+        elements={} if is_dynamic else _by_key(elements),
+        parent=parent,
+        is_filled_by_packets=is_dynamic,
+    )
 
 
-def _item(element: Any) -> str:
-    """One element's key as our own text writes it."""
-    if isinstance(element, list):  # of a map: [key, value]
-        element = element[0]
-    if isinstance(element, dict) and "elem" in element:
-        element = element["elem"]["val"]
-    if isinstance(element, dict) and "concat" in element:
-        return " . ".join(str(part) for part in element["concat"])
-    if isinstance(element, dict) and "prefix" in element:
-        return f"{element['prefix']['addr']}/{element['prefix']['len']}"
-    return str(element)
+def _other(name: str, place: str, lines: Sequence[str], parent: str) -> Container:
+    """Read a counter, a quota, a flowtable, …"""
+    return Container(name, properties="; ".join(lines), parent=parent)
+
+
+def _by_key(elements: Sequence[str]) -> Mapping[str, str]:
+    """Key → element: the part that an element of a map or its comment may follow."""
+    return {_END_OF_KEY.split(text, maxsplit=1)[0]: text for text in elements}

@@ -12,10 +12,11 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 from msgspec import Struct
 
+from kubenetlab.hoststate.listing import Container, Difference
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.versioned import VersionedMap
 
@@ -208,8 +209,24 @@ class Dialect(Protocol):
     def commands(self, objects: Sequence[Any]) -> Iterator[str]:
         """What one would type in the namespace to have these objects where nothing is, each as a whole, with what it reads."""
 
-    def differences(self, wanted: Sequence[Any], listed: Any, former: Sequence[Name] = ()) -> Iterator[str]:
-        """Where a listing of what is its own, then of what was, differs, as lines: `+` is to be added, `-` removed, `~` changed."""
+
+class Rewritten(Protocol):
+    """A dialect whose programs rewrite the rules that they load.
+
+    Objects and listings do not compare. The desired listing is made by the same programs, in a
+    reference namespace into which the desired rules are loaded.
+    """
+
+    def containers(self, listed: Any, names: Sequence[Name]) -> Iterator[Container]:
+        """Read a listing that the loader of this dialect made of `names`; nothing else is ours."""
+
+
+@runtime_checkable
+class Exact(Protocol):
+    """A dialect whose kernel listing follows from the objects alone."""
+
+    def differences(self, objects: Sequence[Any], listed: Any) -> Iterator[Difference]:
+        """Compare the objects with a listing that the loader of this dialect made."""
 
 
 def dialect(name: str) -> Dialect:

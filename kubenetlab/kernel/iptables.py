@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
-from kubenetlab.hoststate.iptables import cleaning, decode_restores, idle_tables
+from kubenetlab.hoststate.iptables import TABLES, cleaning, decode_restores, idle_tables
 from kubenetlab.hoststate.rules import Name
 from kubenetlab.kernel import nftables
 from kubenetlab.kernel.programs import Programs, require
@@ -20,6 +20,8 @@ from kubenetlab.kernel.rules import RulesError
 PROGRAM: Final = "iptables-nft-restore"
 INSTALL_HINT: Final = "install it with: apt-get install iptables"
 
+_HIDDEN = re.compile(r"^# (Table `(\S+)' is incompatible.*)$", re.MULTILINE)
+"""Comment in place of a table in which something else than iptables' programs has made rules."""
 _LINE = re.compile(r"line:? (\d+)")
 _NAMED = re.compile(r"Chain '(\S+)'")
 _PREFIX = re.compile(r"^ip6?tables\S*( v[\d.]+)?( \(nf_tables\))?: ")
@@ -47,7 +49,8 @@ class Iptables:
         return ""
 
     def listed(self, names: Sequence[Name]) -> list[tuple[str, str]]:
-        return [(family, self._save(family)) for family in dict.fromkeys(family for family, _ in names)]
+        """Return (family, output of `iptables-save`) pairs. Raises RulesError where a table has rules that it cannot show."""
+        return [(family, self._save(family, is_complete=True)) for family in dict.fromkeys(family for family, _ in names)]
 
     def text(self) -> str:
         return "".join(self._save(family) for family in ("ip", "ip6"))
@@ -55,10 +58,13 @@ class Iptables:
     def close(self) -> None:
         self._programs.close()
 
-    def _save(self, family: str) -> str:
+    def _save(self, family: str, *, is_complete: bool = False) -> str:
         done = self._programs.run([f"{family}tables-nft-save"])
         if done.returncode:
             raise RulesError(done.stderr.strip())
+        hidden = [found[1] for found in _HIDDEN.finditer(done.stdout) if found[2] in TABLES]
+        if hidden and is_complete:
+            raise RulesError(f"{family}tables-save: {hidden[0]}")
         return "".join(line for line in done.stdout.splitlines(keepends=True) if not line.startswith("#"))
 
     def restore(self, family: str, text: str) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import re
 import shutil
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 from kubenetlab.errors import RequirementError
@@ -33,7 +33,8 @@ _SO_SNDBUFFORCE = 32
 """asm-generic/socket.h"""
 _OVERHEAD = 32
 """netlink_sendmsg() takes so much less than the socket's buffer."""
-_JSON_OUTPUT = 1 << 4
+_STATELESS_OUTPUT = 1 << 2
+"""NFT_CTX_OUTPUT_STATELESS: without counters' values and elements' expiry times."""
 _GET_GENERATION, _NFTA_GEN_ID = 10 << 8 | 16, 1
 """NFNL_SUBSYS_NFTABLES with NFT_MSG_GETGEN; what the answer has in it."""
 _NFGENMSG = struct.Struct("=BBH")
@@ -90,7 +91,7 @@ class Nft:
     def text(self) -> str:
         return self._words.text()
 
-    def listed(self, names: Sequence[Name]) -> list[Any]:
+    def listed(self, names: Sequence[Name]) -> list[str | None]:
         return self._words.listed(names)
 
     def close(self) -> None:
@@ -203,15 +204,11 @@ class LibraryNft:
     def text(self) -> str:
         return self.run("list ruleset")
 
-    def listed(self, names: Sequence[Name]) -> list[Any]:
-        return [self._list_table(family, table) for family, table in names]
-
-    def _list_table(self, family: str, table: str) -> Any:
-        self._library.nft_ctx_output_set_flags(self._context, _JSON_OUTPUT)
+    def listed(self, names: Sequence[Name]) -> list[str | None]:
+        """Return what nft prints of each table, without state; None for one that does not exist."""
+        self._library.nft_ctx_output_set_flags(self._context, _STATELESS_OUTPUT)
         try:
-            return json.loads(self.run(f"list table {family} {table}"))
-        except RulesError:
-            return None
+            return [_listing(partial(self.run, f"list table {family} {table}")) for family, table in names]
         finally:
             self._library.nft_ctx_output_set_flags(self._context, 0)
 
@@ -235,14 +232,9 @@ class ProgramNft:
     def text(self) -> str:
         return self._run(["list", "ruleset"])
 
-    def listed(self, names: Sequence[Name]) -> list[Any]:
-        return [self._list_table(family, table) for family, table in names]
-
-    def _list_table(self, family: str, table: str) -> Any:
-        try:
-            return json.loads(self._run(["-j", "list", "table", family, table]))
-        except RulesError:
-            return None
+    def listed(self, names: Sequence[Name]) -> list[str | None]:
+        """Return what nft prints of each table, without state; None for one that does not exist."""
+        return [_listing(partial(self._run, ["--stateless", "list", "table", *name])) for name in names]
 
     def close(self) -> None:
         self._programs.close()
@@ -252,6 +244,16 @@ class ProgramNft:
         if done.returncode:
             raise RulesError(readable(done.stderr, text))
         return done.stdout
+
+
+def _listing(run: Callable[[], str]) -> str | None:
+    """Run a command that lists a table; return None where the table does not exist. Raises RulesError."""
+    try:
+        return run()
+    except RulesError as error:
+        if os.strerror(errno.ENOENT) not in str(error):
+            raise
+        return None
 
 
 def readable(said: str, text: str) -> str:

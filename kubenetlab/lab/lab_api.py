@@ -38,6 +38,7 @@ from kubenetlab.datapath import faults, modes, plan
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.errors import ManifestError, RequirementError, UsageError
 from kubenetlab.hoststate.diff import Changes, diff
+from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.rules import by_dialect
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState, far_ends
@@ -153,7 +154,7 @@ class LabApi:
         return _json({"items": documents})
 
     async def _diff(self, request: Request) -> Answer:
-        """Where the kernel differs from what should be if nothing were broken: looked at now, not repaired by this."""
+        """Compare the kernel as it is now with what should be if nothing were broken on purpose."""
         agent = self._agent
         async with agent.kernel_is_free:
             healthy = plan(faults.healed(agent.cluster), agent.decisions, Memo()) if agent.cluster.all(Fault) else agent.desired
@@ -161,14 +162,15 @@ class LabApi:
             seen = agent.kernel.observe(wanted)
             netlink = HostState({netns: _netlink(contents) for netns, contents in seen.items()})
             desired = HostState({netns: _netlink(contents) for netns, contents in wanted.items()}, healthy.origins)
-            changes = {entry["netns"]: entry for entry in render_changes(diff(netlink, desired))}
+            found = {entry.netns: [operation.difference() for operation in entry.details()] for entry in diff(netlink, desired).namespaces}
             for netns, contents in wanted.items():
                 rules = of_hand(contents.values(), "rules")
-                pid = agent.sandboxes.pids.get(netns)
-                if pid and (lines := await agent.rules.differences(netns, pid, rules)):
-                    changes.setdefault(netns, {"netns": netns, "operations": []})["operations"] += lines
+                if pid := agent.sandboxes.pids.get(netns):
+                    is_applied = of_hand(agent.known.get(netns, {}).values(), "rules") == rules
+                    found.setdefault(netns, []).extend(await agent.rules.differences(netns, pid, rules, is_applied=is_applied))
+        changes = [render_differences(netns, differences) for netns, differences in found.items() if differences]
         warnings = recovery.warnings(agent.directory / rundir.STORE)
-        return _json({"changes": list(changes.values()), "failures": agent.failures, "faults": broken(agent.cluster), "warnings": warnings})
+        return _json({"changes": changes, "failures": agent.failures, "faults": broken(agent.cluster), "warnings": warnings})
 
     async def _settled(self, request: Request) -> Answer:
         timeout_s = float(request.query.get("timeout", "60"))
@@ -244,6 +246,11 @@ class LabApi:
 def render_changes(changes: Changes) -> list[dict[str, Any]]:
     """Changes as the API shows them: namespace by namespace, a line an operation."""
     return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]} for entry in changes.namespaces]
+
+
+def render_differences(netns: str, differences: Sequence[Difference]) -> dict[str, Any]:
+    """Return the differences of one namespace as the API shows them: as lines, and with their fields."""
+    return {"netns": netns, "operations": [difference.line for difference in differences], "differences": differences}
 
 
 def _admit(cluster: Cluster, documents: list[dict[str, Any]], sources: Sequence[Any] = ()) -> Admission:

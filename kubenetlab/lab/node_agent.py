@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules import Name, Step
 from kubenetlab.kernel import nftables
+from kubenetlab.kernel.comparison import Names, compare
 from kubenetlab.kernel.rules import Comparing, Loader, RulesError, Tended, Watching, open_here
 from kubenetlab.kernel.syscalls import give_memory_back, inside_network, open_namespace
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
 from kubenetlab.lab.executor import Executor
+from kubenetlab.lab.forked import in_child
 from kubenetlab.lab.hooks import HookRun
 from kubenetlab.lab.podnet import Namespace
 from kubenetlab.lab.prober import Probing, Question
@@ -138,6 +140,8 @@ class NodeAgent:
         self._rulesets: dict[str, Ruleset] = {}
         self._probes: dict[tuple[str, str, str], Question] = {}
         self._agent: Channel | None = None
+        self._pending: set[asyncio.Task[None]] = set()
+        """Requests that are answered by another process."""
         self._answers: Together[Message] = Together(lambda answers: self._tell({"event": "probes", "probes": answers}))
 
     async def run(self) -> None:
@@ -153,6 +157,9 @@ class NodeAgent:
                     async for request in agent.receive():
                         for one in request.get("each", (request,)):
                             answer = self._serve({**request, **one})
+                            if isinstance(answer, Coroutine):
+                                self._answer_later(agent, one["id"], answer)
+                                continue
                             agent.send({"answers": one["id"], **answer})
                             await agent.sent()  # the next one may take long
                 finally:
@@ -182,7 +189,20 @@ class NodeAgent:
         if self._agent is not None:
             self._agent.send(event)
 
-    def _serve(self, request: Message) -> Message:
+    def _answer_later(self, agent: Channel, number: int, answer: Coroutine[Any, Any, Message]) -> None:
+        """Answer a request when its work in another process is done; other requests are served meanwhile."""
+
+        async def send() -> None:
+            try:
+                message = await answer
+            except OSError as error:
+                message = {"error": str(error)}
+            agent.send({"answers": number, **message})
+
+        self._pending.add(task := asyncio.get_running_loop().create_task(send()))
+        task.add_done_callback(self._pending.discard)
+
+    def _serve(self, request: Message) -> Message | Coroutine[Any, Any, Message]:
         try:
             match request["do"]:
                 case "rules":
@@ -192,6 +212,8 @@ class NodeAgent:
                     return {"generation": ruleset.generation(), "open": ruleset.dialects}
                 case "list":
                     return {"listed": self._ruleset(request).listed(request["dialect"], request["names"])}
+                case "compare":
+                    return self._compare(request["pid"], request["steps"], request["names"])
                 case "text":
                     return {"text": self._ruleset(request).text(request["dialect"])}
                 case "probes":
@@ -201,6 +223,15 @@ class NodeAgent:
             return {"error": str(error)}
         except (KeyError, OSError, ValueError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
+
+    async def _compare(self, pid: int, steps: Any, names: Names) -> Message:
+        """Compare a node's rules with those that the steps make."""
+        netns = open_namespace("net", pid)
+        try:
+            wanted = msgspec.convert(steps, tuple[Step, ...])
+            return {"compared": msgspec.Raw(await in_child(lambda: msgspec.json.encode(compare(netns, wanted, names))))}
+        finally:
+            os.close(netns)
 
     def _ruleset(self, request: Message) -> Ruleset:
         netns, pid = request["netns"], request["pid"]

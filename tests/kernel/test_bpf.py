@@ -51,7 +51,12 @@ def test_services_are_told_and_changed() -> None:
     assert {"link eth0: coming, going", "front 10.96.0.7: a cluster IP"} <= set(loader.text().splitlines())
     loader.run(bpf.update(NODE + SERVICE, NODE))
     assert list(bpf.differences(NODE, loader.listed(()))) == []
-    assert list(bpf.differences(NODE + SERVICE, loader.listed(()))) == [f"+ {obj}" for obj in SERVICE]
+    assert [found.line for found in bpf.differences(NODE + SERVICE, loader.listed(()))] == [
+        "+ bpf map fronts: 10.96.0.7: cluster IP",
+        f"+ bpf map fronts: 10.96.0.7 80/TCP of default/web/TCP, Cluster: 1 endpoints in {ENDPOINTS.name}, Local: none",
+        f"+ bpf map endpoints: {ENDPOINTS.name} 0: 10.244.1.2 80",
+        f"+ bpf map members: {ENDPOINTS.name} has 10.244.1.2 80",
+    ]
     loader.run(bpf.update(NODE, NODE + SERVICE))
     loader.run(bpf.replacement(NODE + SERVICE[:1]))
     assert list(bpf.differences(NODE + SERVICE[:1], loader.listed(()))) == []

@@ -7,10 +7,12 @@ from contextlib import closing
 
 import pytest
 
-from kubenetlab.hoststate.ipset import Filled, Member, Set, blamed, differences, names, parse, replacement, update
-from kubenetlab.kernel import ipset
+from kubenetlab.hoststate.ipset import Filled, Member, Set, blamed, names, parse, replacement, update
+from kubenetlab.hoststate.rules import steps
+from kubenetlab.kernel import ipset, iptables
 from kubenetlab.kernel.rules import RulesError
 from tests.clusters import deployment, rules_of, service
+from tests.kernel.comparing import differences, lines
 
 CLUSTER = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: dual, kubeProxyMode: ipvs}\n---\n"
 
@@ -45,7 +47,7 @@ def test_changing_ends_where_making_anew_ends(monkeypatch: pytest.MonkeyPatch) -
         for wanted in (SMALL, LARGE, SMALL):
             here.run(update(before, wanted))
             changed = contents(here)
-            assert list(differences(wanted, here.listed(names(wanted)))) == []
+            assert lines(wanted) == []
             assert not here.was_touched()
             here.run(replacement(wanted))
             assert contents(here) == changed
@@ -62,8 +64,9 @@ def test_what_others_have_stays() -> None:
         before = here.text()
         here.run(update([], LARGE))
         assert not here.was_touched()
-        ours = {f"- ipset {obj.name}" for obj in LARGE if isinstance(obj, Set)}
-        assert set(differences([], here.listed(names(LARGE)), names(LARGE))) == ours
+        ours = {("remove", f"ipset {obj.name}") for obj in LARGE if isinstance(obj, Set)}
+        found = differences([], names(LARGE), "ipset")
+        assert {(difference.action, difference.object) for difference in found} == ours
         here.run(replacement([], names(LARGE)))
         assert here.text() == before
 
@@ -72,8 +75,8 @@ def test_what_others_have_stays() -> None:
     ("change", "said"),
     [
         ("add KUBE-IPVS-IPS 192.0.2.9\n", "- ipset KUBE-IPVS-IPS member 192.0.2.9"),
-        ("create KUBE-X hash:ip family inet\n", "- ipset KUBE-X"),
-        ("destroy KUBE-NODE-PORT-TCP\n", "+ ipset KUBE-NODE-PORT-TCP bitmap:port range 0-65535"),
+        ("create KUBE-X hash:ip family inet\n", "- ipset KUBE-X: 0 members"),
+        ("destroy KUBE-NODE-PORT-TCP\n", "+ ipset KUBE-NODE-PORT-TCP: 0 members"),
     ],
 )
 def test_what_somebody_changed_is_named_and_noticed(change: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +86,7 @@ def test_what_somebody_changed_is_named_and_noticed(change: str, said: str, monk
         here.run(update(LARGE, SMALL))
         assert not here.was_touched()
         here.restore(change)
-        assert list(differences(SMALL, here.listed(names(SMALL)))) == [said]
+        assert lines(SMALL) == [said]
         assert here.was_touched()
         here.run(replacement(SMALL))
         assert not here.was_touched()
@@ -97,3 +100,32 @@ def test_a_refused_member_is_named() -> None:
             here.run(update([], wrong))
         assert str(caught.value).splitlines()[1:] == ["add -exist KUBE-A 192.0.2.1,tcp:80"]
         assert blamed(str(caught.value), wrong) == (wrong[1], wrong[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (("ipset", "add KUBE-CLUSTER-IP 10.96.9.9,tcp:80\n"), "- ipset KUBE-CLUSTER-IP member 10.96.9.9,tcp:80"),
+        (("ipset", "del KUBE-CLUSTER-IP 10.96.0.10,tcp:53\n"), "+ ipset KUBE-CLUSTER-IP member 10.96.0.10,tcp:53"),
+        (
+            ("iptables", "*nat\n-R KUBE-MARK-MASQ 1 -j MARK --set-xmark 0x8000/0x8000\nCOMMIT\n"),
+            "~ iptables rule nat KUBE-MARK-MASQ: -j MARK --set-xmark 0x4000/0x4000    (was: -j MARK --set-xmark 0x8000/0x8000)",
+        ),
+    ],
+    ids=["member added", "member removed", "rule replaced"],
+)
+def test_sets_and_the_rules_that_name_them_are_compared(change: tuple[str, str], shown: str) -> None:
+    """Rules that ask sets are loaded for comparison after the sets; one edit is one difference, in either backend."""
+    text = CLUSTER + deployment() + service()
+    wanted = [*rules_of("ipset", text), *rules_of("iptables", text)]
+    with closing(ipset.open_here()) as sets_here, closing(iptables.open_here()) as rules_here:
+        for step in steps((), wanted, {}, anew=False):
+            (sets_here if step.dialect == "ipset" else rules_here).run(step.text)
+        assert "--match-set KUBE-" in rules_here.text()
+        assert lines(wanted) == []
+        name, commands = change
+        if name == "ipset":
+            sets_here.restore(commands)
+        else:
+            rules_here.restore("ip", commands)
+        assert lines(wanted) == [shown]

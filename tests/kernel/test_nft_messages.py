@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from kubenetlab.hoststate import nft_messages
-from kubenetlab.hoststate.nftables import NftObject, names, transaction
+from kubenetlab.hoststate.nftables import NftObject, containers, names, transaction
 from kubenetlab.hoststate.wire import NLM_F_DUMP, message
 from kubenetlab.kernel import netlink, nftables, syscalls
 from kubenetlab.kernel.rules import RulesError
@@ -43,17 +42,13 @@ class Side:
     def has(self, wanted: list[NftObject]) -> tuple[Any, ...]:
         """Chains, rules and sets as the kernel gives them, their names, numbers and nft's own notes included; and the elements, in one order."""
         dumps = [self._dump(what) for what in (GET_CHAINS, GET_RULES, GET_SETS)]
-        return *dumps, [sorted(map(json.dumps, _elements(table))) for table in self.library.listed(names(wanted))]
+        tables = containers(self.library.listed(names(wanted)), names(wanted))
+        return *dumps, [(one.name, sorted(one.elements.items())) for one in tables]
 
     def _dump(self, what: int) -> list[bytes]:
         """Without the number of the generation, which is in the header."""
         answer = netlink.ask(self._socket, message(what, NLM_F_DUMP, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)))
         return [bytes(body[:2]) + bytes(body[4:]) for body in answer]
-
-
-def _elements(table: Any) -> list[Any]:
-    sets = [found[kind] for found in table["nftables"] for kind in ("set", "map") if kind in found]
-    return [(found["name"], element) for found in sets for element in found.get("elem", ())]
 
 
 def rules(text: str, then: str = "") -> list[NftObject]:

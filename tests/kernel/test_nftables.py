@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-from kubenetlab.hoststate.nftables import NftObject, names, replacement, transaction
-from kubenetlab.hoststate.nftables import differences as differences_of
+from kubenetlab.hoststate.nftables import NftObject, replacement, transaction
 from kubenetlab.kernel import nftables
 from kubenetlab.kernel.rules import Loader, RulesError
 from tests.clusters import deployment, rules_of, service
+from tests.kernel.comparing import lines
 
 
 def rules(text: str, then: str = "") -> list[NftObject]:
@@ -26,10 +26,6 @@ def opened(way: str) -> Loader:
     return nftables.LibraryNft() if way == "library" else nftables.ProgramNft()
 
 
-def differences(here: Loader, wanted: list[NftObject]) -> list[str]:
-    return list(differences_of(wanted, here.listed(names(wanted))))
-
-
 @pytest.mark.parametrize("way", ["library", "program"])
 def test_changing_ends_where_making_anew_ends(way: str) -> None:
     """One transaction from few endpoints to many and back; each raises the generation by one."""
@@ -38,7 +34,7 @@ def test_changing_ends_where_making_anew_ends(way: str) -> None:
     begun = nftables.Generations().read()
     for old, new in (([], small), (small, large), (large, small)):
         here.run(transaction(old, new))
-        assert differences(here, new) == []
+        assert lines(new) == []
     assert nftables.Generations().read() == begun + 3
     listed = here.run("list ruleset")
     here.run(replacement(small))
@@ -63,7 +59,7 @@ def test_a_refused_transaction_changes_nothing() -> None:
         ("flush chain ip kube-proxy services", "~ nft chain ip kube-proxy services: 2 rules    (was: 0 rules)"),
         ("delete element ip kube-proxy cluster-ips { 10.96.0.10 }", "+ nft element ip kube-proxy cluster-ips { 10.96.0.10 }"),
         ("add element ip kube-proxy nodeport-ips { 192.0.2.1 }", "- nft element ip kube-proxy nodeport-ips { 192.0.2.1 }"),
-        ("add chain ip kube-proxy mine", "- nft chain ip kube-proxy mine"),
+        ("add chain ip kube-proxy mine", "- nft chain ip kube-proxy mine: 0 rules"),
         ("delete table ip ip-masq-agent", "+ nft table ip ip-masq-agent"),
     ],
 )
@@ -73,12 +69,62 @@ def test_what_somebody_changed_is_named(command: str, said: str) -> None:
     wanted = rules(deployment() + service())
     here.run(transaction([], wanted))
     generation = nftables.Generations().read()
-    assert differences(here, wanted) == []
+    assert lines(wanted) == []
     here.run(command)
     assert nftables.Generations().read() == generation + 1
-    assert said in differences(here, wanted)
+    assert said in lines(wanted)
     here.run(replacement(wanted))
-    assert differences(here, wanted) == []
+    assert lines(wanted) == []
+
+
+@pytest.mark.parametrize("way", ["library", "program"])
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (
+            'replace rule ip kube-proxy cluster-ips-check handle {drop} ip daddr 10.96.0.0/16 accept comment "Drop traffic to unallocated ClusterIPs"',
+            '~ nft rule ip kube-proxy cluster-ips-check: ip daddr 10.96.0.0/16 drop comment "Drop traffic to unallocated ClusterIPs"'
+            '    (was: ip daddr 10.96.0.0/16 accept comment "Drop traffic to unallocated ClusterIPs")',
+        ),
+        (
+            "delete rule ip kube-proxy masquerading handle {return}\n"
+            "add rule ip kube-proxy masquerading meta mark & 0x00004000 == 0x00000000 return",
+            "~ nft rule ip kube-proxy masquerading: meta mark & 0x00004000 == 0x00000000 return    (moved: rule 1, was: rule 3)",
+        ),
+        ("insert rule ip kube-proxy services counter accept", "- nft rule ip kube-proxy services: counter accept"),
+        (
+            "delete element ip kube-proxy service-ips {{ 10.96.0.10 . udp . 53 }}\n"
+            "add element ip kube-proxy service-ips {{ 10.96.0.10 . udp . 53 : drop }}",
+            '~ nft element ip kube-proxy service-ips {{ 10.96.0.10 . udp . 53 comment "kube-system/kube-dns:dns" : '
+            "goto service-FY5PMXPG-kube-system/kube-dns/udp/dns }}    (was: 10.96.0.10 . udp . 53 : drop)",
+        ),
+        (
+            "add chain ip kube-proxy filter-input {{ policy drop ; }}",
+            "~ nft chain ip kube-proxy filter-input: type filter hook input priority filter; policy accept"
+            "    (was: type filter hook input priority filter; policy drop)",
+        ),
+        (
+            "add table ip kube-proxy {{ flags dormant ; }}",
+            '~ nft table ip kube-proxy: comment "rules for kube-proxy"    (was: flags dormant; comment "rules for kube-proxy")',
+        ),
+    ],
+    ids=["verdict", "order", "rule added", "element", "policy", "dormant"],
+)
+def test_one_edit_is_one_difference(command: str, shown: str, way: str) -> None:
+    """Whatever the comments say, and whatever the kernel has counted."""
+    here = opened(way)
+    wanted = rules(deployment() + service())
+    here.run(transaction([], wanted))
+    edits = nftables.ProgramNft()
+    handles = {name: _handle(edits, chain, name) for chain, name in (("cluster-ips-check", "drop"), ("masquerading", "return"))}
+    edits.run(command.format(**handles))
+    assert lines(wanted) == [shown.format()]
+
+
+def _handle(nft: nftables.ProgramNft, chain: str, verdict: str) -> str:
+    """The number by which nft names the first rule of a chain with this verdict."""
+    listing = nft._run(["--handle", "list", "chain", "ip", "kube-proxy", chain]).splitlines()
+    return next(line for line in listing if verdict in line).rpartition("# handle ")[2]
 
 
 def test_the_context_stays_in_its_namespace() -> None:

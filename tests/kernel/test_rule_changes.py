@@ -14,9 +14,10 @@ from kubenetlab.datapath import plan
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.bpf import Hooked, Programs
-from kubenetlab.hoststate.rules import RuleObject, by_dialect, dialect, names, steps
+from kubenetlab.hoststate.rules import Exact, RuleObject, by_dialect, dialect, names, steps
 from kubenetlab.kernel.rules import Loader, open_here
 from tests.clusters import ONLINK, running, store
+from tests.kernel.comparing import lines
 
 MODES = {
     "nftables,layout=faithful": (),
@@ -76,10 +77,14 @@ def rules(text: str, memo: Memo) -> list[RuleObject]:
 
 def differences(loaders: dict[str, Loader], wanted: list[RuleObject]) -> list[str]:
     found: list[str] = []
+    rewritten: list[RuleObject] = []
     for name, objects in by_dialect(wanted).items():
         words = dialect(name)
-        found += words.differences(objects, loaders[name].listed(words.names(objects)))
-    return found
+        if isinstance(words, Exact):
+            found += [difference.line for difference in words.differences(objects, loaders[name].listed(words.names(objects)))]
+        else:
+            rewritten += objects
+    return found + lines(rewritten)
 
 
 @pytest.mark.parametrize(

@@ -139,13 +139,16 @@ def test_what_differs_is_named() -> None:
     assert list(bpf.differences(wanted, {"links": links, "maps": maps})) == []
     (own,) = (key.hex() for (_, key), _ in front.entries())
     changed = {**maps, "fronts": {name: value for name, value in maps["fronts"].items() if name != own}, "sources": {"00": "01"}}
-    assert list(bpf.differences(wanted, {"links": {**links, "veth0": ["going"]}, "maps": changed})) == [
-        f"+ {front}",
-        "+ bpf programs coming and going on veth0",
-        "- bpf entry sources 00",
+    text = "10.96.0.7 80/TCP of s, Cluster: 0 endpoints in a, Local: none"
+    assert [found.line for found in bpf.differences(wanted, {"links": {**links, "veth0": ["going"]}, "maps": changed})] == [
+        "~ bpf programs on veth0: coming, going    (was: veth0: going)",
+        f"+ bpf map fronts: {text}",
+        "- bpf map sources: 00 = 01",
     ]
     broken = {**maps, "fronts": {**maps["fronts"], own: "00"}}
-    assert list(bpf.differences(wanted, {"links": links, "maps": broken})) == [f"~ {front}"]
+    assert [found.line for found in bpf.differences(wanted, {"links": links, "maps": broken})] == [
+        f"~ bpf map fronts: {text}    (was: {own} = 00)"
+    ]
 
 
 @pytest.mark.parametrize(

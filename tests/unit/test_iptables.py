@@ -13,9 +13,7 @@ from kubenetlab.hoststate.iptables import (
     Jump,
     blamed,
     cleaning,
-    comment,
     decode_restores,
-    differences,
     idle_tables,
     parse,
     update,
@@ -137,18 +135,3 @@ def test_a_refusal_points_at_its_chain() -> None:
     said = "iptables-restore: Chain 'X' does not exist\n*nat\n-A KUBE-A -j X"
     assert blamed(said, [bundle]) == (bundle.parts[1], bundle)
     assert blamed("iptables-restore: Permission denied", [bundle]) is None
-
-
-def test_a_comment_with_quotes_is_recognised() -> None:
-    """iptables-save escapes them."""
-    says = comment("a b, type 'x'")
-    chain = Chain("n", "ip", "nat", "KUBE-A", (f"{says} -j RETURN",))
-    escaped = says.replace("'", "\\'")
-    saved = f"*nat\n:KUBE-A - [0:0]\n-A KUBE-A {escaped} -j RETURN\nCOMMIT\n"
-    assert list(differences([chain], [("ip", saved)])) == []
-
-
-def test_comments_fit() -> None:
-    """Of xt_comment's 256 bytes one is a zero."""
-    assert comment('say "x"') == "-m comment --comment \"say 'x'\""
-    assert len(comment("é" * 300).encode()) <= len('-m comment --comment ""') + 255

@@ -1,0 +1,37 @@
+"""Differences between the rules of the current namespace and the desired ones, found as `diff` finds them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from kubenetlab.hoststate.listing import Difference
+from kubenetlab.hoststate.rules import Name, RuleObject, by_dialect, dialect, steps
+from kubenetlab.kernel.comparison import Compared, compare
+from kubenetlab.kernel.syscalls import open_namespace
+from kubenetlab.lab.forked import in_child
+
+
+def differences(desired: Iterable[RuleObject], former: Sequence[Name] = (), name: str = "") -> tuple[Difference, ...]:
+    """Compare dialects whose programs rewrite rules. `former` are names that dialect `name` owned before."""
+    objects = by_dialect(desired)
+    names = {each: dialect(each).names(mine) for each, mine in objects.items()}
+    if name:
+        names[name] = (*names.get(name, ()), *former)
+    loads = steps((), [obj for mine in objects.values() for obj in mine], {}, anew=False)
+    netns = open_namespace("net")
+    try:
+        data = asyncio.run(in_child(lambda: msgspec.json.encode(compare(netns, loads, names))))
+    finally:
+        os.close(netns)
+    compared = msgspec.json.decode(data, type=Compared)
+    assert compared.errors == {}
+    return compared.differences
+
+
+def lines(desired: Iterable[RuleObject], former: Sequence[Name] = (), name: str = "") -> list[str]:
+    """The differences as `diff` prints them."""
+    return [difference.line for difference in differences(desired, former, name)]
