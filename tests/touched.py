@@ -36,7 +36,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/loadbalancers": ("load_balancers",),
     "kubenetlab/datapath/port_mappings": ("port_mappings",),
     "kubenetlab/datapath/probes": WORKLOADS,
-    "kubenetlab/datapath/proxy/": (*SERVICES, "diff", "node_port_addresses"),
+    "kubenetlab/datapath/proxy/": (*SERVICES, "diff", "node_port_addresses", "local_traffic"),
     "kubenetlab/datapath/proxy/ebpf": ("ebpf", "direct_return"),
     "kubenetlab/datapath/proxy_views": ("broken", "switching"),
     "kubenetlab/datapath/uplink": ("uplink",),

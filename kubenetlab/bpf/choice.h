@@ -25,8 +25,9 @@ __noinline int choose_list(const struct settings *known, const struct front *fro
 	if (!work || !known || !front)
 		return -1;
 	const struct packet *packet = &work->packet;
-	int is_from_pod = is_within(&packet->tuple.source, &known->pods[packet->is_ipv6 != 0]);
-	int is_local = (front->flags & IS_LOCAL) != 0, masquerade = !is_from_pod || front->flags & IS_HIDING;
+	int is_from_pod = is_within(&packet->tuple.source, &known->local[packet->is_ipv6 != 0]);
+	int is_foreign = known->is_detecting && !is_from_pod; /* what the node itself sends needs a port of its own in any case */
+	int is_local = (front->flags & IS_LOCAL) != 0, masquerade = is_foreign || is_from_node || front->flags & IS_HIDING;
 	if (front->flags & IS_OUTSIDE) {
 		masquerade = !is_local || is_from_node;
 		if (is_from_pod || is_from_node)

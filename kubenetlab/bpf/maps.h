@@ -23,6 +23,8 @@ struct settings {
 	struct address node[2];
 	struct range pods[2];
 	struct range services[2];
+	struct range local[2]; /* sources that count as pods where a policy depends on it: kube-proxy's detectLocalMode */
+	__u32 is_detecting;    /* 0: there is no such range, and nothing is masqueraded because it is outside of one */
 };
 
 enum front_kind { AT_ADDRESS, AT_NODE };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -119,14 +120,24 @@ Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How
 
 
 def mode(text: str) -> dict[str, object]:
-    """`bridge,layout=routed` as the Cluster document writes it: `{type: bridge, layout: routed}`. A list has brackets: `ranges=[a,b]`."""
+    """Return `bridge,layout=routed` as the Cluster document writes it: `{type: bridge, layout: routed}`.
+
+    A list has brackets: `ranges=[a,b]`. A dot leads into a mapping: `detectLocal.bridgeInterface=cbr0`.
+    """
     name, *rest = re.split(r",(?![^\[]*\])", text)
     found: dict[str, object] = {"type": name}
     for part in rest:
         key, equals, value = part.partition("=")
         if not equals or not key:
             raise typer.BadParameter(f'"{part}": wanted OPTION=VALUE')
-        found[key] = [part for part in value[1:-1].split(",") if part] if value.startswith("[") else _plain(value)
+        *outer, last = key.split(".")
+        place: dict[str, object] = found
+        for name in outer:
+            inner = place.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise typer.BadParameter(f'"{part}": {name} has the value {inner} already')
+            place = inner
+        place[last] = [part for part in value[1:-1].split(",") if part] if value.startswith("[") else _plain(value)
     return found
 
 
@@ -135,7 +146,9 @@ def _plain(value: str) -> object:
 
 
 def mode_option(name: str, value: object) -> str:
-    """The same way back: what one would write for an option."""
+    """Return an option as the command line has it: the inverse of `mode`."""
+    if isinstance(value, Mapping):
+        return ",".join(mode_option(f"{name}.{key}", inner) for key, inner in value.items())
     if isinstance(value, list | tuple):
         return f"{name}=[{','.join(map(str, value))}]"
     return f"{name}={str(value).lower() if isinstance(value, bool) else value}"

@@ -56,5 +56,14 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple | list):
         return str(len(value))
     if isinstance(value, Mapping):
-        return ",".join((str(value.get("type", "")), *(f"{key}={_shown(inner)}" for key, inner in value.items() if key != "type")))
+        return ",".join((str(value.get("type", "")), *_options({key: inner for key, inner in value.items() if key != "type"})))
     return str(value)
+
+
+def _options(options: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Yield a mode's options as the command line has them: `layout=fast`, `detectLocal.bridgeInterface=cbr0`."""
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _options(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}={_shown(value)}"

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.core import Service
 from kubenetlab.api.decode import Finding, decode, format_path
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.meta import Resource, kubernetes_name
@@ -44,6 +45,10 @@ class PodNetwork(Struct, frozen=True):
     mtu: int
     cluster_cidrs: tuple[str, ...]
     """Where pods' addresses come from, per family; what kube-proxy counts as a pod."""
+    bridge: str = ""
+    """Bridge of each node to which its pods' links belong; empty without one."""
+    link_prefix: str = ""
+    """Beginning of the names of the nodes' ends of pods' links."""
 
 
 class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fields=True):
@@ -51,7 +56,14 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
 
     needs: ClassVar[Needs] = Needs()
     serves: ClassVar[bool] = True
-    names_nodes: ClassVar[bool] = False
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield the faults of options that are right each by itself."""
+        return iter(())
+
+    def names_node(self, service: Service) -> bool:
+        """Return True when a Service's rules name the node that they are on: its addresses, or its range."""
+        return False
 
     def settled(self, services: int) -> Self:
         """The mode with what it leaves to the size of the cluster decided."""
@@ -84,8 +96,9 @@ class ServiceProxy(Protocol):
     needs: ClassVar[Needs]
     serves: ClassVar[bool]
     """False for a mode in which no Service works."""
-    names_nodes: ClassVar[bool]
-    """True when a node port's rules name the addresses of the node that they are on."""
+
+    def names_node(self, service: Service) -> bool:
+        """Return True when a Service's rules name the node that they are on: its addresses, or its range."""
 
     def settled(self, services: int) -> Self:
         """The mode for so many Services."""
@@ -135,6 +148,8 @@ def try_load(family: Family, name: str, options: Mapping[str, Any]) -> tuple[Any
             Finding(("networking", field, *finding.path), finding.message, hints=(f"options of {name}: {options_known}",))
             for finding in decoded.findings
         ]
+    if decoded.value is not None and (findings := tuple(decoded.value.findings())):
+        return None, [structs.replace(finding, path=("networking", field, *finding.path)) for finding in findings]
     return decoded.value, ()
 
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
-from kubenetlab.datapath.proxy.services import has_node_ports, knows_places
+from kubenetlab.datapath.proxy.services import knows_places
 from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.view import ANYWHERE, NodeView, Place, ServiceView
 from kubenetlab.hoststate.object import Object
@@ -53,7 +53,7 @@ def service_rules(memo: Memo, proxy: ServiceProxy, known: ProxyView, node: NodeV
 
 
 def _anywhere(view: ServiceView, proxy: ServiceProxy, network: PodNetwork) -> _Needs | _NodeByNode:
-    is_placed = knows_places(view) or (proxy.names_nodes and has_node_ports(view.service))
+    is_placed = knows_places(view) or proxy.names_node(view.service)
     return _NODE_BY_NODE if is_placed else proxy.service(view, ANYWHERE, network)
 
 

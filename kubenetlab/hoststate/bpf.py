@@ -21,6 +21,7 @@ from kubenetlab.hoststate.bpf_entries import (
     FRONT,
     FRONT_KEY,
     HOME_KEY,
+    IS_DETECTING,
     IS_DIRECT,
     IS_FENCED,
     IS_HIDING,
@@ -80,6 +81,8 @@ class Range(Struct, frozen=True):
     services: str
     doors: tuple[str, ...] = ()
     """The node's addresses at which node ports answer."""
+    local: str | None = None
+    """Sources that count as pods where a policy asks for it; None: nothing asks, empty: there are none."""
 
 
 class Programs(_Bpf, frozen=True):
@@ -102,8 +105,9 @@ class Programs(_Bpf, frozen=True):
         found = {ip_address(one.node).version: one for one in self.ranges}
         both = [found.get(version, Range(UNSPECIFIED[version], "", "")) for version in (4, 6)]
         value = b"".join(packed_address(one.node) for one in both)
-        value += b"".join(packed_range(one.pods) for one in both) + b"".join(packed_range(one.services) for one in both)
-        yield ("settings", bytes(4)), value
+        kinds = ([one.pods for one in both], [one.services for one in both], [one.local or "" for one in both])
+        value += b"".join(packed_range(cidr) for ranges in kinds for cidr in ranges)
+        yield ("settings", bytes(4)), value + IS_DETECTING.pack(any(one.local is not None for one in both))
         for address in (address for one in self.ranges for address in one.doors):
             yield ("doors", packed_address(address)), b"\1"
 

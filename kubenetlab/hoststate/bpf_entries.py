@@ -80,6 +80,10 @@ def packed_prefix(cidr: str) -> tuple[int, bytes]:
     return network.prefixlen + (96 if network.version == 4 else 0), packed_address(str(network.network_address))
 
 
+IS_DETECTING: Final = struct.Struct("=I")
+"""Last part of the settings: whether there is a detector for local traffic."""
+
+
 def packed_range(cidr: str) -> bytes:
     """First address and mask; of nothing, a mask of zeros."""
     if not cidr:

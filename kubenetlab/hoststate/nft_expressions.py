@@ -24,6 +24,9 @@ _VERDICTS: Final = {"drop": 0, "accept": 1, "jump": -3, "goto": -4}
 _LOCAL = struct.pack("=I", 2)
 """RTN_LOCAL"""
 
+_INTERFACE_BYTES: Final = 16
+"""IFNAMSIZ"""
+
 _NUMBER = struct.Struct(">I")
 _PORT = struct.Struct(">H")
 
@@ -144,6 +147,24 @@ def _local_source(family: str, words: list[str], at: int) -> tuple[bytes, int]:
     return expression("fib", u32(3, 1), u32(2, 3), u32(1, 1)) + _compared(_LOCAL), at + 4
 
 
+def _incoming(family: str, words: list[str], at: int) -> tuple[bytes, int]:
+    """`iifname "cbr0"`, `iifname != "veth*"`"""
+    is_not = words[at + 1] == "!="
+    name = words[at + 1 + is_not]
+    if not (len(name) > 2 and name.startswith('"') and name.endswith('"')):
+        raise UnknownError(name)
+    return _by_interface(name[1:-1].encode(), is_not), at + 2 + is_not
+
+
+@lru_cache(64)
+def _by_interface(name: bytes, is_not: bool) -> bytes:
+    """Of the beginning of a name only its bytes are compared, of a whole name the zeros behind it too (IFNAMSIZ)."""
+    value = name[:-1] if name.endswith(b"*") else name.ljust(_INTERFACE_BYTES, b"\0")
+    if b"*" in value or len(value) > _INTERFACE_BYTES:
+        raise UnknownError(name)
+    return expression("meta", u32(2, 6), u32(1, 1)) + _compared(value, is_not=is_not)  # NFT_META_IIFNAME
+
+
 def _remembered(family: str, words: list[str], at: int) -> tuple[bytes, int]:
     """`update @clients { ip saddr }`"""
     name = words[at + 1]
@@ -169,6 +190,7 @@ _READERS: Final[dict[str, Callable[[str, list[str], int], tuple[bytes, int]]]] =
     "ip6": _address,
     "meta": _rewriting,
     "fib": _local_source,
+    "iifname": _incoming,
     "update": _remembered,
     "jump": _going,
     "goto": _going,

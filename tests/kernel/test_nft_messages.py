@@ -55,10 +55,20 @@ def rules(text: str, then: str = "") -> list[NftObject]:
     return rules_of("nftables", text, then)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_service_is_the_same_to_the_byte(kind: str) -> None:
+DETECTORS: dict[str, str] = {
+    "by node": "detectLocalMode: NodeCIDR",
+    "by bridge": "detectLocalMode: BridgeInterface, detectLocal: {bridgeInterface: cbr0}",
+    "by links": "detectLocalMode: InterfaceNamePrefix, detectLocal: {interfaceNamePrefix: veth}",
+    "by nothing": "detectLocalMode: none",
+}
+
+
+@pytest.mark.parametrize(("kind", "detector"), [*((kind, "") for kind in KINDS), *(("external Local", one) for one in DETECTORS.values())])
+def test_every_kind_of_service_is_the_same_to_the_byte(kind: str, detector: str) -> None:
     """Of both families, with pods, with more of them, with none, and gone again; nothing of it is left to the library."""
-    small = DUAL + deployment(replicas=2)
+    options = f", {detector}" if detector else ""
+    mode = f"kubeProxyMode: {{type: nftables{options}}}"
+    small = DUAL.replace("ipFamily: dual", f"ipFamily: dual, {mode}") + deployment(replicas=2)
     ones = service(**KINDS[kind])
     states = [rules(small), rules(small + ones), rules(small + ones, deployment(replicas=5)), rules(small + ones, deployment(replicas=0))]
     by_words, by_messages = Side(), Side()

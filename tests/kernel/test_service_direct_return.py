@@ -21,7 +21,7 @@ def version(ends: Addresses) -> int:
 def neighbor_of(ends: Addresses) -> Addresses:
     """The node on which the pod is that is on another."""
     node = ends.node[:-1] + "3"
-    ranges = Range(node, ends.ranges.pods, ends.ranges.services, (node,))
+    ranges = Range(node, ends.ranges.pods, ends.ranges.services, (node,), ends.ranges.local)
     return ends._replace(node=node, ranges=ranges)
 
 

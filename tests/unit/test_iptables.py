@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenetlab.datapath.proxy import iptables as proxy
+from kubenetlab.datapath.proxy.local_traffic import Detector
 from kubenetlab.datapath.proxy.services import EndpointAddress, PortView
 from kubenetlab.hoststate.iptables import (
     Chain,
@@ -21,6 +22,7 @@ from kubenetlab.hoststate.iptables import (
 from kubenetlab.hoststate.rules import Bundle, Rules, RuleSet
 from kubenetlab.versioned import VersionedMap
 
+DETECTOR = Detector(4, "10.244.0.0/16")
 PORT = PortView("ns1", "svc1", "p80", "tcp", "172.30.0.41", 80, (EndpointAddress("10.180.0.1", 80),))
 
 
@@ -36,7 +38,7 @@ def test_each_endpoint_has_the_same_share(count: int) -> None:
     endpoints = tuple(EndpointAddress(f"10.0.0.{number + 1}", 80) for number in range(count))
     (chain,) = [
         obj
-        for obj in proxy._PortRules("ip", PortView("n", "s", "", "tcp", "10.96.0.9", 80, endpoints), "10.244.0.0/16", "").all()
+        for obj in proxy._PortRules("ip", PortView("n", "s", "", "tcp", "10.96.0.9", 80, endpoints), DETECTOR, "").all()
         if isinstance(obj, Chain) and obj.name.startswith("KUBE-SVC-")
     ]
     left = 1.0

@@ -24,6 +24,8 @@ from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sysctl
 
+_LINK_PREFIX = "veth"
+
 
 class Mode(ModeOptions, frozen=True):
     """Options: `layout` and `neighbors`; `auto` lets `up` choose by the machine and the number of pods, and say so.
@@ -38,10 +40,10 @@ class Mode(ModeOptions, frozen=True):
     layout: Literal["auto", "onlink", "routed"] = "auto"
     neighbors: Literal["auto", "dynamic", "permanent"] = "auto"
 
-    facts = NetworkFacts(plugin="bridge", host_ifname="veth{number}", bridge=names.POD_BRIDGE)
+    facts = NetworkFacts(plugin="bridge", host_ifname=_LINK_PREFIX + "{number}", bridge=names.POD_BRIDGE)
 
     def network(self, node: NodeView) -> PodNetwork:
-        return PodNetwork(node.mtu, node.cluster_cidrs)
+        return PodNetwork(node.mtu, node.cluster_cidrs, names.POD_BRIDGE, _LINK_PREFIX)
 
     def node(self, node: NodeView) -> Iterator[Object]:
         bridge, primary = names.POD_BRIDGE, node.families[0]

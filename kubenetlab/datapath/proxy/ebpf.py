@@ -15,7 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.api import ip
+from kubenetlab.api.decode import Finding
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
+from kubenetlab.datapath.proxy import local_traffic
+from kubenetlab.datapath.proxy.local_traffic import DetectLocal, LocalMode, detectors
 from kubenetlab.datapath.proxy.services import PRIMARY, EndpointAddress, PortView, node_port_addresses, port_views
 from kubenetlab.datapath.view import Family, NodeView, Place, PodView, ServiceView
 from kubenetlab.hoststate import bpf
@@ -36,19 +39,25 @@ class Mode(ModeOptions, frozen=True):
 
     masquerade_all: bool = False
     """Whatever is for a cluster IP is masqueraded, what pods send too."""
+    detect_local_mode: LocalMode = "ClusterCIDR"
+    """What counts as traffic of pods: `ClusterCIDR`, sources in podSubnet; `NodeCIDR`, in the node's part of it; `BridgeInterface` and
+    `InterfaceNamePrefix`, packets that come in by interfaces that `detectLocal` names; `none`, nothing."""
+    detect_local: DetectLocal = DetectLocal()
+    """`bridgeInterface` or `interfaceNamePrefix`, for the two modes that need one."""
     node_port_addresses: tuple[str, ...] = (PRIMARY,)
     """Ranges of the nodes' addresses at which node ports answer, or `primary`; without any they answer at all but 127.0.0.1."""
     dsr: bool = False
     """Direct server return: what comes from outside for an endpoint on another node is handed on to that node as it is. The endpoint
     sees the client although the policy is Cluster, and its node answers the client itself."""
 
+    def findings(self) -> Iterator[Finding]:
+        return local_traffic.findings(self.detect_local_mode, self.detect_local)
+
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         # What the node asks itself by a Service comes in again by lo, from the node's own address.
         yield Sysctl(node.netns, "net/ipv4/conf/lo/accept_local", "1")
         yield Sysctl(node.netns, "net/ipv4/conf/lo/rp_filter", "0")
-        families = zip(node.families, network.cluster_cidrs, node.service_cidrs, strict=True)
-        ranges = tuple(Range(family.address, pods, services, self._doors(node, family)) for family, pods, services in families)
-        yield Programs(node.netns, ranges, NODE_UPLINK)
+        yield Programs(node.netns, tuple(self._ranges(node, network)), NODE_UPLINK)
         for family in (family for peer in node.peers for family in peer.families) if self.dsr else ():
             yield Home(node.netns, family.pod_cidr, family.address)
             yield Home(node.netns, f"{family.address}/{family.host_length}", family.address)
@@ -67,6 +76,13 @@ class Mode(ModeOptions, frozen=True):
                 fronts = (obj for port in ports for obj in _service_port(port, version, self))
                 found.append(Rules("bpf", f"IPv{version}", service.service.full_name, (*ips, *fronts)))
         return tuple(found)
+
+    def _ranges(self, node: NodeView, network: PodNetwork) -> Iterator[Range]:
+        found = detectors(self.detect_local_mode, self.detect_local, network, node.families)
+        parts = zip(node.families, network.cluster_cidrs, node.service_cidrs, found, strict=True)
+        for family, pods, services, detector in parts:
+            local = local_traffic.by_address(detector, family, network)
+            yield Range(family.address, pods, services, self._doors(node, family), local)
 
     def _doors(self, node: NodeView, family: Family) -> tuple[str, ...]:
         found = node_port_addresses(self.node_port_addresses, node, family.version)

@@ -17,8 +17,11 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
-from kubenetlab.api import ip
+from kubenetlab.api.core import Service
+from kubenetlab.api.decode import Finding
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
+from kubenetlab.datapath.proxy import local_traffic
+from kubenetlab.datapath.proxy.local_traffic import DetectLocal, Detector, LocalMode, detectors
 from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, node_port_addresses, port_views
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodeView, Place, ServiceView
@@ -97,8 +100,19 @@ class Mode(ModeOptions, frozen=True):
     """Node ports answer at 127.0.0.1, too."""
     masquerade_all: bool = False
     """Whatever is for a cluster IP is masqueraded."""
+    detect_local_mode: LocalMode = "ClusterCIDR"
+    """What counts as traffic of pods: `ClusterCIDR`, sources in podSubnet; `NodeCIDR`, in the node's part of it; `BridgeInterface` and
+    `InterfaceNamePrefix`, packets that come in by interfaces that `detectLocal` names; `none`, nothing."""
+    detect_local: DetectLocal = DetectLocal()
+    """`bridgeInterface` or `interfaceNamePrefix`, for the two modes that need one."""
     node_port_addresses: tuple[str, ...] = ()
     """Ranges of the nodes' addresses at which node ports answer, or `primary`; without any they answer at all local ones."""
+
+    def findings(self) -> Iterator[Finding]:
+        return local_traffic.findings(self.detect_local_mode, self.detect_local)
+
+    def names_node(self, service: Service) -> bool:
+        return self.detect_local_mode == "NodeCIDR"
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         if self.localhost_node_ports and any(family.version == 4 for family in node.families):
@@ -109,16 +123,17 @@ class Mode(ModeOptions, frozen=True):
 
     def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
         found: list[Rules] = []
-        for cluster_cidr in network.cluster_cidrs:
-            version = ip.version_of(cluster_cidr)
+        for detector in detectors(self.detect_local_mode, self.detect_local, network, place.families):
+            version = detector.version
             ports = port_views(place, service, version)
-            if objects := tuple(obj for port in ports for obj in self._service_port(FAMILIES[version], port, cluster_cidr)):
+            if objects := tuple(obj for port in ports for obj in self._service_port(port, detector)):
                 found.append(Rules("iptables", FAMILIES[version], service.service.full_name, objects))
             found += udp_flows(service.service.full_name, ports, version)
         return tuple(found)
 
-    def _service_port(self, family: str, port: PortView, cluster_cidr: str) -> Iterator[IptablesObject]:
-        return _PortRules(family, port, cluster_cidr, "" if self.masquerade_all else f" ! -s {cluster_cidr}").all()
+    def _service_port(self, port: PortView, detector: Detector) -> Iterator[IptablesObject]:
+        outsiders = detector.iptables(is_local=False) if detector.is_implemented else None
+        return _PortRules(FAMILIES[detector.version], port, detector, "" if self.masquerade_all else outsiders).all()
 
 
 def _fixed(family: str, netns: str, addresses: Sequence[str] | None, has_localhost: bool) -> Iterator[Object]:
@@ -138,12 +153,13 @@ def _fixed(family: str, netns: str, addresses: Sequence[str] | None, has_localho
 
 
 class _PortRules(Struct, frozen=True):
-    """One port of one Service in one family. `outsiders` matches whom to masquerade on the way to the cluster IP."""
+    """One port of one Service in one family."""
 
     family: str
     port: PortView
-    cluster_cidr: str
-    outsiders: str
+    detector: Detector
+    outsiders: str | None
+    """Matches traffic to the cluster IP that is masqueraded; None: there is none."""
 
     def all(self) -> Iterator[IptablesObject]:
         port = self.port
@@ -204,7 +220,8 @@ class _PortRules(Struct, frozen=True):
             yield f"-j {service}"
             return
         own = "-m addrtype --src-type LOCAL"
-        yield f"{comment(f'pod traffic for {where}')} -s {self.cluster_cidr} -j {service}"
+        if self.detector.is_implemented:
+            yield f"{comment(f'pod traffic for {where}')}{self.detector.iptables(is_local=True)} -j {service}"
         yield f"{comment(f'masquerade LOCAL traffic for {where}')} {own} -j KUBE-MARK-MASQ"
         yield f"{comment(f'route LOCAL traffic for {where}')} {own} -j {service}"
         if port.here:
@@ -214,7 +231,7 @@ class _PortRules(Struct, frozen=True):
         """Whoever is faithful to an endpoint goes there; of n that are left each rule takes the nth part."""
         port = self.port
         rules = []
-        if is_internal:
+        if is_internal and self.outsiders is not None:
             rules.append(f"{self._says('cluster IP')} {self._to(port.cluster_ip)}{self.outsiders} -j KUBE-MARK-MASQ")
         for endpoint in endpoints if port.affinity_s else ():
             name = endpoint_chain(port, endpoint)

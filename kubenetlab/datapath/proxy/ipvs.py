@@ -19,9 +19,13 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from kubenetlab.api import ip
+from kubenetlab.api.core import Service
+from kubenetlab.api.decode import Finding
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import ipvs_rules as fixed
-from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, node_port_addresses, port_views
+from kubenetlab.datapath.proxy import local_traffic
+from kubenetlab.datapath.proxy.local_traffic import DetectLocal, LocalMode, detectors
+from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, has_node_ports, node_port_addresses, port_views
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodeView, Place, ServiceView
 from kubenetlab.hoststate.address import Address
@@ -53,7 +57,6 @@ class Mode(ModeOptions, frozen=True):
         features=("iptables", "ipset", "dummy", "ipvs"),
         root="the settings of IPVS, net.ipv4.vs.…",
     )
-    names_nodes = True
 
     scheduler: Literal["rr", "wrr", "lc", "wlc", "sh", "mh", "dh", "sed", "nq", "lblc", "lblcr"] = "rr"
     """Who of the real servers is chosen: in turn (rr), the one with the fewest connections (lc), by the client's address (sh) …: ipvsadm(8)."""
@@ -61,8 +64,19 @@ class Mode(ModeOptions, frozen=True):
     """A node answers ARP on a link for that link's own addresses only (arp_ignore 1, arp_announce 2), as MetalLB asks for."""
     masquerade_all: bool = False
     """Whatever is for a cluster IP is masqueraded."""
+    detect_local_mode: LocalMode = "ClusterCIDR"
+    """What counts as traffic of pods: `ClusterCIDR`, sources in podSubnet; `NodeCIDR`, in the node's part of it; `BridgeInterface` and
+    `InterfaceNamePrefix`, packets that come in by interfaces that `detectLocal` names; `none`, nothing."""
+    detect_local: DetectLocal = DetectLocal()
+    """`bridgeInterface` or `interfaceNamePrefix`, for the two modes that need one."""
     node_port_addresses: tuple[str, ...] = ()
     """Ranges of the nodes' addresses at which node ports answer, or `primary`; without any they answer at all but 127.0.0.1."""
+
+    def findings(self) -> Iterator[Finding]:
+        return local_traffic.findings(self.detect_local_mode, self.detect_local)
+
+    def names_node(self, service: Service) -> bool:
+        return has_node_ports(service)
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         for name in SETTINGS:
@@ -71,9 +85,9 @@ class Mode(ModeOptions, frozen=True):
             yield Sysctl(node.netns, "net/ipv4/conf/all/arp_ignore", "1")
             yield Sysctl(node.netns, "net/ipv4/conf/all/arp_announce", "2")
         yield Dummy(node.netns, DEVICE, mac_of(node.addresses[0]), link_alias("kube-proxy ipvs", "the addresses of Services"))
-        for cluster_cidr in network.cluster_cidrs:
-            yield from fixed.sets(node.netns, ip.version_of(cluster_cidr))
-            yield from fixed.rules(node.netns, ip.version_of(cluster_cidr), cluster_cidr, is_all=self.masquerade_all)
+        for detector in detectors(self.detect_local_mode, self.detect_local, network, node.families):
+            yield from fixed.sets(node.netns, detector.version)
+            yield from fixed.rules(node.netns, detector, is_all=self.masquerade_all)
 
     def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules | Object, ...]:
         found: list[Rules | Object] = []

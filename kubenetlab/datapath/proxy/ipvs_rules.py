@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from kubenetlab.datapath.proxy.local_traffic import Detector
 from kubenetlab.hoststate.ipset import FAMILIES as SET_FAMILIES
 from kubenetlab.hoststate.ipset import MAX_NAME, Member, Set
 from kubenetlab.hoststate.iptables import FAMILIES, Chain, Jump, comment
@@ -75,17 +76,28 @@ def sets(netns: str, version: int) -> Iterator[Object]:
         yield Set(netns, set_name(version, name), kind if kind == _PORTS else f"{kind} family {SET_FAMILIES[version]}")
 
 
-def rules(netns: str, version: int, cluster_cidr: str, *, is_all: bool) -> Iterator[Object]:
-    """The chains and the jumps to them. With `is_all` whatever is for a cluster IP is masqueraded."""
-    family = FAMILIES[version]
-    for (table, name), lines in _chains(version, "" if is_all else f" ! -s {cluster_cidr}").items():
+def rules(netns: str, detector: Detector, *, is_all: bool) -> Iterator[Object]:
+    """Yield the chains and the jumps to them. With `is_all` whatever is for a cluster IP is masqueraded."""
+    family = FAMILIES[detector.version]
+    for (table, name), lines in _chains(detector.version, _masqueraded(detector, is_all=is_all)).items():
         yield Chain(netns, family, table, name, lines)
     for table, built_in, chain, says in _JUMPS:
         yield Jump(netns, family, table, built_in, f"{comment(says)} -j {chain}")
 
 
-def _chains(version: int, outsiders: str) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(table, name) → rules. `outsiders` matches whom to masquerade on the way to a cluster IP."""
+def _masqueraded(detector: Detector, *, is_all: bool) -> tuple[str, str]:
+    """Return how traffic to a cluster IP that is masqueraded is matched: directions for the set, and a match beside it.
+
+    Without a detector it is what comes from a cluster IP too: upstream's nodes have those as addresses.
+    """
+    if is_all:
+        return "dst,dst", ""
+    return ("dst,dst", detector.iptables(is_local=False)) if detector.is_implemented else ("src,dst", "")
+
+
+def _chains(version: int, masqueraded: tuple[str, str]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return (table, name) → rules; see `_masqueraded`."""
+    directions, outsiders = masqueraded
 
     def asks(name: str, directions: str, protocol: str = "") -> str:
         of_protocol = f"-p {protocol} " if protocol else ""
@@ -113,7 +125,7 @@ def _chains(version: int, outsiders: str) -> dict[tuple[str, str], tuple[str, ..
         ("nat", "KUBE-SERVICES"): (
             f"-s {_LOOPBACKS[version]} -j RETURN",
             f"{asks('LOAD-BALANCER', 'dst,dst')} -j KUBE-LOAD-BALANCER",
-            f"{asks('CLUSTER-IP', 'dst,dst')}{outsiders} -j KUBE-MARK-MASQ",
+            f"{asks('CLUSTER-IP', directions)}{outsiders} -j KUBE-MARK-MASQ",
             f"{asks('EXTERNAL-IP', 'dst,dst')} -j KUBE-MARK-MASQ",
             f"{asks('EXTERNAL-IP', 'dst,dst')} {local} -j ACCEPT",
             f"{asks('EXTERNAL-IP-LOCAL', 'dst,dst')} {own} -j KUBE-MARK-MASQ",

@@ -17,9 +17,12 @@ from typing import Literal
 
 from msgspec import structs
 
-from kubenetlab.api import ip
+from kubenetlab.api.core import Service
+from kubenetlab.api.decode import Finding
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
+from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy import nftables_maps as maps
+from kubenetlab.datapath.proxy.local_traffic import DetectLocal, Detector, LocalMode, detectors
 from kubenetlab.datapath.proxy.nftables_table import Words, destination, node_port_key, table
 from kubenetlab.datapath.proxy.services import PRIMARY, EndpointAddress, PortView, node_port_addresses, port_views
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
@@ -42,8 +45,19 @@ class Mode(ModeOptions, frozen=True):
     them; one that asks for more than endpoints keeps its chains. auto: faithful for up to 1,000 Services."""
     masquerade_all: bool = False
     """Whatever is for a cluster IP is masqueraded."""
+    detect_local_mode: LocalMode = "ClusterCIDR"
+    """What counts as traffic of pods: `ClusterCIDR`, sources in podSubnet; `NodeCIDR`, in the node's part of it; `BridgeInterface` and
+    `InterfaceNamePrefix`, packets that come in by interfaces that `detectLocal` names; `none`, nothing."""
+    detect_local: DetectLocal = DetectLocal()
+    """`bridgeInterface` or `interfaceNamePrefix`, for the two modes that need one."""
     node_port_addresses: tuple[str, ...] = (PRIMARY,)
     """Ranges of the nodes' addresses at which node ports answer, or `primary`; without any they answer at all local ones."""
+
+    def findings(self) -> Iterator[Finding]:
+        return local_traffic.findings(self.detect_local_mode, self.detect_local)
+
+    def names_node(self, service: Service) -> bool:
+        return self.detect_local_mode == "NodeCIDR"
 
     def settled(self, services: int) -> Mode:
         chosen = "fast" if services > MAX_FAITHFUL else "faithful"
@@ -64,45 +78,54 @@ class Mode(ModeOptions, frozen=True):
 
     def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
         found: list[Rules] = []
-        for cluster_cidr in network.cluster_cidrs:
-            version = ip.version_of(cluster_cidr)
+        for detector in self._detectors(place, network):
+            version = detector.version
             words = Words(NFT_FAMILIES[version])
-            outsiders = "" if self.masquerade_all else f"{words.family} saddr != {cluster_cidr} "
+            outsiders = self._outsiders(detector)
             ports = port_views(place, service, version)
             fast = [port for port in ports if self.layout == "fast" and maps.fits(port)]
             own: list[InTable] = [words.element("cluster-ips", address) for address in dict.fromkeys(port.cluster_ip for port in ports)]
             for port in ports:
-                own += maps.entries(words, port) if port in fast else _service_port(words, port, cluster_cidr, outsiders)
+                own += maps.entries(words, port) if port in fast else _service_port(words, port, detector, outsiders)
             shared = {obj.key: obj for port in fast for obj in maps.shared(words, port, outsiders)}
             if ports:
                 found.append(TableRules("nftables", words.family, service.service.full_name, tuple(own), tuple(shared.values())))
             found += udp_flows(service.service.full_name, ports, version)
         return tuple(found)
 
+    def _outsiders(self, detector: Detector) -> str | None:
+        """Return the match for traffic to a cluster IP that is masqueraded; None when there is no such traffic."""
+        if self.masquerade_all:
+            return ""
+        return detector.nft(is_local=False) if detector.is_implemented else None
 
-def _service_port(words: Words, port: PortView, cluster_cidr: str, outsiders: str) -> Iterator[InTable]:
-    """The chains of one port, and where it is found: its cluster IP, its addresses outside, its port on every node.
+    def _detectors(self, place: NodeView | Place, network: PodNetwork) -> tuple[Detector, ...]:
+        return detectors(self.detect_local_mode, self.detect_local, network, place.families)
 
-    `outsiders` matches whom to masquerade on the way to the cluster IP.
+
+def _service_port(words: Words, port: PortView, detector: Detector, outsiders: str | None) -> Iterator[InTable]:
+    """Yield the chains of one port, and where it is found: its cluster IP, its addresses outside, its port on every node.
+
+    `outsiders` matches traffic to the cluster IP that is masqueraded; None: there is none.
     """
     yield from _firewall(words, port)
     yield from _without_endpoints(words, port)
     if not port.everywhere:
         return
     internal = local_chain(port) if port.is_internal_local else service_chain(port)
-    marking = Rule(f"{words.family} daddr {port.cluster_ip} {outsiders}jump mark-for-masquerade")
+    marking = () if outsiders is None else (Rule(f"{words.family} daddr {port.cluster_ip} {outsiders}jump mark-for-masquerade"),)
     policies = (
         (service_chain(port), port.uses_cluster_policy, port.everywhere),
         (local_chain(port), port.uses_local_policy, port.here),
     )
     for name, is_used, endpoints in policies:
         if is_used and endpoints:
-            first = (marking,) if name == internal else ()
+            first = marking if name == internal else ()
             yield words.chain(name, (*first, *_choice(words, port, endpoints)), comment=port.title)
     if port.internal:
         yield words.element("service-ips", destination(port, port.cluster_ip), f"goto {internal}", port.title)
     if port.is_reached_from_outside:
-        yield words.chain(external_chain(port), tuple(_from_outside(words, port, cluster_cidr)), comment=port.title)
+        yield words.chain(external_chain(port), tuple(_from_outside(port, detector)), comment=port.title)
         for address in port.outside_ips:
             yield words.element("service-ips", destination(port, address), f"goto {external_chain(port)}", port.title)
         if port.node_port:
@@ -140,14 +163,15 @@ def _choice(words: Words, port: PortView, endpoints: Sequence[EndpointAddress]) 
     yield Rule(f"numgen random mod {len(endpoints)} vmap {{ {choices} }}")
 
 
-def _from_outside(words: Words, port: PortView, cluster_cidr: str) -> Iterator[Rule]:
+def _from_outside(port: PortView, detector: Detector) -> Iterator[Rule]:
     """By the policy Cluster all of it is masqueraded; by Local only what the node itself sends, and the cluster's own goes anywhere."""
     cluster = service_chain(port)
     if not port.is_external_local:
         yield Rule("jump mark-for-masquerade")
         yield Rule(f"goto {cluster}")
         return
-    yield Rule(f"{words.family} saddr {cluster_cidr} goto {cluster}", "short-circuit pod traffic")
+    if detector.is_implemented:
+        yield Rule(f"{detector.nft(is_local=True)}goto {cluster}", "short-circuit pod traffic")
     yield Rule("fib saddr type local jump mark-for-masquerade", "masquerade local traffic")
     yield Rule(f"fib saddr type local goto {cluster}", "short-circuit local traffic")
     if port.here:

@@ -50,10 +50,10 @@ def entries(words: Words, port: PortView) -> Iterator[InTable]:
         yield from _numbered(words, f"{port.protocol}-nodeport-endpoints", f"{port.node_port}", port)
 
 
-def shared(words: Words, port: PortView, outsiders: str) -> Iterator[InTable]:
-    """What it has in common with others: the maps of its protocol, and the chains for so many endpoints.
+def shared(words: Words, port: PortView, outsiders: str | None) -> Iterator[InTable]:
+    """Yield what it has in common with others: the maps of its protocol, and the chains for so many endpoints.
 
-    `outsiders` matches whom to masquerade on the way to the cluster IP.
+    `outsiders` matches traffic to the cluster IP that is masqueraded; None: there is none.
     """
     chain, count = f"lb-{port.protocol}-{len(port.everywhere)}", len(port.everywhere)
     number, address = f"{port.protocol} dport", f"{words.family} daddr . {port.protocol} dport"
@@ -61,7 +61,8 @@ def shared(words: Words, port: PortView, outsiders: str) -> Iterator[InTable]:
     marked = Rule("jump mark-for-masquerade")
     choice = Rule(f"dnat to {address} . numgen random mod {count} map @{endpoints}")
     yield words.typeof(endpoints, f"{address} . numgen random mod 65536 : {address}", "Endpoints of each address by number")
-    yield words.chain(chain, (Rule(f"{outsiders}jump mark-for-masquerade"), choice))
+    marking = () if outsiders is None else (Rule(f"{outsiders}jump mark-for-masquerade"),)
+    yield words.chain(chain, (*marking, choice))
     if port.outside_ips:
         yield words.chain(f"external-{chain}", (marked, choice))
     if port.node_port:

@@ -1,0 +1,107 @@
+"""Local traffic: the packets that a kube-proxy takes for those of pods, by its options `detectLocalMode` and `detectLocal`.
+
+Two things depend on it. Traffic to a cluster IP that is not local is masqueraded. Local traffic to an external address or a node
+port of a Service with `externalTrafficPolicy: Local` goes to all endpoints, as if it were for the cluster IP.
+
+Source: k8s.io/kubernetes pkg/proxy/util/localdetector.go, cmd/kube-proxy/app/server_linux.go (getLocalDetectors),
+pkg/proxy/apis/config/validation (validateDetectLocalConfiguration), 1.33.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from kubenetlab.api import ip
+from kubenetlab.api.decode import Finding, found
+from kubenetlab.api.meta import kubernetes_name
+from kubenetlab.datapath.modes import PodNetwork
+from kubenetlab.datapath.view import Family
+
+LocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix", "none"]
+_FIELDS: Final = {"BridgeInterface": "bridgeInterface", "InterfaceNamePrefix": "interfaceNamePrefix"}
+"""Mode → the field of `detectLocal` that it needs."""
+_MAX_INTERFACE_NAME: Final = 15
+
+
+class DetectLocal(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fields=True):
+    """Names of interfaces, for the modes that need them."""
+
+    bridge_interface: str = ""
+    interface_name_prefix: str = ""
+
+
+class Detector(Struct, frozen=True):
+    """The match for local traffic of one address family on one node; without a range and an interface there is none."""
+
+    version: int
+    cidr: str = ""
+    """Range of the source address."""
+    interface: str = ""
+    """Interface by which packets come in."""
+    is_prefix: bool = False
+    """True when `interface` is the beginning of names."""
+
+    @property
+    def is_implemented(self) -> bool:
+        return bool(self.cidr or self.interface)
+
+    def nft(self, *, is_local: bool) -> str:
+        """Return the match in nft's words, with a space behind it. An interface need not exist: it is matched by name."""
+        inverted = "" if is_local else "!= "
+        if self.cidr:
+            return f"{'ip6' if self.version == 6 else 'ip'} saddr {inverted}{self.cidr} "
+        return f'iifname {inverted}"{self.interface}{"*" * self.is_prefix}" '
+
+    def iptables(self, *, is_local: bool) -> str:
+        """Return the match in the words of iptables, with a space before it."""
+        inverted = "" if is_local else "! "
+        return f" {inverted}-s {self.cidr}" if self.cidr else f" {inverted}-i {self.interface}{'+' * self.is_prefix}"
+
+
+def detectors(mode: LocalMode, names: DetectLocal, network: PodNetwork, families: Sequence[Family]) -> tuple[Detector, ...]:
+    """Return the detector of each address family of the pods. `families` are the node's; only NodeCIDR looks at them."""
+    pod_cidrs = {family.version: family.pod_cidr for family in families}
+    versions = [(ip.version_of(cidr), cidr) for cidr in network.cluster_cidrs]
+    match mode:
+        case "ClusterCIDR":
+            return tuple(Detector(version, cidr) for version, cidr in versions)
+        case "NodeCIDR":
+            return tuple(Detector(version, pod_cidrs[version]) for version, _ in versions)
+        case "BridgeInterface":
+            return tuple(Detector(version, interface=names.bridge_interface) for version, _ in versions)
+        case "InterfaceNamePrefix":
+            return tuple(Detector(version, interface=names.interface_name_prefix, is_prefix=True) for version, _ in versions)
+        case "none":
+            return tuple(Detector(version) for version, _ in versions)
+
+
+def by_address(detector: Detector, family: Family, network: PodNetwork) -> str | None:
+    """Return the range of sources that a detector matches on a node; None without a detector, and nothing where none matches.
+
+    This is for a proxy that sees packets on pods' own links: there a packet of an address in the node's range has come in by the
+    link of a pod, and no other has.
+    """
+    if not detector.is_implemented:
+        return None
+    if detector.cidr:
+        return detector.cidr
+    known = (network.bridge, network.link_prefix) if detector.is_prefix else (network.bridge,)
+    is_of_pods = any(name and (name.startswith(detector.interface) if detector.is_prefix else name == detector.interface) for name in known)
+    return family.pod_cidr if is_of_pods else ""
+
+
+def findings(mode: LocalMode, names: DetectLocal) -> Iterator[Finding]:
+    """Yield the faults of the two options."""
+    for needs, field in _FIELDS.items():
+        name = names.bridge_interface if needs == "BridgeInterface" else names.interface_name_prefix
+        path = ("detectLocal", field)
+        if mode == needs and not name:
+            yield Finding(path, f"required with detectLocalMode {mode}")
+        elif mode != needs and name:
+            yield Finding(path, f"has no effect with detectLocalMode {mode}; it belongs to {needs}")
+        elif len(name) > _MAX_INTERFACE_NAME or any(char.isspace() or char in '/:"*+' for char in name):
+            wanted = f"wanted the name of an interface: at most {_MAX_INTERFACE_NAME} characters without spaces"
+            yield Finding(path, f"{wanted}, quotes, /, :, * and +, found {found(name)}")
