@@ -213,6 +213,15 @@ def _networking(cluster: Mapping[str, Any], field: str) -> str:
     return str(value["type"]) if isinstance(value, dict) else str(value)
 
 
+def _cni(cluster: Mapping[str, Any]) -> str:
+    """The CNI mode; where a file of kind's asks for its default network, what takes that one's place."""
+    networking = cluster.get("networking", {})
+    if networking.get("disableDefaultCNI"):
+        return "none"
+    is_default = "disableDefaultCNI" in networking and "cni" not in networking
+    return (_networking(cluster, "cni") or "bridge") + (" (in kindnet's place)" if is_default else "")
+
+
 _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     "Pod": (
         ("NAME", _name, False),
@@ -251,7 +260,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     ),
     "Cluster": (
         ("NAME", _name, False),
-        ("CNI", lambda item: "none" if _networking(item, "disableDefaultCNI") else _networking(item, "cni") or "bridge", False),
+        ("CNI", _cni, False),
         ("KUBE-PROXY", lambda item: _networking(item, "kubeProxyMode") or "nftables", False),
         ("PODS", lambda item: _networking(item, "podSubnet"), False),
         ("SERVICES", lambda item: _networking(item, "serviceSubnet"), False),

@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.documents import Document, read_documents
 from kubenetlab.api.load import Entry, Loaded, load, load_documents
+from kubenetlab.cli.kind_files import kind_notes
 from kubenetlab.cli.options import mode
 from kubenetlab.cli.screen import MILD, note, paint
 from kubenetlab.datapath import checks
@@ -164,6 +165,8 @@ def warn(manifests: Manifests) -> None:
     if manifests.loaded.without_effect:
         kinds = (f"{kind} {_few(names)}" for kind, names in manifests.loaded.without_effect.items())
         note(f"{paint('note:', MILD)} kept, without effect on the network: {'; '.join(kinds)}")
+    for line in kind_notes(manifests):
+        note(f"{paint('note:', MILD)} {line}")
     for why, real in _real_commands(manifests.all_entries).items():
         note(f"{paint('note:', MILD)} programs of this machine are run in {_few(real)}, as {why} asks")
     if hooked := _hooks_by_command(manifests.all_entries):
