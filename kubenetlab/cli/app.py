@@ -98,10 +98,15 @@ class _Group(TyperGroup):
         self.commands = _Commands()  # type: ignore[assignment]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] == "help":
+            if not args[1:]:
+                typer.echo(ctx.get_help())
+                raise typer.Exit
+            args = [*args[1:], "--help"]
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             from kubenetlab.cli.kubectls import no_such_command
 
-            raise no_such_command(args[0], COMMANDS)
+            raise no_such_command(args[0], args[1:], COMMANDS)
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

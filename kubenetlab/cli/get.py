@@ -37,6 +37,8 @@ def get(
     """Show objects. Example: kubenetlab get pods -A -o wide"""
     from kubenetlab.lab.client import choose
 
+    if lab is None and what in (["clusters"], ["cluster"]) and not watch and _show_clusters(output):
+        return
     client = choose(lab)
     wanted = _wanted(client, "get", what)
     first, _ = wanted[0]
@@ -64,6 +66,35 @@ def get(
         is_everywhere = every or not any(isinstance(kind, str) or kind.is_namespaced for kind, _ in wanted)
         say("nothing found" + ("" if is_everywhere else f" in namespace {namespace or 'default'}"))
     hint(_next(first, documents if len(wanted) == 1 else []))
+
+
+def _show_clusters(output: GetOutput) -> bool:
+    """Show the Cluster document of every lab, as kind lists its clusters; return False where not several are up."""
+    from kubenetlab.errors import LabError
+    from kubenetlab.lab.client import Client, running
+    from kubenetlab.lab.paths import LAB_API
+
+    names = running()
+    if len(names) == 1:
+        return False
+    documents = []
+    for name in names:
+        try:
+            documents += Client(name).get(f"{LAB_API}/clusters")["items"]
+        except LabError:
+            continue  # it ends just now
+    if output.is_data:
+        data({"apiVersion": "v1", "kind": "List", "items": documents}, output)
+    elif output is GetOutput.name:
+        for document in documents:
+            say(typed_name(document))
+    elif documents:
+        _show("Cluster", documents, False, output)
+        hint(f"kubenetlab get pods -A --lab {names[0]}")
+    else:
+        say("no lab is up")
+        hint("kubenetlab up")
+    return True
 
 
 def describe(

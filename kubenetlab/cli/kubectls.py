@@ -1,36 +1,111 @@
-"""What kubectl has a command for and the lab has another way to do."""
+"""What kubectl and kind have a command for and the lab has another way to do."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Final
 
 from kubenetlab.errors import UsageError, nearest
 
-_BY_MANIFEST = "change the manifest, then: kubenetlab apply -f FILE"
-_BY_NODE = "a Node's document says spec.unschedulable and spec.taints: kubenetlab apply -f FILE (docs/manifests.md)"
-
-INSTEAD: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("annotate", "autoscale", "create", "edit", "expose", "label", "patch", "replace", "run", "set"), _BY_MANIFEST),
-    **dict.fromkeys(("cordon", "drain", "taint", "uncordon"), _BY_NODE),
-    "api-resources": "the kinds and what becomes of them: kubenetlab schema, docs/manifests.md",
-    "attach": "kubenetlab logs POD -f, or kubenetlab shell POD",
-    "cluster-info": "kubenetlab list",
-    "debug": "kubenetlab shell POD, with all programs of this machine",
-    "events": "kubenetlab get events",
-    "proxy": "kubenetlab port-forward",
-    "top": "what a lab takes: docs/performance.md",
-    "version": "kubenetlab --version",
-    "wait": "up, apply and delete wait by themselves; kubenetlab rollout status",
-}
-"""kubectl's command → what to do here."""
 _HARMFUL: Final = ("delete", "down")
 """Commands that nobody is led to by a slip of the keys."""
 
 
-def no_such_command(name: str, known: Mapping[str, object]) -> UsageError:
-    """The error for a word that is no command."""
+def _after_f(words: Sequence[str]) -> str:
+    """Return the file behind -f, or an empty text."""
+    return next((following for word, following in pairwise(words) if word in ("-f", "--filename")), "")
+
+
+def _object(words: Sequence[str]) -> str:
+    """Return the object that is named first: `deployment/web`, `pod web`; else KIND NAME."""
+    plain = [word for word in words if not word.startswith("-") and "=" not in word]
+    return plain[0] if plain and "/" in plain[0] else " ".join(plain[:2]) if len(plain) > 1 else "KIND NAME"
+
+
+def _create(words: Sequence[str]) -> str:
+    if words[:1] == ["cluster"]:
+        config = next((following for word, following in pairwise(words) if word == "--config"), "")
+        return f"kubenetlab up{f' -f {config}' if config else ''}"
+    if file := _after_f(words):
+        return f"kubenetlab apply -f {file}"
+    plain = [word for word in words if not word.startswith("-")]
+    if plain[:1] in (["namespace"], ["ns"]) and len(plain) > 1:
+        return f"echo '{{apiVersion: v1, kind: Namespace, metadata: {{name: {plain[1]}}}}}' | kubenetlab apply -f -"
+    return f"kubectl create {' '.join(words) or 'KIND NAME'} --dry-run=client -o yaml | kubenetlab apply -f -"
+
+
+def _edit(words: Sequence[str]) -> str:
+    return f"kubenetlab get {_object(words)} -o yaml > FILE; edit it; kubenetlab apply -f FILE"
+
+
+def _edit_node(words: Sequence[str]) -> str:
+    name = next((word.removeprefix("node/") for word in words if not word.startswith("-") and word not in ("node", "nodes")), "NODE")
+    return f"kubenetlab get node {name} -o yaml > FILE; set spec.unschedulable or spec.taints; kubenetlab apply -f FILE"
+
+
+def _autoscale(words: Sequence[str]) -> str:
+    return f"kubenetlab scale {_object(words)} N (nothing scales by itself here)"
+
+
+def _generate(verb: str) -> Callable[[Sequence[str]], str]:
+    return lambda words: f"kubectl {verb} {' '.join(words)} --dry-run=client -o yaml | kubenetlab apply -f -"
+
+
+def _replace(words: Sequence[str]) -> str:
+    return f"kubenetlab apply -f {_after_f(words) or 'FILE'}"
+
+
+def _wait(words: Sequence[str]) -> str:
+    plain = [word for word in words if not word.startswith("-")]
+    if any(word.startswith(("deploy", "sts", "statefulset", "ds", "daemonset")) for word in plain):
+        return f"kubenetlab rollout status {_object(words)}"
+    return "kubenetlab up, which waits for all pods and Jobs (as apply and delete do)"
+
+
+def _of_pod(command: str) -> Callable[[Sequence[str]], str]:
+    return lambda words: command.format(next((word.removeprefix("pod/") for word in words if not word.startswith("-")), "POD"))
+
+
+def _always(text: str) -> Callable[[Sequence[str]], str]:
+    return lambda words: text
+
+
+INSTEAD: Final[Mapping[str, Callable[[Sequence[str]], str]]] = {
+    "create": _create,
+    **dict.fromkeys(("annotate", "edit", "label", "patch", "set"), _edit),
+    **{verb: _generate(verb) for verb in ("expose", "run")},
+    "autoscale": _autoscale,
+    "replace": _replace,
+    **dict.fromkeys(("cordon", "drain", "taint", "uncordon"), _edit_node),
+    "api-resources": _always("kubenetlab schema"),
+    "api-versions": _always("kubenetlab schema"),
+    "attach": _of_pod("kubenetlab logs {} -f"),
+    "cluster-info": _always("kubenetlab list"),
+    "config": _always("kubenetlab list, and --lab NAME on any command"),
+    "cp": _of_pod("kubenetlab exec {} -- cat FILE (pods have no file system of their own)"),
+    "debug": _of_pod("kubenetlab shell {}"),
+    "events": _always("kubenetlab get events"),
+    "kustomize": _always("kubenetlab apply -k FOLDER"),
+    "load": _always("kubenetlab up (no images are needed)"),
+    "proxy": _always("kubenetlab port-forward svc:NAME 8080:80"),
+    "start": _always("kubenetlab up"),
+    "stop": _always("kubenetlab down"),
+    "destroy": _always("kubenetlab down"),
+    "deploy": _always("kubenetlab up -f FILE"),
+    "status": _always("kubenetlab get all -A"),
+    "ls": _always("kubenetlab list"),
+    "ps": _always("kubenetlab get pods -A"),
+    "top": _always("kubenetlab list"),
+    "version": _always("kubenetlab --version"),
+    "wait": _wait,
+}
+"""A command of kubectl, kind or another tool, and from the words behind it what to type here."""
+
+
+def no_such_command(name: str, words: Sequence[str], known: Mapping[str, object]) -> UsageError:
+    """Return the error for a word that is no command; `words` are those behind it."""
     if name in INSTEAD:
-        return UsageError(f"there is no command {name}: {INSTEAD[name]}")
+        return UsageError(f"there is no command {name}; type: {INSTEAD[name](list(words))}")
     guess = nearest(name, [command for command in known if command not in _HARMFUL])
     return UsageError(f"there is no command {name}{f'; did you mean {guess}?' if guess else ''}; all commands: kubenetlab --help")

@@ -20,12 +20,14 @@ from kubenetlab.cli.options import (
     Nodes,
     Output,
     OutputOption,
+    Paths,
     PlanOutput,
     Proxy,
     RealCommands,
     Strict,
     Timeout,
     UplinkOption,
+    manifest_files,
     seconds,
 )
 from kubenetlab.cli.screen import DIM, GOOD, MILD, data, hint, note, paint, say, table
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 
 def up(
+    paths: Paths = None,
     files: Files = None,
     lab: MadeLab = None,
     cni: Cni = None,
@@ -62,6 +65,7 @@ def up(
     from kubenetlab.lab.client import Client
 
     timeout_s = seconds(timeout)
+    files = manifest_files(paths, files)
     name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict)
     manifests.warn(given)
     strictness = Strictness(strict, allow_undeclared)
@@ -79,6 +83,7 @@ def up(
 
 
 def apply(
+    paths: Paths = None,
     files: Files = None,
     lab: Lab = None,
     strict: Strict = False,
@@ -91,6 +96,7 @@ def apply(
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
 
+    files = manifest_files(paths, files)
     if not files:
         raise UsageError("nothing to apply; name manifests with -f FILE")
     begun = time.monotonic()
@@ -127,14 +133,24 @@ def delete(
     hint("kubenetlab get pods -A")
 
 
-def down(lab: Lab = None, every: Annotated[bool, typer.Option("--all", help="All labs of this user.")] = False) -> None:
+def down(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[LAB…]", help="Which labs.", show_default=False, autocompletion=candidates("labs"))
+    ] = None,
+    lab: Lab = None,
+    every: Annotated[bool, typer.Option("--all", help="All labs of this user.")] = False,
+) -> None:
     """Free everything a lab has made, also after a crash. Example: kubenetlab down"""
-    from kubenetlab.errors import LabError
+    from kubenetlab.errors import LabError, UsageError, did_you_mean
     from kubenetlab.lab import client, rundir
 
-    labs = rundir.names() if every or lab is None else [lab]
-    if lab is None and not every and len(labs) > 1:
-        raise LabError(f"several labs are there: {', '.join(labs)}; say which with --lab NAME, or --all")
+    there = rundir.names()
+    for name in names or ():  # one that --lab names may have left traces alone
+        if name not in there:
+            raise UsageError(f"there is no lab {name}{did_you_mean(name, there)}; there are: {', '.join(there) or 'none'}")
+    labs = there if every else list(dict.fromkeys([*(names or ()), *([lab] if lab is not None else ())])) or there
+    if lab is None and not names and not every and len(labs) > 1:
+        raise LabError(f"several labs are there: {', '.join(labs)}; say which: kubenetlab down {labs[0]}, or --all")
     failed: list[LabError] = []
     for name in labs:
         try:
@@ -153,6 +169,7 @@ def down(lab: Lab = None, every: Annotated[bool, typer.Option("--all", help="All
 
 
 def plan(
+    paths: Paths = None,
     files: Files = None,
     lab: MadeLab = None,
     cni: Cni = None,
@@ -177,6 +194,7 @@ def plan(
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
+    files = manifest_files(paths, files)
     name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict)
     manifests.warn(given)
     is_script = output is PlanOutput.sh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
@@ -68,6 +69,10 @@ MadeLab = Annotated[
 ]
 """Of commands that make labs as well."""
 Files = Annotated[list[str] | None, typer.Option("-f", "--filename", metavar="FILE|DIR|-", help="Manifests; may be given several times.")]
+Paths = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FILE…]", help="Manifests, as with -f.", show_default=False),
+]
 Namespace = Annotated[
     str | None,
     typer.Option(
@@ -117,6 +122,16 @@ DriftOption = Annotated[
     ),
 ]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for the pods, such as `60s` or `2m`.")]
+
+
+def manifest_files(paths: list[str] | None, files: list[str] | None) -> list[str] | None:
+    """Return the files of -f and those that stand alone; None where there are neither. Raises UsageError for a path that is not there."""
+    from kubenetlab.errors import UsageError
+
+    for path in paths or ():
+        if path != "-" and not os.path.exists(path):
+            raise UsageError(f"there is no file or folder {path}; a lab's name is given with --lab {path}")
+    return [*(files or ()), *(paths or ())] or None
 
 
 def mode(text: str) -> dict[str, object]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Lab, Namespace
 from kubenetlab.cli.screen import hint, say
+
+MAX_REPLICAS: Final = 20_000
 
 Target = Annotated[
     str,
@@ -54,13 +56,13 @@ def scale(
     what: Annotated[
         list[str],
         typer.Argument(
-            metavar="KIND NAME | KIND/NAME",
-            help="A Deployment, ReplicaSet or StatefulSet.",
+            metavar="KIND NAME | KIND/NAME [N]",
+            help="A Deployment, ReplicaSet or StatefulSet; and how many pods, unless --replicas says so.",
             show_default=False,
             autocompletion=candidates("scalable"),
         ),
     ],
-    replicas: Annotated[int, typer.Option("--replicas", min=0, max=20_000, help="How many pods there shall be.")],
+    replicas: Annotated[int | None, typer.Option("--replicas", min=0, max=MAX_REPLICAS, help="How many pods there shall be.")] = None,
     namespace: Namespace = None,
     lab: Lab = None,
 ) -> None:
@@ -71,6 +73,14 @@ def scale(
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
 
+    if replicas is None:
+        *what, last = what
+        if not last.isdecimal() or len(last) > len(str(MAX_REPLICAS)) or int(last) > MAX_REPLICAS:
+            example = f"kubenetlab scale {' '.join([*what, last])} --replicas 3"
+            raise UsageError(f"scale: wanted how many pods there shall be, from 0 to {MAX_REPLICAS}, as in: {example}")
+        replicas = int(last)
+    if not what:
+        raise UsageError("scale: wanted a kind and a name, as in: scale deployment web 3")
     wanted = [(find_kind(word), word, name) for word, name in kinds_and_names("scale", what)]
     for kind, word, _ in wanted:
         if kind is None:

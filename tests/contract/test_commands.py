@@ -114,7 +114,7 @@ def test_help_names_all_commands() -> None:
     [
         (("upp",), "", 2, "there is no command upp; did you mean up?; all commands: kubenetlab --help"),
         (("dwon",), "", 2, "there is no command dwon; all commands: kubenetlab --help"),
-        (("cordon", "worker"), "", 2, "there is no command cordon: a Node's document says spec.unschedulable"),
+        (("cordon", "worker"), "", 2, "there is no command cordon; type: kubenetlab get node worker -o yaml > FILE; set spec.unschedulable"),
         (("get",), "", 2, "Missing argument"),
         (("up", "-f", "/nonexistent.yaml"), "", 2, "cannot be read: No such file or directory"),
         (("up", "-f", "-"), "a: b: c", 2, "<stdin>:1  mapping values are not allowed in this context"),
