@@ -36,7 +36,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "describe": Place("get", "describe", LOOK),
     "ping": Place("ping", "ping", LOOK),
     "check": Place("check", "check", LOOK),
-    "logs": Place("work", "logs", LOOK),
+    "logs": Place("logs", "logs", LOOK),
     "inspect": Place("inspect", "inspect", LOOK),
     "diff": Place("inspect", "diff", LOOK),
     "exec": Place("work", "exec_", ACT),

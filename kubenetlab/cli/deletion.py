@@ -6,12 +6,13 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
+from kubenetlab.api import builtin
 from kubenetlab.api.kinds import find_kind, known_words, qualified_kind
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import GivenKey
-from kubenetlab.cli.get import is_called
 from kubenetlab.cli.screen import say
+from kubenetlab.cli.selecting import fetch, is_called, wanted_kinds
 from kubenetlab.cli.words import kinds_and_names
 from kubenetlab.errors import LabError, UsageError, did_you_mean
 from kubenetlab.lab.client import ApiError, Client
@@ -26,14 +27,28 @@ SPARE_S = 5.0
 """Time allowed beyond a pod's grace period until it is gone."""
 
 
-def delete(client: Client, what: Sequence[str], files: Sequence[str] | None, namespace: str | None, *, wait: bool) -> None:
-    """Deletes and says so, object by object. Raises LabError, in the end, when some were not there.
+def delete(
+    client: Client,
+    what: Sequence[str],
+    files: Sequence[str] | None,
+    namespace: str | None,
+    *,
+    selector: str = "",
+    ignore_not_found: bool = False,
+    wait: bool,
+) -> None:
+    """Delete objects and print each. Raises LabError, in the end, when some were not there before the command began.
 
+    selector: labels of the objects, instead of their names.
+    ignore_not_found: objects that are not there are no error.
     With `wait` it returns when packets find it so: sandboxes have ended, no rule leads to them, and no flow does.
     """
     if what and files:
         raise UsageError("delete takes names or manifests, not both at once")
-    wanted, given = _named(client, what, namespace or "default")
+    if selector and not what:
+        raise UsageError("-l wants a kind, as in: delete pods -l app=web")
+    here = namespace or "default"
+    wanted, given = _selected(client, what, here, selector) if selector else _named(client, what, here, ignore_not_found=ignore_not_found)
     if files:
         from kubenetlab.cli import manifests
 
@@ -43,27 +58,33 @@ def delete(client: Client, what: Sequence[str], files: Sequence[str] | None, nam
             else:
                 meta = entry.value["metadata"]
                 given.append((qualified_kind(entry.value), meta.get("namespace", ""), meta["name"]))
-    if not wanted and not given:
+    if selector and not (wanted or given):
+        say(f"nothing found in namespace {here} with the labels {selector}")
+        return
+    if not wanted and not given and not (what and ignore_not_found):
         raise UsageError("nothing to delete; name objects (pod web-0), or manifests with -f FILE")
-    missing: list[str] = []
-    gone: list[tuple[Wanted, str]] = []
-    for one in wanted:
-        if (uid := _delete_one(client, one)) is not None:
-            gone.append((one, uid))
-        else:
-            missing.append(title(*one))
-    if given:
-        deleted = [tuple(key) for key in client.post(f"{LAB_API}/delete", {"keys": given})["deleted"]]
-        for kind, _, name in deleted:
+    there = {one: uid for one in wanted if (uid := _uid(client, one)) is not None}
+    known = {
+        (qualified_kind(document), document["metadata"].get("namespace", ""), document["metadata"]["name"]) for document in client.given()
+    }
+    for one in there:  # one that goes with another, as an object with its namespace, is deleted all the same
+        if not _delete_one(client, one):
+            say(f"{title(*one)} deleted")
+    kept = [key for key in given if key in known]
+    if kept:
+        client.post(f"{LAB_API}/delete", {"keys": kept})
+        for kind, _, name in kept:
             say(f"{kind} {name} deleted")
-        missing += [f"{kind} {name}" for kind, namespace, name in given if (kind, namespace, name) not in deleted]
     if wait:
-        _wait(client, gone)
-    if missing:
+        _wait(client, list(there.items()))
+    missing = [title(*one) for one in wanted if one not in there] + [
+        f"{kind} {name}" for kind, where, name in given if (kind, where, name) not in known
+    ]
+    if missing and not ignore_not_found:
         raise LabError(f"not found: {', '.join(missing)}")
 
 
-def _named(client: Client, what: Sequence[str], namespace: str) -> tuple[list[Wanted], list[GivenKey]]:
+def _named(client: Client, what: Sequence[str], namespace: str, *, ignore_not_found: bool) -> tuple[list[Wanted], list[GivenKey]]:
     """`pod web-0 web-1`, `pod/web-0 svc/web`: objects, and documents of kinds that the lab does not model."""
     wanted: list[Wanted] = []
     given: list[GivenKey] = []
@@ -73,10 +94,26 @@ def _named(client: Client, what: Sequence[str], namespace: str) -> tuple[list[Wa
             wanted.append((kind, namespace if kind.is_namespaced else "", name))
         elif found := _given(client, word, namespace, name):
             given.append(found)
-        else:
+        elif not (ignore_not_found and any(is_called(known, word) for known in builtin.all_kinds())):
             raise UsageError(
                 f'there is no kind "{word}"{did_you_mean(word, known_words())}, and nothing of that kind called {name} is kept'
             )
+    return wanted, given
+
+
+def _selected(client: Client, what: Sequence[str], namespace: str, selector: str) -> tuple[list[Wanted], list[GivenKey]]:
+    """`pods,services` with a selector: objects, and documents of kinds that the lab does not model."""
+    wanted: list[Wanted] = []
+    given: list[GivenKey] = []
+    for kind, names in wanted_kinds(client, "delete", what):
+        if names:
+            raise UsageError(f"-l cannot stand with a name: {names[0]}")
+        for document in fetch(client, kind, [], namespace, every=False, selector=selector):
+            meta = document["metadata"]
+            if isinstance(kind, str):
+                given.append((qualified_kind(document), meta.get("namespace", ""), meta["name"]))
+            else:
+                wanted.append((kind, meta.get("namespace", "") if kind.is_namespaced else "", meta["name"]))
     return wanted, given
 
 
@@ -90,17 +127,17 @@ def _given(client: Client, word: str, namespace: str, name: str) -> GivenKey | N
     return None
 
 
-def _delete_one(client: Client, one: Wanted) -> str | None:
-    """The uid of what is deleted; None when there is no such object."""
+def _delete_one(client: Client, one: Wanted) -> bool:
+    """Delete an object and say so; return False when there is none any more."""
     kind, namespace, name = one
     try:
         status = client.request("DELETE", object_path(kind, namespace, name)).body
     except ApiError as error:
         if error.code != 404:
             raise
-        return None
+        return False
     say(str(status.get("message") or f"{title(kind, namespace, name)} deleted"))
-    return str(status["details"]["uid"])
+    return True
 
 
 def title(kind: type[Resource], namespace: str, name: str) -> str:

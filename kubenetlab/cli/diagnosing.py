@@ -46,7 +46,7 @@ def decoded(items: Iterable[Mapping[str, Any]]) -> list[Diagnostic]:
 
 def is_accepted(diagnostic: Diagnostic, kinds: Sequence[str] | None, *, undeclared: bool) -> bool:
     """Return True for what the command line accepts: `kinds` that are not enforced, and target ports that nothing serves."""
-    from kubenetlab.cli.get import is_called
+    from kubenetlab.cli.selecting import is_called
     from kubenetlab.diagnostics import NOT_ENFORCED, PORT_NOT_SERVED
 
     if diagnostic.code == NOT_ENFORCED:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kubenetlab.api import builtin
 from kubenetlab.cli.completion import candidates
-from kubenetlab.cli.options import AllNamespaces, GetOutput, GetOutputOption, Lab, Namespace
+from kubenetlab.cli.options import AllNamespaces, GetOutput, GetOutputOption, Lab, Namespace, SelectorOption
 from kubenetlab.cli.screen import aligned, data, hint, say, table, widths_of
+from kubenetlab.cli.selecting import described, fetch, wanted_kinds
 
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
@@ -30,7 +30,7 @@ def get(
     namespace: Namespace = None,
     every: AllNamespaces = False,
     output: GetOutputOption = GetOutput.table,
-    selector: Annotated[str, typer.Option("-l", "--selector", metavar="KEY=VALUE,…", help="Only objects with these labels.")] = "",
+    selector: SelectorOption = "",
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on and show every change.")] = False,
     lab: Lab = None,
 ) -> None:
@@ -40,14 +40,14 @@ def get(
     if lab is None and what in (["clusters"], ["cluster"]) and not watch and _show_clusters(output):
         return
     client = choose(lab)
-    wanted = _wanted(client, "get", what)
+    wanted = wanted_kinds(client, "get", what)
     first, _ = wanted[0]
     if watch and len(wanted) == 1 and not isinstance(first, str):
         _watch(client, first, None if every else namespace or "default", selector, output)
         return
     documents: list[dict[str, Any]] = []
     for kind, names in wanted:
-        found = _fetch(client, kind, names, namespace or "default", every, selector)
+        found = fetch(client, kind, names, namespace or "default", every=every, selector=selector)
         documents += found
         if output is GetOutput.name:
             for document in found:
@@ -100,61 +100,40 @@ def _show_clusters(output: GetOutput) -> bool:
 def describe(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="KIND NAME | KIND/NAME", show_default=False, autocompletion=candidates("objects")),
+        typer.Argument(metavar="KIND [NAME…] | KIND/NAME…", show_default=False, autocompletion=candidates("objects")),
     ],
     namespace: Namespace = None,
+    selector: SelectorOption = "",
     lab: Lab = None,
 ) -> None:
-    """Show everything about one object, with its events and how it stands in the kernel. Example: kubenetlab describe pod client"""
+    """Show everything about objects, with their events and how they stand in the kernel. Example: kubenetlab describe pod client
+
+    A name that no object has stands for all that begin with it; without a name it is every object of the kind in the namespace.
+    """
     from kubenetlab.cli.describing import describe_object
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
 
     client = choose(lab)
-    wanted = _wanted(client, "describe", what)
-    if not all(names for _, names in wanted):
-        raise UsageError("describe wants one kind and a name, as in: describe pod web-0")
-    found = [(kind, document) for kind, names in wanted for document in _fetch(client, kind, names, namespace or "default", False, "")]
-    for kind, document in found:
+    wanted = wanted_kinds(client, "describe", what)
+    if selector and any(names for _, names in wanted):
+        raise UsageError(f"-l cannot stand with a name: {next(names[0] for _, names in wanted if names)}")
+    found = [(kind, document) for kind, names in wanted for document in described(client, kind, names, namespace or "default", selector)]
+    if not found:
+        say(f"nothing found in namespace {namespace or 'default'}")
+        hint("kubenetlab get pods -A")
+        return
+    for index, (kind, document) in enumerate(found):
+        if index:
+            say()
         if isinstance(kind, str):
             data(document, "yaml")
         else:
             describe_object(client, document)
     first = found[0][1]
-    is_running = first["kind"] == "Pod" and bool(first.get("status", {}).get("podIP"))
+    is_running = len(found) == 1 and first["kind"] == "Pod" and bool(first.get("status", {}).get("podIP"))
     where = f" -n {namespace}" if namespace else ""
     hint(f"kubenetlab inspect {first['metadata']['name']}{where}" if is_running else "kubenetlab get events -A")
-
-
-def _wanted(client: Client, command: str, what: list[str]) -> list[tuple[type[Resource] | str, list[str]]]:
-    """Kind → names that the words mean, none for all of them; a kind that the lab does not model is a word."""
-    from kubenetlab.api.kinds import find_kind, known_words, plurals
-    from kubenetlab.cli.words import kinds_and_names
-    from kubenetlab.errors import UsageError, did_you_mean
-
-    everyday = ("pods", "replicationcontrollers", "services", "daemonsets", "deployments", "replicasets", "statefulsets", "jobs")
-    names: dict[str, list[str]] = {}
-    if "/" in what[0]:
-        for word, name in kinds_and_names(command, what):
-            names.setdefault(word, []).append(name)
-    else:
-        for word in what[0].split(","):
-            names.update(dict.fromkeys(everyday if word == "all" else (word,), what[1:]))
-    wanted: list[tuple[type[Resource] | str, list[str]]] = []
-    kept: list[str] | None = None
-    for word in names:
-        kind = find_kind(word)
-        if kind is None:
-            kept = kept if kept is not None else [document["kind"] for document in client.given()]
-            known = next((name for name in (*kept, *sorted(builtin.all_kinds())) if is_called(name, word)), None)
-            if known is None:
-                raise UsageError(
-                    f'the lab has no kind "{word}"{did_you_mean(word, known_words())}\n  known: {", ".join(dict.fromkeys((*plurals(), *kept)))}'
-                )
-            wanted.append((known, names[word]))
-        else:
-            wanted.append((kind, names[word]))
-    return wanted
 
 
 def typed_name(document: Mapping[str, Any]) -> str:
@@ -163,56 +142,6 @@ def typed_name(document: Mapping[str, Any]) -> str:
 
     group = group_of(document["apiVersion"])
     return f"{document['kind'].lower()}{f'.{group}' if group else ''}/{document['metadata']['name']}"
-
-
-def is_called(kind: str, word: str) -> bool:
-    """True when a word names a kind that the lab does not model: by itself, its plural, or kubectl's short name; with its group or without."""
-    return word.lower().partition(".")[0] in (kind.lower(), plural(kind.lower()), builtin.SHORT_NAMES.get(kind))
-
-
-def plural(kind: str) -> str:
-    """`ingresses`, `networkpolicies`, `gateways`."""
-    if kind.endswith(("s", "x", "ch")):
-        return f"{kind}es"
-    return f"{kind[:-1]}ies" if kind.endswith("y") and kind[-2] not in "aeiou" else f"{kind}s"
-
-
-def _fetch(
-    client: Client, kind: type[Resource] | str, names: list[str], namespace: str, every: bool, selector: str
-) -> list[dict[str, Any]]:
-    from kubenetlab.errors import UsageError, did_you_mean
-    from kubenetlab.lab.paths import kind_path, object_path
-
-    if isinstance(kind, str):
-        items = client.given()
-        there = [item for item in items if item["kind"] == kind and (every or item["metadata"].get("namespace", namespace) == namespace)]
-        there = _selected(there, selector)
-        known = [item["metadata"]["name"] for item in there]
-        for name in names:
-            if name not in known:
-                raise UsageError(f"there is no {kind} {namespace}/{name}{did_you_mean(name, known)}")
-        return _by_namespace([item for item, name in zip(there, known, strict=True) if not names or name in names])
-    if names:
-        return [client.get(object_path(kind, namespace, name)) for name in names]
-    query = {"labelSelector": selector} if selector else {}
-    return _by_namespace(client.get(kind_path(kind, None if every else namespace), **query)["items"])
-
-
-def _selected(documents: list[dict[str, Any]], selector: str) -> list[dict[str, Any]]:
-    """Those with the labels that are wanted; of kinds that the lab models, its API picks them."""
-    from kubenetlab.api.meta import parse_selector
-    from kubenetlab.errors import UsageError
-
-    try:
-        wanted = parse_selector(selector)
-    except ValueError as error:
-        raise UsageError(f"--selector {selector}: {error}") from None
-    return [document for document in documents if wanted.matches(document["metadata"].get("labels") or {})]
-
-
-def _by_namespace(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """In the order of their namespaces; in each as they came."""
-    return sorted(documents, key=lambda document: document["metadata"].get("namespace", ""))
 
 
 def _show(kind: type[Resource] | str, documents: list[dict[str, Any]], every: bool, output: GetOutput) -> None:

@@ -24,6 +24,7 @@ from kubenetlab.cli.options import (
     PlanOutput,
     Proxy,
     RealCommands,
+    SelectorOption,
     Strict,
     Timeout,
     UplinkOption,
@@ -117,19 +118,24 @@ def apply(
 def delete(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KIND NAME… | KIND/NAME…]", show_default=False, autocompletion=candidates("objects")),
+        typer.Argument(metavar="[KIND NAME… | KIND/NAME… | KIND -l …]", show_default=False, autocompletion=candidates("objects")),
     ] = None,
     files: Files = None,
     namespace: Namespace = None,
+    selector: SelectorOption = "",
+    ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="Objects that are not there are no error.")] = False,
     lab: Lab = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until the objects are gone.")] = False,
 ) -> None:
-    """Delete objects, by name or as they stand in manifests. Example: kubenetlab delete pod web-0"""
+    """Delete objects, by name, by labels or as they stand in manifests. Example: kubenetlab delete pod web-0"""
+    from kubenetlab.api.kinds import find_kind
     from kubenetlab.cli import deletion
     from kubenetlab.lab.client import choose
 
+    if what and not files and find_kind(what[0]) is None and all(word == "-" or os.path.isfile(word) for word in what):
+        what, files = None, what  # delete web.yaml
     client = choose(lab)
-    deletion.delete(client, what or [], files, namespace, wait=not no_wait)
+    deletion.delete(client, what or [], files, namespace, selector=selector, ignore_not_found=ignore_not_found, wait=not no_wait)
     hint("kubenetlab get pods -A")
 
 

@@ -83,6 +83,9 @@ Namespace = Annotated[
         autocompletion=candidates("namespaces"),
     ),
 ]
+SelectorOption = Annotated[
+    str, typer.Option("-l", "--selector", metavar="KEY=VALUE,…", show_default=False, help="Only objects with these labels.")
+]
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="All namespaces.")]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print data.")]
 GetOutputOption = Annotated[GetOutput, typer.Option("-o", "--output", help="How to print objects; `name`: only `pod/web-0` and the like.")]

@@ -1,4 +1,4 @@
-"""exec, shell, scale, logs: acting on what runs."""
+"""exec, shell, scale: acting on what runs."""
 
 from __future__ import annotations
 
@@ -91,48 +91,6 @@ def scale(
         answer = client.request("PUT", f"{object_path(kind, namespace or 'default', name)}/scale", {"spec": {"replicas": replicas}}).body
         say(f"{kind.kind.lower()} {name} scaled from {answer['status']['replicas']} to {replicas}")
     hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -w")
-
-
-def logs(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="TARGET",
-            help="\\[ns/]pod, or a workload for one of its pods: deploy:\\[ns/]name, sts:, ds:, job:, rs:.",
-            show_default=False,
-            autocompletion=candidates("pods"),
-        ),
-    ],
-    namespace: Namespace = None,
-    container: Annotated[
-        str | None, typer.Option("-c", "--container", metavar="NAME", help="Which container; by default the first.")
-    ] = None,
-    tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last lines.")] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes, until the container ends.")] = False,
-    previous: Annotated[bool, typer.Option("-p", "--previous", help="Of the run before the last restart.")] = False,
-    lab: Lab = None,
-) -> None:
-    """Show what a container's program has seen. Example: kubenetlab logs client -f"""
-    from kubenetlab.api.pods import Pod
-    from kubenetlab.errors import UsageError
-    from kubenetlab.lab.client import choose
-    from kubenetlab.lab.paths import object_path
-    from kubenetlab.observe.targets import pod_of, read
-
-    if follow and previous:
-        raise UsageError("-f cannot stand with -p: nothing comes from a run that has ended")
-    client = choose(lab)
-    seen = client.inspect()
-    where, name = pod_of(read(target, seen, namespace), seen)
-    query = {"container": container} if container else {}
-    query |= {"tailLines": str(tail)} if tail is not None else {}
-    path = f"{object_path(Pod, where, name)}/log"
-    if follow:
-        for piece in client.pieces(path, **query, follow="true"):
-            typer.echo(piece, nl=False)
-    else:
-        typer.echo(client.text(path, **query, **({"previous": "true"} if previous else {})), nl=False)
-    hint(f"kubenetlab describe pod {name}" + (f" -n {where}" if where != "default" else ""))
 
 
 def _enter(

@@ -1,0 +1,112 @@
+"""Which objects the words of a command mean: by kind and name, by the beginning of a name, by labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kubenetlab.api import builtin
+
+if TYPE_CHECKING:
+    from kubenetlab.api.meta import Resource
+    from kubenetlab.lab.client import Client
+
+
+def wanted_kinds(client: Client, command: str, what: Sequence[str]) -> list[tuple[type[Resource] | str, list[str]]]:
+    """Kind → names that the words mean, none for all of them; a kind that the lab does not model is a word."""
+    from kubenetlab.api.kinds import find_kind, known_words, plurals
+    from kubenetlab.cli.words import kinds_and_names
+    from kubenetlab.errors import UsageError, did_you_mean
+
+    everyday = ("pods", "replicationcontrollers", "services", "daemonsets", "deployments", "replicasets", "statefulsets", "jobs")
+    names: dict[str, list[str]] = {}
+    if "/" in what[0]:
+        for word, name in kinds_and_names(command, what):
+            names.setdefault(word, []).append(name)
+    else:
+        for word in what[0].split(","):
+            names.update({kind: list(what[1:]) for kind in (everyday if word == "all" else (word,))})
+    wanted: list[tuple[type[Resource] | str, list[str]]] = []
+    kept: list[str] | None = None
+    for word in names:
+        kind = find_kind(word)
+        if kind is None:
+            kept = kept if kept is not None else [document["kind"] for document in client.given()]
+            known = next((name for name in (*kept, *sorted(builtin.all_kinds())) if is_called(name, word)), None)
+            if known is None:
+                raise UsageError(
+                    f'the lab has no kind "{word}"{did_you_mean(word, known_words())}\n  known: {", ".join(dict.fromkeys((*plurals(), *kept)))}'
+                )
+            wanted.append((known, names[word]))
+        else:
+            wanted.append((kind, names[word]))
+    return wanted
+
+
+def is_called(kind: str, word: str) -> bool:
+    """True when a word names a kind that the lab does not model: by itself, its plural, or kubectl's short name; with its group or without."""
+    return word.lower().partition(".")[0] in (kind.lower(), plural(kind.lower()), builtin.SHORT_NAMES.get(kind))
+
+
+def plural(kind: str) -> str:
+    """`ingresses`, `networkpolicies`, `gateways`."""
+    if kind.endswith(("s", "x", "ch")):
+        return f"{kind}es"
+    return f"{kind[:-1]}ies" if kind.endswith("y") and kind[-2] not in "aeiou" else f"{kind}s"
+
+
+def fetch(
+    client: Client, kind: type[Resource] | str, names: Sequence[str], namespace: str, *, every: bool = False, selector: str = ""
+) -> list[dict[str, Any]]:
+    """Return objects of a kind as the lab's API shows them: those named, else those of a namespace, or of all with `every`."""
+    from kubenetlab.errors import UsageError, did_you_mean
+    from kubenetlab.lab.paths import kind_path, object_path
+
+    if isinstance(kind, str):
+        items = client.given()
+        there = [item for item in items if item["kind"] == kind and (every or item["metadata"].get("namespace", namespace) == namespace)]
+        there = _selected(there, selector)
+        known = [item["metadata"]["name"] for item in there]
+        for name in names:
+            if name not in known:
+                raise UsageError(f"there is no {kind} {namespace}/{name}{did_you_mean(name, known)}")
+        return _by_namespace([item for item, name in zip(there, known, strict=True) if not names or name in names])
+    if names:
+        return [client.get(object_path(kind, namespace, name)) for name in names]
+    query = {"labelSelector": selector} if selector else {}
+    return _by_namespace(client.get(kind_path(kind, None if every else namespace), **query)["items"])
+
+
+def described(client: Client, kind: type[Resource] | str, names: Sequence[str], namespace: str, selector: str) -> list[dict[str, Any]]:
+    """Return the objects that describe shows: as `fetch`, and for a name that there is not, those that begin with it."""
+    from kubenetlab.errors import LabError, UsageError
+
+    if not names:
+        return fetch(client, kind, [], namespace, selector=selector)
+    found = []
+    for name in names:
+        try:
+            found += fetch(client, kind, [name], namespace)
+        except (LabError, UsageError):
+            beginning = [item for item in fetch(client, kind, [], namespace) if item["metadata"]["name"].startswith(name)]
+            if not beginning:
+                raise
+            found += beginning
+    return found
+
+
+def _selected(documents: list[dict[str, Any]], selector: str) -> list[dict[str, Any]]:
+    """Those with the labels that are wanted; of kinds that the lab models, its API picks them."""
+    from kubenetlab.api.meta import parse_selector
+    from kubenetlab.errors import UsageError
+
+    try:
+        wanted = parse_selector(selector)
+    except ValueError as error:
+        raise UsageError(f"--selector {selector}: {error}") from None
+    return [document for document in documents if wanted.matches(document["metadata"].get("labels") or {})]
+
+
+def _by_namespace(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In the order of their namespaces; in each as they came."""
+    return sorted(documents, key=lambda document: document["metadata"].get("namespace", ""))

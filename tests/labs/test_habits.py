@@ -1,0 +1,161 @@
+"""What people type first, by kubectl's and kind's habits: it does what is meant, or the error says what to type."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.clusters import ONE_NODE, deployment, pod, service
+from tests.labs.lab import COMMAND, Lab, run, wait_for
+from tests.patience import patiently
+
+SHOP = """\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-one, namespace: shop, labels: {app: web}}
+spec: {containers: [{name: main, image: agnhost, args: [netexec]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-two, namespace: shop, labels: {app: web, tier: front}}
+spec: {containers: [{name: main, image: agnhost, args: [netexec]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+"""
+POLICY = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny-all, labels: {app: web}}
+spec: {podSelector: {}}
+---
+"""
+
+
+def test_files_and_names_stand_alone(lab: Lab, tmp_path: Path) -> None:
+    """`up my.yaml`, `apply`, `plan` and `delete` with a file, `scale deploy/web 3`, `down NAME`, `help`."""
+    file, more = tmp_path / "my.yaml", tmp_path / "more.yaml"
+    file.write_text(ONE_NODE + deployment("web", 1))
+    more.write_text(service("web"))
+    run("up", str(file), "--lab", lab.name)
+    assert lab.run("apply", str(more)).out.startswith("Service default/web created")
+    assert "nothing" in lab.run("plan", str(more)).out or not lab.run("plan", str(more), "-o", "json").json
+    assert lab.run("scale", "deploy/web", "3").out == "deployment web scaled from 1 to 3\n"
+    assert lab.run("scale", "deployment", "web", "2").out == "deployment web scaled from 3 to 2\n"
+    assert "--replicas 3" in lab.run("scale", "deploy/web", status=2).err
+    assert "from 0 to 20000" in lab.run("scale", "deploy/web", "99999999999999999999", status=2).err
+    assert "a lab's name is given with --lab nothing" in lab.run("up", "nothing", status=2).err
+    assert lab.run("delete", str(more)).out == "Service default/web deleted\n"
+    assert run("down", lab.name).out == f"lab {lab.name} is down\n"
+    assert f"there is no lab {lab.name}" in run("down", lab.name, status=2).err
+    assert "scale" in run("help").out
+    assert run("help", "scale").out == run("scale", "--help").out
+
+
+def test_get_clusters_lists_all_labs(labs: Callable[[], Lab]) -> None:
+    """As kind does; of one lab where it is named."""
+    one, other = labs(), labs()
+    one.up(ONE_NODE)
+    other.up(ONE_NODE)
+    listed = [line.split()[0] for line in run("get", "clusters").out.splitlines()[1:]]
+    assert {one.name, other.name} <= set(listed)
+    assert [line.split()[0] for line in one.run("get", "clusters").out.splitlines()[1:]] == [one.name]
+
+
+def test_a_file_is_deleted_whatever_its_order(lab: Lab, tmp_path: Path) -> None:
+    """A namespace takes its objects along: they were there when the command began, and are no error. --ignore-not-found."""
+    file = tmp_path / "shop.yaml"
+    file.write_text(SHOP)
+    lab.up(ONE_NODE + SHOP)
+    deleted = lab.run("delete", "-f", str(file)).out.splitlines()
+    assert deleted == [f"{title} deleted" for title in ("Namespace shop", "Pod shop/web-one", "Pod shop/web-two", "Service shop/web")]
+    assert lab.get("pods", "-n", "shop")["items"] == []
+    assert "not found: Namespace shop, Pod shop/web-one" in lab.run("delete", "-f", str(file), status=1).err
+    lab.run("delete", "-f", str(file), "--ignore-not-found", status=0)
+    lab.run("delete", "pod", "nobody", "--ignore-not-found", status=0)
+    lab.run("delete", "netpol", "nobody", "--ignore-not-found", status=0)
+    lab.run("delete", "pod", "nobody", status=1)
+
+
+def test_labels_choose_objects(lab: Lab) -> None:
+    """-l on get, describe, logs and delete, of kinds that are only kept, too; it cannot stand with a name."""
+    lab.up(ONE_NODE + SHOP + POLICY)
+    here = ("-n", "shop", "-l", "tier=front")
+    assert lab.run("get", "pods", *here, "-o", "name").out == "pod/web-two\n"
+    assert [line.split()[1] for line in lab.run("describe", "pods", *here).out.splitlines() if line.startswith("Name:")] == ["web-two"]
+    told = lab.run("logs", "-n", "shop", "-l", "app=web", "--prefix", "--tail", "1").out.splitlines()
+    assert [line.split()[0] for line in told] == ["[pod/web-one/main]", "[pod/web-two/main]"]
+    assert "nothing found" in lab.run("logs", "-l", "app=nobody").out
+    assert "-l cannot stand with web-one" in lab.run("logs", "web-one", *here, status=2).err
+    assert "-l cannot stand with a name" in lab.run("delete", "pod", "web-one", *here, status=2).err
+    assert "wants a kind" in lab.run("delete", "-l", "app=web", status=2).err
+    assert lab.run("delete", "pods,services", *here).out == "Pod shop/web-two deleted\n"
+    assert "nothing found" in lab.run("delete", "all", *here).out
+    assert lab.run("delete", "networkpolicies", "-l", "app=web").out == "NetworkPolicy deny-all deleted\n"
+    assert [entry["metadata"]["name"] for entry in lab.get("pods", "-n", "shop")["items"]] == ["web-one"]
+
+
+def test_logs_of_several_pods_are_followed(lab: Lab, tmp_path: Path) -> None:
+    """What comes from each, with its name, until all have ended."""
+    lab.up(ONE_NODE + SHOP + pod("client"))
+    told = tmp_path / "log"
+    words = [*COMMAND, "logs", "-f", "-l", "app=web", "-n", "shop", "--prefix", "--lab", lab.name]
+    with told.open("w") as out, subprocess.Popen(words, stdout=out) as following:
+        wait_for(lambda: told.read_text().count("Started HTTP") == 2, "the logs of both")
+        for name in ("web-one", "web-two"):
+            lab.run("ping", "client", f"shop/{name}", "--http", f"/hostname?{name}", "--tcp", "8080")
+            wait_for(lambda name=name: f"GET /hostname?{name} from" in told.read_text(), "a request")  # type: ignore[misc]
+        lab.run("delete", "namespace", "shop")
+        assert following.wait(timeout=patiently(60)) == 0
+    for line in told.read_text().splitlines():
+        if "GET" in line:
+            assert line.split()[0] == f"[pod/{line.split('?')[1].split()[0]}/main]"
+
+
+def test_a_beginning_stands_for_names(lab: Lab) -> None:
+    """describe of a name that no object has shows all that begin with it, and one of no such beginning is an error."""
+    lab.up(ONE_NODE + SHOP)
+    described = lab.run("describe", "pod", "web", "-n", "shop").out.splitlines()
+    assert [line.split()[1] for line in described if line.startswith("Name:")] == ["web-one", "web-two"]
+    assert lab.run("describe", "pod", "nobody", "-n", "shop", status=1).err
+    assert "nothing found" in lab.run("describe", "deployments", "-n", "shop").out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("create -f web.yaml", "kubenetlab apply -f web.yaml"),
+        ("create cluster --config kind.yaml", "kubenetlab up -f kind.yaml"),
+        (
+            "create deployment web --image=nginx",
+            "kubectl create deployment web --image=nginx --dry-run=client -o yaml | kubenetlab apply -f -",
+        ),
+        ("run web --image=nginx", "kubectl run web --image=nginx --dry-run=client -o yaml | kubenetlab apply -f -"),
+        ("edit deploy/web", "kubenetlab get deploy/web -o yaml > FILE; edit it; kubenetlab apply -f FILE"),
+        ("label pod web a=b", "kubenetlab get pod web -o yaml > FILE"),
+        ("drain worker --force", "kubenetlab get node worker -o yaml > FILE; set spec.unschedulable"),
+        ("wait --for=condition=Available deploy/web", "kubenetlab rollout status deploy/web"),
+        ("top pods", "kubenetlab list"),
+        ("cluster-info", "kubenetlab list"),
+    ],
+)
+def test_other_verbs_name_the_command(words: str, said: str) -> None:
+    """Exit status 2, and the command with the words that were given."""
+    assert f"there is no command {words.split()[0]}; type: {said}" in run(*words.split(), status=2).err
+
+
+def test_what_edit_names_works(lab: Lab) -> None:
+    """An object as `get -o yaml` shows it can be applied again: nothing changes."""
+    lab.up(ONE_NODE + deployment("web", 1))
+    shown = lab.run("get", "deploy", "web", "-o", "yaml").out
+    assert lab.apply(shown).out.startswith("Deployment default/web unchanged")
