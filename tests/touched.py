@@ -30,6 +30,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/controllers/loadbalancers": ("load_balancers", "balanced_ports", "ways_in"),
     "kubenetlab/datapath/": ("flows", "manifests", "script", "changes"),
     "kubenetlab/datapath/balanced_ports": ("balanced_ports",),
+    "kubenetlab/datapath/egress": ("masquerade",),
     "kubenetlab/datapath/faults/": ("broken",),
     "kubenetlab/datapath/hostports": ("host_ports",),
     "kubenetlab/datapath/hooks": WORKLOADS,

@@ -20,9 +20,10 @@ from kubenetlab.api.core import NAMESPACE_NAME_LABEL, Namespace, Node, Service
 from kubenetlab.api.decode import Finding
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.documents import Path
-from kubenetlab.api.environment import Secret, sealed
+from kubenetlab.api.environment import ConfigMap, Secret, sealed
 from kubenetlab.api.kinds import qualified_kind
 from kubenetlab.api.lab import NodeSettings
+from kubenetlab.api.masquerade import foreign_ranges
 from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, Given, GivenKey, Source
@@ -187,6 +188,8 @@ class _Staged:
                 findings = [structs.replace(finding, hints=(hint,)) for finding in findings]
         if isinstance(candidate, Secret):
             candidate = sealed(candidate)
+        if isinstance(candidate, ConfigMap):
+            findings += foreign_ranges(candidate, self._config.networking.versions)
         if isinstance(candidate, Service):
             candidate, faults = cluster_ips.completed(candidate, self._config.networking.service_networks, self._taken)
             findings += faults

@@ -23,8 +23,10 @@ from msgspec import structs
 from kubenetlab import names
 from kubenetlab.api.config import ClusterConfig, ExternalHost, Network
 from kubenetlab.api.core import Event
+from kubenetlab.api.environment import ConfigMap
 from kubenetlab.api.kinds import STORED
 from kubenetlab.api.lab import Decisions, NodeReport, Observed, Uplink
+from kubenetlab.api.masquerade import CONFIG_MAP, MasqueradeConfig, masquerade_config
 from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
@@ -85,8 +87,9 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     if (up := cluster.get(Uplink, "", "uplink")) is not None:
         want(memo("uplink", _uplink, up, published, cluster.config))
     want(memo("balanced ports", _balanced_ports, balanced_ports.balanced_ports(cluster)))
+    masquerade = memo("masquerade", _masquerade, cluster.get(ConfigMap, *CONFIG_MAP))
     for node in nodes:
-        want(memo(("node", node.name), _node, node, cni))
+        want(memo(("node", node.name), _node, node, cni, masquerade))
         want(memo(("host ports", node.name), _host_ports, node))
         known = proxy_view(cluster, node.name)
         network = known.network(cni.network(node))
@@ -155,11 +158,15 @@ def _balanced_ports(ports: tuple[balanced_ports.BalancedPort, ...]) -> tuple[Wan
     return tuple(_by_namespace(balanced_ports.rules(ports), Origin("load balancer", "Services with ipMode Proxy")))
 
 
-def _node(node: NodeView, cni: CNI) -> tuple[Wanted, ...]:
+def _masquerade(config_map: ConfigMap | None) -> MasqueradeConfig | None:
+    return masquerade_config(config_map) if config_map is not None else None
+
+
+def _node(node: NodeView, cni: CNI, masquerade: MasqueradeConfig | None) -> tuple[Wanted, ...]:
     layers = [*_by_namespace(fabric.node(node), Origin("fabric", f"Node {node.name}"))]
     layers += _by_namespace(cni.node(node), Origin(_mode_name("cni", cni), f"Node {node.name}"))
     if cni.facts.has_network:
-        layers += _by_namespace(egress.rules(node), Origin("ip-masq-agent", f"Node {node.name}"))
+        layers += _by_namespace(egress.rules(node, masquerade), Origin("ip-masq-agent", f"Node {node.name}"))
     return tuple(layers)
 
 

@@ -1,33 +1,50 @@
-"""Masquerade to the outside only: what leaves the cluster leaves with the node's address, all else keeps its own.
+"""Masquerade on nodes: traffic to the outside leaves with the node's address, all other traffic keeps its own.
 
-Names follow ip-masq-agent, which does the same for clusters with kubenet.
+Names follow ip-masq-agent, which does the same in clusters with kubenet. Its ConfigMap says towards which destinations sources are
+kept; without one they are kept towards the cluster's own ranges.
 Source: kubernetes-sigs/ip-masq-agent cmd/ip-masq-agent (chain IP-MASQ-AGENT, nonMasqueradeCIDRs).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
+from kubenetlab.api.ip import version_of
+from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.nftables import NFT_FAMILIES, Chain, Rule, Table
 from kubenetlab.hoststate.object import Object
 from kubenetlab.names import MASQUERADE_TABLE
 
 AGENT_CHAIN = "IP-MASQ-AGENT"
+_LINK_LOCAL: Final = {4: "169.254.0.0/16", 6: "fe80::/10"}
+_KEPT = "ip-masq-agent: local traffic is not subject to MASQUERADE"
+
+Kept = Sequence[tuple[str, str]]
+"""(range towards which sources are kept, comment of its rule)"""
 
 
-def rules(node: NodeView) -> Iterator[Object]:
-    """The tables that masquerade, one per family, for one node."""
+def rules(node: NodeView, config: MasqueradeConfig | None = None) -> Iterator[Object]:
+    """Yield the tables that masquerade on one node, one per family. `config` is that of the ConfigMap, if there is one."""
     for index, family in enumerate(node.families):
-        inside = [
-            (cidrs[index], whose)
-            for whose, cidrs in (("pods", node.cluster_cidrs), ("nodes", node.node_cidrs), ("Services", node.service_cidrs))
-        ]
-        yield from _table(node, NFT_FAMILIES[family.version], inside)
+        kept = _of_cluster(node, index) if config is None else _configured(config, family.version)
+        yield from _table(node, NFT_FAMILIES[family.version], kept)
 
 
-def _table(node: NodeView, family: str, inside: Sequence[tuple[str, str]]) -> Iterator[Object]:
-    """`inside` are the ranges to which everybody keeps his address, and whose they are."""
+def _of_cluster(node: NodeView, index: int) -> Kept:
+    ranges = (("pods", node.cluster_cidrs), ("nodes", node.node_cidrs), ("Services", node.service_cidrs))
+    return [(cidrs[index], f"{_KEPT} ({owner})") for owner, cidrs in ranges]
+
+
+def _configured(config: MasqueradeConfig, version: int) -> Kept:
+    is_masqueraded = config.masq_link_local_ipv6 if version == 6 else config.masq_link_local
+    link_local = () if is_masqueraded else (_LINK_LOCAL[version],)
+    given = (cidr for cidr in config.non_masquerade_cidrs if version_of(cidr) == version)
+    return [(cidr, _KEPT) for cidr in dict.fromkeys((*link_local, *given))]
+
+
+def _table(node: NodeView, family: str, kept: Kept) -> Iterator[Object]:
     table = MASQUERADE_TABLE
     yield Table(node.netns, family, table, "masquerade what leaves the cluster")
     yield Chain(
@@ -36,10 +53,7 @@ def _table(node: NodeView, family: str, inside: Sequence[tuple[str, str]]) -> It
         table,
         AGENT_CHAIN,
         (
-            *(
-                Rule(f"{family} daddr {cidr} return", f"ip-masq-agent: local traffic is not subject to MASQUERADE ({whose})")
-                for cidr, whose in inside
-            ),
+            *(Rule(_keeping(family, cidr), comment) for cidr, comment in kept),
             Rule("masquerade fully-random", "ip-masq-agent: outbound traffic is subject to MASQUERADE"),
         ),
     )
@@ -48,3 +62,8 @@ def _table(node: NodeView, family: str, inside: Sequence[tuple[str, str]]) -> It
         "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our chain",
     )
     yield Chain(node.netns, family, table, "postrouting", (jump,), "type nat hook postrouting priority 100")
+
+
+def _keeping(family: str, cidr: str) -> str:
+    """Return the rule for one range; every address needs no comparison."""
+    return "return" if cidr.endswith("/0") else f"{family} daddr {cidr} return"

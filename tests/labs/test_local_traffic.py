@@ -43,8 +43,9 @@ def lab() -> Iterator[Lab]:
 
 
 def world(lab: Lab, options: str, version: int) -> World:
-    """The lab with these options of kube-proxy."""
+    """The lab with these options of kube-proxy; the kernel has what they ask for."""
     lab.run("up", "--proxy", options)
+    lab.run("diff")
     return World(lab, version)
 
 
@@ -64,6 +65,7 @@ def seen_at_cluster_ip(found: World) -> set[tuple[str, str]]:
 BY_RANGE = [proxy for proxy in PROXIES if not proxy.startswith("ipvs")]
 """The modes that lead a pod's traffic to all endpoints; IPVS has one list of endpoints for every client."""
 BRIDGE, OTHER_BRIDGE = (f"BridgeInterface,detectLocal.bridgeInterface={name}" for name in ("cbr0", "docker0"))
+DETECTORS = ("NodeCIDR", BRIDGE, "InterfaceNamePrefix,detectLocal.interfaceNamePrefix=cbr", "none")
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -76,7 +78,7 @@ def test_by_the_cluster_range_some_connections_are_lost(lab: Lab, proxy: str, ve
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("detect", ["NodeCIDR", BRIDGE, "InterfaceNamePrefix,detectLocal.interfaceNamePrefix=cbr", "none"])
+@pytest.mark.parametrize("detect", DETECTORS)
 @pytest.mark.parametrize("proxy", PROXIES)
 def test_by_the_node_no_connection_is_lost(lab: Lab, proxy: str, detect: str, version: int) -> None:
     """Only the node's own endpoint answers, and sees the pod; to the cluster IP pods of the node are no strangers either."""

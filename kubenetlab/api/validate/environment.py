@@ -8,6 +8,7 @@ from kubenetlab.api.containers import Container
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.environment import ConfigMap, Secret
+from kubenetlab.api.masquerade import CONFIG_MAP, masquerade_findings
 
 _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _FIELDS = (
@@ -25,6 +26,8 @@ def validate_config_map(config_map: ConfigMap) -> Iterator[Finding]:
     for key in config_map.binary_data:
         if key in config_map.data:
             yield Finding(("binaryData", key), "stands in data too")
+    if config_map.key == CONFIG_MAP:
+        yield from masquerade_findings(config_map)
 
 
 def validate_secret(secret: Secret) -> Iterator[Finding]:
