@@ -53,9 +53,22 @@ def differences(
     observed = {name: {bytes.fromhex(key): bytes.fromhex(value) for key, value in found.items()} for name, found in listed["maps"].items()}
     programs = {program for names in links.values() for program in names} or {name for names in listed["links"].values() for name in names}
     ours = {link: [name for name in names if name in programs] for link, names in listed["links"].items()}
+    ids = {**_lists(observed.get("fronts", {}), ids), **ids}
     return listing.differences(
         _containers(links, entries, ids), _containers({link: names for link, names in ours.items() if names}, observed, ids)
     )
+
+
+def _lists(fronts: Mapping[bytes, bytes], ids: Ids) -> dict[bytes, str]:
+    """Name the lists of endpoints that no desired front has after the Services whose observed fronts have them."""
+    found: dict[bytes, str] = {}
+    for value in fronts.values():
+        if len(value) == FRONT.size:
+            everywhere, here, service, *_ = FRONT.unpack(value)
+            for policy, own in (("Cluster", everywhere), ("Local", here)):
+                if any(own) and service in ids:
+                    found[own] = f"{ids[service]} {policy} {own.hex()}"
+    return found
 
 
 def _containers(links: Mapping[str, Sequence[str]], entries: Mapping[str, Mapping[bytes, bytes]], ids: Ids) -> Iterator[Container]:
@@ -64,7 +77,7 @@ def _containers(links: Mapping[str, Sequence[str]], entries: Mapping[str, Mappin
     on_links = {link: f"{link}: {', '.join(names)}" for link, names in links.items()}
     yield Container(_PROGRAMS, "link", f"{_PROGRAMS} on ", elements=on_links)
     for name in _DESCRIBED:
-        elements = {key.hex(): describe(name, key, value, ids) for key, value in entries.get(name, {}).items()}
+        elements = {key.hex(): describe(name, key, value, ids) for key, value in sorted(entries.get(name, {}).items())}
         yield Container(f"bpf map {name}", "element", f"bpf map {name}: ", elements=elements, parent=_PROGRAMS)
 
 

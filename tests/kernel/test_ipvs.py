@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from kubenetlab.errors import RequirementError
+from kubenetlab.hoststate import ipvs_messages as messages
 from kubenetlab.hoststate.ipvs import NAMES, Balanced, RealServer, VirtualServer, blamed, differences, replacement, update
 from kubenetlab.kernel import ipvs
 from kubenetlab.kernel.rules import RulesError
@@ -83,6 +84,26 @@ def test_a_virtual_server_is_given_another_scheduler() -> None:
         assert found.line == "~ ipvs -t 10.96.0.9:80: -s rr    (was: -s lc -p 60)"
         here.run(replacement([], NAMES))
         assert here.text() == ""
+
+
+def test_edited_servers_are_shown_before_and_after() -> None:
+    """A real server's weight and an additional one; what waits for its connections is no difference."""
+    (server, real), gone = SMALL, RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.7", 8080)
+    assert isinstance(real, RealServer)
+    with opened() as here, opened() as other:
+        here.run(update([], SMALL))
+        assert list(differences(SMALL, here.listed(NAMES))) == []
+        other._all([(gone, other._request(messages.NEW_DEST, messages.destination(gone, weight=0)))])
+        assert list(differences(SMALL, here.listed(NAMES))) == []
+        other._all([(real, other._request(messages.SET_DEST, messages.destination(real, weight=7)))])
+        other._all([(gone, other._request(messages.SET_DEST, messages.destination(gone, weight=1)))])
+        assert [found.line for found in differences(SMALL, here.listed(NAMES))] == [
+            "~ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1    (was: -r 10.244.1.2:8080 -m -w 7)",
+            "- ipvs -t 10.96.0.9:80 -r 10.244.1.7:8080 -m -w 1",
+        ]
+        here.run(replacement(SMALL))
+        assert list(differences(SMALL, here.listed(NAMES))) == []
+        assert str(server) in here.text().replace("-A ", "ipvs ")
 
 
 def test_a_real_server_goes_when_its_last_connection_has_ended() -> None:

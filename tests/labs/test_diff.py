@@ -244,3 +244,22 @@ def test_what_cannot_be_compared_is_no_success(by_iptables: Lab) -> None:
         assert "Table `nat' is incompatible" in found["line"]
         (handle,) = re.findall(r"mine.* # handle (\d+)", worker(lab, "nft", "--handle", "list", "chain", "ip", "nat", "PREROUTING"))
         worker(lab, "nft", f"delete rule ip nat PREROUTING handle {handle}")
+
+
+def test_outdated_entries_of_a_stale_node_are_shown(by_ebpf: Lab) -> None:
+    """The front of a Service leads to a list of endpoints with one that is gone: both are shown, by the name of the Service."""
+    lab = by_ebpf
+    with restored(lab):
+        lab.run("break", "kube-proxy", "--node", "worker", "--how", "stale")
+        gone = {pod["name"]: pod["addresses"][0] for pod in lab.pods("web")}
+        lab.run("scale", "deployment", "web", "--replicas", "1")
+        wait_for(lambda: len(lab.pods("web")) == 1, "one pod")
+        (address,) = {address for name, address in gone.items() if name != lab.pod("web")["name"]}
+        found = differences(lab)
+        (front,) = [one for one in found if one["object"] == "bpf map fronts"]
+        assert "Cluster: 1 endpoints in default/web" in front["desired"]
+        assert "Cluster: 2 endpoints in default/web" in front["observed"]
+        assert any(one["action"] == "remove" and one["observed"].endswith(f": {address} 8080") for one in found)
+        lab.run("heal")
+        lab.run("scale", "deployment", "web", "--replicas", "2")
+        wait_for(lambda: sum(pod["ready"] for pod in lab.pods("web")) == 2, "two pods")

@@ -13,7 +13,7 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.hoststate import bpf
 from kubenetlab.hoststate.bpf import ClusterIp, Front, Home, Hooked, Programs, Range, Source
-from kubenetlab.hoststate.bpf_entries import readable
+from kubenetlab.hoststate.bpf_entries import packed_id, readable
 from kubenetlab.hoststate.rules import RuleObject, members
 from tests.clusters import applied, deployment, running, service, store
 
@@ -145,6 +145,11 @@ def test_what_differs_is_named() -> None:
         f"+ bpf map fronts: {text}",
         "- bpf map sources: 00 = 01",
     ]
+    former = Front("", "10.96.0.7", 80, "TCP", "s", ("former list", 3))
+    (stale,) = (value.hex() for _, value in former.entries())
+    (found,) = bpf.differences(wanted, {"links": links, "maps": {**maps, "fronts": {**maps["fronts"], own: stale}}})
+    assert found.desired == text
+    assert found.observed == f"10.96.0.7 80/TCP of s, Cluster: 3 endpoints in s Cluster {packed_id('former list').hex()}, Local: none"
     broken = {**maps, "fronts": {**maps["fronts"], own: "00"}}
     assert [found.line for found in bpf.differences(wanted, {"links": links, "maps": broken})] == [
         f"~ bpf map fronts: {text}    (was: {own} = 00)"

@@ -41,6 +41,14 @@ from kubenetlab.kernel.ipvs import open_here
 open_here().run(replacement([], NAMES))
 """
 """Takes all virtual servers of a namespace away."""
+OTHER_WEIGHTS = """
+from kubenetlab.hoststate import ipvs_messages as messages
+from kubenetlab.kernel.ipvs import open_here
+ipvs = open_here()
+reals = [real for one in ipvs._list() for real, _, _ in one.reals]
+ipvs._all([(real, ipvs._request(messages.SET_DEST, messages.destination(real, weight=7))) for real in reals])
+"""
+"""Gives every real server of a namespace another weight."""
 WEB = {"a": "worker", "b": "worker", "c": "worker2"}
 
 
@@ -125,6 +133,7 @@ def test_schedulers_by_destination_stay_with_one_pod(lab: Lab, scheduler: str) -
     [
         pytest.param(["ipset", "flush", "KUBE-CLUSTER-IP"], "+ ipset KUBE-CLUSTER-IP member", id="members of a set"),
         pytest.param([sys.executable, "-c", NO_SERVERS], "+ ipvs -t", id="virtual servers"),
+        pytest.param([sys.executable, "-c", OTHER_WEIGHTS], ":8080 -m -w 7)", id="weights of real servers"),
     ],
 )
 def test_what_others_change_is_told_and_made_anew(lab: Lab, command: list[str], shown: str) -> None:
