@@ -1,13 +1,14 @@
-"""Comparison of a namespace's rules with the desired ones, by the listings of two namespaces.
+"""Comparison of the rules in namespaces with the desired ones, by the listings of the kernel.
 
 The programs that load rules rewrite them: other spellings, other order of options, defaults added or
 left out. So the desired rules are loaded into a reference namespace, by the same programs and the
-same kernel, and the listings of both namespaces are compared. The reference namespace ends with the
-process.
+same kernel, and its listing is compared with those of the namespaces that should have the same
+rules. The reference namespace ends with the process.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, cast
@@ -18,7 +19,7 @@ from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.listing import Difference, differences
 from kubenetlab.hoststate.rules import Name, Rewritten, Step, dialect
 from kubenetlab.kernel.rules import RulesError, open_here
-from kubenetlab.kernel.syscalls import CLONE_NEWNET, setns, unshare
+from kubenetlab.kernel.syscalls import CLONE_NEWNET, inside_network, open_namespace, unshare
 
 Names = Mapping[str, Sequence[Name]]
 """Dialect → what of a namespace is ours."""
@@ -32,47 +33,68 @@ class Compared(Struct, frozen=True, omit_defaults=True):
     """Dialect that could not be compared → the reason."""
 
 
-def compare(netns: int, steps: Sequence[Step], names: Names) -> Compared:
-    """Compare the rules of a namespace with those that the steps make.
+class _Listings(Struct):
+    """Listings of one namespace, by dialect; and the reason where there is none."""
 
-    netns: descriptor of the namespace. It is only read.
+    texts: dict[str, Any]
+    errors: dict[str, str]
+
+
+def compare(nodes: Mapping[str, int], steps: Sequence[Step], names: Names) -> dict[str, Compared]:
+    """Compare the rules of nodes with those that the steps make; return the outcome by node.
+
+    nodes: name of a node's namespace → pid of a process in it. Namespaces are only read.
     The calling process is in another network namespace afterwards, so give it a process of its own.
-    Raises OSError where a namespace cannot be entered or made.
+    Raises OSError where no namespace can be made.
     """
-    errors: dict[str, str] = {}
-    setns(netns, CLONE_NEWNET)
-    observed = _listings((), names, errors)
     unshare(CLONE_NEWNET)
-    desired = _listings(steps, names, errors)
+    desired = _list(steps, names)
+    return {netns: _compare(_list_node(pid, names), desired, names) for netns, pid in nodes.items()}
+
+
+def _compare(observed: _Listings, desired: _Listings, names: Names) -> Compared:
+    errors = {**observed.errors, **desired.errors}
     found: list[Difference] = []
     for name in names:
-        if name not in errors and observed[name] != desired[name]:
+        if name not in errors and observed.texts[name] != desired.texts[name]:
             words = cast(Rewritten, dialect(name))
-            sides = (words.containers(listed[name], names[name]) for listed in (desired, observed))
+            sides = (words.containers(side.texts[name], names[name]) for side in (desired, observed))
             found += differences(*sides)
     return Compared(tuple(found), errors)
 
 
-def _listings(steps: Sequence[Step], names: Names, errors: dict[str, str]) -> dict[str, Any]:
-    """Load rules into the current namespace; return dialect → its listing. What fails is added to `errors`."""
-    listings: dict[str, Any] = {}
+def _list_node(pid: int, names: Names) -> _Listings:
+    """List the namespace of a process."""
+    home = open_namespace("net")
+    with ExitStack() as stack:
+        stack.callback(os.close, home)
+        try:
+            stack.enter_context(inside_network(open_namespace("net", pid), home))
+        except OSError as error:
+            return _Listings({}, dict.fromkeys(names, f"its namespace is gone: {error.strerror}"))
+        return _list((), names)
+
+
+def _list(steps: Sequence[Step], names: Names) -> _Listings:
+    """Load rules into the current namespace, and list it."""
+    found = _Listings({}, {})
     with ExitStack() as stack:
         loaders = {}
         for name in names:
             try:
                 loaders[name] = stack.enter_context(closing(open_here(name)))
             except RequirementError as error:
-                errors[name] = str(error)
+                found.errors[name] = str(error)
         for step in steps:
             try:
-                if step.dialect not in errors:
+                if step.dialect not in found.errors:
                     loaders[step.dialect].run(step.text)
             except RulesError as error:
-                errors[step.dialect] = f"the desired rules cannot be loaded for comparison: {error}"
+                found.errors[step.dialect] = f"the desired rules cannot be loaded for comparison: {error}"
         for name in names:
             try:
-                if name not in errors:
-                    listings[name] = loaders[name].listed(names[name])
+                if name not in found.errors:
+                    found.texts[name] = loaders[name].listed(names[name])
             except RulesError as error:
-                errors[name] = str(error)
-    return listings
+                found.errors[name] = str(error)
+    return found

@@ -163,11 +163,9 @@ class LabApi:
             netlink = HostState({netns: _netlink(contents) for netns, contents in seen.items()})
             desired = HostState({netns: _netlink(contents) for netns, contents in wanted.items()}, healthy.origins)
             found = {entry.netns: [operation.difference() for operation in entry.details()] for entry in diff(netlink, desired).namespaces}
-            for netns, contents in wanted.items():
-                rules = of_hand(contents.values(), "rules")
-                if pid := agent.sandboxes.pids.get(netns):
-                    is_applied = of_hand(agent.known.get(netns, {}).values(), "rules") == rules
-                    found.setdefault(netns, []).extend(await agent.rules.differences(netns, pid, rules, is_applied=is_applied))
+            rules = {netns: of_hand(contents.values(), "rules") for netns, contents in wanted.items()}
+            for netns, differences in (await agent.rules.differences(rules, agent.sandboxes.pids)).items():
+                found.setdefault(netns, []).extend(differences)
         changes = [render_differences(netns, differences) for netns, differences in found.items() if differences]
         warnings = recovery.warnings(agent.directory / rundir.STORE)
         return _json({"changes": changes, "failures": agent.failures, "faults": broken(agent.cluster), "warnings": warnings})

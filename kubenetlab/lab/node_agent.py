@@ -21,7 +21,7 @@ from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules import Name, Step
 from kubenetlab.kernel import nftables
-from kubenetlab.kernel.comparison import Names, compare
+from kubenetlab.kernel.comparison import compare
 from kubenetlab.kernel.rules import Comparing, Loader, RulesError, Tended, Watching, open_here
 from kubenetlab.kernel.syscalls import give_memory_back, inside_network, open_namespace
 from kubenetlab.lab.boot import Boot
@@ -213,7 +213,7 @@ class NodeAgent:
                 case "list":
                     return {"listed": self._ruleset(request).listed(request["dialect"], request["names"])}
                 case "compare":
-                    return self._compare(request["pid"], request["steps"], request["names"])
+                    return self._compare(request)
                 case "text":
                     return {"text": self._ruleset(request).text(request["dialect"])}
                 case "probes":
@@ -224,14 +224,10 @@ class NodeAgent:
         except (KeyError, OSError, ValueError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
 
-    async def _compare(self, pid: int, steps: Any, names: Names) -> Message:
-        """Compare a node's rules with those that the steps make."""
-        netns = open_namespace("net", pid)
-        try:
-            wanted = msgspec.convert(steps, tuple[Step, ...])
-            return {"compared": msgspec.Raw(await in_child(lambda: msgspec.json.encode(compare(netns, wanted, names))))}
-        finally:
-            os.close(netns)
+    async def _compare(self, request: Message) -> Message:
+        """Compare the rules of nodes with those that the steps make."""
+        loads = msgspec.convert(request["steps"], tuple[Step, ...])
+        return {"compared": msgspec.Raw(await in_child(lambda: msgspec.json.encode(compare(request["nodes"], loads, request["names"]))))}
 
     def _ruleset(self, request: Message) -> Ruleset:
         netns, pid = request["netns"], request["pid"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -18,12 +18,12 @@ from msgspec import Struct
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import refusal
 from kubenetlab.hoststate.listing import Difference
-from kubenetlab.hoststate.rules import Exact, Name, RuleObject, Step, by_dialect, dialect, digest, names, steps
-from kubenetlab.kernel.comparison import Compared, Names
+from kubenetlab.hoststate.rules import Name, RuleObject, Step, dialect, digest, names, steps
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.lab import rundir
 from kubenetlab.lab.hands import Hand
 from kubenetlab.lab.log import log
+from kubenetlab.lab.rule_differences import Subject, rule_differences
 from kubenetlab.lab.together import Together
 from kubenetlab.lab.wire import Message
 
@@ -212,45 +212,24 @@ class RulesHand:
             except TimeoutError:
                 self._unanswered.clear()
 
-    async def differences(self, netns: str, pid: int, desired: Iterable[RuleObject], *, is_applied: bool) -> list[Difference]:
-        """Compare the rules of a namespace with the desired ones, and with what an earlier mode has left there.
+    async def differences(self, desired: Mapping[str, Sequence[RuleObject]], pids: Mapping[str, int]) -> dict[str, list[Difference]]:
+        """Compare the rules of namespaces with the desired ones, and with what an earlier mode has left there.
 
-        With `is_applied` the desired rules are those that the agent has loaded last. Then what differs was changed by others, and is
-        repaired like any such change, or kept where that is asked for: maps and sets are edited without a new generation.
+        Where the desired rules are those that were loaded last, a difference was made by others. It is repaired like any such
+        change, or kept where that is asked for: edits of maps and sets are without a new generation, so it may not be known yet.
         """
-        found = await self._differences(netns, pid, desired)
-        if is_applied and netns in self._marks and netns not in self._dubious and any(one.action != "unknown" for one in found):
-            self._on_touched(netns)
+        marks = self._marks
+        subjects = [
+            Subject(netns, pids[netns], rules, marks[netns].names if netns in marks else {})
+            for netns, rules in desired.items()
+            if netns in pids
+        ]
+        found = await rule_differences(subjects, lambda node, /, **request: self._hand(node).call(**request))
+        for netns, differences in found.items():
+            is_edited = any(difference.action != "unknown" for difference in differences)
+            if is_edited and netns in marks and netns not in self._dubious and marks[netns].digest == digest(desired[netns]):
+                self._on_touched(netns)
         return found
-
-    async def _differences(self, netns: str, pid: int, desired: Iterable[RuleObject]) -> list[Difference]:
-        objects, former = by_dialect(desired), self._marks[netns].names if netns in self._marks else {}
-        owned = {
-            name: tuple(dict.fromkeys((*dialect(name).names(objects.get(name, ())), *former.get(name, ()))))
-            for name in dict.fromkeys((*objects, *former))
-        }
-        owned = {name: names for name, names in owned.items() if names}
-        exact = [name for name in owned if isinstance(dialect(name), Exact)]
-        rewritten = {name: names for name, names in owned.items() if name not in exact}
-        found: list[Difference] = []
-        for name in exact:
-            answer = await self._hand(netns).call(do="list", netns=netns, pid=pid, dialect=name, names=owned[name])
-            if "error" in answer:
-                found.append(_unknown(name, answer["error"]))
-            else:
-                found += cast(Exact, dialect(name)).differences(objects.get(name, ()), answer["listed"])
-        return found + await self._compared(netns, pid, [obj for name in rewritten for obj in objects.get(name, ())], rewritten)
-
-    async def _compared(self, netns: str, pid: int, objects: Sequence[RuleObject], owned: Names) -> list[Difference]:
-        """Compare by the listing of a reference namespace, where the programs of a dialect rewrite its rules."""
-        if not owned:
-            return []
-        loads = [msgspec.to_builtins(step) for step in steps((), objects, {}, anew=False)]
-        answer = await self._hand(netns).call(do="compare", pid=pid, steps=loads, names=owned)
-        if "error" in answer:
-            return [_unknown(name, answer["error"]) for name in owned]
-        compared = msgspec.convert(answer["compared"], Compared)
-        return [*compared.differences, *(_unknown(name, error) for name, error in compared.errors.items())]
 
     async def text(self, netns: str, pid: int, dialects: Iterable[str]) -> str:
         """All rules of a namespace, as the dialects' own programs print them."""
@@ -284,11 +263,6 @@ async def _tell(hand: Hand, request: Message, each: Mapping[asyncio.Future[Messa
         for answer in each:
             if not answer.done():
                 answer.set_exception(error)
-
-
-def _unknown(name: str, error: object) -> Difference:
-    """Say that rules could not be compared."""
-    return Difference(f"? {name} rules cannot be compared: {error}", "unknown", f"{name} rules")
 
 
 def _is_deaf(mark: Mark, answer: Message) -> bool:

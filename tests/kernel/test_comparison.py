@@ -1,34 +1,51 @@
-"""Comparison in a reference namespace: what it leaves alone, and what it says when the rules cannot be compared."""
+"""Comparison by a reference namespace: what it leaves alone, and what it says when rules cannot be compared."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+
+import msgspec
 
 from kubenetlab.hoststate.rules import Step
 from kubenetlab.kernel import nftables
-from kubenetlab.kernel.comparison import compare
-from kubenetlab.kernel.syscalls import open_namespace
+from kubenetlab.kernel.comparison import Compared, Names, compare
+from kubenetlab.lab.forked import in_child
 
 NAMES = {"nftables": [("ip", "t")]}
 
 
+def compared(text: str, nodes: dict[str, int], names: Names = NAMES) -> dict[str, Compared]:
+    data = asyncio.run(in_child(lambda: msgspec.json.encode(compare(nodes, [Step("nftables", text)], names))))
+    return msgspec.json.decode(data, type=dict[str, Compared])
+
+
 def test_only_the_reference_namespace_is_written() -> None:
-    """The compared namespace keeps its rules and its generation; the caller is elsewhere afterwards."""
+    """The compared namespace keeps its rules and its generation."""
     here = nftables.open_here()
     here.run("add table ip t\nadd chain ip t mine\n")
     generations = nftables.Generations()
     before = generations.read()
-    home = open_namespace("net")
-    found = compare(home, [Step("nftables", "add table ip t\nadd chain ip t ours\n")], NAMES)
-    assert [difference.line for difference in found.differences] == ["+ nft chain ip t ours: 0 rules", "- nft chain ip t mine: 0 rules"]
+    found = compared("add table ip t\nadd chain ip t ours\n", {"a": os.getpid(), "b": os.getpid()})
+    lines = ["+ nft chain ip t ours: 0 rules", "- nft chain ip t mine: 0 rules"]
+    assert {name: [difference.line for difference in one.differences] for name, one in found.items()} == {"a": lines, "b": lines}
     assert generations.read() == before
     assert "ours" not in here.text()
-    assert os.readlink("/proc/thread-self/ns/net") != os.readlink(f"/proc/self/fd/{home}")
 
 
 def test_rules_that_the_kernel_refuses_are_an_error() -> None:
     """The dialect cannot be compared, and that is no equality."""
-    found = compare(open_namespace("net"), [Step("nftables", "add rule ip nosuch chain accept\n")], NAMES)
+    (found,) = compared("add rule ip nosuch chain accept\n", {"a": os.getpid()}).values()
     assert found.differences == ()
-    assert found.errors.keys() == {"nftables"}
     assert found.errors["nftables"].startswith("the desired rules cannot be loaded for comparison: ")
+
+
+def test_a_namespace_that_is_gone_is_an_error_of_that_node_alone() -> None:
+    """A process of that number has ended; the other node is compared."""
+    gone = os.fork()
+    if not gone:
+        os._exit(0)
+    os.waitpid(gone, 0)
+    found = compared("add table ip t\n", {"gone": gone, "here": os.getpid()})
+    assert found["gone"].errors["nftables"].startswith("its namespace is gone: ")
+    assert [difference.line for difference in found["here"].differences] == ["+ nft table ip t"]
