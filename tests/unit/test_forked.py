@@ -50,16 +50,23 @@ def test_the_event_loop_goes_on_meanwhile() -> None:
 
 def test_a_child_whose_result_nobody_wants_any_more_is_killed() -> None:
     """The caller is cancelled, and no process stays."""
+    reading, writing = os.pipe()
 
     def wait() -> bytes:
+        os.write(writing, str(os.getpid()).encode())
         signal.pause()
         return b""
 
-    async def give_up() -> None:
-        async with asyncio.timeout(0.1):
-            await in_child(wait)
+    async def give_up() -> int:
+        task = asyncio.ensure_future(in_child(wait))
+        child = int(await asyncio.to_thread(os.read, reading, 20))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return child
 
-    with pytest.raises(TimeoutError):
-        asyncio.run(give_up())
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    child = asyncio.run(give_up())
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    os.close(reading)
+    os.close(writing)
