@@ -10,7 +10,8 @@ import asyncio
 import os
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from kubenetlab.controllers import Controllers
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.errors import ApplyError, reason, refusal
 from kubenetlab.hoststate.diff import Changes, diff
+from kubenetlab.hoststate.rules import RuleObject
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState, far_ends
 from kubenetlab.kernel.blanks import Blanks
@@ -47,6 +49,8 @@ from kubenetlab.lab.wire import encode
 MAX_ROUNDS = 1000
 """So many rounds without a rest are nobody's intention."""
 REPAIR_AFTER_S = 1.0
+MAX_LOGGED = 20
+"""Maximum number of differences that are logged for one edit of a namespace's rules."""
 FIRST_ANSWERS_S = 0.1
 """How long those who have just been started are waited for: the next round takes them together."""
 GREETING_S = 0.005
@@ -72,6 +76,7 @@ class Agent:
         self.failures: dict[str, str] = {}
         """Namespace → what Linux refused there; empty again when it is done."""
         self._kept_rules: set[str] = set()
+        self._logging: set[asyncio.Task[None]] = set()
         """Nodes whose rules somebody else has changed, and that are to be kept so."""
         self.sandboxes = Sandboxes(boot.lab, boot.path(rundir.PAUSE))
         self.kernel = LinuxKernel(self.sandboxes)
@@ -288,8 +293,23 @@ class Agent:
             self.sight.note_kept(netns)
             self._kept_rules.add(netns)
             return
+        loaded = of_hand(self.known.get(netns, {}).values(), "rules")
         self._renew_rules(netns)
+        if loaded:
+            self._logging.add(task := asyncio.get_running_loop().create_task(self._log_edits(netns, loaded)))
+            task.add_done_callback(self._logging.discard)
         self._repair_soon()
+
+    async def _log_edits(self, netns: str, loaded: Sequence[RuleObject]) -> None:
+        """Log what others have changed, unless that takes so long that the repair would have to wait for it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REPAIR_AFTER_S), self.kernel_is_free:
+                pid = self.sandboxes.pids.get(netns)
+                edits = await self.rules.edits(netns, pid, loaded) if pid else []
+                for edit in edits[:MAX_LOGGED]:
+                    log(f"{netns}: somebody changed the rules: {edit.line}")
+                if len(edits) > MAX_LOGGED:
+                    log(f"{netns}: somebody changed the rules: {len(edits) - MAX_LOGGED} more differences")
 
     def _renew_rules(self, netns: str) -> None:
         log(f"{netns}: somebody changed the rules; they are made anew")

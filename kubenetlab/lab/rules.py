@@ -231,6 +231,10 @@ class RulesHand:
                 self._on_touched(netns)
         return found
 
+    async def edits(self, netns: str, pid: int, loaded: Sequence[RuleObject]) -> list[Difference]:
+        """Return what others have changed in the rules that were loaded last; nothing where they are repaired already."""
+        return (await self.differences({netns: loaded}, {netns: pid}))[netns] if netns in self._dubious else []
+
     async def text(self, netns: str, pid: int, dialects: Iterable[str]) -> str:
         """All rules of a namespace, as the dialects' own programs print them."""
         answers = [await self._hand(netns).call(do="text", netns=netns, pid=pid, dialect=name) for name in dialects]

@@ -139,6 +139,21 @@ def test_what_packets_leave_is_no_difference(by_nftables: Lab) -> None:
     lab.run("delete", "service", "faithful")
 
 
+def test_the_log_names_what_is_repaired(by_nftables: Lab) -> None:
+    """A rule by its text, as `diff` would have shown it while it was there."""
+    lab, log, rule = by_nftables, by_nftables.directory / "log", "ip daddr 192.0.2.77 counter accept"
+    lab.run("up", "--drift", "repair")
+
+    def is_logged() -> bool:
+        """On a busy machine the repair does not wait for the log."""
+        worker(lab, "nft", f"insert rule ip kube-proxy services {rule}")
+        wait_for(lambda: rule not in worker(lab, "nft", "--stateless", "list", "chain", "ip", "kube-proxy", "services"), "the repair")
+        return f"node/worker: somebody changed the rules: - nft rule ip kube-proxy services: {rule}\n" in log.read_text()
+
+    wait_for(is_logged, "the log to name it")
+    lab.run("up", "--drift", "keep")
+
+
 def test_a_replaced_iptables_rule_is_one_line(by_iptables: Lab) -> None:
     """With the comment of the desired rule, and with those of the rules around it."""
     lab = by_iptables

@@ -58,8 +58,12 @@ def test_a_child_whose_result_nobody_wants_any_more_is_killed() -> None:
         return b""
 
     async def give_up() -> int:
-        task = asyncio.ensure_future(in_child(wait))
-        child = int(await asyncio.to_thread(os.read, reading, 20))
+        loop, started = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(reading, started.set)
+        task = loop.create_task(in_child(wait))
+        await started.wait()
+        loop.remove_reader(reading)
+        child = int(os.read(reading, 20))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
