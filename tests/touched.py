@@ -54,7 +54,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/lab/coredns": ("dns", "cases"),
     "kubenetlab/lab/relay": ("port_forward",),
     "kubenetlab/lab/uplink": ("uplink",),
-    "kubenetlab/observe/": ("screens", "manifests", "flows", "cases", "targets"),
+    "kubenetlab/observe/": ("screens", "manifests", "flows", "cases", "targets", "inspect_objects"),
     "kubenetlab/observe/forwarding": ("port_forward",),
     "kubenetlab/programs/": ("containers", "workloads", "jobs", "termination", "container_lives"),
     "kubenetlab/programs/dns": ("dns", "cases"),

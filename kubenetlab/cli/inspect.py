@@ -17,17 +17,19 @@ def inspect(
         str | None,
         typer.Argument(
             metavar="[TARGET]",
-            help="\\[ns/]pod, deploy:, node: or ext:; without it the whole lab.",
+            help="\\[ns/]pod, deploy:, svc:, node: or ext:; without it the whole lab.",
             show_default=False,
-            autocompletion=candidates("places"),
+            autocompletion=candidates("destinations"),
         ),
     ] = None,
     namespace: Namespace = None,
     output: OutputOption = Output.table,
     lab: Lab = None,
 ) -> None:
-    """Show what runs: pids, namespaces, addresses; with a target its links, routes and rules. Example: kubenetlab inspect node:worker
+    """Show what runs: pids, namespaces, addresses; with a target its objects in the kernel. Example: kubenetlab inspect svc:web
 
+    Of a node or host: its links, routes and rules. Of a Service, workload or pod: addresses, endpoints, its rules or map entries on
+    each node, and tracked connections; address translation is explained.
     With -o json it is made for other programs: enter a namespace with nsenter --net=PATH.
     """
     from kubenetlab.lab.client import choose
@@ -41,22 +43,39 @@ def inspect(
         _show(seen)
         hint(f"kubenetlab inspect node:{seen['nodes'][0]['name']}")
         return
-    from kubenetlab.cli.plans import folded
+    from kubenetlab.cli.inspecting import inspect_pods, inspect_service, selected_pods, selected_service
     from kubenetlab.observe.targets import read, resolve
 
-    place = resolve(read(target, seen, namespace), seen)
-    detail = client.get(f"{LAB_API}/detail", netns=place.sandbox)
-    if output.is_data:
-        data({"name": place.title, "netns": place.netns, **detail}, output)
+    wanted = read(target, seen, namespace)
+    if (service := selected_service(wanted, seen)) is not None:
+        inspect_service(client, seen, service, output)
         return
-    say(f"{paint(place.title, None, bold=True)}  {', '.join(place.addresses)}")
-    say(f"netns {place.netns}")
-    for line in detail["objects"] if output is Output.wide else folded(detail["objects"]):
-        say(f"  {line}")
-    if detail["rules"]:
-        say()
-        say(detail["rules"].rstrip())
+    place = resolve(wanted, seen, is_destination=True)
+    detail = client.get(f"{LAB_API}/detail", netns=place.sandbox)
+    del detail["listings"]
+    found = {"name": place.title, "netns": place.netns, **detail}
+    if not output.is_data:
+        _show_namespace({**found, "netns": place.netns}, place.addresses, is_wide=output is Output.wide)
+    if place.kind == "pod":
+        title, pods = selected_pods(wanted, seen, place)
+        found |= inspect_pods(client, seen, pods, title, output)
+    if output.is_data:
+        data(found, output)
+        return
     hint(f"kubenetlab shell {target}")
+
+
+def _show_namespace(found: dict[str, Any], addresses: tuple[str, ...], *, is_wide: bool) -> None:
+    """Print the links, addresses, routes and rules of one network namespace."""
+    from kubenetlab.cli.plans import folded
+
+    say(f"{paint(found['name'], None, bold=True)}  {', '.join(addresses)}")
+    say(f"netns {found['netns']}")
+    for line in found["objects"] if is_wide else folded(found["objects"]):
+        say(f"  {line}")
+    if found["rules"]:
+        say()
+        say(found["rules"].rstrip())
 
 
 def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:

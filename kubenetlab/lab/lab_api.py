@@ -8,7 +8,7 @@ GET  diff                             → where the kernel differs from what it 
 GET  settled  ?timeout=60             → lines: how many pods are ready, until all are or never will be; and whether Linux is as it should be
 GET  diagnostics                      → objects that are not enforced, and misconfigurations, each with file and line
 GET  inspect                          → everything that runs, with pids and namespaces
-GET  detail   ?netns=…                → links, addresses, routes, neighbours and rules of one namespace
+GET  detail   ?netns=…                → links, addresses, routes, neighbours and rules of one namespace; the rules by backend, too
 GET  enter    ?netns=…                → a pidfd of its pause process, and its files
 """
 
@@ -223,8 +223,9 @@ class LabApi:
         async with agent.kernel_is_free:
             seen = agent.kernel.observe({netns: agent.desired[netns]}, far_ends(agent.desired, [netns])).get(netns, {})
         dialects = by_dialect(of_hand(agent.desired[netns].values(), "rules"))
-        rules = await agent.rules.text(netns, agent.sandboxes.pids[netns], dialects)
-        return _json({"netns": netns, "objects": [str(obj) for obj in seen.values()], "rules": rules})
+        listings = await agent.rules.listings(netns, agent.sandboxes.pids[netns], dialects)
+        objects = [str(obj) for obj in seen.values()]
+        return _json({"netns": netns, "objects": objects, "rules": "\n".join(listings.values()), "listings": listings})
 
     async def _enter(self, request: Request) -> Answer:
         """A way in: the kernel joins all namespaces of the pause process by its pidfd."""

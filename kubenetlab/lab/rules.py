@@ -235,10 +235,10 @@ class RulesHand:
         """Return what others have changed in the rules that were loaded last; nothing where they are repaired already."""
         return (await self.differences({netns: loaded}, {netns: pid}))[netns] if netns in self._dubious else []
 
-    async def text(self, netns: str, pid: int, dialects: Iterable[str]) -> str:
-        """All rules of a namespace, as the dialects' own programs print them."""
-        answers = [await self._hand(netns).call(do="text", netns=netns, pid=pid, dialect=name) for name in dialects]
-        return "\n".join(str(answer.get("text", answer.get("error", ""))).rstrip() for answer in answers)
+    async def listings(self, netns: str, pid: int, dialects: Iterable[str]) -> dict[str, str]:
+        """Return the rules of a namespace by backend, as the backend's own program prints them; an error in place of a listing."""
+        answers = {name: await self._hand(netns).call(do="text", netns=netns, pid=pid, dialect=name) for name in dialects}
+        return {name: str(answer.get("text", answer.get("error", ""))).rstrip() for name, answer in answers.items()}
 
     def _hand(self, netns: str) -> Hand:
         """A node's; the same one for every agent, for it keeps what it knows of the node."""

@@ -229,3 +229,15 @@ def test_doctor_speaks_of_user_namespaces(nobody: User) -> None:
     kept = nobody.run_directory / "kubenetlab" / "doctor.json"
     assert kept.stat().st_uid == NOBODY
     assert nobody.run("list").out == "no lab is up\n"
+
+
+def test_connections_are_counted_and_shown_without_root(lab: UsersLab) -> None:
+    """ping --count opens them inside, inspect reads the nodes' connection tracking."""
+    lab.up(CLIENT + deployment("web", 2) + service("web"))
+    counted = lab.run("ping", "client", "web", "--count", "20", "-o", "json").json
+    assert (counted["answered"], sum(server["count"] for server in counted["servers"])) == (20, 20)
+    found = lab.run("inspect", "svc:web", "-o", "json").json
+    address, node = lab.pod("client")["addresses"][0], lab.pod("client")["node"]
+    own = [entry for entry in found["conntrack"] if entry["client"].startswith(f"{address}:") and entry["node"] == node]
+    assert (len(own), found["untracked"]) == (20, [])
+    assert len(found["nodes"]) == 3

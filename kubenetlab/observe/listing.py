@@ -1,0 +1,176 @@
+"""Extracts of rule listings: the chains, elements and map entries of one object, among those of a whole node.
+
+A backend's listing is text as its own program prints it: `nft list ruleset`, `iptables-save`, `ipset save`, `ipvsadm -Sn`,
+or the map entries of the eBPF programs, one a line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct, structs
+
+
+class Subject(Struct, frozen=True):
+    """An object of the cluster, as rules mention it."""
+
+    services: frozenset[str] = frozenset()
+    """`namespace/name` of Services, which kube-proxy writes into comments and chain names."""
+    addresses: frozenset[str] = frozenset()
+    """Addresses whose mention makes a rule, element or entry belong to the object."""
+    node_ports: frozenset[int] = frozenset()
+    endpoints: frozenset[str] = frozenset()
+    """Addresses behind a Service, whose mention counts only in what masquerades pods that reach themselves."""
+
+    def is_in(self, text: str) -> bool:
+        """Return True where a rule, an element or a chain's name mentions the object."""
+        return self._is_named_in(text) or not self.addresses.isdisjoint(_ADDRESS.findall(text))
+
+    def _is_named_in(self, text: str) -> bool:
+        return any(found[1] in self.services for found in _TITLE.finditer(text)) or any(
+            found[1] in self.services for found in _CHAIN.finditer(text)
+        )
+
+
+_ADDRESS: Final = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}|(?<![0-9a-f:])[0-9a-f]{0,4}(?::[0-9a-f]{1,4}|:(?=:)|::){2,7}")
+_TITLE: Final = re.compile(r'(?<=["\s])([a-z0-9-]+/[a-z0-9.-]+)(?=[":\s])')
+"""The Service in a comment: `"default/web:http cluster IP"`, `"masquerade traffic for default/web external destinations"`."""
+_CHAIN: Final = re.compile(r"-[A-Z0-9]{8}-([a-z0-9-]+/[a-z0-9.-]+)/")
+"""The Service in the name of a chain of kube-proxy's mode nftables: `service-PFISGYVC-default/web/tcp/http`."""
+_HAIRPIN: Final = "hairpin"
+"""Set of kube-proxy's layout `fast` of nftables: each pod that may be led to itself, beside itself."""
+_LOOP_BACK: Final = "LOOP-BACK"
+"""Set of kube-proxy's mode ipvs for the same purpose."""
+_IPTABLES_TABLES: Final = ("filter", "mangle", "nat", "raw", "security")
+_LB_CHAIN: Final = re.compile(r"\bgoto ((?:external-|nodeport-)?lb-\S+?),?$")
+
+
+def extract(listings: Mapping[str, str], subject: Subject) -> list[str]:
+    """Return the lines of all listings (backend → text) that concern the subject, each chain or map under its name."""
+    found: list[str] = []
+    for backend, text in listings.items():
+        # nft shows the rules of iptables, too, in other words and without comments.
+        hidden = _IPTABLES_TABLES if "iptables" in listings and backend == "nftables" else ()
+        found += _nftables(text, subject, hidden) if backend == "nftables" else _BACKENDS.get(backend, _lines)(text, subject)
+    return found
+
+
+def _nftables(text: str, subject: Subject, hidden: Sequence[str]) -> Iterator[str]:
+    """Whole chains that are named for the subject; of others the rules and elements that mention it."""
+    blocks = list(_blocks(text))
+    wanted = [(table, head, _chosen(head, body, subject)) for table, head, body in blocks if table.split()[-1] not in hidden]
+    # In the layout `fast`, Services with the same number of endpoints share chains: those that the chosen elements go to are shown.
+    shared = {found[1] for _, _, lines in wanted for line in lines if (found := _LB_CHAIN.search(line))}
+    last = ""
+    for (table, head, lines), (_, _, body) in zip(wanted, (each for each in blocks if each[0].split()[-1] not in hidden), strict=True):
+        lines = body if head.removeprefix("chain ") in shared else lines
+        if not lines:
+            continue
+        if table != last:
+            yield f"table {table}"
+            last = table
+        yield f"  {head}"
+        yield from (f"    {line}" for line in lines)
+
+
+def _chosen(head: str, body: Sequence[str], subject: Subject) -> list[str]:
+    if head.startswith("chain ") and subject.is_in(head):
+        return [line for line in body if not line.startswith("comment ")]
+    if _HAIRPIN in head:
+        subject = structs.replace(subject, addresses=subject.addresses | subject.endpoints)
+    return [line for line in body if subject.is_in(line) or _has_node_port(head, line, subject)]
+
+
+def _has_node_port(head: str, line: str, subject: Subject) -> bool:
+    """Return True for an element of a map of node ports whose key has one of the subject's."""
+    if "nodeport" not in head or line.startswith("type "):
+        return False
+    key = re.split(r" (?:comment|:) ", line, maxsplit=1)[0]
+    return any(str(port) in key.split(" . ") for port in subject.node_ports)
+
+
+def _blocks(text: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Return (family and table, head, lines) of each chain, set and map; an element of a set is a line."""
+    table, head, body, elements = "", "", [], ""
+    for raw in text.splitlines():
+        line = raw.strip()
+        if line.startswith("table ") and line.endswith("{"):
+            table = line.removeprefix("table ").removesuffix(" {")
+        elif elements:
+            elements += f" {line}"
+            if line.endswith("}"):
+                body += _elements(elements)
+                elements = ""
+        elif line.startswith("elements = {"):
+            elements = line
+            if line.endswith("}"):
+                body += _elements(elements)
+                elements = ""
+        elif line.endswith(" {") and not head and table:
+            head, body = line.removesuffix(" {"), []
+        elif line == "}" and head:
+            yield table, head, body
+            head = ""
+        elif head and line:
+            body.append(line)
+
+
+def _elements(text: str) -> list[str]:
+    """Return each element of `elements = { a : b, c : d }`; commas within quotes are not separators."""
+    inner = text.removeprefix("elements = {").removesuffix("}")
+    return [part.strip() for part in re.findall(r'(?:"[^"]*"|[^,"])+', inner) if part.strip()]
+
+
+def _iptables(text: str, subject: Subject) -> Iterator[str]:
+    """Rules that mention the subject, table by table."""
+    table, last = "", ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line
+        elif line.startswith("-A ") and subject.is_in(line):
+            if table != last:
+                yield table
+                last = table
+            yield f"  {line}"
+
+
+def _bpf(text: str, subject: Subject) -> Iterator[str]:
+    """Front entries with the subject's addresses and node ports, and the lists of endpoints that they lead to."""
+    lines = text.splitlines()
+    ports = tuple(f" {port}/" for port in subject.node_ports)
+    fronts = [
+        line
+        for line in lines
+        if line.startswith("front ") and (subject.is_in(line) or ("node port" in line and any(p in line for p in ports)))
+    ]
+    lists = {digest for line in fronts for digest in re.findall(r"\bin ([0-9a-f]{16})\b", line)}
+    own = [line for line in lines if line.startswith(("endpoint ", "source ")) and (line.split()[1].rstrip(":") in lists)]
+    others = [line for line in lines if not line.startswith("front ") and line not in own and subject.is_in(line)]
+    yield from ([f"BPF maps of service.bpf.o ({len(fronts) + len(own) + len(others)} entries)"] if fronts or others else [])
+    yield from (f"  {line}" for line in (*fronts, *own, *others))
+
+
+def _lines(text: str, subject: Subject) -> Iterator[str]:
+    """Lines that mention the subject."""
+    ports = tuple(f":{port} " for port in subject.node_ports)
+    yield from (line for line in text.splitlines() if subject.is_in(line) or any(port in line for port in ports))
+
+
+def _ipset(text: str, subject: Subject) -> Iterator[str]:
+    """Entries that mention the subject; in the set against hairpin, also those of its endpoints."""
+    with_endpoints = structs.replace(subject, addresses=subject.addresses | subject.endpoints)
+    for line in text.splitlines():
+        if line.startswith("add ") and (with_endpoints if _LOOP_BACK in line else subject).is_in(line):
+            yield line
+
+
+_BACKENDS: Final[Mapping[str, Callable[[str, Subject], Iterator[str]]]] = {
+    "iptables": _iptables,
+    "bpf": _bpf,
+    "ipvs": _lines,
+    "ipset": _ipset,
+    "conntrack": lambda text, subject: iter(()),  # its flows are shown with their states, from the kernel's own table
+}
+"""Backend → its extract; others are taken line by line."""
