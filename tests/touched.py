@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SERVICES: Final = ("flows", "ways_in", "udp_flows", "random_edits", "shares", "switching", "traffic_distribution", "kube_proxy")
 WORKLOADS: Final = ("workloads", "jobs", "termination", "container_lives", "containers", "real_commands", "boutique", "first_days")
 LIFE: Final = ("life", "making", "killing", "faults", "full_disk", "histories", "changes", "limits", "inheritance", "store", "diff")
-COMMANDS: Final = ("screens", "habits", "completion", "only_lab", "manifests", "docs", "cases", "first_days")
+COMMANDS: Final = ("screens", "habits", "completion", "only_lab", "manifests", "docs", "cases", "first_days", "lab_list")
 ANY: Final = ("manifests", "life", "screens", "flows")
 """For files that no entry of TOUCHES names."""
 

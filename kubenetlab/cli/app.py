@@ -31,7 +31,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "delete": Place("labs", "delete", LIFE),
     "down": Place("labs", "down", LIFE),
     "plan": Place("labs", "plan", LIFE),
-    "list": Place("labs", "list_", LIFE),
+    "list": Place("lab_list", "list_", LIFE),
     "get": Place("get", "get", LOOK),
     "describe": Place("get", "describe", LOOK),
     "ping": Place("ping", "ping", LOOK),

@@ -30,11 +30,11 @@ def columns(kind: str, document: Document, *, is_wide: bool) -> list[str]:
 
 def age(stamp: str | None) -> str:
     """How long ago: `5s`, `3m10s`, `2h`, `4d`."""
-    return _duration(time.time() - datetime.fromisoformat(stamp).timestamp()) if stamp else "<unknown>"
+    return short_age(time.time() - datetime.fromisoformat(stamp).timestamp()) if stamp else "<unknown>"
 
 
-def _duration(seconds_: float) -> str:
-    """A length of time as kubectl shows it. Source: k8s.io/apimachinery pkg/util/duration."""
+def short_age(seconds_: float) -> str:
+    """Return a length of time as kubectl shows it: `5s`, `3m10s`, `2h`, `4d`. Source: k8s.io/apimachinery pkg/util/duration."""
     seconds = max(0, int(seconds_))
     if seconds < 120:
         return f"{seconds}s"
@@ -192,13 +192,13 @@ def _job_status(document: Document) -> str:
     return paint(word, {"Complete": GOOD, "Failed": BAD}.get(word, MILD))
 
 
-def _job_duration(document: Document) -> str:
+def _jobshort_age(document: Document) -> str:
     """From the start to the end, or to now."""
     begun, ended = _status(document, "startTime"), _status(document, "completionTime")
     if not begun:
         return ""
     took = datetime.fromisoformat(ended).timestamp() if ended else time.time()
-    return _duration(took - datetime.fromisoformat(begun).timestamp())
+    return short_age(took - datetime.fromisoformat(begun).timestamp())
 
 
 def _completions(job: Document) -> str:

@@ -1,4 +1,4 @@
-"""up, apply, delete, down, plan, list: a lab's life."""
+"""up, apply, delete, down, plan: a lab's life."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from kubenetlab.cli.options import (
     Namespace,
     Nodes,
     Output,
-    OutputOption,
     Paths,
     PlanOutput,
     Proxy,
@@ -31,7 +30,7 @@ from kubenetlab.cli.options import (
     manifest_files,
     seconds,
 )
-from kubenetlab.cli.screen import DIM, GOOD, MILD, data, hint, note, paint, say, table
+from kubenetlab.cli.screen import DIM, GOOD, MILD, data, hint, note, paint, say
 from kubenetlab.cli.waiting import needed, wait
 from kubenetlab.lab.paths import LAB_API
 
@@ -223,45 +222,6 @@ def plan(
         hint(f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}", lab)  # whatever labs are up: it names the one to be made
     else:
         hint("kubenetlab ping", needed(name))
-
-
-def list_(output: OutputOption = Output.table) -> None:
-    """List the labs that are up. Example: kubenetlab list"""
-    from kubenetlab.errors import LabError
-    from kubenetlab.lab.client import Client, running
-
-    found: list[dict[str, Any]] = []
-    for name in running():
-        try:
-            seen = Client(name).inspect()
-        except LabError:
-            continue
-        ready = sum(pod["ready"] or pod["phase"] == "Succeeded" for pod in seen["pods"])
-        found.append(
-            {
-                "name": name,
-                "nodes": len(seen["nodes"]),
-                "pods": len(seen["pods"]),
-                "ready": ready,
-                "services": len(seen["services"]),
-                "init_pid": seen["init_pid"],
-            }
-        )
-    if output.is_data:
-        data(found, output)
-        return
-    if not found:
-        say("no lab is up")
-        hint("kubenetlab up")
-        return
-    table(
-        ("LAB", "NODES", "PODS", "SERVICES", "PID"),
-        [
-            (lab["name"], str(lab["nodes"]), f"{lab['ready']}/{lab['pods']} ready", str(lab["services"]), str(lab["init_pid"]))
-            for lab in found
-        ],
-    )
-    hint("kubenetlab get pods -A", found[0]["name"] if len(found) > 1 else None)
 
 
 class Strictness(NamedTuple):

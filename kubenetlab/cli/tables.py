@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kubenetlab.cli import screen
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _WIDEST = 10_000
 """Columns of a terminal that is wide enough for any table; narrower ones wrap the lines themselves."""
@@ -16,15 +20,22 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequ
     if not sys.stdout.isatty():
         screen.table(header, rows)
         return
-    from rich import box
     from rich.console import Console
+
+    found = drawn(header, rows, numbers=numbers)
+    width = Console(width=_WIDEST).measure(found).maximum
+    Console(width=max(width, Console().width), no_color=not screen.has_colours()).print(found)
+
+
+def drawn(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> Table:
+    """Return the table for rich; colours in cells are ANSI codes."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for name in header:
-        drawn.add_column(name, justify="right" if name in numbers else "left", no_wrap=True, overflow="ignore")
+        found.add_column(name, justify="right" if name in numbers else "left", no_wrap=True, overflow="crop")
     for row in rows:
-        drawn.add_row(*(Text.from_ansi(cell) for cell in row))
-    width = Console(width=_WIDEST).measure(drawn).maximum
-    Console(width=max(width, Console().width), no_color=not screen.has_colours()).print(drawn)
+        found.add_row(*(Text.from_ansi(cell) for cell in row))
+    return found
