@@ -13,7 +13,17 @@ from typing import Final
 ROOT = Path(__file__).parents[1]
 
 SERVICES: Final = ("flows", "ways_in", "udp_flows", "random_edits", "shares", "switching", "traffic_distribution", "kube_proxy")
-WORKLOADS: Final = ("workloads", "jobs", "termination", "container_lives", "containers", "real_commands", "boutique", "first_days")
+WORKLOADS: Final = (
+    "workloads",
+    "jobs",
+    "termination",
+    "netexec",
+    "container_lives",
+    "containers",
+    "real_commands",
+    "boutique",
+    "first_days",
+)
 LIFE: Final = ("life", "making", "killing", "faults", "full_disk", "histories", "changes", "limits", "inheritance", "store", "diff")
 COMMANDS: Final = ("screens", "habits", "completion", "only_lab", "manifests", "docs", "cases", "first_days", "lab_list")
 ANY: Final = ("manifests", "life", "screens", "flows")
@@ -56,7 +66,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/lab/uplink": ("uplink",),
     "kubenetlab/observe/": ("screens", "manifests", "flows", "cases", "targets", "inspect_objects"),
     "kubenetlab/observe/forwarding": ("port_forward",),
-    "kubenetlab/programs/": ("containers", "workloads", "jobs", "termination", "container_lives"),
+    "kubenetlab/programs/": ("containers", "workloads", "jobs", "termination", "netexec", "container_lives"),
     "kubenetlab/programs/dns": ("dns", "cases"),
     "kubenetlab/programs/zone": ("dns", "cases"),
     "bench/": ("bench",),

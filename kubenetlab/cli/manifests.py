@@ -186,8 +186,18 @@ def ignored_fields(entries: Sequence[Entry]) -> list[str]:
     all_do = _all_run_real(entries)
     for entry in entries:
         if entry.object is not None:
-            _collect_ignored(entry.object, found, may_be_real=bool(_who_asks_for_real(entry, all_do=all_do)))
+            used = ("volumes", "volume_mounts") if _reads_files(entry) else ()
+            _collect_ignored(entry.object, found, may_be_real=bool(_who_asks_for_real(entry, all_do=all_do)), used=used)
     return list(found)
+
+
+def _reads_files(entry: Entry) -> bool:
+    """Return True when a built-in program of an object's pods reads files of volumes."""
+    from kubenetlab.api.pods import PodSpec
+    from kubenetlab.datapath.containers import files_read
+
+    spec = getattr(_pod_template(entry), "spec", None)
+    return isinstance(spec, PodSpec) and bool(files_read(spec))
 
 
 def _real_commands(entries: Sequence[Entry]) -> dict[str, list[str]]:
@@ -235,7 +245,7 @@ def _who_asks_for_real(entry: Entry, *, all_do: bool) -> str:
     return "realCommands (--real-commands)" if all_do else ""
 
 
-def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool) -> None:
+def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool, used: tuple[str, ...] = ()) -> None:
     from kubenetlab.api.meta import Record, Unmodelled, kubernetes_name
 
     unread = _unread(record, may_be_real=may_be_real)
@@ -246,16 +256,16 @@ def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool) -
     for name in record.__struct_fields__:
         value = getattr(record, name)
         if types.get(name) is Unmodelled:
-            if value is not None and name not in ("managed_fields", "self_link"):
+            if value is not None and name not in ("managed_fields", "self_link", *used):
                 into[kubernetes_name(name)] = None
         elif name in unread:
             continue
         elif isinstance(value, Record):
-            _collect_ignored(value, into, may_be_real=may_be_real)
+            _collect_ignored(value, into, may_be_real=may_be_real, used=used)
         elif isinstance(value, tuple):
             for item in value:
                 if isinstance(item, Record):
-                    _collect_ignored(item, into, may_be_real=may_be_real)
+                    _collect_ignored(item, into, may_be_real=may_be_real, used=used)
 
 
 @cache

@@ -33,6 +33,7 @@ from kubenetlab.controllers import environment
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.starting import is_anybody_starting
 from kubenetlab.controllers.stopping import termination_of
+from kubenetlab.controllers.volumes import file_text
 from kubenetlab.datapath import balanced_ports, containers, egress, fabric, hostports, loadbalancers, modes, pods, uplink
 from kubenetlab.datapath.hooks import hooks
 from kubenetlab.datapath.memo import Memo
@@ -126,7 +127,12 @@ def _setups(memo: Memo, cluster: Cluster, pod: Pod, view: PodView, decisions: De
     netns, services = view.netns, containers.numeric_services(cluster, pod)
     ports = memo(("ports", netns), containers.numeric_target_ports, pod.labels, pod.spec, services)
     of_job = is_of_job(pod.metadata)
-    return memo(("setups", netns), containers.setups_of, pod.spec, pod.metadata.annotations, of_job, ports, decisions.real_commands)
+    files: dict[str, dict[str, str]] = {}
+    for name, path in memo(("files", netns), containers.files_read, pod.spec):
+        container = pod.container(name)
+        if container is not None and (text := file_text(cluster, pod, container, path)) is not None:
+            files.setdefault(name, {})[path] = text
+    return memo(("setups", netns), containers.setups_of, pod.spec, pod.metadata.annotations, of_job, ports, decisions.real_commands, files)
 
 
 def _fabric(

@@ -13,7 +13,20 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import should_run
 from kubenetlab.controllers.stopping import gets_signal
 from kubenetlab.hoststate.programs import Listener, ProgramRun
-from kubenetlab.programs import COMMAND, DEFAULT, DONE, Ports, Setup, is_one_shot, program_of_image, serves_on, setup, takes_ports
+from kubenetlab.programs import (
+    COMMAND,
+    DEFAULT,
+    DONE,
+    Ports,
+    Setup,
+    is_one_shot,
+    program_of_image,
+    reads_arguments,
+    serves_on,
+    setup,
+    takes_ports,
+    tls,
+)
 from kubenetlab.programs.command import configure_command, runs_real_command
 from kubenetlab.programs.ending import Ending, ending_of, with_ending
 
@@ -21,6 +34,8 @@ ASSUMING = (DEFAULT, "web")
 """Programs that may listen where Services lead, if their container declares no port. Images that people keep a shell in do not."""
 Setups = Mapping[str, Setup]
 """Container of a pod → what it runs."""
+Files = Mapping[str, Mapping[str, str]]
+"""Container of a pod → path → text."""
 
 
 def programs(netns: str, pod: Pod, setups: Setups, *, waits: bool, signalled: tuple[str, ...] = ()) -> Iterator[ProgramRun]:
@@ -49,18 +64,37 @@ def asks_once(spec: PodSpec, setups: Setups) -> bool:
 
 
 def setups_of(
-    spec: PodSpec, annotations: Mapping[str, str], is_of_job: bool, target_ports: tuple[Listener, ...], real_commands: tuple[str, ...]
+    spec: PodSpec,
+    annotations: Mapping[str, str],
+    is_of_job: bool,
+    target_ports: tuple[Listener, ...],
+    real_commands: tuple[str, ...],
+    files: Files | None = None,
 ) -> Setups:
-    """Return what the containers of a pod run. `target_ports` are those of `numeric_target_ports`."""
+    """Return what the containers of a pod run. `target_ports` are those of `numeric_target_ports`.
+
+    files: the contents of those that `files_read` names; None where they do not matter.
+    """
     ports = ports_of(spec, annotations, target_ports)
 
     def setup_of(container: Container) -> Setup:
         if runs_real_command(annotations, container, real_commands):
             return configure_command(container, spec.termination_grace_period_seconds)
         ending = ending_of(spec, container, annotations, is_of_job=is_of_job)
-        return _built_in(spec, container, ports.get(container.name, Ports()), ending)
+        what = _built_in(spec, container, ports.get(container.name, Ports()), ending)
+        return what if files is None else tls.with_files(what, dict(files.get(container.name, ())))
 
     return {container.name: setup_of(container) for container in spec.all_containers}
+
+
+def files_read(spec: PodSpec) -> tuple[tuple[str, str], ...]:
+    """Return (container, path) of each file that a built-in program of a pod reads when it starts."""
+    return tuple(
+        (container.name, path)
+        for container in spec.all_containers
+        if reads_arguments(container.image)
+        for path in tls.files_read(setup(container))
+    )
 
 
 def ports_of(spec: PodSpec, annotations: Mapping[str, str], target_ports: tuple[Listener, ...]) -> Mapping[str, Ports]:

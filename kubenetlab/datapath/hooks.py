@@ -77,5 +77,6 @@ def _spec(base: ProbeSpec, container: Container, handler: LifecycleHandler, *, i
             port=port_number(container, action.port),
             path=action.path or "/",
             headers=headers,
+            is_tls=action.scheme == "HTTPS",
         )
     return base

@@ -40,6 +40,8 @@ class ProbeSpec(Struct, frozen=True):
     """sleep: of a hook, for `delay_s`. none: of a hook that Kubernetes cannot run."""
     port: int = 0
     path: str = "/"
+    is_tls: bool = False
+    """Of HTTP: HTTPS, with whatever certificate."""
     headers: tuple[tuple[str, str], ...] = ()
     service: str = ""
     """Of gRPC's health protocol."""
@@ -150,6 +152,7 @@ def _spec(
                 "port": port_number(container, action.port),
                 "path": action.path or "/",
                 "headers": headers,
+                "is_tls": action.scheme == "HTTPS",
                 "address": action.host or address,
             }
         elif probe.tcp_socket is not None:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from kubenetlab.lab.exchange import BODILESS, Exchange, chunk, head
 from kubenetlab.lab.incoming import Asked, Incoming
 from kubenetlab.lab.log import say
+from kubenetlab.lab.tls import TlsConnection
 from kubenetlab.programs.http import Peer, Request, Response, plain_peer
 
 RECEIVE_BYTES = 64 * 1024
@@ -51,16 +52,16 @@ class Handover(Struct, frozen=True):
 
 
 Answer = Response | Stream | Handover
+Connection = socket.socket | TlsConnection
 Handler = Callable[[Request], Awaitable[Answer]]
 
 
-async def serve(connection: socket.socket, handler: Handler, received: bytes = b"", *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+async def serve(connection: Connection, handler: Handler, received: bytes = b"", *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
     """Answers the requests of one connection until it ends. A broken request is answered with 400, a broken handler with 500.
 
     `received` is what came in before.
     """
     connection.setblocking(False)
-    loop = asyncio.get_running_loop()
     try:
         incoming = Incoming(*_names(connection), max_body_bytes)
         incoming.feed(received)
@@ -77,7 +78,7 @@ async def serve(connection: socket.socket, handler: Handler, received: bytes = b
                 await _send(connection, CONTINUE)
                 incoming.awaits_continue = False
             async with asyncio.timeout(IDLE_TIMEOUT_S):
-                data = await loop.sock_recv(connection, RECEIVE_BYTES)
+                data = await _receive(connection)
             if not data:
                 return
             incoming.feed(data)
@@ -88,18 +89,17 @@ async def serve(connection: socket.socket, handler: Handler, received: bytes = b
 
 
 async def fetch(
-    connection: socket.socket, method: str, target: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
+    connection: Connection, method: str, target: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
 ) -> Response:
     """One request over a connected socket, and its answer. Raises ConnectionError when the answer is cut short."""
-    loop = asyncio.get_running_loop()
     exchange = Exchange(method, target, headers or {}, body)
-    await loop.sock_sendall(connection, exchange.request_bytes)
+    await _send(connection, exchange.request_bytes)
     while not exchange.is_complete:
-        exchange.feed(await loop.sock_recv(connection, RECEIVE_BYTES))
+        exchange.feed(await _receive(connection))
     return exchange.response
 
 
-def _names(connection: socket.socket) -> tuple[Peer, int]:
+def _names(connection: Connection) -> tuple[Peer, int]:
     """Who is at the other end, and at which of our ports; nobody in particular at the end of a Unix socket."""
     if connection.family == socket.AF_UNIX:
         return ("", 0), 0
@@ -114,7 +114,7 @@ async def _handled(request: Request, handler: Handler) -> Answer:
         return Response(500, f"{type(error).__name__}: {error}\n".encode())
 
 
-async def _answer(connection: socket.socket, asked: Asked, answer: Answer) -> None:
+async def _answer(connection: Connection, asked: Asked, answer: Answer) -> None:
     if isinstance(answer, Stream):
         headers = {
             "Content-Type": answer.content_type,
@@ -130,6 +130,7 @@ async def _answer(connection: socket.socket, asked: Asked, answer: Answer) -> No
         response = Response(500, f"invalid status code {response.status}\n".encode())
     data = _whole(response, is_last=asked.is_last, is_head=asked.request.method == "HEAD")
     if isinstance(answer, Handover):
+        assert isinstance(connection, socket.socket)  # a Unix socket: there is no TLS
         try:
             data = data[socket.send_fds(connection, [data], answer.fds) :]
         finally:
@@ -138,9 +139,9 @@ async def _answer(connection: socket.socket, asked: Asked, answer: Answer) -> No
     await _send(connection, data)
 
 
-async def _send_pieces(connection: socket.socket, pieces: AsyncIterator[bytes], framed: Callable[[bytes], bytes]) -> None:
+async def _send_pieces(connection: Connection, pieces: AsyncIterator[bytes], framed: Callable[[bytes], bytes]) -> None:
     """Piece by piece. Raises ConnectionError when the client is gone, also while there is nothing to send: nobody else would notice."""
-    hung_up = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(connection, 1))  # who listens has nothing more to say
+    hung_up = asyncio.ensure_future(_receive(connection, 1))  # who listens has nothing more to say
     try:
         while True:
             coming = asyncio.ensure_future(anext(pieces, None))
@@ -175,5 +176,14 @@ def _head(status: int, headers: Mapping[str, str], *, is_last: bool) -> bytes:
     return head(f"HTTP/1.1 {status} {_REASONS.get(status, '')}", lines)
 
 
-async def _send(connection: socket.socket, data: bytes) -> None:
-    await asyncio.get_running_loop().sock_sendall(connection, data)
+async def _send(connection: Connection, data: bytes) -> None:
+    if isinstance(connection, TlsConnection):
+        await connection.send(data)
+    else:
+        await asyncio.get_running_loop().sock_sendall(connection, data)
+
+
+async def _receive(connection: Connection, count: int = RECEIVE_BYTES) -> bytes:
+    if isinstance(connection, TlsConnection):
+        return await connection.receive(count)
+    return await asyncio.get_running_loop().sock_recv(connection, count)

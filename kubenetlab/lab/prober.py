@@ -17,8 +17,9 @@ from kubenetlab.datapath.probes import USER_AGENT, ProbeSpec
 from kubenetlab.kernel.echo import echo_of
 from kubenetlab.lab import grpc_health
 from kubenetlab.lab.executor import Executor
-from kubenetlab.lab.http import fetch
+from kubenetlab.lab.http import Connection, fetch
 from kubenetlab.lab.podnet import Namespace
+from kubenetlab.lab.tls import TlsConnection, client_context
 from kubenetlab.lab.wire import Message
 from kubenetlab.names import socket_address
 
@@ -170,8 +171,11 @@ class Probing(Question):
         return connection
 
     async def _get(self) -> str | None:
-        connection = await self._connect()
+        plain = await self._connect()
+        connection: Connection = plain
         try:
+            if self.spec.is_tls:
+                connection = await self._in_tls(plain)
             own = {"Host": socket_address(self.spec.address, self.spec.port), "User-Agent": USER_AGENT}
             given = {name.lower() for name, _ in self.spec.headers}
             headers = {**{name: value for name, value in own.items() if name.lower() not in given}, **dict(self.spec.headers)}
@@ -180,6 +184,18 @@ class Probing(Question):
             connection.close()
         is_fine = self.spec.is_hook or answer.status in HTTP_OK  # of a hook the kubelet takes any answer
         return None if is_fine else f"HTTP probe failed with statuscode: {answer.status}"
+
+    async def _in_tls(self, connection: socket.socket) -> TlsConnection:
+        """Return the connection with TLS around it. Raises ValueError with what a kubelet says when the server does not speak it."""
+        tls = TlsConnection(connection, client_context(), is_server=False)
+        try:
+            await tls.handshake()
+        except OSError as error:
+            target = f"https://{socket_address(self.spec.address, self.spec.port)}{self.spec.path}"
+            is_http = getattr(error, "reason", "") in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+            words = "http: server gave HTTP response to HTTPS client" if is_http else f"tls: {error.strerror or error}"
+            raise ValueError(f'Get "{target}": {words}') from None
+        return tls
 
     async def _execute(self) -> str | None:
         """A command in the container."""

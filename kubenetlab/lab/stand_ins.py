@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kubenetlab import programs
 from kubenetlab.hoststate.programs import Listener
@@ -17,12 +17,17 @@ from kubenetlab.lab import grpc_health
 from kubenetlab.lab.http import IDLE_TIMEOUT_S, RECEIVE_BYTES, serve
 from kubenetlab.lab.listening import PKTINFO_SPACE, from_where, listening
 from kubenetlab.lab.podnet import DATAGRAM_BYTES, Namespace, PodNetwork
+from kubenetlab.lab.tls import HANDSHAKE, TlsConnection, localhost_context, server_context
 from kubenetlab.lab.wire import Message
 from kubenetlab.names import socket_address
 from kubenetlab.programs.http import Me, Peer, Request, Response, plain_peer
 from kubenetlab.programs.resolver import parse
 
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
 LOG_LINES = 1000
+NOT_TLS: Final = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 
 
 class Run:
@@ -44,11 +49,15 @@ class Run:
         self.is_stopping = False
         """True after SIGTERM."""
         self._memory: Any = None
+        self._tls: SSLContext | None = None
+        """What the program serves TLS with, if its arguments say so."""
         self.outcome: Message = {"state": "running"}
         """How it goes, or how it ended: told again to an agent that comes back."""
 
     def update(self, program: str, options: dict[str, Any], listeners: list[Listener]) -> None:
         """Opens what is new, closes what is gone. Raises OSError, with nothing new left open, when a port cannot be had."""
+        if "tls" in options and self._tls is None:
+            self._tls = server_context(options["tls"])  # read once, as the program would
         opened: dict[Listener, socket.socket] = {}
         try:
             for listener in listeners:
@@ -126,7 +135,9 @@ class Run:
         try:
             async with asyncio.timeout(IDLE_TIMEOUT_S):
                 begun = await asyncio.get_running_loop().sock_recv(connection, RECEIVE_BYTES)
-            if begun.startswith(grpc_health.PREFACE):
+            if self._tls is not None or (begun.startswith(HANDSHAKE) and getattr(self._module, "SERVES_TLS", False)):
+                await self._serve_tls(connection, begun)
+            elif begun.startswith(grpc_health.PREFACE):
                 await grpc_health.serve(connection, begun)
             else:
                 await serve(connection, self._http, begun, max_body_bytes=1024 * 1024)
@@ -134,6 +145,21 @@ class Run:
             pass  # the client is gone, or never said anything
         finally:
             connection.close()
+
+    async def _serve_tls(self, connection: socket.socket, begun: bytes) -> None:
+        """HTTP/1.1 over TLS; to plain HTTP a server of Go says what is wrong. Source: Go's net/http/server.go."""
+        if not begun.startswith(HANDSHAKE):
+            await asyncio.get_running_loop().sock_sendall(connection, NOT_TLS)
+            return
+        tls = TlsConnection(connection, self._tls or localhost_context(), begun, is_server=True)
+        try:
+            async with asyncio.timeout(IDLE_TIMEOUT_S):
+                await tls.handshake()
+        except OSError as error:
+            peer = plain_peer(connection.getpeername())
+            self.note(f"http: TLS handshake error from {socket_address(*peer)}: {error.strerror or error}")
+            return
+        await serve(tls, self._http, max_body_bytes=1024 * 1024)
 
     async def _serve_sctp(self, connection: socket.socket) -> None:
         """What one asks by UDP, message by message over one association."""

@@ -39,7 +39,7 @@ def runs_until_stopped(container: Container) -> bool:
 def configure(container: Container, ports: Ports) -> Setup:
     match _subcommand(container):
         case ("netexec", *rest):
-            return netexec.configure_arguments(tuple(rest))
+            return netexec.configure_arguments(tuple(rest), container)
         case ("serve-hostname", *rest):
             return serve_hostname.configure_arguments(tuple(rest))
         case ("porter", *_):

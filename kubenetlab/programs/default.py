@@ -13,6 +13,8 @@ from kubenetlab.programs import Ports, Setup, netexec
 from kubenetlab.programs.http import Me, Peer, Request, Response, text
 
 TAKES_PORTS = True
+SERVES_TLS = True
+"""True for a server that answers TLS beside HTTP, with a certificate of its own: what the image would do is not known."""
 _NETEXEC_PATHS = frozenset(("/hostname", "/hostName", "/clientip", "/echo", "/dial", "/exit", "/shutdown"))
 
 

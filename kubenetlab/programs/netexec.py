@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from msgspec import structs
 
+from kubenetlab.api.containers import Container
 from kubenetlab.api.durations import duration_s
 from kubenetlab.api.ip import is_address
 from kubenetlab.hoststate.programs import Listener
@@ -25,8 +26,20 @@ from kubenetlab.names import socket_address
 from kubenetlab.programs import DELAY_SHUTDOWN, Setup
 from kubenetlab.programs.arguments import misused, options, port_number
 from kubenetlab.programs.http import Me, Peer, Request, Response, text
+from kubenetlab.programs.tls import TLS, tls_option
 
-OPTIONS: Final = frozenset(("http-port", "udp-port", "sctp-port", "udp-listen-addresses", "http-override", "delay-shutdown"))
+OPTIONS: Final = frozenset(
+    (
+        "http-port",
+        "udp-port",
+        "sctp-port",
+        "udp-listen-addresses",
+        "http-override",
+        "delay-shutdown",
+        "tls-cert-file",
+        "tls-private-key-file",
+    )
+)
 """The flags that are modelled."""
 
 DIAL_TIMEOUT_S = 5.0
@@ -35,7 +48,7 @@ _NOT_MODELLED: Final = ("/shell", "/upload")
 _FORM_TYPE: Final = "application/x-www-form-urlencoded"
 
 
-def configure_arguments(words: tuple[str, ...]) -> Setup:
+def configure_arguments(words: tuple[str, ...], container: Container) -> Setup:
     """Return the setup for the arguments behind `netexec`.
 
     HTTP on 8080 and UDP on 8081 unless they say otherwise; -1 switches UDP and SCTP off.
@@ -59,6 +72,8 @@ def configure_arguments(words: tuple[str, ...]) -> Setup:
     chosen: dict[str, Any] = {DELAY_SHUTDOWN: delay_s} if delay_s > 0 else {}
     if override := given.get("http-override", ""):
         chosen["http_override"] = override
+    if certificate := given.get("tls-cert-file", ""):
+        chosen[TLS] = tls_option(certificate, given.get("tls-private-key-file", ""), container)
     if len(listeners) == 1:
         chosen["is_unready"] = True
     return Setup("netexec", chosen, listeners)

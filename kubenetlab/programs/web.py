@@ -13,6 +13,8 @@ from kubenetlab.programs import Ports, Setup, declared_ports, image_name
 from kubenetlab.programs.http import Me, Request, Response
 
 TAKES_PORTS = True
+SERVES_TLS = True
+"""True for a server that answers TLS beside HTTP, with a certificate of its own: what the image would do is not known."""
 _CONFIGURATIONS: Final = ("/etc/nginx", "/usr/local/apache2/conf", "/etc/apache2", "/etc/httpd")
 """Where the images keep their configuration."""
 _HTTP: Final = (Listener("TCP", 80),)

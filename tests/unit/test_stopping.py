@@ -63,10 +63,15 @@ def asked(cluster: Cluster) -> list[ProbeSpec]:
     return [spec for specs in plan_probes(cluster, ONLINK, Memo()).values() for spec in specs if spec.netns.startswith("pod/default/a")]
 
 
+def runs_of(cluster: Cluster) -> list[ProgramRun]:
+    """The programs of the pod."""
+    found = [obj for contents in planned(cluster).namespaces.values() for obj in contents.values() if isinstance(obj, ProgramRun)]
+    return [run for run in found if run.netns.startswith("pod/default/a")]
+
+
 def runs(cluster: Cluster) -> dict[str, bool]:
     """Program that runs → whether it has got SIGTERM."""
-    found = [obj for contents in planned(cluster).namespaces.values() for obj in contents.values() if isinstance(obj, ProgramRun)]
-    return {run.container: run.is_stopping for run in found if run.netns.startswith("pod/default/a")}
+    return {run.container: run.is_stopping for run in runs_of(cluster)}
 
 
 def reasons(cluster: Cluster) -> list[tuple[str, str]]:
