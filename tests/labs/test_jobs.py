@@ -43,11 +43,13 @@ spec: {selector: {app: worker}, ports: [{port: 80, targetPort: 9000}]}
 
 def test_jobs_complete_and_up_waits_for_them(lab: Lab) -> None:
     """At once, in parallel, or after a while, in which the program serves: then `up` is done, and the Service has no endpoint any more."""
-    slow = job("worker", "image: worker, ports: [{containerPort: 9000}]", annotations="kubenetlab.dev/duration: 5s")
-    lab.up(ONE_NODE + CLIENT + slow, "--no-wait")
+    serving = "image: worker, ports: [{containerPort: 9000}]"
+    lab.up(ONE_NODE + CLIENT + job("worker", serving, annotations="kubenetlab.dev/duration: 1h"), "--no-wait")
     client, target = lab.pod("client"), ("TCP", lab.service("worker")["cluster_ips"][0], 80)
     wait_for(lambda: [answer.who for answer in lab.ask(client, target)] == [lab.pod("worker")["name"]], "the worker to serve")
-    done = lab.up(ONE_NODE + CLIENT + slow + job("many", more="completions: 5\n  parallelism: 2"))
+    lab.run("delete", "job", "worker")
+    brief = job("worker", serving, annotations="kubenetlab.dev/duration: 1s")
+    done = lab.up(ONE_NODE + CLIENT + brief + job("many", more="completions: 5\n  parallelism: 2"))
     assert "10 of 10 pods ready" in done.out
     shown = {line.split()[0]: line.split()[1:3] for line in lab.run("get", "jobs").out.splitlines()[1:]}
     assert shown == {"worker": ["Complete", "1/1"], "many": ["Complete", "5/5"]}

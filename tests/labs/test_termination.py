@@ -54,7 +54,7 @@ UNREADY = {"ready": False, "serving": False, "terminating": True}
 
 def test_a_pod_serves_while_its_pre_stop_hook_runs(lab: Lab) -> None:
     """Alone, it is what the Service falls back to; then it is gone, also when the agent dies meanwhile."""
-    lab.up(ONE_NODE + pod("client") + SERVICE + server(", lifecycle: {preStop: {sleep: {seconds: 3}}}"))
+    lab.up(ONE_NODE + pod("client") + SERVICE + server(", lifecycle: {preStop: {sleep: {seconds: 6}}}"))
     lab.run("delete", "pod", "server", "--no-wait")
     wait_for(lambda: endpoints(lab) == [TERMINATING], "its endpoint to terminate")
     assert lab.ask(*asks(lab))[0].who == "server"
@@ -67,7 +67,7 @@ def test_a_pod_serves_while_its_pre_stop_hook_runs(lab: Lab) -> None:
 
 def test_a_server_that_turns_unready_after_sigterm_leaves_the_endpoints(lab: Lab) -> None:
     """`netexec --delay-shutdown` serves on, unready: terminating stays, serving is false, and no rule leads there."""
-    waits = 'agnhost, args: [netexec, "--delay-shutdown=5"]'
+    waits = 'agnhost, args: [netexec, "--delay-shutdown=7"]'
     lab.up(ONE_NODE + pod("client") + SERVICE + server(READY, image=waits))
     place = lab.pod("server")
     direct = ("TCP", place["addresses"][0], 8080)
@@ -101,7 +101,7 @@ def test_hooks_of_a_real_server(lab: Lab) -> None:
     hooks = ", lifecycle: {postStart: {exec: {command: [sleep, '1']}}, preStop: {httpGet: {port: 8080, path: /stopping}}}"
     command = f"python, command: [python3, -u, -c, {SIGNALS!r}]"
     lab.up(
-        ONE_NODE + pod("client") + SERVICE + server(READY + hooks, image=command, meta=REAL, more=", terminationGracePeriodSeconds: 6"),
+        ONE_NODE + pod("client") + SERVICE + server(READY + hooks, image=command, meta=REAL, more=", terminationGracePeriodSeconds: 9"),
         "--timeout",
         "30s",
     )
