@@ -92,7 +92,7 @@ def files_read(spec: PodSpec) -> tuple[tuple[str, str], ...]:
     return tuple(
         (container.name, path)
         for container in spec.all_containers
-        if reads_arguments(container.image)
+        if tls.names_files(container) and reads_arguments(container.image)
         for path in tls.files_read(setup(container))
     )
 

@@ -18,6 +18,11 @@ _FILES_OF_THE_IMAGE: Final[Mapping[str, str]] = {"/localhost.crt": CERTIFICATE, 
 """What agnhost's image brings."""
 
 
+def names_files(container: Container) -> bool:
+    """Return True when an argument may name a certificate's file: a quick look, for all others need no further one."""
+    return any("tls-cert-file" in word for word in (*container.command, *container.args))
+
+
 def tls_option(certificate_file: str, key_file: str, container: Container) -> dict[str, str]:
     """Return the option of a program whose arguments name these files; relative paths count from the working directory."""
     paths = {"certificate_file": certificate_file, "key_file": key_file}
