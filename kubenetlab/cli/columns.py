@@ -192,7 +192,7 @@ def _job_status(document: Document) -> str:
     return paint(word, {"Complete": GOOD, "Failed": BAD}.get(word, MILD))
 
 
-def _jobshort_age(document: Document) -> str:
+def job_duration(document: Document) -> str:
     """From the start to the end, or to now."""
     begun, ended = _status(document, "startTime"), _status(document, "completionTime")
     if not begun:
@@ -320,7 +320,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("NAME", _name, False),
         ("STATUS", _job_status, False),
         ("COMPLETIONS", _completions, False),
-        ("DURATION", _job_duration, False),
+        ("DURATION", job_duration, False),
         ("AGE", _age, False),
         ("CONTAINERS", lambda item: _containers(item, "name"), True),
         ("IMAGES", lambda item: _containers(item, "image"), True),

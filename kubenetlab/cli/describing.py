@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kubenetlab.cli.columns import age, pod_status
+from kubenetlab.cli.describing_jobs import describe_job
 from kubenetlab.cli.describing_services import describe_service
 from kubenetlab.cli.describing_workloads import WORKLOADS, describe_workload
 from kubenetlab.cli.lines import conditions, line, mapping
@@ -27,7 +28,7 @@ def describe_object(client: Client, document: Mapping[str, Any]) -> None:
     line("Age", age(meta.get("creationTimestamp")))
     for owner in meta.get("ownerReferences", ()):
         line("Controlled By", f"{owner['kind']}/{owner['name']}")
-    parts = {"Pod": _pod, "Service": describe_service, "Node": _node, **dict.fromkeys(WORKLOADS, describe_workload)}
+    parts = {"Pod": _pod, "Service": describe_service, "Node": _node, "Job": describe_job, **dict.fromkeys(WORKLOADS, describe_workload)}
     parts.get(document["kind"], _other)(client, document)
     _events(client, document)
 

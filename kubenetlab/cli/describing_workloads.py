@@ -27,12 +27,12 @@ def describe_workload(client: Client, document: Mapping[str, Any]) -> None:
     for name, value in _strategy(document).items():
         line(name, value)
     say("Pod Template:")
-    _template(spec["template"])
+    describe_template(spec["template"])
     if document.get("status", {}).get("conditions"):
         conditions(document)
     if document["kind"] == "Deployment":
         _replica_sets(client, document)
-    _pods(client, document)
+    describe_pods(client, document)
 
 
 def _selector(selector: Mapping[str, Any]) -> list[str]:
@@ -87,7 +87,8 @@ def _strategy(document: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _template(template: Mapping[str, Any]) -> None:
+def describe_template(template: Mapping[str, Any]) -> None:
+    """Print what pods are made from."""
     meta = template.get("metadata", {})
     for name, field in (("Labels", "labels"), ("Annotations", "annotations")):
         if meta.get(field):
@@ -125,8 +126,8 @@ def _revision(replica_set: Mapping[str, Any]) -> int:
     return int(replica_set["metadata"].get("annotations", {}).get(REVISION_ANNOTATION, 0))
 
 
-def _pods(client: Client, document: Mapping[str, Any]) -> None:
-    """Its pods, past its ReplicaSets."""
+def describe_pods(client: Client, document: Mapping[str, Any]) -> None:
+    """Print the pods of a workload, past its ReplicaSets."""
     kind, meta = document["kind"], document["metadata"]
     seen = client.inspect()["pods"]
     names = {pod["name"] for pod in seen if pod["namespace"] == meta["namespace"] and pod["workload"] == f"{kind}/{meta['name']}"}

@@ -131,7 +131,7 @@ def _row(lab: LabSummary) -> tuple[str, ...]:
         printable(lab.name),
         printable(lab.owner),
         paint(lab.state, BAD) if lab.state == "no answer" else lab.state,
-        short_age(int(lab.age_s)),
+        short_age(lab.age_s),
         "?" if lab.nodes is None else str(lab.nodes),
         pods if is_ready else paint(pods, MILD),
         "?" if lab.services is None else str(lab.services),

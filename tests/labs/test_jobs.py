@@ -64,7 +64,11 @@ def test_a_failed_job_is_reported(lab: Lab) -> None:
     failing = job("broken", annotations='kubenetlab.dev/exit-code: "3"', more="backoffLimit: 0")
     said = lab.up(ONE_NODE + failing, status=1)
     assert "failed: Job default/broken: BackoffLimitExceeded: Job has reached the specified backoff limit" in said.err
-    assert "Error: container main: exit status 3" in said.err
+    assert "Error: container main: exit status 3: a built-in program without work ends at once, as the annotation" in said.err
+    described = lab.run("describe", "job", "broken").out
+    assert "Pods Statuses:     0 Active (0 Ready) / 0 Succeeded / 1 Failed" in described
+    assert "BackoffLimitExceeded" in described
+    assert "broken-" in described.partition("Pods:")[2]
     lab.run("delete", "job", "broken")
     restarted = job("again", annotations='kubenetlab.dev/exit-code: "1"', more="backoffLimit: 1", policy="OnFailure")
     assert "failed: Job default/again: BackoffLimitExceeded" in lab.apply(restarted, status=1).err
