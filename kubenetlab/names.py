@@ -4,7 +4,6 @@ Link names have at most 15 characters (IFNAMSIZ). What a real component creates 
 """
 
 import base64
-import hashlib
 import re
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
@@ -94,8 +93,14 @@ def _shortened(name: str, most: int) -> str:
     """At most so many characters. 40 bits of hash: two of a thousand names are alike once in two million labs."""
     if len(name) <= most:
         return name
-    digest = base64.b32encode(hashlib.sha256(name.encode()).digest()[:5]).decode().lower()
+    digest = base64.b32encode(_sha256(name)[:5]).decode().lower()
     return f"{name[: most - len(digest) - 1]}-{digest}"
+
+
+def _sha256(text: str) -> bytes:
+    import hashlib  # it loads OpenSSL, and most commands shorten no name
+
+    return hashlib.sha256(text.encode()).digest()
 
 
 def link_alias(component: str, subject: str) -> str:
@@ -139,7 +144,7 @@ MACHINE_LINKS = "knl-"
 
 def machine_link(lab: str) -> str:
     """The machine's end of a lab's uplink."""
-    return f"{MACHINE_LINKS}{hashlib.sha256(lab.encode()).hexdigest()[:8]}"
+    return f"{MACHINE_LINKS}{_sha256(lab)[:4].hex()}"
 
 
 def socket_address(address: str, port: int) -> str:

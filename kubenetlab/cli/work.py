@@ -22,6 +22,14 @@ Target = Annotated[
     ),
 ]
 
+HostFilesOption = Annotated[
+    bool,
+    typer.Option(
+        "--host-files",
+        help="With this machine's files as they are, to be written to, its variables, and your rights; no container's variables.",
+    ),
+]
+
 
 def exec_(
     target: Target,
@@ -33,23 +41,32 @@ def exec_(
     ] = None,
     stdin: Annotated[bool, typer.Option("-i", "--stdin", help="As kubectl's, and needless: a program reads this standard input.")] = False,
     tty: Annotated[bool, typer.Option("-t", "--tty", help="As kubectl's, and needless: a program has this terminal.")] = False,
+    host_files: HostFilesOption = False,
     lab: Lab = None,
 ) -> None:
     """Run a program of this machine inside a pod, a node or an external host. Example: kubenetlab exec client -- ip addr
 
-    It sees that place's network, hostname, processes, /etc/hosts and /etc/resolv.conf, the container's variables, and this machine's files.
+    It has that place's network, hostname, processes, /etc/hosts and /etc/resolv.conf, and the container's variables. It sees this
+    machine's files read-only, without home directories, and has an empty /tmp, /run, /var and home of its own; it begins in /.
+    Pass files through standard input and output, or use --host-files. Example: kubenetlab exec client -- tcpdump -c9 -w- > web.pcap
     """
-    raise typer.Exit(_enter(target, command, namespace, lab, container=container))
+    raise typer.Exit(_enter(target, command, namespace, lab, container=container, host_files=host_files))
 
 
-def shell(target: Target, namespace: Namespace = None, lab: Lab = None) -> None:
-    """Open a shell inside a pod, a node or an external host. Example: kubenetlab shell node:worker"""
+def shell(target: Target, namespace: Namespace = None, host_files: HostFilesOption = False, lab: Lab = None) -> None:
+    """Open a shell inside a pod, a node or an external host. Example: kubenetlab shell node:worker
+
+    It sees files as a program of `exec` does.
+    """
     import os
     import shutil
 
-    program = shutil.which("bash") or os.environ.get("SHELL") or "/bin/sh"
+    from kubenetlab.kernel.inheritance import CONTAINER_PATH
+
+    path, chosen = (None, os.environ.get("SHELL")) if host_files else (CONTAINER_PATH, None)
+    program = shutil.which("bash", path=path) or chosen or "/bin/sh"
     arguments = [program, "--norc"] if program.endswith("bash") else [program]
-    raise typer.Exit(_enter(target, arguments, namespace, lab, {"PS1": f"[{target} \\w]\\$ "}))
+    raise typer.Exit(_enter(target, arguments, namespace, lab, {"PS1": f"[{target} \\w]\\$ "}, host_files=host_files))
 
 
 def scale(
@@ -100,10 +117,14 @@ def _enter(
     lab: str | None,
     environment: dict[str, str] | None = None,
     container: str | None = None,
+    *,
+    host_files: bool = False,
 ) -> int:
-    """The exit status of a program run inside."""
+    """Return the exit status of a program run inside."""
+    import os
+
     from kubenetlab.errors import UsageError
-    from kubenetlab.kernel.enter import run
+    from kubenetlab.kernel.enter import HostFiles, OwnFiles, run
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import choose
     from kubenetlab.observe.targets import read, resolve
@@ -115,12 +136,30 @@ def _enter(
     if container is not None and container not in names:
         raise UsageError(f"container {container} is not in {found.title}; it has: {', '.join(names) or 'none'}")
     reply = client.enter(found.sandbox, container or "")
-    files: dict[str, Any] = reply.body
+    answer: dict[str, Any] = reply.body
+    base = str(rundir.base())
+    variables = dict(os.environ) if host_files else _variables_inside(answer["hostname"], answer["environment"])
     return run(
         reply.fds[0],
         command,
-        hosts=files["hosts"],
-        resolv_conf=files["resolv_conf"],
-        scratch=str(rundir.base()),
-        environment={**files["environment"], **(environment or {})},
+        hosts=answer["hosts"],
+        resolv_conf=answer["resolv_conf"],
+        files=HostFiles(base) if host_files else OwnFiles((*_HOMES, os.path.expanduser("~"), base)),
+        environment={**variables, **(environment or {})},
     )
+
+
+_HOMES = ("/root", "/home")
+_OF_TERMINAL = ("TERM", "COLORTERM", "NO_COLOR", "COLUMNS", "LINES", "LANG", "LANGUAGE", "TZ")
+"""Variables about the caller's terminal and language, which programs inside get; those that begin with LC_ as well."""
+
+
+def _variables_inside(hostname: str, of_container: dict[str, str]) -> dict[str, str]:
+    """Return the variables of a program that sees files of its own: the container's, and few of the caller's."""
+    import os
+
+    from kubenetlab.kernel.inheritance import CONTAINER_PATH
+
+    of_terminal = {name: value for name, value in os.environ.items() if name in _OF_TERMINAL or name.startswith("LC_")}
+    basic = {"PATH": CONTAINER_PATH, "HOME": "/root", "HOSTNAME": hostname}
+    return {**basic, **of_terminal, **of_container}

@@ -1,7 +1,9 @@
 """Entering a sandbox from outside, to run a program of this machine in it.
 
-One setns on the pidfd joins its network, UTS, IPC and PID namespaces; mounts.py makes a mount namespace for this run alone, with the
-pod's /proc, /sys, /etc/hosts and /etc/resolv.conf, and without the machine's own ways to look up names.
+One setns() on the pidfd joins its network, UTS, IPC and PID namespaces; mounts.py makes a mount namespace for this run alone. In it the
+machine's files are read-only, and the program has the privileges of a container and those of the network: variables such as BASH_ENV,
+LD_PRELOAD or PROMPT_COMMAND come from a manifest, and may run code that its reader has not seen. `HostFiles` lifts both limits, for
+programs that get no variable of a manifest.
 """
 
 from __future__ import annotations
@@ -10,9 +12,12 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from kubenetlab.errors import LabError
 from kubenetlab.kernel import mounts
+from kubenetlab.kernel.inheritance import close_other_descriptors
+from kubenetlab.kernel.privileges import confine_tool
 from kubenetlab.kernel.syscalls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, die_with_parent, setns
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
@@ -34,26 +39,53 @@ def enter_lab(init_pid: int) -> None:
         raise LabError("the lab has just ended; see what is up with: kubenetlab list") from None
 
 
-def run(pidfd: int, command: Sequence[str], *, hosts: str, resolv_conf: str, scratch: str, environment: Mapping[str, str]) -> int:
-    """Runs a program inside and returns its exit status (128 + the signal's number when one ended it).
+class OwnFiles(NamedTuple):
+    """The machine's files are read-only, and these directories are empty and the program's own."""
 
-    `scratch` is a directory that is hidden, in that mount namespace only, behind the files that are put over those in /etc.
+    private: Sequence[str]
+
+    def prepare(self, hosts: str, resolv_conf: str) -> None:
+        """Make this process's view of files and its privileges those of the program."""
+        mounts.tool(hosts, resolv_conf, self.private)
+        os.chdir("/")
+        confine_tool()
+        close_other_descriptors()
+
+
+class HostFiles(NamedTuple):
+    """The machine's files can be written to, with the caller's rights. `scratch` is a directory that is hidden from the program."""
+
+    scratch: str
+
+    def prepare(self, hosts: str, resolv_conf: str) -> None:
+        """Make this process's view of files that of the program."""
+        mounts.host_files(hosts, resolv_conf, self.scratch)
+
+
+def run(
+    pidfd: int, command: Sequence[str], *, hosts: str, resolv_conf: str, files: OwnFiles | HostFiles, environment: Mapping[str, str]
+) -> int:
+    """Run a program inside and return its exit status: 128 + the signal's number when one ended it.
+
+    environment: all of the program's variables; it is looked for in the directories of PATH.
     """
     flags = CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID
     if os.geteuid():
         flags |= CLONE_NEWUSER  # the owner of the lab's user namespace has all capabilities in it
+    on_machine = _find(command[0], os.environ.get("PATH", os.defpath))
     setns(pidfd, flags)
     os.close(pidfd)
     child = os.fork()  # only children are in the PID namespace joined
     if child == 0:
         try:
             die_with_parent(signal.SIGKILL)
-            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and what is ignored stays so
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and programs inherit that
                 signal.signal(number, signal.SIG_DFL)
-            mounts.pods_files(hosts, resolv_conf, scratch)
-            os.execvpe(command[0], list(command), {**os.environ, **environment})
+            files.prepare(hosts, resolv_conf)
+            program = _find(command[0], environment.get("PATH", os.defpath))
+            os.execve(program or command[0], list(command), environment)
         except FileNotFoundError:
-            _say(f"{command[0]}: no such program on this machine")
+            _say(f"{command[0]}: {_why_missing(command[0], on_machine, files)}")
             os._exit(NOT_FOUND)
         except OSError as error:
             _say(f"{command[0]}: {error.strerror or error}")
@@ -65,6 +97,18 @@ def run(pidfd: int, command: Sequence[str], *, hosts: str, resolv_conf: str, scr
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
+
+
+def _find(program: str, path: str) -> str:
+    """Return the file that a shell would execute; nothing when there is none."""
+    places = [program] if "/" in program else [f"{directory or '.'}/{program}" for directory in path.split(":")]
+    return next((place for place in places if os.path.isfile(place) and os.access(place, os.X_OK)), "")
+
+
+def _why_missing(program: str, on_machine: str, files: OwnFiles | HostFiles) -> str:
+    if on_machine and isinstance(files, OwnFiles):
+        return f"{os.path.abspath(on_machine)} is not among the files that programs inside see; with --host-files they see it"
+    return "no such program on this machine"
 
 
 def _say(text: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from kubenetlab.kernel import libbpf, nftables
+from kubenetlab.kernel.inheritance import CONTAINER_PATH as CONTAINER_PATH
 
 PACKAGES: Final[Mapping[str, str]] = {
     "nft": "nftables",
@@ -40,10 +41,6 @@ def has_sctp() -> bool:
     except OSError:
         return False
     return True
-
-
-CONTAINER_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where a container's command is looked for when it says nothing else."""
 
 
 def has_command(command: str, path: str = CONTAINER_PATH) -> bool:

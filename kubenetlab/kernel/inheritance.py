@@ -24,6 +24,8 @@ from kubenetlab.kernel import syscalls
 
 UMASK: Final = 0o022
 """The umask of the processes of a lab."""
+CONTAINER_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""PATH of programs inside a lab, where nothing else is said; the caller's may lead to the caller's own directories."""
 _FIRST_OTHER: Final = 3
 """The lowest descriptor that is not a standard one."""
 _LAST: Final = 2**32 - 1

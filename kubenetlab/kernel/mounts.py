@@ -1,15 +1,20 @@
-"""What programs inside a sandbox find in the file system: a mount namespace of their own, with the pod's /proc, /sys and files in /etc.
+"""File systems of programs inside a sandbox: a mount namespace of their own, with the pod's /proc, /sys and files in /etc.
 
-A program that somebody runs there sees this machine's files as they are. A container's command sees them read-only, and has a /run,
-/tmp, /var and /dev of its own, which are empty (but for the usual devices) and go with it.
-Source: mount_setattr(2), mount_namespaces(7).
+Three kinds of programs differ in what they see of the machine:
+
+    container's command   files read-only; /run, /tmp, /var and /dev of its own
+    exec, shell           the same, no home directories of the machine, and settings of the pod's network that can be written
+    with --host-files     the machine's files as they are
+
+Directories of a program's own are empty at first, but for the usual devices, and end with it.
+Source: mount_setattr(2), mount_namespaces(7); net/sysctl_net.c net_ctl_permissions(), ensure_safe_net_sysctl().
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from kubenetlab.kernel.namespaces import keep_mounts_here, mount_proc
@@ -28,20 +33,28 @@ from kubenetlab.kernel.syscalls import (
 )
 
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n"
+_NSSWITCH_FILE = "/etc/nsswitch.conf"
 _MACHINE_RESOLVERS = ("/run/nscd", "/run/systemd/resolve", "/var/run/nscd")
 _OWN = {"/run": 0o755, "/tmp": 0o1777, "/var": 0o755}
 """Directories that a container has for itself, and their modes."""
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_TOOL_DEVICES = ("net/tun",)
 _DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
-_MACHINES = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
-"""What in /proc belongs to the whole machine: to be read only."""
+_MACHINES = ("/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
+"""Parts of /proc that belong to the whole machine: read-only, as is /proc/sys."""
+_NETWORK_SETTINGS, _LINK_SETTINGS = "/proc/sys/net", "/sys/devices/virtual/net"
+"""Settings of the network namespace and of its links. Linux 5.13 and later lets nobody write a setting of the whole machine there."""
 _HIDDEN = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/kmsg")
+_SYSTEM = frozenset(("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "nix", "proc", "sbin", "sys", "usr"))
+"""Directories of / that programs need, and below which no home directory is hidden."""
 _IN_VAR = {"cache": 0o755, "lib": 0o755, "local": 0o755, "log": 0o755, "mail": 0o755, "opt": 0o755, "spool": 0o755, "tmp": 0o1777}
 
 
-def pods_files(hosts: str, resolv_conf: str, scratch: str) -> None:
-    """For a program that somebody runs inside. `scratch` is a directory that is hidden, in this mount namespace only, behind the files
-    that are put over those in /etc."""
+def host_files(hosts: str, resolv_conf: str, scratch: str) -> None:
+    """Prepare for a program of `--host-files`: the machine's files, but for the pod's in /etc, and without the machine's resolvers.
+
+    scratch: a directory that is hidden, in this mount namespace only, behind the files for /etc.
+    """
     _leave()
     mount_proc()
     try:
@@ -59,7 +72,7 @@ def pods_files(hosts: str, resolv_conf: str, scratch: str) -> None:
         _write(path, text)
         if not mask and os.path.exists(real):
             mount(path, real, flags=MS_BIND)
-        elif not mask and target != "/etc/nsswitch.conf":
+        elif not mask and target != _NSSWITCH_FILE:
             _say(f"this machine has no {target}: programs inside will not find the pod's")
     for directory, mask in masks.items():
         if os.path.isdir(directory):
@@ -67,24 +80,34 @@ def pods_files(hosts: str, resolv_conf: str, scratch: str) -> None:
 
 
 def container(hosts: str, resolv_conf: str) -> None:
-    """For a container's command."""
+    """Prepare for a container's command."""
+    _own_files(hosts, resolv_conf)
+
+
+def tool(hosts: str, resolv_conf: str, private: Iterable[str]) -> None:
+    """Prepare for a program of `exec` or `shell`.
+
+    private: directories of which it has empty ones of its own; missing ones, and those that hold the system, are left out.
+    """
+    missing = _own_files(hosts, resolv_conf, {place: 0o755 for directory in private if (place := _hideable(directory))}, is_tool=True)
+    for target in missing:
+        _say(f"this machine has no {target}: programs inside will not find the pod's")
+
+
+def _own_files(hosts: str, resolv_conf: str, private: Mapping[str, int] | None = None, *, is_tool: bool = False) -> list[str]:
+    """Mount what a program has for itself; return the files of /etc that have no place here.
+
+    private: directories beside those of all programs, and their modes.
+    """
     places = {target: os.path.realpath(target) for target, _ in _etc(hosts, resolv_conf)}  # before what they may lead into is hidden
     _leave()
     make_read_only("/")
     mount_proc()
-    for path in _MACHINES:
-        if os.path.exists(path):
-            mount(path, path, flags=MS_BIND | MS_REC)
-            make_read_only(path)
-    for path in _HIDDEN:
-        if os.path.exists(path):
-            mount("/dev/null", path, flags=MS_BIND)
-    try:
-        mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY)
-    except OSError:
-        pass  # a sandbox around the lab forbids it: this machine's stays
+    _mount_sys(is_tool=is_tool)
+    _protect_proc(is_tool=is_tool)
+    missing = []
     with _any_mode():
-        for directory, mode in _OWN.items():
+        for directory, mode in {**_OWN, **(private or {})}.items():
             if os.path.isdir(directory) and not os.path.islink(directory):
                 mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV)
                 os.chmod(directory, mode)
@@ -94,7 +117,7 @@ def container(hosts: str, resolv_conf: str) -> None:
         os.makedirs("/run/lock", 0o1777)
         os.symlink("/run/lock", "/var/lock")
         os.mkdir("/run/.kubenetlab", 0o755)
-        _devices("/run/.kubenetlab/dev")
+        _devices("/run/.kubenetlab/dev", (*_DEVICES, *(_TOOL_DEVICES if is_tool else ())))
         for target, text in _etc(hosts, resolv_conf):
             real = places[target]
             if real.startswith(("/run/", "/var/")):
@@ -104,14 +127,63 @@ def container(hosts: str, resolv_conf: str) -> None:
                 path = f"/run/.kubenetlab/{os.path.basename(target)}"
                 _write(path, text)
                 mount(path, real, flags=MS_BIND)
+            elif target != _NSSWITCH_FILE:
+                missing.append(target)
+    return missing
 
 
-def _devices(scratch: str) -> None:
+def _mount_sys(*, is_tool: bool) -> None:
+    """Mount a read-only /sys that shows the links of this network namespace; a tool may write the settings of these links."""
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    try:
+        if is_tool and _is_mounted("sysfs", "/sys", flags):
+            if os.path.isdir(_LINK_SETTINGS):
+                mount(_LINK_SETTINGS, _LINK_SETTINGS, flags=MS_BIND)
+            make_read_only("/sys", is_recursive=False)
+        else:
+            mount("sysfs", "/sys", "sysfs", flags | MS_RDONLY)
+    except OSError:
+        pass  # a sandbox around the lab forbids it: the machine's stays, read-only
+
+
+def _is_mounted(kind: str, target: str, flags: int) -> bool:
+    """Try to mount a file system; return False where that is refused."""
+    try:
+        mount(kind, target, kind, flags)
+    except OSError:
+        return False
+    return True
+
+
+def _protect_proc(*, is_tool: bool) -> None:
+    """Hide the machine's secrets in /proc, and make its settings read-only; a tool may write those of its network namespace."""
+    if is_tool and os.path.isdir(_NETWORK_SETTINGS):
+        mount(_NETWORK_SETTINGS, _NETWORK_SETTINGS, flags=MS_BIND)
+    mount("/proc/sys", "/proc/sys", flags=MS_BIND | MS_REC)
+    make_read_only("/proc/sys", is_recursive=not is_tool)
+    for path in _MACHINES:
+        if os.path.exists(path):
+            mount(path, path, flags=MS_BIND | MS_REC)
+            make_read_only(path)
+    for path in _HIDDEN:
+        if os.path.exists(path):
+            mount("/dev/null", path, flags=MS_BIND)
+
+
+def _hideable(directory: str) -> str:
+    """Return the place of a directory that can be hidden; nothing for one that holds the system, or lies in a hidden one already."""
+    real = os.path.realpath(directory)
+    top = real.split("/")[1]
+    return real if top and top not in _SYSTEM and f"/{top}" not in _OWN and os.path.isdir(real) else ""
+
+
+def _devices(scratch: str, names: Iterable[str]) -> None:
     """A /dev with what every program may expect, and none of this machine's disks and terminals. It is made in `scratch` and moved."""
     os.mkdir(scratch)
     mount("tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k")
-    for name in _DEVICES:
+    for name in names:
         if os.path.exists(f"/dev/{name}"):
+            os.makedirs(os.path.dirname(f"{scratch}/{name}"), 0o755, exist_ok=True)
             _write(f"{scratch}/{name}", "")
             mount(f"/dev/{name}", f"{scratch}/{name}", flags=MS_BIND)
     for name, target in _DEVICE_LINKS.items():
@@ -128,7 +200,7 @@ def _devices(scratch: str) -> None:
 
 
 def _etc(hosts: str, resolv_conf: str) -> tuple[tuple[str, str], ...]:
-    return ("/etc/hosts", hosts), ("/etc/resolv.conf", resolv_conf), ("/etc/nsswitch.conf", _NSSWITCH)
+    return ("/etc/hosts", hosts), ("/etc/resolv.conf", resolv_conf), (_NSSWITCH_FILE, _NSSWITCH)
 
 
 def _leave() -> None:

@@ -1,15 +1,22 @@
-"""What a container's command may do: what container runtimes let it do by default, but for making device nodes.
+"""Privileges of programs inside a lab.
 
-Source: capabilities(7); github.com/containerd/containerd oci/spec.go (defaultUnixCaps); include/uapi/linux/capability.h.
+A container's command has the capabilities that container runtimes give by default, except the one to make device nodes. A program
+of `exec` or `shell` has those for the network in addition, and cannot type into the terminal that it was started from.
+
+Source: capabilities(7); github.com/containerd/containerd oci/spec.go (defaultUnixCaps); include/uapi/linux/capability.h;
+ioctl_tty(2); seccomp(2); include/uapi/linux/audit.h; arch/*/entry/syscalls.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import struct
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import Final
 
-from kubenetlab.kernel.syscalls import clear_inheritable_capabilities, drop_from_bounding_set, set_no_new_privileges
+from kubenetlab.kernel.syscalls import drop_from_bounding_set, filter_system_calls, limit_capabilities, set_no_new_privileges
 
 ALL: Final = "ALL"
 
@@ -31,28 +38,86 @@ DEFAULT: Final = {
 """Capability → its number."""
 NETWORK: Final = {"NET_BROADCAST": 11, "NET_ADMIN": 12}
 """Those that a container may ask for: they reach no further than its pod's network."""
+_WAKE_ALARM: Final = 35
+"""A capability that no container has: a process may trace others only if it has all of their capabilities (security/commoncap.c
+cap_ptrace_access_check()). Otherwise a container's command with those of the network could use the caller's terminal and open files."""
 
 
 def confine(add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:
-    """Leaves the process that this one becomes with the default capabilities, more of the network's and fewer as asked."""
+    """Leave the program that this process becomes with the default capabilities, plus those of the network in `add`, less `drop`."""
     more, less = _names(add), _names(drop)
     kept = {} if ALL in less else {name: number for name, number in DEFAULT.items() if name not in less}
     kept |= {name: number for name, number in (DEFAULT | NETWORK).items() if name in more or ALL in more}
-    numbers = set(kept.values())
+    _keep_alone(set(kept.values()))
+
+
+def confine_tool() -> None:
+    """Leave a program of `exec` or `shell` with the default capabilities and those of the network, and a terminal it cannot type into."""
+    _keep_alone({*DEFAULT.values(), *NETWORK.values(), _WAKE_ALARM})
+    try:
+        filter_system_calls(_TERMINAL_FILTER)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        os.setsid()  # no filters in this kernel: without a controlling terminal the calls are refused as well, but Ctrl-Z does not work
+
+
+def _keep_alone(numbers: AbstractSet[int]) -> None:
+    """Take all other capabilities away for good.
+
+    Three steps, because root gets the whole bounding set when it executes a program. Without CAP_SETPCAP the bounding set stays as it
+    is; then no_new_privs keeps execve() from adding to the permitted set (security/commoncap.c cap_bprm_creds_from_file()).
+    """
     capability = 0
     while True:
         try:
             if capability not in numbers:
                 drop_from_bounding_set(capability)
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in (errno.EINVAL, errno.EPERM):
                 raise
-            break  # the last one that this kernel knows was the one before
+            break  # EINVAL: the capability before was the last one that this kernel has
         capability += 1
-    clear_inheritable_capabilities()
     set_no_new_privileges()
+    limit_capabilities(sum(1 << number for number in numbers))
 
 
 def _names(given: Iterable[str]) -> set[str]:
     """Without the prefix that some write."""
     return {name.upper().removeprefix("CAP_") for name in given}
+
+
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+"""They put characters into the input of a terminal, for the caller's shell to read when the program has ended."""
+_IOCTL: Final = (
+    (0xC000003E, 16),  # x86_64
+    (0xC000003E, 0x40000000 | 514),  # x32
+    (0x40000003, 54),  # i386
+    (0xC00000B7, 29),  # aarch64
+    (0x40000028, 54),  # arm
+)
+"""(architecture as audit names it, the number of ioctl() there)"""
+_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_NUMBER, _ARCHITECTURE, _SECOND_ARGUMENT = 0, 4, 24
+"""Offsets in struct seccomp_data; of an argument the lower half, which is all that ioctl() looks at."""
+_ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
+
+
+def _terminal_filter() -> bytes:
+    """Return the BPF program that refuses both calls, on each architecture whose programs may run here."""
+    instructions: list[tuple[int, int, int, int]] = []
+    for architecture, number in _IOCTL:
+        instructions += [
+            (_LOAD, 0, 0, _ARCHITECTURE),
+            (_JUMP_IF_EQUAL, 0, 6, architecture),
+            (_LOAD, 0, 0, _NUMBER),
+            (_JUMP_IF_EQUAL, 0, 4, number),
+            (_LOAD, 0, 0, _SECOND_ARGUMENT),
+            (_JUMP_IF_EQUAL, 1, 0, _TIOCSTI),
+            (_JUMP_IF_EQUAL, 0, 1, _TIOCLINUX),
+            (_RETURN, 0, 0, _REFUSE),
+        ]
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in (*instructions, (_RETURN, 0, 0, _ALLOW)))
+
+
+_TERMINAL_FILTER: Final = _terminal_filter()

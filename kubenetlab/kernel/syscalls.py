@@ -21,12 +21,14 @@ CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
 MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 0x1000, 0x2000, 0x4000, 0x40000
 
-PR_SET_PDEATHSIG, PR_SET_NAME, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 15, 24, 38
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 15, 22, 24, 38
+_SECCOMP_MODE_FILTER = 2
 
 _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = 430, 431, 432, 436, 442
 """The same on every processor (arch/*/entry/syscalls)."""
 _FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CMD_CREATE = 1, 1, 6
-_CAPABILITY_VERSION_3 = 0x20080522
+_CAPABILITY_VERSION_3, _CAPABILITY_SETS = 0x20080522, struct.Struct("=6I")
+"""Effective, permitted and inheritable set: first the lower 32 bits of each, then the upper ones."""
 _MOUNT_ATTR_RDONLY, _AT_RECURSIVE, _AT_FDCWD = 0x1, 0x8000, -100
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -104,10 +106,11 @@ def mount_apart(kind: str) -> int:
         os.close(opened)
 
 
-def make_read_only(path: str) -> None:
-    """Makes a mount and all below it read-only, in this mount namespace; Linux 5.12 and later."""
+def make_read_only(path: str, *, is_recursive: bool = True) -> None:
+    """Make a mount, and all mounts below it or none, read-only in this mount namespace; Linux 5.12 and later."""
     attributes = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
-    _call("syscall", _SYS_MOUNT_SETATTR, _AT_FDCWD, path.encode(), _AT_RECURSIVE, attributes, len(attributes))
+    flags = _AT_RECURSIVE if is_recursive else 0
+    _call("syscall", _SYS_MOUNT_SETATTR, _AT_FDCWD, path.encode(), flags, attributes, len(attributes))
 
 
 def close_range(first: int, last: int) -> None:
@@ -138,21 +141,32 @@ def drop_from_bounding_set(capability: int) -> None:
     _call("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
-def clear_inheritable_capabilities() -> None:
-    """Keep the capabilities that a caller made inheritable or ambient away from the programs that this process becomes.
+def limit_capabilities(allowed: int) -> None:
+    """Take away the capabilities that are not in `allowed`, a bit for each, and all inheritable and ambient ones.
 
-    The bounding set does not limit them when root executes a program: capabilities(7).
+    When root executes a program, the bounding set does not limit inheritable capabilities: capabilities(7).
     """
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    sets = ctypes.create_string_buffer(24)
+    sets = ctypes.create_string_buffer(_CAPABILITY_SETS.size)
     _call("capget", header, sets)
-    effective, permitted, _, effective_high, permitted_high, _ = struct.unpack("=6I", sets.raw)
-    _call("capset", header, struct.pack("=6I", effective, permitted, 0, effective_high, permitted_high, 0))
+    effective, permitted, _, effective_high, permitted_high, _ = _CAPABILITY_SETS.unpack(sets.raw)
+    low, high = allowed & 0xFFFFFFFF, allowed >> 32
+    _call("capset", header, _CAPABILITY_SETS.pack(effective & low, permitted & low, 0, effective_high & high, permitted_high & high, 0))
 
 
 def set_no_new_privileges() -> None:
     """Neither set-user-id nor file capabilities count for what this process becomes."""
     _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def filter_system_calls(program: bytes) -> None:
+    """Have each system call of this process and its children judged by a BPF program of struct sock_filter; seccomp(2).
+
+    Takes no_new_privs. EINVAL where the kernel has no such filters.
+    """
+    instructions = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
+    _call("prctl", PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0)
 
 
 def go_before_others() -> None:

@@ -282,7 +282,7 @@ TRIALS: Final = (
         "real commands",
         _try_confinement,
         "programs of this machine as containers, with its files read-only",
-        "Linux 5.12 or newer; in a container CAP_SETPCAP, which Docker gives",
+        "Linux 5.12 or newer",
         without="containers have their stand-ins only",
     ),
 )

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kubenetlab.kernel import mounts
-from kubenetlab.kernel.features import CONTAINER_PATH, no_such_command
-from kubenetlab.kernel.inheritance import close_other_descriptors, reset_signals
+from kubenetlab.kernel.features import no_such_command
+from kubenetlab.kernel.inheritance import CONTAINER_PATH, close_other_descriptors, reset_signals
 from kubenetlab.kernel.privileges import confine
 from kubenetlab.kernel.syscalls import CLONE_NEWNS, open_namespace, setns
 from kubenetlab.lab.boot import Boot

@@ -400,7 +400,10 @@ def test_the_pause_program_runs_on_every_processor(machine: str, kernel: Make) -
     assert process.wait() == -signal.SIGKILL
 
 
-def test_the_pods_resolver_is_seen_where_systemd_keeps_the_machines(kernel: Make) -> None:
+@pytest.mark.parametrize("files", [enter.OwnFiles(()), enter.HostFiles("/run/scratch")], ids=["own files", "host files"])
+def test_the_pods_resolver_is_seen_where_systemd_keeps_the_machines(
+    kernel: Make, files: enter.OwnFiles | enter.HostFiles, capfd: pytest.CaptureFixture[str]
+) -> None:
     """On Ubuntu /etc/resolv.conf leads below /run/systemd/resolve, which is hidden from programs inside; signals are as usual."""
     here = kernel()
     made(here, state_of(Sysctl("n", "net/ipv4/ip_forward", "1")))
@@ -412,16 +415,19 @@ def test_the_pods_resolver_is_seen_where_systemd_keeps_the_machines(kernel: Make
     (etc / "resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
     (etc / "hosts").write_text("127.0.0.1 machine\n")
     syscalls.mount(str(etc), "/etc", flags=syscalls.MS_BIND)
-    scratch = Path("/run/scratch")
-    scratch.mkdir()
-    out = Path("/run/out")
+    Path("/run/scratch").mkdir()
     command = "cat /etc/resolv.conf /etc/hosts; ls /run/systemd/resolve; grep SigIgn /proc/self/status"
     status = enter.run(
-        os.pidfd_open(here.sandboxes.pids["n"]), ["sh", "-c", f"({command}) >{out}"],
-        hosts="10.0.0.1 pod\n", resolv_conf="nameserver 10.96.0.10\n", scratch=str(scratch), environment={},
+        os.pidfd_open(here.sandboxes.pids["n"]), ["sh", "-c", command],
+        hosts="10.0.0.1 pod\n", resolv_conf="nameserver 10.96.0.10\n", files=files, environment={"PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert status == 0
-    assert out.read_text().split("\n")[:-1] == ["nameserver 10.96.0.10", "10.0.0.1 pod", "stub-resolv.conf", "SigIgn:\t0000000000000000"]
+    assert capfd.readouterr().out.split("\n")[:-1] == [
+        "nameserver 10.96.0.10",
+        "10.0.0.1 pod",
+        "stub-resolv.conf",
+        "SigIgn:\t0000000000000000",
+    ]
 
 
 @pytest.mark.parametrize("what", ["mac", "mtu", "alias", "master", "down"])

@@ -30,12 +30,20 @@ kind: Pod
 metadata: {name: client}
 spec: {containers: [{name: main, image: agnhost, args: [netexec]}]}
 """
+REAL = """\
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: real, annotations: {kubenetlab.dev/real-commands: "true"}}
+spec: {containers: [{name: main, image: x, command: [sh, -c, "grep CapPrm /proc/self/status; exec sleep 1000"]}]}
+"""
+NET_BIND_SERVICE, NET_ADMIN = 1 << 10, 1 << 12
 LAB = f"{OURS}box"
 ENOUGH = ("sys_admin", "net_admin", "net_bind_service")
 DOCKERS = ("chown", "dac_override", "fowner", "setgid", "setuid", "setpcap", "net_bind_service", "net_raw", "sys_chroot", "setfcap")
 
 
-def in_container(capabilities: tuple[str, ...], script: str, *user: str, status: int = 0) -> Ran:
+def in_container(capabilities: tuple[str, ...], script: str, *user: str, status: int = 0, given: str = MANIFEST) -> Ran:
     """A shell script as root of a container, or as somebody else there; `knl` is the command line."""
     bounds = ",".join(["-all", *(f"+{name}" for name in capabilities)])
     python, variables = interpreter(NOBODY) if user else (sys.executable, {})
@@ -57,15 +65,24 @@ def in_container(capabilities: tuple[str, ...], script: str, *user: str, status:
     ]
     confined = ["setpriv", "--bounding-set", bounds, "--inh-caps=-all", *user, "sh", "-c", knl + script]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "KUBENETLAB_LAB": LAB, **variables}
-    done = subprocess.run([*command, *confined], input=MANIFEST, env=environment, capture_output=True, text=True, check=False, timeout=90)
+    done = subprocess.run([*command, *confined], input=given, env=environment, capture_output=True, text=True, check=False, timeout=90)
     return ran(done, status)
 
 
 def test_a_lab_in_a_container() -> None:
-    """Three capabilities are enough; settings are written through the lab's own /proc, and /run/netns is done without where it cannot be."""
-    script = "touch /run/netns; knl up -f -; knl ping > /dev/null; knl exec client -- hostname; knl down; ls /run"
-    said = in_container(ENOUGH, script).out.splitlines()
-    assert any("5 of 5 pods ready" in line for line in said), said
+    """Three capabilities are enough; settings are written through the lab's own /proc, and /run/netns is done without where it cannot be.
+
+    Programs inside have none of the three but those of the network, though the bounding set cannot be changed.
+    """
+    look = "knl exec client -- hostname; knl exec client -- grep CapPrm /proc/self/status; knl logs real"
+    said = in_container(
+        ENOUGH, f"touch /run/netns; knl up -f -; knl ping > /dev/null; {look}; knl down; ls /run", given=MANIFEST + REAL
+    ).out.splitlines()
+    assert [line for line in said if line.startswith("CapPrm")] == [
+        f"CapPrm:\t{NET_ADMIN | NET_BIND_SERVICE:016x}",
+        f"CapPrm:\t{NET_BIND_SERVICE:016x}",
+    ]
+    assert any("6 of 6 pods ready" in line for line in said), said
     assert "client" in said
     assert f"lab {LAB} is down" in said
     assert "kubenetlab" not in said
