@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from kubenetlab.errors import LabError
 from kubenetlab.kernel import mounts
-from kubenetlab.kernel.inheritance import close_other_descriptors
+from kubenetlab.kernel.inheritance import UMASK, close_other_descriptors, reset_signals
 from kubenetlab.kernel.privileges import confine_tool
 from kubenetlab.kernel.syscalls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, die_with_parent, setns
 
@@ -48,6 +48,7 @@ class OwnFiles(NamedTuple):
         """Make this process's view of files and its privileges those of the program."""
         mounts.tool(hosts, resolv_conf, self.private)
         os.chdir("/")
+        os.umask(UMASK)
         confine_tool()
         close_other_descriptors()
 
@@ -79,8 +80,7 @@ def run(
     if child == 0:
         try:
             die_with_parent(signal.SIGKILL)
-            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and programs inherit that
-                signal.signal(number, signal.SIG_DFL)
+            reset_signals(of_python=True)
             files.prepare(hosts, resolv_conf)
             program = _find(command[0], environment.get("PATH", os.defpath))
             os.execve(program or command[0], list(command), environment)

@@ -11,6 +11,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -296,6 +297,31 @@ def test_descriptors_of_the_caller_are_closed(lab: Lab, marker: Path) -> None:
     )
     os.close(directory)
     assert (done.stdout.split(), done.returncode) == (["0", "1", "2", "3"], 1)
+
+
+def _become_unusual() -> None:
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    os.umask(0o777)
+
+
+def test_signals_and_umask_of_the_caller_stay_outside(lab: Lab) -> None:
+    """As under nohup, in the background of a script, or with a strict umask."""
+    line = lab_line(lab, "exec", "client", "--", "grep", "-E", "^(SigBlk|SigIgn|Umask)", "/proc/self/status")
+    done = subprocess.run(
+        line.words,
+        env=line.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        user=line.user,
+        group=line.user,
+        extra_groups=line.groups,
+        preexec_fn=_become_unusual,
+        restore_signals=False,
+    )
+    assert done.stdout.split() == ["Umask:", "0022", "SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
 
 
 # --- the terminal, and the end ---
