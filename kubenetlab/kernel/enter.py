@@ -18,7 +18,16 @@ from kubenetlab.errors import LabError
 from kubenetlab.kernel import mounts
 from kubenetlab.kernel.inheritance import UMASK, close_other_descriptors, reset_signals
 from kubenetlab.kernel.privileges import confine_tool
-from kubenetlab.kernel.syscalls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, die_with_parent, setns
+from kubenetlab.kernel.syscalls import (
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    die_with_parent,
+    join_new_session_keyring,
+    setns,
+)
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
@@ -49,6 +58,7 @@ class OwnFiles(NamedTuple):
         mounts.tool(hosts, resolv_conf, self.private)
         os.chdir("/")
         os.umask(UMASK)
+        join_new_session_keyring()
         confine_tool()
         close_other_descriptors()
 

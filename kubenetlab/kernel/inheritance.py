@@ -4,7 +4,7 @@ A lab outlives the command that makes it, and containers run programs that the c
 pipe or a directory of the caller open, or behave differently because the caller ignores a signal.
 
 Reset: descriptors other than the standard ones, ignored signals, the signal mask, the umask, the working directory, soft limits,
-inheritable and ambient capabilities. Kept: the nice value, the scheduling policy, the CPU affinity, hard limits and cgroups, because
+inheritable and ambient capabilities, the session keyring. Kept: the nice value, the scheduling policy, the CPU affinity, hard limits and cgroups, because
 users set them for the lab on purpose; `hindrances` names the values that harm a lab.
 
 Source: execve(2), fork(2), signal(7), capabilities(7), getrlimit(2), sched(7), close_range(2).
@@ -47,6 +47,7 @@ def start_afresh(keep: Iterable[int] = ()) -> None:
     reset_signals()
     os.umask(UMASK)
     raise_soft_limits()
+    syscalls.join_new_session_keyring()
     sys.path[:] = map(os.path.abspath, sys.path)  # later imports must find the same modules
     os.chdir("/")  # the caller's directory could not be unmounted otherwise
 

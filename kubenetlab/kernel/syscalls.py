@@ -6,6 +6,7 @@ Source: unshare(2), setns(2), mount(2), mount_setattr(2), fsopen(2), close_range
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import resource
@@ -26,6 +27,8 @@ _SECCOMP_MODE_FILTER = 2
 
 _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = 430, 431, 432, 436, 442
 """The same on every processor (arch/*/entry/syscalls)."""
+_SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 _FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CMD_CREATE = 1, 1, 6
 _CAPABILITY_VERSION_3, _CAPABILITY_SETS = 0x20080522, struct.Struct("=6I")
 """Effective, permitted and inheritable set: first the lower 32 bits of each, then the upper ones."""
@@ -116,6 +119,18 @@ def make_read_only(path: str, *, is_recursive: bool = True) -> None:
 def close_range(first: int, last: int) -> None:
     """Close the descriptors from `first` to `last`; Linux 5.9 and later. Missing ones are no error."""
     _call("syscall", _SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0)
+
+
+def join_new_session_keyring() -> None:
+    """Give this process an empty session keyring in place of the caller's, where the kernel has keyrings; keyctl(2), keyrings(7)."""
+    number = _SYS_KEYCTL.get(os.uname().machine)
+    if number is None:
+        return
+    try:
+        _call("syscall", number, _KEYCTL_JOIN_SESSION_KEYRING, None)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):  # EPERM: Docker forbids the call, and with it all keyrings
+            raise
 
 
 def set_process_name(name: str, title: str) -> None:

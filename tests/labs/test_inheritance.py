@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
@@ -187,6 +188,35 @@ spec:
   containers: [{name: main, image: x, command: [sh, -c, "cat /proc/self/status; exec sleep 1000"]}]
 """
 SYS_ADMIN = 1 << 21
+SEARCHES = """\
+import ctypes, os
+keyctl = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+print(ctypes.CDLL(None).syscall(keyctl, 10, -3, b"user", b"knl-secret", 0))
+"""
+"""Print the number of a key in the session keyring, or -1."""
+
+
+def _hold_a_key() -> None:
+    libc, keyctl = ctypes.CDLL(None), {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+    libc.syscall(keyctl, 1, None)
+    libc.syscall(keyctl - 2, b"user", b"knl-secret", b"x", 1, -3)
+
+
+def test_keys_of_the_caller_stay_outside(lab: Lab) -> None:
+    """Kerberos and file systems keep secrets in the session keyring, which children inherit."""
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "keys", "annotations": {"kubenetlab.dev/real-commands": "true"}}}
+    command = ["python3", "-S", "-E", "-u", "-c", SEARCHES + "import time; time.sleep(1000)"]
+    given = json.dumps({**pod, "spec": {"containers": [{"name": "main", "image": "x", "command": command}]}})
+    search = [sys.executable, "-S", "-E", "-c", SEARCHES]
+    said = subprocess.run(search, capture_output=True, text=True, check=True, preexec_fn=_hold_a_key).stdout
+    if said == "-1\n":
+        pytest.skip("this kernel has no keyrings")
+    for words in (["up", "-f", "-"], ["exec", "keys", "--", "python3", *search[1:]]):
+        line = [sys.executable, "-m", "kubenetlab", words[0], "--lab", lab.name, *words[1:]]
+        done = subprocess.run(line, input=given, capture_output=True, text=True, check=False, preexec_fn=_hold_a_key)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == "-1\n"
+    assert lab.run("logs", "keys").out == "-1\n"
 
 
 def test_inheritable_capabilities_do_not_reach_containers(lab: Lab) -> None:
