@@ -33,6 +33,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/api/": (*WORKLOADS, "manifests", "cases"),
     "kubenetlab/bpf/": ("ebpf", "direct_return", *SERVICES),
     "kubenetlab/cli/": COMMANDS,
+    "kubenetlab/cli/__init__": ("search_path",),
     "kubenetlab/cli/check": ("trust",),
     "kubenetlab/cli/ping": ("containers", "boutique", "flows", "trust", "ping_series"),
     "kubenetlab/cli/port_forward": ("port_forward",),

@@ -6,14 +6,18 @@ import errno
 import os
 import signal
 import sys
+from typing import Final
 
 _STANDARD_ERROR = 2
+_SYSTEM_DIRECTORIES: Final = ("/usr/sbin", "/sbin")
+"""Directories of nft, ip, iptables, ipset and sysctl, which Debian leaves out of an ordinary user's PATH."""
 
 
 def main() -> None:
     """The entry point of the command `kubenetlab`."""
     _open_standard_descriptors()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would keep us from waiting for children
+    os.environ["PATH"] = with_system_directories(os.environ.get("PATH", ""))  # for this process, the lab and programs run in it
     ours = sys.argv[: sys.argv.index("--")] if "--" in sys.argv else sys.argv
     is_debug = "--debug" in ours
     if is_debug:
@@ -56,6 +60,12 @@ def main() -> None:
         status = 1
     sys.stderr.flush()
     os._exit(status)  # to take the interpreter down in order would take longer than to build six pods
+
+
+def with_system_directories(path: str) -> str:
+    """Return a search path with /usr/sbin and /sbin behind its own directories; the default path where it is empty."""
+    directories = (path or os.defpath).split(":")
+    return ":".join([*directories, *(one for one in _SYSTEM_DIRECTORIES if one not in directories)])
 
 
 def _open_standard_descriptors() -> None:

@@ -118,9 +118,9 @@ def _kernel(found: Sequence[Outcome]) -> Iterator[Finding]:
         elif first.fault:
             yield _untried(trial.name, first.trial.name)
         elif trial.without:
-            yield Finding(KERNEL, trial.name, "optional", f"{outcome.fault}: {trial.without}", trial.remedy)
+            yield Finding(KERNEL, trial.name, "optional", f"{outcome.fault}: {trial.without}", trial.advice)
         else:
-            yield Finding(KERNEL, trial.name, "missing", f"{outcome.fault} (for {trial.purpose})", trial.remedy)
+            yield Finding(KERNEL, trial.name, "missing", f"{outcome.fault} (for {trial.purpose})", trial.advice)
     if has_br_netfilter():
         yield Finding(KERNEL, "br_netfilter", "ok", "pods can share their node's bridge")
     else:

@@ -10,7 +10,7 @@ from typing import Final
 from kubenetlab.hoststate.ipvs import RealServer, VirtualServer, update
 from kubenetlab.hoststate.link import LOOPBACK, Bridge, Dummy, LinkUp, Port, Veth
 from kubenetlab.hoststate.wire import Links
-from kubenetlab.kernel import ipset, iptables, ipvs, namespaces, nftables, syscalls
+from kubenetlab.kernel import ipset, iptables, ipvs, libbpf, namespaces, nftables, syscalls
 from kubenetlab.kernel.features import has_ipv6, try_sctp
 from kubenetlab.kernel.monitor import Monitor
 from kubenetlab.kernel.privileges import confine
@@ -226,15 +226,17 @@ TRIALS: Final = (
         "iptables",
         _try_iptables,
         "kube-proxy's mode of that name",
-        "sudo apt-get install iptables; CONFIG_NFT_COMPAT and the matches and targets of CONFIG_NETFILTER_XT_…",
+        _KERNEL.format(options="CONFIG_NFT_COMPAT and the matches and targets of CONFIG_NETFILTER_XT_…"),
         without="kubeProxyMode: iptables is not to be had",
+        programs=(iptables.PROGRAM,),
     ),
     Trial(
         "tc programs",
         _try_bpf,
         "Services by BPF programs (--proxy ebpf)",
-        f"root of the machine, libbpf1, and {_KERNEL.format(options='CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_ACT and CONFIG_NET_CLS_BPF')}, 5.16 or newer",
+        f"root of the machine, and {_KERNEL.format(options='CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_ACT and CONFIG_NET_CLS_BPF')}, 5.16 or newer",
         without="no lab with --proxy ebpf",
+        programs=(libbpf.LIBRARY,),
     ),
     Trial(
         "dummy",
@@ -247,8 +249,9 @@ TRIALS: Final = (
         "ipset",
         _try_ipset,
         "sets that rules ask, in kube-proxy's mode ipvs",
-        "sudo apt-get install ipset iptables; CONFIG_IP_SET, its hash and bitmap sets, and CONFIG_NETFILTER_XT_SET",
+        _KERNEL.format(options="CONFIG_IP_SET, its hash and bitmap sets, and CONFIG_NETFILTER_XT_SET"),
         without=_NO_IPVS,
+        programs=(ipset.PROGRAM, iptables.PROGRAM),
     ),
     Trial(
         "ipvs",

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from kubenetlab import __version__
+from kubenetlab.kernel.features import PACKAGES, has_program
 from kubenetlab.kernel.inheritance import default_umask
 from kubenetlab.kernel.permissions import effective_capabilities, is_root
 
@@ -30,6 +31,15 @@ class Trial(NamedTuple):
     remedy: str = ""
     without: str = ""
     """How a lab does without it; nothing where it cannot."""
+    programs: tuple[str, ...] = ()
+    """Programs and libraries that it needs, keys of `features.PACKAGES`."""
+
+    @property
+    def advice(self) -> str:
+        """The packages to install, if any of the programs is missing, and the remedy."""
+        packages = [PACKAGES[program] for program in self.programs if not has_program(program)]
+        install = [f"sudo apt-get install {' '.join(packages)}"] if packages else []
+        return "; ".join([*install, self.remedy])
 
 
 class Outcome(Struct, frozen=True):

@@ -69,4 +69,4 @@ def unsupported(title: str, needs: Needs) -> Iterator[str]:
 
     for outcome in outcomes([trial for trial in TRIALS if trial.without and trial.name in needs.features]):
         if outcome.fault:
-            yield f"{title} needs {outcome.trial.name}: {outcome.fault}; wanted: {outcome.trial.remedy}"
+            yield f"{title} needs {outcome.trial.name}: {outcome.fault}; wanted: {outcome.trial.advice}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kubenetlab.api.config import ClusterConfig, Networking
+from kubenetlab.cli import with_system_directories
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.kernel.permissions import NEEDED, effective_capabilities, is_first_user_namespace, lacking, remedy
 from kubenetlab.kernel.trying import Trial
@@ -50,6 +51,31 @@ def test_a_kernel_that_cannot_is_found_before_the_lab_is_begun(monkeypatch: pyte
         "proxy test needs special: Operation not supported; wanted: another kernel"
     ]
     assert list(unsupported("proxy test", Needs(features=("basic",)))) == []
+
+
+def test_only_missing_packages_are_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A remedy names the packages of programs that are not installed, and what else can be done."""
+    trial = Trial("special", lambda: None, "a test", "another kernel", programs=("ipset", "iptables-nft-restore"))
+    for installed, expected in (
+        ((), "sudo apt-get install ipset iptables; another kernel"),
+        (("ipset",), "sudo apt-get install iptables; another kernel"),
+        (("ipset", "iptables-nft-restore"), "another kernel"),
+    ):
+        monkeypatch.setattr("kubenetlab.kernel.trying.has_program", installed.__contains__)
+        assert trial.advice == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/usr/bin:/bin", "/usr/bin:/bin:/usr/sbin:/sbin"),
+        ("/sbin:/home/me/bin:/usr/sbin", "/sbin:/home/me/bin:/usr/sbin"),
+        ("", "/bin:/usr/bin:/usr/sbin:/sbin"),
+    ],
+)
+def test_system_directories_end_the_search_path(path: str, expected: str) -> None:
+    """They come after the caller's own, and once."""
+    assert with_system_directories(path) == expected
 
 
 def test_what_a_running_lab_has_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
