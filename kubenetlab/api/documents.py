@@ -25,6 +25,8 @@ MAX_BYTES = 16_000_000
 MAX_DEPTH = 100
 MAX_NODES = 200_000
 """To how many values one document may expand when its aliases are followed."""
+MAX_SHOWN = 200
+"""Characters of a line that a message shows."""
 
 Path = tuple[str | int, ...]
 
@@ -123,8 +125,9 @@ def _split(text: str) -> Iterator[tuple[int, str]]:
 def _parse(text: str) -> Any:
     if text.lstrip().startswith(("{", "[")):
         try:
-            value = json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
-            _check_json_depth(value)
+            value = json.loads(text, object_pairs_hook=_unique, parse_int=_bounded, parse_float=_finite, parse_constant=_finite)
+            if is_deeper(value, MAX_DEPTH):
+                raise _ReadError(f"nested deeper than {MAX_DEPTH} levels")
             if "\\u" in text:
                 json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character
             return value
@@ -153,13 +156,17 @@ def _parse(text: str) -> Any:
         loader.dispose()
 
 
-def _check_json_depth(value: Any, depth: int = 1) -> None:
-    if depth > MAX_DEPTH:
-        raise _ReadError(f"nested deeper than {MAX_DEPTH} levels")
-    if isinstance(value, (dict, list)):
-        for item in value.values() if isinstance(value, dict) else value:
-            if isinstance(item, (dict, list)):
-                _check_json_depth(item, depth + 1)
+def is_deeper(value: Any, levels: int) -> bool:
+    """Return True for mappings and lists within one another of more than so many levels."""
+    level: list[Any] = [value]
+    for _ in range(levels):
+        level = [
+            item for outer in level if isinstance(outer, (dict, list)) for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        level = [item for item in level if isinstance(item, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -212,7 +219,11 @@ def _syntax_error(text: str, error: yaml.MarkedYAMLError) -> _ReadError:
     shown = text.split("\n")[_line(text, index)]
     if "\t" in shown[: len(shown) - len(shown.lstrip())]:
         return _ReadError("a tab in the indentation; YAML allows only spaces there", index, (shown.replace("\t", "→"),))
-    return _ReadError(error.problem or str(error), index, (shown.strip(),) if shown.strip() else ())
+    return _ReadError(error.problem or str(error), index, (_shortened(shown.strip()),) if shown.strip() else ())
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= MAX_SHOWN else f"{line[:MAX_SHOWN]}…"
 
 
 class _Loader(yaml.CSafeLoader):
@@ -259,12 +270,18 @@ def _scalar(read: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
     return construct
 
 
-def _integer(text: str) -> int:
+def _integer(text: str) -> int | float:
     digits = text.replace("_", "")
     unsigned = digits.lstrip("+-")
     if len(unsigned) > 1 and unsigned[0] == "0" and unsigned[1] in "01234567":
         digits = digits.replace("0", "0o", 1)
-    return int(digits, 0)
+    return _bounded(digits, 0)
+
+
+def _bounded(digits: str, base: int = 10) -> int | float:
+    """Return a number; one beyond 64 bits as a float, as Kubernetes does. Raises ValueError for one beyond any float."""
+    value = int(digits, base)
+    return value if -(2**63) <= value < 2**64 else _finite(digits if base == 10 else str(value))
 
 
 def _finite(text: str) -> float:

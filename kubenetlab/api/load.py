@@ -5,17 +5,19 @@ This is the one place of the pure packages that reads files.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct, structs
 
 from kubenetlab.api import builtin
 from kubenetlab.api.config import API_VERSIONS, POD_SUBNETS, SERVICE_SUBNETS, VERSIONS, ClusterConfig
 from kubenetlab.api.decode import Decoded, Finding, decode, format_path, found, is_beside
-from kubenetlab.api.documents import MAX_BYTES, Document, Path, read_documents
+from kubenetlab.api.documents import MAX_BYTES, MAX_DEPTH, Document, Path, is_deeper, read_documents
 from kubenetlab.api.kinds import qualified_kind, writable
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import Source
@@ -48,7 +50,8 @@ class Entry(Struct, frozen=True):
     def source(self) -> Source:
         """Where the object stands, wherever this process goes."""
         file = self.document.file
-        return Source(os.path.abspath(file) if os.path.exists(file) else file, self.document.line_of(self.path))
+        path = os.path.abspath(file) if os.path.exists(file) else file
+        return Source(os.fsencode(path).decode(errors="replace"), self.document.line_of(self.path))  # a name may be no text
 
     def problem(self, finding: Finding, *, is_warning: bool = False) -> Problem:
         """A finding in this object as a line of a report."""
@@ -143,19 +146,62 @@ def _files(names: Sequence[str], problems: list[Problem]) -> Iterator[str]:
         if name == "-" or not os.path.isdir(name):
             yield name
             continue
-        inside = sorted(os.path.join(name, file) for file in os.listdir(name) if file.endswith(SUFFIXES) and file != "expect.yaml")
+        try:
+            inside = sorted(os.path.join(name, file) for file in os.listdir(name) if file.endswith(SUFFIXES) and file != "expect.yaml")
+        except OSError as error:
+            problems.append(Problem(f"the folder cannot be read: {error.strerror}", file=name))
+            continue
+        special = {file: kind for file in inside if (kind := _special(file))}
+        problems += (
+            Problem(f"is {kind}, not a file", file=file, hints=("name it with -f to read from it",)) for file, kind in special.items()
+        )
         if not inside:
             hint = "folders in it are not read; name them too" if any(entry.is_dir() for entry in os.scandir(name)) else ""
             hints = (hint,) if hint else ()
             problems.append(Problem(f"the folder holds no {', '.join(SUFFIXES)} file", file=name, hints=hints))
-        yield from inside
+        yield from (file for file in inside if file not in special)
+
+
+def _special(file: str) -> str | None:
+    """Return what a path leads to where that is no regular file; None for one, and for what is not there."""
+    try:
+        mode = os.stat(file).st_mode
+    except OSError:
+        return None
+    return next((kind for is_kind, kind in _SPECIAL if is_kind(mode)), None)
+
+
+_SPECIAL: Final = (
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISDIR, "a folder"),
+)
 
 
 def _read(file: str) -> bytes:
+    """Return the beginning of a file, as long as a manifest may be and a byte more. Raises OSError.
+
+    A FIFO is read only while a process writes into it, as with `-f <(command)`: to open another one would wait for ever.
+    """
     if file == "-":
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "standard input is closed")
         return sys.stdin.buffer.read(MAX_BYTES + 1)
-    with open(file, "rb") as stream:
-        return stream.read(MAX_BYTES + 1)
+    kind = _special(file)
+    if kind == "a socket":
+        raise OSError(errno.ENXIO, "it is a socket, not a file")
+    if kind != "a FIFO":
+        with open(file, "rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    with open(file, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as pipe:
+        first = pipe.read(1)  # None: there is a writer that has not written yet
+        if first == b"":
+            raise OSError(errno.ENXIO, "it is a FIFO into which no process writes; start the writer first, or pipe into `-f -`")
+        os.set_blocking(pipe.fileno(), True)
+        with os.fdopen(pipe.fileno(), "rb", closefd=False) as rest:
+            return (first or b"") + rest.read(MAX_BYTES)
 
 
 def _objects(document: Document, problems: list[Problem]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
@@ -213,10 +259,7 @@ def _entry(document: Document, path: Path, value: Mapping[str, Any], strict: boo
     type_ = writable(value)
     if type_ is None:
         entry = Entry(document, path, value, None)
-        meta = value.get("metadata")
-        if not isinstance(meta, Mapping) or not isinstance(meta.get("name"), str):
-            return entry, [entry.problem(Finding(("metadata", "name"), "required, but missing"))]
-        return entry, []
+        return entry, [entry.problem(finding) for finding in shape_findings(value)]
     decoded: Decoded[Resource] = decode_object(value, type_)
     entry = Entry(document, path, value, decoded.value)
     problems = [entry.problem(finding, is_warning=finding.is_unknown_field and not strict) for finding in decoded.findings]
@@ -227,6 +270,22 @@ def _entry(document: Document, path: Path, value: Mapping[str, Any], strict: boo
         beside = (finding for finding in further if is_beside(finding.path, faulty))
         problems += [entry.problem(finding, is_warning=finding.is_unknown_field and not strict) for finding in beside]
     return entry, problems
+
+
+def shape_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what a document lacks of what every object has, whether the lab models its kind or not."""
+    for field in ("apiVersion", "kind"):
+        if not isinstance(value.get(field), str) or not value[field]:
+            yield Finding((field,), f"wanted a string, found {found(value.get(field))}")
+    if is_deeper(value, MAX_DEPTH):
+        yield Finding((), f"nested deeper than {MAX_DEPTH} levels")
+    if writable(value) is not None:
+        return
+    meta = value.get("metadata")
+    if not isinstance(meta, Mapping) or not isinstance(meta.get("name"), str):
+        yield Finding(("metadata", "name"), "required, but missing")
+    elif not isinstance(meta.get("namespace", ""), str):
+        yield Finding(("metadata", "namespace"), f"wanted a string, found {found(meta['namespace'])}")
 
 
 def decode_object(value: Mapping[str, Any], type_: type[Resource]) -> Decoded[Resource]:

@@ -49,6 +49,8 @@ def main() -> None:
     except Exception as error:
         if is_debug:
             raise
+        if _is_out_of_memory(error):
+            error = LabError(f"there is not enough memory for this command{_address_space()}")
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
             error = LabError(f"cannot write what was found: {error.strerror}")
         _complain(error if isinstance(error, LabError) else BugError(f"{type(error).__name__}: {error}"), is_debug)
@@ -73,6 +75,22 @@ def _open_standard_descriptors() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
         os.set_inheritable(fd, True)
     os.close(fd)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return True where memory could not be had: as such, for a library's code, or for a thread's stack."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    text = str(error)
+    return isinstance(error, MemoryError) or "start new thread" in text or (isinstance(error, ImportError) and "failed to map" in text)
+
+
+def _address_space() -> str:
+    """Return what limits this process's memory, as a part of a message."""
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return "" if soft == resource.RLIM_INFINITY else f": this shell allows each process {soft >> 20} MB (ulimit -v); ulimit -v unlimited"
 
 
 def _complain(error: Exception, is_debug: bool) -> None:

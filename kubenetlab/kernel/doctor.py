@@ -15,7 +15,7 @@ from kubenetlab.kernel import limits, nftables, pause, uplink
 from kubenetlab.kernel.features import PACKAGES, has_br_netfilter, has_program
 from kubenetlab.kernel.inheritance import hindrances
 from kubenetlab.kernel.limits import BRIDGE_PORTS, FILES, MEMORY, NAMESPACES, NEIGHBORS, PROCESSES, Limit
-from kubenetlab.kernel.permissions import effective_capabilities, is_root, lacking, remedy
+from kubenetlab.kernel.permissions import MOUNT_ROOT, ROOT_NOT_MOUNTED, effective_capabilities, has_mounted_root, is_root, lacking, remedy
 from kubenetlab.kernel.trials import TRIALS
 from kubenetlab.kernel.trying import Outcome, outcomes
 
@@ -83,6 +83,8 @@ def _machine() -> Iterator[Finding]:
 
 
 def _permissions() -> Iterator[Finding]:
+    if not has_mounted_root():
+        yield Finding(PERMISSIONS, "root directory", "missing", ROOT_NOT_MOUNTED, MOUNT_ROOT)
     if os.geteuid():
         yield Finding(PERMISSIONS, "user", "ok", f"an ordinary one (uid {os.geteuid()}): labs are made in a user namespace")
     elif missing := lacking(effective_capabilities()):

@@ -30,6 +30,7 @@ from kubenetlab.kernel.syscalls import (
 )
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
+_OTHER_USER_NAMESPACE = "a lab that was made inside `unshare --map-root-user` is entered from that shell, or by its user outside of any"
 
 
 def enter_lab(init_pid: int) -> None:
@@ -44,6 +45,8 @@ def enter_lab(init_pid: int) -> None:
             setns(init, CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWUSER | CLONE_NEWNET)
         finally:
             os.close(init)
+    except PermissionError as error:
+        raise LabError(f"cannot enter the lab's namespaces: {error.strerror}; {_OTHER_USER_NAMESPACE}") from None
     except ProcessLookupError:
         raise LabError("the lab has just ended; see what is up with: kubenetlab list") from None
 
@@ -84,7 +87,10 @@ def run(
     if os.geteuid():
         flags |= CLONE_NEWUSER  # the owner of the lab's user namespace has all capabilities in it
     on_machine = _find(command[0], os.environ.get("PATH", os.defpath))
-    setns(pidfd, flags)
+    try:
+        setns(pidfd, flags)
+    except PermissionError as error:
+        raise LabError(f"cannot enter the lab's namespaces: {error.strerror}; {_OTHER_USER_NAMESPACE}") from None
     os.close(pidfd)
     child = os.fork()  # only children are in the PID namespace joined
     if child == 0:
@@ -97,6 +103,9 @@ def run(
         except FileNotFoundError:
             _say(f"{command[0]}: {_why_missing(command[0], on_machine, files)}")
             os._exit(NOT_FOUND)
+        except ValueError as error:  # a variable or an argument with a NUL byte
+            _say(f"{command[0]}: {error}")
+            os._exit(NOT_EXECUTABLE)
         except OSError as error:
             _say(f"{command[0]}: {error.strerror or error}")
             os._exit(NOT_EXECUTABLE)

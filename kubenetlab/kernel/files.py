@@ -7,10 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Writes a file so that it holds either the old or the new, whatever happens. Raises OSError that names it.
+def replace_file(path: Path, data: bytes, mode: int = 0o600, former: Path | None = None) -> bool:
+    """Write a file so that it holds either the old or the new, whatever happens. Raises OSError that names it.
 
-    By rename: a program that runs cannot be written to (ETXTBSY).
+    By rename: a program that runs cannot be written to (ETXTBSY). The old file stays under the path `former`, if that is given; returns
+    False where it does not: there was none, or the file system knows no hard links.
     """
     temporary = path.with_suffix(".new")
     try:
@@ -19,11 +20,25 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
             _write_all(fd, data)
         finally:
             os.close(fd)
+        is_kept = former is not None and _keep(path, former)
         os.rename(temporary, path)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()  # half a file, on a disk that is full
         raise OSError(error.errno, error.strerror, str(path)) from None
+    return is_kept
+
+
+def _keep(path: Path, former: Path) -> bool:
+    """Give a file a second name, in place of the file that has it; False where that is not possible."""
+    temporary = former.with_suffix(".new")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(path, temporary)
+        os.rename(temporary, former)
+    except OSError:
+        return False
+    return True
 
 
 def _write_all(fd: int, data: bytes) -> None:

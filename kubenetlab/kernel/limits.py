@@ -20,6 +20,7 @@ from kubenetlab.errors import RequirementError
 from kubenetlab.kernel.permissions import is_first_user_namespace
 
 PROCESSES, FILES, MEMORY = "processes", "open files of one process", "MB of memory"
+ADDRESS_SPACE = "MB of address space of one process"
 BRIDGE_PORTS, NEIGHBORS = "ports of one bridge", "dynamic neighbours"
 NAMESPACES: Final[Mapping[str, str]] = {
     "user": "user namespaces",
@@ -127,6 +128,9 @@ def _all(proc: Path, cgroups: Path) -> Iterator[Limit]:
     if hard != resource.RLIM_INFINITY:
         remedy = "as root: ulimit -Hn {enough}, or nofile in /etc/security/limits.conf (LimitNOFILE= of a systemd unit)"
         yield Limit(FILES, hard, "the hard RLIMIT_NOFILE", remedy)
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if space != resource.RLIM_INFINITY:
+        yield Limit(ADDRESS_SPACE, space >> 20, "RLIMIT_AS (ulimit -v)", "ulimit -v unlimited")
     for word, counted in NAMESPACES.items():
         yield from _setting(counted, proc / "sys" / "user" / f"max_{word}_namespaces", f"user.max_{word}_namespaces")
     yield from _setting(NEIGHBORS, proc / "sys/net/ipv4/neigh/default/gc_thresh3", "net.ipv4.neigh.default.gc_thresh3")

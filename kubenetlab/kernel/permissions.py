@@ -52,6 +52,16 @@ def is_first_user_namespace(proc: Path = Path("/proc")) -> bool:
         return True
 
 
+def outer_uid(proc: Path = Path("/proc")) -> int:
+    """Return this user's number in the user namespace around this one."""
+    try:
+        ranges = [[int(field) for field in line.split()] for line in (proc / "self" / "uid_map").read_text().splitlines()]
+    except OSError:
+        ranges = []
+    uid = os.geteuid()
+    return next((outer + uid - inner for inner, outer, count in ranges if inner <= uid < inner + count), uid)
+
+
 def effective_capabilities(proc: str = "/proc") -> int:
     """A bit for each capability that this process has now; all where /proc does not say."""
     try:
@@ -66,8 +76,26 @@ def lacking(capabilities: int) -> dict[str, str]:
     return {name: entry.purpose for name, entry in NEEDED.items() if not capabilities >> entry.number & 1}
 
 
+def has_mounted_root(proc: Path = Path("/proc")) -> bool:
+    """Return False in a plain chroot: what is mounted below its directory may show up outside, so nothing can be mounted there.
+
+    Source: fs/namespace.c do_change_type(): EINVAL where the path is no mount point (6.12).
+    """
+    try:
+        mounts = (proc / "self" / "mountinfo").read_text().splitlines()
+    except OSError:
+        return True
+    return any(line.split(" ", 5)[4] == "/" for line in mounts)
+
+
+ROOT_NOT_MOUNTED: Final = "the root directory is not a mount point: this is a plain chroot"
+MOUNT_ROOT: Final = "mount --bind DIR DIR before chroot DIR; or systemd-nspawn -D DIR, or unshare --mount --root DIR"
+
+
 def require_permissions() -> None:
     """Raises RequirementError, naming all that root lacks here; whether an ordinary user may have namespaces shows when they are made."""
+    if not has_mounted_root():
+        raise RequirementError(f"{ROOT_NOT_MOUNTED}\n  → {MOUNT_ROOT}\n  see kubenetlab doctor")
     missing = lacking(effective_capabilities()) if os.geteuid() == 0 else {}
     if missing:
         lines = "".join(f"\n  {name}: {purpose}" for name, purpose in missing.items())

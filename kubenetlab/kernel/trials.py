@@ -13,6 +13,7 @@ from kubenetlab.hoststate.wire import Links
 from kubenetlab.kernel import ipset, iptables, ipvs, libbpf, namespaces, nftables, syscalls
 from kubenetlab.kernel.features import has_ipv6, try_sctp
 from kubenetlab.kernel.monitor import Monitor
+from kubenetlab.kernel.permissions import ROOT_NOT_MOUNTED, has_mounted_root
 from kubenetlab.kernel.privileges import confine
 from kubenetlab.kernel.trying import Trial
 
@@ -47,7 +48,8 @@ _KERNEL: Final = "a kernel with {options}, as Debian's and Ubuntu's have"
 
 def _try_namespaces() -> None:
     namespaces.leave(namespaces.OF_LABS)
-    _first_inside(lambda: None, "namespaces can be made, but no /proc of their own can be mounted: a container hides parts of it")
+    reason = "a container hides parts of it" if has_mounted_root() else ROOT_NOT_MOUNTED
+    _first_inside(lambda: None, f"namespaces can be made, but no /proc of their own can be mounted: {reason}")
 
 
 def _try_settings() -> None:

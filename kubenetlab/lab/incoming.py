@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from urllib.parse import urlsplit
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from msgspec import Struct
@@ -94,6 +95,11 @@ class Incoming:
         if self._is_over:
             return
         method, target = self._parser.get_method().decode(), self._target.decode(errors="replace")
+        try:
+            urlsplit(target)
+        except ValueError as error:
+            self._refuse(400, f"the request's target is no URL: {error}")
+            return
         request = Request(method, target, self._peer, self._headers, bytes(self._body), self._port)
         self._is_over = self._parser.should_upgrade() or not self._parser.should_keep_alive() or not self._takes_chunks
         self.requests.append(Asked(request, self._is_over, self._takes_chunks))

@@ -23,7 +23,7 @@ def leave(boot: Boot) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setsid()
     boot.outer_proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    if os.geteuid() == 0:
+    if rundir.owns_run():
         boot.run_netns = _open_run_netns()
     try:
         namespaces.leave(namespaces.OF_LABS)

@@ -19,19 +19,21 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from ipaddress import ip_address
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import structs
+from msgspec import Struct, structs
 
 from kubenetlab import controllers, names
+from kubenetlab.api.decode import Finding
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.kinds import writable
 from kubenetlab.api.lab import Uplink
-from kubenetlab.api.load import decode_object
+from kubenetlab.api.load import decode_object, shape_findings
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster, Delete, Source
+from kubenetlab.api.store import Cluster, Delete, GivenKey, Source
 from kubenetlab.api.validate import validate
 from kubenetlab.controllers.admission import Admission, Incoming, admit
 from kubenetlab.datapath import faults, modes, plan
@@ -52,11 +54,37 @@ from kubenetlab.lab.inspection import broken, inspection
 from kubenetlab.lab.machine import decisions
 from kubenetlab.lab.paths import LAB_API
 from kubenetlab.lab.requirements import require_modes
+from kubenetlab.lab.statuses import ApiFaultError, body_of, number_of
 from kubenetlab.observe.settled import job_verdicts, verdicts
 from kubenetlab.programs.http import Request, Response
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent import Agent
+
+
+class _Documents(Struct):
+    """The body of apply and plan."""
+
+    documents: list[dict[str, Any]]
+    sources: list[Source | None] = []
+    """Where each document stands, as far as the client says so."""
+    refuse: list[str] = []
+    """Codes of the misconfigurations that must not be applied (kubenetlab/diagnostics)."""
+    script: bool = False
+
+
+class _Keys(Struct):
+    keys: list[GivenKey]
+
+
+class _Break(Struct):
+    fault: str
+    options: dict[str, Any]
+
+
+class _UplinkEnds(Struct):
+    machine: list[str]
+    router: list[str]
 
 
 class LabApi:
@@ -90,9 +118,9 @@ class LabApi:
         return await self._agent.runs.logs(netns, container, pod.spec.node_name, which, after=after, is_going_on=is_going_on)
 
     async def _apply(self, request: Request) -> Answer:
-        agent, asked = self._agent, msgspec.json.decode(request.body)
-        admission = _admit(agent.cluster, asked["documents"], asked.get("sources", ()))
-        if found := refused(agent.cluster, admission.cluster, asked["documents"], asked.get("refuse", ())):
+        agent, body = self._agent, body_of(request, _Documents)
+        admission = _admit(agent.cluster, body.documents, body.sources)
+        if not admission.findings and (found := refused(agent.cluster, admission.cluster, body.documents, body.refuse)):
             return _json({**_admission(admission), "diagnostics": found})
         if admission.cluster is not agent.cluster:
             trying = agent.controllers.copy()
@@ -108,8 +136,8 @@ class LabApi:
 
     async def _plan(self, request: Request) -> Answer:
         """What applying some documents would do to the kernel, right away; what follows from probes is not known yet."""
-        agent, asked = self._agent, msgspec.json.decode(request.body)
-        admission = _admit(agent.cluster, asked["documents"])
+        agent, body = self._agent, body_of(request, _Documents)
+        admission = _admit(agent.cluster, body.documents)
         if admission.findings:
             return _json(_admission(admission))
         cluster, _ = controllers.run(admission.cluster.afresh(), time.time())
@@ -117,23 +145,23 @@ class LabApi:
             desired = plan(cluster, decisions(cluster), Memo())
         except ManifestError as error:
             return _failure(422, str(error))
-        if asked.get("script"):
+        if body.script:
             return _json({**_admission(admission), "script": script(desired, agent.lab)})
         changes = render_changes(diff(HostState(agent.known), desired))
         return _json({**_admission(admission), "changes": changes, "diagnostics": diagnostics(cluster)})
 
     async def _delete_given(self, request: Request) -> Answer:
         """Drops documents of kinds that the lab does not model; the others go by DELETE on their own paths."""
-        given = dict.fromkeys(tuple(key) for key in msgspec.json.decode(request.body)["keys"])
+        given = dict.fromkeys(body_of(request, _Keys).keys)
         known = [key for key in given if key in self._agent.cluster.given]
         self._agent.replace(self._agent.cluster.with_given(given))
         return _json({"deleted": known})
 
     async def _break(self, request: Request) -> Answer:
         """Breaks something on purpose."""
-        asked = msgspec.json.decode(request.body)
+        body = body_of(request, _Break)
         try:
-            changes = faults.begun(self._agent.cluster, asked["fault"], asked["options"], time.time())
+            changes = faults.begun(self._agent.cluster, body.fault, body.options, time.time())
         except UsageError as error:
             return _failure(422, str(error))
         self._agent.learn(changes)
@@ -141,8 +169,7 @@ class LabApi:
 
     async def _uplink(self, request: Request) -> Answer:
         """The addresses of both ends, one per family."""
-        asked = msgspec.json.decode(request.body)
-        found = Uplink(machine=tuple(asked["machine"]), router=tuple(asked["router"]))
+        found = _uplink(body_of(request, _UplinkEnds))
         self._agent.sight.doubt([names.ROUTER])  # another has put a link there
         self._agent.learn([found if found.router else Delete(Uplink, "", found.name)])
         self._agent.wake()  # the same uplink may have another link
@@ -171,8 +198,7 @@ class LabApi:
         return _json({"changes": changes, "failures": agent.failures, "faults": broken(agent.cluster), "warnings": warnings})
 
     async def _settled(self, request: Request) -> Answer:
-        timeout_s = float(request.query.get("timeout", "60"))
-        return Stream(self._settling(timeout_s))
+        return Stream(self._settling(number_of(request, "timeout", 60.0) or 0.0))
 
     async def _settling(self, timeout_s: float) -> AsyncIterator[bytes]:
         """A line at each change: how many pods there are and are ready; the last says how it ended, and has the diagnostics."""
@@ -252,14 +278,17 @@ def render_differences(netns: str, differences: Sequence[Difference]) -> dict[st
     return {"netns": netns, "operations": [difference.line for difference in differences], "differences": differences}
 
 
-def _admit(cluster: Cluster, documents: list[dict[str, Any]], sources: Sequence[Any] = ()) -> Admission:
+def _admit(cluster: Cluster, documents: Sequence[Mapping[str, Any]], sources: Sequence[Source | None] = ()) -> Admission:
     """Documents that a client has checked are checked again: the socket is open to others too.
 
     sources: where each document stands, as far as the client says so.
     """
     incoming: list[Incoming] = []
-    findings = []
+    findings: list[tuple[int, Finding]] = []
     for index, (document, source) in enumerate(zip_longest(documents, sources[: len(documents)])):
+        if shape := list(shape_findings(document)):
+            findings += [(index, finding) for finding in shape]
+            continue
         type_ = writable(document)
         decoded = decode_object(document, type_) if type_ else None
         if decoded is not None and decoded.value is None:
@@ -268,11 +297,24 @@ def _admit(cluster: Cluster, documents: list[dict[str, Any]], sources: Sequence[
         obj = decoded.value if decoded else None
         if obj is not None:
             findings += [(index, finding) for finding in (*validate(obj), *modes.check(obj)) if not finding.is_unknown_field]
-        incoming.append(Incoming(document, obj, msgspec.convert(source, Source | None)))
+        incoming.append(Incoming(document, obj, source))
     if findings:
         return Admission(cluster, findings=tuple(findings))
     admission = admit(cluster, incoming, time.time())
     return structs.replace(admission, cluster=with_network_facts(admission.cluster))
+
+
+def _uplink(ends: _UplinkEnds) -> Uplink:
+    """Return the uplink with these ends. Raises ApiFaultError (400) for what is no address, or one end's alone."""
+    try:
+        versions = [[ip_address(address).version for address in end] for end in (ends.machine, ends.router)]
+    except ValueError as error:
+        raise ApiFaultError(400, "BadRequest", f"expected addresses without prefix length: {error}") from None
+    if versions[0] != versions[1] or len({*versions[0]}) != len(versions[0]):
+        raise ApiFaultError(
+            400, "BadRequest", "machine and router: expected at most one address per family, the same families at both ends"
+        )
+    return Uplink(machine=tuple(ends.machine), router=tuple(ends.router))
 
 
 def _admission(admission: Admission) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.containers import setups_of
 from kubenetlab.kernel.limits import (
+    ADDRESS_SPACE,
     BRIDGE_PORTS,
     FILES,
     MEMORY,
@@ -45,6 +46,10 @@ _MB: Final = 60
 """Of the lab's own processes."""
 _KB_PER_SANDBOX: Final = 640
 """For a namespace with a link, its settings and its pause process: 520 of the kernel, and 110 of what our processes know of it. See docs/performance.md."""
+_AGENT_MB: Final = 128
+"""Address space of the largest process, the agent, with its threads; 80 are enough for a lab of a few pods."""
+_KB_PER_POD: Final = 110
+"""What the agent knows of one."""
 _KB_PER_PROCESS: Final = 3000
 """Of a process that is forked from init, such as CoreDNS."""
 
@@ -115,6 +120,7 @@ def needs(cluster: Cluster) -> Iterator[Need]:
     decisions = cluster.get(Decisions, "", "decisions")
     is_dynamic = decisions is not None and decisions.neighbors == "dynamic"
     yield Need(NEIGHBORS, 2 * (pods - shared) + len(nodes) ** 2 if is_dynamic else 0)  # each pod and its node, each node and each other
+    yield Need(ADDRESS_SPACE, _AGENT_MB + pods * _KB_PER_POD // 1024)
     yield Need(MEMORY, _MB + (sandboxes * _KB_PER_SANDBOX + processes * _KB_PER_PROCESS) // 1024)
 
 

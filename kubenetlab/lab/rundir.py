@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kubenetlab.errors import KubenetlabError, LabError, RequirementError, UsageError
+from kubenetlab.kernel.permissions import is_first_user_namespace, outer_uid
 from kubenetlab.names import file_name, lab_name_fault
 
 RUN_NETNS = "/run/netns"
@@ -36,10 +37,10 @@ SWEEP_TIMEOUT_S = 10.0
 
 def base() -> Path:
     """Where this user's labs are. Raises RequirementError when the directory is not this user's, or out of reach."""
-    if os.geteuid() == 0:
+    if owns_run():
         return Path("/run/kubenetlab")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    directory = Path(os.path.abspath(runtime), "kubenetlab") if runtime else Path(f"/tmp/kubenetlab-{os.geteuid()}")
+    directory = Path(os.path.abspath(runtime), "kubenetlab") if runtime else Path(f"/tmp/kubenetlab-{outer_uid()}")
     try:
         found = directory.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -51,10 +52,18 @@ def base() -> Path:
     return directory
 
 
+def owns_run() -> bool:
+    """Return True for root of the machine, and for root of a container with a /run of its own.
+
+    False for an ordinary user, and for one who is root in a user namespace alone (`unshare --map-root-user`).
+    """
+    return os.geteuid() == 0 and (is_first_user_namespace() or os.access("/run", os.W_OK))
+
+
 def _unusable(directory: Path, reason: str) -> RequirementError:
     hint = (
         "set XDG_RUNTIME_DIR to a directory of your own"
-        if os.geteuid()
+        if not owns_run()
         else "a lab of root keeps its sockets below /run (docker run --tmpfs /run)"
     )
     return RequirementError(f"{directory} cannot be used: {reason}; {hint}")
@@ -96,7 +105,7 @@ def claim(lab: str) -> int:
     directory = of(lab)
     while True:
         try:
-            base().mkdir(mode=0o700 if os.geteuid() else 0o755, parents=True, exist_ok=True)
+            base().mkdir(mode=0o755 if owns_run() else 0o700, parents=True, exist_ok=True)
             directory.mkdir(mode=0o700, exist_ok=True)
         except FileNotFoundError:
             continue  # the last lab beside us has just taken the base away
@@ -153,7 +162,7 @@ def clear_links(dead: Sequence[str]) -> None:
     for lab in dead:
         with suppress(KubenetlabError, OSError):  # `down` of that lab says what is in the way; other labs' commands go on
             _take_uplink_away(lab)
-    if os.geteuid() or not dead or not os.path.isdir(RUN_NETNS):
+    if not owns_run() or not dead or not os.path.isdir(RUN_NETNS):
         return
     prefixes = tuple(f"{lab}_" for lab in dead)
     for link in os.scandir(RUN_NETNS):

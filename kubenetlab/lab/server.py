@@ -40,7 +40,7 @@ from kubenetlab.lab.http import Answer, Handler, Stream, serve
 from kubenetlab.lab.init import ACCEPT_PAUSE_S
 from kubenetlab.lab.lab_api import LabApi
 from kubenetlab.lab.log import log
-from kubenetlab.lab.statuses import ApiFaultError, with_warnings
+from kubenetlab.lab.statuses import ApiFaultError, body_of, number_of, with_warnings
 from kubenetlab.programs.http import Request, Response
 
 if TYPE_CHECKING:
@@ -61,6 +61,16 @@ class Place(Struct, frozen=True):
     namespace: str | None
     name: str
     part: str
+
+
+class _ScaleSpec(Struct):
+    replicas: int
+
+
+class _Scale(Struct):
+    """The body of a request to scale, autoscaling/v1 Scale."""
+
+    spec: _ScaleSpec
 
 
 class Server:
@@ -89,6 +99,10 @@ class Server:
                 self._save(before)
         except ApiFaultError as fault:
             answer = fault.response
+        except Exception:  # a mistake of ours: nothing that is half done is stored
+            if is_change:
+                self._agent.replace(before)
+            raise
         answer = with_warnings(answer, recovery.warnings(self._agent.directory / rundir.STORE))
         if number and isinstance(answer, Response):
             self._answered[number] = answer
@@ -194,14 +208,11 @@ class Server:
 
     def _scale(self, place: Place, request: Request) -> Response:
         obj = self._get(place)
-        try:
-            replicas = msgspec.json.decode(request.body)["spec"]["replicas"]
-        except (msgspec.DecodeError, KeyError, TypeError):
-            replicas = None
         if not isinstance(obj, Scalable):
             raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} has no scale")
-        if not isinstance(replicas, int) or not 0 <= replicas <= MAX_REPLICAS:
-            raise ApiFaultError(422, "Invalid", f"spec.replicas: wanted a whole number from 0 to {MAX_REPLICAS}")
+        replicas = body_of(request, _Scale).spec.replicas
+        if not 0 <= replicas <= MAX_REPLICAS:
+            raise ApiFaultError(422, "Invalid", f"spec.replicas: expected a whole number from 0 to {MAX_REPLICAS}, found {replicas}")
         before = obj.spec.replicas
         change = structs.replace(obj, spec=structs.replace(obj.spec, replicas=replicas))
         trying = self._agent.controllers.copy()
@@ -309,10 +320,10 @@ def _text(piece: Piece | None, last: int | None) -> bytes:
 
 def _count(request: Request, name: str) -> int | None:
     """A parameter that is a number of things."""
-    text = request.query.get(name)
-    if text is not None and not (text.isascii() and text.isdigit()):
-        raise ApiFaultError(400, "BadRequest", f"{name}: wanted a whole number, found {text}")
-    return int(text) if text is not None else None
+    value = number_of(request, name)
+    if value is not None and value != int(value):
+        raise ApiFaultError(400, "BadRequest", f"{name}: expected a whole number, found {value:g}")
+    return int(value) if value is not None else None
 
 
 def _place(path: str) -> Place:

@@ -7,7 +7,6 @@ a snapshot: the lab goes on from it when the store cannot be read (recovery.py).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,11 +59,9 @@ class UnstorableError(StoreError):
 
 def save(cluster: Cluster, path: Path) -> None:
     """Write the whole store; the file that it replaces becomes the snapshot. Raises OSError."""
-    has_snapshot = _keep(path)
     objects = {kind.kind: msgspec.Raw(msgspec.json.encode(cluster.all(kind))) for kind in STORED}
     saved = _Saved(cluster.revision, objects, [(*key, document) for key, document in cluster.given.items()])
-    replace_file(path, msgspec.json.encode(saved))
-    if has_snapshot:
+    if replace_file(path, msgspec.json.encode(saved), former=snapshot_of(path)):
         with suppress(OSError):  # the snapshot is older without it
             journal_of(path).rename(journal_of(snapshot_of(path)))
     journal_of(path).unlink(missing_ok=True)
@@ -132,19 +129,6 @@ def _reading(path: Path) -> Iterator[None]:
 def snapshot_of(path: Path) -> Path:
     """Return the path of the store that was replaced last."""
     return path.with_suffix(f".previous{path.suffix}")
-
-
-def _keep(path: Path) -> bool:
-    """Make the store that is there the snapshot; False where that is not possible."""
-    snapshot = snapshot_of(path)
-    temporary = snapshot.with_suffix(".new")
-    try:
-        temporary.unlink(missing_ok=True)
-        os.link(path, temporary)
-        os.rename(temporary, snapshot)
-    except OSError:  # no store yet, or a file system without hard links: the snapshot there is stays
-        return False
-    return True
 
 
 def journal_of(path: Path) -> Path:

@@ -5,16 +5,20 @@ Source: kubernetes.io/docs/reference/using-api/api-concepts; RFC 7234 §5.5 (299
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import structs
 
+from kubenetlab.api.decode import found
 from kubenetlab.lab.http import Answer, Handover
-from kubenetlab.programs.http import Response
+from kubenetlab.lab.readable import FAILURES
+from kubenetlab.programs.http import Request, Response
 
+T = TypeVar("T")
 _WARNING: Final = re.compile(r'299 - "([^"]*)"')
 
 
@@ -30,6 +34,32 @@ class ApiFaultError(Exception):
         """The answer to the request."""
         status = {"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": self.code, "reason": self.reason, "message": str(self)}
         return Response(self.code, msgspec.json.encode(status), "application/json")
+
+
+def body_of(request: Request, type_: type[T]) -> T:
+    """Return a request's body as a value of a type. Raises ApiFaultError (400), naming the field, for anything else."""
+    try:
+        value = msgspec.json.decode(request.body, type=type_)
+    except FAILURES as error:
+        fault, _, field = str(error).partition(" - at ")
+        where = field.strip("`").removeprefix("$").removeprefix(".")
+        message = f"the request's body{f', {where}' if where else ''}: {fault}"
+        raise ApiFaultError(400, "BadRequest", message) from None
+    return value
+
+
+def number_of(request: Request, name: str, default: float | None = None) -> float | None:
+    """Return a parameter of a request that is a number from 0 up. Raises ApiFaultError (400) for another value."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise ApiFaultError(400, "BadRequest", f"{name}: expected a number of at least 0, found {found(text)}")
+    return value
 
 
 def with_warnings(answer: Answer, warnings: Iterable[str]) -> Answer:

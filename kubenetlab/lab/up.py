@@ -113,7 +113,7 @@ def create(
 
 def _boot(lab: str, cluster: Cluster, nodes: int) -> tuple[Boot, socket.socket]:
     directory = rundir.of(lab)
-    if os.geteuid() == 0:
+    if rundir.owns_run():
         with suppress(OSError):  # names for `ip netns`, without which a lab can be
             os.makedirs(rundir.RUN_NETNS, mode=0o755, exist_ok=True)
     pause.install(directory / rundir.PAUSE)

@@ -35,6 +35,18 @@ def test_too_few_open_files(lab: Lab) -> None:
     lab.run("scale", "deployment", "web", "--replicas", "1")
 
 
+def test_too_little_address_space(lab: Lab) -> None:
+    """Said before anything is made, by whoever gets that far; commands that cannot even begin name the limit as well."""
+    said = Lab(lab.name, ("prlimit", f"--as={100 << 20}")).up(CLIENT, status=1).err
+    assert f"lab {lab.name} does not fit on this machine" in said
+    assert "RLIMIT_AS (ulimit -v) is 100" in said
+    assert "→ ulimit -v unlimited" in said
+    assert not lab.directory.exists()
+    assert "(ulimit -v)" in Lab(lab.name, ("prlimit", f"--as={40_000 << 10}")).up(CLIENT, status=1).err
+    Lab(lab.name, ("prlimit", f"--as={200 << 20}")).up(CLIENT)
+    assert not lab.faults
+
+
 def test_too_few_network_namespaces(lab: Lab) -> None:
     """Root in a user namespace that may have twelve of them: told with the setting and the number that would do; with more it works,
     and what grows is measured by what was allowed when the lab was made, though inside the lab that cannot be seen."""

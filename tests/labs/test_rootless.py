@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 from tests.clusters import deployment, pod, service
 from tests.conftest import OURS
 from tests.labs import users
-from tests.labs.lab import Lab, descendants, run, wait_for
+from tests.labs.lab import Lab, descendants, ran, run, wait_for
 from tests.labs.users import NOBODY, SOMEBODY, User, UsersLab
+from tests.patience import patiently
 
 CLIENT = pod("client")
 REAL = """\
@@ -241,3 +243,37 @@ def test_connections_are_counted_and_shown_without_root(lab: UsersLab) -> None:
     own = [entry for entry in found["conntrack"] if entry["client"].startswith(f"{address}:") and entry["node"] == node]
     assert (len(own), found["untracked"]) == (20, [])
     assert len(found["nodes"]) == 3
+
+
+def test_who_is_root_in_a_user_namespace_alone(nobody: User) -> None:
+    """`unshare -Ur`: such a user's labs lie where the user's labs are, and commands from outside find them."""
+    name = f"{OURS}r"
+    python, variables = users.interpreter(NOBODY)
+    knl = f"{python} -m kubenetlab"
+    script = f"""
+set -e
+{knl} up --lab {name} -f -
+{knl} ping --lab {name} > /dev/null
+{knl} exec --lab {name} client -- ip addr
+{knl} list
+"""
+    environment = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(nobody.run_directory), **variables}
+    inside = ["unshare", "--user", "--map-root-user", "sh", "-c"]
+
+    def said(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, input=CLIENT, env=environment, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/",
+            capture_output=True, text=True, check=False, timeout=patiently(90),
+        )  # fmt: skip
+
+    try:
+        done = ran(said(*inside, script), 0)
+        assert name in done.out
+        assert "10.244." in done.out
+        assert (nobody.run_directory / "kubenetlab" / name).is_dir()
+        other = ran(said(*inside, f"{knl} exec --lab {name} client -- true"), 1)
+        assert "cannot enter the lab's namespaces: setns: Operation not permitted" in other.err
+        assert name in nobody.run("list").out
+    finally:
+        nobody.run("down", "--lab", name)
+    assert names_in_run_netns() == []

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import OURS
+from tests.labs.faulty import ROOT
 from tests.labs.lab import Ran, ran
 from tests.labs.users import NOBODY, interpreter
+from tests.patience import patiently
 
 CONTAINER = """
 set -e
@@ -115,3 +118,32 @@ def test_an_ordinary_user_of_a_container() -> None:
     said = in_container((), "knl up -f -", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", status=1).err
     assert "cannot mount the lab's own /proc: mount: Operation not permitted" in said
     assert "docker run --privileged, or --security-opt systempaths=unconfined" in said
+
+
+def test_a_plain_chroot_is_called_by_its_name(tmp_path: Path) -> None:
+    """Its root is no mount point, so nothing can be mounted that nobody outside would see; made one, it does."""
+    script = f"""
+set -e
+mount -t tmpfs none {tmp_path}; mkdir {tmp_path}/root; cd {tmp_path}/root
+for name in $(ls /); do
+    case $name in proc|sys|run|tmp) mkdir $name;; *) if [ -d /$name ]; then mkdir $name; mount --rbind /$name $name; fi;; esac
+done
+mount -t proc proc proc; mount --rbind /sys sys; mount -t tmpfs none tmp
+try() {{ chroot {tmp_path}/root {sys.executable} -m kubenetlab "$@"; }}
+printf '%s' "$MANIFEST" | try up --lab {LAB} -f - || echo "up ended with $?"
+try doctor || echo "doctor ended with $?"
+mount --rbind {tmp_path}/root {tmp_path}/root; cd /
+printf '%s' "$MANIFEST" | try up --lab {LAB} -f -
+try down --lab {LAB}
+"""
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "MANIFEST": MANIFEST}
+    command = ["unshare", "--mount", "sh", "-c", script]
+    said = ran(subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=patiently(90), cwd=ROOT), 0)
+    told = "the root directory is not a mount point: this is a plain chroot"
+    assert said.err.count(told) == 1
+    assert said.out.count(told) >= 1
+    assert "mount --bind DIR DIR before chroot DIR" in said.err
+    assert "up ended with 1" in said.out
+    assert "doctor ended with 1" in said.out
+    assert "container hides" not in said.out + said.err
+    assert f"lab {LAB}: " in said.out

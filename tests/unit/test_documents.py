@@ -55,6 +55,10 @@ def test_reads_what_kubectl_reads(text: str, values: list[Any]) -> None:
         ("~", None),
         ("10.96.0.10", "10.96.0.10"),
         ("089", 89.0),
+        ("18446744073709551615", 2**64 - 1),
+        ("18446744073709551616", 18446744073709551616.0),
+        ("-9223372036854775809", -9223372036854775809.0),
+        ("0x1" + "0" * 16, 2.0**64),
     ],
 )
 def test_resolves_scalars_as_kubernetes_does(scalar: str, value: object) -> None:
@@ -85,6 +89,10 @@ def test_resolves_scalars_as_kubernetes_does(scalar: str, value: object) -> None
         pytest.param("a: !x b\n", "f.yaml:1  the tag !x is not for Kubernetes manifests", id="tag of somebody's own"),
         pytest.param("a: .nan\n", 'f.yaml:1  ".nan" is no number', id="not a number"),
         pytest.param("a: 1e999\n", 'f.yaml:1  "1e999" is no number', id="number beyond all bounds"),
+        pytest.param("a: " + "9" * 5000, f'f.yaml:1  "{"9" * 20}…" is no number', id="thousands of digits"),
+        pytest.param("a: " + "9" * 4000, f'f.yaml:1  "{"9" * 20}…" is no number', id="more digits than a float has"),
+        pytest.param('{"a": ' + "9" * 5000 + "}", f'f.yaml:1  "{"9" * 20}…" is no number', id="thousands of digits in JSON"),
+        pytest.param('{"a": ' * 100_000, "f.yaml:1  nested deeper than 100 levels", id="deep JSON"),
         pytest.param('{"a": 1e999}', 'f.yaml:1  "1e999" is no number', id="number beyond all bounds in JSON"),
         pytest.param('{"a": "\\ud800"}', "f.yaml:1  found invalid Unicode character escape code", id="half a character in JSON"),
         pytest.param("a: \x85b\nc: {", "f.yaml:2  could not find expected ':'", id="what ends a line for YAML alone"),
@@ -122,3 +130,19 @@ def test_deep_json_is_refused_as_deep_yaml_is() -> None:
     """Before anything recurses into it."""
     _, problems = read_documents("f.json", ('{"a":' * 600 + "1" + "}" * 600).encode())
     assert [problem.message for problem in problems] == ["nested deeper than 100 levels"]
+
+
+def test_a_long_line_is_shown_in_part() -> None:
+    (problem,) = read("a: " + "9" * 5000)[1]
+    assert len(problem) < 400
+
+
+def test_json_has_the_same_numbers() -> None:
+    assert read('{"a": 18446744073709551616, "b": -1}') == ([{"a": 2.0**64, "b": -1}], [])
+
+
+@pytest.mark.parametrize(("levels", "is_too_deep"), [(100, False), (101, True)])
+@pytest.mark.parametrize("text", ["[", '{"a":'], ids=["list", "mapping"])
+def test_json_has_the_same_depth(text: str, levels: int, is_too_deep: bool) -> None:
+    _, problems = read(text * levels + ("" if text == "[" else "1") + ("]" if text == "[" else "}") * levels)
+    assert bool(problems) == is_too_deep

@@ -113,6 +113,13 @@ def test_every_request_is_answered(parts: Sequence[bytes], wanted: list[str]) ->
     assert bodies(said(*parts)) == wanted
 
 
+@pytest.mark.parametrize("target", [b"//[x", b"http://[::1", b"/a?b=%ff"])
+def test_an_odd_target_breaks_nothing(target: bytes) -> None:
+    """What is no URL is refused; bytes that are no text are replaced."""
+    heard = said(b"GET " + target + b" HTTP/1.1\r\n" + HOST)
+    assert heard.startswith(b"HTTP/1.1 200" if target.startswith(b"/a") else b"HTTP/1.1 400"), heard
+
+
 def test_an_answer_without_a_body_has_none() -> None:
     """To HEAD, and with a status that has none."""
     heard = said(b"HEAD /a HTTP/1.1\r\n" + HOST + b"GET /empty HTTP/1.1\r\n" + HOST)

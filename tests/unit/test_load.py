@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -405,3 +409,66 @@ def test_what_would_steer_a_terminal_is_shown() -> None:
     (problem, *_) = problems_of('kind: Pod\napiVersion: v1\nmetadata: {name: "a\\e[31m"}\nspec: {containers: [{name: a, image: a}]}')
     assert "\x1b" not in str(problem)
     assert "\\x1b[31m" in str(problem)
+
+
+SIMPLE_POD = pod("p").removesuffix("---\n")
+
+
+def fifo(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def problem_of(*names: Path | str) -> str:
+    with pytest.raises(ManifestError) as caught:
+        load([str(name) for name in names])
+    return str(caught.value)
+
+
+def test_what_is_no_file_is_not_read_in_a_folder(tmp_path: Path) -> None:
+    """It is named, and the files beside it are looked at as well."""
+    fifo(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text(SIMPLE_POD.replace("containers", "contaners"))
+    (tmp_path / "c.yaml").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "d.yaml"))
+        found = problem_of(tmp_path)
+    assert f"{tmp_path}/a.yaml  is a FIFO, not a file" in found
+    assert f"{tmp_path}/c.yaml  is a device, not a file" in found
+    assert f"{tmp_path}/d.yaml  is a socket, not a file" in found
+    assert "spec.contaners" in found
+
+
+def test_a_fifo_is_read_while_something_writes(tmp_path: Path) -> None:
+    """As with `-f <(command)`; one into which nothing writes is not waited for."""
+    path = fifo(tmp_path / "f")
+    assert "it is a FIFO into which no process writes; start the writer first" in problem_of(path)
+    reading, writing = os.pipe()
+    with os.fdopen(reading), os.fdopen(writing, "w") as stream:
+
+        def write() -> None:
+            with stream:
+                stream.write(SIMPLE_POD)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        loaded_here = load([f"/dev/fd/{reading}"])
+        thread.join()
+    assert [entry.title for entry in loaded_here.entries] == ["Pod default/p"]
+
+
+def test_other_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        assert "cannot be read: it is a socket, not a file" in problem_of(tmp_path / "s")
+    assert "too large" in problem_of("/dev/zero")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "<stdin>  cannot be read: standard input is closed" in problem_of("-")
+
+
+def test_a_files_name_may_be_no_text(tmp_path: Path) -> None:
+    """The store takes only text: what stands for a byte that is none is replaced."""
+    path = os.path.join(os.fsencode(tmp_path), b"\xff.yaml")
+    Path(os.fsdecode(path)).write_text(SIMPLE_POD)
+    (entry,) = load([os.fsdecode(path)]).entries
+    assert entry.source.file.encode().endswith("\ufffd.yaml".encode())

@@ -2,7 +2,7 @@
 
 import re
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from kubenetlab.api.containers import Container
 from kubenetlab.api.decode import Finding, found
@@ -38,11 +38,15 @@ def validate_secret(secret: Secret) -> Iterator[Finding]:
 
 
 def validate_environment(container: Container, path: Path) -> Iterator[Finding]:
-    """The variables of a container."""
+    """Yield what is wrong with a container's variables and words: what a process could not be born with."""
+    for field, words in (("command", container.command), ("args", container.args)):
+        yield from _nul(words, (*path, field))
     for index, variable in enumerate(container.env):
         here: Path = (*path, "env", index)
         if not variable.name or "=" in variable.name:
             yield Finding((*here, "name"), f"wanted a name without =, found {found(variable.name)}")
+        yield from _nul((variable.name,), (*here, "name"))
+        yield from _nul((variable.value,), (*here, "value"))
         source = variable.value_from
         if source is None:
             continue
@@ -57,6 +61,12 @@ def validate_environment(container: Container, path: Path) -> Iterator[Finding]:
     for index, origin in enumerate(container.env_from):
         if (origin.config_map_ref is None) == (origin.secret_ref is None):
             yield Finding((*path, "envFrom", index), "wanted one of configMapRef and secretRef")
+
+
+def _nul(texts: Iterable[str | None], path: Path) -> Iterator[Finding]:
+    """Yield a finding where a text holds a NUL byte. Source: execve(2), where that ends every string."""
+    if any("\0" in (text or "") for text in texts):
+        yield Finding(path, "holds a NUL byte, which no process can be given")
 
 
 def _keys(values: Mapping[str, str], path: Path) -> Iterator[Finding]:

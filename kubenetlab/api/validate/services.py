@@ -22,6 +22,7 @@ def validate_service(service: Service) -> Iterator[Finding]:
     """What speaks against a Service, whatever else is in the cluster."""
     spec, path = service.spec, ("spec",)
     yield from validate_labels(spec.selector, (*path, "selector"))
+    yield from _validate_external_ips(spec)
     if spec.type == "ExternalName":
         yield from _validate_external_name(spec)
         return
@@ -105,6 +106,15 @@ def _validate_ports(spec: ServiceSpec) -> Iterator[Finding]:
         node_ports.add((port.protocol, port.node_port or 0))
 
 
+def _validate_external_ips(spec: ServiceSpec) -> Iterator[Finding]:
+    """Yield what is wrong with external IPs; Kubernetes looks at them whatever the type."""
+    for index, address in enumerate(spec.external_ips):
+        if not is_address(address):
+            yield Finding(("spec", "externalIPs", index), f"wanted an IP address, found {found(address)}")
+        elif fault := _special_fault(address):
+            yield Finding(("spec", "externalIPs", index), fault)
+
+
 def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
     path: Path = ("spec",)
     if spec.cluster_ip not in ("", "None") and not is_address(spec.cluster_ip):
@@ -118,11 +128,6 @@ def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
     for index, address in enumerate(spec.cluster_ips):
         if address != "None" and not is_address(address):
             yield Finding((*path, "clusterIPs", index), f"wanted an IP address, found {found(address)}")
-    for index, address in enumerate(spec.external_ips):
-        if not is_address(address):
-            yield Finding((*path, "externalIPs", index), f"wanted an IP address, found {found(address)}")
-        elif fault := _special_fault(address):
-            yield Finding((*path, "externalIPs", index), fault)
     if len(set(spec.ip_families)) < len(spec.ip_families):
         yield Finding((*path, "ipFamilies"), "each family may stand here once")
 

@@ -1,0 +1,186 @@
+"""Requests of any shape to the lab's API: each is answered, a bad one with a reason, and the store can always be loaded and planned from."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from kubenetlab.api.kinds import SERVED
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath import plan
+from kubenetlab.datapath.memo import Memo
+from kubenetlab.hoststate.state import HostState
+from kubenetlab.lab import state
+from kubenetlab.lab.http import Answer, Handover, Stream
+from kubenetlab.lab.machine import decisions
+from kubenetlab.lab.paths import LAB_API, kind_path
+from kubenetlab.lab.server import Server
+from kubenetlab.programs.http import Request, Response
+from tests.clusters import deployment, pod, running, service, store
+from tests.mutations import ODD, Chance, edited, paths
+from tests.unit.test_server import DyingAgent
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "apply": {"documents": [], "sources": [{"file": "/a.yaml", "line": 1}, None]},
+    "plan": {"documents": [], "script": True},
+    "delete": {"keys": [["Widget", "default", "w"]]},
+    "break": {"fault": "kube-proxy", "options": {"node": "worker", "how": "stop"}},
+    "uplink": {"machine": ["10.0.0.1", "fd00::1"], "router": ["10.0.0.2", "fd00::2"]},
+}
+READS = ("given", "settled", "enter", "detail", "inspect", "apply", "nothing")
+START = running(store(deployment("web", 2) + service() + pod("client")))
+DIGITS, DEEP = b"9" * 5000, b"[" * 100_000
+RAW = (
+    b"",
+    b"null",
+    b"[]",
+    b"1",
+    b"{",
+    b'"\\ud800"',
+    b"\xff",
+    DIGITS,
+    DEEP,
+    b'{"documents":' + DEEP,
+    b'{"spec":{"replicas":' + DIGITS + b"}}",
+)
+
+
+class SeenAgent(DyingAgent):
+    """One that can be looked at, in a lab of which nothing is built."""
+
+    def __init__(self, cluster: Cluster, path: Path) -> None:
+        super().__init__(cluster, path)
+        self.lab = "x"
+        self.desired = HostState({})
+        self.known: dict[str, Any] = {}
+        self.failures: dict[str, str] = {}
+        self.is_idle = True
+        self.sandboxes = SimpleNamespace(pids={})
+        self.builder = SimpleNamespace(links=SimpleNamespace(path=str, init_pid=1, outer_pid=int))
+        self.runs = SimpleNamespace(process=lambda netns, container: None, logs=_no_logs)
+        self.contexts = SimpleNamespace(get=lambda netns: None)
+
+    @property
+    def decisions(self) -> Any:
+        return decisions(self.cluster)
+
+
+async def _no_logs(*_: Any, **__: Any) -> None:
+    return None
+
+
+def answer_to(agent: SeenAgent, method: str, target: str, body: bytes, headers: dict[str, str] | None = None) -> Response:
+    """What the API answers; of an answer that goes on the head. Raises what the API does not expect."""
+
+    async def ask() -> Answer:
+        return await Server(agent, None)._handle(Request(method, target, ("", 0), headers or {}, body))  # type: ignore[arg-type]
+
+    answer = asyncio.run(ask())
+    assert not isinstance(answer, Handover)
+    return Response(200) if isinstance(answer, Stream) else answer
+
+
+def judge(agent: SeenAgent, answer: Response, path: Path) -> None:
+    """An answer of ours, and a store from which the next agent can begin."""
+    assert answer.status in (200, 400, 403, 404, 405, 409, 422, 507), answer
+    if answer.status >= 400:
+        status = json.loads(answer.body)
+        assert status["status"] == "Failure"
+        assert status["message"]
+    agent.save()
+    found = state.load(path) if path.exists() else agent.cluster
+    plan(found, decisions(found), Memo())
+
+
+def oddly(random: Random, value: Any) -> Any:
+    """A body that is changed in one or two places."""
+    for _ in range(random.choice([1, 1, 2])):
+        place = random.choice(paths(value))
+        new = random.choice([*ODD, int(DIGITS[:4000])])
+        value = edited(value, place, lambda step, old, new=new: {step: new}) if place else new
+    return value
+
+
+def requests(random: Random) -> Iterable[tuple[str, str, bytes]]:
+    """One request or two: changes of the lab's own API, scales and restarts, reads with any parameters."""
+    words = [*map(str, ODD[:40]), "web", "client", "default", "pods", "x" * 3000, "9" * 5000]
+    match random.choice(["documents", "documents", "odd", "kinds", "reads", "raw"]):
+        case "documents":
+            name = random.choice(["apply", "plan"])
+            yield "POST", f"{LAB_API}/{name}", json.dumps({**CHANGES[name], "documents": Chance(random).documents()}).encode()
+        case "odd":
+            name = random.choice(list(CHANGES))
+            yield "POST", f"{LAB_API}/{name}", json.dumps(oddly(random, CHANGES[name]), default=str).encode()
+        case "raw":
+            name = random.choice([f"{LAB_API}/{name}" for name in CHANGES] + ["/apis/apps/v1/namespaces/default/deployments/web/scale"])
+            yield random.choice(["POST", "PUT"]), name, random.choice(RAW)
+        case "kinds":
+            root = kind_path(random.choice(SERVED), random.choice(["default", None, random.choice(words)]))
+            part = random.choice(["", "/scale", "/restart", "/log", f"/{random.choice(words)}"])
+            method = random.choice(["GET", "GET", "PUT", "DELETE", "POST", "PATCH", "HEAD"])
+            yield method, f"{root}/{random.choice(words)}{part}?{_query(random, words)}", json.dumps(random.choice(ODD)).encode()
+        case "reads":
+            yield "GET", f"{LAB_API}/{random.choice(READS)}?{_query(random, words)}", b""
+
+
+def _query(random: Random, words: list[str]) -> str:
+    names = ("timeout", "netns", "container", "labelSelector", "tailLines", "watch", "previous", "follow", "x")
+    return "&".join(f"{random.choice(names)}={random.choice(words)}" for _ in range(random.choice([0, 1, 2])))
+
+
+@settings(
+    max_examples=150, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate], suppress_health_check=[HealthCheck.too_slow]
+)
+@given(random=st.randoms(use_true_random=False))
+def test_any_request_is_answered(tmp_path_factory: pytest.TempPathFactory, random: Random) -> None:
+    path = tmp_path_factory.mktemp("requests") / "store.json"
+    agent = SeenAgent(START, path)
+    for _ in range(2):
+        for method, target, body in requests(random):
+            judge(agent, answer_to(agent, method, target, body), path)
+
+
+@pytest.mark.parametrize("raw", RAW, ids=lambda raw: raw[:24].decode(errors="replace"))
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_body_that_is_no_request_is_refused(tmp_path: Path, name: str, raw: bytes) -> None:
+    agent = SeenAgent(START, tmp_path / "store.json")
+    answer = answer_to(agent, "POST", f"{LAB_API}/{name}", raw)
+    assert answer.status == 400
+    judge(agent, answer, tmp_path / "store.json")
+    assert agent.cluster is START
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"documents": {}}, "documents"),
+        ({"documents": [1]}, "documents[0]"),
+        ({"documents": [], "sources": [{"file": 1, "line": 1}]}, "sources[0].file"),
+        ({}, "documents"),
+    ],
+    ids=["mapping", "number", "source", "nothing"],
+)
+def test_the_field_at_fault_is_named(tmp_path: Path, body: Any, message: str) -> None:
+    answer = answer_to(SeenAgent(START, tmp_path / "store.json"), "POST", f"{LAB_API}/apply", json.dumps(body).encode())
+    assert answer.status == 400
+    assert message in json.loads(answer.body)["message"]
+
+
+@pytest.mark.parametrize("ends", [(["x"], ["y"]), (["10.0.0.1/30"], ["10.0.0.2"]), (["10.0.0.1"], []), (["10.0.0.1"], ["fd00::1"])])
+def test_an_uplink_needs_addresses(tmp_path: Path, ends: tuple[list[str], list[str]]) -> None:
+    body = json.dumps(dict(zip(("machine", "router"), ends, strict=True))).encode()
+    assert answer_to(SeenAgent(START, tmp_path / "store.json"), "POST", f"{LAB_API}/uplink", body).status == 400
+
+
+@pytest.mark.parametrize("timeout", ["nan", "inf", "-1", "x", "1e999", "9" * 5000])
+def test_a_timeout_is_a_number(tmp_path: Path, timeout: str) -> None:
+    assert answer_to(SeenAgent(START, tmp_path / "store.json"), "GET", f"{LAB_API}/settled?timeout={timeout}", b"").status == 400
