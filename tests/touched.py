@@ -24,7 +24,20 @@ WORKLOADS: Final = (
     "boutique",
     "first_days",
 )
-LIFE: Final = ("life", "making", "killing", "faults", "full_disk", "histories", "changes", "limits", "inheritance", "store", "diff")
+LIFE: Final = (
+    "life",
+    "making",
+    "killing",
+    "faults",
+    "full_disk",
+    "histories",
+    "changes",
+    "limits",
+    "inheritance",
+    "store",
+    "diff",
+    "clock",
+)
 COMMANDS: Final = ("screens", "habits", "completion", "only_lab", "manifests", "docs", "cases", "first_days", "lab_list")
 ANY: Final = ("manifests", "life", "screens", "flows")
 """For files that no entry of TOUCHES names."""

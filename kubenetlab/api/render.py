@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 
 from kubenetlab.api.config import Networking
 from kubenetlab.api.decode import without_nulls
-from kubenetlab.api.meta import Resource, Unmodelled
+from kubenetlab.api.meta import Resource, Unmodelled, seconds, timestamp
 from kubenetlab.api.store import Cluster
 
 _SHOWN: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -50,15 +50,36 @@ _SHOWN: Final[Mapping[str, Mapping[str, Any]]] = {
 """Kind → path → value: what the API server shows although nobody wrote it; `[]` stands for each entry of a list."""
 
 
-def render(cluster: Cluster, obj: Resource) -> dict[str, Any]:
-    """The object's document: what was given, with what the cluster has filled in or changed."""
+_TIMES: Final = frozenset((
+    "creationTimestamp", "deletionTimestamp", "startTime", "completionTime", "startedAt", "finishedAt", "timeAdded",
+    "lastTransitionTime", "firstTimestamp", "lastTimestamp", "eventTime",
+))  # fmt: skip
+"""Fields that hold a time."""
+
+
+def render(cluster: Cluster, obj: Resource, skew_s: float = 0.0) -> dict[str, Any]:
+    """The object's document: what was given, with what the cluster has filled in or changed.
+
+    `skew_s` is how far the time of day is ahead of the store's times; less than a second is not shown.
+    """
     given = cluster.given.get((obj.kind, obj.namespace, obj.name))
     fields = given.document if given is not None else {}
     shown = _rendered(obj, {key: value for key, value in fields.items() if key not in ("apiVersion", "kind", "status")})
     document = {"apiVersion": obj.api_version, "kind": obj.kind, **shown}
     for path, value in _SHOWN.get(obj.kind, {}).items():
         _show(document, path.split("."), value)
-    return document
+    return (
+        document if abs(skew_s) < 1 else {key: value if key == "spec" else _shifted(key, value, skew_s) for key, value in document.items()}
+    )
+
+
+def _shifted(key: str, value: Any, by_s: float) -> Any:
+    """Return a field with every time in it moved."""
+    if isinstance(value, dict):
+        return {name: _shifted(name, item, by_s) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shifted(key, item, by_s) for item in value]
+    return timestamp(seconds(value) + by_s) if key in _TIMES and isinstance(value, str) else value
 
 
 def _show(document: dict[str, Any], path: list[str], value: Any) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
@@ -71,6 +70,7 @@ class Agent:
     def __init__(self, boot: Boot) -> None:
         self.lab = boot.lab
         self.directory = Path(boot.directory)
+        self.clock = boot.clock
         self.cluster: Cluster = boot.state or Cluster()
         self.wanted = Wanted()
         self.failures: dict[str, str] = {}
@@ -108,14 +108,14 @@ class Agent:
         self.rules = RulesHand(
             self.directory,
             self._boot.node_agents,
-            lambda answers: self.learn(facts.probe_reports(self.cluster, answers)),
+            lambda answers: self.learn(facts.probe_reports(self.cluster, self.clock.of_lab(answers))),
             self._rules_touched,
             lambda: self.wake(check=True),
         )
         self.runs = RunsHand(
             self.directory,
             self._boot.workers,
-            lambda reports: self.learn(facts.program_reports(self.cluster, reports)),
+            lambda reports: self.learn(facts.program_reports(self.cluster, self.clock.of_lab(reports))),
             self._lost_programs,
         )
         links = NetnsLinks(self.lab, self._boot.run_netns, self._boot.outer_proc)
@@ -192,7 +192,7 @@ class Agent:
             if self._is_applying:
                 os._exit(1)  # nobody knows how far it came: the next one finds out
             self.failures[LAB] = reason(error)
-            self._wake_at = time.time() + RETRY_S
+            self._wake_at = self.clock.now() + RETRY_S
             self.watchers.notify()
 
     async def reconcile(self) -> None:
@@ -213,14 +213,14 @@ class Agent:
                 break
         else:
             log(f"{MAX_ROUNDS} rounds, and still something changes; a pause, for others to be heard")
-            self._wake_at = time.time() + RETRY_S
+            self._wake_at = self.clock.now() + RETRY_S
         self.is_idle = True
         self.watchers.notify()
 
     async def _round(self) -> None:
         cluster, self._wake_at = self.cluster, None
         if cluster is not self._boot.state:  # with which they were content a moment ago
-            cluster, self._wake_at = self.controllers.run(cluster, time.time())
+            cluster, self._wake_at = self.controllers.run(cluster, self.clock.now())
         self.cluster = cluster = cluster.with_changes([machine.decisions(cluster)])
         try:
             self.save()
@@ -239,8 +239,8 @@ class Agent:
         await self.rules.set_probes(self.wanted.probes(), self.builder.node_pids)
         await self.rules.first_answers(FIRST_ANSWERS_S if changes else 0)
         if self.failures:
-            retry_s = SETTLING_RETRY_S if time.time() < self._settling_until else RETRY_S
-            self._wake_at = min(self._wake_at or float("inf"), time.time() + retry_s)
+            retry_s = SETTLING_RETRY_S if self.clock.now() < self._settling_until else RETRY_S
+            self._wake_at = min(self._wake_at or float("inf"), self.clock.now() + retry_s)
         if not self.builder.unruled:  # no node sends anybody to a pod that is going any more
             for pod in cluster.all(Pod):
                 if pod.is_terminating:
@@ -341,7 +341,7 @@ class Agent:
                 self.sight.doubt([other])
             if any(isinstance(obj, Sandbox) and obj.shares == netns for obj in contents.values()):
                 self.sandboxes.kill(other)  # a hostNetwork pod would keep the dead node's network, and its links, alive
-        self._settling_until = time.time() + SETTLING_S
+        self._settling_until = self.clock.now() + SETTLING_S
         self.sight.doubt(far_ends(self.desired, [netns]))
         self.learn(facts.sandbox_made(self.cluster, netns, 0))
         self.wake()
@@ -358,13 +358,13 @@ class Agent:
     async def _wait(self) -> None:
         """Until there is something to do: news, a timer, or something that is not as it was known."""
         while True:
-            until = min(self.sight.next_slice_at, self._wake_at or float("inf"))
+            wake_s = self._wake_at - self.clock.now() if self._wake_at is not None else self.sight.next_slice_s
             try:
-                async with asyncio.timeout(max(0.0, until - time.time())):
+                async with asyncio.timeout(max(0.0, min(self.sight.next_slice_s, wake_s))):
                     await self._dirty.wait()
                 return
             except TimeoutError:
-                if self._wake_at is not None and self._wake_at <= time.time():
+                if self._wake_at is not None and self._wake_at <= self.clock.now():
                     return
             try:
                 self.runs.trim_logs()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from kubenetlab.kernel.blanks import Source
 from kubenetlab.kernel.limits import Limit
+from kubenetlab.lab.clock import Clock
 
 
 class Boot:
@@ -32,6 +34,7 @@ class Boot:
         self.limits: Sequence[Limit] = ()
         """The machine's, as `up` saw them: inside some of them look like none."""
         self.listeners: dict[str, socket.socket] = {}
+        self.clock = Clock(time.time() - time.monotonic())
 
     def path(self, name: str) -> str:
         return str(self.directory / name)

@@ -119,12 +119,12 @@ class LabApi:
 
     async def _apply(self, request: Request) -> Answer:
         agent, body = self._agent, body_of(request, _Documents)
-        admission = _admit(agent.cluster, body.documents, body.sources)
+        admission = _admit(agent.cluster, agent.clock.now(), body.documents, body.sources)
         if not admission.findings and (found := refused(agent.cluster, admission.cluster, body.documents, body.refuse)):
             return _json({**_admission(admission), "diagnostics": found})
         if admission.cluster is not agent.cluster:
             trying = agent.controllers.copy()
-            cluster, _ = trying.run(admission.cluster, time.time())
+            cluster, _ = trying.run(admission.cluster, agent.clock.now())
             try:
                 require_modes(cluster.config, agent.cluster.config)
                 agent.check_room(cluster, agent.cluster)
@@ -137,10 +137,10 @@ class LabApi:
     async def _plan(self, request: Request) -> Answer:
         """What applying some documents would do to the kernel, right away; what follows from probes is not known yet."""
         agent, body = self._agent, body_of(request, _Documents)
-        admission = _admit(agent.cluster, body.documents)
+        admission = _admit(agent.cluster, agent.clock.now(), body.documents)
         if admission.findings:
             return _json(_admission(admission))
-        cluster, _ = controllers.run(admission.cluster.afresh(), time.time())
+        cluster, _ = controllers.run(admission.cluster.afresh(), agent.clock.now())
         try:
             desired = plan(cluster, decisions(cluster), Memo())
         except ManifestError as error:
@@ -161,7 +161,7 @@ class LabApi:
         """Breaks something on purpose."""
         body = body_of(request, _Break)
         try:
-            changes = faults.begun(self._agent.cluster, body.fault, body.options, time.time())
+            changes = faults.begun(self._agent.cluster, body.fault, body.options, self._agent.clock.now())
         except UsageError as error:
             return _failure(422, str(error))
         self._agent.learn(changes)
@@ -278,7 +278,7 @@ def render_differences(netns: str, differences: Sequence[Difference]) -> dict[st
     return {"netns": netns, "operations": [difference.line for difference in differences], "differences": differences}
 
 
-def _admit(cluster: Cluster, documents: Sequence[Mapping[str, Any]], sources: Sequence[Source | None] = ()) -> Admission:
+def _admit(cluster: Cluster, now: float, documents: Sequence[Mapping[str, Any]], sources: Sequence[Source | None] = ()) -> Admission:
     """Documents that a client has checked are checked again: the socket is open to others too.
 
     sources: where each document stands, as far as the client says so.
@@ -300,7 +300,7 @@ def _admit(cluster: Cluster, documents: Sequence[Mapping[str, Any]], sources: Se
         incoming.append(Incoming(document, obj, source))
     if findings:
         return Admission(cluster, findings=tuple(findings))
-    admission = admit(cluster, incoming, time.time())
+    admission = admit(cluster, incoming, now)
     return structs.replace(admission, cluster=with_network_facts(admission.cluster))
 
 

@@ -130,7 +130,7 @@ class Server:
             case "GET", "", "":
                 return self._watch(place, request) if request.query.get("watch") in _YES else self._list(place, request)
             case "GET", _, "":
-                return _json(render(self._agent.cluster, self._get(place)))
+                return _json(self._rendered(self._agent.cluster, self._get(place)))
             case "GET", _, "log":
                 return await self._log(place, request)
             case "DELETE", name, "" if name:
@@ -147,10 +147,13 @@ class Server:
             raise ApiFaultError(404, "NotFound", f'{place.kind.plural} "{place.name}" not found')
         return found
 
+    def _rendered(self, cluster: Cluster, obj: Resource) -> dict[str, Any]:
+        return render(cluster, obj, self._agent.clock.skew_s)
+
     def _list(self, place: Place, request: Request) -> Response:
         cluster = self._agent.cluster
         wanted = _selector(request)
-        items = [render(cluster, obj) for obj in cluster.all(place.kind, place.namespace) if wanted.matches(obj.labels)]
+        items = [self._rendered(cluster, obj) for obj in cluster.all(place.kind, place.namespace) if wanted.matches(obj.labels)]
         body = {
             "apiVersion": place.kind.api_version,
             "kind": f"{place.kind.kind}List",
@@ -172,7 +175,7 @@ class Server:
                 cluster = self._agent.cluster
                 events = sorted(_events(cluster.news(place.kind, known), place.namespace, wanted), key=lambda event: event[0] != "DELETED")
                 known = cluster.keyed(place.kind)
-                lines = [msgspec.json.encode({"type": kind, "object": render(cluster, obj)}) + b"\n" for kind, obj in events]
+                lines = [msgspec.json.encode({"type": kind, "object": self._rendered(cluster, obj)}) + b"\n" for kind, obj in events]
                 if is_first:
                     meta = {"resourceVersion": str(cluster.revision), "annotations": {"k8s.io/initial-events-end": "true"}}
                     lines.append(msgspec.json.encode({"type": "BOOKMARK", "object": {"kind": place.kind.kind, "metadata": meta}}) + b"\n")
@@ -191,7 +194,7 @@ class Server:
             raise ApiFaultError(405, "MethodNotAllowed", f"{obj.title} comes from the Cluster document: change that and apply it")
         if isinstance(obj, Namespace) and obj.name in IMMORTAL_NAMESPACES:
             raise ApiFaultError(403, "Forbidden", f'namespaces "{obj.name}" is forbidden: this namespace may not be deleted')
-        self._agent.learn(terminated(obj, time.time()))
+        self._agent.learn(terminated(obj, self._agent.clock.now()))
         return _deleted(obj, obj.uid, "")
 
     def _restart(self, place: Place) -> Response:
@@ -204,7 +207,7 @@ class Server:
         template = structs.replace(template, metadata=structs.replace(template.metadata, annotations=annotations))
         meta = structs.replace(obj.metadata, generation=obj.metadata.generation + 1)
         self._agent.learn([structs.replace(obj, metadata=meta, spec=structs.replace(obj.spec, template=template))])
-        return _json(render(self._agent.cluster, self._get(place)))
+        return _json(self._rendered(self._agent.cluster, self._get(place)))
 
     def _scale(self, place: Place, request: Request) -> Response:
         obj = self._get(place)
@@ -216,7 +219,7 @@ class Server:
         before = obj.spec.replicas
         change = structs.replace(obj, spec=structs.replace(obj.spec, replicas=replicas))
         trying = self._agent.controllers.copy()
-        cluster, _ = trying.run(self._agent.cluster.with_changes([change]), time.time())
+        cluster, _ = trying.run(self._agent.cluster.with_changes([change]), self._agent.clock.now())
         if replicas > before:
             try:
                 self._agent.check_room(cluster, self._agent.cluster)

@@ -59,7 +59,7 @@ class Sight:
         self.is_keeping = False
         """True when what somebody else changes is to stay, until `doubt_shared`."""
         self._kept: set[str] = set()
-        self.next_slice_at = time.time() + PASS_S
+        self._next_slice_at = time.monotonic() + PASS_S
 
     def open(self) -> None:
         """Hears from now on what the kernel tells of the namespaces that are there; where that is not allowed, only looking is left."""
@@ -115,6 +115,11 @@ class Sight:
         self._judge()
         return bool(self._doubtful & self.known.keys()) or (self._is_deaf and not self.is_keeping)
 
+    @property
+    def next_slice_s(self) -> float:
+        """Seconds until some are to be read again."""
+        return self._next_slice_at - time.monotonic()
+
     def refresh(self, desired: HostState) -> bool:
         """Looks where that is needed: at what contradicts, at what is doubtful, and at those whose turn it is.
 
@@ -126,7 +131,7 @@ class Sight:
             log("the kernel told more than could be heard: everything is read")
             self._is_deaf = False
             self._doubtful.update(self.known)
-        if time.time() >= self.next_slice_at:
+        if self.next_slice_s <= 0:
             self._doubtful.update(self._slice(desired))
         before = {netns: self.known[netns] for netns in self._doubtful & self.known.keys()}
         self._doubtful = set()
@@ -154,7 +159,7 @@ class Sight:
 
     def _slice(self, desired: HostState) -> list[str]:
         """Whose turn it is; those whose links lead to the same namespace come together."""
-        self.next_slice_at = time.time() + max(SHORTEST_S, PASS_S / max(1, ceil(len(self.known) / SLICE)))
+        self._next_slice_at = time.monotonic() + max(SHORTEST_S, PASS_S / max(1, ceil(len(self.known) / SLICE)))
         if NO_PASSES in os.environ or self.is_keeping:
             return []
         self._turn = [netns for netns in self._turn if netns in self.known]

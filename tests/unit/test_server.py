@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from kubenetlab.api.documents import read_documents
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers import Controllers
 from kubenetlab.lab import state
+from kubenetlab.lab.clock import Clock
 from kubenetlab.lab.exchange import Exchange
 from kubenetlab.lab.http import Stream, fetch, serve
 from kubenetlab.lab.server import Server
@@ -36,6 +38,7 @@ class DyingAgent:
         self._path = path
         self.directory = path.parent
         self._keeper = Keeper(path, None)
+        self.clock = Clock(time.time() - time.monotonic())
         self.saves = 0
         self.sight = SimpleNamespace(doubt=lambda namespaces: None)
         self.controllers = Controllers()
