@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from kubenetlab.kernel.namespaces import keep_mounts_here, mount_proc
+from kubenetlab.kernel.namespaces import keep_mounts_apart, keep_mounts_here, mount_proc
 from kubenetlab.kernel.syscalls import (
     CLONE_NEWNS,
     MS_BIND,
@@ -55,7 +55,8 @@ def host_files(hosts: str, resolv_conf: str, scratch: str) -> None:
 
     scratch: a directory that is hidden, in this mount namespace only, behind the files for /etc.
     """
-    _leave()
+    unshare(CLONE_NEWNS)
+    keep_mounts_here()
     mount_proc()
     try:
         mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
@@ -100,7 +101,8 @@ def _own_files(hosts: str, resolv_conf: str, private: Mapping[str, int] | None =
     private: directories beside those of all programs, and their modes.
     """
     places = {target: os.path.realpath(target) for target, _ in _etc(hosts, resolv_conf)}  # before what they may lead into is hidden
-    _leave()
+    unshare(CLONE_NEWNS)
+    keep_mounts_apart()  # what the machine mounts later would not be read-only
     make_read_only("/")
     mount_proc()
     _mount_sys(is_tool=is_tool)
@@ -201,11 +203,6 @@ def _devices(scratch: str, names: Iterable[str]) -> None:
 
 def _etc(hosts: str, resolv_conf: str) -> tuple[tuple[str, str], ...]:
     return ("/etc/hosts", hosts), ("/etc/resolv.conf", resolv_conf), (_NSSWITCH_FILE, _NSSWITCH)
-
-
-def _leave() -> None:
-    unshare(CLONE_NEWNS)
-    keep_mounts_here()
 
 
 @contextmanager

@@ -27,7 +27,15 @@ def leave(flags: int = syscalls.CLONE_NEWNET) -> None:
 
 
 def keep_mounts_here() -> None:
-    """What is mounted in this mount namespace from now on is mounted in no other."""
+    """Have mounts of this mount namespace appear in no other; what the machine unmounts goes here as well.
+
+    Else a lab would keep a disk busy that the machine has unmounted. Source: mount_namespaces(7), MS_SLAVE.
+    """
+    syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_SLAVE)
+
+
+def keep_mounts_apart() -> None:
+    """Have mounts of this mount namespace appear in no other, nor those of others here."""
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
 
 

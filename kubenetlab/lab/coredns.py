@@ -24,9 +24,11 @@ from kubenetlab.api.load import decode_object
 from kubenetlab.api.meta import Resource
 from kubenetlab.datapath.uplink import inside
 from kubenetlab.lab import dns_stream, forwarder, rundir
+from kubenetlab.lab.accepting import accept_each
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.exchange import Exchange
 from kubenetlab.lab.http import serve
+from kubenetlab.lab.log import log
 from kubenetlab.names import socket_address
 from kubenetlab.programs.coredns import DNS_PORT, HEALTH_PORT, METRICS_PORT, READY_PORT
 from kubenetlab.programs.dns import MAX_TCP_BYTES, answer, failed, is_foreign, question, udp_limit
@@ -158,15 +160,9 @@ class CoreDNS:
     def _listen(self, port: int, handle: Any) -> None:
         listener = _bound(socket.SOCK_STREAM, port)
         listener.listen(128)
-
-        def accept() -> None:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            self._begin(handle(connection))
-
-        asyncio.get_running_loop().add_reader(listener, accept)
+        accept_each(
+            listener, lambda connection: self._begin(handle(connection)), lambda error: log(f"clients have to wait: {error.strerror}")
+        )
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -24,6 +24,7 @@ from kubenetlab.kernel import nftables
 from kubenetlab.kernel.comparison import compare
 from kubenetlab.kernel.rules import Comparing, Loader, RulesError, Tended, Watching, open_here
 from kubenetlab.kernel.syscalls import give_memory_back, inside_network, open_namespace
+from kubenetlab.lab.accepting import accept
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
 from kubenetlab.lab.executor import Executor
@@ -148,7 +149,7 @@ class NodeAgent:
         watch = asyncio.get_running_loop().create_task(self._watch_rulesets())
         try:
             while True:
-                connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+                connection = await accept(self._listener)
                 self._agent = agent = Channel(connection)
                 try:
                     for question in self._probes.values():

@@ -35,9 +35,9 @@ from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import RequirementError, StoreError, refusal
 from kubenetlab.lab import recovery, rundir
+from kubenetlab.lab.accepting import accept
 from kubenetlab.lab.container_logs import Piece
 from kubenetlab.lab.http import Answer, Handler, Stream, serve
-from kubenetlab.lab.init import ACCEPT_PAUSE_S
 from kubenetlab.lab.lab_api import LabApi
 from kubenetlab.lab.log import log
 from kubenetlab.lab.statuses import ApiFaultError, body_of, number_of, with_warnings
@@ -280,12 +280,7 @@ async def serve_clients(listener: socket.socket, handler: Handler) -> None:
     loop = asyncio.get_running_loop()
     connections: set[asyncio.Task[None]] = set()
     while True:
-        try:
-            connection, _ = await loop.sock_accept(listener)
-        except OSError as error:  # too many files are open: some will be closed again
-            log(f"a client has to wait: {refusal(error)}")
-            await asyncio.sleep(ACCEPT_PAUSE_S)
-            continue
+        connection = await accept(listener)
         _, user, _ = struct.unpack("iii", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if user != os.geteuid():
             connection.close()

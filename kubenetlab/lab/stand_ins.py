@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kubenetlab import programs
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.lab import grpc_health
+from kubenetlab.lab.accepting import accept_each
 from kubenetlab.lab.http import IDLE_TIMEOUT_S, RECEIVE_BYTES, serve
 from kubenetlab.lab.listening import PKTINFO_SPACE, from_where, listening
 from kubenetlab.lab.podnet import DATAGRAM_BYTES, Namespace, PodNetwork
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 LOG_LINES = 1000
 NOT_TLS: Final = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+MAX_LINE = 4096
+"""Characters of a line that are kept: a request's target may have thousands."""
 
 
 class Run:
@@ -76,8 +79,10 @@ class Run:
         loop = asyncio.get_running_loop()
         for listener, opened_socket in opened.items():
             self.sockets[listener] = opened_socket
-            ready = self._datagram if listener.protocol == "UDP" else partial(self._accept, serve=_SERVED[listener.protocol])
-            loop.add_reader(opened_socket.fileno(), ready, opened_socket)  # by its number: what has no name yet costs its description
+            if listener.protocol == "UDP":
+                loop.add_reader(opened_socket.fileno(), self._datagram, opened_socket)  # a socket without a peer's name is slow to describe
+            else:
+                accept_each(opened_socket, partial(self._accepted, _SERVED[listener.protocol]), self._has_no_room)
             self.note(f"Started {'HTTP' if listener.protocol == 'TCP' else listener.protocol} server on port {listener.port}")
         if hasattr(self._module, "configured"):
             self._module.configured(self._me())
@@ -116,19 +121,17 @@ class Run:
 
     def note(self, line: str) -> None:
         self.log_end += 1
-        self.log.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}")
+        self.log.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line[:MAX_LINE]}")
 
     def _close(self, open_socket: socket.socket) -> None:
         asyncio.get_running_loop().remove_reader(open_socket.fileno())
         open_socket.close()
 
-    def _accept(self, listener: socket.socket, serve: Callable[[Run, socket.socket], Any]) -> None:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            return
-        connection.setblocking(False)
+    def _accepted(self, serve: Callable[[Run, socket.socket], Any], connection: socket.socket) -> None:
         self._spawn(serve(self, connection))
+
+    def _has_no_room(self, error: OSError) -> None:
+        self.note(f"clients have to wait: {error.strerror}")
 
     async def _serve_tcp(self, connection: socket.socket) -> None:
         """HTTP/1.1, or for whoever begins like an HTTP/2 client gRPC's health protocol."""

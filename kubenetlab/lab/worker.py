@@ -16,6 +16,7 @@ import msgspec
 
 from kubenetlab.hoststate.programs import Listener
 from kubenetlab.kernel.syscalls import open_namespace
+from kubenetlab.lab.accepting import accept
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
 from kubenetlab.lab.container_logs import Which
@@ -40,7 +41,7 @@ class Worker:
     async def run(self) -> None:
         """Serves one agent after another; the programs go on meanwhile."""
         while True:
-            connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+            connection = await accept(self._listener)
             self._agent = agent = Channel(connection)
             try:
                 agent.send({"event": "hello", "runs": [_report(run) for pod in self._pods.values() for run in pod.runs.values()]})

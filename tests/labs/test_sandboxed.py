@@ -147,3 +147,27 @@ try down --lab {LAB}
     assert "doctor ended with 1" in said.out
     assert "container hides" not in said.out + said.err
     assert f"lab {LAB}: " in said.out
+
+
+def test_a_mount_of_the_machine_is_not_held(tmp_path: Path) -> None:
+    """What is unmounted while a lab is up is gone in the lab, too: a disk is not kept busy."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = f"""
+set -e
+mount --make-rshared /
+mount -t tmpfs none /run
+mount -t tmpfs disk {disk}
+knl() {{ {sys.executable} -m kubenetlab "$@" --lab {LAB}; }}
+printf '%s' "$MANIFEST" | knl up -f - > /dev/null
+init=$(knl inspect -o json | {sys.executable} -c 'import json, sys; print(json.load(sys.stdin)["init_pid"])')
+grep -c {disk} /proc/$init/mountinfo
+umount {disk}
+grep -c {disk} /proc/$init/mountinfo || echo gone
+mount | grep -c "^proc on /proc "
+knl down > /dev/null
+"""
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "MANIFEST": MANIFEST}
+    command = ["unshare", "--mount", "sh", "-c", script]
+    said = ran(subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=patiently(90), cwd=ROOT), 0)
+    assert said.out.split() == ["1", "0", "gone", "1"], said.out
