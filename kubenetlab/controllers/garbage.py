@@ -18,6 +18,11 @@ from kubenetlab.controllers.termination import terminated
 from kubenetlab.controllers.wake import Wake
 
 EVENT_TTL_S = 3600.0
+MIN_EVENTS: Final = 2_000
+EVENTS_PER_POD: Final = 10
+"""There are at most as many events as the larger of the two allows; a pod that comes up has six. Kubernetes has no such bound."""
+KEPT: Final = 0.75
+"""Part of the bound that is left when it was exceeded: not each new event shall cost an old one."""
 
 WATCHES: Final[tuple[Kind, ...]] = (*SERVED, Attachment, Observed, Termination)
 
@@ -77,3 +82,7 @@ def _old_events(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
             oldest = stamp
     if oldest:
         yield Wake(seconds(oldest) + EVENT_TTL_S)
+    most = max(MIN_EVENTS, EVENTS_PER_POD * len(cluster.all(Pod)))
+    if len(cluster.all(Event)) > most:
+        by_time = sorted(cluster.all(Event), key=lambda event: event.last_timestamp or "")
+        yield from (deletion(event) for event in by_time[: len(by_time) - int(KEPT * most)])

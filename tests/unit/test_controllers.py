@@ -12,6 +12,8 @@ from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.lab import Attachment, Observed
 from kubenetlab.api.render import render
+from kubenetlab.controllers.events import event
+from kubenetlab.controllers.garbage import KEPT, MIN_EVENTS
 from kubenetlab.controllers.naming import ALPHABET
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import ManifestError
@@ -265,6 +267,20 @@ def test_events_end_after_an_hour() -> None:
     cluster = running(store(deployment()))
     assert cluster.all(Event)
     assert not settled(cluster, NOW + 3601).all(Event)
+
+
+def test_events_have_a_ceiling() -> None:
+    """The oldest go first, and some more than need to, so that not every new event costs an old one."""
+    cluster = running(store(deployment()))
+    web = next(iter(cluster.all(Deployment)))
+    for number in range(MIN_EVENTS + 1):
+        cluster = cluster.with_changes([event(cluster, web, "Normal", "Churn", f"number {number}", "test", NOW + number / 10)])
+    after = settled(cluster, NOW + MIN_EVENTS / 10)
+    assert len(after.all(Event)) == KEPT * MIN_EVENTS
+    messages = {found.message for found in after.all(Event)}
+    assert f"number {MIN_EVENTS}" in messages
+    assert "number 0" not in messages
+    assert settled(after, NOW + MIN_EVENTS / 10 + 1).all(Event) == after.all(Event)
 
 
 def test_generated_names_are_as_long_as_kubernetes_makes_them() -> None:
