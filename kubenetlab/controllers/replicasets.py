@@ -15,6 +15,7 @@ from kubenetlab.controllers.admission import make_uid
 from kubenetlab.controllers.children import adopted, created, deleted, new_pod, orphans
 from kubenetlab.controllers.naming import child_name
 from kubenetlab.controllers.serials import Serials
+from kubenetlab.controllers.wake import Wake
 
 SOURCE = "replicaset-controller"
 
@@ -23,7 +24,11 @@ WATCHES: Final[tuple[Kind, ...]] = (ReplicaSet, ReplicationController, Pod)
 Replicated = ReplicaSet | ReplicationController
 
 
-def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+IN_BURSTS = True
+
+
+def reconcile(cluster: Cluster, now: float, burst: int | None = None) -> Iterator[Change | Wake]:
+    """Yield what the workloads' pods lack, and take away what is too much; for each workload at most a burst."""
     serials = Serials(cluster)
     sets: Iterable[Replicated] = (*cluster.all(ReplicaSet), *cluster.all(ReplicationController))
     for replica_set in sets:
@@ -33,13 +38,21 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         active = [pod for pod in owned if not pod.is_terminating]
         wanted = replica_set.spec.replicas
         taken = {pod.name for pod in owned}
-        for _ in range(wanted - len(active)):
+        missing = wanted - len(active)
+        if burst is not None and missing > burst:
+            missing = burst
+            yield Wake(now)
+        for _ in range(missing):
             name, serials[replica_set] = child_name(replica_set.name, serials[replica_set], taken, replica_set.namespace)
             taken.add(name)
             pod = new_pod(replica_set, replica_set.spec.template, name, make_uid("Pod", replica_set.uid, name), now, {})
             yield from created(cluster, replica_set, pod, SOURCE, now)
         if not strays:
-            for pod in _ranked_for_removal(active)[: max(0, len(active) - wanted)]:
+            excess = max(0, len(active) - wanted)
+            if burst is not None and excess > burst:
+                excess = burst
+                yield Wake(now)
+            for pod in _ranked_for_removal(active)[:excess]:
                 yield from deleted(cluster, replica_set, pod, SOURCE, now)
         status = _status(replica_set, active)
         if status != replica_set.status:

@@ -18,7 +18,7 @@ from typing import Any
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster
-from kubenetlab.controllers import Controllers
+from kubenetlab.controllers import BURST, Controllers
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.errors import ApplyError, reason, refusal
 from kubenetlab.hoststate.diff import Changes, diff
@@ -41,9 +41,9 @@ from kubenetlab.lab.rules import RulesHand
 from kubenetlab.lab.runs import RunsHand
 from kubenetlab.lab.sight import Sight
 from kubenetlab.lab.takeover import take_over
+from kubenetlab.lab.turns import Turns
 from kubenetlab.lab.wanted import Wanted
 from kubenetlab.lab.watchers import Watchers
-from kubenetlab.lab.wire import encode
 
 MAX_ROUNDS = 1000
 """So many rounds without a rest are nobody's intention."""
@@ -88,9 +88,10 @@ class Agent:
         self.builder: Builder
         self.check_room = partial(check_growth, boot)
         self._boot = boot
-        self.controllers = Controllers()
+        self.controllers = Controllers(BURST)
         self._keeper = state.Keeper(self.directory / rundir.STORE, boot.state)  # `up` has written it down
         self.exits = ExitWatcher(self._pause_exited)
+        self._turns = Turns()
         self._dirty = asyncio.Event()
         self.watchers = Watchers()
         """Told whenever the store, or being idle, has changed."""
@@ -208,6 +209,7 @@ class Agent:
             if is_checking:
                 self.sight.doubt_shared()  # for a look when what was asked for is in force
             before = self.cluster
+            await self._turns.give()
             await self._round()
             if self.cluster is before and not self._dirty.is_set() and not self.sight.has_doubts:
                 break
@@ -228,7 +230,9 @@ class Agent:
             self.cluster = error.readable
             self.save()
             raise
+        await self._turns.give()
         self.wanted.follow(cluster)
+        await self._turns.give()
         changes = diff(HostState(self.known), self.desired)
         # A refusal is over when nothing is left to do there: what could not be removed may have gone by itself.
         self.failures = {netns: text for netns, text in self.failures.items() if netns in changes.touched or netns == LAB}
@@ -236,6 +240,7 @@ class Agent:
             self._is_applying = True
             await self._apply(changes)
             self._is_applying = False
+            self._turns.begin()
         await self.rules.set_probes(self.wanted.probes(), self.builder.node_pids)
         await self.rules.first_answers(FIRST_ANSWERS_S if changes else 0)
         if self.failures:
@@ -256,7 +261,7 @@ class Agent:
         async with self.kernel_is_free:
             if self._boot.blanks is not None:
                 self.sandboxes.blanks, self._boot.blanks = Blanks(self._boot.blanks), None
-            refused = await self.builder.apply(changes, self.desired, self.contexts, self.wanted.probes, self._tell_progress)
+            refused = await self.builder.apply(changes, self.desired, self.contexts, self.wanted.probes, self._boot.tell_progress)
         self.exits.reap()
         self.sandboxes.close_blanks()
         pauses = self.sandboxes.pauses.copy()
@@ -374,13 +379,7 @@ class Agent:
                 log(f"nothing was looked at: {refusal(error)}")
                 return
 
-    def _tell_progress(self, **message: Any) -> None:
-        if self._boot.progress is not None:
-            self._boot.progress.sendall(encode(message))
-
     def _hand_over(self) -> None:
         """Everything is built: from now on `up` is a client like any other."""
-        self._tell_progress(built=len(self.known), reasons=list(self.decisions.reasons) if self.decisions.is_final else [])
-        assert self._boot.progress is not None
-        self._boot.progress.close()
-        self._boot.progress = None
+        self._boot.tell_progress(built=len(self.known), reasons=list(self.decisions.reasons) if self.decisions.is_final else [])
+        self._boot.end_progress()

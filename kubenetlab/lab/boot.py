@@ -11,6 +11,7 @@ from typing import Any
 from kubenetlab.kernel.blanks import Source
 from kubenetlab.kernel.limits import Limit
 from kubenetlab.lab.clock import Clock
+from kubenetlab.lab.wire import encode
 
 
 class Boot:
@@ -35,6 +36,17 @@ class Boot:
         """The machine's, as `up` saw them: inside some of them look like none."""
         self.listeners: dict[str, socket.socket] = {}
         self.clock = Clock(time.time() - time.monotonic())
+
+    def tell_progress(self, **message: Any) -> None:
+        """Tell `up` what the agent is doing, as long as it listens."""
+        if self.progress is not None:
+            self.progress.sendall(encode(message))
+
+    def end_progress(self) -> None:
+        """Let go of `up`: from now on it is a client like any other."""
+        if self.progress is not None:
+            self.progress.close()
+            self.progress = None
 
     def path(self, name: str) -> str:
         return str(self.directory / name)

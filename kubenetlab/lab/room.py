@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import ceil
+from typing import Final, NamedTuple
 
 from kubenetlab import programs
-from kubenetlab.api.apps import StatefulSet
+from kubenetlab.api.apps import ReplicaSet, ReplicationController, StatefulSet
 from kubenetlab.api.core import Node
 from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.pods import Pod, is_of_job
@@ -102,11 +103,16 @@ def needs(cluster: Cluster) -> Iterator[Need]:
     outside = _FABRIC + len(cluster.config.external)
     pods = _pods(cluster)
     sandboxes = outside + len(nodes) + pods
-    shared = sum(pod.spec.host_network for pod in placed)
+    awaited = _awaited(cluster)
+    shared = sum(pod.spec.host_network for pod in placed) + sum(pod.spec.host_network * count for pod, count in awaited)
     own = _OWN_PROCESSES + node_agents_for(len(nodes)) + workers_for(len(nodes))
     sockets, processes = _runs(cluster, placed)
+    to_come = [(count, *_runs(cluster, [pod])) for pod, count in awaited]
+    processes += sum(count * of_one for count, _, of_one in to_come)
     yield Need(PROCESSES, sandboxes + own + processes)
-    yield Need(FILES, *_files(nodes, placed, sockets, sandboxes))
+    opened = sum(count * (1 + sum(of_one.values())) for count, of_one, _ in to_come)
+    open_nodes = [node.name for node in cluster.all(Node) if not (node.spec.taints or node.spec.unschedulable)] or nodes
+    yield Need(FILES, *_files(nodes, placed, sockets, sandboxes, _spread(opened, open_nodes)))
     for word, amount in {
         "net": sandboxes - shared,
         "pid": sandboxes,
@@ -116,7 +122,8 @@ def needs(cluster: Cluster) -> Iterator[Need]:
     }.items():
         yield Need(NAMESPACES[word], amount + 1)  # init has one of each, too
     yield Need(NAMESPACES["user"], 1 if os.geteuid() else 0)
-    yield _bridge_ports(cluster, nodes, placed, outside)
+    on_bridges = sum(count for pod, count in awaited if not pod.spec.host_network)
+    yield _bridge_ports(cluster, nodes, placed, outside, _spread(on_bridges, open_nodes))
     decisions = cluster.get(Decisions, "", "decisions")
     is_dynamic = decisions is not None and decisions.neighbors == "dynamic"
     yield Need(NEIGHBORS, 2 * (pods - shared) + len(nodes) ** 2 if is_dynamic else 0)  # each pod and its node, each node and each other
@@ -124,9 +131,28 @@ def needs(cluster: Cluster) -> Iterator[Need]:
     yield Need(MEMORY, _MB + (sandboxes * _KB_PER_SANDBOX + processes * _KB_PER_PROCESS) // 1024)
 
 
+class _Awaited(NamedTuple):
+    """Pods that a workload has not got yet, and one like them."""
+
+    like: Pod
+    amount: int
+
+
+def _awaited(cluster: Cluster) -> list[_Awaited]:
+    """Return the pods that ReplicaSets lack: in a lab that runs they come in bursts."""
+    found = []
+    workloads: list[ReplicaSet | ReplicationController] = [*cluster.all(ReplicaSet), *cluster.all(ReplicationController)]
+    for workload in workloads:
+        owned = sum(not (pod.is_finished or pod.is_terminating) for pod in cluster.owned_by(Pod, workload))
+        if workload.spec.replicas > owned:
+            template = workload.spec.template
+            found.append(_Awaited(Pod(template.metadata, template.spec), workload.spec.replicas - owned))
+    return found
+
+
 def _pods(cluster: Cluster) -> int:
     """Pods that run or will: those of a StatefulSet come one after the other."""
-    count = sum(not pod.is_finished for pod in cluster.all(Pod))
+    count = sum(not pod.is_finished for pod in cluster.all(Pod)) + sum(several.amount for several in _awaited(cluster))
     for workload in cluster.all(StatefulSet):
         owned = sum(
             any(owner.uid == workload.uid for owner in pod.metadata.owner_references) for pod in cluster.all(Pod, workload.namespace)
@@ -150,25 +176,36 @@ def _runs(cluster: Cluster, pods: Iterable[Pod]) -> tuple[dict[str, int], int]:
     return sockets, processes
 
 
-def _files(nodes: list[str], pods: list[Pod], sockets: dict[str, int], sandboxes: int) -> tuple[int, str]:
-    """(how many, whose) of the process that has most open: a pidfd for each sandbox it watches, and sockets."""
+def _spread(amount: int, nodes: Sequence[str]) -> dict[str, int]:
+    """Return an amount divided evenly among nodes, rounded up; nothing where there is nothing."""
+    return dict.fromkeys(nodes, ceil(amount / len(nodes))) if amount and nodes else {}
+
+
+def _files(nodes: list[str], pods: list[Pod], sockets: dict[str, int], sandboxes: int, to_come: Mapping[str, int]) -> tuple[int, str]:
+    """(how many, whose) of the process that has most open: a pidfd for each sandbox it watches, and sockets.
+
+    to_come: what pods will have open that have no node yet, by the nodes over which they will be spread.
+    """
     count = workers_for(len(nodes))
     worker_of = {node: number % count for number, node in enumerate(nodes)}
     by_worker = Counter({"app worker": 0})
     for pod in pods:
         by_worker[f"app worker {worker_of.get(pod.spec.node_name, 0)}"] += 1 + sockets[pod.uid]
+    for node, amount in to_come.items():
+        by_worker[f"app worker {worker_of[node]}"] += amount
     by_worker["agent"] = sandboxes + 2 * len(nodes)
     by_worker["node agent"] = 4 * len(nodes) + len(pods)
     whose, most = max(by_worker.items(), key=lambda entry: entry[1])
     return most + _SPARE_FILES, f"the lab's {whose}"
 
 
-def _bridge_ports(cluster: Cluster, nodes: list[str], pods: list[Pod], outside: int) -> Need:
-    """The fullest bridge: a node's, the wire between the nodes, or the internet's."""
+def _bridge_ports(cluster: Cluster, nodes: list[str], pods: list[Pod], outside: int, to_come: Mapping[str, int]) -> Need:
+    """The fullest bridge: a node's, the wire between the nodes, or the internet's. `to_come` are pods that have no node yet."""
     facts = cluster.get(NetworkFacts, "", "network") or NetworkFacts()
     counts = {"the wire between the nodes": len(nodes) + 1, "the internet": outside - _FABRIC + 1}
     if facts.bridge:
         on_node = Counter(pod.spec.node_name for pod in pods if pod.spec.node_name and not pod.spec.host_network)
+        on_node.update(to_come)
         counts |= {f"{facts.bridge} of node {node}": amount for node, amount in on_node.items()}
     whose, most = max(counts.items(), key=lambda entry: entry[1])
     return Need(BRIDGE_PORTS, most, whose)

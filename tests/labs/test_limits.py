@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+import threading
+import time
+from contextlib import suppress
 
+from kubenetlab.api.apps import Deployment
+from kubenetlab.lab.client import ApiError, Client
+from kubenetlab.lab.paths import kind_path, object_path
 from tests.clusters import deployment, pod
 from tests.labs.lab import COMMAND, Lab, Ran
+from tests.patience import patiently
 
 CLIENT = pod("client")
 
@@ -33,6 +40,28 @@ def test_too_few_open_files(lab: Lab) -> None:
     assert lab.seen["pods"] == before
     lab.apply(deployment(replicas=4))
     lab.run("scale", "deployment", "web", "--replicas", "1")
+
+
+def test_a_scale_beyond_all_limits_lets_nobody_wait(lab: Lab) -> None:
+    """It is refused before anything is worked out for so many pods; others are answered meanwhile."""
+    lab.up(CLIENT + deployment(replicas=2))
+    lab.seen  # noqa: B018 (nothing is done for the first time below)
+    longest_s, refused = 0.0, threading.Event()
+
+    def scale() -> None:
+        with suppress(ApiError):
+            Client(lab.name).request("PUT", f"{object_path(Deployment, 'default', 'web')}/scale", {"spec": {"replicas": 19_000}})
+        refused.set()
+
+    thread = threading.Thread(target=scale)
+    thread.start()
+    while not refused.is_set():
+        begun = time.monotonic()
+        Client(lab.name).get(kind_path(Deployment))
+        longest_s = max(longest_s, time.monotonic() - begun)
+    thread.join()
+    assert longest_s < patiently(0.5)
+    assert len(lab.pods("web")) == 2
 
 
 def test_too_little_address_space(lab: Lab) -> None:

@@ -12,6 +12,7 @@ from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.lab import Attachment, Observed
 from kubenetlab.api.render import render
+from kubenetlab.controllers import Controllers
 from kubenetlab.controllers.events import event
 from kubenetlab.controllers.garbage import KEPT, MIN_EVENTS
 from kubenetlab.controllers.naming import ALPHABET
@@ -281,6 +282,26 @@ def test_events_have_a_ceiling() -> None:
     assert f"number {MIN_EVENTS}" in messages
     assert "number 0" not in messages
     assert settled(after, NOW + MIN_EVENTS / 10 + 1).all(Event) == after.all(Event)
+
+
+def test_many_pods_come_and_go_in_bursts() -> None:
+    """In a lab that runs, so that others are answered in between; the same pods come as all at once."""
+    start = applied(store(deployment("web", 2)), deployment("web", 10))
+    wanted = {found.name for found in web_pods(start)}
+    cluster = store(deployment("web", 2))
+    controllers = Controllers(burst=3)
+    cluster, _ = controllers.run(cluster, NOW)
+    for target, counts in ((10, [5, 8, 10, 10]), (1, [7, 4, 1, 1])):
+        web = cluster.get(Deployment, "default", "web")
+        assert web is not None
+        cluster = cluster.with_changes([structs.replace(web, spec=structs.replace(web.spec, replicas=target))])
+        for count in counts:
+            cluster, wake_at = controllers.run(cluster, NOW)
+            pods = [found for found in web_pods(cluster) if not found.is_terminating]
+            assert len(pods) == count
+            assert count == target or wake_at == NOW
+        if target == 10:
+            assert {found.name for found in pods} == wanted
 
 
 def test_generated_names_are_as_long_as_kubernetes_makes_them() -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
+from kubenetlab.api.apps import Deployment
+from kubenetlab.api.pods import Pod
+from kubenetlab.controllers import Controllers
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel.limits import BRIDGE_PORTS, FILES, MEMORY, NEIGHBORS, PROCESSES, Limit, Need, measured_anew, read, shortfalls
 from kubenetlab.lab.room import check_room, needs, pods_that_fit
-from tests.clusters import ONE_NODE, applied, deployment, pod, store
+from tests.clusters import NOW, ONE_NODE, applied, deployment, pod, store
 
 PIDS = Limit(PROCESSES, 1000, "kernel.pid_max", "sudo sysctl -w kernel.pid_max={enough}", used=900)
 NETS = Limit("network namespaces", 30, "user.max_net_namespaces", "sudo sysctl -w user.max_net_namespaces={enough}")
@@ -43,6 +47,19 @@ spec:
   template: {metadata: {labels: {app: db}}, spec: {containers: [{name: db, image: agnhost, args: [netexec]}]}}
 """
     assert amounts(text)["PID namespaces"][0] - amounts("")["PID namespaces"][0] == 40
+
+
+def test_pods_that_are_still_to_come_are_counted() -> None:
+    """In a lab that runs they come in bursts: what is asked for must fit before the first one."""
+    whole = applied(store(deployment(replicas=1)), deployment(replicas=600))
+    few = store(deployment(replicas=1))
+    web = few.get(Deployment, "default", "web")
+    assert web is not None
+    begun, _ = Controllers(burst=10).run(few.with_changes([structs.replace(web, spec=structs.replace(web.spec, replicas=600))]), NOW)
+    assert len(begun.all(Pod)) < 50
+    for at_once, in_bursts in zip(needs(whole), needs(begun), strict=True):
+        assert in_bursts.resource == at_once.resource
+        assert in_bursts.amount == pytest.approx(at_once.amount, rel=0.02), at_once
 
 
 def test_neighbours_count_where_they_are_asked_for() -> None:
