@@ -83,7 +83,7 @@ def test_failures_are_counted_and_change_the_exit_status(running: Lab) -> None:
     assert "failed: 7 refused, as promised: the Service has no ready endpoint: no pod has the labels app=empty" in refused.out
     silent = running.run("ping", "ext:client", "client:8080", "--count", "4", "--deadline", "0.2", "-o", "json", status=1).json
     assert (silent["ok"], sum(silent["failed"].values()), set(silent["failed"]) <= {"silence", "unreachable"}) == (False, 4, True)
-    errors = running.run("ping", "client", "http://web/no-such-path", "--count", "20", "-o", "json", status=1).json
+    errors = running.run("ping", "client", "http://web/echo?msg=x&code=404", "--count", "20", "-o", "json", status=1).json
     assert (errors["failed"], errors["answered"], sum(counts(errors).values())) == ({"HTTP 404": 20}, 0, 20)
 
 

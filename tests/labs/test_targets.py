@@ -97,8 +97,8 @@ def test_tables_take_the_same_forms(running: Lab, tmp_path: Path) -> None:
 - {from: client, to: "http://web/hostname", allowed: true}
 - {from: client, to: "http://web/clientip", expect: allow, source: CLIENT}
 - {from: client, to: "http://web:81/", allowed: false}
-- {from: client, to: "http://web/no-such-path", allowed: true}
-- {from: client, to: "http://web/no-such-path", allowed: false}
+- {from: client, to: "http://web/echo?msg=x&code=404", allowed: true}
+- {from: client, to: "http://web/echo?msg=x&code=404", allowed: false}
 - {from: client, to: "http://web:81/", allowed: true}
 - {from: client, to: both, port: 80, allowed: true}
 - {from: client, to: wbe, port: 80, allowed: false}
