@@ -88,13 +88,20 @@ class Loaded(Struct, frozen=True):
         return found
 
 
-def load(names: Sequence[str], *, strict: bool = False, check: Check | None = None) -> Loaded:
-    """All objects of the files, folders and `-` (standard input) named.
+def load(
+    names: Sequence[str],
+    *,
+    strict: bool = False,
+    check: Check | None = None,
+    documents: Iterable[Document] = (),
+    problems: Iterable[Problem] = (),
+) -> Loaded:
+    """All objects of the files, folders and `-` (standard input) named, behind those of `documents` that are read already.
 
     Raises ManifestError with every problem in all of them. Unknown fields are warnings, or errors with `strict`.
     """
-    problems: list[Problem] = []
-    documents: list[Document] = []
+    problems = list(problems)
+    documents = list(documents)
     for file in _files(names, problems):
         title = "<stdin>" if file == "-" else file
         try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kubenetlab.cli.completion import candidates
-from kubenetlab.cli.options import AllNamespaces, GetOutput, GetOutputOption, Lab, Namespace, SelectorOption
+from kubenetlab.cli.options import AllNamespaces, GetOutput, GetOutputOption, Lab, Namespace, SelectorOption, SortBy, get_output
 from kubenetlab.cli.screen import aligned, data, hint, say, table, widths_of
 from kubenetlab.cli.selecting import described, fetch, wanted_kinds
 
@@ -29,43 +29,65 @@ def get(
     ],
     namespace: Namespace = None,
     every: AllNamespaces = False,
-    output: GetOutputOption = GetOutput.table,
+    output: GetOutputOption = GetOutput.table.value,
     selector: SelectorOption = "",
+    sort_by: SortBy = "",
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on and show every change.")] = False,
     lab: Lab = None,
 ) -> None:
     """Show objects. Example: kubenetlab get pods -A -o wide"""
+    from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
 
-    if lab is None and what in (["clusters"], ["cluster"]) and not watch and _show_clusters(output):
+    form, template = get_output(output)
+    print_template = _printer(template) if form is GetOutput.jsonpath else None
+    if lab is None and what in (["clusters"], ["cluster"]) and not (watch or sort_by or template) and _show_clusters(form):
         return
     client = choose(lab)
     wanted = wanted_kinds(client, "get", what)
     first, _ = wanted[0]
     if watch and len(wanted) == 1 and not isinstance(first, str):
-        _watch(client, first, None if every else namespace or "default", selector, output)
+        if print_template is not None or sort_by:
+            raise UsageError("-w cannot stand with -o jsonpath or --sort-by")
+        _watch(client, first, None if every else namespace or "default", selector, form)
         return
     documents: list[dict[str, Any]] = []
     for kind, names in wanted:
         found = fetch(client, kind, names, namespace or "default", every=every, selector=selector)
+        if sort_by:
+            from kubenetlab.cli.jsonpath import sort_key
+
+            found.sort(key=lambda document: sort_key(sort_by, document))
         documents += found
-        if output is GetOutput.name:
+        if form is GetOutput.name:
             for document in found:
                 say(typed_name(document))
-        elif not output.is_data and (found or len(wanted) == 1):
-            _show(kind, found, every, output)
+        elif not form.is_data and print_template is None and (found or len(wanted) == 1):
+            _show(kind, found, every, form)
             if len(wanted) > 1:
                 say()
-    if output.is_data:
-        single = bool(wanted[0][1]) and len(documents) == 1
-        data(documents[0] if single else {"apiVersion": "v1", "kind": "List", "items": documents}, output)
+    if form.is_data or print_template is not None:
+        single = len(wanted[0][1]) == 1 and len(documents) == 1
+        document = documents[0] if single else {"apiVersion": "v1", "kind": "List", "items": documents}
+        if print_template is not None:
+            print_template(document)
+        else:
+            data(document, form)
         return
-    if output is GetOutput.name:
+    if form is GetOutput.name:
         return
     if not documents:
         is_everywhere = every or not any(isinstance(kind, str) or kind.is_namespaced for kind, _ in wanted)
         say("nothing found" + ("" if is_everywhere else f" in namespace {namespace or 'default'}"))
     hint(_next(first, documents if len(wanted) == 1 else []))
+
+
+def _printer(template: str) -> Callable[[Any], None]:
+    """Return what prints a document by a template. Raises UsageError for one that cannot be read."""
+    from kubenetlab.cli.jsonpath import parse
+
+    parsed = parse(template)
+    return lambda document: typer.echo(parsed.fill(document), nl=False)
 
 
 def _show_clusters(output: GetOutput) -> bool:

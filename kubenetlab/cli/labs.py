@@ -14,6 +14,7 @@ from kubenetlab.cli.options import (
     Cni,
     DriftOption,
     Files,
+    Kustomizations,
     Lab,
     MadeLab,
     Namespace,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 def up(
     paths: Paths = None,
     files: Files = None,
+    kustomizations: Kustomizations = None,
     lab: MadeLab = None,
     cni: Cni = None,
     proxy: Proxy = None,
@@ -65,7 +67,7 @@ def up(
     from kubenetlab.lab.client import Client
 
     timeout_s = seconds(timeout)
-    files = manifest_files(paths, files)
+    files = manifest_files(paths, files, kustomizations)
     name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict)
     manifests.warn(given)
     strictness = Strictness(strict, allow_undeclared)
@@ -85,6 +87,7 @@ def up(
 def apply(
     paths: Paths = None,
     files: Files = None,
+    kustomizations: Kustomizations = None,
     lab: Lab = None,
     strict: Strict = False,
     allow_undeclared: AllowUndeclared = False,
@@ -96,7 +99,7 @@ def apply(
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
 
-    files = manifest_files(paths, files)
+    files = manifest_files(paths, files, kustomizations)
     if not files:
         raise UsageError("nothing to apply; name manifests with -f FILE")
     begun = time.monotonic()
@@ -120,6 +123,7 @@ def delete(
         typer.Argument(metavar="[KIND NAME… | KIND/NAME… | KIND -l …]", show_default=False, autocompletion=candidates("objects")),
     ] = None,
     files: Files = None,
+    kustomizations: Kustomizations = None,
     namespace: Namespace = None,
     selector: SelectorOption = "",
     ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="Objects that are not there are no error.")] = False,
@@ -133,6 +137,7 @@ def delete(
 
     if what and not files and find_kind(what[0]) is None and all(word == "-" or os.path.isfile(word) for word in what):
         what, files = None, what  # delete web.yaml
+    files = manifest_files(None, files, kustomizations)
     client = choose(lab)
     deletion.delete(client, what or [], files, namespace, selector=selector, ignore_not_found=ignore_not_found, wait=not no_wait)
     hint("kubenetlab get pods -A")
@@ -176,6 +181,7 @@ def down(
 def plan(
     paths: Paths = None,
     files: Files = None,
+    kustomizations: Kustomizations = None,
     lab: MadeLab = None,
     cni: Cni = None,
     proxy: Proxy = None,
@@ -199,7 +205,7 @@ def plan(
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
-    files = manifest_files(paths, files)
+    files = manifest_files(paths, files, kustomizations)
     name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict)
     manifests.warn(given)
     is_script = output is PlanOutput.sh

@@ -13,6 +13,7 @@ from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.documents import Document, read_documents
 from kubenetlab.api.load import Entry, Loaded, load, load_documents
 from kubenetlab.cli.kind_files import kind_notes
+from kubenetlab.cli.kustomize import Kustomization, build
 from kubenetlab.cli.options import mode
 from kubenetlab.cli.screen import MILD, note, paint
 from kubenetlab.datapath import checks
@@ -90,7 +91,9 @@ def read(
     """
     if files:
         try:
-            loaded = load(files, strict=strict, check=checks.check)
+            documents, problems = build([file for file in files if isinstance(file, Kustomization)])
+            plain = [file for file in files if not isinstance(file, Kustomization)]
+            loaded = load(plain, strict=strict, check=checks.check, documents=documents, problems=problems)
         except ManifestError as error:
             raise _with_admission(error) if for_new_lab else error from None
     elif with_quickstart:

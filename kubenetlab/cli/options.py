@@ -28,17 +28,29 @@ class Output(StrEnum):
 
 
 class GetOutput(StrEnum):
-    """How objects are printed: as data, too, and by their names alone."""
+    """How objects are printed: as data, too, by their names alone, or by a template."""
 
     table = "table"
     wide = "wide"
     json = "json"
     yaml = "yaml"
     name = "name"
+    jsonpath = "jsonpath"
 
     @property
     def is_data(self) -> bool:
         return self in (GetOutput.json, GetOutput.yaml)
+
+
+def get_output(text: str) -> tuple[GetOutput, str]:
+    """Return how `-o` of get asks for objects, and the template of `jsonpath=…`. Raises BadParameter."""
+    word, _, template = text.partition("=")
+    known = [one.value for one in GetOutput]
+    if word not in known or (template and word != GetOutput.jsonpath):
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(known[:-1])}, jsonpath=TEMPLATE", param_hint="'-o' / '--output'")
+    if word == GetOutput.jsonpath and not template:
+        raise typer.BadParameter("jsonpath wants a template: -o jsonpath='{.items[*].metadata.name}'", param_hint="'-o' / '--output'")
+    return GetOutput(word), template
 
 
 class PlanOutput(StrEnum):
@@ -73,6 +85,10 @@ Paths = Annotated[
     list[str] | None,
     typer.Argument(metavar="[FILE…]", help="Manifests, as with -f.", show_default=False),
 ]
+Kustomizations = Annotated[
+    list[str] | None,
+    typer.Option("-k", "--kustomize", metavar="DIR", help="What kustomize builds of a folder; needs kustomize or kubectl here."),
+]
 Namespace = Annotated[
     str | None,
     typer.Option(
@@ -88,7 +104,20 @@ SelectorOption = Annotated[
 ]
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="All namespaces.")]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print data.")]
-GetOutputOption = Annotated[GetOutput, typer.Option("-o", "--output", help="How to print objects; `name`: only `pod/web-0` and the like.")]
+GetOutputOption = Annotated[
+    str,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="[table|wide|json|yaml|name|jsonpath=TEMPLATE]",
+        help="How to print objects; `name`: only `pod/web-0` and the like.",
+        autocompletion=lambda: [one.value + ("=" if one is GetOutput.jsonpath else "") for one in GetOutput],
+    ),
+]
+SortBy = Annotated[
+    str,
+    typer.Option("--sort-by", metavar="FIELD", show_default=False, help="Sort by a field, such as `.metadata.creationTimestamp`."),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Unknown fields and misconfigurations are errors.")]
 Cni = Annotated[
     str | None,
@@ -127,14 +156,15 @@ DriftOption = Annotated[
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for the pods, such as `60s` or `2m`.")]
 
 
-def manifest_files(paths: list[str] | None, files: list[str] | None) -> list[str] | None:
-    """Return the files of -f and those that stand alone; None where there are neither. Raises UsageError for a path that is not there."""
+def manifest_files(paths: list[str] | None, files: list[str] | None, kustomizations: list[str] | None = None) -> list[str] | None:
+    """Return the folders of -k, the files of -f and those that stand alone; None without any. Raises UsageError for one that is not there."""
+    from kubenetlab.cli.kustomize import Kustomization
     from kubenetlab.errors import UsageError
 
     for path in paths or ():
         if path != "-" and not os.path.exists(path):
             raise UsageError(f"there is no file or folder {path}; a lab's name is given with --lab {path}")
-    return [*(files or ()), *(paths or ())] or None
+    return [*map(Kustomization, kustomizations or ()), *(files or ()), *(paths or ())] or None
 
 
 def mode(text: str) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -159,3 +161,46 @@ def test_what_edit_names_works(lab: Lab) -> None:
     lab.up(ONE_NODE + deployment("web", 1))
     shown = lab.run("get", "deploy", "web", "-o", "yaml").out
     assert lab.apply(shown).out.startswith("Deployment default/web unchanged")
+
+
+def test_templates_and_order(lab: Lab) -> None:
+    """-o jsonpath= prints by kubectl's templates, --sort-by sorts by a field; what cannot be read ends with 2."""
+    lab.up(ONE_NODE + SHOP)
+    names = "jsonpath={range .items[*]}{.metadata.name}={.spec.nodeName}{'\\n'}{end}"
+    assert lab.run("get", "pods", "-n", "shop", "-o", names).out == "web-one=control-plane\nweb-two=control-plane\n"
+    assert lab.run("get", "svc", "web", "-n", "shop", "-o", "jsonpath={.spec.ports[0].port}").out == "80"
+    ready = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
+    assert lab.run("get", "pod", "web-one", "-n", "shop", "-o", ready).out == "True"
+    by_tier = lab.run("get", "pods", "-n", "shop", "--sort-by", ".metadata.labels.tier", "-o", "name").out.split()
+    assert by_tier == ["pod/web-one", "pod/web-two"]
+    by_name = lab.run("get", "pods", "-A", "--sort-by={.metadata.name}", "-o", "name").out.split()
+    assert by_name == sorted(by_name)
+    for words in (("-o", "jsonpath={.items[*"), ("-o", "jsonpath="), ("-o", "xml"), ("--sort-by", ".a[")):
+        assert lab.run("get", "pods", "-n", "shop", *words, status=2).err
+
+
+def test_folders_of_kustomize(lab: Lab, tmp_path: Path) -> None:
+    """-k applies and deletes what the program kustomize builds; its errors, and its absence, are told."""
+    folder, programs = tmp_path / "base", tmp_path / "programs"
+    folder.mkdir()
+    programs.mkdir()
+    (folder / "all.yaml").write_text(SHOP)
+    stand_in = programs / "kustomize"
+    stand_in.write_text('#!/bin/sh\n[ -f "$2/all.yaml" ] || { echo "Error: no kustomization in $2" >&2; exit 1; }\ncat "$2/all.yaml"\n')
+    stand_in.chmod(0o755)
+
+    def ask(path: str, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PATH": path}
+        return subprocess.run([*COMMAND, *words, "--lab", lab.name], env=environment, capture_output=True, text=True, check=False)
+
+    lab.up(ONE_NODE)
+    path = f"{programs}:/usr/sbin:/sbin:/usr/bin:/bin"
+    applied = ask(path, "apply", "-k", str(folder))
+    assert (applied.returncode, applied.stdout.splitlines()[0]) == (0, "Namespace shop created")
+    assert "unchanged" in ask(path, "up", "-k", str(folder)).stdout
+    assert ask(path, "delete", "-k", str(folder)).returncode == 0
+    wrong = ask(path, "apply", "-k", str(programs))
+    assert (wrong.returncode, "kustomize build: no kustomization in" in wrong.stderr) == (2, True)
+    if shutil.which("kubectl", path="/usr/sbin:/sbin") is None and shutil.which("kustomize", path="/usr/sbin:/sbin") is None:
+        missing = ask(str(tmp_path), "apply", "-k", str(folder))  # the directories that every search path gets are all that is left
+        assert (missing.returncode, "-k needs the program kustomize, or kubectl" in missing.stderr) == (1, True)

@@ -1,0 +1,149 @@
+"""kubectl's JSONPath templates: `{.items[*].metadata.name}`, `{range …}{end}`, quoted text; and the fields of --sort-by.
+
+Paths are rewritten to RFC 9535, by which a library finds the values: kubectl leaves out the `$`, and writes a dot in a name as `\\.`.
+Source: kubernetes.io/docs/reference/kubectl/jsonpath.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+from kubenetlab.errors import UsageError
+
+_ESCAPED_NAME: Final = re.compile(r"\.((?:[^\\\s.\[\](){}=!<>&|,'\"*]|\\.)*\\.(?:[^\\\s.\[\](){}=!<>&|,'\"*]|\\.)*)")
+"""A name after a dot with at least one escaped character."""
+_TOKEN: Final = re.compile(r"\{((?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^{}'\"])*)\}|([^{}]+)")
+
+
+class _Text(Struct, frozen=True):
+    text: str
+
+
+class _Path(Struct, frozen=True):
+    path: str
+
+
+class _Range(Struct, frozen=True):
+    """What is between `{range PATH}` and `{end}`, once for each value."""
+
+    path: str
+    parts: tuple[_Text | _Path | _Range, ...]
+
+
+_Part = _Text | _Path | _Range
+
+
+class Template(Struct, frozen=True):
+    """A template, ready to be filled."""
+
+    parts: tuple[_Part, ...]
+
+    def fill(self, document: Any) -> str:
+        """Return the template with the values of a document; a field that is not there gives nothing."""
+        return "".join(_filled(self.parts, document))
+
+
+def parse(text: str) -> Template:
+    """Read a template; a path alone may stand without braces. Raises UsageError for what cannot be read."""
+    tokens = list(_tokens(text if "{" in text else f"{{{text}}}", text))
+    parts, rest = _parts(tokens, text)
+    if rest:
+        raise UsageError(f"jsonpath {text}: {{end}} without {{range …}}")
+    return Template(tuple(parts))
+
+
+def values(path: str, document: Any) -> list[Any]:
+    """Return what a path of kubectl's finds in a document, as for --sort-by. Raises UsageError."""
+    return _find(_standard(path.strip().removeprefix("{").removesuffix("}").strip(), path), document)
+
+
+def _tokens(template: str, text: str) -> Iterator[tuple[bool, str]]:
+    """Yield (True, expression) for what is in braces, (False, text) for what is not."""
+    at = 0
+    while at < len(template):
+        found = _TOKEN.match(template, at)
+        if found is None:
+            raise UsageError(f"jsonpath {text}: a brace or a quote is not closed: {template[at:]}")
+        yield (True, found[1].strip()) if found[1] is not None else (False, found[2])
+        at = found.end()
+
+
+def _parts(tokens: list[tuple[bool, str]], text: str, *, in_range: bool = False) -> tuple[list[_Part], list[tuple[bool, str]]]:
+    """Return the parts up to the end, or to `{end}`, and the tokens that are left."""
+    parts: list[_Part] = []
+    while tokens:
+        (is_expression, word), *tokens = tokens
+        if not is_expression:
+            parts.append(_Text(word))
+        elif word == "end":
+            return parts, tokens if in_range else [(True, word), *tokens]
+        elif word.startswith("range ") or word == "range":
+            path = _standard(word.removeprefix("range").strip(), text)
+            inner, tokens = _parts(tokens, text, in_range=True)
+            parts.append(_Range(path, tuple(inner)))
+        elif word[:1] in ("'", '"'):
+            parts.append(_Text(_unquoted(word, text)))
+        else:
+            parts.append(_Path(_standard(word, text)))
+    if in_range:
+        raise UsageError(f"jsonpath {text}: {{range …}} without {{end}}")
+    return parts, []
+
+
+def _unquoted(word: str, text: str) -> str:
+    try:
+        return str(json.loads(word if word[0] == '"' else '"' + word[1:-1].replace('"', '\\"') + '"'))
+    except ValueError:
+        raise UsageError(f"jsonpath {text}: cannot read the text {word}") from None
+
+
+def _standard(path: str, text: str) -> str:
+    """Return a path of kubectl's in RFC 9535's notation, checked."""
+    import jsonpath
+
+    named = _ESCAPED_NAME.sub(lambda found: "[" + json.dumps(re.sub(r"\\(.)", r"\1", found[1])) + "]", path)
+    standard = named if named.startswith("$") else "$" + named.removeprefix("@")
+    if standard[1:2] not in ("", ".", "["):
+        standard = f"$.{standard[1:]}"
+    try:
+        jsonpath.compile("$" if standard == "$." else standard)
+    except jsonpath.JSONPathError as error:
+        raise UsageError(f"jsonpath {text}: {path}: {str(error).splitlines()[0]}") from None
+    return "$" if standard == "$." else standard
+
+
+def _find(path: str, document: Any) -> list[Any]:
+    import jsonpath
+
+    return list(jsonpath.findall(path, document)) if isinstance(document, dict | list) else [document] if path == "$" else []
+
+
+def _filled(parts: Sequence[_Part], document: Any) -> Iterator[str]:
+    for part in parts:
+        if isinstance(part, _Text):
+            yield part.text
+        elif isinstance(part, _Path):
+            yield " ".join(_shown(value) for value in _find(part.path, document))
+        else:
+            for value in _find(part.path, document):
+                yield from _filled(part.parts, value)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as kubectl prints it: text as it is, the rest as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def sort_key(path: str, document: Any) -> tuple[int, float, str]:
+    """Return what objects are sorted by: numbers by value, times and text as text; objects without the field come first."""
+    found = values(path, document)
+    if not found:
+        return (0, 0.0, "")
+    value = found[0]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (1, float(value), "") if is_number else (1, 0.0, _shown(value))
