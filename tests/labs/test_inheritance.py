@@ -205,7 +205,7 @@ def _hold_a_key() -> None:
 def test_keys_of_the_caller_stay_outside(lab: Lab) -> None:
     """Kerberos and file systems keep secrets in the session keyring, which children inherit."""
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "keys", "annotations": {"kubenetlab.dev/real-commands": "true"}}}
-    command = ["python3", "-S", "-E", "-u", "-c", SEARCHES + "import time; time.sleep(1000)"]
+    command = ["python3", "-S", "-E", "-u", "-c", SEARCHES + "import signal; signal.pause()"]
     given = json.dumps({**pod, "spec": {"containers": [{"name": "main", "image": "x", "command": command}]}})
     search = [sys.executable, "-S", "-E", "-c", SEARCHES]
     said = subprocess.run(search, capture_output=True, text=True, check=True, preexec_fn=_hold_a_key).stdout
