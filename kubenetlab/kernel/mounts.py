@@ -43,7 +43,12 @@ _DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/
 _MACHINES = ("/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
 """Parts of /proc that belong to the whole machine: read-only, as is /proc/sys."""
 _NETWORK_SETTINGS, _LINK_SETTINGS = "/proc/sys/net", "/sys/devices/virtual/net"
-"""Settings of the network namespace and of its links. Linux 5.13 and later lets nobody write a setting of the whole machine there."""
+"""Settings of the network namespace and of its links."""
+_MACHINES_IN_NETWORK = ("/proc/sys/net/netfilter/nf_hooks_lwtunnel",)
+"""Settings of the whole machine that Linux lets each network namespace write: the only one, when all 564 of Linux 6.18 were written.
+
+Since 5.13 Linux makes others read-only there (net/sysctl_net.c ensure_safe_net_sysctl()).
+"""
 _HIDDEN = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/kmsg")
 _SYSTEM = frozenset(("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "nix", "proc", "sbin", "sys", "usr"))
 """Directories of / that programs need, and below which no home directory is hidden."""
@@ -161,15 +166,20 @@ def _protect_proc(*, is_tool: bool) -> None:
     """Hide the machine's secrets in /proc, and make its settings read-only; a tool may write those of its network namespace."""
     if is_tool and os.path.isdir(_NETWORK_SETTINGS):
         mount(_NETWORK_SETTINGS, _NETWORK_SETTINGS, flags=MS_BIND)
+        _make_read_only(_MACHINES_IN_NETWORK)
     mount("/proc/sys", "/proc/sys", flags=MS_BIND | MS_REC)
     make_read_only("/proc/sys", is_recursive=not is_tool)
-    for path in _MACHINES:
-        if os.path.exists(path):
-            mount(path, path, flags=MS_BIND | MS_REC)
-            make_read_only(path)
+    _make_read_only(_MACHINES)
     for path in _HIDDEN:
         if os.path.exists(path):
             mount("/dev/null", path, flags=MS_BIND)
+
+
+def _make_read_only(paths: Iterable[str]) -> None:
+    for path in paths:
+        if os.path.exists(path):
+            mount(path, path, flags=MS_BIND | MS_REC)
+            make_read_only(path)
 
 
 def _hideable(directory: str) -> str:

@@ -213,6 +213,13 @@ def test_privileges_are_those_of_containers_and_the_network(lab: Lab, where: str
         assert "done" not in said, command
 
 
+SETTINGS_OF_THE_MACHINE = (
+    "/proc/sys/kernel/core_pattern",
+    "/proc/sys/vm/swappiness",
+    "/proc/sys/fs/file-max",
+    "/proc/sys/net/netfilter/nf_hooks_lwtunnel",
+    "/sys/kernel/mm/ksm/run",
+)
 SPY = """\
 apiVersion: v1
 kind: Pod
@@ -250,7 +257,7 @@ def test_settings_of_the_network_can_be_changed_and_no_others(lab: Lab, where: s
     assert inside(lab, where, "sysctl -qw net.ipv4.ip_default_ttl=33; cat /proc/sys/net/ipv4/ip_default_ttl") == "33\n"
     assert Path("/proc/sys/net/ipv4/ip_default_ttl").read_text() == before
     inside(lab, where, "sysctl -qw net.ipv4.ip_default_ttl=64")
-    for path in ("/proc/sys/kernel/core_pattern", "/proc/sys/vm/swappiness", "/proc/sys/fs/file-max", "/sys/kernel/mm/ksm/run"):
+    for path in SETTINGS_OF_THE_MACHINE:
         said = lab.run("exec", where, "--", "sh", "-c", f'value=$(cat {path}) && echo "$value" > {path} && echo written', status=None)
         assert (said.out, Path(path).exists() and "Read-only" not in said.err) == ("", False), path
     assert inside(lab, where, "echo 9000 > /sys/class/net/lo/mtu && cat /sys/class/net/lo/mtu") == "9000\n"
