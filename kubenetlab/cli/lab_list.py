@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 INTERVAL_S: Final = 1.0
 """Time between two looks of -w."""
 _NUMBERS: Final = ("AGE", "NODES", "SERVICES", "FAULTS", "PROCESSES", "MEMORY", "PID")
+_EXPENDABLE: Final = ("SERVICES", "NODES", "PROCESSES", "OWNER", "FAULTS", "AGE")
+"""Columns that -w leaves out on a narrow terminal, in this order, before it would cut cells."""
 _MIB: Final = 1 << 20
 
 
@@ -65,11 +67,13 @@ def _watch(output: Output) -> None:
     if sys.stdout.isatty() and not output.is_data:
         from rich.live import Live
 
-        from kubenetlab.cli.tables import drawn
+        from kubenetlab.cli.tables import drawn, fitting
 
         with Live(auto_refresh=False, screen=False) as live:
             while True:
-                live.update(drawn(*_rows(overview(on_warning=_ignore), output), numbers=_NUMBERS), refresh=True)
+                header, rows = _rows(overview(on_warning=_ignore), output)
+                shown = fitting(header, rows, live.console.width, _EXPENDABLE)
+                live.update(drawn(*shown, numbers=_NUMBERS), refresh=True)
                 time.sleep(INTERVAL_S)
     before: dict[tuple[str, str], LabSummary] = {}
     widths: list[int] = []

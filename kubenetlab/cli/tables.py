@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kubenetlab.cli import screen
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 _WIDEST = 10_000
 """Columns of a terminal that is wide enough for any table; narrower ones wrap the lines themselves."""
+
+
+_PADDING: Final = 3
+"""Columns between the cells of a drawn table."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
@@ -39,3 +43,16 @@ def drawn(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequ
     for row in rows:
         found.add_row(*(Text.from_ansi(cell) for cell in row))
     return found
+
+
+def fitting(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int, expendable: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows without as many of the `expendable` columns, in their order, as a drawn table needs to fit in `width`."""
+    left = list(range(len(header)))
+    for name in expendable:
+        widths = screen.widths_of([list(header), *(list(row) for row in rows)])
+        if sum(widths[index] + _PADDING for index in left) <= width:
+            break
+        left.remove(header.index(name))
+    return [header[index] for index in left], [[row[index] for index in left] for row in rows]
