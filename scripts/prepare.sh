@@ -4,11 +4,12 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${KUBENETLAB_VENV:-.venv}
 # Commands and their Debian packages: what the built-in lab takes, what a machine is given to run labs, what the tests call, what the
-# second kernel takes, and what makes the programs of BPF. No recommendations are installed: nothing here may start a service.
+# second kernel takes, what makes the programs of BPF, and what builds and runs containers. No recommendations are installed: nothing here may start a service.
 shown=(nft=nftables ip=iproute2 ping=iputils-ping python3=python3)
 provisioned=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset tcpdump=tcpdump curl=curl)
 tested=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset ss=iproute2 ps=procps sysctl=procps nsenter=util-linux)
 emulated=(qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod)
+contained=(podman=podman runc=runc debootstrap=debootstrap newuidmap=uidmap)
 compiled=(clang-14=clang-14 llvm-strip-14=llvm-14)
 
 # programs COMMAND=PACKAGE…: installs the Debian packages of the commands that are missing, when root or sudo can.
