@@ -16,7 +16,7 @@ from kubenetlab.kernel.features import PACKAGES, has_br_netfilter, has_program
 from kubenetlab.kernel.inheritance import hindrances
 from kubenetlab.kernel.limits import BRIDGE_PORTS, FILES, MEMORY, NAMESPACES, NEIGHBORS, PROCESSES, Limit
 from kubenetlab.kernel.permissions import MOUNT_ROOT, ROOT_NOT_MOUNTED, effective_capabilities, has_mounted_root, is_root, lacking, remedy
-from kubenetlab.kernel.trials import TRIALS
+from kubenetlab.kernel.trials import NAMESPACE_REMEDIES, TRIALS
 from kubenetlab.kernel.trying import Outcome, outcomes
 
 State = Literal["ok", "missing", "optional"]
@@ -116,7 +116,7 @@ def _kernel(found: Sequence[Outcome]) -> Iterator[Finding]:
         if not outcome.fault:
             yield Finding(KERNEL, trial.name, "ok", trial.purpose)
         elif outcome is first:
-            yield Finding(KERNEL, trial.name, "missing", outcome.fault, remedy())
+            yield Finding(KERNEL, trial.name, "missing", outcome.fault, NAMESPACE_REMEDIES.get(outcome.fault) or remedy())
         elif first.fault:
             yield _untried(trial.name, first.trial.name)
         elif trial.without:

@@ -26,6 +26,10 @@ NEEDED: Final = {
 }
 
 _IN_A_CONTAINER: Final = "docker run --privileged, or --cap-add SYS_ADMIN --cap-add NET_ADMIN without the profiles of seccomp and AppArmor"
+HIDDEN_PROC: Final = "this container hides parts of /proc: docker run --privileged, or --security-opt systempaths=unconfined"
+"""Remedy where a user namespace cannot mount a /proc: fs/namespace.c mount_too_revealing()."""
+FILTERED_CALLS: Final = "this container's seccomp profile refuses it: docker run --privileged, or --security-opt seccomp=unconfined"
+"""Remedy where namespaces can be made but not named: profiles look at the capabilities that the container was given."""
 _FORBIDDEN: Final = (
     ("user/max_user_namespaces", "0", "user.max_user_namespaces is 0", "sudo sysctl -w user.max_user_namespaces=10000"),
     ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone is 0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"),

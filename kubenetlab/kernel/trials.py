@@ -13,7 +13,7 @@ from kubenetlab.hoststate.wire import Links
 from kubenetlab.kernel import ipset, iptables, ipvs, libbpf, namespaces, nftables, syscalls
 from kubenetlab.kernel.features import has_ipv6, try_sctp
 from kubenetlab.kernel.monitor import Monitor
-from kubenetlab.kernel.permissions import ROOT_NOT_MOUNTED, has_mounted_root
+from kubenetlab.kernel.permissions import FILTERED_CALLS, HIDDEN_PROC, MOUNT_ROOT, ROOT_NOT_MOUNTED, has_mounted_root
 from kubenetlab.kernel.privileges import confine
 from kubenetlab.kernel.trying import Trial
 
@@ -46,10 +46,20 @@ _IPTABLES: Final = (
 _KERNEL: Final = "a kernel with {options}, as Debian's and Ubuntu's have"
 
 
+_NO_PROC: Final = "namespaces can be made, but no /proc of their own can be mounted"
+_NO_HOST_NAMES: Final = "namespaces can be made, but not given a host name"
+_NO_PROC_IN_CHROOT: Final = f"{_NO_PROC}: {ROOT_NOT_MOUNTED}"
+NAMESPACE_REMEDIES: Final = {_NO_PROC: HIDDEN_PROC, _NO_PROC_IN_CHROOT: MOUNT_ROOT, _NO_HOST_NAMES: FILTERED_CALLS}
+"""Fault of the trial of namespaces → what to do."""
+
+
 def _try_namespaces() -> None:
     namespaces.leave(namespaces.OF_LABS)
-    reason = "a container hides parts of it" if has_mounted_root() else ROOT_NOT_MOUNTED
-    _first_inside(lambda: None, f"namespaces can be made, but no /proc of their own can be mounted: {reason}")
+    try:
+        syscalls.set_hostname(os.uname().nodename)
+    except PermissionError:
+        raise OSError(_NO_HOST_NAMES) from None
+    _first_inside(lambda: None, _NO_PROC if has_mounted_root() else _NO_PROC_IN_CHROOT)
 
 
 def _try_settings() -> None:

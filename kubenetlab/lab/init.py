@@ -23,7 +23,7 @@ from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.inheritance import UMASK
 from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot, Role
-from kubenetlab.lab.isolation import leave, mount_own_proc
+from kubenetlab.lab.isolation import leave, settle
 from kubenetlab.lab.log import say
 from kubenetlab.lab.pod_processes import PodProcess, PodProcesses
 from kubenetlab.lab.wire import Frames, encode
@@ -63,7 +63,7 @@ def start(boot: Boot, far_end: socket.socket, claim: int) -> None:
 def _run(boot: Boot) -> None:
     """The life of PID 1; never returns."""
     try:
-        mount_own_proc()
+        settle()
         syscalls.set_process_name("knl-init", f"kubenetlab {boot.lab} init")
         _send(boot, {"init": int(os.readlink("self", dir_fd=boot.outer_proc))})
         _redirect_output(boot.path(rundir.LOG))

@@ -7,9 +7,9 @@ import os
 import signal
 
 from kubenetlab.errors import RequirementError
-from kubenetlab.kernel import namespaces
+from kubenetlab.kernel import namespaces, syscalls
 from kubenetlab.kernel.inheritance import start_afresh
-from kubenetlab.kernel.permissions import remedy
+from kubenetlab.kernel.permissions import FILTERED_CALLS, HIDDEN_PROC, remedy
 from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot
 
@@ -34,14 +34,19 @@ def leave(boot: Boot) -> None:
         raise RequirementError(f"{what}\n  → {remedy(error.errno)}\n  see kubenetlab doctor") from None
 
 
-def mount_own_proc() -> None:
-    """The lab's own mounts, with a /proc of its own, whose settings can be written whatever the outer one is like."""
+def settle() -> None:
+    """Mount a /proc of the lab's own, whose settings can be written even where the outer one is read-only.
+
+    Raises RequirementError where a container forbids that, or host names: docs/decisions/own-proc.md.
+    """
+    what, advice = "name the lab's host", FILTERED_CALLS
     try:
+        syscalls.set_hostname(os.uname().nodename)
+        what, advice = "mount the lab's own /proc", HIDDEN_PROC
         namespaces.keep_mounts_here()
         namespaces.mount_proc()
     except OSError as error:
-        what_to_do = "this container hides parts of /proc: docker run --privileged, or --security-opt systempaths=unconfined"
-        raise RequirementError(f"cannot mount the lab's own /proc: {error.strerror}\n  → {what_to_do}\n  see kubenetlab doctor") from None
+        raise RequirementError(f"cannot {what}: {error.strerror}\n  → {advice}\n  see kubenetlab doctor") from None
 
 
 def _descriptors(boot: Boot) -> list[int]:

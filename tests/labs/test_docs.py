@@ -20,7 +20,7 @@ from tests.labs.elsewhere import elsewhere
 from tests.patience import patiently
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("manifests/**/*.md")))
+PAGES = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("manifests/**/*.md")))
 WITH_COMMANDS = [page for page in PAGES if re.search(r"^(\$ )?kubenetlab ", (ROOT / page).read_text(), re.MULTILINE)]
 _BLOCK = re.compile(r"^```(console|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CHANGING = ((r"\d+(\.\d+)? (ms|s)\b", "TIME"), (r"\b\d+s\b", "AGE"), (r"(\d+\.\d+\.\d+\.\d+):\d{5}\b", r"\1:PORT"))

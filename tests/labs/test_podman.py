@@ -106,3 +106,25 @@ def checked(podman: Engine, options: Sequence[str], script: Sequence[str], check
     said = podman.run(*options, "kubenetlab", "sh", "-e", "-c", "\n".join(script), mounted=checkout)
     assert re.search(r"(\d+) checks in .*: \1 hold", said.stdout), said
     assert 'failures="0"' in (checkout / "network.xml").read_text()
+
+
+MASKED = ("--user", "1000:1000", "--security-opt", "seccomp=unconfined")
+FILTERED = ("--user", "1000:1000", "--security-opt", "systempaths=unconfined")
+
+
+@pytest.mark.parametrize(
+    ("options", "refusal", "advice"),
+    [
+        (MASKED, "cannot mount the lab's own /proc: mount: Operation not permitted", "--security-opt systempaths=unconfined"),
+        (FILTERED, "cannot name the lab's host: sethostname: Operation not permitted", "--security-opt seccomp=unconfined"),
+    ],
+    ids=["masked /proc", "seccomp"],
+)
+def test_an_ordinary_user_is_told_what_the_container_forbids(podman: Engine, options: Sequence[str], refusal: str, advice: str) -> None:
+    """By `up`, before it makes anything, and by doctor, which ends with 1."""
+    refused = podman.run(*options, "kubenetlab", "kubenetlab", "up", status=1).stderr
+    assert refusal in refused
+    assert advice in refused
+    examined = podman.run(*options, "kubenetlab", "kubenetlab", "doctor", status=1).stdout
+    (found,) = re.findall(r"^✗ namespaces .*\n +→ .*$", examined, re.MULTILINE)
+    assert advice in found
