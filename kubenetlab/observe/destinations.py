@@ -46,7 +46,8 @@ async def find(resolver: Resolver, seen: Mapping[str, Any], source: Place, targe
     """Return where a probe from `source` to `target` goes. Raises UsageError."""
     meant = meaning(target, seen, source)
     where = await _find(resolver, seen, source, meant, request)
-    if target.kind != "word" or meant.target.kind == "pod":
+    is_service_too = any(text.startswith("svc:") for text in meant.alternatives)
+    if target.kind != "word" or (meant.target.kind == "pod" and not is_service_too):
         return where
     return structs.replace(where, choice=meant.explanation(str(target.bare)))
 

@@ -106,8 +106,8 @@ def meaning(target: Target, seen: Mapping[str, Any], source: Place | None = None
 
     A bare name is a pod, a Service (reached by its DNS name, as a client in `source` does), else a workload, else a DNS name.
     It is looked up in the namespace of option -n, else in the source's namespace; pods and workloads in `default`, too.
-    NAME.NAMESPACE[.svc[.DOMAIN]] of a Service is that Service. Raises UsageError for an ambiguous name: two pods, two workloads,
-    or for a source in a pod, whose DNS knows Services, a pod and a Service.
+    NAME.NAMESPACE[.svc[.DOMAIN]] of a Service is that Service. A name alone that is both a pod and a Service is the pod. Raises
+    UsageError for an ambiguous name: two pods, two workloads, or with a port or a URL, for a source in a pod, a pod and a Service.
     """
     uses_dns = source is not None and source.kind == "pod"
     own = source.namespace if source is not None and uses_dns else DEFAULT_NAMESPACE
@@ -119,14 +119,16 @@ def meaning(target: Target, seen: Mapping[str, Any], source: Place | None = None
     namespaces = tuple(dict.fromkeys((first, target.namespace or DEFAULT_NAMESPACE)))
     pods = _pods_called(target, seen, namespaces)
     workloads = _workloads_called(target, seen, namespaces)
-    if service_named(seen, first, target.name) is not None and (uses_dns or not pods):
+    has_service = service_named(seen, first, target.name) is not None
+    if has_service and (not pods or (uses_dns and not target.is_bare)):
         _only(target, [*pods, structs.replace(target, kind="svc", namespace=first)])
         # A DNS name of one label is completed with the namespace of the client.
         name = target.name if first == own else f"{target.name}.{first}"
         by_name = structs.replace(target, kind="name", namespace="", name=name)
         return Meaning(by_name, (first, target.name), tuple(str(each.bare) for each in workloads))
     if pods:
-        return Meaning(_only(target, pods), alternatives=tuple(str(each.bare) for each in workloads))
+        service = [structs.replace(target, kind="svc", namespace=first)] if has_service and uses_dns else []
+        return Meaning(_only(target, pods), alternatives=tuple(str(each.bare) for each in (*service, *workloads)))
     if workloads:
         return Meaning(_only(target, workloads))
     return Meaning(structs.replace(target, kind="name", namespace=""))

@@ -57,8 +57,9 @@ def test_a_title_is_a_target(running: Lab) -> None:
 
 def test_ambiguous_and_unknown_names_are_usage_errors(running: Lab) -> None:
     """With the exact forms, and with names that are near."""
-    ambiguous = running.run("ping", "client", "both", status=2)
-    assert ambiguous.err == "error: both is ambiguous; use one of: default/both, svc:default/both\n"
+    ambiguous = running.run("ping", "client", "both:80", status=2)
+    assert ambiguous.err == "error: both is ambiguous; use one of: default/both:80, svc:default/both:80\n"
+    assert "both: default/both (not svc:default/both)" in running.run("ping", "client", "both").err
     assert "did you mean svc:default/web or deploy:default/web?" in running.run("ping", "client", "wbe", status=2).err
     assert "did you mean default/client or ext:client?" in running.run("ping", "clinet", "web", status=2).err
     assert "use svc:default/web" in running.run("ping", "node:worker", "web", status=2).err
@@ -100,7 +101,7 @@ def test_tables_take_the_same_forms(running: Lab, tmp_path: Path) -> None:
 - {from: client, to: "http://web/echo?msg=x&code=404", allowed: true}
 - {from: client, to: "http://web/echo?msg=x&code=404", allowed: false}
 - {from: client, to: "http://web:81/", allowed: true}
-- {from: client, to: both, port: 80, allowed: true}
+- {from: client, to: "both:80", allowed: true}
 - {from: client, to: wbe, port: 80, allowed: false}
 """.replace("CLIENT", running.pod("client")["addresses"][0])
     )
@@ -110,6 +111,6 @@ def test_tables_take_the_same_forms(running: Lab, tmp_path: Path) -> None:
         "answer, HTTP 404",
         "answer, HTTP 404",
         "refused",
-        "both is ambiguous; use one of: default/both, svc:default/both",
+        "both is ambiguous; use one of: default/both:80, svc:default/both:80",
         "lookup wbe: no such host",
     ]

@@ -202,7 +202,6 @@ def test_a_service_is_looked_up_in_the_clients_namespace() -> None:
 @pytest.mark.parametrize(
     ("text", "forms"),
     [
-        ("both", "both is ambiguous; use one of: default/both, svc:default/both"),
         ("both:80", "both is ambiguous; use one of: default/both:80, svc:default/both:80"),
         ("twins", "twins is ambiguous; use one of: deploy:default/twins, sts:default/twins"),
         ("svc/cart", "svc/cart is ambiguous; use one of: svc:default/cart, pod:svc/cart"),
@@ -214,6 +213,13 @@ def test_an_ambiguous_destination_is_refused_with_the_exact_forms(text: str, for
         meaning(read(text, SEEN), SEEN, POD)
     for form in forms.partition("use one of: ")[2].split(", "):
         assert str(meaning(read(form, SEEN), SEEN, POD).target) == form
+
+
+def test_a_name_alone_is_the_pod_before_the_service() -> None:
+    """The Service of the same name is named as the alternative."""
+    found = meaning(parse("both"), SEEN, POD)
+    assert str(found.target) == "default/both"
+    assert found.explanation("both") == "both: default/both (not svc:default/both)"
 
 
 @pytest.mark.parametrize("source", [HOST, None], ids=["host", "none"])
@@ -389,11 +395,11 @@ def test_rows_of_a_table_take_the_same_forms(tmp_path: Path) -> None:
     """A port in the target is the row's; ambiguity and unknown names fail the row with the exact forms."""
     file = tmp_path / "expect.yaml"
     file.write_text(
-        "- {from: one, to: both, allowed: true}\n- {from: twins, to: 'svc:web:80', allowed: true}\n- {from: one, to: 'svc:wbe', port: 80, allowed: false}\n"
+        "- {from: one, to: 'both:80', allowed: true}\n- {from: twins, to: 'svc:web:80', allowed: true}\n- {from: one, to: 'svc:wbe', port: 80, allowed: false}\n"
     )
     found = [verdict.found for verdict in check(*load(str(file)), SEEN, None)]
     assert found == [
-        "both is ambiguous; use one of: default/both, svc:default/both",
+        "both is ambiguous; use one of: default/both:80, svc:default/both:80",
         "twins is ambiguous; use one of: deploy:default/twins, sts:default/twins",
         "there is no Service default/wbe with a cluster IP; did you mean svc:default/web or deploy:default/web?",
     ]
