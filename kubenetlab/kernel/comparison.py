@@ -18,8 +18,9 @@ from msgspec import Struct
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.listing import Difference, differences
 from kubenetlab.hoststate.rules import Name, Rewritten, Step, dialect
+from kubenetlab.kernel.processes import Process, ProcessId
 from kubenetlab.kernel.rules import RulesError, open_here
-from kubenetlab.kernel.syscalls import CLONE_NEWNET, inside_network, open_namespace, unshare
+from kubenetlab.kernel.syscalls import CLONE_NEWNET, open_namespace, unshare
 
 Names = Mapping[str, Sequence[Name]]
 """Dialect → what of a namespace is ours."""
@@ -40,16 +41,16 @@ class _Listings(Struct):
     errors: dict[str, str]
 
 
-def compare(nodes: Mapping[str, int], steps: Sequence[Step], names: Names) -> dict[str, Compared]:
+def compare(nodes: Mapping[str, ProcessId], steps: Sequence[Step], names: Names) -> dict[str, Compared]:
     """Compare the rules of nodes with those that the steps make; return the outcome by node.
 
-    nodes: name of a node's namespace → pid of a process in it. Namespaces are only read.
+    nodes: name of a node's namespace → pause process of the node. Namespaces are only read.
     The calling process is in another network namespace afterwards, so give it a process of its own.
     Raises OSError where no namespace can be made.
     """
     unshare(CLONE_NEWNET)
     desired = _list(steps, names)
-    return {netns: _compare(_list_node(pid, names), desired, names) for netns, pid in nodes.items()}
+    return {netns: _compare(_list_node(node, names), desired, names) for netns, node in nodes.items()}
 
 
 def _compare(observed: _Listings, desired: _Listings, names: Names) -> Compared:
@@ -63,15 +64,17 @@ def _compare(observed: _Listings, desired: _Listings, names: Names) -> Compared:
     return Compared(tuple(found), errors)
 
 
-def _list_node(pid: int, names: Names) -> _Listings:
+def _list_node(node: ProcessId, names: Names) -> _Listings:
     """List the namespace of a process."""
     home = open_namespace("net")
     with ExitStack() as stack:
         stack.callback(os.close, home)
         try:
-            stack.enter_context(inside_network(open_namespace("net", pid), home))
+            process = Process(node)
+            stack.callback(process.close)
+            stack.enter_context(process.network(home))
         except OSError as error:
-            return _Listings({}, dict.fromkeys(names, f"its namespace is gone: {error.strerror}"))
+            return _Listings({}, dict.fromkeys(names, f"its namespace is gone: {error.strerror or error}"))
         return _list((), names)
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 import select
 import signal
+from contextlib import AbstractContextManager
 from typing import NamedTuple
+
+from kubenetlab.kernel.syscalls import inside_network
 
 _START_TIME_FIELD = 22
 _STAT_BYTES = 1024
@@ -85,3 +88,28 @@ def reap(pidfd: int) -> bool:
         return os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is not None
     except ChildProcessError:
         return True  # its parent is another process, or it has been reaped
+
+
+class Process:
+    """A process that is held by a pidfd: its network can be entered as long as it lives, and no other process's in its place."""
+
+    def __init__(self, process: ProcessId) -> None:
+        """Raises ProcessLookupError when it has exited."""
+        self.id = process
+        self.pidfd = open_process(process)
+        """-1 once it is closed."""
+
+    def network(self, home: int) -> AbstractContextManager[None]:
+        """Stand in the process's network namespace for the length of a block, then in `home` again.
+
+        Entering the block raises ProcessLookupError when the process has exited, or is exiting.
+        """
+        if self.pidfd < 0:
+            raise ProcessLookupError(f"process {self.id.pid} has exited")
+        return inside_network(self.pidfd, home, is_kept=True)
+
+    def close(self) -> None:
+        """Close the pidfd; success when it is closed already."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1

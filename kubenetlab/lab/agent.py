@@ -118,6 +118,7 @@ class Agent:
             self._boot.workers,
             lambda reports: self.learn(facts.program_reports(self.cluster, self.clock.of_lab(reports))),
             self._lost_programs,
+            self.sandboxes.id,
         )
         links = NetnsLinks(self.lab, self._boot.run_netns, self._boot.outer_proc)
         self.builder = Builder(self.kernel, self.sight, self.rules, self.runs, links, self.exits)
@@ -241,7 +242,7 @@ class Agent:
             await self._apply(changes)
             self._is_applying = False
             self._turns.begin()
-        await self.rules.set_probes(self.wanted.probes(), self.builder.node_pids)
+        await self.rules.set_probes(self.wanted.probes(), self.builder.nodes)
         await self.rules.first_answers(FIRST_ANSWERS_S if changes else 0)
         if self.failures:
             retry_s = SETTLING_RETRY_S if self.clock.now() < self._settling_until else RETRY_S
@@ -309,8 +310,8 @@ class Agent:
         """Log what others have changed, unless that takes so long that the repair would have to wait for it."""
         with suppress(TimeoutError):
             async with asyncio.timeout(REPAIR_AFTER_S), self.kernel_is_free:
-                pid = self.sandboxes.pids.get(netns)
-                edits = await self.rules.edits(netns, pid, loaded) if pid else []
+                node = self.sandboxes.id(netns)
+                edits = await self.rules.edits(netns, node, loaded) if node is not None else []
                 for edit in edits[:MAX_LOGGED]:
                     log(f"{netns}: somebody changed the rules: {edit.line}")
                 if len(edits) > MAX_LOGGED:
@@ -323,7 +324,7 @@ class Agent:
 
     async def _check_rules(self) -> None:
         """Asks whether the rules are as they were left."""
-        for netns in {*await self.rules.touched(self.sandboxes.pids), *self._kept_rules} & self.known.keys():
+        for netns in {*await self.rules.touched(self.builder.nodes), *self._kept_rules} & self.known.keys():
             self._renew_rules(netns)
         self._kept_rules.clear()
 

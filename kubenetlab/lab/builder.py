@@ -20,6 +20,7 @@ from kubenetlab.hoststate.diff import Changes, NetnsChanges, Verb
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel, far_namespaces
+from kubenetlab.kernel.processes import ProcessId
 from kubenetlab.kernel.sandboxes import Pause
 from kubenetlab.kernel.syscalls import go_before_others
 from kubenetlab.lab.exit_watcher import ExitWatcher
@@ -63,9 +64,9 @@ class Builder:
         return self.kernel.sandboxes.pauses
 
     @property
-    def node_pids(self) -> dict[str, int]:
+    def nodes(self) -> dict[str, ProcessId]:
         """Those of the nodes."""
-        return {netns: pause.pid for netns, pause in self.pauses.copy().items() if netns.startswith("node/")}
+        return {netns: pause.id for netns, pause in self.pauses.copy().items() if netns.startswith("node/")}
 
     async def apply(self, changes: Changes, desired: HostState, contexts: Contexts, probes: Probes, tell: Tell) -> Refused:
         """Makes the changes that lead to `desired`."""
@@ -174,7 +175,7 @@ class _Building:
         await asyncio.gather(*self._runs_of(pods, _serves))
         probes = self._probes()
         running = [netns for netns in pods if netns in probes and all(_serves(run.program) for _, run in self._programs[netns])]
-        await self._builder.rules.add_probes({netns: probes[netns] for netns in running}, self._builder.node_pids)
+        await self._builder.rules.add_probes({netns: probes[netns] for netns in running}, self._builder.nodes)
 
     async def _load_rules(self, netns: str) -> None:
         builder = self._builder
@@ -182,7 +183,7 @@ class _Building:
             return
         self._unruled.discard(netns)
         old, new = (of_hand(contents.values(), "rules") for contents in (builder.sight.known.get(netns, {}), self._desired[netns]))
-        said = await builder.rules.apply(netns, pause.pid, old, new)
+        said = await builder.rules.apply(netns, pause.id, old, new)
         self._probes()  # asked for next, and worked out while other nodes' rules are loaded
         if said is None:
             builder.unruled.discard(netns)
@@ -210,7 +211,7 @@ class _Building:
                 continue
             environment = partial(self._contexts.environment, netns, run.container)
             try:
-                said = await builder.runs.start(run, pause.pid, context, environment)
+                said = await builder.runs.start(run, pause.id, context, environment)
             except OSError as error:  # its log cannot be put aside, or written
                 said = refusal(error)
             if said is None:

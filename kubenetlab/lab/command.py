@@ -14,6 +14,7 @@ from kubenetlab.kernel import mounts
 from kubenetlab.kernel.features import no_such_command
 from kubenetlab.kernel.inheritance import CONTAINER_PATH, close_other_descriptors, reset_signals
 from kubenetlab.kernel.privileges import confine
+from kubenetlab.kernel.processes import ProcessId, start_time
 from kubenetlab.kernel.syscalls import CLONE_NEWNS, open_namespace, setns
 from kubenetlab.lab.boot import Boot
 
@@ -25,9 +26,12 @@ def main(boot: Boot, arguments: dict[str, Any]) -> None:
     os.setsid()
     reset_signals(of_python=True)
     if arguments.get("beside"):
-        pid = int(arguments["beside"])
-        environment = _environment_of(pid)
-        setns(open_namespace("mnt", pid), CLONE_NEWNS)  # by the lab's /proc: a pidfd would be looked for among the pod's processes
+        beside = ProcessId(*arguments["beside"])
+        environment = _environment_of(beside.pid)
+        files = open_namespace("mnt", beside.pid)  # by the lab's /proc: a pidfd would be looked for among the pod's processes
+        if start_time(beside.pid) != beside.start:  # looked at last: all that was read before is then the same process's
+            os._exit(NOT_FOUND)
+        setns(files, CLONE_NEWNS)
     else:
         environment = {"PATH": CONTAINER_PATH, "HOME": "/root", "HOSTNAME": arguments["identity"]["hostname"], **arguments["environment"]}
         mounts.container(arguments["hosts"], arguments["resolv_conf"])

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from kubenetlab.errors import KubenetlabError, RequirementError, refusal
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.inheritance import UMASK
+from kubenetlab.kernel.processes import ProcessId, open_process
 from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot, Role
 from kubenetlab.lab.isolation import leave, settle
@@ -195,13 +196,16 @@ class Init:
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                exited = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if not pid:
+            if exited is None:
                 return
+            pid = exited.si_pid
+            if pid in self._in_pods:
+                _end_group(pid)  # before it is reaped: until then the number cannot be another group's
+            _, status = os.waitpid(pid, 0)
             if (event := self._in_pods.exited(pid, status, time.time())) is not None:
-                _end_group(pid)
                 self._tell_all(event)
             for child in self._children:
                 if child.pid == pid:
@@ -291,18 +295,18 @@ class Init:
                 case "signal":
                     return {"ok": self._in_pods.signal(message["run"], message["signal"])}
                 case "spawn":
-                    return self._start_in_pod(message, int(message["sandbox"]), message["arguments"])
+                    return self._start_in_pod(message, ProcessId(*message["sandbox"]), message["arguments"])
                 case "exec":
                     asked = message["arguments"]
                     beside = self._in_pods.of_container(asked["netns"], asked["beside"])
-                    return self._start_in_pod(message, beside.sandbox, {**asked, "beside": beside.pid})
+                    return self._start_in_pod(message, beside.sandbox, {**asked, "beside": ProcessId.of(beside.pid)})
             return {"error": f"unknown request {message['do']}"}
         except ProcessLookupError as error:
             return {"error": str(error)}
         except (KeyError, OSError, ValueError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
 
-    def _start_in_pod(self, message: dict[str, Any], sandbox: int, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _start_in_pod(self, message: dict[str, Any], sandbox: ProcessId, arguments: dict[str, Any]) -> dict[str, Any]:
         """Fork the process that a request asks for; return the answer."""
         role = self._roles.in_pod(message["role"], arguments)
         log = self._boot.path(rundir.container_log(arguments["netns"], arguments["container"]))
@@ -319,9 +323,9 @@ class Init:
         self._in_pods.add(PodProcess(message["run"], pid, message["role"], sandbox, arguments))
         return {"pid": pid}
 
-    def _spawn_inside(self, name: str, role: Role, sandbox: int) -> int:
+    def _spawn_inside(self, name: str, role: Role, sandbox: ProcessId) -> int:
         """Forks into the namespaces of a pause process. Only a child is in the PID namespace joined, hence two forks."""
-        pidfd, reading, writing = os.pidfd_open(sandbox), -1, -1
+        pidfd, reading, writing = open_process(sandbox), -1, -1
         try:
             reading, writing = os.pipe2(os.O_CLOEXEC)
             helper = syscalls.fork()

@@ -15,7 +15,6 @@ GET  enter    ?netns=…                → a pidfd of its pause process, and it
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -44,6 +43,7 @@ from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.rules import by_dialect
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState, far_ends
+from kubenetlab.kernel.processes import open_process
 from kubenetlab.lab import recovery, rundir
 from kubenetlab.lab.builder import of_hand
 from kubenetlab.lab.container_logs import Piece, Which
@@ -191,7 +191,9 @@ class LabApi:
             desired = HostState({netns: _netlink(contents) for netns, contents in wanted.items()}, healthy.origins)
             found = {entry.netns: [operation.difference() for operation in entry.details()] for entry in diff(netlink, desired).namespaces}
             rules = {netns: of_hand(contents.values(), "rules") for netns, contents in wanted.items()}
-            for netns, differences in (await agent.rules.differences(rules, agent.sandboxes.pids)).items():
+            for netns, differences in (
+                await agent.rules.differences(rules, {netns: pause.id for netns, pause in agent.sandboxes.pauses.items()})
+            ).items():
                 found.setdefault(netns, []).extend(differences)
         changes = [render_differences(netns, differences) for netns, differences in found.items() if differences]
         warnings = recovery.warnings(agent.directory / rundir.STORE)
@@ -244,24 +246,25 @@ class LabApi:
     async def _detail(self, request: Request) -> Answer:
         """One namespace as the kernel has it now."""
         agent, netns = self._agent, request.query.get("netns", "")
-        if netns not in agent.desired.namespaces or netns not in agent.sandboxes.pids:
+        process = agent.sandboxes.id(netns)
+        if netns not in agent.desired.namespaces or process is None:
             return _failure(404, f"there is no namespace {netns}")
         async with agent.kernel_is_free:
             seen = agent.kernel.observe({netns: agent.desired[netns]}, far_ends(agent.desired, [netns])).get(netns, {})
         dialects = by_dialect(of_hand(agent.desired[netns].values(), "rules"))
-        listings = await agent.rules.listings(netns, agent.sandboxes.pids[netns], dialects)
+        listings = await agent.rules.listings(netns, process, dialects)
         objects = [str(obj) for obj in seen.values()]
         return _json({"netns": netns, "objects": objects, "rules": "\n".join(listings.values()), "listings": listings})
 
     async def _enter(self, request: Request) -> Answer:
         """A way in: the kernel joins all namespaces of the pause process by its pidfd."""
         agent, netns = self._agent, request.query.get("netns", "")
-        context, pid = agent.contexts.get(netns), agent.sandboxes.pids.get(netns)
-        if context is None or pid is None:
+        context, process = agent.contexts.get(netns), agent.sandboxes.id(netns)
+        if context is None or process is None:
             return _failure(404, f"{netns} is not running")
         files = {"hostname": context.files.hostname, "hosts": context.files.hosts, "resolv_conf": context.files.resolv_conf}
         try:
-            pidfd = os.pidfd_open(pid)
+            pidfd = open_process(process)
         except ProcessLookupError:
             return _failure(409, f"{netns} is going away")
         variables = agent.contexts.environment(netns, request.query.get("container", ""))

@@ -7,11 +7,9 @@ rules stay in the kernel and probes go on meanwhile.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Coroutine, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,9 @@ from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules import Name, Step
 from kubenetlab.kernel import nftables
 from kubenetlab.kernel.comparison import compare
+from kubenetlab.kernel.processes import Process, ProcessId
 from kubenetlab.kernel.rules import Comparing, Loader, RulesError, Tended, Watching, open_here
-from kubenetlab.kernel.syscalls import give_memory_back, inside_network, open_namespace
+from kubenetlab.kernel.syscalls import give_memory_back, open_namespace
 from kubenetlab.lab.accepting import accept
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.channel import Channel
@@ -45,17 +44,12 @@ LARGE_BYTES = 64 * 1024
 class Ruleset:
     """The rules of one node, what loads them kept open until the node's pause process dies."""
 
-    def __init__(self, pid: int, home: int) -> None:
-        self.pid = pid
-        self.life = os.pidfd_open(pid)
+    def __init__(self, node: Process, home: int) -> None:
+        self.node = node
         self._home = home
         self._loaders: dict[str, Loader] = {}
-        try:
-            with self._inside():
-                self._generations = nftables.Generations()
-        except OSError:
-            os.close(self.life)
-            raise
+        with node.network(home):
+            self._generations = nftables.Generations()
         self._last = self._generations.read()
         self._grown: set[str] = set()
         """Dialects whose loaders have."""
@@ -116,18 +110,14 @@ class Ruleset:
                 asyncio.get_running_loop().remove_reader(loader.fileno())
             loader.close()
         self._generations.close()
-        os.close(self.life)
 
     def _loader(self, dialect: str) -> Loader:
         if dialect not in self._loaders:
-            with self._inside():
+            with self.node.network(self._home):
                 self._loaders[dialect] = loader = open_here(dialect)
             if isinstance(loader, Watching):
                 asyncio.get_running_loop().add_reader(loader.fileno(), loader.heard)
         return self._loaders[dialect]
-
-    def _inside(self) -> AbstractContextManager[None]:
-        return inside_network(open_namespace("net", self.pid), self._home)
 
 
 class NodeAgent:
@@ -138,6 +128,8 @@ class NodeAgent:
         self._directory = directory
         self._executor: Executor | None = None
         self._home = open_namespace("net")
+        self._nodes: dict[ProcessId, Process] = {}
+        """The pause processes of nodes."""
         self._rulesets: dict[str, Ruleset] = {}
         self._probes: dict[tuple[str, str, str], Question] = {}
         self._agent: Channel | None = None
@@ -228,48 +220,61 @@ class NodeAgent:
     async def _compare(self, request: Message) -> Message:
         """Compare the rules of nodes with those that the steps make."""
         loads = msgspec.convert(request["steps"], tuple[Step, ...])
-        return {"compared": msgspec.Raw(await in_child(lambda: msgspec.json.encode(compare(request["nodes"], loads, request["names"]))))}
+        nodes = {netns: ProcessId(*node) for netns, node in request["nodes"].items()}
+        return {"compared": msgspec.Raw(await in_child(lambda: msgspec.json.encode(compare(nodes, loads, request["names"]))))}
 
     def _ruleset(self, request: Message) -> Ruleset:
-        netns, pid = request["netns"], request["pid"]
+        netns, node = request["netns"], ProcessId(*request["node"])
         known = self._rulesets.get(netns)
-        if known is None or known.pid != pid:
+        if known is None or known.node.id != node:
+            process = self._node(node)
             if known is not None:
-                self._forget(known, netns)
-            known = self._rulesets[netns] = Ruleset(pid, self._home)
-            asyncio.get_running_loop().add_reader(known.life, self._forget, known, netns)
+                self._rulesets.pop(netns).close()
+            known = self._rulesets[netns] = Ruleset(process, self._home)
         return known
 
-    def _forget(self, ruleset: Ruleset, netns: str) -> None:
-        """A node died: its context would keep its namespace alive."""
-        asyncio.get_running_loop().remove_reader(ruleset.life)
-        if self._rulesets.get(netns) is ruleset:
-            del self._rulesets[netns]
-        ruleset.close()
+    def _node(self, node: ProcessId) -> Process:
+        """Open the pause process of a node. Raises ProcessLookupError when it has exited."""
+        if node not in self._nodes:
+            process = self._nodes[node] = Process(node)
+            asyncio.get_running_loop().add_reader(process.pidfd, self._node_exited, process)
+        return self._nodes[node]
+
+    def _node_exited(self, process: Process) -> None:
+        """Close what is open in a node: it would keep its namespace alive."""
+        asyncio.get_running_loop().remove_reader(process.pidfd)
+        del self._nodes[process.id]
+        for netns in [netns for netns, ruleset in self._rulesets.items() if ruleset.node is process]:
+            self._rulesets.pop(netns).close()
+        process.close()
 
     def _set_probes(self, request: Message) -> Message:
-        """The probes of the sandboxes named, in place of those they had."""
+        """Ask the probes of the sandboxes named, in place of those they had; none from a node that has just exited."""
         specs = [msgspec.convert(spec, ProbeSpec) for spec in request["probes"]]
         wanted = {spec.key: spec for spec in specs}
         sandboxes = set(request["netns"])
         for key in [key for key in self._probes if key[0] in sandboxes and key not in wanted]:
             self._probes.pop(key).stop()
-        swept: dict[tuple[int, bool], list[Question]] = {}
+        swept: dict[tuple[ProcessId, bool], list[Question]] = {}
         for key, spec in wanted.items():
             known = self._probes.get(key)
-            node_pid = request["nodes"][spec.node_netns]
-            if known is not None and (known.spec, known.node_pid) == (spec, node_pid):
+            node = ProcessId(*request["nodes"][spec.node_netns])
+            if known is not None and (known.spec, known.node) == (spec, node):
                 continue
             if known is not None:
-                known.stop()
+                self._probes.pop(key).stop()
+            try:
+                process = self._node(node)
+            except ProcessLookupError:
+                continue  # the agent is told of its exit, too, and names its successor
             if is_sweepable(spec):
-                self._probes[key] = question = Question(spec, node_pid, self._answers.add)
-                swept.setdefault((node_pid, ":" in spec.address), []).append(question)
+                self._probes[key] = question = Question(spec, node, self._answers.add)
+                swept.setdefault((node, ":" in spec.address), []).append(question)
             else:
                 make = HookRun if spec.is_hook else Probing
-                self._probes[key] = make(spec, node_pid, Namespace(node_pid, self._home), self._init, self._answers.add)
-        for (node_pid, _), questions in swept.items():
-            Sweep(questions, Namespace(node_pid, self._home))
+                self._probes[key] = make(spec, node, Namespace(process, self._home), self._init, self._answers.add)
+        for (node, _), questions in swept.items():
+            Sweep(questions, Namespace(self._node(node), self._home))
         return {"ok": True}
 
     def _init(self) -> Executor:

@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from kubenetlab.kernel.processes import ProcessId
 from kubenetlab.lab.wire import Message
 
 
@@ -23,7 +24,7 @@ class PodProcess(Struct):
     run: str
     pid: int
     role: str
-    sandbox: int
+    sandbox: ProcessId
     """The pause process of the pod."""
     arguments: Mapping[str, Any]
     """As the client sent them."""
@@ -45,6 +46,7 @@ class PodProcess(Struct):
             "run": self.run,
             "role": self.role,
             "netns": netns,
+            "sandbox": self.sandbox,
             "container": container,
             "attempt": self.arguments.get("attempt", 0),
             "is_probe": self.is_probe,
@@ -62,6 +64,9 @@ class PodProcesses:
     def add(self, process: PodProcess) -> None:
         """Track a process that has just been started."""
         self._by_pid[process.pid] = process
+
+    def __contains__(self, pid: int) -> bool:
+        return pid in self._by_pid
 
     def of_container(self, netns: str, container: str) -> PodProcess:
         """Return a container's own process. Raises ProcessLookupError when there is none."""

@@ -8,11 +8,13 @@ import os
 import random
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from ipaddress import ip_address
 from typing import Final
 
 from msgspec import structs
 
+from kubenetlab.kernel.processes import Process
 from kubenetlab.kernel.syscalls import inside_network
 from kubenetlab.lab import dns_stream
 from kubenetlab.lab.http import fetch
@@ -31,16 +33,21 @@ KINDS: Final = {
 
 
 class Namespace:
-    """Opens sockets in the network namespace of a process (its pid, or the namespace's path); it is not kept open."""
+    """Opens sockets in the network namespace of a process, or in the one that a path leads to; it is not kept open."""
 
-    def __init__(self, where: int | str, home: int) -> None:
-        self._path = f"/proc/{where}/ns/net" if isinstance(where, int) else where
+    def __init__(self, where: Process | str, home: int) -> None:
+        self._where = where
         self._home = home
 
     def run(self, open_: Callable[[], socket.socket]) -> socket.socket:
-        """Calls `open_` inside. Raises OSError; FileNotFoundError or ProcessLookupError when the process is gone."""
-        with inside_network(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), self._home):
+        """Call `open_` inside. Raises OSError; ProcessLookupError or, of a path, FileNotFoundError when the process is gone."""
+        with self._inside():
             return open_()
+
+    def _inside(self) -> AbstractContextManager[None]:
+        if isinstance(self._where, str):
+            return inside_network(os.open(self._where, os.O_RDONLY | os.O_CLOEXEC), self._home)
+        return self._where.network(self._home)
 
     def socket(self, kind: socket.SocketKind, protocol: int = 0, *, is_ipv6: bool = False) -> socket.socket:
         """A new non-blocking socket inside."""

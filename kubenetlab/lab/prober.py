@@ -15,6 +15,7 @@ from ipaddress import ip_address
 
 from kubenetlab.datapath.probes import USER_AGENT, ProbeSpec
 from kubenetlab.kernel.echo import echo_of
+from kubenetlab.kernel.processes import ProcessId
 from kubenetlab.lab import grpc_health
 from kubenetlab.lab.executor import Executor
 from kubenetlab.lab.http import Connection, fetch
@@ -37,10 +38,10 @@ Tell = Callable[[Message], None]
 class Question:
     """One probe and its latest answer. Told is every change of it, and each failure up to the threshold."""
 
-    def __init__(self, spec: ProbeSpec, node_pid: int, tell: Tell) -> None:
+    def __init__(self, spec: ProbeSpec, node: ProcessId, tell: Tell) -> None:
         self.spec = spec
-        self.node_pid = node_pid
-        """Whose namespace it is asked from."""
+        self.node = node
+        """The pause process of the node from which it is asked."""
         self.is_stopped = False
         self._tell = tell
         self.last: Message | None = None
@@ -79,8 +80,8 @@ class Question:
 class Probing(Question):
     """One that is asked from now on until it is stopped."""
 
-    def __init__(self, spec: ProbeSpec, node_pid: int, namespace: Namespace, executor: Callable[[], Executor], tell: Tell) -> None:
-        super().__init__(spec, node_pid, tell)
+    def __init__(self, spec: ProbeSpec, node: ProcessId, namespace: Namespace, executor: Callable[[], Executor], tell: Tell) -> None:
+        super().__init__(spec, node, tell)
         self._executor = executor
         self._namespace = namespace
         self._task = asyncio.get_running_loop().create_task(self._run())

@@ -12,6 +12,7 @@ import msgspec
 from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.rules import Exact, Name, RuleObject, Step, by_dialect, dialect, steps
 from kubenetlab.kernel.comparison import Compared
+from kubenetlab.kernel.processes import ProcessId
 from kubenetlab.lab.wire import Message
 
 Owned = tuple[tuple[str, tuple[Name, ...]], ...]
@@ -22,7 +23,7 @@ class Subject(NamedTuple):
     """The rules of one namespace to be compared."""
 
     netns: str
-    pid: int
+    node: ProcessId
     desired: Sequence[RuleObject]
     former: Mapping[str, tuple[Name, ...]]
     """Dialect → what it owned there when rules were loaded last."""
@@ -42,7 +43,7 @@ async def rule_differences(subjects: Iterable[Subject], ask: Ask) -> dict[str, l
     As many comparisons run at a time as there are processors.
     """
     found: dict[str, list[Difference]] = {}
-    groups: dict[tuple[tuple[Step, ...], Owned], dict[str, int]] = {}
+    groups: dict[tuple[tuple[Step, ...], Owned], dict[str, ProcessId]] = {}
     for subject in subjects:
         objects, owned = by_dialect(subject.desired), _owned(subject)
         exact = [name for name in owned if isinstance(dialect(name), Exact)]
@@ -50,7 +51,7 @@ async def rule_differences(subjects: Iterable[Subject], ask: Ask) -> dict[str, l
         rewritten = {name: names for name, names in owned.items() if name not in exact}
         if rewritten:
             loads = steps((), [obj for name in rewritten for obj in objects.get(name, ())], {}, anew=False)
-            groups.setdefault((loads, tuple(rewritten.items())), {})[subject.netns] = subject.pid
+            groups.setdefault((loads, tuple(rewritten.items())), {})[subject.netns] = subject.node
     limit = asyncio.Semaphore(len(os.sched_getaffinity(0)))
     for compared in await asyncio.gather(*(_compared(*group, nodes, ask, limit) for group, nodes in groups.items())):
         for netns, differences in compared.items():
@@ -70,14 +71,14 @@ def _owned(subject: Subject) -> dict[str, tuple[Name, ...]]:
 
 async def _exact(subject: Subject, name: str, objects: Sequence[RuleObject], owned: Sequence[Name], ask: Ask) -> list[Difference]:
     """Compare the objects of a dialect with its listing."""
-    answer = await ask(subject.netns, do="list", netns=subject.netns, pid=subject.pid, dialect=name, names=owned)
+    answer = await ask(subject.netns, do="list", netns=subject.netns, node=subject.node, dialect=name, names=owned)
     if "error" in answer:
         return [_unknown(name, answer["error"])]
     return list(cast(Exact, dialect(name)).differences(objects, answer["listed"]))
 
 
 async def _compared(
-    loads: Sequence[Step], owned: Owned, nodes: Mapping[str, int], ask: Ask, limit: asyncio.Semaphore
+    loads: Sequence[Step], owned: Owned, nodes: Mapping[str, ProcessId], ask: Ask, limit: asyncio.Semaphore
 ) -> dict[str, list[Difference]]:
     """Compare namespaces that have the same desired rules, by their listings."""
     async with limit:

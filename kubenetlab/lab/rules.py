@@ -20,6 +20,7 @@ from kubenetlab.errors import refusal
 from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.rules import Name, RuleObject, Step, dialect, digest, names, steps
 from kubenetlab.kernel.files import replace_file
+from kubenetlab.kernel.processes import ProcessId
 from kubenetlab.lab import rundir
 from kubenetlab.lab.hands import Hand
 from kubenetlab.lab.log import log
@@ -46,10 +47,10 @@ class Refusal(NamedTuple):
 
 
 class _Load(NamedTuple):
-    """Words for a node, and where the answer goes."""
+    """Words for a node, which its pause process identifies, and where the answer goes."""
 
     netns: str
-    pid: int
+    node: ProcessId
     steps: tuple[Step, ...]
     answer: asyncio.Future[Message]
 
@@ -78,8 +79,8 @@ class RulesHand:
         """Node's namespace → what our last transaction left there."""
         self._dubious: set[str] = set()
         """Where the tables have to be made anew, whatever they hold."""
-        self._probes: dict[str, tuple[tuple[ProbeSpec, int], ...]] = {}
-        """Sandbox → its probes, each with the pid of the node that asks."""
+        self._probes: dict[str, tuple[tuple[ProbeSpec, ProcessId], ...]] = {}
+        """Sandbox → its probes, each with the pause process of the node that asks."""
         self._unanswered: set[tuple[str, str, str]] = set()
         """Keys of probes that should answer at once and have not yet, one way or the other."""
         self._answered = asyncio.Event()
@@ -95,9 +96,9 @@ class RulesHand:
         except (OSError, msgspec.DecodeError):
             self._marks = {}
 
-    async def is_as_left(self, netns: str, pid: int, objects: Sequence[RuleObject]) -> bool:
+    async def is_as_left(self, netns: str, node: ProcessId, objects: Sequence[RuleObject]) -> bool:
         """True when the namespace holds what our last transaction left, and that was made of these objects."""
-        answer = await self._hand(netns).call(do="generation", netns=netns, pid=pid)
+        answer = await self._hand(netns).call(do="generation", netns=netns, node=node)
         mark = self._marks.get(netns)
         if (
             mark is not None
@@ -108,10 +109,10 @@ class RulesHand:
         self._dubious.add(netns)
         return False
 
-    async def touched(self, pids: Mapping[str, int]) -> list[str]:
+    async def touched(self, nodes: Mapping[str, ProcessId]) -> list[str]:
         """In which namespaces somebody else has changed rules since our last transaction."""
-        asked = [(netns, pids[netns]) for netns in self._marks if netns in pids]
-        answers = await asyncio.gather(*(self._hand(netns).call(do="generation", netns=netns, pid=pid) for netns, pid in asked))
+        asked = [(netns, nodes[netns]) for netns in self._marks if netns in nodes]
+        answers = await asyncio.gather(*(self._hand(netns).call(do="generation", netns=netns, node=node) for netns, node in asked))
         return [
             netns
             for (netns, _), answer in zip(asked, answers, strict=True)
@@ -122,13 +123,13 @@ class RulesHand:
         """Somebody else has changed rules there: the tables are made anew, whatever they hold."""
         self._dubious.add(netns)
 
-    async def apply(self, netns: str, pid: int, old: Sequence[RuleObject], new: Sequence[RuleObject]) -> Refusal | None:
+    async def apply(self, netns: str, node: ProcessId, old: Sequence[RuleObject], new: Sequence[RuleObject]) -> Refusal | None:
         """From `old` to `new`, dialect by dialect; None when it is in force."""
         former = self._marks[netns].names if netns in self._marks else {}
         wanted = steps(old, new, former, anew=netns in self._dubious)
         if not wanted:
             return None
-        load = _Load(netns, pid, wanted, asyncio.get_running_loop().create_future())
+        load = _Load(netns, node, wanted, asyncio.get_running_loop().create_future())
         self._loads.add(load)
         try:
             answer = await load.answer
@@ -149,7 +150,7 @@ class RulesHand:
             alike.setdefault((self._hand(load.netns), load.steps), []).append(load)
         for (hand, words), several in alike.items():
             request = {"do": "rules", "steps": [msgspec.to_builtins(step) for step in words]}
-            each = {load.answer: {"netns": load.netns, "pid": load.pid} for load in several}
+            each = {load.answer: {"netns": load.netns, "node": load.node} for load in several}
             self._telling.add(task := asyncio.get_running_loop().create_task(_tell(hand, request, each)))
             task.add_done_callback(self._telling.discard)
 
@@ -165,15 +166,14 @@ class RulesHand:
         except OSError as error:
             log(f"the marks of the rules are not written: {refusal(error)}")
 
-    async def set_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], node_pids: Mapping[str, int]) -> None:
+    async def set_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], nodes: Mapping[str, ProcessId]) -> None:
         """Has the node agents ask these questions, by sandbox, and no others."""
-        await self.add_probes({**dict.fromkeys(self._probes, ()), **wanted}, node_pids)
+        await self.add_probes({**dict.fromkeys(self._probes, ()), **wanted}, nodes)
 
-    async def add_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], node_pids: Mapping[str, int]) -> None:
+    async def add_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], nodes: Mapping[str, ProcessId]) -> None:
         """Has them ask these, in place of what they ask in the same sandboxes. Several may do so at once for different ones."""
         asked = {
-            netns: tuple((spec, node_pids[spec.node_netns]) for spec in specs if spec.node_netns in node_pids)
-            for netns, specs in wanted.items()
+            netns: tuple((spec, nodes[spec.node_netns]) for spec in specs if spec.node_netns in nodes) for netns, specs in wanted.items()
         }
         changed = {netns: probes for netns, probes in asked.items() if self._probes.get(netns, ()) != probes}
         if not changed:
@@ -181,16 +181,18 @@ class RulesHand:
         fresh = {
             spec.key
             for netns, probes in changed.items()
-            for spec, node_pid in probes
-            if not spec.delay_s and spec.kind in ("startup", "readiness") and (spec, node_pid) not in self._probes.get(netns, ())
+            for spec, node in probes
+            if not spec.delay_s and spec.kind in ("startup", "readiness") and (spec, node) not in self._probes.get(netns, ())
         }
         self._unanswered = {key for key in self._unanswered if changed.get(key[0], True)} | fresh
         self._answered.clear()
-        answers = await asyncio.gather(*(self._ask(hand, changed, node_pids) for hand in self._hands))
+        answers = await asyncio.gather(*(self._ask(hand, changed, nodes) for hand in self._hands))
         if not any("error" in answer for answer in answers):
             self._probes = {netns: probes for netns, probes in {**self._probes, **changed}.items() if probes}
 
-    async def _ask(self, hand: Hand, changed: Mapping[str, tuple[tuple[ProbeSpec, int], ...]], node_pids: Mapping[str, int]) -> Message:
+    async def _ask(
+        self, hand: Hand, changed: Mapping[str, tuple[tuple[ProbeSpec, ProcessId], ...]], nodes: Mapping[str, ProcessId]
+    ) -> Message:
         """What has changed of the probes that one node agent has, or is to have."""
         mine: dict[str, list[Any]] = {}
         for netns, wanted in changed.items():
@@ -200,8 +202,8 @@ class RulesHand:
                         mine.setdefault(netns, []).extend([msgspec.to_builtins(spec)] if is_wanted else [])
         if not mine:
             return {}
-        nodes = {netns: pid for netns, pid in node_pids.items() if self._hand(netns) is hand}
-        return await hand.call(do="probes", netns=list(mine), probes=[spec for specs in mine.values() for spec in specs], nodes=nodes)
+        asking = {netns: node for netns, node in nodes.items() if self._hand(netns) is hand}
+        return await hand.call(do="probes", netns=list(mine), probes=[spec for specs in mine.values() for spec in specs], nodes=asking)
 
     async def first_answers(self, within_s: float) -> None:
         """Returns when all who were asked for the first time have answered, one way or the other, or after a time."""
@@ -212,7 +214,7 @@ class RulesHand:
             except TimeoutError:
                 self._unanswered.clear()
 
-    async def differences(self, desired: Mapping[str, Sequence[RuleObject]], pids: Mapping[str, int]) -> dict[str, list[Difference]]:
+    async def differences(self, desired: Mapping[str, Sequence[RuleObject]], nodes: Mapping[str, ProcessId]) -> dict[str, list[Difference]]:
         """Compare the rules of namespaces with the desired ones, and with what an earlier mode has left there.
 
         Where the desired rules are those that were loaded last, a difference was made by others. It is repaired like any such
@@ -220,9 +222,9 @@ class RulesHand:
         """
         marks = self._marks
         subjects = [
-            Subject(netns, pids[netns], rules, marks[netns].names if netns in marks else {})
+            Subject(netns, nodes[netns], rules, marks[netns].names if netns in marks else {})
             for netns, rules in desired.items()
-            if netns in pids
+            if netns in nodes
         ]
         found = await rule_differences(subjects, lambda node, /, **request: self._hand(node).call(**request))
         for netns, differences in found.items():
@@ -231,13 +233,13 @@ class RulesHand:
                 self._on_touched(netns)
         return found
 
-    async def edits(self, netns: str, pid: int, loaded: Sequence[RuleObject]) -> list[Difference]:
+    async def edits(self, netns: str, node: ProcessId, loaded: Sequence[RuleObject]) -> list[Difference]:
         """Return what others have changed in the rules that were loaded last; nothing where they are repaired already."""
-        return (await self.differences({netns: loaded}, {netns: pid}))[netns] if netns in self._dubious else []
+        return (await self.differences({netns: loaded}, {netns: node}))[netns] if netns in self._dubious else []
 
-    async def listings(self, netns: str, pid: int, dialects: Iterable[str]) -> dict[str, str]:
+    async def listings(self, netns: str, node: ProcessId, dialects: Iterable[str]) -> dict[str, str]:
         """Return the rules of a namespace by backend, as the backend's own program prints them; an error in place of a listing."""
-        answers = {name: await self._hand(netns).call(do="text", netns=netns, pid=pid, dialect=name) for name in dialects}
+        answers = {name: await self._hand(netns).call(do="text", netns=netns, node=node, dialect=name) for name in dialects}
         return {name: str(answer.get("text", answer.get("error", ""))).rstrip() for name, answer in answers.items()}
 
     def _hand(self, netns: str) -> Hand:

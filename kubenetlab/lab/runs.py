@@ -21,6 +21,7 @@ from kubenetlab.controllers.containers import KILLED
 from kubenetlab.datapath.contexts import Context
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.kernel.features import CONTAINER_PATH, has_command, no_such_command
+from kubenetlab.kernel.processes import ProcessId
 from kubenetlab.lab import container_logs, rundir
 from kubenetlab.lab.container_logs import Piece, Which
 from kubenetlab.lab.hands import Hand
@@ -44,12 +45,15 @@ class _Process(Struct):
 
     run: str
     """Name of the process in requests to init and in its events."""
+    sandbox: ProcessId
     pid: int = 0
     """0 until init has answered; for display only."""
 
 
 OnReports = Callable[[Sequence[Message]], None]
 OnLost = Callable[[list[str]], None]
+SandboxOf = Callable[[str], ProcessId | None]
+"""Return the pause process that holds a sandbox now."""
 
 
 class RunsHand:
@@ -59,11 +63,12 @@ class RunsHand:
     init is asked for it, and a report that something runs never replaces the report that the same run is over.
     """
 
-    def __init__(self, directory: Path, workers: int, on_reports: OnReports, on_lost: OnLost) -> None:
+    def __init__(self, directory: Path, workers: int, on_reports: OnReports, on_lost: OnLost, sandbox_of: SandboxOf) -> None:
         self._directory = directory
         self._on_reports = on_reports
         self._reports = Together(self._deliver)
         self._on_lost = on_lost
+        self._sandbox_of = sandbox_of
         self._workers = [
             Hand(f"app worker {number}", str(directory / rundir.worker_socket(number)), partial(self._heard, number), lambda: None)
             for number in range(workers)
@@ -102,17 +107,17 @@ class RunsHand:
         for hand in self._workers:
             await hand.call(do="nothing")  # the answer comes behind the worker's own `hello`
 
-    async def start(self, run: ProgramRun, pid: int, context: Context, environment: Callable[[], dict[str, str]]) -> str | None:
+    async def start(self, run: ProgramRun, sandbox: ProcessId, context: Context, environment: Callable[[], dict[str, str]]) -> str | None:
         """`environment` gives a real command's variables. None when it was started or could not be for a reason of its own (then it is reported); else what stood in the way."""
         self._node_of[run.netns] = context.node
         if leaving := [task for task, node in self._leaving.items() if node in ("", context.node)]:
             await asyncio.wait(leaving)
         if programs.is_process(run.program):
-            return await self._start_process(run, pid, context, environment)
+            return await self._start_process(run, sandbox, context, environment)
         answer = await self._worker(run.netns, context.node).call(
             do="run",
             netns=run.netns,
-            pid=pid,
+            sandbox=sandbox,
             container=run.container,
             attempt=run.attempt,
             program=run.program,
@@ -206,8 +211,10 @@ class RunsHand:
             for run in deaths:
                 self._gone.pop(run, None)
 
-    async def _start_process(self, run: ProgramRun, pid: int, context: Context, environment: Callable[[], dict[str, str]]) -> str | None:
-        who = {"netns": run.netns, "container": run.container, "attempt": run.attempt}
+    async def _start_process(
+        self, run: ProgramRun, sandbox: ProcessId, context: Context, environment: Callable[[], dict[str, str]]
+    ) -> str | None:
+        who = {"netns": run.netns, "sandbox": sandbox, "container": run.container, "attempt": run.attempt}
         key = run.netns, run.container
         if (former := self._processes.get(key)) is not None:
             await self._replace(former.run)
@@ -222,8 +229,8 @@ class RunsHand:
         born_with = {**who, **run.options, "argv": argv, **files, "identity": context.identity, "environment": variables}
         self._serial += 1
         # Recorded before the request: the process may have exited, and its exit been reported, before this coroutine sees the answer.
-        process = self._processes[key] = _Process(f"{self._token}-{self._serial}")
-        answer = await self._init.call(do="spawn", run=process.run, role=run.program, sandbox=pid, arguments=born_with)
+        process = self._processes[key] = _Process(f"{self._token}-{self._serial}", sandbox)
+        answer = await self._init.call(do="spawn", run=process.run, role=run.program, sandbox=sandbox, arguments=born_with)
         if "error" in answer:
             if self._processes.get(key) is process:
                 del self._processes[key]
@@ -314,11 +321,10 @@ class RunsHand:
         if (gone := self._gone.pop(run, None)) is not None:
             gone.set()
             is_expected = False
-        if not is_expected:
+        if is_expected:
+            self._processes.pop(key, None)
+        if not is_expected or not self._report(_exited(event, self._log(*key))):
             self._ask_init(do="acknowledge", runs=[run])
-            return
-        self._processes.pop(key, None)
-        self._report(_exited(event, self._log(*key)))
 
     def _resync(self) -> None:
         """The connection to init broke: events may be missing."""
@@ -332,7 +338,7 @@ class RunsHand:
             key = process["netns"], process["container"]
             if process["is_probe"] or (key in self._processes and not self._is_current(process)):
                 continue
-            self._processes[key] = _Process(process["run"], process["pid"])
+            self._processes[key] = _Process(process["run"], ProcessId(*process["sandbox"]), process["pid"])
             self._log_of[key] = process["attempt"]
             self._report(_started(process, process["role"]))  # the former agent may have had no time to write it down
         for event in answer.get("exits", ()):
@@ -344,22 +350,29 @@ class RunsHand:
                 self._record_exit(event, is_expected=self._is_current(event))
         return answer
 
-    def _report(self, report: dict[str, Any]) -> None:
-        """Pass on a report, unless it says that something runs that is known to have ended."""
+    def _report(self, report: dict[str, Any]) -> bool:
+        """Pass on a report; return False for one of a sandbox that is gone, or that a run goes on that is known to have ended."""
+        if not self._is_of_its_sandbox(report):
+            return False
         key, attempt = (report["netns"], report["container"]), report["attempt"]
         if report["state"] == "running":
             if attempt <= self._over.get(key, -1):
-                return
+                return False
             self.running[key] = attempt
         else:
             self._over[key] = max(attempt, self._over.get(key, -1))
             if self.running.get(key, attempt + 1) <= attempt:
                 del self.running[key]
         self._reports.add(report)
+        return True
 
     def _deliver(self, reports: Sequence[Message]) -> None:
-        self._on_reports(reports)
+        self._on_reports([report for report in reports if self._is_of_its_sandbox(report)])  # it may have gone in this very turn
         self._reported += [report["run"] for report in reports if "run" in report]
+
+    def _is_of_its_sandbox(self, report: Message) -> bool:
+        """False when the sandbox has gone: another one of the same name is another."""
+        return self._sandbox_of(report["netns"]) == tuple(report["sandbox"])
 
     def acknowledge(self) -> None:
         """Let init drop the exits that were reported. Called when the store that the reports changed is on disk."""
@@ -370,7 +383,7 @@ class RunsHand:
 
 def _started(who: Message, program: str) -> Message:
     """The report of a process that runs now."""
-    told = {name: who[name] for name in ("netns", "container", "attempt")}
+    told = {name: who[name] for name in ("netns", "sandbox", "container", "attempt")}
     return {**told, "state": "running", "is_process": program == programs.COMMAND, "at": time.time()}
 
 
@@ -379,7 +392,7 @@ def _exited(event: Message, log: Path) -> Message:
     code = os.waitstatus_to_exitcode(event["status"])
     message = container_logs.last_words(log) if code > 0 else f"{KILLED} {-code}" if code < 0 else ""
     return {
-        **{name: event[name] for name in ("run", "netns", "container", "attempt", "at")},
+        **{name: event[name] for name in ("run", "netns", "sandbox", "container", "attempt", "at")},
         "state": "exited",
         "exit_code": code if code >= 0 else 128 - code,
         "message": message,

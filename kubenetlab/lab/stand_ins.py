@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kubenetlab import programs
 from kubenetlab.hoststate.programs import Listener
+from kubenetlab.kernel.processes import Process
 from kubenetlab.lab import grpc_health
 from kubenetlab.lab.accepting import accept_each
 from kubenetlab.lab.http import IDLE_TIMEOUT_S, RECEIVE_BYTES, serve
@@ -256,13 +256,13 @@ class Pod:
     """One pod's programs, as long as its pause process lives."""
 
     def __init__(
-        self, netns: str, pid: int, identity: dict[str, str], versions: list[int], hosts: str, resolv_conf: str, home: int
+        self, netns: str, process: Process, identity: dict[str, str], versions: list[int], hosts: str, resolv_conf: str, home: int
     ) -> None:
         self.netns = netns
-        self.pid = pid
-        self.life = os.pidfd_open(pid)
+        self.process = process
+        """Its pause process."""
         self.identity = identity
-        self.namespace = Namespace(pid, home)
+        self.namespace = Namespace(process, home)
         self.has_ipv6 = 6 in versions
         self._names = hosts, resolv_conf, versions
         self.runs: dict[str, Run] = {}

@@ -7,7 +7,6 @@ watches each pod's pause process and closes everything when it dies.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
 import time
@@ -15,6 +14,7 @@ import time
 import msgspec
 
 from kubenetlab.hoststate.programs import Listener
+from kubenetlab.kernel.processes import Process, ProcessId
 from kubenetlab.kernel.syscalls import open_namespace
 from kubenetlab.lab.accepting import accept
 from kubenetlab.lab.boot import Boot
@@ -74,10 +74,11 @@ class Worker:
     def _start(self, request: Message) -> Message:
         """Starts a program or brings a running one up to date; the answer says how that went."""
         netns, name, attempt = request["netns"], request["container"], request["attempt"]
+        sandbox = ProcessId(*request["sandbox"])
         pod = self._pods.get(netns)
-        if pod is None or pod.pid != request["pid"]:
+        if pod is None or pod.process.id != sandbox:
             files = request["hosts"], request["resolv_conf"]
-            pod = self._adopt(Pod(netns, request["pid"], request["identity"], request["versions"], *files, self._home))
+            pod = self._adopt(Pod(netns, Process(sandbox), request["identity"], request["versions"], *files, self._home))
         run = pod.runs.get(name)
         if run is not None and run.attempt != attempt:
             run.stop()
@@ -88,6 +89,9 @@ class Worker:
         listeners = [msgspec.convert(entry, Listener) for entry in request["listeners"]]
         try:
             run.update(request["program"], request["options"], listeners)
+        except ProcessLookupError:  # the program has not failed, its sandbox has gone
+            self._forget(netns)
+            raise
         except OSError as error:
             run.note(f"Error: {error.strerror}")
             run.stop()
@@ -103,7 +107,7 @@ class Worker:
     def _adopt(self, pod: Pod) -> Pod:
         self._forget(pod.netns)
         self._pods[pod.netns] = pod
-        asyncio.get_running_loop().add_reader(pod.life, self._bury, pod)
+        asyncio.get_running_loop().add_reader(pod.process.pidfd, self._bury, pod)
         return pod
 
     def _bury(self, pod: Pod) -> None:
@@ -118,8 +122,8 @@ class Worker:
             self._ended[netns] = {name: list(run.log) for name, run in pod.runs.items()}
             while len(self._ended) > ENDED_LOGS:
                 del self._ended[next(iter(self._ended))]
-            asyncio.get_running_loop().remove_reader(pod.life)
-            os.close(pod.life)
+            asyncio.get_running_loop().remove_reader(pod.process.pidfd)
+            pod.process.close()
 
     def _tell(self, netns: str, container: str, news: list[Message]) -> Message:
         pod = self._pods.get(netns)
@@ -163,4 +167,4 @@ def main(boot: Boot, number: int) -> None:
 
 
 def _report(run: Run) -> Message:
-    return {"netns": run.pod.netns, "container": run.container, "attempt": run.attempt, **run.outcome}
+    return {"netns": run.pod.netns, "sandbox": run.pod.process.id, "container": run.container, "attempt": run.attempt, **run.outcome}

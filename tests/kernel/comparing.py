@@ -11,6 +11,7 @@ import msgspec
 from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.rules import Name, RuleObject, by_dialect, dialect, steps
 from kubenetlab.kernel.comparison import Compared, compare
+from kubenetlab.kernel.processes import ProcessId
 from kubenetlab.lab.forked import in_child
 
 
@@ -21,7 +22,7 @@ def differences(desired: Iterable[RuleObject], former: Sequence[Name] = (), name
     if name:
         names[name] = (*names.get(name, ()), *former)
     loads = steps((), [obj for mine in objects.values() for obj in mine], {}, anew=False)
-    here = os.getpid()
+    here = ProcessId.of(os.getpid())
     data = asyncio.run(in_child(lambda: msgspec.json.encode(compare({"here": here}, loads, names))))
     compared = msgspec.json.decode(data, type=dict[str, Compared])["here"]
     assert compared.errors == {}

@@ -10,12 +10,13 @@ import msgspec
 from kubenetlab.hoststate.rules import Step
 from kubenetlab.kernel import nftables
 from kubenetlab.kernel.comparison import Compared, Names, compare
+from kubenetlab.kernel.processes import ProcessId
 from kubenetlab.lab.forked import in_child
 
 NAMES = {"nftables": [("ip", "t")]}
 
 
-def compared(text: str, nodes: dict[str, int], names: Names = NAMES) -> dict[str, Compared]:
+def compared(text: str, nodes: dict[str, ProcessId], names: Names = NAMES) -> dict[str, Compared]:
     data = asyncio.run(in_child(lambda: msgspec.json.encode(compare(nodes, [Step("nftables", text)], names))))
     return msgspec.json.decode(data, type=dict[str, Compared])
 
@@ -26,7 +27,7 @@ def test_only_the_reference_namespace_is_written() -> None:
     here.run("add table ip t\nadd chain ip t mine\n")
     generations = nftables.Generations()
     before = generations.read()
-    found = compared("add table ip t\nadd chain ip t ours\n", {"a": os.getpid(), "b": os.getpid()})
+    found = compared("add table ip t\nadd chain ip t ours\n", {"a": ProcessId.of(os.getpid()), "b": ProcessId.of(os.getpid())})
     lines = ["+ nft chain ip t ours: 0 rules", "- nft chain ip t mine: 0 rules"]
     assert {name: [difference.line for difference in one.differences] for name, one in found.items()} == {"a": lines, "b": lines}
     assert generations.read() == before
@@ -35,7 +36,7 @@ def test_only_the_reference_namespace_is_written() -> None:
 
 def test_rules_that_the_kernel_refuses_are_an_error() -> None:
     """The dialect cannot be compared, and that is no equality."""
-    (found,) = compared("add rule ip nosuch chain accept\n", {"a": os.getpid()}).values()
+    (found,) = compared("add rule ip nosuch chain accept\n", {"a": ProcessId.of(os.getpid())}).values()
     assert found.differences == ()
     assert found.errors["nftables"].startswith("the desired rules cannot be loaded for comparison: ")
 
@@ -45,7 +46,8 @@ def test_a_namespace_that_is_gone_is_an_error_of_that_node_alone() -> None:
     gone = os.fork()
     if not gone:
         os._exit(0)
+    former = ProcessId.of(gone)
     os.waitpid(gone, 0)
-    found = compared("add table ip t\n", {"gone": gone, "here": os.getpid()})
+    found = compared("add table ip t\n", {"gone": former, "here": ProcessId.of(os.getpid())})
     assert found["gone"].errors["nftables"].startswith("its namespace is gone: ")
     assert [difference.line for difference in found["here"].differences] == ["+ nft table ip t"]

@@ -16,6 +16,7 @@ from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.linux import LinuxKernel
+from kubenetlab.kernel.processes import Process
 from kubenetlab.lab.podnet import Namespace
 from kubenetlab.lab.prober import Question
 from kubenetlab.lab.sweep import Sweep
@@ -52,7 +53,7 @@ def test_all_are_asked_until_they_answer(kernel: Callable[[], LinuxKernel], fami
     """Who is there answers at once. Who is not is told to be silent, once it has been long enough, and is found when it comes."""
     here, (text, length) = kernel(), FAMILIES[family]
     here.apply(diff(HostState(), pods(text, length))).raise_failures()
-    node, late = here.sandboxes.pids["node"], here.sandboxes.pids[LATE]
+    node, late = here.sandboxes.pauses["node"].id, here.sandboxes.pids[LATE]
     heard: list[Message] = []
 
     async def story() -> None:
@@ -71,7 +72,7 @@ def test_all_are_asked_until_they_answer(kernel: Callable[[], LinuxKernel], fami
 
         questions = [Question(spec_of(number, text.format(number + 2)), node, tell) for number in range(PODS)]
         questions[8].stop()
-        sweep = Sweep(questions, Namespace(node, home))
+        sweep = Sweep(questions, Namespace(Process(node), home))
         there = {f"pod{number}" for number in range(PODS)} - {LATE, "pod8"}
         await until(
             lambda: {answer["netns"] for answer in heard if answer["ok"]} >= there and LATE in {answer["netns"] for answer in heard}

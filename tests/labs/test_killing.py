@@ -6,6 +6,8 @@ import os
 import random
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -96,6 +98,40 @@ def test_a_killed_pod_is_gone_whole(lab: Lab) -> None:
         (victim,) = lab.pids(f"{lab.name}/{pod['sandbox']}")
         os.kill(victim, signal.SIGKILL)
         wait_for(partial(has_lost, lab, lab.place("nodes", pod["node"]), pod["host_ifname"]), f"the end of {name}", within_s=5)
+
+
+ROUNDS_OF_KILLING = 4
+
+
+def test_all_pause_processes_die_at_once(lab: Lab) -> None:
+    """Also while the agent makes the sandboxes of those that died before anew, and others wait for the processor: the lab is whole again."""
+    lab.up(MANIFEST)
+    with busy():
+        for _ in range(ROUNDS_OF_KILLING):
+            for _ in range(2):
+                for pid in pauses_of(lab):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: not lab.faults, "the lab to be whole")
+    titles = [title_of(pid) for pid in pauses_of(lab)]
+    assert sorted(set(titles)) == sorted(titles)
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """Have other processes keep every processor busy."""
+    hogs = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    try:
+        yield
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
+def pauses_of(lab: Lab, sandbox: str = "") -> list[int]:
+    """The living pause processes of a lab, or of one of its sandboxes."""
+    return lab.pids(f"{lab.name}/{sandbox}")
 
 
 @pytest.mark.parametrize("place", ["pod", "node"])

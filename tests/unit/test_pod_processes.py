@@ -8,13 +8,14 @@ import subprocess
 
 import pytest
 
+from kubenetlab.kernel.processes import ProcessId
 from kubenetlab.lab.pod_processes import PodProcess, PodProcesses
 
-POD = "pod/default/a/1"
+POD, SANDBOX = "pod/default/a/1", ProcessId(10, 1)
 
 
 def process(run: str, pid: int, *, beside: int = 0) -> PodProcess:
-    return PodProcess(run, pid, "command", 10, {"netns": POD, "container": run, "attempt": 2, "argv": ["true"], "beside": beside})
+    return PodProcess(run, pid, "command", SANDBOX, {"netns": POD, "container": run, "attempt": 2, "argv": ["true"], "beside": beside})
 
 
 def test_an_exit_is_kept_until_it_is_acknowledged() -> None:

@@ -14,6 +14,7 @@ import pytest
 from kubenetlab.datapath.contexts import Context
 from kubenetlab.datapath.pods import PodFiles
 from kubenetlab.hoststate.programs import Listener, ProgramRun
+from kubenetlab.kernel.processes import ProcessId
 from kubenetlab.lab import rundir
 from kubenetlab.lab.channel import Channel
 from kubenetlab.lab.runs import RunsHand
@@ -21,6 +22,7 @@ from kubenetlab.lab.wire import Message
 from tests.patience import patiently
 
 OLD, NEW, ELSEWHERE = "pod/default/old/1", "pod/default/new/2", "pod/default/elsewhere/3"
+SANDBOX = ProcessId(1, 1)
 
 
 class Others:
@@ -31,6 +33,7 @@ class Others:
         self.may_go_on = asyncio.Event()
         self.init: Channel | None = None
         self.reports: list[Message] = []
+        self.sandboxes = dict.fromkeys((OLD, NEW, ELSEWHERE), SANDBOX)
         self.spawned: list[Message] = []
         self.acknowledged: list[str] = []
         self.listing: Message = {"processes": [], "exits": []}
@@ -73,14 +76,29 @@ class Others:
 
 
 def _reported(request: Message, state: str) -> Message:
-    return {"netns": request.get("netns"), "container": request.get("container"), "attempt": request.get("attempt", 0), "state": state}
+    return {
+        "netns": request.get("netns"),
+        "sandbox": SANDBOX,
+        "container": request.get("container"),
+        "attempt": request.get("attempt", 0),
+        "state": state,
+    }
 
 
 def exited(spawned: Message, status: int = 256) -> Message:
     """The event of init that a process has exited."""
     asked = spawned["arguments"]
     who = {name: asked[name] for name in ("netns", "container", "attempt")}
-    return {"event": "exited", "run": spawned["run"], "role": "command", **who, "is_probe": False, "status": status, "at": 1.0}
+    return {
+        "event": "exited",
+        "run": spawned["run"],
+        "sandbox": SANDBOX,
+        "role": "command",
+        **who,
+        "is_probe": False,
+        "status": status,
+        "at": 1.0,
+    }
 
 
 @asynccontextmanager
@@ -91,7 +109,7 @@ async def hand(directory: Path) -> AsyncIterator[tuple[RunsHand, Others]]:
     tasks = [
         asyncio.create_task(_serve(listener, behave)) for listener, behave in zip(listeners, (others.worker, others.in_init), strict=True)
     ]
-    runs = RunsHand(directory, 1, others.reports.extend, lambda lost: None)
+    runs = RunsHand(directory, 1, others.reports.extend, lambda lost: None, others.sandboxes.get)
     try:
         yield runs, others
     finally:
@@ -122,7 +140,7 @@ async def _serve(listener: socket.socket, behave: Callable[[Channel], Awaitable[
 async def start(runs: RunsHand, netns: str, node: str = "worker", program: str = "netexec") -> None:
     run = ProgramRun(netns, "main", 0, program, {"argv": ["true"]}, (Listener("TCP", 9100),))
     context = Context(netns, "default", "pod", ("172.18.0.3",), node, PodFiles("host", "", ""))
-    assert await runs.start(run, 1, context, dict) is None
+    assert await runs.start(run, SANDBOX, context, dict) is None
 
 
 def test_a_port_is_free_before_the_next_program_wants_it(tmp_path: Path) -> None:
@@ -262,6 +280,43 @@ def test_a_process_that_another_one_replaces_is_not_reported_to_have_exited(tmp_
             await until(lambda: len(others.reports) == 2 and others.acknowledged == [others.spawned[0]["run"]])
             assert [report["state"] for report in others.reports] == ["running", "running"]
             assert runs.running == {(NEW, "main"): 0}
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("program", ["command", "netexec"])
+def test_a_report_of_a_sandbox_that_is_gone_is_not_its_successors(tmp_path: Path, program: str) -> None:
+    """The exit of a container in it is acknowledged, and nothing is said of the container that follows it."""
+
+    async def story() -> None:
+        async with hand(tmp_path) as (runs, others):
+            others.short_lived = ("answer", "exit")
+            others.sandboxes[NEW] = ProcessId(SANDBOX.pid, 2)  # another process of the same number
+            await start(runs, NEW, program=program)
+            if program == "command":
+                await until(lambda: others.acknowledged == [others.spawned[0]["run"]])
+            others.sandboxes[NEW] = SANDBOX
+            await start(runs, NEW, program=program)
+            await reported(others, "exited")
+            assert len([report for report in others.reports if report["state"] == "exited"]) == 1
+
+    asyncio.run(story())
+
+
+def test_a_report_is_dropped_when_its_sandbox_goes_in_the_same_turn(tmp_path: Path) -> None:
+    """The exit of a container and that of its sandbox arrive together; the report would be its successor's."""
+
+    async def story() -> None:
+        async with hand(tmp_path) as (runs, others):
+            await start(runs, NEW, program="command")
+            await reported(others, "running")
+            runs._heard_init(exited(others.spawned[0], status=9))
+            others.sandboxes[NEW] = ProcessId(SANDBOX.pid, 2)
+            runs.forget(NEW)
+            await until(lambda: not runs._reports._untold)
+            assert [report["state"] for report in others.reports] == ["running"]
+            runs.acknowledge()
+            await until(lambda: others.acknowledged == [others.spawned[0]["run"]])
 
     asyncio.run(story())
 
