@@ -36,6 +36,7 @@ from kubenetlab.lab.hands import must_go_on
 from kubenetlab.lab.log import log
 from kubenetlab.lab.netns_links import NetnsLinks
 from kubenetlab.lab.refusals import condensed
+from kubenetlab.lab.retries import Retries
 from kubenetlab.lab.room import check_growth
 from kubenetlab.lab.rules import RulesHand
 from kubenetlab.lab.runs import RunsHand
@@ -56,10 +57,8 @@ GREETING_S = 0.005
 """For so long a new agent only answers those who have been waiting for it."""
 LAB = "the lab"
 """Among the namespaces where something failed: no namespace, but a whole round."""
-RETRY_S = 1.0
-"""When to try again what Linux refused."""
-SETTLING_S, SETTLING_RETRY_S = 2.0, 0.1
-"""The kernel takes a dead namespace's links away some time after it: for so long, and so often, what is refused is tried again."""
+PROBES = "probes"
+"""Name, among what fails, of the probes that a node agent has not taken."""
 
 Serve = Callable[["Agent", str], Coroutine[Any, Any, None]]
 
@@ -96,7 +95,7 @@ class Agent:
         self.watchers = Watchers()
         """Told whenever the store, or being idle, has changed."""
         self._needs_check = self._is_applying = False
-        self._settling_until = 0.0
+        self._refusals, self._failed_rounds = Retries(), Retries()
         self._wake_at: float | None = None
         self.is_idle = False
         """True while there is nothing left to do but to wait."""
@@ -194,7 +193,7 @@ class Agent:
             if self._is_applying:
                 os._exit(1)  # nobody knows how far it came: the next one finds out
             self.failures[LAB] = reason(error)
-            self._wake_at = self.clock.now() + RETRY_S
+            self._retry(self._failed_rounds, [LAB])
             self.watchers.notify()
 
     async def reconcile(self) -> None:
@@ -213,10 +212,11 @@ class Agent:
             await self._turns.give()
             await self._round()
             if self.cluster is before and not self._dirty.is_set() and not self.sight.has_doubts:
+                self._failed_rounds.reset()
                 break
         else:
             log(f"{MAX_ROUNDS} rounds, and still something changes; a pause, for others to be heard")
-            self._wake_at = self.clock.now() + RETRY_S
+            self._retry(self._failed_rounds, [LAB])
         self.is_idle = True
         self.watchers.notify()
 
@@ -242,15 +242,18 @@ class Agent:
             await self._apply(changes)
             self._is_applying = False
             self._turns.begin()
-        await self.rules.set_probes(self.wanted.probes(), self.builder.nodes)
+        is_asked = await self.rules.set_probes(self.wanted.probes(), self.builder.nodes)
         await self.rules.first_answers(FIRST_ANSWERS_S if changes else 0)
-        if self.failures:
-            retry_s = SETTLING_RETRY_S if self.clock.now() < self._settling_until else RETRY_S
-            self._wake_at = min(self._wake_at or float("inf"), self.clock.now() + retry_s)
+        self._retry(self._refusals, self.failures if is_asked else [*self.failures, PROBES])
         if not self.builder.unruled:  # no node sends anybody to a pod that is going any more
             for pod in cluster.all(Pod):
                 if pod.is_terminating:
                     self.learn(facts.detached(self.cluster, pod))
+
+    def _retry(self, retries: Retries, failing: Iterable[str]) -> None:
+        """Have what fails tried again, after a delay that grows with each attempt."""
+        if (at := retries.schedule(failing, self.clock.now())) is not None:
+            self._wake_at = min(self._wake_at or at, at)
 
     def save(self) -> None:
         """Writes the store where it is not written yet: before the kernel is touched, and before a request that changed it is answered."""
@@ -347,7 +350,7 @@ class Agent:
                 self.sight.doubt([other])
             if any(isinstance(obj, Sandbox) and obj.shares == netns for obj in contents.values()):
                 self.sandboxes.kill(other)  # a hostNetwork pod would keep the dead node's network, and its links, alive
-        self._settling_until = self.clock.now() + SETTLING_S
+        self._refusals.reset()
         self.sight.doubt(far_ends(self.desired, [netns]))
         self.learn(facts.sandbox_made(self.cluster, netns, 0))
         self.wake()

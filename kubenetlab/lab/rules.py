@@ -81,6 +81,8 @@ class RulesHand:
         """Where the tables have to be made anew, whatever they hold."""
         self._probes: dict[str, tuple[tuple[ProbeSpec, ProcessId], ...]] = {}
         """Sandbox → its probes, each with the pause process of the node that asks."""
+        self._returns = 0
+        """How often a node agent has been replaced."""
         self._unanswered: set[tuple[str, str, str]] = set()
         """Keys of probes that should answer at once and have not yet, one way or the other."""
         self._answered = asyncio.Event()
@@ -166,18 +168,21 @@ class RulesHand:
         except OSError as error:
             log(f"the marks of the rules are not written: {refusal(error)}")
 
-    async def set_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], nodes: Mapping[str, ProcessId]) -> None:
-        """Has the node agents ask these questions, by sandbox, and no others."""
-        await self.add_probes({**dict.fromkeys(self._probes, ()), **wanted}, nodes)
+    async def set_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], nodes: Mapping[str, ProcessId]) -> bool:
+        """Have the node agents ask these questions, by sandbox, and no others; return False when one of them did not take them."""
+        return await self.add_probes({**dict.fromkeys(self._probes, ()), **wanted}, nodes)
 
-    async def add_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], nodes: Mapping[str, ProcessId]) -> None:
-        """Has them ask these, in place of what they ask in the same sandboxes. Several may do so at once for different ones."""
+    async def add_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], nodes: Mapping[str, ProcessId]) -> bool:
+        """Have them ask these, in place of what they ask in the same sandboxes; return False when one of them did not take them.
+
+        Several callers may do so at once for different sandboxes.
+        """
         asked = {
             netns: tuple((spec, nodes[spec.node_netns]) for spec in specs if spec.node_netns in nodes) for netns, specs in wanted.items()
         }
         changed = {netns: probes for netns, probes in asked.items() if self._probes.get(netns, ()) != probes}
         if not changed:
-            return
+            return True
         fresh = {
             spec.key
             for netns, probes in changed.items()
@@ -186,9 +191,14 @@ class RulesHand:
         }
         self._unanswered = {key for key in self._unanswered if changed.get(key[0], True)} | fresh
         self._answered.clear()
+        returns = self._returns
         answers = await asyncio.gather(*(self._ask(hand, changed, nodes) for hand in self._hands))
-        if not any("error" in answer for answer in answers):
+        if errors := [str(answer["error"]) for answer in answers if "error" in answer]:
+            log(f"probes are not asked: {'; '.join(errors)}")
+        is_asked = not errors and returns == self._returns  # a node agent that has come back in between knows of none
+        if is_asked:
             self._probes = {netns: probes for netns, probes in {**self._probes, **changed}.items() if probes}
+        return is_asked
 
     async def _ask(
         self, hand: Hand, changed: Mapping[str, tuple[tuple[ProbeSpec, ProcessId], ...]], nodes: Mapping[str, ProcessId]
@@ -258,6 +268,7 @@ class RulesHand:
 
     def _forget_probes(self) -> None:
         self._probes = {}
+        self._returns += 1
         self._on_return()
 
 

@@ -8,6 +8,8 @@ import socket
 import stat
 import subprocess
 import time
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +274,36 @@ def test_a_client_of_init_that_hangs_up_does_no_harm(lab: Lab) -> None:
             rude.sendall(encode({"id": 1, "do": "list"}) * 5000)
     assert lab.run("get", "pods").status == 0
     assert web_answers(lab)
+
+
+SHORT_PAUSES, LONG_PAUSE_S = 4, 1.6
+LATE = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: late}
+spec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec]}]}
+"""
+
+
+def test_what_is_refused_is_tried_again_less_and_less_often(lab: Lab) -> None:
+    """Something else has the name of a new pod's link; once it is taken away, the pod is made without anything else happening."""
+    lab.up(MANIFEST)
+    node = lab.place("nodes", "worker")
+    taken = max(int(pod["host_ifname"].removeprefix("veth")) for pod in lab.seen["pods"] if pod["host_ifname"]) + 1
+    lab.inside(node, "ip", "link", "add", f"veth{taken}", "type", "bridge")
+    lab.apply(LATE, "--no-wait")
+
+    def attempts() -> list[datetime]:
+        lines = (lab.directory / "log").read_text().splitlines()
+        return [datetime.fromisoformat(line.split()[0]) for line in lines if "pod/default/late/" in line and "cannot add veth" in line]
+
+    def pauses() -> list[float]:
+        return [(later - earlier).total_seconds() for earlier, later in pairwise(attempts())]
+
+    wait_for(lambda: max(pauses(), default=0) > LONG_PAUSE_S, "a long pause")
+    assert len([pause for pause in pauses() if pause < LONG_PAUSE_S / 2]) >= SHORT_PAUSES
+    lab.inside(node, "ip", "link", "del", f"veth{taken}")
+    wait_for(lambda: lab.pod("late")["ready"], "the pod")
 
 
 def test_time_is_not_of_the_essence() -> None:
