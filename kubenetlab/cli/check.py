@@ -104,7 +104,7 @@ def _tables(client: Any, tables: Sequence[Any], deadline_s: float) -> list[Verdi
     networks = _Networks(client)
     for _, table, _ in tables:
         networks.learn(table, seen)
-    enter_lab(seen["init_pid"])
+    enter_lab(client.open_init())
     return [verdict for _, table, places in tables for verdict in run_table(table, places, seen, networks, deadline_s=deadline_s)]
 
 
@@ -148,7 +148,7 @@ def _promise(client: Any, deadline_s: float) -> list[Verdict]:
 
     seen = client.inspect()
     ends = Ends(seen)
-    enter_lab(seen["init_pid"])
+    enter_lab(client.open_init())
     return [
         Verdict(
             "promise",

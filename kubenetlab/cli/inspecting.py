@@ -160,7 +160,7 @@ def _page(
         own_links = {name for where, name in links if where == node["name"]}
         objects = list(_objects(detail["objects"], subject.addresses, own_links)) if links else []
         rules[node["name"]] = [*objects, *extract(detail["listings"], subject)]
-    enter_lab(seen["init_pid"])
+    enter_lab(client.open_init())
     entries: Tracked = []
     untracked = []
     for node in nodes:

@@ -120,7 +120,7 @@ def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, 
 
     begun = time.monotonic()
     unenforced = unenforced_objects(client)
-    enter_lab(seen["init_pid"])
+    enter_lab(client.open_init())
     found = probe_matrix(seen, sources=rows, deadline_s=deadline_s)
     took_s = time.monotonic() - begun
     ends = Ends(seen)

@@ -97,7 +97,7 @@ def series(
     document = client.get(object_path(Service, *service)) if service is not None and is_known else {}
     empty = explain_empty(client, seen, service)
     unenforced = unenforced_objects(client)
-    network = source_network(client, source, seen["init_pid"])
+    network = source_network(client, source)
     where = asyncio.run(find(network, seen, source, target, request))
     if where.choice:
         note(where.choice)

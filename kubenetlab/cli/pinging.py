@@ -52,7 +52,7 @@ def one(
     service = service_of(target, seen, source)
     why = explain_empty(client, seen, service)
     unenforced = unenforced_objects(client)
-    network = source_network(client, source, seen["init_pid"])
+    network = source_network(client, source)
     where = asyncio.run(find(network, seen, source, target, request))
     if where.choice:
         note(where.choice)
@@ -167,7 +167,7 @@ async def _get(network: PodNetwork, where: Where, path: str, deadline_s: float) 
     return Result("answer", ms), f"{seen_as}{answer.status}: {answer.body.decode(errors='replace').strip()}", who
 
 
-def source_network(client: Client, source: Place, init_pid: int) -> PodNetwork:
+def source_network(client: Client, source: Place) -> PodNetwork:
     """Enter the lab and return the source's network: sockets of its namespace, names resolved by its files.
 
     An unprivileged process cannot leave the lab again: call everything that needs the machine before.
@@ -175,7 +175,7 @@ def source_network(client: Client, source: Place, init_pid: int) -> PodNetwork:
     reply = client.enter(source.sandbox)
     for fd in reply.fds:
         os.close(fd)
-    enter_lab(init_pid)
+    enter_lab(client.open_init())
     return PodNetwork(
         Namespace(source.netns, open_namespace("net")), parse_resolver(reply.body["hosts"], reply.body["resolv_conf"], source.versions)
     )

@@ -58,7 +58,7 @@ def port_forward(
     place, forwards = _aim(client, seen, target, namespace, asked)
     (pidfd,) = client.enter(place.sandbox).fds
     listeners = listen(addresses, forwards)  # in this machine's network, so before an ordinary user's process goes into the lab
-    enter_lab(seen["init_pid"])
+    enter_lab(client.open_init())
 
     def ready() -> None:
         for listener in listeners:

@@ -33,22 +33,20 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 _OTHER_USER_NAMESPACE = "a lab that was made inside `unshare --map-root-user` is entered from that shell, or by its user outside of any"
 
 
-def enter_lab(init_pid: int) -> None:
-    """Lets this process stand in its lab's namespaces, one after another: joins init's network for good, and its user namespace.
+def enter_lab(init: int) -> None:
+    """Stand in the lab's own namespaces for good: join the network of its init, and its user namespace.
 
-    From a pod's network one must be able to go back to one's own: that may be closed to an ordinary user, and to who is root in a
-    user namespace only; the lab's is not. Raises LabError when the lab is gone.
+    init: a pidfd, which is closed. From a pod's network a process must be able to return to its own: that may be closed to an
+    ordinary user, and to root of a user namespace only; the lab's is not. Raises LabError when the lab is gone.
     """
     try:
-        init = os.pidfd_open(init_pid)
-        try:
-            setns(init, CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWUSER | CLONE_NEWNET)
-        finally:
-            os.close(init)
+        setns(init, CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWUSER | CLONE_NEWNET)
     except PermissionError as error:
         raise LabError(f"cannot enter the lab's namespaces: {error.strerror}; {_OTHER_USER_NAMESPACE}") from None
     except ProcessLookupError:
         raise LabError("the lab has just ended; see what is up with: kubenetlab list") from None
+    finally:
+        os.close(init)
 
 
 class OwnFiles(NamedTuple):

@@ -70,6 +70,25 @@ class Client:
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return int(struct.unpack("iii", credentials)[0])
 
+    def open_init(self) -> int:
+        """Open a pidfd of the lab's init, which the caller closes.
+
+        Raises LabError when the lab is not up. The socket names a pid, which may be another process's by the time it is opened: only
+        where the lab still answers after that, by the same init, has it been the init's all the time.
+        """
+        pid = self.init_pid
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            raise LabError(f"lab {self.lab} has just ended; see what is up with: kubenetlab list") from None
+        try:
+            if self.init_pid != pid:
+                raise LabError(f"lab {self.lab} has just been made anew; try again")
+        except LabError:
+            os.close(pidfd)
+            raise
+        return pidfd
+
     def get(self, path: str, **query: str) -> Any:
         return self.request("GET", path, query=query).body
 
@@ -160,12 +179,8 @@ class Client:
     def kill(self) -> bool:
         """Ends the lab: kills init, and with it everything. False when it was dead already."""
         try:
-            pid = self.init_pid
+            init = self.open_init()
         except LabError:
-            return False
-        try:
-            init = os.pidfd_open(pid)
-        except ProcessLookupError:
             return False
         try:
             signal.pidfd_send_signal(init, signal.SIGKILL)

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from kubenetlab.errors import KubenetlabError, RequirementError, refusal
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.inheritance import UMASK
-from kubenetlab.kernel.processes import ProcessId, open_process
+from kubenetlab.kernel.processes import ProcessId, open_process, start_time
 from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot, Role
 from kubenetlab.lab.isolation import leave, settle
@@ -66,7 +66,7 @@ def _run(boot: Boot) -> None:
     try:
         settle()
         syscalls.set_process_name("knl-init", f"kubenetlab {boot.lab} init")
-        _send(boot, {"init": int(os.readlink("self", dir_fd=boot.outer_proc))})
+        _send(boot, {"init": (int(os.readlink("self", dir_fd=boot.outer_proc)), start_time("self", boot.outer_proc))})
         _redirect_output(boot.path(rundir.LOG))
         gc.enable()
         names = [

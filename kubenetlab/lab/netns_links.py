@@ -26,15 +26,23 @@ class NetnsLinks:
         """Name → the namespace it leads to: a pod's successor may bear its name before the pod is gone."""
 
     def adopt(self, pids: Mapping[str, int]) -> None:
-        """Brings into line what a former agent left half-done: links of these namespaces are there, and no others."""
+        """Bring into line what a former agent left half-done: these namespaces have links that lead to them, and there are no others."""
         if self._run_netns < 0:
             return
         self._owners = {run_netns_name(self._lab, netns): netns for netns in pids}
-        there = {name for name in os.listdir(f"/proc/self/fd/{self._run_netns}") if name.startswith(f"{self._lab}_")}
-        for name in there - self._owners.keys():
-            self._unlink(name)
-        for name in self._owners.keys() - there:
-            self.add(self._owners[name], pids[self._owners[name]])
+        for name in os.listdir(f"/proc/self/fd/{self._run_netns}"):
+            if name.startswith(f"{self._lab}_") and name not in self._owners:
+                self._unlink(name)
+        for name, netns in self._owners.items():
+            if not self._leads_to(name, pids[netns]):
+                self.add(netns, pids[netns])
+
+    def _leads_to(self, name: str, pid: int) -> bool:
+        """False where a link is missing, or leads to the process of a former sandbox."""
+        try:
+            return os.readlink(name, dir_fd=self._run_netns) == self.path(pid)
+        except OSError:
+            return False
 
     def add(self, netns: str, pid: int) -> None:
         """A namespace, and the pid of its pause process."""

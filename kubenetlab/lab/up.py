@@ -21,6 +21,7 @@ from kubenetlab.kernel import pause
 from kubenetlab.kernel.blanks import Source
 from kubenetlab.kernel.inheritance import default_umask
 from kubenetlab.kernel.limits import read as read_limits
+from kubenetlab.kernel.processes import ProcessId, open_process
 from kubenetlab.lab import init, rundir, state
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.room import check_room, node_agents_for, workers_for
@@ -124,9 +125,9 @@ def _boot(lab: str, cluster: Cluster, nodes: int) -> tuple[Boot, socket.socket]:
 
 
 def _life_of(message: dict[str, Any]) -> int | None:
-    """The lab's init, which has said who it is; None when it is dead already."""
+    """Open a pidfd of the lab's init, which has sent its pid and start time; None when it is dead already."""
     try:
-        return os.pidfd_open(message["init"])
+        return open_process(ProcessId(*message["init"]))
     except ProcessLookupError:
         return None
 

@@ -1,0 +1,50 @@
+"""The way to a running lab: its init is the process that made the socket, and no other one of the same number."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from kubenetlab.errors import LabError
+from kubenetlab.lab.client import Client
+
+
+@pytest.fixture
+def pids(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """What the lab's socket names as init, one connection after the other; None: it refuses."""
+    answers: list[int | None] = []
+    following: Iterator[int | None] = iter(answers)
+
+    def init_pid(client: Client) -> int:
+        if (pid := next(following)) is None:
+            raise LabError("no lab is up")
+        return pid
+
+    monkeypatch.setattr(Client, "init_pid", property(init_pid))
+    return answers
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_init_is_the_process_that_answers_before_and_after_it_is_opened(pids: list[int | None]) -> None:
+    """Its pidfd is the caller's."""
+    pids += [os.getpid()] * 2
+    before = open_descriptors()
+    pidfd = Client("any").open_init()
+    assert open_descriptors() == before + 1
+    os.close(pidfd)
+
+
+@pytest.mark.parametrize("then", [None, 1], ids=["refused", "another"])
+def test_a_process_that_has_got_the_number_of_init_is_not_it(pids: list[int | None], then: int | None) -> None:
+    """The lab has ended between the two connections: nothing is killed, and nothing stays open."""
+    pids += [os.getpid(), then, os.getpid(), then]
+    before = open_descriptors()
+    with pytest.raises(LabError):
+        Client("any").open_init()
+    assert not Client("any").kill()
+    assert open_descriptors() == before
