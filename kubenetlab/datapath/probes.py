@@ -24,6 +24,11 @@ USER_AGENT = "kube-probe/1.33"
 FIRST_STEPS_S = 0.2
 """A real command without a probe of its own is Ready when it has lived so long: many that fail do so at once."""
 
+FINAL_AFTER_S = 3.0
+"""Programs of app workers listen from the beginning, and packets need milliseconds."""
+FINAL_AFTER_START_S = 20.0
+"""A program of the lab that is a process of its own will become ready. On a busy machine it waits some seconds for a processor."""
+
 
 class ProbeSpec(Struct, frozen=True):
     """One question, asked again and again from the node to the pod's address; or a lifecycle hook, which is run once."""
@@ -53,6 +58,8 @@ class ProbeSpec(Struct, frozen=True):
     success_threshold: int = 1
     delay_s: float = 0.0
     """How long a real command is left alone first; stand-ins are there at once. Of the method `sleep` its length."""
+    final_after_s: float = FINAL_AFTER_S
+    """When it has failed for so long, and so often as its threshold says, more of the same is not expected to help."""
     is_implied: bool = False
     """True for the question that no manifest asks: it is asked until the answer is yes, and then no more."""
 
@@ -134,6 +141,8 @@ def _spec(
     asked: dict[str, object] = (
         {"method": "tcp", "port": first} if first and (probe is not None or _is_asked_by_connect(what.program)) else {}
     )
+    if _is_asked_by_connect(what.program):
+        asked["final_after_s"] = FINAL_AFTER_START_S
     if probe is None and what.program == COMMAND:
         asked["delay_s"] = FIRST_STEPS_S
     if probe is not None:

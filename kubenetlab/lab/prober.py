@@ -28,8 +28,6 @@ FIRST_RETRY_S = 0.02
 """A packet can be lost while a link comes up, and the kernel repeats a SYN only after a second: so a new one is sent soon."""
 RETRY_GROWTH = 1.6
 FIRST_TIMEOUT_S = 0.05
-SETTLED_AFTER_S = 3.0
-"""When a readiness probe has failed so long, and so often as its threshold says, more of the same is not expected to help."""
 HTTP_OK = range(200, 400)
 
 Tell = Callable[[Message], None]
@@ -58,7 +56,7 @@ class Question:
         """The answer is no, so often in a row, since the first question so long ago."""
         is_failed = failures >= self.spec.failure_threshold
         if self.spec.kind != "readiness" or is_failed or self.last is None:
-            self._report(False, fault, failures, is_settled=is_failed and lasted_s >= SETTLED_AFTER_S)
+            self._report(False, fault, failures, is_settled=is_failed and lasted_s >= self.spec.final_after_s)
 
     def _report(self, ok: bool, message: str, failures: int, *, is_settled: bool) -> None:
         spec = self.spec

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from kubenetlab.kernel.syscalls import is_as_urgent_as_any
 from tests.clusters import replaced
 from tests.labs.lab import COMMAND, Lab, descendants, run, title_of, wait_for
 from tests.labs.test_life import MANIFEST, web_answers
+from tests.patience import patiently
 
 LARGE = replaced(MANIFEST, ("replicas: 4", "replicas: 150"))
 """Large enough to be met in the middle."""
@@ -84,6 +86,27 @@ def test_an_up_of_a_lab_that_is_being_made(lab: Lab) -> None:
     assert statuses in ([0, 0], [0, 1]), said
     assert all("Traceback" not in out + err and "bug" not in out + err for out, err in said)
     assert len([pid for pid in sandboxes(lab) if title_of(pid) == f"{lab.name}/node/worker"]) == 1
+
+
+STOPPED_S = 4
+"""Longer than a program of an app worker may be silent."""
+
+
+def processes(title: str) -> list[int]:
+    """The processes with a title, also of a lab that does not answer yet."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and title_of(int(entry.name)) == title]
+
+
+def test_an_up_waits_for_a_process_that_gets_no_processor(lab: Lab) -> None:
+    """On a busy machine CoreDNS may have to wait for some seconds: it is on the way, and not given up."""
+    making = start_up(lab, MANIFEST)
+    (stopped, *_) = wait_for(lambda: processes(f"kubenetlab {lab.name} coredns"), "CoreDNS")
+    os.kill(stopped, signal.SIGSTOP)
+    with suppress(subprocess.TimeoutExpired):
+        making.wait(timeout=STOPPED_S)
+    os.kill(stopped, signal.SIGCONT)
+    out, err = making.communicate(timeout=patiently(60))
+    assert making.returncode == 0, out + err
 
 
 def test_a_down_while_a_lab_is_being_made(lab: Lab) -> None:
