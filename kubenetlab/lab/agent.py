@@ -376,7 +376,6 @@ class Agent:
                 if self._wake_at is not None and self._wake_at <= self.clock.now():
                     return
             try:
-                self.runs.trim_logs()
                 if self.sight.refresh(self.desired):
                     return
             except OSError as error:

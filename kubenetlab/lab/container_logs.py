@@ -9,6 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 MAX_BYTES = 16 * 1024 * 1024
+"""Size of a log that is begun anew before it would be exceeded: logs lie in memory."""
 TAIL_BYTES = 1024 * 1024
 """How much of a log is shown."""
 
@@ -57,12 +58,6 @@ def begin_run(path: Path) -> None:
     """Puts aside what an earlier run wrote."""
     if path.exists():
         path.replace(previous(path))
-
-
-def trim(path: Path) -> None:
-    """Begins a log anew that has grown large: it lies in memory."""
-    if path.exists() and path.stat().st_size > MAX_BYTES:
-        os.truncate(path, 0)
 
 
 def remove(path: Path) -> None:

@@ -26,6 +26,7 @@ from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot, Role
 from kubenetlab.lab.isolation import leave, settle
 from kubenetlab.lab.log import say
+from kubenetlab.lab.output import Outputs, become_output, print_into
 from kubenetlab.lab.pod_processes import PodProcess, PodProcesses
 from kubenetlab.lab.wire import Frames, encode
 
@@ -67,7 +68,7 @@ def _run(boot: Boot) -> None:
         settle()
         syscalls.set_process_name("knl-init", f"kubenetlab {boot.lab} init")
         _send(boot, {"init": (int(os.readlink("self", dir_fd=boot.outer_proc)), start_time("self", boot.outer_proc))})
-        _redirect_output(boot.path(rundir.LOG))
+        print_into(boot.path(rundir.LOG))
         gc.enable()
         names = [
             rundir.API_SOCKET,
@@ -96,15 +97,6 @@ def _listen(path: str) -> socket.socket:
         raise OSError(error.errno, error.strerror, path) from None
     listener.listen(BACKLOG)
     return listener
-
-
-def _redirect_output(path: str) -> None:
-    null = os.open("/dev/null", os.O_RDWR)
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for target, source in ((0, null), (1, log), (2, log)):
-        os.dup2(source, target)
-    os.close(null)
-    os.close(log)
 
 
 def _report(boot: Boot, error: BaseException) -> None:
@@ -148,6 +140,7 @@ class Init:
         self._in_pods = PodProcesses()
         self._kept = False
         self._poll = select.poll()
+        self._outputs = Outputs(self._poll)
 
     def run(self) -> None:
         wake, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -172,6 +165,8 @@ class Init:
                     self._accept(listener)
                 elif fd in self._connections:
                     self._receive(fd)
+                elif fd in self._outputs:
+                    self._outputs.pump(fd)
                 elif fd == progress.fileno():
                     self._hear(progress)
             self._reap()
@@ -206,6 +201,7 @@ class Init:
                 _end_group(pid)  # before it is reaped: until then the number cannot be another group's
             _, status = os.waitpid(pid, 0)
             if (event := self._in_pods.exited(pid, status, time.time())) is not None:
+                self._outputs.drain(pid)
                 self._tell_all(event)
             for child in self._children:
                 if child.pid == pid:
@@ -243,6 +239,7 @@ class Init:
             syscalls.set_process_name(f"knl-{name}", f"kubenetlab {self._boot.lab} {name}")
             for connection, _ in self._connections.values():
                 connection.close()
+            self._outputs.close_inherited()
             if self._kept:
                 self._boot.progress = self._boot.state = None
             if name != "agent" and self._boot.blanks is not None:
@@ -311,17 +308,27 @@ class Init:
         role = self._roles.in_pod(message["role"], arguments)
         log = self._boot.path(rundir.container_log(arguments["netns"], arguments["container"]))
 
-        def logged(boot: Boot) -> None:
-            try:
-                _redirect_output(log)
-            except OSError as error:
-                say(f"what container {arguments['container']} of {arguments['netns']} prints is lost: {refusal(error)}")
-                _redirect_output(os.devnull)
-            role(boot)
-
-        pid = self._spawn_inside(str(message["role"]), logged, sandbox)
+        pid = self._spawn_logged(str(message["role"]), role, sandbox, log)
         self._in_pods.add(PodProcess(message["run"], pid, message["role"], sandbox, arguments))
         return {"pid": pid}
+
+    def _spawn_logged(self, name: str, role: Role, sandbox: ProcessId, log: str) -> int:
+        """Fork into the namespaces of a pause process; what is printed there goes into a log, by way of this process."""
+        reading, writing = self._outputs.open(log)
+
+        def logged(boot: Boot) -> None:
+            become_output(writing)
+            role(boot)
+
+        try:
+            pid = self._spawn_inside(name, logged, sandbox)
+        except BaseException:
+            self._outputs.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        self._outputs.belongs_to(reading, pid)
+        return pid
 
     def _spawn_inside(self, name: str, role: Role, sandbox: ProcessId) -> int:
         """Forks into the namespaces of a pause process. Only a child is in the PID namespace joined, hence two forks."""

@@ -172,11 +172,6 @@ class RunsHand:
                 return Piece(answer["lines"], answer["end"])
         return None
 
-    def trim_logs(self) -> None:
-        """Begins logs anew that have grown large."""
-        for key in self._log_of:
-            container_logs.trim(self._log(*key))
-
     def forget(self, netns: str) -> None:
         """A sandbox is gone, and all that ran in it. Logs are kept a while, for whoever asks why it ended."""
         self._ended.extend(key for key in self._log_of if key[0] == netns)

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from kubenetlab.lab.container_logs import MAX_BYTES
 from tests.labs.lab import Lab, wait_for
 
 ONE_NODE = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}]\nexternal: []\n---\n"
@@ -252,3 +253,25 @@ def test_an_exit_that_the_agent_did_not_store_is_reported_by_the_next_one(lab: L
     assert status(lab, "work")["state"]["terminated"]["exitCode"] == 3
     assert status(lab, "work")["restartCount"] == 0
     assert said(lab, "work") == ["done"]
+
+
+PRINTS = """\
+  - name: main
+    image: anything
+    command: [sh, -c, "yes | head -c 400000000; echo the end; exec sleep 1000"]
+"""
+
+
+def test_much_output_takes_little_memory(lab: Lab) -> None:
+    """The log lies in memory: it is begun anew while it is written, not some time later. The lab answers meanwhile."""
+    lab.up(ONE_NODE + pod("web", PRINTS))
+    largest = 0
+
+    def is_over() -> bool:
+        nonlocal largest
+        largest = max([largest, *(path.stat().st_size for path in lab.directory.glob("pod_*.log"))])
+        return said(lab, "web", "--tail", "1") == ["the end"]
+
+    wait_for(is_over, "the end")
+    assert 0 < largest <= MAX_BYTES
+    lab.run("delete", "pod", "web")

@@ -1,0 +1,74 @@
+"""What processes in pods print goes through pipes into logs that are bounded at every moment."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kubenetlab.lab import output
+from kubenetlab.lab.output import CHUNK_BYTES, Outputs
+
+LIMIT = 4 * CHUNK_BYTES
+
+
+@pytest.fixture(autouse=True)
+def small_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "MAX_BYTES", LIMIT)
+
+
+def test_a_log_is_bounded_while_it_is_written(tmp_path: Path) -> None:
+    """Looked at after each piece that is written; the end is there when the process has ended."""
+    poll = select.poll()
+    outputs, log = Outputs(poll), tmp_path / "log"
+    reading, writing = outputs.open(str(log))
+    with subprocess.Popen(["sh", "-c", "yes | head -c 5000000; echo the end"], stdout=writing) as process:
+        os.close(writing)
+        outputs.belongs_to(reading, process.pid)
+        largest = 0
+        while reading in outputs:
+            for fd, _ in poll.poll(5000):
+                outputs.pump(fd)
+                largest = max(largest, log.stat().st_size)
+    assert CHUNK_BYTES < largest <= LIMIT
+    assert log.read_text().endswith("y\nthe end\n")
+    assert not poll.poll(0)
+
+
+def test_what_an_ended_process_printed_is_written_before_its_end_is_told(tmp_path: Path) -> None:
+    """Also while something that it started holds the pipe."""
+    outputs, log = Outputs(select.poll()), tmp_path / "log"
+    reading, writing = outputs.open(str(log))
+    process = subprocess.Popen(["sh", "-c", "echo words"], stdout=writing)
+    outputs.belongs_to(reading, process.pid)
+    process.wait()
+    outputs.drain(process.pid)
+    assert log.read_text() == "words\n"
+    assert reading in outputs
+    os.close(writing)
+    outputs.drain(process.pid)
+    assert reading not in outputs
+
+
+def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Said once; the process is read from all the same."""
+    outputs = Outputs(select.poll())
+    reading, writing = outputs.open(str(tmp_path / "nowhere" / "log"))
+    for _ in range(3):
+        os.write(writing, b"x" * 1000)
+        assert outputs.pump(reading)
+    os.close(writing)
+    assert not outputs.pump(reading)
+    assert capfd.readouterr().err.count("what the container prints is lost") == 1
+
+
+def test_a_fork_lets_go_of_all(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    outputs = Outputs(select.poll())
+    _, writing = outputs.open(str(tmp_path / "log"))
+    os.close(writing)
+    outputs.close_inherited()
+    assert set(os.listdir("/proc/self/fd")) == before
