@@ -7,9 +7,9 @@ venv=${KUBENETLAB_VENV:-.venv}
 # second kernel takes, what makes the programs of BPF, and what builds and runs containers. No recommendations are installed: nothing here may start a service.
 shown=(nft=nftables ip=iproute2 ping=iputils-ping python3=python3)
 provisioned=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset tcpdump=tcpdump curl=curl)
-tested=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset ss=iproute2 ps=procps sysctl=procps nsenter=util-linux)
+tested=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset ss=iproute2 ps=procps sysctl=procps nsenter=util-linux newuidmap=uidmap tcpdump=tcpdump)
 emulated=(qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod)
-contained=(podman=podman runc=runc debootstrap=debootstrap newuidmap=uidmap)
+contained=(podman=podman runc=runc debootstrap=debootstrap)
 compiled=(clang-14=clang-14 llvm-strip-14=llvm-14)
 
 # programs COMMAND=PACKAGE…: installs the Debian packages of the commands that are missing, when root or sudo can.

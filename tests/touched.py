@@ -89,6 +89,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/lab/isolation": ("podman",),
     "docs/ci": ("podman",),
     "Containerfile": ("podman",),
+    "kubenetlab/kernel/id_maps": ("rootless",),
     "bench/": ("bench",),
     "docs/": ("docs",),
     "manifests/": ("manifests", "docs"),

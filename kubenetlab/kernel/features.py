@@ -17,6 +17,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "ping": "iputils-ping",
     "iptables-nft-restore": "iptables",
     "ipset": "ipset",
+    "newuidmap": "uidmap",
     libbpf.LIBRARY: "libbpf1",
 }
 """Program or library → Debian's package."""

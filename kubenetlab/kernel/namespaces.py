@@ -10,20 +10,32 @@ from pathlib import Path
 from typing import Final
 
 from kubenetlab.kernel import syscalls
+from kubenetlab.kernel.id_maps import Mapper
 
 OF_LABS: Final = syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
 """Those that a lab has for itself."""
 
 
-def leave(flags: int = syscalls.CLONE_NEWNET) -> None:
-    """Into new ones, with a user namespace for who is not root; CLONE_NEWPID counts for children only."""
+def leave(flags: int = syscalls.CLONE_NEWNET, *, with_users: bool = False) -> str:
+    """Leave this process's namespaces for new ones; CLONE_NEWPID counts for children only.
+
+    Unless root calls it, a user namespace is made first, in which root is the only user. `with_users` maps the user's range of
+    users and groups, too, if possible; the return value is the reason why not, else empty.
+    """
     user, group = os.geteuid(), os.getegid()
-    if user:
+    fault = ""
+    if user and with_users:
+        mapper = Mapper()
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        mapper.finish(user, group)
+        fault = mapper.fault
+    elif user:
         syscalls.unshare(syscalls.CLONE_NEWUSER)
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"0 {user} 1")
         Path("/proc/self/gid_map").write_text(f"0 {group} 1")
     syscalls.unshare(flags)
+    return fault
 
 
 def keep_mounts_here() -> None:

@@ -214,6 +214,15 @@ def _try_monitor() -> None:
     Monitor().close()
 
 
+def _try_users() -> None:
+    """Become another user, as servers do after their start."""
+    if fault := namespaces.leave(syscalls.CLONE_NEWNET, with_users=True):
+        raise OSError(fault)
+    os.setgroups([])
+    os.setgid(1)
+    os.setuid(1)
+
+
 def _scratch_links() -> Links:
     namespaces.leave()
     return _Links()
@@ -299,6 +308,14 @@ TRIALS: Final = (
         "programs of this machine as containers, with its files read-only",
         "Linux 5.12 or newer",
         without="containers have their stand-ins only",
+    ),
+    Trial(
+        "other users",
+        _try_users,
+        "programs in pods that change user (tcpdump, nginx, bird)",
+        "a line USER:100000:65536 in /etc/subuid and in /etc/subgid, apart from other users' ranges",
+        without="root is the only user in a lab, and programs that change user fail",
+        programs=("newuidmap",),
     ),
 )
 """Later ones stand on what earlier ones try."""

@@ -26,7 +26,7 @@ def leave(boot: Boot) -> None:
     if rundir.owns_run():
         boot.run_netns = _open_run_netns()
     try:
-        namespaces.leave(namespaces.OF_LABS)
+        namespaces.leave(namespaces.OF_LABS, with_users=True)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSPC):
             raise

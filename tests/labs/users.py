@@ -25,8 +25,10 @@ _IMPORTS = "import msgspec, typer, yaml, kubenetlab.cli.app"
 class User:
     """A user and its directories."""
 
-    def __init__(self, uid: int, home: Path) -> None:
+    def __init__(self, uid: int, home: Path, etc: Path | None = None) -> None:
+        """`etc` is a folder of files that this user finds in /etc instead of the machine's."""
         self.uid = uid
+        self._etc = etc
         self.home = home
         self.run_directory = home / "run"
 
@@ -38,7 +40,7 @@ class User:
         """Python, as this user."""
         python, variables = interpreter(self.uid)
         own = {"HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.run_directory), **variables, **(environment or {})}
-        return _as_user(self.uid, [python, *words], own, given)
+        return _as_user(self.uid, [python, *words], own, given, self._etc)
 
 
 class UsersLab(Lab):
@@ -87,9 +89,13 @@ def interpreter(uid: int) -> tuple[str, dict[str, str]]:
     return "", {}
 
 
-def _as_user(uid: int, command: list[str], variables: dict[str, str], given: str | None) -> subprocess.CompletedProcess[str]:
+def _as_user(
+    uid: int, command: list[str], variables: dict[str, str], given: str | None, etc: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    is_ours = etc is None  # else root has to mount something first
+    script = f'mount -t overlay -o lowerdir={etc}:/etc none /etc && exec setpriv --reuid={uid} --regid={uid} --clear-groups "$@"'
     return subprocess.run(
-        command,
+        command if is_ours else ["unshare", "--mount", "sh", "-c", script, "sh", *command],
         input=given,
         capture_output=True,
         text=True,
@@ -97,7 +103,7 @@ def _as_user(uid: int, command: list[str], variables: dict[str, str], given: str
         timeout=90,
         cwd="/",
         env={"PATH": os.environ["PATH"], **variables},
-        user=uid,
-        group=uid,
-        extra_groups=[],
+        user=uid if is_ours else None,
+        group=uid if is_ours else None,
+        extra_groups=[] if is_ours else None,
     )

@@ -1,0 +1,58 @@
+"""Which users of the machine an ordinary user's lab has."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubenetlab.kernel.id_maps import Mapper, Range, lines_of_map, ranges_of
+
+SUBUID = """\
+# a comment
+alice:100000:65536
+bob:165536:65536
+1000:500000:10
+alice:wrong:10
+alice:7
+alice:600000:0
+
+"""
+
+
+def test_ranges_belong_to_a_name_or_a_number() -> None:
+    """Lines of others, and lines that cannot be read, are passed over."""
+    assert ranges_of(SUBUID, {"alice", "1000"}) == (Range(100000, 65536), Range(500000, 10))
+    assert ranges_of(SUBUID, {"carol", "1001"}) == ()
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 2**31), st.integers(1, 2**16)).map(lambda pair: Range(*pair)), max_size=500), st.integers(0, 2**31)
+)
+def test_maps_are_consecutive_inside(ranges: list[Range], own: int) -> None:
+    """Root is the user, the ranges follow without a gap, and the kernel's 340 lines are enough."""
+    read = ranges_of("".join(f"me:{first}:{count}\n" for first, count in ranges), {"me"})
+    lines = lines_of_map(own, read)
+    assert lines[0] == (0, own, 1)
+    assert [(outside, count) for _, outside, count in lines[1:]] == ranges[:339]
+    assert all(inside == before + count for (before, _, count), (inside, _, _) in pairwise(lines))
+
+
+def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is read or started."""
+    monkeypatch.setattr("shutil.which", lambda program: None if program == "newuidmap" else f"/usr/bin/{program}")
+    assert Mapper().fault == "the program newuidmap is missing"
+
+
+def test_a_user_without_a_name_has_no_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program looks its caller up by name and refuses otherwise."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("os.geteuid", lambda: 4711)
+    assert Mapper().fault == "uid 4711 has no name in /etc/passwd, which newuidmap needs"
