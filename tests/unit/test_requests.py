@@ -64,7 +64,7 @@ class SeenAgent(DyingAgent):
         self.known: dict[str, Any] = {}
         self.failures: dict[str, str] = {}
         self.is_idle = True
-        self.sandboxes = SimpleNamespace(pids={})
+        self.sandboxes = SimpleNamespace(pauses={}, pids={}, id=lambda netns: None)
         self.builder = SimpleNamespace(links=SimpleNamespace(path=str, init_pid=1, outer_pid=int))
         self.runs = SimpleNamespace(process=lambda netns, container: None, logs=_no_logs)
         self.contexts = SimpleNamespace(get=lambda netns: None)
