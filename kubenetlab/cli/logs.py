@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from kubenetlab.cli.completion import candidates
-from kubenetlab.cli.options import Lab, Namespace, SelectorOption
+from kubenetlab.cli.options import Lab, Namespace, SelectorOption, seconds
 from kubenetlab.cli.screen import DIM, hint, paint, say
 from kubenetlab.cli.selecting import fetch
 
@@ -37,6 +37,10 @@ def logs(
     selector: SelectorOption = "",
     prefix: Annotated[bool, typer.Option("--prefix", help="Begin each line with the pod and the container.")] = False,
     tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last lines; with -l 10 by default.")] = None,
+    since: Annotated[str, typer.Option("--since", metavar="DURATION", help="Only lines of the last while, such as `5m`.")] = "",
+    since_time: Annotated[
+        str, typer.Option("--since-time", metavar="TIME", help="Only lines since then, such as 2026-01-31T12:00:00Z.")
+    ] = "",
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes, until the container ends.")] = False,
     previous: Annotated[bool, typer.Option("-p", "--previous", help="Of the run before the last restart.")] = False,
     lab: Lab = None,
@@ -48,6 +52,8 @@ def logs(
 
     if follow and previous:
         raise UsageError("-f cannot stand with -p: nothing comes from a run that has ended")
+    if since and since_time:
+        raise UsageError("--since cannot stand with --since-time")
     if (target is None) == (not selector):
         raise UsageError(
             "wanted a pod or labels, as in: logs web-0, or logs -l app=web" if target is None else f"-l cannot stand with {target}"
@@ -65,6 +71,7 @@ def logs(
             return
     query = {"container": container} if container else {}
     query |= {"tailLines": str(tail)} if tail is not None else {}
+    query |= {"sinceSeconds": f"{seconds(since):g}"} if since else {"sinceTime": since_time} if since_time else {}
     logs_ = [_Log(client, *pod, container, has_prefix=prefix) for pod in pods]
     if follow:
         _follow(logs_, query)

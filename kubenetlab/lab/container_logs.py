@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import struct
+import time
+from bisect import bisect_right
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -18,11 +22,24 @@ Which = int | Literal["latest", "previous"]
 """Of which run: by its attempt, the one that runs or ran last, or the one before that."""
 
 
+MARK: Final = struct.Struct("<dQ")
+"""When something was written, in seconds since 1970, and where in the log it begins; a file beside the log has one after another."""
+MARK_EVERY_S: Final = 0.1
+MAX_MARKS_BYTES: Final = 1024 * 1024
+
+
 class Piece(Struct, frozen=True):
     """Lines of a log, and where those behind them begin."""
 
     lines: list[str]
     end: int
+    times: list[float] | None = None
+    """When each line was written, in seconds since 1970, to about MARK_EVERY_S; None where the lines begin with it, or it is not known."""
+
+    def since(self, moment: float) -> Piece:
+        """Return the lines that were written at a moment or later, in seconds since 1970."""
+        times = self.times if self.times is not None else [_time_in(line) for line in self.lines]
+        return Piece([line for line, at in zip(self.lines, times, strict=True) if at >= moment], self.end)
 
 
 def read(path: Path, after: int = 0, *, is_going_on: bool = False) -> Piece:
@@ -37,7 +54,56 @@ def read(path: Path, after: int = 0, *, is_going_on: bool = False) -> Piece:
         data = stream.read(size - start)
     if is_going_on:
         data = data[: data.rfind(b"\n") + 1]
-    return Piece(data.decode(errors="replace").splitlines(), start + len(data))
+    lines = data.decode(errors="replace").splitlines()
+    return Piece(lines, start + len(data), _times(path, start, data, len(lines)))
+
+
+def _times(path: Path, start: int, data: bytes, count: int) -> list[float] | None:
+    """Return when each line of a piece was written, or None without marks; where lines cannot be told apart, the last mark's time."""
+    try:
+        marks = list(MARK.iter_unpack(_whole(marks_of(path).read_bytes())))
+    except FileNotFoundError:
+        marks = []
+    if not marks:
+        return None
+    offsets = [offset for _, offset in marks]
+    beginnings, at = [], start
+    for line in data.splitlines(keepends=True):
+        beginnings.append(at)
+        at += len(line)
+    if len(beginnings) != count:  # line ends that only text has
+        return [marks[-1][0]] * count
+    return [marks[max(0, bisect_right(offsets, beginning) - 1)][0] for beginning in beginnings]
+
+
+def _whole(marks: bytes) -> bytes:
+    return marks[: len(marks) - len(marks) % MARK.size]
+
+
+def _time_in(line: str) -> float:
+    """Return the time at the beginning of a built-in program's line."""
+    try:
+        return datetime.fromisoformat(line.partition(" ")[0]).timestamp()
+    except ValueError:
+        return time.time()
+
+
+def marks_of(path: Path) -> Path:
+    """Return the file that has the times of a log."""
+    return path.with_name(f"{path.name}.times")
+
+
+def mark(log: str, moment: float, offset: int) -> None:
+    """Note when what begins at an offset of a log was written. Raises OSError."""
+    path = f"{log}.times"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (os.O_TRUNC if offset == 0 else 0)
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        if os.fstat(descriptor).st_size >= MAX_MARKS_BYTES:
+            os.ftruncate(descriptor, 0)
+        os.write(descriptor, MARK.pack(moment, offset))
+    finally:
+        os.close(descriptor)
 
 
 def last_words(path: Path) -> str:
@@ -58,9 +124,12 @@ def begin_run(path: Path) -> None:
     """Puts aside what an earlier run wrote."""
     if path.exists():
         path.replace(previous(path))
+    if marks_of(path).exists():
+        marks_of(path).replace(marks_of(previous(path)))
 
 
 def remove(path: Path) -> None:
     """Success when it is gone already."""
-    path.unlink(missing_ok=True)
-    previous(path).unlink(missing_ok=True)
+    for log in (path, previous(path)):
+        log.unlink(missing_ok=True)
+        marks_of(log).unlink(missing_ok=True)

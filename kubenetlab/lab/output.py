@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from typing import Final
 
 from msgspec import Struct
 
 from kubenetlab.errors import refusal
-from kubenetlab.lab.container_logs import MAX_BYTES
+from kubenetlab.lab.container_logs import MARK_EVERY_S, MAX_BYTES, mark
 from kubenetlab.lab.log import say
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -25,6 +26,8 @@ class _Output(Struct):
     log: int
     """Descriptor of the file; -1 where it could not be opened."""
     pid: int = 0
+    marked_at: float = -1.0
+    """When the time was last noted, by the monotonic clock."""
     is_lost: bool = False
     """True while the file cannot be written to: that is said once."""
 
@@ -98,8 +101,13 @@ class Outputs:
         if output.log < 0:
             return
         try:
-            if os.fstat(output.log).st_size + len(data) > MAX_BYTES:
+            size = os.fstat(output.log).st_size
+            if size + len(data) > MAX_BYTES:
                 os.ftruncate(output.log, 0)
+                size = 0
+            if size == 0 or time.monotonic() - output.marked_at >= MARK_EVERY_S:
+                mark(output.path, time.time(), size)
+                output.marked_at = time.monotonic()
             os.write(output.log, data)
             output.is_lost = False
         except OSError as error:  # the disk is full

@@ -18,6 +18,7 @@ import struct
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -248,18 +249,18 @@ class Server:
         if status is None or (status.state.waiting is not None and status.restart_count == 0 and status.last_state.terminated is None):
             reason = status.state.waiting.reason if status and status.state.waiting else "it has no node"
             raise ApiFaultError(400, "BadRequest", f'container "{container}" in pod "{pod.name}" is waiting to start: {reason}')
-        last = _count(request, "tailLines")
+        last, since = _count(request, "tailLines"), _since(request)
         if request.query.get("previous") in _YES:
             piece = await self._lab_api.logs(pod, container, "previous")
             if piece is None:
                 raise ApiFaultError(400, "BadRequest", f'previous terminated container "{container}" in pod "{pod.name}" not found')
         elif request.query.get("follow") in _YES:
-            return Stream(self._following(pod, container, status.restart_count, last), "text/plain; charset=utf-8")
+            return Stream(self._following(pod, container, status.restart_count, last, since), "text/plain; charset=utf-8")
         else:
             piece = await self._lab_api.logs(pod, container)
-        return Response(200, _text(piece, last))
+        return Response(200, _text(piece, last, since))
 
-    async def _following(self, pod: Pod, container: str, attempt: int, last: int | None) -> AsyncIterator[bytes]:
+    async def _following(self, pod: Pod, container: str, attempt: int, last: int | None, since: float | None) -> AsyncIterator[bytes]:
         """The log of a container's run, and what comes, until the run has ended."""
         end = 0
         while True:
@@ -267,11 +268,11 @@ class Server:
             is_over = now is None or now.uid != pod.uid or _has_ended(now, container, attempt)
             piece = await self._lab_api.logs(pod, container, attempt, after=end, is_going_on=not is_over)
             if piece is not None and piece.lines:
-                yield _text(piece, last)
+                yield _text(piece, last, since)
             if is_over:
                 return
             if piece is not None:
-                end, last = piece.end, None
+                end, last, since = piece.end, None, None
             await asyncio.sleep(FOLLOW_S)
 
 
@@ -310,8 +311,24 @@ def _has_ended(pod: Pod, container: str, attempt: int) -> bool:
     return status.state.running is None and status.last_state.terminated is not None
 
 
-def _text(piece: Piece | None, last: int | None) -> bytes:
-    """Lines of a log; of `last` ones only the last."""
+def _since(request: Request) -> float | None:
+    """Return from which moment on a log is asked for, in seconds since 1970: `sinceSeconds` or `sinceTime`."""
+    seconds, moment = number_of(request, "sinceSeconds"), request.query.get("sinceTime")
+    if seconds is not None and moment is not None:
+        raise ApiFaultError(400, "BadRequest", "at most one of sinceTime and sinceSeconds may be specified")
+    if moment is None:
+        return time.time() - seconds if seconds is not None else None
+    try:
+        found = datetime.fromisoformat(moment)
+        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise ApiFaultError(400, "BadRequest", f"sinceTime: expected a time such as 2026-01-31T12:00:00Z, found {moment}") from None
+
+
+def _text(piece: Piece | None, last: int | None, since: float | None = None) -> bytes:
+    """Lines of a log; of `last` ones only the last, and only what was written `since` a moment."""
+    if piece is not None and since is not None:
+        piece = piece.since(since)
     lines = piece.lines if piece is not None else []
     return "".join(f"{line}\n" for line in (lines if last is None else lines[max(0, len(lines) - last) :])).encode()
 

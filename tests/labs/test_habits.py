@@ -204,3 +204,24 @@ def test_folders_of_kustomize(lab: Lab, tmp_path: Path) -> None:
     if shutil.which("kubectl", path="/usr/sbin:/sbin") is None and shutil.which("kustomize", path="/usr/sbin:/sbin") is None:
         missing = ask(str(tmp_path), "apply", "-k", str(folder))  # the directories that every search path gets are all that is left
         assert (missing.returncode, "-k needs the program kustomize, or kubectl" in missing.stderr) == (1, True)
+
+
+REAL = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: real, annotations: {kubenetlab.dev/real-commands: "true"}}
+spec: {containers: [{name: main, image: x, command: [sh, -c, "echo begun; exec cat /proc/self/task/1/nothing"]}], restartPolicy: Never}
+---
+"""
+
+
+def test_logs_since_a_while(lab: Lab) -> None:
+    """--since and --since-time, of built-in programs and of processes."""
+    lab.run("up", "-f", "-", given=ONE_NODE + pod("client") + REAL, status=None)
+    for name, line in (("client", "Started HTTP"), ("real", "begun")):
+        wait_for(lambda name=name, line=line: line in lab.run("logs", name, status=None).out, f"the log of {name}")  # type: ignore[misc]
+        assert line in lab.run("logs", name, "--since", "1h").out
+        assert line in lab.run("logs", name, "--since-time", "2026-01-01T00:00:00Z").out
+        assert lab.run("logs", name, "--since-time", "2199-01-01T00:00:00Z").out == ""
+    assert "cannot stand with" in lab.run("logs", "client", "--since", "1h", "--since-time", "2026-01-01T00:00:00Z", status=2).err
+    assert "expected a time such as" in lab.run("logs", "client", "--since-time", "yesterday", status=1).err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,30 @@ def test_each_run_has_a_log(tmp_path: Path) -> None:
     remove(path)
     assert list(tmp_path.iterdir()) == []
     assert last_words(path) == ""
+
+
+def test_lines_since_a_moment(tmp_path: Path) -> None:
+    """A line has the time of the last mark at or before its beginning; one in two pieces that of the first."""
+    log = tmp_path / "c.log"
+    for moment, text in ((100.0, b"one\ntwo\nhal"), (200.0, b"f\nthree\n"), (300.0, b"four\n")):
+        with log.open("ab") as stream:
+            container_logs.mark(str(log), moment, stream.tell())
+            stream.write(text)
+    piece = container_logs.read(log)
+    assert piece.times == [100.0, 100.0, 100.0, 200.0, 300.0]
+    assert piece.since(150.0).lines == ["three", "four"]
+    assert piece.since(301.0).lines == []
+    assert container_logs.read(log, after=len(b"one\n")).since(0).lines == ["two", "half", "three", "four"]
+    container_logs.begin_run(log)
+    assert container_logs.read(container_logs.previous(log)).since(300.0).lines == ["four"]
+    container_logs.mark(str(log), 400.0, 0)
+    log.write_bytes(b"new\n")
+    assert container_logs.read(log).times == [400.0]
+    container_logs.remove(log)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_that_begin_with_their_time() -> None:
+    """Those of built-in programs; one without a time is kept."""
+    piece = container_logs.Piece(["2026-01-01T00:00:00Z one", "more of it", "2026-01-02T00:00:00Z two"], 3)
+    assert piece.since(datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()).lines == ["more of it", "2026-01-02T00:00:00Z two"]
