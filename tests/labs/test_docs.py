@@ -2,7 +2,8 @@
 
 `console` blocks hold commands after `$ ` and what they print; `sh` blocks hold commands alone. `…` stands for any text, a line of only `…`
 for any lines; times, ages, ports of clients and white space at the end do not count. A command in a `sh` block ends well unless the comment
-behind it says `exit status N`. Each page begins where no lab is up, and others may be up elsewhere.
+behind it says `exit status N`. Each page begins where no lab is up, and others may be up elsewhere. The pages of the labs are followed
+twice: by root, and by an ordinary user.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.labs import users
 from tests.labs.elsewhere import elsewhere
+from tests.labs.users import NOBODY
 from tests.patience import patiently
 
 ROOT = Path(__file__).parents[2]
@@ -59,20 +62,36 @@ def _plain(text: str) -> str:
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=str)
 def test_pages_show_what_is_seen(page: Path) -> None:
     """Each command of a page ends as the page says, and each screen is as it is printed."""
-    with elsewhere(str(ROOT)) as there:
-        _follow(page, there)
-
-
-def _follow(page: Path, there: list[str]) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for command, statuses, printed in steps(page):
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
         line = [*there, "sh", "-c", command]
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=patiently(90))
-        said = done.stdout + done.stderr
-        assert done.returncode in statuses, f"{command} ended with {done.returncode}\n{said}"
+        return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=patiently(90))
+
+    with elsewhere(str(ROOT)) as there:
+        _follow(page, run)
+
+
+@pytest.mark.parametrize("page", [page for page in WITH_COMMANDS if page.parts[0] == "manifests"], ids=str)
+def test_labs_pages_hold_without_root(page: Path) -> None:
+    """An ordinary user sees the same on the pages of the labs, whose run directory is empty at first."""
+    if not users.interpreter(NOBODY)[0]:
+        pytest.skip("no Python that an ordinary user can run has the package's dependencies; apt-get install python3")
+    with users.user(NOBODY) as user:
+        try:
+            _follow(page, lambda command: user.shell(command, ROOT))
+        finally:
+            user.run("down", "--all")
+
+
+def _follow(page: Path, run: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
+    for command, statuses, printed in steps(page):
+        done = run(command)
+        output = done.stdout + done.stderr
+        assert done.returncode in statuses, f"{command} ended with {done.returncode}\n{output}"
         if printed is not None:
-            seen = "".join(f"{line.rstrip()}\n" for line in _plain(said).splitlines())
-            assert re.fullmatch(pattern(printed), seen), f"$ {command}\n{said}\n--- but {page} shows\n" + "\n".join(printed)
+            seen = "".join(f"{line.rstrip()}\n" for line in _plain(output).splitlines())
+            assert re.fullmatch(pattern(printed), seen), f"$ {command}\n{output}\n--- but {page} shows\n" + "\n".join(printed)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.labs.lab import Lab, Ran, ran
+from tests.patience import patiently
 
 ROOT = Path(__file__).parents[2]
 NOBODY, SOMEBODY = 65534, 65533
 """Two users; no account is needed to be one."""
+_PATH = "/usr/local/bin:/usr/bin:/bin"
+"""Search path of Debian's login shells for users other than root (/etc/profile)."""
 _IMPORTS = "import msgspec, typer, yaml, kubenetlab.cli.app"
 
 
@@ -35,6 +38,18 @@ class User:
     def run(self, *words: str, given: str | None = None, status: int | None = 0, environment: dict[str, str] | None = None) -> Ran:
         """A kubenetlab command of this user."""
         return ran(self.process("-m", "kubenetlab", *words, given=given, environment=environment), status)
+
+    def shell(self, command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        """A command of a login shell in a folder; `kubenetlab` in it is this checkout's."""
+        python, variables = interpreter(self.uid)
+        installed = self.home / "bin" / "kubenetlab"
+        if not installed.exists():
+            installed.parent.mkdir()
+            installed.write_text(f'#!/bin/sh\nexec {python} -m kubenetlab "$@"\n')
+            installed.chmod(0o755)
+        own = {"HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.run_directory), **variables}
+        own["PATH"] = f"{installed.parent}:{_PATH}"
+        return _as_user(self.uid, ["sh", "-c", command], own, None, folder=folder)
 
     def process(self, *words: str, given: str | None = None, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Python, as this user."""
@@ -90,7 +105,7 @@ def interpreter(uid: int) -> tuple[str, dict[str, str]]:
 
 
 def _as_user(
-    uid: int, command: list[str], variables: dict[str, str], given: str | None, etc: Path | None = None
+    uid: int, command: list[str], variables: dict[str, str], given: str | None, etc: Path | None = None, folder: Path = Path("/")
 ) -> subprocess.CompletedProcess[str]:
     is_ours = etc is None  # else root has to mount something first
     script = f'mount -t overlay -o lowerdir={etc}:/etc none /etc && exec setpriv --reuid={uid} --regid={uid} --clear-groups "$@"'
@@ -100,8 +115,8 @@ def _as_user(
         capture_output=True,
         text=True,
         check=False,
-        timeout=90,
-        cwd="/",
+        timeout=patiently(90),
+        cwd=folder,
         env={"PATH": os.environ["PATH"], **variables},
         user=uid if is_ours else None,
         group=uid if is_ours else None,
