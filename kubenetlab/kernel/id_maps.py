@@ -73,7 +73,10 @@ class Mapper:
             return
         words = [" ".join(str(number) for line in lines for number in line) for lines in maps]
         command = ["sh", "-c", _WAIT_AND_MAP, "sh", str(os.getpid()), *words]
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        except OSError as error:
+            self.fault = f"newuidmap cannot be started: {error.strerror}"
 
     def finish(self, user: int, group: int) -> None:
         """Map the ranges, or root alone where that is refused, once this process stands in the new user namespace.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from itertools import pairwise
 
 import pytest
@@ -56,3 +57,14 @@ def test_a_user_without_a_name_has_no_range(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("pwd.getpwuid", unknown)
     monkeypatch.setattr("os.geteuid", lambda: 4711)
     assert Mapper().fault == "uid 4711 has no name in /etc/passwd, which newuidmap needs"
+
+
+def test_a_child_that_cannot_be_started_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not an error: the lab is made with root alone."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("kubenetlab.kernel.id_maps._own_ranges", lambda user: [(Range(100000, 65536),)] * 2)
+    monkeypatch.setattr("subprocess.Popen", refused)
+    assert Mapper().fault == "newuidmap cannot be started: Resource temporarily unavailable"
