@@ -1,4 +1,4 @@
-"""schema: what manifests may hold, in the form that editors read."""
+"""schema: what manifests may hold, and what commands print, as JSON Schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def schema(
         str | None,
         typer.Argument(
             metavar="KIND",
-            help="One kind alone; by default any document.",
+            help="One kind alone, or an output such as output/check; by default any document.",
             show_default=False,
             autocompletion=candidates("readable_kinds"),
         ),
@@ -27,11 +27,25 @@ def schema(
 ) -> None:
     """Print the JSON Schema of what manifests may hold, for editors. Example: kubenetlab schema cluster
 
-    An editor with the YAML language server takes it from a file's first line: # yaml-language-server: $schema=lab.schema.json
+    With output/NAME it is that of what a command prints with -o json: output/list, output/check, output/ping and others. An editor with the YAML language server takes it from a file's first line: # yaml-language-server: $schema=lab.schema.json
     """
     from kubenetlab.api.schema import schema_of_documents, schema_of_kind
 
+    if kind is not None and kind.startswith("output"):
+        data(_of_output(kind.partition("/")[2]), "json")
+        return
     data(schema_of_documents(_modes()) if kind is None else schema_of_kind(_read_kind(kind), _modes()), "json")
+
+
+def _of_output(name: str) -> dict[str, Any]:
+    """Return the schema of what a command prints. Raises UsageError for an unknown name."""
+    from kubenetlab.cli.outputs import OUTPUTS, schema_of
+    from kubenetlab.errors import UsageError, did_you_mean
+
+    if name not in OUTPUTS:
+        guess = did_you_mean(name, OUTPUTS) if name else ""
+        raise UsageError(f"schema: wanted output/ and one of {', '.join(OUTPUTS)}{guess}")
+    return schema_of(name)
 
 
 def _read_kind(word: str) -> type[Resource]:

@@ -1,0 +1,243 @@
+"""What commands print with `-o json`, as JSON Schema.
+
+Written as examples of types: a text is a type and what the value means, a list has items of one kind, a mapping has exactly these fields.
+`?` behind a type: it may be null; before a field: it may be missing; `*` stands for any field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
+_TYPES: Final = {"text": "string", "whole": "integer", "number": "number", "bool": "boolean", "any": None}
+
+_DIAGNOSTIC: Final = {
+    "code": "text: what it is, such as port-not-served or not-enforced (docs/ci.md)",
+    "kind": "text: kind of the object",
+    "namespace": "text: its namespace, as its document says; empty for none",
+    "name": "text",
+    "path": "text: field that the diagnostic is about; empty for the whole object",
+    "message": "text",
+    "hints": ["text"],
+    "file": "text: file from which the object was given; empty where it is not known",
+    "line": "whole: line of the field in that file; 0 where it is not known",
+    "accepted": "bool: true where the command line or an expectation accepts it",
+    "affects": ["text: results that it could change"],
+}
+_DIFFERENCE: Final = {
+    "line": "text: the difference as diff prints it",
+    "action": "text: add, remove, change, move or unknown: what a repair would do",
+    "object": "text: object that differs, or the container of the entry",
+    "?desired": "text?: what should be there",
+    "?observed": "text?: what is there",
+    "?desired_rule": "whole?: number of the rule in its chain, from 1",
+    "?observed_rule": "whole?: the same as observed",
+}
+_TRACKED: Final = {
+    "node": "text: node whose connection tracking has the entry",
+    "protocol": "text",
+    "state": "text",
+    "client": "text: address and port that opened the connection",
+    "destination": "text: where it was sent",
+    "server": "text: who answers",
+    "seen_as": "text: client as the server sees it",
+    "timeout_s": "whole: seconds until the entry is forgotten",
+}
+_RULES: Final = [{"name": "text: node", "rules": ["text: lines of the rule listing"]}]
+_PLACE: Final = {
+    "name": "text",
+    "pid": "whole?: pause process, in the lab's PID namespace",
+    "netns": "text?: path of the network namespace",
+    "sandbox": "text: name of the sandbox",
+}
+
+OUTPUTS: Final[Mapping[str, Any]] = {
+    "list": [
+        {
+            "name": "text: of the lab",
+            "owner": "text: user who made it",
+            "state": "text: up, no answer or private",
+            "init_pid": "whole: first process of the lab",
+            "age_s": "number?: seconds since it was made",
+            "processes": "whole?",
+            "memory_bytes": "whole?: proportional set size of all its processes",
+            "nodes": "whole?",
+            "pods": "whole?",
+            "ready": "whole?: pods that are ready or have succeeded",
+            "services": "whole?",
+            "faults": ["text: faults made by break"],
+        }
+    ],
+    "ping": {
+        "from": "text: source",
+        "to": "text: destination",
+        "address": "text: where the packet was sent",
+        "port": "whole: 0 for a ping",
+        "protocol": "text: ICMP, TCP, UDP or SCTP",
+        "expected": "text?: answer, refused, nothing or any: what Kubernetes promises; null where it promises nothing",
+        "found": "text: answer, refused, unreachable, silence or unresolved",
+        "ms": "number: milliseconds until the answer",
+        "body": "text: of an HTTP answer",
+        "?unenforced": ["text: objects that the lab does not enforce and that could change the result"],
+        "ok": "bool: true when the exit status is 0",
+    },
+    "ping-count": {
+        "from": "text: source",
+        "to": "text: destination",
+        "address": "text: where the requests were sent",
+        "port": "whole",
+        "protocol": "text",
+        "expected": "text?: as for ping",
+        "count": "whole: requests",
+        "answered": "whole",
+        "failed": {"*": "whole: requests that failed, by kind of failure"},
+        "ms": "any: {min, median, max} of the answers in milliseconds; null without any",
+        "servers": [
+            {
+                "name": "text: server that answered",
+                "node": "text?",
+                "count": "whole?: answers; null where its share is not known",
+                "errors": "whole: HTTP answers with an error status",
+                "ready": "bool?: true where it is a ready endpoint",
+            }
+        ],
+        "unnamed": "whole?: answers that do not say who sent them",
+        "sources": [{"address": "text: client address that servers saw", "owner": "text: pod, node or host that has it", "count": "whole"}],
+        "explanation": "text: why the distribution is uneven, where it is",
+        "unenforced": ["text: as for ping"],
+        "ok": "bool: true when the exit status is 0",
+    },
+    "ping-matrix": {
+        "ok": "bool: true when the exit status is 0",
+        "cells": [
+            {
+                "from": "text",
+                "to": "text",
+                "address": "text",
+                "expected": "text: as for ping",
+                "found": "text: as for ping",
+                "ms": "number",
+                "ok": "bool: true where it is as Kubernetes promises",
+            }
+        ],
+        "diagnostics": [_DIAGNOSTIC],
+    },
+    "check": {
+        "ok": "bool: true when the exit status is 0",
+        "checks": [
+            {
+                "table": "text: name of the table",
+                "name": "text: the same when pods are replaced, as in JUnit",
+                "source": "text",
+                "target": "text",
+                "expected": "text",
+                "found": "text",
+                "state": "text: holds or fails",
+                "place": "text: file:line of the expectation",
+                "ms": "number",
+                "unenforced": ["text: as for ping"],
+            }
+        ],
+        "diagnostics": [_DIAGNOSTIC],
+    },
+    "diff": {
+        "changes": [{"netns": "text: namespace", "operations": ["text"], "differences": [_DIFFERENCE]}],
+        "failures": {"*": "text: what Linux refuses, by namespace"},
+        "faults": [{"*": "any: faults made by break"}],
+        "warnings": ["text: parts of the store that could not be read"],
+    },
+    "plan": [{"netns": "text: namespace", "operations": ["text: + adds, - removes, ~ changes"]}],
+    "inspect": {
+        "lab": "text",
+        "init_pid": "whole",
+        "agent_pid": "whole",
+        "run_directory": "text",
+        "cni": "text",
+        "kube_proxy_mode": "text",
+        "pod_layout": "text",
+        "neighbors": "text",
+        "nodes": [{**_PLACE, "addresses": ["text"], "pod_cidrs": ["text"], "ready": "bool"}],
+        "pods": [
+            {
+                "namespace": "text",
+                **_PLACE,
+                "node": "text",
+                "addresses": ["text"],
+                "host_network": "bool",
+                "workload": "text?: Kind/name",
+                "host_ifname": "text?: the node's end of its link",
+                "phase": "text",
+                "ready": "bool",
+                "containers": [
+                    {
+                        "name": "text",
+                        "pid": "whole?: of a real command",
+                        "ports": ["whole: on which it listens"],
+                        "assumed_ports": ["text: ports of Services on which it listens because it declares none"],
+                        "program": "text?",
+                        "real": "bool: true for a program of this machine",
+                    }
+                ],
+            }
+        ],
+        "external": [{**_PLACE, "addresses": ["text"]}],
+        "services": [{"*": "any: addresses, policies, ports and endpoints of a Service"}],
+        "router": {"pid": "whole?", "netns": "text?", "sandbox": "text"},
+        "uplink": ["any: both ends' addresses"],
+        "faults": [{"*": "any: faults made by break"}],
+    },
+    "inspect-service": {
+        "kind": "text",
+        "name": "text: namespace/name",
+        "type": "text",
+        "cluster_ips": ["text"],
+        "load_balancer_ips": ["text"],
+        "external_ips": ["text"],
+        "ports": [{"port": "whole", "protocol": "text", "node_port": "whole?", "name": "text"}],
+        "endpoints": [{"*": "any: address, port, node, state and pod of an endpoint"}],
+        "nodes": _RULES,
+        "conntrack": [_TRACKED],
+        "untracked": ["text: nodes whose connection tracking could not be read"],
+        "notes": ["text: explanations of hairpin, masquerade and the like"],
+    },
+    "inspect-pod": {
+        "name": "text",
+        "netns": "text?",
+        "objects": ["text: links, addresses, routes and neighbours in its namespace"],
+        "rules": "text",
+        "kind": "text",
+        "pods": [{"*": "any: addresses, node and link of a pod"}],
+        "services": ["text: Services that lead to it"],
+        "nodes": _RULES,
+        "conntrack": [_TRACKED],
+        "untracked": ["text"],
+        "notes": ["text"],
+    },
+    "inspect-place": {"name": "text", "netns": "text?", "objects": ["text"], "rules": "text"},
+    "doctor": [{"group": "text", "name": "text", "state": "text: ok, missing or optional", "detail": "text", "remedy": "text"}],
+    "modes": [{"family": "text", "name": "text", "options": {"*": "any: default of an option"}, "needs": ["text"], "manual": "text"}],
+}
+"""Name of an output → its form. `get` prints Kubernetes' own objects, and a List where there are several."""
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of an output. Raises KeyError."""
+    return {"$schema": DRAFT, "title": f"kubenetlab: {name} -o json", **_schema(OUTPUTS[name])}
+
+
+def _schema(form: Any) -> dict[str, Any]:
+    if isinstance(form, list):
+        return {"type": "array", "items": _schema(form[0])}
+    if isinstance(form, Mapping):
+        if "*" in form:
+            return {"type": "object", "additionalProperties": _schema(form["*"])}
+        fields = {name.removeprefix("?"): _schema(value) for name, value in form.items()}
+        required = [name for name in form if not name.startswith("?")]
+        return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
+    word, _, meaning = str(form).partition(": ")
+    type_ = _TYPES[word.removesuffix("?")]
+    described = {"description": meaning} if meaning else {}
+    if type_ is None:
+        return described
+    return {"type": [type_, "null"] if word.endswith("?") else type_, **described}
