@@ -173,7 +173,10 @@ def test_closed_standard_descriptors(lab: Lab) -> None:
     assert lab.run("ping", "-o", "json").json["ok"]
     for pid in lab.pids():
         stdin, *written = [Path(f"/proc/{pid}/fd/{fd}").readlink() for fd in range(3)]
-        assert (stdin, {path.parent for path in written}) == (Path("/dev/null"), {lab.directory})
+        assert stdin == Path("/dev/null")
+        assert all(
+            path.parent == lab.directory or path.name.startswith("pipe:") for path in written
+        )  # what is in pods prints by way of init
     said = subprocess.run(
         ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "kubenetlab", "list"], capture_output=True, text=True, check=False
     )
