@@ -33,6 +33,8 @@ class Trial(NamedTuple):
     """How a lab does without it; nothing where it cannot."""
     programs: tuple[str, ...] = ()
     """Programs and libraries that it needs, keys of `features.PACKAGES`."""
+    is_kept: bool = True
+    """False where files of the machine decide, which change without a reboot: it is tried each time."""
 
     @property
     def advice(self) -> str:
@@ -58,10 +60,11 @@ class _Record(Struct):
 
 def outcomes(trials: Sequence[Trial], kept: Path | None = None, *, again: bool = False) -> list[Outcome]:
     """How trials end, in order. `kept` is the file with what worked before, which is left aside with `again`."""
-    known = set() if again or kept is None else _load(kept)
+    before = set() if again or kept is None else _load(kept)
+    known = before & {trial.name for trial in trials if trial.is_kept}
     found = [Outcome(trial, "" if trial.name in known else _in_child(trial.try_it)) for trial in trials]
     worked = [outcome.trial.name for outcome in found if not outcome.fault]
-    if kept is not None and (again or set(worked) != known):
+    if kept is not None and (again or set(worked) != before):
         _save(kept, worked)
     return found
 

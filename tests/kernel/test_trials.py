@@ -39,6 +39,14 @@ def test_what_worked_is_tried_once() -> None:
     assert (times("good"), times("bad")) == (2, 4)
 
 
+def test_what_files_decide_is_tried_each_time() -> None:
+    """A range of users can be taken away without a reboot."""
+    trials = [counted("boot"), counted("file")._replace(is_kept=False)]
+    for _ in range(3):
+        outcomes(trials, KEPT)
+    assert (times("boot"), times("file")) == (1, 3)
+
+
 def test_it_holds_for_one_boot_and_one_set_of_rights() -> None:
     """After a reboot, for another user, or with fewer capabilities, all is tried again; so it is when the file is broken."""
     trials = [counted("good")]

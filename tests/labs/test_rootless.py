@@ -325,6 +325,8 @@ def test_a_range_lets_programs_change_user(nobody: User) -> None:
         assert lab.run("ping", "-o", "json").json["ok"]
         lab.run("down")
         assert list(nobody.run_directory.glob("kubenetlab/*/")) == []
+        (nobody.home / "etc" / "subuid").write_text("")
+        assert found_by_doctor(user)[:1] == ("optional",), "what worked is not taken for granted"
     finally:
         lab.down()
 
