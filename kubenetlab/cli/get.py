@@ -153,7 +153,7 @@ def describe(
         else:
             describe_object(client, document)
     first = found[0][1]
-    is_running = len(found) == 1 and first["kind"] == "Pod" and bool(first.get("status", {}).get("podIP"))
+    is_running = first["kind"] == "Pod" and bool(first.get("status", {}).get("podIP"))
     where = f" -n {namespace}" if namespace else ""
     hint(f"kubenetlab inspect {first['metadata']['name']}{where}" if is_running else "kubenetlab get events -A")
 

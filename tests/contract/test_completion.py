@@ -49,7 +49,7 @@ def asked(line: str, shell: str = "bash") -> list[str]:
         ("kubenetlab rol", ["rollout"]),
         ("kubenetlab rollout ", ["restart", "status"]),
         ("kubenetlab get --outp", ["--output"]),
-        ("kubenetlab get -o ", ["table", "wide", "json", "yaml", "name"]),
+        ("kubenetlab get -o ", ["table", "wide", "json", "yaml", "name", "jsonpath="]),
         ("kubenetlab get po", ["pods"]),
         ("kubenetlab get pods,serv", ["pods,services"]),
         ("kubenetlab scale ", ["deployments", "replicasets", "replicationcontrollers", "statefulsets"]),
@@ -108,7 +108,7 @@ def test_a_script_asks_by_the_protocol(shell: str) -> None:
     [
         ("kubenetlab mod", ["modes"]),
         ("kubenetlab get  svc,po", ["svc,pods"]),
-        ("kubenetlab get --output=j", ["json"]),
+        ("kubenetlab get --output=j", ["json", "jsonpath="]),
         ("kubenetlab explain pod.metadata.na", ["pod.metadata.name", "pod.metadata.namespace"]),
         ("kubenetlab up -f ", []),
         ("kubenetlab get pods 'a", []),
