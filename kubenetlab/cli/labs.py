@@ -273,7 +273,7 @@ def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> 
 def _apply(client: Client, given: Manifests, strictness: Strictness) -> None:
     answer = client.post(f"{LAB_API}/apply", _documents(given, strictness))
     _refuse(answer, given)
-    refuse(answer["diagnostics"], given.all_entries, undeclared=strictness.allow_undeclared)
+    refuse(answer.get("diagnostics", []), given.all_entries, undeclared=strictness.allow_undeclared)
     _say_namespaces(answer["namespaces"])
     colours = {"created": GOOD, "configured": MILD, "kept": DIM, "unchanged": DIM}
     for outcome in answer["outcomes"]:

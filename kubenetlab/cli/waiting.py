@@ -51,7 +51,7 @@ def wait(name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[li
     is_fine = last["settled"] and not last["stuck"] and not by_state["failed"]
     if not is_fine and not (last["failures"] or last["stuck"] or last["waiting"] or by_state["failed"] or by_state["waiting"]):
         note(f"{paint('not settled:', BAD)} after {timeout_s:g} s the lab is still at work")
-    on_diagnostics(last["diagnostics"])
+    on_diagnostics(last.get("diagnostics", []))  # an agent of an earlier version has none
     took = f"{time.monotonic() - begun:.2f} s"
     purpose = f", {len(last['unready'])} unready on purpose" if last["unready"] else ""
     say(f"lab {paint(name, None, bold=True)}: {last['ready']} of {last['total']} pods ready{purpose} {paint(f'({took})', DIM)}")
