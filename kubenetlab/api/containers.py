@@ -3,12 +3,14 @@
 Source: k8s.io/api core/v1/types.go (1.33).
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from kubenetlab.api.environment import EnvFromSource, EnvVar
 from kubenetlab.api.meta import Record, Unmodelled
+from kubenetlab.api.quantity import Quantity
 
 Protocol = Literal["TCP", "UDP", "SCTP"]
 MAX_PORT = 65535
@@ -139,6 +141,16 @@ class SecurityContext(Record, frozen=True):
     windows_options: Unmodelled = None
 
 
+class ResourceRequirements(Record, frozen=True):
+    """What a real command may use."""
+
+    limits: Mapping[str, Quantity] = {}
+    """Of these the lab enforces `memory`: a real command that exceeds it is killed."""
+    requests: Mapping[str, Quantity] = {}
+    """Validated; nothing is reserved."""
+    claims: Unmodelled = None
+
+
 class Container(Record, frozen=True):
     """One program of a pod: an image, arguments, ports, probes."""
 
@@ -163,10 +175,10 @@ class Container(Record, frozen=True):
     """Of an init container: `Always` makes it a sidecar."""
 
     lifecycle: Lifecycle = Lifecycle()
+    resources: ResourceRequirements | None = None
 
     image_pull_policy: Unmodelled = None
     resize_policy: Unmodelled = None
-    resources: Unmodelled = None
     restart_policy_rules: Unmodelled = None
     stdin: Unmodelled = None
     stdin_once: Unmodelled = None

@@ -228,6 +228,8 @@ def _fits(value: Any, info: inspect.Type) -> bool:
     match _bare(info):
         case inspect.IntType():
             return isinstance(value, int) and not isinstance(value, bool)
+        case inspect.FloatType():
+            return isinstance(value, float)
         case inspect.StrType():
             return isinstance(value, str)
         case inspect.StructType() | inspect.DictType():
@@ -243,6 +245,8 @@ def _noun(info: inspect.Type) -> str:
     match _bare(info):
         case inspect.IntType():
             return "a whole number"
+        case inspect.FloatType():
+            return "a number"
         case inspect.StrType():
             return "a string"
         case inspect.StructType() | inspect.DictType():

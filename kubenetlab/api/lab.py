@@ -51,6 +51,8 @@ class ContainerReport(Record, frozen=True):
     """True for a process of its own, which takes its time to end."""
     ends_later: bool = False
     """True for a built-in program that serves on for a while after SIGTERM; its end is waited for."""
+    reason: str = ""
+    """Reason of the exit, where it is neither Completed nor Error."""
 
 
 HookKind = Literal["postStart", "preStop"]

@@ -172,6 +172,11 @@ def warn(manifests: Manifests) -> None:
         note(f"{paint('note:', MILD)} {line}")
     for why, real in _real_commands(manifests.all_entries).items():
         note(f"{paint('note:', MILD)} programs of this machine are run in {_few(real)}, as {why} asks")
+    if limited := _limited(manifests.all_entries):
+        from kubenetlab.kernel.cgroups import MEMORY
+        from kubenetlab.kernel.limiters import limiters
+
+        note(f"{paint('note:', MILD)} limits.memory of {_few(limited)} is enforced by {limiters()[MEMORY]}")
     if hooked := _hooks_by_command(manifests.all_entries):
         note(f"{paint('note:', MILD)} of hooks by command in built-in programs only `sleep` is waited for: {_few(hooked)}")
     ignored = ignored_fields(manifests.all_entries)
@@ -215,6 +220,19 @@ def _real_commands(entries: Sequence[Entry]) -> dict[str, list[str]]:
     return found
 
 
+def _limited(entries: Sequence[Entry]) -> list[str]:
+    """Return the objects with containers that run real commands and have a memory limit."""
+    from kubenetlab.programs.command import memory_limit
+
+    all_do = _all_run_real(entries)
+    found: dict[str, None] = {}
+    for entry in entries:
+        for container in getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ()):
+            if entry.object is not None and container.command and memory_limit(container) and _who_asks_for_real(entry, all_do=all_do):
+                found[entry.object.title] = None
+    return list(found)
+
+
 def _hooks_by_command(entries: Sequence[Entry]) -> list[str]:
     """Return the objects with lifecycle hooks that are commands, and containers without a process that could run them."""
     all_do = _all_run_real(entries)
@@ -249,8 +267,11 @@ def _who_asks_for_real(entry: Entry, *, all_do: bool) -> str:
 
 
 def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool, used: tuple[str, ...] = ()) -> None:
+    from kubenetlab.api.containers import ResourceRequirements
     from kubenetlab.api.meta import Record, Unmodelled, kubernetes_name
 
+    if isinstance(record, ResourceRequirements):
+        into |= dict.fromkeys(f"limits.{name}" for name in record.limits if name != "memory")
     unread = _unread(record, may_be_real=may_be_real)
     for name in unread:
         if getattr(record, name):
@@ -279,12 +300,14 @@ def _annotations(type_: type) -> Mapping[str, Any]:
 
 def _unread(record: Any, *, may_be_real: bool) -> tuple[str, ...]:
     """What the stand-in for a container does not look at."""
-    from kubenetlab.api.containers import Container
+    from kubenetlab.api.containers import Container, ResourceRequirements
     from kubenetlab.programs import reads_arguments
 
+    if isinstance(record, ResourceRequirements):
+        return ("requests",)
     if not isinstance(record, Container) or (may_be_real and record.command):
         return ()
-    never = ("working_dir", "security_context")
+    never = ("working_dir", "security_context", "resources")
     return never if reads_arguments(record.image) else ("command", "args", *never)
 
 

@@ -32,6 +32,8 @@ STOPPED = "stopped by"
 """How the message begins of a container that a fault has ended."""
 POST_START_FAILED = "PostStartHook failed"
 """How the message begins of a container that was killed for its postStart hook."""
+OOM_KILLED = "OOMKilled"
+"""Reason of a container in which the kernel killed a process for its memory limit."""
 KILLED = "killed by signal"
 """How the message begins of a container that a signal ended."""
 
@@ -63,6 +65,8 @@ def failed_probe(message: str) -> str:
 
 def how_it_ended(ended: Terminated) -> str:
     """`exit status 3: bye`: a container's exit status and its last words; only what ended it, where that was somebody else."""
+    if ended.reason == OOM_KILLED:
+        return f"{OOM_KILLED}: {ended.message}"
     if failed_probe(ended.message) or ended.message.startswith((KILLED, CHANGED, STOPPED, POST_START_FAILED)):
         return ended.message
     return f"exit status {ended.exit_code}" + (f": {ended.message}" if ended.message else "")
@@ -175,7 +179,7 @@ def _is_final(pod: Pod, part: Part, ended: Terminated) -> bool:
 def _ended(pod: Pod, container: Container, report: ContainerReport, seen: Observed | None) -> Terminated | None:
     """How this run ended, or None while it goes on. Probes do not end what is terminating."""
     if report.state != "running":
-        reason = "Completed" if report.exit_code == 0 else "Error"
+        reason = report.reason or ("Completed" if report.exit_code == 0 else "Error")
         return Terminated(report.exit_code, reason, report.message, finished_at=timestamp(report.at))
     hook = seen.hook(container.name, "postStart", report.attempt) if seen is not None else None
     if hook is not None and not hook.ok:

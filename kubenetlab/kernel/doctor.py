@@ -11,9 +11,10 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from kubenetlab.kernel import limits, nftables, pause, uplink
+from kubenetlab.kernel import cgroups, limits, nftables, pause, uplink
 from kubenetlab.kernel.features import PACKAGES, has_br_netfilter, has_program
 from kubenetlab.kernel.inheritance import hindrances
+from kubenetlab.kernel.limiters import REMEDY, has_groups, limiters
 from kubenetlab.kernel.limits import BRIDGE_PORTS, FILES, MEMORY, NAMESPACES, NEIGHBORS, PROCESSES, Limit
 from kubenetlab.kernel.permissions import MOUNT_ROOT, ROOT_NOT_MOUNTED, effective_capabilities, has_mounted_root, is_root, lacking, remedy
 from kubenetlab.kernel.trials import NAMESPACE_REMEDIES, TRIALS
@@ -58,7 +59,7 @@ def examine(kept: Path | None = None, *, again: bool = False) -> list[Finding]:
     permissions = list(_permissions())
     is_allowed = all(finding.state == "ok" for finding in permissions)
     kernel = _kernel(outcomes(TRIALS, kept, again=again)) if is_allowed else [_untried("all", "the permissions above")]
-    return [*_machine(), *permissions, *_uplink(), *kernel, *_inherited(), *_limits(limits.read())]
+    return [*_machine(), *permissions, *_uplink(), _container_limits(limiters()), *kernel, *_inherited(), *_limits(limits.read())]
 
 
 def _machine() -> Iterator[Finding]:
@@ -107,6 +108,13 @@ def _uplink() -> Iterator[Finding]:
         yield Finding(PERMISSIONS, "uplink", "ok", f"up --uplink links a lab to this machine's network: {families}")
     else:
         yield Finding(PERMISSIONS, "uplink", "optional", "no up --uplink without ip", f"sudo apt-get install {PACKAGES['ip']}")
+
+
+def _container_limits(found: Mapping[str, str]) -> Finding:
+    """Report what limits containers that run real commands."""
+    detail = f"memory is limited by {found[cgroups.MEMORY]}, processes {f'by {found[cgroups.PIDS]}' if found[cgroups.PIDS] else 'are not'}"
+    is_complete = has_groups(found)
+    return Finding(PERMISSIONS, "real commands", "ok" if is_complete else "optional", detail, "" if is_complete else REMEDY)
 
 
 def _kernel(found: Sequence[Outcome]) -> Iterator[Finding]:

@@ -113,3 +113,11 @@ class Process:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+
+
+def end_group(pid: int) -> None:
+    """Kill what is left of a process group; success when nothing is."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass

@@ -15,8 +15,10 @@ from kubenetlab.kernel.features import no_such_command
 from kubenetlab.kernel.inheritance import CONTAINER_PATH, close_other_descriptors, reset_signals
 from kubenetlab.kernel.privileges import confine
 from kubenetlab.kernel.processes import ProcessId, start_time
+from kubenetlab.kernel.rlimits import apply_rlimits
 from kubenetlab.kernel.syscalls import CLONE_NEWNS, open_namespace, setns
 from kubenetlab.lab.boot import Boot
+from kubenetlab.lab.container_limits import enter_groups
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
@@ -25,6 +27,7 @@ def main(boot: Boot, arguments: dict[str, Any]) -> None:
     """The role; returns only by becoming the program, or by ending. Begins a process group, so that all of it can be ended."""
     os.setsid()
     reset_signals(of_python=True)
+    rlimits = enter_groups(arguments["limits"]) if "limits" in arguments else {}
     if arguments.get("beside"):
         beside = ProcessId(*arguments["beside"])
         environment = _environment_of(beside.pid)
@@ -41,13 +44,16 @@ def main(boot: Boot, arguments: dict[str, Any]) -> None:
         print(f"the command's permissions cannot be limited here ({error.strerror}), so it is not run: see kubenetlab doctor", flush=True)
         os._exit(NOT_EXECUTABLE)
     close_other_descriptors()
-    _become(arguments["argv"], environment, arguments.get("working_dir") or "/")
+    _become(arguments["argv"], environment, arguments.get("working_dir") or "/", rlimits)
 
 
-def _become(argv: list[str], environment: dict[str, str], working_dir: str) -> None:
+def _become(argv: list[str], environment: dict[str, str], working_dir: str, rlimits: dict[str, int]) -> None:
     try:
         os.chdir(working_dir)
+        apply_rlimits(**rlimits)
         os.execvpe(argv[0], argv, environment)
+    except MemoryError:
+        os._exit(NOT_EXECUTABLE)  # the limit leaves nothing to print with
     except ValueError as error:
         print(f'exec: "{argv[0]}": {error}', flush=True)
         os._exit(NOT_EXECUTABLE)

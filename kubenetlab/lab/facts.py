@@ -96,6 +96,7 @@ def _program_report(seen: Observed, report: dict[str, Any]) -> Observed:
         report.get("at", 0.0),
         report.get("is_process", False),
         report.get("ends_later", False),
+        report.get("reason", ""),
     )
     known = seen.containers.get(report["container"])
     if known is not None and (known.attempt, known.state != "running") >= (told.attempt, told.state != "running"):

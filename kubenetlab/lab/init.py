@@ -21,9 +21,10 @@ from typing import Any, NoReturn
 from kubenetlab.errors import KubenetlabError, RequirementError, refusal
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.inheritance import UMASK
-from kubenetlab.kernel.processes import ProcessId, open_process, start_time
+from kubenetlab.kernel.processes import ProcessId, end_group, open_process, start_time
 from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot, Role
+from kubenetlab.lab.container_limits import ContainerLimits
 from kubenetlab.lab.isolation import leave, settle
 from kubenetlab.lab.log import say
 from kubenetlab.lab.output import Outputs, become_output, print_into
@@ -138,6 +139,7 @@ class Init:
         self._children = [_Child(name, role) for name, role in roles.permanent(boot)]
         self._connections: dict[int, tuple[socket.socket, Frames]] = {}
         self._in_pods = PodProcesses()
+        self._limits = ContainerLimits(boot)
         self._kept = False
         self._poll = select.poll()
         self._outputs = Outputs(self._poll)
@@ -198,9 +200,10 @@ class Init:
                 return
             pid = exited.si_pid
             if pid in self._in_pods:
-                _end_group(pid)  # before it is reaped: until then the number cannot be another group's
+                end_group(pid)  # before it is reaped: until then the number cannot be another group's
             _, status = os.waitpid(pid, 0)
             if (event := self._in_pods.exited(pid, status, time.time())) is not None:
+                event |= self._limits.end(event["run"])
                 self._outputs.drain(pid)
                 self._tell_all(event)
             for child in self._children:
@@ -305,10 +308,15 @@ class Init:
 
     def _start_in_pod(self, message: dict[str, Any], sandbox: ProcessId, arguments: dict[str, Any]) -> dict[str, Any]:
         """Fork the process that a request asks for; return the answer."""
-        role = self._roles.in_pod(message["role"], arguments)
+        is_limited = message["role"] == "command" and "beside" not in arguments
+        limits = {"limits": self._limits.begin(message["run"], arguments)} if is_limited else {}
+        role = self._roles.in_pod(message["role"], {**arguments, **limits})
         log = self._boot.path(rundir.container_log(arguments["netns"], arguments["container"]))
-
-        pid = self._spawn_logged(str(message["role"]), role, sandbox, log)
+        try:
+            pid = self._spawn_logged(str(message["role"]), role, sandbox, log)
+        except BaseException:
+            self._limits.end(message["run"])
+            raise
         self._in_pods.add(PodProcess(message["run"], pid, message["role"], sandbox, arguments))
         return {"pid": pid}
 
@@ -382,14 +390,6 @@ def _answer(writing: int, spawn: Callable[[], int]) -> NoReturn:
         os.write(writing, f"0 {error.errno} {error.strerror}".encode()[:_ANSWER_BYTES])
     finally:
         os._exit(0)
-
-
-def _end_group(pid: int) -> None:
-    """Ends what a process has left behind: containers share their pod's PID namespace, so nobody else does."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _how(status: int) -> str:

@@ -6,6 +6,7 @@
     init.sock node-agent-N.sock worker-N.sock   between the lab's own processes
     store.json                the objects, written before the kernel is touched
     pause  log  uplink.json
+    cgroups.json              the cgroups that the lab has made for its containers
     pod_….log                 what a container's own process prints
 """
 
@@ -27,6 +28,7 @@ from kubenetlab.names import file_name, lab_name_fault
 RUN_NETNS = "/run/netns"
 API_SOCKET, INNER_API_SOCKET, INIT_SOCKET = "api.sock", "inner-api.sock", "init.sock"
 STORE, LOG, PAUSE, UPLINK = "store.json", "log", "pause", "uplink.json"
+CGROUPS = "cgroups.json"
 FORWARDING = "forwarding.json"
 """Beside the labs: which of the machine's links forward for the sake of labs with uplinks."""
 TRIED = "doctor.json"
@@ -160,6 +162,7 @@ def clear_links(dead: Sequence[str]) -> None:
     """Removes what labs that are dead have left outside their directories: links in /run/netns, which lead nowhere, or to whoever has the
     number now, and what an uplink needed of the machine."""
     for lab in dead:
+        _remove_cgroups(of(lab))
         with suppress(KubenetlabError, OSError):  # `down` of that lab says what is in the way; other labs' commands go on
             _take_uplink_away(lab)
     if not owns_run() or not dead or not os.path.isdir(RUN_NETNS):
@@ -203,8 +206,17 @@ def _take_uplink_away(lab: str) -> None:
         uplink.take_away(lab)
 
 
+def _remove_cgroups(directory: Path) -> None:
+    """Remove the cgroups of a dead lab, if it has made any."""
+    if (directory / CGROUPS).exists():
+        from kubenetlab.lab.container_limits import remove_groups
+
+        remove_groups(directory)
+
+
 def _empty(directory: Path) -> None:
     _take_uplink_away(directory.name)
+    _remove_cgroups(directory)
     for entry in directory.iterdir():
         if stat.S_ISDIR(entry.lstat().st_mode):
             entry.rmdir()

@@ -17,7 +17,8 @@ from msgspec import Struct
 
 from kubenetlab import programs
 from kubenetlab.api.environment import expand
-from kubenetlab.controllers.containers import KILLED
+from kubenetlab.api.quantity import format_bytes
+from kubenetlab.controllers.containers import KILLED, OOM_KILLED
 from kubenetlab.datapath.contexts import Context
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.kernel.features import CONTAINER_PATH, has_command, no_such_command
@@ -386,9 +387,13 @@ def _exited(event: Message, log: Path) -> Message:
     """The report of a process that has exited."""
     code = os.waitstatus_to_exitcode(event["status"])
     message = container_logs.last_words(log) if code > 0 else f"{KILLED} {-code}" if code < 0 else ""
+    oom_limit = event.get("oom_limit") if code else 0
+    if oom_limit:
+        message = f"the container used more than its memory limit of {format_bytes(oom_limit)}"
     return {
         **{name: event[name] for name in ("run", "netns", "sandbox", "container", "attempt", "at")},
         "state": "exited",
         "exit_code": code if code >= 0 else 128 - code,
         "message": message,
+        "reason": OOM_KILLED if oom_limit else "",
     }

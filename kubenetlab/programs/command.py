@@ -7,6 +7,7 @@ from typing import Any
 
 from kubenetlab.api.containers import Container, SecurityContext
 from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION
+from kubenetlab.api.quantity import whole
 from kubenetlab.programs import Setup
 
 IS_PROCESS = True
@@ -25,4 +26,14 @@ def configure_command(container: Container, grace_s: int) -> Setup:
     options: dict[str, Any] = {"argv": [*container.command, *container.args], "working_dir": container.working_dir, "grace_s": grace_s}
     if asked.add or asked.drop:
         options["capabilities"] = {"add": list(asked.add), "drop": list(asked.drop)}
+    if limit := memory_limit(container):
+        options["memory_limit"] = limit
     return Setup("command", options)
+
+
+def memory_limit(container: Container) -> int:
+    """Return the memory that a container may use, in bytes; 0 where nothing limits it.
+
+    Source: k8s.io/kubernetes pkg/kubelet/kuberuntime/kuberuntime_container_linux.go (1.33), where a limit of 0 is no limit.
+    """
+    return whole(container.resources.limits.get("memory", 0)) if container.resources is not None else 0

@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from kubenetlab.kernel.cgroups import PREFIX, read_parents
 from kubenetlab.lab.client import Client
 from tests.labs.traffic_client import Answer, Target, ask
 from tests.patience import patiently
@@ -122,10 +123,11 @@ class Lab:
 
     @property
     def remains(self) -> list[str]:
-        """What there is of it on this machine: processes, names in /run/netns, the run directory."""
+        """What there is of it on this machine: processes, names in /run/netns, cgroups, the run directory."""
         titles = (f"{self.name}/", f"kubenetlab {self.name} ")
         found = [title for path in Path("/proc").glob("[0-9]*") if (title := title_of(int(path.name))).startswith(titles)]
         found += [str(path) for path in Path("/run/netns").glob(f"{self.name}_*")]
+        found += cgroups_of(self.name)
         return found + [str(self.directory)] * self.directory.exists()
 
     @property
@@ -163,6 +165,12 @@ class Lab:
         """The machine's pids of all processes of the lab, or of those whose title begins so."""
         init = self.seen["init_pid"]
         return [pid for pid in descendants(init) if title_of(pid).startswith(title)]
+
+
+def cgroups_of(lab: str) -> list[str]:
+    """Return the control groups of a lab, wherever this process can see them."""
+    tops = [path for parent in read_parents() for path in parent.directory.glob(f"{PREFIX}{lab}-????????")]
+    return [str(path) for top in tops for path in (top, *top.rglob("*")) if path.is_dir()]
 
 
 def descendants(pid: int) -> list[int]:

@@ -9,6 +9,7 @@ from kubenetlab.api.ip import is_address
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.validate.environment import validate_environment
 from kubenetlab.api.validate.metadata import validate_labels, validate_selector
+from kubenetlab.api.validate.resources import validate_resources
 from kubenetlab.api.validate.syntax import key_fault, port_name_fault, subdomain_fault
 from kubenetlab.names import label_fault
 
@@ -93,6 +94,8 @@ def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iter
     elif container.image != container.image.strip():
         yield Finding((*path, "image"), f"must not have leading or trailing whitespace, found {found(container.image)}")
     yield from validate_environment(container, path)
+    if container.resources is not None:
+        yield from validate_resources(container.resources, (*path, "resources"))
     names: set[str] = set()
     for index, port in enumerate(container.ports):
         here = (*path, "ports", index)

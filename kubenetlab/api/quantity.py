@@ -1,0 +1,50 @@
+"""Quantities: numbers with Kubernetes' suffixes, such as `64Mi`, `1.5G` or `100m`.
+
+Source: k8s.io/apimachinery pkg/api/resource/{quantity.go,suffix.go} (1.33).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from typing import Final
+
+Quantity = str | int | float
+"""A quantity as it stands in a document; YAML reads some as numbers."""
+
+SYNTAX: Final = "a number, and perhaps one of Ki Mi Gi Ti Pi Ei, n u m k M G T P E, or an exponent such as e3"
+MAX: Final = 2**63 - 1
+"""Largest value; a larger one counts as this one."""
+
+_QUANTITY: Final = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?[0-9]{1,3}))?")
+_SUFFIXES: Final = {
+    "": Fraction(1),
+    **{suffix: Fraction(1, 1000**power) for power, suffix in enumerate("mun", 1)},
+    **{suffix: Fraction(1000**power) for power, suffix in enumerate("kMGTPE", 1)},
+    **{f"{suffix}i": Fraction(1024**power) for power, suffix in enumerate("KMGTPE", 1)},
+}
+
+
+def parse_quantity(text: Quantity) -> Fraction:
+    """Return the value of a quantity. Raises ValueError for a text that is none."""
+    match = _QUANTITY.fullmatch(str(text))
+    if match is None or isinstance(text, bool):
+        raise ValueError(f"{text} is not a quantity")
+    number, suffix, exponent = match.groups()
+    scale = Fraction(10) ** int(exponent) if exponent else _SUFFIXES[suffix or ""]
+    return Fraction(number) * scale
+
+
+def whole(text: Quantity) -> int:
+    """Return the value rounded away from zero, as upstream's Quantity.Value() does; at most MAX. Raises ValueError."""
+    value = parse_quantity(text)
+    return min(math.ceil(value) if value > 0 else math.floor(value), MAX)
+
+
+def format_bytes(amount: int) -> str:
+    """Return a number of bytes in the largest binary unit that needs no fraction: `64Mi`."""
+    for power, suffix in ((4, "Ti"), (3, "Gi"), (2, "Mi"), (1, "Ki")):
+        if amount and amount % 1024**power == 0:
+            return f"{amount // 1024**power}{suffix}"
+    return f"{amount} bytes"
