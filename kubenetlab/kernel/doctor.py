@@ -114,7 +114,7 @@ def _container_limits(found: Mapping[str, str]) -> Finding:
     """Report what limits containers that run real commands."""
     detail = f"memory is limited by {found[cgroups.MEMORY]}, processes {f'by {found[cgroups.PIDS]}' if found[cgroups.PIDS] else 'are not'}"
     is_complete = has_groups(found)
-    return Finding(PERMISSIONS, "real commands", "ok" if is_complete else "optional", detail, "" if is_complete else REMEDY)
+    return Finding(PERMISSIONS, "container limits", "ok" if is_complete else "optional", detail, "" if is_complete else REMEDY)
 
 
 def _kernel(found: Sequence[Outcome]) -> Iterator[Finding]:

@@ -24,7 +24,6 @@ from kubenetlab.kernel.inheritance import UMASK
 from kubenetlab.kernel.processes import ProcessId, end_group, open_process, start_time
 from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot, Role
-from kubenetlab.lab.container_limits import ContainerLimits
 from kubenetlab.lab.isolation import leave, settle
 from kubenetlab.lab.log import say
 from kubenetlab.lab.output import Outputs, become_output, print_into
@@ -132,6 +131,7 @@ class Init:
     """PID 1: a poll loop over dying children, requests, and the life of `up`."""
 
     def __init__(self, boot: Boot) -> None:
+        import kubenetlab.lab.container_limits as container_limits
         import kubenetlab.lab.roles as roles  # asyncio and all that the processes need: once, warm for every fork
 
         self._boot = boot
@@ -139,7 +139,7 @@ class Init:
         self._children = [_Child(name, role) for name, role in roles.permanent(boot)]
         self._connections: dict[int, tuple[socket.socket, Frames]] = {}
         self._in_pods = PodProcesses()
-        self._limits = ContainerLimits(boot)
+        self._limits = container_limits.ContainerLimits(boot)
         self._kept = False
         self._poll = select.poll()
         self._outputs = Outputs(self._poll)
