@@ -49,6 +49,11 @@ THREADS = """\
 """
 
 
+def begin(lab: Lab, manifest: str) -> str:
+    """Return the notes of `up`; a pod that dies early may have been ready for a moment."""
+    return lab.run("up", "-f", "-", given=ONE_NODE + manifest, status=None).err
+
+
 def count_of_threads(lab: Lab) -> int:
     """Return the number that the command THREADS prints when it gets no more."""
     (line,) = wait_for(lambda: said(lab, "bomb"), "the last thread")
@@ -58,11 +63,12 @@ def count_of_threads(lab: Lab) -> int:
 @needs_groups
 def test_a_command_beyond_its_memory_limit_is_killed(lab: Lab) -> None:
     """OOMKilled with 137, as in a cluster, and started again; its neighbour lives. Once it is kept down, no group of it is left."""
-    told = lab.up(ONE_NODE + pod("greedy", GREEDY) + pod("modest", MODEST), status=1).err
+    told = begin(lab, pod("greedy", GREEDY) + pod("modest", MODEST))
     assert "limits.memory of Pod default/greedy is enforced by a cgroup (version " in " ".join(told.split())
-    assert "container main: OOMKilled: the container used more than its memory limit of 64Mi" in told
-    ended = wait_for(lambda: status(lab, "greedy")["lastState"].get("terminated"), "an end")
+    ended = wait_for(lambda: status(lab, "greedy").get("lastState", {}).get("terminated"), "an end")
     assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
+    assert ended["message"] == "the container used more than its memory limit of 64Mi"
+    assert f"OOMKilled: {ended['message']}" in lab.run("describe", "pod", "greedy").out
     wait_for(lambda: status(lab, "greedy")["restartCount"] >= 1, "another start")
     assert "got it" not in said(lab, "greedy")
     assert status(lab, "modest")["restartCount"] == 0
@@ -82,8 +88,8 @@ def test_a_job_that_may_not_restart_stays_killed(lab: Lab) -> None:
     """restartPolicy Never: the pod has failed, with the reason; a memory limit that suffices does not matter."""
     enough = GREEDY.replace("512 << 20", "8 << 20").replace("time.sleep(1000)", "")
     never = "  restartPolicy: Never\n"
-    lab.up(ONE_NODE + pod("greedy", GREEDY, never) + pod("enough", enough, never), status=1)
-    assert lab.get("pod", "greedy")["status"]["phase"] == "Failed"
+    begin(lab, pod("greedy", GREEDY, never) + pod("enough", enough, never))
+    wait_for(lambda: lab.get("pod", "greedy")["status"]["phase"] == "Failed", "an end")
     assert status(lab, "greedy")["state"]["terminated"]["reason"] == "OOMKilled"
     wait_for(lambda: lab.get("pod", "enough")["status"]["phase"] == "Succeeded", "an end")
     assert said(lab, "enough") == ["got it"]
@@ -129,9 +135,9 @@ def users_lab() -> Iterator[UsersLab]:
 
 def test_limits_of_a_user_without_cgroups(users_lab: UsersLab) -> None:
     """A process is refused more memory, and ends by itself; more processes it does not get either. `up` and doctor say by what."""
-    told = users_lab.up(ONE_NODE + pod("greedy", GREEDY) + pod("bomb", THREADS) + pod("modest", MODEST), status=1).err
+    told = begin(users_lab, pod("greedy", GREEDY) + pod("bomb", THREADS) + pod("modest", MODEST))
     assert "limits.memory of Pod default/greedy is enforced by RLIMIT_DATA of each process" in " ".join(told.split())
-    ended = wait_for(lambda: status(users_lab, "greedy")["lastState"].get("terminated"), "an end")
+    ended = wait_for(lambda: status(users_lab, "greedy").get("lastState", {}).get("terminated"), "an end")
     assert (ended["exitCode"], ended["reason"], ended["message"]) == (1, "Error", "MemoryError")
     assert MAX_PIDS - 10 <= count_of_threads(users_lab) <= MAX_PIDS + 100
     assert users_lab.run("exec", "modest", "--", "echo", "alive").out == "alive\n"
