@@ -84,9 +84,12 @@ def port_name(name: str) -> str:
     return _shortened(name, MAX_LINK_NAME)
 
 
-def file_name(text: str) -> str:
-    """A name for a file: the text itself, or its beginning and a hash when no directory can hold it."""
-    return _shortened(text, MAX_FILE_NAME)
+def file_name(text: str, *, spare: int = 0) -> str:
+    """A name for a file: the text itself, or its beginning and a hash when no directory can hold it.
+
+    spare: bytes that must be left for an ending.
+    """
+    return _shortened(text, MAX_FILE_NAME - spare)
 
 
 def _shortened(name: str, most: int) -> str:

@@ -25,6 +25,7 @@ Which = int | Literal["latest", "previous"]
 MARK: Final = struct.Struct("<dQ")
 """When something was written, in seconds since 1970, and where in the log it begins; a file beside the log has one after another."""
 MARK_EVERY_S: Final = 0.1
+_PREVIOUS: Final = ".previous"
 MAX_MARKS_BYTES: Final = 1024 * 1024
 
 
@@ -89,13 +90,14 @@ def _time_in(line: str) -> float:
 
 
 def marks_of(path: Path) -> Path:
-    """Return the file that has the times of a log."""
-    return path.with_name(f"{path.name}.times")
+    """Return the file that has the times of a log. No name is longer than that of a former run's log: some are as long as can be."""
+    latest, dot, _ = path.name.rpartition(_PREVIOUS)
+    return path.with_name(f"{latest}.oldtimes" if dot else f"{path.name}.times")
 
 
 def mark(log: str, moment: float, offset: int) -> None:
     """Note when what begins at an offset of a log was written. Raises OSError."""
-    path = f"{log}.times"
+    path = marks_of(Path(log))
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (os.O_TRUNC if offset == 0 else 0)
     descriptor = os.open(path, flags, 0o600)
     try:
@@ -117,7 +119,7 @@ def last_words(path: Path) -> str:
 
 def previous(path: Path) -> Path:
     """Where the log of the run before is."""
-    return path.with_name(f"{path.name}.previous")
+    return path.with_name(f"{path.name}{_PREVIOUS}")
 
 
 def begin_run(path: Path) -> None:

@@ -33,6 +33,8 @@ FORWARDING = "forwarding.json"
 """Beside the labs: which of the machine's links forward for the sake of labs with uplinks."""
 TRIED = "doctor.json"
 """Beside the labs: what the machine has been found to be able to do."""
+LOG_ENDING_BYTES = 9
+"""Of `.previous` and `.oldtimes` (lab/container_logs.py)."""
 SWEEP_TIMEOUT_S = 10.0
 """How long to wait for somebody who is making the lab, or taking its traces away."""
 
@@ -89,8 +91,8 @@ def worker_socket(number: int) -> str:
 
 
 def container_log(netns: str, container: str) -> str:
-    """The name of the file with what a container's process prints."""
-    return file_name(f"{netns.replace('/', '_')}.{container}.log")
+    """The name of the file with what a container's process prints; there is room for the ending of the run before."""
+    return file_name(f"{netns.replace('/', '_')}.{container}.log", spare=LOG_ENDING_BYTES)
 
 
 def names() -> list[str]:

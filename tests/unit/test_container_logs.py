@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kubenetlab.lab import container_logs
+from kubenetlab.lab import container_logs, rundir
 from kubenetlab.lab.container_logs import Piece, begin_run, last_words, previous, read, remove
+from kubenetlab.names import MAX_FILE_NAME
 
 
 def test_a_log_is_read_on_from_where_it_was_left(tmp_path: Path) -> None:
@@ -79,3 +80,11 @@ def test_lines_that_begin_with_their_time() -> None:
     """Those of built-in programs; one without a time is kept."""
     piece = container_logs.Piece(["2026-01-01T00:00:00Z one", "more of it", "2026-01-02T00:00:00Z two"], 3)
     assert piece.since(datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()).lines == ["more of it", "2026-01-02T00:00:00Z two"]
+
+
+def test_no_name_beside_a_log_is_longer_than_that_of_the_run_before() -> None:
+    """Names of namespaces and pods can make a log's name as long as a file's may be."""
+    log = Path(rundir.container_log("pod/" + "n" * 300, "c" * 63))
+    files = (log, previous(log), container_logs.marks_of(log), container_logs.marks_of(previous(log)))
+    assert max(len(file.name) for file in files) == MAX_FILE_NAME
+    assert container_logs.marks_of(log) != container_logs.marks_of(previous(log))
