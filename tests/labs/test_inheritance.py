@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.labs.conftest import new_lab
-from tests.labs.lab import DEADLINE_S, Lab, title_of
+from tests.labs.lab import DEADLINE_S, Lab, title_of, wait_for
 
 MANIFEST = """\
 apiVersion: kubenetlab.dev/v1alpha1
@@ -111,9 +111,14 @@ def signals(bits: str) -> set[int]:
 
 def processes(lab: Lab) -> dict[str, int]:
     """The lab's own processes, one of each kind, by their titles, and those of its containers."""
-    found = {title_of(pid).removeprefix(f"kubenetlab {lab.name} ").removeprefix(f"{lab.name}/"): pid for pid in lab.pids()}
-    assert {"init", "agent", "worker-0", "node-agent-0", "sleep"} <= set(found), found
-    return found
+    wanted = {"init", "agent", "worker-0", "node-agent-0", "sleep"}
+
+    def found() -> dict[str, int]:
+        titles = {title_of(pid).removeprefix(f"kubenetlab {lab.name} ").removeprefix(f"{lab.name}/"): pid for pid in lab.pids()}
+        return titles if wanted <= set(titles) else {}
+
+    titles: dict[str, int] = wait_for(found, f"{wanted}: the pod's shell becomes sleep")
+    return titles
 
 
 def test_descriptors_end_with_the_command(made: tuple[Lab, Caller]) -> None:
@@ -180,7 +185,8 @@ def test_closed_standard_descriptors(lab: Lab) -> None:
     said = subprocess.run(
         ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "kubenetlab", "list"], capture_output=True, text=True, check=False
     )
-    assert (said.returncode, said.stderr[:6]) == (0, "next: ")
+    assert said.returncode == 0
+    assert "next: " in said.stderr  # other labs may have no answer to give
 
 
 CAPABLE = """\

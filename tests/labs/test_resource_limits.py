@@ -24,7 +24,7 @@ needs_groups = pytest.mark.skipif(
 GREEDY = """\
   - name: main
     image: x
-    command: [python3, -c, "held = bytearray(512 << 20); print('got it', flush=True); import time; time.sleep(1000)"]
+    command: [python3, -c, "held = bytearray(512 << 20); print('got it', flush=True); import signal; signal.pause()"]
     resources: {limits: {memory: 64Mi}}
 """
 MODEST = "  - {name: main, image: x, command: [sleep, '1000']}\n"
@@ -35,7 +35,7 @@ THREADS = """\
     - python3
     - -c
     - |
-      import threading, time
+      import signal, threading
       threading.stack_size(32768)
       stop, count = threading.Event(), 1
       try:
@@ -45,7 +45,7 @@ THREADS = """\
       except RuntimeError:
           pass
       print(count, flush=True)
-      time.sleep(1000)
+      signal.pause()
 """
 
 
@@ -86,7 +86,7 @@ def _processes(group: str) -> str:
 @needs_groups
 def test_a_job_that_may_not_restart_stays_killed(lab: Lab) -> None:
     """restartPolicy Never: the pod has failed, with the reason; a memory limit that suffices does not matter."""
-    enough = GREEDY.replace("512 << 20", "8 << 20").replace("time.sleep(1000)", "")
+    enough = GREEDY.replace("512 << 20", "8 << 20").replace("signal.pause()", "")
     never = "  restartPolicy: Never\n"
     begin(lab, pod("greedy", GREEDY, never) + pod("enough", enough, never))
     wait_for(lambda: lab.get("pod", "greedy")["status"]["phase"] == "Failed", "an end")
