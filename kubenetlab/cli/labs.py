@@ -71,9 +71,7 @@ def up(
     name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict)
     manifests.warn(given)
     strictness = Strictness(strict, allow_undeclared)
-    if rundir.is_alive(name):
-        _apply(Client(name), given, strictness)
-    else:
+    if not (rundir.is_alive(name) and _applied(name, given, strictness)):
         _create(name, given, keep, strictness)
     _link_up(name, given)
     entries = given.all_entries
@@ -268,6 +266,21 @@ def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> 
         note(f"stopped; nothing of lab {name} is left")
         os._exit(making.STOPPED_BY_SIGINT)
     progress.built(built)
+
+
+def _applied(name: str, given: Manifests, strictness: Strictness) -> bool:
+    """Apply to a lab that is up; return False where it has ended meanwhile, as one whose `up` was killed does a moment later."""
+    from kubenetlab.errors import LabError
+    from kubenetlab.lab import rundir
+    from kubenetlab.lab.client import Client
+
+    try:
+        _apply(Client(name), given, strictness)
+    except LabError:
+        if rundir.is_alive(name):
+            raise
+        return False
+    return True
 
 
 def _apply(client: Client, given: Manifests, strictness: Strictness) -> None:
