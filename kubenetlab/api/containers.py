@@ -94,7 +94,7 @@ class SleepAction(Record, frozen=True):
 
 
 class LifecycleHandler(Record, frozen=True):
-    """What the kubelet does at one moment of a container's life; exactly one of them."""
+    """Action of a lifecycle hook. Exactly one field is set."""
 
     exec: ExecAction | None = None
     """A command in the container. Of a built-in program, which has no command, only `sleep` is waited for."""
@@ -142,10 +142,10 @@ class SecurityContext(Record, frozen=True):
 
 
 class ResourceRequirements(Record, frozen=True):
-    """What a real command may use."""
+    """Resource limits and requests of a container."""
 
     limits: Mapping[str, Quantity] = {}
-    """Of these the lab enforces `memory`: a real command that exceeds it is killed."""
+    """The lab enforces `memory` for real commands: a command that exceeds it is killed."""
     requests: Mapping[str, Quantity] = {}
     """Validated; nothing is reserved."""
     claims: Unmodelled = None

@@ -31,7 +31,7 @@ MAX_SHOWN = 200
 Path = tuple[str | int, ...]
 
 _CONTENT = re.compile(r"^(?!---)[ \t]*[^\s#]", re.MULTILINE)
-"""Where the first line begins that holds more than a comment."""
+"""Matches the beginning of a line that is not blank, a comment or a separator."""
 _SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 
 

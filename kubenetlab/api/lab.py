@@ -60,7 +60,7 @@ ProbeKind = Literal["startup", "readiness", "liveness"]
 
 
 class ProbeReport(Record, frozen=True):
-    """How the latest probe of one container ended, or a lifecycle hook of it."""
+    """Result of the latest probe, or of a lifecycle hook, of one container."""
 
     attempt: int
     kind: ProbeKind | HookKind
@@ -97,7 +97,7 @@ class Observed(Internal, frozen=True):
 
 
 class Termination(Internal, frozen=True):
-    """How far a terminating pod's containers are on their way to the end; named after the pod."""
+    """Progress of the termination of a pod's containers. Has the name of the pod."""
 
     kind = "Termination"
     plural = "terminations"

@@ -48,7 +48,7 @@ class Entry(Struct, frozen=True):
 
     @property
     def source(self) -> Source:
-        """Where the object stands, wherever this process goes."""
+        """File and line of the object. The path is absolute, so that it stays valid in another working directory."""
         file = self.document.file
         path = os.path.abspath(file) if os.path.exists(file) else file
         return Source(os.fsencode(path).decode(errors="replace"), self.document.line_of(self.path))  # a name may be no text

@@ -25,7 +25,7 @@ class MasqueradeConfig(Record, frozen=True):
     """Destinations towards which a node keeps the source address. A field that is missing has upstream's default."""
 
     non_masquerade_cidrs: tuple[str, ...] = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
-    """Of both families."""
+    """Destination ranges that are not masqueraded, IPv4 and IPv6."""
     cidr_limit: int = 64
     """Maximum number of ranges."""
     masq_link_local: bool = False

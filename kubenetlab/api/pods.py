@@ -27,7 +27,7 @@ LISTEN_ANNOTATION = "kubenetlab.dev/listen"
 EXIT_CODE_ANNOTATION = "kubenetlab.dev/exit-code"
 """The exit status with which a pod's built-in programs end."""
 DURATION_ANNOTATION = "kubenetlab.dev/duration"
-"""How long a pod's built-in programs run before they end, such as `5s`."""
+"""Duration after which a pod's built-in programs end, such as `5s`."""
 
 
 class Toleration(Record, frozen=True):
@@ -102,7 +102,7 @@ class PodSpec(Record, frozen=True):
     scheduling_gates: tuple[PodSchedulingGate, ...] = ()
     """The scheduler ignores the pod as long as there are any."""
     termination_grace_period_seconds: NotNegative = 30
-    """How long preStop hooks and programs may take to end. Built-in programs end as soon as no node sends packets to them any more."""
+    """Seconds that preStop hooks and programs have to end. Built-in programs end as soon as no node sends packets to them any more."""
     enable_service_links: bool = True
     """Whether the namespace's Services are told by environment variables."""
 

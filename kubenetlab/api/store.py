@@ -23,7 +23,7 @@ GivenKey = tuple[str, str, str]
 
 
 class Source(Struct, frozen=True):
-    """Where a document stands."""
+    """File and line of a document."""
 
     file: str
     """Path of its file as an absolute one; a name in angle brackets, such as `<stdin>`, is no file."""

@@ -202,7 +202,7 @@ def job_duration(document: Document) -> str:
 
 
 def _completions(job: Document) -> str:
-    """How many pods have ended well, of how many; `1/1 of 3` for three that share one piece of work."""
+    """Return succeeded and wanted pods: `1/3`; `1/1 of 3` for a work queue with three workers."""
     succeeded, wanted, at_a_time = _status(job, "succeeded", 0), _spec(job, "completions", None), _spec(job, "parallelism", 1)
     return f"{succeeded}/{wanted if wanted is not None else 1}" + (f" of {at_a_time}" if wanted is None and at_a_time > 1 else "")
 
