@@ -118,16 +118,12 @@ def report(items: Sequence[Mapping[str, Any]], entries: Sequence[Entry] = (), *,
         note(f"{paint('warning:', MILD)} {problem}")
 
 
-def refuse(items: Sequence[Mapping[str, Any]], entries: Sequence[Entry], *, undeclared: bool) -> None:
-    """Raise ManifestError for misconfigurations, where they are to be errors."""
+def refuse(items: Sequence[Mapping[str, Any]], entries: Sequence[Entry]) -> None:
+    """Raise ManifestError for misconfigurations that are to be errors (`refused_codes`)."""
     from msgspec import structs
 
-    from kubenetlab.diagnostics import NOT_ENFORCED
-
-    wrong = [item for item, one in zip(items, decoded(items), strict=True) if not is_accepted(one, (), undeclared=undeclared)]
-    wrong = [item for item in wrong if item["code"] != NOT_ENFORCED]
-    if wrong:
-        raise ManifestError(structs.replace(problem, is_warning=False) for problem in problems(wrong, entries))
+    if items:
+        raise ManifestError(structs.replace(problem, is_warning=False) for problem in problems(items, entries))
 
 
 class Judged(Struct, frozen=True):

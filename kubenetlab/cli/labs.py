@@ -234,6 +234,13 @@ class Strictness(NamedTuple):
     is_strict: bool
     allow_undeclared: bool
 
+    @property
+    def refused_codes(self) -> list[str]:
+        """Codes of the misconfigurations that are errors; none unless it is strict."""
+        from kubenetlab.diagnostics import refused_codes
+
+        return refused_codes(allow_undeclared=self.allow_undeclared) if self.is_strict else []
+
 
 def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> None:
     """A new lab: plan here, then let it be built."""
@@ -251,10 +258,10 @@ def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> 
     require(config)
     blank_namespaces = ahead(given.count_of_pods, tuple(loopback_and_sysctls("", has_ipv6=6 in config.networking.versions)))
     cluster, admission = first_store(given.config, given.entries, time.time(), name)
-    if strictness.is_strict:
+    if codes := strictness.refused_codes:
         from kubenetlab.lab.diagnostics import diagnostics
 
-        refuse(diagnostics(cluster), given.all_entries, undeclared=strictness.allow_undeclared)
+        refuse([item for item in diagnostics(cluster) if item["code"] in codes], given.all_entries)
     _say_namespaces(admission.made_namespaces)
     progress = Progress(name, len(config.nodes))
     try:
@@ -286,7 +293,7 @@ def _applied(name: str, given: Manifests, strictness: Strictness) -> bool:
 def _apply(client: Client, given: Manifests, strictness: Strictness) -> None:
     answer = client.post(f"{LAB_API}/apply", _documents(given, strictness))
     _refuse(answer, given)
-    refuse(answer.get("diagnostics", []), given.all_entries, undeclared=strictness.allow_undeclared)
+    refuse(answer.get("diagnostics", []), given.all_entries)
     _say_namespaces(answer["namespaces"])
     colours = {"created": GOOD, "configured": MILD, "kept": DIM, "unchanged": DIM}
     for outcome in answer["outcomes"]:
@@ -298,13 +305,11 @@ def _documents(given: Manifests, strictness: Strictness) -> dict[str, Any]:
     """Return what the API takes: the documents, where each stands, and the misconfigurations that must not be applied."""
     import msgspec
 
-    from kubenetlab.diagnostics import refused_codes
-
     entries = given.all_entries
     return {
         "documents": [entry.value for entry in entries],
         "sources": [msgspec.to_builtins(entry.source) for entry in entries],
-        "refuse": refused_codes(allow_undeclared=strictness.allow_undeclared) if strictness.is_strict else [],
+        "refuse": strictness.refused_codes,
     }
 
 
