@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,16 +10,14 @@ from msgspec import Struct, structs
 from kubenetlab.api.core import Service
 from kubenetlab.cli.diagnosing import Judged, few, judge, unenforced_objects
 from kubenetlab.cli.options import Output
-from kubenetlab.cli.pinging import VERBS, explain_empty, first_kind, print_not_resolved, promise, source_network
-from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, note, paint, say
+from kubenetlab.cli.pinging import VERBS, explain_empty, find_destination, first_kind, print_not_resolved, promise, source_network
+from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
 from kubenetlab.cli.tables import table
-from kubenetlab.errors import RequirementError
-from kubenetlab.kernel.features import has_sctp
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import object_path
 from kubenetlab.names import socket_address
 from kubenetlab.observe.connections import Ends
-from kubenetlab.observe.destinations import Where, find
+from kubenetlab.observe.destinations import Where
 from kubenetlab.observe.distribution import Client as SeenClient
 from kubenetlab.observe.distribution import Share, clients, endpoints, explanation, shares
 from kubenetlab.observe.expect import Expectation, expect, world
@@ -98,13 +95,9 @@ def series(
     empty = explain_empty(client, seen, service)
     unenforced = unenforced_objects(client)
     network = source_network(client, source)
-    where = asyncio.run(find(network, seen, source, target, request))
-    if where.choice:
-        note(where.choice)
+    where = find_destination(network, seen, source, target, request)
     if where.unresolved:
         return print_not_resolved(source, where, output)
-    if where.protocol == "SCTP" and not has_sctp():
-        raise RequirementError("this kernel has no SCTP: sudo modprobe sctp, or see kubenetlab doctor")
     answers = run_series(Destination(source, where.protocol, where.address, where.port, request.http), count, deadline_s)
     found = shares(seen, answers, endpoints(seen, where))
     is_outside = target.kind in ("lb", "nodeport") or (where.known is not None and getattr(where.known, "is_outside", False))

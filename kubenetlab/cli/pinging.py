@@ -34,6 +34,16 @@ from kubenetlab.programs.resolver import parse as parse_resolver
 VERBS = {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}
 
 
+def find_destination(network: PodNetwork, seen: Mapping[str, Any], source: Place, target: Target, request: Request) -> Where:
+    """Return where a request goes, and print which object was chosen for a bare name. Raises RequirementError without SCTP."""
+    where = asyncio.run(find(network, seen, source, target, request))
+    if where.choice:
+        note(where.choice)
+    if where.protocol == "SCTP" and not where.unresolved and not has_sctp():
+        raise RequirementError("this kernel has no SCTP: sudo modprobe sctp, or see kubenetlab doctor")
+    return where
+
+
 def one(
     client: Client,
     seen: Mapping[str, Any],
@@ -53,16 +63,12 @@ def one(
     why = explain_empty(client, seen, service)
     unenforced = unenforced_objects(client)
     network = source_network(client, source)
-    where = asyncio.run(find(network, seen, source, target, request))
-    if where.choice:
-        note(where.choice)
+    where = find_destination(network, seen, source, target, request)
     if where.unresolved:
         return print_not_resolved(source, where, output)
     who = ""
     if request.http is not None:
         result, body, who = asyncio.run(_get(network, where, request.http, deadline_s))
-    elif where.protocol == "SCTP" and not has_sctp():
-        raise RequirementError("this kernel has no SCTP: sudo modprobe sctp, or see kubenetlab doctor")
     else:
         (result,), body = run([Probe(source, where.protocol, where.address, where.port)], deadline_s=deadline_s), ""  # type: ignore[arg-type]
     expected = expect(source, where.known, world(seen)) if where.known is not None else None
