@@ -163,7 +163,8 @@ def manifest_files(paths: list[str] | None, files: list[str] | None, kustomizati
 
     for path in paths or ():
         if path != "-" and not os.path.exists(path):
-            raise UsageError(f"there is no file or folder {path}; a lab's name is given with --lab {path}")
+            hint = f"; a lab's name is given with --lab {path}" if not set(path) & set("/.") else ""
+            raise UsageError(f"there is no file or folder {path}{hint}")
     return [*map(Kustomization, kustomizations or ()), *(files or ()), *(paths or ())] or None
 
 

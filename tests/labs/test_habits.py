@@ -57,6 +57,7 @@ def test_files_and_names_stand_alone(lab: Lab, tmp_path: Path) -> None:
     assert "--replicas 3" in lab.run("scale", "deploy/web", status=2).err
     assert "from 0 to 20000" in lab.run("scale", "deploy/web", "99999999999999999999", status=2).err
     assert "a lab's name is given with --lab nothing" in lab.run("up", "nothing", status=2).err
+    assert lab.run("up", "not/there.yaml", status=2).err == "error: there is no file or folder not/there.yaml\n"
     assert lab.run("delete", str(more)).out == "Service default/web deleted\n"
     assert run("down", lab.name).out == f"lab {lab.name} is down\n"
     assert f"there is no lab {lab.name}" in run("down", lab.name, status=2).err
