@@ -96,6 +96,16 @@ class Observed(Internal, frozen=True):
         return report if report is not None and report.attempt == attempt else None
 
 
+class Kill(Record, frozen=True):
+    """Why one run of a container is killed although its pod goes on."""
+
+    attempt: int
+    message: str
+    """Such as `Liveness probe failed: connection refused`."""
+    at: float
+    """When the kill was decided, in seconds of Unix time."""
+
+
 class Termination(Internal, frozen=True):
     """Progress of the termination of a pod's containers. Has the name of the pod."""
 
@@ -106,6 +116,8 @@ class Termination(Internal, frozen=True):
     pod_uid: str
     signalled: tuple[str, ...] = ()
     """Containers whose preStop hook is over, and which have been sent SIGTERM. Those without a hook get it at once."""
+    killed: dict[str, Kill] = {}
+    """Container → the run that is killed when its preStop hook is over, and then started again as restartPolicy says."""
 
 
 class NodeReport(Internal, frozen=True):

@@ -8,14 +8,15 @@ Source: k8s.io/kubernetes pkg/kubelet/kuberuntime/{kuberuntime_container.go,kube
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Literal
 
 from msgspec import structs
 
 from kubenetlab.api.containers import Container
-from kubenetlab.api.lab import ContainerReport, Observed
+from kubenetlab.api.lab import ContainerReport, Kill, Observed
 from kubenetlab.api.meta import seconds, timestamp
 from kubenetlab.api.pods import ContainerState, ContainerStatus, Pod, Running, Terminated, Waiting
+from kubenetlab.controllers.killing import is_kill, kill_of, killed_at
 
 FIRST_BACK_OFF_S = 10
 LONGEST_BACK_OFF_S = 300
@@ -25,13 +26,9 @@ INITIALIZING = "PodInitializing"
 CONFIG_ERROR = "CreateContainerConfigError"
 CRASH_LOOP = "CrashLoopBackOff"
 KILLED_EXIT_CODE = 137
-KILLING_PROBES: Final = ("startup", "liveness")
-"""Those after whose failure a container is started anew."""
 CHANGED = "Container definition changed, will be restarted"
 STOPPED = "stopped by"
 """How the message begins of a container that a fault has ended."""
-POST_START_FAILED = "PostStartHook failed"
-"""How the message begins of a container that was killed for its postStart hook."""
 OOM_KILLED = "OOMKilled"
 """Reason of a container in which the kernel killed a process for its memory limit."""
 KILLED = "killed by signal"
@@ -58,37 +55,46 @@ def next_start(status: ContainerStatus) -> float | None:
     return seconds(ended.finished_at or "") + back_off_s(status.restart_count)
 
 
-def failed_probe(message: str) -> str:
-    """The kind of the probe for whose failure a container was ended, or nothing."""
-    return next((kind for kind in KILLING_PROBES if message.startswith(f"{kind.capitalize()} probe failed")), "")
-
-
 def how_it_ended(ended: Terminated) -> str:
     """`exit status 3: bye`: a container's exit status and its last words; only what ended it, where that was somebody else."""
     if ended.reason == OOM_KILLED:
         return f"{OOM_KILLED}: {ended.message}"
-    if failed_probe(ended.message) or ended.message.startswith((KILLED, CHANGED, STOPPED, POST_START_FAILED)):
+    if is_kill(ended.message) or ended.message.startswith((KILLED, CHANGED, STOPPED)):
         return ended.message
     return f"exit status {ended.exit_code}" + (f": {ended.message}" if ended.message else "")
 
 
 def statuses(
-    pod: Pod, seen: Observed | None, now: float, faults: Mapping[str, str], *, is_initialized: bool, stopped: str = ""
+    pod: Pod,
+    seen: Observed | None,
+    now: float,
+    faults: Mapping[str, str],
+    kills: Mapping[str, Kill],
+    *,
+    is_initialized: bool,
+    stopped: str = "",
 ) -> tuple[list[ContainerStatus], list[ContainerStatus]]:
-    """`faults` say of a container why it cannot be started. Returns (init containers and sidecars, app containers). One init container after the other; a sidecar must have started, the others must
-    have ended well. Once a pod is initialized it stays so as long as its sandbox lives. `stopped` says why none of them may run."""
+    """Return the statuses of a pod's containers: (init containers and sidecars, app containers).
+
+    One init container runs after the other: a sidecar must have started, the others must have ended well. Once a pod is
+    initialized it stays so as long as its sandbox lives.
+
+    faults: why a container cannot be started, by container.
+    kills: those that wait for a preStop hook, by container.
+    stopped: why none of the containers may run; empty when they may.
+    """
     may_start = True
     first: list[ContainerStatus] = []
     for container in pod.spec.init_containers:
         part: Part = "sidecar" if container.is_sidecar else "init"
-        status = _status(pod, container, part, seen, now, _waits(container, faults, may_start=may_start or is_initialized))
+        status = _status(pod, container, part, seen, kills, now, _waits(container, faults, may_start=may_start or is_initialized))
         status = _stopped(pod, status, stopped, now) if stopped else status
         first.append(status)
         may_start = may_start and is_past(container, status)
     may_start = may_start or is_initialized
     rest: list[ContainerStatus] = []
     for container in pod.spec.containers:
-        rest.append(_status(pod, container, "app", seen, now, _waits(container, faults, may_start=may_start)))
+        rest.append(_status(pod, container, "app", seen, kills, now, _waits(container, faults, may_start=may_start)))
         may_start = may_start and not _is_in_first_hook(container, rest[-1])
     return first, [_stopped(pod, status, stopped, now) if stopped else status for status in rest]
 
@@ -129,7 +135,15 @@ def _waits(container: Container, faults: Mapping[str, str], *, may_start: bool) 
     return ContainerState(waiting=Waiting(CREATING))
 
 
-def _status(pod: Pod, container: Container, part: Part, seen: Observed | None, now: float, waits: ContainerState) -> ContainerStatus:
+def _status(
+    pod: Pod,
+    container: Container,
+    part: Part,
+    seen: Observed | None,
+    kills: Mapping[str, Kill],
+    now: float,
+    waits: ContainerState,
+) -> ContainerStatus:
     """`waits` is its state when it does not run yet, or is to be started again."""
     before = pod.container_status(container.name)
     attempt = before.restart_count if before else 0
@@ -143,7 +157,7 @@ def _status(pod: Pod, container: Container, part: Part, seen: Observed | None, n
         return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=before.state)
     if report is None or report.attempt != attempt:
         return structs.replace(base, state=waits)
-    ended = _ended(pod, container, report, seen)
+    ended = _ended(pod, container, report, seen, kills, now)
     if ended is None and before is not None and before.image != container.image and part == "app":
         ended = Terminated(0, "Completed", CHANGED, started_at=timestamp(report.at), finished_at=timestamp(now))
         return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=ended))
@@ -176,28 +190,24 @@ def _is_final(pod: Pod, part: Part, ended: Terminated) -> bool:
     return policy == "Never" or (policy == "OnFailure" and ended.exit_code == 0)
 
 
-def _ended(pod: Pod, container: Container, report: ContainerReport, seen: Observed | None) -> Terminated | None:
-    """How this run ended, or None while it goes on. Probes do not end what is terminating."""
+def _ended(
+    pod: Pod, container: Container, report: ContainerReport, seen: Observed | None, kills: Mapping[str, Kill], now: float
+) -> Terminated | None:
+    """Return how this run ended, or None while it goes on."""
     if report.state != "running":
         reason = report.reason or ("Completed" if report.exit_code == 0 else "Error")
         return Terminated(report.exit_code, reason, report.message, finished_at=timestamp(report.at))
-    hook = seen.hook(container.name, "postStart", report.attempt) if seen is not None else None
-    if hook is not None and not hook.ok:
-        message = f"{POST_START_FAILED}: {hook.message}"
-        return Terminated(KILLED_EXIT_CODE, "Error", message, started_at=timestamp(report.at), finished_at=timestamp(hook.at))
-    for kind in KILLING_PROBES if not pod.is_terminating else ():
-        told = seen.probes.get(f"{container.name}/{kind}") if seen else None
-        probe = container.probe(kind)
-        threshold = (probe.failure_threshold or 3) if probe is not None else 0
-        if told is not None and told.attempt == report.attempt and threshold and told.failures >= threshold:
-            message = f"{kind.capitalize()} probe failed: {told.message}"
-            return Terminated(KILLED_EXIT_CODE, "Error", message, started_at=timestamp(report.at), finished_at=timestamp(told.at))
-    return None
+    kill = kill_of(pod, container, report.attempt, seen, kills) if seen is not None else None
+    at = killed_at(pod, container, kill, seen, now) if kill is not None and seen is not None else None
+    if kill is None or at is None:
+        return None
+    return Terminated(KILLED_EXIT_CODE, "Error", kill.message, started_at=timestamp(report.at), finished_at=timestamp(at))
 
 
 def _awaits_post_start(container: Container, seen: Observed | None, attempt: int) -> bool:
-    """Return True while a container's postStart hook runs: until then the container does not count as running."""
-    return container.lifecycle.post_start is not None and (seen is None or seen.hook(container.name, "postStart", attempt) is None)
+    """Return True until a container's postStart hook has succeeded: until then the container does not count as running."""
+    hook = seen.hook(container.name, "postStart", attempt) if seen is not None else None
+    return container.lifecycle.post_start is not None and (hook is None or not hook.ok)
 
 
 def _passes(container: Container, kind: Literal["startup", "readiness"], seen: Observed | None, attempt: int) -> bool:

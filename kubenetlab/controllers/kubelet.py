@@ -5,7 +5,7 @@ Source: k8s.io/kubernetes pkg/kubelet/kubelet_pods.go (phase), status/generate.g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from msgspec import structs
@@ -13,7 +13,7 @@ from msgspec import structs
 from kubenetlab.api.core import Node
 from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import Attachment, NetworkFacts, Observed
+from kubenetlab.api.lab import Attachment, Kill, NetworkFacts, Observed, Termination
 from kubenetlab.api.meta import Condition, timestamp
 from kubenetlab.api.pods import (
     CONDITIONS_ANNOTATION,
@@ -30,10 +30,9 @@ from kubenetlab.controllers.containers import (
     CHANGED,
     CONFIG_ERROR,
     CRASH_LOOP,
-    POST_START_FAILED,
-    failed_probe,
     how_it_ended,
     next_start,
+    should_run,
     statuses,
     unfinished,
     with_pod_ended,
@@ -42,6 +41,7 @@ from kubenetlab.controllers.environment import faults
 from kubenetlab.controllers.events import event, is_recorded
 from kubenetlab.controllers.faults import what_stops
 from kubenetlab.controllers.ipam import attachment_of, network
+from kubenetlab.controllers.killing import awaited, is_kill, kill_events, kills_after_hooks, record_kills
 from kubenetlab.controllers.nodes import NETWORK_NOT_READY
 from kubenetlab.controllers.scheduler import SCHEDULED
 from kubenetlab.controllers.stopping import has_stopped, stop
@@ -78,12 +78,16 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
             yield from stop(cluster, pod, seen, now)
         if node is None:
             continue
-        status = _status(cluster, pod, node, seen, now)
+        kills = kills_after_hooks(cluster, pod, seen)
+        status = _status(cluster, pod, node, seen, kills, now)
+        known = (*status.init_container_statuses, *status.container_statuses)
+        if seen is not None and (kills or awaited(cluster, pod)):
+            attempts = {one.name: one.restart_count for one in known if should_run(one)}
+            yield from record_kills(cluster, pod, seen, kills, attempts, now)
         if status != pod.status:
             yield structs.replace(pod, status=status)
             yield from _events(cluster, pod, seen, status, now)
         yield from _unhealthy(cluster, pod, seen, now)
-        known = (*status.init_container_statuses, *status.container_statuses)
         yield from (Wake(at) for container in known if (at := next_start(container)) is not None)
         if not pod.spec.host_network and not network(cluster).has_network:
             yield from _network_not_ready(cluster, pod, now)
@@ -97,6 +101,7 @@ def _affected(cluster: Cluster) -> Iterable[Pod]:
         return cluster.all(Pod)
     keys = {obj.key for kind in (Pod, Attachment, Observed) for pair in news[kind] for obj in pair if obj is not None}
     keys |= {pod.key for pair in news[Node] for node in pair if node is not None for pod in cluster.pods_on(node.name)}
+    keys |= {termination.key for termination in cluster.all(Termination) if termination.killed}
     keys |= cluster.derived("pods that wait", lambda: {pod.key for pod in cluster.all(Pod) if _waits(pod)}, (Pod,))
     return [pod for pod in cluster.all(Pod) if pod.key in keys]
 
@@ -112,13 +117,13 @@ def observed_of(cluster: Cluster, pod: Pod) -> Observed | None:
     return found if found is not None and found.pod_uid == pod.uid else None
 
 
-def _status(cluster: Cluster, pod: Pod, node: Node, seen: Observed | None, now: float) -> PodStatus:
+def _status(cluster: Cluster, pod: Pod, node: Node, seen: Observed | None, kills: Mapping[str, Kill], now: float) -> PodStatus:
     has_sandbox = seen is not None and seen.sandbox_pid != 0
     initialized = pod.status.condition(INITIALIZED)
     is_initialized = has_sandbox and initialized is not None and initialized.status == "True"
     stopping = what_stops(cluster, pod)
     why = stopping.title if stopping is not None else ""
-    first, containers = statuses(pod, seen, now, faults(cluster, pod), is_initialized=is_initialized, stopped=why)
+    first, containers = statuses(pod, seen, now, faults(cluster, pod), kills, is_initialized=is_initialized, stopped=why)
     phase = _phase(pod, first, containers, has_sandbox)
     if phase in ("Succeeded", "Failed"):
         first = [with_pod_ended(status, now) for status in first]
@@ -237,10 +242,10 @@ def _events(cluster: Cluster, pod: Pod, seen: Observed | None, status: PodStatus
         has_run = report is not None and report.state != "failed"
         if not was_running and (container.state.running is not None or (ended is not None and has_run)):
             yield event(cluster, pod, "Normal", "Started", f"Started container {container.name}", source, now)
-        if ended is not None and ended.message.startswith(POST_START_FAILED):
-            yield event(cluster, pod, "Warning", "FailedPostStartHook", ended.message, source, now)
-            yield event(cluster, pod, "Normal", "Killing", "FailedPostStartHook", source, now)
-        elif ended is not None and ended.exit_code and report is not None and not pod.is_terminating and not failed_probe(ended.message):
+        is_killed = ended is not None and is_kill(ended.message)
+        if ended is not None and is_killed and container.name not in awaited(cluster, pod):
+            yield from kill_events(cluster, pod, container.name, ended.message, now)
+        if ended is not None and ended.exit_code and report is not None and not pod.is_terminating and not is_killed:
             message = f"Container {container.name} ended: {how_it_ended(ended)}" if has_run else f"Error: {ended.message}"
             yield event(cluster, pod, "Warning", "Failed", message, source, now)
         waits = container.state.waiting
@@ -250,10 +255,6 @@ def _events(cluster: Cluster, pod: Pod, seen: Observed | None, status: PodStatus
             yield event(cluster, pod, "Warning", "Failed", f"Error: {waits.message}", source, now)
         if ended is not None and ended.message == CHANGED:
             message = f"Container {container.name} definition changed, will be restarted"
-            yield event(cluster, pod, "Normal", "Killing", message, source, now)
-        if ended is not None and (kind := failed_probe(ended.message)):
-            yield event(cluster, pod, "Warning", "Unhealthy", ended.message, source, now)
-            message = f"Container {container.name} failed {kind} probe, will be restarted"
             yield event(cluster, pod, "Normal", "Killing", message, source, now)
     if status.message and status.message != pod.status.message:
         yield event(cluster, pod, "Warning", "FailedCreatePodSandBox", status.message, source, now)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec import structs
+
 from kubenetlab.api.containers import Container
 from kubenetlab.api.lab import Observed, Termination
 from kubenetlab.api.meta import ObjectMeta, seconds
@@ -32,11 +34,13 @@ def stop(cluster: Cluster, pod: Pod, seen: Observed, now: float) -> Iterator[Cha
     """Take a terminating pod one step further: record which containers get SIGTERM, and when to look again."""
     hooked, pending = _hooked(pod), _pending(pod, seen, now)
     if hooked:
-        yield from _failed_hooks(cluster, pod, seen, now)
+        for container in hooked:
+            yield from failed_hook(cluster, pod, container, seen, now)
         signalled = tuple(container.name for container in hooked if container.name not in pending)
         known = termination_of(cluster, pod)
         if known is None or known.signalled != signalled:
-            yield Termination(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid, signalled)
+            base = known or Termination(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid)
+            yield structs.replace(base, signalled=signalled)
     if pending:
         yield Wake(_grace_ends(pod))
     elif seen.is_detached:
@@ -44,7 +48,7 @@ def stop(cluster: Cluster, pod: Pod, seen: Observed, now: float) -> Iterator[Cha
 
 
 def termination_of(cluster: Cluster, pod: Pod) -> Termination | None:
-    """Return how far a pod's containers are on their way to the end; None for a pod without preStop hooks."""
+    """Return how far a pod's containers are on their way to the end; None for a pod whose preStop hooks never ran."""
     found = cluster.get(Termination, pod.namespace, pod.name)
     return found if found is not None and found.pod_uid == pod.uid else None
 
@@ -98,11 +102,11 @@ def _deadline(pod: Pod, seen: Observed) -> float:
     return end
 
 
-def _failed_hooks(cluster: Cluster, pod: Pod, seen: Observed, now: float) -> Iterator[Change]:
-    for container in _hooked(pod):
-        run = seen.containers.get(container.name)
-        hook = seen.hook(container.name, "preStop", run.attempt) if run is not None else None
-        if hook is not None and not hook.ok:
-            message = f"PreStopHook failed: {hook.message}"
-            if not is_recorded(cluster, pod, "FailedPreStopHook", message):
-                yield event(cluster, pod, "Warning", "FailedPreStopHook", message, f"kubelet, {pod.spec.node_name}", now)
+def failed_hook(cluster: Cluster, pod: Pod, container: Container, seen: Observed, now: float) -> Iterator[Change]:
+    """Yield the event that says why the preStop hook of a container failed."""
+    run = seen.containers.get(container.name)
+    hook = seen.hook(container.name, "preStop", run.attempt) if run is not None else None
+    if hook is not None and not hook.ok:
+        message = f"PreStopHook failed: {hook.message}"
+        if not is_recorded(cluster, pod, "FailedPreStopHook", message):
+            yield event(cluster, pod, "Warning", "FailedPreStopHook", message, f"kubelet, {pod.spec.node_name}", now)

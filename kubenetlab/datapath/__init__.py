@@ -30,6 +30,7 @@ from kubenetlab.api.masquerade import CONFIG_MAP, MasqueradeConfig, masquerade_c
 from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
+from kubenetlab.controllers.killing import awaited
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.starting import is_anybody_starting
 from kubenetlab.controllers.stopping import termination_of
@@ -118,7 +119,8 @@ def plan_probes(cluster: Cluster, decisions: Decisions, memo: Memo) -> dict[str,
     for node in node_views(cluster, decisions):
         for view, pod in _pods_of(cluster, node, memo):
             netns, setups = view.netns, _setups(memo, cluster, pod, view, decisions)
-            wanted[netns] = memo(("probes", netns), _probes, by_itself(node), view, pod, setups)
+            killed = tuple(awaited(cluster, pod))
+            wanted[netns] = memo(("probes", netns), _probes, by_itself(node), view, pod, setups, killed)
     return {netns: specs for netns, specs in wanted.items() if specs}
 
 
@@ -202,8 +204,8 @@ def _programs(
     return tuple(_by_namespace((informed(run, told) for run in runs), Origin("kubelet", f"Pod {view.full_name}")))
 
 
-def _probes(node: NodeView, view: PodView, pod: Pod, setups: containers.Setups) -> tuple[ProbeSpec, ...]:
-    return (*probes(node, view, pod, setups), *hooks(node, view, pod, setups))
+def _probes(node: NodeView, view: PodView, pod: Pod, setups: containers.Setups, killed: tuple[str, ...]) -> tuple[ProbeSpec, ...]:
+    return (*probes(node, view, pod, setups, killed), *hooks(node, view, pod, setups, killed))
 
 
 def _pods_of(cluster: Cluster, node: NodeView, memo: Memo) -> Iterator[tuple[PodView, Pod]]:

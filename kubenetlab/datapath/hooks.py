@@ -1,4 +1,6 @@
-"""Which lifecycle hooks the kubelet of a node runs now: postStart when a container has started, preStop when its pod terminates.
+"""Which lifecycle hooks the kubelet of a node runs now.
+
+postStart runs when a container has started, preStop when its pod terminates or when the container is killed for a failed probe.
 
 A hook travels to the node agent as a probe does, and its result comes back as a probe's answer. It is run once for each run of the
 container, and again when the node agent is another one: Kubernetes promises at least once, too.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from msgspec import structs
@@ -29,11 +31,14 @@ POST_START_TIMEOUT_S: Final = 86_400.0
 """The kubelet sets no limit."""
 
 
-def hooks(node: NodeView, view: PodView, pod: Pod, setups: Setups) -> Iterator[ProbeSpec]:
-    """Yield the hooks of one pod that are to run now, or have run and still count."""
+def hooks(node: NodeView, view: PodView, pod: Pod, setups: Setups, killed: Collection[str]) -> Iterator[ProbeSpec]:
+    """Yield the hooks of one pod that are to run now, or have run and still count.
+
+    killed: containers that are killed when their preStop hook is over.
+    """
     for container in pod.spec.long_running_containers:
         status = pod.container_status(container.name)
-        if status is not None and should_run(status) and (due := _due(pod, container, status)) is not None:
+        if status is not None and should_run(status) and (due := _due(pod, container, status, killed)) is not None:
             kind, handler = due
             timeout_s = POST_START_TIMEOUT_S if kind == "postStart" else float(grace_s(pod))
             base = ProbeSpec(
@@ -53,9 +58,11 @@ def slept_s(command: Sequence[str]) -> float:
     return sum(length or 0.0 for length in lengths)
 
 
-def _due(pod: Pod, container: Container, status: ContainerStatus) -> tuple[HookKind, LifecycleHandler] | None:
+def _due(pod: Pod, container: Container, status: ContainerStatus, killed: Collection[str]) -> tuple[HookKind, LifecycleHandler] | None:
     is_running = status.state.running is not None
     pre_stop, post_start = container.lifecycle.pre_stop, container.lifecycle.post_start
+    if pre_stop is not None and container.name in killed:
+        return "preStop", pre_stop
     if pod.is_terminating:
         return ("preStop", pre_stop) if pre_stop is not None and is_running and runs_pre_stop(pod, container) else None
     return ("postStart", post_start) if post_start is not None and not is_running else None

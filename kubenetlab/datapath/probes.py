@@ -7,7 +7,7 @@ connect to its first TCP port, and so is a built-in program in place of an exec 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal, get_args
 
 from msgspec import Struct, structs
@@ -16,6 +16,7 @@ from kubenetlab.api.containers import Container, Probe
 from kubenetlab.api.lab import HookKind, ProbeKind
 from kubenetlab.api.pods import ContainerStatus, Pod
 from kubenetlab.controllers.containers import should_run
+from kubenetlab.controllers.killing import KILLING_PROBES
 from kubenetlab.datapath.containers import Setups
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.programs import COMMAND, Setup, is_process
@@ -73,14 +74,19 @@ class ProbeSpec(Struct, frozen=True):
         return self.kind in get_args(HookKind)
 
 
-def probes(node: NodeView, view: PodView, pod: Pod, setups: Setups) -> Iterator[ProbeSpec]:
-    """The probes of one pod. initialDelaySeconds is waited for only where a real command could be ended too early."""
+def probes(node: NodeView, view: PodView, pod: Pod, setups: Setups, killed: Collection[str]) -> Iterator[ProbeSpec]:
+    """Yield the probes of one pod. initialDelaySeconds is waited for only where a real command could be ended too early.
+
+    killed: containers that are killed when their preStop hook is over.
+    """
     for container in pod.spec.long_running_containers:
         status = pod.container_status(container.name)
         if status is None or not should_run(status):
             continue
         what = setups[container.name]
         for kind in _asked(pod, container, status):
+            if kind in KILLING_PROBES and container.name in killed:
+                continue
             yield _spec(node, view, container, status.restart_count, kind, container.probe(kind), what)
 
 

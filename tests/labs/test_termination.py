@@ -39,6 +39,11 @@ def events(lab: Lab) -> list[tuple[str, str]]:
     return [(event["reason"], event["message"]) for event in lab.get("events")["items"]]
 
 
+def restarts(lab: Lab) -> int:
+    (found,) = [found for found in lab.get("pods")["items"] if found["metadata"]["name"] == "server"]
+    return int(found["status"]["containerStatuses"][0].get("restartCount", 0))
+
+
 def is_gone(lab: Lab) -> bool:
     return not any(found["name"] == "server" for found in lab.seen["pods"])
 
@@ -79,7 +84,7 @@ def test_a_server_that_turns_unready_after_sigterm_leaves_the_endpoints(lab: Lab
 
 
 SIGNALS = """\
-import http.server, signal, sys
+import http.server, signal, sys, threading
 unready = False
 def terminate(number, frame):
     global unready
@@ -87,6 +92,7 @@ def terminate(number, frame):
     print('got SIGTERM', flush=True)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == '/slowly': threading.Event().wait(4)
         self.send_response(503 if unready and self.path == '/readyz' else 200)
         self.end_headers()
         self.wfile.write(b'server')
@@ -124,3 +130,24 @@ def test_a_failed_post_start_hook_kills_the_container(lab: Lab) -> None:
     lab.run("delete", "pod", "server")
     lab.up(ONE_NODE + server(failing.replace("9999", "8080")))
     assert any("GET / from" in line for line in lab.run("logs", "server").out.splitlines())
+
+
+def test_a_container_killed_by_its_liveness_probe_runs_its_pre_stop_hook_first(lab: Lab) -> None:
+    """A real server answers the hook and the Service until then, also when the agent dies; then the next run begins."""
+    fields = (
+        ", livenessProbe: {tcpSocket: {port: 81}, initialDelaySeconds: 2, periodSeconds: 1, failureThreshold: 1}"
+        ", lifecycle: {preStop: {httpGet: {port: 8080, path: /slowly}}}"
+    )
+    command = f"python, command: [python3, -u, -c, {SIGNALS!r}]"
+    text = server(fields, image=command, meta=REAL, more=", terminationGracePeriodSeconds: 8")
+    lab.up(ONE_NODE + pod("client") + SERVICE + text, "--timeout", "30s")
+    killing = ("Killing", "Container main failed liveness probe, will be restarted")
+    wait_for(lambda: killing in events(lab), "the kill to be announced")
+    assert restarts(lab) == 0
+    lab.kill("agent")
+    address = lab.service("server")["cluster_ips"][0]
+    assert lab.run("exec", "client", "--", "curl", "-s", f"http://{address}/").out == "server"
+    wait_for(lambda: restarts(lab) == 1, "the next run of the container")
+    wait_for(lambda: "main" not in lab.run("logs", "server", "--previous", status=None).err, "the log of the first run")
+    printed = lab.run("logs", "server", "--previous").out
+    assert printed.split() == ["/", "/slowly", "got", "SIGTERM"]

@@ -6,7 +6,7 @@ import pytest
 from msgspec import structs
 
 from kubenetlab.api.core import Event
-from kubenetlab.api.lab import ContainerReport, HookKind, Observed, ProbeReport, Termination
+from kubenetlab.api.lab import ContainerReport, HookKind, Observed, ProbeKind, ProbeReport, Termination
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
@@ -238,3 +238,73 @@ def test_hooks_that_cannot_be_are_refused() -> None:
     ]
     init = f", initContainers: [{{name: i, image: busybox, {PRE_STOP}}}]"
     assert said("", init) == [("spec.initContainers[0].lifecycle", "may not be set for init containers without restartPolicy: Always")]
+
+
+LIVE = "livenessProbe: {httpGet: {port: 8080}}"
+
+
+def failing(cluster: Cluster, kind: ProbeKind = "liveness", *, failures: int = 3, now: float = NOW) -> Cluster:
+    """Return the store after a probe of the first container failed so many times in a row."""
+    seen = cluster.get(Observed, "default", "a")
+    assert seen is not None
+    attempt = pod_named(cluster, "a").status.container_statuses[0].restart_count
+    report = ProbeReport(attempt, kind, failures == 0, "refused", at=now, failures=failures)
+    return settled(cluster.with_changes([structs.replace(seen, probes={**seen.probes, f"c0/{kind}": report})]), now)
+
+
+def restarts(cluster: Cluster) -> int:
+    return pod_named(cluster, "a").status.container_statuses[0].restart_count
+
+
+def test_a_failed_probe_kills_a_container_after_its_pre_stop_hook() -> None:
+    """It serves meanwhile, asked only for readiness, and a probe that recovers does not save it."""
+    assert restarts(failing(running(store(manifest(LIVE))))) == 1  # without a hook at once
+    cluster = failing(running(store(manifest(f"{LIVE}, {PRE_STOP}"))))
+    assert restarts(cluster) == 0
+    assert [(spec.kind, spec.attempt) for spec in asked(cluster)] == [("readiness", 0), ("preStop", 0)]
+    assert runs(cluster) == {"c0": False}
+    assert ("Killing", "Container c0 failed liveness probe, will be restarted") in reasons(cluster)
+    cluster = failing(cluster, failures=0, now=NOW + 1)
+    assert [spec.kind for spec in asked(cluster)] == ["readiness", "preStop"]
+    cluster = told(cluster, "preStop", now=NOW + 5)
+    (status,) = pod_named(cluster, "a").status.container_statuses
+    ended = status.last_state.terminated
+    assert status.restart_count == 1
+    assert ended is not None
+    assert (ended.message, ended.exit_code) == ("Liveness probe failed: refused", 137)
+    assert [(spec.kind, spec.attempt) for spec in asked(cluster)] == [("readiness", 1)]
+    assert [run.attempt for run in runs_of(cluster)] == [1]
+    assert not [kill for termination in cluster.all(Termination) for kill in termination.killed]
+    assert reasons(cluster).count(("Killing", "Container c0 failed liveness probe, will be restarted")) == 1
+
+
+def test_the_grace_period_ends_the_hook_of_a_killed_container() -> None:
+    """A hook that fails does not save the container either; without a grace period no hook is run."""
+    text = manifest(f"{LIVE}, {PRE_STOP}", more=", terminationGracePeriodSeconds: 7")
+    cluster = failing(running(store(text)))
+    assert restarts(settled(cluster, NOW + 6)) == 0
+    assert restarts(settled(cluster, NOW + 7)) == 1
+    cluster = told(cluster, "preStop", ok=False, message="no such host", now=NOW + 1)
+    assert restarts(cluster) == 1
+    assert ("FailedPreStopHook", "PreStopHook failed: no such host") in reasons(cluster)
+    hook = PRE_STOP.replace("sleep: {seconds: 5}", "exec: {command: [a]}")
+    no_grace = manifest(f"{LIVE}, {hook}", more=", terminationGracePeriodSeconds: 0")
+    assert restarts(failing(running(store(no_grace)))) == 1
+
+
+def test_a_failed_post_start_hook_is_followed_by_the_pre_stop_hook() -> None:
+    """The container is killed when the latter is over."""
+    both = "lifecycle: {postStart: {httpGet: {port: 8080}}, preStop: {sleep: {seconds: 5}}}"
+    cluster = told(before_hook(manifest(both)), "postStart", ok=False, message="refused")
+    assert restarts(cluster) == 0
+    assert [spec.kind for spec in asked(cluster)] == ["preStop"]
+    cluster = told(cluster, "preStop", now=NOW + 5)
+    assert restarts(cluster) == 1
+
+
+def test_a_pod_deleted_while_a_container_is_killed_runs_the_hook_once() -> None:
+    """Its container is not started again."""
+    cluster = failing(running(store(manifest(f"{LIVE}, {PRE_STOP}"))))
+    cluster = going(cluster)
+    assert [spec.kind for spec in asked(cluster)] == ["preStop"]
+    assert not is_there(told(cluster, "preStop", now=NOW + 5))
