@@ -137,19 +137,17 @@ def _enter(
         raise UsageError(f"container {container} is not in {found.title}; it has: {', '.join(names) or 'none'}")
     reply = client.enter(found.sandbox, container or "")
     answer: dict[str, Any] = reply.body
-    base = str(rundir.base())
     variables = dict(os.environ) if host_files else _variables_inside(answer["hostname"], answer["environment"])
     return run(
         reply.fds[0],
         command,
         hosts=answer["hosts"],
         resolv_conf=answer["resolv_conf"],
-        files=HostFiles(base) if host_files else OwnFiles((*_HOMES, os.path.expanduser("~"), base)),
+        files=HostFiles(str(rundir.base())) if host_files else OwnFiles(rundir.hidden_directories()),
         environment={**variables, **(environment or {})},
     )
 
 
-_HOMES = ("/root", "/home")
 _OF_TERMINAL = ("TERM", "COLORTERM", "NO_COLOR", "COLUMNS", "LINES", "LANG", "LANGUAGE", "TZ")
 """Variables about the caller's terminal and language, which programs inside get; those that begin with LC_ as well."""
 

@@ -50,13 +50,13 @@ def enter_lab(init: int) -> None:
 
 
 class OwnFiles(NamedTuple):
-    """The machine's files are read-only, and these directories are empty and the program's own."""
+    """The machine's files are read-only, and the hidden directories are empty and the program's own."""
 
-    private: Sequence[str]
+    hidden: Sequence[str]
 
     def prepare(self, hosts: str, resolv_conf: str) -> None:
         """Make this process's view of files and its privileges those of the program."""
-        mounts.tool(hosts, resolv_conf, self.private)
+        mounts.tool(hosts, resolv_conf, self.hidden)
         os.chdir("/")
         os.umask(UMASK)
         join_new_session_keyring()

@@ -2,8 +2,8 @@
 
 Three kinds of programs differ in what they see of the machine:
 
-    container's command   files read-only; /run, /tmp, /var and /dev of its own
-    exec, shell           the same, no home directories of the machine, and settings of the pod's network that can be written
+    container's command   files read-only, without home directories; /run, /tmp, /var and /dev of its own
+    exec, shell           the same, and settings of the pod's network that can be written
     with --host-files     the machine's files as they are
 
 Directories of a program's own are empty at first, but for the usual devices, and end with it.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from kubenetlab.kernel.namespaces import keep_mounts_apart, keep_mounts_here, mount_proc
@@ -85,26 +85,24 @@ def host_files(hosts: str, resolv_conf: str, scratch: str) -> None:
             mount(mask, directory, flags=MS_BIND)
 
 
-def container(hosts: str, resolv_conf: str) -> None:
-    """Prepare for a container's command."""
-    _own_files(hosts, resolv_conf)
+def container(hosts: str, resolv_conf: str, hidden: Iterable[str]) -> None:
+    """Prepare for a container's command.
 
-
-def tool(hosts: str, resolv_conf: str, private: Iterable[str]) -> None:
-    """Prepare for a program of `exec` or `shell`.
-
-    private: directories of which it has empty ones of its own; missing ones, and those that hold the system, are left out.
+    hidden: directories that are empty for it; missing ones, and those that hold the system, are left out.
     """
-    missing = _own_files(hosts, resolv_conf, {place: 0o755 for directory in private if (place := _hideable(directory))}, is_tool=True)
+    _own_files(hosts, resolv_conf, hidden)
+
+
+def tool(hosts: str, resolv_conf: str, hidden: Iterable[str]) -> None:
+    """Prepare for a program of `exec` or `shell`. Hidden directories are as for `container`."""
+    missing = _own_files(hosts, resolv_conf, hidden, is_tool=True)
     for target in missing:
         _say(f"this machine has no {target}: programs inside will not find the pod's")
 
 
-def _own_files(hosts: str, resolv_conf: str, private: Mapping[str, int] | None = None, *, is_tool: bool = False) -> list[str]:
-    """Mount what a program has for itself; return the files of /etc that have no place here.
-
-    private: directories beside those of all programs, and their modes.
-    """
+def _own_files(hosts: str, resolv_conf: str, hidden: Iterable[str], *, is_tool: bool = False) -> list[str]:
+    """Mount what a program has for itself; return the files of /etc that have no place here."""
+    private = {**_OWN, **{place: 0o755 for directory in hidden if (place := _hideable(directory))}}
     places = {target: os.path.realpath(target) for target, _ in _etc(hosts, resolv_conf)}  # before what they may lead into is hidden
     unshare(CLONE_NEWNS)
     keep_mounts_apart()  # what the machine mounts later would not be read-only
@@ -114,7 +112,7 @@ def _own_files(hosts: str, resolv_conf: str, private: Mapping[str, int] | None =
     _protect_proc(is_tool=is_tool)
     missing = []
     with _any_mode():
-        for directory, mode in {**_OWN, **(private or {})}.items():
+        for directory, mode in private.items():
             if os.path.isdir(directory) and not os.path.islink(directory):
                 mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV)
                 os.chmod(directory, mode)

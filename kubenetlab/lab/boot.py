@@ -10,6 +10,7 @@ from typing import Any
 
 from kubenetlab.kernel.blanks import Source
 from kubenetlab.kernel.limits import Limit
+from kubenetlab.lab import rundir
 from kubenetlab.lab.clock import Clock
 from kubenetlab.lab.wire import encode
 
@@ -35,6 +36,8 @@ class Boot:
         self.limits: Sequence[Limit] = ()
         """The machine's, as `up` saw them: inside some of them look like none."""
         self.listeners: dict[str, socket.socket] = {}
+        self.hidden = rundir.hidden_directories()
+        """Directories of the machine that programs in a pod do not see, as `up` knows them from its variables."""
         self.clock = Clock(time.time() - time.monotonic())
 
     def tell_progress(self, **message: Any) -> None:

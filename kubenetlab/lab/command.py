@@ -7,6 +7,7 @@ container's own process, and has its environment.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,17 @@ def main(boot: Boot, arguments: dict[str, Any]) -> None:
         setns(files, CLONE_NEWNS)
     else:
         environment = {"PATH": CONTAINER_PATH, "HOME": "/root", "HOSTNAME": arguments["identity"]["hostname"], **arguments["environment"]}
-        mounts.container(arguments["hosts"], arguments["resolv_conf"])
+        mounts.container(arguments["hosts"], arguments["resolv_conf"], boot.hidden)
     try:
         confine(**arguments.get("capabilities") or {})
     except OSError as error:
         print(f"the command's permissions cannot be limited here ({error.strerror}), so it is not run: see kubenetlab doctor", flush=True)
         os._exit(NOT_EXECUTABLE)
     close_other_descriptors()
-    _become(arguments["argv"], environment, arguments.get("working_dir") or "/", rlimits)
+    _become(arguments["argv"], environment, arguments.get("working_dir") or "/", rlimits, boot.hidden)
 
 
-def _become(argv: list[str], environment: dict[str, str], working_dir: str, rlimits: dict[str, int]) -> None:
+def _become(argv: list[str], environment: dict[str, str], working_dir: str, rlimits: dict[str, int], hidden: Sequence[str]) -> None:
     try:
         os.chdir(working_dir)
         apply_rlimits(**rlimits)
@@ -60,11 +61,17 @@ def _become(argv: list[str], environment: dict[str, str], working_dir: str, rlim
     except FileNotFoundError as error:
         is_place = error.filename == working_dir
         what = f'no such directory "{working_dir}"' if is_place else no_such_command(argv[0])
-        print(what, flush=True)
+        print(what + _why_hidden(working_dir if is_place else argv[0], hidden), flush=True)
         os._exit(NOT_FOUND)
     except OSError as error:
         print(f'exec: "{argv[0]}": {(error.strerror or str(error)).lower()}', flush=True)
         os._exit(NOT_EXECUTABLE)
+
+
+def _why_hidden(path: str, hidden: Sequence[str]) -> str:
+    """Return the end of the message about a missing path that lies in a directory of the machine that programs do not see."""
+    holder = next((directory for directory in hidden if path.startswith(f"{directory}/") or path == directory), None)
+    return f": commands do not see {holder} of this machine; copy what they need to a place such as /opt" if holder else ""
 
 
 def _environment_of(pid: int) -> dict[str, str]:

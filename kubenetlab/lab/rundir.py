@@ -39,6 +39,11 @@ SWEEP_TIMEOUT_S = 10.0
 """How long to wait for somebody who is making the lab, or taking its traces away."""
 
 
+def hidden_directories() -> tuple[str, ...]:
+    """Return the directories of the machine that programs in a pod do not see: the users' homes, and where labs have their sockets."""
+    return ("/root", "/home", os.path.expanduser("~"), str(base()))
+
+
 def base() -> Path:
     """Where this user's labs are. Raises RequirementError when the directory is not this user's, or out of reach."""
     if owns_run():

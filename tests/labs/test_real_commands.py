@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from kubenetlab.lab.container_logs import MAX_BYTES
-from tests.labs.lab import Lab, wait_for
+from tests.labs.lab import Lab, run, wait_for
 
 ONE_NODE = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}]\nexternal: []\n---\n"
 
@@ -53,6 +54,31 @@ def test_a_command_has_the_pods_namespaces_and_files_of_its_own(lab: Lab) -> Non
     assert "is it serving?" not in described
     (container,) = lab.pod("web")["containers"]
     assert (container["program"], bool(container["pid"])) == ("command", True)
+
+
+HOMES = """\
+  - name: main
+    image: anything
+    command: [sh, -c, "cat $OWN/server 2>/dev/null; ls -A /root; ls -A /home; ls -A $OWN; touch /root/mine && echo own; exec sleep 1000"]
+    env: [{name: OWN, value: %s}]
+    readinessProbe: {exec: {command: [test, -f, /root/mine]}, periodSeconds: 1}
+"""
+IN_HOME = "  - {name: main, image: anything, command: [%s]}\n"
+
+
+def test_home_directories_are_out_of_sight(lab: Lab) -> None:
+    """They are empty and the command's own, also the one of the lab's owner, wherever that is."""
+    with tempfile.TemporaryDirectory(dir="/opt") as home:
+        program = Path(home, "server")
+        program.write_text("#!/bin/sh\nexec sleep 1000\n")
+        program.chmod(0o755)
+        text = ONE_NODE + pod("web", HOMES % home) + pod("server", IN_HOME % program, "  restartPolicy: Never\n")
+        run("up", "--lab", lab.name, "-f", "-", given=text, before=("env", f"HOME={home}"), status=1)
+        assert said(lab, "web") == ["own"]
+        assert said(lab, "server") == [
+            f'exec: "{program}": executable file not found in $PATH: commands do not see {home} of this machine;'
+            " copy what they need to a place such as /opt"
+        ]
 
 
 SERVES = """\
