@@ -102,13 +102,18 @@ def read(
         loaded = load_documents(documents, problems, strict=strict, check=checks.check)
     else:
         loaded = Loaded(())
+    return _of_loaded(loaded, flags, base, lab, is_quickstart=not files and with_quickstart)
+
+
+def _of_loaded(loaded: Loaded, flags: Flags, base: Mapping[str, Any] | None, lab: str | None, *, is_quickstart: bool = False) -> Manifests:
+    """Return what was loaded, with a command's flags worked into the Cluster document; `base` and `lab` are as for `read`."""
     config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
     entries = tuple(entry for entry in loaded.entries if entry is not config and not isinstance(entry.object, ClusterConfig))
     if flags.say_something:
         config = _with_flags(config.value if config is not None else base, flags)
     if lab is not None and config is not None:
         config = _named(config, lab)
-    return Manifests(config, entries, loaded, is_quickstart=not files and with_quickstart)
+    return Manifests(config, entries, loaded, is_quickstart=is_quickstart)
 
 
 def for_lab(
@@ -135,7 +140,8 @@ def for_lab(
     given = read(files, strict=strict, with_quickstart=with_quickstart, for_new_lab=True, flags=flags, lab=lab)
     name = lab or given.cluster_config.name or (QUICKSTART if given.is_quickstart else "lab")
     if flags.say_something and (given.config is None or given.config.document.file == COMMAND_LINE) and rundir.is_alive(name):
-        given = read(files, strict=strict, base=_document_of(name), flags=flags, lab=lab)
+        loaded = Loaded(()) if given.is_quickstart else given.loaded  # not read again: standard input can be read only once
+        given = _of_loaded(loaded, flags, _document_of(name), lab)
     return name, given
 
 

@@ -35,7 +35,7 @@ from kubenetlab.kernel.syscalls import (
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n"
 _NSSWITCH_FILE = "/etc/nsswitch.conf"
 _MACHINE_RESOLVERS = ("/run/nscd", "/run/systemd/resolve", "/var/run/nscd")
-_OWN = {"/run": 0o755, "/tmp": 0o1777, "/var": 0o755}
+OWN_DIRECTORIES = {"/run": 0o755, "/tmp": 0o1777, "/var": 0o755}
 """Directories that a container has for itself, and their modes."""
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _TOOL_DEVICES = ("net/tun",)
@@ -102,7 +102,7 @@ def tool(hosts: str, resolv_conf: str, hidden: Iterable[str]) -> None:
 
 def _own_files(hosts: str, resolv_conf: str, hidden: Iterable[str], *, is_tool: bool = False) -> list[str]:
     """Mount what a program has for itself; return the files of /etc that have no place here."""
-    private = {**_OWN, **{place: 0o755 for directory in hidden if (place := _hideable(directory))}}
+    private = {**OWN_DIRECTORIES, **{place: 0o755 for directory in hidden if (place := _hideable(directory))}}
     places = {target: os.path.realpath(target) for target, _ in _etc(hosts, resolv_conf)}  # before what they may lead into is hidden
     unshare(CLONE_NEWNS)
     keep_mounts_apart()  # what the machine mounts later would not be read-only
@@ -184,7 +184,7 @@ def _hideable(directory: str) -> str:
     """Return the place of a directory that can be hidden; nothing for one that holds the system, or lies in a hidden one already."""
     real = os.path.realpath(directory)
     top = real.split("/")[1]
-    return real if top and top not in _SYSTEM and f"/{top}" not in _OWN and os.path.isdir(real) else ""
+    return real if top and top not in _SYSTEM and f"/{top}" not in OWN_DIRECTORIES and os.path.isdir(real) else ""
 
 
 def _devices(scratch: str, names: Iterable[str]) -> None:

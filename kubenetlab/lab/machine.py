@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.decisions import decide
 from kubenetlab.kernel.features import has_br_netfilter, has_command
+from kubenetlab.kernel.mounts import OWN_DIRECTORIES
+from kubenetlab.lab import rundir
 
 
 def decisions(cluster: Cluster) -> Decisions:
-    """The choices for a store, on this machine."""
-    return decide(cluster, has_br_netfilter=has_br_netfilter(), has_command=has_command)
+    """Return the choices for a store, on this machine."""
+    return decide(cluster, has_br_netfilter=has_br_netfilter(), has_command=_has_visible_command)
+
+
+def _has_visible_command(command: str) -> bool:
+    """Return True for a program of this machine that containers see."""
+    hidden = (*rundir.hidden_directories(), *OWN_DIRECTORIES)
+    return has_command(command) and not any(os.path.normpath(command).startswith(f"{directory}/") for directory in hidden)

@@ -42,6 +42,7 @@ from kubenetlab.lab.http import Answer, Handler, Stream, serve
 from kubenetlab.lab.lab_api import LabApi
 from kubenetlab.lab.log import log
 from kubenetlab.lab.statuses import ApiFaultError, body_of, number_of, with_warnings
+from kubenetlab.lab.turns import at_once
 from kubenetlab.programs.http import Request, Response
 
 if TYPE_CHECKING:
@@ -95,9 +96,11 @@ class Server:
             return self._answered[number]
         before = self._agent.cluster
         try:
-            answer = await self._route(request)
             if is_change:
+                answer = at_once(self._route(request))
                 self._save(before)
+            else:
+                answer = await self._route(request)
         except ApiFaultError as fault:
             answer = fault.response
         except Exception:  # a mistake of ours: nothing that is half done is stored
@@ -112,7 +115,7 @@ class Server:
         return answer
 
     def _save(self, before: Cluster) -> None:
-        """Writes what a request has changed; what cannot be written is not done. No other request comes between: a change never waits."""
+        """Writes what a request has changed; what cannot be written is not done."""
         try:
             self._agent.save()
         except StoreError as error:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar, cast
+
+from kubenetlab.errors import BugError
+
+T = TypeVar("T")
 
 LONGEST_S: Final = 0.05
 """How long the agent may work before clients are answered."""
@@ -27,3 +32,17 @@ class Turns:
         if time.monotonic() - self._last > LONGEST_S:
             await asyncio.sleep(ANSWERING_S)
         self.begin()
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a coroutine that never waits.
+
+    A change that waited would let another one in between, and taking the first back would take both back.
+    Raises BugError when it waits; it is closed then.
+    """
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return cast("T", end.value)
+    work.close()
+    raise BugError("a request that changes the lab waited for something")

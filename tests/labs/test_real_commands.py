@@ -74,6 +74,9 @@ def test_home_directories_are_out_of_sight(lab: Lab) -> None:
         program.chmod(0o755)
         text = ONE_NODE + pod("web", HOMES % home) + pod("server", IN_HOME % program, "  restartPolicy: Never\n")
         run("up", "--lab", lab.name, "-f", "-", given=text, before=("env", f"HOME={home}"), status=1)
+        plain = pod("plain", IN_HOME % program, annotation="")
+        run("up", "--lab", lab.name, "-f", "-", "--real-commands", given=plain, before=("env", f"HOME={home}"), status=1)
+        assert lab.pod("plain")["containers"][0]["program"] != "command"
         assert said(lab, "web") == ["own"]
         assert said(lab, "server") == [
             f'exec: "{program}": executable file not found in $PATH: commands do not see {home} of this machine;'

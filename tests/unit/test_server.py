@@ -17,6 +17,7 @@ from kubenetlab.api.apps import Deployment
 from kubenetlab.api.documents import read_documents
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers import Controllers
+from kubenetlab.errors import BugError
 from kubenetlab.lab import state
 from kubenetlab.lab.clock import Clock
 from kubenetlab.lab.exchange import Exchange
@@ -24,6 +25,7 @@ from kubenetlab.lab.http import Stream, fetch, serve
 from kubenetlab.lab.server import Server
 from kubenetlab.lab.state import Keeper
 from kubenetlab.lab.statuses import warnings_of
+from kubenetlab.lab.turns import at_once
 from kubenetlab.programs.http import Request, Response
 from tests.clusters import deployment, store
 
@@ -179,3 +181,16 @@ def test_an_answer_that_goes_on_ends_with_its_client() -> None:
             await serving
 
     asyncio.run(story())
+
+
+def test_a_change_that_waits_is_refused() -> None:
+    """Another request could come between, and be taken back with it."""
+
+    async def change(pause_s: float | None) -> str:
+        if pause_s is not None:
+            await asyncio.sleep(pause_s)
+        return "changed"
+
+    assert at_once(change(None)) == "changed"
+    with pytest.raises(BugError, match="waited"):
+        at_once(change(0))
