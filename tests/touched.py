@@ -93,7 +93,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/lab/isolation": ("podman",),
     "docs/ci": ("podman",),
     "Containerfile": ("podman",),
-    "kubenetlab/kernel/id_maps": ("rootless",),
+    "kubenetlab/kernel/id_maps": ("id_ranges",),
     "bench/": ("bench",),
     "docs/": ("docs",),
     "manifests/": ("manifests", "docs"),

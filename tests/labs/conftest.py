@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import OURS
+from tests.labs import users
 from tests.labs.changing import Changing
 from tests.labs.faulty import Plan
 from tests.labs.lab import Lab, run
+from tests.labs.users import NOBODY, User
 
 _SERIAL = iter(range(10_000))
 
@@ -92,3 +94,12 @@ def some_of(metafunc: pytest.Metafunc, name: str, values: Sequence[int], few: in
     """Gives a test that has such an argument a few of the values, the same in each run; with `--thorough` all."""
     if name in metafunc.fixturenames:
         metafunc.parametrize(name, values if metafunc.config.getoption("thorough") else sorted(random.Random(4).sample(values, few)))
+
+
+@pytest.fixture
+def nobody() -> Iterator[User]:
+    """A user without any right."""
+    if not users.interpreter(NOBODY)[0]:
+        pytest.skip("no Python that an ordinary user can run has the package's dependencies; apt-get install python3")
+    with users.user(NOBODY) as user:
+        yield user

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -29,15 +27,6 @@ metadata: {name: real, annotations: {kubenetlab.dev/real-commands: "true"}}
 spec: {containers: [{name: main, image: busybox, command: [sh, -c, "id -u; touch /etc/x /tmp/x; ls /tmp; exec sleep 1000"]}]}
 ---
 """
-
-
-@pytest.fixture
-def nobody() -> Iterator[User]:
-    """A user without any right."""
-    if not users.interpreter(NOBODY)[0]:
-        pytest.skip("no Python that an ordinary user can run has the package's dependencies; apt-get install python3")
-    with users.user(NOBODY) as user:
-        yield user
 
 
 @pytest.fixture
@@ -279,79 +268,3 @@ set -e
     finally:
         nobody.run("down", "--lab", name)
     assert names_in_run_netns() == []
-
-
-RANGE = {"subuid": f"{NOBODY}:300000:65536\n", "subgid": "nobody:400000:65536\n"}
-CHANGING_USER = """\
-apiVersion: v1
-kind: Pod
-metadata: {name: real, annotations: {kubenetlab.dev/real-commands: "true"}}
-spec: {containers: [{name: main, image: busybox, command: [sh, -c, "setpriv --reuid=33 --regid=34 --clear-groups id; exec sleep 1000"]}]}
----
-"""
-# tcpdump opens the link as root and becomes the user that it is told; this prints the user that it has become.
-CAPTURE = 'tcpdump -Z tcpdump -n -i lo -w - icmp > /dev/null & while ! grep "^Uid:.$1." /proc/$!/status; do kill -0 $! || exit; done; kill $!; wait $!'
-
-
-def with_range(nobody: User, files: dict[str, str]) -> User:
-    """The same user on a machine with other files in /etc."""
-    etc = nobody.home / "etc"
-    etc.mkdir()
-    for name, text in files.items():
-        (etc / name).write_text(text)
-    return User(nobody.uid, nobody.home, etc)
-
-
-def found_by_doctor(user: User) -> tuple[str, str, str]:
-    """Return (state, detail, remedy) of what doctor says of other users than root."""
-    findings = user.run("doctor", "-o", "json").json
-    return next((item["state"], item["detail"], item["remedy"]) for item in findings if item["name"] == "other users")
-
-
-@pytest.mark.skipif(shutil.which("newuidmap") is None, reason="apt-get install uidmap")
-def test_a_range_lets_programs_change_user(nobody: User) -> None:
-    """With newuidmap and a range: tcpdump drops root, and a container's command becomes a user of the range outside."""
-    user = with_range(nobody, RANGE)
-    lab = UsersLab(f"{OURS}r", user)
-    try:
-        assert found_by_doctor(user)[0] == "ok"
-        lab.run("up", "-f", "-", given=CHANGING_USER + CLIENT)
-        init = Path("/proc", str(lab.seen["init_pid"]))
-        assert [line.split() for line in (init / "uid_map").read_text().splitlines()] == [["0", "65534", "1"], ["1", "300000", "65536"]]
-        assert [line.split() for line in (init / "gid_map").read_text().splitlines()] == [["0", "65534", "1"], ["1", "400000", "65536"]]
-        assert lab.run("logs", "real").out.startswith("uid=33(www-data) gid=34(backup) groups=34(backup)")
-        tcpdump = str(pwd.getpwnam("tcpdump").pw_uid)
-        assert lab.run("exec", "client", "--", "timeout", "20", "sh", "-c", CAPTURE, "sh", tcpdump).out.split() == ["Uid:", *[tcpdump] * 4]
-        assert lab.run("ping", "-o", "json").json["ok"]
-        lab.run("down")
-        assert list(nobody.run_directory.glob("kubenetlab/*/")) == []
-        (nobody.home / "etc" / "subuid").write_text("")
-        assert found_by_doctor(user)[:1] == ("optional",), "what worked is not taken for granted"
-    finally:
-        lab.down()
-
-
-@pytest.mark.parametrize(
-    ("files", "missing"),
-    [
-        ({"subuid": "", "subgid": ""}, "/etc/subuid has no range for this user"),
-        ({"subuid": RANGE["subuid"], "subgid": "somebody:400000:65536\n"}, "/etc/subgid has no range for this user"),
-        (RANGE | {"subuid": f"{NOBODY}:{NOBODY}:10\n"}, "newuidmap: write to uid_map failed: Invalid argument"),
-    ],
-    ids=["no range", "no groups", "own uid in the range"],
-)
-@pytest.mark.skipif(shutil.which("newuidmap") is None, reason="apt-get install uidmap")
-def test_without_a_range_root_is_alone_and_doctor_says_so(nobody: User, files: dict[str, str], missing: str) -> None:
-    """The lab is made all the same; a program that changes user is refused."""
-    user = with_range(nobody, files)
-    lab = UsersLab(f"{OURS}r", user)
-    try:
-        state, detail, remedy = found_by_doctor(user)
-        assert (state, detail) == ("optional", f"{missing}: root is the only user in a lab, and programs that change user fail")
-        assert remedy.startswith("a line USER:100000:65536 in /etc/subuid")
-        lab.run("up", "-f", "-", given=CLIENT)
-        assert (Path("/proc", str(lab.seen["init_pid"])) / "uid_map").read_text().split() == ["0", "65534", "1"]
-        refused = lab.run("exec", "client", "--", "setpriv", "--reuid=33", "--regid=33", "--clear-groups", "true", status=None)
-        assert refused.status != 0
-    finally:
-        lab.down()
