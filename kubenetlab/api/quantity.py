@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import re
-from fractions import Fraction
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from fractions import Fraction  # imported where a quantity is read: few manifests have one
 
 Quantity = str | int | float
 """A quantity as it stands in a document; YAML reads some as numbers."""
@@ -19,20 +21,23 @@ MAX: Final = 2**63 - 1
 
 _QUANTITY: Final = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?[0-9]{1,3}))?")
 _SUFFIXES: Final = {
-    "": Fraction(1),
-    **{suffix: Fraction(1, 1000**power) for power, suffix in enumerate("mun", 1)},
-    **{suffix: Fraction(1000**power) for power, suffix in enumerate("kMGTPE", 1)},
-    **{f"{suffix}i": Fraction(1024**power) for power, suffix in enumerate("KMGTPE", 1)},
+    "": (1, 1),
+    **{suffix: (1, 1000**power) for power, suffix in enumerate("mun", 1)},
+    **{suffix: (1000**power, 1) for power, suffix in enumerate("kMGTPE", 1)},
+    **{f"{suffix}i": (1024**power, 1) for power, suffix in enumerate("KMGTPE", 1)},
 }
+"""Suffix → (numerator, denominator) of its factor."""
 
 
 def parse_quantity(text: Quantity) -> Fraction:
     """Return the value of a quantity. Raises ValueError for a text that is none."""
+    from fractions import Fraction
+
     match = _QUANTITY.fullmatch(str(text))
     if match is None or isinstance(text, bool):
         raise ValueError(f"{text} is not a quantity")
     number, suffix, exponent = match.groups()
-    scale = Fraction(10) ** int(exponent) if exponent else _SUFFIXES[suffix or ""]
+    scale = Fraction(10) ** int(exponent) if exponent else Fraction(*_SUFFIXES[suffix or ""])
     return Fraction(number) * scale
 
 

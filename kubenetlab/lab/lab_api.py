@@ -47,7 +47,6 @@ from kubenetlab.kernel.processes import open_process
 from kubenetlab.lab import recovery, rundir
 from kubenetlab.lab.builder import of_hand
 from kubenetlab.lab.container_logs import Piece, Which
-from kubenetlab.lab.diagnostics import diagnostics, refused
 from kubenetlab.lab.first import with_network_facts
 from kubenetlab.lab.http import Answer, Handover, Stream
 from kubenetlab.lab.inspection import broken, inspection
@@ -120,7 +119,7 @@ class LabApi:
     async def _apply(self, request: Request) -> Answer:
         agent, body = self._agent, body_of(request, _Documents)
         admission = _admit(agent.cluster, agent.clock.now(), body.documents, body.sources)
-        if not admission.findings and (found := refused(agent.cluster, admission.cluster, body.documents, body.refuse)):
+        if not admission.findings and (found := _refused(agent.cluster, admission.cluster, body)):
             return _json({**_admission(admission), "diagnostics": found})
         if admission.cluster is not agent.cluster:
             trying = agent.controllers.copy()
@@ -148,7 +147,7 @@ class LabApi:
         if body.script:
             return _json({**_admission(admission), "script": script(desired, agent.lab)})
         changes = render_changes(diff(HostState(agent.known), desired))
-        return _json({**_admission(admission), "changes": changes, "diagnostics": diagnostics(cluster)})
+        return _json({**_admission(admission), "changes": changes, "diagnostics": _diagnostics_of(cluster)})
 
     async def _delete_given(self, request: Request) -> Answer:
         """Drops documents of kinds that the lab does not model; the others go by DELETE on their own paths."""
@@ -228,7 +227,7 @@ class LabApi:
                 }
                 if line != last:
                     is_last = line["settled"] or line["timeout"]
-                    extra = {"diagnostics": diagnostics(agent.cluster)} if is_last else {}
+                    extra = {"diagnostics": _diagnostics_of(agent.cluster)} if is_last else {}
                     yield msgspec.json.encode({**line, **extra}) + b"\n"
                     last = line
                 if line["settled"] or line["timeout"]:
@@ -238,7 +237,7 @@ class LabApi:
                         await changed.wait()
 
     async def _diagnostics(self, request: Request) -> Answer:
-        return _json({"items": diagnostics(self._agent.cluster)})
+        return _json({"items": _diagnostics_of(self._agent.cluster)})
 
     async def _inspect(self, request: Request) -> Answer:
         return _json(inspection(self._agent))
@@ -274,6 +273,22 @@ class LabApi:
 def render_changes(changes: Changes) -> list[dict[str, Any]]:
     """Changes as the API shows them: namespace by namespace, a line an operation."""
     return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]} for entry in changes.namespaces]
+
+
+def _diagnostics_of(cluster: Cluster) -> list[dict[str, Any]]:
+    """Return the diagnostics of a store as plain data."""
+    from kubenetlab.lab.diagnostics import diagnostics  # here: a lab is up before it is needed
+
+    return diagnostics(cluster)
+
+
+def _refused(before: Cluster, after: Cluster, body: _Documents) -> list[dict[str, Any]]:
+    """Return the diagnostics for which documents must not be applied, as plain data."""
+    if not body.refuse:
+        return []
+    from kubenetlab.lab.diagnostics import refused
+
+    return refused(before, after, body.documents, body.refuse)
 
 
 def render_differences(netns: str, differences: Sequence[Difference]) -> dict[str, Any]:

@@ -3,14 +3,19 @@
 Source: k8s.io/kubernetes pkg/apis/core/validation/validation.go ValidateContainerResourceRequirements() (1.33).
 """
 
+from __future__ import annotations
+
 from collections.abc import Generator, Iterator, Mapping
-from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from kubenetlab.api.containers import ResourceRequirements
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.quantity import SYNTAX, Quantity, parse_quantity
 from kubenetlab.api.validate.syntax import key_fault
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 _STANDARD = ("cpu", "memory", "ephemeral-storage")
 _HUGE_PAGES = "hugepages-"
