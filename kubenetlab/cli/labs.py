@@ -150,7 +150,7 @@ def down(
 ) -> None:
     """Free everything a lab has made, also after a crash. Example: kubenetlab down"""
     from kubenetlab.errors import LabError, UsageError, did_you_mean
-    from kubenetlab.lab import client, rundir
+    from kubenetlab.lab import cleanup, client, rundir
 
     there = rundir.names()
     for name in names or ():  # one that --lab names may have left traces alone
@@ -163,7 +163,7 @@ def down(
     for name in labs:
         try:
             was_alive = client.Client(name).kill()
-            while not rundir.sweep(name):  # an `up` has just finished
+            while not cleanup.sweep(name):  # an `up` has just finished
                 was_alive |= client.Client(name).kill()
         except LabError as error:  # the others go all the same
             failed.append(error)
@@ -321,16 +321,18 @@ def _link_up(name: str, given: Manifests) -> None:
         return
     if given.cluster_config.uplink:
         from kubenetlab.lab import uplink
+        from kubenetlab.lab.client import Client
 
-        record = uplink.bring(name, given.cluster_config)
+        record = uplink.bring(Client(name), given.cluster_config)
         say(f"{paint('✓', GOOD)} uplink: this machine's link {record.link} leads to the lab's router, {', '.join(record.router)}")
         for chain in uplink.in_the_way():
             words = f"iptables -I FORWARD -i {record.link} -j ACCEPT; iptables -I FORWARD -o {record.link} -j ACCEPT"
             note(f"{paint('note:', MILD)} {chain} of this machine drops what it forwards unless it is told otherwise: {words}")
     elif (rundir.of(name) / rundir.UPLINK).exists():
         from kubenetlab.lab import uplink
+        from kubenetlab.lab.client import Client
 
-        uplink.remove(name)
+        uplink.remove(Client(name))
         say("no uplink any more: the lab is by itself again")
 
 

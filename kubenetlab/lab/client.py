@@ -21,7 +21,7 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from kubenetlab.errors import LabError, did_you_mean
-from kubenetlab.lab import rundir
+from kubenetlab.lab import cleanup, rundir
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class Client:
 def running() -> list[str]:
     """The names of all labs that are up; links of those that are not any more are cleared away."""
     known = {name: rundir.is_alive(name) for name in rundir.names()}
-    rundir.clear_links([name for name, is_alive in known.items() if not is_alive])
+    cleanup.clear_links([name for name, is_alive in known.items() if not is_alive])
     return [name for name, is_alive in known.items() if is_alive]
 
 

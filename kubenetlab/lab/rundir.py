@@ -12,16 +12,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import stat
-import time
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from kubenetlab.errors import KubenetlabError, LabError, RequirementError, UsageError
+from kubenetlab.errors import RequirementError, UsageError
 from kubenetlab.kernel.permissions import is_first_user_namespace, outer_uid
 from kubenetlab.names import file_name, lab_name_fault
 
@@ -35,8 +31,6 @@ TRIED = "doctor.json"
 """Beside the labs: what the machine has been found to be able to do."""
 LOG_ENDING_BYTES = 9
 """Of `.previous` and `.oldtimes` (lab/container_logs.py)."""
-SWEEP_TIMEOUT_S = 10.0
-"""How long to wait for somebody who is making the lab, or taking its traces away."""
 
 
 def hidden_directories() -> tuple[str, ...]:
@@ -55,9 +49,9 @@ def base() -> Path:
     except (FileNotFoundError, NotADirectoryError):
         return directory  # whoever makes a lab makes it, or hears why not
     except OSError as error:
-        raise _unusable(directory, error.strerror or str(error)) from None
+        raise unusable(directory, error.strerror or str(error)) from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise _unusable(directory, "it belongs to somebody else")
+        raise unusable(directory, "it belongs to somebody else")
     return directory
 
 
@@ -69,7 +63,8 @@ def owns_run() -> bool:
     return os.geteuid() == 0 and (is_first_user_namespace() or os.access("/run", os.W_OK))
 
 
-def _unusable(directory: Path, reason: str) -> RequirementError:
+def unusable(directory: Path, reason: str) -> RequirementError:
+    """Return the error for a run directory that cannot be used, with what to do about it."""
     hint = (
         "set XDG_RUNTIME_DIR to a directory of your own"
         if not owns_run()
@@ -106,30 +101,6 @@ def names() -> list[str]:
     return sorted(entry.name for entry in directory.iterdir() if entry.is_dir()) if directory.is_dir() else []
 
 
-def claim(lab: str) -> int:
-    """The run directory, empty, its owner's alone, and held: a descriptor to be closed when the lab is made or given up.
-
-    Raises LabError when the lab is up, or somebody else holds its directory.
-    """
-    directory = of(lab)
-    while True:
-        try:
-            base().mkdir(mode=0o755 if owns_run() else 0o700, parents=True, exist_ok=True)
-            directory.mkdir(mode=0o700, exist_ok=True)
-        except FileNotFoundError:
-            continue  # the last lab beside us has just taken the base away
-        except OSError as error:
-            raise _unusable(directory, error.strerror or str(error)) from None
-        held = _hold(directory, 0.0)
-        if held is None:
-            continue
-        if is_alive(lab):
-            os.close(held)
-            raise LabError(f"lab {lab} is up already")
-        _empty(directory)
-        return held
-
-
 def is_alive(lab: str) -> bool:
     """True when the lab's init holds the API socket: connecting is refused exactly when it is dead."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -138,94 +109,3 @@ def is_alive(lab: str) -> bool:
         except OSError:
             return False
     return True
-
-
-def sweep(lab: str, held: int | None = None) -> bool:
-    """Removes what a dead lab left behind: its run directory, and its links in /run/netns that lead nowhere.
-
-    `held` is a claim of ours, which ends here. Returns False, having done nothing, when the lab lives. Raises LabError when
-    somebody holds the directory for long.
-    """
-    directory = of(lab)
-    if held is None:
-        held = _hold(directory, SWEEP_TIMEOUT_S)
-    if held is not None:
-        try:
-            if is_alive(lab):
-                return False
-            _empty(directory)
-            directory.rmdir()
-        finally:
-            os.close(held)
-    clear_links([lab])
-    try:
-        directory.parent.rmdir()
-    except OSError:
-        pass  # other labs are there
-    return True
-
-
-def clear_links(dead: Sequence[str]) -> None:
-    """Removes what labs that are dead have left outside their directories: links in /run/netns, which lead nowhere, or to whoever has the
-    number now, and what an uplink needed of the machine."""
-    for lab in dead:
-        _remove_cgroups(of(lab))
-        with suppress(KubenetlabError, OSError):  # `down` of that lab says what is in the way; other labs' commands go on
-            _take_uplink_away(lab)
-    if not owns_run() or not dead or not os.path.isdir(RUN_NETNS):
-        return
-    prefixes = tuple(f"{lab}_" for lab in dead)
-    for link in os.scandir(RUN_NETNS):
-        if link.name.startswith(prefixes) and link.is_symlink():
-            try:
-                os.unlink(link.path)
-            except FileNotFoundError:
-                pass  # another command did it
-
-
-def _hold(directory: Path, timeout_s: float) -> int | None:
-    """A descriptor of the directory, locked; None when there is no such directory (any more). Raises LabError when others hold it."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(held), os.stat(directory)):
-                return held
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                os.close(held)
-                raise LabError(f"lab {directory.name} is being made by somebody else at this moment") from None
-            time.sleep(0.01)
-        except FileNotFoundError:
-            pass
-        os.close(held)
-
-
-def _take_uplink_away(lab: str) -> None:
-    """What a lab has on the machine itself, if anything."""
-    if (of(lab) / UPLINK).exists():
-        from kubenetlab.lab import uplink
-
-        uplink.take_away(lab)
-
-
-def _remove_cgroups(directory: Path) -> None:
-    """Remove the cgroups of a dead lab, if it has made any."""
-    if (directory / CGROUPS).exists():
-        from kubenetlab.lab.container_limits import remove_groups
-
-        remove_groups(directory)
-
-
-def _empty(directory: Path) -> None:
-    _take_uplink_away(directory.name)
-    _remove_cgroups(directory)
-    for entry in directory.iterdir():
-        if stat.S_ISDIR(entry.lstat().st_mode):
-            entry.rmdir()
-        else:
-            entry.unlink(missing_ok=True)

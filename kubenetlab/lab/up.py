@@ -22,7 +22,7 @@ from kubenetlab.kernel.blanks import Source
 from kubenetlab.kernel.inheritance import default_umask
 from kubenetlab.kernel.limits import read as read_limits
 from kubenetlab.kernel.processes import ProcessId, open_process
-from kubenetlab.lab import init, rundir, state
+from kubenetlab.lab import cleanup, init, rundir, state
 from kubenetlab.lab.boot import Boot
 from kubenetlab.lab.room import check_room, node_agents_for, workers_for
 from kubenetlab.lab.wire import Frames
@@ -64,7 +64,7 @@ def create(
         limits = read_limits()
         check_room(lab, cluster, limits)
         with default_umask():
-            claim = rundir.claim(lab)
+            claim = cleanup.claim(lab)
             for number in _SIGNALS:
                 signal.signal(number, _interrupt)
             boot, ours = _boot(lab, cluster, nodes)
@@ -155,7 +155,7 @@ def _undo(lab: str, life: int | None, claim: int | None) -> None:
         select.select([life], [], [], UNDO_TIMEOUT_S)
         os.close(life)
     if claim is not None:
-        rundir.sweep(lab, claim)
+        cleanup.sweep(lab, claim)
 
 
 def _interrupt(number: int, frame: object) -> None:

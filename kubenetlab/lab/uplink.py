@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import msgspec
@@ -25,8 +26,10 @@ from kubenetlab.errors import KubenetlabError, LabError, refusal
 from kubenetlab.kernel import uplink as here
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.lab import rundir
-from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import LAB_API
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.client import Client
 
 
 class Record(Struct, frozen=True):
@@ -38,14 +41,15 @@ class Record(Struct, frozen=True):
     tables: tuple[tuple[str, str], ...]
 
 
-def bring(lab: str, config: ClusterConfig) -> Record:
-    """Makes the uplink, or brings into line what is there of it. Raises LabError, having taken away what was made."""
-    with _alone(lab):
-        return _bring(lab, config)
+def bring(client: Client, config: ClusterConfig) -> Record:
+    """Make the uplink of a lab, or correct what there is of it. Raises LabError, after removing what was made."""
+    with _alone(client.lab):
+        return _bring(client, config)
 
 
-def _bring(lab: str, config: ClusterConfig) -> Record:
-    client, path = Client(lab), _record(lab)
+def _bring(client: Client, config: ClusterConfig) -> Record:
+    lab = client.lab
+    path = _record(lab)
     seen = client.inspect()
     link, before = names.machine_link(lab), _read(path)
     try:
@@ -72,13 +76,13 @@ def _bring(lab: str, config: ClusterConfig) -> Record:
     return record
 
 
-def remove(lab: str) -> bool:
-    """Takes the uplink of a lab that runs away; False where there is none."""
-    with _alone(lab):
-        if not _record(lab).exists():
+def remove(client: Client) -> bool:
+    """Remove the uplink of a running lab; return False where there is none."""
+    with _alone(client.lab):
+        if not _record(client.lab).exists():
             return False
-        _tell_of_none(Client(lab))
-        take_away(lab)
+        _tell_of_none(client)
+        take_away(client.lab)
         return True
 
 
