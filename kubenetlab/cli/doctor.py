@@ -72,9 +72,8 @@ def _modes(found: Sequence[Finding]) -> list[Finding]:
     from kubenetlab.lab.requirements import faults
 
     works = {item.name for item in found if item.state == "ok"}
-    families: tuple[modes.Family, ...] = ("cni", "proxy")
     findings = []
-    for family, name in [(one, name) for one in families for name in modes.known(one)]:
+    for family, name in [(one, name) for one in modes.FAMILIES for name in modes.known(one)]:
         title, needs = f"{family} {name}", modes.load(family, name, {}).needs
         lacks = list(faults(title, needs, is_root=is_root(), has_program=has_program))
         if unknown := [feature for feature in needs.features if feature not in works]:

@@ -7,13 +7,12 @@ from typing import Any
 from kubenetlab.cli.options import Output, OutputOption, mode_option
 from kubenetlab.cli.screen import data, hint, say, table
 
-FAMILIES: tuple[tuple[str, str, str], ...] = (("cni", "networking.cni", "--cni"), ("proxy", "networking.kubeProxyMode", "--proxy"))
-"""(family, field of the Cluster document, option)"""
-
 
 def modes(output: OutputOption = Output.table) -> None:
     """List the CNI and kube-proxy modes with their options. Example: kubenetlab modes"""
-    found = [_described(family, name) for family, _, _ in FAMILIES for name in _known(family)]
+    from kubenetlab.datapath.modes import FAMILIES, known
+
+    found = [_described(family, name) for family in FAMILIES for name in known(family)]
     if output.is_data:
         data(found, output)
         return
@@ -33,37 +32,36 @@ def modes(output: OutputOption = Output.table) -> None:
 
 
 def names() -> list[str]:
-    """The names of all modes, each once."""
-    return list(dict.fromkeys(name for family, _, _ in FAMILIES for name in _known(family)))
+    """Return the names of all modes, each once."""
+    from kubenetlab.datapath.modes import FAMILIES, known
+
+    return list(dict.fromkeys(name for family in FAMILIES for name in known(family)))
 
 
 def described(name: str) -> list[dict[str, Any]]:
-    """The modes of this name, in every family that has one."""
-    return [_described(family, name) for family, _, _ in FAMILIES if name in _known(family)]
+    """Return the modes of this name, in every family that has one."""
+    from kubenetlab.datapath.modes import FAMILIES, known
+
+    return [_described(family, name) for family in FAMILIES if name in known(family)]
 
 
 def show_manual(name: str) -> None:
-    """The manual page of the modes of this name."""
-    places = {family: (field, option) for family, field, option in FAMILIES}
+    """Print the manual page of the modes of this name."""
+    from kubenetlab.datapath.modes import FAMILIES
+
     for number, mode in enumerate(described(name)):
-        field, option = places[mode["family"]]
+        family = FAMILIES[mode["family"]]
         if number:
             say()
         say(mode["manual"])
         say()
         options = "".join(f",{mode_option(key, value)}" for key, value in mode["options"].items())
-        say(f"In a Cluster document: {field}: {name}      On the command line: {option} {name}{options}")
+        say(f"In a Cluster document: {family.path}: {name}      On the command line: {family.flag} {name}{options}")
         if mode["needs"]:
             say(f"Needs: {', '.join(mode['needs'])}")
 
 
-def _known(family: Any) -> tuple[str, ...]:
-    from kubenetlab.datapath.modes import known
-
-    return known(family)
-
-
-def _described(family: Any, name: str) -> dict[str, Any]:
+def _described(family: str, name: str) -> dict[str, Any]:
     from msgspec import to_builtins
 
     from kubenetlab.datapath.modes import load, manual

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kubenetlab.cli.completion import candidates
-from kubenetlab.cli.modes import FAMILIES
 from kubenetlab.cli.screen import data
 
 if TYPE_CHECKING:
@@ -63,7 +62,6 @@ def _read_kind(word: str) -> type[Resource]:
 
 def _modes() -> dict[str, dict[str, Any]]:
     """Field of `networking` → name of a mode → its options."""
-    from kubenetlab.datapath.modes import known, load
+    from kubenetlab.datapath.modes import FAMILIES, known, load
 
-    families: list[tuple[Any, str]] = [(family, field.rpartition(".")[2]) for family, field, _ in FAMILIES]
-    return {field: {name: type(load(family, name, {})) for name in known(family)} for family, field in families}
+    return {family.field: {name: type(load(family.name, name, {})) for name in known(family.name)} for family in FAMILIES.values()}

@@ -8,14 +8,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self
 
 import msgspec
 from msgspec import Struct, structs
 
-from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.api.core import Service
 from kubenetlab.api.decode import Finding, decode, format_path
 from kubenetlab.api.lab import NetworkFacts
@@ -25,7 +25,32 @@ from kubenetlab.errors import ManifestError, Problem, did_you_mean
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules import Rules
 
-Family = Literal["cni", "proxy"]
+
+class ModeFamily(NamedTuple):
+    """Modes of which a cluster has one: files of one folder beside this one."""
+
+    name: str
+    """Folder, and first word of a mode's title, such as `cni` in `cni bridge`."""
+    field: str
+    """Field of `networking` in a Cluster document that chooses the mode."""
+    flag: str
+    """Option of the command line that chooses the mode."""
+    chosen: Callable[[Networking], tuple[str, Mapping[str, Any]]]
+    """Name and options of the mode that a Cluster document chooses."""
+
+    @property
+    def path(self) -> str:
+        """Path of the field in a Cluster document."""
+        return f"networking.{self.field}"
+
+
+FAMILIES: Final = {
+    family.name: family
+    for family in (
+        ModeFamily("cni", "cni", "--cni", lambda networking: networking.cni_mode),
+        ModeFamily("proxy", "kubeProxyMode", "--proxy", lambda networking: networking.proxy_mode),
+    )
+}
 
 
 class Needs(Struct, frozen=True):
@@ -114,19 +139,19 @@ class ServiceProxy(Protocol):
 
 
 @cache
-def known(family: Family) -> tuple[str, ...]:
+def known(family: str) -> tuple[str, ...]:
     """The names of all modes of a family, in order."""
     package = importlib.import_module(f"{__package__}.{family}")
     found = (info.name for info in pkgutil.iter_modules(package.__path__))
     return tuple(name.replace("_", "-") for name in sorted(found) if is_mode(family, name))
 
 
-def is_mode(family: Family, module: str) -> bool:
+def is_mode(family: str, module: str) -> bool:
     """True for a module that holds a mode, not a part that modes share."""
     return hasattr(importlib.import_module(f"{__package__}.{family}.{module}"), "Mode")
 
 
-def load(family: Family, name: str, options: Mapping[str, Any]) -> Any:
+def load(family: str, name: str, options: Mapping[str, Any]) -> Any:
     """The mode, made with its options. Raises ManifestError for a name or an option that is not known."""
     mode, findings = try_load(family, name, options)
     if mode is None:
@@ -134,9 +159,9 @@ def load(family: Family, name: str, options: Mapping[str, Any]) -> Any:
     return mode
 
 
-def try_load(family: Family, name: str, options: Mapping[str, Any]) -> tuple[Any, Sequence[Finding]]:
+def try_load(family: str, name: str, options: Mapping[str, Any]) -> tuple[Any, Sequence[Finding]]:
     """(mode, nothing), or (None, what is wrong with it)."""
-    field = {"cni": "cni", "proxy": "kubeProxyMode"}[family]
+    field = FAMILIES[family].field
     if name not in known(family):
         message = f'"{name}" is not known{did_you_mean(name, known(family))}'
         return None, [Finding(("networking", field), message, hints=(f"known: {', '.join(known(family))}",))]
@@ -156,8 +181,8 @@ def try_load(family: Family, name: str, options: Mapping[str, Any]) -> tuple[Any
 def check(obj: Resource) -> Iterator[Finding]:
     """Whether the modes that a Cluster document names exist and take its options; nothing to say of other objects."""
     if isinstance(obj, ClusterConfig):
-        yield from try_load("cni", *obj.networking.cni_mode)[1]
-        yield from try_load("proxy", *obj.networking.proxy_mode)[1]
+        for family in FAMILIES.values():
+            yield from try_load(family.name, *family.chosen(obj.networking))[1]
 
 
 def network_facts(config: ClusterConfig) -> NetworkFacts:
@@ -167,7 +192,7 @@ def network_facts(config: ClusterConfig) -> NetworkFacts:
     return structs.replace(cni.facts, has_proxy=proxy.serves)
 
 
-def manual(family: Family, name: str) -> str:
+def manual(family: str, name: str) -> str:
     """A mode's manual page: its module's and its class's docstrings."""
     module = importlib.import_module(f"{__package__}.{family}.{name.replace('-', '_')}")
     return inspect.cleandoc(module.__doc__ or "") + "\n\n" + inspect.cleandoc(module.Mode.__doc__ or "")

@@ -6,8 +6,7 @@ modes need is tried for those.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from msgspec import structs
 
@@ -42,15 +41,11 @@ def require_modes(config: ClusterConfig, before: ClusterConfig | None = None) ->
 
 def chosen(config: ClusterConfig) -> Iterator[tuple[str, Needs]]:
     """(`cni bridge`, what it needs) of each mode of a cluster."""
-    networking = config.networking
-    chosen_modes: tuple[tuple[modes.Family, tuple[str, Mapping[str, Any]]], ...] = (
-        ("cni", networking.cni_mode),
-        ("proxy", networking.proxy_mode),
-    )
     if config.uplink:
         yield "uplink", Needs(programs=("ip",), root="a link to the machine's own network")
-    for family, (name, options) in chosen_modes:
-        yield f"{family} {name}", modes.load(family, name, options).needs
+    for family in modes.FAMILIES.values():
+        name, options = family.chosen(config.networking)
+        yield f"{family.name} {name}", modes.load(family.name, name, options).needs
 
 
 def faults(title: str, needs: Needs, *, is_root: bool, has_program: Callable[[str], bool]) -> Iterator[str]:

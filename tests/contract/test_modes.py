@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import pytest
 
@@ -43,8 +41,8 @@ def made_in(kernel: FakeKernel) -> list[str]:
     return list(kernel._namespaces)
 
 
-@pytest.mark.parametrize(("family", "name"), [("cni", name) for name in CNIS] + [("proxy", name) for name in PROXIES])
-def test_a_mode_has_a_manual_and_takes_its_defaults(family: Any, name: str) -> None:
+@pytest.mark.parametrize(("family", "name"), [(family, name) for family in modes.FAMILIES for name in modes.known(family)])
+def test_a_mode_has_a_manual_and_takes_its_defaults(family: str, name: str) -> None:
     """Its first line names it; its options have defaults; unknown ones are refused."""
     assert modes.manual(family, name).startswith(f"{name}: ")
     assert modes.load(family, name, {}) == modes.load(family, name, {})

@@ -71,8 +71,9 @@ def test_it_can_be_asked_where_nothing_can_be_written() -> None:
 def test_whatever_a_mode_needs_is_tried() -> None:
     """By the same name."""
     names = {trial.name for trial in TRIALS}
-    families: tuple[modes.Family, ...] = ("cni", "proxy")
-    needed = {feature for family in families for name in modes.known(family) for feature in modes.load(family, name, {}).needs.features}
+    needed = {
+        feature for family in modes.FAMILIES for name in modes.known(family) for feature in modes.load(family, name, {}).needs.features
+    }
     assert needed <= names
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import kubenetlab
+from kubenetlab.datapath.modes import FAMILIES
 
 PACKAGE = Path(kubenetlab.__file__).parent
 
@@ -114,7 +115,7 @@ def test_a_file_holds_one_idea() -> None:
 
 def test_modes_do_not_import_one_another() -> None:
     """What modes share lies beside them."""
-    for family in ("cni", "proxy"):
+    for family in FAMILIES:
         files = [path for path in modules(f"datapath/{family}") if "\nclass Mode(" in path.read_text()]
         names = {f"kubenetlab.datapath.{family}.{path.stem}" for path in files}
         for path in files:
