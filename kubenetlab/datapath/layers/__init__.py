@@ -1,0 +1,25 @@
+"""Layers: what each component of a cluster wants in the kernel. The plan is all of them, in the order of LAYERS.
+
+A layer yields its subjects (the cluster, a node, a pod) with the inputs of each, and makes kernel objects of the inputs alone.
+The plan calls a layer's function for a subject only when its inputs have changed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kubenetlab.datapath.layers import balanced_ports, fabric, host_ports, load_balancers, node, pod, programs, proxy, uplink
+from kubenetlab.datapath.layers.layer import Layer
+
+LAYERS: Final[tuple[Layer, ...]] = (
+    fabric.LAYER,
+    load_balancers.LAYER,
+    uplink.LAYER,
+    balanced_ports.LAYER,
+    node.LAYER,
+    host_ports.LAYER,
+    proxy.LAYER,
+    pod.LAYER,
+    programs.LAYER,
+)
+"""Every layer. Objects of one namespace keep this order."""

@@ -1,0 +1,20 @@
+"""Balanced ports: load balancers that terminate connections (`ipMode: Proxy`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab.datapath import balanced_ports
+from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace
+from kubenetlab.hoststate.object import Origin
+
+
+def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
+    yield "", (balanced_ports.balanced_ports(scene.cluster),)
+
+
+def _objects(ports: tuple[balanced_ports.BalancedPort, ...]) -> tuple[Wanted, ...]:
+    return tuple(by_namespace(balanced_ports.rules(ports), Origin("load balancer", "Services with ipMode Proxy")))
+
+
+LAYER = Layer("balanced ports", _inputs, _objects)

@@ -1,0 +1,40 @@
+"""The fabric: switch, router, the internet and its hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab import names
+from kubenetlab.api.config import ExternalHost, Network
+from kubenetlab.datapath import fabric
+from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace
+from kubenetlab.datapath.port_mappings import PublishedPort
+from kubenetlab.hoststate.object import Origin
+
+
+def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
+    config = scene.cluster.config
+    neighbors = tuple(node.addresses for node in scene.nodes if node.neighbors == "permanent")
+    yield "", (config.external, config.node_networks, neighbors, scene.published)
+
+
+def _objects(
+    external: tuple[ExternalHost, ...],
+    node_networks: tuple[Network, ...],
+    neighbors: tuple[tuple[str, ...], ...],
+    published: tuple[PublishedPort, ...],
+) -> tuple[Wanted, ...]:
+    groups = [
+        (tuple(fabric.switch(names.FABRIC_SWITCH, "0a:58:00:00:00:01")), Origin("fabric", "the wire between the nodes")),
+        (tuple(fabric.switch(names.INTERNET_SWITCH, "0a:58:00:00:00:02")), Origin("fabric", "the internet")),
+        *by_namespace(fabric.router(node_networks, neighbors), Origin("fabric", "the router")),
+    ]
+    versions = [subnet.version for subnet in node_networks]
+    # Only the first host gets the published ports: it stands for the machine on which kind's nodes are containers.
+    for index, host in enumerate(external):
+        objects = fabric.external(host, versions, () if index else published)
+        groups += by_namespace(objects, Origin("fabric", f"external host {host.name}"))
+    return tuple(groups)
+
+
+LAYER = Layer("fabric", _inputs, _objects)

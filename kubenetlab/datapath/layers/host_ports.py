@@ -1,0 +1,22 @@
+"""Host ports: ports of nodes that lead to pods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab.datapath import hostports
+from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace
+from kubenetlab.datapath.view import NodeView
+from kubenetlab.hoststate.object import Origin
+
+
+def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
+    for node in scene.nodes:
+        yield node.name, (node,)
+
+
+def _objects(node: NodeView) -> tuple[Wanted, ...]:
+    return tuple(by_namespace(hostports.rules(node), Origin("cni portmap", f"Node {node.name}")))
+
+
+LAYER = Layer("host ports", _inputs, _objects)

@@ -1,0 +1,102 @@
+"""Layer: one component's part of the plan; Scene: what layers read; and how objects are marked with their origin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from kubenetlab.api.config import Networking
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers import environment
+from kubenetlab.datapath import modes
+from kubenetlab.datapath.memo import Memo
+from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
+from kubenetlab.datapath.port_mappings import PublishedPort, published_ports
+from kubenetlab.datapath.proxy_views import ProxyView, proxy_view
+from kubenetlab.datapath.view import NodeView, PodView, node_views
+from kubenetlab.hoststate.object import Object, Origin
+
+Wanted = tuple[tuple[Object, ...], Origin]
+"""Objects of one namespace that one layer wants for one subject."""
+
+Inputs = tuple[Any, ...]
+
+
+class Layer(NamedTuple):
+    """One component of a cluster, and the kernel objects that it wants."""
+
+    name: str
+    inputs: Callable[[Scene], Iterable[tuple[str, Inputs]]]
+    """Subject → the inputs of `objects` for it. The subject is a node's name, a pod's namespace, or empty for the cluster."""
+    objects: Callable[..., tuple[Wanted, ...]]
+    """A pure function of one subject's inputs."""
+
+
+class NodeProxy(NamedTuple):
+    """The kube-proxy of one node."""
+
+    view: ProxyView
+    """What it knows of the cluster."""
+    mode: ServiceProxy
+    network: PodNetwork
+
+
+class Scene:
+    """What the layers of one plan read: the store, the views of its nodes, and the modes."""
+
+    def __init__(self, cluster: Cluster, decisions: Decisions, memo: Memo) -> None:
+        self.cluster = cluster
+        self.decisions = decisions
+        self.memo = memo
+        self.networking: Networking = cluster.config.networking
+        self.cni: CNI = modes.load("cni", *self.networking.cni_mode)
+        self.nodes: Sequence[NodeView] = node_views(cluster, decisions)
+        self._proxies: dict[str, NodeProxy] = {}
+
+    @cached_property
+    def published(self) -> tuple[PublishedPort, ...]:
+        """Ports of the machine that lead to nodes."""
+        return published_ports(self.cluster.config, {node.name: node.addresses for node in self.nodes})
+
+    @cached_property
+    def _default_proxy(self) -> ServiceProxy:
+        found: ServiceProxy = modes.load("proxy", *self.networking.proxy_mode)
+        return found
+
+    def proxy(self, node: NodeView) -> NodeProxy:
+        """Return the kube-proxy of a node: a fault may have changed what it knows, and so its mode."""
+        if node.name not in self._proxies:
+            view = proxy_view(self.cluster, node.name)
+            mode: ServiceProxy = modes.load("proxy", *view.mode) if view.mode is not None else self._default_proxy
+            network = view.network(self.cni.network(node))
+            self._proxies[node.name] = NodeProxy(view, mode.settled(len(view.services)), network)
+        return self._proxies[node.name]
+
+    def pods_of(self, node: NodeView) -> Iterator[tuple[PodView, Pod]]:
+        """Yield the pods of a node, with the environment of their containers resolved."""
+        return pods_of(self.cluster, node, self.memo)
+
+
+def pods_of(cluster: Cluster, node: NodeView, memo: Memo) -> Iterator[tuple[PodView, Pod]]:
+    """Yield the pods of a node, with the environment of their containers resolved."""
+    for view in node.pods:
+        pod = cluster.get(Pod, view.namespace, view.name)
+        if pod is not None:
+            yield view, environment.resolved(cluster, pod) if memo(("refers", view.netns), environment.refers, pod.spec) else pod
+
+
+def by_namespace(objects: Iterable[Object], origin: Origin) -> Iterator[Wanted]:
+    """Yield objects of one origin, grouped by their namespace."""
+    groups: dict[str, list[Object]] = {}
+    for obj in objects:
+        groups.setdefault(obj.netns, []).append(obj)
+    for group in groups.values():
+        yield tuple(group), origin
+
+
+def mode_name(family: str, mode: Any) -> str:
+    """Return the name of a mode as origins have it, such as `cni bridge`."""
+    return f"{family} {type(mode).__module__.rpartition('.')[2].replace('_', '-')}"

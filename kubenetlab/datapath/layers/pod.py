@@ -1,0 +1,30 @@
+"""Pods: their namespaces, and what the CNI plugin and kube-proxy add for each, in its namespace and on its node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab.datapath import pods
+from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace, mode_name
+from kubenetlab.datapath.modes import CNI, ServiceProxy
+from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.hoststate.object import Origin
+
+
+def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
+    for node in scene.nodes:
+        proxy = scene.proxy(node).mode
+        for view in node.pods:
+            yield view.netns, (node, view, scene.cni, proxy)
+
+
+def _objects(node: NodeView, pod: PodView, cni: CNI, proxy: ServiceProxy) -> tuple[Wanted, ...]:
+    title = f"Pod {pod.full_name}"
+    return (
+        *by_namespace(pods.sandbox(node, pod), Origin("kubelet", title)),
+        *by_namespace(cni.pod(node, pod), Origin(mode_name("cni", cni), title)),
+        *by_namespace(proxy.pod(node, pod), Origin(mode_name("kube-proxy", proxy), title)),
+    )
+
+
+LAYER = Layer("pod", _inputs, _objects)

@@ -1,0 +1,55 @@
+"""Programs: what runs in the containers of pods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.pods import Pod, is_of_job
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.kube_proxy import is_kube_proxy
+from kubenetlab.controllers.starting import is_anybody_starting
+from kubenetlab.controllers.stopping import termination_of
+from kubenetlab.controllers.volumes import file_text
+from kubenetlab.datapath import containers
+from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace
+from kubenetlab.datapath.memo import Memo
+from kubenetlab.datapath.proxy_views import Duty, duty, informed
+from kubenetlab.datapath.view import PodView
+from kubenetlab.hoststate.object import Origin
+
+
+def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
+    cluster, memo = scene.cluster, scene.memo
+    is_starting = is_anybody_starting(cluster)
+    for node in scene.nodes:
+        for view, pod in scene.pods_of(node):
+            netns, setups = view.netns, setups_of(memo, cluster, pod, view, scene.decisions)
+            waits = is_starting and memo(("waits", netns), containers.asks_once, pod.spec, setups)
+            config = duty(cluster, node.name, scene.networking.proxy_mode[0]) if is_kube_proxy(pod) else None
+            termination = termination_of(cluster, pod) if pod.is_terminating else None
+            signalled = termination.signalled if termination is not None else ()
+            yield netns, (view, pod, setups, waits, config, signalled)
+
+
+def _objects(
+    view: PodView, pod: Pod, setups: containers.Setups, waits: bool, config: Duty | None, signalled: tuple[str, ...]
+) -> tuple[Wanted, ...]:
+    runs = containers.programs(view.netns, pod, setups, waits=waits, signalled=signalled)
+    return tuple(by_namespace((informed(run, config) for run in runs), Origin("kubelet", f"Pod {view.full_name}")))
+
+
+def setups_of(memo: Memo, cluster: Cluster, pod: Pod, view: PodView, decisions: Decisions) -> containers.Setups:
+    """Return what the containers of a pod run. It does not depend on the state of the containers."""
+    netns, services = view.netns, containers.numeric_services(cluster, pod)
+    ports = memo(("ports", netns), containers.numeric_target_ports, pod.labels, pod.spec, services)
+    of_job = is_of_job(pod.metadata)
+    files: dict[str, dict[str, str]] = {}
+    for name, path in memo(("files", netns), containers.files_read, pod.spec):
+        container = pod.container(name)
+        if container is not None and (text := file_text(cluster, pod, container, path)) is not None:
+            files.setdefault(name, {})[path] = text
+    return memo(("setups", netns), containers.setups_of, pod.spec, pod.metadata.annotations, of_job, ports, decisions.real_commands, files)
+
+
+LAYER = Layer("programs", _inputs, _objects)

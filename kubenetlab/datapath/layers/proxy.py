@@ -1,0 +1,30 @@
+"""kube-proxy: the rules of Services on each node, as far as the node's kube-proxy knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import structs
+
+from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace, mode_name
+from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
+from kubenetlab.datapath.service_rules import service_rules
+from kubenetlab.datapath.view import NodeView, without_pods
+from kubenetlab.hoststate.object import Object, Origin
+from kubenetlab.hoststate.rules import Bundle, RuleSet
+
+
+def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
+    for node in scene.nodes:
+        proxy = scene.proxy(node)
+        rules = service_rules(scene.memo, proxy.mode, proxy.view, node, proxy.network)
+        yield node.name, (without_pods(node), rules, proxy.mode, proxy.network)
+
+
+def _objects(node: NodeView, rules: tuple[RuleSet | Object, ...], proxy: ServiceProxy, network: PodNetwork) -> tuple[Wanted, ...]:
+    of_services = (Bundle(node.netns, one) if isinstance(one, RuleSet) else structs.replace(one, netns=node.netns) for one in rules)
+    origin = Origin(mode_name("kube-proxy", proxy), f"Node {node.name}")
+    return tuple(by_namespace((*proxy.node(node, network), *of_services), origin))
+
+
+LAYER = Layer("proxy", _inputs, _objects)
