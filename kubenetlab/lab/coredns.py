@@ -37,7 +37,6 @@ from kubenetlab.programs.zone import Zone
 
 CACHE_SIZE = 10_000
 DISABLE_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
-MAX_LOG_BYTES = 1024 * 1024
 MAX_MESSAGE_BYTES = 64 * 1024
 RETRY_S = 0.05
 TCP_TIMEOUT_S = 10.0
@@ -66,7 +65,6 @@ class CoreDNS:
         self._cache: dict[bytes, tuple[bytes, str]] = {}
         """Question as it came, without its number → answer without its number, words for the log; thrown away at every change."""
         self._queries = 0
-        self._log = QueryLog()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -102,7 +100,7 @@ class CoreDNS:
         return data[:2] + rest
 
     def _tell(self, data: bytes, line: str, peer: tuple[Any, ...], begun: float) -> None:
-        self._log.say(f"[INFO] {socket_address(*plain_peer(peer))} - {int.from_bytes(data[:2])} {line} {time.perf_counter() - begun:.6f}s")
+        log_query(f"[INFO] {socket_address(*plain_peer(peer))} - {int.from_bytes(data[:2])} {line} {time.perf_counter() - begun:.6f}s")
 
     def _datagrams(self, udp: socket.socket) -> None:
         for _ in range(64):
@@ -279,19 +277,10 @@ def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
     return bound
 
 
-class QueryLog:
-    """A line for each question on standard output, begun anew when it has grown large."""
-
-    def __init__(self) -> None:
-        self._bytes = 0
-
-    def say(self, line: str) -> None:
-        encoded = f"{line}\n".encode()
-        if self._bytes + len(encoded) > MAX_LOG_BYTES:
-            os.ftruncate(1, 0)
-            self._bytes = 0
-        with suppress(OSError):  # a disk that is full is no reason not to answer
-            self._bytes += os.write(1, encoded)
+def log_query(line: str) -> None:
+    """Write a line for a question to standard output, a pipe to init, which bounds the log; a lost line is no reason not to answer."""
+    with suppress(OSError):
+        os.write(1, f"{line}\n".encode())
 
 
 def logged(asked: bytes, reply: bytes, *, is_udp: bool) -> str:

@@ -192,6 +192,32 @@ def test_names_follow_the_objects(running: Lab) -> None:
     wait_for(lambda: [len(found) for found in look_up(running, "client", "web-pods")] == [1], "the headless Service to follow")
 
 
+MANY = """
+import socket, sys
+question, count = bytes.fromhex(sys.argv[2]), int(sys.argv[3])
+connection = socket.create_connection((sys.argv[1], 53), timeout=20)
+answers = connection.makefile("rb")
+for _ in range(count // 100):
+    connection.sendall((len(question).to_bytes(2, "big") + question) * 100)
+    for _ in range(100):
+        size = int.from_bytes(answers.read(2), "big")
+        assert size and len(answers.read(size)) == size, "the server closed the connection"
+print("answered")
+"""
+
+
+def test_dns_answers_however_much_it_has_logged(running: Lab) -> None:
+    """Several megabytes of log: each question is a line, and the log goes to init through a pipe, which cannot be truncated."""
+    import dnslib
+
+    name = ".".join(["x" * 60] * 3 + ["default.svc.cluster.local"])
+    question, count = bytes(dnslib.DNSRecord.question(name).pack()), 8000
+    server = running.pods("coredns", "kube-system")[0]["addresses"][0]
+    inside = running.inside(running.pod("client"), "python3", "-S", "-c", MANY, server, question.hex(), str(count))
+    assert count * len(name) > 1024 * 1024
+    assert inside.strip() == "answered"
+
+
 def test_a_killed_dns_server_comes_back(running: Lab) -> None:
     """Its container is restarted in the same pod; the other pod answers meanwhile."""
     pod = running.pods("coredns", "kube-system")[0]
