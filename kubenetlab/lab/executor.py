@@ -48,11 +48,13 @@ class Executor:
                 if "error" in answer:
                     raise OSError(str(answer["error"]))
                 status = await end
-            return status, log.read_bytes()[:MAX_OUTPUT_BYTES].decode(errors="replace").strip()
+            with open(log, "rb") as stream:
+                output = stream.read(MAX_OUTPUT_BYTES)
+            return status, output.decode(errors="replace").strip()
         finally:
             is_heard = end.done() and not end.cancelled() and end.exception() is None
             if not is_heard:
-                born.add_done_callback(partial(self._kill, name))  # at once, when it was born already
+                born.add_done_callback(partial(self._kill, name, log))  # at once, when it was born already
             del self._ends[name]
             log.unlink(missing_ok=True)
 
@@ -69,8 +71,9 @@ class Executor:
             if not end.done():
                 end.set_exception(ConnectionResetError("init was not heard for a moment"))
 
-    def _kill(self, name: str, born: asyncio.Future[Message]) -> None:
-        """Have init kill a command that was started; success when it has exited already."""
+    def _kill(self, name: str, log: Path, born: asyncio.Future[Message]) -> None:
+        """Have init kill a command that was started, and remove its log; success when it has exited already."""
+        log.unlink(missing_ok=True)  # again: init makes it before it answers
         if not born.cancelled() and "pid" in born.result():
             asked = asyncio.ensure_future(self._init.call(do="signal", run=name, signal=int(signal.SIGKILL)))
             self._requests.add(asked)

@@ -313,16 +313,19 @@ class Init:
         role = self._roles.in_pod(message["role"], {**arguments, **limits})
         log = self._boot.path(rundir.container_log(arguments["netns"], arguments["container"]))
         try:
-            pid = self._spawn_logged(str(message["role"]), role, sandbox, log)
+            pid = self._spawn_logged(str(message["role"]), role, sandbox, log, has_times="beside" not in arguments)
         except BaseException:
             self._limits.end(message["run"])
             raise
         self._in_pods.add(PodProcess(message["run"], pid, message["role"], sandbox, arguments))
         return {"pid": pid}
 
-    def _spawn_logged(self, name: str, role: Role, sandbox: ProcessId, log: str) -> int:
-        """Fork into the namespaces of a pause process; what is printed there goes into a log, by way of this process."""
-        reading, writing = self._outputs.open(log)
+    def _spawn_logged(self, name: str, role: Role, sandbox: ProcessId, log: str, *, has_times: bool) -> int:
+        """Fork into the namespaces of a pause process; what is printed there goes into a log, by way of this process.
+
+        has_times: as `Outputs.open` has it.
+        """
+        reading, writing = self._outputs.open(log, has_times=has_times)
 
         def logged(boot: Boot) -> None:
             become_output(writing)

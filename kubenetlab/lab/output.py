@@ -28,6 +28,8 @@ class _Output(Struct):
     pid: int = 0
     marked_at: float = -1.0
     """When the time was last noted, by the monotonic clock."""
+    has_times: bool = True
+    """True while the times of what is written are noted beside the log."""
     is_lost: bool = False
     """True while the file cannot be written to: that is said once."""
 
@@ -43,8 +45,11 @@ class Outputs:
     def __contains__(self, fd: int) -> bool:
         return fd in self._outputs
 
-    def open(self, path: str) -> tuple[int, int]:
-        """Return (reading end, writing end) of a pipe into the log at a path; the caller closes the writing end. Raises OSError."""
+    def open(self, path: str, *, has_times: bool = True) -> tuple[int, int]:
+        """Return (reading end, writing end) of a pipe into the log at a path; the caller closes the writing end. Raises OSError.
+
+        has_times: note beside the log when each part was written (container_logs.mark).
+        """
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reading, False)
         log, error = -1, None
@@ -52,7 +57,7 @@ class Outputs:
             log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as refused:
             error = refused
-        self._outputs[reading] = _Output(path, log, is_lost=error is not None)
+        self._outputs[reading] = _Output(path, log, has_times=has_times, is_lost=error is not None)
         if error is not None:
             _say_lost(path, error)
         self._poll.register(reading, select.POLLIN)
@@ -105,7 +110,7 @@ class Outputs:
             if size + len(data) > MAX_BYTES:
                 os.ftruncate(output.log, 0)
                 size = 0
-            if size == 0 or time.monotonic() - output.marked_at >= MARK_EVERY_S:
+            if output.has_times and (size == 0 or time.monotonic() - output.marked_at >= MARK_EVERY_S):
                 mark(output.path, time.time(), size)
                 output.marked_at = time.monotonic()
             os.write(output.log, data)

@@ -197,8 +197,27 @@ def test_a_probe_that_hangs_is_ended(lab: Lab) -> None:
     assert len(hanging) <= 1
     lab.run("delete", "pod", "web")
     wait_for(lambda: not [pid for pid in lab.pids() if b"sleep" in cmdline(pid)], "an end of what was left behind")
-    logs = lab.directory / "logs"
-    assert not [path for path in logs.rglob("*") if ".probe" in path.name]
+    assert probe_files(lab) == []
+
+
+def probe_files(lab: Lab) -> list[str]:
+    """Return the files that hold what probes print."""
+    return [path.name for path in lab.directory.iterdir() if ".probe" in path.name]
+
+
+TALKS = """\
+  - name: main
+    image: x
+    command: [sh, -c, "while [ $(cat /tmp/asked | wc -l) -lt 3 ]; do sleep 0.1; done 2>/dev/null; echo enough; exec sleep 1000"]
+    readinessProbe: {exec: {command: [sh, -c, "echo words | tee -a /tmp/asked; false"]}, periodSeconds: 1}
+"""
+
+
+def test_probes_that_print_leave_nothing(lab: Lab) -> None:
+    """Neither their output nor the times of it: a probe is asked for weeks, and its files would lie in memory."""
+    lab.up(ONE_NODE + pod("web", TALKS), "--no-wait")
+    wait_for(lambda: said(lab, "web") == ["enough"], "three probes")
+    wait_for(lambda: probe_files(lab) == [], "a moment without a probe")
 
 
 STUBBORN = "  - {name: main, image: x, command: [sh, -c, 'trap : TERM; while :; do sleep 0.1; done']}\n"

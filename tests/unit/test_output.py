@@ -65,6 +65,18 @@ def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path, capfd: pytest
     assert capfd.readouterr().err.count("what the container prints is lost") == 1
 
 
+@pytest.mark.parametrize(("has_times", "files"), [(True, {"log", "log.times"}), (False, {"log"})])
+def test_the_times_of_a_log_lie_beside_it(tmp_path: Path, has_times: bool, files: set[str]) -> None:
+    """Where they are noted: nobody reads the times of a probe's output, or removes them with it."""
+    outputs = Outputs(select.poll())
+    reading, writing = outputs.open(str(tmp_path / "log"), has_times=has_times)
+    os.write(writing, b"words\n")
+    os.close(writing)
+    while reading in outputs:
+        outputs.pump(reading)
+    assert {path.name for path in tmp_path.iterdir()} == files
+
+
 def test_a_fork_lets_go_of_all(tmp_path: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     outputs = Outputs(select.poll())
