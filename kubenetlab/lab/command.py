@@ -28,7 +28,7 @@ def main(boot: Boot, arguments: dict[str, Any]) -> None:
     """The role; returns only by becoming the program, or by ending. Begins a process group, so that all of it can be ended."""
     os.setsid()
     reset_signals(of_python=True)
-    rlimits = enter_groups(arguments["limits"]) if "limits" in arguments else {}
+    rlimits = enter_groups(arguments["limits"]) if arguments.get("limits") else {}
     if arguments.get("beside"):
         beside = ProcessId(*arguments["beside"])
         environment = _environment_of(beside.pid)

@@ -2,7 +2,8 @@
 
 Every such container has a limit of processes, so that a fork bomb in a pod does not use up the machine's; a limit of memory it
 has where its manifest asks for one. init makes a container's group before it forks the command and removes it when the command
-has ended. The command enters its group itself, before it opens anything.
+has ended. The command enters its group itself, before it opens anything; so does the command of a probe or a hook, which runs
+in the same container.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class ContainerLimits:
     def __init__(self, boot: Boot) -> None:
         self._boot = boot
         self._groups: LabGroups | None = None
-        self._by_run: dict[str, Group] = {}
+        self._groups_of: dict[str, Group] = {}
+        self._limits_of: dict[str, dict[str, Any]] = {}
+        """What `begin` has returned for each container that runs, by the run of its own process."""
 
     def begin(self, run: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Make the groups of a container; return what its command needs to limit itself (`enter_groups`)."""
@@ -40,12 +43,19 @@ class ContainerLimits:
         group = self._made(f"{arguments['container']}-{run}", limits)
         enforced = group.enforced if group is not None else ()
         if group is not None:
-            self._by_run[run] = group
-        return {"entries": group.entries if group is not None else [], "rlimits": _rlimits(limits, enforced), "memory": limits.memory}
+            self._groups_of[run] = group
+        entries = group.entries if group is not None else []
+        self._limits_of[run] = {"entries": entries, "rlimits": _rlimits(limits, enforced), "memory": limits.memory}
+        return self._limits_of[run]
+
+    def of(self, run: str) -> dict[str, Any] | None:
+        """Return what another command in the same container needs to limit itself; None where nothing limits that container."""
+        return self._limits_of.get(run)
 
     def end(self, run: str) -> dict[str, Any]:
         """Remove the groups of a container that has ended; return `{"oom_limit": BYTES}` if it exceeded its memory limit."""
-        group = self._by_run.pop(run, None)
+        self._limits_of.pop(run, None)
+        group = self._groups_of.pop(run, None)
         if group is None or self._groups is None:
             return {}
         is_killed = group.oom_kills() > 0

@@ -299,7 +299,8 @@ class Init:
                 case "exec":
                     asked = message["arguments"]
                     beside = self._in_pods.of_container(asked["netns"], asked["beside"])
-                    return self._start_in_pod(message, beside.sandbox, {**asked, "beside": ProcessId.of(beside.pid)})
+                    shared = {"beside": ProcessId.of(beside.pid), "limits": self._limits.of(beside.run)}
+                    return self._start_in_pod(message, beside.sandbox, {**asked, **shared})
             return {"error": f"unknown request {message['do']}"}
         except ProcessLookupError as error:
             return {"error": str(error)}

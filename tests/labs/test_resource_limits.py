@@ -120,6 +120,30 @@ def test_nothing_is_left_of_groups(lab: Lab) -> None:
     assert lab.remains == []
 
 
+PROBED = """\
+  - name: main
+    image: x
+    command: [sh, -c, "until [ -s /tmp/asked ]; do sleep 0.1; done; LOOK; cat /tmp/asked; echo end; exec sleep 1000"]
+    readinessProbe: {exec: {command: [sh, -c, "LOOK > /tmp/new; mv /tmp/new /tmp/asked"]}, periodSeconds: 1, timeoutSeconds: 20}
+    resources: {limits: {memory: 64Mi}}
+"""
+
+
+def ended(lines: list[str]) -> list[str]:
+    """Return the lines when the last of PROBED is among them."""
+    return lines if lines[-1:] == ["end"] else []
+
+
+@needs_groups
+def test_a_probe_has_the_limits_of_its_container(lab: Lab) -> None:
+    """It runs in the container's cgroups: neither its memory nor a fork bomb in it is the machine's."""
+    lab.up(ONE_NODE + pod("web", PROBED.replace("LOOK", "cat /proc/self/cgroup")))
+    *lines, _ = wait_for(lambda: ended(said(lab, "web")), "a probe")
+    own, probes = lines[: len(lines) // 2], lines[len(lines) // 2 :]
+    assert any("/main-" in line for line in own)
+    assert own == probes
+
+
 @pytest.fixture
 def users_lab() -> Iterator[UsersLab]:
     """A lab of a user who can make no cgroups; gone after the test."""
@@ -142,6 +166,12 @@ def test_limits_of_a_user_without_cgroups(users_lab: UsersLab) -> None:
     assert MAX_PIDS - 10 <= count_of_threads(users_lab) <= MAX_PIDS + 100
     assert users_lab.run("exec", "modest", "--", "echo", "alive").out == "alive\n"
     assert "memory is limited by RLIMIT_DATA of each process" in " ".join(users_lab.user.run("doctor", status=None).out.split())
+
+
+def test_probes_of_a_user_without_cgroups(users_lab: UsersLab) -> None:
+    """The limit of its container, as one of each process, in kilobytes."""
+    users_lab.up(ONE_NODE + pod("web", PROBED.replace("LOOK", "ulimit -d")))
+    assert wait_for(lambda: ended(said(users_lab, "web")), "a probe") == ["65536", "65536", "end"]
 
 
 def test_a_limit_that_is_no_quantity_is_refused(lab: Lab) -> None:
