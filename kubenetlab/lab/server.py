@@ -19,7 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct, structs
@@ -41,6 +41,7 @@ from kubenetlab.lab.container_logs import Piece
 from kubenetlab.lab.http import Answer, Handler, Stream, serve
 from kubenetlab.lab.lab_api import LabApi
 from kubenetlab.lab.log import log
+from kubenetlab.lab.runs import ENDED_LOGS
 from kubenetlab.lab.statuses import ApiFaultError, body_of, number_of, with_warnings
 from kubenetlab.lab.turns import at_once
 from kubenetlab.programs.http import Request, Response
@@ -52,6 +53,7 @@ REMEMBERED_REQUESTS = 256
 FOLLOW_S = 0.1
 """How often a log that is followed is looked at."""
 _YES = ("true", "1")
+_LOST: Final = f"is not kept any more: a lab keeps the logs of the last {ENDED_LOGS} containers that have ended"
 IMMORTAL_NAMESPACES = ("default", "kube-system", "kube-public")
 """Source: k8s.io/apiserver pkg/admission/plugin/namespace/lifecycle."""
 
@@ -261,7 +263,8 @@ class Server:
             return Stream(self._following(pod, container, status.restart_count, last, since), "text/plain; charset=utf-8")
         else:
             piece = await self._lab_api.logs(pod, container)
-        return Response(200, _text(piece, last, since))
+        answer = Response(200, _text(piece, last, since))
+        return answer if piece is not None else with_warnings(answer, [f"the log of container {container} in pod {pod.name} {_LOST}"])
 
     async def _following(self, pod: Pod, container: str, attempt: int, last: int | None, since: float | None) -> AsyncIterator[bytes]:
         """The log of a container's run, and what comes, until the run has ended."""

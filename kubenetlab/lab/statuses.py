@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
 import msgspec
@@ -63,14 +63,18 @@ def number_of(request: Request, name: str, default: float | None = None) -> floa
 
 
 def with_warnings(answer: Answer, warnings: Iterable[str]) -> Answer:
-    """Return an answer whose head carries warnings, too."""
-    header = ", ".join(f'299 - "{text.replace(chr(34), chr(39))}"' for text in warnings)
-    if not header:
+    """Return an answer whose head carries warnings, behind those that it carries already."""
+    added = [f'299 - "{text.replace(chr(34), chr(39))}"' for text in warnings]
+    if not added:
         return answer
     if isinstance(answer, Handover):
-        return structs.replace(answer, response=structs.replace(answer.response, headers={**answer.response.headers, "Warning": header}))
-    headers = {**answer.headers, "Warning": header}
-    return structs.replace(answer, headers=headers)
+        return structs.replace(answer, response=structs.replace(answer.response, headers=_warning(answer.response.headers, added)))
+    return structs.replace(answer, headers=_warning(answer.headers, added))
+
+
+def _warning(headers: Mapping[str, str], added: Iterable[str]) -> dict[str, str]:
+    former = (headers["Warning"],) if "Warning" in headers else ()
+    return {**headers, "Warning": ", ".join((*former, *added))}
 
 
 def warnings_of(header: str) -> list[str]:

@@ -15,11 +15,13 @@ import pytest
 
 from kubenetlab.api.apps import Deployment
 from kubenetlab.api.documents import read_documents
+from kubenetlab.api.lab import ContainerReport
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers import Controllers
 from kubenetlab.errors import BugError
 from kubenetlab.lab import state
 from kubenetlab.lab.clock import Clock
+from kubenetlab.lab.container_logs import Piece
 from kubenetlab.lab.exchange import Exchange
 from kubenetlab.lab.http import Stream, fetch, serve
 from kubenetlab.lab.server import Server
@@ -27,7 +29,7 @@ from kubenetlab.lab.state import Keeper
 from kubenetlab.lab.statuses import warnings_of
 from kubenetlab.lab.turns import at_once
 from kubenetlab.programs.http import Request, Response
-from tests.clusters import deployment, store
+from tests.clusters import NOW, deployment, pod, report, running, settled, store
 
 WEB = "/apis/apps/v1/namespaces/default/deployments/web"
 
@@ -44,6 +46,7 @@ class DyingAgent:
         self.saves = 0
         self.sight = SimpleNamespace(doubt=lambda namespaces: None)
         self.controllers = Controllers()
+        self.runs = SimpleNamespace()
 
     def learn(self, changes: Iterable[Change]) -> None:
         self.cluster = self.cluster.with_changes(changes)
@@ -139,6 +142,22 @@ def test_warnings_come_with_every_answer(tmp_path: Path) -> None:
     for path in (WEB, "/api/v1/nothing"):
         (warning,) = warnings_of(ask(agent, "GET", path).headers["warning"])
         assert str(tmp_path / "store.json.unreadable-1") in warning
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_log_that_is_not_kept_is_named(tmp_path: Path, is_kept: bool) -> None:
+    """An empty answer would read as a container that has printed nothing."""
+    cluster = report(running(store(pod("web"))), "web", ContainerReport(0, "exited", 0), now=NOW + 1)
+    agent = DyingAgent(settled(cluster, NOW + 1), tmp_path / "store.json")
+
+    async def logs(*about: Any, **how: Any) -> Piece | None:
+        return Piece([], 0) if is_kept else None
+
+    agent.runs = SimpleNamespace(logs=logs)
+    answer = ask(agent, "GET", "/api/v1/namespaces/default/pods/web/log")
+    assert (answer.status, answer.body) == (200, b"")
+    warnings = warnings_of(answer.headers.get("warning", ""))
+    assert ["is not kept any more" in warning for warning in warnings] == [True] * (not is_kept)
 
 
 def test_what_cannot_be_written_is_not_done(tmp_path: Path) -> None:
