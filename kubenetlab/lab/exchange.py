@@ -69,6 +69,11 @@ class Exchange:
         return fresh
 
     @property
+    def body_bytes(self) -> int:
+        """Length of the body so far; 0 with `is_stream`."""
+        return len(self._body)
+
+    @property
     def response(self) -> Response:
         return Response(self.status, bytes(self._body), self.headers.get("content-type", ""), self.headers)
 

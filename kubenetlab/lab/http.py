@@ -89,13 +89,27 @@ async def serve(connection: Connection, handler: Handler, received: bytes = b"",
 
 
 async def fetch(
-    connection: Connection, method: str, target: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
+    connection: Connection,
+    method: str,
+    target: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
+    enough_bytes: int | None = None,
 ) -> Response:
-    """One request over a connected socket, and its answer. Raises ConnectionError when the answer is cut short."""
+    """Send one request over a connected socket, and return its answer.
+
+    enough_bytes: how much of the body is read, at least; of an answer that goes on the rest is left. Without it all is read.
+    Raises ConnectionError when the answer is cut short, or its body longer than MAX_BODY_BYTES.
+    """
     exchange = Exchange(method, target, headers or {}, body)
     await _send(connection, exchange.request_bytes)
     while not exchange.is_complete:
         exchange.feed(await _receive(connection))
+        if enough_bytes is not None and exchange.body_bytes >= enough_bytes:
+            break
+        if exchange.body_bytes > MAX_BODY_BYTES:
+            raise ConnectionError(f"the answer's body is longer than {MAX_BODY_BYTES >> 20} MiB")
     return exchange.response
 
 

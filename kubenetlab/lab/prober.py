@@ -29,6 +29,8 @@ FIRST_RETRY_S = 0.02
 RETRY_GROWTH = 1.6
 FIRST_TIMEOUT_S = 0.05
 HTTP_OK = range(200, 400)
+BODY_BYTES = 10 * 1024
+"""How much of an answer's body is read, as the kubelet does (pkg/probe/http/http.go maxRespBodyLength): the rest may be endless."""
 
 Tell = Callable[[Message], None]
 
@@ -178,7 +180,7 @@ class Probing(Question):
             own = {"Host": socket_address(self.spec.address, self.spec.port), "User-Agent": USER_AGENT}
             given = {name.lower() for name, _ in self.spec.headers}
             headers = {**{name: value for name, value in own.items() if name.lower() not in given}, **dict(self.spec.headers)}
-            answer = await fetch(connection, "GET", self.spec.path, headers=headers)
+            answer = await fetch(connection, "GET", self.spec.path, headers=headers, enough_bytes=BODY_BYTES)
         finally:
             connection.close()
         is_fine = self.spec.is_hook or answer.status in HTTP_OK  # of a hook the kubelet takes any answer

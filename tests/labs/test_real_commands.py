@@ -323,3 +323,32 @@ def test_much_output_takes_little_memory(lab: Lab) -> None:
     wait_for(is_over, "the end")
     assert 0 < largest <= MAX_BYTES
     lab.run("delete", "pod", "web")
+
+
+ENDLESS = """\
+  - name: main
+    image: x
+    command:
+    - python3
+    - -c
+    - |
+      import socket, threading
+      def answer(client):
+          try:
+              client.recv(65536)
+              client.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
+              while True:
+                  client.sendall(b"x" * 65536)
+          except OSError:
+              pass
+      server = socket.create_server(("", 8080))
+      while True:
+          threading.Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
+    readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1, timeoutSeconds: 20}
+"""
+
+
+def test_a_probe_reads_no_endless_answer(lab: Lab) -> None:
+    """The head and 10 KB of the body say enough, as to a kubelet."""
+    lab.up(ONE_NODE + pod("web", ENDLESS))
+    assert status(lab, "web")["ready"]

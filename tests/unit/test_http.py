@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubenetlab.lab import http
 from kubenetlab.lab.exchange import Exchange
-from kubenetlab.lab.http import Answer, Stream, serve
+from kubenetlab.lab.http import Answer, Stream, fetch, serve
 from kubenetlab.lab.incoming import MAX_HEAD_BYTES, Incoming
 from kubenetlab.programs.http import Request, Response
 
@@ -209,3 +210,48 @@ def test_an_answer_to_head_ends_with_its_head() -> None:
     exchange = Exchange("HEAD", "/", {})
     exchange.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
     assert exchange.is_complete
+
+
+def fetched(*parts: bytes, enough_bytes: int | None = None) -> tuple[Response, int]:
+    """Return the answer of a server that says these parts again and again, and how many parts it could say at most."""
+
+    async def story() -> tuple[Response, int]:
+        ours, theirs = socket.socketpair()
+        count = 0
+
+        async def answer() -> None:
+            nonlocal count
+            try:
+                await asyncio.get_running_loop().sock_sendall(theirs, b"HTTP/1.1 200 OK\r\n\r\n")
+                while True:
+                    for part in parts:
+                        await asyncio.get_running_loop().sock_sendall(theirs, part)
+                        count += 1
+            except OSError:
+                pass  # the client has had enough
+
+        with ours, theirs:
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            serving = asyncio.get_running_loop().create_task(answer())
+            try:
+                async with asyncio.timeout(30):
+                    return await fetch(ours, "GET", "/", enough_bytes=enough_bytes), count
+            finally:
+                serving.cancel()
+
+    return asyncio.run(story())
+
+
+def test_of_an_endless_answer_only_so_much_is_read() -> None:
+    """A probe of a server that streams succeeds, as a kubelet's does, and does not fill the memory."""
+    response, count = fetched(b"x" * 4096, enough_bytes=10_000)
+    assert response.status == 200
+    assert 10_000 <= len(response.body) < 1 << 20
+    assert count < 1000
+
+
+def test_an_answer_may_not_be_endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_BODY_BYTES", 1 << 20)
+    with pytest.raises(ConnectionError, match="longer than 1 MiB"):
+        fetched(b"x" * 65536)
