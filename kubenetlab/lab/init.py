@@ -15,7 +15,8 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from kubenetlab.errors import KubenetlabError, RequirementError, refusal
@@ -24,6 +25,7 @@ from kubenetlab.kernel.inheritance import UMASK
 from kubenetlab.kernel.processes import ProcessId, end_group, open_process, start_time
 from kubenetlab.lab import rundir
 from kubenetlab.lab.boot import Boot, Role
+from kubenetlab.lab.children import Child
 from kubenetlab.lab.isolation import leave, settle
 from kubenetlab.lab.log import say
 from kubenetlab.lab.output import Outputs, become_output, print_into
@@ -31,10 +33,6 @@ from kubenetlab.lab.pod_processes import PodProcess, PodProcesses
 from kubenetlab.lab.wire import Frames, encode
 
 BACKLOG = 256
-BACK_OFF_S = (0.0, 0.1, 0.5, 2.0, 5.0)
-"""How long to wait before a process that died is forked again; the first time not at all."""
-QUIET_S = 60.0
-"""After that long without a death the back-off begins anew."""
 ACCEPT_PAUSE_S = 0.05
 """How long to leave a connection waiting that cannot be accepted."""
 _ANSWER_BYTES = 256
@@ -116,17 +114,6 @@ def _send(boot: Boot, message: dict[str, Any]) -> None:
             pass
 
 
-class _Child:
-    """One of the lab's processes that is always there: how to fork it, and how it has fared."""
-
-    def __init__(self, name: str, role: Role) -> None:
-        self.name, self.role = name, role
-        self.pid = 0
-        self.deaths = 0
-        self.last_death = 0.0
-        self.due = 0.0
-
-
 class Init:
     """PID 1: a poll loop over dying children, requests, and the life of `up`."""
 
@@ -136,7 +123,7 @@ class Init:
 
         self._boot = boot
         self._roles = roles
-        self._children = [_Child(name, role) for name, role in roles.permanent(boot)]
+        self._children = [Child(name, role) for name, role in roles.permanent(boot)]
         self._connections: dict[int, tuple[socket.socket, Frames]] = {}
         self._in_pods = PodProcesses()
         self._limits = container_limits.ContainerLimits(boot)
@@ -210,17 +197,14 @@ class Init:
                 if child.pid == pid:
                     self._schedule(child, f"died ({_how(status)})")
 
-    def _schedule(self, child: _Child, what: str) -> None:
+    def _schedule(self, child: Child, what: str) -> None:
         """When to start a process again of which `what` has happened."""
         if not self._kept and child.name == "agent":
             os._exit(1)  # it has told `up` why
-        now = time.monotonic()
-        child.deaths = child.deaths + 1 if now - child.last_death < QUIET_S else 1
-        child.last_death, child.pid = now, 0
-        child.due = now + BACK_OFF_S[min(child.deaths, len(BACK_OFF_S)) - 1]
-        say(f"{child.name} {what}; next start in {child.due - now:.1f} s")
+        delay_s = child.schedule(time.monotonic())
+        say(f"{child.name} {what}; next start in {delay_s:.1f} s")
 
-    def _fork(self, child: _Child) -> None:
+    def _fork(self, child: Child) -> None:
         try:
             child.pid = self._spawn(child.name, child.role)
         except OSError as error:
@@ -276,13 +260,14 @@ class Init:
             self._drop(fd)
             return
         for message in frames.feed(data):
-            self._send(fd, {"answers": message.get("id", 0), **self._serve(message)})
+            self._send(fd, {"answers": message.get("id", 0), **self._serve(message, fd)})
 
-    def _serve(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Answer one request.
+    def _serve(self, message: dict[str, Any], client: int) -> dict[str, Any]:
+        """Answer one request of a client, which is given by its connection.
 
         `spawn` forks a process into a pod, `exec` one that joins a container's own process; both name it by `run`. `signal` sends
-        a signal to a process, `list` returns all of them and the exits that are kept, `acknowledge` drops such exits.
+        a signal to a process, `list` returns all of them and the exits that are kept, `acknowledge` drops such exits. What
+        `exec` has started ends with the connection.
         Pids are of the lab's PID namespace.
         """
         try:
@@ -300,26 +285,29 @@ class Init:
                     asked = message["arguments"]
                     beside = self._in_pods.of_container(asked["netns"], asked["beside"])
                     shared = {"beside": ProcessId.of(beside.pid), "limits": self._limits.of(beside.run)}
-                    return self._start_in_pod(message, beside.sandbox, {**asked, **shared})
+                    return self._start_in_pod(message, beside.sandbox, {**asked, **shared}, client)
             return {"error": f"unknown request {message['do']}"}
         except ProcessLookupError as error:
             return {"error": str(error)}
         except (KeyError, OSError, ValueError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
 
-    def _start_in_pod(self, message: dict[str, Any], sandbox: ProcessId, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _start_in_pod(self, message: dict[str, Any], sandbox: ProcessId, arguments: dict[str, Any], client: int = -1) -> dict[str, Any]:
         """Fork the process that a request asks for; return the answer."""
         is_limited = message["role"] == "command" and "beside" not in arguments
         limits = {"limits": self._limits.begin(message["run"], arguments)} if is_limited else {}
         role = self._roles.in_pod(message["role"], {**arguments, **limits})
-        log = self._boot.path(rundir.container_log(arguments["netns"], arguments["container"]))
+        log = self._log(arguments)
         try:
             pid = self._spawn_logged(str(message["role"]), role, sandbox, log, has_times="beside" not in arguments)
         except BaseException:
             self._limits.end(message["run"])
             raise
-        self._in_pods.add(PodProcess(message["run"], pid, message["role"], sandbox, arguments))
+        self._in_pods.add(PodProcess(message["run"], pid, message["role"], sandbox, arguments, client))
         return {"pid": pid}
+
+    def _log(self, arguments: Mapping[str, Any]) -> str:
+        return self._boot.path(rundir.container_log(arguments["netns"], arguments["container"]))
 
     def _spawn_logged(self, name: str, role: Role, sandbox: ProcessId, log: str, *, has_times: bool) -> int:
         """Fork into the namespaces of a pause process; what is printed there goes into a log, by way of this process.
@@ -384,6 +372,9 @@ class Init:
         connection, _ = self._connections.pop(fd)
         self._poll.unregister(fd)
         connection.close()
+        for process in self._in_pods.abandon(fd):
+            with suppress(OSError):
+                os.unlink(self._log(process.arguments))
 
 
 def _answer(writing: int, spawn: Callable[[], int]) -> NoReturn:

@@ -28,6 +28,8 @@ class PodProcess(Struct):
     """The pause process of the pod."""
     arguments: Mapping[str, Any]
     """As the client sent them."""
+    client: int = -1
+    """Connection of the client that asked for a probe."""
 
     @property
     def container(self) -> tuple[str, str]:
@@ -99,6 +101,14 @@ class PodProcesses:
             "processes": [{**process.facts(), "pid": process.pid} for process in self._by_pid.values()],
             "exits": list(self._exits.values()),
         }
+
+    def abandon(self, client: int) -> list[PodProcess]:
+        """Kill the probes of a client that has gone, and return them: no other client knows of them, or of what they print."""
+        found = [process for process in self._by_pid.values() if process.is_probe and process.client == client]
+        for process in found:
+            process.client = -1  # the descriptor of the connection becomes another one's
+            os.kill(process.pid, signal.SIGKILL)
+        return found
 
     def signal(self, run: str, number: int) -> bool:
         """Send a signal to a process; False when it has been reaped already."""

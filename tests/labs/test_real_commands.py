@@ -205,6 +205,22 @@ def probe_files(lab: Lab) -> list[str]:
     return [path.name for path in lab.directory.iterdir() if ".probe" in path.name]
 
 
+PATIENT = HANGS.replace("periodSeconds: 1", "periodSeconds: 1, timeoutSeconds: 1000")
+
+
+def test_a_probe_ends_with_the_node_agent_that_runs_it(lab: Lab) -> None:
+    """Its successor runs another one: without an end the probes of all node agents so far would hang in the container."""
+    lab.up(ONE_NODE + pod("web", PATIENT), "--no-wait")
+
+    def hanging() -> list[int]:
+        return [pid for pid in lab.pids() if b"sleep\x002000" in cmdline(pid)]
+
+    (first,) = wait_for(hanging, "a probe")
+    lab.kill("node-agent-0")
+    wait_for(lambda: hanging() and first not in hanging(), "another probe in place of the first")
+    assert len(hanging()) == len(probe_files(lab)) == 1
+
+
 TALKS = """\
   - name: main
     image: x
