@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kubenetlab.errors import refusal
 from kubenetlab.kernel import mounts
 from kubenetlab.kernel.features import no_such_command
 from kubenetlab.kernel.inheritance import CONTAINER_PATH, close_other_descriptors, reset_signals
@@ -29,16 +30,14 @@ def main(boot: Boot, arguments: dict[str, Any]) -> None:
     os.setsid()
     reset_signals(of_python=True)
     rlimits = enter_groups(arguments["limits"]) if arguments.get("limits") else {}
-    if arguments.get("beside"):
-        beside = ProcessId(*arguments["beside"])
-        environment = _environment_of(beside.pid)
-        files = open_namespace("mnt", beside.pid)  # by the lab's /proc: a pidfd would be looked for among the pod's processes
-        if start_time(beside.pid) != beside.start:  # looked at last: all that was read before is then the same process's
-            os._exit(NOT_FOUND)
-        setns(files, CLONE_NEWNS)
-    else:
-        environment = {"PATH": CONTAINER_PATH, "HOME": "/root", "HOSTNAME": arguments["identity"]["hostname"], **arguments["environment"]}
-        mounts.container(arguments["hosts"], arguments["resolv_conf"], boot.hidden)
+    try:
+        environment = _join(ProcessId(*arguments["beside"])) if arguments.get("beside") else _prepare(arguments, boot.hidden)
+    except ProcessLookupError:
+        print("the container is not running any more", flush=True)
+        os._exit(NOT_FOUND)
+    except OSError as error:
+        print(f"the command's files cannot be prepared: {refusal(error)}", flush=True)
+        os._exit(NOT_EXECUTABLE)
     try:
         confine(**arguments.get("capabilities") or {})
     except OSError as error:
@@ -46,6 +45,25 @@ def main(boot: Boot, arguments: dict[str, Any]) -> None:
         os._exit(NOT_EXECUTABLE)
     close_other_descriptors()
     _become(arguments["argv"], environment, arguments.get("working_dir") or "/", rlimits, boot.hidden)
+
+
+def _prepare(arguments: dict[str, Any], hidden: Sequence[str]) -> dict[str, str]:
+    """Make the files of a container's own process, without the directories `hidden`; return its environment. Raises OSError."""
+    mounts.container(arguments["hosts"], arguments["resolv_conf"], hidden)
+    return {"PATH": CONTAINER_PATH, "HOME": "/root", "HOSTNAME": arguments["identity"]["hostname"], **arguments["environment"]}
+
+
+def _join(beside: ProcessId) -> dict[str, str]:
+    """Join the files of a container's own process; return its environment. Raises ProcessLookupError when it has ended."""
+    try:
+        environment = _environment_of(beside.pid)
+        files = open_namespace("mnt", beside.pid)  # by the lab's /proc: a pidfd would be looked for among the pod's processes
+        if start_time(beside.pid) != beside.start:  # looked at last: all that was read before is then the same process's
+            raise ProcessLookupError(f"process {beside.pid} is another one")
+    except FileNotFoundError as error:
+        raise ProcessLookupError(str(error)) from None
+    setns(files, CLONE_NEWNS)
+    return environment
 
 
 def _become(argv: list[str], environment: dict[str, str], working_dir: str, rlimits: dict[str, int], hidden: Sequence[str]) -> None:
