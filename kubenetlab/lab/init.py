@@ -36,6 +36,8 @@ BACKLOG = 256
 ACCEPT_PAUSE_S = 0.05
 """How long to leave a connection waiting that cannot be accepted."""
 _ANSWER_BYTES = 256
+_SHARED = ("working_dir", "capabilities")
+"""Arguments that a probe's command has in common with its container's own."""
 
 
 def start(boot: Boot, far_end: socket.socket, claim: int) -> None:
@@ -284,8 +286,9 @@ class Init:
                 case "exec":
                     asked = message["arguments"]
                     beside = self._in_pods.of_container(asked["netns"], asked["beside"])
-                    shared = {"beside": ProcessId.of(beside.pid), "limits": self._limits.of(beside.run)}
-                    return self._start_in_pod(message, beside.sandbox, {**asked, **shared}, client)
+                    own = {name: beside.arguments.get(name) for name in _SHARED}
+                    joined = {"beside": ProcessId.of(beside.pid), "limits": self._limits.of(beside.run)}
+                    return self._start_in_pod(message, beside.sandbox, {**asked, **own, **joined}, client)
             return {"error": f"unknown request {message['do']}"}
         except ProcessLookupError as error:
             return {"error": str(error)}

@@ -205,6 +205,26 @@ def probe_files(lab: Lab) -> list[str]:
     return [path.name for path in lab.directory.iterdir() if ".probe" in path.name]
 
 
+ALIKE = """\
+  - name: main
+    image: x
+    workingDir: /usr
+    securityContext: {capabilities: {drop: [ALL], add: [NET_ADMIN]}}
+    command: [sh, -c, "until [ -s /tmp/asked ]; do sleep 0.1; done; pwd; grep Cap /proc/self/status; cat /tmp/asked; echo end; exec sleep 1000"]
+    readinessProbe: {exec: {command: [sh, -c, "(pwd; grep Cap /proc/self/status) > /tmp/new; mv /tmp/new /tmp/asked"]}, periodSeconds: 1}
+"""
+
+
+def test_a_probe_runs_as_its_container_does(lab: Lab) -> None:
+    """In its working directory, and with its capabilities: a probe shall have no more rights than the container."""
+    lab.up(ONE_NODE + pod("web", ALIKE))
+    *lines, _ = wait_for(lambda: lines if (lines := said(lab, "web"))[-1:] == ["end"] else [], "a probe")
+    own, probes = lines[: len(lines) // 2], lines[len(lines) // 2 :]
+    assert own[0] == "/usr"
+    assert "CapEff:\t0000000000001000" in own
+    assert own == probes
+
+
 PATIENT = HANGS.replace("periodSeconds: 1", "periodSeconds: 1, timeoutSeconds: 1000")
 
 
