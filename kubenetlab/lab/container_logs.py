@@ -14,6 +14,11 @@ from msgspec import Struct
 
 MAX_BYTES = 16 * 1024 * 1024
 """Size of a log that is begun anew before it would be exceeded: logs lie in memory."""
+MAX_MESSAGE: Final = 2048
+"""Characters of a log that the status of a container and its events repeat: they are kept in the store.
+
+Source: k8s.io/kubernetes pkg/kubelet/container (MaxContainerTerminationMessageLogLength), in bytes there.
+"""
 TAIL_BYTES = 1024 * 1024
 """How much of a log is shown."""
 
@@ -109,12 +114,12 @@ def mark(log: str, moment: float, offset: int) -> None:
 
 
 def last_words(path: Path) -> str:
-    """The last line with something in it."""
+    """Return the last line that is not blank, at most MAX_MESSAGE characters of it; empty where there is none."""
     try:
         lines = read(path).lines
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return next((line.strip()[:MAX_MESSAGE] for line in reversed(lines) if line.strip()), "")
 
 
 def previous(path: Path) -> Path:

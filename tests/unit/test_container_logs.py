@@ -55,6 +55,13 @@ def test_each_run_has_a_log(tmp_path: Path) -> None:
     assert last_words(path) == ""
 
 
+def test_last_words_are_bounded(tmp_path: Path) -> None:
+    """They go into the store, with each event about the container's end; a line of a log may have megabytes."""
+    path = tmp_path / "c.log"
+    path.write_text("x" * 900_000 + "\n\n")
+    assert last_words(path) == "x" * 2048
+
+
 def test_lines_since_a_moment(tmp_path: Path) -> None:
     """A line has the time of the last mark at or before its beginning; one in two pieces that of the first."""
     log = tmp_path / "c.log"
