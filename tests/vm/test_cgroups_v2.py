@@ -25,12 +25,14 @@ def lab() -> Iterator[Lab]:
 
 
 def test_limits_of_version_2(lab: Lab) -> None:
-    """Memory: OOMKilled, the neighbour lives; the number of processes; and nothing is left after a kill of init."""
+    """Memory: OOMKilled, the neighbour lives; the number of processes; probes too; and nothing is left after a kill of init."""
     (parent,) = read_parents()
     assert isinstance(parent, Parent)
     assert (parent.version, parent.controllers) == (2, ("memory", "pids"))
     test_resource_limits.test_a_command_beyond_its_memory_limit_is_killed(lab)
     lab.down()
     test_resource_limits.test_processes_of_a_container_are_limited(lab)
+    lab.down()
+    test_resource_limits.test_a_probe_has_the_limits_of_its_container(lab)
     lab.down()
     test_resource_limits.test_nothing_is_left_of_groups(lab)
