@@ -149,7 +149,8 @@ class CoreDNS:
                     else:
                         reply = self.resolve(data, peer, is_udp=False)
                     if reply is not None:
-                        await loop.sock_sendall(connection, dns_stream.framed(reply))
+                        async with asyncio.timeout(TCP_TIMEOUT_S):  # a client may ask and never read
+                            await loop.sock_sendall(connection, dns_stream.framed(reply))
         except (OSError, TimeoutError):
             pass
         finally:

@@ -1,0 +1,37 @@
+"""CoreDNS as a server: what it does with its clients' connections."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from kubenetlab.lab import coredns, dns_stream
+from tests.patience import patiently
+from tests.unit.test_dns import asked, many
+
+
+def test_a_client_that_reads_no_answers_is_let_go(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Else each of them would keep a connection, and an answer that cannot be sent, for ever."""
+    monkeypatch.setattr(coredns, "TCP_TIMEOUT_S", 0.2)
+    server = coredns.CoreDNS("/nowhere")
+    server._zone = many(30)
+    questions = dns_stream.framed(asked("many.cluster.local")) * 50_000
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+            client.setblocking(False)
+            connection, _ = listener.accept()
+            asking = loop.create_task(loop.sock_sendall(client, questions))
+            try:
+                async with asyncio.timeout(patiently(10)):
+                    await server._tcp(connection)
+            finally:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+            assert connection.fileno() == -1
+
+    asyncio.run(story())
+    assert "A IN many.cluster.local. tcp" in capfd.readouterr().out
