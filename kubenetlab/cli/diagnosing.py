@@ -196,7 +196,8 @@ def judge(
     found = []
     for one, problem in zip(decoded(items), problems(items), strict=True):
         affected = tuple(index for index, ends in enumerate(connections) if ends is not None and one.scope.covers(ends))
-        is_wanted = one.code != NOT_ENFORCED and not expected_to_fail.isdisjoint(affected)
+        targeted = (index for index in affected if (ends := connections[index]) is not None and one.scope.covers_target(ends))
+        is_wanted = one.code != NOT_ENFORCED and not expected_to_fail.isdisjoint(targeted)
         found.append(Judged(one, problem, is_wanted or is_accepted(one, kinds, undeclared=undeclared), affected))
     return found
 

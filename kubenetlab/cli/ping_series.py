@@ -10,13 +10,12 @@ from msgspec import Struct, structs
 from kubenetlab.api.core import Service
 from kubenetlab.cli.diagnosing import Judged, few, judge, unenforced_objects
 from kubenetlab.cli.options import Output
-from kubenetlab.cli.pinging import VERBS, explain_empty, find_destination, first_kind, print_not_resolved, promise, source_network
+from kubenetlab.cli.pinging import VERBS, ends_of, explain_empty, find_destination, first_kind, print_not_resolved, promise, source_network
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
 from kubenetlab.cli.tables import table
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import object_path
 from kubenetlab.names import socket_address
-from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import Where
 from kubenetlab.observe.distribution import Client as SeenClient
 from kubenetlab.observe.distribution import Share, clients, endpoints, explanation, shares
@@ -25,7 +24,7 @@ from kubenetlab.observe.grammar import Target
 from kubenetlab.observe.matrix import FITS
 from kubenetlab.observe.request import Request
 from kubenetlab.observe.series import Answer, Destination, failures, latency, run_series
-from kubenetlab.observe.targets import Place, meaning, service_of
+from kubenetlab.observe.targets import Place, service_of
 
 
 class _Report(Struct, frozen=True):
@@ -112,7 +111,7 @@ def series(
         clients(seen, answers),
         "",
         empty,
-        judge(unenforced, [Ends(seen).of_row(source, meaning(target, seen, source).target.bare, where.port)], kinds=allowed),
+        judge(unenforced, [ends_of(seen, source, target, where)], kinds=allowed),
     )
     if not report.unnamed:
         report = structs.replace(report, explanation=explanation(document.get("spec", {}), found, source, is_outside=is_outside))

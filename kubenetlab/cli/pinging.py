@@ -13,6 +13,7 @@ from kubenetlab.cli.describing_services import why_without
 from kubenetlab.cli.diagnosing import Judged, few, judge, unenforced_objects
 from kubenetlab.cli.options import Output
 from kubenetlab.cli.screen import BAD, DIM, GOOD, data, hint, note, paint, say
+from kubenetlab.diagnostics.model import Connection
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel.enter import enter_lab
 from kubenetlab.kernel.features import has_sctp
@@ -73,7 +74,7 @@ def one(
         (result,), body = run([Probe(source, where.protocol, where.address, where.port)], deadline_s=deadline_s), ""  # type: ignore[arg-type]
     expected = expect(source, where.known, world(seen)) if where.known is not None else None
     is_as_promised = result.outcome in FITS[expected or "answer"]
-    judged = judge(unenforced, [Ends(seen).of_row(source, meaning(target, seen, source).target.bare, where.port)], kinds=allowed)
+    judged = judge(unenforced, [ends_of(seen, source, target, where)], kinds=allowed)
     doubts = [one.diagnostic.title for one in judged if one.affected and not one.is_accepted]
     is_fine = is_as_promised and not doubts
     if output.is_data:
@@ -117,6 +118,11 @@ def one(
         return is_fine
     hint(f"kubenetlab logs {who}" if is_fine and is_pod else "kubenetlab ping" if is_fine else "kubenetlab diff")
     return is_fine
+
+
+def ends_of(seen: Mapping[str, Any], source: Place, target: Target, where: Where) -> Connection:
+    """Return the objects at both ends of a request: by the target's name, and by the address to which that leads."""
+    return Ends(seen).of_row(source, meaning(target, seen, source).target.bare, where.port, where.address, where.protocol)
 
 
 def print_not_resolved(source: Place, where: Where, output: Output) -> bool:

@@ -14,12 +14,14 @@ class Connection(Struct, frozen=True):
 
     source: str = ""
     """Pod that connects; empty for nodes and hosts."""
-    service: str = ""
-    """Service whose address or name is used."""
+    services: AbstractSet[str] = frozenset()
+    """Services whose name, address or node port is used: two for an ExternalName that is another Service's name."""
     destinations: AbstractSet[str] = frozenset()
     """Pods that it may reach."""
+    name_servers: AbstractSet[str] = frozenset()
+    """Pods that resolve the target's name."""
     port: int = 0
-    """Port that is asked for; 0 for a ping."""
+    """Port that is asked for, of a Service its own also where a node port is used; 0 for a ping."""
     is_from_outside: bool = False
 
 
@@ -40,12 +42,17 @@ class Scope(Struct, frozen=True):
 
     def covers(self, connection: Connection) -> bool:
         """Return True when the diagnostic may change what becomes of a connection."""
+        return self.covers_target(connection) or (
+            not self.is_outside_only and (connection.source in self.out_of or not connection.name_servers.isdisjoint(self.into))
+        )
+
+    def covers_target(self, connection: Connection) -> bool:
+        """Return True when the diagnostic is about the target of a connection, not only about its source."""
         if self.is_outside_only and not connection.is_from_outside:
             return False
         return (
             self.is_everything
-            or (connection.service in self.services and self.port in (0, connection.port))
-            or connection.source in self.out_of
+            or (self.port in (0, connection.port) and not connection.services.isdisjoint(self.services))
             or not connection.destinations.isdisjoint(self.into)
         )
 

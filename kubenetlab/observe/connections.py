@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Final, NamedTuple
+
+from msgspec import structs
 
 from kubenetlab.diagnostics.model import Connection
 from kubenetlab.observe.expect import Destination, ServicePort
@@ -12,6 +14,20 @@ from kubenetlab.observe.grammar import WORKLOADS, Target
 from kubenetlab.observe.targets import Place, named_places, service_named
 
 _SHORT = {kind: prefix for prefix, kind in WORKLOADS.items()}
+
+
+_NAME_SERVERS: Final = "kube-system/kube-dns"
+"""Service of the cluster's name servers."""
+
+
+class _Reached(NamedTuple):
+    """What one end of a probe is."""
+
+    service: str
+    """Empty where it is none."""
+    pods: frozenset[str] = frozenset()
+    """Beside those behind the Service."""
+    port: int = 0
 
 
 class Ends:
@@ -23,22 +39,38 @@ class Ends:
     def of_cell(self, source: Place, destination: Destination) -> Connection:
         """Return the ends of one probe of the matrix."""
         if isinstance(destination, ServicePort):
-            service = f"{destination.namespace}/{destination.name}"
-            return self._connection(source, service, self._behind.get(service, frozenset()), destination.port)
-        pods = frozenset([_name(destination)] if destination.kind == "pod" else [])
-        return self._connection(source, "", pods, 0)
+            return self._connection(source, _Reached(f"{destination.namespace}/{destination.name}", port=destination.port))
+        return self._connection(source, _Reached("", frozenset([_name(destination)] if destination.kind == "pod" else [])))
 
-    def of_row(self, source: Place, target: Target, port: int | None) -> Connection:
-        """Return the ends of one row of a table."""
-        service = self._service_of(source, target)
-        if service:
-            return self._connection(source, service, self._behind.get(service, frozenset()), port or 0)
+    def of_row(self, source: Place, target: Target, port: int | None, address: str = "", protocol: str = "TCP") -> Connection:
+        """Return the ends of one row of a table, or of one ping.
+
+        address: where the packets go, which tells more than a name: another Service behind an ExternalName, or one pod of a Service.
+        """
+        named = self._named(source, target, port or 0)
+        reached = self._reached(address, port or 0, protocol) if address else named
+        is_resolved = target.kind == "name" and source.kind == "pod"
+        name_servers = self._behind.get(_NAME_SERVERS, frozenset()) if is_resolved else frozenset()
+        return structs.replace(self._connection(source, named, reached), name_servers=name_servers)
+
+    def _named(self, source: Place, target: Target, port: int) -> _Reached:
+        """Return what a target means by itself."""
+        if service := self._service_of(source, target):
+            return _Reached(service, port=self._port_of(service, port) if target.kind == "nodeport" else port)
         if target.kind == "ip":
-            return self._connection(source, "", self._pods_at.get(target.name, frozenset()), port or 0)
+            return _Reached("", self._pods_at.get(target.name, frozenset()), port)
         if target.kind in ("name", "node", "ext"):
-            return self._connection(source, "", frozenset(), port or 0)
-        pods = frozenset(_name(place) for place in named_places(target, self._seen) if place.kind == "pod")
-        return self._connection(source, "", pods, port or 0)
+            return _Reached("", port=port)
+        return _Reached("", frozenset(_name(place) for place in named_places(target, self._seen) if place.kind == "pod"), port)
+
+    def _reached(self, address: str, port: int, protocol: str) -> _Reached:
+        """Return what is at an address: a Service, one at a node port of a node, or pods; pods of a node's own network are not isolated."""
+        if address in self._at:
+            return _Reached(self._at[address], port=port)
+        if address not in self._node_addresses:
+            return _Reached("", self._pods_at.get(address, frozenset()), port)
+        service, own_port = self._node_ports.get((port, protocol), ("", port))
+        return _Reached(service, port=own_port)
 
     def stable_name(self, place: Place) -> str:
         """Return a name that stays the same when a workload's pods are replaced: `deploy/web[0]`, `pod/client`, `node/worker`."""
@@ -68,8 +100,11 @@ class Ends:
         kind = "lb" if destination.is_outside else "svc"
         return f"{kind}/{where}{destination.name}:{destination.port}/{destination.protocol}{family}"
 
-    def _connection(self, source: Place, service: str, pods: frozenset[str], port: int) -> Connection:
-        return Connection(_name(source) if source.kind == "pod" else "", service, pods, port, source.kind == "ext")
+    def _connection(self, source: Place, *reached: _Reached) -> Connection:
+        services = frozenset(one.service for one in reached if one.service)
+        pods = frozenset().union(*(one.pods | self._behind.get(one.service, frozenset()) for one in reached))
+        source_pod = _name(source) if source.kind == "pod" else ""
+        return Connection(source_pod, services, pods, port=reached[-1].port, is_from_outside=source.kind == "ext")
 
     def _service_of(self, source: Place, target: Target) -> str:
         """Return `namespace/name` of the Service that a target means, by whichever of its names and addresses; else nothing."""
@@ -84,6 +119,24 @@ class Ends:
             namespace = rest.partition(".")[0] or source.namespace
             return f"{namespace}/{name}" if service_named(self._seen, namespace, name) is not None else ""
         return ""
+
+    def _port_of(self, service: str, port: int) -> int:
+        """Return the Service's own port for one of its node ports, or for its own."""
+        return next((own for (node_port, _), (name, own) in self._node_ports.items() if (name, node_port) == (service, port)), port)
+
+    @cached_property
+    def _node_addresses(self) -> frozenset[str]:
+        return frozenset(address for node in self._seen["nodes"] for address in node["addresses"])
+
+    @cached_property
+    def _node_ports(self) -> dict[tuple[int, str], tuple[str, int]]:
+        """(node port, protocol) → (Service, its own port)."""
+        return {
+            (port["node_port"], port["protocol"]): (f"{service['namespace']}/{service['name']}", port["port"])
+            for service in self._seen["services"]
+            for port in service["ports"]
+            if port["node_port"]
+        }
 
     @cached_property
     def _pods_at(self) -> dict[str, frozenset[str]]:

@@ -154,7 +154,7 @@ def test_the_scope_of_a_network_policy(spec: str, into: bool, out_of: bool) -> N
     (one,) = found_in(main("") + POLICY + spec)
     assert one.code == NOT_ENFORCED
     assert one.scope.covers(Connection(source="default/a", destinations=frozenset(["default/one"]))) == into
-    assert one.scope.covers(Connection(source="default/one", service="default/web")) == out_of
+    assert one.scope.covers(Connection(source="default/one", services=frozenset(["default/web"]))) == out_of
     assert not one.scope.covers(Connection(source="default/a", destinations=frozenset(["shop/one"])))
 
 
@@ -163,9 +163,9 @@ def test_the_scope_of_an_ingress() -> None:
     text = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i, namespace: shop}\nspec: "
     rules = "{rules: [{http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}"
     (one,) = found_in(text + rules + "\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")
-    assert one.scope.covers(Connection(service="shop/web", is_from_outside=True))
-    assert not one.scope.covers(Connection(service="shop/web"))
-    assert not one.scope.covers(Connection(service="shop/db", is_from_outside=True))
+    assert one.scope.covers(Connection(services=frozenset(["shop/web"]), is_from_outside=True))
+    assert not one.scope.covers(Connection(services=frozenset(["shop/web"])))
+    assert not one.scope.covers(Connection(services=frozenset(["shop/db"]), is_from_outside=True))
 
 
 @pytest.mark.parametrize(
@@ -191,8 +191,23 @@ def test_kinds_that_change_connections(version: str, kind: str, is_unenforced: b
 def test_a_scope_with_a_port_covers_that_port_alone() -> None:
     """A port that nobody serves says nothing of the Service's other ports."""
     scope = Scope(services=("default/web",), port=80)
-    assert scope.covers(Connection(service="default/web", port=80))
-    assert not scope.covers(Connection(service="default/web", port=81))
+    assert scope.covers(Connection(services=frozenset(["default/web"]), port=80))
+    assert not scope.covers(Connection(services=frozenset(["default/web"]), port=81))
+
+
+def test_a_misconfigured_source_is_not_a_misconfigured_target() -> None:
+    """A connection from the pods of a workload concerns its diagnostic, but is not about it as a target."""
+    (one,) = found_in(main(", ports: [{containerPort: 80}], readinessProbe: {httpGet: {port: 81}}"))
+    outward, inward = Connection(source="default/one"), Connection(source="default/a", destinations=frozenset(["default/one"]))
+    assert (one.scope.covers(outward), one.scope.covers_target(outward)) == (True, False)
+    assert (one.scope.covers(inward), one.scope.covers_target(inward)) == (True, True)
+
+
+def test_a_policy_of_the_name_servers_concerns_names() -> None:
+    """A target by name needs the pods of the cluster's DNS, but is not about them."""
+    scope = Scope(into=("kube-system/coredns",))
+    by_name = Connection(source="default/a", name_servers=frozenset(["kube-system/coredns"]))
+    assert (scope.covers(by_name), scope.covers_target(by_name)) == (True, False)
 
 
 def test_what_allow_undeclared_accepts() -> None:
