@@ -18,6 +18,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from typing import Any, Final, Literal
 
 from msgspec import Struct, field, structs
@@ -25,6 +26,7 @@ from msgspec import Struct, field, structs
 from kubenetlab.api.containers import Port
 from kubenetlab.api.decode import decode, format_path
 from kubenetlab.api.documents import Document, read_documents
+from kubenetlab.api.ip import is_address
 from kubenetlab.api.meta import Record
 from kubenetlab.diagnostics import Connection
 from kubenetlab.errors import ManifestError, Problem, UsageError
@@ -33,7 +35,7 @@ from kubenetlab.observe.grammar import Target, parse, with_port
 from kubenetlab.observe.prober import Outcome, Probe, outcome_of, run
 from kubenetlab.observe.request import RequestOptions, make_request
 from kubenetlab.observe.suggestions import near
-from kubenetlab.observe.targets import Place, meaning, named_places, node_ports, read, resolve, service_named
+from kubenetlab.observe.targets import Meaning, Place, meaning, named_places, node_ports, read, resolve, service_named
 
 Expected = Literal["allow", "deny", "reject", "drop"]
 
@@ -43,17 +45,21 @@ FITS: Final[Mapping[Expected, tuple[Outcome, ...]]] = {
     "reject": ("refused", "unreachable"),
     "drop": ("silence",),
 }
+_WITH_PORTS: Final = ("svc", "lb", "nodeport", "name", "word")
+"""Kinds of targets that may be a Service, whose first port is used where a row has none."""
+_WITH_NAMES: Final = ("svc", "lb", "name", "word", "pod")
+"""Kinds of targets that have, or may have, a name in DNS; `shop/web` is read as a pod and may be a Service."""
 _HTTP_ERROR: Final = 400
 """Lowest HTTP status that reports an error."""
 
 
 class Row(Record, frozen=True):
-    """One line of a table. Without a port it is a ping."""
+    """One line of a table. Without a port it is a ping; to a Service it uses the first port."""
 
     from_: str = field(name="from")
     to: str
     port: Port | None = None
-    protocol: Literal["TCP", "UDP", "SCTP", "ICMP"] = "TCP"
+    protocol_: Literal["TCP", "UDP", "SCTP", "ICMP"] | None = field(name="protocol", default=None)
     allowed: bool | None = None
     expect: Expected | None = None
     resolves: bool | None = None
@@ -66,6 +72,11 @@ class Row(Record, frozen=True):
     @property
     def expected(self) -> Expected:
         return self.expect or ("deny" if self.allowed is False else "allow")
+
+    @property
+    def protocol(self) -> Literal["TCP", "UDP", "SCTP", "ICMP"]:
+        """Protocol of a row with a port: TCP unless it is given."""
+        return self.protocol_ or "TCP"
 
 
 class Table(Record, frozen=True):
@@ -162,14 +173,35 @@ def _faults(document: Document, table: Table, path: tuple[str | int, ...]) -> It
         here = (*path, index)
         if sum(value is not None for value in (row.allowed, row.expect, row.resolves)) != 1:
             yield _problem(document, here, "wanted one of allowed, expect and resolves")
+        target = None
         for name, text in (("from", row.from_), ("to", row.to)):
             try:
                 target = parse(text)
                 row = with_target(row, target) if name == "to" else row
             except UsageError as error:
+                target = None
                 yield _problem(document, (*here, name), str(error))
-        if row.source and row.port is None:
-            yield _problem(document, (*here, "source"), "wanted a port, too: a ping does not say whom it saw")
+        yield from (_problem(document, (*here, *path), message) for path, message in _contradictions(row, target))
+
+
+def _contradictions(row: Row, target: Target | None) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield (field, message) for fields of a row that cannot hold together. `target` is what it leads to; None where it has no sense."""
+    has_port = row.port is not None or (target is not None and target.kind in _WITH_PORTS)
+    if row.source and row.resolves is not None:
+        yield ("source",), "a row with resolves sends nothing to a server that could see a source"
+    elif row.source and row.expected != "allow":
+        yield ("source",), f"a server sees a source only where the row expects allow, not {row.expected}"
+    elif row.source and (not has_port or row.protocol == "ICMP"):
+        yield ("source",), "wanted a port, too: a ping does not say whom it saw"
+    if row.source and not is_address(row.source):
+        yield ("source",), f'wanted an IP address, found "{row.source}"'
+    if row.resolves is not None:
+        if target is not None and target.kind not in _WITH_NAMES:
+            yield ("to",), f"resolves is about a name: wanted a Service or a DNS name, found {target}"
+    elif row.protocol == "ICMP" and row.port is not None:
+        yield ("protocol",), f"a ping has no port, but port is {row.port}; give one of them"
+    elif row.protocol_ not in (None, "ICMP") and not has_port:
+        yield ("protocol",), f"{row.protocol_} needs a port"
 
 
 def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_of: Any, *, deadline_s: float = 1.0) -> list[Verdict]:
@@ -188,15 +220,16 @@ def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_
                 continue
             version = {"IPv4": 4, "IPv6": 6, None: None}[row.family]
             sources = [source.of_version(version) for source in sources]
-            meanings = [(source, meaning(target, seen, source).target) for source in sources]
-            pairs = [(source, meant.bare, there) for source, meant in meanings for there in _destinations(meant, row, seen)]
+            meanings = [(source, meaning(target, seen, source)) for source in sources]
+            rows = [(source, meant.target, _with_service_port(row, meant, seen)) for source, meant in meanings]
+            pairs = [(source, meant.bare, own, there) for source, meant, own in rows for there in _destinations(meant, own, seen)]
         except UsageError as error:
             verdicts.append(Verdict(table.name, row.from_, row.to, row.expected, str(error), "fails", place, name=name))
             continue
-        for source, meant, there in pairs:
+        for source, meant, own_row, there in pairs:
             path = f" GET {target.path}" if target.path else ""
-            name = f"{ends.stable_name(source)} → {ends.stable_target(meant, there.title)}{_port(row)}{path}"
-            connection = ends.of_row(source, meant, row.port)
+            name = f"{ends.stable_name(source)} → {ends.stable_target(meant, there.title)}{_port(own_row)}{path}"
+            connection = ends.of_row(source, meant, own_row.port)
             try:
                 found = (
                     _of_family(source, there.title, there.addresses)
@@ -209,7 +242,8 @@ def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_
                     Verdict(table.name, source.title, there.title, row.expected, reason, "fails", place, name=name, connection=connection)
                 )
                 continue
-            question = _Question(row, place, name, connection, source, there.title, found, there.port, target.path)
+            connection = ends.of_row(source, meant, there.port, found, own_row.protocol)
+            question = _Question(own_row, place, name, connection, source, there.title, found, there.port, target.path)
             questions.append((len(verdicts), question))
             verdicts.append(None)
     plain = [(index, question) for index, question in questions if not (question.row.source or question.path)]
@@ -230,10 +264,29 @@ def with_target(row: Row, target: Target) -> Row:
     row = structs.replace(row, family=row.family or target.family)
     if target.port is None:
         return row
-    # The protocol of a row is TCP by default: only another one can contradict the target's.
-    given = row.protocol if row.protocol != "TCP" else None
-    request = make_request(target, RequestOptions(given, row.port))
-    return structs.replace(row, port=request.port, protocol=request.protocol)
+    request = make_request(target, RequestOptions(row.protocol_, row.port))
+    return structs.replace(row, port=request.port, protocol_=request.protocol)
+
+
+def _with_service_port(row: Row, meant: Meaning, seen: Mapping[str, Any]) -> Row:
+    """Return a row without a port with the first port of its Service, as `ping` takes it. Raises UsageError where UDP or SCTP has none."""
+    if row.port is not None or row.protocol == "ICMP":
+        return row
+    target = meant.target
+    key = (target.namespace, target.name.rpartition("/")[2]) if target.kind in ("svc", "lb", "nodeport") else meant.service
+    service = service_named(seen, *key) if key is not None else None
+    ports = [
+        port
+        for port in (service["ports"] if service is not None and service["cluster_ips"] else ())
+        if row.protocol_ in (None, port["protocol"]) and (port["node_port"] or target.kind != "nodeport")
+    ]
+    if ports:
+        return structs.replace(row, port=ports[0]["port"], protocol_=ports[0]["protocol"])
+    if row.protocol_ is not None and target.kind != "nodeport":
+        raise UsageError(f"{row.protocol_} needs a port, and {target.bare} is not a Service with one; add port")
+    if row.source:
+        raise UsageError(f"source needs a port, and {target.bare} is not a Service with one; add port")
+    return row
 
 
 def _probe(question: _Question) -> Probe:
@@ -305,7 +358,8 @@ async def _resolved(table: Table, row: Row, place: str, source: Place, target: T
     """Whether a name has an address, by the source's own resolver; a Service by the name that its own namespace uses."""
     name = target.name if target.namespace in ("", source.namespace) else f"{target.name}.{target.namespace}"
     try:
-        found, has_address = f"resolves to {await network.resolve(name)}", True
+        versions = {"IPv4": (4,), "IPv6": (6,), None: ()}[row.family]
+        found, has_address = f"resolves to {await network.resolve(name, versions)}", True
     except OSError as error:
         found, has_address = error.strerror or str(error), False
     expected = "resolves" if row.resolves else "does not resolve"
@@ -335,4 +389,10 @@ async def _whom_it_saw(table: Table, question: _Question, network: Any, deadline
         return _verdict(table, question, os.strerror(error.errno) if error.errno else str(error), "fails")
     address = (saw.strip().rpartition(":")[0] or saw.strip()).strip("[]")
     ms = (time.monotonic() - begun) * 1000
-    return _verdict(table, question, f"answer, saw {address}", "holds" if address == row.source else "fails", ms)
+    return _verdict(
+        table,
+        question,
+        f"answer, saw {address}",
+        "holds" if is_address(address) and ip_address(address) == ip_address(row.source) else "fails",
+        ms,
+    )

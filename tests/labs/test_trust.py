@@ -85,6 +85,54 @@ def test_the_matrix_and_a_single_ping_say_so_too(lab: Lab) -> None:
     lab.run("ping", "deploy:web", "client", status=0)
 
 
+ROUNDABOUT = """\
+apiVersion: v1
+kind: Service
+metadata: {name: alias}
+spec: {type: ExternalName, externalName: web.default.svc.cluster.local}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outer}
+spec: {type: NodePort, selector: {app: db}, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]}
+---
+"""
+DB = replaced(deployment("db", 1), ("kind: Deployment", "kind: StatefulSet"), ("  replicas:", "  serviceName: db\n  replicas:"))
+HEADLESS = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {clusterIP: None, selector: {app: db}}\n---\n"
+
+
+def test_policies_are_named_whatever_leads_to_their_pods(lab: Lab, tmp_path: Path) -> None:
+    """A pod's own name, an ExternalName, a node port: what counts is where the packets go, of a ping and of a row alike."""
+    policy = replaced(POLICY, ("{app: web}", "{app: db}"), ("deny-web", "deny-db"))
+    lab.up(WEB + DB + HEADLESS + replaced(ROUNDABOUT, ("web.default", "outer.default")) + policy)
+    (node,) = [entry["name"] for entry in lab.seen["nodes"]]
+    forms = ("db-0.db:8080", "alias:80", f"node:{node}:30080", f"{lab.seen['nodes'][0]['addresses'][0]}:30080", "db:8080")
+    for form in forms:
+        for more in ((), ("--count", "2")):
+            asked = lab.run("ping", "client", form, *more, status=1).out
+            assert "NetworkPolicy deny-db" in asked, form
+    lab.run("ping", "client", "web:80", status=0)
+    lab.run("ping", "client", f"node:{node}", status=0)
+    rows = table(tmp_path, *(f"from: client, to: '{form}', allowed: true" for form in forms))
+    found = lab.run("check", "-f", rows, "-o", "json", status=1).json
+    assert [check["unenforced"] for check in found["checks"]] == [["NetworkPolicy deny-db"]] * len(forms)
+
+
+def test_a_row_without_a_port_uses_the_first_of_a_service(lab: Lab, tmp_path: Path) -> None:
+    """As ping does: a ping of a cluster IP would be refused, and would say nothing of the Service."""
+    lab.up(WEB)
+    rows = table(
+        tmp_path, *(f"from: client, to: '{to}', allowed: {word}" for to in ("svc:web", "web.default") for word in ("true", "false"))
+    )
+    found = lab.run("check", "-f", rows, "-o", "json", status=1).json["checks"]
+    assert [(check["name"].rpartition(":")[2], check["found"], check["state"]) for check in found] == [
+        ("80/TCP", "answer", "holds"),
+        ("80/TCP", "answer", "fails"),
+    ] * 2
+    udp = table(tmp_path, "from: client, to: 'svc:web', protocol: UDP, allowed: false")
+    assert "UDP needs a port, and svc:default/web is not a Service with one" in lab.run("check", "-f", udp, status=1).out
+
+
 def test_a_lab_without_pods_in_scope_is_not_trusted_either(lab: Lab) -> None:
     """An Ingress opens a way that the lab does not: no row is about it, and the check says so and ends with 1."""
     lab.up(WEB + INGRESS)
@@ -117,6 +165,17 @@ def test_misconfigurations_are_reported_where_people_look(lab: Lab, tmp_path: Pa
     assert place in lab.run("check", "-f", table(tmp_path, allowed), status=1).out
     rejected = "from: client, to: 'svc:other', port: 80, expect: reject"
     assert lab.run("check", "-f", table(tmp_path, allowed, rejected), status=0).out.splitlines()[-1].endswith("2 hold")
+
+
+def test_a_refusal_from_a_misconfigured_pod_does_not_accept_it(lab: Lab, tmp_path: Path) -> None:
+    """Only a row to the misconfigured object does."""
+    lab.up(WEB)
+    lab.apply(pod("sick", container=", readinessProbe: {tcpSocket: {port: 9}}"), status=1)
+    rows = table(tmp_path, "from: sick, to: 'client:81', expect: reject")
+    found = lab.run("check", "-f", rows, status=1).out
+    assert "readinessProbe.tcpSocket.port" in found
+    assert "1 hold, 1 misconfiguration" in found
+    lab.run("check", "-f", table(tmp_path, "from: client, to: 'sick:9', expect: reject"), status=0)
 
 
 def test_a_strict_apply_changes_nothing(lab: Lab, tmp_path: Path) -> None:
