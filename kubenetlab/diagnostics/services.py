@@ -29,10 +29,7 @@ def check_service(cluster: Cluster, service: Service, templates: Templates) -> I
             hints = ("for an address: a Service without a selector, and an EndpointSlice with the address",)
             yield _of(service, "external-name-is-address", ("spec", "externalName"), message, hints)
     elif not service.spec.selector:
-        if not cluster.slices_of(service):
-            message = "it has neither a selector nor endpoints: connections are refused"
-            hints = (f"add a selector, or an EndpointSlice with the label kubernetes.io/service-name: {service.name}",)
-            yield _of(service, "no-selector-no-endpoints", ("spec",), message, hints)
+        yield from _check_endpoints(cluster, service)
     elif selected := templates.selected_by(service):
         for index, port in enumerate(service.spec.ports):
             yield from _check_port(service, index, port, selected)
@@ -40,6 +37,24 @@ def check_service(cluster: Cluster, service: Service, templates: Templates) -> I
         words = ",".join(f"{key}={value}" for key, value in service.spec.selector.items())
         message = f"no pod and no workload has the labels {words}{_nearest(service, templates)}"
         yield _of(service, "selector-matches-no-pod", ("spec", "selector"), message)
+
+
+def _check_endpoints(cluster: Cluster, service: Service) -> Iterator[Diagnostic]:
+    """Check the endpoints that a user gave to a Service without a selector: kube-proxy finds them by name and protocol of the port."""
+    pieces = [piece for piece in cluster.slices_of(service) if piece.endpoints]
+    if not pieces:
+        message = "it has neither a selector nor endpoints: connections are refused"
+        hints = (f"add a selector, or an EndpointSlice with the label kubernetes.io/service-name: {service.name}",)
+        yield _of(service, "no-selector-no-endpoints", ("spec",), message, hints)
+        return
+    known = dict.fromkeys((port.name, port.protocol) for piece in pieces for port in piece.ports)
+    for index, port in enumerate(service.spec.ports if not service.is_headless else ()):
+        if (port.name, port.protocol) not in known:
+            names = ", ".join(f"{name or '(no name)'}/{protocol}" for name, protocol in known) or "no port"
+            guess = did_you_mean(port.name, [name for name, protocol in known if name and protocol == port.protocol])
+            wanted = f"named {port.name}" if port.name else "without a name"
+            message = f"no endpoint has a {port.protocol} port {wanted}{guess}: connections are refused"
+            yield _of(service, "port-name-unknown", ("spec", "ports", index, "name"), message, (f"its endpoints have {names}",), port.port)
 
 
 def _check_port(service: Service, index: int, port: ServicePort, selected: Sequence[Template]) -> Iterator[Diagnostic]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -61,12 +62,11 @@ def _of_policy(cluster: Cluster, spec: Mapping[str, Any], namespace: str) -> Sco
 
 
 def _backends(part: Any, namespace: str) -> Iterable[str]:
-    """Yield the Services that an Ingress or a route names, wherever in it: `service: {name: …}`, `backendRefs: [{name: …}]`."""
+    """Yield the Services that an Ingress or a route names, wherever in it: `service: {name: …}`, `backendRefs: [{name: …}]` and the like."""
     if isinstance(part, Mapping):
-        service = part.get("service")
-        if isinstance(service, Mapping) and isinstance(service.get("name"), str):
-            yield f"{namespace}/{service['name']}"
-        for reference in part.get("backendRefs") or ():
+        single = [part[field] for field in ("service", "serviceRef", "to") if field in part]
+        several = [part[field] for field in ("backendRefs", "services", "alternateBackends") if isinstance(part.get(field), list)]
+        for reference in chain(single, *several):
             if isinstance(reference, Mapping) and reference.get("kind", "Service") == "Service" and isinstance(reference.get("name"), str):
                 yield f"{reference.get('namespace') or namespace}/{reference['name']}"
         for inner in part.values():

@@ -40,6 +40,17 @@ def pod(spec: str) -> str:
     return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: one, labels: {{app: one}}}}\nspec: {spec}\n---\n"
 
 
+ENDPOINTS = """\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+ports: [{{{}port: 8080}}]
+endpoints: {}
+---
+"""
+
+
 def main(fields: str) -> str:
     """A pod with one container."""
     return pod(f"{{containers: [{{name: main, image: x{fields}}}]}}")
@@ -73,6 +84,24 @@ WRONG = [
         "nothing listens on 8080/UDP",
     ),
     (service("{ports: [{port: 80}]}"), "no-selector-no-endpoints", "spec", "neither a selector nor endpoints"),
+    (
+        service("{ports: [{port: 80}]}") + ENDPOINTS.format("", "[]"),
+        "no-selector-no-endpoints",
+        "spec",
+        "neither a selector nor endpoints",
+    ),
+    (
+        service("{ports: [{name: http, port: 80}]}") + ENDPOINTS.format("name: htp, ", "[{addresses: [10.9.9.9]}]"),
+        "port-name-unknown",
+        "spec.ports[0].name",
+        "no endpoint has a TCP port named http; did you mean htp?: connections are refused",
+    ),
+    (
+        service("{ports: [{port: 80, protocol: UDP}]}") + ENDPOINTS.format("", "[{addresses: [10.9.9.9]}]"),
+        "port-name-unknown",
+        "spec.ports[0].name",
+        "no endpoint has a UDP port without a name",
+    ),
     (service("{type: ExternalName, externalName: 10.1.2.3}"), "external-name-is-address", "spec.externalName", "10.1.2.3 is an address"),
     (
         main(", ports: [{containerPort: 80}], readinessProbe: {httpGet: {port: 81}}"),
@@ -169,12 +198,30 @@ def test_the_scope_of_an_ingress() -> None:
 
 
 @pytest.mark.parametrize(
+    ("version", "kind", "spec"),
+    [
+        ("route.openshift.io/v1", "Route", "{to: {kind: Service, name: web}}"),
+        ("elbv2.k8s.aws/v1beta1", "TargetGroupBinding", "{serviceRef: {name: web, port: 80}}"),
+        ("traefik.io/v1alpha1", "IngressRoute", "{routes: [{kind: Rule, services: [{name: web, port: 80}]}]}"),
+        ("gateway.networking.k8s.io/v1", "HTTPRoute", "{rules: [{backendRefs: [{name: web, port: 80}]}]}"),
+    ],
+)
+def test_the_scope_of_a_route(version: str, kind: str, spec: str) -> None:
+    """The Services that it names, by whichever field of its kind."""
+    (one,) = found_in(f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {spec}\n")
+    assert one.scope.services == ("default/web",)
+
+
+@pytest.mark.parametrize(
     ("version", "kind", "is_unenforced"),
     [
         ("gateway.networking.k8s.io/v1", "HTTPRoute", True),
         ("crd.projectcalico.org/v1", "GlobalNetworkPolicy", True),
         ("cilium.io/v2", "CiliumClusterwideNetworkPolicy", True),
         ("networking.istio.io/v1", "VirtualService", True),
+        ("route.openshift.io/v1", "Route", True),
+        ("vpcresources.k8s.aws/v1beta1", "SecurityGroupPolicy", True),
+        ("gateway.envoyproxy.io/v1alpha1", "SecurityPolicy", True),
         ("policy/v1", "PodDisruptionBudget", False),
         ("rbac.authorization.k8s.io/v1", "Role", False),
         ("autoscaling/v2", "HorizontalPodAutoscaler", False),
