@@ -1,6 +1,7 @@
 """kubectl's JSONPath templates: `{.items[*].metadata.name}`, `{range …}{end}`, quoted text; and the fields of --sort-by.
 
-Paths are rewritten to RFC 9535, by which a library finds the values: kubectl leaves out the `$`, and writes a dot in a name as `\\.`.
+Paths are rewritten to RFC 9535, by which a library finds the values: kubectl leaves out the `$`, writes a dot in a name as `\\.`, and takes
+a text in single quotes as a path of names: `['metadata.name', 'status.phase']`.
 Source: kubernetes.io/docs/reference/kubectl/jsonpath.
 """
 
@@ -17,6 +18,11 @@ from kubenetlab.errors import UsageError
 
 _ESCAPED_NAME: Final = re.compile(r"\.((?:[^\\\s.\[\](){}=!<>&|,'\"*]|\\.)*\\.(?:[^\\\s.\[\](){}=!<>&|,'\"*]|\\.)*)")
 """A name after a dot with at least one escaped character."""
+_QUOTED: Final = r"'(?:[^'\\]|\\.)*'"
+_NAMES: Final = re.compile(rf"\[\s*({_QUOTED}(?:\s*,\s*{_QUOTED})*)\s*\]")
+"""Names in brackets and single quotes, one or several."""
+_PART: Final = re.compile(r"((?:[^.\\]|\\.)+)")
+"""A name of a path in quotes, up to a dot that is not escaped."""
 _TOKEN: Final = re.compile(r"\{((?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^{}'\"])*)\}|([^{}]+)")
 
 
@@ -25,13 +31,13 @@ class _Text(Struct, frozen=True):
 
 
 class _Path(Struct, frozen=True):
-    path: str
+    paths: tuple[str, ...]
 
 
 class _Range(Struct, frozen=True):
     """What is between `{range PATH}` and `{end}`, once for each value."""
 
-    path: str
+    paths: tuple[str, ...]
     parts: tuple[_Text | _Path | _Range, ...]
 
 
@@ -83,9 +89,9 @@ def _parts(tokens: list[tuple[bool, str]], text: str, *, in_range: bool = False)
         elif word == "end":
             return parts, tokens if in_range else [(True, word), *tokens]
         elif word.startswith("range ") or word == "range":
-            path = _standard(word.removeprefix("range").strip(), text)
+            paths = _standard(word.removeprefix("range").strip(), text)
             inner, tokens = _parts(tokens, text, in_range=True)
-            parts.append(_Range(path, tuple(inner)))
+            parts.append(_Range(paths, tuple(inner)))
         elif word[:1] in ("'", '"'):
             parts.append(_Text(_unquoted(word, text)))
         else:
@@ -102,25 +108,41 @@ def _unquoted(word: str, text: str) -> str:
         raise UsageError(f"jsonpath {text}: cannot read the text {word}") from None
 
 
-def _standard(path: str, text: str) -> str:
-    """Return a path of kubectl's in RFC 9535's notation, checked."""
+def _standard(path: str, text: str) -> tuple[str, ...]:
+    """Return a path of kubectl's in RFC 9535's notation, checked; several for several names in brackets, in their order."""
     import jsonpath
 
     named = _ESCAPED_NAME.sub(lambda found: "[" + json.dumps(re.sub(r"\\(.)", r"\1", found[1])) + "]", path)
     standard = named if named.startswith("$") else "$" + named.removeprefix("@")
     if standard[1:2] not in ("", ".", "["):
         standard = f"$.{standard[1:]}"
+    paths = ("$",) if standard == "$." else tuple(_expanded(standard))
     try:
-        jsonpath.compile("$" if standard == "$." else standard)
+        for one in paths:
+            jsonpath.compile(one)
     except jsonpath.JSONPathError as error:
         raise UsageError(f"jsonpath {text}: {path}: {str(error).splitlines()[0]}") from None
-    return "$" if standard == "$." else standard
+    return paths
 
 
-def _find(path: str, document: Any) -> list[Any]:
+def _expanded(path: str) -> Iterator[str]:
+    """Yield one path for each of the names in brackets: kubectl finds all values of the first before those of the second."""
+    found = _NAMES.search(path)
+    if found is None:
+        yield path
+        return
+    for rest in _expanded(path[found.end() :]):
+        for name in re.findall(_QUOTED, found[1]):
+            names = [re.sub(r"\\(.)", r"\1", part) for part in _PART.findall(name[1:-1])]
+            yield path[: found.start()] + "".join(f"[{json.dumps(part)}]" for part in names) + rest
+
+
+def _find(paths: Sequence[str], document: Any) -> list[Any]:
     import jsonpath
 
-    return list(jsonpath.findall(path, document)) if isinstance(document, dict | list) else [document] if path == "$" else []
+    if not isinstance(document, dict | list):
+        return [document for path in paths if path == "$"]
+    return [value for path in paths for value in jsonpath.findall(path, document)]
 
 
 def _filled(parts: Sequence[_Part], document: Any) -> Iterator[str]:
@@ -128,9 +150,9 @@ def _filled(parts: Sequence[_Part], document: Any) -> Iterator[str]:
         if isinstance(part, _Text):
             yield part.text
         elif isinstance(part, _Path):
-            yield " ".join(_shown(value) for value in _find(part.path, document))
+            yield " ".join(_shown(value) for value in _find(part.paths, document))
         else:
-            for value in _find(part.path, document):
+            for value in _find(part.paths, document):
                 yield from _filled(part.parts, value)
 
 
