@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from kubenetlab import __version__
+from kubenetlab.cli.short_options import Command
 
 LIFE, LOOK, ACT, MACHINE = "A lab's life", "Look", "Act", "This machine, and what can be chosen"
 
@@ -68,7 +69,7 @@ class _Commands(Mapping[str, Any]):
         what, panel = load(name), COMMANDS[name].panel
         single = what if isinstance(what, typer.Typer) else typer.Typer(add_completion=False, context_settings=_SETTINGS)
         if single is not what:
-            single.command(name, rich_help_panel=panel)(what)
+            single.command(name, cls=Command, rich_help_panel=panel)(what)
         command: Any = get_command(single)
         command.name, command.rich_help_panel = name, panel
         return command

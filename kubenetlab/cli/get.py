@@ -10,7 +10,7 @@ import typer
 from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import AllNamespaces, GetOutput, GetOutputOption, Lab, Namespace, SelectorOption, SortBy, get_output
 from kubenetlab.cli.screen import aligned, data, hint, say, table, widths_of
-from kubenetlab.cli.selecting import described, fetch, wanted_kinds
+from kubenetlab.cli.selecting import described, fetch, parsed_selector, refuse_selector_beside_names, wanted_kinds
 
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
@@ -45,18 +45,22 @@ def get(
         return
     client = choose(lab)
     wanted = wanted_kinds(client, "get", what)
+    refuse_selector_beside_names(selector, wanted)
     first, _ = wanted[0]
     if watch and len(wanted) == 1 and not isinstance(first, str):
         if print_template is not None or sort_by:
             raise UsageError("-w cannot stand with -o jsonpath or --sort-by")
+        parsed_selector(selector)
         _watch(client, first, None if every else namespace or "default", selector, form)
         return
     documents: list[dict[str, Any]] = []
     for kind, names in wanted:
         found = fetch(client, kind, names, namespace or "default", every=every, selector=selector)
         if sort_by:
-            from kubenetlab.cli.jsonpath import sort_key
+            from kubenetlab.cli.jsonpath import sort_key, values
 
+            if found and not any(values(sort_by, document) for document in found):
+                raise UsageError(f"--sort-by {sort_by}: no object has this field")
             found.sort(key=lambda document: sort_key(sort_by, document))
         documents += found
         if form is GetOutput.name:
@@ -133,13 +137,11 @@ def describe(
     A name that no object has stands for all that begin with it; without a name it is every object of the kind in the namespace.
     """
     from kubenetlab.cli.describing import describe_object
-    from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
 
     client = choose(lab)
     wanted = wanted_kinds(client, "describe", what)
-    if selector and any(names for _, names in wanted):
-        raise UsageError(f"-l cannot stand with a name: {next(names[0] for _, names in wanted if names)}")
+    refuse_selector_beside_names(selector, wanted)
     found = [(kind, document) for kind, names in wanted for document in described(client, kind, names, namespace or "default", selector)]
     if not found:
         say(f"nothing found in namespace {namespace or 'default'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from shlex import join
 from typing import Final
 
 from kubenetlab.errors import UsageError, nearest
@@ -32,7 +33,7 @@ def _create(words: Sequence[str]) -> str:
     plain = [word for word in words if not word.startswith("-")]
     if plain[:1] in (["namespace"], ["ns"]) and len(plain) > 1:
         return f"echo '{{apiVersion: v1, kind: Namespace, metadata: {{name: {plain[1]}}}}}' | kubenetlab apply -f -"
-    return f"kubectl create {' '.join(words) or 'KIND NAME'} --dry-run=client -o yaml | kubenetlab apply -f -"
+    return f"kubectl create {join(words) or 'KIND NAME'} --dry-run=client -o yaml | kubenetlab apply -f -"
 
 
 def _edit(words: Sequence[str]) -> str:
@@ -49,7 +50,7 @@ def _autoscale(words: Sequence[str]) -> str:
 
 
 def _generate(verb: str) -> Callable[[Sequence[str]], str]:
-    return lambda words: f"kubectl {verb} {' '.join(words)} --dry-run=client -o yaml | kubenetlab apply -f -"
+    return lambda words: f"kubectl {verb} {join(words)} --dry-run=client -o yaml | kubenetlab apply -f -"
 
 
 def _replace(words: Sequence[str]) -> str:
@@ -65,6 +66,12 @@ def _wait(words: Sequence[str]) -> str:
 
 def _of_pod(command: str) -> Callable[[Sequence[str]], str]:
     return lambda words: command.format(next((word.removeprefix("pod/") for word in words if not word.startswith("-")), "POD"))
+
+
+def _copy(words: Sequence[str]) -> str:
+    """Name exec for the pod and the file in `cp [ns/]pod:/path .` or `cp . pod:/path`."""
+    pod, _, file = next((word for word in words if ":" in word), "POD:FILE").partition(":")
+    return f"kubenetlab exec {pod} -- cat {file or 'FILE'} (pods have no file system of their own)"
 
 
 def _always(text: str) -> Callable[[Sequence[str]], str]:
@@ -83,7 +90,8 @@ INSTEAD: Final[Mapping[str, Callable[[Sequence[str]], str]]] = {
     "attach": _of_pod("kubenetlab logs {} -f"),
     "cluster-info": _always("kubenetlab list"),
     "config": _always("kubenetlab list, and --lab NAME on any command"),
-    "cp": _of_pod("kubenetlab exec {} -- cat FILE (pods have no file system of their own)"),
+    "auth": _always("any command: the lab has no users, and everything is allowed"),
+    "cp": _copy,
     "debug": _of_pod("kubenetlab shell {}"),
     "events": _always("kubenetlab get events"),
     "kustomize": _always("kubenetlab apply -k FOLDER"),

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.options import Lab, Namespace, Timeout, seconds
 from kubenetlab.cli.screen import hint, say
+from kubenetlab.cli.short_options import Command
 
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
 
 POLL_S = 0.02
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Replace a workload's pods, or wait until that is done.")
+_APPLY: Final = "kubenetlab apply -f FILE, with the manifest as it was: the lab keeps no revisions"
+_INSTEAD: Final = {
+    "undo": _APPLY,
+    "history": "kubenetlab get replicasets",
+    "pause": "kubenetlab get KIND/NAME -o yaml > FILE; set spec.paused; kubenetlab apply -f FILE",
+    "resume": "kubenetlab get KIND/NAME -o yaml > FILE; remove spec.paused; kubenetlab apply -f FILE",
+}
+"""Subcommand of kubectl rollout → what to type here."""
+
+
+class _Group(TyperGroup):
+    """A group that names another command for kubectl's other subcommands."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in _INSTEAD:
+            from kubenetlab.errors import UsageError
+
+            raise UsageError(f"there is no command rollout {args[0]}; type: {_INSTEAD[args[0]]}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, help="Replace a workload's pods, or wait until that is done.")
 
 What = Annotated[
     list[str],
@@ -30,7 +53,7 @@ What = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 def restart(what: What, namespace: Namespace = None, lab: Lab = None) -> None:
     """Replace all pods by new ones, as the workload's strategy says. Example: kubenetlab rollout restart deployment web"""
     from kubenetlab.lab.client import choose
@@ -44,7 +67,7 @@ def restart(what: What, namespace: Namespace = None, lab: Lab = None) -> None:
     hint(f"kubenetlab rollout status {' '.join(what)}{f' -n {namespace}' if namespace else ''}")
 
 
-@app.command()
+@app.command(cls=Command)
 def status(what: What, namespace: Namespace = None, timeout: Timeout = "60s", lab: Lab = None) -> None:
     """Wait until a workload has all its pods, of its present template, ready. Example: kubenetlab rollout status deployment web"""
     from kubenetlab.errors import LabError

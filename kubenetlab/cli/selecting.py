@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kubenetlab.api import builtin
 
 if TYPE_CHECKING:
-    from kubenetlab.api.meta import Resource
+    from kubenetlab.api.meta import LabelSelector, Resource
     from kubenetlab.lab.client import Client
 
 
@@ -43,6 +43,15 @@ def wanted_kinds(client: Client, command: str, what: Sequence[str]) -> list[tupl
     return wanted
 
 
+def refuse_selector_beside_names(selector: str, wanted: Sequence[tuple[type[Resource] | str, Sequence[str]]]) -> None:
+    """Raise UsageError for -l beside names, which it could contradict."""
+    from kubenetlab.errors import UsageError
+
+    names = [name for _, names in wanted for name in names]
+    if selector and names:
+        raise UsageError(f"-l cannot stand with a name: {names[0]}")
+
+
 def is_called(kind: str, word: str) -> bool:
     """True when a word names a kind that the lab does not model: by itself, its plural, or kubectl's short name; with its group or without."""
     return word.lower().partition(".")[0] in (kind.lower(), plural(kind.lower()), builtin.SHORT_NAMES.get(kind))
@@ -74,6 +83,7 @@ def fetch(
     if names:
         return [client.get(object_path(kind, namespace, name)) for name in names]
     query = {"labelSelector": selector} if selector else {}
+    parsed_selector(selector)
     return _by_namespace(client.get(kind_path(kind, None if every else namespace), **query)["items"])
 
 
@@ -95,15 +105,20 @@ def described(client: Client, kind: type[Resource] | str, names: Sequence[str], 
     return found
 
 
-def _selected(documents: list[dict[str, Any]], selector: str) -> list[dict[str, Any]]:
-    """Those with the labels that are wanted; of kinds that the lab models, its API picks them."""
+def parsed_selector(selector: str) -> LabelSelector:
+    """Return the selector of -l. Raises UsageError for one that cannot be read."""
     from kubenetlab.api.meta import parse_selector
     from kubenetlab.errors import UsageError
 
     try:
-        wanted = parse_selector(selector)
+        return parse_selector(selector)
     except ValueError as error:
         raise UsageError(f"--selector {selector}: {error}") from None
+
+
+def _selected(documents: list[dict[str, Any]], selector: str) -> list[dict[str, Any]]:
+    """Those with the labels that are wanted; of kinds that the lab models, its API picks them."""
+    wanted = parsed_selector(selector)
     return [document for document in documents if wanted.matches(document["metadata"].get("labels") or {})]
 
 

@@ -100,6 +100,9 @@ def test_labels_choose_objects(lab: Lab) -> None:
     assert [line.split()[0] for line in told] == ["[pod/web-one/main]", "[pod/web-two/main]"]
     assert "nothing found" in lab.run("logs", "-l", "app=nobody").out
     assert "-l cannot stand with web-one" in lab.run("logs", "web-one", *here, status=2).err
+    assert "-l cannot stand with a name" in lab.run("get", "pods", "web-one", *here, status=2).err
+    for words in (("get", "pods"), ("get", "pods", "-w"), ("describe", "pods"), ("delete", "pods")):
+        assert "is no part of a label selector" in lab.run(*words, "-l", "=", status=2).err
     assert "-l cannot stand with a name" in lab.run("delete", "pod", "web-one", *here, status=2).err
     assert "wants a kind" in lab.run("delete", "-l", "app=web", status=2).err
     assert lab.run("delete", "pods,services", *here).out == "Pod shop/web-two deleted\n"
@@ -149,12 +152,25 @@ def test_a_beginning_stands_for_names(lab: Lab) -> None:
         ("drain worker --force", "kubenetlab get node worker -o yaml > FILE; set spec.unschedulable"),
         ("wait --for=condition=Available deploy/web", "kubenetlab rollout status deploy/web"),
         ("top pods", "kubenetlab list"),
+        ("cp shop/web:/etc/hosts .", "kubenetlab exec shop/web -- cat /etc/hosts"),
         ("cluster-info", "kubenetlab list"),
     ],
 )
 def test_other_verbs_name_the_command(words: str, said: str) -> None:
     """Exit status 2, and the command with the words that were given."""
     assert f"there is no command {words.split()[0]}; type: {said}" in run(*words.split(), status=2).err
+
+
+def test_other_verbs_of_rollout_name_the_command() -> None:
+    """As those of kubectl itself."""
+    said = run("rollout", "undo", "deploy/web", status=2).err
+    assert "there is no command rollout undo; type: kubenetlab apply -f FILE" in said
+
+
+def test_what_is_to_be_typed_can_be_typed() -> None:
+    """Words with blanks stay one word."""
+    said = run("run", "web", "--image=nginx", "--env", "A=b c", status=2).err
+    assert "kubectl run web --image=nginx --env 'A=b c' --dry-run=client" in said
 
 
 def test_what_edit_names_works(lab: Lab) -> None:
@@ -176,6 +192,9 @@ def test_templates_and_order(lab: Lab) -> None:
     assert by_tier == ["pod/web-one", "pod/web-two"]
     by_name = lab.run("get", "pods", "-A", "--sort-by={.metadata.name}", "-o", "name").out.split()
     assert by_name == sorted(by_name)
+    assert lab.run("get", "pods", "-n=shop", "-l=tier=front", "-o=jsonpath={.items[*].metadata.name}").out == "web-two"
+    assert lab.run("exec", "-n=shop", "web-one", "--", "echo", "-n=1").out == "-n=1\n"
+    assert "no object has this field" in lab.run("get", "pods", "-n", "shop", "--sort-by", ".metadata.nmae", status=2).err
     for words in (("-o", "jsonpath={.items[*"), ("-o", "jsonpath="), ("-o", "xml"), ("--sort-by", ".a[")):
         assert lab.run("get", "pods", "-n", "shop", *words, status=2).err
 
