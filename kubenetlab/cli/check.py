@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kubenetlab.cli.diagnosing import AllowUndeclared, AllowUnmodelled, count_problems, describe_unenforced, few
-from kubenetlab.cli.options import Lab, Output, OutputOption
+from kubenetlab.cli.options import Lab, Output, OutputOption, manifest_files
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def check(
-    files: Annotated[list[str] | None, typer.Option("-f", "--filename", metavar="FILE", help="Tables; may be given several times.")] = None,
+    paths: Annotated[list[str] | None, typer.Argument(metavar="[FILE…]", help="Tables, as with -f.", show_default=False)] = None,
+    files: Annotated[
+        list[str] | None, typer.Option("-f", "--filename", metavar="FILE|-", help="Tables; may be given several times.")
+    ] = None,
     junit: Annotated[str | None, typer.Option("--junit", metavar="FILE", help="Write the result as JUnit XML, too.")] = None,
     deadline: Annotated[float, typer.Option("--deadline", metavar="SECONDS", min=0.01, help="How long silence is waited out.")] = 1.0,
     allow_unmodelled: AllowUnmodelled = None,
@@ -37,8 +40,10 @@ def check(
     from kubenetlab.lab.client import choose
     from kubenetlab.observe.check import load
 
+    if junit is not None:
+        _refuse_unwritable(junit)
     client = choose(lab)
-    tables = [(file, *load(file)) for file in files or ()]
+    tables = [(file, *load(file)) for file in manifest_files(paths, files) or ()]
     manifests = [os.path.join(os.path.dirname(file), name) for file, table, _ in tables for name in table.manifests]
     if manifests:
         _apply(client.lab, manifests)
@@ -60,6 +65,17 @@ def check(
         hint(_again(failed[0]) if failed else "kubenetlab ping" if is_fine else _how_to_accept(judged))
     if not is_fine:
         raise typer.Exit(1)
+
+
+def _refuse_unwritable(file: str) -> None:
+    """Raise UsageError for a report that cannot be written, before anything is sent."""
+    from kubenetlab.errors import UsageError
+
+    directory = os.path.dirname(file) or "."
+    if not os.path.isdir(directory):
+        raise UsageError(f"--junit {file}: there is no folder {directory}")
+    if os.path.isdir(file) or not os.access(file if os.path.exists(file) else directory, os.W_OK):
+        raise UsageError(f"--junit {file}: it cannot be written")
 
 
 def _how_to_accept(judged: Sequence[Judged]) -> str:
@@ -213,7 +229,12 @@ def _show(verdicts: Sequence[Verdict], judged: Sequence[Judged], took_s: float) 
 
 
 def _write_junit(file: str, verdicts: Sequence[Verdict], judged: Sequence[Judged], took_s: float) -> None:
+    from kubenetlab.errors import LabError
     from kubenetlab.observe.junit import Note, write
 
     remarks = {index: [_remark(titles)] for index, titles in _unenforced_by_verdict(judged).items()}
-    write(file, verdicts, [Note(one.name, one.message, one.place, one.is_accepted) for one in judged], remarks, took_s)
+    notes = [Note(one.name, one.message, one.place, one.is_accepted) for one in judged]
+    try:
+        write(file, verdicts, notes, remarks, took_s)
+    except OSError as error:
+        raise LabError(f"--junit {file}: it cannot be written: {error.strerror}") from None

@@ -29,6 +29,7 @@ from kubenetlab.observe.grammar import Target
 from kubenetlab.observe.matrix import FITS
 from kubenetlab.observe.prober import Probe, Result, run
 from kubenetlab.observe.request import Request
+from kubenetlab.observe.series import HTTP_ERROR
 from kubenetlab.observe.targets import Place, meaning, service_named, service_of
 from kubenetlab.programs.resolver import parse as parse_resolver
 
@@ -58,6 +59,8 @@ def one(
 ) -> bool:
     """Send one probe and print its result; return True when it is as promised (or an answer, where nothing is promised).
 
+    An HTTP answer with a status of 400 or above is a failure, as for many requests and in tables.
+
     An object that the lab does not enforce, whose kind is not in `allowed`, and that could change this result makes it False.
     """
     service = service_of(target, seen, source)
@@ -67,13 +70,13 @@ def one(
     where = find_destination(network, seen, source, target, request)
     if where.unresolved:
         return print_not_resolved(source, where, output)
-    who = ""
+    who, status = "", 0
     if request.http is not None:
-        result, body, who = asyncio.run(_get(network, where, request.http, deadline_s))
+        result, body, who, status = asyncio.run(_get(network, where, request.http, deadline_s))
     else:
         (result,), body = run([Probe(source, where.protocol, where.address, where.port)], deadline_s=deadline_s), ""  # type: ignore[arg-type]
     expected = expect(source, where.known, world(seen)) if where.known is not None else None
-    is_as_promised = result.outcome in FITS[expected or "answer"]
+    is_as_promised = result.outcome in FITS[expected or "answer"] and status < HTTP_ERROR
     judged = judge(unenforced, [ends_of(seen, source, target, where)], kinds=allowed)
     doubts = [one.diagnostic.title for one in judged if one.affected and not one.is_accepted]
     is_fine = is_as_promised and not doubts
@@ -101,6 +104,7 @@ def one(
     verdict = (
         paint(words[result.outcome], GOOD if is_as_promised else BAD)
         + (f" in {result.ms:.2f} ms" if result.outcome == "answer" else "")
+        + (f", HTTP {status}" if status >= HTTP_ERROR else "")
         + promise(where, expected, why, is_fine=is_as_promised)
     )
     say(f"{source.title} ({source.address}) → {where.title} ({at}) {paint(how, DIM)}: {verdict}")
@@ -162,21 +166,21 @@ def promise(where: Where, expected: str | None, empty: str, *, is_fine: bool) ->
     return "" if expected == "answer" else f", as promised{because}"
 
 
-async def _get(network: PodNetwork, where: Where, path: str, deadline_s: float) -> tuple[Result, str, str]:
-    """What came of it, what was said, and who said it."""
+async def _get(network: PodNetwork, where: Where, path: str, deadline_s: float) -> tuple[Result, str, str, int]:
+    """Return the outcome of a GET, its answer as text, the server that names itself, and the HTTP status; 0 without an answer."""
     begun = time.monotonic()
     try:
         answer = await network.get(where.address, where.port, path if path.startswith("/") else f"/{path}", deadline_s)
     except ConnectionRefusedError:
-        return Result("refused"), "", ""
+        return Result("refused"), "", "", 0
     except OSError as error:
-        return Result("silence" if isinstance(error, TimeoutError) else "unreachable"), error.strerror or str(error), ""
+        return Result("silence" if isinstance(error, TimeoutError) else "unreachable"), error.strerror or str(error), "", 0
     ms = (time.monotonic() - begun) * 1000
     said = {name.lower(): value for name, value in answer.headers.items()}
     namespace, _, name = said.get("x-kubenetlab-pod", "").partition("/")
     who = f"{namespace}/{name}" if namespace else f"ext:{name}" if name else ""
     seen_as = f"{who} answered and saw {said['x-kubenetlab-client']}\n" if who else ""
-    return Result("answer", ms), f"{seen_as}{answer.status}: {answer.body.decode(errors='replace').strip()}", who
+    return Result("answer", ms), f"{seen_as}{answer.status}: {answer.body.decode(errors='replace').strip()}", who, answer.status
 
 
 def source_network(client: Client, source: Place) -> PodNetwork:

@@ -34,6 +34,7 @@ from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.grammar import Target, parse, with_port
 from kubenetlab.observe.prober import Outcome, Probe, outcome_of, run
 from kubenetlab.observe.request import RequestOptions, make_request
+from kubenetlab.observe.series import HTTP_ERROR
 from kubenetlab.observe.suggestions import near
 from kubenetlab.observe.targets import Meaning, Place, meaning, named_places, node_ports, read, resolve, service_named
 
@@ -49,8 +50,6 @@ _WITH_PORTS: Final = ("svc", "lb", "nodeport", "name", "word")
 """Kinds of targets that may be a Service, whose first port is used where a row has none."""
 _WITH_NAMES: Final = ("svc", "lb", "name", "word", "pod")
 """Kinds of targets that have, or may have, a name in DNS; `shop/web` is read as a pod and may be a Service."""
-_HTTP_ERROR: Final = 400
-"""Lowest HTTP status that reports an error."""
 
 
 class Row(Record, frozen=True):
@@ -142,8 +141,8 @@ class _Destination(Struct, frozen=True):
 def load(file: str) -> tuple[Table, list[str]]:
     """(table, file:line of each row). Raises ManifestError with everything that is wrong with the file."""
     try:
-        with open(file, "rb") as stream:
-            documents, problems = read_documents(file, stream.read())
+        with open(0 if file == "-" else file, "rb", closefd=file != "-") as stream:
+            documents, problems = read_documents("<stdin>" if file == "-" else file, stream.read())
     except OSError as error:
         raise ManifestError([Problem(f"cannot be read: {error.strerror}", file=file)]) from None
     if problems or len(documents) != 1:
@@ -159,7 +158,7 @@ def load(file: str) -> tuple[Table, list[str]]:
     if faults:
         raise ManifestError(faults)
     lines = [document.line_of((*(() if is_list else ("probes",)), index)) for index in range(len(found.value.probes))]
-    return found.value, [f"{file}:{line}" for line in lines]
+    return found.value, [f"{document.file}:{line}" for line in lines]
 
 
 def _problem(document: Document, path: tuple[str | int, ...], message: str) -> Problem:
@@ -330,7 +329,7 @@ def _destination(target: Target, seen: Mapping[str, Any]) -> tuple[str, tuple[st
 
 def _http_verdict(table: Table, question: _Question, status: int, ms: float) -> Verdict:
     """Return the verdict for an HTTP answer: an error status is neither allowed traffic nor denied traffic."""
-    is_fine = question.row.expected == "allow" and status < _HTTP_ERROR
+    is_fine = question.row.expected == "allow" and status < HTTP_ERROR
     return _verdict(table, question, f"answer, HTTP {status}", "holds" if is_fine else "fails", ms)
 
 
@@ -378,7 +377,7 @@ async def _whom_it_saw(table: Table, question: _Question, network: Any, deadline
             saw = (await network.exchange(question.address, port, b"clientip", deadline_s, row.protocol)).decode(errors="replace")
         else:
             answer = await network.get(question.address, port, question.path or "/clientip", deadline_s)
-            if question.path and (not row.source or answer.status >= _HTTP_ERROR):
+            if question.path and (not row.source or answer.status >= HTTP_ERROR):
                 return _http_verdict(table, question, answer.status, (time.monotonic() - begun) * 1000)
             headers = {name.lower(): value for name, value in answer.headers.items()}
             saw = headers.get("x-kubenetlab-client", answer.body.decode(errors="replace"))

@@ -167,15 +167,18 @@ class Ends:
         }
 
     @cached_property
-    def _places_in_workloads(self) -> dict[str, tuple[str, int]]:
-        """Pod → (its workload, its place among the workload's pods, in the order in which they came)."""
+    def _places_in_workloads(self) -> dict[str, tuple[str, int | str]]:
+        """Pod → (its workload, its place in it): of a StatefulSet the ordinal, of a DaemonSet the node, else the order in which they came."""
         counts: dict[tuple[str, str], int] = {}
-        found = {}
+        found: dict[str, tuple[str, int | str]] = {}
         for pod in self._seen["pods"]:
             if pod["workload"]:
                 key = pod["namespace"], pod["workload"]
                 counts[key] = counts.get(key, -1) + 1
-                found[f"{pod['namespace']}/{pod['name']}"] = pod["workload"], counts[key]
+                kind, _, name = pod["workload"].partition("/")
+                ordinal = pod["name"].removeprefix(f"{name}-")
+                place = ordinal if kind == "StatefulSet" else pod["node"] if kind == "DaemonSet" and pod["node"] else counts[key]
+                found[f"{pod['namespace']}/{pod['name']}"] = pod["workload"], place
         return found
 
 

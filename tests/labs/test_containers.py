@@ -104,7 +104,7 @@ def running() -> Iterator[Lab]:
 
 def get(lab: Lab, name: str, port: int, path: str = "/", status: int = 200) -> str:
     """What a pod answers to another one."""
-    found = lab.run("ping", "client", name, "--tcp", str(port), "--http", path, "-o", "json").json
+    found = lab.run("ping", "client", name, "--tcp", str(port), "--http", path, "-o", "json", status=int(status >= 400)).json
     first, _, rest = found["body"].partition("\n")
     code, _, body = str(rest).partition(": ")
     assert (found["found"], code) == ("answer", str(status)), found

@@ -118,6 +118,30 @@ def test_policies_are_named_whatever_leads_to_their_pods(lab: Lab, tmp_path: Pat
     assert [check["unenforced"] for check in found["checks"]] == [["NetworkPolicy deny-db"]] * len(forms)
 
 
+def test_an_http_error_is_no_answer_to_trust(lab: Lab, tmp_path: Path) -> None:
+    """A single GET ends with 1, as a series of them and a row of a table do."""
+    lab.up(WEB)
+    assert "GET /dial: answered in" in (said := lab.run("ping", "client", "http://web/dial", status=1).out)
+    assert ", HTTP 4" in said
+    assert not lab.run("ping", "client", "http://web/dial", "-o", "json", status=1).json["ok"]
+    lab.run("ping", "client", "http://web/dial", "--count", "2", status=1)
+    lab.run("check", table(tmp_path, "from: client, to: 'http://web/dial', allowed: true"), status=1)
+    lab.run("ping", "client", "http://web/hostname", status=0)
+
+
+def test_tables_and_reports_stand_anywhere(lab: Lab, tmp_path: Path) -> None:
+    """A table by its name alone or from standard input; a report that cannot be written is refused before anything is sent."""
+    lab.up(WEB)
+    row = "- {from: client, to: 'svc:web', allowed: true}\n- {from: client, to: 'svc:web:81', allowed: true}\n"
+    assert "<stdin>:2  default/client → svc:default/web:81/TCP: wanted allow" in lab.run("check", "-f", "-", given=row, status=1).out
+    rows = table(tmp_path, "from: client, to: 'svc:web', allowed: true")
+    assert lab.run("check", rows).out.endswith("1 hold\n")
+    missing = tmp_path / "reports" / "junit.xml"
+    assert f"there is no folder {missing.parent}" in lab.run("check", rows, "--junit", str(missing), status=2).err
+    assert "it cannot be written" in lab.run("check", rows, "--junit", str(tmp_path), status=2).err
+    assert "it cannot be written: No space left on device" in lab.run("check", rows, "--junit", "/dev/full", status=1).err
+
+
 def test_a_row_without_a_port_uses_the_first_of_a_service(lab: Lab, tmp_path: Path) -> None:
     """As ping does: a ping of a cluster IP would be refused, and would say nothing of the Service."""
     lab.up(WEB)

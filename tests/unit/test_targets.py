@@ -16,6 +16,7 @@ from msgspec import structs
 
 from kubenetlab.errors import ManifestError, UsageError
 from kubenetlab.observe.check import check, load
+from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import find
 from kubenetlab.observe.grammar import KUBECTL_KINDS, WORKLOADS, Target, parse
 from kubenetlab.observe.request import Request, RequestOptions, ip_version, make_request
@@ -410,3 +411,12 @@ def test_rows_of_a_table_take_the_same_forms(tmp_path: Path) -> None:
         load(str(file))
     assert "svc:default/web:80 has the port 80, but port is 81; give one of them" in str(caught.value)
     assert "HTTP uses TCP, but protocol is UDP; give one of them" in str(caught.value)
+
+
+def test_stable_names_say_which_pod() -> None:
+    """Of a StatefulSet the ordinal and of a DaemonSet the node, whatever the order in which pods were made; else a number."""
+    workloads = [("db-1", "StatefulSet/db"), ("db-0", "StatefulSet/db"), ("agent-x", "DaemonSet/agent"), ("web-a", "Deployment/web")]
+    seen = {**SEEN, "pods": [pod(name, f"10.0.0.{index}", workload=owner) for index, (name, owner) in enumerate(workloads)]}
+    ends = Ends(seen)
+    names = [ends.stable_name(place) for place in places(seen) if place.kind == "pod"]
+    assert names == ["sts/db[1]", "sts/db[0]", "ds/agent[worker]", "deploy/web[0]"]
