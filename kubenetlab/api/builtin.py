@@ -29,12 +29,47 @@ KINDS: Final[Mapping[str, frozenset[str]]] = {
 }
 
 
+_CLUSTER_SCOPED: Final = frozenset(
+    [
+        "APIService",
+        "CSIDriver",
+        "CSINode",
+        "CertificateSigningRequest",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ComponentStatus",
+        "CustomResourceDefinition",
+        "FlowSchema",
+        "IPAddress",
+        "IngressClass",
+        "MutatingWebhookConfiguration",
+        "Namespace",
+        "Node",
+        "PersistentVolume",
+        "PriorityClass",
+        "PriorityLevelConfiguration",
+        "RuntimeClass",
+        "ServiceCIDR",
+        "StorageClass",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+        "ValidatingWebhookConfiguration",
+        "VolumeAttachment",
+    ]
+)
+
+
 SHORT_NAMES: Final[Mapping[str, str]] = {
     "CronJob": "cj", "CustomResourceDefinition": "crd", "HorizontalPodAutoscaler": "hpa", "Ingress": "ing", "LimitRange": "limits",
     "NetworkPolicy": "netpol", "PersistentVolume": "pv", "PersistentVolumeClaim": "pvc", "PodDisruptionBudget": "pdb", "PriorityClass": "pc",
     "ResourceQuota": "quota", "ServiceAccount": "sa", "StorageClass": "sc", "CertificateSigningRequest": "csr", "IPAddress": "ip",
 }  # fmt: skip
 """Kind → what kubectl lets it be called, of those that the lab does not model. Source: kubectl api-resources (1.33)."""
+
+
+def is_namespaced(api_version: str, kind: str) -> bool | None:
+    """Return True for a kind of Kubernetes' own whose objects are in namespaces, False for its others; None for any other kind."""
+    return kind not in _CLUSTER_SCOPED if kind in KINDS.get(api_version, ()) else None
 
 
 def versions_of(kind: str) -> list[str]:

@@ -32,6 +32,8 @@ Path = tuple[str | int, ...]
 
 _CONTENT = re.compile(r"^(?!---)[ \t]*[^\s#]", re.MULTILINE)
 """Matches the beginning of a line that is not blank, a comment or a separator."""
+_INNER_BOM = re.compile(r"(?<=\n)\ufeff")
+"""Byte order mark at the beginning of a line: of a file that was appended to another one."""
 _SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 
 
@@ -76,7 +78,7 @@ def read_documents(file: str, data: bytes) -> tuple[list[Document], list[Problem
         return [], [
             Problem(f"not UTF-8: byte 0x{data[error.start]:02x} cannot be read", file=file, line=line, hints=("save the file as UTF-8",))
         ]
-    text = text.replace("\r\n", "\n")
+    text = _INNER_BOM.sub("", text.replace("\r\n", "\n"))
     documents: list[Document] = []
     problems: list[Problem] = []
     for first_line, part in _split(text):

@@ -265,8 +265,8 @@ def _unknown_kind(api_version: str, kind: str) -> tuple[str, ...] | None:
 def _entry(document: Document, path: Path, value: Mapping[str, Any], strict: bool, check: Check | None) -> tuple[Entry, list[Problem]]:
     type_ = writable(value)
     if type_ is None:
-        entry = Entry(document, path, value, None)
-        return entry, [entry.problem(finding) for finding in shape_findings(value)]
+        entry = Entry(document, path, _without_nulls(value), None)
+        return entry, [entry.problem(finding) for finding in shape_findings(entry.value)]
     decoded: Decoded[Resource] = decode_object(value, type_)
     entry = Entry(document, path, value, decoded.value)
     problems = [entry.problem(finding, is_warning=finding.is_unknown_field and not strict) for finding in decoded.findings]
@@ -277,6 +277,14 @@ def _entry(document: Document, path: Path, value: Mapping[str, Any], strict: boo
         beside = (finding for finding in further if is_beside(finding.path, faulty))
         problems += [entry.problem(finding, is_warning=finding.is_unknown_field and not strict) for finding in beside]
     return entry, problems
+
+
+def _without_nulls(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a document without the fields of its metadata that are null: they are as if they were not there."""
+    meta = value.get("metadata")
+    if not isinstance(meta, Mapping) or None not in meta.values():
+        return value
+    return {**value, "metadata": {key: item for key, item in meta.items() if item is not None}}
 
 
 def shape_findings(value: Mapping[str, Any]) -> Iterator[Finding]:

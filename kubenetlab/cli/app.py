@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from copy import copy
 from importlib import import_module
@@ -98,6 +99,16 @@ class _Group(TyperGroup):
         super().__init__(**attributes)
         self.commands = _Commands()  # type: ignore[assignment]
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read options that kubectl takes before the command as if they stood behind it: `-n shop get pods`."""
+        ahead: list[str] = []
+        rest = list(args)
+        while rest and (found := _AHEAD.fullmatch(rest[0])):
+            count = 1 if found["value"] is not None else 2
+            ahead, rest = [*ahead, *rest[:count]], rest[count:]
+        names = 2 if rest[:1] == ["rollout"] else 1
+        return super().parse_args(ctx, [*rest[:names], *ahead, *rest[names:]] if rest else args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] == "help":
             if not args[1:]:
@@ -116,6 +127,8 @@ class _Group(TyperGroup):
         super(_Group, shown).format_help(ctx, formatter)
 
 
+_AHEAD: Final = re.compile(r"(-n|--namespace|--lab)(?P<value>=.*)?", re.DOTALL)
+"""Options that may stand before the command."""
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(

@@ -12,7 +12,7 @@ from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import GivenKey
 from kubenetlab.cli.screen import say
-from kubenetlab.cli.selecting import fetch, is_called, wanted_kinds
+from kubenetlab.cli.selecting import fetch, is_called, is_in, wanted_kinds
 from kubenetlab.cli.words import kinds_and_names
 from kubenetlab.errors import LabError, UsageError, did_you_mean
 from kubenetlab.lab.client import ApiError, Client
@@ -48,7 +48,7 @@ def delete(
     if selector and not what:
         raise UsageError("-l wants a kind, as in: delete pods -l app=web")
     here = namespace or "default"
-    wanted, given = _selected(client, what, here, selector) if selector else _named(client, what, here, ignore_not_found=ignore_not_found)
+    wanted, given = _selected(client, what, here, selector) if selector else _named(client, what, here)
     if files:
         from kubenetlab.cli import manifests
 
@@ -61,7 +61,7 @@ def delete(
     if selector and not (wanted or given):
         say(f"nothing found in namespace {here} with the labels {selector}")
         return
-    if not wanted and not given and not (what and ignore_not_found):
+    if not wanted and not given:
         raise UsageError("nothing to delete; name objects (pod web-0), or manifests with -f FILE")
     there = {one: uid for one in wanted if (uid := _uid(client, one)) is not None}
     known = {
@@ -84,7 +84,7 @@ def delete(
         raise LabError(f"not found: {', '.join(missing)}")
 
 
-def _named(client: Client, what: Sequence[str], namespace: str, *, ignore_not_found: bool) -> tuple[list[Wanted], list[GivenKey]]:
+def _named(client: Client, what: Sequence[str], namespace: str) -> tuple[list[Wanted], list[GivenKey]]:
     """`pod web-0 web-1`, `pod/web-0 svc/web`: objects, and documents of kinds that the lab does not model."""
     wanted: list[Wanted] = []
     given: list[GivenKey] = []
@@ -94,7 +94,9 @@ def _named(client: Client, what: Sequence[str], namespace: str, *, ignore_not_fo
             wanted.append((kind, namespace if kind.is_namespaced else "", name))
         elif found := _given(client, word, namespace, name):
             given.append(found)
-        elif not (ignore_not_found and any(is_called(known, word) for known in builtin.all_kinds())):
+        elif (known := next((known for known in sorted(builtin.all_kinds()) if is_called(known, word)), None)) is not None:
+            given.append((known, namespace, name))  # there is none: it is reported as not found
+        else:
             raise UsageError(
                 f'there is no kind "{word}"{did_you_mean(word, known_words())}, and nothing of that kind called {name} is kept'
             )
@@ -122,7 +124,7 @@ def _given(client: Client, word: str, namespace: str, name: str) -> GivenKey | N
     for document in client.given():
         kind, meta = str(document["kind"]), document["metadata"]
         is_meant = is_called(kind, word) and meta["name"] == name
-        if is_meant and meta.get("namespace", namespace) == namespace:
+        if is_meant and is_in(document, namespace):
             return qualified_kind(document), meta.get("namespace", ""), name
     return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kubenetlab.api import builtin
@@ -57,6 +57,12 @@ def is_called(kind: str, word: str) -> bool:
     return word.lower().partition(".")[0] in (kind.lower(), plural(kind.lower()), builtin.SHORT_NAMES.get(kind))
 
 
+def is_in(document: Mapping[str, Any], namespace: str) -> bool:
+    """Return True for a kept document that is in a namespace; one that names none is in `default`, or in none at all."""
+    is_namespaced = builtin.is_namespaced(document["apiVersion"], document["kind"])
+    return bool(document["metadata"].get("namespace", "default" if is_namespaced else namespace) == namespace)
+
+
 def plural(kind: str) -> str:
     """`ingresses`, `networkpolicies`, `gateways`."""
     if kind.endswith(("s", "x", "ch")):
@@ -68,17 +74,17 @@ def fetch(
     client: Client, kind: type[Resource] | str, names: Sequence[str], namespace: str, *, every: bool = False, selector: str = ""
 ) -> list[dict[str, Any]]:
     """Return objects of a kind as the lab's API shows them: those named, else those of a namespace, or of all with `every`."""
-    from kubenetlab.errors import UsageError, did_you_mean
+    from kubenetlab.errors import LabError, did_you_mean
     from kubenetlab.lab.paths import kind_path, object_path
 
     if isinstance(kind, str):
         items = client.given()
-        there = [item for item in items if item["kind"] == kind and (every or item["metadata"].get("namespace", namespace) == namespace)]
+        there = [item for item in items if item["kind"] == kind and (every or is_in(item, namespace))]
         there = _selected(there, selector)
         known = [item["metadata"]["name"] for item in there]
         for name in names:
             if name not in known:
-                raise UsageError(f"there is no {kind} {namespace}/{name}{did_you_mean(name, known)}")
+                raise LabError(f"there is no {kind} {namespace}/{name}{did_you_mean(name, known)}")
         return _by_namespace([item for item, name in zip(there, known, strict=True) if not names or name in names])
     if names:
         return [client.get(object_path(kind, namespace, name)) for name in names]
@@ -89,7 +95,7 @@ def fetch(
 
 def described(client: Client, kind: type[Resource] | str, names: Sequence[str], namespace: str, selector: str) -> list[dict[str, Any]]:
     """Return the objects that describe shows: as `fetch`, and for a name that there is not, those that begin with it."""
-    from kubenetlab.errors import LabError, UsageError
+    from kubenetlab.errors import LabError
 
     if not names:
         return fetch(client, kind, [], namespace, selector=selector)
@@ -97,7 +103,7 @@ def described(client: Client, kind: type[Resource] | str, names: Sequence[str], 
     for name in names:
         try:
             found += fetch(client, kind, [name], namespace)
-        except (LabError, UsageError):
+        except LabError:
             beginning = [item for item in fetch(client, kind, [], namespace) if item["metadata"]["name"].startswith(name)]
             if not beginning:
                 raise

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
+from itertools import chain
 
 from kubenetlab.api.core import Service, ServicePort
+from kubenetlab.api.discovery import Endpoints
 from kubenetlab.api.documents import Path
 from kubenetlab.api.pods import LISTEN_ANNOTATION
 from kubenetlab.api.store import Cluster
@@ -41,13 +43,16 @@ def check_service(cluster: Cluster, service: Service, templates: Templates) -> I
 
 def _check_endpoints(cluster: Cluster, service: Service) -> Iterator[Diagnostic]:
     """Check the endpoints that a user gave to a Service without a selector: kube-proxy finds them by name and protocol of the port."""
-    pieces = [piece for piece in cluster.slices_of(service) if piece.endpoints]
-    if not pieces:
+    given = cluster.get(Endpoints, *service.key)  # before an EndpointSlice mirrors it
+    subsets = [one for one in given.subsets if one.addresses or one.not_ready_addresses] if given is not None else []
+    slices = [piece for piece in cluster.slices_of(service) if piece.endpoints]
+    if not slices and not subsets:
         message = "it has neither a selector nor endpoints: connections are refused"
         hints = (f"add a selector, or an EndpointSlice with the label kubernetes.io/service-name: {service.name}",)
         yield _of(service, "no-selector-no-endpoints", ("spec",), message, hints)
         return
-    known = dict.fromkeys((port.name, port.protocol) for piece in pieces for port in piece.ports)
+    ports = chain(*(piece.ports for piece in slices), *(subset.ports for subset in subsets))
+    known = dict.fromkeys((port.name, port.protocol) for port in ports)
     for index, port in enumerate(service.spec.ports if not service.is_headless else ()):
         if (port.name, port.protocol) not in known:
             names = ", ".join(f"{name or '(no name)'}/{protocol}" for name, protocol in known) or "no port"

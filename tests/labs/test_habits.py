@@ -88,6 +88,8 @@ def test_a_file_is_deleted_whatever_its_order(lab: Lab, tmp_path: Path) -> None:
     lab.run("delete", "pod", "nobody", "--ignore-not-found", status=0)
     lab.run("delete", "netpol", "nobody", "--ignore-not-found", status=0)
     lab.run("delete", "pod", "nobody", status=1)
+    assert "not found: NetworkPolicy nobody" in lab.run("delete", "netpol", "nobody", status=1).err
+    assert "there is no NetworkPolicy default/nobody" in lab.run("get", "netpol", "nobody", status=1).err
 
 
 def test_labels_choose_objects(lab: Lab) -> None:
@@ -109,6 +111,25 @@ def test_labels_choose_objects(lab: Lab) -> None:
     assert "nothing found" in lab.run("delete", "all", *here).out
     assert lab.run("delete", "networkpolicies", "-l", "app=web").out == "NetworkPolicy deny-all deleted\n"
     assert [entry["metadata"]["name"] for entry in lab.get("pods", "-n", "shop")["items"]] == ["web-one"]
+
+
+def test_options_may_stand_before_the_command(lab: Lab) -> None:
+    """-n and --lab, as kubectl takes its own."""
+    lab.up(ONE_NODE + SHOP)
+    for words in (("-n", "shop"), ("-n=shop",), ("--namespace", "shop"), ("--namespace=shop",)):
+        assert run(*words, "--lab", lab.name, "get", "pod", "web-one", "-o", "name").out == "pod/web-one\n"
+    assert "no lab nobody is up" in run("--lab", "nobody", "rollout", "status", "deploy/web", status=1).err
+    assert "No such option" in run("-x", "get", "pods", status=2).err
+    assert run("-n", status=2).err
+
+
+def test_kept_objects_are_in_one_namespace(lab: Lab) -> None:
+    """One that names none, or null, is in `default`, and not in every namespace; one of no namespace is in all."""
+    lab.up(ONE_NODE + SHOP + POLICY.replace("metadata: {name: deny-all", "metadata: {namespace: null, name: deny-all"))
+    assert lab.run("get", "netpol", "-o", "name").out == "networkpolicy.networking.k8s.io/deny-all\n"
+    assert "nothing found" in lab.run("get", "netpol", "-n", "shop").out
+    assert "not found" in lab.run("delete", "netpol", "deny-all", "-n", "shop", status=1).err
+    lab.run("delete", "netpol", "deny-all", status=0)
 
 
 def test_logs_of_several_pods_are_followed(lab: Lab, tmp_path: Path) -> None:

@@ -213,6 +213,11 @@ def test_a_strict_apply_changes_nothing(lab: Lab, tmp_path: Path) -> None:
     assert "did you mean app=web?" in lab.apply(moved, "--strict", status=2).err
     lab.apply(OTHER, "--strict", "--allow-undeclared", status=0)
     assert lab.apply(service("web"), "--strict", status=0).out.startswith("Service default/web unchanged")
+    addresses = (
+        "apiVersion: v1\nkind: Endpoints\nmetadata: {name: outside}\nsubsets: [{addresses: [{ip: 10.9.9.9}], ports: [{port: 80}]}]\n"
+    )
+    outside = "apiVersion: v1\nkind: Service\nmetadata: {name: outside}\nspec: {ports: [{port: 80}]}\n---\n"
+    lab.apply(outside + addresses, "--strict", status=0)
 
 
 def test_the_listen_annotation_states_what_the_image_does(lab: Lab, tmp_path: Path) -> None:

@@ -156,6 +156,10 @@ endpoints: [{addresses: [10.1.2.3]}]
         service("{type: ExternalName, externalName: db.example.com}"),
         service("{ports: [{port: 80}]}") + SLICE,
         main(", readinessProbe: {httpGet: {port: 80, host: 10.1.2.3}}"),
+        service("{ports: [{name: http, port: 80}]}")
+        + "apiVersion: v1\nkind: Endpoints\nmetadata: {name: web}\n"
+        + "subsets: [{addresses: [{ip: 10.9.9.9}], ports: [{name: http, port: 80}]}]\n---\n",
+        service("{ports: [{name: http, port: 80}]}") + ENDPOINTS.format("name: http, ", "[{addresses: [10.9.9.9]}]"),
         main(", readinessProbe: {exec: {command: [cat]}}"),
         pod("{nodeSelector: {kubernetes.io/hostname: worker}, containers: [{name: main, image: x}]}"),
     ],

@@ -146,3 +146,10 @@ def test_json_has_the_same_numbers() -> None:
 def test_json_has_the_same_depth(text: str, levels: int, is_too_deep: bool) -> None:
     _, problems = read(text * levels + ("" if text == "[" else "1") + ("]" if text == "[" else "}") * levels)
     assert bool(problems) == is_too_deep
+
+
+def test_files_that_were_put_together_are_read() -> None:
+    """A byte order mark before a later document, as of files from Windows, is passed over as the first one is."""
+    documents, problems = read_documents("m.yaml", b'\xef\xbb\xbfa: 1\r\n---\r\n\xef\xbb\xbfb: 2\r\nd: 3\r\n---\r\nc: "\xef\xbb\xbf"\r\n')
+    assert [document.value for document in documents] == [{"a": 1}, {"b": 2, "d": 3}, {"c": "\ufeff"}]
+    assert problems == []
