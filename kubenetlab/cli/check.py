@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -90,7 +91,7 @@ def _again(verdict: Verdict) -> str:
     """The command that asks once more what did not hold."""
     target, _, protocol = verdict.target.rpartition("/")
     if protocol not in ("TCP", "UDP"):
-        return f"kubenetlab ping {verdict.source} {verdict.target}"
+        return f"kubenetlab ping {verdict.source} {quote(verdict.target)}"
     target, _, port = target.rpartition(":")
     return f"kubenetlab ping {verdict.source} {target} --{protocol.lower()} {port}"
 

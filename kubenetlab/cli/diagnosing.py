@@ -77,7 +77,7 @@ def problems(items: Iterable[Mapping[str, Any]], entries: Sequence[Entry] = ()) 
 
 
 def _place(source: Mapping[str, Any] | None, diagnostic: Diagnostic) -> tuple[str, int]:
-    """Return file and line of the field that a diagnostic is about, or of its object where the file has changed or gone."""
+    """Return file and line of the field that a diagnostic is about; of its object where the file has gone or cannot be read any more."""
     from kubenetlab.api.documents import read_documents
     from kubenetlab.api.load import load_documents
 
@@ -90,13 +90,28 @@ def _place(source: Mapping[str, Any] | None, diagnostic: Diagnostic) -> tuple[st
     try:
         with open(file, "rb") as stream:
             documents, _ = read_documents(file, stream.read())
-        entries = load_documents([document for document in documents if document.first_line <= line]).entries
-    except (OSError, ManifestError):
+        entries = load_documents(documents).entries
+    except ManifestError as error:
+        entries = error.sound
+    except OSError:
         return shown, line
-    for entry in entries:
-        if entry.source.line == line and entry.value.get("kind") == diagnostic.kind.partition(".")[0]:
-            return shown, entry.document.line_of(entry.path + diagnostic.path)
-    return shown, line
+    same = [entry for entry in entries if _is_of(entry, diagnostic)]
+    entry = next((entry for entry in same if entry.source.line == line), same[0] if same else None)
+    return shown, line if entry is None else entry.document.line_of(entry.path + diagnostic.path)
+
+
+def _is_of(entry: Entry, diagnostic: Diagnostic) -> bool:
+    """Return True for the manifest of a diagnostic's object, wherever in its file it stands by now."""
+    from kubenetlab.api.kinds import qualified_kind
+
+    if entry.object is not None:
+        return (entry.object.kind, entry.object.namespace, entry.object.name) == (diagnostic.kind, diagnostic.namespace, diagnostic.name)
+    meta = entry.value["metadata"]
+    return (qualified_kind(entry.value), meta.get("namespace", ""), meta["name"]) == (
+        diagnostic.kind,
+        diagnostic.namespace,
+        diagnostic.name,
+    )
 
 
 def report(items: Sequence[Mapping[str, Any]], entries: Sequence[Entry] = (), *, allow_undeclared: bool = False) -> None:

@@ -183,6 +183,9 @@ def test_misconfigurations_are_reported_where_people_look(lab: Lab, tmp_path: Pa
     assert "warning" not in lab.run("apply", "-f", str(file), "--allow-undeclared").err
     assert place in lab.run("check", status=1).out
     assert lab.run("check", "-o", "json", status=1).json["diagnostics"][0]["line"] == line
+    file.write_text("# more\n" + WEB + OTHER)  # the object is found where it stands by now
+    assert lab.run("check", "-o", "json", status=1).json["diagnostics"][0]["line"] == line + 1
+    file.write_text(WEB + OTHER)
     lab.run("check", "--allow-undeclared", status=0)
 
     allowed = "from: client, to: 'svc:web', port: 80, allowed: true"
