@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kubenetlab.cli.diagnosing import AllowUndeclared, AllowUnmodelled, count_problems, describe_unenforced, few
+from kubenetlab.cli.diagnosing import AllowUndeclared, AllowUnmodelled, count_problems, describe_unenforced, few, note_absent_pods
 from kubenetlab.cli.options import Lab, Output, OutputOption, manifest_files
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
 
@@ -165,6 +165,7 @@ def _promise(client: Any, deadline_s: float) -> list[Verdict]:
 
     seen = client.inspect()
     ends = Ends(seen)
+    note_absent_pods(seen)
     enter_lab(client.open_init())
     return [
         Verdict(

@@ -217,6 +217,14 @@ def judge(
     return found
 
 
+def note_absent_pods(seen: Mapping[str, Any]) -> None:
+    """Print which pods take no part in the matrix because they do not run; `seen` is what `inspect` shows."""
+    names = [f"{pod['namespace']}/{pod['name']}" for pod in seen["pods"] if not pod["pid"] and pod["phase"] == "Pending"]
+    if names:
+        subject = "1 pod does" if len(names) == 1 else f"{len(names)} pods do"
+        note(f"{paint('not checked:', MILD)} {subject} not run: {few(names)}")
+
+
 def describe_unenforced(judged: Judged, names: Sequence[str]) -> str:
     """Return one line: the object, and how many of the connections it could change."""
     affected = [names[index] for index in judged.affected]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kubenetlab.cli.completion import candidates
-from kubenetlab.cli.diagnosing import AllowUnmodelled, count_problems, describe_unenforced, judge, unenforced_objects
+from kubenetlab.cli.diagnosing import AllowUnmodelled, count_problems, describe_unenforced, judge, note_absent_pods, unenforced_objects
 from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, broken, data, hint, paint, say
 
@@ -120,6 +120,7 @@ def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, 
 
     begun = time.monotonic()
     unenforced = unenforced_objects(client)
+    note_absent_pods(seen)
     enter_lab(client.open_init())
     found = probe_matrix(seen, sources=rows, deadline_s=deadline_s)
     took_s = time.monotonic() - begun

@@ -25,6 +25,10 @@ _NAMED_PODS: Final = 5
 """Maximum number of pods that a message lists."""
 
 
+_ENDED = ("Succeeded", "Failed")
+"""Phases of pods that run no more."""
+
+
 class Place(Struct, frozen=True):
     """Something that runs: a pod, a node or an external host."""
 
@@ -205,15 +209,21 @@ def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = F
 
 
 def named_places(target: Target, seen: Mapping[str, Any]) -> list[Place]:
-    """Return every running place that a target names: of `each:Kind/ns/name` all pods. Raises UsageError when there is none."""
+    """Return every place that a target names: of `each:Kind/ns/name` all pods.
+
+    Raises UsageError when there is none, and for a pod of `each:` that does not run although it has not ended.
+    """
     target = source_target(target, seen)
     if target.kind != "each":
         return [resolve(target, seen)]
-    found = [
-        _pod_place(pod) for pod in seen["pods"] if (pod["namespace"], pod["workload"]) == (target.namespace, target.name) and pod["pid"]
-    ]
+    pods = [pod for pod in seen["pods"] if (pod["namespace"], pod["workload"]) == (target.namespace, target.name)]
+    found = [_pod_place(pod) for pod in pods if pod["pid"]]
     if not found:
         raise UsageError(f"{target.name} in namespace {target.namespace} has no pod that runs")
+    waiting = [pod["name"] for pod in pods if not pod["pid"] and pod.get("phase") not in _ENDED]
+    if waiting:
+        names = ", ".join(waiting[:_NAMED_PODS]) + (f" and {len(waiting) - _NAMED_PODS} more" if len(waiting) > _NAMED_PODS else "")
+        raise UsageError(f"{len(waiting)} of {len(pods)} pods of {target.name} in namespace {target.namespace} do not run: {names}")
     return found
 
 

@@ -129,6 +129,16 @@ def test_an_http_error_is_no_answer_to_trust(lab: Lab, tmp_path: Path) -> None:
     lab.run("ping", "client", "http://web/hostname", status=0)
 
 
+def test_pods_that_do_not_run_are_not_passed_over(lab: Lab, tmp_path: Path) -> None:
+    """each: is every pod of a workload, and fails while one waits for a node; the matrix names those that take no part."""
+    text = replaced(WEB, ("replicas: 1", "replicas: 2"), ("containerPort: 8080}", "containerPort: 8080, hostPort: 8080}"))
+    lab.up(text, "--keep", status=1)
+    rows = table(tmp_path, "from: 'each:deploy/web', to: client, allowed: true")
+    assert "1 of 2 pods of Deployment/web in namespace default do not run: web-" in lab.run("check", rows, status=1).out
+    for command in ("check", "ping"):
+        assert "not checked: 1 pod does not run: default/web-" in lab.run(command, status=0).err
+
+
 def test_tables_and_reports_stand_anywhere(lab: Lab, tmp_path: Path) -> None:
     """A table by its name alone or from standard input; a report that cannot be written is refused before anything is sent."""
     lab.up(WEB)
