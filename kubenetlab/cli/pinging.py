@@ -28,8 +28,7 @@ from kubenetlab.observe.expect import ServicePort, expect, world
 from kubenetlab.observe.grammar import Target
 from kubenetlab.observe.matrix import FITS
 from kubenetlab.observe.prober import Probe, Result, run
-from kubenetlab.observe.request import Request
-from kubenetlab.observe.series import HTTP_ERROR
+from kubenetlab.observe.request import HTTP_ERROR, Request
 from kubenetlab.observe.targets import Place, meaning, service_named, service_of
 from kubenetlab.programs.resolver import parse as parse_resolver
 

@@ -33,8 +33,7 @@ from kubenetlab.errors import ManifestError, Problem, UsageError
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.grammar import Target, parse, with_port
 from kubenetlab.observe.prober import Outcome, Probe, outcome_of, run
-from kubenetlab.observe.request import RequestOptions, make_request
-from kubenetlab.observe.series import HTTP_ERROR
+from kubenetlab.observe.request import HTTP_ERROR, RequestOptions, make_request
 from kubenetlab.observe.suggestions import near
 from kubenetlab.observe.targets import Meaning, Place, meaning, named_places, node_ports, read, resolve, service_named
 

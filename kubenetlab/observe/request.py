@@ -5,13 +5,15 @@ Both may state the same value; they must not contradict each other.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.grammar import DEFAULT_PORTS, Target
 
+HTTP_ERROR: Final = 400
+"""Lowest HTTP status that reports an error."""
 Transport = Literal["ICMP", "TCP", "UDP", "SCTP"]
 
 

@@ -24,6 +24,7 @@ from kubenetlab.kernel.echo import echo_of
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
 from kubenetlab.names import socket_address
 from kubenetlab.observe.prober import DNS_PORT, Outcome, Probe, dns_question, outcome_of, queued_errors, run
+from kubenetlab.observe.request import HTTP_ERROR
 from kubenetlab.observe.targets import Place
 
 MAX_COUNT: Final = 10_000
@@ -35,8 +36,6 @@ MAX_OPEN: Final = 200
 """Maximum number of concurrent connections."""
 MAX_UNNAMED: Final = 3
 """Answers without a server's name before names are no longer requested: each such request takes the whole deadline."""
-HTTP_ERROR: Final = 400
-"""Lowest HTTP status that reports an error."""
 _PORT_ATTEMPTS: Final = 200
 _HEAD_BYTES: Final = 16 * 1024
 _RECEIVE_BYTES: Final = 4096
