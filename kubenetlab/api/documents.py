@@ -34,6 +34,7 @@ _CONTENT = re.compile(r"^(?!---)[ \t]*[^\s#]", re.MULTILINE)
 """Matches the beginning of a line that is not blank, a comment or a separator."""
 _INNER_BOM = re.compile(r"(?<=\n)\ufeff")
 """Byte order mark at the beginning of a line: of a file that was appended to another one."""
+_BLANKS = re.compile(r"\s*")
 _SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 
 
@@ -116,12 +117,26 @@ def _line(text: str, index: int) -> int:
 
 def _split(text: str) -> Iterator[tuple[int, str]]:
     """(number of the first line, text) of each document."""
-    starts = [0, *(match.start() for match in _SEPARATOR.finditer(text))]
+    starts = _json_starts(text) or [0, *(match.start() for match in _SEPARATOR.finditer(text))]
     line = 1
     for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
         part = text[start:end]
         yield line, part
         line += part.count("\n")
+
+
+def _json_starts(text: str) -> list[int]:
+    """Return where the values of a stream of JSON objects begin, as `jq -c` prints one; nothing for any other text."""
+    decoder, starts, at = json.JSONDecoder(), [], 0
+    try:
+        while (at := _BLANKS.match(text, at).end()) < len(text):  # type: ignore[union-attr]
+            if text[at] != "{":
+                return []
+            starts.append(at)
+            _, at = decoder.raw_decode(text, at)
+    except (ValueError, RecursionError):
+        return []
+    return [0, *starts[1:]] if len(starts) > 1 else []
 
 
 def _parse(text: str) -> Any:

@@ -153,3 +153,13 @@ def test_files_that_were_put_together_are_read() -> None:
     documents, problems = read_documents("m.yaml", b'\xef\xbb\xbfa: 1\r\n---\r\n\xef\xbb\xbfb: 2\r\nd: 3\r\n---\r\nc: "\xef\xbb\xbf"\r\n')
     assert [document.value for document in documents] == [{"a": 1}, {"b": 2, "d": 3}, {"c": "\ufeff"}]
     assert problems == []
+
+
+def test_a_stream_of_json_is_read() -> None:
+    """As `jq -c '.items[]'` prints objects, and kubectl reads them; each with its own line."""
+    documents, problems = read_documents("m.json", b'{"a": 1}{"b": 2}\n\n{\n  "c":\n 3}\n')
+    assert [(document.value, document.first_line) for document in documents] == [({"a": 1}, 1), ({"b": 2}, 1), ({"c": 3}, 3)]
+    assert documents[2].line_of(("c",)) == 4
+    assert problems == []
+    _, (problem,) = read_documents("m.json", b'{"a": 1}\n{"b": 2\n')
+    assert problem.line in (2, 3)
