@@ -188,6 +188,20 @@ def test_other_verbs_of_rollout_name_the_command() -> None:
     assert "there is no command rollout undo; type: kubenetlab apply -f FILE" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("scale web 3", "as in: scale deployment web, or deployment/web"),
+        ("scale deploy 3", "as in: scale deploy NAME, or deploy/NAME"),
+        ("delete netpol", "as in: delete netpol NAME, or netpol/NAME"),
+    ],
+)
+def test_a_lone_word_lacks_a_kind_or_a_name(lab: Lab, words: str, said: str) -> None:
+    """The example has the word in its place."""
+    lab.up(ONE_NODE)
+    assert said in lab.run(*words.split(), status=2).err
+
+
 def test_what_is_to_be_typed_can_be_typed() -> None:
     """Words with blanks stay one word."""
     said = run("run", "web", "--image=nginx", "--env", "A=b c", status=2).err
