@@ -174,6 +174,7 @@ OUTPUTS: Final[Mapping[str, Any]] = {
                         "name": "text",
                         "pid": "whole?: of a real command",
                         "ports": ["whole: on which it listens"],
+                        "?listening": ["text: port/protocol of each, such as 8080/TCP"],
                         "assumed_ports": ["text: ports of Services on which it listens because it declares none"],
                         "program": "text?",
                         "real": "bool: true for a program of this machine",

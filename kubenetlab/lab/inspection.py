@@ -85,6 +85,9 @@ def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
             "name": container.name,
             "pid": agent.runs.process(place["sandbox"], container.name),
             "ports": list(dict.fromkeys(listener.port for listener in runs[container.name].listeners)) if container.name in runs else [],
+            "listening": list(dict.fromkeys(f"{listener.port}/{listener.protocol}" for listener in runs[container.name].listeners))
+            if container.name in runs
+            else [],
             "assumed_ports": [str(listener) for listener in runs[container.name].listeners if listener in assumed.get(container.name, ())]
             if container.name in runs
             else [],

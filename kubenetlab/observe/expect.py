@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any, Final, Literal
 
@@ -62,8 +62,8 @@ KUBE-EXTERNAL-SERVICES is asked for what comes in and what is passed on, not for
 class World(Struct, frozen=True):
     """What the rules must know beside source and destination."""
 
-    listening: Mapping[str, frozenset[int]]
-    """Pod address → ports of its programs; those of real commands are not known."""
+    listening: Mapping[str, frozenset[tuple[str, int]]]
+    """Pod address → (protocol, port) of its programs; those of real commands are not known."""
     kube_proxy_mode: str = ""
 
 
@@ -110,7 +110,7 @@ def _is_alike(one: str, other: str) -> bool:
 
 def world(seen: Mapping[str, Any]) -> World:
     """What `inspect` shows, as far as the rules must know it."""
-    listening: dict[str, set[int]] = {}
+    listening: dict[str, set[tuple[str, int]]] = {}
     real = {
         address
         for pod in seen["pods"]
@@ -119,8 +119,18 @@ def world(seen: Mapping[str, Any]) -> World:
     }
     for pod in seen["pods"]:
         for address in (one for one in pod["addresses"] if one not in real):
-            listening.setdefault(address, set()).update(port for container in pod["containers"] for port in container["ports"])
+            listening.setdefault(address, set()).update(_listening(pod["containers"]))
     return World({address: frozenset(ports) for address, ports in listening.items()}, seen["kube_proxy_mode"])
+
+
+def _listening(containers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
+    """Yield (protocol, port) of everything on which containers listen; an earlier version's agent tells no protocols: then it is any."""
+    for container in containers:
+        if "listening" not in container:
+            yield from ((protocol, port) for port in container["ports"] for protocol in ("TCP", "UDP", "SCTP"))
+        for text in container.get("listening", ()):
+            port, _, protocol = text.partition("/")
+            yield protocol, int(port)
 
 
 def expect(source: Place, destination: Destination, known: World) -> Expectation:
@@ -152,5 +162,5 @@ def _service(source: Place, port: ServicePort, known: World) -> Expectation:
         return "nothing"
     if any(address not in known.listening for address, _ in here):
         return "any"
-    serving = [target in known.listening[address] for address, target in here]
+    serving = [(port.protocol, target) in known.listening[address] for address, target in here]
     return "answer" if all(serving) else "any" if any(serving) else "refused"

@@ -215,6 +215,13 @@ def test_a_refusal_from_a_misconfigured_pod_does_not_accept_it(lab: Lab, tmp_pat
     lab.run("check", "-f", table(tmp_path, "from: client, to: 'sick:9', expect: reject"), status=0)
 
 
+def test_a_port_that_is_served_by_another_protocol(lab: Lab) -> None:
+    """Accepted by --allow-undeclared, it is refused as promised."""
+    lab.up(WEB + replaced(OTHER, ("port: 80, targetPort: 9999", "port: 80, targetPort: 8080, protocol: UDP")))
+    assert "nothing listens on 8080/UDP" in lab.run("check", status=1).out
+    lab.run("check", "--allow-undeclared", status=0)
+
+
 def test_a_strict_apply_changes_nothing(lab: Lab, tmp_path: Path) -> None:
     """Whole documents are refused when one of them is misconfigured, or makes another object so; exit status 2."""
     lab.up(WEB)

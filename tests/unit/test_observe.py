@@ -203,6 +203,15 @@ def test_what_kubernetes_promises(source: Place, destination: Any, known: World,
     assert expect(source, destination, known) == expected
 
 
+def test_a_port_of_another_protocol_is_not_served() -> None:
+    """A Service of UDP leads to a pod that listens on the same number by TCP: it refuses."""
+    pods = [{**entry, "containers": [{"ports": [8080], "listening": ["8080/TCP"]}]} for entry in SEEN["pods"]]
+    known = world({**SEEN, "pods": pods})
+    port = ServicePort("d", "s", "10.96.0.9", 80, "UDP", (("10.244.1.2", 8080),))
+    assert expect(POD, port, known) == "refused"
+    assert expect(POD, structs.replace(port, protocol="TCP"), known) == "answer"
+
+
 def states(cluster: Cluster) -> dict[str, tuple[str, str]]:
     return {verdict.pod: (verdict.state, verdict.reason) for verdict in verdicts(cluster) if verdict.pod.startswith("default/")}
 
