@@ -299,8 +299,16 @@ def shape_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
     meta = value.get("metadata")
     if not isinstance(meta, Mapping) or not isinstance(meta.get("name"), str):
         yield Finding(("metadata", "name"), "required, but missing")
-    elif not isinstance(meta.get("namespace", ""), str):
+        return
+    if not isinstance(meta.get("namespace", ""), str):
         yield Finding(("metadata", "namespace"), f"wanted a string, found {found(meta['namespace'])}")
+    for field in ("labels", "annotations"):
+        texts = meta.get(field)
+        if texts is not None and not isinstance(texts, Mapping):
+            yield Finding(("metadata", field), f"wanted a mapping, found {found(texts)}")
+        elif texts is not None:
+            wrong = {key: value for key, value in texts.items() if not isinstance(value, str)}
+            yield from (Finding(("metadata", field, key), f"wanted a string, found {found(value)}") for key, value in wrong.items())
 
 
 def decode_object(value: Mapping[str, Any], type_: type[Resource]) -> Decoded[Resource]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import typer
 
 from kubenetlab.cli.screen import BAD, DIM, hint, note, paint, refused, say
 from kubenetlab.lab.paths import LAB_API
+
+AGAIN_S: Final = 0.05
+"""Time until an agent is asked again that ended its answer before it began."""
 
 
 def wait(name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[list[Any]], None]) -> None:
@@ -19,6 +22,8 @@ def wait(name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[li
     on_diagnostics: is called with what the lab's objects lack (kubenetlab/diagnostics), before the summary.
     """
     from kubenetlab.cli.progress import Waiting
+    from kubenetlab.errors import LabError
+    from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
     asked = time.monotonic()
@@ -27,9 +32,14 @@ def wait(name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[li
     try:
         while not (last["settled"] or last["timeout"]):  # the agent may die meanwhile: the next one is asked
             left_s = max(0.0, timeout_s - (time.monotonic() - asked))
+            has_begun = False
             for line in Client(name).stream(f"{LAB_API}/settled", timeout=str(left_s)):
-                last = line
+                has_begun, last = True, line
                 waiting.tell(line)
+            if not has_begun and not left_s:
+                raise LabError(f"the agent of lab {name} breaks its answers off; its log: {rundir.of(name)}/log")
+            if not has_begun:
+                time.sleep(AGAIN_S)
     except KeyboardInterrupt:
         waiting.stop()
         _stop_waiting(name, last["waiting"])

@@ -23,6 +23,9 @@ _WORDS = {
 }
 
 
+_DIRECTIONS = ("Ingress", "Egress")
+
+
 def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
     """Report every document of a kind that would change connections and that the lab does not enforce."""
     for given in cluster.given.values():
@@ -51,13 +54,15 @@ def _scope(cluster: Cluster, document: Mapping[str, Any], effect: str) -> Scope:
 
 
 def _of_policy(cluster: Cluster, spec: Mapping[str, Any], namespace: str) -> Scope:
-    """Connections of the pods that a NetworkPolicy isolates; all of its namespace's where its selector cannot be read."""
+    """Connections of the pods that a NetworkPolicy isolates; all of its namespace's, or in both directions, where it cannot be read."""
     try:
         selector = msgspec.convert(spec.get("podSelector") or {}, LabelSelector)
     except msgspec.ValidationError:
         selector = LabelSelector()
     pods = tuple(pod.full_name for pod in cluster.select(namespace, selector))
     types = spec.get("policyTypes") or ["Ingress", *(["Egress"] if spec.get("egress") else [])]
+    if not isinstance(types, list) or not all(type_ in _DIRECTIONS for type_ in types):
+        types = _DIRECTIONS
     return Scope(into=pods if "Ingress" in types else (), out_of=pods if "Egress" in types else ())
 
 

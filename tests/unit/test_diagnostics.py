@@ -180,6 +180,9 @@ POLICY = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name
         ("{podSelector: {}, egress: [{}]}", True, True),
         ("{podSelector: {matchLabels: {app: other}}}", False, False),
         ("{podSelector: 3}", True, False),
+        ("{podSelector: {}, policyTypes: 3}", True, True),
+        ("{podSelector: {}, policyTypes: [ingress]}", True, True),
+        ("[]", True, False),
     ],
 )
 def test_the_scope_of_a_network_policy(spec: str, into: bool, out_of: bool) -> None:

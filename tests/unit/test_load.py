@@ -472,3 +472,18 @@ def test_a_files_name_may_be_no_text(tmp_path: Path) -> None:
     Path(os.fsdecode(path)).write_text(SIMPLE_POD)
     (entry,) = load([os.fsdecode(path)]).entries
     assert entry.source.file.encode().endswith("\ufffd.yaml".encode())
+
+
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [
+        ("labels: 5", "m.yaml:3  NetworkPolicy default/a: metadata.labels: wanted a mapping, found 5"),
+        ("annotations: {b: 1}", "metadata.annotations.b: wanted a string, found 1"),
+    ],
+)
+def test_what_kept_objects_are_selected_by_is_checked(meta: str, said: str) -> None:
+    """Labels and annotations of a kind that the lab does not model are texts, as Kubernetes wants them."""
+    text = f"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: a, {meta}}}\n"
+    with pytest.raises(ManifestError) as caught:
+        loaded(text, file="m.yaml")
+    assert said in str(caught.value)
