@@ -11,15 +11,13 @@ import typer
 from kubenetlab.cli.completion import candidates
 from kubenetlab.cli.diagnosing import AllowUnmodelled, count_problems, describe_unenforced, judge, note_absent_pods, unenforced_objects
 from kubenetlab.cli.options import Lab, Namespace, Output, OutputOption
-from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, broken, data, hint, paint, say
+from kubenetlab.cli.screen import BAD, GOOD, broken, data, hint, paint, say, terminal_width
 
 if TYPE_CHECKING:
     from kubenetlab.cli.diagnosing import Judged
     from kubenetlab.lab.client import Client
-    from kubenetlab.observe.matrix import Cell, Matrix
+    from kubenetlab.observe.matrix import Matrix
 
-MARKS = {"answer": "●", "refused": "×", "unreachable": "·", "silence": "·"}
-"""Silence and word that there is no way look alike: routers send such word only now and then (Linux: five, then one a second)."""
 _WORDS = {"answer": "answers", "refused": "refuses", "unreachable": "no way there", "silence": "silence"}
 
 
@@ -114,6 +112,7 @@ def ping(
 
 
 def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, allowed: list[str] | None, output: Output) -> bool:
+    from kubenetlab.cli.matrix_lines import legend_lines, matrix_lines
     from kubenetlab.kernel.enter import enter_lab
     from kubenetlab.observe.connections import Ends
     from kubenetlab.observe.matrix import probe_matrix
@@ -130,7 +129,9 @@ def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, 
     if output.is_data:
         data(_as_data(found, judged, is_fine=is_fine), output)
         return is_fine
-    _draw(found)
+    width = terminal_width()
+    for line in (*matrix_lines(found, width), *legend_lines(width)):
+        say(line)
     _summary(found, judged, took_s)
     broken(seen["faults"])
     return is_fine
@@ -153,70 +154,7 @@ def _as_data(found: Matrix, judged: Sequence[Judged], *, is_fine: bool) -> dict[
     return {"ok": is_fine, "cells": cells, "diagnostics": [one.as_data(names) for one in judged]}
 
 
-def _draw(found: Matrix) -> None:
-    """One character a cell; columns are numbered as the rows are, Service ports by letters' S."""
-    from kubenetlab.observe.targets import Place
-
-    cells = {(cell.source.sandbox, cell.destination.title): cell for cell in found.cells}
-    numbers = {column.title: str(index + 1) for index, column in enumerate(found.destinations)}
-    width = max((len(row.title) for row in found.sources), default=0)
-    depth = max(len(number) for number in numbers.values())
-    margin = " " * (width + depth + 2)
-    for level in range(depth):
-        line = "".join(numbers[column.title].rjust(depth)[level] + _gap(index, found) for index, column in enumerate(found.destinations))
-        say(margin + paint(line.rstrip(), DIM))
-    for row in found.sources:
-        marks = "".join(_mark(row.sandbox, column, cells) + _gap(index, found) for index, column in enumerate(found.destinations))
-        say(f"{paint(numbers.get(row.title, '').rjust(depth), DIM)} {row.title.ljust(width)} {marks.rstrip()}")
-    say()
-    rows = {row.title for row in found.sources}
-    legend = [column for column in found.destinations if column.title not in rows]
-    for column in legend:
-        note = "" if isinstance(column, Place) or column.endpoints else "  no ready endpoint"
-        say(f"{paint(numbers[column.title].rjust(depth), DIM)} {column.title}  {paint(_addresses(column) + note, DIM)}")
-    if legend:
-        say()
-
-
-def _addresses(column: Any) -> str:
-    from kubenetlab.observe.targets import Place
-
-    return ", ".join(column.addresses) if isinstance(column, Place) else str(column.address)
-
-
-def _gap(index: int, found: Matrix) -> str:
-    """A space between neighbours while the matrix is small; always one where pods, nodes, hosts and Services meet."""
-    from kubenetlab.observe.targets import Place
-
-    if index + 1 == len(found.destinations):
-        return ""
-    this, following = found.destinations[index], found.destinations[index + 1]
-    kinds = [column.kind if isinstance(column, Place) else "svc" for column in (this, following)]
-    return "  " if kinds[0] != kinds[1] else " " if len(found.destinations) <= 50 else ""
-
-
-def _mark(row: str, column: Any, cells: dict[tuple[str, str], Cell]) -> str:
-    cell = cells.get((row, column.title))
-    if cell is None:
-        return paint("-", DIM)
-    mark = MARKS[cell.result.outcome]
-    if not cell.is_as_promised:
-        return paint("✗" if cell.result.outcome != "answer" else "!", BAD, bold=True)
-    return paint(mark, GOOD if cell.result.outcome == "answer" else MILD if cell.result.outcome == "refused" else DIM)
-
-
 def _summary(found: Matrix, judged: Sequence[Judged], took_s: float) -> None:
-    say(
-        "  ".join(
-            (
-                paint("●", GOOD) + " answers",
-                paint("×", MILD) + " refuses",
-                paint("·", DIM) + " no answer",
-                paint("!", BAD) + " answers, against the promise",
-                paint("✗", BAD) + " does not, against the promise",
-            )
-        )
-    )
     for cell in found.faults[:20]:
         say(
             f"{paint('✗', BAD)} {cell.source.title} → {cell.destination.title} ({cell.address}): {_WORDS[cell.result.outcome]}, promised: {cell.expected}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -36,6 +37,11 @@ def say(text: str = "") -> None:
 def note(text: str) -> None:
     """Something for people, kept out of what other programs read."""
     typer.echo(text, err=True)
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal on standard output; None where it is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def refused(failures: Mapping[str, str]) -> None:
