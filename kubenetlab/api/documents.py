@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from msgspec import Struct
@@ -230,13 +230,26 @@ def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
     return size
 
 
+_SYNTAX_HINTS: Final = {
+    **dict.fromkeys(
+        ("did not find expected key", "did not find expected '-' indicator"),
+        "check the indentation of this line and of the one above it",
+    ),
+    "mapping values are not allowed in this context": "check the indentation here and above, and the space behind each `:`; "
+    "a value that contains `: ` needs quotes",
+    "found character that cannot start any token": "a value that begins with this character needs quotes",
+}
+"""What to do about messages of libyaml that do not name the usual cause."""
+
+
 def _syntax_error(text: str, error: yaml.MarkedYAMLError) -> _ReadError:
     mark = error.problem_mark or error.context_mark
     index = mark.index if mark else 0
     shown = text.split("\n")[_line(text, index)]
     if "\t" in shown[: len(shown) - len(shown.lstrip())]:
         return _ReadError("a tab in the indentation; YAML allows only spaces there", index, (shown.replace("\t", "→"),))
-    return _ReadError(error.problem or str(error), index, (_shortened(shown.strip()),) if shown.strip() else ())
+    hints = (_shortened(shown.strip()) if shown.strip() else "", _SYNTAX_HINTS.get(error.problem or "", ""))
+    return _ReadError(error.problem or str(error), index, tuple(hint for hint in hints if hint))
 
 
 def _shortened(line: str) -> str:

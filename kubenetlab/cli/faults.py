@@ -86,7 +86,7 @@ def heal(
         except ApiError as error:
             if error.code != 404:  # somebody else has healed it meanwhile
                 raise
-        say(f"fault {name} is {paint('healed', GOOD)}: {known[name]}")
+        say(f"fault {name} is {paint('healed', GOOD)}; it was: {known[name]}")
     if not wanted:
         say(f"there is no fault {fault}: nothing to heal" if fault is not None else "nothing is broken")
     _wait(client)

@@ -40,6 +40,11 @@ def _edit(words: Sequence[str]) -> str:
     return f"kubenetlab get {_object(words)} -o yaml > FILE; edit it; kubenetlab apply -f FILE"
 
 
+def _set(words: Sequence[str]) -> str:
+    """`set` is followed by what is set: image, env, resources, selector or serviceaccount."""
+    return _edit(words[1:])
+
+
 def _edit_node(words: Sequence[str]) -> str:
     name = next((word.removeprefix("node/") for word in words if not word.startswith("-") and word not in ("node", "nodes")), "NODE")
     return f"kubenetlab get node {name} -o yaml > FILE; set spec.unschedulable or spec.taints; kubenetlab apply -f FILE"
@@ -80,7 +85,8 @@ def _always(text: str) -> Callable[[Sequence[str]], str]:
 
 INSTEAD: Final[Mapping[str, Callable[[Sequence[str]], str]]] = {
     "create": _create,
-    **dict.fromkeys(("annotate", "edit", "label", "patch", "set"), _edit),
+    **dict.fromkeys(("annotate", "edit", "label", "patch"), _edit),
+    "set": _set,
     **{verb: _generate(verb) for verb in ("expose", "run")},
     "autoscale": _autoscale,
     "replace": _replace,
@@ -92,6 +98,8 @@ INSTEAD: Final[Mapping[str, Callable[[Sequence[str]], str]]] = {
     "config": _always("kubenetlab list, and --lab NAME on any command"),
     "auth": _always("any command: the lab has no users, and everything is allowed"),
     "cp": _copy,
+    **dict.fromkeys(("curl", "wget"), _always("kubenetlab ping POD http://NAME/, or kubenetlab exec POD -- curl http://NAME/")),
+    **dict.fromkeys(("dig", "host", "nslookup"), _always("kubenetlab exec POD -- getent hosts NAME")),
     "debug": _of_pod("kubenetlab shell {}"),
     "events": _always("kubenetlab get events"),
     "kustomize": _always("kubenetlab apply -k FOLDER"),

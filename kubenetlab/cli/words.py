@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from kubenetlab.errors import UsageError
+
+_EXAMPLE_KIND: Final[Mapping[str, str]] = dict.fromkeys(("scale", "rollout restart", "rollout status"), "deployment")
+"""Kind in the example of a command that does not take pods."""
 
 
 def kinds_and_names(command: str, what: Sequence[str]) -> list[tuple[str, str]]:
@@ -15,16 +19,16 @@ def kinds_and_names(command: str, what: Sequence[str]) -> list[tuple[str, str]]:
         pairs = [(what[0], name) for name in what[1:] or ("",)]
     for kind, name in pairs:
         if not kind or not name or "/" in name:
-            raise UsageError(f"{command}: wanted a kind and a name, as in: {command} {_example(kind)}")
+            raise UsageError(f"{command}: wanted a kind and a name, as in: {_example(command, kind)}")
     return pairs
 
 
-def _example(word: str) -> str:
-    """Return what a lone word lacks: a name for a kind, and else a kind."""
-    from kubenetlab.api.builtin import all_kinds
+def _example(command: str, word: str) -> str:
+    """Return the command with a kind and a name; a word that is no kind is taken for the name."""
+    from kubenetlab.api import builtin
     from kubenetlab.api.kinds import find_kind
     from kubenetlab.cli.selecting import is_called
 
-    if not word or find_kind(word) is not None or any(is_called(kind, word) for kind in all_kinds()):
-        return f"{word or 'pod'} NAME, or {word or 'pod'}/NAME"
-    return f"deployment {word}, or deployment/{word}"
+    is_kind = find_kind(word) is not None or any(is_called(kind, word) for kind in builtin.all_kinds())
+    kind, name = (word, "NAME") if is_kind else (_EXAMPLE_KIND.get(command, "pod"), word or "NAME")
+    return f"{command} {kind} {name}, or {kind}/{name}"

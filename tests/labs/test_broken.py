@@ -167,7 +167,7 @@ def test_a_broken_lab_survives_its_processes(running: Lab) -> None:
     assert health(running, "worker2").error == "ConnectionRefusedError"
     assert (
         running.run("heal", "2").out
-        == "fault 2 is healed: kube-proxy on worker2 is stopped: the node keeps its rules, and misses every change\n"
+        == "fault 2 is healed; it was: kube-proxy on worker2 is stopped: the node keeps its rules, and misses every change\n"
     )
     assert [fault["metadata"]["name"] for fault in running.get("faults")["items"]] == ["1"]
 

@@ -106,6 +106,22 @@ def test_says_what_is_wrong_and_where(text: str | bytes, problem: str) -> None:
     assert problems[0].splitlines()[0] == problem
 
 
+@pytest.mark.parametrize(
+    ("text", "shown", "hint"),
+    [
+        ("containers:\n- name: web\n image: nginx\n", "image: nginx", "check the indentation of this line"),
+        ("spec:\n  host:web\n  port: 1\n", "port: 1", "the space behind each `:`"),
+        ("a: @b\n", "a: @b", "a value that begins with this character needs quotes"),
+    ],
+)
+def test_messages_of_the_parser_name_the_usual_cause(text: str, shown: str, hint: str) -> None:
+    """The parser reports the line where it could not go on; the cause is often an indentation."""
+    _, (problem,) = read(text)
+    _, line, advice = problem.splitlines()
+    assert line.strip() == shown
+    assert hint in advice
+
+
 def test_a_fault_in_one_document_does_not_hide_the_next() -> None:
     """Each document is read by itself."""
     values, problems = read("a: 1\n---\nb: [\n---\nc: 1\n---\nd: *x\n")
