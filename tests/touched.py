@@ -96,6 +96,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/kernel/id_maps": ("id_ranges",),
     "bench/": ("bench",),
     "docs/": ("docs",),
+    "scripts/demo": ("demo",),
+    "scripts/prepare": ("demo",),
     "manifests/": ("manifests", "docs"),
     "README.md": ("docs",),
 }
