@@ -54,6 +54,7 @@ def get(
         _watch(client, first, None if every else namespace or "default", selector, form)
         return
     documents: list[dict[str, Any]] = []
+    shown = False
     for kind, names in wanted:
         found = fetch(client, kind, names, namespace or "default", every=every, selector=selector)
         if sort_by:
@@ -67,9 +68,10 @@ def get(
             for document in found:
                 say(typed_name(document))
         elif not form.is_data and print_template is None and (found or len(wanted) == 1):
-            _show(kind, found, every, form)
-            if len(wanted) > 1:
+            if shown:
                 say()
+            _show(kind, found, every, form, has_kind=len(wanted) > 1)
+            shown = True
     if form.is_data or print_template is not None:
         single = len(wanted[0][1]) == 1 and len(documents) == 1
         document = documents[0] if single else {"apiVersion": "v1", "kind": "List", "items": documents}
@@ -82,8 +84,19 @@ def get(
         return
     if not documents:
         is_everywhere = every or not any(isinstance(kind, str) or kind.is_namespaced for kind, _ in wanted)
-        say("nothing found" + ("" if is_everywhere else f" in namespace {namespace or 'default'}"))
+        say("nothing found" + ("" if is_everywhere else f" in namespace {namespace or 'default'}{_unknown(client, namespace)}"))
     hint(_next(first, documents if len(wanted) == 1 else []))
+
+
+def _unknown(client: Client, namespace: str | None) -> str:
+    """Return that a namespace does not exist, and which there are; empty for one that does."""
+    from kubenetlab.api.core import Namespace as NamespaceKind
+    from kubenetlab.lab.paths import kind_path
+
+    if namespace is None:
+        return ""
+    names = [item["metadata"]["name"] for item in client.get(kind_path(NamespaceKind, None))["items"]]
+    return "" if namespace in names else f": the lab has no such namespace; it has: {', '.join(names)}"
 
 
 def _printer(template: str) -> Callable[[Any], None]:
@@ -168,13 +181,16 @@ def typed_name(document: Mapping[str, Any]) -> str:
     return f"{document['kind'].lower()}{f'.{group}' if group else ''}/{document['metadata']['name']}"
 
 
-def _show(kind: type[Resource] | str, documents: list[dict[str, Any]], every: bool, output: GetOutput) -> None:
+def _show(kind: type[Resource] | str, documents: list[dict[str, Any]], every: bool, output: GetOutput, *, has_kind: bool = False) -> None:
+    """Print a table; with `has_kind`, as where several tables follow each other, names are `pod/web-0`."""
     from kubenetlab.cli.columns import columns, header
 
     is_namespaced = kind.is_namespaced if not isinstance(kind, str) else any("namespace" in item["metadata"] for item in documents)
     name = kind if isinstance(kind, str) else kind.kind
     if documents:
         rows = [columns(name, document, is_wide=output is GetOutput.wide) for document in documents]
+        if has_kind and header(name, is_wide=False)[0] == "NAME":
+            rows = [[typed_name(document), *row[1:]] for document, row in zip(documents, rows, strict=True)]
         first = ["NAMESPACE"] if every and is_namespaced else []
         table(
             [*first, *header(name, is_wide=output is GetOutput.wide)],

@@ -56,13 +56,15 @@ What = Annotated[
 @app.command(cls=Command)
 def restart(what: What, namespace: Namespace = None, lab: Lab = None) -> None:
     """Replace all pods by new ones, as the workload's strategy says. Example: kubenetlab rollout restart deployment web"""
+    from kubenetlab.cli.missing import with_suggestion
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
 
     workloads = _workloads("rollout restart", what)
     client = choose(lab)
     for kind, name in workloads:
-        client.request("PUT", f"{object_path(kind, namespace or 'default', name)}/restart")
+        with with_suggestion(client, kind, namespace or "default", name):
+            client.request("PUT", f"{object_path(kind, namespace or 'default', name)}/restart")
         say(f"{kind.kind.lower()} {name} restarted")
     hint(f"kubenetlab rollout status {' '.join(what)}{f' -n {namespace}' if namespace else ''}")
 
@@ -70,6 +72,7 @@ def restart(what: What, namespace: Namespace = None, lab: Lab = None) -> None:
 @app.command(cls=Command)
 def status(what: What, namespace: Namespace = None, timeout: Timeout = "60s", lab: Lab = None) -> None:
     """Wait until a workload has all its pods, of its present template, ready. Example: kubenetlab rollout status deployment web"""
+    from kubenetlab.cli.missing import with_suggestion
     from kubenetlab.errors import LabError
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
@@ -79,7 +82,10 @@ def status(what: What, namespace: Namespace = None, timeout: Timeout = "60s", la
     deadline = time.monotonic() + seconds(timeout)
     for kind, name in workloads:
         told = ""
-        while (missing := outstanding(client.get(object_path(kind, namespace or "default", name)))) is not None:
+        path = object_path(kind, namespace or "default", name)
+        with with_suggestion(client, kind, namespace or "default", name):
+            client.get(path)
+        while (missing := outstanding(client.get(path))) is not None:
             if missing != told:
                 say(f"waiting: {missing}")
                 told = missing

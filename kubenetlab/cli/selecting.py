@@ -74,6 +74,7 @@ def fetch(
     client: Client, kind: type[Resource] | str, names: Sequence[str], namespace: str, *, every: bool = False, selector: str = ""
 ) -> list[dict[str, Any]]:
     """Return objects of a kind as the lab's API shows them: those named, else those of a namespace, or of all with `every`."""
+    from kubenetlab.cli.missing import with_suggestion
     from kubenetlab.errors import LabError, did_you_mean
     from kubenetlab.lab.paths import kind_path, object_path
 
@@ -87,7 +88,11 @@ def fetch(
                 raise LabError(f"there is no {kind} {namespace}/{name}{did_you_mean(name, known)}")
         return _by_namespace([item for item, name in zip(there, known, strict=True) if not names or name in names])
     if names:
-        return [client.get(object_path(kind, namespace, name)) for name in names]
+        found = []
+        for name in names:
+            with with_suggestion(client, kind, namespace, name):
+                found.append(client.get(object_path(kind, namespace, name)))
+        return found
     query = {"labelSelector": selector} if selector else {}
     parsed_selector(selector)
     return _by_namespace(client.get(kind_path(kind, None if every else namespace), **query)["items"])

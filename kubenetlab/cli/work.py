@@ -85,6 +85,7 @@ def scale(
 ) -> None:
     """Set the number of pods. Example: kubenetlab scale deployment web --replicas 5"""
     from kubenetlab.api.kinds import find_kind, known_words
+    from kubenetlab.cli.missing import with_suggestion
     from kubenetlab.cli.words import kinds_and_names
     from kubenetlab.errors import UsageError, did_you_mean
     from kubenetlab.lab.client import choose
@@ -105,7 +106,9 @@ def scale(
     client = choose(lab)
     for kind, _, name in wanted:
         assert kind is not None
-        answer = client.request("PUT", f"{object_path(kind, namespace or 'default', name)}/scale", {"spec": {"replicas": replicas}}).body
+        path = f"{object_path(kind, namespace or 'default', name)}/scale"
+        with with_suggestion(client, kind, namespace or "default", name):
+            answer = client.request("PUT", path, {"spec": {"replicas": replicas}}).body
         say(f"{kind.kind.lower()} {name} scaled from {answer['status']['replicas']} to {replicas}")
     hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -w")
 

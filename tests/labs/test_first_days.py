@@ -114,7 +114,7 @@ def test_kubectls_habits_are_understood(lab: Lab) -> None:
     ]
     assert lab.run("get", "netpol", "-l", "app=web", "-o", "name").out == ""
     (name,) = lab.run("get", "deployment.apps/web", "-o", "name").out.split()
-    assert lab.run("get", name, "networkpolicy.networking.k8s.io/deny-all").out.count("\nweb ") == 1
+    assert lab.run("get", name, "networkpolicy.networking.k8s.io/deny-all").out.count("\ndeployment.apps/web ") == 1
     namespaces = [line.split()[0] for line in lab.run("get", "pods", "-A").out.splitlines()[1:]]
     assert namespaces == sorted(namespaces)
     assert namespaces[0] == "aaa"

@@ -230,7 +230,10 @@ def test_ping_ends_with_1_where_something_is_not_as_promised(running: Lab) -> No
 
 
 def test_words_may_name_objects_of_several_kinds(running: Lab) -> None:
-    """As kubectl takes them: each name is looked for in its own kind."""
+    """As kubectl takes them: each name is looked for in its own kind, and several tables name it."""
+    tables = running.run("get", "pod/client", "svc/web").out
+    assert [line.partition(" ")[0] for line in tables.splitlines()] == ["NAME", "pod/client", "", "NAME", "service/web"]
+    assert "\ndeployment.apps/web " in running.run("get", "all").out
     found = running.run("get", "pod/client", "svc/web", "-o", "json").json["items"]
     assert [(document["kind"], document["metadata"]["name"]) for document in found] == [("Pod", "client"), ("Service", "web")]
     said = running.run("describe", "pod/client", "svc/web")
@@ -330,3 +333,16 @@ def test_json_is_json_in_every_command(running: Lab) -> None:
     for words in (("get", "pods"), ("inspect",), ("inspect", "client"), ("ping", "client"), ("ping", "client", "svc:web"), ("diff",)):
         json.loads(running.run(*words, "-o", "json").out)
         yaml.safe_load(running.run(*words, "-o", "yaml").out)
+
+
+def test_what_is_not_there_is_said_with_what_is(running: Lab) -> None:
+    """A typo, an object of another namespace, a pod by its workload's name, a namespace that does not exist."""
+    for words in (("get",), ("describe",)):
+        assert running.run(*words, "pod", "clent", status=1).err == 'error: pods "clent" not found; did you mean client?\n'
+        elsewhere = 'error: services "cart" not found in namespace default; there is one with -n shop\n'
+        assert running.run(*words, "svc", "cart", status=1).err == elsewhere
+    assert 'pods "web" not found; did you mean web-' in running.run("get", "pod", "web", status=1).err
+    for command in (("scale", "deploy", "cart", "3"), ("rollout", "restart", "deploy", "cart"), ("rollout", "status", "deploy/cart")):
+        assert "there is one with -n shop" in run(*command, "--lab", running.name, status=1).err
+    nothing = running.run("get", "pods", "-n", "shp").out
+    assert nothing == "nothing found in namespace shp: the lab has no such namespace; it has: default, kube-system, shop\n"
