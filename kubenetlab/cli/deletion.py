@@ -67,9 +67,11 @@ def delete(
     known = {
         (qualified_kind(document), document["metadata"].get("namespace", ""), document["metadata"]["name"]) for document in client.given()
     }
-    for one in there:  # one that goes with another, as an object with its namespace, is deleted all the same
-        if not _delete_one(client, one):
+    for one, uid in there.items():  # one that goes with another, as an object with its namespace, is deleted all the same
+        deleted_uid = _delete_one(client, one)
+        if deleted_uid is None:
             say(f"{title(*one)} deleted")
+        there[one] = deleted_uid or uid
     kept = [key for key in given if key in known]
     if kept:
         client.post(f"{LAB_API}/delete", {"keys": kept})
@@ -129,17 +131,20 @@ def _given(client: Client, word: str, namespace: str, name: str) -> GivenKey | N
     return None
 
 
-def _delete_one(client: Client, one: Wanted) -> bool:
-    """Delete an object and say so; return False when there is none any more."""
+def _delete_one(client: Client, one: Wanted) -> str | None:
+    """Delete an object and say so; return the UID of what goes, or None when there is none any more.
+
+    The UID is not that of a Node: the Node stays, only its own document goes.
+    """
     kind, namespace, name = one
     try:
         status = client.request("DELETE", object_path(kind, namespace, name)).body
     except ApiError as error:
         if error.code != 404:
             raise
-        return False
+        return None
     say(str(status.get("message") or f"{title(kind, namespace, name)} deleted"))
-    return True
+    return str(status["details"]["uid"])
 
 
 def title(kind: type[Resource], namespace: str, name: str) -> str:

@@ -25,7 +25,7 @@ from kubenetlab.names import socket_address
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import Where, find
 from kubenetlab.observe.expect import ServicePort, expect, world
-from kubenetlab.observe.grammar import Target
+from kubenetlab.observe.grammar import Target, pod_title
 from kubenetlab.observe.matrix import FITS
 from kubenetlab.observe.prober import Probe, Result, run
 from kubenetlab.observe.request import HTTP_ERROR, Request
@@ -119,13 +119,28 @@ def one(
         namespace, name = service or ("default", target.name)
         hint(f"kubenetlab describe svc {name}" + (f" -n {namespace}" if namespace != "default" else ""))
         return is_fine
-    hint(f"kubenetlab logs {who}" if is_fine and is_pod else "kubenetlab ping" if is_fine else "kubenetlab diff")
+    if not is_fine:
+        hint("kubenetlab diff" if expected not in (None, "any") else _about_destination(seen, source, where))
+    else:
+        hint(f"kubenetlab logs {who}" if is_pod else "kubenetlab ping")
     return is_fine
 
 
 def ends_of(seen: Mapping[str, Any], source: Place, target: Target, where: Where) -> Connection:
     """Return the objects at both ends of a request: by the target's name, and by the address to which that leads."""
     return Ends(seen).of_row(source, meaning(target, seen, source).target.bare, where.port, where.address, where.protocol)
+
+
+def _about_destination(seen: Mapping[str, Any], source: Place, where: Where) -> str:
+    """Return the command that shows why a destination does not answer of which nothing is promised."""
+    if where.service is not None:
+        kind, (namespace, name) = "svc", where.service
+    else:
+        pods = {pod_title(pod["namespace"], pod["name"]): (pod["namespace"], pod["name"]) for pod in seen["pods"]}
+        if where.title not in pods:
+            return f"kubenetlab exec {source.title} -- ip route get {where.address}"
+        kind, (namespace, name) = "pod", pods[where.title]
+    return f"kubenetlab describe {kind} {name}" + (f" -n {namespace}" if namespace != "default" else "")
 
 
 def print_not_resolved(source: Place, where: Where, output: Output) -> bool:

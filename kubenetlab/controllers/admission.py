@@ -90,7 +90,8 @@ def admit(cluster: Cluster, incoming: Sequence[Incoming], now: float) -> Admissi
         old = staged.current(obj)
         admitted, faults = staged.put(obj, old, one.document)
         findings += [(index, finding) for finding in faults]
-        action: Action = "created" if old is None else "unchanged" if admitted == old else "configured"
+        is_new = old is None and not isinstance(obj, NodeSettings)  # the Cluster document has made the Node
+        action: Action = "created" if is_new else "unchanged" if admitted == old else "configured"
         if isinstance(old, ClusterConfig):  # a document without a name is the lab's
             outcomes.append(Outcome(old.title, action, tuple(config_changes.told(old, admitted))))
         else:

@@ -10,6 +10,7 @@ import select
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -346,3 +347,27 @@ def test_what_is_not_there_is_said_with_what_is(running: Lab) -> None:
         assert "there is one with -n shop" in run(*command, "--lab", running.name, status=1).err
     nothing = running.run("get", "pods", "-n", "shp").out
     assert nothing == "nothing found in namespace shp: the lab has no such namespace; it has: default, kube-system, shop\n"
+
+
+def test_a_ping_that_fails_is_followed_by_a_command_about_its_destination(running: Lab) -> None:
+    """Where nothing is promised, the lab is as it should be: `diff` would show nothing."""
+    for words, expected in (
+        (("http://web:81/",), "kubenetlab describe svc web"),
+        (("deploy:web", "--tcp", "4711"), f"kubenetlab describe pod {running.pod('web')['name'][:4]}"),
+        (("192.0.2.1",), "kubenetlab exec default/client -- ip route get 192.0.2.1"),
+    ):
+        done = run("ping", "client", *words, "--lab", running.name, status=1)
+        hinted = done.err.splitlines()[-1].removeprefix("next: ").replace(f" --lab {running.name}", "")
+        assert hinted.startswith(expected), done.err
+
+
+def test_a_node_that_a_manifest_changes_is_configured(running: Lab, tmp_path: Path) -> None:
+    """The Cluster document has made it: a Node document adds labels, and creates nothing."""
+    file = tmp_path / "node.yaml"
+    file.write_text("{apiVersion: v1, kind: Node, metadata: {name: worker, labels: {disktype: ssd}}}")
+    assert running.run("apply", "-f", str(file)).out.startswith("Node worker configured\n")
+    assert running.run("apply", "-f", str(file)).out.startswith("Node worker unchanged\n")
+    assert running.run("get", "node", "worker", "-o", "json").json["metadata"]["labels"]["disktype"] == "ssd"
+    gone = running.run("delete", "-f", str(file)).out
+    assert gone == "Node worker stays, without what its own document said: it comes from the Cluster document\n"
+    assert "disktype" not in running.run("get", "node", "worker", "-o", "json").json["metadata"]["labels"]
