@@ -17,20 +17,23 @@ if TYPE_CHECKING:
 
 def explain(
     what: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="MODE | FAULT | KIND[.FIELD…]",
-            help="A mode, as `modes` lists them, a fault, as `break --list` does, or a field of a kind.",
+            metavar="[MODE | FAULT | KIND[.FIELD…]]",
+            help="A mode, as `modes` lists them, a fault, as `break --list` does, or a field of a kind. Without it: what can be explained.",
             show_default=False,
             autocompletion=candidates("explained"),
         ),
-    ],
+    ] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Show the manual page of a mode or a fault, or what a field means and takes. Example: kubenetlab explain pod.spec.containers.ports
 
     Fields are those of the documents that the lab reads and shows; a path as messages have it, with brackets, is understood too.
     """
+    if what is None:
+        _show_all(output)
+        return
     if what in modes.names():
         if output.is_data:
             data(modes.described(what), output)
@@ -52,6 +55,24 @@ def explain(
     else:
         _show(found)
         hint(_next(found))
+
+
+def _show_all(output: Output) -> None:
+    """Print the names of everything that has an explanation."""
+    from kubenetlab.api.kinds import SERVED
+    from kubenetlab.datapath import faults
+
+    names = {
+        "modes": list(modes.names()),
+        "faults": list(faults.known()),
+        "kinds": sorted(kind.kind.lower() for kind in SERVED),
+    }
+    if output.is_data:
+        data(names, output)
+        return
+    for title, entries in names.items():
+        say(f"{title.upper() + ':':<9} {', '.join(entries)}")
+    hint("kubenetlab explain pod.spec, or kubenetlab explain bridge")
 
 
 def _show_fault(name: str, output: Output) -> None:

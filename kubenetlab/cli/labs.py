@@ -168,7 +168,7 @@ def down(
         except LabError as error:  # the others go all the same
             failed.append(error)
             continue
-        say(f"lab {name} is down" if was_alive else f"lab {name} was not up; its traces are gone")
+        say(f"lab {name} is down" if was_alive else f"lab {name} is not up: nothing to take down")
     if failed:
         raise LabError("\n".join(map(str, failed)))
     if not labs:

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from kubenetlab.cli.manifests import Manifests
 
 _COLOURS = {"+": GOOD, "-": BAD, "~": MILD}
+_MARKS = (
+    ("+", GOOD, "missing in the kernel"),
+    ("-", BAD, "in the kernel only"),
+    ("~", MILD, "changed in the kernel"),
+    ("?", None, "not compared"),
+)
+"""What the marks of `diff` say about the kernel; the same marks say in a plan what an operation does."""
 _SYSCTL, _ELEMENT = "sysctl ", "nft element "
 
 
@@ -67,7 +74,11 @@ def show_differences(changes: Sequence[dict[str, Any]], *, is_wide: bool = False
     Settings of one namespace share a line. With `is_wide` each has its own, and a missing, emptied
     or additional chain, set or map is followed by its content.
     """
-    _show(changes, lambda entry: _with_content(entry) if is_wide else folded(entry["operations"], "+ ", counts_elements=False))
+    _show(
+        changes, lambda entry: _with_content(entry) if is_wide else folded(entry["operations"], "+ ", counts_elements=False), "difference"
+    )
+    marks = {line[:1] for entry in changes for line in entry["operations"]}
+    say("  ".join(f"{paint(mark, colour)} {meaning}" for mark, colour, meaning in _MARKS if mark in marks))
 
 
 def _with_content(entry: dict[str, Any]) -> Iterator[str]:
@@ -79,14 +90,14 @@ def _with_content(entry: dict[str, Any]) -> Iterator[str]:
             yield from (f"    {text}" for text in content.splitlines())
 
 
-def _show(changes: Sequence[dict[str, Any]], lines_of: Callable[[dict[str, Any]], Iterable[str]]) -> None:
+def _show(changes: Sequence[dict[str, Any]], lines_of: Callable[[dict[str, Any]], Iterable[str]], noun: str = "operation") -> None:
     for entry in changes:
         say(paint(entry["netns"], None, bold=True))
         for line in lines_of(entry):
             say(f"  {paint(line[:1], _COLOURS.get(line[:1]))}{line[1:]}")
     count = sum(len(entry["operations"]) for entry in changes)
     say(
-        f"{count} operation{'s' if count != 1 else ''} in {len(changes)} namespace{'s' if len(changes) != 1 else ''}"
+        f"{count} {noun}{'s' if count != 1 else ''} in {len(changes)} namespace{'s' if len(changes) != 1 else ''}"
         if count
         else "nothing to do"
     )

@@ -228,7 +228,7 @@ def _scratch_links() -> Links:
     return _Links()
 
 
-_NO_IPVS: Final = "kubeProxyMode: ipvs is not to be had"
+_NO_IPVS: Final = "kubeProxyMode: ipvs is not available"
 
 TRIALS: Final = (
     Trial("namespaces", _try_namespaces, "network, PID, mount, UTS and IPC, with a /proc of their own"),
@@ -248,7 +248,7 @@ TRIALS: Final = (
         _try_iptables,
         "kube-proxy's mode of that name",
         _KERNEL.format(options="CONFIG_NFT_COMPAT and the matches and targets of CONFIG_NETFILTER_XT_…"),
-        without="kubeProxyMode: iptables is not to be had",
+        without="kubeProxyMode: iptables is not available",
         programs=(iptables.PROGRAM,),
     ),
     Trial(

@@ -148,6 +148,13 @@ def load(file: str) -> tuple[Table, list[str]]:
         raise ManifestError(problems or [Problem(f"wanted one document, found {len(documents)}", file=file)])
     (document,) = documents
     is_list = isinstance(document.value, list)
+    if isinstance(document.value, dict) and "kind" in document.value and "probes" not in document.value:
+        hints = (
+            "a table lists probes, such as {from: client, to: svc:web, expect: allow}: docs/ci.md",
+            f"to make a lab of this file: kubenetlab up -f {file}",
+        )
+        line = document.line_of(("kind",))
+        raise ManifestError([Problem("this is a manifest, not a table of checks", file=file, line=line, hints=hints)])
     found = decode({"probes": document.value} if is_list else document.value, Table)
     if found.value is None or found.findings:
         raise ManifestError(

@@ -185,7 +185,7 @@ def test_a_second_cluster_document_is_one_problem() -> None:
 def test_down_of_nothing_is_success() -> None:
     """What is gone is gone."""
     done = run("down", "--lab", "nosuch")
-    assert (done.returncode, done.stdout) == (0, "lab nosuch was not up; its traces are gone\n")
+    assert (done.returncode, done.stdout) == (0, "lab nosuch is not up: nothing to take down\n")
 
 
 def test_every_mode_is_listed_and_explained() -> None:
@@ -197,6 +197,18 @@ def test_every_mode_is_listed_and_explained() -> None:
         assert mode["manual"].splitlines()[0] in shown
         assert f"--{mode['family']} {mode['name']}" in shown
         assert mode in json.loads(run("explain", mode["name"], "-o", "json").stdout)
+
+
+def test_explain_alone_lists_what_it_explains() -> None:
+    """Each name in the list has an explanation."""
+    listed = json.loads(run("explain", "-o", "json").stdout)
+    assert {"bridge", "nftables", "ebpf"} <= set(listed["modes"])
+    assert {"cluster", "pod", "service"} <= set(listed["kinds"])
+    assert listed["faults"] == ["kube-proxy"]
+    shown = run("explain").stdout
+    assert all(name in shown for names in listed.values() for name in names)
+    for name in (listed["modes"][0], listed["faults"][0], listed["kinds"][-1]):
+        assert run("explain", name).returncode == 0
 
 
 def test_a_field_is_explained() -> None:

@@ -61,7 +61,8 @@ def differences(lab: Lab) -> list[Any]:
     assert changes["operations"] == [difference["line"] for difference in changes["differences"]]
     shown = lab.run("diff", status=1).out.splitlines()
     assert shown[0] == "node/worker"
-    assert [line.strip() for line in shown[1:-1]] == changes["operations"]
+    assert [line.strip() for line in shown[1:-2]] == changes["operations"]
+    assert {meaning[0] for meaning in shown[-1].split("  ")} == {line[0] for line in changes["operations"]}
     return list(changes["differences"])
 
 

@@ -97,4 +97,4 @@ def test_one_lab_that_does_not_go_keeps_no_other(place: Place) -> None:
         assert f"lab {OURS}b is down" in said.out
         assert f"error: lab {OURS}a is being made by somebody else at this moment" in said.err
         holder.communicate()
-    assert f"lab {OURS}a was not up; its traces are gone" in place.run("down", "--all").out
+    assert f"lab {OURS}a is not up: nothing to take down" in place.run("down", "--all").out

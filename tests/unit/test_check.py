@@ -46,6 +46,8 @@ def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
         ("", "wanted one document, found 0"),
         ("name: shop\nprobes: []", ":2  probes: holds no probe"),
         ("[]", ":1  holds no probe"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}", ":2  this is a manifest, not a table of checks"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}", "to make a lab of this file: kubenetlab up -f "),
         ("name: shop", "probes: holds no probe"),
     ],
 )
