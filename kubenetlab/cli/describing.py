@@ -46,7 +46,7 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
         ),
         {},
     )
-    line("Sandbox", f"{seen['sandbox']}, pause process {seen['pid']}" if seen.get("pid") else "<none>")
+    line("Sandbox", f"{seen['sandbox']}, pause process {seen['pid']} in the lab's PID namespace" if seen.get("pid") else "<none>")
     line("Node's end", seen.get("host_ifname") or "<none>")
     programs = {container["name"]: container for container in seen.get("containers", ())}
     states = {
@@ -126,7 +126,7 @@ def _other(client: Client, document: Mapping[str, Any]) -> None:
 def _events(client: Client, document: Mapping[str, Any]) -> None:
     uid = document["metadata"].get("uid")
     found = [event for event in client.get("/api/v1/events")["items"] if event["involvedObject"].get("uid") == uid]
-    say("Events:" if found else "Events:           <none>")
+    say("Events:" if found else "Events:            <none>")
     if found:
         table(
             ("  TYPE", "REASON", "AGE", "FROM", "MESSAGE"),

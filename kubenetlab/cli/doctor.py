@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kubenetlab.cli.options import Output, OutputOption
-from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
+from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hanging, hint, paint, say
 
 if TYPE_CHECKING:
     from kubenetlab.kernel.doctor import Finding
@@ -58,9 +58,9 @@ def _show(findings: Sequence[Finding]) -> None:
                 say()
             say(paint(item.group, None, bold=True))
             group = item.group
-        say(f"{_MARKS[item.state]} {item.name.ljust(width)}  {item.detail}")
+        say(hanging(f"{_MARKS[item.state]} {item.name.ljust(width)}  ", item.detail, width + 4))
         if item.remedy:
-            say(f"  {' ' * width}  {paint('→', DIM)} {item.remedy}")
+            say(hanging(f"  {' ' * width}  {paint('→', DIM)} ", item.remedy, width + 6))
 
 
 def _modes(found: Sequence[Finding]) -> list[Finding]:

@@ -5,29 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from kubenetlab.cli.options import Output, OutputOption, mode_option
-from kubenetlab.cli.screen import data, hint, say, table
+from kubenetlab.cli.screen import data, hanging, hint, say
 
 
 def modes(output: OutputOption = Output.table) -> None:
-    """List the CNI and kube-proxy modes with their options. Example: kubenetlab modes"""
+    """List the CNI and kube-proxy modes; with -o wide their options, too. Example: kubenetlab modes"""
     from kubenetlab.datapath.modes import FAMILIES, known
 
     found = [_described(family, name) for family in FAMILIES for name in known(family)]
     if output.is_data:
         data(found, output)
         return
-    table(
-        ("FAMILY", "MODE", "OPTIONS", "WHAT"),
-        [
-            (
-                mode["family"],
-                mode["name"],
-                ",".join(mode_option(name, value) for name, value in mode["options"].items()) or "-",
-                mode["manual"].partition("\n")[0].partition(": ")[2],
-            )
-            for mode in found
-        ],
-    )
+    width = max(len(mode["name"]) for mode in found)
+    for index, mode in enumerate(found):
+        if index == 0 or mode["family"] != found[index - 1]["family"]:
+            family = FAMILIES[mode["family"]]
+            say(f"{family.flag} ({family.path} in a Cluster document)")
+        say(hanging(f"  {mode['name'].ljust(width)}  ", mode["manual"].partition("\n")[0].partition(": ")[2], width + 4))
+        if output is Output.wide and mode["options"]:
+            options = ", ".join(mode_option(name, value) for name, value in mode["options"].items())
+            say(hanging(f"  {' ' * width}  ", options, width + 4))
     hint(f"kubenetlab explain {found[0]['name']}")
 
 

@@ -16,6 +16,9 @@ from kubenetlab.cli.hints import for_lab
 
 _COLOUR_CODES = re.compile(r"\x1b\[[0-9;]*m")
 
+_LEAST_TEXT = 20
+"""Columns beside a label from which on a text is wrapped there."""
+
 GOOD, BAD, MILD, DIM = "green", "red", "yellow", "bright_black"
 
 
@@ -42,6 +45,20 @@ def note(text: str) -> None:
 def terminal_width() -> int | None:
     """Return the columns of the terminal on standard output; None where it is no terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def hanging(label: str, text: str, indent: int) -> str:
+    """Return a label and a text whose further lines begin in column `indent`, as wide as the terminal.
+
+    Without a terminal, or on one that is too narrow for this, the text stays in one line.
+    """
+    import textwrap
+
+    width = terminal_width()
+    if width is None or width - indent < _LEAST_TEXT:
+        return label + text
+    lines = textwrap.wrap(text, width - indent, break_long_words=False, break_on_hyphens=False)
+    return label + ("\n" + " " * indent).join(lines)
 
 
 def refused(failures: Mapping[str, str]) -> None:

@@ -188,6 +188,14 @@ def test_down_of_nothing_is_success() -> None:
     assert (done.returncode, done.stdout) == (0, "lab nosuch is not up: nothing to take down\n")
 
 
+def test_options_of_modes_are_in_the_wide_list() -> None:
+    """They are long: the short list has what a mode is, and fits on a screen."""
+    short, wide = run("modes").stdout, run("modes", "-o", "wide").stdout
+    assert all(f"  {mode['name']} " in short for mode in json.loads(run("modes", "-o", "json").stdout))
+    assert "scheduler=rr" not in short
+    assert "scheduler=rr" in wide
+
+
 def test_every_mode_is_listed_and_explained() -> None:
     """With its options, what it needs, and how to ask for it."""
     found = json.loads(run("modes", "-o", "json").stdout)

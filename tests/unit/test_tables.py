@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
+from kubenetlab.cli import screen
 from kubenetlab.cli.tables import drawn, fitting
 
 HEADER = ("LAB", "OWNER", "PODS", "MEMORY")
@@ -20,3 +21,18 @@ def test_columns_are_left_out_before_cells_are_cut(width: int, columns: int) -> 
     with console.capture() as capture:
         console.print(drawn(header, rows))
     assert all(cell in capture.get() for cell in rows[0])
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (None, "✓ veth  links of pods and nodes, as ports of a br_netfilter-bridge"),
+        (80, "✓ veth  links of pods and nodes, as ports of a br_netfilter-bridge"),
+        (40, "✓ veth  links of pods and nodes, as\n        ports of a br_netfilter-bridge"),
+        (27, "✓ veth  links of pods and nodes, as ports of a br_netfilter-bridge"),
+    ],
+)
+def test_further_lines_of_a_text_begin_below_it(monkeypatch: pytest.MonkeyPatch, width: int | None, expected: str) -> None:
+    """Words stay whole; a terminal that leaves no room beside the label wraps by itself."""
+    monkeypatch.setattr(screen, "terminal_width", lambda: width)
+    assert screen.hanging("✓ veth  ", "links of pods and nodes, as ports of a br_netfilter-bridge", 8) == expected
