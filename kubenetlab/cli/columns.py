@@ -148,7 +148,8 @@ def _ingress(service: Document) -> Sequence[Document]:
     return found
 
 
-def _labels(labels: Mapping[str, str]) -> str:
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Return labels as kubectl's column LABELS has them."""
     return ",".join(f"{key}={value}" for key, value in labels.items()) or "<none>"
 
 
@@ -248,7 +249,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ),
         ("PORT(S)", _ports, False),
         ("AGE", _age, False),
-        ("SELECTOR", lambda service: _labels(_spec(service, "selector", {})), True),
+        ("SELECTOR", lambda service: labels_text(_spec(service, "selector", {})), True),
     ),
     "Node": (
         ("NAME", _name, False),
@@ -280,7 +281,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("AGE", _age, False),
         ("CONTAINERS", lambda item: _containers(item, "name"), True),
         ("IMAGES", lambda item: _containers(item, "image"), True),
-        ("SELECTOR", lambda item: _labels(item["spec"]["selector"].get("matchLabels", {})), True),
+        ("SELECTOR", lambda item: labels_text(item["spec"]["selector"].get("matchLabels", {})), True),
     ),
     "ReplicaSet": (
         ("NAME", _name, False),
@@ -310,11 +311,11 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("READY", lambda item: str(_status(item, "numberReady", 0)), False),
         ("UP-TO-DATE", lambda item: str(_status(item, "updatedNumberScheduled", 0)), False),
         ("AVAILABLE", lambda item: str(_status(item, "numberAvailable", 0)), False),
-        ("NODE SELECTOR", lambda item: _labels(item["spec"]["template"]["spec"].get("nodeSelector", {})), False),
+        ("NODE SELECTOR", lambda item: labels_text(item["spec"]["template"]["spec"].get("nodeSelector", {})), False),
         ("AGE", _age, False),
         ("CONTAINERS", lambda item: _containers(item, "name"), True),
         ("IMAGES", lambda item: _containers(item, "image"), True),
-        ("SELECTOR", lambda item: _labels(item["spec"]["selector"].get("matchLabels", {})), True),
+        ("SELECTOR", lambda item: labels_text(item["spec"]["selector"].get("matchLabels", {})), True),
     ),
     "Job": (
         ("NAME", _name, False),

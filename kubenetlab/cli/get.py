@@ -33,6 +33,7 @@ def get(
     selector: SelectorOption = "",
     sort_by: SortBy = "",
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on and show every change.")] = False,
+    show_labels: Annotated[bool, typer.Option("--show-labels", help="Add a column with the labels.")] = False,
     lab: Lab = None,
 ) -> None:
     """Show objects. Example: kubenetlab get pods -A -o wide"""
@@ -51,7 +52,7 @@ def get(
         if print_template is not None or sort_by:
             raise UsageError("-w cannot stand with -o jsonpath or --sort-by")
         parsed_selector(selector)
-        _watch(client, first, None if every else namespace or "default", selector, form)
+        _watch(client, first, None if every else namespace or "default", selector, form, has_labels=show_labels)
         return
     documents: list[dict[str, Any]] = []
     shown = False
@@ -70,7 +71,7 @@ def get(
         elif not form.is_data and print_template is None and (found or len(wanted) == 1):
             if shown:
                 say()
-            _show(kind, found, every, form, has_kind=len(wanted) > 1)
+            _show(kind, found, every, form, has_kind=len(wanted) > 1, has_labels=show_labels)
             shown = True
     if form.is_data or print_template is not None:
         single = len(wanted[0][1]) == 1 and len(documents) == 1
@@ -181,33 +182,53 @@ def typed_name(document: Mapping[str, Any]) -> str:
     return f"{document['kind'].lower()}{f'.{group}' if group else ''}/{document['metadata']['name']}"
 
 
-def _show(kind: type[Resource] | str, documents: list[dict[str, Any]], every: bool, output: GetOutput, *, has_kind: bool = False) -> None:
-    """Print a table; with `has_kind`, as where several tables follow each other, names are `pod/web-0`."""
-    from kubenetlab.cli.columns import columns, header
+class _Table:
+    """The columns of one table: those of the kind, and what the command line adds to them."""
 
+    def __init__(self, kind: str, output: GetOutput, *, has_namespace: bool, has_labels: bool, has_kind: bool = False) -> None:
+        """`has_kind` makes names like `pod/web-0`, for commands that print several tables."""
+        from kubenetlab.cli.columns import header
+
+        self._kind = kind
+        self._is_wide = output is GetOutput.wide
+        self._has_namespace, self._has_labels = has_namespace, has_labels
+        own = header(kind, is_wide=self._is_wide)
+        self._has_kind = has_kind and own[0] == "NAME"
+        self.heading = [*(["NAMESPACE"] if has_namespace else []), *own, *(["LABELS"] if has_labels else [])]
+
+    def row(self, document: Mapping[str, Any]) -> list[str]:
+        """Return the cells of one object."""
+        from kubenetlab.cli.columns import columns, labels_text
+
+        meta = document["metadata"]
+        cells = columns(self._kind, document, is_wide=self._is_wide)
+        if self._has_kind:
+            cells[0] = typed_name(document)
+        first = [meta.get("namespace", "")] if self._has_namespace else []
+        return [*first, *cells, *([labels_text(meta.get("labels") or {})] if self._has_labels else [])]
+
+
+def _show(
+    kind: type[Resource] | str,
+    documents: list[dict[str, Any]],
+    every: bool,
+    output: GetOutput,
+    *,
+    has_kind: bool = False,
+    has_labels: bool = False,
+) -> None:
     is_namespaced = kind.is_namespaced if not isinstance(kind, str) else any("namespace" in item["metadata"] for item in documents)
     name = kind if isinstance(kind, str) else kind.kind
     if documents:
-        rows = [columns(name, document, is_wide=output is GetOutput.wide) for document in documents]
-        if has_kind and header(name, is_wide=False)[0] == "NAME":
-            rows = [[typed_name(document), *row[1:]] for document, row in zip(documents, rows, strict=True)]
-        first = ["NAMESPACE"] if every and is_namespaced else []
-        table(
-            [*first, *header(name, is_wide=output is GetOutput.wide)],
-            [
-                [*([document["metadata"].get("namespace", "")] if first else []), *row]
-                for document, row in zip(documents, rows, strict=True)
-            ],
-        )
+        columns = _Table(name, output, has_namespace=every and is_namespaced, has_labels=has_labels, has_kind=has_kind)
+        table(columns.heading, [columns.row(document) for document in documents])
 
 
-def _watch(client: Client, kind: type[Resource], namespace: str | None, selector: str, output: GetOutput) -> None:
-    from kubenetlab.cli.columns import columns, header
+def _watch(client: Client, kind: type[Resource], namespace: str | None, selector: str, output: GetOutput, *, has_labels: bool) -> None:
     from kubenetlab.lab.paths import kind_path
 
-    is_wide = output is GetOutput.wide
-    first = ["NAMESPACE"] if namespace is None and kind.is_namespaced else []
-    rows = [[*first, *header(kind.kind, is_wide=is_wide)]]
+    columns = _Table(kind.kind, output, has_namespace=namespace is None and kind.is_namespaced, has_labels=has_labels)
+    rows = [columns.heading]
     widths: list[int] = []
     is_live = False
     for event in client.stream(kind_path(kind, namespace), watch="true", **({"labelSelector": selector} if selector else {})):
@@ -219,7 +240,7 @@ def _watch(client: Client, kind: type[Resource], namespace: str | None, selector
         elif output is GetOutput.name:
             say(typed_name(document))
         else:
-            rows.append([*([document["metadata"]["namespace"]] if first else []), *columns(kind.kind, document, is_wide=is_wide)])
+            rows.append(columns.row(document))
         if is_live and not (output.is_data or output is GetOutput.name):  # what is there at first gives the columns their widths
             widths = widths or widths_of(rows)
             for row in rows:

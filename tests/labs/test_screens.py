@@ -371,3 +371,14 @@ def test_a_node_that_a_manifest_changes_is_configured(running: Lab, tmp_path: Pa
     gone = running.run("delete", "-f", str(file)).out
     assert gone == "Node worker stays, without what its own document said: it comes from the Cluster document\n"
     assert "disktype" not in running.run("get", "node", "worker", "-o", "json").json["metadata"]["labels"]
+
+
+def test_labels_are_a_column_where_they_are_asked_for(running: Lab) -> None:
+    """The last one, of every table."""
+    pods = running.run("get", "pods", "--show-labels").out.splitlines()
+    assert pods[0].endswith("   LABELS")
+    assert [line.rsplit(maxsplit=1)[1] for line in pods[1:] if line.startswith("client ")] == ["<none>"]
+    assert all("app=web,pod-template-hash=" in line for line in pods[1:] if line.startswith("web-"))
+    nodes = running.run("get", "nodes", "-o", "wide", "--show-labels").out
+    assert "kubernetes.io/hostname=worker,kubernetes.io/os=linux" in nodes
+    assert "LABELS" not in running.run("get", "pods").out
