@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
+from typing import Final
 
 from msgspec import structs
 
@@ -19,6 +20,8 @@ from kubenetlab.controllers.addresses import cluster_ip_for
 
 FAMILIES: dict[int, IPFamily] = {4: "IPv4", 6: "IPv6"}
 HEADLESS = "None"
+
+_DUAL_STACK: Final = "networking.ipFamily: dual in the Cluster document gives it IPv4 and IPv6"
 
 
 def completed(service: Service, networks: Sequence[Network], taken: Mapping[str, str]) -> tuple[Service, list[Finding]]:
@@ -113,11 +116,11 @@ def _family_faults(spec: ServiceSpec, known: Mapping[IPFamily, Network]) -> Iter
     for index, family in enumerate(spec.ip_families):
         if family not in known and not is_open:
             only = " and ".join(known)
-            hints = (f"the cluster has {only} only",)
+            hints = (f"the cluster has {only} only", _DUAL_STACK)
             yield Finding(("spec", "ipFamilies", index), f'Invalid value: "{family}": not configured on this cluster', hints=hints)
     if spec.ip_family_policy == "RequireDualStack" and len(known) < 2 and not is_open:
         message = 'Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services'
-        yield Finding(("spec", "ipFamilyPolicy"), message, hints=("networking.ipFamily: dual in the Cluster document makes one that is",))
+        yield Finding(("spec", "ipFamilyPolicy"), message, hints=(_DUAL_STACK,))
     for field, count in (("ipFamilies", len(spec.ip_families)), ("clusterIPs", len(spec.cluster_ips))):
         if count > 1 and (spec.ip_family_policy or "SingleStack") == "SingleStack":
             wanted = "must be RequireDualStack or PreferDualStack when multiple IP families are specified"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shlex
+from collections.abc import Iterator, Mapping
 
 from kubenetlab.api.containers import Container, Probe
 from kubenetlab.api.core import Node
@@ -76,13 +78,20 @@ def _check_nodes(cluster: Cluster, template: Template) -> Iterator[Diagnostic]:
         known = sorted({f"{key}={node.labels[key]}" for key in selector for node in nodes if key in node.labels})
         labels = sorted({key for node in nodes for key in node.labels})
         guess = next((guess for key in selector if key not in labels and (guess := did_you_mean(key, labels))), "")
-        hints = (f"nodes have: {', '.join(known)}",) if known else ()
+        advice = "" if guess else _label_a_node(nodes[-1].name, selector)
+        hints = (f"nodes have: {', '.join(known)}",) if known else (advice,) if advice else ()
         message = f"no node has the labels {words}{guess}"
         yield _of(template, "no-node-fits", (*template.path, "nodeSelector"), message, hints)
     required = spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution
     if required is not None and not any(term.matches(node.name, node.labels) for term in required.node_selector_terms for node in nodes):
         path = (*template.path, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
         yield _of(template, "no-node-fits", path, "no node fulfils any of these terms")
+
+
+def _label_a_node(name: str, labels: Mapping[str, str]) -> str:
+    """Return the command that gives a node labels."""
+    document = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": dict(labels)}}
+    return f"to label a node: echo {shlex.quote(json.dumps(document))} | kubenetlab apply -f -"
 
 
 def _of(template: Template, code: str, path: Path, message: str, hints: tuple[str, ...] = ()) -> Diagnostic:

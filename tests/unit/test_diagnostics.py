@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+
 import pytest
 
 from kubenetlab.api.decode import format_path
@@ -132,6 +135,19 @@ def test_misconfigurations(text: str, code: str, path: str, words: str) -> None:
     assert (one.code, format_path(one.path)) == (code, path)
     assert words in one.message
     assert code in MISCONFIGURATIONS
+
+
+def test_a_label_that_no_node_has_comes_with_the_command_that_sets_it() -> None:
+    """A Node document adds labels to a node of the Cluster document."""
+    (one,) = found_in(pod("{nodeSelector: {disktype: ssd}, containers: [{name: main, image: x}]}"))
+    (hint,) = one.hints
+    _, _, command = hint.partition(": ")
+    echo, document, *rest = shlex.split(command)
+    assert [echo, *rest] == ["echo", "|", "kubenetlab", "apply", "-f", "-"]
+    assert json.loads(document)["metadata"]["labels"] == {"disktype": "ssd"}
+    (typo,) = found_in(pod("{nodeSelector: {kubernetes.io/hostnam: worker}, containers: [{name: main, image: x}]}"))
+    assert "did you mean" in typo.message
+    assert not typo.hints
 
 
 SLICE = """\
