@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -10,7 +12,8 @@ from typing import Any, Final, NoReturn
 import typer
 
 from kubenetlab.cli.screen import BAD, DIM, hint, note, paint, refused, say
-from kubenetlab.lab.paths import LAB_API
+from kubenetlab.lab import rundir
+from kubenetlab.lab.paths import LAB, LAB_API
 
 AGAIN_S: Final = 0.05
 """Time until an agent is asked again that ended its answer before it began."""
@@ -77,7 +80,13 @@ def wait(name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[li
 
 
 def _next_after_failure(last: dict[str, Any]) -> str:
-    """The command that says most about what is not ready: of a pod, else of a Job."""
+    """Return the command that says most about what is not ready: of a pod, else of a Job.
+
+    A full disk comes first: nothing changes before there is space for the lab's store.
+    """
+    no_space = os.strerror(errno.ENOSPC)
+    if any(where == LAB and no_space in text for where, text in last["failures"].items()):
+        return f"make space in {rundir.base()}, then: kubenetlab up"
     pods = [entry["pod"] for entry in last["stuck"]] or last["waiting"]
     jobs = [one["job"] for one in last["jobs"] if one["state"] in ("failed", "waiting")]
     for kind, names in (("pod", pods), ("job", jobs)):

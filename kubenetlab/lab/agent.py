@@ -35,6 +35,7 @@ from kubenetlab.lab.exit_watcher import ExitWatcher
 from kubenetlab.lab.hands import must_go_on
 from kubenetlab.lab.log import log
 from kubenetlab.lab.netns_links import NetnsLinks
+from kubenetlab.lab.paths import LAB
 from kubenetlab.lab.refusals import condensed
 from kubenetlab.lab.retries import Retries
 from kubenetlab.lab.room import check_growth
@@ -55,8 +56,6 @@ FIRST_ANSWERS_S = 0.1
 """How long those who have just been started are waited for: the next round takes them together."""
 GREETING_S = 0.005
 """For so long a new agent only answers those who have been waiting for it."""
-LAB = "the lab"
-"""Among the namespaces where something failed: no namespace, but a whole round."""
 PROBES = "probes"
 """Name, among what fails, of the probes that a node agent has not taken."""
 

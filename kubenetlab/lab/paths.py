@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 LAB_API: Final = "/apis/kubenetlab.dev/v1alpha1"
 """What Kubernetes' API has not is below this one."""
 
+LAB: Final = "the lab"
+"""Key for failures of a whole reconcile round, among those of one namespace each."""
+
 
 def kind_path(kind: type[Resource], namespace: str | None = None) -> str:
     """`/apis/apps/v1/namespaces/shop/deployments`; without a namespace all of them."""
