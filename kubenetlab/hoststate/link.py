@@ -212,6 +212,7 @@ class Port(Object, frozen=True):
 
     name: str
     master: str
+    """The bridge; empty for an observed link that is a port of none."""
     mac: str
     mtu: int = 1500
     alias: str = ""
@@ -224,7 +225,7 @@ class Port(Object, frozen=True):
 
     def __str__(self) -> str:
         hairpin = " hairpin" if self.is_hairpin else ""
-        return f"port {self.name} of {self.master} mac {self.mac} mtu {self.mtu}{hairpin}{_alias(self.alias)}{_down(self.is_up)}"
+        return f"port {self.name} of {self.master or 'no bridge'} mac {self.mac} mtu {self.mtu}{hairpin}{_alias(self.alias)}{_down(self.is_up)}"
 
     def create(self, links: Links) -> bytes:
         """The link itself came with its veth, with its MTU and without hairpin. That can be set only on what is a port already."""

@@ -289,7 +289,7 @@ class LinuxKernel:
             elif link.kind == "dummy":
                 yield Dummy(netns, link.name, link.mac, link.alias)
             elif link.kind == "veth" and isinstance(place, Port):
-                master = names.get(link.master_index, "?")
+                master = names.get(link.master_index, "")
                 yield Port(netns, link.name, master, link.mac, link.mtu, link.alias, link.is_hairpin, link.is_up)
             elif link.kind == "veth":
                 peer_netns, peer = ends.get(link.peer_index, ("?", None))

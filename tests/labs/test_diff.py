@@ -128,6 +128,15 @@ def test_additional_rules_elements_and_chains_are_shown(by_nftables: Lab) -> Non
         assert shown[shown.index("  - nft chain ip kube-proxy mine: 1 rule") + 1].strip() == "ip saddr 192.0.2.1 accept"
 
 
+def test_a_link_that_is_no_port_any_more_is_said_to_be_of_no_bridge(by_nftables: Lab) -> None:
+    """The observed state of a link whose bridge is gone, or that was taken off it."""
+    with restored(by_nftables):
+        worker(by_nftables, "ip", "link", "set", "veth0", "nomaster")
+        (port,) = (found["line"] for found in differences(by_nftables) if " port veth0 " in found["line"])
+        assert port.startswith("~ port veth0 of cbr0 ")
+        assert "(was: port veth0 of no bridge " in port
+
+
 def test_what_packets_leave_is_no_difference(by_nftables: Lab) -> None:
     """Clients remembered by session affinity, and what counters have counted."""
     lab = by_nftables
