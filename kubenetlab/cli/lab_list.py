@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from kubenetlab.cli.options import Output, OutputOption
-from kubenetlab.cli.screen import BAD, MILD, aligned, data, hint, note, paint, say, widths_of
+from kubenetlab.cli.screen import BAD, DIM, MILD, aligned, data, hint, note, paint, say, terminal_width, widths_of
 from kubenetlab.errors import printable
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ INTERVAL_S: Final = 1.0
 """Time between two looks of -w."""
 _NUMBERS: Final = ("AGE", "NODES", "SERVICES", "FAULTS", "PROCESSES", "MEMORY", "PID")
 _EXPENDABLE: Final = ("SERVICES", "NODES", "PROCESSES", "OWNER", "FAULTS", "AGE")
-"""Columns that -w leaves out on a narrow terminal, in this order, before it would cut cells."""
+"""Columns left out on a narrow terminal, in this order; -o wide without -w shows all of them."""
 _MIB: Final = 1 << 20
 
 
@@ -50,9 +50,14 @@ def list_(
         say("no lab is up")
         hint("kubenetlab up")
         return
-    from kubenetlab.cli.tables import table
+    from kubenetlab.cli.tables import fitting, table
 
-    table(*_rows(found, output), numbers=_NUMBERS)
+    header, rows = _rows(found, output)
+    width = terminal_width()
+    shown = fitting(header, rows, width, _EXPENDABLE) if width is not None and output is not Output.wide else (header, rows)
+    table(*shown, numbers=_NUMBERS)
+    if left_out := [name for name in header if name not in shown[0]]:
+        say(paint(f"-o wide shows {', '.join(left_out)}, too", DIM))
     silent = [lab.name for lab in found if lab.state == "no answer"]
     if silent:
         note(f"{paint('no answer:', BAD)} the agent of {', '.join(silent)} does not answer; its packets still flow")

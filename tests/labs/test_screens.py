@@ -382,3 +382,16 @@ def test_labels_are_a_column_where_they_are_asked_for(running: Lab) -> None:
     nodes = running.run("get", "nodes", "-o", "wide", "--show-labels").out
     assert "kubernetes.io/hostname=worker,kubernetes.io/os=linux" in nodes
     assert "LABELS" not in running.run("get", "pods").out
+
+
+def test_the_list_of_labs_fits_on_a_terminal(running: Lab) -> None:
+    """A narrow one has fewer columns, and says which are left out; -o wide and a pipe have all."""
+    _, drawn = on_terminal("list", width=72)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in drawn.splitlines()]
+    assert max(map(len, lines[:2])) <= 72
+    assert "SERVICES" not in lines[0]
+    assert any(line.startswith("-o wide shows ") and "SERVICES" in line for line in lines)
+    assert running.name in drawn
+    for whole in (on_terminal("list", "-o", "wide", width=72)[1], run("list").out):
+        assert "SERVICES" in whole
+        assert "-o wide shows" not in whole
