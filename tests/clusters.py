@@ -20,8 +20,8 @@ from kubenetlab.controllers.admission import admit
 from kubenetlab.datapath import checks, plan
 from kubenetlab.errors import ManifestError, Problem
 from kubenetlab.hoststate.rules import RuleObject
-from kubenetlab.lab import rehearsal
-from kubenetlab.lab.first import first_store, incoming, refuse, with_network_facts
+from kubenetlab.lab import simulation
+from kubenetlab.lab.bootstrap import bootstrap_store, incoming, refuse, with_network_facts
 
 NOW = 1_700_000_000.0
 """The time of all tests that need one: 2023-11-14T22:13:20Z."""
@@ -54,7 +54,7 @@ def store(text: str = "", *, now: float = NOW) -> Cluster:
     """The store of a new lab, with the controllers content. Raises ManifestError."""
     found = loaded(text)
     config = next((entry for entry in found.entries if entry.value["kind"] == "Cluster"), None)
-    cluster, _ = first_store(config, [entry for entry in found.entries if entry is not config], now)
+    cluster, _ = bootstrap_store(config, [entry for entry in found.entries if entry is not config], now)
     return cluster
 
 
@@ -72,7 +72,7 @@ def settled(cluster: Cluster, now: float = NOW) -> Cluster:
 
 def running(cluster: Cluster, *, now: float = NOW, ready: bool = True, only: Iterable[str] | None = None) -> Cluster:
     """The store once every sandbox is made, every container runs and every probe has answered (well, or not); one step of a rehearsal."""
-    heard = rehearsal.reports(cluster, now, ready=ready)
+    heard = simulation.reports(cluster, now, ready=ready)
     return settled(cluster.with_changes(told for told in heard if isinstance(told, NodeReport) or only is None or told.name in only), now)
 
 
@@ -86,7 +86,7 @@ def rules_of(dialect: str, text: str, then: str = "") -> list[Any]:
 
 def observed(pod: Pod, *, now: float = NOW, ready: bool = True) -> Observed:
     """A report that all containers of a pod run, in their present attempt."""
-    return rehearsal.report(pod, now, ready=ready)
+    return simulation.report(pod, now, ready=ready)
 
 
 def report(cluster: Cluster, name: str, container: ContainerReport, *, now: float, namespace: str = "default") -> Cluster:

@@ -151,9 +151,9 @@ class _Networks:
 
     def __call__(self, source: Any) -> Any:
         from kubenetlab.kernel.syscalls import open_namespace
-        from kubenetlab.lab.podnet import Namespace, PodNetwork
+        from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory, PodSockets
 
-        return PodNetwork(Namespace(source.netns, open_namespace("net")), self._resolvers[source.sandbox])
+        return PodSockets(NetnsSocketFactory(source.netns, open_namespace("net")), self._resolvers[source.sandbox])
 
 
 def _promise(client: Any, deadline_s: float) -> list[Verdict]:

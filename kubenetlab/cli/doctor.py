@@ -87,7 +87,7 @@ def _room() -> Finding:
     """How many pods a lab may have here."""
     from kubenetlab.kernel import limits
     from kubenetlab.kernel.doctor import LIMITS, Finding
-    from kubenetlab.lab.room import pods_that_fit
+    from kubenetlab.lab.capacity import pods_that_fit
 
     pods, scarcest = pods_that_fit(limits.read())
     detail = f"for about {pods:,} pods; what ends first is {scarcest.resource} ({scarcest.setting})"

@@ -251,15 +251,15 @@ def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> 
     from kubenetlab.datapath.sandboxes import loopback_and_sysctls
     from kubenetlab.kernel.blanks import ahead
     from kubenetlab.lab import up as making
-    from kubenetlab.lab.first import first_store
+    from kubenetlab.lab.bootstrap import bootstrap_store
     from kubenetlab.lab.requirements import require
 
     config = given.cluster_config
     require(config)
     blank_namespaces = ahead(given.count_of_pods, tuple(loopback_and_sysctls("", has_ipv6=6 in config.networking.versions)))
-    cluster, admission = first_store(given.config, given.entries, time.time(), name)
+    cluster, admission = bootstrap_store(given.config, given.entries, time.time(), name)
     if codes := strictness.refused_codes:
-        from kubenetlab.lab.diagnostics import diagnostics
+        from kubenetlab.lab.apiserver.diagnostics import diagnostics
 
         refuse([item for item in diagnostics(cluster) if item["code"] in codes], given.all_entries)
     _say_namespaces(admission.made_namespaces)

@@ -155,13 +155,13 @@ def _document_of(lab: str) -> dict[str, Any]:
 
 def _with_admission(error: ManifestError) -> ManifestError:
     """The error with what a new lab would refuse in the objects that are sound: all problems in one report."""
-    from kubenetlab.lab.first import first_store
+    from kubenetlab.lab.bootstrap import bootstrap_store
 
     config = next((entry for entry in error.sound if isinstance(entry.object, ClusterConfig)), None)
     if config is None and any(problem.object.startswith(f"{ClusterConfig.kind} ") for problem in error.problems):
         return error  # whose ranges are meant cannot be known
     try:
-        first_store(config, [entry for entry in error.sound if not isinstance(entry.object, ClusterConfig)], 0.0)
+        bootstrap_store(config, [entry for entry in error.sound if not isinstance(entry.object, ClusterConfig)], 0.0)
     except ManifestError as more:
         return ManifestError((*error.problems, *more.problems))
     return error

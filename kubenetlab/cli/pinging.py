@@ -20,7 +20,7 @@ from kubenetlab.kernel.features import has_sctp
 from kubenetlab.kernel.syscalls import open_namespace
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import object_path
-from kubenetlab.lab.podnet import Namespace, PodNetwork
+from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory, PodSockets
 from kubenetlab.names import socket_address
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import Where, find
@@ -35,7 +35,7 @@ from kubenetlab.programs.resolver import parse as parse_resolver
 VERBS = {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}
 
 
-def find_destination(network: PodNetwork, seen: Mapping[str, Any], source: Place, target: Target, request: Request) -> Where:
+def find_destination(network: PodSockets, seen: Mapping[str, Any], source: Place, target: Target, request: Request) -> Where:
     """Return where a request goes, and print which object was chosen for a bare name. Raises RequirementError without SCTP."""
     where = asyncio.run(find(network, seen, source, target, request))
     if where.choice:
@@ -180,7 +180,7 @@ def promise(where: Where, expected: str | None, empty: str, *, is_fine: bool) ->
     return "" if expected == "answer" else f", as promised{because}"
 
 
-async def _get(network: PodNetwork, where: Where, path: str, deadline_s: float) -> tuple[Result, str, str, int]:
+async def _get(network: PodSockets, where: Where, path: str, deadline_s: float) -> tuple[Result, str, str, int]:
     """Return the outcome of a GET, its answer as text, the server that names itself, and the HTTP status; 0 without an answer."""
     begun = time.monotonic()
     try:
@@ -197,7 +197,7 @@ async def _get(network: PodNetwork, where: Where, path: str, deadline_s: float) 
     return Result("answer", ms), f"{seen_as}{answer.status}: {answer.body.decode(errors='replace').strip()}", who, answer.status
 
 
-def source_network(client: Client, source: Place) -> PodNetwork:
+def source_network(client: Client, source: Place) -> PodSockets:
     """Enter the lab and return the source's network: sockets of its namespace, names resolved by its files.
 
     An unprivileged process cannot leave the lab again: call everything that needs the machine before.
@@ -206,6 +206,7 @@ def source_network(client: Client, source: Place) -> PodNetwork:
     for fd in reply.fds:
         os.close(fd)
     enter_lab(client.open_init())
-    return PodNetwork(
-        Namespace(source.netns, open_namespace("net")), parse_resolver(reply.body["hosts"], reply.body["resolv_conf"], source.versions)
+    return PodSockets(
+        NetnsSocketFactory(source.netns, open_namespace("net")),
+        parse_resolver(reply.body["hosts"], reply.body["resolv_conf"], source.versions),
     )

@@ -27,11 +27,11 @@ def new_lab_plan(given: Manifests) -> tuple[list[dict[str, Any]], list[dict[str,
     from kubenetlab.datapath import plan
     from kubenetlab.hoststate.diff import diff
     from kubenetlab.hoststate.state import HostState
-    from kubenetlab.lab.diagnostics import diagnostics
-    from kubenetlab.lab.first import first_store
+    from kubenetlab.lab.apiserver.diagnostics import diagnostics
+    from kubenetlab.lab.bootstrap import bootstrap_store
     from kubenetlab.lab.machine import decisions
 
-    cluster, _ = first_store(given.config, given.entries, time.time())
+    cluster, _ = bootstrap_store(given.config, given.entries, time.time())
     changes = diff(HostState(), plan(cluster, decisions(cluster)))
     rendered = [{"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]} for entry in changes.namespaces]
     return rendered, diagnostics(cluster)
@@ -54,12 +54,12 @@ def new_lab_script(given: Manifests, name: str) -> str:
     """A new lab by hand, as it is once all its pods are ready."""
     from kubenetlab.datapath import plan
     from kubenetlab.hoststate.script import script
-    from kubenetlab.lab.first import first_store
+    from kubenetlab.lab.bootstrap import bootstrap_store
     from kubenetlab.lab.machine import decisions
-    from kubenetlab.lab.rehearsal import rehearse
+    from kubenetlab.lab.simulation import rehearse
 
     now = time.time()
-    cluster = rehearse(first_store(given.config, given.entries, now, name)[0], now)
+    cluster = rehearse(bootstrap_store(given.config, given.entries, now, name)[0], now)
     return script(plan(cluster, decisions(cluster)), name)
 
 

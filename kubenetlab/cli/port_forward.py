@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kubenetlab.lab.client import Client
-    from kubenetlab.lab.relay import Listener
+    from kubenetlab.lab.port_forwarding import ForwardedPort
     from kubenetlab.observe.forwarding import Asked, Forward
     from kubenetlab.observe.grammar import Target
     from kubenetlab.observe.targets import Place
@@ -49,7 +49,7 @@ def port_forward(
     from kubenetlab.errors import LabError
     from kubenetlab.kernel.enter import enter_lab
     from kubenetlab.lab.client import choose
-    from kubenetlab.lab.relay import Relay, listen
+    from kubenetlab.lab.port_forwarding import Relay, listen
     from kubenetlab.observe.forwarding import parse_addresses, parse_ports
 
     asked, addresses = parse_ports(ports or ()), parse_addresses(address)
@@ -65,11 +65,11 @@ def port_forward(
             say(f"Forwarding from {listener.title} -> {listener.remote}")
         hint(f"curl http://{listeners[0].title}/ (Ctrl-C ends this)")
 
-    def handling(listener: Listener) -> None:
+    def handling(listener: ForwardedPort) -> None:
         if _is_read(sys.stdout):
             say(f"Handling connection for {listener.local}")
 
-    def failed(listener: Listener, error: OSError) -> None:
+    def failed(listener: ForwardedPort, error: OSError) -> None:
         if _is_read(sys.stderr):
             reason = os.strerror(error.errno or 0).lower()
             note(f"{listener.local} -> {listener.remote}: cannot connect to localhost:{listener.remote} in {place.title}: {reason}")

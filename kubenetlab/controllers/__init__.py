@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 from kubenetlab.api.store import Change, Cluster, Kind
-from kubenetlab.controllers import (
+from kubenetlab.controllers import (  # fmt: skip
     addons,
     daemonsets,
     deployments,
@@ -32,7 +32,7 @@ from kubenetlab.controllers import (
     replicasets,
     scheduler,
     statefulsets,
-)  # fmt: skip
+)
 from kubenetlab.controllers.wake import Wake
 from kubenetlab.errors import BugError
 

@@ -12,15 +12,7 @@ from msgspec import structs
 
 from kubenetlab.api import ip
 from kubenetlab.api.core import SERVICE_NAME_LABEL, ZONE_LABEL, Node, ObjectReference, Service
-from kubenetlab.api.discovery import (
-    MANAGED_BY_LABEL,
-    Endpoint,
-    EndpointConditions,
-    EndpointHints,
-    EndpointPort,
-    EndpointSlice,
-    ForZone,
-)
+from kubenetlab.api.discovery import MANAGED_BY_LABEL, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForZone
 from kubenetlab.api.meta import ObjectMeta, matches_labels, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion

@@ -15,16 +15,7 @@ from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import Attachment, Kill, NetworkFacts, Observed, Termination
 from kubenetlab.api.meta import Condition, timestamp
-from kubenetlab.api.pods import (
-    CONDITIONS_ANNOTATION,
-    READY_ANNOTATION,
-    ContainerStatus,
-    Pod,
-    PodIP,
-    PodStatus,
-    Terminated,
-    conditions_in,
-)
+from kubenetlab.api.pods import CONDITIONS_ANNOTATION, READY_ANNOTATION, ContainerStatus, Pod, PodIP, PodStatus, Terminated, conditions_in
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.containers import (
     CHANGED,

@@ -10,13 +10,7 @@ from typing import Final
 
 from msgspec import structs
 
-from kubenetlab.api.apps import (
-    CONTROLLER_REVISION_LABEL,
-    POD_INDEX_LABEL,
-    STATEFUL_POD_LABEL,
-    StatefulSet,
-    StatefulSetStatus,
-)
+from kubenetlab.api.apps import CONTROLLER_REVISION_LABEL, POD_INDEX_LABEL, STATEFUL_POD_LABEL, StatefulSet, StatefulSetStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.children import created, deleted, new_pod

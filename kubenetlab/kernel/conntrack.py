@@ -15,14 +15,7 @@ from typing import Any, Final, NamedTuple
 from kubenetlab.hoststate.address import address_in, dump_addresses
 from kubenetlab.hoststate.conntrack import Allowed, decode
 from kubenetlab.hoststate.rules import Name
-from kubenetlab.hoststate.wire import (
-    NLA_F_NESTED,
-    NLM_F_ACK,
-    NLM_F_DUMP,
-    attribute,
-    attributes,
-    message,
-)
+from kubenetlab.hoststate.wire import NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, attribute, attributes, message
 from kubenetlab.kernel import netlink
 from kubenetlab.kernel.rules import RulesError
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from kubenetlab.kernel import libbpf, nftables
-from kubenetlab.kernel.inheritance import CONTAINER_PATH as CONTAINER_PATH
+from kubenetlab.kernel.inheritance import CONTAINER_PATH
 
 PACKAGES: Final[Mapping[str, str]] = {
     "nft": "nftables",

@@ -117,7 +117,7 @@ def _take_uplink_away(lab: str) -> None:
 def _remove_cgroups(directory: Path) -> None:
     """Remove the cgroups of a dead lab, if it has made any."""
     if (directory / rundir.CGROUPS).exists():
-        from kubenetlab.lab.container_limits import remove_groups
+        from kubenetlab.lab.runtime.container_limits import remove_groups
 
         remove_groups(directory)
 

@@ -121,7 +121,7 @@ class Client:
         self, method: str, path: str, body: Any = None, *, query: Mapping[str, str] | None = None, content_type: str = "application/json"
     ) -> Reply:
         """Raises ApiError when the API says no. What changes something carries an id, so that to send it again does no harm."""
-        from kubenetlab.lab.exchange import Exchange
+        from kubenetlab.lab.transport.exchange import Exchange
 
         target = path + ("?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items()) if query else "")
         data = b"" if body is None else json.dumps(body).encode()
@@ -147,7 +147,7 @@ class Client:
 
     def pieces(self, path: str, **query: str) -> Iterator[bytes]:
         """An answer that goes on, as it comes; ends with the answer or with the lab."""
-        from kubenetlab.lab.exchange import Exchange
+        from kubenetlab.lab.transport.exchange import Exchange
         from kubenetlab.programs.http import Response
 
         target = path + ("?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items()) if query else "")
@@ -171,7 +171,7 @@ class Client:
     def _warn(self, headers: Mapping[str, str]) -> None:
         """Hand over the warnings that the API sends along with every answer, each once."""
         if "warning" in headers:
-            from kubenetlab.lab.statuses import warnings_of
+            from kubenetlab.lab.apiserver.statuses import warnings_of
 
             for text in warnings_of(headers["warning"]):
                 self._on_warning(text)

@@ -30,7 +30,7 @@ FORWARDING = "forwarding.json"
 TRIED = "doctor.json"
 """Beside the labs: what the machine has been found to be able to do."""
 LOG_ENDING_BYTES = 9
-"""Of `.previous` and `.oldtimes` (lab/container_logs.py)."""
+"""Of `.previous` and `.oldtimes` (lab/runtime/container_logs.py)."""
 
 
 def hidden_directories() -> tuple[str, ...]:

@@ -22,10 +22,12 @@ from kubenetlab.kernel.blanks import Source
 from kubenetlab.kernel.inheritance import default_umask
 from kubenetlab.kernel.limits import read as read_limits
 from kubenetlab.kernel.processes import ProcessId, open_process
-from kubenetlab.lab import cleanup, init, rundir, state
-from kubenetlab.lab.boot import Boot
-from kubenetlab.lab.room import check_room, node_agents_for, workers_for
-from kubenetlab.lab.wire import Frames
+from kubenetlab.lab import cleanup, rundir
+from kubenetlab.lab.capacity import check_room, node_agents_for, workers_for
+from kubenetlab.lab.context import LabContext
+from kubenetlab.lab.processes import init
+from kubenetlab.lab.store import store_file
+from kubenetlab.lab.transport.frames import Frames
 
 STOPPED_BY_SIGINT = 130
 UNDO_TIMEOUT_S = 5.0
@@ -57,7 +59,7 @@ def create(
     life: int | None = None
     is_kept = False
     claim: int | None = None
-    boot: Boot | None = None
+    boot: LabContext | None = None
     ours: socket.socket | None = None
     frames = Frames()
     try:
@@ -112,16 +114,16 @@ def create(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _boot(lab: str, cluster: Cluster, nodes: int) -> tuple[Boot, socket.socket]:
+def _boot(lab: str, cluster: Cluster, nodes: int) -> tuple[LabContext, socket.socket]:
     directory = rundir.of(lab)
     if rundir.owns_run():
         with suppress(OSError):  # names for `ip netns`, without which a lab can be
             os.makedirs(rundir.RUN_NETNS, mode=0o755, exist_ok=True)
     pause.install(directory / rundir.PAUSE)
-    state.require_readable(cluster, Cluster())
-    state.save(cluster, directory / rundir.STORE)
+    store_file.require_readable(cluster, Cluster())
+    store_file.save(cluster, directory / rundir.STORE)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    return Boot(lab, directory, node_agents_for(nodes), workers_for(nodes), cluster, theirs), ours
+    return LabContext(lab, directory, node_agents_for(nodes), workers_for(nodes), cluster, theirs), ours
 
 
 def _life_of(message: dict[str, Any]) -> int | None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
 
 
-class Record(Struct, frozen=True):
+class UplinkRecord(Struct, frozen=True):
     """What is the machine's of a lab's uplink."""
 
     link: str
@@ -41,13 +41,13 @@ class Record(Struct, frozen=True):
     tables: tuple[tuple[str, str], ...]
 
 
-def bring(client: Client, config: ClusterConfig) -> Record:
+def bring(client: Client, config: ClusterConfig) -> UplinkRecord:
     """Make the uplink of a lab, or correct what there is of it. Raises LabError, after removing what was made."""
     with _alone(client.lab):
         return _bring(client, config)
 
 
-def _bring(client: Client, config: ClusterConfig) -> Record:
+def _bring(client: Client, config: ClusterConfig) -> UplinkRecord:
     lab = client.lab
     path = _record(lab)
     seen = client.inspect()
@@ -123,7 +123,7 @@ def take_away(lab: str) -> None:
     path.unlink(missing_ok=True)
 
 
-def _planned(lab: str, link: str, config: ClusterConfig) -> Record:
+def _planned(lab: str, link: str, config: ClusterConfig) -> UplinkRecord:
     """Where the link's addresses are from: the same ones each time, as long as they are free."""
     versions = [version for version in config.networking.versions if version == 4 or here.forwards(version)]
     first = crc32(lab.encode())
@@ -131,7 +131,7 @@ def _planned(lab: str, link: str, config: ClusterConfig) -> Record:
     if not ends:
         raise LabError("the lab has IPv6 alone, which this machine does not forward: sysctl net.ipv6.conf.all.forwarding=1")
     tables = tuple((family, f"kubenetlab-{lab}") for family in ("ip", "ip6"))
-    return Record(link, tuple(own for own, _ in ends), tuple(other for _, other in ends), tables)
+    return UplinkRecord(link, tuple(own for own, _ in ends), tuple(other for _, other in ends), tables)
 
 
 def _require_free(published: Sequence[PublishedPort]) -> None:
@@ -190,8 +190,8 @@ def _record(lab: str) -> Path:
     return rundir.of(lab) / rundir.UPLINK
 
 
-def _read(path: Path) -> Record | None:
+def _read(path: Path) -> UplinkRecord | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Record)
+        return msgspec.json.decode(path.read_bytes(), type=UplinkRecord)
     except (OSError, msgspec.DecodeError):
         return None

@@ -9,16 +9,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError, did_you_mean
-from kubenetlab.observe.grammar import (
-    DEFAULT_NAMESPACE,
-    EVERY_NODE,
-    KUBECTL_KINDS,
-    PREFIX_OF,
-    WORKLOADS,
-    Target,
-    parse,
-    pod_title,
-)
+from kubenetlab.observe.grammar import DEFAULT_NAMESPACE, EVERY_NODE, KUBECTL_KINDS, PREFIX_OF, WORKLOADS, Target, parse, pod_title
 from kubenetlab.observe.suggestions import near
 
 _NAMED_PODS: Final = 5

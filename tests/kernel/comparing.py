@@ -12,7 +12,7 @@ from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.rules import Name, RuleObject, by_dialect, dialect, steps
 from kubenetlab.kernel.comparison import Compared, compare
 from kubenetlab.kernel.processes import ProcessId
-from kubenetlab.lab.forked import in_child
+from kubenetlab.lab.nodeagent.forked import in_child
 
 
 def differences(desired: Iterable[RuleObject], former: Sequence[Name] = (), name: str = "") -> tuple[Difference, ...]:

@@ -11,7 +11,7 @@ from kubenetlab.hoststate.rules import Step
 from kubenetlab.kernel import nftables
 from kubenetlab.kernel.comparison import Compared, Names, compare
 from kubenetlab.kernel.processes import ProcessId
-from kubenetlab.lab.forked import in_child
+from kubenetlab.lab.nodeagent.forked import in_child
 
 NAMES = {"nftables": [("ip", "t")]}
 

@@ -22,7 +22,7 @@ from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel import nftables, syscalls
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.rules import RulesError
-from kubenetlab.lab.refusals import rules_refused
+from kubenetlab.lab.agent.error_report import rules_refused
 
 Make = Callable[[], LinuxKernel]
 ORIGIN = Origin("cni bridge", "Pod default/web")

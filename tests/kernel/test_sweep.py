@@ -17,10 +17,10 @@ from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.processes import Process
-from kubenetlab.lab.podnet import Namespace
-from kubenetlab.lab.prober import Question
-from kubenetlab.lab.sweep import Sweep
-from kubenetlab.lab.wire import Message
+from kubenetlab.lab.nodeagent.ping_sweep import PingSweep
+from kubenetlab.lab.nodeagent.prober import ProbeState
+from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
+from kubenetlab.lab.transport.frames import Message
 from tests.patience import patiently
 
 PODS = 150
@@ -70,9 +70,9 @@ def test_all_are_asked_until_they_answer(kernel: Callable[[], LinuxKernel], fami
                     news.clear()
                     await news.wait()
 
-        questions = [Question(spec_of(number, text.format(number + 2)), node, tell) for number in range(PODS)]
+        questions = [ProbeState(spec_of(number, text.format(number + 2)), node, tell) for number in range(PODS)]
         questions[8].stop()
-        sweep = Sweep(questions, Namespace(Process(node), home))
+        sweep = PingSweep(questions, NetnsSocketFactory(Process(node), home))
         there = {f"pod{number}" for number in range(PODS)} - {LATE, "pod8"}
         await until(
             lambda: {answer["netns"] for answer in heard if answer["ok"]} >= there and LATE in {answer["netns"] for answer in heard}

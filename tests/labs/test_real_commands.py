@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from kubenetlab.lab.container_logs import MAX_BYTES
+from kubenetlab.lab.runtime.container_logs import MAX_BYTES
 from tests.labs.lab import Lab, run, wait_for
 
 ONE_NODE = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}]\nexternal: []\n---\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kubenetlab.kernel.limiters import has_groups, limiters
-from kubenetlab.lab.container_limits import MAX_PIDS
+from kubenetlab.lab.runtime.container_limits import MAX_PIDS
 from tests.conftest import OURS
 from tests.labs import users
 from tests.labs.lab import Lab, cgroups_of, run, wait_for

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from kubenetlab.api.apps import Deployment
-from kubenetlab.lab import rundir, state
+from kubenetlab.lab import rundir
 from kubenetlab.lab.client import ApiError, Client
+from kubenetlab.lab.store import store_file
 from tests.labs.conftest import new_lab
 from tests.labs.faulty import ROOT
 from tests.labs.lab import Lab, ran, wait_for
@@ -94,7 +95,7 @@ def test_without_any_store_the_lab_runs_and_says_so(lab: Lab) -> None:
     wait_for(lambda: not lab.faults, "all pods")
     client = lab.pod("web")
     address = lab.service("web")["cluster_ips"][0]
-    for name in (store_of(lab), state.snapshot_of(store_of(lab))):
+    for name in (store_of(lab), store_file.snapshot_of(store_of(lab))):
         name.write_bytes(b"nothing")
     (agent,) = lab.pids(f"kubenetlab {lab.name} agent")
     subprocess.run(["kill", "-KILL", str(agent)], check=True)
@@ -118,7 +119,7 @@ def test_a_controllers_mistake_is_reported_and_not_stored(lab: Lab, tmp_path: Pa
     wait_for(lambda: "Deployment default/web: spec.replicas" in lab.run("diff", status=None).err, "the mistake to be shown")
     lab.kill("agent")
     assert "Deployment default/web: spec.replicas" in wait_for(lambda: lab.run("diff", status=1).err, "the mistake to be shown")
-    web = state.load(store_of(lab)).get(Deployment, "default", "web")
+    web = store_file.load(store_of(lab)).get(Deployment, "default", "web")
     assert web is not None
     assert web.spec.replicas == 2
     others = {name: number for name, number in before.items() if name != pod}

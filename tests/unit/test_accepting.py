@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.lab.accepting import EXHAUSTED, PAUSE_S, accept, accept_each
+from kubenetlab.lab.transport.accepting import EXHAUSTED, PAUSE_S, accept, accept_each
 from tests.patience import patiently
 
 REFUSALS = 5

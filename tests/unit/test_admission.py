@@ -16,7 +16,7 @@ from kubenetlab.api.store import Cluster, Source
 from kubenetlab.controllers.addresses import cluster_ip_for, static_band
 from kubenetlab.controllers.admission import Admission, admit
 from kubenetlab.errors import ManifestError
-from kubenetlab.lab.first import incoming
+from kubenetlab.lab.bootstrap import incoming
 from tests.clusters import DUAL, NOW, applied, deployment, loaded, replaced, service, settled, store
 from tests.unit.test_load import POD
 

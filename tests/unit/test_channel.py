@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kubenetlab.lab.channel import Caller, Channel
-from kubenetlab.lab.wire import Frames, Message, encode
+from kubenetlab.lab.transport.channel import Caller, Channel
+from kubenetlab.lab.transport.frames import Frames, Message, encode
 
 Story = Callable[[Channel, socket.socket], Awaitable[None]]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kubenetlab.lab import container_logs, rundir
-from kubenetlab.lab.container_logs import Piece, begin_run, last_words, previous, read, remove
+from kubenetlab.lab import rundir
+from kubenetlab.lab.runtime import container_logs
+from kubenetlab.lab.runtime.container_logs import LogPart, begin_run, last_words, previous, read, remove
 from kubenetlab.names import MAX_FILE_NAME
 
 
@@ -17,19 +18,19 @@ def test_a_log_is_read_on_from_where_it_was_left(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("one\ntwo\nthr")
     first = read(path, is_going_on=True)
-    assert first == Piece(["one", "two"], 8)
+    assert first == LogPart(["one", "two"], 8)
     with path.open("a") as file:
         file.write("ee\nfour")
-    assert read(path, first.end, is_going_on=True) == Piece(["three"], 14)
-    assert read(path, 14) == Piece(["four"], 18)
-    assert read(path, 18) == Piece([], 18)
+    assert read(path, first.end, is_going_on=True) == LogPart(["three"], 14)
+    assert read(path, 14) == LogPart(["four"], 18)
+    assert read(path, 18) == LogPart([], 18)
 
 
 def test_a_log_that_was_begun_anew_is_read_anew(tmp_path: Path) -> None:
     """It is shorter than what was read of it."""
     path = tmp_path / "log"
     path.write_text("new\n")
-    assert read(path, 1000) == Piece(["new"], 4)
+    assert read(path, 1000) == LogPart(["new"], 4)
 
 
 def test_of_a_large_log_the_end_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +86,7 @@ def test_lines_since_a_moment(tmp_path: Path) -> None:
 
 def test_lines_that_begin_with_their_time() -> None:
     """Those of built-in programs; one without a time is kept."""
-    piece = container_logs.Piece(["2026-01-01T00:00:00Z one", "more of it", "2026-01-02T00:00:00Z two"], 3)
+    piece = container_logs.LogPart(["2026-01-01T00:00:00Z one", "more of it", "2026-01-02T00:00:00Z two"], 3)
     assert piece.since(datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()).lines == ["more of it", "2026-01-02T00:00:00Z two"]
 
 

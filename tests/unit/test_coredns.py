@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from kubenetlab.lab import coredns, dns_stream
+from kubenetlab.lab.runtime import coredns
+from kubenetlab.lab.transport import dns_stream
 from tests.patience import patiently
 from tests.unit.test_dns import asked, many
 

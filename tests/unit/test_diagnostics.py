@@ -11,7 +11,7 @@ from kubenetlab.api.decode import format_path
 from kubenetlab.api.documents import read_documents
 from kubenetlab.api.load import load_documents
 from kubenetlab.diagnostics import MISCONFIGURATIONS, NOT_ENFORCED, Connection, Diagnostic, Scope, diagnose, refused_codes
-from kubenetlab.lab.first import first_store
+from kubenetlab.lab.bootstrap import bootstrap_store
 
 WEB = """\
 apiVersion: apps/v1
@@ -32,7 +32,7 @@ def found_in(text: str) -> list[Diagnostic]:
     documents, problems = read_documents("m.yaml", (NODES + text).encode())
     loaded = load_documents(documents, problems)
     config, *entries = loaded.entries
-    return list(diagnose(first_store(config, entries, 0.0)[0]))
+    return list(diagnose(bootstrap_store(config, entries, 0.0)[0]))
 
 
 def service(spec: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from kubenetlab.kernel.processes import ProcessId
 from kubenetlab.kernel.sandboxes import Pause
-from kubenetlab.lab.exit_watcher import ExitWatcher
+from kubenetlab.lab.agent.exit_watcher import ExitWatcher
 from tests.patience import patiently
 
 

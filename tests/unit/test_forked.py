@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kubenetlab.lab.forked import in_child
+from kubenetlab.lab.nodeagent.forked import in_child
 
 
 def test_a_result_of_any_length_comes_back() -> None:

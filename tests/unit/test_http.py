@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.lab import http
-from kubenetlab.lab.exchange import Exchange
-from kubenetlab.lab.http import Answer, Stream, fetch, serve
-from kubenetlab.lab.incoming import MAX_HEAD_BYTES, Incoming
+from kubenetlab.lab.transport import http
+from kubenetlab.lab.transport.exchange import Exchange
+from kubenetlab.lab.transport.http import Answer, Stream, fetch, serve
+from kubenetlab.lab.transport.request_parser import MAX_HEAD_BYTES, RequestParser
 from kubenetlab.programs.http import Request, Response
 
 HOST = b"Host: web\r\n\r\n"
@@ -149,7 +149,7 @@ def test_it_does_not_matter_where_requests_are_cut(sizes: list[int]) -> None:
     """The requests are the same."""
     sent = b"POST /a HTTP/1.1\r\nA: b\r\nContent-Length: 3\r\n" + HOST + b"xyzPUT /b?c=d HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HOST
     sent += b"4\r\nwxyz\r\n0\r\n\r\n"
-    incoming, at = Incoming(("10.0.0.1", 1), 80, MAX_BODY_BYTES), 0
+    incoming, at = RequestParser(("10.0.0.1", 1), 80, MAX_BODY_BYTES), 0
     for size in (*sizes, len(sent)):
         incoming.feed(sent[at : at + size])
         at += size

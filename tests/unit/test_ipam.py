@@ -9,7 +9,7 @@ from kubenetlab.api.lab import Attachment
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.termination import terminated
-from kubenetlab.lab.facts import detached
+from kubenetlab.lab.agent.status_reports import detached
 from tests.clusters import DUAL, NOW, applied, deployment, pod, pod_named, problems_of, running, settled, store
 
 POOLS = """\

@@ -8,17 +8,7 @@ from hypothesis import strategies as st
 from kubenetlab.datapath.proxy import iptables as proxy
 from kubenetlab.datapath.proxy.local_traffic import Detector
 from kubenetlab.datapath.proxy.services import EndpointAddress, PortView
-from kubenetlab.hoststate.iptables import (
-    Chain,
-    Entry,
-    Jump,
-    blamed,
-    cleaning,
-    decode_restores,
-    idle_tables,
-    parse,
-    update,
-)
+from kubenetlab.hoststate.iptables import Chain, Entry, Jump, blamed, cleaning, decode_restores, idle_tables, parse, update
 from kubenetlab.hoststate.rules import Bundle, Rules, RuleSet
 from kubenetlab.versioned import VersionedMap
 

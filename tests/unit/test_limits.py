@@ -12,7 +12,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.controllers import Controllers
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel.limits import BRIDGE_PORTS, FILES, MEMORY, NEIGHBORS, PROCESSES, Limit, Need, measured_anew, read, shortfalls
-from kubenetlab.lab.room import check_room, needs, pods_that_fit
+from kubenetlab.lab.capacity import check_room, needs, pods_that_fit
 from tests.clusters import NOW, ONE_NODE, applied, deployment, pod, store
 
 PIDS = Limit(PROCESSES, 1000, "kernel.pid_max", "sudo sysctl -w kernel.pid_max={enough}", used=900)

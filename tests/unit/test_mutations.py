@@ -29,8 +29,8 @@ from kubenetlab.errors import ManifestError, Problem
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.fake import FakeKernel
-from kubenetlab.lab import state
-from kubenetlab.lab.first import first_store
+from kubenetlab.lab.bootstrap import bootstrap_store
+from kubenetlab.lab.store import store_file
 from tests.clusters import NOW, running, settled
 from tests.mutations import FILES, TEXTS, Chance
 
@@ -63,7 +63,7 @@ def attempt(make: Callable[[], T]) -> tuple[T | None, Sequence[Problem]]:
 def made(loaded: Loaded) -> Cluster | None:
     """The lab's first store; None when admission refuses it."""
     config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
-    found, problems = attempt(lambda: first_store(config, [entry for entry in loaded.entries if entry is not config], NOW)[0])
+    found, problems = attempt(lambda: bootstrap_store(config, [entry for entry in loaded.entries if entry is not config], NOW)[0])
     assert all(problem.file and problem.line and problem.message for problem in problems)
     return found
 
@@ -113,8 +113,8 @@ def test_what_is_kept_is_read_back(tmp_path_factory: pytest.TempPathFactory, ran
     if cluster is None:
         return
     file = tmp_path_factory.mktemp("state") / "store.json"
-    state.save(running(cluster), file)
-    back = state.load(file)
+    store_file.save(running(cluster), file)
+    back = store_file.load(file)
     assert [list(back.all(kind)) for kind in STORED] == [list(running(cluster).all(kind)) for kind in STORED]
     assert plan(back, DECISIONS).namespaces == plan(running(cluster), DECISIONS).namespaces
 

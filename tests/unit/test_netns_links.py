@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kubenetlab.lab.netns_links import NetnsLinks
+from kubenetlab.lab.agent.netns_links import NetnsLinks
 
 
 def test_a_new_agent_corrects_links_that_lead_to_former_processes(tmp_path: Path) -> None:

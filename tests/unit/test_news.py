@@ -20,7 +20,7 @@ from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.view import service_views
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.rules import RuleObject, digest
-from kubenetlab.lab import facts
+from kubenetlab.lab.agent import status_reports
 from kubenetlab.names import pod_netns
 from tests.clusters import (
     NOW,
@@ -101,12 +101,14 @@ def seeing(number: int, what: str) -> Edit:
         told = {"netns": netns, "container": container.name, "attempt": status.restart_count if status else 0, "at": NOW}
         probe = {"kind": "readiness", "ok": what == "answers", "message": "", "failures": 3, "is_settled": True}
         if what in ("lost", "made"):
-            return settled(cluster.with_changes(facts.sandbox_made(cluster, netns, 7 if what == "made" else 0)))
+            return settled(cluster.with_changes(status_reports.sandbox_made(cluster, netns, 7 if what == "made" else 0)))
         if what in ("fails", "answers"):
-            return settled(cluster.with_changes(facts.probe_reports(cluster, [{**told, **probe}])))
+            return settled(cluster.with_changes(status_reports.probe_reports(cluster, [{**told, **probe}])))
         code = 0 if what == "done" else 1
         return settled(
-            cluster.with_changes(facts.program_reports(cluster, [{**told, "state": what.replace("done", "exited"), "exit_code": code}]))
+            cluster.with_changes(
+                status_reports.program_reports(cluster, [{**told, "state": what.replace("done", "exited"), "exit_code": code}])
+            )
         )
 
     return edit
@@ -277,11 +279,11 @@ def test_who_asks_once_is_let_go_when_somebody_has_failed_his_first_probe() -> N
     cluster = asking("h")(running(store()))
     cluster = probed("j")(cluster)
     asker = pod_netns("default", "h", pod_named(cluster, "h").uid)
-    cluster = settled(cluster.with_changes(facts.sandbox_made(cluster, asker, 7)))
+    cluster = settled(cluster.with_changes(status_reports.sandbox_made(cluster, asker, 7)))
     before = basis(cluster)
     assert not any(isinstance(obj, ProgramRun) for obj in plan(cluster, ONLINK)[asker].values())
     answer = {"netns": pod_netns("default", "j", pod_named(cluster, "j").uid), "container": "main", "attempt": 0, "at": NOW}
     failed = {"kind": "readiness", "ok": False, "message": "", "failures": 3, "is_settled": True}
-    after = settled(cluster.with_changes(facts.probe_reports(cluster, [{**answer, **failed}])))
+    after = settled(cluster.with_changes(status_reports.probe_reports(cluster, [{**answer, **failed}])))
     assert basis(after) != before
     assert any(isinstance(obj, ProgramRun) for obj in plan(after, ONLINK)[asker].values())

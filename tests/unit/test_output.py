@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kubenetlab.lab import output
-from kubenetlab.lab.output import CHUNK_BYTES, Outputs
+from kubenetlab.lab.processes import output
+from kubenetlab.lab.processes.output import CHUNK_BYTES, Outputs
 
 LIMIT = 4 * CHUNK_BYTES
 

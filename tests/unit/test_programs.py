@@ -18,7 +18,7 @@ from kubenetlab.api.containers import Container
 from kubenetlab.api.durations import duration_s
 from kubenetlab.api.meta import parse_selector
 from kubenetlab.hoststate.programs import Listener
-from kubenetlab.lab.exchange import Exchange
+from kubenetlab.lab.transport.exchange import Exchange
 from kubenetlab.programs.arguments import arguments, options
 from kubenetlab.programs.http import Me, Request, Response
 from kubenetlab.programs.resolver import parse

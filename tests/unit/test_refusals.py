@@ -11,7 +11,7 @@ from kubenetlab.hoststate.programs import Listener, ProgramRun
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.advice import WAITS, advice, said
 from kubenetlab.kernel.nftables import readable
-from kubenetlab.lab.refusals import condensed, program_refused, rules_refused
+from kubenetlab.lab.agent.error_report import condensed, program_refused, rules_refused
 
 RUN = ProgramRun("pod/default/web/1234", "main", 0, "netexec", {}, (Listener("TCP", 80),))
 DESIRED = HostState({RUN.netns: contents_of([RUN])}, {RUN.netns: {RUN.key: Origin("containers", "Pod default/web")}})

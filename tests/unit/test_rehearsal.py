@@ -5,7 +5,7 @@ from __future__ import annotations
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.datapath import plan
-from kubenetlab.lab.rehearsal import rehearse
+from kubenetlab.lab.simulation import rehearse
 from kubenetlab.observe.settled import verdicts
 from tests.clusters import NO_CNI, NOW, deployment, pod, pod_named, service, slices, store
 

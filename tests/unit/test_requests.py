@@ -19,11 +19,11 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.hoststate.state import HostState
-from kubenetlab.lab import state
-from kubenetlab.lab.http import Answer, Handover, Stream
+from kubenetlab.lab.apiserver.server import ApiServer
 from kubenetlab.lab.machine import decisions
 from kubenetlab.lab.paths import LAB_API, kind_path
-from kubenetlab.lab.server import Server
+from kubenetlab.lab.store import store_file
+from kubenetlab.lab.transport.http import Answer, FdReply, Stream
 from kubenetlab.programs.http import Request, Response
 from tests.clusters import deployment, pod, running, service, store
 from tests.mutations import ODD, Chance, edited, paths
@@ -82,10 +82,10 @@ def answer_to(agent: SeenAgent, method: str, target: str, body: bytes, headers: 
     """What the API answers; of an answer that goes on the head. Raises what the API does not expect."""
 
     async def ask() -> Answer:
-        return await Server(agent, None)._handle(Request(method, target, ("", 0), headers or {}, body))  # type: ignore[arg-type]
+        return await ApiServer(agent, None)._handle(Request(method, target, ("", 0), headers or {}, body))  # type: ignore[arg-type]
 
     answer = asyncio.run(ask())
-    assert not isinstance(answer, Handover)
+    assert not isinstance(answer, FdReply)
     return Response(200) if isinstance(answer, Stream) else answer
 
 
@@ -97,7 +97,7 @@ def judge(agent: SeenAgent, answer: Response, path: Path) -> None:
         assert status["status"] == "Failure"
         assert status["message"]
     agent.save()
-    found = state.load(path) if path.exists() else agent.cluster
+    found = store_file.load(path) if path.exists() else agent.cluster
     plan(found, decisions(found), Memo())
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.lab.retries import CEILING_S, FIRST_S, GROWTH, Retries
+from kubenetlab.lab.agent.retries import CEILING_S, FIRST_S, GROWTH, Retries
 
 
 def test_delays_grow_up_to_a_ceiling() -> None:

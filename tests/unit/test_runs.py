@@ -16,9 +16,9 @@ from kubenetlab.datapath.pods import PodFiles
 from kubenetlab.hoststate.programs import Listener, ProgramRun
 from kubenetlab.kernel.processes import ProcessId
 from kubenetlab.lab import rundir
-from kubenetlab.lab.channel import Channel
-from kubenetlab.lab.runs import RunsHand
-from kubenetlab.lab.wire import Message
+from kubenetlab.lab.agent.runtime_client import RuntimeClient
+from kubenetlab.lab.transport.channel import Channel
+from kubenetlab.lab.transport.frames import Message
 from tests.patience import patiently
 
 OLD, NEW, ELSEWHERE = "pod/default/old/1", "pod/default/new/2", "pod/default/elsewhere/3"
@@ -102,14 +102,14 @@ def exited(spawned: Message, status: int = 256) -> Message:
 
 
 @asynccontextmanager
-async def hand(directory: Path) -> AsyncIterator[tuple[RunsHand, Others]]:
+async def hand(directory: Path) -> AsyncIterator[tuple[RuntimeClient, Others]]:
     """A hand with one worker, and those at the other ends of its connections."""
     others = Others()
     listeners = [_listener(directory / name) for name in (rundir.worker_socket(0), rundir.INIT_SOCKET)]
     tasks = [
         asyncio.create_task(_serve(listener, behave)) for listener, behave in zip(listeners, (others.worker, others.in_init), strict=True)
     ]
-    runs = RunsHand(directory, 1, others.reports.extend, lambda lost: None, others.sandboxes.get)
+    runs = RuntimeClient(directory, 1, others.reports.extend, lambda lost: None, others.sandboxes.get)
     try:
         yield runs, others
     finally:
@@ -137,7 +137,7 @@ async def _serve(listener: socket.socket, behave: Callable[[Channel], Awaitable[
         await behave(Channel(connection))
 
 
-async def start(runs: RunsHand, netns: str, node: str = "worker", program: str = "netexec") -> None:
+async def start(runs: RuntimeClient, netns: str, node: str = "worker", program: str = "netexec") -> None:
     run = ProgramRun(netns, "main", 0, program, {"argv": ["true"]}, (Listener("TCP", 9100),))
     context = Context(netns, "default", "pod", ("172.18.0.3",), node, PodFiles("host", "", ""))
     assert await runs.start(run, SANDBOX, context, dict) is None

@@ -16,7 +16,7 @@ from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.sections import common_settings, sections
 from kubenetlab.hoststate.state import HostState, contents_of
-from kubenetlab.lab.rehearsal import rehearse
+from kubenetlab.lab.simulation import rehearse
 from tests.clusters import NO_CNI, NOW, deployment, pod, service, store
 
 DECISIONS = [Decisions(pod_layout=layout, neighbors=neighbors) for layout in ("onlink", "routed") for neighbors in ("dynamic", "permanent")]

@@ -19,15 +19,15 @@ from kubenetlab.api.lab import ContainerReport
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers import Controllers
 from kubenetlab.errors import BugError
-from kubenetlab.lab import state
+from kubenetlab.lab.agent.turns import at_once
+from kubenetlab.lab.apiserver.server import ApiServer
+from kubenetlab.lab.apiserver.statuses import warnings_of
 from kubenetlab.lab.clock import Clock
-from kubenetlab.lab.container_logs import Piece
-from kubenetlab.lab.exchange import Exchange
-from kubenetlab.lab.http import Stream, fetch, serve
-from kubenetlab.lab.server import Server
-from kubenetlab.lab.state import Keeper
-from kubenetlab.lab.statuses import warnings_of
-from kubenetlab.lab.turns import at_once
+from kubenetlab.lab.runtime.container_logs import LogPart
+from kubenetlab.lab.store import store_file
+from kubenetlab.lab.store.store_file import StoreFile
+from kubenetlab.lab.transport.exchange import Exchange
+from kubenetlab.lab.transport.http import Stream, fetch, serve
 from kubenetlab.programs.http import Request, Response
 from tests.clusters import NOW, deployment, pod, report, running, settled, store
 
@@ -41,7 +41,7 @@ class DyingAgent:
         self.cluster = self._saved = cluster
         self._path = path
         self.directory = path.parent
-        self._keeper = Keeper(path, None)
+        self._keeper = StoreFile(path, None)
         self.clock = Clock(time.time() - time.monotonic())
         self.saves = 0
         self.sight = SimpleNamespace(doubt=lambda namespaces: None)
@@ -73,7 +73,7 @@ def ask(agent: DyingAgent, method: str, path: str, body: Any = None) -> Response
     async def exchange() -> Response:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        server = Server(agent, theirs)  # type: ignore[arg-type]
+        server = ApiServer(agent, theirs)  # type: ignore[arg-type]
         serving = asyncio.get_running_loop().create_task(serve(theirs, server._handle))
         answer = await fetch(ours, method, path, body=json.dumps(body).encode())
         ours.close()
@@ -101,7 +101,7 @@ def test_what_is_answered_is_written(tmp_path: Path, method: str, path: str, bod
         body = {"documents": [document.value for document in documents]}
     assert ask(agent, method, path, body).status == 200
     assert agent.saves == 1
-    found = state.load(tmp_path / "store.json").get(Deployment, "default", "web")
+    found = store_file.load(tmp_path / "store.json").get(Deployment, "default", "web")
     if wanted is None:
         assert found is None or found.is_terminating
     else:
@@ -150,8 +150,8 @@ def test_a_log_that_is_not_kept_is_named(tmp_path: Path, is_kept: bool) -> None:
     cluster = report(running(store(pod("web"))), "web", ContainerReport(0, "exited", 0), now=NOW + 1)
     agent = DyingAgent(settled(cluster, NOW + 1), tmp_path / "store.json")
 
-    async def logs(*about: Any, **how: Any) -> Piece | None:
-        return Piece([], 0) if is_kept else None
+    async def logs(*about: Any, **how: Any) -> LogPart | None:
+        return LogPart([], 0) if is_kept else None
 
     agent.runs = SimpleNamespace(logs=logs)
     answer = ask(agent, "GET", "/api/v1/namespaces/default/pods/web/log")

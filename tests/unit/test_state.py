@@ -16,9 +16,9 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.kinds import STORED
 from kubenetlab.api.store import Cluster, Given, deletion
 from kubenetlab.errors import StoreError
-from kubenetlab.lab import state
-from kubenetlab.lab.recovery import recovered, warnings
-from kubenetlab.lab.state import Keeper, journal_of
+from kubenetlab.lab.store import store_file
+from kubenetlab.lab.store.recovery import recovered, warnings
+from kubenetlab.lab.store.store_file import StoreFile, journal_of
 from tests.clusters import applied, deployment, pod, running, service, store
 
 
@@ -31,7 +31,7 @@ def contents(cluster: Cluster) -> object:
 def of_any_size() -> Iterator[None]:
     """Small stores have a journal, too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(state, "MIN_STORE_BYTES", 0)
+        patch.setattr(store_file, "MIN_STORE_BYTES", 0)
         yield
 
 
@@ -44,73 +44,73 @@ def test_what_was_kept_is_read_back(tmp_path_factory: pytest.TempPathFactory, ch
     """Services come, change and go, as objects and as documents; somewhere on the way another agent takes over."""
     path = tmp_path_factory.mktemp("state") / "store.json"
     cluster = running(store(deployment()))
-    state.save(cluster, path)
-    keeper = Keeper(path, cluster)
+    store_file.save(cluster, path)
+    keeper = StoreFile(path, cluster)
     for number, (name, port) in enumerate(changes):
         if number == dies_at:
-            keeper = Keeper(path, None)
-            cluster = keeper.adopt(state.load(path))
+            keeper = StoreFile(path, None)
+            cluster = keeper.adopt(store_file.load(path))
         known = cluster.get(Service, "default", name)
         is_gone = port == 0 and known is not None
         cluster = cluster.with_changes([deletion(known)]) if is_gone and known else applied(cluster, service(name, port + 1))
         keeper.save(cluster)
-        assert contents(state.load(path)) == contents(cluster)
+        assert contents(store_file.load(path)) == contents(cluster)
 
 
 def test_small_changes_are_appended(tmp_path: Path) -> None:
     """The file itself is left as it is, until the journal is long or much changes at once."""
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
-    state.save(cluster, path)
-    keeper = Keeper(path, cluster)
+    store_file.save(cluster, path)
+    keeper = StoreFile(path, cluster)
     assert not keeper.save(cluster)
     before = path.stat().st_ino
     small = applied(cluster, service())
     assert keeper.save(small)
     assert path.stat().st_ino == before
     assert journal_of(path).stat().st_size < path.stat().st_size
-    large = applied(small, "".join(pod(f"p{number}") for number in range(state.MAX_LINE_OBJECTS)))
+    large = applied(small, "".join(pod(f"p{number}") for number in range(store_file.MAX_LINE_OBJECTS)))
     assert keeper.save(large)
     assert path.stat().st_ino != before
     assert not journal_of(path).exists()
-    assert contents(state.load(path)) == contents(large)
+    assert contents(store_file.load(path)) == contents(large)
 
 
 def test_a_small_store_is_written_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
-    state.save(cluster, path)
-    monkeypatch.setattr(state, "MIN_STORE_BYTES", 1024 * 1024)
+    store_file.save(cluster, path)
+    monkeypatch.setattr(store_file, "MIN_STORE_BYTES", 1024 * 1024)
     before = path.stat().st_ino
-    Keeper(path, cluster).save(changed := applied(cluster, service()))
+    StoreFile(path, cluster).save(changed := applied(cluster, service()))
     assert path.stat().st_ino != before
     assert not journal_of(path).exists()
-    assert contents(state.load(path)) == contents(changed)
+    assert contents(store_file.load(path)) == contents(changed)
 
 
 def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path: Path) -> None:
     """Nor does what belongs to another store."""
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
-    state.save(cluster, path)
-    Keeper(path, cluster).save(changed := applied(cluster, service()))
+    store_file.save(cluster, path)
+    StoreFile(path, cluster).save(changed := applied(cluster, service()))
     whole = journal_of(path).read_bytes()
     journal_of(path).write_bytes(whole + whole[: len(whole) // 2])
-    assert contents(state.load(path)) == contents(changed)
-    state.save(changed, path)
+    assert contents(store_file.load(path)) == contents(changed)
+    store_file.save(changed, path)
     journal_of(path).write_bytes(whole)
-    assert contents(state.load(path)) == contents(changed)
+    assert contents(store_file.load(path)) == contents(changed)
 
 
 def test_a_journal_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the whole store is written again."""
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
-    state.save(cluster, path)
-    monkeypatch.setattr(state, "MAX_JOURNAL_BYTES", 100)
-    Keeper(path, cluster).save(changed := applied(cluster, service()))
+    store_file.save(cluster, path)
+    monkeypatch.setattr(store_file, "MAX_JOURNAL_BYTES", 100)
+    StoreFile(path, cluster).save(changed := applied(cluster, service()))
     assert not journal_of(path).exists()
-    assert contents(state.load(path)) == contents(changed)
+    assert contents(store_file.load(path)) == contents(changed)
 
 
 def replicated(cluster: Cluster, replicas: Any) -> Cluster:
@@ -125,14 +125,14 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, unreadable:
     """The error names object and field; what else has changed can be kept."""
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
-    state.save(cluster, path)
-    keeper = Keeper(path, cluster)
+    store_file.save(cluster, path)
+    keeper = StoreFile(path, cluster)
     both = replicated(applied(cluster, service("other")), unreadable)
-    with pytest.raises(state.UnstorableError, match="Deployment default/web: ") as caught:
+    with pytest.raises(store_file.UnstorableError, match="Deployment default/web: ") as caught:
         keeper.save(both)
-    assert contents(state.load(path)) == contents(cluster)
+    assert contents(store_file.load(path)) == contents(cluster)
     assert keeper.save(caught.value.readable)
-    kept = state.load(path)
+    kept = store_file.load(path)
     assert kept.get(Service, "default", "other") is not None
     found = kept.get(Deployment, "default", "web")
     assert found is not None
@@ -149,10 +149,10 @@ def deployment_of(cluster: Cluster) -> Deployment:
 def test_a_document_that_could_not_be_read_again_is_not_written(tmp_path: Path, unreadable: Any) -> None:
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
-    state.save(cluster, path)
-    with pytest.raises(state.UnstorableError, match="document of Widget default/w: "):
-        Keeper(path, cluster).save(cluster.with_given({("Widget", "default", "w"): Given(unreadable)}))
-    assert contents(state.load(path)) == contents(cluster)
+    store_file.save(cluster, path)
+    with pytest.raises(store_file.UnstorableError, match="document of Widget default/w: "):
+        StoreFile(path, cluster).save(cluster.with_given({("Widget", "default", "w"): Given(unreadable)}))
+    assert contents(store_file.load(path)) == contents(cluster)
 
 
 def nested(depth: int) -> Any:
@@ -165,9 +165,9 @@ def nested(depth: int) -> Any:
 def test_nesting_beyond_any_limit_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
-    state.save(cluster, path)
-    with pytest.raises(state.UnstorableError, match="document of Widget default/w: maximum recursion depth"):
-        Keeper(path, cluster).save(cluster.with_given({("Widget", "default", "w"): Given({"a": nested(100_000)})}))
+    store_file.save(cluster, path)
+    with pytest.raises(store_file.UnstorableError, match="document of Widget default/w: maximum recursion depth"):
+        StoreFile(path, cluster).save(cluster.with_given({("Widget", "default", "w"): Given({"a": nested(100_000)})}))
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -184,8 +184,8 @@ def test_a_damaged_store_is_set_aside(tmp_path: Path, damage: str) -> None:
     """The lab goes on from the store before, and the damaged one is kept to be looked at."""
     path = tmp_path / "store.json"
     first = running(store(deployment("web", 3)))
-    state.save(first, path)
-    state.save(applied(first, service()), path)
+    store_file.save(first, path)
+    store_file.save(applied(first, service()), path)
     damaged = DAMAGES[damage](path.read_bytes())
     assert damaged != path.read_bytes()
     path.write_bytes(damaged)
@@ -194,7 +194,7 @@ def test_a_damaged_store_is_set_aside(tmp_path: Path, damage: str) -> None:
     assert (tmp_path / "store.json.unreadable-1").read_bytes() == damaged
     (warning,) = warnings(path)
     assert str(tmp_path / "store.json.unreadable-1") in warning
-    state.save(first, path)
+    store_file.save(first, path)
     path.write_bytes(b"{}")
     assert contents(recovered(path)) == contents(first)
     assert len(warnings(path)) == 2
@@ -206,8 +206,8 @@ def test_a_damaged_store_is_set_aside(tmp_path: Path, damage: str) -> None:
 def test_a_store_that_is_missing_is_replaced_by_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "store.json"
     first = running(store(deployment()))
-    state.save(first, path)
-    state.save(applied(first, service()), path)
+    store_file.save(first, path)
+    store_file.save(applied(first, service()), path)
     path.unlink()
     assert contents(recovered(path)) == contents(first)
     assert len(warnings(path)) == 1
@@ -217,8 +217,8 @@ def test_a_damaged_line_ends_the_journal(tmp_path: Path) -> None:
     """What stands before it counts, and the journal is set aside."""
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
-    state.save(cluster, path)
-    keeper = Keeper(path, cluster)
+    store_file.save(cluster, path)
+    keeper = StoreFile(path, cluster)
     keeper.save(second := applied(cluster, service("second")))
     keeper.save(applied(second, service("third")))
     lines = journal_of(path).read_bytes().splitlines(keepends=True)
@@ -234,9 +234,9 @@ def test_the_snapshot_has_its_journal(tmp_path: Path) -> None:
     """Of a large store little more than the last change is lost."""
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
-    state.save(cluster, path)
-    Keeper(path, cluster).save(second := applied(cluster, service("second")))
-    state.save(applied(second, service("third")), path)
+    store_file.save(cluster, path)
+    StoreFile(path, cluster).save(second := applied(cluster, service("second")))
+    store_file.save(applied(second, service("third")), path)
     path.write_bytes(b"")
     assert contents(recovered(path)) == contents(second)
 
@@ -244,9 +244,9 @@ def test_the_snapshot_has_its_journal(tmp_path: Path) -> None:
 def test_without_any_store_nothing_is_renamed(tmp_path: Path) -> None:
     path = tmp_path / "store.json"
     first = running(store(deployment()))
-    state.save(first, path)
-    state.save(applied(first, service()), path)
-    for file in (path, state.snapshot_of(path)):
+    store_file.save(first, path)
+    store_file.save(applied(first, service()), path)
+    for file in (path, store_file.snapshot_of(path)):
         file.write_bytes(b"[]")
     with pytest.raises(StoreError, match=r"store.json: .*nor can its snapshot .*store.previous.json"):
         recovered(path)

@@ -13,7 +13,7 @@ from kubenetlab.api.core import Event
 from kubenetlab.api.lab import Attachment, ContainerReport, Observed, ProbeReport
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import back_off_s
-from kubenetlab.lab.facts import program_reports
+from kubenetlab.lab.agent.status_reports import program_reports
 from kubenetlab.names import pod_netns
 from tests.clusters import NOW, observed, pod, pod_named, report, running, settled, store
 

@@ -1,0 +1,59 @@
+"""Taking over a lab from an agent that is gone: find out what it left, and record what happened while there was no agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubenetlab.hoststate.programs import ProgramRun
+from kubenetlab.hoststate.sandbox import Sandbox
+from kubenetlab.hoststate.state import contents_of
+from kubenetlab.lab.agent import status_reports
+from kubenetlab.lab.agent.builder import of_hand
+from kubenetlab.lab.log import log
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.agent.agent import Agent
+
+
+async def take_over(agent: Agent) -> None:
+    """Find the sandboxes, rules and programs of a former agent."""
+    async with agent.kernel_is_free:
+        await _look_around(agent)
+    _catch_up(agent)
+    log(f"a new agent took over {len(agent.known)} namespaces")
+
+
+async def _look_around(agent: Agent) -> None:
+    agent.wanted.follow(agent.cluster)
+    desired, pauses = agent.desired, agent.sandboxes.pauses
+    for netns, pause in pauses.items():
+        agent.exits.watch(netns, pause)
+        agent.known[netns] = contents_of([Sandbox(netns, "?")]) if netns not in desired.namespaces else {}
+    agent.sight.open()
+    agent.sight.look_at(desired, list(agent.known))
+    agent.rules.load_marks()
+    await agent.runs.adopt()
+    agent.builder.proxies.adopt(agent.cluster)
+    for netns in list(agent.known):
+        rules = of_hand(desired[netns].values(), "rules")
+        is_current = False
+        if rules and netns in pauses:
+            is_current = await agent.rules.is_as_left(netns, pauses[netns].id, rules)
+        runs = [
+            obj
+            for obj in desired[netns].values()
+            if isinstance(obj, ProgramRun) and agent.runs.running.get((netns, obj.container)) == obj.attempt
+        ]
+        if netns in agent.known:  # its pause process has not exited meanwhile
+            agent.known[netns] = contents_of((*agent.known[netns].values(), *(rules if is_current else ()), *runs))
+
+
+def _catch_up(agent: Agent) -> None:
+    """Record what the former agent had no time to write down, and what happened while there was none."""
+    agent.builder.links.adopt(agent.sandboxes.pids)
+    for netns, recorded in list(status_reports.recorded_sandboxes(agent.cluster)):
+        process = agent.sandboxes.id(netns)
+        if recorded and process is None:
+            agent.sandbox_lost(netns)
+        elif process is not None and process.pid != recorded:
+            agent.learn(status_reports.sandbox_made(agent.cluster, netns, process.pid))

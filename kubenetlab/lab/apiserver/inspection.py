@@ -1,0 +1,153 @@
+"""What `inspect` shows: every node, pod, external host and Service, with pids and paths, for people and other programs.
+
+`init_pid` and `agent_pid` are the machine's; the other pids are of the lab's own PID namespace, and the `netns` paths lead through
+init's root, whose /proc is the lab's, so that they work from outside.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from kubenetlab import names
+from kubenetlab.api.core import Node, Service
+from kubenetlab.api.faults import Fault
+from kubenetlab.api.kinds import find_kind
+from kubenetlab.api.lab import Uplink
+from kubenetlab.api.meta import Resource
+from kubenetlab.api.pods import Pod, is_of_job
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.ipam import attachment_of
+from kubenetlab.datapath import modes
+from kubenetlab.datapath.containers import assumed_ports, setups_of
+from kubenetlab.datapath.modes import ServiceProxy
+from kubenetlab.datapath.proxy.services import is_proxied
+from kubenetlab.hoststate.programs import ProgramRun
+from kubenetlab.programs import COMMAND
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.agent.agent import Agent
+
+
+def inspection(agent: Agent) -> dict[str, Any]:
+    """The document that `inspect -o json` prints."""
+    cluster, pids = agent.cluster, agent.sandboxes.pids
+    links = agent.builder.links
+    versions = cluster.config.networking.versions
+
+    def place(netns: str) -> dict[str, Any]:
+        pid = pids.get(netns, 0)
+        return {"pid": pid, "netns": links.path(pid) if pid else None, "sandbox": netns}
+
+    return {
+        "lab": agent.lab,
+        "init_pid": links.init_pid,
+        "agent_pid": links.outer_pid(os.getpid()),
+        "run_directory": str(agent.directory),
+        "cni": cluster.config.networking.cni_mode[0],
+        "kube_proxy_mode": cluster.config.networking.proxy_mode[0],
+        "pod_layout": agent.decisions.pod_layout,
+        "neighbors": agent.decisions.neighbors,
+        "nodes": [
+            {
+                "name": node.name,
+                **place(names.node_netns(node.name)),
+                "addresses": list(node.addresses),
+                "pod_cidrs": list(node.spec.pod_cidrs),
+                "ready": node.is_ready,
+            }
+            for node in cluster.all(Node)
+        ],
+        "pods": [_pod(agent, pod, place(names.pod_netns(pod.namespace, pod.name, pod.uid))) for pod in cluster.all(Pod)],
+        "external": [
+            {"name": host.name, **place(names.external_netns(host.name)), "addresses": list(host.addresses(versions))}
+            for host in cluster.config.external
+        ],
+        "services": [_service(agent, service) for service in cluster.all(Service)],
+        "router": place(names.ROUTER),
+        "uplink": list(found.router) if (found := cluster.get(Uplink, "", "uplink")) is not None else [],
+        "faults": broken(cluster),
+    }
+
+
+def broken(cluster: Cluster) -> list[dict[str, Any]]:
+    """What is broken on purpose."""
+    return [{"name": fault.name, "fault": fault.spec.fault, "summary": fault.spec.summary} for fault in cluster.all(Fault)]
+
+
+def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
+    attachment = attachment_of(agent.cluster, pod)
+    runs = {obj.container: obj for obj in agent.desired[place["sandbox"]].values() if isinstance(obj, ProgramRun)}
+    setups = setups_of(pod.spec, pod.metadata.annotations, is_of_job(pod.metadata), (), agent.decisions.real_commands)
+    assumed = assumed_ports(agent.cluster, pod)
+    containers = [
+        {
+            "name": container.name,
+            "pid": agent.runs.process(place["sandbox"], container.name),
+            "ports": list(dict.fromkeys(listener.port for listener in runs[container.name].listeners)) if container.name in runs else [],
+            "listening": list(dict.fromkeys(f"{listener.port}/{listener.protocol}" for listener in runs[container.name].listeners))
+            if container.name in runs
+            else [],
+            "assumed_ports": [str(listener) for listener in runs[container.name].listeners if listener in assumed.get(container.name, ())]
+            if container.name in runs
+            else [],
+            "program": runs[container.name].program if container.name in runs else None,
+            "real": setups[container.name].program == COMMAND,
+        }
+        for container in pod.spec.all_containers
+    ]
+    return {
+        "namespace": pod.namespace,
+        "name": pod.name,
+        "node": pod.spec.node_name,
+        **place,
+        "addresses": list(pod.addresses),
+        "host_network": pod.spec.host_network,
+        "workload": _workload(agent.cluster, pod),
+        "host_ifname": attachment.host_ifname if attachment else None,
+        "phase": pod.status.phase,
+        "ready": pod.is_ready,
+        "containers": containers,
+    }
+
+
+def _workload(cluster: Cluster, pod: Pod) -> str | None:
+    """`Deployment/web`: who wants the pod, past the ReplicaSet that made it."""
+    owner: Resource = pod
+    while owner.metadata.owner_references:
+        reference = owner.metadata.owner_references[0]
+        kind = find_kind(reference.kind)
+        above = cluster.get(kind, owner.namespace, reference.name) if kind is not None else None
+        if above is None or above.uid != reference.uid:
+            break
+        owner = above
+    return f"{owner.kind}/{owner.name}" if owner is not pod else None
+
+
+def _service(agent: Agent, service: Service) -> dict[str, Any]:
+    mode: ServiceProxy = modes.load("proxy", *agent.cluster.config.networking.proxy_mode)
+    endpoints = [
+        {"address": address, "port": port.port, "port_name": port.name, "node": endpoint.node_name, "ready": endpoint.conditions.is_ready}
+        for piece in agent.cluster.slices_of(service)
+        for endpoint in piece.endpoints
+        for address in endpoint.addresses
+        for port in piece.ports
+    ]
+    return {
+        "namespace": service.namespace,
+        "name": service.name,
+        "type": service.spec.type,
+        "internal_traffic_policy": service.spec.internal_traffic_policy,
+        "external_traffic_policy": service.spec.external_traffic_policy,
+        "proxied": is_proxied(service) and mode.serves,
+        "cluster_ips": list(service.cluster_ips),
+        "load_balancer_ips": list(service.load_balancer_ips),
+        "virtual_ips": list(service.virtual_ips),
+        "external_ips": list(service.external_ips),
+        "source_ranges": [text.strip() for text in service.spec.load_balancer_source_ranges],
+        "ports": [
+            {"port": port.port, "protocol": port.protocol, "node_port": port.node_port or None, "name": port.name}
+            for port in service.spec.ports
+        ],
+        "endpoints": endpoints,
+    }

@@ -1,0 +1,1 @@
+"""The node agents: they load the rules of nodes and probe pods."""

@@ -1,0 +1,119 @@
+"""Processes that init runs in pods, as init keeps track of them: which ones run, and which exits the agent has not stored yet.
+
+The client that asks for a process names it: `run` is unique in the lab's life. A client therefore recognizes an exit also when
+it is reported before the answer that says that the process was started. The exit of a container's own process is kept until the
+agent acknowledges it, so that it survives an agent that is killed in between.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from kubenetlab.kernel.processes import ProcessId
+from kubenetlab.lab.transport.frames import Message
+
+
+class PodProcess(Struct):
+    """One process that init has forked into a pod and not reaped yet: its pid cannot be another process's."""
+
+    run: str
+    pid: int
+    role: str
+    sandbox: ProcessId
+    """The pause process of the pod."""
+    arguments: Mapping[str, Any]
+    """As the client sent them."""
+    client: int = -1
+    """Connection of the client that asked for a probe."""
+
+    @property
+    def container(self) -> tuple[str, str]:
+        """The container whose own process this is, as (sandbox, container)."""
+        return self.arguments["netns"], self.arguments["container"]
+
+    @property
+    def is_probe(self) -> bool:
+        """True for the command of a probe, which runs beside the container's own process."""
+        return bool(self.arguments.get("beside"))
+
+    def facts(self) -> Message:
+        """Return what other processes of the lab need to know of it."""
+        netns, container = self.container
+        return {
+            "run": self.run,
+            "role": self.role,
+            "netns": netns,
+            "sandbox": self.sandbox,
+            "container": container,
+            "attempt": self.arguments.get("attempt", 0),
+            "is_probe": self.is_probe,
+        }
+
+
+class PodProcesses:
+    """The processes that run in pods, and the exits that no agent has acknowledged."""
+
+    def __init__(self) -> None:
+        self._by_pid: dict[int, PodProcess] = {}
+        self._exits: dict[str, Message] = {}
+        """By run, in the order in which they happened."""
+
+    def add(self, process: PodProcess) -> None:
+        """Track a process that has just been started."""
+        self._by_pid[process.pid] = process
+
+    def __contains__(self, pid: int) -> bool:
+        return pid in self._by_pid
+
+    def of_container(self, netns: str, container: str) -> PodProcess:
+        """Return a container's own process. Raises ProcessLookupError when there is none."""
+        for process in self._by_pid.values():
+            if process.container == (netns, container) and not process.is_probe:
+                return process
+        raise ProcessLookupError(f"container {container} is not running")
+
+    def exited(self, pid: int, status: int, at: float) -> Message | None:
+        """Return the event that reports an exit; None when the process is none of these.
+
+        status: as waitpid() returns it. at: seconds since the epoch.
+        """
+        process = self._by_pid.pop(pid, None)
+        if process is None:
+            return None
+        event = {"event": "exited", **process.facts(), "status": status, "at": at}
+        if not process.is_probe:
+            self._exits[process.run] = event
+        return event
+
+    def acknowledge(self, runs: Iterable[str]) -> None:
+        """Drop exits that the agent has stored, or does not need."""
+        for run in runs:
+            self._exits.pop(run, None)
+
+    def listing(self) -> Message:
+        """Return all processes, and the exits that are not acknowledged."""
+        return {
+            "processes": [{**process.facts(), "pid": process.pid} for process in self._by_pid.values()],
+            "exits": list(self._exits.values()),
+        }
+
+    def abandon(self, client: int) -> list[PodProcess]:
+        """Kill the probes of a client that has gone, and return them: no other client knows of them, or of what they print."""
+        found = [process for process in self._by_pid.values() if process.is_probe and process.client == client]
+        for process in found:
+            process.client = -1  # the descriptor of the connection becomes another one's
+            os.kill(process.pid, signal.SIGKILL)
+        return found
+
+    def signal(self, run: str, number: int) -> bool:
+        """Send a signal to a process; False when it has been reaped already."""
+        process = next((process for process in self._by_pid.values() if process.run == run), None)
+        if process is None:
+            return False
+        os.kill(process.pid, signal.Signals(number))
+        return True

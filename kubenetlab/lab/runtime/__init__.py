@@ -1,0 +1,1 @@
+"""What runs in pods: built-in programs, commands of this machine, CoreDNS, and their logs."""

@@ -1,0 +1,165 @@
+"""A pod's network for the programs that run in it: sockets made in its namespace, names resolved by its own files."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from ipaddress import ip_address
+from typing import Final
+
+from msgspec import structs
+
+from kubenetlab.kernel.processes import Process
+from kubenetlab.kernel.syscalls import inside_network
+from kubenetlab.lab.transport import dns_stream
+from kubenetlab.lab.transport.http import fetch
+from kubenetlab.names import socket_address
+from kubenetlab.programs.coredns import DNS_PORT
+from kubenetlab.programs.http import Response
+from kubenetlab.programs.resolver import Resolver, first_address, is_truncated
+
+DATAGRAM_BYTES = 64 * 1024
+KINDS: Final = {
+    "TCP": (socket.SOCK_STREAM, 0),
+    "UDP": (socket.SOCK_DGRAM, 0),
+    "SCTP": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+}
+"""Protocol → what one opens a socket with. SCTP is used one to one (RFC 6458 §4), as TCP is."""
+
+
+class NetnsSocketFactory:
+    """Opens sockets in the network namespace of a process, or in the one that a path leads to; it is not kept open."""
+
+    def __init__(self, where: Process | str, home: int) -> None:
+        self._where = where
+        self._home = home
+
+    def run(self, open_: Callable[[], socket.socket]) -> socket.socket:
+        """Call `open_` inside. Raises OSError; ProcessLookupError or, of a path, FileNotFoundError when the process is gone."""
+        with self._inside():
+            return open_()
+
+    def _inside(self) -> AbstractContextManager[None]:
+        if isinstance(self._where, str):
+            return inside_network(os.open(self._where, os.O_RDONLY | os.O_CLOEXEC), self._home)
+        return self._where.network(self._home)
+
+    def socket(self, kind: socket.SocketKind, protocol: int = 0, *, is_ipv6: bool = False) -> socket.socket:
+        """A new non-blocking socket inside."""
+        family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+        return self.run(lambda: socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol))
+
+
+class PodSockets:
+    """What `programs.http.Network` asks for. Every failure is an OSError whose text says what happened."""
+
+    def __init__(self, namespace: NetnsSocketFactory, resolver: Resolver) -> None:
+        self._namespace = namespace
+        self._resolver = resolver
+
+    async def resolve(self, name: str, versions: Sequence[int] = ()) -> str:
+        """`versions` are the families to ask for, in order; without them the pod's own."""
+        resolver = structs.replace(self._resolver, versions=tuple(versions)) if versions else self._resolver
+        try:
+            return str(ip_address(name))
+        except ValueError:
+            pass
+        if (known := resolver.from_hosts(name)) is not None:
+            return known
+        for candidate in resolver.candidates(name):
+            for version in resolver.versions:
+                address = await self._ask_servers(candidate, version)
+                if address is not None:
+                    return address
+        raise OSError(errno.ENOENT, f"lookup {name}: no such host")
+
+    async def get(self, address: str, port: int, target: str, timeout_s: float) -> Response:
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await self._connected("TCP", address, port)
+                try:
+                    return await fetch(connection, "GET", target, headers={"Host": socket_address(address, port)})
+                finally:
+                    connection.close()
+        except TimeoutError:
+            raise OSError(errno.ETIMEDOUT, f"dial tcp {socket_address(address, port)}: i/o timeout") from None
+
+    async def exchange(self, address: str, port: int, data: bytes, timeout_s: float, protocol: str = "UDP") -> bytes:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await self._connected(protocol, address, port)
+                try:
+                    await loop.sock_sendall(connection, data)
+                    return await loop.sock_recv(connection, DATAGRAM_BYTES)
+                except OSError as error:
+                    raise _explained(protocol.lower(), address, port, error) from None
+                finally:
+                    connection.close()
+        except TimeoutError:
+            raise OSError(errno.ETIMEDOUT, f"read {protocol.lower()} {socket_address(address, port)}: i/o timeout") from None
+
+    async def connect(self, address: str, port: int, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                (await self._connected("TCP", address, port)).close()
+        except TimeoutError:
+            raise OSError(errno.ETIMEDOUT, f"dial tcp {socket_address(address, port)}: i/o timeout") from None
+
+    async def _connected(self, protocol: str, address: str, port: int) -> socket.socket:
+        connection = self._namespace.socket(*KINDS[protocol], is_ipv6=":" in address)
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, (address, port))
+        except OSError as error:
+            connection.close()
+            raise _explained(protocol.lower(), address, port, error) from None
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        return connection
+
+    async def _ask_servers(self, name: str, version: int) -> str | None:
+        """The address of a full name; None when a server says there is none. Raises OSError when no server answers."""
+        last: OSError = OSError(errno.ENOENT, f"lookup {name}: no nameserver in /etc/resolv.conf")
+        number = random.getrandbits(16)
+        question = self._resolver.question(name, version, number)
+        for _ in range(self._resolver.attempts):
+            for server in self._resolver.nameservers:
+                try:
+                    return first_address(await self._ask(server, question), version, number)
+                except OSError as error:
+                    last = OSError(error.errno, f"lookup {name} on {socket_address(server, DNS_PORT)}: {error.strerror or error}")
+        raise last
+
+    async def _ask(self, server: str, question: bytes) -> bytes:
+        """Return a name server's answer; one that is truncated over UDP is asked for again over TCP."""
+        timeout_s = self._resolver.timeout_s
+        answer = await self.exchange(server, DNS_PORT, question, timeout_s)
+        if not is_truncated(answer):
+            return answer
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await self._connected("TCP", server, DNS_PORT)
+                try:
+                    return await dns_stream.ask(connection, question)
+                finally:
+                    connection.close()
+        except TimeoutError:
+            raise OSError(errno.ETIMEDOUT, f"read tcp {socket_address(server, DNS_PORT)}: i/o timeout") from None
+
+
+def _explained(protocol: str, address: str, port: int, error: OSError) -> OSError:
+    """The error as Go's net package words it, which is what people know from agnhost."""
+    words = {
+        errno.ECONNREFUSED: "connection refused",
+        errno.EHOSTUNREACH: "no route to host",
+        errno.ENETUNREACH: "network is unreachable",
+        errno.ETIMEDOUT: "connection timed out",
+    }
+    text = words.get(error.errno or 0, error.strerror or str(error))
+    return OSError(error.errno, f"dial {protocol} {socket_address(address, port)}: connect: {text}")
