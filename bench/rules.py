@@ -27,7 +27,7 @@ from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.service_rules import service_rules
 from kubenetlab.datapath.view import Family, NodeView, ServiceView
 from kubenetlab.hoststate.rules import Bundle, RuleObject, RuleSet, steps
-from kubenetlab.kernel.rules import open_here
+from kubenetlab.kernel.rules.backends import open_here
 from kubenetlab.versioned import VersionedMap
 
 SIZES = (100, 1000)

@@ -114,7 +114,7 @@ def _apply(lab: str, manifests: list[str]) -> None:
 
 
 def _tables(client: Any, tables: Sequence[Any], deadline_s: float) -> list[Verdict]:
-    from kubenetlab.kernel.enter import enter_lab
+    from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.check import check as run_table
 
     seen = client.inspect()
@@ -158,7 +158,7 @@ class _Networks:
 
 def _promise(client: Any, deadline_s: float) -> list[Verdict]:
     """The lab's own promise: the ping matrix as checks."""
-    from kubenetlab.kernel.enter import enter_lab
+    from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.check import Verdict
     from kubenetlab.observe.connections import Ends
     from kubenetlab.observe.matrix import probe_matrix

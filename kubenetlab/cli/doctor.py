@@ -11,7 +11,7 @@ from kubenetlab.cli.options import Output, OutputOption
 from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hanging, hint, paint, say
 
 if TYPE_CHECKING:
-    from kubenetlab.kernel.doctor import Finding
+    from kubenetlab.kernel.features.doctor import CheckResult
 
 _MARKS = {"ok": paint("✓", GOOD), "missing": paint("✗", BAD), "optional": paint("–", MILD)}
 
@@ -27,7 +27,7 @@ def doctor(
     from msgspec import to_builtins
 
     from kubenetlab.errors import RequirementError
-    from kubenetlab.kernel.doctor import examine
+    from kubenetlab.kernel.features.doctor import examine
     from kubenetlab.lab import rundir
 
     try:
@@ -49,7 +49,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _show(findings: Sequence[Finding]) -> None:
+def _show(findings: Sequence[CheckResult]) -> None:
     width = max(len(item.name) for item in findings)
     group = ""
     for item in findings:
@@ -63,12 +63,12 @@ def _show(findings: Sequence[Finding]) -> None:
             say(hanging(f"  {' ' * width}  {paint('→', DIM)} ", item.remedy, width + 6))
 
 
-def _modes(found: Sequence[Finding]) -> list[Finding]:
+def _modes(found: Sequence[CheckResult]) -> list[CheckResult]:
     """Each mode that can be chosen: whether it can be used here, and what it lacks."""
     from kubenetlab.datapath import modes
-    from kubenetlab.kernel.doctor import Finding
-    from kubenetlab.kernel.features import has_program
-    from kubenetlab.kernel.permissions import is_root
+    from kubenetlab.kernel.features.detection import has_program
+    from kubenetlab.kernel.features.doctor import CheckResult
+    from kubenetlab.kernel.processes.permissions import is_root
     from kubenetlab.lab.requirements import faults
 
     works = {item.name for item in found if item.state == "ok"}
@@ -79,16 +79,18 @@ def _modes(found: Sequence[Finding]) -> list[Finding]:
         if unknown := [feature for feature in needs.features if feature not in works]:
             lacks.append(f"the kernel was not found to have {', '.join(unknown)}")
         what = modes.manual(family, name).partition("\n")[0].partition(": ")[2]
-        findings.append(Finding("Modes", title, "optional" if lacks else "ok", "; ".join(lacks) or what))
+        findings.append(CheckResult("Modes", title, "optional" if lacks else "ok", "; ".join(lacks) or what))
     return findings
 
 
-def _room() -> Finding:
+def _room() -> CheckResult:
     """How many pods a lab may have here."""
-    from kubenetlab.kernel import limits
-    from kubenetlab.kernel.doctor import LIMITS, Finding
+    from kubenetlab.kernel.features import limits
+    from kubenetlab.kernel.features.doctor import LIMITS, CheckResult
     from kubenetlab.lab.capacity import pods_that_fit
 
     pods, scarcest = pods_that_fit(limits.read())
     detail = f"for about {pods:,} pods; what ends first is {scarcest.resource} ({scarcest.setting})"
-    return Finding(LIMITS, "room", "ok" if pods else "missing", detail, "" if pods else scarcest.remedy.format(enough=scarcest.maximum * 2))
+    return CheckResult(
+        LIMITS, "room", "ok" if pods else "missing", detail, "" if pods else scarcest.remedy.format(enough=scarcest.maximum * 2)
+    )

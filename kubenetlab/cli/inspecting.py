@@ -14,9 +14,9 @@ from kubenetlab.cli.options import Output
 from kubenetlab.cli.screen import BAD, DIM, data, hint, note, paint, say
 from kubenetlab.cli.tables import table
 from kubenetlab.errors import UsageError
-from kubenetlab.kernel.enter import enter_lab
+from kubenetlab.kernel.namespaces.enter import enter_lab
+from kubenetlab.kernel.netlink.conntrack_entries import ConntrackEntry, tracked_entries
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
-from kubenetlab.kernel.tracked import Entry, tracked_entries
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import LAB_API
 from kubenetlab.names import socket_address
@@ -31,7 +31,7 @@ _MAX_LINES: Final = 60
 _MAX_ENTRIES: Final = 20
 """Tracked connections shown, without -o wide."""
 
-Tracked = list[tuple[str, Entry]]
+Tracked = list[tuple[str, ConntrackEntry]]
 """Node and entry."""
 
 
@@ -58,7 +58,7 @@ def inspect_service(client: Client, seen: Mapping[str, Any], key: tuple[str, str
     subject = Subject(frozenset(["/".join(key)]), frozenset(addresses), node_ports, behind)
     nodes_addresses = {address for node in seen["nodes"] for address in node["addresses"]}
 
-    def is_own(tracked: Entry) -> bool:
+    def is_own(tracked: ConntrackEntry) -> bool:
         address, port = tracked.destination
         by_address = address in addresses or (port in node_ports and address in nodes_addresses)
         # On the endpoint's node, and after eBPF programs, a connection is already translated.
@@ -121,7 +121,7 @@ def inspect_pods(client: Client, seen: Mapping[str, Any], pods: Sequence[Mapping
     addresses = frozenset(address for pod in own for address in pod["addresses"])
     links = {(pod["node"], pod["host_ifname"]) for pod in own if pod["host_ifname"]}
 
-    def is_own(tracked: Entry) -> bool:
+    def is_own(tracked: ConntrackEntry) -> bool:
         return not addresses.isdisjoint((tracked.client[0], tracked.destination[0], tracked.server[0]))
 
     page = _page(client, seen, Subject(addresses=addresses), is_own, addresses, links)
@@ -172,7 +172,7 @@ def _page(
     return Page(rules, entries, untracked, list(nat_notes(lines, endpoints, [entry for _, entry in entries])))
 
 
-def _tracked(netns: str) -> list[Entry]:
+def _tracked(netns: str) -> list[ConntrackEntry]:
     home = open_namespace("net")
     try:
         with inside_network(os.open(netns, os.O_RDONLY | os.O_CLOEXEC), home):

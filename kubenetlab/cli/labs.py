@@ -249,7 +249,7 @@ def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> 
     gc.disable()  # nothing of what is made here is thrown away before the end
     from kubenetlab.cli.progress import Progress
     from kubenetlab.datapath.sandboxes import loopback_and_sysctls
-    from kubenetlab.kernel.blanks import ahead
+    from kubenetlab.kernel.namespaces.netns_pool import ahead
     from kubenetlab.lab import up as making
     from kubenetlab.lab.bootstrap import bootstrap_store
     from kubenetlab.lab.requirements import require

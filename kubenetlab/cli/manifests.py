@@ -179,8 +179,8 @@ def warn(manifests: Manifests) -> None:
     for why, real in _real_commands(manifests.all_entries).items():
         note(f"{paint('note:', MILD)} programs of this machine are run in {_few(real)}, as {why} asks")
     if limited := _limited(manifests.all_entries):
-        from kubenetlab.kernel.cgroups import MEMORY
-        from kubenetlab.kernel.limiters import limiters
+        from kubenetlab.kernel.processes.cgroups import MEMORY
+        from kubenetlab.kernel.processes.limiters import limiters
 
         note(f"{paint('note:', MILD)} limits.memory of {_few(limited)} is enforced by {limiters()[MEMORY]}")
     if hooked := _hooks_by_command(manifests.all_entries):

@@ -113,7 +113,7 @@ def ping(
 
 def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, allowed: list[str] | None, output: Output) -> bool:
     from kubenetlab.cli.matrix_lines import legend_lines, matrix_lines
-    from kubenetlab.kernel.enter import enter_lab
+    from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.connections import Ends
     from kubenetlab.observe.matrix import probe_matrix
 

@@ -15,8 +15,8 @@ from kubenetlab.cli.options import Output
 from kubenetlab.cli.screen import BAD, DIM, GOOD, data, hint, note, paint, say
 from kubenetlab.diagnostics.model import Connection
 from kubenetlab.errors import RequirementError
-from kubenetlab.kernel.enter import enter_lab
-from kubenetlab.kernel.features import has_sctp
+from kubenetlab.kernel.features.detection import has_sctp
+from kubenetlab.kernel.namespaces.enter import enter_lab
 from kubenetlab.kernel.syscalls import open_namespace
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import object_path

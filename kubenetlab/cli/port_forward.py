@@ -47,7 +47,7 @@ def port_forward(
     import asyncio
 
     from kubenetlab.errors import LabError
-    from kubenetlab.kernel.enter import enter_lab
+    from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.port_forwarding import Relay, listen
     from kubenetlab.observe.forwarding import parse_addresses, parse_ports

@@ -61,7 +61,7 @@ def shell(target: Target, namespace: Namespace = None, host_files: HostFilesOpti
     import os
     import shutil
 
-    from kubenetlab.kernel.inheritance import CONTAINER_PATH
+    from kubenetlab.kernel.processes.inheritance import CONTAINER_PATH
 
     path, chosen = (None, os.environ.get("SHELL")) if host_files else (CONTAINER_PATH, None)
     program = shutil.which("bash", path=path) or chosen or "/bin/sh"
@@ -127,7 +127,7 @@ def _enter(
     import os
 
     from kubenetlab.errors import UsageError
-    from kubenetlab.kernel.enter import HostFiles, OwnFiles, run
+    from kubenetlab.kernel.namespaces.enter import HostFiles, OwnFiles, run
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import choose
     from kubenetlab.observe.targets import read, resolve
@@ -159,7 +159,7 @@ def _variables_inside(hostname: str, of_container: dict[str, str]) -> dict[str, 
     """Return the variables of a program that sees files of its own: the container's, and few of the caller's."""
     import os
 
-    from kubenetlab.kernel.inheritance import CONTAINER_PATH
+    from kubenetlab.kernel.processes.inheritance import CONTAINER_PATH
 
     of_terminal = {name: value for name, value in os.environ.items() if name in _OF_TERMINAL or name.startswith("LC_")}
     basic = {"PATH": CONTAINER_PATH, "HOME": "/root", "HOSTNAME": hostname}

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 from kubenetlab.api.store import Change, Cluster, Kind
-from kubenetlab.controllers import (  # fmt: skip
+from kubenetlab.controllers import (
     addons,
     daemonsets,
     deployments,

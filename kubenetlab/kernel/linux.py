@@ -26,13 +26,13 @@ from kubenetlab.hoststate.peers import Peers, peers_key, peers_of
 from kubenetlab.hoststate.route import decode_route, dump_routes
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
-from kubenetlab.kernel.filling import fill, send
-from kubenetlab.kernel.holding import STARTERS, Holding
+from kubenetlab.kernel.namespaces.contents import fill, send
+from kubenetlab.kernel.namespaces.pause_starter import STARTERS, PauseStarter
+from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
+from kubenetlab.kernel.namespaces.sysctls import Sysctls, SysctlWriter
+from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
 from kubenetlab.kernel.report import Done, Failure, Report, failure_of, nobody_asks, with_causes
-from kubenetlab.kernel.rtnetlink import RouteSocket
-from kubenetlab.kernel.sandboxes import Sandboxes
 from kubenetlab.kernel.syscalls import open_namespace
-from kubenetlab.kernel.sysctls import Sysctls, SysctlWriter
 
 FIRST_INDEX: Final = 1000
 """Our interface indexes begin here: far above those that modules such as ipip take in every new namespace."""
@@ -88,7 +88,7 @@ class LinuxKernel:
         An operation that fails does not stop the others; when something in a new namespace fails, that namespace is not kept.
         """
         failures: list[Failure] = []
-        holding = Holding(self._pauses)
+        holding = PauseStarter(self._pauses)
         count = 0
         sysctls = SysctlWriter(self._sysctls)
         far_of = {entry.netns: far_namespaces(entry) for entry in changes.namespaces}

@@ -18,7 +18,7 @@ from kubenetlab import names
 from kubenetlab.errors import LabError
 from kubenetlab.hoststate import nftables
 from kubenetlab.hoststate.rules import Name
-from kubenetlab.kernel.rules import RulesError, open_here
+from kubenetlab.kernel.rules.backends import RulesError, open_here
 
 LINKS = {4: ip_network("198.18.0.0/15"), 6: ip_network("fd6b:6e6c::/32")}
 """Where the addresses of links between the machine and labs are from. IPv4: what RFC 2544 keeps for tests, and nobody routes; IPv6: local

@@ -15,7 +15,7 @@ from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.containers import setups_of
-from kubenetlab.kernel.limits import (
+from kubenetlab.kernel.features.limits import (
     ADDRESS_SPACE,
     BRIDGE_PORTS,
     FILES,

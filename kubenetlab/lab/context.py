@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kubenetlab.kernel.blanks import Source
-from kubenetlab.kernel.limits import Limit
+from kubenetlab.kernel.features.limits import Limit
+from kubenetlab.kernel.namespaces.netns_pool import NetnsPoolSource
 from kubenetlab.lab import rundir
 from kubenetlab.lab.clock import Clock
 from kubenetlab.lab.transport.frames import encode
@@ -27,7 +27,7 @@ class LabContext:
         """What `up` planned; only the first agent uses it, later ones read the store."""
         self.progress: socket.socket | None = progress
         """To `up`: what the first agent is doing. Later agents have none."""
-        self.blanks: Source | None = None
+        self.blanks: NetnsPoolSource | None = None
         """Where the first agent gets network namespaces that were made ahead."""
         self.outer_proc = -1
         """The /proc of the namespace that `up` was called in: shows our processes by their numbers there."""

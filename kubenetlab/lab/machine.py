@@ -7,7 +7,7 @@ import os
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.decisions import decide
-from kubenetlab.kernel.features import has_br_netfilter, has_command
+from kubenetlab.kernel.features.detection import has_br_netfilter, has_command
 from kubenetlab.lab import rundir
 
 
@@ -18,7 +18,7 @@ def decisions(cluster: Cluster) -> Decisions:
 
 def _has_visible_command(command: str) -> bool:
     """Return True for a program of this machine that containers see."""
-    from kubenetlab.kernel.mounts import OWN_DIRECTORIES
+    from kubenetlab.kernel.namespaces.mounts import OWN_DIRECTORIES
 
     hidden = (*rundir.hidden_directories(), *OWN_DIRECTORIES)
     return has_command(command) and not any(os.path.normpath(command).startswith(f"{directory}/") for directory in hidden)

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct, structs
 
 from kubenetlab.errors import KubenetlabError
-from kubenetlab.kernel.process_usage import usage
+from kubenetlab.kernel.processes.usage import usage
 from kubenetlab.lab import rundir
 from kubenetlab.lab.client import Client
 

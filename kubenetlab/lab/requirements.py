@@ -14,8 +14,8 @@ from kubenetlab.api.config import ClusterConfig
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.errors import RequirementError
-from kubenetlab.kernel.features import has_ipv6, has_program, install_hint
-from kubenetlab.kernel.permissions import is_root, require_permissions
+from kubenetlab.kernel.features.detection import has_ipv6, has_program, install_hint
+from kubenetlab.kernel.processes.permissions import is_root, require_permissions
 
 
 def require(config: ClusterConfig) -> None:
@@ -59,8 +59,8 @@ def faults(title: str, needs: Needs, *, is_root: bool, has_program: Callable[[st
 
 def unsupported(title: str, needs: Needs) -> Iterator[str]:
     """What the kernel refuses of that which a mode needs and other modes do without."""
-    from kubenetlab.kernel.trials import TRIALS
-    from kubenetlab.kernel.trying import outcomes
+    from kubenetlab.kernel.features.feature_probes import TRIALS
+    from kubenetlab.kernel.features.probing import outcomes
 
     for outcome in outcomes([trial for trial in TRIALS if trial.without and trial.name in needs.features]):
         if outcome.fault:

@@ -18,7 +18,7 @@ import stat
 from pathlib import Path
 
 from kubenetlab.errors import RequirementError, UsageError
-from kubenetlab.kernel.permissions import is_first_user_namespace, outer_uid
+from kubenetlab.kernel.processes.permissions import is_first_user_namespace, outer_uid
 from kubenetlab.names import file_name, lab_name_fault
 
 RUN_NETNS = "/run/netns"

@@ -17,11 +17,11 @@ from typing import Any
 from kubenetlab import errors
 from kubenetlab.api.store import Cluster
 from kubenetlab.errors import KubenetlabError, LabError, RequirementError, refusal
-from kubenetlab.kernel import pause
-from kubenetlab.kernel.blanks import Source
-from kubenetlab.kernel.inheritance import default_umask
-from kubenetlab.kernel.limits import read as read_limits
-from kubenetlab.kernel.processes import ProcessId, open_process
+from kubenetlab.kernel.features.limits import read as read_limits
+from kubenetlab.kernel.namespaces import pause
+from kubenetlab.kernel.namespaces.netns_pool import NetnsPoolSource
+from kubenetlab.kernel.processes.identity import ProcessId, open_process
+from kubenetlab.kernel.processes.inheritance import default_umask
 from kubenetlab.lab import cleanup, rundir
 from kubenetlab.lab.capacity import check_room, node_agents_for, workers_for
 from kubenetlab.lab.context import LabContext
@@ -47,7 +47,7 @@ def create(
     nodes: int,
     keep_failed: bool = False,
     on_progress: OnProgress = lambda message: None,
-    blank_namespaces: Source | None = None,
+    blank_namespaces: NetnsPoolSource | None = None,
 ) -> dict[str, Any]:
     """Makes a lab out of a store that the controllers are content with; returns what the agent said when all was built.
 

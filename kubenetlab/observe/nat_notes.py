@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-from kubenetlab.kernel.tracked import Entry
+from kubenetlab.kernel.netlink.conntrack_entries import ConntrackEntry
 
 _MARK: Final = r"(?:jump mark-for-masquerade|-j KUBE-MARK-MASQ)"
 _OWN_SOURCE: Final = re.compile(rf"(?:saddr (?P<nft>[0-9a-f.:]+)|-s (?P<save>[0-9a-f.:]+)/\d+) .*?{_MARK}")
@@ -20,7 +20,7 @@ _EXTERNAL: Final = re.compile(
 _REJECT: Final = re.compile(r"reject-chain|-j REJECT|^front .*: Cluster, 0 in ")
 
 
-def nat_notes(lines: Sequence[str], endpoints: Collection[str], entries: Sequence[Entry]) -> Iterator[str]:
+def nat_notes(lines: Sequence[str], endpoints: Collection[str], entries: Sequence[ConntrackEntry]) -> Iterator[str]:
     """Yield an explanation for each kind of translation that is found. `lines` are the extracts of all nodes."""
     stripped = [line.strip() for line in lines]
     if any(_is_hairpin(line, endpoints) for line in stripped):

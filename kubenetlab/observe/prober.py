@@ -18,7 +18,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from kubenetlab.kernel.echo import Echo, echo_of, sequence_number
+from kubenetlab.kernel.ping_sockets import Echo, echo_of, sequence_number
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
 from kubenetlab.observe.targets import Place
 

@@ -20,7 +20,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from kubenetlab.kernel.echo import echo_of
+from kubenetlab.kernel.ping_sockets import echo_of
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
 from kubenetlab.names import socket_address
 from kubenetlab.observe.prober import DNS_PORT, Outcome, Probe, dns_question, outcome_of, queued_errors, run

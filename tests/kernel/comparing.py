@@ -10,8 +10,8 @@ import msgspec
 
 from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.rules import Name, RuleObject, by_dialect, dialect, steps
-from kubenetlab.kernel.comparison import Compared, compare
-from kubenetlab.kernel.processes import ProcessId
+from kubenetlab.kernel.processes.identity import ProcessId
+from kubenetlab.kernel.rules.comparison import Compared, compare
 from kubenetlab.lab.nodeagent.forked import in_child
 
 

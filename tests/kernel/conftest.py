@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.kernel import pause, syscalls
+from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.linux import LinuxKernel
-from kubenetlab.kernel.sandboxes import Sandboxes
+from kubenetlab.kernel.namespaces import pause
+from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from tests.kernel.service_node import FAMILIES, Addresses
 
 _ALL = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC

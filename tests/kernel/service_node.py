@@ -10,9 +10,9 @@ import pytest
 
 from kubenetlab.hoststate import bpf
 from kubenetlab.hoststate.bpf import ClusterIp, Front, Programs, Range
-from kubenetlab.kernel.bpf import OBJECT
-from kubenetlab.kernel.libbpf import LIBRARY, Libbpf, has_library
-from kubenetlab.kernel.permissions import is_root
+from kubenetlab.kernel.processes.permissions import is_root
+from kubenetlab.kernel.rules.bpf import OBJECT
+from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
 from tests.kernel.frames import ACK, SYN, TCP, Packet, frame, opened, tcp, udp
 
 PASS, DROP, REDIRECT = 0, 2, 7

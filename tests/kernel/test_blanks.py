@@ -14,18 +14,18 @@ from kubenetlab.datapath.sandboxes import loopback_and_sysctls
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState
-from kubenetlab.kernel.blanks import WORTH_IT, Blanks, ahead
 from kubenetlab.kernel.linux import LinuxKernel
+from kubenetlab.kernel.namespaces.netns_pool import WORTH_IT, NetnsPool, ahead
 from tests.clusters import FAMILIES, deployment, store
 from tests.kernel.states import netlink
 
 
-def blanks(count: int) -> Blanks:
+def blanks(count: int) -> NetnsPool:
     """At most so many, one of which is there at least."""
     source = ahead(count)
     assert source is not None
     select.select([source.socket], [], [], 10)
-    return Blanks(source)
+    return NetnsPool(source)
 
 
 def test_they_come_from_a_process_that_ends() -> None:
@@ -43,7 +43,7 @@ def test_they_are_there_when_who_made_them_is_gone() -> None:
     """It ended without reading that there are enough, of which the kernel tells us first."""
     source = ahead(5 * WORTH_IT)
     assert source is not None
-    there = Blanks(source)
+    there = NetnsPool(source)
     os.waitid(os.P_ALL, 0, os.WEXITED)
     found = list(iter(there.take, None))
     assert found
@@ -78,7 +78,7 @@ def test_a_sandbox_takes_one_that_is_there(kernel: Callable[[], LinuxKernel], mo
     taken: list[int] = []
 
     def take() -> int | None:
-        fd = Blanks.take(there)
+        fd = NetnsPool.take(there)
         assert fd is not None
         taken.append(os.fstat(fd).st_ino)
         return fd
@@ -105,12 +105,12 @@ def test_what_pods_begin_with_is_there(kernel: Callable[[], LinuxKernel], monkey
     assert source is not None
     select.select([source.socket], [], [], 10)
     here = kernel()
-    here.sandboxes.blanks = there = Blanks(source)
+    here.sandboxes.blanks = there = NetnsPool(source)
     taken: list[int] = []
     few = 4
 
     def take() -> int | None:
-        fd = Blanks.take(there) if len(taken) < few else None
+        fd = NetnsPool.take(there) if len(taken) < few else None
         if fd is not None:
             taken.append(os.fstat(fd).st_ino)
         return fd

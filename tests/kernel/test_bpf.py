@@ -12,10 +12,10 @@ import pytest
 
 from kubenetlab.hoststate import bpf, tc
 from kubenetlab.hoststate.bpf import ClusterIp, Front, Hooked, Programs, Range
-from kubenetlab.kernel.bpf import OBJECT, BpfLoader, open_here
-from kubenetlab.kernel.libbpf import LIBRARY, Libbpf, has_library
-from kubenetlab.kernel.permissions import is_root
-from kubenetlab.kernel.rules import RulesError
+from kubenetlab.kernel.processes.permissions import is_root
+from kubenetlab.kernel.rules.backends import RulesError
+from kubenetlab.kernel.rules.bpf import OBJECT, BpfLoader, open_here
+from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
 from tests.patience import patiently
 
 NODE: list[Any] = [Programs("", (Range("172.18.0.2", "10.244.0.0/16", "10.96.0.0/16"),), "eth0")]
@@ -82,7 +82,7 @@ def test_programs_that_are_to_go_end_what_they_have_begun(monkeypatch: pytest.Mo
     with_links("eth0")
     there = {"lo": ["going"], "eth0": BOTH}
     for is_over_by_time in (False, True):
-        monkeypatch.setattr("kubenetlab.kernel.bpf.GRACE_S", 3600)
+        monkeypatch.setattr("kubenetlab.kernel.rules.bpf.GRACE_S", 3600)
         loader.run(bpf.update([], NODE + SERVICE))
         flow_seen_at(loader, NEVER_OVER)
         loader.run(bpf.update(NODE + SERVICE, [], [bpf.NAME]))
@@ -90,7 +90,7 @@ def test_programs_that_are_to_go_end_what_they_have_begun(monkeypatch: pytest.Mo
         listed = loader.listed(())
         assert (listed["links"], listed["maps"]["fronts"], listed["maps"]["endpoints"]) == (there, {}, {})
         if is_over_by_time:
-            monkeypatch.setattr("kubenetlab.kernel.bpf.GRACE_S", 0)
+            monkeypatch.setattr("kubenetlab.kernel.rules.bpf.GRACE_S", 0)
         else:
             flow_seen_at(loader, 0)
         loader.tend()
@@ -120,8 +120,8 @@ def settle(loader: BpfLoader, looks: int = 20) -> bool:
 @pytest.mark.parametrize("change", ["taken away", "changed", "added"])
 def test_an_entry_that_somebody_else_changes_is_noticed(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By comparing a few at a time; what is as it was told is no change, and one change is not told all the time."""
-    monkeypatch.setattr("kubenetlab.kernel.bpf.COMPARED", 2)
-    monkeypatch.setattr("kubenetlab.kernel.bpf.REST_S", 3600)
+    monkeypatch.setattr("kubenetlab.kernel.rules.bpf.COMPARED", 2)
+    monkeypatch.setattr("kubenetlab.kernel.rules.bpf.REST_S", 3600)
     loader = opened()
     with_links("eth0")
     loader.run(bpf.update([], NODE + SERVICE))

@@ -8,9 +8,9 @@ import os
 import msgspec
 
 from kubenetlab.hoststate.rules import Step
-from kubenetlab.kernel import nftables
-from kubenetlab.kernel.comparison import Compared, Names, compare
-from kubenetlab.kernel.processes import ProcessId
+from kubenetlab.kernel.processes.identity import ProcessId
+from kubenetlab.kernel.rules import nftables
+from kubenetlab.kernel.rules.comparison import Compared, Names, compare
 from kubenetlab.lab.nodeagent.forked import in_child
 
 NAMES = {"nftables": [("ip", "t")]}

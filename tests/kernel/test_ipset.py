@@ -9,8 +9,8 @@ import pytest
 
 from kubenetlab.hoststate.ipset import Filled, Member, Set, blamed, names, parse, replacement, update
 from kubenetlab.hoststate.rules import steps
-from kubenetlab.kernel import ipset, iptables
-from kubenetlab.kernel.rules import RulesError
+from kubenetlab.kernel.rules import ipset, iptables
+from kubenetlab.kernel.rules.backends import RulesError
 from tests.clusters import deployment, rules_of, service
 from tests.kernel.comparing import differences, lines
 
@@ -41,7 +41,7 @@ LARGE = sets(
 
 def test_changing_ends_where_making_anew_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """From few members to many and back, and nothing is left in the end; nobody else is thought to have had a hand in it."""
-    monkeypatch.setattr("kubenetlab.kernel.ipset.REST_S", 0)
+    monkeypatch.setattr("kubenetlab.kernel.rules.ipset.REST_S", 0)
     with closing(ipset.open_here()) as here:
         before: list[Filled] = []
         for wanted in (SMALL, LARGE, SMALL):
@@ -80,7 +80,7 @@ def test_what_others_have_stays() -> None:
     ],
 )
 def test_what_somebody_changed_is_named_and_noticed(change: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kubenetlab.kernel.ipset.REST_S", 0)
+    monkeypatch.setattr("kubenetlab.kernel.rules.ipset.REST_S", 0)
     with closing(ipset.open_here()) as here:
         here.run(update([], LARGE))
         here.run(update(LARGE, SMALL))

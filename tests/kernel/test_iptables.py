@@ -8,8 +8,8 @@ from contextlib import closing
 import pytest
 
 from kubenetlab.hoststate.iptables import Chain, Jump, Ruled, commands, names, replacement, update
-from kubenetlab.kernel import iptables, nftables
-from kubenetlab.kernel.rules import RulesError
+from kubenetlab.kernel.rules import iptables, nftables
+from kubenetlab.kernel.rules.backends import RulesError
 from tests.clusters import deployment, rules_of, service
 from tests.kernel.comparing import lines
 

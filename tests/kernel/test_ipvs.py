@@ -12,8 +12,8 @@ import pytest
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate import ipvs_messages as messages
 from kubenetlab.hoststate.ipvs import NAMES, Balanced, RealServer, VirtualServer, blamed, differences, replacement, update
-from kubenetlab.kernel import ipvs
-from kubenetlab.kernel.rules import RulesError
+from kubenetlab.kernel.rules import ipvs
+from kubenetlab.kernel.rules.backends import RulesError
 
 SERVERS = (
     VirtualServer("n", "tcp", "10.96.0.9", 80, "rr"),
@@ -42,7 +42,7 @@ def opened() -> Iterator[ipvs.Ipvs]:
 
 def test_changing_ends_where_making_anew_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """From few to many and back; making anew what is there changes nothing, and nobody else is thought to have had a hand in it."""
-    monkeypatch.setattr("kubenetlab.kernel.ipvs.REST_S", 0)
+    monkeypatch.setattr("kubenetlab.kernel.rules.ipvs.REST_S", 0)
     with opened() as here:
         before: list[Balanced] = []
         for wanted in (SMALL, LARGE, SMALL):
@@ -64,7 +64,7 @@ def test_changing_ends_where_making_anew_ends(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_what_somebody_changed_is_noticed(theirs: list[Balanced], monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing more when it has been made anew."""
-    monkeypatch.setattr("kubenetlab.kernel.ipvs.REST_S", 0)
+    monkeypatch.setattr("kubenetlab.kernel.rules.ipvs.REST_S", 0)
     with opened() as here, opened() as other:
         here.run(update([], SMALL))
         other.run(replacement(theirs, NAMES))

@@ -26,11 +26,12 @@ from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
-from kubenetlab.kernel import enter, pause, syscalls
-from kubenetlab.kernel.features import has_br_netfilter
+from kubenetlab.kernel import syscalls
+from kubenetlab.kernel.features.detection import has_br_netfilter
 from kubenetlab.kernel.linux import LinuxKernel
-from kubenetlab.kernel.processes import has_exited
-from kubenetlab.kernel.rtnetlink import MAX_BATCH_BYTES, RouteSocket
+from kubenetlab.kernel.namespaces import enter, pause
+from kubenetlab.kernel.netlink.rtnetlink import MAX_BATCH_BYTES, RouteSocket
+from kubenetlab.kernel.processes.identity import has_exited
 from tests.clusters import DUAL, FAMILIES, deployment, service, store
 from tests.kernel.states import netlink
 from tests.patience import patiently

@@ -11,8 +11,10 @@ import pytest
 from kubenetlab.hoststate import nft_messages
 from kubenetlab.hoststate.nftables import NftObject, containers, names, transaction
 from kubenetlab.hoststate.wire import NLM_F_DUMP, message
-from kubenetlab.kernel import netlink, nftables, syscalls
-from kubenetlab.kernel.rules import RulesError
+from kubenetlab.kernel import syscalls
+from kubenetlab.kernel.netlink import sockets
+from kubenetlab.kernel.rules import nftables
+from kubenetlab.kernel.rules.backends import RulesError
 from tests.clusters import deployment, rules_of, service
 from tests.kernel.test_nftables import opened
 from tests.kernel.test_rule_changes import manifests
@@ -37,7 +39,7 @@ class Side:
         syscalls.unshare(syscalls.CLONE_NEWNET)
         self.library = opened("library")
         self.direct = nftables.Direct()
-        self._socket = netlink.opened(netlink.NETLINK_NETFILTER)
+        self._socket = sockets.opened(sockets.NETLINK_NETFILTER)
 
     def has(self, wanted: list[NftObject]) -> tuple[Any, ...]:
         """Chains, rules and sets as the kernel gives them, their names, numbers and nft's own notes included; and the elements, in one order."""
@@ -47,7 +49,7 @@ class Side:
 
     def _dump(self, what: int) -> list[bytes]:
         """Without the number of the generation, which is in the header."""
-        answer = netlink.ask(self._socket, message(what, NLM_F_DUMP, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)))
+        answer = sockets.ask(self._socket, message(what, NLM_F_DUMP, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)))
         return [bytes(body[:2]) + bytes(body[4:]) for body in answer]
 
 

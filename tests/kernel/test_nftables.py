@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from kubenetlab.hoststate.nftables import NftObject, replacement, transaction
-from kubenetlab.kernel import nftables
-from kubenetlab.kernel.rules import Loader, RulesError
+from kubenetlab.kernel.rules import nftables
+from kubenetlab.kernel.rules.backends import Loader, RulesError
 from tests.clusters import deployment, rules_of, service
 from tests.kernel.comparing import lines
 

@@ -19,9 +19,10 @@ from kubenetlab.hoststate.object import Object, Origin
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
-from kubenetlab.kernel import nftables, syscalls
+from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.linux import LinuxKernel
-from kubenetlab.kernel.rules import RulesError
+from kubenetlab.kernel.rules import nftables
+from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.lab.agent.error_report import rules_refused
 
 Make = Callable[[], LinuxKernel]

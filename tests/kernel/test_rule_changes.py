@@ -15,7 +15,7 @@ from kubenetlab.datapath.memo import Memo
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.bpf import Hooked, Programs
 from kubenetlab.hoststate.rules import Exact, RuleObject, by_dialect, dialect, names, steps
-from kubenetlab.kernel.rules import Loader, open_here
+from kubenetlab.kernel.rules.backends import Loader, open_here
 from tests.clusters import ONLINK, running, store
 from tests.kernel.comparing import lines
 

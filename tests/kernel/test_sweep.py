@@ -16,7 +16,7 @@ from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.linux import LinuxKernel
-from kubenetlab.kernel.processes import Process
+from kubenetlab.kernel.processes.identity import Process
 from kubenetlab.lab.nodeagent.ping_sweep import PingSweep
 from kubenetlab.lab.nodeagent.prober import ProbeState
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 from kubenetlab.datapath import modes
-from kubenetlab.kernel.doctor import KERNEL, examine
-from kubenetlab.kernel.trials import TRIALS
-from kubenetlab.kernel.trying import Trial, outcomes
+from kubenetlab.kernel.features.doctor import KERNEL, examine
+from kubenetlab.kernel.features.feature_probes import TRIALS
+from kubenetlab.kernel.features.probing import FeatureProbe, outcomes
 
 KEPT = Path("/run/kubenetlab/doctor.json")
 
 
-def counted(name: str, fault: str = "") -> Trial:
+def counted(name: str, fault: str = "") -> FeatureProbe:
     """A trial that leaves a mark each time it is made."""
 
     def try_it() -> None:
@@ -22,7 +22,7 @@ def counted(name: str, fault: str = "") -> Trial:
         if fault:
             raise OSError(fault)
 
-    return Trial(name, try_it, "a test")
+    return FeatureProbe(name, try_it, "a test")
 
 
 def times(name: str) -> int:

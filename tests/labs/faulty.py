@@ -98,8 +98,12 @@ def _name() -> str:
 
 def arm(turns: _Turns) -> None:
     """Stands before each of the calls."""
-    from kubenetlab.kernel import inheritance, nftables, rtnetlink, sandboxes, syscalls
-    from kubenetlab.kernel.rules import RulesError
+    from kubenetlab.kernel import syscalls
+    from kubenetlab.kernel.namespaces import sandboxes
+    from kubenetlab.kernel.netlink import rtnetlink
+    from kubenetlab.kernel.processes import inheritance
+    from kubenetlab.kernel.rules import nftables
+    from kubenetlab.kernel.rules.backends import RulesError
 
     def before(owner: Any, name: str, judge: Callable[..., Call | None]) -> None:
         """`judge` says from its arguments whether a call counts."""
@@ -127,14 +131,14 @@ def arm(turns: _Turns) -> None:
     inheritance.close_other_descriptors = lambda keep=(): real_close([*keep, turns.fd])  # the plan stays open in the lab
     real_batch, real_run = rtnetlink.RouteSocket.batch, nftables.LibraryNft.run
 
-    def batch(self: rtnetlink.RouteSocket, requests: Sequence[bytes]) -> list[rtnetlink.Refusal]:
+    def batch(self: rtnetlink.RouteSocket, requests: Sequence[bytes]) -> list[rtnetlink.NetlinkRefusal]:
         """All but the first are made."""
         number = turns.take("netlink", f"batch of {len(requests)}")
         if not number:
             return real_batch(self, requests)
         others = real_batch(self, requests[1:])
-        moved = [rtnetlink.Refusal(refusal.request + 1, refusal.errno, refusal.text) for refusal in others]
-        return [rtnetlink.Refusal(0, number, ""), *moved]
+        moved = [rtnetlink.NetlinkRefusal(refusal.request + 1, refusal.errno, refusal.text) for refusal in others]
+        return [rtnetlink.NetlinkRefusal(0, number, ""), *moved]
 
     def run(self: nftables.LibraryNft, text: str) -> str:
         number = 0 if text.startswith("list ") else turns.take("nft", text[:60])

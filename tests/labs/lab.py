@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from kubenetlab.kernel.cgroups import PREFIX, read_parents
+from kubenetlab.kernel.processes.cgroups import PREFIX, read_parents
 from kubenetlab.lab.client import Client
 from tests.labs.traffic_client import Answer, Target, ask
 from tests.patience import patiently

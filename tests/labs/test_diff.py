@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kubenetlab.hoststate.bpf_entries import ENDPOINT
-from kubenetlab.kernel.libbpf import Libbpf, Loaded
+from kubenetlab.kernel.rules.libbpf import Libbpf, LoadedPrograms
 from tests.clusters import deployment, service
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab, wait_for
@@ -230,7 +230,7 @@ def test_outdated_chains_of_a_stale_node_are_shown(mode: str, request: pytest.Fi
 
 
 @contextmanager
-def maps(lab: Lab) -> Iterator[Loaded]:
+def maps(lab: Lab) -> Iterator[LoadedPrograms]:
     """The maps of the programs on the node `worker`."""
     filters = json.loads(worker(lab, "tc", "-j", "filter", "show", "dev", "eth0", "ingress"))
     (program_id,) = (one["options"]["prog"]["id"] for one in filters if "options" in one)

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from kubenetlab.kernel.libbpf import LIBRARY, has_library
+from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.labs.lab import wait_for
 from tests.labs.test_ebpf import datagram, program
 from tests.labs.test_ways_in import EXTERNAL_IPS, NODES, Outcome, manifest, outcomes

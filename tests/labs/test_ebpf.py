@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from kubenetlab.kernel.libbpf import LIBRARY, Libbpf, has_library
+from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
 from tests.labs.lab import wait_for
 from tests.labs.test_ways_in import manifest
 from tests.labs.world import Labs, World

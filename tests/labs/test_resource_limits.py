@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kubenetlab.kernel.limiters import has_groups, limiters
+from kubenetlab.kernel.processes.limiters import has_groups, limiters
 from kubenetlab.lab.runtime.container_limits import MAX_PIDS
 from tests.conftest import OURS
 from tests.labs import users

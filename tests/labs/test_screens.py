@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kubenetlab.kernel.features import has_sctp
+from kubenetlab.kernel.features.detection import has_sctp
 from tests.labs.conftest import new_lab
 from tests.labs.lab import COMMAND, Lab, run, wait_for
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.kernel.trials import TRIALS
-from kubenetlab.kernel.trying import outcomes
+from kubenetlab.kernel.features.feature_probes import TRIALS
+from kubenetlab.kernel.features.probing import outcomes
 from tests.labs.lab import Lab
 
 (FOUND,) = outcomes([trial for trial in TRIALS if trial.name == "SCTP"])

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kubenetlab.kernel import cgroups
-from kubenetlab.kernel.cgroups import Hierarchy, LabGroups, Limits, Parent, hierarchies, parents, remove_all
-from kubenetlab.kernel.limiters import has_groups, limiters
-from kubenetlab.kernel.rlimits import limits_processes
+from kubenetlab.kernel.processes import cgroups
+from kubenetlab.kernel.processes.cgroups import Hierarchy, LabGroups, Limits, Parent, hierarchies, parents, remove_all
+from kubenetlab.kernel.processes.limiters import has_groups, limiters
+from kubenetlab.kernel.processes.rlimits import limits_processes
 
 SYSTEMD = (
     "0::/user.slice/user-1000.slice/session-3.scope\n",

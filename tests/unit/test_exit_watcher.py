@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from kubenetlab.kernel.processes import ProcessId
-from kubenetlab.kernel.sandboxes import Pause
+from kubenetlab.kernel.namespaces.sandboxes import Pause
+from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.exit_watcher import ExitWatcher
 from tests.patience import patiently
 

@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 
-from kubenetlab.kernel.holding import STARTERS, Holding
+from kubenetlab.kernel.namespaces.pause_starter import STARTERS, PauseStarter
 
 DEADLINE_S = 10
 
@@ -22,7 +22,7 @@ def test_one_beneath_another_comes_first_and_news_come_last() -> None:
         done.append("node")
 
     with ThreadPoolExecutor(STARTERS) as pool:
-        holding = Holding(pool)
+        holding = PauseStarter(pool)
         holding.when_held(["node"], lambda: done.append("nothing is under way"))
         holding.begin("node", slow)
         holding.begin("pod", lambda: done.append("pod"))
@@ -44,7 +44,7 @@ def test_what_nobody_expected_is_not_lost() -> None:
         raise RuntimeError("a bug")
 
     with ThreadPoolExecutor(STARTERS) as pool:
-        holding = Holding(pool)
+        holding = PauseStarter(pool)
         holding.begin("a", fail)
         holding.when_held(["a"], lambda: told.append("a"))
         with pytest.raises(RuntimeError, match="a bug"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.kernel.id_maps import Mapper, Range, lines_of_map, ranges_of
+from kubenetlab.kernel.namespaces.id_maps import IdRange, Mapper, lines_of_map, ranges_of
 
 SUBUID = """\
 # a comment
@@ -25,14 +25,14 @@ alice:600000:0
 
 def test_ranges_belong_to_a_name_or_a_number() -> None:
     """Lines of others, and lines that cannot be read, are passed over."""
-    assert ranges_of(SUBUID, {"alice", "1000"}) == (Range(100000, 65536), Range(500000, 10))
+    assert ranges_of(SUBUID, {"alice", "1000"}) == (IdRange(100000, 65536), IdRange(500000, 10))
     assert ranges_of(SUBUID, {"carol", "1001"}) == ()
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 2**31), st.integers(1, 2**16)).map(lambda pair: Range(*pair)), max_size=500), st.integers(0, 2**31)
+    st.lists(st.tuples(st.integers(1, 2**31), st.integers(1, 2**16)).map(lambda pair: IdRange(*pair)), max_size=500), st.integers(0, 2**31)
 )
-def test_maps_are_consecutive_inside(ranges: list[Range], own: int) -> None:
+def test_maps_are_consecutive_inside(ranges: list[IdRange], own: int) -> None:
     """Root is the user, the ranges follow without a gap, and the kernel's 340 lines are enough."""
     read = ranges_of("".join(f"me:{first}:{count}\n" for first, count in ranges), {"me"})
     lines = lines_of_map(own, read)
@@ -65,6 +65,6 @@ def test_a_child_that_cannot_be_started_is_a_fault(monkeypatch: pytest.MonkeyPat
     def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("kubenetlab.kernel.id_maps._own_ranges", lambda user: [(Range(100000, 65536),)] * 2)
+    monkeypatch.setattr("kubenetlab.kernel.namespaces.id_maps._own_ranges", lambda user: [(IdRange(100000, 65536),)] * 2)
     monkeypatch.setattr("subprocess.Popen", refused)
     assert Mapper().fault == "newuidmap cannot be started: Resource temporarily unavailable"

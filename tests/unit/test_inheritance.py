@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kubenetlab.kernel.inheritance import hindrances
+from kubenetlab.kernel.processes.inheritance import hindrances
 
 Inherit = Callable[..., None]
 

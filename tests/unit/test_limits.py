@@ -11,7 +11,18 @@ from kubenetlab.api.apps import Deployment
 from kubenetlab.api.pods import Pod
 from kubenetlab.controllers import Controllers
 from kubenetlab.errors import RequirementError
-from kubenetlab.kernel.limits import BRIDGE_PORTS, FILES, MEMORY, NEIGHBORS, PROCESSES, Limit, Need, measured_anew, read, shortfalls
+from kubenetlab.kernel.features.limits import (
+    BRIDGE_PORTS,
+    FILES,
+    MEMORY,
+    NEIGHBORS,
+    PROCESSES,
+    Limit,
+    Need,
+    measured_anew,
+    read,
+    shortfalls,
+)
 from kubenetlab.lab.capacity import check_room, needs, pods_that_fit
 from tests.clusters import NOW, ONE_NODE, applied, deployment, pod, store
 

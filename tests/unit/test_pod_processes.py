@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from kubenetlab.kernel.processes import ProcessId
+from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.processes.pod_processes import PodProcess, PodProcesses
 
 POD, SANDBOX = "pod/default/a/1", ProcessId(10, 1)

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from kubenetlab.kernel import privileges
+from kubenetlab.kernel.processes import privileges
 
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 TIOCSTI, TIOCLINUX, TCGETS = 0x5412, 0x541C, 0x5401

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from kubenetlab.kernel.process_usage import usage
+from kubenetlab.kernel.processes.usage import usage
 
 CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(flush=True); input()'])"
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from kubenetlab.kernel.processes import ProcessId, has_exited, open_process, reap, start_time
+from kubenetlab.kernel.processes.identity import ProcessId, has_exited, open_process, reap, start_time
 
 
 def test_a_pid_that_is_in_use_again_is_another_process() -> None:

@@ -10,8 +10,8 @@ import pytest
 from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.cli import with_system_directories
 from kubenetlab.datapath.modes import Needs
-from kubenetlab.kernel.permissions import NEEDED, effective_capabilities, is_first_user_namespace, lacking, remedy
-from kubenetlab.kernel.trying import Trial
+from kubenetlab.kernel.features.probing import FeatureProbe
+from kubenetlab.kernel.processes.permissions import NEEDED, effective_capabilities, is_first_user_namespace, lacking, remedy
 from kubenetlab.lab import requirements
 from kubenetlab.lab.requirements import chosen, faults, require_modes, unsupported
 
@@ -45,8 +45,11 @@ def test_a_kernel_that_cannot_is_found_before_the_lab_is_begun(monkeypatch: pyte
     def refused() -> None:
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
-    makes = [Trial("special", refused, "a test", "another kernel", "labs without it"), Trial("basic", refused, "a test", "another kernel")]
-    monkeypatch.setattr("kubenetlab.kernel.trials.TRIALS", makes)
+    makes = [
+        FeatureProbe("special", refused, "a test", "another kernel", "labs without it"),
+        FeatureProbe("basic", refused, "a test", "another kernel"),
+    ]
+    monkeypatch.setattr("kubenetlab.kernel.features.feature_probes.TRIALS", makes)
     assert list(unsupported("proxy test", Needs(features=("special", "basic")))) == [
         "proxy test needs special: Operation not supported; wanted: another kernel"
     ]
@@ -55,13 +58,13 @@ def test_a_kernel_that_cannot_is_found_before_the_lab_is_begun(monkeypatch: pyte
 
 def test_only_missing_packages_are_advised(monkeypatch: pytest.MonkeyPatch) -> None:
     """A remedy names the packages of programs that are not installed, and what else can be done."""
-    trial = Trial("special", lambda: None, "a test", "another kernel", programs=("ipset", "iptables-nft-restore"))
+    trial = FeatureProbe("special", lambda: None, "a test", "another kernel", programs=("ipset", "iptables-nft-restore"))
     for installed, expected in (
         ((), "sudo apt-get install ipset iptables; another kernel"),
         (("ipset",), "sudo apt-get install iptables; another kernel"),
         (("ipset", "iptables-nft-restore"), "another kernel"),
     ):
-        monkeypatch.setattr("kubenetlab.kernel.trying.has_program", installed.__contains__)
+        monkeypatch.setattr("kubenetlab.kernel.features.probing.has_program", installed.__contains__)
         assert trial.advice == expected
 
 

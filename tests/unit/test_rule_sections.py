@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.kernel.tracked import Entry
+from kubenetlab.kernel.netlink.conntrack_entries import ConntrackEntry
 from kubenetlab.observe.listing import Subject, extract
 from kubenetlab.observe.nat_notes import nat_notes
 
@@ -160,8 +160,8 @@ def test_ipv6_addresses_are_found_in_every_form() -> None:
     assert not any(subject.is_in(text) for text in ("fd00:10:96::70", "fd00:10:96::7:1", "dfd00:10:96::7"))
 
 
-def entry(client: str, seen_as: str) -> Entry:
-    return Entry("TCP", "ESTABLISHED", (client, 1), ("10.96.7.7", 80), ("10.244.1.2", 8080), (seen_as, 1), 10)
+def entry(client: str, seen_as: str) -> ConntrackEntry:
+    return ConntrackEntry("TCP", "ESTABLISHED", (client, 1), ("10.96.7.7", 80), ("10.244.1.2", 8080), (seen_as, 1), 10)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from kubenetlab.datapath.contexts import Context
 from kubenetlab.datapath.pods import PodFiles
 from kubenetlab.hoststate.programs import Listener, ProgramRun
-from kubenetlab.kernel.processes import ProcessId
+from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.runtime_client import RuntimeClient
 from kubenetlab.lab.transport.channel import Channel

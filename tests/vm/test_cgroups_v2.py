@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kubenetlab.kernel.cgroups import Parent, read_parents
+from kubenetlab.kernel.processes.cgroups import Parent, read_parents
 from tests.conftest import OURS
 from tests.labs import test_resource_limits
 from tests.labs.lab import Lab

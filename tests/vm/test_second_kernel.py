@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kubenetlab.kernel.features import has_br_netfilter
+from kubenetlab.kernel.features.detection import has_br_netfilter
 from tests.conftest import OURS
 from tests.labs.lab import Lab
 

@@ -25,9 +25,9 @@ from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.rules import RuleObject
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState, far_ends
-from kubenetlab.kernel.blanks import Blanks
 from kubenetlab.kernel.linux import LinuxKernel
-from kubenetlab.kernel.sandboxes import Pause, Sandboxes
+from kubenetlab.kernel.namespaces.netns_pool import NetnsPool
+from kubenetlab.kernel.namespaces.sandboxes import Pause, Sandboxes
 from kubenetlab.lab import machine, rundir
 from kubenetlab.lab.agent import status_reports
 from kubenetlab.lab.agent.builder import Builder, Refused, of_hand
@@ -265,7 +265,7 @@ class Agent:
     async def _apply(self, changes: Changes) -> None:
         async with self.kernel_is_free:
             if self._boot.blanks is not None:
-                self.sandboxes.blanks, self._boot.blanks = Blanks(self._boot.blanks), None
+                self.sandboxes.blanks, self._boot.blanks = NetnsPool(self._boot.blanks), None
             refused = await self.builder.apply(changes, self.desired, self.contexts, self.wanted.probes, self._boot.tell_progress)
         self.exits.reap()
         self.sandboxes.close_blanks()

@@ -20,8 +20,8 @@ from kubenetlab.hoststate.diff import Changes, NetnsChanges, Verb
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel, far_namespaces
-from kubenetlab.kernel.processes import ProcessId
-from kubenetlab.kernel.sandboxes import Pause
+from kubenetlab.kernel.namespaces.sandboxes import Pause
+from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.syscalls import go_before_others
 from kubenetlab.lab.agent.error_report import program_refused, rules_refused
 from kubenetlab.lab.agent.exit_watcher import ExitWatcher

@@ -6,7 +6,7 @@ import asyncio
 import select
 from collections.abc import Callable
 
-from kubenetlab.kernel.sandboxes import Pause
+from kubenetlab.kernel.namespaces.sandboxes import Pause
 
 OnExit = Callable[[str, Pause], None]
 """Called with the name of a sandbox and the pause process that has exited; another one may hold the sandbox by then."""

@@ -20,7 +20,7 @@ from kubenetlab.errors import refusal
 from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.rules import Name, RuleObject, Step, dialect, digest, names, steps
 from kubenetlab.kernel.files import replace_file
-from kubenetlab.kernel.processes import ProcessId
+from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.rule_differences import ComparedNamespace, rule_differences
 from kubenetlab.lab.log import log

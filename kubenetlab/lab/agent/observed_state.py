@@ -16,8 +16,8 @@ from kubenetlab.hoststate.notices import Notice, contradict
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.state import Contents, HostState, contents_of, far_ends
 from kubenetlab.kernel.linux import LinuxKernel
-from kubenetlab.kernel.monitor import Monitor
-from kubenetlab.kernel.sandboxes import Pause
+from kubenetlab.kernel.namespaces.sandboxes import Pause
+from kubenetlab.kernel.netlink.monitor import Monitor
 from kubenetlab.lab.log import log
 
 PASS_S = 30.0

@@ -11,8 +11,8 @@ import msgspec
 
 from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.rules import Exact, Name, RuleObject, Step, by_dialect, dialect, steps
-from kubenetlab.kernel.comparison import Compared
-from kubenetlab.kernel.processes import ProcessId
+from kubenetlab.kernel.processes.identity import ProcessId
+from kubenetlab.kernel.rules.comparison import Compared
 from kubenetlab.lab.transport.frames import Message
 
 Owned = tuple[tuple[str, tuple[Name, ...]], ...]

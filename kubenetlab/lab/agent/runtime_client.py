@@ -21,9 +21,9 @@ from kubenetlab.api.quantity import format_bytes
 from kubenetlab.controllers.containers import KILLED, OOM_KILLED
 from kubenetlab.datapath.contexts import Context
 from kubenetlab.hoststate.programs import ProgramRun
-from kubenetlab.kernel.features import has_command, no_such_command
-from kubenetlab.kernel.inheritance import CONTAINER_PATH
-from kubenetlab.kernel.processes import ProcessId
+from kubenetlab.kernel.features.detection import has_command, no_such_command
+from kubenetlab.kernel.processes.identity import ProcessId
+from kubenetlab.kernel.processes.inheritance import CONTAINER_PATH
 from kubenetlab.lab import rundir
 from kubenetlab.lab.log import log
 from kubenetlab.lab.runtime import container_logs

@@ -43,7 +43,7 @@ from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.rules import by_dialect
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState, far_ends
-from kubenetlab.kernel.processes import open_process
+from kubenetlab.kernel.processes.identity import open_process
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.builder import of_hand
 from kubenetlab.lab.apiserver.inspection import broken, inspection

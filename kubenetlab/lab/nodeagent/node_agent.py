@@ -18,10 +18,10 @@ import msgspec
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules import Name, Step
-from kubenetlab.kernel import nftables
-from kubenetlab.kernel.comparison import compare
-from kubenetlab.kernel.processes import Process, ProcessId
-from kubenetlab.kernel.rules import Comparing, Loader, RulesError, Tended, Watching, open_here
+from kubenetlab.kernel.processes.identity import Process, ProcessId
+from kubenetlab.kernel.rules import nftables
+from kubenetlab.kernel.rules.backends import ComparingLoader, Loader, MaintainedLoader, RulesError, WatchingLoader, open_here
+from kubenetlab.kernel.rules.comparison import compare
 from kubenetlab.kernel.syscalls import give_memory_back, open_namespace
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.nodeagent.executor import Executor
@@ -80,20 +80,20 @@ class LoadedRules:
         """True when there has been a transaction since the last time that anybody asked for the generation, or a loader has found
         something changed."""
         before = self._last
-        found = [loader.was_touched() for loader in self._loaders.values() if isinstance(loader, Comparing)]
+        found = [loader.was_touched() for loader in self._loaders.values() if isinstance(loader, ComparingLoader)]
         return self.generation() != before or any(found)
 
     def tend(self) -> None:
         """Has its loaders do what is due."""
         for loader in self._loaders.values():
-            if isinstance(loader, Tended):
+            if isinstance(loader, MaintainedLoader):
                 loader.tend()
 
     def shrink(self) -> bool:
         """Closes the loaders that have grown; the next use opens new ones. False where there is no need."""
         had_grown = bool(self._grown)
         for name in self._grown & self._loaders.keys():
-            if not isinstance(self._loaders[name], Watching | Tended | Comparing):
+            if not isinstance(self._loaders[name], WatchingLoader | MaintainedLoader | ComparingLoader):
                 self._loaders.pop(name).close()
         self._grown.clear()
         return had_grown
@@ -106,7 +106,7 @@ class LoadedRules:
 
     def close(self) -> None:
         for loader in self._loaders.values():
-            if isinstance(loader, Watching):
+            if isinstance(loader, WatchingLoader):
                 asyncio.get_running_loop().remove_reader(loader.fileno())
             loader.close()
         self._generations.close()
@@ -115,7 +115,7 @@ class LoadedRules:
         if dialect not in self._loaders:
             with self.node.network(self._home):
                 self._loaders[dialect] = loader = open_here(dialect)
-            if isinstance(loader, Watching):
+            if isinstance(loader, WatchingLoader):
                 asyncio.get_running_loop().add_reader(loader.fileno(), loader.heard)
         return self._loaders[dialect]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import refusal
-from kubenetlab.kernel.echo import echo_of
+from kubenetlab.kernel.ping_sockets import echo_of
 from kubenetlab.lab.nodeagent.prober import FIRST_RETRY_S, RETRY_GROWTH, ProbeState
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
 

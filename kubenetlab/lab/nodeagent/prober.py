@@ -14,8 +14,8 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 from kubenetlab.datapath.probes import USER_AGENT, ProbeSpec
-from kubenetlab.kernel.echo import echo_of
-from kubenetlab.kernel.processes import ProcessId
+from kubenetlab.kernel.ping_sockets import echo_of
+from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.nodeagent.executor import Executor
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
 from kubenetlab.lab.transport import grpc_health

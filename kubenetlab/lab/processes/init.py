@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 
 from kubenetlab.errors import KubenetlabError, RequirementError, refusal
 from kubenetlab.kernel import syscalls
-from kubenetlab.kernel.inheritance import UMASK
-from kubenetlab.kernel.processes import ProcessId, end_group, open_process, start_time
+from kubenetlab.kernel.processes.identity import ProcessId, end_group, open_process, start_time
+from kubenetlab.kernel.processes.inheritance import UMASK
 from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext, Role
 from kubenetlab.lab.log import say

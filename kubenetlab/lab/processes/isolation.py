@@ -7,9 +7,10 @@ import os
 import signal
 
 from kubenetlab.errors import RequirementError
-from kubenetlab.kernel import namespaces, syscalls
-from kubenetlab.kernel.inheritance import start_afresh
-from kubenetlab.kernel.permissions import FILTERED_CALLS, HIDDEN_PROC, remedy
+from kubenetlab.kernel import syscalls
+from kubenetlab.kernel.namespaces import unshare
+from kubenetlab.kernel.processes.inheritance import start_afresh
+from kubenetlab.kernel.processes.permissions import FILTERED_CALLS, HIDDEN_PROC, remedy
 from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext
 
@@ -26,7 +27,7 @@ def leave(boot: LabContext) -> None:
     if rundir.owns_run():
         boot.run_netns = _open_run_netns()
     try:
-        namespaces.leave(namespaces.OF_LABS, with_users=True)
+        unshare.leave(unshare.OF_LABS, with_users=True)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSPC):
             raise
@@ -43,8 +44,8 @@ def settle() -> None:
     try:
         syscalls.set_hostname(os.uname().nodename)
         what, advice = "mount the lab's own /proc", HIDDEN_PROC
-        namespaces.keep_mounts_here()
-        namespaces.mount_proc()
+        unshare.keep_mounts_here()
+        unshare.mount_proc()
     except OSError as error:
         raise RequirementError(f"cannot {what}: {error.strerror}\n  → {advice}\n  see kubenetlab doctor") from None
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from kubenetlab.kernel.processes import ProcessId
+from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.transport.frames import Message
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from kubenetlab.errors import refusal
-from kubenetlab.kernel import mounts
-from kubenetlab.kernel.features import no_such_command
-from kubenetlab.kernel.inheritance import CONTAINER_PATH, close_other_descriptors, reset_signals
-from kubenetlab.kernel.privileges import confine
-from kubenetlab.kernel.processes import ProcessId, start_time
-from kubenetlab.kernel.rlimits import apply_rlimits
+from kubenetlab.kernel.features.detection import no_such_command
+from kubenetlab.kernel.namespaces import mounts
+from kubenetlab.kernel.processes.identity import ProcessId, start_time
+from kubenetlab.kernel.processes.inheritance import CONTAINER_PATH, close_other_descriptors, reset_signals
+from kubenetlab.kernel.processes.privileges import confine
+from kubenetlab.kernel.processes.rlimits import apply_rlimits
 from kubenetlab.kernel.syscalls import CLONE_NEWNS, open_namespace, setns
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.runtime.container_limits import enter_groups

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kubenetlab import programs
 from kubenetlab.hoststate.programs import Listener
-from kubenetlab.kernel.processes import Process
+from kubenetlab.kernel.processes.identity import Process
 from kubenetlab.lab.runtime.listeners import PKTINFO_SPACE, from_where, listening
 from kubenetlab.lab.runtime.pod_network import DATAGRAM_BYTES, NetnsSocketFactory, PodSockets
 from kubenetlab.lab.transport import grpc_health

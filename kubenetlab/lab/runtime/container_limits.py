@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
-from kubenetlab.kernel import cgroups
-from kubenetlab.kernel.cgroups import MEMORY, PIDS, Group, LabGroups, Limits
-from kubenetlab.kernel.rlimits import limits_processes
+from kubenetlab.kernel.processes import cgroups
+from kubenetlab.kernel.processes.cgroups import MEMORY, PIDS, ContainerGroup, LabGroups, Limits
+from kubenetlab.kernel.processes.rlimits import limits_processes
 from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.log import log
@@ -33,7 +33,7 @@ class ContainerLimits:
     def __init__(self, boot: LabContext) -> None:
         self._boot = boot
         self._groups: LabGroups | None = None
-        self._groups_of: dict[str, Group] = {}
+        self._groups_of: dict[str, ContainerGroup] = {}
         self._limits_of: dict[str, dict[str, Any]] = {}
         """What `begin` has returned for each container that runs, by the run of its own process."""
 
@@ -62,7 +62,7 @@ class ContainerLimits:
         self._groups.discard(group)
         return {"oom_limit": group.limits.memory} if is_killed else {}
 
-    def _made(self, name: str, limits: Limits) -> Group | None:
+    def _made(self, name: str, limits: Limits) -> ContainerGroup | None:
         """Return a container's groups; None where there can be none."""
         if self._groups is None:
             token = os.urandom(4).hex()  # other labs of this name may be in other run directories

@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec import structs
 
-from kubenetlab.kernel.processes import Process
+from kubenetlab.kernel.processes.identity import Process
 from kubenetlab.kernel.syscalls import inside_network
 from kubenetlab.lab.transport import dns_stream
 from kubenetlab.lab.transport.http import fetch

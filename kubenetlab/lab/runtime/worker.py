@@ -14,7 +14,7 @@ import time
 import msgspec
 
 from kubenetlab.hoststate.programs import Listener
-from kubenetlab.kernel.processes import Process, ProcessId
+from kubenetlab.kernel.processes.identity import Process, ProcessId
 from kubenetlab.kernel.syscalls import open_namespace
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.runtime.container_instances import ContainerInstance, PodInstance

@@ -1,0 +1,1 @@
+"""Namespaces: made, filled, held by pause processes, and entered."""

@@ -1,0 +1,1 @@
+"""Processes: their identity, limits, privileges, and what they inherit."""

@@ -1,0 +1,287 @@
+"""Control groups of a lab: one for each container that runs a real command, with limits of memory and processes.
+
+They are made below the cgroup that the lab runs in, or where version 2 allows no groups with controllers there, below the
+nearest ancestor whose children have them. Processes that are not the lab's are never moved, and no controller is enabled in
+a group that the lab has not made, except in the root of a hierarchy.
+
+    <parent>/kubenetlab-<lab>-<token>/<container>     version 2, and each hierarchy of version 1
+
+Source: cgroups(7); proc_pid_mountinfo(5); Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/{memory,pids}.rst (6.12).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from msgspec import Struct
+
+MEMORY, PIDS = "memory", "pids"
+CONTROLLERS: Final = (MEMORY, PIDS)
+PREFIX: Final = "kubenetlab-"
+REMOVAL_TIMEOUT_S = 2.0
+"""Time allowed for killed processes to leave a group that is removed, in seconds."""
+_PAUSE_S = 0.005
+
+
+class Hierarchy(Struct, frozen=True):
+    """A mounted hierarchy, and this process's group in it."""
+
+    version: int
+    controllers: tuple[str, ...]
+    """Of version 1 only: version 2 says it in a file of each group."""
+    root: Path
+    """Mount point."""
+    own: Path
+    """Directory of the group that this process is in."""
+
+
+class Parent(Struct, frozen=True):
+    """A group below which the lab can make its own."""
+
+    version: int
+    directory: Path
+    controllers: tuple[str, ...]
+    """Those of CONTROLLERS that its children get."""
+
+
+class Limits(Struct, frozen=True):
+    """Limits of one container."""
+
+    memory: int = 0
+    """In bytes, swap included; 0: none."""
+    pids: int = 0
+    """Number of processes and threads; 0: no limit."""
+
+
+def hierarchies(cgroup: str, mountinfo: str) -> Iterator[Hierarchy]:
+    """Yield the hierarchies with controllers that matter here, from the texts of /proc/self/{cgroup,mountinfo}.
+
+    A hierarchy is left out where this process's group is not below its mount: in a container that shows another part of it.
+    """
+    own: dict[str, str] = {}
+    for line in cgroup.splitlines():
+        _, of_line, path = line.split(":", 2)
+        own.update(dict.fromkeys(of_line.split(","), path))
+    seen: set[tuple[str, ...]] = set()
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, (kind, _, options) = before.split(), after.split(" ", 2)
+        names = tuple(name for name in CONTROLLERS if kind == "cgroup" and name in options.split(","))
+        if names in seen or (kind != "cgroup2" and not names):
+            continue
+        group = PurePosixPath(own.get(names[0] if names else "", "."))
+        root, mount = _unescaped(fields[3]), Path(_unescaped(fields[4]))
+        if ".." in group.parts or not group.is_relative_to(root):
+            continue
+        seen.add(names)
+        yield Hierarchy(1 if names else 2, names, mount, mount / group.relative_to(root))
+
+
+def parents(found: Iterable[Hierarchy]) -> list[Parent]:
+    """Return where groups can be made, each controller once; nothing is written to find out."""
+    chosen: list[Parent] = []
+    for hierarchy in found:
+        parent = _parent_v2(hierarchy) if hierarchy.version == 2 else _parent_v1(hierarchy)
+        if parent is not None and not any(set(parent.controllers) & set(other.controllers) for other in chosen):
+            chosen.append(parent)
+    return chosen
+
+
+def read_parents(proc: Path = Path("/proc")) -> list[Parent]:
+    """Return where this process can make groups."""
+    try:
+        texts = (proc / "self/cgroup").read_text(), (proc / "self/mountinfo").read_text()
+    except OSError:
+        return []
+    return parents(hierarchies(*texts))
+
+
+class ContainerGroup:
+    """The groups of one container, one in each hierarchy that is used."""
+
+    def __init__(self, members: Sequence[tuple[Parent, Path]], limits: Limits) -> None:
+        self._members = members
+        self.limits = limits
+
+    @property
+    def entries(self) -> list[str]:
+        """Files that a process writes 0 to in order to enter."""
+        return [str(directory / "cgroup.procs") for _, directory in self._members]
+
+    @property
+    def enforced(self) -> tuple[str, ...]:
+        """The controllers that limit this container."""
+        return tuple(name for parent, _ in self._members for name in parent.controllers if getattr(self.limits, name))
+
+    def oom_kills(self) -> int:
+        """Return how many processes the kernel has killed for the memory limit."""
+        kills = 0
+        for parent, directory in self._members:
+            if MEMORY in parent.controllers:
+                text = _read(directory / ("memory.events" if parent.version == 2 else "memory.oom_control"))
+                kills += sum(int(value) for name, _, value in (line.partition(" ") for line in text.splitlines()) if name == "oom_kill")
+        return kills
+
+    def remove(self) -> bool:
+        """Kill what is left of the container and remove its groups; return False while a process has not left them yet."""
+        removed = [_remove(directory) for _, directory in self._members]  # each, also behind one that is in use
+        return all(removed)
+
+
+class LabGroups:
+    """The groups of one lab. The first container that needs one has the lab's own made."""
+
+    def __init__(self, name: str, found: Sequence[Parent], record: Callable[[Sequence[str]], None]) -> None:
+        """Prepare groups `name` below each parent.
+
+        record: called with the directories before they are made, so that they can be removed should this process be killed.
+        """
+        self._tops = [(parent, parent.directory / name) for parent in found]
+        self._record = record
+        self._is_made = False
+        self._leaving: list[ContainerGroup] = []
+
+    def make(self, name: str, limits: Limits) -> ContainerGroup:
+        """Make a container's groups in the hierarchies that have something to limit. Raises OSError, having made none."""
+        self._leaving = [group for group in self._leaving if not group.remove()]
+        self._make_tops()
+        used = [(parent, top / name) for parent, top in self._tops if any(getattr(limits, each) for each in parent.controllers)]
+        group = ContainerGroup(used, limits)
+        try:
+            for parent, directory in used:
+                directory.mkdir()
+                _limit(parent, directory, limits)
+        except OSError:
+            group.remove()
+            raise
+        return group
+
+    def discard(self, group: ContainerGroup) -> None:
+        """Remove a container's groups, at once or when its last process has ended."""
+        if not group.remove():
+            self._leaving.append(group)
+
+    def _make_tops(self) -> None:
+        if self._is_made:
+            return
+        self._record([str(top) for _, top in self._tops])
+        for parent, top in self._tops:
+            if parent.version == 2 and (missing := set(parent.controllers) - set(_words(parent.directory / "cgroup.subtree_control"))):
+                _write(parent.directory / "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
+            top.mkdir(exist_ok=True)
+            if parent.version == 2:
+                _write(top / "cgroup.subtree_control", " ".join(f"+{name}" for name in parent.controllers))
+        self._is_made = True
+
+
+def enter(entries: Iterable[str]) -> None:
+    """Move this process into a container's groups. Raises OSError."""
+    for entry in entries:
+        _write(Path(entry), "0")
+
+
+def remove_all(tops: Iterable[str]) -> list[str]:
+    """Remove the groups of a lab whose processes are dead; return those that could not be removed in time."""
+    deadline = time.monotonic() + REMOVAL_TIMEOUT_S
+    left = []
+    for top in (Path(text) for text in tops if Path(text).name.startswith(PREFIX)):
+        while not (is_gone := _remove_tree(top)) and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
+        left += [] if is_gone else [str(top)]
+    return left
+
+
+def _remove_tree(top: Path) -> bool:
+    try:
+        children = [entry for entry in top.iterdir() if entry.is_dir()]
+    except OSError:
+        return not top.exists()
+    removed = [_remove(child) for child in children]
+    return all(removed) and _remove(top)
+
+
+def _parent_v1(hierarchy: Hierarchy) -> Parent | None:
+    is_writable = os.access(hierarchy.own, os.W_OK | os.X_OK)
+    return Parent(1, hierarchy.own, hierarchy.controllers) if is_writable else None
+
+
+def _parent_v2(hierarchy: Hierarchy) -> Parent | None:
+    """Return the nearest group whose children can have a controller, from this process's own to the mount's."""
+    for directory in (hierarchy.own, *hierarchy.own.parents):
+        if os.access(directory, os.W_OK | os.X_OK) and os.access(directory / "cgroup.procs", os.W_OK):
+            # A group with processes cannot enable controllers, and this process is below each of these; the root is exempt.
+            is_root = not (directory / "cgroup.type").exists()
+            given = set(_words(directory / ("cgroup.controllers" if is_root else "cgroup.subtree_control")))
+            if found := tuple(name for name in CONTROLLERS if name in given):
+                return Parent(2, directory, found)
+        if directory == hierarchy.root:
+            break
+    return None
+
+
+def _limit(parent: Parent, directory: Path, limits: Limits) -> None:
+    if limits.memory and MEMORY in parent.controllers:
+        if parent.version == 2:
+            _write(directory / "memory.max", str(limits.memory))
+            _write_if_there(directory / "memory.swap.max", "0")
+            _write_if_there(directory / "memory.oom.group", "1")  # all of the container, as the kubelet has it since 1.28
+        else:
+            _write(directory / "memory.limit_in_bytes", str(limits.memory))
+            _write_if_there(directory / "memory.memsw.limit_in_bytes", str(limits.memory))  # memory and swap together
+    if limits.pids and PIDS in parent.controllers:
+        _write(directory / "pids.max", str(limits.pids))
+
+
+def _remove(directory: Path) -> bool:
+    """Kill the processes of a group, and remove it; return False when it is still in use."""
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            return False
+        for pid in _words(directory / "cgroup.procs"):
+            if int(pid) > 0:  # 0: a process of another PID namespace
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(int(pid), signal.SIGKILL)
+        return False
+    return True
+
+
+def _write_if_there(path: Path, text: str) -> None:
+    if path.exists():
+        _write(path, text)
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _words(path: Path) -> list[str]:
+    return _read(path).split()
+
+
+def _unescaped(field: str) -> str:
+    """Return a path of mountinfo with blanks, tabs and the like as they are."""
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(code, character)
+    return field

@@ -1,0 +1,103 @@
+"""Comparison of the rules in namespaces with the desired ones, by the listings of the kernel.
+
+The programs that load rules rewrite them: other spellings, other order of options, defaults added or
+left out. So the desired rules are loaded into a reference namespace, by the same programs and the
+same kernel, and its listing is compared with those of the namespaces that should have the same
+rules. The reference namespace ends with the process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from typing import Any, cast
+
+from msgspec import Struct
+
+from kubenetlab.errors import RequirementError
+from kubenetlab.hoststate.listing import Difference, differences
+from kubenetlab.hoststate.rules import Name, Rewritten, Step, dialect
+from kubenetlab.kernel.processes.identity import Process, ProcessId
+from kubenetlab.kernel.rules.backends import RulesError, open_here
+from kubenetlab.kernel.syscalls import CLONE_NEWNET, open_namespace, unshare
+
+Names = Mapping[str, Sequence[Name]]
+"""Dialect → what of a namespace is ours."""
+
+
+class Compared(Struct, frozen=True, omit_defaults=True):
+    """The outcome of a comparison."""
+
+    differences: tuple[Difference, ...] = ()
+    errors: Mapping[str, str] = {}
+    """Dialect that could not be compared → the reason."""
+
+
+class _Listings(Struct):
+    """Listings of one namespace, by dialect; and the reason where there is none."""
+
+    texts: dict[str, Any]
+    errors: dict[str, str]
+
+
+def compare(nodes: Mapping[str, ProcessId], steps: Sequence[Step], names: Names) -> dict[str, Compared]:
+    """Compare the rules of nodes with those that the steps make; return the outcome by node.
+
+    nodes: name of a node's namespace → pause process of the node. Namespaces are only read.
+    The calling process is in another network namespace afterwards, so give it a process of its own.
+    Raises OSError where no namespace can be made.
+    """
+    unshare(CLONE_NEWNET)
+    desired = _list(steps, names)
+    return {netns: _compare(_list_node(node, names), desired, names) for netns, node in nodes.items()}
+
+
+def _compare(observed: _Listings, desired: _Listings, names: Names) -> Compared:
+    errors = {**observed.errors, **desired.errors}
+    found: list[Difference] = []
+    for name in names:
+        if name not in errors and observed.texts[name] != desired.texts[name]:
+            words = cast(Rewritten, dialect(name))
+            sides = (words.containers(side.texts[name], names[name]) for side in (desired, observed))
+            found += differences(*sides)
+    return Compared(tuple(found), errors)
+
+
+def _list_node(node: ProcessId, names: Names) -> _Listings:
+    """List the namespace of a process."""
+    home = open_namespace("net")
+    with ExitStack() as stack:
+        stack.callback(os.close, home)
+        try:
+            process = Process(node)
+            stack.callback(process.close)
+            stack.enter_context(process.network(home))
+        except OSError as error:
+            return _Listings({}, dict.fromkeys(names, f"its namespace is gone: {error.strerror or error}"))
+        return _list((), names)
+
+
+def _list(steps: Sequence[Step], names: Names) -> _Listings:
+    """Load rules into the current namespace, and list it."""
+    found = _Listings({}, {})
+    with ExitStack() as stack:
+        loaders = {}
+        for name in names:
+            try:
+                loaders[name] = stack.enter_context(closing(open_here(name)))
+            except RequirementError as error:
+                found.errors[name] = str(error)
+        for step in steps:
+            try:
+                if step.dialect not in found.errors:
+                    loaders[step.dialect].run(step.text)
+            except RulesError as error:
+                found.errors[step.dialect] = f"the desired rules cannot be loaded for comparison: {error}"
+        for name in names:
+            try:
+                if name not in found.errors:
+                    found.texts[name] = loaders[name].listed(names[name])
+            except RulesError as error:
+                found.errors[name] = str(error)
+    return found
