@@ -26,7 +26,7 @@ from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.service_rules import service_rules
 from kubenetlab.datapath.view import Family, NodeView, ServiceView
-from kubenetlab.hoststate.rules import Bundle, RuleObject, RuleSet, steps
+from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleObject, RuleSet, steps
 from kubenetlab.kernel.rules.backends import open_here
 from kubenetlab.versioned import VersionedMap
 
@@ -233,7 +233,7 @@ def load_here(words: str, services: int) -> None:
     node = NodeView("n", (family,), (), (), (PODS,), (SERVICES,), ("172.18.0.0/16",), "cluster.local", ("10.96.0.10",), "onlink", "dynamic")
     known = ProxyView(VersionedMap((view.service.key, view) for view in _views(services)))
     objects = [obj for obj in mode.node(node, network) if isinstance(obj, RuleObject)]
-    objects += [Bundle(node.netns, found) for found in service_rules(Memo(), mode, known, node, network) if isinstance(found, RuleSet)]
+    objects += [NodeRules(node.netns, found) for found in service_rules(Memo(), mode, known, node, network) if isinstance(found, RuleSet)]
     begun = time.perf_counter()
     wanted = steps([], objects, {}, anew=False)
     made = time.perf_counter()

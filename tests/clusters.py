@@ -19,7 +19,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.admission import admit
 from kubenetlab.datapath import checks, plan
 from kubenetlab.errors import ManifestError, Problem
-from kubenetlab.hoststate.rules import RuleObject
+from kubenetlab.hoststate.rules.rulesets import RuleObject
 from kubenetlab.lab import simulation
 from kubenetlab.lab.bootstrap import bootstrap_store, incoming, refuse, with_network_facts
 

@@ -68,7 +68,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/uplink": ("uplink",),
     "kubenetlab/diagnostics/": ("trust",),
     "kubenetlab/hoststate/": ("changes", "script", "flows", "switching", "diff"),
-    "kubenetlab/hoststate/bpf": ("ebpf", "direct_return"),
+    "kubenetlab/hoststate/rules/bpf": ("ebpf", "direct_return"),
     "kubenetlab/hoststate/nexthop": ("load_balancers",),
     "kubenetlab/kernel/": ("life", "faults", "killing", "changes", "limits", "sandboxed", "rootless", "inheritance", "diff"),
     "kubenetlab/cli/work": ("inside", "containers"),

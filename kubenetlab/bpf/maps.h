@@ -1,7 +1,7 @@
 /* What the programs know: settings and Services, written from outside; flows, fragments and faithful clients, written by packets.
  *
  * An address has 16 bytes, an IPv4 address as ::ffff:a.b.c.d, so that both families share maps and code. Ports are in network order,
- * all else in the machine's. kubenetlab/hoststate/bpf_entries.py has the same layouts.
+ * all else in the machine's. kubenetlab/hoststate/rules/bpf_entries.py has the same layouts.
  */
 #pragma once
 

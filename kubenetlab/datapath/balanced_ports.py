@@ -19,8 +19,8 @@ from kubenetlab.datapath.loadbalancers import fit_nodes
 from kubenetlab.datapath.proxy.services import source_ranges
 from kubenetlab.datapath.view import reached_from_outside
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.nftables import NFT_FAMILIES, Chain, Rule, Table
 from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Rule, Table
 
 WHY = "load balancer: ports of addresses with ipMode Proxy"
 

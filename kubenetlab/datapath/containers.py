@@ -12,7 +12,7 @@ from kubenetlab.api.pods import LISTEN_ANNOTATION, Pod, PodSpec, ports_in
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import should_run
 from kubenetlab.controllers.stopping import gets_signal
-from kubenetlab.hoststate.programs import Listener, ProgramRun
+from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.programs import (
     COMMAND,
     DEFAULT,
@@ -67,7 +67,7 @@ def setups_of(
     spec: PodSpec,
     annotations: Mapping[str, str],
     is_of_job: bool,
-    target_ports: tuple[Listener, ...],
+    target_ports: tuple[ListenPort, ...],
     real_commands: tuple[str, ...],
     files: Files | None = None,
 ) -> Setups:
@@ -97,7 +97,7 @@ def files_read(spec: PodSpec) -> tuple[tuple[str, str], ...]:
     )
 
 
-def ports_of(spec: PodSpec, annotations: Mapping[str, str], target_ports: tuple[Listener, ...]) -> Mapping[str, Ports]:
+def ports_of(spec: PodSpec, annotations: Mapping[str, str], target_ports: tuple[ListenPort, ...]) -> Mapping[str, Ports]:
     """Return what is known of the ports of each container, by its name.
 
     Target ports of Services are assumed of the first container that declares no port and whose image is not known. The
@@ -110,13 +110,13 @@ def ports_of(spec: PodSpec, annotations: Mapping[str, str], target_ports: tuple[
     return {
         container.name: Ports(
             target_ports if container.name == assuming else (),
-            tuple(Listener(*port) for port in ports_in(stated or "")) if container.name == stating else None,
+            tuple(ListenPort(*port) for port in ports_in(stated or "")) if container.name == stating else None,
         )
         for container in serving
     }
 
 
-def assumed_ports(cluster: Cluster, pod: Pod) -> Mapping[str, tuple[Listener, ...]]:
+def assumed_ports(cluster: Cluster, pod: Pod) -> Mapping[str, tuple[ListenPort, ...]]:
     """Return the ports that are assumed of containers which declare none, by the container's name."""
     if all(container.ports for container in pod.spec.long_running_containers):
         return {}
@@ -153,14 +153,14 @@ def _by_label(cluster: Cluster) -> dict[tuple[str, str, str], list[tuple[int, Se
     return found
 
 
-def numeric_target_ports(labels: Labels, spec: PodSpec, services: Iterable[Service]) -> tuple[Listener, ...]:
+def numeric_target_ports(labels: Labels, spec: PodSpec, services: Iterable[Service]) -> tuple[ListenPort, ...]:
     """Return the numeric target ports of the Services that select a pod, as far as no container of it declares them.
 
     A manifest need not declare its ports. Where it declares none, what the Services expect is the best guess.
     """
     declared = {(port.protocol, port.container_port) for container in spec.long_running_containers for port in container.ports}
     wanted = (
-        Listener(port.protocol, port.target_port)
+        ListenPort(port.protocol, port.target_port)
         for service in services
         if matches_labels(service.spec.selector, labels)
         for port in service.spec.ports

@@ -13,8 +13,8 @@ from typing import Final
 from kubenetlab.api.ip import version_of
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.datapath.view import NodeView
-from kubenetlab.hoststate.nftables import NFT_FAMILIES, Chain, Rule, Table
 from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Rule, Table
 from kubenetlab.names import MASQUERADE_TABLE
 
 AGENT_CHAIN = "IP-MASQ-AGENT"

@@ -22,7 +22,7 @@ from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import Bridge, Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.programs import Listener, ProgramRun
+from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sandbox
 
@@ -65,7 +65,7 @@ def external(host: ExternalHost, versions: Sequence[int], published: Sequence[Pu
     for version in present:
         yield Route(here, DEFAULT_ROUTES[version], names.HOST_LINK, via=INTERNET_GATEWAYS[version])
     if host.ports:
-        yield ProgramRun(here, host.name, 0, "default", {}, tuple(Listener("TCP", port) for port in host.ports))
+        yield ProgramRun(here, host.name, 0, "default", {}, tuple(ListenPort("TCP", port) for port in host.ports))
 
 
 def node(view: NodeView) -> Iterator[Object]:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from kubenetlab.api import ip
 from kubenetlab.datapath.view import NodeView, PodView
-from kubenetlab.hoststate.nftables import NFT_FAMILIES, Chain, Rule, Table
 from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Rule, Table
 from kubenetlab.hoststate.sandbox import Sysctl
 from kubenetlab.names import HOST_PORT_TABLE, socket_address
 

@@ -23,7 +23,7 @@ from kubenetlab.api.meta import Resource, kubernetes_name
 from kubenetlab.datapath.view import NodeView, Place, PodView, ServiceView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules import Rules
+from kubenetlab.hoststate.rules.rulesets import Rules
 
 
 class ModeFamily(NamedTuple):

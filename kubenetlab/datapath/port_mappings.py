@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from kubenetlab.api import ip
 from kubenetlab.api.config import ClusterConfig
-from kubenetlab.hoststate.nftables import NFT_FAMILIES, Chain, Rule, Table
 from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Rule, Table
 from kubenetlab.hoststate.sandbox import Sysctl
 from kubenetlab.names import PORT_MAPPING_TABLE, socket_address
 

@@ -20,7 +20,7 @@ from kubenetlab.datapath import faults
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.datapath.view import ServiceView, service_views
-from kubenetlab.hoststate.programs import Listener, ProgramRun
+from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.versioned import VersionedMap
 
 PROGRAM = "kube_proxy"
@@ -70,7 +70,7 @@ class Duty(Struct, frozen=True):
     """What a kube-proxy's process is told beside its manifest."""
 
     options: Mapping[str, Any]
-    listeners: tuple[Listener, ...]
+    listeners: tuple[ListenPort, ...]
 
 
 def proxy_view(cluster: Cluster, node: str) -> ProxyView:
@@ -129,7 +129,7 @@ def duty(cluster: Cluster, node: str, mode: str) -> Duty:
         "eligible": known is None or not any(taint.key == LEAVING_TAINT for taint in known.spec.taints),
         "checks": checks,
     }
-    return Duty(options, tuple(Listener("TCP", one.service.spec.health_check_node_port) for one in checked))
+    return Duty(options, tuple(ListenPort("TCP", one.service.spec.health_check_node_port) for one in checked))
 
 
 def informed(run: ProgramRun, told: Duty | None) -> ProgramRun:

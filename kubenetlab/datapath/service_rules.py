@@ -17,7 +17,7 @@ from kubenetlab.datapath.proxy.services import knows_places
 from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.view import ANYWHERE, NodeView, Place, ServiceView
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules import Rules, RuleSet, Subject
+from kubenetlab.hoststate.rules.rulesets import Rules, RuleSet, Subject
 from kubenetlab.versioned import News, VersionedMap
 
 _Key = tuple[str, str]

@@ -18,9 +18,9 @@ from kubenetlab.datapath.port_mappings import PublishedPort
 from kubenetlab.datapath.view import DEFAULT_ROUTES
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import LinkUp
-from kubenetlab.hoststate.nftables import NFT_FAMILIES, Chain, Rule, Table
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Rule, Table
 
 PREFIX_LENGTHS = {4: 30, 6: 126}
 """Of the link between the two: nobody else is on it."""

@@ -8,8 +8,8 @@ from typing import Literal
 from msgspec import Struct
 
 from kubenetlab.hoststate.link import Dummy, Veth
-from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.object import Key, Object, Origin
+from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.neighbor import INDEX_OFFSET, Neighbor
 from kubenetlab.hoststate.object import Key, Object, Word
-from kubenetlab.hoststate.wire import HEADER, Links, Uniform
+from kubenetlab.hoststate.wire import HEADER, Links, UniformRequests
 
 Entry = tuple[str, str]
 """(address, MAC)"""
@@ -92,7 +92,7 @@ def _requests(entries: Collection[Entry], index: int, type_: int, table: tuple[E
         del data[at : at + size]
     for position, byte in enumerate(struct.pack("=i", index), HEADER.size + INDEX_OFFSET):
         data[position::size] = bytes([byte]) * len(entries)
-    return Uniform(bytes(data), size)
+    return UniformRequests(bytes(data), size)
 
 
 class _NoLink:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from kubenetlab.hoststate.object import Key, Object
 
 
-class Listener(Struct, frozen=True):
+class ListenPort(Struct, frozen=True):
     """A port on all addresses of the namespace, or on one."""
 
     protocol: str
@@ -32,7 +32,7 @@ class ProgramRun(Object, frozen=True):
     program: str
     """The name of the module that knows what the program does."""
     options: dict[str, Any]
-    listeners: tuple[Listener, ...]
+    listeners: tuple[ListenPort, ...]
     is_stopping: bool = False
     """True once the program has got SIGTERM, and goes on for a while."""
 

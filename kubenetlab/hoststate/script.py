@@ -16,7 +16,7 @@ from typing import Final
 
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.object import Key, Origin, Word
-from kubenetlab.hoststate.rules import dialect
+from kubenetlab.hoststate.rules.rulesets import dialect
 from kubenetlab.hoststate.sandbox import Sysctl
 from kubenetlab.hoststate.sections import Section, common_settings, sections
 from kubenetlab.hoststate.state import Contents, HostState

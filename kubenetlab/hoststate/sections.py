@@ -15,7 +15,7 @@ from msgspec import Struct
 from kubenetlab.hoststate.link import LinkUp
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import ProgramRun
-from kubenetlab.hoststate.rules import RuleObject
+from kubenetlab.hoststate.rules.rulesets import RuleObject
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, HostState
 
@@ -23,14 +23,14 @@ FarEnds = Mapping[tuple[str, Key], Sequence[Object]]
 """(namespace, link) of each pair's far end → the objects there that come with it: the port, and what stands on it."""
 
 
-class Group(Struct, frozen=True):
+class ObjectGroup(Struct, frozen=True):
     """Objects that one component wants for one subject, in an order that works."""
 
     origin: Origin | None
     objects: tuple[Object, ...]
 
 
-class Ruleset(Struct, frozen=True):
+class ComponentRules(Struct, frozen=True):
     """Rules of one component in one dialect."""
 
     origin: Origin | None
@@ -47,8 +47,8 @@ class Section(Struct, frozen=True):
     settings: tuple[Sysctl, ...] = ()
     """Before any link, since a new one takes over those that are called default."""
     ups: tuple[LinkUp, ...] = ()
-    groups: tuple[Group, ...] = ()
-    rulesets: tuple[Ruleset, ...] = ()
+    groups: tuple[ObjectGroup, ...] = ()
+    rulesets: tuple[ComponentRules, ...] = ()
     programs: tuple[ProgramRun, ...] = ()
 
 
@@ -97,10 +97,10 @@ def _far_ends(state: HostState) -> FarEnds:
     return found
 
 
-def _groups(state: HostState, contents: Contents, objects: Sequence[Object], far: FarEnds) -> Iterator[Group]:
+def _groups(state: HostState, contents: Contents, objects: Sequence[Object], far: FarEnds) -> Iterator[ObjectGroup]:
     """Component by component, the one that made the namespace first; what comes with a far end behind its pair."""
     for origin, group in groupby(_by_component(state, contents, objects), state.origin):
-        yield Group(origin, tuple(one for obj in group for one in (obj, *(far[obj.far_end] if obj.far_end is not None else ()))))
+        yield ObjectGroup(origin, tuple(one for obj in group for one in (obj, *(far[obj.far_end] if obj.far_end is not None else ()))))
 
 
 def _by_component(state: HostState, contents: Contents, objects: Sequence[Object]) -> list[Object]:
@@ -115,10 +115,10 @@ def _by_component(state: HostState, contents: Contents, objects: Sequence[Object
     return list(placed.values())
 
 
-def _rulesets(state: HostState, contents: Contents) -> Iterator[Ruleset]:
+def _rulesets(state: HostState, contents: Contents) -> Iterator[ComponentRules]:
     found: dict[tuple[Origin | None, str], list[RuleObject]] = {}
     for obj in contents.values():
         if isinstance(obj, RuleObject):
             found.setdefault((state.origin(obj), obj.dialect), []).append(obj)
     for (origin, dialect), objects in found.items():
-        yield Ruleset(origin, dialect, tuple(objects))
+        yield ComponentRules(origin, dialect, tuple(objects))

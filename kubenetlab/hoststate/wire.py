@@ -45,7 +45,7 @@ class Links(Protocol):
         """A descriptor of a network namespace, open until the batch is sent."""
 
 
-class Written(Protocol):
+class NetlinkObject(Protocol):
     """An object that is told the kernel by messages. What comes and goes with something else has no `delete`."""
 
     def create(self, links: Links) -> bytes: ...
@@ -59,7 +59,7 @@ class WireError(ValueError):
     """Bytes that are no rtnetlink message."""
 
 
-class Uniform(bytes):
+class UniformRequests(bytes):
     """Requests that are all of one length, one behind the other: thousands can be numbered at once."""
 
     size: int

@@ -16,8 +16,8 @@ from typing import Any
 
 from kubenetlab import names
 from kubenetlab.errors import LabError
-from kubenetlab.hoststate import nftables
-from kubenetlab.hoststate.rules import Name
+from kubenetlab.hoststate.rules import nftables
+from kubenetlab.hoststate.rules.rulesets import Name
 from kubenetlab.kernel.rules.backends import RulesError, open_here
 
 LINKS = {4: ip_network("198.18.0.0/15"), 6: ip_network("fd6b:6e6c::/32")}

@@ -17,7 +17,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from kubenetlab.api.containers import Container
-from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.programs import ListenPort
 
 DEFAULT: Final = "default"
 DONE: Final = "done"
@@ -55,12 +55,12 @@ _PROGRAM_OF_IMAGE: Final[Mapping[str, str]] = {
 class Ports(Struct, frozen=True):
     """What is known of the ports on which a container's image listens, beside those that the container declares."""
 
-    assumed: tuple[Listener, ...] = ()
+    assumed: tuple[ListenPort, ...] = ()
     """Numeric target ports of Services, for a container that declares no port."""
-    stated: tuple[Listener, ...] | None = None
+    stated: tuple[ListenPort, ...] | None = None
     """Those of the annotation `kubenetlab.dev/listen`; they replace all others."""
 
-    def of(self, container: Container) -> tuple[Listener, ...]:
+    def of(self, container: Container) -> tuple[ListenPort, ...]:
         """Return where a server that stands in for the container's image listens."""
         return self.stated if self.stated is not None else declared_ports(container) or self.assumed
 
@@ -70,7 +70,7 @@ class Setup(Struct, frozen=True):
 
     program: str
     options: dict[str, Any] = {}
-    listeners: tuple[Listener, ...] = ()
+    listeners: tuple[ListenPort, ...] = ()
 
 
 def setup(container: Container, ports: Ports = Ports()) -> Setup:
@@ -79,9 +79,9 @@ def setup(container: Container, ports: Ports = Ports()) -> Setup:
     return configured
 
 
-def declared_ports(container: Container) -> tuple[Listener, ...]:
+def declared_ports(container: Container) -> tuple[ListenPort, ...]:
     """Return the ports that a container says it listens on, each once."""
-    return tuple(dict.fromkeys(Listener(port.protocol, port.container_port) for port in container.ports))
+    return tuple(dict.fromkeys(ListenPort(port.protocol, port.container_port) for port in container.ports))
 
 
 def program_of_image(image: str) -> str:

@@ -1,7 +1,7 @@
 """CoreDNS: the cluster's DNS server. It runs as a process of its own in its pod and answers from its own view of the API."""
 
 from kubenetlab.api.containers import Container
-from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Ports, Setup
 
 IS_PROCESS = True
@@ -18,5 +18,5 @@ def runs_until_stopped(container: Container) -> bool:
 
 
 def configure(container: Container, ports: Ports) -> Setup:
-    served = (Listener("UDP", DNS_PORT), *(Listener("TCP", port) for port in (DNS_PORT, HEALTH_PORT, READY_PORT, METRICS_PORT)))
+    served = (ListenPort("UDP", DNS_PORT), *(ListenPort("TCP", port) for port in (DNS_PORT, HEALTH_PORT, READY_PORT, METRICS_PORT)))
     return Setup("coredns", {}, served)

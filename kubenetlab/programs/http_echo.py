@@ -6,7 +6,7 @@ Source: github.com/hashicorp/http-echo README (port 5678; -listen=:PORT, -text=T
 from typing import Final
 
 from kubenetlab.api.containers import Container
-from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Ports, Setup
 from kubenetlab.programs.arguments import arguments, misused, options, port_number
 from kubenetlab.programs.http import Me, Request, Response, text
@@ -36,7 +36,7 @@ def configure(container: Container, ports: Ports) -> Setup:
     except ValueError as error:
         return misused(str(error))
     body = given.get("text", environment.get("ECHO_TEXT", "hello-world"))
-    return Setup("http_echo", {"text": body}, (Listener("TCP", port),))
+    return Setup("http_echo", {"text": body}, (ListenPort("TCP", port),))
 
 
 async def http(request: Request, me: Me) -> Response:

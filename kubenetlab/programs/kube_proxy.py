@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from kubenetlab.api.containers import Container
 from kubenetlab.api.lab import SYNC_PERIOD_S
-from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Ports, Setup
 from kubenetlab.programs.http import Me, Request, Response, text
 from kubenetlab.programs.kube_proxy_metrics import Metrics
@@ -41,7 +41,7 @@ def memory() -> Memory:
 
 def configure(container: Container, ports: Ports) -> Setup:
     """Its own ports; those of Services come with the options that the lab adds."""
-    return Setup("kube_proxy", {}, (Listener("TCP", HEALTH_PORT), Listener("TCP", METRICS_PORT, "127.0.0.1")))
+    return Setup("kube_proxy", {}, (ListenPort("TCP", HEALTH_PORT), ListenPort("TCP", METRICS_PORT, "127.0.0.1")))
 
 
 def configured(me: Me) -> None:

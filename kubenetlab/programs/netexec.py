@@ -19,7 +19,7 @@ from msgspec import structs
 from kubenetlab.api.containers import Container
 from kubenetlab.api.durations import duration_s
 from kubenetlab.api.ip import is_address
-from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.names import socket_address
 from kubenetlab.programs import DELAY_SHUTDOWN, Setup
 from kubenetlab.programs.arguments import misused, options, port_number
@@ -65,7 +65,11 @@ def configure_arguments(words: tuple[str, ...], container: Container) -> Setup:
         sctp = port_number(given.get("sctp-port", "-1"), least=-1)
     except ValueError as error:
         return misused(str(error))
-    ports = (Listener("TCP", http), *(Listener("UDP", udp, address) for address in sorted(set(addresses)) or ("",)), Listener("SCTP", sctp))
+    ports = (
+        ListenPort("TCP", http),
+        *(ListenPort("UDP", udp, address) for address in sorted(set(addresses)) or ("",)),
+        ListenPort("SCTP", sctp),
+    )
     listeners = tuple(listener for listener in ports if listener.port > 0)
     chosen: dict[str, Any] = {DELAY_SHUTDOWN: delay_s} if delay_s > 0 else {}
     if override := given.get("http-override", ""):

@@ -6,7 +6,7 @@ Source: kubernetes test/images/agnhost/porter.
 import re
 
 from kubenetlab.api.containers import Container
-from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Setup
 from kubenetlab.programs.http import Me, Request, Response, text
 
@@ -17,7 +17,7 @@ def configure_environment(container: Container) -> Setup:
         for variable in container.env
         if (match := re.fullmatch(r"SERVE_PORT_(\d{1,5})", variable.name)) and 0 < int(match[1]) < 65536
     }
-    return Setup("porter", {"bodies": bodies}, tuple(Listener("TCP", int(port)) for port in bodies))
+    return Setup("porter", {"bodies": bodies}, tuple(ListenPort("TCP", int(port)) for port in bodies))
 
 
 async def http(request: Request, me: Me) -> Response:

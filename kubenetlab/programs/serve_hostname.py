@@ -5,7 +5,7 @@ Source: kubernetes test/images/agnhost/serve-hostname (port 9376; --http, --tcp 
 
 from typing import Final
 
-from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Setup
 from kubenetlab.programs.arguments import misused, options, port_number
 from kubenetlab.programs.http import Me, Peer, Request, Response, text
@@ -20,9 +20,9 @@ def configure_arguments(words: tuple[str, ...]) -> Setup:
         port = port_number(given.get("port", "9376"))
     except ValueError as error:
         return misused(str(error))
-    chosen = [Listener(protocol, port) for flag, protocol in (("tcp", "TCP"), ("udp", "UDP")) if given.get(flag) == "true"]
-    if given.get("http", "true") == "true" and Listener("TCP", port) not in chosen:
-        chosen.insert(0, Listener("TCP", port))
+    chosen = [ListenPort(protocol, port) for flag, protocol in (("tcp", "TCP"), ("udp", "UDP")) if given.get(flag) == "true"]
+    if given.get("http", "true") == "true" and ListenPort("TCP", port) not in chosen:
+        chosen.insert(0, ListenPort("TCP", port))
     return Setup("serve_hostname", {}, tuple(chosen))
 
 

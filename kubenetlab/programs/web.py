@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from kubenetlab.api.containers import Container
-from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Ports, Setup, declared_ports, image_name
 from kubenetlab.programs.http import Me, Request, Response
 
@@ -17,7 +17,7 @@ SERVES_TLS = True
 """True for a server that answers TLS beside HTTP, with a certificate of its own: what the image would do is not known."""
 _CONFIGURATIONS: Final = ("/etc/nginx", "/usr/local/apache2/conf", "/etc/apache2", "/etc/httpd")
 """Where the images keep their configuration."""
-_HTTP: Final = (Listener("TCP", 80),)
+_HTTP: Final = (ListenPort("TCP", 80),)
 _PAGES = {
     "nginx": "<!DOCTYPE html>\n<html>\n<head>\n<title>Welcome to nginx!</title>\n</head>\n<body>\n<h1>Welcome to nginx!</h1>\n<p>{who}</p>\n</body>\n</html>\n",
     "httpd": "<html><body><h1>It works!</h1><p>{who}</p></body></html>\n",

@@ -9,7 +9,7 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import modes, plan
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.rules import RuleObject, steps
+from kubenetlab.hoststate.rules.rulesets import RuleObject, steps
 from kubenetlab.hoststate.state import Contents, HostState
 from kubenetlab.kernel.fake import FakeKernel
 from kubenetlab.names import MAX_LINK_NAME

@@ -9,7 +9,7 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.rules import RuleObject, by_dialect, dialect
+from kubenetlab.hoststate.rules.rulesets import RuleObject, by_backend, dialect
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState
 from tests.clusters import running, store
@@ -36,7 +36,7 @@ def outputs(case: Path) -> dict[str, str]:
     (config,) = cluster.all(ClusterConfig)
     for name in config.node_names:
         rules = [obj for obj in desired[f"node/{name}"].values() if isinstance(obj, RuleObject)]
-        for words, objects in by_dialect(rules).items():
+        for words, objects in by_backend(rules).items():
             if text := "".join(f"{command}\n" for command in dialect(words).commands(objects)):
                 found[f"{name}.{words}"] = text
     if len(config.node_names) == 1:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from kubenetlab.hoststate.listing import Difference
-from kubenetlab.hoststate.rules import Name, RuleObject, by_dialect, dialect, steps
+from kubenetlab.hoststate.rules.listing import Difference
+from kubenetlab.hoststate.rules.rulesets import Name, RuleObject, by_backend, dialect, steps
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.rules.comparison import Compared, compare
 from kubenetlab.lab.nodeagent.forked import in_child
@@ -17,7 +17,7 @@ from kubenetlab.lab.nodeagent.forked import in_child
 
 def differences(desired: Iterable[RuleObject], former: Sequence[Name] = (), name: str = "") -> tuple[Difference, ...]:
     """Compare dialects whose programs rewrite rules. `former` are names that dialect `name` owned before."""
-    objects = by_dialect(desired)
+    objects = by_backend(desired)
     names = {each: dialect(each).names(mine) for each, mine in objects.items()}
     if name:
         names[name] = (*names.get(name, ()), *former)

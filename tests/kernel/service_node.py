@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from kubenetlab.hoststate import bpf
-from kubenetlab.hoststate.bpf import ClusterIp, Front, Programs, Range
+from kubenetlab.hoststate.rules import bpf
+from kubenetlab.hoststate.rules.bpf import BpfPrograms, ClusterIp, FamilyConfig, Frontend
 from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.rules.bpf import OBJECT
 from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
@@ -31,7 +31,7 @@ class Addresses(NamedTuple):
     cluster_ip: str
     second_ip: str
     balanced: str
-    ranges: Range
+    ranges: FamilyConfig
 
 
 FAMILIES = {
@@ -42,7 +42,7 @@ FAMILIES = {
         "10.96.0.7",
         "10.96.0.8",
         "203.0.113.1",
-        Range("172.18.0.2", "10.244.0.0/16", "10.96.0.0/16", ("172.18.0.2", "10.244.1.1"), "10.244.0.0/16"),
+        FamilyConfig("172.18.0.2", "10.244.0.0/16", "10.96.0.0/16", ("172.18.0.2", "10.244.1.1"), "10.244.0.0/16"),
     ),
     6: Addresses(
         "fd00:172:18::2",
@@ -51,7 +51,7 @@ FAMILIES = {
         "fd00:10:96::7",
         "fd00:10:96::8",
         "2001:db8:203::1",
-        Range("fd00:172:18::2", "fd00:10:244::/56", "fd00:10:96::/112", ("fd00:172:18::2", "fd00:10:244:1::1"), "fd00:10:244::/56"),
+        FamilyConfig("fd00:172:18::2", "fd00:10:244::/56", "fd00:10:96::/112", ("fd00:172:18::2", "fd00:10:244:1::1"), "fd00:10:244::/56"),
     ),
 }
 
@@ -64,7 +64,7 @@ class Node:
             pytest.skip(f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root of the machine")
         self.loaded = Libbpf().load(OBJECT.read_bytes())
         self.ends = addresses
-        self.tell(Programs("", (addresses.ranges,), "eth0"))
+        self.tell(BpfPrograms("", (addresses.ranges,), "eth0"))
 
     def tell(self, *objects: Any) -> None:
         for obj in objects:
@@ -86,10 +86,10 @@ class Node:
         first, second = ((found.name, len(found.endpoints)) for found in lists)
         any_address = "::" if ":" in self.ends.node else "0.0.0.0"
         fronts = [
-            Front("", self.ends.cluster_ip, 80, protocol, service, first, second, **options),
-            Front("", self.ends.second_ip, 80, protocol, service, first, second, **options),
-            Front("", self.ends.balanced, 80, protocol, service, first, second, is_fenced=is_fenced, **outside),
-            Front("", any_address, NODE_PORT, protocol, service, first, second, **outside),
+            Frontend("", self.ends.cluster_ip, 80, protocol, service, first, second, **options),
+            Frontend("", self.ends.second_ip, 80, protocol, service, first, second, **options),
+            Frontend("", self.ends.balanced, 80, protocol, service, first, second, is_fenced=is_fenced, **outside),
+            Frontend("", any_address, NODE_PORT, protocol, service, first, second, **outside),
         ]
         told = [*lists, ClusterIp("", self.ends.cluster_ip), *fronts]
         self.tell(*told)

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.hoststate import bpf, tc
-from kubenetlab.hoststate.bpf import ClusterIp, Front, Hooked, Programs, Range
+from kubenetlab.hoststate import tc
+from kubenetlab.hoststate.rules import bpf
+from kubenetlab.hoststate.rules.bpf import BpfPrograms, ClusterIp, FamilyConfig, Frontend, PodLink
 from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.bpf import OBJECT, BpfLoader, open_here
 from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
 from tests.patience import patiently
 
-NODE: list[Any] = [Programs("", (Range("172.18.0.2", "10.244.0.0/16", "10.96.0.0/16"),), "eth0")]
+NODE: list[Any] = [BpfPrograms("", (FamilyConfig("172.18.0.2", "10.244.0.0/16", "10.96.0.0/16"),), "eth0")]
 ENDPOINTS = bpf.endpoints("default/web/TCP", "Cluster", [("10.244.1.2", 80)])
-SERVICE: list[Any] = [ENDPOINTS, ClusterIp("", "10.96.0.7"), Front("", "10.96.0.7", 80, "TCP", "default/web/TCP", (ENDPOINTS.name, 1))]
+SERVICE: list[Any] = [ENDPOINTS, ClusterIp("", "10.96.0.7"), Frontend("", "10.96.0.7", 80, "TCP", "default/web/TCP", (ENDPOINTS.name, 1))]
 BOTH = ["coming", "going"]
 
 
@@ -165,7 +166,7 @@ def test_a_link_that_comes_later_gets_the_programs() -> None:
     """Nobody has to tell; one of the same name that comes in its place gets them, too; one that is not wanted does not."""
     loader = opened()
     with_links("eth0")
-    loader.run(bpf.update([], [*NODE, Hooked("", "veth0")]))
+    loader.run(bpf.update([], [*NODE, PodLink("", "veth0")]))
     for _ in range(2):
         with_links("veth0", "veth1")
         listen(loader)
@@ -180,7 +181,7 @@ def test_a_link_that_is_not_wanted_any_more_loses_them() -> None:
     """The others keep them."""
     loader = opened()
     with_links("eth0", "veth0")
-    both = [*NODE, Hooked("", "veth0")]
+    both = [*NODE, PodLink("", "veth0")]
     loader.run(bpf.update([], both))
     loader.run(bpf.update(both, NODE))
     assert loader.listed(())["links"] == {"lo": ["going"], "eth0": BOTH}

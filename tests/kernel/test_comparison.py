@@ -7,7 +7,7 @@ import os
 
 import msgspec
 
-from kubenetlab.hoststate.rules import Step
+from kubenetlab.hoststate.rules.rulesets import Transaction
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.rules import nftables
 from kubenetlab.kernel.rules.comparison import Compared, Names, compare
@@ -17,7 +17,7 @@ NAMES = {"nftables": [("ip", "t")]}
 
 
 def compared(text: str, nodes: dict[str, ProcessId], names: Names = NAMES) -> dict[str, Compared]:
-    data = asyncio.run(in_child(lambda: msgspec.json.encode(compare(nodes, [Step("nftables", text)], names))))
+    data = asyncio.run(in_child(lambda: msgspec.json.encode(compare(nodes, [Transaction("nftables", text)], names))))
     return msgspec.json.decode(data, type=dict[str, Compared])
 
 

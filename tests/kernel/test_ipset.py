@@ -7,8 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from kubenetlab.hoststate.ipset import Filled, Member, Set, blamed, names, parse, replacement, update
-from kubenetlab.hoststate.rules import steps
+from kubenetlab.hoststate.rules.ipset import Filled, Member, Set, blamed, names, parse, replacement, update
+from kubenetlab.hoststate.rules.rulesets import steps
 from kubenetlab.kernel.rules import ipset, iptables
 from kubenetlab.kernel.rules.backends import RulesError
 from tests.clusters import deployment, rules_of, service

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from kubenetlab.hoststate.iptables import Chain, Jump, Ruled, commands, names, replacement, update
+from kubenetlab.hoststate.rules.iptables import IptablesChain, Jump, Ruled, commands, names, replacement, update
 from kubenetlab.kernel.rules import iptables, nftables
 from kubenetlab.kernel.rules.backends import RulesError
 from tests.clusters import deployment, rules_of, service
@@ -112,7 +112,7 @@ def test_what_somebody_changed_is_named(change: str, said: str) -> None:
 def test_a_refused_rule_is_named_and_nothing_is_done() -> None:
     """The reason, the table, the line."""
     with closing(iptables.open_here()) as here:
-        wrong: list[Ruled] = [Chain("n", "ip", "nat", "KUBE-A", ("-j KUBE-B",)), Jump("n", "ip", "nat", "OUTPUT", "-j KUBE-A")]
+        wrong: list[Ruled] = [IptablesChain("n", "ip", "nat", "KUBE-A", ("-j KUBE-B",)), Jump("n", "ip", "nat", "OUTPUT", "-j KUBE-A")]
         with pytest.raises(RulesError) as caught:
             here.run(update([], wrong))
         reason, table, line = str(caught.value).splitlines()

@@ -10,8 +10,8 @@ from contextlib import closing, contextmanager
 import pytest
 
 from kubenetlab.errors import RequirementError
-from kubenetlab.hoststate import ipvs_messages as messages
-from kubenetlab.hoststate.ipvs import NAMES, Balanced, RealServer, VirtualServer, blamed, differences, replacement, update
+from kubenetlab.hoststate.rules import ipvs_messages as messages
+from kubenetlab.hoststate.rules.ipvs import NAMES, Balanced, RealServer, VirtualServer, blamed, differences, replacement, update
 from kubenetlab.kernel.rules import ipvs
 from kubenetlab.kernel.rules.backends import RulesError
 

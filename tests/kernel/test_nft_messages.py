@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.hoststate import nft_messages
-from kubenetlab.hoststate.nftables import NftObject, containers, names, transaction
+from kubenetlab.hoststate.rules import nft_messages
+from kubenetlab.hoststate.rules.nftables import NftObject, containers, names, transaction
 from kubenetlab.hoststate.wire import NLM_F_DUMP, message
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.netlink import sockets

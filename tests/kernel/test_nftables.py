@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from kubenetlab.hoststate.nftables import NftObject, replacement, transaction
+from kubenetlab.hoststate.rules.nftables import NftObject, replacement, transaction
 from kubenetlab.kernel.rules import nftables
 from kubenetlab.kernel.rules.backends import Loader, RulesError
 from tests.clusters import deployment, rules_of, service

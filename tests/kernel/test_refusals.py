@@ -14,9 +14,9 @@ import pytest
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
 from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
-from kubenetlab.hoststate.nftables import Chain, NftObject, Rule, Table, replacement
 from kubenetlab.hoststate.object import Object, Origin
 from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.rules.nftables import Chain, NftObject, Rule, Table, replacement
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel import syscalls

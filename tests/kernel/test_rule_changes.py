@@ -13,8 +13,8 @@ from kubenetlab.cli.options import mode
 from kubenetlab.datapath import plan
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.errors import RequirementError
-from kubenetlab.hoststate.bpf import Hooked, Programs
-from kubenetlab.hoststate.rules import Exact, RuleObject, by_dialect, dialect, names, steps
+from kubenetlab.hoststate.rules.bpf import BpfPrograms, PodLink
+from kubenetlab.hoststate.rules.rulesets import ExactBackend, RuleObject, by_backend, dialect, names, steps
 from kubenetlab.kernel.rules.backends import Loader, open_here
 from tests.clusters import ONLINK, running, store
 from tests.kernel.comparing import lines
@@ -78,9 +78,9 @@ def rules(text: str, memo: Memo) -> list[RuleObject]:
 def differences(loaders: dict[str, Loader], wanted: list[RuleObject]) -> list[str]:
     found: list[str] = []
     rewritten: list[RuleObject] = []
-    for name, objects in by_dialect(wanted).items():
+    for name, objects in by_backend(wanted).items():
         words = dialect(name)
-        if isinstance(words, Exact):
+        if isinstance(words, ExactBackend):
             found += [difference.line for difference in words.differences(objects, loaders[name].listed(words.names(objects)))]
         else:
             rewritten += objects
@@ -115,7 +115,7 @@ def test_changes_add_up(proxy: str, seed: int) -> None:
             pytest.skip(str(error))
         for number, text in enumerate(manifests(proxy, seed)):
             wanted = rules(text, memo)
-            plug_in({link for obj in wanted if isinstance(obj, Programs | Hooked) for link in obj.links} - plugged)
+            plug_in({link for obj in wanted if isinstance(obj, BpfPrograms | PodLink) for link in obj.links} - plugged)
             for step in steps(before, wanted, names(before), anew=False):
                 loaders[step.dialect].run(step.text)
             assert differences(loaders, wanted) == [], f"step {number}"

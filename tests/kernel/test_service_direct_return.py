@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from typing import Any
 
-from kubenetlab.hoststate.bpf import Home, Range
+from kubenetlab.hoststate.rules.bpf import FamilyConfig, RemoteRange
 from tests.kernel.frames import ACK, HEADER, ICMP, ICMPV6, UDP, Packet, fragments, frame, is_sound, opened, tcp, together, udp, unreachable
 from tests.kernel.service_node import NODE_PORT, PASS, REDIRECT, Addresses, Node, answer
 
@@ -21,7 +21,7 @@ def version(ends: Addresses) -> int:
 def neighbor_of(ends: Addresses) -> Addresses:
     """The node on which the pod is that is on another."""
     node = ends.node[:-1] + "3"
-    ranges = Range(node, ends.ranges.pods, ends.ranges.services, (node,), ends.ranges.local)
+    ranges = FamilyConfig(node, ends.ranges.pods, ends.ranges.services, (node,), ends.ranges.local)
     return ends._replace(node=node, ranges=ranges)
 
 
@@ -38,7 +38,7 @@ class Cluster:
         self.first, self.second = Node(ends), Node(neighbor_of(ends))
         length = 32 if version(ends) == 4 else 128
         for node, other, number in ((self.first, self.second, 2), (self.second, self.first, 1)):
-            node.tell(Home("", cidr(ends, number), other.ends.node), Home("", f"{other.ends.node}/{length}", other.ends.node))
+            node.tell(RemoteRange("", cidr(ends, number), other.ends.node), RemoteRange("", f"{other.ends.node}/{length}", other.ends.node))
         for command in (
             "ip link set lo up",
             f"ip link add eth0 mtu {MTU} up type veth peer name other",

@@ -6,7 +6,7 @@ import os
 
 from msgspec import structs
 
-from kubenetlab.hoststate.bpf import Source
+from kubenetlab.hoststate.rules.bpf import AllowedSource
 from tests.kernel.frames import tcp, udp
 from tests.kernel.service_node import DROP, FAMILIES, NODE_PORT, PASS, REDIRECT, Addresses, Node, answer
 
@@ -89,7 +89,9 @@ def test_only_the_clients_named_may_ask_a_load_balancers_address(ends: Addresses
     asked = tcp((ends.outside, 50000), (ends.balanced, 80))
     assert node.coming(asked)[0] == DROP
     assert node.came(tcp((ends.outside, 50000), (ends.node, NODE_PORT))).destination == ends.pods[0]
-    node.tell(Source("", "default/web/TCP", f"{ends.outside.rpartition('.')[0]}.0/24" if "." in ends.outside else "2001:db8:51::/48"))
+    node.tell(
+        AllowedSource("", "default/web/TCP", f"{ends.outside.rpartition('.')[0]}.0/24" if "." in ends.outside else "2001:db8:51::/48")
+    )
     assert node.came(asked).destination == ends.pods[0]
     assert node.coming(tcp((ends.pods[0], 50000), (ends.balanced, 80)))[0] == DROP
 

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kubenetlab.hoststate.iptables import parse
+from kubenetlab.hoststate.rules.iptables import parse
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, setns
 
 _OF_IPTABLES = ("nat", "filter", "mangle")

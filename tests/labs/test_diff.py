@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.hoststate.bpf_entries import ENDPOINT
+from kubenetlab.hoststate.rules.bpf_entries import ENDPOINT
 from kubenetlab.kernel.rules.libbpf import Libbpf, LoadedPrograms
 from tests.clusters import deployment, service
 from tests.labs.conftest import new_lab

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
-from kubenetlab.hoststate import bpf
-from kubenetlab.hoststate.bpf import ClusterIp, Front, Home, Hooked, Programs, Range, Source
-from kubenetlab.hoststate.bpf_entries import packed_id, readable
-from kubenetlab.hoststate.rules import RuleObject, members
+from kubenetlab.hoststate.rules import bpf
+from kubenetlab.hoststate.rules.bpf import AllowedSource, BpfPrograms, ClusterIp, FamilyConfig, Frontend, PodLink, RemoteRange
+from kubenetlab.hoststate.rules.bpf_entries import packed_id, readable
+from kubenetlab.hoststate.rules.rulesets import RuleObject, members
 from tests.clusters import applied, deployment, running, service, store
 
 LAB = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: ebpf, ipFamily: dual}\n---\n"
-NODE = Programs("node/n", (Range("172.18.0.2", "10.244.0.0/16", "10.96.0.0/16"),), "eth0")
+NODE = BpfPrograms("node/n", (FamilyConfig("172.18.0.2", "10.244.0.0/16", "10.96.0.0/16"),), "eth0")
 
 
 class Maps:
@@ -83,14 +83,14 @@ def test_changing_ends_where_making_anew_ends(way: list[list[Any]]) -> None:
 
 def test_a_pod_that_comes_is_a_link_that_gets_the_programs() -> None:
     """Nothing else changes for a pod without a Service."""
-    words = json.loads(bpf.update([NODE], [NODE, Hooked("node/n", "veth3")]))
+    words = json.loads(bpf.update([NODE], [NODE, PodLink("node/n", "veth3")]))
     assert words == {"links": ["eth0", "lo", "veth3"]}
 
 
 def test_another_choice_of_endpoints_is_another_list() -> None:
     """The front is set to the new one between its coming and the old one's going."""
     lists = [bpf.endpoints("default/web/TCP", "Cluster", [("10.244.1.2", port)]) for port in (80, 81)]
-    fronts = [Front("", "10.96.0.7", 80, "TCP", "default/web/TCP", (found.name, 1)) for found in lists]
+    fronts = [Frontend("", "10.96.0.7", 80, "TCP", "default/web/TCP", (found.name, 1)) for found in lists]
     words = json.loads(bpf.update([NODE, lists[0], fronts[0]], [NODE, lists[1], fronts[1]]))
     assert [name for name, _, _ in words["set"]] == ["endpoints", "members", "fronts"]
     assert [name for name, _ in words["delete"]] == ["members", "endpoints"]
@@ -99,25 +99,25 @@ def test_another_choice_of_endpoints_is_another_list() -> None:
 @pytest.mark.parametrize(
     ("obj", "line"),
     [
-        (Front("", "10.96.0.7", 80, "TCP", "s", ("a", 2)), "front 10.96.0.7 80/TCP: Cluster, 2 in ca978112ca1bbdca"),
+        (Frontend("", "10.96.0.7", 80, "TCP", "s", ("a", 2)), "front 10.96.0.7 80/TCP: Cluster, 2 in ca978112ca1bbdca"),
         (
-            Front("", "0.0.0.0", 30080, "UDP", "s", ("a", 2), ("b", 1), 60, is_outside=True, is_local=True),
+            Frontend("", "0.0.0.0", 30080, "UDP", "s", ("a", 2), ("b", 1), 60, is_outside=True, is_local=True),
             "front node port 0.0.0.0 30080/UDP: Local, 1 in 3e23e8160039594a, of 2 in ca978112ca1bbdca, ClientIP 60s",
         ),
         (
-            Front("", "2001:db8::1", 80, "TCP", "s", ("a", 2), is_fenced=True),
+            Frontend("", "2001:db8::1", 80, "TCP", "s", ("a", 2), is_fenced=True),
             "front 2001:db8::1 80/TCP: Cluster, 2 in ca978112ca1bbdca, fenced",
         ),
-        (Programs("", (Range("172.18.0.2", "", "", ("172.18.0.2",)),), "eth0"), "node ports at 172.18.0.2"),
+        (BpfPrograms("", (FamilyConfig("172.18.0.2", "", "", ("172.18.0.2",)),), "eth0"), "node ports at 172.18.0.2"),
         (ClusterIp("", "fd00:10:96::a"), "front fd00:10:96::a: a cluster IP"),
         (
-            Front("", "0.0.0.0", 30080, "TCP", "s", ("a", 2), is_outside=True, is_direct=True),
+            Frontend("", "0.0.0.0", 30080, "TCP", "s", ("a", 2), is_outside=True, is_direct=True),
             "front node port 0.0.0.0 30080/TCP: Cluster, 2 in ca978112ca1bbdca, direct",
         ),
-        (Home("", "10.244.2.0/24", "172.18.0.4"), "home of 10.244.2.0/24: 172.18.0.4"),
-        (Home("", "fd00:172:18::4/128", "fd00:172:18::4"), "home of fd00:172:18::4/128: fd00:172:18::4"),
-        (Source("", "s", "198.51.100.0/24"), "source 043a718774c572bd: 198.51.100.0/24"),
-        (Source("", "s", "2001:db8::/32"), "source 043a718774c572bd: 2001:db8::/32"),
+        (RemoteRange("", "10.244.2.0/24", "172.18.0.4"), "home of 10.244.2.0/24: 172.18.0.4"),
+        (RemoteRange("", "fd00:172:18::4/128", "fd00:172:18::4"), "home of fd00:172:18::4/128: fd00:172:18::4"),
+        (AllowedSource("", "s", "198.51.100.0/24"), "source 043a718774c572bd: 198.51.100.0/24"),
+        (AllowedSource("", "s", "2001:db8::/32"), "source 043a718774c572bd: 2001:db8::/32"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -129,8 +129,8 @@ def test_entries_can_be_read(obj: Any, line: str) -> None:
 
 def test_what_differs_is_named() -> None:
     """A link without its program, an entry that is missing, changed, or nobody's."""
-    front, ip = Front("", "10.96.0.7", 80, "TCP", "s", ("a", 0)), ClusterIp("", "10.96.0.7")
-    wanted: list[Any] = [NODE, front, ip, Hooked("node/n", "veth0")]
+    front, ip = Frontend("", "10.96.0.7", 80, "TCP", "s", ("a", 0)), ClusterIp("", "10.96.0.7")
+    wanted: list[Any] = [NODE, front, ip, PodLink("node/n", "veth0")]
     maps: dict[str, dict[str, str]] = {}
     for obj in wanted:
         for (name, key), value in obj.entries():
@@ -145,7 +145,7 @@ def test_what_differs_is_named() -> None:
         f"+ bpf map fronts: {text}",
         "- bpf map sources: 00 = 01",
     ]
-    former = Front("", "10.96.0.7", 80, "TCP", "s", ("former list", 3))
+    former = Frontend("", "10.96.0.7", 80, "TCP", "s", ("former list", 3))
     (stale,) = (value.hex() for _, value in former.entries())
     (found,) = bpf.differences(wanted, {"links": links, "maps": {**maps, "fronts": {**maps["fronts"], own: stale}}})
     assert found.desired == text
@@ -172,7 +172,7 @@ def test_node_ports_answer_at_the_addresses_that_are_asked_for(wanted: str | Non
     options = f"{{type: ebpf, nodePortAddresses: {wanted}}}" if wanted else "ebpf"
     cluster = running(store(LAB.replace("kubeProxyMode: ebpf", f"kubeProxyMode: {options}") + service(type="NodePort")))
     found = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["node/worker"].values()
-    (programs,) = (obj for obj in found if isinstance(obj, Programs))
+    (programs,) = (obj for obj in found if isinstance(obj, BpfPrograms))
     assert tuple(door for one in programs.ranges for door in one.doors) == doors
 
 
@@ -185,12 +185,12 @@ def test_direct_return_is_for_what_comes_from_outside_by_the_policy_cluster() ->
     cluster = running(store(DIRECT + deployment() + service(type="NodePort", externalIPs=["192.0.2.7"]) + balanced))
     found = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["node/worker"].values()
     rules = [obj for obj in found if isinstance(obj, RuleObject) and obj.dialect == "bpf"]
-    fronts = [obj for obj in members(rules) if isinstance(obj, Front)]
+    fronts = [obj for obj in members(rules) if isinstance(obj, Frontend)]
     assert {(front.service.partition("/TCP")[0], front.address) for front in fronts if front.is_direct} == {
         ("default/web", "0.0.0.0"),
         ("default/web", "192.0.2.7"),
     }
-    assert {(obj.cidr, obj.node) for obj in rules if isinstance(obj, Home)} == {
+    assert {(obj.cidr, obj.node) for obj in rules if isinstance(obj, RemoteRange)} == {
         ("10.244.0.0/24", "172.18.0.2"),
         ("172.18.0.2/32", "172.18.0.2"),
         ("10.244.2.0/24", "172.18.0.4"),
@@ -200,11 +200,11 @@ def test_direct_return_is_for_what_comes_from_outside_by_the_policy_cluster() ->
         ("fd00:10:244:2::/64", "fd00:172:18::4"),
         ("fd00:172:18::4/128", "fd00:172:18::4"),
     }
-    assert not any(isinstance(obj, Home) for obj in STATES[-1])
+    assert not any(isinstance(obj, RemoteRange) for obj in STATES[-1])
 
 
 def test_a_refusal_names_the_object_whose_entry_it_is() -> None:
     """By the map and the key."""
-    front = Front("", "10.96.0.7", 80, "TCP", "s", ("a", 0))
+    front = Frontend("", "10.96.0.7", 80, "TCP", "s", ("a", 0))
     ((_, key), _) = next(iter(front.entries()))
     assert bpf.blamed(f"fronts {key.hex()}: No space left on device", [front]) == (front, front)

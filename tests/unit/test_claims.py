@@ -5,8 +5,8 @@ from __future__ import annotations
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
 from kubenetlab.datapath.view import service_views
-from kubenetlab.hoststate.nftables import Element
-from kubenetlab.hoststate.rules import members
+from kubenetlab.hoststate.rules.nftables import Element
+from kubenetlab.hoststate.rules.rulesets import members
 from tests.clusters import ONLINK, deployment, running, service, store
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.hoststate.conntrack import Allowed, Destination, decode, update
+from kubenetlab.hoststate.rules.conntrack import Allowed, FlowDestination, decode, update
 
 ENDPOINTS = st.lists(st.tuples(st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.3"]), st.just(53)), unique=True, max_size=3).map(tuple)
 
 
-def to(endpoints: tuple[tuple[str, int], ...], address: str = "10.96.0.10") -> list[Destination]:
-    return [Destination("n", address, 53, 4, endpoints)]
+def to(endpoints: tuple[tuple[str, int], ...], address: str = "10.96.0.10") -> list[FlowDestination]:
+    return [FlowDestination("n", address, 53, 4, endpoints)]
 
 
 @given(ENDPOINTS, ENDPOINTS)

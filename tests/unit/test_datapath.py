@@ -19,10 +19,10 @@ from kubenetlab.datapath.proxy.services import EndpointAddress, categorize
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
-from kubenetlab.hoststate.nftables import Chain, Collection, Element
 from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.rules.nftables import Chain, Collection, Element
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.names import pod_netns
 from tests.clusters import NOW, ONE_NODE, ONLINK, deployment, observed, pod, pod_named, report, running, service, settled, store, web_pods

@@ -18,9 +18,9 @@ from kubenetlab.datapath.loadbalancers import node_number
 from kubenetlab.datapath.proxy_views import duty
 from kubenetlab.errors import UsageError
 from kubenetlab.hoststate.nexthop import NexthopGroup
-from kubenetlab.hoststate.nftables import Chain
 from kubenetlab.hoststate.programs import ProgramRun
-from kubenetlab.hoststate.rules import members
+from kubenetlab.hoststate.rules.nftables import Chain
+from kubenetlab.hoststate.rules.rulesets import members
 from kubenetlab.observe.settled import verdict
 from tests.clusters import DUAL, NOW, applied, deployment, running, service, settled, store
 

@@ -18,11 +18,11 @@ from kubenetlab.hoststate.address import Address, decode_address
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth, decode_link
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor
-from kubenetlab.hoststate.nftables import Chain, Collection, Element, NftObject, Rule, Ruled, Table, replacement, transaction, update
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.peers import Peers, peers_of
 from kubenetlab.hoststate.route import Route, decode_route
-from kubenetlab.hoststate.rules import Bundle, Rules, RuleSet
+from kubenetlab.hoststate.rules.nftables import Chain, Collection, Element, NftObject, Rule, Ruled, Table, replacement, transaction, update
+from kubenetlab.hoststate.rules.rulesets import NodeRules, Rules, RuleSet
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.fake import FakeKernel
@@ -361,8 +361,8 @@ def service_rules(name: str, *endpoints: str) -> Rules:
     return Rules("nftables", "ip", name, (Element("", "ip", "t", "ips", f"of {name}"), Chain("", "ip", "t", name, (choice,)), *chains))
 
 
-def bundle(*rules: Rules) -> Bundle:
-    return Bundle("n", RuleSet("nftables", VersionedMap((one.whose, one) for one in rules)))
+def bundle(*rules: Rules) -> NodeRules:
+    return NodeRules("n", RuleSet("nftables", VersionedMap((one.whose, one) for one in rules)))
 
 
 def test_of_bundles_that_changed_only_what_differs_is_told() -> None:
@@ -418,7 +418,7 @@ def test_what_several_share_is_there_as_long_as_any_of_them() -> None:
     """Made with the first, not made again with the next, gone with the last."""
     table, common = Table("n", "ip", "t"), Chain("", "ip", "t", "common", (Rule("accept"),))
 
-    def sharing(*names: str) -> Bundle:
+    def sharing(*names: str) -> NodeRules:
         own = (Rules("nftables", "ip", name, (Chain("", "ip", "t", name, (Rule("goto common"),)),), (common,)) for name in names)
         return bundle(*own)
 

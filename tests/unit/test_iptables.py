@@ -8,8 +8,18 @@ from hypothesis import strategies as st
 from kubenetlab.datapath.proxy import iptables as proxy
 from kubenetlab.datapath.proxy.local_traffic import Detector
 from kubenetlab.datapath.proxy.services import EndpointAddress, PortView
-from kubenetlab.hoststate.iptables import Chain, Entry, Jump, blamed, cleaning, decode_restores, idle_tables, parse, update
-from kubenetlab.hoststate.rules import Bundle, Rules, RuleSet
+from kubenetlab.hoststate.rules.iptables import (
+    ChainEntry,
+    IptablesChain,
+    Jump,
+    blamed,
+    cleaning,
+    decode_restores,
+    idle_tables,
+    parse,
+    update,
+)
+from kubenetlab.hoststate.rules.rulesets import NodeRules, Rules, RuleSet
 from kubenetlab.versioned import VersionedMap
 
 DETECTOR = Detector(4, "10.244.0.0/16")
@@ -29,7 +39,7 @@ def test_each_endpoint_has_the_same_share(count: int) -> None:
     (chain,) = [
         obj
         for obj in proxy._PortRules("ip", PortView("n", "s", "", "tcp", "10.96.0.9", 80, endpoints), DETECTOR, "").all()
-        if isinstance(obj, Chain) and obj.name.startswith("KUBE-SVC-")
+        if isinstance(obj, IptablesChain) and obj.name.startswith("KUBE-SVC-")
     ]
     left = 1.0
     for rule in chain.rules[1:]:
@@ -39,18 +49,18 @@ def test_each_endpoint_has_the_same_share(count: int) -> None:
     assert left == 0.0
 
 
-def entries(*names: str) -> Bundle:
+def entries(*names: str) -> NodeRules:
     """A chain for each subject, and an entry that leads there."""
     own = (
-        Rules("iptables", "ip", name, (Entry("", "ip", "nat", "KUBE-SERVICES", f"-j {name}"), Chain("", "ip", "nat", name)))
+        Rules("iptables", "ip", name, (ChainEntry("", "ip", "nat", "KUBE-SERVICES", f"-j {name}"), IptablesChain("", "ip", "nat", name)))
         for name in names
     )
-    return Bundle("n", RuleSet("iptables", VersionedMap((one.whose, one) for one in own)))
+    return NodeRules("n", RuleSet("iptables", VersionedMap((one.whose, one) for one in own)))
 
 
 def test_entries_come_before_the_chains_own_rules() -> None:
     """In the order of the subjects; and a subject that goes takes its chain along."""
-    shared = Chain("n", "ip", "nat", "KUBE-SERVICES", ("-j LAST",))
+    shared = IptablesChain("n", "ip", "nat", "KUBE-SERVICES", ("-j LAST",))
     (made,) = decode_restores(update([], [shared, entries("KUBE-A", "KUBE-B")]))
     assert made.text.splitlines() == [
         "*nat",
@@ -78,7 +88,7 @@ def test_entries_come_before_the_chains_own_rules() -> None:
 def test_jumps_come_and_go_by_themselves() -> None:
     """In front of what is there, in their own order."""
     chain, *jumps = (
-        Chain("n", "ip", "nat", "KUBE-A"),
+        IptablesChain("n", "ip", "nat", "KUBE-A"),
         *(Jump("n", "ip", "nat", "OUTPUT", f"-m mark --mark {n} -j KUBE-A") for n in (1, 2)),
     )
     (made,) = decode_restores(update([], [chain, *jumps]))

@@ -9,13 +9,13 @@ from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.proxy.ipvs import DEVICE, Mode
 from kubenetlab.datapath.proxy.ipvs_rules import set_name
 from kubenetlab.datapath.view import Family, Place, ServiceView, service_views
-from kubenetlab.hoststate import ipset, ipvs, ipvs_messages
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import Changes, diff
-from kubenetlab.hoststate.ipset import Member, Set
-from kubenetlab.hoststate.ipvs import Listed, RealServer, VirtualServer, against, decode_orders
 from kubenetlab.hoststate.link import Dummy
-from kubenetlab.hoststate.rules import Bundle, RuleObject, Rules, RuleSet, steps
+from kubenetlab.hoststate.rules import ipset, ipvs, ipvs_messages
+from kubenetlab.hoststate.rules.ipset import Member, Set
+from kubenetlab.hoststate.rules.ipvs import ListedServer, RealServer, VirtualServer, against, decode_orders
+from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleObject, Rules, RuleSet, steps
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.versioned import VersionedMap
@@ -111,12 +111,12 @@ def test_names_of_sets_fit() -> None:
 SET = Set("n", "KUBE-A", "hash:ip family inet")
 
 
-def bundle(name: str, *objects: RuleObject) -> Bundle:
+def bundle(name: str, *objects: RuleObject) -> NodeRules:
     return bundled(Rules(objects[0].dialect, "ip", name, (), objects))
 
 
-def bundled(*rules: Rules) -> Bundle:
-    return Bundle("n", RuleSet(rules[0].dialect, VersionedMap((one.whose, one) for one in rules)))
+def bundled(*rules: Rules) -> NodeRules:
+    return NodeRules("n", RuleSet(rules[0].dialect, VersionedMap((one.whose, one) for one in rules)))
 
 
 def test_a_member_stays_while_somebody_wants_it() -> None:
@@ -165,16 +165,16 @@ def test_real_servers_go_by_themselves_or_with_their_virtual_one() -> None:
 def test_made_anew_is_what_differs_from_what_is_there() -> None:
     """So that what is right is not touched."""
     other = VirtualServer("", "udp", "10.96.0.10", 53, "rr")
-    there = [Listed(SERVER, tuple((real, 1, 0) for real in REALS)), Listed(other, ())]
+    there = [ListedServer(SERVER, tuple((real, 1, 0) for real in REALS)), ListedServer(other, ())]
     orders = against(decode_orders(ipvs.replacement([bundle("web", SERVER, REALS[0])])), there)
     assert (orders.leaving, orders.gone) == ((REALS[1],), (other,))
 
 
 def test_rules_that_name_sets_go_before_them() -> None:
     """And come behind them."""
-    from kubenetlab.hoststate.iptables import Chain
+    from kubenetlab.hoststate.rules.iptables import IptablesChain
 
-    chain = Chain("n", "ip", "filter", "KUBE-A", ("-m set --match-set KUBE-A dst -j DROP",))
+    chain = IptablesChain("n", "ip", "filter", "KUBE-A", ("-m set --match-set KUBE-A dst -j DROP",))
     objects = [SET, chain, bundle("web", SERVER)]
     assert [step.dialect for step in steps([], objects, {}, anew=False)] == ["ipset", "iptables", "ipvs"]
     assert [step.dialect for step in steps(objects, [], {}, anew=False)] == ["ipvs", "iptables", "ipset"]

@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.hoststate import ipset, iptables, ipvs, listing, nftables
-from kubenetlab.hoststate.alignment import align
-from kubenetlab.hoststate.bpf_entries import FRONT, FRONT_KEY, SLOT
-from kubenetlab.hoststate.bpf_listing import describe
-from kubenetlab.hoststate.ipvs import Listed, RealServer, VirtualServer
-from kubenetlab.hoststate.listing import Container
+from kubenetlab.hoststate.rules import ipset, iptables, ipvs, listing, nftables
+from kubenetlab.hoststate.rules.alignment import align
+from kubenetlab.hoststate.rules.bpf_entries import FRONT, FRONT_KEY, SLOT
+from kubenetlab.hoststate.rules.bpf_listing import describe
+from kubenetlab.hoststate.rules.ipvs import ListedServer, RealServer, VirtualServer
+from kubenetlab.hoststate.rules.listing import RuleContainer
 
 RULES = st.lists(st.sampled_from("abcdefgh"), max_size=12)
 
 
-def chain(*rules: str) -> Container:
-    return Container("chain c", "rule", "rule c: ", rules=rules)
+def chain(*rules: str) -> RuleContainer:
+    return RuleContainer("chain c", "rule", "rule c: ", rules=rules)
 
 
-def lines(desired: Sequence[Container], observed: Sequence[Container]) -> list[str]:
+def lines(desired: Sequence[RuleContainer], observed: Sequence[RuleContainer]) -> list[str]:
     return [difference.line for difference in listing.differences(desired, observed)]
 
 
@@ -85,7 +85,7 @@ def test_replaced_rules_are_paired_with_those_most_like_them() -> None:
 
 def test_a_container_stands_for_what_it_holds() -> None:
     """A missing table is one difference, and so is a missing chain of a table that exists; the content is in the data."""
-    table, inner = Container("table t"), Container("chain c", "rule", rules=("a", "b"), parent="table t")
+    table, inner = RuleContainer("table t"), RuleContainer("chain c", "rule", rules=("a", "b"), parent="table t")
     assert lines([table, inner], []) == ["+ table t"]
     assert lines([], [table, inner]) == ["- table t"]
     (found,) = listing.differences([table, inner], [table])
@@ -93,7 +93,7 @@ def test_a_container_stands_for_what_it_holds() -> None:
 
 
 def test_of_a_shared_container_only_our_entries_count() -> None:
-    ours = Container("chain FORWARD", "rule", "rule FORWARD: ", rules=("-j OURS",), is_shared=True)
+    ours = RuleContainer("chain FORWARD", "rule", "rule FORWARD: ", rules=("-j OURS",), is_shared=True)
     assert lines([ours], []) == ["+ rule FORWARD: -j OURS"]
     assert lines([], [ours]) == ["- rule FORWARD: -j OURS"]
 
@@ -187,7 +187,7 @@ REAL = RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.2", 8080)
     ids=["equal", "drained", "forwarding and weight", "scheduler", "missing", "additional", "waits for its connections"],
 )
 def test_ipvs_servers_are_compared_with_all_that_is_set(observed: Any, shown: list[str]) -> None:
-    listed = [Listed(server, tuple(reals)) for server, reals in observed]
+    listed = [ListedServer(server, tuple(reals)) for server, reals in observed]
     assert [found.line for found in ipvs.differences([SERVER, REAL], listed)] == shown
 
 

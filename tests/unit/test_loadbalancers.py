@@ -10,8 +10,8 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.nexthop import Nexthop, NexthopGroup
-from kubenetlab.hoststate.nftables import Chain
 from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.rules.nftables import Chain
 from tests.clusters import DUAL, applied, deployment, problems_of, running, service, settled, store
 
 

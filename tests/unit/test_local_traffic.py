@@ -9,8 +9,8 @@ import pytest
 from kubenetlab.datapath import plan
 from kubenetlab.datapath.modes import try_load
 from kubenetlab.errors import ManifestError
-from kubenetlab.hoststate.bpf import Programs
-from kubenetlab.hoststate.rules import members
+from kubenetlab.hoststate.rules.bpf import BpfPrograms
+from kubenetlab.hoststate.rules.rulesets import members
 from tests.clusters import ONLINK, deployment, running, service, store
 
 DETECTORS = {
@@ -95,7 +95,7 @@ def test_ebpf(options: str, local: str | None) -> None:
     """The programs compare addresses: by a pod's link comes what is of the node's range."""
     config = f"kubeProxyMode: {{type: ebpf, detectLocalMode: {options}}}"
     text = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{{config}}}\n---\n"
-    (programs,) = (obj for obj in plan(running(store(text)), ONLINK)["node/worker"].values() if isinstance(obj, Programs))
+    (programs,) = (obj for obj in plan(running(store(text)), ONLINK)["node/worker"].values() if isinstance(obj, BpfPrograms))
     assert [one.local for one in programs.ranges] == [local]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from kubenetlab.datapath import plan
 from kubenetlab.errors import ManifestError
-from kubenetlab.hoststate.nftables import Chain
+from kubenetlab.hoststate.rules.nftables import Chain
 from tests.clusters import DUAL, ONLINK, applied, problems_of, running, store
 
 DEFAULT = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]

@@ -19,7 +19,7 @@ from kubenetlab.datapath import basis, faults, plan, plan_probes
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.view import service_views
 from kubenetlab.hoststate.programs import ProgramRun
-from kubenetlab.hoststate.rules import RuleObject, digest
+from kubenetlab.hoststate.rules.rulesets import RuleObject, digest
 from kubenetlab.lab.agent import status_reports
 from kubenetlab.names import pod_netns
 from tests.clusters import (

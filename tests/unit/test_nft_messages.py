@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.hoststate import nft_messages
-from kubenetlab.hoststate.nftables import transaction
+from kubenetlab.hoststate.rules import nft_messages
+from kubenetlab.hoststate.rules.nftables import transaction
 from kubenetlab.hoststate.wire import messages
 from tests.clusters import deployment, rules_of, service
 

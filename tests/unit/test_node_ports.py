@@ -13,8 +13,8 @@ from kubenetlab.api.validate.services import NODE_PORTS
 from kubenetlab.controllers.node_ports import STATIC_BAND, completed, node_ports_of
 from kubenetlab.datapath import plan
 from kubenetlab.errors import ManifestError
-from kubenetlab.hoststate.nftables import Chain, Collection, Element, Table
-from kubenetlab.hoststate.rules import Bundle, members
+from kubenetlab.hoststate.rules.nftables import Chain, Collection, Element, Table
+from kubenetlab.hoststate.rules.rulesets import NodeRules, members
 from tests.clusters import applied, deployment, loaded, problems_of, running, service, store
 
 DNS = "{apiVersion: v1, kind: Service, metadata: {name: dns}, spec: {type: NodePort, ports: [%s]}}\n---\n"
@@ -117,7 +117,7 @@ def test_a_fence_lets_in_who_is_named(ranges: list[str], wanted: str) -> None:
     """Where nodes are in a range, the balancer's own address as well: what a node sends to it may come back as from it."""
     cluster = running(store(deployment() + service(type="LoadBalancer", loadBalancerSourceRanges=ranges)))
     state = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))
-    rules = list(members(obj for obj in state["node/worker"].values() if isinstance(obj, Table | Chain | Collection | Element | Bundle)))
+    rules = list(members(obj for obj in state["node/worker"].values() if isinstance(obj, Table | Chain | Collection | Element | NodeRules)))
     fences = [obj for obj in rules if isinstance(obj, Chain) and obj.name.startswith("firewall-") and obj.name != "firewall-check"]
     assert [[rule.text for rule in fence.rules] for fence in fences] == [[f"ip saddr != {{ {wanted} }} drop"]]
     fenced = [obj.item for obj in rules if isinstance(obj, Element) and obj.collection == "firewall-ips"]

@@ -23,7 +23,7 @@ from kubenetlab.hoststate.link import (
     Veth,
 )
 from kubenetlab.hoststate.neighbor import Neighbor
-from kubenetlab.hoststate.notices import RTM_NEWNETCONF, Notice, contradict
+from kubenetlab.hoststate.netlink_events import RTM_NEWNETCONF, NetlinkEvent, contradict
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.route import Route
@@ -41,21 +41,21 @@ PORT = Port(HERE, "veth0", "cbr0", "0a:58:00:00:00:01")
 KNOWN = contents_of([ROUTE, ADDRESS, NEIGHBOR, UPLINK, PORT, LinkUp(HERE, "lo")])
 
 
-def told(type_: int, obj: Route | Address | Neighbor) -> Notice:
+def told(type_: int, obj: Route | Address | Neighbor) -> NetlinkEvent:
     """What the kernel says of an object: the request that makes it has the same body."""
-    return Notice(type_, obj.create(Indexes())[HEADER.size :])
+    return NetlinkEvent(type_, obj.create(Indexes())[HEADER.size :])
 
 
 def of_link(
     type_: int, index: int, name: str, mac: str, *, flags: int = IFF_UP, mtu: int = 1500, master: int = 0, family: int = 0
-) -> Notice:
+) -> NetlinkEvent:
     """What the kernel says of a link."""
     header = bytes([family, 0, 1, 0]) + index.to_bytes(4, "little") + flags.to_bytes(4, "little") + bytes(4)
     tail = number(IFLA_MASTER, master) if master else b""
-    return Notice(type_, header + string(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac_bytes(mac)) + number(IFLA_MTU, mtu) + tail)
+    return NetlinkEvent(type_, header + string(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac_bytes(mac)) + number(IFLA_MTU, mtu) + tail)
 
 
-def contradicts(*notices: Notice) -> bool:
+def contradicts(*notices: NetlinkEvent) -> bool:
     return contradict(HERE, notices, KNOWN, INDEXES)
 
 
@@ -118,11 +118,11 @@ def test_what_is_beside_ours_does_not_matter() -> None:
         (of_link(wire.RTM_DELLINK, 9, "veth0", PORT.mac, family=7), False),
         (of_link(wire.RTM_NEWLINK, 1, "lo", "00:00:00:00:00:00", mtu=65536), False),
         (of_link(wire.RTM_NEWLINK, 1, "lo", "00:00:00:00:00:00", mtu=65536, flags=0), True),
-        (Notice(RTM_NEWNETCONF, bytes([2, 0, 0, 0]) + attribute(1, (7).to_bytes(4, "little", signed=True))), False),
-        (Notice(RTM_NEWNETCONF, bytes([2, 0, 0, 0]) + attribute(1, (-1).to_bytes(4, "little", signed=True))), True),
+        (NetlinkEvent(RTM_NEWNETCONF, bytes([2, 0, 0, 0]) + attribute(1, (7).to_bytes(4, "little", signed=True))), False),
+        (NetlinkEvent(RTM_NEWNETCONF, bytes([2, 0, 0, 0]) + attribute(1, (-1).to_bytes(4, "little", signed=True))), True),
     ],
 )
-def test_links_and_settings(notice: Notice, is_contradiction: bool) -> None:
+def test_links_and_settings(notice: NetlinkEvent, is_contradiction: bool) -> None:
     """Up or down, renamed, out of its bridge, gone; what a bridge says of its port, and a new link's settings, say nothing."""
     assert contradicts(notice) == is_contradiction
 
@@ -140,7 +140,7 @@ def test_a_dummy_is_known_by_its_kind() -> None:
 
     def says(kind: str) -> bool:
         drawn = of_link(wire.RTM_NEWLINK, 10, "kube-ipvs0", "0a:00:00:00:00:01", flags=0)
-        notice = Notice(drawn.type, drawn.body + nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, kind)))
+        notice = NetlinkEvent(drawn.type, drawn.body + nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, kind)))
         return contradict(HERE, [notice], known, {"kube-ipvs0": 10})
 
     assert not says("dummy")

@@ -17,7 +17,7 @@ from kubenetlab import programs
 from kubenetlab.api.containers import Container
 from kubenetlab.api.durations import duration_s
 from kubenetlab.api.meta import parse_selector
-from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.lab.transport.exchange import Exchange
 from kubenetlab.programs.arguments import arguments, options
 from kubenetlab.programs.http import Me, Request, Response
@@ -125,7 +125,7 @@ def test_a_program_is_picked_by_image_and_arguments(fields: dict[str, Any], prog
     assert hasattr(programs.load(chosen.program), "__doc__")
 
 
-PORT = Listener("TCP", 7000)
+PORT = ListenPort("TCP", 7000)
 DECLARED = [{"containerPort": 8080}]
 MOUNTED = [{"mountPath": "/etc/nginx/nginx.conf"}]
 

@@ -7,13 +7,13 @@ import errno
 import pytest
 
 from kubenetlab.hoststate.object import Origin
-from kubenetlab.hoststate.programs import Listener, ProgramRun
+from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.advice import WAITS, advice, said
 from kubenetlab.kernel.rules.nftables import readable
 from kubenetlab.lab.agent.error_report import condensed, program_refused, rules_refused
 
-RUN = ProgramRun("pod/default/web/1234", "main", 0, "netexec", {}, (Listener("TCP", 80),))
+RUN = ProgramRun("pod/default/web/1234", "main", 0, "netexec", {}, (ListenPort("TCP", 80),))
 DESIRED = HostState({RUN.netns: contents_of([RUN])}, {RUN.netns: {RUN.key: Origin("containers", "Pod default/web")}})
 
 

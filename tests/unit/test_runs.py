@@ -13,7 +13,7 @@ import pytest
 
 from kubenetlab.datapath.contexts import Context
 from kubenetlab.datapath.pods import PodFiles
-from kubenetlab.hoststate.programs import Listener, ProgramRun
+from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.runtime_client import RuntimeClient
@@ -138,7 +138,7 @@ async def _serve(listener: socket.socket, behave: Callable[[Channel], Awaitable[
 
 
 async def start(runs: RuntimeClient, netns: str, node: str = "worker", program: str = "netexec") -> None:
-    run = ProgramRun(netns, "main", 0, program, {"argv": ["true"]}, (Listener("TCP", 9100),))
+    run = ProgramRun(netns, "main", 0, program, {"argv": ["true"]}, (ListenPort("TCP", 9100),))
     context = Context(netns, "default", "pod", ("172.18.0.3",), node, PodFiles("host", "", ""))
     assert await runs.start(run, SANDBOX, context, dict) is None
 

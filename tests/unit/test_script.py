@@ -9,9 +9,9 @@ from kubenetlab.datapath import plan
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import Bridge, Dummy, LinkUp, Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
-from kubenetlab.hoststate.nftables import Chain, Element, Rule, Table
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.rules.nftables import Chain, Element, Rule, Table
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.sections import common_settings, sections

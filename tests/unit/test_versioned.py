@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.hoststate.nftables import Element
-from kubenetlab.hoststate.rules import Rules, RuleSet
+from kubenetlab.hoststate.rules.nftables import Element
+from kubenetlab.hoststate.rules.rulesets import Rules, RuleSet
 from kubenetlab.versioned import MAX_STEPS, MAX_TOUCHED, VersionedMap
 
 CHANGES = st.dictionaries(st.sampled_from("abcd"), st.one_of(st.none(), st.sampled_from(("x", "y"))), max_size=3)

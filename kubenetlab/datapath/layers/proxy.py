@@ -11,7 +11,7 @@ from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
 from kubenetlab.datapath.service_rules import service_rules
 from kubenetlab.datapath.view import NodeView, without_pods
 from kubenetlab.hoststate.object import Object, Origin
-from kubenetlab.hoststate.rules import Bundle, RuleSet
+from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleSet
 
 
 def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
@@ -22,7 +22,7 @@ def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
 
 
 def _objects(node: NodeView, rules: tuple[RuleSet | Object, ...], proxy: ServiceProxy, network: PodNetwork) -> tuple[Wanted, ...]:
-    of_services = (Bundle(node.netns, one) if isinstance(one, RuleSet) else structs.replace(one, netns=node.netns) for one in rules)
+    of_services = (NodeRules(node.netns, one) if isinstance(one, RuleSet) else structs.replace(one, netns=node.netns) for one in rules)
     origin = Origin(mode_name("kube-proxy", proxy), f"Node {node.name}")
     return tuple(by_namespace((*proxy.node(node, network), *of_services), origin))
 

@@ -21,11 +21,11 @@ from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, LocalMode, detectors
 from kubenetlab.datapath.proxy.services import PRIMARY, EndpointAddress, PortView, node_port_addresses, port_views
 from kubenetlab.datapath.view import Family, NodeView, Place, PodView, ServiceView
-from kubenetlab.hoststate import bpf
-from kubenetlab.hoststate.bpf import ClusterIp, Front, Home, Hooked, Programs, Range, Source
-from kubenetlab.hoststate.bpf_entries import PROTOCOLS
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules import RuleObject, Rules
+from kubenetlab.hoststate.rules import bpf
+from kubenetlab.hoststate.rules.bpf import AllowedSource, BpfPrograms, ClusterIp, FamilyConfig, Frontend, PodLink, RemoteRange
+from kubenetlab.hoststate.rules.bpf_entries import PROTOCOLS
+from kubenetlab.hoststate.rules.rulesets import RuleObject, Rules
 from kubenetlab.hoststate.sandbox import Sysctl
 from kubenetlab.names import NODE_UPLINK
 
@@ -57,14 +57,14 @@ class Mode(ModeOptions, frozen=True):
         # What the node asks itself by a Service comes in again by lo, from the node's own address.
         yield Sysctl(node.netns, "net/ipv4/conf/lo/accept_local", "1")
         yield Sysctl(node.netns, "net/ipv4/conf/lo/rp_filter", "0")
-        yield Programs(node.netns, tuple(self._ranges(node, network)), NODE_UPLINK)
+        yield BpfPrograms(node.netns, tuple(self._ranges(node, network)), NODE_UPLINK)
         for family in (family for peer in node.peers for family in peer.families) if self.dsr else ():
-            yield Home(node.netns, family.pod_cidr, family.address)
-            yield Home(node.netns, f"{family.address}/{family.host_length}", family.address)
+            yield RemoteRange(node.netns, family.pod_cidr, family.address)
+            yield RemoteRange(node.netns, f"{family.address}/{family.host_length}", family.address)
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         if pod.ifname:
-            yield Hooked(node.netns, pod.ifname)
+            yield PodLink(node.netns, pod.ifname)
 
     def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
         found = []
@@ -77,12 +77,12 @@ class Mode(ModeOptions, frozen=True):
                 found.append(Rules("bpf", f"IPv{version}", service.service.full_name, (*ips, *fronts)))
         return tuple(found)
 
-    def _ranges(self, node: NodeView, network: PodNetwork) -> Iterator[Range]:
+    def _ranges(self, node: NodeView, network: PodNetwork) -> Iterator[FamilyConfig]:
         found = detectors(self.detect_local_mode, self.detect_local, network, node.families)
         parts = zip(node.families, network.cluster_cidrs, node.service_cidrs, found, strict=True)
         for family, pods, services, detector in parts:
             local = local_traffic.by_address(detector, family, network)
-            yield Range(family.address, pods, services, self._doors(node, family), local)
+            yield FamilyConfig(family.address, pods, services, self._doors(node, family), local)
 
     def _doors(self, node: NodeView, family: Family) -> tuple[str, ...]:
         found = node_port_addresses(self.node_port_addresses, node, family.version)
@@ -100,13 +100,13 @@ def _service_port(port: PortView, version: int, mode: Mode) -> Iterator[RuleObje
         yield here
     fenced = port.balanced_ips if port.sources else ()
     for cidr in port.sources if fenced else ():
-        yield Source("", service, cidr if "/" in cidr else f"{cidr}/{128 if version == 6 else 32}")
+        yield AllowedSource("", service, cidr if "/" in cidr else f"{cidr}/{128 if version == 6 else 32}")
     outside = [(address, port.port) for address in port.outside_ips]
     outside += [(_ANY_ADDRESS[version], port.node_port)] if port.node_port else []
     inside = [(port.cluster_ip, port.port)]
     for ways, is_outside, is_local in ((inside, False, port.is_internal_local), (outside, True, port.is_external_local)):
         for address, number in ways:
-            yield Front(
+            yield Frontend(
                 "",
                 address,
                 number,

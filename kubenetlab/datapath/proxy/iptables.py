@@ -25,9 +25,9 @@ from kubenetlab.datapath.proxy.local_traffic import DetectLocal, Detector, Local
 from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, node_port_addresses, port_views
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodeView, Place, ServiceView
-from kubenetlab.hoststate.iptables import FAMILIES, Chain, Entry, IptablesObject, Jump, comment
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules import Rules
+from kubenetlab.hoststate.rules.iptables import FAMILIES, ChainEntry, IptablesChain, IptablesObject, Jump, comment
+from kubenetlab.hoststate.rules.rulesets import Rules
 from kubenetlab.hoststate.sandbox import Sysctl
 
 MASQUERADE_MARK = "0x4000"
@@ -139,15 +139,15 @@ class Mode(ModeOptions, frozen=True):
 def _fixed(family: str, netns: str, addresses: Sequence[str] | None, has_localhost: bool) -> Iterator[Object]:
     """What is there without any Service. `addresses` are those at which node ports answer; None: all local ones."""
     for table, name, rules in _CHAINS:
-        yield Chain(netns, family, table, name, rules)
-    yield Chain(netns, family, "filter", "KUBE-FIREWALL", (_LOCALNET_GUARD,) if family == "ip" else ())
+        yield IptablesChain(netns, family, table, name, rules)
+    yield IptablesChain(netns, family, "filter", "KUBE-FIREWALL", (_LOCALNET_GUARD,) if family == "ip" else ())
     last = comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain")
     if addresses is None:
         loopback = "" if family == "ip" and has_localhost else f" ! -d {'127.0.0.0/8' if family == 'ip' else '::1/128'}"
         tail = [f"{last} -m addrtype --dst-type LOCAL{loopback} -j KUBE-NODEPORTS"]
     else:
         tail = [f"{last} -d {address} -j KUBE-NODEPORTS" for address in addresses]
-    yield Chain(netns, family, "nat", "KUBE-SERVICES", tuple(tail))
+    yield IptablesChain(netns, family, "nat", "KUBE-SERVICES", tuple(tail))
     for table, chain, rule in _JUMPS:
         yield Jump(netns, family, table, chain, rule)
 
@@ -227,7 +227,7 @@ class _PortRules(Struct, frozen=True):
         if port.here:
             yield f"-j {local_chain(port)}"
 
-    def _choice(self, chain: str, endpoints: Sequence[EndpointAddress], is_internal: bool) -> Chain:
+    def _choice(self, chain: str, endpoints: Sequence[EndpointAddress], is_internal: bool) -> IptablesChain:
         """Whoever is faithful to an endpoint goes there; of n that are left each rule takes the nth part."""
         port = self.port
         rules = []
@@ -243,7 +243,7 @@ class _PortRules(Struct, frozen=True):
             rules.append(f"{self._says(f'-> {endpoint}')}{drawn} -j {endpoint_chain(port, endpoint)}")
         return self._chain(chain, *rules)
 
-    def _endpoint(self, endpoint: EndpointAddress) -> Chain:
+    def _endpoint(self, endpoint: EndpointAddress) -> IptablesChain:
         port, name = self.port, endpoint_chain(self.port, endpoint)
         remember = f" -m recent --name {name} --set" if port.affinity_s else ""
         says, match = comment(port.title), f"-m {port.protocol} -p {port.protocol}"
@@ -260,11 +260,11 @@ class _PortRules(Struct, frozen=True):
         protocol, there = self.port.protocol, f" -d {address}" if address else ""
         return f"-m {protocol} -p {protocol}{there} --dport {number or self.port.port}"
 
-    def _entry(self, table: str, chain: str, rule: str) -> Entry:
-        return Entry("", self.family, table, chain, rule)
+    def _entry(self, table: str, chain: str, rule: str) -> ChainEntry:
+        return ChainEntry("", self.family, table, chain, rule)
 
-    def _chain(self, name: str, *rules: str) -> Chain:
-        return Chain("", self.family, "nat", name, rules)
+    def _chain(self, name: str, *rules: str) -> IptablesChain:
+        return IptablesChain("", self.family, "nat", name, rules)
 
 
 def service_chain(port: PortView) -> str:

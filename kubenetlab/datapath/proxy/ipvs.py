@@ -29,12 +29,12 @@ from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, has_no
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodeView, Place, ServiceView
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.ipset import Member
-from kubenetlab.hoststate.iptables import FAMILIES, Entry, comment
-from kubenetlab.hoststate.ipvs import IpvsObject, RealServer, VirtualServer
 from kubenetlab.hoststate.link import Dummy
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules import RuleObject, Rules
+from kubenetlab.hoststate.rules.ipset import Member
+from kubenetlab.hoststate.rules.iptables import FAMILIES, ChainEntry, comment
+from kubenetlab.hoststate.rules.ipvs import IpvsObject, RealServer, VirtualServer
+from kubenetlab.hoststate.rules.rulesets import RuleObject, Rules
 from kubenetlab.hoststate.sandbox import Sysctl
 from kubenetlab.names import link_alias, mac_of
 
@@ -186,7 +186,7 @@ class _Port(Struct, frozen=True):
                 server = f"--vaddr {address} --vproto {port.protocol} --vport {port.port}"
                 yield self._entry("KUBE-IPVS-OUT-FILTER", f"-s {address} -m ipvs {server} -j DROP")
 
-    def _silence(self) -> Entry:
+    def _silence(self) -> ChainEntry:
         """Without a virtual server, so that IPVS refuses nothing."""
         port = self.port
         says = comment(f"{port.title} has no local endpoints")
@@ -197,8 +197,8 @@ class _Port(Struct, frozen=True):
     def _member(self, name: str, address: str, number: int, rest: str = "") -> Member:
         return fixed.member(self.version, name, f"{address},{self.port.protocol}:{number}{rest}")
 
-    def _entry(self, chain: str, rule: str) -> Entry:
-        return Entry("", FAMILIES[self.version], "filter", chain, rule)
+    def _entry(self, chain: str, rule: str) -> ChainEntry:
+        return ChainEntry("", FAMILIES[self.version], "filter", chain, rule)
 
 
 def _halved(source: str) -> tuple[str, ...]:

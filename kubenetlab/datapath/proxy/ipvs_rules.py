@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from kubenetlab.datapath.proxy.local_traffic import Detector
-from kubenetlab.hoststate.ipset import FAMILIES as SET_FAMILIES
-from kubenetlab.hoststate.ipset import MAX_NAME, Member, Set
-from kubenetlab.hoststate.iptables import FAMILIES, Chain, Jump, comment
 from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules.ipset import FAMILIES as SET_FAMILIES
+from kubenetlab.hoststate.rules.ipset import MAX_NAME, Member, Set
+from kubenetlab.hoststate.rules.iptables import FAMILIES, IptablesChain, Jump, comment
 
 MASQUERADE_MARK: Final = "0x4000"
 _MARKED: Final = f"{MASQUERADE_MARK}/{MASQUERADE_MARK}"
@@ -80,7 +80,7 @@ def rules(netns: str, detector: Detector, *, is_all: bool) -> Iterator[Object]:
     """Yield the chains and the jumps to them. With `is_all` whatever is for a cluster IP is masqueraded."""
     family = FAMILIES[detector.version]
     for (table, name), lines in _chains(detector.version, _masqueraded(detector, is_all=is_all)).items():
-        yield Chain(netns, family, table, name, lines)
+        yield IptablesChain(netns, family, table, name, lines)
     for table, built_in, chain, says in _JUMPS:
         yield Jump(netns, family, table, built_in, f"{comment(says)} -j {chain}")
 

@@ -27,9 +27,9 @@ from kubenetlab.datapath.proxy.nftables_table import Words, destination, node_po
 from kubenetlab.datapath.proxy.services import PRIMARY, EndpointAddress, PortView, node_port_addresses, port_views
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodeView, Place, PodView, ServiceView
-from kubenetlab.hoststate.nftables import MAX_NAME, NFT_FAMILIES, InTable, Rule, TableRules
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules import Rules
+from kubenetlab.hoststate.rules.nftables import MAX_NAME, NFT_FAMILIES, InTable, Rule, TableRules
+from kubenetlab.hoststate.rules.rulesets import Rules
 
 MAX_FAITHFUL = 1000
 """Services for which `auto` makes kube-proxy's own chains."""

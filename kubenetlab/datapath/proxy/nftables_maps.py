@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from kubenetlab.datapath.proxy.nftables_table import Words, destination, node_port_key
 from kubenetlab.datapath.proxy.services import PortView
-from kubenetlab.hoststate.nftables import Collection, Element, InTable, Rule
+from kubenetlab.hoststate.rules.nftables import Collection, Element, InTable, Rule
 
 HAIRPIN = "hairpin"
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from kubenetlab.datapath.proxy.services import PortView
-from kubenetlab.hoststate.nftables import Chain, Collection, Element, Rule, Table
 from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules.nftables import Chain, Collection, Element, Rule, Table
 from kubenetlab.names import KUBE_PROXY_TABLE
 
 TABLE = KUBE_PROXY_TABLE

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from kubenetlab.datapath.modes import ModeOptions, PodNetwork
 from kubenetlab.datapath.view import NodeView, Place, ServiceView
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules import Rules
+from kubenetlab.hoststate.rules.rulesets import Rules
 
 
 class Mode(ModeOptions, frozen=True):

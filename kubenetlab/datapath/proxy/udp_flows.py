@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kubenetlab.datapath.proxy.services import PortView
-from kubenetlab.hoststate.conntrack import Destination
-from kubenetlab.hoststate.rules import Rules
+from kubenetlab.hoststate.rules.conntrack import FlowDestination
+from kubenetlab.hoststate.rules.rulesets import Rules
 
 
 def udp_flows(subject: str, ports: Sequence[PortView], version: int) -> tuple[Rules, ...]:
@@ -15,9 +15,9 @@ def udp_flows(subject: str, ports: Sequence[PortView], version: int) -> tuple[Ru
     return (Rules("conntrack", f"IPv{version}", subject, found),) if found else ()
 
 
-def _destinations(port: PortView, version: int) -> Iterator[Destination]:
+def _destinations(port: PortView, version: int) -> Iterator[FlowDestination]:
     endpoints = tuple((endpoint.address, endpoint.port) for endpoint in port.serving)
     for address in (port.cluster_ip, *port.outside_ips):
-        yield Destination("", address, port.port, version, endpoints)
+        yield FlowDestination("", address, port.port, version, endpoints)
     if port.node_port:
-        yield Destination("", "", port.node_port, version, endpoints)
+        yield FlowDestination("", "", port.node_port, version, endpoints)

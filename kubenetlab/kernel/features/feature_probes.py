@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from kubenetlab.hoststate.ipvs import RealServer, VirtualServer, update
 from kubenetlab.hoststate.link import LOOPBACK, Bridge, Dummy, LinkUp, Port, Veth
+from kubenetlab.hoststate.rules.ipvs import RealServer, VirtualServer, update
 from kubenetlab.hoststate.wire import Links
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.features.detection import has_ipv6, try_sctp
@@ -134,13 +134,13 @@ def _try_iptables() -> None:
 
 def _try_bpf() -> None:
     """Every function of the kernel's that the programs call is there, and a link takes them."""
-    from kubenetlab.hoststate import bpf
+    from kubenetlab.hoststate.rules import bpf
     from kubenetlab.kernel.rules.bpf import open_here
 
     unshare.leave()
     loader = open_here()
     try:
-        loader.run(bpf.update((), [bpf.Programs("", (), bpf.LOOPBACK)]))
+        loader.run(bpf.update((), [bpf.BpfPrograms("", (), bpf.LOOPBACK)]))
     finally:
         loader.close()
 

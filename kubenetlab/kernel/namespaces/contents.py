@@ -9,7 +9,7 @@ from typing import Final, cast
 from kubenetlab.hoststate.diff import Operation, is_replaced
 from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.sandbox import Settings, Sysctl
-from kubenetlab.hoststate.wire import Links, Written
+from kubenetlab.hoststate.wire import Links, NetlinkObject
 from kubenetlab.kernel.namespaces.sysctls import SysctlWriter
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
 from kubenetlab.kernel.report import Failure
@@ -53,7 +53,7 @@ def send(netns: str, operations: Sequence[Operation], links: Links) -> list[Fail
 def _encode(operation: Operation, links: Links) -> Iterable[tuple[bytes, bool]]:
     """The requests for one operation, and which of them take something away."""
     obj, before = operation.object, operation.before
-    wanted, known = cast(Written, obj), cast(Written | None, before)
+    wanted, known = cast(NetlinkObject, obj), cast(NetlinkObject | None, before)
     if operation.verb == "remove":
         return [(wanted.delete(links), True)] if hasattr(wanted, "delete") else []
     if before is None or known is None:

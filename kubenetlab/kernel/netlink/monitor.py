@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from kubenetlab.hoststate.neighbor import NUD_PERMANENT
-from kubenetlab.hoststate.notices import Notice
+from kubenetlab.hoststate.netlink_events import NetlinkEvent
 from kubenetlab.hoststate.wire import RTM_NEWNEIGH, attribute, message, messages, number
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.netlink.rtnetlink import SOL_NETLINK, RouteSocket
@@ -69,9 +69,9 @@ class Monitor:
             with RouteSocket() as route:
                 route.batch(requests)
 
-    def read(self) -> tuple[dict[int, list[Notice]], bool]:
+    def read(self) -> tuple[dict[int, list[NetlinkEvent]], bool]:
         """What has been told since the last time, by the pid of the namespace's pause process; and whether something was lost."""
-        told: dict[int, list[Notice]] = {}
+        told: dict[int, list[NetlinkEvent]] = {}
         is_lost = False
         while True:
             try:
@@ -85,7 +85,7 @@ class Monitor:
                 continue
             pid = next((_NSID.unpack(value)[0] for _, type_, value in beside if type_ == _NETLINK_LISTEN_ALL_NSID), 0)
             if pid > 0:  # else it is of the namespace that we are in
-                told.setdefault(pid, []).extend(Notice(type_, bytes(body)) for type_, _, _, body in messages(data))
+                told.setdefault(pid, []).extend(NetlinkEvent(type_, bytes(body)) for type_, _, _, body in messages(data))
 
     def close(self) -> None:
         self._socket.close()

@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLMSG_ERROR, Uniform, WireError, as_string, attributes, messages
+from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLMSG_ERROR, UniformRequests, WireError, as_string, attributes, messages
 from kubenetlab.kernel.advice import said
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.netlink.sockets import RECEIVE_BYTES
@@ -125,7 +125,7 @@ class _Part(NamedTuple):
 
 def _numbered(request: bytes, first: int) -> Iterator[_Part]:
     """The messages of a request, numbered from `first` on. Many of one length have one number, but for the last."""
-    if isinstance(request, Uniform) and len(request) > request.size:
+    if isinstance(request, UniformRequests) and len(request) > request.size:
         data, size = bytearray(request), request.size
         for position, byte in enumerate(_NUMBER.pack(first), _SEQUENCE_OFFSET):
             data[position::size] = bytes([byte]) * (len(data) // size)

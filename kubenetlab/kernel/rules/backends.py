@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
-from kubenetlab.hoststate.rules import Name
+from kubenetlab.hoststate.rules.rulesets import Name
 
 
 class RulesError(Exception):

@@ -20,9 +20,9 @@ from typing import Any, Final
 import msgspec
 
 from kubenetlab.hoststate import tc
-from kubenetlab.hoststate.bpf import COMING, GOING, Entry, Words, programs_on
-from kubenetlab.hoststate.bpf_entries import readable
-from kubenetlab.hoststate.rules import Name
+from kubenetlab.hoststate.rules.bpf import COMING, GOING, Entry, MapUpdate, programs_on
+from kubenetlab.hoststate.rules.bpf_entries import readable
+from kubenetlab.hoststate.rules.rulesets import Name
 from kubenetlab.hoststate.wire import NLM_F_DUMP, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, as_string, attributes, message, messages
 from kubenetlab.kernel.netlink.rtnetlink import SOL_NETLINK, RouteSocket
 from kubenetlab.kernel.netlink.sockets import RECEIVE_BYTES
@@ -74,7 +74,7 @@ class BpfLoader:
             self._ear.setsockopt(SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
 
     def run(self, text: str) -> str:
-        words = msgspec.json.decode(text, type=Words)
+        words = msgspec.json.decode(text, type=MapUpdate)
         try:
             if not words.links:
                 self._leave()
@@ -266,7 +266,7 @@ class BpfLoader:
             yield from (found for body in bodies if (found := tc.decode_filter(body)) is not None)
 
 
-def _changed(told: dict[Entry, bytes] | None, words: Words) -> dict[Entry, bytes] | None:
+def _changed(told: dict[Entry, bytes] | None, words: MapUpdate) -> dict[Entry, bytes] | None:
     """What is to be in the maps after these words."""
     if told is not None:
         told.update({(name, bytes.fromhex(key)): bytes.fromhex(value) for name, key, value in words.set})

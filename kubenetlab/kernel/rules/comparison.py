@@ -16,8 +16,8 @@ from typing import Any, cast
 from msgspec import Struct
 
 from kubenetlab.errors import RequirementError
-from kubenetlab.hoststate.listing import Difference, differences
-from kubenetlab.hoststate.rules import Name, Rewritten, Step, dialect
+from kubenetlab.hoststate.rules.listing import Difference, differences
+from kubenetlab.hoststate.rules.rulesets import Name, RewritingBackend, Transaction, dialect
 from kubenetlab.kernel.processes.identity import Process, ProcessId
 from kubenetlab.kernel.rules.backends import RulesError, open_here
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, open_namespace, unshare
@@ -41,7 +41,7 @@ class _Listings(Struct):
     errors: dict[str, str]
 
 
-def compare(nodes: Mapping[str, ProcessId], steps: Sequence[Step], names: Names) -> dict[str, Compared]:
+def compare(nodes: Mapping[str, ProcessId], steps: Sequence[Transaction], names: Names) -> dict[str, Compared]:
     """Compare the rules of nodes with those that the steps make; return the outcome by node.
 
     nodes: name of a node's namespace → pause process of the node. Namespaces are only read.
@@ -58,7 +58,7 @@ def _compare(observed: _Listings, desired: _Listings, names: Names) -> Compared:
     found: list[Difference] = []
     for name in names:
         if name not in errors and observed.texts[name] != desired.texts[name]:
-            words = cast(Rewritten, dialect(name))
+            words = cast(RewritingBackend, dialect(name))
             sides = (words.containers(side.texts[name], names[name]) for side in (desired, observed))
             found += differences(*sides)
     return Compared(tuple(found), errors)
@@ -78,7 +78,7 @@ def _list_node(node: ProcessId, names: Names) -> _Listings:
         return _list((), names)
 
 
-def _list(steps: Sequence[Step], names: Names) -> _Listings:
+def _list(steps: Sequence[Transaction], names: Names) -> _Listings:
     """Load rules into the current namespace, and list it."""
     found = _Listings({}, {})
     with ExitStack() as stack:

@@ -13,8 +13,8 @@ from ipaddress import ip_address
 from typing import Any, Final, NamedTuple
 
 from kubenetlab.hoststate.address import address_in, dump_addresses
-from kubenetlab.hoststate.conntrack import Allowed, decode
-from kubenetlab.hoststate.rules import Name
+from kubenetlab.hoststate.rules.conntrack import Allowed, decode
+from kubenetlab.hoststate.rules.rulesets import Name
 from kubenetlab.hoststate.wire import NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, attribute, attributes, message
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.rules.backends import RulesError

@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from kubenetlab.hoststate.ipset import Contents, decode_restore, failed_line, followed, is_as_told
-from kubenetlab.hoststate.rules import Name
+from kubenetlab.hoststate.rules.ipset import Contents, decode_restore, failed_line, followed, is_as_told
+from kubenetlab.hoststate.rules.rulesets import Name
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.programs import ProgramRunner, require
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
-from kubenetlab.hoststate.iptables import TABLES, cleaning, decode_restores, idle_tables
-from kubenetlab.hoststate.rules import Name
+from kubenetlab.hoststate.rules.iptables import TABLES, cleaning, decode_restores, idle_tables
+from kubenetlab.hoststate.rules.rulesets import Name
 from kubenetlab.kernel.rules import nftables
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.programs import ProgramRunner, require

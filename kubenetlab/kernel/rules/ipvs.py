@@ -14,9 +14,19 @@ from typing import Any, Final
 import msgspec
 
 from kubenetlab.errors import RequirementError
-from kubenetlab.hoststate import ipvs_messages as messages
-from kubenetlab.hoststate.ipvs import IpvsObject, Listed, RealServer, VirtualServer, against, decode_orders, differences, followed, told
-from kubenetlab.hoststate.rules import Name
+from kubenetlab.hoststate.rules import ipvs_messages as messages
+from kubenetlab.hoststate.rules.ipvs import (
+    IpvsObject,
+    ListedServer,
+    RealServer,
+    VirtualServer,
+    against,
+    decode_orders,
+    differences,
+    followed,
+    told,
+)
+from kubenetlab.hoststate.rules.rulesets import Name
 from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLM_F_DUMP, NLMSG_ERROR
 from kubenetlab.hoststate.wire import messages as parts_of
 from kubenetlab.kernel.netlink import sockets
@@ -107,12 +117,12 @@ class Ipvs:
     def _go(self, gone: Sequence[Any], command: int, encode: Callable[[Any], bytes]) -> None:
         self._all([(obj, self._request(command, encode(obj))) for obj in gone], errno.ENOENT, errno.ESRCH)
 
-    def _list(self) -> Iterator[Listed]:
+    def _list(self) -> Iterator[ListedServer]:
         servers = [messages.decode_service(body) for body in self._ask(self._request(messages.GET_SERVICE), NLM_F_DUMP)]
         for server in servers:
             if server is not None:
                 request = self._request(messages.GET_DEST, messages.which(server))
-                yield Listed(server, tuple(messages.decode_destination(body, server) for body in self._ask(request, NLM_F_DUMP)))
+                yield ListedServer(server, tuple(messages.decode_destination(body, server) for body in self._ask(request, NLM_F_DUMP)))
 
     def _request(self, command: int, body: bytes = b"") -> bytes:
         return messages.request(self._family, command, body)

@@ -19,8 +19,8 @@ from functools import partial
 from typing import Any, Final
 
 from kubenetlab.errors import RequirementError
-from kubenetlab.hoststate import nft_messages
-from kubenetlab.hoststate.rules import Name
+from kubenetlab.hoststate.rules import nft_messages
+from kubenetlab.hoststate.rules.rulesets import Name
 from kubenetlab.hoststate.wire import NLM_F_ACK, NLMSG_ERROR, attributes, message, messages
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.rules.backends import RulesError

@@ -22,7 +22,7 @@ from kubenetlab.controllers import BURST, Controllers
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.errors import ApplyError, reason, refusal
 from kubenetlab.hoststate.diff import Changes, diff
-from kubenetlab.hoststate.rules import RuleObject
+from kubenetlab.hoststate.rules.rulesets import RuleObject
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import Contents, HostState, far_ends
 from kubenetlab.kernel.linux import LinuxKernel

@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import refusal
-from kubenetlab.hoststate.listing import Difference
-from kubenetlab.hoststate.rules import Name, RuleObject, Step, dialect, digest, names, steps
+from kubenetlab.hoststate.rules.listing import Difference
+from kubenetlab.hoststate.rules.rulesets import Name, RuleObject, Transaction, dialect, digest, names, steps
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab import rundir
@@ -51,7 +51,7 @@ class _Load(NamedTuple):
 
     netns: str
     node: ProcessId
-    steps: tuple[Step, ...]
+    steps: tuple[Transaction, ...]
     answer: asyncio.Future[Message]
 
 
@@ -147,7 +147,7 @@ class NodeAgentClient:
 
     def _load(self, loads: Sequence[_Load]) -> None:
         """What a node agent has to load on several nodes alike is said once."""
-        alike: dict[tuple[RpcClient, tuple[Step, ...]], list[_Load]] = {}
+        alike: dict[tuple[RpcClient, tuple[Transaction, ...]], list[_Load]] = {}
         for load in loads:
             alike.setdefault((self._hand(load.netns), load.steps), []).append(load)
         for (hand, words), several in alike.items():

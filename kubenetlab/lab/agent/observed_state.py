@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from math import ceil
 
-from kubenetlab.hoststate.notices import Notice, contradict
+from kubenetlab.hoststate.netlink_events import NetlinkEvent, contradict
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.state import Contents, HostState, contents_of, far_ends
 from kubenetlab.kernel.linux import LinuxKernel
@@ -50,7 +50,7 @@ class ObservedState:
         self._on_doubt = on_doubt
         self._on_exit = on_exit
         self._monitor: Monitor | None = None
-        self._told: dict[int, list[Notice]] = {}
+        self._told: dict[int, list[NetlinkEvent]] = {}
         self._doubtful: set[str] = set()
         self._is_deaf = False
         """True when the kernel had more to tell than it could keep for us."""

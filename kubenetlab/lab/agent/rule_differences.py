@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol, cast
 
 import msgspec
 
-from kubenetlab.hoststate.listing import Difference
-from kubenetlab.hoststate.rules import Exact, Name, RuleObject, Step, by_dialect, dialect, steps
+from kubenetlab.hoststate.rules.listing import Difference
+from kubenetlab.hoststate.rules.rulesets import ExactBackend, Name, RuleObject, Transaction, by_backend, dialect, steps
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.rules.comparison import Compared
 from kubenetlab.lab.transport.frames import Message
@@ -43,10 +43,10 @@ async def rule_differences(subjects: Iterable[ComparedNamespace], ask: Compariso
     As many comparisons run at a time as there are processors.
     """
     found: dict[str, list[Difference]] = {}
-    groups: dict[tuple[tuple[Step, ...], Owned], dict[str, ProcessId]] = {}
+    groups: dict[tuple[tuple[Transaction, ...], Owned], dict[str, ProcessId]] = {}
     for subject in subjects:
-        objects, owned = by_dialect(subject.desired), _owned(subject)
-        exact = [name for name in owned if isinstance(dialect(name), Exact)]
+        objects, owned = by_backend(subject.desired), _owned(subject)
+        exact = [name for name in owned if isinstance(dialect(name), ExactBackend)]
         found[subject.netns] = [one for name in exact for one in await _exact(subject, name, objects.get(name, ()), owned[name], ask)]
         rewritten = {name: names for name, names in owned.items() if name not in exact}
         if rewritten:
@@ -61,7 +61,7 @@ async def rule_differences(subjects: Iterable[ComparedNamespace], ask: Compariso
 
 def _owned(subject: ComparedNamespace) -> dict[str, tuple[Name, ...]]:
     """Dialect → what it owns now, then what only an earlier mode owned."""
-    objects = by_dialect(subject.desired)
+    objects = by_backend(subject.desired)
     owned = {
         name: tuple(dict.fromkeys((*dialect(name).names(objects.get(name, ())), *subject.former.get(name, ()))))
         for name in dict.fromkeys((*objects, *subject.former))
@@ -76,11 +76,11 @@ async def _exact(
     answer = await ask(subject.netns, do="list", netns=subject.netns, node=subject.node, dialect=name, names=owned)
     if "error" in answer:
         return [_unknown(name, answer["error"])]
-    return list(cast(Exact, dialect(name)).differences(objects, answer["listed"]))
+    return list(cast(ExactBackend, dialect(name)).differences(objects, answer["listed"]))
 
 
 async def _compared(
-    loads: Sequence[Step], owned: Owned, nodes: Mapping[str, ProcessId], ask: ComparisonRequest, limit: asyncio.Semaphore
+    loads: Sequence[Transaction], owned: Owned, nodes: Mapping[str, ProcessId], ask: ComparisonRequest, limit: asyncio.Semaphore
 ) -> dict[str, list[Difference]]:
     """Compare namespaces that have the same desired rules, by their listings."""
     async with limit:

@@ -39,8 +39,8 @@ from kubenetlab.datapath import faults, modes, plan
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.errors import ManifestError, RequirementError, UsageError
 from kubenetlab.hoststate.diff import Changes, diff
-from kubenetlab.hoststate.listing import Difference
-from kubenetlab.hoststate.rules import by_dialect
+from kubenetlab.hoststate.rules.listing import Difference
+from kubenetlab.hoststate.rules.rulesets import by_backend
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState, far_ends
 from kubenetlab.kernel.processes.identity import open_process
@@ -251,7 +251,7 @@ class LabApi:
             return _failure(404, f"there is no namespace {netns}")
         async with agent.kernel_is_free:
             seen = agent.kernel.observe({netns: agent.desired[netns]}, far_ends(agent.desired, [netns])).get(netns, {})
-        dialects = by_dialect(of_hand(agent.desired[netns].values(), "rules"))
+        dialects = by_backend(of_hand(agent.desired[netns].values(), "rules"))
         listings = await agent.rules.listings(netns, process, dialects)
         objects = [str(obj) for obj in seen.values()]
         return _json({"netns": netns, "objects": objects, "rules": "\n".join(listings.values()), "listings": listings})

@@ -17,7 +17,7 @@ import msgspec
 
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import RequirementError
-from kubenetlab.hoststate.rules import Name, Step
+from kubenetlab.hoststate.rules.rulesets import Name, Transaction
 from kubenetlab.kernel.processes.identity import Process, ProcessId
 from kubenetlab.kernel.rules import nftables
 from kubenetlab.kernel.rules.backends import ComparingLoader, Loader, MaintainedLoader, RulesError, WatchingLoader, open_here
@@ -54,7 +54,7 @@ class LoadedRules:
         self._grown: set[str] = set()
         """Dialects whose loaders have."""
 
-    def run(self, steps: Sequence[Step]) -> Message:
+    def run(self, steps: Sequence[Transaction]) -> Message:
         """The new generation, or what was refused."""
         begun = time.perf_counter()
         for step in steps:
@@ -199,7 +199,7 @@ class NodeAgent:
         try:
             match request["do"]:
                 case "rules":
-                    return self._ruleset(request).run(msgspec.convert(request["steps"], tuple[Step, ...]))
+                    return self._ruleset(request).run(msgspec.convert(request["steps"], tuple[Transaction, ...]))
                 case "generation":
                     ruleset = self._ruleset(request)
                     return {"generation": ruleset.generation(), "open": ruleset.dialects}
@@ -219,7 +219,7 @@ class NodeAgent:
 
     async def _compare(self, request: Message) -> Message:
         """Compare the rules of nodes with those that the steps make."""
-        loads = msgspec.convert(request["steps"], tuple[Step, ...])
+        loads = msgspec.convert(request["steps"], tuple[Transaction, ...])
         nodes = {netns: ProcessId(*node) for netns, node in request["nodes"].items()}
         return {"compared": msgspec.Raw(await in_child(lambda: msgspec.json.encode(compare(nodes, loads, request["names"]))))}
 

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kubenetlab import programs
-from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.kernel.processes.identity import Process
 from kubenetlab.lab.runtime.listeners import PKTINFO_SPACE, from_where, listening
 from kubenetlab.lab.runtime.pod_network import DATAGRAM_BYTES, NetnsSocketFactory, PodSockets
@@ -42,7 +42,7 @@ class ContainerInstance:
         self.attempt = attempt
         self.program = ""
         self.options: dict[str, Any] = {}
-        self.sockets: dict[Listener, socket.socket] = {}
+        self.sockets: dict[ListenPort, socket.socket] = {}
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         self.log_end = 0
         """How many lines there have been."""
@@ -57,11 +57,11 @@ class ContainerInstance:
         self.outcome: Message = {"state": "running"}
         """How it goes, or how it ended: told again to an agent that comes back."""
 
-    def update(self, program: str, options: dict[str, Any], listeners: list[Listener]) -> None:
+    def update(self, program: str, options: dict[str, Any], listeners: list[ListenPort]) -> None:
         """Opens what is new, closes what is gone. Raises OSError, with nothing new left open, when a port cannot be had."""
         if "tls" in options and self._tls is None:
             self._tls = server_context(options["tls"])  # read once, as the program would
-        opened: dict[Listener, socket.socket] = {}
+        opened: dict[ListenPort, socket.socket] = {}
         try:
             for listener in listeners:
                 if listener not in self.sockets:

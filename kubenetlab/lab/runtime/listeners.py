@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import Final
 
-from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.lab.runtime.pod_network import KINDS, NetnsSocketFactory
 
 BACKLOG: Final = 1024
@@ -17,7 +17,7 @@ _IN_PKTINFO, _IN6_PKTINFO = struct.Struct("=i4s4s"), struct.Struct("=16si")
 PKTINFO_SPACE: Final = socket.CMSG_SPACE(_IN6_PKTINFO.size)
 
 
-def listening(namespace: NetnsSocketFactory, listener: Listener, *, has_ipv6: bool) -> socket.socket:
+def listening(namespace: NetnsSocketFactory, listener: ListenPort, *, has_ipv6: bool) -> socket.socket:
     """A socket of a pod's that listens. Raises OSError with what agnhost would say, when the port cannot be had."""
     is_ipv6, is_datagram = has_ipv6 and "." not in listener.address, listener.protocol == "UDP"
     words = f"listen {listener.protocol.lower()} :{listener.port}"

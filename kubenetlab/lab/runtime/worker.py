@@ -13,7 +13,7 @@ import time
 
 import msgspec
 
-from kubenetlab.hoststate.programs import Listener
+from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.kernel.processes.identity import Process, ProcessId
 from kubenetlab.kernel.syscalls import open_namespace
 from kubenetlab.lab.context import LabContext
@@ -86,7 +86,7 @@ class Worker:
         is_new = run is None or run.attempt != attempt
         if run is None or is_new:
             run = pod.runs[name] = ContainerInstance(pod, name, attempt, self._say)
-        listeners = [msgspec.convert(entry, Listener) for entry in request["listeners"]]
+        listeners = [msgspec.convert(entry, ListenPort) for entry in request["listeners"]]
         try:
             run.update(request["program"], request["options"], listeners)
         except ProcessLookupError:  # the program has not failed, its sandbox has gone

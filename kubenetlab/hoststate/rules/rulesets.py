@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.listing import Container, Difference
 from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.rules.listing import Difference, RuleContainer
 from kubenetlab.versioned import VersionedMap
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class Rules(Struct, frozen=True, dict=True):
         return frozenset(obj.key for obj in self.shared)
 
 
-class Differing(NamedTuple):
+class ChangedSubjects(NamedTuple):
     """Whose rules are not the same."""
 
     gone: list[Rules]
@@ -120,7 +120,7 @@ class RuleSet(Struct, frozen=True, dict=True):
             after.__dict__["shared"] = +counted
         return after
 
-    def since(self, old: RuleSet) -> Differing:
+    def since(self, old: RuleSet) -> ChangedSubjects:
         """What differs from another set; nodes that share both share the answer."""
         if not self.by_subject:
             return _differing(self.by_subject.news(old.by_subject).values())
@@ -128,7 +128,7 @@ class RuleSet(Struct, frozen=True, dict=True):
             old._answers.clear()  # or every set would keep the one before
             self._answers.clear()
             self._answers.update(old=old, found=_differing(self.by_subject.news(old.by_subject).values()))
-        found: Differing = self._answers["found"]
+        found: ChangedSubjects = self._answers["found"]
         return found
 
     def words_since(self, old: RuleSet, say: Callable[[], T]) -> T:
@@ -146,8 +146,8 @@ class RuleSet(Struct, frozen=True, dict=True):
         return {}
 
 
-def _differing(pairs: Iterable[tuple[Rules | None, Rules | None]]) -> Differing:
-    found = Differing([], [], [])
+def _differing(pairs: Iterable[tuple[Rules | None, Rules | None]]) -> ChangedSubjects:
+    found = ChangedSubjects([], [], [])
     for before, after in pairs:
         if after is None:
             found.gone.extend(filter(None, (before,)))
@@ -158,7 +158,7 @@ def _differing(pairs: Iterable[tuple[Rules | None, Rules | None]]) -> Differing:
     return found
 
 
-class Bundle(RuleObject, frozen=True):
+class NodeRules(RuleObject, frozen=True):
     """A set of rules on a node: what changes in it is changed one by one."""
 
     rank = 130
@@ -171,7 +171,7 @@ class Bundle(RuleObject, frozen=True):
 
     @property
     def key(self) -> Key:
-        return ("Bundle", self.rules.dialect)
+        return ("NodeRules", self.rules.dialect)
 
     @property
     def parts(self) -> tuple[Object, ...]:
@@ -181,14 +181,14 @@ class Bundle(RuleObject, frozen=True):
         return f"{self.dialect} rules of {len(self.rules.by_subject)} subjects"
 
 
-class Step(Struct, frozen=True):
+class Transaction(Struct, frozen=True):
     """Words of one dialect, in force as a whole or not at all, if the kernel takes so many at once."""
 
     dialect: str
     text: str
 
 
-class Dialect(Protocol):
+class RuleBackend(Protocol):
     """What a dialect's file knows to do. `former` is what was its own before, whether or not it still is.
 
     With `COMES_LAST` it follows from what the others have made; with `IS_WATCHED` its loader has something to do between the words, too.
@@ -210,40 +210,40 @@ class Dialect(Protocol):
         """What one would type in the namespace to have these objects where nothing is, each as a whole, with what it reads."""
 
 
-class Rewritten(Protocol):
+class RewritingBackend(Protocol):
     """A dialect whose programs rewrite the rules that they load.
 
     Objects and listings do not compare. The desired listing is made by the same programs, in a
     reference namespace into which the desired rules are loaded.
     """
 
-    def containers(self, listed: Any, names: Sequence[Name]) -> Iterator[Container]:
+    def containers(self, listed: Any, names: Sequence[Name]) -> Iterator[RuleContainer]:
         """Read a listing that the loader of this dialect made of `names`; nothing else is ours."""
 
 
 @runtime_checkable
-class Exact(Protocol):
+class ExactBackend(Protocol):
     """A dialect whose kernel listing follows from the objects alone."""
 
     def differences(self, objects: Sequence[Any], listed: Any) -> Iterator[Difference]:
         """Compare the objects with a listing that the loader of this dialect made."""
 
 
-def dialect(name: str) -> Dialect:
+def dialect(name: str) -> RuleBackend:
     """The file of that name."""
-    return cast(Dialect, importlib.import_module(f"{__package__}.{name}"))
+    return cast(RuleBackend, importlib.import_module(f"{__package__}.{name}"))
 
 
 def members(objects: Iterable[Any]) -> Iterator[Any]:
     """The objects, and in place of each bundle those in it."""
     for obj in objects:
-        if isinstance(obj, Bundle):
+        if isinstance(obj, NodeRules):
             yield from obj.parts
         else:
             yield obj
 
 
-class Delta(NamedTuple):
+class RulesDiff(NamedTuple):
     """How two lists of objects of one dialect differ: single objects by their keys, and whose rules are not the same."""
 
     before: dict[Key, Any]
@@ -262,17 +262,17 @@ class Delta(NamedTuple):
         return has.words_since(had, say) if self.before == self.after else say()
 
 
-def delta(old: Iterable[Any], new: Iterable[Any]) -> Delta:
+def delta(old: Iterable[Any], new: Iterable[Any]) -> RulesDiff:
     """What is not alike; single objects are all there."""
     (before, had), (after, has) = _sorted_out(old), _sorted_out(new)
     found = has.since(had)
-    return Delta(before, after, *found, _Kept(has, found), (had, has))
+    return RulesDiff(before, after, *found, _Kept(has, found), (had, has))
 
 
 class _Kept:
     """Whether somebody whose rules are on both sides shares an object."""
 
-    def __init__(self, has: RuleSet, found: Differing) -> None:
+    def __init__(self, has: RuleSet, found: ChangedSubjects) -> None:
         self._has = has
         self._found = found
 
@@ -290,7 +290,7 @@ def different(old: Iterable[Any], new: Iterable[Any]) -> tuple[dict[Key, Any], d
     return compared(delta(old, new))
 
 
-def compared(found: Delta) -> tuple[dict[Key, Any], dict[Key, Any]]:
+def compared(found: RulesDiff) -> tuple[dict[Key, Any], dict[Key, Any]]:
     """The members of both sides by key. What is shared with rules that are kept is on neither."""
     removed, added = [*found.gone, *(pair[0] for pair in found.changed)], [*found.come, *(pair[1] for pair in found.changed)]
     before = found.before | {obj.key: obj for rules in removed for obj in (*rules.objects, *rules.shared)}
@@ -307,7 +307,7 @@ def _sorted_out(objects: Iterable[Any]) -> tuple[dict[Key, Any], RuleSet]:
     single: dict[Key, Any] = {}
     found = NO_RULES
     for obj in objects:
-        if isinstance(obj, Bundle):
+        if isinstance(obj, NodeRules):
             found = obj.rules
         else:
             single[obj.key] = obj
@@ -317,7 +317,7 @@ def _sorted_out(objects: Iterable[Any]) -> tuple[dict[Key, Any], RuleSet]:
 NO_RULES = RuleSet("", VersionedMap())
 
 
-def by_dialect(objects: Iterable[RuleObject]) -> dict[str, list[RuleObject]]:
+def by_backend(objects: Iterable[RuleObject]) -> dict[str, list[RuleObject]]:
     """Dialect → its objects, in order."""
     found: dict[str, list[RuleObject]] = {}
     for obj in objects:
@@ -325,12 +325,14 @@ def by_dialect(objects: Iterable[RuleObject]) -> dict[str, list[RuleObject]]:
     return found
 
 
-def steps(old: Iterable[RuleObject], new: Iterable[RuleObject], former: Mapping[str, Iterable[Name]], *, anew: bool) -> tuple[Step, ...]:
+def steps(
+    old: Iterable[RuleObject], new: Iterable[RuleObject], former: Mapping[str, Iterable[Name]], *, anew: bool
+) -> tuple[Transaction, ...]:
     """What leads from `old` to `new`; with `anew` whatever is there. What comes comes first: no packet meets a node without rules.
 
     What goes goes in the reverse order of its coming: a set last, which rules have named.
     """
-    before, after = by_dialect(old), by_dialect(new)
+    before, after = by_backend(old), by_backend(new)
     found = []
     new_ones = (name for name in after if name not in before)  # another that stays may lose what they take over
     names_in_order = dict.fromkeys((*new_ones, *after, *reversed(before), *reversed(tuple(former))))
@@ -339,16 +341,16 @@ def steps(old: Iterable[RuleObject], new: Iterable[RuleObject], former: Mapping[
         mine, own = after.get(name, []), former.get(name, ())
         text = words.replacement(mine, own) if anew else words.update(before.get(name, []), mine, own)
         if text:
-            found.append(Step(name, text))
+            found.append(Transaction(name, text))
     return tuple(found)
 
 
 def names(objects: Iterable[RuleObject]) -> dict[str, tuple[Name, ...]]:
     """Dialect → what of a namespace belongs to it."""
-    return {name: dialect(name).names(mine) for name, mine in by_dialect(objects).items()}
+    return {name: dialect(name).names(mine) for name, mine in by_backend(objects).items()}
 
 
 def digest(objects: Iterable[RuleObject]) -> str:
     """Tells one set of objects from another; their order, which depends on what was there before, is not part of it."""
-    told = sorted(obj.rules.digest if isinstance(obj, Bundle) else repr(obj).encode() for obj in objects)
+    told = sorted(obj.rules.digest if isinstance(obj, NodeRules) else repr(obj).encode() for obj in objects)
     return hashlib.sha256(b"\0".join(told)).hexdigest()

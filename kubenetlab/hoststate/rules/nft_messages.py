@@ -18,7 +18,7 @@ from functools import lru_cache, partial
 from itertools import count
 from typing import Final
 
-from kubenetlab.hoststate.nft_expressions import (
+from kubenetlab.hoststate.rules.nft_expressions import (
     ADDRESS_BYTES,
     FAMILIES,
     UnknownError,
@@ -29,7 +29,7 @@ from kubenetlab.hoststate.nft_expressions import (
     u32,
     verdict,
 )
-from kubenetlab.hoststate.nftables import MAX_COMMENT
+from kubenetlab.hoststate.rules.nftables import MAX_COMMENT
 from kubenetlab.hoststate.wire import NLM_F_APPEND, NLM_F_CREATE, attribute, message, nested, string
 
 MAX_LINES: Final = 16_384

@@ -12,15 +12,15 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from kubenetlab.hoststate.listing import Difference
 from kubenetlab.hoststate.object import Key, Object
-from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different
+from kubenetlab.hoststate.rules.listing import Difference
+from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, different
 
 COMES_LAST = True
 """Flows are forgotten when the rules are in force by which the next packet goes."""
 
 
-class Destination(RuleObject, frozen=True):
+class FlowDestination(RuleObject, frozen=True):
     """An address and port of a Service, or a node port at any address, and the endpoints to which its flows may lead."""
 
     dialect = "conntrack"
@@ -34,13 +34,13 @@ class Destination(RuleObject, frozen=True):
 
     @property
     def key(self) -> Key:
-        return ("Destination", str(self.version), self.address, str(self.port))
+        return ("FlowDestination", str(self.version), self.address, str(self.port))
 
     def __str__(self) -> str:
         return f"UDP flows to {self.address or 'any address'} port {self.port} lead to {len(self.endpoints)} endpoints"
 
 
-Ruled = Destination | Bundle
+Ruled = FlowDestination | NodeRules
 
 
 class Allowed(Struct, frozen=True):
@@ -95,5 +95,5 @@ def differences(objects: Sequence[Ruled], listed: Any) -> Iterator[Difference]:
     return iter(())
 
 
-def _is_touched(before: Destination | None, after: Destination) -> bool:
+def _is_touched(before: FlowDestination | None, after: FlowDestination) -> bool:
     return before is None or not set(before.endpoints) <= set(after.endpoints)

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.bpf_entries import (
+from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.rules.bpf_entries import (
     AT_ADDRESS,
     AT_NODE,
     ENDPOINT,
@@ -37,9 +38,8 @@ from kubenetlab.hoststate.bpf_entries import (
     packed_prefix,
     packed_range,
 )
-from kubenetlab.hoststate.listing import Difference
-from kubenetlab.hoststate.object import Key, Object
-from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
+from kubenetlab.hoststate.rules.listing import Difference
+from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, different, members
 
 LOOPBACK: Final = "lo"
 COMING, GOING = "coming", "going"
@@ -73,7 +73,7 @@ class _Bpf(RuleObject, frozen=True):
         raise NotImplementedError
 
 
-class Range(Struct, frozen=True):
+class FamilyConfig(Struct, frozen=True):
     """What a node knows of one address family."""
 
     node: str
@@ -85,17 +85,17 @@ class Range(Struct, frozen=True):
     """Sources that count as pods where a policy asks for it; None: nothing asks, empty: there are none."""
 
 
-class Programs(_Bpf, frozen=True):
+class BpfPrograms(_Bpf, frozen=True):
     """The programs with their maps, on the links that a node has by itself."""
 
     rank = 100
 
-    ranges: tuple[Range, ...]
+    ranges: tuple[FamilyConfig, ...]
     uplink: str
 
     @property
     def key(self) -> Key:
-        return ("Programs",)
+        return ("BpfPrograms",)
 
     @property
     def links(self) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ class Programs(_Bpf, frozen=True):
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
         found = {ip_address(one.node).version: one for one in self.ranges}
-        both = [found.get(version, Range(UNSPECIFIED[version], "", "")) for version in (4, 6)]
+        both = [found.get(version, FamilyConfig(UNSPECIFIED[version], "", "")) for version in (4, 6)]
         value = b"".join(packed_address(one.node) for one in both)
         kinds = ([one.pods for one in both], [one.services for one in both], [one.local or "" for one in both])
         value += b"".join(packed_range(cidr) for ranges in kinds for cidr in ranges)
@@ -115,7 +115,7 @@ class Programs(_Bpf, frozen=True):
         return f"bpf programs {COMING} and {GOING} on {self.uplink}, {GOING} on {LOOPBACK}"
 
 
-class Hooked(_Bpf, frozen=True):
+class PodLink(_Bpf, frozen=True):
     """A pod's link, on which the programs are, too."""
 
     rank = 140
@@ -124,7 +124,7 @@ class Hooked(_Bpf, frozen=True):
 
     @property
     def key(self) -> Key:
-        return ("Hooked", self.link)
+        return ("PodLink", self.link)
 
     @property
     def links(self) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ class Hooked(_Bpf, frozen=True):
         return f"bpf programs {COMING} and {GOING} on {self.link}"
 
 
-class Home(_Bpf, frozen=True):
+class RemoteRange(_Bpf, frozen=True):
     """On which other node the addresses of a range are."""
 
     rank = 110
@@ -147,7 +147,7 @@ class Home(_Bpf, frozen=True):
 
     @property
     def key(self) -> Key:
-        return ("Home", self.cidr)
+        return ("RemoteRange", self.cidr)
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
         length, address = packed_prefix(self.cidr)
@@ -157,7 +157,7 @@ class Home(_Bpf, frozen=True):
         return f"bpf home of {self.cidr}: {self.node}"
 
 
-class Endpoints(_Bpf, frozen=True):
+class BpfEndpoints(_Bpf, frozen=True):
     """A list of endpoints, of which one is drawn."""
 
     rank = 110
@@ -167,7 +167,7 @@ class Endpoints(_Bpf, frozen=True):
 
     @property
     def key(self) -> Key:
-        return ("Endpoints", self.name)
+        return ("BpfEndpoints", self.name)
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
         own = packed_id(self.name)
@@ -180,7 +180,7 @@ class Endpoints(_Bpf, frozen=True):
         return f"bpf endpoints {self.name}: {', '.join(f'{address} {port}' for address, port in self.endpoints)}"
 
 
-class Source(_Bpf, frozen=True):
+class AllowedSource(_Bpf, frozen=True):
     """A range from which a Service may be asked at its load balancer's address."""
 
     rank = 110
@@ -190,7 +190,7 @@ class Source(_Bpf, frozen=True):
 
     @property
     def key(self) -> Key:
-        return ("Source", self.service, self.cidr)
+        return ("AllowedSource", self.service, self.cidr)
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
         length, address = packed_prefix(self.cidr)
@@ -218,7 +218,7 @@ class ClusterIp(_Bpf, frozen=True):
         return f"bpf cluster IP {self.address}"
 
 
-class Front(_Bpf, frozen=True):
+class Frontend(_Bpf, frozen=True):
     """Where a Service port is reached: at an address; at 0.0.0.0 or :: under a node port, at the node's doors."""
 
     rank = 120
@@ -242,7 +242,7 @@ class Front(_Bpf, frozen=True):
 
     @property
     def key(self) -> Key:
-        return ("Front", self.address, str(self.port), self.protocol)
+        return ("Frontend", self.address, str(self.port), self.protocol)
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
         kind = AT_NODE if self.address in UNSPECIFIED.values() else AT_ADDRESS
@@ -257,17 +257,17 @@ class Front(_Bpf, frozen=True):
         return f"bpf front {self.address} {self.port}/{self.protocol} of {self.service}: {policy} {(self.here if self.is_local else self.everywhere)[1]}"
 
 
-Bpf = Programs | Hooked | Home | Endpoints | Source | ClusterIp | Front
-Ruled = Bpf | Bundle
+Bpf = BpfPrograms | PodLink | RemoteRange | BpfEndpoints | AllowedSource | ClusterIp | Frontend
+Ruled = Bpf | NodeRules
 
 
-def endpoints(service: str, policy: str, found: Sequence[tuple[str, int]]) -> Endpoints:
+def endpoints(service: str, policy: str, found: Sequence[tuple[str, int]]) -> BpfEndpoints:
     """The list of a Service port by one policy, under a name that no other choice of endpoints has."""
     told = hashlib.sha256(repr(found).encode()).hexdigest()[:8]
-    return Endpoints("", f"{service} {policy} {told}", tuple(found))
+    return BpfEndpoints("", f"{service} {policy} {told}", tuple(found))
 
 
-class Words(Struct, omit_defaults=True):
+class MapUpdate(Struct, omit_defaults=True):
     """What is to be done, as JSON; keys and values of maps in hexadecimal."""
 
     links: list[str] = []
@@ -283,7 +283,7 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
     if not _links(old) or not _links(new):
         return replacement(new, former if _links(new) or not _links(old) else (NAME,))
     before, after = (_entries(side.values()) for side in different(old, new))
-    words = Words(_links(new))
+    words = MapUpdate(_links(new))
     words.set = [(name, key.hex(), value.hex()) for (name, key), value in after.items() if before.get((name, key)) != value]
     words.delete = [(name, key.hex()) for name, key in reversed(before) if (name, key) not in after]
     return _text(words) if words.set or words.delete or words.links != _links(old) else ""
@@ -292,9 +292,9 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
 def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
     """All maps but those that packets fill; flows go on."""
     if not (links := _links(objects)):
-        return _text(Words()) if NAME in tuple(former) else ""
+        return _text(MapUpdate()) if NAME in tuple(former) else ""
     entries = _entries(members(objects))
-    return _text(Words(links, True, [(name, key.hex(), value.hex()) for (name, key), value in entries.items()]))
+    return _text(MapUpdate(links, True, [(name, key.hex(), value.hex()) for (name, key), value in entries.items()]))
 
 
 def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
@@ -307,29 +307,29 @@ def blamed(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
     for whole in objects:
         for part in whole.parts:
             entries = part.entries() if isinstance(part, _Bpf) else ()
-            if isinstance(part, Programs) or any(f"{name} {key.hex()}" in said for (name, key), _ in entries):
+            if isinstance(part, BpfPrograms) or any(f"{name} {key.hex()}" in said for (name, key), _ in entries):
                 return part, whole
     return None
 
 
 def differences(objects: Sequence[Ruled], listed: Any) -> Iterator[Difference]:
     """Compare with the programs on each link, and the maps but for those that packets fill: `{"links": {…}, "maps": {…}}`."""
-    from kubenetlab.hoststate import bpf_listing
+    from kubenetlab.hoststate.rules import bpf_listing
 
     desired = list(members(objects))
     entries: dict[str, dict[bytes, bytes]] = {}
     for (name, key), value in _entries(desired).items():
         entries.setdefault(name, {})[key] = value
     links = {link: programs_on(link) for obj in desired for link in obj.links}
-    ids = [obj.name for obj in desired if isinstance(obj, Endpoints)]
-    ids += [obj.service for obj in desired if isinstance(obj, Front | Source)]
-    ids += [name for obj in desired if isinstance(obj, Front) for name, _ in (obj.everywhere, obj.here)]
+    ids = [obj.name for obj in desired if isinstance(obj, BpfEndpoints)]
+    ids += [obj.service for obj in desired if isinstance(obj, Frontend | AllowedSource)]
+    ids += [name for obj in desired if isinstance(obj, Frontend) for name, _ in (obj.everywhere, obj.here)]
     return bpf_listing.differences(links, entries, listed, {packed_id(name): name for name in ids})
 
 
 def commands(objects: Sequence[Ruled]) -> Iterator[str]:
     """Nothing that one would type: maps have no names in a namespace, and pods' links get the programs when they come."""
-    if any(isinstance(obj, Programs) for obj in objects):
+    if any(isinstance(obj, BpfPrograms) for obj in objects):
         yield "true 'not made here: Services by programs of BPF, see kubenetlab/bpf/service.bpf.c'"
 
 
@@ -339,10 +339,10 @@ def programs_on(link: str) -> tuple[str, ...]:
 
 
 def _links(objects: Iterable[Ruled]) -> list[str]:
-    return [link for obj in objects if isinstance(obj, Programs | Hooked) for link in obj.links]
+    return [link for obj in objects if isinstance(obj, BpfPrograms | PodLink) for link in obj.links]
 
 
-def _text(words: Words) -> str:
+def _text(words: MapUpdate) -> str:
     found = {name: getattr(words, name) for name in words.__struct_fields__ if getattr(words, name)}
     return json.dumps(found)
 

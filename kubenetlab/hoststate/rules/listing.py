@@ -13,13 +13,13 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
-from kubenetlab.hoststate.alignment import align
+from kubenetlab.hoststate.rules.alignment import align
 
 Action = Literal["add", "change", "move", "remove", "unknown"]
 """What a repair would do. Unknown: the state could not be compared."""
 
 
-class Container(Struct, frozen=True):
+class RuleContainer(Struct, frozen=True):
     """A table, chain, set, map or virtual server with its entries: rules in order, or elements by key."""
 
     name: str
@@ -74,7 +74,7 @@ class Difference(Struct, frozen=True, omit_defaults=True):
     observed_rule: int | None = None
 
 
-def differences(desired: Iterable[Container], observed: Iterable[Container]) -> Iterator[Difference]:
+def differences(desired: Iterable[RuleContainer], observed: Iterable[RuleContainer]) -> Iterator[Difference]:
     """Yield each container, rule and element in which two listings differ."""
     wanted = {container.name: container for container in desired}
     present = {container.name: container for container in observed}
@@ -93,11 +93,11 @@ def differences(desired: Iterable[Container], observed: Iterable[Container]) -> 
             yield Difference(f"- {container.summary}", "remove", name, observed=container.content)
 
 
-def _emptied(container: Container) -> Container:
+def _emptied(container: RuleContainer) -> RuleContainer:
     return structs.replace(container, rules=(), elements={})
 
 
-def _contents(desired: Container, observed: Container) -> Iterator[Difference]:
+def _contents(desired: RuleContainer, observed: RuleContainer) -> Iterator[Difference]:
     """Yield the differences inside one container that is in both listings."""
     if desired.properties != observed.properties:
         line = f"~ {desired.name}: {desired.properties}{_was(observed.properties)}"
@@ -112,7 +112,7 @@ def _contents(desired: Container, observed: Container) -> Iterator[Difference]:
         yield from _rules(desired, observed)
 
 
-def _elements(desired: Container, observed: Container) -> Iterator[Difference]:
+def _elements(desired: RuleContainer, observed: RuleContainer) -> Iterator[Difference]:
     for key, text in desired.elements.items():
         found = observed.elements.get(key)
         if found != text:
@@ -122,7 +122,7 @@ def _elements(desired: Container, observed: Container) -> Iterator[Difference]:
             yield _entry(observed, None, text)
 
 
-def _rules(desired: Container, observed: Container) -> Iterator[Difference]:
+def _rules(desired: RuleContainer, observed: RuleContainer) -> Iterator[Difference]:
     """Yield the differences of one chain in the order of the observed rules."""
     aligned = align(desired.rules, observed.rules)
     kept = [position for position, _ in aligned.kept]
@@ -139,7 +139,7 @@ def _rules(desired: Container, observed: Container) -> Iterator[Difference]:
 
 
 def _entry(
-    container: Container,
+    container: RuleContainer,
     desired: str | None,
     observed: str | None,
     desired_rule: int | None = None,

@@ -9,8 +9,8 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from kubenetlab.hoststate import listing
-from kubenetlab.hoststate.bpf_entries import (
+from kubenetlab.hoststate.rules import listing
+from kubenetlab.hoststate.rules.bpf_entries import (
     AT_NODE,
     ENDPOINT,
     FRONT,
@@ -27,7 +27,7 @@ from kubenetlab.hoststate.bpf_entries import (
     as_cidr,
     protocol_name,
 )
-from kubenetlab.hoststate.listing import Container, Difference
+from kubenetlab.hoststate.rules.listing import Difference, RuleContainer
 
 _PROGRAMS: Final = "bpf programs"
 _TRUE: Final = b"\1"
@@ -71,14 +71,14 @@ def _lists(fronts: Mapping[bytes, bytes], ids: Ids) -> dict[bytes, str]:
     return found
 
 
-def _containers(links: Mapping[str, Sequence[str]], entries: Mapping[str, Mapping[bytes, bytes]], ids: Ids) -> Iterator[Container]:
+def _containers(links: Mapping[str, Sequence[str]], entries: Mapping[str, Mapping[bytes, bytes]], ids: Ids) -> Iterator[RuleContainer]:
     if not links:
         return
     on_links = {link: f"{link}: {', '.join(names)}" for link, names in links.items()}
-    yield Container(_PROGRAMS, "link", f"{_PROGRAMS} on ", elements=on_links)
+    yield RuleContainer(_PROGRAMS, "link", f"{_PROGRAMS} on ", elements=on_links)
     for name in _DESCRIBED:
         elements = {key.hex(): describe(name, key, value, ids) for key, value in sorted(entries.get(name, {}).items())}
-        yield Container(f"bpf map {name}", "element", f"bpf map {name}: ", elements=elements, parent=_PROGRAMS)
+        yield RuleContainer(f"bpf map {name}", "element", f"bpf map {name}: ", elements=elements, parent=_PROGRAMS)
 
 
 def describe(name: str, key: bytes, value: bytes, ids: Ids) -> str:

@@ -14,9 +14,9 @@ from typing import ClassVar, Final
 import msgspec
 from msgspec import Struct
 
-from kubenetlab.hoststate.listing import Container
 from kubenetlab.hoststate.object import Key, Object
-from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
+from kubenetlab.hoststate.rules.listing import RuleContainer
+from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, different, members
 
 FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """IP version → the family's name, with which its programs' names begin."""
@@ -33,7 +33,7 @@ class _Iptables(RuleObject, frozen=True):
     dialect = "iptables"
 
 
-class Chain(_Iptables, frozen=True):
+class IptablesChain(_Iptables, frozen=True):
     """A chain of one's own with its rules, each as it stands behind `-A NAME`. What others enter in it comes first."""
 
     rank = 110
@@ -76,7 +76,7 @@ class _OneRule(_Iptables, frozen=True):
         return f"{self.family}tables -t {self.table} {self.option} {self.chain} {self.rule}"
 
 
-class Entry(_OneRule, frozen=True):
+class ChainEntry(_OneRule, frozen=True):
     """One rule in a chain that many fill."""
 
     rank = 120
@@ -90,11 +90,11 @@ class Jump(_OneRule, frozen=True):
     option = "-I"
 
 
-IptablesObject = Chain | Entry | Jump
-Ruled = IptablesObject | Bundle
+IptablesObject = IptablesChain | ChainEntry | Jump
+Ruled = IptablesObject | NodeRules
 
 
-class Restore(Struct, frozen=True):
+class IptablesRestore(Struct, frozen=True):
     """Input of one family's `iptables-restore --noflush`. Before, all that is there of chains that begin like `anew` is taken away."""
 
     family: str
@@ -104,9 +104,9 @@ class Restore(Struct, frozen=True):
     """Nothing of ours is left: tables that are empty then are taken away, with their hooks."""
 
 
-def decode_restores(text: str) -> list[Restore]:
+def decode_restores(text: str) -> list[IptablesRestore]:
     """The words of this dialect."""
-    return msgspec.json.decode(text, type=list[Restore])
+    return msgspec.json.decode(text, type=list[IptablesRestore])
 
 
 def comment(text: str) -> str:
@@ -124,7 +124,7 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
     """The chains whose rules are others now, with all of them; those that go; jumps one by one."""
     before, after = different(old, new)
     wanted = _chains(new)
-    going = sorted({obj.place for obj in before.values() if isinstance(obj, Chain)} - wanted)
+    going = sorted({obj.place for obj in before.values() if isinstance(obj, IptablesChain)} - wanted)
     come, gone = _jumps(after, before), _jumps(before, after)
     contents = _contents(new, _filled(before.values(), after.values()) & wanted)
     restores = []
@@ -132,7 +132,7 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
     for family in FAMILIES.values():
         text = "".join(_table(family, table, contents, come, gone, going) for table in TABLES)
         if text:
-            restores.append(Restore(family, text, is_last=family not in left))
+            restores.append(IptablesRestore(family, text, is_last=family not in left))
     return msgspec.json.encode(restores).decode() if restores else ""
 
 
@@ -145,7 +145,9 @@ def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
     for family, beginning in (*names(objects), *former):
         owned.setdefault(family, {})[beginning] = None
     restores = [
-        Restore(family, "".join(_table(family, table, contents, come, (), ()) for table in TABLES), tuple(beginnings), family not in left)
+        IptablesRestore(
+            family, "".join(_table(family, table, contents, come, (), ()) for table in TABLES), tuple(beginnings), family not in left
+        )
         for family, beginnings in owned.items()
     ]
     return msgspec.json.encode(restores).decode() if restores else ""
@@ -153,7 +155,7 @@ def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
 
 def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
     """(family, how its chains begin) of each owner."""
-    return tuple(dict.fromkeys((obj.family, owner(obj.name)) for obj in members(objects) if isinstance(obj, Chain)))
+    return tuple(dict.fromkeys((obj.family, owner(obj.name)) for obj in members(objects) if isinstance(obj, IptablesChain)))
 
 
 def blamed(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
@@ -171,7 +173,7 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
         yield f"{restore.family}tables-restore --noflush <<'EOF'\n{restore.text}EOF"
 
 
-def containers(listed: Iterable[tuple[str, str]], names: Sequence[Name]) -> Iterator[Container]:
+def containers(listed: Iterable[tuple[str, str]], names: Sequence[Name]) -> Iterator[RuleContainer]:
     """Read (family, output of `iptables-save`) pairs: the chains of these owners, and the rules elsewhere that lead to them."""
     for family, text in listed:
         beginnings = tuple(beginning for name, beginning in names if name == family)
@@ -181,7 +183,7 @@ def containers(listed: Iterable[tuple[str, str]], names: Sequence[Name]) -> Iter
             if own or not is_shared:
                 place = f"{table} {chain}"
                 prefix = f"{family}tables rule {place}: "
-                yield Container(f"{family}tables chain {place}", "rule", prefix, rules=tuple(own), is_shared=is_shared)
+                yield RuleContainer(f"{family}tables chain {place}", "rule", prefix, rules=tuple(own), is_shared=is_shared)
 
 
 def parse(saved: str) -> dict[tuple[str, str], list[str]]:
@@ -230,7 +232,7 @@ def _target(rule: str) -> str:
 
 
 def _chains(objects: Iterable[Ruled]) -> set[Place]:
-    return {obj.place for obj in members(objects) if isinstance(obj, Chain)}
+    return {obj.place for obj in members(objects) if isinstance(obj, IptablesChain)}
 
 
 def _filled(before: Iterable[IptablesObject], after: Iterable[IptablesObject]) -> set[Place]:
@@ -246,11 +248,11 @@ def _jumps(here: Mapping[Key, IptablesObject], there: Mapping[Key, IptablesObjec
 def _contents(objects: Iterable[Ruled], places: set[Place]) -> dict[Place, list[str]]:
     """The rules of these chains in order: entries, then the chain's own."""
     found: dict[Place, list[str]] = {place: [] for place in places}
-    own: list[Chain] = []
+    own: list[IptablesChain] = []
     for obj in members(objects):
-        if isinstance(obj, Chain):
+        if isinstance(obj, IptablesChain):
             own.append(obj)
-        elif isinstance(obj, Entry) and obj.place in found:
+        elif isinstance(obj, ChainEntry) and obj.place in found:
             found[obj.place].append(obj.rule)
     for chain in own:
         if chain.place in found:

@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct, structs
 
-from kubenetlab.hoststate.listing import Container
 from kubenetlab.hoststate.object import Key, Object
-from kubenetlab.hoststate.rules import Bundle, Delta, Name, RuleObject, Rules, compared, delta, members
+from kubenetlab.hoststate.rules.listing import RuleContainer
+from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, Rules, RulesDiff, compared, delta, members
 
 NFT_FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """IP version → nft's name of the family, which is also its word for the packet's header."""
@@ -133,7 +133,7 @@ InTable = Chain | Collection | Element
 """What is in a table."""
 NftObject = Table | InTable
 """What nft knows."""
-Ruled = NftObject | Bundle
+Ruled = NftObject | NodeRules
 """What stands in a namespace."""
 
 
@@ -175,7 +175,7 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
     return replacement(new, former) if said is None else said
 
 
-def _in_place(found: Delta) -> str | None:
+def _in_place(found: RulesDiff) -> str | None:
     """The commands of a change; None where something cannot be changed in place."""
     before, after, fresh = _compared(found)
     if any(key in before and before[key] != obj and _is_fixed(before[key], obj) for key, obj in after.items()):
@@ -188,7 +188,7 @@ def transaction(old: Iterable[Ruled], new: Iterable[Ruled]) -> str:
     return _commands(*_compared(delta(old, new)))
 
 
-def _compared(found: Delta) -> tuple[dict[Key, NftObject], dict[Key, NftObject], list[Added]]:
+def _compared(found: RulesDiff) -> tuple[dict[Key, NftObject], dict[Key, NftObject], list[Added]]:
     """What is to be compared of both, by key; and what is made from nothing, in words, but for what it shares with others."""
     fresh = [rules for rules in found.come if isinstance(rules, TableRules)]
     shared: set[Key] = set()
@@ -294,9 +294,9 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
         yield f"nft -f - <<'EOF'\n{text}{''.join(transaction((), [element]) for element in elements)}EOF"
 
 
-def containers(listed: Sequence[str | None], names: Sequence[Name]) -> Iterator[Container]:
+def containers(listed: Sequence[str | None], names: Sequence[Name]) -> Iterator[RuleContainer]:
     """Read the output of `nft --stateless list table` for each name; None for a table that does not exist."""
-    from kubenetlab.hoststate.nftables_listing import containers as of_tables
+    from kubenetlab.hoststate.rules.nftables_listing import containers as of_tables
 
     return of_tables(listed, names)
 

@@ -14,9 +14,9 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from kubenetlab.hoststate.listing import Container
 from kubenetlab.hoststate.object import Key, Object
-from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
+from kubenetlab.hoststate.rules.listing import RuleContainer
+from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, different, members
 
 FAMILIES: Final[Mapping[int, str]] = {4: "inet", 6: "inet6"}
 """IP version → the word for it in a set's description."""
@@ -67,13 +67,13 @@ class Member(_Ipset, frozen=True):
 
 
 IpsetObject = Set | Member
-Filled = IpsetObject | Bundle
+Filled = IpsetObject | NodeRules
 
 Contents = Mapping[str, frozenset[str]]
 """Set → its members."""
 
 
-class Restore(Struct, frozen=True):
+class IpsetRestore(Struct, frozen=True):
     """Input of `ipset restore`. Afterwards all sets go that begin like `anew` and are not among `kept`."""
 
     text: str
@@ -81,9 +81,9 @@ class Restore(Struct, frozen=True):
     kept: tuple[str, ...] = ()
 
 
-def decode_restore(text: str) -> Restore:
+def decode_restore(text: str) -> IpsetRestore:
     """The words of this dialect."""
-    return msgspec.json.decode(text, type=Restore)
+    return msgspec.json.decode(text, type=IpsetRestore)
 
 
 def update(old: Sequence[Filled], new: Sequence[Filled], former: Iterable[Name] = ()) -> str:
@@ -97,7 +97,7 @@ def update(old: Sequence[Filled], new: Sequence[Filled], former: Iterable[Name] 
         *(f"del -exist {obj.set} {obj.item}" for obj in gone if isinstance(obj, Member) and obj.set not in dying),
         *(f"destroy {name}" for name in sorted(dying)),
     ]
-    return _encoded(Restore(_lines(lines))) if lines else ""
+    return _encoded(IpsetRestore(_lines(lines))) if lines else ""
 
 
 def replacement(objects: Sequence[Filled], former: Iterable[Name] = ()) -> str:
@@ -115,10 +115,10 @@ def replacement(objects: Sequence[Filled], former: Iterable[Name] = ()) -> str:
         lines += [f"flush {fresh}", *(f"add {fresh} {item}" for item in items.get(one.name, ()))]
         lines += [f"swap {fresh} {one.name}", f"destroy {fresh}"]
     anew = tuple(dict.fromkeys(beginning for _, beginning in (*names(objects), *former)))
-    return _encoded(Restore(_lines(lines), anew, tuple(one.name for one in sets))) if anew else ""
+    return _encoded(IpsetRestore(_lines(lines), anew, tuple(one.name for one in sets))) if anew else ""
 
 
-def followed(told: Contents, restore: Restore) -> Contents:
+def followed(told: Contents, restore: IpsetRestore) -> Contents:
     """What our sets hold after these words, if they held that before."""
     found = {name: set(items) for name, items in told.items()}
     for line in restore.text.splitlines():
@@ -167,7 +167,7 @@ def commands(objects: Sequence[Filled]) -> Iterator[str]:
     yield f"ipset restore <<'EOF'\n{decode_restore(update([], objects)).text}EOF"
 
 
-def containers(listed: str, names: Sequence[Name]) -> Iterator[Container]:
+def containers(listed: str, names: Sequence[Name]) -> Iterator[RuleContainer]:
     """Read the output of `ipset save`: the sets of these owners, without what the kernel chooses for its hash tables."""
     beginnings = tuple(beginning for _, beginning in names)
     descriptions: dict[str, str] = {}
@@ -181,7 +181,7 @@ def containers(listed: str, names: Sequence[Name]) -> Iterator[Container]:
     for name, description in descriptions.items():
         if name.startswith(beginnings):
             prefix = f"ipset {name} member "
-            yield Container(f"ipset {name}", "member", prefix, properties=description, elements=items.get(name, {}))
+            yield RuleContainer(f"ipset {name}", "member", prefix, properties=description, elements=items.get(name, {}))
 
 
 def parse(saved: str) -> dict[str, list[str]]:
@@ -214,5 +214,5 @@ def _lines(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _encoded(restore: Restore) -> str:
+def _encoded(restore: IpsetRestore) -> str:
     return msgspec.json.encode(restore).decode()

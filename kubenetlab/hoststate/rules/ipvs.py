@@ -12,10 +12,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from kubenetlab.hoststate import listing
-from kubenetlab.hoststate.listing import Container, Difference
 from kubenetlab.hoststate.object import Key, Object
-from kubenetlab.hoststate.rules import Bundle, Name, RuleObject, different, members
+from kubenetlab.hoststate.rules import listing
+from kubenetlab.hoststate.rules.listing import Difference, RuleContainer
+from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, different, members
 from kubenetlab.names import socket_address
 
 NAMES: Final[tuple[Name, ...]] = (("", "ipvs"),)
@@ -98,10 +98,10 @@ class RealServer(_Ipvs, frozen=True):
 
 
 IpvsObject = VirtualServer | RealServer
-Balanced = IpvsObject | Bundle
+Balanced = IpvsObject | NodeRules
 
 
-class Orders(Struct, frozen=True):
+class IpvsChanges(Struct, frozen=True):
     """What comes and what goes. With `is_anew` the virtual servers are all that shall be, and whatever else is there goes."""
 
     servers: tuple[VirtualServer, ...] = ()
@@ -111,7 +111,7 @@ class Orders(Struct, frozen=True):
     is_anew: bool = False
 
 
-class Listed(Struct, frozen=True):
+class ListedServer(Struct, frozen=True):
     """A virtual server as the kernel lists it."""
 
     server: VirtualServer
@@ -119,9 +119,9 @@ class Listed(Struct, frozen=True):
     """(real server, its weight, its connections)"""
 
 
-def decode_orders(text: str) -> Orders:
+def decode_orders(text: str) -> IpvsChanges:
     """The words of this dialect."""
-    return msgspec.json.decode(text, type=Orders)
+    return msgspec.json.decode(text, type=IpvsChanges)
 
 
 def update(old: Sequence[Balanced], new: Sequence[Balanced], former: Iterable[Name] = ()) -> str:
@@ -130,7 +130,7 @@ def update(old: Sequence[Balanced], new: Sequence[Balanced], former: Iterable[Na
     come = [obj for key, obj in after.items() if before.get(key) != obj]
     gone = [obj for key, obj in before.items() if key not in after]
     dead = {obj.service for obj in gone if isinstance(obj, VirtualServer)}
-    orders = Orders(
+    orders = IpvsChanges(
         servers=_servers(come),
         reals=tuple(obj for obj in come if isinstance(obj, RealServer)),
         leaving=tuple(obj for obj in gone if isinstance(obj, RealServer) and obj.service not in dead),
@@ -144,14 +144,14 @@ def replacement(objects: Sequence[Balanced], former: Iterable[Name] = ()) -> str
     found = list(members(objects))
     if not found and not tuple(former):
         return ""
-    return _encoded(Orders(_servers(found), tuple(obj for obj in found if isinstance(obj, RealServer)), is_anew=True))
+    return _encoded(IpvsChanges(_servers(found), tuple(obj for obj in found if isinstance(obj, RealServer)), is_anew=True))
 
 
-def against(orders: Orders, listed: Iterable[Listed]) -> Orders:
+def against(orders: IpvsChanges, listed: Iterable[ListedServer]) -> IpvsChanges:
     """Orders that make all anew, as those that take away what a listing has beside."""
     servers, reals = {obj.key for obj in orders.servers}, {obj.key for obj in orders.reals}
     there = list(listed)
-    return Orders(
+    return IpvsChanges(
         orders.servers,
         orders.reals,
         leaving=tuple(real for one in there if one.server.key in servers for real, _, _ in one.reals if real.key not in reals),
@@ -159,7 +159,7 @@ def against(orders: Orders, listed: Iterable[Listed]) -> Orders:
     )
 
 
-def followed(told: Iterable[IpvsObject], orders: Orders) -> tuple[IpvsObject, ...]:
+def followed(told: Iterable[IpvsObject], orders: IpvsChanges) -> tuple[IpvsObject, ...]:
     """The servers that are there after these orders, if those were there before."""
     found = {obj.key: obj for obj in (*(() if orders.is_anew else told), *orders.servers, *orders.reals)}
     dead, leaving = {server.service for server in orders.gone}, {real.key for real in orders.leaving}
@@ -199,16 +199,16 @@ def differences(objects: Sequence[Balanced], listed: Any) -> Iterator[Difference
     for obj in desired:
         if isinstance(obj, RealServer):
             reals.setdefault(obj.service, []).append((obj, 1))
-    observed = msgspec.convert(listed, tuple[Listed, ...])
+    observed = msgspec.convert(listed, tuple[ListedServer, ...])
     return listing.differences(
         (_container(server, reals.get(server.service, ())) for server in _servers(desired)),
         (_container(one.server, [(real, weight) for real, weight, _ in one.reals]) for one in observed),
     )
 
 
-def _container(server: VirtualServer, reals: Iterable[tuple[RealServer, int]]) -> Container:
+def _container(server: VirtualServer, reals: Iterable[tuple[RealServer, int]]) -> RuleContainer:
     words = {real.destination: (f"{real.destination} {real.forwarding} -w {weight}", weight) for real, weight in reals}
-    return Container(
+    return RuleContainer(
         f"ipvs {server.service}",
         "real server",
         f"ipvs {server.service} ",
@@ -222,5 +222,5 @@ def _servers(objects: Iterable[Any]) -> tuple[VirtualServer, ...]:
     return tuple(obj for obj in objects if isinstance(obj, VirtualServer))
 
 
-def _encoded(orders: Orders) -> str:
+def _encoded(orders: IpvsChanges) -> str:
     return msgspec.json.encode(orders).decode()

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from kubenetlab.hoststate.ip import AF_INET6, FAMILY_OF_VERSION, as_address
-from kubenetlab.hoststate.ipvs import SOURCE_HASH, RealServer, VirtualServer
+from kubenetlab.hoststate.rules.ipvs import SOURCE_HASH, RealServer, VirtualServer
 from kubenetlab.hoststate.wire import Attributes, as_number, as_string, attribute, attributes, message, nested, number, string
 
 GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 16, 3, 1, 2

@@ -42,7 +42,7 @@ _NETCONFA_IFINDEX = 1
 _NETCONF_HEADER = 4
 
 
-class Notice(Struct, frozen=True):
+class NetlinkEvent(Struct, frozen=True):
     """One message of the kernel's about one namespace."""
 
     type: int
@@ -50,7 +50,7 @@ class Notice(Struct, frozen=True):
     body: bytes
 
 
-def contradict(netns: str, notices: Sequence[Notice], known: Contents, indexes: Mapping[str, int]) -> bool:
+def contradict(netns: str, notices: Sequence[NetlinkEvent], known: Contents, indexes: Mapping[str, int]) -> bool:
     """True when the last word on something says other than what is known of it; `indexes` are those of the links as we know them.
 
     Of settings the kernel tells a few only (forwarding, rp_filter …), and those are read again whatever they are.
@@ -71,7 +71,7 @@ def contradict(netns: str, notices: Sequence[Notice], known: Contents, indexes: 
     return any(_contradicts(key, what, known, indexes, macs) for key, what in last.items())
 
 
-def _told(netns: str, notice: Notice, names: Mapping[int, str]) -> Iterator[tuple[Key, Object | SeenLink | None]]:
+def _told(netns: str, notice: NetlinkEvent, names: Mapping[int, str]) -> Iterator[tuple[Key, Object | SeenLink | None]]:
     """(what it is about, how it is now); None when it is gone. Nothing for what is not ours to know."""
     body = memoryview(notice.body)
     if notice.type in (wire.RTM_NEWLINK, wire.RTM_DELLINK):

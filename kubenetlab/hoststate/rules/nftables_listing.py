@@ -22,8 +22,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from kubenetlab.hoststate.listing import Container
-from kubenetlab.hoststate.rules import Name
+from kubenetlab.hoststate.rules.listing import RuleContainer
+from kubenetlab.hoststate.rules.rulesets import Name
 
 _BLOCK = re.compile(r"\t([a-z][a-z ]*) (\S+) \{")
 _CHAIN_PROPERTY = re.compile(r'type \S+ hook .*|policy \S+|comment ".*"')
@@ -33,14 +33,14 @@ _END_OF_KEY = re.compile(r" : | (?:comment|counter|ct|expires|last|limit|quota|t
 _DYNAMIC = re.compile(r"(?:^|; )flags [^;]*\bdynamic\b")
 
 
-def containers(listed: Sequence[str | None], names: Sequence[Name]) -> Iterator[Container]:
+def containers(listed: Sequence[str | None], names: Sequence[Name]) -> Iterator[RuleContainer]:
     """Read the listings of these tables; None stands for a table that does not exist."""
     for (family, table), text in zip(names, listed, strict=True):
         if text is not None:
             yield from _table(family, table, text)
 
 
-def _table(family: str, table: str, text: str) -> Iterator[Container]:
+def _table(family: str, table: str, text: str) -> Iterator[RuleContainer]:
     """Read the table itself, then its chains, then its sets, maps and other objects."""
     own: list[str] = []
     blocks: list[tuple[str, str, list[str]]] = []
@@ -54,27 +54,27 @@ def _table(family: str, table: str, text: str) -> Iterator[Container]:
         elif line.strip():
             body.append(line.strip())
     name = f"nft table {family} {table}"
-    yield Container(name, properties="; ".join(own))
+    yield RuleContainer(name, properties="; ".join(own))
     for kind, inner, lines in sorted(blocks, key=lambda block: block[0] != "chain"):
         place = f"{family} {table} {inner}"
         read = {"chain": _chain, "set": _set, "map": _set}.get(kind, _other)
         yield read(f"nft {kind} {place}", place, lines, name)
 
 
-def _chain(name: str, place: str, lines: Sequence[str], parent: str) -> Container:
+def _chain(name: str, place: str, lines: Sequence[str], parent: str) -> RuleContainer:
     start = next((number for number, line in enumerate(lines) if not _CHAIN_PROPERTY.fullmatch(line)), len(lines))
     properties = "; ".join(line.rstrip(";") for line in lines[:start])
-    return Container(name, "rule", f"nft rule {place}: ", "", properties, tuple(lines[start:]), parent=parent)
+    return RuleContainer(name, "rule", f"nft rule {place}: ", "", properties, tuple(lines[start:]), parent=parent)
 
 
-def _set(name: str, place: str, lines: Sequence[str], parent: str) -> Container:
+def _set(name: str, place: str, lines: Sequence[str], parent: str) -> RuleContainer:
     """Read a set or a map. The elements of a dynamic one were added by packets."""
     start = next((number for number, line in enumerate(lines) if line.startswith("elements = ")), len(lines))
     properties = "; ".join(lines[:start])
     is_dynamic = _DYNAMIC.search(properties) is not None
     found = _ELEMENTS.fullmatch(" ".join(lines[start:]))
     elements = [text.strip() for text in _ELEMENT.findall(found[1])] if found else []
-    return Container(
+    return RuleContainer(
         name,
         "" if is_dynamic else "element",
         f"nft element {place} {{ ",
@@ -86,9 +86,9 @@ def _set(name: str, place: str, lines: Sequence[str], parent: str) -> Container:
     )
 
 
-def _other(name: str, place: str, lines: Sequence[str], parent: str) -> Container:
+def _other(name: str, place: str, lines: Sequence[str], parent: str) -> RuleContainer:
     """Read a counter, a quota, a flowtable, …"""
-    return Container(name, properties="; ".join(lines), parent=parent)
+    return RuleContainer(name, properties="; ".join(lines), parent=parent)
 
 
 def _by_key(elements: Sequence[str]) -> Mapping[str, str]:
