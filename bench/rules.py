@@ -19,7 +19,7 @@ from bench.plot import svg
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.load import decode_object
-from kubenetlab.cli.options import mode as parsed
+from kubenetlab.cli.input.options import mode as parsed
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.modes import PodNetwork

@@ -31,7 +31,7 @@ def main() -> None:
     status = 0
     try:
         from kubenetlab.cli.app import app
-        from kubenetlab.cli.completion import answer_shells, is_asked
+        from kubenetlab.cli.input.completion import answer_shells, is_asked
 
         if is_asked():
             answer_shells()

@@ -14,12 +14,12 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from kubenetlab import __version__
-from kubenetlab.cli.short_options import Command
+from kubenetlab.cli.input.short_options import Command
 
 LIFE, LOOK, ACT, MACHINE = "A lab's life", "Look", "Act", "This machine, and what can be chosen"
 
 
-class Place(NamedTuple):
+class CommandSource(NamedTuple):
     """Where a command is: a function, or with `app` a group of commands, of a file in this folder."""
 
     file: str
@@ -27,32 +27,32 @@ class Place(NamedTuple):
     panel: str
 
 
-COMMANDS: Final[Mapping[str, Place]] = {
-    "up": Place("labs", "up", LIFE),
-    "apply": Place("labs", "apply", LIFE),
-    "delete": Place("labs", "delete", LIFE),
-    "down": Place("labs", "down", LIFE),
-    "plan": Place("labs", "plan", LIFE),
-    "list": Place("lab_list", "list_", LIFE),
-    "get": Place("get", "get", LOOK),
-    "describe": Place("get", "describe", LOOK),
-    "ping": Place("ping", "ping", LOOK),
-    "check": Place("check", "check", LOOK),
-    "logs": Place("logs", "logs", LOOK),
-    "inspect": Place("inspect", "inspect", LOOK),
-    "diff": Place("inspect", "diff", LOOK),
-    "exec": Place("work", "exec_", ACT),
-    "shell": Place("work", "shell", ACT),
-    "port-forward": Place("port_forward", "port_forward", ACT),
-    "scale": Place("work", "scale", ACT),
-    "rollout": Place("rollout", "app", ACT),
-    "break": Place("faults", "break_", ACT),
-    "heal": Place("faults", "heal", ACT),
-    "modes": Place("modes", "modes", MACHINE),
-    "explain": Place("explain", "explain", MACHINE),
-    "schema": Place("schema", "schema", MACHINE),
-    "completion": Place("completion", "completion", MACHINE),
-    "doctor": Place("doctor", "doctor", MACHINE),
+COMMANDS: Final[Mapping[str, CommandSource]] = {
+    "up": CommandSource("labs.commands", "up", LIFE),
+    "apply": CommandSource("labs.commands", "apply", LIFE),
+    "delete": CommandSource("labs.commands", "delete", LIFE),
+    "down": CommandSource("labs.commands", "down", LIFE),
+    "plan": CommandSource("labs.commands", "plan", LIFE),
+    "list": CommandSource("labs.lab_list", "list_", LIFE),
+    "get": CommandSource("objects.get", "get", LOOK),
+    "describe": CommandSource("objects.get", "describe", LOOK),
+    "ping": CommandSource("probing.ping", "ping", LOOK),
+    "check": CommandSource("probing.check", "check", LOOK),
+    "logs": CommandSource("objects.logs", "logs", LOOK),
+    "inspect": CommandSource("probing.inspect", "inspect", LOOK),
+    "diff": CommandSource("probing.inspect", "diff", LOOK),
+    "exec": CommandSource("objects.exec_shell_scale", "exec_", ACT),
+    "shell": CommandSource("objects.exec_shell_scale", "shell", ACT),
+    "port-forward": CommandSource("objects.port_forward", "port_forward", ACT),
+    "scale": CommandSource("objects.exec_shell_scale", "scale", ACT),
+    "rollout": CommandSource("objects.rollout", "app", ACT),
+    "break": CommandSource("labs.faults", "break_", ACT),
+    "heal": CommandSource("labs.faults", "heal", ACT),
+    "modes": CommandSource("modes", "modes", MACHINE),
+    "explain": CommandSource("explain", "explain", MACHINE),
+    "schema": CommandSource("schema", "schema", MACHINE),
+    "completion": CommandSource("input.completion", "completion", MACHINE),
+    "doctor": CommandSource("doctor", "doctor", MACHINE),
 }
 
 
@@ -116,7 +116,7 @@ class _Group(TyperGroup):
                 raise typer.Exit
             args = [*args[1:], "--help"]
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            from kubenetlab.cli.kubectls import no_such_command
+            from kubenetlab.cli.objects.kubectl_commands import no_such_command
 
             raise no_such_command(args[0], args[1:], COMMANDS)
         return super().resolve_command(ctx, args)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kubenetlab.cli.options import Output, OutputOption
-from kubenetlab.cli.screen import BAD, DIM, GOOD, MILD, data, hanging, hint, paint, say
+from kubenetlab.cli.input.options import Output, OutputOption
+from kubenetlab.cli.terminal.screen import BAD, DIM, GOOD, MILD, data, hanging, hint, paint, say
 
 if TYPE_CHECKING:
     from kubenetlab.kernel.features.doctor import CheckResult

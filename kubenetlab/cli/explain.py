@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kubenetlab.cli import modes
-from kubenetlab.cli.completion import candidates
-from kubenetlab.cli.options import Output, OutputOption
-from kubenetlab.cli.screen import aligned, data, hint, say, widths_of
+from kubenetlab.cli.input.completion import candidates
+from kubenetlab.cli.input.options import Output, OutputOption
+from kubenetlab.cli.terminal.screen import aligned, data, hint, say, widths_of
 
 if TYPE_CHECKING:
     from kubenetlab.api.fields import Explanation

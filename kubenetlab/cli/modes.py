@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kubenetlab.cli.options import Output, OutputOption, mode_option
-from kubenetlab.cli.screen import data, hanging, hint, say
+from kubenetlab.cli.input.options import Output, OutputOption, mode_option
+from kubenetlab.cli.terminal.screen import data, hanging, hint, say
 
 
 def modes(output: OutputOption = Output.table) -> None:

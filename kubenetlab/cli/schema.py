@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kubenetlab.cli.completion import candidates
-from kubenetlab.cli.screen import data
+from kubenetlab.cli.input.completion import candidates
+from kubenetlab.cli.terminal.screen import data
 
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
@@ -38,7 +38,7 @@ def schema(
 
 def _of_output(name: str) -> dict[str, Any]:
     """Return the schema of what a command prints. Raises UsageError for an unknown name."""
-    from kubenetlab.cli.outputs import OUTPUTS, schema_of
+    from kubenetlab.cli.terminal.output_schemas import OUTPUTS, schema_of
     from kubenetlab.errors import UsageError, did_you_mean
 
     if name not in OUTPUTS:

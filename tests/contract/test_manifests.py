@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kubenetlab.cli.manifests import read
+from kubenetlab.cli.input.manifests import read
 from kubenetlab.observe.check import load
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from kubenetlab.cli.options import mode
+from kubenetlab.cli.input.options import mode
 from kubenetlab.datapath import plan
 from kubenetlab.datapath.memo import Memo
 from kubenetlab.errors import RequirementError

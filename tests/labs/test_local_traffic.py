@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kubenetlab.cli.options import mode
+from kubenetlab.cli.input.options import mode
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
 from tests.labs.world import PROXIES, World, in_document

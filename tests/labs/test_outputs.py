@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from kubenetlab.cli.outputs import OUTPUTS, schema_of
+from kubenetlab.cli.terminal.output_schemas import OUTPUTS, schema_of
 from tests.clusters import ONE_NODE, deployment, pod, service
 from tests.labs.lab import Lab, run
 

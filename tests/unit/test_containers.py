@@ -8,7 +8,7 @@ from msgspec import structs
 from kubenetlab.api.lab import ContainerReport, Observed, ProbeReport
 from kubenetlab.api.pods import ContainerStatus, Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.cli.columns import columns, pod_status
+from kubenetlab.cli.describe.columns import columns, pod_status
 from kubenetlab.datapath import plan, plan_probes
 from kubenetlab.datapath.decisions import decide
 from kubenetlab.datapath.memo import Memo

@@ -13,7 +13,7 @@ from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.render import render
 from kubenetlab.api.store import Cluster
-from kubenetlab.cli.columns import columns
+from kubenetlab.cli.describe.columns import columns
 from kubenetlab.errors import ManifestError
 from kubenetlab.observe.settled import verdicts
 from tests.clusters import applied, pod, pod_named, problems_of, replaced, running, service, settled, store

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.cli.hints import for_lab
-from kubenetlab.cli.screen import GOOD, paint
+from kubenetlab.cli.terminal.hints import for_lab
+from kubenetlab.cli.terminal.screen import GOOD, paint
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from kubenetlab.api.batch import Job
 from kubenetlab.api.lab import ContainerReport, Observed
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.cli.columns import columns
+from kubenetlab.cli.describe.columns import columns
 from kubenetlab.datapath.containers import setups_of
 from kubenetlab.observe.settled import job_verdicts, verdicts
 from kubenetlab.programs import Setup

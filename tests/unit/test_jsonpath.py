@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.cli.jsonpath import parse, sort_key, values
+from kubenetlab.cli.input.jsonpath import parse, sort_key, values
 from kubenetlab.errors import UsageError
 
 LIST: dict[str, Any] = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.cli.matrix_lines import legend_lines, matrix_lines
+from kubenetlab.cli.probing.matrix_lines import legend_lines, matrix_lines
 from kubenetlab.observe.expect import Destination, ServicePort
 from kubenetlab.observe.matrix import Cell, Matrix
 from kubenetlab.observe.prober import Result

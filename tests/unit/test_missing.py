@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.cli.missing import suggestion
+from kubenetlab.cli.input.missing import suggestion
 
 _PODS = [("default", "client"), ("default", "web-6bd7cd67c6-hcxd6"), ("default", "db-0"), ("shop", "cart"), ("store", "cart")]
 

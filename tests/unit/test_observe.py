@@ -9,7 +9,7 @@ from msgspec import structs
 
 from kubenetlab.api.lab import ContainerReport, ProbeReport
 from kubenetlab.api.store import Cluster
-from kubenetlab.cli.columns import age, columns, header
+from kubenetlab.cli.describe.columns import age, columns, header
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.destinations import service_port
 from kubenetlab.observe.emptiness import why_empty

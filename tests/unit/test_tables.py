@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from kubenetlab.cli import screen
-from kubenetlab.cli.tables import drawn, fitting
+from kubenetlab.cli.terminal import screen
+from kubenetlab.cli.terminal.tables import drawn, fitting
 
 HEADER = ("LAB", "OWNER", "PODS", "MEMORY")
 ROWS = [("quickstart", "root", "15/15 ready", "74 MiB"), ("x", "\x1b[31mnobody\x1b[0m", "?", "1 MiB")]

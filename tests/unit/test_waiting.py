@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.cli.waiting import _next_after_failure, wait
+from kubenetlab.cli.labs.waiting import _next_after_failure, wait
 from kubenetlab.errors import LabError
 from kubenetlab.lab import rundir
 from kubenetlab.lab.client import Client

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.cli.manifests import Manifests, ignored_fields, warn
+from kubenetlab.cli.input.manifests import Manifests, ignored_fields, warn
 from tests.clusters import deployment, loaded, pod, replaced
 
 ENVIRONMENT = ", env: [{name: A, value: b}], envFrom: [{configMapRef: {name: c}}]"

@@ -13,7 +13,7 @@ from kubenetlab.api.lab import ContainerReport, Observed
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.cli.rollout import outstanding
+from kubenetlab.cli.objects.rollout import outstanding
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import ManifestError
 from tests.clusters import NOW, applied, observed, pod_named, problems_of, running, settled, store

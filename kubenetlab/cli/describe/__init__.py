@@ -1,0 +1,1 @@
+"""`describe`: objects of the cluster and of the kernel, page by page."""

@@ -1,0 +1,302 @@
+"""inspect of one Service, workload or pod: what it is in the kernel, on one page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any, Final
+
+from msgspec import Struct
+
+from kubenetlab.cli.describe.lines import line
+from kubenetlab.cli.input.options import Output
+from kubenetlab.cli.terminal.screen import BAD, DIM, data, hint, note, paint, say
+from kubenetlab.cli.terminal.tables import table
+from kubenetlab.errors import UsageError
+from kubenetlab.kernel.namespaces.enter import enter_lab
+from kubenetlab.kernel.netlink.conntrack_entries import ConntrackEntry, tracked_entries
+from kubenetlab.kernel.syscalls import inside_network, open_namespace
+from kubenetlab.lab.client import Client
+from kubenetlab.lab.paths import LAB_API
+from kubenetlab.names import socket_address
+from kubenetlab.observe.grammar import WORKLOADS, Target, pod_title
+from kubenetlab.observe.listing import Subject, extract
+from kubenetlab.observe.nat_notes import nat_notes
+from kubenetlab.observe.suggestions import near
+from kubenetlab.observe.targets import Place, service_named, service_of, source_target
+
+_MAX_LINES: Final = 60
+"""Rules shown of each group of nodes, without -o wide."""
+_MAX_ENTRIES: Final = 20
+"""Tracked connections shown, without -o wide."""
+
+Tracked = list[tuple[str, ConntrackEntry]]
+"""Node and entry."""
+
+
+class Page(Struct, frozen=True):
+    """The kernel's objects of one subject."""
+
+    rules: dict[str, list[str]]
+    """Node → links, routes, rules, elements and map entries of the subject."""
+    entries: Tracked
+    untracked: list[str]
+    """Nodes whose connections could not be read, each with the reason."""
+    notes: list[str]
+
+
+def inspect_service(client: Client, seen: Mapping[str, Any], key: tuple[str, str], output: Output) -> None:
+    """Print addresses, endpoints, rules on each node, tracked connections and explanations of a Service."""
+    entry = service_named(seen, *key)
+    assert entry is not None
+    addresses = (*entry["cluster_ips"], *entry["load_balancer_ips"], *entry["external_ips"])
+    node_ports = frozenset(port["node_port"] for port in entry["ports"] if port["node_port"])
+    endpoints = [{**endpoint, "pod": _owner(seen, endpoint["address"])} for endpoint in entry["endpoints"]]
+    backends = {(endpoint["address"], endpoint["port"]) for endpoint in endpoints}
+    behind = frozenset(address for address, _ in backends)
+    subject = Subject(frozenset(["/".join(key)]), frozenset(addresses), node_ports, behind)
+    nodes_addresses = {address for node in seen["nodes"] for address in node["addresses"]}
+
+    def is_own(tracked: ConntrackEntry) -> bool:
+        address, port = tracked.destination
+        by_address = address in addresses or (port in node_ports and address in nodes_addresses)
+        # On the endpoint's node, and after eBPF programs, a connection is already translated.
+        return by_address or tracked.destination == tracked.server in backends
+
+    page = _page(client, seen, subject, is_own, behind)
+    if output.is_data:
+        fields = {name: entry[name] for name in ("type", "cluster_ips", "load_balancer_ips", "external_ips", "ports")}
+        data({"kind": "Service", "name": "/".join(key), **fields, "endpoints": endpoints, **_as_data(page)}, output)
+        return
+    say(f"{paint(f'Service {key[0]}/{key[1]}', None, bold=True)}  {entry['type']}")
+    line("Cluster IP", ", ".join(entry["cluster_ips"]) or "none: DNS answers with the endpoints")
+    if entry["load_balancer_ips"] or entry["external_ips"]:
+        line("Outside", ", ".join((*entry["load_balancer_ips"], *entry["external_ips"])))
+    for port in entry["ports"]:
+        at_nodes = f"  node port {port['node_port']}" if port["node_port"] else ""
+        name = f" ({port['name']})" if port["name"] else ""
+        line("Port", f"{port['port']}/{port['protocol']}{name}{at_nodes}")
+    _endpoints(endpoints)
+    _show(page, output)
+    if not entry["proxied"]:
+        say(paint("no kube-proxy takes care of this Service: its address leads nowhere", BAD))
+    hint(f"kubenetlab ping SRC svc:{key[0]}/{key[1]} --count 100")
+
+
+def selected_service(target: Target, seen: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return namespace and name of the Service that a target of `inspect` is; None for a pod, workload, node or host.
+
+    A bare name is a Service only where no pod or workload has it. Raises UsageError for a Service that does not exist.
+    """
+    if target.kind == "word":
+        found = source_target(target.bare, seen)
+        has_pods = any(is_of(found, pod) for pod in seen["pods"])
+        return None if has_pods else service_of(target, seen)
+    service = service_of(target, seen)
+    if service is not None and service_named(seen, *service) is None:
+        raise UsageError(f"there is no Service {'/'.join(service)}{near(service[1], seen, with_services=True)}")
+    return service
+
+
+def selected_pods(target: Target, seen: Mapping[str, Any], place: Place) -> tuple[str, list[Mapping[str, Any]]]:
+    """Return the title and the pods of a target: every pod of a workload, else the pod."""
+    found = source_target(target.bare, seen)
+    pods = [pod for pod in seen["pods"] if is_of(found, pod)]
+    if found.kind not in WORKLOADS:
+        return f"Pod {place.namespace}/{place.name}", pods
+    return f"{WORKLOADS[found.kind]} {found.namespace}/{found.name}", pods
+
+
+def is_of(target: Target, pod: Mapping[str, Any]) -> bool:
+    """Return True for the pod that a target names, and for each pod of a workload."""
+    if target.kind in WORKLOADS:
+        return bool((pod["namespace"], pod["workload"]) == (target.namespace, f"{WORKLOADS[target.kind]}/{target.name}"))
+    return target.kind == "pod" and bool((pod["namespace"], pod["name"]) == (target.namespace, target.name))
+
+
+def inspect_pods(client: Client, seen: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], title: str, output: Output) -> dict[str, Any]:
+    """Return the addresses, Services, objects on each node and tracked connections of pods; print them unless data is wanted."""
+    own = [pod for pod in pods if not pod["host_network"]]
+    addresses = frozenset(address for pod in own for address in pod["addresses"])
+    links = {(pod["node"], pod["host_ifname"]) for pod in own if pod["host_ifname"]}
+
+    def is_own(tracked: ConntrackEntry) -> bool:
+        return not addresses.isdisjoint((tracked.client[0], tracked.destination[0], tracked.server[0]))
+
+    page = _page(client, seen, Subject(addresses=addresses), is_own, addresses, links)
+    services = _services_of(seen, addresses)
+    found = {"kind": title.partition(" ")[0], "pods": [_pod(pod) for pod in pods], "services": services, **_as_data(page)}
+    if output.is_data:
+        return found
+    say()
+    if not title.startswith("Pod "):
+        say(f"{paint(title, None, bold=True)}: its pods; above is the namespace of one of them")
+        rows = [
+            (pod_title(pod["namespace"], pod["name"]), ", ".join(pod["addresses"]) or "-", pod["node"] or "-", _state(pod)) for pod in pods
+        ]
+        table(("POD", "ADDRESS", "NODE", "STATE"), rows)
+        say()
+    line("Services", ", ".join(f"svc:{name}" for name in services) or "none has an endpoint here")
+    if len(own) < len(pods):
+        say("in the node's network: its rules and connections are those of the node, kubenetlab inspect node:NODE")
+    _show(page, output)
+    return found
+
+
+def _page(
+    client: Client,
+    seen: Mapping[str, Any],
+    subject: Subject,
+    is_own: Any,
+    endpoints: frozenset[str],
+    links: Sequence[tuple[str, str]] | set[tuple[str, str]] = (),
+) -> Page:
+    """Read rules by the lab's API, then connections from inside the lab, which an unprivileged process cannot leave."""
+    rules: dict[str, list[str]] = {}
+    nodes = [node for node in seen["nodes"] if node["netns"]]
+    for node in nodes:
+        detail = client.get(f"{LAB_API}/detail", netns=node["sandbox"])
+        own_links = {name for where, name in links if where == node["name"]}
+        objects = list(_objects(detail["objects"], subject.addresses, own_links)) if links else []
+        rules[node["name"]] = [*objects, *extract(detail["listings"], subject)]
+    enter_lab(client.open_init())
+    entries: Tracked = []
+    untracked = []
+    for node in nodes:
+        try:
+            entries += [(node["name"], entry) for entry in _tracked(node["netns"]) if is_own(entry)]
+        except OSError as error:
+            untracked.append(f"{node['name']}: {error.strerror or error}")
+    lines = [text for found in rules.values() for text in found]
+    return Page(rules, entries, untracked, list(nat_notes(lines, endpoints, [entry for _, entry in entries])))
+
+
+def _tracked(netns: str) -> list[ConntrackEntry]:
+    home = open_namespace("net")
+    try:
+        with inside_network(os.open(netns, os.O_RDONLY | os.O_CLOEXEC), home):
+            return tracked_entries()
+    finally:
+        os.close(home)
+
+
+def _objects(objects: Sequence[str], addresses: frozenset[str], links: set[str]) -> Iterator[str]:
+    """Yield links, routes and neighbours of a node that lead to one of the addresses, but no default route."""
+    for text in objects:
+        words = text.split()
+        is_link = any(name in words for name in links)
+        if is_link or (words[0] in ("route", "neighbor", "neighbour") and any(_leads_to(words[1], address) for address in addresses)):
+            yield text
+
+
+def _leads_to(destination: str, address: str) -> bool:
+    try:
+        return ip_address(address) in ip_network(destination, strict=False)
+    except ValueError:  # `default`
+        return False
+
+
+def _as_data(page: Page) -> dict[str, Any]:
+    return {
+        "nodes": [{"name": name, "rules": lines} for name, lines in page.rules.items()],
+        "conntrack": [
+            {
+                "node": node,
+                "protocol": entry.protocol,
+                "state": entry.state,
+                "client": _end(entry.client),
+                "destination": _end(entry.destination),
+                "server": _end(entry.server),
+                "seen_as": _end(entry.seen_as),
+                "timeout_s": entry.timeout_s,
+            }
+            for node, entry in page.entries
+        ],
+        "untracked": page.untracked,
+        "notes": page.notes,
+    }
+
+
+def _show(page: Page, output: Output) -> None:
+    is_wide = output is Output.wide
+    for names, lines in _alike(page.rules):
+        say()
+        say(paint(f"On {', '.join(names)}:", None, bold=True) + ("" if lines else " nothing"))
+        shown = lines if is_wide else lines[:_MAX_LINES]
+        for text in shown:
+            say(f"  {text}")
+        if len(lines) > len(shown):
+            say(paint(f"  … and {len(lines) - len(shown)} more lines: -o wide", DIM))
+    say()
+    _connections(page.entries, is_wide=is_wide)
+    for text in page.untracked:
+        note(f"connections not read on {text}")
+    if page.notes:
+        say()
+    for text in page.notes:
+        say(text)
+
+
+def _alike(rules: Mapping[str, list[str]]) -> list[tuple[list[str], list[str]]]:
+    """Return (nodes, lines), nodes with the same lines together."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name, lines in rules.items():
+        found.setdefault(tuple(lines), []).append(name)
+    return [(names, list(lines)) for lines, names in found.items()]
+
+
+def _connections(entries: Tracked, *, is_wide: bool) -> None:
+    if not entries:
+        say("Connections: none is tracked on a node")
+        return
+    shown = entries if is_wide else entries[:_MAX_ENTRIES]
+    rows = [
+        (node, entry.protocol, entry.state or "-", _end(entry.client), _end(entry.destination), _end(entry.server), _end(entry.seen_as))
+        for node, entry in shown
+    ]
+    table(("NODE", "PROTO", "STATE", "CLIENT", "SENT TO", "ANSWERED BY", "SEEN AS"), rows)
+    if len(entries) > len(shown):
+        say(paint(f"… and {len(entries) - len(shown)} more connections: -o wide", DIM))
+
+
+def _end(end: tuple[str, int]) -> str:
+    return socket_address(*end) if end[1] else end[0]
+
+
+def _endpoints(endpoints: Sequence[Mapping[str, Any]]) -> None:
+    if not endpoints:
+        line("Endpoints", "none")
+        return
+    say("Endpoints:")
+    rows = [
+        (
+            f"  {socket_address(each['address'], each['port'])}",
+            each["pod"] or "-",
+            each["node"] or "-",
+            "ready" if each["ready"] else "not ready",
+        )
+        for each in endpoints
+    ]
+    table(("  ADDRESS", "POD", "NODE", "STATE"), rows)
+
+
+def _services_of(seen: Mapping[str, Any], addresses: frozenset[str]) -> list[str]:
+    """Return the Services with an endpoint at one of the addresses."""
+    return [
+        f"{entry['namespace']}/{entry['name']}"
+        for entry in seen["services"]
+        if any(endpoint["address"] in addresses for endpoint in entry["endpoints"])
+    ]
+
+
+def _owner(seen: Mapping[str, Any], address: str) -> str | None:
+    return next((pod_title(pod["namespace"], pod["name"]) for pod in seen["pods"] if address in pod["addresses"]), None)
+
+
+def _pod(pod: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: pod[name] for name in ("namespace", "name", "node", "addresses", "host_ifname", "ready")}
+
+
+def _state(pod: Mapping[str, Any]) -> str:
+    return "ready" if pod["ready"] else "not ready"

@@ -1,0 +1,143 @@
+"""describe: an object's fields, what the cluster says of it, and its events."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from kubenetlab.cli.describe.columns import age, pod_status
+from kubenetlab.cli.describe.jobs import describe_job
+from kubenetlab.cli.describe.lines import conditions, line, mapping
+from kubenetlab.cli.describe.services import describe_service
+from kubenetlab.cli.describe.workloads import WORKLOADS, describe_workload
+from kubenetlab.cli.terminal.screen import say, table
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.client import Client
+
+
+def describe_object(client: Client, document: Mapping[str, Any]) -> None:
+    """Prints one object."""
+    meta = document["metadata"]
+    line("Name", meta["name"])
+    if meta.get("namespace"):
+        line("Namespace", meta["namespace"])
+    mapping("Labels", meta.get("labels", {}))
+    mapping("Annotations", meta.get("annotations", {}))
+    line("Age", age(meta.get("creationTimestamp")))
+    for owner in meta.get("ownerReferences", ()):
+        line("Controlled By", f"{owner['kind']}/{owner['name']}")
+    parts = {"Pod": _pod, "Service": describe_service, "Node": _node, "Job": describe_job, **dict.fromkeys(WORKLOADS, describe_workload)}
+    parts.get(document["kind"], _other)(client, document)
+    _events(client, document)
+
+
+def _pod(client: Client, pod: Mapping[str, Any]) -> None:
+    status = pod.get("status", {})
+    line("Node", f"{pod['spec'].get('nodeName', '<none>')}/{status.get('hostIP', '')}".rstrip("/"))
+    line("Status", pod_status(pod))
+    line("IPs", ", ".join(entry["ip"] for entry in status.get("podIPs", ())) or "<none>")
+    seen: dict[str, Any] = next(
+        (
+            entry
+            for entry in client.inspect()["pods"]
+            if (entry["namespace"], entry["name"]) == (pod["metadata"]["namespace"], pod["metadata"]["name"])
+        ),
+        {},
+    )
+    line("Sandbox", f"{seen['sandbox']}, pause process {seen['pid']} in the lab's PID namespace" if seen.get("pid") else "<none>")
+    line("Node's end", seen.get("host_ifname") or "<none>")
+    programs = {container["name"]: container for container in seen.get("containers", ())}
+    states = {
+        container["name"]: container for field in ("initContainerStatuses", "containerStatuses") for container in status.get(field, ())
+    }
+    for title, field in (("Init Containers", "initContainers"), ("Containers", "containers")):
+        if pod["spec"].get(field):
+            say(f"{title}:")
+        for container in pod["spec"].get(field, ()):
+            is_asked = field == "containers" or container.get("restartPolicy") == "Always"
+            _container(container, states.get(container["name"], {}), programs.get(container["name"], {}), is_asked=is_asked)
+    conditions(pod)
+
+
+def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Mapping[str, Any], *, is_asked: bool) -> None:
+    """`is_asked` is False for an init container, of which nobody asks whether it is there."""
+    from kubenetlab.api.containers import Probe
+    from kubenetlab.api.decode import decode
+    from kubenetlab.datapath.probes import describe, describe_implied
+    from kubenetlab.programs import COMMAND
+
+    say(f"  {container['name']}:")
+    line("Image", container.get("image", ""), 2)
+    is_real = bool(seen.get("real"))  # also while it does not run
+    if is_real:
+        words = shlex.join((*container.get("command", ()), *container.get("args", ())))
+        pid = seen.get("pid")
+        line("Program", f"{words} ({f'process {pid}' if pid else 'not running'})", 2)
+    else:
+        line("Program", f"built-in {seen['program']}" if seen.get("program") else "<not running>", 2)
+        assumed = ", ".join(seen.get("assumed_ports", ()))
+        why = f"  ({assumed} assumed: the target of Services, and the container declares no port)" if assumed else ""
+        line("Listening on", (", ".join(str(port) for port in seen.get("ports", ())) or "<nothing>") + why, 2)
+    for name, field in (("State", "state"), ("Last State", "lastState")):
+        for kind, detail in status.get(field, {}).items():
+            line(name, f"{kind.capitalize()}{': ' + detail['reason'] if detail.get('reason') else ''}", 2)
+            if detail.get("message"):
+                line("Message", detail["message"], 3)
+            if "exitCode" in detail:
+                line("Exit Code", detail["exitCode"], 3)
+    line("Ready", status.get("ready", False), 2)
+    line("Restart Count", status.get("restartCount", 0), 2)
+    for kind in ("Startup", "Readiness", "Liveness") if is_asked else ():
+        given = container.get(f"{kind.lower()}Probe")
+        probe = decode(given, Probe).value if given is not None else None
+        if probe is not None:
+            line(kind, describe(probe, is_real=is_real), 2)
+        elif kind == "Readiness":
+            line(kind, describe_implied(seen.get("program") or COMMAND), 2)
+
+
+def _node(client: Client, node: Mapping[str, Any]) -> None:
+    for entry in node.get("status", {}).get("addresses", ()):
+        line(entry["type"], entry["address"])
+    line("PodCIDR", node["spec"].get("podCIDR", ""))
+    taints = [f"{taint['key']}={taint.get('value', '')}:{taint['effect']}".replace("=:", ":") for taint in node["spec"].get("taints", ())]
+    line("Taints", ", ".join(taints) or "<none>")
+    conditions(node)
+    pods = [pod for pod in client.get("/api/v1/pods")["items"] if pod["spec"].get("nodeName") == node["metadata"]["name"]]
+    say("Pods:")
+    table(
+        ("  NAMESPACE", "NAME", "STATUS", "IP"),
+        [
+            (f"  {pod['metadata']['namespace']}", pod["metadata"]["name"], pod_status(pod), pod.get("status", {}).get("podIP", ""))
+            for pod in pods
+        ],
+    )
+
+
+def _other(client: Client, document: Mapping[str, Any]) -> None:
+    from kubenetlab.cli.terminal.screen import data
+
+    rest = {key: value for key, value in document.items() if key not in ("metadata", "apiVersion")}
+    data(rest, "yaml")
+
+
+def _events(client: Client, document: Mapping[str, Any]) -> None:
+    uid = document["metadata"].get("uid")
+    found = [event for event in client.get("/api/v1/events")["items"] if event["involvedObject"].get("uid") == uid]
+    say("Events:" if found else "Events:            <none>")
+    if found:
+        table(
+            ("  TYPE", "REASON", "AGE", "FROM", "MESSAGE"),
+            [
+                (
+                    f"  {event.get('type', 'Normal')}",
+                    event.get("reason", ""),
+                    age(event.get("lastTimestamp")),
+                    event.get("source", {}).get("component", ""),
+                    event.get("message", ""),
+                )
+                for event in found
+            ],
+        )

@@ -1,0 +1,80 @@
+"""describe of a Service: its addresses, its policies, its ports, and who is behind it; where nobody is, why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from kubenetlab.api.core import ClientIPConfig
+from kubenetlab.cli.describe.lines import line, mapping
+from kubenetlab.cli.terminal.screen import say, table
+from kubenetlab.observe.targets import service_named
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.client import Client
+
+
+def describe_service(client: Client, service: Mapping[str, Any]) -> None:
+    """Prints what is its own; name, labels and events come before and after."""
+    spec, meta = service["spec"], service["metadata"]
+    type_ = spec.get("type", "ClusterIP")
+    mapping("Selector", spec.get("selector", {}))
+    line("Type", type_)
+    if type_ == "ExternalName":
+        line("External Name", spec["externalName"])
+        line("Endpoints", "none: DNS answers with the external name (a CNAME)")
+        return
+    for name, value in _fields(service):
+        line(name, value)
+    for port in spec.get("ports", ()):
+        at_nodes = f"  node port {port['nodePort']}" if port.get("nodePort") else ""
+        target = port.get("targetPort", port["port"])
+        line("Port", f"{port.get('name', '<unset>')}  {port['port']}/{port.get('protocol', 'TCP')}  →  {target}{at_nodes}")
+    seen = service_named(client.inspect(), meta["namespace"], meta["name"])
+    rows = [
+        (f"  {entry['address']}", str(entry["port"]), entry["node"] or "", "ready" if entry["ready"] else "not ready")
+        for entry in (seen["endpoints"] if seen is not None else ())
+    ]
+    say("Endpoints:")
+    if rows:
+        table(("  ADDRESS", "PORT", "NODE", "STATE"), rows)
+    else:
+        means = "DNS has no address" if spec.get("clusterIP") == "None" else "connections are rejected"
+        why = why_without(client, service)
+        say(f"  <none>  {means}{f': {why}' if why else ''}")
+
+
+def _fields(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, value) of what a Service of this type has, in the order of kubectl."""
+    spec = service["spec"]
+    type_, is_headless = spec.get("type", "ClusterIP"), spec.get("clusterIP") == "None"
+    families = ", ".join(spec.get("ipFamilies", ())) or "<none>"
+    yield "IP Families", f"{families} ({spec.get('ipFamilyPolicy', 'SingleStack')})"
+    yield "IPs", "None: headless, DNS answers with its endpoints" if is_headless else ", ".join(spec.get("clusterIPs", ())) or "<none>"
+    if spec.get("externalIPs"):
+        yield "External IPs", ", ".join(spec["externalIPs"])
+    if type_ == "LoadBalancer":
+        outside = [entry["ip"] for entry in service.get("status", {}).get("loadBalancer", {}).get("ingress", ())]
+        yield "Load balancer", ", ".join(outside) or "<pending>"
+        if spec.get("loadBalancerSourceRanges"):
+            yield "Source ranges", ", ".join(spec["loadBalancerSourceRanges"])
+    if type_ in ("NodePort", "LoadBalancer") or spec.get("externalIPs"):
+        yield "External policy", spec.get("externalTrafficPolicy", "Cluster")
+    if spec.get("healthCheckNodePort"):
+        yield "Health check", f"node port {spec['healthCheckNodePort']}"
+    if not is_headless:
+        yield "Internal policy", spec.get("internalTrafficPolicy", "Cluster")
+        timeout_s = spec.get("sessionAffinityConfig", {}).get("clientIP", {}).get("timeoutSeconds", ClientIPConfig().timeout_seconds)
+        is_sticky = spec.get("sessionAffinity") == "ClientIP"
+        yield "Affinity", f"ClientIP, for {timeout_s} s" if is_sticky else "None"
+    if spec.get("trafficDistribution"):
+        yield "Distribution", spec["trafficDistribution"]
+
+
+def why_without(client: Client, service: Mapping[str, Any]) -> str:
+    """Why a Service has no endpoint that is ready, as far as its selector, its ports and its namespace's pods tell."""
+    from kubenetlab.api.pods import Pod
+    from kubenetlab.lab.paths import kind_path
+    from kubenetlab.observe.emptiness import why_empty
+
+    return why_empty(service, client.get(kind_path(Pod, service["metadata"]["namespace"]))["items"])

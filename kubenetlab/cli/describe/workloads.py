@@ -1,0 +1,155 @@
+"""describe of Deployments and their kin: how far they are, what their pods are made from, and those pods.
+
+Source: k8s.io/kubectl pkg/describe/describe.go (1.33).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from kubenetlab.cli.describe.columns import columns, header
+from kubenetlab.cli.describe.lines import conditions, line, mapping, several
+from kubenetlab.cli.terminal.screen import say, table
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.client import Client
+
+WORKLOADS: Final = ("Deployment", "ReplicaSet", "StatefulSet", "DaemonSet")
+
+
+def describe_workload(client: Client, document: Mapping[str, Any]) -> None:
+    """The part between an object's metadata and its events."""
+    spec = document["spec"]
+    several("Selector", _selector(spec["selector"]))
+    line("Replicas" if document["kind"] != "DaemonSet" else "Nodes", _replicas(document))
+    for name, value in _strategy(document).items():
+        line(name, value)
+    say("Pod Template:")
+    describe_template(spec["template"])
+    if document.get("status", {}).get("conditions"):
+        conditions(document)
+    if document["kind"] == "Deployment":
+        _replica_sets(client, document)
+    describe_pods(client, document)
+
+
+def _selector(selector: Mapping[str, Any]) -> list[str]:
+    """Each part as kubectl takes it behind -l."""
+    found = [f"{key}={value}" for key, value in selector.get("matchLabels", {}).items()]
+    for part in selector.get("matchExpressions", ()):
+        key, values = part["key"], ",".join(part.get("values", ()))
+        words = {"In": f"{key} in ({values})", "NotIn": f"{key} notin ({values})", "Exists": key, "DoesNotExist": f"!{key}"}
+        found.append(words[part["operator"]])
+    return found
+
+
+def _replicas(document: Mapping[str, Any]) -> str:
+    spec, status = document["spec"], document.get("status", {})
+    desired = spec.get("replicas", 1)
+    counts: tuple[tuple[int, str], ...]
+    match document["kind"]:
+        case "Deployment":
+            counts = (
+                (desired, "desired"),
+                (status.get("updatedReplicas", 0), "updated"),
+                (status.get("replicas", 0), "total"),
+                (status.get("availableReplicas", 0), "available"),
+                (status.get("unavailableReplicas", 0), "unavailable"),
+            )
+        case "DaemonSet":
+            counts = (
+                (status.get("desiredNumberScheduled", 0), "desired"),
+                (status.get("currentNumberScheduled", 0), "current"),
+                (status.get("updatedNumberScheduled", 0), "up to date"),
+                (status.get("numberAvailable", 0), "available"),
+                (status.get("numberMisscheduled", 0), "misscheduled"),
+            )
+        case _:
+            counts = ((desired, "desired"), (status.get("replicas", 0), "current"), (status.get("readyReplicas", 0), "ready"))
+    return " | ".join(f"{number} {word}" for number, word in counts)
+
+
+def _strategy(document: Mapping[str, Any]) -> dict[str, Any]:
+    """How its pods are replaced, as far as it says or Kubernetes' defaults do."""
+    spec = document["spec"]
+    match document["kind"]:
+        case "Deployment":
+            strategy = spec.get("strategy", {})
+            rolling = strategy.get("rollingUpdate") or {}
+            limits = f"{rolling.get('maxUnavailable', '25%')} max unavailable, {rolling.get('maxSurge', '25%')} max surge"
+            is_rolling = strategy.get("type", "RollingUpdate") == "RollingUpdate"
+            paused = {"Paused": "yes: a changed template waits"} if spec.get("paused") else {}
+            return {"Strategy": f"RollingUpdate, {limits}" if is_rolling else strategy["type"], **paused}
+        case "StatefulSet" | "DaemonSet":
+            return {"Update Strategy": spec.get("updateStrategy", {}).get("type", "RollingUpdate")}
+    return {}
+
+
+def describe_template(template: Mapping[str, Any]) -> None:
+    """Print what pods are made from."""
+    meta = template.get("metadata", {})
+    for name, field in (("Labels", "labels"), ("Annotations", "annotations")):
+        if meta.get(field):
+            mapping(name, meta[field], 1)
+    for title, field in (("Init Containers", "initContainers"), ("Containers", "containers")):
+        if template["spec"].get(field):
+            say(f"  {title}:")
+        for container in template["spec"].get(field, ()):
+            say(f"    {container['name']}:")
+            line("Image", container.get("image", ""), 3)
+            ports = [f"{port['containerPort']}/{port.get('protocol', 'TCP')}" for port in container.get("ports", ())]
+            line("Ports", ", ".join(ports) or "<none>", 3)
+            for name, key in (("Command", "command"), ("Args", "args")):
+                if container.get(key):
+                    line(name, shlex.join(container[key]), 3)
+
+
+def _replica_sets(client: Client, deployment: Mapping[str, Any]) -> None:
+    """The one of the present template, and those of former ones that still have pods."""
+    owned = [item for item in _of(client, "replicasets", deployment) if _is_owned(item, deployment)]
+    newest = max(owned, key=_revision, default=None)
+    old = [item for item in owned if item is not newest and item.get("status", {}).get("replicas", 0)]
+    line("Old ReplicaSets", ", ".join(map(_created, old)) or "<none>")
+    line("New ReplicaSet", _created(newest) if newest is not None else "<none>")
+
+
+def _created(replica_set: Mapping[str, Any]) -> str:
+    there, wanted = replica_set.get("status", {}).get("replicas", 0), replica_set["spec"].get("replicas", 1)
+    return f"{replica_set['metadata']['name']} ({there}/{wanted} replicas created)"
+
+
+def _revision(replica_set: Mapping[str, Any]) -> int:
+    from kubenetlab.api.apps import REVISION_ANNOTATION
+
+    return int(replica_set["metadata"].get("annotations", {}).get(REVISION_ANNOTATION, 0))
+
+
+def describe_pods(client: Client, document: Mapping[str, Any]) -> None:
+    """Print the pods of a workload, past its ReplicaSets."""
+    kind, meta = document["kind"], document["metadata"]
+    seen = client.inspect()["pods"]
+    names = {pod["name"] for pod in seen if pod["namespace"] == meta["namespace"] and pod["workload"] == f"{kind}/{meta['name']}"}
+    pods = [pod for pod in _of(client, "pods", document) if pod["metadata"]["name"] in names or _is_owned(pod, document)]
+    say("Pods:" if pods else "Pods:              <none>")
+    if pods:
+        shown = ("NAME", "READY", "STATUS", "RESTARTS", "IP", "NODE")
+        picked = [index for index, heading in enumerate(header("Pod", is_wide=True)) if heading in shown]
+        rows = [[cell for index, cell in enumerate(columns("Pod", pod, is_wide=True)) if index in picked] for pod in pods]
+        table(("  NAME", *shown[1:]), [(f"  {row[0]}", *row[1:]) for row in rows])
+
+
+def _of(client: Client, plural: str, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The objects of a kind in the same namespace."""
+    from kubenetlab.api.kinds import find_kind
+    from kubenetlab.lab.paths import kind_path
+
+    kind = find_kind(plural)
+    assert kind is not None
+    found: list[dict[str, Any]] = client.get(kind_path(kind, document["metadata"]["namespace"]))["items"]
+    return found
+
+
+def _is_owned(item: Mapping[str, Any], owner: Mapping[str, Any]) -> bool:
+    return any(reference["uid"] == owner["metadata"]["uid"] for reference in item["metadata"].get("ownerReferences", ()))

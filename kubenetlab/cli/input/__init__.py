@@ -1,0 +1,1 @@
+"""What commands read: options, names, manifests, and completion of what is typed."""

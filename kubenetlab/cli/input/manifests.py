@@ -1,0 +1,335 @@
+"""From files and flags to documents: what `up`, `apply` and `plan` begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from msgspec import Struct, structs
+
+from kubenetlab.api.config import API_VERSIONS, ClusterConfig
+from kubenetlab.api.documents import Document, read_documents
+from kubenetlab.api.load import Entry, Loaded, load, load_documents
+from kubenetlab.cli.input.kind_files import kind_notes
+from kubenetlab.cli.input.kustomize import Kustomization, build
+from kubenetlab.cli.input.options import mode
+from kubenetlab.cli.terminal.screen import MILD, note, paint
+from kubenetlab.datapath import checks
+from kubenetlab.errors import ManifestError
+from kubenetlab.lab.paths import LAB_API
+
+QUICKSTART = "quickstart"
+COMMAND_LINE = "<command line>"
+
+
+class Manifests(Struct, frozen=True):
+    """What one command was given: the Cluster document, if there is one, and all other objects."""
+
+    config: Entry | None
+    entries: tuple[Entry, ...]
+    loaded: Loaded
+    is_quickstart: bool = False
+
+    @property
+    def cluster_config(self) -> ClusterConfig:
+        return self.config.object if self.config is not None and isinstance(self.config.object, ClusterConfig) else ClusterConfig()
+
+    @property
+    def count_of_pods(self) -> int:
+        """About how many there will be: what the workloads say of themselves."""
+        return sum(getattr(getattr(entry.object, "spec", None), "replicas", 0) for entry in self.entries)
+
+    @property
+    def all_entries(self) -> tuple[Entry, ...]:
+        return (self.config, *self.entries) if self.config is not None else self.entries
+
+
+class Flags(Struct, frozen=True):
+    """What a command line says of the Cluster document, beside what a file says; None or False: nothing."""
+
+    cni: str | None = None
+    proxy: str | None = None
+    nodes: int | None = None
+    real_commands: bool = False
+    drift: str | None = None
+    uplink: bool | None = None
+
+    @property
+    def say_something(self) -> bool:
+        return self != Flags()
+
+    @property
+    def networking(self) -> dict[str, Any]:
+        """Fields of the document's `networking`."""
+        cni = {"cni": mode(self.cni), "disableDefaultCNI": False} if self.cni is not None else {}
+        return cni | ({"kubeProxyMode": mode(self.proxy)} if self.proxy is not None else {})
+
+    @property
+    def top_level(self) -> dict[str, Any]:
+        """Its other fields."""
+        said = {"realCommands": self.real_commands or None, "drift": self.drift, "uplink": self.uplink}
+        return {name: value for name, value in said.items() if value is not None}
+
+
+def read(
+    files: Sequence[str] | None,
+    *,
+    strict: bool = False,
+    flags: Flags = Flags(),
+    with_quickstart: bool = False,
+    base: Mapping[str, Any] | None = None,
+    for_new_lab: bool = False,
+    lab: str | None = None,
+) -> Manifests:
+    """The manifests of a command, with its flags worked into the Cluster document.
+
+    Without files it is the quickstart, when that is wanted. `base` is the Cluster document of a lab that is up: flags change that one.
+    `lab`, when the command names one, is the name of the Cluster document too.
+    Raises ManifestError; with `for_new_lab` its report holds what admission would say as well.
+    """
+    if files:
+        try:
+            documents, problems = build([file for file in files if isinstance(file, Kustomization)])
+            plain = [file for file in files if not isinstance(file, Kustomization)]
+            loaded = load(plain, strict=strict, check=checks.check, documents=documents, problems=problems)
+        except ManifestError as error:
+            raise _with_admission(error) if for_new_lab else error from None
+    elif with_quickstart:
+        data = resources.files("kubenetlab").joinpath("quickstart.yaml").read_bytes()
+        documents, problems = read_documents("quickstart.yaml", data)
+        loaded = load_documents(documents, problems, strict=strict, check=checks.check)
+    else:
+        loaded = Loaded(())
+    return _of_loaded(loaded, flags, base, lab, is_quickstart=not files and with_quickstart)
+
+
+def _of_loaded(loaded: Loaded, flags: Flags, base: Mapping[str, Any] | None, lab: str | None, *, is_quickstart: bool = False) -> Manifests:
+    """Return what was loaded, with a command's flags worked into the Cluster document; `base` and `lab` are as for `read`."""
+    config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
+    entries = tuple(entry for entry in loaded.entries if entry is not config and not isinstance(entry.object, ClusterConfig))
+    if flags.say_something:
+        config = _with_flags(config.value if config is not None else base, flags)
+    if lab is not None and config is not None:
+        config = _named(config, lab)
+    return Manifests(config, entries, loaded, is_quickstart=is_quickstart)
+
+
+def for_lab(
+    lab: str | None,
+    files: Sequence[str] | None,
+    flags: Flags,
+    *,
+    strict: bool,
+) -> tuple[str, Manifests]:
+    """(name, manifests) of `up` and `plan`: for a lab that is not up all it is to be made of, for one that is what is to change.
+
+    Without files it is the quickstart, except for another lab that is up. Flags change the Cluster document that a lab has; alone, that of
+    the lab named or of the only one that is up, and nothing else there. Raises LabError when there is no telling which is meant.
+    """
+    from kubenetlab.lab import rundir
+    from kubenetlab.lab.client import only_running
+
+    if lab is not None:
+        rundir.of(lab)  # a name that no lab can have is told before anything else
+    is_up = lab is not None and rundir.is_alive(lab)
+    if not files and flags.say_something and (lab is None or is_up) and (changed := lab or only_running()) is not None:
+        return changed, read(None, strict=strict, base=_document_of(changed), flags=flags)
+    with_quickstart = not files and (lab in (None, QUICKSTART) or not is_up)
+    given = read(files, strict=strict, with_quickstart=with_quickstart, for_new_lab=True, flags=flags, lab=lab)
+    name = lab or given.cluster_config.name or (QUICKSTART if given.is_quickstart else "lab")
+    if flags.say_something and (given.config is None or given.config.document.file == COMMAND_LINE) and rundir.is_alive(name):
+        loaded = Loaded(()) if given.is_quickstart else given.loaded  # not read again: standard input can be read only once
+        given = _of_loaded(loaded, flags, _document_of(name), lab)
+    return name, given
+
+
+def _document_of(lab: str) -> dict[str, Any]:
+    """The Cluster document of a lab that is up."""
+    from kubenetlab.lab.client import Client
+
+    (current,) = Client(lab).get(f"{LAB_API}/clusters")["items"]
+    return {key: value for key, value in current.items() if key != "metadata"}
+
+
+def _with_admission(error: ManifestError) -> ManifestError:
+    """The error with what a new lab would refuse in the objects that are sound: all problems in one report."""
+    from kubenetlab.lab.bootstrap import bootstrap_store
+
+    config = next((entry for entry in error.sound if isinstance(entry.object, ClusterConfig)), None)
+    if config is None and any(problem.object.startswith(f"{ClusterConfig.kind} ") for problem in error.problems):
+        return error  # whose ranges are meant cannot be known
+    try:
+        bootstrap_store(config, [entry for entry in error.sound if not isinstance(entry.object, ClusterConfig)], 0.0)
+    except ManifestError as more:
+        return ManifestError((*error.problems, *more.problems))
+    return error
+
+
+def warn(manifests: Manifests) -> None:
+    """What does not stop the command but should be known: each thing once."""
+    for problem in manifests.loaded.warnings:
+        note(f"{paint('warning:', MILD)} {problem}")
+    if manifests.loaded.without_effect:
+        kinds = (f"{kind} {_few(names)}" for kind, names in manifests.loaded.without_effect.items())
+        note(f"{paint('note:', MILD)} kept, without effect on the network: {'; '.join(kinds)}")
+    for line in kind_notes(manifests):
+        note(f"{paint('note:', MILD)} {line}")
+    for why, real in _real_commands(manifests.all_entries).items():
+        note(f"{paint('note:', MILD)} programs of this machine are run in {_few(real)}, as {why} asks")
+    if limited := _limited(manifests.all_entries):
+        from kubenetlab.kernel.processes.cgroups import MEMORY
+        from kubenetlab.kernel.processes.limiters import limiters
+
+        note(f"{paint('note:', MILD)} limits.memory of {_few(limited)} is enforced by {limiters()[MEMORY]}")
+    if hooked := _hooks_by_command(manifests.all_entries):
+        note(f"{paint('note:', MILD)} of hooks by command in built-in programs only `sleep` is waited for: {_few(hooked)}")
+    ignored = ignored_fields(manifests.all_entries)
+    if ignored:
+        note(f"{paint('note:', MILD)} read, but without effect in the lab: {', '.join(ignored)}")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def ignored_fields(entries: Sequence[Entry]) -> list[str]:
+    """The fields that are accepted and not used, each once, by name."""
+    found: dict[str, None] = {}
+    all_do = _all_run_real(entries)
+    for entry in entries:
+        if entry.object is not None:
+            used = ("volumes", "volume_mounts") if _reads_files(entry) else ()
+            _collect_ignored(entry.object, found, may_be_real=bool(_who_asks_for_real(entry, all_do=all_do)), used=used)
+    return list(found)
+
+
+def _reads_files(entry: Entry) -> bool:
+    """Return True when a built-in program of an object's pods reads files of volumes."""
+    from kubenetlab.api.pods import PodSpec
+    from kubenetlab.datapath.containers import files_read
+
+    spec = getattr(_pod_template(entry), "spec", None)
+    return isinstance(spec, PodSpec) and bool(files_read(spec))
+
+
+def _real_commands(entries: Sequence[Entry]) -> dict[str, list[str]]:
+    """What asks for it → the objects whose containers' commands are run, with the programs' names."""
+    found: dict[str, list[str]] = {}
+    all_do = _all_run_real(entries)
+    for entry in entries:
+        containers = getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ())
+        commands = dict.fromkeys(container.command[0] for container in containers if container.command)
+        if entry.object is not None and commands and (why := _who_asks_for_real(entry, all_do=all_do)):
+            found.setdefault(why, []).append(f"{entry.object.title} ({', '.join(commands)})")
+    return found
+
+
+def _limited(entries: Sequence[Entry]) -> list[str]:
+    """Return the objects with containers that run real commands and have a memory limit."""
+    from kubenetlab.programs.command import memory_limit
+
+    all_do = _all_run_real(entries)
+    found: dict[str, None] = {}
+    for entry in entries:
+        for container in getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ()):
+            if entry.object is not None and container.command and memory_limit(container) and _who_asks_for_real(entry, all_do=all_do):
+                found[entry.object.title] = None
+    return list(found)
+
+
+def _hooks_by_command(entries: Sequence[Entry]) -> list[str]:
+    """Return the objects with lifecycle hooks that are commands, and containers without a process that could run them."""
+    all_do = _all_run_real(entries)
+    found: list[str] = []
+    for entry in entries:
+        for container in getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ()):
+            handlers = (container.lifecycle.post_start, container.lifecycle.pre_stop)
+            is_real = container.command and _who_asks_for_real(entry, all_do=all_do)
+            if entry.object is not None and not is_real and any(handler is not None and handler.exec is not None for handler in handlers):
+                found.append(f"{entry.object.title} (container {container.name})")
+    return found
+
+
+def _pod_template(entry: Entry) -> Any:
+    """What has the metadata and the spec of the pods that an object stands for: its template, or itself."""
+    return getattr(getattr(entry.object, "spec", None), "template", entry.object)
+
+
+def _all_run_real(entries: Sequence[Entry]) -> bool:
+    """True where the Cluster document asks for the commands of all containers."""
+    return any(isinstance(entry.object, ClusterConfig) and entry.object.real_commands for entry in entries)
+
+
+def _who_asks_for_real(entry: Entry, *, all_do: bool) -> str:
+    """What has the commands of an object's containers run; nothing when they are not."""
+    from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION
+
+    template = _pod_template(entry)
+    if template is not None and template.metadata.annotations.get(REAL_COMMANDS_ANNOTATION) == "true":
+        return f"the annotation {REAL_COMMANDS_ANNOTATION}"
+    return "realCommands (--real-commands)" if all_do else ""
+
+
+def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool, used: tuple[str, ...] = ()) -> None:
+    from kubenetlab.api.containers import ResourceRequirements
+    from kubenetlab.api.meta import Record, Unmodelled, kubernetes_name
+
+    if isinstance(record, ResourceRequirements):
+        into |= dict.fromkeys(f"limits.{name}" for name in record.limits if name != "memory")
+    unread = _unread(record, may_be_real=may_be_real)
+    for name in unread:
+        if getattr(record, name):
+            into[kubernetes_name(name)] = None
+    types = _annotations(record.__class__)
+    for name in record.__struct_fields__:
+        value = getattr(record, name)
+        if types.get(name) is Unmodelled:
+            if value is not None and name not in ("managed_fields", "self_link", *used):
+                into[kubernetes_name(name)] = None
+        elif name in unread:
+            continue
+        elif isinstance(value, Record):
+            _collect_ignored(value, into, may_be_real=may_be_real, used=used)
+        elif isinstance(value, tuple):
+            for item in value:
+                if isinstance(item, Record):
+                    _collect_ignored(item, into, may_be_real=may_be_real, used=used)
+
+
+@cache
+def _annotations(type_: type) -> Mapping[str, Any]:
+    """Of a record's fields, those of its bases included."""
+    return {name: annotation for cls in reversed(type_.__mro__) for name, annotation in getattr(cls, "__annotations__", {}).items()}
+
+
+def _unread(record: Any, *, may_be_real: bool) -> tuple[str, ...]:
+    """What the stand-in for a container does not look at."""
+    from kubenetlab.api.containers import Container, ResourceRequirements
+    from kubenetlab.programs import reads_arguments
+
+    if isinstance(record, ResourceRequirements):
+        return ("requests",)
+    if not isinstance(record, Container) or (may_be_real and record.command):
+        return ()
+    never = ("working_dir", "security_context", "resources")
+    return never if reads_arguments(record.image) else ("command", "args", *never)
+
+
+def _named(config: Entry, lab: str) -> Entry:
+    """The Cluster document under another name."""
+    assert isinstance(config.object, ClusterConfig)
+    obj = structs.replace(config.object, metadata=structs.replace(config.object.metadata, name=lab))
+    return structs.replace(config, value={**config.value, "name": lab}, object=obj)
+
+
+def _with_flags(value: Mapping[str, Any] | None, flags: Flags) -> Entry:
+    """A Cluster document with what flags say. Its nodes stay: workers are added behind them, or the last ones taken away."""
+    base = dict(value or {"apiVersion": API_VERSIONS[0], "kind": ClusterConfig.kind})
+    merged = {**base, **flags.top_level, "networking": {**(base.get("networking") or {}), **flags.networking}}
+    if flags.nodes is not None:
+        known = list(base.get("nodes") or [{"role": "control-plane"}])
+        merged["nodes"] = [*known[: flags.nodes], *[{"role": "worker"}] * (flags.nodes - len(known))]
+    (entry,) = load_documents([Document(COMMAND_LINE, 0, "", merged)], check=checks.check).entries
+    return entry

@@ -1,0 +1,1 @@
+"""Commands for labs: up, apply, plan, down, list, break."""

@@ -1,0 +1,161 @@
+"""list: an overview of the labs of this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from kubenetlab.cli.input.options import Output, OutputOption
+from kubenetlab.cli.terminal.screen import BAD, DIM, MILD, aligned, data, hint, note, paint, say, terminal_width, widths_of
+from kubenetlab.errors import printable
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.overview import LabSummary
+
+INTERVAL_S: Final = 1.0
+"""Time between two looks of -w."""
+_NUMBERS: Final = ("AGE", "NODES", "SERVICES", "FAULTS", "PROCESSES", "MEMORY", "PID")
+_EXPENDABLE: Final = ("SERVICES", "NODES", "PROCESSES", "OWNER", "FAULTS", "AGE")
+"""Columns left out on a narrow terminal, in this order; -o wide without -w shows all of them."""
+_MIB: Final = 1 << 20
+
+
+def list_(
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on: redraw on a terminal, else print every change.")] = False,
+    output: OutputOption = Output.table,
+) -> None:
+    """List the labs that are up: owner, age, pods, faults, processes, memory. Example: kubenetlab list -w
+
+    Root sees the labs of other users, too: of these what the kernel knows, for their API serves the owner alone. A lab whose agent does not answer within 3 seconds is listed with what is known without it.
+    """
+    from kubenetlab.lab.client import running
+    from kubenetlab.lab.overview import overview
+
+    if watch:
+        _watch(output)
+        return
+    running()  # clears links in /run/netns that dead labs have left
+    warnings: list[str] = []
+    found = overview(on_warning=warnings.append)
+    for text in dict.fromkeys(warnings):
+        note(f"{paint('warning:', MILD)} {text}")
+    if output.is_data:
+        data([_as_data(lab) for lab in found], output)
+        return
+    if not found:
+        say("no lab is up")
+        hint("kubenetlab up")
+        return
+    from kubenetlab.cli.terminal.tables import fitting, table
+
+    header, rows = _rows(found, output)
+    width = terminal_width()
+    shown = fitting(header, rows, width, _EXPENDABLE) if width is not None and output is not Output.wide else (header, rows)
+    table(*shown, numbers=_NUMBERS)
+    if left_out := [name for name in header if name not in shown[0]]:
+        say(paint(f"-o wide shows {', '.join(left_out)}, too", DIM))
+    silent = [lab.name for lab in found if lab.state == "no answer"]
+    if silent:
+        note(f"{paint('no answer:', BAD)} the agent of {', '.join(silent)} does not answer; its packets still flow")
+    own = [lab.name for lab in found if lab.state != "private"]
+    hint("kubenetlab get pods -A" if own else "kubenetlab up", own[0] if len(own) > 1 else None)
+
+
+def _watch(output: Output) -> None:
+    """Show the labs again and again, until Ctrl-C."""
+    from kubenetlab.lab.overview import overview
+
+    if sys.stdout.isatty() and not output.is_data:
+        from rich.live import Live
+
+        from kubenetlab.cli.terminal.tables import drawn, fitting
+
+        with Live(auto_refresh=False, screen=False) as live:
+            while True:
+                header, rows = _rows(overview(on_warning=_ignore), output)
+                shown = fitting(header, rows, live.console.width, _EXPENDABLE)
+                live.update(drawn(*shown, numbers=_NUMBERS), refresh=True)
+                time.sleep(INTERVAL_S)
+    before: dict[tuple[str, str], LabSummary] = {}
+    widths: list[int] = []
+    while True:
+        labs = {(lab.owner, lab.name): lab for lab in overview(on_warning=_ignore)}
+        changed = [lab for key, lab in labs.items() if key not in before or _essence(before[key]) != _essence(lab)]
+        gone = [lab for key, lab in before.items() if key not in labs]
+        if output.is_data:
+            _print_data(changed, gone)
+        else:
+            widths = _print_lines(changed, gone, output, widths)
+        sys.stdout.flush()
+        before = labs
+        time.sleep(INTERVAL_S)
+
+
+def _print_data(changed: list[LabSummary], gone: list[LabSummary]) -> None:
+    """Print one JSON document per line for each lab that has changed or gone."""
+    for lab in changed:
+        say(json.dumps(_as_data(lab)))
+    for lab in gone:
+        say(json.dumps({**_as_data(lab), "state": "down"}))
+
+
+def _print_lines(changed: list[LabSummary], gone: list[LabSummary], output: Output, widths: list[int]) -> list[int]:
+    """Print one line for each lab that has changed or gone, the first time below headings; return the widths of the columns."""
+    header, rows = _rows(changed, output)
+    lines = [list(row) for row in rows] + [[lab.name, lab.owner, "down", *["-"] * (len(header) - 3)] for lab in gone]
+    if not widths:
+        lines = [list(header), *lines]
+        widths = widths_of(lines)
+    for line in lines:
+        say(aligned(line, widths))
+    return widths
+
+
+def _essence(lab: LabSummary) -> tuple[Any, ...]:
+    """Return what has to differ for a line of -w: age and memory always do."""
+    return (lab.state, lab.init_pid, lab.nodes, lab.pods, lab.ready, lab.services, lab.faults)
+
+
+def _rows(labs: list[LabSummary], output: Output) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return headings and rows."""
+    header: tuple[str, ...] = ("LAB", "OWNER", "STATE", "AGE", "NODES", "PODS", "SERVICES", "FAULTS", "PROCESSES", "MEMORY")
+    rows = [_row(lab) for lab in labs]
+    if output is Output.wide:
+        header = (*header, "PID")
+        rows = [(*row, str(lab.init_pid)) for row, lab in zip(rows, labs, strict=True)]
+    return header, rows
+
+
+def _row(lab: LabSummary) -> tuple[str, ...]:
+    from kubenetlab.cli.describe.columns import short_age
+
+    is_ready = lab.ready == lab.pods
+    pods = "?" if lab.pods is None else f"{lab.ready}/{lab.pods} ready"
+    faults = "?" if lab.faults is None else str(len(lab.faults))
+    return (
+        printable(lab.name),
+        printable(lab.owner),
+        paint(lab.state, BAD) if lab.state == "no answer" else lab.state,
+        short_age(lab.age_s),
+        "?" if lab.nodes is None else str(lab.nodes),
+        pods if is_ready else paint(pods, MILD),
+        "?" if lab.services is None else str(lab.services),
+        faults if not lab.faults else paint(faults, MILD),
+        str(lab.processes),
+        f"{lab.memory_bytes / _MIB:.0f} MiB",
+    )
+
+
+def _as_data(lab: LabSummary) -> dict[str, Any]:
+    import msgspec
+
+    found: dict[str, Any] = msgspec.to_builtins(lab)
+    return found
+
+
+def _ignore(warning: str) -> None:
+    """Warnings would break a table that is drawn again and again; `list` and every other command print them."""

@@ -1,0 +1,129 @@
+"""Plans and differences on the screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kubenetlab.cli.terminal.screen import BAD, GOOD, MILD, paint, say
+
+if TYPE_CHECKING:
+    from kubenetlab.cli.input.manifests import Manifests
+
+_COLOURS = {"+": GOOD, "-": BAD, "~": MILD}
+_MARKS = (
+    ("+", GOOD, "missing in the kernel"),
+    ("-", BAD, "in the kernel only"),
+    ("~", MILD, "changed in the kernel"),
+    ("?", None, "not compared"),
+)
+"""What the marks of `diff` say about the kernel; the same marks say in a plan what an operation does."""
+_SYSCTL, _ELEMENT = "sysctl ", "nft element "
+
+
+def new_lab_plan(given: Manifests) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return what making a lab would do, and what its objects lack (kubenetlab/diagnostics)."""
+    from kubenetlab.datapath import plan
+    from kubenetlab.hoststate.diff import diff
+    from kubenetlab.hoststate.state import HostState
+    from kubenetlab.lab.apiserver.diagnostics import diagnostics
+    from kubenetlab.lab.bootstrap import bootstrap_store
+    from kubenetlab.lab.machine import decisions
+
+    cluster, _ = bootstrap_store(given.config, given.entries, time.time())
+    changes = diff(HostState(), plan(cluster, decisions(cluster)))
+    rendered = [{"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]} for entry in changes.namespaces]
+    return rendered, diagnostics(cluster)
+
+
+def uplink_plan(name: str, given: Manifests) -> list[dict[str, Any]]:
+    """What the command itself would do on this machine: link the lab to its network, or no more."""
+    from kubenetlab import names
+    from kubenetlab.lab import rundir
+
+    has = rundir.is_alive(name) and (rundir.of(name) / rundir.UPLINK).exists()
+    if given.config is None or given.cluster_config.uplink == has:
+        return []
+    mark = "-" if has else "+"
+    made = [f"link {names.machine_link(name)}, to the lab's router", *(f"nft table {family} kubenetlab-{name}" for family in ("ip", "ip6"))]
+    return [{"netns": "this machine", "operations": [*(f"{mark} {one}" for one in made), f"{mark} forwarding, on links that do not"]}]
+
+
+def new_lab_script(given: Manifests, name: str) -> str:
+    """A new lab by hand, as it is once all its pods are ready."""
+    from kubenetlab.datapath import plan
+    from kubenetlab.hoststate.script import script
+    from kubenetlab.lab.bootstrap import bootstrap_store
+    from kubenetlab.lab.machine import decisions
+    from kubenetlab.lab.simulation import rehearse
+
+    now = time.time()
+    cluster = rehearse(bootstrap_store(given.config, given.entries, now, name)[0], now)
+    return script(plan(cluster, decisions(cluster)), name)
+
+
+def show_changes(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:
+    """Namespace by namespace; runs of settings and elements are put together unless `is_wide`."""
+    _show(changes, lambda entry: entry["operations"] if is_wide else folded(entry["operations"], "+ "))
+
+
+def show_differences(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:
+    """Print what `diff` found, namespace by namespace.
+
+    Settings of one namespace share a line. With `is_wide` each has its own, and a missing, emptied
+    or additional chain, set or map is followed by its content.
+    """
+    _show(
+        changes, lambda entry: _with_content(entry) if is_wide else folded(entry["operations"], "+ ", counts_elements=False), "difference"
+    )
+    marks = {line[:1] for entry in changes for line in entry["operations"]}
+    say("  ".join(f"{paint(mark, colour)} {meaning}" for mark, colour, meaning in _MARKS if mark in marks))
+
+
+def _with_content(entry: dict[str, Any]) -> Iterator[str]:
+    for difference in entry["differences"]:
+        line = difference["line"]
+        yield line
+        content = difference.get("observed" if difference["action"] == "remove" else "desired") or ""
+        if content not in line:
+            yield from (f"    {text}" for text in content.splitlines())
+
+
+def _show(changes: Sequence[dict[str, Any]], lines_of: Callable[[dict[str, Any]], Iterable[str]], noun: str = "operation") -> None:
+    for entry in changes:
+        say(paint(entry["netns"], None, bold=True))
+        for line in lines_of(entry):
+            say(f"  {paint(line[:1], _COLOURS.get(line[:1]))}{line[1:]}")
+    count = sum(len(entry["operations"]) for entry in changes)
+    say(
+        f"{count} {noun}{'s' if count != 1 else ''} in {len(changes)} namespace{'s' if len(changes) != 1 else ''}"
+        if count
+        else "nothing to do"
+    )
+
+
+def folded(lines: Iterable[str], mark: str = "", *, counts_elements: bool = True) -> Iterable[str]:
+    """Lines with settings put together in one, and elements counted by set; `mark` stands before those that are folded."""
+    settings: list[str] = []
+    elements: dict[str, int] = {}
+    for line in lines:
+        if line.startswith(mark + _SYSCTL):
+            settings.append(line.removeprefix(mark + _SYSCTL).replace(" = ", "=").removeprefix("net."))
+        elif counts_elements and line.startswith(mark + _ELEMENT):
+            collection = line.removeprefix(mark + _ELEMENT).partition(" {")[0]
+            elements[collection] = elements.get(collection, 0) + 1
+        else:
+            if settings:
+                yield mark + _settings(settings)
+                settings = []
+            yield line
+    if settings:
+        yield mark + _settings(settings)
+    for collection, count in elements.items():
+        yield f"{mark}nft elements of {collection}: {count}"
+
+
+def _settings(settings: Sequence[str]) -> str:
+    changed = [setting for setting in settings if not setting.endswith("=0")]
+    return f"{len(settings)} settings below net: {', '.join(changed).replace(chr(9), ' ')}{', all others 0' if len(changed) < len(settings) else ''}"

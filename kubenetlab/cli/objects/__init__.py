@@ -1,0 +1,1 @@
+"""Commands for objects, as kubectl has them."""

@@ -1,0 +1,1 @@
+"""Commands that send packets or compare rules: ping, check, inspect, diff."""

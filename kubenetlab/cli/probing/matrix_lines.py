@@ -1,0 +1,110 @@
+"""Lines of the ping matrix: one mark per cell, fitted to the width of the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from kubenetlab.cli.terminal.screen import BAD, DIM, GOOD, MILD, paint
+from kubenetlab.observe.matrix import Cell, Matrix
+from kubenetlab.observe.targets import Place
+
+_MARKS: Final = {"answer": "●", "refused": "×", "unreachable": "·", "silence": "·"}
+"""Silence and "no route" share a mark: routers limit how often they send the ICMP error (Linux:
+five, then one a second)."""
+_MOST_SPACED: Final = 50
+"""Destinations up to which marks are set apart by spaces where the terminal is wide enough."""
+_LEAST_COLUMNS: Final = 8
+"""Marks per line of a block on a terminal that has no room beside the names of the sources."""
+
+
+def matrix_lines(matrix: Matrix, width: int | None = None) -> Iterator[str]:
+    """Yield the lines of a matrix that is at most `width` columns wide; None sets no limit.
+
+    The destinations are numbered: those that are sources, too, as their rows, the others as the
+    list below the rows. A matrix that is too wide loses the spaces between its marks first. What
+    is still too wide is drawn in blocks of columns, one below the other.
+    """
+    numbers = {column.title: str(index + 1) for index, column in enumerate(matrix.destinations)}
+    depth = max((len(number) for number in numbers.values()), default=0)
+    titles = max((len(row.title) for row in matrix.sources), default=0)
+    margin = depth + titles + 2
+    cells = {(cell.source.sandbox, cell.destination.title): cell for cell in matrix.cells}
+    for block in _blocks(matrix.destinations, None if width is None else width - margin):
+        for level in range(depth):
+            heading = "".join(numbers[column.title].rjust(depth)[level] + gap for column, gap in block)
+            yield " " * margin + paint(heading.rstrip(), DIM)
+        for row in matrix.sources:
+            number = paint(numbers.get(row.title, "").rjust(depth), DIM)
+            marks = "".join(_mark(cells.get((row.sandbox, column.title))) + gap for column, gap in block)
+            yield f"{number} {row.title.ljust(titles)} {marks.rstrip()}"
+        yield ""
+    rows = {row.title for row in matrix.sources}
+    others = [column for column in matrix.destinations if column.title not in rows]
+    for column in others:
+        note = "" if isinstance(column, Place) or column.endpoints else "  no ready endpoint"
+        yield f"{paint(numbers[column.title].rjust(depth), DIM)} {column.title}  {paint(_addresses(column) + note, DIM)}"
+    if others:
+        yield ""
+
+
+def legend_lines(width: int | None = None) -> Iterator[str]:
+    """Yield the meaning of the marks, in as many lines as `width` columns need."""
+    entries = (
+        ("●", GOOD, "answers"),
+        ("×", MILD, "refuses"),
+        ("·", DIM, "no answer"),
+        ("!", BAD, "answers, against the promise"),
+        ("✗", BAD, "does not, against the promise"),
+    )
+    line, taken = "", 0
+    for mark, colour, meaning in entries:
+        needed = len(mark) + 1 + len(meaning)
+        if line and width is not None and taken + 2 + needed > width:
+            yield line
+            line, taken = "", 0
+        line += ("  " if line else "") + f"{paint(mark, colour)} {meaning}"
+        taken += (2 if taken else 0) + needed
+    yield line
+
+
+def _blocks(columns: Sequence[Any], room: int | None) -> list[list[tuple[Any, str]]]:
+    """Split destinations, each with the gap behind it, into blocks of at most `room` terminal columns."""
+    layouts = [_with_gaps(columns, is_spaced=is_spaced) for is_spaced in (True, False)]
+    if len(columns) > _MOST_SPACED:
+        layouts = layouts[1:]
+    for layout in layouts:
+        if room is None or _width(layout) <= room:
+            return [layout] if layout else []
+    blocks: list[list[tuple[Any, str]]] = [[]]
+    for entry in layouts[-1]:
+        if _width([*blocks[-1], entry]) > max(room or 0, _LEAST_COLUMNS):
+            blocks.append([])
+        blocks[-1].append(entry)
+    return blocks
+
+
+def _with_gaps(columns: Sequence[Any], *, is_spaced: bool) -> list[tuple[Any, str]]:
+    """Put a wider gap where pods, nodes, external hosts and Services meet."""
+    narrow, wide = (" ", "  ") if is_spaced else ("", " ")
+    kinds = [column.kind if isinstance(column, Place) else "svc" for column in columns]
+    following = [*kinds[1:], kinds[-1]] if kinds else []
+    return [(column, narrow if kind == next_kind else wide) for column, kind, next_kind in zip(columns, kinds, following, strict=True)]
+
+
+def _width(block: Sequence[tuple[Any, str]]) -> int:
+    """Terminal columns of a block; the last gap is not drawn."""
+    return sum(1 + len(gap) for _, gap in block) - (len(block[-1][1]) if block else 0)
+
+
+def _mark(cell: Cell | None) -> str:
+    if cell is None:
+        return paint("-", DIM)
+    outcome = cell.result.outcome
+    if not cell.is_as_promised:
+        return paint("✗" if outcome != "answer" else "!", BAD, bold=True)
+    return paint(_MARKS[outcome], GOOD if outcome == "answer" else MILD if outcome == "refused" else DIM)
+
+
+def _addresses(column: Any) -> str:
+    return ", ".join(column.addresses) if isinstance(column, Place) else str(column.address)

@@ -1,0 +1,234 @@
+"""ping --count: many connections, their distribution over servers, and the source addresses that these saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, structs
+
+from kubenetlab.api.core import Service
+from kubenetlab.cli.input.options import Output
+from kubenetlab.cli.labs.diagnostics import Judged, few, judge, unenforced_objects
+from kubenetlab.cli.probing.ping_one import (
+    VERBS,
+    ends_of,
+    explain_empty,
+    find_destination,
+    first_kind,
+    print_not_resolved,
+    promise,
+    source_network,
+)
+from kubenetlab.cli.terminal.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
+from kubenetlab.cli.terminal.tables import table
+from kubenetlab.lab.client import Client
+from kubenetlab.lab.paths import object_path
+from kubenetlab.names import socket_address
+from kubenetlab.observe.destinations import Where
+from kubenetlab.observe.distribution import Client as SeenClient
+from kubenetlab.observe.distribution import Share, clients, endpoints, explanation, shares
+from kubenetlab.observe.expect import Expectation, expect, world
+from kubenetlab.observe.grammar import Target
+from kubenetlab.observe.matrix import FITS
+from kubenetlab.observe.request import Request
+from kubenetlab.observe.series import Answer, Destination, failures, latency, run_series
+from kubenetlab.observe.targets import Place, service_of
+
+
+class _Report(Struct, frozen=True):
+    """Everything that is printed about a series."""
+
+    source: Place
+    target: Target
+    where: Where
+    path: str | None
+    answers: list[Answer]
+    expected: Expectation | None
+    shares: list[Share]
+    clients: list[SeenClient]
+    explanation: str
+    empty: str
+    """Why the Service has no ready endpoint."""
+    judged: list[Judged]
+    """Objects that the lab does not enforce."""
+
+    @property
+    def failures(self) -> dict[str, int]:
+        return failures(self.answers)
+
+    @property
+    def doubts(self) -> list[str]:
+        """Objects that are neither enforced nor accepted and that could change the result."""
+        return [one.diagnostic.title for one in self.judged if one.affected and not one.is_accepted]
+
+    @property
+    def is_fine(self) -> bool:
+        return not self.failures and not self.doubts
+
+    @property
+    def answered(self) -> int:
+        return len(self.answers) - sum(self.failures.values())
+
+    @property
+    def unnamed(self) -> int:
+        """Answers of servers that do not name themselves."""
+        return self.total - sum(share.count for share in self.shares)
+
+    @property
+    def total(self) -> int:
+        """Answers, with those that are HTTP errors."""
+        return sum(answer.outcome == "answer" for answer in self.answers)
+
+
+def series(
+    client: Client,
+    seen: Mapping[str, Any],
+    source: Place,
+    target: Target,
+    request: Request,
+    *,
+    count: int,
+    deadline_s: float,
+    allowed: Sequence[str] | None = None,
+    output: Output,
+) -> bool:
+    """Send `count` requests and print the distribution of their answers; return True when every request was answered.
+
+    An object that the lab does not enforce, whose kind is not in `allowed`, and that could change the result makes it False.
+    """
+    service = service_of(target, seen, source)
+    is_known = service is not None and any((each["namespace"], each["name"]) == service for each in seen["services"])
+    document = client.get(object_path(Service, *service)) if service is not None and is_known else {}
+    empty = explain_empty(client, seen, service)
+    unenforced = unenforced_objects(client)
+    network = source_network(client, source)
+    where = find_destination(network, seen, source, target, request)
+    if where.unresolved:
+        return print_not_resolved(source, where, output)
+    answers = run_series(Destination(source, where.protocol, where.address, where.port, request.http), count, deadline_s)
+    found = shares(seen, answers, endpoints(seen, where))
+    is_outside = target.kind in ("lb", "nodeport") or (where.known is not None and getattr(where.known, "is_outside", False))
+    report = _Report(
+        source,
+        target,
+        where,
+        request.http,
+        answers,
+        expect(source, where.known, world(seen)) if where.known is not None else None,
+        found,
+        clients(seen, answers),
+        "",
+        empty,
+        judge(unenforced, [ends_of(seen, source, target, where)], kinds=allowed),
+    )
+    if not report.unnamed:
+        report = structs.replace(report, explanation=explanation(document.get("spec", {}), found, source, is_outside=is_outside))
+    if output.is_data:
+        data(_as_data(report), output)
+    else:
+        _show(report)
+    return report.is_fine
+
+
+def _as_data(report: _Report) -> dict[str, Any]:
+    where, times = report.where, latency(report.answers)
+    return {
+        "from": report.source.title,
+        "to": where.title,
+        "address": where.address,
+        "port": where.port,
+        "protocol": where.protocol,
+        "expected": report.expected,
+        "count": len(report.answers),
+        "answered": report.answered,
+        "failed": report.failures,
+        "ms": {"min": round(times.min, 3), "median": round(times.median, 3), "max": round(times.max, 3)} if times else None,
+        "servers": [
+            {
+                "name": share.server.title,
+                "node": share.server.node,
+                "count": None if _is_unknown(share, report) else share.count,
+                "errors": share.errors,
+                "ready": share.is_ready,
+            }
+            for share in report.shares
+        ],
+        "unnamed": report.unnamed,
+        "sources": [{"address": each.address, "owner": each.owner, "count": each.count} for each in report.clients],
+        "explanation": report.explanation,
+        "unenforced": report.doubts,
+        "ok": report.is_fine,
+    }
+
+
+def _show(report: _Report) -> None:
+    source, where, times = report.source, report.where, latency(report.answers)
+    count = len(report.answers)
+    address = socket_address(where.address, where.port) if where.port else where.address
+    verb = f"GET {report.path}" if report.path is not None else VERBS[where.protocol]
+    took = f", {times.min:.2f}/{times.median:.2f}/{times.max:.2f} ms (min/median/max)" if times else ""
+    verdict = paint(f"{report.answered} of {count} answered", BAD if report.failures else GOOD)
+    say(f"{source.title} ({source.address}) → {where.title} ({address}) {paint(verb, DIM)}: {verdict}{took}")
+    if report.failures:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in report.failures.items())
+        as_promised = set(report.failures) <= set(FITS[report.expected or "answer"])
+        say(f"{paint('failed:', BAD)} {kinds}{promise(where, report.expected, report.empty, is_fine=as_promised)}")
+    rows = _rows(report)
+    if rows:
+        say()
+        header = ("SERVER", "NODE", "ANSWERS", "SHARE", "HTTP ERRORS")
+        table(header[: len(rows[0])], rows, numbers=header[2:])
+    if report.clients:
+        say()
+        table(
+            ("SOURCE SEEN", "OWNER", "ANSWERS"),
+            [(each.address, each.owner or "-", str(each.count)) for each in report.clients],
+            numbers=("ANSWERS",),
+        )
+    if report.explanation:
+        say(paint(report.explanation, MILD))
+    if report.doubts:
+        say(f"{paint('✗', BAD)} not enforced by this lab, and could change this: {few(report.doubts)}")
+    _hint(report)
+
+
+def _hint(report: _Report) -> None:
+    if report.doubts and not report.failures:
+        hint(
+            f"kubenetlab ping {report.source.title} {report.target} --count {len(report.answers)} --allow-unmodelled {first_kind(report.judged)}"
+        )
+    elif report.where.service is None:
+        hint("kubenetlab diff" if report.failures else "kubenetlab ping")
+    else:
+        namespace, name = report.where.service
+        hint(f"kubenetlab describe svc {name}" + (f" -n {namespace}" if namespace != "default" else ""))
+
+
+def _rows(report: _Report) -> list[tuple[str, ...]]:
+    """Return one row per server; the last for answers without a server's name."""
+    rows: list[tuple[str, ...]] = [
+        (_title(share, report.where), share.server.node or "-", *_share(share, report), str(share.errors)) for share in report.shares
+    ]
+    if report.unnamed and report.where.protocol != "ICMP":
+        rows.append(("(does not name itself)", "-", *_amount(report.unnamed, report.total), "-"))
+    has_errors = any(share.errors for share in report.shares)
+    return rows if has_errors else [row[:-1] for row in rows]
+
+
+def _share(share: Share, report: _Report) -> tuple[str, str]:
+    return ("?", "?") if _is_unknown(share, report) else _amount(share.count, report.total)
+
+
+def _is_unknown(share: Share, report: _Report) -> bool:
+    """Return True for an endpoint that may have given the answers without a name."""
+    return not share.count and report.unnamed > 0
+
+
+def _amount(count: int, total: int) -> tuple[str, str]:
+    return str(count), f"{count * 100 / max(1, total):.1f} %"
+
+
+def _title(share: Share, where: Where) -> str:
+    """Return the server's title, marked where it is not a ready endpoint of the Service."""
+    return share.server.title + (" (not a ready endpoint)" if where.service is not None and not share.is_ready else "")

@@ -1,0 +1,1 @@
+"""What commands print: text, tables, hints, and the schemas of their JSON."""
