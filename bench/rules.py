@@ -21,8 +21,8 @@ from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.load import decode_object
 from kubenetlab.cli.input.options import mode as parsed
 from kubenetlab.datapath import modes
-from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.modes import PodNetwork
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.service_rules import service_rules
 from kubenetlab.datapath.view import Family, NodeView, ServiceView
@@ -233,7 +233,9 @@ def load_here(words: str, services: int) -> None:
     node = NodeView("n", (family,), (), (), (PODS,), (SERVICES,), ("172.18.0.0/16",), "cluster.local", ("10.96.0.10",), "onlink", "dynamic")
     known = ProxyView(VersionedMap((view.service.key, view) for view in _views(services)))
     objects = [obj for obj in mode.node(node, network) if isinstance(obj, RuleObject)]
-    objects += [NodeRules(node.netns, found) for found in service_rules(Memo(), mode, known, node, network) if isinstance(found, RuleSet)]
+    objects += [
+        NodeRules(node.netns, found) for found in service_rules(PlanCache(), mode, known, node, network) if isinstance(found, RuleSet)
+    ]
     begun = time.perf_counter()
     wanted = steps([], objects, {}, anew=False)
     made = time.perf_counter()

@@ -12,8 +12,8 @@ from kubenetlab import controllers
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.documents import read_documents
-from kubenetlab.api.lab import ContainerReport, Decisions, NodeReport, Observed
-from kubenetlab.api.load import Loaded, load_documents
+from kubenetlab.api.lab import ContainerReport, Decisions, NodeReport, PodRuntimeStatus
+from kubenetlab.api.load import LoadedManifests, load_documents
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.admission import admit
@@ -36,7 +36,7 @@ FAMILIES = {"ipv4": "", "ipv6": IPV6, "dual": DUAL}
 ONE_NODE = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}]\n---\n"
 
 
-def loaded(text: str, *, strict: bool = False, file: str = "test.yaml") -> Loaded:
+def loaded(text: str, *, strict: bool = False, file: str = "test.yaml") -> LoadedManifests:
     """The objects of a manifest. Raises ManifestError."""
     documents, problems = read_documents(file, dedent(text).encode())
     return load_documents(documents, problems, strict=strict, check=checks.check)
@@ -84,7 +84,7 @@ def rules_of(dialect: str, text: str, then: str = "") -> list[Any]:
     return [obj for obj in plan(cluster, ONLINK)["node/worker"].values() if isinstance(obj, RuleObject) and obj.dialect == dialect]
 
 
-def observed(pod: Pod, *, now: float = NOW, ready: bool = True) -> Observed:
+def observed(pod: Pod, *, now: float = NOW, ready: bool = True) -> PodRuntimeStatus:
     """A report that all containers of a pod run, in their present attempt."""
     return simulation.report(pod, now, ready=ready)
 
@@ -92,7 +92,7 @@ def observed(pod: Pod, *, now: float = NOW, ready: bool = True) -> Observed:
 def report(cluster: Cluster, name: str, container: ContainerReport, *, now: float, namespace: str = "default") -> Cluster:
     """The store after news of the first container of a pod."""
     pod = pod_named(cluster, name, namespace)
-    seen = cluster.get(Observed, namespace, name) or observed(pod)
+    seen = cluster.get(PodRuntimeStatus, namespace, name) or observed(pod)
     first = pod.spec.long_running_containers[0].name
     return settled(cluster.with_changes([structs.replace(seen, containers={**seen.containers, first: container})]), now)
 

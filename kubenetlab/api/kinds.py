@@ -12,14 +12,14 @@ from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import (
+    AllocationState,
     Attachment,
     Decisions,
-    LastView,
-    Ledger,
     NetworkFacts,
     NodeReport,
     NodeSettings,
-    Observed,
+    PodRuntimeStatus,
+    ProxySnapshot,
     Termination,
     Uplink,
 )
@@ -37,12 +37,12 @@ NAMESPACED: Final[tuple[type[Resource], ...]] = tuple(kind for kind in SERVED if
 STORED: Final[tuple[type[Resource], ...]] = (
     *SERVED,
     Attachment,
-    Observed,
+    PodRuntimeStatus,
     Termination,
     NodeReport,
     NodeSettings,
-    LastView,
-    Ledger,
+    ProxySnapshot,
+    AllocationState,
     Decisions,
     NetworkFacts,
     Uplink,

@@ -73,10 +73,10 @@ class ProbeReport(Record, frozen=True):
     """True when it failed so often that asking again will hardly change the answer."""
 
 
-class Observed(Internal, frozen=True):
+class PodRuntimeStatus(Internal, frozen=True):
     """What was seen of one pod on its node; named after the pod."""
 
-    kind = "Observed"
+    kind = "PodRuntimeStatus"
     plural = "observed"
 
     metadata: ObjectMeta
@@ -147,10 +147,10 @@ class NodeSettings(Internal, frozen=True):
     pod_cidrs: tuple[str, ...] = ()
 
 
-class LastView(Internal, kw_only=True, frozen=True):
+class ProxySnapshot(Internal, kw_only=True, frozen=True):
     """What a node's kube-proxy knew when it heard of the cluster for the last time; named after the node."""
 
-    kind = "LastView"
+    kind = "ProxySnapshot"
     plural = "lastviews"
     is_namespaced = False
 
@@ -166,10 +166,10 @@ class LastView(Internal, kw_only=True, frozen=True):
     is_overdue: bool = False
 
 
-class Ledger(Internal, frozen=True):
+class AllocationState(Internal, frozen=True):
     """The counters from which names, addresses and interface numbers are handed out; never turned back."""
 
-    kind = "Ledger"
+    kind = "AllocationState"
     plural = "ledgers"
     is_namespaced = False
 

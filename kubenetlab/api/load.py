@@ -20,7 +20,7 @@ from kubenetlab.api.decode import Decoded, Finding, decode, format_path, found, 
 from kubenetlab.api.documents import MAX_BYTES, MAX_DEPTH, Document, Path, is_deeper, read_documents
 from kubenetlab.api.kinds import qualified_kind, writable
 from kubenetlab.api.meta import Resource
-from kubenetlab.api.store import Source
+from kubenetlab.api.store import DocumentSource
 from kubenetlab.api.unenforced import effect_of
 from kubenetlab.api.validate import validate
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
@@ -31,7 +31,7 @@ Check = Callable[[Resource], Iterator[Finding]]
 """A further rule for objects, from a package that this one may not import."""
 
 
-class Entry(Struct, frozen=True):
+class ManifestObject(Struct, frozen=True):
     """One object of a manifest, and where it stands."""
 
     document: Document
@@ -47,11 +47,11 @@ class Entry(Struct, frozen=True):
         return title_of(self.value)
 
     @property
-    def source(self) -> Source:
+    def source(self) -> DocumentSource:
         """File and line of the object. The path is absolute, so that it stays valid in another working directory."""
         file = self.document.file
         path = os.path.abspath(file) if os.path.exists(file) else file
-        return Source(os.fsencode(path).decode(errors="replace"), self.document.line_of(self.path))  # a name may be no text
+        return DocumentSource(os.fsencode(path).decode(errors="replace"), self.document.line_of(self.path))  # a name may be no text
 
     def problem(self, finding: Finding, *, is_warning: bool = False) -> Problem:
         """A finding in this object as a line of a report."""
@@ -67,10 +67,10 @@ class Entry(Struct, frozen=True):
         )
 
 
-class Loaded(Struct, frozen=True):
+class LoadedManifests(Struct, frozen=True):
     """What the manifests of one command hold."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[ManifestObject, ...]
     warnings: tuple[Problem, ...] = ()
 
     @property
@@ -95,7 +95,7 @@ def load(
     check: Check | None = None,
     documents: Iterable[Document] = (),
     problems: Iterable[Problem] = (),
-) -> Loaded:
+) -> LoadedManifests:
     """All objects of the files, folders and `-` (standard input) named, behind those of `documents` that are read already.
 
     Raises ManifestError with every problem in all of them. Unknown fields are warnings, or errors with `strict`.
@@ -119,11 +119,11 @@ def load(
 
 def load_documents(
     documents: Iterable[Document], problems: Iterable[Problem] = (), *, strict: bool = False, check: Check | None = None
-) -> Loaded:
+) -> LoadedManifests:
     """The objects of documents already read; `problems` are those met on the way here."""
     problems = list(problems)
-    entries: list[Entry] = []
-    sound: list[Entry] = []
+    entries: list[ManifestObject] = []
+    sound: list[ManifestObject] = []
     for document in documents:
         for path, value in _objects(document, problems):
             entry, found_here = _entry(document, path, value, strict, check)
@@ -134,7 +134,7 @@ def load_documents(
     problems += _duplicates(entries)
     if any(not problem.is_warning for problem in problems):
         raise ManifestError(problems, sound)
-    return Loaded(tuple(entries), tuple(problems))
+    return LoadedManifests(tuple(entries), tuple(problems))
 
 
 def title_of(value: Mapping[str, Any]) -> str:
@@ -262,13 +262,15 @@ def _unknown_kind(api_version: str, kind: str) -> tuple[str, ...] | None:
     return None
 
 
-def _entry(document: Document, path: Path, value: Mapping[str, Any], strict: bool, check: Check | None) -> tuple[Entry, list[Problem]]:
+def _entry(
+    document: Document, path: Path, value: Mapping[str, Any], strict: bool, check: Check | None
+) -> tuple[ManifestObject, list[Problem]]:
     type_ = writable(value)
     if type_ is None:
-        entry = Entry(document, path, _without_nulls(value), None)
+        entry = ManifestObject(document, path, _without_nulls(value), None)
         return entry, [entry.problem(finding) for finding in shape_findings(entry.value)]
     decoded: Decoded[Resource] = decode_object(value, type_)
-    entry = Entry(document, path, value, decoded.value)
+    entry = ManifestObject(document, path, value, decoded.value)
     problems = [entry.problem(finding, is_warning=finding.is_unknown_field and not strict) for finding in decoded.findings]
     obj = decoded.value if decoded.value is not None else decoded.rest
     if obj is not None:
@@ -345,9 +347,9 @@ def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[
     return Decoded(decoded.value, decoded.findings, decoded.rest)
 
 
-def _duplicates(entries: Iterable[Entry]) -> Iterator[Problem]:
+def _duplicates(entries: Iterable[ManifestObject]) -> Iterator[Problem]:
     """The same object twice: the later one wins, as with kubectl, but hardly ever on purpose; a second Cluster is a mistake."""
-    seen: dict[tuple[str, str], Entry] = {}
+    seen: dict[tuple[str, str], ManifestObject] = {}
     for entry in entries:
         is_config = writable(entry.value) is ClusterConfig
         key = (qualified_kind(entry.value), "" if is_config else entry.title)

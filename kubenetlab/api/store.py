@@ -22,7 +22,7 @@ GivenKey = tuple[str, str, str]
 """(kind, namespace, name); the kind as `kinds.qualified_kind` has it"""
 
 
-class Source(Struct, frozen=True):
+class DocumentSource(Struct, frozen=True):
     """File and line of a document."""
 
     file: str
@@ -31,11 +31,11 @@ class Source(Struct, frozen=True):
     """Line at which the object begins."""
 
 
-class Given(Struct, frozen=True):
+class GivenDocument(Struct, frozen=True):
     """A document as a user gave it."""
 
     document: Document
-    source: Source | None = None
+    source: DocumentSource | None = None
 
 
 class Delete(NamedTuple):
@@ -66,7 +66,7 @@ class Cluster:
     def __init__(
         self,
         objects: Mapping[Kind, Mapping[tuple[str, str], Resource]] | None = None,
-        given: Mapping[GivenKey, Given] | None = None,
+        given: Mapping[GivenKey, GivenDocument] | None = None,
         revision: int = 0,
     ) -> None:
         self._objects: dict[Kind, VersionedMap[tuple[str, str], Any]] = {kind: _versioned(found) for kind, found in (objects or {}).items()}
@@ -190,13 +190,13 @@ class Cluster:
             return self
         return self._followed({kind: self.keyed(kind).with_changes(others) for kind, others in touched.items()}, given, revision)
 
-    def with_given(self, documents: Mapping[GivenKey, Given | None]) -> Cluster:
+    def with_given(self, documents: Mapping[GivenKey, GivenDocument | None]) -> Cluster:
         """Return the store with some documents as given replaced; None takes one away."""
         if all(self.given.get(key) == given for key, given in documents.items()):
             return self
         return self._followed({}, self.given.with_changes(documents), self.revision)
 
-    def source_of(self, obj: Resource) -> Source | None:
+    def source_of(self, obj: Resource) -> DocumentSource | None:
         """Return where an object's document stands; None where no document says so."""
         given = self.given.get((obj.kind, obj.namespace, obj.name))
         return given.source if given is not None else None
@@ -223,7 +223,7 @@ class Cluster:
         return Cluster(self._objects, self.given, self.revision)
 
     def _followed(
-        self, changed: Mapping[Kind, VersionedMap[tuple[str, str], Any]], given: VersionedMap[GivenKey, Given], revision: int
+        self, changed: Mapping[Kind, VersionedMap[tuple[str, str], Any]], given: VersionedMap[GivenKey, GivenDocument], revision: int
     ) -> Cluster:
         """The store after this one, with other objects of some kinds."""
         changed = {kind: found for kind, found in changed.items() if found is not self.keyed(kind)}
@@ -241,7 +241,7 @@ def _versioned(found: Mapping[Any, Any]) -> VersionedMap[Any, Any]:
     return found if isinstance(found, VersionedMap) else VersionedMap(found)
 
 
-def _without(given: VersionedMap[GivenKey, Given], gone: Delete) -> VersionedMap[GivenKey, Given]:
+def _without(given: VersionedMap[GivenKey, GivenDocument], gone: Delete) -> VersionedMap[GivenKey, GivenDocument]:
     if gone.kind is not Namespace:
         return given.with_changes({(gone.kind.kind, gone.namespace, gone.name): None})
     return given.with_changes({key: None for key in given if key[1] == gone.name or key == (gone.kind.kind, gone.namespace, gone.name)})

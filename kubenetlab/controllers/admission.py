@@ -26,7 +26,7 @@ from kubenetlab.api.lab import NodeSettings
 from kubenetlab.api.masquerade import foreign_ranges
 from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster, Given, GivenKey, Source
+from kubenetlab.api.store import Cluster, DocumentSource, GivenDocument, GivenKey
 from kubenetlab.controllers import cluster_ips, config_changes, node_ports, pod_changes
 from kubenetlab.controllers.node_ranges import refused_ranges
 
@@ -34,12 +34,12 @@ RESERVED_CLUSTER_IP = 1
 """The first address of the Service range belongs to the Service default/kubernetes; an index into the range."""
 
 
-class Incoming(Struct, frozen=True):
+class AdmissionRequest(Struct, frozen=True):
     """One object to be admitted, with its document as given; `object` is None for a kind the lab does not model."""
 
     document: Mapping[str, Any]
     object: Resource | None
-    source: Source | None = None
+    source: DocumentSource | None = None
 
     @property
     def given_key(self) -> GivenKey:
@@ -52,7 +52,7 @@ class Incoming(Struct, frozen=True):
 Action = Literal["created", "configured", "unchanged", "kept"]
 
 
-class Outcome(Struct, frozen=True):
+class ApplyOutcome(Struct, frozen=True):
     """What became of one object."""
 
     title: str
@@ -65,19 +65,19 @@ class Admission(Struct, frozen=True):
     """The store with everything admitted; when there are findings the store is the old one."""
 
     cluster: Cluster
-    outcomes: tuple[Outcome, ...] = ()
+    outcomes: tuple[ApplyOutcome, ...] = ()
     findings: tuple[tuple[int, Finding], ...] = ()
     """(which of the incoming objects, what is wrong with it)"""
     made_namespaces: tuple[str, ...] = ()
 
 
-def admit(cluster: Cluster, incoming: Sequence[Incoming], now: float) -> Admission:
+def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) -> Admission:
     """Stores new objects and updates known ones, as `kubectl apply` does.
 
     `now` is in seconds since 1970. Applying the same documents again gives the same store, to the object.
     """
     staged = _Staged(cluster, now)
-    outcomes: list[Outcome] = []
+    outcomes: list[ApplyOutcome] = []
     findings: list[tuple[int, Finding]] = []
     for index, one in enumerate(incoming):
         if one.object is None:
@@ -93,18 +93,18 @@ def admit(cluster: Cluster, incoming: Sequence[Incoming], now: float) -> Admissi
         is_new = old is None and not isinstance(obj, NodeSettings)  # the Cluster document has made the Node
         action: Action = "created" if is_new else "unchanged" if admitted == old else "configured"
         if isinstance(old, ClusterConfig):  # a document without a name is the lab's
-            outcomes.append(Outcome(old.title, action, tuple(config_changes.told(old, admitted))))
+            outcomes.append(ApplyOutcome(old.title, action, tuple(config_changes.told(old, admitted))))
         else:
-            outcomes.append(Outcome(one.object.title, action))
+            outcomes.append(ApplyOutcome(one.object.title, action))
     if any(isinstance(one.object, (ClusterConfig, Node)) for one in incoming):
         findings += _refused_ranges(staged.result(), incoming)
     if any(not finding.is_warning for _, finding in findings):
         return Admission(cluster, findings=tuple(findings))
-    given = {one.given_key: Given(one.document, one.source) for one in incoming}
+    given = {one.given_key: GivenDocument(one.document, one.source) for one in incoming}
     return Admission(staged.result().with_given(given), tuple(outcomes), tuple(findings), tuple(staged.made_namespaces))
 
 
-def _refused_ranges(cluster: Cluster, incoming: Sequence[Incoming]) -> Iterator[tuple[int, Finding]]:
+def _refused_ranges(cluster: Cluster, incoming: Sequence[AdmissionRequest]) -> Iterator[tuple[int, Finding]]:
     """What speaks against nodes' pod ranges, each at the document that asks for it."""
     names = cluster.config.node_names
     given = {
@@ -224,11 +224,11 @@ class _Staged:
         return structs.replace(obj, metadata=meta)
 
 
-def _keep(cluster: Cluster, one: Incoming) -> Outcome:
+def _keep(cluster: Cluster, one: AdmissionRequest) -> ApplyOutcome:
     kind, namespace, name = one.given_key
     known = cluster.given.get(one.given_key)
     is_known = known is not None and known.document == one.document
-    return Outcome(f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}", "unchanged" if is_known else "kept")
+    return ApplyOutcome(f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}", "unchanged" if is_known else "kept")
 
 
 def make_uid(*parts: str) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 from msgspec import structs
 
 from kubenetlab.api.containers import Container
-from kubenetlab.api.lab import ContainerReport, Kill, Observed
+from kubenetlab.api.lab import ContainerReport, Kill, PodRuntimeStatus
 from kubenetlab.api.meta import seconds, timestamp
 from kubenetlab.api.pods import ContainerState, ContainerStatus, Pod, Running, Terminated, Waiting
 from kubenetlab.controllers.killing import is_kill, kill_of, killed_at
@@ -66,7 +66,7 @@ def how_it_ended(ended: Terminated) -> str:
 
 def statuses(
     pod: Pod,
-    seen: Observed | None,
+    seen: PodRuntimeStatus | None,
     now: float,
     faults: Mapping[str, str],
     kills: Mapping[str, Kill],
@@ -139,7 +139,7 @@ def _status(
     pod: Pod,
     container: Container,
     part: Part,
-    seen: Observed | None,
+    seen: PodRuntimeStatus | None,
     kills: Mapping[str, Kill],
     now: float,
     waits: ContainerState,
@@ -191,7 +191,7 @@ def _is_final(pod: Pod, part: Part, ended: Terminated) -> bool:
 
 
 def _ended(
-    pod: Pod, container: Container, report: ContainerReport, seen: Observed | None, kills: Mapping[str, Kill], now: float
+    pod: Pod, container: Container, report: ContainerReport, seen: PodRuntimeStatus | None, kills: Mapping[str, Kill], now: float
 ) -> Terminated | None:
     """Return how this run ended, or None while it goes on."""
     if report.state != "running":
@@ -204,13 +204,13 @@ def _ended(
     return Terminated(KILLED_EXIT_CODE, "Error", kill.message, started_at=timestamp(report.at), finished_at=timestamp(at))
 
 
-def _awaits_post_start(container: Container, seen: Observed | None, attempt: int) -> bool:
+def _awaits_post_start(container: Container, seen: PodRuntimeStatus | None, attempt: int) -> bool:
     """Return True until a container's postStart hook has succeeded: until then the container does not count as running."""
     hook = seen.hook(container.name, "postStart", attempt) if seen is not None else None
     return container.lifecycle.post_start is not None and (hook is None or not hook.ok)
 
 
-def _passes(container: Container, kind: Literal["startup", "readiness"], seen: Observed | None, attempt: int) -> bool:
+def _passes(container: Container, kind: Literal["startup", "readiness"], seen: PodRuntimeStatus | None, attempt: int) -> bool:
     report = seen.probes.get(f"{container.name}/{kind}") if seen else None
     return report is not None and report.attempt == attempt and report.ok
 

@@ -16,8 +16,8 @@ from kubenetlab.api.scheduling import Affinity, NodeSelector, NodeSelectorRequir
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers import rollout
 from kubenetlab.controllers.children import created, deleted, new_pod
-from kubenetlab.controllers.fitting import matches_node, tolerates
 from kubenetlab.controllers.naming import child_name, template_hash
+from kubenetlab.controllers.scheduler_filters import matches_node, tolerates
 from kubenetlab.controllers.serials import Serials
 
 SOURCE = "daemonset-controller"

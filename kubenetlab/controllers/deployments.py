@@ -81,8 +81,10 @@ def _replica_sets(
     yield from (deletion(replica_set) for replica_set in empty[: max(0, len(empty) - deployment.spec.revision_history_limit)])
 
 
-def _share(replica_set: ReplicaSet | None) -> rollout.Share:
-    return rollout.Share(replica_set.spec.replicas, replica_set.status.available_replicas) if replica_set else rollout.Share(0)
+def _share(replica_set: ReplicaSet | None) -> rollout.RolloutShare:
+    return (
+        rollout.RolloutShare(replica_set.spec.replicas, replica_set.status.available_replicas) if replica_set else rollout.RolloutShare(0)
+    )
 
 
 def _revision(replica_set: ReplicaSet) -> int:

@@ -29,7 +29,7 @@ from kubenetlab.controllers.naming import suffix
 from kubenetlab.controllers.serials import Serials
 
 WATCHES: Final[tuple[Kind, ...]] = (Service, Endpoints, EndpointSlice)
-SAYS_ALL_AT_ONCE: Final = True
+CONVERGES_IN_ONE_PASS: Final = True
 
 MANAGED_LABEL = "endpoints.kubernetes.io/managed-by"
 MANAGER = "endpoint-controller"

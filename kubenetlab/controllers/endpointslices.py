@@ -21,7 +21,7 @@ from kubenetlab.controllers.naming import suffix
 from kubenetlab.controllers.serials import Serials
 
 WATCHES: Final[tuple[Kind, ...]] = (Service, Pod, Node, EndpointSlice)
-SAYS_ALL_AT_ONCE: Final = True
+CONVERGES_IN_ONE_PASS: Final = True
 
 CONTROLLER = "endpointslice-controller.k8s.io"
 HEADLESS_LABEL = "service.kubernetes.io/headless"

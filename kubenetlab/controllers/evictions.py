@@ -13,8 +13,8 @@ from kubenetlab.api.meta import seconds
 from kubenetlab.api.pods import Pod, Toleration
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.events import event
-from kubenetlab.controllers.fitting import tolerates
 from kubenetlab.controllers.nodes import NOT_READY_TAINT
+from kubenetlab.controllers.scheduler_filters import tolerates
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.controllers.wake import Wake
 

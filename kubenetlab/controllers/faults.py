@@ -9,19 +9,19 @@ from msgspec import structs
 
 from kubenetlab.api.core import Node
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import LastView
+from kubenetlab.api.lab import ProxySnapshot
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.wake import Wake
 
-WATCHES: Final[tuple[Kind, ...]] = (Fault, LastView, Node)
+WATCHES: Final[tuple[Kind, ...]] = (Fault, ProxySnapshot, Node)
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
     for fault in cluster.all(Fault):
         if fault.spec.node and cluster.node(fault.spec.node) is None:
             yield deletion(fault)
-    for view in cluster.all(LastView):
+    for view in cluster.all(ProxySnapshot):
         if cluster.get(Fault, "", view.fault) is None:
             yield deletion(view)
         elif not view.is_overdue and now >= view.overdue_at:

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from kubenetlab.api.core import Event
 from kubenetlab.api.kinds import NAMESPACED, SERVED, find_kind
-from kubenetlab.api.lab import Attachment, Ledger, Observed, Termination
+from kubenetlab.api.lab import AllocationState, Attachment, PodRuntimeStatus, Termination
 from kubenetlab.api.meta import OwnerReference, Resource, seconds, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
@@ -24,7 +24,7 @@ EVENTS_PER_POD: Final = 10
 KEPT: Final = 0.75
 """Part of the bound that is left when it was exceeded: not each new event shall cost an old one."""
 
-WATCHES: Final[tuple[Kind, ...]] = (*SERVED, Attachment, Observed, Termination)
+WATCHES: Final[tuple[Kind, ...]] = (*SERVED, Attachment, PodRuntimeStatus, Termination)
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
@@ -33,7 +33,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
     for attachment in cluster.all(Attachment):
         if attachment.pod_uid not in pods:
             yield deletion(attachment)
-    for observed in cluster.all(Observed):
+    for observed in cluster.all(PodRuntimeStatus):
         if observed.pod_uid not in pods:
             yield deletion(observed)
     for termination in cluster.all(Termination):
@@ -48,7 +48,7 @@ def _orphans(cluster: Cluster, now: float) -> Iterator[Change]:
     if news is None or any(_is_gone(*pair) for kind in SERVED for pair in news[kind]):
         suspects = [obj for kind in NAMESPACED for obj in cluster.all(kind)]
         alive = {owner.uid for kind in SERVED for owner in cluster.all(kind)}
-        ledger = cluster.get(Ledger, "", "ledger")
+        ledger = cluster.get(AllocationState, "", "ledger")
         if ledger is not None and not alive.issuperset(ledger.serials):
             yield structs.replace(ledger, serials={uid: serial for uid, serial in ledger.serials.items() if uid in alive})
     else:

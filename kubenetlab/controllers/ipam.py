@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from kubenetlab.api import ip
 from kubenetlab.api.config import ClusterConfig, Network, Pool
 from kubenetlab.api.core import Node
-from kubenetlab.api.lab import Attachment, Ledger, NetworkFacts
+from kubenetlab.api.lab import AllocationState, Attachment, NetworkFacts
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import POOL_ANNOTATION, Pod
 from kubenetlab.api.store import Change, Cluster, Kind
@@ -37,7 +37,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     facts = network(cluster)
     if not facts.has_network:
         return
-    ledger = cluster.get(Ledger, "", "ledger") or Ledger()
+    ledger = cluster.get(AllocationState, "", "ledger") or AllocationState()
     last, numbers = dict(ledger.last_addresses), dict(ledger.next_veth)
     waiting = {node.name: [pod for pod in cluster.pods_on(node.name) if needs_attachment(cluster, pod)] for node in cluster.all(Node)}
     taken_on: dict[str, dict[str, str]] = {name: {} for name, pods in waiting.items() if pods}

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.api.containers import Container
-from kubenetlab.api.lab import Kill, Observed, Termination
+from kubenetlab.api.lab import Kill, PodRuntimeStatus, Termination
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster
@@ -26,7 +26,7 @@ POST_START_FAILED: Final = "PostStartHook failed"
 """Start of the message of a container that was killed for its postStart hook."""
 
 
-def kill_of(pod: Pod, container: Container, attempt: int, seen: Observed, known: Mapping[str, Kill]) -> Kill | None:
+def kill_of(pod: Pod, container: Container, attempt: int, seen: PodRuntimeStatus, known: Mapping[str, Kill]) -> Kill | None:
     """Return why a run of a container is killed, or None. A terminating pod's containers are not killed by probes.
 
     known: kills that wait for a preStop hook, by container. A probe that recovers meanwhile does not take them back.
@@ -45,7 +45,7 @@ def kill_of(pod: Pod, container: Container, attempt: int, seen: Observed, known:
     return None
 
 
-def killed_at(pod: Pod, container: Container, kill: Kill, seen: Observed, now: float) -> float | None:
+def killed_at(pod: Pod, container: Container, kill: Kill, seen: PodRuntimeStatus, now: float) -> float | None:
     """Return when a run is killed, in seconds of Unix time; None while its preStop hook is waited for."""
     if not runs_pre_stop(pod, container):
         return kill.at
@@ -56,7 +56,7 @@ def killed_at(pod: Pod, container: Container, kill: Kill, seen: Observed, now: f
     return limit if now >= limit else None
 
 
-def kills_after_hooks(cluster: Cluster, pod: Pod, seen: Observed | None) -> dict[str, Kill]:
+def kills_after_hooks(cluster: Cluster, pod: Pod, seen: PodRuntimeStatus | None) -> dict[str, Kill]:
     """Return the kills of a pod's containers that have a preStop hook, by container."""
     if seen is None or pod.is_terminating or not any(container.lifecycle.pre_stop for container in pod.spec.long_running_containers):
         return {}
@@ -103,7 +103,7 @@ def kill_events(cluster: Cluster, pod: Pod, container: str, message: str, now: f
 def record_kills(
     cluster: Cluster,
     pod: Pod,
-    seen: Observed,
+    seen: PodRuntimeStatus,
     kills: Mapping[str, Kill],
     attempts: Mapping[str, int],
     now: float,

@@ -13,7 +13,7 @@ from msgspec import structs
 from kubenetlab.api.core import Node
 from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import Attachment, Kill, NetworkFacts, Observed, Termination
+from kubenetlab.api.lab import Attachment, Kill, NetworkFacts, PodRuntimeStatus, Termination
 from kubenetlab.api.meta import Condition, timestamp
 from kubenetlab.api.pods import CONDITIONS_ANNOTATION, READY_ANNOTATION, ContainerStatus, Pod, PodIP, PodStatus, Terminated, conditions_in
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
@@ -38,8 +38,8 @@ from kubenetlab.controllers.scheduler import SCHEDULED
 from kubenetlab.controllers.stopping import has_stopped, stop
 from kubenetlab.controllers.wake import Wake
 
-WATCHES: Final[tuple[Kind, ...]] = (NetworkFacts, Node, Pod, Attachment, Observed, ConfigMap, Secret, Fault)
-SAYS_ALL_AT_ONCE: Final = True
+WATCHES: Final[tuple[Kind, ...]] = (NetworkFacts, Node, Pod, Attachment, PodRuntimeStatus, ConfigMap, Secret, Fault)
+CONVERGES_IN_ONE_PASS: Final = True
 
 _FOR_ALL: Final[tuple[Kind, ...]] = (NetworkFacts, ConfigMap, Secret, Fault)
 
@@ -90,7 +90,7 @@ def _affected(cluster: Cluster) -> Iterable[Pod]:
     news = cluster.since("kubelet", WATCHES)
     if news is None or any(news[kind] for kind in _FOR_ALL) or not network(cluster).has_network:
         return cluster.all(Pod)
-    keys = {obj.key for kind in (Pod, Attachment, Observed) for pair in news[kind] for obj in pair if obj is not None}
+    keys = {obj.key for kind in (Pod, Attachment, PodRuntimeStatus) for pair in news[kind] for obj in pair if obj is not None}
     keys |= {pod.key for pair in news[Node] for node in pair if node is not None for pod in cluster.pods_on(node.name)}
     keys |= {termination.key for termination in cluster.all(Termination) if termination.killed}
     keys |= cluster.derived("pods that wait", lambda: {pod.key for pod in cluster.all(Pod) if _waits(pod)}, (Pod,))
@@ -102,13 +102,13 @@ def _waits(pod: Pod) -> bool:
     return pod.is_terminating or any(next_start(status) is not None for status in pod.container_statuses)
 
 
-def observed_of(cluster: Cluster, pod: Pod) -> Observed | None:
+def observed_of(cluster: Cluster, pod: Pod) -> PodRuntimeStatus | None:
     """What was seen of this very pod; None for news of an older one of the same name."""
-    found = cluster.get(Observed, pod.namespace, pod.name)
+    found = cluster.get(PodRuntimeStatus, pod.namespace, pod.name)
     return found if found is not None and found.pod_uid == pod.uid else None
 
 
-def _status(cluster: Cluster, pod: Pod, node: Node, seen: Observed | None, kills: Mapping[str, Kill], now: float) -> PodStatus:
+def _status(cluster: Cluster, pod: Pod, node: Node, seen: PodRuntimeStatus | None, kills: Mapping[str, Kill], now: float) -> PodStatus:
     has_sandbox = seen is not None and seen.sandbox_pid != 0
     initialized = pod.status.condition(INITIALIZED)
     is_initialized = has_sandbox and initialized is not None and initialized.status == "True"
@@ -219,7 +219,7 @@ def _dated(condition: Condition, pod: Pod, now: float) -> Condition:
     return structs.replace(condition, last_transition_time=since)
 
 
-def _events(cluster: Cluster, pod: Pod, seen: Observed | None, status: PodStatus, now: float) -> Iterator[Change]:
+def _events(cluster: Cluster, pod: Pod, seen: PodRuntimeStatus | None, status: PodStatus, now: float) -> Iterator[Change]:
     """What a change of status is worth telling."""
     source = f"kubelet, {pod.spec.node_name}"
     before = {container.name: container for container in pod.container_statuses}
@@ -260,7 +260,7 @@ def _new_end(old: ContainerStatus | None, container: ContainerStatus) -> Termina
     return ended if (was_running and is_over) or ended != before else None
 
 
-def _unhealthy(cluster: Cluster, pod: Pod, seen: Observed | None, now: float) -> Iterator[Change]:
+def _unhealthy(cluster: Cluster, pod: Pod, seen: PodRuntimeStatus | None, now: float) -> Iterator[Change]:
     """A probe that has failed for so long, without ending its container, that it is worth telling."""
     for key, probe in seen.probes.items() if seen else ():
         kind = key.rpartition("/")[2]

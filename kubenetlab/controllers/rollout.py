@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 
-class Share(Struct, frozen=True):
+class RolloutShare(Struct, frozen=True):
     """One ReplicaSet's part: the pods it is asked for, and those that serve."""
 
     replicas: int
@@ -25,7 +25,7 @@ def limits(replicas: int, max_surge: int | str, max_unavailable: int | str) -> t
     return surge, unavailable if surge or unavailable else 1
 
 
-def new_share(replicas: int, surge: int, new: Share, old: Sequence[Share]) -> int:
+def new_share(replicas: int, surge: int, new: RolloutShare, old: Sequence[RolloutShare]) -> int:
     """How many pods the new ReplicaSet may have: all that are wanted, as far as the surge allows beside the old ones."""
     if new.replicas >= replicas:
         return replicas
@@ -33,7 +33,7 @@ def new_share(replicas: int, surge: int, new: Share, old: Sequence[Share]) -> in
     return min(replicas, new.replicas + max(0, room))
 
 
-def old_shares(replicas: int, unavailable: int, new: Share, old: Sequence[Share]) -> list[int]:
+def old_shares(replicas: int, unavailable: int, new: RolloutShare, old: Sequence[RolloutShare]) -> list[int]:
     """How many pods each of the old ReplicaSets, oldest first, may keep."""
     least = replicas - unavailable
     total = new.replicas + sum(share.replicas for share in old)

@@ -18,7 +18,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.scheduling import TopologySpreadConstraint
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.events import event
-from kubenetlab.controllers.fitting import Placed, domain_counts, misfits, spread_constraints
+from kubenetlab.controllers.scheduler_filters import NodeAssignments, domain_counts, misfits, spread_constraints
 
 WATCHES: Final[tuple[Kind, ...]] = (Pod, Node, Namespace)
 
@@ -35,7 +35,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     waiting = [pod for pod in waiting if not pod.spec.scheduling_gates]
     if not waiting:
         return
-    placed = Placed(cluster)
+    placed = NodeAssignments(cluster)
     siblings: Counter[tuple[str, str]] = Counter((_family(pod), node) for node, pods in placed.pods.items() for pod in pods)
     for pod in waiting:
         reasons = misfits(pod, placed)
@@ -53,7 +53,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         yield event(cluster, pod, "Normal", "Scheduled", f"Successfully assigned {pod.full_name} to {chosen}", "default-scheduler", now)
 
 
-def _skew(pod: Pod, node: Node, placed: Placed, wishes: Sequence[TopologySpreadConstraint]) -> int:
+def _skew(pod: Pod, node: Node, placed: NodeAssignments, wishes: Sequence[TopologySpreadConstraint]) -> int:
     """How many pods lie in the node's domains already, by the constraints that only wish. A node outside all domains comes last."""
     if any(wish.topology_key not in node.labels for wish in wishes):
         return sys.maxsize

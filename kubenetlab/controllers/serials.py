@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from msgspec import structs
 
-from kubenetlab.api.lab import Ledger
+from kubenetlab.api.lab import AllocationState
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers.admission import make_uid
@@ -16,7 +16,7 @@ class Serials:
     """One controller's draws in one round; `changes` writes down how far they went."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._ledger = cluster.get(Ledger, "", "ledger") or Ledger()
+        self._ledger = cluster.get(AllocationState, "", "ledger") or AllocationState()
         self._drawn: dict[str, int] = {}
 
     def __getitem__(self, owner: Resource) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from msgspec import structs
 
 from kubenetlab.api.containers import Container
-from kubenetlab.api.lab import Observed, Termination
+from kubenetlab.api.lab import PodRuntimeStatus, Termination
 from kubenetlab.api.meta import ObjectMeta, seconds
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster
@@ -22,7 +22,7 @@ LEAST_GRACE_S = 2.0
 """What a container has left after a preStop hook that took all the time."""
 
 
-def has_stopped(pod: Pod, seen: Observed, now: float) -> bool:
+def has_stopped(pod: Pod, seen: PodRuntimeStatus, now: float) -> bool:
     """Return True when nothing of a terminating pod is waited for: no hook, no program that takes its time, no node's rules."""
     pending = _pending(pod, seen, now)
     runs = seen.containers.items()
@@ -30,7 +30,7 @@ def has_stopped(pod: Pod, seen: Observed, now: float) -> bool:
     return seen.is_detached and (now >= _deadline(pod, seen) or not is_awaited)
 
 
-def stop(cluster: Cluster, pod: Pod, seen: Observed, now: float) -> Iterator[Change | Wake]:
+def stop(cluster: Cluster, pod: Pod, seen: PodRuntimeStatus, now: float) -> Iterator[Change | Wake]:
     """Take a terminating pod one step further: record which containers get SIGTERM, and when to look again."""
     hooked, pending = _hooked(pod), _pending(pod, seen, now)
     if hooked:
@@ -68,12 +68,12 @@ def _hooked(pod: Pod) -> list[Container]:
     return [container for container in pod.spec.long_running_containers if runs_pre_stop(pod, container)]
 
 
-def _pending(pod: Pod, seen: Observed, now: float) -> list[str]:
+def _pending(pod: Pod, seen: PodRuntimeStatus, now: float) -> list[str]:
     """Return the names of the containers whose preStop hooks have not ended."""
     return [container.name for container in _hooked(pod) if not _is_over(pod, container, seen, now)]
 
 
-def _is_over(pod: Pod, container: Container, seen: Observed, now: float) -> bool:
+def _is_over(pod: Pod, container: Container, seen: PodRuntimeStatus, now: float) -> bool:
     """Return True when a container's preStop hook has ended, well or not, or there is no container or no time left for it."""
     run = seen.containers.get(container.name)
     is_running = run is not None and run.state == "running"
@@ -90,7 +90,7 @@ def _grace_ends(pod: Pod) -> float:
     return seconds(pod.metadata.deletion_timestamp or "") + grace_s(pod)
 
 
-def _deadline(pod: Pod, seen: Observed) -> float:
+def _deadline(pod: Pod, seen: PodRuntimeStatus) -> float:
     """Return when a terminating pod is killed."""
     end = _grace_ends(pod)
     for container in _hooked(pod):
@@ -102,7 +102,7 @@ def _deadline(pod: Pod, seen: Observed) -> float:
     return end
 
 
-def failed_hook(cluster: Cluster, pod: Pod, container: Container, seen: Observed, now: float) -> Iterator[Change]:
+def failed_hook(cluster: Cluster, pod: Pod, container: Container, seen: PodRuntimeStatus, now: float) -> Iterator[Change]:
     """Yield the event that says why the preStop hook of a container failed."""
     run = seen.containers.get(container.name)
     hook = seen.hook(container.name, "preStop", run.attempt) if run is not None else None

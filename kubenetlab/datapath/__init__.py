@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from kubenetlab.api.core import Event
 from kubenetlab.api.kinds import STORED
-from kubenetlab.api.lab import Decisions, NodeReport, Observed
+from kubenetlab.api.lab import Decisions, NodeReport, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.killing import awaited
-from kubenetlab.controllers.starting import is_anybody_starting
+from kubenetlab.controllers.startup_order import is_anybody_starting
 from kubenetlab.datapath import containers
 from kubenetlab.datapath.hooks import hooks
 from kubenetlab.datapath.layers import LAYERS
 from kubenetlab.datapath.layers.layer import Scene, Wanted, pods_of
 from kubenetlab.datapath.layers.programs import setups_of
-from kubenetlab.datapath.memo import Memo
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.probes import ProbeSpec, probes
 from kubenetlab.datapath.view import NodeView, PodView, by_itself, node_views
 from kubenetlab.errors import BugError
@@ -25,7 +25,7 @@ from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.sandbox import Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, HostState, contents_of
 
-_PLANNED_FROM = tuple(kind for kind in STORED if kind not in (Event, NodeReport, Observed))
+_PLANNED_FROM = tuple(kind for kind in STORED if kind not in (Event, NodeReport, PodRuntimeStatus))
 
 
 def basis(cluster: Cluster) -> tuple[object, ...]:
@@ -36,13 +36,13 @@ def basis(cluster: Cluster) -> tuple[object, ...]:
     return (*cluster.snapshot(_PLANNED_FROM), is_anybody_starting(cluster))
 
 
-def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> HostState:
+def plan(cluster: Cluster, decisions: Decisions, memo: PlanCache | None = None) -> HostState:
     """Return every kernel object that the lab should have, namespace by namespace.
 
     Raises BugError when two layers want the same object differently. A single setting takes precedence over a namespace's general
     settings.
     """
-    memo = memo or Memo()
+    memo = memo or PlanCache()
     scene = Scene(cluster, decisions, memo)
     wanted: dict[str, list[Wanted]] = {}
     for layer in LAYERS:
@@ -55,7 +55,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: Memo | None = None) -> Ho
     )
 
 
-def plan_probes(cluster: Cluster, decisions: Decisions, memo: Memo) -> dict[str, tuple[ProbeSpec, ...]]:
+def plan_probes(cluster: Cluster, decisions: Decisions, memo: PlanCache) -> dict[str, tuple[ProbeSpec, ...]]:
     """Return the probes and hooks that kubelets run now, by sandbox."""
     desired: dict[str, tuple[ProbeSpec, ...]] = {}
     for node in node_views(cluster, decisions):

@@ -20,7 +20,7 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.decode import Finding, decode, format_path
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.meta import Resource, kubernetes_name
-from kubenetlab.datapath.view import NodeView, Place, PodView, ServiceView
+from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.rulesets import Rules
@@ -134,7 +134,7 @@ class ServiceProxy(Protocol):
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         """What a pod on it adds."""
 
-    def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules | Object, ...]:
+    def service(self, service: ServiceView, place: NodePlace, network: PodNetwork) -> tuple[Rules | Object, ...]:
         """What one Service adds on a node: rules, and what else is there for it, in no namespace yet."""
 
 

@@ -52,7 +52,7 @@ class ProxyView(Struct, frozen=True):
         return structs.replace(network, cluster_cidrs=self.cluster_cidrs) if self.cluster_cidrs else network
 
 
-class Tally(Struct, frozen=True):
+class ProxyStats(Struct, frozen=True):
     """What is counted of the Services that a kube-proxy knows, and which of them are looked at one by one."""
 
     services: VersionedMap[_Key, ServiceView]
@@ -66,7 +66,7 @@ class Tally(Struct, frozen=True):
     """The Services whose load balancers ask each node whether it has endpoints."""
 
 
-class Duty(Struct, frozen=True):
+class KubeProxyConfig(Struct, frozen=True):
     """What a kube-proxy's process is told beside its manifest."""
 
     options: Mapping[str, Any]
@@ -79,18 +79,18 @@ def proxy_view(cluster: Cluster, node: str) -> ProxyView:
     return views.get(node, views[""])
 
 
-def tally(cluster: Cluster, view: ProxyView) -> Tally:
+def tally(cluster: Cluster, view: ProxyView) -> ProxyStats:
     """What is counted of a view of this store: from what it was before the last change, and what has changed."""
-    found: Tally = cluster.renewed(("tally", view.whose), partial(_tally, view.services))
+    found: ProxyStats = cluster.renewed(("tally", view.whose), partial(_tally, view.services))
     return found
 
 
-def _tally(services: VersionedMap[_Key, ServiceView], former: Tally | None) -> Tally:
-    former = former or Tally(VersionedMap(), 0, 0, VersionedMap(), VersionedMap())
+def _tally(services: VersionedMap[_Key, ServiceView], former: ProxyStats | None) -> ProxyStats:
+    former = former or ProxyStats(VersionedMap(), 0, 0, VersionedMap(), VersionedMap())
     news = services.news(former.services)
     counted = [(sign, pair[side]) for pair in news.values() for side, sign in ((0, -1), (1, 1))]
     proxied = [(sign, known) for sign, known in counted if known is not None and _has_rules(known.service)]
-    return Tally(
+    return ProxyStats(
         services,
         former.proxied + sum(sign for sign, _ in proxied),
         former.endpoints + sum(sign * known.ready for sign, known in proxied),
@@ -107,7 +107,7 @@ def _views(cluster: Cluster) -> dict[str, ProxyView]:
     return found
 
 
-def duty(cluster: Cluster, node: str, mode: str) -> Duty:
+def duty(cluster: Cluster, node: str, mode: str) -> KubeProxyConfig:
     """What the process on a node is told: where Services' health is asked for, and whether it is well itself."""
     view = proxy_view(cluster, node)
     known = cluster.node(node)
@@ -129,10 +129,10 @@ def duty(cluster: Cluster, node: str, mode: str) -> Duty:
         "eligible": known is None or not any(taint.key == LEAVING_TAINT for taint in known.spec.taints),
         "checks": checks,
     }
-    return Duty(options, tuple(ListenPort("TCP", one.service.spec.health_check_node_port) for one in checked))
+    return KubeProxyConfig(options, tuple(ListenPort("TCP", one.service.spec.health_check_node_port) for one in checked))
 
 
-def informed(run: ProgramRun, told: Duty | None) -> ProgramRun:
+def informed(run: ProgramRun, told: KubeProxyConfig | None) -> ProgramRun:
     """A kube-proxy's process with what it is told; any other as it is."""
     if told is None or run.program != PROGRAM:
         return run

@@ -11,11 +11,11 @@ from typing import Final
 
 from msgspec import Struct
 
-from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy.services import knows_places
 from kubenetlab.datapath.proxy_views import ProxyView
-from kubenetlab.datapath.view import ANYWHERE, NodeView, Place, ServiceView
+from kubenetlab.datapath.view import ANYWHERE, NodePlace, NodeView, ServiceView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.rulesets import Rules, RuleSet, Subject
 from kubenetlab.versioned import News, VersionedMap
@@ -40,14 +40,16 @@ class _All(Struct, frozen=True):
     found: tuple[RuleSet | Object, ...]
 
 
-def service_rules(memo: Memo, proxy: ServiceProxy, known: ProxyView, node: NodeView, network: PodNetwork) -> tuple[RuleSet | Object, ...]:
+def service_rules(
+    memo: PlanCache, proxy: ServiceProxy, known: ProxyView, node: NodeView, network: PodNetwork
+) -> tuple[RuleSet | Object, ...]:
     """What a kube-proxy that knows this wants on a node."""
     whose, views = known.whose, known.services
     everywhere = memo.each(("rules", whose), _anywhere, views, proxy, network)
     placed = memo.follow(("placed", whose), partial(_placed, views, everywhere), views, everywhere)
     if not placed:
         return memo.follow(("rule sets", whose), _all, everywhere).found
-    place = Place(node.name, node.families, node.zone)
+    place = NodePlace(node.name, node.families, node.zone)
     here = memo.each(("rules here", node.name), _service, placed, proxy, network, place)
     return memo.follow(("rule sets here", node.name), _all, everywhere, here).found
 
@@ -57,7 +59,7 @@ def _anywhere(view: ServiceView, proxy: ServiceProxy, network: PodNetwork) -> _N
     return _NODE_BY_NODE if is_placed else proxy.service(view, ANYWHERE, network)
 
 
-def _service(view: ServiceView, proxy: ServiceProxy, network: PodNetwork, place: Place) -> _Needs:
+def _service(view: ServiceView, proxy: ServiceProxy, network: PodNetwork, place: NodePlace) -> _Needs:
     return proxy.service(view, place, network)
 
 

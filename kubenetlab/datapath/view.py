@@ -131,7 +131,7 @@ class NodeView(Struct, frozen=True, dict=True):
         return tuple(tuple((addresses[place], mac) for addresses, mac in pods) for place in range(len(self.families)))
 
 
-class Place(Struct, frozen=True):
+class NodePlace(Struct, frozen=True):
     """The node on which a Service's rules are, as far as they depend on that."""
 
     node: str = ""
@@ -143,7 +143,7 @@ class Place(Struct, frozen=True):
         return tuple(family.address for family in self.families)
 
 
-ANYWHERE: Final = Place()
+ANYWHERE: Final = NodePlace()
 
 
 Claim = tuple[str, str, int]

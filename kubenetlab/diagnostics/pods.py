@@ -12,7 +12,7 @@ from kubenetlab.api.documents import Path
 from kubenetlab.api.meta import kubernetes_name, matches_labels
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.model import Diagnostic, Scope
-from kubenetlab.diagnostics.templates import Template, Templates
+from kubenetlab.diagnostics.templates import PodTemplate, Templates
 from kubenetlab.errors import did_you_mean
 
 _KINDS = ("startup_probe", "readiness_probe", "liveness_probe")
@@ -27,7 +27,7 @@ def check_pods(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
             yield from _check_nodes(cluster, template)
 
 
-def _check_probes(template: Template) -> Iterator[Diagnostic]:
+def _check_probes(template: PodTemplate) -> Iterator[Diagnostic]:
     spec = template.spec
     for field, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
         for index, container in enumerate(containers):
@@ -40,7 +40,7 @@ def _check_probes(template: Template) -> Iterator[Diagnostic]:
                     yield from _check_probe(template, container, probe, path)
 
 
-def _check_probe(template: Template, container: Container, probe: Probe, path: Path) -> Iterator[Diagnostic]:
+def _check_probe(template: PodTemplate, container: Container, probe: Probe, path: Path) -> Iterator[Diagnostic]:
     for name in ("http_get", "tcp_socket", "grpc"):
         action = getattr(probe, name)
         if action is None:
@@ -61,7 +61,7 @@ def _check_probe(template: Template, container: Container, probe: Probe, path: P
             yield _of(template, "probe-cannot-succeed", here, f"nothing in the pod listens on {number}/TCP; it listens on {listening}")
 
 
-def _check_nodes(cluster: Cluster, template: Template) -> Iterator[Diagnostic]:
+def _check_nodes(cluster: Cluster, template: PodTemplate) -> Iterator[Diagnostic]:
     """Check that some node has the labels that are asked for; taints and room are the scheduler's to tell."""
     nodes, spec = cluster.all(Node), template.spec
     if not nodes:
@@ -94,7 +94,7 @@ def _label_a_node(name: str, labels: Mapping[str, str]) -> str:
     return f"to label a node: echo {shlex.quote(json.dumps(document))} | kubenetlab apply -f -"
 
 
-def _of(template: Template, code: str, path: Path, message: str, hints: tuple[str, ...] = ()) -> Diagnostic:
+def _of(template: PodTemplate, code: str, path: Path, message: str, hints: tuple[str, ...] = ()) -> Diagnostic:
     owner = template.owner
     services = tuple(f"{service.namespace}/{service.name}" for service in template.services)
     scope = Scope(services=services, into=template.pods, out_of=template.pods)

@@ -12,7 +12,7 @@ from kubenetlab.api.documents import Path
 from kubenetlab.api.pods import LISTEN_ANNOTATION
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.model import PORT_NOT_SERVED, Diagnostic, Scope
-from kubenetlab.diagnostics.templates import Template, Templates
+from kubenetlab.diagnostics.templates import PodTemplate, Templates
 from kubenetlab.errors import did_you_mean
 
 
@@ -62,7 +62,7 @@ def _check_endpoints(cluster: Cluster, service: Service) -> Iterator[Diagnostic]
             yield _of(service, "port-name-unknown", ("spec", "ports", index, "name"), message, (f"its endpoints have {names}",), port.port)
 
 
-def _check_port(service: Service, index: int, port: ServicePort, selected: Sequence[Template]) -> Iterator[Diagnostic]:
+def _check_port(service: Service, index: int, port: ServicePort, selected: Sequence[PodTemplate]) -> Iterator[Diagnostic]:
     path: Path = ("spec", "ports", index, "targetPort")
     if isinstance(port.target_port, str):
         numbers = {template: template.number_of(port.target_port, port.protocol) for template in selected}
@@ -106,7 +106,7 @@ def _nearest(service: Service, templates: Templates) -> str:
     return ""
 
 
-def _titles(templates: Sequence[Template]) -> str:
+def _titles(templates: Sequence[PodTemplate]) -> str:
     titles = [template.owner.title for template in templates]
     return ", ".join(titles[:3]) + (f" and {len(titles) - 3} more" if len(titles) > 3 else "")
 

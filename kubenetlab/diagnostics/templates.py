@@ -18,7 +18,7 @@ from kubenetlab.programs import COMMAND, takes_ports
 _WORKLOADS = (Deployment, StatefulSet, DaemonSet, Job, ReplicaSet, ReplicationController)
 
 
-class Template:
+class PodTemplate:
     """One template, or a bare pod, and what follows from it for every pod made of it."""
 
     def __init__(self, cluster: Cluster, owner: Resource, real_commands: tuple[str, ...]) -> None:
@@ -74,8 +74,8 @@ class Templates:
 
     def __init__(self, cluster: Cluster, real_commands: Sequence[str]) -> None:
         owners = (obj for kind in (*_WORKLOADS, Pod) for obj in cluster.all(kind) if not _is_owned(obj))
-        self._all = [Template(cluster, owner, tuple(real_commands)) for owner in owners]
-        self._by_label: dict[tuple[str, str, str], list[Template]] = {}
+        self._all = [PodTemplate(cluster, owner, tuple(real_commands)) for owner in owners]
+        self._by_label: dict[tuple[str, str, str], list[PodTemplate]] = {}
         for template in self._all:
             for pair in template.labels.items():
                 self._by_label.setdefault((template.owner.namespace, *pair), []).append(template)
@@ -83,10 +83,10 @@ class Templates:
             for template in self.selected_by(service):
                 template.services.append(service)
 
-    def __iter__(self) -> Iterator[Template]:
+    def __iter__(self) -> Iterator[PodTemplate]:
         return iter(self._all)
 
-    def selected_by(self, service: Service) -> list[Template]:
+    def selected_by(self, service: Service) -> list[PodTemplate]:
         """Return the templates whose pods a Service selects; none for one without a selector."""
         selector = service.spec.selector
         if not selector:

@@ -41,7 +41,7 @@ class Address(Object, frozen=True):
         return ("Address", self.link, self.address)
 
     @property
-    def stands_on(self) -> Key | None:
+    def depends_on(self) -> Key | None:
         return ("Link", self.link)
 
     def __str__(self) -> str:

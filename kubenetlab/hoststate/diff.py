@@ -126,7 +126,7 @@ def _leant_on(entry: NetnsChanges) -> tuple[Operation, ...]:
     dummies = {operation.object.key for operation in gone if isinstance(operation.object, Dummy)}
     if not dummies or entry.is_removed:
         return ()
-    return tuple(operation for operation in gone if {operation.object.key, operation.object.stands_on} & dummies)
+    return tuple(operation for operation in gone if {operation.object.key, operation.object.depends_on} & dummies)
 
 
 def is_replaced(before: Object, obj: Object) -> bool:
@@ -161,9 +161,9 @@ def _without_lost(observed: HostState, desired: HostState) -> HostState:
         for key, obj in contents.items():
             before = observed[netns].get(key)
             is_found = before is not None and not is_replaced(before, obj)
-            if not is_found and (far_end := obj.far_end) is not None:
+            if not is_found and (peer_end := obj.peer_end) is not None:
                 (lost if before is None else replaced).setdefault(netns, set()).add(key)
-                lost.setdefault(far_end[0], set()).add(far_end[1])
+                lost.setdefault(peer_end[0], set()).add(peer_end[1])
     return observed.with_namespaces(
         {
             netns: _without(observed[netns], lost.get(netns, set()), replaced.get(netns, set()))
@@ -176,7 +176,7 @@ def _without_lost(observed: HostState, desired: HostState) -> HostState:
 def _without(contents: Contents, lost: set[Key], replaced: set[Key]) -> Contents:
     """What is left when some objects go, and whatever stands on those or on some others: an address on its link, a group on its next hop."""
     gone = lost
-    while below := {key for key, obj in contents.items() if obj.stands_on in gone | replaced and key not in gone}:
+    while below := {key for key, obj in contents.items() if obj.depends_on in gone | replaced and key not in gone}:
         gone = gone | below
     return {key: obj for key, obj in contents.items() if key not in gone}
 

@@ -156,7 +156,7 @@ class Veth(Object, frozen=True):
         return ("Link", self.name)
 
     @property
-    def far_end(self) -> tuple[str, Key] | None:
+    def peer_end(self) -> tuple[str, Key] | None:
         return self.peer_netns, ("Link", self.peer)
 
     def __str__(self) -> str:

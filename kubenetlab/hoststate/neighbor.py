@@ -36,7 +36,7 @@ class Neighbor(Object, frozen=True):
         return ("Neighbor", self.link, self.address)
 
     @property
-    def stands_on(self) -> Key | None:
+    def depends_on(self) -> Key | None:
         return ("Link", self.link)
 
     def __str__(self) -> str:

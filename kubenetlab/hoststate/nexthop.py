@@ -40,7 +40,7 @@ class Nexthop(Object, frozen=True):
         return ("Nexthop", str(self.number))
 
     @property
-    def stands_on(self) -> Key | None:
+    def depends_on(self) -> Key | None:
         return ("Link", self.link)
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ class NexthopGroup(Object, frozen=True):
         return ("Nexthop", str(self.number))
 
     @property
-    def stands_on(self) -> Key | None:
+    def depends_on(self) -> Key | None:
         return ("Nexthop", str(self.members[0]))
 
     def __str__(self) -> str:

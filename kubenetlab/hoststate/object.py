@@ -36,12 +36,12 @@ class Object(Struct, frozen=True):
         """Among the objects of its namespace."""
 
     @property
-    def stands_on(self) -> Key | None:
+    def depends_on(self) -> Key | None:
         """The link without which it cannot be, in its own namespace: an address goes when its link goes."""
         return None
 
     @property
-    def far_end(self) -> tuple[str, Key] | None:
+    def peer_end(self) -> tuple[str, Key] | None:
         """(namespace, link) that comes and goes with it: the other end of a pair."""
         return None
 

@@ -37,7 +37,7 @@ class Peers(Object, frozen=True):
         return address != self.own and any(address == entry[0] for entry in self.table)
 
     @property
-    def stands_on(self) -> Key | None:
+    def depends_on(self) -> Key | None:
         return ("Link", self.link)
 
     @property

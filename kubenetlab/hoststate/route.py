@@ -55,7 +55,7 @@ class Route(Object, frozen=True):
         return ("Route", self.destination)
 
     @property
-    def stands_on(self) -> Key | None:
+    def depends_on(self) -> Key | None:
         return ("Nexthop", str(self.group)) if self.group else ("Link", self.link)
 
     def __str__(self) -> str:

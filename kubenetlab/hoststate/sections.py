@@ -89,9 +89,9 @@ def common_settings(found: Sequence[Section]) -> tuple[Sysctl, ...]:
 
 
 def _far_ends(state: HostState) -> FarEnds:
-    found: dict[tuple[str, Key], list[Object]] = {obj.far_end: [] for obj in state.objects() if obj.far_end is not None}
+    found: dict[tuple[str, Key], list[Object]] = {obj.peer_end: [] for obj in state.objects() if obj.peer_end is not None}
     for obj in state.objects():
-        for key in (obj.key, obj.stands_on):
+        for key in (obj.key, obj.depends_on):
             if key is not None and (obj.netns, key) in found:
                 found[obj.netns, key].append(obj)
     return found
@@ -100,7 +100,7 @@ def _far_ends(state: HostState) -> FarEnds:
 def _groups(state: HostState, contents: Contents, objects: Sequence[Object], far: FarEnds) -> Iterator[ObjectGroup]:
     """Component by component, the one that made the namespace first; what comes with a far end behind its pair."""
     for origin, group in groupby(_by_component(state, contents, objects), state.origin):
-        yield ObjectGroup(origin, tuple(one for obj in group for one in (obj, *(far[obj.far_end] if obj.far_end is not None else ()))))
+        yield ObjectGroup(origin, tuple(one for obj in group for one in (obj, *(far[obj.peer_end] if obj.peer_end is not None else ()))))
 
 
 def _by_component(state: HostState, contents: Contents, objects: Sequence[Object]) -> list[Object]:
@@ -109,8 +109,8 @@ def _by_component(state: HostState, contents: Contents, objects: Sequence[Object
     places = {origin: place for place, origin in enumerate(dict.fromkeys(state.origin(obj) for obj in contents.values()))}
     placed: dict[Key, Object] = {}
     for obj in sorted(objects, key=lambda obj: places[state.origin(obj)]):
-        if obj.stands_on in links:
-            placed.setdefault(obj.stands_on, links[obj.stands_on])
+        if obj.depends_on in links:
+            placed.setdefault(obj.depends_on, links[obj.depends_on])
         placed.setdefault(obj.key, obj)
     return list(placed.values())
 

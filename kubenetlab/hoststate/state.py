@@ -38,10 +38,10 @@ class HostState:
         return HostState({netns: contents for netns, contents in merged.items() if contents is not None}, self.origins)
 
 
-def far_ends(state: HostState, namespaces: Iterable[str]) -> set[str]:
+def peer_ends(state: HostState, namespaces: Iterable[str]) -> set[str]:
     """The namespaces at the other ends of some namespaces' links, beside themselves."""
     near = set(namespaces)
-    return {far_end[0] for netns in near for obj in state[netns].values() if (far_end := obj.far_end) is not None} - near
+    return {peer_end[0] for netns in near for obj in state[netns].values() if (peer_end := obj.peer_end) is not None} - near
 
 
 def contents_of(objects: Iterable[Object]) -> dict[Key, Object]:

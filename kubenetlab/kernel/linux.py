@@ -194,7 +194,7 @@ class LinuxKernel:
         return [
             Failure(entry.netns, operation, errno.ENODEV, f"there is no link or namespace {far[0]!r}")
             for operation in entry.operations
-            if operation.verb != "remove" and (far := operation.object.far_end) is not None and far[0] not in self.sandboxes.pauses
+            if operation.verb != "remove" and (far := operation.object.peer_end) is not None and far[0] not in self.sandboxes.pauses
         ]
 
     def _change(self, netns: str, operations: Sequence[Operation], sysctls: SysctlWriter) -> list[Failure]:
@@ -317,7 +317,7 @@ def _is_begun(obj: Object, begun: Mapping[Key, Object]) -> bool:
 
 def far_namespaces(entry: NetnsChanges) -> set[str]:
     """The namespaces into which the links are plugged that are made in this one."""
-    return {far[0] for operation in entry.operations if operation.verb != "remove" and (far := operation.object.far_end) is not None}
+    return {far[0] for operation in entry.operations if operation.verb != "remove" and (far := operation.object.peer_end) is not None}
 
 
 def _is_new_port(operation: Operation) -> bool:

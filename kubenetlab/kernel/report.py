@@ -48,8 +48,8 @@ def with_causes(failures: Sequence[Failure]) -> tuple[Failure, ...]:
     lost: dict[tuple[str, Key], Object] = {}
     for failure in failures:
         obj = failure.operation.object
-        if failure.operation.verb != "remove" and (far_end := obj.far_end) is not None:
-            lost[obj.netns, obj.key] = lost[far_end] = obj
+        if failure.operation.verb != "remove" and (peer_end := obj.peer_end) is not None:
+            lost[obj.netns, obj.key] = lost[peer_end] = obj
         elif failure.operation.verb != "remove" and isinstance(obj, Address):
             lost[obj.netns, ("Source", obj.address.partition("/")[0])] = obj
     return tuple(
@@ -60,7 +60,7 @@ def with_causes(failures: Sequence[Failure]) -> tuple[Failure, ...]:
 
 
 def _cause(obj: Object, lost: Mapping[tuple[str, Key], Object]) -> Object | None:
-    below = obj.stands_on
+    below = obj.depends_on
     found = lost.get((obj.netns, obj.key)) or (lost.get((obj.netns, below)) if below is not None else None)
     return found or (lost.get((obj.netns, ("Source", obj.source))) if isinstance(obj, Route) else None)
 

@@ -184,7 +184,7 @@ def filter_system_calls(program: bytes) -> None:
     _call("prctl", PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0)
 
 
-def go_before_others() -> None:
+def raise_thread_priority() -> None:
     """Has this thread, but not what it starts, go before everybody else on its processor: sched(7), sched_setscheduler(2).
 
     For one that holds the kernel's locks (RTNL) most of its time, so that whoever interrupts it lets everybody wait. Nothing changes where there is

@@ -12,7 +12,7 @@ from typing import Literal
 from kubenetlab import controllers
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Node
-from kubenetlab.api.lab import ContainerReport, NodeReport, Observed, ProbeReport
+from kubenetlab.api.lab import ContainerReport, NodeReport, PodRuntimeStatus, ProbeReport
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
@@ -35,7 +35,7 @@ def rehearse(cluster: Cluster, now: float) -> Cluster:
         cluster = after
 
 
-def reports(cluster: Cluster, now: float, *, ready: bool = True) -> Iterator[NodeReport | Observed]:
+def reports(cluster: Cluster, now: float, *, ready: bool = True) -> Iterator[NodeReport | PodRuntimeStatus]:
     """Of every node, and every pod that can have a sandbox; with `ready` false the pods' probes have failed."""
     for node in cluster.all(Node):
         yield NodeReport(ObjectMeta(name=node.name), _PID)
@@ -45,11 +45,11 @@ def reports(cluster: Cluster, now: float, *, ready: bool = True) -> Iterator[Nod
             yield report(pod, now, ready=ready)
 
 
-def report(pod: Pod, now: float, *, ready: bool = True) -> Observed:
+def report(pod: Pod, now: float, *, ready: bool = True) -> PodRuntimeStatus:
     """All containers of a pod in their present attempt: init containers have done their work, startup probes are answered, postStart hooks done."""
     attempts = {status.name: status.restart_count for status in pod.container_statuses}
     asked: tuple[Literal["startup", "readiness", "postStart"], ...] = ("startup", "readiness", "postStart")
-    return Observed(
+    return PodRuntimeStatus(
         ObjectMeta(name=pod.name, namespace=pod.namespace),
         pod.uid,
         sandbox_pid=_PID,

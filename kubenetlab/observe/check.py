@@ -32,10 +32,10 @@ from kubenetlab.diagnostics import Connection
 from kubenetlab.errors import ManifestError, Problem, UsageError
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.grammar import Target, parse, with_port
-from kubenetlab.observe.prober import Outcome, Probe, outcome_of, run
+from kubenetlab.observe.prober import Outcome, ProbeRequest, outcome_of, run
 from kubenetlab.observe.request import HTTP_ERROR, RequestOptions, make_request
 from kubenetlab.observe.suggestions import near
-from kubenetlab.observe.targets import Meaning, Place, meaning, named_places, node_ports, read, resolve, service_named
+from kubenetlab.observe.targets import Location, Meaning, meaning, named_places, node_ports, read, resolve, service_named
 
 Expected = Literal["allow", "deny", "reject", "drop"]
 
@@ -77,7 +77,7 @@ class Row(Record, frozen=True):
         return self.protocol_ or "TCP"
 
 
-class Table(Record, frozen=True):
+class TruthTable(Record, frozen=True):
     """A file: what to apply first, and what must hold then."""
 
     name: str = ""
@@ -88,7 +88,7 @@ class Table(Record, frozen=True):
     pods: dict[str, int] = {}
 
 
-class Verdict(Struct, frozen=True):
+class RowVerdict(Struct, frozen=True):
     """What came of one probe of one row."""
 
     table: str
@@ -118,7 +118,7 @@ class _Question(Struct, frozen=True):
     place: str
     name: str
     connection: Connection
-    source: Place
+    source: Location
     title: str
     address: str
     port: int = 0
@@ -137,7 +137,7 @@ class _Destination(Struct, frozen=True):
     """DNS name, where there are no addresses."""
 
 
-def load(file: str) -> tuple[Table, list[str]]:
+def load(file: str) -> tuple[TruthTable, list[str]]:
     """(table, file:line of each row). Raises ManifestError with everything that is wrong with the file."""
     try:
         with open(0 if file == "-" else file, "rb", closefd=file != "-") as stream:
@@ -155,7 +155,7 @@ def load(file: str) -> tuple[Table, list[str]]:
         )
         line = document.line_of(("kind",))
         raise ManifestError([Problem("this is a manifest, not a table of checks", file=file, line=line, hints=hints)])
-    found = decode({"probes": document.value} if is_list else document.value, Table)
+    found = decode({"probes": document.value} if is_list else document.value, TruthTable)
     if found.value is None or found.findings:
         raise ManifestError(
             _problem(document, finding.path[1:] if is_list else finding.path, finding.message) for finding in found.findings
@@ -171,7 +171,7 @@ def _problem(document: Document, path: tuple[str | int, ...], message: str) -> P
     return Problem(message, format_path(path), "", document.file, document.line_of(path))
 
 
-def _faults(document: Document, table: Table, path: tuple[str | int, ...]) -> Iterator[Problem]:
+def _faults(document: Document, table: TruthTable, path: tuple[str | int, ...]) -> Iterator[Problem]:
     if not table.probes:
         yield _problem(document, path, "holds no probe: nothing would be checked")
     for index, row in enumerate(table.probes):
@@ -209,9 +209,11 @@ def _contradictions(row: Row, target: Target | None) -> Iterator[tuple[tuple[str
         yield ("protocol",), f"{row.protocol_} needs a port"
 
 
-def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_of: Any, *, deadline_s: float = 1.0) -> list[Verdict]:
+def check(
+    table: TruthTable, places: Sequence[str], seen: Mapping[str, Any], network_of: Any, *, deadline_s: float = 1.0
+) -> list[RowVerdict]:
     """Every row, for every source it names. `seen` is what `inspect` shows; `network_of(place)` gives a source's own network."""
-    verdicts: list[Verdict | None] = []
+    verdicts: list[RowVerdict | None] = []
     questions: list[tuple[int, _Question]] = []
     ends = Ends(seen)
     for row, place in zip(table.probes, places, strict=True):
@@ -229,7 +231,7 @@ def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_
             rows = [(source, meant.target, _with_service_port(row, meant, seen)) for source, meant in meanings]
             pairs = [(source, meant.bare, own, there) for source, meant, own in rows for there in _destinations(meant, own, seen)]
         except UsageError as error:
-            verdicts.append(Verdict(table.name, row.from_, row.to, row.expected, str(error), "fails", place, name=name))
+            verdicts.append(RowVerdict(table.name, row.from_, row.to, row.expected, str(error), "fails", place, name=name))
             continue
         for source, meant, own_row, there in pairs:
             path = f" GET {target.path}" if target.path else ""
@@ -244,7 +246,9 @@ def check(table: Table, places: Sequence[str], seen: Mapping[str, Any], network_
             except OSError as error:
                 reason = error.strerror or str(error)
                 verdicts.append(
-                    Verdict(table.name, source.title, there.title, row.expected, reason, "fails", place, name=name, connection=connection)
+                    RowVerdict(
+                        table.name, source.title, there.title, row.expected, reason, "fails", place, name=name, connection=connection
+                    )
                 )
                 continue
             connection = ends.of_row(source, meant, there.port, found, own_row.protocol)
@@ -294,13 +298,13 @@ def _with_service_port(row: Row, meant: Meaning, seen: Mapping[str, Any]) -> Row
     return row
 
 
-def _probe(question: _Question) -> Probe:
+def _probe(question: _Question) -> ProbeRequest:
     row = question.row
     protocol: Literal["ICMP", "TCP", "UDP", "SCTP"] = "ICMP" if row.port is None else row.protocol
-    return Probe(question.source, protocol, question.address, question.port, row.expected == "allow")
+    return ProbeRequest(question.source, protocol, question.address, question.port, row.expected == "allow")
 
 
-def _of_family(source: Place, title: str, addresses: Sequence[str]) -> str:
+def _of_family(source: Location, title: str, addresses: Sequence[str]) -> str:
     """The destination's address of the source's first family that it has. Raises OSError when they have none in common."""
     for version in source.versions:
         for address in addresses:
@@ -333,33 +337,33 @@ def _destination(target: Target, seen: Mapping[str, Any]) -> tuple[str, tuple[st
     return place.title, place.addresses
 
 
-def _http_verdict(table: Table, question: _Question, status: int, ms: float) -> Verdict:
+def _http_verdict(table: TruthTable, question: _Question, status: int, ms: float) -> RowVerdict:
     """Return the verdict for an HTTP answer: an error status is neither allowed traffic nor denied traffic."""
     is_fine = question.row.expected == "allow" and status < HTTP_ERROR
     return _verdict(table, question, f"answer, HTTP {status}", "holds" if is_fine else "fails", ms)
 
 
-def _verdict(table: Table, question: _Question, found: str, state: Any, ms: float = 0.0) -> Verdict:
+def _verdict(table: TruthTable, question: _Question, found: str, state: Any, ms: float = 0.0) -> RowVerdict:
     row = question.row
     is_plain = row.port is not None and not question.path
     target = with_port(question.title, row.port, row.protocol) if is_plain else question.title
     source = question.source.title
     expected = row.expected + (f", from {row.source}" if row.source else "")
     rounded_ms = round(ms, 3)
-    return Verdict(table.name, source, target, expected, found, state, question.place, rounded_ms, question.name, question.connection)
+    return RowVerdict(table.name, source, target, expected, found, state, question.place, rounded_ms, question.name, question.connection)
 
 
 def _port(row: Row) -> str:
     return f":{row.port}/{row.protocol}" if row.port is not None else ""
 
 
-def needs_network(row: Row, seen: Mapping[str, Any], source: Place) -> bool:
+def needs_network(row: Row, seen: Mapping[str, Any], source: Location) -> bool:
     """Return True for a row that needs more than packets to an address: name resolution, HTTP, or the client that the server saw."""
     target = read(row.to, seen)
     return bool(row.source or target.path) or row.resolves is not None or meaning(target, seen, source).target.kind == "name"
 
 
-async def _resolved(table: Table, row: Row, place: str, source: Place, target: Target, network: Any, ends: Ends) -> Verdict:
+async def _resolved(table: TruthTable, row: Row, place: str, source: Location, target: Target, network: Any, ends: Ends) -> RowVerdict:
     """Whether a name has an address, by the source's own resolver; a Service by the name that its own namespace uses."""
     name = target.name if target.namespace in ("", source.namespace) else f"{target.name}.{target.namespace}"
     try:
@@ -371,10 +375,10 @@ async def _resolved(table: Table, row: Row, place: str, source: Place, target: T
     state: Literal["holds", "fails"] = "holds" if has_address == row.resolves else "fails"
     title = f"{ends.stable_name(source)} → name/{name}"
     connection = ends.of_row(source, Target("name", "", name) if target.kind == "word" else target.bare, None)
-    return Verdict(table.name, source.title, name, expected, found, state, place, name=title, connection=connection)
+    return RowVerdict(table.name, source.title, name, expected, found, state, place, name=title, connection=connection)
 
 
-async def _whom_it_saw(table: Table, question: _Question, network: Any, deadline_s: float) -> Verdict:
+async def _whom_it_saw(table: TruthTable, question: _Question, network: Any, deadline_s: float) -> RowVerdict:
     row = question.row
     port = question.port
     begun = time.monotonic()

@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 from msgspec import structs
 
 from kubenetlab.diagnostics.model import Connection
-from kubenetlab.observe.expect import Destination, ServicePort
+from kubenetlab.observe.expect import Destination, ServiceTarget
 from kubenetlab.observe.grammar import WORKLOADS, Target
-from kubenetlab.observe.targets import Place, named_places, service_named
+from kubenetlab.observe.targets import Location, named_places, service_named
 
 _SHORT = {kind: prefix for prefix, kind in WORKLOADS.items()}
 
@@ -36,13 +36,13 @@ class Ends:
     def __init__(self, seen: Mapping[str, Any]) -> None:
         self._seen = seen
 
-    def of_cell(self, source: Place, destination: Destination) -> Connection:
+    def of_cell(self, source: Location, destination: Destination) -> Connection:
         """Return the ends of one probe of the matrix."""
-        if isinstance(destination, ServicePort):
+        if isinstance(destination, ServiceTarget):
             return self._connection(source, _Reached(f"{destination.namespace}/{destination.name}", port=destination.port))
         return self._connection(source, _Reached("", frozenset([_name(destination)] if destination.kind == "pod" else [])))
 
-    def of_row(self, source: Place, target: Target, port: int | None, address: str = "", protocol: str = "TCP") -> Connection:
+    def of_row(self, source: Location, target: Target, port: int | None, address: str = "", protocol: str = "TCP") -> Connection:
         """Return the ends of one row of a table, or of one ping.
 
         address: where the packets go, which tells more than a name: another Service behind an ExternalName, or one pod of a Service.
@@ -53,7 +53,7 @@ class Ends:
         name_servers = self._behind.get(_NAME_SERVERS, frozenset()) if is_resolved else frozenset()
         return structs.replace(self._connection(source, named, reached), name_servers=name_servers)
 
-    def _named(self, source: Place, target: Target, port: int) -> _Reached:
+    def _named(self, source: Location, target: Target, port: int) -> _Reached:
         """Return what a target means by itself."""
         if service := self._service_of(source, target):
             return _Reached(service, port=self._port_of(service, port) if target.kind == "nodeport" else port)
@@ -72,7 +72,7 @@ class Ends:
         service, own_port = self._node_ports.get((port, protocol), ("", port))
         return _Reached(service, port=own_port)
 
-    def stable_name(self, place: Place) -> str:
+    def stable_name(self, place: Location) -> str:
         """Return a name that stays the same when a workload's pods are replaced: `deploy/web[0]`, `pod/client`, `node/worker`."""
         if place.kind != "pod":
             return f"{place.kind}/{place.name}"
@@ -93,20 +93,20 @@ class Ends:
 
     def stable_destination(self, destination: Destination) -> str:
         """Return a destination of the matrix under such a name."""
-        if not isinstance(destination, ServicePort):
+        if not isinstance(destination, ServiceTarget):
             return self.stable_name(destination)
         where = "" if destination.namespace == "default" else f"{destination.namespace}/"
         family = f" {destination.family}" if destination.family else ""
         kind = "lb" if destination.is_outside else "svc"
         return f"{kind}/{where}{destination.name}:{destination.port}/{destination.protocol}{family}"
 
-    def _connection(self, source: Place, *reached: _Reached) -> Connection:
+    def _connection(self, source: Location, *reached: _Reached) -> Connection:
         services = frozenset(one.service for one in reached if one.service)
         pods = frozenset().union(*(one.pods | self._behind.get(one.service, frozenset()) for one in reached))
         source_pod = _name(source) if source.kind == "pod" else ""
         return Connection(source_pod, services, pods, port=reached[-1].port, is_from_outside=source.kind == "ext")
 
-    def _service_of(self, source: Place, target: Target) -> str:
+    def _service_of(self, source: Location, target: Target) -> str:
         """Return `namespace/name` of the Service that a target means, by whichever of its names and addresses; else nothing."""
         if target.kind in ("svc", "lb"):
             return f"{target.namespace}/{target.name}"
@@ -182,6 +182,6 @@ class Ends:
         return found
 
 
-def _name(place: Place) -> str:
+def _name(place: Location) -> str:
     """Return `namespace/name` of a pod, as diagnostics name it; a target needs a prefix for some namespaces."""
     return f"{place.namespace}/{place.name}"

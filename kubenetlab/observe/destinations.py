@@ -9,21 +9,21 @@ from typing import Any, Protocol
 from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError
-from kubenetlab.observe.expect import Destination, ServicePort, service_ports
+from kubenetlab.observe.expect import Destination, ServiceTarget, service_ports
 from kubenetlab.observe.grammar import Target, with_port
-from kubenetlab.observe.request import Request
+from kubenetlab.observe.request import ProbeSpecification
 from kubenetlab.observe.suggestions import near
-from kubenetlab.observe.targets import Meaning, Place, meaning, node_ports, resolve, service_named
+from kubenetlab.observe.targets import Location, Meaning, meaning, node_ports, resolve, service_named
 
 
-class Resolver(Protocol):
+class SourceResolver(Protocol):
     """Name resolution of a source: its hosts file and its DNS servers."""
 
     async def resolve(self, name: str, versions: Sequence[int] = ()) -> str:
         """Return an address of `name`. Raises OSError with a readable message."""
 
 
-class Where(Struct, frozen=True):
+class ResolvedDestination(Struct, frozen=True):
     """Destination of a probe: an address, and the object behind it where the lab knows it."""
 
     title: str
@@ -42,7 +42,9 @@ class Where(Struct, frozen=True):
     unresolved: str = ""
 
 
-async def find(resolver: Resolver, seen: Mapping[str, Any], source: Place, target: Target, request: Request) -> Where:
+async def find(
+    resolver: SourceResolver, seen: Mapping[str, Any], source: Location, target: Target, request: ProbeSpecification
+) -> ResolvedDestination:
     """Return where a probe from `source` to `target` goes. Raises UsageError."""
     meant = meaning(target, seen, source)
     where = await _find(resolver, seen, source, meant, request)
@@ -52,7 +54,9 @@ async def find(resolver: Resolver, seen: Mapping[str, Any], source: Place, targe
     return structs.replace(where, choice=meant.explanation(str(target.bare)))
 
 
-async def _find(resolver: Resolver, seen: Mapping[str, Any], source: Place, meant: Meaning, request: Request) -> Where:
+async def _find(
+    resolver: SourceResolver, seen: Mapping[str, Any], source: Location, meant: Meaning, request: ProbeSpecification
+) -> ResolvedDestination:
     target, protocol = meant.target, request.protocol
     if meant.service is not None and source.kind == "pod":
         return await _by_name(resolver, seen, source, meant, request)
@@ -62,19 +66,21 @@ async def _find(resolver: Resolver, seen: Mapping[str, Any], source: Place, mean
         protocol = "TCP" if protocol == "ICMP" else protocol
         (first, *_) = node_ports(target, seen, request.port, protocol)
         service = (target.namespace, target.name.rpartition("/")[2])
-        return Where(first.title, common(source, first.title, first.addresses)[0], first.port, protocol, service=service)
+        return ResolvedDestination(first.title, common(source, first.title, first.addresses)[0], first.port, protocol, service=service)
     port = _port_of(target, request)
     if target.kind in ("ip", "name"):
         title = str(target if target.scheme else target.bare)
         address = await _address(resolver, seen, source, meant)
         known = _service_at(seen, address, port, protocol)
-        return Where(title, address, port, protocol, known, service=(known.namespace, known.name) if known is not None else None)
+        return ResolvedDestination(
+            title, address, port, protocol, known, service=(known.namespace, known.name) if known is not None else None
+        )
     place = resolve(target, seen, is_destination=True)
     place = structs.replace(place, addresses=common(source, place.title, place.addresses))
-    return Where(place.title, place.address, port, protocol, place if protocol == "ICMP" else None)
+    return ResolvedDestination(place.title, place.address, port, protocol, place if protocol == "ICMP" else None)
 
 
-async def _address(resolver: Resolver, seen: Mapping[str, Any], source: Place, meant: Meaning) -> str:
+async def _address(resolver: SourceResolver, seen: Mapping[str, Any], source: Location, meant: Meaning) -> str:
     """Return the address itself, or the one that the source's DNS gives for the name."""
     target = meant.target
     if target.kind == "ip":
@@ -89,13 +95,15 @@ async def _address(resolver: Resolver, seen: Mapping[str, Any], source: Place, m
         raise UsageError(f"{source.title}: {error.strerror or error}{hint}") from None
 
 
-def _service_at(seen: Mapping[str, Any], address: str, port: int, protocol: str) -> ServicePort | None:
+def _service_at(seen: Mapping[str, Any], address: str, port: int, protocol: str) -> ServiceTarget | None:
     """Return the Service port at an address and port; None where there is none, or several."""
     found = [each for each in service_ports(seen) if (each.address, each.port, each.protocol) == (address, port, protocol)]
     return found[0] if len(found) == 1 else None
 
 
-async def _by_name(resolver: Resolver, seen: Mapping[str, Any], source: Place, meant: Meaning, request: Request) -> Where:
+async def _by_name(
+    resolver: SourceResolver, seen: Mapping[str, Any], source: Location, meant: Meaning, request: ProbeSpecification
+) -> ResolvedDestination:
     """Return a Service's port at the address that the source's DNS gives, which has to be an address of the Service."""
     assert meant.service is not None
     namespace, name = meant.service
@@ -106,7 +114,7 @@ async def _by_name(resolver: Resolver, seen: Mapping[str, Any], source: Place, m
         own = tuple(entry["cluster_ips"])
     else:
         # Without a port a headless Service is pinged: its addresses are those of pods.
-        where = Where("", "", request.http_port, request.protocol)
+        where = ResolvedDestination("", "", request.http_port, request.protocol)
         own = tuple(endpoint["address"] for endpoint in entry["endpoints"] if endpoint["ready"])
     title = with_port(str(meant.target.bare), where.port or None, where.protocol)
     # Only the Service's own ports are compared with its promise: a name with another port may be a mistake.
@@ -122,14 +130,14 @@ async def _by_name(resolver: Resolver, seen: Mapping[str, Any], source: Place, m
     return structs.replace(where, address=address)
 
 
-def _port_of(target: Target, request: Request) -> int:
+def _port_of(target: Target, request: ProbeSpecification) -> int:
     """Return the port of the request; 0 for a ping. Raises UsageError where the protocol needs a port."""
     if request.protocol != "ICMP" and not request.http_port:
         raise UsageError(f"{target}: {request.protocol} needs a port, such as {with_port(str(target), 80)}")
     return request.http_port
 
 
-def common(source: Place, title: str, addresses: Sequence[str]) -> tuple[str, ...]:
+def common(source: Location, title: str, addresses: Sequence[str]) -> tuple[str, ...]:
     """Return the addresses of families that the source has, its primary family first. Raises UsageError when there is none."""
     found = tuple(address for version in source.versions for address in addresses if ip_address(address).version == version)
     if not found:
@@ -137,7 +145,7 @@ def common(source: Place, title: str, addresses: Sequence[str]) -> tuple[str, ..
     return found
 
 
-def service_port(seen: Mapping[str, Any], source: Place, target: Target, protocol: str, port: int | None) -> Where:
+def service_port(seen: Mapping[str, Any], source: Location, target: Target, protocol: str, port: int | None) -> ResolvedDestination:
     """Return the requested port of a Service, else its first of the protocol, at its address of the source's first common family.
 
     protocol: empty for any. Raises UsageError for a Service without such an address.
@@ -156,12 +164,12 @@ def service_port(seen: Mapping[str, Any], source: Place, target: Target, protoco
         raise UsageError(f"there is no Service {'/'.join(service)} with a {what}{similar}; known: {', '.join(known) or 'none'}")
     fitting = [entry for entry in ports if (not protocol or entry.protocol == protocol) and (port is None or entry.port == port)]
     if fitting:
-        return Where(fitting[0].title, fitting[0].address, fitting[0].port, fitting[0].protocol, fitting[0], service=service)
+        return ResolvedDestination(fitting[0].title, fitting[0].address, fitting[0].port, fitting[0].protocol, fitting[0], service=service)
     missing = structs.replace(ports[0], port=port or ports[0].port, protocol=protocol or "TCP", endpoints=(), nodes=())
     has = ", ".join(dict.fromkeys(f"{entry.port}/{entry.protocol}" for entry in ports))
     lacking = f"the Service has no port {missing.port}/{missing.protocol}; it has {has}"
     behind = None if missing.is_outside else missing  # a load balancer's address leads nowhere at other ports
-    return Where(missing.title, missing.address, missing.port, missing.protocol, behind, lacking, service)
+    return ResolvedDestination(missing.title, missing.address, missing.port, missing.protocol, behind, lacking, service)
 
 
 def _refuse_nameless(seen: Mapping[str, Any], target: Target) -> None:

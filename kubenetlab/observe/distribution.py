@@ -11,27 +11,27 @@ from msgspec import Struct
 
 from kubenetlab.api.core import ClientIPConfig
 from kubenetlab.names import MAX_HOSTNAME
-from kubenetlab.observe.destinations import Where
-from kubenetlab.observe.expect import ServicePort
+from kubenetlab.observe.destinations import ResolvedDestination
+from kubenetlab.observe.expect import ServiceTarget
 from kubenetlab.observe.grammar import pod_title
 from kubenetlab.observe.series import Answer
-from kubenetlab.observe.targets import Place, places, service_named
+from kubenetlab.observe.targets import Location, places, service_named
 
 MANY: Final = 20
 """Expected connections per endpoint from which an endpoint without any is reported: by chance that happens once in 5·10⁸ series."""
 
 
-class Server(Struct, frozen=True):
+class PossibleServer(Struct, frozen=True):
     """A server that may answer: an endpoint of a Service, or another pod or host."""
 
     title: str
     node: str = ""
 
 
-class Share(Struct, frozen=True):
+class ServerShare(Struct, frozen=True):
     """Number of connections that one server answered."""
 
-    server: Server
+    server: PossibleServer
     count: int
     errors: int
     """Number of these with an HTTP error."""
@@ -39,7 +39,7 @@ class Share(Struct, frozen=True):
     """True for a ready endpoint of the Service."""
 
 
-class Client(Struct, frozen=True):
+class SourceAddress(Struct, frozen=True):
     """A source address that servers have seen."""
 
     address: str
@@ -48,9 +48,9 @@ class Client(Struct, frozen=True):
     count: int
 
 
-def endpoints(seen: Mapping[str, Any], where: Where) -> list[Server]:
+def endpoints(seen: Mapping[str, Any], where: ResolvedDestination) -> list[PossibleServer]:
     """Return the ready endpoints of the Service that was addressed; nothing for other destinations."""
-    if isinstance(where.known, ServicePort):
+    if isinstance(where.known, ServiceTarget):
         ready = list(where.known.endpoints)
     else:
         entry = service_named(seen, *where.service) if where.service is not None else None
@@ -58,7 +58,7 @@ def endpoints(seen: Mapping[str, Any], where: Where) -> list[Server]:
     return list(dict.fromkeys(_server(seen, address, port) for address, port in ready))
 
 
-def _ready(entry: Mapping[str, Any], where: Where) -> list[tuple[str, int]]:
+def _ready(entry: Mapping[str, Any], where: ResolvedDestination) -> list[tuple[str, int]]:
     """Return address and port of each ready endpoint behind a node port, or of all where the Service is headless."""
     names = [port["name"] for port in entry["ports"] if where.port in (port["port"], port["node_port"])]
     version = ip_address(where.address).version
@@ -69,21 +69,21 @@ def _ready(entry: Mapping[str, Any], where: Where) -> list[tuple[str, int]]:
     ]
 
 
-def _server(seen: Mapping[str, Any], address: str, port: int) -> Server:
+def _server(seen: Mapping[str, Any], address: str, port: int) -> PossibleServer:
     """Return the owner of an endpoint: the pod, among several in a node's network the one that listens; else a host."""
     pods = [pod for pod in seen["pods"] if address in pod["addresses"]]
     listening = [pod for pod in pods if any(port in container["ports"] for container in pod["containers"])]
     for pod in (*listening, *pods):
-        return Server(pod_title(pod["namespace"], pod["name"]), pod["node"])
+        return PossibleServer(pod_title(pod["namespace"], pod["name"]), pod["node"])
     host = next((host for host in seen["external"] if address in host["addresses"]), None)
-    return Server(f"ext:{host['name']}" if host is not None else address)
+    return PossibleServer(f"ext:{host['name']}" if host is not None else address)
 
 
-def shares(seen: Mapping[str, Any], answers: Iterable[Answer], ready: Sequence[Server]) -> list[Share]:
+def shares(seen: Mapping[str, Any], answers: Iterable[Answer], ready: Sequence[PossibleServer]) -> list[ServerShare]:
     """Return every server that answered and every ready endpoint, the busiest first, without servers that are not known by name."""
     known = {server.title: server for server in ready}
     titles = [pod_title(pod["namespace"], pod["name"]) for pod in seen["pods"]]
-    others = {title: Server(title, pod["node"]) for title, pod in zip(titles, seen["pods"], strict=True)}
+    others = {title: PossibleServer(title, pod["node"]) for title, pod in zip(titles, seen["pods"], strict=True)}
     by_hostname = _by_hostname([*titles, *known])
     counts: Counter[str] = Counter(dict.fromkeys(known, 0))
     errors: Counter[str] = Counter()
@@ -93,8 +93,8 @@ def shares(seen: Mapping[str, Any], answers: Iterable[Answer], ready: Sequence[S
         if title and answer.outcome == "answer":
             counts[title] += 1
             errors[title] += bool(answer.failure)
-    servers = {title: known.get(title) or others.get(title) or Server(title) for title in counts}
-    found = [Share(servers[title], count, errors[title], title in known) for title, count in counts.items()]
+    servers = {title: known.get(title) or others.get(title) or PossibleServer(title) for title in counts}
+    found = [ServerShare(servers[title], count, errors[title], title in known) for title, count in counts.items()]
     return sorted(found, key=lambda share: (-share.count, share.server.title))
 
 
@@ -103,11 +103,11 @@ def _by_hostname(titles: Iterable[str]) -> dict[str, str]:
     return {title.rpartition("/")[2][:MAX_HOSTNAME]: title for title in titles}
 
 
-def clients(seen: Mapping[str, Any], answers: Iterable[Answer]) -> list[Client]:
+def clients(seen: Mapping[str, Any], answers: Iterable[Answer]) -> list[SourceAddress]:
     """Return the source addresses that servers have seen, the most frequent first."""
     owners = {address: place.title for place in reversed(places(seen)) for address in place.addresses if not place.is_host_network}
     counts = Counter(answer.client for answer in answers if answer.client)
-    return [Client(address, owners.get(address) or _bridge(seen, address), count) for address, count in counts.most_common()]
+    return [SourceAddress(address, owners.get(address) or _bridge(seen, address), count) for address, count in counts.most_common()]
 
 
 def _bridge(seen: Mapping[str, Any], address: str) -> str:
@@ -118,7 +118,7 @@ def _bridge(seen: Mapping[str, Any], address: str) -> str:
     return ""
 
 
-def explanation(spec: Mapping[str, Any], found: Sequence[Share], source: Place, *, is_outside: bool) -> str:
+def explanation(spec: Mapping[str, Any], found: Sequence[ServerShare], source: Location, *, is_outside: bool) -> str:
     """Explain by fields of the Service's spec why ready endpoints got no connection; empty where all got some, or by chance not.
 
     is_outside: the Service was reached by a load balancer's address or a node port, where externalTrafficPolicy applies.

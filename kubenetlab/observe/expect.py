@@ -17,14 +17,14 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from kubenetlab.observe.targets import Place
+from kubenetlab.observe.targets import Location
 from kubenetlab.programs import COMMAND
 
 Expectation = Literal["answer", "refused", "nothing", "any"]
 """nothing: silence, or word that there is no way."""
 
 
-class ServicePort(Struct, frozen=True):
+class ServiceTarget(Struct, frozen=True):
     """One port of one Service, as something to be connected to."""
 
     namespace: str
@@ -52,7 +52,7 @@ class ServicePort(Struct, frozen=True):
         return f"{'lb' if self.is_outside else 'svc'}:{self.namespace}/{self.name}:{self.port}/{self.protocol}{f' {self.family}' if self.family else ''}"
 
 
-Destination = Place | ServicePort
+Destination = Location | ServiceTarget
 
 _PASS_OWN_ON: Final = frozenset(("iptables",))
 """Modes in which what a node itself sends to a load balancer's address without endpoints is refused by another node, if one gets it:
@@ -67,7 +67,7 @@ class World(Struct, frozen=True):
     kube_proxy_mode: str = ""
 
 
-def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
+def service_ports(seen: Mapping[str, Any]) -> list[ServiceTarget]:
     """Every Service port with a cluster IP; `seen` is what `inspect` shows."""
     found = []
     for service in seen["services"]:
@@ -85,7 +85,7 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServicePort]:
                 ]
                 is_local = service["internal_traffic_policy"] == "Local" and not is_outside
                 found.append(
-                    ServicePort(
+                    ServiceTarget(
                         service["namespace"],
                         service["name"],
                         address,
@@ -133,21 +133,21 @@ def _listening(containers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, i
             yield protocol, int(port)
 
 
-def expect(source: Place, destination: Destination, known: World) -> Expectation:
+def expect(source: Location, destination: Destination, known: World) -> Expectation:
     """What the source must see."""
-    if isinstance(destination, ServicePort):
+    if isinstance(destination, ServiceTarget):
         return _service(source, destination, known)
     has_pod_address = destination.kind == "pod" and not destination.is_host_network
     return "nothing" if source.kind == "ext" and has_pod_address else "answer"
 
 
-def _is_shut_out(source: Place, port: ServicePort) -> bool:
+def _is_shut_out(source: Location, port: ServiceTarget) -> bool:
     """True for who is in none of a load balancer's source ranges."""
     own = [ip_address(address) for address in source.addresses if _is_alike(address, port.address)]
     return bool(port.sources) and not any(address in ip_network(text, strict=False) for text in port.sources for address in own)
 
 
-def _service(source: Place, port: ServicePort, known: World) -> Expectation:
+def _service(source: Location, port: ServiceTarget, known: World) -> Expectation:
     if port.is_sent_on and (not port.is_proxied or (port.sources and source.kind == "pod")):
         return "any"  # without kube-proxy the node itself answers; a pod comes to the balancer from its node's address
     if _is_shut_out(source, port):

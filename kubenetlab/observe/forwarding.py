@@ -24,7 +24,7 @@ MAX_PORT = 65535
 _NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
-class Asked(Struct, frozen=True):
+class PortArgument(Struct, frozen=True):
     """One port as it was written."""
 
     remote: str
@@ -40,7 +40,7 @@ class Forward(Struct, frozen=True):
     remote: int
 
 
-def parse_ports(words: Sequence[str]) -> list[Asked]:
+def parse_ports(words: Sequence[str]) -> list[PortArgument]:
     """What stands behind the target: `80`, `8080:80`, `:80`, `8080:http`. Raises UsageError."""
     asked = [_parse_port(word) for word in words]
     taken: dict[int, str] = {}
@@ -76,7 +76,7 @@ def service_pod(service: Service, pods: Iterable[Pod], seen: Mapping[str, Any]) 
     return min(running, key=lambda pod: states[pod.key])
 
 
-def to_service(asked: Asked, service: Service, pod: Pod) -> Forward:
+def to_service(asked: PortArgument, service: Service, pod: Pod) -> Forward:
     """A port of a Service as the number it has in this pod. Raises UsageError."""
     named = [port for port in service.spec.ports if asked.remote in (port.name, str(port.port))]
     ports = [port for port in named if port.protocol == "TCP"]
@@ -90,7 +90,7 @@ def to_service(asked: Asked, service: Service, pod: Pod) -> Forward:
     return Forward(port.port if asked.local is None else asked.local, remote)
 
 
-def to_pod(asked: Asked, pod: Pod) -> Forward:
+def to_pod(asked: PortArgument, pod: Pod) -> Forward:
     """A port of a pod: a number, or the name of a container's port. Raises UsageError."""
     declared = [port for container in pod.spec.long_running_containers for port in container.ports]
     named = [port for port in declared if asked.remote in (port.name, str(port.container_port))]
@@ -100,12 +100,12 @@ def to_pod(asked: Asked, pod: Pod) -> Forward:
     return _forward(asked, ports[0].container_port if ports else _number(asked, pod.title, declared))
 
 
-def to_host(asked: Asked, title: str) -> Forward:
+def to_host(asked: PortArgument, title: str) -> Forward:
     """A port of a node or an external host, whose ports have no names. Raises UsageError."""
     return _forward(asked, _number(asked, title, ()))
 
 
-def _parse_port(word: str) -> Asked:
+def _parse_port(word: str) -> PortArgument:
     local, colon, remote = word.rpartition(":")
     if remote.lower().endswith(("/udp", "/sctp")):
         raise UsageError(_not_tcp(word, remote.rpartition("/")[2].upper()))
@@ -113,18 +113,18 @@ def _parse_port(word: str) -> Asked:
     is_local = not local or (_is_number(local) and int(local) <= MAX_PORT)
     if not (is_remote and is_local):
         raise UsageError(f'"{word}": wanted [LOCAL:]PORT, such as 80, 8080:80, :80 (any free local port) or 8080:http')
-    return Asked(remote, int(local or 0) if colon else None)
+    return PortArgument(remote, int(local or 0) if colon else None)
 
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 5
 
 
-def _forward(asked: Asked, remote: int) -> Forward:
+def _forward(asked: PortArgument, remote: int) -> Forward:
     return Forward(remote if asked.local is None else asked.local, remote)
 
 
-def _number(asked: Asked, title: str, declared: Sequence[ContainerPort]) -> int:
+def _number(asked: PortArgument, title: str, declared: Sequence[ContainerPort]) -> int:
     if _is_number(asked.remote):
         return int(asked.remote)
     names = [port.name for port in declared if port.name and port.protocol == "TCP"]

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from msgspec import Struct
 
-from kubenetlab.observe.check import Verdict
+from kubenetlab.observe.check import RowVerdict
 
 
 class Note(Struct, frozen=True):
@@ -26,7 +26,7 @@ class Note(Struct, frozen=True):
     """True: the test case passes."""
 
 
-def write(file: str, verdicts: Sequence[Verdict], notes: Sequence[Note], remarks: Mapping[int, Sequence[str]], took_s: float) -> None:
+def write(file: str, verdicts: Sequence[RowVerdict], notes: Sequence[Note], remarks: Mapping[int, Sequence[str]], took_s: float) -> None:
     """Write the XML. `remarks` are lines to be shown with a verdict, by its index."""
     failures = sum(verdict.state == "fails" for verdict in verdicts) + sum(not note.is_accepted for note in notes)
     suite = ElementTree.Element(

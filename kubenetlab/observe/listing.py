@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct, structs
 
 
-class Subject(Struct, frozen=True):
+class ListedSubject(Struct, frozen=True):
     """An object of the cluster, as rules mention it."""
 
     services: frozenset[str] = frozenset()
@@ -47,7 +47,7 @@ _IPTABLES_TABLES: Final = ("filter", "mangle", "nat", "raw", "security")
 _LB_CHAIN: Final = re.compile(r"\bgoto ((?:external-|nodeport-)?lb-\S+?),?$")
 
 
-def extract(listings: Mapping[str, str], subject: Subject) -> list[str]:
+def extract(listings: Mapping[str, str], subject: ListedSubject) -> list[str]:
     """Return the lines of all listings (backend → text) that concern the subject, each chain or map under its name."""
     found: list[str] = []
     for backend, text in listings.items():
@@ -57,7 +57,7 @@ def extract(listings: Mapping[str, str], subject: Subject) -> list[str]:
     return found
 
 
-def _nftables(text: str, subject: Subject, hidden: Sequence[str]) -> Iterator[str]:
+def _nftables(text: str, subject: ListedSubject, hidden: Sequence[str]) -> Iterator[str]:
     """Whole chains that are named for the subject; of others the rules and elements that mention it."""
     blocks = list(_blocks(text))
     wanted = [(table, head, _chosen(head, body, subject)) for table, head, body in blocks if table.split()[-1] not in hidden]
@@ -75,7 +75,7 @@ def _nftables(text: str, subject: Subject, hidden: Sequence[str]) -> Iterator[st
         yield from (f"    {line}" for line in lines)
 
 
-def _chosen(head: str, body: Sequence[str], subject: Subject) -> list[str]:
+def _chosen(head: str, body: Sequence[str], subject: ListedSubject) -> list[str]:
     if head.startswith("chain ") and subject.is_in(head):
         return [line for line in body if not line.startswith("comment ")]
     if _HAIRPIN in head:
@@ -83,7 +83,7 @@ def _chosen(head: str, body: Sequence[str], subject: Subject) -> list[str]:
     return [line for line in body if subject.is_in(line) or _has_node_port(head, line, subject)]
 
 
-def _has_node_port(head: str, line: str, subject: Subject) -> bool:
+def _has_node_port(head: str, line: str, subject: ListedSubject) -> bool:
     """Return True for an element of a map of node ports whose key has one of the subject's."""
     if "nodeport" not in head or line.startswith("type "):
         return False
@@ -123,7 +123,7 @@ def _elements(text: str) -> list[str]:
     return [part.strip() for part in re.findall(r'(?:"[^"]*"|[^,"])+', inner) if part.strip()]
 
 
-def _iptables(text: str, subject: Subject) -> Iterator[str]:
+def _iptables(text: str, subject: ListedSubject) -> Iterator[str]:
     """Rules that mention the subject, table by table."""
     table, last = "", ""
     for line in text.splitlines():
@@ -136,7 +136,7 @@ def _iptables(text: str, subject: Subject) -> Iterator[str]:
             yield f"  {line}"
 
 
-def _bpf(text: str, subject: Subject) -> Iterator[str]:
+def _bpf(text: str, subject: ListedSubject) -> Iterator[str]:
     """Front entries with the subject's addresses and node ports, and the lists of endpoints that they lead to."""
     lines = text.splitlines()
     ports = tuple(f" {port}/" for port in subject.node_ports)
@@ -152,13 +152,13 @@ def _bpf(text: str, subject: Subject) -> Iterator[str]:
     yield from (f"  {line}" for line in (*fronts, *own, *others))
 
 
-def _lines(text: str, subject: Subject) -> Iterator[str]:
+def _lines(text: str, subject: ListedSubject) -> Iterator[str]:
     """Lines that mention the subject."""
     ports = tuple(f":{port} " for port in subject.node_ports)
     yield from (line for line in text.splitlines() if subject.is_in(line) or any(port in line for port in ports))
 
 
-def _ipset(text: str, subject: Subject) -> Iterator[str]:
+def _ipset(text: str, subject: ListedSubject) -> Iterator[str]:
     """Entries that mention the subject; in the set against hairpin, also those of its endpoints."""
     with_endpoints = structs.replace(subject, addresses=subject.addresses | subject.endpoints)
     for line in text.splitlines():
@@ -166,7 +166,7 @@ def _ipset(text: str, subject: Subject) -> Iterator[str]:
             yield line
 
 
-_BACKENDS: Final[Mapping[str, Callable[[str, Subject], Iterator[str]]]] = {
+_BACKENDS: Final[Mapping[str, Callable[[str, ListedSubject], Iterator[str]]]] = {
     "iptables": _iptables,
     "bpf": _bpf,
     "ipvs": _lines,

@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from kubenetlab.observe.expect import Destination, Expectation, ServicePort, expect, service_ports, world
-from kubenetlab.observe.prober import Probe, Result, run
-from kubenetlab.observe.targets import Place, places
+from kubenetlab.observe.expect import Destination, Expectation, ServiceTarget, expect, service_ports, world
+from kubenetlab.observe.prober import ProbeRequest, Result, run
+from kubenetlab.observe.targets import Location, places
 
 FITS: Mapping[Expectation, tuple[str, ...]] = {
     "answer": ("answer",),
@@ -22,7 +22,7 @@ FITS: Mapping[Expectation, tuple[str, ...]] = {
 class Cell(Struct, frozen=True):
     """What was promised from one place to another, and what came of it."""
 
-    source: Place
+    source: Location
     destination: Destination
     expected: Expectation
     results: tuple[tuple[str, Result], ...]
@@ -50,7 +50,7 @@ class Cell(Struct, frozen=True):
 class Matrix(Struct, frozen=True):
     """All probes of one matrix, with what came of them."""
 
-    sources: tuple[Place, ...]
+    sources: tuple[Location, ...]
     destinations: tuple[Destination, ...]
     cells: tuple[Cell, ...]
     """Row by row; a place is not asked about itself."""
@@ -60,12 +60,12 @@ class Matrix(Struct, frozen=True):
         return [cell for cell in self.cells if not cell.is_as_promised]
 
 
-def everyone(seen: Mapping[str, Any]) -> list[Place]:
+def everyone(seen: Mapping[str, Any]) -> list[Location]:
     """Who is in a matrix: everything that runs, but for the cluster's components in their nodes' networks, whose nodes are there already."""
     return [place for place in places(seen) if not (place.is_host_network and place.namespace == "kube-system")]
 
 
-def probe_matrix(seen: Mapping[str, Any], *, sources: Sequence[Place] | None = None, deadline_s: float = 1.0) -> Matrix:
+def probe_matrix(seen: Mapping[str, Any], *, sources: Sequence[Location] | None = None, deadline_s: float = 1.0) -> Matrix:
     """Sends every probe of the matrix, in every family; `seen` is what `inspect` shows."""
     all_places = everyone(seen)
     rows = tuple(sources if sources is not None else all_places)
@@ -76,7 +76,7 @@ def probe_matrix(seen: Mapping[str, Any], *, sources: Sequence[Place] | None = N
         (row, column)
         for row in rows
         for column in columns
-        if _meet(row, column) and not (isinstance(column, Place) and column.sandbox == row.sandbox)
+        if _meet(row, column) and not (isinstance(column, Location) and column.sandbox == row.sandbox)
     ]
     promised = [expect(row, column, known) for row, column in pairs]
     probes = [list(_probes(row, column, is_hopeful=promise != "nothing")) for (row, column), promise in zip(pairs, promised, strict=True)]
@@ -88,20 +88,20 @@ def probe_matrix(seen: Mapping[str, Any], *, sources: Sequence[Place] | None = N
     return Matrix(rows, columns, cells)
 
 
-def _probes(source: Place, destination: Destination, *, is_hopeful: bool) -> Iterator[Probe]:
-    if isinstance(destination, ServicePort):
-        yield Probe(source, destination.protocol, destination.address, destination.port, is_hopeful)
+def _probes(source: Location, destination: Destination, *, is_hopeful: bool) -> Iterator[ProbeRequest]:
+    if isinstance(destination, ServiceTarget):
+        yield ProbeRequest(source, destination.protocol, destination.address, destination.port, is_hopeful)
         return
     for address in destination.addresses:
         if _shares_family(source, address):
-            yield Probe(source, "ICMP", address, is_hopeful=is_hopeful)
+            yield ProbeRequest(source, "ICMP", address, is_hopeful=is_hopeful)
 
 
-def _meet(source: Place, destination: Destination) -> bool:
+def _meet(source: Location, destination: Destination) -> bool:
     """True when both have an address of one family."""
-    addresses = destination.addresses if isinstance(destination, Place) else (destination.address,)
+    addresses = destination.addresses if isinstance(destination, Location) else (destination.address,)
     return any(_shares_family(source, address) for address in addresses)
 
 
-def _shares_family(source: Place, address: str) -> bool:
+def _shares_family(source: Location, address: str) -> bool:
     return any((":" in address) == (":" in own) for own in source.addresses)

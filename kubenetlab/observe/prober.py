@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from kubenetlab.kernel.ping_sockets import Echo, echo_of, sequence_number
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
-from kubenetlab.observe.targets import Place
+from kubenetlab.observe.targets import Location
 
 Outcome = Literal["answer", "refused", "unreachable", "silence"]
 
@@ -35,10 +35,10 @@ _OTHER_FILES = 64
 """What this process may have open beside its probes."""
 
 
-class Probe(Struct, frozen=True):
+class ProbeRequest(Struct, frozen=True):
     """One question."""
 
-    source: Place
+    source: Location
     protocol: Literal["ICMP", "TCP", "UDP", "SCTP"]
     address: str
     port: int = 0
@@ -54,7 +54,7 @@ class Result(Struct, frozen=True):
     """From sending to the answer."""
 
 
-def run(probes: Sequence[Probe], *, deadline_s: float = 1.0) -> list[Result]:
+def run(probes: Sequence[ProbeRequest], *, deadline_s: float = 1.0) -> list[Result]:
     """The result of each probe, in order. What has not answered `deadline_s` after the last was sent is silence.
 
     Where only probes are left of which no answer is hoped for, silence is not waited out for longer than `HOPELESS_S`.
@@ -77,7 +77,7 @@ def run(probes: Sequence[Probe], *, deadline_s: float = 1.0) -> list[Result]:
 class _Batch:
     """Probes that are under way together."""
 
-    def __init__(self, probes: Sequence[Probe]) -> None:
+    def __init__(self, probes: Sequence[ProbeRequest]) -> None:
         self._probes = probes
         self._home = open_namespace("net")
         self._results: list[Result | None] = [None] * len(probes)

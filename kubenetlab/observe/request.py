@@ -17,7 +17,7 @@ HTTP_ERROR: Final = 400
 Transport = Literal["ICMP", "TCP", "UDP", "SCTP"]
 
 
-class Request(Struct, frozen=True):
+class ProbeSpecification(Struct, frozen=True):
     """Protocol, port and path of a probe."""
 
     protocol: Transport = "ICMP"
@@ -42,7 +42,7 @@ class RequestOptions(Struct, frozen=True):
     path_option: str = "--http"
 
 
-def make_request(target: Target, options: RequestOptions) -> Request:
+def make_request(target: Target, options: RequestOptions) -> ProbeSpecification:
     """Join a target with options. A port without a protocol is TCP; a target without a port is pinged.
 
     Raises UsageError for a contradiction, and for https, which the built-in client does not speak.
@@ -64,7 +64,7 @@ def make_request(target: Target, options: RequestOptions) -> Request:
         raise UsageError(f"{options.path_option} {path}: HTTP uses TCP, but {options.protocol_option} is {options.protocol}")
     port = target.port or options.port
     protocol = options.protocol or target.protocol or ("TCP" if path is not None or port is not None else "ICMP")
-    return Request(protocol, port, path)
+    return ProbeSpecification(protocol, port, path)
 
 
 def ip_version(target: Target, option: int | None) -> int | None:

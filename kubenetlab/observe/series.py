@@ -23,9 +23,9 @@ from msgspec import Struct
 from kubenetlab.kernel.ping_sockets import echo_of
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
 from kubenetlab.names import socket_address
-from kubenetlab.observe.prober import DNS_PORT, Outcome, Probe, dns_question, outcome_of, queued_errors, run
+from kubenetlab.observe.prober import DNS_PORT, Outcome, ProbeRequest, dns_question, outcome_of, queued_errors, run
 from kubenetlab.observe.request import HTTP_ERROR
-from kubenetlab.observe.targets import Place
+from kubenetlab.observe.targets import Location
 
 MAX_COUNT: Final = 10_000
 """Maximum length of a series: fewer than the kernel's ephemeral ports, each of which is used once."""
@@ -48,10 +48,10 @@ _SOCKETS: Final = {
 """Protocol → socket type and protocol number."""
 
 
-class Destination(Struct, frozen=True):
+class SeriesTarget(Struct, frozen=True):
     """Where a series comes from and goes to."""
 
-    source: Place
+    source: Location
     protocol: str
     address: str
     port: int = 0
@@ -90,10 +90,10 @@ class Latency(Struct, frozen=True):
     max: float
 
 
-def run_series(destination: Destination, count: int, deadline_s: float) -> list[Answer]:
+def run_series(destination: SeriesTarget, count: int, deadline_s: float) -> list[Answer]:
     """Send `count` requests. A connection without an answer after `deadline_s` is `silence`."""
     if destination.protocol == "ICMP":
-        probes = [Probe(destination.source, "ICMP", destination.address)] * count
+        probes = [ProbeRequest(destination.source, "ICMP", destination.address)] * count
         return [Answer(result.outcome, result.ms) for result in run(probes, deadline_s=deadline_s)]
     return asyncio.run(_Series(destination, deadline_s).run(count))
 
@@ -112,7 +112,7 @@ def failures(answers: Sequence[Answer]) -> dict[str, int]:
 class _Series:
     """Connections to one address."""
 
-    def __init__(self, destination: Destination, deadline_s: float) -> None:
+    def __init__(self, destination: SeriesTarget, deadline_s: float) -> None:
         self._destination = destination
         self._deadline_s = deadline_s
         self._echo = echo_of(destination.address)

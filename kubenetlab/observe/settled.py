@@ -27,7 +27,7 @@ State = Literal["ready", "unready", "completed", "waiting", "stuck"]
 _CREATION_EVENTS = ("FailedCreatePodSandBox", "NetworkNotReady")
 
 
-class Verdict(Struct, frozen=True):
+class PodVerdict(Struct, frozen=True):
     """What to expect of one pod."""
 
     pod: str
@@ -99,7 +99,7 @@ def _end_of(status: ContainerStatus) -> Terminated | None:
     return status.state.terminated or status.last_state.terminated
 
 
-def verdicts(cluster: Cluster) -> list[Verdict]:
+def verdicts(cluster: Cluster) -> list[PodVerdict]:
     """One for each pod that is not being deleted, in order. What a Job's pods fail in is the Job's own affair until the Job ends."""
     events: dict[str, str] = {}
     for entry in cluster.all(Event):
@@ -113,37 +113,37 @@ def verdicts(cluster: Cluster) -> list[Verdict]:
     ]
 
 
-def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "", *, is_retried: bool = False) -> Verdict:
+def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "", *, is_retried: bool = False) -> PodVerdict:
     """What to expect of a pod. `creation_failure` is what its events say about its sandbox.
 
     is_retried: what its containers fail in is tried again by a Job.
     """
     name = pod.full_name
     if pod.status.phase == "Succeeded":
-        return Verdict(name, "completed")
+        return PodVerdict(name, "completed")
     if pod.is_ready:
         is_passing = any(will_end(pod, container) for container in pod.spec.long_running_containers)
-        return Verdict(name, "waiting" if is_passing else "ready")
+        return PodVerdict(name, "waiting" if is_passing else "ready")
     containers_ready = pod.status.condition("ContainersReady")
     if pod.metadata.annotations.get(READY_ANNOTATION) == "false" and containers_ready is not None and containers_ready.status == "True":
-        return Verdict(name, "unready", f'annotation {READY_ANNOTATION} is "false"')
+        return PodVerdict(name, "unready", f'annotation {READY_ANNOTATION} is "false"')
     if (at_gates := _at_readiness_gates(pod)) is not None:
         return at_gates
     scheduled = pod.status.condition(SCHEDULED)
     if scheduled is not None and scheduled.status == "False":
         state: State = "unready" if scheduled.reason == SCHEDULING_GATED else "stuck"
-        return Verdict(name, state, f"{scheduled.reason}: {scheduled.message}")
+        return PodVerdict(name, state, f"{scheduled.reason}: {scheduled.message}")
     if pod.spec.node_name and cluster.node(pod.spec.node_name) is None:
-        return Verdict(name, "stuck", f"spec.nodeName: there is no node {pod.spec.node_name}")
+        return PodVerdict(name, "stuck", f"spec.nodeName: there is no node {pod.spec.node_name}")
     if (fault := what_stops(cluster, pod)) is not None:
-        return Verdict(name, "unready", fault.title)
+        return PodVerdict(name, "unready", fault.title)
     reason = next(_faults(cluster, pod, is_retried=is_retried), "")
     if not reason and pod.status.phase == "Pending":
         reason = creation_failure
-    return Verdict(name, "stuck", reason) if reason else Verdict(name, "waiting")
+    return PodVerdict(name, "stuck", reason) if reason else PodVerdict(name, "waiting")
 
 
-def _at_readiness_gates(pod: Pod) -> Verdict | None:
+def _at_readiness_gates(pod: Pod) -> PodVerdict | None:
     """Return the verdict of a pod that only its readiness gates keep from being ready; None for any other.
 
     A condition that does not exist will not come by itself; one that is there and not True was set on purpose.
@@ -154,10 +154,10 @@ def _at_readiness_gates(pod: Pod) -> Verdict | None:
     reason = f"{ready.reason}: {ready.message}"
     missing = [gate.condition_type for gate in pod.spec.readiness_gates if pod.status.condition(gate.condition_type) is None]
     if not missing:
-        return Verdict(pod.full_name, "unready", reason)
+        return PodVerdict(pod.full_name, "unready", reason)
     example = ",".join(f"{type_}=True" for type_ in missing)
     hint = f'(set it by the annotation {CONDITIONS_ANNOTATION}: "{example}")'
-    return Verdict(pod.full_name, "stuck", f"{reason} {hint}")
+    return PodVerdict(pod.full_name, "stuck", f"{reason} {hint}")
 
 
 def will_end(pod: Pod, container: Container) -> bool:

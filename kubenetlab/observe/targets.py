@@ -20,7 +20,7 @@ _ENDED = ("Succeeded", "Failed")
 """Phases of pods that run no more."""
 
 
-class Place(Struct, frozen=True):
+class Location(Struct, frozen=True):
     """Something that runs: a pod, a node or an external host."""
 
     kind: Literal["pod", "node", "ext"]
@@ -50,7 +50,7 @@ class Place(Struct, frozen=True):
         """The IP versions it has, the primary one first."""
         return [ip_address(address).version for address in self.addresses]
 
-    def of_version(self, version: int | None) -> Place:
+    def of_version(self, version: int | None) -> Location:
         """The place with its address of one family alone. Raises UsageError when it has none of that family."""
         found = tuple(address for address in self.addresses if version in (None, ip_address(address).version))
         if not found:
@@ -96,7 +96,7 @@ def read(text: str, seen: Mapping[str, Any], namespace: str | None = None) -> Ta
     return pod
 
 
-def meaning(target: Target, seen: Mapping[str, Any], source: Place | None = None) -> Meaning:
+def meaning(target: Target, seen: Mapping[str, Any], source: Location | None = None) -> Meaning:
     """Resolve a destination against the objects of the lab.
 
     A bare name is a pod, a Service (reached by its DNS name, as a client in `source` does), else a workload, else a DNS name.
@@ -129,7 +129,7 @@ def meaning(target: Target, seen: Mapping[str, Any], source: Place | None = None
     return Meaning(structs.replace(target, kind="name", namespace=""))
 
 
-def service_of(target: Target, seen: Mapping[str, Any], source: Place | None = None) -> tuple[str, str] | None:
+def service_of(target: Target, seen: Mapping[str, Any], source: Location | None = None) -> tuple[str, str] | None:
     """Return namespace and name of the Service that a target names, by kind, DNS name or address; None for other targets."""
     if target.kind in ("svc", "lb"):
         return target.namespace, target.name
@@ -177,7 +177,7 @@ def pod_of(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]:
     return target.namespace, target.name
 
 
-def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = False) -> Place:
+def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = False) -> Location:
     """Return the running pod, node or host that a target names. Raises UsageError when there is none.
 
     is_destination: the target may have a port, and messages suggest Services, too.
@@ -199,7 +199,7 @@ def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = F
     return _running(_place_named(target, seen))
 
 
-def named_places(target: Target, seen: Mapping[str, Any]) -> list[Place]:
+def named_places(target: Target, seen: Mapping[str, Any]) -> list[Location]:
     """Return every place that a target names: of `each:Kind/ns/name` all pods.
 
     Raises UsageError when there is none, and for a pod of `each:` that does not run although it has not ended.
@@ -251,26 +251,26 @@ def service_named(seen: Mapping[str, Any], namespace: str, name: str) -> Mapping
     return next((entry for entry in seen["services"] if (entry["namespace"], entry["name"]) == (namespace, name)), None)
 
 
-def places(seen: Mapping[str, Any]) -> list[Place]:
+def places(seen: Mapping[str, Any]) -> list[Location]:
     """Everything that runs, in order: pods, nodes, external hosts."""
     found = [_pod_place(pod) for pod in seen["pods"] if pod["pid"] and pod["addresses"]]
     found += [_place("node", entry) for entry in seen["nodes"] if entry["pid"]]
     return found + [_place("ext", entry) for entry in seen["external"] if entry["pid"]]
 
 
-def _place(kind: Literal["node", "ext"], entry: Mapping[str, Any]) -> Place:
+def _place(kind: Literal["node", "ext"], entry: Mapping[str, Any]) -> Location:
     node = entry["name"] if kind == "node" else ""
-    return Place(kind, "", entry["name"], entry["sandbox"], entry["netns"] or "", tuple(entry["addresses"]), node=node)
+    return Location(kind, "", entry["name"], entry["sandbox"], entry["netns"] or "", tuple(entry["addresses"]), node=node)
 
 
-def _place_named(target: Target, seen: Mapping[str, Any]) -> Place:
+def _place_named(target: Target, seen: Mapping[str, Any]) -> Location:
     """A node or an external host that is there."""
     entries = seen["nodes" if target.kind == "node" else "external"]
     return _place("node" if target.kind == "node" else "ext", next(entry for entry in entries if entry["name"] == target.name))
 
 
-def _pod_place(pod: Mapping[str, Any]) -> Place:
-    return Place(
+def _pod_place(pod: Mapping[str, Any]) -> Location:
+    return Location(
         "pod",
         pod["namespace"],
         pod["name"],
@@ -282,7 +282,7 @@ def _pod_place(pod: Mapping[str, Any]) -> Place:
     )
 
 
-def _running(place: Place) -> Place:
+def _running(place: Location) -> Location:
     if not place.netns:
         hint = f"; see: kubenetlab describe pod {place.name} -n {place.namespace}" if place.kind == "pod" else ""
         raise UsageError(f"{place.title} is not running{hint}")

@@ -11,7 +11,7 @@ from typing import Final
 from kubenetlab.api.durations import duration_s
 from kubenetlab.programs import Setup
 from kubenetlab.programs.arguments import misused, options, port_number
-from kubenetlab.programs.http import Me
+from kubenetlab.programs.http import PodIdentity
 
 OPTIONS: Final = frozenset(("timeout", "protocol", "sctpconntrackcheck"))
 """The flags that are modelled."""
@@ -36,7 +36,7 @@ def configure_arguments(words: tuple[str, ...]) -> Setup:
     )
 
 
-async def main(me: Me) -> int:
+async def main(me: PodIdentity) -> int:
     """The exit status."""
     host, number, timeout_s = me.options["host"], me.options["port"], me.options["timeout_s"]
     try:

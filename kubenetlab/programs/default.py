@@ -10,7 +10,7 @@ from __future__ import annotations
 from kubenetlab.api.containers import Container
 from kubenetlab.names import socket_address
 from kubenetlab.programs import Ports, Setup, netexec
-from kubenetlab.programs.http import Me, Peer, Request, Response, text
+from kubenetlab.programs.http import Peer, PodIdentity, Request, Response, text
 
 TAKES_PORTS = True
 SERVES_TLS = True
@@ -22,13 +22,13 @@ def configure(container: Container, ports: Ports) -> Setup:
     return Setup("default", {}, ports.of(container))
 
 
-async def http(request: Request, me: Me) -> Response:
+async def http(request: Request, me: PodIdentity) -> Response:
     if request.path in _NETEXEC_PATHS:
         return await netexec.http(request, me)
     return text(f"{me.namespace}/{me.pod} ({me.address} on {me.node}) sees {socket_address(*request.peer)}\n")
 
 
-def datagram(data: bytes, peer: Peer, me: Me) -> bytes | None:
+def datagram(data: bytes, peer: Peer, me: PodIdentity) -> bytes | None:
     """Answer any datagram: who stands in for an image that is not known is to be seen."""
     known = netexec.datagram(data, peer, me)
     command = data.decode(errors="replace").strip().partition(" ")[0]

@@ -104,7 +104,7 @@ def failed(data: bytes) -> bytes:
     return bytes(reply.pack())
 
 
-class Question(Struct, frozen=True):
+class DnsQuestion(Struct, frozen=True):
     """What a message asks for, as CoreDNS' log shows it."""
 
     name: str
@@ -112,10 +112,10 @@ class Question(Struct, frozen=True):
     edns: Edns | None
 
 
-def question(data: bytes) -> Question:
+def question(data: bytes) -> DnsQuestion:
     """Return the first question of an encoded message."""
     query = dnslib.DNSRecord.parse(data)
-    return Question(str(query.q.qname), QTYPE.get(query.q.qtype), edns_of(query))
+    return DnsQuestion(str(query.q.qname), QTYPE.get(query.q.qtype), edns_of(query))
 
 
 def _fill(zone: Zone, reply: dnslib.DNSRecord, asked: str, type_: str) -> None:

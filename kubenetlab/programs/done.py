@@ -5,10 +5,10 @@ Init containers without a command of this machine run it, and the containers of 
 
 from __future__ import annotations
 
-from kubenetlab.programs.http import Me
+from kubenetlab.programs.http import PodIdentity
 
 
-async def main(me: Me) -> int:
+async def main(me: PodIdentity) -> int:
     """Return the exit status: 0 unless the options say another one."""
     status: int = me.options.get("exit_code", 0)
     why = ", as the annotation kubenetlab.dev/exit-code says" if status else ""

@@ -74,7 +74,7 @@ class Network(Protocol):
         """A TCP connection made and closed."""
 
 
-class Me(Struct, frozen=True):
+class PodIdentity(Struct, frozen=True):
     """Who a program is, and what it can do."""
 
     namespace: str
@@ -98,5 +98,5 @@ class Me(Struct, frozen=True):
     """True once it has got SIGTERM, and serves on for a while."""
 
 
-HttpHandler = Callable[[Request, Me], Awaitable[Response]]
-DatagramHandler = Callable[[bytes, Peer, Me], bytes | None]
+HttpHandler = Callable[[Request, PodIdentity], Awaitable[Response]]
+DatagramHandler = Callable[[bytes, Peer, PodIdentity], bytes | None]

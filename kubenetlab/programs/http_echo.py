@@ -9,7 +9,7 @@ from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Ports, Setup
 from kubenetlab.programs.arguments import arguments, misused, options, port_number
-from kubenetlab.programs.http import Me, Request, Response, text
+from kubenetlab.programs.http import PodIdentity, Request, Response, text
 
 READS_ARGUMENTS = True
 
@@ -39,5 +39,5 @@ def configure(container: Container, ports: Ports) -> Setup:
     return Setup("http_echo", {"text": body}, (ListenPort("TCP", port),))
 
 
-async def http(request: Request, me: Me) -> Response:
+async def http(request: Request, me: PodIdentity) -> Response:
     return text(f"{me.options['text']}\n")

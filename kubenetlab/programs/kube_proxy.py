@@ -17,7 +17,7 @@ from kubenetlab.api.containers import Container
 from kubenetlab.api.lab import SYNC_PERIOD_S
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Ports, Setup
-from kubenetlab.programs.http import Me, Request, Response, text
+from kubenetlab.programs.http import PodIdentity, Request, Response, text
 from kubenetlab.programs.kube_proxy_metrics import Metrics
 
 HEALTH_PORT, METRICS_PORT = 10256, 10249
@@ -44,7 +44,7 @@ def configure(container: Container, ports: Ports) -> Setup:
     return Setup("kube_proxy", {}, (ListenPort("TCP", HEALTH_PORT), ListenPort("TCP", METRICS_PORT, "127.0.0.1")))
 
 
-def configured(me: Me) -> None:
+def configured(me: PodIdentity) -> None:
     """Says in the log what is new."""
     known: Memory = me.memory
     before, known.options = known.options, me.options
@@ -62,7 +62,7 @@ def configured(me: Me) -> None:
         me.log("Watching Services and EndpointSlices again")
 
 
-def told(news: Mapping[str, Any], me: Me) -> None:
+def told(news: Mapping[str, Any], me: PodIdentity) -> None:
     """How a sync of the node's rules went."""
     known: Memory = me.memory
     if "error" in news:
@@ -80,7 +80,7 @@ def told(news: Mapping[str, Any], me: Me) -> None:
         me.log(f"Synced {what} in {news['ms']:.3g} ms")
 
 
-async def http(request: Request, me: Me) -> Response:
+async def http(request: Request, me: PodIdentity) -> Response:
     if request.port == HEALTH_PORT:
         return _health(request, me)
     if request.port == METRICS_PORT:
@@ -89,14 +89,14 @@ async def http(request: Request, me: Me) -> Response:
     return _service_health(check, me) if check is not None else _not_found()
 
 
-def is_healthy(me: Me) -> bool:
+def is_healthy(me: PodIdentity) -> bool:
     """False when it has heard of no change for long, or has not been able to sync for long."""
     failing = me.memory.failing_since
     is_stale = failing is not None and me.now() - failing > 2 * SYNC_PERIOD_S
     return bool(me.options.get("healthy", True)) and not is_stale
 
 
-def _health(request: Request, me: Me) -> Response:
+def _health(request: Request, me: PodIdentity) -> Response:
     if request.path not in ("/healthz", "/livez"):
         return _not_found()
     is_good, is_eligible = is_healthy(me), bool(me.options.get("eligible", True))
@@ -111,7 +111,7 @@ def _health(request: Request, me: Me) -> Response:
     return _json(code, body)
 
 
-def _about(request: Request, me: Me) -> Response:
+def _about(request: Request, me: PodIdentity) -> Response:
     match request.path:
         case "/metrics":
             shown = me.memory.metrics.text(me.options.get("families", ("IPv4",)), me.options.get("mode", ""))
@@ -123,7 +123,7 @@ def _about(request: Request, me: Me) -> Response:
     return _not_found()
 
 
-def _service_health(check: Mapping[str, Any], me: Me) -> Response:
+def _service_health(check: Mapping[str, Any], me: PodIdentity) -> Response:
     count, is_good = check["endpoints"], is_healthy(me)
     body = {
         "service": {"namespace": check["namespace"], "name": check["name"]},

@@ -1,8 +1,8 @@
 """A program that was given arguments it does not understand: it says so and ends."""
 
-from kubenetlab.programs.http import Me
+from kubenetlab.programs.http import PodIdentity
 
 
-async def main(me: Me) -> int:
+async def main(me: PodIdentity) -> int:
     me.log(f"Error: {me.options['message']}")
     return 1

@@ -23,7 +23,7 @@ from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.names import socket_address
 from kubenetlab.programs import DELAY_SHUTDOWN, Setup
 from kubenetlab.programs.arguments import misused, options, port_number
-from kubenetlab.programs.http import Me, Peer, Request, Response, text
+from kubenetlab.programs.http import Peer, PodIdentity, Request, Response, text
 from kubenetlab.programs.tls import TLS, tls_option
 
 OPTIONS: Final = frozenset(
@@ -81,7 +81,7 @@ def configure_arguments(words: tuple[str, ...], container: Container) -> Setup:
     return Setup("netexec", chosen, listeners)
 
 
-async def http(request: Request, me: Me) -> Response:
+async def http(request: Request, me: PodIdentity) -> Response:
     """Answer a request; with --http-override as if it were another one, of nobody and without headers."""
     if override := me.options.get("http_override"):
         request = structs.replace(request, method="GET", target=override, peer=("", 0), headers={}, body=b"")
@@ -113,7 +113,7 @@ async def http(request: Request, me: Me) -> Response:
     return text(f"NOW: {me.clock()}")  # Go's ServeMux gives "/" whatever no other pattern matches
 
 
-def datagram(data: bytes, peer: Peer, me: Me) -> bytes | None:
+def datagram(data: bytes, peer: Peer, me: PodIdentity) -> bytes | None:
     """Answer a datagram, whose case does not count; what is not known gets no answer."""
     command = data.decode(errors="replace").strip().lower()
     me.log(f"received {command.partition(' ')[0]} from {socket_address(*peer)} (UDP)")
@@ -124,7 +124,7 @@ def datagram(data: bytes, peer: Peer, me: Me) -> bytes | None:
     return command.removeprefix("echo ").encode() if command.startswith("echo ") else None
 
 
-def _ready_status(me: Me) -> int:
+def _ready_status(me: PodIdentity) -> int:
     """The server calls itself ready when its UDP or SCTP server has started: never, where both are switched off."""
     return 412 if me.options.get("is_unready") else 200
 
@@ -171,7 +171,7 @@ def _echo(query: Mapping[str, str]) -> Response:
     return text(query.get("msg", ""), int(code) if code else 200)
 
 
-def _exit(query: Mapping[str, str], me: Me) -> Response:
+def _exit(query: Mapping[str, str], me: PodIdentity) -> Response:
     code = query.get("code", "0") or "0"
     for name in ("timeout", "wait"):
         if duration_s(query.get(name, "")) is None:
@@ -182,7 +182,7 @@ def _exit(query: Mapping[str, str], me: Me) -> Response:
     return text("")
 
 
-async def _dial(query: Mapping[str, str], me: Me) -> Response:
+async def _dial(query: Mapping[str, str], me: PodIdentity) -> Response:
     protocol = query.get("protocol", "http").lower() or "http"
     host, port, request, tries = (query.get(name, "") for name in ("host", "port", "request", "tries"))
     if tries and not (tries.isdigit() and int(tries) <= MAX_TRIES):

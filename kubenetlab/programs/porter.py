@@ -8,7 +8,7 @@ import re
 from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Setup
-from kubenetlab.programs.http import Me, Request, Response, text
+from kubenetlab.programs.http import PodIdentity, Request, Response, text
 
 
 def configure_environment(container: Container) -> Setup:
@@ -20,5 +20,5 @@ def configure_environment(container: Container) -> Setup:
     return Setup("porter", {"bodies": bodies}, tuple(ListenPort("TCP", int(port)) for port in bodies))
 
 
-async def http(request: Request, me: Me) -> Response:
+async def http(request: Request, me: PodIdentity) -> Response:
     return text(me.options["bodies"].get(str(request.port), ""))

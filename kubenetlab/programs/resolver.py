@@ -15,7 +15,7 @@ _TC = 0x0200
 """Bit of a message's second word (RFC 1035 section 4.1.1)."""
 
 
-class Resolver(Struct, frozen=True):
+class ResolverConfig(Struct, frozen=True):
     """What hosts and resolv.conf say."""
 
     hosts: tuple[tuple[str, str], ...] = ()
@@ -49,7 +49,7 @@ class Resolver(Struct, frozen=True):
         return bytes(question.pack())
 
 
-def parse(hosts: str, resolv_conf: str, versions: Sequence[int] = (4,)) -> Resolver:
+def parse(hosts: str, resolv_conf: str, versions: Sequence[int] = (4,)) -> ResolverConfig:
     """The two files as a Resolver; what is not understood is passed over, as libc does."""
     pairs = []
     for line in hosts.splitlines():
@@ -69,7 +69,7 @@ def parse(hosts: str, resolv_conf: str, versions: Sequence[int] = (4,)) -> Resol
                     name, _, value = word.partition(":")
                     if value.isdigit():
                         options[name] = int(value)
-    return Resolver(
+    return ResolverConfig(
         tuple(pairs),
         tuple(servers),
         searches,

@@ -8,7 +8,7 @@ from typing import Final
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Setup
 from kubenetlab.programs.arguments import misused, options, port_number
-from kubenetlab.programs.http import Me, Peer, Request, Response, text
+from kubenetlab.programs.http import Peer, PodIdentity, Request, Response, text
 
 OPTIONS: Final = frozenset(("tcp", "udp", "http", "port"))
 """The flags that are modelled."""
@@ -26,9 +26,9 @@ def configure_arguments(words: tuple[str, ...]) -> Setup:
     return Setup("serve_hostname", {}, tuple(chosen))
 
 
-async def http(request: Request, me: Me) -> Response:
+async def http(request: Request, me: PodIdentity) -> Response:
     return text(me.hostname)
 
 
-def datagram(data: bytes, peer: Peer, me: Me) -> bytes | None:
+def datagram(data: bytes, peer: Peer, me: PodIdentity) -> bytes | None:
     return me.hostname.encode()

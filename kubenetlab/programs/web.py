@@ -10,7 +10,7 @@ from typing import Final
 from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Ports, Setup, declared_ports, image_name
-from kubenetlab.programs.http import Me, Request, Response
+from kubenetlab.programs.http import PodIdentity, Request, Response
 
 TAKES_PORTS = True
 SERVES_TLS = True
@@ -47,7 +47,7 @@ def _is_configured(container: Container) -> bool:
     return bool(container.command or container.args or any(path.startswith(_CONFIGURATIONS) for path in paths))
 
 
-async def http(request: Request, me: Me) -> Response:
+async def http(request: Request, me: PodIdentity) -> Response:
     kind = me.options["server"]
     if request.path not in ("/", "/index.html"):
         return Response(

@@ -7,7 +7,7 @@ import pytest
 
 from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import modes, plan
-from kubenetlab.datapath.memo import Memo
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.rules.rulesets import RuleObject, steps
 from kubenetlab.hoststate.state import Contents, HostState
@@ -28,7 +28,7 @@ def lab(cni: str, proxy: str) -> str:
 @pytest.mark.parametrize("cni", CNIS)
 def test_what_is_planned_can_be_made_and_is_then_all_there(cni: str, proxy: str, decisions: Decisions) -> None:
     """plan → apply → observe → the difference is empty, at first and after a change."""
-    kernel, memo = FakeKernel(), Memo()
+    kernel, memo = FakeKernel(), PlanCache()
     cluster = running(store(lab(cni, proxy)))
     for found in (cluster, running(applied(cluster, deployment(replicas=1))), running(applied(cluster, deployment(replicas=5)))):
         desired = plan(found, decisions, memo)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubenetlab.api.lab import Decisions, Observed
+from kubenetlab.api.lab import Decisions, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.datapath import modes, plan
-from kubenetlab.datapath.memo import Memo
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.state import Contents, HostState
@@ -32,7 +32,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.kernel = FakeKernel()
-        self.memo = Memo()
+        self.memo = PlanCache()
 
     def becomes(self, cluster: Cluster, decisions: Decisions) -> None:
         """What is remembered of earlier plans changes nothing, what differs is done, and then nothing differs."""
@@ -64,7 +64,9 @@ def without_some(cluster: Cluster, pods: list[Pod]) -> Cluster:
     """The store when some pods have gone."""
     going = settled(cluster.with_changes(change for gone in pods for change in terminated(gone, NOW)))
     uids = {gone.uid for gone in pods}
-    detached = [Observed(seen.metadata, seen.pod_uid, is_detached=True) for seen in going.all(Observed) if seen.pod_uid in uids]
+    detached = [
+        PodRuntimeStatus(seen.metadata, seen.pod_uid, is_detached=True) for seen in going.all(PodRuntimeStatus) if seen.pod_uid in uids
+    ]
     return settled(going.with_changes(detached))
 
 

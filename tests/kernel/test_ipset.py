@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from kubenetlab.hoststate.rules.ipset import Filled, Member, Set, blamed, names, parse, replacement, update
+from kubenetlab.hoststate.rules.ipset import Filled, Member, Set, failed_object, names, parse, replacement, update
 from kubenetlab.hoststate.rules.rulesets import steps
 from kubenetlab.kernel.rules import ipset, iptables
 from kubenetlab.kernel.rules.backends import RulesError
@@ -99,7 +99,7 @@ def test_a_refused_member_is_named() -> None:
         with pytest.raises(RulesError) as caught:
             here.run(update([], wrong))
         assert str(caught.value).splitlines()[1:] == ["add -exist KUBE-A 192.0.2.1,tcp:80"]
-        assert blamed(str(caught.value), wrong) == (wrong[1], wrong[1])
+        assert failed_object(str(caught.value), wrong) == (wrong[1], wrong[1])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules import ipvs_messages as messages
-from kubenetlab.hoststate.rules.ipvs import NAMES, Balanced, RealServer, VirtualServer, blamed, differences, replacement, update
+from kubenetlab.hoststate.rules.ipvs import NAMES, Balanced, RealServer, VirtualServer, differences, failed_object, replacement, update
 from kubenetlab.kernel.rules import ipvs
 from kubenetlab.kernel.rules.backends import RulesError
 
@@ -130,4 +130,4 @@ def test_a_refused_server_is_named() -> None:
     with opened() as here:
         with pytest.raises(RulesError) as caught:
             here.run(update([], wrong))
-        assert blamed(str(caught.value), wrong) == (wrong[0], wrong[0])
+        assert failed_object(str(caught.value), wrong) == (wrong[0], wrong[0])

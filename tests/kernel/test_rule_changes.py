@@ -11,7 +11,7 @@ import pytest
 
 from kubenetlab.cli.input.options import mode
 from kubenetlab.datapath import plan
-from kubenetlab.datapath.memo import Memo
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules.bpf import BpfPrograms, PodLink
 from kubenetlab.hoststate.rules.rulesets import ExactBackend, RuleObject, by_backend, dialect, names, steps
@@ -71,7 +71,7 @@ def manifests(proxy: str, seed: int) -> Iterator[str]:
         )
 
 
-def rules(text: str, memo: Memo) -> list[RuleObject]:
+def rules(text: str, memo: PlanCache) -> list[RuleObject]:
     return [obj for obj in plan(running(store(text)), ONLINK, memo)["node/worker"].values() if isinstance(obj, RuleObject)]
 
 
@@ -97,7 +97,7 @@ def differences(loaders: dict[str, Loader], wanted: list[RuleObject]) -> list[st
 )
 def test_changes_add_up(proxy: str, seed: int) -> None:
     """Services of every kind come, change and go; after each step nothing lacks and nothing is too much."""
-    memo = Memo()
+    memo = PlanCache()
     before: list[RuleObject] = []
     plugged = {"lo"}
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)

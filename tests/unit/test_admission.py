@@ -12,7 +12,7 @@ from kubenetlab.api.apps import RESTARTED_ANNOTATION, Deployment, ReplicaSet
 from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.load import load
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster, Source
+from kubenetlab.api.store import Cluster, DocumentSource
 from kubenetlab.controllers.addresses import cluster_ip_for, static_band
 from kubenetlab.controllers.admission import Admission, admit
 from kubenetlab.errors import ManifestError
@@ -199,8 +199,8 @@ def test_a_document_is_kept_with_its_place(tmp_path: Path) -> None:
 
     cluster = applied_from(first, store()).cluster
     line = first.read_text().splitlines().index("kind: Service")  # of apiVersion, the line before, counted from 1
-    assert cluster.source_of(the(cluster)) == Source(str(first), line)
+    assert cluster.source_of(the(cluster)) == DocumentSource(str(first), line)
     admission = applied_from(second, cluster)
-    assert admission.cluster.source_of(the(cluster)) == Source(str(second), 1)
+    assert admission.cluster.source_of(the(cluster)) == DocumentSource(str(second), 1)
     assert [outcome.action for outcome in admission.outcomes] == ["unchanged"]
     assert admission.cluster.revision == cluster.revision

@@ -207,4 +207,4 @@ def test_a_refusal_names_the_object_whose_entry_it_is() -> None:
     """By the map and the key."""
     front = Frontend("", "10.96.0.7", 80, "TCP", "s", ("a", 0))
     ((_, key), _) = next(iter(front.entries()))
-    assert bpf.blamed(f"fronts {key.hex()}: No space left on device", [front]) == (front, front)
+    assert bpf.failed_object(f"fronts {key.hex()}: No space left on device", [front]) == (front, front)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from kubenetlab.errors import ManifestError
-from kubenetlab.observe.check import Verdict, load
+from kubenetlab.observe.check import RowVerdict, load
 from kubenetlab.observe.junit import Note, write
 
 
@@ -60,8 +60,8 @@ def test_what_is_wrong_with_a_table(tmp_path: Path, text: str, said: str) -> Non
     assert said in str(caught.value)
 
 
-def _verdict(expected: str, **fields: Any) -> Verdict:
-    return Verdict("t", "default/client", "svc:shop/web:80/TCP", expected, "answer", "holds", "t.yaml:1", **fields)
+def _verdict(expected: str, **fields: Any) -> RowVerdict:
+    return RowVerdict("t", "default/client", "svc:shop/web:80/TCP", expected, "answer", "holds", "t.yaml:1", **fields)
 
 
 @pytest.mark.parametrize("expected", ["deny", "reject", "drop", "does not resolve", "deny, from 10.244.1.2"])
@@ -78,7 +78,7 @@ def test_rows_that_want_a_connection(expected: str) -> None:
 
 def test_junit_names_stay_and_places_are_told(tmp_path: Path) -> None:
     """Rows with file and line; rows of the same name are numbered; diagnostics are test cases, accepted ones pass."""
-    failing = Verdict("t", "default/web-1", "default/web-2", "deny", "answer", "fails", "t.yaml:3", 1.0, "deploy/web[0] → deploy/web[1]")
+    failing = RowVerdict("t", "default/web-1", "default/web-2", "deny", "answer", "fails", "t.yaml:3", 1.0, "deploy/web[0] → deploy/web[1]")
     verdicts = [_verdict("allow", name="deploy/web[0] → svc/shop/web:80/TCP")] * 2 + [failing]
     notes = [Note("NetworkPolicy a: not-enforced", "m", "p.yaml:7", is_accepted) for is_accepted in (False, True)]
     write(str(tmp_path / "junit.xml"), verdicts, notes, {0: ["remark"], 2: ["why"]}, 0.5)

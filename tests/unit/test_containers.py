@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from kubenetlab.api.lab import ContainerReport, Observed, ProbeReport
+from kubenetlab.api.lab import ContainerReport, PodRuntimeStatus, ProbeReport
 from kubenetlab.api.pods import ContainerStatus, Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.cli.describe.columns import columns, pod_status
 from kubenetlab.datapath import plan, plan_probes
 from kubenetlab.datapath.decisions import decide
-from kubenetlab.datapath.memo import Memo
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.hoststate.programs import ProgramRun
 from tests.clusters import NOW, pod, pod_named, problems_of, running, settled, store
 
@@ -39,14 +39,14 @@ def begun(text: str) -> Cluster:
 def seen(cluster: Cluster, *, now: float = NOW, **reports: ContainerReport) -> Cluster:
     """The store with a sandbox and these reports of the pod `a`."""
     found = pod_named(cluster, "a")
-    known = cluster.get(Observed, "default", "a") or Observed(found.metadata, found.uid, sandbox_pid=20)
+    known = cluster.get(PodRuntimeStatus, "default", "a") or PodRuntimeStatus(found.metadata, found.uid, sandbox_pid=20)
     return settled(cluster.with_changes([structs.replace(known, containers={**known.containers, **reports})]), now)
 
 
 def answered(
     cluster: Cluster, container: str, kind: str, *, ok: bool = True, failures: int = 0, attempt: int = 0, now: float = NOW
 ) -> Cluster:
-    known = cluster.get(Observed, "default", "a")
+    known = cluster.get(PodRuntimeStatus, "default", "a")
     assert known is not None
     report = ProbeReport(attempt, kind, ok, "" if ok else "refused", now, failures)  # type: ignore[arg-type]
     return settled(cluster.with_changes([structs.replace(known, probes={**known.probes, f"{container}/{kind}": report})]), now)
@@ -73,7 +73,10 @@ def asked(cluster: Cluster) -> set[tuple[str, str]]:
     """(container, kind) of the probes that are asked of the pod."""
     decisions = decide(cluster, has_br_netfilter=True)
     return {
-        (spec.container, spec.kind) for specs in plan_probes(cluster, decisions, Memo()).values() for spec in specs if "/a/" in spec.netns
+        (spec.container, spec.kind)
+        for specs in plan_probes(cluster, decisions, PlanCache()).values()
+        for spec in specs
+        if "/a/" in spec.netns
     }
 
 
@@ -136,7 +139,7 @@ def test_a_new_sandbox_is_initialized_anew() -> None:
     cluster = seen(answered(cluster, "proxy", "startup"), last=DONE)
     cluster = seen(cluster, main=RUNNING)
     found = pod_named(cluster, "a")
-    cluster = settled(cluster.with_changes([Observed(found.metadata, found.uid)]))
+    cluster = settled(cluster.with_changes([PodRuntimeStatus(found.metadata, found.uid)]))
     assert words(cluster) == {
         "first": "ContainerCreating",
         "proxy": "PodInitializing",

@@ -10,7 +10,7 @@ from msgspec import structs
 from kubenetlab import controllers
 from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.core import Event, Namespace, Node, Service
-from kubenetlab.api.lab import Attachment, Observed
+from kubenetlab.api.lab import Attachment, PodRuntimeStatus
 from kubenetlab.api.render import render
 from kubenetlab.controllers import Controllers
 from kubenetlab.controllers.events import event
@@ -157,7 +157,7 @@ def test_deleting_a_deployment_takes_everything_along() -> None:
     found = cluster.get(Deployment, "default", "web")
     assert found is not None
     gone = settled(cluster.with_changes(terminated(found, NOW)))
-    gone = settled(gone.with_changes(structs.replace(seen, is_detached=True) for seen in gone.all(Observed)))
+    gone = settled(gone.with_changes(structs.replace(seen, is_detached=True) for seen in gone.all(PodRuntimeStatus)))
     assert not gone.select("default", {"app": "web"})
     assert not [found for found in gone.all(Attachment) if found.namespace == "default"]
     assert [len(piece.endpoints) for piece in slices(gone)] == [0]
@@ -197,7 +197,7 @@ def test_addresses_go_round() -> None:
     cluster = running(store(ONE_NODE + pod("first")))
     assert pod_named(cluster, "first").addresses == ("10.244.0.2",)  # the two of CoreDNS come behind it
     gone = settled(cluster.with_changes(terminated(pod_named(cluster, "first"), NOW)))
-    gone = settled(gone.with_changes(structs.replace(seen, is_detached=True) for seen in gone.all(Observed)))
+    gone = settled(gone.with_changes(structs.replace(seen, is_detached=True) for seen in gone.all(PodRuntimeStatus)))
     assert pod_named(running(applied(gone, pod("second"))), "second").addresses == ("10.244.0.5",)
 
 

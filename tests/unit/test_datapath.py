@@ -14,8 +14,8 @@ from kubenetlab.controllers.termination import terminated
 from kubenetlab.datapath import plan, plan_probes
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.datapath.decisions import decide
-from kubenetlab.datapath.memo import Memo
-from kubenetlab.datapath.proxy.services import EndpointAddress, categorize
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.proxy.services import Backend, categorize
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
@@ -28,7 +28,7 @@ from kubenetlab.names import pod_netns
 from tests.clusters import NOW, ONE_NODE, ONLINK, deployment, observed, pod, pod_named, report, running, service, settled, store, web_pods
 
 
-def planned(cluster: Cluster, decisions: Decisions = ONLINK, memo: Memo | None = None) -> HostState:
+def planned(cluster: Cluster, decisions: Decisions = ONLINK, memo: PlanCache | None = None) -> HostState:
     return plan(cluster, decisions, memo)
 
 
@@ -208,9 +208,9 @@ def test_categorize_follows_the_reference() -> None:
     """Kubernetes' CategorizeEndpoints, on the states that matter."""
     from kubenetlab.api.discovery import Endpoint, EndpointConditions
 
-    def endpoint(number: int, *, ready: bool, serving: bool, terminating: bool) -> tuple[Endpoint, EndpointAddress]:
+    def endpoint(number: int, *, ready: bool, serving: bool, terminating: bool) -> tuple[Endpoint, Backend]:
         address = f"10.0.0.{number}"
-        return Endpoint((address,), EndpointConditions(ready, serving, terminating)), EndpointAddress(address, 80)
+        return Endpoint((address,), EndpointConditions(ready, serving, terminating)), Backend(address, 80)
 
     ready = endpoint(1, ready=True, serving=True, terminating=False)
     dying = endpoint(2, ready=False, serving=True, terminating=True)
@@ -300,7 +300,7 @@ def test_probes_ask_what_the_manifest_asks_and_at_least_something() -> None:
         "{name: c5, image: busybox}",
     ]
     cluster = running(store(text % ", ".join(containers)))
-    specs = plan_probes(cluster, ONLINK, Memo())[netns_of(cluster, "a")]
+    specs = plan_probes(cluster, ONLINK, PlanCache())[netns_of(cluster, "a")]
     asked = [(spec.container, spec.kind, spec.method, spec.port, spec.is_implied) for spec in specs]
     assert asked == [
         ("c1", "readiness", "http", 80, False),
@@ -319,7 +319,7 @@ def test_probes_ask_what_the_manifest_asks_and_at_least_something() -> None:
 def test_one_changed_endpoint_computes_only_what_depends_on_it() -> None:
     """A pod that turns unready: what it runs (which stays the same), the rules of each node, nothing else."""
     cluster = running(store(deployment(replicas=30) + service()))
-    memo = Memo()
+    memo = PlanCache()
     before = planned(cluster, memo=memo)
     calls = memo.calls
     changed = settled(cluster.with_changes([observed(web_pods(cluster)[7], ready=False)]))

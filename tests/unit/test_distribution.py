@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.observe.destinations import Where
-from kubenetlab.observe.distribution import Server, Share, clients, endpoints, explanation, shares
+from kubenetlab.observe.destinations import ResolvedDestination
+from kubenetlab.observe.distribution import PossibleServer, ServerShare, clients, endpoints, explanation, shares
 from kubenetlab.observe.expect import service_ports
 from kubenetlab.observe.series import Answer, failures, latency, parse_head
 from tests.unit.test_targets import HOST, POD, SEEN, pod, service
@@ -56,13 +56,13 @@ def test_failures_are_counted_by_kind() -> None:
 
 def test_every_ready_endpoint_has_a_row() -> None:
     """Also one without connections; a server that is no endpoint is marked; names over UDP are hostnames."""
-    ready = endpoints(SEEN, Where("", WEB.address, 80, "TCP", WEB))
-    assert ready == [Server("default/web-6bd7cd67c6-hcxd6", "worker")]
+    ready = endpoints(SEEN, ResolvedDestination("", WEB.address, 80, "TCP", WEB))
+    assert ready == [PossibleServer("default/web-6bd7cd67c6-hcxd6", "worker")]
     answers = [Answer("answer", server="shop/db-0"), Answer("answer", hostname="db-0"), Answer("answer", server="ext:client", status=500)]
     assert shares(SEEN, [*answers, Answer("refused"), Answer("answer")], ready) == [
-        Share(Server("shop/db-0", "worker"), 2, 0, False),
-        Share(Server("ext:client"), 1, 1, False),
-        Share(ready[0], 0, 0, True),
+        ServerShare(PossibleServer("shop/db-0", "worker"), 2, 0, False),
+        ServerShare(PossibleServer("ext:client"), 1, 1, False),
+        ServerShare(ready[0], 0, 0, True),
     ]
 
 
@@ -72,10 +72,12 @@ def test_endpoints_in_a_nodes_network_are_told_apart_by_their_ports() -> None:
     first["containers"], second["containers"] = [{"ports": [9100]}], [{"ports": [8080]}]
     seen = {**SEEN, "pods": [first, second], "services": [service("edge", ["10.96.9.9"], endpoint="172.18.0.3")]}
     (port,) = service_ports(seen)
-    assert endpoints(seen, Where("", port.address, 80, "TCP", port)) == [Server("default/second", "worker")]
+    assert endpoints(seen, ResolvedDestination("", port.address, 80, "TCP", port)) == [PossibleServer("default/second", "worker")]
     headless = {**seen, "services": [service("edge", [], endpoint="172.18.0.3")]}
-    assert endpoints(headless, Where("", "172.18.0.3", 80, "TCP", service=("default", "edge"))) == [Server("default/second", "worker")]
-    assert endpoints(seen, Where("", "172.18.0.3")) == []
+    assert endpoints(headless, ResolvedDestination("", "172.18.0.3", 80, "TCP", service=("default", "edge"))) == [
+        PossibleServer("default/second", "worker")
+    ]
+    assert endpoints(seen, ResolvedDestination("", "172.18.0.3")) == []
 
 
 def test_source_addresses_have_owners() -> None:
@@ -89,9 +91,9 @@ def test_source_addresses_have_owners() -> None:
     ]
 
 
-def spread(*counts: int) -> list[Share]:
+def spread(*counts: int) -> list[ServerShare]:
     nodes = ("worker", "worker", "worker2")
-    return [Share(Server(f"default/{index}", nodes[index]), count, 0, True) for index, count in enumerate(counts)]
+    return [ServerShare(PossibleServer(f"default/{index}", nodes[index]), count, 0, True) for index, count in enumerate(counts)]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def spread(*counts: int) -> list[Share]:
         ({"trafficDistribution": "PreferClose"}, spread(9, 9, 0), False, "trafficDistribution is PreferClose"),
     ],
 )
-def test_endpoints_without_connections_are_explained(spec: dict[str, Any], found: list[Share], is_outside: bool, text: str) -> None:
+def test_endpoints_without_connections_are_explained(spec: dict[str, Any], found: list[ServerShare], is_outside: bool, text: str) -> None:
     """By the Service's fields where these do it; else they are reported once chance is ruled out."""
     said = explanation(spec, found, POD, is_outside=is_outside)
     assert text in said

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import SYNC_PERIOD_S, Decisions, LastView
+from kubenetlab.api.lab import SYNC_PERIOD_S, Decisions, ProxySnapshot
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers import run
@@ -64,7 +64,7 @@ def test_who_hears_nothing_keeps_the_last_rules(how: str) -> None:
     assert endpoints(cluster, "worker2") == pods_of(cluster) != pods_of(before)
     cluster = healed(cluster)
     assert endpoints(cluster, "worker") == pods_of(cluster)
-    assert (*cluster.all(LastView), *cluster.all(Fault)) == ()
+    assert (*cluster.all(ProxySnapshot), *cluster.all(Fault)) == ()
 
 
 def test_nothing_changes_at_first() -> None:
@@ -175,7 +175,7 @@ def test_a_fault_goes_with_its_node() -> None:
     config = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}%s]\n---\n"
     cluster = broken(running(store(config % ", {role: worker}")), "stale", "worker2")
     cluster = applied(cluster, config % "")
-    assert (*cluster.all(LastView), *cluster.all(Fault)) == ()
+    assert (*cluster.all(ProxySnapshot), *cluster.all(Fault)) == ()
 
 
 def test_every_fault_has_a_manual() -> None:

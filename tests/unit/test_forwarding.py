@@ -10,7 +10,7 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.errors import UsageError
-from kubenetlab.observe.forwarding import Asked, Forward, parse_addresses, parse_ports, service_pod, to_host, to_pod, to_service
+from kubenetlab.observe.forwarding import Forward, PortArgument, parse_addresses, parse_ports, service_pod, to_host, to_pod, to_service
 from tests.clusters import pod, pod_named, running, store
 
 PORTS = ", ports: [{name: http, containerPort: 8080}, {name: dns, containerPort: 53, protocol: UDP}, {name: dns-tcp, containerPort: 53}, {containerPort: 9, protocol: UDP}]"
@@ -67,15 +67,15 @@ def seen(cluster: Cluster, **states: bool) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("word", "asked"),
     [
-        ("80", Asked("80")),
-        ("8080:80", Asked("80", 8080)),
-        (":80", Asked("80", 0)),
-        ("0:80", Asked("80", 0)),
-        ("http", Asked("http")),
-        ("8080:http-alt", Asked("http-alt", 8080)),
+        ("80", PortArgument("80")),
+        ("8080:80", PortArgument("80", 8080)),
+        (":80", PortArgument("80", 0)),
+        ("0:80", PortArgument("80", 0)),
+        ("http", PortArgument("http")),
+        ("8080:http-alt", PortArgument("http-alt", 8080)),
     ],
 )
-def test_ports_are_written_as_for_kubectl(word: str, asked: Asked) -> None:
+def test_ports_are_written_as_for_kubectl(word: str, asked: PortArgument) -> None:
     """[LOCAL:]PORT; a free port by nothing or 0, the remote one by name or number."""
     assert parse_ports([word]) == [asked]
 
@@ -126,16 +126,16 @@ def test_one_pod_stands_for_a_service(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("name", "pod_name", "asked", "forward"),
     [
-        ("web", "a", Asked("80"), Forward(80, 8888)),
-        ("web", "b", Asked("80"), Forward(80, 8080)),
-        ("web", "b", Asked("front"), Forward(80, 8080)),
-        ("web", "b", Asked("front", 0), Forward(0, 8080)),
-        ("web", "b", Asked("81", 8081), Forward(8081, 81)),
-        ("web", "b", Asked("53"), Forward(53, 53)),
-        ("headless", "b", Asked("80"), Forward(80, 80)),
+        ("web", "a", PortArgument("80"), Forward(80, 8888)),
+        ("web", "b", PortArgument("80"), Forward(80, 8080)),
+        ("web", "b", PortArgument("front"), Forward(80, 8080)),
+        ("web", "b", PortArgument("front", 0), Forward(0, 8080)),
+        ("web", "b", PortArgument("81", 8081), Forward(8081, 81)),
+        ("web", "b", PortArgument("53"), Forward(53, 53)),
+        ("headless", "b", PortArgument("80"), Forward(80, 80)),
     ],
 )
-def test_ports_of_a_service_are_those_of_its_pod(cluster: Cluster, name: str, pod_name: str, asked: Asked, forward: Forward) -> None:
+def test_ports_of_a_service_are_those_of_its_pod(cluster: Cluster, name: str, pod_name: str, asked: PortArgument, forward: Forward) -> None:
     """Numbers and names become what they are in that pod; a headless Service translates nothing."""
     assert to_service(asked, service(cluster, name), pod_named(cluster, pod_name)) == forward
 
@@ -143,34 +143,34 @@ def test_ports_of_a_service_are_those_of_its_pod(cluster: Cluster, name: str, po
 @pytest.mark.parametrize(
     ("asked", "forward"),
     [
-        (Asked("8080"), Forward(8080, 8080)),
-        (Asked("http"), Forward(8080, 8080)),
-        (Asked("http", 1), Forward(1, 8080)),
-        (Asked("53"), Forward(53, 53)),
-        (Asked("4711", 0), Forward(0, 4711)),
+        (PortArgument("8080"), Forward(8080, 8080)),
+        (PortArgument("http"), Forward(8080, 8080)),
+        (PortArgument("http", 1), Forward(1, 8080)),
+        (PortArgument("53"), Forward(53, 53)),
+        (PortArgument("4711", 0), Forward(0, 4711)),
     ],
 )
-def test_ports_of_a_pod(cluster: Cluster, asked: Asked, forward: Forward) -> None:
+def test_ports_of_a_pod(cluster: Cluster, asked: PortArgument, forward: Forward) -> None:
     """By number, declared or not, or by a container's name for it."""
     assert to_pod(asked, pod_named(cluster, "b")) == forward
-    assert to_host(Asked("4711"), "node:worker") == Forward(4711, 4711)
+    assert to_host(PortArgument("4711"), "node:worker") == Forward(4711, 4711)
 
 
 def test_ports_that_are_not_there(cluster: Cluster) -> None:
     """Told with those that are."""
     web, pod_b = service(cluster, "web"), pod_named(cluster, "b")
     for asked, message in (
-        (Asked("83"), r"Service default/web has no port 83; it has: 80/TCP \(front\), 81/TCP \(plain\), 53/UDP \(dns\)"),
-        (Asked("7"), "port 7 of Service default/web: UDP cannot be forwarded"),
-        (Asked("82"), 'Service default/web sends port 82 to "gone", and Pod default/b has no port of that name'),
+        (PortArgument("83"), r"Service default/web has no port 83; it has: 80/TCP \(front\), 81/TCP \(plain\), 53/UDP \(dns\)"),
+        (PortArgument("7"), "port 7 of Service default/web: UDP cannot be forwarded"),
+        (PortArgument("82"), 'Service default/web sends port 82 to "gone", and Pod default/b has no port of that name'),
     ):
         with pytest.raises(UsageError, match=message):
             to_service(asked, web, pod_b)
     for asked, message in (
-        (Asked("9"), "port 9 of Pod default/b: UDP cannot be forwarded"),
-        (Asked("htpp"), 'Pod default/b has no port named "htpp"; did you mean http\\?; it has: http, dns-tcp'),
+        (PortArgument("9"), "port 9 of Pod default/b: UDP cannot be forwarded"),
+        (PortArgument("htpp"), 'Pod default/b has no port named "htpp"; did you mean http\\?; it has: http, dns-tcp'),
     ):
         with pytest.raises(UsageError, match=message):
             to_pod(asked, pod_b)
     with pytest.raises(UsageError, match='node:worker has no port named "http"; it has: none with a name'):
-        to_host(Asked("http"), "node:worker")
+        to_host(PortArgument("http"), "node:worker")

@@ -16,7 +16,7 @@ from msgspec import structs
 from kubenetlab import controllers
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Event, Node
-from kubenetlab.api.lab import Attachment, Ledger, Observed
+from kubenetlab.api.lab import AllocationState, Attachment, PodRuntimeStatus
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster, deletion
@@ -39,7 +39,7 @@ def with_small_ranges(cluster: Cluster) -> Cluster:
              for node in cluster.all(Node) if node.name in RANGES]  # fmt: skip
     pods = [structs.replace(pod, spec=structs.replace(pod.spec, node_name="control-plane")) for pod in cluster.all(Pod)]
     given = [deletion(attachment) for attachment in cluster.all(Attachment)]
-    return settled(cluster.with_changes([*nodes, *pods, *given, Ledger()]))
+    return settled(cluster.with_changes([*nodes, *pods, *given, AllocationState()]))
 
 
 START = with_small_ranges(store(CLUSTER))
@@ -126,7 +126,8 @@ def test_addresses_are_given_as_the_rules_say(random: Random) -> None:
         told = {event.involved_object.name for event in story.cluster.all(Event) if event.reason == "FailedCreatePodSandBox"}
         assert {name for names in story.waiting.values() for name in names} <= told
         assert all(
-            not seen.containers or seen.name in story.addresses or seen.namespace != "default" for seen in story.cluster.all(Observed)
+            not seen.containers or seen.name in story.addresses or seen.namespace != "default"
+            for seen in story.cluster.all(PodRuntimeStatus)
         )
 
 

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from kubenetlab.datapath.proxy import iptables as proxy
 from kubenetlab.datapath.proxy.local_traffic import Detector
-from kubenetlab.datapath.proxy.services import EndpointAddress, PortView
+from kubenetlab.datapath.proxy.services import Backend, PortView
 from kubenetlab.hoststate.rules.iptables import (
     ChainEntry,
     IptablesChain,
     Jump,
-    blamed,
     cleaning,
     decode_restores,
+    failed_object,
     idle_tables,
     parse,
     update,
@@ -23,7 +23,7 @@ from kubenetlab.hoststate.rules.rulesets import NodeRules, Rules, RuleSet
 from kubenetlab.versioned import VersionedMap
 
 DETECTOR = Detector(4, "10.244.0.0/16")
-PORT = PortView("ns1", "svc1", "p80", "tcp", "172.30.0.41", 80, (EndpointAddress("10.180.0.1", 80),))
+PORT = PortView("ns1", "svc1", "p80", "tcp", "172.30.0.41", 80, (Backend("10.180.0.1", 80),))
 
 
 def test_names_are_upstreams() -> None:
@@ -35,7 +35,7 @@ def test_names_are_upstreams() -> None:
 @given(st.integers(1, 40))
 def test_each_endpoint_has_the_same_share(count: int) -> None:
     """Of n that are left each rule takes the nth part, and the last all that is left."""
-    endpoints = tuple(EndpointAddress(f"10.0.0.{number + 1}", 80) for number in range(count))
+    endpoints = tuple(Backend(f"10.0.0.{number + 1}", 80) for number in range(count))
     (chain,) = [
         obj
         for obj in proxy._PortRules("ip", PortView("n", "s", "", "tcp", "10.96.0.9", 80, endpoints), DETECTOR, "").all()
@@ -135,5 +135,5 @@ def test_what_is_ours_is_found_by_how_its_names_begin() -> None:
 def test_a_refusal_points_at_its_chain() -> None:
     bundle = entries("KUBE-A")
     said = "iptables-restore: Chain 'X' does not exist\n*nat\n-A KUBE-A -j X"
-    assert blamed(said, [bundle]) == (bundle.parts[1], bundle)
-    assert blamed("iptables-restore: Permission denied", [bundle]) is None
+    assert failed_object(said, [bundle]) == (bundle.parts[1], bundle)
+    assert failed_object("iptables-restore: Permission denied", [bundle]) is None

@@ -8,7 +8,7 @@ from pyroute2.netlink.generic.ipvs import ipvsmsg
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.proxy.ipvs import DEVICE, Mode
 from kubenetlab.datapath.proxy.ipvs_rules import set_name
-from kubenetlab.datapath.view import Family, Place, ServiceView, service_views
+from kubenetlab.datapath.view import Family, NodePlace, ServiceView, service_views
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.link import Dummy
@@ -22,7 +22,7 @@ from kubenetlab.versioned import VersionedMap
 from tests.clusters import deployment, running, store
 
 NETWORK = PodNetwork(1500, ("10.244.0.0/16",))
-PLACE = Place("worker", (Family("172.18.0.3", "10.244.1.0/24"),))
+PLACE = NodePlace("worker", (Family("172.18.0.3", "10.244.1.0/24"),))
 WEB = deployment(replicas=2)
 
 
@@ -32,7 +32,7 @@ def views(spec: str) -> ServiceView:
     return next(view for view in service_views(running(store(WEB + text))).values() if view.service.name == "web")
 
 
-def parts(spec: str, mode: Mode = Mode(), place: Place = PLACE) -> list[str]:
+def parts(spec: str, mode: Mode = Mode(), place: NodePlace = PLACE) -> list[str]:
     """Everything that the Service adds, as text without its cluster IP."""
     view = views(spec)
     found = [
@@ -66,7 +66,7 @@ def test_a_node_port_is_a_virtual_server_at_each_of_the_nodes_addresses() -> Non
 def test_a_service_without_node_ports_is_the_same_on_all_nodes() -> None:
     """It knows no node, whatever is asked about node ports."""
     spec = "ports: [{port: 80}]"
-    assert parts(spec, Mode(node_port_addresses=("primary",)), Place()) == parts(spec)
+    assert parts(spec, Mode(node_port_addresses=("primary",)), NodePlace()) == parts(spec)
 
 
 def test_sctp_node_ports_are_in_a_set_of_addresses_and_ports() -> None:
@@ -90,7 +90,7 @@ def test_schedulers_and_affinity(mode: Mode, spec: str, expected: str) -> None:
 
 def test_a_policy_local_without_an_endpoint_is_silent() -> None:
     """There is no virtual server to refuse, but a rule to drop. From outside it leads to all, whose answers are nobody's."""
-    nowhere = Place("control-plane", (Family("172.18.0.2", "10.244.0.0/24"),))
+    nowhere = NodePlace("control-plane", (Family("172.18.0.2", "10.244.0.0/24"),))
     found = parts("internalTrafficPolicy: Local, ports: [{port: 80}]", place=nowhere)
     assert not [line for line in found if line.startswith("ipvs")]
     (rule,) = (line for line in found if "iptables" in line)
@@ -144,9 +144,9 @@ def test_a_set_is_never_empty_while_it_is_made_anew() -> None:
 
 def test_a_refusal_points_at_its_member() -> None:
     one = bundle("one", member := Member("", "KUBE-A", "10.96.0.9"))
-    assert ipset.blamed("ipset restore: no\nadd -exist KUBE-A 10.96.0.9", [one]) == (member, one)
-    assert ipset.blamed("ipset restore: no\ncreate KUBE-A hash:ip family inet", [SET]) == (SET, SET)
-    assert ipset.blamed("it failed without a word", [SET, one]) is None
+    assert ipset.failed_object("ipset restore: no\nadd -exist KUBE-A 10.96.0.9", [one]) == (member, one)
+    assert ipset.failed_object("ipset restore: no\ncreate KUBE-A hash:ip family inet", [SET]) == (SET, SET)
+    assert ipset.failed_object("it failed without a word", [SET, one]) is None
 
 
 SERVER = VirtualServer("", "tcp", "10.96.0.9", 80, "rr")

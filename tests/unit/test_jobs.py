@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kubenetlab.api.batch import Job
-from kubenetlab.api.lab import ContainerReport, Observed
+from kubenetlab.api.lab import ContainerReport, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.cli.describe.columns import columns
@@ -45,7 +45,7 @@ def active(cluster: Cluster) -> list[Pod]:
 def ended(cluster: Cluster, code: int, now: float, attempt: int = 0) -> Cluster:
     """The store once the first active pod's container has ended."""
     seen = observed(active(cluster)[0])
-    done = Observed(seen.metadata, seen.pod_uid, 20, containers={"main": ContainerReport(attempt, "exited", code, at=now)})
+    done = PodRuntimeStatus(seen.metadata, seen.pod_uid, 20, containers={"main": ContainerReport(attempt, "exited", code, at=now)})
     return settled(cluster.with_changes([done]), now)
 
 

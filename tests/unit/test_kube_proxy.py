@@ -16,7 +16,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
 from kubenetlab.datapath.proxy_views import changes, duty, passes, proxy_view, summary
 from kubenetlab.programs import kube_proxy
-from kubenetlab.programs.http import Me, Request, Response
+from kubenetlab.programs.http import PodIdentity, Request, Response
 from kubenetlab.programs.kube_proxy import HEALTH_PORT, METRICS_PORT
 from tests.clusters import NOW, applied, deployment, pod_named, report, running, service, store
 
@@ -35,9 +35,9 @@ class Process:
     memory: kube_proxy.Memory = field(default_factory=kube_proxy.memory)
 
     @property
-    def me(self) -> Me:
+    def me(self) -> PodIdentity:
         none: Any = None
-        return Me("kube-system", "kube-proxy-x", "worker", "172.18.0.3", "worker", "kube-proxy", self.options, none, self.lines.append, none, none, lambda: self.now, self.memory)  # fmt: skip
+        return PodIdentity("kube-system", "kube-proxy-x", "worker", "172.18.0.3", "worker", "kube-proxy", self.options, none, self.lines.append, none, none, lambda: self.now, self.memory)  # fmt: skip
 
     def configure(self, **options: Any) -> None:
         self.options = {"mode": "nftables", "families": ["IPv4"], **options}

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenetlab.cli.probing.matrix_lines import legend_lines, matrix_lines
-from kubenetlab.observe.expect import Destination, ServicePort
+from kubenetlab.observe.expect import Destination, ServiceTarget
 from kubenetlab.observe.matrix import Cell, Matrix
 from kubenetlab.observe.prober import Result
-from kubenetlab.observe.targets import Place
+from kubenetlab.observe.targets import Location
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _MARGIN = len("12 default/web-0000 ")
@@ -21,10 +21,11 @@ _MARGIN = len("12 default/web-0000 ")
 def _matrix(pods: int, services: int) -> Matrix:
     """A matrix in which every destination answers, but for the last source."""
     places = tuple(
-        Place("pod", "default", f"web-{index:04}", f"pod/{index}", f"/n{index}", (f"10.244.1.{index + 2}",)) for index in range(pods)
+        Location("pod", "default", f"web-{index:04}", f"pod/{index}", f"/n{index}", (f"10.244.1.{index + 2}",)) for index in range(pods)
     )
     ports = tuple(
-        ServicePort("default", f"svc-{index}", f"10.96.0.{index + 1}", 80, "TCP", ((places[0].address, 8080),)) for index in range(services)
+        ServiceTarget("default", f"svc-{index}", f"10.96.0.{index + 1}", 80, "TCP", ((places[0].address, 8080),))
+        for index in range(services)
     )
     destinations: tuple[Destination, ...] = (*places, *ports)
     cells = tuple(

@@ -19,12 +19,12 @@ from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.documents import read_documents
 from kubenetlab.api.kinds import STORED
 from kubenetlab.api.lab import Decisions
-from kubenetlab.api.load import Loaded, load, load_documents
+from kubenetlab.api.load import LoadedManifests, load, load_documents
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.datapath import modes, plan, plan_probes
-from kubenetlab.datapath.memo import Memo
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import ManifestError, Problem
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.state import HostState
@@ -39,7 +39,7 @@ T = TypeVar("T")
 DECISIONS = Decisions(pod_layout="onlink", neighbors="permanent")
 
 
-def read(data: bytes) -> Loaded | None:
+def read(data: bytes) -> LoadedManifests | None:
     """What a file holds; None when it is refused, and then for good reasons."""
     documents, faults = read_documents("chance.yaml", data)
     loaded, problems = attempt(lambda: load_documents(documents, faults, check=modes.check))
@@ -60,7 +60,7 @@ def attempt(make: Callable[[], T]) -> tuple[T | None, Sequence[Problem]]:
         return None, error.problems
 
 
-def made(loaded: Loaded) -> Cluster | None:
+def made(loaded: LoadedManifests) -> Cluster | None:
     """The lab's first store; None when admission refuses it."""
     config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
     found, problems = attempt(lambda: bootstrap_store(config, [entry for entry in loaded.entries if entry is not config], NOW)[0])
@@ -72,7 +72,7 @@ def is_a_lab(cluster: Cluster) -> None:
     """Controllers are at rest, and there is a plan that a kernel can carry out and that is then carried out."""
     assert controllers.run(cluster, NOW)[0] is cluster
     kernel, desired = FakeKernel(), plan(cluster, DECISIONS)
-    plan_probes(cluster, DECISIONS, Memo())
+    plan_probes(cluster, DECISIONS, PlanCache())
     kernel.apply(diff(HostState(), desired)).raise_failures()
     assert not diff(HostState(kernel.observe(desired.namespaces)), desired)
 

@@ -16,7 +16,7 @@ from kubenetlab.api.pods import READY_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster, Delete, deletion
 from kubenetlab.controllers import Controllers
 from kubenetlab.datapath import basis, faults, plan, plan_probes
-from kubenetlab.datapath.memo import Memo
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.view import service_views
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.rules.rulesets import RuleObject, digest
@@ -230,7 +230,7 @@ PLANNED = st.one_of(
 def test_a_plan_that_came_about_by_changes_is_the_plan(mode: str, edits: list[Edit]) -> None:
     """What is computed from what has changed is what somebody computes who sees the store for the first time; also where nothing is
     computed, because what it follows from is as before."""
-    memo = Memo()
+    memo = PlanCache()
     cluster = running(store(in_mode(mode)))
     before, found, asked = basis(cluster), plan(cluster, ONLINK, memo), plan_probes(cluster, ONLINK, memo)
     for edit in edits:
@@ -239,7 +239,7 @@ def test_a_plan_that_came_about_by_changes_is_the_plan(mode: str, edits: list[Ed
             before, found, asked = basis(cluster), plan(cluster, ONLINK, memo), plan_probes(cluster, ONLINK, memo)
     alone = Cluster(cluster._objects, cluster.given, cluster.revision)
     afresh = plan(alone, ONLINK)
-    assert asked == plan_probes(alone, ONLINK, Memo())
+    assert asked == plan_probes(alone, ONLINK, PlanCache())
     for netns, contents in afresh.namespaces.items():
         assert found[netns] == contents
         rules = [[obj for obj in one.values() if isinstance(obj, RuleObject)] for one in (found[netns], contents)]

@@ -13,10 +13,10 @@ from kubenetlab.cli.describe.columns import age, columns, header
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.destinations import service_port
 from kubenetlab.observe.emptiness import why_empty
-from kubenetlab.observe.expect import ServicePort, World, expect, service_ports, world
+from kubenetlab.observe.expect import ServiceTarget, World, expect, service_ports, world
 from kubenetlab.observe.grammar import Target, parse
 from kubenetlab.observe.settled import verdicts
-from kubenetlab.observe.targets import Place, named_places, places, pod_of, resolve
+from kubenetlab.observe.targets import Location, named_places, places, pod_of, resolve
 from tests.clusters import NO_CNI, NOW, ONE_NODE, deployment, observed, pod, pod_named, report, running, settled, store, web_pods
 
 SEEN: dict[str, Any] = {
@@ -191,14 +191,14 @@ WEB, EMPTY = service_ports(SEEN)
         (EXT, WEB, KNOWN, "nothing"),
         (POD, EMPTY, KNOWN, "refused"),
         (POD, structs.replace(WEB, is_proxied=False), KNOWN, "nothing"),
-        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9),)), KNOWN, "refused"),
-        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9), ("10.244.1.2", 8080))), KNOWN, "any"),
-        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("198.51.100.10", 9),)), KNOWN, "any"),
-        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 8080),), True, ("worker",)), KNOWN, "answer"),
-        (POD, ServicePort("d", "s", "10.96.0.9", 80, "TCP", (("10.244.2.2", 8080),), True, ("worker2",)), KNOWN, "nothing"),
+        (POD, ServiceTarget("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9),)), KNOWN, "refused"),
+        (POD, ServiceTarget("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9), ("10.244.1.2", 8080))), KNOWN, "any"),
+        (POD, ServiceTarget("d", "s", "10.96.0.9", 80, "TCP", (("198.51.100.10", 9),)), KNOWN, "any"),
+        (POD, ServiceTarget("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 8080),), True, ("worker",)), KNOWN, "answer"),
+        (POD, ServiceTarget("d", "s", "10.96.0.9", 80, "TCP", (("10.244.2.2", 8080),), True, ("worker2",)), KNOWN, "nothing"),
     ],
 )
-def test_what_kubernetes_promises(source: Place, destination: Any, known: World, expected: str) -> None:
+def test_what_kubernetes_promises(source: Location, destination: Any, known: World, expected: str) -> None:
     """Pods and nodes reach one another and the outside; the outside reaches nodes; Services lead to their ready endpoints."""
     assert expect(source, destination, known) == expected
 
@@ -207,7 +207,7 @@ def test_a_port_of_another_protocol_is_not_served() -> None:
     """A Service of UDP leads to a pod that listens on the same number by TCP: it refuses."""
     pods = [{**entry, "containers": [{"ports": [8080], "listening": ["8080/TCP"]}]} for entry in SEEN["pods"]]
     known = world({**SEEN, "pods": pods})
-    port = ServicePort("d", "s", "10.96.0.9", 80, "UDP", (("10.244.1.2", 8080),))
+    port = ServiceTarget("d", "s", "10.96.0.9", 80, "UDP", (("10.244.1.2", 8080),))
     assert expect(POD, port, known) == "refused"
     assert expect(POD, structs.replace(port, protocol="TCP"), known) == "answer"
 

@@ -20,7 +20,7 @@ from kubenetlab.api.meta import parse_selector
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.lab.transport.exchange import Exchange
 from kubenetlab.programs.arguments import arguments, options
-from kubenetlab.programs.http import Me, Request, Response
+from kubenetlab.programs.http import PodIdentity, Request, Response
 from kubenetlab.programs.resolver import parse
 from tests.clusters import NOW, deployment, problems_of
 
@@ -58,7 +58,7 @@ class Someone:
     def __init__(self, **options_: Any) -> None:
         self.lines: list[str] = []
         self.exits: list[tuple[int, float]] = []
-        self.me = Me(
+        self.me = PodIdentity(
             "default",
             "web-0",
             "web-0",

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kubenetlab.api.kinds import SERVED
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
-from kubenetlab.datapath.memo import Memo
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.lab.apiserver.server import ApiServer
 from kubenetlab.lab.machine import decisions
@@ -98,7 +98,7 @@ def judge(agent: SeenAgent, answer: Response, path: Path) -> None:
         assert status["message"]
     agent.save()
     found = store_file.load(path) if path.exists() else agent.cluster
-    plan(found, decisions(found), Memo())
+    plan(found, decisions(found), PlanCache())
 
 
 def oddly(random: Random, value: Any) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.rollout import Share, limits, new_share, old_shares
+from kubenetlab.controllers.rollout import RolloutShare, limits, new_share, old_shares
 from kubenetlab.controllers.termination import terminated
 from tests.clusters import NOW, applied, deployment, observed, problems_of, running, settled, store
 
@@ -41,21 +41,21 @@ def test_a_rollout_keeps_its_limits_and_ends(replicas: int, surge: int, unavaila
     """Whoever becomes ready when: from any start, step by step, until only new pods are left."""
     surge, unavailable = limits(replicas, surge, unavailable)
     unavailable = min(unavailable, replicas) if replicas else unavailable
-    new = Share(0)
-    shares = [Share(count, count) for count in old]
+    new = RolloutShare(0)
+    shares = [RolloutShare(count, count) for count in old]
     most = max(replicas + surge, sum(old))
     least = min(replicas - unavailable, sum(old))
     for _ in range(200):
         wanted = new_share(replicas, surge, new, shares)
         kept = old_shares(replicas, unavailable, new, shares)
         assert wanted + sum(kept) <= most
-        shares = [Share(count, min(share.available, count)) for share, count in zip(shares, kept, strict=True)]
-        new = Share(wanted, min(new.available, wanted))
+        shares = [RolloutShare(count, min(share.available, count)) for share, count in zip(shares, kept, strict=True)]
+        new = RolloutShare(wanted, min(new.available, wanted))
         assert new.available + sum(share.available for share in shares) >= min(least, replicas)
         if (new.replicas, sum(kept)) == (replicas, 0):
             return
         if new.available < new.replicas:
-            new = Share(new.replicas, data.draw(st.integers(new.available + 1, new.replicas)))
+            new = RolloutShare(new.replicas, data.draw(st.integers(new.available + 1, new.replicas)))
     raise AssertionError("it never ends")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kubenetlab.kernel.netlink.conntrack_entries import ConntrackEntry
-from kubenetlab.observe.listing import Subject, extract
+from kubenetlab.observe.listing import ListedSubject, extract
 from kubenetlab.observe.nat_notes import nat_notes
 
 NFT = """\
@@ -73,7 +73,7 @@ endpoint fedcba9876543210 0: 10.244.1.3 8080
 front 10.96.7.7 80/TCP: Cluster, 1 in 0123456789abcdef
 front 10.96.7.70 80/TCP: Cluster, 1 in fedcba9876543210
 front node port 0.0.0.0 30080/TCP: Cluster, 1 in 0123456789abcdef"""
-WEB = Subject(frozenset(["default/web"]), frozenset(["10.96.7.7"]), frozenset([30080]), frozenset(["10.244.1.2"]))
+WEB = ListedSubject(frozenset(["default/web"]), frozenset(["10.96.7.7"]), frozenset([30080]), frozenset(["10.244.1.2"]))
 
 
 def test_of_nft_the_services_own_chains_and_elements_are_taken() -> None:
@@ -99,7 +99,7 @@ def test_of_nft_the_services_own_chains_and_elements_are_taken() -> None:
 
 def test_of_a_pod_the_rules_that_mention_its_address_are_taken() -> None:
     """The chain that is named for it whole."""
-    found = extract({"nftables": NFT}, Subject(addresses=frozenset(["10.244.1.2"])))
+    found = extract({"nftables": NFT}, ListedSubject(addresses=frozenset(["10.244.1.2"])))
     assert "    10.244.1.2 . 10.244.1.2" in found
     assert "    meta l4proto tcp dnat to 10.244.1.2:8080" in found
     assert not [line for line in found if "10.244.1.20" in line or "web-2" in line]
@@ -127,7 +127,7 @@ def test_of_bpf_maps_frontends_lead_to_their_endpoints() -> None:
         "  front node port 0.0.0.0 30080/TCP: Cluster, 1 in 0123456789abcdef",
         "  endpoint 0123456789abcdef 0: 10.244.1.2 8080",
     ]
-    assert extract({"bpf": BPF}, Subject(addresses=frozenset(["192.0.2.1"]))) == []
+    assert extract({"bpf": BPF}, ListedSubject(addresses=frozenset(["192.0.2.1"]))) == []
 
 
 def test_of_ipvs_and_its_sets_the_lines_are_taken() -> None:
@@ -147,7 +147,7 @@ def test_of_ipvs_and_its_sets_the_lines_are_taken() -> None:
 
 def test_ipv6_addresses_are_found_in_every_form() -> None:
     """In brackets, with a port, as an element; a longer address is another's."""
-    subject = Subject(addresses=frozenset(["fd00:10:96::7"]))
+    subject = ListedSubject(addresses=frozenset(["fd00:10:96::7"]))
     assert all(
         subject.is_in(text)
         for text in (

@@ -89,12 +89,12 @@ def test_every_object_is_made_once_and_after_what_it_needs(text: str, decisions:
     assert [part for _, part in wanted if part not in made] == []
     there: set[tuple[str, ...]] = {("Link", "lo", netns) for netns in state.namespaces}
     for obj in made:
-        needed = [] if obj.stands_on is None else [(*obj.stands_on, obj.netns)]
+        needed = [] if obj.depends_on is None else [(*obj.depends_on, obj.netns)]
         needed += [("Link", obj.master, obj.netns)] if isinstance(obj, Port) else []
         assert there.issuperset(needed), f"{obj} of {obj.netns} comes too early"
         there.add((*obj.key, obj.netns))
-        if obj.far_end is not None:
-            assert any(isinstance(other, Port) and (other.netns, other.key) == obj.far_end for other in made[made.index(obj) + 1 :])
+        if obj.peer_end is not None:
+            assert any(isinstance(other, Port) and (other.netns, other.key) == obj.peer_end for other in made[made.index(obj) + 1 :])
 
 
 def test_components_come_one_after_the_other() -> None:

@@ -14,7 +14,7 @@ from msgspec import structs
 from kubenetlab.api.apps import Deployment
 from kubenetlab.api.core import Service
 from kubenetlab.api.kinds import STORED
-from kubenetlab.api.store import Cluster, Given, deletion
+from kubenetlab.api.store import Cluster, GivenDocument, deletion
 from kubenetlab.errors import StoreError
 from kubenetlab.lab.store import store_file
 from kubenetlab.lab.store.recovery import recovered, warnings
@@ -151,7 +151,7 @@ def test_a_document_that_could_not_be_read_again_is_not_written(tmp_path: Path, 
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
     with pytest.raises(store_file.UnstorableError, match="document of Widget default/w: "):
-        StoreFile(path, cluster).save(cluster.with_given({("Widget", "default", "w"): Given(unreadable)}))
+        StoreFile(path, cluster).save(cluster.with_given({("Widget", "default", "w"): GivenDocument(unreadable)}))
     assert contents(store_file.load(path)) == contents(cluster)
 
 
@@ -167,7 +167,7 @@ def test_nesting_beyond_any_limit_is_not_written(tmp_path: Path) -> None:
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
     with pytest.raises(store_file.UnstorableError, match="document of Widget default/w: maximum recursion depth"):
-        StoreFile(path, cluster).save(cluster.with_given({("Widget", "default", "w"): Given({"a": nested(100_000)})}))
+        StoreFile(path, cluster).save(cluster.with_given({("Widget", "default", "w"): GivenDocument({"a": nested(100_000)})}))
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from kubenetlab import controllers
 from kubenetlab.api.core import Event
-from kubenetlab.api.lab import Attachment, ContainerReport, Observed, ProbeReport
+from kubenetlab.api.lab import Attachment, ContainerReport, PodRuntimeStatus, ProbeReport
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import back_off_s
 from kubenetlab.lab.agent.status_reports import program_reports
@@ -72,7 +72,7 @@ def test_the_restart_policy_decides_how_a_pod_ends(policy: str, code: int, phase
 def test_a_failed_liveness_probe_restarts_the_container() -> None:
     """After failureThreshold failures; same pod, same address, one restart more."""
     cluster = running(store(pod("a", container=", livenessProbe: {tcpSocket: {port: 1}, failureThreshold: 2}")))
-    seen = cluster.get(Observed, "default", "a")
+    seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     for failures, restarts in ((1, 0), (2, 1)):
         probe = ProbeReport(0, "liveness", False, "connection refused", NOW + failures, failures)
@@ -85,7 +85,7 @@ def test_a_failed_liveness_probe_restarts_the_container() -> None:
 def test_what_has_happened_is_told_once() -> None:
     """Whatever else changes in the pod's status afterwards."""
     cluster = running(store(pod("a", container=", livenessProbe: {tcpSocket: {port: 1}, failureThreshold: 1}")))
-    seen = cluster.get(Observed, "default", "a")
+    seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     failed = ProbeReport(0, "liveness", False, "connection refused", NOW + 1, 1)
     cluster = settled(cluster.with_changes([structs.replace(seen, probes={**seen.probes, "main/liveness": failed})]), NOW + 1)
@@ -130,7 +130,7 @@ def test_a_pods_sidecars_end_with_it(code: int, reason: str) -> None:
     """And why it is not Ready any more is said in Kubernetes' word."""
     cluster = running(running(store(pod("a", SIDECAR))))
     assert pod_named(cluster, "a").is_ready
-    seen = cluster.get(Observed, "default", "a")
+    seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     ended = {**seen.containers, "main": ContainerReport(0, "exited", code, at=NOW + 1)}
     found = pod_named(settled(cluster.with_changes([structs.replace(seen, containers=ended)]), NOW + 1), "a")
@@ -153,7 +153,7 @@ def test_news_that_has_been_overtaken_changes_nothing() -> None:
 
     ended = told(cluster, "exited")
     assert told(ended, "running") is ended
-    again = told(ended, "running", 1).get(Observed, "default", "a")
+    again = told(ended, "running", 1).get(PodRuntimeStatus, "default", "a")
     assert again is not None
     assert (again.containers["main"].attempt, again.containers["main"].state) == (1, "running")
 
@@ -169,6 +169,6 @@ def test_reports_have_one_result_in_any_order(order: Sequence[tuple[int, str]]) 
     for attempt, state in order:
         told = {"netns": netns, "container": "main", "attempt": attempt, "state": state, "exit_code": attempt}
         cluster = cluster.with_changes(program_reports(cluster, [told]))
-    seen = cluster.get(Observed, "default", "a")
+    seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     assert seen.containers["main"] == ContainerReport(1, "exited", 1)

@@ -6,14 +6,14 @@ import pytest
 from msgspec import structs
 
 from kubenetlab.api.core import Event
-from kubenetlab.api.lab import ContainerReport, HookKind, Observed, ProbeKind, ProbeReport, Termination
+from kubenetlab.api.lab import ContainerReport, HookKind, PodRuntimeStatus, ProbeKind, ProbeReport, Termination
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.datapath import plan_probes
 from kubenetlab.datapath.hooks import slept_s
-from kubenetlab.datapath.memo import Memo
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.hoststate.programs import ProgramRun
 from tests.clusters import NOW, ONLINK, observed, pod_named, problems_of, running, service, settled, slices, store
@@ -35,14 +35,14 @@ def going(cluster: Cluster, *, grace_s: int | None = None) -> Cluster:
     found = pod_named(cluster, "a")
     if grace_s is not None:
         found = structs.replace(found, spec=structs.replace(found.spec, termination_grace_period_seconds=grace_s))
-    seen = cluster.get(Observed, "default", "a")
+    seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     return settled(cluster.with_changes([*terminated(found, NOW), structs.replace(seen, is_detached=True)]))
 
 
 def told(cluster: Cluster, kind: HookKind, *, ok: bool = True, message: str = "", container: str = "c0", now: float = NOW) -> Cluster:
     """The store once a hook has ended."""
-    seen = cluster.get(Observed, "default", "a")
+    seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     report = ProbeReport(0, kind, ok, message, at=now)
     return settled(cluster.with_changes([structs.replace(seen, probes={**seen.probes, f"{container}/{kind}": report})]), now)
@@ -51,7 +51,9 @@ def told(cluster: Cluster, kind: HookKind, *, ok: bool = True, message: str = ""
 def before_hook(text: str) -> Cluster:
     """The store once the first container has started, and its postStart hook has not ended."""
     cluster = running(store(text), only=())
-    first = Observed(pod_named(cluster, "a").metadata, pod_named(cluster, "a").uid, 20, containers={"c0": ContainerReport(0, "running")})
+    first = PodRuntimeStatus(
+        pod_named(cluster, "a").metadata, pod_named(cluster, "a").uid, 20, containers={"c0": ContainerReport(0, "running")}
+    )
     return settled(cluster.with_changes([structs.replace(first, metadata=ObjectMeta(name="a", namespace="default"))]))
 
 
@@ -60,7 +62,9 @@ def is_there(cluster: Cluster) -> bool:
 
 
 def asked(cluster: Cluster) -> list[ProbeSpec]:
-    return [spec for specs in plan_probes(cluster, ONLINK, Memo()).values() for spec in specs if spec.netns.startswith("pod/default/a")]
+    return [
+        spec for specs in plan_probes(cluster, ONLINK, PlanCache()).values() for spec in specs if spec.netns.startswith("pod/default/a")
+    ]
 
 
 def runs_of(cluster: Cluster) -> list[ProgramRun]:
@@ -93,7 +97,7 @@ def test_a_process_gets_sigterm_when_its_hook_is_over() -> None:
     """And a container without a hook at once; each is waited for."""
     text = manifest(f"command: [sleep, '1'], {PRE_STOP}", "command: [sleep, '2']", meta=REAL)
     cluster = running(store(text))
-    seen = cluster.get(Observed, "default", "a")
+    seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     processes = {name: structs.replace(run, is_process=True) for name, run in seen.containers.items()}
     cluster = going(settled(cluster.with_changes([structs.replace(seen, containers=processes)])))
@@ -101,7 +105,7 @@ def test_a_process_gets_sigterm_when_its_hook_is_over() -> None:
     cluster = told(cluster, "preStop", now=NOW + 5)
     assert runs(cluster) == {}
     assert is_there(cluster)
-    seen = cluster.get(Observed, "default", "a")
+    seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     ended = {name: structs.replace(run, state="exited", exit_code=143, at=NOW + 6) for name, run in seen.containers.items()}
     one = settled(cluster.with_changes([structs.replace(seen, containers={**seen.containers, "c0": ended["c0"]})]), NOW + 6)
@@ -139,7 +143,7 @@ def test_readiness_is_asked_until_the_end() -> None:
     assert sorted((spec.container, spec.kind) for spec in asked(cluster)) == [("c0", "liveness"), ("c0", "readiness"), ("c1", "readiness")]
     cluster = going(cluster)
     assert sorted((spec.container, spec.kind) for spec in asked(cluster)) == [("c0", "preStop"), ("c0", "readiness"), ("c1", "preStop")]
-    seen = cluster.get(Observed, "default", "a")
+    seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     late = {**seen.probes, "c0/liveness": ProbeReport(0, "liveness", False, "refused", failures=9)}
     assert runs(settled(cluster.with_changes([structs.replace(seen, probes=late)]))) == {"c0": False, "c1": False}
@@ -149,7 +153,7 @@ def test_readiness_is_asked_until_the_end() -> None:
 def test_an_endpoint_that_terminates_serves_as_long_as_it_is_ready(ok: bool, serving: bool) -> None:
     """Unready after SIGTERM: terminating stays, serving is false."""
     cluster = going(running(store(manifest(f"{READY}, {PRE_STOP}") + service())))
-    seen = cluster.get(Observed, "default", "a")
+    seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     probes = {**seen.probes, "c0/readiness": ProbeReport(0, "readiness", ok, failures=0 if ok else 3)}
     cluster = settled(cluster.with_changes([structs.replace(seen, probes=probes)]))
@@ -245,7 +249,7 @@ LIVE = "livenessProbe: {httpGet: {port: 8080}}"
 
 def failing(cluster: Cluster, kind: ProbeKind = "liveness", *, failures: int = 3, now: float = NOW) -> Cluster:
     """Return the store after a probe of the first container failed so many times in a row."""
-    seen = cluster.get(Observed, "default", "a")
+    seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     attempt = pod_named(cluster, "a").status.container_statuses[0].restart_count
     report = ProbeReport(attempt, kind, failures == 0, "refused", at=now, failures=failures)

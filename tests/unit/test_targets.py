@@ -19,8 +19,8 @@ from kubenetlab.observe.check import check, load
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import find
 from kubenetlab.observe.grammar import KUBECTL_KINDS, WORKLOADS, Target, parse
-from kubenetlab.observe.request import Request, RequestOptions, ip_version, make_request
-from kubenetlab.observe.targets import Place, meaning, named_places, places, pod_of, read, resolve, service_of
+from kubenetlab.observe.request import ProbeSpecification, RequestOptions, ip_version, make_request
+from kubenetlab.observe.targets import Location, meaning, named_places, places, pod_of, read, resolve, service_of
 
 
 def pod(name: str, address: str, namespace: str = "default", workload: str | None = None, *, host_network: bool = False) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def test_a_name_alone_is_the_pod_before_the_service() -> None:
 
 
 @pytest.mark.parametrize("source", [HOST, None], ids=["host", "none"])
-def test_a_client_without_cluster_dns_means_the_pod(source: Place | None) -> None:
+def test_a_client_without_cluster_dns_means_the_pod(source: Location | None) -> None:
     """A Service of the same name is no alternative for it."""
     assert str(meaning(parse("both"), SEEN, source).target) == "default/both"
 
@@ -291,18 +291,18 @@ def test_every_form_leads_to_the_service(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "options", "request_"),
     [
-        ("web", RequestOptions(), Request()),
-        ("web:80", RequestOptions(), Request("TCP", 80)),
-        ("web:80/udp", RequestOptions(), Request("UDP", 80)),
-        ("web:80", RequestOptions("UDP"), Request("UDP", 80)),
-        ("web", RequestOptions("TCP", 80), Request("TCP", 80)),
-        ("web:80", RequestOptions("TCP", 80), Request("TCP", 80)),
-        ("web:8080", RequestOptions(path="/x"), Request("TCP", 8080, "/x")),
-        ("web", RequestOptions(path="/x"), Request("TCP", None, "/x")),
-        ("http://web/x", RequestOptions(), Request("TCP", 80, "/x")),
+        ("web", RequestOptions(), ProbeSpecification()),
+        ("web:80", RequestOptions(), ProbeSpecification("TCP", 80)),
+        ("web:80/udp", RequestOptions(), ProbeSpecification("UDP", 80)),
+        ("web:80", RequestOptions("UDP"), ProbeSpecification("UDP", 80)),
+        ("web", RequestOptions("TCP", 80), ProbeSpecification("TCP", 80)),
+        ("web:80", RequestOptions("TCP", 80), ProbeSpecification("TCP", 80)),
+        ("web:8080", RequestOptions(path="/x"), ProbeSpecification("TCP", 8080, "/x")),
+        ("web", RequestOptions(path="/x"), ProbeSpecification("TCP", None, "/x")),
+        ("http://web/x", RequestOptions(), ProbeSpecification("TCP", 80, "/x")),
     ],
 )
-def test_a_target_and_options_are_one_request(text: str, options: RequestOptions, request_: Request) -> None:
+def test_a_target_and_options_are_one_request(text: str, options: RequestOptions, request_: ProbeSpecification) -> None:
     """A port without a protocol is TCP's; a target without a port is pinged."""
     assert make_request(parse(text), options) == request_
 
@@ -343,7 +343,7 @@ class Names:
         return self.answer
 
 
-def where(text: str, answer: str = "10.96.7.7", source: Place = POD, **options: Any) -> Any:
+def where(text: str, answer: str = "10.96.7.7", source: Location = POD, **options: Any) -> Any:
     target = read(text, SEEN)
     return asyncio.run(find(Names(answer), SEEN, source, target, make_request(target, RequestOptions(**options))))
 

@@ -9,7 +9,7 @@ import pytest
 from kubenetlab.api.apps import DaemonSet, StatefulSet
 from kubenetlab.api.batch import Job
 from kubenetlab.api.core import Node
-from kubenetlab.api.lab import ContainerReport, Observed
+from kubenetlab.api.lab import ContainerReport, PodRuntimeStatus
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
@@ -65,7 +65,9 @@ def gone(cluster: Cluster) -> Cluster:
     """The store once every pod that goes has left the rules."""
     going = [pod for pod in cluster.all(Pod) if pod.is_terminating]
     return settled(
-        cluster.with_changes(Observed(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid, is_detached=True) for pod in going)
+        cluster.with_changes(
+            PodRuntimeStatus(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid, is_detached=True) for pod in going
+        )
     )
 
 
@@ -225,7 +227,7 @@ def workers(cluster: Cluster) -> list[Pod]:
 def ended(cluster: Cluster, pod: Pod, code: int = 0, now: float = NOW) -> Cluster:
     """The store once a pod's container has ended."""
     seen = observed(pod)
-    done = Observed(seen.metadata, seen.pod_uid, 20, containers={"main": ContainerReport(0, "exited", code, at=now)})
+    done = PodRuntimeStatus(seen.metadata, seen.pod_uid, 20, containers={"main": ContainerReport(0, "exited", code, at=now)})
     return settled(cluster.with_changes([done]), now)
 
 

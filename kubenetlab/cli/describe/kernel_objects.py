@@ -21,10 +21,10 @@ from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import LAB_API
 from kubenetlab.names import socket_address
 from kubenetlab.observe.grammar import WORKLOADS, Target, pod_title
-from kubenetlab.observe.listing import Subject, extract
+from kubenetlab.observe.listing import ListedSubject, extract
 from kubenetlab.observe.nat_notes import nat_notes
 from kubenetlab.observe.suggestions import near
-from kubenetlab.observe.targets import Place, service_named, service_of, source_target
+from kubenetlab.observe.targets import Location, service_named, service_of, source_target
 
 _MAX_LINES: Final = 60
 """Rules shown of each group of nodes, without -o wide."""
@@ -55,7 +55,7 @@ def inspect_service(client: Client, seen: Mapping[str, Any], key: tuple[str, str
     endpoints = [{**endpoint, "pod": _owner(seen, endpoint["address"])} for endpoint in entry["endpoints"]]
     backends = {(endpoint["address"], endpoint["port"]) for endpoint in endpoints}
     behind = frozenset(address for address, _ in backends)
-    subject = Subject(frozenset(["/".join(key)]), frozenset(addresses), node_ports, behind)
+    subject = ListedSubject(frozenset(["/".join(key)]), frozenset(addresses), node_ports, behind)
     nodes_addresses = {address for node in seen["nodes"] for address in node["addresses"]}
 
     def is_own(tracked: ConntrackEntry) -> bool:
@@ -99,7 +99,7 @@ def selected_service(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]
     return service
 
 
-def selected_pods(target: Target, seen: Mapping[str, Any], place: Place) -> tuple[str, list[Mapping[str, Any]]]:
+def selected_pods(target: Target, seen: Mapping[str, Any], place: Location) -> tuple[str, list[Mapping[str, Any]]]:
     """Return the title and the pods of a target: every pod of a workload, else the pod."""
     found = source_target(target.bare, seen)
     pods = [pod for pod in seen["pods"] if is_of(found, pod)]
@@ -124,7 +124,7 @@ def inspect_pods(client: Client, seen: Mapping[str, Any], pods: Sequence[Mapping
     def is_own(tracked: ConntrackEntry) -> bool:
         return not addresses.isdisjoint((tracked.client[0], tracked.destination[0], tracked.server[0]))
 
-    page = _page(client, seen, Subject(addresses=addresses), is_own, addresses, links)
+    page = _page(client, seen, ListedSubject(addresses=addresses), is_own, addresses, links)
     services = _services_of(seen, addresses)
     found = {"kind": title.partition(" ")[0], "pods": [_pod(pod) for pod in pods], "services": services, **_as_data(page)}
     if output.is_data:
@@ -147,7 +147,7 @@ def inspect_pods(client: Client, seen: Mapping[str, Any], pods: Sequence[Mapping
 def _page(
     client: Client,
     seen: Mapping[str, Any],
-    subject: Subject,
+    subject: ListedSubject,
     is_own: Any,
     endpoints: frozenset[str],
     links: Sequence[tuple[str, str]] | set[tuple[str, str]] = (),

@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 
 from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.documents import Document, read_documents
-from kubenetlab.api.load import Entry, Loaded, load, load_documents
+from kubenetlab.api.load import LoadedManifests, ManifestObject, load, load_documents
 from kubenetlab.cli.input.kind_files import kind_notes
 from kubenetlab.cli.input.kustomize import Kustomization, build
 from kubenetlab.cli.input.options import mode
@@ -27,9 +27,9 @@ COMMAND_LINE = "<command line>"
 class Manifests(Struct, frozen=True):
     """What one command was given: the Cluster document, if there is one, and all other objects."""
 
-    config: Entry | None
-    entries: tuple[Entry, ...]
-    loaded: Loaded
+    config: ManifestObject | None
+    entries: tuple[ManifestObject, ...]
+    loaded: LoadedManifests
     is_quickstart: bool = False
 
     @property
@@ -42,7 +42,7 @@ class Manifests(Struct, frozen=True):
         return sum(getattr(getattr(entry.object, "spec", None), "replicas", 0) for entry in self.entries)
 
     @property
-    def all_entries(self) -> tuple[Entry, ...]:
+    def all_entries(self) -> tuple[ManifestObject, ...]:
         return (self.config, *self.entries) if self.config is not None else self.entries
 
 
@@ -101,11 +101,13 @@ def read(
         documents, problems = read_documents("quickstart.yaml", data)
         loaded = load_documents(documents, problems, strict=strict, check=checks.check)
     else:
-        loaded = Loaded(())
+        loaded = LoadedManifests(())
     return _of_loaded(loaded, flags, base, lab, is_quickstart=not files and with_quickstart)
 
 
-def _of_loaded(loaded: Loaded, flags: Flags, base: Mapping[str, Any] | None, lab: str | None, *, is_quickstart: bool = False) -> Manifests:
+def _of_loaded(
+    loaded: LoadedManifests, flags: Flags, base: Mapping[str, Any] | None, lab: str | None, *, is_quickstart: bool = False
+) -> Manifests:
     """Return what was loaded, with a command's flags worked into the Cluster document; `base` and `lab` are as for `read`."""
     config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
     entries = tuple(entry for entry in loaded.entries if entry is not config and not isinstance(entry.object, ClusterConfig))
@@ -140,7 +142,7 @@ def for_lab(
     given = read(files, strict=strict, with_quickstart=with_quickstart, for_new_lab=True, flags=flags, lab=lab)
     name = lab or given.cluster_config.name or (QUICKSTART if given.is_quickstart else "lab")
     if flags.say_something and (given.config is None or given.config.document.file == COMMAND_LINE) and rundir.is_alive(name):
-        loaded = Loaded(()) if given.is_quickstart else given.loaded  # not read again: standard input can be read only once
+        loaded = LoadedManifests(()) if given.is_quickstart else given.loaded  # not read again: standard input can be read only once
         given = _of_loaded(loaded, flags, _document_of(name), lab)
     return name, given
 
@@ -194,7 +196,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def ignored_fields(entries: Sequence[Entry]) -> list[str]:
+def ignored_fields(entries: Sequence[ManifestObject]) -> list[str]:
     """The fields that are accepted and not used, each once, by name."""
     found: dict[str, None] = {}
     all_do = _all_run_real(entries)
@@ -205,7 +207,7 @@ def ignored_fields(entries: Sequence[Entry]) -> list[str]:
     return list(found)
 
 
-def _reads_files(entry: Entry) -> bool:
+def _reads_files(entry: ManifestObject) -> bool:
     """Return True when a built-in program of an object's pods reads files of volumes."""
     from kubenetlab.api.pods import PodSpec
     from kubenetlab.datapath.containers import files_read
@@ -214,7 +216,7 @@ def _reads_files(entry: Entry) -> bool:
     return isinstance(spec, PodSpec) and bool(files_read(spec))
 
 
-def _real_commands(entries: Sequence[Entry]) -> dict[str, list[str]]:
+def _real_commands(entries: Sequence[ManifestObject]) -> dict[str, list[str]]:
     """What asks for it → the objects whose containers' commands are run, with the programs' names."""
     found: dict[str, list[str]] = {}
     all_do = _all_run_real(entries)
@@ -226,7 +228,7 @@ def _real_commands(entries: Sequence[Entry]) -> dict[str, list[str]]:
     return found
 
 
-def _limited(entries: Sequence[Entry]) -> list[str]:
+def _limited(entries: Sequence[ManifestObject]) -> list[str]:
     """Return the objects with containers that run real commands and have a memory limit."""
     from kubenetlab.programs.command import memory_limit
 
@@ -239,7 +241,7 @@ def _limited(entries: Sequence[Entry]) -> list[str]:
     return list(found)
 
 
-def _hooks_by_command(entries: Sequence[Entry]) -> list[str]:
+def _hooks_by_command(entries: Sequence[ManifestObject]) -> list[str]:
     """Return the objects with lifecycle hooks that are commands, and containers without a process that could run them."""
     all_do = _all_run_real(entries)
     found: list[str] = []
@@ -252,17 +254,17 @@ def _hooks_by_command(entries: Sequence[Entry]) -> list[str]:
     return found
 
 
-def _pod_template(entry: Entry) -> Any:
+def _pod_template(entry: ManifestObject) -> Any:
     """What has the metadata and the spec of the pods that an object stands for: its template, or itself."""
     return getattr(getattr(entry.object, "spec", None), "template", entry.object)
 
 
-def _all_run_real(entries: Sequence[Entry]) -> bool:
+def _all_run_real(entries: Sequence[ManifestObject]) -> bool:
     """True where the Cluster document asks for the commands of all containers."""
     return any(isinstance(entry.object, ClusterConfig) and entry.object.real_commands for entry in entries)
 
 
-def _who_asks_for_real(entry: Entry, *, all_do: bool) -> str:
+def _who_asks_for_real(entry: ManifestObject, *, all_do: bool) -> str:
     """What has the commands of an object's containers run; nothing when they are not."""
     from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION
 
@@ -317,14 +319,14 @@ def _unread(record: Any, *, may_be_real: bool) -> tuple[str, ...]:
     return never if reads_arguments(record.image) else ("command", "args", *never)
 
 
-def _named(config: Entry, lab: str) -> Entry:
+def _named(config: ManifestObject, lab: str) -> ManifestObject:
     """The Cluster document under another name."""
     assert isinstance(config.object, ClusterConfig)
     obj = structs.replace(config.object, metadata=structs.replace(config.object.metadata, name=lab))
     return structs.replace(config, value={**config.value, "name": lab}, object=obj)
 
 
-def _with_flags(value: Mapping[str, Any] | None, flags: Flags) -> Entry:
+def _with_flags(value: Mapping[str, Any] | None, flags: Flags) -> ManifestObject:
     """A Cluster document with what flags say. Its nodes stay: workers are added behind them, or the last ones taken away."""
     base = dict(value or {"apiVersion": API_VERSIONS[0], "kind": ClusterConfig.kind})
     merged = {**base, **flags.top_level, "networking": {**(base.get("networking") or {}), **flags.networking}}

@@ -17,7 +17,7 @@ from kubenetlab.cli.terminal.screen import BAD, MILD, note, paint
 from kubenetlab.errors import ManifestError, Problem
 
 if TYPE_CHECKING:
-    from kubenetlab.api.load import Entry
+    from kubenetlab.api.load import ManifestObject
     from kubenetlab.diagnostics import Connection, Diagnostic
     from kubenetlab.lab.client import Client
 
@@ -54,7 +54,7 @@ def is_accepted(diagnostic: Diagnostic, kinds: Sequence[str] | None, *, undeclar
     return undeclared and diagnostic.code == PORT_NOT_SERVED
 
 
-def problems(items: Iterable[Mapping[str, Any]], entries: Sequence[Entry] = ()) -> list[Problem]:
+def problems(items: Iterable[Mapping[str, Any]], entries: Sequence[ManifestObject] = ()) -> list[Problem]:
     """Return diagnostics as lines of a report. `entries` are the objects of this command, whose fields have lines."""
     from kubenetlab.api.decode import Finding, format_path
     from kubenetlab.api.kinds import qualified_kind
@@ -100,7 +100,7 @@ def _place(source: Mapping[str, Any] | None, diagnostic: Diagnostic) -> tuple[st
     return shown, line if entry is None else entry.document.line_of(entry.path + diagnostic.path)
 
 
-def _is_of(entry: Entry, diagnostic: Diagnostic) -> bool:
+def _is_of(entry: ManifestObject, diagnostic: Diagnostic) -> bool:
     """Return True for the manifest of a diagnostic's object, wherever in its file it stands by now."""
     from kubenetlab.api.kinds import qualified_kind
 
@@ -114,7 +114,7 @@ def _is_of(entry: Entry, diagnostic: Diagnostic) -> bool:
     )
 
 
-def report(items: Sequence[Mapping[str, Any]], entries: Sequence[Entry] = (), *, allow_undeclared: bool = False) -> None:
+def report(items: Sequence[Mapping[str, Any]], entries: Sequence[ManifestObject] = (), *, allow_undeclared: bool = False) -> None:
     """Print what `up` and `apply` warn of: a line for all that is not enforced, and each misconfiguration with its place."""
     if not items:
         return
@@ -133,7 +133,7 @@ def report(items: Sequence[Mapping[str, Any]], entries: Sequence[Entry] = (), *,
         note(f"{paint('warning:', MILD)} {problem}")
 
 
-def refuse(items: Sequence[Mapping[str, Any]], entries: Sequence[Entry]) -> None:
+def refuse(items: Sequence[Mapping[str, Any]], entries: Sequence[ManifestObject]) -> None:
     """Raise ManifestError for misconfigurations that are to be errors (`refused_codes`)."""
     from msgspec import structs
 

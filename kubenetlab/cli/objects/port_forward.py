@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from kubenetlab.lab.client import Client
     from kubenetlab.lab.port_forwarding import ForwardedPort
-    from kubenetlab.observe.forwarding import Asked, Forward
+    from kubenetlab.observe.forwarding import Forward, PortArgument
     from kubenetlab.observe.grammar import Target
-    from kubenetlab.observe.targets import Place
+    from kubenetlab.observe.targets import Location
 
 
 def port_forward(
@@ -83,7 +83,7 @@ def port_forward(
     note(f"stopped: nothing is forwarded to {place.title} any more")
 
 
-def _aim(client: Client, seen: Any, target: str, namespace: str | None, asked: Sequence[Asked]) -> tuple[Place, list[Forward]]:
+def _aim(client: Client, seen: Any, target: str, namespace: str | None, asked: Sequence[PortArgument]) -> tuple[Location, list[Forward]]:
     """Into what the ports lead, and to which numbers there. Says which pod stands for a Service or a workload."""
     from kubenetlab.api.core import Service
     from kubenetlab.api.pods import Pod
@@ -114,10 +114,10 @@ def _aim(client: Client, seen: Any, target: str, namespace: str | None, asked: S
     return place, forwards
 
 
-def _with_target_port(target: Target, asked: Sequence[Asked]) -> Sequence[Asked]:
+def _with_target_port(target: Target, asked: Sequence[PortArgument]) -> Sequence[PortArgument]:
     """Return the ports to forward; the target's own port where no port is given. Raises UsageError for none, and for both."""
     from kubenetlab.errors import UsageError
-    from kubenetlab.observe.forwarding import Asked
+    from kubenetlab.observe.forwarding import PortArgument
 
     if target.port is None and not asked:
         raise UsageError(f"which port of {target}? Give [LOCAL:]PORT, such as 8080:80")
@@ -127,7 +127,7 @@ def _with_target_port(target: Target, asked: Sequence[Asked]) -> Sequence[Asked]
         raise UsageError(f"{target} has the port {target.port}, and other ports are given; give one of them")
     if target.protocol not in (None, "TCP"):
         raise UsageError(f"{target}: {target.protocol} cannot be forwarded, only TCP can")
-    return [Asked(str(target.port))]
+    return [PortArgument(str(target.port))]
 
 
 def _one(client: Client, kind: Any, namespace: str, name: str) -> Any:

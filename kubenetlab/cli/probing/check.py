@@ -16,7 +16,7 @@ from kubenetlab.cli.terminal.screen import BAD, DIM, GOOD, MILD, data, hint, pai
 
 if TYPE_CHECKING:
     from kubenetlab.cli.labs.diagnostics import Judged
-    from kubenetlab.observe.check import Verdict
+    from kubenetlab.observe.check import RowVerdict
 
 
 def check(
@@ -87,7 +87,7 @@ def _how_to_accept(judged: Sequence[Judged]) -> str:
     return f"kubenetlab describe {first.kind.lower()} {first.name}" + (f" -n {first.namespace}" if first.namespace != "default" else "")
 
 
-def _again(verdict: Verdict) -> str:
+def _again(verdict: RowVerdict) -> str:
     """The command that asks once more what did not hold."""
     target, _, protocol = verdict.target.rpartition("/")
     if protocol not in ("TCP", "UDP"):
@@ -113,7 +113,7 @@ def _apply(lab: str, manifests: list[str]) -> None:
             raise
 
 
-def _tables(client: Any, tables: Sequence[Any], deadline_s: float) -> list[Verdict]:
+def _tables(client: Any, tables: Sequence[Any], deadline_s: float) -> list[RowVerdict]:
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.check import check as run_table
 
@@ -156,10 +156,10 @@ class _Networks:
         return PodSockets(NetnsSocketFactory(source.netns, open_namespace("net")), self._resolvers[source.sandbox])
 
 
-def _promise(client: Any, deadline_s: float) -> list[Verdict]:
+def _promise(client: Any, deadline_s: float) -> list[RowVerdict]:
     """The lab's own promise: the ping matrix as checks."""
     from kubenetlab.kernel.namespaces.enter import enter_lab
-    from kubenetlab.observe.check import Verdict
+    from kubenetlab.observe.check import RowVerdict
     from kubenetlab.observe.connections import Ends
     from kubenetlab.observe.matrix import probe_matrix
 
@@ -168,7 +168,7 @@ def _promise(client: Any, deadline_s: float) -> list[Verdict]:
     note_absent_pods(seen)
     enter_lab(client.open_init())
     return [
-        Verdict(
+        RowVerdict(
             "promise",
             cell.source.title,
             cell.destination.title,
@@ -198,7 +198,7 @@ def _remark(titles: Sequence[str]) -> str:
     return f"not enforced by this lab, and could change this: {few(titles)}"
 
 
-def _as_data(verdicts: Sequence[Verdict], judged: Sequence[Judged], *, is_fine: bool) -> dict[str, Any]:
+def _as_data(verdicts: Sequence[RowVerdict], judged: Sequence[Judged], *, is_fine: bool) -> dict[str, Any]:
     from msgspec import to_builtins
 
     unenforced = _unenforced_by_verdict(judged)
@@ -211,7 +211,7 @@ def _as_data(verdicts: Sequence[Verdict], judged: Sequence[Judged], *, is_fine: 
     return {"ok": is_fine, "checks": checks, "diagnostics": [one.as_data(names) for one in judged]}
 
 
-def _show(verdicts: Sequence[Verdict], judged: Sequence[Judged], took_s: float) -> None:
+def _show(verdicts: Sequence[RowVerdict], judged: Sequence[Judged], took_s: float) -> None:
     unenforced = _unenforced_by_verdict(judged)
     for index, verdict in enumerate(verdicts):
         if verdict.state == "fails":
@@ -230,7 +230,7 @@ def _show(verdicts: Sequence[Verdict], judged: Sequence[Judged], took_s: float) 
     say(f"{len(verdicts)} checks in {took_s:.2f} s: {', '.join(parts)}")
 
 
-def _write_junit(file: str, verdicts: Sequence[Verdict], judged: Sequence[Judged], took_s: float) -> None:
+def _write_junit(file: str, verdicts: Sequence[RowVerdict], judged: Sequence[Judged], took_s: float) -> None:
     from kubenetlab.errors import LabError
     from kubenetlab.observe.junit import Note, write
 

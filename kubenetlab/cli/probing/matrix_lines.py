@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from kubenetlab.cli.terminal.screen import BAD, DIM, GOOD, MILD, paint
 from kubenetlab.observe.matrix import Cell, Matrix
-from kubenetlab.observe.targets import Place
+from kubenetlab.observe.targets import Location
 
 _MARKS: Final = {"answer": "●", "refused": "×", "unreachable": "·", "silence": "·"}
 """Silence and "no route" share a mark: routers limit how often they send the ICMP error (Linux:
@@ -42,7 +42,7 @@ def matrix_lines(matrix: Matrix, width: int | None = None) -> Iterator[str]:
     rows = {row.title for row in matrix.sources}
     others = [column for column in matrix.destinations if column.title not in rows]
     for column in others:
-        note = "" if isinstance(column, Place) or column.endpoints else "  no ready endpoint"
+        note = "" if isinstance(column, Location) or column.endpoints else "  no ready endpoint"
         yield f"{paint(numbers[column.title].rjust(depth), DIM)} {column.title}  {paint(_addresses(column) + note, DIM)}"
     if others:
         yield ""
@@ -87,7 +87,7 @@ def _blocks(columns: Sequence[Any], room: int | None) -> list[list[tuple[Any, st
 def _with_gaps(columns: Sequence[Any], *, is_spaced: bool) -> list[tuple[Any, str]]:
     """Put a wider gap where pods, nodes, external hosts and Services meet."""
     narrow, wide = (" ", "  ") if is_spaced else ("", " ")
-    kinds = [column.kind if isinstance(column, Place) else "svc" for column in columns]
+    kinds = [column.kind if isinstance(column, Location) else "svc" for column in columns]
     following = [*kinds[1:], kinds[-1]] if kinds else []
     return [(column, narrow if kind == next_kind else wide) for column, kind, next_kind in zip(columns, kinds, following, strict=True)]
 
@@ -107,4 +107,4 @@ def _mark(cell: Cell | None) -> str:
 
 
 def _addresses(column: Any) -> str:
-    return ", ".join(column.addresses) if isinstance(column, Place) else str(column.address)
+    return ", ".join(column.addresses) if isinstance(column, Location) else str(column.address)

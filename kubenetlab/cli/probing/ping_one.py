@@ -23,19 +23,21 @@ from kubenetlab.lab.paths import object_path
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory, PodSockets
 from kubenetlab.names import socket_address
 from kubenetlab.observe.connections import Ends
-from kubenetlab.observe.destinations import Where, find
-from kubenetlab.observe.expect import ServicePort, expect, world
+from kubenetlab.observe.destinations import ResolvedDestination, find
+from kubenetlab.observe.expect import ServiceTarget, expect, world
 from kubenetlab.observe.grammar import Target, pod_title
 from kubenetlab.observe.matrix import FITS
-from kubenetlab.observe.prober import Probe, Result, run
-from kubenetlab.observe.request import HTTP_ERROR, Request
-from kubenetlab.observe.targets import Place, meaning, service_named, service_of
+from kubenetlab.observe.prober import ProbeRequest, Result, run
+from kubenetlab.observe.request import HTTP_ERROR, ProbeSpecification
+from kubenetlab.observe.targets import Location, meaning, service_named, service_of
 from kubenetlab.programs.resolver import parse as parse_resolver
 
 VERBS = {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}
 
 
-def find_destination(network: PodSockets, seen: Mapping[str, Any], source: Place, target: Target, request: Request) -> Where:
+def find_destination(
+    network: PodSockets, seen: Mapping[str, Any], source: Location, target: Target, request: ProbeSpecification
+) -> ResolvedDestination:
     """Return where a request goes, and print which object was chosen for a bare name. Raises RequirementError without SCTP."""
     where = asyncio.run(find(network, seen, source, target, request))
     if where.choice:
@@ -48,9 +50,9 @@ def find_destination(network: PodSockets, seen: Mapping[str, Any], source: Place
 def one(
     client: Client,
     seen: Mapping[str, Any],
-    source: Place,
+    source: Location,
     target: Target,
-    request: Request,
+    request: ProbeSpecification,
     *,
     deadline_s: float,
     allowed: Sequence[str] | None = None,
@@ -73,7 +75,7 @@ def one(
     if request.http is not None:
         result, body, who, status = asyncio.run(_get(network, where, request.http, deadline_s))
     else:
-        (result,), body = run([Probe(source, where.protocol, where.address, where.port)], deadline_s=deadline_s), ""  # type: ignore[arg-type]
+        (result,), body = run([ProbeRequest(source, where.protocol, where.address, where.port)], deadline_s=deadline_s), ""  # type: ignore[arg-type]
     expected = expect(source, where.known, world(seen)) if where.known is not None else None
     is_as_promised = result.outcome in FITS[expected or "answer"] and status < HTTP_ERROR
     judged = judge(unenforced, [ends_of(seen, source, target, where)], kinds=allowed)
@@ -126,12 +128,12 @@ def one(
     return is_fine
 
 
-def ends_of(seen: Mapping[str, Any], source: Place, target: Target, where: Where) -> Connection:
+def ends_of(seen: Mapping[str, Any], source: Location, target: Target, where: ResolvedDestination) -> Connection:
     """Return the objects at both ends of a request: by the target's name, and by the address to which that leads."""
     return Ends(seen).of_row(source, meaning(target, seen, source).target.bare, where.port, where.address, where.protocol)
 
 
-def _about_destination(seen: Mapping[str, Any], source: Place, where: Where) -> str:
+def _about_destination(seen: Mapping[str, Any], source: Location, where: ResolvedDestination) -> str:
     """Return the command that shows why a destination does not answer of which nothing is promised."""
     if where.service is not None:
         kind, (namespace, name) = "svc", where.service
@@ -143,7 +145,7 @@ def _about_destination(seen: Mapping[str, Any], source: Place, where: Where) -> 
     return f"kubenetlab describe {kind} {name}" + (f" -n {namespace}" if namespace != "default" else "")
 
 
-def print_not_resolved(source: Place, where: Where, output: Output) -> bool:
+def print_not_resolved(source: Location, where: ResolvedDestination, output: Output) -> bool:
     """Print that DNS does not give the address of a Service of the lab; return False."""
     if output.is_data:
         found = {"from": source.title, "to": where.title, "address": "", "port": where.port, "protocol": where.protocol}
@@ -167,9 +169,9 @@ def first_kind(judged: Sequence[Judged]) -> str:
     return next(one.diagnostic.kind.partition(".")[0] for one in judged if one.affected and not one.is_accepted)
 
 
-def promise(where: Where, expected: str | None, empty: str, *, is_fine: bool) -> str:
+def promise(where: ResolvedDestination, expected: str | None, empty: str, *, is_fine: bool) -> str:
     """Return the promised outcome, where it is not plain from the result; `empty` is why a Service has no endpoint."""
-    has_none = isinstance(where.known, ServicePort) and not where.known.endpoints
+    has_none = isinstance(where.known, ServiceTarget) and not where.known.endpoints
     none = f"the Service has no ready endpoint{f': {empty}' if empty else ''}"
     why = where.lacking or (none if has_none else "")
     because = f": {why}" if why else ""
@@ -180,7 +182,7 @@ def promise(where: Where, expected: str | None, empty: str, *, is_fine: bool) ->
     return "" if expected == "answer" else f", as promised{because}"
 
 
-async def _get(network: PodSockets, where: Where, path: str, deadline_s: float) -> tuple[Result, str, str, int]:
+async def _get(network: PodSockets, where: ResolvedDestination, path: str, deadline_s: float) -> tuple[Result, str, str, int]:
     """Return the outcome of a GET, its answer as text, the server that names itself, and the HTTP status; 0 without an answer."""
     begun = time.monotonic()
     try:
@@ -197,7 +199,7 @@ async def _get(network: PodSockets, where: Where, path: str, deadline_s: float) 
     return Result("answer", ms), f"{seen_as}{answer.status}: {answer.body.decode(errors='replace').strip()}", who, answer.status
 
 
-def source_network(client: Client, source: Place) -> PodSockets:
+def source_network(client: Client, source: Location) -> PodSockets:
     """Enter the lab and return the source's network: sockets of its namespace, names resolved by its files.
 
     An unprivileged process cannot leave the lab again: call everything that needs the machine before.

@@ -25,27 +25,27 @@ from kubenetlab.cli.terminal.tables import table
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import object_path
 from kubenetlab.names import socket_address
-from kubenetlab.observe.destinations import Where
-from kubenetlab.observe.distribution import Client as SeenClient
-from kubenetlab.observe.distribution import Share, clients, endpoints, explanation, shares
+from kubenetlab.observe.destinations import ResolvedDestination
+from kubenetlab.observe.distribution import ServerShare, clients, endpoints, explanation, shares
+from kubenetlab.observe.distribution import SourceAddress as SeenClient
 from kubenetlab.observe.expect import Expectation, expect, world
 from kubenetlab.observe.grammar import Target
 from kubenetlab.observe.matrix import FITS
-from kubenetlab.observe.request import Request
-from kubenetlab.observe.series import Answer, Destination, failures, latency, run_series
-from kubenetlab.observe.targets import Place, service_of
+from kubenetlab.observe.request import ProbeSpecification
+from kubenetlab.observe.series import Answer, SeriesTarget, failures, latency, run_series
+from kubenetlab.observe.targets import Location, service_of
 
 
 class _Report(Struct, frozen=True):
     """Everything that is printed about a series."""
 
-    source: Place
+    source: Location
     target: Target
-    where: Where
+    where: ResolvedDestination
     path: str | None
     answers: list[Answer]
     expected: Expectation | None
-    shares: list[Share]
+    shares: list[ServerShare]
     clients: list[SeenClient]
     explanation: str
     empty: str
@@ -84,9 +84,9 @@ class _Report(Struct, frozen=True):
 def series(
     client: Client,
     seen: Mapping[str, Any],
-    source: Place,
+    source: Location,
     target: Target,
-    request: Request,
+    request: ProbeSpecification,
     *,
     count: int,
     deadline_s: float,
@@ -106,7 +106,7 @@ def series(
     where = find_destination(network, seen, source, target, request)
     if where.unresolved:
         return print_not_resolved(source, where, output)
-    answers = run_series(Destination(source, where.protocol, where.address, where.port, request.http), count, deadline_s)
+    answers = run_series(SeriesTarget(source, where.protocol, where.address, where.port, request.http), count, deadline_s)
     found = shares(seen, answers, endpoints(seen, where))
     is_outside = target.kind in ("lb", "nodeport") or (where.known is not None and getattr(where.known, "is_outside", False))
     report = _Report(
@@ -216,11 +216,11 @@ def _rows(report: _Report) -> list[tuple[str, ...]]:
     return rows if has_errors else [row[:-1] for row in rows]
 
 
-def _share(share: Share, report: _Report) -> tuple[str, str]:
+def _share(share: ServerShare, report: _Report) -> tuple[str, str]:
     return ("?", "?") if _is_unknown(share, report) else _amount(share.count, report.total)
 
 
-def _is_unknown(share: Share, report: _Report) -> bool:
+def _is_unknown(share: ServerShare, report: _Report) -> bool:
     """Return True for an endpoint that may have given the answers without a name."""
     return not share.count and report.unnamed > 0
 
@@ -229,6 +229,6 @@ def _amount(count: int, total: int) -> tuple[str, str]:
     return str(count), f"{count * 100 / max(1, total):.1f} %"
 
 
-def _title(share: Share, where: Where) -> str:
+def _title(share: ServerShare, where: ResolvedDestination) -> str:
     """Return the server's title, marked where it is not a ready endpoint of the Service."""
     return share.server.title + (" (not a ready endpoint)" if where.service is not None and not share.is_ready else "")

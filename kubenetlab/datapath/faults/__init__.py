@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from kubenetlab.api.decode import decode, format_path
 from kubenetlab.api.faults import Fault, FaultSpec
-from kubenetlab.api.lab import LastView
+from kubenetlab.api.lab import ProxySnapshot
 from kubenetlab.api.meta import ObjectMeta, kubernetes_name, timestamp
 from kubenetlab.api.store import Change, Cluster, deletion
 from kubenetlab.errors import UsageError, did_you_mean
@@ -93,7 +93,7 @@ def begun(cluster: Cluster, name: str, options: Mapping[str, Any], now: float) -
 
 def healed(cluster: Cluster) -> Cluster:
     """The store as if nothing were broken."""
-    kinds: tuple[Any, ...] = (Fault, LastView)
+    kinds: tuple[Any, ...] = (Fault, ProxySnapshot)
     return cluster.with_changes(deletion(obj) for kind in kinds for obj in cluster.all(kind))
 
 

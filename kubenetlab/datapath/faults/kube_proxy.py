@@ -25,7 +25,7 @@ from kubenetlab.api.config import Network
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.faults import FaultSpec, StoppedPods
-from kubenetlab.api.lab import SYNC_PERIOD_S, LastView, NetworkFacts
+from kubenetlab.api.lab import SYNC_PERIOD_S, NetworkFacts, ProxySnapshot
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers.kube_proxy import LABELS, NAMESPACE
@@ -69,7 +69,7 @@ class Break(BreakOptions, frozen=True):
     def remembered(self, cluster: Cluster, name: str, now: float) -> Iterator[Change]:
         if self.how != "misconfigured":
             mode, options = cluster.config.networking.proxy_mode
-            yield LastView(
+            yield ProxySnapshot(
                 metadata=ObjectMeta(name=self.node),
                 fault=name,
                 services=tuple(cluster.all(Service)),
@@ -82,10 +82,10 @@ class Break(BreakOptions, frozen=True):
     def kube_proxy_sees(self, cluster: Cluster, view: ProxyView) -> ProxyView:
         if self.how == "misconfigured":
             return _elsewhere(cluster, structs.replace(view, whose=self.node))
-        last = cluster.get(LastView, "", self.node)
+        last = cluster.get(ProxySnapshot, "", self.node)
         if last is None:
             return view
-        services: _Views = cluster.derived(("last view", self.node), lambda: _remembered(last.services, last.slices), (LastView,))
+        services: _Views = cluster.derived(("last view", self.node), lambda: _remembered(last.services, last.slices), (ProxySnapshot,))
         lost = "Watch of Services and EndpointSlices is lost: going on with what is known"
         stale = f"No change has been heard of for {2 * SYNC_PERIOD_S} s: the rules may be stale"
         return ProxyView(

@@ -12,8 +12,8 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers import environment
 from kubenetlab.datapath import modes
-from kubenetlab.datapath.memo import Memo
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.proxy_views import ProxyView, proxy_view
 from kubenetlab.datapath.view import NodeView, PodView, node_views
@@ -47,7 +47,7 @@ class NodeProxy(NamedTuple):
 class Scene:
     """What the layers of one plan read: the store, the views of its nodes, and the modes."""
 
-    def __init__(self, cluster: Cluster, decisions: Decisions, memo: Memo) -> None:
+    def __init__(self, cluster: Cluster, decisions: Decisions, memo: PlanCache) -> None:
         self.cluster = cluster
         self.decisions = decisions
         self.memo = memo
@@ -80,7 +80,7 @@ class Scene:
         return pods_of(self.cluster, node, self.memo)
 
 
-def pods_of(cluster: Cluster, node: NodeView, memo: Memo) -> Iterator[tuple[PodView, Pod]]:
+def pods_of(cluster: Cluster, node: NodeView, memo: PlanCache) -> Iterator[tuple[PodView, Pod]]:
     """Yield the pods of a node, with the environment of their containers resolved."""
     for view in node.pods:
         pod = cluster.get(Pod, view.namespace, view.name)

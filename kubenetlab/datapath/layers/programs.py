@@ -8,13 +8,13 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
-from kubenetlab.controllers.starting import is_anybody_starting
+from kubenetlab.controllers.startup_order import is_anybody_starting
 from kubenetlab.controllers.stopping import termination_of
 from kubenetlab.controllers.volumes import file_text
 from kubenetlab.datapath import containers
 from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace
-from kubenetlab.datapath.memo import Memo
-from kubenetlab.datapath.proxy_views import Duty, duty, informed
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.proxy_views import KubeProxyConfig, duty, informed
 from kubenetlab.datapath.view import PodView
 from kubenetlab.hoststate.object import Origin
 
@@ -33,13 +33,13 @@ def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
 
 
 def _objects(
-    view: PodView, pod: Pod, setups: containers.Setups, waits: bool, config: Duty | None, signalled: tuple[str, ...]
+    view: PodView, pod: Pod, setups: containers.Setups, waits: bool, config: KubeProxyConfig | None, signalled: tuple[str, ...]
 ) -> tuple[Wanted, ...]:
     runs = containers.programs(view.netns, pod, setups, waits=waits, signalled=signalled)
     return tuple(by_namespace((informed(run, config) for run in runs), Origin("kubelet", f"Pod {view.full_name}")))
 
 
-def setups_of(memo: Memo, cluster: Cluster, pod: Pod, view: PodView, decisions: Decisions) -> containers.Setups:
+def setups_of(memo: PlanCache, cluster: Cluster, pod: Pod, view: PodView, decisions: Decisions) -> containers.Setups:
     """Return what the containers of a pod run. It does not depend on the state of the containers."""
     netns, services = view.netns, containers.numeric_services(cluster, pod)
     ports = memo(("ports", netns), containers.numeric_target_ports, pod.labels, pod.spec, services)

@@ -19,8 +19,8 @@ from kubenetlab.api.decode import Finding
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, LocalMode, detectors
-from kubenetlab.datapath.proxy.services import PRIMARY, EndpointAddress, PortView, node_port_addresses, port_views
-from kubenetlab.datapath.view import Family, NodeView, Place, PodView, ServiceView
+from kubenetlab.datapath.proxy.services import PRIMARY, Backend, PortView, node_port_addresses, port_views
+from kubenetlab.datapath.view import Family, NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules import bpf
 from kubenetlab.hoststate.rules.bpf import AllowedSource, BpfPrograms, ClusterIp, FamilyConfig, Frontend, PodLink, RemoteRange
@@ -66,7 +66,7 @@ class Mode(ModeOptions, frozen=True):
         if pod.ifname:
             yield PodLink(node.netns, pod.ifname)
 
-    def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
+    def service(self, service: ServiceView, place: NodePlace, network: PodNetwork) -> tuple[Rules, ...]:
         found = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)
@@ -123,5 +123,5 @@ def _service_port(port: PortView, version: int, mode: Mode) -> Iterator[RuleObje
             )
 
 
-def _pairs(endpoints: tuple[EndpointAddress, ...]) -> list[tuple[str, int]]:
+def _pairs(endpoints: tuple[Backend, ...]) -> list[tuple[str, int]]:
     return [(endpoint.address, endpoint.port) for endpoint in endpoints]

@@ -22,9 +22,9 @@ from kubenetlab.api.decode import Finding
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, Detector, LocalMode, detectors
-from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, node_port_addresses, port_views
+from kubenetlab.datapath.proxy.services import Backend, PortView, node_port_addresses, port_views
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
-from kubenetlab.datapath.view import NodeView, Place, ServiceView
+from kubenetlab.datapath.view import NodePlace, NodeView, ServiceView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.iptables import FAMILIES, ChainEntry, IptablesChain, IptablesObject, Jump, comment
 from kubenetlab.hoststate.rules.rulesets import Rules
@@ -121,7 +121,7 @@ class Mode(ModeOptions, frozen=True):
             addresses = node_port_addresses(self.node_port_addresses, node, family.version)
             yield from _fixed(FAMILIES[family.version], node.netns, addresses, self.localhost_node_ports)
 
-    def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
+    def service(self, service: ServiceView, place: NodePlace, network: PodNetwork) -> tuple[Rules, ...]:
         found: list[Rules] = []
         for detector in detectors(self.detect_local_mode, self.detect_local, network, place.families):
             version = detector.version
@@ -227,7 +227,7 @@ class _PortRules(Struct, frozen=True):
         if port.here:
             yield f"-j {local_chain(port)}"
 
-    def _choice(self, chain: str, endpoints: Sequence[EndpointAddress], is_internal: bool) -> IptablesChain:
+    def _choice(self, chain: str, endpoints: Sequence[Backend], is_internal: bool) -> IptablesChain:
         """Whoever is faithful to an endpoint goes there; of n that are left each rule takes the nth part."""
         port = self.port
         rules = []
@@ -243,7 +243,7 @@ class _PortRules(Struct, frozen=True):
             rules.append(f"{self._says(f'-> {endpoint}')}{drawn} -j {endpoint_chain(port, endpoint)}")
         return self._chain(chain, *rules)
 
-    def _endpoint(self, endpoint: EndpointAddress) -> IptablesChain:
+    def _endpoint(self, endpoint: Backend) -> IptablesChain:
         port, name = self.port, endpoint_chain(self.port, endpoint)
         remember = f" -m recent --name {name} --set" if port.affinity_s else ""
         says, match = comment(port.title), f"-m {port.protocol} -p {port.protocol}"
@@ -287,7 +287,7 @@ def firewall_chain(port: PortView) -> str:
     return f"KUBE-FW-{_digest(port)}"
 
 
-def endpoint_chain(port: PortView, endpoint: EndpointAddress) -> str:
+def endpoint_chain(port: PortView, endpoint: Backend) -> str:
     """kube-proxy's name for an endpoint of a Service port: `KUBE-SEP-SXIVWICOYRO3J4NJ`."""
     return f"KUBE-SEP-{_digest(port, str(endpoint))}"
 

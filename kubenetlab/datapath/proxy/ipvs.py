@@ -25,9 +25,9 @@ from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import ipvs_rules as fixed
 from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, LocalMode, detectors
-from kubenetlab.datapath.proxy.services import EndpointAddress, PortView, has_node_ports, node_port_addresses, port_views
+from kubenetlab.datapath.proxy.services import Backend, PortView, has_node_ports, node_port_addresses, port_views
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
-from kubenetlab.datapath.view import NodeView, Place, ServiceView
+from kubenetlab.datapath.view import NodePlace, NodeView, ServiceView
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import Dummy
 from kubenetlab.hoststate.object import Object
@@ -89,7 +89,7 @@ class Mode(ModeOptions, frozen=True):
             yield from fixed.sets(node.netns, detector.version)
             yield from fixed.rules(node.netns, detector, is_all=self.masquerade_all)
 
-    def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules | Object, ...]:
+    def service(self, service: ServiceView, place: NodePlace, network: PodNetwork) -> tuple[Rules | Object, ...]:
         found: list[Rules | Object] = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)
@@ -112,7 +112,7 @@ class Mode(ModeOptions, frozen=True):
             found += (Address("", DEVICE, f"{address}/{32 if version == 4 else 128}", is_source=False) for address in bound)
         return tuple(found)
 
-    def _node_addresses(self, place: Place, version: int) -> tuple[str, ...]:
+    def _node_addresses(self, place: NodePlace, version: int) -> tuple[str, ...]:
         """At which addresses of its own a node answers; none where the node does not matter."""
         own = next((family for family in place.families if family.version == version), None)
         if own is None:
@@ -149,7 +149,7 @@ class _Port(Struct, frozen=True):
         for address in self.node_addresses if port.node_port else ():
             yield from self._server(address, port.node_port, outside)
 
-    def _server(self, address: str, number: int, endpoints: Sequence[EndpointAddress]) -> Iterator[IpvsObject]:
+    def _server(self, address: str, number: int, endpoints: Sequence[Backend]) -> Iterator[IpvsObject]:
         port = self.port
         yield VirtualServer("", port.protocol, address, number, self.scheduler, port.affinity_s)
         for endpoint in endpoints:

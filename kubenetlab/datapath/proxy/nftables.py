@@ -23,10 +23,10 @@ from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy import nftables_maps as maps
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, Detector, LocalMode, detectors
-from kubenetlab.datapath.proxy.nftables_table import Words, destination, node_port_key, table
-from kubenetlab.datapath.proxy.services import PRIMARY, EndpointAddress, PortView, node_port_addresses, port_views
+from kubenetlab.datapath.proxy.nftables_table import FamilyWords, destination, node_port_key, table
+from kubenetlab.datapath.proxy.services import PRIMARY, Backend, PortView, node_port_addresses, port_views
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
-from kubenetlab.datapath.view import NodeView, Place, PodView, ServiceView
+from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import MAX_NAME, NFT_FAMILIES, InTable, Rule, TableRules
 from kubenetlab.hoststate.rules.rulesets import Rules
@@ -65,7 +65,7 @@ class Mode(ModeOptions, frozen=True):
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         for index, family in enumerate(node.families):
-            words = Words(NFT_FAMILIES[family.version], node.netns)
+            words = FamilyWords(NFT_FAMILIES[family.version], node.netns)
             addresses = node_port_addresses(self.node_port_addresses, node, family.version)
             if self.layout == "fast":
                 yield maps.hairpin_set(words)
@@ -74,13 +74,13 @@ class Mode(ModeOptions, frozen=True):
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         for family, address in zip(node.families, pod.addresses, strict=True) if self.layout == "fast" and not pod.is_host_network else ():
-            yield maps.pod_entry(Words(NFT_FAMILIES[family.version], node.netns), address)
+            yield maps.pod_entry(FamilyWords(NFT_FAMILIES[family.version], node.netns), address)
 
-    def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
+    def service(self, service: ServiceView, place: NodePlace, network: PodNetwork) -> tuple[Rules, ...]:
         found: list[Rules] = []
         for detector in self._detectors(place, network):
             version = detector.version
-            words = Words(NFT_FAMILIES[version])
+            words = FamilyWords(NFT_FAMILIES[version])
             outsiders = self._outsiders(detector)
             ports = port_views(place, service, version)
             fast = [port for port in ports if self.layout == "fast" and maps.fits(port)]
@@ -99,11 +99,11 @@ class Mode(ModeOptions, frozen=True):
             return ""
         return detector.nft(is_local=False) if detector.is_implemented else None
 
-    def _detectors(self, place: NodeView | Place, network: PodNetwork) -> tuple[Detector, ...]:
+    def _detectors(self, place: NodeView | NodePlace, network: PodNetwork) -> tuple[Detector, ...]:
         return detectors(self.detect_local_mode, self.detect_local, network, place.families)
 
 
-def _service_port(words: Words, port: PortView, detector: Detector, outsiders: str | None) -> Iterator[InTable]:
+def _service_port(words: FamilyWords, port: PortView, detector: Detector, outsiders: str | None) -> Iterator[InTable]:
     """Yield the chains of one port, and where it is found: its cluster IP, its addresses outside, its port on every node.
 
     `outsiders` matches traffic to the cluster IP that is masqueraded; None: there is none.
@@ -133,7 +133,7 @@ def _service_port(words: Words, port: PortView, detector: Detector, outsiders: s
     yield from _endpoints(words, port)
 
 
-def _firewall(words: Words, port: PortView) -> Iterator[InTable]:
+def _firewall(words: FamilyWords, port: PortView) -> Iterator[InTable]:
     """Who may not come in by the load balancer's address."""
     if port.balanced_ips and port.sources:
         refuse = Rule(f"{words.family} saddr != {{ {', '.join(port.sources)} }} drop")
@@ -142,7 +142,7 @@ def _firewall(words: Words, port: PortView) -> Iterator[InTable]:
             yield words.element("firewall-ips", destination(port, address), f"goto {firewall_chain(port)}", port.title)
 
 
-def _without_endpoints(words: Words, port: PortView) -> Iterator[InTable]:
+def _without_endpoints(words: FamilyWords, port: PortView) -> Iterator[InTable]:
     """Refused where nobody serves; silence where a policy leads to nobody although somebody does."""
     verdict = "drop" if port.everywhere else "goto reject-chain"
     if not port.internal:
@@ -154,7 +154,7 @@ def _without_endpoints(words: Words, port: PortView) -> Iterator[InTable]:
             yield words.element("no-endpoint-nodeports", node_port_key(port), verdict, port.title)
 
 
-def _choice(words: Words, port: PortView, endpoints: Sequence[EndpointAddress]) -> Iterator[Rule]:
+def _choice(words: FamilyWords, port: PortView, endpoints: Sequence[Backend]) -> Iterator[Rule]:
     """Whoever is faithful to an endpoint goes there; for the others one is drawn."""
     if port.affinity_s:
         for endpoint in endpoints:
@@ -178,7 +178,7 @@ def _from_outside(port: PortView, detector: Detector) -> Iterator[Rule]:
         yield Rule(f"goto {local_chain(port)}")
 
 
-def _endpoints(words: Words, port: PortView) -> Iterator[InTable]:
+def _endpoints(words: FamilyWords, port: PortView) -> Iterator[InTable]:
     """The chain of each endpoint that some policy leads to."""
     used = (port.everywhere if port.uses_cluster_policy else ()) + (port.here if port.uses_local_policy else ())
     for endpoint in dict.fromkeys(used):
@@ -210,12 +210,12 @@ def firewall_chain(port: PortView) -> str:
     return _chain_name("firewall", _base(port))
 
 
-def endpoint_chain(port: PortView, endpoint: EndpointAddress) -> str:
+def endpoint_chain(port: PortView, endpoint: Backend) -> str:
     """kube-proxy's name for an endpoint of a Service port: `endpoint-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80`."""
     return _chain_name("endpoint", _endpoint_base(port, endpoint))
 
 
-def affinity_set(port: PortView, endpoint: EndpointAddress) -> str:
+def affinity_set(port: PortView, endpoint: Backend) -> str:
     """kube-proxy's name for the set of an endpoint's faithful clients: `affinity-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80`."""
     return _chain_name("affinity", _endpoint_base(port, endpoint))
 
@@ -224,7 +224,7 @@ def _base(port: PortView) -> str:
     return f"{port.namespace}/{port.service}/{port.protocol}/{port.port_name}"
 
 
-def _endpoint_base(port: PortView, endpoint: EndpointAddress) -> str:
+def _endpoint_base(port: PortView, endpoint: Backend) -> str:
     """nft's names have no colons, so an IPv6 address has dots there."""
     return f"{_base(port)}__{endpoint.address.replace(':', '.')}/{endpoint.port}"
 

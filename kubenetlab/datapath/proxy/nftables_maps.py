@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubenetlab.datapath.proxy.nftables_table import Words, destination, node_port_key
+from kubenetlab.datapath.proxy.nftables_table import FamilyWords, destination, node_port_key
 from kubenetlab.datapath.proxy.services import PortView
 from kubenetlab.hoststate.rules.nftables import Collection, Element, InTable, Rule
 
@@ -27,17 +27,17 @@ def fits(port: PortView) -> bool:
     return bool(port.everywhere) and not (is_local or port.affinity_s or (port.balanced_ips and port.sources))
 
 
-def hairpin_set(words: Words) -> Collection:
+def hairpin_set(words: FamilyWords) -> Collection:
     """Pods, each beside itself: whose packets come back to their sender."""
     return words.collection(HAIRPIN, "ADDR . ADDR", "Pods of this node that may be led to themselves")
 
 
-def hairpin_rule(words: Words) -> Rule:
+def hairpin_rule(words: FamilyWords) -> Rule:
     """Whoever was led to himself is masqueraded, or he would answer himself."""
     return Rule(f"ct status dnat {words.family} saddr . {words.family} daddr @{HAIRPIN} masquerade fully-random")
 
 
-def entries(words: Words, port: PortView) -> Iterator[InTable]:
+def entries(words: FamilyWords, port: PortView) -> Iterator[InTable]:
     """What one port adds to the maps."""
     chain, endpoints = f"lb-{port.protocol}-{len(port.everywhere)}", f"{port.protocol}-endpoints"
     yield words.element("service-ips", destination(port, port.cluster_ip), f"goto {chain}", port.title)
@@ -50,7 +50,7 @@ def entries(words: Words, port: PortView) -> Iterator[InTable]:
         yield from _numbered(words, f"{port.protocol}-nodeport-endpoints", f"{port.node_port}", port)
 
 
-def shared(words: Words, port: PortView, outsiders: str | None) -> Iterator[InTable]:
+def shared(words: FamilyWords, port: PortView, outsiders: str | None) -> Iterator[InTable]:
     """Yield what it has in common with others: the maps of its protocol, and the chains for so many endpoints.
 
     `outsiders` matches traffic to the cluster IP that is masqueraded; None: there is none.
@@ -71,12 +71,12 @@ def shared(words: Words, port: PortView, outsiders: str | None) -> Iterator[InTa
         yield words.chain(f"nodeport-{chain}", (marked, choice))
 
 
-def pod_entry(words: Words, address: str) -> Element:
+def pod_entry(words: FamilyWords, address: str) -> Element:
     """A pod on this node: it alone can be led to itself here."""
     return words.element(HAIRPIN, f"{address} . {address}")
 
 
-def _numbered(words: Words, where: str, key: str, port: PortView) -> Iterator[Element]:
+def _numbered(words: FamilyWords, where: str, key: str, port: PortView) -> Iterator[Element]:
     """Whose they are `service-ips` says."""
     for number, endpoint in enumerate(port.everywhere):
         yield words.element(where, f"{key} . {number}", f"{endpoint.address} . {endpoint.port}")

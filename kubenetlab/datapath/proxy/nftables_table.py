@@ -62,7 +62,7 @@ _COLLECTIONS: tuple[tuple[str, str, str], ...] = (
 """(name, type, comment); ADDR is the family's type of addresses."""
 
 
-class Words(Struct, frozen=True):
+class FamilyWords(Struct, frozen=True):
     """What differs between the tables of a node, one per address family."""
 
     family: str
@@ -92,7 +92,7 @@ class Words(Struct, frozen=True):
         return Collection(self.netns, self.family, TABLE, name, expressions, comment, is_typeof=True)
 
 
-def table(words: Words, addresses: Sequence[str] | None, service_cidr: str, masquerading: Sequence[Rule] = ()) -> Iterator[Object]:
+def table(words: FamilyWords, addresses: Sequence[str] | None, service_cidr: str, masquerading: Sequence[Rule] = ()) -> Iterator[Object]:
     """One table, as it is without any Service. `addresses` are those at which node ports answer; None: all local ones.
 
     `masquerading` comes before what is masqueraded by its mark.
@@ -107,7 +107,7 @@ def table(words: Words, addresses: Sequence[str] | None, service_cidr: str, masq
         yield words.element(NODE_PORT_IPS, address)
 
 
-def _fixed_chains(words: Words, service_cidr: str, node_ports: str, masquerading: Sequence[Rule]) -> Iterator[Object]:
+def _fixed_chains(words: FamilyWords, service_cidr: str, node_ports: str, masquerading: Sequence[Rule]) -> Iterator[Object]:
     """The chains that are there whatever Services exist. `node_ports` matches the addresses at which node ports answer."""
     ip = words.family
     reject = (f"{ip} daddr @cluster-ips reject", "Reject traffic to invalid ports of ClusterIPs")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.datapath.modes import ModeOptions, PodNetwork
-from kubenetlab.datapath.view import NodeView, Place, ServiceView
+from kubenetlab.datapath.view import NodePlace, NodeView, ServiceView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.rulesets import Rules
 
@@ -21,5 +21,5 @@ class Mode(ModeOptions, frozen=True):
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         return iter(())
 
-    def service(self, service: ServiceView, place: Place, network: PodNetwork) -> tuple[Rules, ...]:
+    def service(self, service: ServiceView, place: NodePlace, network: PodNetwork) -> tuple[Rules, ...]:
         return ()

@@ -14,7 +14,7 @@ from kubenetlab.api import ip
 from kubenetlab.api.config import Network
 from kubenetlab.api.core import Service, ServicePort, ServiceSpec
 from kubenetlab.api.discovery import Endpoint
-from kubenetlab.datapath.view import NodeView, Place, ServiceView
+from kubenetlab.datapath.view import NodePlace, NodeView, ServiceView
 from kubenetlab.names import socket_address
 
 SERVICE_PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
@@ -23,7 +23,7 @@ PRIMARY = "primary"
 """Among the addresses of node ports: the node's own one."""
 
 
-class EndpointAddress(Struct, frozen=True, order=True):
+class Backend(Struct, frozen=True, order=True):
     """One place to which a connection may go."""
 
     address: str
@@ -43,9 +43,9 @@ class PortView(Struct, frozen=True):
     """In lower case, as nft writes it."""
     cluster_ip: str
     port: int
-    everywhere: tuple[EndpointAddress, ...]
+    everywhere: tuple[Backend, ...]
     """Where new connections go by the policy Cluster."""
-    here: tuple[EndpointAddress, ...] = ()
+    here: tuple[Backend, ...] = ()
     """The same by the policy Local: those on this node."""
     is_internal_local: bool = False
     """By which policy what comes for the cluster IP goes."""
@@ -59,7 +59,7 @@ class PortView(Struct, frozen=True):
     """Who may come in by a load balancer's address; everybody when nothing is given."""
     is_external_local: bool = False
     """By which policy what comes from outside goes."""
-    serving: tuple[EndpointAddress, ...] = ()
+    serving: tuple[Backend, ...] = ()
     """All that answer, those that terminate among them: to them flows that are there may go on leading."""
     affinity_s: int = 0
     """How long a client stays with its endpoint; 0: each connection is drawn anew."""
@@ -70,12 +70,12 @@ class PortView(Struct, frozen=True):
         return f"{self.namespace}/{self.service}" + (f":{self.port_name}" if self.port_name else "")
 
     @property
-    def internal(self) -> tuple[EndpointAddress, ...]:
+    def internal(self) -> tuple[Backend, ...]:
         """Where what comes for the cluster IP goes."""
         return self.here if self.is_internal_local else self.everywhere
 
     @property
-    def external(self) -> tuple[EndpointAddress, ...]:
+    def external(self) -> tuple[Backend, ...]:
         """Where what comes from outside goes."""
         return self.here if self.is_external_local else self.everywhere
 
@@ -100,7 +100,7 @@ class PortView(Struct, frozen=True):
         return self.is_internal_local or (self.is_external_local and self.is_reached_from_outside)
 
 
-def node_port_addresses(wanted: Sequence[str], node: NodeView | Place, version: int) -> tuple[str, ...] | None:
+def node_port_addresses(wanted: Sequence[str], node: NodeView | NodePlace, version: int) -> tuple[str, ...] | None:
     """At which addresses of one family node ports answer, by kube-proxy's option `nodePortAddresses`; None: at all that are local.
 
     `primary` is the node's own one. Ranges of the other family say nothing, and ranges that are everything ask for all.
@@ -132,7 +132,7 @@ def has_node_ports(service: Service) -> bool:
     return any(port.node_port for port in service.spec.ports)
 
 
-def port_views(place: Place, view: ServiceView, version: int) -> tuple[PortView, ...]:
+def port_views(place: NodePlace, view: ServiceView, version: int) -> tuple[PortView, ...]:
     """Every port of a Service with a cluster IP of this family, as a node sees it."""
     service = view.service
     if not is_proxied(service):
@@ -141,7 +141,7 @@ def port_views(place: Place, view: ServiceView, version: int) -> tuple[PortView,
     return tuple(_port_view(place, view, service, port, cluster_ip) for cluster_ip in cluster_ips for port in service.spec.ports)
 
 
-def _port_view(place: Place, view: ServiceView, service: Service, port: ServicePort, cluster_ip: str) -> PortView:
+def _port_view(place: NodePlace, view: ServiceView, service: Service, port: ServicePort, cluster_ip: str) -> PortView:
     version = ip.version_of(cluster_ip)
     found = list(_endpoints(view, port, version))
     spec = service.spec
@@ -174,14 +174,14 @@ def _port_view(place: Place, view: ServiceView, service: Service, port: ServiceP
     )
 
 
-def categorize(found: Sequence[tuple[Endpoint, EndpointAddress]]) -> tuple[EndpointAddress, ...]:
+def categorize(found: Sequence[tuple[Endpoint, Backend]]) -> tuple[Backend, ...]:
     """The ready endpoints; when there is none, those that are still serving while they terminate."""
     ready = [address for endpoint, address in found if endpoint.conditions.is_ready]
     serving = [address for endpoint, address in found if endpoint.conditions.is_serving and endpoint.conditions.is_terminating]
     return tuple(sorted(set(ready or serving)))
 
 
-def _near(found: Sequence[tuple[Endpoint, EndpointAddress]], place: Place) -> list[tuple[Endpoint, EndpointAddress]]:
+def _near(found: Sequence[tuple[Endpoint, Backend]], place: NodePlace) -> list[tuple[Endpoint, Backend]]:
     """Those that are meant for a node, or for its zone: where every ready endpoint says for whom it is meant, and one is for here."""
     ready = [(endpoint, address) for endpoint, address in found if endpoint.conditions.is_ready]
     for own, names in ((place.node, _for_nodes), (place.zone, _for_zones)):
@@ -204,7 +204,7 @@ def source_ranges(spec: ServiceSpec, version: int) -> list[Network]:
     return [found for text in spec.load_balancer_source_ranges if (found := ip_network(text.strip(), strict=False)).version == version]
 
 
-def _sources(spec: ServiceSpec, place: Place, balanced: Sequence[str], version: int) -> Iterator[str]:
+def _sources(spec: ServiceSpec, place: NodePlace, balanced: Sequence[str], version: int) -> Iterator[str]:
     """The ranges of one family; without any the other family's shut nobody out, as upstream.
 
     Where the node itself is in one, so is the load balancer's address: what the node sends to it may come back to the node as from it.
@@ -216,10 +216,10 @@ def _sources(spec: ServiceSpec, place: Place, balanced: Sequence[str], version: 
         yield from balanced
 
 
-def _endpoints(view: ServiceView, port: ServicePort, version: int) -> Iterator[tuple[Endpoint, EndpointAddress]]:
+def _endpoints(view: ServiceView, port: ServicePort, version: int) -> Iterator[tuple[Endpoint, Backend]]:
     for piece in view.slices:
         number = next((entry.port for entry in piece.ports if entry.name == port.name and entry.protocol == port.protocol), None)
         if number is None or piece.address_type != f"IPv{version}":
             continue
         for endpoint in piece.endpoints:
-            yield endpoint, EndpointAddress(endpoint.addresses[0], number)
+            yield endpoint, Backend(endpoint.addresses[0], number)

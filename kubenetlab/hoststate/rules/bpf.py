@@ -302,7 +302,7 @@ def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
     return (NAME,) if _links(objects) else ()
 
 
-def blamed(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
+def failed_object(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
     """The object of the map's entry that a refusal names, or what stands for all of it."""
     for whole in objects:
         for part in whole.parts:

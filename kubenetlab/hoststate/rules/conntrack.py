@@ -80,7 +80,7 @@ def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
     return ()
 
 
-def blamed(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
+def failed_object(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
     """No refusal is one destination's."""
     return None
 

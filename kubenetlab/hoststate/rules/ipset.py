@@ -154,7 +154,7 @@ def owner(name: str) -> str:
     return name.partition("-")[0] + "-"
 
 
-def blamed(said: str, objects: Iterable[Filled]) -> tuple[Object, Object] | None:
+def failed_object(said: str, objects: Iterable[Filled]) -> tuple[Object, Object] | None:
     """The set or the member of the line at which the program failed."""
     line = said.rpartition("\n")[2].split(maxsplit=1)
     rest = (line[1:] or [""])[0].removeprefix("-exist ")

@@ -158,7 +158,7 @@ def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
     return tuple(dict.fromkeys((obj.family, owner(obj.name)) for obj in members(objects) if isinstance(obj, IptablesChain)))
 
 
-def blamed(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
+def failed_object(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
     """The chain of the line at which the program failed."""
     found = re.search(r"^(ip6?)tables-restore: .*\n\*(\S+)\n-A (\S+) ", said)
     if found is None:

@@ -171,7 +171,7 @@ def names(objects: Iterable[Balanced]) -> tuple[Name, ...]:
     return NAMES if any(True for _ in objects) else ()
 
 
-def blamed(said: str, objects: Iterable[Balanced]) -> tuple[Object, Object] | None:
+def failed_object(said: str, objects: Iterable[Balanced]) -> tuple[Object, Object] | None:
     """The server that is named in the last line."""
     last = said.rpartition("\n")[2]
     return next(((part, whole) for whole in objects for part in whole.parts if str(part) == last), None)

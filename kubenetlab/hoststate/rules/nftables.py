@@ -265,7 +265,7 @@ def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
     return tuple((obj.family, obj.name) for obj in objects if isinstance(obj, Table))
 
 
-def blamed(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
+def failed_object(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
     """The object of the statement that nft shows with its refusal, and the whole whose part it is."""
     wanted = {part.key: (part, whole) for whole in objects for part in whole.parts}
     return next((found for line in said.splitlines() if (found := wanted.get(_key_of(line) or ())) is not None), None)

@@ -203,7 +203,7 @@ class RuleBackend(Protocol):
     def names(self, objects: Iterable[Any]) -> tuple[Name, ...]:
         """What of a namespace belongs to these objects."""
 
-    def blamed(self, said: str, objects: Iterable[Any]) -> tuple[Object, Object] | None:
+    def failed_object(self, said: str, objects: Iterable[Any]) -> tuple[Object, Object] | None:
         """The object at which a refusal points, and the one of `objects` whose part it is."""
 
     def commands(self, objects: Sequence[Any]) -> Iterator[str]:

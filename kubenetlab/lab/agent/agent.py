@@ -24,7 +24,7 @@ from kubenetlab.errors import ApplyError, reason, refusal
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.rules.rulesets import RuleObject
 from kubenetlab.hoststate.sandbox import Sandbox
-from kubenetlab.hoststate.state import Contents, HostState, far_ends
+from kubenetlab.hoststate.state import Contents, HostState, peer_ends
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces.netns_pool import NetnsPool
 from kubenetlab.kernel.namespaces.sandboxes import Pause, Sandboxes
@@ -47,7 +47,7 @@ from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.log import log
 from kubenetlab.lab.paths import LAB
 from kubenetlab.lab.store import recovery, store_file
-from kubenetlab.lab.transport.rpc import must_go_on
+from kubenetlab.lab.transport.rpc import exit_on_failure
 
 MAX_ROUNDS = 1000
 """So many rounds without a rest are nobody's intention."""
@@ -142,7 +142,7 @@ class Agent:
             await self._attempt()
 
     def _serve(self, serve: Serve, name: str) -> None:
-        asyncio.get_running_loop().create_task(serve(self, name)).add_done_callback(must_go_on)
+        asyncio.get_running_loop().create_task(serve(self, name)).add_done_callback(exit_on_failure)
 
     # --- what others call ---
 
@@ -323,7 +323,7 @@ class Agent:
 
     def _renew_rules(self, netns: str) -> None:
         log(f"{netns}: somebody changed the rules; they are made anew")
-        self.rules.distrust(netns)
+        self.rules.mark_stale(netns)
         self.sight.note(netns, instead_of=of_hand(self.known.get(netns, {}).values(), "rules"))
 
     async def _check_rules(self) -> None:
@@ -347,12 +347,12 @@ class Agent:
         self.builder.forget(netns)
         is_shared = not netns.startswith("pod/")  # nothing is plugged into a pod
         for other, contents in self.desired.namespaces.items() if is_shared else ():
-            if any(obj.far_end is not None and obj.far_end[0] == netns for obj in contents.values()):
+            if any(obj.peer_end is not None and obj.peer_end[0] == netns for obj in contents.values()):
                 self.sight.doubt([other])
             if any(isinstance(obj, Sandbox) and obj.shares == netns for obj in contents.values()):
                 self.sandboxes.kill(other)  # a hostNetwork pod would keep the dead node's network, and its links, alive
         self._refusals.reset()
-        self.sight.doubt(far_ends(self.desired, [netns]))
+        self.sight.doubt(peer_ends(self.desired, [netns]))
         self.learn(status_reports.sandbox_made(self.cluster, netns, 0))
         self.wake()
 

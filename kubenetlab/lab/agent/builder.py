@@ -22,7 +22,7 @@ from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel, far_namespaces
 from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.kernel.processes.identity import ProcessId
-from kubenetlab.kernel.syscalls import go_before_others
+from kubenetlab.kernel.syscalls import raise_thread_priority
 from kubenetlab.lab.agent.error_report import program_refused, rules_refused
 from kubenetlab.lab.agent.exit_watcher import ExitWatcher
 from kubenetlab.lab.agent.kube_proxy_notifier import KubeProxyNotifier
@@ -58,7 +58,7 @@ class Builder:
         self._exits = exits
         self.proxies = KubeProxyNotifier(runs)
         rules.on_sync = self.proxies.synced
-        self._thread = ThreadPoolExecutor(1, "kernel", go_before_others)
+        self._thread = ThreadPoolExecutor(1, "kernel", raise_thread_priority)
 
     @property
     def pauses(self) -> dict[str, Pause]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import basis, plan, plan_probes
-from kubenetlab.datapath.memo import Memo
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.lab import machine
@@ -17,7 +17,7 @@ class DesiredState:
 
     def __init__(self) -> None:
         self.state = HostState()
-        self._memo = Memo()
+        self._memo = PlanCache()
         self._cluster: Cluster | None = None
         self._basis: tuple[object, ...] | None = None
         """Of the store that was planned."""

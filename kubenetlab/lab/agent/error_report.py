@@ -36,7 +36,7 @@ def condensed(refusals: Iterable[str], shown: int = 2) -> str:
 def rules_refused(netns: str, name: str, said: str, desired: HostState) -> str:
     """One node's rules. What was said in a dialect tells the object, and the plan who wants that."""
     objects = by_backend(obj for obj in desired[netns].values() if isinstance(obj, RuleObject)).get(name, ())
-    obj, whole = (dialect(name).blamed(said, objects) if name else None) or (None, None)
+    obj, whole = (dialect(name).failed_object(said, objects) if name else None) or (None, None)
     subject = f"{netns}: cannot load rules{f': {obj}' if obj else ''}"
     return report(subject, name or "node agent", said, desired.origin(whole) if whole else None, rules_advice(said))
 

@@ -121,7 +121,7 @@ class NodeAgentClient:
             if "generation" in answer and (answer["generation"] != self._marks[netns].generation or _is_deaf(self._marks[netns], answer))
         ]
 
-    def distrust(self, netns: str) -> None:
+    def mark_stale(self, netns: str) -> None:
         """Somebody else has changed rules there: the tables are made anew, whatever they hold."""
         self._dubious.add(netns)
 

@@ -14,7 +14,7 @@ from math import ceil
 
 from kubenetlab.hoststate.netlink_events import NetlinkEvent, contradict
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.state import Contents, HostState, contents_of, far_ends
+from kubenetlab.hoststate.state import Contents, HostState, contents_of, peer_ends
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.kernel.netlink.monitor import Monitor
@@ -145,7 +145,7 @@ class ObservedState:
         """Reads namespaces again. Rules and programs are told by others: they stay as they were known."""
         wanted = {netns: desired[netns] for netns in namespaces if netns in desired.namespaces}
         pauses = self._kernel.sandboxes.pauses.copy()
-        seen = self._kernel.observe(wanted, far_ends(desired, wanted))
+        seen = self._kernel.observe(wanted, peer_ends(desired, wanted))
         for netns in wanted:
             if netns in seen:
                 told = (obj for obj in self.known.get(netns, {}).values() if obj.hand != "netlink")
@@ -163,7 +163,7 @@ class ObservedState:
         if NO_PASSES in os.environ or self.is_keeping:
             return []
         self._turn = [netns for netns in self._turn if netns in self.known]
-        self._turn = self._turn or sorted(self.known, key=lambda netns: sorted(far_ends(desired, [netns]))[:1])
+        self._turn = self._turn or sorted(self.known, key=lambda netns: sorted(peer_ends(desired, [netns]))[:1])
         now, self._turn = self._turn[:SLICE], self._turn[SLICE:]
         return now
 

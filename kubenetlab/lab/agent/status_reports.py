@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import structs
 
 from kubenetlab.api.core import Node
-from kubenetlab.api.lab import Attachment, ContainerReport, NodeReport, Observed, ProbeReport
+from kubenetlab.api.lab import Attachment, ContainerReport, NodeReport, PodRuntimeStatus, ProbeReport
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, deletion
@@ -40,7 +40,7 @@ def sandbox_made(cluster: Cluster, netns: str, pid: int) -> Iterator[Change]:
         yield structs.replace(seen, sandbox_pid=pid, sandbox_error="")
         return
     # A pod that lost its sandbox gets a new one, with a new address, and all its containers start anew in it.
-    yield Observed(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid)
+    yield PodRuntimeStatus(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid)
     attachment = attachment_of(cluster, pod)
     if isinstance(attachment, Attachment):
         yield deletion(attachment)
@@ -73,9 +73,11 @@ def probe_reports(cluster: Cluster, reports: Iterable[dict[str, Any]]) -> Iterat
     return _told(cluster, reports, _probe_report)
 
 
-def _told(cluster: Cluster, reports: Iterable[dict[str, Any]], told: Callable[[Observed, dict[str, Any]], Observed]) -> Iterator[Change]:
+def _told(
+    cluster: Cluster, reports: Iterable[dict[str, Any]], told: Callable[[PodRuntimeStatus, dict[str, Any]], PodRuntimeStatus]
+) -> Iterator[Change]:
     """What is known of each pod after some reports, if that is something new."""
-    changed: dict[str, Observed] = {}
+    changed: dict[str, PodRuntimeStatus] = {}
     for report in reports:
         netns = report["netns"]
         pod = pod_of(cluster, netns)
@@ -87,7 +89,7 @@ def _told(cluster: Cluster, reports: Iterable[dict[str, Any]], told: Callable[[O
     yield from changed.values()
 
 
-def _program_report(seen: Observed, report: dict[str, Any]) -> Observed:
+def _program_report(seen: PodRuntimeStatus, report: dict[str, Any]) -> PodRuntimeStatus:
     told = ContainerReport(
         report["attempt"],
         report["state"],
@@ -104,7 +106,7 @@ def _program_report(seen: Observed, report: dict[str, Any]) -> Observed:
     return structs.replace(seen, containers={**seen.containers, report["container"]: told})
 
 
-def _probe_report(seen: Observed, report: dict[str, Any]) -> Observed:
+def _probe_report(seen: PodRuntimeStatus, report: dict[str, Any]) -> PodRuntimeStatus:
     told = ProbeReport(
         report["attempt"], report["kind"], report["ok"], report["message"], report["at"], report["failures"], report["is_settled"]
     )
@@ -122,5 +124,5 @@ def detached(cluster: Cluster, pod: Pod) -> Iterator[Change]:
         yield structs.replace(seen, is_detached=True)
 
 
-def _observed(cluster: Cluster, pod: Pod) -> Observed:
-    return observed_of(cluster, pod) or Observed(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid)
+def _observed(cluster: Cluster, pod: Pod) -> PodRuntimeStatus:
+    return observed_of(cluster, pod) or PodRuntimeStatus(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid)

@@ -32,17 +32,17 @@ from kubenetlab.api.kinds import writable
 from kubenetlab.api.lab import Uplink
 from kubenetlab.api.load import decode_object, shape_findings
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster, Delete, GivenKey, Source
+from kubenetlab.api.store import Cluster, Delete, DocumentSource, GivenKey
 from kubenetlab.api.validate import validate
-from kubenetlab.controllers.admission import Admission, Incoming, admit
+from kubenetlab.controllers.admission import Admission, AdmissionRequest, admit
 from kubenetlab.datapath import faults, modes, plan
-from kubenetlab.datapath.memo import Memo
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import ManifestError, RequirementError, UsageError
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.rules.rulesets import by_backend
 from kubenetlab.hoststate.script import script
-from kubenetlab.hoststate.state import HostState, far_ends
+from kubenetlab.hoststate.state import HostState, peer_ends
 from kubenetlab.kernel.processes.identity import open_process
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.builder import of_hand
@@ -66,7 +66,7 @@ class _Documents(Struct):
     """The body of apply and plan."""
 
     documents: list[dict[str, Any]]
-    sources: list[Source | None] = []
+    sources: list[DocumentSource | None] = []
     """Where each document stands, as far as the client says so."""
     refuse: list[str] = []
     """Codes of the misconfigurations that must not be applied (kubenetlab/diagnostics)."""
@@ -142,7 +142,7 @@ class LabApi:
             return _json(_admission(admission))
         cluster, _ = controllers.run(admission.cluster.afresh(), agent.clock.now())
         try:
-            desired = plan(cluster, decisions(cluster), Memo())
+            desired = plan(cluster, decisions(cluster), PlanCache())
         except ManifestError as error:
             return _failure(422, str(error))
         if body.script:
@@ -184,7 +184,7 @@ class LabApi:
         """Compare the kernel as it is now with what should be if nothing were broken on purpose."""
         agent = self._agent
         async with agent.kernel_is_free:
-            healthy = plan(faults.healed(agent.cluster), agent.decisions, Memo()) if agent.cluster.all(Fault) else agent.desired
+            healthy = plan(faults.healed(agent.cluster), agent.decisions, PlanCache()) if agent.cluster.all(Fault) else agent.desired
             wanted = healthy.namespaces
             seen = agent.kernel.observe(wanted)
             netlink = HostState({netns: _netlink(contents) for netns, contents in seen.items()})
@@ -250,7 +250,7 @@ class LabApi:
         if netns not in agent.desired.namespaces or process is None:
             return _failure(404, f"there is no namespace {netns}")
         async with agent.kernel_is_free:
-            seen = agent.kernel.observe({netns: agent.desired[netns]}, far_ends(agent.desired, [netns])).get(netns, {})
+            seen = agent.kernel.observe({netns: agent.desired[netns]}, peer_ends(agent.desired, [netns])).get(netns, {})
         dialects = by_backend(of_hand(agent.desired[netns].values(), "rules"))
         listings = await agent.rules.listings(netns, process, dialects)
         objects = [str(obj) for obj in seen.values()]
@@ -297,12 +297,14 @@ def render_differences(netns: str, differences: Sequence[Difference]) -> dict[st
     return {"netns": netns, "operations": [difference.line for difference in differences], "differences": differences}
 
 
-def _admit(cluster: Cluster, now: float, documents: Sequence[Mapping[str, Any]], sources: Sequence[Source | None] = ()) -> Admission:
+def _admit(
+    cluster: Cluster, now: float, documents: Sequence[Mapping[str, Any]], sources: Sequence[DocumentSource | None] = ()
+) -> Admission:
     """Documents that a client has checked are checked again: the socket is open to others too.
 
     sources: where each document stands, as far as the client says so.
     """
-    incoming: list[Incoming] = []
+    incoming: list[AdmissionRequest] = []
     findings: list[tuple[int, Finding]] = []
     for index, (document, source) in enumerate(zip_longest(documents, sources[: len(documents)])):
         if shape := list(shape_findings(document)):
@@ -316,7 +318,7 @@ def _admit(cluster: Cluster, now: float, documents: Sequence[Mapping[str, Any]],
         obj = decoded.value if decoded else None
         if obj is not None:
             findings += [(index, finding) for finding in (*validate(obj), *modes.check(obj)) if not finding.is_unknown_field]
-        incoming.append(Incoming(document, obj, source))
+        incoming.append(AdmissionRequest(document, obj, source))
     if findings:
         return Admission(cluster, findings=tuple(findings))
     admission = admit(cluster, incoming, now)

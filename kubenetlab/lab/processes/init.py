@@ -40,7 +40,7 @@ _SHARED = ("working_dir", "capabilities")
 """Arguments that a probe's command has in common with its container's own."""
 
 
-def start(boot: LabContext, far_end: socket.socket, claim: int) -> None:
+def start(boot: LabContext, peer_end: socket.socket, claim: int) -> None:
     """Forks a lab's init out of this process, into namespaces of its own.
 
     `far_end` is `up`'s end of the progress socket, `claim` its hold on the run directory: neither is the lab's.
@@ -51,7 +51,7 @@ def start(boot: LabContext, far_end: socket.socket, claim: int) -> None:
         os.waitpid(middle, 0)
         return
     try:
-        far_end.close()
+        peer_end.close()
         os.close(claim)
         leave(boot)
         if syscalls.fork() == 0:

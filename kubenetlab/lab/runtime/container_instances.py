@@ -21,7 +21,7 @@ from kubenetlab.lab.transport.frames import Message
 from kubenetlab.lab.transport.http import IDLE_TIMEOUT_S, RECEIVE_BYTES, serve
 from kubenetlab.lab.transport.tls import HANDSHAKE, TlsConnection, localhost_context, server_context
 from kubenetlab.names import socket_address
-from kubenetlab.programs.http import Me, Peer, Request, Response, plain_peer
+from kubenetlab.programs.http import Peer, PodIdentity, Request, Response, plain_peer
 from kubenetlab.programs.resolver import parse
 
 if TYPE_CHECKING:
@@ -210,8 +210,8 @@ class ContainerInstance:
         }
         return Response(answer.status, answer.body, answer.content_type, {**answer.headers, **who})
 
-    def _me(self) -> Me:
-        return Me(
+    def _me(self) -> PodIdentity:
+        return PodIdentity(
             **self.pod.identity,
             container=self.container,
             options=self.options,

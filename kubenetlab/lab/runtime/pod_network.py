@@ -21,7 +21,7 @@ from kubenetlab.lab.transport.http import fetch
 from kubenetlab.names import socket_address
 from kubenetlab.programs.coredns import DNS_PORT
 from kubenetlab.programs.http import Response
-from kubenetlab.programs.resolver import Resolver, first_address, is_truncated
+from kubenetlab.programs.resolver import ResolverConfig, first_address, is_truncated
 
 DATAGRAM_BYTES = 64 * 1024
 KINDS: Final = {
@@ -58,7 +58,7 @@ class NetnsSocketFactory:
 class PodSockets:
     """What `programs.http.Network` asks for. Every failure is an OSError whose text says what happened."""
 
-    def __init__(self, namespace: NetnsSocketFactory, resolver: Resolver) -> None:
+    def __init__(self, namespace: NetnsSocketFactory, resolver: ResolverConfig) -> None:
         self._namespace = namespace
         self._resolver = resolver
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from kubenetlab.api.meta import Resource
-from kubenetlab.api.store import Given, GivenKey, Kind
+from kubenetlab.api.store import GivenDocument, GivenKey, Kind
 
 FAILURES: Final = (msgspec.MsgspecError, RecursionError, TypeError, ValueError, OverflowError)
 """What encoding or decoding raises: of wrong types, nesting beyond Python's limit, half a surrogate pair, keys that JSON lacks."""
@@ -29,10 +29,10 @@ def unreadable_objects(objects: Iterable[Resource]) -> Iterator[tuple[Resource, 
             yield from ((obj, fault) for obj in several if (fault := _fault(obj, kind)) is not None)
 
 
-def unreadable_documents(documents: Sequence[tuple[GivenKey, Given | None]]) -> Iterator[tuple[GivenKey, str]]:
+def unreadable_documents(documents: Sequence[tuple[GivenKey, GivenDocument | None]]) -> Iterator[tuple[GivenKey, str]]:
     """Yield the key of every document as given that cannot be decoded from its own encoding, and why."""
-    if _fault([document for _, document in documents], list[Given | None]) is not None:
-        yield from ((key, fault) for key, document in documents if (fault := _fault(document, Given | None)) is not None)
+    if _fault([document for _, document in documents], list[GivenDocument | None]) is not None:
+        yield from ((key, fault) for key, document in documents if (fault := _fault(document, GivenDocument | None)) is not None)
 
 
 @cache

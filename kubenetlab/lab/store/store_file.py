@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from kubenetlab.api.kinds import STORED
 from kubenetlab.api.meta import Resource
-from kubenetlab.api.store import Cluster, Delete, Given, GivenKey, Kind, deletion
+from kubenetlab.api.store import Cluster, Delete, GivenDocument, GivenKey, Kind, deletion
 from kubenetlab.errors import StoreError
 from kubenetlab.kernel.files import append_line, replace_file
 from kubenetlab.lab.store.readable import FAILURES, unreadable_documents, unreadable_objects
@@ -29,7 +29,7 @@ MIN_STORE_BYTES: Final = 256 * 1024
 """A smaller store is written as a whole each time: that takes a millisecond."""
 
 _KINDS: Final = {kind.kind: kind for kind in STORED}
-_Given = tuple[str, str, str, Given | None]
+_Given = tuple[str, str, str, GivenDocument | None]
 """Key of a document, and the document; None for one that is gone."""
 
 
@@ -78,7 +78,7 @@ def _require_readable(cluster: Cluster, before: Cluster, changes: list[Resource 
     for obj, fault in unreadable_objects(change for change in changes if not isinstance(change, Delete)):
         faults.append(f"{obj.title}: {fault}")
         former.append(before.get(type(obj), obj.namespace, obj.name) or deletion(obj))
-    former_given: dict[GivenKey, Given | None] = {}
+    former_given: dict[GivenKey, GivenDocument | None] = {}
     for key, fault in unreadable_documents([((kind, namespace, name), document) for kind, namespace, name, document in given]):
         faults.append(f"document of {key[0]} {'/'.join(filter(None, key[1:]))}: {fault}")
         former_given[key] = before.given.get(key)
@@ -206,7 +206,7 @@ def _lines(journal: Path) -> Iterator[_Line]:
         yield msgspec.json.decode(line, type=_Line)
 
 
-def _follow(line: _Line, objects: dict[Kind, dict[tuple[str, str], Resource]], given: dict[GivenKey, Given]) -> None:
+def _follow(line: _Line, objects: dict[Kind, dict[tuple[str, str], Resource]], given: dict[GivenKey, GivenDocument]) -> None:
     """Apply a line of the journal as a whole, or raise."""
     gone = [(_KINDS[name], (namespace, own)) for name, namespace, own in line.gone]
     changed: list[Resource] = [msgspec.json.decode(raw, type=_KINDS[name]) for name, several in line.objects.items() for raw in several]

@@ -32,7 +32,7 @@ class RpcClient:
         self._caller: Caller | None = None
         self._connected = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
-        self._task.add_done_callback(must_go_on)
+        self._task.add_done_callback(exit_on_failure)
 
     async def call(self, **request: Any) -> Message:
         """The answer, or `{"error": …}` when the process died before it gave one."""
@@ -79,7 +79,7 @@ class RpcClient:
             log(f"the {self.name} went away")
 
 
-def must_go_on(task: asyncio.Task[Any]) -> None:
+def exit_on_failure(task: asyncio.Task[Any]) -> None:
     """For a task without which this process is of no use, deaf or not heard: should it end, let the next one try."""
     if not task.cancelled():
         if (error := task.exception()) is not None:

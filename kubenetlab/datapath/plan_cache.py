@@ -12,7 +12,7 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 
-class Memo:
+class PlanCache:
     """What was computed from which inputs: equal inputs get the very same value back. `calls` counts what had to be computed."""
 
     def __init__(self) -> None:

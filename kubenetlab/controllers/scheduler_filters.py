@@ -18,14 +18,14 @@ from kubenetlab.api.scheduling import PodAffinityTerm, TopologySpreadConstraint
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes import NOT_READY_TAINT
 
-Filter = Callable[[Pod, Node, "Placed"], str | None]
-Concern = Callable[[Pod, "Placed"], bool]
+Filter = Callable[[Pod, Node, "NodeAssignments"], str | None]
+Concern = Callable[[Pod, "NodeAssignments"], bool]
 """Whether a filter has anything to say of a pod, on whichever node."""
 
 _ALL_ADDRESSES = ("", "0.0.0.0", "::")
 
 
-class Placed:
+class NodeAssignments:
     """The nodes, and who is on each; grows as pods are bound."""
 
     def __init__(self, cluster: Cluster) -> None:
@@ -68,7 +68,7 @@ class Placed:
                 yield from self.pods[other.name]
 
 
-def misfits(pod: Pod, placed: Placed) -> dict[str, str]:
+def misfits(pod: Pod, placed: NodeAssignments) -> dict[str, str]:
     """The nodes that the pod cannot run on, and why, in the scheduler's words."""
     concerned = [filter_ for filter_, is_concerned in OF_POD if is_concerned(pod, placed)]
     of_spec = placed.misfits_of_spec(pod)
@@ -78,7 +78,7 @@ def misfits(pod: Pod, placed: Placed) -> dict[str, str]:
     return {name: reason for name, reason in reasons if reason is not None}
 
 
-def _first_reason(filters: Sequence[Filter], pod: Pod, node: Node, placed: Placed) -> str | None:
+def _first_reason(filters: Sequence[Filter], pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
     for filter_ in filters:
         reason = filter_(pod, node, placed)
         if reason is not None:
@@ -104,11 +104,11 @@ def matches_node(spec: PodSpec, node: Node) -> bool:
     return required is None or any(term.matches(node.name, node.labels) for term in required.node_selector_terms)
 
 
-def _unschedulable(pod: Pod, node: Node, placed: Placed) -> str | None:
+def _unschedulable(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
     return "node(s) were unschedulable" if node.spec.unschedulable else None
 
 
-def _taints(pod: Pod, node: Node, placed: Placed) -> str | None:
+def _taints(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
     for taint in node.spec.taints:
         if taint.effect == "PreferNoSchedule" or tolerates(pod.spec.tolerations, taint):
             continue
@@ -118,11 +118,11 @@ def _taints(pod: Pod, node: Node, placed: Placed) -> str | None:
     return None
 
 
-def _node_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
+def _node_affinity(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
     return None if matches_node(pod.spec, node) else "node(s) didn't match Pod's node affinity/selector"
 
 
-def _addresses(pod: Pod, node: Node, placed: Placed) -> str | None:
+def _addresses(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
     """A pod that asks for its address can only be where that is routed to."""
     wanted = [ip_address(address) for address in pod.wanted_addresses]
     ranges = [ip.network(cidr) for cidr in node.spec.pod_cidrs]
@@ -130,7 +130,7 @@ def _addresses(pod: Pod, node: Node, placed: Placed) -> str | None:
     return None if is_here else "node(s) didn't have the requested pod address in their range"
 
 
-def _ports(pod: Pod, node: Node, placed: Placed) -> str | None:
+def _ports(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
     wanted = pod.spec.host_ports
     taken = [port for other in placed.pods[node.name] for port in other.spec.host_ports]
     is_free = not any(_is_same_port(one, other) for one in wanted for other in taken)
@@ -142,7 +142,7 @@ def _is_same_port(one: tuple[str, str, int], other: tuple[str, str, int]) -> boo
     return one[1:] == other[1:] and is_same_address
 
 
-def _spread(pod: Pod, node: Node, placed: Placed) -> str | None:
+def _spread(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
     for constraint in (hard := spread_constraints(pod, "DoNotSchedule")):
         if constraint.topology_key not in node.labels:
             return "node(s) didn't match pod topology spread constraints (missing required label)"
@@ -160,7 +160,7 @@ def spread_constraints(pod: Pod, when_unsatisfiable: str) -> list[TopologySpread
 
 
 def domain_counts(
-    pod: Pod, constraint: TopologySpreadConstraint, together: Sequence[TopologySpreadConstraint], placed: Placed
+    pod: Pod, constraint: TopologySpreadConstraint, together: Sequence[TopologySpreadConstraint], placed: NodeAssignments
 ) -> dict[str, int]:
     """Domain → how many pods of the constraint are in it; domains of nodes that the pod may go to and that have the labels of all."""
     counts: dict[str, int] = {}
@@ -178,7 +178,7 @@ def _counts(pod: Pod, constraint: TopologySpreadConstraint, other: Pod) -> bool:
     return selector is not None and other.namespace == pod.namespace and not other.is_terminating and selector.matches(other.labels)
 
 
-def _pod_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
+def _pod_affinity(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
     terms = _affinity(pod)
 
     def is_meant_by_all(other: Pod) -> bool:
@@ -195,7 +195,7 @@ def _pod_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
     return "node(s) didn't match pod affinity rules"
 
 
-def _pod_anti_affinity(pod: Pod, node: Node, placed: Placed) -> str | None:
+def _pod_anti_affinity(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
     for term in _anti_affinity(pod):
         if any(placed.is_meant(term, pod, other) for other in placed.in_domain(node, term.topology_key)):
             return "node(s) didn't match pod anti-affinity rules"
