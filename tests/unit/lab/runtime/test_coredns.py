@@ -10,7 +10,7 @@ import pytest
 from kubenetlab.lab.runtime import coredns
 from kubenetlab.lab.transport import dns_stream
 from tests.patience import patiently
-from tests.unit.test_dns import asked, many
+from tests.unit.programs.test_dns import asked, many
 
 
 def test_a_client_that_reads_no_answers_is_let_go(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -24,9 +24,9 @@ from kubenetlab.cli.schema import _modes
 from kubenetlab.datapath import modes
 from kubenetlab.errors import ManifestError
 from tests.clusters import deployment, pod, problems_of, service
-from tests.unit.test_load import ANYTHING, paths, with_at
+from tests.unit.api.test_load import ANYTHING, paths, with_at
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CASES = ROOT.parent / "shared" / "cases"
 LABS = [path for path in (ROOT / "manifests").rglob("*.yaml") if path.name != "expect.yaml"]
 GOLDEN = [path for path in (ROOT / "tests/golden/cases").glob("*/input.yaml") if not (path.parent / "error.txt").exists()]

@@ -9,7 +9,7 @@ from kubenetlab.controllers.volumes import file_text
 from kubenetlab.datapath.containers import files_read, setups_of
 from kubenetlab.programs.localhost_certificate import CERTIFICATE, KEY
 from tests.clusters import applied, pod_named, running, store
-from tests.unit.test_stopping import asked, runs_of
+from tests.unit.controllers.test_stopping import asked, runs_of
 
 DATA = """\
 apiVersion: v1

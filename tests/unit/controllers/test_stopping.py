@@ -17,7 +17,7 @@ from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.hoststate.programs import ProgramRun
 from tests.clusters import NOW, ONLINK, observed, pod_named, problems_of, running, service, settled, slices, store
-from tests.unit.test_datapath import planned
+from tests.unit.datapath.test_plan import planned
 
 PRE_STOP = "lifecycle: {preStop: {sleep: {seconds: 5}}}"
 POST_START = "lifecycle: {postStart: {httpGet: {port: 8080}}}"

@@ -27,7 +27,7 @@ from kubenetlab.lab.transport.http import Answer, FdReply, Stream
 from kubenetlab.programs.http import Request, Response
 from tests.clusters import deployment, pod, running, service, store
 from tests.mutations import ODD, Chance, edited, paths
-from tests.unit.test_server import DyingAgent
+from tests.unit.lab.apiserver.test_server import DyingAgent
 
 CHANGES: dict[str, dict[str, Any]] = {
     "apply": {"documents": [], "sources": [{"file": "/a.yaml", "line": 1}, None]},

@@ -18,7 +18,7 @@ from kubenetlab.controllers.admission import Admission, admit
 from kubenetlab.errors import ManifestError
 from kubenetlab.lab.bootstrap import incoming
 from tests.clusters import DUAL, NOW, applied, deployment, loaded, replaced, service, settled, store
-from tests.unit.test_load import POD
+from tests.unit.api.test_load import POD
 
 ROOM_FOR_14 = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {serviceSubnet: 10.96.0.0/28}\n---\n"
 

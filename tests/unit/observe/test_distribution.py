@@ -10,7 +10,7 @@ from kubenetlab.observe.destinations import ResolvedDestination
 from kubenetlab.observe.distribution import PossibleServer, ServerShare, clients, endpoints, explanation, shares
 from kubenetlab.observe.expect import service_ports
 from kubenetlab.observe.series import Answer, failures, latency, parse_head
-from tests.unit.test_targets import HOST, POD, SEEN, pod, service
+from tests.unit.observe.test_targets import HOST, POD, SEEN, pod, service
 
 SEEN_NODES: dict[str, Any] = {**SEEN, "nodes": [{**SEEN["nodes"][0], "pod_cidrs": ["10.244.1.0/24"]}]}
 WEB = next(port for port in service_ports(SEEN) if port.name == "web")
