@@ -14,7 +14,7 @@ NAMED = re.compile(r"`(test_\w+)(?:::(test_\w+))?`")
 def missing(text: str) -> Iterator[str]:
     """Yield the named tests that there are none of."""
     for module, function in NAMED.findall(text):
-        sources = [path.read_text() for path in ROOT.glob(f"tests/*/{module}.py")]
+        sources = [path.read_text() for path in ROOT.glob(f"tests/**/{module}.py")]
         if not any(not function or f"\ndef {function}(" in source for source in sources):
             yield f"{module}::{function}"
 

@@ -113,6 +113,55 @@ def test_a_file_holds_one_idea() -> None:
     assert long == {}
 
 
+PLUG_INS = ("datapath.cni", "datapath.proxy", "datapath.faults", "controllers", "programs")
+"""Folders of modules that are found by name, or listed: each module counts by itself."""
+
+
+def group_of(module: str, package: str) -> str:
+    """Return the subpackage of a module, or the module itself where it lies in the package's own folder."""
+    parts = module.removeprefix("kubenetlab.").split(".")
+    depth = 3 if ".".join(parts[:2]) in PLUG_INS else 2
+    return ".".join(parts[:depth]) if len(parts) > 1 else package
+
+
+def cycles(graph: dict[str, set[str]]) -> list[str]:
+    """Return the groups from which imports lead back to themselves."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        pending = [start]
+        while pending:
+            for following in graph.get(pending.pop(), set()) - found:
+                found.add(following)
+                pending.append(following)
+        return found
+
+    return sorted(group for group in graph if group in reached(group))
+
+
+@pytest.mark.parametrize("package", [package for package in MAY_IMPORT if (PACKAGE / package).is_dir()])
+def test_subpackages_do_not_import_one_another_in_circles(package: str) -> None:
+    """Modules outside subpackages count by themselves; imports within functions count, too."""
+    known = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__") for path in modules(package)}
+    graph: dict[str, set[str]] = {}
+    for path in modules(package):
+        module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        if module.endswith("__init__"):
+            continue
+        own = group_of(module, package)
+        for imported in imports(path):
+            target = imported if imported in known else imported.rpartition(".")[0]
+            if target in known and target != f"kubenetlab.{package}":
+                graph.setdefault(own, set()).update({group_of(target, package)} - {own})
+    assert cycles(graph) == []
+
+
+def test_cycles_are_found() -> None:
+    """Also those by way of a third."""
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c"]
+    assert cycles({"a": {"b"}, "b": set()}) == []
+
+
 def test_modes_do_not_import_one_another() -> None:
     """What modes share lies beside them."""
     for family in FAMILIES:

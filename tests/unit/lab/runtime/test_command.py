@@ -7,7 +7,7 @@ import sys
 
 from tests.patience import patiently
 
-PROBE = "from kubenetlab.lab import command; command.main(None, {'beside': (4194305, 1), 'argv': ['true']})"
+PROBE = "from kubenetlab.lab.runtime import command; command.main(None, {'beside': (4194305, 1), 'argv': ['true']})"
 """A probe beside a process that there cannot be: 4194304 is the kernel's PID_MAX_LIMIT."""
 
 
