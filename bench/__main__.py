@@ -17,12 +17,33 @@ PARTS = ("commands", "scale", "datapath", "rules", "changes", "peers")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("part", nargs="?", choices=(*PARTS, "all"), default="commands", help="what is measured; commands by default")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured; else as many as the part needs")
-    parser.add_argument("--large", action="store_true", help="scale: a lab of 5,000 pods, too; rules: 10,000 Services, too")
-    parser.add_argument("--pods", type=sizes, metavar="N,…", help="scale, peers: labs of other sizes")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="rules: draws the connects as SVG")
-    parser.add_argument("--services", type=sizes, metavar="N,…", help="changes: labs with so many Services")
+    parser.add_argument(
+        "part",
+        nargs="?",
+        choices=(*PARTS, "all"),
+        default="commands",
+        help="what is measured; commands by default",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        metavar="N",
+        help="how often each is measured; else as many as the part needs",
+    )
+    parser.add_argument(
+        "--large",
+        action="store_true",
+        help="scale: a lab of 5,000 pods, too; rules: 10,000 Services, too",
+    )
+    parser.add_argument(
+        "--pods", type=sizes, metavar="N,…", help="scale, peers: labs of other sizes"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="rules: draws the connects as SVG"
+    )
+    parser.add_argument(
+        "--services", type=sizes, metavar="N,…", help="changes: labs with so many Services"
+    )
     words = parser.parse_args()
     if os.geteuid():
         sys.exit("labs need root here: sudo scripts/bench")
@@ -50,11 +71,18 @@ def measure(part: str, words: argparse.Namespace) -> None:
         case "commands":
             commands.run(**rounds)
         case "scale":
-            scale.run(**rounds, sizes=(*(words.pods or scale.SIZES), *([scale.LARGE] if words.large else [])))
+            scale.run(
+                **rounds,
+                sizes=(*(words.pods or scale.SIZES), *([scale.LARGE] if words.large else [])),
+            )
         case "datapath":
             datapath.run(**rounds)
         case "rules":
-            rules.run(**rounds, sizes=(*rules.SIZES, *([rules.LARGE] if words.large else [])), plot=words.plot)
+            rules.run(
+                **rounds,
+                sizes=(*rules.SIZES, *([rules.LARGE] if words.large else [])),
+                plot=words.plot,
+            )
         case "changes":
             changes.run(**rounds, sizes=words.services or changes.SIZES)
         case "peers":

@@ -41,7 +41,15 @@ def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
     print(heading(rounds))
     head = ("Services", "mode", "the API answers, ms", "in force on 3 nodes, ms", "the slowest")
     print(
-        table(head, [_row(mode, size, rounds) for size in sizes for mode in MODES if (mode, size) != ("nftables,layout=faithful", 10_000)])
+        table(
+            head,
+            [
+                _row(mode, size, rounds)
+                for size in sizes
+                for mode in MODES
+                if (mode, size) != ("nftables,layout=faithful", 10_000)
+            ],
+        )
     )
 
 
@@ -49,14 +57,28 @@ def _row(mode: str, services: int, rounds: int) -> list[str]:
     with folder() as files, lab():
         manifest = files / "services.yaml"
         manifest.write_text(LAB_YAML + "".join(map(_service, range(services))))
-        output(KUBENETLAB, "up", "--lab", LAB, "-f", str(manifest), "--proxy", mode, "--timeout", "300s")
+        output(
+            KUBENETLAB,
+            "up",
+            "--lab",
+            LAB,
+            "-f",
+            str(manifest),
+            "--proxy",
+            mode,
+            "--timeout",
+            "300s",
+        )
         client = Client(LAB)
         seen = client.inspect()
         pods = {pod["name"]: pod["addresses"][0] for pod in seen["pods"]}
         nodes = [os.open(node["netns"], os.O_RDONLY | os.O_CLOEXEC) for node in seen["nodes"]]
         number = services // 2
         _changed(client, nodes, number, "one", pods["one"])
-        found = [_changed(client, nodes, number, name, pods[name]) for name in ("two", "one") * (rounds // 2)]
+        found = [
+            _changed(client, nodes, number, name, pods[name])
+            for name in ("two", "one") * (rounds // 2)
+        ]
         for fd in nodes:
             os.close(fd)
     answered, in_force = ([1000 * pair[side] for pair in found] for side in (0, 1))
@@ -69,7 +91,9 @@ def _row(mode: str, services: int, rounds: int) -> list[str]:
     ]
 
 
-def _changed(client: Client, nodes: Sequence[int], number: int, name: str, address: str) -> tuple[float, float]:
+def _changed(
+    client: Client, nodes: Sequence[int], number: int, name: str, address: str
+) -> tuple[float, float]:
     """Seconds until the API has answered, and until the connections of every node come to the pod of that name: those begun at that time
     or later. The nodes are asked, one after the other, when the answer is there."""
     time.sleep(REST_S)
@@ -80,7 +104,9 @@ def _changed(client: Client, nodes: Sequence[int], number: int, name: str, addre
     left, asked = list(nodes), begun
     while left:
         asked = time.perf_counter()
-        assert asked - begun < PATIENCE_S, f"{len(left)} nodes have not heard of it after {PATIENCE_S:g} s"
+        assert asked - begun < PATIENCE_S, (
+            f"{len(left)} nodes have not heard of it after {PATIENCE_S:g} s"
+        )
         if _who_answers(left[0], vip(number)) == name:
             left.pop(0)
         else:
@@ -105,15 +131,27 @@ def _who_answers(node: int, address: str) -> str:
 
 def _service(number: int) -> str:
     spec = {"clusterIP": vip(number), "ports": [{"port": PORT, "targetPort": SERVER}]}
-    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"svc-{number}"}, "spec": spec}
-    return "".join(f"---\n{json.dumps(document)}\n" for document in (service, _slice(number, endpoints(number))))
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": f"svc-{number}"},
+        "spec": spec,
+    }
+    return "".join(
+        f"---\n{json.dumps(document)}\n"
+        for document in (service, _slice(number, endpoints(number)))
+    )
 
 
 def _slice(number: int, addresses: Sequence[str]) -> dict[str, Any]:
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
-        "metadata": {"name": f"svc-{number}", "namespace": "default", "labels": {"kubernetes.io/service-name": f"svc-{number}"}},
+        "metadata": {
+            "name": f"svc-{number}",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": f"svc-{number}"},
+        },
         "addressType": "IPv4",
         "ports": [{"name": "", "port": SERVER}],
         "endpoints": [{"addresses": [address]} for address in addresses],

@@ -6,7 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import manifests
-from bench.measure import KUBENETLAB, LAB, PYTHON, folder, heading, lab, output, ratio, spread, table, timed, timed_lab
+from bench.measure import (
+    KUBENETLAB,
+    LAB,
+    PYTHON,
+    folder,
+    heading,
+    lab,
+    output,
+    ratio,
+    spread,
+    table,
+    timed,
+    timed_lab,
+)
 from bench.peers import made
 
 ROUNDS = 7

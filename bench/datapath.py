@@ -42,7 +42,12 @@ def in_the_lab(pod: str) -> tuple[str, ...]:
 def made_by_hand(manifest: Path) -> Iterator[Inside]:
     """The lab of a manifest, made by `ip`, `nft` and `sysctl` in namespaces for mounts and network that are its own."""
     script = output(KUBENETLAB, "plan", "-o", "sh", "--lab", LAB, "-f", str(manifest))
-    with subprocess.Popen(["unshare", "-mn", "sh", "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        ["unshare", "-mn", "sh", "-c", HOLDER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
         there = ("nsenter", "-t", str(holder.pid), "-m", "-n")
@@ -88,14 +93,27 @@ def run(rounds: int = ROUNDS) -> None:
                 way.ours.append(figures(in_the_lab("client"), program, way.address, processors[0]))
                 way.by_hand.append(figures(by_hand("client"), program, way.address, processors[0]))
     print(heading(rounds))
-    head = ("way", *(cell for what in ("connect, µs", "round trip, µs", "TCP, Gbit/s") for cell in (what, "by hand", "ratio")))
+    head = (
+        "way",
+        *(
+            cell
+            for what in ("connect, µs", "round trip, µs", "TCP, Gbit/s")
+            for cell in (what, "by hand", "ratio")
+        ),
+    )
     print(table(head, ([way.title, *_cells(way)] for way in ways)))
 
 
 def _ways() -> Iterator[Way]:
     seen = Client(LAB).get(API)
-    pods = {pod["name"]: pod["addresses"][0] for pod in seen["pods"] if pod["namespace"] == "default"}
-    services = {service["name"]: service["cluster_ips"][0] for service in seen["services"] if service["namespace"] == "default"}
+    pods = {
+        pod["name"]: pod["addresses"][0] for pod in seen["pods"] if pod["namespace"] == "default"
+    }
+    services = {
+        service["name"]: service["cluster_ips"][0]
+        for service in seen["services"]
+        if service["namespace"] == "default"
+    }
     for title, addresses in (("pod → pod", pods), ("pod → ClusterIP → pod", services)):
         for name, where in (("near", "same node"), ("far", "other node")):
             yield Way(f"{title}, {where}", addresses[name], [], [])
@@ -110,7 +128,13 @@ def figures(inside: Sequence[str], program: Path, address: str, processor: int) 
 
 def _cells(way: Way) -> Iterator[str]:
     """Of each figure ours, by hand, and the ratio: medians of latencies, of throughput the best second."""
-    *latencies, (ours, by_hand) = zip(zip(*way.ours, strict=True), zip(*way.by_hand, strict=True), strict=True)
+    *latencies, (ours, by_hand) = zip(
+        zip(*way.ours, strict=True), zip(*way.by_hand, strict=True), strict=True
+    )
     for mine, theirs in latencies:
-        yield from (f"{statistics.median(mine):.1f}", f"{statistics.median(theirs):.1f}", f"{ratio(mine, theirs):.2f}")
+        yield from (
+            f"{statistics.median(mine):.1f}",
+            f"{statistics.median(theirs):.1f}",
+            f"{ratio(mine, theirs):.2f}",
+        )
     yield from (f"{max(ours):.2f}", f"{max(by_hand):.2f}", f"{max(ours) / max(by_hand):.2f}")

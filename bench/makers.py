@@ -19,8 +19,18 @@ GATEWAY = "10.244.0.1"
 CNI_FOLDER = "/usr/lib/cni"
 BRIDGE = f"link add br0 type bridge\naddr add {GATEWAY}/16 dev br0\nlink set br0 up\n"
 CNI_LOOPBACK = {"cniVersion": "0.4.0", "name": "lo", "type": "loopback"}
-CNI_BRIDGE = {"cniVersion": "0.4.0", "name": "pods", "type": "bridge", "bridge": "br0", "isGateway": True}
-CNI_IPAM = {"type": "host-local", "ranges": [[{"subnet": "10.244.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}
+CNI_BRIDGE = {
+    "cniVersion": "0.4.0",
+    "name": "pods",
+    "type": "bridge",
+    "bridge": "br0",
+    "isGateway": True,
+}
+CNI_IPAM = {
+    "type": "host-local",
+    "ranges": [[{"subnet": "10.244.0.0/16"}]],
+    "routes": [{"dst": "0.0.0.0/0"}],
+}
 
 Timed = tuple[float, Callable[[str], int]]
 """Seconds, and who pings an address from the last pod: its exit status."""
@@ -37,7 +47,9 @@ def sh(*command: str, given: str = "") -> None:
 
 def by_name(pod: int) -> Callable[[str], int]:
     """Pings from the namespace of a pod."""
-    return lambda to: subprocess.call(["ip", "netns", "exec", f"p{pod}", *ping(to)], stdout=subprocess.DEVNULL)
+    return lambda to: subprocess.call(
+        ["ip", "netns", "exec", f"p{pod}", *ping(to)], stdout=subprocess.DEVNULL
+    )
 
 
 def ping(to: str) -> list[str]:
@@ -47,7 +59,8 @@ def ping(to: str) -> list[str]:
 def ip_batch(pods: int) -> Timed:
     """One batch for what is outside; another for each pod, as a batch cannot change namespace."""
     outside = [
-        f"netns add p{pod}\nlink add v{pod} type veth peer name eth0 netns p{pod}\nlink set v{pod} master br0 up" for pod in range(pods)
+        f"netns add p{pod}\nlink add v{pod} type veth peer name eth0 netns p{pod}\nlink set v{pod} master br0 up"
+        for pod in range(pods)
     ]
     begun = time.perf_counter()
     sh("ip", "-batch", "-", given=BRIDGE + "\n".join(outside) + "\n")
@@ -69,8 +82,15 @@ def pyroute2(pods: int) -> Timed:
         outside.link("set", index=bridge, state="up")
         for pod in range(pods):
             netns.create(f"p{pod}")
-            outside.link("add", ifname=f"v{pod}", kind="veth", peer={"ifname": "eth0", "net_ns_fd": f"p{pod}"})
-            outside.link("set", index=outside.link_lookup(ifname=f"v{pod}")[0], master=bridge, state="up")
+            outside.link(
+                "add",
+                ifname=f"v{pod}",
+                kind="veth",
+                peer={"ifname": "eth0", "net_ns_fd": f"p{pod}"},
+            )
+            outside.link(
+                "set", index=outside.link_lookup(ifname=f"v{pod}")[0], master=bridge, state="up"
+            )
             with NetNS(f"p{pod}") as inside:
                 inside.link("set", index=inside.link_lookup(ifname="lo")[0], state="up")
                 eth0 = inside.link_lookup(ifname="eth0")[0]
@@ -91,28 +111,50 @@ def mininet(pods: int) -> Timed:
     net = Mininet(switch=LinuxBridge, controller=None, ipBase="10.244.0.0/16")
     switch = net.addSwitch("s1")
     for pod in range(pods):
-        net.addLink(net.addHost(f"p{pod}", ip=f"{address(pod)}/16", defaultRoute=f"via {GATEWAY}"), switch)
+        net.addLink(
+            net.addHost(f"p{pod}", ip=f"{address(pod)}/16", defaultRoute=f"via {GATEWAY}"), switch
+        )
     net.start()
     sh("ip", "addr", "add", f"{GATEWAY}/16", "dev", "s1")
     took = time.perf_counter() - begun
-    return took, lambda to: 0 if " 0% packet loss" in net[f"p{pods - 1}"].cmd(" ".join(ping(to))) else 1
+    return (
+        took,
+        lambda to: 0 if " 0% packet loss" in net[f"p{pods - 1}"].cmd(" ".join(ping(to))) else 1,
+    )
 
 
 def cni(pods: int) -> Timed:
     """What a container runtime calls for each pod: loopback, then bridge, which calls host-local."""
     with tempfile.TemporaryDirectory(prefix="kubenetlab-bench-") as leases:
-        bridge, loopback = json.dumps({**CNI_BRIDGE, "ipam": {**CNI_IPAM, "dataDir": leases}}), json.dumps(CNI_LOOPBACK)
+        bridge, loopback = (
+            json.dumps({**CNI_BRIDGE, "ipam": {**CNI_IPAM, "dataDir": leases}}),
+            json.dumps(CNI_LOOPBACK),
+        )
         begun = time.perf_counter()
         for pod in range(pods):
             sh("ip", "netns", "add", f"p{pod}")
-            for ifname, plugin, configuration in (("lo", "loopback", loopback), ("eth0", "bridge", bridge)):
-                words = {"COMMAND": "ADD", "CONTAINERID": f"p{pod}", "NETNS": f"/run/netns/p{pod}", "IFNAME": ifname, "PATH": CNI_FOLDER}
+            for ifname, plugin, configuration in (
+                ("lo", "loopback", loopback),
+                ("eth0", "bridge", bridge),
+            ):
+                words = {
+                    "COMMAND": "ADD",
+                    "CONTAINERID": f"p{pod}",
+                    "NETNS": f"/run/netns/p{pod}",
+                    "IFNAME": ifname,
+                    "PATH": CNI_FOLDER,
+                }
                 environment = [f"CNI_{name}={value}" for name, value in words.items()]
                 sh("env", *environment, f"{CNI_FOLDER}/{plugin}", given=configuration)
         return time.perf_counter() - begun, by_name(pods - 1)
 
 
-TOOLS: dict[str, Callable[[int], Timed]] = {"ip -batch": ip_batch, "pyroute2": pyroute2, "Mininet": mininet, "CNI bridge + host-local": cni}
+TOOLS: dict[str, Callable[[int], Timed]] = {
+    "ip -batch": ip_batch,
+    "pyroute2": pyroute2,
+    "Mininet": mininet,
+    "CNI bridge + host-local": cni,
+}
 
 
 def main(tool: str, pods: int) -> None:

@@ -66,7 +66,9 @@ def services_of(pods: int) -> int:
     return -(-pods // PODS_OF_A_SERVICE)
 
 
-def many(pods: int, workers: int | None = None, services: int | None = None, *, has_probes: bool = True) -> str:
+def many(
+    pods: int, workers: int | None = None, services: int | None = None, *, has_probes: bool = True
+) -> str:
     """So many pods, each with a readiness probe or none, in Deployments with a Service each; the system's own come on top."""
     workers, services = workers or workers_of(pods), services or services_of(pods)
     nodes = ", ".join(["{role: control-plane}", *["{role: worker}"] * workers])
@@ -81,6 +83,7 @@ def paths(echo: int, sink: int) -> str:
     """A client and a pod with a Service on its node, and another on the next. Their containers listen nowhere: who measures does."""
     nodes = "{role: control-plane}, {role: worker, name: n1}, {role: worker, name: n2}"
     servers = [
-        SERVER.format(name=name, node=node, echo=echo, sink=sink) for name, node in (("client", "n1"), ("near", "n1"), ("far", "n2"))
+        SERVER.format(name=name, node=node, echo=echo, sink=sink)
+        for name, node in (("client", "n1"), ("near", "n1"), ("far", "n2"))
     ]
     return CLUSTER.format(nodes=nodes) + "".join(servers)

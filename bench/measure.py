@@ -45,7 +45,9 @@ def output(*command: str, given: str = "") -> str:
     """What a command prints. Raises FailedError when it does not succeed."""
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise FailedError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+        raise FailedError(
+            f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+        )
     return done.stdout
 
 
@@ -67,7 +69,13 @@ def lab(*manifests: Path) -> Iterator[None]:
     """The bench's lab, taken down in the end; with manifests it is up from the beginning, without it is left to whoever measures."""
     try:
         if manifests:
-            output(KUBENETLAB, "up", "--lab", LAB, *(word for path in manifests for word in ("-f", str(path))))
+            output(
+                KUBENETLAB,
+                "up",
+                "--lab",
+                LAB,
+                *(word for path in manifests for word in ("-f", str(path))),
+            )
         yield
     finally:
         subprocess.run([KUBENETLAB, "down", "--lab", LAB], capture_output=True, check=False)
@@ -107,13 +115,19 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 def spread(values: Sequence[float], unit: str = "s", digits: int = 2) -> tuple[str, str]:
     """The median, and the least and the most, as two cells."""
-    return f"{statistics.median(values):.{digits}f} {unit}", f"{min(values):.{digits}f} – {max(values):.{digits}f} {unit}"
+    return (
+        f"{statistics.median(values):.{digits}f} {unit}",
+        f"{min(values):.{digits}f} – {max(values):.{digits}f} {unit}",
+    )
 
 
 def heading(rounds: int) -> str:
     """When and on what: the line above a table."""
     with open("/proc/cpuinfo") as info:
-        processor = next((line.partition(": ")[2].strip() for line in info if line.startswith("model name")), platform.machine())
+        processor = next(
+            (line.partition(": ")[2].strip() for line in info if line.startswith("model name")),
+            platform.machine(),
+        )
     machine = f"{os.cpu_count()} × {processor}, Linux {platform.release()}, Python {platform.python_version()}"
     return f"{date.today():%-d %B %Y}, {machine}, {rounds} rounds:\n"
 
@@ -121,4 +135,7 @@ def heading(rounds: int) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" if line[0] != "---" else f"|{'|'.join(line)}|\n" for line in lines)
+    return "".join(
+        f"| {' | '.join(line)} |\n" if line[0] != "---" else f"|{'|'.join(line)}|\n"
+        for line in lines
+    )

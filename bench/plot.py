@@ -43,8 +43,13 @@ def svg(title: str, x_title: str, y_title: str, lines: Mapping[str, Points]) -> 
     for (name, line), colour in zip(lines.items(), COLOURS, strict=False):
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in map(place, line))
         parts.append(f'<path class="line" stroke="{colour}" d="M{path}"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in map(place, line)]
-        parts.append(f'<text x="{WIDTH - RIGHT + 12}" y="{ends[name] + 4:.1f}" style="fill:{colour}">{escape(name)}</text>')
+        parts += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>'
+            for x, y in map(place, line)
+        ]
+        parts.append(
+            f'<text x="{WIDTH - RIGHT + 12}" y="{ends[name] + 4:.1f}" style="fill:{colour}">{escape(name)}</text>'
+        )
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

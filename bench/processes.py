@@ -53,7 +53,11 @@ def return_of_the_agent() -> float:
 def processes(pid: int) -> list[int]:
     """A process and all below it."""
     try:
-        children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+        children = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
     except OSError:
         return []
     return [pid, *(found for child in children for found in processes(child))]
@@ -69,7 +73,11 @@ def _pss_mb(pid: int) -> float:
 
 def _ticks(pids: list[int]) -> int:
     """User and system time, their own and that of children who have ended."""
-    return sum(sum(map(int, stat.rpartition(") ")[2].split()[11:15])) for pid in pids if (stat := _stat(pid)))
+    return sum(
+        sum(map(int, stat.rpartition(") ")[2].split()[11:15]))
+        for pid in pids
+        if (stat := _stat(pid))
+    )
 
 
 def _stat(pid: int) -> str:

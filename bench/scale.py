@@ -23,7 +23,9 @@ LONGEST = "10m"
 class Size:
     """What was measured of labs of one size: seconds by round, and the processes of one lab."""
 
-    def __init__(self, pods: int, *, has_probes: bool = True, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, pods: int, *, has_probes: bool = True, options: tuple[str, ...] = ()
+    ) -> None:
         self.pods = pods
         self.has_probes = has_probes
         self.options = options
@@ -43,7 +45,9 @@ class Size:
     @property
     def title(self) -> str:
         nodes = manifests.workers_of(self.pods) + 1
-        beside = ("" if self.has_probes else ", no probes") + "".join(f", `{option}`" for option in self.options)
+        beside = ("" if self.has_probes else ", no probes") + "".join(
+            f", `{option}`" for option in self.options
+        )
         return f"{self.all_pods:,} pods, {nodes} nodes, {manifests.services_of(self.pods)} Services{beside}"
 
     @property
@@ -54,7 +58,11 @@ class Size:
 def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
     """Prints the two tables, of times and of what a lab takes that is up."""
     measured = [Size(pods) for pods in sizes]
-    measured += [Size(COMPARED, has_probes=False), Size(COMPARED, has_probes=False, options=FAST)] if COMPARED in sizes else []
+    measured += (
+        [Size(COMPARED, has_probes=False), Size(COMPARED, has_probes=False, options=FAST)]
+        if COMPARED in sizes
+        else []
+    )
     with folder() as files, lab():
         program = compiled("floor", files)
         if program is None:
@@ -65,8 +73,28 @@ def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
             for turn in range(rounds):
                 measure(size, manifest, program, is_last=turn == rounds - 1)
     print(heading(rounds))
-    print(table(("lab", "`up`, all ready", "min – max", "floor in C", "ratio", "`up` again, no change", "`down`"), map(_times, measured)))
-    head = ("lab", "memory of the agent", "of all its processes", "per pod", "processor time when idle", "killed agent: next answer after")
+    print(
+        table(
+            (
+                "lab",
+                "`up`, all ready",
+                "min – max",
+                "floor in C",
+                "ratio",
+                "`up` again, no change",
+                "`down`",
+            ),
+            map(_times, measured),
+        )
+    )
+    head = (
+        "lab",
+        "memory of the agent",
+        "of all its processes",
+        "per pod",
+        "processor time when idle",
+        "killed agent: next answer after",
+    )
     print(table(head, map(_weights, measured)))
 
 
@@ -84,7 +112,11 @@ def measure(size: Size, manifest: Path, program: Path | None, is_last: bool) -> 
 
 
 def _times(size: Size) -> Sequence[str]:
-    beside = (spread(size.floor)[0], f"{ratio(size.up, size.floor):.2f}") if size.floor else ("gcc is not installed", "")
+    beside = (
+        (spread(size.floor)[0], f"{ratio(size.up, size.floor):.2f}")
+        if size.floor
+        else ("gcc is not installed", "")
+    )
     return (size.title, *spread(size.up), *beside, spread(size.again)[0], spread(size.down)[0])
 
 

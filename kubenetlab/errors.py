@@ -44,7 +44,11 @@ class Problem(Struct, frozen=True):
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         subject = ": ".join(part for part in (self.object, self.path) if part)
-        head = "  ".join(part for part in (place, f"{subject}: {self.message}" if subject else self.message) if part)
+        head = "  ".join(
+            part
+            for part in (place, f"{subject}: {self.message}" if subject else self.message)
+            if part
+        )
         indent = " " * (len(place) + 2 if place else 2)
         return printable("\n".join([head, *(indent + hint for hint in self.hints)]))
 
@@ -58,9 +62,16 @@ class ManifestError(KubenetlabError):
         """`sound` are the entries in which nothing wrong was found: further checks may look at them, for the same report."""
         found = list(dict.fromkeys(problems))
         files = list(dict.fromkeys(problem.file for problem in found))
-        self.problems = tuple(sorted(found, key=lambda problem: (files.index(problem.file), problem.line)))
+        self.problems = tuple(
+            sorted(found, key=lambda problem: (files.index(problem.file), problem.line))
+        )
         self.sound = tuple(sound)
-        super().__init__("\n".join(str(problem) + (" (a warning)" if problem.is_warning else "") for problem in self.problems))
+        super().__init__(
+            "\n".join(
+                str(problem) + (" (a warning)" if problem.is_warning else "")
+                for problem in self.problems
+            )
+        )
 
 
 class UsageError(KubenetlabError):
@@ -107,7 +118,9 @@ def reason(error: Exception) -> str:
 
 def printable(text: str) -> str:
     """A text without what would steer a terminal: control characters of manifests are shown, not sent."""
-    return "".join(char if char in "\n\t" or char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+    return "".join(
+        char if char in "\n\t" or char.isprintable() else f"\\x{ord(char):02x}" for char in text
+    )
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

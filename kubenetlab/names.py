@@ -138,7 +138,9 @@ def link_local_of(mac: str) -> str:
 
 def _hex(address: str) -> str:
     """The last four bytes; of IPv4, of which there are thousands, the short way."""
-    return (ip_address(address).packed[-4:] if ":" in address else bytes(map(int, address.split(".")))).hex(":")
+    return (
+        ip_address(address).packed[-4:] if ":" in address else bytes(map(int, address.split(".")))
+    ).hex(":")
 
 
 MACHINE_LINKS = "knl-"

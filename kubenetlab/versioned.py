@@ -30,7 +30,9 @@ class VersionedMap(dict[K, V]):
 
     def with_changes(self, changes: Mapping[K, V | None]) -> VersionedMap[K, V]:
         """The map with some entries others; None takes one away. Itself when each is the very same value already."""
-        touched = {key: self.get(key) for key, value in changes.items() if self.get(key) is not value}
+        touched = {
+            key: self.get(key) for key, value in changes.items() if self.get(key) is not value
+        }
         if not touched:
             return self
         after = VersionedMap(self)
@@ -54,6 +56,12 @@ class VersionedMap(dict[K, V]):
             for _, step in self._steps[serials.index(before._serial) :]:
                 for key, old in step.items():
                     touched.setdefault(key, old)
-            return {key: (old, self.get(key)) for key, old in touched.items() if self.get(key) is not old}
-        found: dict[K, tuple[V | None, V | None]] = {key: (before.get(key), now) for key, now in self.items() if before.get(key) is not now}
+            return {
+                key: (old, self.get(key))
+                for key, old in touched.items()
+                if self.get(key) is not old
+            }
+        found: dict[K, tuple[V | None, V | None]] = {
+            key: (before.get(key), now) for key, now in self.items() if before.get(key) is not now
+        }
         return found | {key: (old, None) for key, old in before.items() if key not in self}

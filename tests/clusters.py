@@ -33,7 +33,9 @@ IPV6 = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamil
 DUAL = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: dual}\n---\n"
 FAMILIES = {"ipv4": "", "ipv6": IPV6, "dual": DUAL}
 """What to put before a manifest for a cluster of each family."""
-ONE_NODE = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}]\n---\n"
+ONE_NODE = (
+    "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}]\n---\n"
+)
 
 
 def loaded(text: str, *, strict: bool = False, file: str = "test.yaml") -> LoadedManifests:
@@ -54,7 +56,9 @@ def store(text: str = "", *, now: float = NOW) -> Cluster:
     """The store of a new lab, with the controllers content. Raises ManifestError."""
     found = loaded(text)
     config = next((entry for entry in found.entries if entry.value["kind"] == "Cluster"), None)
-    cluster, _ = bootstrap_store(config, [entry for entry in found.entries if entry is not config], now)
+    cluster, _ = bootstrap_store(
+        config, [entry for entry in found.entries if entry is not config], now
+    )
     return cluster
 
 
@@ -70,10 +74,19 @@ def settled(cluster: Cluster, now: float = NOW) -> Cluster:
     return controllers.run(cluster, now)[0]
 
 
-def running(cluster: Cluster, *, now: float = NOW, ready: bool = True, only: Iterable[str] | None = None) -> Cluster:
+def running(
+    cluster: Cluster, *, now: float = NOW, ready: bool = True, only: Iterable[str] | None = None
+) -> Cluster:
     """The store once every sandbox is made, every container runs and every probe has answered (well, or not); one step of a rehearsal."""
     heard = simulation.reports(cluster, now, ready=ready)
-    return settled(cluster.with_changes(told for told in heard if isinstance(told, NodeReport) or only is None or told.name in only), now)
+    return settled(
+        cluster.with_changes(
+            told
+            for told in heard
+            if isinstance(told, NodeReport) or only is None or told.name in only
+        ),
+        now,
+    )
 
 
 def rules_of(dialect: str, text: str, then: str = "") -> list[Any]:
@@ -81,7 +94,11 @@ def rules_of(dialect: str, text: str, then: str = "") -> list[Any]:
     cluster = running(store(text))
     if then:
         cluster = running(applied(cluster, then))
-    return [obj for obj in plan(cluster, ONLINK)["node/worker"].values() if isinstance(obj, RuleObject) and obj.dialect == dialect]
+    return [
+        obj
+        for obj in plan(cluster, ONLINK)["node/worker"].values()
+        if isinstance(obj, RuleObject) and obj.dialect == dialect
+    ]
 
 
 def observed(pod: Pod, *, now: float = NOW, ready: bool = True) -> PodRuntimeStatus:
@@ -89,12 +106,24 @@ def observed(pod: Pod, *, now: float = NOW, ready: bool = True) -> PodRuntimeSta
     return simulation.report(pod, now, ready=ready)
 
 
-def report(cluster: Cluster, name: str, container: ContainerReport, *, now: float, namespace: str = "default") -> Cluster:
+def report(
+    cluster: Cluster,
+    name: str,
+    container: ContainerReport,
+    *,
+    now: float,
+    namespace: str = "default",
+) -> Cluster:
     """The store after news of the first container of a pod."""
     pod = pod_named(cluster, name, namespace)
     seen = cluster.get(PodRuntimeStatus, namespace, name) or observed(pod)
     first = pod.spec.long_running_containers[0].name
-    return settled(cluster.with_changes([structs.replace(seen, containers={**seen.containers, first: container})]), now)
+    return settled(
+        cluster.with_changes(
+            [structs.replace(seen, containers={**seen.containers, first: container})]
+        ),
+        now,
+    )
 
 
 def pod_named(cluster: Cluster, name: str, namespace: str = "default") -> Pod:

@@ -17,21 +17,35 @@ from typing import Any
 import pytest
 
 os.environ.pop("KUBENETLAB_LAB", None)
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell starts in the background would not hear of Ctrl-C, nor what it starts
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # what a shell starts in the background would not hear of Ctrl-C, nor what it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RUN = os.environ.setdefault("KUBENETLAB_TEST_RUN", f"t{os.getpid()}-")
 """Prefix of the names of all labs of this run, shared by its workers. Other labs may come and go meanwhile."""
-OURS = RUN + "".join(f"{worker.removeprefix('gw')}-" for worker in os.environ.get("PYTEST_XDIST_WORKER", "").split())
+OURS = RUN + "".join(
+    f"{worker.removeprefix('gw')}-" for worker in os.environ.get("PYTEST_XDIST_WORKER", "").split()
+)
 """Prefix of the names of the labs of this process."""
 
-_CHANGES_BY_ITSELF = ("random/", "/nf_conntrack_count", "/dentry-state", "/inode-", "/file-nr", "/route/flush", "/stable_secret")
+_CHANGES_BY_ITSELF = (
+    "random/",
+    "/nf_conntrack_count",
+    "/dentry-state",
+    "/inode-",
+    "/file-nr",
+    "/route/flush",
+    "/stable_secret",
+)
 _SYSCTL_ROOTS = ("net", "kernel", "user", "fs/inotify")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--thorough", action="store_true", help="every call refused once, and many random histories: three quarters of an hour or more"
+        "--thorough",
+        action="store_true",
+        help="every call refused once, and many random histories: three quarters of an hour or more",
     )
 
 
@@ -40,7 +54,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "KUBENETLAB_VM" not in os.environ:
         for item in items:
             if item.get_closest_marker("vm"):
-                item.add_marker(pytest.mark.skip(reason="only on the emulated machine: scripts/vm-test"))
+                item.add_marker(
+                    pytest.mark.skip(reason="only on the emulated machine: scripts/vm-test")
+                )
 
 
 _BEFORE = pytest.StashKey[dict[str, Any]]()
@@ -61,7 +77,9 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
         return
     after = machine()
     # A module that the kernel has loaded meanwhile brings settings with it.
-    after["sysctls"] = {name: setting for name, setting in after["sysctls"].items() if name in before["sysctls"]}
+    after["sysctls"] = {
+        name: setting for name, setting in after["sysctls"].items() if name in before["sysctls"]
+    }
     session.config.stash[_CHANGED] = [
         f"the tests have changed the machine's {what}:\n{_difference(before[what], after[what])}"
         for what in before
@@ -83,7 +101,9 @@ def _lines(state: Any) -> list[str]:
     return state.splitlines() if isinstance(state, str) else [str(item) for item in state]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     for line in config.stash.get(_CHANGED, []):
         terminalreporter.write_line(line, red=True)
 
@@ -92,11 +112,16 @@ def machine() -> dict[str, Any]:
     """All of the machine's state that a lab could get at."""
     return {
         "links": _said("ip", "-j", "link"),
-        "addresses": [(link["ifname"], [entry["local"] for entry in link["addr_info"]]) for link in json.loads(_said("ip", "-j", "addr"))],
+        "addresses": [
+            (link["ifname"], [entry["local"] for entry in link["addr_info"]])
+            for link in json.loads(_said("ip", "-j", "addr"))
+        ],
         "routes": _said("ip", "route", "show", "table", "all"),
         "ruleset": _said("nft", "list", "ruleset"),
         "sysctls": _sysctls(),
-        "mounts": sorted(line.split(" ", 4)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
+        "mounts": sorted(
+            line.split(" ", 4)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        ),
         "names in /run/netns": [name for name in _names("/run/netns") if name.startswith(RUN)],
         "run directories": [name for name in _names("/run/kubenetlab") if name.startswith(RUN)],
         "processes": [process for process in lab_processes() if f" {RUN}" in process],
@@ -109,7 +134,13 @@ def lab_processes() -> list[str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                title = (
+                    (entry / "cmdline")
+                    .read_bytes()
+                    .replace(b"\0", b" ")
+                    .decode(errors="replace")
+                    .strip()
+                )
                 program = str((entry / "exe").readlink())
             except OSError:
                 continue
@@ -136,9 +167,15 @@ def _sysctls() -> dict[str, str]:
                 except OSError:
                     continue
     return {
-        name: value for name, value in found.items() if not name.startswith(("/proc/sys/kernel/ns_last_pid", "/proc/sys/kernel/pty/nr"))
+        name: value
+        for name, value in found.items()
+        if not name.startswith(("/proc/sys/kernel/ns_last_pid", "/proc/sys/kernel/pty/nr"))
     }
 
 
 def _names(directory: str) -> list[str]:
-    return sorted(entry.name for entry in Path(directory).iterdir()) if Path(directory).is_dir() else []
+    return (
+        sorted(entry.name for entry in Path(directory).iterdir())
+        if Path(directory).is_dir()
+        else []
+    )

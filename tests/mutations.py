@@ -31,16 +31,44 @@ FILES = sorted(
     if path.name != "expect.yaml"
 )
 TEXTS = [path.read_bytes() for path in FILES]
-_POD: dict[str, Any] = {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "main", "image": "agnhost"}]}}
+_POD: dict[str, Any] = {
+    "metadata": {"labels": {"app": "web"}},
+    "spec": {"containers": [{"name": "main", "image": "agnhost"}]},
+}
 _JOB_POD = {**_POD, "spec": {**_POD["spec"], "restartPolicy": "Never"}}
 _SELECTOR = {"matchLabels": {"app": "web"}}
 OF_EACH_KIND: list[Any] = [
-    {"apiVersion": "v1", "kind": "Pod", **_POD, "metadata": {"name": "web", "labels": {"app": "web"}}},
-    {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}},
+    {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        **_POD,
+        "metadata": {"name": "web", "labels": {"app": "web"}},
+    },
+    {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]},
+    },
     {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "web"}},
-    {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "out"}, "subsets": [{"addresses": [{"ip": "1.2.3.4"}]}]},
-    {"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "web"}, "spec": {"template": _POD}},
-    {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "web"}, "spec": {"template": _JOB_POD}},
+    {
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {"name": "out"},
+        "subsets": [{"addresses": [{"ip": "1.2.3.4"}]}],
+    },
+    {
+        "apiVersion": "v1",
+        "kind": "ReplicationController",
+        "metadata": {"name": "web"},
+        "spec": {"template": _POD},
+    },
+    {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "web"},
+        "spec": {"template": _JOB_POD},
+    },
     {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -50,13 +78,25 @@ OF_EACH_KIND: list[Any] = [
         "ports": [{"port": 80}],
     },
     *(
-        {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "web"}, "spec": {"selector": _SELECTOR, "template": _POD}}
+        {
+            "apiVersion": "apps/v1",
+            "kind": kind,
+            "metadata": {"name": "web"},
+            "spec": {"selector": _SELECTOR, "template": _POD},
+        }
         for kind in ("Deployment", "ReplicaSet", "StatefulSet", "DaemonSet")
     ),
-    {"apiVersion": "kubenetlab.dev/v1alpha1", "kind": "Cluster", "nodes": [{"role": "control-plane"}, {"role": "worker"}]},
+    {
+        "apiVersion": "kubenetlab.dev/v1alpha1",
+        "kind": "Cluster",
+        "nodes": [{"role": "control-plane"}, {"role": "worker"}],
+    },
 ]
 DOCUMENTS = OF_EACH_KIND + [
-    document.value for text in TEXTS for document in read_documents("x", text)[0] if isinstance(document.value, dict)
+    document.value
+    for text in TEXTS
+    for document in read_documents("x", text)[0]
+    if isinstance(document.value, dict)
 ]
 
 ODD: tuple[Any, ...] = (
@@ -103,7 +143,9 @@ class Chance:
     def documents(self) -> list[Any]:
         """One to three documents, each changed in up to three places."""
         count = self.random.choice([1, 1, 2, 3])
-        found = [self.random.choice(self.random.choice([OF_EACH_KIND, DOCUMENTS])) for _ in range(count)]
+        found = [
+            self.random.choice(self.random.choice([OF_EACH_KIND, DOCUMENTS])) for _ in range(count)
+        ]
         return [self.changed(document, self.random.choice([0, 1, 1, 2, 3])) for document in found]
 
     def text(self) -> bytes:
@@ -111,7 +153,9 @@ class Chance:
         data = bytearray(self.random.choice(TEXTS))
         for _ in range(self.random.randint(1, 6)):
             values = [match.end() for match in re.finditer(rb"[:-] ", data)] or [0]
-            at = self.random.choice([self.random.randrange(len(data) + 1), self.random.choice(values)])
+            at = self.random.choice(
+                [self.random.randrange(len(data) + 1), self.random.choice(values)]
+            )
             match self.random.choice([0, 1, 2, 2, 3, 4]):
                 case 0:
                     data[at : at + 1] = bytes([self.random.randrange(256)])
@@ -148,7 +192,19 @@ class Chance:
                 return edited(value, path, lambda step, old: {step: new})
             case "rename":
                 key = str(
-                    self.random.choice(["", "x", "a/b", *(part for found in paths(value) for part in found if isinstance(part, str))])
+                    self.random.choice(
+                        [
+                            "",
+                            "x",
+                            "a/b",
+                            *(
+                                part
+                                for found in paths(value)
+                                for part in found
+                                if isinstance(part, str)
+                            ),
+                        ]
+                    )
                 )
                 return edited(value, path, lambda step, old: {key: old})
             case "twice":
@@ -165,12 +221,20 @@ class Chance:
         if not places:
             return value
         path, info = self.random.choice(places)
-        fields = [field for field in info.fields if field.encode_name not in ("status", "name", "apiVersion", "kind")]
+        fields = [
+            field
+            for field in info.fields
+            if field.encode_name not in ("status", "name", "apiVersion", "kind")
+        ]
         if not fields:
             return value
         field = self.random.choice(fields)
         new = {field.encode_name: self.of_type(field.type, 0)}
-        return {**value, **new} if not path else edited(value, path, lambda step, old: {step: {**old, **new}})
+        return (
+            {**value, **new}
+            if not path
+            else edited(value, path, lambda step, old: {step: {**old, **new}})
+        )
 
     def of_type(self, info: inspect.Type, depth: int) -> Any:
         """Something that fits a type; deep below no more than it must have."""
@@ -180,20 +244,31 @@ class Chance:
             return examples[0] if examples else self.of_type(info.type, depth)
         match info:
             case inspect.StructType():
-                wanted = [field for field in info.fields if field.required or chance.random() < 0.3 / (depth + 1)]
+                wanted = [
+                    field
+                    for field in info.fields
+                    if field.required or chance.random() < 0.3 / (depth + 1)
+                ]
                 return {field.encode_name: self.of_type(field.type, depth + 1) for field in wanted}
             case inspect.DictType():
                 return {
-                    chance.choice(["app", "zone"]): self.of_type(info.value_type, depth + 1) for _ in range(chance.choice([0, 1, 1, 2]))
+                    chance.choice(["app", "zone"]): self.of_type(info.value_type, depth + 1)
+                    for _ in range(chance.choice([0, 1, 1, 2]))
                 }
             case inspect.VarTupleType() | inspect.ListType():
-                return [self.of_type(info.item_type, depth + 1) for _ in range(max(info.min_length or 0, chance.choice([0, 1, 1, 2])))]
+                return [
+                    self.of_type(info.item_type, depth + 1)
+                    for _ in range(max(info.min_length or 0, chance.choice([0, 1, 1, 2])))
+                ]
             case inspect.UnionType():
                 return self.of_type(chance.choice(info.types), depth)
             case inspect.LiteralType():
                 return chance.choice(info.values)
             case inspect.IntType():
-                least, most = info.ge if info.ge is not None else -2, info.le if info.le is not None else 2**63
+                least, most = (
+                    info.ge if info.ge is not None else -2,
+                    info.le if info.le is not None else 2**63,
+                )
                 return chance.choice([least, least + 1, 3, 80, 8080, most])
             case inspect.BoolType():
                 return chance.random() < 0.5
@@ -206,7 +281,13 @@ class Chance:
 
 def paths(value: Any, here: Path_ = ()) -> list[Path_]:
     """Every place in a document."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [here, *(path for step, item in inside for path in paths(item, (*here, step)))]
 
 
@@ -224,13 +305,19 @@ def edited(value: Any, path: Path_, edit: Any) -> Any:
         pair
         for step, item in items
         for pair in (
-            ((step, item),) if step != first else ((step, edited(item, tuple(rest), edit)),) if rest else tuple(edit(step, item).items())
+            ((step, item),)
+            if step != first
+            else ((step, edited(item, tuple(rest), edit)),)
+            if rest
+            else tuple(edit(step, item).items())
         )
     ]
     return dict(made) if isinstance(value, dict) else [item for _, item in made]
 
 
-def structs_in(value: Any, info: inspect.Type, here: Path_ = ()) -> Iterator[tuple[Path_, inspect.StructType]]:
+def structs_in(
+    value: Any, info: inspect.Type, here: Path_ = ()
+) -> Iterator[tuple[Path_, inspect.StructType]]:
     """(place, type) of each mapping in a document that is one of the API's types."""
     if isinstance(info, inspect.Metadata):
         info = info.type
@@ -239,7 +326,9 @@ def structs_in(value: Any, info: inspect.Type, here: Path_ = ()) -> Iterator[tup
             yield here, info
             for field in info.fields:
                 if field.encode_name in value:
-                    yield from structs_in(value[field.encode_name], field.type, (*here, field.encode_name))
+                    yield from structs_in(
+                        value[field.encode_name], field.type, (*here, field.encode_name)
+                    )
         case inspect.VarTupleType() | inspect.ListType() if isinstance(value, list):
             for index, item in enumerate(value):
                 yield from structs_in(item, info.item_type, (*here, index))
@@ -252,7 +341,10 @@ def structs_in(value: Any, info: inspect.Type, here: Path_ = ()) -> Iterator[tup
 def bounded(value: Any) -> Any:
     """The document with a few pods where many would be right."""
     if isinstance(value, dict):
-        return {key: MOST if key in MANY and _is_many(item) else bounded(item) for key, item in value.items()}
+        return {
+            key: MOST if key in MANY and _is_many(item) else bounded(item)
+            for key, item in value.items()
+        }
     return [bounded(item) for item in value] if isinstance(value, list) else value
 
 

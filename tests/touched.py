@@ -12,7 +12,16 @@ from typing import Final
 
 ROOT = Path(__file__).parents[1]
 
-SERVICES: Final = ("flows", "ways_in", "udp_flows", "random_edits", "shares", "switching", "traffic_distribution", "kube_proxy")
+SERVICES: Final = (
+    "flows",
+    "ways_in",
+    "udp_flows",
+    "random_edits",
+    "shares",
+    "switching",
+    "traffic_distribution",
+    "kube_proxy",
+)
 WORKLOADS: Final = (
     "workloads",
     "jobs",
@@ -38,7 +47,17 @@ LIFE: Final = (
     "diff",
     "clock",
 )
-COMMANDS: Final = ("screens", "habits", "completion", "only_lab", "manifests", "docs", "cases", "first_days", "lab_list")
+COMMANDS: Final = (
+    "screens",
+    "habits",
+    "completion",
+    "only_lab",
+    "manifests",
+    "docs",
+    "cases",
+    "first_days",
+    "lab_list",
+)
 ANY: Final = ("manifests", "life", "screens", "flows")
 """For files that no entry of TOUCHES names."""
 
@@ -70,7 +89,17 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/hoststate/": ("changes", "script", "flows", "switching", "diff"),
     "kubenetlab/hoststate/rules/bpf": ("ebpf", "direct_return"),
     "kubenetlab/hoststate/nexthop": ("load_balancers",),
-    "kubenetlab/kernel/": ("life", "faults", "killing", "changes", "limits", "sandboxed", "rootless", "inheritance", "diff"),
+    "kubenetlab/kernel/": (
+        "life",
+        "faults",
+        "killing",
+        "changes",
+        "limits",
+        "sandboxed",
+        "rootless",
+        "inheritance",
+        "diff",
+    ),
     "kubenetlab/cli/objects/exec_shell_scale": ("inside", "containers"),
     "kubenetlab/kernel/processes/cgroups": ("resource_limits",),
     "kubenetlab/kernel/processes/rlimits": ("resource_limits",),
@@ -86,7 +115,14 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/lab/uplink": ("uplink",),
     "kubenetlab/observe/": ("screens", "manifests", "flows", "cases", "targets", "inspect_objects"),
     "kubenetlab/observe/forwarding": ("port_forward",),
-    "kubenetlab/programs/": ("containers", "workloads", "jobs", "termination", "netexec", "container_lives"),
+    "kubenetlab/programs/": (
+        "containers",
+        "workloads",
+        "jobs",
+        "termination",
+        "netexec",
+        "container_lives",
+    ),
     "kubenetlab/programs/dns": ("dns", "cases"),
     "kubenetlab/programs/zone": ("dns", "cases"),
     "kubenetlab/kernel/processes/permissions": ("podman",),
@@ -102,7 +138,12 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "README.md": ("docs",),
 }
 """Beginning of a file's path → names of modules of tests/labs. Every entry counts with which a path begins."""
-KERNEL: Final = ("kubenetlab/hoststate/", "kubenetlab/kernel/", "kubenetlab/bpf/", "kubenetlab/datapath/proxy/")
+KERNEL: Final = (
+    "kubenetlab/hoststate/",
+    "kubenetlab/kernel/",
+    "kubenetlab/bpf/",
+    "kubenetlab/datapath/proxy/",
+)
 """Beginnings of the paths that tests/kernel is about."""
 ELSEWHERE: Final = ("names", "sctp")
 """Modules that no single part of the project touches."""
@@ -116,11 +157,18 @@ def touched_tests(changed: Iterable[str]) -> Iterator[str]:
             found[path] = None
         if path.startswith(KERNEL):
             found["tests/kernel"] = None
-        names = [name for beginning, some in TOUCHES.items() if path.startswith(beginning) for name in some]
+        names = [
+            name
+            for beginning, some in TOUCHES.items()
+            if path.startswith(beginning)
+            for name in some
+        ]
         if not names and path.startswith("kubenetlab/"):
             names = list(ANY)
         found |= dict.fromkeys(f"tests/labs/test_{name}.py" for name in names)
-    yield from sorted(path for path in found if not (path.startswith("tests/kernel/") and "tests/kernel" in found))
+    yield from sorted(
+        path for path in found if not (path.startswith("tests/kernel/") and "tests/kernel" in found)
+    )
 
 
 def changed_files() -> list[str]:
@@ -133,7 +181,9 @@ def changed_files() -> list[str]:
 
 
 def _git(*words: str) -> list[str]:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    return subprocess.run(
+        ["git", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
 
 
 if __name__ == "__main__":

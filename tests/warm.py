@@ -41,7 +41,13 @@ class Server:
         ours, theirs = socket.socketpair()
         with theirs:
             line = [sys.executable, "-m", "tests.warm", str(theirs.fileno()), _ROOM]
-            self._process = subprocess.Popen(line, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+            self._process = subprocess.Popen(
+                line,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
         self._socket = ours
         self._lock = threading.Lock()
 
@@ -54,18 +60,34 @@ class Server:
         environment: Mapping[str, str] = os.environ,
     ) -> subprocess.CompletedProcess[str]:
         """Run `kubenetlab WORDS…` as subprocess.run() does; raise subprocess.TimeoutExpired as that does."""
-        request = {"words": list(words), "cwd": str(cwd or Path.cwd()), "environment": dict(environment)}
+        request = {
+            "words": list(words),
+            "cwd": str(cwd or Path.cwd()),
+            "environment": dict(environment),
+        }
         ours, theirs = socket.socketpair()
-        with ours, tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with (
+            ours,
+            tempfile.TemporaryFile() as stdin,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
             stdin.write((given or "").encode())
             stdin.seek(0)
             with theirs:
-                self._send(json.dumps(request).encode(), [stream.fileno() for stream in (stdin, out, err, theirs)])
+                self._send(
+                    json.dumps(request).encode(),
+                    [stream.fileno() for stream in (stdin, out, err, theirs)],
+                )
             pid = _number(ours)
             if not select.select([ours], [], [], timeout_s)[0]:
                 os.kill(pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(["kubenetlab", *words], timeout_s, _content(out), _content(err))
-            return subprocess.CompletedProcess(["kubenetlab", *words], _number(ours), _content(out), _content(err))
+                raise subprocess.TimeoutExpired(
+                    ["kubenetlab", *words], timeout_s, _content(out), _content(err)
+                )
+            return subprocess.CompletedProcess(
+                ["kubenetlab", *words], _number(ours), _content(out), _content(err)
+            )
 
     def _send(self, request: bytes, descriptors: Sequence[int]) -> None:
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
@@ -130,7 +152,9 @@ def _reap(running: dict[int, socket.socket]) -> None:
             return
         with running.pop(pid) as connection:
             try:
-                connection.send(os.waitstatus_to_exitcode(status).to_bytes(_LENGTH_BYTES, "big", signed=True))
+                connection.send(
+                    os.waitstatus_to_exitcode(status).to_bytes(_LENGTH_BYTES, "big", signed=True)
+                )
             except OSError:
                 pass  # the test has given it up
 

@@ -7,7 +7,15 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from kubenetlab.api.meta import Condition, Labels, LabelSelector, ObjectMeta, Record, Resource, Unmodelled
+from kubenetlab.api.meta import (
+    Condition,
+    Labels,
+    LabelSelector,
+    ObjectMeta,
+    Record,
+    Resource,
+    Unmodelled,
+)
 from kubenetlab.api.pods import PodTemplateSpec
 
 MAX_REPLICAS = 20_000
@@ -84,7 +92,12 @@ class ReplicationController(Resource, frozen=True):
     status: ReplicaSetStatus = ReplicaSetStatus()
 
 
-Percentage = Annotated[str, Meta(pattern=r"^[0-9]+%$", title="a number of pods or a percentage such as 25%", examples=["25%"])]
+Percentage = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9]+%$", title="a number of pods or a percentage such as 25%", examples=["25%"]
+    ),
+]
 Pods = Annotated[int, Meta(ge=0, title="a number of pods")]
 
 

@@ -87,4 +87,11 @@ class Job(Resource, frozen=True):
     @property
     def outcome(self) -> str:
         """How it ended, Complete or Failed; empty while it goes on."""
-        return next((c.type for c in self.status.conditions if c.type in ("Complete", "Failed") and c.status == "True"), "")
+        return next(
+            (
+                c.type
+                for c in self.status.conditions
+                if c.type in ("Complete", "Failed") and c.status == "True"
+            ),
+            "",
+        )

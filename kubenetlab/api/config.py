@@ -28,7 +28,10 @@ Network = IPv4Network | IPv6Network
 NODE_SUBNETS: Final = {4: ip_network("172.18.0.0/16"), 6: ip_network("fd00:172:18::/64")}
 """By IP version, as all that follow."""
 INTERNET_SUBNETS: Final = {4: ip_network("198.51.100.0/24"), 6: ip_network("2001:db8:51:100::/64")}
-LOAD_BALANCER_SUBNETS: Final = {4: ip_network("203.0.113.0/24"), 6: ip_network("2001:db8:0:113::/112")}
+LOAD_BALANCER_SUBNETS: Final = {
+    4: ip_network("203.0.113.0/24"),
+    6: ip_network("2001:db8:0:113::/112"),
+}
 POD_SUBNETS: Final = {4: "10.244.0.0/16", 6: "fd00:10:244::/56"}
 SERVICE_SUBNETS: Final = {4: "10.96.0.0/16", 6: "fd00:10:96::/112"}
 
@@ -37,7 +40,12 @@ VERSIONS: Final[Mapping[str, tuple[int, ...]]] = {"ipv4": (4,), "ipv6": (6,), "d
 
 
 AddressNumber = Annotated[
-    int, Meta(ge=2, le=2**63 - 1, title="the number of an address in a node's range (0 is the network, 1 the gateway)")
+    int,
+    Meta(
+        ge=2,
+        le=2**63 - 1,
+        title="the number of an address in a node's range (0 is the network, 1 the gateway)",
+    ),
 ]
 
 
@@ -181,7 +189,11 @@ class ClusterConfig(Resource, frozen=True):
     is_namespaced = False
 
     metadata: ObjectMeta = ObjectMeta()
-    nodes: tuple[NodeConfig, ...] = (NodeConfig(role="control-plane"), NodeConfig(role="worker"), NodeConfig(role="worker"))
+    nodes: tuple[NodeConfig, ...] = (
+        NodeConfig(role="control-plane"),
+        NodeConfig(role="worker"),
+        NodeConfig(role="worker"),
+    )
     """Without any: a control plane and two workers; in kind's document a control plane alone."""
     networking: Networking = Networking()
     fabric: Fabric = Fabric()
@@ -228,4 +240,6 @@ def mode_and_options(value: str | Mapping[str, Any]) -> tuple[str, Mapping[str, 
     """(name, options) of a mode written as a name or as a mapping with `type`."""
     if isinstance(value, str):
         return value, {}
-    return str(value.get("type", "")), {key: option for key, option in value.items() if key != "type"}
+    return str(value.get("type", "")), {
+        key: option for key, option in value.items() if key != "type"
+    }

@@ -103,7 +103,10 @@ class Node(Resource, frozen=True):
 
     @property
     def is_ready(self) -> bool:
-        return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
+        return any(
+            condition.type == "Ready" and condition.status == "True"
+            for condition in self.status.conditions
+        )
 
 
 class ServicePort(Record, frozen=True):
@@ -234,7 +237,11 @@ class Service(Resource, frozen=True):
     @property
     def virtual_ips(self) -> tuple[str, ...]:
         """Those of them that nodes take in themselves (ipMode VIP)."""
-        return tuple(ingress.ip for ingress in self.status.load_balancer.ingress if ingress.ip and ingress.ip_mode == "VIP")
+        return tuple(
+            ingress.ip
+            for ingress in self.status.load_balancer.ingress
+            if ingress.ip and ingress.ip_mode == "VIP"
+        )
 
 
 class ObjectReference(Record, frozen=True):

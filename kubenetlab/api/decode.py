@@ -46,8 +46,13 @@ def decode(document: Mapping[str, Any], type_: type[T]) -> Decoded[T]:
         pruned = without_nulls(document)
     findings = tuple(_compare(pruned, inspect.type_info(type_), ()))
     if all(finding.is_unknown_field for finding in findings):
-        return Decoded(msgspec.convert(_without(pruned, {finding.path for finding in findings}), type_), findings)
-    return Decoded(None, findings, msgspec.convert(_repaired(pruned, inspect.type_info(type_)), type_))
+        return Decoded(
+            msgspec.convert(_without(pruned, {finding.path for finding in findings}), type_),
+            findings,
+        )
+    return Decoded(
+        None, findings, msgspec.convert(_repaired(pruned, inspect.type_info(type_)), type_)
+    )
 
 
 def is_beside(path: Path, others: Iterable[Path]) -> bool:
@@ -93,7 +98,11 @@ def without_nulls(value: Any) -> Any:
 
 def _without(value: Any, paths: set[Path], here: Path = ()) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without(item, paths, (*here, key)) for key, item in value.items() if (*here, key) not in paths}
+        return {
+            key: _without(item, paths, (*here, key))
+            for key, item in value.items()
+            if (*here, key) not in paths
+        }
     if isinstance(value, list):
         return [_without(item, paths, (*here, index)) for index, item in enumerate(value)]
     return value
@@ -123,19 +132,32 @@ def _compare(value: Any, info: inspect.Type, path: Path) -> Iterator[Finding]:
                 return
             least = info.min_length or 0
             if len(value) < least or (info.max_length is not None and len(value) > info.max_length):
-                yield Finding(path, f"wanted a list of {least} to {info.max_length} entries, found {len(value)}")
+                yield Finding(
+                    path,
+                    f"wanted a list of {least} to {info.max_length} entries, found {len(value)}",
+                )
             for index, item in enumerate(value):
                 yield from _compare(item, info.item_type, (*path, index))
         case inspect.LiteralType():
             if value not in info.values:
                 known = ", ".join(str(option) for option in info.values if option != "")
-                guess = did_you_mean(value, [str(option) for option in info.values]) if isinstance(value, str) else ""
+                guess = (
+                    did_you_mean(value, [str(option) for option in info.values])
+                    if isinstance(value, str)
+                    else ""
+                )
                 yield Finding(path, f"wanted one of {known}, found {found(value)}{guess}")
         case inspect.IntType():
             if isinstance(value, bool) or not isinstance(value, int):
                 yield Finding(path, f"wanted {title or 'a whole number'}, found {found(value)}")
-            elif (info.ge is not None and value < info.ge) or (info.le is not None and value > info.le):
-                span = f"from {info.ge} to {info.le}" if info.le is not None else f"of at least {info.ge}"
+            elif (info.ge is not None and value < info.ge) or (
+                info.le is not None and value > info.le
+            ):
+                span = (
+                    f"from {info.ge} to {info.le}"
+                    if info.le is not None
+                    else f"of at least {info.ge}"
+                )
                 yield Finding(path, f"wanted {title or 'a whole number'} {span}, found {value}")
         case inspect.FloatType():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -150,7 +172,10 @@ def _compare(value: Any, info: inspect.Type, path: Path) -> Iterator[Finding]:
             elif info.min_length and len(value) < info.min_length:
                 yield Finding(path, f"wanted {title or 'a string'}, found an empty string")
             elif info.pattern and not re.search(info.pattern, value):
-                yield Finding(path, f"wanted {title or f'something like {info.pattern}'}, found {found(value)}")
+                yield Finding(
+                    path,
+                    f"wanted {title or f'something like {info.pattern}'}, found {found(value)}",
+                )
 
 
 def _repaired(value: Any, info: inspect.Type) -> Any:
@@ -159,14 +184,25 @@ def _repaired(value: Any, info: inspect.Type) -> Any:
     match info:
         case inspect.StructType() if isinstance(value, Mapping):
             fields = {field.encode_name: field for field in info.fields}
-            kept = {name: _repaired(item, fields[name].type) for name, item in value.items() if name in fields}
-            missing = {name: _sample(field.type) for name, field in fields.items() if field.required and name not in value}
+            kept = {
+                name: _repaired(item, fields[name].type)
+                for name, item in value.items()
+                if name in fields
+            }
+            missing = {
+                name: _sample(field.type)
+                for name, field in fields.items()
+                if field.required and name not in value
+            }
             return kept | missing
         case inspect.DictType() if isinstance(value, Mapping):
             return {key: _repaired(item, info.value_type) for key, item in value.items()}
         case inspect.VarTupleType() | inspect.ListType() if isinstance(value, list):
             enough = max(0, (info.min_length or 0) - len(value))
-            return [*(_repaired(item, info.item_type) for item in value), *[_sample(info.item_type)] * enough][: info.max_length]
+            return [
+                *(_repaired(item, info.item_type) for item in value),
+                *[_sample(info.item_type)] * enough,
+            ][: info.max_length]
         case inspect.UnionType():
             fitting = next((option for option in info.types if _fits(value, option)), None)
             return _repaired(value, fitting) if fitting is not None else _sample(info)
@@ -175,12 +211,18 @@ def _repaired(value: Any, info: inspect.Type) -> Any:
 
 def _sample(info: inspect.Type) -> Any:
     """Something that fits a type; where a pattern decides, the type brings an example."""
-    if isinstance(info, inspect.Metadata) and info.extra_json_schema and "examples" in info.extra_json_schema:
+    if (
+        isinstance(info, inspect.Metadata)
+        and info.extra_json_schema
+        and "examples" in info.extra_json_schema
+    ):
         return info.extra_json_schema["examples"][0]
     info = _bare(info)
     match info:
         case inspect.StructType():
-            return {field.encode_name: _sample(field.type) for field in info.fields if field.required}
+            return {
+                field.encode_name: _sample(field.type) for field in info.fields if field.required
+            }
         case inspect.VarTupleType() | inspect.ListType():
             return [_sample(info.item_type)] * (info.min_length or 0)
         case inspect.DictType():
@@ -206,7 +248,9 @@ def _compare_union(value: Any, info: inspect.UnionType, path: Path) -> Iterator[
     elif len(options) == 1:
         yield from _compare(value, options[0], path)
     else:
-        yield Finding(path, f"wanted {' or '.join(_noun(option) for option in options)}, found {found(value)}")
+        yield Finding(
+            path, f"wanted {' or '.join(_noun(option) for option in options)}, found {found(value)}"
+        )
 
 
 def _compare_struct(value: Any, info: inspect.StructType, path: Path) -> Iterator[Finding]:
@@ -218,7 +262,9 @@ def _compare_struct(value: Any, info: inspect.StructType, path: Path) -> Iterato
         if name in fields:
             yield from _compare(item, fields[name].type, (*path, name))
         else:
-            yield Finding((*path, name), f"unknown field{did_you_mean(name, fields)}", is_unknown_field=True)
+            yield Finding(
+                (*path, name), f"unknown field{did_you_mean(name, fields)}", is_unknown_field=True
+            )
     for name, field in fields.items():
         if field.required and name not in value:
             yield Finding((*path, name), "required, but missing")
@@ -240,7 +286,11 @@ def _fits(value: Any, info: inspect.Type) -> bool:
 
 
 def _noun(info: inspect.Type) -> str:
-    if isinstance(info, inspect.Metadata) and info.extra_json_schema and "title" in info.extra_json_schema:
+    if (
+        isinstance(info, inspect.Metadata)
+        and info.extra_json_schema
+        and "title" in info.extra_json_schema
+    ):
         return str(info.extra_json_schema["title"])
     match _bare(info):
         case inspect.IntType():

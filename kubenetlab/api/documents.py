@@ -77,7 +77,12 @@ def read_documents(file: str, data: bytes) -> tuple[list[Document], list[Problem
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         return [], [
-            Problem(f"not UTF-8: byte 0x{data[error.start]:02x} cannot be read", file=file, line=line, hints=("save the file as UTF-8",))
+            Problem(
+                f"not UTF-8: byte 0x{data[error.start]:02x} cannot be read",
+                file=file,
+                line=line,
+                hints=("save the file as UTF-8",),
+            )
         ]
     text = _INNER_BOM.sub("", text.replace("\r\n", "\n"))
     documents: list[Document] = []
@@ -86,7 +91,14 @@ def read_documents(file: str, data: bytes) -> tuple[list[Document], list[Problem
         try:
             value = _parse(part)
         except _ReadError as error:
-            problems.append(Problem(error.message, file=file, line=first_line + _line(part, error.index), hints=error.hints))
+            problems.append(
+                Problem(
+                    error.message,
+                    file=file,
+                    line=first_line + _line(part, error.index),
+                    hints=error.hints,
+                )
+            )
         else:
             if value is not None:
                 documents.append(Document(file, first_line, part, value))
@@ -142,11 +154,19 @@ def _json_starts(text: str) -> list[int]:
 def _parse(text: str) -> Any:
     if text.lstrip().startswith(("{", "[")):
         try:
-            value = json.loads(text, object_pairs_hook=_unique, parse_int=_bounded, parse_float=_finite, parse_constant=_finite)
+            value = json.loads(
+                text,
+                object_pairs_hook=_unique,
+                parse_int=_bounded,
+                parse_float=_finite,
+                parse_constant=_finite,
+            )
             if is_deeper(value, MAX_DEPTH):
                 raise _ReadError(f"nested deeper than {MAX_DEPTH} levels")
             if "\\u" in text:
-                json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character
+                json.dumps(
+                    value, ensure_ascii=False
+                ).encode()  # half a surrogate pair is no character
             return value
         except RecursionError:
             raise _ReadError(f"nested deeper than {MAX_DEPTH} levels") from None
@@ -163,12 +183,16 @@ def _parse(text: str) -> Any:
         value = loader.construct_document(node)
         if loader.check_node():
             second: Any = loader.get_node()
-            raise _ReadError("a second document begins here without a --- line", second.start_mark.index)
+            raise _ReadError(
+                "a second document begins here without a --- line", second.start_mark.index
+            )
         return value
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(text, error) from None
     except yaml.reader.ReaderError as error:
-        raise _ReadError(f"control character #x{error.character:04x} is not allowed in YAML", error.position) from None
+        raise _ReadError(
+            f"control character #x{error.character:04x} is not allowed in YAML", error.position
+        ) from None
     finally:
         loader.dispose()
 
@@ -178,7 +202,10 @@ def is_deeper(value: Any, levels: int) -> bool:
     level: list[Any] = [value]
     for _ in range(levels):
         level = [
-            item for outer in level if isinstance(outer, (dict, list)) for item in (outer.values() if isinstance(outer, dict) else outer)
+            item
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for item in (outer.values() if isinstance(outer, dict) else outer)
         ]
         level = [item for item in level if isinstance(item, (dict, list))]
         if not level:
@@ -206,7 +233,10 @@ def _check_depth(text: str) -> None:
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > MAX_DEPTH:
-                    raise _ReadError(f"nested deeper than {MAX_DEPTH} levels", event.start_mark.index if event.start_mark else 0)
+                    raise _ReadError(
+                        f"nested deeper than {MAX_DEPTH} levels",
+                        event.start_mark.index if event.start_mark else 0,
+                    )
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
     except yaml.YAMLError:
@@ -222,10 +252,16 @@ def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
             raise _ReadError("an alias refers to the value that contains it", node.start_mark.index)
         return known[id(node)]
     known[id(node)] = -1
-    children: Sequence[yaml.Node] = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+    children: Sequence[yaml.Node] = (
+        [part for pair in node.value for part in pair]
+        if isinstance(node, yaml.MappingNode)
+        else node.value
+    )
     size = 1 + sum(_expanded_size(child, known) for child in children)
     if size > MAX_NODES:
-        raise _ReadError(f"its aliases expand to more than {MAX_NODES} values", node.start_mark.index)
+        raise _ReadError(
+            f"its aliases expand to more than {MAX_NODES} values", node.start_mark.index
+        )
     known[id(node)] = size
     return size
 
@@ -247,8 +283,15 @@ def _syntax_error(text: str, error: yaml.MarkedYAMLError) -> _ReadError:
     index = mark.index if mark else 0
     shown = text.split("\n")[_line(text, index)]
     if "\t" in shown[: len(shown) - len(shown.lstrip())]:
-        return _ReadError("a tab in the indentation; YAML allows only spaces there", index, (shown.replace("\t", "→"),))
-    hints = (_shortened(shown.strip()) if shown.strip() else "", _SYNTAX_HINTS.get(error.problem or "", ""))
+        return _ReadError(
+            "a tab in the indentation; YAML allows only spaces there",
+            index,
+            (shown.replace("\t", "→"),),
+        )
+    hints = (
+        _shortened(shown.strip()) if shown.strip() else "",
+        _SYNTAX_HINTS.get(error.problem or "", ""),
+    )
     return _ReadError(error.problem or str(error), index, tuple(hint for hint in hints if hint))
 
 
@@ -265,9 +308,13 @@ class _Loader(yaml.CSafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a plain word", key.start_mark
+                )
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f'the key "{key.value}" stands here a second time', key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'the key "{key.value}" stands here a second time', key.start_mark
+                )
             seen.add(key.value)
         self.flatten_mapping(node)
         return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
@@ -275,15 +322,23 @@ class _Loader(yaml.CSafeLoader):
 
 _TAG = "tag:yaml.org,2002:"
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_TAG + "timestamp", _TAG + "int", _TAG + "float")]
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in (_TAG + "timestamp", _TAG + "int", _TAG + "float")
+    ]
     for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
-    _TAG + "int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0[0-7_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)$"), list("-+0123456789")
+    _TAG + "int",
+    re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0[0-7_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)$"),
+    list("-+0123456789"),
 )
 _Loader.add_implicit_resolver(
     _TAG + "float",
-    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    re.compile(
+        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -324,9 +379,17 @@ def _finite(text: str) -> float:
 
 def _unfitting(node: Any) -> yaml.constructor.ConstructorError:
     """The error for a value that is not what its tag says, or that JSON, and so Kubernetes, cannot hold."""
-    shown = f'"{node.value[:20]}{"…" * (len(node.value) > 20)}"' if isinstance(node, yaml.ScalarNode) else f"this {node.id}"
+    shown = (
+        f'"{node.value[:20]}{"…" * (len(node.value) > 20)}"'
+        if isinstance(node, yaml.ScalarNode)
+        else f"this {node.id}"
+    )
     wanted = _NOUNS.get(node.tag)
-    message = f"{shown} is no {wanted}" if wanted else f"the tag {node.tag.replace(_TAG, '!!')} is not for Kubernetes manifests"
+    message = (
+        f"{shown} is no {wanted}"
+        if wanted
+        else f"the tag {node.tag.replace(_TAG, '!!')} is not for Kubernetes manifests"
+    )
     return yaml.constructor.ConstructorError(None, None, message, node.start_mark)
 
 
@@ -334,7 +397,13 @@ def _refused(_: Any, node: Any) -> Any:
     raise _unfitting(node)
 
 
-_NOUNS = {_TAG + "int": "number", _TAG + "float": "number", _TAG + "bool": "boolean", _TAG + "map": "mapping", _TAG + "seq": "list"}
+_NOUNS = {
+    _TAG + "int": "number",
+    _TAG + "float": "number",
+    _TAG + "bool": "boolean",
+    _TAG + "map": "mapping",
+    _TAG + "seq": "list",
+}
 _Loader.yaml_constructors = {
     tag: construct
     for tag, construct in yaml.CSafeLoader.yaml_constructors.items()
@@ -342,7 +411,9 @@ _Loader.yaml_constructors = {
 }
 _Loader.add_constructor(_TAG + "int", _scalar(_integer))
 _Loader.add_constructor(_TAG + "float", _scalar(_finite))
-_Loader.add_constructor(_TAG + "bool", _scalar(lambda text: yaml.CSafeLoader.bool_values[text.lower()]))
+_Loader.add_constructor(
+    _TAG + "bool", _scalar(lambda text: yaml.CSafeLoader.bool_values[text.lower()])
+)
 _Loader.add_constructor(None, _refused)
 
 

@@ -117,4 +117,6 @@ def sealed(secret: Secret) -> Secret:
 
 def expand(text: str, values: Mapping[str, str]) -> str:
     """`$(NAME)` by its value, as it stands where there is none; `$$` is a dollar."""
-    return _REFERENCE.sub(lambda match: "$" if match[0] == "$$" else values.get(match[1], match[0]), text)
+    return _REFERENCE.sub(
+        lambda match: "$" if match[0] == "$$" else values.get(match[1], match[0]), text
+    )

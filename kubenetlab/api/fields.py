@@ -48,7 +48,11 @@ class Field(Struct, frozen=True):
     @property
     def note(self) -> str:
         """What is written under it, and whether it has an effect."""
-        return self.doc if self.is_modelled else "\n".join(part for part in (self.doc, WITHOUT_EFFECT) if part)
+        return (
+            self.doc
+            if self.is_modelled
+            else "\n".join(part for part in (self.doc, WITHOUT_EFFECT) if part)
+        )
 
 
 class Line(Struct, frozen=True):
@@ -111,8 +115,18 @@ def versions_of(kind: type[Resource]) -> tuple[str, ...]:
 def fields_of(kind: type[Resource]) -> tuple[Field, ...]:
     """The fields at the top of a kind's documents; the Cluster document has its name there, and no metadata."""
     head = (
-        Field("apiVersion", inspect.LiteralType(versions_of(kind)), "The API group, and which version of it.", is_required=True),
-        Field("kind", inspect.LiteralType((kind.kind,)), "What this document describes.", is_required=True),
+        Field(
+            "apiVersion",
+            inspect.LiteralType(versions_of(kind)),
+            "The API group, and which version of it.",
+            is_required=True,
+        ),
+        Field(
+            "kind",
+            inspect.LiteralType((kind.kind,)),
+            "What this document describes.",
+            is_required=True,
+        ),
     )
     own = fields_of_struct(kind)
     if kind is not ClusterConfig:
@@ -128,7 +142,13 @@ def fields_of_struct(type_: type[Struct]) -> tuple[Field, ...]:
     info = inspect.type_info(type_)
     assert isinstance(info, inspect.StructType)
     return tuple(
-        Field(field.encode_name, _without_null(field.type), docs.get(field.name, ""), field.required, _default(field))
+        Field(
+            field.encode_name,
+            _without_null(field.type),
+            docs.get(field.name, ""),
+            field.required,
+            _default(field),
+        )
         for field in info.fields
     )
 
@@ -181,13 +201,19 @@ def bounds(field: Field) -> Iterator[str]:
         yield limit
     if isinstance(field.default, bool):
         yield f"default {str(field.default).lower()}"
-    elif isinstance(field.default, (int, float)) or (isinstance(field.default, str) and field.default):
+    elif isinstance(field.default, (int, float)) or (
+        isinstance(field.default, str) and field.default
+    ):
         yield f"default {field.default}"
 
 
 def meaning(field: Field) -> str:
     """What is written under the field, and what its type is."""
-    return "\n".join(part for part in (field.note, *(class_doc(struct) for struct in structs_in(field.type))) if part)
+    return "\n".join(
+        part
+        for part in (field.note, *(class_doc(struct) for struct in structs_in(field.type)))
+        if part
+    )
 
 
 def class_doc(type_: type) -> str:
@@ -217,7 +243,9 @@ def _docs_of_module(name: str) -> Mapping[str, Mapping[str, str]]:
             field.target.id: cleandoc(after.value.value)
             for field, after in zip(cls.body, cls.body[1:], strict=False)
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
+            if isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+            and isinstance(after.value.value, str)
         }
         for cls in tree.body
         if isinstance(cls, ast.ClassDef)
@@ -236,7 +264,13 @@ def _limit(info: inspect.Type) -> str:
             values = [str(value) for value in info.values if value != ""]
             return f"one of {', '.join(values)}" if len(values) > 1 else f"always {values[0]}"
         case inspect.IntType():
-            return f"{info.ge} to {info.le}" if info.le is not None else f"{info.ge} or more" if info.ge is not None else ""
+            return (
+                f"{info.ge} to {info.le}"
+                if info.le is not None
+                else f"{info.ge} or more"
+                if info.ge is not None
+                else ""
+            )
         case inspect.StrType():
             if "examples" in extra:
                 return f"a string such as {extra['examples'][0]}"
@@ -259,12 +293,16 @@ def _default(field: inspect.Field) -> Any:
     return None if field.default is msgspec.NODEFAULT else field.default
 
 
-def _unknown_field(kind: type[Resource], steps: list[str], above: Field | None, known: Mapping[str, Field]) -> UsageError:
+def _unknown_field(
+    kind: type[Resource], steps: list[str], above: Field | None, known: Mapping[str, Field]
+) -> UsageError:
     *before, step = steps
     place = ".".join((kind.kind, *before))
     if known:
         modelled = ", ".join(name for name, field in known.items() if field.is_modelled)
-        return UsageError(f'{place} has no field "{step}"{did_you_mean(step, known)}\n  known: {modelled}')
+        return UsageError(
+            f'{place} has no field "{step}"{did_you_mean(step, known)}\n  known: {modelled}'
+        )
     assert above is not None
     if not above.is_modelled:
         return UsageError(f'{place} is kept as it was given: the lab knows no field "{step}" of it')

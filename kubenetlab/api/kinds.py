@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from kubenetlab.api import builtin
-from kubenetlab.api.apps import DaemonSet, Deployment, ReplicaSet, ReplicationController, StatefulSet
+from kubenetlab.api.apps import (
+    DaemonSet,
+    Deployment,
+    ReplicaSet,
+    ReplicationController,
+    StatefulSet,
+)
 from kubenetlab.api.batch import Job
 from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.core import Event, Namespace, Node, Service
@@ -62,7 +68,9 @@ def group_of(api_version: str) -> str:
 
 def writable(document: Mapping[str, Any]) -> type[Resource] | None:
     """The type of a document; None for a kind that the lab does not model, such as another group's of the same name."""
-    return _BY_GROUP.get((group_of(str(document.get("apiVersion", ""))), str(document.get("kind", ""))))
+    return _BY_GROUP.get(
+        (group_of(str(document.get("apiVersion", ""))), str(document.get("kind", "")))
+    )
 
 
 def qualified_kind(document: Mapping[str, Any]) -> str:
@@ -93,4 +101,6 @@ _BY_GROUP = {(group_of(kind.api_version), kind.kind): kind for kind in WRITABLE}
     (group, ClusterConfig.kind): ClusterConfig for group in _CONFIG_GROUPS
 }
 _PLAIN_GROUPS = {*(group_of(version) for version in builtin.KINDS), *_CONFIG_GROUPS}
-_BY_WORD = {word: kind for kind in SERVED for word in (kind.kind.lower(), kind.plural, *kind.short_names)}
+_BY_WORD = {
+    word: kind for kind in SERVED for word in (kind.kind.lower(), kind.plural, *kind.short_names)
+}

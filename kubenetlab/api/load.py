@@ -15,7 +15,13 @@ from typing import Any, Final
 from msgspec import Struct, structs
 
 from kubenetlab.api import builtin
-from kubenetlab.api.config import API_VERSIONS, POD_SUBNETS, SERVICE_SUBNETS, VERSIONS, ClusterConfig
+from kubenetlab.api.config import (
+    API_VERSIONS,
+    POD_SUBNETS,
+    SERVICE_SUBNETS,
+    VERSIONS,
+    ClusterConfig,
+)
 from kubenetlab.api.decode import Decoded, Finding, decode, format_path, found, is_beside
 from kubenetlab.api.documents import MAX_BYTES, MAX_DEPTH, Document, Path, is_deeper, read_documents
 from kubenetlab.api.kinds import qualified_kind, writable
@@ -51,7 +57,9 @@ class ManifestObject(Struct, frozen=True):
         """File and line of the object. The path is absolute, so that it stays valid in another working directory."""
         file = self.document.file
         path = os.path.abspath(file) if os.path.exists(file) else file
-        return DocumentSource(os.fsencode(path).decode(errors="replace"), self.document.line_of(self.path))  # a name may be no text
+        return DocumentSource(
+            os.fsencode(path).decode(errors="replace"), self.document.line_of(self.path)
+        )  # a name may be no text
 
     def problem(self, finding: Finding, *, is_warning: bool = False) -> Problem:
         """A finding in this object as a line of a report."""
@@ -75,7 +83,10 @@ class LoadedManifests(Struct, frozen=True):
 
     @property
     def config(self) -> ClusterConfig | None:
-        return next((entry.object for entry in self.entries if isinstance(entry.object, ClusterConfig)), None)
+        return next(
+            (entry.object for entry in self.entries if isinstance(entry.object, ClusterConfig)),
+            None,
+        )
 
     @property
     def without_effect(self) -> Mapping[str, tuple[str, ...]]:
@@ -111,14 +122,24 @@ def load(
             continue
         found_here, faults = read_documents(title, data)
         if not found_here and not faults:
-            problems.append(Problem("holds no document", file=title, is_warning=len(names) != 1 or os.path.isdir(names[0])))
+            problems.append(
+                Problem(
+                    "holds no document",
+                    file=title,
+                    is_warning=len(names) != 1 or os.path.isdir(names[0]),
+                )
+            )
         documents += found_here
         problems += faults
     return load_documents(documents, problems, strict=strict, check=check)
 
 
 def load_documents(
-    documents: Iterable[Document], problems: Iterable[Problem] = (), *, strict: bool = False, check: Check | None = None
+    documents: Iterable[Document],
+    problems: Iterable[Problem] = (),
+    *,
+    strict: bool = False,
+    check: Check | None = None,
 ) -> LoadedManifests:
     """The objects of documents already read; `problems` are those met on the way here."""
     problems = list(problems)
@@ -143,8 +164,14 @@ def title_of(value: Mapping[str, Any]) -> str:
     meta = meta if isinstance(meta, Mapping) else {}
     name = meta.get("name") or value.get("name") or ""
     kind = writable(value)
-    namespace = meta.get("namespace") or ("default" if name and (kind is None or kind.is_namespaced) else "")
-    return f"{value.get('kind', 'object')} {namespace}/{name}" if namespace and name else f"{value.get('kind', 'object')} {name}".strip()
+    namespace = meta.get("namespace") or (
+        "default" if name and (kind is None or kind.is_namespaced) else ""
+    )
+    return (
+        f"{value.get('kind', 'object')} {namespace}/{name}"
+        if namespace and name
+        else f"{value.get('kind', 'object')} {name}".strip()
+    )
 
 
 def _files(names: Sequence[str], problems: list[Problem]) -> Iterator[str]:
@@ -154,18 +181,29 @@ def _files(names: Sequence[str], problems: list[Problem]) -> Iterator[str]:
             yield name
             continue
         try:
-            inside = sorted(os.path.join(name, file) for file in os.listdir(name) if file.endswith(SUFFIXES) and file != "expect.yaml")
+            inside = sorted(
+                os.path.join(name, file)
+                for file in os.listdir(name)
+                if file.endswith(SUFFIXES) and file != "expect.yaml"
+            )
         except OSError as error:
             problems.append(Problem(f"the folder cannot be read: {error.strerror}", file=name))
             continue
         special = {file: kind for file in inside if (kind := _special(file))}
         problems += (
-            Problem(f"is {kind}, not a file", file=file, hints=("name it with -f to read from it",)) for file, kind in special.items()
+            Problem(f"is {kind}, not a file", file=file, hints=("name it with -f to read from it",))
+            for file, kind in special.items()
         )
         if not inside:
-            hint = "folders in it are not read; name them too" if any(entry.is_dir() for entry in os.scandir(name)) else ""
+            hint = (
+                "folders in it are not read; name them too"
+                if any(entry.is_dir() for entry in os.scandir(name))
+                else ""
+            )
             hints = (hint,) if hint else ()
-            problems.append(Problem(f"the folder holds no {', '.join(SUFFIXES)} file", file=name, hints=hints))
+            problems.append(
+                Problem(f"the folder holds no {', '.join(SUFFIXES)} file", file=name, hints=hints)
+            )
         yield from (file for file in inside if file not in special)
 
 
@@ -202,49 +240,86 @@ def _read(file: str) -> bytes:
     if kind != "a FIFO":
         with open(file, "rb") as stream:
             return stream.read(MAX_BYTES + 1)
-    with open(file, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as pipe:
+    with open(
+        file, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)
+    ) as pipe:
         first = pipe.read(1)  # None: there is a writer that has not written yet
         if first == b"":
-            raise OSError(errno.ENXIO, "it is a FIFO into which no process writes; start the writer first, or pipe into `-f -`")
+            raise OSError(
+                errno.ENXIO,
+                "it is a FIFO into which no process writes; start the writer first, or pipe into `-f -`",
+            )
         os.set_blocking(pipe.fileno(), True)
         with os.fdopen(pipe.fileno(), "rb", closefd=False) as rest:
             return (first or b"") + rest.read(MAX_BYTES)
 
 
-def _objects(document: Document, problems: list[Problem]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+def _objects(
+    document: Document, problems: list[Problem]
+) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     """(path, object) of each object in a document; a List holds several."""
     waiting: list[tuple[Path, Any]] = [((), document.value)]
     while waiting:
         path, value = waiting.pop(0)
 
-        def fault(message: str, *below: str | int, hints: tuple[str, ...] = (), path: Path = path, value: Any = value) -> None:
+        def fault(
+            message: str,
+            *below: str | int,
+            hints: tuple[str, ...] = (),
+            path: Path = path,
+            value: Any = value,
+        ) -> None:
             at = path + below
             title = title_of(value) if isinstance(value, Mapping) and value.get("kind") else ""
-            problems.append(Problem(message, format_path(at), title, document.file, document.line_of(at), hints))
+            problems.append(
+                Problem(message, format_path(at), title, document.file, document.line_of(at), hints)
+            )
 
         if not isinstance(value, Mapping):
             fault(f"wanted an object with apiVersion and kind, found {found(value)}")
             continue
-        missing = [field for field in ("apiVersion", "kind") if not isinstance(value.get(field), str) or not value[field]]
+        missing = [
+            field
+            for field in ("apiVersion", "kind")
+            if not isinstance(value.get(field), str) or not value[field]
+        ]
         if missing:
-            fault(f"{' and '.join(missing)} required" + (", but missing" if missing[0] not in value else " as a string"))
+            fault(
+                f"{' and '.join(missing)} required"
+                + (", but missing" if missing[0] not in value else " as a string")
+            )
             continue
         if value["kind"] == "List" and not isinstance(value.get("items") or [], list):
             fault(f"wanted a list, found {found(value['items'])}", "items")
             continue
-        if value["kind"] == "List" or (value["kind"].endswith("List") and isinstance(value.get("items"), list)):
-            waiting[:0] = [((*path, "items", index), item) for index, item in enumerate(value.get("items") or ())]
+        if value["kind"] == "List" or (
+            value["kind"].endswith("List") and isinstance(value.get("items"), list)
+        ):
+            waiting[:0] = [
+                ((*path, "items", index), item)
+                for index, item in enumerate(value.get("items") or ())
+            ]
             continue
         if hint := _unknown_kind(value["apiVersion"], value["kind"]):
-            fault(f'no matches for kind "{value["kind"]}" in version "{value["apiVersion"]}"', "kind", hints=hint)
+            fault(
+                f'no matches for kind "{value["kind"]}" in version "{value["apiVersion"]}"',
+                "kind",
+                hints=hint,
+            )
             continue
         yield path, value
 
 
 def _unknown_kind(api_version: str, kind: str) -> tuple[str, ...] | None:
     """What to say of a kind that neither Kubernetes nor the lab has; None when it may pass."""
-    if kind == ClusterConfig.kind and api_version.split("/")[0] in {version.split("/")[0] for version in API_VERSIONS}:
-        return None if api_version in API_VERSIONS else (f"wanted apiVersion {' or '.join(API_VERSIONS)}",)
+    if kind == ClusterConfig.kind and api_version.split("/")[0] in {
+        version.split("/")[0] for version in API_VERSIONS
+    }:
+        return (
+            None
+            if api_version in API_VERSIONS
+            else (f"wanted apiVersion {' or '.join(API_VERSIONS)}",)
+        )
     if kind in builtin.KINDS.get(api_version, ()):
         return None
     known_group = api_version in builtin.KINDS or api_version.split("/")[0] in {
@@ -255,8 +330,13 @@ def _unknown_kind(api_version: str, kind: str) -> tuple[str, ...] | None:
             return (f"wanted apiVersion {' or '.join(versions)}",)
         return None
     if api_version in builtin.KINDS:
-        guess = did_you_mean(kind, builtin.KINDS[api_version]) or did_you_mean(kind, builtin.all_kinds())
-        return (guess.removeprefix("; ") or f"{api_version} has: {', '.join(sorted(builtin.KINDS[api_version]))}",)
+        guess = did_you_mean(kind, builtin.KINDS[api_version]) or did_you_mean(
+            kind, builtin.all_kinds()
+        )
+        return (
+            guess.removeprefix("; ")
+            or f"{api_version} has: {', '.join(sorted(builtin.KINDS[api_version]))}",
+        )
     if "/" not in api_version or known_group:
         return (f"Kubernetes 1.33 has: {', '.join(sorted(builtin.KINDS))}",)
     return None
@@ -271,13 +351,19 @@ def _entry(
         return entry, [entry.problem(finding) for finding in shape_findings(entry.value)]
     decoded: Decoded[Resource] = decode_object(value, type_)
     entry = ManifestObject(document, path, value, decoded.value)
-    problems = [entry.problem(finding, is_warning=finding.is_unknown_field and not strict) for finding in decoded.findings]
+    problems = [
+        entry.problem(finding, is_warning=finding.is_unknown_field and not strict)
+        for finding in decoded.findings
+    ]
     obj = decoded.value if decoded.value is not None else decoded.rest
     if obj is not None:
         faulty = [finding.path for finding in decoded.findings if not finding.is_unknown_field]
         further = (*validate(obj), *(check(obj) if check else ()))
         beside = (finding for finding in further if is_beside(finding.path, faulty))
-        problems += [entry.problem(finding, is_warning=finding.is_unknown_field and not strict) for finding in beside]
+        problems += [
+            entry.problem(finding, is_warning=finding.is_unknown_field and not strict)
+            for finding in beside
+        ]
     return entry, problems
 
 
@@ -303,19 +389,26 @@ def shape_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(("metadata", "name"), "required, but missing")
         return
     if not isinstance(meta.get("namespace", ""), str):
-        yield Finding(("metadata", "namespace"), f"wanted a string, found {found(meta['namespace'])}")
+        yield Finding(
+            ("metadata", "namespace"), f"wanted a string, found {found(meta['namespace'])}"
+        )
     for field in ("labels", "annotations"):
         texts = meta.get(field)
         if texts is not None and not isinstance(texts, Mapping):
             yield Finding(("metadata", field), f"wanted a mapping, found {found(texts)}")
         elif texts is not None:
             wrong = {key: value for key, value in texts.items() if not isinstance(value, str)}
-            yield from (Finding(("metadata", field, key), f"wanted a string, found {found(value)}") for key, value in wrong.items())
+            yield from (
+                Finding(("metadata", field, key), f"wanted a string, found {found(value)}")
+                for key, value in wrong.items()
+            )
 
 
 def decode_object(value: Mapping[str, Any], type_: type[Resource]) -> Decoded[Resource]:
     """A document of a known kind as a typed object; the namespace `default` is filled in, a status is dropped."""
-    fields = {key: item for key, item in value.items() if key not in ("apiVersion", "kind", "status")}
+    fields = {
+        key: item for key, item in value.items() if key not in ("apiVersion", "kind", "status")
+    }
     if type_ is ClusterConfig:
         return _decode_config(value, fields)
     decoded = decode(fields, type_)
@@ -339,10 +432,18 @@ def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[
         if value["apiVersion"] != API_VERSIONS[0]:
             fields["nodes"] = [{"role": "control-plane"}]
     networking = fields.get("networking")
-    if isinstance(networking, Mapping) and (versions := VERSIONS.get(str(networking.get("ipFamily") or "ipv4"))):
+    if isinstance(networking, Mapping) and (
+        versions := VERSIONS.get(str(networking.get("ipFamily") or "ipv4"))
+    ):
         ranges = {"podSubnet": POD_SUBNETS, "serviceSubnet": SERVICE_SUBNETS}
-        defaults = {field: ",".join(known[version] for version in versions) for field, known in ranges.items()}
-        fields["networking"] = {**networking, **{field: networking.get(field) or text for field, text in defaults.items()}}
+        defaults = {
+            field: ",".join(known[version] for version in versions)
+            for field, known in ranges.items()
+        }
+        fields["networking"] = {
+            **networking,
+            **{field: networking.get(field) or text for field, text in defaults.items()},
+        }
     decoded = decode({"metadata": {"name": name}, **fields}, ClusterConfig)
     return Decoded(decoded.value, decoded.findings, decoded.rest)
 
@@ -355,6 +456,10 @@ def _duplicates(entries: Iterable[ManifestObject]) -> Iterator[Problem]:
         key = (qualified_kind(entry.value), "" if is_config else entry.title)
         if key in seen:
             where = f"{seen[key].document.file}:{seen[key].document.line_of(seen[key].path)}"
-            message = f"a second Cluster; the first is at {where}" if is_config else f"stands at {where} too: it is changed to this one"
+            message = (
+                f"a second Cluster; the first is at {where}"
+                if is_config
+                else f"stands at {where} too: it is changed to this one"
+            )
             yield entry.problem(Finding((), message), is_warning=not is_config)
         seen[key] = entry

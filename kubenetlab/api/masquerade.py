@@ -57,25 +57,42 @@ def masquerade_findings(config_map: ConfigMap) -> Iterator[Finding]:
         if fault := _range_fault(cidr):
             yield Finding(here, f"nonMasqueradeCIDRs[{index}]: {fault}")
     if not config.resync_interval or duration_s(config.resync_interval) is None:
-        yield Finding(here, f"resyncInterval: wanted a duration such as 60s, found {found(config.resync_interval)}")
+        yield Finding(
+            here,
+            f"resyncInterval: wanted a duration such as 60s, found {found(config.resync_interval)}",
+        )
 
 
 def foreign_ranges(config_map: ConfigMap, versions: Sequence[int]) -> Iterator[Finding]:
     """Yield a fault for each range of IPv6 in a cluster without it: upstream's agent refuses those without --enable-ipv6."""
-    config = masquerade_config(config_map) if config_map.key == CONFIG_MAP and 6 not in versions else None
+    config = (
+        masquerade_config(config_map)
+        if config_map.key == CONFIG_MAP and 6 not in versions
+        else None
+    )
     for index, cidr in enumerate(config.non_masquerade_cidrs if config is not None else ()):
         if version_of(cidr) == 6:
-            yield Finding(("data", KEY), f"nonMasqueradeCIDRs[{index}]: this cluster has no IPv6, found {cidr}")
+            yield Finding(
+                ("data", KEY),
+                f"nonMasqueradeCIDRs[{index}]: this cluster has no IPv6, found {cidr}",
+            )
 
 
 def _decoded(config_map: ConfigMap) -> Decoded[MasqueradeConfig]:
     documents, problems = read_documents(KEY, config_map.data.get(KEY, "").encode())
     if problems:
-        return Decoded(None, tuple(Finding((), f"line {one.line}: {one.message}", hints=one.hints) for one in problems))
+        return Decoded(
+            None,
+            tuple(
+                Finding((), f"line {one.line}: {one.message}", hints=one.hints) for one in problems
+            ),
+        )
     if not documents:
         return Decoded(MasqueradeConfig())
     if len(documents) > 1 or not isinstance(documents[0].value, dict):
-        return Decoded(None, (Finding((), "wanted one mapping such as {nonMasqueradeCIDRs: [10.0.0.0/8]}"),))
+        return Decoded(
+            None, (Finding((), "wanted one mapping such as {nonMasqueradeCIDRs: [10.0.0.0/8]}"),)
+        )
     return decode(documents[0].value, MasqueradeConfig)
 
 

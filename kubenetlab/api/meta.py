@@ -19,7 +19,9 @@ Unmodelled = Any
 Labels = Mapping[str, str]
 
 _KEY = r"[A-Za-z0-9][-A-Za-z0-9_./]*"
-_REQUIREMENT = re.compile(rf"\s*(?:(!)?\s*({_KEY})|({_KEY})\s*(==|=|!=)\s*([-A-Za-z0-9_.]*)|({_KEY})\s+(in|notin)\s*\(([^)]*)\))\s*")
+_REQUIREMENT = re.compile(
+    rf"\s*(?:(!)?\s*({_KEY})|({_KEY})\s*(==|=|!=)\s*([-A-Za-z0-9_.]*)|({_KEY})\s+(in|notin)\s*\(([^)]*)\))\s*"
+)
 
 _ACRONYMS = {
     "arp": "ARP",
@@ -46,7 +48,9 @@ def kubernetes_name(name: str) -> str:
     return first + "".join(_ACRONYMS.get(word, word.capitalize()) for word in rest)
 
 
-class Record(Struct, frozen=True, rename=kubernetes_name, omit_defaults=True, forbid_unknown_fields=True):
+class Record(
+    Struct, frozen=True, rename=kubernetes_name, omit_defaults=True, forbid_unknown_fields=True
+):
     """The base of all API types: an immutable value with Kubernetes' field names outside and ours inside."""
 
 
@@ -99,7 +103,9 @@ class LabelSelector(Record, frozen=True):
 
     def matches(self, labels: Labels) -> bool:
         """True when all parts hold; NotIn and DoesNotExist hold for a missing key."""
-        return matches_labels(self.match_labels, labels) and all(_holds(part, labels) for part in self.match_expressions)
+        return matches_labels(self.match_labels, labels) and all(
+            _holds(part, labels) for part in self.match_expressions
+        )
 
 
 def matches_labels(wanted: Labels, labels: Labels) -> bool:
@@ -128,15 +134,21 @@ def parse_selector(text: str) -> LabelSelector:
     for part in re.findall(r"(?:[^,(]|\([^)]*\))+", text):
         match = _REQUIREMENT.fullmatch(part)
         if match is None:
-            raise ValueError(f'"{part}" is no part of a label selector, such as app=web, tier!=db, env in (dev,test) or !canary')
+            raise ValueError(
+                f'"{part}" is no part of a label selector, such as app=web, tier!=db, env in (dev,test) or !canary'
+            )
         negated, bare, key, equals, value, set_key, word, values = match.groups()
         if bare is not None:
             parts.append(LabelSelectorRequirement(bare, "DoesNotExist" if negated else "Exists"))
         elif key is not None:
-            parts.append(LabelSelectorRequirement(key, "NotIn" if equals == "!=" else "In", (value,)))
+            parts.append(
+                LabelSelectorRequirement(key, "NotIn" if equals == "!=" else "In", (value,))
+            )
         else:
             options = tuple(option.strip() for option in values.split(","))
-            parts.append(LabelSelectorRequirement(set_key, "In" if word == "in" else "NotIn", options))
+            parts.append(
+                LabelSelectorRequirement(set_key, "In" if word == "in" else "NotIn", options)
+            )
     return LabelSelector(match_expressions=tuple(parts))
 
 
@@ -204,7 +216,11 @@ class Resource(Record, frozen=True):
     @property
     def full_name(self) -> str:
         """`namespace/name`, or the bare name of what has no namespace."""
-        return f"{self.metadata.namespace}/{self.metadata.name}" if self.metadata.namespace else self.metadata.name
+        return (
+            f"{self.metadata.namespace}/{self.metadata.name}"
+            if self.metadata.namespace
+            else self.metadata.name
+        )
 
     @property
     def title(self) -> str:

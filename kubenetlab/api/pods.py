@@ -94,7 +94,9 @@ class PodSpec(Record, frozen=True):
     """The headless Service below whose DNS name the pod has one of its own."""
     set_hostname_as_fqdn: bool = False
     restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
-    dns_policy: Literal["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"] = "ClusterFirst"
+    dns_policy: Literal["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"] = (
+        "ClusterFirst"
+    )
     dns_config: PodDNSConfig = PodDNSConfig()
     host_aliases: tuple[HostAlias, ...] = ()
     """Lines for /etc/hosts."""
@@ -136,12 +138,17 @@ class PodSpec(Record, frozen=True):
         ports = [port for container in self.long_running_containers for port in container.ports]
         if self.host_network:
             return tuple((port.host_ip, port.protocol, port.container_port) for port in ports)
-        return tuple((port.host_ip, port.protocol, port.host_port) for port in ports if port.host_port)
+        return tuple(
+            (port.host_ip, port.protocol, port.host_port) for port in ports if port.host_port
+        )
 
     @property
     def long_running_containers(self) -> tuple[Container, ...]:
         """Sidecars and app containers, in the order they start."""
-        return tuple(container for container in self.init_containers if container.is_sidecar) + self.containers
+        return (
+            tuple(container for container in self.init_containers if container.is_sidecar)
+            + self.containers
+        )
 
     @property
     def all_containers(self) -> tuple[Container, ...]:
@@ -260,7 +267,9 @@ class Pod(Resource, frozen=True):
         return () if self.spec.host_network else wanted_addresses(self.metadata)
 
     def container(self, name: str) -> Container | None:
-        return next((container for container in self.spec.all_containers if container.name == name), None)
+        return next(
+            (container for container in self.spec.all_containers if container.name == name), None
+        )
 
     @property
     def container_statuses(self) -> tuple[ContainerStatus, ...]:
@@ -310,8 +319,12 @@ def ports_in(text: str) -> tuple[tuple[Protocol, int], ...]:
     found: dict[tuple[Protocol, int], None] = {}
     for part in addresses_in(text):
         number, _, protocol = part.partition("/")
-        known = next((one for one in get_args(Protocol) if one == (protocol.strip().upper() or "TCP")), None)
-        if known is None or not (number.isascii() and number.isdigit() and 1 <= int(number[:6]) <= MAX_PORT):
+        known = next(
+            (one for one in get_args(Protocol) if one == (protocol.strip().upper() or "TCP")), None
+        )
+        if known is None or not (
+            number.isascii() and number.isdigit() and 1 <= int(number[:6]) <= MAX_PORT
+        ):
             raise ValueError(part)
         found[known, int(number)] = None
     return tuple(found)

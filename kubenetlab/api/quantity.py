@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 Quantity = str | int | float
 """A quantity as it stands in a document; YAML reads some as numbers."""
 
-SYNTAX: Final = "a number, and perhaps one of Ki Mi Gi Ti Pi Ei, n u m k M G T P E, or an exponent such as e3"
+SYNTAX: Final = (
+    "a number, and perhaps one of Ki Mi Gi Ti Pi Ei, n u m k M G T P E, or an exponent such as e3"
+)
 MAX: Final = 2**63 - 1
 """Largest value; a larger one counts as this one."""
 
-_QUANTITY: Final = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?[0-9]{1,3}))?")
+_QUANTITY: Final = re.compile(
+    r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?[0-9]{1,3}))?"
+)
 _SUFFIXES: Final = {
     "": (1, 1),
     **{suffix: (1, 1000**power) for power, suffix in enumerate("mun", 1)},

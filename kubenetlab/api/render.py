@@ -64,12 +64,24 @@ def render(cluster: Cluster, obj: Resource, skew_s: float = 0.0) -> dict[str, An
     """
     given = cluster.given.get((obj.kind, obj.namespace, obj.name))
     fields = given.document if given is not None else {}
-    shown = _rendered(obj, {key: value for key, value in fields.items() if key not in ("apiVersion", "kind", "status")})
+    shown = _rendered(
+        obj,
+        {
+            key: value
+            for key, value in fields.items()
+            if key not in ("apiVersion", "kind", "status")
+        },
+    )
     document = {"apiVersion": obj.api_version, "kind": obj.kind, **shown}
     for path, value in _SHOWN.get(obj.kind, {}).items():
         _show(document, path.split("."), value)
     return (
-        document if abs(skew_s) < 1 else {key: value if key == "spec" else _shifted(key, value, skew_s) for key, value in document.items()}
+        document
+        if abs(skew_s) < 1
+        else {
+            key: value if key == "spec" else _shifted(key, value, skew_s)
+            for key, value in document.items()
+        }
     )
 
 
@@ -104,7 +116,9 @@ def _rendered(value: Any, given: Any) -> Any:
         below = given if isinstance(given, Mapping) else {}
         return {key: _rendered(item, below.get(key)) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        entries = given if isinstance(given, list) and len(given) == len(value) else [None] * len(value)
+        entries = (
+            given if isinstance(given, list) and len(given) == len(value) else [None] * len(value)
+        )
         return [_rendered(item, entry) for item, entry in zip(value, entries, strict=True)]
     return msgspec.to_builtins(value)
 
@@ -116,9 +130,16 @@ def _rendered_struct(value: Struct, given: Mapping[str, Any]) -> dict[str, Any]:
         own = getattr(value, attribute)
         if is_modelled and (own != default or given.get(name) is not None):
             filled[name] = _rendered(own, given.get(name))
-    kept = {name: without_nulls(item) for name, item in given.items() if item is not None and not (name in known and known[name][2])}
+    kept = {
+        name: without_nulls(item)
+        for name, item in given.items()
+        if item is not None and not (name in known and known[name][2])
+    }
     order = [name for name in given if name in filled or name in kept]
-    return {name: filled.get(name, kept.get(name)) for name in (*order, *(name for name in filled if name not in given))}
+    return {
+        name: filled.get(name, kept.get(name))
+        for name in (*order, *(name for name in filled if name not in given))
+    }
 
 
 @cache
@@ -126,6 +147,8 @@ def _fields(type_: type[Struct]) -> dict[str, tuple[str, Any, bool]]:
     """Kubernetes' name of each field → (ours, its default, whether the lab models it)."""
     fields = {}
     for field in structs.fields(type_):
-        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        default = (
+            field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        )
         fields[field.encode_name] = (field.name, default, field.type is not Unmodelled)
     return fields

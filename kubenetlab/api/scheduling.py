@@ -9,7 +9,9 @@ from msgspec import Meta
 
 from kubenetlab.api.meta import Labels, LabelSelector, Record, Unmodelled
 
-TopologyKey = Annotated[str, Meta(min_length=1, title="a label of nodes such as kubernetes.io/hostname")]
+TopologyKey = Annotated[
+    str, Meta(min_length=1, title="a label of nodes such as kubernetes.io/hostname")
+]
 
 
 class NodeSelectorRequirement(Record, frozen=True):
@@ -31,9 +33,18 @@ class NodeSelectorRequirement(Record, frozen=True):
                 return value is not None
             case "DoesNotExist":
                 return value is None
-        if value is None or not value.lstrip("-").isdigit() or len(self.values) != 1 or not self.values[0].lstrip("-").isdigit():
+        if (
+            value is None
+            or not value.lstrip("-").isdigit()
+            or len(self.values) != 1
+            or not self.values[0].lstrip("-").isdigit()
+        ):
             return False
-        return int(value) > int(self.values[0]) if self.operator == "Gt" else int(value) < int(self.values[0])
+        return (
+            int(value) > int(self.values[0])
+            if self.operator == "Gt"
+            else int(value) < int(self.values[0])
+        )
 
 
 class NodeSelectorTerm(Record, frozen=True):
@@ -44,7 +55,10 @@ class NodeSelectorTerm(Record, frozen=True):
 
     def matches(self, name: str, labels: Labels) -> bool:
         fields = {"metadata.name": name}
-        parts = [*(part.holds(labels) for part in self.match_expressions), *(part.holds(fields) for part in self.match_fields)]
+        parts = [
+            *(part.holds(labels) for part in self.match_expressions),
+            *(part.holds(fields) for part in self.match_fields),
+        ]
         return bool(parts) and all(parts)
 
 

@@ -36,12 +36,19 @@ def schema_of_documents(modes: Modes) -> Schema:
         "required": ["kind"],
         "anyOf": [
             {"properties": {"kind": {"const": "List"}}},
-            {"properties": {"kind": {"pattern": "List$"}, "items": {"type": "array"}}, "required": ["items"]},
+            {
+                "properties": {"kind": {"pattern": "List$"}, "items": {"type": "array"}},
+                "required": ["items"],
+            },
         ],
     }
     cases = [(_is(kind), kind.kind) for kind in WRITABLE] + [(is_list, _LIST)]
     head = {
-        "apiVersion": {"type": "string", "minLength": 1, "description": "The API group, and which version of it."},
+        "apiVersion": {
+            "type": "string",
+            "minLength": 1,
+            "description": "The API group, and which version of it.",
+        },
         "kind": {"type": "string", "minLength": 1, "description": "What this document describes."},
     }
     root: Schema = {
@@ -52,7 +59,10 @@ def schema_of_documents(modes: Modes) -> Schema:
         "required": list(head),
         "allOf": [
             *({"if": condition, "then": _reference(name)} for condition, name in cases),
-            {"if": {"not": {"anyOf": [condition for condition, _ in cases]}}, "then": _reference(_OTHER)},
+            {
+                "if": {"not": {"anyOf": [condition for condition, _ in cases]}},
+                "then": _reference(_OTHER),
+            },
         ],
     }
     parts = _parts(WRITABLE, modes) | {_LIST: _list(), _OTHER: _other()}
@@ -75,12 +85,23 @@ def _parts(kinds: Iterable[type[Resource]], modes: Modes) -> dict[str, Schema]:
         parts[name] = _completed(parts[name], fields_of_struct(type_))
     if modes and Networking.__name__ in parts:
         properties = parts[Networking.__name__]["properties"]
-        properties.update({field: _mode(properties[field], known) for field, known in modes.items()})
+        properties.update(
+            {field: _mode(properties[field], known) for field, known in modes.items()}
+        )
     meta = parts[ObjectMeta.__name__]
-    its_name = {"type": "string", "minLength": 1, "description": "Unique among the objects of this kind in its namespace."}
-    parts[_NAMED] = meta | {"properties": meta["properties"] | {"name": its_name}, "required": ["name"]}
+    its_name = {
+        "type": "string",
+        "minLength": 1,
+        "description": "Unique among the objects of this kind in its namespace.",
+    }
+    parts[_NAMED] = meta | {
+        "properties": meta["properties"] | {"name": its_name},
+        "required": ["name"],
+    }
     documents = {kind.kind: _document(kind, parts[kind.__name__]) for kind in kinds}
-    return {name: part for name, part in parts.items() if name not in {kind.__name__ for kind in kinds}} | documents
+    return {
+        name: part for name, part in parts.items() if name not in {kind.__name__ for kind in kinds}
+    } | documents
 
 
 def _types_in(type_: type[Struct]) -> Iterator[type[Struct]]:
@@ -98,7 +119,11 @@ def _completed(part: Schema, fields: Iterable[Field]) -> Schema:
 
 
 def _property(given: Schema, field: Field) -> Schema:
-    found = {word: value for word, value in given.items() if word != "default" or value or isinstance(value, (bool, int))}
+    found = {
+        word: value
+        for word, value in given.items()
+        if word != "default" or value or isinstance(value, (bool, int))
+    }
     if isinstance(found.get("additionalProperties"), dict):
         found["additionalProperties"] = _or_null(found["additionalProperties"])
     if not field.is_required:
@@ -110,7 +135,9 @@ def _or_null(given: Schema) -> Schema:
     """The schema, or null."""
     null = {"type": "null"}
     if "$ref" in given:
-        return {word: value for word, value in given.items() if word != "$ref"} | {"anyOf": [{"$ref": given["$ref"]}, null]}
+        return {word: value for word, value in given.items() if word != "$ref"} | {
+            "anyOf": [{"$ref": given["$ref"]}, null]
+        }
     if "anyOf" in given:
         return given if null in given["anyOf"] else given | {"anyOf": [*given["anyOf"], null]}
     if "enum" in given:
@@ -124,7 +151,14 @@ def _mode(field: Schema, known: Mapping[str, type[Struct]]) -> Schema:
     for name, type_ in known.items():
         _, parts = msgspec.json.schema_components((type_,), ref_template=_PLACE + "{name}")
         options = _completed(parts[type_.__name__], fields_of_struct(type_))
-        mappings.append(options | {"title": name, "properties": {"type": {"const": name}, **options["properties"]}, "required": ["type"]})
+        mappings.append(
+            options
+            | {
+                "title": name,
+                "properties": {"type": {"const": name}, **options["properties"]},
+                "required": ["type"],
+            }
+        )
     return field | {"anyOf": [{"enum": list(known)}, *mappings, {"type": "null"}]}
 
 
@@ -156,28 +190,53 @@ def _list() -> Schema:
 
 def _other() -> Schema:
     """Any other kind: kept with whatever is in it, but of an API that there is."""
-    versions = {version: {"kind": {"enum": sorted(kinds)}} for version, kinds in builtin.KINDS.items()}
+    versions = {
+        version: {"kind": {"enum": sorted(kinds)}} for version, kinds in builtin.KINDS.items()
+    }
     groups = {re.escape(group_of(version)) for version in versions if "/" in version}
     own = "|".join(re.escape(group_of(version)) for version in API_VERSIONS)
     return {
         "description": "A kind that the lab does not model: it is kept as it is.",
-        "properties": {"metadata": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}},
+        "properties": {
+            "metadata": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}},
+                "required": ["name"],
+            }
+        },
         "required": ["metadata"],
         "allOf": [
             *(
-                {"if": {"properties": {"apiVersion": {"const": version}}}, "then": {"properties": found}}
+                {
+                    "if": {"properties": {"apiVersion": {"const": version}}},
+                    "then": {"properties": found},
+                }
                 for version, found in versions.items()
             ),
             {
                 "if": {"properties": {"apiVersion": {"not": {"enum": list(versions)}}}},
-                "then": {"properties": {"apiVersion": {"pattern": f"^(?!(?:{'|'.join(sorted(groups))})/).*/"}}},
+                "then": {
+                    "properties": {
+                        "apiVersion": {"pattern": f"^(?!(?:{'|'.join(sorted(groups))})/).*/"}
+                    }
+                },
             },
             {
-                "if": {"properties": {"apiVersion": {"not": {"enum": list(versions)}}, "kind": {"enum": sorted(builtin.all_kinds())}}},
+                "if": {
+                    "properties": {
+                        "apiVersion": {"not": {"enum": list(versions)}},
+                        "kind": {"enum": sorted(builtin.all_kinds())},
+                    }
+                },
                 "then": {"properties": {"apiVersion": {"pattern": r"^[^/]*\."}}},
             },
             {
-                "if": {"properties": {"kind": {"const": ClusterConfig.kind}, "apiVersion": {"pattern": f"^(?:{own})/"}}},
+                "if": {
+                    "properties": {
+                        "kind": {"const": ClusterConfig.kind},
+                        "apiVersion": {"pattern": f"^(?:{own})/"},
+                    }
+                },
                 "then": {"properties": {"apiVersion": {"enum": list(API_VERSIONS)}}},
             },
         ],
@@ -187,7 +246,10 @@ def _other() -> Schema:
 def _is(kind: type[Resource]) -> Schema:
     """Holds for the documents of a kind."""
     return {
-        "properties": {"apiVersion": {"enum": list(versions_of(kind))}, "kind": {"const": kind.kind}},
+        "properties": {
+            "apiVersion": {"enum": list(versions_of(kind))},
+            "kind": {"const": kind.kind},
+        },
         "required": ["apiVersion", "kind"],
     }
 

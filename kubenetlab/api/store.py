@@ -69,7 +69,9 @@ class Cluster:
         given: Mapping[GivenKey, GivenDocument] | None = None,
         revision: int = 0,
     ) -> None:
-        self._objects: dict[Kind, VersionedMap[tuple[str, str], Any]] = {kind: _versioned(found) for kind, found in (objects or {}).items()}
+        self._objects: dict[Kind, VersionedMap[tuple[str, str], Any]] = {
+            kind: _versioned(found) for kind, found in (objects or {}).items()
+        }
         self._indexes: dict[Any, Any] = {}
         self._lasting: dict[Any, tuple[Kind, ...]] = {}
         """Of those that follow from some kinds alone, these."""
@@ -79,7 +81,9 @@ class Cluster:
 
     def all(self, kind: type[R], namespace: str | None = None) -> Sequence[R]:
         """Every object of a kind, in the order in which they came; of one namespace, or of all."""
-        every: Sequence[R] = self.derived(("all", kind), lambda: tuple(self.keyed(kind).values()), (kind,))
+        every: Sequence[R] = self.derived(
+            ("all", kind), lambda: tuple(self.keyed(kind).values()), (kind,)
+        )
         return every if namespace is None else [obj for obj in every if obj.namespace == namespace]
 
     def get(self, kind: type[R], namespace: str, name: str) -> R | None:
@@ -92,7 +96,9 @@ class Cluster:
 
     def pods_on(self, node: str) -> Sequence[Pod]:
         """The pods bound to a node, in the order in which they came."""
-        by_node = self.derived("pods by node", lambda: _group(self.all(Pod), lambda pod: pod.spec.node_name), (Pod,))
+        by_node = self.derived(
+            "pods by node", lambda: _group(self.all(Pod), lambda pod: pod.spec.node_name), (Pod,)
+        )
         found: Sequence[Pod] = by_node.get(node, ())
         return found
 
@@ -101,16 +107,28 @@ class Cluster:
         labels = selector.match_labels if isinstance(selector, LabelSelector) else selector
         if labels:
             by_label = self.derived("pods by label", lambda: _by_label(self.all(Pod)), (Pod,))
-            pods: Sequence[Pod] = min((by_label.get((namespace, *pair), ()) for pair in labels.items()), key=len)
+            pods: Sequence[Pod] = min(
+                (by_label.get((namespace, *pair), ()) for pair in labels.items()), key=len
+            )
         else:
-            by_namespace = self.derived("pods by namespace", lambda: _group(self.all(Pod), lambda pod: pod.namespace), (Pod,))
+            by_namespace = self.derived(
+                "pods by namespace",
+                lambda: _group(self.all(Pod), lambda pod: pod.namespace),
+                (Pod,),
+            )
             pods = by_namespace.get(namespace, ())
-        matches = selector.matches if isinstance(selector, LabelSelector) else partial(matches_labels, selector)
+        matches = (
+            selector.matches
+            if isinstance(selector, LabelSelector)
+            else partial(matches_labels, selector)
+        )
         return [pod for pod in pods if matches(pod.labels)]
 
     def owned_by(self, kind: type[R], owner: Resource) -> Sequence[R]:
         """The objects of a kind whose controller is `owner`."""
-        by_owner = self.derived(("owned", kind), lambda: _group(self.all(kind), _controller_uid), (kind,))
+        by_owner = self.derived(
+            ("owned", kind), lambda: _group(self.all(kind), _controller_uid), (kind,)
+        )
         found: Sequence[R] = by_owner.get(owner.uid, ())
         return found
 
@@ -121,7 +139,9 @@ class Cluster:
     @property
     def slices_by_service(self) -> VersionedMap[tuple[str, str], tuple[EndpointSlice, ...]]:
         """Namespace and name of a Service → its slices, in the order in which they came."""
-        found: VersionedMap[tuple[str, str], tuple[EndpointSlice, ...]] = self.renewed("slices by service", self._slices_by_service)
+        found: VersionedMap[tuple[str, str], tuple[EndpointSlice, ...]] = self.renewed(
+            "slices by service", self._slices_by_service
+        )
         return found
 
     def _slices_by_service(self, former: Any) -> Any:
@@ -138,21 +158,29 @@ class Cluster:
                 touched[_service_of(before)].pop(before.key, None)
             if after is not None:
                 touched[_service_of(after)][after.key] = after
-        return former.with_changes({key: tuple(pieces.values()) or None for key, pieces in touched.items()})
+        return former.with_changes(
+            {key: tuple(pieces.values()) or None for key, pieces in touched.items()}
+        )
 
     def keyed(self, kind: type[R]) -> VersionedMap[tuple[str, str], R]:
         """Namespace and name → object."""
         return self._objects.get(kind, _NONE)
 
-    def since(self, name: Any, kinds: tuple[Kind, ...]) -> Mapping[Kind, Sequence[tuple[Any, Any]]] | None:
+    def since(
+        self, name: Any, kinds: tuple[Kind, ...]
+    ) -> Mapping[Kind, Sequence[tuple[Any, Any]]] | None:
         """What has changed from the store in which the same was asked the last time, as pairs of before and now, None for what was not
         or is not there. None the first time: then everything is new."""
 
         def build(former: Any) -> Any:
             now = {kind: self.keyed(kind) for kind in kinds}
-            return now, None if former is None else {kind: self.news(kind, former[0][kind]) for kind in kinds}
+            return now, None if former is None else {
+                kind: self.news(kind, former[0][kind]) for kind in kinds
+            }
 
-        found: Mapping[Kind, Sequence[tuple[Any, Any]]] | None = self.renewed(("since", name), build)[1]
+        found: Mapping[Kind, Sequence[tuple[Any, Any]]] | None = self.renewed(
+            ("since", name), build
+        )[1]
         return found
 
     def news(self, kind: Kind, before: Mapping[Any, Any]) -> Sequence[tuple[Any, Any]]:
@@ -175,7 +203,11 @@ class Cluster:
         touched: dict[Kind, dict[tuple[str, str], Resource | None]] = {}
         revision, given = self.revision, self.given
         for change in changes:
-            kind, key = (change.kind, (change.namespace, change.name)) if isinstance(change, Delete) else (type(change), change.key)
+            kind, key = (
+                (change.kind, (change.namespace, change.name))
+                if isinstance(change, Delete)
+                else (type(change), change.key)
+            )
             others = touched.setdefault(kind, {})
             current = others[key] if key in others else self.keyed(kind).get(key)
             if isinstance(change, Delete):
@@ -185,10 +217,17 @@ class Cluster:
                     given = _without(given, change)
             elif not _is_same(change, current):
                 revision += 1
-                others[key] = structs.replace(change, metadata=structs.replace(change.metadata, resource_version=str(revision)))
+                others[key] = structs.replace(
+                    change,
+                    metadata=structs.replace(change.metadata, resource_version=str(revision)),
+                )
         if revision == self.revision:
             return self
-        return self._followed({kind: self.keyed(kind).with_changes(others) for kind, others in touched.items()}, given, revision)
+        return self._followed(
+            {kind: self.keyed(kind).with_changes(others) for kind, others in touched.items()},
+            given,
+            revision,
+        )
 
     def with_given(self, documents: Mapping[GivenKey, GivenDocument | None]) -> Cluster:
         """Return the store with some documents as given replaced; None takes one away."""
@@ -223,12 +262,17 @@ class Cluster:
         return Cluster(self._objects, self.given, self.revision)
 
     def _followed(
-        self, changed: Mapping[Kind, VersionedMap[tuple[str, str], Any]], given: VersionedMap[GivenKey, GivenDocument], revision: int
+        self,
+        changed: Mapping[Kind, VersionedMap[tuple[str, str], Any]],
+        given: VersionedMap[GivenKey, GivenDocument],
+        revision: int,
     ) -> Cluster:
         """The store after this one, with other objects of some kinds."""
         changed = {kind: found for kind, found in changed.items() if found is not self.keyed(kind)}
         after = Cluster({**self._objects, **changed}, given, revision)
-        after._lasting = {name: kinds for name, kinds in self._lasting.items() if changed.keys().isdisjoint(kinds)}
+        after._lasting = {
+            name: kinds for name, kinds in self._lasting.items() if changed.keys().isdisjoint(kinds)
+        }
         after._indexes = {name: self._indexes[name] for name in after._lasting}
         after._renewed = dict(self._renewed)
         return after
@@ -241,10 +285,18 @@ def _versioned(found: Mapping[Any, Any]) -> VersionedMap[Any, Any]:
     return found if isinstance(found, VersionedMap) else VersionedMap(found)
 
 
-def _without(given: VersionedMap[GivenKey, GivenDocument], gone: Delete) -> VersionedMap[GivenKey, GivenDocument]:
+def _without(
+    given: VersionedMap[GivenKey, GivenDocument], gone: Delete
+) -> VersionedMap[GivenKey, GivenDocument]:
     if gone.kind is not Namespace:
         return given.with_changes({(gone.kind.kind, gone.namespace, gone.name): None})
-    return given.with_changes({key: None for key in given if key[1] == gone.name or key == (gone.kind.kind, gone.namespace, gone.name)})
+    return given.with_changes(
+        {
+            key: None
+            for key in given
+            if key[1] == gone.name or key == (gone.kind.kind, gone.namespace, gone.name)
+        }
+    )
 
 
 def _is_same(new: Resource, old: Resource | None) -> bool:

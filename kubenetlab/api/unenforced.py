@@ -41,12 +41,26 @@ _KNOWN: Final = (
         kinds
         for group in ("projectcalico.org", "crd.projectcalico.org")
         for kinds in (
-            _Kinds(group, "policy", "NetworkPolicy GlobalNetworkPolicy Tier GlobalNetworkSet NetworkSet HostEndpoint Profile"),
-            _Kinds(group, "addresses", "IPPool IPReservation BGPConfiguration BGPPeer BGPFilter FelixConfiguration EgressGatewayPolicy"),
+            _Kinds(
+                group,
+                "policy",
+                "NetworkPolicy GlobalNetworkPolicy Tier GlobalNetworkSet NetworkSet HostEndpoint Profile",
+            ),
+            _Kinds(
+                group,
+                "addresses",
+                "IPPool IPReservation BGPConfiguration BGPPeer BGPFilter FelixConfiguration EgressGatewayPolicy",
+            ),
         )
     ),
-    _Kinds("cilium.io", "policy", "CiliumNetworkPolicy CiliumClusterwideNetworkPolicy CiliumCIDRGroup"),
-    _Kinds("cilium.io", "mesh", "CiliumEnvoyConfig CiliumClusterwideEnvoyConfig CiliumLocalRedirectPolicy"),
+    _Kinds(
+        "cilium.io", "policy", "CiliumNetworkPolicy CiliumClusterwideNetworkPolicy CiliumCIDRGroup"
+    ),
+    _Kinds(
+        "cilium.io",
+        "mesh",
+        "CiliumEnvoyConfig CiliumClusterwideEnvoyConfig CiliumLocalRedirectPolicy",
+    ),
     _Kinds(
         "cilium.io",
         "addresses",
@@ -60,7 +74,11 @@ _KNOWN: Final = (
     _Kinds("whereabouts.cni.cncf.io", "addresses", "IPPool"),
     _Kinds("isovalent.com", "policy"),
     _Kinds("k8s.ovn.org", "policy", "EgressFirewall AdminPolicyBasedExternalRoute"),
-    _Kinds("k8s.ovn.org", "addresses", "EgressIP EgressService EgressQoS UserDefinedNetwork ClusterUserDefinedNetwork"),
+    _Kinds(
+        "k8s.ovn.org",
+        "addresses",
+        "EgressIP EgressService EgressQoS UserDefinedNetwork ClusterUserDefinedNetwork",
+    ),
     _Kinds("kubeovn.io", "addresses"),
     _Kinds("metallb.io", "addresses", "IPAddressPool L2Advertisement BGPAdvertisement BGPPeer"),
     _Kinds("metallb.universe.tf", "addresses"),
@@ -83,12 +101,18 @@ _KNOWN: Final = (
             "appgw.ingress.k8s.io",
         )
     ),
-    _Kinds("networking.gke.io", "route", "FrontendConfig GCPBackendPolicy GCPGatewayPolicy MultiClusterIngress MultiClusterService"),
+    _Kinds(
+        "networking.gke.io",
+        "route",
+        "FrontendConfig GCPBackendPolicy GCPGatewayPolicy MultiClusterIngress MultiClusterService",
+    ),
     _Kinds("cloud.google.com", "route", "BackendConfig"),
     _Kinds("elbv2.k8s.aws", "route", "TargetGroupBinding"),
     # Service meshes
     _Kinds("networking.istio.io", "mesh"),
-    _Kinds("security.istio.io", "mesh", "AuthorizationPolicy PeerAuthentication RequestAuthentication"),
+    _Kinds(
+        "security.istio.io", "mesh", "AuthorizationPolicy PeerAuthentication RequestAuthentication"
+    ),
     _Kinds("extensions.istio.io", "mesh"),
     _Kinds("policy.linkerd.io", "mesh"),
     _Kinds("appmesh.k8s.aws", "mesh"),
@@ -103,9 +127,14 @@ _KNOWN: Final = (
 
 def effect_of(document: Mapping[str, Any]) -> Effect | None:
     """Return how a document of a kind that the lab does not model would change connections; None where it would not."""
-    group, kind = str(document.get("apiVersion", "")).rpartition("/")[0], str(document.get("kind", ""))
+    group, kind = (
+        str(document.get("apiVersion", "")).rpartition("/")[0],
+        str(document.get("kind", "")),
+    )
     for known in _KNOWN:
-        is_group = group.endswith(known.group) if known.group.startswith(".") else group == known.group
+        is_group = (
+            group.endswith(known.group) if known.group.startswith(".") else group == known.group
+        )
         if is_group and (not known.kinds or kind in known.kinds.split()):
             return known.effect
     return "policy" if "NetworkPolicy" in kind else None

@@ -16,8 +16,12 @@ _SYSTEM_DIRECTORIES: Final = ("/usr/sbin", "/sbin")
 def main() -> None:
     """The entry point of the command `kubenetlab`."""
     _open_standard_descriptors()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would keep us from waiting for children
-    os.environ["PATH"] = with_system_directories(os.environ.get("PATH", ""))  # for this process, the lab and programs run in it
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_DFL
+    )  # a caller that ignores it would keep us from waiting for children
+    os.environ["PATH"] = with_system_directories(
+        os.environ.get("PATH", "")
+    )  # for this process, the lab and programs run in it
     ours = sys.argv[: sys.argv.index("--")] if "--" in sys.argv else sys.argv
     is_debug = "--debug" in ours
     if is_debug:
@@ -53,7 +57,10 @@ def main() -> None:
             error = LabError(f"there is not enough memory for this command{_address_space()}")
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
             error = LabError(f"cannot write what was found: {error.strerror}")
-        _complain(error if isinstance(error, LabError) else BugError(f"{type(error).__name__}: {error}"), is_debug)
+        _complain(
+            error if isinstance(error, LabError) else BugError(f"{type(error).__name__}: {error}"),
+            is_debug,
+        )
         status = 1
     try:
         sys.stdout.flush()
@@ -61,7 +68,9 @@ def main() -> None:
         _complain(LabError(f"cannot write what was found: {error.strerror}"), is_debug)
         status = 1
     sys.stderr.flush()
-    os._exit(status)  # to take the interpreter down in order would take longer than to build six pods
+    os._exit(
+        status
+    )  # to take the interpreter down in order would take longer than to build six pods
 
 
 def with_system_directories(path: str) -> str:
@@ -82,7 +91,11 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     text = str(error)
-    return isinstance(error, MemoryError) or "start new thread" in text or (isinstance(error, ImportError) and "failed to map" in text)
+    return (
+        isinstance(error, MemoryError)
+        or "start new thread" in text
+        or (isinstance(error, ImportError) and "failed to map" in text)
+    )
 
 
 def _address_space() -> str:
@@ -90,7 +103,11 @@ def _address_space() -> str:
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return "" if soft == resource.RLIM_INFINITY else f": this shell allows each process {soft >> 20} MB (ulimit -v); ulimit -v unlimited"
+    return (
+        ""
+        if soft == resource.RLIM_INFINITY
+        else f": this shell allows each process {soft >> 20} MB (ulimit -v); ulimit -v unlimited"
+    )
 
 
 def _complain(error: Exception, is_debug: bool) -> None:
@@ -100,7 +117,12 @@ def _complain(error: Exception, is_debug: bool) -> None:
         traceback.print_exception(error)
     from kubenetlab.errors import printable
 
-    has_colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    has_colours = (
+        sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
     red, plain = ("\x1b[31m", "\x1b[0m") if has_colours else ("", "")
     text = printable(str(error))
-    print(f"{red}error:{plain} {text}" if "\n" not in text else f"{red}error:{plain}\n{text}", file=sys.stderr)
+    print(
+        f"{red}error:{plain} {text}" if "\n" not in text else f"{red}error:{plain}\n{text}",
+        file=sys.stderr,
+    )

@@ -68,7 +68,11 @@ class _Commands(Mapping[str, Any]):
         if name not in COMMANDS:
             raise KeyError(name)
         what, panel = load(name), COMMANDS[name].panel
-        single = what if isinstance(what, typer.Typer) else typer.Typer(add_completion=False, context_settings=_SETTINGS)
+        single = (
+            what
+            if isinstance(what, typer.Typer)
+            else typer.Typer(add_completion=False, context_settings=_SETTINGS)
+        )
         if single is not what:
             single.command(name, cls=Command, rich_help_panel=panel)(what)
         command: Any = get_command(single)
@@ -89,7 +93,9 @@ class _Summaries(_Commands):
         what = load(name)
         if isinstance(what, typer.Typer):
             return super().__getitem__(name)
-        return TyperCommand(name, help=inspect.cleandoc(what.__doc__ or ""), rich_help_panel=COMMANDS[name].panel)
+        return TyperCommand(
+            name, help=inspect.cleandoc(what.__doc__ or ""), rich_help_panel=COMMANDS[name].panel
+        )
 
 
 class _Group(TyperGroup):
@@ -150,6 +156,8 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     pass

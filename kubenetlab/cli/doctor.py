@@ -17,7 +17,9 @@ _MARKS = {"ok": paint("✓", GOOD), "missing": paint("✗", BAD), "optional": pa
 
 
 def doctor(
-    again: Annotated[bool, typer.Option("--again", help="Try anew what has worked since the machine was booted.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Try anew what has worked since the machine was booted.")
+    ] = False,
     output: OutputOption = Output.table,
 ) -> None:
     """Say what this machine can do, by trying it. Exit status 1 when a lab cannot run here. Example: kubenetlab doctor
@@ -79,7 +81,9 @@ def _modes(found: Sequence[CheckResult]) -> list[CheckResult]:
         if unknown := [feature for feature in needs.features if feature not in works]:
             lacks.append(f"the kernel was not found to have {', '.join(unknown)}")
         what = modes.manual(family, name).partition("\n")[0].partition(": ")[2]
-        findings.append(CheckResult("Modes", title, "optional" if lacks else "ok", "; ".join(lacks) or what))
+        findings.append(
+            CheckResult("Modes", title, "optional" if lacks else "ok", "; ".join(lacks) or what)
+        )
     return findings
 
 
@@ -92,5 +96,9 @@ def _room() -> CheckResult:
     pods, scarcest = pods_that_fit(limits.read())
     detail = f"for about {pods:,} pods; what ends first is {scarcest.resource} ({scarcest.setting})"
     return CheckResult(
-        LIMITS, "room", "ok" if pods else "missing", detail, "" if pods else scarcest.remedy.format(enough=scarcest.maximum * 2)
+        LIMITS,
+        "room",
+        "ok" if pods else "missing",
+        detail,
+        "" if pods else scarcest.remedy.format(enough=scarcest.maximum * 2),
     )

@@ -79,11 +79,16 @@ def _show_fault(name: str, output: Output) -> None:
     from kubenetlab.datapath import faults
 
     if output.is_data:
-        data({"fault": name, "options": faults.option_names(name), "manual": faults.manual(name)}, output)
+        data(
+            {"fault": name, "options": faults.option_names(name), "manual": faults.manual(name)},
+            output,
+        )
         return
     say(faults.manual(name))
     say()
-    say(f"On the command line: kubenetlab break {name} {' '.join(f'--{option} …' for option in faults.option_names(name))}")
+    say(
+        f"On the command line: kubenetlab break {name} {' '.join(f'--{option} …' for option in faults.option_names(name))}"
+    )
     hint("kubenetlab break --list")
 
 
@@ -96,9 +101,17 @@ def _field(what: str) -> Explanation:
     word, _, path = what.partition(".")
     kind = find_kind(word)
     if kind is None:
-        guess = did_you_mean(word, known_words() if path else (*modes.names(), *faults.known(), *known_words()))
-        known = f"\n  modes: {', '.join(modes.names())}\n  faults: {', '.join(faults.known())}" if not path else ""
-        raise UsageError(f'explain: there is no {"kind" if path else "mode, fault or kind"} "{word}"{guess}{known}')
+        guess = did_you_mean(
+            word, known_words() if path else (*modes.names(), *faults.known(), *known_words())
+        )
+        known = (
+            f"\n  modes: {', '.join(modes.names())}\n  faults: {', '.join(faults.known())}"
+            if not path
+            else ""
+        )
+        raise UsageError(
+            f'explain: there is no {"kind" if path else "mode, fault or kind"} "{word}"{guess}{known}'
+        )
     return fields.explain(kind, path)
 
 

@@ -21,7 +21,13 @@ def modes(output: OutputOption = Output.table) -> None:
         if index == 0 or mode["family"] != found[index - 1]["family"]:
             family = FAMILIES[mode["family"]]
             say(f"{family.flag} ({family.path} in a Cluster document)")
-        say(hanging(f"  {mode['name'].ljust(width)}  ", mode["manual"].partition("\n")[0].partition(": ")[2], width + 4))
+        say(
+            hanging(
+                f"  {mode['name'].ljust(width)}  ",
+                mode["manual"].partition("\n")[0].partition(": ")[2],
+                width + 4,
+            )
+        )
         if output is Output.wide and mode["options"]:
             options = ", ".join(mode_option(name, value) for name, value in mode["options"].items())
             say(hanging(f"  {' ' * width}  ", options, width + 4))
@@ -53,7 +59,9 @@ def show_manual(name: str) -> None:
         say(mode["manual"])
         say()
         options = "".join(f",{mode_option(key, value)}" for key, value in mode["options"].items())
-        say(f"In a Cluster document: {family.path}: {name}      On the command line: {family.flag} {name}{options}")
+        say(
+            f"In a Cluster document: {family.path}: {name}      On the command line: {family.flag} {name}{options}"
+        )
         if mode["needs"]:
             say(f"Needs: {', '.join(mode['needs'])}")
 
@@ -64,5 +72,15 @@ def _described(family: str, name: str) -> dict[str, Any]:
     from kubenetlab.datapath.modes import load, manual
 
     mode = load(family, name, {})
-    needs = [*mode.needs.programs, *mode.needs.features, *([f"root, for {mode.needs.root}"] if mode.needs.root else [])]
-    return {"family": family, "name": name, "options": to_builtins(mode), "needs": needs, "manual": manual(family, name).strip()}
+    needs = [
+        *mode.needs.programs,
+        *mode.needs.features,
+        *([f"root, for {mode.needs.root}"] if mode.needs.root else []),
+    ]
+    return {
+        "family": family,
+        "name": name,
+        "options": to_builtins(mode),
+        "needs": needs,
+        "manual": manual(family, name).strip(),
+    }

@@ -33,7 +33,12 @@ def schema(
     if kind is not None and kind.startswith("output"):
         data(_of_output(kind.partition("/")[2]), "json")
         return
-    data(schema_of_documents(_modes()) if kind is None else schema_of_kind(_read_kind(kind), _modes()), "json")
+    data(
+        schema_of_documents(_modes())
+        if kind is None
+        else schema_of_kind(_read_kind(kind), _modes()),
+        "json",
+    )
 
 
 def _of_output(name: str) -> dict[str, Any]:
@@ -56,7 +61,11 @@ def _read_kind(word: str) -> type[Resource]:
     if kind in WRITABLE:
         return kind
     known = [each.kind.lower() for each in WRITABLE]
-    fault = f"the lab makes its {kind.plural} itself and reads none" if kind else f'there is no kind "{word}"{did_you_mean(word, known)}'
+    fault = (
+        f"the lab makes its {kind.plural} itself and reads none"
+        if kind
+        else f'there is no kind "{word}"{did_you_mean(word, known)}'
+    )
     raise UsageError(f"schema: {fault}\n  read: {', '.join(known)}; others are kept as they are")
 
 
@@ -64,4 +73,7 @@ def _modes() -> dict[str, dict[str, Any]]:
     """Field of `networking` → name of a mode → its options."""
     from kubenetlab.datapath.modes import FAMILIES, known, load
 
-    return {family.field: {name: type(load(family.name, name, {})) for name in known(family.name)} for family in FAMILIES.values()}
+    return {
+        family.field: {name: type(load(family.name, name, {})) for name in known(family.name)}
+        for family in FAMILIES.values()
+    }

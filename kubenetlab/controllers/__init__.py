@@ -97,7 +97,9 @@ class Controllers:
                 if name in paused:
                     continue
                 snapshot = cluster.snapshot(controller.WATCHES)
-                is_known = name in self._seen and all(a is b for a, b in zip(self._seen[name], snapshot, strict=True))
+                is_known = name in self._seen and all(
+                    a is b for a, b in zip(self._seen[name], snapshot, strict=True)
+                )
                 if is_known and name not in due:
                     continue
                 results = list(
@@ -105,8 +107,12 @@ class Controllers:
                     if hasattr(controller, "IN_BURSTS")
                     else controller.reconcile(cluster, now)
                 )
-                self._wakes[name] = min((result.at for result in results if isinstance(result, Wake)), default=None)
-                after = cluster.with_changes(result for result in results if not isinstance(result, Wake))
+                self._wakes[name] = min(
+                    (result.at for result in results if isinstance(result, Wake)), default=None
+                )
+                after = cluster.with_changes(
+                    result for result in results if not isinstance(result, Wake)
+                )
                 self._seen[name] = snapshot
                 due.discard(name)
                 if hasattr(controller, "IN_BURSTS") and (self._wakes[name] or math.inf) <= now:
@@ -118,5 +124,7 @@ class Controllers:
                         self._seen[name] = cluster.snapshot(controller.WATCHES)
                         cluster.since(name, controller.WATCHES)  # its own words are no news to it
             if not busy:
-                return cluster, min((at for at in self._wakes.values() if at is not None), default=None)
+                return cluster, min(
+                    (at for at in self._wakes.values() if at is not None), default=None
+                )
         raise BugError(f"the controllers {', '.join(busy)} never come to rest")

@@ -38,11 +38,19 @@ def initial_objects(config: ClusterConfig) -> Sequence[Resource]:
         Namespace(ObjectMeta(name=DNS_NAMESPACE)),
         _api_service(config),
         Service(
-            ObjectMeta(name="kube-dns", namespace=DNS_NAMESPACE, labels={**DNS_LABELS, "kubernetes.io/name": "CoreDNS"}),
+            ObjectMeta(
+                name="kube-dns",
+                namespace=DNS_NAMESPACE,
+                labels={**DNS_LABELS, "kubernetes.io/name": "CoreDNS"},
+            ),
             ServiceSpec(
                 selector=DNS_LABELS,
                 cluster_ip=dns_address(network),
-                ports=(ServicePort(53, "dns", "UDP", 53), ServicePort(53, "dns-tcp", "TCP", 53), ServicePort(9153, "metrics", "TCP", 9153)),
+                ports=(
+                    ServicePort(53, "dns", "UDP", 53),
+                    ServicePort(53, "dns-tcp", "TCP", 53),
+                    ServicePort(9153, "metrics", "TCP", 9153),
+                ),
             ),
         ),
         Deployment(
@@ -50,7 +58,9 @@ def initial_objects(config: ClusterConfig) -> Sequence[Resource]:
             DeploymentSpec(
                 replicas=2,
                 selector=LabelSelector(DNS_LABELS),
-                template=PodTemplateSpec(metadata=ObjectMeta(labels=DNS_LABELS), spec=_coredns_pod()),
+                template=PodTemplateSpec(
+                    metadata=ObjectMeta(labels=DNS_LABELS), spec=_coredns_pod()
+                ),
             ),
         ),
     )
@@ -62,15 +72,23 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         service = _api_service(cluster.config)
         service, _ = cluster_ips.completed(service, cluster.config.networking.service_networks, {})
         uid = make_uid("Service", "default", API_SERVICE, str(cluster.revision))
-        meta = structs.replace(service.metadata, uid=uid, creation_timestamp=timestamp(now), generation=1)
+        meta = structs.replace(
+            service.metadata, uid=uid, creation_timestamp=timestamp(now), generation=1
+        )
         yield structs.replace(service, metadata=meta)
 
 
 def _api_service(config: ClusterConfig) -> Service:
     network = config.networking.service_networks[0]
     return Service(
-        ObjectMeta(name=API_SERVICE, namespace="default", labels={"component": "apiserver", "provider": "kubernetes"}),
-        ServiceSpec(cluster_ip=str(network[1]), ports=(ServicePort(443, "https", target_port=6443),)),
+        ObjectMeta(
+            name=API_SERVICE,
+            namespace="default",
+            labels={"component": "apiserver", "provider": "kubernetes"},
+        ),
+        ServiceSpec(
+            cluster_ip=str(network[1]), ports=(ServicePort(443, "https", target_port=6443),)
+        ),
     )
 
 
@@ -78,7 +96,9 @@ def is_dns_coming(cluster: Cluster) -> bool:
     """True while the DNS pods start for the first time: none is ready yet, and one has a node and has not failed."""
     pods = cluster.select(DNS_NAMESPACE, DNS_LABELS)
     return not any(pod.is_ready for pod in pods) and any(
-        pod.spec.node_name and not pod.is_terminating and all(status.restart_count == 0 for status in pod.container_statuses)
+        pod.spec.node_name
+        and not pod.is_terminating
+        and all(status.restart_count == 0 for status in pod.container_statuses)
         for pod in pods
     )
 
@@ -88,13 +108,22 @@ def _coredns_pod() -> PodSpec:
         "coredns",
         COREDNS_IMAGE,
         args=("-conf", "/etc/coredns/Corefile"),
-        ports=(ContainerPort(53, "dns", "UDP"), ContainerPort(53, "dns-tcp", "TCP"), ContainerPort(9153, "metrics", "TCP")),
+        ports=(
+            ContainerPort(53, "dns", "UDP"),
+            ContainerPort(53, "dns-tcp", "TCP"),
+            ContainerPort(9153, "metrics", "TCP"),
+        ),
         readiness_probe=Probe(http_get=HTTPGetAction(8181, "/ready")),
-        liveness_probe=Probe(http_get=HTTPGetAction(8080, "/health"), timeout_seconds=5, failure_threshold=5),
+        liveness_probe=Probe(
+            http_get=HTTPGetAction(8080, "/health"), timeout_seconds=5, failure_threshold=5
+        ),
     )
     return PodSpec(
         containers=(container,),
         dns_policy="Default",
         node_selector={"kubernetes.io/os": "linux"},
-        tolerations=(Toleration("CriticalAddonsOnly", "Exists"), Toleration(CONTROL_PLANE_LABEL, effect="NoSchedule")),
+        tolerations=(
+            Toleration("CriticalAddonsOnly", "Exists"),
+            Toleration(CONTROL_PLANE_LABEL, effect="NoSchedule"),
+        ),
     )

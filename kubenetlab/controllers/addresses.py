@@ -18,7 +18,9 @@ def gateway(node_network: Network) -> Address:
     return node_network[1]
 
 
-def pod_addresses_after(node_network: Network, last: str, first: int, end: int) -> Iterator[Address]:
+def pod_addresses_after(
+    node_network: Network, last: str, first: int, end: int
+) -> Iterator[Address]:
     """The addresses from number `first` to before number `end`, beginning behind the one given out last, round to it again."""
     start = int(ip_address(last)) - int(node_network.network_address) + 1 if last else first
     count = end - first

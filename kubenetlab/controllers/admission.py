@@ -90,10 +90,14 @@ def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) ->
         old = staged.current(obj)
         admitted, faults = staged.put(obj, old, one.document)
         findings += [(index, finding) for finding in faults]
-        is_new = old is None and not isinstance(obj, NodeSettings)  # the Cluster document has made the Node
+        is_new = old is None and not isinstance(
+            obj, NodeSettings
+        )  # the Cluster document has made the Node
         action: Action = "created" if is_new else "unchanged" if admitted == old else "configured"
         if isinstance(old, ClusterConfig):  # a document without a name is the lab's
-            outcomes.append(ApplyOutcome(old.title, action, tuple(config_changes.told(old, admitted))))
+            outcomes.append(
+                ApplyOutcome(old.title, action, tuple(config_changes.told(old, admitted)))
+            )
         else:
             outcomes.append(ApplyOutcome(one.object.title, action))
     if any(isinstance(one.object, (ClusterConfig, Node)) for one in incoming):
@@ -101,10 +105,17 @@ def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) ->
     if any(not finding.is_warning for _, finding in findings):
         return Admission(cluster, findings=tuple(findings))
     given = {one.given_key: GivenDocument(one.document, one.source) for one in incoming}
-    return Admission(staged.result().with_given(given), tuple(outcomes), tuple(findings), tuple(staged.made_namespaces))
+    return Admission(
+        staged.result().with_given(given),
+        tuple(outcomes),
+        tuple(findings),
+        tuple(staged.made_namespaces),
+    )
 
 
-def _refused_ranges(cluster: Cluster, incoming: Sequence[AdmissionRequest]) -> Iterator[tuple[int, Finding]]:
+def _refused_ranges(
+    cluster: Cluster, incoming: Sequence[AdmissionRequest]
+) -> Iterator[tuple[int, Finding]]:
     """What speaks against nodes' pod ranges, each at the document that asks for it."""
     names = cluster.config.node_names
     given = {
@@ -117,7 +128,12 @@ def _refused_ranges(cluster: Cluster, incoming: Sequence[AdmissionRequest]) -> I
         if fault.node in given and fault.node:
             index, path = given[fault.node], ("spec", "podCIDR")
         elif "" in given:
-            index, path = given[""], ("nodes", names.index(fault.node), "podCIDRs") if fault.node else ("networking", "podSubnet")
+            index, path = (
+                given[""],
+                ("nodes", names.index(fault.node), "podCIDRs")
+                if fault.node
+                else ("networking", "podSubnet"),
+            )
         else:
             index, path = next(iter(given.values())), ("spec", "podCIDR")
         yield index, Finding(path, fault.message, hints=fault.hints)
@@ -136,14 +152,26 @@ class _Staged:
     @cached_property
     def _taken(self) -> dict[str, str]:
         """Cluster IP → whose it is."""
-        reserved = {str(self._config.networking.service_networks[0][RESERVED_CLUSTER_IP]): "Service default/kubernetes"}
-        return reserved | {ip: service.title for service in self._cluster.all(Service) for ip in service.cluster_ips}
+        reserved = {
+            str(
+                self._config.networking.service_networks[0][RESERVED_CLUSTER_IP]
+            ): "Service default/kubernetes"
+        }
+        return reserved | {
+            ip: service.title
+            for service in self._cluster.all(Service)
+            for ip in service.cluster_ips
+        }
 
     @cached_property
     def _node_ports(self) -> dict[Any, str]:
         """Node port → whose it is."""
         services = self._cluster.all(Service)
-        return {number: service.title for service in services for number in node_ports.node_ports_of(service.spec)}
+        return {
+            number: service.title
+            for service in services
+            for number in node_ports.node_ports_of(service.spec)
+        }
 
     def result(self) -> Cluster:
         return self._cluster.with_changes(self._changes.values())
@@ -151,7 +179,9 @@ class _Staged:
     def current(self, obj: Resource) -> Resource | None:
         if isinstance(obj, ClusterConfig):
             return next(iter(self._cluster.all(ClusterConfig)), None)
-        return self._changes.get((type(obj), obj.key)) or self._cluster.get(type(obj), obj.namespace, obj.name)
+        return self._changes.get((type(obj), obj.key)) or self._cluster.get(
+            type(obj), obj.namespace, obj.name
+        )
 
     def ensure_namespace(self, obj: Resource) -> Iterator[Finding]:
         """Makes the object's namespace where no manifest does. One that is going takes in nothing new."""
@@ -164,21 +194,31 @@ class _Staged:
             message = f"unable to create new content in namespace {obj.namespace} because it is being terminated"
             yield Finding(("metadata", "namespace"), message, hints=("try again when it is gone",))
 
-    def as_stored(self, obj: Resource, document: Mapping[str, Any]) -> tuple[Resource, list[Finding]]:
+    def as_stored(
+        self, obj: Resource, document: Mapping[str, Any]
+    ) -> tuple[Resource, list[Finding]]:
         """What is kept of an object, and what speaks against that: a Node is made by the Cluster document, its own only adds to it."""
         if not isinstance(obj, Node):
             return obj, []
         known = self._config.node_names
         if obj.name not in known:
             return obj, [
-                Finding(("metadata", "name"), f'no node of this cluster is called "{obj.name}"', hints=(f"it has: {', '.join(known)}",))
+                Finding(
+                    ("metadata", "name"),
+                    f'no node of this cluster is called "{obj.name}"',
+                    hints=(f"it has: {', '.join(known)}",),
+                )
             ]
         cidrs = obj.spec.pod_cidrs or ((obj.spec.pod_cidr,) if obj.spec.pod_cidr else ())
         taints = obj.spec.taints if "taints" in (document.get("spec") or {}) else None
-        meta = ObjectMeta(name=obj.name, labels=obj.metadata.labels, annotations=obj.metadata.annotations)
+        meta = ObjectMeta(
+            name=obj.name, labels=obj.metadata.labels, annotations=obj.metadata.annotations
+        )
         return NodeSettings(meta, taints, obj.spec.unschedulable, cidrs), []
 
-    def put(self, obj: Resource, old: Resource | None, document: Mapping[str, Any]) -> tuple[Resource, list[Finding]]:
+    def put(
+        self, obj: Resource, old: Resource | None, document: Mapping[str, Any]
+    ) -> tuple[Resource, list[Finding]]:
         """The object as it will be stored, and what speaks against it."""
         if old is None:
             candidate, findings = self._identified(obj), []
@@ -192,14 +232,23 @@ class _Staged:
         if isinstance(candidate, ConfigMap):
             findings += foreign_ranges(candidate, self._config.networking.versions)
         if isinstance(candidate, Service):
-            candidate, faults = cluster_ips.completed(candidate, self._config.networking.service_networks, self._taken)
+            candidate, faults = cluster_ips.completed(
+                candidate, self._config.networking.service_networks, self._taken
+            )
             findings += faults
             self._taken |= dict.fromkeys(candidate.cluster_ips, candidate.title)
             candidate, faults = node_ports.completed(candidate, self._node_ports)
             findings += faults
-            self._node_ports |= dict.fromkeys(node_ports.node_ports_of(candidate.spec), candidate.title)
+            self._node_ports |= dict.fromkeys(
+                node_ports.node_ports_of(candidate.spec), candidate.title
+            )
         if old is not None and getattr(candidate, "spec", None) != getattr(old, "spec", None):
-            candidate = structs.replace(candidate, metadata=structs.replace(candidate.metadata, generation=old.metadata.generation + 1))
+            candidate = structs.replace(
+                candidate,
+                metadata=structs.replace(
+                    candidate.metadata, generation=old.metadata.generation + 1
+                ),
+            )
         if isinstance(candidate, ClusterConfig):
             self._config = candidate
         self._store(candidate)
@@ -228,7 +277,10 @@ def _keep(cluster: Cluster, one: AdmissionRequest) -> ApplyOutcome:
     kind, namespace, name = one.given_key
     known = cluster.given.get(one.given_key)
     is_known = known is not None and known.document == one.document
-    return ApplyOutcome(f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}", "unchanged" if is_known else "kept")
+    return ApplyOutcome(
+        f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}",
+        "unchanged" if is_known else "kept",
+    )
 
 
 def make_uid(*parts: str) -> str:
@@ -241,18 +293,28 @@ def _updated(old: Resource, new: Resource, document: Mapping[str, Any]) -> Resou
     """The stored object with what the new document says; what it leaves to the cluster stays as it is."""
     if isinstance(new, ClusterConfig) and isinstance(old, ClusterConfig):
         return structs.replace(new, metadata=old.metadata)
-    meta = structs.replace(old.metadata, labels=new.metadata.labels, annotations=new.metadata.annotations)
+    meta = structs.replace(
+        old.metadata, labels=new.metadata.labels, annotations=new.metadata.annotations
+    )
     if isinstance(new, Namespace):
         meta = structs.replace(meta, labels={**meta.labels, NAMESPACE_NAME_LABEL: new.name})
     changed: Resource = structs.replace(new, metadata=meta)
     if hasattr(old, "status"):
         changed = structs.replace(changed, status=old.status)
     if isinstance(changed, Pod) and isinstance(old, Pod):
-        changed = structs.replace(changed, spec=structs.replace(changed.spec, node_name=old.spec.node_name))
+        changed = structs.replace(
+            changed, spec=structs.replace(changed.spec, node_name=old.spec.node_name)
+        )
     if isinstance(changed, Service) and isinstance(old, Service):
         changed = node_ports.carried_over(old, cluster_ips.carried_over(old, changed))
-    if isinstance(changed, Scalable) and isinstance(old, Scalable) and "replicas" not in document.get("spec", {}):
-        changed = structs.replace(changed, spec=structs.replace(changed.spec, replicas=old.spec.replicas))
+    if (
+        isinstance(changed, Scalable)
+        and isinstance(old, Scalable)
+        and "replicas" not in document.get("spec", {})
+    ):
+        changed = structs.replace(
+            changed, spec=structs.replace(changed.spec, replicas=old.spec.replicas)
+        )
     if isinstance(changed, Restartable) and isinstance(old, Restartable):
         changed = _still_restarted(old, changed)
     return changed
@@ -276,17 +338,33 @@ def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:
     """What may not change in an object that exists."""
     if old.is_terminating:
         yield Finding((), "is being deleted; try again when it is gone")
-    if isinstance(old, Workload) and isinstance(new, Workload) and old.spec.selector != new.spec.selector:
-        yield Finding(("spec", "selector"), "field is immutable", hints=(f"delete {old.title} first, or give it another name",))
+    if (
+        isinstance(old, Workload)
+        and isinstance(new, Workload)
+        and old.spec.selector != new.spec.selector
+    ):
+        yield Finding(
+            ("spec", "selector"),
+            "field is immutable",
+            hints=(f"delete {old.title} first, or give it another name",),
+        )
     match old, new:
         case (StatefulSet(), StatefulSet()):
             for field in ("service_name", "pod_management_policy"):
                 if getattr(old.spec, field) != getattr(new.spec, field):
-                    yield Finding(("spec", kubernetes_name(field)), "field is immutable", hints=(f"delete {old.title} first",))
+                    yield Finding(
+                        ("spec", kubernetes_name(field)),
+                        "field is immutable",
+                        hints=(f"delete {old.title} first",),
+                    )
         case (Job(), Job()):
             for field in ("completions", "completion_mode", "template"):
                 if getattr(old.spec, field) != getattr(new.spec, field):
-                    yield Finding(("spec", kubernetes_name(field)), "field is immutable", hints=(f"delete {old.title} first",))
+                    yield Finding(
+                        ("spec", kubernetes_name(field)),
+                        "field is immutable",
+                        hints=(f"delete {old.title} first",),
+                    )
         case (ClusterConfig(), ClusterConfig()):
             yield from config_changes.forbidden(old, new)
         case (Pod(), Pod()):

@@ -24,17 +24,25 @@ HEADLESS = "None"
 _DUAL_STACK: Final = "networking.ipFamily: dual in the Cluster document gives it IPv4 and IPv6"
 
 
-def completed(service: Service, networks: Sequence[Network], taken: Mapping[str, str]) -> tuple[Service, list[Finding]]:
+def completed(
+    service: Service, networks: Sequence[Network], taken: Mapping[str, str]
+) -> tuple[Service, list[Finding]]:
     """The Service with its defaults, families and addresses. `networks` are the cluster's Service ranges, the primary one first;
     `taken` says whose each address is."""
     spec = service.spec
     if spec.type == "ExternalName":
         return structs.replace(
-            service, spec=structs.replace(spec, cluster_ip="", cluster_ips=(), ip_families=(), ip_family_policy=None)
+            service,
+            spec=structs.replace(
+                spec, cluster_ip="", cluster_ips=(), ip_families=(), ip_family_policy=None
+            ),
         ), []
     of_family = {FAMILIES[network.version]: network for network in networks}
     given = _given(spec)
-    findings = [*_family_faults(spec, of_family), *_address_faults(service, given, of_family, taken)]
+    findings = [
+        *_family_faults(spec, of_family),
+        *_address_faults(service, given, of_family, taken),
+    ]
     families = _families(spec, given, tuple(of_family))
     addresses: list[str] = []
     for index, family in enumerate(families if spec.cluster_ip != HEADLESS else ()):
@@ -44,18 +52,26 @@ def completed(service: Service, networks: Sequence[Network], taken: Mapping[str,
         elif network is not None:
             free = cluster_ip_for(network, service.full_name, taken)
             if free is None:
-                findings.append(Finding(("spec", "clusterIP"), f"no address is left in the Service range {network}"))
+                findings.append(
+                    Finding(
+                        ("spec", "clusterIP"), f"no address is left in the Service range {network}"
+                    )
+                )
             else:
                 addresses.append(free)
     addresses = [HEADLESS] if spec.cluster_ip == HEADLESS else addresses
     is_open = _is_open(spec)
     spec = structs.replace(
         spec,
-        ports=tuple(port if port.target_port is not None else structs.replace(port, target_port=port.port) for port in spec.ports),
+        ports=tuple(
+            port if port.target_port is not None else structs.replace(port, target_port=port.port)
+            for port in spec.ports
+        ),
         cluster_ip=addresses[0] if addresses else "",
         cluster_ips=tuple(addresses),
         ip_families=families,
-        ip_family_policy=spec.ip_family_policy or ("RequireDualStack" if is_open else "SingleStack"),
+        ip_family_policy=spec.ip_family_policy
+        or ("RequireDualStack" if is_open else "SingleStack"),
     )
     return structs.replace(service, spec=spec), findings
 
@@ -65,17 +81,31 @@ def carried_over(old: Service, new: Service) -> Service:
     if "ExternalName" in (old.spec.type, new.spec.type):
         return new
     before, spec = old.spec, new.spec
-    if spec.ip_family_policy == "SingleStack" and len(before.ip_families) > 1:  # what was written for both families is cut to one
+    if (
+        spec.ip_family_policy == "SingleStack" and len(before.ip_families) > 1
+    ):  # what was written for both families is cut to one
         kept = spec.cluster_ips[:1] if spec.cluster_ips == before.cluster_ips else spec.cluster_ips
-        families = spec.ip_families[:1] if spec.ip_families == before.ip_families else spec.ip_families
+        families = (
+            spec.ip_families[:1] if spec.ip_families == before.ip_families else spec.ip_families
+        )
         spec = structs.replace(spec, ip_families=families, cluster_ips=kept)
     policy = spec.ip_family_policy or before.ip_family_policy
-    wanted = spec.ip_families or (before.ip_families[:1] if policy == "SingleStack" else before.ip_families)
+    wanted = spec.ip_families or (
+        before.ip_families[:1] if policy == "SingleStack" else before.ip_families
+    )
     addresses = _given(spec)
     if len(addresses) < len(wanted) and addresses == before.cluster_ips[: len(addresses)]:
         addresses = before.cluster_ips[: len(wanted)]
-    cluster_ip = spec.cluster_ip or (HEADLESS if before.cluster_ip == HEADLESS else addresses[0] if addresses else "")
-    spec = structs.replace(spec, ip_family_policy=policy, ip_families=wanted, cluster_ip=cluster_ip, cluster_ips=addresses)
+    cluster_ip = spec.cluster_ip or (
+        HEADLESS if before.cluster_ip == HEADLESS else addresses[0] if addresses else ""
+    )
+    spec = structs.replace(
+        spec,
+        ip_family_policy=policy,
+        ip_families=wanted,
+        cluster_ip=cluster_ip,
+        cluster_ips=addresses,
+    )
     return structs.replace(new, spec=spec)
 
 
@@ -84,10 +114,19 @@ def forbidden(old: Service, new: Service) -> Iterator[Finding]:
     if "ExternalName" in (old.spec.type, new.spec.type):
         return
     given = _given(new.spec)
-    if (new.spec.cluster_ip == HEADLESS and old.spec.cluster_ip != HEADLESS) or (given and given[0] != old.spec.cluster_ip):
+    if (new.spec.cluster_ip == HEADLESS and old.spec.cluster_ip != HEADLESS) or (
+        given and given[0] != old.spec.cluster_ip
+    ):
         yield Finding(("spec", "clusterIP"), f"field is immutable; it is {old.spec.cluster_ip}")
-    if new.spec.ip_families and old.spec.ip_families and new.spec.ip_families[0] != old.spec.ip_families[0]:
-        yield Finding(("spec", "ipFamilies", 0), f"the primary family cannot change; it is {old.spec.ip_families[0]}")
+    if (
+        new.spec.ip_families
+        and old.spec.ip_families
+        and new.spec.ip_families[0] != old.spec.ip_families[0]
+    ):
+        yield Finding(
+            ("spec", "ipFamilies", 0),
+            f"the primary family cannot change; it is {old.spec.ip_families[0]}",
+        )
 
 
 def _given(spec: ServiceSpec) -> tuple[str, ...]:
@@ -101,9 +140,15 @@ def _is_open(spec: ServiceSpec) -> bool:
     return spec.cluster_ip == HEADLESS and not spec.selector
 
 
-def _families(spec: ServiceSpec, given: Sequence[str], known: Sequence[IPFamily]) -> tuple[IPFamily, ...]:
+def _families(
+    spec: ServiceSpec, given: Sequence[str], known: Sequence[IPFamily]
+) -> tuple[IPFamily, ...]:
     """The Service's families in order; `known` are the cluster's."""
-    families = list(spec.ip_families or tuple(FAMILIES[ip_address(address).version] for address in given) or known[:1])
+    families = list(
+        spec.ip_families
+        or tuple(FAMILIES[ip_address(address).version] for address in given)
+        or known[:1]
+    )
     if _is_open(spec) and spec.ip_family_policy is None and not spec.ip_families:
         families += [family for family in FAMILIES.values() if family not in families]
     elif spec.ip_family_policy in ("PreferDualStack", "RequireDualStack"):
@@ -117,29 +162,54 @@ def _family_faults(spec: ServiceSpec, known: Mapping[IPFamily, Network]) -> Iter
         if family not in known and not is_open:
             only = " and ".join(known)
             hints = (f"the cluster has {only} only", _DUAL_STACK)
-            yield Finding(("spec", "ipFamilies", index), f'Invalid value: "{family}": not configured on this cluster', hints=hints)
+            yield Finding(
+                ("spec", "ipFamilies", index),
+                f'Invalid value: "{family}": not configured on this cluster',
+                hints=hints,
+            )
     if spec.ip_family_policy == "RequireDualStack" and len(known) < 2 and not is_open:
         message = 'Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services'
         yield Finding(("spec", "ipFamilyPolicy"), message, hints=(_DUAL_STACK,))
-    for field, count in (("ipFamilies", len(spec.ip_families)), ("clusterIPs", len(spec.cluster_ips))):
+    for field, count in (
+        ("ipFamilies", len(spec.ip_families)),
+        ("clusterIPs", len(spec.cluster_ips)),
+    ):
         if count > 1 and (spec.ip_family_policy or "SingleStack") == "SingleStack":
             wanted = "must be RequireDualStack or PreferDualStack when multiple IP families are specified"
-            yield Finding(("spec", field), f"ipFamilyPolicy {wanted}, found {spec.ip_family_policy or 'none, which is SingleStack'}")
+            yield Finding(
+                ("spec", field),
+                f"ipFamilyPolicy {wanted}, found {spec.ip_family_policy or 'none, which is SingleStack'}",
+            )
 
 
 def _address_faults(
-    service: Service, given: Sequence[str], known: Mapping[IPFamily, Network], taken: Mapping[str, str]
+    service: Service,
+    given: Sequence[str],
+    known: Mapping[IPFamily, Network],
+    taken: Mapping[str, str],
 ) -> Iterator[Finding]:
     for index, address in enumerate(given):
-        path: tuple[str | int, ...] = ("spec", "clusterIPs", index) if service.spec.cluster_ips else ("spec", "clusterIP")
+        path: tuple[str | int, ...] = (
+            ("spec", "clusterIPs", index) if service.spec.cluster_ips else ("spec", "clusterIP")
+        )
         parsed = ip_address(address)
         family = FAMILIES[parsed.version]
         network = known.get(family)
         ranges = ", ".join(str(one) for one in known.values())
         if index < len(service.spec.ip_families) and service.spec.ip_families[index] != family:
-            yield Finding(path, f"wanted an {service.spec.ip_families[index]} address, as ipFamilies says, found {address}")
-        elif network is None or parsed not in network or parsed == network[0] or (parsed.version == 4 and parsed == network[-1]):
+            yield Finding(
+                path,
+                f"wanted an {service.spec.ip_families[index]} address, as ipFamilies says, found {address}",
+            )
+        elif (
+            network is None
+            or parsed not in network
+            or parsed == network[0]
+            or (parsed.version == 4 and parsed == network[-1])
+        ):
             message = f"the provided IP ({address}) is not in the valid range. The range of valid IPs is {network or ranges}"
             yield Finding(path, message)
         elif taken.get(address, service.title) != service.title:
-            yield Finding(path, f"provided IP is already allocated: {address} belongs to {taken[address]}")
+            yield Finding(
+                path, f"provided IP is already allocated: {address} belongs to {taken[address]}"
+            )

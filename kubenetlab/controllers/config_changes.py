@@ -20,7 +20,11 @@ def forbidden(old: ClusterConfig, new: ClusterConfig) -> Iterator[Finding]:
     ):
         before, after = getattr(old.networking, field), getattr(new.networking, field)
         if before != after:
-            yield Finding(("networking", name), f"cannot change while the lab is up; it is {before}", hints=("kubenetlab down, then up",))
+            yield Finding(
+                ("networking", name),
+                f"cannot change while the lab is up; it is {before}",
+                hints=("kubenetlab down, then up",),
+            )
     if old.networking.cni_mode != new.networking.cni_mode and old.networking.cni_mode[0] != "none":
         yield Finding(
             ("networking", "cni"),
@@ -56,7 +60,12 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple | list):
         return str(len(value))
     if isinstance(value, Mapping):
-        return ",".join((str(value.get("type", "")), *_options({key: inner for key, inner in value.items() if key != "type"})))
+        return ",".join(
+            (
+                str(value.get("type", "")),
+                *_options({key: inner for key, inner in value.items() if key != "type"}),
+            )
+        )
     return str(value)
 
 

@@ -39,7 +39,9 @@ Part = Literal["init", "sidecar", "app"]
 
 def should_run(status: ContainerStatus) -> bool:
     """True when the container is running or about to be started: not while it waits for others or out a back-off, or has ended."""
-    return status.state.running is not None or (status.state.waiting is not None and status.state.waiting.reason == CREATING)
+    return status.state.running is not None or (
+        status.state.waiting is not None and status.state.waiting.reason == CREATING
+    )
 
 
 def back_off_s(restarts: int) -> int:
@@ -87,14 +89,32 @@ def statuses(
     first: list[ContainerStatus] = []
     for container in pod.spec.init_containers:
         part: Part = "sidecar" if container.is_sidecar else "init"
-        status = _status(pod, container, part, seen, kills, now, _waits(container, faults, may_start=may_start or is_initialized))
+        status = _status(
+            pod,
+            container,
+            part,
+            seen,
+            kills,
+            now,
+            _waits(container, faults, may_start=may_start or is_initialized),
+        )
         status = _stopped(pod, status, stopped, now) if stopped else status
         first.append(status)
         may_start = may_start and is_past(container, status)
     may_start = may_start or is_initialized
     rest: list[ContainerStatus] = []
     for container in pod.spec.containers:
-        rest.append(_status(pod, container, "app", seen, kills, now, _waits(container, faults, may_start=may_start)))
+        rest.append(
+            _status(
+                pod,
+                container,
+                "app",
+                seen,
+                kills,
+                now,
+                _waits(container, faults, may_start=may_start),
+            )
+        )
         may_start = may_start and not _is_in_first_hook(container, rest[-1])
     return first, [_stopped(pod, status, stopped, now) if stopped else status for status in rest]
 
@@ -111,12 +131,18 @@ def _stopped(pod: Pod, status: ContainerStatus, why: str, now: float) -> Contain
     if before is not None and _was_stopped(before):
         return before
     since = status.state.running.started_at if status.state.running is not None else None
-    ended = Terminated(KILLED_EXIT_CODE, "Error", f"{STOPPED} {why}", started_at=since, finished_at=timestamp(now))
-    return structs.replace(status, state=ContainerState(terminated=ended), ready=False, started=False)
+    ended = Terminated(
+        KILLED_EXIT_CODE, "Error", f"{STOPPED} {why}", started_at=since, finished_at=timestamp(now)
+    )
+    return structs.replace(
+        status, state=ContainerState(terminated=ended), ready=False, started=False
+    )
 
 
 def _was_stopped(status: ContainerStatus) -> bool:
-    return status.state.terminated is not None and status.state.terminated.message.startswith(STOPPED)
+    return status.state.terminated is not None and status.state.terminated.message.startswith(
+        STOPPED
+    )
 
 
 def is_past(container: Container, status: ContainerStatus) -> bool:
@@ -149,33 +175,62 @@ def _status(
     attempt = before.restart_count if before else 0
     last = before.last_state if before else ContainerState()
     report = seen.containers.get(container.name) if seen else None
-    base = ContainerStatus(container.name, restart_count=attempt, image=container.image, last_state=last)
-    if report is None and before is not None and before.state.running is not None:  # its sandbox has gone, and it with it
-        lost = Terminated(KILLED_EXIT_CODE, "Error", started_at=before.state.running.started_at, finished_at=timestamp(now))
-        return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=lost))
+    base = ContainerStatus(
+        container.name, restart_count=attempt, image=container.image, last_state=last
+    )
+    if (
+        report is None and before is not None and before.state.running is not None
+    ):  # its sandbox has gone, and it with it
+        lost = Terminated(
+            KILLED_EXIT_CODE,
+            "Error",
+            started_at=before.state.running.started_at,
+            finished_at=timestamp(now),
+        )
+        return structs.replace(
+            base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=lost)
+        )
     if before is not None and _was_stopped(before):
-        return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=before.state)
+        return structs.replace(
+            base, restart_count=attempt + 1, state=waits, last_state=before.state
+        )
     if report is None or report.attempt != attempt:
         return structs.replace(base, state=waits)
     ended = _ended(pod, container, report, seen, kills, now)
     if ended is None and before is not None and before.image != container.image and part == "app":
-        ended = Terminated(0, "Completed", CHANGED, started_at=timestamp(report.at), finished_at=timestamp(now))
-        return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=ended))
+        ended = Terminated(
+            0, "Completed", CHANGED, started_at=timestamp(report.at), finished_at=timestamp(now)
+        )
+        return structs.replace(
+            base,
+            restart_count=attempt + 1,
+            state=waits,
+            last_state=ContainerState(terminated=ended),
+        )
     if ended is None and _awaits_post_start(container, seen, attempt):
         return structs.replace(base, state=ContainerState(waiting=Waiting(CREATING)))
     if ended is None:
         started = container.startup_probe is None or _passes(container, "startup", seen, attempt)
         ready = started and _passes(container, "readiness", seen, attempt)
-        return structs.replace(base, state=ContainerState(running=Running(timestamp(report.at))), ready=ready, started=started)
+        return structs.replace(
+            base,
+            state=ContainerState(running=Running(timestamp(report.at))),
+            ready=ready,
+            started=started,
+        )
     if _is_final(pod, part, ended):
         is_done = part == "init" and ended.exit_code == 0
-        return structs.replace(base, state=ContainerState(terminated=ended), ready=is_done, started=False)
+        return structs.replace(
+            base, state=ContainerState(terminated=ended), ready=is_done, started=False
+        )
     wait = back_off_s(attempt)
     if now < seconds(ended.finished_at or "") + wait:
         message = f"back-off {wait}s restarting failed container={container.name} pod={pod.name}_{pod.namespace}({pod.uid})"
         state = ContainerState(waiting=Waiting(CRASH_LOOP, message))
         return structs.replace(base, state=state, last_state=ContainerState(terminated=ended))
-    return structs.replace(base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=ended))
+    return structs.replace(
+        base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=ended)
+    )
 
 
 def _is_final(pod: Pod, part: Part, ended: Terminated) -> bool:
@@ -191,17 +246,34 @@ def _is_final(pod: Pod, part: Part, ended: Terminated) -> bool:
 
 
 def _ended(
-    pod: Pod, container: Container, report: ContainerReport, seen: PodRuntimeStatus | None, kills: Mapping[str, Kill], now: float
+    pod: Pod,
+    container: Container,
+    report: ContainerReport,
+    seen: PodRuntimeStatus | None,
+    kills: Mapping[str, Kill],
+    now: float,
 ) -> Terminated | None:
     """Return how this run ended, or None while it goes on."""
     if report.state != "running":
         reason = report.reason or ("Completed" if report.exit_code == 0 else "Error")
-        return Terminated(report.exit_code, reason, report.message, finished_at=timestamp(report.at))
+        return Terminated(
+            report.exit_code, reason, report.message, finished_at=timestamp(report.at)
+        )
     kill = kill_of(pod, container, report.attempt, seen, kills) if seen is not None else None
-    at = killed_at(pod, container, kill, seen, now) if kill is not None and seen is not None else None
+    at = (
+        killed_at(pod, container, kill, seen, now)
+        if kill is not None and seen is not None
+        else None
+    )
     if kill is None or at is None:
         return None
-    return Terminated(KILLED_EXIT_CODE, "Error", kill.message, started_at=timestamp(report.at), finished_at=timestamp(at))
+    return Terminated(
+        KILLED_EXIT_CODE,
+        "Error",
+        kill.message,
+        started_at=timestamp(report.at),
+        finished_at=timestamp(at),
+    )
 
 
 def _awaits_post_start(container: Container, seen: PodRuntimeStatus | None, attempt: int) -> bool:
@@ -210,7 +282,12 @@ def _awaits_post_start(container: Container, seen: PodRuntimeStatus | None, atte
     return container.lifecycle.post_start is not None and (hook is None or not hook.ok)
 
 
-def _passes(container: Container, kind: Literal["startup", "readiness"], seen: PodRuntimeStatus | None, attempt: int) -> bool:
+def _passes(
+    container: Container,
+    kind: Literal["startup", "readiness"],
+    seen: PodRuntimeStatus | None,
+    attempt: int,
+) -> bool:
     report = seen.probes.get(f"{container.name}/{kind}") if seen else None
     return report is not None and report.attempt == attempt and report.ok
 
@@ -219,10 +296,18 @@ def with_pod_ended(status: ContainerStatus, now: float) -> ContainerStatus:
     """A sidecar once its pod has ended: it is ended too."""
     if status.state.running is None:
         return status
-    ended = Terminated(0, "Completed", started_at=status.state.running.started_at, finished_at=timestamp(now))
-    return structs.replace(status, state=ContainerState(terminated=ended), ready=False, started=False)
+    ended = Terminated(
+        0, "Completed", started_at=status.state.running.started_at, finished_at=timestamp(now)
+    )
+    return structs.replace(
+        status, state=ContainerState(terminated=ended), ready=False, started=False
+    )
 
 
 def unfinished(containers: Sequence[Container], known: Sequence[ContainerStatus]) -> list[str]:
     """The names of the init containers that the others still wait for."""
-    return [status.name for container, status in zip(containers, known, strict=True) if not is_past(container, status)]
+    return [
+        status.name
+        for container, status in zip(containers, known, strict=True)
+        if not is_past(container, status)
+    ]

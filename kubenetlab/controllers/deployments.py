@@ -36,7 +36,14 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     for deployment in cluster.all(Deployment):
         owned = cluster.owned_by(ReplicaSet, deployment)
         hashed = template_hash(deployment.spec.template)
-        newest = next((replica_set for replica_set in owned if replica_set.labels.get(TEMPLATE_HASH_LABEL) == hashed), None)
+        newest = next(
+            (
+                replica_set
+                for replica_set in owned
+                if replica_set.labels.get(TEMPLATE_HASH_LABEL) == hashed
+            ),
+            None,
+        )
         yield from _replica_sets(cluster, serials, deployment, owned, newest, hashed, now)
         status = _status(deployment, owned, newest, now)
         if status != deployment.status:
@@ -58,7 +65,9 @@ def _replica_sets(
     old = sorted((replica_set for replica_set in owned if replica_set is not newest), key=_revision)
     if deployment.spec.paused and newest is None:
         return
-    if deployment.spec.strategy.type == "Recreate" and any(cluster.owned_by(Pod, replica_set) for replica_set in old):
+    if deployment.spec.strategy.type == "Recreate" and any(
+        cluster.owned_by(Pod, replica_set) for replica_set in old
+    ):
         for replica_set in old:
             yield from _scaled(cluster, deployment, replica_set, 0, now)
         return
@@ -71,19 +80,32 @@ def _replica_sets(
         yield made
         yield _scaling_event(cluster, deployment, made.name, 0, share, now)
         return
-    if _revision(newest) < max((_revision(replica_set) for replica_set in old), default=0):  # an old template is wanted again
+    if _revision(newest) < max(
+        (_revision(replica_set) for replica_set in old), default=0
+    ):  # an old template is wanted again
         newest = _with_revision(newest, _revision(old[-1]) + 1)
         yield newest
     yield from _scaled(cluster, deployment, newest, share, now)
-    for replica_set, kept in zip(old, rollout.old_shares(replicas, unavailable, _share(newest), shares), strict=True):
+    for replica_set, kept in zip(
+        old, rollout.old_shares(replicas, unavailable, _share(newest), shares), strict=True
+    ):
         yield from _scaled(cluster, deployment, replica_set, kept, now)
-    empty = [replica_set for replica_set in old if not replica_set.spec.replicas and not replica_set.status.replicas]
-    yield from (deletion(replica_set) for replica_set in empty[: max(0, len(empty) - deployment.spec.revision_history_limit)])
+    empty = [
+        replica_set
+        for replica_set in old
+        if not replica_set.spec.replicas and not replica_set.status.replicas
+    ]
+    yield from (
+        deletion(replica_set)
+        for replica_set in empty[: max(0, len(empty) - deployment.spec.revision_history_limit)]
+    )
 
 
 def _share(replica_set: ReplicaSet | None) -> rollout.RolloutShare:
     return (
-        rollout.RolloutShare(replica_set.spec.replicas, replica_set.status.available_replicas) if replica_set else rollout.RolloutShare(0)
+        rollout.RolloutShare(replica_set.spec.replicas, replica_set.status.available_replicas)
+        if replica_set
+        else rollout.RolloutShare(0)
     )
 
 
@@ -93,29 +115,45 @@ def _revision(replica_set: ReplicaSet) -> int:
 
 def _with_revision(replica_set: ReplicaSet, revision: int) -> ReplicaSet:
     annotations = {**replica_set.metadata.annotations, REVISION_ANNOTATION: str(revision)}
-    return structs.replace(replica_set, metadata=structs.replace(replica_set.metadata, annotations=annotations))
+    return structs.replace(
+        replica_set, metadata=structs.replace(replica_set.metadata, annotations=annotations)
+    )
 
 
-def _scaled(cluster: Cluster, deployment: Deployment, replica_set: ReplicaSet, replicas: int, now: float) -> Iterator[Change]:
+def _scaled(
+    cluster: Cluster, deployment: Deployment, replica_set: ReplicaSet, replicas: int, now: float
+) -> Iterator[Change]:
     """The ReplicaSet with another number of pods, and word of it; nothing when it has that number."""
     before = replica_set.spec.replicas
     if before != replicas:
-        yield structs.replace(replica_set, spec=structs.replace(replica_set.spec, replicas=replicas))
+        yield structs.replace(
+            replica_set, spec=structs.replace(replica_set.spec, replicas=replicas)
+        )
         yield _scaling_event(cluster, deployment, replica_set.name, before, replicas, now)
 
 
-def _scaling_event(cluster: Cluster, deployment: Deployment, name: str, before: int, after: int, now: float) -> Change:
-    message = f"Scaled {'up' if after > before else 'down'} replica set {name} from {before} to {after}"
+def _scaling_event(
+    cluster: Cluster, deployment: Deployment, name: str, before: int, after: int, now: float
+) -> Change:
+    message = (
+        f"Scaled {'up' if after > before else 'down'} replica set {name} from {before} to {after}"
+    )
     return event(cluster, deployment, "Normal", "ScalingReplicaSet", message, SOURCE, now)
 
 
 def _new_replica_set(
-    serials: Serials, deployment: Deployment, owned: Sequence[ReplicaSet], hashed: str, replicas: int, now: float
+    serials: Serials,
+    deployment: Deployment,
+    owned: Sequence[ReplicaSet],
+    hashed: str,
+    replicas: int,
+    now: float,
 ) -> ReplicaSet:
     template = deployment.spec.template
     labels = {**template.metadata.labels, TEMPLATE_HASH_LABEL: hashed}
     selector = LabelSelector(
-        {**deployment.spec.selector.match_labels, TEMPLATE_HASH_LABEL: hashed}, deployment.spec.selector.match_expressions
+        {**deployment.spec.selector.match_labels, TEMPLATE_HASH_LABEL: hashed},
+        deployment.spec.selector.match_expressions,
     )
     name = f"{deployment.name}-{hashed}"
     return ReplicaSet(
@@ -132,12 +170,16 @@ def _new_replica_set(
         ReplicaSetSpec(
             replicas=replicas,
             selector=selector,
-            template=structs.replace(template, metadata=structs.replace(template.metadata, labels=labels)),
+            template=structs.replace(
+                template, metadata=structs.replace(template.metadata, labels=labels)
+            ),
         ),
     )
 
 
-def _status(deployment: Deployment, owned: Sequence[ReplicaSet], newest: ReplicaSet | None, now: float) -> DeploymentStatus:
+def _status(
+    deployment: Deployment, owned: Sequence[ReplicaSet], newest: ReplicaSet | None, now: float
+) -> DeploymentStatus:
     ready = sum(replica_set.status.ready_replicas for replica_set in owned)
     is_available = ready >= deployment.spec.replicas
     condition = Condition(

@@ -41,23 +41,41 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     serials = Serials(cluster)
     for key in _affected(cluster):
         service, found = cluster.get(Service, *key), cluster.get(Endpoints, *key)
-        mirrors = [piece for piece in cluster.slices_by_service.get(key, ()) if _is_by(piece, MIRROR)]
-        if found is not None and found.labels.get(MANAGED_LABEL) == MANAGER and (service is None or not service.spec.selector):
+        mirrors = [
+            piece for piece in cluster.slices_by_service.get(key, ()) if _is_by(piece, MIRROR)
+        ]
+        if (
+            found is not None
+            and found.labels.get(MANAGED_LABEL) == MANAGER
+            and (service is None or not service.spec.selector)
+        ):
             yield deletion(found)
         if service is None:
             yield from (deletion(piece) for piece in mirrors)
             continue
         has_selector = bool(service.spec.selector) and service.spec.type != "ExternalName"
         if has_selector:
-            wanted = _from_slices(service, [piece for piece in cluster.slices_of(service) if _is_by(piece, SLICE_CONTROLLER)])
+            wanted = _from_slices(
+                service,
+                [piece for piece in cluster.slices_of(service) if _is_by(piece, SLICE_CONTROLLER)],
+            )
             if found is None:
                 uid = serials.child_uid("Endpoints", service, service.name)
                 labels = {**service.labels, MANAGED_LABEL: MANAGER}
-                meta = ObjectMeta(service.name, service.namespace, labels, uid=uid, creation_timestamp=timestamp(now), generation=1)
+                meta = ObjectMeta(
+                    service.name,
+                    service.namespace,
+                    labels,
+                    uid=uid,
+                    creation_timestamp=timestamp(now),
+                    generation=1,
+                )
                 yield Endpoints(meta, wanted)
             elif found.subsets != wanted:
                 yield structs.replace(found, subsets=wanted)
-        is_mirrored = not has_selector and found is not None and found.labels.get(SKIP_MIRROR_LABEL) != "true"
+        is_mirrored = (
+            not has_selector and found is not None and found.labels.get(SKIP_MIRROR_LABEL) != "true"
+        )
         if is_mirrored or mirrors:
             yield from _mirrored(cluster, service, found if is_mirrored else None, serials, now)
     yield from serials.changes()
@@ -67,9 +85,25 @@ def _affected(cluster: Cluster) -> Iterable[tuple[str, str]]:
     """Namespace and name of every Service for which something has changed since it was looked at: itself, its Endpoints, its slices."""
     news = cluster.since("endpoints", WATCHES)
     if news is None:
-        return dict.fromkeys((*cluster.keyed(Service), *cluster.keyed(Endpoints), *cluster.slices_by_service))
-    keys = {obj.key for kind in (Service, Endpoints) for pair in news[kind] for obj in pair if obj is not None}
-    return sorted(keys | {(piece.namespace, piece.service_name) for pair in news[EndpointSlice] for piece in pair if piece is not None})
+        return dict.fromkeys(
+            (*cluster.keyed(Service), *cluster.keyed(Endpoints), *cluster.slices_by_service)
+        )
+    keys = {
+        obj.key
+        for kind in (Service, Endpoints)
+        for pair in news[kind]
+        for obj in pair
+        if obj is not None
+    }
+    return sorted(
+        keys
+        | {
+            (piece.namespace, piece.service_name)
+            for pair in news[EndpointSlice]
+            for piece in pair
+            if piece is not None
+        }
+    )
 
 
 def _is_by(piece: EndpointSlice, controller: str) -> bool:
@@ -84,12 +118,22 @@ def _from_slices(service: Service, pieces: Sequence[EndpointSlice]) -> tuple[End
         for endpoint in piece.endpoints if piece.address_type == primary else ():
             if not endpoint.conditions.is_terminating:
                 ready, not_ready = groups.setdefault(piece.ports, ([], []))
-                address = EndpointAddress(endpoint.addresses[0], endpoint.hostname or "", endpoint.node_name, endpoint.target_ref)
+                address = EndpointAddress(
+                    endpoint.addresses[0],
+                    endpoint.hostname or "",
+                    endpoint.node_name,
+                    endpoint.target_ref,
+                )
                 (ready if endpoint.conditions.is_ready else not_ready).append(address)
-    return tuple(EndpointSubset(tuple(ready), tuple(not_ready), ports) for ports, (ready, not_ready) in groups.items())
+    return tuple(
+        EndpointSubset(tuple(ready), tuple(not_ready), ports)
+        for ports, (ready, not_ready) in groups.items()
+    )
 
 
-def _mirrored(cluster: Cluster, service: Service, endpoints: Endpoints | None, serials: Serials, now: float) -> Iterator[Change]:
+def _mirrored(
+    cluster: Cluster, service: Service, endpoints: Endpoints | None, serials: Serials, now: float
+) -> Iterator[Change]:
     """Slices for hand-made Endpoints: one for each subset and address family; those that are no longer wanted go."""
     known = {piece.name: piece for piece in cluster.slices_of(service) if _is_by(piece, MIRROR)}
     wanted = {piece.name: piece for piece in _slices(endpoints)} if endpoints is not None else {}
@@ -98,7 +142,10 @@ def _mirrored(cluster: Cluster, service: Service, endpoints: Endpoints | None, s
         old = known.get(name)
         if old is None:
             meta = structs.replace(
-                piece.metadata, uid=serials.child_uid("EndpointSlice", service, name), creation_timestamp=timestamp(now), generation=1
+                piece.metadata,
+                uid=serials.child_uid("EndpointSlice", service, name),
+                creation_timestamp=timestamp(now),
+                generation=1,
             )
         else:
             meta = structs.replace(old.metadata, labels=piece.labels)
@@ -108,11 +155,19 @@ def _mirrored(cluster: Cluster, service: Service, endpoints: Endpoints | None, s
 def _slices(endpoints: Endpoints) -> Iterator[EndpointSlice]:
     labels = {**endpoints.labels, SERVICE_NAME_LABEL: endpoints.name, MANAGED_BY_LABEL: MIRROR}
     for number, subset in enumerate(endpoints.subsets):
-        states = [(address, ready) for ready, some in ((True, subset.addresses), (False, subset.not_ready_addresses)) for address in some]
+        states = [
+            (address, ready)
+            for ready, some in ((True, subset.addresses), (False, subset.not_ready_addresses))
+            for address in some
+        ]
         for family, version in (("IPv4", 4), ("IPv6", 6)):
             found = tuple(
                 Endpoint(
-                    (address.ip,), EndpointConditions(ready), address.hostname or None, address.node_name, target_ref=address.target_ref
+                    (address.ip,),
+                    EndpointConditions(ready),
+                    address.hostname or None,
+                    address.node_name,
+                    target_ref=address.target_ref,
                 )
                 for address, ready in states
                 if ip.version_of(address.ip) == version
@@ -120,5 +175,7 @@ def _slices(endpoints: Endpoints) -> Iterator[EndpointSlice]:
             if found:
                 name = f"{endpoints.name}-{suffix(endpoints.full_name, family, str(number))}"
                 owner = (owner_reference(endpoints),)
-                meta = ObjectMeta(name=name, namespace=endpoints.namespace, labels=labels, owner_references=owner)
+                meta = ObjectMeta(
+                    name=name, namespace=endpoints.namespace, labels=labels, owner_references=owner
+                )
                 yield EndpointSlice(meta, family, found, subset.ports)  # type: ignore[arg-type]

@@ -12,7 +12,15 @@ from msgspec import structs
 
 from kubenetlab.api import ip
 from kubenetlab.api.core import SERVICE_NAME_LABEL, ZONE_LABEL, Node, ObjectReference, Service
-from kubenetlab.api.discovery import MANAGED_BY_LABEL, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForZone
+from kubenetlab.api.discovery import (
+    MANAGED_BY_LABEL,
+    Endpoint,
+    EndpointConditions,
+    EndpointHints,
+    EndpointPort,
+    EndpointSlice,
+    ForZone,
+)
 from kubenetlab.api.meta import ObjectMeta, matches_labels, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
@@ -35,7 +43,11 @@ Ports = tuple[EndpointPort, ...]
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     serials = Serials(cluster)
     for service in _affected(cluster):
-        ours = [piece for piece in cluster.slices_of(service) if piece.labels.get(MANAGED_BY_LABEL) == CONTROLLER]
+        ours = [
+            piece
+            for piece in cluster.slices_of(service)
+            if piece.labels.get(MANAGED_BY_LABEL) == CONTROLLER
+        ]
         wanted = (
             {piece.name: piece for piece in _slices(cluster, service, now)}
             if service.spec.selector and service.spec.type != "ExternalName"
@@ -48,7 +60,9 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         for name, piece in wanted.items():
             old = known.get(name)
             if old is None:
-                meta = structs.replace(piece.metadata, uid=serials.child_uid("EndpointSlice", service, name))
+                meta = structs.replace(
+                    piece.metadata, uid=serials.child_uid("EndpointSlice", service, name)
+                )
             else:
                 meta = structs.replace(old.metadata, labels=piece.labels)
             yield structs.replace(piece, metadata=meta)
@@ -62,11 +76,30 @@ def _affected(cluster: Cluster) -> Iterable[Service]:
     if news is None or news[Node]:
         return cluster.all(Service)
     keys = {service.key for _, service in news[Service] if service is not None}
-    keys |= {(piece.namespace, piece.service_name) for pair in news[EndpointSlice] for piece in pair if piece is not None}
-    by_pair = cluster.derived("services by selector", lambda: _by_selector(cluster.all(Service)), (Service,)) if news[Pod] else {}
+    keys |= {
+        (piece.namespace, piece.service_name)
+        for pair in news[EndpointSlice]
+        for piece in pair
+        if piece is not None
+    }
+    by_pair = (
+        cluster.derived(
+            "services by selector", lambda: _by_selector(cluster.all(Service)), (Service,)
+        )
+        if news[Pod]
+        else {}
+    )
     for pod in (pod for pair in news[Pod] for pod in pair if pod is not None):
-        selecting = (service for pair in pod.labels.items() for service in by_pair.get((pod.namespace, *pair), ()))
-        keys |= {service.key for service in selecting if matches_labels(service.spec.selector, pod.labels)}
+        selecting = (
+            service
+            for pair in pod.labels.items()
+            for service in by_pair.get((pod.namespace, *pair), ())
+        )
+        keys |= {
+            service.key
+            for service in selecting
+            if matches_labels(service.spec.selector, pod.labels)
+        }
     return [service for key in sorted(keys) if (service := cluster.get(Service, *key)) is not None]
 
 
@@ -83,9 +116,20 @@ def resolved_ports(service: Service, pod: Pod) -> Ports:
     """The Service's ports as numbers of this pod; a named port that the pod does not have is left out."""
     ports = []
     for port in service.spec.ports:
-        number = port.target_port if isinstance(port.target_port, int) else _named(pod, str(port.target_port), port.protocol)
+        number = (
+            port.target_port
+            if isinstance(port.target_port, int)
+            else _named(pod, str(port.target_port), port.protocol)
+        )
         if number is not None:
-            ports.append(EndpointPort(name=port.name, port=number, protocol=port.protocol, app_protocol=port.app_protocol))
+            ports.append(
+                EndpointPort(
+                    name=port.name,
+                    port=number,
+                    protocol=port.protocol,
+                    app_protocol=port.app_protocol,
+                )
+            )
     return tuple(ports)
 
 
@@ -100,7 +144,11 @@ def _named(pod: Pod, name: str, protocol: str) -> int | None:
 
 
 def _slices(cluster: Cluster, service: Service, now: float) -> Iterator[EndpointSlice]:
-    pods = [pod for pod in cluster.select(service.namespace, service.spec.selector) if pod.addresses and not pod.is_finished]
+    pods = [
+        pod
+        for pod in cluster.select(service.namespace, service.spec.selector)
+        if pod.addresses and not pod.is_finished
+    ]
     for family, version in _FAMILIES:
         if family not in service.spec.ip_families:
             continue
@@ -108,14 +156,28 @@ def _slices(cluster: Cluster, service: Service, now: float) -> Iterator[Endpoint
         for pod in pods:
             address = next((text for text in pod.addresses if ip.version_of(text) == version), None)
             if address is not None:
-                groups.setdefault(resolved_ports(service, pod), []).append(_endpoint(cluster, service, pod, address))
+                groups.setdefault(resolved_ports(service, pod), []).append(
+                    _endpoint(cluster, service, pod, address)
+                )
         for ports, endpoints in groups.items():
             for start in range(0, max(1, len(endpoints)), MAX_ENDPOINTS):
-                yield _slice(service, family, ports, endpoints[start : start + MAX_ENDPOINTS], start // MAX_ENDPOINTS, now)
+                yield _slice(
+                    service,
+                    family,
+                    ports,
+                    endpoints[start : start + MAX_ENDPOINTS],
+                    start // MAX_ENDPOINTS,
+                    now,
+                )
 
 
 def _slice(
-    service: Service, family: Literal["IPv4", "IPv6"], ports: Ports, endpoints: Sequence[Endpoint], number: int, now: float
+    service: Service,
+    family: Literal["IPv4", "IPv6"],
+    ports: Ports,
+    endpoints: Sequence[Endpoint],
+    number: int,
+    now: float,
 ) -> EndpointSlice:
     signature = ",".join(f"{port.name}:{port.port}/{port.protocol}" for port in ports)
     name = f"{service.name}-{suffix(service.full_name, family, signature, str(number))}"
@@ -140,7 +202,9 @@ def _endpoint(cluster: Cluster, service: Service, pod: Pod, address: str) -> End
     zone = node.labels.get(ZONE_LABEL) if node else None
     return Endpoint(
         addresses=(address,),
-        conditions=EndpointConditions(ready=ready, serving=pod.is_ready, terminating=pod.is_terminating),
+        conditions=EndpointConditions(
+            ready=ready, serving=pod.is_ready, terminating=pod.is_terminating
+        ),
         hostname=pod.spec.hostname if has_name else None,
         node_name=pod.spec.node_name,
         zone=zone,

@@ -14,7 +14,15 @@ from msgspec import structs
 
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Service
-from kubenetlab.api.environment import ConfigMap, EnvVar, EnvVarSource, KeySelector, Secret, SourceReference, expand
+from kubenetlab.api.environment import (
+    ConfigMap,
+    EnvVar,
+    EnvVarSource,
+    KeySelector,
+    Secret,
+    SourceReference,
+    expand,
+)
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster
 from kubenetlab.names import socket_address
@@ -27,7 +35,9 @@ class MissingError(Exception):
     """A ConfigMap, a Secret or a key that must be there is not; the text is the kubelet's."""
 
 
-def environment(cluster: Cluster, pod: Pod, container: Container, *, until: str | None = None) -> dict[str, str]:
+def environment(
+    cluster: Cluster, pod: Pod, container: Container, *, until: str | None = None
+) -> dict[str, str]:
     """Name → value. With `until`, a time as Kubernetes writes it, only Services count that were there by then: a container's environment
     is fixed when it starts. Raises MissingError."""
     services = _services(cluster, pod, until)
@@ -45,7 +55,10 @@ def _from_sources(cluster: Cluster, pod: Pod, container: Container) -> dict[str,
     for source in container.env_from:
         for kind, reference in ((ConfigMap, source.config_map_ref), (Secret, source.secret_ref)):
             if reference is not None:
-                found |= {source.prefix + key: value for key, value in _all_of(cluster, pod, kind, reference).items()}
+                found |= {
+                    source.prefix + key: value
+                    for key, value in _all_of(cluster, pod, kind, reference).items()
+                }
     return found
 
 
@@ -83,8 +96,16 @@ def resolved(cluster: Cluster, pod: Pod) -> Pod:
 def refers(spec: PodSpec) -> bool:
     """True when a container's variables or words refer to something."""
     for container in spec.all_containers:
-        words = (*container.command, *container.args, *(variable.value for variable in container.env))
-        if container.env_from or any(variable.value_from for variable in container.env) or any("$" in word for word in words):
+        words = (
+            *container.command,
+            *container.args,
+            *(variable.value for variable in container.env),
+        )
+        if (
+            container.env_from
+            or any(variable.value_from for variable in container.env)
+            or any("$" in word for word in words)
+        ):
             return True
     return False
 
@@ -132,7 +153,9 @@ def _referred(cluster: Cluster, pod: Pod, source: EnvVarSource) -> str | None:
     return None
 
 
-def _all_of(cluster: Cluster, pod: Pod, kind: type[ConfigMap | Secret], reference: SourceReference) -> Mapping[str, str]:
+def _all_of(
+    cluster: Cluster, pod: Pod, kind: type[ConfigMap | Secret], reference: SourceReference
+) -> Mapping[str, str]:
     holder = cluster.get(kind, pod.namespace, reference.name)
     if holder is None and not reference.optional:
         raise MissingError(f'{kind.kind.lower()} "{reference.name}" not found')
@@ -161,7 +184,12 @@ def _field(cluster: Cluster, pod: Pod, path: str) -> str | None:
 def _services(cluster: Cluster, pod: Pod, until: str | None) -> dict[str, str]:
     """The variables of the namespace's Services, where they are wanted, and always those of the API server's."""
     wanted = (pod.namespace,) if pod.spec.enable_service_links else ()
-    told = [entry for namespace in wanted for entry in _of_namespace(cluster, namespace) if until is None or entry[0] <= until]
+    told = [
+        entry
+        for namespace in wanted
+        for entry in _of_namespace(cluster, namespace)
+        if until is None or entry[0] <= until
+    ]
     master = cluster.get(Service, *MASTER_SERVICE)
     found = dict(_variables(master)) if master is not None and master.cluster_ips else {}
     for _, variables in told:

@@ -14,7 +14,15 @@ from kubenetlab.controllers.admission import make_uid
 from kubenetlab.controllers.naming import suffix
 
 
-def event(cluster: Cluster, obj: Resource, kind: Literal["Normal", "Warning"], reason: str, message: str, source: str, now: float) -> Event:
+def event(
+    cluster: Cluster,
+    obj: Resource,
+    kind: Literal["Normal", "Warning"],
+    reason: str,
+    message: str,
+    source: str,
+    now: float,
+) -> Event:
     """The event to be stored: a new one, or the known one counted up."""
     namespace, name = _key(obj, reason, message)
     known = cluster.get(Event, namespace, name)
@@ -22,8 +30,12 @@ def event(cluster: Cluster, obj: Resource, kind: Literal["Normal", "Warning"], r
     if known is not None:
         return structs.replace(known, count=known.count + 1, last_timestamp=stamp)
     return Event(
-        metadata=ObjectMeta(name=name, namespace=namespace, uid=make_uid("Event", name), creation_timestamp=stamp),
-        involved_object=ObjectReference(obj.kind, obj.namespace, obj.name, obj.uid, obj.api_version),
+        metadata=ObjectMeta(
+            name=name, namespace=namespace, uid=make_uid("Event", name), creation_timestamp=stamp
+        ),
+        involved_object=ObjectReference(
+            obj.kind, obj.namespace, obj.name, obj.uid, obj.api_version
+        ),
         type=kind,
         reason=reason,
         message=message,
@@ -39,4 +51,7 @@ def is_recorded(cluster: Cluster, obj: Resource, reason: str, message: str) -> b
 
 
 def _key(obj: Resource, reason: str, message: str) -> tuple[str, str]:
-    return obj.namespace or "default", f"{obj.name}.{suffix(obj.kind, obj.uid, reason, message, length=16)}"
+    return (
+        obj.namespace or "default",
+        f"{obj.name}.{suffix(obj.kind, obj.uid, reason, message, length=16)}",
+    )

@@ -40,7 +40,15 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
             if now < at:
                 yield Wake(at)
                 continue
-            yield event(cluster, pod, "Normal", "TaintManagerEviction", f"Marking for deletion Pod {pod.full_name}", SOURCE, now)
+            yield event(
+                cluster,
+                pod,
+                "Normal",
+                "TaintManagerEviction",
+                f"Marking for deletion Pod {pod.full_name}",
+                SOURCE,
+                now,
+            )
             yield from terminated(pod, now)
 
 
@@ -51,7 +59,14 @@ def _leaves_at(pod: Pod, taints: list[Taint]) -> float | None:
     for taint in taints:
         if pod.spec.host_network and taint.key == NOT_READY_TAINT:
             continue
-        fitting = next((toleration for toleration in (*pod.spec.tolerations, *_DEFAULTS) if tolerates([toleration], taint)), None)
+        fitting = next(
+            (
+                toleration
+                for toleration in (*pod.spec.tolerations, *_DEFAULTS)
+                if tolerates([toleration], taint)
+            ),
+            None,
+        )
         if fitting is None:
             return 0.0
         if fitting.toleration_seconds is not None:

@@ -50,7 +50,10 @@ def _orphans(cluster: Cluster, now: float) -> Iterator[Change]:
         alive = {owner.uid for kind in SERVED for owner in cluster.all(kind)}
         ledger = cluster.get(AllocationState, "", "ledger")
         if ledger is not None and not alive.issuperset(ledger.serials):
-            yield structs.replace(ledger, serials={uid: serial for uid, serial in ledger.serials.items() if uid in alive})
+            yield structs.replace(
+                ledger,
+                serials={uid: serial for uid, serial in ledger.serials.items() if uid in alive},
+            )
     else:
         suspects = [obj for kind in NAMESPACED for _, obj in news[kind]]
     for obj in suspects:
@@ -66,7 +69,11 @@ def _is_gone(before: Resource | None, after: Resource | None) -> bool:
 def _is_alive(cluster: Cluster, obj: Resource, owner: OwnerReference) -> bool:
     """True when the one with the owner's name is the owner itself, of the object's namespace or of none."""
     kind = find_kind(owner.kind)
-    found = cluster.get(kind, obj.namespace if kind.is_namespaced else "", owner.name) if kind is not None else None
+    found = (
+        cluster.get(kind, obj.namespace if kind.is_namespaced else "", owner.name)
+        if kind is not None
+        else None
+    )
     return found is not None and found.uid == owner.uid
 
 

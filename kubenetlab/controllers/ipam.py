@@ -39,18 +39,27 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         return
     ledger = cluster.get(AllocationState, "", "ledger") or AllocationState()
     last, numbers = dict(ledger.last_addresses), dict(ledger.next_veth)
-    waiting = {node.name: [pod for pod in cluster.pods_on(node.name) if needs_attachment(cluster, pod)] for node in cluster.all(Node)}
+    waiting = {
+        node.name: [pod for pod in cluster.pods_on(node.name) if needs_attachment(cluster, pod)]
+        for node in cluster.all(Node)
+    }
     taken_on: dict[str, dict[str, str]] = {name: {} for name, pods in waiting.items() if pods}
     """Node → address → whose it is, where somebody waits for one."""
     for attachment in cluster.all(Attachment) if taken_on else ():
         if attachment.node in taken_on:
-            taken_on[attachment.node] |= dict.fromkeys(attachment.addresses, f"pod {attachment.full_name}")
+            taken_on[attachment.node] |= dict.fromkeys(
+                attachment.addresses, f"pod {attachment.full_name}"
+            )
     for node in cluster.all(Node):
         for pod in waiting[node.name]:
             taken = taken_on[node.name]
             pool = _pool(cluster.config.networking.ipam.pools, pod, node.name)
             place = node.name if pool is None else f"{node.name} {pool.name}"
-            found = _asked_for(pod, node, taken) if pod.wanted_addresses else _free(cluster, pod, node, pool, last.get(place, ()), taken)
+            found = (
+                _asked_for(pod, node, taken)
+                if pod.wanted_addresses
+                else _free(cluster, pod, node, pool, last.get(place, ()), taken)
+            )
             if isinstance(found, Refused):
                 yield from _refused(cluster, pod, node, facts.plugin, found, now)
                 continue
@@ -60,7 +69,13 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
             number = numbers.get(node.name, 0)
             numbers[node.name] = number + 1
             ifname = facts.host_ifname.format(number=number)
-            yield Attachment(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid, node.name, ifname, found)
+            yield Attachment(
+                ObjectMeta(name=pod.name, namespace=pod.namespace),
+                pod.uid,
+                node.name,
+                ifname,
+                found,
+            )
     if last != ledger.last_addresses or numbers != ledger.next_veth:
         yield structs.replace(ledger, last_addresses=last, next_veth=numbers)
 
@@ -77,7 +92,12 @@ def attachment_of(cluster: Cluster, pod: Pod) -> Attachment | None:
 
 
 def needs_attachment(cluster: Cluster, pod: Pod) -> bool:
-    return not pod.spec.host_network and not pod.is_terminating and not pod.is_finished and attachment_of(cluster, pod) is None
+    return (
+        not pod.spec.host_network
+        and not pod.is_terminating
+        and not pod.is_finished
+        and attachment_of(cluster, pod) is None
+    )
 
 
 def _pool(pools: Sequence[Pool], pod: Pod, node: str) -> Pool | None:
@@ -86,29 +106,53 @@ def _pool(pools: Sequence[Pool], pod: Pod, node: str) -> Pool | None:
     if named is not None:
         return next((pool for pool in pools if pool.name == named), None)
     meant = (pool for pool in pools if (pool.namespaces or pool.nodes) and pool.serves(node))
-    return next((pool for pool in meant if not pool.namespaces or pod.namespace in pool.namespaces), None)
+    return next(
+        (pool for pool in meant if not pool.namespaces or pod.namespace in pool.namespaces), None
+    )
 
 
 def _free(
-    cluster: Cluster, pod: Pod, node: Node, pool: Pool | None, last: Sequence[str], taken: Container[str]
+    cluster: Cluster,
+    pod: Pod,
+    node: Node,
+    pool: Pool | None,
+    last: Sequence[str],
+    taken: Container[str],
 ) -> tuple[str, ...] | Refused:
     """One free address of each of the node's ranges."""
     named = pod.metadata.annotations.get(POOL_ANNOTATION)
     if named is not None and (pool is None or not pool.serves(node.name)):
-        known = ", ".join(other.name for other in cluster.config.networking.ipam.pools if other.serves(node.name)) or "none"
+        known = (
+            ", ".join(
+                other.name
+                for other in cluster.config.networking.ipam.pools
+                if other.serves(node.name)
+            )
+            or "none"
+        )
         return Refused(f'node {node.name} has no address pool "{named}"; it has: {known}')
-    others = [other for other in cluster.config.networking.ipam.pools if other is not pool and other.serves(node.name)]
+    others = [
+        other
+        for other in cluster.config.networking.ipam.pools
+        if other is not pool and other.serves(node.name)
+    ]
     found: list[str] = []
-    for cidr, latest in zip(node.spec.pod_cidrs, (*last, *[""] * len(node.spec.pod_cidrs)), strict=False):
+    for cidr, latest in zip(
+        node.spec.pod_cidrs, (*last, *[""] * len(node.spec.pod_cidrs)), strict=False
+    ):
         subnet = ip.network(cidr)
-        first, end = (pool.first, pool.last + 1) if pool is not None else (FIRST, subnet.num_addresses - 1)
+        first, end = (
+            (pool.first, pool.last + 1) if pool is not None else (FIRST, subnet.num_addresses - 1)
+        )
         end = min(end, subnet.num_addresses - 1)
         candidates = (
             address
             for address in pod_addresses_after(subnet, latest, first, end)
             if pool is not None or not _is_kept(address, subnet, others)
         )
-        address = next((text for candidate in candidates if (text := str(candidate)) not in taken), None)
+        address = next(
+            (text for candidate in candidates if (text := str(candidate)) not in taken), None
+        )
         if address is None:
             return Refused(
                 f"failed to allocate for range 0: no IP addresses available in range set: {subnet[max(1, first - 1)] if pool is None else subnet[first]}-{subnet[end - 1]}"
@@ -131,16 +175,24 @@ def _asked_for(pod: Pod, node: Node, taken: dict[str, str]) -> tuple[str, ...] |
         subnet = ip.network(cidr)
         address = next((address for address in wanted if address.version == subnet.version), None)
         if address is None:
-            return Refused(f"the pod asks for {', '.join(pod.wanted_addresses)}, and for no IPv{subnet.version} address")
+            return Refused(
+                f"the pod asks for {', '.join(pod.wanted_addresses)}, and for no IPv{subnet.version} address"
+            )
         if address not in subnet or address in (subnet[0], subnet[1], subnet[-1]):
-            return Refused(f"requested address {address} is not one of {subnet[FIRST]}-{subnet[-2]}, the pods' on node {node.name}")
+            return Refused(
+                f"requested address {address} is not one of {subnet[FIRST]}-{subnet[-2]}, the pods' on node {node.name}"
+            )
         if str(address) in taken:
             return Refused(f"requested address {address} is in use by {taken[str(address)]}")
         found.append(str(address))
     return tuple(found)
 
 
-def _refused(cluster: Cluster, pod: Pod, node: Node, plugin: str, why: Refused, now: float) -> Iterator[Change]:
+def _refused(
+    cluster: Cluster, pod: Pod, node: Node, plugin: str, why: Refused, now: float
+) -> Iterator[Change]:
     message = f'Failed to create pod sandbox: plugin type="{plugin}" failed (add): {why.message}'
     if not is_recorded(cluster, pod, "FailedCreatePodSandBox", message):
-        yield event(cluster, pod, "Warning", "FailedCreatePodSandBox", message, f"kubelet, {node.name}", now)
+        yield event(
+            cluster, pod, "Warning", "FailedCreatePodSandBox", message, f"kubelet, {node.name}", now
+        )

@@ -9,7 +9,13 @@ from typing import Final
 
 from msgspec import Struct, structs
 
-from kubenetlab.api.batch import COMPLETION_INDEX, CONTROLLER_UID_LABELS, JOB_NAME_LABELS, Job, JobStatus
+from kubenetlab.api.batch import (
+    COMPLETION_INDEX,
+    CONTROLLER_UID_LABELS,
+    JOB_NAME_LABELS,
+    Job,
+    JobStatus,
+)
 from kubenetlab.api.meta import Condition, seconds, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
@@ -61,7 +67,14 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
         if ended is not None:
             for pod in pods.active:
                 yield from deleted(cluster, job, pod, SOURCE, now)
-            yield event(cluster, job, "Normal" if ended.type == "Complete" else "Warning", *_told(ended), SOURCE, now)
+            yield event(
+                cluster,
+                job,
+                "Normal" if ended.type == "Complete" else "Warning",
+                *_told(ended),
+                SOURCE,
+                now,
+            )
         else:
             yield from _next(cluster, job, pods, serials, now)
         status = _status(job, pods, ended, now)
@@ -74,19 +87,54 @@ def _ended(job: Job, pods: _Pods, now: float) -> Condition | None:
     """The condition with which the Job ends now; None while it goes on."""
     stamp = timestamp(now)
     if pods.exceed(job.spec.backoff_limit):
-        return Condition("Failed", "True", "BackoffLimitExceeded", "Job has reached the specified backoff limit", stamp)
+        return Condition(
+            "Failed",
+            "True",
+            "BackoffLimitExceeded",
+            "Job has reached the specified backoff limit",
+            stamp,
+        )
     deadline, begun = job.spec.active_deadline_seconds, job.status.start_time
-    if deadline is not None and begun is not None and not job.spec.suspend and now >= seconds(begun) + deadline:
-        return Condition("Failed", "True", "DeadlineExceeded", "Job was active longer than specified deadline", stamp)
+    if (
+        deadline is not None
+        and begun is not None
+        and not job.spec.suspend
+        and now >= seconds(begun) + deadline
+    ):
+        return Condition(
+            "Failed",
+            "True",
+            "DeadlineExceeded",
+            "Job was active longer than specified deadline",
+            stamp,
+        )
     wanted = job.spec.goal
-    is_complete = bool(pods.succeeded) and not pods.active if wanted is None else len(_done(job, pods.succeeded)) >= wanted
-    return Condition("Complete", "True", "CompletionsReached", "Reached expected number of succeeded pods", stamp) if is_complete else None
+    is_complete = (
+        bool(pods.succeeded) and not pods.active
+        if wanted is None
+        else len(_done(job, pods.succeeded)) >= wanted
+    )
+    return (
+        Condition(
+            "Complete",
+            "True",
+            "CompletionsReached",
+            "Reached expected number of succeeded pods",
+            stamp,
+        )
+        if is_complete
+        else None
+    )
 
 
-def _next(cluster: Cluster, job: Job, pods: _Pods, serials: Serials, now: float) -> Iterator[Change | Wake]:
+def _next(
+    cluster: Cluster, job: Job, pods: _Pods, serials: Serials, now: float
+) -> Iterator[Change | Wake]:
     """Pods that are missing, and those that are too many."""
     if job.spec.active_deadline_seconds is not None and not job.spec.suspend:
-        yield Wake(seconds(job.status.start_time or timestamp(now)) + job.spec.active_deadline_seconds)
+        yield Wake(
+            seconds(job.status.start_time or timestamp(now)) + job.spec.active_deadline_seconds
+        )
     wanted = 0 if job.spec.suspend else _wanted(job, pods)
     for pod in pods.active[wanted:]:
         yield from deleted(cluster, job, pod, SOURCE, now)
@@ -98,7 +146,11 @@ def _next(cluster: Cluster, job: Job, pods: _Pods, serials: Serials, now: float)
         yield Wake(not_before)
         return
     taken = {pod.name for pod in cluster.owned_by(Pod, job)}
-    for index in _free_indexes(job, pods)[:missing] if job.spec.completion_mode == "Indexed" else [None] * missing:
+    for index in (
+        _free_indexes(job, pods)[:missing]
+        if job.spec.completion_mode == "Indexed"
+        else [None] * missing
+    ):
         base = job.name if index is None else f"{job.name}-{index}"
         name, serials[job] = child_name(base, serials[job], taken, job.namespace)
         taken.add(name)
@@ -128,21 +180,39 @@ def _back_off_until(pods: _Pods) -> float:
     """Return when the next pod may be made: a failure before the latest success does not count any more."""
     last_success = max(map(_finished_at, pods.succeeded), default=0.0)
     failures = [end for pod in pods.failed if (end := _finished_at(pod)) > last_success]
-    return max(failures) + min(FIRST_BACK_OFF_S * 2 ** min(len(failures) - 1, 10), LONGEST_BACK_OFF_S) if failures else 0.0
+    return (
+        max(failures) + min(FIRST_BACK_OFF_S * 2 ** min(len(failures) - 1, 10), LONGEST_BACK_OFF_S)
+        if failures
+        else 0.0
+    )
 
 
 def _finished_at(pod: Pod) -> float:
     """Return when the last of a pod's containers ended; 0 where none has."""
     ends = (status.state.terminated for status in pod.container_statuses)
-    return max((seconds(end.finished_at) for end in ends if end is not None and end.finished_at), default=0.0)
+    return max(
+        (seconds(end.finished_at) for end in ends if end is not None and end.finished_at),
+        default=0.0,
+    )
 
 
 def _pod(job: Job, name: str, index: int | None, serials: Serials, now: float) -> Pod:
-    labels = {**dict.fromkeys(JOB_NAME_LABELS, job.name), **dict.fromkeys(CONTROLLER_UID_LABELS, job.uid)}
+    labels = {
+        **dict.fromkeys(JOB_NAME_LABELS, job.name),
+        **dict.fromkeys(CONTROLLER_UID_LABELS, job.uid),
+    }
     uid = serials.child_uid("Pod", job, name)
     if index is None:
         return new_pod(job, job.spec.template, name, uid, now, labels)
-    pod = new_pod(job, job.spec.template, name, uid, now, {**labels, COMPLETION_INDEX: str(index)}, hostname=f"{job.name}-{index}")
+    pod = new_pod(
+        job,
+        job.spec.template,
+        name,
+        uid,
+        now,
+        {**labels, COMPLETION_INDEX: str(index)},
+        hostname=f"{job.name}-{index}",
+    )
     annotations = {**pod.metadata.annotations, COMPLETION_INDEX: str(index)}
     return structs.replace(pod, metadata=structs.replace(pod.metadata, annotations=annotations))
 
@@ -150,14 +220,20 @@ def _pod(job: Job, name: str, index: int | None, serials: Serials, now: float) -
 def _after_the_end(job: Job, now: float) -> Iterator[Change | Wake]:
     """A Job with a time to live is deleted when that is over."""
     lives = job.spec.ttl_seconds_after_finished
-    ended = next((c.last_transition_time for c in job.status.conditions if c.type == job.outcome), None)
+    ended = next(
+        (c.last_transition_time for c in job.status.conditions if c.type == job.outcome), None
+    )
     if lives is not None and ended is not None:
         yield deletion(job) if now >= seconds(ended) + lives else Wake(seconds(ended) + lives)
 
 
 def _told(ended: Condition) -> tuple[str, str]:
     """(reason, message) of the event."""
-    return ("Completed", "Job completed") if ended.type == "Complete" else (ended.reason, ended.message)
+    return (
+        ("Completed", "Job completed")
+        if ended.type == "Complete"
+        else (ended.reason, ended.message)
+    )
 
 
 def _status(job: Job, pods: _Pods, ended: Condition | None, now: float) -> JobStatus:

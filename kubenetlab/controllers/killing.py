@@ -26,7 +26,9 @@ POST_START_FAILED: Final = "PostStartHook failed"
 """Start of the message of a container that was killed for its postStart hook."""
 
 
-def kill_of(pod: Pod, container: Container, attempt: int, seen: PodRuntimeStatus, known: Mapping[str, Kill]) -> Kill | None:
+def kill_of(
+    pod: Pod, container: Container, attempt: int, seen: PodRuntimeStatus, known: Mapping[str, Kill]
+) -> Kill | None:
     """Return why a run of a container is killed, or None. A terminating pod's containers are not killed by probes.
 
     known: kills that wait for a preStop hook, by container. A probe that recovers meanwhile does not take them back.
@@ -40,12 +42,19 @@ def kill_of(pod: Pod, container: Container, attempt: int, seen: PodRuntimeStatus
         report = seen.probes.get(f"{container.name}/{kind}")
         probe = container.probe(kind)
         threshold = (probe.failure_threshold or 3) if probe is not None else 0
-        if report is not None and report.attempt == attempt and threshold and report.failures >= threshold:
+        if (
+            report is not None
+            and report.attempt == attempt
+            and threshold
+            and report.failures >= threshold
+        ):
             return Kill(attempt, f"{kind.capitalize()} probe failed: {report.message}", report.at)
     return None
 
 
-def killed_at(pod: Pod, container: Container, kill: Kill, seen: PodRuntimeStatus, now: float) -> float | None:
+def killed_at(
+    pod: Pod, container: Container, kill: Kill, seen: PodRuntimeStatus, now: float
+) -> float | None:
     """Return when a run is killed, in seconds of Unix time; None while its preStop hook is waited for."""
     if not runs_pre_stop(pod, container):
         return kill.at
@@ -58,16 +67,28 @@ def killed_at(pod: Pod, container: Container, kill: Kill, seen: PodRuntimeStatus
 
 def kills_after_hooks(cluster: Cluster, pod: Pod, seen: PodRuntimeStatus | None) -> dict[str, Kill]:
     """Return the kills of a pod's containers that have a preStop hook, by container."""
-    if seen is None or pod.is_terminating or not any(container.lifecycle.pre_stop for container in pod.spec.long_running_containers):
+    if (
+        seen is None
+        or pod.is_terminating
+        or not any(container.lifecycle.pre_stop for container in pod.spec.long_running_containers)
+    ):
         return {}
     known = awaited(cluster, pod)
     kills: dict[str, Kill] = {}
     for container in pod.spec.long_running_containers:
         run = seen.containers.get(container.name)
         status = pod.container_status(container.name)
-        if run is None or run.state != "running" or status is None or status.restart_count != run.attempt:
+        if (
+            run is None
+            or run.state != "running"
+            or status is None
+            or status.restart_count != run.attempt
+        ):
             continue
-        if runs_pre_stop(pod, container) and (kill := kill_of(pod, container, run.attempt, seen, known)) is not None:
+        if (
+            runs_pre_stop(pod, container)
+            and (kill := kill_of(pod, container, run.attempt, seen, known)) is not None
+        ):
             kills[container.name] = kill
     return kills
 
@@ -85,10 +106,19 @@ def is_kill(message: str) -> bool:
 
 def failed_probe(message: str) -> str:
     """Return the kind of the probe for whose failure a container was killed, or an empty string."""
-    return next((kind for kind in KILLING_PROBES if message.startswith(f"{kind.capitalize()} probe failed")), "")
+    return next(
+        (
+            kind
+            for kind in KILLING_PROBES
+            if message.startswith(f"{kind.capitalize()} probe failed")
+        ),
+        "",
+    )
 
 
-def kill_events(cluster: Cluster, pod: Pod, container: str, message: str, now: float) -> Iterator[Change]:
+def kill_events(
+    cluster: Cluster, pod: Pod, container: str, message: str, now: float
+) -> Iterator[Change]:
     """Yield the events that say why a container is killed."""
     source = f"kubelet, {pod.spec.node_name}"
     if kind := failed_probe(message):

@@ -31,23 +31,49 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     facts = cluster.get(NetworkFacts, "", "network")
     if facts is None:
         return
-    if known is None and facts.has_proxy and not cluster.select(NAMESPACE, LABELS):  # the pods of a former one go first
+    if (
+        known is None and facts.has_proxy and not cluster.select(NAMESPACE, LABELS)
+    ):  # the pods of a former one go first
         uid = make_uid("DaemonSet", NAMESPACE, NAME, str(cluster.revision))
-        meta = ObjectMeta(name=NAME, namespace=NAMESPACE, labels=LABELS, uid=uid, creation_timestamp=timestamp(now), generation=1)
+        meta = ObjectMeta(
+            name=NAME,
+            namespace=NAMESPACE,
+            labels=LABELS,
+            uid=uid,
+            creation_timestamp=timestamp(now),
+            generation=1,
+        )
         template = PodTemplateSpec(metadata=ObjectMeta(labels=LABELS), spec=_pod())
         yield DaemonSet(meta, DaemonSetSpec(selector=LabelSelector(LABELS), template=template))
-    elif known is not None and not facts.has_proxy and ("DaemonSet", NAMESPACE, NAME) not in cluster.given:
+    elif (
+        known is not None
+        and not facts.has_proxy
+        and ("DaemonSet", NAMESPACE, NAME) not in cluster.given
+    ):
         yield deletion(known)
 
 
 def is_kube_proxy(pod: Pod) -> bool:
     """True for the pod that is a node's kube-proxy."""
-    return pod.namespace == NAMESPACE and pod.spec.host_network and LABELS.items() <= pod.labels.items()
+    return (
+        pod.namespace == NAMESPACE
+        and pod.spec.host_network
+        and LABELS.items() <= pod.labels.items()
+    )
 
 
 def _pod() -> PodSpec:
     return PodSpec(
-        containers=(Container(NAME, IMAGE, args=("--config=/var/lib/kube-proxy/config.conf", "--hostname-override=$(NODE_NAME)")),),
+        containers=(
+            Container(
+                NAME,
+                IMAGE,
+                args=(
+                    "--config=/var/lib/kube-proxy/config.conf",
+                    "--hostname-override=$(NODE_NAME)",
+                ),
+            ),
+        ),
         host_network=True,
         node_selector={"kubernetes.io/os": "linux"},
         priority_class_name="system-node-critical",

@@ -15,7 +15,16 @@ from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import Attachment, Kill, NetworkFacts, PodRuntimeStatus, Termination
 from kubenetlab.api.meta import Condition, timestamp
-from kubenetlab.api.pods import CONDITIONS_ANNOTATION, READY_ANNOTATION, ContainerStatus, Pod, PodIP, PodStatus, Terminated, conditions_in
+from kubenetlab.api.pods import (
+    CONDITIONS_ANNOTATION,
+    READY_ANNOTATION,
+    ContainerStatus,
+    Pod,
+    PodIP,
+    PodStatus,
+    Terminated,
+    conditions_in,
+)
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.containers import (
     CHANGED,
@@ -32,13 +41,28 @@ from kubenetlab.controllers.environment import faults
 from kubenetlab.controllers.events import event, is_recorded
 from kubenetlab.controllers.faults import what_stops
 from kubenetlab.controllers.ipam import attachment_of, network
-from kubenetlab.controllers.killing import awaited, is_kill, kill_events, kills_after_hooks, record_kills
+from kubenetlab.controllers.killing import (
+    awaited,
+    is_kill,
+    kill_events,
+    kills_after_hooks,
+    record_kills,
+)
 from kubenetlab.controllers.nodes import NETWORK_NOT_READY
 from kubenetlab.controllers.scheduler import SCHEDULED
 from kubenetlab.controllers.stopping import has_stopped, stop
 from kubenetlab.controllers.wake import Wake
 
-WATCHES: Final[tuple[Kind, ...]] = (NetworkFacts, Node, Pod, Attachment, PodRuntimeStatus, ConfigMap, Secret, Fault)
+WATCHES: Final[tuple[Kind, ...]] = (
+    NetworkFacts,
+    Node,
+    Pod,
+    Attachment,
+    PodRuntimeStatus,
+    ConfigMap,
+    Secret,
+    Fault,
+)
 CONVERGES_IN_ONE_PASS: Final = True
 
 _FOR_ALL: Final[tuple[Kind, ...]] = (NetworkFacts, ConfigMap, Secret, Fault)
@@ -58,7 +82,9 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
             continue
         node = cluster.node(pod.spec.node_name)
         seen = observed_of(cluster, pod)
-        has_left = node is None and pod.status.start_time is not None  # with its node; on one that never was it stays Pending
+        has_left = (
+            node is None and pod.status.start_time is not None
+        )  # with its node; on one that never was it stays Pending
         if has_left or (pod.is_terminating and (seen is None or not seen.sandbox_pid)):
             yield deletion(pod)
             continue
@@ -90,16 +116,32 @@ def _affected(cluster: Cluster) -> Iterable[Pod]:
     news = cluster.since("kubelet", WATCHES)
     if news is None or any(news[kind] for kind in _FOR_ALL) or not network(cluster).has_network:
         return cluster.all(Pod)
-    keys = {obj.key for kind in (Pod, Attachment, PodRuntimeStatus) for pair in news[kind] for obj in pair if obj is not None}
-    keys |= {pod.key for pair in news[Node] for node in pair if node is not None for pod in cluster.pods_on(node.name)}
+    keys = {
+        obj.key
+        for kind in (Pod, Attachment, PodRuntimeStatus)
+        for pair in news[kind]
+        for obj in pair
+        if obj is not None
+    }
+    keys |= {
+        pod.key
+        for pair in news[Node]
+        for node in pair
+        if node is not None
+        for pod in cluster.pods_on(node.name)
+    }
     keys |= {termination.key for termination in cluster.all(Termination) if termination.killed}
-    keys |= cluster.derived("pods that wait", lambda: {pod.key for pod in cluster.all(Pod) if _waits(pod)}, (Pod,))
+    keys |= cluster.derived(
+        "pods that wait", lambda: {pod.key for pod in cluster.all(Pod) if _waits(pod)}, (Pod,)
+    )
     return [pod for pod in cluster.all(Pod) if pod.key in keys]
 
 
 def _waits(pod: Pod) -> bool:
     """True for one that is going, or of which a container is to be started again after a time."""
-    return pod.is_terminating or any(next_start(status) is not None for status in pod.container_statuses)
+    return pod.is_terminating or any(
+        next_start(status) is not None for status in pod.container_statuses
+    )
 
 
 def observed_of(cluster: Cluster, pod: Pod) -> PodRuntimeStatus | None:
@@ -108,20 +150,31 @@ def observed_of(cluster: Cluster, pod: Pod) -> PodRuntimeStatus | None:
     return found if found is not None and found.pod_uid == pod.uid else None
 
 
-def _status(cluster: Cluster, pod: Pod, node: Node, seen: PodRuntimeStatus | None, kills: Mapping[str, Kill], now: float) -> PodStatus:
+def _status(
+    cluster: Cluster,
+    pod: Pod,
+    node: Node,
+    seen: PodRuntimeStatus | None,
+    kills: Mapping[str, Kill],
+    now: float,
+) -> PodStatus:
     has_sandbox = seen is not None and seen.sandbox_pid != 0
     initialized = pod.status.condition(INITIALIZED)
     is_initialized = has_sandbox and initialized is not None and initialized.status == "True"
     stopping = what_stops(cluster, pod)
     why = stopping.title if stopping is not None else ""
-    first, containers = statuses(pod, seen, now, faults(cluster, pod), kills, is_initialized=is_initialized, stopped=why)
+    first, containers = statuses(
+        pod, seen, now, faults(cluster, pod), kills, is_initialized=is_initialized, stopped=why
+    )
     phase = _phase(pod, first, containers, has_sandbox)
     if phase in ("Succeeded", "Failed"):
         first = [with_pod_ended(status, now) for status in first]
     addresses: tuple[str, ...] = ()
     if has_sandbox and pod.status.phase != "Failed":
         attachment = attachment_of(cluster, pod)
-        addresses = node.addresses if pod.spec.host_network else attachment.addresses if attachment else ()
+        addresses = (
+            node.addresses if pod.spec.host_network else attachment.addresses if attachment else ()
+        )
     return PodStatus(
         phase=phase,
         conditions=_conditions(pod, phase, first, containers, has_sandbox, is_initialized, now),
@@ -137,20 +190,34 @@ def _status(cluster: Cluster, pod: Pod, node: Node, seen: PodRuntimeStatus | Non
 
 
 def _phase(
-    pod: Pod, first: Sequence[ContainerStatus], containers: Sequence[ContainerStatus], has_sandbox: bool
+    pod: Pod,
+    first: Sequence[ContainerStatus],
+    containers: Sequence[ContainerStatus],
+    has_sandbox: bool,
 ) -> Literal["Pending", "Running", "Succeeded", "Failed"]:
     """Sidecars do not count: they end with the pod."""
     broken = [
         status
         for container, status in zip(pod.spec.init_containers, first, strict=True)
-        if not container.is_sidecar and status.state.terminated is not None and status.state.terminated.exit_code
+        if not container.is_sidecar
+        and status.state.terminated is not None
+        and status.state.terminated.exit_code
     ]
     if broken:
         return "Failed"
-    ended = [status.state.terminated for status in containers if status.state.terminated is not None]
-    if containers and len(ended) == len(containers) and (pod.spec.restart_policy != "Always" or pod.is_terminating):  # else they come back
+    ended = [
+        status.state.terminated for status in containers if status.state.terminated is not None
+    ]
+    if (
+        containers
+        and len(ended) == len(containers)
+        and (pod.spec.restart_policy != "Always" or pod.is_terminating)
+    ):  # else they come back
         return "Succeeded" if all(end.exit_code == 0 for end in ended) else "Failed"
-    never_started = any(status.state.waiting is not None and status.last_state.terminated is None for status in containers)
+    never_started = any(
+        status.state.waiting is not None and status.last_state.terminated is None
+        for status in containers
+    )
     return "Pending" if never_started or not has_sandbox else "Running"
 
 
@@ -164,10 +231,18 @@ def _conditions(
     now: float,
 ) -> tuple[Condition, ...]:
     waiting_for = [] if is_initialized else unfinished(pod.spec.init_containers, first)
-    sidecars = [status for container, status in zip(pod.spec.init_containers, first, strict=True) if container.is_sidecar]
+    sidecars = [
+        status
+        for container, status in zip(pod.spec.init_containers, first, strict=True)
+        if container.is_sidecar
+    ]
     unready = [status.name for status in (*sidecars, *containers) if not status.ready]
     ended = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase, "")
-    reason, message = (ended, "") if ended else ("ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]")
+    reason, message = (
+        (ended, "")
+        if ended
+        else ("ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]")
+    )
     containers_ready = _condition("ContainersReady", not unready, reason, message)
     ready = structs.replace(containers_ready, type="Ready")
     given = conditions_in(pod.metadata.annotations.get(CONDITIONS_ANNOTATION, ""))
@@ -215,34 +290,84 @@ def _condition(type_: str, holds: bool, reason: str = "", message: str = "") -> 
 def _dated(condition: Condition, pod: Pod, now: float) -> Condition:
     """The condition with the time since when it has been so."""
     before = pod.status.condition(condition.type)
-    since = before.last_transition_time if before is not None and before.status == condition.status else timestamp(now)
+    since = (
+        before.last_transition_time
+        if before is not None and before.status == condition.status
+        else timestamp(now)
+    )
     return structs.replace(condition, last_transition_time=since)
 
 
-def _events(cluster: Cluster, pod: Pod, seen: PodRuntimeStatus | None, status: PodStatus, now: float) -> Iterator[Change]:
+def _events(
+    cluster: Cluster, pod: Pod, seen: PodRuntimeStatus | None, status: PodStatus, now: float
+) -> Iterator[Change]:
     """What a change of status is worth telling."""
     source = f"kubelet, {pod.spec.node_name}"
     before = {container.name: container for container in pod.container_statuses}
     if pod.status.pod_ip and not status.pod_ip and not pod.spec.host_network:
-        yield event(cluster, pod, "Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.", source, now)
+        yield event(
+            cluster,
+            pod,
+            "Normal",
+            "SandboxChanged",
+            "Pod sandbox changed, it will be killed and re-created.",
+            source,
+            now,
+        )
     for container in (*status.init_container_statuses, *status.container_statuses):
         old = before.get(container.name)
         was_running = old is not None and old.state.running is not None
         ended = _new_end(old, container)
         report = seen.containers.get(container.name) if seen else None
         has_run = report is not None and report.state != "failed"
-        if not was_running and (container.state.running is not None or (ended is not None and has_run)):
-            yield event(cluster, pod, "Normal", "Started", f"Started container {container.name}", source, now)
+        if not was_running and (
+            container.state.running is not None or (ended is not None and has_run)
+        ):
+            yield event(
+                cluster,
+                pod,
+                "Normal",
+                "Started",
+                f"Started container {container.name}",
+                source,
+                now,
+            )
         is_killed = ended is not None and is_kill(ended.message)
         if ended is not None and is_killed and container.name not in awaited(cluster, pod):
             yield from kill_events(cluster, pod, container.name, ended.message, now)
-        if ended is not None and ended.exit_code and report is not None and not pod.is_terminating and not is_killed:
-            message = f"Container {container.name} ended: {how_it_ended(ended)}" if has_run else f"Error: {ended.message}"
+        if (
+            ended is not None
+            and ended.exit_code
+            and report is not None
+            and not pod.is_terminating
+            and not is_killed
+        ):
+            message = (
+                f"Container {container.name} ended: {how_it_ended(ended)}"
+                if has_run
+                else f"Error: {ended.message}"
+            )
             yield event(cluster, pod, "Warning", "Failed", message, source, now)
         waits = container.state.waiting
-        if waits is not None and waits.reason == CRASH_LOOP and (old is None or old.state != container.state):
-            yield event(cluster, pod, "Warning", "BackOff", f"Back-off restarting failed container {container.name}", source, now)
-        if waits is not None and waits.reason == CONFIG_ERROR and (old is None or old.state != container.state):
+        if (
+            waits is not None
+            and waits.reason == CRASH_LOOP
+            and (old is None or old.state != container.state)
+        ):
+            yield event(
+                cluster,
+                pod,
+                "Warning",
+                "BackOff",
+                f"Back-off restarting failed container {container.name}",
+                source,
+                now,
+            )
+        if (
+            waits is not None
+            and waits.reason == CONFIG_ERROR
+            and (old is None or old.state != container.state)
+        ):
             yield event(cluster, pod, "Warning", "Failed", f"Error: {waits.message}", source, now)
         if ended is not None and ended.message == CHANGED:
             message = f"Container {container.name} definition changed, will be restarted"
@@ -256,21 +381,35 @@ def _new_end(old: ContainerStatus | None, container: ContainerStatus) -> Termina
     ended = container.state.terminated or container.last_state.terminated
     before = (old.state.terminated or old.last_state.terminated) if old is not None else None
     was_running = old is not None and old.state.running is not None
-    is_over = container.state.running is None or (old is not None and container.restart_count > old.restart_count)
+    is_over = container.state.running is None or (
+        old is not None and container.restart_count > old.restart_count
+    )
     return ended if (was_running and is_over) or ended != before else None
 
 
-def _unhealthy(cluster: Cluster, pod: Pod, seen: PodRuntimeStatus | None, now: float) -> Iterator[Change]:
+def _unhealthy(
+    cluster: Cluster, pod: Pod, seen: PodRuntimeStatus | None, now: float
+) -> Iterator[Change]:
     """A probe that has failed for so long, without ending its container, that it is worth telling."""
     for key, probe in seen.probes.items() if seen else ():
         kind = key.rpartition("/")[2]
         message = f"{kind.capitalize()} probe failed: {probe.message}"
         is_told = probe.ok or not probe.is_settled or kind not in ("startup", "readiness")
         if not is_told and not is_recorded(cluster, pod, "Unhealthy", message):
-            yield event(cluster, pod, "Warning", "Unhealthy", message, f"kubelet, {pod.spec.node_name}", now)
+            yield event(
+                cluster, pod, "Warning", "Unhealthy", message, f"kubelet, {pod.spec.node_name}", now
+            )
 
 
 def _network_not_ready(cluster: Cluster, pod: Pod, now: float) -> Iterator[Change]:
     message = f"network is not ready: {NETWORK_NOT_READY}"
     if not is_recorded(cluster, pod, "NetworkNotReady", message):
-        yield event(cluster, pod, "Warning", "NetworkNotReady", message, f"kubelet, {pod.spec.node_name}", now)
+        yield event(
+            cluster,
+            pod,
+            "Warning",
+            "NetworkNotReady",
+            message,
+            f"kubelet, {pod.spec.node_name}",
+            now,
+        )

@@ -13,7 +13,13 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.api.config import LOAD_BALANCER_SUBNETS, ClusterConfig, Network
-from kubenetlab.api.core import IP_MODE_ANNOTATION, IpMode, LoadBalancerIngress, LoadBalancerStatus, Service
+from kubenetlab.api.core import (
+    IP_MODE_ANNOTATION,
+    IpMode,
+    LoadBalancerIngress,
+    LoadBalancerStatus,
+    Service,
+)
 from kubenetlab.api.ip import is_address
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.cluster_ips import FAMILIES
@@ -25,19 +31,38 @@ SOURCE = "service-controller"
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
-    taken = {address for service in cluster.all(Service) if is_ours(service) for address in service.load_balancer_ips}
-    for service in sorted(cluster.all(Service), key=lambda service: not service.spec.load_balancer_ip):  # those with a wish first
+    taken = {
+        address
+        for service in cluster.all(Service)
+        if is_ours(service)
+        for address in service.load_balancer_ips
+    }
+    for service in sorted(
+        cluster.all(Service), key=lambda service: not service.spec.load_balancer_ip
+    ):  # those with a wish first
         wanted = tuple(_addresses(service, taken)) if is_ours(service) else ()
         taken |= set(wanted)
         if is_ours(service) and len(wanted) < len(service.spec.ip_families):
             yield from _failed(cluster, service, now)
-        ip_mode: IpMode = "Proxy" if service.metadata.annotations.get(IP_MODE_ANNOTATION) == "Proxy" else "VIP"
-        status = LoadBalancerStatus(tuple(LoadBalancerIngress(address, ip_mode) for address in wanted))
+        ip_mode: IpMode = (
+            "Proxy" if service.metadata.annotations.get(IP_MODE_ANNOTATION) == "Proxy" else "VIP"
+        )
+        status = LoadBalancerStatus(
+            tuple(LoadBalancerIngress(address, ip_mode) for address in wanted)
+        )
         if status == service.status.load_balancer:
             continue
         yield structs.replace(service, status=structs.replace(service.status, load_balancer=status))
         if wanted:
-            yield event(cluster, service, "Normal", "EnsuredLoadBalancer", "Ensured load balancer", SOURCE, now)
+            yield event(
+                cluster,
+                service,
+                "Normal",
+                "EnsuredLoadBalancer",
+                "Ensured load balancer",
+                SOURCE,
+                now,
+            )
 
 
 def _failed(cluster: Cluster, service: Service, now: float) -> Iterator[Change]:
@@ -45,7 +70,11 @@ def _failed(cluster: Cluster, service: Service, now: float) -> Iterator[Change]:
     why = "no address is left in the load balancers' pool"
     if asked:
         pools = " and ".join(str(pool) for pool in _pools(service))
-        why = f"{asked} is in use" if _is_of_a_pool(service) else f"{asked} is none of the load balancers' pool, {pools}"
+        why = (
+            f"{asked} is in use"
+            if _is_of_a_pool(service)
+            else f"{asked} is none of the load balancers' pool, {pools}"
+        )
     message = f"Error syncing load balancer: failed to ensure load balancer: {why}"
     if not is_recorded(cluster, service, "SyncLoadBalancerFailed", message):
         yield event(cluster, service, "Warning", "SyncLoadBalancerFailed", message, SOURCE, now)

@@ -25,4 +25,7 @@ def refused_ranges(cluster: Cluster) -> Iterator[RangeFault]:
     for name, ranges in there.items():
         if asked[name] and asked[name] != ranges:
             yield RangeFault(name, f"cannot change while the lab is up; it is {', '.join(ranges)}")
-    yield from range_faults(cluster.config, {**there, **{name: ranges for name, ranges in asked.items() if name not in there}})
+    yield from range_faults(
+        cluster.config,
+        {**there, **{name: ranges for name, ranges in asked.items() if name not in there}},
+    )

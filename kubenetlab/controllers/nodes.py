@@ -39,11 +39,16 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     taken = {address for node in known for address in node.addresses}
     wanted = asked_ranges(cluster)
     asked_for = [cidr for cidrs in wanted.values() for cidr in cidrs]
-    taken_ranges = [ip.network(cidr) for cidr in (*asked_for, *(cidr for node in known for cidr in node.spec.pod_cidrs))]
+    taken_ranges = [
+        ip.network(cidr)
+        for cidr in (*asked_for, *(cidr for node in known for cidr in node.spec.pod_cidrs))
+    ]
     free_addresses = [_free_addresses(subnet, taken) for subnet in config.node_networks]
     free_parts = [
         free_ranges(
-            subnet, config.networking.node_mask_size(subnet.version), [part for part in taken_ranges if part.version == subnet.version]
+            subnet,
+            config.networking.node_mask_size(subnet.version),
+            [part for part in taken_ranges if part.version == subnet.version],
         )
         for subnet in config.networking.pod_networks
     ]
@@ -51,7 +56,11 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     for node_config, name in zip(config.nodes, names, strict=True):
         old = cluster.node(name)
         addresses = old.addresses if old else tuple(next(free) for free in free_addresses)
-        pod_cidrs = old.spec.pod_cidrs if old else wanted[name] or tuple(str(next(free)) for free in free_parts)
+        pod_cidrs = (
+            old.spec.pod_cidrs
+            if old
+            else wanted[name] or tuple(str(next(free)) for free in free_parts)
+        )
         yield _node(cluster, node_config, name, old, addresses, pod_cidrs, has_workers, now)
 
 
@@ -73,13 +82,20 @@ def _node(
     is_control_plane = config.role == "control-plane"
     has_network = network(cluster).has_network
     settings = cluster.get(NodeSettings, "", name) or NodeSettings(ObjectMeta(name=name))
-    taints = [Taint(key=CONTROL_PLANE_LABEL, effect="NoSchedule")] if is_control_plane and has_workers else []
+    taints = (
+        [Taint(key=CONTROL_PLANE_LABEL, effect="NoSchedule")]
+        if is_control_plane and has_workers
+        else []
+    )
     if settings.taints is not None:
         taints = list(settings.taints)
     if settings.unschedulable:
         taints += [Taint(key=UNSCHEDULABLE_TAINT, effect="NoSchedule")]
     if not has_network:
-        taints += [Taint(key=NOT_READY_TAINT, effect="NoSchedule"), Taint(key=NOT_READY_TAINT, effect="NoExecute")]
+        taints += [
+            Taint(key=NOT_READY_TAINT, effect="NoSchedule"),
+            Taint(key=NOT_READY_TAINT, effect="NoExecute"),
+        ]
     labels = {
         "kubernetes.io/hostname": name,
         "kubernetes.io/os": "linux",
@@ -87,13 +103,19 @@ def _node(
         **config.labels,
         **settings.labels,
     }
-    created = ObjectMeta(name=name, uid=make_uid("Node", name), creation_timestamp=timestamp(now), generation=1)
+    created = ObjectMeta(
+        name=name, uid=make_uid("Node", name), creation_timestamp=timestamp(now), generation=1
+    )
     report = cluster.get(NodeReport, "", name)
     condition = _ready_condition(has_network, report, now)
     if old and (before := old.status.conditions[0]).status == condition.status:
         condition = structs.replace(condition, last_transition_time=before.last_transition_time)
     return Node(
-        metadata=structs.replace(old.metadata if old else created, labels=labels, annotations=settings.metadata.annotations),
+        metadata=structs.replace(
+            old.metadata if old else created,
+            labels=labels,
+            annotations=settings.metadata.annotations,
+        ),
         spec=NodeSpec(
             pod_cidr=pod_cidrs[0],
             pod_cidrs=pod_cidrs,
@@ -101,7 +123,10 @@ def _node(
             unschedulable=settings.unschedulable,
         ),
         status=NodeStatus(
-            addresses=(*(NodeAddress("InternalIP", address) for address in addresses), NodeAddress("Hostname", name)),
+            addresses=(
+                *(NodeAddress("InternalIP", address) for address in addresses),
+                NodeAddress("Hostname", name),
+            ),
             conditions=(condition,),
         ),
     )
@@ -111,14 +136,29 @@ def _dated(taint: Taint, old: Node | None, now: float) -> Taint:
     """A taint with the time since when pods have to leave."""
     if taint.effect != "NoExecute" or taint.time_added is not None:
         return taint
-    known = next((other for other in old.spec.taints if (other.key, other.effect) == (taint.key, taint.effect)), None) if old else None
-    return structs.replace(taint, time_added=known.time_added if known is not None else timestamp(now))
+    known = (
+        next(
+            (
+                other
+                for other in old.spec.taints
+                if (other.key, other.effect) == (taint.key, taint.effect)
+            ),
+            None,
+        )
+        if old
+        else None
+    )
+    return structs.replace(
+        taint, time_added=known.time_added if known is not None else timestamp(now)
+    )
 
 
 def _ready_condition(has_network: bool, report: NodeReport | None, now: float) -> Condition:
     stamp = timestamp(now)
     if report is None or not report.sandbox_pid:
-        return Condition("Ready", "Unknown", "NodeStatusNeverUpdated", "Kubelet never posted node status.", stamp)
+        return Condition(
+            "Ready", "Unknown", "NodeStatusNeverUpdated", "Kubelet never posted node status.", stamp
+        )
     if not has_network:
         return Condition("Ready", "False", "KubeletNotReady", NETWORK_NOT_READY, stamp)
     return Condition("Ready", "True", "KubeletReady", "kubelet is posting ready status", stamp)

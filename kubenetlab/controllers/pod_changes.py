@@ -14,7 +14,13 @@ from kubenetlab.api.documents import Path
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.scheduling import NodeSelectorTerm
 
-_NODE_AFFINITY: Path = ("spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms")
+_NODE_AFFINITY: Path = (
+    "spec",
+    "affinity",
+    "nodeAffinity",
+    "requiredDuringSchedulingIgnoredDuringExecution",
+    "nodeSelectorTerms",
+)
 
 
 def forbidden(old: Pod, new: Pod) -> Iterator[Finding]:
@@ -25,7 +31,10 @@ def forbidden(old: Pod, new: Pod) -> Iterator[Finding]:
     """
     yield from _added_gates(old.spec, new.spec)
     images = {container.name: container.image for container in new.spec.containers}
-    containers = tuple(structs.replace(container, image=images.get(container.name, "")) for container in old.spec.containers)
+    containers = tuple(
+        structs.replace(container, image=images.get(container.name, ""))
+        for container in old.spec.containers
+    )
     allowed = structs.replace(
         old.spec,
         containers=containers,
@@ -55,7 +64,9 @@ def _added_gates(old: PodSpec, new: PodSpec) -> Iterator[Finding]:
 def _widened(old: PodSpec, new: PodSpec) -> Iterator[Finding]:
     """Yield a finding for each change by which a gated pod could run on more nodes than before."""
     if any(new.node_selector.get(key) != value for key, value in old.node_selector.items()):
-        yield Finding(("spec", "nodeSelector"), "only additions are allowed while the pod has schedulingGates")
+        yield Finding(
+            ("spec", "nodeSelector"), "only additions are allowed while the pod has schedulingGates"
+        )
     before = old.affinity.node_affinity.required_during_scheduling_ignored_during_execution
     after = new.affinity.node_affinity.required_during_scheduling_ignored_during_execution
     if before is None:
@@ -67,7 +78,10 @@ def _widened(old: PodSpec, new: PodSpec) -> Iterator[Finding]:
         return
     for index, (one, other) in enumerate(zip(before.node_selector_terms, terms, strict=True)):
         if not _has_only_additions(one, other):
-            yield Finding((*_NODE_AFFINITY, index), "only additions are allowed while the pod has schedulingGates")
+            yield Finding(
+                (*_NODE_AFFINITY, index),
+                "only additions are allowed while the pod has schedulingGates",
+            )
 
 
 def _has_only_additions(old: NodeSelectorTerm, new: NodeSelectorTerm) -> bool:

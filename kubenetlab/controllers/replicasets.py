@@ -34,7 +34,10 @@ def reconcile(cluster: Cluster, now: float, burst: int | None = None) -> Iterato
     for replica_set in sets:
         strays = orphans(cluster, replica_set, replica_set.spec.selector)
         yield from (adopted(pod, replica_set) for pod in strays)
-        owned = [*(pod for pod in cluster.owned_by(Pod, replica_set) if not pod.is_finished), *strays]
+        owned = [
+            *(pod for pod in cluster.owned_by(Pod, replica_set) if not pod.is_finished),
+            *strays,
+        ]
         active = [pod for pod in owned if not pod.is_terminating]
         wanted = replica_set.spec.replicas
         taken = {pod.name for pod in owned}
@@ -43,9 +46,18 @@ def reconcile(cluster: Cluster, now: float, burst: int | None = None) -> Iterato
             missing = burst
             yield Wake(now)
         for _ in range(missing):
-            name, serials[replica_set] = child_name(replica_set.name, serials[replica_set], taken, replica_set.namespace)
+            name, serials[replica_set] = child_name(
+                replica_set.name, serials[replica_set], taken, replica_set.namespace
+            )
             taken.add(name)
-            pod = new_pod(replica_set, replica_set.spec.template, name, make_uid("Pod", replica_set.uid, name), now, {})
+            pod = new_pod(
+                replica_set,
+                replica_set.spec.template,
+                name,
+                make_uid("Pod", replica_set.uid, name),
+                now,
+                {},
+            )
             yield from created(cluster, replica_set, pod, SOURCE, now)
         if not strays:
             excess = max(0, len(active) - wanted)
@@ -67,7 +79,13 @@ def _ranked_for_removal(pods: Sequence[Pod]) -> list[Pod]:
         crowd[pod.spec.node_name] = crowd.get(pod.spec.node_name, 0) + 1
     newest_first = sorted(pods, key=lambda pod: pod.metadata.creation_timestamp or "", reverse=True)
     return sorted(
-        newest_first, key=lambda pod: (bool(pod.spec.node_name), pod.status.phase == "Running", pod.is_ready, -crowd[pod.spec.node_name])
+        newest_first,
+        key=lambda pod: (
+            bool(pod.spec.node_name),
+            pod.status.phase == "Running",
+            pod.is_ready,
+            -crowd[pod.spec.node_name],
+        ),
     )
 
 

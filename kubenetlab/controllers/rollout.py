@@ -21,7 +21,10 @@ class RolloutShare(Struct, frozen=True):
 
 def limits(replicas: int, max_surge: int | str, max_unavailable: int | str) -> tuple[int, int]:
     """(max surge, max unavailable) as numbers of pods: a percentage of the first is rounded up, of the second down; never both 0."""
-    surge, unavailable = _pods(max_surge, replicas, up=True), _pods(max_unavailable, replicas, up=False)
+    surge, unavailable = (
+        _pods(max_surge, replicas, up=True),
+        _pods(max_unavailable, replicas, up=False),
+    )
     return surge, unavailable if surge or unavailable else 1
 
 
@@ -33,7 +36,9 @@ def new_share(replicas: int, surge: int, new: RolloutShare, old: Sequence[Rollou
     return min(replicas, new.replicas + max(0, room))
 
 
-def old_shares(replicas: int, unavailable: int, new: RolloutShare, old: Sequence[RolloutShare]) -> list[int]:
+def old_shares(
+    replicas: int, unavailable: int, new: RolloutShare, old: Sequence[RolloutShare]
+) -> list[int]:
     """How many pods each of the old ReplicaSets, oldest first, may keep."""
     least = replicas - unavailable
     total = new.replicas + sum(share.replicas for share in old)

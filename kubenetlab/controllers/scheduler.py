@@ -18,7 +18,12 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.scheduling import TopologySpreadConstraint
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.events import event
-from kubenetlab.controllers.scheduler_filters import NodeAssignments, domain_counts, misfits, spread_constraints
+from kubenetlab.controllers.scheduler_filters import (
+    NodeAssignments,
+    domain_counts,
+    misfits,
+    spread_constraints,
+)
 
 WATCHES: Final[tuple[Kind, ...]] = (Pod, Node, Namespace)
 
@@ -36,7 +41,9 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     if not waiting:
         return
     placed = NodeAssignments(cluster)
-    siblings: Counter[tuple[str, str]] = Counter((_family(pod), node) for node, pods in placed.pods.items() for pod in pods)
+    siblings: Counter[tuple[str, str]] = Counter(
+        (_family(pod), node) for node, pods in placed.pods.items() for pod in pods
+    )
     for pod in waiting:
         reasons = misfits(pod, placed)
         fitting = [node for node in placed.nodes if node.name not in reasons]
@@ -45,19 +52,34 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
             continue
         wishes, family = spread_constraints(pod, "ScheduleAnyway"), _family(pod)
         skews = {node.name: _skew(pod, node, placed, wishes) for node in fitting} if wishes else {}
-        chosen = min((node.name for node in fitting), key=lambda name: (skews.get(name, 0), siblings[family, name], len(placed.pods[name])))
+        chosen = min(
+            (node.name for node in fitting),
+            key=lambda name: (skews.get(name, 0), siblings[family, name], len(placed.pods[name])),
+        )
         siblings[family, chosen] += 1
         bound = structs.replace(pod, spec=structs.replace(pod.spec, node_name=chosen))
         placed.add(bound, chosen)
         yield bound
-        yield event(cluster, pod, "Normal", "Scheduled", f"Successfully assigned {pod.full_name} to {chosen}", "default-scheduler", now)
+        yield event(
+            cluster,
+            pod,
+            "Normal",
+            "Scheduled",
+            f"Successfully assigned {pod.full_name} to {chosen}",
+            "default-scheduler",
+            now,
+        )
 
 
-def _skew(pod: Pod, node: Node, placed: NodeAssignments, wishes: Sequence[TopologySpreadConstraint]) -> int:
+def _skew(
+    pod: Pod, node: Node, placed: NodeAssignments, wishes: Sequence[TopologySpreadConstraint]
+) -> int:
     """How many pods lie in the node's domains already, by the constraints that only wish. A node outside all domains comes last."""
     if any(wish.topology_key not in node.labels for wish in wishes):
         return sys.maxsize
-    return sum(domain_counts(pod, wish, wishes, placed)[node.labels[wish.topology_key]] for wish in wishes)
+    return sum(
+        domain_counts(pod, wish, wishes, placed)[node.labels[wish.topology_key]] for wish in wishes
+    )
 
 
 def _family(pod: Pod) -> str:
@@ -73,12 +95,18 @@ def _gated(pod: Pod, now: float) -> Iterator[Change]:
     before = pod.status.condition(SCHEDULED)
     if before is None or before.reason != SCHEDULING_GATED:
         condition = Condition(
-            SCHEDULED, "False", SCHEDULING_GATED, "Scheduling is blocked due to non-empty scheduling gates", timestamp(now)
+            SCHEDULED,
+            "False",
+            SCHEDULING_GATED,
+            "Scheduling is blocked due to non-empty scheduling gates",
+            timestamp(now),
         )
         yield structs.replace(pod, status=structs.replace(pod.status, conditions=(condition,)))
 
 
-def _unschedulable(cluster: Cluster, pod: Pod, reasons: Sequence[str], now: float) -> Iterator[Change]:
+def _unschedulable(
+    cluster: Cluster, pod: Pod, reasons: Sequence[str], now: float
+) -> Iterator[Change]:
     counts = Counter(reasons)
     parts = ", ".join(sorted(f"{count} {reason}" for reason, count in counts.items()))
     total = len(cluster.all(Node))

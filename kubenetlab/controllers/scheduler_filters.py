@@ -31,9 +31,12 @@ class NodeAssignments:
     def __init__(self, cluster: Cluster) -> None:
         self.nodes: Sequence[Node] = cluster.all(Node)
         self.pods: dict[str, list[Pod]] = {
-            node.name: [pod for pod in cluster.pods_on(node.name) if not pod.is_finished] for node in self.nodes
+            node.name: [pod for pod in cluster.pods_on(node.name) if not pod.is_finished]
+            for node in self.nodes
         }
-        self._namespaces = {namespace.name: namespace.labels for namespace in cluster.all(Namespace)}
+        self._namespaces = {
+            namespace.name: namespace.labels for namespace in cluster.all(Namespace)
+        }
         self.has_repulsion = any(_anti_affinity(pod) for pods in self.pods.values() for pod in pods)
         """True when some pod keeps others away."""
         self._of_specs: dict[int, tuple[PodSpec, dict[str, str]]] = {}
@@ -47,7 +50,10 @@ class NodeAssignments:
         """The nodes from which all pods of this spec are kept, whoever else is there, and why."""
         if id(pod.spec) not in self._of_specs:
             reasons = ((node.name, _first_reason(OF_SPEC, pod, node, self)) for node in self.nodes)
-            self._of_specs[id(pod.spec)] = pod.spec, {name: reason for name, reason in reasons if reason is not None}
+            self._of_specs[id(pod.spec)] = (
+                pod.spec,
+                {name: reason for name, reason in reasons if reason is not None},
+            )
         return self._of_specs[id(pod.spec)][1]
 
     def is_meant(self, term: PodAffinityTerm, owner: Pod, other: Pod) -> bool:
@@ -74,11 +80,16 @@ def misfits(pod: Pod, placed: NodeAssignments) -> dict[str, str]:
     of_spec = placed.misfits_of_spec(pod)
     if not concerned:
         return of_spec
-    reasons = ((node.name, of_spec.get(node.name) or _first_reason(concerned, pod, node, placed)) for node in placed.nodes)
+    reasons = (
+        (node.name, of_spec.get(node.name) or _first_reason(concerned, pod, node, placed))
+        for node in placed.nodes
+    )
     return {name: reason for name, reason in reasons if reason is not None}
 
 
-def _first_reason(filters: Sequence[Filter], pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
+def _first_reason(
+    filters: Sequence[Filter], pod: Pod, node: Node, placed: NodeAssignments
+) -> str | None:
     for filter_ in filters:
         reason = filter_(pod, node, placed)
         if reason is not None:
@@ -101,7 +112,9 @@ def matches_node(spec: PodSpec, node: Node) -> bool:
     required = spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution
     if not matches_labels(spec.node_selector, node.labels):
         return False
-    return required is None or any(term.matches(node.name, node.labels) for term in required.node_selector_terms)
+    return required is None or any(
+        term.matches(node.name, node.labels) for term in required.node_selector_terms
+    )
 
 
 def _unschedulable(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
@@ -119,14 +132,21 @@ def _taints(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
 
 
 def _node_affinity(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
-    return None if matches_node(pod.spec, node) else "node(s) didn't match Pod's node affinity/selector"
+    return (
+        None
+        if matches_node(pod.spec, node)
+        else "node(s) didn't match Pod's node affinity/selector"
+    )
 
 
 def _addresses(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
     """A pod that asks for its address can only be where that is routed to."""
     wanted = [ip_address(address) for address in pod.wanted_addresses]
     ranges = [ip.network(cidr) for cidr in node.spec.pod_cidrs]
-    is_here = all(any(address in cidr for cidr in ranges if cidr.version == address.version) for address in wanted)
+    is_here = all(
+        any(address in cidr for cidr in ranges if cidr.version == address.version)
+        for address in wanted
+    )
     return None if is_here else "node(s) didn't have the requested pod address in their range"
 
 
@@ -147,25 +167,43 @@ def _spread(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
         if constraint.topology_key not in node.labels:
             return "node(s) didn't match pod topology spread constraints (missing required label)"
         counts = domain_counts(pod, constraint, hard, placed)
-        least = 0 if constraint.min_domains is not None and len(counts) < constraint.min_domains else min(counts.values(), default=0)
-        is_own = constraint.label_selector is not None and constraint.label_selector.matches(pod.labels)
-        if counts.get(node.labels[constraint.topology_key], 0) + is_own - least > constraint.max_skew:
+        least = (
+            0
+            if constraint.min_domains is not None and len(counts) < constraint.min_domains
+            else min(counts.values(), default=0)
+        )
+        is_own = constraint.label_selector is not None and constraint.label_selector.matches(
+            pod.labels
+        )
+        if (
+            counts.get(node.labels[constraint.topology_key], 0) + is_own - least
+            > constraint.max_skew
+        ):
             return "node(s) didn't match pod topology spread constraints"
     return None
 
 
 def spread_constraints(pod: Pod, when_unsatisfiable: str) -> list[TopologySpreadConstraint]:
     """Those that must hold (DoNotSchedule), or those that only wish (ScheduleAnyway)."""
-    return [constraint for constraint in pod.spec.topology_spread_constraints if constraint.when_unsatisfiable == when_unsatisfiable]
+    return [
+        constraint
+        for constraint in pod.spec.topology_spread_constraints
+        if constraint.when_unsatisfiable == when_unsatisfiable
+    ]
 
 
 def domain_counts(
-    pod: Pod, constraint: TopologySpreadConstraint, together: Sequence[TopologySpreadConstraint], placed: NodeAssignments
+    pod: Pod,
+    constraint: TopologySpreadConstraint,
+    together: Sequence[TopologySpreadConstraint],
+    placed: NodeAssignments,
 ) -> dict[str, int]:
     """Domain → how many pods of the constraint are in it; domains of nodes that the pod may go to and that have the labels of all."""
     counts: dict[str, int] = {}
     for node in placed.nodes:
-        if any(one.topology_key not in node.labels for one in together) or not matches_node(pod.spec, node):
+        if any(one.topology_key not in node.labels for one in together) or not matches_node(
+            pod.spec, node
+        ):
             continue
         domain = node.labels[constraint.topology_key]
         counts.setdefault(domain, 0)
@@ -175,7 +213,12 @@ def domain_counts(
 
 def _counts(pod: Pod, constraint: TopologySpreadConstraint, other: Pod) -> bool:
     selector = constraint.label_selector
-    return selector is not None and other.namespace == pod.namespace and not other.is_terminating and selector.matches(other.labels)
+    return (
+        selector is not None
+        and other.namespace == pod.namespace
+        and not other.is_terminating
+        and selector.matches(other.labels)
+    )
 
 
 def _pod_affinity(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
@@ -188,7 +231,10 @@ def _pod_affinity(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
     if all(any(is_meant_by_all(other) for other in placed.in_domain(node, key)) for key in keys):
         return None
     has_group = any(
-        is_meant_by_all(other) for place in placed.nodes if any(key in place.labels for key in keys) for other in placed.pods[place.name]
+        is_meant_by_all(other)
+        for place in placed.nodes
+        if any(key in place.labels for key in keys)
+        for other in placed.pods[place.name]
     )
     if all(key in node.labels for key in keys) and not has_group and is_meant_by_all(pod):
         return None  # the first of a group that wants to be together goes anywhere
@@ -197,7 +243,9 @@ def _pod_affinity(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
 
 def _pod_anti_affinity(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
     for term in _anti_affinity(pod):
-        if any(placed.is_meant(term, pod, other) for other in placed.in_domain(node, term.topology_key)):
+        if any(
+            placed.is_meant(term, pod, other) for other in placed.in_domain(node, term.topology_key)
+        ):
             return "node(s) didn't match pod anti-affinity rules"
     if not placed.has_repulsion:
         return None
@@ -205,7 +253,11 @@ def _pod_anti_affinity(pod: Pod, node: Node, placed: NodeAssignments) -> str | N
         for other in placed.pods[other_node.name]:
             for term in _anti_affinity(other):
                 domain = node.labels.get(term.topology_key)
-                if domain is not None and domain == other_node.labels.get(term.topology_key) and placed.is_meant(term, other, pod):
+                if (
+                    domain is not None
+                    and domain == other_node.labels.get(term.topology_key)
+                    and placed.is_meant(term, other, pod)
+                ):
                     return "node(s) didn't satisfy existing pods anti-affinity rules"
     return None
 

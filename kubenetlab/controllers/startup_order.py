@@ -11,7 +11,11 @@ from kubenetlab.controllers.kubelet import observed_of
 def is_anybody_starting(cluster: Cluster) -> bool:
     """True while the cluster's DNS comes up, or somebody runs who has not been probed yet."""
     found: bool = cluster.derived(
-        "is anybody starting", lambda: is_dns_coming(cluster) or any(_awaits_its_first_probe(cluster, pod) for pod in cluster.all(Pod))
+        "is anybody starting",
+        lambda: (
+            is_dns_coming(cluster)
+            or any(_awaits_its_first_probe(cluster, pod) for pod in cluster.all(Pod))
+        ),
     )
     return found
 
@@ -26,7 +30,9 @@ def _awaits_its_first_probe(cluster: Cluster, pod: Pod) -> bool:
         if status is None or status.ready or status.state.running is None or status.restart_count:
             continue
         kind, probe = (
-            ("startup", container.startup_probe) if container.startup_probe is not None else ("readiness", container.readiness_probe)
+            ("startup", container.startup_probe)
+            if container.startup_probe is not None
+            else ("readiness", container.readiness_probe)
         )
         is_delayed = probe is not None and probe.initial_delay_seconds > 0
         if not is_delayed and (seen is None or f"{container.name}/{kind}" not in seen.probes):

@@ -10,7 +10,13 @@ from typing import Final
 
 from msgspec import structs
 
-from kubenetlab.api.apps import CONTROLLER_REVISION_LABEL, POD_INDEX_LABEL, STATEFUL_POD_LABEL, StatefulSet, StatefulSetStatus
+from kubenetlab.api.apps import (
+    CONTROLLER_REVISION_LABEL,
+    POD_INDEX_LABEL,
+    STATEFUL_POD_LABEL,
+    StatefulSet,
+    StatefulSetStatus,
+)
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.children import created, deleted, new_pod
@@ -28,14 +34,21 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         pods = {pod.name: pod for pod in cluster.owned_by(Pod, stateful_set)}
         revision = f"{stateful_set.name}-{template_hash(stateful_set.spec.template)}"
         yield from _next(cluster, stateful_set, pods, revision, serials, now)
-        status = _status(stateful_set, [pod for pod in pods.values() if not pod.is_terminating], revision)
+        status = _status(
+            stateful_set, [pod for pod in pods.values() if not pod.is_terminating], revision
+        )
         if status != stateful_set.status:
             yield structs.replace(stateful_set, status=status)
     yield from serials.changes()
 
 
 def _next(
-    cluster: Cluster, stateful_set: StatefulSet, pods: dict[str, Pod], revision: str, serials: Serials, now: float
+    cluster: Cluster,
+    stateful_set: StatefulSet,
+    pods: dict[str, Pod],
+    revision: str,
+    serials: Serials,
+    now: float,
 ) -> Iterator[Change]:
     """What can be done now: in order, the first step that something has to be waited for is the last."""
     spec = stateful_set.spec
@@ -46,18 +59,26 @@ def _next(
         if pod is not None and pod.is_finished and not pod.is_terminating:
             yield from deleted(cluster, stateful_set, pod, SOURCE, now)
         if pod is None:
-            yield from created(cluster, stateful_set, _pod(stateful_set, name, revision, serials, now), SOURCE, now)
+            yield from created(
+                cluster, stateful_set, _pod(stateful_set, name, revision, serials, now), SOURCE, now
+            )
         if is_ordered and (pod is None or pod.is_terminating or not pod.is_ready):
             return
-    for pod in sorted((pod for name, pod in pods.items() if name not in names), key=_ordinal, reverse=True):
+    for pod in sorted(
+        (pod for name, pod in pods.items() if name not in names), key=_ordinal, reverse=True
+    ):
         if not pod.is_terminating:
             yield from deleted(cluster, stateful_set, pod, SOURCE, now)
         if is_ordered:
             return
-    yield from _update(cluster, stateful_set, [pods[name] for name in names if name in pods], revision, now)
+    yield from _update(
+        cluster, stateful_set, [pods[name] for name in names if name in pods], revision, now
+    )
 
 
-def _update(cluster: Cluster, stateful_set: StatefulSet, pods: Sequence[Pod], revision: str, now: float) -> Iterator[Change]:
+def _update(
+    cluster: Cluster, stateful_set: StatefulSet, pods: Sequence[Pod], revision: str, now: float
+) -> Iterator[Change]:
     """From the top down to the partition, the next pod of an old template, when all above it are ready."""
     strategy = stateful_set.spec.update_strategy
     if strategy.type == "OnDelete":
@@ -74,10 +95,23 @@ def _update(cluster: Cluster, stateful_set: StatefulSet, pods: Sequence[Pod], re
 
 
 def _pod(stateful_set: StatefulSet, name: str, revision: str, serials: Serials, now: float) -> Pod:
-    labels = {STATEFUL_POD_LABEL: name, POD_INDEX_LABEL: name.rpartition("-")[2], CONTROLLER_REVISION_LABEL: revision}
+    labels = {
+        STATEFUL_POD_LABEL: name,
+        POD_INDEX_LABEL: name.rpartition("-")[2],
+        CONTROLLER_REVISION_LABEL: revision,
+    }
     uid = serials.child_uid("Pod", stateful_set, name)
     spec = stateful_set.spec
-    return new_pod(stateful_set, spec.template, name, uid, now, labels, hostname=name, subdomain=spec.service_name)
+    return new_pod(
+        stateful_set,
+        spec.template,
+        name,
+        uid,
+        now,
+        labels,
+        hostname=name,
+        subdomain=spec.service_name,
+    )
 
 
 def _ordinal(pod: Pod) -> int:
@@ -93,7 +127,9 @@ def _status(stateful_set: StatefulSet, active: Sequence[Pod], revision: str) -> 
         replicas=len(active),
         ready_replicas=ready,
         available_replicas=ready,
-        current_replicas=sum(pod.labels.get(CONTROLLER_REVISION_LABEL) == current for pod in active),
+        current_replicas=sum(
+            pod.labels.get(CONTROLLER_REVISION_LABEL) == current for pod in active
+        ),
         updated_replicas=updated,
         current_revision=current,
         update_revision=revision,

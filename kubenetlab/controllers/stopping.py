@@ -26,7 +26,10 @@ def has_stopped(pod: Pod, seen: PodRuntimeStatus, now: float) -> bool:
     """Return True when nothing of a terminating pod is waited for: no hook, no program that takes its time, no node's rules."""
     pending = _pending(pod, seen, now)
     runs = seen.containers.items()
-    is_awaited = any(run.state == "running" and (run.is_process or run.ends_later or name in pending) for name, run in runs)
+    is_awaited = any(
+        run.state == "running" and (run.is_process or run.ends_later or name in pending)
+        for name, run in runs
+    )
     return seen.is_detached and (now >= _deadline(pod, seen) or not is_awaited)
 
 
@@ -65,7 +68,9 @@ def runs_pre_stop(pod: Pod, container: Container) -> bool:
 
 def _hooked(pod: Pod) -> list[Container]:
     """Return the containers whose preStop hooks are run."""
-    return [container for container in pod.spec.long_running_containers if runs_pre_stop(pod, container)]
+    return [
+        container for container in pod.spec.long_running_containers if runs_pre_stop(pod, container)
+    ]
 
 
 def _pending(pod: Pod, seen: PodRuntimeStatus, now: float) -> list[str]:
@@ -77,7 +82,11 @@ def _is_over(pod: Pod, container: Container, seen: PodRuntimeStatus, now: float)
     """Return True when a container's preStop hook has ended, well or not, or there is no container or no time left for it."""
     run = seen.containers.get(container.name)
     is_running = run is not None and run.state == "running"
-    return not is_running or now >= _grace_ends(pod) or seen.hook(container.name, "preStop", run.attempt if run else 0) is not None
+    return (
+        not is_running
+        or now >= _grace_ends(pod)
+        or seen.hook(container.name, "preStop", run.attempt if run else 0) is not None
+    )
 
 
 def grace_s(pod: Pod) -> int:
@@ -102,11 +111,21 @@ def _deadline(pod: Pod, seen: PodRuntimeStatus) -> float:
     return end
 
 
-def failed_hook(cluster: Cluster, pod: Pod, container: Container, seen: PodRuntimeStatus, now: float) -> Iterator[Change]:
+def failed_hook(
+    cluster: Cluster, pod: Pod, container: Container, seen: PodRuntimeStatus, now: float
+) -> Iterator[Change]:
     """Yield the event that says why the preStop hook of a container failed."""
     run = seen.containers.get(container.name)
     hook = seen.hook(container.name, "preStop", run.attempt) if run is not None else None
     if hook is not None and not hook.ok:
         message = f"PreStopHook failed: {hook.message}"
         if not is_recorded(cluster, pod, "FailedPreStopHook", message):
-            yield event(cluster, pod, "Warning", "FailedPreStopHook", message, f"kubelet, {pod.spec.node_name}", now)
+            yield event(
+                cluster,
+                pod,
+                "Warning",
+                "FailedPreStopHook",
+                message,
+                f"kubelet, {pod.spec.node_name}",
+                now,
+            )

@@ -16,5 +16,7 @@ def terminated(obj: Resource, now: float) -> Iterator[Change]:
         yield deletion(obj)
     elif not obj.is_terminating:
         grace = obj.spec.termination_grace_period_seconds if isinstance(obj, Pod) else None
-        meta = structs.replace(obj.metadata, deletion_timestamp=timestamp(now), deletion_grace_period_seconds=grace)
+        meta = structs.replace(
+            obj.metadata, deletion_timestamp=timestamp(now), deletion_grace_period_seconds=grace
+        )
         yield structs.replace(obj, metadata=meta)

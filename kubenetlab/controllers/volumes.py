@@ -18,12 +18,21 @@ from kubenetlab.api.store import Cluster
 
 def file_text(cluster: Cluster, pod: Pod, container: Container, path: str) -> str | None:
     """Return what a container finds in the file at an absolute path; None where no Secret and no ConfigMap puts one there."""
-    mounts = [mount for mount in _mappings(container.volume_mounts) if _is_below(path, str(mount.get("mountPath", "")))]
+    mounts = [
+        mount
+        for mount in _mappings(container.volume_mounts)
+        if _is_below(path, str(mount.get("mountPath", "")))
+    ]
     if not mounts:
         return None
     mount = max(mounts, key=lambda found: len(str(found["mountPath"]).rstrip("/")))
-    inside = posixpath.join(str(mount.get("subPath", "")), path[len(str(mount["mountPath"]).rstrip("/")) :].lstrip("/")).rstrip("/")
-    volume = next((found for found in _mappings(pod.spec.volumes) if found.get("name") == mount.get("name")), {})
+    inside = posixpath.join(
+        str(mount.get("subPath", "")), path[len(str(mount["mountPath"]).rstrip("/")) :].lstrip("/")
+    ).rstrip("/")
+    volume = next(
+        (found for found in _mappings(pod.spec.volumes) if found.get("name") == mount.get("name")),
+        {},
+    )
     for source in (volume, *_mappings(_mapping(volume.get("projected")).get("sources"))):
         for contents in _contents(cluster, pod.namespace, source):
             if inside in contents:
@@ -31,22 +40,41 @@ def file_text(cluster: Cluster, pod: Pod, container: Container, path: str) -> st
     return None
 
 
-def _contents(cluster: Cluster, namespace: str, source: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
+def _contents(
+    cluster: Cluster, namespace: str, source: Mapping[str, Any]
+) -> Iterator[Mapping[str, str]]:
     """Yield path → text of what a source of a volume holds."""
     secret, config_map = _mapping(source.get("secret")), _mapping(source.get("configMap"))
     if secret:  # in a volume it has `secretName`, in a projected one `name`
-        found = cluster.get(Secret, namespace, str(secret.get("secretName", secret.get("name", ""))))
+        found = cluster.get(
+            Secret, namespace, str(secret.get("secretName", secret.get("name", "")))
+        )
         yield _picked(found.values if found is not None else {}, secret)
     if config_map:
         kept = cluster.get(ConfigMap, namespace, str(config_map.get("name", "")))
-        binary = {key: b64decode(value).decode(errors="replace") for key, value in kept.binary_data.items()} if kept is not None else {}
+        binary = (
+            {
+                key: b64decode(value).decode(errors="replace")
+                for key, value in kept.binary_data.items()
+            }
+            if kept is not None
+            else {}
+        )
         yield _picked({**(kept.data if kept is not None else {}), **binary}, config_map)
 
 
 def _picked(values: Mapping[str, str], source: Mapping[str, Any]) -> Mapping[str, str]:
     """Return all values by their keys, or those of `items` by their paths."""
     items = _mappings(source.get("items"))
-    return {str(item.get("path")): values[str(item.get("key"))] for item in items if item.get("key") in values} if items else values
+    return (
+        {
+            str(item.get("path")): values[str(item.get("key"))]
+            for item in items
+            if item.get("key") in values
+        }
+        if items
+        else values
+    )
 
 
 def _is_below(path: str, mount: str) -> bool:
@@ -58,4 +86,8 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list | tuple) else []
+    return (
+        [item for item in value if isinstance(item, Mapping)]
+        if isinstance(value, list | tuple)
+        else []
+    )

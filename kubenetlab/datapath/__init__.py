@@ -49,24 +49,34 @@ def plan(cluster: Cluster, decisions: Decisions, memo: PlanCache | None = None) 
         for subject, inputs in layer.inputs(scene):
             for objects, origin in memo((layer.name, subject), layer.objects, *inputs):
                 wanted.setdefault(objects[0].netns, []).append((objects, origin))
-    merged = {netns: memo(("contents", netns), _merge, netns, tuple(groups)) for netns, groups in wanted.items()}
+    merged = {
+        netns: memo(("contents", netns), _merge, netns, tuple(groups))
+        for netns, groups in wanted.items()
+    }
     return HostState(
-        {netns: contents for netns, (contents, _) in merged.items()}, {netns: origins for netns, (_, origins) in merged.items()}
+        {netns: contents for netns, (contents, _) in merged.items()},
+        {netns: origins for netns, (_, origins) in merged.items()},
     )
 
 
-def plan_probes(cluster: Cluster, decisions: Decisions, memo: PlanCache) -> dict[str, tuple[ProbeSpec, ...]]:
+def plan_probes(
+    cluster: Cluster, decisions: Decisions, memo: PlanCache
+) -> dict[str, tuple[ProbeSpec, ...]]:
     """Return the probes and hooks that kubelets run now, by sandbox."""
     desired: dict[str, tuple[ProbeSpec, ...]] = {}
     for node in node_views(cluster, decisions):
         for view, pod in pods_of(cluster, node, memo):
             netns, setups = view.netns, setups_of(memo, cluster, pod, view, decisions)
             killed = tuple(awaited(cluster, pod))
-            desired[netns] = memo(("probes", netns), _probes, by_itself(node), view, pod, setups, killed)
+            desired[netns] = memo(
+                ("probes", netns), _probes, by_itself(node), view, pod, setups, killed
+            )
     return {netns: specs for netns, specs in desired.items() if specs}
 
 
-def _probes(node: NodeView, view: PodView, pod: Pod, setups: containers.Setups, killed: tuple[str, ...]) -> tuple[ProbeSpec, ...]:
+def _probes(
+    node: NodeView, view: PodView, pod: Pod, setups: containers.Setups, killed: tuple[str, ...]
+) -> tuple[ProbeSpec, ...]:
     return (*probes(node, view, pod, setups, killed), *hooks(node, view, pod, setups, killed))
 
 
@@ -77,7 +87,9 @@ def _merge(netns: str, groups: tuple[Wanted, ...]) -> tuple[Contents, dict[Key, 
         for obj in objects:
             other = found.get(obj.key)
             if other is not None and other != obj:
-                raise BugError(f"{netns}: {origins[obj.key]} wants “{other}”, {origin} wants “{obj}”")
+                raise BugError(
+                    f"{netns}: {origins[obj.key]} wants “{other}”, {origin} wants “{obj}”"
+                )
             found[obj.key] = obj
             origins[obj.key] = origin
     if said := {obj.path for obj in found.values() if isinstance(obj, Sysctl)}:

@@ -45,15 +45,25 @@ def balanced_ports(cluster: Cluster) -> tuple[BalancedPort, ...]:
     """Every port of every Service that has such an address, in order."""
     found = []
     for service in reached_from_outside(cluster):
-        own = [address for address in service.load_balancer_ips if address not in service.virtual_ips]
+        own = [
+            address for address in service.load_balancer_ips if address not in service.virtual_ips
+        ]
         nodes = fit_nodes(cluster, service) if own else ()
         for address in own:
             version = ip.version_of(address)
-            ways = tuple(way for node in nodes for way in node.addresses if ip.version_of(way) == version)
+            ways = tuple(
+                way for node in nodes for way in node.addresses if ip.version_of(way) == version
+            )
             sources = tuple(str(found) for found in source_ranges(service.spec, version))
             found += [
                 BalancedPort(
-                    f"{service.namespace}/{service.name}", address, port.protocol.lower(), port.port, port.node_port, ways, sources
+                    f"{service.namespace}/{service.name}",
+                    address,
+                    port.protocol.lower(),
+                    port.port,
+                    port.node_port,
+                    ways,
+                    sources,
                 )
                 for port in service.spec.ports
             ]
@@ -74,16 +84,34 @@ def rules(ports: Sequence[BalancedPort]) -> Iterator[Object]:
 def _table(netns: str, family: str, ports: Sequence[BalancedPort]) -> Iterator[Object]:
     table = names.LOAD_BALANCER_TABLE
     kept_out = [
-        Rule(f"{_match(family, port)} {family} saddr != {{ {', '.join(port.sources)} }} drop", port.service)
+        Rule(
+            f"{_match(family, port)} {family} saddr != {{ {', '.join(port.sources)} }} drop",
+            port.service,
+        )
         for port in ports
         if port.sources
     ]
-    sent_on = [Rule(f"{_match(family, port)} {_target(port)}", port.service) for port in ports if port.node_port and port.nodes]
+    sent_on = [
+        Rule(f"{_match(family, port)} {_target(port)}", port.service)
+        for port in ports
+        if port.node_port and port.nodes
+    ]
     yield Table(netns, family, table, WHY)
-    yield Chain(netns, family, table, "firewall", tuple(kept_out), "type filter hook prerouting priority -110")
-    yield Chain(netns, family, table, "ports", tuple(sent_on), "type nat hook prerouting priority -100")
+    yield Chain(
+        netns,
+        family,
+        table,
+        "firewall",
+        tuple(kept_out),
+        "type filter hook prerouting priority -110",
+    )
+    yield Chain(
+        netns, family, table, "ports", tuple(sent_on), "type nat hook prerouting priority -100"
+    )
     masquerade = Rule("ct status dnat masquerade", "connections to nodes are the balancer's own")
-    yield Chain(netns, family, table, "connections", (masquerade,), "type nat hook postrouting priority 100")
+    yield Chain(
+        netns, family, table, "connections", (masquerade,), "type nat hook postrouting priority 100"
+    )
 
 
 def _match(family: str, port: BalancedPort) -> str:
@@ -92,5 +120,7 @@ def _match(family: str, port: BalancedPort) -> str:
 
 def _target(port: BalancedPort) -> str:
     """The node ports in turn."""
-    ways = ", ".join(f"{number} : {node} . {port.node_port}" for number, node in enumerate(port.nodes))
+    ways = ", ".join(
+        f"{number} : {node} . {port.node_port}" for number, node in enumerate(port.nodes)
+    )
     return f"dnat to numgen inc mod {len(port.nodes)} map {{ {ways} }}"

@@ -24,7 +24,10 @@ def check(obj: Resource) -> Iterator[Finding]:
 
 
 def _options(pod: Pod | PodTemplateSpec, path: Path) -> Iterator[Finding]:
-    for field, containers in (("initContainers", pod.spec.init_containers), ("containers", pod.spec.containers)):
+    for field, containers in (
+        ("initContainers", pod.spec.init_containers),
+        ("containers", pod.spec.containers),
+    ):
         for index, container in enumerate(containers):
             if runs_real_command(pod.metadata.annotations, container, ()):
                 continue

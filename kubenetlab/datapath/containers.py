@@ -38,7 +38,9 @@ Files = Mapping[str, Mapping[str, str]]
 """Container of a pod → path → text."""
 
 
-def programs(netns: str, pod: Pod, setups: Setups, *, waits: bool, signalled: tuple[str, ...] = ()) -> Iterator[ProgramRun]:
+def programs(
+    netns: str, pod: Pod, setups: Setups, *, waits: bool, signalled: tuple[str, ...] = ()
+) -> Iterator[ProgramRun]:
     """Those that run now; with `waits` those that ask only once are held back.
 
     signalled: containers of a terminating pod whose preStop hook is over.
@@ -54,13 +56,22 @@ def programs(netns: str, pod: Pod, setups: Setups, *, waits: bool, signalled: tu
         if waits and status.state.running is None and is_one_shot(what.program):
             continue
         yield ProgramRun(
-            netns, container.name, status.restart_count, what.program, what.options, what.listeners, is_stopping and serves_on(what)
+            netns,
+            container.name,
+            status.restart_count,
+            what.program,
+            what.options,
+            what.listeners,
+            is_stopping and serves_on(what),
         )
 
 
 def asks_once(spec: PodSpec, setups: Setups) -> bool:
     """True for a pod in which something may run that asks once, and ends."""
-    return any(container.command or is_one_shot(setups[container.name].program) for container in spec.all_containers)
+    return any(
+        container.command or is_one_shot(setups[container.name].program)
+        for container in spec.all_containers
+    )
 
 
 def setups_of(
@@ -97,20 +108,31 @@ def files_read(spec: PodSpec) -> tuple[tuple[str, str], ...]:
     )
 
 
-def ports_of(spec: PodSpec, annotations: Mapping[str, str], target_ports: tuple[ListenPort, ...]) -> Mapping[str, Ports]:
+def ports_of(
+    spec: PodSpec, annotations: Mapping[str, str], target_ports: tuple[ListenPort, ...]
+) -> Mapping[str, Ports]:
     """Return what is known of the ports of each container, by its name.
 
     Target ports of Services are assumed of the first container that declares no port and whose image is not known. The
     annotation speaks of the first container whose program does not know its ports itself.
     """
     serving = spec.long_running_containers
-    assuming = next((one.name for one in serving if not one.ports and program_of_image(one.image) in ASSUMING), None)
+    assuming = next(
+        (one.name for one in serving if not one.ports and program_of_image(one.image) in ASSUMING),
+        None,
+    )
     stated = annotations.get(LISTEN_ANNOTATION)
-    stating = next((one.name for one in serving if takes_ports(one.image)), None) if stated is not None else None
+    stating = (
+        next((one.name for one in serving if takes_ports(one.image)), None)
+        if stated is not None
+        else None
+    )
     return {
         container.name: Ports(
             target_ports if container.name == assuming else (),
-            tuple(ListenPort(*port) for port in ports_in(stated or "")) if container.name == stating else None,
+            tuple(ListenPort(*port) for port in ports_in(stated or ""))
+            if container.name == stating
+            else None,
         )
         for container in serving
     }
@@ -122,7 +144,11 @@ def assumed_ports(cluster: Cluster, pod: Pod) -> Mapping[str, tuple[ListenPort, 
         return {}
     target_ports = numeric_target_ports(pod.labels, pod.spec, numeric_services(cluster, pod))
     found = ports_of(pod.spec, pod.metadata.annotations, target_ports)
-    return {name: ports.assumed for name, ports in found.items() if ports.assumed and ports.stated is None}
+    return {
+        name: ports.assumed
+        for name, ports in found.items()
+        if ports.assumed and ports.stated is None
+    }
 
 
 def _built_in(spec: PodSpec, container: Container, ports: Ports, ending: Ending | None) -> Setup:
@@ -140,7 +166,9 @@ def numeric_services(cluster: Cluster, pod: Pod) -> tuple[Service, ...]:
     by_label: dict[tuple[str, str, str], list[tuple[int, Service]]] = cluster.derived(
         "numeric services", lambda: _by_label(cluster), (Service,)
     )
-    found = [entry for pair in pod.labels.items() for entry in by_label.get((pod.namespace, *pair), ())]
+    found = [
+        entry for pair in pod.labels.items() for entry in by_label.get((pod.namespace, *pair), ())
+    ]
     return tuple(service for _, service in sorted(found, key=itemgetter(0)))
 
 
@@ -148,17 +176,27 @@ def _by_label(cluster: Cluster) -> dict[tuple[str, str, str], list[tuple[int, Se
     """(namespace, label, its value) of each Service's first term → (place, Service)."""
     found: dict[tuple[str, str, str], list[tuple[int, Service]]] = {}
     for place, service in enumerate(cluster.all(Service)):
-        if service.spec.selector and any(isinstance(port.target_port, int) for port in service.spec.ports):
-            found.setdefault((service.namespace, *next(iter(service.spec.selector.items()))), []).append((place, service))
+        if service.spec.selector and any(
+            isinstance(port.target_port, int) for port in service.spec.ports
+        ):
+            found.setdefault(
+                (service.namespace, *next(iter(service.spec.selector.items()))), []
+            ).append((place, service))
     return found
 
 
-def numeric_target_ports(labels: Labels, spec: PodSpec, services: Iterable[Service]) -> tuple[ListenPort, ...]:
+def numeric_target_ports(
+    labels: Labels, spec: PodSpec, services: Iterable[Service]
+) -> tuple[ListenPort, ...]:
     """Return the numeric target ports of the Services that select a pod, as far as no container of it declares them.
 
     A manifest need not declare its ports. Where it declares none, what the Services expect is the best guess.
     """
-    declared = {(port.protocol, port.container_port) for container in spec.long_running_containers for port in container.ports}
+    declared = {
+        (port.protocol, port.container_port)
+        for container in spec.long_running_containers
+        for port in container.ports
+    }
     wanted = (
         ListenPort(port.protocol, port.target_port)
         for service in services

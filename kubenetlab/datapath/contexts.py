@@ -49,7 +49,9 @@ class Contexts:
     def __init__(self, cluster: Cluster, decisions: Decisions) -> None:
         self.cluster = cluster
         self._nodes = {node.netns: node for node in node_views(cluster, decisions)}
-        self._pods: dict[str, tuple[NodeView, PodView]] = {pod.netns: (node, pod) for node in self._nodes.values() for pod in node.pods}
+        self._pods: dict[str, tuple[NodeView, PodView]] = {
+            pod.netns: (node, pod) for node in self._nodes.values() for pod in node.pods
+        }
         self._hosts = {names.external_netns(host.name): host for host in cluster.config.external}
 
     @property
@@ -85,10 +87,19 @@ class Contexts:
         """None for a namespace in which nobody is at home: switches, routers, and what is gone."""
         if (found := self.pod_of(netns)) is not None:
             node, view, pod = found
-            return Context(netns, view.namespace, view.name, view.addresses, node.name, pods.files(node, view, pod))
+            return Context(
+                netns,
+                view.namespace,
+                view.name,
+                view.addresses,
+                node.name,
+                pods.files(node, view, pod),
+            )
         if (here := self._nodes.get(netns)) is not None:
             return Context(netns, "", here.name, here.addresses, here.name, pods.node_files(here))
         if (host := self._hosts.get(netns)) is not None:
             addresses = host.addresses(self.cluster.config.networking.versions)
-            return Context(netns, "", host.name, addresses, "", pods.host_files(host.name, addresses))
+            return Context(
+                netns, "", host.name, addresses, "", pods.host_files(host.name, addresses)
+            )
         return None

@@ -22,7 +22,12 @@ MAX_DYNAMIC_NEIGHBORS = 256
 """A lab's share of the kernel's table: three such labs fit beside the machine's own."""
 
 
-def decide(cluster: Cluster, *, has_br_netfilter: bool, has_command: Callable[[str], bool] = lambda _: False) -> Decisions:
+def decide(
+    cluster: Cluster,
+    *,
+    has_br_netfilter: bool,
+    has_command: Callable[[str], bool] = lambda _: False,
+) -> Decisions:
     """The choices for this store: those made before, else by the machine and the number of pods.
 
     The layout stays what it was; neighbours may still turn permanent when a lab grows, never back. An option of the CNI mode decides,
@@ -35,7 +40,12 @@ def decide(cluster: Cluster, *, has_br_netfilter: bool, has_command: Callable[[s
 def _real_commands(cluster: Cluster, has_command: Callable[[str], bool]) -> tuple[str, ...]:
     if not cluster.config.real_commands:
         return ()
-    commands = {container.command[0] for pod in cluster.all(Pod) for container in pod.spec.all_containers if container.command}
+    commands = {
+        container.command[0]
+        for pod in cluster.all(Pod)
+        for container in pod.spec.all_containers
+        if container.command
+    }
     return tuple(sorted(command for command in commands if has_command(command)))
 
 
@@ -47,14 +57,24 @@ def _wiring(cluster: Cluster, has_br_netfilter: bool) -> Decisions:
     layout, why_layout = _layout(counts, has_br_netfilter)
     if options.get("layout", "auto") != "auto":
         layout, why_layout = options["layout"], "as asked for"
-    neighbors, why_neighbors = _neighbors(counts, len(cluster.all(Node)), settled.pod_layout if settled else layout)
+    neighbors, why_neighbors = _neighbors(
+        counts, len(cluster.all(Node)), settled.pod_layout if settled else layout
+    )
     if options.get("neighbors", "auto") != "auto":
         neighbors, why_neighbors = options["neighbors"], "as asked for"
     if settled is not None:
         if settled.neighbors in (neighbors, "permanent"):
             return settled
-        return structs.replace(settled, neighbors=neighbors, reasons=(settled.reasons[0], f"{neighbors} neighbours: {why_neighbors}"))
-    shape = "pods on their node's subnet, switched by cbr0" if layout == "onlink" else "each pod a /32, routed by its node"
+        return structs.replace(
+            settled,
+            neighbors=neighbors,
+            reasons=(settled.reasons[0], f"{neighbors} neighbours: {why_neighbors}"),
+        )
+    shape = (
+        "pods on their node's subnet, switched by cbr0"
+        if layout == "onlink"
+        else "each pod a /32, routed by its node"
+    )
     return Decisions(
         pod_layout=layout,
         neighbors=neighbors,
@@ -73,7 +93,10 @@ def _pods_per_node(cluster: Cluster) -> list[int]:
 
 def _layout(counts: list[int], has_br_netfilter: bool) -> tuple[Any, str]:
     if not has_br_netfilter:
-        return "routed", "this kernel has no br_netfilter, which Services need where pods share a bridge"
+        return (
+            "routed",
+            "this kernel has no br_netfilter, which Services need where pods share a bridge",
+        )
     if max(counts, default=0) > MAX_ONLINK_PODS:
         return "routed", f"a node has {max(counts)} pods, more than {MAX_ONLINK_PODS}"
     return "onlink", "the kernel has br_netfilter"
@@ -81,7 +104,14 @@ def _layout(counts: list[int], has_br_netfilter: bool) -> tuple[Any, str]:
 
 def _neighbors(counts: list[int], nodes: int, layout: str) -> tuple[Any, str]:
     """On a subnet each pod may ask for every other, behind a route for its node only."""
-    entries = sum(count * (count - 1) for count in counts if layout == "onlink") + 2 * sum(counts) + nodes**2
+    entries = (
+        sum(count * (count - 1) for count in counts if layout == "onlink")
+        + 2 * sum(counts)
+        + nodes**2
+    )
     if entries > MAX_DYNAMIC_NEIGHBORS:
-        return "permanent", f"there may be {entries} entries of the kernel's shared table, more than {MAX_DYNAMIC_NEIGHBORS}"
+        return (
+            "permanent",
+            f"there may be {entries} entries of the kernel's shared table, more than {MAX_DYNAMIC_NEIGHBORS}",
+        )
     return "dynamic", f"there are at most {entries} entries, ARP can be watched"

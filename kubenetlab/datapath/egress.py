@@ -33,7 +33,11 @@ def rules(node: NodeView, config: MasqueradeConfig | None = None) -> Iterator[Ob
 
 
 def _of_cluster(node: NodeView, index: int) -> Kept:
-    ranges = (("pods", node.cluster_cidrs), ("nodes", node.node_cidrs), ("Services", node.service_cidrs))
+    ranges = (
+        ("pods", node.cluster_cidrs),
+        ("nodes", node.node_cidrs),
+        ("Services", node.service_cidrs),
+    )
     return [(cidrs[index], f"{_KEPT} ({owner})") for owner, cidrs in ranges]
 
 
@@ -54,14 +58,19 @@ def _table(node: NodeView, family: str, kept: Kept) -> Iterator[Object]:
         AGENT_CHAIN,
         (
             *(Rule(_keeping(family, cidr), comment) for cidr, comment in kept),
-            Rule("masquerade fully-random", "ip-masq-agent: outbound traffic is subject to MASQUERADE"),
+            Rule(
+                "masquerade fully-random",
+                "ip-masq-agent: outbound traffic is subject to MASQUERADE",
+            ),
         ),
     )
     jump = Rule(
         f"fib daddr type != local jump {AGENT_CHAIN}",
         "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our chain",
     )
-    yield Chain(node.netns, family, table, "postrouting", (jump,), "type nat hook postrouting priority 100")
+    yield Chain(
+        node.netns, family, table, "postrouting", (jump,), "type nat hook postrouting priority 100"
+    )
 
 
 def _keeping(family: str, cidr: str) -> str:

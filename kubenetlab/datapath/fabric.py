@@ -33,10 +33,14 @@ def switch(netns: str, mac: str) -> Iterator[Object]:
     """A namespace that is nothing but a switch."""
     yield Sandbox(netns, hostname=netns.rpartition("/")[2])
     yield from loopback_and_sysctls(netns, has_ipv6=False)
-    yield Bridge(netns, names.SWITCH_BRIDGE, mac, alias=names.link_alias("fabric", netns.rpartition("/")[2]))
+    yield Bridge(
+        netns, names.SWITCH_BRIDGE, mac, alias=names.link_alias("fabric", netns.rpartition("/")[2])
+    )
 
 
-def router(node_networks: Sequence[Network], neighbors: Sequence[Sequence[str]]) -> Iterator[Object]:
+def router(
+    node_networks: Sequence[Network], neighbors: Sequence[Sequence[str]]
+) -> Iterator[Object]:
     """`neighbors` are the nodes' addresses, node by node, where they are written down instead of asked for."""
     here = names.ROUTER
     yield Sandbox(here, hostname="router")
@@ -44,7 +48,9 @@ def router(node_networks: Sequence[Network], neighbors: Sequence[Sequence[str]])
     yield from loopback_and_sysctls(here, has_ipv6=6 in versions, forwards=True)
     yield from router_sysctls(here, has_ipv6=6 in versions)
     ways_in = [(router_address(subnet), subnet.prefixlen) for subnet in node_networks]
-    ways_out = [(INTERNET_GATEWAYS[version], INTERNET_SUBNETS[version].prefixlen) for version in versions]
+    ways_out = [
+        (INTERNET_GATEWAYS[version], INTERNET_SUBNETS[version].prefixlen) for version in versions
+    ]
     yield from _uplink(here, names.ROUTER_FABRIC_LINK, ways_in, names.FABRIC_SWITCH, "router")
     yield from _uplink(here, names.ROUTER_INTERNET_LINK, ways_out, names.INTERNET_SWITCH, "router")
     for addresses in neighbors:
@@ -52,7 +58,9 @@ def router(node_networks: Sequence[Network], neighbors: Sequence[Sequence[str]])
             yield Neighbor(here, names.ROUTER_FABRIC_LINK, address, names.mac_of(addresses[0]))
 
 
-def external(host: ExternalHost, versions: Sequence[int], published: Sequence[PublishedPort]) -> Iterator[Object]:
+def external(
+    host: ExternalHost, versions: Sequence[int], published: Sequence[PublishedPort]
+) -> Iterator[Object]:
     """A host in the internet; with ports it is a server. What it publishes of the nodes' it forwards to them."""
     here = names.external_netns(host.name)
     addresses = host.addresses(versions)
@@ -60,12 +68,17 @@ def external(host: ExternalHost, versions: Sequence[int], published: Sequence[Pu
     yield Sandbox(here, hostname=names.hostname(host.name))
     yield from loopback_and_sysctls(here, has_ipv6=6 in present, forwards=bool(published))
     yield from port_mappings.rules(here, published)
-    ways_in = [(address, INTERNET_SUBNETS[version].prefixlen) for address, version in zip(addresses, present, strict=True)]
+    ways_in = [
+        (address, INTERNET_SUBNETS[version].prefixlen)
+        for address, version in zip(addresses, present, strict=True)
+    ]
     yield from _uplink(here, names.HOST_LINK, ways_in, names.INTERNET_SWITCH, host.name)
     for version in present:
         yield Route(here, DEFAULT_ROUTES[version], names.HOST_LINK, via=INTERNET_GATEWAYS[version])
     if host.ports:
-        yield ProgramRun(here, host.name, 0, "default", {}, tuple(ListenPort("TCP", port) for port in host.ports))
+        yield ProgramRun(
+            here, host.name, 0, "default", {}, tuple(ListenPort("TCP", port) for port in host.ports)
+        )
 
 
 def node(view: NodeView) -> Iterator[Object]:
@@ -74,18 +87,25 @@ def node(view: NodeView) -> Iterator[Object]:
     yield from loopback_and_sysctls(view.netns, has_ipv6=view.has_ipv6, forwards=True)
     yield from router_sysctls(view.netns, has_ipv6=view.has_ipv6)
     subnets = [ip.network(cidr) for cidr in view.node_cidrs]
-    ways_in = [(address, subnet.prefixlen) for address, subnet in zip(view.addresses, subnets, strict=True)]
+    ways_in = [
+        (address, subnet.prefixlen) for address, subnet in zip(view.addresses, subnets, strict=True)
+    ]
     yield from _uplink(view.netns, names.NODE_UPLINK, ways_in, names.FABRIC_SWITCH, view.name)
     routers = [router_address(subnet) for subnet in subnets]
     for subnet, address in zip(subnets, routers, strict=True):
         yield Route(view.netns, DEFAULT_ROUTES[subnet.version], names.NODE_UPLINK, via=address)
     if view.neighbors == "permanent":
-        for others in (routers, *([family.address for family in peer.families] for peer in view.peers)):
+        for others in (
+            routers,
+            *([family.address for family in peer.families] for peer in view.peers),
+        ):
             for address in others:
                 yield Neighbor(view.netns, names.NODE_UPLINK, address, names.mac_of(others[0]))
 
 
-def _uplink(netns: str, link: str, addresses: Sequence[tuple[str, int]], switch_netns: str, whose: str) -> Iterator[Object]:
+def _uplink(
+    netns: str, link: str, addresses: Sequence[tuple[str, int]], switch_netns: str, whose: str
+) -> Iterator[Object]:
     """A link from a machine to a switch: both ends, and the machine's addresses with their prefix lengths, the primary family first."""
     primary, _ = addresses[0]
     has_ipv6 = any(":" in address for address, _ in addresses)

@@ -31,18 +31,31 @@ POST_START_TIMEOUT_S: Final = 86_400.0
 """The kubelet sets no limit."""
 
 
-def hooks(node: NodeView, view: PodView, pod: Pod, setups: Setups, killed: Collection[str]) -> Iterator[ProbeSpec]:
+def hooks(
+    node: NodeView, view: PodView, pod: Pod, setups: Setups, killed: Collection[str]
+) -> Iterator[ProbeSpec]:
     """Yield the hooks of one pod that are to run now, or have run and still count.
 
     killed: containers that are killed when their preStop hook is over.
     """
     for container in pod.spec.long_running_containers:
         status = pod.container_status(container.name)
-        if status is not None and should_run(status) and (due := _due(pod, container, status, killed)) is not None:
+        if (
+            status is not None
+            and should_run(status)
+            and (due := _due(pod, container, status, killed)) is not None
+        ):
             kind, handler = due
             timeout_s = POST_START_TIMEOUT_S if kind == "postStart" else float(grace_s(pod))
             base = ProbeSpec(
-                view.netns, container.name, status.restart_count, kind, node.netns, view.addresses[0], "none", timeout_s=timeout_s
+                view.netns,
+                container.name,
+                status.restart_count,
+                kind,
+                node.netns,
+                view.addresses[0],
+                "none",
+                timeout_s=timeout_s,
             )
             yield _spec(base, container, handler, is_real=setups[container.name].program == COMMAND)
 
@@ -54,21 +67,33 @@ def slept_s(command: Sequence[str]) -> float:
     """
     words = [word for part in command for word in re.split(r"[\s;&|()]+", part)]
     pairs = itertools.pairwise(words)
-    lengths = (duration_s(after if after[-1:].isalpha() else f"{after}s") for word, after in pairs if word.rpartition("/")[2] == "sleep")
+    lengths = (
+        duration_s(after if after[-1:].isalpha() else f"{after}s")
+        for word, after in pairs
+        if word.rpartition("/")[2] == "sleep"
+    )
     return sum(length or 0.0 for length in lengths)
 
 
-def _due(pod: Pod, container: Container, status: ContainerStatus, killed: Collection[str]) -> tuple[HookKind, LifecycleHandler] | None:
+def _due(
+    pod: Pod, container: Container, status: ContainerStatus, killed: Collection[str]
+) -> tuple[HookKind, LifecycleHandler] | None:
     is_running = status.state.running is not None
     pre_stop, post_start = container.lifecycle.pre_stop, container.lifecycle.post_start
     if pre_stop is not None and container.name in killed:
         return "preStop", pre_stop
     if pod.is_terminating:
-        return ("preStop", pre_stop) if pre_stop is not None and is_running and runs_pre_stop(pod, container) else None
+        return (
+            ("preStop", pre_stop)
+            if pre_stop is not None and is_running and runs_pre_stop(pod, container)
+            else None
+        )
     return ("postStart", post_start) if post_start is not None and not is_running else None
 
 
-def _spec(base: ProbeSpec, container: Container, handler: LifecycleHandler, *, is_real: bool) -> ProbeSpec:
+def _spec(
+    base: ProbeSpec, container: Container, handler: LifecycleHandler, *, is_real: bool
+) -> ProbeSpec:
     if handler.sleep is not None:
         return structs.replace(base, method="sleep", delay_s=float(handler.sleep.seconds))
     if handler.exec is not None and not is_real:

@@ -32,7 +32,9 @@ def rules(node: NodeView) -> Iterator[Object]:
             yield from _table(node.netns, NFT_FAMILIES[family.version], family.version, index, pods)
 
 
-def _table(netns: str, family: str, version: int, index: int, pods: list[PodView]) -> Iterator[Object]:
+def _table(
+    netns: str, family: str, version: int, index: int, pods: list[PodView]
+) -> Iterator[Object]:
     here: list[Rule] = []
     anywhere: list[Rule] = []
     masquerades: list[Rule] = []
@@ -45,7 +47,8 @@ def _table(netns: str, family: str, version: int, index: int, pods: list[PodView
             elif ip.version_of(host_ip) == version:
                 here.append(Rule(f"{family} daddr {host_ip} {to}", why))
         masquerades += (
-            Rule(f"{family} saddr {source} {family} daddr {address} masquerade", why) for source in (address, LOOPBACKS[version])
+            Rule(f"{family} saddr {source} {family} daddr {address} masquerade", why)
+            for source in (address, LOOPBACKS[version])
         )
     local = f"fib daddr type local jump {HOST_PORTS}"
     yield Table(netns, family, HOST_PORT_TABLE, "CNI portmap plugin")
@@ -53,5 +56,14 @@ def _table(netns: str, family: str, version: int, index: int, pods: list[PodView
     yield Chain(netns, family, HOST_PORT_TABLE, HOST_PORTS, tuple(anywhere))
     for hook in ("prerouting", "output"):
         jumps = (Rule(f"jump {HOST_IP_PORTS}"), Rule(local))
-        yield Chain(netns, family, HOST_PORT_TABLE, hook, jumps, f"type nat hook {hook} priority -100")
-    yield Chain(netns, family, HOST_PORT_TABLE, "masquerading", tuple(masquerades), "type nat hook postrouting priority 100")
+        yield Chain(
+            netns, family, HOST_PORT_TABLE, hook, jumps, f"type nat hook {hook} priority -100"
+        )
+    yield Chain(
+        netns,
+        family,
+        HOST_PORT_TABLE,
+        "masquerading",
+        tuple(masquerades),
+        "type nat hook postrouting priority 100",
+    )

@@ -24,7 +24,9 @@ from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sysctl
 
-_EXCLUDING = frozenset((CONTROL_PLANE_LABEL, "node.kubernetes.io/exclude-from-external-load-balancers"))
+_EXCLUDING = frozenset(
+    (CONTROL_PLANE_LABEL, "node.kubernetes.io/exclude-from-external-load-balancers")
+)
 """Labels of nodes that take nothing in from outside, as long as there are others."""
 
 Way = tuple[str, tuple[str, ...]]
@@ -38,7 +40,9 @@ def ways_in(cluster: Cluster) -> tuple[Way, ...]:
     found: dict[str, tuple[str, ...]] = {}
     for service in reached_from_outside(cluster):
         if addresses := (*service.virtual_ips, *service.external_ips):
-            free = [address for address in addresses if address not in owned and address not in found]
+            free = [
+                address for address in addresses if address not in owned and address not in found
+            ]
             found |= _ways(cluster, service, free)
     return tuple(found.items())
 
@@ -54,7 +58,9 @@ def routes(ways: Sequence[Way], nodes: Sequence[str]) -> Iterator[Object]:
             yield Nexthop(here, node_number(node), link, node)
     for address, fit in ways:
         yield NexthopGroup(here, group_number(address), tuple(sorted(map(node_number, fit))))
-        yield Route(here, f"{address}/{128 if ':' in address else 32}", "", group=group_number(address))
+        yield Route(
+            here, f"{address}/{128 if ':' in address else 32}", "", group=group_number(address)
+        )
 
 
 def node_number(address: str) -> int:
@@ -80,5 +86,7 @@ def fit_nodes(cluster: Cluster, service: Service) -> Sequence[Node]:
 def _ways(cluster: Cluster, service: Service, addresses: Iterable[str]) -> Iterator[Way]:
     fit = fit_nodes(cluster, service)
     for address in addresses:
-        if nodes := tuple(own for node in fit for own in node.addresses if (":" in own) == (":" in address)):
+        if nodes := tuple(
+            own for node in fit for own in node.addresses if (":" in own) == (":" in address)
+        ):
             yield address, nodes

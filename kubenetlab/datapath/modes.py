@@ -134,7 +134,9 @@ class ServiceProxy(Protocol):
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         """What a pod on it adds."""
 
-    def service(self, service: ServiceView, place: NodePlace, network: PodNetwork) -> tuple[Rules | Object, ...]:
+    def service(
+        self, service: ServiceView, place: NodePlace, network: PodNetwork
+    ) -> tuple[Rules | Object, ...]:
         """What one Service adds on a node: rules, and what else is there for it, in no namespace yet."""
 
 
@@ -155,7 +157,9 @@ def load(family: str, name: str, options: Mapping[str, Any]) -> Any:
     """The mode, made with its options. Raises ManifestError for a name or an option that is not known."""
     mode, findings = try_load(family, name, options)
     if mode is None:
-        raise ManifestError(Problem(finding.message, format_path(finding.path)) for finding in findings)
+        raise ManifestError(
+            Problem(finding.message, format_path(finding.path)) for finding in findings
+        )
     return mode
 
 
@@ -164,17 +168,28 @@ def try_load(family: str, name: str, options: Mapping[str, Any]) -> tuple[Any, S
     field = FAMILIES[family].field
     if name not in known(family):
         message = f'"{name}" is not known{did_you_mean(name, known(family))}'
-        return None, [Finding(("networking", field), message, hints=(f"known: {', '.join(known(family))}",))]
+        return None, [
+            Finding(("networking", field), message, hints=(f"known: {', '.join(known(family))}",))
+        ]
     type_ = importlib.import_module(f"{__package__}.{family}.{name.replace('-', '_')}").Mode
     decoded = decode(dict(options), type_)
     if decoded.findings:
-        options_known = ", ".join(field.encode_name for field in msgspec.structs.fields(type_)) or "none"
+        options_known = (
+            ", ".join(field.encode_name for field in msgspec.structs.fields(type_)) or "none"
+        )
         return None, [
-            Finding(("networking", field, *finding.path), finding.message, hints=(f"options of {name}: {options_known}",))
+            Finding(
+                ("networking", field, *finding.path),
+                finding.message,
+                hints=(f"options of {name}: {options_known}",),
+            )
             for finding in decoded.findings
         ]
     if decoded.value is not None and (findings := tuple(decoded.value.findings())):
-        return None, [structs.replace(finding, path=("networking", field, *finding.path)) for finding in findings]
+        return None, [
+            structs.replace(finding, path=("networking", field, *finding.path))
+            for finding in findings
+        ]
     return decoded.value, ()
 
 
@@ -195,4 +210,8 @@ def network_facts(config: ClusterConfig) -> NetworkFacts:
 def manual(family: str, name: str) -> str:
     """A mode's manual page: its module's and its class's docstrings."""
     module = importlib.import_module(f"{__package__}.{family}.{name.replace('-', '_')}")
-    return inspect.cleandoc(module.__doc__ or "") + "\n\n" + inspect.cleandoc(module.Mode.__doc__ or "")
+    return (
+        inspect.cleandoc(module.__doc__ or "")
+        + "\n\n"
+        + inspect.cleandoc(module.Mode.__doc__ or "")
+    )

@@ -31,17 +31,24 @@ class PlanCache:
         self._known[key] = (inputs, value)
         return value
 
-    def each(self, key: Any, function: Callable[..., T], items: VersionedMap[K, V], *inputs: Any) -> VersionedMap[K, T]:
+    def each(
+        self, key: Any, function: Callable[..., T], items: VersionedMap[K, V], *inputs: Any
+    ) -> VersionedMap[K, T]:
         """`function(item, *inputs)` for each of many items; as long as the inputs are equal, for those that are others than the last time."""
 
         def build(former: VersionedMap[K, T] | None, news: News[K, V]) -> VersionedMap[K, T]:
             self.calls += len(news) - 1  # and one that `follow` counts
-            changes = {name: function(item, *inputs) if item is not None else None for name, (_, item) in news.items()}
+            changes = {
+                name: function(item, *inputs) if item is not None else None
+                for name, (_, item) in news.items()
+            }
             return (VersionedMap() if former is None else former).with_changes(changes)
 
         return self.follow(key, build, items, given=inputs)
 
-    def follow(self, key: Any, build: Callable[..., T], *maps: VersionedMap[Any, Any], given: Any = ()) -> T:
+    def follow(
+        self, key: Any, build: Callable[..., T], *maps: VersionedMap[Any, Any], given: Any = ()
+    ) -> T:
         """`build(former, *news)`: what it gave for `key` the last time, and what has changed in each map since.
 
         The first time, and when `given` is not equal any more, there is nothing former and everything is new.

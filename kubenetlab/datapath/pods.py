@@ -32,32 +32,46 @@ def sandbox(node: NodeView, view: PodView) -> Iterator[Object]:
         yield Sandbox(view.netns, hostname=view.hostname, shares=node.netns)
         return
     yield Sandbox(view.netns, hostname=view.hostname)
-    yield from loopback_and_sysctls(view.netns, has_ipv6=any(":" in address for address in view.addresses))
+    yield from loopback_and_sysctls(
+        view.netns, has_ipv6=any(":" in address for address in view.addresses)
+    )
 
 
 def files(node: NodeView, view: PodView, pod: Pod) -> PodFiles:
     """The files of one pod; they depend on nothing but the pod, its node and the cluster's DNS."""
-    return PodFiles(view.hostname, _hosts(pod, node, view.hostname, view.addresses), _resolv_conf(pod, node))
+    return PodFiles(
+        view.hostname, _hosts(pod, node, view.hostname, view.addresses), _resolv_conf(pod, node)
+    )
 
 
 def node_files(node: NodeView) -> PodFiles:
     """What a node finds in its own /etc: its name, and no DNS server but the cluster's would answer here."""
-    return PodFiles(node.name, _hosts_head() + "".join(f"{address}\t{node.name}\n" for address in node.addresses), "")
+    return PodFiles(
+        node.name,
+        _hosts_head() + "".join(f"{address}\t{node.name}\n" for address in node.addresses),
+        "",
+    )
 
 
 def host_files(hostname: str, addresses: Sequence[str]) -> PodFiles:
     """What a host outside finds in its own /etc."""
-    return PodFiles(hostname, _hosts_head() + "".join(f"{address}\t{hostname}\n" for address in addresses), "")
+    return PodFiles(
+        hostname, _hosts_head() + "".join(f"{address}\t{hostname}\n" for address in addresses), ""
+    )
 
 
 def _hosts(pod: Pod, node: NodeView, hostname: str, addresses: Sequence[str]) -> str:
     names = [hostname]
     if pod.spec.subdomain:
         names.insert(0, f"{hostname}.{pod.spec.subdomain}.{pod.namespace}.svc.{node.dns_domain}")
-    text = f"# Kubernetes-managed hosts file.\n{_hosts_head()}" + "".join("\t".join([address, *names]) + "\n" for address in addresses)
+    text = f"# Kubernetes-managed hosts file.\n{_hosts_head()}" + "".join(
+        "\t".join([address, *names]) + "\n" for address in addresses
+    )
     if pod.spec.host_aliases:
         text += "\n# Entries added by HostAliases.\n"
-        text += "".join("\t".join([alias.ip, *alias.hostnames]) + "\n" for alias in pod.spec.host_aliases)
+        text += "".join(
+            "\t".join([alias.ip, *alias.hostnames]) + "\n" for alias in pod.spec.host_aliases
+        )
     return text
 
 
@@ -75,7 +89,11 @@ def _resolv_conf(pod: Pod, node: NodeView) -> str:
     options: dict[str, str | None] = {}
     if policy in ("ClusterFirst", "ClusterFirstWithHostNet"):
         servers = list(node.dns_addresses[:1])
-        searches = [f"{pod.namespace}.svc.{node.dns_domain}", f"svc.{node.dns_domain}", node.dns_domain]
+        searches = [
+            f"{pod.namespace}.svc.{node.dns_domain}",
+            f"svc.{node.dns_domain}",
+            node.dns_domain,
+        ]
         options = {"ndots": "5"}
     config = pod.spec.dns_config
     servers = _merged(servers, config.nameservers)[:MAX_NAMESERVERS]
@@ -83,7 +101,16 @@ def _resolv_conf(pod: Pod, node: NodeView) -> str:
     options |= {option.name: option.value for option in config.options}
     lines = [f"search {' '.join(searches)}"] if searches else []
     lines += [f"nameserver {server}" for server in servers]
-    lines += ["options " + " ".join(name if value is None else f"{name}:{value}" for name, value in options.items())] if options else []
+    lines += (
+        [
+            "options "
+            + " ".join(
+                name if value is None else f"{name}:{value}" for name, value in options.items()
+            )
+        ]
+        if options
+        else []
+    )
     return "".join(line + "\n" for line in lines)
 
 

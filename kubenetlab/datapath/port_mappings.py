@@ -43,11 +43,17 @@ class PublishedPort(Struct, frozen=True):
     @property
     def match(self) -> str:
         """What is for it, in nft's words."""
-        to = f"{NFT_FAMILIES[self.version]} daddr {self.listen_address}" if self.listen_address else "fib daddr type local"
+        to = (
+            f"{NFT_FAMILIES[self.version]} daddr {self.listen_address}"
+            if self.listen_address
+            else "fib daddr type local"
+        )
         return f"{to} {self.protocol} dport {self.port}"
 
 
-def published_ports(config: ClusterConfig, addresses: Mapping[str, Sequence[str]]) -> tuple[PublishedPort, ...]:
+def published_ports(
+    config: ClusterConfig, addresses: Mapping[str, Sequence[str]]
+) -> tuple[PublishedPort, ...]:
     """Every mapping of every node, once per family that both ends have; `addresses` are those of each node."""
     return tuple(
         PublishedPort(
@@ -61,7 +67,8 @@ def published_ports(config: ClusterConfig, addresses: Mapping[str, Sequence[str]
         for node, name in zip(config.nodes, config.node_names, strict=True)
         for mapping in node.extra_port_mappings
         for address in addresses.get(name, ())
-        if not mapping.listen_address or ip.version_of(mapping.listen_address) == ip.version_of(address)
+        if not mapping.listen_address
+        or ip.version_of(mapping.listen_address) == ip.version_of(address)
     )
 
 
@@ -74,9 +81,31 @@ def rules(netns: str, ports: Sequence[PublishedPort]) -> Iterator[Object]:
         if not own:
             continue
         yield Table(netns, family, PORT_MAPPING_TABLE, "extraPortMappings of the nodes")
-        leads = tuple(Rule(f"{port.match} dnat to {socket_address(port.address, port.node_port)}", f"Node {port.node}") for port in own)
+        leads = tuple(
+            Rule(
+                f"{port.match} dnat to {socket_address(port.address, port.node_port)}",
+                f"Node {port.node}",
+            )
+            for port in own
+        )
         yield Chain(netns, family, PORT_MAPPING_TABLE, "ports", leads)
         for hook in ("prerouting", "output"):
-            yield Chain(netns, family, PORT_MAPPING_TABLE, hook, (Rule("jump ports"),), f"type nat hook {hook} priority -100")
-        masquerade = Rule("ct status dnat masquerade", "the node answers this host, which knows who asked")
-        yield Chain(netns, family, PORT_MAPPING_TABLE, "masquerading", (masquerade,), "type nat hook postrouting priority 100")
+            yield Chain(
+                netns,
+                family,
+                PORT_MAPPING_TABLE,
+                hook,
+                (Rule("jump ports"),),
+                f"type nat hook {hook} priority -100",
+            )
+        masquerade = Rule(
+            "ct status dnat masquerade", "the node answers this host, which knows who asked"
+        )
+        yield Chain(
+            netns,
+            family,
+            PORT_MAPPING_TABLE,
+            "masquerading",
+            (masquerade,),
+            "type nat hook postrouting priority 100",
+        )

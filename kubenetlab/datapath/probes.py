@@ -74,7 +74,9 @@ class ProbeSpec(Struct, frozen=True):
         return self.kind in get_args(HookKind)
 
 
-def probes(node: NodeView, view: PodView, pod: Pod, setups: Setups, killed: Collection[str]) -> Iterator[ProbeSpec]:
+def probes(
+    node: NodeView, view: PodView, pod: Pod, setups: Setups, killed: Collection[str]
+) -> Iterator[ProbeSpec]:
     """Yield the probes of one pod. initialDelaySeconds is waited for only where a real command could be ended too early.
 
     killed: containers that are killed when their preStop hook is over.
@@ -87,7 +89,9 @@ def probes(node: NodeView, view: PodView, pod: Pod, setups: Setups, killed: Coll
         for kind in _asked(pod, container, status):
             if kind in KILLING_PROBES and container.name in killed:
                 continue
-            yield _spec(node, view, container, status.restart_count, kind, container.probe(kind), what)
+            yield _spec(
+                node, view, container, status.restart_count, kind, container.probe(kind), what
+            )
 
 
 def _asked(pod: Pod, container: Container, status: ContainerStatus) -> Iterator[ProbeKind]:
@@ -118,7 +122,9 @@ def describe(probe: Probe, *, is_real: bool) -> str:
         return f"tcp-socket {probe.tcp_socket.host}:{probe.tcp_socket.port} {tail}"
     if probe.grpc is not None:
         return f"grpc <pod>:{probe.grpc.port} {probe.grpc.service} {tail}".replace("  ", " ")
-    note = "" if is_real else " (of a built-in program: is it serving? by a connect to its first port)"
+    note = (
+        "" if is_real else " (of a built-in program: is it serving? by a connect to its first port)"
+    )
     return f"exec {list(probe.exec.command) if probe.exec else []} {tail}{note}"
 
 
@@ -142,10 +148,21 @@ def _spec(
     what: Setup,
 ) -> ProbeSpec:
     address = view.addresses[0]
-    base = ProbeSpec(view.netns, container.name, attempt, kind, node.netns, address, "ping", is_implied=probe is None)
+    base = ProbeSpec(
+        view.netns,
+        container.name,
+        attempt,
+        kind,
+        node.netns,
+        address,
+        "ping",
+        is_implied=probe is None,
+    )
     first = next((listener.port for listener in what.listeners if listener.protocol == "TCP"), 0)
     asked: dict[str, object] = (
-        {"method": "tcp", "port": first} if first and (probe is not None or _is_asked_by_connect(what.program)) else {}
+        {"method": "tcp", "port": first}
+        if first and (probe is not None or _is_asked_by_connect(what.program))
+        else {}
     )
     if _is_asked_by_connect(what.program):
         asked["final_after_s"] = FINAL_AFTER_START_S
@@ -157,7 +174,9 @@ def _spec(
             "timeout_s": float(probe.timeout_seconds or 1),
             "failure_threshold": probe.failure_threshold or 3,
             "success_threshold": probe.success_threshold or 1,
-            "delay_s": float(probe.initial_delay_seconds) if what.program == COMMAND and kind != "readiness" else 0.0,
+            "delay_s": float(probe.initial_delay_seconds)
+            if what.program == COMMAND and kind != "readiness"
+            else 0.0,
         }
         if probe.http_get is not None:
             action = probe.http_get
@@ -171,7 +190,11 @@ def _spec(
                 "address": action.host or address,
             }
         elif probe.tcp_socket is not None:
-            asked |= {"method": "tcp", "port": port_number(container, probe.tcp_socket.port), "address": probe.tcp_socket.host or address}
+            asked |= {
+                "method": "tcp",
+                "port": port_number(container, probe.tcp_socket.port),
+                "address": probe.tcp_socket.host or address,
+            }
         elif probe.grpc is not None:
             asked |= {"method": "grpc", "port": probe.grpc.port, "service": probe.grpc.service}
         elif probe.exec is not None and what.program == COMMAND:

@@ -49,7 +49,11 @@ class ProxyView(Struct, frozen=True):
 
     def network(self, network: PodNetwork) -> PodNetwork:
         """The pods' network as it takes it to be."""
-        return structs.replace(network, cluster_cidrs=self.cluster_cidrs) if self.cluster_cidrs else network
+        return (
+            structs.replace(network, cluster_cidrs=self.cluster_cidrs)
+            if self.cluster_cidrs
+            else network
+        )
 
 
 class ProxyStats(Struct, frozen=True):
@@ -89,13 +93,25 @@ def _tally(services: VersionedMap[_Key, ServiceView], former: ProxyStats | None)
     former = former or ProxyStats(VersionedMap(), 0, 0, VersionedMap(), VersionedMap())
     news = services.news(former.services)
     counted = [(sign, pair[side]) for pair in news.values() for side, sign in ((0, -1), (1, 1))]
-    proxied = [(sign, known) for sign, known in counted if known is not None and _has_rules(known.service)]
+    proxied = [
+        (sign, known) for sign, known in counted if known is not None and _has_rules(known.service)
+    ]
     return ProxyStats(
         services,
         former.proxied + sum(sign for sign, _ in proxied),
         former.endpoints + sum(sign * known.ready for sign, known in proxied),
-        former.local.with_changes({key: known if known and _is_local(known.service) else None for key, (_, known) in news.items()}),
-        former.checked.with_changes({key: known if known and _is_checked(known.service) else None for key, (_, known) in news.items()}),
+        former.local.with_changes(
+            {
+                key: known if known and _is_local(known.service) else None
+                for key, (_, known) in news.items()
+            }
+        ),
+        former.checked.with_changes(
+            {
+                key: known if known and _is_checked(known.service) else None
+                for key, (_, known) in news.items()
+            }
+        ),
     )
 
 
@@ -103,7 +119,9 @@ def _views(cluster: Cluster) -> dict[str, ProxyView]:
     """By node those that have one of their own; for all others the one of no node."""
     found = {"": ProxyView(service_views(cluster))}
     for fault, broken in faults.of(cluster):
-        found[fault.spec.node] = broken.kube_proxy_sees(cluster, found.get(fault.spec.node, found[""]))
+        found[fault.spec.node] = broken.kube_proxy_sees(
+            cluster, found.get(fault.spec.node, found[""])
+        )
     return found
 
 
@@ -125,18 +143,26 @@ def duty(cluster: Cluster, node: str, mode: str) -> KubeProxyConfig:
         "mode": view.mode[0] if view.mode is not None else mode,
         "healthy": view.is_healthy,
         "log": list(view.log),
-        "families": ["IPv6" if ":" in address else "IPv4" for address in known.addresses] if known is not None else [],
-        "eligible": known is None or not any(taint.key == LEAVING_TAINT for taint in known.spec.taints),
+        "families": ["IPv6" if ":" in address else "IPv4" for address in known.addresses]
+        if known is not None
+        else [],
+        "eligible": known is None
+        or not any(taint.key == LEAVING_TAINT for taint in known.spec.taints),
         "checks": checks,
     }
-    return KubeProxyConfig(options, tuple(ListenPort("TCP", one.service.spec.health_check_node_port) for one in checked))
+    return KubeProxyConfig(
+        options,
+        tuple(ListenPort("TCP", one.service.spec.health_check_node_port) for one in checked),
+    )
 
 
 def informed(run: ProgramRun, told: KubeProxyConfig | None) -> ProgramRun:
     """A kube-proxy's process with what it is told; any other as it is."""
     if told is None or run.program != PROGRAM:
         return run
-    return structs.replace(run, options={**run.options, **told.options}, listeners=(*run.listeners, *told.listeners))
+    return structs.replace(
+        run, options={**run.options, **told.options}, listeners=(*run.listeners, *told.listeners)
+    )
 
 
 def passes(cluster: Cluster, node: str, service: Service) -> bool:
@@ -149,7 +175,9 @@ def passes(cluster: Cluster, node: str, service: Service) -> bool:
 def local_endpoints(view: ServiceView, node: str) -> int:
     """How many ready endpoints a Service has on a node, in its primary family; those that are going do not count."""
     return sum(
-        endpoint.node_name == node and endpoint.conditions.is_ready and not endpoint.conditions.is_terminating
+        endpoint.node_name == node
+        and endpoint.conditions.is_ready
+        and not endpoint.conditions.is_terminating
         for endpoint in view.endpoints
     )
 
@@ -157,7 +185,11 @@ def local_endpoints(view: ServiceView, node: str) -> int:
 def summary(cluster: Cluster, node: str) -> dict[str, Any]:
     """What a sync is about: how many Services, how many ready endpoints, and how many Services a policy leads nowhere from this node."""
     found = tally(cluster, proxy_view(cluster, node))
-    lost = [known.service.spec for known in found.local.values() if known.ready and not local_endpoints(known, node)]
+    lost = [
+        known.service.spec
+        for known in found.local.values()
+        if known.ready and not local_endpoints(known, node)
+    ]
     return {
         "services": found.proxied,
         "endpoints": found.endpoints,
@@ -171,16 +203,23 @@ def summary(cluster: Cluster, node: str) -> dict[str, Any]:
 def changes(before: ProxyView | None, after: ProxyView) -> dict[str, int]:
     """How many Services and how many of their slices differ between two views."""
     pairs = tuple(after.services.news(before.services if before is not None else {}).values())
-    services = sum((old.service if old else None) != (new.service if new else None) for old, new in pairs)
+    services = sum(
+        (old.service if old else None) != (new.service if new else None) for old, new in pairs
+    )
     slices: int = sum(
-        _differing({piece.key: piece for piece in (old.slices if old else ())}, new.slices if new else ()) for old, new in pairs
+        _differing(
+            {piece.key: piece for piece in (old.slices if old else ())}, new.slices if new else ()
+        )
+        for old, new in pairs
     )
     return {"service_changes": services, "endpoint_changes": slices}
 
 
 def _differing(before: dict[tuple[str, str], EndpointSlice], after: Sequence[EndpointSlice]) -> int:
     """How many slices are others, are new, or are gone."""
-    return len(before.keys() - {piece.key for piece in after}) + sum(before.get(piece.key) != piece for piece in after)
+    return len(before.keys() - {piece.key for piece in after}) + sum(
+        before.get(piece.key) != piece for piece in after
+    )
 
 
 def _has_rules(service: Service) -> bool:
@@ -192,4 +231,7 @@ def _is_checked(service: Service) -> bool:
 
 
 def _is_local(service: Service) -> bool:
-    return _has_rules(service) and "Local" in (service.spec.internal_traffic_policy, service.spec.external_traffic_policy)
+    return _has_rules(service) and "Local" in (
+        service.spec.internal_traffic_policy,
+        service.spec.external_traffic_policy,
+    )

@@ -24,7 +24,12 @@ _ALL_AND_DEFAULT = {  # accept_redirects is not among them: nobody in a lab send
 }
 
 
-_IPV6_ALL_AND_DEFAULT = {"accept_ra": "0", "accept_redirects": "0", "accept_dad": "0", "addr_gen_mode": "1"}
+_IPV6_ALL_AND_DEFAULT = {
+    "accept_ra": "0",
+    "accept_redirects": "0",
+    "accept_dad": "0",
+    "addr_gen_mode": "1",
+}
 """Addresses are only those that are said, link-local ones too (addr_gen_mode none), and nobody listens for duplicates."""
 
 
@@ -38,13 +43,29 @@ def loopback_and_sysctls(netns: str, *, has_ipv6: bool, forwards: bool = False) 
 def _settings(has_ipv6: bool, forwards: bool) -> tuple[Setting, ...]:
     forwarding = "1" if forwards else "0"
     both = ("all", "default")
-    ipv4 = [(f"net/ipv4/conf/{whose}/{name}", value, False) for name, value in _ALL_AND_DEFAULT.items() for whose in both]
+    ipv4 = [
+        (f"net/ipv4/conf/{whose}/{name}", value, False)
+        for name, value in _ALL_AND_DEFAULT.items()
+        for whose in both
+    ]
     found = [("net/ipv4/ip_forward", forwarding, False), *ipv4]
-    found += [("net/ipv4/ip_default_ttl", "64", False), ("net/ipv4/ping_group_range", "0\t0", False)]
+    found += [
+        ("net/ipv4/ip_default_ttl", "64", False),
+        ("net/ipv4/ping_group_range", "0\t0", False),
+    ]
     if not has_ipv6:
         return (*found, ("net/ipv6/conf/all/disable_ipv6", "1", True))
-    ipv6 = [(f"net/ipv6/conf/{whose}/{name}", value, False) for name, value in _IPV6_ALL_AND_DEFAULT.items() for whose in both]
-    return (*found, ("net/ipv6/conf/all/disable_ipv6", "0", False), ("net/ipv6/conf/all/forwarding", forwarding, False), *ipv6)
+    ipv6 = [
+        (f"net/ipv6/conf/{whose}/{name}", value, False)
+        for name, value in _IPV6_ALL_AND_DEFAULT.items()
+        for whose in both
+    ]
+    return (
+        *found,
+        ("net/ipv6/conf/all/disable_ipv6", "0", False),
+        ("net/ipv6/conf/all/forwarding", forwarding, False),
+        *ipv6,
+    )
 
 
 def router_sysctls(netns: str, *, has_ipv6: bool) -> Iterator[Object]:

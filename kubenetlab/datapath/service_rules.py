@@ -59,7 +59,9 @@ def _anywhere(view: ServiceView, proxy: ServiceProxy, network: PodNetwork) -> _N
     return _NODE_BY_NODE if is_placed else proxy.service(view, ANYWHERE, network)
 
 
-def _service(view: ServiceView, proxy: ServiceProxy, network: PodNetwork, place: NodePlace) -> _Needs:
+def _service(
+    view: ServiceView, proxy: ServiceProxy, network: PodNetwork, place: NodePlace
+) -> _Needs:
     return proxy.service(view, place, network)
 
 
@@ -70,7 +72,11 @@ def _placed(
     *news: News[_Key, object],
 ) -> VersionedMap[_Key, ServiceView]:
     """The Services that have to be asked for node by node."""
-    changes = {key: views.get(key) if everywhere.get(key) is _NODE_BY_NODE else None for some in news for key in some}
+    changes = {
+        key: views.get(key) if everywhere.get(key) is _NODE_BY_NODE else None
+        for some in news
+        for key in some
+    }
     return (VersionedMap() if former is None else former).with_changes(changes)
 
 
@@ -79,7 +85,12 @@ def _all(former: _All | None, *news: News[_Key, _Needs | _NodeByNode]) -> _All:
     former = former or _All({}, {}, ())
     changes: dict[str, dict[Subject, Rules | None]] = {}
     beside: Counter[Object] = Counter()
-    touched = [some[key] for key in dict.fromkeys(key for some in news for key in some) for some in news if key in some]
+    touched = [
+        some[key]
+        for key in dict.fromkeys(key for some in news for key in some)
+        for some in news
+        if key in some
+    ]
     for side, sign in ((0, -1), (1, 1)):
         for pair in touched:
             needs = pair[side]

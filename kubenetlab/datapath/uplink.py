@@ -36,7 +36,9 @@ def inside(config: ClusterConfig, version: int) -> tuple[str, ...]:
     return tuple(str(network) for network in (*networks, *own) if network.version == version)
 
 
-def router(uplink: Uplink, published: Sequence[PublishedPort], config: ClusterConfig) -> Iterator[Object]:
+def router(
+    uplink: Uplink, published: Sequence[PublishedPort], config: ClusterConfig
+) -> Iterator[Object]:
     """What the router needs: the link's address, the way out, and what leaves or enters by it."""
     here, link = names.ROUTER, names.ROUTER_UPLINK
     if uplink.router:
@@ -55,21 +57,44 @@ def router(uplink: Uplink, published: Sequence[PublishedPort], config: ClusterCo
             for number, port in enumerate(published)
             if port.version == version
         )
-        yield Chain(here, family, names.UPLINK_TABLE, "prerouting", leads, "type nat hook prerouting priority -100")
+        yield Chain(
+            here,
+            family,
+            names.UPLINK_TABLE,
+            "prerouting",
+            leads,
+            "type nat hook prerouting priority -100",
+        )
         lost = Rule(
             f'oifname "{link}" {family} daddr {{ {", ".join(inside(config, version))} }} reject with {_UNREACHABLE[version]}',
             "the lab's own ranges",
         )
-        yield Chain(here, family, names.UPLINK_TABLE, "forward", (lost,), "type filter hook forward priority 0")
+        yield Chain(
+            here,
+            family,
+            names.UPLINK_TABLE,
+            "forward",
+            (lost,),
+            "type filter hook forward priority 0",
+        )
         masquerade = Rule(f'oifname "{link}" masquerade', "the machine knows this router alone")
-        yield Chain(here, family, names.UPLINK_TABLE, "postrouting", (masquerade,), "type nat hook postrouting priority 100")
+        yield Chain(
+            here,
+            family,
+            names.UPLINK_TABLE,
+            "postrouting",
+            (masquerade,),
+            "type nat hook postrouting priority 100",
+        )
 
 
 _UNREACHABLE = {4: "icmp type host-unreachable", 6: "icmpv6 type no-route"}
 _LOOPBACKS = {4: "127.0.0.0/8", 6: "::1"}
 
 
-def machine(lab: str, uplink: Uplink, published: Sequence[PublishedPort], config: ClusterConfig) -> Iterator[Table | Chain]:
+def machine(
+    lab: str, uplink: Uplink, published: Sequence[PublishedPort], config: ClusterConfig
+) -> Iterator[Table | Chain]:
     """The tables of the machine: what comes from the lab leaves as the machine's own, and published ports lead to the router.
 
     Who asks from an address that the lab has, too, or from the machine's loopback, is masqueraded: else the answer would go astray.
@@ -80,18 +105,39 @@ def machine(lab: str, uplink: Uplink, published: Sequence[PublishedPort], config
         family = NFT_FAMILIES[version]
         yield Table("", family, table, f"uplink of lab {lab}")
         leads = tuple(
-            Rule(f"{port.match} dnat to {names.socket_address(own, FIRST_PORT + number)}", f"Node {port.node} of lab {lab}")
+            Rule(
+                f"{port.match} dnat to {names.socket_address(own, FIRST_PORT + number)}",
+                f"Node {port.node} of lab {lab}",
+            )
             for number, port in enumerate(published)
             if port.version == version
         )
         yield Chain("", family, table, "ports", leads)
         for hook in ("prerouting", "output"):
-            yield Chain("", family, table, hook, (Rule("jump ports"),), f"type nat hook {hook} priority -100")
-        shut = Rule(f'oifname "{link}" ct state new ct status & dnat == 0 drop', "nobody comes in but by published ports")
+            yield Chain(
+                "",
+                family,
+                table,
+                hook,
+                (Rule("jump ports"),),
+                f"type nat hook {hook} priority -100",
+            )
+        shut = Rule(
+            f'oifname "{link}" ct state new ct status & dnat == 0 drop',
+            "nobody comes in but by published ports",
+        )
         yield Chain("", family, table, "forward", (shut,), "type filter hook forward priority 0")
         alike = ", ".join((_LOOPBACKS[version], *inside(config, version)))
         masquerades = (
-            Rule(f'{family} saddr {own} oifname != "{link}" masquerade', "what the lab sends leaves as the machine's"),
-            Rule(f'oifname "{link}" {family} saddr {{ {alike} }} masquerade', "who asks from a range that the lab has, too"),
+            Rule(
+                f'{family} saddr {own} oifname != "{link}" masquerade',
+                "what the lab sends leaves as the machine's",
+            ),
+            Rule(
+                f'oifname "{link}" {family} saddr {{ {alike} }} masquerade',
+                "who asks from a range that the lab has, too",
+            ),
         )
-        yield Chain("", family, table, "postrouting", masquerades, "type nat hook postrouting priority 100")
+        yield Chain(
+            "", family, table, "postrouting", masquerades, "type nat hook postrouting priority 100"
+        )

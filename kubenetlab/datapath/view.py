@@ -127,8 +127,15 @@ class NodeView(Struct, frozen=True, dict=True):
     @cached_property
     def pod_macs(self) -> tuple[tuple[tuple[str, str], ...], ...]:
         """(address, MAC) of all pods with a link of their own, family by family: one value for all who share a bridge."""
-        pods = [(pod.addresses, names.mac_of(pod.addresses[0])) for pod in self.pods if not pod.is_host_network]
-        return tuple(tuple((addresses[place], mac) for addresses, mac in pods) for place in range(len(self.families)))
+        pods = [
+            (pod.addresses, names.mac_of(pod.addresses[0]))
+            for pod in self.pods
+            if not pod.is_host_network
+        ]
+        return tuple(
+            tuple((addresses[place], mac) for addresses, mac in pods)
+            for place in range(len(self.families))
+        )
 
 
 class NodePlace(Struct, frozen=True):
@@ -162,7 +169,12 @@ class ServiceView(Struct, frozen=True, dict=True):
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Those of the Service's primary family: a pod has an address in each."""
         families = self.service.spec.ip_families
-        return tuple(endpoint for piece in self.slices if not families or piece.address_type == families[0] for endpoint in piece.endpoints)
+        return tuple(
+            endpoint
+            for piece in self.slices
+            if not families or piece.address_type == families[0]
+            for endpoint in piece.endpoints
+        )
 
     @cached_property
     def ready(self) -> int:
@@ -213,7 +225,10 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
 
 
 def _families(node: Node) -> tuple[Family, ...]:
-    return tuple(Family(address, cidr) for address, cidr in zip(node.addresses, node.spec.pod_cidrs, strict=True))
+    return tuple(
+        Family(address, cidr)
+        for address, cidr in zip(node.addresses, node.spec.pod_cidrs, strict=True)
+    )
 
 
 def without_pods(node: NodeView) -> NodeView:
@@ -238,7 +253,9 @@ def service_views(cluster: Cluster) -> VersionedMap[tuple[str, str], ServiceView
 _Parts = tuple[VersionedMap[tuple[str, str], Any], ...]
 
 
-def _service_views(cluster: Cluster, former: tuple[_Parts, VersionedMap[tuple[str, str], ServiceView]] | None) -> Any:
+def _service_views(
+    cluster: Cluster, former: tuple[_Parts, VersionedMap[tuple[str, str], ServiceView]] | None
+) -> Any:
     """The Services, their slices and what others have taken; and the views made of them."""
     services, slices = cluster.keyed(Service), cluster.slices_by_service
     taken: VersionedMap[tuple[str, str], tuple[Claim, ...]] = cluster.derived(
@@ -246,11 +263,17 @@ def _service_views(cluster: Cluster, former: tuple[_Parts, VersionedMap[tuple[st
     )
     parts: _Parts = (services, slices, taken)
     before, views = former or ((VersionedMap(), VersionedMap(), VersionedMap()), VersionedMap())
-    touched = dict.fromkeys(key for now, then in zip(parts, before, strict=True) for key in now.news(then))
+    touched = dict.fromkeys(
+        key for now, then in zip(parts, before, strict=True) for key in now.news(then)
+    )
     changes: dict[tuple[str, str], ServiceView | None] = {}
     for key in touched:
         service, view = services.get(key), views.get(key)
-        made = ServiceView(service, slices.get(key, ()), taken.get(key, ())) if service is not None else None
+        made = (
+            ServiceView(service, slices.get(key, ()), taken.get(key, ()))
+            if service is not None
+            else None
+        )
         changes[key] = view if made == view else made
     return parts, views.with_changes(changes)
 
@@ -261,7 +284,11 @@ def _taken(cluster: Cluster) -> dict[tuple[str, str], tuple[Claim, ...]]:
     found: dict[tuple[str, str], tuple[Claim, ...]] = {}
     for service in reached_from_outside(cluster):
         outside = dict.fromkeys((*service.external_ips, *service.load_balancer_ips))
-        claims = [(address, port.protocol, port.port) for address in outside for port in service.spec.ports]
+        claims = [
+            (address, port.protocol, port.port)
+            for address in outside
+            for port in service.spec.ports
+        ]
         if taken := tuple(claim for claim in claims if claim in claimed):
             found[service.key] = taken
         claimed.update(claims)
@@ -272,7 +299,11 @@ def reached_from_outside(cluster: Cluster) -> Sequence[Service]:
     """The Services with addresses outside: external IPs, or a load balancer's."""
     found: Sequence[Service] = cluster.derived(
         "reached from outside",
-        lambda: [service for service in cluster.all(Service) if service.spec.external_ips or service.status.load_balancer.ingress],
+        lambda: [
+            service
+            for service in cluster.all(Service)
+            if service.spec.external_ips or service.status.load_balancer.ingress
+        ],
         (Service,),
     )
     return found
@@ -281,18 +312,36 @@ def reached_from_outside(cluster: Cluster) -> Sequence[Service]:
 def pod_view(pod: Pod, node: Node, attachment: Attachment | None) -> PodView | None:
     """The pod as the wiring sees it; None while it cannot have a sandbox."""
     if pod.spec.host_network:
-        found = PodView(pod.namespace, pod.name, pod.uid, names.hostname(node.name), True, node.addresses, "")
+        found = PodView(
+            pod.namespace, pod.name, pod.uid, names.hostname(node.name), True, node.addresses, ""
+        )
     elif attachment is not None:
         hostname = names.hostname(pod.hostname)
-        found = PodView(pod.namespace, pod.name, pod.uid, hostname, False, attachment.addresses, attachment.host_ifname, _host_ports(pod))
+        found = PodView(
+            pod.namespace,
+            pod.name,
+            pod.uid,
+            hostname,
+            False,
+            attachment.addresses,
+            attachment.host_ifname,
+            _host_ports(pod),
+        )
     else:
         return None
     return None if pod.is_finished else found
 
 
 def _host_ports(pod: Pod) -> tuple[tuple[str, str, int, int], ...]:
-    ports = (port for container in pod.spec.long_running_containers for port in container.ports if port.host_port)
-    return tuple((port.host_ip, port.protocol, port.host_port, port.container_port) for port in ports)
+    ports = (
+        port
+        for container in pod.spec.long_running_containers
+        for port in container.ports
+        if port.host_port
+    )
+    return tuple(
+        (port.host_ip, port.protocol, port.host_port, port.container_port) for port in ports
+    )
 
 
 def _pod_views(cluster: Cluster, node: Node, has_network: bool) -> Iterator[PodView]:

@@ -10,13 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from kubenetlab.api.store import Cluster
-from kubenetlab.diagnostics.model import NOT_ENFORCED, PORT_NOT_SERVED, Connection, Diagnostic, Scope
+from kubenetlab.diagnostics.model import (
+    NOT_ENFORCED,
+    PORT_NOT_SERVED,
+    Connection,
+    Diagnostic,
+    Scope,
+)
 from kubenetlab.diagnostics.pods import check_pods
 from kubenetlab.diagnostics.services import check_services
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.diagnostics.unenforced import check_unenforced
 
-CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] = (check_unenforced, check_services, check_pods)
+CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] = (
+    check_unenforced,
+    check_services,
+    check_pods,
+)
 
 MISCONFIGURATIONS: Final = (
     "selector-matches-no-pod",
@@ -54,4 +64,6 @@ def diagnose(cluster: Cluster, real_commands: Sequence[str] = ()) -> tuple[Diagn
 
 def refused_codes(*, allow_undeclared: bool) -> list[str]:
     """Return the codes that are errors where misconfigurations are to be errors."""
-    return [code for code in MISCONFIGURATIONS if not (allow_undeclared and code == PORT_NOT_SERVED)]
+    return [
+        code for code in MISCONFIGURATIONS if not (allow_undeclared and code == PORT_NOT_SERVED)
+    ]

@@ -43,7 +43,11 @@ class Scope(Struct, frozen=True):
     def covers(self, connection: Connection) -> bool:
         """Return True when the diagnostic may change what becomes of a connection."""
         return self.covers_target(connection) or (
-            not self.is_outside_only and (connection.source in self.out_of or not connection.name_servers.isdisjoint(self.into))
+            not self.is_outside_only
+            and (
+                connection.source in self.out_of
+                or not connection.name_servers.isdisjoint(self.into)
+            )
         )
 
     def covers_target(self, connection: Connection) -> bool:
@@ -52,7 +56,10 @@ class Scope(Struct, frozen=True):
             return False
         return (
             self.is_everything
-            or (self.port in (0, connection.port) and not connection.services.isdisjoint(self.services))
+            or (
+                self.port in (0, connection.port)
+                and not connection.services.isdisjoint(self.services)
+            )
             or not connection.destinations.isdisjoint(self.into)
         )
 
@@ -74,7 +81,11 @@ class Diagnostic(Struct, frozen=True):
     @property
     def title(self) -> str:
         """`Service default/web`."""
-        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+        return (
+            f"{self.kind} {self.namespace}/{self.name}"
+            if self.namespace
+            else f"{self.kind} {self.name}"
+        )
 
 
 NOT_ENFORCED = "not-enforced"

@@ -29,7 +29,10 @@ def check_pods(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
 
 def _check_probes(template: PodTemplate) -> Iterator[Diagnostic]:
     spec = template.spec
-    for field, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
+    for field, containers in (
+        ("initContainers", spec.init_containers),
+        ("containers", spec.containers),
+    ):
         for index, container in enumerate(containers):
             if field == "initContainers" and not container.is_sidecar:
                 continue
@@ -40,7 +43,9 @@ def _check_probes(template: PodTemplate) -> Iterator[Diagnostic]:
                     yield from _check_probe(template, container, probe, path)
 
 
-def _check_probe(template: PodTemplate, container: Container, probe: Probe, path: Path) -> Iterator[Diagnostic]:
+def _check_probe(
+    template: PodTemplate, container: Container, probe: Probe, path: Path
+) -> Iterator[Diagnostic]:
     for name in ("http_get", "tcp_socket", "grpc"):
         action = getattr(probe, name)
         if action is None:
@@ -49,16 +54,30 @@ def _check_probe(template: PodTemplate, container: Container, probe: Probe, path
         number = action.port
         if isinstance(number, str):
             names = [port.name for port in container.ports if port.name]
-            number = next((port.container_port for port in container.ports if port.name == action.port), None)
+            number = next(
+                (port.container_port for port in container.ports if port.name == action.port), None
+            )
             if number is None:
                 known = f"; its ports: {', '.join(names) or 'none has a name'}"
                 message = f"container {container.name} has no port named {action.port}{did_you_mean(action.port, names) or known}"
                 yield _of(template, "probe-cannot-succeed", here, message)
                 continue
         elsewhere = getattr(action, "host", "")
-        if not elsewhere and template.listening is not None and ("TCP", number) not in template.listening:
-            listening = ", ".join(f"{port}/{protocol}" for protocol, port in sorted(template.listening)) or "no port"
-            yield _of(template, "probe-cannot-succeed", here, f"nothing in the pod listens on {number}/TCP; it listens on {listening}")
+        if (
+            not elsewhere
+            and template.listening is not None
+            and ("TCP", number) not in template.listening
+        ):
+            listening = (
+                ", ".join(f"{port}/{protocol}" for protocol, port in sorted(template.listening))
+                or "no port"
+            )
+            yield _of(
+                template,
+                "probe-cannot-succeed",
+                here,
+                f"nothing in the pod listens on {number}/TCP; it listens on {listening}",
+            )
 
 
 def _check_nodes(cluster: Cluster, template: PodTemplate) -> Iterator[Diagnostic]:
@@ -75,26 +94,55 @@ def _check_nodes(cluster: Cluster, template: PodTemplate) -> Iterator[Diagnostic
     selector = spec.node_selector
     if selector and not any(matches_labels(selector, node.labels) for node in nodes):
         words = ",".join(f"{key}={value}" for key, value in selector.items())
-        known = sorted({f"{key}={node.labels[key]}" for key in selector for node in nodes if key in node.labels})
+        known = sorted(
+            {
+                f"{key}={node.labels[key]}"
+                for key in selector
+                for node in nodes
+                if key in node.labels
+            }
+        )
         labels = sorted({key for node in nodes for key in node.labels})
-        guess = next((guess for key in selector if key not in labels and (guess := did_you_mean(key, labels))), "")
+        guess = next(
+            (
+                guess
+                for key in selector
+                if key not in labels and (guess := did_you_mean(key, labels))
+            ),
+            "",
+        )
         advice = "" if guess else _label_a_node(nodes[-1].name, selector)
         hints = (f"nodes have: {', '.join(known)}",) if known else (advice,) if advice else ()
         message = f"no node has the labels {words}{guess}"
         yield _of(template, "no-node-fits", (*template.path, "nodeSelector"), message, hints)
     required = spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution
-    if required is not None and not any(term.matches(node.name, node.labels) for term in required.node_selector_terms for node in nodes):
-        path = (*template.path, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
+    if required is not None and not any(
+        term.matches(node.name, node.labels)
+        for term in required.node_selector_terms
+        for node in nodes
+    ):
+        path = (
+            *template.path,
+            "affinity",
+            "nodeAffinity",
+            "requiredDuringSchedulingIgnoredDuringExecution",
+        )
         yield _of(template, "no-node-fits", path, "no node fulfils any of these terms")
 
 
 def _label_a_node(name: str, labels: Mapping[str, str]) -> str:
     """Return the command that gives a node labels."""
-    document = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": dict(labels)}}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": dict(labels)},
+    }
     return f"to label a node: echo {shlex.quote(json.dumps(document))} | kubenetlab apply -f -"
 
 
-def _of(template: PodTemplate, code: str, path: Path, message: str, hints: tuple[str, ...] = ()) -> Diagnostic:
+def _of(
+    template: PodTemplate, code: str, path: Path, message: str, hints: tuple[str, ...] = ()
+) -> Diagnostic:
     owner = template.owner
     services = tuple(f"{service.namespace}/{service.name}" for service in template.services)
     scope = Scope(services=services, into=template.pods, out_of=template.pods)

@@ -28,7 +28,9 @@ def check_service(cluster: Cluster, service: Service, templates: Templates) -> I
     if service.spec.type == "ExternalName":
         if _is_address(service.spec.external_name):
             message = f"{service.spec.external_name} is an address, and DNS answers with it as if it were a name: nothing resolves"
-            hints = ("for an address: a Service without a selector, and an EndpointSlice with the address",)
+            hints = (
+                "for an address: a Service without a selector, and an EndpointSlice with the address",
+            )
             yield _of(service, "external-name-is-address", ("spec", "externalName"), message, hints)
     elif not service.spec.selector:
         yield from _check_endpoints(cluster, service)
@@ -44,33 +46,71 @@ def check_service(cluster: Cluster, service: Service, templates: Templates) -> I
 def _check_endpoints(cluster: Cluster, service: Service) -> Iterator[Diagnostic]:
     """Check the endpoints that a user gave to a Service without a selector: kube-proxy finds them by name and protocol of the port."""
     given = cluster.get(Endpoints, *service.key)  # before an EndpointSlice mirrors it
-    subsets = [one for one in given.subsets if one.addresses or one.not_ready_addresses] if given is not None else []
+    subsets = (
+        [one for one in given.subsets if one.addresses or one.not_ready_addresses]
+        if given is not None
+        else []
+    )
     slices = [piece for piece in cluster.slices_of(service) if piece.endpoints]
     if not slices and not subsets:
         message = "it has neither a selector nor endpoints: connections are refused"
-        hints = (f"add a selector, or an EndpointSlice with the label kubernetes.io/service-name: {service.name}",)
+        hints = (
+            f"add a selector, or an EndpointSlice with the label kubernetes.io/service-name: {service.name}",
+        )
         yield _of(service, "no-selector-no-endpoints", ("spec",), message, hints)
         return
     ports = chain(*(piece.ports for piece in slices), *(subset.ports for subset in subsets))
     known = dict.fromkeys((port.name, port.protocol) for port in ports)
     for index, port in enumerate(service.spec.ports if not service.is_headless else ()):
         if (port.name, port.protocol) not in known:
-            names = ", ".join(f"{name or '(no name)'}/{protocol}" for name, protocol in known) or "no port"
-            guess = did_you_mean(port.name, [name for name, protocol in known if name and protocol == port.protocol])
+            names = (
+                ", ".join(f"{name or '(no name)'}/{protocol}" for name, protocol in known)
+                or "no port"
+            )
+            guess = did_you_mean(
+                port.name, [name for name, protocol in known if name and protocol == port.protocol]
+            )
             wanted = f"named {port.name}" if port.name else "without a name"
-            message = f"no endpoint has a {port.protocol} port {wanted}{guess}: connections are refused"
-            yield _of(service, "port-name-unknown", ("spec", "ports", index, "name"), message, (f"its endpoints have {names}",), port.port)
+            message = (
+                f"no endpoint has a {port.protocol} port {wanted}{guess}: connections are refused"
+            )
+            yield _of(
+                service,
+                "port-name-unknown",
+                ("spec", "ports", index, "name"),
+                message,
+                (f"its endpoints have {names}",),
+                port.port,
+            )
 
 
-def _check_port(service: Service, index: int, port: ServicePort, selected: Sequence[PodTemplate]) -> Iterator[Diagnostic]:
+def _check_port(
+    service: Service, index: int, port: ServicePort, selected: Sequence[PodTemplate]
+) -> Iterator[Diagnostic]:
     path: Path = ("spec", "ports", index, "targetPort")
     if isinstance(port.target_port, str):
-        numbers = {template: template.number_of(port.target_port, port.protocol) for template in selected}
+        numbers = {
+            template: template.number_of(port.target_port, port.protocol) for template in selected
+        }
         if not any(numbers.values()):
-            ports = [known for template in selected for container in template.spec.long_running_containers for known in container.ports]
-            names = list(dict.fromkeys(known.name for known in ports if known.name and known.protocol == port.protocol))
+            ports = [
+                known
+                for template in selected
+                for container in template.spec.long_running_containers
+                for known in container.ports
+            ]
+            names = list(
+                dict.fromkeys(
+                    known.name for known in ports if known.name and known.protocol == port.protocol
+                )
+            )
             message = f"no selected pod has a {port.protocol} port named {port.target_port}{did_you_mean(port.target_port, names)}"
-            declared = ", ".join(dict.fromkeys(f"{known.name or '(no name)'} {known.container_port}/{known.protocol}" for known in ports))
+            declared = ", ".join(
+                dict.fromkeys(
+                    f"{known.name or '(no name)'} {known.container_port}/{known.protocol}"
+                    for known in ports
+                )
+            )
             known_ports = f"{_titles(selected)} declares: {declared or 'no port'}"
             yield _of(service, "port-name-unknown", path, message, (known_ports,), port.port)
             return
@@ -81,12 +121,20 @@ def _check_port(service: Service, index: int, port: ServicePort, selected: Seque
     lacking = [
         template
         for template, number in numbers.items()
-        if number is not None and template.listening is not None and (port.protocol, number) not in template.listening
+        if number is not None
+        and template.listening is not None
+        and (port.protocol, number) not in template.listening
     ]
     if lacking:
         number = numbers[lacking[0]]
         message = f"nothing listens on {number}/{port.protocol} in the pods of {_titles(lacking)}: connections are refused"
-        listening = sorted({f"{one}/{protocol}" for template in lacking for protocol, one in template.listening or ()})
+        listening = sorted(
+            {
+                f"{one}/{protocol}"
+                for template in lacking
+                for protocol, one in template.listening or ()
+            }
+        )
         hints = [f"they listen on {', '.join(listening) or 'no port'}"]
         if any(template.may_be_stated for template in lacking):
             stated = f'annotation {LISTEN_ANNOTATION}: "{number}/{port.protocol}" on the pod'
@@ -101,7 +149,9 @@ def _nearest(service: Service, templates: Templates) -> str:
         if not values:
             if guess := did_you_mean(key, templates.labels_in(service.namespace)):
                 return guess
-        elif value not in values and (guess := did_you_mean(f"{key}={value}", [f"{key}={one}" for one in values])):
+        elif value not in values and (
+            guess := did_you_mean(f"{key}={value}", [f"{key}={one}" for one in values])
+        ):
             return guess
     return ""
 
@@ -119,6 +169,15 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _of(service: Service, code: str, path: Path, message: str, hints: tuple[str, ...] = (), port: int = 0) -> Diagnostic:
+def _of(
+    service: Service,
+    code: str,
+    path: Path,
+    message: str,
+    hints: tuple[str, ...] = (),
+    port: int = 0,
+) -> Diagnostic:
     scope = Scope(services=(f"{service.namespace}/{service.name}",), port=port)
-    return Diagnostic(code, service.kind, service.namespace, service.name, path, message, hints, scope)
+    return Diagnostic(
+        code, service.kind, service.namespace, service.name, path, message, hints, scope
+    )

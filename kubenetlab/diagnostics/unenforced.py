@@ -36,7 +36,16 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
         meta = document["metadata"]
         message = f"not enforced by this lab, although {_WORDS[effect]}"
         scope = _scope(cluster, document, effect)
-        yield Diagnostic(NOT_ENFORCED, qualified_kind(document), meta.get("namespace", ""), meta["name"], (), message, (), scope)
+        yield Diagnostic(
+            NOT_ENFORCED,
+            qualified_kind(document),
+            meta.get("namespace", ""),
+            meta["name"],
+            (),
+            message,
+            (),
+            scope,
+        )
 
 
 def _scope(cluster: Cluster, document: Mapping[str, Any], effect: str) -> Scope:
@@ -44,8 +53,13 @@ def _scope(cluster: Cluster, document: Mapping[str, Any], effect: str) -> Scope:
     spec = document.get("spec") if isinstance(document.get("spec"), Mapping) else {}
     assert isinstance(spec, Mapping)
     if effect == "route":
-        return Scope(services=tuple(dict.fromkeys(_backends(spec, namespace or "default"))), is_outside_only=True)
-    if document["kind"] == "NetworkPolicy" and str(document["apiVersion"]).startswith("networking.k8s.io/"):
+        return Scope(
+            services=tuple(dict.fromkeys(_backends(spec, namespace or "default"))),
+            is_outside_only=True,
+        )
+    if document["kind"] == "NetworkPolicy" and str(document["apiVersion"]).startswith(
+        "networking.k8s.io/"
+    ):
         return _of_policy(cluster, spec, namespace or "default")
     if not namespace:
         return Scope(is_everything=True)
@@ -70,9 +84,17 @@ def _backends(part: Any, namespace: str) -> Iterable[str]:
     """Yield the Services that an Ingress or a route names, wherever in it: `service: {name: …}`, `backendRefs: [{name: …}]` and the like."""
     if isinstance(part, Mapping):
         single = [part[field] for field in ("service", "serviceRef", "to") if field in part]
-        several = [part[field] for field in ("backendRefs", "services", "alternateBackends") if isinstance(part.get(field), list)]
+        several = [
+            part[field]
+            for field in ("backendRefs", "services", "alternateBackends")
+            if isinstance(part.get(field), list)
+        ]
         for reference in chain(single, *several):
-            if isinstance(reference, Mapping) and reference.get("kind", "Service") == "Service" and isinstance(reference.get("name"), str):
+            if (
+                isinstance(reference, Mapping)
+                and reference.get("kind", "Service") == "Service"
+                and isinstance(reference.get("name"), str)
+            ):
                 yield f"{reference.get('namespace') or namespace}/{reference['name']}"
         for inner in part.values():
             yield from _backends(inner, namespace)

@@ -9,7 +9,14 @@ import struct
 from collections.abc import Iterator, Mapping
 
 from kubenetlab.hoststate import wire
-from kubenetlab.hoststate.ip import AF_INET6, OUR_PROTOCOL, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, as_address, packed_prefix
+from kubenetlab.hoststate.ip import (
+    AF_INET6,
+    OUR_PROTOCOL,
+    RT_SCOPE_LINK,
+    RT_SCOPE_UNIVERSE,
+    as_address,
+    packed_prefix,
+)
 from kubenetlab.hoststate.object import Key, Object, Word
 from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
 
@@ -63,8 +70,12 @@ class Address(Object, frozen=True):
     @property
     def _words(self) -> str:
         """As iproute2 says it."""
-        no_source = "" if self.is_source else " preferred_lft 0" if ":" in self.address else " scope link"
-        return f"{self.address} dev {self.link}{no_source}{'' if self.has_route else ' noprefixroute'}"
+        no_source = (
+            "" if self.is_source else " preferred_lft 0" if ":" in self.address else " scope link"
+        )
+        return (
+            f"{self.address} dev {self.link}{no_source}{'' if self.has_route else ' noprefixroute'}"
+        )
 
     def _body(self, links: Links) -> bytes:
         family, address, length = packed_prefix(self.address)
@@ -76,10 +87,19 @@ class Address(Object, frozen=True):
         flags = number(IFA_FLAGS, wanted) if wanted else b""
         lifetime = attribute(IFA_CACHEINFO, _DEPRECATED) if is_ipv6 and not self.is_source else b""
         mark = attribute(IFA_PROTO, bytes([OUR_PROTOCOL]))  # Linux 5.18 and later keep it
-        return header + attribute(IFA_LOCAL, address) + attribute(IFA_ADDRESS, address) + flags + lifetime + mark
+        return (
+            header
+            + attribute(IFA_LOCAL, address)
+            + attribute(IFA_ADDRESS, address)
+            + flags
+            + lifetime
+            + mark
+        )
 
 
-def decode_address(netns: str, body: memoryview, names: Mapping[int, str]) -> tuple[Address, bool] | None:
+def decode_address(
+    netns: str, body: memoryview, names: Mapping[int, str]
+) -> tuple[Address, bool] | None:
     """One RTM_NEWADDR message, and whether we made it; None for loopback's own addresses.
 
     message: ifaddrmsg (8 bytes) | attributes; names: index → link.
@@ -91,7 +111,9 @@ def decode_address(netns: str, body: memoryview, names: Mapping[int, str]) -> tu
         return None
     flags = as_number(found[IFA_FLAGS]) if IFA_FLAGS in found else 0
     is_source = not flags & IFA_F_DEPRECATED if family == AF_INET6 else scope == RT_SCOPE_UNIVERSE
-    seen = Address(netns, names[index], f"{address}/{prefix}", is_source, not flags & IFA_F_NOPREFIXROUTE)
+    seen = Address(
+        netns, names[index], f"{address}/{prefix}", is_source, not flags & IFA_F_NOPREFIXROUTE
+    )
     return seen, IFA_PROTO in found and as_number(found[IFA_PROTO]) == OUR_PROTOCOL
 
 

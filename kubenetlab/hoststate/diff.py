@@ -32,9 +32,16 @@ class Operation(Struct, frozen=True):
         if obj.parts == (obj,):
             yield self
             return
-        old = {part.key: part for part in (obj.parts if self.verb == "remove" else before.parts if before is not None else ())}
+        old = {
+            part.key: part
+            for part in (
+                obj.parts if self.verb == "remove" else before.parts if before is not None else ()
+            )
+        }
         new = {part.key: part for part in obj.parts} if self.verb != "remove" else {}
-        yield from (Operation("remove", part) for key, part in reversed(old.items()) if key not in new)
+        yield from (
+            Operation("remove", part) for key, part in reversed(old.items()) if key not in new
+        )
         for key, part in new.items():
             if key not in old:
                 yield Operation("add", part, origin=self.origin)
@@ -45,7 +52,9 @@ class Operation(Struct, frozen=True):
         """Return the operation as a difference between desired and observed state."""
         text = str(self.object)
         desired = text if self.verb != "remove" else None
-        observed = text if self.verb == "remove" else str(self.before) if self.before is not None else None
+        observed = (
+            text if self.verb == "remove" else str(self.before) if self.before is not None else None
+        )
         return Difference(str(self), self.verb, text, desired, observed)
 
     def __str__(self) -> str:
@@ -67,12 +76,18 @@ class NetnsChanges(Struct, frozen=True):
     @property
     def is_new(self) -> bool:
         """True when the namespace itself is to be made."""
-        return any(operation.verb == "add" and isinstance(operation.object, Sandbox) for operation in self.operations)
+        return any(
+            operation.verb == "add" and isinstance(operation.object, Sandbox)
+            for operation in self.operations
+        )
 
     @property
     def is_removed(self) -> bool:
         """True when the namespace itself goes, with everything in it."""
-        return any(operation.verb == "remove" and isinstance(operation.object, Sandbox) for operation in self.operations)
+        return any(
+            operation.verb == "remove" and isinstance(operation.object, Sandbox)
+            for operation in self.operations
+        )
 
 
 class Changes(Struct, frozen=True):
@@ -89,10 +104,15 @@ class Changes(Struct, frozen=True):
         While the former rules are in force the node is to take in what is for these addresses.
         """
         parts = [(entry, _leant_on(entry)) for entry in self.namespaces]
-        late = Changes(tuple(NetnsChanges(entry.netns, leant_on) for entry, leant_on in parts if leant_on))
+        late = Changes(
+            tuple(NetnsChanges(entry.netns, leant_on) for entry, leant_on in parts if leant_on)
+        )
         if not late:
             return self, late
-        early = (NetnsChanges(entry.netns, tuple(one for one in entry.operations if one not in leant_on)) for entry, leant_on in parts)
+        early = (
+            NetnsChanges(entry.netns, tuple(one for one in entry.operations if one not in leant_on))
+            for entry, leant_on in parts
+        )
         return Changes(tuple(early)), late
 
     def __len__(self) -> int:
@@ -117,7 +137,9 @@ class Changes(Struct, frozen=True):
     def __str__(self) -> str:
         """The plan as a user reads it."""
         return "\n".join(
-            line for changes in self.namespaces for line in (changes.netns, *(f"  {operation}" for operation in changes.details()))
+            line
+            for changes in self.namespaces
+            for line in (changes.netns, *(f"  {operation}" for operation in changes.details()))
         )
 
 
@@ -126,7 +148,11 @@ def _leant_on(entry: NetnsChanges) -> tuple[Operation, ...]:
     dummies = {operation.object.key for operation in gone if isinstance(operation.object, Dummy)}
     if not dummies or entry.is_removed:
         return ()
-    return tuple(operation for operation in gone if {operation.object.key, operation.object.depends_on} & dummies)
+    return tuple(
+        operation
+        for operation in gone
+        if {operation.object.key, operation.object.depends_on} & dummies
+    )
 
 
 def is_replaced(before: Object, obj: Object) -> bool:
@@ -144,7 +170,11 @@ def diff(observed: HostState, desired: HostState) -> Changes:
         for netns, contents in desired.namespaces.items()
         if observed[netns] is not contents
     )
-    gone = (_changes(netns, contents, {}, desired) for netns, contents in observed.namespaces.items() if netns not in desired.namespaces)
+    gone = (
+        _changes(netns, contents, {}, desired)
+        for netns, contents in observed.namespaces.items()
+        if netns not in desired.namespaces
+    )
     return Changes(tuple(changes for changes in (*wanted, *gone) if changes.operations))
 
 
@@ -176,7 +206,11 @@ def _without_lost(observed: HostState, desired: HostState) -> HostState:
 def _without(contents: Contents, lost: set[Key], replaced: set[Key]) -> Contents:
     """What is left when some objects go, and whatever stands on those or on some others: an address on its link, a group on its next hop."""
     gone = lost
-    while below := {key for key, obj in contents.items() if obj.depends_on in gone | replaced and key not in gone}:
+    while below := {
+        key
+        for key, obj in contents.items()
+        if obj.depends_on in gone | replaced and key not in gone
+    }:
         gone = gone | below
     return {key: obj for key, obj in contents.items() if key not in gone}
 

@@ -18,7 +18,11 @@ OUR_PROTOCOL: Final = 4
 
 def packed(address: str) -> tuple[int, bytes]:
     """(family, bytes) of an address. Thousands are encoded at a time: IPv4 takes the short way."""
-    return (AF_INET6, ip_address(address).packed) if ":" in address else (AF_INET, bytes(map(int, address.split("."))))
+    return (
+        (AF_INET6, ip_address(address).packed)
+        if ":" in address
+        else (AF_INET, bytes(map(int, address.split("."))))
+    )
 
 
 def packed_prefix(prefix: str) -> tuple[int, bytes, int]:

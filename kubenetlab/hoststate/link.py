@@ -13,7 +13,19 @@ from msgspec import Struct
 
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.object import Key, Object, Word
-from kubenetlab.hoststate.wire import Links, as_mac, as_number, as_string, attribute, attributes, mac_bytes, message, nested, number, string
+from kubenetlab.hoststate.wire import (
+    Links,
+    as_mac,
+    as_number,
+    as_string,
+    attribute,
+    attributes,
+    mac_bytes,
+    message,
+    nested,
+    number,
+    string,
+)
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
 IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_NET_NS_FD = 10, 18, 20, 28
@@ -77,13 +89,25 @@ class Bridge(Object, frozen=True):
     def create(self, links: Links) -> bytes:
         index = links.new_index(self.netns, self.name)
         body = _ifinfo(index, IFF_UP) + string(IFLA_IFNAME, self.name) + self._settings()
-        info = nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "bridge"), nested(IFLA_INFO_DATA, attribute(IFLA_BR_MCAST_SNOOPING, b"\0")))
+        info = nested(
+            IFLA_LINKINFO,
+            string(IFLA_INFO_KIND, "bridge"),
+            nested(IFLA_INFO_DATA, attribute(IFLA_BR_MCAST_SNOOPING, b"\0")),
+        )
         made = message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body + info)
         # An alias cannot be set in the message that makes a link.
-        return made + (message(wire.RTM_NEWLINK, 0, _ifinfo(index) + string(IFLA_IFALIAS, self.alias)) if self.alias else b"")
+        return made + (
+            message(wire.RTM_NEWLINK, 0, _ifinfo(index) + string(IFLA_IFALIAS, self.alias))
+            if self.alias
+            else b""
+        )
 
     def change(self, links: Links) -> bytes:
-        body = _ifinfo(links.index(self.netns, self.name), IFF_UP) + self._settings() + string(IFLA_IFALIAS, self.alias)
+        body = (
+            _ifinfo(links.index(self.netns, self.name), IFF_UP)
+            + self._settings()
+            + string(IFLA_IFALIAS, self.alias)
+        )
         return message(wire.RTM_NEWLINK, 0, body)
 
     def delete(self, links: Links) -> bytes:
@@ -116,13 +140,23 @@ class Dummy(Object, frozen=True):
 
     def create(self, links: Links) -> bytes:
         index = links.new_index(self.netns, self.name)
-        body = _ifinfo(index) + string(IFLA_IFNAME, self.name) + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
+        body = (
+            _ifinfo(index)
+            + string(IFLA_IFNAME, self.name)
+            + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
+        )
         body += nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "dummy"))
         made = message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body)
-        return made + (message(wire.RTM_NEWLINK, 0, _ifinfo(index) + string(IFLA_IFALIAS, self.alias)) if self.alias else b"")
+        return made + (
+            message(wire.RTM_NEWLINK, 0, _ifinfo(index) + string(IFLA_IFALIAS, self.alias))
+            if self.alias
+            else b""
+        )
 
     def change(self, links: Links) -> bytes:
-        body = _ifinfo(links.index(self.netns, self.name)) + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
+        body = _ifinfo(links.index(self.netns, self.name)) + attribute(
+            IFLA_ADDRESS, mac_bytes(self.mac)
+        )
         return message(wire.RTM_NEWLINK, 0, body + string(IFLA_IFALIAS, self.alias))
 
     def delete(self, links: Links) -> bytes:
@@ -166,7 +200,10 @@ class Veth(Object, frozen=True):
         """Makes the pair with the other end as the main device: that one can be up at once, this one cannot (the kernel would open it
         before its other end exists: ENOTCONN)."""
         queues = number(IFLA_NUM_TX_QUEUES, 1) + number(IFLA_NUM_RX_QUEUES, 1)
-        peer_index, index = links.new_index(self.peer_netns, self.peer), links.new_index(self.netns, self.name)
+        peer_index, index = (
+            links.new_index(self.peer_netns, self.peer),
+            links.new_index(self.netns, self.name),
+        )
         here = (
             _ifinfo(index)
             + string(IFLA_IFNAME, self.name)
@@ -181,8 +218,16 @@ class Veth(Object, frozen=True):
             + number(IFLA_MTU, self.mtu)
             + queues
         )
-        info = nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "veth"), nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, here)))
-        up = message(wire.RTM_NEWLINK, 0, _ifinfo(index, IFF_UP) + (string(IFLA_IFALIAS, self.alias) if self.alias else b""))
+        info = nested(
+            IFLA_LINKINFO,
+            string(IFLA_INFO_KIND, "veth"),
+            nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, here)),
+        )
+        up = message(
+            wire.RTM_NEWLINK,
+            0,
+            _ifinfo(index, IFF_UP) + (string(IFLA_IFALIAS, self.alias) if self.alias else b""),
+        )
         return message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, there + info) + up
 
     def change(self, links: Links) -> bytes:
@@ -199,7 +244,11 @@ class Veth(Object, frozen=True):
 
     def commands(self, word: Word) -> Iterator[str]:
         """The other end is made with it; its `Port` says what becomes of it."""
-        here, there, both = word(self.netns), word(self.peer_netns), f"mtu {self.mtu} numtxqueues 1 numrxqueues 1"
+        here, there, both = (
+            word(self.netns),
+            word(self.peer_netns),
+            f"mtu {self.mtu} numtxqueues 1 numrxqueues 1",
+        )
         peer = f"type veth peer name {self.peer} netns {there} {both}"
         yield f"ip -n {here} link add {self.name} address {self.mac} {both} \\\n    {peer}"
         yield f"ip -n {here} link set {self.name}{_alias_words(self.alias)} up"
@@ -231,12 +280,18 @@ class Port(Object, frozen=True):
         """The link itself came with its veth, with its MTU and without hairpin. That can be set only on what is a port already."""
         index = links.index(self.netns, self.name)
         on_bridge = message(wire.RTM_NEWLINK, 0, self._settings(links, index))
-        return on_bridge + (message(wire.RTM_NEWLINK, 0, _ifinfo(index) + _hairpin(True)) if self.is_hairpin else b"")
+        return on_bridge + (
+            message(wire.RTM_NEWLINK, 0, _ifinfo(index) + _hairpin(True))
+            if self.is_hairpin
+            else b""
+        )
 
     def change(self, links: Links) -> bytes:
         index = links.index(self.netns, self.name)
         body = self._settings(links, index) + number(IFLA_MTU, self.mtu)
-        return message(wire.RTM_NEWLINK, 0, body) + message(wire.RTM_NEWLINK, 0, _ifinfo(index) + _hairpin(self.is_hairpin))
+        return message(wire.RTM_NEWLINK, 0, body) + message(
+            wire.RTM_NEWLINK, 0, _ifinfo(index) + _hairpin(self.is_hairpin)
+        )
 
     def delete(self, links: Links) -> bytes:
         """Send nothing more to the port; the link itself goes with its veth.
@@ -245,9 +300,20 @@ class Port(Object, frozen=True):
         packets for another pod that has been given the same address. (The port's state cannot be set to disabled: the
         kernel enables it again with the next event of the link, net/bridge/br_if.c br_port_carrier_check().)
         """
-        off = (IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD, IFLA_BRPORT_MCAST_FLOOD, IFLA_BRPORT_BCAST_FLOOD)
-        settings = b"".join(attribute(name, bytes([False])) for name in off) + attribute(IFLA_BRPORT_FLUSH, b"")
-        return message(wire.RTM_NEWLINK, 0, _ifinfo(links.index(self.netns, self.name)) + _port_settings(settings))
+        off = (
+            IFLA_BRPORT_LEARNING,
+            IFLA_BRPORT_UNICAST_FLOOD,
+            IFLA_BRPORT_MCAST_FLOOD,
+            IFLA_BRPORT_BCAST_FLOOD,
+        )
+        settings = b"".join(attribute(name, bytes([False])) for name in off) + attribute(
+            IFLA_BRPORT_FLUSH, b""
+        )
+        return message(
+            wire.RTM_NEWLINK,
+            0,
+            _ifinfo(links.index(self.netns, self.name)) + _port_settings(settings),
+        )
 
     def commands(self, word: Word) -> Iterator[str]:
         here = word(self.netns)
@@ -331,7 +397,11 @@ def _hairpin(is_on: bool) -> bytes:
 
 def _port_settings(settings: bytes) -> bytes:
     """Encode attributes of a bridge port for a message about its link."""
-    return nested(IFLA_LINKINFO, string(IFLA_INFO_SLAVE_KIND, "bridge"), nested(IFLA_INFO_SLAVE_DATA, settings))
+    return nested(
+        IFLA_LINKINFO,
+        string(IFLA_INFO_SLAVE_KIND, "bridge"),
+        nested(IFLA_INFO_SLAVE_DATA, settings),
+    )
 
 
 def _delete(links: Links, netns: str, name: str) -> bytes:

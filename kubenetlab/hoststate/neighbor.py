@@ -11,7 +11,15 @@ from collections.abc import Iterator, Mapping
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.ip import OUR_PROTOCOL, address_text, packed
 from kubenetlab.hoststate.object import Key, Object, Word
-from kubenetlab.hoststate.wire import Links, as_mac, as_number, attribute, attributes, mac_bytes, message
+from kubenetlab.hoststate.wire import (
+    Links,
+    as_mac,
+    as_number,
+    attribute,
+    attributes,
+    mac_bytes,
+    message,
+)
 
 NDA_DST, NDA_LLADDR, NDA_PROTOCOL = 1, 2, 12
 NUD_PERMANENT = 0x80
@@ -43,8 +51,12 @@ class Neighbor(Object, frozen=True):
         return f"neighbor {self.address} mac {self.mac} dev {self.link} permanent"
 
     def create(self, links: Links) -> bytes:
-        what = attribute(NDA_LLADDR, mac_bytes(self.mac)) + attribute(NDA_PROTOCOL, bytes([OUR_PROTOCOL]))
-        return message(wire.RTM_NEWNEIGH, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, self._header(links) + what)
+        what = attribute(NDA_LLADDR, mac_bytes(self.mac)) + attribute(
+            NDA_PROTOCOL, bytes([OUR_PROTOCOL])
+        )
+        return message(
+            wire.RTM_NEWNEIGH, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, self._header(links) + what
+        )
 
     change = create
 
@@ -56,10 +68,14 @@ class Neighbor(Object, frozen=True):
 
     def _header(self, links: Links) -> bytes:
         family, address = packed(self.address)
-        return _NDMSG.pack(family, links.index(self.netns, self.link), NUD_PERMANENT, 0, 0) + attribute(NDA_DST, address)
+        return _NDMSG.pack(
+            family, links.index(self.netns, self.link), NUD_PERMANENT, 0, 0
+        ) + attribute(NDA_DST, address)
 
 
-def decode_neighbor(netns: str, body: memoryview, names: Mapping[int, str]) -> tuple[Neighbor, bool] | None:
+def decode_neighbor(
+    netns: str, body: memoryview, names: Mapping[int, str]
+) -> tuple[Neighbor, bool] | None:
     """One RTM_NEWNEIGH message, and whether we made it; None for what ARP learned and for the kernel's own entries.
 
     message: ndmsg (12 bytes) | attributes; names: index → link.
@@ -78,7 +94,11 @@ def key_of_departed(body: memoryview, names: Mapping[int, str]) -> Key | None:
     """Whom one RTM_DELNEIGH message is about: neither its state nor its MAC are what they were."""
     _, index, _, _, _ = _NDMSG.unpack_from(body)
     found = attributes(body[_NDMSG.size :])
-    return ("Neighbor", names[index], address_text(found[NDA_DST])) if NDA_DST in found and index in names else None
+    return (
+        ("Neighbor", names[index], address_text(found[NDA_DST]))
+        if NDA_DST in found and index in names
+        else None
+    )
 
 
 def dump_neighbors() -> bytes:

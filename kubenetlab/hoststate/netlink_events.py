@@ -15,7 +15,15 @@ from msgspec import Struct
 
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.address import decode_address
-from kubenetlab.hoststate.link import LOOPBACK, Dummy, LinkUp, Port, SeenLink, decode_link, is_bridges_own
+from kubenetlab.hoststate.link import (
+    LOOPBACK,
+    Dummy,
+    LinkUp,
+    Port,
+    SeenLink,
+    decode_link,
+    is_bridges_own,
+)
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, key_of_departed
 from kubenetlab.hoststate.nexthop import decode_nexthop
 from kubenetlab.hoststate.object import Key, Object
@@ -50,7 +58,9 @@ class NetlinkEvent(Struct, frozen=True):
     body: bytes
 
 
-def contradict(netns: str, notices: Sequence[NetlinkEvent], known: Contents, indexes: Mapping[str, int]) -> bool:
+def contradict(
+    netns: str, notices: Sequence[NetlinkEvent], known: Contents, indexes: Mapping[str, int]
+) -> bool:
     """True when the last word on something says other than what is known of it; `indexes` are those of the links as we know them.
 
     Of settings the kernel tells a few only (forwarding, rp_filter …), and those are read again whatever they are.
@@ -71,7 +81,9 @@ def contradict(netns: str, notices: Sequence[NetlinkEvent], known: Contents, ind
     return any(_contradicts(key, what, known, indexes, macs) for key, what in last.items())
 
 
-def _told(netns: str, notice: NetlinkEvent, names: Mapping[int, str]) -> Iterator[tuple[Key, Object | SeenLink | None]]:
+def _told(
+    netns: str, notice: NetlinkEvent, names: Mapping[int, str]
+) -> Iterator[tuple[Key, Object | SeenLink | None]]:
     """(what it is about, how it is now); None when it is gone. Nothing for what is not ours to know."""
     body = memoryview(notice.body)
     if notice.type in (wire.RTM_NEWLINK, wire.RTM_DELLINK):
@@ -99,11 +111,18 @@ def _told(netns: str, notice: NetlinkEvent, names: Mapping[int, str]) -> Iterato
 def _is_of_all_links(body: bytes) -> bool:
     """True for `all` and `default`, which have numbers below zero; every new link is told of, too."""
     found = attributes(memoryview(body)[_NETCONF_HEADER:])
-    return _NETCONFA_IFINDEX in found and int.from_bytes(found[_NETCONFA_IFINDEX], sys.byteorder, signed=True) < 0
+    return (
+        _NETCONFA_IFINDEX in found
+        and int.from_bytes(found[_NETCONFA_IFINDEX], sys.byteorder, signed=True) < 0
+    )
 
 
 def _contradicts(
-    key: Key, told: Object | SeenLink | None, known: Contents, indexes: Mapping[str, int], macs: Callable[[Key], Mapping[str, str]]
+    key: Key,
+    told: Object | SeenLink | None,
+    known: Contents,
+    indexes: Mapping[str, int],
+    macs: Callable[[Key], Mapping[str, str]],
 ) -> bool:
     if key in known:
         return not _agrees(told, known[key], indexes)
@@ -121,5 +140,9 @@ def _agrees(told: Object | SeenLink | None, known: Object, indexes: Mapping[str,
         return told.is_up == known.is_up
     if isinstance(known, Dummy):
         return (told.kind, told.mac) == ("dummy", known.mac)
-    is_alike = all(getattr(told, field) == getattr(known, field) for field in ("mac", "mtu", "is_up"))
-    return is_alike and (not isinstance(known, Port) or indexes.get(known.master) == told.master_index)
+    is_alike = all(
+        getattr(told, field) == getattr(known, field) for field in ("mac", "mtu", "is_up")
+    )
+    return is_alike and (
+        not isinstance(known, Port) or indexes.get(known.master) == told.master_index
+    )

@@ -13,7 +13,15 @@ from typing import Final
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.ip import AF_UNSPEC, OUR_PROTOCOL, address_text, packed
 from kubenetlab.hoststate.object import Key, Object, Word
-from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, nested, number
+from kubenetlab.hoststate.wire import (
+    Links,
+    as_number,
+    attribute,
+    attributes,
+    message,
+    nested,
+    number,
+)
 
 NHA_ID, NHA_GROUP, NHA_GROUP_TYPE, NHA_OIF, NHA_GATEWAY, NHA_RES_GROUP = 1, 2, 3, 5, 6, 12
 NHA_RES_GROUP_BUCKETS = 1
@@ -48,8 +56,14 @@ class Nexthop(Object, frozen=True):
 
     def create(self, links: Links) -> bytes:
         family, gateway = packed(self.via)
-        body = number(NHA_ID, self.number) + number(NHA_OIF, links.index(self.netns, self.link)) + attribute(NHA_GATEWAY, gateway)
-        return message(wire.RTM_NEWNEXTHOP, _REPLACED, _NHMSG.pack(family, 0, OUR_PROTOCOL, 0) + body)
+        body = (
+            number(NHA_ID, self.number)
+            + number(NHA_OIF, links.index(self.netns, self.link))
+            + attribute(NHA_GATEWAY, gateway)
+        )
+        return message(
+            wire.RTM_NEWNEXTHOP, _REPLACED, _NHMSG.pack(family, 0, OUR_PROTOCOL, 0) + body
+        )
 
     change = create
 
@@ -80,11 +94,17 @@ class NexthopGroup(Object, frozen=True):
         return f"nexthop {self._words}"
 
     def create(self, links: Links) -> bytes:
-        members = attribute(NHA_GROUP, b"".join(_MEMBER.pack(member, 0, 0, 0) for member in self.members))
+        members = attribute(
+            NHA_GROUP, b"".join(_MEMBER.pack(member, 0, 0, 0) for member in self.members)
+        )
         kind = attribute(NHA_GROUP_TYPE, struct.pack("=H", NEXTHOP_GRP_TYPE_RES))
-        buckets = nested(NHA_RES_GROUP, attribute(NHA_RES_GROUP_BUCKETS, struct.pack("=H", BUCKETS)))
+        buckets = nested(
+            NHA_RES_GROUP, attribute(NHA_RES_GROUP_BUCKETS, struct.pack("=H", BUCKETS))
+        )
         body = number(NHA_ID, self.number) + members + kind + buckets
-        return message(wire.RTM_NEWNEXTHOP, _REPLACED, _NHMSG.pack(AF_UNSPEC, 0, OUR_PROTOCOL, 0) + body)
+        return message(
+            wire.RTM_NEWNEXTHOP, _REPLACED, _NHMSG.pack(AF_UNSPEC, 0, OUR_PROTOCOL, 0) + body
+        )
 
     change = create
 
@@ -103,10 +123,14 @@ _REPLACED = wire.NLM_F_CREATE | wire.NLM_F_REPLACE
 
 
 def _deletion(number_: int) -> bytes:
-    return message(wire.RTM_DELNEXTHOP, 0, _NHMSG.pack(AF_UNSPEC, 0, 0, 0) + number(NHA_ID, number_))
+    return message(
+        wire.RTM_DELNEXTHOP, 0, _NHMSG.pack(AF_UNSPEC, 0, 0, 0) + number(NHA_ID, number_)
+    )
 
 
-def decode_nexthop(netns: str, body: memoryview, names: Mapping[int, str]) -> tuple[Nexthop | NexthopGroup, bool] | None:
+def decode_nexthop(
+    netns: str, body: memoryview, names: Mapping[int, str]
+) -> tuple[Nexthop | NexthopGroup, bool] | None:
     """One RTM_NEWNEXTHOP message, and whether we made it; None for one that is neither a gateway nor a group."""
     _, _, protocol, _ = _NHMSG.unpack_from(body)
     found = attributes(body[_NHMSG.size :])
@@ -116,7 +140,9 @@ def decode_nexthop(netns: str, body: memoryview, names: Mapping[int, str]) -> tu
         return NexthopGroup(netns, own, members), protocol == OUR_PROTOCOL
     if NHA_GATEWAY not in found or NHA_OIF not in found:
         return None
-    return Nexthop(netns, own, names[as_number(found[NHA_OIF])], address_text(found[NHA_GATEWAY])), protocol == OUR_PROTOCOL
+    return Nexthop(
+        netns, own, names[as_number(found[NHA_OIF])], address_text(found[NHA_GATEWAY])
+    ), protocol == OUR_PROTOCOL
 
 
 def dump_nexthops() -> bytes:

@@ -47,11 +47,21 @@ class Peers(Object, frozen=True):
 
     def __str__(self) -> str:
         entries = self.entries
-        shown = f"{entries[0][0]} … {entries[-1][0]}" if len(entries) > 1 else "".join(address for address, _ in entries)
+        shown = (
+            f"{entries[0][0]} … {entries[-1][0]}"
+            if len(entries) > 1
+            else "".join(address for address, _ in entries)
+        )
         return f"{len(entries)} neighbors {shown} dev {self.link} permanent"
 
     def create(self, links: Links) -> bytes:
-        return _requests(self.entries, links.index(self.netns, self.link), wire.RTM_NEWNEIGH, self.table, self.own)
+        return _requests(
+            self.entries,
+            links.index(self.netns, self.link),
+            wire.RTM_NEWNEIGH,
+            self.table,
+            self.own,
+        )
 
     def change_from(self, before: Peers, links: Links) -> list[tuple[bytes, bool]]:
         """Only what differs; and of each request, whether it takes something away."""
@@ -59,7 +69,10 @@ class Peers(Object, frozen=True):
         kept = {address for address, _ in new}
         gone = [entry for entry in before.entries if entry[0] not in kept]
         come = [entry for entry in self.entries if entry not in old]
-        requests = [(_requests(gone, index, wire.RTM_DELNEIGH), True), (_requests(come, index, wire.RTM_NEWNEIGH), False)]
+        requests = [
+            (_requests(gone, index, wire.RTM_DELNEIGH), True),
+            (_requests(come, index, wire.RTM_NEWNEIGH), False),
+        ]
         return [request for request in requests if request[0]]
 
     def delete(self, links: Links) -> bytes:
@@ -78,10 +91,14 @@ def peers_key(link: str, address: str) -> Key:
 def peers_of(netns: str, neighbors: Iterable[Neighbor], wanted: Peers) -> Peers:
     """What is there in place of what is wanted: the wanted itself when it is just that."""
     found = {(neighbor.address, neighbor.mac) for neighbor in neighbors}
-    return wanted if found == set(wanted.entries) else Peers(netns, wanted.link, tuple(sorted(found)))
+    return (
+        wanted if found == set(wanted.entries) else Peers(netns, wanted.link, tuple(sorted(found)))
+    )
 
 
-def _requests(entries: Collection[Entry], index: int, type_: int, table: tuple[Entry, ...] = (), own: str = "") -> bytes:
+def _requests(
+    entries: Collection[Entry], index: int, type_: int, table: tuple[Entry, ...] = (), own: str = ""
+) -> bytes:
     """One message for each entry. A whole table comes from its template, and only the link's index is put in."""
     if not entries:
         return b""

@@ -62,8 +62,16 @@ class Route(Object, frozen=True):
         return f"route {self._words}"
 
     def create(self, links: Links) -> bytes:
-        scope = RT_SCOPE_UNIVERSE if self.via or self.group or ":" in self.destination else RT_SCOPE_LINK
-        return message(wire.RTM_NEWROUTE, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, self._body(links, OUR_PROTOCOL, scope))
+        scope = (
+            RT_SCOPE_UNIVERSE
+            if self.via or self.group or ":" in self.destination
+            else RT_SCOPE_LINK
+        )
+        return message(
+            wire.RTM_NEWROUTE,
+            wire.NLM_F_CREATE | wire.NLM_F_REPLACE,
+            self._body(links, OUR_PROTOCOL, scope),
+        )
 
     change = create
 
@@ -94,10 +102,18 @@ class Route(Object, frozen=True):
             return header + destination + number(RTA_NH_ID, self.group)
         gateway = attribute(RTA_GATEWAY, packed(self.via)[1]) if self.via else b""
         source = attribute(RTA_PREFSRC, packed(self.source)[1]) if self.source else b""
-        return header + destination + gateway + source + number(RTA_OIF, links.index(self.netns, self.link))
+        return (
+            header
+            + destination
+            + gateway
+            + source
+            + number(RTA_OIF, links.index(self.netns, self.link))
+        )
 
 
-def decode_route(netns: str, body: memoryview, names: Mapping[int, str]) -> tuple[Route, bool] | None:
+def decode_route(
+    netns: str, body: memoryview, names: Mapping[int, str]
+) -> tuple[Route, bool] | None:
     """One RTM_NEWROUTE message, and whether we made it; None for the kernel's own, other tables, and anything but plain unicast.
 
     message: rtmsg (12 bytes) | attributes; names: index → link.
@@ -109,7 +125,9 @@ def decode_route(netns: str, body: memoryview, names: Mapping[int, str]) -> tupl
         return None
     destination = f"{address_text(found[RTA_DST])}/{length}" if RTA_DST in found else _ANY[family]
     if RTA_NH_ID in found:
-        return Route(netns, destination, "", group=as_number(found[RTA_NH_ID])), protocol == OUR_PROTOCOL
+        return Route(
+            netns, destination, "", group=as_number(found[RTA_NH_ID])
+        ), protocol == OUR_PROTOCOL
     if RTA_OIF not in found:
         return None
     via = address_text(found[RTA_GATEWAY]) if RTA_GATEWAY in found else ""

@@ -24,7 +24,11 @@ class Sandbox(Object, frozen=True):
         return ("Sandbox",)
 
     def __str__(self) -> str:
-        return f"sandbox in the network namespace of {self.shares}" if self.shares else f"sandbox, hostname {self.hostname}"
+        return (
+            f"sandbox in the network namespace of {self.shares}"
+            if self.shares
+            else f"sandbox, hostname {self.hostname}"
+        )
 
     def commands(self, word: Word) -> Iterator[str]:
         """The network namespace alone."""
@@ -81,7 +85,9 @@ class Settings(Object, frozen=True):
 
     def without(self, paths: Container[str]) -> Settings:
         """But for some, about which somebody else has his say."""
-        return Settings(self.netns, tuple(setting for setting in self.table if setting[0] not in paths))
+        return Settings(
+            self.netns, tuple(setting for setting in self.table if setting[0] not in paths)
+        )
 
     def __str__(self) -> str:
         return f"{len(self.table)} settings"

@@ -62,12 +62,32 @@ fi
 """
 
 _WORDS: Final = (
-    (" type veth ", "type veth peer name X netns Y", "a cable: one end is here, the other is X in Y; then X is plugged into Y's bridge"),
+    (
+        " type veth ",
+        "type veth peer name X netns Y",
+        "a cable: one end is here, the other is X in Y; then X is plugged into Y's bridge",
+    ),
     (" alias ", "alias '…'", "a remark that `ip link` shows: who wants the link, for whom"),
-    ("queues 1", "numtxqueues 1 numrxqueues 1", "one queue is enough; the kernel would make one for each processor"),
-    ("mcast_snooping 0", "mcast_snooping 0", "the bridge sends multicast to all its ports, without finding out who listens"),
-    ("hairpin on", "hairpin on", "the bridge may send a frame back to where it came from: a pod that reaches itself by its Service"),
-    ("noprefixroute", "scope link noprefixroute", "an address that is never the source of what leaves, and brings no route of its own"),
+    (
+        "queues 1",
+        "numtxqueues 1 numrxqueues 1",
+        "one queue is enough; the kernel would make one for each processor",
+    ),
+    (
+        "mcast_snooping 0",
+        "mcast_snooping 0",
+        "the bridge sends multicast to all its ports, without finding out who listens",
+    ),
+    (
+        "hairpin on",
+        "hairpin on",
+        "the bridge may send a frame back to where it came from: a pod that reaches itself by its Service",
+    ),
+    (
+        "noprefixroute",
+        "scope link noprefixroute",
+        "an address that is never the source of what leaves, and brings no route of its own",
+    ),
     ("preferred_lft 0", "preferred_lft 0", "the same for an IPv6 address"),
     (" src ", "src ADDRESS", "what this machine itself sends that way bears this address"),
     (
@@ -75,9 +95,21 @@ _WORDS: Final = (
         "net.bridge.bridge-nf-call-iptables=1",
         "what a bridge switches passes the rules, too; where there is no such setting: modprobe br_netfilter",
     ),
-    ("nodad", "nodad", "the IPv6 address is used at once, without asking whether somebody else has it"),
-    ("nud permanent", "nud permanent", "the neighbour's MAC is written down: nobody has to ask for it"),
-    ("proto static", "proto static", "a mark: `ip route show proto static` shows what was made here, and not what the kernel added"),
+    (
+        "nodad",
+        "nodad",
+        "the IPv6 address is used at once, without asking whether somebody else has it",
+    ),
+    (
+        "nud permanent",
+        "nud permanent",
+        "the neighbour's MAC is written down: nobody has to ask for it",
+    ),
+    (
+        "proto static",
+        "proto static",
+        "a mark: `ip route show proto static` shows what was made here, and not what the kernel added",
+    ),
 )
 """(what to look for in the script, how the head shows it, what it means)"""
 
@@ -115,7 +147,11 @@ def script(state: HostState, lab: str) -> str:
 
 def _contents(state: HostState, lab: str, found: Iterable[Section]) -> Iterator[str]:
     rows = [
-        (run_netns_name(lab, section.sandbox.netns), section.title, ", ".join(_addresses(state[section.sandbox.netns])))
+        (
+            run_netns_name(lab, section.sandbox.netns),
+            section.title,
+            ", ".join(_addresses(state[section.sandbox.netns])),
+        )
         for section in found
         if not section.sandbox.shares
     ]
@@ -142,7 +178,9 @@ def _continued(words: Sequence[str], indent: int = 4) -> str:
     """Words behind a command: one on its line, more on lines of their own."""
     if len(words) < 2:
         return "".join(f" {word}" for word in words)
-    lines = textwrap.wrap(" ".join(words), WIDTH - indent - len(" \\"), break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(
+        " ".join(words), WIDTH - indent - len(" \\"), break_long_words=False, break_on_hyphens=False
+    )
     return "".join(f" \\\n{' ' * indent}{line}" for line in lines)
 
 
@@ -154,7 +192,9 @@ def _section(section: Section, common: Sequence[Sysctl]) -> Iterator[str]:
         yield f"# hostNetwork: it shares the namespace {_name(sandbox.shares)} and has none of its own."
     else:
         yield f"NS={_name(sandbox.netns)}"
-        yield from (f"{command}  # hostname: {sandbox.hostname}" for command in sandbox.commands(word))
+        yield from (
+            f"{command}  # hostname: {sandbox.hostname}" for command in sandbox.commands(word)
+        )
         yield from _settings(section.settings, common, word)
         for up in section.ups:
             yield from up.commands(word)
@@ -194,7 +234,11 @@ def _tries(state: HostState, found: Iterable[Section]) -> Iterator[str]:
 
 def _remarks(origins: Iterable[Origin | None], section: Section) -> Iterator[str]:
     """Whose the next commands are; whom they are for is said where it is not the section's own subject."""
-    return (f"# {str(origin).removesuffix(f', for {section.title}')}" for origin in origins if origin is not None)
+    return (
+        f"# {str(origin).removesuffix(f', for {section.title}')}"
+        for origin in origins
+        if origin is not None
+    )
 
 
 def _addresses(contents: Contents) -> list[str]:

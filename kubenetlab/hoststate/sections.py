@@ -66,13 +66,32 @@ def sections(state: HostState) -> Iterator[Section]:
         if sandbox.shares:
             yield Section(title, sandbox, programs=programs)
             continue
-        made = [obj for obj in contents.values() if obj.hand == "netlink" and id(obj) not in elsewhere]
+        made = [
+            obj for obj in contents.values() if obj.hand == "netlink" and id(obj) not in elsewhere
+        ]
         yield Section(
             title,
             sandbox,
-            settings=tuple(part for obj in made if isinstance(obj, Sysctl | Settings) for part in obj.parts if isinstance(part, Sysctl)),
+            settings=tuple(
+                part
+                for obj in made
+                if isinstance(obj, Sysctl | Settings)
+                for part in obj.parts
+                if isinstance(part, Sysctl)
+            ),
             ups=tuple(obj for obj in made if isinstance(obj, LinkUp)),
-            groups=tuple(_groups(state, contents, [obj for obj in made if not isinstance(obj, Sandbox | Sysctl | Settings | LinkUp)], far)),
+            groups=tuple(
+                _groups(
+                    state,
+                    contents,
+                    [
+                        obj
+                        for obj in made
+                        if not isinstance(obj, Sandbox | Sysctl | Settings | LinkUp)
+                    ],
+                    far,
+                )
+            ),
             rulesets=tuple(_rulesets(state, contents)),
             programs=programs,
         )
@@ -81,15 +100,23 @@ def sections(state: HostState) -> Iterator[Section]:
 def common_settings(found: Sequence[Section]) -> tuple[Sysctl, ...]:
     """The settings that all namespaces have alike, as the first of them has them."""
     own = [section for section in found if not section.sandbox.shares]
-    alike = [{(setting.path, setting.value, setting.is_optional) for setting in section.settings} for section in own]
+    alike = [
+        {(setting.path, setting.value, setting.is_optional) for setting in section.settings}
+        for section in own
+    ]
     shared = set.intersection(*alike) if alike else set()
     return tuple(
-        setting for section in own[:1] for setting in section.settings if (setting.path, setting.value, setting.is_optional) in shared
+        setting
+        for section in own[:1]
+        for setting in section.settings
+        if (setting.path, setting.value, setting.is_optional) in shared
     )
 
 
 def _far_ends(state: HostState) -> FarEnds:
-    found: dict[tuple[str, Key], list[Object]] = {obj.peer_end: [] for obj in state.objects() if obj.peer_end is not None}
+    found: dict[tuple[str, Key], list[Object]] = {
+        obj.peer_end: [] for obj in state.objects() if obj.peer_end is not None
+    }
     for obj in state.objects():
         for key in (obj.key, obj.depends_on):
             if key is not None and (obj.netns, key) in found:
@@ -97,16 +124,30 @@ def _far_ends(state: HostState) -> FarEnds:
     return found
 
 
-def _groups(state: HostState, contents: Contents, objects: Sequence[Object], far: FarEnds) -> Iterator[ObjectGroup]:
+def _groups(
+    state: HostState, contents: Contents, objects: Sequence[Object], far: FarEnds
+) -> Iterator[ObjectGroup]:
     """Component by component, the one that made the namespace first; what comes with a far end behind its pair."""
     for origin, group in groupby(_by_component(state, contents, objects), state.origin):
-        yield ObjectGroup(origin, tuple(one for obj in group for one in (obj, *(far[obj.peer_end] if obj.peer_end is not None else ()))))
+        yield ObjectGroup(
+            origin,
+            tuple(
+                one
+                for obj in group
+                for one in (obj, *(far[obj.peer_end] if obj.peer_end is not None else ()))
+            ),
+        )
 
 
 def _by_component(state: HostState, contents: Contents, objects: Sequence[Object]) -> list[Object]:
     """A link comes before what stands on it, whosever it is."""
     links = {obj.key: obj for obj in objects}
-    places = {origin: place for place, origin in enumerate(dict.fromkeys(state.origin(obj) for obj in contents.values()))}
+    places = {
+        origin: place
+        for place, origin in enumerate(
+            dict.fromkeys(state.origin(obj) for obj in contents.values())
+        )
+    }
     placed: dict[Key, Object] = {}
     for obj in sorted(objects, key=lambda obj: places[state.origin(obj)]):
         if obj.depends_on in links:

@@ -16,7 +16,11 @@ class HostState:
 
     __slots__ = ("namespaces", "origins")
 
-    def __init__(self, namespaces: Mapping[str, Contents] | None = None, origins: Mapping[str, Mapping[Key, Origin]] | None = None) -> None:
+    def __init__(
+        self,
+        namespaces: Mapping[str, Contents] | None = None,
+        origins: Mapping[str, Mapping[Key, Origin]] | None = None,
+    ) -> None:
         self.namespaces: Final = dict(namespaces or {})
         self.origins: Final = origins or {}
 
@@ -35,13 +39,21 @@ class HostState:
     def with_namespaces(self, changed: Mapping[str, Contents | None]) -> HostState:
         """The state with some namespaces replaced; None takes one away."""
         merged = {**self.namespaces, **changed}
-        return HostState({netns: contents for netns, contents in merged.items() if contents is not None}, self.origins)
+        return HostState(
+            {netns: contents for netns, contents in merged.items() if contents is not None},
+            self.origins,
+        )
 
 
 def peer_ends(state: HostState, namespaces: Iterable[str]) -> set[str]:
     """The namespaces at the other ends of some namespaces' links, beside themselves."""
     near = set(namespaces)
-    return {peer_end[0] for netns in near for obj in state[netns].values() if (peer_end := obj.peer_end) is not None} - near
+    return {
+        peer_end[0]
+        for netns in near
+        for obj in state[netns].values()
+        if (peer_end := obj.peer_end) is not None
+    } - near
 
 
 def contents_of(objects: Iterable[Object]) -> dict[Key, Object]:

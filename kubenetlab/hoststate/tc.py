@@ -36,7 +36,9 @@ _DIRECT_ACTION = 1
 _CLSACT_HANDLE, _CLSACT = 0xFFFF0000, 0xFFFFFFF1
 _PARENTS: Final = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 _PRIORITY, _HANDLE = 10, 1
-_ALL_PROTOCOLS: Final = int.from_bytes(struct.pack("!H", 3), "little" if struct.pack("=H", 1)[0] else "big")
+_ALL_PROTOCOLS: Final = int.from_bytes(
+    struct.pack("!H", 3), "little" if struct.pack("=H", 1)[0] else "big"
+)
 
 
 class Filter(NamedTuple):
@@ -48,14 +50,26 @@ class Filter(NamedTuple):
 
 def add_qdisc(index: int) -> bytes:
     """What programs hang from: clsact, which queues nothing. Refused with EEXIST where it is."""
-    body = _TCMSG.pack(0, index, _CLSACT_HANDLE, _CLSACT, 0) + string(_TCA_KIND, "clsact") + attribute(_TCA_OPTIONS, b"")
+    body = (
+        _TCMSG.pack(0, index, _CLSACT_HANDLE, _CLSACT, 0)
+        + string(_TCA_KIND, "clsact")
+        + attribute(_TCA_OPTIONS, b"")
+    )
     return message(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
 def set_filter(index: int, side: Side, fd: int, name: str) -> bytes:
     """A program, in place of the one of ours that may be there; its verdict counts."""
-    options = (number(_TCA_BPF_FD, fd), string(_TCA_BPF_NAME, name), number(_TCA_BPF_FLAGS, _DIRECT_ACTION))
-    return message(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_REPLACE, _filter(index, side) + nested(_TCA_OPTIONS, *options))
+    options = (
+        number(_TCA_BPF_FD, fd),
+        string(_TCA_BPF_NAME, name),
+        number(_TCA_BPF_FLAGS, _DIRECT_ACTION),
+    )
+    return message(
+        RTM_NEWTFILTER,
+        NLM_F_CREATE | NLM_F_REPLACE,
+        _filter(index, side) + nested(_TCA_OPTIONS, *options),
+    )
 
 
 def delete_filter(index: int, side: Side) -> bytes:
@@ -81,4 +95,6 @@ def decode_filter(body: memoryview) -> Filter | None:
 
 
 def _filter(index: int, side: Side) -> bytes:
-    return _TCMSG.pack(0, index, _HANDLE, _PARENTS[side], _PRIORITY << 16 | _ALL_PROTOCOLS) + string(_TCA_KIND, "bpf")
+    return _TCMSG.pack(
+        0, index, _HANDLE, _PARENTS[side], _PRIORITY << 16 | _ALL_PROTOCOLS
+    ) + string(_TCA_KIND, "bpf")

@@ -18,9 +18,15 @@ class FakeKernel:
         self._namespaces: dict[str, dict[Key, Object]] = {}
         self.applied: list[str] = []
 
-    def observe(self, wanted: Mapping[str, Contents], far: Iterable[str] = ()) -> dict[str, Contents]:
+    def observe(
+        self, wanted: Mapping[str, Contents], far: Iterable[str] = ()
+    ) -> dict[str, Contents]:
         """What was made in the namespaces named."""
-        return {netns: contents_of(self._namespaces[netns].values()) for netns in wanted if netns in self._namespaces}
+        return {
+            netns: contents_of(self._namespaces[netns].values())
+            for netns in wanted
+            if netns in self._namespaces
+        }
 
     def apply(self, changes: Changes, done: Done = nobody_asks) -> Report:
         """A change or removal of what is not there is refused, as by Linux."""
@@ -30,8 +36,17 @@ class FakeKernel:
             for operation in entry.operations:
                 self.applied.append(f"{entry.netns} {operation}")
                 key = operation.object.key
-                if operation.verb != "add" and here.get(key) != (operation.before or operation.object):
-                    failures.append(Failure(entry.netns, operation, errno.ENOENT, "it is not as it was thought to be"))
+                if operation.verb != "add" and here.get(key) != (
+                    operation.before or operation.object
+                ):
+                    failures.append(
+                        Failure(
+                            entry.netns,
+                            operation,
+                            errno.ENOENT,
+                            "it is not as it was thought to be",
+                        )
+                    )
                 elif operation.verb == "remove":
                     del here[key]
                 else:

@@ -18,7 +18,17 @@ from msgspec import structs
 
 from kubenetlab.hoststate.address import decode_address, dump_addresses
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
-from kubenetlab.hoststate.link import LOOPBACK, Bridge, Dummy, LinkUp, Port, SeenLink, Veth, decode_link, dump_links
+from kubenetlab.hoststate.link import (
+    LOOPBACK,
+    Bridge,
+    Dummy,
+    LinkUp,
+    Port,
+    SeenLink,
+    Veth,
+    decode_link,
+    dump_links,
+)
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, dump_neighbors
 from kubenetlab.hoststate.nexthop import decode_nexthop, dump_nexthops
 from kubenetlab.hoststate.object import Key, Object
@@ -108,13 +118,21 @@ class LinuxKernel:
             for entry in changes.namespaces:
                 if entry.is_removed:
                     continue
-                mine = [operation for operation in entry.operations if operation.object.hand == "netlink"]
+                mine = [
+                    operation
+                    for operation in entry.operations
+                    if operation.object.hand == "netlink"
+                ]
                 ports[entry.netns] = [operation for operation in mine if _is_new_port(operation)]
                 others = [operation for operation in mine if not _is_new_port(operation)]
                 if not entry.is_new:
                     failures += self._change(entry.netns, others, sysctls)
-                elif hold := self._make(entry, others, sysctls, failures, is_plugged_into=awaited[entry.netns] > 0):
-                    holding.begin(entry.netns, hold, (_sandbox(others).shares, *far_of[entry.netns]))
+                elif hold := self._make(
+                    entry, others, sysctls, failures, is_plugged_into=awaited[entry.netns] > 0
+                ):
+                    holding.begin(
+                        entry.netns, hold, (_sandbox(others).shares, *far_of[entry.netns])
+                    )
                 count += len(mine)
                 plug(entry.netns)
                 for far in far_of[entry.netns]:
@@ -128,7 +146,11 @@ class LinuxKernel:
                     self.sandboxes.remove(entry.netns)
                     count += len(entry.operations)
                 elif not entry.is_new:
-                    failures += [lost for lost in self._unplugged(entry) if (lost.netns, lost.operation.object.key) not in told]
+                    failures += [
+                        lost
+                        for lost in self._unplugged(entry)
+                        if (lost.netns, lost.operation.object.key) not in told
+                    ]
                 if entry.netns not in self.sandboxes.pauses:
                     self._indexes.pop(entry.netns, None)
         finally:
@@ -192,12 +214,18 @@ class LinuxKernel:
     def _unplugged(self, entry: NetnsChanges) -> list[Failure]:
         """The links of a namespace that were to be plugged into one that has not come to be: they have gone with it."""
         return [
-            Failure(entry.netns, operation, errno.ENODEV, f"there is no link or namespace {far[0]!r}")
+            Failure(
+                entry.netns, operation, errno.ENODEV, f"there is no link or namespace {far[0]!r}"
+            )
             for operation in entry.operations
-            if operation.verb != "remove" and (far := operation.object.peer_end) is not None and far[0] not in self.sandboxes.pauses
+            if operation.verb != "remove"
+            and (far := operation.object.peer_end) is not None
+            and far[0] not in self.sandboxes.pauses
         ]
 
-    def _change(self, netns: str, operations: Sequence[Operation], sysctls: SysctlWriter) -> list[Failure]:
+    def _change(
+        self, netns: str, operations: Sequence[Operation], sysctls: SysctlWriter
+    ) -> list[Failure]:
         if not operations:
             return []
         try:
@@ -215,7 +243,9 @@ class LinuxKernel:
 
     # --- observe ---
 
-    def observe(self, wanted: Mapping[str, Contents], far: Iterable[str] = ()) -> dict[str, Contents]:
+    def observe(
+        self, wanted: Mapping[str, Contents], far: Iterable[str] = ()
+    ) -> dict[str, Contents]:
         """What exists in the namespaces named: what we made, what has the place of what is wanted, the settings that are asked about.
 
         What somebody added beside it, a route, an address, a link, is theirs: it is not seen, and so it is left alone.
@@ -236,9 +266,13 @@ class LinuxKernel:
                         found[netns] += self._read_rest(netns, contents, seen[netns], route)
             except (FileNotFoundError, ProcessLookupError):
                 del found[netns]
-        beside = [(netns, link) for netns in far if netns not in seen for link in self._far_links(netns)]
+        beside = [
+            (netns, link) for netns in far if netns not in seen for link in self._far_links(netns)
+        ]
         here = [(netns, link) for netns, links in seen.items() for link in links]
-        ends = {link.index: (netns, link) for netns, link in (*here, *beside) if link.kind == "veth"}
+        ends = {
+            link.index: (netns, link) for netns, link in (*here, *beside) if link.kind == "veth"
+        }
         for netns, links in seen.items():
             found[netns] += self._links(netns, links, ends, wanted[netns])
         return {netns: contents_of(objects) for netns, objects in found.items()}
@@ -256,9 +290,13 @@ class LinuxKernel:
         self._next_index = max(self._next_index, *(link.index + 1 for link in links))
         return links
 
-    def _read_rest(self, netns: str, wanted: Contents, links: Sequence[SeenLink], route: RouteSocket) -> Iterator[Object]:
+    def _read_rest(
+        self, netns: str, wanted: Contents, links: Sequence[SeenLink], route: RouteSocket
+    ) -> Iterator[Object]:
         """Settings, addresses, neighbours and routes of the namespace we stand in."""
-        yield from self._sysctls.read([obj for obj in wanted.values() if isinstance(obj, Sysctl | Settings)])
+        yield from self._sysctls.read(
+            [obj for obj in wanted.values() if isinstance(obj, Sysctl | Settings)]
+        )
         names = {link.index: link.name for link in links}
         peers = {obj.key: obj for obj in wanted.values() if isinstance(obj, Peers)}
         beside: dict[Key, list[Neighbor]] = {key: [] for key in peers}
@@ -268,14 +306,24 @@ class LinuxKernel:
                 if decoded is None:
                     continue
                 obj, is_ours = decoded
-                if isinstance(obj, Neighbor) and obj.key not in wanted and (place := peers_key(obj.link, obj.address)) in peers:
+                if (
+                    isinstance(obj, Neighbor)
+                    and obj.key not in wanted
+                    and (place := peers_key(obj.link, obj.address)) in peers
+                ):
                     if is_ours or obj.address in peers[place]:
                         beside[place].append(obj)
                 elif is_ours or obj.key in wanted:
                     yield obj
         yield from (peers_of(netns, beside[key], obj) for key, obj in peers.items() if beside[key])
 
-    def _links(self, netns: str, links: Sequence[SeenLink], ends: Mapping[int, tuple[str, SeenLink]], wanted: Contents) -> Iterable[Object]:
+    def _links(
+        self,
+        netns: str,
+        links: Sequence[SeenLink],
+        ends: Mapping[int, tuple[str, SeenLink]],
+        wanted: Contents,
+    ) -> Iterable[Object]:
         """`ends` are all veths by index: those are unique in the lab, so a pair name each other."""
         names = {link.index: link.name for link in links}
         for link in links:
@@ -290,7 +338,16 @@ class LinuxKernel:
                 yield Dummy(netns, link.name, link.mac, link.alias)
             elif link.kind == "veth" and isinstance(place, Port):
                 master = names.get(link.master_index, "")
-                yield Port(netns, link.name, master, link.mac, link.mtu, link.alias, link.is_hairpin, link.is_up)
+                yield Port(
+                    netns,
+                    link.name,
+                    master,
+                    link.mac,
+                    link.mtu,
+                    link.alias,
+                    link.is_hairpin,
+                    link.is_up,
+                )
             elif link.kind == "veth":
                 peer_netns, peer = ends.get(link.peer_index, ("?", None))
                 is_pair = peer is not None and peer.peer_index == link.index
@@ -317,7 +374,11 @@ def _is_begun(obj: Object, begun: Mapping[Key, Object]) -> bool:
 
 def far_namespaces(entry: NetnsChanges) -> set[str]:
     """The namespaces into which the links are plugged that are made in this one."""
-    return {far[0] for operation in entry.operations if operation.verb != "remove" and (far := operation.object.peer_end) is not None}
+    return {
+        far[0]
+        for operation in entry.operations
+        if operation.verb != "remove" and (far := operation.object.peer_end) is not None
+    }
 
 
 def _is_new_port(operation: Operation) -> bool:

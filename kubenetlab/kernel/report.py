@@ -40,7 +40,13 @@ class Failure(Struct, frozen=True):
         subject = f"{self.netns}: cannot {operation.verb} {operation.object}"
         if self.because is not None:
             return f"{subject}: it needs {self.because.key[-1]} of {self.because.netns}, which was refused"
-        return report(subject, "kernel", self.text, operation.origin, advice(self.errno, type(operation.object).__name__))
+        return report(
+            subject,
+            "kernel",
+            self.text,
+            operation.origin,
+            advice(self.errno, type(operation.object).__name__),
+        )
 
 
 def with_causes(failures: Sequence[Failure]) -> tuple[Failure, ...]:
@@ -53,7 +59,9 @@ def with_causes(failures: Sequence[Failure]) -> tuple[Failure, ...]:
         elif failure.operation.verb != "remove" and isinstance(obj, Address):
             lost[obj.netns, ("Source", obj.address.partition("/")[0])] = obj
     return tuple(
-        failure if cause is None or cause is failure.operation.object else structs.replace(failure, because=cause)
+        failure
+        if cause is None or cause is failure.operation.object
+        else structs.replace(failure, because=cause)
         for failure in failures
         for cause in [_cause(failure.operation.object, lost)]
     )
@@ -61,14 +69,20 @@ def with_causes(failures: Sequence[Failure]) -> tuple[Failure, ...]:
 
 def _cause(obj: Object, lost: Mapping[tuple[str, Key], Object]) -> Object | None:
     below = obj.depends_on
-    found = lost.get((obj.netns, obj.key)) or (lost.get((obj.netns, below)) if below is not None else None)
-    return found or (lost.get((obj.netns, ("Source", obj.source))) if isinstance(obj, Route) else None)
+    found = lost.get((obj.netns, obj.key)) or (
+        lost.get((obj.netns, below)) if below is not None else None
+    )
+    return found or (
+        lost.get((obj.netns, ("Source", obj.source))) if isinstance(obj, Route) else None
+    )
 
 
 def failure_of(netns: str, operation: Operation, error: OSError | KeyError) -> Failure:
     """An operation that could not even be asked for."""
     if isinstance(error, OSError):
-        return Failure(netns, operation, error.errno or 0, said(error.errno or 0, error.strerror or str(error)))
+        return Failure(
+            netns, operation, error.errno or 0, said(error.errno or 0, error.strerror or str(error))
+        )
     return Failure(netns, operation, errno.ESRCH, f"there is no namespace {error}")
 
 
@@ -86,7 +100,9 @@ class Report(Struct, frozen=True):
 class Kernel(Protocol):
     """A machine: Linux, or one made of a dict for tests."""
 
-    def observe(self, wanted: Mapping[str, Contents], far: Iterable[str] = ()) -> dict[str, Contents]:
+    def observe(
+        self, wanted: Mapping[str, Contents], far: Iterable[str] = ()
+    ) -> dict[str, Contents]:
         """What there is of some namespaces: what is wanted there, and what we have made; those that do not exist are left out.
 
         `far` names those at the other ends of their links: pairs are seen only where both ends are looked at.

@@ -22,10 +22,22 @@ CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
 MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE, MS_SLAVE = 0x1000, 0x2000, 0x4000, 0x40000, 0x80000
 
-PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 15, 22, 24, 38
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = (
+    1,
+    15,
+    22,
+    24,
+    38,
+)
 _SECCOMP_MODE_FILTER = 2
 
-_SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = 430, 431, 432, 436, 442
+_SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = (
+    430,
+    431,
+    432,
+    436,
+    442,
+)
 """The same on every processor (arch/*/entry/syscalls)."""
 _SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
 _KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -70,7 +82,9 @@ def spawn(path: str, arguments: Sequence[str]) -> int:
     """
     pid = ctypes.c_int()
     words = (ctypes.c_char_p * (len(arguments) + 1))(*map(os.fsencode, arguments))
-    number = _libc.posix_spawn(ctypes.byref(pid), os.fsencode(path), None, None, words, (ctypes.c_char_p * 1)())
+    number = _libc.posix_spawn(
+        ctypes.byref(pid), os.fsencode(path), None, None, words, (ctypes.c_char_p * 1)()
+    )
     if number:
         raise OSError(number, os.strerror(number))
     return pid.value
@@ -94,9 +108,18 @@ def inside_network(fd: int, home: int, *, is_kept: bool = False) -> Iterator[Non
         setns(home, CLONE_NEWNET)
 
 
-def mount(source: str, target: str, kind: str | None = None, flags: int = 0, options: str = "") -> None:
+def mount(
+    source: str, target: str, kind: str | None = None, flags: int = 0, options: str = ""
+) -> None:
     """Mounts a file system or binds a path; see mount(2)."""
-    _call("mount", source.encode(), target.encode(), kind.encode() if kind else None, flags, options.encode() or None)
+    _call(
+        "mount",
+        source.encode(),
+        target.encode(),
+        kind.encode() if kind else None,
+        flags,
+        options.encode() or None,
+    )
 
 
 def mount_apart(kind: str) -> int:
@@ -113,7 +136,9 @@ def make_read_only(path: str, *, is_recursive: bool = True) -> None:
     """Make a mount, and all mounts below it or none, read-only in this mount namespace; Linux 5.12 and later."""
     attributes = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
     flags = _AT_RECURSIVE if is_recursive else 0
-    _call("syscall", _SYS_MOUNT_SETATTR, _AT_FDCWD, path.encode(), flags, attributes, len(attributes))
+    _call(
+        "syscall", _SYS_MOUNT_SETATTR, _AT_FDCWD, path.encode(), flags, attributes, len(attributes)
+    )
 
 
 def close_range(first: int, last: int) -> None:
@@ -129,7 +154,11 @@ def join_new_session_keyring() -> None:
     try:
         _call("syscall", number, _KEYCTL_JOIN_SESSION_KEYRING, None)
     except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):  # EPERM: Docker forbids the call, and with it all keyrings
+        if error.errno not in (
+            errno.ENOSYS,
+            errno.EOPNOTSUPP,
+            errno.EPERM,
+        ):  # EPERM: Docker forbids the call, and with it all keyrings
             raise
 
 
@@ -166,7 +195,13 @@ def limit_capabilities(allowed: int) -> None:
     _call("capget", header, sets)
     effective, permitted, _, effective_high, permitted_high, _ = _CAPABILITY_SETS.unpack(sets.raw)
     low, high = allowed & 0xFFFFFFFF, allowed >> 32
-    _call("capset", header, _CAPABILITY_SETS.pack(effective & low, permitted & low, 0, effective_high & high, permitted_high & high, 0))
+    _call(
+        "capset",
+        header,
+        _CAPABILITY_SETS.pack(
+            effective & low, permitted & low, 0, effective_high & high, permitted_high & high, 0
+        ),
+    )
 
 
 def set_no_new_privileges() -> None:
@@ -193,7 +228,11 @@ def raise_thread_priority() -> None:
     """
     if len(os.sched_getaffinity(0)) > 1 and is_as_urgent_as_any():
         with suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+            os.sched_setscheduler(
+                0,
+                os.SCHED_RR | os.SCHED_RESET_ON_FORK,
+                os.sched_param(os.sched_get_priority_min(os.SCHED_RR)),
+            )
 
 
 def is_as_urgent_as_any() -> bool:

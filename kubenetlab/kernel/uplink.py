@@ -32,7 +32,9 @@ _SETTINGS = ("forwarding", "route_localnet")
 def forwards(version: int) -> bool:
     """True where the machine forwards packets of a family already, whoever they are from; False where it does not have that family, or not
     on links that are new."""
-    if version == 6 and any(_is_set(_CONF / f"ipv6/conf/{name}/disable_ipv6") for name in ("all", "default")):
+    if version == 6 and any(
+        _is_set(_CONF / f"ipv6/conf/{name}/disable_ipv6") for name in ("all", "default")
+    ):
         return False
     return _is_set(_CONF / f"ipv{version}/conf/all/forwarding")
 
@@ -57,21 +59,30 @@ def free_link(version: int, first: int, prefix_length: int) -> tuple[str, str]:
         network = ip_network(f"{base}/{prefix_length}")
         if not any(network.overlaps(other) for other in taken):
             return str(network[1]), str(network[2])
-    raise LabError(f"no network of {networks} is left for a link to the lab: the machine's routes take them all")
+    raise LabError(
+        f"no network of {networks} is left for a link to the lab: the machine's routes take them all"
+    )
 
 
 def is_listened_at(address: str, port: int, protocol: str, version: int) -> bool:
     """True where a program of the machine has a port: at an address, or with an empty one at any."""
-    family, kind = _FAMILIES[version], socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
+    family, kind = (
+        _FAMILIES[version],
+        socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM,
+    )
     try:
         with socket.socket(family, kind, socket.IPPROTO_SCTP if protocol == "sctp" else 0) as tried:
             if kind == socket.SOCK_STREAM:
-                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended are no matter
+                tried.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+                )  # connections that have ended are no matter
             if version == 6:
                 tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             tried.bind((address, port))
     except OSError as error:
-        return error.errno == errno.EADDRINUSE  # where the machine has no such address, or protocol, nobody listens
+        return (
+            error.errno == errno.EADDRINUSE
+        )  # where the machine has no such address, or protocol, nobody listens
     return False
 
 
@@ -83,7 +94,9 @@ def connect(link: str, other: str, netns: str, addresses: Sequence[str]) -> None
     for name in _SETTINGS:
         (_CONF / f"ipv4/conf/{link}/{name}").write_text("1")
     if any(":" in address for address in addresses):
-        (_CONF / f"ipv6/conf/{link}/accept_dad").write_text("0")  # nobody else is on it: it need not wait a second for who has its address
+        (_CONF / f"ipv6/conf/{link}/accept_dad").write_text(
+            "0"
+        )  # nobody else is on it: it need not wait a second for who has its address
     _ip("link", "set", link, "up")
 
 
@@ -93,7 +106,9 @@ def is_connected(link: str, addresses: Sequence[str]) -> bool:
     if found is None or "UP" not in found["flags"]:
         return False
     there = {f"{entry['local']}/{entry['prefixlen']}" for entry in found.get("addr_info", ())}
-    return there >= set(addresses) and all(_is_set(_CONF / f"ipv4/conf/{link}/{name}") for name in _SETTINGS)
+    return there >= set(addresses) and all(
+        _is_set(_CONF / f"ipv4/conf/{link}/{name}") for name in _SETTINGS
+    )
 
 
 def disconnect(link: str) -> None:
@@ -109,7 +124,11 @@ def disconnect(link: str) -> None:
 
 def not_forwarding() -> list[str]:
     """The machine's own links with IPv4 addresses from which nothing is forwarded; those to labs are the labs'."""
-    with_addresses = [link["ifname"] for link in _said("-4", "address") if link.get("addr_info") and "LOOPBACK" not in link["flags"]]
+    with_addresses = [
+        link["ifname"]
+        for link in _said("-4", "address")
+        if link.get("addr_info") and "LOOPBACK" not in link["flags"]
+    ]
     own = [link for link in with_addresses if not link.startswith(names.MACHINE_LINKS)]
     return [link for link in own if _forwarding(link).read_text().strip() == "0"]
 
@@ -179,5 +198,7 @@ def _said(*words: str) -> Any:
 def _ip(*words: str) -> str:
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise LabError(f"the machine's side of the uplink: ip {' '.join(words)}: {done.stderr.strip()}")
+        raise LabError(
+            f"the machine's side of the uplink: ip {' '.join(words)}: {done.stderr.strip()}"
+        )
     return done.stdout

@@ -24,16 +24,32 @@ def bootstrap_store(
 
     `config` is the Cluster document; the others are in `entries`. A Cluster without a name has the lab's.
     """
-    cluster_config = config.object if config is not None and isinstance(config.object, ClusterConfig) else ClusterConfig()
-    cluster_config = structs.replace(cluster_config, metadata=structs.replace(cluster_config.metadata, name=cluster_config.name or lab))
-    given = config.value if config is not None else {"apiVersion": cluster_config.api_version, "kind": cluster_config.kind}
+    cluster_config = (
+        config.object
+        if config is not None and isinstance(config.object, ClusterConfig)
+        else ClusterConfig()
+    )
+    cluster_config = structs.replace(
+        cluster_config,
+        metadata=structs.replace(cluster_config.metadata, name=cluster_config.name or lab),
+    )
+    given = (
+        config.value
+        if config is not None
+        else {"apiVersion": cluster_config.api_version, "kind": cluster_config.kind}
+    )
     source = config.source if config is not None else None
     base = admit(
         Cluster(),
-        [AdmissionRequest(given, cluster_config, source), *(AdmissionRequest({}, obj) for obj in initial_objects(cluster_config))],
+        [
+            AdmissionRequest(given, cluster_config, source),
+            *(AdmissionRequest({}, obj) for obj in initial_objects(cluster_config)),
+        ],
         now,
     )
-    cluster = base.cluster.with_given({key: None for key in base.cluster.given if key[0] != cluster_config.kind})
+    cluster = base.cluster.with_given(
+        {key: None for key in base.cluster.given if key[0] != cluster_config.kind}
+    )
     admission = admit(cluster, incoming(entries), now)
     refuse(admission, entries)
     settled, _ = controllers.run(with_network_facts(admission.cluster), now)
@@ -54,4 +70,6 @@ def incoming(entries: Sequence[ManifestObject]) -> list[AdmissionRequest]:
 def refuse(admission: Admission, entries: Sequence[ManifestObject]) -> None:
     """Raises ManifestError, with file and line, for what admission found."""
     if any(not finding.is_warning for _, finding in admission.findings):
-        raise ManifestError(entries[index].problem(finding) for index, finding in admission.findings)
+        raise ManifestError(
+            entries[index].problem(finding) for index, finding in admission.findings
+        )

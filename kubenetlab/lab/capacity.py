@@ -65,13 +65,17 @@ def workers_for(nodes: int) -> int:
     return min(MAX_WORKERS, max(1, nodes))
 
 
-def check_room(lab: str, cluster: Cluster, limits: Iterable[Limit], before: Cluster | None = None) -> None:
+def check_room(
+    lab: str, cluster: Cluster, limits: Iterable[Limit], before: Cluster | None = None
+) -> None:
     """Raises RequirementError, naming all that is lacking, when a store's lab is larger than the machine allows.
 
     `before` is the store as it runs now, whose share of what is taken is the lab's own. Fewer pods are never too many.
     """
     needed, had = list(needs(cluster)), list(needs(before)) if before is not None else []
-    if before is not None and not any(need.amount > other.amount for need, other in zip(needed, had, strict=True)):
+    if before is not None and not any(
+        need.amount > other.amount for need, other in zip(needed, had, strict=True)
+    ):
         return
     pods = _pods(cluster)
     require_room(lab, f"{len(cluster.all(Node)):,} nodes and {pods:,} pods", needed, limits, had)
@@ -89,7 +93,11 @@ def pods_that_fit(limits: Iterable[Limit]) -> tuple[int, Limit]:
     for limit in limits:
         if limit.resource == MEMORY:
             fits.append(((limit.room - _MB) * 1024 // _KB_PER_SANDBOX, limit))
-        elif limit.resource in (PROCESSES, FILES, *(NAMESPACES[word] for word in ("net", "pid", "uts", "ipc"))):
+        elif limit.resource in (
+            PROCESSES,
+            FILES,
+            *(NAMESPACES[word] for word in ("net", "pid", "uts", "ipc")),
+        ):
             fits.append((limit.room - (_SPARE_FILES if limit.resource == FILES else _OWN), limit))
     pods, scarcest = min(fits, key=lambda entry: entry[0])
     digits = max(0, len(str(pods)) - 2)
@@ -104,14 +112,18 @@ def needs(cluster: Cluster) -> Iterator[Need]:
     pods = _pods(cluster)
     sandboxes = outside + len(nodes) + pods
     awaited = _awaited(cluster)
-    shared = sum(pod.spec.host_network for pod in placed) + sum(pod.spec.host_network * count for pod, count in awaited)
+    shared = sum(pod.spec.host_network for pod in placed) + sum(
+        pod.spec.host_network * count for pod, count in awaited
+    )
     own = _OWN_PROCESSES + node_agents_for(len(nodes)) + workers_for(len(nodes))
     sockets, processes = _runs(cluster, placed)
     to_come = [(count, *_runs(cluster, [pod])) for pod, count in awaited]
     processes += sum(count * of_one for count, _, of_one in to_come)
     yield Need(PROCESSES, sandboxes + own + processes)
     opened = sum(count * (1 + sum(of_one.values())) for count, of_one, _ in to_come)
-    open_nodes = [node.name for node in cluster.all(Node) if not (node.spec.taints or node.spec.unschedulable)] or nodes
+    open_nodes = [
+        node.name for node in cluster.all(Node) if not (node.spec.taints or node.spec.unschedulable)
+    ] or nodes
     yield Need(FILES, *_files(nodes, placed, sockets, sandboxes, _spread(opened, open_nodes)))
     for word, amount in {
         "net": sandboxes - shared,
@@ -126,7 +138,9 @@ def needs(cluster: Cluster) -> Iterator[Need]:
     yield _bridge_ports(cluster, nodes, placed, outside, _spread(on_bridges, open_nodes))
     decisions = cluster.get(Decisions, "", "decisions")
     is_dynamic = decisions is not None and decisions.neighbors == "dynamic"
-    yield Need(NEIGHBORS, 2 * (pods - shared) + len(nodes) ** 2 if is_dynamic else 0)  # each pod and its node, each node and each other
+    yield Need(
+        NEIGHBORS, 2 * (pods - shared) + len(nodes) ** 2 if is_dynamic else 0
+    )  # each pod and its node, each node and each other
     yield Need(ADDRESS_SPACE, _AGENT_MB + pods * _KB_PER_POD // 1024)
     yield Need(MEMORY, _MB + (sandboxes * _KB_PER_SANDBOX + processes * _KB_PER_PROCESS) // 1024)
 
@@ -141,21 +155,31 @@ class _Awaited(NamedTuple):
 def _awaited(cluster: Cluster) -> list[_Awaited]:
     """Return the pods that ReplicaSets lack: in a lab that runs they come in bursts."""
     found = []
-    workloads: list[ReplicaSet | ReplicationController] = [*cluster.all(ReplicaSet), *cluster.all(ReplicationController)]
+    workloads: list[ReplicaSet | ReplicationController] = [
+        *cluster.all(ReplicaSet),
+        *cluster.all(ReplicationController),
+    ]
     for workload in workloads:
-        owned = sum(not (pod.is_finished or pod.is_terminating) for pod in cluster.owned_by(Pod, workload))
+        owned = sum(
+            not (pod.is_finished or pod.is_terminating) for pod in cluster.owned_by(Pod, workload)
+        )
         if workload.spec.replicas > owned:
             template = workload.spec.template
-            found.append(_Awaited(Pod(template.metadata, template.spec), workload.spec.replicas - owned))
+            found.append(
+                _Awaited(Pod(template.metadata, template.spec), workload.spec.replicas - owned)
+            )
     return found
 
 
 def _pods(cluster: Cluster) -> int:
     """Pods that run or will: those of a StatefulSet come one after the other."""
-    count = sum(not pod.is_finished for pod in cluster.all(Pod)) + sum(several.amount for several in _awaited(cluster))
+    count = sum(not pod.is_finished for pod in cluster.all(Pod)) + sum(
+        several.amount for several in _awaited(cluster)
+    )
     for workload in cluster.all(StatefulSet):
         owned = sum(
-            any(owner.uid == workload.uid for owner in pod.metadata.owner_references) for pod in cluster.all(Pod, workload.namespace)
+            any(owner.uid == workload.uid for owner in pod.metadata.owner_references)
+            for pod in cluster.all(Pod, workload.namespace)
         )
         count += max(0, workload.spec.replicas - owned)
     return count
@@ -168,11 +192,15 @@ def _runs(cluster: Cluster, pods: Iterable[Pod]) -> tuple[dict[str, int], int]:
     sockets: dict[str, int] = {}
     processes = 0
     for pod in pods:
-        setups = setups_of(pod.spec, pod.metadata.annotations, is_of_job(pod.metadata), (), real_commands)
+        setups = setups_of(
+            pod.spec, pod.metadata.annotations, is_of_job(pod.metadata), (), real_commands
+        )
         found = [setups[container.name] for container in pod.spec.long_running_containers]
         own = [programs.is_process(setup.program) for setup in found]
         processes += sum(own)
-        sockets[pod.uid] = sum(len(setup.listeners) for setup, is_own in zip(found, own, strict=True) if not is_own)
+        sockets[pod.uid] = sum(
+            len(setup.listeners) for setup, is_own in zip(found, own, strict=True) if not is_own
+        )
     return sockets, processes
 
 
@@ -181,7 +209,13 @@ def _spread(amount: int, nodes: Sequence[str]) -> dict[str, int]:
     return dict.fromkeys(nodes, ceil(amount / len(nodes))) if amount and nodes else {}
 
 
-def _files(nodes: list[str], pods: list[Pod], sockets: dict[str, int], sandboxes: int, to_come: Mapping[str, int]) -> tuple[int, str]:
+def _files(
+    nodes: list[str],
+    pods: list[Pod],
+    sockets: dict[str, int],
+    sandboxes: int,
+    to_come: Mapping[str, int],
+) -> tuple[int, str]:
     """(how many, whose) of the process that has most open: a pidfd for each sandbox it watches, and sockets.
 
     to_come: what pods will have open that have no node yet, by the nodes over which they will be spread.
@@ -199,12 +233,16 @@ def _files(nodes: list[str], pods: list[Pod], sockets: dict[str, int], sandboxes
     return most + _SPARE_FILES, f"the lab's {whose}"
 
 
-def _bridge_ports(cluster: Cluster, nodes: list[str], pods: list[Pod], outside: int, to_come: Mapping[str, int]) -> Need:
+def _bridge_ports(
+    cluster: Cluster, nodes: list[str], pods: list[Pod], outside: int, to_come: Mapping[str, int]
+) -> Need:
     """The fullest bridge: a node's, the wire between the nodes, or the internet's. `to_come` are pods that have no node yet."""
     facts = cluster.get(NetworkFacts, "", "network") or NetworkFacts()
     counts = {"the wire between the nodes": len(nodes) + 1, "the internet": outside - _FABRIC + 1}
     if facts.bridge:
-        on_node = Counter(pod.spec.node_name for pod in pods if pod.spec.node_name and not pod.spec.host_network)
+        on_node = Counter(
+            pod.spec.node_name for pod in pods if pod.spec.node_name and not pod.spec.host_network
+        )
         on_node.update(to_come)
         counts |= {f"{facts.bridge} of node {node}": amount for node, amount in on_node.items()}
     whose, most = max(counts.items(), key=lambda entry: entry[1])

@@ -25,7 +25,9 @@ def claim(lab: str) -> int:
     directory = rundir.of(lab)
     while True:
         try:
-            rundir.base().mkdir(mode=0o755 if rundir.owns_run() else 0o700, parents=True, exist_ok=True)
+            rundir.base().mkdir(
+                mode=0o755 if rundir.owns_run() else 0o700, parents=True, exist_ok=True
+            )
             directory.mkdir(mode=0o700, exist_ok=True)
         except FileNotFoundError:
             continue  # the last lab beside us has just taken the base away
@@ -71,7 +73,9 @@ def clear_links(dead: Sequence[str]) -> None:
     number now, and what an uplink needed of the machine."""
     for lab in dead:
         _remove_cgroups(rundir.of(lab))
-        with suppress(KubenetlabError, OSError):  # `down` of that lab says what is in the way; other labs' commands go on
+        with suppress(
+            KubenetlabError, OSError
+        ):  # `down` of that lab says what is in the way; other labs' commands go on
             _take_uplink_away(lab)
     if not rundir.owns_run() or not dead or not os.path.isdir(rundir.RUN_NETNS):
         return
@@ -99,7 +103,9 @@ def _hold(directory: Path, timeout_s: float) -> int | None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 os.close(held)
-                raise LabError(f"lab {directory.name} is being made by somebody else at this moment") from None
+                raise LabError(
+                    f"lab {directory.name} is being made by somebody else at this moment"
+                ) from None
             time.sleep(0.01)
         except FileNotFoundError:
             pass

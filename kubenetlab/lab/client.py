@@ -56,7 +56,12 @@ class Reply(Struct, frozen=True):
 class Client:
     """One lab, by name. Raises LabError from its methods when that lab is not up."""
 
-    def __init__(self, lab: str, timeout_s: float = REPLY_TIMEOUT_S, on_warning: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        lab: str,
+        timeout_s: float = REPLY_TIMEOUT_S,
+        on_warning: Callable[[str], None] | None = None,
+    ) -> None:
         """`on_warning` gets what users must know of the lab; without it, that is printed to standard error, each sentence once."""
         self.lab = lab
         self._timeout_s = timeout_s
@@ -80,7 +85,9 @@ class Client:
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
-            raise LabError(f"lab {self.lab} has just ended; see what is up with: kubenetlab list") from None
+            raise LabError(
+                f"lab {self.lab} has just ended; see what is up with: kubenetlab list"
+            ) from None
         try:
             if self.init_pid != pid:
                 raise LabError(f"lab {self.lab} has just been made anew; try again")
@@ -108,7 +115,9 @@ class Client:
 
     def enter(self, sandbox: str, container: str = "") -> Reply:
         """What is needed to act in a sandbox, or as one of its containers: descriptors, which the caller closes, and its files."""
-        return self.request("GET", f"{LAB_API}/enter", query={"netns": sandbox, "container": container})
+        return self.request(
+            "GET", f"{LAB_API}/enter", query={"netns": sandbox, "container": container}
+        )
 
     def text(self, path: str, **query: str) -> str:
         """An answer that is no JSON."""
@@ -118,12 +127,22 @@ class Client:
         return self.request("POST", path, body, query=query).body
 
     def request(
-        self, method: str, path: str, body: Any = None, *, query: Mapping[str, str] | None = None, content_type: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
     ) -> Reply:
         """Raises ApiError when the API says no. What changes something carries an id, so that to send it again does no harm."""
         from kubenetlab.lab.transport.exchange import Exchange
 
-        target = path + ("?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items()) if query else "")
+        target = path + (
+            "?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
+            if query
+            else ""
+        )
         data = b"" if body is None else json.dumps(body).encode()
         headers = {"Content-Type": content_type, "X-Request-Id": os.urandom(8).hex()}
         for attempt in range(ATTEMPTS):
@@ -132,7 +151,9 @@ class Client:
                 fds = self._exchange(exchange)
             except (ConnectionError, TimeoutError) as error:
                 if attempt == ATTEMPTS - 1 or isinstance(error, TimeoutError):
-                    raise LabError(f"lab {self.lab} does not answer; see {rundir.of(self.lab) / rundir.LOG}") from None
+                    raise LabError(
+                        f"lab {self.lab} does not answer; see {rundir.of(self.lab) / rundir.LOG}"
+                    ) from None
                 continue
             self._warn(exchange.headers)
             return _reply(exchange.response, fds)
@@ -150,7 +171,11 @@ class Client:
         from kubenetlab.lab.transport.exchange import Exchange
         from kubenetlab.programs.http import Response
 
-        target = path + ("?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items()) if query else "")
+        target = path + (
+            "?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
+            if query
+            else ""
+        )
         exchange = Exchange("GET", target, {}, is_stream=True)
         refusal = b""
         with self._connect() as connection:
@@ -184,7 +209,9 @@ class Client:
             return False
         try:
             signal.pidfd_send_signal(init, signal.SIGKILL)
-            select.select([init], [], [], DOWN_TIMEOUT_S)  # a stopped `shell` can hold init in the kernel; all else is gone by then
+            select.select(
+                [init], [], [], DOWN_TIMEOUT_S
+            )  # a stopped `shell` can hold init in the kernel; all else is gone by then
         except ProcessLookupError:
             pass
         finally:
@@ -254,7 +281,13 @@ def _print_once(warning: str) -> None:
 
 def _reply(response: Response, fds: tuple[int, ...]) -> Reply:
     is_json = response.content_type.startswith("application/json")
-    body = json.loads(response.body) if is_json and response.body else response.body.decode(errors="replace")
+    body = (
+        json.loads(response.body)
+        if is_json and response.body
+        else response.body.decode(errors="replace")
+    )
     if response.status >= 400:
-        raise ApiError(body if isinstance(body, dict) else {"code": response.status, "message": body.strip()})
+        raise ApiError(
+            body if isinstance(body, dict) else {"code": response.status, "message": body.strip()}
+        )
     return Reply(response.status, body, fds)

@@ -33,4 +33,7 @@ class Clock:
     def of_lab(self, reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return reports of other processes with the lab's time in place of the machine's, for those that have one."""
         skew_s = self.skew_s
-        return [{**report, "at": report["at"] - skew_s} if "at" in report else report for report in reports]
+        return [
+            {**report, "at": report["at"] - skew_s} if "at" in report else report
+            for report in reports
+        ]

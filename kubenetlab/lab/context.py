@@ -18,7 +18,15 @@ from kubenetlab.lab.transport.frames import encode
 class LabContext:
     """One lab's name and places, and what its init opened before it left the outside: inherited by every process that it forks."""
 
-    def __init__(self, lab: str, directory: Path, node_agents: int, workers: int, state: Any, progress: socket.socket) -> None:
+    def __init__(
+        self,
+        lab: str,
+        directory: Path,
+        node_agents: int,
+        workers: int,
+        state: Any,
+        progress: socket.socket,
+    ) -> None:
         self.lab = lab
         self.directory = directory
         self.node_agents = node_agents

@@ -18,4 +18,6 @@ def log(message: str) -> None:
 def say(text: str) -> None:
     """Writes a text as it is."""
     with suppress(OSError):
-        print(f"{text}\n", end="", file=sys.stderr, flush=True)  # at once: others write to the same file
+        print(
+            f"{text}\n", end="", file=sys.stderr, flush=True
+        )  # at once: others write to the same file

@@ -21,4 +21,6 @@ def _has_visible_command(command: str) -> bool:
     from kubenetlab.kernel.namespaces.mounts import OWN_DIRECTORIES
 
     hidden = (*rundir.hidden_directories(), *OWN_DIRECTORIES)
-    return has_command(command) and not any(os.path.normpath(command).startswith(f"{directory}/") for directory in hidden)
+    return has_command(command) and not any(
+        os.path.normpath(command).startswith(f"{directory}/") for directory in hidden
+    )

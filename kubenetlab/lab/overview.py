@@ -53,12 +53,22 @@ class _Init(Struct, frozen=True):
     uid: int
 
 
-def overview(deadline_s: float = DEADLINE_S, on_warning: Callable[[str], None] | None = None) -> list[LabSummary]:
+def overview(
+    deadline_s: float = DEADLINE_S, on_warning: Callable[[str], None] | None = None
+) -> list[LabSummary]:
     """Return every lab that is up, by owner and name. Labs that do not answer within the deadline are part of it."""
-    inits = [init for name, directory in _directories() if (init := _init(name, directory, deadline_s)) is not None]
+    inits = [
+        init
+        for name, directory in _directories()
+        if (init := _init(name, directory, deadline_s)) is not None
+    ]
     answers = _ask([init for init in inits if init.uid == os.geteuid()], deadline_s, on_warning)
     used = usage(init.pid for init in inits)
-    found = [_summary(init, answers.get(init.directory), used[init.pid]) for init in inits if init.pid in used]
+    found = [
+        _summary(init, answers.get(init.directory), used[init.pid])
+        for init in inits
+        if init.pid in used
+    ]
     return sorted(found, key=lambda lab: (lab.owner, lab.name))
 
 
@@ -68,7 +78,11 @@ def _directories() -> Iterator[tuple[str, Path]]:
         yield name, rundir.base() / name
     if os.geteuid() == 0:
         for pattern in _OTHERS:
-            yield from ((path.name, path) for path in sorted(Path("/").glob(pattern)) if not path.is_symlink())
+            yield from (
+                (path.name, path)
+                for path in sorted(Path("/").glob(pattern))
+                if not path.is_symlink()
+            )
 
 
 def _init(name: str, directory: Path, deadline_s: float) -> _Init | None:
@@ -80,18 +94,24 @@ def _init(name: str, directory: Path, deadline_s: float) -> _Init | None:
         probe.settimeout(deadline_s)
         try:
             probe.connect(str(directory / rundir.API_SOCKET))
-            pid, uid, _ = struct.unpack("iii", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            pid, uid, _ = struct.unpack(
+                "iii", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            )
         except OSError:
             return None
     return _Init(name, directory, pid, uid)
 
 
-def _ask(inits: list[_Init], deadline_s: float, on_warning: Callable[[str], None] | None) -> dict[Path, Any]:
+def _ask(
+    inits: list[_Init], deadline_s: float, on_warning: Callable[[str], None] | None
+) -> dict[Path, Any]:
     """Return what `inspect` shows of each lab, by run directory, as far as the answers come in time."""
     answers: queue.Queue[tuple[Path, Any]] = queue.Queue()
     for init in inits:
         # Not a thread pool: at exit it would join a thread that waits for a lab that does not answer.
-        threading.Thread(target=_inspect, args=(init, deadline_s, on_warning, answers), daemon=True).start()
+        threading.Thread(
+            target=_inspect, args=(init, deadline_s, on_warning, answers), daemon=True
+        ).start()
     found: dict[Path, Any] = {}
     deadline = time.monotonic() + deadline_s
     for _ in inits:
@@ -103,7 +123,12 @@ def _ask(inits: list[_Init], deadline_s: float, on_warning: Callable[[str], None
     return found
 
 
-def _inspect(init: _Init, deadline_s: float, on_warning: Callable[[str], None] | None, answers: queue.Queue[tuple[Path, Any]]) -> None:
+def _inspect(
+    init: _Init,
+    deadline_s: float,
+    on_warning: Callable[[str], None] | None,
+    answers: queue.Queue[tuple[Path, Any]],
+) -> None:
     try:
         answer = Client(init.name, deadline_s, on_warning).inspect()
     except (KubenetlabError, OSError):
@@ -113,7 +138,15 @@ def _inspect(init: _Init, deadline_s: float, on_warning: Callable[[str], None] |
 
 def _summary(init: _Init, seen: Any, used: Any) -> LabSummary:
     state: Literal["no answer", "private"] = "no answer" if init.uid == os.geteuid() else "private"
-    found = LabSummary(init.name, _user(init.uid), state, init.pid, round(used.age_s, 1), used.processes, used.memory_bytes)
+    found = LabSummary(
+        init.name,
+        _user(init.uid),
+        state,
+        init.pid,
+        round(used.age_s, 1),
+        used.processes,
+        used.memory_bytes,
+    )
     if seen is None:
         return found
     return structs.replace(

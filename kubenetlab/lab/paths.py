@@ -17,7 +17,11 @@ LAB: Final = "the lab"
 def kind_path(kind: type[Resource], namespace: str | None = None) -> str:
     """`/apis/apps/v1/namespaces/shop/deployments`; without a namespace all of them."""
     root = f"/apis/{kind.api_version}" if "/" in kind.api_version else f"/api/{kind.api_version}"
-    return f"{root}/namespaces/{namespace}/{kind.plural}" if namespace and kind.is_namespaced else f"{root}/{kind.plural}"
+    return (
+        f"{root}/namespaces/{namespace}/{kind.plural}"
+        if namespace and kind.is_namespaced
+        else f"{root}/{kind.plural}"
+    )
 
 
 def object_path(kind: type[Resource], namespace: str, name: str) -> str:

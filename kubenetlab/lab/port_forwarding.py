@@ -63,7 +63,11 @@ def listen(addresses: Sequence[str], forwards: Sequence[Forward]) -> list[Forwar
                 opened.append(_listener(address, local, forward.remote))
                 local = opened[-1].local
             except OSError as error:
-                if not (error.errno in _NO_SUCH_ADDRESS and address == LOCALHOST[1] and LOCALHOST[0] in addresses):
+                if not (
+                    error.errno in _NO_SUCH_ADDRESS
+                    and address == LOCALHOST[1]
+                    and LOCALHOST[0] in addresses
+                ):
                     faults.append(_fault(error, address, local, forward.remote))
     if faults:
         for listener in opened:
@@ -173,7 +177,9 @@ class Relay:
         for family, address in zip((socket.AF_INET, socket.AF_INET6), LOCALHOST, strict=True):
             try:
                 with inside_network(self._pidfd, self._home, is_kept=True):
-                    far = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+                    far = socket.socket(
+                        family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+                    )
             except OSError as error:
                 failure = failure or error
                 continue

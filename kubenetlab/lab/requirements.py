@@ -27,15 +27,27 @@ def require(config: ClusterConfig) -> None:
 def require_modes(config: ClusterConfig, before: ClusterConfig | None = None) -> None:
     """The same for a lab that runs already and may be given other modes; what those `before` needed of the kernel is not tried again."""
     found: list[str] = []
-    had = {feature for _, needs in chosen(before) for feature in needs.features} if before is not None else set()
+    had = (
+        {feature for _, needs in chosen(before) for feature in needs.features}
+        if before is not None
+        else set()
+    )
     for title, needs in chosen(config):
-        new = structs.replace(needs, features=tuple(feature for feature in needs.features if feature not in had))
-        found += list(faults(title, needs, is_root=is_root(), has_program=has_program)) or unsupported(title, new)
+        new = structs.replace(
+            needs, features=tuple(feature for feature in needs.features if feature not in had)
+        )
+        found += list(
+            faults(title, needs, is_root=is_root(), has_program=has_program)
+        ) or unsupported(title, new)
     if 6 in config.networking.versions and not has_ipv6():
-        found.append("this kernel has no IPv6, which networking.ipFamily asks for; boot it without ipv6.disable=1")
+        found.append(
+            "this kernel has no IPv6, which networking.ipFamily asks for; boot it without ipv6.disable=1"
+        )
     if found:
         raise RequirementError(
-            "\n".join([*dict.fromkeys(found), "see kubenetlab doctor"]) if len(found) > 1 else f"{found[0]}; see kubenetlab doctor"
+            "\n".join([*dict.fromkeys(found), "see kubenetlab doctor"])
+            if len(found) > 1
+            else f"{found[0]}; see kubenetlab doctor"
         )
 
 
@@ -48,7 +60,9 @@ def chosen(config: ClusterConfig) -> Iterator[tuple[str, Needs]]:
         yield f"{family.name} {name}", modes.load(family.name, name, options).needs
 
 
-def faults(title: str, needs: Needs, *, is_root: bool, has_program: Callable[[str], bool]) -> Iterator[str]:
+def faults(
+    title: str, needs: Needs, *, is_root: bool, has_program: Callable[[str], bool]
+) -> Iterator[str]:
     """What stands in a mode's way. Nothing takes its place silently: who cannot have it is told."""
     if needs.root and not is_root:
         yield f"{title} needs root of the machine ({needs.root}), which a user namespace does not give: run kubenetlab up as root (sudo)"
@@ -62,6 +76,8 @@ def unsupported(title: str, needs: Needs) -> Iterator[str]:
     from kubenetlab.kernel.features.feature_probes import TRIALS
     from kubenetlab.kernel.features.probing import outcomes
 
-    for outcome in outcomes([trial for trial in TRIALS if trial.without and trial.name in needs.features]):
+    for outcome in outcomes(
+        [trial for trial in TRIALS if trial.without and trial.name in needs.features]
+    ):
         if outcome.fault:
             yield f"{title} needs {outcome.trial.name}: {outcome.fault}; wanted: {outcome.trial.advice}"

@@ -43,7 +43,11 @@ def base() -> Path:
     if owns_run():
         return Path("/run/kubenetlab")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    directory = Path(os.path.abspath(runtime), "kubenetlab") if runtime else Path(f"/tmp/kubenetlab-{outer_uid()}")
+    directory = (
+        Path(os.path.abspath(runtime), "kubenetlab")
+        if runtime
+        else Path(f"/tmp/kubenetlab-{outer_uid()}")
+    )
     try:
         found = directory.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -98,7 +102,11 @@ def container_log(netns: str, container: str) -> str:
 def names() -> list[str]:
     """All labs that have a run directory, alive or dead."""
     directory = base()
-    return sorted(entry.name for entry in directory.iterdir() if entry.is_dir()) if directory.is_dir() else []
+    return (
+        sorted(entry.name for entry in directory.iterdir() if entry.is_dir())
+        if directory.is_dir()
+        else []
+    )
 
 
 def is_alive(lab: str) -> bool:

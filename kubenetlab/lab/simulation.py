@@ -35,7 +35,9 @@ def rehearse(cluster: Cluster, now: float) -> Cluster:
         cluster = after
 
 
-def reports(cluster: Cluster, now: float, *, ready: bool = True) -> Iterator[NodeReport | PodRuntimeStatus]:
+def reports(
+    cluster: Cluster, now: float, *, ready: bool = True
+) -> Iterator[NodeReport | PodRuntimeStatus]:
     """Of every node, and every pod that can have a sandbox; with `ready` false the pods' probes have failed."""
     for node in cluster.all(Node):
         yield NodeReport(ObjectMeta(name=node.name), _PID)
@@ -48,14 +50,23 @@ def reports(cluster: Cluster, now: float, *, ready: bool = True) -> Iterator[Nod
 def report(pod: Pod, now: float, *, ready: bool = True) -> PodRuntimeStatus:
     """All containers of a pod in their present attempt: init containers have done their work, startup probes are answered, postStart hooks done."""
     attempts = {status.name: status.restart_count for status in pod.container_statuses}
-    asked: tuple[Literal["startup", "readiness", "postStart"], ...] = ("startup", "readiness", "postStart")
+    asked: tuple[Literal["startup", "readiness", "postStart"], ...] = (
+        "startup",
+        "readiness",
+        "postStart",
+    )
     return PodRuntimeStatus(
         ObjectMeta(name=pod.name, namespace=pod.namespace),
         pod.uid,
         sandbox_pid=_PID,
-        containers={container.name: _run(pod, container, attempts.get(container.name, 0), now) for container in pod.spec.all_containers},
+        containers={
+            container.name: _run(pod, container, attempts.get(container.name, 0), now)
+            for container in pod.spec.all_containers
+        },
         probes={
-            f"{container.name}/{kind}": ProbeReport(attempts.get(container.name, 0), kind, ready or kind != "readiness", at=now)
+            f"{container.name}/{kind}": ProbeReport(
+                attempts.get(container.name, 0), kind, ready or kind != "readiness", at=now
+            )
             for container in pod.spec.long_running_containers
             for kind in asked
             if kind == "readiness" or _has(container, kind)
@@ -65,12 +76,16 @@ def report(pod: Pod, now: float, *, ready: bool = True) -> PodRuntimeStatus:
 
 def _has(container: Container, kind: Literal["startup", "postStart"]) -> bool:
     """Return True for a container with a startup probe, or with a postStart hook."""
-    return (container.startup_probe if kind == "startup" else container.lifecycle.post_start) is not None
+    return (
+        container.startup_probe if kind == "startup" else container.lifecycle.post_start
+    ) is not None
 
 
 def _run(pod: Pod, container: Container, attempt: int, now: float) -> ContainerReport:
     is_init = container in pod.spec.init_containers and not container.is_sidecar
     if is_init or will_end(pod, container):
         ending = ending_in(pod, container)
-        return ContainerReport(attempt, "exited", ending.exit_code if ending is not None else 0, at=now)
+        return ContainerReport(
+            attempt, "exited", ending.exit_code if ending is not None else 0, at=now
+        )
     return ContainerReport(attempt, "running", at=now)

@@ -91,7 +91,9 @@ def create(
                         is_kept = True
                     raise _error(message)
                 elif "built" in message:
-                    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # from here on a signal shall not take the lab away
+                    signal.pthread_sigmask(
+                        signal.SIG_BLOCK, _SIGNALS
+                    )  # from here on a signal shall not take the lab away
                     ours.send(b"keep")
                     is_kept = True
                     return message
@@ -123,7 +125,9 @@ def _boot(lab: str, cluster: Cluster, nodes: int) -> tuple[LabContext, socket.so
     store_file.require_readable(cluster, Cluster())
     store_file.save(cluster, directory / rundir.STORE)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    return LabContext(lab, directory, node_agents_for(nodes), workers_for(nodes), cluster, theirs), ours
+    return LabContext(
+        lab, directory, node_agents_for(nodes), workers_for(nodes), cluster, theirs
+    ), ours
 
 
 def _life_of(message: dict[str, Any]) -> int | None:
@@ -176,7 +180,9 @@ def _error(message: dict[str, Any]) -> KubenetlabError:
 def _log_tail(lab: str) -> str:
     """The last lines of the lab's log, for a death without a word."""
     try:
-        lines: Sequence[str] = (rundir.of(lab) / rundir.LOG).read_text(errors="replace").splitlines()
+        lines: Sequence[str] = (
+            (rundir.of(lab) / rundir.LOG).read_text(errors="replace").splitlines()
+        )
     except OSError:
         return ""
     return "".join(f"\n  {line}" for line in lines[-5:])

@@ -53,17 +53,30 @@ def _bring(client: Client, config: ClusterConfig) -> UplinkRecord:
     seen = client.inspect()
     link, before = names.machine_link(lab), _read(path)
     try:
-        record = before if before is not None and here.has_link(link) else _planned(lab, link, config)
-        published = published_ports(config, {node["name"]: node["addresses"] for node in seen["nodes"]})
+        record = (
+            before if before is not None and here.has_link(link) else _planned(lab, link, config)
+        )
+        published = published_ports(
+            config, {node["name"]: node["addresses"] for node in seen["nodes"]}
+        )
         if before is None:
             _require_free(published)
-        objects = tuple(wanted.machine(lab, Uplink(machine=record.machine, router=record.router), published, config))
+        objects = tuple(
+            wanted.machine(
+                lab, Uplink(machine=record.machine, router=record.router), published, config
+            )
+        )
         replace_file(path, msgspec.json.encode(record))
         _forward(lab)
-        addresses = [f"{address}/{wanted.PREFIX_LENGTHS[6 if ':' in address else 4]}" for address in record.machine]
+        addresses = [
+            f"{address}/{wanted.PREFIX_LENGTHS[6 if ':' in address else 4]}"
+            for address in record.machine
+        ]
         if not here.is_connected(link, addresses):
             here.disconnect(link)
-            here.connect(link, names.ROUTER_UPLINK, names.run_netns_name(lab, names.ROUTER), addresses)
+            here.connect(
+                link, names.ROUTER_UPLINK, names.run_netns_name(lab, names.ROUTER), addresses
+            )
         here.load(objects, record.tables)
         client.post(f"{LAB_API}/uplink", {"machine": record.machine, "router": record.router})
     except (OSError, KubenetlabError) as error:
@@ -125,18 +138,31 @@ def take_away(lab: str) -> None:
 
 def _planned(lab: str, link: str, config: ClusterConfig) -> UplinkRecord:
     """Where the link's addresses are from: the same ones each time, as long as they are free."""
-    versions = [version for version in config.networking.versions if version == 4 or here.forwards(version)]
+    versions = [
+        version for version in config.networking.versions if version == 4 or here.forwards(version)
+    ]
     first = crc32(lab.encode())
-    ends = [here.free_link(version, first, wanted.PREFIX_LENGTHS[version]) for version in sorted(versions)]
+    ends = [
+        here.free_link(version, first, wanted.PREFIX_LENGTHS[version])
+        for version in sorted(versions)
+    ]
     if not ends:
-        raise LabError("the lab has IPv6 alone, which this machine does not forward: sysctl net.ipv6.conf.all.forwarding=1")
+        raise LabError(
+            "the lab has IPv6 alone, which this machine does not forward: sysctl net.ipv6.conf.all.forwarding=1"
+        )
     tables = tuple((family, f"kubenetlab-{lab}") for family in ("ip", "ip6"))
-    return UplinkRecord(link, tuple(own for own, _ in ends), tuple(other for _, other in ends), tables)
+    return UplinkRecord(
+        link, tuple(own for own, _ in ends), tuple(other for _, other in ends), tables
+    )
 
 
 def _require_free(published: Sequence[PublishedPort]) -> None:
     """Raises LabError for ports that programs of the machine have: those would not be reached any more."""
-    taken = [port for port in published if here.is_listened_at(port.listen_address, port.port, port.protocol, port.version)]
+    taken = [
+        port
+        for port in published
+        if here.is_listened_at(port.listen_address, port.port, port.protocol, port.version)
+    ]
     if taken:
         words = ", ".join(dict.fromkeys(f"{port.port}/{port.protocol.upper()}" for port in taken))
         raise LabError(

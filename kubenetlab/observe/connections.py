@@ -39,10 +39,23 @@ class Ends:
     def of_cell(self, source: Location, destination: Destination) -> Connection:
         """Return the ends of one probe of the matrix."""
         if isinstance(destination, ServiceTarget):
-            return self._connection(source, _Reached(f"{destination.namespace}/{destination.name}", port=destination.port))
-        return self._connection(source, _Reached("", frozenset([_name(destination)] if destination.kind == "pod" else [])))
+            return self._connection(
+                source,
+                _Reached(f"{destination.namespace}/{destination.name}", port=destination.port),
+            )
+        return self._connection(
+            source,
+            _Reached("", frozenset([_name(destination)] if destination.kind == "pod" else [])),
+        )
 
-    def of_row(self, source: Location, target: Target, port: int | None, address: str = "", protocol: str = "TCP") -> Connection:
+    def of_row(
+        self,
+        source: Location,
+        target: Target,
+        port: int | None,
+        address: str = "",
+        protocol: str = "TCP",
+    ) -> Connection:
         """Return the ends of one row of a table, or of one ping.
 
         address: where the packets go, which tells more than a name: another Service behind an ExternalName, or one pod of a Service.
@@ -56,12 +69,20 @@ class Ends:
     def _named(self, source: Location, target: Target, port: int) -> _Reached:
         """Return what a target means by itself."""
         if service := self._service_of(source, target):
-            return _Reached(service, port=self._port_of(service, port) if target.kind == "nodeport" else port)
+            return _Reached(
+                service, port=self._port_of(service, port) if target.kind == "nodeport" else port
+            )
         if target.kind == "ip":
             return _Reached("", self._pods_at.get(target.name, frozenset()), port)
         if target.kind in ("name", "node", "ext"):
             return _Reached("", port=port)
-        return _Reached("", frozenset(_name(place) for place in named_places(target, self._seen) if place.kind == "pod"), port)
+        return _Reached(
+            "",
+            frozenset(
+                _name(place) for place in named_places(target, self._seen) if place.kind == "pod"
+            ),
+            port,
+        )
 
     def _reached(self, address: str, port: int, protocol: str) -> _Reached:
         """Return what is at an address: a Service, one at a node port of a node, or pods; pods of a node's own network are not isolated."""
@@ -79,7 +100,11 @@ class Ends:
         workload, index = self._places_in_workloads.get(_name(place), ("", 0))
         kind, _, name = workload.partition("/")
         where = "" if place.namespace == "default" else f"{place.namespace}/"
-        return f"{_SHORT.get(kind, kind.lower())}/{where}{name}[{index}]" if workload else f"pod/{where}{place.name}"
+        return (
+            f"{_SHORT.get(kind, kind.lower())}/{where}{name}[{index}]"
+            if workload
+            else f"pod/{where}{place.name}"
+        )
 
     def stable_target(self, target: Target, title: str) -> str:
         """Return a row's target under such a name: `svc/cart`, `deploy/web[1]`; `title` is what it was resolved to."""
@@ -88,7 +113,9 @@ class Ends:
             return f"{target.kind}/{where}{target.name}"
         if target.kind == "nodeport":  # of `nodeport:*/…` each node is one target
             return title.replace(":", "/", 1)
-        place = next((place for place in named_places(target, self._seen) if place.title == title), None)
+        place = next(
+            (place for place in named_places(target, self._seen) if place.title == title), None
+        )
         return self.stable_name(place) if place is not None else title
 
     def stable_destination(self, destination: Destination) -> str:
@@ -102,9 +129,13 @@ class Ends:
 
     def _connection(self, source: Location, *reached: _Reached) -> Connection:
         services = frozenset(one.service for one in reached if one.service)
-        pods = frozenset().union(*(one.pods | self._behind.get(one.service, frozenset()) for one in reached))
+        pods = frozenset().union(
+            *(one.pods | self._behind.get(one.service, frozenset()) for one in reached)
+        )
         source_pod = _name(source) if source.kind == "pod" else ""
-        return Connection(source_pod, services, pods, port=reached[-1].port, is_from_outside=source.kind == "ext")
+        return Connection(
+            source_pod, services, pods, port=reached[-1].port, is_from_outside=source.kind == "ext"
+        )
 
     def _service_of(self, source: Location, target: Target) -> str:
         """Return `namespace/name` of the Service that a target means, by whichever of its names and addresses; else nothing."""
@@ -117,12 +148,23 @@ class Ends:
         if target.kind == "name":
             name, _, rest = target.name.partition(".")
             namespace = rest.partition(".")[0] or source.namespace
-            return f"{namespace}/{name}" if service_named(self._seen, namespace, name) is not None else ""
+            return (
+                f"{namespace}/{name}"
+                if service_named(self._seen, namespace, name) is not None
+                else ""
+            )
         return ""
 
     def _port_of(self, service: str, port: int) -> int:
         """Return the Service's own port for one of its node ports, or for its own."""
-        return next((own for (node_port, _), (name, own) in self._node_ports.items() if (name, node_port) == (service, port)), port)
+        return next(
+            (
+                own
+                for (node_port, _), (name, own) in self._node_ports.items()
+                if (name, node_port) == (service, port)
+            ),
+            port,
+        )
 
     @cached_property
     def _node_addresses(self) -> frozenset[str]:
@@ -132,7 +174,10 @@ class Ends:
     def _node_ports(self) -> dict[tuple[int, str], tuple[str, int]]:
         """(node port, protocol) → (Service, its own port)."""
         return {
-            (port["node_port"], port["protocol"]): (f"{service['namespace']}/{service['name']}", port["port"])
+            (port["node_port"], port["protocol"]): (
+                f"{service['namespace']}/{service['name']}",
+                port["port"],
+            )
             for service in self._seen["services"]
             for port in service["ports"]
             if port["node_port"]
@@ -152,7 +197,10 @@ class Ends:
         """Service → the pods behind it, ready or not."""
         return {
             f"{service['namespace']}/{service['name']}": frozenset().union(
-                *(self._pods_at.get(endpoint["address"], frozenset()) for endpoint in service["endpoints"])
+                *(
+                    self._pods_at.get(endpoint["address"], frozenset())
+                    for endpoint in service["endpoints"]
+                )
             )
             for service in self._seen["services"]
         }
@@ -163,7 +211,11 @@ class Ends:
         return {
             address: f"{service['namespace']}/{service['name']}"
             for service in self._seen["services"]
-            for address in (*service["cluster_ips"], *service["load_balancer_ips"], *service["external_ips"])
+            for address in (
+                *service["cluster_ips"],
+                *service["load_balancer_ips"],
+                *service["external_ips"],
+            )
         }
 
     @cached_property
@@ -177,7 +229,13 @@ class Ends:
                 counts[key] = counts.get(key, -1) + 1
                 kind, _, name = pod["workload"].partition("/")
                 ordinal = pod["name"].removeprefix(f"{name}-")
-                place = ordinal if kind == "StatefulSet" else pod["node"] if kind == "DaemonSet" and pod["node"] else counts[key]
+                place = (
+                    ordinal
+                    if kind == "StatefulSet"
+                    else pod["node"]
+                    if kind == "DaemonSet" and pod["node"]
+                    else counts[key]
+                )
                 found[f"{pod['namespace']}/{pod['name']}"] = pod["workload"], place
         return found
 

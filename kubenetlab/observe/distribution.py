@@ -60,41 +60,61 @@ def endpoints(seen: Mapping[str, Any], where: ResolvedDestination) -> list[Possi
 
 def _ready(entry: Mapping[str, Any], where: ResolvedDestination) -> list[tuple[str, int]]:
     """Return address and port of each ready endpoint behind a node port, or of all where the Service is headless."""
-    names = [port["name"] for port in entry["ports"] if where.port in (port["port"], port["node_port"])]
+    names = [
+        port["name"] for port in entry["ports"] if where.port in (port["port"], port["node_port"])
+    ]
     version = ip_address(where.address).version
     return [
         (endpoint["address"], endpoint["port"])
         for endpoint in entry["endpoints"]
-        if endpoint["ready"] and (not names or endpoint["port_name"] in names) and ip_address(endpoint["address"]).version == version
+        if endpoint["ready"]
+        and (not names or endpoint["port_name"] in names)
+        and ip_address(endpoint["address"]).version == version
     ]
 
 
 def _server(seen: Mapping[str, Any], address: str, port: int) -> PossibleServer:
     """Return the owner of an endpoint: the pod, among several in a node's network the one that listens; else a host."""
     pods = [pod for pod in seen["pods"] if address in pod["addresses"]]
-    listening = [pod for pod in pods if any(port in container["ports"] for container in pod["containers"])]
+    listening = [
+        pod for pod in pods if any(port in container["ports"] for container in pod["containers"])
+    ]
     for pod in (*listening, *pods):
         return PossibleServer(pod_title(pod["namespace"], pod["name"]), pod["node"])
     host = next((host for host in seen["external"] if address in host["addresses"]), None)
     return PossibleServer(f"ext:{host['name']}" if host is not None else address)
 
 
-def shares(seen: Mapping[str, Any], answers: Iterable[Answer], ready: Sequence[PossibleServer]) -> list[ServerShare]:
+def shares(
+    seen: Mapping[str, Any], answers: Iterable[Answer], ready: Sequence[PossibleServer]
+) -> list[ServerShare]:
     """Return every server that answered and every ready endpoint, the busiest first, without servers that are not known by name."""
     known = {server.title: server for server in ready}
     titles = [pod_title(pod["namespace"], pod["name"]) for pod in seen["pods"]]
-    others = {title: PossibleServer(title, pod["node"]) for title, pod in zip(titles, seen["pods"], strict=True)}
+    others = {
+        title: PossibleServer(title, pod["node"])
+        for title, pod in zip(titles, seen["pods"], strict=True)
+    }
     by_hostname = _by_hostname([*titles, *known])
     counts: Counter[str] = Counter(dict.fromkeys(known, 0))
     errors: Counter[str] = Counter()
     for answer in answers:
         namespace, slash, name = answer.server.partition("/")
-        title = pod_title(namespace, name) if slash else answer.server or by_hostname.get(answer.hostname, answer.hostname)
+        title = (
+            pod_title(namespace, name)
+            if slash
+            else answer.server or by_hostname.get(answer.hostname, answer.hostname)
+        )
         if title and answer.outcome == "answer":
             counts[title] += 1
             errors[title] += bool(answer.failure)
-    servers = {title: known.get(title) or others.get(title) or PossibleServer(title) for title in counts}
-    found = [ServerShare(servers[title], count, errors[title], title in known) for title, count in counts.items()]
+    servers = {
+        title: known.get(title) or others.get(title) or PossibleServer(title) for title in counts
+    }
+    found = [
+        ServerShare(servers[title], count, errors[title], title in known)
+        for title, count in counts.items()
+    ]
     return sorted(found, key=lambda share: (-share.count, share.server.title))
 
 
@@ -105,9 +125,17 @@ def _by_hostname(titles: Iterable[str]) -> dict[str, str]:
 
 def clients(seen: Mapping[str, Any], answers: Iterable[Answer]) -> list[SourceAddress]:
     """Return the source addresses that servers have seen, the most frequent first."""
-    owners = {address: place.title for place in reversed(places(seen)) for address in place.addresses if not place.is_host_network}
+    owners = {
+        address: place.title
+        for place in reversed(places(seen))
+        for address in place.addresses
+        if not place.is_host_network
+    }
     counts = Counter(answer.client for answer in answers if answer.client)
-    return [SourceAddress(address, owners.get(address) or _bridge(seen, address), count) for address, count in counts.most_common()]
+    return [
+        SourceAddress(address, owners.get(address) or _bridge(seen, address), count)
+        for address, count in counts.most_common()
+    ]
 
 
 def _bridge(seen: Mapping[str, Any], address: str) -> str:
@@ -118,18 +146,27 @@ def _bridge(seen: Mapping[str, Any], address: str) -> str:
     return ""
 
 
-def explanation(spec: Mapping[str, Any], found: Sequence[ServerShare], source: Location, *, is_outside: bool) -> str:
+def explanation(
+    spec: Mapping[str, Any], found: Sequence[ServerShare], source: Location, *, is_outside: bool
+) -> str:
     """Explain by fields of the Service's spec why ready endpoints got no connection; empty where all got some, or by chance not.
 
     is_outside: the Service was reached by a load balancer's address or a node port, where externalTrafficPolicy applies.
     """
     ready = [share for share in found if share.is_ready]
-    used, unused = [share for share in found if share.count], [share for share in ready if not share.count]
+    used, unused = (
+        [share for share in found if share.count],
+        [share for share in ready if not share.count],
+    )
     if not unused or not used:
         return ""
     nodes = {share.server.node for share in used}
     if spec.get("sessionAffinity") == "ClientIP" and len(used) == 1:
-        timeout_s = spec.get("sessionAffinityConfig", {}).get("clientIP", {}).get("timeoutSeconds", ClientIPConfig().timeout_seconds)
+        timeout_s = (
+            spec.get("sessionAffinityConfig", {})
+            .get("clientIP", {})
+            .get("timeoutSeconds", ClientIPConfig().timeout_seconds)
+        )
         return f"one endpoint got every connection: sessionAffinity is ClientIP, with a timeout of {timeout_s} s"
     if not is_outside and spec.get("internalTrafficPolicy") == "Local" and nodes == {source.node}:
         return f"only endpoints on {source.node}, the client's node, got connections: internalTrafficPolicy is Local"

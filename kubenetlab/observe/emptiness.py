@@ -13,8 +13,14 @@ def why_empty(service: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> 
     selector: Mapping[str, str] = service["spec"].get("selector", {})
     if not selector:
         return "it has no selector: its EndpointSlices are made by hand"
-    here = [pod for pod in pods if pod["metadata"].get("namespace") == service["metadata"].get("namespace")]
-    matching = [pod for pod in here if selector.items() <= pod["metadata"].get("labels", {}).items()]
+    here = [
+        pod
+        for pod in pods
+        if pod["metadata"].get("namespace") == service["metadata"].get("namespace")
+    ]
+    matching = [
+        pod for pod in here if selector.items() <= pod["metadata"].get("labels", {}).items()
+    ]
     words = ",".join(f"{key}={value}" for key, value in selector.items())
     if not matching:
         return f"no pod has the labels {words}{_meant(selector, here)}"
@@ -35,14 +41,21 @@ def why_empty(service: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> 
 def _meant(selector: Mapping[str, str], pods: Iterable[Mapping[str, Any]]) -> str:
     """What was perhaps meant: the value nearest to a label's that some pod has."""
     for key, value in selector.items():
-        values = {labels[key] for pod in pods if key in (labels := pod["metadata"].get("labels", {}))}
-        if value not in values and (guess := did_you_mean(f"{key}={value}", [f"{key}={one}" for one in sorted(values)])):
+        values = {
+            labels[key] for pod in pods if key in (labels := pod["metadata"].get("labels", {}))
+        }
+        if value not in values and (
+            guess := did_you_mean(f"{key}={value}", [f"{key}={one}" for one in sorted(values)])
+        ):
             return guess
     return ""
 
 
 def _is_ready(pod: Mapping[str, Any]) -> bool:
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod.get("status", {}).get("conditions", ()))
+    return any(
+        one["type"] == "Ready" and one["status"] == "True"
+        for one in pod.get("status", {}).get("conditions", ())
+    )
 
 
 def _port_names(pod: Mapping[str, Any], protocol: str) -> Iterable[str]:

@@ -71,7 +71,10 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServiceTarget]:
     """Every Service port with a cluster IP; `seen` is what `inspect` shows."""
     found = []
     for service in seen["services"]:
-        for address, is_outside in (*((ip, False) for ip in service["cluster_ips"]), *((ip, True) for ip in service["load_balancer_ips"])):
+        for address, is_outside in (
+            *((ip, False) for ip in service["cluster_ips"]),
+            *((ip, True) for ip in service["load_balancer_ips"]),
+        ):
             is_sent_on = is_outside and address not in service["virtual_ips"]
             for port in service["ports"]:
                 leads_on = port["node_port"] or not is_sent_on
@@ -94,9 +97,15 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServiceTarget]:
                         tuple((entry["address"], entry["port"]) for entry in ready),
                         service["proxied"],
                         tuple(entry["node"] for entry in ready) if is_local else (),
-                        ("IPv6" if ":" in address else "IPv4") if len(service["cluster_ips"]) > 1 else "",
+                        ("IPv6" if ":" in address else "IPv4")
+                        if len(service["cluster_ips"]) > 1
+                        else "",
                         is_outside,
-                        tuple(text for text in service["source_ranges"] if is_outside and _is_alike(text, address)),
+                        tuple(
+                            text
+                            for text in service["source_ranges"]
+                            if is_outside and _is_alike(text, address)
+                        ),
                         is_sent_on,
                     )
                 )
@@ -120,14 +129,20 @@ def world(seen: Mapping[str, Any]) -> World:
     for pod in seen["pods"]:
         for address in (one for one in pod["addresses"] if one not in real):
             listening.setdefault(address, set()).update(_listening(pod["containers"]))
-    return World({address: frozenset(ports) for address, ports in listening.items()}, seen["kube_proxy_mode"])
+    return World(
+        {address: frozenset(ports) for address, ports in listening.items()}, seen["kube_proxy_mode"]
+    )
 
 
 def _listening(containers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
     """Yield (protocol, port) of everything on which containers listen; an earlier version's agent tells no protocols: then it is any."""
     for container in containers:
         if "listening" not in container:
-            yield from ((protocol, port) for port in container["ports"] for protocol in ("TCP", "UDP", "SCTP"))
+            yield from (
+                (protocol, port)
+                for port in container["ports"]
+                for protocol in ("TCP", "UDP", "SCTP")
+            )
         for text in container.get("listening", ()):
             port, _, protocol = text.partition("/")
             yield protocol, int(port)
@@ -144,7 +159,9 @@ def expect(source: Location, destination: Destination, known: World) -> Expectat
 def _is_shut_out(source: Location, port: ServiceTarget) -> bool:
     """True for who is in none of a load balancer's source ranges."""
     own = [ip_address(address) for address in source.addresses if _is_alike(address, port.address)]
-    return bool(port.sources) and not any(address in ip_network(text, strict=False) for text in port.sources for address in own)
+    return bool(port.sources) and not any(
+        address in ip_network(text, strict=False) for text in port.sources for address in own
+    )
 
 
 def _service(source: Location, port: ServiceTarget, known: World) -> Expectation:
@@ -155,9 +172,17 @@ def _service(source: Location, port: ServiceTarget, known: World) -> Expectation
     if (source.kind == "ext" and not port.is_outside) or not port.is_proxied:
         return "nothing"
     if not port.endpoints:
-        is_passed_on = port.is_outside and known.kube_proxy_mode in _PASS_OWN_ON and (source.kind == "node" or source.is_host_network)
+        is_passed_on = (
+            port.is_outside
+            and known.kube_proxy_mode in _PASS_OWN_ON
+            and (source.kind == "node" or source.is_host_network)
+        )
         return "any" if is_passed_on else "refused"
-    here = [endpoint for index, endpoint in enumerate(port.endpoints) if not port.nodes or port.nodes[index] == source.node]
+    here = [
+        endpoint
+        for index, endpoint in enumerate(port.endpoints)
+        if not port.nodes or port.nodes[index] == source.node
+    ]
     if not here:
         return "nothing"
     if any(address not in known.listening for address, _ in here):

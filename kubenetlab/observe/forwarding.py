@@ -61,7 +61,9 @@ def parse_addresses(text: str) -> list[str]:
         try:
             found |= dict.fromkeys(LOCALHOST if word == "localhost" else (str(ip_address(word)),))
         except ValueError:
-            raise UsageError(f'--address "{word}": wanted localhost or IP addresses of this machine, with commas between them') from None
+            raise UsageError(
+                f'--address "{word}": wanted localhost or IP addresses of this machine, with commas between them'
+            ) from None
     return list(found)
 
 
@@ -69,10 +71,20 @@ def service_pod(service: Service, pods: Iterable[Pod], seen: Mapping[str, Any]) 
     """The pod that stands for a Service: the first that is ready, else the first that runs. Raises UsageError when there is none."""
     if not service.spec.selector or service.spec.type == "ExternalName":
         raise UsageError(f"{service.title} has no selector, and so no pods; name a pod")
-    states = {(pod["namespace"], pod["name"]): (not pod["ready"], pod["name"]) for pod in seen["pods"] if pod["pid"]}
-    running = [pod for pod in pods if matches_labels(service.spec.selector, pod.labels) and pod.key in states]
+    states = {
+        (pod["namespace"], pod["name"]): (not pod["ready"], pod["name"])
+        for pod in seen["pods"]
+        if pod["pid"]
+    }
+    running = [
+        pod
+        for pod in pods
+        if matches_labels(service.spec.selector, pod.labels) and pod.key in states
+    ]
     if not running:
-        raise UsageError(f"{service.title} has no pod that runs; see: kubenetlab describe service {service.name} -n {service.namespace}")
+        raise UsageError(
+            f"{service.title} has no pod that runs; see: kubenetlab describe service {service.name} -n {service.namespace}"
+        )
     return min(running, key=lambda pod: states[pod.key])
 
 
@@ -83,7 +95,9 @@ def to_service(asked: PortArgument, service: Service, pod: Pod) -> Forward:
     if not ports:
         if named:
             raise UsageError(_not_tcp(f"port {asked.remote} of {service.title}", named[0].protocol))
-        raise UsageError(f"{service.title} has no port {asked.remote}; it has: {', '.join(map(_shown, service.spec.ports)) or 'none'}")
+        raise UsageError(
+            f"{service.title} has no port {asked.remote}; it has: {', '.join(map(_shown, service.spec.ports)) or 'none'}"
+        )
     port = ports[0]
     # Nobody translates the ports of a headless Service: its clients ask the pod itself.
     remote = port.port if service.is_headless else _in_pod(service, port, pod)
@@ -97,7 +111,9 @@ def to_pod(asked: PortArgument, pod: Pod) -> Forward:
     ports = [port for port in named if port.protocol == "TCP"]
     if named and not ports:
         raise UsageError(_not_tcp(f"port {asked.remote} of {pod.title}", named[0].protocol))
-    return _forward(asked, ports[0].container_port if ports else _number(asked, pod.title, declared))
+    return _forward(
+        asked, ports[0].container_port if ports else _number(asked, pod.title, declared)
+    )
 
 
 def to_host(asked: PortArgument, title: str) -> Forward:
@@ -109,10 +125,14 @@ def _parse_port(word: str) -> PortArgument:
     local, colon, remote = word.rpartition(":")
     if remote.lower().endswith(("/udp", "/sctp")):
         raise UsageError(_not_tcp(word, remote.rpartition("/")[2].upper()))
-    is_remote = 1 <= int(remote) <= MAX_PORT if _is_number(remote) else bool(_NAME.fullmatch(remote))
+    is_remote = (
+        1 <= int(remote) <= MAX_PORT if _is_number(remote) else bool(_NAME.fullmatch(remote))
+    )
     is_local = not local or (_is_number(local) and int(local) <= MAX_PORT)
     if not (is_remote and is_local):
-        raise UsageError(f'"{word}": wanted [LOCAL:]PORT, such as 80, 8080:80, :80 (any free local port) or 8080:http')
+        raise UsageError(
+            f'"{word}": wanted [LOCAL:]PORT, such as 80, 8080:80, :80 (any free local port) or 8080:http'
+        )
     return PortArgument(remote, int(local or 0) if colon else None)
 
 
@@ -134,9 +154,13 @@ def _number(asked: PortArgument, title: str, declared: Sequence[ContainerPort]) 
 
 
 def _in_pod(service: Service, port: ServicePort, pod: Pod) -> int:
-    resolved = resolved_ports(structs.replace(service, spec=structs.replace(service.spec, ports=(port,))), pod)
+    resolved = resolved_ports(
+        structs.replace(service, spec=structs.replace(service.spec, ports=(port,))), pod
+    )
     if not resolved or resolved[0].port is None:
-        raise UsageError(f'{service.title} sends port {port.port} to "{port.target_port}", and {pod.title} has no port of that name')
+        raise UsageError(
+            f'{service.title} sends port {port.port} to "{port.target_port}", and {pod.title} has no port of that name'
+        )
     return resolved[0].port
 
 

@@ -22,7 +22,24 @@ from msgspec import Struct, structs
 from kubenetlab.errors import UsageError, did_you_mean
 from kubenetlab.names import socket_address
 
-Kind = Literal["word", "pod", "deploy", "sts", "ds", "job", "rs", "rc", "each", "node", "ext", "svc", "lb", "nodeport", "ip", "name"]
+Kind = Literal[
+    "word",
+    "pod",
+    "deploy",
+    "sts",
+    "ds",
+    "job",
+    "rs",
+    "rc",
+    "each",
+    "node",
+    "ext",
+    "svc",
+    "lb",
+    "nodeport",
+    "ip",
+    "name",
+]
 Protocol = Literal["TCP", "UDP", "SCTP"]
 
 DEFAULT_NAMESPACE: Final = "default"
@@ -65,16 +82,19 @@ KUBECTL_KINDS: Final[Mapping[str, Kind]] = {
     **{
         word: short
         for short, kind in WORKLOADS.items()
-        for word in (short, kind.lower(), f"{kind.lower()}s", f"{kind.lower()}.{'batch' if kind == 'Job' else 'apps'}")
+        for word in (
+            short,
+            kind.lower(),
+            f"{kind.lower()}s",
+            f"{kind.lower()}.{'batch' if kind == 'Job' else 'apps'}",
+        )
     },
 }
 """Kinds that kubectl accepts before a slash."""
 
 _PORT = re.compile(r"(?P<rest>.+):(?P<port>\d+)(?:/(?P<protocol>tcp|udp|sctp))?", re.IGNORECASE)
 _FAMILY = re.compile(r"(?P<rest>\S+) (?P<family>IPv[46])")
-_FORMS = (
-    "[ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, svc:, lb:, nodeport:, an address, a DNS name or http://NAME/PATH"
-)
+_FORMS = "[ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, svc:, lb:, nodeport:, an address, a DNS name or http://NAME/PATH"
 
 
 class Target(Struct, frozen=True):
@@ -96,7 +116,9 @@ class Target(Struct, frozen=True):
     @property
     def is_bare(self) -> bool:
         """True without port, scheme, path and family."""
-        return self == structs.replace(self, port=None, protocol=None, scheme="", path="", family=None)
+        return self == structs.replace(
+            self, port=None, protocol=None, scheme="", path="", family=None
+        )
 
     @property
     def bare(self) -> Target:
@@ -106,7 +128,9 @@ class Target(Struct, frozen=True):
     def __str__(self) -> str:
         if self.scheme:
             return f"{self.scheme}://{_host(self)}{self.path}"
-        return with_port(self._thing, self.port, self.protocol or "") + (f" {self.family}" if self.family else "")
+        return with_port(self._thing, self.port, self.protocol or "") + (
+            f" {self.family}" if self.family else ""
+        )
 
     @property
     def _thing(self) -> str:
@@ -122,7 +146,11 @@ class Target(Struct, frozen=True):
             case "each" | "nodeport":
                 first, _, name = self.name.partition("/")
                 return f"{self.kind}:{first}/{self.namespace}/{name}"
-        return f"{self.kind}:{self.namespace}/{self.name}" if self.namespace else f"{self.kind}:{self.name}"
+        return (
+            f"{self.kind}:{self.namespace}/{self.name}"
+            if self.namespace
+            else f"{self.kind}:{self.name}"
+        )
 
 
 def pod_title(namespace: str, name: str) -> str:
@@ -149,9 +177,19 @@ def parse(text: str, namespace: str | None = None) -> Target:
     if found := _FAMILY.fullmatch(text):
         rest, family = found["rest"], found["family"]
     port = protocol = None
-    if not _is_address(rest.removeprefix("ip:")) and (found := _PORT.fullmatch(rest)) and found["rest"] not in _PREFIXES:
-        rest, port, protocol = found["rest"], _port_number(text, found["port"]), (found["protocol"] or "").upper() or None
-    return structs.replace(_thing(text, rest, namespace), port=port, protocol=protocol, family=family)
+    if (
+        not _is_address(rest.removeprefix("ip:"))
+        and (found := _PORT.fullmatch(rest))
+        and found["rest"] not in _PREFIXES
+    ):
+        rest, port, protocol = (
+            found["rest"],
+            _port_number(text, found["port"]),
+            (found["protocol"] or "").upper() or None,
+        )
+    return structs.replace(
+        _thing(text, rest, namespace), port=port, protocol=protocol, family=family
+    )
 
 
 def _thing(text: str, rest: str, namespace: str | None) -> Target:
@@ -167,7 +205,9 @@ def _thing(text: str, rest: str, namespace: str | None) -> Target:
     if prefix not in _PREFIXES or ":" in name:
         if prefix in _PREFIXES:
             last = rest.rpartition(":")[2]
-            raise UsageError(f'{text}: wanted a port from 1 to {MAX_PORT} after the last colon, found "{last}"')
+            raise UsageError(
+                f'{text}: wanted a port from 1 to {MAX_PORT} after the last colon, found "{last}"'
+            )
         raise UsageError(f"{text}: wanted {_FORMS}{did_you_mean(prefix, _PREFIXES)}")
     return _prefixed(text, _PREFIXES[prefix], name, namespace or DEFAULT_NAMESPACE)
 
@@ -184,16 +224,30 @@ def _without_prefix(text: str, rest: str, namespace: str | None) -> Target:
 def _prefixed(text: str, kind: Kind, name: str, default: str) -> Target:
     """Parse the part after a prefix. `default` is the namespace of a name without one."""
     if kind in ("node", "ext", "name"):
-        return Target("ip", "", str(ip_address(_unbracketed(name)))) if _is_address(name) else Target(kind, "", _named(text, name))
+        return (
+            Target("ip", "", str(ip_address(_unbracketed(name))))
+            if _is_address(name)
+            else Target(kind, "", _named(text, name))
+        )
     if kind in ("each", "nodeport"):
         first, slash, rest = name.partition("/")
         namespace, _, last = rest.rpartition("/")
         if not (first and slash and last):
-            form = "each:KIND/[NAMESPACE/]NAME" if kind == "each" else "nodeport:NODE/[NAMESPACE/]SERVICE, with * for every node"
+            form = (
+                "each:KIND/[NAMESPACE/]NAME"
+                if kind == "each"
+                else "nodeport:NODE/[NAMESPACE/]SERVICE, with * for every node"
+            )
             raise UsageError(f"{text}: wanted {form}")
-        return Target(kind, namespace or default, f"{_workload(text, first) if kind == 'each' else first}/{_named(text, last)}")
+        return Target(
+            kind,
+            namespace or default,
+            f"{_workload(text, first) if kind == 'each' else first}/{_named(text, last)}",
+        )
     namespace, slash, last = name.partition("/")
-    return Target(kind, _named(text, namespace) if slash else default, _named(text, last if slash else name))
+    return Target(
+        kind, _named(text, namespace) if slash else default, _named(text, last if slash else name)
+    )
 
 
 def _workload(text: str, word: str) -> str:
@@ -201,7 +255,9 @@ def _workload(text: str, word: str) -> str:
     kind = WORKLOADS.get(KUBECTL_KINDS.get(word.lower(), "pod"))
     if kind is None:
         known = WORKLOADS.values()
-        raise UsageError(f"{text}: {word} is not a kind of workload{did_you_mean(word, known)}; known: {', '.join(known)}")
+        raise UsageError(
+            f"{text}: {word} is not a kind of workload{did_you_mean(word, known)}; known: {', '.join(known)}"
+        )
     return kind
 
 
@@ -217,17 +273,31 @@ def _url(text: str) -> Target:
         found = urlsplit(text)
         port = found.port
     except ValueError:
-        raise UsageError(f"{text}: wanted http://NAME[:PORT]/PATH, with a port from 1 to {MAX_PORT}") from None
+        raise UsageError(
+            f"{text}: wanted http://NAME[:PORT]/PATH, with a port from 1 to {MAX_PORT}"
+        ) from None
     if found.scheme not in DEFAULT_PORTS:
-        raise UsageError(f'{text}: the scheme "{found.scheme}" is not supported; wanted http://NAME[:PORT]/PATH')
+        raise UsageError(
+            f'{text}: the scheme "{found.scheme}" is not supported; wanted http://NAME[:PORT]/PATH'
+        )
     if not found.hostname or port == 0:
         raise UsageError(f"{text}: wanted http://NAME[:PORT]/PATH")
     if found.username is not None or found.password is not None:
-        raise UsageError(f"{text}: user and password are not supported; wanted http://NAME[:PORT]/PATH")
+        raise UsageError(
+            f"{text}: user and password are not supported; wanted http://NAME[:PORT]/PATH"
+        )
     path = (found.path or "/") + (f"?{found.query}" if found.query else "")
     is_address = _is_address(found.hostname)
     host = str(ip_address(found.hostname)) if is_address else _named(text, found.hostname)
-    return Target("ip" if is_address else "name", "", host, port or DEFAULT_PORTS[found.scheme], "TCP", found.scheme, path)  # type: ignore[arg-type]
+    return Target(
+        "ip" if is_address else "name",
+        "",
+        host,
+        port or DEFAULT_PORTS[found.scheme],
+        "TCP",
+        found.scheme,  # type: ignore[arg-type]
+        path,
+    )
 
 
 def _host(target: Target) -> str:

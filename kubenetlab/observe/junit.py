@@ -26,19 +26,37 @@ class Note(Struct, frozen=True):
     """True: the test case passes."""
 
 
-def write(file: str, verdicts: Sequence[RowVerdict], notes: Sequence[Note], remarks: Mapping[int, Sequence[str]], took_s: float) -> None:
+def write(
+    file: str,
+    verdicts: Sequence[RowVerdict],
+    notes: Sequence[Note],
+    remarks: Mapping[int, Sequence[str]],
+    took_s: float,
+) -> None:
     """Write the XML. `remarks` are lines to be shown with a verdict, by its index."""
-    failures = sum(verdict.state == "fails" for verdict in verdicts) + sum(not note.is_accepted for note in notes)
+    failures = sum(verdict.state == "fails" for verdict in verdicts) + sum(
+        not note.is_accepted for note in notes
+    )
     suite = ElementTree.Element(
-        "testsuite", name="kubenetlab", tests=str(len(verdicts) + len(notes)), failures=str(failures), time=f"{took_s:.3f}"
+        "testsuite",
+        name="kubenetlab",
+        tests=str(len(verdicts) + len(notes)),
+        failures=str(failures),
+        time=f"{took_s:.3f}",
     )
     seen: Counter[tuple[str, str]] = Counter()
     for index, verdict in enumerate(verdicts):
-        case = _case(suite, verdict.table or "check", verdict.name, verdict.place, verdict.ms / 1000, seen)
+        case = _case(
+            suite, verdict.table or "check", verdict.name, verdict.place, verdict.ms / 1000, seen
+        )
         lines = remarks.get(index, ())
         if verdict.state == "fails":
-            failure = ElementTree.SubElement(case, "failure", message=f"expected {verdict.expected}, found {verdict.found}")
-            failure.text = "\n".join(filter(None, (verdict.place, f"{verdict.source} → {verdict.target}", *lines)))
+            failure = ElementTree.SubElement(
+                case, "failure", message=f"expected {verdict.expected}, found {verdict.found}"
+            )
+            failure.text = "\n".join(
+                filter(None, (verdict.place, f"{verdict.source} → {verdict.target}", *lines))
+            )
         elif lines:
             ElementTree.SubElement(case, "system-out").text = "\n".join(lines)
     for note in notes:
@@ -52,13 +70,22 @@ def write(file: str, verdicts: Sequence[RowVerdict], notes: Sequence[Note], rema
 
 
 def _case(
-    suite: ElementTree.Element, classname: str, name: str, place: str, took_s: float, seen: Counter[tuple[str, str]]
+    suite: ElementTree.Element,
+    classname: str,
+    name: str,
+    place: str,
+    took_s: float,
+    seen: Counter[tuple[str, str]],
 ) -> ElementTree.Element:
     """Add a test case; of several with the same name the later ones are numbered."""
     seen[classname, name] += 1
     number = seen[classname, name]
     case = ElementTree.SubElement(
-        suite, "testcase", classname=classname, name=f"{name} ({number})" if number > 1 else name, time=f"{took_s:.3f}"
+        suite,
+        "testcase",
+        classname=classname,
+        name=f"{name} ({number})" if number > 1 else name,
+        time=f"{took_s:.3f}",
     )
     file, _, line = place.rpartition(":")
     if file:

@@ -34,7 +34,9 @@ class ListedSubject(Struct, frozen=True):
         )
 
 
-_ADDRESS: Final = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}|(?<![0-9a-f:])[0-9a-f]{0,4}(?::[0-9a-f]{1,4}|:(?=:)|::){2,7}")
+_ADDRESS: Final = re.compile(
+    r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}|(?<![0-9a-f:])[0-9a-f]{0,4}(?::[0-9a-f]{1,4}|:(?=:)|::){2,7}"
+)
 _TITLE: Final = re.compile(r'(?<=["\s])([a-z0-9-]+/[a-z0-9.-]+)(?=[":\s])')
 """The Service in a comment: `"default/web:http cluster IP"`, `"masquerade traffic for default/web external destinations"`."""
 _CHAIN: Final = re.compile(r"-[A-Z0-9]{8}-([a-z0-9-]+/[a-z0-9.-]+)/")
@@ -53,18 +55,30 @@ def extract(listings: Mapping[str, str], subject: ListedSubject) -> list[str]:
     for backend, text in listings.items():
         # nft shows the rules of iptables, too, in other words and without comments.
         hidden = _IPTABLES_TABLES if "iptables" in listings and backend == "nftables" else ()
-        found += _nftables(text, subject, hidden) if backend == "nftables" else _BACKENDS.get(backend, _lines)(text, subject)
+        found += (
+            _nftables(text, subject, hidden)
+            if backend == "nftables"
+            else _BACKENDS.get(backend, _lines)(text, subject)
+        )
     return found
 
 
 def _nftables(text: str, subject: ListedSubject, hidden: Sequence[str]) -> Iterator[str]:
     """Whole chains that are named for the subject; of others the rules and elements that mention it."""
     blocks = list(_blocks(text))
-    wanted = [(table, head, _chosen(head, body, subject)) for table, head, body in blocks if table.split()[-1] not in hidden]
+    wanted = [
+        (table, head, _chosen(head, body, subject))
+        for table, head, body in blocks
+        if table.split()[-1] not in hidden
+    ]
     # In the layout `fast`, Services with the same number of endpoints share chains: those that the chosen elements go to are shown.
-    shared = {found[1] for _, _, lines in wanted for line in lines if (found := _LB_CHAIN.search(line))}
+    shared = {
+        found[1] for _, _, lines in wanted for line in lines if (found := _LB_CHAIN.search(line))
+    }
     last = ""
-    for (table, head, lines), (_, _, body) in zip(wanted, (each for each in blocks if each[0].split()[-1] not in hidden), strict=True):
+    for (table, head, lines), (_, _, body) in zip(
+        wanted, (each for each in blocks if each[0].split()[-1] not in hidden), strict=True
+    ):
         lines = body if head.removeprefix("chain ") in shared else lines
         if not lines:
             continue
@@ -143,26 +157,45 @@ def _bpf(text: str, subject: ListedSubject) -> Iterator[str]:
     fronts = [
         line
         for line in lines
-        if line.startswith("front ") and (subject.is_in(line) or ("node port" in line and any(p in line for p in ports)))
+        if line.startswith("front ")
+        and (subject.is_in(line) or ("node port" in line and any(p in line for p in ports)))
     ]
     lists = {digest for line in fronts for digest in re.findall(r"\bin ([0-9a-f]{16})\b", line)}
-    own = [line for line in lines if line.startswith(("endpoint ", "source ")) and (line.split()[1].rstrip(":") in lists)]
-    others = [line for line in lines if not line.startswith("front ") and line not in own and subject.is_in(line)]
-    yield from ([f"BPF maps of service.bpf.o ({len(fronts) + len(own) + len(others)} entries)"] if fronts or others else [])
+    own = [
+        line
+        for line in lines
+        if line.startswith(("endpoint ", "source ")) and (line.split()[1].rstrip(":") in lists)
+    ]
+    others = [
+        line
+        for line in lines
+        if not line.startswith("front ") and line not in own and subject.is_in(line)
+    ]
+    yield from (
+        [f"BPF maps of service.bpf.o ({len(fronts) + len(own) + len(others)} entries)"]
+        if fronts or others
+        else []
+    )
     yield from (f"  {line}" for line in (*fronts, *own, *others))
 
 
 def _lines(text: str, subject: ListedSubject) -> Iterator[str]:
     """Lines that mention the subject."""
     ports = tuple(f":{port} " for port in subject.node_ports)
-    yield from (line for line in text.splitlines() if subject.is_in(line) or any(port in line for port in ports))
+    yield from (
+        line
+        for line in text.splitlines()
+        if subject.is_in(line) or any(port in line for port in ports)
+    )
 
 
 def _ipset(text: str, subject: ListedSubject) -> Iterator[str]:
     """Entries that mention the subject; in the set against hairpin, also those of its endpoints."""
     with_endpoints = structs.replace(subject, addresses=subject.addresses | subject.endpoints)
     for line in text.splitlines():
-        if line.startswith("add ") and (with_endpoints if _LOOP_BACK in line else subject).is_in(line):
+        if line.startswith("add ") and (with_endpoints if _LOOP_BACK in line else subject).is_in(
+            line
+        ):
             yield line
 
 
@@ -171,6 +204,8 @@ _BACKENDS: Final[Mapping[str, Callable[[str, ListedSubject], Iterator[str]]]] = 
     "bpf": _bpf,
     "ipvs": _lines,
     "ipset": _ipset,
-    "conntrack": lambda text, subject: iter(()),  # its flows are shown with their states, from the kernel's own table
+    "conntrack": lambda text, subject: iter(
+        ()
+    ),  # its flows are shown with their states, from the kernel's own table
 }
 """Backend → its extract; others are taken line by line."""

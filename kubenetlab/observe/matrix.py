@@ -7,7 +7,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from kubenetlab.observe.expect import Destination, Expectation, ServiceTarget, expect, service_ports, world
+from kubenetlab.observe.expect import (
+    Destination,
+    Expectation,
+    ServiceTarget,
+    expect,
+    service_ports,
+    world,
+)
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 from kubenetlab.observe.targets import Location, places
 
@@ -44,7 +51,10 @@ class Cell(Struct, frozen=True):
 
     @property
     def _telling(self) -> tuple[str, Result]:
-        return next((entry for entry in self.results if entry[1].outcome not in FITS[self.expected]), self.results[0])
+        return next(
+            (entry for entry in self.results if entry[1].outcome not in FITS[self.expected]),
+            self.results[0],
+        )
 
 
 class Matrix(Struct, frozen=True):
@@ -62,10 +72,16 @@ class Matrix(Struct, frozen=True):
 
 def everyone(seen: Mapping[str, Any]) -> list[Location]:
     """Who is in a matrix: everything that runs, but for the cluster's components in their nodes' networks, whose nodes are there already."""
-    return [place for place in places(seen) if not (place.is_host_network and place.namespace == "kube-system")]
+    return [
+        place
+        for place in places(seen)
+        if not (place.is_host_network and place.namespace == "kube-system")
+    ]
 
 
-def probe_matrix(seen: Mapping[str, Any], *, sources: Sequence[Location] | None = None, deadline_s: float = 1.0) -> Matrix:
+def probe_matrix(
+    seen: Mapping[str, Any], *, sources: Sequence[Location] | None = None, deadline_s: float = 1.0
+) -> Matrix:
     """Sends every probe of the matrix, in every family; `seen` is what `inspect` shows."""
     all_places = everyone(seen)
     rows = tuple(sources if sources is not None else all_places)
@@ -76,10 +92,14 @@ def probe_matrix(seen: Mapping[str, Any], *, sources: Sequence[Location] | None 
         (row, column)
         for row in rows
         for column in columns
-        if _meet(row, column) and not (isinstance(column, Location) and column.sandbox == row.sandbox)
+        if _meet(row, column)
+        and not (isinstance(column, Location) and column.sandbox == row.sandbox)
     ]
     promised = [expect(row, column, known) for row, column in pairs]
-    probes = [list(_probes(row, column, is_hopeful=promise != "nothing")) for (row, column), promise in zip(pairs, promised, strict=True)]
+    probes = [
+        list(_probes(row, column, is_hopeful=promise != "nothing"))
+        for (row, column), promise in zip(pairs, promised, strict=True)
+    ]
     results = iter(run([probe for some in probes for probe in some], deadline_s=deadline_s))
     cells = tuple(
         Cell(row, column, promise, tuple((probe.address, next(results)) for probe in some))
@@ -88,9 +108,13 @@ def probe_matrix(seen: Mapping[str, Any], *, sources: Sequence[Location] | None 
     return Matrix(rows, columns, cells)
 
 
-def _probes(source: Location, destination: Destination, *, is_hopeful: bool) -> Iterator[ProbeRequest]:
+def _probes(
+    source: Location, destination: Destination, *, is_hopeful: bool
+) -> Iterator[ProbeRequest]:
     if isinstance(destination, ServiceTarget):
-        yield ProbeRequest(source, destination.protocol, destination.address, destination.port, is_hopeful)
+        yield ProbeRequest(
+            source, destination.protocol, destination.address, destination.port, is_hopeful
+        )
         return
     for address in destination.addresses:
         if _shares_family(source, address):
@@ -99,7 +123,9 @@ def _probes(source: Location, destination: Destination, *, is_hopeful: bool) -> 
 
 def _meet(source: Location, destination: Destination) -> bool:
     """True when both have an address of one family."""
-    addresses = destination.addresses if isinstance(destination, Location) else (destination.address,)
+    addresses = (
+        destination.addresses if isinstance(destination, Location) else (destination.address,)
+    )
     return any(_shares_family(source, address) for address in addresses)
 
 

@@ -9,18 +9,25 @@ from typing import Final
 from kubenetlab.kernel.netlink.conntrack_entries import ConntrackEntry
 
 _MARK: Final = r"(?:jump mark-for-masquerade|-j KUBE-MARK-MASQ)"
-_OWN_SOURCE: Final = re.compile(rf"(?:saddr (?P<nft>[0-9a-f.:]+)|-s (?P<save>[0-9a-f.:]+)/\d+) .*?{_MARK}")
+_OWN_SOURCE: Final = re.compile(
+    rf"(?:saddr (?P<nft>[0-9a-f.:]+)|-s (?P<save>[0-9a-f.:]+)/\d+) .*?{_MARK}"
+)
 """Masquerading of an endpoint as a client: kube-proxy's rule against hairpin."""
 _PAIR: Final = re.compile(r"^(?P<one>[0-9a-f.:]+) \. (?P<other>[0-9a-f.:]+)(?: |$)")
 """Element of the set `hairpin`: an address beside itself."""
-_OUTSIDERS: Final = re.compile(rf"(?:saddr != (?P<nft>[0-9a-f.:/]+)|! -s (?P<save>[0-9a-f.:/]+)) .*?{_MARK}")
+_OUTSIDERS: Final = re.compile(
+    rf"(?:saddr != (?P<nft>[0-9a-f.:/]+)|! -s (?P<save>[0-9a-f.:/]+)) .*?{_MARK}"
+)
 _EXTERNAL: Final = re.compile(
-    r"^(?:jump mark-for-masquerade|-A KUBE-EXT-\S+ -m comment .* -j KUBE-MARK-MASQ)|^front .*, masqueraded", re.DOTALL
+    r"^(?:jump mark-for-masquerade|-A KUBE-EXT-\S+ -m comment .* -j KUBE-MARK-MASQ)|^front .*, masqueraded",
+    re.DOTALL,
 )
 _REJECT: Final = re.compile(r"reject-chain|-j REJECT|^front .*: Cluster, 0 in ")
 
 
-def nat_notes(lines: Sequence[str], endpoints: Collection[str], entries: Sequence[ConntrackEntry]) -> Iterator[str]:
+def nat_notes(
+    lines: Sequence[str], endpoints: Collection[str], entries: Sequence[ConntrackEntry]
+) -> Iterator[str]:
     """Yield an explanation for each kind of translation that is found. `lines` are the extracts of all nodes."""
     stripped = [line.strip() for line in lines]
     if any(_is_hairpin(line, endpoints) for line in stripped):
@@ -28,7 +35,9 @@ def nat_notes(lines: Sequence[str], endpoints: Collection[str], entries: Sequenc
             "hairpin: a pod that reaches itself through the Service is masqueraded to an address of its node. "
             "Otherwise the pod would see its own address as the client and answer itself, past the node that translates the reply."
         )
-    ranges = sorted({found["nft"] or found["save"] for line in stripped if (found := _OUTSIDERS.search(line))})
+    ranges = sorted(
+        {found["nft"] or found["save"] for line in stripped if (found := _OUTSIDERS.search(line))}
+    )
     if ranges:
         yield (
             f"masquerade: clients outside {', '.join(ranges)} that use a cluster IP are masqueraded to an address of the node "

@@ -95,17 +95,25 @@ class _Batch:
             self._send_pings()
             deadline = time.monotonic() + deadline_s
             hopeless = min(deadline, time.monotonic() + HOPELESS_S)
-            while (self._pings or self._connects) and (left := (deadline if self._has_hope() else hopeless) - time.monotonic()) > 0:
+            while (self._pings or self._connects) and (
+                left := (deadline if self._has_hope() else hopeless) - time.monotonic()
+            ) > 0:
                 self._drain(left)
         finally:
             self._poll.close()
             os.close(self._home)
-            for opened in (*self._pingers.values(), *(waiting[1] for waiting in self._connects.values())):
+            for opened in (
+                *self._pingers.values(),
+                *(waiting[1] for waiting in self._connects.values()),
+            ):
                 opened.close()
         return [result or Result("silence") for result in self._results]
 
     def _has_hope(self) -> bool:
-        under_way = (*(index for index, _ in self._pings.values()), *(index for index, _, _ in self._connects.values()))
+        under_way = (
+            *(index for index, _ in self._pings.values()),
+            *(index for index, _, _ in self._connects.values()),
+        )
         return any(self._probes[index].is_hopeful for index in under_way)
 
     def _open(self) -> None:
@@ -118,9 +126,15 @@ class _Batch:
                 self._open_here(netns, indexes)
 
     def _open_here(self, netns: str, indexes: Sequence[int]) -> None:
-        pinged = (echo_of(self._probes[index].address) for index in indexes if self._probes[index].protocol == "ICMP")
+        pinged = (
+            echo_of(self._probes[index].address)
+            for index in indexes
+            if self._probes[index].protocol == "ICMP"
+        )
         for echo in dict.fromkeys(pinged):
-            pinger = socket.socket(echo.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, echo.protocol)
+            pinger = socket.socket(
+                echo.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, echo.protocol
+            )
             echo.keep_errors(pinger)
             pinger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
             self._pingers[netns, echo] = pinger
@@ -135,7 +149,11 @@ class _Batch:
         echo = echo_of(probe.address)
         number = socket.IPPROTO_SCTP if probe.protocol == "SCTP" else 0
         try:
-            opened = socket.socket(echo.family, (socket.SOCK_STREAM if is_stream else socket.SOCK_DGRAM) | socket.SOCK_NONBLOCK, number)
+            opened = socket.socket(
+                echo.family,
+                (socket.SOCK_STREAM if is_stream else socket.SOCK_DGRAM) | socket.SOCK_NONBLOCK,
+                number,
+            )
         except OSError as error:
             if error.errno != errno.EPROTONOSUPPORT:
                 raise
@@ -146,7 +164,9 @@ class _Batch:
         # connect() still holds the socket, as inside one machine it does, is merely noted there (net/ipv6/tcp_ipv6.c tcp_v6_err()).
         echo.keep_errors(opened)
         if is_stream:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no TIME_WAIT left behind
+            opened.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # no TIME_WAIT left behind
         code = opened.connect_ex((probe.address, probe.port))
         if not is_stream and code == 0:
             try:
@@ -166,7 +186,9 @@ class _Batch:
         """Destination by destination, so that no source sends a burst; answers are taken in between."""
         indexes = [index for index, probe in enumerate(self._probes) if probe.protocol == "ICMP"]
         numbers: dict[int, int] = {}
-        for sent, index in enumerate(sorted(indexes, key=lambda index: self._probes[index].address)):
+        for sent, index in enumerate(
+            sorted(indexes, key=lambda index: self._probes[index].address)
+        ):
             probe = self._probes[index]
             echo = echo_of(probe.address)
             pinger = self._pingers[probe.source.netns, echo]
@@ -174,7 +196,9 @@ class _Batch:
             numbers[fd] = number = numbers.get(fd, 0) + 1
             self._pings[fd, number] = (index, time.monotonic())
             try:
-                pinger.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # word about a former one would be taken for this one's
+                pinger.getsockopt(
+                    socket.SOL_SOCKET, socket.SO_ERROR
+                )  # word about a former one would be taken for this one's
                 pinger.sendto(echo.request(number), (probe.address, 0))
             except OSError as error:
                 self._done(fd, number, outcome_of(error.errno or 0))
@@ -190,7 +214,15 @@ class _Batch:
                 index, opened, begun = self._connects.pop(fd)
                 code = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if not code and events & select.EPOLLERR:
-                    code = next((error for error, _ in queued_errors(opened, echo_of(self._probes[index].address))), 0)
+                    code = next(
+                        (
+                            error
+                            for error, _ in queued_errors(
+                                opened, echo_of(self._probes[index].address)
+                            )
+                        ),
+                        0,
+                    )
                 self._results[index] = Result(outcome_of(code), (time.monotonic() - begun) * 1000)
                 opened.close()
 
@@ -221,14 +253,24 @@ def _question(port: int) -> bytes:
 
 def dns_question() -> bytes:
     """A DNS question that every cluster's name server answers: which schema it has."""
-    return struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0) + b"\x0bdns-version\x07cluster\x05local\0" + struct.pack(">HH", 16, 1)
+    return (
+        struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0)
+        + b"\x0bdns-version\x07cluster\x05local\0"
+        + struct.pack(">HH", 16, 1)
+    )
 
 
 def outcome_of(code: int) -> Outcome:
     """What an error number means for a probe; 0 is no error."""
     if code == 0:
         return "answer"
-    return "refused" if code == errno.ECONNREFUSED else "silence" if code == errno.ETIMEDOUT else "unreachable"
+    return (
+        "refused"
+        if code == errno.ECONNREFUSED
+        else "silence"
+        if code == errno.ETIMEDOUT
+        else "unreachable"
+    )
 
 
 def queued_errors(opened: socket.socket, echo: Echo) -> Iterable[tuple[int, bytes]]:
@@ -239,4 +281,8 @@ def queued_errors(opened: socket.socket, echo: Echo) -> Iterable[tuple[int, byte
             data, ancillary, _, _ = opened.recvmsg(64, 512, socket.MSG_ERRQUEUE)
         except OSError:
             return found
-        found += [(struct.unpack_from("=I", value)[0], data) for _, kind, value in ancillary if kind == echo.receive_errors]
+        found += [
+            (struct.unpack_from("=I", value)[0], data)
+            for _, kind, value in ancillary
+            if kind == echo.receive_errors
+        ]

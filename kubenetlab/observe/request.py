@@ -49,21 +49,39 @@ def make_request(target: Target, options: RequestOptions) -> ProbeSpecification:
     """
     if target.scheme == "https":
         plain = f"http://{str(target).partition('://')[2]}"
-        raise UsageError(f"{target}: https is not supported. Use {plain}, or run a program: kubenetlab exec SRC -- curl -k {target}")
+        raise UsageError(
+            f"{target}: https is not supported. Use {plain}, or run a program: kubenetlab exec SRC -- curl -k {target}"
+        )
     if target.scheme and options.path not in (None, target.path):
-        raise UsageError(f"{target} has the path {target.path}, but {options.path_option} is {options.path}; give one of them")
+        raise UsageError(
+            f"{target} has the path {target.path}, but {options.path_option} is {options.path}; give one of them"
+        )
     if target.port is not None and options.port not in (None, target.port):
-        raise UsageError(f"{target} has the port {target.port}, but {options.port_option} is {options.port}; give one of them")
+        raise UsageError(
+            f"{target} has the port {target.port}, but {options.port_option} is {options.port}; give one of them"
+        )
     if target.protocol is not None and options.protocol not in (None, target.protocol):
-        reason = "HTTP uses TCP" if target.scheme else f"{target} has the protocol {target.protocol}"
-        raise UsageError(f"{reason}, but {options.protocol_option} is {options.protocol}; give one of them")
+        reason = (
+            "HTTP uses TCP" if target.scheme else f"{target} has the protocol {target.protocol}"
+        )
+        raise UsageError(
+            f"{reason}, but {options.protocol_option} is {options.protocol}; give one of them"
+        )
     path = target.path if target.scheme else options.path
     if path is not None and target.protocol not in (None, "TCP"):
-        raise UsageError(f"{options.path_option} {path}: HTTP uses TCP, but {target} has the protocol {target.protocol}")
+        raise UsageError(
+            f"{options.path_option} {path}: HTTP uses TCP, but {target} has the protocol {target.protocol}"
+        )
     if path is not None and options.protocol not in (None, "TCP"):
-        raise UsageError(f"{options.path_option} {path}: HTTP uses TCP, but {options.protocol_option} is {options.protocol}")
+        raise UsageError(
+            f"{options.path_option} {path}: HTTP uses TCP, but {options.protocol_option} is {options.protocol}"
+        )
     port = target.port or options.port
-    protocol = options.protocol or target.protocol or ("TCP" if path is not None or port is not None else "ICMP")
+    protocol = (
+        options.protocol
+        or target.protocol
+        or ("TCP" if path is not None or port is not None else "ICMP")
+    )
     return ProbeSpecification(protocol, port, path)
 
 

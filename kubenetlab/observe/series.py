@@ -23,7 +23,15 @@ from msgspec import Struct
 from kubenetlab.kernel.ping_sockets import echo_of
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
 from kubenetlab.names import socket_address
-from kubenetlab.observe.prober import DNS_PORT, Outcome, ProbeRequest, dns_question, outcome_of, queued_errors, run
+from kubenetlab.observe.prober import (
+    DNS_PORT,
+    Outcome,
+    ProbeRequest,
+    dns_question,
+    outcome_of,
+    queued_errors,
+    run,
+)
 from kubenetlab.observe.request import HTTP_ERROR
 from kubenetlab.observe.targets import Location
 
@@ -136,7 +144,9 @@ class _Series:
         opened = None
         try:
             opened = self._opened()
-            ask = {"TCP": self._by_stream, "UDP": self._by_datagram, "SCTP": self._by_association}[self._destination.protocol]
+            ask = {"TCP": self._by_stream, "UDP": self._by_datagram, "SCTP": self._by_association}[
+                self._destination.protocol
+            ]
             return await ask(opened)
         except TimeoutError:
             return Answer("silence")
@@ -170,7 +180,9 @@ class _Series:
                 other.close()
         self._echo.keep_errors(opened)
         if self._destination.protocol != "UDP":
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)  # leave no TIME_WAIT behind
+            opened.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER
+            )  # leave no TIME_WAIT behind
         return opened
 
     async def _connect(self, opened: socket.socket) -> None:
@@ -203,7 +215,10 @@ class _Series:
         loop = asyncio.get_running_loop()
         host = socket_address(self._destination.address, self._destination.port)
         async with asyncio.timeout(self._deadline_s):
-            await loop.sock_sendall(opened, f"GET /{path.removeprefix('/')} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            await loop.sock_sendall(
+                opened,
+                f"GET /{path.removeprefix('/')} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode(),
+            )
             received = b""
             while b"\r\n\r\n" not in received and len(received) < _HEAD_BYTES:
                 if not (data := await loop.sock_recv(opened, _RECEIVE_BYTES)):
@@ -241,7 +256,9 @@ class _Series:
     async def _exchange(self, opened: socket.socket, message: bytes) -> str:
         """Return the reply to one message. Raises OSError."""
         loop = asyncio.get_running_loop()
-        with suppress(PermissionError):  # dropped by a rule in the source's namespace; a refusal is received below
+        with suppress(
+            PermissionError
+        ):  # dropped by a rule in the source's namespace; a refusal is received below
             await loop.sock_sendall(opened, message)
         return (await loop.sock_recv(opened, _RECEIVE_BYTES)).decode(errors="replace").strip()
 
@@ -252,10 +269,19 @@ def parse_head(received: bytes, ms: float) -> Answer:
     version, _, rest = first.partition(" ")
     if not version.startswith("HTTP/") or not rest[:3].isdigit():
         raise OSError(errno.EPROTO, "the reply is not HTTP")
-    headers: Mapping[str, str] = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    headers: Mapping[str, str] = {
+        name.strip().lower(): value.strip()
+        for name, _, value in (line.partition(":") for line in lines)
+    }
     namespace, _, name = headers.get("x-kubenetlab-pod", "").partition("/")
     server = f"{namespace}/{name}" if namespace else f"ext:{name}" if name else ""
-    return Answer("answer", ms, server, client=_address_of(headers.get("x-kubenetlab-client", "")), status=int(rest[:3]))
+    return Answer(
+        "answer",
+        ms,
+        server,
+        client=_address_of(headers.get("x-kubenetlab-client", "")),
+        status=int(rest[:3]),
+    )
 
 
 def _address_of(text: str) -> str:

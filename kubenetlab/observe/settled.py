@@ -11,7 +11,13 @@ from kubenetlab.api.batch import Job
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Event
 from kubenetlab.api.lab import Decisions
-from kubenetlab.api.pods import CONDITIONS_ANNOTATION, READY_ANNOTATION, ContainerStatus, Pod, Terminated
+from kubenetlab.api.pods import (
+    CONDITIONS_ANNOTATION,
+    READY_ANNOTATION,
+    ContainerStatus,
+    Pod,
+    Terminated,
+)
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import CONFIG_ERROR, CRASH_LOOP, how_it_ended
 from kubenetlab.controllers.faults import what_stops
@@ -64,15 +70,26 @@ def _job_verdict(cluster: Cluster, job: Job) -> JobVerdict:
         ended = next(condition for condition in status.conditions if condition.type == "Failed")
         return JobVerdict(name, "failed", f"{ended.reason}: {ended.message}")
     if job.spec.suspend or job.spec.at_a_time == 0:
-        return JobVerdict(name, "suspended", "spec.suspend is true" if job.spec.suspend else "spec.parallelism is 0")
+        return JobVerdict(
+            name,
+            "suspended",
+            "spec.suspend is true" if job.spec.suspend else "spec.parallelism is 0",
+        )
     pods = cluster.owned_by(Pod, job)
     if endless := _endless(cluster, job, pods):
         return JobVerdict(name, "failed", endless)
     words = f"{status.succeeded} of {job.spec.goal or 1} completed"
-    ends = [found for pod in pods for found in pod.status.container_statuses if (_end_of(found) or _NO_END).exit_code]
+    ends = [
+        found
+        for pod in pods
+        for found in pod.status.container_statuses
+        if (_end_of(found) or _NO_END).exit_code
+    ]
     if ends:
         latest = max(ends, key=lambda found: (_end_of(found) or _NO_END).finished_at or "")
-        words += f"; container {latest.name} failed last: {how_it_ended(_end_of(latest) or _NO_END)}"
+        words += (
+            f"; container {latest.name} failed last: {how_it_ended(_end_of(latest) or _NO_END)}"
+        )
     return JobVerdict(name, "waiting", words)
 
 
@@ -105,7 +122,12 @@ def verdicts(cluster: Cluster) -> list[PodVerdict]:
     for entry in cluster.all(Event):
         if entry.reason in _CREATION_EVENTS:
             events[entry.involved_object.uid] = f"{entry.reason}: {entry.message}"
-    retried = {pod.uid for job in cluster.all(Job) if job.outcome != "Failed" for pod in cluster.owned_by(Pod, job)}
+    retried = {
+        pod.uid
+        for job in cluster.all(Job)
+        if job.outcome != "Failed"
+        for pod in cluster.owned_by(Pod, job)
+    }
     return [
         verdict(cluster, pod, events.get(pod.uid, ""), is_retried=pod.uid in retried)
         for pod in cluster.all(Pod)
@@ -113,7 +135,9 @@ def verdicts(cluster: Cluster) -> list[PodVerdict]:
     ]
 
 
-def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "", *, is_retried: bool = False) -> PodVerdict:
+def verdict(
+    cluster: Cluster, pod: Pod, creation_failure: str = "", *, is_retried: bool = False
+) -> PodVerdict:
     """What to expect of a pod. `creation_failure` is what its events say about its sandbox.
 
     is_retried: what its containers fail in is tried again by a Job.
@@ -125,7 +149,11 @@ def verdict(cluster: Cluster, pod: Pod, creation_failure: str = "", *, is_retrie
         is_passing = any(will_end(pod, container) for container in pod.spec.long_running_containers)
         return PodVerdict(name, "waiting" if is_passing else "ready")
     containers_ready = pod.status.condition("ContainersReady")
-    if pod.metadata.annotations.get(READY_ANNOTATION) == "false" and containers_ready is not None and containers_ready.status == "True":
+    if (
+        pod.metadata.annotations.get(READY_ANNOTATION) == "false"
+        and containers_ready is not None
+        and containers_ready.status == "True"
+    ):
         return PodVerdict(name, "unready", f'annotation {READY_ANNOTATION} is "false"')
     if (at_gates := _at_readiness_gates(pod)) is not None:
         return at_gates
@@ -152,7 +180,11 @@ def _at_readiness_gates(pod: Pod) -> PodVerdict | None:
     if ready is None or ready.reason != GATES_NOT_READY:
         return None
     reason = f"{ready.reason}: {ready.message}"
-    missing = [gate.condition_type for gate in pod.spec.readiness_gates if pod.status.condition(gate.condition_type) is None]
+    missing = [
+        gate.condition_type
+        for gate in pod.spec.readiness_gates
+        if pod.status.condition(gate.condition_type) is None
+    ]
     if not missing:
         return PodVerdict(pod.full_name, "unready", reason)
     example = ",".join(f"{type_}=True" for type_ in missing)
@@ -176,9 +208,22 @@ def _faults(cluster: Cluster, pod: Pod, *, is_retried: bool) -> Iterator[str]:
             yield f"{CONFIG_ERROR}: container {container.name}: {waits.message}"
         elif waits is not None and waits.reason == CRASH_LOOP and not is_retried:
             yield f"{CRASH_LOOP}: container {container.name}: {detail}"
-        elif container.state.terminated is not None and container.state.terminated.exit_code and not is_retried:
+        elif (
+            container.state.terminated is not None
+            and container.state.terminated.exit_code
+            and not is_retried
+        ):
             yield f"Error: container {container.name}: {detail}"
         for kind in ("startup", "readiness"):
-            probe = seen.probes.get(f"{container.name}/{kind}") if seen and container.state.running else None
-            if probe is not None and probe.attempt == container.restart_count and probe.is_settled and not probe.ok:
+            probe = (
+                seen.probes.get(f"{container.name}/{kind}")
+                if seen and container.state.running
+                else None
+            )
+            if (
+                probe is not None
+                and probe.attempt == container.restart_count
+                and probe.is_settled
+                and not probe.ok
+            ):
                 yield f"Unhealthy: container {container.name}: {kind.capitalize()} probe failed: {probe.message}"

@@ -25,12 +25,24 @@ def near(name: str, seen: Mapping[str, Any], *, with_services: bool = False) -> 
 
 def _named_targets(seen: Mapping[str, Any], *, with_services: bool) -> list[tuple[str, str]]:
     """Return (name, target) of every pod, Service, workload, node and external host."""
-    services = [(entry["name"], f"svc:{entry['namespace']}/{entry['name']}") for entry in seen["services"] if with_services]
-    workloads = {(pod["namespace"], *str(pod["workload"]).split("/", 1)) for pod in seen["pods"] if pod["workload"]}
+    services = [
+        (entry["name"], f"svc:{entry['namespace']}/{entry['name']}")
+        for entry in seen["services"]
+        if with_services
+    ]
+    workloads = {
+        (pod["namespace"], *str(pod["workload"]).split("/", 1))
+        for pod in seen["pods"]
+        if pod["workload"]
+    }
     return [
         *((pod["name"], pod_title(pod["namespace"], pod["name"])) for pod in seen["pods"]),
         *services,
-        *((name, f"{PREFIX_OF[kind]}:{namespace}/{name}") for namespace, kind, name in sorted(workloads) if kind in PREFIX_OF),
+        *(
+            (name, f"{PREFIX_OF[kind]}:{namespace}/{name}")
+            for namespace, kind, name in sorted(workloads)
+            if kind in PREFIX_OF
+        ),
         *((node["name"], f"node:{node['name']}") for node in seen["nodes"]),
         *((host["name"], f"ext:{host['name']}") for host in seen["external"]),
     ]

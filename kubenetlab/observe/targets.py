@@ -9,7 +9,16 @@ from typing import Any, Final, Literal
 from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError, did_you_mean
-from kubenetlab.observe.grammar import DEFAULT_NAMESPACE, EVERY_NODE, KUBECTL_KINDS, PREFIX_OF, WORKLOADS, Target, parse, pod_title
+from kubenetlab.observe.grammar import (
+    DEFAULT_NAMESPACE,
+    EVERY_NODE,
+    KUBECTL_KINDS,
+    PREFIX_OF,
+    WORKLOADS,
+    Target,
+    parse,
+    pod_title,
+)
 from kubenetlab.observe.suggestions import near
 
 _NAMED_PODS: Final = 5
@@ -38,7 +47,11 @@ class Location(Struct, frozen=True):
 
     @property
     def title(self) -> str:
-        return pod_title(self.namespace, self.name) if self.kind == "pod" else f"{self.kind}:{self.name}"
+        return (
+            pod_title(self.namespace, self.name)
+            if self.kind == "pod"
+            else f"{self.kind}:{self.name}"
+        )
 
     @property
     def address(self) -> str:
@@ -52,9 +65,13 @@ class Location(Struct, frozen=True):
 
     def of_version(self, version: int | None) -> Location:
         """The place with its address of one family alone. Raises UsageError when it has none of that family."""
-        found = tuple(address for address in self.addresses if version in (None, ip_address(address).version))
+        found = tuple(
+            address for address in self.addresses if version in (None, ip_address(address).version)
+        )
         if not found:
-            raise UsageError(f"{self.title} has no IPv{version} address; it has {', '.join(self.addresses) or 'none'}")
+            raise UsageError(
+                f"{self.title} has no IPv{version} address; it has {', '.join(self.addresses) or 'none'}"
+            )
         return structs.replace(self, addresses=found)
 
 
@@ -76,7 +93,9 @@ class Meaning(Struct, frozen=True):
             chosen = f"no object has this name; used as a DNS name{f': {self.target.name}' if self.target.name != text else ''}"
         else:
             chosen = str(self.target.bare)
-        return f"{text}: {chosen}" + (f" (not {', '.join(self.alternatives)})" if self.alternatives else "")
+        return f"{text}: {chosen}" + (
+            f" (not {', '.join(self.alternatives)})" if self.alternatives else ""
+        )
 
 
 def read(text: str, seen: Mapping[str, Any], namespace: str | None = None) -> Target:
@@ -122,21 +141,34 @@ def meaning(target: Target, seen: Mapping[str, Any], source: Location | None = N
         by_name = structs.replace(target, kind="name", namespace="", name=name)
         return Meaning(by_name, (first, target.name), tuple(str(each.bare) for each in workloads))
     if pods:
-        service = [structs.replace(target, kind="svc", namespace=first)] if has_service and uses_dns else []
-        return Meaning(_only(target, pods), alternatives=tuple(str(each.bare) for each in (*service, *workloads)))
+        service = (
+            [structs.replace(target, kind="svc", namespace=first)]
+            if has_service and uses_dns
+            else []
+        )
+        return Meaning(
+            _only(target, pods),
+            alternatives=tuple(str(each.bare) for each in (*service, *workloads)),
+        )
     if workloads:
         return Meaning(_only(target, workloads))
     return Meaning(structs.replace(target, kind="name", namespace=""))
 
 
-def service_of(target: Target, seen: Mapping[str, Any], source: Location | None = None) -> tuple[str, str] | None:
+def service_of(
+    target: Target, seen: Mapping[str, Any], source: Location | None = None
+) -> tuple[str, str] | None:
     """Return namespace and name of the Service that a target names, by kind, DNS name or address; None for other targets."""
     if target.kind in ("svc", "lb"):
         return target.namespace, target.name
     if target.kind == "nodeport":
         return target.namespace, target.name.rpartition("/")[2]
     if target.kind == "ip":
-        owners = [entry for entry in seen["services"] if target.name in (*entry["cluster_ips"], *entry["load_balancer_ips"])]
+        owners = [
+            entry
+            for entry in seen["services"]
+            if target.name in (*entry["cluster_ips"], *entry["load_balancer_ips"])
+        ]
         return (owners[0]["namespace"], owners[0]["name"]) if len(owners) == 1 else None
     return meaning(target, seen, source).service
 
@@ -173,7 +205,9 @@ def pod_of(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]:
     if target.kind != "pod":
         raise UsageError(f"{target}: wanted a pod")
     if _pod_named(seen, target.namespace, target.name) is None:
-        raise UsageError(f"there is no pod {target.namespace}/{target.name}{near(target.name, seen)}")
+        raise UsageError(
+            f"there is no pod {target.namespace}/{target.name}{near(target.name, seen)}"
+        )
     return target.namespace, target.name
 
 
@@ -195,7 +229,9 @@ def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = F
         raise UsageError(f"{target}: wanted one pod, node or host; each: is several pods")
     names = [entry["name"] for entry in seen["nodes" if target.kind == "node" else "external"]]
     if target.name not in names:
-        raise UsageError(f"there is no {target.kind}:{target.name}{did_you_mean(target.name, names)}; known: {', '.join(names) or 'none'}")
+        raise UsageError(
+            f"there is no {target.kind}:{target.name}{did_you_mean(target.name, names)}; known: {', '.join(names) or 'none'}"
+        )
     return _running(_place_named(target, seen))
 
 
@@ -207,14 +243,22 @@ def named_places(target: Target, seen: Mapping[str, Any]) -> list[Location]:
     target = source_target(target, seen)
     if target.kind != "each":
         return [resolve(target, seen)]
-    pods = [pod for pod in seen["pods"] if (pod["namespace"], pod["workload"]) == (target.namespace, target.name)]
+    pods = [
+        pod
+        for pod in seen["pods"]
+        if (pod["namespace"], pod["workload"]) == (target.namespace, target.name)
+    ]
     found = [_pod_place(pod) for pod in pods if pod["pid"]]
     if not found:
         raise UsageError(f"{target.name} in namespace {target.namespace} has no pod that runs")
     waiting = [pod["name"] for pod in pods if not pod["pid"] and pod.get("phase") not in _ENDED]
     if waiting:
-        names = ", ".join(waiting[:_NAMED_PODS]) + (f" and {len(waiting) - _NAMED_PODS} more" if len(waiting) > _NAMED_PODS else "")
-        raise UsageError(f"{len(waiting)} of {len(pods)} pods of {target.name} in namespace {target.namespace} do not run: {names}")
+        names = ", ".join(waiting[:_NAMED_PODS]) + (
+            f" and {len(waiting) - _NAMED_PODS} more" if len(waiting) > _NAMED_PODS else ""
+        )
+        raise UsageError(
+            f"{len(waiting)} of {len(pods)} pods of {target.name} in namespace {target.namespace} do not run: {names}"
+        )
     return found
 
 
@@ -226,29 +270,56 @@ class NodePort(Struct, frozen=True):
     port: int
 
 
-def node_ports(target: Target, seen: Mapping[str, Any], port: int | None, protocol: str = "TCP") -> list[NodePort]:
+def node_ports(
+    target: Target, seen: Mapping[str, Any], port: int | None, protocol: str = "TCP"
+) -> list[NodePort]:
     """What `nodeport:node/ns/name` means, one for each node: of the Service's port of that number, of the one with that node port, or of
     the first. Raises UsageError when there is no such node, Service or port."""
     node, _, name = target.name.partition("/")
     nodes = [entry for entry in seen["nodes"] if node in (EVERY_NODE, entry["name"])]
     if not nodes:
         names = [entry["name"] for entry in seen["nodes"]]
-        raise UsageError(f"there is no node:{node}{did_you_mean(node, names)}; known: {', '.join(names)}")
+        raise UsageError(
+            f"there is no node:{node}{did_you_mean(node, names)}; known: {', '.join(names)}"
+        )
     service = service_named(seen, target.namespace, name)
     if service is None:
         raise UsageError(f"there is no Service {target.namespace}/{name}")
     having = [entry for entry in service["ports"] if entry["node_port"]]
-    fitting = [entry for entry in having if entry["protocol"] == protocol and port in (None, entry["port"], entry["node_port"])]
+    fitting = [
+        entry
+        for entry in having
+        if entry["protocol"] == protocol and port in (None, entry["port"], entry["node_port"])
+    ]
     if not fitting:
-        known = ", ".join(f"{entry['port']}:{entry['node_port']}/{entry['protocol']}" for entry in having) or "none"
-        raise UsageError(f"Service {target.namespace}/{name} has no node port for {port or 'any port'}/{protocol}; it has {known}")
+        known = (
+            ", ".join(
+                f"{entry['port']}:{entry['node_port']}/{entry['protocol']}" for entry in having
+            )
+            or "none"
+        )
+        raise UsageError(
+            f"Service {target.namespace}/{name} has no node port for {port or 'any port'}/{protocol}; it has {known}"
+        )
     found = fitting[0]["node_port"]
-    return [NodePort(f"nodeport:{entry['name']}/{target.namespace}/{name}", tuple(entry["addresses"]), found) for entry in nodes]
+    return [
+        NodePort(
+            f"nodeport:{entry['name']}/{target.namespace}/{name}", tuple(entry["addresses"]), found
+        )
+        for entry in nodes
+    ]
 
 
 def service_named(seen: Mapping[str, Any], namespace: str, name: str) -> Mapping[str, Any] | None:
     """What `inspect` shows of a Service; None when there is no such Service."""
-    return next((entry for entry in seen["services"] if (entry["namespace"], entry["name"]) == (namespace, name)), None)
+    return next(
+        (
+            entry
+            for entry in seen["services"]
+            if (entry["namespace"], entry["name"]) == (namespace, name)
+        ),
+        None,
+    )
 
 
 def places(seen: Mapping[str, Any]) -> list[Location]:
@@ -260,13 +331,24 @@ def places(seen: Mapping[str, Any]) -> list[Location]:
 
 def _place(kind: Literal["node", "ext"], entry: Mapping[str, Any]) -> Location:
     node = entry["name"] if kind == "node" else ""
-    return Location(kind, "", entry["name"], entry["sandbox"], entry["netns"] or "", tuple(entry["addresses"]), node=node)
+    return Location(
+        kind,
+        "",
+        entry["name"],
+        entry["sandbox"],
+        entry["netns"] or "",
+        tuple(entry["addresses"]),
+        node=node,
+    )
 
 
 def _place_named(target: Target, seen: Mapping[str, Any]) -> Location:
     """A node or an external host that is there."""
     entries = seen["nodes" if target.kind == "node" else "external"]
-    return _place("node" if target.kind == "node" else "ext", next(entry for entry in entries if entry["name"] == target.name))
+    return _place(
+        "node" if target.kind == "node" else "ext",
+        next(entry for entry in entries if entry["name"] == target.name),
+    )
 
 
 def _pod_place(pod: Mapping[str, Any]) -> Location:
@@ -284,7 +366,11 @@ def _pod_place(pod: Mapping[str, Any]) -> Location:
 
 def _running(place: Location) -> Location:
     if not place.netns:
-        hint = f"; see: kubenetlab describe pod {place.name} -n {place.namespace}" if place.kind == "pod" else ""
+        hint = (
+            f"; see: kubenetlab describe pod {place.name} -n {place.namespace}"
+            if place.kind == "pod"
+            else ""
+        )
         raise UsageError(f"{place.title} is not running{hint}")
     return place
 
@@ -292,23 +378,39 @@ def _running(place: Location) -> Location:
 def _one_of(target: Target, seen: Mapping[str, Any], *, must_run: bool = True) -> Mapping[str, Any]:
     """One pod of a workload: the first that is ready, else that runs, else (when it need not run) any. Raises UsageError when there is none."""
     kind = WORKLOADS[target.kind]
-    every = [pod for pod in seen["pods"] if (pod["namespace"], pod["workload"]) == (target.namespace, f"{kind}/{target.name}")]
+    every = [
+        pod
+        for pod in seen["pods"]
+        if (pod["namespace"], pod["workload"]) == (target.namespace, f"{kind}/{target.name}")
+    ]
     found = [pod for pod in every if pod["pid"]] or ([] if must_run else every)
     if not found:
-        raise UsageError(f"{kind.lower()} {target.namespace}/{target.name} has no pod{' that runs' if must_run else ''}")
+        raise UsageError(
+            f"{kind.lower()} {target.namespace}/{target.name} has no pod{' that runs' if must_run else ''}"
+        )
     return next((pod for pod in found if pod["ready"]), found[0])
 
 
 def _pod_named(seen: Mapping[str, Any], namespace: str, name: str) -> Mapping[str, Any] | None:
-    return next((pod for pod in seen["pods"] if (pod["namespace"], pod["name"]) == (namespace, name)), None)
+    return next(
+        (pod for pod in seen["pods"] if (pod["namespace"], pod["name"]) == (namespace, name)), None
+    )
 
 
-def _pods_called(target: Target, seen: Mapping[str, Any], namespaces: Sequence[str]) -> list[Target]:
-    found = (namespace for namespace in namespaces if _pod_named(seen, namespace, target.name) is not None)
+def _pods_called(
+    target: Target, seen: Mapping[str, Any], namespaces: Sequence[str]
+) -> list[Target]:
+    found = (
+        namespace
+        for namespace in namespaces
+        if _pod_named(seen, namespace, target.name) is not None
+    )
     return [structs.replace(target, kind="pod", namespace=namespace) for namespace in found]
 
 
-def _workloads_called(target: Target, seen: Mapping[str, Any], namespaces: Sequence[str]) -> list[Target]:
+def _workloads_called(
+    target: Target, seen: Mapping[str, Any], namespaces: Sequence[str]
+) -> list[Target]:
     """Workloads of that name that have pods, of any kind."""
     there = {(pod["namespace"], pod["workload"]) for pod in seen["pods"]}
     return [
@@ -349,7 +451,11 @@ def _service_of(name: str, seen: Mapping[str, Any], namespace: str) -> tuple[str
 
 def _owner(target: Target, seen: Mapping[str, Any]) -> Target:
     """Return the node, pod or host with an address; a node before the pods of its own network; `target` where no place has it."""
-    owners = [place for place in places(seen) if target.name in place.addresses and not place.is_host_network]
+    owners = [
+        place
+        for place in places(seen)
+        if target.name in place.addresses and not place.is_host_network
+    ]
     if not owners:
         return target
     (owner, *_) = owners
@@ -376,7 +482,11 @@ def _why_no_place(target: Target, seen: Mapping[str, Any]) -> str:
         if service is None:
             return f"{target}: {wanted}; and there is no Service {target.namespace}/{name}{near(name, seen, with_services=True)}"
         addresses = {entry["address"] for entry in service["endpoints"]}
-        pods = [pod_title(pod["namespace"], pod["name"]) for pod in seen["pods"] if addresses.intersection(pod["addresses"])]
+        pods = [
+            pod_title(pod["namespace"], pod["name"])
+            for pod in seen["pods"]
+            if addresses.intersection(pod["addresses"])
+        ]
         more = f" and {len(pods) - _NAMED_PODS} more" if len(pods) > _NAMED_PODS else ""
         return f"{target}: {wanted}; no process runs in a Service, its pods are: {', '.join(pods[:_NAMED_PODS]) or 'none'}{more}"
     if target.kind == "ip" and not target.scheme:

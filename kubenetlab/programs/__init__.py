@@ -81,7 +81,9 @@ def setup(container: Container, ports: Ports = Ports()) -> Setup:
 
 def declared_ports(container: Container) -> tuple[ListenPort, ...]:
     """Return the ports that a container says it listens on, each once."""
-    return tuple(dict.fromkeys(ListenPort(port.protocol, port.container_port) for port in container.ports))
+    return tuple(
+        dict.fromkeys(ListenPort(port.protocol, port.container_port) for port in container.ports)
+    )
 
 
 def program_of_image(image: str) -> str:
@@ -137,7 +139,11 @@ def unmodelled_options(container: Container) -> Iterator[tuple[str, int, str]]:
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and name and not name.isdigit() and name not in flags:
             modelled = ", ".join(f"--{flag}" for flag in sorted(flags)) or "none"
-            yield field, index, f"the option --{name} of {title} is not modelled and has no effect; modelled: {modelled}"
+            yield (
+                field,
+                index,
+                f"the option --{name} of {title} is not modelled and has no effect; modelled: {modelled}",
+            )
 
 
 def serves_on(setup: Setup) -> bool:

@@ -22,7 +22,11 @@ _WORDS = {errno.ETIMEDOUT: "TIMEOUT", errno.ECONNREFUSED: "REFUSED"}
 def configure_arguments(words: tuple[str, ...]) -> Setup:
     given = options(words)
     value_flags = {f"--{name}" for name in ("timeout", "protocol", "sctpconntrackcheck")}
-    targets = [word for index, word in enumerate(words) if not word.startswith("-") and (index == 0 or words[index - 1] not in value_flags)]
+    targets = [
+        word
+        for index, word in enumerate(words)
+        if not word.startswith("-") and (index == 0 or words[index - 1] not in value_flags)
+    ]
     host, _, port = (targets[0] if targets else "").rpartition(":")
     timeout = duration_s(given.get("timeout", "5s"))
     if timeout is None:
@@ -32,7 +36,13 @@ def configure_arguments(words: tuple[str, ...]) -> Setup:
     except ValueError as error:
         return misused(f"wanted HOST:PORT: {error}")
     return Setup(
-        "connect", {"host": host.strip("[]"), "port": number, "protocol": given.get("protocol", "tcp"), "timeout_s": timeout or 5.0}
+        "connect",
+        {
+            "host": host.strip("[]"),
+            "port": number,
+            "protocol": given.get("protocol", "tcp"),
+            "timeout_s": timeout or 5.0,
+        },
     )
 
 

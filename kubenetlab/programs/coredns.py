@@ -18,5 +18,8 @@ def runs_until_stopped(container: Container) -> bool:
 
 
 def configure(container: Container, ports: Ports) -> Setup:
-    served = (ListenPort("UDP", DNS_PORT), *(ListenPort("TCP", port) for port in (DNS_PORT, HEALTH_PORT, READY_PORT, METRICS_PORT)))
+    served = (
+        ListenPort("UDP", DNS_PORT),
+        *(ListenPort("TCP", port) for port in (DNS_PORT, HEALTH_PORT, READY_PORT, METRICS_PORT)),
+    )
     return Setup("coredns", {}, served)

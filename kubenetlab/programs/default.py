@@ -15,7 +15,9 @@ from kubenetlab.programs.http import Peer, PodIdentity, Request, Response, text
 TAKES_PORTS = True
 SERVES_TLS = True
 """True for a server that answers TLS beside HTTP, with a certificate of its own: what the image would do is not known."""
-_NETEXEC_PATHS = frozenset(("/hostname", "/hostName", "/clientip", "/echo", "/dial", "/exit", "/shutdown"))
+_NETEXEC_PATHS = frozenset(
+    ("/hostname", "/hostName", "/clientip", "/echo", "/dial", "/exit", "/shutdown")
+)
 
 
 def configure(container: Container, ports: Ports) -> Setup:
@@ -25,7 +27,9 @@ def configure(container: Container, ports: Ports) -> Setup:
 async def http(request: Request, me: PodIdentity) -> Response:
     if request.path in _NETEXEC_PATHS:
         return await netexec.http(request, me)
-    return text(f"{me.namespace}/{me.pod} ({me.address} on {me.node}) sees {socket_address(*request.peer)}\n")
+    return text(
+        f"{me.namespace}/{me.pod} ({me.address} on {me.node}) sees {socket_address(*request.peer)}\n"
+    )
 
 
 def datagram(data: bytes, peer: Peer, me: PodIdentity) -> bytes | None:

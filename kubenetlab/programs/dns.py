@@ -45,7 +45,9 @@ class Edns(Struct, frozen=True):
 
     def record(self, extended_rcode: int = 0) -> RR:
         """Return the OPT record of the answer."""
-        return dnslib.EDNS0(udp_len=self.udp_bytes, flags="do" * self.wants_dnssec, ext_rcode=extended_rcode)
+        return dnslib.EDNS0(
+            udp_len=self.udp_bytes, flags="do" * self.wants_dnssec, ext_rcode=extended_rcode
+        )
 
 
 def answer(zone: Zone, data: bytes, *, is_udp: bool = True) -> bytes | None:
@@ -62,7 +64,11 @@ def answer(zone: Zone, data: bytes, *, is_udp: bool = True) -> bytes | None:
         # The lower four bits of the code are in the header, the others in the OPT record.
         reply.header.rcode = _BADVERS & 0xF
         return _encoded(reply, edns.record(_BADVERS >> 4), MAX_TCP_BYTES)
-    if query.header.opcode != dnslib.OPCODE.QUERY or len(query.questions) != 1 or query.q.qclass != dnslib.CLASS.IN:
+    if (
+        query.header.opcode != dnslib.OPCODE.QUERY
+        or len(query.questions) != 1
+        or query.q.qclass != dnslib.CLASS.IN
+    ):
         reply.header.rcode = RCODE.NOTIMP
     elif query.q.qtype in _TRANSFERS:
         reply.header.rcode = RCODE.REFUSED
@@ -173,7 +179,12 @@ def _record(name: str, type_: str, value: str) -> RR:
 
 def _soa(zone: Zone) -> RR:
     names = (f"ns.dns.{zone.domain}", f"hostmaster.{zone.domain}")
-    return RR(zone.domain, QTYPE.SOA, ttl=TTL_S, rdata=dnslib.SOA(*names, (zone.serial, 7200, 1800, 86400, TTL_S)))
+    return RR(
+        zone.domain,
+        QTYPE.SOA,
+        ttl=TTL_S,
+        rdata=dnslib.SOA(*names, (zone.serial, 7200, 1800, 86400, TTL_S)),
+    )
 
 
 class _Offsets(dict[Any, int]):

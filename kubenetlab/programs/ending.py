@@ -27,15 +27,24 @@ class Ending(Struct, frozen=True):
 
 def ending_in(pod: Pod, container: Container) -> Ending | None:
     """Return how a container's built-in program ends in a pod; see `ending_of`."""
-    return ending_of(pod.spec, container, pod.metadata.annotations, is_of_job=is_of_job(pod.metadata))
+    return ending_of(
+        pod.spec, container, pod.metadata.annotations, is_of_job=is_of_job(pod.metadata)
+    )
 
 
-def ending_of(spec: PodSpec, container: Container, annotations: Mapping[str, str], *, is_of_job: bool) -> Ending | None:
+def ending_of(
+    spec: PodSpec, container: Container, annotations: Mapping[str, str], *, is_of_job: bool
+) -> Ending | None:
     """Return how a container's built-in program ends; None for one that runs until it is stopped, or ends by itself."""
     is_stated = EXIT_CODE_ANNOTATION in annotations or DURATION_ANNOTATION in annotations
-    if container not in spec.containers or not (is_stated or (is_of_job and not runs_until_stopped(container))):
+    if container not in spec.containers or not (
+        is_stated or (is_of_job and not runs_until_stopped(container))
+    ):
         return None
-    return Ending(duration_s(annotations.get(DURATION_ANNOTATION, "")) or 0.0, int(annotations.get(EXIT_CODE_ANNOTATION, "0")))
+    return Ending(
+        duration_s(annotations.get(DURATION_ANNOTATION, "")) or 0.0,
+        int(annotations.get(EXIT_CODE_ANNOTATION, "0")),
+    )
 
 
 def with_ending(setup: Setup, ending: Ending | None) -> Setup:

@@ -40,7 +40,12 @@ class Request(Struct, frozen=True):
     @property
     def query(self) -> dict[str, str]:
         """Each parameter's first value."""
-        return {name: values[0] for name, values in parse_qs(urlsplit(self.target).query, keep_blank_values=True).items()}
+        return {
+            name: values[0]
+            for name, values in parse_qs(
+                urlsplit(self.target).query, keep_blank_values=True
+            ).items()
+        }
 
 
 class Response(Struct, frozen=True):
@@ -67,7 +72,9 @@ class Network(Protocol):
     async def get(self, address: str, port: int, target: str, timeout_s: float) -> Response:
         """An HTTP GET."""
 
-    async def exchange(self, address: str, port: int, data: bytes, timeout_s: float, protocol: str = "UDP") -> bytes:
+    async def exchange(
+        self, address: str, port: int, data: bytes, timeout_s: float, protocol: str = "UDP"
+    ) -> bytes:
         """One datagram there and one back; or by SCTP one message."""
 
     async def connect(self, address: str, port: int, timeout_s: float) -> None:

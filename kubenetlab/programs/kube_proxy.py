@@ -41,7 +41,11 @@ def memory() -> Memory:
 
 def configure(container: Container, ports: Ports) -> Setup:
     """Its own ports; those of Services come with the options that the lab adds."""
-    return Setup("kube_proxy", {}, (ListenPort("TCP", HEALTH_PORT), ListenPort("TCP", METRICS_PORT, "127.0.0.1")))
+    return Setup(
+        "kube_proxy",
+        {},
+        (ListenPort("TCP", HEALTH_PORT), ListenPort("TCP", METRICS_PORT, "127.0.0.1")),
+    )
 
 
 def configured(me: PodIdentity) -> None:
@@ -50,7 +54,10 @@ def configured(me: PodIdentity) -> None:
     before, known.options = known.options, me.options
     if before.get("mode") != me.options.get("mode"):
         me.log(f"Using {me.options.get('mode', 'no')} Proxier on node {me.node}")
-    checks, former = ({entry["port"]: entry for entry in options.get("checks", ())} for options in (me.options, before))
+    checks, former = (
+        {entry["port"]: entry for entry in options.get("checks", ())}
+        for options in (me.options, before)
+    )
     for port in former.keys() - checks.keys():
         me.log(f"Closing health check of Service {_title(former[port])} on port {port}")
     for port in checks.keys() - former.keys():
@@ -85,7 +92,9 @@ async def http(request: Request, me: PodIdentity) -> Response:
         return _health(request, me)
     if request.port == METRICS_PORT:
         return _about(request, me)
-    check = next((entry for entry in me.options.get("checks", ()) if entry["port"] == request.port), None)
+    check = next(
+        (entry for entry in me.options.get("checks", ()) if entry["port"] == request.port), None
+    )
     return _service_health(check, me) if check is not None else _not_found()
 
 
@@ -101,7 +110,10 @@ def _health(request: Request, me: PodIdentity) -> Response:
         return _not_found()
     is_good, is_eligible = is_healthy(me), bool(me.options.get("eligible", True))
     now = me.now()
-    body: dict[str, str | bool] = {"lastUpdated": _go_time(now if is_good else me.memory.synced_at), "currentTime": _go_time(now)}
+    body: dict[str, str | bool] = {
+        "lastUpdated": _go_time(now if is_good else me.memory.synced_at),
+        "currentTime": _go_time(now),
+    }
     kind = request.path.removeprefix("/")
     if kind == "healthz":
         body["nodeEligible"] = is_eligible
@@ -114,7 +126,9 @@ def _health(request: Request, me: PodIdentity) -> Response:
 def _about(request: Request, me: PodIdentity) -> Response:
     match request.path:
         case "/metrics":
-            shown = me.memory.metrics.text(me.options.get("families", ("IPv4",)), me.options.get("mode", ""))
+            shown = me.memory.metrics.text(
+                me.options.get("families", ("IPv4",)), me.options.get("mode", "")
+            )
             return Response(200, shown.encode(), "text/plain; version=0.0.4; charset=utf-8")
         case "/proxyMode":
             return Response(200, str(me.options.get("mode", "")).encode(), headers=NO_SNIFF)
@@ -130,11 +144,15 @@ def _service_health(check: Mapping[str, Any], me: PodIdentity) -> Response:
         "localEndpoints": count,
         "serviceProxyHealthy": is_good,
     }
-    return _json(200 if count and is_good else 503, body, {"X-Load-Balancing-Endpoint-Weight": str(count)})
+    return _json(
+        200 if count and is_good else 503, body, {"X-Load-Balancing-Endpoint-Weight": str(count)}
+    )
 
 
 def _json(code: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    return Response(code, json.dumps(body).encode(), "application/json", {**NO_SNIFF, **(headers or {})})
+    return Response(
+        code, json.dumps(body).encode(), "application/json", {**NO_SNIFF, **(headers or {})}
+    )
 
 
 def _not_found() -> Response:

@@ -33,7 +33,10 @@ class Metrics:
         if news["ms"] is not None:
             took_s = news["ms"] / 1000
             self._count, self._sum_s = self._count + 1, self._sum_s + took_s
-            self._buckets = [count + (took_s <= bound) for count, bound in zip(self._buckets, BUCKETS_S, strict=True)]
+            self._buckets = [
+                count + (took_s <= bound)
+                for count, bound in zip(self._buckets, BUCKETS_S, strict=True)
+            ]
 
     def note_answer(self, kind: str, code: int) -> None:
         """One answer of /healthz or /livez."""
@@ -60,24 +63,39 @@ class Metrics:
         yield from _head(name, "gauge", "The last time proxy rules were successfully synced")
         yield from (f"{name}{{{label}}} {self._synced_at:.6f}" for label in labels)
         name = f"{_SYNC}_no_local_endpoints_total"
-        yield from _head(name, "gauge", "Number of services with a Local traffic policy and no endpoints")
+        yield from _head(
+            name, "gauge", "Number of services with a Local traffic policy and no endpoints"
+        )
         for label in labels:
-            yield from (f'{name}{{{label},traffic_policy="{policy}"}} {count}' for policy, count in self._no_local.items())
+            yield from (
+                f'{name}{{{label},traffic_policy="{policy}"}} {count}'
+                for policy, count in self._no_local.items()
+            )
 
     def _counters(self, labels: Sequence[str], mode: str) -> Iterator[str]:
         for kind, title in (("endpoint", "Endpoints"), ("service", "Service")):
             name = f"{_SYNC}_{kind}_changes_total"
             yield from _head(name, "counter", f"Cumulative proxy rules {title} changes")
             yield f"{name} {self._changes[kind]}"
-        failures = {"nftables": "nftables_sync", "iptables": "iptables_restore", "ipvs": "iptables_restore"}.get(mode)
+        failures = {
+            "nftables": "nftables_sync",
+            "iptables": "iptables_restore",
+            "ipvs": "iptables_restore",
+        }.get(mode)
         if failures is not None:
             name = f"{_SYNC}_{failures}_failures_total"
-            yield from _head(name, "counter", f"Cumulative proxy {failures.replace('_', ' ')} failures")
+            yield from _head(
+                name, "counter", f"Cumulative proxy {failures.replace('_', ' ')} failures"
+            )
             yield from (f"{name}{{{label}}} {self.failures}" for label in labels)
         for kind in ("healthz", "livez"):
             name = f"kubeproxy_proxy_{kind}_total"
             yield from _head(name, "counter", f"Cumulative proxy {kind} HTTP status")
-            yield from (f'{name}{{code="{code}"}} {count}' for (asked, code), count in sorted(self._answers.items()) if asked == kind)
+            yield from (
+                f'{name}{{code="{code}"}} {count}'
+                for (asked, code), count in sorted(self._answers.items())
+                if asked == kind
+            )
 
 
 def _head(name: str, kind: str, meaning: str) -> Iterator[str]:

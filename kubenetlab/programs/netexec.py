@@ -84,7 +84,9 @@ def configure_arguments(words: tuple[str, ...], container: Container) -> Setup:
 async def http(request: Request, me: PodIdentity) -> Response:
     """Answer a request; with --http-override as if it were another one, of nobody and without headers."""
     if override := me.options.get("http_override"):
-        request = structs.replace(request, method="GET", target=override, peer=("", 0), headers={}, body=b"")
+        request = structs.replace(
+            request, method="GET", target=override, peer=("", 0), headers={}, body=b""
+        )
     values = _form(request)
     match request.path:
         case "/hostname" | "/hostName":
@@ -98,7 +100,11 @@ async def http(request: Request, me: PodIdentity) -> Response:
         case "/healthz":
             return text("", _ready_status(me))
         case "/readyz":
-            return text("shutting down", 503) if me.is_stopping else text("" if me.options.get("is_unready") else "ok", _ready_status(me))
+            return (
+                text("shutting down", 503)
+                if me.is_stopping
+                else text("" if me.options.get("is_unready") else "ok", _ready_status(me))
+            )
         case "/dial":
             return await _dial(request.query, me)
         case "/exit":
@@ -109,7 +115,10 @@ async def http(request: Request, me: PodIdentity) -> Response:
         case "/redirect":
             return _redirect(request, values)
         case path if path in _NOT_MODELLED:
-            return text(f"{path} is not modelled: built-in programs run no commands and keep no files\n", 501)
+            return text(
+                f"{path} is not modelled: built-in programs run no commands and keep no files\n",
+                501,
+            )
     return text(f"NOW: {me.clock()}")  # Go's ServeMux gives "/" whatever no other pattern matches
 
 
@@ -131,8 +140,12 @@ def _ready_status(me: PodIdentity) -> int:
 
 def _form(request: Request) -> Mapping[str, str]:
     """The first value of each parameter, of a form in the body before those of the query."""
-    is_form = request.method in ("POST", "PUT", "PATCH") and request.headers.get("content-type", "").startswith(_FORM_TYPE)
-    body = parse_qs(request.body.decode(errors="replace"), keep_blank_values=True) if is_form else {}
+    is_form = request.method in ("POST", "PUT", "PATCH") and request.headers.get(
+        "content-type", ""
+    ).startswith(_FORM_TYPE)
+    body = (
+        parse_qs(request.body.decode(errors="replace"), keep_blank_values=True) if is_form else {}
+    )
     return {**request.query, **{name: values[0] for name, values in body.items()}}
 
 
@@ -140,7 +153,11 @@ def _header(request: Request, key: str) -> str:
     """One header's value, or all of them as JSON; names as Go writes them, and without Host."""
     if key:
         return request.headers.get(key.lower(), "")
-    found = {"-".join(part.capitalize() for part in name.split("-")): [value] for name, value in request.headers.items() if name != "host"}
+    found = {
+        "-".join(part.capitalize() for part in name.split("-")): [value]
+        for name, value in request.headers.items()
+        if name != "host"
+    }
     return json.dumps(dict(sorted(found.items())), separators=(",", ":"))
 
 
@@ -154,7 +171,11 @@ def _redirect(request: Request, values: Mapping[str, str]) -> Response:
         return text(f"argument 'code' must be an integer or empty, got \"{code}\"\n")
     parts = urlsplit(location)
     if not (parts.scheme or parts.netloc):
-        path, mark, query = (location if location.startswith("/") else posixpath.dirname(request.path) + "/" + location).partition("?")
+        path, mark, query = (
+            location
+            if location.startswith("/")
+            else posixpath.dirname(request.path) + "/" + location
+        ).partition("?")
         clean = "/" + posixpath.normpath(path).lstrip("/")
         location = (f"{clean}/" if path.endswith("/") and clean != "/" else clean) + mark + query
     status = int(code)
@@ -175,7 +196,9 @@ def _exit(query: Mapping[str, str], me: PodIdentity) -> Response:
     code = query.get("code", "0") or "0"
     for name in ("timeout", "wait"):
         if duration_s(query.get(name, "")) is None:
-            return text(f"argument '{name}' must be a valid golang duration or empty, got \"{query[name]}\"\n")
+            return text(
+                f"argument '{name}' must be a valid golang duration or empty, got \"{query[name]}\"\n"
+            )
     if not code.isdigit() or not 0 <= int(code) <= 127:
         return text(f"argument 'code' must be an integer [0-127] or empty, got \"{code}\"\n")
     me.exit(int(code), duration_s(query.get("wait", "")) or 0.0)
@@ -184,9 +207,13 @@ def _exit(query: Mapping[str, str], me: PodIdentity) -> Response:
 
 async def _dial(query: Mapping[str, str], me: PodIdentity) -> Response:
     protocol = query.get("protocol", "http").lower() or "http"
-    host, port, request, tries = (query.get(name, "") for name in ("host", "port", "request", "tries"))
+    host, port, request, tries = (
+        query.get(name, "") for name in ("host", "port", "request", "tries")
+    )
     if tries and not (tries.isdigit() and int(tries) <= MAX_TRIES):
-        return text(f'tries parameter is invalid. strconv.Atoi: parsing "{tries}": invalid syntax\n', 400)
+        return text(
+            f'tries parameter is invalid. strconv.Atoi: parsing "{tries}": invalid syntax\n', 400
+        )
     if not request:
         return text("request parameter not specified. <nil>\n", 400)
     if protocol not in ("http", "udp", "sctp"):
@@ -204,9 +231,14 @@ async def _dial(query: Mapping[str, str], me: PodIdentity) -> Response:
                 answer = await me.network.get(address, int(port), f"/{request}", DIAL_TIMEOUT_S)
                 responses.append(answer.body.decode(errors="replace"))
             else:
-                said = await me.network.exchange(address, int(port), request.encode(), DIAL_TIMEOUT_S, protocol.upper())
+                said = await me.network.exchange(
+                    address, int(port), request.encode(), DIAL_TIMEOUT_S, protocol.upper()
+                )
                 responses.append(said.decode(errors="replace"))
         except OSError as error:
             errors.append(str(error.strerror or error))
-    output = {**({"responses": responses} if responses else {}), **({"errors": errors} if errors else {})}
+    output = {
+        **({"responses": responses} if responses else {}),
+        **({"errors": errors} if errors else {}),
+    }
     return Response(200, json.dumps(output, separators=(",", ":")).encode(), "application/json")

@@ -15,9 +15,12 @@ def configure_environment(container: Container) -> Setup:
     bodies = {
         match[1]: variable.value
         for variable in container.env
-        if (match := re.fullmatch(r"SERVE_PORT_(\d{1,5})", variable.name)) and 0 < int(match[1]) < 65536
+        if (match := re.fullmatch(r"SERVE_PORT_(\d{1,5})", variable.name))
+        and 0 < int(match[1]) < 65536
     }
-    return Setup("porter", {"bodies": bodies}, tuple(ListenPort("TCP", int(port)) for port in bodies))
+    return Setup(
+        "porter", {"bodies": bodies}, tuple(ListenPort("TCP", int(port)) for port in bodies)
+    )
 
 
 async def http(request: Request, me: PodIdentity) -> Response:

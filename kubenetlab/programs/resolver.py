@@ -31,7 +31,15 @@ class ResolverConfig(Struct, frozen=True):
     def from_hosts(self, name: str) -> str | None:
         wanted = name.lower().removesuffix(".")
         known = [address for entry, address in self.hosts if entry == wanted]
-        return next((address for version in self.versions for address in known if (":" in address) == (version == 6)), None)
+        return next(
+            (
+                address
+                for version in self.versions
+                for address in known
+                if (":" in address) == (version == 6)
+            ),
+            None,
+        )
 
     def candidates(self, name: str) -> Iterator[str]:
         """The full names to be tried, in order: with enough dots the name itself first, else the search list first."""
@@ -39,13 +47,17 @@ class ResolverConfig(Struct, frozen=True):
             yield name
             return
         searched = [f"{name}.{suffix}." for suffix in self.searches]
-        yield from [f"{name}.", *searched] if name.count(".") >= self.ndots else [*searched, f"{name}."]
+        yield from (
+            [f"{name}.", *searched] if name.count(".") >= self.ndots else [*searched, f"{name}."]
+        )
 
     def question(self, name: str, version: int, number: int) -> bytes:
         """An encoded question for the A (or AAAA) records of a full name."""
         import dnslib
 
-        question = dnslib.DNSRecord(dnslib.DNSHeader(id=number, rd=1), q=dnslib.DNSQuestion(name, _record_type(version)))
+        question = dnslib.DNSRecord(
+            dnslib.DNSHeader(id=number, rd=1), q=dnslib.DNSQuestion(name, _record_type(version))
+        )
         return bytes(question.pack())
 
 
@@ -97,7 +109,9 @@ def first_address(answer: bytes, version: int, number: int) -> str | None:
         raise OSError("a DNS answer to another question")
     if reply.header.rcode not in (_NO_ERROR, dnslib.RCODE.NXDOMAIN):
         raise OSError(f"DNS answer {dnslib.RCODE[reply.header.rcode]}")
-    return next((str(record.rdata) for record in reply.rr if record.rtype == _record_type(version)), None)
+    return next(
+        (str(record.rdata) for record in reply.rr if record.rtype == _record_type(version)), None
+    )
 
 
 def _record_type(version: int) -> int:

@@ -20,7 +20,11 @@ def configure_arguments(words: tuple[str, ...]) -> Setup:
         port = port_number(given.get("port", "9376"))
     except ValueError as error:
         return misused(str(error))
-    chosen = [ListenPort(protocol, port) for flag, protocol in (("tcp", "TCP"), ("udp", "UDP")) if given.get(flag) == "true"]
+    chosen = [
+        ListenPort(protocol, port)
+        for flag, protocol in (("tcp", "TCP"), ("udp", "UDP"))
+        if given.get(flag) == "true"
+    ]
     if given.get("http", "true") == "true" and ListenPort("TCP", port) not in chosen:
         chosen.insert(0, ListenPort("TCP", port))
     return Setup("serve_hostname", {}, tuple(chosen))

@@ -14,7 +14,10 @@ from kubenetlab.programs.localhost_certificate import CERTIFICATE, KEY
 TLS: Final = "tls"
 """The option of a program that serves TLS: certificate and key, first as paths (`certificate_file`), then as texts in PEM."""
 _PARTS: Final = ("certificate", "key")
-_FILES_OF_THE_IMAGE: Final[Mapping[str, str]] = {"/localhost.crt": CERTIFICATE, "/localhost.key": KEY}
+_FILES_OF_THE_IMAGE: Final[Mapping[str, str]] = {
+    "/localhost.crt": CERTIFICATE,
+    "/localhost.key": KEY,
+}
 """What agnhost's image brings."""
 
 
@@ -26,7 +29,10 @@ def names_files(container: Container) -> bool:
 def tls_option(certificate_file: str, key_file: str, container: Container) -> dict[str, str]:
     """Return the option of a program whose arguments name these files; relative paths count from the working directory."""
     paths = {"certificate_file": certificate_file, "key_file": key_file}
-    return {name: posixpath.normpath(posixpath.join("/", container.working_dir, path)) if path else "" for name, path in paths.items()}
+    return {
+        name: posixpath.normpath(posixpath.join("/", container.working_dir, path)) if path else ""
+        for name, path in paths.items()
+    }
 
 
 def files_read(setup: Setup) -> tuple[str, ...]:

@@ -44,7 +44,11 @@ def _is_configured(container: Container) -> bool:
     """Return True when the container brings a configuration that may say other ports."""
     mounts = container.volume_mounts if isinstance(container.volume_mounts, list) else []
     paths = [str(mount.get("mountPath", "")) for mount in mounts if isinstance(mount, Mapping)]
-    return bool(container.command or container.args or any(path.startswith(_CONFIGURATIONS) for path in paths))
+    return bool(
+        container.command
+        or container.args
+        or any(path.startswith(_CONFIGURATIONS) for path in paths)
+    )
 
 
 async def http(request: Request, me: PodIdentity) -> Response:
@@ -56,5 +60,7 @@ async def http(request: Request, me: PodIdentity) -> Response:
             "text/html",
             {"Server": kind},
         )
-    page = _PAGES[kind].format(who=f"{me.namespace}/{me.pod}, {me.address} on {me.node}; you are {request.peer[0]}")
+    page = _PAGES[kind].format(
+        who=f"{me.namespace}/{me.pod}, {me.address} on {me.node}; you are {request.peer[0]}"
+    )
     return Response(200, page.encode(), "text/html", {"Server": kind})

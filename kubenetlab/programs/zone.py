@@ -48,7 +48,11 @@ class Zone:
         self._namespaces = {namespace.name for namespace in namespaces}
         self._reserved = {self.domain, f"svc.{self.domain}", f"pod.{self.domain}"}
         """Names that the schema has whether or not anything is below them."""
-        self._reserved |= {f"{namespace}.{part}.{self.domain}" for namespace in self._namespaces for part in ("svc", "pod")}
+        self._reserved |= {
+            f"{namespace}.{part}.{self.domain}"
+            for namespace in self._namespaces
+            for part in ("svc", "pod")
+        }
         self._brought: dict[Source, Records] = {}
         self._known: dict[str, dict[Source, Mapping[str, list[str]]]] = {}
         """Name → who has brought what of it."""
@@ -66,7 +70,9 @@ class Zone:
                 _add(found, name.lower(), _address_type(address), address)
         self._bring(("hosts",), found)
 
-    def change(self, key: tuple[str, str], service: Service | None, slices: Iterable[EndpointSlice]) -> None:
+    def change(
+        self, key: tuple[str, str], service: Service | None, slices: Iterable[EndpointSlice]
+    ) -> None:
         """A Service by its namespace and name is now this one, with these slices, or none."""
         known = tuple(slices)
         self._bring(key, {} if service is None else _records(self.domain, service, known))
@@ -101,7 +107,13 @@ class Zone:
         if name == self._default_name_server:
             return [address for _, address in self.name_servers if _address_type(address) == type_]
         if name in self._known:
-            return list(dict.fromkeys(value for records in self._known[name].values() for value in records.get(type_, ())))
+            return list(
+                dict.fromkeys(
+                    value
+                    for records in self._known[name].values()
+                    for value in records.get(type_, ())
+                )
+            )
         if name in self._reserved or self._above[name]:
             return []
         return self._pod(name, type_)
@@ -128,7 +140,9 @@ class Zone:
         if not name.endswith(f".{self.domain}"):
             return []
         labels = name.split(".")
-        return [".".join(labels[index:]) for index in range(1, len(labels) - self.domain.count(".") - 1)]
+        return [
+            ".".join(labels[index:]) for index in range(1, len(labels) - self.domain.count(".") - 1)
+        ]
 
     def _pod(self, name: str, type_: str) -> list[str] | None:
         """`10-244-1-5.default.pod.cluster.local`, for any address in a namespace that exists (`pods insecure`)."""
@@ -167,7 +181,14 @@ def _records(domain: str, service: Service, slices: Iterable[EndpointSlice]) -> 
     return found
 
 
-def _add_endpoint(found: Records, targets: Targets, service: Service, name: str, piece: EndpointSlice, endpoint: Endpoint) -> None:
+def _add_endpoint(
+    found: Records,
+    targets: Targets,
+    service: Service,
+    name: str,
+    piece: EndpointSlice,
+    endpoint: Endpoint,
+) -> None:
     """Add the records of one endpoint: its own name, and for a headless Service its share of the Service's name."""
     for address in endpoint.addresses:
         host = _host_of(endpoint, address, name)
@@ -183,11 +204,15 @@ def _add_endpoint(found: Records, targets: Targets, service: Service, name: str,
                 _add_target(targets, name, port, port.port, host)
 
 
-def _add_target(targets: Targets, name: str, port: ServicePort | EndpointPort, number: int, host: str) -> None:
+def _add_target(
+    targets: Targets, name: str, port: ServicePort | EndpointPort, number: int, host: str
+) -> None:
     """Add a target of the Service `name`: under its own name, and under the labels of a named port."""
     targets.setdefault(name, []).append((number, host))
     if port.name:
-        targets.setdefault(f"_{port.name}._{port.protocol.lower()}.{name}", []).append((number, host))
+        targets.setdefault(f"_{port.name}._{port.protocol.lower()}.{name}", []).append(
+            (number, host)
+        )
 
 
 def _weighted(entries: Sequence[tuple[int, str]]) -> list[str]:
@@ -200,12 +225,19 @@ def _weighted(entries: Sequence[tuple[int, str]]) -> list[str]:
     return [f"0 {weight} {port} {target}" for port, target in dict.fromkeys(entries)]
 
 
-def _leading_to(own: Collection[str], domain: str, service: Service, slices: Iterable[EndpointSlice]) -> list[tuple[str, str]]:
+def _leading_to(
+    own: Collection[str], domain: str, service: Service, slices: Iterable[EndpointSlice]
+) -> list[tuple[str, str]]:
     """Return (name, address) pairs of a Service whose ready endpoints include one of the addresses `own`."""
     name = _name_of(service, domain)
     found: list[tuple[str, str]] = []
     for piece in slices:
-        ready = [(endpoint, address) for endpoint in piece.endpoints if endpoint.conditions.is_ready for address in endpoint.addresses]
+        ready = [
+            (endpoint, address)
+            for endpoint in piece.endpoints
+            if endpoint.conditions.is_ready
+            for address in endpoint.addresses
+        ]
         if not any(address in own for _, address in ready):
             continue
         if service.is_headless:

@@ -55,9 +55,15 @@ def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
 def test_the_installed_command_is_the_same() -> None:
     """A Python of its own prints what the other tests of this file see."""
     line = [sys.executable, "-m", "kubenetlab", "modes"]
-    installed = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False)
+    installed = subprocess.run(
+        line, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False
+    )
     other = run("modes")
-    assert (installed.returncode, installed.stdout, installed.stderr) == (0, other.stdout, other.stderr)
+    assert (installed.returncode, installed.stdout, installed.stderr) == (
+        0,
+        other.stdout,
+        other.stderr,
+    )
 
 
 def test_all_promised_commands_are_there() -> None:
@@ -69,7 +75,11 @@ def test_all_promised_commands_are_there() -> None:
 def test_a_command_has_help_and_an_example(command: str) -> None:
     """One line of what it does, and how it is used."""
     found = load(command)
-    docs = [entry.callback.__doc__ or "" for entry in found.registered_commands] if isinstance(found, Typer) else [found.__doc__ or ""]
+    docs = (
+        [entry.callback.__doc__ or "" for entry in found.registered_commands]
+        if isinstance(found, Typer)
+        else [found.__doc__ or ""]
+    )
     for doc in docs:
         assert doc.splitlines()[0].strip(), command
         assert f"kubenetlab {command}" in doc, f"{command} has no example"
@@ -84,7 +94,9 @@ def test_help_is_shown_as_it_is_written() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
     words = [parameter.help or "" for command in commands.values() for parameter in command.params]
     words += [line for command in commands.values() for line in (command.help or "").splitlines()]
-    assert [text for text in words if Text.from_markup(text).plain != text.replace("\\[", "[")] == []
+    assert [
+        text for text in words if Text.from_markup(text).plain != text.replace("\\[", "[")
+    ] == []
 
 
 def test_a_plan_is_data_for_other_programs() -> None:
@@ -98,7 +110,12 @@ def test_a_plan_is_a_script() -> None:
     """One that a shell can read, with nothing else on standard output; of no other command is it an output."""
     done = run("plan", "-o", "sh", "-f", "manifests/05-service-and-endpoints")
     assert done.stdout.startswith("#!/bin/sh\n# The lab service-and-endpoints by hand")
-    assert subprocess.run(["sh", "-n"], input=done.stdout, text=True, capture_output=True, check=False).stderr == ""
+    assert (
+        subprocess.run(
+            ["sh", "-n"], input=done.stdout, text=True, capture_output=True, check=False
+        ).stderr
+        == ""
+    )
     assert run("list", "-o", "sh").returncode == 2
 
 
@@ -166,7 +183,11 @@ a: [
 """
     done = run("plan", "-f", "-", stdin=manifest)
     assert done.returncode == 2
-    assert [line.partition(" ")[0] for line in done.stderr.splitlines()[1:] if line.startswith("<stdin>")] == [
+    assert [
+        line.partition(" ")[0]
+        for line in done.stderr.splitlines()[1:]
+        if line.startswith("<stdin>")
+    ] == [
         "<stdin>:4",
         "<stdin>:8",
         "<stdin>:9",
@@ -176,8 +197,15 @@ a: [
 
 def test_a_second_cluster_document_is_one_problem() -> None:
     """What it would change is not told as well: nobody is to change it."""
-    documents = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: FAMILY}\n---\n"
-    done = run("plan", "-f", "-", stdin=documents.replace("FAMILY", "ipv4") + documents.replace("FAMILY", "dual"))
+    documents = (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: FAMILY}\n---\n"
+    )
+    done = run(
+        "plan",
+        "-f",
+        "-",
+        stdin=documents.replace("FAMILY", "ipv4") + documents.replace("FAMILY", "dual"),
+    )
     assert done.returncode == 2
     assert done.stderr == "error: <stdin>:5  Cluster: a second Cluster; the first is at <stdin>:1\n"
 
@@ -191,7 +219,9 @@ def test_down_of_nothing_is_success() -> None:
 def test_options_of_modes_are_in_the_wide_list() -> None:
     """They are long: the short list has what a mode is, and fits on a screen."""
     short, wide = run("modes").stdout, run("modes", "-o", "wide").stdout
-    assert all(f"  {mode['name']} " in short for mode in json.loads(run("modes", "-o", "json").stdout))
+    assert all(
+        f"  {mode['name']} " in short for mode in json.loads(run("modes", "-o", "json").stdout)
+    )
     assert "scheduler=rr" not in short
     assert "scheduler=rr" in wide
 
@@ -199,7 +229,11 @@ def test_options_of_modes_are_in_the_wide_list() -> None:
 def test_every_mode_is_listed_and_explained() -> None:
     """With its options, what it needs, and how to ask for it."""
     found = json.loads(run("modes", "-o", "json").stdout)
-    assert {(mode["family"], mode["name"]) for mode in found} >= {("cni", "bridge"), ("cni", "none"), ("proxy", "nftables")}
+    assert {(mode["family"], mode["name"]) for mode in found} >= {
+        ("cni", "bridge"),
+        ("cni", "none"),
+        ("proxy", "nftables"),
+    }
     for mode in found:
         shown = run("explain", mode["name"]).stdout
         assert mode["manual"].splitlines()[0] in shown
@@ -231,9 +265,14 @@ def test_a_field_is_explained() -> None:
         "A question that the node's kubelet asks a container, again and again.",
         "",
     ]
-    assert "  periodSeconds                   <integer>           0 or more; default 10" in said.stdout.splitlines()
+    assert (
+        "  periodSeconds                   <integer>           0 or more; default 10"
+        in said.stdout.splitlines()
+    )
     assert said.stderr == "next: kubenetlab explain pod.spec.containers.readinessProbe.httpGet\n"
-    port = json.loads(run("explain", "Pod.spec.containers.ports.containerPort", "-o", "json").stdout)
+    port = json.loads(
+        run("explain", "Pod.spec.containers.ports.containerPort", "-o", "json").stdout
+    )
     assert (port["type"], port["bounds"]) == ("integer", ["required", "1 to 65535"])
 
 
@@ -241,7 +280,9 @@ def test_a_schema_is_for_all_documents_or_for_one_kind() -> None:
     """By any name of the kind; modes and their options are in it."""
     every = json.loads(run("schema").stdout)
     assert every["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert every["$defs"]["Networking"]["properties"]["cni"]["anyOf"][0]["enum"] == list(known("cni"))
+    assert every["$defs"]["Networking"]["properties"]["cni"]["anyOf"][0]["enum"] == list(
+        known("cni")
+    )
     one = json.loads(run("schema", "svc").stdout)
     assert one["properties"]["kind"]["const"] == "Service"
     assert one["properties"] == every["$defs"]["Service"]["properties"]

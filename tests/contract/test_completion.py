@@ -37,7 +37,12 @@ def asked(line: str, shell: str = "bash") -> list[str]:
         "zsh": {"_TYPER_COMPLETE_ARGS": line},
         "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
     }[shell]
-    environment = {**os.environ, **NO_LAB, **environment, "_KUBENETLAB_COMPLETE": f"complete_{shell}"}
+    environment = {
+        **os.environ,
+        **NO_LAB,
+        **environment,
+        "_KUBENETLAB_COMPLETE": f"complete_{shell}",
+    }
     done = asking().run([], None, 30, environment=environment)
     assert (done.returncode, done.stderr) == (0, "")
     return [word for word in done.stdout.splitlines() if word]
@@ -81,7 +86,14 @@ def test_all_commands_can_follow() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["kubenetlab get pods {} ", "kubenetlab exec {} ", "kubenetlab logs {} ", "kubenetlab ping {} a ", "kubenetlab get {} -n "]
+    "line",
+    [
+        "kubenetlab get pods {} ",
+        "kubenetlab exec {} ",
+        "kubenetlab logs {} ",
+        "kubenetlab ping {} a ",
+        "kubenetlab get {} -n ",
+    ],
 )
 def test_no_lab_no_word(line: str) -> None:
     """What only a lab can tell is left out in silence when there is none."""
@@ -90,7 +102,9 @@ def test_no_lab_no_word(line: str) -> None:
 
 def test_zsh_and_fish_are_answered_in_their_ways() -> None:
     """zsh gets an expression, fish a line with a tab between a word and what it means."""
-    assert asked("kubenetlab rol", "zsh")[0].startswith('_arguments \'*: :(("rollout":"Replace a workload\'s'.replace("'s", "''s"))
+    assert asked("kubenetlab rol", "zsh")[0].startswith(
+        '_arguments \'*: :(("rollout":"Replace a workload\'s'.replace("'s", "''s")
+    )
     assert asked("kubenetlab rol", "fish")[0].partition("\t")[0] == "rollout"
 
 

@@ -16,23 +16,37 @@ from kubenetlab.names import MAX_LINK_NAME
 from tests.clusters import applied, deployment, running, service, store
 
 CNIS, PROXIES = modes.known("cni"), modes.known("proxy")
-LAYOUTS = [Decisions(pod_layout=layout, neighbors=neighbors) for layout in ("onlink", "routed") for neighbors in ("dynamic", "permanent")]
+LAYOUTS = [
+    Decisions(pod_layout=layout, neighbors=neighbors)
+    for layout in ("onlink", "routed")
+    for neighbors in ("dynamic", "permanent")
+]
 
 
 def lab(cni: str, proxy: str) -> str:
     return f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{cni: {cni}, kubeProxyMode: {proxy}}}\n---\n{deployment()}{service()}"
 
 
-@pytest.mark.parametrize("decisions", LAYOUTS, ids=lambda made: f"{made.pod_layout}-{made.neighbors}")
+@pytest.mark.parametrize(
+    "decisions", LAYOUTS, ids=lambda made: f"{made.pod_layout}-{made.neighbors}"
+)
 @pytest.mark.parametrize("proxy", PROXIES)
 @pytest.mark.parametrize("cni", CNIS)
-def test_what_is_planned_can_be_made_and_is_then_all_there(cni: str, proxy: str, decisions: Decisions) -> None:
+def test_what_is_planned_can_be_made_and_is_then_all_there(
+    cni: str, proxy: str, decisions: Decisions
+) -> None:
     """plan → apply → observe → the difference is empty, at first and after a change."""
     kernel, memo = FakeKernel(), PlanCache()
     cluster = running(store(lab(cni, proxy)))
-    for found in (cluster, running(applied(cluster, deployment(replicas=1))), running(applied(cluster, deployment(replicas=5)))):
+    for found in (
+        cluster,
+        running(applied(cluster, deployment(replicas=1))),
+        running(applied(cluster, deployment(replicas=5))),
+    ):
         desired = plan(found, decisions, memo)
-        everything: dict[str, Contents] = {netns: {} for netns in (*desired.namespaces, *made_in(kernel))}
+        everything: dict[str, Contents] = {
+            netns: {} for netns in (*desired.namespaces, *made_in(kernel))
+        }
         kernel.apply(diff(HostState(kernel.observe(everything)), desired)).raise_failures()
         assert not diff(HostState(kernel.observe(everything)), desired)
 
@@ -41,7 +55,10 @@ def made_in(kernel: FakeKernel) -> list[str]:
     return list(kernel._namespaces)
 
 
-@pytest.mark.parametrize(("family", "name"), [(family, name) for family in modes.FAMILIES for name in modes.known(family)])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [(family, name) for family in modes.FAMILIES for name in modes.known(family)],
+)
 def test_a_mode_has_a_manual_and_takes_its_defaults(family: str, name: str) -> None:
     """Its first line names it; its options have defaults; unknown ones are refused."""
     assert modes.manual(family, name).startswith(f"{name}: ")
@@ -49,7 +66,10 @@ def test_a_mode_has_a_manual_and_takes_its_defaults(family: str, name: str) -> N
     mode, findings = modes.try_load(family, name, {"nosuch": 1})
     assert mode is None
     assert "unknown field" in findings[0].message
-    assert all(field.default is not msgspec.NODEFAULT for field in msgspec.structs.fields(type(modes.load(family, name, {}))))
+    assert all(
+        field.default is not msgspec.NODEFAULT
+        for field in msgspec.structs.fields(type(modes.load(family, name, {})))
+    )
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
@@ -72,7 +92,13 @@ def test_names_fit_the_kernel(cni: str, proxy: str) -> None:
 def test_rules_are_the_same_whatever_was_there_before(proxy: str) -> None:
     """Changing step by step ends where making anew ends."""
     cluster = running(store(lab("bridge", proxy)))
-    states = [plan(found, LAYOUTS[0]) for found in (cluster, running(applied(cluster, deployment(replicas=1))))]
-    rules = [[obj for obj in state["node/worker"].values() if isinstance(obj, RuleObject)] for state in states]
+    states = [
+        plan(found, LAYOUTS[0])
+        for found in (cluster, running(applied(cluster, deployment(replicas=1))))
+    ]
+    rules = [
+        [obj for obj in state["node/worker"].values() if isinstance(obj, RuleObject)]
+        for state in states
+    ]
     assert steps(rules[0], rules[1], {}, anew=False) or proxy == "none"
     assert not steps(rules[1], rules[1], {}, anew=False)

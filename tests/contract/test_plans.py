@@ -46,7 +46,9 @@ class Machine:
 
     def seen(self, desired: HostState) -> HostState:
         """All that there is, and not only what is wanted."""
-        everything: dict[str, Contents] = {netns: {} for netns in (*desired.namespaces, *self.kernel._namespaces)}
+        everything: dict[str, Contents] = {
+            netns: {} for netns in (*desired.namespaces, *self.kernel._namespaces)
+        }
         return HostState(self.kernel.observe(everything))
 
 
@@ -62,10 +64,14 @@ def test_golden_labs_are_made(file: Path, layout: Any) -> None:
 
 def without_some(cluster: Cluster, pods: list[Pod]) -> Cluster:
     """The store when some pods have gone."""
-    going = settled(cluster.with_changes(change for gone in pods for change in terminated(gone, NOW)))
+    going = settled(
+        cluster.with_changes(change for gone in pods for change in terminated(gone, NOW))
+    )
     uids = {gone.uid for gone in pods}
     detached = [
-        PodRuntimeStatus(seen.metadata, seen.pod_uid, is_detached=True) for seen in going.all(PodRuntimeStatus) if seen.pod_uid in uids
+        PodRuntimeStatus(seen.metadata, seen.pod_uid, is_detached=True)
+        for seen in going.all(PodRuntimeStatus)
+        if seen.pod_uid in uids
     ]
     return settled(going.with_changes(detached))
 
@@ -77,18 +83,32 @@ class Chance:
         self.pick: Any = random.choice
         self.cni = self.pick(modes.known("cni"))
         self.proxy = self.pick(modes.known("proxy"))
-        self.decisions = Decisions(pod_layout=self.pick(["onlink", "routed"]), neighbors=self.pick(["dynamic", "permanent"]))
+        self.decisions = Decisions(
+            pod_layout=self.pick(["onlink", "routed"]),
+            neighbors=self.pick(["dynamic", "permanent"]),
+        )
 
     def manifest(self) -> str:
         parts = [self.cluster()]
         parts += [self.deployment(name) for name in ("web", "db") if self.pick([True, True, False])]
-        parts += [self.service(name) for name in ("web", "db", "nobody") if self.pick([True, True, False])]
-        parts += [pod("alone", self.pick(["", ", hostNetwork: true"]), meta=", labels: {app: web}")] if self.pick([True, False]) else []
+        parts += [
+            self.service(name) for name in ("web", "db", "nobody") if self.pick([True, True, False])
+        ]
+        parts += (
+            [pod("alone", self.pick(["", ", hostNetwork: true"]), meta=", labels: {app: web}")]
+            if self.pick([True, False])
+            else []
+        )
         return "---\n".join(parts)
 
     def cluster(self) -> str:
-        workers = "".join(f", {{role: worker, name: w{number}}}" for number in range(self.pick([0, 1, 2, 3])))
-        hosts = ", ".join(f"{{name: h{number}, address: 198.51.100.{10 + number}}}" for number in range(self.pick([0, 1, 2])))
+        workers = "".join(
+            f", {{role: worker, name: w{number}}}" for number in range(self.pick([0, 1, 2, 3]))
+        )
+        hosts = ", ".join(
+            f"{{name: h{number}, address: 198.51.100.{10 + number}}}"
+            for number in range(self.pick([0, 1, 2]))
+        )
         return f"""\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
@@ -99,7 +119,9 @@ external: [{hosts}]
 
     def deployment(self, name: str) -> str:
         return deployment(
-            name, self.pick([0, 1, 2, 4]), **self.pick([{}, {}, {"hostNetwork": "true"}, {"hostname": "me", "subdomain": name}])
+            name,
+            self.pick([0, 1, 2, 4]),
+            **self.pick([{}, {}, {"hostNetwork": "true"}, {"hostname": "me", "subdomain": name}]),
         )
 
     def service(self, name: str) -> str:

@@ -24,7 +24,10 @@ def test_every_test_that_is_named_exists() -> None:
     text = PAGE.read_text()
     assert len(NAMED.findall(text)) > 20
     assert list(missing(text)) == []
-    assert list(missing("`test_inside::test_nothing` and `test_nowhere`")) == ["test_inside::test_nothing", "test_nowhere::"]
+    assert list(missing("`test_inside::test_nothing` and `test_nowhere`")) == [
+        "test_inside::test_nothing",
+        "test_nowhere::",
+    ]
 
 
 def test_every_table_row_that_denies_something_names_a_test() -> None:

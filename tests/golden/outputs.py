@@ -28,10 +28,16 @@ def outputs(case: Path) -> dict[str, str]:
         cluster = running(store(text))
     except ManifestError as error:
         return {"error.txt": f"{error}\n"}
-    decisions = cluster.get(Decisions, "", "decisions") or Decisions(pod_layout="onlink", neighbors="dynamic")
+    decisions = cluster.get(Decisions, "", "decisions") or Decisions(
+        pod_layout="onlink", neighbors="dynamic"
+    )
     desired = plan(cluster, decisions)
     changes = diff(HostState(), desired)
-    lines = [line for entry in changes.namespaces for line in (entry.netns, *(f"  {operation}" for operation in entry.details()))]
+    lines = [
+        line
+        for entry in changes.namespaces
+        for line in (entry.netns, *(f"  {operation}" for operation in entry.details()))
+    ]
     found = {"plan.txt": "".join(f"{line}\n" for line in lines)}
     (config,) = cluster.all(ClusterConfig)
     for name in config.node_names:

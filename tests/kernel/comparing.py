@@ -15,7 +15,9 @@ from kubenetlab.kernel.rules.comparison import Compared, compare
 from kubenetlab.lab.nodeagent.forked import in_child
 
 
-def differences(desired: Iterable[RuleObject], former: Sequence[Name] = (), name: str = "") -> tuple[Difference, ...]:
+def differences(
+    desired: Iterable[RuleObject], former: Sequence[Name] = (), name: str = ""
+) -> tuple[Difference, ...]:
     """Compare dialects whose programs rewrite rules. `former` are names that dialect `name` owned before."""
     objects = by_backend(desired)
     names = {each: dialect(each).names(mine) for each, mine in objects.items()}

@@ -20,7 +20,13 @@ from kubenetlab.kernel.namespaces import pause
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from tests.kernel.service_node import FAMILIES, Addresses
 
-_ALL = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
+_ALL = (
+    syscalls.CLONE_NEWNS
+    | syscalls.CLONE_NEWPID
+    | syscalls.CLONE_NEWNET
+    | syscalls.CLONE_NEWUTS
+    | syscalls.CLONE_NEWIPC
+)
 _SKIPPED = 77
 
 

@@ -39,11 +39,20 @@ class Packet(NamedTuple):
     @property
     def quoted(self) -> Packet:
         """What an ICMP error is about."""
-        return opened(bytes(HEADER - 2) + (b"\x86\xdd" if ":" in self.source else b"\x08\x00") + self.data[8:], is_whole=False)
+        return opened(
+            bytes(HEADER - 2)
+            + (b"\x86\xdd" if ":" in self.source else b"\x08\x00")
+            + self.data[8:],
+            is_whole=False,
+        )
 
 
-def tcp(source: tuple[str, int], destination: tuple[str, int], flags: int = SYN, number: int = 1000) -> Packet:
-    header = struct.pack("!HHIIBBHHH", source[1], destination[1], number, 0, 5 << 4, flags, 1024, 0, 0)
+def tcp(
+    source: tuple[str, int], destination: tuple[str, int], flags: int = SYN, number: int = 1000
+) -> Packet:
+    header = struct.pack(
+        "!HHIIBBHHH", source[1], destination[1], number, 0, 5 << 4, flags, 1024, 0, 0
+    )
     return _summed(Packet(source[0], destination[0], TCP, header), 16)
 
 
@@ -70,7 +79,11 @@ def fragments(whole: Packet, at: int) -> tuple[Packet, Packet]:
 
 def together(first: Packet, later: Packet) -> Packet:
     """Two pieces as one packet; its checksum is as in the first."""
-    assert (first.source, first.destination, first.id) == (later.source, later.destination, later.id)
+    assert (first.source, first.destination, first.id) == (
+        later.source,
+        later.destination,
+        later.id,
+    )
     return Packet(first.source, first.destination, first.protocol, first.data + later.data)
 
 
@@ -79,13 +92,25 @@ def frame(packet: Packet) -> bytes:
     data, protocol = packet.data, packet.protocol
     if source.version == 6:
         if packet.id:
-            data = struct.pack("!BBHI", protocol, 0, packet.place | packet.has_more, packet.id) + data
+            data = (
+                struct.pack("!BBHI", protocol, 0, packet.place | packet.has_more, packet.id) + data
+            )
             protocol = FRAGMENT
-        header = struct.pack("!IHBB", 6 << 28, len(data), protocol, 64) + source.packed + destination.packed
+        header = (
+            struct.pack("!IHBB", 6 << 28, len(data), protocol, 64)
+            + source.packed
+            + destination.packed
+        )
         return _MACS + b"\x86\xdd" + header + data
     place = packet.place // 8 | packet.has_more << 13
-    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(data), packet.id, place, 64, protocol, 0) + source.packed + destination.packed
-    return _MACS + b"\x08\x00" + header[:10] + struct.pack("!H", checksum(header)) + header[12:] + data
+    header = (
+        struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(data), packet.id, place, 64, protocol, 0)
+        + source.packed
+        + destination.packed
+    )
+    return (
+        _MACS + b"\x08\x00" + header[:10] + struct.pack("!H", checksum(header)) + header[12:] + data
+    )
 
 
 def opened(data: bytes, *, is_whole: bool = True) -> Packet:
@@ -107,7 +132,15 @@ def opened(data: bytes, *, is_whole: bool = True) -> Packet:
         source, destination = data[at + 12 : at + 16], data[at + 16 : at + 20]
         place, has_more = (word & 0x1FFF) * 8, word >> 13 & 1
         end, at = at + length, at + 20
-    found = Packet(str(ip_address(source)), str(ip_address(destination)), protocol, data[at:end], identity, place, bool(has_more))
+    found = Packet(
+        str(ip_address(source)),
+        str(ip_address(destination)),
+        protocol,
+        data[at:end],
+        identity,
+        place,
+        bool(has_more),
+    )
     if is_whole and not place and not has_more:
         assert is_sound(found), f"checksum of {found}"
     return found
@@ -129,9 +162,15 @@ def checksum(data: bytes) -> int:
 def _pseudo(packet: Packet) -> bytes:
     if packet.protocol == ICMP:
         return b""
-    return ip_address(packet.source).packed + ip_address(packet.destination).packed + struct.pack("!II", len(packet.data), packet.protocol)
+    return (
+        ip_address(packet.source).packed
+        + ip_address(packet.destination).packed
+        + struct.pack("!II", len(packet.data), packet.protocol)
+    )
 
 
 def _summed(packet: Packet, at: int) -> Packet:
     number = checksum(_pseudo(packet) + packet.data)
-    return packet._replace(data=packet.data[:at] + struct.pack("!H", number) + packet.data[at + 2 :])
+    return packet._replace(
+        data=packet.data[:at] + struct.pack("!H", number) + packet.data[at + 2 :]
+    )

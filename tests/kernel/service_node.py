@@ -42,7 +42,13 @@ FAMILIES = {
         "10.96.0.7",
         "10.96.0.8",
         "203.0.113.1",
-        FamilyConfig("172.18.0.2", "10.244.0.0/16", "10.96.0.0/16", ("172.18.0.2", "10.244.1.1"), "10.244.0.0/16"),
+        FamilyConfig(
+            "172.18.0.2",
+            "10.244.0.0/16",
+            "10.96.0.0/16",
+            ("172.18.0.2", "10.244.1.1"),
+            "10.244.0.0/16",
+        ),
     ),
     6: Addresses(
         "fd00:172:18::2",
@@ -51,7 +57,13 @@ FAMILIES = {
         "fd00:10:96::7",
         "fd00:10:96::8",
         "2001:db8:203::1",
-        FamilyConfig("fd00:172:18::2", "fd00:10:244::/56", "fd00:10:96::/112", ("fd00:172:18::2", "fd00:10:244:1::1"), "fd00:10:244::/56"),
+        FamilyConfig(
+            "fd00:172:18::2",
+            "fd00:10:244::/56",
+            "fd00:10:96::/112",
+            ("fd00:172:18::2", "fd00:10:244:1::1"),
+            "fd00:10:244::/56",
+        ),
     ),
 }
 
@@ -61,7 +73,9 @@ class Node:
 
     def __init__(self, addresses: Addresses) -> None:
         if not has_library() or not is_root():
-            pytest.skip(f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root of the machine")
+            pytest.skip(
+                f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root of the machine"
+            )
         self.loaded = Libbpf().load(OBJECT.read_bytes())
         self.ends = addresses
         self.tell(BpfPrograms("", (addresses.ranges,), "eth0"))
@@ -76,19 +90,42 @@ class Node:
             for (name, key), _ in obj.entries():
                 self.loaded.delete(name, key)
 
-    def serve(self, everywhere: Sequence[tuple[str, int]], here: Sequence[tuple[str, int]] = (), **options: Any) -> list[Any]:
+    def serve(
+        self,
+        everywhere: Sequence[tuple[str, int]],
+        here: Sequence[tuple[str, int]] = (),
+        **options: Any,
+    ) -> list[Any]:
         """A Service of the given endpoints at its cluster IP, its load balancer's address and its node port."""
         protocol = options.pop("protocol", "TCP")
         service = f"default/web/{protocol}"
         is_fenced = options.pop("is_fenced", False)
-        outside = {"is_outside": True, "is_local": options.pop("is_local", False), "is_direct": options.pop("is_direct", False), **options}
-        lists = [bpf.endpoints(service, "Cluster", everywhere), bpf.endpoints(service, "Local", here)]
+        outside = {
+            "is_outside": True,
+            "is_local": options.pop("is_local", False),
+            "is_direct": options.pop("is_direct", False),
+            **options,
+        }
+        lists = [
+            bpf.endpoints(service, "Cluster", everywhere),
+            bpf.endpoints(service, "Local", here),
+        ]
         first, second = ((found.name, len(found.endpoints)) for found in lists)
         any_address = "::" if ":" in self.ends.node else "0.0.0.0"
         fronts = [
             Frontend("", self.ends.cluster_ip, 80, protocol, service, first, second, **options),
             Frontend("", self.ends.second_ip, 80, protocol, service, first, second, **options),
-            Frontend("", self.ends.balanced, 80, protocol, service, first, second, is_fenced=is_fenced, **outside),
+            Frontend(
+                "",
+                self.ends.balanced,
+                80,
+                protocol,
+                service,
+                first,
+                second,
+                is_fenced=is_fenced,
+                **outside,
+            ),
             Frontend("", any_address, NODE_PORT, protocol, service, first, second, **outside),
         ]
         told = [*lists, ClusterIp("", self.ends.cluster_ip), *fronts]

@@ -7,5 +7,8 @@ from kubenetlab.hoststate.state import HostState
 
 def netlink(state: HostState) -> HostState:
     """What the kernel package itself makes: rules and programs are others' work."""
-    kept = {netns: {key: obj for key, obj in contents.items() if obj.hand == "netlink"} for netns, contents in state.namespaces.items()}
+    kept = {
+        netns: {key: obj for key, obj in contents.items() if obj.hand == "netlink"}
+        for netns, contents in state.namespaces.items()
+    }
     return HostState(kept, state.origins)

@@ -71,7 +71,9 @@ def test_for_few_there_is_no_time() -> None:
     assert ahead(WORTH_IT - 1) is None
 
 
-def test_a_sandbox_takes_one_that_is_there(kernel: Callable[[], LinuxKernel], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sandbox_takes_one_that_is_there(
+    kernel: Callable[[], LinuxKernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It stands in that very namespace, of which no descriptor is left."""
     sandboxes = kernel().sandboxes
     sandboxes.blanks = there = blanks(WORTH_IT)
@@ -98,9 +100,16 @@ def test_a_sandbox_takes_one_that_is_there(kernel: Callable[[], LinuxKernel], mo
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_pods_begin_with_is_there(kernel: Callable[[], LinuxKernel], monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+def test_what_pods_begin_with_is_there(
+    kernel: Callable[[], LinuxKernel], monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
     """Only what begins so takes one; in the end all are as if they had been made now, and so are those for which there were none left."""
-    wanted = netlink(plan(store(FAMILIES[family] + deployment(replicas=4)), Decisions(pod_layout="routed", neighbors="dynamic")))
+    wanted = netlink(
+        plan(
+            store(FAMILIES[family] + deployment(replicas=4)),
+            Decisions(pod_layout="routed", neighbors="dynamic"),
+        )
+    )
     source = ahead(WORTH_IT, tuple(loopback_and_sysctls("", has_ipv6=family != "ipv4")))
     assert source is not None
     select.select([source.socket], [], [], 10)
@@ -119,7 +128,9 @@ def test_what_pods_begin_with_is_there(kernel: Callable[[], LinuxKernel], monkey
     here.apply(diff(HostState(), wanted)).raise_failures()
     here.sandboxes.close_blanks()
     assert str(diff(HostState(here.observe(wanted.namespaces)), wanted)) == ""
-    made = {netns: os.stat(f"/proc/{pid}/ns/net").st_ino for netns, pid in here.sandboxes.pids.items()}
+    made = {
+        netns: os.stat(f"/proc/{pid}/ns/net").st_ino for netns, pid in here.sandboxes.pids.items()
+    }
     nodes = {made[netns] for netns in wanted.namespaces if netns.startswith("node/")}
     assert len(taken) == few
     assert set(taken) < set(made.values()) - nodes

@@ -19,21 +19,31 @@ from kubenetlab.kernel.rules.bpf import OBJECT, BpfLoader, open_here
 from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
 from tests.patience import patiently
 
-NODE: list[Any] = [BpfPrograms("", (FamilyConfig("172.18.0.2", "10.244.0.0/16", "10.96.0.0/16"),), "eth0")]
+NODE: list[Any] = [
+    BpfPrograms("", (FamilyConfig("172.18.0.2", "10.244.0.0/16", "10.96.0.0/16"),), "eth0")
+]
 ENDPOINTS = bpf.endpoints("default/web/TCP", "Cluster", [("10.244.1.2", 80)])
-SERVICE: list[Any] = [ENDPOINTS, ClusterIp("", "10.96.0.7"), Frontend("", "10.96.0.7", 80, "TCP", "default/web/TCP", (ENDPOINTS.name, 1))]
+SERVICE: list[Any] = [
+    ENDPOINTS,
+    ClusterIp("", "10.96.0.7"),
+    Frontend("", "10.96.0.7", 80, "TCP", "default/web/TCP", (ENDPOINTS.name, 1)),
+]
 BOTH = ["coming", "going"]
 
 
 def opened() -> BpfLoader:
     if not has_library() or not is_root():
-        pytest.skip(f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root of the machine")
+        pytest.skip(
+            f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root of the machine"
+        )
     return open_here()
 
 
 def with_links(*names: str) -> None:
     for name in names:
-        subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}-peer"], check=True)
+        subprocess.run(
+            ["ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}-peer"], check=True
+        )
 
 
 def listen(loader: BpfLoader) -> None:
@@ -49,7 +59,9 @@ def test_services_are_told_and_changed() -> None:
     loader.run(bpf.update([], NODE + SERVICE))
     assert list(bpf.differences(NODE + SERVICE, loader.listed(()))) == []
     assert loader.listed(())["links"] == {"lo": ["going"], "eth0": BOTH}
-    assert {"link eth0: coming, going", "front 10.96.0.7: a cluster IP"} <= set(loader.text().splitlines())
+    assert {"link eth0: coming, going", "front 10.96.0.7: a cluster IP"} <= set(
+        loader.text().splitlines()
+    )
     loader.run(bpf.update(NODE + SERVICE, NODE))
     assert list(bpf.differences(NODE, loader.listed(()))) == []
     assert [found.line for found in bpf.differences(NODE + SERVICE, loader.listed(()))] == [
@@ -71,7 +83,11 @@ def flow_seen_at(loader: BpfLoader, seen_ns: int) -> None:
     """A flow of which a packet was last seen then."""
     assert loader._loaded is not None
     found = loader._loaded.maps["flows"]
-    loader._loaded.set("flows", bytes(found.key_size), bytes(found.value_size - 8) + seen_ns.to_bytes(8, sys.byteorder))
+    loader._loaded.set(
+        "flows",
+        bytes(found.key_size),
+        bytes(found.value_size - 8) + seen_ns.to_bytes(8, sys.byteorder),
+    )
 
 
 NEVER_OVER = 2**63
@@ -89,7 +105,11 @@ def test_programs_that_are_to_go_end_what_they_have_begun(monkeypatch: pytest.Mo
         loader.run(bpf.update(NODE + SERVICE, [], [bpf.NAME]))
         loader.tend()
         listed = loader.listed(())
-        assert (listed["links"], listed["maps"]["fronts"], listed["maps"]["endpoints"]) == (there, {}, {})
+        assert (listed["links"], listed["maps"]["fronts"], listed["maps"]["endpoints"]) == (
+            there,
+            {},
+            {},
+        )
         if is_over_by_time:
             monkeypatch.setattr("kubenetlab.kernel.rules.bpf.GRACE_S", 0)
         else:
@@ -119,7 +139,9 @@ def settle(loader: BpfLoader, looks: int = 20) -> bool:
 
 
 @pytest.mark.parametrize("change", ["taken away", "changed", "added"])
-def test_an_entry_that_somebody_else_changes_is_noticed(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_that_somebody_else_changes_is_noticed(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By comparing a few at a time; what is as it was told is no change, and one change is not told all the time."""
     monkeypatch.setattr("kubenetlab.kernel.rules.bpf.COMPARED", 2)
     monkeypatch.setattr("kubenetlab.kernel.rules.bpf.REST_S", 3600)
@@ -158,7 +180,9 @@ def test_another_process_goes_on_with_what_is_there() -> None:
     ids = [one.program_id for index in second._links().values() for one in second._filters(index)]
     second.run(bpf.update(NODE + SERVICE, NODE))
     second.run(bpf.replacement(NODE + SERVICE))
-    assert [one.program_id for index in second._links().values() for one in second._filters(index)] == ids
+    assert [
+        one.program_id for index in second._links().values() for one in second._filters(index)
+    ] == ids
     second.close()
 
 
@@ -211,7 +235,10 @@ def test_another_program_in_the_place_of_ours_is_replaced() -> None:
     (index,) = (index for name, index in loader._links().items() if name == "eth0")
     ids = [one.program_id for one in loader._filters(index)]
     foreign = Libbpf().load(OBJECT.read_bytes())
-    assert another._route.batch([tc.set_filter(index, "ingress", foreign.programs["going"], "theirs")]) == []
+    assert (
+        another._route.batch([tc.set_filter(index, "ingress", foreign.programs["going"], "theirs")])
+        == []
+    )
     assert [one.name for one in loader._filters(index)] == ["theirs", "going"]
     listen(loader)
     assert [one.program_id for one in loader._filters(index)] == ids
@@ -223,7 +250,9 @@ def test_another_program_in_the_place_of_ours_is_replaced() -> None:
 def test_a_refusal_names_the_entry() -> None:
     """So that it can be said which object it was."""
     loader = opened()
-    words = bpf.update([], NODE + SERVICE).replace(f'["fronts", "{next(iter(SERVICE[1].entries()))[0][1].hex()}"', '["fronts", "00"')
+    words = bpf.update([], NODE + SERVICE).replace(
+        f'["fronts", "{next(iter(SERVICE[1].entries()))[0][1].hex()}"', '["fronts", "00"'
+    )
     with pytest.raises(RulesError, match="fronts has keys of 20 and values of 40 bytes"):
         loader.run(words)
     loader.close()

@@ -17,7 +17,11 @@ NAMES = {"nftables": [("ip", "t")]}
 
 
 def compared(text: str, nodes: dict[str, ProcessId], names: Names = NAMES) -> dict[str, Compared]:
-    data = asyncio.run(in_child(lambda: msgspec.json.encode(compare(nodes, [Transaction("nftables", text)], names))))
+    data = asyncio.run(
+        in_child(
+            lambda: msgspec.json.encode(compare(nodes, [Transaction("nftables", text)], names))
+        )
+    )
     return msgspec.json.decode(data, type=dict[str, Compared])
 
 
@@ -27,18 +31,27 @@ def test_only_the_reference_namespace_is_written() -> None:
     here.run("add table ip t\nadd chain ip t mine\n")
     generations = nftables.Generations()
     before = generations.read()
-    found = compared("add table ip t\nadd chain ip t ours\n", {"a": ProcessId.of(os.getpid()), "b": ProcessId.of(os.getpid())})
+    found = compared(
+        "add table ip t\nadd chain ip t ours\n",
+        {"a": ProcessId.of(os.getpid()), "b": ProcessId.of(os.getpid())},
+    )
     lines = ["+ nft chain ip t ours: 0 rules", "- nft chain ip t mine: 0 rules"]
-    assert {name: [difference.line for difference in one.differences] for name, one in found.items()} == {"a": lines, "b": lines}
+    assert {
+        name: [difference.line for difference in one.differences] for name, one in found.items()
+    } == {"a": lines, "b": lines}
     assert generations.read() == before
     assert "ours" not in here.text()
 
 
 def test_rules_that_the_kernel_refuses_are_an_error() -> None:
     """The dialect cannot be compared, and that is no equality."""
-    (found,) = compared("add rule ip nosuch chain accept\n", {"a": ProcessId.of(os.getpid())}).values()
+    (found,) = compared(
+        "add rule ip nosuch chain accept\n", {"a": ProcessId.of(os.getpid())}
+    ).values()
     assert found.differences == ()
-    assert found.errors["nftables"].startswith("the desired rules cannot be loaded for comparison: ")
+    assert found.errors["nftables"].startswith(
+        "the desired rules cannot be loaded for comparison: "
+    )
 
 
 def test_a_namespace_that_is_gone_is_an_error_of_that_node_alone() -> None:

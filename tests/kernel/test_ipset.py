@@ -7,7 +7,16 @@ from contextlib import closing
 
 import pytest
 
-from kubenetlab.hoststate.rules.ipset import Filled, Member, Set, failed_object, names, parse, replacement, update
+from kubenetlab.hoststate.rules.ipset import (
+    Filled,
+    Member,
+    Set,
+    failed_object,
+    names,
+    parse,
+    replacement,
+    update,
+)
 from kubenetlab.hoststate.rules.rulesets import steps
 from kubenetlab.kernel.rules import ipset, iptables
 from kubenetlab.kernel.rules.backends import RulesError
@@ -17,7 +26,8 @@ from tests.kernel.comparing import differences, lines
 CLUSTER = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: dual, kubeProxyMode: ipvs}\n---\n"
 
 pytestmark = pytest.mark.skipif(
-    shutil.which(ipset.PROGRAM) is None, reason=f"the program {ipset.PROGRAM} is not here (apt-get install ipset)"
+    shutil.which(ipset.PROGRAM) is None,
+    reason=f"the program {ipset.PROGRAM} is not here (apt-get install ipset)",
 )
 
 
@@ -34,7 +44,11 @@ def contents(here: ipset.Ipset) -> dict[str, list[str]]:
 SMALL = sets(deployment(replicas=1) + service())
 LARGE = sets(
     deployment(replicas=4)
-    + service(type="LoadBalancer", externalTrafficPolicy="Local", loadBalancerSourceRanges=["0.0.0.0/0", "198.51.100.10/32"])
+    + service(
+        type="LoadBalancer",
+        externalTrafficPolicy="Local",
+        loadBalancerSourceRanges=["0.0.0.0/0", "198.51.100.10/32"],
+    )
     + service("open", type="NodePort", externalIPs=["192.0.2.50", "2001:db8:1::50"])
 )
 
@@ -79,7 +93,9 @@ def test_what_others_have_stays() -> None:
         ("destroy KUBE-NODE-PORT-TCP\n", "+ ipset KUBE-NODE-PORT-TCP: 0 members"),
     ],
 )
-def test_what_somebody_changed_is_named_and_noticed(change: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_somebody_changed_is_named_and_noticed(
+    change: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("kubenetlab.kernel.rules.ipset.REST_S", 0)
     with closing(ipset.open_here()) as here:
         here.run(update([], LARGE))
@@ -95,7 +111,10 @@ def test_what_somebody_changed_is_named_and_noticed(change: str, said: str, monk
 def test_a_refused_member_is_named() -> None:
     """The reason, the line, the object."""
     with closing(ipset.open_here()) as here:
-        wrong: list[Filled] = [Set("n", "KUBE-A", "hash:ip family inet"), Member("n", "KUBE-A", "192.0.2.1,tcp:80")]
+        wrong: list[Filled] = [
+            Set("n", "KUBE-A", "hash:ip family inet"),
+            Member("n", "KUBE-A", "192.0.2.1,tcp:80"),
+        ]
         with pytest.raises(RulesError) as caught:
             here.run(update([], wrong))
         assert str(caught.value).splitlines()[1:] == ["add -exist KUBE-A 192.0.2.1,tcp:80"]
@@ -105,8 +124,14 @@ def test_a_refused_member_is_named() -> None:
 @pytest.mark.parametrize(
     ("change", "shown"),
     [
-        (("ipset", "add KUBE-CLUSTER-IP 10.96.9.9,tcp:80\n"), "- ipset KUBE-CLUSTER-IP member 10.96.9.9,tcp:80"),
-        (("ipset", "del KUBE-CLUSTER-IP 10.96.0.10,tcp:53\n"), "+ ipset KUBE-CLUSTER-IP member 10.96.0.10,tcp:53"),
+        (
+            ("ipset", "add KUBE-CLUSTER-IP 10.96.9.9,tcp:80\n"),
+            "- ipset KUBE-CLUSTER-IP member 10.96.9.9,tcp:80",
+        ),
+        (
+            ("ipset", "del KUBE-CLUSTER-IP 10.96.0.10,tcp:53\n"),
+            "+ ipset KUBE-CLUSTER-IP member 10.96.0.10,tcp:53",
+        ),
         (
             ("iptables", "*nat\n-R KUBE-MARK-MASQ 1 -j MARK --set-xmark 0x8000/0x8000\nCOMMIT\n"),
             "~ iptables rule nat KUBE-MARK-MASQ: -j MARK --set-xmark 0x4000/0x4000    (was: -j MARK --set-xmark 0x8000/0x8000)",
@@ -114,7 +139,9 @@ def test_a_refused_member_is_named() -> None:
     ],
     ids=["member added", "member removed", "rule replaced"],
 )
-def test_sets_and_the_rules_that_name_them_are_compared(change: tuple[str, str], shown: str) -> None:
+def test_sets_and_the_rules_that_name_them_are_compared(
+    change: tuple[str, str], shown: str
+) -> None:
     """Rules that ask sets are loaded for comparison after the sets; one edit is one difference, in either backend."""
     text = CLUSTER + deployment() + service()
     wanted = [*rules_of("ipset", text), *rules_of("iptables", text)]

@@ -7,7 +7,15 @@ from contextlib import closing
 
 import pytest
 
-from kubenetlab.hoststate.rules.iptables import IptablesChain, Jump, Ruled, commands, names, replacement, update
+from kubenetlab.hoststate.rules.iptables import (
+    IptablesChain,
+    Jump,
+    Ruled,
+    commands,
+    names,
+    replacement,
+    update,
+)
 from kubenetlab.kernel.rules import iptables, nftables
 from kubenetlab.kernel.rules.backends import RulesError
 from tests.clusters import deployment, rules_of, service
@@ -16,7 +24,8 @@ from tests.kernel.comparing import lines
 CLUSTER = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: dual, kubeProxyMode: iptables}\n---\n"
 
 pytestmark = pytest.mark.skipif(
-    shutil.which(iptables.PROGRAM) is None, reason=f"the program {iptables.PROGRAM} is not here (apt-get install iptables)"
+    shutil.which(iptables.PROGRAM) is None,
+    reason=f"the program {iptables.PROGRAM} is not here (apt-get install iptables)",
 )
 
 
@@ -84,7 +93,10 @@ def test_chains_of_which_nobody_knows_go_with_a_replacement() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("*nat\n-F KUBE-MARK-MASQ\nCOMMIT\n", "~ iptables chain nat KUBE-MARK-MASQ: 1 rule    (was: 0 rules)"),
+        (
+            "*nat\n-F KUBE-MARK-MASQ\nCOMMIT\n",
+            "~ iptables chain nat KUBE-MARK-MASQ: 1 rule    (was: 0 rules)",
+        ),
         ("*nat\n:KUBE-SVC-X - [0:0]\nCOMMIT\n", "- iptables chain nat KUBE-SVC-X: 0 rules"),
         (
             '*nat\n-D PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES\nCOMMIT\n',
@@ -94,8 +106,14 @@ def test_chains_of_which_nobody_knows_go_with_a_replacement() -> None:
             "*nat\n-R KUBE-MARK-MASQ 1 -j MARK --set-xmark 0x8000/0x8000\nCOMMIT\n",
             "~ iptables rule nat KUBE-MARK-MASQ: -j MARK --set-xmark 0x4000/0x4000    (was: -j MARK --set-xmark 0x8000/0x8000)",
         ),
-        ("*nat\n-I KUBE-POSTROUTING 2 -j RETURN\nCOMMIT\n", "- iptables rule nat KUBE-POSTROUTING: -j RETURN"),
-        ("*nat\n-I POSTROUTING -j KUBE-MARK-MASQ\nCOMMIT\n", "- iptables rule nat POSTROUTING: -j KUBE-MARK-MASQ"),
+        (
+            "*nat\n-I KUBE-POSTROUTING 2 -j RETURN\nCOMMIT\n",
+            "- iptables rule nat KUBE-POSTROUTING: -j RETURN",
+        ),
+        (
+            "*nat\n-I POSTROUTING -j KUBE-MARK-MASQ\nCOMMIT\n",
+            "- iptables rule nat POSTROUTING: -j KUBE-MARK-MASQ",
+        ),
         (
             "*nat\n-D KUBE-POSTROUTING 1\n-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\nCOMMIT\n",
             "~ iptables rule nat KUBE-POSTROUTING: -m mark ! --mark 0x4000/0x4000 -j RETURN    (moved: rule 1, was: rule 3)",
@@ -112,7 +130,10 @@ def test_what_somebody_changed_is_named(change: str, said: str) -> None:
 def test_a_refused_rule_is_named_and_nothing_is_done() -> None:
     """The reason, the table, the line."""
     with closing(iptables.open_here()) as here:
-        wrong: list[Ruled] = [IptablesChain("n", "ip", "nat", "KUBE-A", ("-j KUBE-B",)), Jump("n", "ip", "nat", "OUTPUT", "-j KUBE-A")]
+        wrong: list[Ruled] = [
+            IptablesChain("n", "ip", "nat", "KUBE-A", ("-j KUBE-B",)),
+            Jump("n", "ip", "nat", "OUTPUT", "-j KUBE-A"),
+        ]
         with pytest.raises(RulesError) as caught:
             here.run(update([], wrong))
         reason, table, line = str(caught.value).splitlines()

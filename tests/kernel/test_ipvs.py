@@ -11,7 +11,16 @@ import pytest
 
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules import ipvs_messages as messages
-from kubenetlab.hoststate.rules.ipvs import NAMES, Balanced, RealServer, VirtualServer, differences, failed_object, replacement, update
+from kubenetlab.hoststate.rules.ipvs import (
+    NAMES,
+    Balanced,
+    RealServer,
+    VirtualServer,
+    differences,
+    failed_object,
+    replacement,
+    update,
+)
 from kubenetlab.kernel.rules import ipvs
 from kubenetlab.kernel.rules.backends import RulesError
 
@@ -60,9 +69,13 @@ def test_changing_ends_where_making_anew_ends(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "theirs", [[], LARGE, [VirtualServer("n", "tcp", "10.96.0.9", 80, "lc")]], ids=["gone", "more", "another scheduler"]
+    "theirs",
+    [[], LARGE, [VirtualServer("n", "tcp", "10.96.0.9", 80, "lc")]],
+    ids=["gone", "more", "another scheduler"],
 )
-def test_what_somebody_changed_is_noticed(theirs: list[Balanced], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_somebody_changed_is_noticed(
+    theirs: list[Balanced], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And nothing more when it has been made anew."""
     monkeypatch.setattr("kubenetlab.kernel.rules.ipvs.REST_S", 0)
     with opened() as here, opened() as other:
@@ -79,7 +92,10 @@ def test_a_virtual_server_is_given_another_scheduler() -> None:
     with opened() as here:
         here.run(update([], SMALL))
         here.run(update(SMALL, other))
-        assert here.text() == "-A -t 10.96.0.9:80 -s lc -p 60\n-a -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1\n"
+        assert (
+            here.text()
+            == "-A -t 10.96.0.9:80 -s lc -p 60\n-a -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1\n"
+        )
         (found,) = differences(SMALL, here.listed(NAMES))
         assert found.line == "~ ipvs -t 10.96.0.9:80: -s rr    (was: -s lc -p 60)"
         here.run(replacement([], NAMES))
@@ -93,10 +109,16 @@ def test_edited_servers_are_shown_before_and_after() -> None:
     with opened() as here, opened() as other:
         here.run(update([], SMALL))
         assert list(differences(SMALL, here.listed(NAMES))) == []
-        other._all([(gone, other._request(messages.NEW_DEST, messages.destination(gone, weight=0)))])
+        other._all(
+            [(gone, other._request(messages.NEW_DEST, messages.destination(gone, weight=0)))]
+        )
         assert list(differences(SMALL, here.listed(NAMES))) == []
-        other._all([(real, other._request(messages.SET_DEST, messages.destination(real, weight=7)))])
-        other._all([(gone, other._request(messages.SET_DEST, messages.destination(gone, weight=1)))])
+        other._all(
+            [(real, other._request(messages.SET_DEST, messages.destination(real, weight=7)))]
+        )
+        other._all(
+            [(gone, other._request(messages.SET_DEST, messages.destination(gone, weight=1)))]
+        )
         assert [found.line for found in differences(SMALL, here.listed(NAMES))] == [
             "~ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1    (was: -r 10.244.1.2:8080 -m -w 7)",
             "- ipvs -t 10.96.0.9:80 -r 10.244.1.7:8080 -m -w 1",
@@ -108,10 +130,16 @@ def test_edited_servers_are_shown_before_and_after() -> None:
 
 def test_a_real_server_goes_when_its_last_connection_has_ended() -> None:
     """Until then it gets no new one, and who comes back is asked again."""
-    reals: list[Balanced] = [RealServer("n", "tcp", "192.0.2.9", 80, "127.0.0.1", port) for port in (8080, 8081)]
+    reals: list[Balanced] = [
+        RealServer("n", "tcp", "192.0.2.9", 80, "127.0.0.1", port) for port in (8080, 8081)
+    ]
     server = VirtualServer("n", "tcp", "192.0.2.9", 80, "rr")
     subprocess.run(["ip", "address", "add", "192.0.2.9/32", "dev", "lo"], check=True)
-    with opened() as here, socket.create_server(("127.0.0.1", 8080)), socket.create_server(("127.0.0.1", 8081)):
+    with (
+        opened() as here,
+        socket.create_server(("127.0.0.1", 8080)),
+        socket.create_server(("127.0.0.1", 8081)),
+    ):
         here.run(update([], [server, *reals]))
         connections = [socket.create_connection(("192.0.2.9", 80)) for _ in range(4)]
         here.run(update([server, *reals], [server, reals[0]]))

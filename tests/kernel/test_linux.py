@@ -36,7 +36,12 @@ from tests.clusters import DUAL, FAMILIES, deployment, service, store
 from tests.kernel.states import netlink
 from tests.patience import patiently
 
-LAYOUTS = [("onlink", "dynamic"), ("onlink", "permanent"), ("routed", "dynamic"), ("routed", "permanent")]
+LAYOUTS = [
+    ("onlink", "dynamic"),
+    ("onlink", "permanent"),
+    ("routed", "dynamic"),
+    ("routed", "permanent"),
+]
 Make = Callable[[], LinuxKernel]
 
 
@@ -50,7 +55,12 @@ def state_of(*objects: Object) -> HostState:
     found: dict[str, list[Object]] = {}
     for obj in objects:
         found.setdefault(obj.netns, []).append(obj)
-    return HostState({netns: contents_of([Sandbox(netns, "h"), LinkUp(netns, "lo"), *some]) for netns, some in found.items()})
+    return HostState(
+        {
+            netns: contents_of([Sandbox(netns, "h"), LinkUp(netns, "lo"), *some])
+            for netns, some in found.items()
+        }
+    )
 
 
 def difference(kernel: LinuxKernel, wanted: HostState) -> str:
@@ -63,15 +73,23 @@ def made(kernel: LinuxKernel, wanted: HostState) -> None:
 
 def ip(kernel: LinuxKernel, netns: str, *words: str) -> str:
     return subprocess.run(
-        ["nsenter", f"--net=/proc/{kernel.sandboxes.pids[netns]}/ns/net", "ip", *words], capture_output=True, text=True, check=True
+        ["nsenter", f"--net=/proc/{kernel.sandboxes.pids[netns]}/ns/net", "ip", *words],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("layout", "neighbors"), LAYOUTS)
-def test_a_whole_plan_is_made_and_read_back(kernel: Make, layout: str, neighbors: str, family: str) -> None:
+def test_a_whole_plan_is_made_and_read_back(
+    kernel: Make, layout: str, neighbors: str, family: str
+) -> None:
     """Every link, address, route, neighbour and setting of a lab: made in one go, and then nothing differs."""
-    here, wanted = kernel(), planned(FAMILIES[family] + deployment(replicas=8) + service(), layout, neighbors)
+    here, wanted = (
+        kernel(),
+        planned(FAMILIES[family] + deployment(replicas=8) + service(), layout, neighbors),
+    )
     report = here.apply(diff(HostState(), wanted))
     assert (report.failures, report.done) == ((), len(wanted))
     assert difference(here, wanted) == ""
@@ -158,7 +176,9 @@ def test_what_somebody_added_is_left_alone(kernel: Make, command: str, show: str
     assert difference(here, wanted) == ""
     before = ip(here, "node/worker", show)
     made(here, planned(deployment(replicas=5), "onlink", "permanent"))
-    assert ("mine" if show == "link" else command.split()[2]) in ip(here, "node/worker", show), before
+    assert ("mine" if show == "link" else command.split()[2]) in ip(here, "node/worker", show), (
+        before
+    )
 
 
 def test_settings_do_not_depend_on_the_machine(kernel: Make) -> None:
@@ -167,7 +187,9 @@ def test_settings_do_not_depend_on_the_machine(kernel: Make) -> None:
     made(here, wanted)
     with here.sandboxes.inside("node/worker"):
         Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
-    assert "sysctl net.ipv4.ip_forward = 1    (was: sysctl net.ipv4.ip_forward = 0)" in difference(here, wanted)
+    assert "sysctl net.ipv4.ip_forward = 1    (was: sysctl net.ipv4.ip_forward = 0)" in difference(
+        here, wanted
+    )
     made(here, wanted)
     assert difference(here, wanted) == ""
 
@@ -228,7 +250,9 @@ def test_a_namespace_that_fails_leaves_nothing(kernel: Make) -> None:
     assert "veth0" in ip(here, "node", "link")
 
 
-def test_what_is_plugged_into_a_namespace_that_does_not_come_to_be_is_taken_back(kernel: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_plugged_into_a_namespace_that_does_not_come_to_be_is_taken_back(
+    kernel: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Links are plugged in before there is a pause process; where that cannot be started, they have gone with the namespace."""
     here = kernel()
     hold = here.sandboxes.hold
@@ -252,7 +276,10 @@ def test_what_is_plugged_into_a_namespace_that_does_not_come_to_be_is_taken_back
     report = here.apply(diff(HostState(), wanted), told.append)
     failures = [(failure.netns, failure.errno) for failure in report.failures]
     assert failures[:2] == [("node", errno.EAGAIN), ("pod", errno.ENODEV)]
-    assert failures[2:] in ([], [("node", errno.ENODEV)])  # a slow kernel still has the namespace when the port is asked for
+    assert failures[2:] in (
+        [],
+        [("node", errno.ENODEV)],
+    )  # a slow kernel still has the namespace when the port is asked for
     assert sorted(here.sandboxes.pids) == ["other"]
     assert sorted(told) == ["node", "other", "pod"]
     monkeypatch.undo()
@@ -270,7 +297,9 @@ def test_removing_a_sandbox_frees_its_namespace(kernel: Make) -> None:
     )
     made(here, wanted)
     pid = here.sandboxes.pids["pod"]
-    without = HostState({"node": contents_of([obj for obj in wanted["node"].values() if not isinstance(obj, Port)])})
+    without = HostState(
+        {"node": contents_of([obj for obj in wanted["node"].values() if not isinstance(obj, Port)])}
+    )
     here.apply(diff(wanted, without)).raise_failures()
     here.sandboxes.remove("pod")
     os.waitpid(pid, 0)
@@ -285,7 +314,13 @@ def test_a_shared_sandbox_is_in_its_nodes_network(kernel: Make) -> None:
     here = kernel()
     wanted = HostState(
         {
-            "node": contents_of([Sandbox("node", "worker"), LinkUp("node", "lo"), Sysctl("node", "net/ipv4/ip_forward", "1")]),
+            "node": contents_of(
+                [
+                    Sandbox("node", "worker"),
+                    LinkUp("node", "lo"),
+                    Sysctl("node", "net/ipv4/ip_forward", "1"),
+                ]
+            ),
             "pod": contents_of([Sandbox("pod", "worker", shares="node")]),
         }
     )
@@ -295,19 +330,29 @@ def test_a_shared_sandbox_is_in_its_nodes_network(kernel: Make) -> None:
     def of(kind: str, netns: str) -> str:
         return os.readlink(f"/proc/{here.sandboxes.pids[netns]}/ns/{kind}")
 
-    assert [of(kind, "node") == of(kind, "pod") for kind in ("net", "uts", "ipc", "pid")] == [True, True, False, False]
+    assert [of(kind, "node") == of(kind, "pod") for kind in ("net", "uts", "ipc", "pid")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_large_batches_are_split_and_errors_keep_their_places(kernel: Make) -> None:
     """Thousands of neighbours in several datagrams; the refused ones are told apart."""
     here = kernel()
     made(here, state_of(Bridge("n", "br0", "0a:58:00:00:00:01")))
-    neighbors = [Neighbor("n", "br0", f"10.0.{number >> 8}.{number & 255}", "0a:58:00:00:00:02") for number in range(4000)]
+    neighbors = [
+        Neighbor("n", "br0", f"10.0.{number >> 8}.{number & 255}", "0a:58:00:00:00:02")
+        for number in range(4000)
+    ]
     requests = [neighbor.create(here) for neighbor in neighbors]
     assert sum(len(request) for request in requests) > MAX_BATCH_BYTES
     broken = (7, 2048, 3999)
     for index in broken:
-        requests[index] = requests[index][:20] + b"\xff\xff\xff\x7f" + requests[index][24:]  # a link that does not exist
+        requests[index] = (
+            requests[index][:20] + b"\xff\xff\xff\x7f" + requests[index][24:]
+        )  # a link that does not exist
     with here.sandboxes.inside("n"), RouteSocket() as route:
         refusals = route.batch(requests)
     assert tuple(refusal.request for refusal in refusals) == broken
@@ -323,7 +368,10 @@ def test_pause_holds_names_itself_and_leaves_no_zombies(kernel: Make) -> None:
     assert here.sandboxes.pids == {"n": pid}
     assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"t/n\0"
     orphan = subprocess.run(
-        ["nsenter", "-t", str(pid), "-p", "-m", "sh", "-c", "(sleep 0.01 &) ; echo gone"], capture_output=True, text=True, check=True
+        ["nsenter", "-t", str(pid), "-p", "-m", "sh", "-c", "(sleep 0.01 &) ; echo gone"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert orphan.stdout == "gone\n"
     deadline = time.monotonic() + patiently(5)
@@ -382,7 +430,11 @@ def test_the_exit_of_a_former_pause_process_is_not_its_successors(kernel: Make) 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_pause_program_runs_on_every_processor(machine: str, kernel: Make) -> None:
     """It sleeps until it is killed; foreign machine code is tried under qemu's user mode."""
-    emulator = [] if machine == platform.machine() else [shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}") or ""]
+    emulator = (
+        []
+        if machine == platform.machine()
+        else [shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}") or ""]
+    )
     if emulator == [""]:
         pytest.skip(f"no qemu-{machine} here (apt-get install qemu-user-static)")
     path = Path("/run/pause-other")
@@ -394,7 +446,9 @@ def test_the_pause_program_runs_on_every_processor(machine: str, kernel: Make) -
         assert process.poll() is None, f"ended with {process.returncode}"
         state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
         ignored = next(
-            line.split()[1] for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if line.startswith("SigIgn")
+            line.split()[1]
+            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            if line.startswith("SigIgn")
         )
         if state == "S" and int(ignored, 16) & 1 << 16:
             break
@@ -403,7 +457,9 @@ def test_the_pause_program_runs_on_every_processor(machine: str, kernel: Make) -
     assert process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("files", [enter.OwnFiles(()), enter.HostFiles("/run/scratch")], ids=["own files", "host files"])
+@pytest.mark.parametrize(
+    "files", [enter.OwnFiles(()), enter.HostFiles("/run/scratch")], ids=["own files", "host files"]
+)
 def test_the_pods_resolver_is_seen_where_systemd_keeps_the_machines(
     kernel: Make, files: enter.OwnFiles | enter.HostFiles, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -419,7 +475,9 @@ def test_the_pods_resolver_is_seen_where_systemd_keeps_the_machines(
     (etc / "hosts").write_text("127.0.0.1 machine\n")
     syscalls.mount(str(etc), "/etc", flags=syscalls.MS_BIND)
     Path("/run/scratch").mkdir()
-    command = "cat /etc/resolv.conf /etc/hosts; ls /run/systemd/resolve; grep SigIgn /proc/self/status"
+    command = (
+        "cat /etc/resolv.conf /etc/hosts; ls /run/systemd/resolve; grep SigIgn /proc/self/status"
+    )
     status = enter.run(
         os.pidfd_open(here.sandboxes.pids["n"]), ["sh", "-c", command],
         hosts="10.0.0.1 pod\n", resolv_conf="nameserver 10.96.0.10\n", files=files, environment={"PATH": "/usr/bin:/bin"},
@@ -450,7 +508,10 @@ def test_every_setting_of_a_link_is_repaired(kernel: Make, what: str) -> None:
         "master": ["nomaster"],
         "down": ["down"],
     }[what]
-    for netns, link in (("node", "veth0"), *((("node", "br0"), ("pod", "eth0")) if what != "master" else ())):
+    for netns, link in (
+        ("node", "veth0"),
+        *((("node", "br0"), ("pod", "eth0")) if what != "master" else ()),
+    ):
         ip(here, netns, "link", "set", "dev", link, *change)
         assert difference(here, wanted) != "", f"{link} {what} is not seen"
         assert not here.apply(diff(HostState(here.observe(wanted.namespaces)), wanted)).failures

@@ -49,7 +49,9 @@ class Side:
 
     def _dump(self, what: int) -> list[bytes]:
         """Without the number of the generation, which is in the header."""
-        answer = sockets.ask(self._socket, message(what, NLM_F_DUMP, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)))
+        answer = sockets.ask(
+            self._socket, message(what, NLM_F_DUMP, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0))
+        )
         return [bytes(body[:2]) + bytes(body[4:]) for body in answer]
 
 
@@ -65,14 +67,22 @@ DETECTORS: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize(("kind", "detector"), [*((kind, "") for kind in KINDS), *(("external Local", one) for one in DETECTORS.values())])
+@pytest.mark.parametrize(
+    ("kind", "detector"),
+    [*((kind, "") for kind in KINDS), *(("external Local", one) for one in DETECTORS.values())],
+)
 def test_every_kind_of_service_is_the_same_to_the_byte(kind: str, detector: str) -> None:
     """Of both families, with pods, with more of them, with none, and gone again; nothing of it is left to the library."""
     options = f", {detector}" if detector else ""
     mode = f"kubeProxyMode: {{type: nftables{options}}}"
     small = DUAL.replace("ipFamily: dual", f"ipFamily: dual, {mode}") + deployment(replicas=2)
     ones = service(**KINDS[kind])
-    states = [rules(small), rules(small + ones), rules(small + ones, deployment(replicas=5)), rules(small + ones, deployment(replicas=0))]
+    states = [
+        rules(small),
+        rules(small + ones),
+        rules(small + ones, deployment(replicas=5)),
+        rules(small + ones, deployment(replicas=0)),
+    ]
     by_words, by_messages = Side(), Side()
     for side in (by_words, by_messages):
         side.library.run(transaction([], states[0]))
@@ -147,7 +157,10 @@ def test_a_thousand_refusals_are_one_and_nobody_hears_of_them_later() -> None:
     """There is no room for an answer about each line; what is sent next is not judged by them, nor made twice."""
     Side()
     here = nftables.open_here()
-    lines = "".join(f"add chain ip kube-proxy c{number}\nadd rule ip kube-proxy c{number} jump marked\n" for number in range(1000))
+    lines = "".join(
+        f"add chain ip kube-proxy c{number}\nadd rule ip kube-proxy c{number} jump marked\n"
+        for number in range(1000)
+    )
     assert nft_messages.transaction(lines) is not None
     with pytest.raises(RulesError, match="No such file or directory"):
         here.run(lines)
@@ -161,7 +174,9 @@ def test_more_elements_than_fit_are_sent_in_parts(monkeypatch: pytest.MonkeyPatc
     """One line has all that are new in a map; a message that does not fit by itself is refused, and said to be."""
     Side()
     here = nftables.open_here()
-    here.run("add table ip kube-proxy\nadd chain ip kube-proxy x\nadd map ip kube-proxy m { type ipv4_addr : verdict ; }\n")
+    here.run(
+        "add table ip kube-proxy\nadd chain ip kube-proxy x\nadd map ip kube-proxy m { type ipv4_addr : verdict ; }\n"
+    )
     items = ", ".join(f"10.0.{number // 250}.{number % 250} : goto x" for number in range(4000))
     text = f"add element ip kube-proxy m {{ {items} }}\n"
     monkeypatch.setattr(nftables.Direct, "_room", lambda self, wanted: 20_000)
@@ -173,6 +188,8 @@ def test_more_elements_than_fit_are_sent_in_parts(monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()
     direct._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     monkeypatch.setattr(nftables.Direct, "_room", lambda self, wanted: 1 << 30)
-    assert not direct.is_done(known), "the kernel takes not so much at once, and nothing has been done"
+    assert not direct.is_done(known), (
+        "the kernel takes not so much at once, and nothing has been done"
+    )
     direct.close()
     here.close()

@@ -30,7 +30,10 @@ def opened(way: str) -> Loader:
 def test_changing_ends_where_making_anew_ends(way: str) -> None:
     """One transaction from few endpoints to many and back; each raises the generation by one."""
     here = opened(way)
-    small, large = rules(deployment(replicas=1) + service()), rules(deployment(replicas=4) + service() + service("empty"))
+    small, large = (
+        rules(deployment(replicas=1) + service()),
+        rules(deployment(replicas=4) + service() + service("empty")),
+    )
     begun = nftables.Generations().read()
     for old, new in (([], small), (small, large), (large, small)):
         here.run(transaction(old, new))
@@ -56,9 +59,18 @@ def test_a_refused_transaction_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("flush chain ip kube-proxy services", "~ nft chain ip kube-proxy services: 2 rules    (was: 0 rules)"),
-        ("delete element ip kube-proxy cluster-ips { 10.96.0.10 }", "+ nft element ip kube-proxy cluster-ips { 10.96.0.10 }"),
-        ("add element ip kube-proxy nodeport-ips { 192.0.2.1 }", "- nft element ip kube-proxy nodeport-ips { 192.0.2.1 }"),
+        (
+            "flush chain ip kube-proxy services",
+            "~ nft chain ip kube-proxy services: 2 rules    (was: 0 rules)",
+        ),
+        (
+            "delete element ip kube-proxy cluster-ips { 10.96.0.10 }",
+            "+ nft element ip kube-proxy cluster-ips { 10.96.0.10 }",
+        ),
+        (
+            "add element ip kube-proxy nodeport-ips { 192.0.2.1 }",
+            "- nft element ip kube-proxy nodeport-ips { 192.0.2.1 }",
+        ),
         ("add chain ip kube-proxy mine", "- nft chain ip kube-proxy mine: 0 rules"),
         ("delete table ip ip-masq-agent", "+ nft table ip ip-masq-agent"),
     ],
@@ -91,7 +103,10 @@ def test_what_somebody_changed_is_named(command: str, said: str) -> None:
             "add rule ip kube-proxy masquerading meta mark & 0x00004000 == 0x00000000 return",
             "~ nft rule ip kube-proxy masquerading: meta mark & 0x00004000 == 0x00000000 return    (moved: rule 1, was: rule 3)",
         ),
-        ("insert rule ip kube-proxy services counter accept", "- nft rule ip kube-proxy services: counter accept"),
+        (
+            "insert rule ip kube-proxy services counter accept",
+            "- nft rule ip kube-proxy services: counter accept",
+        ),
         (
             "delete element ip kube-proxy service-ips {{ 10.96.0.10 . udp . 53 }}\n"
             "add element ip kube-proxy service-ips {{ 10.96.0.10 . udp . 53 : drop }}",
@@ -116,7 +131,10 @@ def test_one_edit_is_one_difference(command: str, shown: str, way: str) -> None:
     wanted = rules(deployment() + service())
     here.run(transaction([], wanted))
     edits = nftables.ProgramNft()
-    handles = {name: _handle(edits, chain, name) for chain, name in (("cluster-ips-check", "drop"), ("masquerading", "return"))}
+    handles = {
+        name: _handle(edits, chain, name)
+        for chain, name in (("cluster-ips-check", "drop"), ("masquerading", "return"))
+    }
     edits.run(command.format(**handles))
     assert lines(wanted) == [shown.format()]
 

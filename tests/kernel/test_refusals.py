@@ -37,7 +37,9 @@ def refused(kernel: LinuxKernel, *objects: Object) -> str:
 
 
 def with_namespace(kernel: LinuxKernel, *objects: Object) -> LinuxKernel:
-    operations = tuple(Operation("add", obj) for obj in (Sandbox("n", "h"), LinkUp("n", "lo"), *objects))
+    operations = tuple(
+        Operation("add", obj) for obj in (Sandbox("n", "h"), LinkUp("n", "lo"), *objects)
+    )
     kernel.apply(Changes((NetnsChanges("n", operations),))).raise_failures()
     return kernel
 
@@ -60,8 +62,13 @@ def test_an_address_that_cannot_be(kernel: Make) -> None:
     here = with_namespace(kernel(), Sysctl("n", "net/ipv6/conf/all/disable_ipv6", "1"), BRIDGE)
     said = refused(here, Address("n", "br0", "fd00::1/64"))
     assert "n: cannot add address fd00::1/64 dev br0" in said
-    assert "(EACCES)      wanted by: cni bridge, for Pod default/web" in said  # newer kernels say why
-    assert "  → IPv6 is switched off there: see net.ipv6.conf.*.disable_ipv6 with kubenetlab exec" in said
+    assert (
+        "(EACCES)      wanted by: cni bridge, for Pod default/web" in said
+    )  # newer kernels say why
+    assert (
+        "  → IPv6 is switched off there: see net.ipv6.conf.*.disable_ipv6 with kubenetlab exec"
+        in said
+    )
 
 
 def test_a_device_is_gone(kernel: Make) -> None:
@@ -71,7 +78,9 @@ def test_a_device_is_gone(kernel: Make) -> None:
         assert os.system("ip link del br0") == 0
     said = refused(here, Address("n", "br0", "10.0.0.1/24"))
     assert "(ENODEV)" in said
-    assert "  → what it stands on is gone; the lab makes that anew and tries again by itself" in said
+    assert (
+        "  → what it stands on is gone; the lab makes that anew and tries again by itself" in said
+    )
 
 
 def test_what_follows_from_a_refusal_names_that(kernel: Make) -> None:
@@ -93,14 +102,19 @@ def test_what_follows_from_a_refusal_names_that(kernel: Make) -> None:
     first, *others = here.apply(Changes(tuple(changes))).failures
     assert "(EEXIST)" in str(first)
     assert "pod: cannot add veth eth0" in str(first)
-    assert {str(failure).partition(": it needs ")[2] for failure in others} == {"eth0 of pod, which was refused"}
+    assert {str(failure).partition(": it needs ")[2] for failure in others} == {
+        "eth0 of pod, which was refused"
+    }
     assert {type(failure.operation.object) for failure in others} >= {Address, Route}
 
 
 def test_a_route_whose_source_was_refused(kernel: Make) -> None:
     """It has a link of its own; it is the address of another one that it lacks."""
     here = with_namespace(kernel(), BRIDGE)
-    address, route = Address("n", "eth0", "10.0.0.2/24"), Route("n", "10.9.0.0/24", "br0", source="10.0.0.2")
+    address, route = (
+        Address("n", "eth0", "10.0.0.2/24"),
+        Route("n", "10.9.0.0/24", "br0", source="10.0.0.2"),
+    )
     changes = Changes((NetnsChanges("n", (Operation("add", address), Operation("add", route))),))
     _, follows = here.apply(changes).failures
     assert str(follows) == f"n: cannot add {route}: it needs 10.0.0.2/24 of n, which was refused"
@@ -124,13 +138,20 @@ def test_a_setting_that_does_not_exist(kernel: Make) -> None:
 def test_a_value_that_is_refused(kernel: Make) -> None:
     """Nobody knows better than the kernel: no advice."""
     said = refused(with_namespace(kernel()), Sysctl("n", "net/ipv4/ip_default_ttl", "100000"))
-    assert said.splitlines()[1:] == ["  kernel: Invalid argument (EINVAL)      wanted by: cni bridge, for Pod default/web"]
+    assert said.splitlines()[1:] == [
+        "  kernel: Invalid argument (EINVAL)      wanted by: cni bridge, for Pod default/web"
+    ]
 
 
 def test_a_namespace_that_may_not_be_made(kernel: Make) -> None:
     """A limit of the user namespace is an errno about disks."""
     try:
-        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
+        syscalls.unshare(
+            syscalls.CLONE_NEWUSER
+            | syscalls.CLONE_NEWNET
+            | syscalls.CLONE_NEWUTS
+            | syscalls.CLONE_NEWIPC
+        )
     except OSError as error:
         pytest.skip(f"no user namespace can be made here: {error.strerror}; see kubenetlab doctor")
     Path("/proc/self/uid_map").write_text("0 0 1")
@@ -161,7 +182,10 @@ def test_a_full_bridge(kernel: Make) -> None:
     pairs = [
         obj
         for number in range(1024)
-        for obj in (Veth("n", f"a{number}", "0a:58:00:00:00:02", "n", f"b{number}"), Port("n", f"b{number}", "br0", "0a:58:00:00:00:03"))
+        for obj in (
+            Veth("n", f"a{number}", "0a:58:00:00:00:02", "n", f"b{number}"),
+            Port("n", f"b{number}", "br0", "0a:58:00:00:00:03"),
+        )
     ]
     said = refused(with_namespace(kernel(), BRIDGE), *pairs)
     assert "cannot add port b1023 of br0" in said
@@ -172,12 +196,18 @@ def test_a_full_bridge(kernel: Make) -> None:
 @pytest.mark.parametrize("way", ["library", "program"])
 def test_a_rule_that_nft_does_not_take(way: str) -> None:
     """The statement that is wrong, not the first of the transaction, with a mark; whose it is, and how many more there are."""
-    if (way == "program" and shutil.which("nft") is None) or (way == "library" and not nftables.has_library()):
+    if (way == "program" and shutil.which("nft") is None) or (
+        way == "library" and not nftables.has_library()
+    ):
         pytest.skip(f"{way} is not here (apt-get install nftables)")
-    chains = [Chain("n", "ip", "t", name, (Rule("counter"), Rule(f"jump {to}"))) for name, to in (("a", "b"), ("b", "c"), ("d", "e"))]
+    chains = [
+        Chain("n", "ip", "t", name, (Rule("counter"), Rule(f"jump {to}")))
+        for name, to in (("a", "b"), ("b", "c"), ("d", "e"))
+    ]
     objects: list[NftObject] = [Table("n", "ip", "t"), *chains]
     desired = HostState(
-        {"n": contents_of(objects)}, {"n": {chain.key: Origin("proxy nftables", f"Service {chain.name}") for chain in chains}}
+        {"n": contents_of(objects)},
+        {"n": {chain.key: Origin("proxy nftables", f"Service {chain.name}") for chain in chains}},
     )
     here = nftables.LibraryNft() if way == "library" else nftables.ProgramNft()
     with pytest.raises(RulesError) as caught:
@@ -200,7 +230,10 @@ def test_a_syntax_that_nft_does_not_know() -> None:
     with pytest.raises(RulesError) as caught:
         here.run("add table ip t\nadd chain ip t c\nadd rule ip t c ip sadr 10.0.0.1 drop\n")
     here.close()
-    assert str(caught.value).splitlines()[:2] == ["syntax error, unexpected string", "add rule ip t c ip sadr 10.0.0.1 drop"]
+    assert str(caught.value).splitlines()[:2] == [
+        "syntax error, unexpected string",
+        "add rule ip t c ip sadr 10.0.0.1 drop",
+    ]
 
 
 def test_a_long_statement_is_shown_where_it_is_wrong() -> None:
@@ -208,7 +241,9 @@ def test_a_long_statement_is_shown_where_it_is_wrong() -> None:
     elements = ", ".join(f"10.0.{number // 250}.{number % 250}" for number in range(1000))
     here = nftables.open_here()
     with pytest.raises(RulesError) as caught:
-        here.run(f"add table ip t\nadd set ip t s {{ type ipv4_addr ; }}\nadd element ip t s {{ {elements}, bad/address }}\n")
+        here.run(
+            f"add table ip t\nadd set ip t s {{ type ipv4_addr ; }}\nadd element ip t s {{ {elements}, bad/address }}\n"
+        )
     here.close()
     _, statement, mark, *_ = str(caught.value).splitlines()
     assert len(statement) < 250

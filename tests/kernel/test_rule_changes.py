@@ -14,7 +14,14 @@ from kubenetlab.datapath import plan
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules.bpf import BpfPrograms, PodLink
-from kubenetlab.hoststate.rules.rulesets import ExactBackend, RuleObject, by_backend, dialect, names, steps
+from kubenetlab.hoststate.rules.rulesets import (
+    ExactBackend,
+    RuleObject,
+    by_backend,
+    dialect,
+    names,
+    steps,
+)
 from kubenetlab.kernel.rules.backends import Loader, open_here
 from tests.clusters import ONLINK, running, store
 from tests.kernel.comparing import lines
@@ -49,7 +56,9 @@ def manifests(proxy: str, seed: int) -> Iterator[str]:
     chosen = {name: (draw.choice(kinds), draw.randint(0, 3)) for name in "abcdef"}
     for _ in range(STEPS):
         for name in draw.sample("abcdef", 2):
-            chosen[name] = (draw.choice(kinds), draw.randint(0, 3)) if draw.random() < 0.8 else ("", -1)
+            chosen[name] = (
+                (draw.choice(kinds), draw.randint(0, 3)) if draw.random() < 0.8 else ("", -1)
+            )
         yield "".join(
             (
                 "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n",
@@ -72,7 +81,11 @@ def manifests(proxy: str, seed: int) -> Iterator[str]:
 
 
 def rules(text: str, memo: PlanCache) -> list[RuleObject]:
-    return [obj for obj in plan(running(store(text)), ONLINK, memo)["node/worker"].values() if isinstance(obj, RuleObject)]
+    return [
+        obj
+        for obj in plan(running(store(text)), ONLINK, memo)["node/worker"].values()
+        if isinstance(obj, RuleObject)
+    ]
 
 
 def differences(loaders: dict[str, Loader], wanted: list[RuleObject]) -> list[str]:
@@ -81,7 +94,12 @@ def differences(loaders: dict[str, Loader], wanted: list[RuleObject]) -> list[st
     for name, objects in by_backend(wanted).items():
         words = dialect(name)
         if isinstance(words, ExactBackend):
-            found += [difference.line for difference in words.differences(objects, loaders[name].listed(words.names(objects)))]
+            found += [
+                difference.line
+                for difference in words.differences(
+                    objects, loaders[name].listed(words.names(objects))
+                )
+            ]
         else:
             rewritten += objects
     return found + lines(rewritten)
@@ -90,7 +108,9 @@ def differences(loaders: dict[str, Loader], wanted: list[RuleObject]) -> list[st
 @pytest.mark.parametrize(
     ("proxy", "seed"),
     [
-        pytest.param(proxy, seed, marks=() if seed in ON_SECOND_KERNEL[proxy] else pytest.mark.first_kernel)
+        pytest.param(
+            proxy, seed, marks=() if seed in ON_SECOND_KERNEL[proxy] else pytest.mark.first_kernel
+        )
         for proxy in MODES
         for seed in SEEDS
     ],
@@ -105,17 +125,31 @@ def test_changes_add_up(proxy: str, seed: int) -> None:
     def plug_in(links: set[str]) -> None:
         """Links on which programs are to be."""
         for link in links:
-            subprocess.run(["ip", "link", "add", link, "type", "veth", "peer", "name", f"{link}-peer"], check=True)
+            subprocess.run(
+                ["ip", "link", "add", link, "type", "veth", "peer", "name", f"{link}-peer"],
+                check=True,
+            )
         plugged.update(links)
 
     with ExitStack() as stack:
         try:
-            loaders = {name: stack.enter_context(closing(open_here(name))) for name in ("nftables", "conntrack", *MODES[proxy])}
+            loaders = {
+                name: stack.enter_context(closing(open_here(name)))
+                for name in ("nftables", "conntrack", *MODES[proxy])
+            }
         except RequirementError as error:
             pytest.skip(str(error))
         for number, text in enumerate(manifests(proxy, seed)):
             wanted = rules(text, memo)
-            plug_in({link for obj in wanted if isinstance(obj, BpfPrograms | PodLink) for link in obj.links} - plugged)
+            plug_in(
+                {
+                    link
+                    for obj in wanted
+                    if isinstance(obj, BpfPrograms | PodLink)
+                    for link in obj.links
+                }
+                - plugged
+            )
             for step in steps(before, wanted, names(before), anew=False):
                 loaders[step.dialect].run(step.text)
             assert differences(loaders, wanted) == [], f"step {number}"

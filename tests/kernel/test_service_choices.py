@@ -21,7 +21,11 @@ def test_a_faithful_client_gets_its_endpoint(ends: Addresses) -> None:
         return node.came(tcp((ends.outside, next(ports)), way)).destination
 
     first = drawn((ends.cluster_ip, 80))
-    assert {drawn(way) for way in ((ends.cluster_ip, 80), (ends.balanced, 80), (ends.node, NODE_PORT)) for _ in range(10)} == {first}
+    assert {
+        drawn(way)
+        for way in ((ends.cluster_ip, 80), (ends.balanced, 80), (ends.node, NODE_PORT))
+        for _ in range(10)
+    } == {first}
     others = set()
     for _ in range(40):
         ((key, value),) = node.loaded.entries("faithful")
@@ -32,14 +36,21 @@ def test_a_faithful_client_gets_its_endpoint(ends: Addresses) -> None:
     last = drawn((ends.cluster_ip, 80))
     node.forget(*told)
     node.serve([pair for pair in endpoints if pair[0] != last], affinity_s=60)
-    assert {drawn((ends.cluster_ip, 80)) for _ in range(20)} == {drawn((ends.cluster_ip, 80))} != {last}
+    assert (
+        {drawn((ends.cluster_ip, 80)) for _ in range(20)}
+        == {drawn((ends.cluster_ip, 80))}
+        != {last}
+    )
 
 
 def test_all_endpoints_are_drawn(ends: Addresses) -> None:
     """As often one as another."""
     node = Node(ends)
     node.serve([(pod, 8080) for pod in ends.pods])
-    found = [node.came(tcp((ends.outside, port), (ends.cluster_ip, 80))).destination for port in range(10000, 10600)]
+    found = [
+        node.came(tcp((ends.outside, port), (ends.cluster_ip, 80))).destination
+        for port in range(10000, 10600)
+    ]
     assert all(150 < found.count(pod) < 250 for pod in ends.pods)
 
 

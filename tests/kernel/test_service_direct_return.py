@@ -6,7 +6,22 @@ import subprocess
 from typing import Any
 
 from kubenetlab.hoststate.rules.bpf import FamilyConfig, RemoteRange
-from tests.kernel.frames import ACK, HEADER, ICMP, ICMPV6, UDP, Packet, fragments, frame, is_sound, opened, tcp, together, udp, unreachable
+from tests.kernel.frames import (
+    ACK,
+    HEADER,
+    ICMP,
+    ICMPV6,
+    UDP,
+    Packet,
+    fragments,
+    frame,
+    is_sound,
+    opened,
+    tcp,
+    together,
+    udp,
+    unreachable,
+)
 from tests.kernel.service_node import NODE_PORT, PASS, REDIRECT, Addresses, Node, answer
 
 GENEVE_PORT, GENEVE_BYTES = 6081, 8 + 4 + 20
@@ -38,7 +53,10 @@ class Cluster:
         self.first, self.second = Node(ends), Node(neighbor_of(ends))
         length = 32 if version(ends) == 4 else 128
         for node, other, number in ((self.first, self.second, 2), (self.second, self.first, 1)):
-            node.tell(RemoteRange("", cidr(ends, number), other.ends.node), RemoteRange("", f"{other.ends.node}/{length}", other.ends.node))
+            node.tell(
+                RemoteRange("", cidr(ends, number), other.ends.node),
+                RemoteRange("", f"{other.ends.node}/{length}", other.ends.node),
+            )
         for command in (
             "ip link set lo up",
             f"ip link add eth0 mtu {MTU} up type veth peer name other",
@@ -59,8 +77,16 @@ class Cluster:
     def wrapped(self, packet: Packet) -> bytes:
         verdict, data = self.first.loaded.try_packet("coming", frame(packet))
         outer = opened(data, is_whole=False)
-        assert (verdict, outer.source, outer.destination) == (REDIRECT, self.ends.node, self.second.ends.node)
-        assert (outer.protocol, outer.ports[1], data[HEADER + OVERHEAD[version(self.ends)] :]) == (UDP, GENEVE_PORT, frame(packet)[HEADER:])
+        assert (verdict, outer.source, outer.destination) == (
+            REDIRECT,
+            self.ends.node,
+            self.second.ends.node,
+        )
+        assert (outer.protocol, outer.ports[1], data[HEADER + OVERHEAD[version(self.ends)] :]) == (
+            UDP,
+            GENEVE_PORT,
+            frame(packet)[HEADER:],
+        )
         return data
 
     def taken_in(self, data: bytes) -> Packet:
@@ -124,7 +150,9 @@ def test_some_are_masqueraded_all_the_same(ends: Addresses) -> None:
         assert (went.source, went.ends[2:]) == (ends.node, (far, 8080))
     beyond = ends.outside[:-1] + "9"
     cluster.serve((beyond, 8080), protocol="UDP")
-    assert cluster.first.went(cluster.first.came(udp((ends.outside, 40000), (ends.node, NODE_PORT)))).ends[::2] == (ends.node, beyond)
+    assert cluster.first.went(
+        cluster.first.came(udp((ends.outside, 40000), (ends.node, NODE_PORT)))
+    ).ends[::2] == (ends.node, beyond)
 
 
 def test_connections_of_one_port_are_told_apart_by_the_endpoints_node(ends: Addresses) -> None:
@@ -135,7 +163,9 @@ def test_connections_of_one_port_are_told_apart_by_the_endpoints_node(ends: Addr
     came = [cluster.handed_on(tcp(client, way)) for way in ways]
     assert {packet.source for packet in came} == {ends.outside}
     assert len({packet.ports[0] for packet in came}) == 2
-    assert [cluster.second.went(answer(packet)).ends for packet in came] == [(*way, *client) for way in ways]
+    assert [cluster.second.went(answer(packet)).ends for packet in came] == [
+        (*way, *client) for way in ways
+    ]
 
 
 def test_a_node_that_has_forgotten_goes_on(ends: Addresses) -> None:
@@ -155,7 +185,10 @@ def test_another_endpoint_takes_over(ends: Addresses) -> None:
     """When that of a client's datagrams goes, the next goes to another, on the same node, too."""
     cluster, client, way = Cluster(ends), (ends.outside, 50000), (ends.node, NODE_PORT)
     for far in (ends.pods[2], ends.pods[2][:-1] + "9"):
-        told = [node.serve([(far, 8080)], is_direct=True, protocol="UDP") for node in (cluster.first, cluster.second)]
+        told = [
+            node.serve([(far, 8080)], is_direct=True, protocol="UDP")
+            for node in (cluster.first, cluster.second)
+        ]
         came = cluster.handed_on(udp(client, way))
         assert came.ends == (*client, far, 8080)
         assert cluster.second.went(answer(came)).ends == (*way, *client)
@@ -165,7 +198,11 @@ def test_another_endpoint_takes_over(ends: Addresses) -> None:
 
 def test_datagrams_are_not_handed_on_when_that_is_over(ends: Addresses) -> None:
     """The next is masqueraded, as if there had been none before."""
-    cluster, far, asked = Cluster(ends), ends.pods[2], udp((ends.outside, 50000), (ends.node, NODE_PORT))
+    cluster, far, asked = (
+        Cluster(ends),
+        ends.pods[2],
+        udp((ends.outside, 50000), (ends.node, NODE_PORT)),
+    )
     cluster.serve((far, 8080), protocol="UDP")
     cluster.handed_on(asked)
     cluster.first.serve([(far, 8080)], protocol="UDP")
@@ -176,7 +213,9 @@ def test_fragments_are_handed_on_each(ends: Addresses) -> None:
     """And put together by the endpoint; so is what it answers."""
     cluster, far = Cluster(ends), ends.pods[2]
     cluster.serve((far, 8080), protocol="UDP")
-    pieces = fragments(udp((ends.outside, 50000), (ends.node, NODE_PORT), bytes(range(200)) * 4), 408)
+    pieces = fragments(
+        udp((ends.outside, 50000), (ends.node, NODE_PORT), bytes(range(200)) * 4), 408
+    )
     came = together(*(cluster.handed_on(piece) for piece in pieces))
     assert is_sound(came)
     assert came.ends == (ends.outside, 50000, far, 8080)
@@ -193,10 +232,18 @@ def test_errors_find_their_way_both_ways(ends: Addresses) -> None:
     asked = udp((ends.outside, 50000), (ends.node, NODE_PORT))
     came = cluster.handed_on(asked)
     heard = cluster.second.went(unreachable(far, came))
-    assert (heard.source, heard.destination, heard.quoted.ends) == (ends.node, ends.outside, asked.ends)
+    assert (heard.source, heard.destination, heard.quoted.ends) == (
+        ends.node,
+        ends.outside,
+        asked.ends,
+    )
     answered = cluster.second.went(answer(came))
     heard = cluster.handed_on(unreachable(ends.outside, answered))
-    assert (heard.source, heard.destination, heard.quoted.ends) == (ends.outside, far, answer(came).ends)
+    assert (heard.source, heard.destination, heard.quoted.ends) == (
+        ends.outside,
+        far,
+        answer(came).ends,
+    )
 
 
 def test_who_sends_too_much_hears_how_much_fits(ends: Addresses) -> None:
@@ -219,7 +266,9 @@ def test_only_nodes_hand_on(ends: Addresses) -> None:
     """What a stranger wraps like one is left as it is, and so is all else that comes to the port."""
     cluster, far = Cluster(ends), ends.pods[2]
     cluster.serve((far, 8080))
-    outer = opened(cluster.wrapped(tcp((ends.outside, 50000), (ends.node, NODE_PORT))), is_whole=False)
+    outer = opened(
+        cluster.wrapped(tcp((ends.outside, 50000), (ends.node, NODE_PORT))), is_whole=False
+    )
     for other in (
         outer._replace(source=ends.outside),
         outer._replace(source=ends.pods[0]),

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.frames import ACK, FIN, Packet, fragments, is_sound, tcp, together, udp, unreachable
+from tests.kernel.frames import (
+    ACK,
+    FIN,
+    Packet,
+    fragments,
+    is_sound,
+    tcp,
+    together,
+    udp,
+    unreachable,
+)
 from tests.kernel.service_node import NODE_PORT, Addresses, Node, answer
 
 
@@ -20,7 +30,9 @@ def test_flows_to_one_endpoint_are_told_apart(ends: Addresses) -> None:
     assert [packet.ends[2:] for packet in came] == [(far, 8080)] * 3
     assert {packet.source for packet in came} == {pod}
     assert len({packet.ports[0] for packet in came}) == 3
-    assert [node.went(answer(packet)).ends for packet in came] == [(*way, pod, 40000) for way in ways]
+    assert [node.went(answer(packet)).ends for packet in came] == [
+        (*way, pod, 40000) for way in ways
+    ]
 
 
 def test_the_port_of_a_connection_that_has_ended_is_free_for_others(ends: Addresses) -> None:
@@ -58,13 +70,21 @@ def test_nothing_is_left_of_a_flow_whose_service_has_had_nobody(ends: Addresses)
     """UDP from one port, while the only endpoint goes and comes again: the answers are the Service's, as before."""
     node = Node(ends)
     pod, _, far = ends.pods
-    for asker, way in ((pod, (ends.cluster_ip, 80)), (ends.outside, (ends.node, NODE_PORT)), (pod, (ends.balanced, 80))):
+    for asker, way in (
+        (pod, (ends.cluster_ip, 80)),
+        (ends.outside, (ends.node, NODE_PORT)),
+        (pod, (ends.balanced, 80)),
+    ):
         asked = udp((asker, 41000), way)
         for _ in range(2):
             node.serve([(far, 8080)], protocol="UDP")
             went = node.went(node.came(asked))
             back = answer(went)
-            assert node.went(node.came(back) if went.source == ends.node else back).ends == (*way, asker, 41000)
+            assert node.went(node.came(back) if went.source == ends.node else back).ends == (
+                *way,
+                asker,
+                41000,
+            )
             node.serve([], protocol="UDP")
             node.coming(asked)
 
@@ -86,7 +106,12 @@ def test_later_fragments_follow_the_first(ends: Addresses) -> None:
     went = each(node.went, came)
     assert went.source == ends.node
     back = udp(went.ends[2:], went.ends[:2], bytes(range(200)) * 5)
-    assert each(node.went, each(node.came, back)).ends == (ends.node, NODE_PORT, ends.outside, 50000)
+    assert each(node.went, each(node.came, back)).ends == (
+        ends.node,
+        NODE_PORT,
+        ends.outside,
+        50000,
+    )
 
 
 def test_errors_come_back_translated(ends: Addresses) -> None:

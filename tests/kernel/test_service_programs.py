@@ -8,7 +8,16 @@ from msgspec import structs
 
 from kubenetlab.hoststate.rules.bpf import AllowedSource
 from tests.kernel.frames import tcp, udp
-from tests.kernel.service_node import DROP, FAMILIES, NODE_PORT, PASS, REDIRECT, Addresses, Node, answer
+from tests.kernel.service_node import (
+    DROP,
+    FAMILIES,
+    NODE_PORT,
+    PASS,
+    REDIRECT,
+    Addresses,
+    Node,
+    answer,
+)
 
 
 def test_a_pod_asks_a_cluster_ip(ends: Addresses) -> None:
@@ -30,7 +39,9 @@ def test_clients_can_be_hidden(ends: Addresses) -> None:
     """With masqueradeAll pods are not seen themselves either."""
     node = Node(ends)
     node.serve([(ends.pods[2], 8080)], is_hiding=True)
-    assert node.went(node.came(tcp((ends.pods[0], 40000), (ends.cluster_ip, 80)))).source == ends.node
+    assert (
+        node.went(node.came(tcp((ends.pods[0], 40000), (ends.cluster_ip, 80)))).source == ends.node
+    )
 
 
 def test_from_outside_by_the_policy_cluster(ends: Addresses) -> None:
@@ -68,12 +79,17 @@ def test_node_ports_answer_at_the_nodes_doors(ends: Addresses) -> None:
 def test_from_outside_by_the_policy_local(ends: Addresses) -> None:
     """To an endpoint of this node, and the client is seen itself; pods may go to any. Where there is none: silence."""
     node = Node(ends)
-    told = node.serve([(ends.pods[2], 8080), (ends.pods[1], 8080)], [(ends.pods[1], 8080)], is_local=True)
+    told = node.serve(
+        [(ends.pods[2], 8080), (ends.pods[1], 8080)], [(ends.pods[1], 8080)], is_local=True
+    )
     for port in range(50000, 50020):
         came = node.came(tcp((ends.outside, port), (ends.node, NODE_PORT)))
         assert came.ends == (ends.outside, port, ends.pods[1], 8080)
         assert node.went(came) == came
-    found = {node.came(tcp((ends.pods[0], port), (ends.node, NODE_PORT))).destination for port in range(50000, 50040)}
+    found = {
+        node.came(tcp((ends.pods[0], port), (ends.node, NODE_PORT))).destination
+        for port in range(50000, 50040)
+    }
     assert found == set(ends.pods[1:])
     node.forget(*told)
     node.serve([(ends.pods[2], 8080)], [], is_local=True)
@@ -90,7 +106,13 @@ def test_only_the_clients_named_may_ask_a_load_balancers_address(ends: Addresses
     assert node.coming(asked)[0] == DROP
     assert node.came(tcp((ends.outside, 50000), (ends.node, NODE_PORT))).destination == ends.pods[0]
     node.tell(
-        AllowedSource("", "default/web/TCP", f"{ends.outside.rpartition('.')[0]}.0/24" if "." in ends.outside else "2001:db8:51::/48")
+        AllowedSource(
+            "",
+            "default/web/TCP",
+            f"{ends.outside.rpartition('.')[0]}.0/24"
+            if "." in ends.outside
+            else "2001:db8:51::/48",
+        )
     )
     assert node.came(asked).destination == ends.pods[0]
     assert node.coming(tcp((ends.pods[0], 50000), (ends.balanced, 80)))[0] == DROP
@@ -147,4 +169,8 @@ def test_noise_is_survived() -> None:
     for size in range(54, 120):
         noise = os.urandom(size)
         for kind in (b"\x08\x00", b"\x86\xdd", b"\x08\x06"):
-            assert node.loaded.try_packet("coming", noise[:12] + kind + noise[14:]).verdict in (PASS, DROP, REDIRECT)
+            assert node.loaded.try_packet("coming", noise[:12] + kind + noise[14:]).verdict in (
+                PASS,
+                DROP,
+                REDIRECT,
+            )

@@ -13,10 +13,17 @@ def test_where_nobody_serves_a_client_hears_so(ends: Addresses) -> None:
     for protocol in ("TCP", "UDP"):
         node.serve([], protocol=protocol)
     client = (ends.pods[0], 40000)
-    for way in ((ends.cluster_ip, 80), (ends.cluster_ip, 81), (ends.node, NODE_PORT), (ends.balanced, 80)):
+    for way in (
+        (ends.cluster_ip, 80),
+        (ends.cluster_ip, 81),
+        (ends.node, NODE_PORT),
+        (ends.balanced, 80),
+    ):
         verdict, heard = node.coming(tcp(client, way))
         assert (verdict, heard.ends, heard.flags & RST) == (REDIRECT, (*way, *client), RST)
-        assert heard.data[8:12] == (1001).to_bytes(4, "big"), "the number after that of the SYN is acknowledged"
+        assert heard.data[8:12] == (1001).to_bytes(4, "big"), (
+            "the number after that of the SYN is acknowledged"
+        )
         verdict, heard = node.coming(udp(client, way, b"x" * 600))
         assert (verdict, heard.protocol, heard.source, heard.destination) == (
             REDIRECT,
@@ -37,7 +44,11 @@ def test_a_connection_that_nobody_knows_is_ended(ends: Addresses) -> None:
     lost = tcp((ends.pods[0], 40000), (ends.cluster_ip, 80), ACK)
     assert node.came(lost) == lost
     verdict, heard = node.going(lost, FORWARDED)
-    assert (verdict, heard.ends, heard.flags) == (REDIRECT, (ends.cluster_ip, 80, ends.pods[0], 40000), RST)
+    assert (verdict, heard.ends, heard.flags) == (
+        REDIRECT,
+        (ends.cluster_ip, 80, ends.pods[0], 40000),
+        RST,
+    )
 
 
 def test_a_reset_is_not_answered(ends: Addresses) -> None:

@@ -31,17 +31,32 @@ PINGS = Sysctl("node", "net/ipv4/ping_group_range", "0\t2147483647")
 
 
 def spec_of(number: int, address: str) -> ProbeSpec:
-    return ProbeSpec(f"pod{number}", "main", 0, "readiness", "node", address, "ping", is_implied=True)
+    return ProbeSpec(
+        f"pod{number}", "main", 0, "readiness", "node", address, "ping", is_implied=True
+    )
 
 
 def pods(text: str, length: int) -> HostState:
     """A node with a bridge, and pods on it, of which one has no address yet."""
-    contents = {"node": [Sandbox("node", "node"), LinkUp("node", "lo"), PINGS, Bridge("node", "br0", "0a:58:00:00:00:01")]}
+    contents = {
+        "node": [
+            Sandbox("node", "node"),
+            LinkUp("node", "lo"),
+            PINGS,
+            Bridge("node", "br0", "0a:58:00:00:00:01"),
+        ]
+    }
     contents["node"].append(Address("node", "br0", f"{text.format(1)}/{length}"))
     for number in range(PODS):
         netns, mac = f"pod{number}", f"0a:58:00:00:01:{number:02x}"
-        contents[netns] = [Sandbox(netns, netns), LinkUp(netns, "lo"), Veth(netns, "eth0", mac, "node", f"veth{number}")]
-        contents["node"].append(Port("node", f"veth{number}", "br0", f"0a:59:00:00:01:{number:02x}", alias="a pod"))
+        contents[netns] = [
+            Sandbox(netns, netns),
+            LinkUp(netns, "lo"),
+            Veth(netns, "eth0", mac, "node", f"veth{number}"),
+        ]
+        contents["node"].append(
+            Port("node", f"veth{number}", "br0", f"0a:59:00:00:01:{number:02x}", alias="a pod")
+        )
         if netns != LATE:
             contents[netns].append(Address(netns, "eth0", f"{text.format(number + 2)}/{length}"))
     return HostState({netns: contents_of(objects) for netns, objects in contents.items()})
@@ -70,15 +85,24 @@ def test_all_are_asked_until_they_answer(kernel: Callable[[], LinuxKernel], fami
                     news.clear()
                     await news.wait()
 
-        questions = [ProbeState(spec_of(number, text.format(number + 2)), node, tell) for number in range(PODS)]
+        questions = [
+            ProbeState(spec_of(number, text.format(number + 2)), node, tell)
+            for number in range(PODS)
+        ]
         questions[8].stop()
         sweep = PingSweep(questions, NetnsSocketFactory(Process(node), home))
         there = {f"pod{number}" for number in range(PODS)} - {LATE, "pod8"}
         await until(
-            lambda: {answer["netns"] for answer in heard if answer["ok"]} >= there and LATE in {answer["netns"] for answer in heard}
+            lambda: (
+                {answer["netns"] for answer in heard if answer["ok"]} >= there
+                and LATE in {answer["netns"] for answer in heard}
+            )
         )
         silence = next(answer for answer in heard if answer["netns"] == LATE)
-        assert (silence["ok"], silence["message"]) == (False, f"no answer to a ping to {text.format(9)}")
+        assert (silence["ok"], silence["message"]) == (
+            False,
+            f"no answer to a ping to {text.format(9)}",
+        )
         assert {answer["netns"] for answer in heard} == there | {LATE}
         flags = ["nodad"] if family == "IPv6" else []
         command = ["ip", "address", "add", f"{text.format(9)}/{length}", "dev", "eth0", *flags]

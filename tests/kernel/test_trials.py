@@ -52,7 +52,11 @@ def test_it_holds_for_one_boot_and_one_set_of_rights() -> None:
     trials = [counted("good")]
     outcomes(trials, KEPT)
     record = json.loads(KEPT.read_text())
-    for text in (json.dumps({**record, "asker": "another boot"}), "{", json.dumps({"worked": ["good"]})):
+    for text in (
+        json.dumps({**record, "asker": "another boot"}),
+        "{",
+        json.dumps({"worked": ["good"]}),
+    ):
         KEPT.write_text(text)
         before = times("good")
         outcomes(trials, KEPT)
@@ -72,7 +76,10 @@ def test_whatever_a_mode_needs_is_tried() -> None:
     """By the same name."""
     names = {trial.name for trial in TRIALS}
     needed = {
-        feature for family in modes.FAMILIES for name in modes.known(family) for feature in modes.load(family, name, {}).needs.features
+        feature
+        for family in modes.FAMILIES
+        for name in modes.known(family)
+        for feature in modes.load(family, name, {}).needs.features
     }
     assert needed <= names
 
@@ -81,4 +88,7 @@ def test_this_machine_is_examined() -> None:
     """As root in new namespaces everything is tried for real, and a lab can be made."""
     found = examine(KEPT)
     assert [finding for finding in found if finding.state == "missing"] == []
-    assert {finding.name for finding in found if finding.group == KERNEL} == {*(trial.name for trial in TRIALS), "br_netfilter"}
+    assert {finding.name for finding in found if finding.group == KERNEL} == {
+        *(trial.name for trial in TRIALS),
+        "br_netfilter",
+    }

@@ -38,4 +38,9 @@ class Said(Struct, frozen=True):
 
 def ask(lab: Lab, place: Any, address: str, port: int, path: str = "/") -> Said:
     """A GET from the network of a place of `inspect`."""
-    return convert(json.loads(lab.inside(place, sys.executable, "-S", "-E", "-c", _ASKER, address, str(port), path)), Said)
+    return convert(
+        json.loads(
+            lab.inside(place, sys.executable, "-S", "-E", "-c", _ASKER, address, str(port), path)
+        ),
+        Said,
+    )

@@ -34,7 +34,10 @@ class Changing(Struct, frozen=True):
 
     def up(self) -> None:
         self.plan.set(0)
-        assert run_faulty(self.plan, "up", "--lab", self.lab.name, "-f", "-", given=MANIFEST).status == 0
+        assert (
+            run_faulty(self.plan, "up", "--lab", self.lab.name, "-f", "-", given=MANIFEST).status
+            == 0
+        )
 
     def change(self) -> None:
         """There and back, each until it is done: what runs stays as it is, and what was added leaves nothing.
@@ -49,9 +52,14 @@ class Changing(Struct, frozen=True):
         self._until_done(lambda status: self.lab.run("delete", "service", "more", status=status))
         self._until_done(lambda status: self.lab.apply(MANIFEST, status=status))
         wait_for(lambda: not self.lab.faults, f"the lab to be whole after {self.plan.refused}")
-        wait_for(lambda: len(self._numbers) == len(before), f"as many as there were after {self.plan.refused}")
+        wait_for(
+            lambda: len(self._numbers) == len(before),
+            f"as many as there were after {self.plan.refused}",
+        )
         assert self._numbers.items() <= largest.items(), self.plan.refused
-        assert len(list(Path("/run/netns").glob(f"{self.lab.name}_*"))) == len(self.lab.seen_names_alive())
+        assert len(list(Path("/run/netns").glob(f"{self.lab.name}_*"))) == len(
+            self.lab.seen_names_alive()
+        )
 
     def _until_done(self, ask: Callable[[int | None], Ran]) -> None:
         if "store cannot be written" in ask(None).err:
@@ -61,5 +69,7 @@ class Changing(Struct, frozen=True):
     def _numbers(self) -> dict[str, Any]:
         """Processes, addresses and links of what runs."""
         seen = self.lab.seen
-        pods = {pod["name"]: (pod["pid"], pod["addresses"], pod["host_ifname"]) for pod in seen["pods"]}
+        pods = {
+            pod["name"]: (pod["pid"], pod["addresses"], pod["host_ifname"]) for pod in seen["pods"]
+        }
         return {**pods, **{node["name"]: node["pid"] for node in seen["nodes"]}}

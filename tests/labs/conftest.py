@@ -35,7 +35,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _shares_fixtures(item: pytest.Item) -> bool:
     """Return True for a test with a fixture of its module, such as a lab: the module's tests belong to one worker."""
     fixtures = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009 (pytest has no public way)
-    return any(definition.scope == "module" for definitions in fixtures.values() for definition in definitions)
+    return any(
+        definition.scope == "module"
+        for definitions in fixtures.values()
+        for definition in definitions
+    )
 
 
 def _why_not() -> str:
@@ -93,13 +97,20 @@ def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Changing]:
 def some_of(metafunc: pytest.Metafunc, name: str, values: Sequence[int], few: int) -> None:
     """Gives a test that has such an argument a few of the values, the same in each run; with `--thorough` all."""
     if name in metafunc.fixturenames:
-        metafunc.parametrize(name, values if metafunc.config.getoption("thorough") else sorted(random.Random(4).sample(values, few)))
+        metafunc.parametrize(
+            name,
+            values
+            if metafunc.config.getoption("thorough")
+            else sorted(random.Random(4).sample(values, few)),
+        )
 
 
 @pytest.fixture
 def nobody() -> Iterator[User]:
     """A user without any right."""
     if not users.interpreter(NOBODY)[0]:
-        pytest.skip("no Python that an ordinary user can run has the package's dependencies; apt-get install python3")
+        pytest.skip(
+            "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"
+        )
     with users.user(NOBODY) as user:
         yield user

@@ -52,7 +52,9 @@ class Engine:
         self._cgroup = f"/{directory.name}"
         self._podman: list[str] = []
 
-    def run(self, *words: str, mounted: Path | None = None, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, mounted: Path | None = None, status: int | None = 0
+    ) -> subprocess.CompletedProcess[str]:
         """`podman run WORDS…`, with a folder as the container's working directory; it must end with `status`."""
         volume = ["--volume", f"{mounted}:/work", "--workdir", "/work"] if mounted else []
         limits = [*_LIMITS, "--cgroup-parent", self._cgroup, "--network", "none"]
@@ -61,20 +63,43 @@ class Engine:
     def build(self) -> None:
         """The image, by the Containerfile, without a network: Debian's packages are in the base, wheels in a folder."""
         suite = re.findall(r"debian:(\w+)-slim", _CONTAINERFILE)[0]
-        base = self._base(suite, re.findall(r'^ARG PACKAGES="(.*)"$', _CONTAINERFILE, re.MULTILINE)[0].split())
+        base = self._base(
+            suite, re.findall(r'^ARG PACKAGES="(.*)"$', _CONTAINERFILE, re.MULTILINE)[0].split()
+        )
         wheels = self._wheels(_PYTHON[suite])
         self._podman = self._engine()
         self._call([*self._podman, "import", "--quiet", str(base), "localhost/debian"])
         arguments = {"BASE": "localhost/debian", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
-        given = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
-        options = ["--network", "none", "--cgroup-parent", self._cgroup, *_LIMITS, "--volume", f"{wheels}:/wheels:ro", "--layers=false"]
-        self._call([*self._podman, "build", "--quiet", *options, *given, "--tag", "kubenetlab", str(ROOT)])
+        given = [
+            word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")
+        ]
+        options = [
+            "--network",
+            "none",
+            "--cgroup-parent",
+            self._cgroup,
+            *_LIMITS,
+            "--volume",
+            f"{wheels}:/wheels:ro",
+            "--layers=false",
+        ]
+        self._call(
+            [*self._podman, "build", "--quiet", *options, *given, "--tag", "kubenetlab", str(ROOT)]
+        )
 
     def _engine(self) -> list[str]:
         """Podman's words for the overlay driver, else for the one that works everywhere and copies files."""
-        storage = ["--root", str(self._directory / "storage"), "--runroot", str(self._directory / "run")]
+        storage = [
+            "--root",
+            str(self._directory / "storage"),
+            "--runroot",
+            str(self._directory / "run"),
+        ]
         other = ["--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]
-        overlay, copying = (["podman", *storage, *other, "--storage-driver", driver] for driver in ("overlay", "vfs"))
+        overlay, copying = (
+            ["podman", *storage, *other, "--storage-driver", driver]
+            for driver in ("overlay", "vfs")
+        )
         if self._call([*overlay, "info"], status=None).returncode == 0:
             return overlay
         shutil.rmtree(self._directory / "storage", ignore_errors=True)
@@ -92,7 +117,18 @@ class Engine:
         included = f"--include={','.join(packages)}"
         self._call(["debootstrap", "--variant=minbase", included, suite, str(root), _MIRROR])
         fresh = archive.with_suffix(f".{os.getpid()}")
-        self._call(["tar", "--create", "--file", str(fresh), "--directory", str(root), "--exclude=./var/cache/apt/archives/*.deb", "."])
+        self._call(
+            [
+                "tar",
+                "--create",
+                "--file",
+                str(fresh),
+                "--directory",
+                str(root),
+                "--exclude=./var/cache/apt/archives/*.deb",
+                ".",
+            ]
+        )
         fresh.rename(archive)
         shutil.rmtree(root)
         return archive
@@ -103,11 +139,19 @@ class Engine:
         required = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
         wheels = self._directory / "wheels"
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        choice = ["--python-version", python, "--only-binary=:all:", "--constraint", str(ROOT / "constraints.txt")]
+        choice = [
+            "--python-version",
+            python,
+            "--only-binary=:all:",
+            "--constraint",
+            str(ROOT / "constraints.txt"),
+        ]
         self._call([*pip, *choice, "--dest", str(wheels), *required])
         return wheels
 
-    def _call(self, command: Sequence[str], *, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def _call(
+        self, command: Sequence[str], *, status: int | None = 0
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [*self._enter, *command],
             env={**os.environ, "DPKG_FORCE": "unsafe-io"},
@@ -117,14 +161,24 @@ class Engine:
             check=False,
             timeout=patiently(300),
         )
-        assert status in (None, done.returncode), f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+        assert status in (None, done.returncode), (
+            f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+        )
         return done
 
     def remove_cgroups(self) -> None:
         """Remove the groups that the containers were in: with cgroupfs, an engine leaves their parents behind."""
         name = self._cgroup.strip("/")
         parents = [*Path("/sys/fs/cgroup").glob(f"*/{name}"), *Path("/sys/fs/cgroup").glob(name)]
-        groups = sorted((group for parent in parents for group in (parent, *parent.rglob("*")) if group.is_dir()), reverse=True)
+        groups = sorted(
+            (
+                group
+                for parent in parents
+                for group in (parent, *parent.rglob("*"))
+                if group.is_dir()
+            ),
+            reverse=True,
+        )
         for group in groups:
             wait_for(partial(_is_removed, group), f"{group} without processes")
 
@@ -146,10 +200,14 @@ def engine() -> Iterator[Engine]:
     directory = Path(tempfile.mkdtemp(prefix="knl-containers-"))
     try:
         command = ["unshare", "--mount", "sh", "-c", _PRIVATE]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as holder:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "ready\n"
-            made = Engine(directory, ["nsenter", f"--target={holder.pid}", "--mount", f"--wdns={directory}"])
+            made = Engine(
+                directory, ["nsenter", f"--target={holder.pid}", "--mount", f"--wdns={directory}"]
+            )
             try:
                 made.build()
                 yield made

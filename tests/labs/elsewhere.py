@@ -15,12 +15,22 @@ _BEGIN = "mount -t tmpfs tmpfs /run && mkdir /run/netns && echo ready && exec ca
 @contextmanager
 def elsewhere(folder: str) -> Iterator[list[str]]:
     """The words that run there, and in a folder, what follows them. In the end all labs there are taken down."""
-    with subprocess.Popen(["unshare", "--mount", "sh", "-c", _BEGIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", _BEGIN],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "ready\n"
         enter = ["nsenter", f"--target={holder.pid}", "--mount", f"--wdns={folder}"]
         try:
             yield enter
         finally:
-            subprocess.run([*enter, *COMMAND, "down", "--all"], capture_output=True, check=True, timeout=patiently(60))
+            subprocess.run(
+                [*enter, *COMMAND, "down", "--all"],
+                capture_output=True,
+                check=True,
+                timeout=patiently(60),
+            )
             holder.communicate()

@@ -83,7 +83,9 @@ class _Turns:
             found = ERRNOS[kind][number % len(ERRNOS[kind])] if calls == number else 0
             dies = kills and _name() not in SPARED
             if found:
-                refused = f"{kind}: {what}: {'killed' if dies else os.strerror(found)}".encode()[:200]
+                refused = f"{kind}: {what}: {'killed' if dies else os.strerror(found)}".encode()[
+                    :200
+                ]
             os.pwrite(self._fd, _LAYOUT.pack(calls, number, kills, refused), 0)
             if found and dies:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -119,25 +121,48 @@ def arm(turns: _Turns) -> None:
 
     before(os, "fork", lambda: ("process", "a fork", None))
     before(sandboxes, "spawn", lambda path, argv: ("process", f"start of {argv[0]}", path))
-    before(os, "open", lambda path, flags, *_, **__: ("file", f"open {path}", path) if flags & os.O_CREAT else None)
+    before(
+        os,
+        "open",
+        lambda path, flags, *_, **__: (
+            ("file", f"open {path}", path) if flags & os.O_CREAT else None
+        ),
+    )
     before(os, "write", _written)
     before(os, "rename", lambda source, target: ("file", f"rename to {target}", target))
     before(os, "symlink", lambda target, name, **_: ("file", f"link {name}", name))
     before(os, "mkdir", lambda path, *_, **__: ("file", f"mkdir {path}", path))
-    before(socket.socket, "bind", lambda _, address: ("file", f"socket {address}", None) if isinstance(address, str) else None)
-    before(syscalls, "_call", lambda name, *_: ("namespaces", name, None) if name == "unshare" else None)
+    before(
+        socket.socket,
+        "bind",
+        lambda _, address: (
+            ("file", f"socket {address}", None) if isinstance(address, str) else None
+        ),
+    )
+    before(
+        syscalls,
+        "_call",
+        lambda name, *_: ("namespaces", name, None) if name == "unshare" else None,
+    )
 
     real_close = inheritance.close_other_descriptors
-    inheritance.close_other_descriptors = lambda keep=(): real_close([*keep, turns.fd])  # the plan stays open in the lab
+    inheritance.close_other_descriptors = lambda keep=(): real_close(
+        [*keep, turns.fd]
+    )  # the plan stays open in the lab
     real_batch, real_run = rtnetlink.RouteSocket.batch, nftables.LibraryNft.run
 
-    def batch(self: rtnetlink.RouteSocket, requests: Sequence[bytes]) -> list[rtnetlink.NetlinkRefusal]:
+    def batch(
+        self: rtnetlink.RouteSocket, requests: Sequence[bytes]
+    ) -> list[rtnetlink.NetlinkRefusal]:
         """All but the first are made."""
         number = turns.take("netlink", f"batch of {len(requests)}")
         if not number:
             return real_batch(self, requests)
         others = real_batch(self, requests[1:])
-        moved = [rtnetlink.NetlinkRefusal(refusal.request + 1, refusal.errno, refusal.text) for refusal in others]
+        moved = [
+            rtnetlink.NetlinkRefusal(refusal.request + 1, refusal.errno, refusal.text)
+            for refusal in others
+        ]
         return [rtnetlink.NetlinkRefusal(0, number, ""), *moved]
 
     def run(self: nftables.LibraryNft, text: str) -> str:
@@ -165,7 +190,18 @@ def command(plan: Plan, *words: str) -> list[str]:
 def run_faulty(plan: Plan, *words: str, given: str | None = None) -> Ran:
     """What such a command says, whatever it ends with."""
     line = command(plan, *words)
-    return ran(subprocess.run(line, input=given, capture_output=True, text=True, check=False, timeout=patiently(90), cwd=ROOT), None)
+    return ran(
+        subprocess.run(
+            line,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=patiently(90),
+            cwd=ROOT,
+        ),
+        None,
+    )
 
 
 if __name__ == "__main__":

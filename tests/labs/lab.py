@@ -36,18 +36,37 @@ class Ran(Struct, frozen=True):
         return json.loads(self.out)
 
 
-def run(*words: str, given: str | None = None, status: int | None = 0, cwd: Path | None = None, before: Sequence[str] = ()) -> Ran:
+def run(
+    *words: str,
+    given: str | None = None,
+    status: int | None = 0,
+    cwd: Path | None = None,
+    before: Sequence[str] = (),
+) -> Ran:
     """A kubenetlab command, begun by another one `before` it. Fails unless it ends with `status`; None: whatever it ends with."""
     if not before and COMMAND is INSTALLED:
         return ran(server().run(words, given, patiently(90), cwd), status)
     line = [*before, *COMMAND, *words]
-    return ran(subprocess.run(line, input=given, capture_output=True, text=True, check=False, timeout=patiently(90), cwd=cwd), status)
+    return ran(
+        subprocess.run(
+            line,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=patiently(90),
+            cwd=cwd,
+        ),
+        status,
+    )
 
 
 def ran(done: subprocess.CompletedProcess[str], status: int | None) -> Ran:
     """What a command said that has ended as it should: with `status`, or None: somehow, but not in a traceback."""
     assert "Traceback" not in done.stderr, done.stderr
-    assert status in (None, done.returncode), f"{' '.join(done.args)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert status in (None, done.returncode), (
+        f"{' '.join(done.args)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    )
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
@@ -73,7 +92,9 @@ class Lab:
 
     def run(self, *words: str, given: str | None = None, status: int | None = 0) -> Ran:
         command, *rest = words
-        return run(command, "--lab", self.name, *rest, given=given, status=status, before=self._before)
+        return run(
+            command, "--lab", self.name, *rest, given=given, status=status, before=self._before
+        )
 
     def up(self, manifest: str, *words: str, status: int = 0) -> Ran:
         return self.run("up", "-f", "-", *words, given=manifest, status=status)
@@ -82,7 +103,10 @@ class Lab:
         """Kills one of its own processes, and waits for its successor; the pid of the dead."""
         (victim,) = self.pids(f"kubenetlab {self.name} {role}")
         os.kill(victim, signal.SIGKILL)
-        wait_for(lambda: self.pids(f"kubenetlab {self.name} {role}") not in ([], [victim]), "its successor")
+        wait_for(
+            lambda: self.pids(f"kubenetlab {self.name} {role}") not in ([], [victim]),
+            "its successor",
+        )
         return victim
 
     def apply(self, manifest: str, *words: str, status: int | None = 0) -> Ran:
@@ -96,19 +120,29 @@ class Lab:
     @property
     def seen(self) -> Any:
         """What `inspect -o json` shows. It comes from the API directly where that is in reach: tests ask often."""
-        return self.run("inspect", "-o", "json").json if self._before else Client(self.name).inspect()
+        return (
+            self.run("inspect", "-o", "json").json if self._before else Client(self.name).inspect()
+        )
 
     def pod(self, name: str, namespace: str = "default") -> Any:
         """A pod by its name, or by the name of its Deployment: then the first."""
         return self.pods(name, namespace)[0]
 
     def pods(self, name: str, namespace: str = "default") -> list[Any]:
-        found = [pod for pod in self.seen["pods"] if pod["namespace"] == namespace and f"{pod['name']}-".startswith(f"{name}-")]
+        found = [
+            pod
+            for pod in self.seen["pods"]
+            if pod["namespace"] == namespace and f"{pod['name']}-".startswith(f"{name}-")
+        ]
         assert found, f"there is no pod {namespace}/{name}"
         return found
 
     def service(self, name: str, namespace: str = "default") -> Any:
-        return next(entry for entry in self.seen["services"] if (entry["namespace"], entry["name"]) == (namespace, name))
+        return next(
+            entry
+            for entry in self.seen["services"]
+            if (entry["namespace"], entry["name"]) == (namespace, name)
+        )
 
     def place(self, kind: str, name: str) -> Any:
         """kind: nodes or external."""
@@ -125,7 +159,11 @@ class Lab:
     def remains(self) -> list[str]:
         """What there is of it on this machine: processes, names in /run/netns, cgroups, the run directory."""
         titles = (f"{self.name}/", f"kubenetlab {self.name} ")
-        found = [title for path in Path("/proc").glob("[0-9]*") if (title := title_of(int(path.name))).startswith(titles)]
+        found = [
+            title
+            for path in Path("/proc").glob("[0-9]*")
+            if (title := title_of(int(path.name))).startswith(titles)
+        ]
         found += [str(path) for path in Path("/run/netns").glob(f"{self.name}_*")]
         found += cgroups_of(self.name)
         return found + [str(self.directory)] * self.directory.exists()
@@ -134,9 +172,17 @@ class Lab:
     def faults(self) -> list[str]:
         """What is not as promised: pods that are not ready, pairs that do not reach each other, objects the kernel lacks."""
         well = (True, "Running", True)
-        found = [f"{pod['name']} is not ready" for pod in self.seen["pods"] if (pod["ready"], pod["phase"], bool(pod["addresses"])) != well]
+        found = [
+            f"{pod['name']} is not ready"
+            for pod in self.seen["pods"]
+            if (pod["ready"], pod["phase"], bool(pod["addresses"])) != well
+        ]
         pings, diff = self.run("ping", "-o", "json", status=None), self.run("diff", status=None)
-        return found + ["ping: " + pings.out[:500]] * bool(pings.status) + [f"diff: {diff.out}"] * bool(diff.status)
+        return (
+            found
+            + ["ping: " + pings.out[:500]] * bool(pings.status)
+            + [f"diff: {diff.out}"] * bool(diff.status)
+        )
 
     # --- packets ---
 
@@ -150,7 +196,9 @@ class Lab:
             check=False,
             timeout=patiently(60),
         )
-        assert done.returncode == status, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert done.returncode == status, (
+            f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+        )
         return done.stdout
 
     def ask(self, place: Any, *targets: Target) -> list[Answer]:
@@ -169,14 +217,22 @@ class Lab:
 
 def cgroups_of(lab: str) -> list[str]:
     """Return the control groups of a lab, wherever this process can see them."""
-    tops = [path for parent in read_parents() for path in parent.directory.glob(f"{PREFIX}{lab}-????????")]
+    tops = [
+        path
+        for parent in read_parents()
+        for path in parent.directory.glob(f"{PREFIX}{lab}-????????")
+    ]
     return [str(path) for top in tops for path in (top, *top.rglob("*")) if path.is_dir()]
 
 
 def descendants(pid: int) -> list[int]:
     """A process and all below it, as far as they live."""
     try:
-        children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+        children = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
     except OSError:
         return []
     return [pid, *(found for child in children for found in descendants(child))]

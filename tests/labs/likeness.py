@@ -37,7 +37,12 @@ def difference(one: Lab, other: Lab) -> list[str]:
     deadline = time.monotonic() + SETTLED_S
     while True:
         first, second = Counter(lines(one)), Counter(lines(other))
-        found = sorted([*(f"- {line}" for line in (first - second).elements()), *(f"+ {line}" for line in (second - first).elements())])
+        found = sorted(
+            [
+                *(f"- {line}" for line in (first - second).elements()),
+                *(f"+ {line}" for line in (second - first).elements()),
+            ]
+        )
         if not found or time.monotonic() > deadline:
             return found
 
@@ -45,18 +50,32 @@ def difference(one: Lab, other: Lab) -> list[str]:
 def lines(lab: Lab) -> Iterator[str]:
     """`node_worker links veth: {…}` and its kin."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.labs.reading", lab.name], capture_output=True, text=True, check=True, cwd=ROOT, timeout=patiently(60)
+        [sys.executable, "-m", "tests.labs.reading", lab.name],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        timeout=patiently(60),
     )
     words = _words(lab.seen)
     known = re.compile(
-        "|".join(rf"(?<![A-Za-z0-9.:]){re.escape(word)}(?![A-Za-z0-9]|\.\d)" for word in sorted(words, key=len, reverse=True))
+        "|".join(
+            rf"(?<![A-Za-z0-9.:]){re.escape(word)}(?![A-Za-z0-9]|\.\d)"
+            for word in sorted(words, key=len, reverse=True)
+        )
     )
     text = known.sub(lambda found: words[found[0]], done.stdout)
-    for netns, sections in json.loads(_VETH.sub("veth", _HASH.sub("-", text)), object_pairs_hook=_pairs):
+    for netns, sections in json.loads(
+        _VETH.sub("veth", _HASH.sub("-", text)), object_pairs_hook=_pairs
+    ):
         for section, content in sections:
-            for name, entry in content if _is_object(content) else [("", entry) for entry in content]:
+            for name, entry in (
+                content if _is_object(content) else [("", entry) for entry in content]
+            ):
                 parts = entry if section == "rules" and _is_object(entry) else [("", entry)]
-                yield from (f"{netns} {section} {name} {part}: {json.dumps(value)}" for part, value in parts)
+                yield from (
+                    f"{netns} {section} {name} {part}: {json.dumps(value)}" for part, value in parts
+                )
 
 
 def _is_object(value: Any) -> bool:
@@ -65,7 +84,10 @@ def _is_object(value: Any) -> bool:
 
 def _pairs(pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """An object as its pairs in order: two of them may have the same name now."""
-    left_out = (*_KEPT_BY_BRIDGES, *(_PORT_NUMBERS if any(key == "designated_port" for key, _ in pairs) else ()))
+    left_out = (
+        *_KEPT_BY_BRIDGES,
+        *(_PORT_NUMBERS if any(key == "designated_port" for key, _ in pairs) else ()),
+    )
     kept = [(key, value) for key, value in pairs if key not in left_out]
     return sorted(((key, _in_order(key, value)) for key, value in kept), key=json.dumps)
 

@@ -89,25 +89,37 @@ class State:
     pods_range: str = ""
     changes: list[str] = field(default_factory=list)
 
-    def outcomes(self, source: Place, service: Service, way: Way, node: str = "") -> Outcomes | None:
+    def outcomes(
+        self, source: Place, service: Service, way: Way, node: str = ""
+    ) -> Outcomes | None:
         """What may become of a connection; `node` is whose node port is asked. None where nothing is promised."""
         if way == "cluster":
             return self._inside(source, service)
         if way == "balanced" and service.sources and not _is_in(source.address, service.sources):
             # Whether a refusal comes before the ranges is each mode's own.
-            return Outcomes(errors=frozenset((SILENCE, REFUSED) if not self._usable(service) else (SILENCE,)))
+            return Outcomes(
+                errors=frozenset((SILENCE, REFUSED) if not self._usable(service) else (SILENCE,))
+            )
         if way == "node":
             return self._by_node_port(source, service, node)
         if source.kind == "ext":
             return _either(self._taken_in(source, service, node) for node in self._led_to(service))
         if source.kind == "node" and self.mode == "iptables" and not self._usable(service):
-            return Outcomes(errors=frozenset((REFUSED, SILENCE)))  # it goes out, to be refused by another node, or lost at its own
+            return Outcomes(
+                errors=frozenset((REFUSED, SILENCE))
+            )  # it goes out, to be refused by another node, or lost at its own
         return self._short_cut(source, service, source.node)
 
     def _inside(self, source: Place, service: Service) -> Outcomes:
         """By the cluster IP: a pod is seen itself, a node by its own address."""
-        chosen = self._local(service, source.node) if service.internal == "Local" else self._cluster(service, source.node)
-        return self._answers(service, chosen, source, masquerades=source.kind != "pod", node=source.node)
+        chosen = (
+            self._local(service, source.node)
+            if service.internal == "Local"
+            else self._cluster(service, source.node)
+        )
+        return self._answers(
+            service, chosen, source, masquerades=source.kind != "pod", node=source.node
+        )
 
     def _by_node_port(self, source: Place, service: Service, node: str) -> Outcomes | None:
         if source.node == node:
@@ -122,7 +134,9 @@ class State:
     def _short_cut(self, source: Place, service: Service, node: str) -> Outcomes:
         """From a pod or a node by its own node: every endpoint will do, whatever the policy."""
         masquerades = service.external == "Cluster" or source.kind == "node"
-        return self._answers(service, self._cluster(service, node), source, masquerades=masquerades, node=node)
+        return self._answers(
+            service, self._cluster(service, node), source, masquerades=masquerades, node=node
+        )
 
     def _taken_in(self, source: Place, service: Service, node: str) -> Outcomes:
         """From elsewhere, by a node."""
@@ -130,18 +144,36 @@ class State:
         chosen = self._local(service, node) if is_local else self._cluster(service, node)
         return self._answers(service, chosen, source, masquerades=not is_local, node=node)
 
-    def _answers(self, service: Service, chosen: Collection[str], source: Place, *, masquerades: bool, node: str) -> Outcomes:
+    def _answers(
+        self,
+        service: Service,
+        chosen: Collection[str],
+        source: Place,
+        *,
+        masquerades: bool,
+        node: str,
+    ) -> Outcomes:
         if not chosen:
             return Outcomes(errors=frozenset((SILENCE if self._usable(service) else REFUSED,)))
         own = self.node_addresses[node]
         return Outcomes(
-            frozenset((name, own if masquerades or self.pods[name].address == source.address else source.address) for name in chosen)
+            frozenset(
+                (
+                    name,
+                    own
+                    if masquerades or self.pods[name].address == source.address
+                    else source.address,
+                )
+                for name in chosen
+            )
         )
 
     def _led_to(self, service: Service) -> Collection[str]:
         """The nodes to which a load balancer may lead."""
         if service.external == "Local":
-            ready = {self.pods[name].node for name, (is_ready, _) in self._endpoints(service) if is_ready}
+            ready = {
+                self.pods[name].node for name, (is_ready, _) in self._endpoints(service) if is_ready
+            }
             return ready or WORKERS
         return WORKERS
 
@@ -162,14 +194,23 @@ class State:
         if service.app and service.distribution:
             here = {name for name in ready if self.pods[name].node == node}
             near = {name for name in ready if NODES[self.pods[name].node] == NODES[node]}
-            return (here if service.distribution == "PreferSameNode" else set()) or near or ready or self._last(service)
+            return (
+                (here if service.distribution == "PreferSameNode" else set())
+                or near
+                or ready
+                or self._last(service)
+            )
         return ready or self._last(service)
 
     def _last(self, service: Service) -> set[str]:
         return {name for name, (_, is_last) in self._endpoints(service) if is_last}
 
     def _local(self, service: Service, node: str) -> set[str]:
-        ready = {name for name, (is_ready, _) in self._endpoints(service) if is_ready and self.pods[name].node == node}
+        ready = {
+            name
+            for name, (is_ready, _) in self._endpoints(service)
+            if is_ready and self.pods[name].node == node
+        }
         return ready or {name for name in self._last(service) if self.pods[name].node == node}
 
     def _usable(self, service: Service) -> bool:

@@ -29,7 +29,9 @@ _CHANGES_BY_ITSELF = ("nf_conntrack_count", "tcp_fastopen_key", "stable_secret",
 
 def reading(lab: str) -> dict[str, Any]:
     """Namespace without the lab's name → what is in it. One that has several names is read once, under the first."""
-    files = {os.stat(path).st_ino: path for path in sorted(RUN_NETNS.glob(f"{lab}_*"), reverse=True)}
+    files = {
+        os.stat(path).st_ino: path for path in sorted(RUN_NETNS.glob(f"{lab}_*"), reverse=True)
+    }
     names = {path.name: files[os.stat(path).st_ino].name for path in RUN_NETNS.glob(f"{lab}_*")}
     found = {}
     for path in files.values():
@@ -49,39 +51,69 @@ def reading(lab: str) -> dict[str, Any]:
 def _here(names: dict[str, str]) -> dict[str, Any]:
     """What is in the namespace in which we stand."""
     links = _json("ip", "-j", "-d", "link")
-    namespaces = {entry["nsid"]: names.get(entry.get("name", ""), "?") for entry in _json("ip", "-j", "netns", "list-id")}
+    namespaces = {
+        entry["nsid"]: names.get(entry.get("name", ""), "?")
+        for entry in _json("ip", "-j", "netns", "list-id")
+    }
     return {
         "numbers": {link["ifindex"]: link["ifname"] for link in links},
         "links": {link["ifname"]: _link(link, namespaces) for link in links},
-        "addresses": {entry["ifname"]: _addresses(entry) for entry in _json("ip", "-j", "-d", "addr")},
-        "routes": [_sorted(_json("ip", "-j", "-d", family, "route", "show", "table", "all")) for family in ("-4", "-6")],
+        "addresses": {
+            entry["ifname"]: _addresses(entry) for entry in _json("ip", "-j", "-d", "addr")
+        },
+        "routes": [
+            _sorted(_json("ip", "-j", "-d", family, "route", "show", "table", "all"))
+            for family in ("-4", "-6")
+        ],
         "neighbors": _sorted(_json("ip", "-j", "-d", "neighbor", "show", "nud", "permanent")),
         "rules": _rules(_json("nft", "-j", "list", "ruleset")),
         "iptables": {
-            family: _iptables(_said(f"{family}-nft-save")) for family in ("iptables", "ip6tables") if shutil.which(f"{family}-nft-save")
+            family: _iptables(_said(f"{family}-nft-save"))
+            for family in ("iptables", "ip6tables")
+            if shutil.which(f"{family}-nft-save")
         },
         "settings": dict(_settings()),
     }
 
 
 def _far_end(found: dict[str, Any], namespace: str, number: int) -> str:
-    return f"{found[namespace]['numbers'][number]} in {namespace.partition('_')[2]}" if namespace in found else "?"
+    return (
+        f"{found[namespace]['numbers'][number]} in {namespace.partition('_')[2]}"
+        if namespace in found
+        else "?"
+    )
 
 
 def _link(link: dict[str, Any], namespaces: dict[int, str]) -> dict[str, Any]:
-    peer = {"peer": [namespaces.get(link["link_netnsid"], "?"), link["link_index"]]} if "link_netnsid" in link else {}
-    return {**{key: _without_timers(value) for key, value in link.items() if key not in _NUMBERS}, **peer}
+    peer = (
+        {"peer": [namespaces.get(link["link_netnsid"], "?"), link["link_index"]]}
+        if "link_netnsid" in link
+        else {}
+    )
+    return {
+        **{key: _without_timers(value) for key, value in link.items() if key not in _NUMBERS},
+        **peer,
+    }
 
 
 def _without_timers(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_timers(inner) for key, inner in value.items() if not key.endswith("_timer")}
+        return {
+            key: _without_timers(inner)
+            for key, inner in value.items()
+            if not key.endswith("_timer")
+        }
     return value
 
 
 def _addresses(entry: dict[str, Any]) -> Any:
     """Who made an address is shown by some versions of `ip`, and set by none of those that are common."""
-    return _sorted([{key: value for key, value in address.items() if key != "protocol"} for address in entry["addr_info"]])
+    return _sorted(
+        [
+            {key: value for key, value in address.items() if key != "protocol"}
+            for address in entry["addr_info"]
+        ]
+    )
 
 
 def _rules(listing: dict[str, Any]) -> Any:
@@ -91,12 +123,22 @@ def _rules(listing: dict[str, Any]) -> Any:
         for kind, value in entry.items():
             if kind == "metainfo" or value.get("table", value.get("name")) in _OF_IPTABLES:
                 continue
-            place = found.setdefault(" ".join((value["family"], value.get("table", value["name" if kind == "table" else "table"]))), {})
+            place = found.setdefault(
+                " ".join(
+                    (
+                        value["family"],
+                        value.get("table", value["name" if kind == "table" else "table"]),
+                    )
+                ),
+                {},
+            )
             plain = {key: inner for key, inner in value.items() if key != "handle"}
             if "elem" in plain:
                 plain["elem"] = _sorted(plain["elem"])
             if kind == "rule":
-                place.setdefault(f"chain {value['chain']}", {}).setdefault("rules", []).append(plain)
+                place.setdefault(f"chain {value['chain']}", {}).setdefault("rules", []).append(
+                    plain
+                )
             else:
                 place.setdefault(f"{kind} {value['name']}", {}).update(plain)
     return found
@@ -104,8 +146,13 @@ def _rules(listing: dict[str, Any]) -> Any:
 
 def _iptables(saved: str) -> Any:
     """Chain by chain; of those that draw, the rules in any order, for that follows from addresses."""
-    found = {f"{table} {chain}": [_PROBABILITY.sub("", rule) for rule in rules] for (table, chain), rules in parse(saved).items()}
-    return {place: sorted(rules) if " KUBE-SV" in place else rules for place, rules in found.items()}
+    found = {
+        f"{table} {chain}": [_PROBABILITY.sub("", rule) for rule in rules]
+        for (table, chain), rules in parse(saved).items()
+    }
+    return {
+        place: sorted(rules) if " KUBE-SV" in place else rules for place, rules in found.items()
+    }
 
 
 def _settings() -> Any:

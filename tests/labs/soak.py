@@ -57,7 +57,13 @@ def sample(lab: Lab, begun: float, init: int) -> Sample:
     own = [pid for pid in descendants(init) if title_of(pid).startswith("kubenetlab ")]
     files = sum(path.stat().st_size for path in lab.directory.iterdir() if path.is_file())
     events = lab.run("get", "events", "-A", "-o", "json").json["items"]
-    return Sample(time.monotonic() - begun, sum(map(_memory_mb, own)), sum(map(_descriptors, own)), files / 2**20, len(events))
+    return Sample(
+        time.monotonic() - begun,
+        sum(map(_memory_mb, own)),
+        sum(map(_descriptors, own)),
+        files / 2**20,
+        len(events),
+    )
 
 
 def churn(lab: Lab) -> Iterator[None]:
@@ -108,12 +114,16 @@ def verdicts(samples: list[Sample]) -> list[str]:
         before, after = (max(getattr(one, name) for one in some) for some in (middle, last))
         bound = MIN_EVENTS if name == "events" else 0
         if after > max(bound, before * TOLERANCE):
-            found.append(f"{name}: at most {before:.1f} in the middle third, {after:.1f} in the last")
+            found.append(
+                f"{name}: at most {before:.1f} in the middle third, {after:.1f} in the last"
+            )
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--lab", default="soak")
     asked = parser.parse_args()
@@ -121,7 +131,13 @@ def main() -> None:
     begun = printed = time.monotonic()
     try:
         lab.run(
-            "up", "-f", "-", "--timeout", "5s", given=deployment("web", 5) + service() + pod("client") + PRINTING + FAILING, status=None
+            "up",
+            "-f",
+            "-",
+            "--timeout",
+            "5s",
+            given=deployment("web", 5) + service() + pod("client") + PRINTING + FAILING,
+            status=None,
         )
         init = lab.seen["init_pid"]
         print("   s  changes  memory MB  descriptors  files MB  events", flush=True)
@@ -142,7 +158,10 @@ def main() -> None:
     finally:
         lab.run("down", status=None)
     grew = verdicts(samples)
-    print("\n".join(grew) or f"{changes} changes, {len(samples)} samples: nothing grew in the last third")
+    print(
+        "\n".join(grew)
+        or f"{changes} changes, {len(samples)} samples: nothing grew in the last third"
+    )
     sys.exit(1 if grew else 0)
 
 

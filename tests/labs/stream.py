@@ -29,7 +29,9 @@ def main(address: str, port: int, per_second: float) -> None:
     due = time.monotonic()
     while not is_over.wait(max(0.0, due - time.monotonic())):
         # One write, for there are many threads.
-        threading.Thread(target=lambda: print(f"{connect(address, port)}\n", end="", flush=True)).start()
+        threading.Thread(
+            target=lambda: print(f"{connect(address, port)}\n", end="", flush=True)
+        ).start()
         due += 1 / per_second
 
 

@@ -15,7 +15,17 @@ STREAM = Path(__file__).with_name("stream.py")
 @contextmanager
 def streaming(place: Any, address: str, port: int, per_second: float) -> Iterator[IO[str]]:
     """Lines as stream.py prints them; when the block ends, those that are still on their way can be read until there are no more."""
-    line = ["nsenter", f"--net={place['netns']}", sys.executable, "-S", "-E", str(STREAM), address, str(port), str(per_second)]
+    line = [
+        "nsenter",
+        f"--net={place['netns']}",
+        sys.executable,
+        "-S",
+        "-E",
+        str(STREAM),
+        address,
+        str(port),
+        str(per_second),
+    ]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stream:
         assert stream.stdin is not None
         assert stream.stdout is not None

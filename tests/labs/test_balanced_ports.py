@@ -64,7 +64,10 @@ def test_connections_to_pods_are_the_balancers_own(lab: Lab, proxy: str, version
         (answer,) = world.ask(source, ("TCP", world.outside["local"], 80))
         assert (answer.who, answer.seen[0]) == ("a", balancer)
     (answer,) = world.ask("b", ("TCP", world.outside["virtual"], 80))
-    assert (answer.who, answer.seen[0]) == ("a", world.address("b"))  # what a VIP is beside it: taken in by the pod's own node
+    assert (answer.who, answer.seen[0]) == (
+        "a",
+        world.address("b"),
+    )  # what a VIP is beside it: taken in by the pod's own node
 
 
 def test_the_balancer_keeps_the_ranges_and_refuses_what_leads_nowhere(lab: Lab) -> None:
@@ -72,7 +75,10 @@ def test_the_balancer_keeps_the_ranges_and_refuses_what_leads_nowhere(lab: Lab) 
     lab.up(MANIFEST.replace("PROXY", "nftables") + "".join(SERVICES))
     world = World(lab, 4)
     picky = ("TCP", world.outside["picky"], 80)
-    assert (world.ask("ext:client", picky)[0].who, world.ask("ext:other", picky)[0].error) == ("a", "silence")
+    assert (world.ask("ext:client", picky)[0].who, world.ask("ext:other", picky)[0].error) == (
+        "a",
+        "silence",
+    )
     for name in ("empty", "portless"):
         for source in ("ext:client", "b"):
             assert world.ask(source, ("TCP", world.outside[name], 80))[0].error == "refused"
@@ -84,7 +90,9 @@ def test_the_mode_of_an_address_changes_while_it_is_used(lab: Lab) -> None:
     lab.up(MANIFEST.replace("PROXY", "nftables") + service("web", externalTrafficPolicy="Local"))
     address = World(lab, 4).outside["web"]
     for ip_mode in ("VIP", "Proxy"):
-        lab.run("apply", "-f", "-", given=service("web", ip_mode=ip_mode, externalTrafficPolicy="Local"))
+        lab.run(
+            "apply", "-f", "-", given=service("web", ip_mode=ip_mode, externalTrafficPolicy="Local")
+        )
         world = World(lab, 4)
         assert world.outside["web"] == address
         (answer,) = world.ask("ext:client", ("TCP", address, 80))

@@ -19,9 +19,15 @@ ROOT = Path(__file__).parents[2]
 def tables(*words: str) -> list[list[str]]:
     """The rows of all tables that a part prints, after one round; heads and lines are left out."""
     command = [sys.executable, "-m", "bench", *words, "--rounds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=patiently(60))
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=patiently(60)
+    )
     assert done.returncode == 0, done.stderr
-    rows = [re.split(r" \| ", line.strip("| ")) for line in done.stdout.splitlines() if line.startswith("| ")]
+    rows = [
+        re.split(r" \| ", line.strip("| "))
+        for line in done.stdout.splitlines()
+        if line.startswith("| ")
+    ]
     return [row for row in rows if row[0] != "made by" and row[0] != "way"]
 
 

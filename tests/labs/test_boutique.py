@@ -57,11 +57,23 @@ def test_a_table_is_told_and_written_down(boutique: Lab, tmp_path: Path) -> None
         '- {from: ext:client, to: "nodeport:*/default/frontend-external", port: 80, allowed: true}\n'
         '- {from: ext:client, to: "nodeport:worker/default/frontend-external", port: 81, allowed: true}\n'
     )
-    said = boutique.run("check", "-f", str(BOUTIQUE / "expect.yaml"), "-f", str(ways_in), "--junit", str(junit), status=1)
+    said = boutique.run(
+        "check",
+        "-f",
+        str(BOUTIQUE / "expect.yaml"),
+        "-f",
+        str(ways_in),
+        "--junit",
+        str(junit),
+        status=1,
+    )
     nodes = len(boutique.seen["nodes"])
     assert f"{19 + nodes} checks" in said.out
     assert f"{18 + nodes} hold, 1 do not" in said.out
-    assert "ways_in.yaml:2  ext:client → nodeport:worker/default/frontend-external: wanted allow, found Service " in said.out
+    assert (
+        "ways_in.yaml:2  ext:client → nodeport:worker/default/frontend-external: wanted allow, found Service "
+        in said.out
+    )
     assert "has no node port for 81/TCP; it has 80:3" in said.out
     suites = ElementTree.parse(junit).getroot()
     assert (suites.get("tests"), suites.get("failures")) == (str(19 + nodes), "1")
@@ -93,7 +105,9 @@ def test_tables_tell_what_does_not_hold(boutique: Lab, tmp_path: Path) -> None:
     turned |= {"allowed: true": "expect: drop", "allowed: false": "expect: allow"}
     file.write_text(re.sub("|".join(turned), lambda match: turned[match[0]], TABLE))
     said = boutique.run("check", "-f", str(file), status=1)
-    assert [line.split("  ")[0].rpartition(":")[2] for line in said.out.splitlines()[:-1]] == [str(number) for number in range(1, 8)]
+    assert [line.split("  ")[0].rpartition(":")[2] for line in said.out.splitlines()[:-1]] == [
+        str(number) for number in range(1, 8)
+    ]
     assert f"wanted allow, from 192.0.2.1, found answer, saw {address}" in said.out
     assert "next: kubenetlab ping" in said.err
 

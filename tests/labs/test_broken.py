@@ -21,18 +21,31 @@ def client(name: str, node: str) -> str:
     return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{nodeName: {node}, containers: [{{name: c, image: agnhost, args: [netexec]}}]}}\n---\n"
 
 
-LOCAL = service("local", 80, "http", type="LoadBalancer", externalTrafficPolicy="Local").replace("app: local", "app: both")
-SHOP = client("here", "worker") + client("there", "worker2") + deployment(replicas=2, nodeName="worker2") + service()
-BOTH = client("one", "worker").replace("name: one", "name: one, labels: {app: both}") + client("two", "worker2").replace(
-    "name: two", "name: two, labels: {app: both}"
+LOCAL = service("local", 80, "http", type="LoadBalancer", externalTrafficPolicy="Local").replace(
+    "app: local", "app: both"
 )
+SHOP = (
+    client("here", "worker")
+    + client("there", "worker2")
+    + deployment(replicas=2, nodeName="worker2")
+    + service()
+)
+BOTH = client("one", "worker").replace("name: one", "name: one, labels: {app: both}") + client(
+    "two", "worker2"
+).replace("name: two", "name: two, labels: {app: both}")
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Lab]:
     """A client on each worker, `web` on worker2, and a pod on each behind a load balancer that keeps sources."""
     for lab in new_lab():
-        lab.up(SHOP + BOTH.replace("args: [netexec]", "args: [netexec], ports: [{name: http, containerPort: 8080}]") + LOCAL)
+        lab.up(
+            SHOP
+            + BOTH.replace(
+                "args: [netexec]", "args: [netexec], ports: [{name: http, containerPort: 8080}]"
+            )
+            + LOCAL
+        )
         yield lab
 
 
@@ -54,7 +67,13 @@ def reaches(lab: Lab, source: str, name: str = "web") -> str:
 
 def health(lab: Lab, node: str, port: int = HEALTH) -> Said:
     """Asked from another node."""
-    return ask(lab, lab.place("nodes", "control-plane"), lab.place("nodes", node)["addresses"][0], port, "/healthz")
+    return ask(
+        lab,
+        lab.place("nodes", "control-plane"),
+        lab.place("nodes", node)["addresses"][0],
+        port,
+        "/healthz",
+    )
 
 
 def kube_proxy(lab: Lab, node: str) -> Any:
@@ -65,10 +84,16 @@ def test_a_stopped_one_misses_what_changes(running: Lab) -> None:
     """Its node goes on with its rules, which lead to pods that go; new Services do not exist there. Nothing else is touched, also not
     by the death of the agent. Healed, the node has it all at once."""
     said = running.run("break", "kube-proxy", "--node", "worker", "--how", "stopped")
-    assert said.out == "fault 1: kube-proxy on worker is stopped: the node keeps its rules, and misses every change\n"
+    assert (
+        said.out
+        == "fault 1: kube-proxy on worker is stopped: the node keeps its rules, and misses every change\n"
+    )
     assert said.err.startswith("next: kubenetlab explain kube-proxy")
     assert (reaches(running, "here"), reaches(running, "there")) == ("answered", "answered")
-    assert (health(running, "worker").error, health(running, "worker2").status) == ("ConnectionRefusedError", 200)
+    assert (health(running, "worker").error, health(running, "worker2").status) == (
+        "ConnectionRefusedError",
+        200,
+    )
     assert not kube_proxy(running, "worker")["ready"]
     run("rollout", "restart", "deployment", "web", "--lab", running.name)
     run("rollout", "status", "deployment", "web", "--lab", running.name)
@@ -91,7 +116,9 @@ def test_a_stopped_one_misses_what_changes(running: Lab) -> None:
     running.run("delete", "service", "late")
 
 
-@pytest.mark.skipif("iptables" not in PROXIES, reason="this machine has no iptables (apt-get install iptables)")
+@pytest.mark.skipif(
+    "iptables" not in PROXIES, reason="this machine has no iptables (apt-get install iptables)"
+)
 def test_a_stopped_one_misses_another_mode(running: Lab) -> None:
     """What its node has too much is named in the words of the former mode, what lacks in those of the new one; there and back."""
     first = "nft table ip kube-proxy"
@@ -117,23 +144,41 @@ def test_pods_of_other_nodes_are_not_waited_for(running: Lab) -> None:
 
 def test_a_stale_one_tells_so_after_a_while(running: Lab) -> None:
     """It runs and is Ready; two periods later load balancers hear that it is not well, and lead their packets to another node."""
-    outside, address = running.place("external", "client"), running.service("local")["load_balancer_ips"][0]
+    outside, address = (
+        running.place("external", "client"),
+        running.service("local")["load_balancer_ips"][0],
+    )
     nodes = {pod: running.pod(pod)["node"] for pod in ("one", "two")}
     (before,) = running.ask(outside, ("TCP", address, 80))
     node, other = nodes[before.who], next(pod for pod in nodes if pod != before.who)
     running.run("break", "kube-proxy", "--node", node, "--how", "stale")
-    name, port = kube_proxy(running, node)["name"], running.get("service", "local")["spec"]["healthCheckNodePort"]
+    name, port = (
+        kube_proxy(running, node)["name"],
+        running.get("service", "local")["spec"]["healthCheckNodePort"],
+    )
     assert health(running, node).status == 200
-    assert "Watch of Services and EndpointSlices is lost" in running.run("logs", f"kube-system/{name}").out
+    assert (
+        "Watch of Services and EndpointSlices is lost"
+        in running.run("logs", f"kube-system/{name}").out
+    )
     wait_for(lambda: health(running, node).status == 503, "an unhealthy answer")
     assert health(running, node, port).json["serviceProxyHealthy"] is False
     assert "No change has been heard of for 10 s" in running.run("logs", f"kube-system/{name}").out
     assert kube_proxy(running, node)["ready"]
-    wait_for(lambda: running.ask(outside, ("TCP", address, 80))[0].who == other, "an answer from the other node")
+    wait_for(
+        lambda: running.ask(outside, ("TCP", address, 80))[0].who == other,
+        "an answer from the other node",
+    )
     running.run("heal")
     assert health(running, node).status == 200
-    assert "Watching Services and EndpointSlices again" in running.run("logs", f"kube-system/{name}").out
-    wait_for(lambda: running.ask(outside, ("TCP", address, 80))[0].who == before.who, "an answer from the first node")
+    assert (
+        "Watching Services and EndpointSlices again"
+        in running.run("logs", f"kube-system/{name}").out
+    )
+    wait_for(
+        lambda: running.ask(outside, ("TCP", address, 80))[0].who == before.who,
+        "an answer from the first node",
+    )
 
 
 def test_a_misconfigured_one_leads_nowhere(running: Lab) -> None:
@@ -144,7 +189,11 @@ def test_a_misconfigured_one_leads_nowhere(running: Lab) -> None:
     assert health(running, "worker").status == 200
     assert running.run("ping", "here", "svc:web", "--tcp", "80", status=1).out
     matrix = running.run("ping", "-o", "json", status=1).json
-    on_node = {f"{pod['namespace']}/{pod['name']}" for pod in running.seen["pods"] if pod["node"] == "worker"} | {"node:worker"}
+    on_node = {
+        f"{pod['namespace']}/{pod['name']}"
+        for pod in running.seen["pods"]
+        if pod["node"] == "worker"
+    } | {"node:worker"}
     wrong = {cell["from"] for cell in matrix["cells"] if not cell["ok"]}
     assert wrong
     assert wrong <= on_node | {"ext:client"}
@@ -174,11 +223,20 @@ def test_a_broken_lab_survives_its_processes(running: Lab) -> None:
 
 def test_what_is_said_wrongly_is_told(running: Lab) -> None:
     """With exit status 2, and what there is."""
-    assert "did you mean worker?" in running.run("break", "kube-proxy", "--node", "workr", status=2).err
-    assert "did you mean kube-proxy?" in running.run("break", "kubeproxy", "--node", "worker", status=2).err
+    assert (
+        "did you mean worker?"
+        in running.run("break", "kube-proxy", "--node", "workr", status=2).err
+    )
+    assert (
+        "did you mean kube-proxy?"
+        in running.run("break", "kubeproxy", "--node", "worker", status=2).err
+    )
     assert "wanted OPTION=VALUE" in running.run("break", "kube-proxy", "node", status=2).err
     running.run("break", "kube-proxy", "node=worker", "how=stop")
-    assert "broken on worker already, by fault 1" in running.run("break", "kube-proxy", "--node", "worker", status=2).err
+    assert (
+        "broken on worker already, by fault 1"
+        in running.run("break", "kube-proxy", "--node", "worker", status=2).err
+    )
     assert "node=worker,how=stopped" in running.run("break", "--list").out
     assert running.run("heal", "7").out == "there is no fault 7: nothing to heal\n"
     assert [item["metadata"]["name"] for item in running.get("faults")["items"]] == ["1"]

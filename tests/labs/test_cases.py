@@ -18,7 +18,8 @@ from tests.labs.test_dns import look_up
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 pytestmark = pytest.mark.skipif(
-    not CASES.is_dir(), reason="needs a folder of example manifests that nobody here wrote, beside the checkout (../shared/cases)"
+    not CASES.is_dir(),
+    reason="needs a folder of example manifests that nobody here wrote, beside the checkout (../shared/cases)",
 )
 
 WEBSITE = CASES / "website"
@@ -48,7 +49,12 @@ def test_what_a_single_stack_refuses_a_dual_stack_takes(file: str) -> None:
 def test_the_documentations_examples_live_together(lab: Lab) -> None:
     """All files in one lab: pods run, Services answer, kinds of later days are kept and named."""
     twice = "service/networking/run-my-nginx.yaml"  # another Deployment my-nginx is in application/nginx-app.yaml
-    accepted = [word for file in FILES if file not in (*REFUSED, twice) for word in ("-f", str(WEBSITE / file))]
+    accepted = [
+        word
+        for file in FILES
+        if file not in (*REFUSED, twice)
+        for word in ("-f", str(WEBSITE / file))
+    ]
     said = lab.run("up", *accepted, "-f", str(WEBSITE / twice), status=2)
     assert f"{twice}:6  Deployment default/my-nginx: spec.selector: field is immutable" in said.err
     assert "stands twice in what was given" in said.err
@@ -61,7 +67,11 @@ def test_the_documentations_examples_live_together(lab: Lab) -> None:
     kept = lab.get("ingress")["items"]
     assert kept
     assert kept[0]["spec"]["rules"]
-    kinds = [word for kind in ("NetworkPolicy", "Ingress", "Gateway", "HTTPRoute") for word in ("--allow-unmodelled", kind)]
+    kinds = [
+        word
+        for kind in ("NetworkPolicy", "Ingress", "Gateway", "HTTPRoute")
+        for word in ("--allow-unmodelled", kind)
+    ]
     assert lab.run("ping", "-o", "json", *kinds).json["ok"]
     backend = lab.service("hello")
     (frontend,) = lab.pods("frontend")
@@ -69,7 +79,12 @@ def test_the_documentations_examples_live_together(lab: Lab) -> None:
     names = {pod["name"] for pod in lab.pods("backend")}
     answers = lab.ask(frontend, *[("TCP", backend["cluster_ips"][0], 80)] * 30)
     assert {answer.who for answer in answers} == names
-    assert lab.run("ping", "ext:client", "lb:frontend", "--tcp", "80", "-o", "json", *kinds).json["found"] == "answer"
+    assert (
+        lab.run("ping", "ext:client", "lb:frontend", "--tcp", "80", "-o", "json", *kinds).json[
+            "found"
+        ]
+        == "answer"
+    )
     custom = lab.run("exec", "dns-example", "--", "cat", "/etc/resolv.conf").out
     assert "nameserver 1.2.3.4" in custom
     assert "search ns1.svc.cluster-domain.example my.dns.search.suffix" in custom
@@ -82,12 +97,20 @@ def test_the_documentations_examples_live_together(lab: Lab) -> None:
 @pytest.fixture(scope="module")
 def zone() -> Iterator[Lab]:
     for lab in new_lab():
-        said = lab.run("up", "-f", "-", "-f", str(CASES / "dns" / "objects.yaml"), given=DUAL, status=1)
-        assert "demo/sick: Unhealthy" in said.err  # its readiness probe asks a port that nobody serves
+        said = lab.run(
+            "up", "-f", "-", "-f", str(CASES / "dns" / "objects.yaml"), given=DUAL, status=1
+        )
+        assert (
+            "demo/sick: Unhealthy" in said.err
+        )  # its readiness probe asks a port that nobody serves
         yield lab
 
 
-RECORDS = yaml.safe_load((CASES / "dns" / "records.yaml").read_text()) if CASES.is_dir() else {"records": [], "search": []}
+RECORDS = (
+    yaml.safe_load((CASES / "dns" / "records.yaml").read_text())
+    if CASES.is_dir()
+    else {"records": [], "search": []}
+)
 
 
 def fill(text: str, lab: Lab) -> str:
@@ -101,8 +124,18 @@ def fill(text: str, lab: Lab) -> str:
         if kind.startswith("clusterIP"):
             family = kind.removeprefix("clusterIP")
             addresses = lab.service(name, namespace)["cluster_ips"]
-            return next(str(address) for address in addresses if not family or (":" in address) == (family == "6"))
-        address = str(next(pod for pod in lab.seen["pods"] if (pod["namespace"], pod["name"]) == (namespace, name))["addresses"][0])
+            return next(
+                str(address)
+                for address in addresses
+                if not family or (":" in address) == (family == "6")
+            )
+        address = str(
+            next(
+                pod
+                for pod in lab.seen["pods"]
+                if (pod["namespace"], pod["name"]) == (namespace, name)
+            )["addresses"][0]
+        )
         return address if kind == "podIP" else address.replace(".", "-")
 
     return re.sub(r"\$\{([^}]*)\}", value, text)
@@ -123,13 +156,19 @@ def test_records_are_those_of_the_specification(zone: Lab, row: dict[str, Any]) 
     import dnslib
 
     question = bytes(dnslib.DNSRecord.question(fill(row["name"], zone), row["type"]).pack()).hex()
-    plain = next(pod for pod in zone.seen["pods"] if (pod["namespace"], pod["name"]) == ("demo", "plain"))
-    reply = dnslib.DNSRecord.parse(bytes.fromhex(zone.inside(plain, "python3", "-S", "-c", ASKER, question).strip()))
+    plain = next(
+        pod for pod in zone.seen["pods"] if (pod["namespace"], pod["name"]) == ("demo", "plain")
+    )
+    reply = dnslib.DNSRecord.parse(
+        bytes.fromhex(zone.inside(plain, "python3", "-S", "-c", ASKER, question).strip())
+    )
     assert dnslib.RCODE[reply.header.rcode] == row.get("rcode", "NOERROR")
     found: dict[str, set[str]] = {}
     for record in reply.rr:
         text = str(record.rdata).rstrip(".").strip('"')
-        found.setdefault(dnslib.QTYPE[record.rtype], set()).add(" ".join(text.split()[2:]) if record.rtype == dnslib.QTYPE.SRV else text)
+        found.setdefault(dnslib.QTYPE[record.rtype], set()).add(
+            " ".join(text.split()[2:]) if record.rtype == dnslib.QTYPE.SRV else text
+        )
     assert found.get(row["type"], set()) == {fill(answer, zone) for answer in row.get("answer", ())}
     if "cname" in row:
         assert found["CNAME"] == {row["cname"]}
@@ -141,7 +180,9 @@ def test_searches_are_a_pods_own(zone: Lab, row: dict[str, Any]) -> None:
     *pod, service, namespace = (row["finds"] or ".").partition(".svc.")[0].split(".")
     expected: Any = "none"
     if pod:
-        expected = zone.pod(pod[0], namespace)["addresses"][:1]  # the headless Service is single-stack
+        expected = zone.pod(pod[0], namespace)["addresses"][
+            :1
+        ]  # the headless Service is single-stack
     elif row["finds"]:
         expected = zone.service(service, namespace)["cluster_ips"]
     assert look_up(zone, row["from"], row["name"]) == [expected]

@@ -46,8 +46,12 @@ def test_scaling_up_and_down(running: Lab) -> None:
     wait_for(lambda: len(running.pods("web")) == 2, "two pods")
     assert len(answering(running)) == 2
     assert running.run("diff").status == 0
-    links = running.inside(running.place("nodes", "worker"), "ip", "-o", "link", "show", "master", "cbr0").splitlines()
-    assert len(links) == sum(pod["node"] == "worker" and not pod["host_network"] for pod in running.seen["pods"])
+    links = running.inside(
+        running.place("nodes", "worker"), "ip", "-o", "link", "show", "master", "cbr0"
+    ).splitlines()
+    assert len(links) == sum(
+        pod["node"] == "worker" and not pod["host_network"] for pod in running.seen["pods"]
+    )
     running.run("scale", "deployment", "web", "--replicas", "4")
     wait_for(lambda: sum(pod["ready"] for pod in running.pods("web")) == 4, "four pods")
     given = {address for _, (address,) in more.values()}
@@ -78,7 +82,15 @@ def test_a_deleted_pod_is_replaced(running: Lab) -> None:
 def test_a_changed_template_replaces_the_pods(running: Lab) -> None:
     """New pods of a new ReplicaSet; the Service follows without a gap."""
     old = {pod["name"] for pod in running.pods("web")}
-    running.apply(replaced(MANIFEST, ("        args: [netexec]\n", "        args: [netexec]\n        env: [{name: A, value: b}]\n")))
+    running.apply(
+        replaced(
+            MANIFEST,
+            (
+                "        args: [netexec]\n",
+                "        args: [netexec]\n        env: [{name: A, value: b}]\n",
+            ),
+        )
+    )
     wait_for(lambda: not old & {pod["name"] for pod in running.pods("web")}, "the old pods to go")
     assert len(answering(running)) == 4
 
@@ -86,7 +98,9 @@ def test_a_changed_template_replaces_the_pods(running: Lab) -> None:
 def test_a_selector_moves_a_service(running: Lab) -> None:
     """Its address stays, its endpoints change; back again."""
     before = running.service("web")
-    running.apply(replaced(MANIFEST, ("spec: {selector: {app: web}", "spec: {selector: {app: nobody}")))
+    running.apply(
+        replaced(MANIFEST, ("spec: {selector: {app: web}", "spec: {selector: {app: nobody}"))
+    )
     wait_for(lambda: not running.service("web")["endpoints"], "no endpoints")
     target = ("TCP", before["cluster_ips"][0], 80)
     wait_for(lambda: running.ask(running.pod("client"), target)[0].error == "refused", "a refusal")
@@ -97,14 +111,19 @@ def test_a_selector_moves_a_service(running: Lab) -> None:
 
 def test_what_is_deleted_is_gone(running: Lab) -> None:
     """A Service's address answers no more and is free; by file, all objects of it; deleting what is not there is told."""
-    extra = replaced(MANIFEST, ("name: web", "name: extra"), ("app: web", "app: extra")).partition("---\n")[2]
+    extra = replaced(MANIFEST, ("name: web", "name: extra"), ("app: web", "app: extra")).partition(
+        "---\n"
+    )[2]
     running.apply(extra)
     address = running.service("extra")["cluster_ips"][0]
     assert running.ask(running.pod("client"), ("TCP", address, 80))[0].who.startswith("extra-")
     running.run("delete", "-f", "-", given=extra)
     assert not [pod for pod in running.seen["pods"] if pod["name"].startswith("extra")]
     assert running.ask(running.pod("client"), ("TCP", address, 80))[0].error
-    assert "not found: Service default/extra" in running.run("delete", "service", "extra", status=1).err
+    assert (
+        "not found: Service default/extra"
+        in running.run("delete", "service", "extra", status=1).err
+    )
 
 
 def test_refused_changes_change_nothing(running: Lab) -> None:
@@ -164,7 +183,9 @@ def test_drift_is_shown_repaired_and_written_down(attentive: Lab, command: str, 
         lab.run("exec", "node:worker", "--", *command.split(), status=None)
         return shown in lab.run("diff", status=None).out
 
-    wait_for(is_seen, "the drift to be shown")  # on a machine that is busy it is repaired before anybody looks
+    wait_for(
+        is_seen, "the drift to be shown"
+    )  # on a machine that is busy it is repaired before anybody looks
     wait_for(lambda: lab.run("diff", status=None).status == 0, "the repair")
     wait_for(lambda: lab.run("ping", "-o", "json", status=None).json["ok"], "every packet")
     assert "node/worker: somebody" in log.read_text()[before:]
@@ -174,7 +195,11 @@ def test_drift_is_kept_where_that_is_asked_for(lab: Lab) -> None:
     """With `drift: keep` a deleted route, a flushed ruleset and a pod's address stay gone, are told once, and come with the next `up`."""
     lab.up(MANIFEST)
     lab.run("up", "--drift", "keep")
-    broken = ("node:worker", "ip route del 10.244.2.0/24"), ("node:worker2", "nft flush ruleset"), ("client", "ip address flush dev eth0")
+    broken = (
+        ("node:worker", "ip route del 10.244.2.0/24"),
+        ("node:worker2", "nft flush ruleset"),
+        ("client", "ip address flush dev eth0"),
+    )
     for where, command in broken:
         lab.run("exec", where, "--", *command.split())
 
@@ -184,7 +209,9 @@ def test_drift_is_kept_where_that_is_asked_for(lab: Lab) -> None:
     wait_for(lambda: told() == len(broken), "each to be told")
     shown = lab.run("diff", status=1).out
     assert all(what in shown for what in ("10.244.2.0/24", "ip kube-proxy", "eth0"))
-    lab.run("scale", "deployment", "web", "--replicas", "1")  # what needs the rules makes them anew; nothing needs the route
+    lab.run(
+        "scale", "deployment", "web", "--replicas", "1"
+    )  # what needs the rules makes them anew; nothing needs the route
     lab.run("ping", "node:worker", "node:worker2")
     assert "10.244.2.0/24" in lab.run("diff", status=1).out
     assert told() == len(broken)
@@ -199,7 +226,9 @@ def test_what_somebody_adds_is_left_alone(attentive: Lab) -> None:
     attentive.inside(worker, "ip", "route", "add", "192.0.2.0/24", "via", "172.18.0.1")
     attentive.inside(worker, "ip", "address", "add", "192.0.2.200/32", "dev", "lo")
     attentive.inside(worker, "ip", "link", "add", "mine", "type", "veth", "peer", "name", "yours")
-    attentive.run("exec", "node:worker", "--", "ip", "route", "del", "10.244.2.0/24")  # so that it is read
+    attentive.run(
+        "exec", "node:worker", "--", "ip", "route", "del", "10.244.2.0/24"
+    )  # so that it is read
     wait_for(lambda: "10.244.2.0/24" in attentive.inside(worker, "ip", "route"), "the repair")
     assert "192.0.2.0/24" in attentive.inside(worker, "ip", "route")
     assert "192.0.2.200" in attentive.inside(worker, "ip", "address")
@@ -211,7 +240,12 @@ def test_drift_in_a_pod_is_repaired(attentive: Lab) -> None:
     """Pods' namespaces are listened to like nodes'."""
     pod = attentive.pod("client")
     other = attentive.pods("web")[0]["addresses"][0]
-    for command in (f"ip neighbor del {other} dev eth0", "ip route del default", "ip link set eth0 down", "ip address flush dev eth0"):
+    for command in (
+        f"ip neighbor del {other} dev eth0",
+        "ip route del default",
+        "ip link set eth0 down",
+        "ip address flush dev eth0",
+    ):
         attentive.inside(pod, *command.split())
         wait_for(lambda: web_answers(attentive), f"an answer after {command}")
         wait_for(lambda: attentive.run("diff", status=None).status == 0, f"the repair of {command}")
@@ -239,7 +273,10 @@ def test_an_exhausted_range_is_an_event(lab: Lab) -> None:
     said = lab.run("describe", "pod", waiting[0]["name"]).out
     assert "no IP addresses available in range set" in said
     lab.run("scale", "deployment", "web", "--replicas", "240")
-    wait_for(lambda: len(lab.pods("web")) == 240 and all(pod["ready"] for pod in lab.pods("web")), "240 pods")
+    wait_for(
+        lambda: len(lab.pods("web")) == 240 and all(pod["ready"] for pod in lab.pods("web")),
+        "240 pods",
+    )
 
 
 def test_labs_read_folders_and_json(lab: Lab, tmp_path: Path) -> None:
@@ -261,21 +298,37 @@ def test_what_is_kept_can_be_deleted_too(running: Lab) -> None:
     kept = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: disk}\nspec: {accessModes: [ReadWriteOnce]}\n"
     running.apply(kept)
     assert "disk" in running.run("get", "persistentvolumeclaims").out
-    assert running.run("delete", "-f", "-", given=kept).out == "PersistentVolumeClaim disk deleted\n"
+    assert (
+        running.run("delete", "-f", "-", given=kept).out == "PersistentVolumeClaim disk deleted\n"
+    )
     running.apply(kept)
-    assert running.run("delete", "persistentvolumeclaim", "disk").out == "PersistentVolumeClaim disk deleted\n"
-    assert "not found: PersistentVolumeClaim disk" in running.run("delete", "-f", "-", given=kept, status=1).err
-    assert "names or manifests, not both" in running.run("delete", "pod", "client", "-f", "-", given=kept, status=2).err
+    assert (
+        running.run("delete", "persistentvolumeclaim", "disk").out
+        == "PersistentVolumeClaim disk deleted\n"
+    )
+    assert (
+        "not found: PersistentVolumeClaim disk"
+        in running.run("delete", "-f", "-", given=kept, status=1).err
+    )
+    assert (
+        "names or manifests, not both"
+        in running.run("delete", "pod", "client", "-f", "-", given=kept, status=2).err
+    )
 
 
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        (("namespace", "kube-system"), 'namespaces "kube-system" is forbidden: this namespace may not be deleted'),
+        (
+            ("namespace", "kube-system"),
+            'namespaces "kube-system" is forbidden: this namespace may not be deleted',
+        ),
         (("node", "worker"), "Node worker comes from the Cluster document"),
     ],
 )
-def test_what_belongs_to_the_cluster_is_not_deleted(running: Lab, what: tuple[str, ...], said: str) -> None:
+def test_what_belongs_to_the_cluster_is_not_deleted(
+    running: Lab, what: tuple[str, ...], said: str
+) -> None:
     """As in Kubernetes, or with what to do instead."""
     assert said in running.run("delete", *what, status=1).err
     assert running.run("get", *what).status == 0
@@ -283,12 +336,23 @@ def test_what_belongs_to_the_cluster_is_not_deleted(running: Lab, what: tuple[st
 
 def test_what_controllers_own_comes_back_as_another(running: Lab) -> None:
     """A deleted ReplicaSet and a deleted slice are made anew, with pods of their own; and so is the API server's Service."""
-    (replica_set,) = [item["metadata"]["name"] for item in running.get("replicasets")["items"] if item["status"]["replicas"] == 4]
+    (replica_set,) = [
+        item["metadata"]["name"]
+        for item in running.get("replicasets")["items"]
+        if item["status"]["replicas"] == 4
+    ]
     before = {pod["name"]: pod["pid"] for pod in running.pods("web")}
     running.run("delete", "replicaset", replica_set)
-    wait_for(lambda: len(running.pods("web")) == 4 and all(pod["ready"] for pod in running.pods("web")), "new pods")
+    wait_for(
+        lambda: len(running.pods("web")) == 4 and all(pod["ready"] for pod in running.pods("web")),
+        "new pods",
+    )
     assert not before.items() & {pod["name"]: pod["pid"] for pod in running.pods("web")}.items()
-    (piece,) = [item["metadata"]["name"] for item in running.get("endpointslices")["items"] if item["metadata"]["name"].startswith("web")]
+    (piece,) = [
+        item["metadata"]["name"]
+        for item in running.get("endpointslices")["items"]
+        if item["metadata"]["name"].startswith("web")
+    ]
     running.run("delete", "endpointslice", piece)
     wait_for(lambda: len(answering(running)) == 4, "four pods to answer")
     running.run("delete", "service", "kubernetes")
@@ -301,7 +365,13 @@ def test_a_changed_image_restarts_its_container(running: Lab) -> None:
     running.apply(image)
     before = running.pod("shape")
     running.apply(replaced(image, ("image: nginx", "image: example.com/other:1")))
-    wait_for(lambda: running.pod("shape")["containers"][0]["program"] == "default" and running.pod("shape")["ready"], "the other program")
+    wait_for(
+        lambda: (
+            running.pod("shape")["containers"][0]["program"] == "default"
+            and running.pod("shape")["ready"]
+        ),
+        "the other program",
+    )
     after = running.pod("shape")
     assert (after["pid"], after["addresses"]) == (before["pid"], before["addresses"])
     (status,) = running.get("pod", "shape")["status"]["containerStatuses"]
@@ -329,12 +399,21 @@ def test_more_nodes_keep_those_that_are_there(lab: Lab) -> None:
     before = {pod["name"]: (pod["node"], pod["pid"]) for pod in lab.seen["pods"]}
     lab.run("up", "--nodes", "4")
     assert [node["name"] for node in lab.seen["nodes"]] == ["control-plane", "n1", "n2", "worker3"]
-    assert {pod["name"]: (pod["node"], pod["pid"]) for pod in lab.seen["pods"] if pod["node"] != "worker3"} == before
+    assert {
+        pod["name"]: (pod["node"], pod["pid"])
+        for pod in lab.seen["pods"]
+        if pod["node"] != "worker3"
+    } == before
     lab.run("up", "--nodes", "2")
-    wait_for(lambda: len(lab.pods("web")) == 4 and all(pod["ready"] for pod in lab.seen["pods"]), "all pods on the nodes that are left")
+    wait_for(
+        lambda: len(lab.pods("web")) == 4 and all(pod["ready"] for pod in lab.seen["pods"]),
+        "all pods on the nodes that are left",
+    )
     assert {pod["node"] for pod in lab.seen["pods"]} <= {"control-plane", "n1"}
     assert lab.run("ping").status == 0
-    assert lab.apply(replaced(named, ("name: n2}", "name: n2}, {role: worker, name: n3}"))).status == 0  # --lab names the document, too
+    assert (
+        lab.apply(replaced(named, ("name: n2}", "name: n2}, {role: worker, name: n3}"))).status == 0
+    )  # --lab names the document, too
     assert [node["name"] for node in lab.seen["nodes"]] == ["control-plane", "n1", "n2", "n3"]
 
 
@@ -349,12 +428,21 @@ def test_policies_that_are_not_modelled_are_named_with_the_verdict(lab: Lab) -> 
         ("--sctp 80 --tcp 80 --http /", "--sctp cannot stand with --tcp or --http"),
     ):
         assert said in lab.run("ping", "client", "svc:web", *words.split(), status=2).err
-    assert "container foo is not in default/client; it has: main" in lab.run("exec", "client", "-c", "foo", "--", "true", status=2).err
+    assert (
+        "container foo is not in default/client; it has: main"
+        in lab.run("exec", "client", "-c", "foo", "--", "true", status=2).err
+    )
     lab.run("scale", "deployment", "web", "--replicas", "0")
-    wait_for(lambda: len([pod for pod in lab.seen["pods"] if not pod["host_network"]]) == 3, "only the client and DNS")
+    wait_for(
+        lambda: len([pod for pod in lab.seen["pods"] if not pod["host_network"]]) == 3,
+        "only the client and DNS",
+    )
     asked = ("ping", "client", "svc:web", "--allow-unmodelled", "netpol")
     wait_for(lambda: lab.run(*asked, status=None).status == 0, "a refusal, as promised")
     refused = lab.run(*asked)
-    assert "refused, as promised: the Service has no ready endpoint: no pod has the labels app=web" in refused.out
+    assert (
+        "refused, as promised: the Service has no ready endpoint: no pod has the labels app=web"
+        in refused.out
+    )
     assert "next: kubenetlab describe svc web" in refused.err
     assert "Scaled down replica set" in lab.run("get", "events").out

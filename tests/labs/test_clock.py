@@ -27,9 +27,27 @@ def test_a_clock_that_is_set_moves_no_deadline(lab: Lab, tmp_path: Path, set_by_
     """A container whose program ended is started again after its back-off: not an hour later, and not at once."""
     offset = tmp_path / "offset"
     offset.write_text("0")
-    command = [sys.executable, "-m", "tests.labs.skewed", str(offset), "up", "--lab", lab.name, "-f", "-"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.labs.skewed",
+        str(offset),
+        "up",
+        "--lab",
+        lab.name,
+        "-f",
+        "-",
+    ]
     ran(
-        subprocess.run(command, input=pod("web"), capture_output=True, text=True, check=True, timeout=patiently(90), cwd=ROOT),
+        subprocess.run(
+            command,
+            input=pod("web"),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=patiently(90),
+            cwd=ROOT,
+        ),
         0,
     )
     web = lab.pod("web")
@@ -39,10 +57,16 @@ def test_a_clock_that_is_set_moves_no_deadline(lab: Lab, tmp_path: Path, set_by_
         return int(status_of(lab)["restartCount"])
 
     lab.inside(web, *end, status=0)
-    wait_for(lambda: restarts() == 1 and lab.pod("web")["ready"], "the first restart, which comes at once")
+    wait_for(
+        lambda: restarts() == 1 and lab.pod("web")["ready"],
+        "the first restart, which comes at once",
+    )
     lab.inside(web, *end, status=0)
     ended = time.monotonic()
-    wait_for(lambda: status_of(lab)["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff", "the back-off")
+    wait_for(
+        lambda: status_of(lab)["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff",
+        "the back-off",
+    )
     offset.write_text(str(set_by_s))
     lab.kill("agent")
     wait_for(lambda: restarts() == 2, "the second restart", patiently(30))
@@ -52,5 +76,7 @@ def test_a_clock_that_is_set_moves_no_deadline(lab: Lab, tmp_path: Path, set_by_
 
 
 def status_of(lab: Lab) -> Any:
-    (status,) = json.loads(lab.run("get", "pod", "web", "-o", "json").out)["status"]["containerStatuses"]
+    (status,) = json.loads(lab.run("get", "pod", "web", "-o", "json").out)["status"][
+        "containerStatuses"
+    ]
     return status

@@ -62,7 +62,15 @@ def test_objects_are_told_by_kind(lab: Lab) -> None:
 def test_places_are_told(lab: Lab) -> None:
     """As targets are written: pods, deployments, nodes, hosts; Services where a packet goes."""
     places = asked(f"kubenetlab exec --lab {lab.name} ")
-    assert {"client", "shop/till", "deploy:web", "deploy:kube-system/coredns", "node:n1", "node:n2", "ext:client"} <= set(places)
+    assert {
+        "client",
+        "shop/till",
+        "deploy:web",
+        "deploy:kube-system/coredns",
+        "node:n1",
+        "node:n2",
+        "ext:client",
+    } <= set(places)
     assert not any(place.startswith("svc:") for place in places)
     assert asked(f"kubenetlab shell --lab {lab.name} -n shop ti") == ["till"]
     assert asked(f"kubenetlab logs --lab {lab.name} node:") == []

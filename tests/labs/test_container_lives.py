@@ -31,11 +31,19 @@ def test_two_containers_on_one_port(lab: Lab) -> None:
     assert "address already in use" in said.err
 
     def statuses() -> dict[str, Any]:
-        return {status["name"]: status for status in lab.get("pod", "two")["status"]["containerStatuses"]}
+        return {
+            status["name"]: status
+            for status in lab.get("pod", "two")["status"]["containerStatuses"]
+        }
 
-    wait_for(lambda: statuses()["first"]["ready"], "the one that has got the port")  # `up` ends when one of them has failed for good
+    wait_for(
+        lambda: statuses()["first"]["ready"], "the one that has got the port"
+    )  # `up` ends when one of them has failed for good
     assert statuses()["second"]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
-    assert "listen tcp :8080: bind: address already in use" in lab.run("logs", "two", "-c", "second").out
+    assert (
+        "listen tcp :8080: bind: address already in use"
+        in lab.run("logs", "two", "-c", "second").out
+    )
     row = lab.run("get", "pods").out.splitlines()[1].split()
     assert row[:3] == ["two", "1/2", "CrashLoopBackOff"]
     described = lab.run("describe", "pod", "two").out
@@ -97,13 +105,20 @@ def test_nothing_is_ready_because_it_was_made(lab: Lab) -> None:
     assert [endpoint["ready"] for endpoint in lab.service("a")["endpoints"]] == [False, False]
     listening = "import socket, sys; s = socket.create_server(('', 9999)); sys.stdin.read()"
 
-    with subprocess.Popen(["nsenter", f"--net={lab.pod('a')['netns']}", sys.executable, "-c", listening], stdin=subprocess.PIPE) as late:
+    with subprocess.Popen(
+        ["nsenter", f"--net={lab.pod('a')['netns']}", sys.executable, "-c", listening],
+        stdin=subprocess.PIPE,
+    ) as late:
         wait_for(lambda: lab.pod("a")["ready"], "the pod to become ready")
-        wait_for(lambda: lab.ask(lab.pod("client"), service)[0].who == "a", "the Service to lead there")
+        wait_for(
+            lambda: lab.ask(lab.pod("client"), service)[0].who == "a", "the Service to lead there"
+        )
         assert late.stdin is not None
         late.stdin.close()
     wait_for(lambda: not lab.pod("a")["ready"], "the pod to become unready")
-    wait_for(lambda: lab.ask(lab.pod("client"), service)[0].error == "refused", "the Service to refuse")
+    wait_for(
+        lambda: lab.ask(lab.pod("client"), service)[0].error == "refused", "the Service to refuse"
+    )
 
 
 GATED = """\
@@ -135,13 +150,21 @@ def test_gates_hold_pods_back(lab: Lab) -> None:
     assert "unready on purpose: default/a, default/b" in given.err
     service = ("TCP", lab.service("a")["cluster_ips"][0], 80)
     assert lab.ask(lab.pod("client"), service)[0].error == "refused"
-    listed = {line.split()[0]: line.split()[1:3] for line in lab.run("get", "pods").out.splitlines()[1:]}
-    assert listed == {"a": ["1/1", "Running"], "b": ["0/1", "SchedulingGated"], "client": ["1/1", "Running"]}
+    listed = {
+        line.split()[0]: line.split()[1:3] for line in lab.run("get", "pods").out.splitlines()[1:]
+    }
+    assert listed == {
+        "a": ["1/1", "Running"],
+        "b": ["0/1", "SchedulingGated"],
+        "client": ["1/1", "Running"],
+    }
     lab.apply(GATED % ("True", ""))
     wait_for(lambda: lab.pod("a")["ready"] and lab.pod("b")["ready"], "the gates to open")
     wait_for(lambda: lab.ask(lab.pod("client"), service)[0].who == "a", "the Service to lead there")
     lab.apply(GATED % ("Unknown", ""))
-    wait_for(lambda: lab.ask(lab.pod("client"), service)[0].error == "refused", "the Service to refuse")
+    wait_for(
+        lambda: lab.ask(lab.pod("client"), service)[0].error == "refused", "the Service to refuse"
+    )
     assert lab.get("pod", "a")["status"]["containerStatuses"][0]["ready"]
 
 
@@ -158,13 +181,29 @@ spec:
 @pytest.mark.parametrize(
     ("policy", "code", "check"),
     [
-        ("Always", 0, lambda status: status["containerStatuses"][0]["restartCount"] == 1 and status["containerStatuses"][0]["ready"]),
-        ("OnFailure", 3, lambda status: status["containerStatuses"][0]["restartCount"] == 1 and status["containerStatuses"][0]["ready"]),
+        (
+            "Always",
+            0,
+            lambda status: (
+                status["containerStatuses"][0]["restartCount"] == 1
+                and status["containerStatuses"][0]["ready"]
+            ),
+        ),
+        (
+            "OnFailure",
+            3,
+            lambda status: (
+                status["containerStatuses"][0]["restartCount"] == 1
+                and status["containerStatuses"][0]["ready"]
+            ),
+        ),
         ("OnFailure", 0, lambda status: status["phase"] == "Succeeded"),
         ("Never", 3, lambda status: status["phase"] == "Failed"),
     ],
 )
-def test_a_container_that_exits_is_restarted_as_its_policy_says(lab: Lab, policy: str, code: int, check: Callable[[Any], bool]) -> None:
+def test_a_container_that_exits_is_restarted_as_its_policy_says(
+    lab: Lab, policy: str, code: int, check: Callable[[Any], bool]
+) -> None:
     """netexec's /exit, with a status; the pod keeps its address."""
     lab.up(EXITS % policy)
     pod = lab.pod("a")
@@ -225,16 +264,37 @@ spec:
 def test_containers_start_in_order_and_are_asked_in_every_way(lab: Lab) -> None:
     """Init containers one by one, a sidecar before the next; probes by gRPC; what fails says how."""
     said = lab.up(STARTING, status=1)
-    assert "default/broken: Error: container dials: exit status 1: REFUSED: dial tcp 127.0.0.1:1" in said.err
-    assert "default/slow: CrashLoopBackOff: container main: Startup probe failed: dial tcp" in said.err
-    assert "default/other: Unhealthy: container main: Readiness probe failed: rpc error: code = Unavailable" in said.err
+    assert (
+        "default/broken: Error: container dials: exit status 1: REFUSED: dial tcp 127.0.0.1:1"
+        in said.err
+    )
+    assert (
+        "default/slow: CrashLoopBackOff: container main: Startup probe failed: dial tcp" in said.err
+    )
+    assert (
+        "default/other: Unhealthy: container main: Readiness probe failed: rpc error: code = Unavailable"
+        in said.err
+    )
     pods = {pod["metadata"]["name"]: pod for pod in lab.get("pods")["items"]}
-    begun = [lab.run("logs", "ordered", "-c", name).out.split(" ")[0] for name in ("first", "proxy", "dials", "main")]
+    begun = [
+        lab.run("logs", "ordered", "-c", name).out.split(" ")[0]
+        for name in ("first", "proxy", "dials", "main")
+    ]
     assert begun[:2] == sorted(begun[:2])
-    assert [status["ready"] for status in pods["ordered"]["status"]["initContainerStatuses"]] == [True, True, True]
+    assert [status["ready"] for status in pods["ordered"]["status"]["initContainerStatuses"]] == [
+        True,
+        True,
+        True,
+    ]
     assert pods["broken"]["status"]["phase"] == "Failed"
-    rows = {line.split()[0]: line.split()[1:3] for line in lab.run("get", "pods").out.splitlines()[1:]}
-    assert (rows["ordered"], rows["health"], rows["broken"][1]) == (["2/2", "Running"], ["1/1", "Running"], "Init:Error")
+    rows = {
+        line.split()[0]: line.split()[1:3] for line in lab.run("get", "pods").out.splitlines()[1:]
+    }
+    assert (rows["ordered"], rows["health"], rows["broken"][1]) == (
+        ["2/2", "Running"],
+        ["1/1", "Running"],
+        "Init:Error",
+    )
     described = lab.run("describe", "pod", "health").out
     assert "grpc <pod>:5000 any" in described
     assert "of a built-in program: is it serving?" in described

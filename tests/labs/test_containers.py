@@ -104,7 +104,18 @@ def running() -> Iterator[Lab]:
 
 def get(lab: Lab, name: str, port: int, path: str = "/", status: int = 200) -> str:
     """What a pod answers to another one."""
-    found = lab.run("ping", "client", name, "--tcp", str(port), "--http", path, "-o", "json", status=int(status >= 400)).json
+    found = lab.run(
+        "ping",
+        "client",
+        name,
+        "--tcp",
+        str(port),
+        "--http",
+        path,
+        "-o",
+        "json",
+        status=int(status >= 400),
+    ).json
     first, _, rest = found["body"].partition("\n")
     code, _, body = str(rest).partition(": ")
     assert (found["found"], code) == ("answer", str(status)), found
@@ -126,7 +137,9 @@ def get(lab: Lab, name: str, port: int, path: str = "/", status: int = 200) -> s
         ("stated", 6000, "/hostname", "stated"),
     ],
 )
-def test_programs_answer_as_the_images_do(running: Lab, name: str, port: int, path: str, answer: str) -> None:
+def test_programs_answer_as_the_images_do(
+    running: Lab, name: str, port: int, path: str, answer: str
+) -> None:
     """agnhost's, http-echo; an unknown image where it says, or where Services lead if it says nothing."""
     assert get(running, name, port, path) == answer
 
@@ -134,7 +147,9 @@ def test_programs_answer_as_the_images_do(running: Lab, name: str, port: int, pa
 def test_nothing_listens_that_nobody_asked_for(running: Lab) -> None:
     """A declared port keeps Services' target ports away, and the annotation the declared ones; `describe` names what is assumed."""
     for name, port in (("other", 4000), ("stated", 3000), ("stated", 4000)):
-        (answer,) = running.ask(running.pod("client"), ("TCP", running.pod(name)["addresses"][0], port))
+        (answer,) = running.ask(
+            running.pod("client"), ("TCP", running.pod(name)["addresses"][0], port)
+        )
         assert answer.error == "refused", (name, port)
     assumed = "5000  (5000/tcp assumed: the target of Services, and the container declares no port)"
     assert assumed in running.run("describe", "pod", "undeclared").out
@@ -155,7 +170,9 @@ def test_dial_leaves_from_the_pod(running: Lab) -> None:
         path = f"/dial?host={host}&port={port}&protocol={protocol}&request={request}"
         (answer,) = json.loads(get(running, "client", 8080, path))["responses"]
         assert answer.rpartition(":")[0] == here
-    said = get(running, "client", 8080, "/dial?host=nowhere.example&port=80&request=hostname", status=400)
+    said = get(
+        running, "client", 8080, "/dial?host=nowhere.example&port=80&request=hostname", status=400
+    )
     assert "nowhere.example" in said
 
 
@@ -190,11 +207,19 @@ def test_a_stand_in_speaks_http_and_grpcs_health_protocol_on_one_port(lab: Lab) 
     protocol = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     protocol.initiate_connection()
     for stream, path in ((1, "/grpc.health.v1.Health/Check"), (3, "/shop.Cart/Add")):
-        head = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x"), ("content-type", "application/grpc")]
+        head = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", path),
+            (":authority", "x"),
+            ("content-type", "application/grpc"),
+        ]
         protocol.send_headers(stream, head)
         protocol.send_data(stream, bytes(5), end_stream=True)
     asked = protocol.data_to_send().hex()
-    said = bytes.fromhex(lab.inside(pod, "python3", "-S", "-c", _TALKER, pod["addresses"][0], asked).strip())
+    said = bytes.fromhex(
+        lab.inside(pod, "python3", "-S", "-c", _TALKER, pod["addresses"][0], asked).strip()
+    )
     found: dict[int, dict[str, str]] = {1: {}, 3: {}}
     for event in protocol.receive_data(said):
         if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
@@ -202,7 +227,10 @@ def test_a_stand_in_speaks_http_and_grpcs_health_protocol_on_one_port(lab: Lab) 
         elif isinstance(event, h2.events.DataReceived):
             found[event.stream_id]["data"] = event.data.hex()
     assert (found[1]["grpc-status"], found[1]["data"]) == ("0", "00000000020801")
-    assert (found[3]["grpc-status"], found[3]["grpc-message"]) == ("12", "unknown method /shop.Cart/Add")
+    assert (found[3]["grpc-status"], found[3]["grpc-message"]) == (
+        "12",
+        "unknown method /shop.Cart/Add",
+    )
 
 
 POD_ON_5000 = """\
@@ -260,13 +288,18 @@ def test_names_are_looked_up_by_the_pods_dns(running: Lab) -> None:
     address = running.service("other")["cluster_ips"][0]
     for name in ("other", "other.default", "other.default.svc.cluster.local"):
         assert inside(running, "client", "getent", "hosts", name).split()[0] == address
-    assert inside(running, "client", "getent", "hosts", "kube-dns.kube-system").split()[0] == "10.96.0.10"
+    assert (
+        inside(running, "client", "getent", "hosts", "kube-dns.kube-system").split()[0]
+        == "10.96.0.10"
+    )
 
 
 def test_an_exit_status_is_handed_on(running: Lab) -> None:
     """The program's own; 127 where there is none; what it writes and reads is ours."""
     assert running.run("exec", "client", "--", "sh", "-c", "exit 7", status=7).out == ""
-    assert "no such program" in running.run("exec", "client", "--", "no-such-program", status=127).err
+    assert (
+        "no such program" in running.run("exec", "client", "--", "no-such-program", status=127).err
+    )
     assert running.run("exec", "client", "--", "cat", given="from outside").out == "from outside"
 
 
@@ -277,6 +310,11 @@ def test_a_shell_is_a_shell_inside(running: Lab) -> None:
 
 def test_links_in_run_netns_lead_inside(running: Lab) -> None:
     """So that `ip netns exec` works, for pods, nodes and hosts."""
-    for name, place in (("pod_default_who", running.pod("who")), ("node_worker", running.place("nodes", "worker"))):
-        by_name = running.inside({"netns": f"/run/netns/{running.name}_{name}"}, "ip", "-o", "-4", "addr")
+    for name, place in (
+        ("pod_default_who", running.pod("who")),
+        ("node_worker", running.place("nodes", "worker")),
+    ):
+        by_name = running.inside(
+            {"netns": f"/run/netns/{running.name}_{name}"}, "ip", "-o", "-4", "addr"
+        )
         assert place["addresses"][0] in by_name

@@ -19,10 +19,15 @@ def _environment(user: User) -> Path:
     folder = user.home / "venv"
     (folder / "bin").mkdir(parents=True)
     settings = "".join(f"export {name}={value}\n" for name, value in variables.items())
-    for name, command in (("kubenetlab", f'exec {python} -m kubenetlab "$@"'), ("python", "exit 0")):
+    for name, command in (
+        ("kubenetlab", f'exec {python} -m kubenetlab "$@"'),
+        ("python", "exit 0"),
+    ):
         (folder / "bin" / name).write_text(f"#!/bin/sh\n{settings}{command}\n")
         (folder / "bin" / name).chmod(0o755)
-    versions = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + (ROOT / "constraints.txt").read_bytes()).hexdigest()
+    versions = hashlib.sha256(
+        (ROOT / "pyproject.toml").read_bytes() + (ROOT / "constraints.txt").read_bytes()
+    ).hexdigest()
     (folder / "installed").write_text(f". {versions}  -\n")
     return folder
 
@@ -30,7 +35,9 @@ def _environment(user: User) -> Path:
 def test_the_demo_needs_neither_root_nor_sudo() -> None:
     """An ordinary user sees it to its end, and no lab is left."""
     if not users.interpreter(NOBODY)[0]:
-        pytest.skip("no Python that an ordinary user can run has the package's dependencies; apt-get install python3")
+        pytest.skip(
+            "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"
+        )
     with users.user(NOBODY) as user:
         done = user.shell(f"KUBENETLAB_VENV={_environment(user)} scripts/demo", ROOT)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -24,7 +24,9 @@ CLEAN = "the kernel is as it should be"
 def lab_of(mode: str) -> Iterator[Lab]:
     """A lab of one mode of kube-proxy. Edits of the kernel's state stay until the next `up`."""
     if mode not in PROXIES:
-        pytest.skip(f"the mode {mode} is not available here; `kubenetlab doctor` says what is missing")
+        pytest.skip(
+            f"the mode {mode} is not available here; `kubenetlab doctor` says what is missing"
+        )
     for lab in new_lab():
         lab.up(MANIFEST, "--proxy", mode, "--drift", "keep")
         yield lab
@@ -62,7 +64,9 @@ def differences(lab: Lab) -> list[Any]:
     shown = lab.run("diff", status=1).out.splitlines()
     assert shown[0] == "node/worker"
     assert [line.strip() for line in shown[1:-2]] == changes["operations"]
-    assert {meaning[0] for meaning in shown[-1].split("  ")} == {line[0] for line in changes["operations"]}
+    assert {meaning[0] for meaning in shown[-1].split("  ")} == {
+        line[0] for line in changes["operations"]
+    }
     return list(changes["differences"])
 
 
@@ -73,7 +77,9 @@ def worker(lab: Lab, *command: str, given: str | None = None) -> str:
 
 def nft_handle(lab: Lab, chain: str, text: str) -> str:
     """The number of the first rule with this text."""
-    listing = worker(lab, "nft", "--handle", "list", "chain", "ip", "kube-proxy", chain).splitlines()
+    listing = worker(
+        lab, "nft", "--handle", "list", "chain", "ip", "kube-proxy", chain
+    ).splitlines()
     return next(line for line in listing if text in line).rpartition("# handle ")[2]
 
 
@@ -82,7 +88,11 @@ def test_a_changed_verdict_is_shown_before_and_after(by_nftables: Lab) -> None:
     lab, chain = by_nftables, "cluster-ips-check"
     rule = 'ip daddr 10.96.0.0/16 {} comment "Drop traffic to unallocated ClusterIPs"'
     with restored(lab):
-        worker(lab, "nft", f"replace rule ip kube-proxy {chain} handle {nft_handle(lab, chain, 'drop')} {rule.format('accept')}")
+        worker(
+            lab,
+            "nft",
+            f"replace rule ip kube-proxy {chain} handle {nft_handle(lab, chain, 'drop')} {rule.format('accept')}",
+        )
         assert differences(lab) == [
             {
                 "line": f"~ nft rule ip kube-proxy {chain}: {rule.format('drop')}    (was: {rule.format('accept')})",
@@ -100,11 +110,18 @@ def test_a_rule_out_of_order_is_one_difference(by_nftables: Lab) -> None:
     lab, chain, rule = by_nftables, "masquerading", "meta mark & 0x00004000 == 0x00000000 return"
     with restored(lab):
         handle = nft_handle(lab, chain, "return")
-        worker(lab, "nft", f"delete rule ip kube-proxy {chain} handle {handle}; add rule ip kube-proxy {chain} {rule}")
+        worker(
+            lab,
+            "nft",
+            f"delete rule ip kube-proxy {chain} handle {handle}; add rule ip kube-proxy {chain} {rule}",
+        )
         (found,) = differences(lab)
         assert (found["action"], found["desired"], found["observed"]) == ("move", rule, rule)
         assert (found["desired_rule"], found["observed_rule"]) == (1, 3)
-        assert found["line"] == f"~ nft rule ip kube-proxy {chain}: {rule}    (moved: rule 1, was: rule 3)"
+        assert (
+            found["line"]
+            == f"~ nft rule ip kube-proxy {chain}: {rule}    (moved: rule 1, was: rule 3)"
+        )
 
 
 def test_additional_rules_elements_and_chains_are_shown(by_nftables: Lab) -> None:
@@ -125,14 +142,19 @@ def test_additional_rules_elements_and_chains_are_shown(by_nftables: Lab) -> Non
             "- nft rule ip kube-proxy services: counter drop",
         ]
         shown = lab.run("diff", "-o", "wide", status=1).out.splitlines()
-        assert shown[shown.index("  - nft chain ip kube-proxy mine: 1 rule") + 1].strip() == "ip saddr 192.0.2.1 accept"
+        assert (
+            shown[shown.index("  - nft chain ip kube-proxy mine: 1 rule") + 1].strip()
+            == "ip saddr 192.0.2.1 accept"
+        )
 
 
 def test_a_link_that_is_no_port_any_more_is_said_to_be_of_no_bridge(by_nftables: Lab) -> None:
     """The observed state of a link whose bridge is gone, or that was taken off it."""
     with restored(by_nftables):
         worker(by_nftables, "ip", "link", "set", "veth0", "nomaster")
-        (port,) = (found["line"] for found in differences(by_nftables) if " port veth0 " in found["line"])
+        (port,) = (
+            found["line"] for found in differences(by_nftables) if " port veth0 " in found["line"]
+        )
         assert port.startswith("~ port veth0 of cbr0 ")
         assert "(was: port veth0 of no bridge " in port
 
@@ -151,14 +173,29 @@ def test_what_packets_leave_is_no_difference(by_nftables: Lab) -> None:
 
 def test_the_log_names_what_is_repaired(by_nftables: Lab) -> None:
     """A rule by its text, as `diff` would have shown it while it was there."""
-    lab, log, rule = by_nftables, by_nftables.directory / "log", "ip daddr 192.0.2.77 counter accept"
+    lab, log, rule = (
+        by_nftables,
+        by_nftables.directory / "log",
+        "ip daddr 192.0.2.77 counter accept",
+    )
     lab.run("up", "--drift", "repair")
 
     def is_logged() -> bool:
         """On a busy machine the repair does not wait for the log."""
         worker(lab, "nft", f"insert rule ip kube-proxy services {rule}")
-        wait_for(lambda: rule not in worker(lab, "nft", "--stateless", "list", "chain", "ip", "kube-proxy", "services"), "the repair")
-        return f"node/worker: somebody changed the rules: - nft rule ip kube-proxy services: {rule}\n" in log.read_text()
+        wait_for(
+            lambda: (
+                rule
+                not in worker(
+                    lab, "nft", "--stateless", "list", "chain", "ip", "kube-proxy", "services"
+                )
+            ),
+            "the repair",
+        )
+        return (
+            f"node/worker: somebody changed the rules: - nft rule ip kube-proxy services: {rule}\n"
+            in log.read_text()
+        )
 
     wait_for(is_logged, "the log to name it")
     lab.run("up", "--drift", "keep")
@@ -168,14 +205,25 @@ def test_a_replaced_iptables_rule_is_one_line(by_iptables: Lab) -> None:
     """With the comment of the desired rule, and with those of the rules around it."""
     lab = by_iptables
     rules = worker(lab, "iptables", "-t", "nat", "-S", "KUBE-SERVICES").splitlines()[1:]
-    number, rule = next((number, rule) for number, rule in enumerate(rules, 1) if "default/web cluster IP" in rule)
+    number, rule = next(
+        (number, rule) for number, rule in enumerate(rules, 1) if "default/web cluster IP" in rule
+    )
     rule = rule.removeprefix("-A KUBE-SERVICES ")
     edited = f"{rule.rpartition(' -j ')[0]} -j ACCEPT"
     with restored(lab):
-        worker(lab, "iptables-restore", "--noflush", given=f"*nat\n-R KUBE-SERVICES {number} {edited}\nCOMMIT\n")
+        worker(
+            lab,
+            "iptables-restore",
+            "--noflush",
+            given=f"*nat\n-R KUBE-SERVICES {number} {edited}\nCOMMIT\n",
+        )
         (found,) = differences(lab)
         assert found["line"] == f"~ iptables rule nat KUBE-SERVICES: {rule}    (was: {edited})"
-        assert (found["object"], found["desired"], found["observed"]) == ("iptables chain nat KUBE-SERVICES", rule, edited)
+        assert (found["object"], found["desired"], found["observed"]) == (
+            "iptables chain nat KUBE-SERVICES",
+            rule,
+            edited,
+        )
 
 
 @pytest.mark.parametrize(
@@ -194,7 +242,9 @@ def test_a_replaced_iptables_rule_is_one_line(by_iptables: Lab) -> None:
     ],
     ids=["additional rule", "order", "jump", "additional chain"],
 )
-def test_iptables_chains_are_compared_rule_by_rule(by_iptables: Lab, restore: str, shown: str) -> None:
+def test_iptables_chains_are_compared_rule_by_rule(
+    by_iptables: Lab, restore: str, shown: str
+) -> None:
     with restored(by_iptables):
         worker(by_iptables, "iptables-restore", "--noflush", given=f"*nat\n{restore}\nCOMMIT\n")
         assert [found["line"] for found in differences(by_iptables)] == [shown]
@@ -208,7 +258,9 @@ def test_iptables_rules_of_others_are_no_difference(by_iptables: Lab) -> None:
 
 
 @pytest.mark.parametrize("mode", ["by_nftables", "by_iptables"])
-def test_outdated_chains_of_a_stale_node_are_shown(mode: str, request: pytest.FixtureRequest) -> None:
+def test_outdated_chains_of_a_stale_node_are_shown(
+    mode: str, request: pytest.FixtureRequest
+) -> None:
     """A kube-proxy that hears of no change keeps chains of an endpoint that is gone; those of other Services are no difference."""
     lab: Lab = request.getfixturevalue(mode)
     lab.run("break", "kube-proxy", "--node", "worker", "--how", "stale")
@@ -242,20 +294,32 @@ def test_a_changed_map_value_is_shown_before_and_after(by_ebpf: Lab) -> None:
     """An endpoint with another port; a removed entry; an additional one."""
     lab = by_ebpf
     with restored(lab), maps(lab) as loaded:
-        key, value = next((key, value) for key, value in loaded.entries("endpoints") if ENDPOINT.unpack(value)[1] == b"\x1f\x90")
+        key, value = next(
+            (key, value)
+            for key, value in loaded.entries("endpoints")
+            if ENDPOINT.unpack(value)[1] == b"\x1f\x90"
+        )
         loaded.set("endpoints", key, value[:16] + b"\x1f\x91" + value[18:])
         (found,) = differences(lab)
         assert found["action"] == "change"
         assert found["object"] == "bpf map endpoints"
         assert found["desired"].endswith(" 8080")
         assert found["observed"] == found["desired"][:-1] + "1"
-        assert found["line"] == f"~ bpf map endpoints: {found['desired']}    (was: {found['observed']})"
+        assert (
+            found["line"]
+            == f"~ bpf map endpoints: {found['desired']}    (was: {found['observed']})"
+        )
     with restored(lab), maps(lab) as loaded:
         key, value = next(iter(loaded.entries("fronts")))
         loaded.delete("fronts", key)
         loaded.set("doors", bytes(10) + b"\xff\xff" + bytes((192, 0, 2, 9)), b"\1")
-        removed, added = sorted(differences(lab), key=lambda found: str(found["action"]), reverse=True)
-        assert (removed["line"], removed["object"]) == ("- bpf map doors: node ports at 192.0.2.9", "bpf map doors")
+        removed, added = sorted(
+            differences(lab), key=lambda found: str(found["action"]), reverse=True
+        )
+        assert (removed["line"], removed["object"]) == (
+            "- bpf map doors: node ports at 192.0.2.9",
+            "bpf map doors",
+        )
         assert (added["action"], added["object"]) == ("add", "bpf map fronts")
 
 
@@ -263,11 +327,18 @@ def test_what_cannot_be_compared_is_no_success(by_iptables: Lab) -> None:
     """A rule that only nft can read hides its table from iptables: `diff` says so instead of calling every chain missing."""
     lab = by_iptables
     with restored(lab):
-        worker(lab, "nft", "add rule ip nat PREROUTING numgen random mod 2 vmap { 0 : accept, 1 : accept } comment mine")
+        worker(
+            lab,
+            "nft",
+            "add rule ip nat PREROUTING numgen random mod 2 vmap { 0 : accept, 1 : accept } comment mine",
+        )
         (found,) = differences(lab)
         assert (found["action"], found["object"]) == ("unknown", "iptables rules")
         assert "Table `nat' is incompatible" in found["line"]
-        (handle,) = re.findall(r"mine.* # handle (\d+)", worker(lab, "nft", "--handle", "list", "chain", "ip", "nat", "PREROUTING"))
+        (handle,) = re.findall(
+            r"mine.* # handle (\d+)",
+            worker(lab, "nft", "--handle", "list", "chain", "ip", "nat", "PREROUTING"),
+        )
         worker(lab, "nft", f"delete rule ip nat PREROUTING handle {handle}")
 
 
@@ -284,7 +355,10 @@ def test_outdated_entries_of_a_stale_node_are_shown(by_ebpf: Lab) -> None:
         (front,) = [one for one in found if one["object"] == "bpf map fronts"]
         assert "Cluster: 1 endpoints in default/web" in front["desired"]
         assert "Cluster: 2 endpoints in default/web" in front["observed"]
-        assert any(one["action"] == "remove" and one["observed"].endswith(f": {address} 8080") for one in found)
+        assert any(
+            one["action"] == "remove" and one["observed"].endswith(f": {address} 8080")
+            for one in found
+        )
         lab.run("heal")
         lab.run("scale", "deployment", "web", "--replicas", "2")
         wait_for(lambda: sum(pod["ready"] for pod in lab.pods("web")) == 2, "two pods")

@@ -16,7 +16,9 @@ from tests.labs.test_ebpf import datagram, program
 from tests.labs.test_ways_in import EXTERNAL_IPS, NODES, Outcome, manifest, outcomes
 from tests.labs.world import Labs, World
 
-pytestmark = pytest.mark.skipif(not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)")
+pytestmark = pytest.mark.skipif(
+    not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)"
+)
 
 NODE_PORT, UPLOAD_PORT = 30080, 30300
 UPLOAD = f"""---
@@ -80,7 +82,9 @@ def of_kind() -> Iterator[Labs]:
     labs.end()
 
 
-@pytest.fixture(scope="module", params=[("onlink", 4), ("onlink", 6), ("routed", 4), ("routed", 6)], ids=str)
+@pytest.fixture(
+    scope="module", params=[("onlink", 4), ("onlink", 6), ("routed", 4), ("routed", 6)], ids=str
+)
 def world(request: pytest.FixtureRequest, of_kind: Labs) -> World:
     layout, version = request.param
     return World(of_kind.of(layout), version)
@@ -102,10 +106,16 @@ def test_the_pod_sees_who_asks_whichever_node(world: World) -> None:
 def test_other_addresses_from_outside_do_as_well(world: World) -> None:
     """A load balancer's with its fence, and external IPs; the policy Local is what it is."""
     client: Outcome = ("b", world.address("ext:client"))
-    ways = [(world.outside["fenced"], 80), (world.outside["bare"], 80), (EXTERNAL_IPS["given"][world.version], 80)]
+    ways = [
+        (world.outside["fenced"], 80),
+        (world.outside["bare"], 80),
+        (EXTERNAL_IPS["given"][world.version], 80),
+    ]
     assert outcomes(world, "ext:client", *ways) == [client] * 3
     assert outcomes(world, "ext:stranger", ways[0])[0][0] == "silence"
-    assert outcomes(world, "ext:client", (world.address("node:worker2"), 30090)) == [("c", client[1])]
+    assert outcomes(world, "ext:client", (world.address("node:worker2"), 30090)) == [
+        ("c", client[1])
+    ]
     assert outcomes(world, "a", *ways[1:]) == [("b", world.address("a"))] * 2
 
 
@@ -119,10 +129,16 @@ def test_answers_do_not_pass_the_node_that_was_asked(world: World) -> None:
         ]
         assert [next(watcher) for watcher in watchers] == ["ready"] * 3
         for protocol in ("TCP", "UDP"):
-            assert outcomes(world, "ext:client", (first, NODE_PORT, protocol)) == [("b", world.address("ext:client"))]
+            assert outcomes(world, "ext:client", (first, NODE_PORT, protocol)) == [
+                ("b", world.address("ext:client"))
+            ]
             at_first, at_own, elsewhere = seen = [Counter[str]() for _ in watchers]
 
-            def has_arrived(seen: list[Counter[str]] = seen, at_first: Counter[str] = at_first, at_own: Counter[str] = at_own) -> bool:
+            def has_arrived(
+                seen: list[Counter[str]] = seen,
+                at_first: Counter[str] = at_first,
+                at_own: Counter[str] = at_own,
+            ) -> bool:
                 for watcher, count in zip(watchers, seen, strict=True):
                     count.update(json.loads(watcher.send("now")))
                 return at_own["answers"] > 0 and at_own["handed on"] == at_first["handed on"] > 0
@@ -140,8 +156,20 @@ def test_large_uploads_arrive_whole(world: World, segments: int) -> None:
         with program(world, "b", RECEIVER, world.address("b"), 7700) as receiver:
             assert next(receiver) == "ready"
             for node in NODES:
-                words = (sys.executable, "-S", "-E", "-c", SENDER, world.address(node), str(UPLOAD_PORT), str(3_000_000))
-                assert json.loads(lab.inside(place, *words)) == [world.address("ext:client"), True], node
+                words = (
+                    sys.executable,
+                    "-S",
+                    "-E",
+                    "-c",
+                    SENDER,
+                    world.address(node),
+                    str(UPLOAD_PORT),
+                    str(3_000_000),
+                )
+                assert json.loads(lab.inside(place, *words)) == [
+                    world.address("ext:client"),
+                    True,
+                ], node
     finally:
         lab.inside(place, "ip", "link", "set", "eth0", "gso_max_segs", "65535")
 
@@ -150,4 +178,6 @@ def test_large_datagrams_arrive_as_soon_as_the_client_knows_how_much_fits(world:
     """The first may be lost: its sender hears why."""
     way = (world.address("node:control-plane"), NODE_PORT)
     wait_for(lambda: datagram(world, "ext:client", way, 4000) == "whole", "a datagram from outside")
-    wait_for(lambda: datagram(world, "c", way, 4000) == "whole", "a datagram from another node's pod")
+    wait_for(
+        lambda: datagram(world, "c", way, 4000) == "whole", "a datagram from another node's pod"
+    )

@@ -89,8 +89,17 @@ def look_up(lab: Lab, pod: str, *names: str) -> Any:
 
 def test_services_by_every_length_of_their_name(running: Lab) -> None:
     """By the search path in one's own namespace, with the namespace in others, with a final dot nowhere else."""
-    here, there = running.service("web")["cluster_ips"], running.service("web", "shop")["cluster_ips"]
-    names = ["web", "web.default", "web.default.svc", "web.default.svc.cluster.local", "web.default.svc.cluster.local."]
+    here, there = (
+        running.service("web")["cluster_ips"],
+        running.service("web", "shop")["cluster_ips"],
+    )
+    names = [
+        "web",
+        "web.default",
+        "web.default.svc",
+        "web.default.svc.cluster.local",
+        "web.default.svc.cluster.local.",
+    ]
     assert look_up(running, "client", *names) == [here] * len(names)
     assert look_up(running, "client", "web.shop", "web.shop.svc.cluster.local") == [there] * 2
     assert look_up(running, "client", "web.", "nothing", "web.nowhere") == ["none"] * 3
@@ -98,16 +107,26 @@ def test_services_by_every_length_of_their_name(running: Lab) -> None:
 
 def test_headless_services_give_their_pods(running: Lab) -> None:
     """All ready ones; a pod with a hostname and subdomain has a name of its own."""
-    assert look_up(running, "client", "web-pods") == [sorted(pod["addresses"][0] for pod in running.pods("web"))]
+    assert look_up(running, "client", "web-pods") == [
+        sorted(pod["addresses"][0] for pod in running.pods("web"))
+    ]
     named = running.pod("named")["addresses"]
-    assert look_up(running, "client", "group", "first.group", "first.group.default.svc.cluster.local") == [named] * 3
+    assert (
+        look_up(running, "client", "group", "first.group", "first.group.default.svc.cluster.local")
+        == [named] * 3
+    )
 
 
 def test_pods_have_names_of_their_addresses(running: Lab) -> None:
     """10-244-1-2.default.pod.cluster.local, in namespaces that exist."""
     (address,) = running.pod("client")["addresses"]
     dashed = address.replace(".", "-")
-    assert look_up(running, "named", f"{dashed}.default.pod.cluster.local", f"{dashed}.nowhere.pod.cluster.local") == [[address], "none"]
+    assert look_up(
+        running,
+        "named",
+        f"{dashed}.default.pod.cluster.local",
+        f"{dashed}.nowhere.pod.cluster.local",
+    ) == [[address], "none"]
 
 
 def test_names_of_the_outside(running: Lab) -> None:
@@ -120,7 +139,10 @@ def test_questions_cross_the_service_of_the_dns_pods(running: Lab) -> None:
     """The DNS pods saw the asking pod's own address; both answer in turn."""
     (address,) = running.pod("client")["addresses"]
     look_up(running, "client", *[f"missing-{number}" for number in range(20)])
-    logs = [running.run("logs", f"kube-system/{pod['name']}").out for pod in running.pods("coredns", "kube-system")]
+    logs = [
+        running.run("logs", f"kube-system/{pod['name']}").out
+        for pod in running.pods("coredns", "kube-system")
+    ]
     assert all(f"[INFO] {address}:" in log for log in logs)
 
 
@@ -134,7 +156,11 @@ def test_dns_answers_over_tcp_too(running: Lab) -> None:
         "s.sendall(len(q).to_bytes(2, 'big') + q); f = s.makefile('rb'); print(f.read(int.from_bytes(f.read(2), 'big')).hex())"
     )
     answer = dnslib.DNSRecord.parse(
-        bytes.fromhex(running.inside(running.pod("client"), "python3", "-S", "-c", code, question.hex()).strip())
+        bytes.fromhex(
+            running.inside(
+                running.pod("client"), "python3", "-S", "-c", code, question.hex()
+            ).strip()
+        )
     )
     assert [str(record.rdata) for record in answer.rr] == running.service("web")["cluster_ips"]
 
@@ -154,7 +180,11 @@ def reply_to(lab: Lab, name: str, type_: str) -> Any:
     import dnslib
 
     question = bytes(dnslib.DNSRecord.question(name, type_).pack())
-    return dnslib.DNSRecord.parse(bytes.fromhex(lab.inside(lab.pod("client"), "python3", "-S", "-c", BY_UDP, question.hex()).strip()))
+    return dnslib.DNSRecord.parse(
+        bytes.fromhex(
+            lab.inside(lab.pod("client"), "python3", "-S", "-c", BY_UDP, question.hex()).strip()
+        )
+    )
 
 
 def test_the_apex_of_the_zone(running: Lab) -> None:
@@ -162,34 +192,56 @@ def test_the_apex_of_the_zone(running: Lab) -> None:
     (soa,) = reply_to(running, "cluster.local", "SOA").rr
     *names, serial, _, _, _, minimum = str(soa.rdata).split()
     assert (names, minimum) == (["ns.dns.cluster.local.", "hostmaster.cluster.local."], "30")
-    born = datetime.fromisoformat(running.get("pod", "client")["metadata"]["creationTimestamp"]).timestamp()
+    born = datetime.fromisoformat(
+        running.get("pod", "client")["metadata"]["creationTimestamp"]
+    ).timestamp()
     assert born - 1 <= int(serial) <= time.time()  # the time of the last change
     reply = reply_to(running, "cluster.local", "NS")
     assert [str(record.rdata) for record in reply.rr] == [KUBE_DNS]
-    assert [(str(record.rname), str(record.rdata)) for record in reply.ar] == [(KUBE_DNS, "10.96.0.10")]
+    assert [(str(record.rname), str(record.rdata)) for record in reply.ar] == [
+        (KUBE_DNS, "10.96.0.10")
+    ]
     assert look_up(running, "client", "ns.dns.cluster.local") == [["10.96.0.10"]]
 
 
 def test_srv_of_a_service_without_port_labels(running: Lab) -> None:
     """A record for each port, of a headless Service for each pod, too; the ports of group have no name."""
     reply = reply_to(running, KUBE_DNS, "SRV")
-    assert sorted(str(record.rdata) for record in reply.rr) == [f"0 33 53 {KUBE_DNS}", f"0 33 9153 {KUBE_DNS}"]
-    assert [(str(record.rname), str(record.rdata)) for record in reply.ar] == [(KUBE_DNS, "10.96.0.10")]
+    assert sorted(str(record.rdata) for record in reply.rr) == [
+        f"0 33 53 {KUBE_DNS}",
+        f"0 33 9153 {KUBE_DNS}",
+    ]
+    assert [(str(record.rname), str(record.rdata)) for record in reply.ar] == [
+        (KUBE_DNS, "10.96.0.10")
+    ]
     (first,) = reply_to(running, "group.default.svc.cluster.local", "SRV").rr
     assert str(first.rdata) == "0 100 8080 first.group.default.svc.cluster.local."
     pods = reply_to(running, "web-pods.default.svc.cluster.local", "SRV")
-    hosts = sorted(f"{pod['addresses'][0].replace('.', '-')}.web-pods.default.svc.cluster.local." for pod in running.pods("web"))
-    assert sorted(str(record.rdata) for record in pods.rr) == [f"0 33 8080 {host}" for host in hosts]
+    hosts = sorted(
+        f"{pod['addresses'][0].replace('.', '-')}.web-pods.default.svc.cluster.local."
+        for pod in running.pods("web")
+    )
+    assert sorted(str(record.rdata) for record in pods.rr) == [
+        f"0 33 8080 {host}" for host in hosts
+    ]
 
 
 def test_names_follow_the_objects(running: Lab) -> None:
     """A new Service is known, a deleted one forgotten; a headless one follows its pods."""
-    running.apply("{apiVersion: v1, kind: Service, metadata: {name: fresh}, spec: {selector: {app: web}, ports: [{port: 80}]}}")
-    wait_for(lambda: look_up(running, "client", "fresh") == [running.service("fresh")["cluster_ips"]], "the new name")
+    running.apply(
+        "{apiVersion: v1, kind: Service, metadata: {name: fresh}, spec: {selector: {app: web}, ports: [{port: 80}]}}"
+    )
+    wait_for(
+        lambda: look_up(running, "client", "fresh") == [running.service("fresh")["cluster_ips"]],
+        "the new name",
+    )
     running.run("delete", "service", "fresh")
     wait_for(lambda: look_up(running, "client", "fresh") == ["none"], "the name to be forgotten")
     running.run("scale", "deployment", "web", "--replicas", "1")
-    wait_for(lambda: [len(found) for found in look_up(running, "client", "web-pods")] == [1], "the headless Service to follow")
+    wait_for(
+        lambda: [len(found) for found in look_up(running, "client", "web-pods")] == [1],
+        "the headless Service to follow",
+    )
 
 
 MANY = """
@@ -213,7 +265,9 @@ def test_dns_answers_however_much_it_has_logged(running: Lab) -> None:
     name = ".".join(["x" * 60] * 3 + ["default.svc.cluster.local"])
     question, count = bytes(dnslib.DNSRecord.question(name).pack()), 8000
     server = running.pods("coredns", "kube-system")[0]["addresses"][0]
-    inside = running.inside(running.pod("client"), "python3", "-S", "-c", MANY, server, question.hex(), str(count))
+    inside = running.inside(
+        running.pod("client"), "python3", "-S", "-c", MANY, server, question.hex(), str(count)
+    )
     assert count * len(name) > 1024 * 1024
     assert inside.strip() == "answered"
 
@@ -225,12 +279,19 @@ def test_a_killed_dns_server_comes_back(running: Lab) -> None:
     import os
     import signal
 
-    victim = next(pid for pid in running.pids(title) if pod["netns"] and os.readlink(f"/proc/{pid}/ns/net") == os.readlink(pod["netns"]))
+    victim = next(
+        pid
+        for pid in running.pids(title)
+        if pod["netns"] and os.readlink(f"/proc/{pid}/ns/net") == os.readlink(pod["netns"])
+    )
     os.kill(victim, signal.SIGKILL)
 
     def restarts() -> bool:
         status = running.get("pod", pod["name"], "-n", "kube-system")["status"]
-        return bool(status["containerStatuses"][0]["restartCount"] == 1 and status["containerStatuses"][0]["ready"])
+        return bool(
+            status["containerStatuses"][0]["restartCount"] == 1
+            and status["containerStatuses"][0]["ready"]
+        )
 
     wait_for(restarts, "the restart")
     assert look_up(running, "client", *["web"] * 10) == [running.service("web")["cluster_ips"]] * 10
@@ -266,18 +327,33 @@ def crowded() -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize("count", [30, 100])
-@pytest.mark.parametrize(("database", "is_of_family"), [("ahosts", ".:"), ("ahostsv4", "."), ("ahostsv6", ":")])
-def test_glibc_finds_every_pod_of_a_large_headless_service(crowded: Lab, count: int, database: str, is_of_family: str) -> None:
+@pytest.mark.parametrize(
+    ("database", "is_of_family"), [("ahosts", ".:"), ("ahostsv4", "."), ("ahostsv6", ":")]
+)
+def test_glibc_finds_every_pod_of_a_large_headless_service(
+    crowded: Lab, count: int, database: str, is_of_family: str
+) -> None:
     """The answer is too large for a datagram: getent asks once more by TCP and prints the addresses of all pods."""
-    found = {line.split()[0] for line in crowded.run("exec", "client", "--", "getent", database, f"crowd{count}").out.splitlines()}
+    found = {
+        line.split()[0]
+        for line in crowded.run(
+            "exec", "client", "--", "getent", database, f"crowd{count}"
+        ).out.splitlines()
+    }
     addresses = {address for pod in crowded.pods(f"crowd{count}") for address in pod["addresses"]}
-    assert found == {address for address in addresses if any(mark in address for mark in is_of_family)}
+    assert found == {
+        address for address in addresses if any(mark in address for mark in is_of_family)
+    }
 
 
 def test_a_truncated_answer_keeps_its_question(crowded: Lab) -> None:
     """With TC, and with as many addresses as fit; the question is what glibc compares with its own."""
     reply = reply_to(crowded, "crowd100.default.svc.cluster.local", "A")
-    assert (reply.header.tc, len(reply.questions), str(reply.q.qname)) == (1, 1, "crowd100.default.svc.cluster.local.")
+    assert (reply.header.tc, len(reply.questions), str(reply.q.qname)) == (
+        1,
+        1,
+        "crowd100.default.svc.cluster.local.",
+    )
     assert len(reply.rr) == (512 - 12 - (len("crowd100.default.svc.cluster.local.") + 1 + 4)) // 16
 
 
@@ -288,4 +364,6 @@ def test_the_commands_own_resolver_asks_by_tcp_too(crowded: Lab) -> None:
     reply = reply_to(crowded, f"{name}.svc.cluster.local", "A")
     assert (reply.header.tc, {record.rtype for record in reply.rr}) == (1, {5})  # CNAME
     assert look_up(crowded, "client", name) == [[address]]
-    assert f"({address}:80)" in crowded.run("ping", "client", name, "--tcp", "80", status=1).out  # where it has no pods
+    assert (
+        f"({address}:80)" in crowded.run("ping", "client", name, "--tcp", "80", status=1).out
+    )  # where it has no pods

@@ -23,10 +23,21 @@ from tests.labs.users import NOBODY
 from tests.patience import patiently
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("manifests/**/*.md")))
-WITH_COMMANDS = [page for page in PAGES if re.search(r"^(\$ )?kubenetlab ", (ROOT / page).read_text(), re.MULTILINE)]
+PAGES = sorted(
+    path.relative_to(ROOT)
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("manifests/**/*.md"))
+)
+WITH_COMMANDS = [
+    page
+    for page in PAGES
+    if re.search(r"^(\$ )?kubenetlab ", (ROOT / page).read_text(), re.MULTILINE)
+]
 _BLOCK = re.compile(r"^```(console|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_CHANGING = ((r"\d+(\.\d+)? (ms|s)\b", "TIME"), (r"\b\d+s\b", "AGE"), (r"(\d+\.\d+\.\d+\.\d+):\d{5}\b", r"\1:PORT"))
+_CHANGING = (
+    (r"\d+(\.\d+)? (ms|s)\b", "TIME"),
+    (r"\b\d+s\b", "AGE"),
+    (r"(\d+\.\d+\.\d+\.\d+):\d{5}\b", r"\1:PORT"),
+)
 
 
 def steps(page: Path) -> Iterator[tuple[str, list[int], list[str] | None]]:
@@ -66,17 +77,28 @@ def test_pages_show_what_is_seen(page: Path) -> None:
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
         line = [*there, "sh", "-c", command]
-        return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=patiently(90))
+        return subprocess.run(
+            line,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=patiently(90),
+        )
 
     with elsewhere(str(ROOT)) as there:
         _follow(page, run)
 
 
-@pytest.mark.parametrize("page", [page for page in WITH_COMMANDS if page.parts[0] == "manifests"], ids=str)
+@pytest.mark.parametrize(
+    "page", [page for page in WITH_COMMANDS if page.parts[0] == "manifests"], ids=str
+)
 def test_labs_pages_hold_without_root(page: Path) -> None:
     """An ordinary user sees the same on the pages of the labs, whose run directory is empty at first."""
     if not users.interpreter(NOBODY)[0]:
-        pytest.skip("no Python that an ordinary user can run has the package's dependencies; apt-get install python3")
+        pytest.skip(
+            "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"
+        )
     with users.user(NOBODY) as user:
         try:
             _follow(page, lambda command: user.shell(command, ROOT))
@@ -91,7 +113,9 @@ def _follow(page: Path, run: Callable[[str], subprocess.CompletedProcess[str]]) 
         assert done.returncode in statuses, f"{command} ended with {done.returncode}\n{output}"
         if printed is not None:
             seen = "".join(f"{line.rstrip()}\n" for line in _plain(output).splitlines())
-            assert re.fullmatch(pattern(printed), seen), f"$ {command}\n{output}\n--- but {page} shows\n" + "\n".join(printed)
+            assert re.fullmatch(pattern(printed), seen), (
+                f"$ {command}\n{output}\n--- but {page} shows\n" + "\n".join(printed)
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

@@ -16,7 +16,9 @@ from tests.labs.test_ways_in import manifest
 from tests.labs.world import Labs, World
 from tests.patience import patiently
 
-pytestmark = pytest.mark.skipif(not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)")
+pytestmark = pytest.mark.skipif(
+    not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)"
+)
 
 SOURCES = ("a", "b", "c", "node:worker", "node:worker2", "ext:client")
 MORE = """---
@@ -64,7 +66,14 @@ def of_kind() -> Iterator[Labs]:
 
 
 @pytest.fixture(
-    scope="module", params=[("onlink", "dual", 4), ("onlink", "dual", 6), ("routed", "dual", 4), ("routed", "dual", 6)], ids=str
+    scope="module",
+    params=[
+        ("onlink", "dual", 4),
+        ("onlink", "dual", 6),
+        ("routed", "dual", 4),
+        ("routed", "dual", 6),
+    ],
+    ids=str,
 )
 def world(request: pytest.FixtureRequest, of_kind: Labs) -> World:
     layout, family, version = request.param
@@ -73,7 +82,17 @@ def world(request: pytest.FixtureRequest, of_kind: Labs) -> World:
 
 def datagram(world: World, source: str, way: tuple[str, int], size: int) -> str:
     """What becomes of a datagram of this size that asks for its own text."""
-    words = (sys.executable, "-S", "-E", "-c", DATAGRAM, way[0], str(way[1]), str(size), str(patiently(2)))
+    words = (
+        sys.executable,
+        "-S",
+        "-E",
+        "-c",
+        DATAGRAM,
+        way[0],
+        str(way[1]),
+        str(size),
+        str(patiently(2)),
+    )
     found: str = json.loads(world.lab.inside(world.places[source], *words))
     return found
 
@@ -109,7 +128,9 @@ def test_a_new_node_agent_listens_again(world: World) -> None:
     lab, node, link = world.lab, world.places["node:worker"], world.places["a"]["host_ifname"]
 
     def programs() -> int:
-        return lab.inside(node, "tc", "filter", "show", "dev", link, "ingress").count("coming direct-action")
+        return lab.inside(node, "tc", "filter", "show", "dev", link, "ingress").count(
+            "coming direct-action"
+        )
 
     for _ in range(2):
         lab.inside(node, "tc", "filter", "del", "dev", link, "ingress")
@@ -146,9 +167,15 @@ def test_an_entry_that_somebody_takes_away_is_left_so_where_that_is_asked_for(wo
 
 
 @contextmanager
-def without_fronts(world: World) -> Iterator[tuple[dict[bytes, bytes], Callable[[], dict[bytes, bytes]]]]:
+def without_fronts(
+    world: World,
+) -> Iterator[tuple[dict[bytes, bytes], Callable[[], dict[bytes, bytes]]]]:
     """What the programs of a node knew of Services' addresses, none of which is left, and how to ask what they know now."""
-    filters = json.loads(world.lab.inside(world.places["node:worker"], "tc", "-j", "filter", "show", "dev", "eth0", "ingress"))
+    filters = json.loads(
+        world.lab.inside(
+            world.places["node:worker"], "tc", "-j", "filter", "show", "dev", "eth0", "ingress"
+        )
+    )
     (program_id,) = (one["options"]["prog"]["id"] for one in filters if "options" in one)
     loaded = Libbpf().found({"coming": program_id})
     try:
@@ -192,10 +219,24 @@ spec: {{ipFamilyPolicy: PreferDualStack, selector: {{app: c}}, ports: [{{port: 8
 
 
 @contextmanager
-def program(world: World, where: str, text: str, *words: object) -> Iterator[Generator[str, str, None]]:
+def program(
+    world: World, where: str, text: str, *words: object
+) -> Iterator[Generator[str, str, None]]:
     """A Python program in the network of a place: a generator of the lines that it prints, to which lines can be sent."""
-    command = ("nsenter", f"--net={world.places[where]['netns']}", sys.executable, "-S", "-E", "-u", "-c", text, *map(str, words))
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = (
+        "nsenter",
+        f"--net={world.places[where]['netns']}",
+        sys.executable,
+        "-S",
+        "-E",
+        "-u",
+        "-c",
+        text,
+        *map(str, words),
+    )
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
 
         def talk() -> Generator[str, str, None]:
             assert process.stdin is not None

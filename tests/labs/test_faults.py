@@ -34,7 +34,9 @@ def test_an_up_that_is_refused_a_call(lab: Lab, plan: Plan, up_call: int) -> Non
     said = run_faulty(plan, "up", "--lab", lab.name)
     told = f"{plan.refused}\n{said.err}"
     if said.status == 0:
-        wait_for(lambda: not lab.faults, f"the lab to be whole after {told}")  # the call may be one of the first look itself
+        wait_for(
+            lambda: not lab.faults, f"the lab to be whole after {told}"
+        )  # the call may be one of the first look itself
         return
     assert said.status == 1, told
     assert plan.refused.rpartition(": ")[2] in said.err, told

@@ -30,10 +30,12 @@ spec:
       containers:
       - {name: main, image: IMAGE, ports: [{containerPort: 9100}]}
 """
-BUILT_IN = AGENTS.replace("ANNOTATIONS", "").replace("IMAGE", 'agnhost, args: [netexec, "--http-port=9100"]')
-REAL = AGENTS.replace("ANNOTATIONS", ', annotations: {kubenetlab.dev/real-commands: "true"}').replace(
-    "IMAGE", 'python, command: [python3, -m, http.server, "9100"]'
+BUILT_IN = AGENTS.replace("ANNOTATIONS", "").replace(
+    "IMAGE", 'agnhost, args: [netexec, "--http-port=9100"]'
 )
+REAL = AGENTS.replace(
+    "ANNOTATIONS", ', annotations: {kubenetlab.dev/real-commands: "true"}'
+).replace("IMAGE", 'python, command: [python3, -m, http.server, "9100"]')
 JOB = """\
 apiVersion: batch/v1
 kind: Job
@@ -68,7 +70,9 @@ def test_the_nodes_port_is_free_for_the_next_pod(lab: Lab, manifest: str) -> Non
     """A DaemonSet in its node's network gets new pods again and again: none of them meets its predecessor's socket."""
     lab.up(ONE_NODE + manifest)
     for turn in range(5):
-        lab.apply(manifest.replace("labels: {app: agents}", f"labels: {{app: agents, turn: t{turn}}}"))
+        lab.apply(
+            manifest.replace("labels: {app: agents}", f"labels: {{app: agents, turn: t{turn}}}")
+        )
         run("rollout", "status", "ds/agents", "--lab", lab.name)
     assert "address already in use" not in lab.run("get", "events").out.lower()
     (pod,) = lab.get("pods", "-l", "app=agents")["items"]
@@ -81,17 +85,24 @@ def test_answers_say_what_is_meant(labs: Callable[[], Lab], tmp_path: Path) -> N
     lab.up(ONE_NODE + pod("client") + deployment("web", 1) + service("web") + JOB + POLICY)
     other.up(ONE_NODE + pod("client"))
     here = f" --lab {lab.name}"
-    refused = lab.run("ping", "client", "svc:web", "--tcp", "81", "--allow-unmodelled", "NetworkPolicy")
+    refused = lab.run(
+        "ping", "client", "svc:web", "--tcp", "81", "--allow-unmodelled", "NetworkPolicy"
+    )
     assert "refused, as promised: the Service has no port 81/TCP; it has 80/TCP" in refused.out
     assert refused.err == f"next: kubenetlab ping{here}\n"
     assert lab.run("get", "pod", "client").err == f"next: kubenetlab exec client{here} -- ip addr\n"
-    assert lab.run("scale", "deploy/web", "--replicas", "1").err == f"next: kubenetlab get pods -w{here}\n"
+    assert (
+        lab.run("scale", "deploy/web", "--replicas", "1").err
+        == f"next: kubenetlab get pods -w{here}\n"
+    )
 
     table = tmp_path / "expect.yaml"
     table.write_text(
         "- {from: client, to: 'svc:web', port: 80, allowed: false}\n- {from: client, to: 'svc:web', port: 80, allowed: true}\n"
     )
-    said = lab.run("check", "-f", str(table), "--junit", str(tmp_path / "junit.xml"), status=1).out.splitlines()
+    said = lab.run(
+        "check", "-f", str(table), "--junit", str(tmp_path / "junit.xml"), status=1
+    ).out.splitlines()
     assert said[1].strip() == REMARK
     assert said[-1].endswith("1 hold, 1 do not, 1 object not enforced")
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
@@ -114,7 +125,12 @@ def test_kubectls_habits_are_understood(lab: Lab) -> None:
     ]
     assert lab.run("get", "netpol", "-l", "app=web", "-o", "name").out == ""
     (name,) = lab.run("get", "deployment.apps/web", "-o", "name").out.split()
-    assert lab.run("get", name, "networkpolicy.networking.k8s.io/deny-all").out.count("\ndeployment.apps/web ") == 1
+    assert (
+        lab.run("get", name, "networkpolicy.networking.k8s.io/deny-all").out.count(
+            "\ndeployment.apps/web "
+        )
+        == 1
+    )
     namespaces = [line.split()[0] for line in lab.run("get", "pods", "-A").out.splitlines()[1:]]
     assert namespaces == sorted(namespaces)
     assert namespaces[0] == "aaa"
@@ -148,7 +164,16 @@ def test_logs_of_former_and_coming_runs(lab: Lab) -> None:
         assert ["Started HTTP" in told[0], "Started UDP" in told[1]] == [True, True]
         lab.run("ping", "node:control-plane", "client", "--http", "/hostname?one", "--tcp", "8080")
         assert "GET /hostname?one" in following.stdout.readline()
-        lab.run("ping", "node:control-plane", "client", "--http", "/exit?code=3", "--tcp", "8080", status=None)
+        lab.run(
+            "ping",
+            "node:control-plane",
+            "client",
+            "--http",
+            "/exit?code=3",
+            "--tcp",
+            "8080",
+            status=None,
+        )
         rest = following.communicate(timeout=30)[0]
     assert following.returncode == 0
     assert "Will exit with 3" in rest
@@ -159,7 +184,9 @@ def test_following_a_log_ends_with_ctrl_c(lab: Lab) -> None:
     """As any command does, and without a word."""
     lab.up(ONE_NODE + pod("client"))
     words = [*COMMAND, "logs", "-f", "client", "--lab", lab.name]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as following:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as following:
         assert following.stdout is not None
         assert "Started HTTP" in following.stdout.readline()
         following.send_signal(signal.SIGINT)

@@ -30,7 +30,11 @@ spec:
 """
         for name, node, more in (
             ("a", "worker", ""),
-            ("b", "worker", "\n  - {name: side, image: agnhost, args: [netexec, --http-port=9090, --udp-port=-1]}"),
+            (
+                "b",
+                "worker",
+                "\n  - {name: side, image: agnhost, args: [netexec, --http-port=9090, --udp-port=-1]}",
+            ),
             ("c", "worker2", ""),
         )
     )
@@ -106,7 +110,12 @@ KINDS = [
         for layout in (("onlink", "permanent"), ("routed", "dynamic"))
         for family in (("ipv4", 4), ("ipv6", 6))
     ),
-    *((*ON_LINK, "dual", version, proxy) for proxy in PROXIES if proxy != "nftables" for version in (4, 6)),
+    *(
+        (*ON_LINK, "dual", version, proxy)
+        for proxy in PROXIES
+        if proxy != "nftables"
+        for version in (4, 6)
+    ),
     *((*ROUTED, "ipv6", 6, proxy) for proxy in PROXIES if proxy != "nftables"),
 ]
 """Layout, neighbours, a cluster's family, the IP version that is looked at, kube-proxy's mode. Every mode is seen in both layouts and both
@@ -128,8 +137,12 @@ NODES = ("node:control-plane", "node:worker", "node:worker2")
 @pytest.mark.parametrize("source", PODS)
 def test_pods_reach_pods_without_nat(world: World, source: str) -> None:
     """On one node and across nodes, itself too: the other sees the pod's own address, down to the port."""
-    targets = [(name, protocol, port) for name in PODS for protocol, port in (("TCP", 8080), ("UDP", 8081))]
-    answers = world.ask(source, *((protocol, world.address(name), port) for name, protocol, port in targets))
+    targets = [
+        (name, protocol, port) for name in PODS for protocol, port in (("TCP", 8080), ("UDP", 8081))
+    ]
+    answers = world.ask(
+        source, *((protocol, world.address(name), port) for name, protocol, port in targets)
+    )
     for (name, _, _), answer in zip(targets, answers, strict=True):
         assert answer.who == name
         assert answer.seen[0] == answer.source[0] == world.address(source)
@@ -138,18 +151,26 @@ def test_pods_reach_pods_without_nat(world: World, source: str) -> None:
 @pytest.mark.parametrize("source", PODS)
 def test_pods_reach_pods_by_their_service(world: World, source: str) -> None:
     """The client's address is kept; a pod that meets itself by its own Service (hairpin) is masqueraded, or it would answer itself."""
-    targets = [(name, protocol, port) for name in PODS for protocol, port in (("TCP", 80), ("UDP", 81))]
-    answers = world.ask(source, *((protocol, world.services[name], port) for name, protocol, port in targets))
+    targets = [
+        (name, protocol, port) for name in PODS for protocol, port in (("TCP", 80), ("UDP", 81))
+    ]
+    answers = world.ask(
+        source, *((protocol, world.services[name], port) for name, protocol, port in targets)
+    )
     for (name, _, _), answer in zip(targets, answers, strict=True):
         assert answer.who == name, answer
         assert answer.source[0] == world.address(source)
-        assert answer.seen[0] == (world.node_of(source) if source == name else world.address(source))
+        assert answer.seen[0] == (
+            world.node_of(source) if source == name else world.address(source)
+        )
 
 
 @pytest.mark.parametrize("source", NODES)
 def test_nodes_reach_pods_from_their_own_address(world: World, source: str) -> None:
     """A node has one address for all it meets, its own pods too."""
-    for name, answer in zip(PODS, world.ask(source, *(("TCP", world.address(name), 8080) for name in PODS)), strict=True):
+    for name, answer in zip(
+        PODS, world.ask(source, *(("TCP", world.address(name), 8080) for name in PODS)), strict=True
+    ):
         assert (answer.who, answer.seen[0]) == (name, answer.source[0])
         assert answer.source[0] == world.address(source)
 
@@ -158,7 +179,11 @@ def test_nodes_reach_pods_from_their_own_address(world: World, source: str) -> N
 def test_nodes_reach_services(world: World, source: str) -> None:
     """What a node sends itself to a cluster IP comes from the node."""
     names = (*PODS, "host")
-    for name, answer in zip(names, world.ask(source, *(("TCP", world.services[name], 80) for name in names)), strict=True):
+    for name, answer in zip(
+        names,
+        world.ask(source, *(("TCP", world.services[name], 80) for name in names)),
+        strict=True,
+    ):
         assert answer.who == ("worker2" if name == "host" else name)
         assert answer.seen[0] == world.address(source)
 
@@ -177,7 +202,9 @@ def test_pods_reach_nodes_without_nat(world: World, source: str) -> None:
 def test_a_node_sees_itself_at_the_address_that_others_see(world: World) -> None:
     """Whether asked by its own address or by a Service: 172.18.0.x, never a bridge's address."""
     here = world.address("node:worker2")
-    own, by_service = world.ask("node:worker2", ("TCP", here, 7070), ("TCP", world.services["host"], 80))
+    own, by_service = world.ask(
+        "node:worker2", ("TCP", here, 7070), ("TCP", world.services["host"], 80)
+    )
     assert (own.seen, by_service.seen[0]) == (own.source, here)
     assert own.source[0] == here
 
@@ -186,7 +213,11 @@ def test_a_node_sees_itself_at_the_address_that_others_see(world: World) -> None
 def test_what_leaves_the_cluster_is_masqueraded(world: World, source: str) -> None:
     """The internet sees the node's address, whether a pod or the node itself is the client."""
     (answer,) = world.ask(source, ("TCP", world.address("ext:client"), 8080))
-    assert (answer.who, answer.seen[0], answer.source[0]) == ("client", world.node_of(source), world.address(source))
+    assert (answer.who, answer.seen[0], answer.source[0]) == (
+        "client",
+        world.node_of(source),
+        world.address(source),
+    )
     (answer,) = world.ask("node:worker", ("TCP", world.address("ext:client"), 8080))
     assert (answer.who, answer.seen[0]) == ("client", answer.source[0])
 
@@ -215,7 +246,9 @@ def test_containers_of_a_pod_share_localhost(world: World) -> None:
 def test_a_service_spreads_over_all_its_pods(world: World) -> None:
     """From pods on both nodes and from a node, in a hundred connections nobody is left out."""
     for source in ("a", "c", "node:control-plane"):
-        assert {answer.who for answer in world.ask(source, *[("TCP", world.services["all"], 80)] * 100)} == set(PODS)
+        assert {
+            answer.who for answer in world.ask(source, *[("TCP", world.services["all"], 80)] * 100)
+        } == set(PODS)
 
 
 def test_session_affinity_keeps_a_client_with_one_pod(world: World) -> None:
@@ -236,7 +269,9 @@ def test_a_service_without_pods_refuses(world: World) -> None:
 
 def test_a_port_that_a_service_does_not_have(world: World) -> None:
     """Refused at once, but for iptables: there nobody takes the packet, and it leaves by the default route."""
-    expected = ("unreachable", "silence") if world.seen["kube_proxy_mode"] == "iptables" else ("refused",)
+    expected = (
+        ("unreachable", "silence") if world.seen["kube_proxy_mode"] == "iptables" else ("refused",)
+    )
     for (answer,) in world.ask_from(("a", "c", "node:worker"), ("TCP", world.services["a"], 4711)):
         assert answer.error in expected
 
@@ -245,7 +280,10 @@ def test_a_local_policy_is_silent_where_there_is_no_pod(world: World) -> None:
     """internalTrafficPolicy: Local reaches the node's own pod, and is dropped elsewhere."""
     near = ("TCP", world.services["near"], 80)
     assert [world.ask(source, near)[0].who for source in ("b", "node:worker")] == ["a", "a"]
-    assert [answer.error for (answer,) in world.ask_from(("c", "node:worker2"), near)] == ["silence", "silence"]
+    assert [answer.error for (answer,) in world.ask_from(("c", "node:worker2"), near)] == [
+        "silence",
+        "silence",
+    ]
 
 
 def test_a_load_balancers_address_is_reached_from_everywhere(world: World) -> None:
@@ -257,14 +295,20 @@ def test_a_load_balancers_address_is_reached_from_everywhere(world: World) -> No
     (answer,) = world.ask("ext:client", ("TCP", world.outside["outside-local"], 80))
     assert (answer.who, answer.seen[0]) == ("c", answer.source[0])
     for source in ("a", "c", "node:worker", "node:control-plane"):
-        answers = world.ask(source, *(("TCP", world.outside[name], 80) for name in ("outside", "outside-local")))
+        answers = world.ask(
+            source, *(("TCP", world.outside[name], 80) for name in ("outside", "outside-local"))
+        )
         assert [answer.who for answer in answers] == ["b", "c"]
     for source in ("ext:client", "a"):
         assert world.ask(source, ("TCP", world.outside["outside-nobody"], 80))[0].error == "refused"
     # By iptables nothing refuses what a node itself sends (OUTPUT knows no external services): it goes to the load balancer, and where
     # that leads back to the same node, the node drops a packet from its own address.
-    expected = ("refused", "silence") if world.seen["kube_proxy_mode"] == "iptables" else ("refused",)
-    assert world.ask("node:worker", ("TCP", world.outside["outside-nobody"], 80))[0].error in expected
+    expected = (
+        ("refused", "silence") if world.seen["kube_proxy_mode"] == "iptables" else ("refused",)
+    )
+    assert (
+        world.ask("node:worker", ("TCP", world.outside["outside-nobody"], 80))[0].error in expected
+    )
 
 
 @pytest.mark.parametrize("source", [*PODS, *NODES])
@@ -291,7 +335,9 @@ def test_large_packets_pass_and_nothing_is_fragmented_on_the_way(world: World) -
     """1,500 bytes from pod to pod and to the internet, with the bit that forbids fragments."""
     payload = 1500 - (20 if world.version == 4 else 40) - 8
     for destination in (world.address("c"), world.address("ext:client")):
-        world.lab.inside(world.places["a"], "ping", "-c1", "-W2", "-M", "do", "-s", str(payload), destination)
+        world.lab.inside(
+            world.places["a"], "ping", "-c1", "-W2", "-M", "do", "-s", str(payload), destination
+        )
 
 
 def test_neighbours_follow_the_choice(world: World) -> None:

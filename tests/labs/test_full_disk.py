@@ -54,7 +54,12 @@ class LabOnSmallDisk(Lab):
 
 @pytest.fixture
 def cramped() -> Iterator[LabOnSmallDisk]:
-    with subprocess.Popen(["unshare", "--mount", "sh", "-ec", MOUNTED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-ec", MOUNTED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "mounted\n"
         lab = LabOnSmallDisk(f"{OURS}cramped", holder.pid)
@@ -113,9 +118,15 @@ def test_a_pod_that_dies_while_the_disk_is_full(cramped: LabOnSmallDisk) -> None
     cramped.fill()
     (victim,) = cramped.pids(f"{cramped.name}/{pod['sandbox']}")
     os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: "store.json: No space left on device" in cramped.run("diff", status=1).err, "the word of it")
+    wait_for(
+        lambda: "store.json: No space left on device" in cramped.run("diff", status=1).err,
+        "the word of it",
+    )
     cramped.kill("agent")
-    wait_for(lambda: "store.json: No space left on device" in cramped.run("diff", status=1).err, "the same word from the next agent")
+    wait_for(
+        lambda: "store.json: No space left on device" in cramped.run("diff", status=1).err,
+        "the same word from the next agent",
+    )
     cramped.make_space()
     wait_for(lambda: not cramped.faults, "the pod")
     assert cramped.pod(pod["name"])["addresses"] != pod["addresses"]

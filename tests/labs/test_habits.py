@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,14 @@ spec: {podSelector: {}}
 """
 
 
+def is_in(text: str, path: Path) -> bool:
+    return text in path.read_text()
+
+
+def is_logged(lab: Lab, pod_name: str, line: str) -> bool:
+    return line in lab.run("logs", pod_name, status=None).out
+
+
 def test_files_and_names_stand_alone(lab: Lab, tmp_path: Path) -> None:
     """`up my.yaml`, `apply`, `plan` and `delete` with a file, `scale deploy/web 3`, `down NAME`, `help`."""
     file, more = tmp_path / "my.yaml", tmp_path / "more.yaml"
@@ -51,13 +60,19 @@ def test_files_and_names_stand_alone(lab: Lab, tmp_path: Path) -> None:
     more.write_text(service("web"))
     run("up", str(file), "--lab", lab.name)
     assert lab.run("apply", str(more)).out.startswith("Service default/web created")
-    assert "nothing" in lab.run("plan", str(more)).out or not lab.run("plan", str(more), "-o", "json").json
+    assert (
+        "nothing" in lab.run("plan", str(more)).out
+        or not lab.run("plan", str(more), "-o", "json").json
+    )
     assert lab.run("scale", "deploy/web", "3").out == "deployment web scaled from 1 to 3\n"
     assert lab.run("scale", "deployment", "web", "2").out == "deployment web scaled from 3 to 2\n"
     assert "--replicas 3" in lab.run("scale", "deploy/web", status=2).err
     assert "from 0 to 20000" in lab.run("scale", "deploy/web", "99999999999999999999", status=2).err
     assert "a lab's name is given with --lab nothing" in lab.run("up", "nothing", status=2).err
-    assert lab.run("up", "not/there.yaml", status=2).err == "error: there is no file or folder not/there.yaml\n"
+    assert (
+        lab.run("up", "not/there.yaml", status=2).err
+        == "error: there is no file or folder not/there.yaml\n"
+    )
     assert lab.run("delete", str(more)).out == "Service default/web deleted\n"
     assert run("down", lab.name).out == f"lab {lab.name} is down\n"
     assert f"there is no lab {lab.name}" in run("down", lab.name, status=2).err
@@ -72,7 +87,9 @@ def test_get_clusters_lists_all_labs(labs: Callable[[], Lab]) -> None:
     other.up(ONE_NODE)
     listed = [line.split()[0] for line in run("get", "clusters").out.splitlines()[1:]]
     assert {one.name, other.name} <= set(listed)
-    assert [line.split()[0] for line in one.run("get", "clusters").out.splitlines()[1:]] == [one.name]
+    assert [line.split()[0] for line in one.run("get", "clusters").out.splitlines()[1:]] == [
+        one.name
+    ]
 
 
 def test_a_file_is_deleted_whatever_its_order(lab: Lab, tmp_path: Path) -> None:
@@ -81,15 +98,24 @@ def test_a_file_is_deleted_whatever_its_order(lab: Lab, tmp_path: Path) -> None:
     file.write_text(SHOP)
     lab.up(ONE_NODE + SHOP)
     deleted = lab.run("delete", "-f", str(file)).out.splitlines()
-    assert deleted == [f"{title} deleted" for title in ("Namespace shop", "Pod shop/web-one", "Pod shop/web-two", "Service shop/web")]
+    assert deleted == [
+        f"{title} deleted"
+        for title in ("Namespace shop", "Pod shop/web-one", "Pod shop/web-two", "Service shop/web")
+    ]
     assert lab.get("pods", "-n", "shop")["items"] == []
-    assert "not found: Namespace shop, Pod shop/web-one" in lab.run("delete", "-f", str(file), status=1).err
+    assert (
+        "not found: Namespace shop, Pod shop/web-one"
+        in lab.run("delete", "-f", str(file), status=1).err
+    )
     lab.run("delete", "-f", str(file), "--ignore-not-found", status=0)
     lab.run("delete", "pod", "nobody", "--ignore-not-found", status=0)
     lab.run("delete", "netpol", "nobody", "--ignore-not-found", status=0)
     lab.run("delete", "pod", "nobody", status=1)
     assert "not found: NetworkPolicy nobody" in lab.run("delete", "netpol", "nobody", status=1).err
-    assert "there is no NetworkPolicy default/nobody" in lab.run("get", "netpol", "nobody", status=1).err
+    assert (
+        "there is no NetworkPolicy default/nobody"
+        in lab.run("get", "netpol", "nobody", status=1).err
+    )
 
 
 def test_labels_choose_objects(lab: Lab) -> None:
@@ -97,8 +123,14 @@ def test_labels_choose_objects(lab: Lab) -> None:
     lab.up(ONE_NODE + SHOP + POLICY)
     here = ("-n", "shop", "-l", "tier=front")
     assert lab.run("get", "pods", *here, "-o", "name").out == "pod/web-two\n"
-    assert [line.split()[1] for line in lab.run("describe", "pods", *here).out.splitlines() if line.startswith("Name:")] == ["web-two"]
-    told = lab.run("logs", "-n", "shop", "-l", "app=web", "--prefix", "--tail", "1").out.splitlines()
+    assert [
+        line.split()[1]
+        for line in lab.run("describe", "pods", *here).out.splitlines()
+        if line.startswith("Name:")
+    ] == ["web-two"]
+    told = lab.run(
+        "logs", "-n", "shop", "-l", "app=web", "--prefix", "--tail", "1"
+    ).out.splitlines()
     assert [line.split()[0] for line in told] == ["[pod/web-one/main]", "[pod/web-two/main]"]
     assert "nothing found" in lab.run("logs", "-l", "app=nobody").out
     assert "-l cannot stand with web-one" in lab.run("logs", "web-one", *here, status=2).err
@@ -109,24 +141,41 @@ def test_labels_choose_objects(lab: Lab) -> None:
     assert "wants a kind" in lab.run("delete", "-l", "app=web", status=2).err
     assert lab.run("delete", "pods,services", *here).out == "Pod shop/web-two deleted\n"
     assert "nothing found" in lab.run("delete", "all", *here).out
-    assert lab.run("delete", "networkpolicies", "-l", "app=web").out == "NetworkPolicy deny-all deleted\n"
-    assert [entry["metadata"]["name"] for entry in lab.get("pods", "-n", "shop")["items"]] == ["web-one"]
+    assert (
+        lab.run("delete", "networkpolicies", "-l", "app=web").out
+        == "NetworkPolicy deny-all deleted\n"
+    )
+    assert [entry["metadata"]["name"] for entry in lab.get("pods", "-n", "shop")["items"]] == [
+        "web-one"
+    ]
 
 
 def test_options_may_stand_before_the_command(lab: Lab) -> None:
     """-n and --lab, as kubectl takes its own."""
     lab.up(ONE_NODE + SHOP)
     for words in (("-n", "shop"), ("-n=shop",), ("--namespace", "shop"), ("--namespace=shop",)):
-        assert run(*words, "--lab", lab.name, "get", "pod", "web-one", "-o", "name").out == "pod/web-one\n"
-    assert "no lab nobody is up" in run("--lab", "nobody", "rollout", "status", "deploy/web", status=1).err
+        assert (
+            run(*words, "--lab", lab.name, "get", "pod", "web-one", "-o", "name").out
+            == "pod/web-one\n"
+        )
+    assert (
+        "no lab nobody is up"
+        in run("--lab", "nobody", "rollout", "status", "deploy/web", status=1).err
+    )
     assert "No such option" in run("-x", "get", "pods", status=2).err
     assert run("-n", status=2).err
 
 
 def test_kept_objects_are_in_one_namespace(lab: Lab) -> None:
     """One that names none, or null, is in `default`, and not in every namespace; one of no namespace is in all."""
-    lab.up(ONE_NODE + SHOP + POLICY.replace("metadata: {name: deny-all", "metadata: {namespace: null, name: deny-all"))
-    assert lab.run("get", "netpol", "-o", "name").out == "networkpolicy.networking.k8s.io/deny-all\n"
+    lab.up(
+        ONE_NODE
+        + SHOP
+        + POLICY.replace("metadata: {name: deny-all", "metadata: {namespace: null, name: deny-all")
+    )
+    assert (
+        lab.run("get", "netpol", "-o", "name").out == "networkpolicy.networking.k8s.io/deny-all\n"
+    )
     assert "nothing found" in lab.run("get", "netpol", "-n", "shop").out
     assert "not found" in lab.run("delete", "netpol", "deny-all", "-n", "shop", status=1).err
     lab.run("delete", "netpol", "deny-all", status=0)
@@ -140,8 +189,11 @@ def test_logs_of_several_pods_are_followed(lab: Lab, tmp_path: Path) -> None:
     with told.open("w") as out, subprocess.Popen(words, stdout=out) as following:
         wait_for(lambda: told.read_text().count("Started HTTP") == 2, "the logs of both")
         for name in ("web-one", "web-two"):
-            lab.run("ping", "client", f"shop/{name}", "--http", f"/hostname?{name}", "--tcp", "8080")
-            wait_for(lambda name=name: f"GET /hostname?{name} from" in told.read_text(), "a request")  # type: ignore[misc]
+            lab.run(
+                "ping", "client", f"shop/{name}", "--http", f"/hostname?{name}", "--tcp", "8080"
+            )
+            expected = f"GET /hostname?{name} from"
+            wait_for(partial(is_in, expected, told), "a request")
         lab.run("delete", "namespace", "shop")
         assert following.wait(timeout=patiently(60)) == 0
     for line in told.read_text().splitlines():
@@ -153,7 +205,10 @@ def test_a_beginning_stands_for_names(lab: Lab) -> None:
     """describe of a name that no object has shows all that begin with it, and one of no such beginning is an error."""
     lab.up(ONE_NODE + SHOP)
     described = lab.run("describe", "pod", "web", "-n", "shop").out.splitlines()
-    assert [line.split()[1] for line in described if line.startswith("Name:")] == ["web-one", "web-two"]
+    assert [line.split()[1] for line in described if line.startswith("Name:")] == [
+        "web-one",
+        "web-two",
+    ]
     assert lab.run("describe", "pod", "nobody", "-n", "shop", status=1).err
     assert "nothing found" in lab.run("describe", "deployments", "-n", "shop").out
 
@@ -167,10 +222,19 @@ def test_a_beginning_stands_for_names(lab: Lab) -> None:
             "create deployment web --image=nginx",
             "kubectl create deployment web --image=nginx --dry-run=client -o yaml | kubenetlab apply -f -",
         ),
-        ("run web --image=nginx", "kubectl run web --image=nginx --dry-run=client -o yaml | kubenetlab apply -f -"),
-        ("edit deploy/web", "kubenetlab get deploy/web -o yaml > FILE; edit it; kubenetlab apply -f FILE"),
+        (
+            "run web --image=nginx",
+            "kubectl run web --image=nginx --dry-run=client -o yaml | kubenetlab apply -f -",
+        ),
+        (
+            "edit deploy/web",
+            "kubenetlab get deploy/web -o yaml > FILE; edit it; kubenetlab apply -f FILE",
+        ),
         ("label pod web a=b", "kubenetlab get pod web -o yaml > FILE"),
-        ("drain worker --force", "kubenetlab get node worker -o yaml > FILE; set spec.unschedulable"),
+        (
+            "drain worker --force",
+            "kubenetlab get node worker -o yaml > FILE; set spec.unschedulable",
+        ),
         ("wait --for=condition=Available deploy/web", "kubenetlab rollout status deploy/web"),
         ("top pods", "kubenetlab list"),
         ("cp shop/web:/etc/hosts .", "kubenetlab exec shop/web -- cat /etc/hosts"),
@@ -179,7 +243,9 @@ def test_a_beginning_stands_for_names(lab: Lab) -> None:
 )
 def test_other_verbs_name_the_command(words: str, said: str) -> None:
     """Exit status 2, and the command with the words that were given."""
-    assert f"there is no command {words.split()[0]}; type: {said}" in run(*words.split(), status=2).err
+    assert (
+        f"there is no command {words.split()[0]}; type: {said}" in run(*words.split(), status=2).err
+    )
 
 
 def test_other_verbs_of_rollout_name_the_command() -> None:
@@ -219,18 +285,39 @@ def test_templates_and_order(lab: Lab) -> None:
     """-o jsonpath= prints by kubectl's templates, --sort-by sorts by a field; what cannot be read ends with 2."""
     lab.up(ONE_NODE + SHOP)
     names = "jsonpath={range .items[*]}{.metadata.name}={.spec.nodeName}{'\\n'}{end}"
-    assert lab.run("get", "pods", "-n", "shop", "-o", names).out == "web-one=control-plane\nweb-two=control-plane\n"
-    assert lab.run("get", "svc", "web", "-n", "shop", "-o", "jsonpath={.spec.ports[0].port}").out == "80"
+    assert (
+        lab.run("get", "pods", "-n", "shop", "-o", names).out
+        == "web-one=control-plane\nweb-two=control-plane\n"
+    )
+    assert (
+        lab.run("get", "svc", "web", "-n", "shop", "-o", "jsonpath={.spec.ports[0].port}").out
+        == "80"
+    )
     ready = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
     assert lab.run("get", "pod", "web-one", "-n", "shop", "-o", ready).out == "True"
-    by_tier = lab.run("get", "pods", "-n", "shop", "--sort-by", ".metadata.labels.tier", "-o", "name").out.split()
+    by_tier = lab.run(
+        "get", "pods", "-n", "shop", "--sort-by", ".metadata.labels.tier", "-o", "name"
+    ).out.split()
     assert by_tier == ["pod/web-one", "pod/web-two"]
     by_name = lab.run("get", "pods", "-A", "--sort-by={.metadata.name}", "-o", "name").out.split()
     assert by_name == sorted(by_name)
-    assert lab.run("get", "pods", "-n=shop", "-l=tier=front", "-o=jsonpath={.items[*].metadata.name}").out == "web-two"
+    assert (
+        lab.run(
+            "get", "pods", "-n=shop", "-l=tier=front", "-o=jsonpath={.items[*].metadata.name}"
+        ).out
+        == "web-two"
+    )
     assert lab.run("exec", "-n=shop", "web-one", "--", "echo", "-n=1").out == "-n=1\n"
-    assert "no object has this field" in lab.run("get", "pods", "-n", "shop", "--sort-by", ".metadata.nmae", status=2).err
-    for words in (("-o", "jsonpath={.items[*"), ("-o", "jsonpath="), ("-o", "xml"), ("--sort-by", ".a[")):
+    assert (
+        "no object has this field"
+        in lab.run("get", "pods", "-n", "shop", "--sort-by", ".metadata.nmae", status=2).err
+    )
+    for words in (
+        ("-o", "jsonpath={.items[*"),
+        ("-o", "jsonpath="),
+        ("-o", "xml"),
+        ("--sort-by", ".a["),
+    ):
         assert lab.run("get", "pods", "-n", "shop", *words, status=2).err
 
 
@@ -241,12 +328,20 @@ def test_folders_of_kustomize(lab: Lab, tmp_path: Path) -> None:
     programs.mkdir()
     (folder / "all.yaml").write_text(SHOP)
     stand_in = programs / "kustomize"
-    stand_in.write_text('#!/bin/sh\n[ -f "$2/all.yaml" ] || { echo "Error: no kustomization in $2" >&2; exit 1; }\ncat "$2/all.yaml"\n')
+    stand_in.write_text(
+        '#!/bin/sh\n[ -f "$2/all.yaml" ] || { echo "Error: no kustomization in $2" >&2; exit 1; }\ncat "$2/all.yaml"\n'
+    )
     stand_in.chmod(0o755)
 
     def ask(path: str, *words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PATH": path}
-        return subprocess.run([*COMMAND, *words, "--lab", lab.name], env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [*COMMAND, *words, "--lab", lab.name],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     lab.up(ONE_NODE)
     path = f"{programs}:/usr/sbin:/sbin:/usr/bin:/bin"
@@ -256,9 +351,17 @@ def test_folders_of_kustomize(lab: Lab, tmp_path: Path) -> None:
     assert ask(path, "delete", "-k", str(folder)).returncode == 0
     wrong = ask(path, "apply", "-k", str(programs))
     assert (wrong.returncode, "kustomize build: no kustomization in" in wrong.stderr) == (2, True)
-    if shutil.which("kubectl", path="/usr/sbin:/sbin") is None and shutil.which("kustomize", path="/usr/sbin:/sbin") is None:
-        missing = ask(str(tmp_path), "apply", "-k", str(folder))  # the directories that every search path gets are all that is left
-        assert (missing.returncode, "-k needs the program kustomize, or kubectl" in missing.stderr) == (1, True)
+    if (
+        shutil.which("kubectl", path="/usr/sbin:/sbin") is None
+        and shutil.which("kustomize", path="/usr/sbin:/sbin") is None
+    ):
+        missing = ask(
+            str(tmp_path), "apply", "-k", str(folder)
+        )  # the directories that every search path gets are all that is left
+        assert (
+            missing.returncode,
+            "-k needs the program kustomize, or kubectl" in missing.stderr,
+        ) == (1, True)
 
 
 REAL = """\
@@ -274,9 +377,17 @@ def test_logs_since_a_while(lab: Lab) -> None:
     """--since and --since-time, of built-in programs and of processes."""
     lab.run("up", "-f", "-", given=ONE_NODE + pod("client") + REAL, status=None)
     for name, line in (("client", "Started HTTP"), ("real", "begun")):
-        wait_for(lambda name=name, line=line: line in lab.run("logs", name, status=None).out, f"the log of {name}")  # type: ignore[misc]
+        wait_for(partial(is_logged, lab, name, line), f"the log of {name}")
         assert line in lab.run("logs", name, "--since", "1h").out
         assert line in lab.run("logs", name, "--since-time", "2026-01-01T00:00:00Z").out
         assert lab.run("logs", name, "--since-time", "2199-01-01T00:00:00Z").out == ""
-    assert "cannot stand with" in lab.run("logs", "client", "--since", "1h", "--since-time", "2026-01-01T00:00:00Z", status=2).err
-    assert "expected a time such as" in lab.run("logs", "client", "--since-time", "yesterday", status=1).err
+    assert (
+        "cannot stand with"
+        in lab.run(
+            "logs", "client", "--since", "1h", "--since-time", "2026-01-01T00:00:00Z", status=2
+        ).err
+    )
+    assert (
+        "expected a time such as"
+        in lab.run("logs", "client", "--since-time", "yesterday", status=1).err
+    )

@@ -73,7 +73,14 @@ class World:
         return "---\n".join(documents)
 
     def step(self) -> None:
-        possible: list[Callable[[], str]] = [self.apply, self.apply, self.scale, self.delete, self.kill, self.kill]
+        possible: list[Callable[[], str]] = [
+            self.apply,
+            self.apply,
+            self.scale,
+            self.delete,
+            self.kill,
+            self.kill,
+        ]
         self.story.append(self.chance.choice(possible)())
 
     def apply(self) -> str:
@@ -83,7 +90,9 @@ class World:
             case "deployment":
                 self.deployments[self.chance.choice(("one", "two"))] = self.chance.randint(0, 4)
             case "service":
-                self.services[self.chance.choice(("one", "two"))] = self.chance.choice((80, 8000, 9000))
+                self.services[self.chance.choice(("one", "two"))] = self.chance.choice(
+                    (80, 8000, 9000)
+                )
             case "pod":
                 self.pods.add("other")
         self.lab.apply(self.manifest, *self._patience)
@@ -98,7 +107,9 @@ class World:
         return f"scale {name} to {self.deployments[name]}"
 
     def delete(self) -> str:
-        kind, there = self.chance.choice((("deployment", self.deployments), ("service", self.services), ("pod", self.pods)))
+        kind, there = self.chance.choice(
+            (("deployment", self.deployments), ("service", self.services), ("pod", self.pods))
+        )
         if not there:
             return self.apply()
         name = self.chance.choice(sorted(there))
@@ -108,15 +119,25 @@ class World:
 
     def kill(self) -> str:
         """One of the lab's processes, or a pause process: a pod's, a node's."""
-        titles = [f"kubenetlab {self.lab.name} {role}" for role in ("agent", "node-agent", "worker-0", "worker-1")]
+        titles = [
+            f"kubenetlab {self.lab.name} {role}"
+            for role in ("agent", "node-agent", "worker-0", "worker-1")
+        ]
         seen = self.lab.seen
-        places = {f"{self.lab.name}/{place['sandbox']}": place["name"] for place in (*seen["pods"], *seen["nodes"])}
+        places = {
+            f"{self.lab.name}/{place['sandbox']}": place["name"]
+            for place in (*seen["pods"], *seen["nodes"])
+        }
         title = self.chance.choice([*titles, *self.chance.sample(sorted(places), 2)])
         for pid in self.lab.pids(title):
             if title in places and title_of(pid) != title:
                 continue  # of worker2, whose name begins so
             self.killed.add(places.get(title, ""))
-            self.killed.update(pod["name"] for pod in seen["pods"] if pod["host_network"] and pod["node"] == places.get(title))
+            self.killed.update(
+                pod["name"]
+                for pod in seen["pods"]
+                if pod["host_network"] and pod["node"] == places.get(title)
+            )
             os.kill(pid, signal.SIGKILL)
         return f"kill {title}"
 
@@ -128,11 +149,16 @@ class World:
     def numbers(self) -> dict[str, Any]:
         """The processes, addresses and links of what runs."""
         seen = self.lab.seen
-        pods = {pod["name"]: (pod["sandbox"], pod["pid"], pod["addresses"], pod["host_ifname"]) for pod in seen["pods"]}
+        pods = {
+            pod["name"]: (pod["sandbox"], pod["pid"], pod["addresses"], pod["host_ifname"])
+            for pod in seen["pods"]
+        }
         return {**pods, **{node["name"]: node["pid"] for node in seen["nodes"]}}
 
 
-def test_a_lab_is_like_a_new_one_whatever_has_happened_to_it(labs: Callable[[], Lab], seed: int) -> None:
+def test_a_lab_is_like_a_new_one_whatever_has_happened_to_it(
+    labs: Callable[[], Lab], seed: int
+) -> None:
     """After changes and killings in any order; what went on running meanwhile has kept its process, its addresses and its links."""
     lab = labs()
     world = World(lab, seed)
@@ -143,8 +169,14 @@ def test_a_lab_is_like_a_new_one_whatever_has_happened_to_it(labs: Callable[[], 
     lab.apply(world.manifest)
     wait_for(lambda: not lab.faults, f"the lab to be as it should be after {world.story}")
     after = world.numbers
-    changed = {name: (numbers, after[name]) for name, numbers in before.items() if name in after and after[name] != numbers}
-    assert {name for name, (old, new) in changed.items() if _is_same(old, new)} <= world.killed, world.story
+    changed = {
+        name: (numbers, after[name])
+        for name, numbers in before.items()
+        if name in after and after[name] != numbers
+    }
+    assert {name for name, (old, new) in changed.items() if _is_same(old, new)} <= world.killed, (
+        world.story
+    )
     fresh = labs()
     fresh.up(world.manifest)
     assert difference(lab, fresh) == [], world.story

@@ -86,6 +86,8 @@ def test_it_goes_with_its_pod(world: World) -> None:
     node = ("TCP", world.address("node:worker"), 8888)
     world.lab.run("delete", "pod", "web")
     wait_for(lambda: world.ask("ext:client", node)[0].error == "refused", "the end of the port")
-    assert "cni_hostport" not in world.lab.inside(world.places["node:worker"], "nft", "list", "tables")
+    assert "cni_hostport" not in world.lab.inside(
+        world.places["node:worker"], "nft", "list", "tables"
+    )
     world.lab.apply(manifest(world.seen["pod_layout"]))
     wait_for(lambda: world.ask("ext:client", node)[0].who == "web", "the port again")

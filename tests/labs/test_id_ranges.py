@@ -40,7 +40,11 @@ def with_range(nobody: User, files: dict[str, str]) -> User:
 def found_by_doctor(user: User) -> tuple[str, str, str]:
     """Return (state, detail, remedy) of what doctor says of other users than root."""
     findings = user.run("doctor", "-o", "json").json
-    return next((item["state"], item["detail"], item["remedy"]) for item in findings if item["name"] == "other users")
+    return next(
+        (item["state"], item["detail"], item["remedy"])
+        for item in findings
+        if item["name"] == "other users"
+    )
 
 
 @pytest.mark.skipif(shutil.which("newuidmap") is None, reason="apt-get install uidmap")
@@ -52,11 +56,21 @@ def test_a_range_lets_programs_change_user(nobody: User) -> None:
         assert found_by_doctor(user)[0] == "ok"
         lab.run("up", "-f", "-", given=CHANGING_USER + CLIENT)
         init = Path("/proc", str(lab.seen["init_pid"]))
-        assert [line.split() for line in (init / "uid_map").read_text().splitlines()] == [["0", "65534", "1"], ["1", "300000", "65536"]]
-        assert [line.split() for line in (init / "gid_map").read_text().splitlines()] == [["0", "65534", "1"], ["1", "400000", "65536"]]
-        assert lab.run("logs", "real").out.startswith("uid=33(www-data) gid=34(backup) groups=34(backup)")
+        assert [line.split() for line in (init / "uid_map").read_text().splitlines()] == [
+            ["0", "65534", "1"],
+            ["1", "300000", "65536"],
+        ]
+        assert [line.split() for line in (init / "gid_map").read_text().splitlines()] == [
+            ["0", "65534", "1"],
+            ["1", "400000", "65536"],
+        ]
+        assert lab.run("logs", "real").out.startswith(
+            "uid=33(www-data) gid=34(backup) groups=34(backup)"
+        )
         tcpdump = str(pwd.getpwnam("tcpdump").pw_uid)
-        assert lab.run("exec", "client", "--", "timeout", "20", "sh", "-c", CAPTURE, "sh", tcpdump).out.split() == ["Uid:", *[tcpdump] * 4]
+        assert lab.run(
+            "exec", "client", "--", "timeout", "20", "sh", "-c", CAPTURE, "sh", tcpdump
+        ).out.split() == ["Uid:", *[tcpdump] * 4]
         assert lab.run("ping", "-o", "json").json["ok"]
         lab.run("down")
         assert list(nobody.run_directory.glob("kubenetlab/*/")) == []
@@ -117,7 +131,10 @@ def servers() -> Iterator[Path]:
     """nginx and BIRD, unpacked: installed they would be services of the machine. In a place that commands in pods see."""
     with tempfile.TemporaryDirectory(dir="/opt") as place:
         download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *SERVERS]
-        if shutil.which("apt-get") is None or subprocess.run(download, cwd=place, capture_output=True, check=False).returncode:
+        if (
+            shutil.which("apt-get") is None
+            or subprocess.run(download, cwd=place, capture_output=True, check=False).returncode
+        ):
             pytest.skip("apt-get cannot download nginx and bird2")
         for package in Path(place).glob("*.deb"):
             subprocess.run(["dpkg", "-x", package, place], check=True)
@@ -137,9 +154,18 @@ def test_servers_that_change_user_run_without_root(nobody: User, servers: Path) 
         text = REAL_SERVERS.replace("PLACE", str(servers)).replace("LIBRARIES", libraries)
         lab.run("up", "-f", "-", "--timeout", "30s", given=text + CLIENT)
         address = lab.pod("nginx")["addresses"][0]
-        assert lab.run("exec", "client", "--", "curl", "-s", f"http://{address}/").out == "nginx serves"
-        users = [lab.run("exec", name, "--", "ps", "-eo", "user=,comm=").out.split("\n") for name in ("nginx", "bird")]
-        assert [line.split() for line in users[0] if "nginx" in line] == [["root", "nginx"], ["www-data", "nginx"]]
+        assert (
+            lab.run("exec", "client", "--", "curl", "-s", f"http://{address}/").out
+            == "nginx serves"
+        )
+        users = [
+            lab.run("exec", name, "--", "ps", "-eo", "user=,comm=").out.split("\n")
+            for name in ("nginx", "bird")
+        ]
+        assert [line.split() for line in users[0] if "nginx" in line] == [
+            ["root", "nginx"],
+            ["www-data", "nginx"],
+        ]
         assert [line.split() for line in users[1] if "bird" in line] == [["daemon", "bird"]]
     finally:
         lab.down()
@@ -149,23 +175,48 @@ def test_servers_that_change_user_run_without_root(nobody: User, servers: Path) 
     ("files", "missing"),
     [
         ({"subuid": "", "subgid": ""}, "/etc/subuid has no range for this user"),
-        ({"subuid": RANGE["subuid"], "subgid": "somebody:400000:65536\n"}, "/etc/subgid has no range for this user"),
-        (RANGE | {"subuid": f"{NOBODY}:{NOBODY}:10\n"}, "newuidmap: write to uid_map failed: Invalid argument"),
+        (
+            {"subuid": RANGE["subuid"], "subgid": "somebody:400000:65536\n"},
+            "/etc/subgid has no range for this user",
+        ),
+        (
+            RANGE | {"subuid": f"{NOBODY}:{NOBODY}:10\n"},
+            "newuidmap: write to uid_map failed: Invalid argument",
+        ),
     ],
     ids=["no range", "no groups", "own uid in the range"],
 )
 @pytest.mark.skipif(shutil.which("newuidmap") is None, reason="apt-get install uidmap")
-def test_without_a_range_root_is_alone_and_doctor_says_so(nobody: User, files: dict[str, str], missing: str) -> None:
+def test_without_a_range_root_is_alone_and_doctor_says_so(
+    nobody: User, files: dict[str, str], missing: str
+) -> None:
     """The lab is made all the same; a program that changes user is refused."""
     user = with_range(nobody, files)
     lab = UsersLab(f"{OURS}r", user)
     try:
         state, detail, remedy = found_by_doctor(user)
-        assert (state, detail) == ("optional", f"{missing}: root is the only user in a lab, and programs that change user fail")
+        assert (state, detail) == (
+            "optional",
+            f"{missing}: root is the only user in a lab, and programs that change user fail",
+        )
         assert remedy.startswith("a line USER:100000:65536 in /etc/subuid")
         lab.run("up", "-f", "-", given=CLIENT)
-        assert (Path("/proc", str(lab.seen["init_pid"])) / "uid_map").read_text().split() == ["0", "65534", "1"]
-        refused = lab.run("exec", "client", "--", "setpriv", "--reuid=33", "--regid=33", "--clear-groups", "true", status=None)
+        assert (Path("/proc", str(lab.seen["init_pid"])) / "uid_map").read_text().split() == [
+            "0",
+            "65534",
+            "1",
+        ]
+        refused = lab.run(
+            "exec",
+            "client",
+            "--",
+            "setpriv",
+            "--reuid=33",
+            "--regid=33",
+            "--clear-groups",
+            "true",
+            status=None,
+        )
         assert refused.status != 0
     finally:
         lab.down()

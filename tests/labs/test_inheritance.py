@@ -85,7 +85,11 @@ def _become_unusual() -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGALRM, signal.SIGUSR2, signal.SIGTERM))
     os.umask(0o777)
-    for limit, soft in ((resource.RLIMIT_NOFILE, 100), (resource.RLIMIT_MEMLOCK, 4096), (resource.RLIMIT_STACK, 1 << 20)):
+    for limit, soft in (
+        (resource.RLIMIT_NOFILE, 100),
+        (resource.RLIMIT_MEMLOCK, 4096),
+        (resource.RLIMIT_STACK, 1 << 20),
+    ):
         resource.setrlimit(limit, (soft, resource.getrlimit(limit)[1]))
     os.nice(1)
 
@@ -114,7 +118,10 @@ def processes(lab: Lab) -> dict[str, int]:
     wanted = {"init", "agent", "worker-0", "node-agent-0", "sleep"}
 
     def found() -> dict[str, int]:
-        titles = {title_of(pid).removeprefix(f"kubenetlab {lab.name} ").removeprefix(f"{lab.name}/"): pid for pid in lab.pids()}
+        titles = {
+            title_of(pid).removeprefix(f"kubenetlab {lab.name} ").removeprefix(f"{lab.name}/"): pid
+            for pid in lab.pids()
+        }
         return titles if wanted <= set(titles) else {}
 
     titles: dict[str, int] = wait_for(found, f"{wanted}: the pod's shell becomes sleep")
@@ -130,7 +137,10 @@ def test_descriptors_end_with_the_command(made: tuple[Lab, Caller]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     ours = str(caller.directory)
     for title, pid in processes(lab).items():
-        held = [os.readlink(path) for path in (*Path(f"/proc/{pid}/fd").iterdir(), Path(f"/proc/{pid}/cwd"))]
+        held = [
+            os.readlink(path)
+            for path in (*Path(f"/proc/{pid}/fd").iterdir(), Path(f"/proc/{pid}/cwd"))
+        ]
         assert not [path for path in held if path.startswith(ours)], title
 
 
@@ -145,7 +155,11 @@ def test_signals_act_as_by_default(made: tuple[Lab, Caller]) -> None:
     lab, _ = made
     for title, pid in processes(lab).items():
         now = status(pid)
-        allowed = set() if title == "sleep" else IGNORED_BY_PYTHON | IGNORED_BY_LIBC | {signal.SIGINT, signal.SIGCHLD}
+        allowed = (
+            set()
+            if title == "sleep"
+            else IGNORED_BY_PYTHON | IGNORED_BY_LIBC | {signal.SIGINT, signal.SIGCHLD}
+        )
         assert signals(now["SigIgn"]) <= allowed, title
         assert signals(now["SigBlk"]) == set(), title
 
@@ -153,7 +167,9 @@ def test_signals_act_as_by_default(made: tuple[Lab, Caller]) -> None:
 def test_permissions_of_new_files_do_not_depend_on_the_caller(made: tuple[Lab, Caller]) -> None:
     """The umask is the same everywhere, and the run directory can be used by its owner."""
     lab, _ = made
-    assert {title: status(pid)["Umask"] for title, pid in processes(lab).items()} == dict.fromkeys(processes(lab), "0022")
+    assert {title: status(pid)["Umask"] for title, pid in processes(lab).items()} == dict.fromkeys(
+        processes(lab), "0022"
+    )
     assert lab.directory.stat().st_mode & 0o777 == 0o700
 
 
@@ -183,7 +199,10 @@ def test_closed_standard_descriptors(lab: Lab) -> None:
             path.parent == lab.directory or path.name.startswith("pipe:") for path in written
         )  # what is in pods prints by way of init
     said = subprocess.run(
-        ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "kubenetlab", "list"], capture_output=True, text=True, check=False
+        ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "kubenetlab", "list"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert said.returncode == 0
     assert "next: " in said.stderr  # other labs may have no answer to give
@@ -213,16 +232,26 @@ def _hold_a_key() -> None:
 
 def test_keys_of_the_caller_stay_outside(lab: Lab) -> None:
     """Kerberos and file systems keep secrets in the session keyring, which children inherit."""
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "keys", "annotations": {"kubenetlab.dev/real-commands": "true"}}}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "keys", "annotations": {"kubenetlab.dev/real-commands": "true"}},
+    }
     command = ["python3", "-S", "-E", "-u", "-c", SEARCHES + "import signal; signal.pause()"]
-    given = json.dumps({**pod, "spec": {"containers": [{"name": "main", "image": "x", "command": command}]}})
+    given = json.dumps(
+        {**pod, "spec": {"containers": [{"name": "main", "image": "x", "command": command}]}}
+    )
     search = [sys.executable, "-S", "-E", "-c", SEARCHES]
-    said = subprocess.run(search, capture_output=True, text=True, check=True, preexec_fn=_hold_a_key).stdout
+    said = subprocess.run(
+        search, capture_output=True, text=True, check=True, preexec_fn=_hold_a_key
+    ).stdout
     if said == "-1\n":
         pytest.skip("this kernel has no keyrings")
     for words in (["up", "-f", "-"], ["exec", "keys", "--", "python3", *search[1:]]):
         line = [sys.executable, "-m", "kubenetlab", words[0], "--lab", lab.name, *words[1:]]
-        done = subprocess.run(line, input=given, capture_output=True, text=True, check=False, preexec_fn=_hold_a_key)
+        done = subprocess.run(
+            line, input=given, capture_output=True, text=True, check=False, preexec_fn=_hold_a_key
+        )
         assert done.returncode == 0, done.stderr
     assert done.stdout == "-1\n"
     assert lab.run("logs", "keys").out == "-1\n"
@@ -230,13 +259,25 @@ def test_keys_of_the_caller_stay_outside(lab: Lab) -> None:
 
 def test_inheritable_capabilities_do_not_reach_containers(lab: Lab) -> None:
     """Root's programs get the caller's inheritable and ambient capabilities in spite of their bounding set."""
-    words = ["setpriv", "--inh-caps=+sys_admin", "--ambient-caps=+sys_admin", sys.executable, "-m", "kubenetlab", "up", "--lab", lab.name]
-    done = subprocess.run([*words, "-f", "-"], input=CAPABLE, capture_output=True, text=True, check=False, timeout=60)
+    words = [
+        "setpriv",
+        "--inh-caps=+sys_admin",
+        "--ambient-caps=+sys_admin",
+        sys.executable,
+        "-m",
+        "kubenetlab",
+        "up",
+        "--lab",
+        lab.name,
+    ]
+    done = subprocess.run(
+        [*words, "-f", "-"], input=CAPABLE, capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     shown = dict(line.split(":\t") for line in lab.run("logs", "capable").out.splitlines())
-    assert {name: int(shown[name], 16) & SYS_ADMIN for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == dict.fromkeys(
-        ("CapInh", "CapPrm", "CapEff", "CapAmb"), 0
-    )
+    assert {
+        name: int(shown[name], 16) & SYS_ADMIN for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")
+    } == dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapAmb"), 0)
 
 
 def _become_hindered() -> None:
@@ -249,11 +290,19 @@ def _become_hindered() -> None:
 def test_doctor_names_what_harms_a_lab() -> None:
     """Of the attributes that a lab keeps: each with its value, the harm and what to do; none of it makes labs impossible."""
     line = [sys.executable, "-m", "kubenetlab", "doctor", "-o", "json"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60, preexec_fn=_become_hindered)
+    done = subprocess.run(
+        line, capture_output=True, text=True, check=False, timeout=60, preexec_fn=_become_hindered
+    )
     assert done.returncode == 0, done.stderr
-    found = {entry["name"]: entry for entry in json.loads(done.stdout) if entry["group"] == "What a lab inherits from this shell"}
+    found = {
+        entry["name"]: entry
+        for entry in json.loads(done.stdout)
+        if entry["group"] == "What a lab inherits from this shell"
+    }
     assert {"nofile", "memlock", "nice", "scheduling"} <= set(found)
-    assert {(entry["state"], bool(entry["remedy"])) for entry in found.values()} == {("optional", True)}
+    assert {(entry["state"], bool(entry["remedy"])) for entry in found.values()} == {
+        ("optional", True)
+    }
     assert found["nofile"]["detail"].startswith("the hard limit is 500 open files: ")
     assert found["memlock"]["detail"].startswith("the hard limit is 1 MiB: ")
     assert found["nice"]["detail"].startswith(f"the nice value is {min(19, os.nice(0) + 19)}: ")

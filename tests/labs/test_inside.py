@@ -41,7 +41,9 @@ def manifest(marker: Path) -> str:
         "PATH": f"{marker}/bin:/usr/bin:/bin",
         "GREETING": "hello",
     }
-    entries = ", ".join(f"{{name: {name}, value: {json.dumps(value)}}}" for name, value in variables.items())
+    entries = ", ".join(
+        f"{{name: {name}, value: {json.dumps(value)}}}" for name, value in variables.items()
+    )
     return f"""\
 apiVersion: v1
 kind: Pod
@@ -73,7 +75,9 @@ def lab(request: pytest.FixtureRequest, marker: Path) -> Iterator[Lab]:
             yield made
         return
     if not users.interpreter(NOBODY)[0]:
-        pytest.skip("no Python that an ordinary user can run has the package's dependencies; apt-get install python3")
+        pytest.skip(
+            "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"
+        )
     with users.user(NOBODY) as user:
         own = UsersLab(f"{OURS}i", user)
         try:
@@ -103,8 +107,25 @@ def test_files_of_the_machine_are_read_only(lab: Lab, marker: Path, where: str) 
     """All that can be written to are directories of the program's own, which are empty; it begins in /."""
     script = f"for place in /etc /usr /usr/bin '' {marker} /sys /dev/pts; do mkdir $place/x && rmdir $place/x && echo $place; done; pwd"
     assert inside(lab, where, script) == "/\n"
-    sights = inside(lab, where, f"for place in {' '.join(OWN)}; do touch $place/knl-mine && ls $place; done; echo $HOME").split()
-    assert set(sights) <= {"knl-mine", "lock", "cache", "lib", "local", "log", "mail", "opt", "run", "spool", "tmp", "/root"}
+    sights = inside(
+        lab,
+        where,
+        f"for place in {' '.join(OWN)}; do touch $place/knl-mine && ls $place; done; echo $HOME",
+    ).split()
+    assert set(sights) <= {
+        "knl-mine",
+        "lock",
+        "cache",
+        "lib",
+        "local",
+        "log",
+        "mail",
+        "opt",
+        "run",
+        "spool",
+        "tmp",
+        "/root",
+    }
     assert not [place for place in OWN if Path(place, "knl-mine").exists()]
 
 
@@ -117,12 +138,20 @@ def test_each_program_has_directories_of_its_own(lab: Lab) -> None:
 def test_the_run_directory_of_labs_is_out_of_sight(lab: Lab) -> None:
     """A program cannot speak to the lab's API."""
     script = f"ls {lab.directory.parent}"
-    assert lab.directory.name not in lab.run("exec", "client", "--", "sh", "-c", script, status=None).out
+    assert (
+        lab.directory.name
+        not in lab.run("exec", "client", "--", "sh", "-c", script, status=None).out
+    )
 
 
 def test_files_come_and_go_by_standard_streams(lab: Lab) -> None:
     """So that nothing has to be written to the machine from inside."""
-    assert lab.run("exec", "client", "--", "sh", "-c", "cat > /tmp/x; wc -c < /tmp/x", given="12345").out == "5\n"
+    assert (
+        lab.run(
+            "exec", "client", "--", "sh", "-c", "cat > /tmp/x; wc -c < /tmp/x", given="12345"
+        ).out
+        == "5\n"
+    )
 
 
 def test_a_program_that_is_out_of_sight_is_named(lab: Lab) -> None:
@@ -133,9 +162,15 @@ def test_a_program_that_is_out_of_sight_is_named(lab: Lab) -> None:
         for path in (place, place.parent):
             path.chmod(0o755)
         said = lab.run("exec", "client", "--", str(place), status=127).err
-        assert f"{place} is not among the files that programs inside see; with --host-files they see it" in said
+        assert (
+            f"{place} is not among the files that programs inside see; with --host-files they see it"
+            in said
+        )
         assert lab.run("exec", "client", "--host-files", "--", str(place)).out == "mine\n"
-    assert "no such program on this machine" in lab.run("exec", "client", "--", "/nowhere/tool", status=127).err
+    assert (
+        "no such program on this machine"
+        in lab.run("exec", "client", "--", "/nowhere/tool", status=127).err
+    )
 
 
 # --- variables ---
@@ -151,7 +186,14 @@ def test_variables_of_a_pod_run_nothing_on_the_machine(lab: Lab) -> None:
 
 def test_the_machines_variables_stay_outside(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for those about the terminal and the language; PATH has the directories of the system."""
-    values = {"SECRET_TOKEN": "s", "LC_TIME": "C", "TERM": "dumb", "LANG": "C.UTF-8", "BASH_ENV": "/dev/null", "HOME": "/nowhere"}
+    values = {
+        "SECRET_TOKEN": "s",
+        "LC_TIME": "C",
+        "TERM": "dumb",
+        "LANG": "C.UTF-8",
+        "BASH_ENV": "/dev/null",
+        "HOME": "/nowhere",
+    }
     line = lab_line(lab, "exec", "client", "--", "env")
     done = subprocess.run(
         line.words,
@@ -188,7 +230,10 @@ def test_host_files_come_without_a_pods_variables(lab: Lab, marker: Path) -> Non
         cwd=marker,
     )
     assert done.stdout == f"\n{marker}\n"
-    assert lab.run("shell", "--host-files", "hostile", given="echo $GREETING; hostname\n").out == "\nhostile\n"
+    assert (
+        lab.run("shell", "--host-files", "hostile", given="echo $GREETING; hostname\n").out
+        == "\nhostile\n"
+    )
 
 
 # --- privileges ---
@@ -197,9 +242,14 @@ def test_host_files_come_without_a_pods_variables(lab: Lab, marker: Path) -> Non
 @pytest.mark.parametrize("where", PLACES)
 def test_privileges_are_those_of_containers_and_the_network(lab: Lab, where: str) -> None:
     """No mounts, devices or modules; and what runs with more in the same place is out of reach, such as its pause process."""
-    shown = dict(line.split(":\t") for line in inside(lab, where, "cat /proc/self/status").splitlines())
+    shown = dict(
+        line.split(":\t") for line in inside(lab, where, "cat /proc/self/status").splitlines()
+    )
     for name in ("CapPrm", "CapEff", "CapBnd"):
-        assert int(shown[name], 16) & (SYS_ADMIN | NET_ADMIN | NET_RAW | SYS_PTRACE) == NET_ADMIN | NET_RAW, name
+        assert (
+            int(shown[name], 16) & (SYS_ADMIN | NET_ADMIN | NET_RAW | SYS_PTRACE)
+            == NET_ADMIN | NET_RAW
+        ), name
     assert (int(shown["CapInh"], 16), shown["NoNewPrivs"]) == (0, "1")
     for command in (
         "mount -t tmpfs none /mnt",
@@ -240,9 +290,13 @@ def test_containers_cannot_get_at_the_callers_terminal_and_files(lab: Lab) -> No
     """A program of `exec` shares the PID namespace of the pod, whose command may have all that a container may have."""
     lab.apply(SPY)
     line = lab_line(lab, "exec", "spy", "--", "tail", "-f", "/dev/null")
-    process = subprocess.Popen(line.words, env=line.environment, user=line.user, group=line.user, extra_groups=line.groups)
+    process = subprocess.Popen(
+        line.words, env=line.environment, user=line.user, group=line.user, extra_groups=line.groups
+    )
     try:
-        wait_for(lambda: "denied" in lab.run("logs", "spy").out, "the container's look at the program")
+        wait_for(
+            lambda: "denied" in lab.run("logs", "spy").out, "the container's look at the program"
+        )
     finally:
         process.kill()
         process.wait()
@@ -254,13 +308,31 @@ def test_containers_cannot_get_at_the_callers_terminal_and_files(lab: Lab) -> No
 def test_settings_of_the_network_can_be_changed_and_no_others(lab: Lab, where: str) -> None:
     """Those below net of this place alone; the kernel's are read-only, and so is /sys but for the settings of links."""
     before = Path("/proc/sys/net/ipv4/ip_default_ttl").read_text()
-    assert inside(lab, where, "sysctl -qw net.ipv4.ip_default_ttl=33; cat /proc/sys/net/ipv4/ip_default_ttl") == "33\n"
+    assert (
+        inside(
+            lab,
+            where,
+            "sysctl -qw net.ipv4.ip_default_ttl=33; cat /proc/sys/net/ipv4/ip_default_ttl",
+        )
+        == "33\n"
+    )
     assert Path("/proc/sys/net/ipv4/ip_default_ttl").read_text() == before
     inside(lab, where, "sysctl -qw net.ipv4.ip_default_ttl=64")
     for path in SETTINGS_OF_THE_MACHINE:
-        said = lab.run("exec", where, "--", "sh", "-c", f'value=$(cat {path}) && echo "$value" > {path} && echo written', status=None)
+        said = lab.run(
+            "exec",
+            where,
+            "--",
+            "sh",
+            "-c",
+            f'value=$(cat {path}) && echo "$value" > {path} && echo written',
+            status=None,
+        )
         assert (said.out, Path(path).exists() and "Read-only" not in said.err) == ("", False), path
-    assert inside(lab, where, "echo 9000 > /sys/class/net/lo/mtu && cat /sys/class/net/lo/mtu") == "9000\n"
+    assert (
+        inside(lab, where, "echo 9000 > /sys/class/net/lo/mtu && cat /sys/class/net/lo/mtu")
+        == "9000\n"
+    )
     inside(lab, where, "echo 65536 > /sys/class/net/lo/mtu")
 
 
@@ -290,7 +362,15 @@ def test_network_tools_work(lab: Lab, where: str, tool: str) -> None:
 def test_descriptors_of_the_caller_are_closed(lab: Lab, marker: Path) -> None:
     """A directory that the caller has open would lead to files that can be written to."""
     directory = os.open(marker, os.O_RDONLY | os.O_DIRECTORY)
-    line = lab_line(lab, "exec", "client", "--", "sh", "-c", f"ls /proc/self/fd; touch /proc/self/fd/{directory}/x")
+    line = lab_line(
+        lab,
+        "exec",
+        "client",
+        "--",
+        "sh",
+        "-c",
+        f"ls /proc/self/fd; touch /proc/self/fd/{directory}/x",
+    )
     done = subprocess.run(
         line.words,
         env=line.environment,
@@ -315,7 +395,9 @@ def _become_unusual() -> None:
 
 def test_signals_and_umask_of_the_caller_stay_outside(lab: Lab) -> None:
     """As under nohup, in the background of a script, or with a strict umask."""
-    line = lab_line(lab, "exec", "client", "--", "grep", "-E", "^(SigBlk|SigIgn|Umask)", "/proc/self/status")
+    line = lab_line(
+        lab, "exec", "client", "--", "grep", "-E", "^(SigBlk|SigIgn|Umask)", "/proc/self/status"
+    )
     done = subprocess.run(
         line.words,
         env=line.environment,
@@ -349,7 +431,11 @@ def lab_line(lab: Lab, command: str, *rest: str) -> Line:
         root = str(Path(__file__).parents[2])
         return Line([*INSTALLED[:1], *words], {**os.environ, "PYTHONPATH": root}, None)
     python, variables = users.interpreter(NOBODY)
-    own = {"HOME": str(lab.user.home), "XDG_RUNTIME_DIR": str(lab.user.run_directory), "PATH": os.environ["PATH"]}
+    own = {
+        "HOME": str(lab.user.home),
+        "XDG_RUNTIME_DIR": str(lab.user.run_directory),
+        "PATH": os.environ["PATH"],
+    }
     return Line([python, *words], {**own, **variables}, NOBODY)
 
 
@@ -420,21 +506,30 @@ def test_a_shell_has_its_terminal(lab: Lab) -> None:
 def test_a_program_ends_with_its_command(lab: Lab) -> None:
     """Also when that is killed, though the program has fewer privileges."""
     line = lab_line(lab, "exec", "client", "--", "sleep", "4711")
-    process = subprocess.Popen(line.words, env=line.environment, user=line.user, group=line.user, extra_groups=line.groups)
+    process = subprocess.Popen(
+        line.words, env=line.environment, user=line.user, group=line.user, extra_groups=line.groups
+    )
 
     def sleeping() -> list[int]:
-        return [pid for pid in lab.pids() + children(process.pid) if b"sleep\x004711" in cmdline(pid)]
+        return [
+            pid for pid in lab.pids() + children(process.pid) if b"sleep\x004711" in cmdline(pid)
+        ]
 
     wait_for(sleeping, "the program")
     pids = sleeping()
     process.kill()
     process.wait()
-    wait_for(lambda: not [pid for pid in pids if b"sleep\x004711" in cmdline(pid)], "the end of the program")
+    wait_for(
+        lambda: not [pid for pid in pids if b"sleep\x004711" in cmdline(pid)],
+        "the end of the program",
+    )
 
 
 def children(pid: int) -> list[int]:
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
     except OSError:
         return []
 

@@ -10,7 +10,9 @@ from tests.clusters import deployment, pod, service
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
 
-EDGE = service("edge", 80, "http", type="NodePort").replace("selector: {app: edge}", "selector: {app: web}")
+EDGE = service("edge", 80, "http", type="NodePort").replace(
+    "selector: {app: edge}", "selector: {app: web}"
+)
 MANIFEST = pod("client") + deployment("web", 2) + service("web") + service("web-2") + EDGE
 
 
@@ -27,9 +29,17 @@ def test_a_service_is_on_every_node(running: Lab) -> None:
     """Its addresses, endpoints and rules; nothing of the Service whose name begins alike."""
     found = running.run("inspect", "svc:web", "-o", "json").json
     web, other = running.service("web"), running.service("web-2")
-    assert (found["kind"], found["name"], found["cluster_ips"]) == ("Service", "default/web", web["cluster_ips"])
-    assert {endpoint["pod"] for endpoint in found["endpoints"]} == {f"default/{pod['name']}" for pod in running.pods("web")}
-    assert [node["name"] for node in found["nodes"]] == [node["name"] for node in running.seen["nodes"]]
+    assert (found["kind"], found["name"], found["cluster_ips"]) == (
+        "Service",
+        "default/web",
+        web["cluster_ips"],
+    )
+    assert {endpoint["pod"] for endpoint in found["endpoints"]} == {
+        f"default/{pod['name']}" for pod in running.pods("web")
+    }
+    assert [node["name"] for node in found["nodes"]] == [
+        node["name"] for node in running.seen["nodes"]
+    ]
     for node in found["nodes"]:
         text = "\n".join(node["rules"])
         assert web["cluster_ips"][0] in text
@@ -45,19 +55,29 @@ def test_connections_are_tracked_from_client_to_endpoint(running: Lab) -> None:
     running.run("ping", server["name"], "svc:web", "--count", "40")
     found = running.run("inspect", "svc:web", "-o", "json").json
     address, cluster_ip = client["addresses"][0], running.service("web")["cluster_ips"][0]
-    own = [entry for entry in found["conntrack"] if entry["client"].startswith(f"{address}:") and entry["node"] == client["node"]]
+    own = [
+        entry
+        for entry in found["conntrack"]
+        if entry["client"].startswith(f"{address}:") and entry["node"] == client["node"]
+    ]
     endpoints = {f"{endpoint['address']}:{endpoint['port']}" for endpoint in found["endpoints"]}
     is_bpf = running.mode == "ebpf"  # type: ignore[attr-defined]
     assert len(own) == 20
     assert {entry["server"] for entry in own} == endpoints
-    assert {entry["destination"] for entry in own} == (endpoints if is_bpf else {f"{cluster_ip}:80"})
+    assert {entry["destination"] for entry in own} == (
+        endpoints if is_bpf else {f"{cluster_ip}:80"}
+    )
     assert {entry["protocol"] for entry in own} == {"TCP"}
     notes = "\n".join(found["notes"])
     if is_bpf:
         assert "eBPF: programs at tc translate before connection tracking" in notes
         return
     (node,) = [node for node in running.seen["nodes"] if node["name"] == server["node"]]
-    hairpin = [entry for entry in found["conntrack"] if entry["client"].partition(":")[0] == entry["server"].partition(":")[0]]
+    hairpin = [
+        entry
+        for entry in found["conntrack"]
+        if entry["client"].partition(":")[0] == entry["server"].partition(":")[0]
+    ]
     assert {entry["seen_as"].partition(":")[0] for entry in hairpin} == {node["addresses"][0]}
     assert "hairpin: a pod that reaches itself" in notes
     assert "masquerade: clients outside 10.244.0.0/16" in notes
@@ -85,7 +105,11 @@ def test_a_pod_and_a_workload_are_shown_with_their_services(running: Lab) -> Non
     """The namespace as before; beside it the node's end of its link, routes to it, and the rules that mention it."""
     server = running.pod("web")
     found = running.run("inspect", server["name"], "-o", "json").json
-    assert (found["kind"], found["name"], found["services"]) == ("Pod", f"default/{server['name']}", ["default/web", "default/edge"])
+    assert (found["kind"], found["name"], found["services"]) == (
+        "Pod",
+        f"default/{server['name']}",
+        ["default/web", "default/edge"],
+    )
     assert any("eth0" in line for line in found["objects"])
     for node in found["nodes"]:
         text = "\n".join(node["rules"])
@@ -101,5 +125,8 @@ def test_a_pod_and_a_workload_are_shown_with_their_services(running: Lab) -> Non
 
 def test_what_is_not_there_is_a_usage_error(running: Lab) -> None:
     """With names that are near."""
-    assert "there is no Service default/wbe; did you mean svc:default/web" in running.run("inspect", "svc:wbe", status=2).err
+    assert (
+        "there is no Service default/wbe; did you mean svc:default/web"
+        in running.run("inspect", "svc:wbe", status=2).err
+    )
     assert "there is no pod default/wbe" in running.run("inspect", "wbe", status=2).err

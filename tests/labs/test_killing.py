@@ -53,7 +53,9 @@ def test_whoever_makes_a_call_in_an_up_dies_of_it(lab: Lab, plan: Plan, dying_ca
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_up_that_is_stopped_at_any_moment(lab: Lab, plan: Plan, number: signal.Signals, stopped_at: int) -> None:
+def test_an_up_that_is_stopped_at_any_moment(
+    lab: Lab, plan: Plan, number: signal.Signals, stopped_at: int
+) -> None:
     """Ctrl-C leaves nothing; after a kill the processes are gone, and the next command takes the rest away. Once it is built, it stays."""
     stop(lab, plan, number, stopped_at)
 
@@ -68,7 +70,9 @@ def stop(lab: Lab, plan: Plan, number: signal.Signals, stopped_at: int) -> None:
     """Stops an `up` when so many calls have been made."""
     plan.set(0)
     line = command(plan, "up", "--lab", lab.name)
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as up:
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    ) as up:
         wait_for(lambda: up.poll() is not None or plan.calls >= stopped_at, "the moment")
         up.send_signal(number)
         said = up.communicate()[0]
@@ -97,7 +101,11 @@ def test_a_killed_pod_is_gone_whole(lab: Lab) -> None:
         pod = lab.pod(name, namespace)
         (victim,) = lab.pids(f"{lab.name}/{pod['sandbox']}")
         os.kill(victim, signal.SIGKILL)
-        wait_for(partial(has_lost, lab, lab.place("nodes", pod["node"]), pod["host_ifname"]), f"the end of {name}", within_s=5)
+        wait_for(
+            partial(has_lost, lab, lab.place("nodes", pod["node"]), pod["host_ifname"]),
+            f"the end of {name}",
+            within_s=5,
+        )
 
 
 ROUNDS_OF_KILLING = 4
@@ -120,7 +128,10 @@ def test_all_pause_processes_die_at_once(lab: Lab) -> None:
 @contextmanager
 def busy() -> Iterator[None]:
     """Have other processes keep every processor busy."""
-    hogs = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    hogs = [
+        subprocess.Popen(["sh", "-c", "while :; do :; done"])
+        for _ in range(2 * len(os.sched_getaffinity(0)))
+    ]
     try:
         yield
     finally:
@@ -141,7 +152,9 @@ def test_what_dies_while_there_is_no_agent(lab: Lab, place: str) -> None:
     init, pod = lab.seen["init_pid"], lab.pod("web")
     sandbox = pod["sandbox"] if place == "pod" else f"node/{pod['node']}"
     titles = (f"kubenetlab {lab.name} agent", f"{lab.name}/{sandbox}")
-    agent, victim = (next(pid for pid in lab.pids(title) if title_of(pid) == title) for title in titles)
+    agent, victim = (
+        next(pid for pid in lab.pids(title) if title_of(pid) == title) for title in titles
+    )
     os.kill(init, signal.SIGSTOP)
     for pid in (agent, victim):
         os.kill(pid, signal.SIGKILL)

@@ -55,7 +55,9 @@ def test_each_lab_has_a_line(labs: Callable[[], Lab]) -> None:
     assert found["faults"] == [fault["summary"] for fault in seen["faults"]]
     assert len(found["faults"]) == 1
     assert found["init_pid"] == seen["init_pid"]
-    assert abs(found["processes"] - 1 - len(descendants(found["init_pid"]))) <= 2  # probes come and go
+    assert (
+        abs(found["processes"] - 1 - len(descendants(found["init_pid"]))) <= 2
+    )  # probes come and go
     assert 10 << 20 < found["memory_bytes"] < 1 << 30
     assert listed(other)["faults"] == []
     rows = {line.split()[0]: line for line in run("list").out.splitlines()}
@@ -76,7 +78,12 @@ def test_a_lab_that_does_not_answer_is_listed_and_stalls_nothing(labs: Callable[
         page = run("list")
     assert took_s < DEADLINE_S + patiently(1)
     silent, complete = found[one.name], found[other.name]
-    assert (silent["state"], silent["pods"], silent["ready"], silent["faults"]) == ("no answer", None, None, None)
+    assert (silent["state"], silent["pods"], silent["ready"], silent["faults"]) == (
+        "no answer",
+        None,
+        None,
+        None,
+    )
     assert silent["processes"] > 1
     assert silent["memory_bytes"] > 0
     assert (complete["state"], complete["ready"]) == ("up", complete["pods"])
@@ -97,7 +104,9 @@ def test_changes_are_followed(labs: Callable[[], Lab]) -> None:
     lab = labs()
     lab.up(CLIENT)
     lines: list[dict[str, Any]] = []
-    with subprocess.Popen([*COMMAND, "list", "-w", "-o", "json"], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*COMMAND, "list", "-w", "-o", "json"], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         stream = process.stdout
         os.set_blocking(stream.fileno(), False)
@@ -110,7 +119,9 @@ def test_changes_are_followed(labs: Callable[[], Lab]) -> None:
             wait_for(own, "the lab")
             pods = own()[-1]["pods"]
             lab.apply(deployment("web", 2))
-            wait_for(lambda: (own()[-1]["pods"], own()[-1]["ready"]) == (pods + 2, pods + 2), "the pods")
+            wait_for(
+                lambda: (own()[-1]["pods"], own()[-1]["ready"]) == (pods + 2, pods + 2), "the pods"
+            )
             lab.down()
             wait_for(lambda: own()[-1]["state"] == "down", "its end")
         finally:
@@ -121,13 +132,20 @@ def test_changes_are_followed(labs: Callable[[], Lab]) -> None:
 def test_root_sees_the_labs_of_others() -> None:
     """With their owners and what the kernel knows; a user sees its own alone, and all of it."""
     if not users.interpreter(NOBODY)[0]:
-        pytest.skip("no Python that an ordinary user can run has the package's dependencies; apt-get install python3")
-    name, environment = f"{OURS}theirs", {"XDG_RUNTIME_DIR": ""}  # so that its run directory is below /tmp
+        pytest.skip(
+            "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"
+        )
+    name, environment = (
+        f"{OURS}theirs",
+        {"XDG_RUNTIME_DIR": ""},
+    )  # so that its run directory is below /tmp
     with users.user(NOBODY) as user:
         try:
             user.run("up", "--lab", name, "-f", "-", given=CLIENT, environment=environment)
             own = user.run("list", "-o", "json", environment=environment).json
-            assert [(lab["name"], lab["owner"], lab["state"], lab["ready"]) for lab in own] == [(name, "nobody", "up", own[0]["pods"])]
+            assert [(lab["name"], lab["owner"], lab["state"], lab["ready"]) for lab in own] == [
+                (name, "nobody", "up", own[0]["pods"])
+            ]
             (seen,) = [entry for entry in run("list", "-o", "json").json if entry["name"] == name]
             assert (seen["owner"], seen["state"], seen["pods"]) == ("nobody", "private", None)
             for lab in (own[0], seen):

@@ -41,7 +41,9 @@ spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}
 def kernel_of(lab: Lab) -> dict[str, Any]:
     """What the kernel holds of a lab, in the kernel's own words: links, addresses, routes, rules, listeners, pause processes."""
     seen = lab.seen
-    places = {place["sandbox"]: place for place in (*seen["nodes"], *seen["pods"], *seen["external"])}
+    places = {
+        place["sandbox"]: place for place in (*seen["nodes"], *seen["pods"], *seen["external"])
+    }
     commands = (
         ("ip", "-o", "addr"),
         ("ip", "route"),
@@ -49,7 +51,10 @@ def kernel_of(lab: Lab) -> dict[str, Any]:
         ("ss", "-Hlntu"),
     )
     return {
-        name: (place["pid"], *(_sorted_without_counters(lab.inside(place, *command)) for command in commands))
+        name: (
+            place["pid"],
+            *(_sorted_without_counters(lab.inside(place, *command)) for command in commands),
+        )
         for name, place in places.items()
     }
 
@@ -63,7 +68,9 @@ def generations(lab: Lab) -> dict[str, str]:
     found = {}
     for node in lab.seen["nodes"]:
         with subprocess.Popen(
-            ["nsenter", f"--net={node['netns']}", "nft", "monitor"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ["nsenter", f"--net={node['netns']}", "nft", "monitor"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         ) as watching:
             watching.kill()
         found[node["name"]] = lab.inside(node, "python3", "-S", "-c", GENERATION)
@@ -81,7 +88,10 @@ print(struct.unpack_from(">I", s.recv(4096), 24)[0])
 def web_answers(lab: Lab) -> bool:
     client, address = lab.pod("client"), lab.service("web")["cluster_ips"][0]
     answers = lab.ask(client, *[("TCP", address, 80)] * 20)
-    return all(answer.who.startswith("web-") and answer.seen[0] == client["addresses"][0] for answer in answers)
+    return all(
+        answer.who.startswith("web-") and answer.seen[0] == client["addresses"][0]
+        for answer in answers
+    )
 
 
 # --- deaths ---
@@ -122,7 +132,13 @@ def test_a_killed_sandbox_is_made_again(lab: Lab) -> None:
     pod = lab.pod("web")
     (victim,) = lab.pids(f"{lab.name}/{pod['sandbox']}")
     os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: lab.pod(pod["name"])["pid"] not in (0, None, pod["pid"]) and lab.pod(pod["name"])["ready"], "a new sandbox")
+    wait_for(
+        lambda: (
+            lab.pod(pod["name"])["pid"] not in (0, None, pod["pid"])
+            and lab.pod(pod["name"])["ready"]
+        ),
+        "a new sandbox",
+    )
     assert lab.pod(pod["name"])["addresses"] != pod["addresses"]
     assert lab.get("pod", pod["name"])["status"]["containerStatuses"][0]["ready"]
     wait_for(lambda: web_answers(lab), "all pods to answer again")
@@ -146,7 +162,10 @@ def test_a_killed_node_with_pods_in_its_own_network(lab: Lab) -> None:
         host
         + replaced(
             MANIFEST,
-            ("        ports:", "        readinessProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 1}\n        ports:"),
+            (
+                "        ports:",
+                "        readinessProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 1}\n        ports:",
+            ),
         )
     )
     before = lab.place("nodes", "worker")["pid"]
@@ -182,7 +201,12 @@ def test_what_the_kernel_refuses_is_told_and_holds_up_nobody_else(lab: Lab) -> N
     """Somebody has taken the name of the next pod's link: that pod waits, others come and go, and it comes when the name is free."""
     lab.up(MANIFEST)
     number = (
-        max(int(pod["host_ifname"].removeprefix("veth")) for pod in lab.seen["pods"] if pod["node"] == "worker" and pod["host_ifname"]) + 1
+        max(
+            int(pod["host_ifname"].removeprefix("veth"))
+            for pod in lab.seen["pods"]
+            if pod["node"] == "worker" and pod["host_ifname"]
+        )
+        + 1
     )
     node = lab.place("nodes", "worker")
     lab.inside(node, "ip", "link", "add", f"veth{number}", "type", "bridge")
@@ -198,7 +222,12 @@ def test_what_the_kernel_refuses_is_told_and_holds_up_nobody_else(lab: Lab) -> N
 
 def web_answers_from_node(lab: Lab) -> bool:
     """True when a node gets answers by the Service web."""
-    return all(answer.who for answer in lab.ask(lab.place("nodes", "worker"), *[("TCP", lab.service("web")["cluster_ips"][0], 80)] * 8))
+    return all(
+        answer.who
+        for answer in lab.ask(
+            lab.place("nodes", "worker"), *[("TCP", lab.service("web")["cluster_ips"][0], 80)] * 8
+        )
+    )
 
 
 def test_a_killed_init_takes_everything_with_it(lab: Lab) -> None:
@@ -208,7 +237,9 @@ def test_a_killed_init_takes_everything_with_it(lab: Lab) -> None:
     processes = descendants(seen["init_pid"])
     assert len(processes) > 10
     os.kill(seen["init_pid"], signal.SIGKILL)
-    wait_for(lambda: not any(title_of(pid) for pid in processes), "the end of all processes", within_s=5)
+    wait_for(
+        lambda: not any(title_of(pid) for pid in processes), "the end of all processes", within_s=5
+    )
     assert not lab.seen_names_alive()
     assert f"no lab {lab.name} is up" in lab.run("get", "pods", status=1).err
     assert lab.remains == [str(lab.directory)]
@@ -289,13 +320,24 @@ def test_what_is_refused_is_tried_again_less_and_less_often(lab: Lab) -> None:
     """Something else has the name of a new pod's link; once it is taken away, the pod is made without anything else happening."""
     lab.up(MANIFEST)
     node = lab.place("nodes", "worker")
-    taken = max(int(pod["host_ifname"].removeprefix("veth")) for pod in lab.seen["pods"] if pod["host_ifname"]) + 1
+    taken = (
+        max(
+            int(pod["host_ifname"].removeprefix("veth"))
+            for pod in lab.seen["pods"]
+            if pod["host_ifname"]
+        )
+        + 1
+    )
     lab.inside(node, "ip", "link", "add", f"veth{taken}", "type", "bridge")
     lab.apply(LATE, "--no-wait")
 
     def attempts() -> list[datetime]:
         lines = (lab.directory / "log").read_text().splitlines()
-        return [datetime.fromisoformat(line.split()[0]) for line in lines if "pod/default/late/" in line and "cannot add veth" in line]
+        return [
+            datetime.fromisoformat(line.split()[0])
+            for line in lines
+            if "pod/default/late/" in line and "cannot add veth" in line
+        ]
 
     def pauses() -> list[float]:
         return [(later - earlier).total_seconds() for earlier, later in pairwise(attempts())]
@@ -320,5 +362,14 @@ def test_nobody_but_a_pod_keeps_its_network(lab: Lab) -> None:
         opened = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()]
         assert sum(name.startswith("net:") for name in opened) <= 2, title_of(pid)
     lab.run("delete", "deployment", "web")
-    kept = [pod["host_ifname"] for pod in lab.seen["pods"] if pod["node"] == "worker" and pod["host_ifname"]]
-    wait_for(lambda: lab.run("exec", "node:worker", "--", "ip", "-br", "link").out.count("veth") == len(kept), "the last link to go")
+    kept = [
+        pod["host_ifname"]
+        for pod in lab.seen["pods"]
+        if pod["node"] == "worker" and pod["host_ifname"]
+    ]
+    wait_for(
+        lambda: (
+            lab.run("exec", "node:worker", "--", "ip", "-br", "link").out.count("veth") == len(kept)
+        ),
+        "the last link to go",
+    )

@@ -19,7 +19,9 @@ CLIENT = pod("client")
 
 def up_with_few_files(lab: Lab, files: int, status: int) -> Ran:
     """As where an administrator allows that many open files and no more."""
-    return Lab(lab.name, ("prlimit", f"--nofile={files}:{files}")).up(CLIENT + deployment(replicas=2), status=status)
+    return Lab(lab.name, ("prlimit", f"--nofile={files}:{files}")).up(
+        CLIENT + deployment(replicas=2), status=status
+    )
 
 
 def test_too_few_open_files(lab: Lab) -> None:
@@ -50,7 +52,11 @@ def test_a_scale_beyond_all_limits_lets_nobody_wait(lab: Lab) -> None:
 
     def scale() -> None:
         with suppress(ApiError):
-            Client(lab.name).request("PUT", f"{object_path(Deployment, 'default', 'web')}/scale", {"spec": {"replicas": 19_000}})
+            Client(lab.name).request(
+                "PUT",
+                f"{object_path(Deployment, 'default', 'web')}/scale",
+                {"spec": {"replicas": 19_000}},
+            )
         refused.set()
 
     thread = threading.Thread(target=scale)
@@ -71,7 +77,9 @@ def test_too_little_address_space(lab: Lab) -> None:
     assert "RLIMIT_AS (ulimit -v) is 100" in said
     assert "→ ulimit -v unlimited" in said
     assert not lab.directory.exists()
-    assert "(ulimit -v)" in Lab(lab.name, ("prlimit", f"--as={40_000 << 10}")).up(CLIENT, status=1).err
+    assert (
+        "(ulimit -v)" in Lab(lab.name, ("prlimit", f"--as={40_000 << 10}")).up(CLIENT, status=1).err
+    )
     Lab(lab.name, ("prlimit", f"--as={200 << 20}")).up(CLIENT)
     assert not lab.faults
 

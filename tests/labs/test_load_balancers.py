@@ -77,12 +77,22 @@ def test_only_the_flows_of_a_node_that_leaves_break(lab: Lab, service: str) -> N
     address, client = world.outside[service], world.places["ext:client"]
     with connected(client, address) as ask:
         before = ask()
-        by_node = {node: {flow for flow, answer in enumerate(before) if answer[1] == world.address(node)} for node in NODES}
+        by_node = {
+            node: {flow for flow, answer in enumerate(before) if answer[1] == world.address(node)}
+            for node in NODES
+        }
         if service == "local":
-            by_node = {f"node:{pod['node']}": {n for n, answer in enumerate(before) if answer[0] == pod["name"]} for pod in lab.pods("web")}
+            by_node = {
+                f"node:{pod['node']}": {
+                    n for n, answer in enumerate(before) if answer[0] == pod["name"]
+                }
+                for pod in lab.pods("web")
+            }
         assert all(by_node[node] for node in NODES)
         lab.run("break", "kube-proxy", "--node", "n2", "--how", "stopped")
-        wait_for(lambda: "172.18.0.4" not in router(lab, "ip", "route", "show", address), "n2 to leave")
+        wait_for(
+            lambda: "172.18.0.4" not in router(lab, "ip", "route", "show", address), "n2 to leave"
+        )
         after = ask()
         stayed = by_node["node:n1"] | by_node["node:n3"]
         assert [after[flow] for flow in stayed] == [before[flow] for flow in stayed]
@@ -91,20 +101,32 @@ def test_only_the_flows_of_a_node_that_leaves_break(lab: Lab, service: str) -> N
 
 def router(lab: Lab, *command: str) -> str:
     """What a command says in the fabric's router."""
-    return subprocess.run(["ip", "netns", "exec", f"{lab.name}_fabric_router", *command], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["ip", "netns", "exec", f"{lab.name}_fabric_router", *command],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
 @contextmanager
 def connected(place: Any, address: str) -> Iterator[Any]:
     """Asks by every connection, and says who answered, and whom it saw."""
     line = ["nsenter", f"--net={place['netns']}", sys.executable, "-c", KEPT, address, str(FLOWS)]
-    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+    with subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
 
         def ask() -> list[tuple[str, str]]:
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write("ask\n")
-            return [(who, saw) for who, _, saw in (found.partition(" ") for found in process.stdout.readline()[:-1].split(","))]
+            return [
+                (who, saw)
+                for who, _, saw in (
+                    found.partition(" ") for found in process.stdout.readline()[:-1].split(",")
+                )
+            ]
 
         yield ask
         assert process.stdin is not None
@@ -118,9 +140,17 @@ def test_what_somebody_takes_from_the_router_is_made_anew(lab: Lab, what: str) -
     address = World(lab, 4).outside["shared"]
     before = router(lab, "ip", "route", "show", address)
     group = before.partition("nhid ")[2].split()[0]
-    commands = {"nexthop": ("nexthop", "flush"), "group": ("nexthop", "del", "id", group), "route": ("route", "del", address)}
+    commands = {
+        "nexthop": ("nexthop", "flush"),
+        "group": ("nexthop", "del", "id", group),
+        "route": ("route", "del", address),
+    }
     router(lab, "ip", *commands[what])
     assert router(lab, "ip", "route", "show", address) != before
-    wait_for(lambda: router(lab, "ip", "route", "show", address) == before, "the router to be as it was", within_s=5)
+    wait_for(
+        lambda: router(lab, "ip", "route", "show", address) == before,
+        "the router to be as it was",
+        within_s=5,
+    )
     wait_for(lambda: not lab.faults, "the lab to be whole")
     assert lab.run("diff").out.strip() == "the kernel is as it should be"

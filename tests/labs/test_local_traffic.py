@@ -23,7 +23,11 @@ def manifest(proxy: str) -> str:
     pods = "".join(
         f"---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {app}}}}}\n"
         f"spec: {{nodeName: {node}, containers: [{{name: main, image: agnhost, args: [netexec], ports: [{{containerPort: 8080}}]}}]}}\n"
-        for name, app, node in (("client", "client", "worker"), ("near", "web", "worker"), ("far", "web", "worker2"))
+        for name, app, node in (
+            ("client", "client", "worker"),
+            ("near", "web", "worker"),
+            ("far", "web", "worker2"),
+        )
     )
     spec = "type: NodePort, externalTrafficPolicy: Local, ipFamilyPolicy: PreferDualStack, selector: {app: web}"
     services = "".join(
@@ -53,18 +57,26 @@ def node_port_of_worker2(found: World, port: int = NODE_PORT) -> Counter[tuple[s
     """Return (endpoint, source seen by it) → connections of the client on `worker` to the node port of `worker2`."""
     target = ("TCP", found.address("node:worker2"), port)
     answers = found.ask("client", *[target] * TRIES)
-    return Counter((answer.who, answer.seen[0]) if not answer.error else ("", answer.error) for answer in answers)
+    return Counter(
+        (answer.who, answer.seen[0]) if not answer.error else ("", answer.error)
+        for answer in answers
+    )
 
 
 def seen_at_cluster_ip(found: World) -> set[tuple[str, str]]:
     """Return the (endpoint, source seen by it) pairs of the client's connections to the cluster IP."""
     answers = found.ask("client", *[("TCP", found.services["web"], 80)] * TRIES)
-    return {(answer.who, answer.seen[0]) if not answer.error else ("", answer.error) for answer in answers}
+    return {
+        (answer.who, answer.seen[0]) if not answer.error else ("", answer.error)
+        for answer in answers
+    }
 
 
 BY_RANGE = [proxy for proxy in PROXIES if not proxy.startswith("ipvs")]
 """The modes that lead a pod's traffic to all endpoints; IPVS has one list of endpoints for every client."""
-BRIDGE, OTHER_BRIDGE = (f"BridgeInterface,detectLocal.bridgeInterface={name}" for name in ("cbr0", "docker0"))
+BRIDGE, OTHER_BRIDGE = (
+    f"BridgeInterface,detectLocal.bridgeInterface={name}" for name in ("cbr0", "docker0")
+)
 DETECTORS = ("NodeCIDR", BRIDGE, "InterfaceNamePrefix,detectLocal.interfaceNamePrefix=cbr", "none")
 
 
@@ -99,5 +111,9 @@ def test_a_pod_that_is_no_local_traffic_is_masqueraded(lab: Lab, proxy: str, ver
 
 def test_the_command_line_names_fields_of_a_field() -> None:
     """A dot leads into a mapping, as in the Cluster document."""
-    expected = {"type": "iptables", "detectLocalMode": "BridgeInterface", "detectLocal": {"bridgeInterface": "cbr0"}}
+    expected = {
+        "type": "iptables",
+        "detectLocalMode": "BridgeInterface",
+        "detectLocal": {"bridgeInterface": "cbr0"},
+    }
     assert mode(f"iptables,detectLocalMode={BRIDGE}") == expected

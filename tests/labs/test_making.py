@@ -48,7 +48,9 @@ def sandboxes(lab: Lab) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_up_that_is_stopped_in_the_middle_leaves_nothing(lab: Lab, number: signal.Signals) -> None:
+def test_an_up_that_is_stopped_in_the_middle_leaves_nothing(
+    lab: Lab, number: signal.Signals
+) -> None:
     """Ctrl-C, a polite end, a rude one: the half-made lab is gone, and can be made again."""
     process = start_up(lab)
     wait_for(lambda: len(sandboxes(lab)) > 20, "the making to begin")
@@ -66,15 +68,27 @@ def test_an_up_that_is_stopped_in_the_middle_leaves_nothing(lab: Lab, number: si
 
 def test_an_interrupt_while_waiting_leaves_the_lab_up(lab: Lab) -> None:
     """Once it is built, Ctrl-C only ends the waiting, and says what was waited for."""
-    slow = replaced(MANIFEST, ("args: [netexec]}]", "args: [netexec], readinessProbe: {tcpSocket: {port: 1}, failureThreshold: 1000}}]"))
+    slow = replaced(
+        MANIFEST,
+        (
+            "args: [netexec]}]",
+            "args: [netexec], readinessProbe: {tcpSocket: {port: 1}, failureThreshold: 1000}}]",
+        ),
+    )
     process = start_up(lab, slow)
     assert process.stdout is not None
     assert "built" in process.stdout.readline()
-    wait_for(lambda: lab.run("get", "pods", status=None).status == 0 and lab.pod("web")["ready"], "the lab")
+    wait_for(
+        lambda: lab.run("get", "pods", status=None).status == 0 and lab.pod("web")["ready"],
+        "the lab",
+    )
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert f"stopped waiting; lab {lab.name} is up, and not ready yet: default/client\nnext: kubenetlab get pods -A -w" in err
+    assert (
+        f"stopped waiting; lab {lab.name} is up, and not ready yet: default/client\nnext: kubenetlab get pods -A -w"
+        in err
+    )
     assert web_answers(lab)
 
 
@@ -94,7 +108,11 @@ STOPPED_S = 4
 
 def processes(title: str) -> list[int]:
     """The processes with a title, also of a lab that does not answer yet."""
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and title_of(int(entry.name)) == title]
+    return [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and title_of(int(entry.name)) == title
+    ]
 
 
 def test_an_up_waits_for_a_process_that_gets_no_processor(lab: Lab) -> None:
@@ -114,7 +132,12 @@ def test_a_down_while_a_lab_is_being_made(lab: Lab) -> None:
     making = start_up(lab)
     wait_for(lambda: lab.directory.exists(), "the making to begin")
     downs = [
-        subprocess.Popen([*COMMAND, "down", "--lab", lab.name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            [*COMMAND, "down", "--lab", lab.name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for _ in range(2)
     ]
     said = [process.communicate(timeout=60)[0] for process in (*downs, making)]
@@ -128,9 +151,18 @@ def test_a_down_while_a_lab_is_being_made(lab: Lab) -> None:
 
 def test_an_up_outlives_the_agent_it_waits_for(lab: Lab) -> None:
     """Its successor is asked, and the verdict is the same."""
-    slow = replaced(MANIFEST, ("args: [netexec]}]", "args: [netexec], readinessProbe: {tcpSocket: {port: 1}, failureThreshold: 1}}]"))
+    slow = replaced(
+        MANIFEST,
+        (
+            "args: [netexec]}]",
+            "args: [netexec], readinessProbe: {tcpSocket: {port: 1}, failureThreshold: 1}}]",
+        ),
+    )
     waiting = start_up(lab, slow)
-    wait_for(lambda: lab.run("get", "pods", status=None).status == 0 and lab.pod("web")["ready"], "the lab")
+    wait_for(
+        lambda: lab.run("get", "pods", status=None).status == 0 and lab.pod("web")["ready"],
+        "the lab",
+    )
     os.kill(lab.seen["agent_pid"], signal.SIGKILL)
     out, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 1
@@ -146,8 +178,12 @@ def test_two_labs_with_the_same_addresses_at_once(labs: Callable[[], Lab]) -> No
     assert one.pod("client")["addresses"] == two.pod("client")["addresses"]
     (address,) = one.pod("client")["addresses"]
     for lab, name in ((one, "web"), (two, "wob")):
-        answers = lab.ask(lab.pod("client"), *[("TCP", lab.service(name)["cluster_ips"][0], 80)] * 10)
-        assert all(answer.who.startswith(f"{name}-") and answer.seen[0] == address for answer in answers)
+        answers = lab.ask(
+            lab.pod("client"), *[("TCP", lab.service(name)["cluster_ips"][0], 80)] * 10
+        )
+        assert all(
+            answer.who.startswith(f"{name}-") and answer.seen[0] == address for answer in answers
+        )
     said = run("get", "pods", status=1).err
     assert "several labs are up" in said
     assert one.name in said
@@ -193,8 +229,16 @@ def test_only_who_makes_links_goes_before_others(lab: Lab, monkeypatch: pytest.M
 def goes_before(lab: Lab) -> bool:
     """Whether a thread of the agent of a new lab does; nobody else may."""
     lab.up(MANIFEST)
-    tasks = [(pid, int(entry.name)) for pid in descendants(lab.seen["init_pid"]) for entry in Path(f"/proc/{pid}/task").iterdir()]
-    others = [(pid, task) for pid, task in tasks if os.sched_getscheduler(task) & ~os.SCHED_RESET_ON_FORK != os.SCHED_OTHER]
+    tasks = [
+        (pid, int(entry.name))
+        for pid in descendants(lab.seen["init_pid"])
+        for entry in Path(f"/proc/{pid}/task").iterdir()
+    ]
+    others = [
+        (pid, task)
+        for pid, task in tasks
+        if os.sched_getscheduler(task) & ~os.SCHED_RESET_ON_FORK != os.SCHED_OTHER
+    ]
     assert len(tasks) > 20
     assert {pid for pid, _ in others} <= {lab.seen["agent_pid"]}
     assert len(others) <= 1

@@ -45,7 +45,9 @@ def test_the_table_turned_round_does_not(started: tuple[Lab, Path], tmp_path: Pa
 
 def opposite(row: dict[str, Any]) -> dict[str, Any]:
     """A row that must not hold where this one does; where a row names a source, another source."""
-    asked = {name: row[name] for name in ("from", "to", "port", "protocol", "family") if name in row}
+    asked = {
+        name: row[name] for name in ("from", "to", "port", "protocol", "family") if name in row
+    }
     if "resolves" in row:
         return asked | {"resolves": not row["resolves"]}
     if "source" in row:
@@ -79,18 +81,25 @@ def test_without_a_cni_and_then_with_one(lab: Lab) -> None:
     assert "0/3 nodes are available" in said.err
     assert "--cni bridge" in said.err
     for node in lab.get("nodes")["items"]:
-        ready = next(condition for condition in node["status"]["conditions"] if condition["type"] == "Ready")
+        ready = next(
+            condition for condition in node["status"]["conditions"] if condition["type"] == "Ready"
+        )
         assert (ready["status"], ready["reason"]) == ("False", "KubeletNotReady")
         assert "cni plugin not initialized" in ready["message"]
     phases = {pod["metadata"]["name"]: pod["status"]["phase"] for pod in lab.get("pods")["items"]}
     assert {name for name, phase in phases.items() if phase == "Running"} == {"host"}
     assert phases["client"] == "Pending"
-    assert [row.split()[1] for row in lab.run("get", "nodes").out.splitlines()[1:]] == ["NotReady"] * 3
+    assert [row.split()[1] for row in lab.run("get", "nodes").out.splitlines()[1:]] == [
+        "NotReady"
+    ] * 3
     host = lab.pod("host")
 
     lab.run("up", "--cni", "bridge")
     assert [row.split()[1] for row in lab.run("get", "nodes").out.splitlines()[1:]] == ["Ready"] * 3
     assert all(pod["ready"] for pod in lab.seen["pods"])
-    assert (lab.pod("host")["pid"], lab.pod("host")["addresses"]) == (host["pid"], host["addresses"])
+    assert (lab.pod("host")["pid"], lab.pod("host")["addresses"]) == (
+        host["pid"],
+        host["addresses"],
+    )
     assert lab.run("check", "-o", "json").json["ok"]
     assert "3 do not" in lab.run("check", "-f", str(NO_CNI / "expect.yaml"), status=1).out

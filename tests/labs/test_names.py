@@ -56,7 +56,9 @@ def test_the_longest_names_are_names_like_others(lab: Lab) -> None:
     os.kill(lab.seen["agent_pid"], signal.SIGKILL)
     assert [entry["pid"] for entry in lab.seen["pods"]] == pids
     assert lab.run("ping", "-o", "json").json["ok"]
-    (answer,) = lab.ask(lab.place("nodes", NODE), ("TCP", lab.service(SERVICE, NAMESPACE)["cluster_ips"][0], 65535))
+    (answer,) = lab.ask(
+        lab.place("nodes", NODE), ("TCP", lab.service(SERVICE, NAMESPACE)["cluster_ips"][0], 65535)
+    )
     assert answer.who == HOSTNAME
     assert "/hostname from" in lab.run("logs", f"{NAMESPACE}/{POD}", "-c", CONTAINER).out
     assert "CoreDNS" in lab.run("logs", f"{NAMESPACE}/{POD}", "-c", f"{CONTAINER[:-1]}x").out
@@ -64,4 +66,6 @@ def test_the_longest_names_are_names_like_others(lab: Lab) -> None:
     assert lab.inside(pod, "ip", "-o", "link", "show", "eth0").count("alias cni bridge: pod n") == 1
     assert lab.run("diff").out.strip() == "the kernel is as it should be"
     names = lab.seen_names_alive()
-    assert len(names) == len(lab.seen["nodes"]) + len(lab.seen["pods"]) + len(lab.seen["external"]) + 3
+    assert (
+        len(names) == len(lab.seen["nodes"]) + len(lab.seen["pods"]) + len(lab.seen["external"]) + 3
+    )

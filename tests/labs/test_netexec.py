@@ -57,7 +57,15 @@ spec:
 """
 
 
-def get(lab: Lab, path: str, *, trusts: Path | str = "", name: str = "server.test", of: str = "server", status: int = 0) -> list[object]:
+def get(
+    lab: Lab,
+    path: str,
+    *,
+    trusts: Path | str = "",
+    name: str = "server.test",
+    of: str = "server",
+    status: int = 0,
+) -> list[object]:
     """[status, body] of an HTTPS request to a pod; with `trusts` its certificate must be this one, and for the name."""
     words = (lab.pod(of)["addresses"][0], "8443", str(trusts), name, path)
     out = lab.inside(lab.pod("client"), sys.executable, "-c", GET, *words, status=status)
@@ -72,8 +80,19 @@ HTTPS = "readinessProbe: {httpGet: {port: 8443, path: /readyz, scheme: HTTPS}, p
 def test_netexec_serves_tls_with_the_certificate_of_a_secret(lab: Lab, tmp_path: Path) -> None:
     """A client that trusts this certificate alone is answered; so is an HTTPS probe; plain HTTP is told that it is wrong here."""
     cert, key = certificate(tmp_path, "server.test")
-    data = {"tls.crt": base64.b64encode(cert.encode()).decode(), "tls.key": base64.b64encode(key.encode()).decode()}
-    secret = json.dumps({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": "web-tls"}, "data": data})
+    data = {
+        "tls.crt": base64.b64encode(cert.encode()).decode(),
+        "tls.key": base64.b64encode(key.encode()).decode(),
+    }
+    secret = json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "type": "kubernetes.io/tls",
+            "metadata": {"name": "web-tls"},
+            "data": data,
+        }
+    )
     said = lab.up(ONE_NODE + pod("client") + server(FILES, VOLUMES, HTTPS) + secret)
     assert "volume" not in said.err  # they have an effect
     assert get(lab, "/hostname", trusts=tmp_path / "tls.crt") == [200, "server"]
@@ -81,10 +100,10 @@ def test_netexec_serves_tls_with_the_certificate_of_a_secret(lab: Lab, tmp_path:
     assert get(lab, "/hostname", trusts=tmp_path / "tls.crt", name="other.test", status=1) == []
     address, client = lab.pod("server")["addresses"][0], lab.pod("client")
     assert str(get(lab, "/clientip")[1]).startswith(client["addresses"][0])
-    plain = (
-        f"import socket; s = socket.create_connection(('{address}', 8443)); s.sendall(b'GET / HTTP/1.1\\r\\n\\r\\n'); print(s.recv(4096))"
+    plain = f"import socket; s = socket.create_connection(('{address}', 8443)); s.sendall(b'GET / HTTP/1.1\\r\\n\\r\\n'); print(s.recv(4096))"
+    assert "Client sent an HTTP request to an HTTPS server." in lab.inside(
+        client, sys.executable, "-c", plain
     )
-    assert "Client sent an HTTP request to an HTTPS server." in lab.inside(client, sys.executable, "-c", plain)
 
 
 SHOP = """\
@@ -100,13 +119,22 @@ spec:
 
 def test_what_has_no_certificate_of_its_own(lab: Lab) -> None:
     """agnhost's image has one for localhost; an image that is not known answers HTTP and TLS; a missing file ends the program."""
-    own = server("--http-port=8443, --tls-cert-file=/localhost.crt, --tls-private-key-file=/localhost.key", VOLUMES, HTTPS)
+    own = server(
+        "--http-port=8443, --tls-cert-file=/localhost.crt, --tls-private-key-file=/localhost.key",
+        VOLUMES,
+        HTTPS,
+    )
     lab.up(ONE_NODE + pod("client") + own + SHOP)
     assert get(lab, "/hostname") == [200, "server"]
     assert get(lab, "/hostname", of="shop") == [200, "shop"]
-    assert lab.ask(lab.pod("client"), ("TCP", lab.pod("shop")["addresses"][0], 8443))[0].who == "shop"
+    assert (
+        lab.ask(lab.pod("client"), ("TCP", lab.pod("shop")["addresses"][0], 8443))[0].who == "shop"
+    )
     lab.run("delete", "pod", "server")
-    assert "open /certs/tls.crt: no such file or directory" in lab.apply(server(FILES, VOLUMES), status=1).err
+    assert (
+        "open /certs/tls.crt: no such file or directory"
+        in lab.apply(server(FILES, VOLUMES), status=1).err
+    )
     lab.run("delete", "pod", "server")
     plain = "readinessProbe: {httpGet: {port: 8080, scheme: HTTPS}, periodSeconds: 1, failureThreshold: 1}"
     said = lab.apply(server("--http-port=8080", VOLUMES, plain), status=1)
@@ -119,9 +147,14 @@ def test_options_and_paths(lab: Lab, tmp_path: Path) -> None:
     args = '"--http-port=80", "--udp-port=99", "--http-override=/echo?msg=over&code=202", "--nonsense=1"'
     manifest.write_text(ONE_NODE + pod("client") + server(args, VOLUMES))
     said = lab.run("up", "-f", str(manifest))
-    line = next(number for number, text in enumerate(manifest.read_text().splitlines(), 1) if "--nonsense" in text)
+    line = next(
+        number
+        for number, text in enumerate(manifest.read_text().splitlines(), 1)
+        if "--nonsense" in text
+    )
     assert (
-        f"warning: {manifest}:{line}  Pod default/server: spec.containers[0].args[4]: the option --nonsense of agnhost netexec" in said.err
+        f"warning: {manifest}:{line}  Pod default/server: spec.containers[0].args[4]: the option --nonsense of agnhost netexec"
+        in said.err
     )
     client, address = lab.pod("client"), lab.pod("server")["addresses"][0]
     fetch = f"import urllib.request as u; a = u.urlopen('http://{address}/anything'); print(a.status, a.read().decode())"
@@ -131,6 +164,9 @@ def test_options_and_paths(lab: Lab, tmp_path: Path) -> None:
         f"s.connect(('{address}', 99)); s.send(b'ECHO Hello'); print(s.recv(99)); s.settimeout(0.2); s.send(b'nothing'); s.recv(99)"
     )
     silent = subprocess.run(
-        ["nsenter", f"--net={client['netns']}", sys.executable, "-c", asked], capture_output=True, text=True, check=False
+        ["nsenter", f"--net={client['netns']}", sys.executable, "-c", asked],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (silent.stdout, "TimeoutError" in silent.stderr) == ("b'hello'\n", True)

@@ -24,10 +24,22 @@ class Place:
 
     def run(self, *words: str, given: str = "", status: int = 0) -> Ran:
         line = [*self._there, *COMMAND, *words]
-        return ran(subprocess.run(line, input=given, capture_output=True, text=True, check=False, timeout=patiently(60)), status)
+        return ran(
+            subprocess.run(
+                line,
+                input=given,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=patiently(60),
+            ),
+            status,
+        )
 
     def begun(self, *line: str) -> subprocess.Popen[str]:
-        return subprocess.Popen([*self._there, *line], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [*self._there, *line], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     @property
     def labs(self) -> list[str]:
@@ -44,13 +56,21 @@ def test_options_alone_change_the_only_lab_that_is_up(place: Place) -> None:
     """Another mode, another node: of that lab, whatever its name is, and nothing else in it; no second one is made."""
     place.run("up", "-f", "-", given=NAMED + pod("client"))
     said = place.run("up", "--proxy", "iptables")
-    assert f"Cluster {OURS}mine configured: networking.kubeProxyMode nftables → iptables\n" in said.out
-    assert "KUBE-SERVICES" in place.run("exec", "node:worker", "--", "iptables-nft-save", "-t", "nat").out
+    assert (
+        f"Cluster {OURS}mine configured: networking.kubeProxyMode nftables → iptables\n" in said.out
+    )
+    assert (
+        "KUBE-SERVICES"
+        in place.run("exec", "node:worker", "--", "iptables-nft-save", "-t", "nat").out
+    )
     assert f"Cluster {OURS}mine configured: nodes 3 → 4\n" in place.run("up", "--nodes", "4").out
     assert "node/worker" in place.run("plan", "--proxy", "ebpf").out
     assert place.labs == [f"{OURS}mine"]
     again = place.run("apply", "-f", "-", given=NAMED).out
-    assert f"Cluster {OURS}mine configured: nodes 4 → 3, networking.kubeProxyMode iptables → nftables\n" in again
+    assert (
+        f"Cluster {OURS}mine configured: nodes 4 → 3, networking.kubeProxyMode iptables → nftables\n"
+        in again
+    )
 
 
 def test_options_alone_leave_the_quickstart_as_it_was_changed(place: Place) -> None:
@@ -58,9 +78,21 @@ def test_options_alone_leave_the_quickstart_as_it_was_changed(place: Place) -> N
     place.run("up")
     place.run("scale", "deployment", "web", "--replicas", "5")
     said = place.run("up", "--proxy", "nftables,layout=fast").out
-    assert "Cluster quickstart configured: networking.kubeProxyMode nftables → nftables,layout=fast\n" in said
+    assert (
+        "Cluster quickstart configured: networking.kubeProxyMode nftables → nftables,layout=fast\n"
+        in said
+    )
     assert "Deployment" not in said
-    assert len([one for one in place.run("get", "pods", "-o", "json").json["items"] if one["metadata"]["name"].startswith("web-")]) == 5
+    assert (
+        len(
+            [
+                one
+                for one in place.run("get", "pods", "-o", "json").json["items"]
+                if one["metadata"]["name"].startswith("web-")
+            ]
+        )
+        == 5
+    )
 
 
 def test_options_alone_where_several_labs_are_up(place: Place) -> None:

@@ -49,7 +49,10 @@ def printed(lab: Lab, name: str) -> Any:
 
 
 def fits(name: str, output: Any) -> None:
-    faults = [f"{error.json_path}: {error.message}" for error in Draft202012Validator(schema_of(name)).iter_errors(output)]
+    faults = [
+        f"{error.json_path}: {error.message}"
+        for error in Draft202012Validator(schema_of(name)).iter_errors(output)
+    ]
     assert not faults, f"{name}: {faults[:5]}"
 
 
@@ -64,7 +67,16 @@ def test_outputs_are_as_their_schemas_say(lab: Lab) -> None:
     lab.apply(DOUBTFUL)
     lab.run("break", "kube-proxy", "--node", "control-plane", "--how", "stale")
     lab.run("scale", "deploy/web", "1")
-    for name in ("ping", "ping-count", "ping-matrix", "check", "diff", "inspect", "inspect-service", "list"):
+    for name in (
+        "ping",
+        "ping-count",
+        "ping-matrix",
+        "check",
+        "diff",
+        "inspect",
+        "inspect-service",
+        "list",
+    ):
         fits(name, printed(lab, name))
     assert printed(lab, "check")["diagnostics"]
 
@@ -80,6 +92,12 @@ def test_all_schemas_are_covered_and_printed() -> None:
 @pytest.mark.parametrize("status", [0, 1])
 def test_ok_is_the_exit_status(lab: Lab, status: int) -> None:
     """`ok` says the same as the exit status does."""
-    lab.up(ONE_NODE + pod("client") + deployment("web", 1) + service("web") + (DOUBTFUL if status else ""))
+    lab.up(
+        ONE_NODE
+        + pod("client")
+        + deployment("web", 1)
+        + service("web")
+        + (DOUBTFUL if status else "")
+    )
     for name in ("ping", "ping-matrix", "check"):
         assert lab.run(*COMMANDS[name], "-o", "json", status=status).json["ok"] == (status == 0)

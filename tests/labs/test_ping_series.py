@@ -14,8 +14,12 @@ from tests.labs.conftest import new_lab
 from tests.labs.lab import COMMAND, Lab
 from tests.patience import patiently
 
-STICKY = service("sticky", 80, "http", sessionAffinity="ClientIP").replace("selector: {app: sticky}", "selector: {app: web}")
-LOCAL = service("local", 80, "http", internalTrafficPolicy="Local").replace("selector: {app: local}", "selector: {app: web}")
+STICKY = service("sticky", 80, "http", sessionAffinity="ClientIP").replace(
+    "selector: {app: sticky}", "selector: {app: web}"
+)
+LOCAL = service("local", 80, "http", internalTrafficPolicy="Local").replace(
+    "selector: {app: local}", "selector: {app: web}"
+)
 BOTH = """\
 apiVersion: v1
 kind: Service
@@ -23,7 +27,9 @@ metadata: {name: datagrams}
 spec: {type: NodePort, selector: {app: web}, ports: [{name: u, port: 81, protocol: UDP, targetPort: 8081}, {name: t, port: 80, targetPort: http}]}
 ---
 """
-MANIFEST = pod("client") + deployment("web", 3) + service("web") + service("empty") + STICKY + LOCAL + BOTH
+MANIFEST = (
+    pod("client") + deployment("web", 3) + service("web") + service("empty") + STICKY + LOCAL + BOTH
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,16 @@ def counts(found: dict[str, object]) -> dict[str, int]:
     return {server["name"]: server["count"] for server in servers}
 
 
-@pytest.mark.parametrize("target", ["svc:web", "web", "http://web/hostname", "svc:datagrams:81/udp", "nodeport:worker/datagrams:80"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "svc:web",
+        "web",
+        "http://web/hostname",
+        "svc:datagrams:81/udp",
+        "nodeport:worker/datagrams:80",
+    ],
+)
 def test_connections_are_spread_over_the_endpoints(running: Lab, target: str) -> None:
     """Each of three endpoints gets between a sixth and a half of 300: chance fails that once in 10⁹ runs."""
     found = running.run("ping", "client", target, "--count", "300", "-o", "json").json
@@ -56,7 +71,9 @@ def test_source_addresses_are_those_that_servers_see(running: Lab) -> None:
     """The client's own; of a pod that reaches itself by its Service (hairpin) its node's."""
     client = running.pod("client")
     found = running.run("ping", "client", "svc:web", "--count", "30", "-o", "json").json
-    assert found["sources"] == [{"address": client["addresses"][0], "owner": "default/client", "count": 30}]
+    assert found["sources"] == [
+        {"address": client["addresses"][0], "owner": "default/client", "count": 30}
+    ]
     server = running.pod("web")
     found = running.run("ping", server["name"], "svc:web", "--count", "90", "-o", "json").json
     seen = {source["owner"]: source["count"] for source in found["sources"]}
@@ -69,22 +86,52 @@ def test_source_addresses_are_those_that_servers_see(running: Lab) -> None:
 def test_an_uneven_distribution_is_explained(running: Lab) -> None:
     """By sessionAffinity and internalTrafficPolicy."""
     sticky = running.run("ping", "client", "svc:sticky", "--count", "40")
-    assert "one endpoint got every connection: sessionAffinity is ClientIP, with a timeout of 10800 s" in sticky.out
+    assert (
+        "one endpoint got every connection: sessionAffinity is ClientIP, with a timeout of 10800 s"
+        in sticky.out
+    )
     local = running.run("ping", "client", "svc:local", "--count", "40", "-o", "json").json
     node = running.pod("client")["node"]
     assert {server["node"] for server in local["servers"] if server["count"]} == {node}
-    assert local["explanation"] == f"only endpoints on {node}, the client's node, got connections: internalTrafficPolicy is Local"
+    assert (
+        local["explanation"]
+        == f"only endpoints on {node}, the client's node, got connections: internalTrafficPolicy is Local"
+    )
 
 
 def test_failures_are_counted_and_change_the_exit_status(running: Lab) -> None:
     """Refusals, silence and HTTP errors; also where a refusal is as promised."""
     refused = running.run("ping", "client", "svc:empty", "--count", "7", status=1)
     assert "0 of 7 answered" in refused.out
-    assert "failed: 7 refused, as promised: the Service has no ready endpoint: no pod has the labels app=empty" in refused.out
-    silent = running.run("ping", "ext:client", "client:8080", "--count", "4", "--deadline", "0.2", "-o", "json", status=1).json
-    assert (silent["ok"], sum(silent["failed"].values()), set(silent["failed"]) <= {"silence", "unreachable"}) == (False, 4, True)
-    errors = running.run("ping", "client", "http://web/echo?msg=x&code=404", "--count", "20", "-o", "json", status=1).json
-    assert (errors["failed"], errors["answered"], sum(counts(errors).values())) == ({"HTTP 404": 20}, 0, 20)
+    assert (
+        "failed: 7 refused, as promised: the Service has no ready endpoint: no pod has the labels app=empty"
+        in refused.out
+    )
+    silent = running.run(
+        "ping",
+        "ext:client",
+        "client:8080",
+        "--count",
+        "4",
+        "--deadline",
+        "0.2",
+        "-o",
+        "json",
+        status=1,
+    ).json
+    assert (
+        silent["ok"],
+        sum(silent["failed"].values()),
+        set(silent["failed"]) <= {"silence", "unreachable"},
+    ) == (False, 4, True)
+    errors = running.run(
+        "ping", "client", "http://web/echo?msg=x&code=404", "--count", "20", "-o", "json", status=1
+    ).json
+    assert (errors["failed"], errors["answered"], sum(counts(errors).values())) == (
+        {"HTTP 404": 20},
+        0,
+        20,
+    )
 
 
 def test_pings_and_servers_without_names_are_counted(running: Lab) -> None:
@@ -104,7 +151,9 @@ def test_a_terminal_gets_a_drawn_table_and_a_pipe_plain_columns(running: Lab) ->
     assert "─" not in piped
     mine, theirs = pty.openpty()
     environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm"}
-    with subprocess.Popen([*COMMAND, *words], stdout=theirs, stderr=subprocess.DEVNULL, env=environment) as process:
+    with subprocess.Popen(
+        [*COMMAND, *words], stdout=theirs, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
         os.close(theirs)
         drawn = b""
         try:
@@ -124,7 +173,10 @@ def test_a_terminal_gets_a_drawn_table_and_a_pipe_plain_columns(running: Lab) ->
 def test_a_series_needs_a_source_and_a_destination(running: Lab) -> None:
     """Wrong use, exit status 2."""
     for words in (("client",), ("client", "svc:web", "--matrix"), ()):
-        assert "--count needs a source and a destination" in running.run("ping", *words, "--count", "2", status=2).err
+        assert (
+            "--count needs a source and a destination"
+            in running.run("ping", *words, "--count", "2", status=2).err
+        )
 
 
 def test_a_policy_that_is_not_enforced_makes_the_result_doubtful(running: Lab) -> None:
@@ -135,8 +187,15 @@ def test_a_policy_that_is_not_enforced_makes_the_result_doubtful(running: Lab) -
         status=None,
     )
     words = ("ping", "client", "svc:web", "--count", "5")
-    assert "not enforced by this lab, and could change this: NetworkPolicy deny" in running.run(*words, status=1).out
+    assert (
+        "not enforced by this lab, and could change this: NetworkPolicy deny"
+        in running.run(*words, status=1).out
+    )
     found = running.run(*words, "-o", "json", status=1).json
-    assert (found["ok"], found["answered"], found["unenforced"]) == (False, 5, ["NetworkPolicy deny"])
+    assert (found["ok"], found["answered"], found["unenforced"]) == (
+        False,
+        5,
+        ["NetworkPolicy deny"],
+    )
     assert running.run(*words, "--allow-unmodelled", "NetworkPolicy").status == 0
     running.run("delete", "networkpolicy", "deny")

@@ -17,7 +17,10 @@ from tests.labs.containers import ROOT, Engine
 
 PAGE = (ROOT / "docs" / "ci.md").read_text()
 COMMANDS = re.findall(r"^podman run (.*)$", PAGE, re.MULTILINE)
-RECIPES = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)]
+RECIPES = [
+    yaml.safe_load(block)
+    for block in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+]
 LAB = ROOT / "manifests" / "05-service-and-endpoints"
 
 
@@ -40,7 +43,9 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=["privileged", "capabilities", "user", "read-only"])
+@pytest.mark.parametrize(
+    "command", COMMANDS, ids=["privileged", "capabilities", "user", "read-only"]
+)
 def test_the_quickstart_in_a_container(podman: Engine, command: str) -> None:
     """Each way to run a container that the page shows makes the quickstart's lab, and all checks hold."""
     said = podman.run(*[word for word in shlex.split(command) if word != "--rm"]).stdout
@@ -52,8 +57,12 @@ def test_each_way_is_shown() -> None:
     """Privileged, two capabilities, an ordinary user, and a read-only root."""
     options = [set(shlex.split(command)) for command in COMMANDS]
     assert any("--privileged" in words for words in options)
-    assert any({"SYS_ADMIN", "NET_ADMIN"} <= words and "--read-only" not in words for words in options)
-    assert any({"--user", "seccomp=unconfined", "systempaths=unconfined"} <= words for words in options)
+    assert any(
+        {"SYS_ADMIN", "NET_ADMIN"} <= words and "--read-only" not in words for words in options
+    )
+    assert any(
+        {"--user", "seccomp=unconfined", "systempaths=unconfined"} <= words for words in options
+    )
     assert any("--read-only" in words for words in options)
 
 
@@ -79,7 +88,10 @@ def test_the_recipe_for_a_pod(podman: Engine, checkout: Path) -> None:
     options = [*options_of(container["securityContext"])]
     for mount in container["volumeMounts"]:
         kind = "emptyDir" if "emptyDir" in volumes[mount["name"]] else "configMap"
-        place = {"emptyDir": ["--tmpfs", mount["mountPath"]], "configMap": ["--volume", f"{checkout}/k8s:{mount['mountPath']}:ro"]}
+        place = {
+            "emptyDir": ["--tmpfs", mount["mountPath"]],
+            "configMap": ["--volume", f"{checkout}/k8s:{mount['mountPath']}:ro"],
+        }
         options += place[kind]
     said = podman.run(*options, "kubenetlab", *container["command"]).stdout
     assert re.search(r"(\d+) checks in .*: \1 hold", said), said
@@ -98,7 +110,11 @@ def options_of(context: Mapping[str, Any]) -> Sequence[str]:
     for profile, option in (("seccompProfile", "seccomp"), ("appArmorProfile", "apparmor")):
         if context.get(profile, {}).get("type") == "Unconfined":
             options += ["--security-opt", f"{option}=unconfined"]
-    return [*options, "--read-only", "--read-only-tmpfs=false"] if context.get("readOnlyRootFilesystem") else options
+    return (
+        [*options, "--read-only", "--read-only-tmpfs=false"]
+        if context.get("readOnlyRootFilesystem")
+        else options
+    )
 
 
 def checked(podman: Engine, options: Sequence[str], script: Sequence[str], checkout: Path) -> None:
@@ -115,12 +131,22 @@ FILTERED = ("--user", "1000:1000", "--security-opt", "systempaths=unconfined")
 @pytest.mark.parametrize(
     ("options", "refusal", "advice"),
     [
-        (MASKED, "cannot mount the lab's own /proc: mount: Operation not permitted", "--security-opt systempaths=unconfined"),
-        (FILTERED, "cannot name the lab's host: sethostname: Operation not permitted", "--security-opt seccomp=unconfined"),
+        (
+            MASKED,
+            "cannot mount the lab's own /proc: mount: Operation not permitted",
+            "--security-opt systempaths=unconfined",
+        ),
+        (
+            FILTERED,
+            "cannot name the lab's host: sethostname: Operation not permitted",
+            "--security-opt seccomp=unconfined",
+        ),
     ],
     ids=["masked /proc", "seccomp"],
 )
-def test_an_ordinary_user_is_told_what_the_container_forbids(podman: Engine, options: Sequence[str], refusal: str, advice: str) -> None:
+def test_an_ordinary_user_is_told_what_the_container_forbids(
+    podman: Engine, options: Sequence[str], refusal: str, advice: str
+) -> None:
     """By `up`, before it makes anything, and by doctor, which ends with 1."""
     refused = podman.run(*options, "kubenetlab", "kubenetlab", "up", status=1).stderr
     assert refusal in refused

@@ -66,7 +66,9 @@ class Forwarding:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(count)]
         assert all(lines), process.communicate()[1]
-        self.told = [re.fullmatch(r"Forwarding from (\S+):(\d+) -> (\d+)\n", line) for line in lines]
+        self.told = [
+            re.fullmatch(r"Forwarding from (\S+):(\d+) -> (\d+)\n", line) for line in lines
+        ]
         self.ports = [int(match[2]) for match in self.told if match]
         assert len(self.ports) == count, lines
 
@@ -89,7 +91,9 @@ class Forwarding:
 @contextmanager
 def forwarding(lab: Lab, *words: str, count: int = 1, **more: Any) -> Iterator[Forwarding]:
     command = [*COMMAND, "port-forward", "--lab", lab.name, *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+    )
     try:
         yield Forwarding(process, count)
     finally:
@@ -122,8 +126,18 @@ print(listener.getsockname()[1], flush=True)
 peer, _ = listener.accept()
 {program}
 """
-    command = ["nsenter", f"--net={lab.pod(pod)['netns']}", sys.executable, "-S", "-E", "-c", script]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        "nsenter",
+        f"--net={lab.pod(pod)['netns']}",
+        sys.executable,
+        "-S",
+        "-E",
+        "-c",
+        script,
+    ]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         try:
             yield int(process.stdout.readline()), process
@@ -170,8 +184,17 @@ def test_a_browser_reaches_a_pod(running: Lab) -> None:
 
 def test_a_service_stands_for_one_of_its_ready_pods(running: Lab) -> None:
     """Its port is translated to that pod's, by name too; which pod is said. A headless Service's ports are the pod's."""
-    by_service = ("svc:web", "0:80"), ("svc/web", ":front"), ("service/web", ":80", "-n", "default"), ("svc:default/headless", ":front")
-    by_name = ("web", ":80"), ("web.default", ":front"), (running.service("web")["cluster_ips"][0], ":80")
+    by_service = (
+        ("svc:web", "0:80"),
+        ("svc/web", ":front"),
+        ("service/web", ":80", "-n", "default"),
+        ("svc:default/headless", ":front"),
+    )
+    by_name = (
+        ("web", ":80"),
+        ("web.default", ":front"),
+        (running.service("web")["cluster_ips"][0], ":80"),
+    )
     for words in (*by_service, *by_name):
         with forwarding(running, *words) as forward:
             assert forward.told[0] is not None
@@ -186,7 +209,9 @@ def test_a_service_stands_for_one_of_its_ready_pods(running: Lab) -> None:
 def test_other_places_are_reached_too(running: Lab, target: str) -> None:
     """One pod of a Deployment, kubectl's way to write a pod, an external host."""
     with forwarding(running, target, ":8080") as forward:
-        assert forward.get("/hostname").startswith(target.partition("/")[2] or target.partition(":")[2])
+        assert forward.get("/hostname").startswith(
+            target.partition("/")[2] or target.partition(":")[2]
+        )
 
 
 def test_a_node_is_reached(running: Lab) -> None:
@@ -207,16 +232,22 @@ def test_several_ports_at_once(running: Lab) -> None:
         assert two.get("/hostname") == "client"
         with two.connect(1) as connection:
             assert connection.recv(100) == b"other"
-        assert sorted(two.stop()[1].splitlines()) == sorted(f"Handling connection for {port}" for port in two.ports)
+        assert sorted(two.stop()[1].splitlines()) == sorted(
+            f"Handling connection for {port}" for port in two.ports
+        )
 
 
 def test_localhost_is_both_addresses(running: Lab) -> None:
     """With --address; a free port is the same at both."""
-    with forwarding(running, "client", ":8080", "--address", "localhost", count=2 if has_ipv6() else 1) as forward:
+    with forwarding(
+        running, "client", ":8080", "--address", "localhost", count=2 if has_ipv6() else 1
+    ) as forward:
         assert len(set(forward.ports)) == 1
         for match in forward.told:
             assert match is not None
-            with socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=DEADLINE_S) as connection:
+            with socket.create_connection(
+                (match[1].strip("[]"), int(match[2])), timeout=DEADLINE_S
+            ) as connection:
                 assert get(connection, "/hostname") == "client"
 
 
@@ -314,12 +345,18 @@ def test_a_port_at_which_nobody_listens(running: Lab) -> None:
         assert forward.get("/hostname", 1) == "client"
         status, _, err = forward.stop(signal.SIGTERM)
     assert status == 0
-    assert f"{forward.ports[0]} -> 4711: cannot connect to localhost:4711 in default/client: connection refused\n" in err
+    assert (
+        f"{forward.ports[0]} -> 4711: cannot connect to localhost:4711 in default/client: connection refused\n"
+        in err
+    )
 
 
 def test_ctrl_c_ends_open_connections_too(running: Lab) -> None:
     """And the port is free again at once."""
-    with server(running, "client", "print(peer.recv(1))") as (port, process), forwarding(running, "client", f":{port}") as forward:
+    with (
+        server(running, "client", "print(peer.recv(1))") as (port, process),
+        forwarding(running, "client", f":{port}") as forward,
+    ):
         with forward.connect() as connection:
             assert forward.stop()[0] == 0
             assert connection.recv(1) == b""
@@ -330,7 +367,9 @@ def test_ctrl_c_ends_open_connections_too(running: Lab) -> None:
 
 def test_a_pod_that_ends_ends_the_relay(running: Lab) -> None:
     """Exit status 1; the connection is closed, and nothing keeps the pod's network alive."""
-    running.up("apiVersion: v1\nkind: Pod\nmetadata: {name: brief}\nspec: {containers: [{name: main, image: agnhost, args: [netexec]}]}\n")
+    running.up(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: brief}\nspec: {containers: [{name: main, image: agnhost, args: [netexec]}]}\n"
+    )
     network = os.stat(running.pod("brief")["netns"]).st_ino
     with forwarding(running, "brief", ":8080") as forward, forward.connect() as connection:
         connection.sendall(b"GET")
@@ -345,7 +384,9 @@ def test_a_pod_that_ends_ends_the_relay(running: Lab) -> None:
 def networks() -> set[int]:
     """Network namespaces that a process is in or holds open."""
     found = set()
-    for path in subprocess.run(["lsns", "-t", "net", "-n", "-o", "NS"], capture_output=True, text=True, check=True).stdout.split():
+    for path in subprocess.run(
+        ["lsns", "-t", "net", "-n", "-o", "NS"], capture_output=True, text=True, check=True
+    ).stdout.split():
         found.add(int(path))
     return found
 
@@ -362,29 +403,59 @@ def test_the_end_of_the_lab_ends_the_relay(lab: Lab) -> None:
 
 def test_a_port_that_is_taken(running: Lab) -> None:
     """Everything that cannot be had is told, with what to do; then none of the ports is opened."""
-    with socket.create_server(("127.0.0.1", 0)) as owner, socket.create_server(("127.0.0.1", 0)) as free:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as owner,
+        socket.create_server(("127.0.0.1", 0)) as free,
+    ):
         taken, given_up = owner.getsockname()[1], free.getsockname()[1]
         free.close()
         done = running.run("port-forward", "client", f"{given_up}:8080", f"{taken}:8080", status=1)
-    assert f"127.0.0.1:{taken} is taken by another program; choose another local port, or any free one with :8080" in done.err
+    assert (
+        f"127.0.0.1:{taken} is taken by another program; choose another local port, or any free one with :8080"
+        in done.err
+    )
     assert done.out == ""
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("svc:web", "81"), "port 81 of Service default/web: UDP cannot be forwarded, only TCP can"),
-        (("svc:web", "82"), "Service default/web has no port 82; it has: 80/TCP (front), 81/UDP (talk)"),
+        (
+            ("svc:web", "81"),
+            "port 81 of Service default/web: UDP cannot be forwarded, only TCP can",
+        ),
+        (
+            ("svc:web", "82"),
+            "Service default/web has no port 82; it has: 80/TCP (front), 81/UDP (talk)",
+        ),
         (("svc:wob", "80"), "there is no Service default/wob; did you mean web?"),
-        (("svc:kubernetes", "443"), "Service default/kubernetes has no selector, and so no pods; name a pod"),
-        (("client", "talk"), "port talk of Pod default/client: UDP cannot be forwarded, only TCP can"),
-        (("client", "wob"), 'Pod default/client has no port named "wob"; did you mean web?; it has: web'),
-        (("wbe", "80"), "there is no pod default/wbe; did you mean svc:default/web or deploy:default/web?"),
+        (
+            ("svc:kubernetes", "443"),
+            "Service default/kubernetes has no selector, and so no pods; name a pod",
+        ),
+        (
+            ("client", "talk"),
+            "port talk of Pod default/client: UDP cannot be forwarded, only TCP can",
+        ),
+        (
+            ("client", "wob"),
+            'Pod default/client has no port named "wob"; did you mean web?; it has: web',
+        ),
+        (
+            ("wbe", "80"),
+            "there is no pod default/wbe; did you mean svc:default/web or deploy:default/web?",
+        ),
         (("svc:web",), "which port of svc:default/web? Give [LOCAL:]PORT, such as 8080:80"),
-        (("svc:web:80", "81"), "svc:default/web:80 has the port 80, and other ports are given; give one of them"),
+        (
+            ("svc:web:80", "81"),
+            "svc:default/web:80 has the port 80, and other ports are given; give one of them",
+        ),
         (("svc:web:81",), "port 81 of Service default/web: UDP cannot be forwarded, only TCP can"),
         (("node:control-plane", "http"), 'node:control-plane has no port named "http"'),
-        (("client", "80", "--address", "here"), '--address "here": wanted localhost or IP addresses of this machine'),
+        (
+            ("client", "80", "--address", "here"),
+            '--address "here": wanted localhost or IP addresses of this machine',
+        ),
     ],
 )
 def test_wrong_use_is_explained(running: Lab, words: Sequence[str], message: str) -> None:

@@ -41,7 +41,9 @@ Probe = tuple[str, str, Way, str]
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "batches" in metafunc.fixturenames:
-        metafunc.parametrize("batches", [THOROUGH_BATCHES if metafunc.config.getoption("--thorough") else BATCHES])
+        metafunc.parametrize(
+            "batches", [THOROUGH_BATCHES if metafunc.config.getoption("--thorough") else BATCHES]
+        )
 
 
 class Edited:
@@ -50,7 +52,9 @@ class Edited:
     def __init__(self, proxy: str, version: int, seed: int) -> None:
         self.proxy, self.version = proxy, version
         self.chance = Random(seed)
-        nodes, self.pod_prefix, self.cluster_prefix, self.balanced_prefix, self.external_prefix = PREFIXES[version]
+        nodes, self.pod_prefix, self.cluster_prefix, self.balanced_prefix, self.external_prefix = (
+            PREFIXES[version]
+        )
         node_addresses = {name: f"{nodes}{2 + number}" for number, name in enumerate(NODES)}
         self.state = State({}, {}, node_addresses, proxy.partition(",")[0])
         for number, name in enumerate(FIXED):
@@ -70,14 +74,18 @@ class Edited:
         fresh = self._service(name)
         if old := self.state.services.get(name):
             some = self.chance.sample(sorted(vars(fresh)), 2)
-            fresh = replace(old, **{key: value for key, value in vars(fresh).items() if key in some})
+            fresh = replace(
+                old, **{key: value for key, value in vars(fresh).items() if key in some}
+            )
         self.state.services[name] = fresh
 
     def _edit_pod(self) -> None:
         number = self.chance.randrange(8)
         name = f"p{number}"
         node = list(NODES)[number % len(NODES)]
-        self.state.pods[name] = self._pod(name, node, self.chance.choice(APPS), is_ready=self.chance.random() < 0.7)
+        self.state.pods[name] = self._pod(
+            name, node, self.chance.choice(APPS), is_ready=self.chance.random() < 0.7
+        )
 
     def _delete(self) -> None:
         services, pods = sorted(self.state.services), sorted(set(self.state.pods) - set(FIXED))
@@ -108,7 +116,17 @@ class Edited:
             chance.choice(("TCP", "TCP", "UDP")),
             "" if name in BY_HAND else chance.choice((*APPS, "nobody")),
             tuple(
-                Endpoint(pod, *chance.choice(((True, True, False), (False, True, True), (False, False, True), (False, False, False))))
+                Endpoint(
+                    pod,
+                    *chance.choice(
+                        (
+                            (True, True, False),
+                            (False, True, True),
+                            (False, False, True),
+                            (False, False, False),
+                        )
+                    ),
+                )
                 for pod in chance.sample(FIXED, chance.randint(0, 3))
             )
             if name in BY_HAND
@@ -126,19 +144,38 @@ class Edited:
 
     def places(self) -> dict[str, Place]:
         """Who may ask."""
-        found = {name: Place("pod", name, pod.address, pod.node) for name, pod in self.state.pods.items()}
-        found |= {f"node:{name}": Place("node", name, address, name) for name, address in self.state.node_addresses.items()}
-        return found | {f"ext:{name}": Place("ext", name, address) for name, address in CLIENTS[self.version].items()}
+        found = {
+            name: Place("pod", name, pod.address, pod.node) for name, pod in self.state.pods.items()
+        }
+        found |= {
+            f"node:{name}": Place("node", name, address, name)
+            for name, address in self.state.node_addresses.items()
+        }
+        return found | {
+            f"ext:{name}": Place("ext", name, address)
+            for name, address in CLIENTS[self.version].items()
+        }
 
     def probes(self, count: int) -> list[Probe]:
         """Each Service by each of its ways, from somewhere; then whatever chance adds."""
-        ways = [(name, way) for name, service in self.state.services.items() for way in self._ways(service)]
+        ways = [
+            (name, way)
+            for name, service in self.state.services.items()
+            for way in self._ways(service)
+        ]
         chosen = ways + self.chance.choices(ways, k=max(0, count - len(ways))) if ways else []
         places = sorted(self.places())
         found: list[Probe] = []
         for name, way in chosen:
             inside = [place for place in places if way != "cluster" or not place.startswith("ext:")]
-            found.append((self.chance.choice(inside), name, way, self.chance.choice(sorted(NODES)) if way == "node" else ""))
+            found.append(
+                (
+                    self.chance.choice(inside),
+                    name,
+                    way,
+                    self.chance.choice(sorted(NODES)) if way == "node" else "",
+                )
+            )
         return found
 
     def _ways(self, service: Service) -> Iterator[Way]:
@@ -155,7 +192,11 @@ class Edited:
         protocol, number = self.state.services[name].protocol, int(name[1:])
         if way == "node":
             return protocol, self.state.node_addresses[node], 30010 + number
-        prefix = {"cluster": self.cluster_prefix, "balanced": self.balanced_prefix, "external": self.external_prefix}[way]
+        prefix = {
+            "cluster": self.cluster_prefix,
+            "balanced": self.balanced_prefix,
+            "external": self.external_prefix,
+        }[way]
         return protocol, f"{prefix}{10 + number}", 80
 
     def expected(self, probe: Probe) -> Outcomes | None:
@@ -169,12 +210,17 @@ class Edited:
             f"{{role: {'control-plane' if name == 'control-plane' else 'worker'}, name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}}}"
             for name, zone in NODES.items()
         )
-        external = ", ".join(f"{{name: {name}, address: '{address}'}}" for name, address in CLIENTS[self.version].items())
+        external = ", ".join(
+            f"{{name: {name}, address: '{address}'}}"
+            for name, address in CLIENTS[self.version].items()
+        )
         document = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{nodes}]\nexternal: [{external}]\n"
         return f"{document}networking: {{ipFamily: ipv{self.version}, kubeProxyMode: {in_document(self.proxy)}}}\n"
 
     def manifest(self) -> str:
-        documents = [json.dumps(self._pod_document(name, pod)) for name, pod in self.state.pods.items()]
+        documents = [
+            json.dumps(self._pod_document(name, pod)) for name, pod in self.state.pods.items()
+        ]
         for name, service in self.state.services.items():
             documents.append(json.dumps(self._service_document(name, service)))
             if name in BY_HAND:
@@ -182,7 +228,10 @@ class Edited:
         return "\n---\n".join([self.cluster(), *documents])
 
     def _pod_document(self, name: str, pod: Pod) -> dict[str, Any]:
-        annotations = {"kubenetlab.dev/addresses": pod.address, "kubenetlab.dev/ready": "true" if pod.is_ready else "false"}
+        annotations = {
+            "kubenetlab.dev/addresses": pod.address,
+            "kubenetlab.dev/ready": "true" if pod.is_ready else "false",
+        }
         container = {"name": "main", "image": "agnhost", "args": ["netexec"]}
         tolerations = [{"operator": "Exists"}]
         return {
@@ -194,7 +243,11 @@ class Edited:
 
     def _service_document(self, name: str, service: Service) -> dict[str, Any]:
         number = int(name[1:])
-        port = {"port": 80, "protocol": service.protocol, "targetPort": 8080 if service.protocol == "TCP" else 8081}
+        port = {
+            "port": 80,
+            "protocol": service.protocol,
+            "targetPort": 8080 if service.protocol == "TCP" else 8081,
+        }
         spec: dict[str, Any] = {
             "type": service.type,
             "clusterIP": f"{self.cluster_prefix}{10 + number}",
@@ -214,7 +267,10 @@ class Edited:
         if service.type != "ClusterIP" or service.has_external_ip:
             spec["externalTrafficPolicy"] = service.external
         if service.type == "LoadBalancer":
-            spec |= {"loadBalancerIP": f"{self.balanced_prefix}{10 + number}", "loadBalancerSourceRanges": list(service.sources)}
+            spec |= {
+                "loadBalancerIP": f"{self.balanced_prefix}{10 + number}",
+                "loadBalancerSourceRanges": list(service.sources),
+            }
         return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
 
     def _slice_document(self, name: str, service: Service) -> dict[str, Any]:
@@ -222,7 +278,11 @@ class Edited:
             {
                 "addresses": [self.state.pods[entry.pod].address],
                 "nodeName": self.state.pods[entry.pod].node,
-                "conditions": {"ready": entry.is_ready, "serving": entry.is_serving, "terminating": entry.is_terminating},
+                "conditions": {
+                    "ready": entry.is_ready,
+                    "serving": entry.is_serving,
+                    "terminating": entry.is_terminating,
+                },
             }
             for entry in service.slice
         ]
@@ -231,7 +291,13 @@ class Edited:
             "kind": "EndpointSlice",
             "metadata": {"name": f"{name}-by-hand", "labels": {"kubernetes.io/service-name": name}},
             "addressType": f"IPv{self.version}",
-            "ports": [{"name": "", "port": 8080 if service.protocol == "TCP" else 8081, "protocol": service.protocol}],
+            "ports": [
+                {
+                    "name": "",
+                    "port": 8080 if service.protocol == "TCP" else 8081,
+                    "protocol": service.protocol,
+                }
+            ],
             "endpoints": endpoints,
         }
 
@@ -252,7 +318,9 @@ def follow(lab: Lab, edited: Edited, batches: int) -> None:
         for _ in range(EDITS if batch else 0):
             edited.edit()
         if edited.gone:
-            lab.run("delete", *sorted(edited.gone), status=None)  # some are to be made anew, or were never made
+            lab.run(
+                "delete", *sorted(edited.gone), status=None
+            )  # some are to be made anew, or were never made
             edited.gone.clear()
         lab.run("up", "-f", "-", given=edited.manifest())
         probe(edited, World(lab, edited.version), batch)
@@ -261,8 +329,16 @@ def follow(lab: Lab, edited: Edited, batches: int) -> None:
 def probe(edited: Edited, world: World, batch: int) -> None:
     """Asks all at once, and holds every answer against what is promised."""
     probes = edited.probes(PROBES)
-    by_source = {source: [entry for entry in probes if entry[0] == source] for source in sorted({entry[0] for entry in probes})}
-    asked = world.ask_each(*((source, [edited.target(entry) for entry in entries]) for source, entries in by_source.items()))
+    by_source = {
+        source: [entry for entry in probes if entry[0] == source]
+        for source in sorted({entry[0] for entry in probes})
+    }
+    asked = world.ask_each(
+        *(
+            (source, [edited.target(entry) for entry in entries])
+            for source, entries in by_source.items()
+        )
+    )
     for entries, answers in zip(by_source.values(), asked, strict=True):
         for entry, answer in zip(entries, answers, strict=True):
             expected = edited.expected(entry)

@@ -14,7 +14,12 @@ from tests.labs.lab import Lab, run, wait_for
 ONE_NODE = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}]\nexternal: []\n---\n"
 
 
-def pod(name: str, containers: str, spec: str = "", annotation: str = ", annotations: {kubenetlab.dev/real-commands: 'true'}") -> str:
+def pod(
+    name: str,
+    containers: str,
+    spec: str = "",
+    annotation: str = ", annotations: {kubenetlab.dev/real-commands: 'true'}",
+) -> str:
     return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}{annotation}}}\nspec:\n  containers:\n{containers}{spec}---\n"
 
 
@@ -41,7 +46,11 @@ def test_a_command_has_the_pods_namespaces_and_files_of_its_own(lab: Lab) -> Non
     """Hostname, environment, /etc/hosts and resolv.conf; /tmp, /var and /run are its own and empty, all else can only be read."""
     lab.up(ONE_NODE + pod("web", LOOKS))
     lines = said(lab, "web")
-    assert lines[:3] == ["web", "hello", "/root /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+    assert lines[:3] == [
+        "web",
+        "hello",
+        "/root /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    ]
     assert lines[3:6] == [".", "..", "own"]
     assert "read-only" in lines[7]
     assert f"{lab.pod('web')['addresses'][0]}\tweb" in lines
@@ -72,10 +81,26 @@ def test_home_directories_are_out_of_sight(lab: Lab) -> None:
         program = Path(home, "server")
         program.write_text("#!/bin/sh\nexec sleep 1000\n")
         program.chmod(0o755)
-        text = ONE_NODE + pod("web", HOMES % home) + pod("server", IN_HOME % program, "  restartPolicy: Never\n")
-        run("up", "--lab", lab.name, "-f", "-", given=text, before=("env", f"HOME={home}"), status=1)
+        text = (
+            ONE_NODE
+            + pod("web", HOMES % home)
+            + pod("server", IN_HOME % program, "  restartPolicy: Never\n")
+        )
+        run(
+            "up", "--lab", lab.name, "-f", "-", given=text, before=("env", f"HOME={home}"), status=1
+        )
         plain = pod("plain", IN_HOME % program, annotation="")
-        run("up", "--lab", lab.name, "-f", "-", "--real-commands", given=plain, before=("env", f"HOME={home}"), status=1)
+        run(
+            "up",
+            "--lab",
+            lab.name,
+            "-f",
+            "-",
+            "--real-commands",
+            given=plain,
+            before=("env", f"HOME={home}"),
+            status=1,
+        )
         assert lab.pod("plain")["containers"][0]["program"] != "command"
         assert said(lab, "web") == ["own"]
         assert said(lab, "server") == [
@@ -104,9 +129,14 @@ def test_a_server_is_reached_probed_and_started_anew(lab: Lab) -> None:
     (first,) = [container["pid"] for container in web["containers"]]
     root = f"/proc/{lab.seen['init_pid']}/root/proc/{first}/root"
     Path(root, "tmp/ill").touch()
-    wait_for(lambda: status(lab, "web")["restartCount"] == 1 and status(lab, "web")["ready"], "a second run")
+    wait_for(
+        lambda: status(lab, "web")["restartCount"] == 1 and status(lab, "web")["ready"],
+        "a second run",
+    )
     ended = status(lab, "web")["lastState"]["terminated"]
-    assert ended["message"].startswith("Liveness probe failed: command ['test', '!', '-e', '/tmp/ill'] ended with 1")
+    assert ended["message"].startswith(
+        "Liveness probe failed: command ['test', '!', '-e', '/tmp/ill'] ended with 1"
+    )
     (second,) = [container["pid"] for container in lab.pod("web")["containers"]]
     assert second != first
     assert "Address already in use" not in "\n".join(said(lab, "web"))
@@ -125,7 +155,10 @@ def test_an_unready_pod_leaves_its_service_and_comes_back(lab: Lab) -> None:
     lab.up(ONE_NODE + pod("web", SICKLY) + SERVICE)
     web = lab.pod("web")
     target = ("TCP", lab.service("web")["cluster_ips"][0], 80)
-    wait_for(lambda: lab.ask(web, target)[0].error != "refused", "the command to listen, after its probe has succeeded")
+    wait_for(
+        lambda: lab.ask(web, target)[0].error != "refused",
+        "the command to listen, after its probe has succeeded",
+    )
     ill = Path(f"/proc/{lab.seen['init_pid']}/root/proc/{web['containers'][0]['pid']}/root/tmp/ill")
     ill.touch()
     wait_for(lambda: lab.ask(web, target)[0].error == "refused", "a Service without endpoints")
@@ -139,12 +172,17 @@ def test_how_a_command_ends_is_seen(lab: Lab) -> None:
     """Its status and its last words; what is no program says so, and was not started; what it left running ends with it."""
     ends = "  - {name: main, image: x, command: [sh, -c, 'sleep 1000 & echo bye; exit 3']}\n"
     said = lab.up(
-        ONE_NODE + pod("once", ends, "  restartPolicy: Never\n") + pod("none", "  - {name: main, image: x, command: [no-such-program]}\n"),
+        ONE_NODE
+        + pod("once", ends, "  restartPolicy: Never\n")
+        + pod("none", "  - {name: main, image: x, command: [no-such-program]}\n"),
         status=1,
     ).err
     missing = 'exec: "no-such-program": executable file not found in $PATH'
     assert "not ready: default/once: Error: container main: exit status 3: bye\n" in said
-    assert f"not ready: default/none: CrashLoopBackOff: container main: exit status 127: {missing}\n" in said
+    assert (
+        f"not ready: default/none: CrashLoopBackOff: container main: exit status 127: {missing}\n"
+        in said
+    )
     ended = status(lab, "once")["state"]["terminated"]
     assert (ended["exitCode"], ended["message"]) == (3, "bye")
     last = status(lab, "none")["lastState"]["terminated"]
@@ -154,8 +192,14 @@ def test_how_a_command_ends_is_seen(lab: Lab) -> None:
     assert "Container main ended: exit status 3: bye" in shown["once"]
     assert f"Error: {missing}" in shown["none"]
     assert "Started container" not in shown["none"]
-    assert all("a ping: the lab's own question" in text and "(not running)" in text for text in shown.values())
-    wait_for(lambda: not [pid for pid in lab.pids() if b"sleep\x001000" in cmdline(pid)], "an end of what was left behind")
+    assert all(
+        "a ping: the lab's own question" in text and "(not running)" in text
+        for text in shown.values()
+    )
+    wait_for(
+        lambda: not [pid for pid in lab.pids() if b"sleep\x001000" in cmdline(pid)],
+        "an end of what was left behind",
+    )
 
 
 def cmdline(pid: int) -> bytes:
@@ -178,10 +222,32 @@ def test_a_command_cannot_reach_the_machine(lab: Lab) -> None:
     told = lab.up(ONE_NODE + pod("web", CONFINED) + pod("router", CONFINED + MAY_CONFIGURE)).err
     assert "Pod default/web (sh), Pod default/router (sh)" in " ".join(told.split())
     lines = said(lab, "web")
-    refused, devices = "\n".join(lines[: lines.index("devices")]), lines[lines.index("devices") + 1 : lines.index("zero") + 1]
-    for what in ("mknod: /tmp/disk: Operation not permitted", "mount: /mnt: permission denied", "core_pattern: Read-only", "hostname: "):
+    refused, devices = (
+        "\n".join(lines[: lines.index("devices")]),
+        lines[lines.index("devices") + 1 : lines.index("zero") + 1],
+    )
+    for what in (
+        "mknod: /tmp/disk: Operation not permitted",
+        "mount: /mnt: permission denied",
+        "core_pattern: Read-only",
+        "hostname: ",
+    ):
         assert what in refused
-    assert devices == ["fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"]
+    assert devices == [
+        "fd",
+        "full",
+        "null",
+        "ptmx",
+        "pts",
+        "random",
+        "shm",
+        "stderr",
+        "stdin",
+        "stdout",
+        "tty",
+        "urandom",
+        "zero",
+    ]
     assert "added" not in lines
     assert "added" in said(lab, "router")
 
@@ -192,11 +258,17 @@ HANGS = "  - {name: main, image: x, command: [sleep, '1000'], readinessProbe: {e
 def test_a_probe_that_hangs_is_ended(lab: Lab) -> None:
     """When its time is over, and when its container goes; it failed."""
     lab.up(ONE_NODE + pod("web", HANGS), status=1)
-    wait_for(lambda: "timed out after 1 s" in lab.run("describe", "pod", "web").out, "the probe's failure")
+    wait_for(
+        lambda: "timed out after 1 s" in lab.run("describe", "pod", "web").out,
+        "the probe's failure",
+    )
     hanging = [pid for pid in lab.pids() if b"sleep\x002000" in cmdline(pid)]
     assert len(hanging) <= 1
     lab.run("delete", "pod", "web")
-    wait_for(lambda: not [pid for pid in lab.pids() if b"sleep" in cmdline(pid)], "an end of what was left behind")
+    wait_for(
+        lambda: not [pid for pid in lab.pids() if b"sleep" in cmdline(pid)],
+        "an end of what was left behind",
+    )
     assert probe_files(lab) == []
 
 
@@ -218,7 +290,9 @@ ALIKE = """\
 def test_a_probe_runs_as_its_container_does(lab: Lab) -> None:
     """In its working directory, and with its capabilities: a probe shall have no more rights than the container."""
     lab.up(ONE_NODE + pod("web", ALIKE))
-    *lines, _ = wait_for(lambda: lines if (lines := said(lab, "web"))[-1:] == ["end"] else [], "a probe")
+    *lines, _ = wait_for(
+        lambda: lines if (lines := said(lab, "web"))[-1:] == ["end"] else [], "a probe"
+    )
     own, probes = lines[: len(lines) // 2], lines[len(lines) // 2 :]
     assert own[0] == "/usr"
     assert "CapEff:\t0000000000001000" in own
@@ -256,17 +330,26 @@ def test_probes_that_print_leave_nothing(lab: Lab) -> None:
     wait_for(lambda: probe_files(lab) == [], "a moment without a probe")
 
 
-STUBBORN = "  - {name: main, image: x, command: [sh, -c, 'trap : TERM; while :; do sleep 0.1; done']}\n"
+STUBBORN = (
+    "  - {name: main, image: x, command: [sh, -c, 'trap : TERM; while :; do sleep 0.1; done']}\n"
+)
 CAREFUL = "  - {name: main, image: x, command: [sh, -c, 'trap \"echo closing; sleep 0.5; echo closed > /dev/shm/x; exit 0\" TERM; while :; do sleep 0.1; done']}\n"
 
 
 def test_a_pod_waits_for_its_commands_as_long_as_its_grace_period(lab: Lab) -> None:
     """SIGTERM first; who ends is not waited for any longer, who does not is killed when the time is over."""
-    lab.up(ONE_NODE + pod("careful", CAREFUL) + pod("stubborn", STUBBORN, "  terminationGracePeriodSeconds: 2\n"))
+    lab.up(
+        ONE_NODE
+        + pod("careful", CAREFUL)
+        + pod("stubborn", STUBBORN, "  terminationGracePeriodSeconds: 2\n")
+    )
     lab.run("delete", "pod", "careful", "stubborn", "--no-wait")
     names = {entry["metadata"]["name"] for entry in lab.get("pods")["items"]}
     assert names == {"careful", "stubborn"}
-    wait_for(lambda: {entry["metadata"]["name"] for entry in lab.get("pods")["items"]} == {"stubborn"}, "the end of the careful one")
+    wait_for(
+        lambda: {entry["metadata"]["name"] for entry in lab.get("pods")["items"]} == {"stubborn"},
+        "the end of the careful one",
+    )
     wait_for(lambda: not lab.get("pods")["items"], "the end of the other")
 
 
@@ -276,8 +359,15 @@ def test_a_whole_lab_runs_what_it_can(lab: Lab) -> None:
         "  - {name: main, image: busybox, command: [sleep, '1000']}\n",
         "  - {name: main, image: nginx, command: [no-such-program]}\n",
     )
-    lab.up(ONE_NODE + pod("real", sleeps, annotation="") + pod("stand-in", unknown, annotation=""), "--real-commands")
-    programs = {entry["name"]: entry["containers"][0]["program"] for entry in lab.seen["pods"] if entry["namespace"] == "default"}
+    lab.up(
+        ONE_NODE + pod("real", sleeps, annotation="") + pod("stand-in", unknown, annotation=""),
+        "--real-commands",
+    )
+    programs = {
+        entry["name"]: entry["containers"][0]["program"]
+        for entry in lab.seen["pods"]
+        if entry["namespace"] == "default"
+    }
     assert programs == {"real": "command", "stand-in": "web"}
 
 
@@ -287,7 +377,12 @@ def test_commands_outlive_the_agent(lab: Lab) -> None:
     before, agent = lab.pod("web")["containers"][0]["pid"], lab.seen["agent_pid"]
     os.kill(agent, signal.SIGKILL)
     wait_for(lambda: lab.seen["agent_pid"] != agent, "another agent")
-    assert wait_for(lambda: lab.pod("web")["containers"][0]["pid"], "what the new agent learns from init") == before
+    assert (
+        wait_for(
+            lambda: lab.pod("web")["containers"][0]["pid"], "what the new agent learns from init"
+        )
+        == before
+    )
     assert status(lab, "web")["restartCount"] == 0
     assert lab.run("ping", "web", "svc:web", "--http", "/", "-o", "json").json["found"] == "answer"
 
@@ -298,22 +393,39 @@ SHORT_LIVED_PODS, SHORT_LIVED_CONTAINERS = 20, 25
 def short_lived(pods: int, containers: int) -> str:
     """Pods of which each container ends at once, with an exit status of its own."""
     specs = "".join(
-        f"  - {{name: c{number}, image: anything, command: [sh, -c, 'exit {number}']}}\n" for number in range(1, containers + 1)
+        f"  - {{name: c{number}, image: anything, command: [sh, -c, 'exit {number}']}}\n"
+        for number in range(1, containers + 1)
     )
-    return "".join(pod(f"brief-{number}", specs, "  restartPolicy: Never\n") for number in range(pods))
+    return "".join(
+        pod(f"brief-{number}", specs, "  restartPolicy: Never\n") for number in range(pods)
+    )
 
 
 def ended_as_they_should(lab: Lab, pods: int, containers: int) -> bool:
     """True when the exit status of every container is known and right."""
-    found = [one["status"] for one in lab.get("pods")["items"] if one["metadata"]["name"].startswith("brief-")]
-    codes = [[status["state"].get("terminated", {}).get("exitCode") for status in one["containerStatuses"]] for one in found]
-    return [one["phase"] for one in found] == ["Failed"] * pods and codes == [list(range(1, containers + 1))] * pods
+    found = [
+        one["status"]
+        for one in lab.get("pods")["items"]
+        if one["metadata"]["name"].startswith("brief-")
+    ]
+    codes = [
+        [
+            status["state"].get("terminated", {}).get("exitCode")
+            for status in one["containerStatuses"]
+        ]
+        for one in found
+    ]
+    return [one["phase"] for one in found] == ["Failed"] * pods and codes == [
+        list(range(1, containers + 1))
+    ] * pods
 
 
 def test_no_exit_of_a_short_lived_container_is_lost(lab: Lab) -> None:
     """A command may end before it is known to have begun."""
     lab.up(ONE_NODE + short_lived(SHORT_LIVED_PODS, SHORT_LIVED_CONTAINERS), status=1)
-    wait_for(lambda: ended_as_they_should(lab, SHORT_LIVED_PODS, SHORT_LIVED_CONTAINERS), "all exits")
+    wait_for(
+        lambda: ended_as_they_should(lab, SHORT_LIVED_PODS, SHORT_LIVED_CONTAINERS), "all exits"
+    )
 
 
 WAITS = """\

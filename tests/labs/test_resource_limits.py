@@ -18,7 +18,8 @@ from tests.labs.test_real_commands import ONE_NODE, pod, said, status
 from tests.labs.users import NOBODY, UsersLab
 
 needs_groups = pytest.mark.skipif(
-    not has_groups(limiters()), reason="no cgroups for memory and processes can be made here: as root, or systemd-run -p Delegate=yes"
+    not has_groups(limiters()),
+    reason="no cgroups for memory and processes can be made here: as root, or systemd-run -p Delegate=yes",
 )
 
 GREEDY = """\
@@ -64,7 +65,9 @@ def count_of_threads(lab: Lab) -> int:
 def test_a_command_beyond_its_memory_limit_is_killed(lab: Lab) -> None:
     """OOMKilled with 137, as in a cluster, and started again; its neighbour lives. Once it is kept down, no group of it is left."""
     told = begin(lab, pod("greedy", GREEDY) + pod("modest", MODEST))
-    assert "limits.memory of Pod default/greedy is enforced by a cgroup (version " in " ".join(told.split())
+    assert "limits.memory of Pod default/greedy is enforced by a cgroup (version " in " ".join(
+        told.split()
+    )
     ended = wait_for(lambda: status(lab, "greedy").get("lastState", {}).get("terminated"), "an end")
     assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
     assert ended["message"] == "the container used more than its memory limit of 64Mi"
@@ -73,7 +76,12 @@ def test_a_command_beyond_its_memory_limit_is_killed(lab: Lab) -> None:
     assert "got it" not in said(lab, "greedy")
     assert status(lab, "modest")["restartCount"] == 0
     assert status(lab, "modest")["ready"]
-    wait_for(lambda: not [path for path in cgroups_of(lab.name) if "/main-" in path and not _processes(path)], "an end of empty groups")
+    wait_for(
+        lambda: (
+            not [path for path in cgroups_of(lab.name) if "/main-" in path and not _processes(path)]
+        ),
+        "an end of empty groups",
+    )
 
 
 def _processes(group: str) -> str:
@@ -107,14 +115,21 @@ def test_processes_of_a_container_are_limited(lab: Lab) -> None:
 @needs_groups
 def test_nothing_is_left_of_groups(lab: Lab) -> None:
     """After a deletion, `down`, and a kill of init with a daemon in a group; a lab without real commands has none."""
-    daemon = "  - {name: main, image: x, command: [sh, -c, 'setsid sleep 1000 & exec sleep 1000']}\n"
+    daemon = (
+        "  - {name: main, image: x, command: [sh, -c, 'setsid sleep 1000 & exec sleep 1000']}\n"
+    )
     lab.up(ONE_NODE)
     assert cgroups_of(lab.name) == []
     lab.apply(pod("web", daemon))
     assert [path for path in cgroups_of(lab.name) if "/main-" in path]
     lab.run("delete", "pod", "web")
     lab.apply(pod("another", MODEST))
-    wait_for(lambda: not [path for path in cgroups_of(lab.name) if "/main-" in path and not _processes(path)], "the groups' end")
+    wait_for(
+        lambda: (
+            not [path for path in cgroups_of(lab.name) if "/main-" in path and not _processes(path)]
+        ),
+        "the groups' end",
+    )
     os.kill(lab.seen["init_pid"], signal.SIGKILL)
     wait_for(lambda: run("down", "--lab", lab.name, status=None).status == 0, "down")
     assert lab.remains == []
@@ -148,7 +163,9 @@ def test_a_probe_has_the_limits_of_its_container(lab: Lab) -> None:
 def users_lab() -> Iterator[UsersLab]:
     """A lab of a user who can make no cgroups; gone after the test."""
     if not users.interpreter(NOBODY)[0]:
-        pytest.skip("no Python that an ordinary user can run has the package's dependencies; apt-get install python3")
+        pytest.skip(
+            "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"
+        )
     with users.user(NOBODY) as user:
         made = UsersLab(f"{OURS}l", user)
         try:
@@ -160,12 +177,19 @@ def users_lab() -> Iterator[UsersLab]:
 def test_limits_of_a_user_without_cgroups(users_lab: UsersLab) -> None:
     """A process is refused more memory, and ends by itself; more processes it does not get either. `up` and doctor say by what."""
     told = begin(users_lab, pod("greedy", GREEDY) + pod("bomb", THREADS) + pod("modest", MODEST))
-    assert "limits.memory of Pod default/greedy is enforced by RLIMIT_DATA of each process" in " ".join(told.split())
-    ended = wait_for(lambda: status(users_lab, "greedy").get("lastState", {}).get("terminated"), "an end")
+    assert (
+        "limits.memory of Pod default/greedy is enforced by RLIMIT_DATA of each process"
+        in " ".join(told.split())
+    )
+    ended = wait_for(
+        lambda: status(users_lab, "greedy").get("lastState", {}).get("terminated"), "an end"
+    )
     assert (ended["exitCode"], ended["reason"], ended["message"]) == (1, "Error", "MemoryError")
     assert MAX_PIDS - 10 <= count_of_threads(users_lab) <= MAX_PIDS + 100
     assert users_lab.run("exec", "modest", "--", "echo", "alive").out == "alive\n"
-    assert "memory is limited by RLIMIT_DATA of each process" in " ".join(users_lab.user.run("doctor", status=None).out.split())
+    assert "memory is limited by RLIMIT_DATA of each process" in " ".join(
+        users_lab.user.run("doctor", status=None).out.split()
+    )
 
 
 def test_probes_of_a_user_without_cgroups(users_lab: UsersLab) -> None:

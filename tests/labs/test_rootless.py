@@ -40,7 +40,11 @@ def lab(nobody: User) -> Iterator[UsersLab]:
 
 
 def names_in_run_netns() -> list[str]:
-    return [name for name in os.listdir("/run/netns") if name.startswith(OURS)] if os.path.isdir("/run/netns") else []
+    return (
+        [name for name in os.listdir("/run/netns") if name.startswith(OURS)]
+        if os.path.isdir("/run/netns")
+        else []
+    )
 
 
 def test_what_only_root_can_have_is_refused_at_once(lab: UsersLab) -> None:
@@ -79,7 +83,9 @@ def test_a_whole_lab_without_root(lab: UsersLab) -> None:
 
 def endpoints(name: str, count: int) -> str:
     """A Service with endpoints that somebody has written down."""
-    ready = ", ".join(f'{{addresses: ["10.50.{number // 250}.{number % 250 + 1}"]}}' for number in range(count))
+    ready = ", ".join(
+        f'{{addresses: ["10.50.{number // 250}.{number % 250 + 1}"]}}' for number in range(count)
+    )
     return f"""\
 ---
 apiVersion: v1
@@ -124,7 +130,10 @@ def test_a_killed_init_takes_the_lab_along(lab: UsersLab) -> None:
     init = lab.seen["init_pid"]
     processes = descendants(init)
     os.kill(init, signal.SIGKILL)
-    wait_for(lambda: not [pid for pid in processes[1:] if Path(f"/proc/{pid}").exists()], "all processes to go")
+    wait_for(
+        lambda: not [pid for pid in processes[1:] if Path(f"/proc/{pid}").exists()],
+        "all processes to go",
+    )
     assert lab.user.run("list").out == "no lab is up\n"
     lab.run("up", "-f", "-", given=CLIENT)
 
@@ -150,13 +159,18 @@ def test_labs_are_their_owners(lab: UsersLab) -> None:
         with users.user(SOMEBODY) as other:
             assert other.run("list").out == "no lab is up\n"
             assert "was not up" in other.run("down", "--lab", lab.name).out
-            stolen = other.run("list", environment={"XDG_RUNTIME_DIR": str(lab.user.run_directory)}, status=1)
+            stolen = other.run(
+                "list", environment={"XDG_RUNTIME_DIR": str(lab.user.run_directory)}, status=1
+            )
             assert "cannot be used: Permission denied" in stolen.err
             for pid in pids:
                 killed = other.process("-c", f"import os; os.kill({pid}, 9)")
                 assert "PermissionError" in killed.stderr
             for directory in (roots.directory, lab.directory):
-                knocked = other.process("-c", f"import socket; socket.socket(socket.AF_UNIX).connect('{directory}/api.sock')")
+                knocked = other.process(
+                    "-c",
+                    f"import socket; socket.socket(socket.AF_UNIX).connect('{directory}/api.sock')",
+                )
                 assert "PermissionError" in knocked.stderr
         assert (roots.seen["init_pid"], lab.seen["init_pid"]) == pids
         assert {entry["init_pid"] for entry in lab.user.run("list", "-o", "json").json} == {pids[1]}
@@ -171,7 +185,9 @@ def test_whoever_gets_at_the_socket_is_not_answered(lab: UsersLab) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
         stranger.connect(str(lab.directory / "api.sock"))  # we are root, and may
         try:
-            stranger.sendall(b"GET /apis/kubenetlab.dev/v1alpha1/inspect HTTP/1.1\r\nHost: lab\r\n\r\n")
+            stranger.sendall(
+                b"GET /apis/kubenetlab.dev/v1alpha1/inspect HTTP/1.1\r\nHost: lab\r\n\r\n"
+            )
             assert stranger.recv(100) == b""
         except ConnectionError:
             pass
@@ -209,7 +225,10 @@ def test_a_user_with_few_processes_is_told(nobody: User) -> None:
     """As by `ulimit -Hu`, which counts all of a user's processes: told before any of the lab's is begun."""
     said = nobody.process("-c", FEW_PROCESSES)
     assert said.returncode == 1
-    assert re.search(r"  processes: \d+ needed; this user's hard RLIMIT_NPROC is 12, \d+ of them taken", said.stderr), said.stderr
+    assert re.search(
+        r"  processes: \d+ needed; this user's hard RLIMIT_NPROC is 12, \d+ of them taken",
+        said.stderr,
+    ), said.stderr
     assert "    → as root: ulimit -Hu " in said.stderr
     assert list(nobody.run_directory.iterdir()) == []
 
@@ -218,7 +237,9 @@ def test_doctor_speaks_of_user_namespaces(nobody: User) -> None:
     """What was found out is kept in the user's own directory, and root's is not asked."""
     findings = nobody.run("doctor", "-o", "json").json
     assert {finding["state"] for finding in findings} <= {"ok", "optional"}
-    assert "labs are made in a user namespace" in next(finding["detail"] for finding in findings if finding["name"] == "user")
+    assert "labs are made in a user namespace" in next(
+        finding["detail"] for finding in findings if finding["name"] == "user"
+    )
     kept = nobody.run_directory / "kubenetlab" / "doctor.json"
     assert kept.stat().st_uid == NOBODY
     assert nobody.run("list").out == "no lab is up\n"
@@ -231,7 +252,11 @@ def test_connections_are_counted_and_shown_without_root(lab: UsersLab) -> None:
     assert (counted["answered"], sum(server["count"] for server in counted["servers"])) == (20, 20)
     found = lab.run("inspect", "svc:web", "-o", "json").json
     address, node = lab.pod("client")["addresses"][0], lab.pod("client")["node"]
-    own = [entry for entry in found["conntrack"] if entry["client"].startswith(f"{address}:") and entry["node"] == node]
+    own = [
+        entry
+        for entry in found["conntrack"]
+        if entry["client"].startswith(f"{address}:") and entry["node"] == node
+    ]
     assert (len(own), found["untracked"]) == (20, [])
     assert len(found["nodes"]) == 3
 
@@ -248,7 +273,11 @@ set -e
 {knl} exec --lab {name} client -- ip addr
 {knl} list
 """
-    environment = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(nobody.run_directory), **variables}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "XDG_RUNTIME_DIR": str(nobody.run_directory),
+        **variables,
+    }
     inside = ["unshare", "--user", "--map-root-user", "sh", "-c"]
 
     def said(*command: str) -> subprocess.CompletedProcess[str]:

@@ -43,10 +43,23 @@ spec: {containers: [{name: main, image: x, command: [sh, -c, "grep CapPrm /proc/
 NET_BIND_SERVICE, NET_ADMIN = 1 << 10, 1 << 12
 LAB = f"{OURS}box"
 ENOUGH = ("sys_admin", "net_admin", "net_bind_service")
-DOCKERS = ("chown", "dac_override", "fowner", "setgid", "setuid", "setpcap", "net_bind_service", "net_raw", "sys_chroot", "setfcap")
+DOCKERS = (
+    "chown",
+    "dac_override",
+    "fowner",
+    "setgid",
+    "setuid",
+    "setpcap",
+    "net_bind_service",
+    "net_raw",
+    "sys_chroot",
+    "setfcap",
+)
 
 
-def in_container(capabilities: tuple[str, ...], script: str, *user: str, status: int = 0, given: str = MANIFEST) -> Ran:
+def in_container(
+    capabilities: tuple[str, ...], script: str, *user: str, status: int = 0, given: str = MANIFEST
+) -> Ran:
     """A shell script as root of a container, or as somebody else there; `knl` is the command line."""
     bounds = ",".join(["-all", *(f"+{name}" for name in capabilities)])
     python, variables = interpreter(NOBODY) if user else (sys.executable, {})
@@ -66,9 +79,26 @@ def in_container(capabilities: tuple[str, ...], script: str, *user: str, status:
         CONTAINER,
         "sh",
     ]
-    confined = ["setpriv", "--bounding-set", bounds, "--inh-caps=-all", *user, "sh", "-c", knl + script]
+    confined = [
+        "setpriv",
+        "--bounding-set",
+        bounds,
+        "--inh-caps=-all",
+        *user,
+        "sh",
+        "-c",
+        knl + script,
+    ]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "KUBENETLAB_LAB": LAB, **variables}
-    done = subprocess.run([*command, *confined], input=given, env=environment, capture_output=True, text=True, check=False, timeout=90)
+    done = subprocess.run(
+        [*command, *confined],
+        input=given,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
     return ran(done, status)
 
 
@@ -79,7 +109,9 @@ def test_a_lab_in_a_container() -> None:
     """
     look = "knl exec client -- hostname; knl exec client -- grep CapPrm /proc/self/status; knl logs real"
     said = in_container(
-        ENOUGH, f"touch /run/netns; knl up -f -; knl ping > /dev/null; {look}; knl down; ls /run", given=MANIFEST + REAL
+        ENOUGH,
+        f"touch /run/netns; knl up -f -; knl ping > /dev/null; {look}; knl down; ls /run",
+        given=MANIFEST + REAL,
     ).out.splitlines()
     assert [line for line in said if line.startswith("CapPrm")] == [
         f"CapPrm:\t{NET_ADMIN | NET_BIND_SERVICE:016x}",
@@ -94,9 +126,21 @@ def test_a_lab_in_a_container() -> None:
 @pytest.mark.parametrize(
     ("capabilities", "lacking"),
     [
-        (DOCKERS, ["  CAP_SYS_ADMIN: namespaces, mounts and host names", "  CAP_NET_ADMIN: links, addresses, routes and rules"]),
-        (("sys_admin", "net_bind_service"), ["  CAP_NET_ADMIN: links, addresses, routes and rules"]),
-        (("sys_admin", "net_admin"), ["  CAP_NET_BIND_SERVICE: programs that listen on ports below 1024, DNS among them"]),
+        (
+            DOCKERS,
+            [
+                "  CAP_SYS_ADMIN: namespaces, mounts and host names",
+                "  CAP_NET_ADMIN: links, addresses, routes and rules",
+            ],
+        ),
+        (
+            ("sys_admin", "net_bind_service"),
+            ["  CAP_NET_ADMIN: links, addresses, routes and rules"],
+        ),
+        (
+            ("sys_admin", "net_admin"),
+            ["  CAP_NET_BIND_SERVICE: programs that listen on ports below 1024, DNS among them"],
+        ),
     ],
     ids=["Docker's", "no NET_ADMIN", "no NET_BIND_SERVICE"],
 )
@@ -114,8 +158,12 @@ def test_a_container_that_may_too_little(capabilities: tuple[str, ...], lacking:
 def test_an_ordinary_user_of_a_container() -> None:
     """A container hides parts of /proc, and so the kernel gives its users no /proc of their own: told, with what to do."""
     if not interpreter(NOBODY)[0]:
-        pytest.skip("no Python that an ordinary user can run has the package's dependencies; apt-get install python3")
-    said = in_container((), "knl up -f -", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", status=1).err
+        pytest.skip(
+            "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"
+        )
+    said = in_container(
+        (), "knl up -f -", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", status=1
+    ).err
     assert "cannot mount the lab's own /proc: mount: Operation not permitted" in said
     assert "docker run --privileged, or --security-opt systempaths=unconfined" in said
 
@@ -138,7 +186,18 @@ try down --lab {LAB}
 """
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "MANIFEST": MANIFEST}
     command = ["unshare", "--mount", "sh", "-c", script]
-    said = ran(subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=patiently(90), cwd=ROOT), 0)
+    said = ran(
+        subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=patiently(90),
+            cwd=ROOT,
+        ),
+        0,
+    )
     told = "the root directory is not a mount point: this is a plain chroot"
     assert said.err.count(told) == 1
     assert said.out.count(told) >= 1
@@ -169,5 +228,16 @@ knl down > /dev/null
 """
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "MANIFEST": MANIFEST}
     command = ["unshare", "--mount", "sh", "-c", script]
-    said = ran(subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=patiently(90), cwd=ROOT), 0)
+    said = ran(
+        subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=patiently(90),
+            cwd=ROOT,
+        ),
+        0,
+    )
     assert said.out.split() == ["1", "0", "gone", "1"], said.out

@@ -47,9 +47,15 @@ def test_the_quickstart_is_three_nodes_and_a_shop(running: Lab) -> None:
     [
         (("pods",), ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]),
         (("po", "-A"), ["NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "AGE"]),
-        (("pods", "-o", "wide"), ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE", "READINESS GATES"]),
+        (
+            ("pods", "-o", "wide"),
+            ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE", "READINESS GATES"],
+        ),
         (("services",), ["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE"]),
-        (("svc", "-o", "wide"), ["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE", "SELECTOR"]),
+        (
+            ("svc", "-o", "wide"),
+            ["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE", "SELECTOR"],
+        ),
         (("nodes",), ["NAME", "STATUS", "ROLES", "AGE"]),
         (("deploy",), ["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"]),
         (("rs",), ["NAME", "DESIRED", "CURRENT", "READY", "AGE"]),
@@ -59,7 +65,9 @@ def test_the_quickstart_is_three_nodes_and_a_shop(running: Lab) -> None:
     ],
     ids=" ".join,
 )
-def test_get_prints_kubectls_columns(running: Lab, words: tuple[str, ...], header: list[str]) -> None:
+def test_get_prints_kubectls_columns(
+    running: Lab, words: tuple[str, ...], header: list[str]
+) -> None:
     """By every name of a kind; a hint follows on standard error."""
     said = running.run("get", *words)
     found = rows(said.out)
@@ -71,7 +79,11 @@ def test_get_prints_kubectls_columns(running: Lab, words: tuple[str, ...], heade
 def test_get_prints_data_for_programs(running: Lab) -> None:
     """JSON and YAML say the same, one object by its name, many as a List; nothing else is on standard output."""
     one = running.run("get", "pod", "client", "-o", "json").json
-    assert (one["kind"], one["metadata"]["name"], one["status"]["phase"]) == ("Pod", "client", "Running")
+    assert (one["kind"], one["metadata"]["name"], one["status"]["phase"]) == (
+        "Pod",
+        "client",
+        "Running",
+    )
     assert yaml.safe_load(running.run("get", "pod/client", "-o", "yaml").out) == one
     many = running.get("pods", "-n", "shop", "-l", "app=cart")
     assert many["kind"] == "List"
@@ -82,7 +94,11 @@ def test_get_prints_data_for_programs(running: Lab) -> None:
 
 def test_get_watches(running: Lab) -> None:
     """What is there, then every change as it comes."""
-    watching = subprocess.Popen([*COMMAND, "get", "pods", "-n", "shop", "-w", "--lab", running.name], stdout=subprocess.PIPE, text=True)
+    watching = subprocess.Popen(
+        [*COMMAND, "get", "pods", "-n", "shop", "-w", "--lab", running.name],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert watching.stdout is not None
         lines = [watching.stdout.readline() for _ in range(7)]
@@ -103,7 +119,14 @@ def test_get_watches(running: Lab) -> None:
 def test_describe_tells_all(running: Lab) -> None:
     """Pod, Service, node: fields, conditions, endpoints, events."""
     pod = running.run("describe", "pod", "client").out
-    for part in ("Name: ", "Node: ", "Sandbox: ", "Listening on:  8080, 8081", "Readiness: ", "Successfully assigned default/client to"):
+    for part in (
+        "Name: ",
+        "Node: ",
+        "Sandbox: ",
+        "Listening on:  8080, 8081",
+        "Readiness: ",
+        "Successfully assigned default/client to",
+    ):
         assert part in pod
     web = running.pods("web")
     service = running.run("describe", "svc/web").out
@@ -127,10 +150,34 @@ def test_inspect_is_as_promised(running: Lab) -> None:
     assert seen["lab"] == running.name
     assert set(seen) >= {"lab", "init_pid", "agent_pid", "nodes", "pods", "external", "services"}
     for pod in seen["pods"]:
-        assert set(pod) >= {"namespace", "name", "node", "pid", "netns", "addresses", "host_ifname", "phase", "ready", "containers"}
+        assert set(pod) >= {
+            "namespace",
+            "name",
+            "node",
+            "pid",
+            "netns",
+            "addresses",
+            "host_ifname",
+            "phase",
+            "ready",
+            "containers",
+        }
     for service in seen["services"]:
-        assert set(service) >= {"namespace", "name", "type", "cluster_ips", "load_balancer_ips", "external_ips", "ports", "endpoints"}
-    places = [*seen["nodes"], *(pod for pod in seen["pods"] if not pod["host_network"]), *seen["external"]]
+        assert set(service) >= {
+            "namespace",
+            "name",
+            "type",
+            "cluster_ips",
+            "load_balancer_ips",
+            "external_ips",
+            "ports",
+            "endpoints",
+        }
+    places = [
+        *seen["nodes"],
+        *(pod for pod in seen["pods"] if not pod["host_network"]),
+        *seen["external"],
+    ]
     assert len({os.stat(place["netns"]).st_ino for place in places}) == len(places)
     for place in places:
         assert place["addresses"][0] in running.inside(place, "ip", "-o", "-4", "addr")
@@ -173,8 +220,14 @@ def test_services_are_described_by_their_type(running: Lab) -> None:
             "Affinity:          ClientIP, for 10800 s",
         ):
             assert part in mistaken
-        assert "<none>  connections are rejected: 3 pods match app=web, and no container has a TCP port of the name htpp" in mistaken
-        assert "headless, DNS answers with its endpoints" in running.run("describe", "svc", "bodiless").out
+        assert (
+            "<none>  connections are rejected: 3 pods match app=web, and no container has a TCP port of the name htpp"
+            in mistaken
+        )
+        assert (
+            "headless, DNS answers with its endpoints"
+            in running.run("describe", "svc", "bodiless").out
+        )
         for name, what in (("elsewhere", "of type ExternalName"), ("bodiless", "headless")):
             said = running.run("ping", "client", f"svc:{name}", status=2).err
             assert (
@@ -192,7 +245,11 @@ def test_ping_says_who_answered(running: Lab) -> None:
     assert "answered in" in running.run("ping", "client", "node:worker2").out
     assert "answered in" in running.run("ping", "client", "svc:web", "--udp", "8081").out
     by_sctp = running.run("ping", "client", "node:worker2", "--sctp", "4711", status=1)
-    assert "associate: refused" in by_sctp.out if has_sctp() else "error: this kernel has no SCTP: " in by_sctp.err
+    assert (
+        "associate: refused" in by_sctp.out
+        if has_sctp()
+        else "error: this kernel has no SCTP: " in by_sctp.err
+    )
     http = running.run("ping", "client", "svc:shop/frontend", "--http", "/").out
     assert "answered and saw" in http
     assert "Welcome to nginx!" in http
@@ -210,7 +267,11 @@ def test_the_matrix_of_a_hundred_pods(running: Lab) -> None:
     found = running.run("ping", "-o", "json").json
     assert found["ok"]
     pods = {pod["name"] for pod in running.seen["pods"] if not pod["host_network"]}
-    pairs = [cell for cell in found["cells"] if cell["from"].partition("/")[2] in pods and cell["to"].partition("/")[2] in pods]
+    pairs = [
+        cell
+        for cell in found["cells"]
+        if cell["from"].partition("/")[2] in pods and cell["to"].partition("/")[2] in pods
+    ]
     assert len(pairs) == len(pods) * (len(pods) - 1)
     assert {cell["found"] for cell in pairs} == {"answer"}
     assert running.seen["neighbors"] == "permanent"
@@ -221,10 +282,17 @@ def test_the_matrix_of_a_hundred_pods(running: Lab) -> None:
 def test_ping_ends_with_1_where_something_is_not_as_promised(running: Lab) -> None:
     """A rule that nobody promised: the matrix shows it, with the command that helps."""
     pod = running.pod("client")
-    running.inside(pod, "nft", "add table ip mine; add chain ip mine in { type filter hook input priority 0 ; } ; add rule ip mine in drop")
+    running.inside(
+        pod,
+        "nft",
+        "add table ip mine; add chain ip mine in { type filter hook input priority 0 ; } ; add rule ip mine in drop",
+    )
     try:
         said = running.run("ping", "node:worker", "--deadline", "0.3", status=1)
-        assert f"✗ node:worker → default/client ({pod['addresses'][0]}): silence, promised: answer" in said.out
+        assert (
+            f"✗ node:worker → default/client ({pod['addresses'][0]}): silence, promised: answer"
+            in said.out
+        )
         assert "not as Kubernetes promises" in said.out
     finally:
         running.inside(pod, "nft", "delete", "table", "ip", "mine")
@@ -233,22 +301,48 @@ def test_ping_ends_with_1_where_something_is_not_as_promised(running: Lab) -> No
 def test_words_may_name_objects_of_several_kinds(running: Lab) -> None:
     """As kubectl takes them: each name is looked for in its own kind, and several tables name it."""
     tables = running.run("get", "pod/client", "svc/web").out
-    assert [line.partition(" ")[0] for line in tables.splitlines()] == ["NAME", "pod/client", "", "NAME", "service/web"]
+    assert [line.partition(" ")[0] for line in tables.splitlines()] == [
+        "NAME",
+        "pod/client",
+        "",
+        "NAME",
+        "service/web",
+    ]
     assert "\ndeployment.apps/web " in running.run("get", "all").out
     found = running.run("get", "pod/client", "svc/web", "-o", "json").json["items"]
-    assert [(document["kind"], document["metadata"]["name"]) for document in found] == [("Pod", "client"), ("Service", "web")]
+    assert [(document["kind"], document["metadata"]["name"]) for document in found] == [
+        ("Pod", "client"),
+        ("Service", "web"),
+    ]
     said = running.run("describe", "pod/client", "svc/web")
-    assert [line.split()[1] for line in said.out.splitlines() if line.startswith("Name:")] == ["client", "web"]
-    assert said.err.startswith("next: kubenetlab inspect client")  # with --lab where other labs are up
+    assert [line.split()[1] for line in said.out.splitlines() if line.startswith("Name:")] == [
+        "client",
+        "web",
+    ]
+    assert said.err.startswith(
+        "next: kubenetlab inspect client"
+    )  # with --lab where other labs are up
     assert "wanted a kind and a name" in running.run("get", "pod/client", "web", status=2).err
 
 
 def test_scale_and_delete_say_what_they_do(running: Lab) -> None:
     """And what to do next; what is not there is told with what is."""
-    assert 'deployments "wob" not found' in running.run("scale", "deployment", "wob", "--replicas", "1", status=1).err
-    assert "did you mean deployment" in running.run("scale", "deploymant", "web", "--replicas", "1", status=2).err
-    assert "wanted a kind and a name, as in: delete svc NAME, or svc/NAME" in running.run("delete", "pod/client", "svc", status=2).err
-    assert "there is no pod default/wbe; did you mean deploy:default/web" in running.run("exec", "wbe", "--", "true", status=2).err
+    assert (
+        'deployments "wob" not found'
+        in running.run("scale", "deployment", "wob", "--replicas", "1", status=1).err
+    )
+    assert (
+        "did you mean deployment"
+        in running.run("scale", "deploymant", "web", "--replicas", "1", status=2).err
+    )
+    assert (
+        "wanted a kind and a name, as in: delete svc NAME, or svc/NAME"
+        in running.run("delete", "pod/client", "svc", status=2).err
+    )
+    assert (
+        "there is no pod default/wbe; did you mean deploy:default/web"
+        in running.run("exec", "wbe", "--", "true", status=2).err
+    )
 
 
 def test_doctor_says_what_this_machine_can_do() -> None:
@@ -331,7 +425,14 @@ def test_a_shell_on_a_terminal_is_interactive(running: Lab) -> None:
 
 def test_json_is_json_in_every_command(running: Lab) -> None:
     """-o json of all that print data."""
-    for words in (("get", "pods"), ("inspect",), ("inspect", "client"), ("ping", "client"), ("ping", "client", "svc:web"), ("diff",)):
+    for words in (
+        ("get", "pods"),
+        ("inspect",),
+        ("inspect", "client"),
+        ("ping", "client"),
+        ("ping", "client", "svc:web"),
+        ("diff",),
+    ):
         json.loads(running.run(*words, "-o", "json").out)
         yaml.safe_load(running.run(*words, "-o", "yaml").out)
 
@@ -339,45 +440,77 @@ def test_json_is_json_in_every_command(running: Lab) -> None:
 def test_what_is_not_there_is_said_with_what_is(running: Lab) -> None:
     """A typo, an object of another namespace, a pod by its workload's name, a namespace that does not exist."""
     for words in (("get",), ("describe",)):
-        assert running.run(*words, "pod", "clent", status=1).err == 'error: pods "clent" not found; did you mean client?\n'
-        elsewhere = 'error: services "cart" not found in namespace default; there is one with -n shop\n'
+        assert (
+            running.run(*words, "pod", "clent", status=1).err
+            == 'error: pods "clent" not found; did you mean client?\n'
+        )
+        elsewhere = (
+            'error: services "cart" not found in namespace default; there is one with -n shop\n'
+        )
         assert running.run(*words, "svc", "cart", status=1).err == elsewhere
-    assert 'pods "web" not found; did you mean web-' in running.run("get", "pod", "web", status=1).err
-    for command in (("scale", "deploy", "cart", "3"), ("rollout", "restart", "deploy", "cart"), ("rollout", "status", "deploy/cart")):
+    assert (
+        'pods "web" not found; did you mean web-' in running.run("get", "pod", "web", status=1).err
+    )
+    for command in (
+        ("scale", "deploy", "cart", "3"),
+        ("rollout", "restart", "deploy", "cart"),
+        ("rollout", "status", "deploy/cart"),
+    ):
         assert "there is one with -n shop" in run(*command, "--lab", running.name, status=1).err
     nothing = running.run("get", "pods", "-n", "shp").out
-    assert nothing == "nothing found in namespace shp: the lab has no such namespace; it has: default, kube-system, shop\n"
+    assert (
+        nothing
+        == "nothing found in namespace shp: the lab has no such namespace; it has: default, kube-system, shop\n"
+    )
 
 
 def test_a_ping_that_fails_is_followed_by_a_command_about_its_destination(running: Lab) -> None:
     """Where nothing is promised, the lab is as it should be: `diff` would show nothing."""
     for words, expected in (
         (("http://web:81/",), "kubenetlab describe svc web"),
-        (("deploy:web", "--tcp", "4711"), f"kubenetlab describe pod {running.pod('web')['name'][:4]}"),
+        (
+            ("deploy:web", "--tcp", "4711"),
+            f"kubenetlab describe pod {running.pod('web')['name'][:4]}",
+        ),
         (("192.0.2.1",), "kubenetlab exec default/client -- ip route get 192.0.2.1"),
     ):
         done = run("ping", "client", *words, "--lab", running.name, status=1)
-        hinted = done.err.splitlines()[-1].removeprefix("next: ").replace(f" --lab {running.name}", "")
+        hinted = (
+            done.err.splitlines()[-1].removeprefix("next: ").replace(f" --lab {running.name}", "")
+        )
         assert hinted.startswith(expected), done.err
 
 
 def test_a_node_that_a_manifest_changes_is_configured(running: Lab, tmp_path: Path) -> None:
     """The Cluster document has made it: a Node document adds labels, and creates nothing."""
     file = tmp_path / "node.yaml"
-    file.write_text("{apiVersion: v1, kind: Node, metadata: {name: worker, labels: {disktype: ssd}}}")
+    file.write_text(
+        "{apiVersion: v1, kind: Node, metadata: {name: worker, labels: {disktype: ssd}}}"
+    )
     assert running.run("apply", "-f", str(file)).out.startswith("Node worker configured\n")
     assert running.run("apply", "-f", str(file)).out.startswith("Node worker unchanged\n")
-    assert running.run("get", "node", "worker", "-o", "json").json["metadata"]["labels"]["disktype"] == "ssd"
+    assert (
+        running.run("get", "node", "worker", "-o", "json").json["metadata"]["labels"]["disktype"]
+        == "ssd"
+    )
     gone = running.run("delete", "-f", str(file)).out
-    assert gone == "Node worker stays, without what its own document said: it comes from the Cluster document\n"
-    assert "disktype" not in running.run("get", "node", "worker", "-o", "json").json["metadata"]["labels"]
+    assert (
+        gone
+        == "Node worker stays, without what its own document said: it comes from the Cluster document\n"
+    )
+    assert (
+        "disktype"
+        not in running.run("get", "node", "worker", "-o", "json").json["metadata"]["labels"]
+    )
 
 
 def test_labels_are_a_column_where_they_are_asked_for(running: Lab) -> None:
     """The last one, of every table."""
     pods = running.run("get", "pods", "--show-labels").out.splitlines()
     assert pods[0].endswith("   LABELS")
-    assert [line.rsplit(maxsplit=1)[1] for line in pods[1:] if line.startswith("client ")] == ["<none>"]
+    assert [line.rsplit(maxsplit=1)[1] for line in pods[1:] if line.startswith("client ")] == [
+        "<none>"
+    ]
     assert all("app=web,pod-template-hash=" in line for line in pods[1:] if line.startswith("web-"))
     nodes = running.run("get", "nodes", "-o", "wide", "--show-labels").out
     assert "kubernetes.io/hostname=worker,kubernetes.io/os=linux" in nodes

@@ -43,7 +43,12 @@ class World:
 
     def __init__(self) -> None:
         begin = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && echo ready && exec cat"
-        self._holder = subprocess.Popen(["unshare", "-mn", "sh", "-c", begin], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._holder = subprocess.Popen(
+            ["unshare", "-mn", "sh", "-c", begin],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "ready\n"
 
@@ -53,7 +58,9 @@ class World:
 
     def python(self, netns: str, text: str, *arguments: str) -> list[str]:
         """A command that runs a Python program in one of the namespaces there."""
-        return self.inside("ip", "netns", "exec", netns, sys.executable, "-S", "-E", "-c", text, *arguments)
+        return self.inside(
+            "ip", "netns", "exec", netns, sys.executable, "-S", "-E", "-c", text, *arguments
+        )
 
     def run(self, *command: str, given: str = "", status: int = 0) -> str:
         """What a command prints there, on both its outputs."""
@@ -71,7 +78,9 @@ def world() -> Iterator[World]:
 
 
 def ran(command: list[str], given: str = "", status: int = 0) -> str:
-    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, input=given, capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == status, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
 
@@ -86,7 +95,11 @@ def reading(lab: str, *before: str) -> Any:
 
 def carriers(seen: dict[str, Any]) -> dict[str, str]:
     """The kernel may tell a link of its carrier as late as a second after the other end is up."""
-    return {f"{namespace}/{name}": link["operstate"] for namespace in seen for name, link in seen[namespace]["links"].items()}
+    return {
+        f"{namespace}/{name}": link["operstate"]
+        for namespace in seen
+        for name, link in seen[namespace]["links"].items()
+    }
 
 
 @pytest.mark.parametrize("manifest", LABS.values(), ids=LABS)
@@ -106,10 +119,14 @@ def test_the_script_makes_the_lab(manifest: Path, lab: Lab, world: World) -> Non
     for namespace, seen in wanted.items():
         for what, value in seen.items():
             assert found[namespace][what] == value, f"{what} of {namespace}"
-    assert planned(lab, manifest) == by_hand, "a lab that is up is another than the one that was to be"
+    assert planned(lab, manifest) == by_hand, (
+        "a lab that is up is another than the one that was to be"
+    )
 
 
-def test_what_the_script_makes_carries_packets_and_goes(lab: Lab, world: World, tmp_path: Path) -> None:
+def test_what_the_script_makes_carries_packets_and_goes(
+    lab: Lab, world: World, tmp_path: Path
+) -> None:
     """What it says to try works, a Service leads to whoever listens in its pod, and `down` leaves nothing."""
     manifest = MANIFESTS / "05-service-and-endpoints"
     file = tmp_path / "lab.sh"
@@ -117,10 +134,17 @@ def test_what_the_script_makes_carries_packets_and_goes(lab: Lab, world: World, 
     said = world.run("env", "LAB=copy", "sh", str(file))
     for line in [line for line in said.splitlines() if line.startswith("  ")]:
         world.run(*line.split())
-    web = [name for name in world.run("ip", "netns", "list").split() if name.startswith("copy_pod_default_web-")]
+    web = [
+        name
+        for name in world.run("ip", "netns", "list").split()
+        if name.startswith("copy_pod_default_web-")
+    ]
     match = re.search(r'{ (\S+) . tcp . 80 comment "default/web:http"', file.read_text())
     assert match is not None
-    servers = [subprocess.Popen(world.python(pod, SERVER, "8080"), stdout=subprocess.PIPE, text=True) for pod in web]
+    servers = [
+        subprocess.Popen(world.python(pod, SERVER, "8080"), stdout=subprocess.PIPE, text=True)
+        for pod in web
+    ]
     try:
         for server in servers:
             assert server.stdout is not None

@@ -22,4 +22,7 @@ def test_a_program_that_listens_by_sctp_says_why_it_cannot(lab: Lab) -> None:
     """The container ends, as it would in a cluster, and its log names what the machine lacks."""
     lab.up(POD, status=1)
     said = lab.run("logs", "a").out
-    assert "listen sctp :8082: protocol not supported by this kernel; see SCTP in kubenetlab doctor" in said
+    assert (
+        "listen sctp :8082: protocol not supported by this kernel; see SCTP in kubenetlab doctor"
+        in said
+    )

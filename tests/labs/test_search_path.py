@@ -30,30 +30,54 @@ def knl() -> Iterator[Knl]:
 class Knl:
     """Commands with a PATH of the caller's choice."""
 
-    def __call__(self, *words: str, path: str | None, given: str | None = None, status: int = 0) -> Ran:
-        environment = {name: value for name, value in os.environ.items() if name != "PATH"} | {"KUBENETLAB_LAB": LAB}
+    def __call__(
+        self, *words: str, path: str | None, given: str | None = None, status: int = 0
+    ) -> Ran:
+        environment = {name: value for name, value in os.environ.items() if name != "PATH"} | {
+            "KUBENETLAB_LAB": LAB
+        }
         environment |= {"PATH": path} if path is not None else {}
         return ran(server().run(words, given, patiently(90), environment=environment), status)
 
 
-@pytest.mark.parametrize("path", ["/usr/bin:/bin", "/nonexistent", "", None], ids=["Debian's for users", "elsewhere", "empty", "unset"])
+@pytest.mark.parametrize(
+    "path",
+    ["/usr/bin:/bin", "/nonexistent", "", None],
+    ids=["Debian's for users", "elsewhere", "empty", "unset"],
+)
 def test_doctor_finds_system_programs(knl: Knl, path: str | None) -> None:
     """No package is asked for that is installed."""
     findings = knl("doctor", "-o", "json", "--again", path=path).json
-    ip = next(finding for finding in findings if (finding["group"], finding["name"]) == ("This machine", "ip"))
+    ip = next(
+        finding
+        for finding in findings
+        if (finding["group"], finding["name"]) == ("This machine", "ip")
+    )
     assert ip["state"] == "ok"
     for finding in findings:
         if finding["name"] in ("iptables", "ipset", "proxy iptables", "tc programs"):
             assert "apt-get install" not in finding["detail"] + finding["remedy"], finding
-    assert next(finding for finding in findings if finding["name"] == "proxy iptables")["state"] == "ok"
+    assert (
+        next(finding for finding in findings if finding["name"] == "proxy iptables")["state"]
+        == "ok"
+    )
 
 
 def test_labs_and_programs_in_them_find_system_programs(knl: Knl) -> None:
     """The agent calls iptables; a program run inside finds nft, and so does a shell's command there."""
     path = "/usr/bin:/bin"
-    assert not any(os.path.exists(f"{directory}/{program}") for program in NEEDED for directory in path.split(":"))
+    assert not any(
+        os.path.exists(f"{directory}/{program}")
+        for program in NEEDED
+        for directory in path.split(":")
+    )
     manifest = pod("client") + deployment(replicas=1) + service()
     knl("up", "-f", "-", "--proxy", "iptables", path=path, given=manifest)
-    assert "KUBE-SERVICES" in knl("exec", "node:worker", "--", "nft", "list", "ruleset", path=path).out
-    assert "KUBE-SERVICES" in knl("exec", "node:worker", "--", "sh", "-c", "iptables-save", path=path).out
+    assert (
+        "KUBE-SERVICES" in knl("exec", "node:worker", "--", "nft", "list", "ruleset", path=path).out
+    )
+    assert (
+        "KUBE-SERVICES"
+        in knl("exec", "node:worker", "--", "sh", "-c", "iptables-save", path=path).out
+    )
     assert knl("ping", "client", "svc:web", path=path).status == 0

@@ -64,7 +64,11 @@ def world(request: pytest.FixtureRequest, of_mode: Labs) -> World:
 @pytest.mark.parametrize("source", ["client", "ext:client"])
 def test_endpoints_have_equal_shares(world: World, source: str) -> None:
     """Of connections to the cluster IP from a pod, to a node port from outside: chi-squared against equal shares."""
-    target = (world.services["web"], 80) if source == "client" else (world.address("node:worker2"), 30080)
+    target = (
+        (world.services["web"], 80)
+        if source == "client"
+        else (world.address("node:worker2"), 30080)
+    )
     found: Counter[str] = Counter()
     for _ in range(CONNECTIONS // AT_ONCE):
         found.update(answer.who for answer in world.ask(source, *[("TCP", *target)] * AT_ONCE))

@@ -67,25 +67,41 @@ def test_a_scale_that_is_no_number_is_refused(shared: Lab, replicas: Any) -> Non
     assert not shared.faults
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"\0" * len(data)], ids=["half", "zeros"])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[: len(data) // 2], lambda data: b"\0" * len(data)],
+    ids=["half", "zeros"],
+)
 def test_a_damaged_store_does_not_end_a_lab(shared: Lab, damage: Callable[[bytes], bytes]) -> None:
     """Every command says so, `diff` by its exit status as well; what runs goes on, and the lab can be changed."""
     before = numbers(shared)
     store = store_of(shared)
     store.write_bytes(damage(store.read_bytes()))
     shared.kill("agent")
-    assert before.items() <= numbers(shared).items()  # a pod of the store before may be there for a moment
+    assert (
+        before.items() <= numbers(shared).items()
+    )  # a pod of the store before may be there for a moment
     aside = shared.directory / "store.json.unreadable-1"
-    for words in (("get", "pods"), ("list",), ("inspect",), ("ping",), ("describe", "service", "web")):
+    for words in (
+        ("get", "pods"),
+        ("list",),
+        ("inspect",),
+        ("ping",),
+        ("describe", "service", "web"),
+    ):
         said = shared.run(*words) if words != ("list",) else ran(_command("list"), 0)
-        assert said.err.count(f"the lab's store could not be read and is set aside as {aside}") == 1, words
+        assert (
+            said.err.count(f"the lab's store could not be read and is set aside as {aside}") == 1
+        ), words
     assert str(aside) in shared.run("diff", status=1).err
     shared.apply(MANIFEST.replace("replicas: 2", "replicas: 3"))
     wait_for(lambda: len(shared.pods("web")) == 3, "a third pod")
     aside.unlink()
     assert shared.run("get", "pods").err.count("set aside") == 0
     shared.apply(MANIFEST)
-    wait_for(lambda: len(numbers(shared)) == len(before) and not shared.faults, "the lab to be as before")
+    wait_for(
+        lambda: len(numbers(shared)) == len(before) and not shared.faults, "the lab to be as before"
+    )
 
 
 def test_without_any_store_the_lab_runs_and_says_so(lab: Lab) -> None:
@@ -103,7 +119,9 @@ def test_without_any_store_the_lab_runs_and_says_so(lab: Lab) -> None:
         said = lab.run(*words, given=MANIFEST, status=1)
         assert f"no store of lab {lab.name} can be read" in said.err, words
         assert "kubenetlab down" in said.err
-    assert "200" in lab.inside(client, "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://{address}/hostname")
+    assert "200" in lab.inside(
+        client, "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://{address}/hostname"
+    )
     lab.down()
     assert not lab.remains
 
@@ -111,14 +129,30 @@ def test_without_any_store_the_lab_runs_and_says_so(lab: Lab) -> None:
 def test_a_controllers_mistake_is_reported_and_not_stored(lab: Lab, tmp_path: Path) -> None:
     """The pass fails, and the next ones until it is over; agents can die meanwhile, and what runs goes on."""
     flag = tmp_path / "flag"
-    ran(_command("up", "--lab", lab.name, "-f", "-", before=["-m", "tests.labs.mistaken", str(flag)], given=MANIFEST), 0)
+    ran(
+        _command(
+            "up",
+            "--lab",
+            lab.name,
+            "-f",
+            "-",
+            before=["-m", "tests.labs.mistaken", str(flag)],
+            given=MANIFEST,
+        ),
+        0,
+    )
     before = numbers(lab)
     flag.touch()
     pod = lab.pod("web")["name"]
     lab.run("delete", "pod", pod, "--no-wait")
-    wait_for(lambda: "Deployment default/web: spec.replicas" in lab.run("diff", status=None).err, "the mistake to be shown")
+    wait_for(
+        lambda: "Deployment default/web: spec.replicas" in lab.run("diff", status=None).err,
+        "the mistake to be shown",
+    )
     lab.kill("agent")
-    assert "Deployment default/web: spec.replicas" in wait_for(lambda: lab.run("diff", status=1).err, "the mistake to be shown")
+    assert "Deployment default/web: spec.replicas" in wait_for(
+        lambda: lab.run("diff", status=1).err, "the mistake to be shown"
+    )
     web = store_file.load(store_of(lab)).get(Deployment, "default", "web")
     assert web is not None
     assert web.spec.replicas == 2
@@ -128,6 +162,16 @@ def test_a_controllers_mistake_is_reported_and_not_stored(lab: Lab, tmp_path: Pa
     wait_for(lambda: len(numbers(lab)) == len(before) and not lab.faults, "the lab to be whole")
 
 
-def _command(*words: str, before: list[str] | None = None, given: str | None = None) -> subprocess.CompletedProcess[str]:
+def _command(
+    *words: str, before: list[str] | None = None, given: str | None = None
+) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, *(before or ["-m", "kubenetlab"]), *words]
-    return subprocess.run(line, input=given, capture_output=True, text=True, check=True, timeout=patiently(90), cwd=ROOT)
+    return subprocess.run(
+        line,
+        input=given,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=patiently(90),
+        cwd=ROOT,
+    )

@@ -51,7 +51,10 @@ def numbers(lab: Lab) -> Any:
     seen = lab.seen
     return (
         [(pod["name"], pod["pid"], pod["addresses"]) for pod in seen["pods"]],
-        [(service["cluster_ips"], service["load_balancer_ips"], service["ports"]) for service in seen["services"]],
+        [
+            (service["cluster_ips"], service["load_balancer_ips"], service["ports"])
+            for service in seen["services"]
+        ],
     )
 
 
@@ -59,7 +62,11 @@ def rules_of(lab: Lab) -> str:
     """Everything that kube-proxy could have left on a node, in any mode."""
     node = lab.place("nodes", "worker")
     return "".join(
-        lab.inside(node, *command) for command in (("nft", "list", "ruleset"), ("tc", "filter", "show", "dev", "eth0", "ingress"))
+        lab.inside(node, *command)
+        for command in (
+            ("nft", "list", "ruleset"),
+            ("tc", "filter", "show", "dev", "eth0", "ingress"),
+        )
     )
 
 
@@ -68,7 +75,9 @@ def test_a_running_lab_is_given_another_mode(lab: Lab, labs: Callable[[], Lab], 
     """There and back, with a hundred connections a second, none of which fails; afterwards it is as one that was made so."""
     lab.up(MANIFEST)
     before, untouched = numbers(lab), rules_of(lab)
-    with streaming(lab.pod("client"), lab.service("web")["cluster_ips"][0], 80, PER_SECOND) as answers:
+    with streaming(
+        lab.pod("client"), lab.service("web")["cluster_ips"][0], 80, PER_SECOND
+    ) as answers:
         for wanted in (proxy, "nftables", proxy):
             for _ in range(20):
                 assert answers.readline().startswith("web-")
@@ -81,19 +90,32 @@ def test_a_running_lab_is_given_another_mode(lab: Lab, labs: Callable[[], Lab], 
                     ("TCP", found.outside["web"], 80),
                     ("TCP", found.address("node:worker2"), 30080),
                 ]
-                assert all(answer.who.startswith("web-") for source in ("client", "node:worker") for answer in found.ask(source, *asked))
-                assert all(answer.who.startswith("web-") for answer in found.ask("ext:client", *asked[1:]))
+                assert all(
+                    answer.who.startswith("web-")
+                    for source in ("client", "node:worker")
+                    for answer in found.ask(source, *asked)
+                )
+                assert all(
+                    answer.who.startswith("web-") for answer in found.ask("ext:client", *asked[1:])
+                )
             if wanted == "nftables":
-                wait_for(lambda: names_in(rules_of(lab)) == names_in(untouched), "the end of what the former mode has begun")
+                wait_for(
+                    lambda: names_in(rules_of(lab)) == names_in(untouched),
+                    "the end of what the former mode has begun",
+                )
     other = labs()
-    other.up(MANIFEST.replace("ipFamily: dual", f"ipFamily: dual, kubeProxyMode: {in_document(proxy)}"))
+    other.up(
+        MANIFEST.replace("ipFamily: dual", f"ipFamily: dual, kubeProxyMode: {in_document(proxy)}")
+    )
     assert difference(other, lab) == []
 
 
 def names_in(rules: str) -> set[str]:
     """Tables, chains and maps, and what tc shows."""
     return {
-        line.strip() for line in rules.splitlines() if line.startswith("table ") or line.strip().startswith(("chain ", "map ", "filter "))
+        line.strip()
+        for line in rules.splitlines()
+        if line.startswith("table ") or line.strip().startswith(("chain ", "map ", "filter "))
     }
 
 
@@ -102,7 +124,9 @@ def test_a_connection_lasts_while_the_mode_changes(lab: Lab) -> None:
     lab.up(MANIFEST)
     client, (address, _) = lab.pod("client"), lab.service("web")["cluster_ips"]
     line = ["nsenter", f"--net={client['netns']}", sys.executable, "-c", KEPT, address]
-    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as kept:
+    with subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as kept:
         assert kept.stdin is not None
         assert kept.stdout is not None
         found = []
@@ -121,7 +145,9 @@ def test_without_a_kube_proxy_no_service_works(lab: Lab) -> None:
     lab.run("up", "--proxy", "none")
     world = World(lab, 4)
     pod = lab.pods("web")[0]
-    service, direct = world.ask("client", ("TCP", world.services["web"], 80), ("TCP", pod["addresses"][0], 8080))
+    service, direct = world.ask(
+        "client", ("TCP", world.services["web"], 80), ("TCP", pod["addresses"][0], 8080)
+    )
     assert (service.error != "", direct.who) == (True, pod["name"])
     assert "kube-proxy" not in rules_of(lab)
     assert lab.run("diff").out.strip() == "the kernel is as it should be"

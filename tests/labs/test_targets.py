@@ -44,7 +44,12 @@ def running() -> Iterator[Lab]:
 def test_ping_takes_every_form(running: Lab, target: str, port: int, protocol: str) -> None:
     """A packet is answered, on the port and by the protocol that the target names."""
     found: Any = running.run("ping", "client", target, "-o", "json").json
-    assert (found["found"], found["port"], found["protocol"], found["ok"]) == ("answer", port, protocol, True)
+    assert (found["found"], found["port"], found["protocol"], found["ok"]) == (
+        "answer",
+        port,
+        protocol,
+        True,
+    )
 
 
 def test_a_title_is_a_target(running: Lab) -> None:
@@ -58,10 +63,19 @@ def test_a_title_is_a_target(running: Lab) -> None:
 def test_ambiguous_and_unknown_names_are_usage_errors(running: Lab) -> None:
     """With the exact forms, and with names that are near."""
     ambiguous = running.run("ping", "client", "both:80", status=2)
-    assert ambiguous.err == "error: both is ambiguous; use one of: default/both:80, svc:default/both:80\n"
+    assert (
+        ambiguous.err
+        == "error: both is ambiguous; use one of: default/both:80, svc:default/both:80\n"
+    )
     assert "both: default/both (not svc:default/both)" in running.run("ping", "client", "both").err
-    assert "did you mean svc:default/web or deploy:default/web?" in running.run("ping", "client", "wbe", status=2).err
-    assert "did you mean default/client or ext:client?" in running.run("ping", "clinet", "web", status=2).err
+    assert (
+        "did you mean svc:default/web or deploy:default/web?"
+        in running.run("ping", "client", "wbe", status=2).err
+    )
+    assert (
+        "did you mean default/client or ext:client?"
+        in running.run("ping", "clinet", "web", status=2).err
+    )
     assert "use svc:default/web" in running.run("ping", "node:worker", "web", status=2).err
     pods = ", ".join(f"default/{pod['name']}" for pod in running.pods("web"))
     assert f"its pods are: {pods}" in running.run("ping", "svc:web", "client", status=2).err

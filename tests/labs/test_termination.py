@@ -8,7 +8,9 @@ from tests.clusters import ONE_NODE, pod
 from tests.labs.lab import Lab, wait_for
 
 
-def server(fields: str = "", *, image: str = "agnhost, args: [netexec]", meta: str = "", more: str = "") -> str:
+def server(
+    fields: str = "", *, image: str = "agnhost, args: [netexec]", meta: str = "", more: str = ""
+) -> str:
     return f"""\
 apiVersion: v1
 kind: Pod
@@ -40,7 +42,9 @@ def events(lab: Lab) -> list[tuple[str, str]]:
 
 
 def restarts(lab: Lab) -> int:
-    (found,) = [found for found in lab.get("pods")["items"] if found["metadata"]["name"] == "server"]
+    (found,) = [
+        found for found in lab.get("pods")["items"] if found["metadata"]["name"] == "server"
+    ]
     return int(found["status"]["containerStatuses"][0].get("restartCount", 0))
 
 
@@ -59,7 +63,9 @@ UNREADY = {"ready": False, "serving": False, "terminating": True}
 
 def test_a_pod_serves_while_its_pre_stop_hook_runs(lab: Lab) -> None:
     """Alone, it is what the Service falls back to; then it is gone, also when the agent dies meanwhile."""
-    lab.up(ONE_NODE + pod("client") + SERVICE + server(", lifecycle: {preStop: {sleep: {seconds: 6}}}"))
+    lab.up(
+        ONE_NODE + pod("client") + SERVICE + server(", lifecycle: {preStop: {sleep: {seconds: 6}}}")
+    )
     lab.run("delete", "pod", "server", "--no-wait")
     wait_for(lambda: endpoints(lab) == [TERMINATING], "its endpoint to terminate")
     assert lab.ask(*asks(lab))[0].who == "server"
@@ -107,7 +113,12 @@ def test_hooks_of_a_real_server(lab: Lab) -> None:
     hooks = ", lifecycle: {postStart: {exec: {command: [sleep, '1']}}, preStop: {httpGet: {port: 8080, path: /stopping}}}"
     command = f"python, command: [python3, -u, -c, {SIGNALS!r}]"
     lab.up(
-        ONE_NODE + pod("client") + SERVICE + server(READY + hooks, image=command, meta=REAL, more=", terminationGracePeriodSeconds: 9"),
+        ONE_NODE
+        + pod("client")
+        + SERVICE
+        + server(
+            READY + hooks, image=command, meta=REAL, more=", terminationGracePeriodSeconds: 9"
+        ),
         "--timeout",
         "30s",
     )
@@ -125,7 +136,10 @@ def test_a_failed_post_start_hook_kills_the_container(lab: Lab) -> None:
     said = lab.up(ONE_NODE + server(failing), status=1)
     assert "PostStartHook failed: dial tcp" in said.err
     found = events(lab)
-    assert any(reason == "FailedPostStartHook" and "connection refused" in message for reason, message in found)
+    assert any(
+        reason == "FailedPostStartHook" and "connection refused" in message
+        for reason, message in found
+    )
     assert ("Killing", "FailedPostStartHook") in found
     lab.run("delete", "pod", "server")
     lab.up(ONE_NODE + server(failing.replace("9999", "8080")))
@@ -148,6 +162,9 @@ def test_a_container_killed_by_its_liveness_probe_runs_its_pre_stop_hook_first(l
     address = lab.service("server")["cluster_ips"][0]
     assert lab.run("exec", "client", "--", "curl", "-s", f"http://{address}/").out == "server"
     wait_for(lambda: restarts(lab) == 1, "the next run of the container")
-    wait_for(lambda: "main" not in lab.run("logs", "server", "--previous", status=None).err, "the log of the first run")
+    wait_for(
+        lambda: "main" not in lab.run("logs", "server", "--previous", status=None).err,
+        "the log of the first run",
+    )
     printed = lab.run("logs", "server", "--previous").out
     assert printed.split() == ["/", "/slowly", "got", "SIGTERM"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -14,7 +15,10 @@ ZONES = {"n1": "a", "n2": "a", "n3": "b"}
 
 def manifest(proxy: str) -> str:
     """A pod of the Services on each of three nodes in two zones, and one that is a client only."""
-    nodes = ", ".join(f'{{role: worker, name: {name}, labels: {{"topology.kubernetes.io/zone": {zone}}}}}' for name, zone in ZONES.items())
+    nodes = ", ".join(
+        f'{{role: worker, name: {name}, labels: {{"topology.kubernetes.io/zone": {zone}}}}}'
+        for name, zone in ZONES.items()
+    )
     pods = "".join(
         f"---\napiVersion: v1\nkind: Pod\nmetadata: {{name: on-{node}, labels: {{app: web}}}}\n"
         f"spec: {{nodeName: {node}, containers: [{{name: main, image: agnhost, args: [netexec]}}]}}\n"
@@ -23,7 +27,11 @@ def manifest(proxy: str) -> str:
     services = "".join(
         f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n"
         f"spec: {{trafficDistribution: {wish}, selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}\n"
-        for name, wish in (("zone", "PreferSameZone"), ("close", "PreferClose"), ("node", "PreferSameNode"))
+        for name, wish in (
+            ("zone", "PreferSameZone"),
+            ("close", "PreferClose"),
+            ("node", "PreferSameNode"),
+        )
     )
     return (
         "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
@@ -44,7 +52,13 @@ def world(request: pytest.FixtureRequest, of_mode: Labs) -> World:
 
 
 def answering(world: World, source: str, service: str) -> set[str]:
-    return {answer.who for answer in world.ask(source, *[("TCP", world.services[service], 80)] * 40)}
+    return {
+        answer.who for answer in world.ask(source, *[("TCP", world.services[service], 80)] * 40)
+    }
+
+
+def is_answered_from_the_other_zone(world: World, service: str) -> bool:
+    return answering(world, "node:n1", service) == {"on-n3"}
 
 
 def test_who_is_near_answers(world: World) -> None:
@@ -64,5 +78,7 @@ def test_others_answer_when_nobody_near_is_left(world: World) -> None:
     wait_for(lambda: answering(world, "node:n1", "node") == {"on-n2"}, "the node's own zone")
     world.lab.run("delete", "pod", "on-n2")
     for service in ("node", "zone"):
-        wait_for(lambda service=service: answering(world, "node:n1", service) == {"on-n3"}, "the other zone")  # type: ignore[misc]
-    world.lab.apply("".join(f"---{part}" for part in manifest("nftables").split("---") if "kind: Pod" in part))
+        wait_for(partial(is_answered_from_the_other_zone, world, service), "the other zone")
+    world.lab.apply(
+        "".join(f"---{part}" for part in manifest("nftables").split("---") if "kind: Pod" in part)
+    )

@@ -51,7 +51,9 @@ spec: {{type: NodePort, externalIPs: [{OUTSIDE}], selector: {{app: web}}, ports:
 def client_of(place: Any, address: str, port: int) -> Iterator[Callable[[], str]]:
     """Asks, and says who answered; nothing when nobody did."""
     line = ["nsenter", f"--net={place['netns']}", sys.executable, "-c", CLIENT, address, str(port)]
-    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+    with subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
 
         def ask() -> str:
             assert process.stdin is not None
@@ -69,7 +71,11 @@ def client_of(place: Any, address: str, port: int) -> Iterator[Callable[[], str]
 def test_a_client_is_led_on_when_its_endpoint_goes(lab: Lab, proxy: str, way: str) -> None:
     """As long as its pod is there it stays with it, whatever becomes of others; then the next datagram reaches another one."""
     lab.up(PODS + SERVICE, "--proxy", proxy)
-    place = lab.place("nodes", "worker2")["addresses"][0] if way == "node port" else lab.service("web")["cluster_ips"][0]
+    place = (
+        lab.place("nodes", "worker2")["addresses"][0]
+        if way == "node port"
+        else lab.service("web")["cluster_ips"][0]
+    )
     with client_of(lab.pod("client"), place, 30081 if way == "node port" else 81) as ask:
         first = ask()
         assert first.startswith("web-")
@@ -88,8 +94,15 @@ def test_a_client_that_asked_before_there_was_a_service(lab: Lab, proxy: str, wa
     """Its datagrams went out by the default route, or to a node that did not know the port; from the moment when the Service is there they
     reach it. And once more when it was gone for a while."""
     lab.up(PODS, "--proxy", proxy)
-    to = (OUTSIDE, 81) if way == "external IP" else (lab.place("nodes", "worker2")["addresses"][0], 30081)
-    with client_of(lab.pod("client"), *to) as inside, client_of(lab.place("external", "client"), *to) as outside:
+    to = (
+        (OUTSIDE, 81)
+        if way == "external IP"
+        else (lab.place("nodes", "worker2")["addresses"][0], 30081)
+    )
+    with (
+        client_of(lab.pod("client"), *to) as inside,
+        client_of(lab.place("external", "client"), *to) as outside,
+    ):
         for _ in range(2):
             assert (inside(), outside()) == ("", "")
             lab.apply(SERVICE)
@@ -108,7 +121,12 @@ def test_a_client_that_asked_a_service_without_endpoints(lab: Lab, proxy: str, p
 def asks_before_there_is_anybody(lab: Lab, proxy: str, policy: str) -> None:
     """What that test does."""
     nobody, somebody = PODS.replace("replicas: 3", "replicas: 0"), PODS
-    lab.up(nobody + SERVICE.replace("type: NodePort", f"type: NodePort, externalTrafficPolicy: {policy}"), "--proxy", proxy)
+    lab.up(
+        nobody
+        + SERVICE.replace("type: NodePort", f"type: NodePort, externalTrafficPolicy: {policy}"),
+        "--proxy",
+        proxy,
+    )
     ways = (
         (lab.service("web")["cluster_ips"][0], 81),
         (OUTSIDE, 81),
@@ -116,7 +134,10 @@ def asks_before_there_is_anybody(lab: Lab, proxy: str, policy: str) -> None:
     )
     with ExitStack() as stack:
         clients = [stack.enter_context(client_of(lab.pod("client"), *way)) for way in ways]
-        clients += [stack.enter_context(client_of(lab.place("external", "client"), *way)) for way in ways[1:]]
+        clients += [
+            stack.enter_context(client_of(lab.place("external", "client"), *way))
+            for way in ways[1:]
+        ]
         assert [ask() for ask in clients] == [""] * len(clients)
         lab.apply(somebody)
         for ask in clients:

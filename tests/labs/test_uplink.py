@@ -100,25 +100,45 @@ class Machine:
         self.real = ("nsenter", f"--net=/proc/{real}/ns/net")
 
     def said(self, *command: str) -> str:
-        return subprocess.run([*self.inside, *command], capture_output=True, text=True, check=True, timeout=30).stdout
+        return subprocess.run(
+            [*self.inside, *command], capture_output=True, text=True, check=True, timeout=30
+        ).stdout
 
     @property
     def state(self) -> dict[str, str]:
         """All that an uplink changes."""
-        found = {name: self.said(*command) for name, command in {"rules": ("nft", "list", "ruleset"), "routes": ("ip", "route")}.items()}
+        found = {
+            name: self.said(*command)
+            for name, command in {
+                "rules": ("nft", "list", "ruleset"),
+                "routes": ("ip", "route"),
+            }.items()
+        }
         found["links"] = self.said("ip", "-br", "address")
         # A link may go while it is read.
         found["forwarding"] = self.said(
-            "sh", "-c", "cat /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv4/ip_forward 2>/dev/null || true"
+            "sh",
+            "-c",
+            "cat /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv4/ip_forward 2>/dev/null || true",
         )
         return found
 
     def ask(self, where: tuple[str, ...], *targets: tuple[str, str, int]) -> list[tuple[str, str]]:
         """(who answers, whom it sees), or (what went wrong, nothing); from the machine or from the real network."""
         request = json.dumps([[None, targets]])
-        done = subprocess.run([*where, *PROGRAM], input=request, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(
+            [*where, *PROGRAM],
+            input=request,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
         (answers,) = json.loads(done.stdout)
-        return [(answer.get("who", answer.get("error")), answer.get("seen", [""])[0]) for answer in answers]
+        return [
+            (answer.get("who", answer.get("error")), answer.get("seen", [""])[0])
+            for answer in answers
+        ]
 
 
 @pytest.fixture
@@ -129,10 +149,18 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     ):
         try:
             pids = (real.pid, holder.pid)
-            wait_for(lambda: os.readlink("/proc/self/ns/net") not in [os.readlink(f"/proc/{pid}/ns/net") for pid in pids], "namespaces")
+            wait_for(
+                lambda: (
+                    os.readlink("/proc/self/ns/net")
+                    not in [os.readlink(f"/proc/{pid}/ns/net") for pid in pids]
+                ),
+                "namespaces",
+            )
             found = Machine(holder.pid, real.pid)
             found.said("sh", "-e", "-c", WIRE, "sh", str(real.pid), str(tmp_path / "resolv.conf"))
-            with subprocess.Popen([*found.real, sys.executable, "-c", SERVERS], stdout=subprocess.PIPE, text=True) as servers:
+            with subprocess.Popen(
+                [*found.real, sys.executable, "-c", SERVERS], stdout=subprocess.PIPE, text=True
+            ) as servers:
                 assert servers.stdout is not None
                 assert servers.stdout.readline() == "up\n"
                 yield found
@@ -161,8 +189,18 @@ def test_pods_reach_the_machines_network(lab: Lab, machine: Machine, version: in
     lab.up(CLUSTER, "--uplink")
     for place in ("web", "node:worker", "ext:client"):
         assert seen_by_the_real_server(lab, place, version) == MACHINE[version]
-    pod = next(address for address in lab.pod("web")["addresses"] if (":" in address) == (version == 6))
-    machine.said("ip", f"-{version}", "route", "add", pod, "via", next(one for one in lab.seen["uplink"] if (":" in one) == (version == 6)))
+    pod = next(
+        address for address in lab.pod("web")["addresses"] if (":" in address) == (version == 6)
+    )
+    machine.said(
+        "ip",
+        f"-{version}",
+        "route",
+        "add",
+        pod,
+        "via",
+        next(one for one in lab.seen["uplink"] if (":" in one) == (version == 6)),
+    )
     assert machine.ask(machine.inside, ("TCP", pod, 8080))[0][0] != "web"
     assert lab.run("ping", "-o", "json").json["ok"]
     assert lab.run("diff").out.strip() == "the kernel is as it should be"
@@ -172,12 +210,26 @@ def test_published_ports_are_the_machines(lab: Lab, machine: Machine) -> None:
     """From the real network the pod sees the client itself, as the policy Local has it; from the machine's loopback the machine's end."""
     lab.up(CLUSTER, "--uplink")
     for version in (4, 6):
-        targets = (("TCP", MACHINE[version], 8080), ("UDP", MACHINE[version], 8081), ("TCP", MACHINE[version], 9090))
-        assert machine.ask(machine.real, *targets) == [("web", REAL[version]), ("web", REAL[version]), ("refused", "")]
-    end = next(one for one in machine.said("ip", "-br", "-4", "address").split() if one.startswith(("198.18.", "198.19."))).partition("/")[
-        0
-    ]
-    found = machine.ask(machine.inside, *(("TCP", "127.0.0.1", port) for port in (8080, 9090)), ("TCP", MACHINE[4], 8080))
+        targets = (
+            ("TCP", MACHINE[version], 8080),
+            ("UDP", MACHINE[version], 8081),
+            ("TCP", MACHINE[version], 9090),
+        )
+        assert machine.ask(machine.real, *targets) == [
+            ("web", REAL[version]),
+            ("web", REAL[version]),
+            ("refused", ""),
+        ]
+    end = next(
+        one
+        for one in machine.said("ip", "-br", "-4", "address").split()
+        if one.startswith(("198.18.", "198.19."))
+    ).partition("/")[0]
+    found = machine.ask(
+        machine.inside,
+        *(("TCP", "127.0.0.1", port) for port in (8080, 9090)),
+        ("TCP", MACHINE[4], 8080),
+    )
     assert found == [("web", end), ("web", end), ("web", MACHINE[4])]
 
 
@@ -198,8 +250,17 @@ def test_it_comes_and_goes_on_a_running_lab(lab: Lab, machine: Machine) -> None:
     lab.up(CLUSTER)
     made = lab.seen
     assert machine.state == before
-    assert lab.run("exec", "web", "--", "curl", "-s", "-m", "2", f"http://{REAL[4]}:8000/", status=None).out == ""
-    link = next(line for line in lab.run("plan", "--uplink", "-o", "json").json[0]["operations"] if line.startswith("+ link "))
+    assert (
+        lab.run(
+            "exec", "web", "--", "curl", "-s", "-m", "2", f"http://{REAL[4]}:8000/", status=None
+        ).out
+        == ""
+    )
+    link = next(
+        line
+        for line in lab.run("plan", "--uplink", "-o", "json").json[0]["operations"]
+        if line.startswith("+ link ")
+    )
     for _ in range(2):
         lab.run("up", "--uplink")
         assert link.split()[2].rstrip(",") in machine.state["links"]
@@ -207,7 +268,11 @@ def test_it_comes_and_goes_on_a_running_lab(lab: Lab, machine: Machine) -> None:
         assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
         lab.run("up", "--uplink")  # once more: it is there
     assert {**lab.seen, "uplink": []} == made
-    assert {line[0] for entry in lab.run("plan", "--no-uplink", "-o", "json").json for line in entry["operations"]} == {"-"}
+    assert {
+        line[0]
+        for entry in lab.run("plan", "--no-uplink", "-o", "json").json
+        for line in entry["operations"]
+    } == {"-"}
     lab.run("up", "--no-uplink")
     assert machine.state == before
     assert lab.seen == made
@@ -217,11 +282,22 @@ def test_it_comes_and_goes_on_a_running_lab(lab: Lab, machine: Machine) -> None:
 def test_a_firewall_in_the_way_is_told(lab: Lab, machine: Machine) -> None:
     """Docker's chain FORWARD drops what it does not know, whatever other tables accept."""
     chain = "type filter hook forward priority 0; policy drop;"
-    machine.said("nft", f"add table ip filter; add chain ip filter FORWARD {{ {chain} }}; add chain ip filter OTHER")
+    machine.said(
+        "nft",
+        f"add table ip filter; add chain ip filter FORWARD {{ {chain} }}; add chain ip filter OTHER",
+    )
     link = next(word for word in lab.up(CLUSTER, "--uplink").err.split() if word.startswith("knl-"))
-    machine.said("sh", "-c", "".join(f"nft add rule ip filter FORWARD {way} {link} accept;" for way in ("iifname", "oifname")))
+    machine.said(
+        "sh",
+        "-c",
+        "".join(
+            f"nft add rule ip filter FORWARD {way} {link} accept;" for way in ("iifname", "oifname")
+        ),
+    )
     assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
-    assert "ip filter FORWARD of this machine drops what it forwards" in lab.run("up", "--uplink").err
+    assert (
+        "ip filter FORWARD of this machine drops what it forwards" in lab.run("up", "--uplink").err
+    )
 
 
 @pytest.mark.parametrize("how", ["down", "init"])
@@ -235,7 +311,9 @@ def test_nothing_of_it_stays(lab: Lab, machine: Machine, how: str) -> None:
     else:
         os.kill(lab.seen["init_pid"], signal.SIGKILL)
         wait_for(lambda: "knl-" not in machine.state["links"], "the link to be gone with the lab")
-        subprocess.run([*machine.inside, *COMMAND, "list"], check=True, capture_output=True, timeout=30)
+        subprocess.run(
+            [*machine.inside, *COMMAND, "list"], check=True, capture_output=True, timeout=30
+        )
     assert machine.state == before
 
 
@@ -258,7 +336,12 @@ def test_two_labs_have_one_each(lab: Lab, machine: Machine, labs: Any) -> None:
     assert lab.seen["uplink"] != other.seen["uplink"]
     for one in (lab, other):
         assert seen_by_the_real_server(one, "web", 4) == MACHINE[4]
-    assert [who for who, _ in machine.ask(machine.real, ("TCP", MACHINE[4], 8080), ("TCP", MACHINE[4], 8180))] == ["web", "web"]
+    assert [
+        who
+        for who, _ in machine.ask(
+            machine.real, ("TCP", MACHINE[4], 8080), ("TCP", MACHINE[4], 8180)
+        )
+    ] == ["web", "web"]
     lab.down()
     assert seen_by_the_real_server(other, "web", 4) == MACHINE[4]
     other.down()
@@ -271,7 +354,10 @@ def test_what_cannot_be_made_is_told_and_leaves_nothing(lab: Lab, machine: Machi
         machine.said("ip", "route", "add", network, "dev", "eth0")
     before = machine.state
     said = lab.up(CLUSTER, "--uplink", status=1).err
-    assert "no network of 198.18.0.0/15 is left for a link to the lab: the machine's routes take them all" in said
+    assert (
+        "no network of 198.18.0.0/15 is left for a link to the lab: the machine's routes take them all"
+        in said
+    )
     assert machine.state == before
     assert lab.run("ping", "-o", "json").json["ok"]
     machine.said("ip", "route", "del", "198.18.0.0/15")
@@ -281,7 +367,9 @@ def test_what_cannot_be_made_is_told_and_leaves_nothing(lab: Lab, machine: Machi
 
 
 def link_of(machine: Machine) -> str:
-    return next(word.partition("@")[0] for word in machine.state["links"].split() if word.startswith("knl-"))
+    return next(
+        word.partition("@")[0] for word in machine.state["links"].split() if word.startswith("knl-")
+    )
 
 
 @pytest.mark.parametrize(
@@ -301,7 +389,12 @@ def test_what_is_there_of_it_is_brought_into_line(lab: Lab, machine: Machine, ha
     machine.said("sh", "-c", harm.format(link=link_of(machine)))
     lab.run("up", "--uplink")
     assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
-    assert [who for who, _ in machine.ask(machine.inside, ("TCP", "127.0.0.1", 8080), ("TCP", MACHINE[6], 8080))] == ["web", "web"]
+    assert [
+        who
+        for who, _ in machine.ask(
+            machine.inside, ("TCP", "127.0.0.1", 8080), ("TCP", MACHINE[6], 8080)
+        )
+    ] == ["web", "web"]
     lab.down()
     assert machine.state == before
 
@@ -309,12 +402,20 @@ def test_what_is_there_of_it_is_brought_into_line(lab: Lab, machine: Machine, ha
 def test_a_port_that_the_machine_has_itself_is_left_to_it(lab: Lab, machine: Machine) -> None:
     """The lab is there and goes without; when the port is free, the uplink can be had."""
     before = machine.state
-    server = [*machine.inside, sys.executable, "-c", SERVERS.replace('("::", 8000)', '("::", 8080)').replace(REAL[4], "127.0.0.1")]
+    server = [
+        *machine.inside,
+        sys.executable,
+        "-c",
+        SERVERS.replace('("::", 8000)', '("::", 8080)').replace(REAL[4], "127.0.0.1"),
+    ]
     with subprocess.Popen(server, stdout=subprocess.PIPE, text=True) as own:
         assert own.stdout is not None
         assert own.stdout.readline() == "up\n"
         said = lab.up(CLUSTER, "--uplink", status=1).err
-        assert "extraPortMappings: a program of this machine listens on 8080/TCP; take another hostPort" in said
+        assert (
+            "extraPortMappings: a program of this machine listens on 8080/TCP; take another hostPort"
+            in said
+        )
         assert machine.state == before
         own.kill()
     lab.run("up", "--uplink")
@@ -358,12 +459,24 @@ def test_a_machine_without_ipv6_on_new_links(lab: Lab, machine: Machine) -> None
     assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
 
 
-@pytest.mark.parametrize("before", [b"nameserver garbage\n", b"nameserver 192.0.2.1:53\n", b"# caf\xe9\n", b"nameserver 10.96.0.10\n"])
-def test_name_servers_that_are_none_are_passed_over(lab: Lab, machine: Machine, tmp_path: Path, before: bytes) -> None:
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"nameserver garbage\n",
+        b"nameserver 192.0.2.1:53\n",
+        b"# caf\xe9\n",
+        b"nameserver 10.96.0.10\n",
+    ],
+)
+def test_name_servers_that_are_none_are_passed_over(
+    lab: Lab, machine: Machine, tmp_path: Path, before: bytes
+) -> None:
     """What is no address, what is no text, and the lab's own, which would ask itself without end."""
     lab.up(CLUSTER, "--uplink")
     (tmp_path / "resolv.conf").write_bytes(before + f"nameserver {REAL[4]}\n".encode())
-    assert lab.run("exec", "web", "--", "getent", "ahostsv4", "real.example").out.split()[0] == REAL[4]
+    assert (
+        lab.run("exec", "web", "--", "getent", "ahostsv4", "real.example").out.split()[0] == REAL[4]
+    )
 
 
 def test_an_ordinary_user_is_told(machine: Machine) -> None:

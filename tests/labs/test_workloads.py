@@ -22,7 +22,11 @@ def running() -> Iterator[Lab]:
 
 
 def addresses(lab: Lab) -> dict[str, str]:
-    return {pod["name"]: pod["addresses"][0] for pod in lab.seen["pods"] if pod["name"].startswith("db-") and pod["ready"]}
+    return {
+        pod["name"]: pod["addresses"][0]
+        for pod in lab.seen["pods"]
+        if pod["name"].startswith("db-") and pod["ready"]
+    }
 
 
 def test_pods_answer_by_their_own_names(running: Lab) -> None:
@@ -35,7 +39,12 @@ def test_pods_answer_by_their_own_names(running: Lab) -> None:
         assert look_up(running, "default/client", f"{name}.db") == [[address]]
         (answer,) = running.ask(client, ("TCP", address, 5432))
         assert (answer.who, answer.seen[0]) == (name, client["addresses"][0])
-    assert running.inside(running.pod("db-1"), "ip", "-br", "addr", "show", "eth0").split()[2].partition("/")[0] == known["db-1"]
+    assert (
+        running.inside(running.pod("db-1"), "ip", "-br", "addr", "show", "eth0")
+        .split()[2]
+        .partition("/")[0]
+        == known["db-1"]
+    )
 
 
 def test_a_deleted_pod_comes_back_by_its_name(running: Lab) -> None:
@@ -45,22 +54,41 @@ def test_a_deleted_pod_comes_back_by_its_name(running: Lab) -> None:
     wait_for(lambda: len(addresses(running)) == 3, "three pods")
     after = addresses(running)
     assert after["db-1"] != before["db-1"]
-    assert {name: after[name] for name in ("db-0", "db-2")} == {name: before[name] for name in ("db-0", "db-2")}
-    wait_for(lambda: look_up(running, "default/client", "db-1.db") == [[after["db-1"]]], "its name to lead there")
+    assert {name: after[name] for name in ("db-0", "db-2")} == {
+        name: before[name] for name in ("db-0", "db-2")
+    }
+    wait_for(
+        lambda: look_up(running, "default/client", "db-1.db") == [[after["db-1"]]],
+        "its name to lead there",
+    )
     assert running.run("diff").status == 0
-    links = sorted(path.name for path in Path("/run/netns").glob(f"{running.name}_pod_default_db-*"))
+    links = sorted(
+        path.name for path in Path("/run/netns").glob(f"{running.name}_pod_default_db-*")
+    )
     assert links == [f"{running.name}_pod_default_db-{number}" for number in range(3)]
 
 
 def test_numbers_go_and_come(running: Lab) -> None:
     """From the top down, from the bottom up; a new template replaces them one by one."""
     running.run("scale", "statefulset", "db", "--replicas", "1")
-    wait_for(lambda: [pod["name"] for pod in running.seen["pods"] if pod["name"].startswith("db-")] == ["db-0"], "one pod")
+    wait_for(
+        lambda: (
+            [pod["name"] for pod in running.seen["pods"] if pod["name"].startswith("db-")]
+            == ["db-0"]
+        ),
+        "one pod",
+    )
     running.run("scale", "statefulset", "db", "--replicas", "3")
     wait_for(lambda: len(addresses(running)) == 3, "three pods")
     before = addresses(running)
     running.apply((MANIFESTS / "statefulset.yaml").read_text().replace("database:1", "database:2"))
-    wait_for(lambda: not set(before.values()) & set(addresses(running).values()) and len(addresses(running)) == 3, "three new pods")
+    wait_for(
+        lambda: (
+            not set(before.values()) & set(addresses(running).values())
+            and len(addresses(running)) == 3
+        ),
+        "three new pods",
+    )
     assert "3/3" in running.run("get", "sts").out
 
 
@@ -69,7 +97,13 @@ def test_every_node_has_its_agent(running: Lab) -> None:
     agents = [pod for pod in running.seen["pods"] if pod["name"].startswith("agent-")]
     assert sorted(pod["node"] for pod in agents) == ["control-plane", "worker", "worker2"]
     running.run("up", "--nodes", "4")
-    wait_for(lambda: sum(pod["ready"] for pod in running.seen["pods"] if pod["name"].startswith("agent-")) == 4, "the fourth agent")
+    wait_for(
+        lambda: (
+            sum(pod["ready"] for pod in running.seen["pods"] if pod["name"].startswith("agent-"))
+            == 4
+        ),
+        "the fourth agent",
+    )
     assert running.run("ping").status == 0
     assert running.run("get", "ds").out.split()[-8:-2] == ["agent", "4", "4", "4", "4", "4"]
 
@@ -95,15 +129,28 @@ spec:
 def test_jobs_run_to_their_end(running: Lab) -> None:
     """Three pods connect and are done; one is refused, and its Job has failed. What has ended has no place in the network any more."""
     running.apply(JOBS, status=1)
-    wait_for(lambda: running.get("job", "ask")["status"].get("succeeded") == 3, "three pods to be done")
-    shown = {line.split()[0]: line.split()[1:3] for line in running.run("get", "jobs").out.splitlines()[1:]}
+    wait_for(
+        lambda: running.get("job", "ask")["status"].get("succeeded") == 3, "three pods to be done"
+    )
+    shown = {
+        line.split()[0]: line.split()[1:3]
+        for line in running.run("get", "jobs").out.splitlines()[1:]
+    }
     assert shown == {"ask": ["Complete", "3/3"], "lost": ["Failed", "0/1"]}
     pods = [pod for pod in running.seen["pods"] if pod["name"].startswith(("ask-", "lost-"))]
     assert sorted(pod["phase"] for pod in pods) == ["Failed", "Succeeded", "Succeeded", "Succeeded"]
     assert not any(pod["pid"] for pod in pods)
-    assert "REFUSED" in running.run("logs", next(pod["name"] for pod in pods if pod["phase"] == "Failed")).out
+    assert (
+        "REFUSED"
+        in running.run("logs", next(pod["name"] for pod in pods if pod["phase"] == "Failed")).out
+    )
     running.run("delete", "job", "ask", "lost")
-    wait_for(lambda: not [pod for pod in running.seen["pods"] if pod["name"].startswith(("ask-", "lost-"))], "their pods to go")
+    wait_for(
+        lambda: (
+            not [pod for pod in running.seen["pods"] if pod["name"].startswith(("ask-", "lost-"))]
+        ),
+        "their pods to go",
+    )
 
 
 OUTSIDE = """\
@@ -138,19 +185,36 @@ def test_a_service_can_lead_outside(lab: Lab) -> None:
     assert answer.seen[0] == lab.place("nodes", "worker")["addresses"][0]
     assert "198.51.100.20:8443" in lab.run("get", "ep").out
     lab.run("delete", "endpoints", "outside")
-    wait_for(lambda: lab.ask(client, ("TCP", lab.service("outside")["cluster_ips"][0], 443))[0].error == "refused", "a refusal")
+    wait_for(
+        lambda: (
+            lab.ask(client, ("TCP", lab.service("outside")["cluster_ips"][0], 443))[0].error
+            == "refused"
+        ),
+        "a refusal",
+    )
 
 
 def test_a_restart_replaces_every_pod(running: Lab) -> None:
     """As the strategy of each kind says, and `rollout status` waits for the end."""
     for kind, prefix in (("statefulset", "db"), ("daemonset", "agent")):
-        before = {pod["pid"] for pod in running.seen["pods"] if pod["name"].startswith(f"{prefix}-")}
-        assert run("rollout", "restart", kind, prefix, "--lab", running.name).out == f"{kind} {prefix} restarted\n"
+        before = {
+            pod["pid"] for pod in running.seen["pods"] if pod["name"].startswith(f"{prefix}-")
+        }
+        assert (
+            run("rollout", "restart", kind, prefix, "--lab", running.name).out
+            == f"{kind} {prefix} restarted\n"
+        )
         said = run("rollout", "status", kind, prefix, "--lab", running.name).out
         assert said.endswith(f"{kind} {prefix} is rolled out\n")
         after = {pod["pid"] for pod in running.seen["pods"] if pod["name"].startswith(f"{prefix}-")}
         assert len(after) == len(before)
         assert not after & before
     said = run("rollout", "status", "statefulset/db", "daemonset/agent", "--lab", running.name).out
-    assert said.splitlines()[:2] == ["statefulset db is rolled out", "daemonset agent is rolled out"]
-    assert "wanted a Deployment, StatefulSet or DaemonSet" in run("rollout", "restart", "pod", "x", status=2).err
+    assert said.splitlines()[:2] == [
+        "statefulset db is rolled out",
+        "daemonset agent is rolled out",
+    ]
+    assert (
+        "wanted a Deployment, StatefulSet or DaemonSet"
+        in run("rollout", "restart", "pod", "x", status=2).err
+    )

@@ -25,9 +25,16 @@ PATIENCE = float(os.environ.get("KUBENETLAB_PATIENCE", "1"))
 DEADLINE_S = 1.5
 """Longer than TCP waits before it repeats a SYN, so that one lost packet is not taken for silence."""
 THREADS = 64
-WORDS = {errno.ECONNREFUSED: "refused", errno.EHOSTUNREACH: "unreachable", errno.ENETUNREACH: "unreachable"}
+WORDS = {
+    errno.ECONNREFUSED: "refused",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.ENETUNREACH: "unreachable",
+}
 CLONE_NEWNET = 0x40000000
-RECEIVE_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+RECEIVE_ERRORS = {
+    socket.AF_INET: (socket.IPPROTO_IP, 11),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 25),
+}
 """IP_RECVERR and IPV6_RECVERR: an ICMP error is reported when it arrives. Without it a TCP client that shares a machine
 with the sender of the error hears of it only when it repeats its SYN (net/ipv6/tcp_ipv6.c, tcp_v6_err())."""
 
@@ -118,7 +125,11 @@ def ask(netns: str | None, protocol: str, address: str, port: int) -> dict[str, 
     except OSError as error:
         return {"error": WORDS.get(error.errno or 0, str(error))}
     seen_address, _, seen_port = seen.strip().rpartition(":")
-    return {"who": who.strip(), "seen": [seen_address.strip("[]"), int(seen_port)], "source": source}
+    return {
+        "who": who.strip(),
+        "seen": [seen_address.strip("[]"), int(seen_port)],
+        "source": source,
+    }
 
 
 def main() -> None:
@@ -126,9 +137,13 @@ def main() -> None:
         for line in sys.stdin:
             request: Sequence[tuple[str | None, Sequence[tuple[str, str, int]]]] = json.loads(line)
             asked: list[list[Future[dict[str, Any]]]] = [
-                [pool.submit(ask, netns, *target) for target in targets] for netns, targets in request
+                [pool.submit(ask, netns, *target) for target in targets]
+                for netns, targets in request
             ]
-            print(json.dumps([[answer.result() for answer in answers] for answers in asked]), flush=True)
+            print(
+                json.dumps([[answer.result() for answer in answers] for answers in asked]),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

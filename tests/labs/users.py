@@ -35,9 +35,17 @@ class User:
         self.home = home
         self.run_directory = home / "run"
 
-    def run(self, *words: str, given: str | None = None, status: int | None = 0, environment: dict[str, str] | None = None) -> Ran:
+    def run(
+        self,
+        *words: str,
+        given: str | None = None,
+        status: int | None = 0,
+        environment: dict[str, str] | None = None,
+    ) -> Ran:
         """A kubenetlab command of this user."""
-        return ran(self.process("-m", "kubenetlab", *words, given=given, environment=environment), status)
+        return ran(
+            self.process("-m", "kubenetlab", *words, given=given, environment=environment), status
+        )
 
     def shell(self, command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         """A command of a login shell in a folder; `kubenetlab` in it is this checkout's."""
@@ -51,10 +59,17 @@ class User:
         own["PATH"] = f"{installed.parent}:{_PATH}"
         return _as_user(self.uid, ["sh", "-c", command], own, None, folder=folder)
 
-    def process(self, *words: str, given: str | None = None, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def process(
+        self, *words: str, given: str | None = None, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Python, as this user."""
         python, variables = interpreter(self.uid)
-        own = {"HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.run_directory), **variables, **(environment or {})}
+        own = {
+            "HOME": str(self.home),
+            "XDG_RUNTIME_DIR": str(self.run_directory),
+            **variables,
+            **(environment or {}),
+        }
         return _as_user(self.uid, [python, *words], own, given, self._etc)
 
 
@@ -94,8 +109,15 @@ def user(uid: int) -> Iterator[User]:
 @cache
 def interpreter(uid: int) -> tuple[str, dict[str, str]]:
     """(a Python that this user can run, what it must be told to find the package); ("", {}) when there is none."""
-    found = {"PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}", "PYTHONDONTWRITEBYTECODE": "1"}
-    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}", "/usr/bin/python3"):
+    found = {
+        "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    for python in (
+        sys.executable,
+        f"/usr/bin/python3.{sys.version_info.minor}",
+        "/usr/bin/python3",
+    ):
         try:
             if _as_user(uid, [python, "-c", _IMPORTS], found, None).returncode == 0:
                 return python, found
@@ -105,7 +127,12 @@ def interpreter(uid: int) -> tuple[str, dict[str, str]]:
 
 
 def _as_user(
-    uid: int, command: list[str], variables: dict[str, str], given: str | None, etc: Path | None = None, folder: Path = Path("/")
+    uid: int,
+    command: list[str],
+    variables: dict[str, str],
+    given: str | None,
+    etc: Path | None = None,
+    folder: Path = Path("/"),
 ) -> subprocess.CompletedProcess[str]:
     is_ours = etc is None  # else root has to mount something first
     script = f'mount -t overlay -o lowerdir={etc}:/etc none /etc && exec setpriv --reuid={uid} --regid={uid} --clear-groups "$@"'

@@ -30,7 +30,10 @@ def _lacking(proxy: str) -> str:
     return ""
 
 
-_SERVING = (*(name for name in modes.known("proxy") if modes.load("proxy", name, {}).serves), "nftables,layout=fast")
+_SERVING = (
+    *(name for name in modes.known("proxy") if modes.load("proxy", name, {}).serves),
+    "nftables,layout=fast",
+)
 LACKING = {proxy: _lacking(proxy) for proxy in _SERVING}
 """Mode of kube-proxy, as the command line names it → what this machine lacks for it."""
 PROXIES = tuple(proxy for proxy, lacking in LACKING.items() if not lacking)
@@ -45,18 +48,28 @@ class World:
         self.version = version
         seen = lab.seen
         self.seen = seen
-        self.places: dict[str, Any] = {pod["name"]: pod for pod in seen["pods"] if pod["namespace"] == "default"}
+        self.places: dict[str, Any] = {
+            pod["name"]: pod for pod in seen["pods"] if pod["namespace"] == "default"
+        }
         self.places |= {f"node:{node['name']}": node for node in seen["nodes"]}
         self.places |= {f"ext:{host['name']}": host for host in seen["external"]}
-        self.services = {service["name"]: self._of_version(service["cluster_ips"]) for service in seen["services"]}
-        self.outside = {service["name"]: self._of_version(service["load_balancer_ips"]) for service in seen["services"]}
+        self.services = {
+            service["name"]: self._of_version(service["cluster_ips"])
+            for service in seen["services"]
+        }
+        self.outside = {
+            service["name"]: self._of_version(service["load_balancer_ips"])
+            for service in seen["services"]
+        }
         self.localhost = "127.0.0.1" if version == 4 else "::1"
 
     def address(self, name: str) -> str:
         return self._of_version(self.places[name]["addresses"])
 
     def _of_version(self, addresses: list[str]) -> str:
-        return next((address for address in addresses if (":" in address) == (self.version == 6)), "")
+        return next(
+            (address for address in addresses if (":" in address) == (self.version == 6)), ""
+        )
 
     def node_of(self, pod: str) -> str:
         return self.address(f"node:{self.places[pod]['node']}")

@@ -16,7 +16,11 @@ def test_a_lab_has_the_pods_it_is_asked_for(pods: int, nodes: int, services: int
     cluster = store(manifests.many(pods))
     placed = [pod for pod in cluster.all(Pod) if pod.spec.node_name]
     ours = [service for service in cluster.all(Service) if service.metadata.name.startswith("web")]
-    assert (len(placed), len(cluster.all(Node)), len(ours)) == (pods + manifests.system_pods(nodes - 1), nodes, services)
+    assert (len(placed), len(cluster.all(Node)), len(ours)) == (
+        pods + manifests.system_pods(nodes - 1),
+        nodes,
+        services,
+    )
 
 
 def test_manifests_are_without_a_fault() -> None:

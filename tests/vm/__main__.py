@@ -24,14 +24,22 @@ def main() -> int:
     try:
         found = kernel()
         print(f"starting Linux {found.modules.name}, emulated", flush=True)
-        status = run(found, [*PROVISIONED, sys.executable, "-m", "pytest", *SELECTED, *sys.argv[1:]], environment(), LIMIT_S)
+        status = run(
+            found,
+            [*PROVISIONED, sys.executable, "-m", "pytest", *SELECTED, *sys.argv[1:]],
+            environment(),
+            LIMIT_S,
+        )
     except (VmError, OSError, subprocess.SubprocessError) as error:
         print(f"vm-test: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     if status == TIMED_OUT:
-        print(f"vm-test: stopped after {LIMIT_S} s; KUBENETLAB_VM_LIMIT_S allows more", file=sys.stderr)
+        print(
+            f"vm-test: stopped after {LIMIT_S} s; KUBENETLAB_VM_LIMIT_S allows more",
+            file=sys.stderr,
+        )
     print(f"the emulated machine is off after {time.monotonic() - begun:.0f} s", flush=True)
     return status
 

@@ -31,27 +31,41 @@ class Kernel(Struct, frozen=True):
         needs = {}
         for line in (self.modules / "modules.dep").read_text().splitlines():
             path, _, others = line.partition(":")
-            needs[Path(path).name.partition(".ko")[0].replace("-", "_")] = [*reversed(others.split()), path]
-        return [self.modules / path for path in dict.fromkeys(path for name in names for path in needs.get(name, ()))]
+            needs[Path(path).name.partition(".ko")[0].replace("-", "_")] = [
+                *reversed(others.split()),
+                path,
+            ]
+        return [
+            self.modules / path
+            for path in dict.fromkeys(path for name in names for path in needs.get(name, ()))
+        ]
 
 
 def kernel() -> Kernel:
     """The newest that this machine's apt knows, from the cache when it is there."""
     package = _newest() or (_said("apt-get", "update", "-q") and _newest())
     if not package:
-        raise VmError(f"apt knows no package {PACKAGE}: the machine needs Debian's kernel for amd64")
+        raise VmError(
+            f"apt knows no package {PACKAGE}: the machine needs Debian's kernel for amd64"
+        )
     unpacked = CACHE / package
     if not unpacked.is_dir():
         _unpack(package, unpacked)
     (image,) = unpacked.glob("boot/vmlinuz-*")
     release = image.name.removeprefix("vmlinuz-")
-    (modules,) = (path for path in (unpacked / "lib/modules" / release, unpacked / "usr/lib/modules" / release) if path.is_dir())
+    (modules,) = (
+        path
+        for path in (unpacked / "lib/modules" / release, unpacked / "usr/lib/modules" / release)
+        if path.is_dir()
+    )
     return Kernel(image, modules)
 
 
 def _newest() -> str:
     """Such as linux-image-6.1.0-56-cloud-amd64; empty when apt does not know."""
-    found = re.search(r"Depends: (linux-image-\S+)", _said("apt-cache", "depends", PACKAGE, check=False))
+    found = re.search(
+        r"Depends: (linux-image-\S+)", _said("apt-cache", "depends", PACKAGE, check=False)
+    )
     return found[1] if found else ""
 
 
@@ -72,7 +86,14 @@ def _unpack(package: str, to: Path) -> None:
 
 
 def _said(*command: str, cwd: str | None = None, check: bool = True) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C.UTF-8"})
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"LC_ALL": "C.UTF-8"},
+    )
     if check and done.returncode:
         raise VmError(f"{' '.join(command)} ended with {done.returncode}\n{done.stderr.strip()}")
     return done.stdout

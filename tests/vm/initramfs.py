@@ -24,7 +24,10 @@ def initramfs(modules: Iterable[Path], files: Mapping[str, bytes]) -> bytes:
     entries.append(_entry("dev/console", stat.S_IFCHR | 0o600, device=_CONSOLE))
     entries.append(_entry("init", stat.S_IFREG | 0o755, INIT.read_bytes()))
     entries.append(_entry("bin/busybox", stat.S_IFREG | 0o755, _busybox()))
-    entries += [_entry(f"modules/{order:02}.ko", stat.S_IFREG | 0o644, _module(path)) for order, path in enumerate(modules)]
+    entries += [
+        _entry(f"modules/{order:02}.ko", stat.S_IFREG | 0o644, _module(path))
+        for order, path in enumerate(modules)
+    ]
     entries += [_entry(name, stat.S_IFREG | 0o644, content) for name, content in files.items()]
     entries.append(_entry("TRAILER!!!", 0))
     return b"".join(entries)
@@ -34,7 +37,9 @@ def _entry(name: str, mode: int, content: bytes = b"", device: tuple[int, int] =
     path = name.encode() + b"\0"
     # inode (0: no hard links), mode, uid, gid, links, mtime, size, device of the file, device it is, name, checksum
     numbers = (0, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(path), 0)
-    return _padded(b"070701" + b"".join(b"%08x" % number for number in numbers) + path) + _padded(content)
+    return _padded(b"070701" + b"".join(b"%08x" % number for number in numbers) + path) + _padded(
+        content
+    )
 
 
 def _padded(part: bytes) -> bytes:
@@ -45,7 +50,9 @@ def _busybox() -> bytes:
     program = shutil.which("busybox")
     content = Path(program).read_bytes() if program else b""
     if not content or b"/ld-linux" in content:
-        raise VmError("busybox has to be one that needs no libraries: apt-get install busybox-static")
+        raise VmError(
+            "busybox has to be one that needs no libraries: apt-get install busybox-static"
+        )
     return content
 
 

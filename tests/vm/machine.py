@@ -34,17 +34,23 @@ _KERNEL_ARGUMENTS = (
 )
 
 
-def run(kernel: Kernel, command: Sequence[str], environment: Mapping[str, str], limit_s: int) -> int:
+def run(
+    kernel: Kernel, command: Sequence[str], environment: Mapping[str, str], limit_s: int
+) -> int:
     """Runs a command in the working directory of this process, on the other kernel. Its exit status, or TIMED_OUT.
 
     What it prints goes to standard output. Raises VmError when the machine ended before the command did.
     """
     with tempfile.TemporaryDirectory(prefix="kubenetlab-vm-") as scratch:
-        root, archive, status, socket = (Path(scratch, name) for name in ("root", "initramfs", "status", "files.sock"))
+        root, archive, status, socket = (
+            Path(scratch, name) for name in ("root", "initramfs", "status", "files.sock")
+        )
         root.mkdir()
         job = _job(command, environment).encode()
         needed = kernel.with_dependencies("virtio_pci", "virtiofs", "overlay")
-        archive.write_bytes(initramfs(needed, {"job": job, "modules-directory": str(kernel.modules).encode()}))
+        archive.write_bytes(
+            initramfs(needed, {"job": job, "modules-directory": str(kernel.modules).encode()})
+        )
         with _file_server(root, socket):
             words = _qemu(kernel.image, archive, socket, status)
             limited = ["timeout", "--foreground", str(limit_s), *words]
@@ -52,7 +58,9 @@ def run(kernel: Kernel, command: Sequence[str], environment: Mapping[str, str], 
         if done.returncode == TIMED_OUT:
             return TIMED_OUT
         if not (said := status.read_text().strip() if status.exists() else ""):
-            raise VmError(f"the machine ended without a word; qemu's exit status is {done.returncode}")
+            raise VmError(
+                f"the machine ended without a word; qemu's exit status is {done.returncode}"
+            )
         return int(said)
 
 
@@ -80,7 +88,9 @@ def _file_server(root: Path, socket: Path) -> Iterator[None]:
     """
     program = shutil.which("virtiofsd")
     if program is None:
-        raise VmError("there is no virtiofsd: apt-get install virtiofsd, or qemu-system-common where that has it")
+        raise VmError(
+            "there is no virtiofsd: apt-get install virtiofsd, or qemu-system-common where that has it"
+        )
     words = [
         program,
         f"--socket-path={socket}",
@@ -94,7 +104,13 @@ def _file_server(root: Path, socket: Path) -> Iterator[None]:
     ]
     said = Path(f"{socket}.log")
     with said.open("wb") as log:
-        server = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=lambda: _see_files(root))
+        server = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=lambda: _see_files(root),
+        )
     try:
         deadline = time.monotonic() + 10
         while not socket.exists():

@@ -55,14 +55,19 @@ WEB = {"a": "worker", "b": "worker", "c": "worker2"}
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     for lab in new_lab():
-        lab.up(MANIFEST + "".join(POD.format(name=name, app="web", node=node) for name, node in WEB.items()))
+        lab.up(
+            MANIFEST
+            + "".join(POD.format(name=name, app="web", node=node) for name, node in WEB.items())
+        )
         yield lab
 
 
 def answers(lab: Lab, count: int) -> Counter[str]:
     """Who answers so many connections of one client."""
     world = World(lab, 4)
-    return Counter(answer.who for answer in world.ask("client", *[("TCP", world.services["web"], 80)] * count))
+    return Counter(
+        answer.who for answer in world.ask("client", *[("TCP", world.services["web"], 80)] * count)
+    )
 
 
 def test_in_turn_everybody_has_the_same_share(lab: Lab) -> None:
@@ -80,8 +85,17 @@ def test_a_cluster_ip_answers_pings(lab: Lab, source: str) -> None:
 
 def test_who_leaves_keeps_its_connections(lab: Lab) -> None:
     """A pod that its Service does not select any more: what it has goes on, what is new goes to others; and it may come back."""
-    line = ["nsenter", f"--net={lab.pod('client')['netns']}", sys.executable, "-c", KEPT, lab.service("web")["cluster_ips"][0]]
-    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as kept:
+    line = [
+        "nsenter",
+        f"--net={lab.pod('client')['netns']}",
+        sys.executable,
+        "-c",
+        KEPT,
+        lab.service("web")["cluster_ips"][0],
+    ]
+    with subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as kept:
         assert kept.stdin is not None
         assert kept.stdout is not None
         kept.stdin.write("once\n")
@@ -131,9 +145,15 @@ def test_schedulers_by_destination_stay_with_one_pod(lab: Lab, scheduler: str) -
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        pytest.param(["ipset", "flush", "KUBE-CLUSTER-IP"], "+ ipset KUBE-CLUSTER-IP member", id="members of a set"),
+        pytest.param(
+            ["ipset", "flush", "KUBE-CLUSTER-IP"],
+            "+ ipset KUBE-CLUSTER-IP member",
+            id="members of a set",
+        ),
         pytest.param([sys.executable, "-c", NO_SERVERS], "+ ipvs -t", id="virtual servers"),
-        pytest.param([sys.executable, "-c", OTHER_WEIGHTS], ":8080 -m -w 7)", id="weights of real servers"),
+        pytest.param(
+            [sys.executable, "-c", OTHER_WEIGHTS], ":8080 -m -w 7)", id="weights of real servers"
+        ),
     ],
 )
 def test_what_others_change_is_told_and_made_anew(lab: Lab, command: list[str], shown: str) -> None:

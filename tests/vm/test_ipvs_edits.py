@@ -20,4 +20,8 @@ def lab() -> Iterator[Lab]:
 
 def test_packets_follow_every_edit(lab: Lab, pytestconfig: pytest.Config) -> None:
     """A few, for emulation is slow; with `--thorough` as many as in the other modes."""
-    follow(lab, Edited("ipvs", 4, seed=4), batches=THOROUGH_BATCHES if pytestconfig.getoption("thorough") else 1)
+    follow(
+        lab,
+        Edited("ipvs", 4, seed=4),
+        batches=THOROUGH_BATCHES if pytestconfig.getoption("thorough") else 1,
+    )

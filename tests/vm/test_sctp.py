@@ -21,7 +21,9 @@ spec: {{nodeName: {node}, containers: [{{name: main, image: agnhost, args: [nete
 """
 MANIFEST = (
     "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
-    + "".join(POD.format(name=name, node=node) for name, node in (("a", "worker"), ("b", "worker2")))
+    + "".join(
+        POD.format(name=name, node=node) for name, node in (("a", "worker"), ("b", "worker2"))
+    )
     + """\
 ---
 apiVersion: v1
@@ -44,26 +46,39 @@ def test_every_mode_is_here() -> None:
     assert set(PROXIES) >= {"nftables", "iptables", "ipvs"}
 
 
-@pytest.mark.parametrize("proxy", [proxy for proxy in PROXIES if proxy != "ebpf"])  # it refuses SCTP: docs/proxy-modes.md
+@pytest.mark.parametrize(
+    "proxy", [proxy for proxy in PROXIES if proxy != "ebpf"]
+)  # it refuses SCTP: docs/proxy-modes.md
 def test_a_service_by_sctp(lab: Lab, proxy: str) -> None:
     """By its cluster IP the pod sees the client, by a node port the node that was asked; the load balancer's address leads there, too."""
     lab.run("up", "--proxy", proxy)
     world = World(lab, 4)
     node = world.address("node:worker")
-    direct, inside, here = world.ask("a", ("SCTP", world.address("b"), 8082), ("SCTP", world.services["b"], 80), ("SCTP", node, 30082))
+    direct, inside, here = world.ask(
+        "a",
+        ("SCTP", world.address("b"), 8082),
+        ("SCTP", world.services["b"], 80),
+        ("SCTP", node, 30082),
+    )
     assert [(answer.who, answer.seen[0]) for answer in (direct, inside, here)] == [
         ("b", world.address("a")),
         ("b", world.address("a")),
         ("b", node),
     ]
-    at_node, balanced = world.ask("ext:client", ("SCTP", node, 30082), ("SCTP", world.outside["b"], 80))
+    at_node, balanced = world.ask(
+        "ext:client", ("SCTP", node, 30082), ("SCTP", world.outside["b"], 80)
+    )
     assert ((at_node.who, at_node.seen[0]), balanced.who) == (("b", node), "b")
 
 
 def test_the_command_asks_by_sctp(lab: Lab) -> None:
     """A Service's port by the protocol that it has; and the matrix agrees."""
     assert "associate" in lab.run("ping", "a", "svc:b").out
-    for words in (("svc:b", "--sctp", "80"), ("b", "--sctp", "8082"), ("nodeport:worker/default/b", "--sctp", "80")):
+    for words in (
+        ("svc:b", "--sctp", "80"),
+        ("b", "--sctp", "8082"),
+        ("nodeport:worker/default/b", "--sctp", "80"),
+    ):
         assert "associate: answered in" in lab.run("ping", "a", *words).out
     assert "associate: refused" in lab.run("ping", "a", "b", "--sctp", "8083", status=1).out
     assert lab.run("ping", "-o", "json").json["ok"]

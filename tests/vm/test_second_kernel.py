@@ -62,7 +62,10 @@ def works(lab: Lab, layout: str, proxy: str) -> str:
     """From `up` to `down`: everybody is ready and reaches whom Kubernetes promises, and nothing is left; what `up` says."""
     said = lab.run("up", "--proxy", proxy).out
     seen = lab.seen
-    assert (seen["pod_layout"], [pod["name"] for pod in seen["pods"] if not pod["ready"]]) == (layout, [])
+    assert (seen["pod_layout"], [pod["name"] for pod in seen["pods"] if not pod["ready"]]) == (
+        layout,
+        [],
+    )
     assert lab.run("ping", "-o", "json").json["ok"]
     assert lab.seen_names_alive()
     lab.down()

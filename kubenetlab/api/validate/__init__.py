@@ -7,7 +7,13 @@ other objects is checked at admission. Source: k8s.io/kubernetes pkg/apis/core/v
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from kubenetlab.api.apps import DaemonSet, Deployment, ReplicaSet, ReplicationController, StatefulSet
+from kubenetlab.api.apps import (
+    DaemonSet,
+    Deployment,
+    ReplicaSet,
+    ReplicationController,
+    StatefulSet,
+)
 from kubenetlab.api.batch import Job
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node, Service
@@ -21,7 +27,11 @@ from kubenetlab.api.validate.environment import validate_config_map, validate_se
 from kubenetlab.api.validate.metadata import validate_metadata, validate_namespace
 from kubenetlab.api.validate.nodes import validate_node
 from kubenetlab.api.validate.pods import validate_pod
-from kubenetlab.api.validate.services import validate_endpoint_slice, validate_endpoints, validate_service
+from kubenetlab.api.validate.services import (
+    validate_endpoint_slice,
+    validate_endpoints,
+    validate_service,
+)
 from kubenetlab.api.validate.workloads import validate_job, validate_workload
 
 _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {

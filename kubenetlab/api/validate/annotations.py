@@ -26,7 +26,13 @@ from kubenetlab.api.validate.syntax import key_fault
 from kubenetlab.errors import did_you_mean
 
 PREFIX: Final = "kubenetlab.dev/"
-_OF_THE_KUBELET: Final = ("PodScheduled", "PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready")
+_OF_THE_KUBELET: Final = (
+    "PodScheduled",
+    "PodReadyToStartContainers",
+    "Initialized",
+    "ContainersReady",
+    "Ready",
+)
 """Pod conditions that the scheduler and the kubelet set."""
 MAX_EXIT_CODE: Final = 255
 
@@ -39,14 +45,26 @@ def validate_annotations(meta: ObjectMeta, path: Path, kind: str) -> Iterator[Fi
             continue
         if key not in _FAULTS:
             known = f"known: {', '.join(_FAULTS)}"
-            yield Finding(here, f"unknown annotation{did_you_mean(key, _FAULTS)}", is_unknown_field=True, hints=(known,))
+            yield Finding(
+                here,
+                f"unknown annotation{did_you_mean(key, _FAULTS)}",
+                is_unknown_field=True,
+                hints=(known,),
+            )
             continue
         whose, fault_of = _FAULTS[key]
         if fault := fault_of(value):
             yield Finding(here, fault)
         elif whose != kind:
-            hints = ("of a workload it belongs into spec.template.metadata",) if whose == "Pod" else ()
-            yield Finding(here, f"only {whose}s have this annotation; here it has no effect", is_unknown_field=True, hints=hints)
+            hints = (
+                ("of a workload it belongs into spec.template.metadata",) if whose == "Pod" else ()
+            )
+            yield Finding(
+                here,
+                f"only {whose}s have this annotation; here it has no effect",
+                is_unknown_field=True,
+                hints=hints,
+            )
 
 
 def _bool_fault(value: str) -> str | None:
@@ -54,7 +72,14 @@ def _bool_fault(value: str) -> str | None:
 
 
 def _addresses_fault(value: str) -> str | None:
-    return next((f"wanted IP addresses, found {found(part)}" for part in addresses_in(value) if not is_address(part)), None)
+    return next(
+        (
+            f"wanted IP addresses, found {found(part)}"
+            for part in addresses_in(value)
+            if not is_address(part)
+        ),
+        None,
+    )
 
 
 def _listen_fault(value: str) -> str | None:
@@ -80,13 +105,17 @@ def _conditions_fault(value: str) -> str | None:
 
 
 def _exit_code_fault(value: str) -> str | None:
-    is_status = value.isascii() and value.isdigit() and len(value) <= 3 and int(value) <= MAX_EXIT_CODE
+    is_status = (
+        value.isascii() and value.isdigit() and len(value) <= 3 and int(value) <= MAX_EXIT_CODE
+    )
     return None if is_status else f"wanted a number from 0 to {MAX_EXIT_CODE}, found {found(value)}"
 
 
 def _duration_fault(value: str) -> str | None:
     is_duration = bool(value) and duration_s(value) is not None
-    return None if is_duration else f'wanted a duration such as "5s" or "1m30s", found {found(value)}'
+    return (
+        None if is_duration else f'wanted a duration such as "5s" or "1m30s", found {found(value)}'
+    )
 
 
 def _pool_fault(value: str) -> str | None:
@@ -94,7 +123,11 @@ def _pool_fault(value: str) -> str | None:
 
 
 def _ip_mode_fault(value: str) -> str | None:
-    return None if value in get_args(IpMode) else f"wanted {' or '.join(get_args(IpMode))}, found {found(value)}"
+    return (
+        None
+        if value in get_args(IpMode)
+        else f"wanted {' or '.join(get_args(IpMode))}, found {found(value)}"
+    )
 
 
 _FAULTS: Final[Mapping[str, tuple[str, Callable[[str], str | None]]]] = {

@@ -4,7 +4,16 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from kubenetlab import names
-from kubenetlab.api.config import INTERNET_SUBNETS, LOAD_BALANCER_SUBNETS, NODE_SUBNETS, VERSIONS, ClusterConfig, Network, Pool, networks
+from kubenetlab.api.config import (
+    INTERNET_SUBNETS,
+    LOAD_BALANCER_SUBNETS,
+    NODE_SUBNETS,
+    VERSIONS,
+    ClusterConfig,
+    Network,
+    Pool,
+    networks,
+)
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.ip import is_address, version_of
@@ -13,7 +22,11 @@ from kubenetlab.api.validate.node_ranges import range_faults
 from kubenetlab.api.validate.syntax import subdomain_fault
 
 MAX_NODES = 1000
-_EXAMPLES = {(4,): "10.244.0.0/16", (6,): "fd00:10:244::/56", (4, 6): "10.244.0.0/16,fd00:10:244::/56"}
+_EXAMPLES = {
+    (4,): "10.244.0.0/16",
+    (6,): "fd00:10:244::/56",
+    (4, 6): "10.244.0.0/16,fd00:10:244::/56",
+}
 _SERVICE_SIZES = {4: (12, 28), 6: (108, 124)}
 """IP version → the shortest and the longest prefix. Source: cmd/kube-apiserver/app/options/validation.go (20 bits for Services)."""
 SWITCH_PORTS = (names.SWITCH_BRIDGE, "lo", "router")
@@ -33,7 +46,10 @@ def validate_config(config: ClusterConfig) -> Iterator[Finding]:
     if fault := subdomain_fault(config.networking.dns_domain):
         yield Finding(("networking", "dnsDomain"), fault)
     if config.fabric.topology != "switched":
-        yield Finding(("fabric", "topology"), f"wanted switched (routed is not modelled yet), found {config.fabric.topology}")
+        yield Finding(
+            ("fabric", "topology"),
+            f"wanted switched (routed is not modelled yet), found {config.fabric.topology}",
+        )
 
 
 def _validate_nodes(config: ClusterConfig) -> Iterator[Finding]:
@@ -44,9 +60,14 @@ def _validate_nodes(config: ClusterConfig) -> Iterator[Finding]:
         if node.name and (fault := subdomain_fault(node.name)):
             yield Finding(("nodes", index, "name"), fault)
         if name in node_names[:index]:
-            yield Finding(("nodes", index, "name"), f"{found(name)} is the name of another node already")
+            yield Finding(
+                ("nodes", index, "name"), f"{found(name)} is the name of another node already"
+            )
         if name in SWITCH_PORTS:
-            yield Finding(("nodes", index, "name"), f"{found(name)} is the name of a link of the lab's own on the switch")
+            yield Finding(
+                ("nodes", index, "name"),
+                f"{found(name)} is the name of a link of the lab's own on the switch",
+            )
         yield from validate_labels(node.labels, ("nodes", index, "labels"))
 
 
@@ -58,17 +79,24 @@ def _validate_port_mappings(config: ClusterConfig) -> Iterator[Finding]:
             path: Path = ("nodes", index, "extraPortMappings", number)
             address, port = mapping.listen_address, mapping.host_port or mapping.container_port
             if address and not is_address(address):
-                yield Finding((*path, "listenAddress"), f"wanted an IP address, found {found(address)}")
+                yield Finding(
+                    (*path, "listenAddress"), f"wanted an IP address, found {found(address)}"
+                )
                 continue
             if not _versions(address) & set(config.networking.versions):
                 message = f"{address} is IPv{version_of(address)}, which this cluster does not have: nobody listens there"
                 yield Finding((*path, "listenAddress"), message, is_warning=True)
             others = seen.setdefault((mapping.protocol, port), [])
             if taken := next((whose for other, whose in others if _overlap(address, other)), None):
-                yield Finding((*path, "hostPort"), f"{mapping.protocol} port {port} is taken by {taken} already")
+                yield Finding(
+                    (*path, "hostPort"),
+                    f"{mapping.protocol} port {port} is taken by {taken} already",
+                )
             others.append((address, f"nodes[{index}].extraPortMappings[{number}]"))
     if seen and not config.external:
-        yield Finding(("external",), "wanted a host that publishes the nodes' extraPortMappings, found none")
+        yield Finding(
+            ("external",), "wanted a host that publishes the nodes' extraPortMappings, found none"
+        )
 
 
 def _versions(listen_address: str) -> set[int]:
@@ -85,26 +113,42 @@ def _validate_ranges(config: ClusterConfig) -> Iterator[Finding]:
     wanted = VERSIONS[config.networking.ip_family]
     ranges: list[tuple[Path, str, Network]] = [
         ((), whose, subnets[version])
-        for whose, subnets in (("the nodes", NODE_SUBNETS), ("the internet", INTERNET_SUBNETS), ("load balancers", LOAD_BALANCER_SUBNETS))
+        for whose, subnets in (
+            ("the nodes", NODE_SUBNETS),
+            ("the internet", INTERNET_SUBNETS),
+            ("load balancers", LOAD_BALANCER_SUBNETS),
+        )
         for version in wanted
     ]
     orders: dict[str, list[int]] = {}
-    fields = (("podSubnet", "pods", config.networking.pod_subnet), ("serviceSubnet", "Services", config.networking.service_subnet))
+    fields = (
+        ("podSubnet", "pods", config.networking.pod_subnet),
+        ("serviceSubnet", "Services", config.networking.service_subnet),
+    )
     for field, whose, text in fields:
         path: Path = ("networking", field)
         try:
             parts = networks(text)
         except ValueError as error:
-            yield Finding(path, f"wanted a range such as {_EXAMPLES[wanted]}, found {found(text)}", hints=(str(error),))
+            yield Finding(
+                path,
+                f"wanted a range such as {_EXAMPLES[wanted]}, found {found(text)}",
+                hints=(str(error),),
+            )
             continue
         if sorted(part.version for part in parts) != sorted(wanted):
             kinds = " and ".join(f"one IPv{version} range" for version in wanted)
-            yield Finding(path, f"wanted {kinds} with ipFamily {config.networking.ip_family}, found {found(text)}")
+            yield Finding(
+                path,
+                f"wanted {kinds} with ipFamily {config.networking.ip_family}, found {found(text)}",
+            )
             continue
         orders[field] = [part.version for part in parts]
         for part in parts:
             if not _can_be_routed(part):
-                yield Finding(path, f"wanted a range of unicast addresses, found {found(str(part))}")
+                yield Finding(
+                    path, f"wanted a range of unicast addresses, found {found(str(part))}"
+                )
             for other_path, other, network in ranges:
                 if part.version == network.version and part.overlaps(network):
                     named = f"{other} ({'.'.join(map(str, other_path)) + ': ' if other_path else ''}{network})"
@@ -120,7 +164,13 @@ def _validate_ranges(config: ClusterConfig) -> Iterator[Finding]:
 
 
 def _can_be_routed(network: Network) -> bool:
-    return not (network.is_loopback or network.is_link_local or network.is_multicast or network.is_reserved or network.is_unspecified)
+    return not (
+        network.is_loopback
+        or network.is_link_local
+        or network.is_multicast
+        or network.is_reserved
+        or network.is_unspecified
+    )
 
 
 def _validate_size(config: ClusterConfig, field: str, network: Network) -> Iterator[Finding]:
@@ -129,9 +179,13 @@ def _validate_size(config: ClusterConfig, field: str, network: Network) -> Itera
     if field == "serviceSubnet":
         least, most = _SERVICE_SIZES[network.version]
         if not least <= network.prefixlen <= most:
-            yield Finding(path, f"wanted a prefix length from {least} to {most}, found {network.prefixlen}")
+            yield Finding(
+                path, f"wanted a prefix length from {least} to {most}, found {network.prefixlen}"
+            )
     elif network.prefixlen > mask_size:
-        yield Finding(path, f"wanted room for a /{mask_size} per node, found a /{network.prefixlen}")
+        yield Finding(
+            path, f"wanted room for a /{mask_size} per node, found a /{network.prefixlen}"
+        )
     elif 2 ** (mask_size - network.prefixlen) < len(config.nodes):
         yield Finding(
             path,
@@ -143,7 +197,11 @@ def _validate_pod_cidrs(config: ClusterConfig) -> Iterator[Finding]:
     names_of_nodes = config.node_names
     given = {name: node.pod_cidrs for node, name in zip(config.nodes, names_of_nodes, strict=True)}
     for fault in range_faults(config, given):
-        path: Path = ("nodes", names_of_nodes.index(fault.node), "podCIDRs") if fault.node else ("networking", "podSubnet")
+        path: Path = (
+            ("nodes", names_of_nodes.index(fault.node), "podCIDRs")
+            if fault.node
+            else ("networking", "podSubnet")
+        )
         yield Finding(path, fault.message, hints=fault.hints)
 
 
@@ -157,25 +215,44 @@ def _validate_pools(config: ClusterConfig) -> Iterator[Finding]:
 
     def takes_the_next(pool: Pool) -> bool:
         """True when the pool is for a node that brings no range of its own."""
-        return any(pool.serves(name) and not node.pod_cidrs for node, name in zip(config.nodes, config.node_names, strict=True))
+        return any(
+            pool.serves(name) and not node.pod_cidrs
+            for node, name in zip(config.nodes, config.node_names, strict=True)
+        )
 
     for index, pool in enumerate(pools):
         path: Path = ("networking", "ipam", "pools", index)
         if fault := subdomain_fault(pool.name):
             yield Finding((*path, "name"), fault)
         if pool.last < pool.first:
-            yield Finding((*path, "last"), f"wanted at least {pool.first}, where the pool begins, found {pool.last}")
+            yield Finding(
+                (*path, "last"),
+                f"wanted at least {pool.first}, where the pool begins, found {pool.last}",
+            )
         elif takes_the_next(pool) and pool.last > min(sizes) - 2:
-            yield Finding((*path, "last"), f"wanted at most {min(sizes) - 2}, the last number in a node's range, found {pool.last}")
+            yield Finding(
+                (*path, "last"),
+                f"wanted at most {min(sizes) - 2}, the last number in a node's range, found {pool.last}",
+            )
         for name in pool.nodes:
             if name not in config.node_names:
-                yield Finding((*path, "nodes"), f"no node is called {found(name)}; there are: {', '.join(config.node_names)}")
+                yield Finding(
+                    (*path, "nodes"),
+                    f"no node is called {found(name)}; there are: {', '.join(config.node_names)}",
+                )
         for other in pools[:index]:
             if other.name == pool.name:
-                yield Finding((*path, "name"), f"{found(pool.name)} is the name of another pool already")
-            shares_node = any(pool.serves(node) and other.serves(node) for node in config.node_names)
+                yield Finding(
+                    (*path, "name"), f"{found(pool.name)} is the name of another pool already"
+                )
+            shares_node = any(
+                pool.serves(node) and other.serves(node) for node in config.node_names
+            )
             if shares_node and pool.first <= other.last and other.first <= pool.last:
-                yield Finding(path, f"{pool.first} to {pool.last} overlaps pool {other.name} ({other.first} to {other.last})")
+                yield Finding(
+                    path,
+                    f"{pool.first} to {pool.last} overlaps pool {other.name} ({other.first} to {other.last})",
+                )
 
 
 def _validate_external(config: ClusterConfig) -> Iterator[Finding]:
@@ -185,7 +262,10 @@ def _validate_external(config: ClusterConfig) -> Iterator[Finding]:
         if fault := subdomain_fault(host.name):
             yield Finding((*path, "name"), fault)
         if host.name in SWITCH_PORTS:
-            yield Finding((*path, "name"), f"{found(host.name)} is the name of a link of the lab's own on the internet's switch")
+            yield Finding(
+                (*path, "name"),
+                f"{found(host.name)} is the name of a link of the lab's own on the internet's switch",
+            )
         versions: list[int] = []
         for text in host.given_addresses:
             if not is_address(text):
@@ -194,13 +274,25 @@ def _validate_external(config: ClusterConfig) -> Iterator[Finding]:
             address = ip_address(text)
             internet = INTERNET_SUBNETS[address.version]
             if address not in internet or address in (internet[0], internet[1], internet[-1]):
-                yield Finding((*path, "address"), f"wanted a free address of {internet} ({internet[1]} is the router's), found {text}")
+                yield Finding(
+                    (*path, "address"),
+                    f"wanted a free address of {internet} ({internet[1]} is the router's), found {text}",
+                )
             if address.version in versions:
-                yield Finding((*path, "address"), f"wanted one address per family, found {found(host.address)}")
+                yield Finding(
+                    (*path, "address"),
+                    f"wanted one address per family, found {found(host.address)}",
+                )
             versions.append(address.version)
         if versions == [6] and config.networking.ip_family == "ipv4":
-            yield Finding((*path, "address"), f"wanted an IPv4 address with ipFamily ipv4, found {host.address}")
-        for field, value in (("name", host.name), *(("address", text) for text in host.given_addresses)):
+            yield Finding(
+                (*path, "address"),
+                f"wanted an IPv4 address with ipFamily ipv4, found {host.address}",
+            )
+        for field, value in (
+            ("name", host.name),
+            *(("address", text) for text in host.given_addresses),
+        ):
             if value in seen:
                 yield Finding((*path, field), f"{found(value)} belongs to {seen[value]} already")
             seen[value] = f"external[{index}]"

@@ -52,12 +52,26 @@ def validate_environment(container: Container, path: Path) -> Iterator[Finding]:
             continue
         if variable.value:
             yield Finding((*here, "valueFrom"), "may not be specified when `value` is not empty")
-        kinds = (source.field_ref, source.config_map_key_ref, source.secret_key_ref, source.resource_field_ref, source.file_key_ref)
+        kinds = (
+            source.field_ref,
+            source.config_map_key_ref,
+            source.secret_key_ref,
+            source.resource_field_ref,
+            source.file_key_ref,
+        )
         if sum(kind is not None for kind in kinds) != 1:
-            yield Finding((*here, "valueFrom"), "wanted one of fieldRef, configMapKeyRef, secretKeyRef and resourceFieldRef")
-        if source.field_ref is not None and not (source.field_ref.field_path in _FIELDS or _LABELS.fullmatch(source.field_ref.field_path)):
+            yield Finding(
+                (*here, "valueFrom"),
+                "wanted one of fieldRef, configMapKeyRef, secretKeyRef and resourceFieldRef",
+            )
+        if source.field_ref is not None and not (
+            source.field_ref.field_path in _FIELDS or _LABELS.fullmatch(source.field_ref.field_path)
+        ):
             wanted = f"wanted one of {', '.join(_FIELDS)}, metadata.labels['KEY'] and metadata.annotations['KEY']"
-            yield Finding((*here, "valueFrom", "fieldRef", "fieldPath"), f"{wanted}, found {found(source.field_ref.field_path)}")
+            yield Finding(
+                (*here, "valueFrom", "fieldRef", "fieldPath"),
+                f"{wanted}, found {found(source.field_ref.field_path)}",
+            )
     for index, origin in enumerate(container.env_from):
         if (origin.config_map_ref is None) == (origin.secret_ref is None):
             yield Finding((*path, "envFrom", index), "wanted one of configMapRef and secretRef")
@@ -81,5 +95,7 @@ def _base64(values: Mapping[str, str], path: Path) -> Iterator[Finding]:
             b64decode("".join(value.split()), validate=True)
         except ValueError as error:
             yield Finding(
-                (*path, key), f"illegal base64 data: {error}", hints=("stringData takes the value as it is",) if path == ("data",) else ()
+                (*path, key),
+                f"illegal base64 data: {error}",
+                hints=("stringData takes the value as it is",) if path == ("data",) else (),
             )

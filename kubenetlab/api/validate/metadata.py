@@ -8,16 +8,27 @@ from kubenetlab.api.documents import Path
 from kubenetlab.api.meta import LabelSelector, ObjectMeta, Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.validate.annotations import validate_annotations
-from kubenetlab.api.validate.syntax import QUALIFIED_NAME, key_fault, service_name_fault, subdomain_fault
+from kubenetlab.api.validate.syntax import (
+    QUALIFIED_NAME,
+    key_fault,
+    service_name_fault,
+    subdomain_fault,
+)
 from kubenetlab.names import label_fault
 
 
 def validate_metadata(obj: Resource) -> Iterator[Finding]:
     """Name, namespace, labels and annotations of any object."""
     meta = obj.metadata
-    fault_of = {"Namespace": label_fault, "Service": service_name_fault}.get(obj.kind, subdomain_fault)
+    fault_of = {"Namespace": label_fault, "Service": service_name_fault}.get(
+        obj.kind, subdomain_fault
+    )
     if not meta.name:
-        hint = ("generateName is for `kubectl create`; what is applied needs a name",) if meta.generate_name else ()
+        hint = (
+            ("generateName is for `kubectl create`; what is applied needs a name",)
+            if meta.generate_name
+            else ()
+        )
         yield Finding(("metadata", "name"), "required, but missing", hints=hint)
     elif fault := fault_of(meta.name):
         yield Finding(("metadata", "name"), fault)
@@ -28,7 +39,9 @@ def validate_metadata(obj: Resource) -> Iterator[Finding]:
     yield from validate_template_metadata(meta, ("metadata",), kind=obj.kind)
 
 
-def validate_template_metadata(meta: ObjectMeta, path: Path, *, kind: str = Pod.kind) -> Iterator[Finding]:
+def validate_template_metadata(
+    meta: ObjectMeta, path: Path, *, kind: str = Pod.kind
+) -> Iterator[Finding]:
     """Labels and annotations; of a pod template's metadata nothing else matters."""
     yield from validate_labels(meta.labels, (*path, "labels"))
     for key in meta.annotations:
@@ -45,7 +58,10 @@ def validate_labels(labels: Mapping[str, str], path: Path) -> Iterator[Finding]:
         if len(value) > 63:
             yield Finding((*path, key), f"wanted at most 63 characters, found {len(value)}")
         elif value and not QUALIFIED_NAME.fullmatch(value):
-            yield Finding((*path, key), f"wanted letters, digits, -, _ and ., a letter or digit at both ends, found {found(value)}")
+            yield Finding(
+                (*path, key),
+                f"wanted letters, digits, -, _ and ., a letter or digit at both ends, found {found(value)}",
+            )
 
 
 def validate_selector(selector: LabelSelector, path: Path) -> Iterator[Finding]:

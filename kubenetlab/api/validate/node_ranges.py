@@ -31,7 +31,12 @@ def range_faults(config: ClusterConfig, given: Mapping[str, Sequence[str]]) -> I
     except ValueError:
         return  # which is told elsewhere
     found = {name: _parts(name, texts, pod_networks) for name, texts in given.items() if texts}
-    seen = [(name, part) for name, parts in found.items() if not isinstance(parts, RangeFault) for part in parts]
+    seen = [
+        (name, part)
+        for name, parts in found.items()
+        if not isinstance(parts, RangeFault)
+        for part in parts
+    ]
     others: dict[int, list[int]] = {}
     for one, other in overlapping([part for _, part in seen]):
         others.setdefault(max(one, other), []).append(min(one, other))
@@ -42,7 +47,10 @@ def range_faults(config: ClusterConfig, given: Mapping[str, Sequence[str]]) -> I
             continue
         for part, network in zip(parts, pod_networks, strict=True):
             before = [seen[index] for index in sorted(others.get(next(place), ()))]
-            yield from (RangeFault(name, message) for message in _faults(config, name, part, network, before))
+            yield from (
+                RangeFault(name, message)
+                for message in _faults(config, name, part, network, before)
+            )
     waiting = sum(not given.get(name) for name in config.node_names)
     for network in pod_networks:
         mask_size = config.networking.node_mask_size(network.version)
@@ -54,11 +62,14 @@ def range_faults(config: ClusterConfig, given: Mapping[str, Sequence[str]]) -> I
         left = list(islice(free_ranges(network, mask_size, taken), waiting))
         if len(left) < waiting:
             yield RangeFault(
-                "", f"{network} has room for {len(left)} more ranges of /{mask_size}, wanted {waiting}, one for each node without"
+                "",
+                f"{network} has room for {len(left)} more ranges of /{mask_size}, wanted {waiting}, one for each node without",
             )
 
 
-def _parts(name: str, texts: Sequence[str], pod_networks: Sequence[Network]) -> Sequence[Network] | RangeFault:
+def _parts(
+    name: str, texts: Sequence[str], pod_networks: Sequence[Network]
+) -> Sequence[Network] | RangeFault:
     """A node's ranges, one for each of the cluster's."""
     try:
         parts = [ip_network(text) for text in texts]
@@ -70,7 +81,13 @@ def _parts(name: str, texts: Sequence[str], pod_networks: Sequence[Network]) -> 
     return parts
 
 
-def _faults(config: ClusterConfig, name: str, part: Network, network: Network, before: Sequence[tuple[str, Network]]) -> Iterator[str]:
+def _faults(
+    config: ClusterConfig,
+    name: str,
+    part: Network,
+    network: Network,
+    before: Sequence[tuple[str, Network]],
+) -> Iterator[str]:
     """`before` are those overlapping that came before it."""
     if not part.subnet_of(network):  # type: ignore[arg-type]
         yield f"wanted a part of the pods' range {network}, found {part}"
@@ -82,7 +99,9 @@ def _faults(config: ClusterConfig, name: str, part: Network, network: Network, b
             yield f"{part} is too small for pool {pool.name} ({pool.first} to {pool.last})"
 
 
-def free_ranges(pod_network: Network, mask_size: int, taken: Sequence[Network]) -> Iterator[Network]:
+def free_ranges(
+    pod_network: Network, mask_size: int, taken: Sequence[Network]
+) -> Iterator[Network]:
     """The shares of the pod range that are nobody's, in the order in which nodes get them. What is taken is of the same family."""
     left = sorted(map(_ends, taken), reverse=True)
     for part in pod_network.subnets(new_prefix=mask_size):
@@ -95,7 +114,11 @@ def free_ranges(pod_network: Network, mask_size: int, taken: Sequence[Network]) 
 
 def overlapping(ranges: Sequence[Network]) -> Iterator[tuple[int, int]]:
     """Each two that overlap, by their places: one of them lies in the other, so one pass from the first to the last address finds them."""
-    spans = sorted((part.version, first, -last, place) for place, part in enumerate(ranges) for first, last in [_ends(part)])
+    spans = sorted(
+        (part.version, first, -last, place)
+        for place, part in enumerate(ranges)
+        for first, last in [_ends(part)]
+    )
     around: list[tuple[int, int, int]] = []
     for version, first, minus_last, place in spans:
         while around and (around[-1][0] != version or around[-1][1] < first):

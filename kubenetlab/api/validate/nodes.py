@@ -21,9 +21,18 @@ def validate_node(node: Node) -> Iterator[Finding]:
             yield Finding(here, "taints must be unique by key and effect pair")
         seen.add((taint.key, taint.effect))
     if node.spec.pod_cidr and node.spec.pod_cidrs and node.spec.pod_cidr != node.spec.pod_cidrs[0]:
-        yield Finding(("spec", "podCIDRs", 0), f"wanted the value of podCIDR ({node.spec.pod_cidr}), found {node.spec.pod_cidrs[0]}")
-    for index, text in enumerate(node.spec.pod_cidrs or ((node.spec.pod_cidr,) if node.spec.pod_cidr else ())):
+        yield Finding(
+            ("spec", "podCIDRs", 0),
+            f"wanted the value of podCIDR ({node.spec.pod_cidr}), found {node.spec.pod_cidrs[0]}",
+        )
+    for index, text in enumerate(
+        node.spec.pod_cidrs or ((node.spec.pod_cidr,) if node.spec.pod_cidr else ())
+    ):
         try:
             ip_network(text)
         except ValueError as error:
-            yield Finding(("spec", "podCIDRs", index), f"wanted a range such as 10.244.7.0/24, found {found(text)}", hints=(str(error),))
+            yield Finding(
+                ("spec", "podCIDRs", index),
+                f"wanted a range such as 10.244.7.0/24, found {found(text)}",
+                hints=(str(error),),
+            )

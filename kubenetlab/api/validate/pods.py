@@ -27,23 +27,40 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
         yield Finding((*path, "containers"), "required: a pod has at least one container")
     seen: dict[str, str] = {}
     host_ports: dict[tuple[str, str, int], str] = {}
-    for field, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
+    for field, containers in (
+        ("initContainers", spec.init_containers),
+        ("containers", spec.containers),
+    ):
         for index, container in enumerate(containers):
             here = (*path, field, index)
             if container.name in seen:
-                yield Finding((*here, "name"), f"{found(container.name)} is the name of {seen[container.name]} already")
+                yield Finding(
+                    (*here, "name"),
+                    f"{found(container.name)} is the name of {seen[container.name]} already",
+                )
             seen[container.name] = f"{field}[{index}]"
             yield from _validate_container(container, spec, here)
             if field == "initContainers" and not container.is_sidecar:
                 given = [
-                    probe for probe in ("readinessProbe", "livenessProbe", "startupProbe") if container.probe(probe.removesuffix("Probe"))
+                    probe
+                    for probe in ("readinessProbe", "livenessProbe", "startupProbe")
+                    if container.probe(probe.removesuffix("Probe"))
                 ]
-                for extra in (*given, *(["lifecycle"] if container.lifecycle != Lifecycle() else [])):
-                    yield Finding((*here, extra), "may not be set for init containers without restartPolicy: Always")
+                for extra in (
+                    *given,
+                    *(["lifecycle"] if container.lifecycle != Lifecycle() else []),
+                ):
+                    yield Finding(
+                        (*here, extra),
+                        "may not be set for init containers without restartPolicy: Always",
+                    )
             for number, port in enumerate(container.ports):
                 key = (port.protocol, port.host_ip, port.host_port)
                 if port.host_port and key in host_ports:
-                    yield Finding((*here, "ports", number, "hostPort"), f"{port.host_port} is a hostPort of {host_ports[key]} already")
+                    yield Finding(
+                        (*here, "ports", number, "hostPort"),
+                        f"{port.host_port} is a hostPort of {host_ports[key]} already",
+                    )
                 host_ports[key] = f"{field}[{index}]"
     for field, name in (("hostname", spec.hostname), ("subdomain", spec.subdomain)):
         if name and (fault := label_fault(name)):
@@ -58,13 +75,19 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
         if toleration.operator == "Exists" and toleration.value:
             yield Finding((*here, "value"), "not allowed with operator Exists")
         if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
-            yield Finding((*here, "effect"), f"wanted NoExecute where tolerationSeconds is set, found {found(toleration.effect)}")
+            yield Finding(
+                (*here, "effect"),
+                f"wanted NoExecute where tolerationSeconds is set, found {found(toleration.effect)}",
+            )
     yield from _validate_gates(spec, path)
     yield from _validate_affinity(spec, path)
     yield from _validate_dns(spec, path)
     for index, alias in enumerate(spec.host_aliases):
         if not is_address(alias.ip):
-            yield Finding((*path, "hostAliases", index, "ip"), f"wanted an IP address, found {found(alias.ip)}")
+            yield Finding(
+                (*path, "hostAliases", index, "ip"),
+                f"wanted an IP address, found {found(alias.ip)}",
+            )
         for number, hostname in enumerate(alias.hostnames):
             if fault := subdomain_fault(hostname):
                 yield Finding((*path, "hostAliases", index, "hostnames", number), fault)
@@ -92,7 +115,10 @@ def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iter
     if not container.image.strip():
         yield Finding((*path, "image"), "required, but missing")
     elif container.image != container.image.strip():
-        yield Finding((*path, "image"), f"must not have leading or trailing whitespace, found {found(container.image)}")
+        yield Finding(
+            (*path, "image"),
+            f"must not have leading or trailing whitespace, found {found(container.image)}",
+        )
     yield from validate_environment(container, path)
     if container.resources is not None:
         yield from validate_resources(container.resources, (*path, "resources"))
@@ -103,7 +129,9 @@ def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iter
             if fault := port_name_fault(port.name):
                 yield Finding((*here, "name"), fault)
             if port.name in names:
-                yield Finding((*here, "name"), f"{found(port.name)} names two ports of this container")
+                yield Finding(
+                    (*here, "name"), f"{found(port.name)} names two ports of this container"
+                )
             names.add(port.name)
         if port.host_ip and not is_address(port.host_ip):
             yield Finding((*here, "hostIP"), f"wanted an IP address, found {found(port.host_ip)}")
@@ -119,7 +147,10 @@ def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iter
     ):
         if probe is not None:
             yield from _validate_probe(field, probe, (*path, field))
-    for field, handler in (("postStart", container.lifecycle.post_start), ("preStop", container.lifecycle.pre_stop)):
+    for field, handler in (
+        ("postStart", container.lifecycle.post_start),
+        ("preStop", container.lifecycle.pre_stop),
+    ):
         if handler is not None:
             yield from _validate_hook(handler, spec, (*path, "lifecycle", field))
 
@@ -127,7 +158,11 @@ def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iter
 def _validate_hook(hook: LifecycleHandler, spec: PodSpec, path: Path) -> Iterator[Finding]:
     names = ("exec", "httpGet", "sleep", "tcpSocket")
     handlers = [
-        name for name, handler in zip(names, (hook.exec, hook.http_get, hook.sleep, hook.tcp_socket), strict=True) if handler is not None
+        name
+        for name, handler in zip(
+            names, (hook.exec, hook.http_get, hook.sleep, hook.tcp_socket), strict=True
+        )
+        if handler is not None
     ]
     if not handlers:
         yield Finding(path, f"required: one of {', '.join(names)}")
@@ -137,25 +172,43 @@ def _validate_hook(hook: LifecycleHandler, spec: PodSpec, path: Path) -> Iterato
         limit = f"at most terminationGracePeriodSeconds ({spec.termination_grace_period_seconds})"
         yield Finding((*path, "sleep", "seconds"), f"wanted {limit}, found {hook.sleep.seconds}")
     if hook.tcp_socket is not None:
-        yield Finding((*path, "tcpSocket"), "Kubernetes accepts this hook and cannot run it: it always fails", is_unknown_field=True)
-    if hook.http_get is not None and isinstance(hook.http_get.port, str) and (fault := port_name_fault(hook.http_get.port)):
+        yield Finding(
+            (*path, "tcpSocket"),
+            "Kubernetes accepts this hook and cannot run it: it always fails",
+            is_unknown_field=True,
+        )
+    if (
+        hook.http_get is not None
+        and isinstance(hook.http_get.port, str)
+        and (fault := port_name_fault(hook.http_get.port))
+    ):
         yield Finding((*path, "httpGet", "port"), fault)
 
 
 def _validate_probe(field: str, probe: Probe, path: Path) -> Iterator[Finding]:
     handlers = [
         name
-        for name, handler in zip(_HANDLERS, (probe.http_get, probe.tcp_socket, probe.grpc, probe.exec), strict=True)
+        for name, handler in zip(
+            _HANDLERS, (probe.http_get, probe.tcp_socket, probe.grpc, probe.exec), strict=True
+        )
         if handler is not None
     ]
     if not handlers:
         yield Finding(path, f"required: one of {', '.join(_HANDLERS)}")
     for extra in handlers[1:]:
-        yield Finding((*path, extra), f"not allowed beside {handlers[0]}: a probe asks one question")
+        yield Finding(
+            (*path, extra), f"not allowed beside {handlers[0]}: a probe asks one question"
+        )
     if field != "readinessProbe" and probe.success_threshold != 1:
-        yield Finding((*path, "successThreshold"), f"wanted 1 in a {field}, found {probe.success_threshold}")
+        yield Finding(
+            (*path, "successThreshold"), f"wanted 1 in a {field}, found {probe.success_threshold}"
+        )
     for handler, action in (("httpGet", probe.http_get), ("tcpSocket", probe.tcp_socket)):
-        if action is not None and isinstance(action.port, str) and (fault := port_name_fault(action.port)):
+        if (
+            action is not None
+            and isinstance(action.port, str)
+            and (fault := port_name_fault(action.port))
+        ):
             yield Finding((*path, handler, "port"), fault)
 
 
@@ -173,18 +226,29 @@ def _validate_affinity(spec: PodSpec, path: Path) -> Iterator[Finding]:
                 yield Finding(place, f"required with operator {part.operator}")
             if part.operator in ("Exists", "DoesNotExist") and part.values:
                 yield Finding(place, f"not allowed with operator {part.operator}")
-            if part.operator in ("Gt", "Lt") and (len(part.values) != 1 or not part.values[0].lstrip("-").isdigit()):
+            if part.operator in ("Gt", "Lt") and (
+                len(part.values) != 1 or not part.values[0].lstrip("-").isdigit()
+            ):
                 yield Finding(place, f"wanted one whole number with operator {part.operator}")
     for field, terms in (
         ("podAffinity", affinity.pod_affinity.required_during_scheduling_ignored_during_execution),
-        ("podAntiAffinity", affinity.pod_anti_affinity.required_during_scheduling_ignored_during_execution),
+        (
+            "podAntiAffinity",
+            affinity.pod_anti_affinity.required_during_scheduling_ignored_during_execution,
+        ),
     ):
         for index, pod_term in enumerate(terms):
             if pod_term.label_selector is not None:
-                yield from validate_selector(pod_term.label_selector, (*path, "affinity", field, required, index, "labelSelector"))
+                yield from validate_selector(
+                    pod_term.label_selector,
+                    (*path, "affinity", field, required, index, "labelSelector"),
+                )
     for index, constraint in enumerate(spec.topology_spread_constraints):
         if constraint.min_domains is not None and constraint.when_unsatisfiable != "DoNotSchedule":
-            yield Finding((*path, "topologySpreadConstraints", index, "minDomains"), "only with whenUnsatisfiable DoNotSchedule")
+            yield Finding(
+                (*path, "topologySpreadConstraints", index, "minDomains"),
+                "only with whenUnsatisfiable DoNotSchedule",
+            )
 
 
 def _validate_dns(spec: PodSpec, path: Path) -> Iterator[Finding]:
@@ -195,7 +259,9 @@ def _validate_dns(spec: PodSpec, path: Path) -> Iterator[Finding]:
         yield Finding((*here, "nameservers"), f"wanted at most 3, found {len(config.nameservers)}")
     for index, server in enumerate(config.nameservers):
         if not is_address(server):
-            yield Finding((*here, "nameservers", index), f"wanted an IP address, found {found(server)}")
+            yield Finding(
+                (*here, "nameservers", index), f"wanted an IP address, found {found(server)}"
+            )
     if len(config.searches) > 32:
         yield Finding((*here, "searches"), f"wanted at most 32, found {len(config.searches)}")
     for index, search in enumerate(config.searches):

@@ -32,13 +32,16 @@ def validate_resources(resources: ResourceRequirements, path: Path) -> Iterator[
         here = (*path, "requests", name)
         if limit is not None and request > limit:
             yield Finding(
-                here, f"must be less than or equal to the {name} limit of {resources.limits[name]}, found {resources.requests[name]}"
+                here,
+                f"must be less than or equal to the {name} limit of {resources.limits[name]}, found {resources.requests[name]}",
             )
         elif "/" in name and limit is None and name not in resources.limits:
             yield Finding((*path, "limits"), f"required for {name}, which cannot be overcommitted")
 
 
-def _read(quantities: Mapping[str, Quantity], path: Path) -> Generator[Finding, None, dict[str, Fraction]]:
+def _read(
+    quantities: Mapping[str, Quantity], path: Path
+) -> Generator[Finding, None, dict[str, Fraction]]:
     """Yield the problems of one of the two mappings; the generator returns the values that can be used."""
     values: dict[str, Fraction] = {}
     for name, text in quantities.items():
@@ -57,7 +60,11 @@ def _read(quantities: Mapping[str, Quantity], path: Path) -> Generator[Finding, 
             yield Finding(here, f"must be an integer, found {text}")
             continue
         if value.denominator != 1 and name in _WHOLE:
-            yield Finding(here, f"fractional byte value {found(text)} is invalid, must be an integer", is_warning=True)
+            yield Finding(
+                here,
+                f"fractional byte value {found(text)} is invalid, must be an integer",
+                is_warning=True,
+            )
         values[name] = value
     return values
 
@@ -66,4 +73,8 @@ def _name_fault(name: str) -> str:
     if "/" in name:
         return key_fault(name) or ""
     is_standard = name in _STANDARD or name.startswith(_HUGE_PAGES)
-    return "" if is_standard else f"must be a standard resource for containers ({', '.join(_STANDARD)}) or have a domain as its prefix"
+    return (
+        ""
+        if is_standard
+        else f"must be a standard resource for containers ({', '.join(_STANDARD)}) or have a domain as its prefix"
+    )

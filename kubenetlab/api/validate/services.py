@@ -27,17 +27,26 @@ def validate_service(service: Service) -> Iterator[Finding]:
         yield from _validate_external_name(spec)
         return
     if not spec.ports and spec.cluster_ip != "None":
-        yield Finding((*path, "ports"), "required: a Service with a cluster IP has at least one port")
+        yield Finding(
+            (*path, "ports"), "required: a Service with a cluster IP has at least one port"
+        )
     yield from _validate_ports(spec)
     yield from _validate_addresses(spec)
     if spec.session_affinity == "None" and spec.session_affinity_config != SessionAffinityConfig():
-        yield Finding((*path, "sessionAffinityConfig"), "must not be set when session affinity is None")
+        yield Finding(
+            (*path, "sessionAffinityConfig"), "must not be set when session affinity is None"
+        )
     yield from _validate_load_balancer(spec)
     if spec.cluster_ip == "None" and spec.type != "ClusterIP":
         yield Finding((*path, "clusterIP"), f"may not be None for a Service of type {spec.type}")
-    if spec.type == "ClusterIP" and spec.external_traffic_policy == "Local" and not spec.external_ips:
+    if (
+        spec.type == "ClusterIP"
+        and spec.external_traffic_policy == "Local"
+        and not spec.external_ips
+    ):
         yield Finding(
-            (*path, "externalTrafficPolicy"), "may only be set for externally-accessible Services (NodePort, LoadBalancer, externalIPs)"
+            (*path, "externalTrafficPolicy"),
+            "may only be set for externally-accessible Services (NodePort, LoadBalancer, externalIPs)",
         )
 
 
@@ -45,17 +54,29 @@ def _validate_load_balancer(spec: ServiceSpec) -> Iterator[Finding]:
     """What only a load balancer has. Source: pkg/apis/core/validation ValidateService, validateLoadBalancerNodePorts (1.33)."""
     is_balanced = spec.type == "LoadBalancer"
     if spec.load_balancer_source_ranges and not is_balanced:
-        yield Finding(("spec", "loadBalancerSourceRanges"), "may only be used when type is LoadBalancer")
+        yield Finding(
+            ("spec", "loadBalancerSourceRanges"), "may only be used when type is LoadBalancer"
+        )
     for index, text in enumerate(spec.load_balancer_source_ranges):
         if not _is_range(text):
-            yield Finding(("spec", "loadBalancerSourceRanges", index), f"wanted a range such as 203.0.113.0/24, found {found(text)}")
+            yield Finding(
+                ("spec", "loadBalancerSourceRanges", index),
+                f"wanted a range such as 203.0.113.0/24, found {found(text)}",
+            )
     if spec.allocate_load_balancer_node_ports is not None and not is_balanced:
-        yield Finding(("spec", "allocateLoadBalancerNodePorts"), "may only be used when type is LoadBalancer")
-    if spec.health_check_node_port and not (is_balanced and spec.external_traffic_policy == "Local"):
+        yield Finding(
+            ("spec", "allocateLoadBalancerNodePorts"), "may only be used when type is LoadBalancer"
+        )
+    if spec.health_check_node_port and not (
+        is_balanced and spec.external_traffic_policy == "Local"
+    ):
         message = "may only be set when type is LoadBalancer and externalTrafficPolicy is Local"
         yield Finding(("spec", "healthCheckNodePort"), message)
     elif spec.health_check_node_port and spec.health_check_node_port not in NODE_PORTS:
-        yield Finding(("spec", "healthCheckNodePort"), f"invalid value {spec.health_check_node_port}: {_NOT_IN_RANGE}")
+        yield Finding(
+            ("spec", "healthCheckNodePort"),
+            f"invalid value {spec.health_check_node_port}: {_NOT_IN_RANGE}",
+        )
     if spec.load_balancer_class and not is_balanced:
         yield Finding(("spec", "loadBalancerClass"), "may only be used when type is LoadBalancer")
 
@@ -102,7 +123,9 @@ def _validate_ports(spec: ServiceSpec) -> Iterator[Finding]:
         elif port.node_port and port.node_port not in NODE_PORTS:
             yield Finding((*here, "nodePort"), f"invalid value {port.node_port}: {_NOT_IN_RANGE}")
         if port.node_port and (port.protocol, port.node_port) in node_ports:
-            yield Finding((*here, "nodePort"), f"{port.node_port}/{port.protocol} stands here a second time")
+            yield Finding(
+                (*here, "nodePort"), f"{port.node_port}/{port.protocol} stands here a second time"
+            )
         node_ports.add((port.protocol, port.node_port or 0))
 
 
@@ -110,7 +133,9 @@ def _validate_external_ips(spec: ServiceSpec) -> Iterator[Finding]:
     """Yield what is wrong with external IPs; Kubernetes looks at them whatever the type."""
     for index, address in enumerate(spec.external_ips):
         if not is_address(address):
-            yield Finding(("spec", "externalIPs", index), f"wanted an IP address, found {found(address)}")
+            yield Finding(
+                ("spec", "externalIPs", index), f"wanted an IP address, found {found(address)}"
+            )
         elif fault := _special_fault(address):
             yield Finding(("spec", "externalIPs", index), fault)
 
@@ -118,16 +143,25 @@ def _validate_external_ips(spec: ServiceSpec) -> Iterator[Finding]:
 def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
     path: Path = ("spec",)
     if spec.cluster_ip not in ("", "None") and not is_address(spec.cluster_ip):
-        yield Finding((*path, "clusterIP"), f'wanted an IP address, "None" or nothing, found {found(spec.cluster_ip)}')
+        yield Finding(
+            (*path, "clusterIP"),
+            f'wanted an IP address, "None" or nothing, found {found(spec.cluster_ip)}',
+        )
     if spec.cluster_ips and spec.cluster_ip != spec.cluster_ips[0]:
         yield Finding(
-            (*path, "clusterIPs", 0), f"wanted the value of clusterIP ({spec.cluster_ip or 'nothing'}), found {found(spec.cluster_ips[0])}"
+            (*path, "clusterIPs", 0),
+            f"wanted the value of clusterIP ({spec.cluster_ip or 'nothing'}), found {found(spec.cluster_ips[0])}",
         )
     if len(spec.cluster_ips) > 2:
-        yield Finding((*path, "clusterIPs"), f"wanted at most 2, one per family, found {len(spec.cluster_ips)}")
+        yield Finding(
+            (*path, "clusterIPs"),
+            f"wanted at most 2, one per family, found {len(spec.cluster_ips)}",
+        )
     for index, address in enumerate(spec.cluster_ips):
         if address != "None" and not is_address(address):
-            yield Finding((*path, "clusterIPs", index), f"wanted an IP address, found {found(address)}")
+            yield Finding(
+                (*path, "clusterIPs", index), f"wanted an IP address, found {found(address)}"
+            )
     if len(set(spec.ip_families)) < len(spec.ip_families):
         yield Finding((*path, "ipFamilies"), "each family may stand here once")
 
@@ -144,7 +178,10 @@ def validate_endpoint_slice(piece: EndpointSlice) -> Iterator[Finding]:
                 if fault := subdomain_fault(address):
                     yield Finding((*here, "addresses", number), fault)
             elif not is_address(address) or ip_address(address).version != version:
-                yield Finding((*here, "addresses", number), f"wanted an {piece.address_type} address, found {found(address)}")
+                yield Finding(
+                    (*here, "addresses", number),
+                    f"wanted an {piece.address_type} address, found {found(address)}",
+                )
             elif fault := _special_fault(address):
                 yield Finding((*here, "addresses", number), fault)
         if endpoint.node_name and (fault := subdomain_fault(endpoint.node_name)):
@@ -160,7 +197,10 @@ def validate_endpoints(endpoints: Endpoints) -> Iterator[Finding]:
         here: Path = ("subsets", index)
         if not subset.addresses and not subset.not_ready_addresses:
             yield Finding(here, "required: addresses or notReadyAddresses")
-        for field, addresses in (("addresses", subset.addresses), ("notReadyAddresses", subset.not_ready_addresses)):
+        for field, addresses in (
+            ("addresses", subset.addresses),
+            ("notReadyAddresses", subset.not_ready_addresses),
+        ):
             for number, address in enumerate(addresses):
                 place = (*here, field, number, "ip")
                 if not is_address(address.ip):

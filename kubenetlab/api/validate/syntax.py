@@ -19,9 +19,7 @@ def subdomain_fault(name: str) -> str | None:
     if len(name) > 253:
         return f"wanted at most 253 characters, found {len(name)}"
     if not _SUBDOMAIN.fullmatch(name):
-        return (
-            f"wanted a DNS subdomain (RFC 1123: lower-case letters, digits, - and ., a letter or digit at both ends), found {found(name)}"
-        )
+        return f"wanted a DNS subdomain (RFC 1123: lower-case letters, digits, - and ., a letter or digit at both ends), found {found(name)}"
     return None
 
 

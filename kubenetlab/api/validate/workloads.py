@@ -17,10 +17,18 @@ def validate_workload(workload: Workload) -> Iterator[Finding]:
     yield from validate_template_metadata(template.metadata, ("spec", "template", "metadata"))
     yield from validate_pod_spec(template.spec, ("spec", "template", "spec"))
     if not selector.match_labels and not selector.match_expressions:
-        yield Finding(("spec", "selector"), f"an empty selector is not allowed in a {workload.kind}")
+        yield Finding(
+            ("spec", "selector"), f"an empty selector is not allowed in a {workload.kind}"
+        )
     elif not selector.matches(template.metadata.labels):
-        labels = ", ".join(f"{key}={value}" for key, value in template.metadata.labels.items()) or "no labels"
-        wanted = ", ".join(f"{key}={value}" for key, value in selector.match_labels.items()) or "other labels"
+        labels = (
+            ", ".join(f"{key}={value}" for key, value in template.metadata.labels.items())
+            or "no labels"
+        )
+        wanted = (
+            ", ".join(f"{key}={value}" for key, value in selector.match_labels.items())
+            or "other labels"
+        )
         yield Finding(
             ("spec", "template", "metadata", "labels"),
             "`selector` does not match template `labels`",
@@ -29,13 +37,22 @@ def validate_workload(workload: Workload) -> Iterator[Finding]:
     match workload:
         case Deployment():
             yield from _validate_strategy(workload)
-        case StatefulSet() if workload.spec.service_name and (fault := service_name_fault(workload.spec.service_name)):
+        case StatefulSet() if workload.spec.service_name and (
+            fault := service_name_fault(workload.spec.service_name)
+        ):
             yield Finding(("spec", "serviceName"), fault)
-        case DaemonSet() if workload.spec.update_strategy.rolling_update.max_unavailable in (0, "0%"):
-            yield Finding(("spec", "updateStrategy", "rollingUpdate", "maxUnavailable"), "cannot be 0 when maxSurge is 0")
+        case DaemonSet() if workload.spec.update_strategy.rolling_update.max_unavailable in (
+            0,
+            "0%",
+        ):
+            yield Finding(
+                ("spec", "updateStrategy", "rollingUpdate", "maxUnavailable"),
+                "cannot be 0 when maxSurge is 0",
+            )
     if template.spec.restart_policy != "Always":
         yield Finding(
-            ("spec", "template", "spec", "restartPolicy"), f"wanted Always in a {workload.kind}, found {template.spec.restart_policy}"
+            ("spec", "template", "spec", "restartPolicy"),
+            f"wanted Always in a {workload.kind}, found {template.spec.restart_policy}",
         )
 
 
@@ -49,7 +66,9 @@ def _validate_strategy(deployment: Deployment) -> Iterator[Finding]:
     if rolling.max_surge in (0, "0%") and rolling.max_unavailable in (0, "0%"):
         yield Finding((*path, "maxUnavailable"), "may not be 0 when maxSurge is 0")
     if isinstance(rolling.max_unavailable, str) and int(rolling.max_unavailable.rstrip("%")) > 100:
-        yield Finding((*path, "maxUnavailable"), f"wanted at most 100%, found {rolling.max_unavailable}")
+        yield Finding(
+            (*path, "maxUnavailable"), f"wanted at most 100%, found {rolling.max_unavailable}"
+        )
 
 
 def validate_job(job: Job) -> Iterator[Finding]:
@@ -58,7 +77,10 @@ def validate_job(job: Job) -> Iterator[Finding]:
     yield from validate_template_metadata(template.metadata, ("spec", "template", "metadata"))
     yield from validate_pod_spec(template.spec, ("spec", "template", "spec"))
     if template.spec.restart_policy == "Always":
-        yield Finding(("spec", "template", "spec", "restartPolicy"), "wanted OnFailure or Never in a Job, found Always (the default)")
+        yield Finding(
+            ("spec", "template", "spec", "restartPolicy"),
+            "wanted OnFailure or Never in a Job, found Always (the default)",
+        )
     if job.spec.completion_mode == "Indexed" and job.spec.completions is None:
         yield Finding(("spec", "completions"), "required when completion mode is Indexed")
     if job.spec.selector is not None and not job.spec.manual_selector:

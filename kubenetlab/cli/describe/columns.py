@@ -30,7 +30,9 @@ def columns(kind: str, document: Document, *, is_wide: bool) -> list[str]:
 
 def age(stamp: str | None) -> str:
     """How long ago: `5s`, `3m10s`, `2h`, `4d`."""
-    return short_age(time.time() - datetime.fromisoformat(stamp).timestamp()) if stamp else "<unknown>"
+    return (
+        short_age(time.time() - datetime.fromisoformat(stamp).timestamp()) if stamp else "<unknown>"
+    )
 
 
 def short_age(seconds_: float) -> str:
@@ -53,31 +55,45 @@ def pod_status(document: Document) -> str:
     if word := _initializing(document):
         return word
     word = str(status.get("reason") or status.get("phase", "Pending"))
-    if any(one["type"] == "PodScheduled" and one.get("reason") == "SchedulingGated" for one in status.get("conditions", ())):
+    if any(
+        one["type"] == "PodScheduled" and one.get("reason") == "SchedulingGated"
+        for one in status.get("conditions", ())
+    ):
         return "SchedulingGated"
     for container in status.get("containerStatuses", ()):
         state = container.get("state", {})
         if "waiting" in state and state["waiting"].get("reason"):
             word = str(state["waiting"]["reason"])
         elif "terminated" in state:
-            word = str(state["terminated"].get("reason") or f"ExitCode:{state['terminated']['exitCode']}")
+            word = str(
+                state["terminated"].get("reason") or f"ExitCode:{state['terminated']['exitCode']}"
+            )
     return word
 
 
 def _initializing(document: Document) -> str:
     """`Init:1/3`, `Init:CrashLoopBackOff` …: how far the init containers have come; nothing once they are past."""
     given = document.get("spec", {}).get("initContainers", ())
-    known = {container["name"]: container for container in document.get("status", {}).get("initContainerStatuses", ())}
+    known = {
+        container["name"]: container
+        for container in document.get("status", {}).get("initContainerStatuses", ())
+    }
     for index, container in enumerate(given):
         status = known.get(container["name"], {})
         state = status.get("state", {})
         ended = state.get("terminated")
-        if (ended is not None and ended["exitCode"] == 0) or (_is_sidecar(container) and status.get("started")):
+        if (ended is not None and ended["exitCode"] == 0) or (
+            _is_sidecar(container) and status.get("started")
+        ):
             continue
         if ended is not None:
             return f"Init:{ended.get('reason') or 'ExitCode:' + str(ended['exitCode'])}"
         waiting = state.get("waiting", {}).get("reason", "")
-        return f"Init:{waiting}" if waiting not in ("", "PodInitializing", "ContainerCreating") else f"Init:{index}/{len(given)}"
+        return (
+            f"Init:{waiting}"
+            if waiting not in ("", "PodInitializing", "ContainerCreating")
+            else f"Init:{index}/{len(given)}"
+        )
     return ""
 
 
@@ -102,8 +118,16 @@ def _status(document: Document, field: str, default: Any = "") -> Any:
 
 
 def _pod_ready(document: Document) -> str:
-    sidecars = {container["name"] for container in _spec(document, "initContainers", ()) if _is_sidecar(container)}
-    counted = [status for status in _status(document, "initContainerStatuses", ()) if status["name"] in sidecars]
+    sidecars = {
+        container["name"]
+        for container in _spec(document, "initContainers", ())
+        if _is_sidecar(container)
+    }
+    counted = [
+        status
+        for status in _status(document, "initContainerStatuses", ())
+        if status["name"] in sidecars
+    ]
     counted += _status(document, "containerStatuses", ())
     return f"{sum(status.get('ready', False) for status in counted)}/{len(_spec(document, 'containers', ())) + len(sidecars)}"
 
@@ -123,23 +147,43 @@ def _pod_status(document: Document) -> str:
 
 
 def _restarts(document: Document) -> str:
-    containers = [*_status(document, "initContainerStatuses", ()), *_status(document, "containerStatuses", ())]
+    containers = [
+        *_status(document, "initContainerStatuses", ()),
+        *_status(document, "containerStatuses", ()),
+    ]
     count = sum(container.get("restartCount", 0) for container in containers)
-    last = max((container.get("lastState", {}).get("terminated", {}).get("finishedAt", "") for container in containers), default="")
+    last = max(
+        (
+            container.get("lastState", {}).get("terminated", {}).get("finishedAt", "")
+            for container in containers
+        ),
+        default="",
+    )
     return f"{count} ({age(last)} ago)" if count and last else str(count)
 
 
 def _ports(document: Document) -> str:
     ports = _spec(document, "ports", ())
-    shown = (f"{port['port']}{':' + str(port['nodePort']) if port.get('nodePort') else ''}/{port.get('protocol', 'TCP')}" for port in ports)
+    shown = (
+        f"{port['port']}{':' + str(port['nodePort']) if port.get('nodePort') else ''}/{port.get('protocol', 'TCP')}"
+        for port in ports
+    )
     return ",".join(shown) or "<none>"
 
 
 def _readiness_gates(document: Document) -> str:
     """How many of a pod's own conditions hold; the annotation that makes it unready on purpose counts as one."""
     gates = [gate["conditionType"] for gate in _spec(document, "readinessGates", ())]
-    gates += [READY_ANNOTATION] if document["metadata"].get("annotations", {}).get(READY_ANNOTATION) == "false" else []
-    held = {condition["type"] for condition in _status(document, "conditions", ()) if condition["status"] == "True"}
+    gates += (
+        [READY_ANNOTATION]
+        if document["metadata"].get("annotations", {}).get(READY_ANNOTATION) == "false"
+        else []
+    )
+    held = {
+        condition["type"]
+        for condition in _status(document, "conditions", ())
+        if condition["status"] == "True"
+    }
     return f"{sum(gate in held for gate in gates)}/{len(gates)}" if gates else "<none>"
 
 
@@ -154,23 +198,45 @@ def labels_text(labels: Mapping[str, str]) -> str:
 
 
 def _node_status(document: Document) -> str:
-    ready = next((condition["status"] for condition in _status(document, "conditions", ()) if condition["type"] == "Ready"), "Unknown")
+    ready = next(
+        (
+            condition["status"]
+            for condition in _status(document, "conditions", ())
+            if condition["type"] == "Ready"
+        ),
+        "Unknown",
+    )
     word = paint("Ready", GOOD) if ready == "True" else paint("NotReady", BAD)
     return word + (",SchedulingDisabled" if _spec(document, "unschedulable") else "")
 
 
 def _roles(document: Document) -> str:
     prefix = "node-role.kubernetes.io/"
-    return ",".join(label.removeprefix(prefix) for label in document["metadata"].get("labels", {}) if label.startswith(prefix)) or "<none>"
+    return (
+        ",".join(
+            label.removeprefix(prefix)
+            for label in document["metadata"].get("labels", {})
+            if label.startswith(prefix)
+        )
+        or "<none>"
+    )
 
 
 def _address(document: Document, kind: str) -> str:
-    return next((entry["address"] for entry in _status(document, "addresses", ()) if entry["type"] == kind), "<none>")
+    return next(
+        (entry["address"] for entry in _status(document, "addresses", ()) if entry["type"] == kind),
+        "<none>",
+    )
 
 
 def _endpoints(document: Document) -> str:
-    addresses = [address for endpoint in document.get("endpoints", ()) for address in endpoint["addresses"]]
-    return ",".join(addresses[:3]) + (f" + {len(addresses) - 3} more..." if len(addresses) > 3 else "") or "<unset>"
+    addresses = [
+        address for endpoint in document.get("endpoints", ()) for address in endpoint["addresses"]
+    ]
+    return (
+        ",".join(addresses[:3]) + (f" + {len(addresses) - 3} more..." if len(addresses) > 3 else "")
+        or "<unset>"
+    )
 
 
 def _old_endpoints(document: Document) -> str:
@@ -180,15 +246,26 @@ def _old_endpoints(document: Document) -> str:
         for port in subset.get("ports", ())
         for address in subset.get("addresses", ())
     ]
-    return ",".join(found[:3]) + (f" + {len(found) - 3} more..." if len(found) > 3 else "") or "<none>"
+    return (
+        ",".join(found[:3]) + (f" + {len(found) - 3} more..." if len(found) > 3 else "") or "<none>"
+    )
 
 
 def _containers(document: Document, field: str) -> str:
-    return ",".join(container.get(field, "") for container in document["spec"]["template"]["spec"]["containers"])
+    return ",".join(
+        container.get(field, "") for container in document["spec"]["template"]["spec"]["containers"]
+    )
 
 
 def _job_status(document: Document) -> str:
-    ended = next((condition["type"] for condition in _status(document, "conditions", ()) if condition["status"] == "True"), "")
+    ended = next(
+        (
+            condition["type"]
+            for condition in _status(document, "conditions", ())
+            if condition["status"] == "True"
+        ),
+        "",
+    )
     word = ended or ("Suspended" if _spec(document, "suspend") else "Running")
     return paint(word, {"Complete": GOOD, "Failed": BAD}.get(word, MILD))
 
@@ -204,8 +281,14 @@ def job_duration(document: Document) -> str:
 
 def _completions(job: Document) -> str:
     """Return succeeded and wanted pods: `1/3`; `1/1 of 3` for a work queue with three workers."""
-    succeeded, wanted, at_a_time = _status(job, "succeeded", 0), _spec(job, "completions", None), _spec(job, "parallelism", 1)
-    return f"{succeeded}/{wanted if wanted is not None else 1}" + (f" of {at_a_time}" if wanted is None and at_a_time > 1 else "")
+    succeeded, wanted, at_a_time = (
+        _status(job, "succeeded", 0),
+        _spec(job, "completions", None),
+        _spec(job, "parallelism", 1),
+    )
+    return f"{succeeded}/{wanted if wanted is not None else 1}" + (
+        f" of {at_a_time}" if wanted is None and at_a_time > 1 else ""
+    )
 
 
 def _networking(cluster: Mapping[str, Any], field: str) -> str:
@@ -220,7 +303,9 @@ def _cni(cluster: Mapping[str, Any]) -> str:
     if networking.get("disableDefaultCNI"):
         return "none"
     is_default = "disableDefaultCNI" in networking and "cni" not in networking
-    return (_networking(cluster, "cni") or "bridge") + (" (in kindnet's place)" if is_default else "")
+    return (_networking(cluster, "cni") or "bridge") + (
+        " (in kindnet's place)" if is_default else ""
+    )
 
 
 _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
@@ -242,7 +327,12 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
             "EXTERNAL-IP",
             lambda service: (
                 _spec(service, "externalName")
-                or ",".join((*(entry["ip"] for entry in _ingress(service)), *_spec(service, "externalIPs", ())))
+                or ",".join(
+                    (
+                        *(entry["ip"] for entry in _ingress(service)),
+                        *_spec(service, "externalIPs", ()),
+                    )
+                )
                 or ("<pending>" if _spec(service, "type") == "LoadBalancer" else "<none>")
             ),
             False,
@@ -269,19 +359,34 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     "Fault": (
         ("ID", _name, False),
         ("FAULT", lambda item: item["spec"]["fault"], False),
-        ("OPTIONS", lambda item: ",".join(f"{key}={value}" for key, value in item["spec"].get("options", {}).items()) or "-", False),
+        (
+            "OPTIONS",
+            lambda item: (
+                ",".join(f"{key}={value}" for key, value in item["spec"].get("options", {}).items())
+                or "-"
+            ),
+            False,
+        ),
         ("AGE", _age, False),
         ("WHAT", lambda item: item["spec"].get("summary", ""), True),
     ),
     "Deployment": (
         ("NAME", _name, False),
-        ("READY", lambda item: f"{_status(item, 'readyReplicas', 0)}/{_spec(item, 'replicas', 1)}", False),
+        (
+            "READY",
+            lambda item: f"{_status(item, 'readyReplicas', 0)}/{_spec(item, 'replicas', 1)}",
+            False,
+        ),
         ("UP-TO-DATE", lambda item: str(_status(item, "updatedReplicas", 0)), False),
         ("AVAILABLE", lambda item: str(_status(item, "availableReplicas", 0)), False),
         ("AGE", _age, False),
         ("CONTAINERS", lambda item: _containers(item, "name"), True),
         ("IMAGES", lambda item: _containers(item, "image"), True),
-        ("SELECTOR", lambda item: labels_text(item["spec"]["selector"].get("matchLabels", {})), True),
+        (
+            "SELECTOR",
+            lambda item: labels_text(item["spec"]["selector"].get("matchLabels", {})),
+            True,
+        ),
     ),
     "ReplicaSet": (
         ("NAME", _name, False),
@@ -299,7 +404,11 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     ),
     "StatefulSet": (
         ("NAME", _name, False),
-        ("READY", lambda item: f"{_status(item, 'readyReplicas', 0)}/{_spec(item, 'replicas', 1)}", False),
+        (
+            "READY",
+            lambda item: f"{_status(item, 'readyReplicas', 0)}/{_spec(item, 'replicas', 1)}",
+            False,
+        ),
         ("AGE", _age, False),
         ("CONTAINERS", lambda item: _containers(item, "name"), True),
         ("IMAGES", lambda item: _containers(item, "image"), True),
@@ -311,11 +420,19 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("READY", lambda item: str(_status(item, "numberReady", 0)), False),
         ("UP-TO-DATE", lambda item: str(_status(item, "updatedNumberScheduled", 0)), False),
         ("AVAILABLE", lambda item: str(_status(item, "numberAvailable", 0)), False),
-        ("NODE SELECTOR", lambda item: labels_text(item["spec"]["template"]["spec"].get("nodeSelector", {})), False),
+        (
+            "NODE SELECTOR",
+            lambda item: labels_text(item["spec"]["template"]["spec"].get("nodeSelector", {})),
+            False,
+        ),
         ("AGE", _age, False),
         ("CONTAINERS", lambda item: _containers(item, "name"), True),
         ("IMAGES", lambda item: _containers(item, "image"), True),
-        ("SELECTOR", lambda item: labels_text(item["spec"]["selector"].get("matchLabels", {})), True),
+        (
+            "SELECTOR",
+            lambda item: labels_text(item["spec"]["selector"].get("matchLabels", {})),
+            True,
+        ),
     ),
     "Job": (
         ("NAME", _name, False),
@@ -325,12 +442,22 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("AGE", _age, False),
         ("CONTAINERS", lambda item: _containers(item, "name"), True),
         ("IMAGES", lambda item: _containers(item, "image"), True),
-        ("SELECTOR", lambda item: f"batch.kubernetes.io/controller-uid={item['metadata'].get('uid', '')}", True),
+        (
+            "SELECTOR",
+            lambda item: f"batch.kubernetes.io/controller-uid={item['metadata'].get('uid', '')}",
+            True,
+        ),
     ),
     "EndpointSlice": (
         ("NAME", _name, False),
         ("ADDRESSTYPE", lambda item: item["addressType"], False),
-        ("PORTS", lambda item: ",".join(str(port.get("port", "*")) for port in item.get("ports", ())) or "<unset>", False),
+        (
+            "PORTS",
+            lambda item: (
+                ",".join(str(port.get("port", "*")) for port in item.get("ports", ())) or "<unset>"
+            ),
+            False,
+        ),
         ("ENDPOINTS", _endpoints, False),
         ("AGE", _age, False),
     ),
@@ -341,14 +468,24 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     ),
     "Namespace": (
         ("NAME", _name, False),
-        ("STATUS", lambda item: "Terminating" if item["metadata"].get("deletionTimestamp") else "Active", False),
+        (
+            "STATUS",
+            lambda item: "Terminating" if item["metadata"].get("deletionTimestamp") else "Active",
+            False,
+        ),
         ("AGE", _age, False),
     ),
     "Event": (
         ("LAST SEEN", lambda item: age(item.get("lastTimestamp")), False),
         ("TYPE", lambda item: item.get("type", "Normal"), False),
         ("REASON", lambda item: item.get("reason", ""), False),
-        ("OBJECT", lambda item: f"{item['involvedObject']['kind'].lower()}/{item['involvedObject']['name']}", False),
+        (
+            "OBJECT",
+            lambda item: (
+                f"{item['involvedObject']['kind'].lower()}/{item['involvedObject']['name']}"
+            ),
+            False,
+        ),
         ("MESSAGE", lambda item: item.get("message", ""), False),
     ),
 }

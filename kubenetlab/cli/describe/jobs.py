@@ -34,7 +34,10 @@ def describe_job(client: Client, document: Mapping[str, Any]) -> None:
     if duration := job_duration(document):
         line("Duration", duration)
     active = f"{status.get('active', 0)} Active ({status.get('ready', 0)} Ready)"
-    line("Pods Statuses", f"{active} / {status.get('succeeded', 0)} Succeeded / {status.get('failed', 0)} Failed")
+    line(
+        "Pods Statuses",
+        f"{active} / {status.get('succeeded', 0)} Succeeded / {status.get('failed', 0)} Failed",
+    )
     if spec.get("completionMode") == "Indexed":
         line("Completed Indexes", status.get("completedIndexes") or "<none>")
     say("Pod Template:")

@@ -46,13 +46,17 @@ class Page(Struct, frozen=True):
     notes: list[str]
 
 
-def inspect_service(client: Client, seen: Mapping[str, Any], key: tuple[str, str], output: Output) -> None:
+def inspect_service(
+    client: Client, seen: Mapping[str, Any], key: tuple[str, str], output: Output
+) -> None:
     """Print addresses, endpoints, rules on each node, tracked connections and explanations of a Service."""
     entry = service_named(seen, *key)
     assert entry is not None
     addresses = (*entry["cluster_ips"], *entry["load_balancer_ips"], *entry["external_ips"])
     node_ports = frozenset(port["node_port"] for port in entry["ports"] if port["node_port"])
-    endpoints = [{**endpoint, "pod": _owner(seen, endpoint["address"])} for endpoint in entry["endpoints"]]
+    endpoints = [
+        {**endpoint, "pod": _owner(seen, endpoint["address"])} for endpoint in entry["endpoints"]
+    ]
     backends = {(endpoint["address"], endpoint["port"]) for endpoint in endpoints}
     behind = frozenset(address for address, _ in backends)
     subject = ListedSubject(frozenset(["/".join(key)]), frozenset(addresses), node_ports, behind)
@@ -66,8 +70,20 @@ def inspect_service(client: Client, seen: Mapping[str, Any], key: tuple[str, str
 
     page = _page(client, seen, subject, is_own, behind)
     if output.is_data:
-        fields = {name: entry[name] for name in ("type", "cluster_ips", "load_balancer_ips", "external_ips", "ports")}
-        data({"kind": "Service", "name": "/".join(key), **fields, "endpoints": endpoints, **_as_data(page)}, output)
+        fields = {
+            name: entry[name]
+            for name in ("type", "cluster_ips", "load_balancer_ips", "external_ips", "ports")
+        }
+        data(
+            {
+                "kind": "Service",
+                "name": "/".join(key),
+                **fields,
+                "endpoints": endpoints,
+                **_as_data(page),
+            },
+            output,
+        )
         return
     say(f"{paint(f'Service {key[0]}/{key[1]}', None, bold=True)}  {entry['type']}")
     line("Cluster IP", ", ".join(entry["cluster_ips"]) or "none: DNS answers with the endpoints")
@@ -95,11 +111,15 @@ def selected_service(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]
         return None if has_pods else service_of(target, seen)
     service = service_of(target, seen)
     if service is not None and service_named(seen, *service) is None:
-        raise UsageError(f"there is no Service {'/'.join(service)}{near(service[1], seen, with_services=True)}")
+        raise UsageError(
+            f"there is no Service {'/'.join(service)}{near(service[1], seen, with_services=True)}"
+        )
     return service
 
 
-def selected_pods(target: Target, seen: Mapping[str, Any], place: Location) -> tuple[str, list[Mapping[str, Any]]]:
+def selected_pods(
+    target: Target, seen: Mapping[str, Any], place: Location
+) -> tuple[str, list[Mapping[str, Any]]]:
     """Return the title and the pods of a target: every pod of a workload, else the pod."""
     found = source_target(target.bare, seen)
     pods = [pod for pod in seen["pods"] if is_of(found, pod)]
@@ -111,35 +131,61 @@ def selected_pods(target: Target, seen: Mapping[str, Any], place: Location) -> t
 def is_of(target: Target, pod: Mapping[str, Any]) -> bool:
     """Return True for the pod that a target names, and for each pod of a workload."""
     if target.kind in WORKLOADS:
-        return bool((pod["namespace"], pod["workload"]) == (target.namespace, f"{WORKLOADS[target.kind]}/{target.name}"))
-    return target.kind == "pod" and bool((pod["namespace"], pod["name"]) == (target.namespace, target.name))
+        return bool(
+            (pod["namespace"], pod["workload"])
+            == (target.namespace, f"{WORKLOADS[target.kind]}/{target.name}")
+        )
+    return target.kind == "pod" and bool(
+        (pod["namespace"], pod["name"]) == (target.namespace, target.name)
+    )
 
 
-def inspect_pods(client: Client, seen: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], title: str, output: Output) -> dict[str, Any]:
+def inspect_pods(
+    client: Client,
+    seen: Mapping[str, Any],
+    pods: Sequence[Mapping[str, Any]],
+    title: str,
+    output: Output,
+) -> dict[str, Any]:
     """Return the addresses, Services, objects on each node and tracked connections of pods; print them unless data is wanted."""
     own = [pod for pod in pods if not pod["host_network"]]
     addresses = frozenset(address for pod in own for address in pod["addresses"])
     links = {(pod["node"], pod["host_ifname"]) for pod in own if pod["host_ifname"]}
 
     def is_own(tracked: ConntrackEntry) -> bool:
-        return not addresses.isdisjoint((tracked.client[0], tracked.destination[0], tracked.server[0]))
+        return not addresses.isdisjoint(
+            (tracked.client[0], tracked.destination[0], tracked.server[0])
+        )
 
     page = _page(client, seen, ListedSubject(addresses=addresses), is_own, addresses, links)
     services = _services_of(seen, addresses)
-    found = {"kind": title.partition(" ")[0], "pods": [_pod(pod) for pod in pods], "services": services, **_as_data(page)}
+    found = {
+        "kind": title.partition(" ")[0],
+        "pods": [_pod(pod) for pod in pods],
+        "services": services,
+        **_as_data(page),
+    }
     if output.is_data:
         return found
     say()
     if not title.startswith("Pod "):
         say(f"{paint(title, None, bold=True)}: its pods; above is the namespace of one of them")
         rows = [
-            (pod_title(pod["namespace"], pod["name"]), ", ".join(pod["addresses"]) or "-", pod["node"] or "-", _state(pod)) for pod in pods
+            (
+                pod_title(pod["namespace"], pod["name"]),
+                ", ".join(pod["addresses"]) or "-",
+                pod["node"] or "-",
+                _state(pod),
+            )
+            for pod in pods
         ]
         table(("POD", "ADDRESS", "NODE", "STATE"), rows)
         say()
     line("Services", ", ".join(f"svc:{name}" for name in services) or "none has an endpoint here")
     if len(own) < len(pods):
-        say("in the node's network: its rules and connections are those of the node, kubenetlab inspect node:NODE")
+        say(
+            "in the node's network: its rules and connections are those of the node, kubenetlab inspect node:NODE"
+        )
     _show(page, output)
     return found
 
@@ -169,7 +215,12 @@ def _page(
         except OSError as error:
             untracked.append(f"{node['name']}: {error.strerror or error}")
     lines = [text for found in rules.values() for text in found]
-    return Page(rules, entries, untracked, list(nat_notes(lines, endpoints, [entry for _, entry in entries])))
+    return Page(
+        rules,
+        entries,
+        untracked,
+        list(nat_notes(lines, endpoints, [entry for _, entry in entries])),
+    )
 
 
 def _tracked(netns: str) -> list[ConntrackEntry]:
@@ -186,7 +237,10 @@ def _objects(objects: Sequence[str], addresses: frozenset[str], links: set[str])
     for text in objects:
         words = text.split()
         is_link = any(name in words for name in links)
-        if is_link or (words[0] in ("route", "neighbor", "neighbour") and any(_leads_to(words[1], address) for address in addresses)):
+        if is_link or (
+            words[0] in ("route", "neighbor", "neighbour")
+            and any(_leads_to(words[1], address) for address in addresses)
+        ):
             yield text
 
 
@@ -252,7 +306,15 @@ def _connections(entries: Tracked, *, is_wide: bool) -> None:
         return
     shown = entries if is_wide else entries[:_MAX_ENTRIES]
     rows = [
-        (node, entry.protocol, entry.state or "-", _end(entry.client), _end(entry.destination), _end(entry.server), _end(entry.seen_as))
+        (
+            node,
+            entry.protocol,
+            entry.state or "-",
+            _end(entry.client),
+            _end(entry.destination),
+            _end(entry.server),
+            _end(entry.seen_as),
+        )
         for node, entry in shown
     ]
     table(("NODE", "PROTO", "STATE", "CLIENT", "SENT TO", "ANSWERED BY", "SEEN AS"), rows)
@@ -291,11 +353,21 @@ def _services_of(seen: Mapping[str, Any], addresses: frozenset[str]) -> list[str
 
 
 def _owner(seen: Mapping[str, Any], address: str) -> str | None:
-    return next((pod_title(pod["namespace"], pod["name"]) for pod in seen["pods"] if address in pod["addresses"]), None)
+    return next(
+        (
+            pod_title(pod["namespace"], pod["name"])
+            for pod in seen["pods"]
+            if address in pod["addresses"]
+        ),
+        None,
+    )
 
 
 def _pod(pod: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: pod[name] for name in ("namespace", "name", "node", "addresses", "host_ifname", "ready")}
+    return {
+        name: pod[name]
+        for name in ("namespace", "name", "node", "addresses", "host_ifname", "ready")
+    }
 
 
 def _state(pod: Mapping[str, Any]) -> str:

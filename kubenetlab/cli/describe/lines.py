@@ -32,7 +32,14 @@ def conditions(document: Mapping[str, Any]) -> None:
     """What an object's status says of it."""
     say("Conditions:")
     rows = [
-        (condition["type"], condition["status"], condition.get("reason", ""), condition.get("message", ""))
+        (
+            condition["type"],
+            condition["status"],
+            condition.get("reason", ""),
+            condition.get("message", ""),
+        )
         for condition in document.get("status", {}).get("conditions", ())
     ]
-    table(("  TYPE", "STATUS", "REASON", "MESSAGE"), [(f"  {type_}", *rest) for type_, *rest in rows])
+    table(
+        ("  TYPE", "STATUS", "REASON", "MESSAGE"), [(f"  {type_}", *rest) for type_, *rest in rows]
+    )

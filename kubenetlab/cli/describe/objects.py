@@ -28,7 +28,13 @@ def describe_object(client: Client, document: Mapping[str, Any]) -> None:
     line("Age", age(meta.get("creationTimestamp")))
     for owner in meta.get("ownerReferences", ()):
         line("Controlled By", f"{owner['kind']}/{owner['name']}")
-    parts = {"Pod": _pod, "Service": describe_service, "Node": _node, "Job": describe_job, **dict.fromkeys(WORKLOADS, describe_workload)}
+    parts = {
+        "Pod": _pod,
+        "Service": describe_service,
+        "Node": _node,
+        "Job": describe_job,
+        **dict.fromkeys(WORKLOADS, describe_workload),
+    }
     parts.get(document["kind"], _other)(client, document)
     _events(client, document)
 
@@ -42,26 +48,45 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
         (
             entry
             for entry in client.inspect()["pods"]
-            if (entry["namespace"], entry["name"]) == (pod["metadata"]["namespace"], pod["metadata"]["name"])
+            if (entry["namespace"], entry["name"])
+            == (pod["metadata"]["namespace"], pod["metadata"]["name"])
         ),
         {},
     )
-    line("Sandbox", f"{seen['sandbox']}, pause process {seen['pid']} in the lab's PID namespace" if seen.get("pid") else "<none>")
+    line(
+        "Sandbox",
+        f"{seen['sandbox']}, pause process {seen['pid']} in the lab's PID namespace"
+        if seen.get("pid")
+        else "<none>",
+    )
     line("Node's end", seen.get("host_ifname") or "<none>")
     programs = {container["name"]: container for container in seen.get("containers", ())}
     states = {
-        container["name"]: container for field in ("initContainerStatuses", "containerStatuses") for container in status.get(field, ())
+        container["name"]: container
+        for field in ("initContainerStatuses", "containerStatuses")
+        for container in status.get(field, ())
     }
     for title, field in (("Init Containers", "initContainers"), ("Containers", "containers")):
         if pod["spec"].get(field):
             say(f"{title}:")
         for container in pod["spec"].get(field, ()):
             is_asked = field == "containers" or container.get("restartPolicy") == "Always"
-            _container(container, states.get(container["name"], {}), programs.get(container["name"], {}), is_asked=is_asked)
+            _container(
+                container,
+                states.get(container["name"], {}),
+                programs.get(container["name"], {}),
+                is_asked=is_asked,
+            )
     conditions(pod)
 
 
-def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Mapping[str, Any], *, is_asked: bool) -> None:
+def _container(
+    container: Mapping[str, Any],
+    status: Mapping[str, Any],
+    seen: Mapping[str, Any],
+    *,
+    is_asked: bool,
+) -> None:
     """`is_asked` is False for an init container, of which nobody asks whether it is there."""
     from kubenetlab.api.containers import Probe
     from kubenetlab.api.decode import decode
@@ -76,13 +101,27 @@ def _container(container: Mapping[str, Any], status: Mapping[str, Any], seen: Ma
         pid = seen.get("pid")
         line("Program", f"{words} ({f'process {pid}' if pid else 'not running'})", 2)
     else:
-        line("Program", f"built-in {seen['program']}" if seen.get("program") else "<not running>", 2)
+        line(
+            "Program", f"built-in {seen['program']}" if seen.get("program") else "<not running>", 2
+        )
         assumed = ", ".join(seen.get("assumed_ports", ()))
-        why = f"  ({assumed} assumed: the target of Services, and the container declares no port)" if assumed else ""
-        line("Listening on", (", ".join(str(port) for port in seen.get("ports", ())) or "<nothing>") + why, 2)
+        why = (
+            f"  ({assumed} assumed: the target of Services, and the container declares no port)"
+            if assumed
+            else ""
+        )
+        line(
+            "Listening on",
+            (", ".join(str(port) for port in seen.get("ports", ())) or "<nothing>") + why,
+            2,
+        )
     for name, field in (("State", "state"), ("Last State", "lastState")):
         for kind, detail in status.get(field, {}).items():
-            line(name, f"{kind.capitalize()}{': ' + detail['reason'] if detail.get('reason') else ''}", 2)
+            line(
+                name,
+                f"{kind.capitalize()}{': ' + detail['reason'] if detail.get('reason') else ''}",
+                2,
+            )
             if detail.get("message"):
                 line("Message", detail["message"], 3)
             if "exitCode" in detail:
@@ -102,15 +141,27 @@ def _node(client: Client, node: Mapping[str, Any]) -> None:
     for entry in node.get("status", {}).get("addresses", ()):
         line(entry["type"], entry["address"])
     line("PodCIDR", node["spec"].get("podCIDR", ""))
-    taints = [f"{taint['key']}={taint.get('value', '')}:{taint['effect']}".replace("=:", ":") for taint in node["spec"].get("taints", ())]
+    taints = [
+        f"{taint['key']}={taint.get('value', '')}:{taint['effect']}".replace("=:", ":")
+        for taint in node["spec"].get("taints", ())
+    ]
     line("Taints", ", ".join(taints) or "<none>")
     conditions(node)
-    pods = [pod for pod in client.get("/api/v1/pods")["items"] if pod["spec"].get("nodeName") == node["metadata"]["name"]]
+    pods = [
+        pod
+        for pod in client.get("/api/v1/pods")["items"]
+        if pod["spec"].get("nodeName") == node["metadata"]["name"]
+    ]
     say("Pods:")
     table(
         ("  NAMESPACE", "NAME", "STATUS", "IP"),
         [
-            (f"  {pod['metadata']['namespace']}", pod["metadata"]["name"], pod_status(pod), pod.get("status", {}).get("podIP", ""))
+            (
+                f"  {pod['metadata']['namespace']}",
+                pod["metadata"]["name"],
+                pod_status(pod),
+                pod.get("status", {}).get("podIP", ""),
+            )
             for pod in pods
         ],
     )
@@ -125,7 +176,11 @@ def _other(client: Client, document: Mapping[str, Any]) -> None:
 
 def _events(client: Client, document: Mapping[str, Any]) -> None:
     uid = document["metadata"].get("uid")
-    found = [event for event in client.get("/api/v1/events")["items"] if event["involvedObject"].get("uid") == uid]
+    found = [
+        event
+        for event in client.get("/api/v1/events")["items"]
+        if event["involvedObject"].get("uid") == uid
+    ]
     say("Events:" if found else "Events:            <none>")
     if found:
         table(

@@ -29,17 +29,27 @@ def describe_service(client: Client, service: Mapping[str, Any]) -> None:
     for port in spec.get("ports", ()):
         at_nodes = f"  node port {port['nodePort']}" if port.get("nodePort") else ""
         target = port.get("targetPort", port["port"])
-        line("Port", f"{port.get('name', '<unset>')}  {port['port']}/{port.get('protocol', 'TCP')}  →  {target}{at_nodes}")
+        line(
+            "Port",
+            f"{port.get('name', '<unset>')}  {port['port']}/{port.get('protocol', 'TCP')}  →  {target}{at_nodes}",
+        )
     seen = service_named(client.inspect(), meta["namespace"], meta["name"])
     rows = [
-        (f"  {entry['address']}", str(entry["port"]), entry["node"] or "", "ready" if entry["ready"] else "not ready")
+        (
+            f"  {entry['address']}",
+            str(entry["port"]),
+            entry["node"] or "",
+            "ready" if entry["ready"] else "not ready",
+        )
         for entry in (seen["endpoints"] if seen is not None else ())
     ]
     say("Endpoints:")
     if rows:
         table(("  ADDRESS", "PORT", "NODE", "STATE"), rows)
     else:
-        means = "DNS has no address" if spec.get("clusterIP") == "None" else "connections are rejected"
+        means = (
+            "DNS has no address" if spec.get("clusterIP") == "None" else "connections are rejected"
+        )
         why = why_without(client, service)
         say(f"  <none>  {means}{f': {why}' if why else ''}")
 
@@ -50,11 +60,19 @@ def _fields(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     type_, is_headless = spec.get("type", "ClusterIP"), spec.get("clusterIP") == "None"
     families = ", ".join(spec.get("ipFamilies", ())) or "<none>"
     yield "IP Families", f"{families} ({spec.get('ipFamilyPolicy', 'SingleStack')})"
-    yield "IPs", "None: headless, DNS answers with its endpoints" if is_headless else ", ".join(spec.get("clusterIPs", ())) or "<none>"
+    yield (
+        "IPs",
+        "None: headless, DNS answers with its endpoints"
+        if is_headless
+        else ", ".join(spec.get("clusterIPs", ())) or "<none>",
+    )
     if spec.get("externalIPs"):
         yield "External IPs", ", ".join(spec["externalIPs"])
     if type_ == "LoadBalancer":
-        outside = [entry["ip"] for entry in service.get("status", {}).get("loadBalancer", {}).get("ingress", ())]
+        outside = [
+            entry["ip"]
+            for entry in service.get("status", {}).get("loadBalancer", {}).get("ingress", ())
+        ]
         yield "Load balancer", ", ".join(outside) or "<pending>"
         if spec.get("loadBalancerSourceRanges"):
             yield "Source ranges", ", ".join(spec["loadBalancerSourceRanges"])
@@ -64,7 +82,11 @@ def _fields(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Health check", f"node port {spec['healthCheckNodePort']}"
     if not is_headless:
         yield "Internal policy", spec.get("internalTrafficPolicy", "Cluster")
-        timeout_s = spec.get("sessionAffinityConfig", {}).get("clientIP", {}).get("timeoutSeconds", ClientIPConfig().timeout_seconds)
+        timeout_s = (
+            spec.get("sessionAffinityConfig", {})
+            .get("clientIP", {})
+            .get("timeoutSeconds", ClientIPConfig().timeout_seconds)
+        )
         is_sticky = spec.get("sessionAffinity") == "ClientIP"
         yield "Affinity", f"ClientIP, for {timeout_s} s" if is_sticky else "None"
     if spec.get("trafficDistribution"):

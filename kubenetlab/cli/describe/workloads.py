@@ -40,7 +40,12 @@ def _selector(selector: Mapping[str, Any]) -> list[str]:
     found = [f"{key}={value}" for key, value in selector.get("matchLabels", {}).items()]
     for part in selector.get("matchExpressions", ()):
         key, values = part["key"], ",".join(part.get("values", ()))
-        words = {"In": f"{key} in ({values})", "NotIn": f"{key} notin ({values})", "Exists": key, "DoesNotExist": f"!{key}"}
+        words = {
+            "In": f"{key} in ({values})",
+            "NotIn": f"{key} notin ({values})",
+            "Exists": key,
+            "DoesNotExist": f"!{key}",
+        }
         found.append(words[part["operator"]])
     return found
 
@@ -67,7 +72,11 @@ def _replicas(document: Mapping[str, Any]) -> str:
                 (status.get("numberMisscheduled", 0), "misscheduled"),
             )
         case _:
-            counts = ((desired, "desired"), (status.get("replicas", 0), "current"), (status.get("readyReplicas", 0), "ready"))
+            counts = (
+                (desired, "desired"),
+                (status.get("replicas", 0), "current"),
+                (status.get("readyReplicas", 0), "ready"),
+            )
     return " | ".join(f"{number} {word}" for number, word in counts)
 
 
@@ -81,7 +90,10 @@ def _strategy(document: Mapping[str, Any]) -> dict[str, Any]:
             limits = f"{rolling.get('maxUnavailable', '25%')} max unavailable, {rolling.get('maxSurge', '25%')} max surge"
             is_rolling = strategy.get("type", "RollingUpdate") == "RollingUpdate"
             paused = {"Paused": "yes: a changed template waits"} if spec.get("paused") else {}
-            return {"Strategy": f"RollingUpdate, {limits}" if is_rolling else strategy["type"], **paused}
+            return {
+                "Strategy": f"RollingUpdate, {limits}" if is_rolling else strategy["type"],
+                **paused,
+            }
         case "StatefulSet" | "DaemonSet":
             return {"Update Strategy": spec.get("updateStrategy", {}).get("type", "RollingUpdate")}
     return {}
@@ -99,7 +111,10 @@ def describe_template(template: Mapping[str, Any]) -> None:
         for container in template["spec"].get(field, ()):
             say(f"    {container['name']}:")
             line("Image", container.get("image", ""), 3)
-            ports = [f"{port['containerPort']}/{port.get('protocol', 'TCP')}" for port in container.get("ports", ())]
+            ports = [
+                f"{port['containerPort']}/{port.get('protocol', 'TCP')}"
+                for port in container.get("ports", ())
+            ]
             line("Ports", ", ".join(ports) or "<none>", 3)
             for name, key in (("Command", "command"), ("Args", "args")):
                 if container.get(key):
@@ -110,13 +125,18 @@ def _replica_sets(client: Client, deployment: Mapping[str, Any]) -> None:
     """The one of the present template, and those of former ones that still have pods."""
     owned = [item for item in _of(client, "replicasets", deployment) if _is_owned(item, deployment)]
     newest = max(owned, key=_revision, default=None)
-    old = [item for item in owned if item is not newest and item.get("status", {}).get("replicas", 0)]
+    old = [
+        item for item in owned if item is not newest and item.get("status", {}).get("replicas", 0)
+    ]
     line("Old ReplicaSets", ", ".join(map(_created, old)) or "<none>")
     line("New ReplicaSet", _created(newest) if newest is not None else "<none>")
 
 
 def _created(replica_set: Mapping[str, Any]) -> str:
-    there, wanted = replica_set.get("status", {}).get("replicas", 0), replica_set["spec"].get("replicas", 1)
+    there, wanted = (
+        replica_set.get("status", {}).get("replicas", 0),
+        replica_set["spec"].get("replicas", 1),
+    )
     return f"{replica_set['metadata']['name']} ({there}/{wanted} replicas created)"
 
 
@@ -130,13 +150,30 @@ def describe_pods(client: Client, document: Mapping[str, Any]) -> None:
     """Print the pods of a workload, past its ReplicaSets."""
     kind, meta = document["kind"], document["metadata"]
     seen = client.inspect()["pods"]
-    names = {pod["name"] for pod in seen if pod["namespace"] == meta["namespace"] and pod["workload"] == f"{kind}/{meta['name']}"}
-    pods = [pod for pod in _of(client, "pods", document) if pod["metadata"]["name"] in names or _is_owned(pod, document)]
+    names = {
+        pod["name"]
+        for pod in seen
+        if pod["namespace"] == meta["namespace"] and pod["workload"] == f"{kind}/{meta['name']}"
+    }
+    pods = [
+        pod
+        for pod in _of(client, "pods", document)
+        if pod["metadata"]["name"] in names or _is_owned(pod, document)
+    ]
     say("Pods:" if pods else "Pods:              <none>")
     if pods:
         shown = ("NAME", "READY", "STATUS", "RESTARTS", "IP", "NODE")
-        picked = [index for index, heading in enumerate(header("Pod", is_wide=True)) if heading in shown]
-        rows = [[cell for index, cell in enumerate(columns("Pod", pod, is_wide=True)) if index in picked] for pod in pods]
+        picked = [
+            index for index, heading in enumerate(header("Pod", is_wide=True)) if heading in shown
+        ]
+        rows = [
+            [
+                cell
+                for index, cell in enumerate(columns("Pod", pod, is_wide=True))
+                if index in picked
+            ]
+            for pod in pods
+        ]
         table(("  NAME", *shown[1:]), [(f"  {row[0]}", *row[1:]) for row in rows])
 
 
@@ -147,9 +184,14 @@ def _of(client: Client, plural: str, document: Mapping[str, Any]) -> list[dict[s
 
     kind = find_kind(plural)
     assert kind is not None
-    found: list[dict[str, Any]] = client.get(kind_path(kind, document["metadata"]["namespace"]))["items"]
+    found: list[dict[str, Any]] = client.get(kind_path(kind, document["metadata"]["namespace"]))[
+        "items"
+    ]
     return found
 
 
 def _is_owned(item: Mapping[str, Any], owner: Mapping[str, Any]) -> bool:
-    return any(reference["uid"] == owner["metadata"]["uid"] for reference in item["metadata"].get("ownerReferences", ()))
+    return any(
+        reference["uid"] == owner["metadata"]["uid"]
+        for reference in item["metadata"].get("ownerReferences", ())
+    )

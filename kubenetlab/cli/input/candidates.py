@@ -66,20 +66,36 @@ def pods(ctx: typer.Context) -> list[str]:
 
     found = _seen(ctx)["pods"]
     prefixes = {kind: prefix for prefix, kind in WORKLOADS.items()}
-    workloads = [(pod["namespace"], *str(pod["workload"]).split("/")) for pod in found if pod["workload"]]
-    shown = [f"{prefixes[kind]}:{_short(ctx, namespace, name)}" for namespace, kind, name in workloads if kind in prefixes]
+    workloads = [
+        (pod["namespace"], *str(pod["workload"]).split("/")) for pod in found if pod["workload"]
+    ]
+    shown = [
+        f"{prefixes[kind]}:{_short(ctx, namespace, name)}"
+        for namespace, kind, name in workloads
+        if kind in prefixes
+    ]
     return [*(_short(ctx, pod["namespace"], pod["name"]) for pod in found), *dict.fromkeys(shown)]
 
 
 def places(ctx: typer.Context) -> list[str]:
     """Whatever one can be inside of: pods, nodes, external hosts."""
     seen = _seen(ctx)
-    return [*pods(ctx), *(f"node:{node['name']}" for node in seen["nodes"]), *(f"ext:{host['name']}" for host in seen["external"])]
+    return [
+        *pods(ctx),
+        *(f"node:{node['name']}" for node in seen["nodes"]),
+        *(f"ext:{host['name']}" for host in seen["external"]),
+    ]
 
 
 def destinations(ctx: typer.Context) -> list[str]:
     """Places, and Services."""
-    return [*places(ctx), *(f"svc:{_short(ctx, service['namespace'], service['name'])}" for service in _seen(ctx)["services"])]
+    return [
+        *places(ctx),
+        *(
+            f"svc:{_short(ctx, service['namespace'], service['name'])}"
+            for service in _seen(ctx)["services"]
+        ),
+    ]
 
 
 def cni_modes() -> list[str]:
@@ -140,14 +156,19 @@ def explained(incomplete: str) -> list[str]:
     word, _, path = incomplete.partition(".")
     kind = find_kind(word)
     if kind is None or "." not in incomplete:
-        has_fields = dict.fromkeys((*known("cni"), *known("proxy"), *faults.known()), False) | {each.kind.lower(): True for each in SERVED}
+        has_fields = dict.fromkeys((*known("cni"), *known("proxy"), *faults.known()), False) | {
+            each.kind.lower(): True for each in SERVED
+        }
     else:
         above = path.rpartition(".")[0]
         try:
             fields = explain(kind, above).fields
         except UsageError:
             return []
-        has_fields = {".".join(part for part in (word, above, field.name) if part): field.has_fields for field in fields}
+        has_fields = {
+            ".".join(part for part in (word, above, field.name) if part): field.has_fields
+            for field in fields
+        }
     found = [name for name in has_fields if name.startswith(incomplete)]
     return [*found, f"{found[0]}."] if len(found) == 1 and has_fields[found[0]] else found
 

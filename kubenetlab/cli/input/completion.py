@@ -43,7 +43,9 @@ class Shell(StrEnum):
     fish = "fish"
 
 
-def completion(shell: Annotated[Shell, typer.Argument(help="Which shell.", show_default=False)]) -> None:
+def completion(
+    shell: Annotated[Shell, typer.Argument(help="Which shell.", show_default=False)],
+) -> None:
     """Print the script that lets a shell complete commands, labs, pods and fields. Example: source <(kubenetlab completion bash)
 
     To have it in every shell, write it to a file: for bash ~/.local/share/bash-completion/completions/kubenetlab, for zsh _kubenetlab
@@ -51,7 +53,11 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Which shell.", show_
     """
     from typer._completion_shared import get_completion_script
 
-    say(BASH if shell is Shell.bash else get_completion_script(prog_name="kubenetlab", complete_var=ASKED, shell=shell))
+    say(
+        BASH
+        if shell is Shell.bash
+        else get_completion_script(prog_name="kubenetlab", complete_var=ASKED, shell=shell)
+    )
 
 
 def candidates(name: str) -> Callable[..., list[str]] | None:

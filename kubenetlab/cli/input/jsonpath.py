@@ -16,7 +16,9 @@ from msgspec import Struct
 
 from kubenetlab.errors import UsageError
 
-_ESCAPED_NAME: Final = re.compile(r"\.((?:[^\\\s.\[\](){}=!<>&|,'\"*]|\\.)*\\.(?:[^\\\s.\[\](){}=!<>&|,'\"*]|\\.)*)")
+_ESCAPED_NAME: Final = re.compile(
+    r"\.((?:[^\\\s.\[\](){}=!<>&|,'\"*]|\\.)*\\.(?:[^\\\s.\[\](){}=!<>&|,'\"*]|\\.)*)"
+)
 """A name after a dot with at least one escaped character."""
 _QUOTED: Final = r"'(?:[^'\\]|\\.)*'"
 _NAMES: Final = re.compile(rf"\[\s*({_QUOTED}(?:\s*,\s*{_QUOTED})*)\s*\]")
@@ -65,7 +67,9 @@ def parse(text: str) -> JsonPathTemplate:
 
 def values(path: str, document: Any) -> list[Any]:
     """Return what a path of kubectl's finds in a document, as for --sort-by. Raises UsageError."""
-    return _find(_standard(path.strip().removeprefix("{").removesuffix("}").strip(), path), document)
+    return _find(
+        _standard(path.strip().removeprefix("{").removesuffix("}").strip(), path), document
+    )
 
 
 def _tokens(template: str, text: str) -> Iterator[tuple[bool, str]]:
@@ -79,7 +83,9 @@ def _tokens(template: str, text: str) -> Iterator[tuple[bool, str]]:
         at = found.end()
 
 
-def _parts(tokens: list[tuple[bool, str]], text: str, *, in_range: bool = False) -> tuple[list[_Part], list[tuple[bool, str]]]:
+def _parts(
+    tokens: list[tuple[bool, str]], text: str, *, in_range: bool = False
+) -> tuple[list[_Part], list[tuple[bool, str]]]:
     """Return the parts up to the end, or to `{end}`, and the tokens that are left."""
     parts: list[_Part] = []
     while tokens:
@@ -103,7 +109,9 @@ def _parts(tokens: list[tuple[bool, str]], text: str, *, in_range: bool = False)
 
 def _unquoted(word: str, text: str) -> str:
     try:
-        return str(json.loads(word if word[0] == '"' else '"' + word[1:-1].replace('"', '\\"') + '"'))
+        return str(
+            json.loads(word if word[0] == '"' else '"' + word[1:-1].replace('"', '\\"') + '"')
+        )
     except ValueError:
         raise UsageError(f"jsonpath {text}: cannot read the text {word}") from None
 
@@ -112,7 +120,9 @@ def _standard(path: str, text: str) -> tuple[str, ...]:
     """Return a path of kubectl's in RFC 9535's notation, checked; several for several names in brackets, in their order."""
     import jsonpath
 
-    named = _ESCAPED_NAME.sub(lambda found: "[" + json.dumps(re.sub(r"\\(.)", r"\1", found[1])) + "]", path)
+    named = _ESCAPED_NAME.sub(
+        lambda found: "[" + json.dumps(re.sub(r"\\(.)", r"\1", found[1])) + "]", path
+    )
     standard = named if named.startswith("$") else "$" + named.removeprefix("@")
     if standard[1:2] not in ("", ".", "["):
         standard = f"$.{standard[1:]}"
@@ -158,7 +168,11 @@ def _filled(parts: Sequence[_Part], document: Any) -> Iterator[str]:
 
 def _shown(value: Any) -> str:
     """Return a value as kubectl prints it: text as it is, the rest as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    )
 
 
 def sort_key(path: str, document: Any) -> tuple[int, float, str]:

@@ -41,7 +41,9 @@ def _published_ports(config: ClusterConfig) -> Iterator[str]:
         for mapping in node.extra_port_mappings
     ]
     if published and host is not None:
-        machine = "and on this machine" if config.uplink else "and with --uplink on this machine, too"
+        machine = (
+            "and on this machine" if config.uplink else "and with --uplink on this machine, too"
+        )
         yield f"published ports answer on the external host {host.name}, {machine}: {', '.join(published)}"
 
 

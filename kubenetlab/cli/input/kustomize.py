@@ -39,13 +39,22 @@ def build(directories: Sequence[str]) -> tuple[list[Document], list[Problem]]:
         title = f"{directory} ({command[0]})"
         try:
             done = subprocess.run(
-                [*command, directory], capture_output=True, check=False, timeout=BUILD_TIMEOUT_S, stdin=subprocess.DEVNULL
+                [*command, directory],
+                capture_output=True,
+                check=False,
+                timeout=BUILD_TIMEOUT_S,
+                stdin=subprocess.DEVNULL,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             problems.append(Problem(f"{command[0]} did not end well: {error}", file=directory))
             continue
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().removeprefix("error: ").removeprefix("Error: ")
+            said = (
+                done.stderr.decode(errors="replace")
+                .strip()
+                .removeprefix("error: ")
+                .removeprefix("Error: ")
+            )
             problems.append(Problem(f"{' '.join(command)}: {said}", file=directory))
             continue
         found, faults = read_documents(title, done.stdout)

@@ -34,12 +34,18 @@ class Manifests(Struct, frozen=True):
 
     @property
     def cluster_config(self) -> ClusterConfig:
-        return self.config.object if self.config is not None and isinstance(self.config.object, ClusterConfig) else ClusterConfig()
+        return (
+            self.config.object
+            if self.config is not None and isinstance(self.config.object, ClusterConfig)
+            else ClusterConfig()
+        )
 
     @property
     def count_of_pods(self) -> int:
         """About how many there will be: what the workloads say of themselves."""
-        return sum(getattr(getattr(entry.object, "spec", None), "replicas", 0) for entry in self.entries)
+        return sum(
+            getattr(getattr(entry.object, "spec", None), "replicas", 0) for entry in self.entries
+        )
 
     @property
     def all_entries(self) -> tuple[ManifestObject, ...]:
@@ -69,7 +75,11 @@ class Flags(Struct, frozen=True):
     @property
     def top_level(self) -> dict[str, Any]:
         """Its other fields."""
-        said = {"realCommands": self.real_commands or None, "drift": self.drift, "uplink": self.uplink}
+        said = {
+            "realCommands": self.real_commands or None,
+            "drift": self.drift,
+            "uplink": self.uplink,
+        }
         return {name: value for name, value in said.items() if value is not None}
 
 
@@ -93,7 +103,9 @@ def read(
         try:
             documents, problems = build([file for file in files if isinstance(file, Kustomization)])
             plain = [file for file in files if not isinstance(file, Kustomization)]
-            loaded = load(plain, strict=strict, check=checks.check, documents=documents, problems=problems)
+            loaded = load(
+                plain, strict=strict, check=checks.check, documents=documents, problems=problems
+            )
         except ManifestError as error:
             raise _with_admission(error) if for_new_lab else error from None
     elif with_quickstart:
@@ -106,11 +118,22 @@ def read(
 
 
 def _of_loaded(
-    loaded: LoadedManifests, flags: Flags, base: Mapping[str, Any] | None, lab: str | None, *, is_quickstart: bool = False
+    loaded: LoadedManifests,
+    flags: Flags,
+    base: Mapping[str, Any] | None,
+    lab: str | None,
+    *,
+    is_quickstart: bool = False,
 ) -> Manifests:
     """Return what was loaded, with a command's flags worked into the Cluster document; `base` and `lab` are as for `read`."""
-    config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
-    entries = tuple(entry for entry in loaded.entries if entry is not config and not isinstance(entry.object, ClusterConfig))
+    config = next(
+        (entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None
+    )
+    entries = tuple(
+        entry
+        for entry in loaded.entries
+        if entry is not config and not isinstance(entry.object, ClusterConfig)
+    )
     if flags.say_something:
         config = _with_flags(config.value if config is not None else base, flags)
     if lab is not None and config is not None:
@@ -136,13 +159,31 @@ def for_lab(
     if lab is not None:
         rundir.of(lab)  # a name that no lab can have is told before anything else
     is_up = lab is not None and rundir.is_alive(lab)
-    if not files and flags.say_something and (lab is None or is_up) and (changed := lab or only_running()) is not None:
+    if (
+        not files
+        and flags.say_something
+        and (lab is None or is_up)
+        and (changed := lab or only_running()) is not None
+    ):
         return changed, read(None, strict=strict, base=_document_of(changed), flags=flags)
     with_quickstart = not files and (lab in (None, QUICKSTART) or not is_up)
-    given = read(files, strict=strict, with_quickstart=with_quickstart, for_new_lab=True, flags=flags, lab=lab)
+    given = read(
+        files,
+        strict=strict,
+        with_quickstart=with_quickstart,
+        for_new_lab=True,
+        flags=flags,
+        lab=lab,
+    )
     name = lab or given.cluster_config.name or (QUICKSTART if given.is_quickstart else "lab")
-    if flags.say_something and (given.config is None or given.config.document.file == COMMAND_LINE) and rundir.is_alive(name):
-        loaded = LoadedManifests(()) if given.is_quickstart else given.loaded  # not read again: standard input can be read only once
+    if (
+        flags.say_something
+        and (given.config is None or given.config.document.file == COMMAND_LINE)
+        and rundir.is_alive(name)
+    ):
+        loaded = (
+            LoadedManifests(()) if given.is_quickstart else given.loaded
+        )  # not read again: standard input can be read only once
         given = _of_loaded(loaded, flags, _document_of(name), lab)
     return name, given
 
@@ -160,10 +201,16 @@ def _with_admission(error: ManifestError) -> ManifestError:
     from kubenetlab.lab.bootstrap import bootstrap_store
 
     config = next((entry for entry in error.sound if isinstance(entry.object, ClusterConfig)), None)
-    if config is None and any(problem.object.startswith(f"{ClusterConfig.kind} ") for problem in error.problems):
+    if config is None and any(
+        problem.object.startswith(f"{ClusterConfig.kind} ") for problem in error.problems
+    ):
         return error  # whose ranges are meant cannot be known
     try:
-        bootstrap_store(config, [entry for entry in error.sound if not isinstance(entry.object, ClusterConfig)], 0.0)
+        bootstrap_store(
+            config,
+            [entry for entry in error.sound if not isinstance(entry.object, ClusterConfig)],
+            0.0,
+        )
     except ManifestError as more:
         return ManifestError((*error.problems, *more.problems))
     return error
@@ -179,14 +226,20 @@ def warn(manifests: Manifests) -> None:
     for line in kind_notes(manifests):
         note(f"{paint('note:', MILD)} {line}")
     for why, real in _real_commands(manifests.all_entries).items():
-        note(f"{paint('note:', MILD)} programs of this machine are run in {_few(real)}, as {why} asks")
+        note(
+            f"{paint('note:', MILD)} programs of this machine are run in {_few(real)}, as {why} asks"
+        )
     if limited := _limited(manifests.all_entries):
         from kubenetlab.kernel.processes.cgroups import MEMORY
         from kubenetlab.kernel.processes.limiters import limiters
 
-        note(f"{paint('note:', MILD)} limits.memory of {_few(limited)} is enforced by {limiters()[MEMORY]}")
+        note(
+            f"{paint('note:', MILD)} limits.memory of {_few(limited)} is enforced by {limiters()[MEMORY]}"
+        )
     if hooked := _hooks_by_command(manifests.all_entries):
-        note(f"{paint('note:', MILD)} of hooks by command in built-in programs only `sleep` is waited for: {_few(hooked)}")
+        note(
+            f"{paint('note:', MILD)} of hooks by command in built-in programs only `sleep` is waited for: {_few(hooked)}"
+        )
     ignored = ignored_fields(manifests.all_entries)
     if ignored:
         note(f"{paint('note:', MILD)} read, but without effect in the lab: {', '.join(ignored)}")
@@ -203,7 +256,12 @@ def ignored_fields(entries: Sequence[ManifestObject]) -> list[str]:
     for entry in entries:
         if entry.object is not None:
             used = ("volumes", "volume_mounts") if _reads_files(entry) else ()
-            _collect_ignored(entry.object, found, may_be_real=bool(_who_asks_for_real(entry, all_do=all_do)), used=used)
+            _collect_ignored(
+                entry.object,
+                found,
+                may_be_real=bool(_who_asks_for_real(entry, all_do=all_do)),
+                used=used,
+            )
     return list(found)
 
 
@@ -222,8 +280,14 @@ def _real_commands(entries: Sequence[ManifestObject]) -> dict[str, list[str]]:
     all_do = _all_run_real(entries)
     for entry in entries:
         containers = getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ())
-        commands = dict.fromkeys(container.command[0] for container in containers if container.command)
-        if entry.object is not None and commands and (why := _who_asks_for_real(entry, all_do=all_do)):
+        commands = dict.fromkeys(
+            container.command[0] for container in containers if container.command
+        )
+        if (
+            entry.object is not None
+            and commands
+            and (why := _who_asks_for_real(entry, all_do=all_do))
+        ):
             found.setdefault(why, []).append(f"{entry.object.title} ({', '.join(commands)})")
     return found
 
@@ -236,7 +300,12 @@ def _limited(entries: Sequence[ManifestObject]) -> list[str]:
     found: dict[str, None] = {}
     for entry in entries:
         for container in getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ()):
-            if entry.object is not None and container.command and memory_limit(container) and _who_asks_for_real(entry, all_do=all_do):
+            if (
+                entry.object is not None
+                and container.command
+                and memory_limit(container)
+                and _who_asks_for_real(entry, all_do=all_do)
+            ):
                 found[entry.object.title] = None
     return list(found)
 
@@ -249,7 +318,11 @@ def _hooks_by_command(entries: Sequence[ManifestObject]) -> list[str]:
         for container in getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ()):
             handlers = (container.lifecycle.post_start, container.lifecycle.pre_stop)
             is_real = container.command and _who_asks_for_real(entry, all_do=all_do)
-            if entry.object is not None and not is_real and any(handler is not None and handler.exec is not None for handler in handlers):
+            if (
+                entry.object is not None
+                and not is_real
+                and any(handler is not None and handler.exec is not None for handler in handlers)
+            ):
                 found.append(f"{entry.object.title} (container {container.name})")
     return found
 
@@ -261,7 +334,9 @@ def _pod_template(entry: ManifestObject) -> Any:
 
 def _all_run_real(entries: Sequence[ManifestObject]) -> bool:
     """True where the Cluster document asks for the commands of all containers."""
-    return any(isinstance(entry.object, ClusterConfig) and entry.object.real_commands for entry in entries)
+    return any(
+        isinstance(entry.object, ClusterConfig) and entry.object.real_commands for entry in entries
+    )
 
 
 def _who_asks_for_real(entry: ManifestObject, *, all_do: bool) -> str:
@@ -269,12 +344,17 @@ def _who_asks_for_real(entry: ManifestObject, *, all_do: bool) -> str:
     from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION
 
     template = _pod_template(entry)
-    if template is not None and template.metadata.annotations.get(REAL_COMMANDS_ANNOTATION) == "true":
+    if (
+        template is not None
+        and template.metadata.annotations.get(REAL_COMMANDS_ANNOTATION) == "true"
+    ):
         return f"the annotation {REAL_COMMANDS_ANNOTATION}"
     return "realCommands (--real-commands)" if all_do else ""
 
 
-def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool, used: tuple[str, ...] = ()) -> None:
+def _collect_ignored(
+    record: Any, into: dict[str, None], *, may_be_real: bool, used: tuple[str, ...] = ()
+) -> None:
     from kubenetlab.api.containers import ResourceRequirements
     from kubenetlab.api.meta import Record, Unmodelled, kubernetes_name
 
@@ -303,7 +383,11 @@ def _collect_ignored(record: Any, into: dict[str, None], *, may_be_real: bool, u
 @cache
 def _annotations(type_: type) -> Mapping[str, Any]:
     """Of a record's fields, those of its bases included."""
-    return {name: annotation for cls in reversed(type_.__mro__) for name, annotation in getattr(cls, "__annotations__", {}).items()}
+    return {
+        name: annotation
+        for cls in reversed(type_.__mro__)
+        for name, annotation in getattr(cls, "__annotations__", {}).items()
+    }
 
 
 def _unread(record: Any, *, may_be_real: bool) -> tuple[str, ...]:
@@ -329,9 +413,16 @@ def _named(config: ManifestObject, lab: str) -> ManifestObject:
 def _with_flags(value: Mapping[str, Any] | None, flags: Flags) -> ManifestObject:
     """A Cluster document with what flags say. Its nodes stay: workers are added behind them, or the last ones taken away."""
     base = dict(value or {"apiVersion": API_VERSIONS[0], "kind": ClusterConfig.kind})
-    merged = {**base, **flags.top_level, "networking": {**(base.get("networking") or {}), **flags.networking}}
+    merged = {
+        **base,
+        **flags.top_level,
+        "networking": {**(base.get("networking") or {}), **flags.networking},
+    }
     if flags.nodes is not None:
         known = list(base.get("nodes") or [{"role": "control-plane"}])
-        merged["nodes"] = [*known[: flags.nodes], *[{"role": "worker"}] * (flags.nodes - len(known))]
+        merged["nodes"] = [
+            *known[: flags.nodes],
+            *[{"role": "worker"}] * (flags.nodes - len(known)),
+        ]
     (entry,) = load_documents([Document(COMMAND_LINE, 0, "", merged)], check=checks.check).entries
     return entry

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def with_suggestion(client: Client, kind: type[Resource], namespace: str, name: str) -> Iterator[None]:
+def with_suggestion(
+    client: Client, kind: type[Resource], namespace: str, name: str
+) -> Iterator[None]:
     """Add to the error of an object that does not exist the command's option or the name that finds one.
 
     Raises LabError in the place of an ApiError with code 404.
@@ -28,8 +30,12 @@ def with_suggestion(client: Client, kind: type[Resource], namespace: str, name: 
         if error.code != 404:
             raise
         items = client.get(kind_path(kind, None))["items"]
-        named = [(item["metadata"].get("namespace", ""), item["metadata"]["name"]) for item in items]
-        raise LabError(f"{error}{suggestion(named, namespace if kind.is_namespaced else '', name)}") from None
+        named = [
+            (item["metadata"].get("namespace", ""), item["metadata"]["name"]) for item in items
+        ]
+        raise LabError(
+            f"{error}{suggestion(named, namespace if kind.is_namespaced else '', name)}"
+        ) from None
 
 
 def suggestion(named: list[tuple[str, str]], namespace: str, name: str) -> str:
@@ -42,5 +48,7 @@ def suggestion(named: list[tuple[str, str]], namespace: str, name: str) -> str:
         options = " or ".join(f"-n {where}" for where in elsewhere)
         return f" in namespace {namespace}; there is one with {options}"
     here = [each for where, each in named if where == namespace]
-    guess = next((each for each in here if each.startswith(f"{name}-")), None) or nearest(name, here)
+    guess = next((each for each in here if each.startswith(f"{name}-")), None) or nearest(
+        name, here
+    )
     return f"; did you mean {guess}?" if guess else ""

@@ -47,9 +47,15 @@ def get_output(text: str) -> tuple[GetOutput, str]:
     word, _, template = text.partition("=")
     known = [one.value for one in GetOutput]
     if word not in known or (template and word != GetOutput.jsonpath):
-        raise typer.BadParameter(f"{text!r} is not one of {', '.join(known[:-1])}, jsonpath=TEMPLATE", param_hint="'-o' / '--output'")
+        raise typer.BadParameter(
+            f"{text!r} is not one of {', '.join(known[:-1])}, jsonpath=TEMPLATE",
+            param_hint="'-o' / '--output'",
+        )
     if word == GetOutput.jsonpath and not template:
-        raise typer.BadParameter("jsonpath wants a template: -o jsonpath='{.items[*].metadata.name}'", param_hint="'-o' / '--output'")
+        raise typer.BadParameter(
+            "jsonpath wants a template: -o jsonpath='{.items[*].metadata.name}'",
+            param_hint="'-o' / '--output'",
+        )
     return GetOutput(word), template
 
 
@@ -71,23 +77,42 @@ class Drift(StrEnum):
 
 
 def _lab(help_: str) -> Any:
-    return typer.Option("--lab", metavar="NAME", envvar=ENVIRONMENT, callback=remember_lab, help=help_, autocompletion=candidates("labs"))
+    return typer.Option(
+        "--lab",
+        metavar="NAME",
+        envvar=ENVIRONMENT,
+        callback=remember_lab,
+        help=help_,
+        autocompletion=candidates("labs"),
+    )
 
 
 Lab = Annotated[str | None, _lab("Which lab; by default the only one that is up.")]
 MadeLab = Annotated[
     str | None,
-    _lab("Its name; else the Cluster document's, or `quickstart`. For options without -f: which lab that is up, else the only one."),
+    _lab(
+        "Its name; else the Cluster document's, or `quickstart`. For options without -f: which lab that is up, else the only one."
+    ),
 ]
 """Of commands that make labs as well."""
-Files = Annotated[list[str] | None, typer.Option("-f", "--filename", metavar="FILE|DIR|-", help="Manifests; may be given several times.")]
+Files = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-f", "--filename", metavar="FILE|DIR|-", help="Manifests; may be given several times."
+    ),
+]
 Paths = Annotated[
     list[str] | None,
     typer.Argument(metavar="[FILE…]", help="Manifests, as with -f.", show_default=False),
 ]
 Kustomizations = Annotated[
     list[str] | None,
-    typer.Option("-k", "--kustomize", metavar="DIR", help="What kustomize builds of a folder; needs kustomize or kubectl here."),
+    typer.Option(
+        "-k",
+        "--kustomize",
+        metavar="DIR",
+        help="What kustomize builds of a folder; needs kustomize or kubectl here.",
+    ),
 ]
 Namespace = Annotated[
     str | None,
@@ -100,7 +125,14 @@ Namespace = Annotated[
     ),
 ]
 SelectorOption = Annotated[
-    str, typer.Option("-l", "--selector", metavar="KEY=VALUE,…", show_default=False, help="Only objects with these labels.")
+    str,
+    typer.Option(
+        "-l",
+        "--selector",
+        metavar="KEY=VALUE,…",
+        show_default=False,
+        help="Only objects with these labels.",
+    ),
 ]
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="All namespaces.")]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print data.")]
@@ -111,14 +143,23 @@ GetOutputOption = Annotated[
         "--output",
         metavar="[table|wide|json|yaml|name|jsonpath=TEMPLATE]",
         help="How to print objects; `name`: only `pod/web-0` and the like.",
-        autocompletion=lambda: [one.value + ("=" if one is GetOutput.jsonpath else "") for one in GetOutput],
+        autocompletion=lambda: [
+            one.value + ("=" if one is GetOutput.jsonpath else "") for one in GetOutput
+        ],
     ),
 ]
 SortBy = Annotated[
     str,
-    typer.Option("--sort-by", metavar="FIELD", show_default=False, help="Sort by a field, such as `.metadata.creationTimestamp`."),
+    typer.Option(
+        "--sort-by",
+        metavar="FIELD",
+        show_default=False,
+        help="Sort by a field, such as `.metadata.creationTimestamp`.",
+    ),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Unknown fields and misconfigurations are errors.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Unknown fields and misconfigurations are errors.")
+]
 Cni = Annotated[
     str | None,
     typer.Option(
@@ -138,25 +179,50 @@ Proxy = Annotated[
     ),
 ]
 Nodes = Annotated[
-    int | None, typer.Option("--nodes", metavar="N", min=1, max=1000, help="How many nodes: one control plane, the rest workers.")
+    int | None,
+    typer.Option(
+        "--nodes",
+        metavar="N",
+        min=1,
+        max=1000,
+        help="How many nodes: one control plane, the rest workers.",
+    ),
 ]
 RealCommands = Annotated[
-    bool, typer.Option("--real-commands", help="Run the containers' commands that are programs of this machine, instead of stand-ins.")
+    bool,
+    typer.Option(
+        "--real-commands",
+        help="Run the containers' commands that are programs of this machine, instead of stand-ins.",
+    ),
 ]
 UplinkOption = Annotated[
     bool | None,
-    typer.Option("--uplink/--no-uplink", show_default=False, help="Link the lab to this machine's own network, or no more. Needs root."),
+    typer.Option(
+        "--uplink/--no-uplink",
+        show_default=False,
+        help="Link the lab to this machine's own network, or no more. Needs root.",
+    ),
 ]
 DriftOption = Annotated[
     Drift | None,
     typer.Option(
-        "--drift", help="What becomes of what somebody else changes in the lab: it is repaired at once, or kept until the next `up`."
+        "--drift",
+        help="What becomes of what somebody else changes in the lab: it is repaired at once, or kept until the next `up`.",
     ),
 ]
-Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for the pods, such as `60s` or `2m`.")]
+Timeout = Annotated[
+    str,
+    typer.Option(
+        "--timeout",
+        metavar="DURATION",
+        help="How long to wait for the pods, such as `60s` or `2m`.",
+    ),
+]
 
 
-def manifest_files(paths: list[str] | None, files: list[str] | None, kustomizations: list[str] | None = None) -> list[str] | None:
+def manifest_files(
+    paths: list[str] | None, files: list[str] | None, kustomizations: list[str] | None = None
+) -> list[str] | None:
     """Return the folders of -k, the files of -f and those that stand alone; None without any. Raises UsageError for one that is not there."""
     from kubenetlab.cli.input.kustomize import Kustomization
     from kubenetlab.errors import UsageError
@@ -186,7 +252,11 @@ def mode(text: str) -> dict[str, object]:
             if not isinstance(inner, dict):
                 raise typer.BadParameter(f'"{part}": {name} has the value {inner} already')
             place = inner
-        place[last] = [part for part in value[1:-1].split(",") if part] if value.startswith("[") else _plain(value)
+        place[last] = (
+            [part for part in value[1:-1].split(",") if part]
+            if value.startswith("[")
+            else _plain(value)
+        )
     return found
 
 

@@ -12,27 +12,43 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
 
 
-def wanted_kinds(client: Client, command: str, what: Sequence[str]) -> list[tuple[type[Resource] | str, list[str]]]:
+def wanted_kinds(
+    client: Client, command: str, what: Sequence[str]
+) -> list[tuple[type[Resource] | str, list[str]]]:
     """Kind → names that the words mean, none for all of them; a kind that the lab does not model is a word."""
     from kubenetlab.api.kinds import find_kind, known_words, plurals
     from kubenetlab.cli.input.words import kinds_and_names
     from kubenetlab.errors import UsageError, did_you_mean
 
-    everyday = ("pods", "replicationcontrollers", "services", "daemonsets", "deployments", "replicasets", "statefulsets", "jobs")
+    everyday = (
+        "pods",
+        "replicationcontrollers",
+        "services",
+        "daemonsets",
+        "deployments",
+        "replicasets",
+        "statefulsets",
+        "jobs",
+    )
     names: dict[str, list[str]] = {}
     if "/" in what[0]:
         for word, name in kinds_and_names(command, what):
             names.setdefault(word, []).append(name)
     else:
         for word in what[0].split(","):
-            names.update({kind: list(what[1:]) for kind in (everyday if word == "all" else (word,))})
+            names.update(
+                {kind: list(what[1:]) for kind in (everyday if word == "all" else (word,))}
+            )
     wanted: list[tuple[type[Resource] | str, list[str]]] = []
     kept: list[str] | None = None
     for word in names:
         kind = find_kind(word)
         if kind is None:
             kept = kept if kept is not None else [document["kind"] for document in client.given()]
-            known = next((name for name in (*kept, *sorted(builtin.all_kinds())) if is_called(name, word)), None)
+            known = next(
+                (name for name in (*kept, *sorted(builtin.all_kinds())) if is_called(name, word)),
+                None,
+            )
             if known is None:
                 raise UsageError(
                     f'the lab has no kind "{word}"{did_you_mean(word, known_words())}\n  known: {", ".join(dict.fromkeys((*plurals(), *kept)))}'
@@ -43,7 +59,9 @@ def wanted_kinds(client: Client, command: str, what: Sequence[str]) -> list[tupl
     return wanted
 
 
-def refuse_selector_beside_names(selector: str, wanted: Sequence[tuple[type[Resource] | str, Sequence[str]]]) -> None:
+def refuse_selector_beside_names(
+    selector: str, wanted: Sequence[tuple[type[Resource] | str, Sequence[str]]]
+) -> None:
     """Raise UsageError for -l beside names, which it could contradict."""
     from kubenetlab.errors import UsageError
 
@@ -54,13 +72,20 @@ def refuse_selector_beside_names(selector: str, wanted: Sequence[tuple[type[Reso
 
 def is_called(kind: str, word: str) -> bool:
     """True when a word names a kind that the lab does not model: by itself, its plural, or kubectl's short name; with its group or without."""
-    return word.lower().partition(".")[0] in (kind.lower(), plural(kind.lower()), builtin.SHORT_NAMES.get(kind))
+    return word.lower().partition(".")[0] in (
+        kind.lower(),
+        plural(kind.lower()),
+        builtin.SHORT_NAMES.get(kind),
+    )
 
 
 def is_in(document: Mapping[str, Any], namespace: str) -> bool:
     """Return True for a kept document that is in a namespace; one that names none is in `default`, or in none at all."""
     is_namespaced = builtin.is_namespaced(document["apiVersion"], document["kind"])
-    return bool(document["metadata"].get("namespace", "default" if is_namespaced else namespace) == namespace)
+    return bool(
+        document["metadata"].get("namespace", "default" if is_namespaced else namespace)
+        == namespace
+    )
 
 
 def plural(kind: str) -> str:
@@ -71,7 +96,13 @@ def plural(kind: str) -> str:
 
 
 def fetch(
-    client: Client, kind: type[Resource] | str, names: Sequence[str], namespace: str, *, every: bool = False, selector: str = ""
+    client: Client,
+    kind: type[Resource] | str,
+    names: Sequence[str],
+    namespace: str,
+    *,
+    every: bool = False,
+    selector: str = "",
 ) -> list[dict[str, Any]]:
     """Return objects of a kind as the lab's API shows them: those named, else those of a namespace, or of all with `every`."""
     from kubenetlab.cli.input.missing import with_suggestion
@@ -80,13 +111,17 @@ def fetch(
 
     if isinstance(kind, str):
         items = client.given()
-        there = [item for item in items if item["kind"] == kind and (every or is_in(item, namespace))]
+        there = [
+            item for item in items if item["kind"] == kind and (every or is_in(item, namespace))
+        ]
         there = _selected(there, selector)
         known = [item["metadata"]["name"] for item in there]
         for name in names:
             if name not in known:
                 raise LabError(f"there is no {kind} {namespace}/{name}{did_you_mean(name, known)}")
-        return _by_namespace([item for item, name in zip(there, known, strict=True) if not names or name in names])
+        return _by_namespace(
+            [item for item, name in zip(there, known, strict=True) if not names or name in names]
+        )
     if names:
         found = []
         for name in names:
@@ -95,10 +130,14 @@ def fetch(
         return found
     query = {"labelSelector": selector} if selector else {}
     parsed_selector(selector)
-    return _by_namespace(client.get(kind_path(kind, None if every else namespace), **query)["items"])
+    return _by_namespace(
+        client.get(kind_path(kind, None if every else namespace), **query)["items"]
+    )
 
 
-def described(client: Client, kind: type[Resource] | str, names: Sequence[str], namespace: str, selector: str) -> list[dict[str, Any]]:
+def described(
+    client: Client, kind: type[Resource] | str, names: Sequence[str], namespace: str, selector: str
+) -> list[dict[str, Any]]:
     """Return the objects that describe shows: as `fetch`, and for a name that there is not, those that begin with it."""
     from kubenetlab.errors import LabError
 
@@ -109,7 +148,11 @@ def described(client: Client, kind: type[Resource] | str, names: Sequence[str], 
         try:
             found += fetch(client, kind, [name], namespace)
         except LabError:
-            beginning = [item for item in fetch(client, kind, [], namespace) if item["metadata"]["name"].startswith(name)]
+            beginning = [
+                item
+                for item in fetch(client, kind, [], namespace)
+                if item["metadata"]["name"].startswith(name)
+            ]
             if not beginning:
                 raise
             found += beginning
@@ -130,7 +173,11 @@ def parsed_selector(selector: str) -> LabelSelector:
 def _selected(documents: list[dict[str, Any]], selector: str) -> list[dict[str, Any]]:
     """Those with the labels that are wanted; of kinds that the lab models, its API picks them."""
     wanted = parsed_selector(selector)
-    return [document for document in documents if wanted.matches(document["metadata"].get("labels") or {})]
+    return [
+        document
+        for document in documents
+        if wanted.matches(document["metadata"].get("labels") or {})
+    ]
 
 
 def _by_namespace(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:

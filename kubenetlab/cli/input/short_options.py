@@ -26,7 +26,9 @@ class Command(TyperCommand):
         found: list[str] = []
         is_value = False
         for index, word in enumerate(args):
-            if word == "--" or not (word.startswith("-") or is_value or ctx.allow_interspersed_args):
+            if word == "--" or not (
+                word.startswith("-") or is_value or ctx.allow_interspersed_args
+            ):
                 return [*found, *args[index:]]
             match = None if is_value else _WITH_EQUALS.fullmatch(word)
             if match is not None and takes_value.get(match[1]):

@@ -7,7 +7,9 @@ from typing import Final
 
 from kubenetlab.errors import UsageError
 
-_EXAMPLE_KIND: Final[Mapping[str, str]] = dict.fromkeys(("scale", "rollout restart", "rollout status"), "deployment")
+_EXAMPLE_KIND: Final[Mapping[str, str]] = dict.fromkeys(
+    ("scale", "rollout restart", "rollout status"), "deployment"
+)
 """Kind in the example of a command that does not take pods."""
 
 
@@ -19,7 +21,9 @@ def kinds_and_names(command: str, what: Sequence[str]) -> list[tuple[str, str]]:
         pairs = [(what[0], name) for name in what[1:] or ("",)]
     for kind, name in pairs:
         if not kind or not name or "/" in name:
-            raise UsageError(f"{command}: wanted a kind and a name, as in: {_example(command, kind)}")
+            raise UsageError(
+                f"{command}: wanted a kind and a name, as in: {_example(command, kind)}"
+            )
     return pairs
 
 
@@ -29,6 +33,8 @@ def _example(command: str, word: str) -> str:
     from kubenetlab.api.kinds import find_kind
     from kubenetlab.cli.input.selection import is_called
 
-    is_kind = find_kind(word) is not None or any(is_called(kind, word) for kind in builtin.all_kinds())
+    is_kind = find_kind(word) is not None or any(
+        is_called(kind, word) for kind in builtin.all_kinds()
+    )
     kind, name = (word, "NAME") if is_kind else (_EXAMPLE_KIND.get(command, "pod"), word or "NAME")
     return f"{command} {kind} {name}, or {kind}/{name}"

@@ -55,7 +55,9 @@ def up(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the pods.")] = False,
     strict: Strict = False,
     allow_undeclared: AllowUndeclared = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep what was built when something fails.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep what was built when something fails.")
+    ] = False,
 ) -> None:
     """Make a lab from manifests and wait until its pods are ready; on a lab that is up, apply the difference.
 
@@ -68,7 +70,9 @@ def up(
 
     timeout_s = seconds(timeout)
     files = manifest_files(paths, files, kustomizations)
-    name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict)
+    name, given = manifests.for_lab(
+        lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict
+    )
     manifests.warn(given)
     strictness = Strictness(strict, allow_undeclared)
     if not (rundir.is_alive(name) and _applied(name, given, strictness)):
@@ -79,7 +83,12 @@ def up(
         report(Client(name).diagnostics(), entries, allow_undeclared=allow_undeclared)
         hint("kubenetlab get pods -A", needed(name))
         return
-    wait(name, timeout_s, begun, lambda found: report(found, entries, allow_undeclared=allow_undeclared))
+    wait(
+        name,
+        timeout_s,
+        begun,
+        lambda found: report(found, entries, allow_undeclared=allow_undeclared),
+    )
 
 
 def apply(
@@ -112,38 +121,70 @@ def apply(
         report(client.diagnostics(), entries, allow_undeclared=allow_undeclared)
         hint("kubenetlab get pods -A", needed(client.lab))
         return
-    wait(client.lab, timeout_s, begun, lambda found: report(found, entries, allow_undeclared=allow_undeclared))
+    wait(
+        client.lab,
+        timeout_s,
+        begun,
+        lambda found: report(found, entries, allow_undeclared=allow_undeclared),
+    )
 
 
 def delete(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KIND NAME… | KIND/NAME… | KIND -l …]", show_default=False, autocompletion=candidates("objects")),
+        typer.Argument(
+            metavar="[KIND NAME… | KIND/NAME… | KIND -l …]",
+            show_default=False,
+            autocompletion=candidates("objects"),
+        ),
     ] = None,
     files: Files = None,
     kustomizations: Kustomizations = None,
     namespace: Namespace = None,
     selector: SelectorOption = "",
-    ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="Objects that are not there are no error.")] = False,
+    ignore_not_found: Annotated[
+        bool, typer.Option("--ignore-not-found", help="Objects that are not there are no error.")
+    ] = False,
     lab: Lab = None,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until the objects are gone.")] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Do not wait until the objects are gone.")
+    ] = False,
 ) -> None:
     """Delete objects, by name, by labels or as they stand in manifests. Example: kubenetlab delete pod web-0"""
     from kubenetlab.api.kinds import find_kind
     from kubenetlab.cli.objects import deletion
     from kubenetlab.lab.client import choose
 
-    if what and not files and find_kind(what[0]) is None and all(word == "-" or os.path.isfile(word) for word in what):
+    if (
+        what
+        and not files
+        and find_kind(what[0]) is None
+        and all(word == "-" or os.path.isfile(word) for word in what)
+    ):
         what, files = None, what  # delete web.yaml
     files = manifest_files(None, files, kustomizations)
     client = choose(lab)
-    deletion.delete(client, what or [], files, namespace, selector=selector, ignore_not_found=ignore_not_found, wait=not no_wait)
+    deletion.delete(
+        client,
+        what or [],
+        files,
+        namespace,
+        selector=selector,
+        ignore_not_found=ignore_not_found,
+        wait=not no_wait,
+    )
     hint("kubenetlab get pods -A")
 
 
 def down(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[LAB…]", help="Which labs.", show_default=False, autocompletion=candidates("labs"))
+        list[str] | None,
+        typer.Argument(
+            metavar="[LAB…]",
+            help="Which labs.",
+            show_default=False,
+            autocompletion=candidates("labs"),
+        ),
     ] = None,
     lab: Lab = None,
     every: Annotated[bool, typer.Option("--all", help="All labs of this user.")] = False,
@@ -155,10 +196,18 @@ def down(
     there = rundir.names()
     for name in names or ():  # one that --lab names may have left traces alone
         if name not in there:
-            raise UsageError(f"there is no lab {name}{did_you_mean(name, there)}; there are: {', '.join(there) or 'none'}")
-    labs = there if every else list(dict.fromkeys([*(names or ()), *([lab] if lab is not None else ())])) or there
+            raise UsageError(
+                f"there is no lab {name}{did_you_mean(name, there)}; there are: {', '.join(there) or 'none'}"
+            )
+    labs = (
+        there
+        if every
+        else list(dict.fromkeys([*(names or ()), *([lab] if lab is not None else ())])) or there
+    )
     if lab is None and not names and not every and len(labs) > 1:
-        raise LabError(f"several labs are there: {', '.join(labs)}; say which: kubenetlab down {labs[0]}, or --all")
+        raise LabError(
+            f"several labs are there: {', '.join(labs)}; say which: kubenetlab down {labs[0]}, or --all"
+        )
     failed: list[LabError] = []
     for name in labs:
         try:
@@ -188,8 +237,12 @@ def plan(
     drift: DriftOption = None,
     uplink: UplinkOption = None,
     strict: Strict = False,
-    wide: Annotated[bool, typer.Option("--wide", help="Every setting on a line of its own.")] = False,
-    output: Annotated[PlanOutput, typer.Option("-o", "--output", help="How to print it; `sh` is a shell script.")] = PlanOutput.table,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Every setting on a line of its own.")
+    ] = False,
+    output: Annotated[
+        PlanOutput, typer.Option("-o", "--output", help="How to print it; `sh` is a shell script.")
+    ] = PlanOutput.table,
 ) -> None:
     """Show what `up` would do to the kernel, object by object, without doing it. Example: kubenetlab plan -f web.yaml
 
@@ -204,7 +257,9 @@ def plan(
     from kubenetlab.lab.client import Client
 
     files = manifest_files(paths, files, kustomizations)
-    name, given = manifests.for_lab(lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict)
+    name, given = manifests.for_lab(
+        lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict
+    )
     manifests.warn(given)
     is_script = output is PlanOutput.sh
     answer: dict[str, Any] = {}
@@ -223,7 +278,9 @@ def plan(
         return
     show_changes(changes, is_wide=wide or output is PlanOutput.wide)
     if changes:
-        hint(f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}", lab)  # whatever labs are up: it names the one to be made
+        hint(
+            f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}", lab
+        )  # whatever labs are up: it names the one to be made
     else:
         hint("kubenetlab ping", needed(name))
 
@@ -256,7 +313,10 @@ def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> 
 
     config = given.cluster_config
     require(config)
-    blank_namespaces = ahead(given.count_of_pods, tuple(loopback_and_sysctls("", has_ipv6=6 in config.networking.versions)))
+    blank_namespaces = ahead(
+        given.count_of_pods,
+        tuple(loopback_and_sysctls("", has_ipv6=6 in config.networking.versions)),
+    )
     cluster, admission = bootstrap_store(given.config, given.entries, time.time(), name)
     if codes := strictness.refused_codes:
         from kubenetlab.lab.apiserver.diagnostics import diagnostics
@@ -266,7 +326,12 @@ def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> 
     progress = Progress(name, len(config.nodes))
     try:
         built = making.create(
-            name, cluster, nodes=len(config.nodes), keep_failed=keep, on_progress=progress.tell, blank_namespaces=blank_namespaces
+            name,
+            cluster,
+            nodes=len(config.nodes),
+            keep_failed=keep,
+            on_progress=progress.tell,
+            blank_namespaces=blank_namespaces,
         )
     except making.Interrupted:
         progress.stop()
@@ -324,10 +389,14 @@ def _link_up(name: str, given: Manifests) -> None:
         from kubenetlab.lab.client import Client
 
         record = uplink.bring(Client(name), given.cluster_config)
-        say(f"{paint('✓', GOOD)} uplink: this machine's link {record.link} leads to the lab's router, {', '.join(record.router)}")
+        say(
+            f"{paint('✓', GOOD)} uplink: this machine's link {record.link} leads to the lab's router, {', '.join(record.router)}"
+        )
         for chain in uplink.in_the_way():
             words = f"iptables -I FORWARD -i {record.link} -j ACCEPT; iptables -I FORWARD -o {record.link} -j ACCEPT"
-            note(f"{paint('note:', MILD)} {chain} of this machine drops what it forwards unless it is told otherwise: {words}")
+            note(
+                f"{paint('note:', MILD)} {chain} of this machine drops what it forwards unless it is told otherwise: {words}"
+            )
     elif (rundir.of(name) / rundir.UPLINK).exists():
         from kubenetlab.lab import uplink
         from kubenetlab.lab.client import Client
@@ -343,7 +412,11 @@ def _refuse(answer: dict[str, Any], given: Manifests) -> None:
 
     entries = given.all_entries
     findings = [
-        (item["document"], Finding(tuple(item["path"]), item["message"], hints=tuple(item["hints"]))) for item in answer["findings"]
+        (
+            item["document"],
+            Finding(tuple(item["path"]), item["message"], hints=tuple(item["hints"])),
+        )
+        for item in answer["findings"]
     ]
     if findings:
         raise ManifestError(entries[index].problem(finding) for index, finding in findings)
@@ -351,4 +424,6 @@ def _refuse(answer: dict[str, Any], given: Manifests) -> None:
 
 def _say_namespaces(made: Any) -> None:
     if made:
-        note(f"{paint('warning:', MILD)} made {'namespaces' if len(made) > 1 else 'namespace'} {', '.join(made)}, which no manifest makes")
+        note(
+            f"{paint('warning:', MILD)} made {'namespaces' if len(made) > 1 else 'namespace'} {', '.join(made)}, which no manifest makes"
+        )

@@ -32,7 +32,12 @@ AllowUnmodelled = Annotated[
         help="Accept that objects of a kind are not enforced, such as NetworkPolicy or Ingress; may be given several times.",
     ),
 ]
-AllowUndeclared = Annotated[bool, typer.Option("--allow-undeclared", help="Accept Services whose numeric target port no container serves.")]
+AllowUndeclared = Annotated[
+    bool,
+    typer.Option(
+        "--allow-undeclared", help="Accept Services whose numeric target port no container serves."
+    ),
+]
 
 
 def decoded(items: Iterable[Mapping[str, Any]]) -> list[Diagnostic]:
@@ -41,7 +46,10 @@ def decoded(items: Iterable[Mapping[str, Any]]) -> list[Diagnostic]:
 
     from kubenetlab.diagnostics import Diagnostic
 
-    return [msgspec.convert({key: value for key, value in item.items() if key != "source"}, Diagnostic) for item in items]
+    return [
+        msgspec.convert({key: value for key, value in item.items() if key != "source"}, Diagnostic)
+        for item in items
+    ]
 
 
 def is_accepted(diagnostic: Diagnostic, kinds: Sequence[str] | None, *, undeclared: bool) -> bool:
@@ -54,25 +62,47 @@ def is_accepted(diagnostic: Diagnostic, kinds: Sequence[str] | None, *, undeclar
     return undeclared and diagnostic.code == PORT_NOT_SERVED
 
 
-def problems(items: Iterable[Mapping[str, Any]], entries: Sequence[ManifestObject] = ()) -> list[Problem]:
+def problems(
+    items: Iterable[Mapping[str, Any]], entries: Sequence[ManifestObject] = ()
+) -> list[Problem]:
     """Return diagnostics as lines of a report. `entries` are the objects of this command, whose fields have lines."""
     from kubenetlab.api.decode import Finding, format_path
     from kubenetlab.api.kinds import qualified_kind
 
     given = {
-        (qualified_kind(entry.value), entry.value["metadata"].get("namespace", ""), entry.value["metadata"]["name"]): entry
+        (
+            qualified_kind(entry.value),
+            entry.value["metadata"].get("namespace", ""),
+            entry.value["metadata"]["name"],
+        ): entry
         for entry in entries
         if isinstance(entry.value.get("metadata"), Mapping) and "name" in entry.value["metadata"]
     }
-    given |= {(entry.object.kind, entry.object.namespace, entry.object.name): entry for entry in entries if entry.object is not None}
+    given |= {
+        (entry.object.kind, entry.object.namespace, entry.object.name): entry
+        for entry in entries
+        if entry.object is not None
+    }
     found = []
     for item, one in zip(items, decoded(items), strict=True):
         entry = given.get((one.kind, one.namespace, one.name))
         if entry is not None:
-            found.append(entry.problem(Finding(one.path, one.message, hints=one.hints), is_warning=True))
+            found.append(
+                entry.problem(Finding(one.path, one.message, hints=one.hints), is_warning=True)
+            )
         else:
             file, line = _place(item["source"], one)
-            found.append(Problem(one.message, format_path(one.path), one.title, file, line, one.hints, is_warning=True))
+            found.append(
+                Problem(
+                    one.message,
+                    format_path(one.path),
+                    one.title,
+                    file,
+                    line,
+                    one.hints,
+                    is_warning=True,
+                )
+            )
     return found
 
 
@@ -105,7 +135,11 @@ def _is_of(entry: ManifestObject, diagnostic: Diagnostic) -> bool:
     from kubenetlab.api.kinds import qualified_kind
 
     if entry.object is not None:
-        return (entry.object.kind, entry.object.namespace, entry.object.name) == (diagnostic.kind, diagnostic.namespace, diagnostic.name)
+        return (entry.object.kind, entry.object.namespace, entry.object.name) == (
+            diagnostic.kind,
+            diagnostic.namespace,
+            diagnostic.name,
+        )
     meta = entry.value["metadata"]
     return (qualified_kind(entry.value), meta.get("namespace", ""), meta["name"]) == (
         diagnostic.kind,
@@ -114,7 +148,12 @@ def _is_of(entry: ManifestObject, diagnostic: Diagnostic) -> bool:
     )
 
 
-def report(items: Sequence[Mapping[str, Any]], entries: Sequence[ManifestObject] = (), *, allow_undeclared: bool = False) -> None:
+def report(
+    items: Sequence[Mapping[str, Any]],
+    entries: Sequence[ManifestObject] = (),
+    *,
+    allow_undeclared: bool = False,
+) -> None:
     """Print what `up` and `apply` warn of: a line for all that is not enforced, and each misconfiguration with its place."""
     if not items:
         return
@@ -123,11 +162,19 @@ def report(items: Sequence[Mapping[str, Any]], entries: Sequence[ManifestObject]
     unenforced: dict[str, list[str]] = {}
     for item in items:
         if item["code"] == NOT_ENFORCED:
-            unenforced.setdefault(item["kind"], []).append("/".join(filter(None, (item["namespace"], item["name"]))))
+            unenforced.setdefault(item["kind"], []).append(
+                "/".join(filter(None, (item["namespace"], item["name"])))
+            )
     if unenforced:
-        subject = "it changes" if len(unenforced) == 1 and all(len(names) == 1 for names in unenforced.values()) else "they change"
+        subject = (
+            "it changes"
+            if len(unenforced) == 1 and all(len(names) == 1 for names in unenforced.values())
+            else "they change"
+        )
         objects = "; ".join(f"{kind} {few(names)}" for kind, names in unenforced.items())
-        note(f"{paint('not enforced:', BAD)} {objects}: in a cluster {subject} which connections succeed")
+        note(
+            f"{paint('not enforced:', BAD)} {objects}: in a cluster {subject} which connections succeed"
+        )
     accepted = (NOT_ENFORCED, PORT_NOT_SERVED) if allow_undeclared else (NOT_ENFORCED,)
     for problem in problems([item for item in items if item["code"] not in accepted], entries):
         note(f"{paint('warning:', MILD)} {problem}")
@@ -138,7 +185,9 @@ def refuse(items: Sequence[Mapping[str, Any]], entries: Sequence[ManifestObject]
     from msgspec import structs
 
     if items:
-        raise ManifestError(structs.replace(problem, is_warning=False) for problem in problems(items, entries))
+        raise ManifestError(
+            structs.replace(problem, is_warning=False) for problem in problems(items, entries)
+        )
 
 
 class Judged(Struct, frozen=True):
@@ -168,20 +217,39 @@ class Judged(Struct, frozen=True):
     @property
     def message(self) -> str:
         """What is wrong, in one line."""
-        return f"{self.problem.path}: {self.diagnostic.message}" if self.problem.path else self.diagnostic.message
+        return (
+            f"{self.problem.path}: {self.diagnostic.message}"
+            if self.problem.path
+            else self.diagnostic.message
+        )
 
     @property
     def place(self) -> str:
         """file:line, as far as it is known."""
-        return f"{self.problem.file}:{self.problem.line}" if self.problem.line else self.problem.file
+        return (
+            f"{self.problem.file}:{self.problem.line}" if self.problem.line else self.problem.file
+        )
 
     def as_data(self, names: Sequence[str]) -> dict[str, Any]:
         """Return it for JSON; `names` are those of all results."""
         one = self.diagnostic
-        about = {"code": one.code, "kind": one.kind, "namespace": one.namespace, "name": one.name, "path": self.problem.path}
+        about = {
+            "code": one.code,
+            "kind": one.kind,
+            "namespace": one.namespace,
+            "name": one.name,
+            "path": self.problem.path,
+        }
         where = {"file": self.problem.file, "line": self.problem.line}
         affects = [names[index] for index in self.affected]
-        return {**about, "message": one.message, "hints": list(one.hints), **where, "accepted": self.is_accepted, "affects": affects}
+        return {
+            **about,
+            "message": one.message,
+            "hints": list(one.hints),
+            **where,
+            "accepted": self.is_accepted,
+            "affects": affects,
+        }
 
 
 def unenforced_objects(client: Client) -> list[Mapping[str, Any]]:
@@ -210,16 +278,32 @@ def judge(
 
     found = []
     for one, problem in zip(decoded(items), problems(items), strict=True):
-        affected = tuple(index for index, ends in enumerate(connections) if ends is not None and one.scope.covers(ends))
-        targeted = (index for index in affected if (ends := connections[index]) is not None and one.scope.covers_target(ends))
+        affected = tuple(
+            index
+            for index, ends in enumerate(connections)
+            if ends is not None and one.scope.covers(ends)
+        )
+        targeted = (
+            index
+            for index in affected
+            if (ends := connections[index]) is not None and one.scope.covers_target(ends)
+        )
         is_wanted = one.code != NOT_ENFORCED and not expected_to_fail.isdisjoint(targeted)
-        found.append(Judged(one, problem, is_wanted or is_accepted(one, kinds, undeclared=undeclared), affected))
+        found.append(
+            Judged(
+                one, problem, is_wanted or is_accepted(one, kinds, undeclared=undeclared), affected
+            )
+        )
     return found
 
 
 def note_absent_pods(seen: Mapping[str, Any]) -> None:
     """Print which pods take no part in the matrix because they do not run; `seen` is what `inspect` shows."""
-    names = [f"{pod['namespace']}/{pod['name']}" for pod in seen["pods"] if not pod["pid"] and pod["phase"] == "Pending"]
+    names = [
+        f"{pod['namespace']}/{pod['name']}"
+        for pod in seen["pods"]
+        if not pod["pid"] and pod["phase"] == "Pending"
+    ]
     if names:
         subject = "1 pod does" if len(names) == 1 else f"{len(names)} pods do"
         note(f"{paint('not checked:', MILD)} {subject} not run: {few(names)}")
@@ -228,7 +312,11 @@ def note_absent_pods(seen: Mapping[str, Any]) -> None:
 def describe_unenforced(judged: Judged, names: Sequence[str]) -> str:
     """Return one line: the object, and how many of the connections it could change."""
     affected = [names[index] for index in judged.affected]
-    what = f"could change {len(affected)} of {len(names)} results: {few(affected)}" if affected else "is about none of these connections"
+    what = (
+        f"could change {len(affected)} of {len(names)} results: {few(affected)}"
+        if affected
+        else "is about none of these connections"
+    )
     return f"{judged.diagnostic.title} is not enforced by this lab; it {what}"
 
 
@@ -237,10 +325,18 @@ def count_problems(found: Sequence[Judged]) -> list[str]:
     open_ones = [judged for judged in found if not judged.is_accepted]
     unenforced = sum(judged.is_unenforced for judged in open_ones)
     misconfigured = len(open_ones) - unenforced
-    parts = [f"{misconfigured} misconfiguration{'s' if misconfigured > 1 else ''}"] if misconfigured else []
-    return parts + ([f"{unenforced} object{'s' if unenforced > 1 else ''} not enforced"] if unenforced else [])
+    parts = (
+        [f"{misconfigured} misconfiguration{'s' if misconfigured > 1 else ''}"]
+        if misconfigured
+        else []
+    )
+    return parts + (
+        [f"{unenforced} object{'s' if unenforced > 1 else ''} not enforced"] if unenforced else []
+    )
 
 
 def few(titles: Sequence[str]) -> str:
     """Return the first titles, and how many there are beside them."""
-    return ", ".join(titles[:NAMED]) + (f" and {len(titles) - NAMED} more" if len(titles) > NAMED else "")
+    return ", ".join(titles[:NAMED]) + (
+        f" and {len(titles) - NAMED} more" if len(titles) > NAMED else ""
+    )

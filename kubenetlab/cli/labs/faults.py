@@ -24,21 +24,36 @@ def break_(
     fault: Annotated[
         str | None,
         typer.Argument(
-            metavar="FAULT", help="Which one; without it they are listed.", show_default=False, autocompletion=candidates("faults")
+            metavar="FAULT",
+            help="Which one; without it they are listed.",
+            show_default=False,
+            autocompletion=candidates("faults"),
         ),
     ] = None,
     options: Annotated[
         list[str] | None,
-        typer.Argument(metavar="OPTION=VALUE…", help="What else `explain FAULT` names.", show_default=False),
+        typer.Argument(
+            metavar="OPTION=VALUE…", help="What else `explain FAULT` names.", show_default=False
+        ),
     ] = None,
-    node: Annotated[str | None, typer.Option("--node", metavar="NODE", help="On which node.", autocompletion=candidates("nodes"))] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(
+            "--node", metavar="NODE", help="On which node.", autocompletion=candidates("nodes")
+        ),
+    ] = None,
     how: Annotated[
         str | None,
         typer.Option(
-            "--how", metavar="HOW", help="In which way, such as stopped, stale or misconfigured.", autocompletion=candidates("ways")
+            "--how",
+            metavar="HOW",
+            help="In which way, such as stopped, stale or misconfigured.",
+            autocompletion=candidates("ways"),
         ),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Only show what is broken, and what can be.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Only show what is broken, and what can be.")
+    ] = False,
     output: OutputOption = Output.table,
     lab: Lab = None,
 ) -> None:
@@ -53,7 +68,11 @@ def break_(
     if fault is None or list_:
         _list(client, output)
         return
-    asked = {**_pairs(options or ()), **({"node": node} if node is not None else {}), **({"how": how} if how is not None else {})}
+    asked = {
+        **_pairs(options or ()),
+        **({"node": node} if node is not None else {}),
+        **({"how": how} if how is not None else {}),
+    }
     try:
         made = client.post(f"{LAB_API}/break", {"fault": fault, "options": asked})
     except ApiError as error:
@@ -70,7 +89,12 @@ def break_(
 def heal(
     fault: Annotated[
         str | None,
-        typer.Argument(metavar="ID", help="Of which fault; by default all.", show_default=False, autocompletion=candidates("broken")),
+        typer.Argument(
+            metavar="ID",
+            help="Of which fault; by default all.",
+            show_default=False,
+            autocompletion=candidates("broken"),
+        ),
     ] = None,
     lab: Lab = None,
 ) -> None:
@@ -78,7 +102,10 @@ def heal(
     from kubenetlab.lab.client import ApiError, choose
 
     client = choose(lab)
-    known = {item["metadata"]["name"]: item["spec"]["summary"] for item in client.get(FAULTS_PATH)["items"]}
+    known = {
+        item["metadata"]["name"]: item["spec"]["summary"]
+        for item in client.get(FAULTS_PATH)["items"]
+    }
     wanted = [name for name in known if fault in (None, name)]
     for name in wanted:
         try:
@@ -88,7 +115,11 @@ def heal(
                 raise
         say(f"fault {name} is {paint('healed', GOOD)}; it was: {known[name]}")
     if not wanted:
-        say(f"there is no fault {fault}: nothing to heal" if fault is not None else "nothing is broken")
+        say(
+            f"there is no fault {fault}: nothing to heal"
+            if fault is not None
+            else "nothing is broken"
+        )
     _wait(client)
     hint("kubenetlab ping" if len(known) == len(wanted) else "kubenetlab get faults")
 
@@ -102,11 +133,20 @@ def _list(client: Client, output: Output) -> None:
         data({"apiVersion": "v1", "kind": "List", "items": found}, output)
         return
     if found:
-        table(header("Fault", is_wide=True), [columns("Fault", item, is_wide=True) for item in found])
+        table(
+            header("Fault", is_wide=True), [columns("Fault", item, is_wide=True) for item in found]
+        )
         say()
     table(
         ("CAN BE BROKEN", "OPTIONS", "WHAT"),
-        [(name, " ".join(f"--{option}" for option in faults.option_names(name)), _about(faults.manual(name))) for name in faults.known()],
+        [
+            (
+                name,
+                " ".join(f"--{option}" for option in faults.option_names(name)),
+                _about(faults.manual(name)),
+            )
+            for name in faults.known()
+        ],
     )
     hint("kubenetlab heal" if found else f"kubenetlab explain {faults.known()[0]}")
 
@@ -128,7 +168,10 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
 
 def _wait(client: Client) -> None:
     """Until the lab has done what was asked for, and says what Linux refused."""
-    *_, last = ({"settled": False, "failures": {}}, *client.stream(f"{LAB_API}/settled", timeout=str(WAIT_S)))
+    *_, last = (
+        {"settled": False, "failures": {}},
+        *client.stream(f"{LAB_API}/settled", timeout=str(WAIT_S)),
+    )
     refused(last["failures"])
     if not last["settled"]:
         note(f"after {WAIT_S:g} s the lab is still at work; see: kubenetlab get pods -A")

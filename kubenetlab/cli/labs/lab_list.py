@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from kubenetlab.cli.input.options import Output, OutputOption
-from kubenetlab.cli.terminal.screen import BAD, DIM, MILD, aligned, data, hint, note, paint, say, terminal_width, widths_of
+from kubenetlab.cli.terminal.screen import (
+    BAD,
+    DIM,
+    MILD,
+    aligned,
+    data,
+    hint,
+    note,
+    paint,
+    say,
+    terminal_width,
+    widths_of,
+)
 from kubenetlab.errors import printable
 
 if TYPE_CHECKING:
@@ -25,7 +37,10 @@ _MIB: Final = 1 << 20
 
 
 def list_(
-    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on: redraw on a terminal, else print every change.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("-w", "--watch", help="Go on: redraw on a terminal, else print every change."),
+    ] = False,
     output: OutputOption = Output.table,
 ) -> None:
     """List the labs that are up: owner, age, pods, faults, processes, memory. Example: kubenetlab list -w
@@ -54,13 +69,19 @@ def list_(
 
     header, rows = _rows(found, output)
     width = terminal_width()
-    shown = fitting(header, rows, width, _EXPENDABLE) if width is not None and output is not Output.wide else (header, rows)
+    shown = (
+        fitting(header, rows, width, _EXPENDABLE)
+        if width is not None and output is not Output.wide
+        else (header, rows)
+    )
     table(*shown, numbers=_NUMBERS)
     if left_out := [name for name in header if name not in shown[0]]:
         say(paint(f"-o wide shows {', '.join(left_out)}, too", DIM))
     silent = [lab.name for lab in found if lab.state == "no answer"]
     if silent:
-        note(f"{paint('no answer:', BAD)} the agent of {', '.join(silent)} does not answer; its packets still flow")
+        note(
+            f"{paint('no answer:', BAD)} the agent of {', '.join(silent)} does not answer; its packets still flow"
+        )
     own = [lab.name for lab in found if lab.state != "private"]
     hint("kubenetlab get pods -A" if own else "kubenetlab up", own[0] if len(own) > 1 else None)
 
@@ -84,7 +105,11 @@ def _watch(output: Output) -> None:
     widths: list[int] = []
     while True:
         labs = {(lab.owner, lab.name): lab for lab in overview(on_warning=_ignore)}
-        changed = [lab for key, lab in labs.items() if key not in before or _essence(before[key]) != _essence(lab)]
+        changed = [
+            lab
+            for key, lab in labs.items()
+            if key not in before or _essence(before[key]) != _essence(lab)
+        ]
         gone = [lab for key, lab in before.items() if key not in labs]
         if output.is_data:
             _print_data(changed, gone)
@@ -103,10 +128,14 @@ def _print_data(changed: list[LabSummary], gone: list[LabSummary]) -> None:
         say(json.dumps({**_as_data(lab), "state": "down"}))
 
 
-def _print_lines(changed: list[LabSummary], gone: list[LabSummary], output: Output, widths: list[int]) -> list[int]:
+def _print_lines(
+    changed: list[LabSummary], gone: list[LabSummary], output: Output, widths: list[int]
+) -> list[int]:
     """Print one line for each lab that has changed or gone, the first time below headings; return the widths of the columns."""
     header, rows = _rows(changed, output)
-    lines = [list(row) for row in rows] + [[lab.name, lab.owner, "down", *["-"] * (len(header) - 3)] for lab in gone]
+    lines = [list(row) for row in rows] + [
+        [lab.name, lab.owner, "down", *["-"] * (len(header) - 3)] for lab in gone
+    ]
     if not widths:
         lines = [list(header), *lines]
         widths = widths_of(lines)
@@ -122,7 +151,18 @@ def _essence(lab: LabSummary) -> tuple[Any, ...]:
 
 def _rows(labs: list[LabSummary], output: Output) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return headings and rows."""
-    header: tuple[str, ...] = ("LAB", "OWNER", "STATE", "AGE", "NODES", "PODS", "SERVICES", "FAULTS", "PROCESSES", "MEMORY")
+    header: tuple[str, ...] = (
+        "LAB",
+        "OWNER",
+        "STATE",
+        "AGE",
+        "NODES",
+        "PODS",
+        "SERVICES",
+        "FAULTS",
+        "PROCESSES",
+        "MEMORY",
+    )
     rows = [_row(lab) for lab in labs]
     if output is Output.wide:
         header = (*header, "PID")

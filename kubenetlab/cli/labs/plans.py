@@ -33,7 +33,10 @@ def new_lab_plan(given: Manifests) -> tuple[list[dict[str, Any]], list[dict[str,
 
     cluster, _ = bootstrap_store(given.config, given.entries, time.time())
     changes = diff(HostState(), plan(cluster, decisions(cluster)))
-    rendered = [{"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]} for entry in changes.namespaces]
+    rendered = [
+        {"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]}
+        for entry in changes.namespaces
+    ]
     return rendered, diagnostics(cluster)
 
 
@@ -46,8 +49,19 @@ def uplink_plan(name: str, given: Manifests) -> list[dict[str, Any]]:
     if given.config is None or given.cluster_config.uplink == has:
         return []
     mark = "-" if has else "+"
-    made = [f"link {names.machine_link(name)}, to the lab's router", *(f"nft table {family} kubenetlab-{name}" for family in ("ip", "ip6"))]
-    return [{"netns": "this machine", "operations": [*(f"{mark} {one}" for one in made), f"{mark} forwarding, on links that do not"]}]
+    made = [
+        f"link {names.machine_link(name)}, to the lab's router",
+        *(f"nft table {family} kubenetlab-{name}" for family in ("ip", "ip6")),
+    ]
+    return [
+        {
+            "netns": "this machine",
+            "operations": [
+                *(f"{mark} {one}" for one in made),
+                f"{mark} forwarding, on links that do not",
+            ],
+        }
+    ]
 
 
 def new_lab_script(given: Manifests, name: str) -> str:
@@ -65,7 +79,9 @@ def new_lab_script(given: Manifests, name: str) -> str:
 
 def show_changes(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:
     """Namespace by namespace; runs of settings and elements are put together unless `is_wide`."""
-    _show(changes, lambda entry: entry["operations"] if is_wide else folded(entry["operations"], "+ "))
+    _show(
+        changes, lambda entry: entry["operations"] if is_wide else folded(entry["operations"], "+ ")
+    )
 
 
 def show_differences(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:
@@ -75,22 +91,38 @@ def show_differences(changes: Sequence[dict[str, Any]], *, is_wide: bool = False
     or additional chain, set or map is followed by its content.
     """
     _show(
-        changes, lambda entry: _with_content(entry) if is_wide else folded(entry["operations"], "+ ", counts_elements=False), "difference"
+        changes,
+        lambda entry: (
+            _with_content(entry)
+            if is_wide
+            else folded(entry["operations"], "+ ", counts_elements=False)
+        ),
+        "difference",
     )
     marks = {line[:1] for entry in changes for line in entry["operations"]}
-    say("  ".join(f"{paint(mark, colour)} {meaning}" for mark, colour, meaning in _MARKS if mark in marks))
+    say(
+        "  ".join(
+            f"{paint(mark, colour)} {meaning}" for mark, colour, meaning in _MARKS if mark in marks
+        )
+    )
 
 
 def _with_content(entry: dict[str, Any]) -> Iterator[str]:
     for difference in entry["differences"]:
         line = difference["line"]
         yield line
-        content = difference.get("observed" if difference["action"] == "remove" else "desired") or ""
+        content = (
+            difference.get("observed" if difference["action"] == "remove" else "desired") or ""
+        )
         if content not in line:
             yield from (f"    {text}" for text in content.splitlines())
 
 
-def _show(changes: Sequence[dict[str, Any]], lines_of: Callable[[dict[str, Any]], Iterable[str]], noun: str = "operation") -> None:
+def _show(
+    changes: Sequence[dict[str, Any]],
+    lines_of: Callable[[dict[str, Any]], Iterable[str]],
+    noun: str = "operation",
+) -> None:
     for entry in changes:
         say(paint(entry["netns"], None, bold=True))
         for line in lines_of(entry):
@@ -109,7 +141,9 @@ def folded(lines: Iterable[str], mark: str = "", *, counts_elements: bool = True
     elements: dict[str, int] = {}
     for line in lines:
         if line.startswith(mark + _SYSCTL):
-            settings.append(line.removeprefix(mark + _SYSCTL).replace(" = ", "=").removeprefix("net."))
+            settings.append(
+                line.removeprefix(mark + _SYSCTL).replace(" = ", "=").removeprefix("net.")
+            )
         elif counts_elements and line.startswith(mark + _ELEMENT):
             collection = line.removeprefix(mark + _ELEMENT).partition(" {")[0]
             elements[collection] = elements.get(collection, 0) + 1

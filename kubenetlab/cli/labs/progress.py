@@ -69,7 +69,10 @@ class WaitProgress:
         self._line = _Line()
 
     def tell(self, line: dict[str, Any]) -> None:
-        waiting = [*line["waiting"], *(f"Job {one['job']}" for one in line["jobs"] if one["state"] == "waiting")]
+        waiting = [
+            *line["waiting"],
+            *(f"Job {one['job']}" for one in line["jobs"] if one["state"] == "waiting"),
+        ]
         names = ", ".join(waiting[:3]) + (" …" if len(waiting) > 3 else "")
         self._line.draw(f"pods ready: {line['ready']}/{line['total']}  {paint(names, DIM)}")
 

@@ -19,7 +19,9 @@ AGAIN_S: Final = 0.05
 """Time until an agent is asked again that ended its answer before it began."""
 
 
-def wait(name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[list[Any]], None]) -> None:
+def wait(
+    name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[list[Any]], None]
+) -> None:
     """Wait until every pod is ready or will never be. Exits with 1 where some are not, with the reasons.
 
     on_diagnostics: is called with what the lab's objects lack (kubenetlab/diagnostics), before the summary.
@@ -33,14 +35,18 @@ def wait(name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[li
     waiting = WaitProgress()
     last: dict[str, Any] = {"settled": False, "timeout": False, "waiting": [], "jobs": []}
     try:
-        while not (last["settled"] or last["timeout"]):  # the agent may die meanwhile: the next one is asked
+        while not (
+            last["settled"] or last["timeout"]
+        ):  # the agent may die meanwhile: the next one is asked
             left_s = max(0.0, timeout_s - (time.monotonic() - asked))
             has_begun = False
             for line in Client(name).stream(f"{LAB_API}/settled", timeout=str(left_s)):
                 has_begun, last = True, line
                 waiting.tell(line)
             if not has_begun and not left_s:
-                raise LabError(f"the agent of lab {name} breaks its answers off; its log: {rundir.of(name)}/log")
+                raise LabError(
+                    f"the agent of lab {name} breaks its answers off; its log: {rundir.of(name)}/log"
+                )
             if not has_begun:
                 time.sleep(AGAIN_S)
     except KeyboardInterrupt:
@@ -51,27 +57,46 @@ def wait(name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[li
     for reason, pods in _by_reason(last["stuck"]).items():
         note(f"{paint('not ready:', BAD)} {_few(pods)}: {reason}")
     if last["waiting"]:
-        note(f"{paint('not ready:', BAD)} after {timeout_s:g} s still waiting for {_few(last['waiting'])}")
-    by_state = {state: [one for one in last["jobs"] if one["state"] == state] for state in ("failed", "waiting", "suspended")}
+        note(
+            f"{paint('not ready:', BAD)} after {timeout_s:g} s still waiting for {_few(last['waiting'])}"
+        )
+    by_state = {
+        state: [one for one in last["jobs"] if one["state"] == state]
+        for state in ("failed", "waiting", "suspended")
+    }
     for one in by_state["failed"]:
         note(f"{paint('failed:', BAD)} Job {one['job']}: {one['reason']}")
     for one in by_state["waiting"]:
-        note(f"{paint('not complete:', BAD)} after {timeout_s:g} s still waiting for Job {one['job']}: {one['reason']}")
+        note(
+            f"{paint('not complete:', BAD)} after {timeout_s:g} s still waiting for Job {one['job']}: {one['reason']}"
+        )
     for one in by_state["suspended"]:
         note(f"suspended: Job {one['job']}: {one['reason']}")
     if last["unready"]:
         note(f"unready on purpose: {_few(last['unready'])}")
     is_fine = last["settled"] and not last["stuck"] and not by_state["failed"]
-    if not is_fine and not (last["failures"] or last["stuck"] or last["waiting"] or by_state["failed"] or by_state["waiting"]):
+    if not is_fine and not (
+        last["failures"]
+        or last["stuck"]
+        or last["waiting"]
+        or by_state["failed"]
+        or by_state["waiting"]
+    ):
         note(f"{paint('not settled:', BAD)} after {timeout_s:g} s the lab is still at work")
     on_diagnostics(last.get("diagnostics", []))  # an agent of an earlier version has none
     took = f"{time.monotonic() - begun:.2f} s"
     purpose = f", {len(last['unready'])} unready on purpose" if last["unready"] else ""
-    say(f"lab {paint(name, None, bold=True)}: {last['ready']} of {last['total']} pods ready{purpose} {paint(f'({took})', DIM)}")
+    say(
+        f"lab {paint(name, None, bold=True)}: {last['ready']} of {last['total']} pods ready{purpose} {paint(f'({took})', DIM)}"
+    )
     if is_fine:
         hint("kubenetlab ping", needed(name))
         return
-    if any("cni plugin not initialized" in entry["reason"] or "node.kubernetes.io/not-ready" in entry["reason"] for entry in last["stuck"]):
+    if any(
+        "cni plugin not initialized" in entry["reason"]
+        or "node.kubernetes.io/not-ready" in entry["reason"]
+        for entry in last["stuck"]
+    ):
         hint("install a network: kubenetlab up --cni bridge", needed(name))
         raise typer.Exit(1)
     hint(_next_after_failure(last), needed(name))
@@ -100,7 +125,9 @@ def _stop_waiting(name: str, waiting: list[str]) -> NoReturn:
     """After Ctrl-C: the lab goes on, and so does what was waited for."""
     from kubenetlab.lab.up import STOPPED_BY_SIGINT
 
-    note(f"stopped waiting; lab {name} is up{f', and not ready yet: {_few(waiting)}' if waiting else ''}")
+    note(
+        f"stopped waiting; lab {name} is up{f', and not ready yet: {_few(waiting)}' if waiting else ''}"
+    )
     hint("kubenetlab get pods -A -w", needed(name))
     raise typer.Exit(STOPPED_BY_SIGINT)
 

@@ -48,7 +48,9 @@ def delete(
     if selector and not what:
         raise UsageError("-l wants a kind, as in: delete pods -l app=web")
     here = namespace or "default"
-    wanted, given = _selected(client, what, here, selector) if selector else _named(client, what, here)
+    wanted, given = (
+        _selected(client, what, here, selector) if selector else _named(client, what, here)
+    )
     if files:
         from kubenetlab.cli.input import manifests
 
@@ -65,9 +67,19 @@ def delete(
         raise UsageError("nothing to delete; name objects (pod web-0), or manifests with -f FILE")
     there = {one: uid for one in wanted if (uid := _uid(client, one)) is not None}
     known = {
-        (qualified_kind(document), document["metadata"].get("namespace", ""), document["metadata"]["name"]) for document in client.given()
+        (
+            qualified_kind(document),
+            document["metadata"].get("namespace", ""),
+            document["metadata"]["name"],
+        )
+        for document in client.given()
     }
-    for one, uid in there.items():  # one that goes with another, as an object with its namespace, is deleted all the same
+    for (
+        one,
+        uid,
+    ) in (
+        there.items()
+    ):  # one that goes with another, as an object with its namespace, is deleted all the same
         deleted_uid = _delete_one(client, one)
         if deleted_uid is None:
             say(f"{title(*one)} deleted")
@@ -86,7 +98,9 @@ def delete(
         raise LabError(f"not found: {', '.join(missing)}")
 
 
-def _named(client: Client, what: Sequence[str], namespace: str) -> tuple[list[Wanted], list[GivenKey]]:
+def _named(
+    client: Client, what: Sequence[str], namespace: str
+) -> tuple[list[Wanted], list[GivenKey]]:
     """`pod web-0 web-1`, `pod/web-0 svc/web`: objects, and documents of kinds that the lab does not model."""
     wanted: list[Wanted] = []
     given: list[GivenKey] = []
@@ -96,7 +110,11 @@ def _named(client: Client, what: Sequence[str], namespace: str) -> tuple[list[Wa
             wanted.append((kind, namespace if kind.is_namespaced else "", name))
         elif found := _given(client, word, namespace, name):
             given.append(found)
-        elif (known := next((known for known in sorted(builtin.all_kinds()) if is_called(known, word)), None)) is not None:
+        elif (
+            known := next(
+                (known for known in sorted(builtin.all_kinds()) if is_called(known, word)), None
+            )
+        ) is not None:
             given.append((known, namespace, name))  # there is none: it is reported as not found
         else:
             raise UsageError(
@@ -105,7 +123,9 @@ def _named(client: Client, what: Sequence[str], namespace: str) -> tuple[list[Wa
     return wanted, given
 
 
-def _selected(client: Client, what: Sequence[str], namespace: str, selector: str) -> tuple[list[Wanted], list[GivenKey]]:
+def _selected(
+    client: Client, what: Sequence[str], namespace: str, selector: str
+) -> tuple[list[Wanted], list[GivenKey]]:
     """`pods,services` with a selector: objects, and documents of kinds that the lab does not model."""
     wanted: list[Wanted] = []
     given: list[GivenKey] = []
@@ -117,7 +137,9 @@ def _selected(client: Client, what: Sequence[str], namespace: str, selector: str
             if isinstance(kind, str):
                 given.append((qualified_kind(document), meta.get("namespace", ""), meta["name"]))
             else:
-                wanted.append((kind, meta.get("namespace", "") if kind.is_namespaced else "", meta["name"]))
+                wanted.append(
+                    (kind, meta.get("namespace", "") if kind.is_namespaced else "", meta["name"])
+                )
     return wanted, given
 
 
@@ -165,14 +187,27 @@ def _wait(client: Client, gone: Sequence[tuple[Wanted, str]]) -> None:
     if waiting:
         titles = ", ".join(title(*one) for one, _ in waiting)
         kind, _, name = waiting[0][0]
-        raise LabError(f"after {WAIT_S:g} s still there: {titles}; see: kubenetlab describe {kind.kind.lower()} {name}")
-    next((line for line in client.stream(f"{LAB_API}/settled", timeout=str(deadline - time.monotonic())) if line["idle"]), None)
+        raise LabError(
+            f"after {WAIT_S:g} s still there: {titles}; see: kubenetlab describe {kind.kind.lower()} {name}"
+        )
+    next(
+        (
+            line
+            for line in client.stream(
+                f"{LAB_API}/settled", timeout=str(deadline - time.monotonic())
+            )
+            if line["idle"]
+        ),
+        None,
+    )
 
 
 def _grace_left_s(client: Client) -> float:
     """Return how long terminating pods may still take, in seconds; 0 when none is within its grace period."""
     ends = [
-        datetime.fromisoformat(meta["deletionTimestamp"]).timestamp() + meta.get("deletionGracePeriodSeconds", 0) + SPARE_S
+        datetime.fromisoformat(meta["deletionTimestamp"]).timestamp()
+        + meta.get("deletionGracePeriodSeconds", 0)
+        + SPARE_S
         for pod in client.get(kind_path(Pod, None))["items"]
         if (meta := pod["metadata"]).get("deletionTimestamp")
     ]

@@ -37,10 +37,25 @@ def exec_(
     namespace: Namespace = None,
     container: Annotated[
         str | None,
-        typer.Option("-c", "--container", metavar="NAME", help="Whose environment; the containers of a pod share its namespaces."),
+        typer.Option(
+            "-c",
+            "--container",
+            metavar="NAME",
+            help="Whose environment; the containers of a pod share its namespaces.",
+        ),
     ] = None,
-    stdin: Annotated[bool, typer.Option("-i", "--stdin", help="As kubectl's, and needless: a program reads this standard input.")] = False,
-    tty: Annotated[bool, typer.Option("-t", "--tty", help="As kubectl's, and needless: a program has this terminal.")] = False,
+    stdin: Annotated[
+        bool,
+        typer.Option(
+            "-i", "--stdin", help="As kubectl's, and needless: a program reads this standard input."
+        ),
+    ] = False,
+    tty: Annotated[
+        bool,
+        typer.Option(
+            "-t", "--tty", help="As kubectl's, and needless: a program has this terminal."
+        ),
+    ] = False,
     host_files: HostFilesOption = False,
     lab: Lab = None,
 ) -> None:
@@ -50,10 +65,17 @@ def exec_(
     machine's files read-only, without home directories, and has an empty /tmp, /run, /var and home of its own; it begins in /.
     Pass files through standard input and output, or use --host-files. Example: kubenetlab exec client -- tcpdump -c9 -w- > web.pcap
     """
-    raise typer.Exit(_enter(target, command, namespace, lab, container=container, host_files=host_files))
+    raise typer.Exit(
+        _enter(target, command, namespace, lab, container=container, host_files=host_files)
+    )
 
 
-def shell(target: Target, namespace: Namespace = None, host_files: HostFilesOption = False, lab: Lab = None) -> None:
+def shell(
+    target: Target,
+    namespace: Namespace = None,
+    host_files: HostFilesOption = False,
+    lab: Lab = None,
+) -> None:
     """Open a shell inside a pod, a node or an external host. Example: kubenetlab shell node:worker
 
     It sees files as a program of `exec` does.
@@ -66,7 +88,11 @@ def shell(target: Target, namespace: Namespace = None, host_files: HostFilesOpti
     path, chosen = (None, os.environ.get("SHELL")) if host_files else (CONTAINER_PATH, None)
     program = shutil.which("bash", path=path) or chosen or "/bin/sh"
     arguments = [program, "--norc"] if program.endswith("bash") else [program]
-    raise typer.Exit(_enter(target, arguments, namespace, lab, {"PS1": f"[{target} \\w]\\$ "}, host_files=host_files))
+    raise typer.Exit(
+        _enter(
+            target, arguments, namespace, lab, {"PS1": f"[{target} \\w]\\$ "}, host_files=host_files
+        )
+    )
 
 
 def scale(
@@ -79,7 +105,10 @@ def scale(
             autocompletion=candidates("scalable"),
         ),
     ],
-    replicas: Annotated[int | None, typer.Option("--replicas", min=0, max=MAX_REPLICAS, help="How many pods there shall be.")] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option("--replicas", min=0, max=MAX_REPLICAS, help="How many pods there shall be."),
+    ] = None,
     namespace: Namespace = None,
     lab: Lab = None,
 ) -> None:
@@ -95,7 +124,9 @@ def scale(
         *what, last = what
         if not last.isdecimal() or len(last) > len(str(MAX_REPLICAS)) or int(last) > MAX_REPLICAS:
             example = f"kubenetlab scale {' '.join([*what, last])} --replicas 3"
-            raise UsageError(f"scale: wanted how many pods there shall be, from 0 to {MAX_REPLICAS}, as in: {example}")
+            raise UsageError(
+                f"scale: wanted how many pods there shall be, from 0 to {MAX_REPLICAS}, as in: {example}"
+            )
         replicas = int(last)
     if not what:
         raise UsageError("scale: wanted a kind and a name, as in: scale deployment web 3")
@@ -135,18 +166,31 @@ def _enter(
     client = choose(lab)
     seen = client.inspect()
     found = resolve(read(target, seen, namespace), seen)
-    names = [entry["name"] for pod in seen["pods"] if pod["sandbox"] == found.sandbox for entry in pod["containers"]]
+    names = [
+        entry["name"]
+        for pod in seen["pods"]
+        if pod["sandbox"] == found.sandbox
+        for entry in pod["containers"]
+    ]
     if container is not None and container not in names:
-        raise UsageError(f"container {container} is not in {found.title}; it has: {', '.join(names) or 'none'}")
+        raise UsageError(
+            f"container {container} is not in {found.title}; it has: {', '.join(names) or 'none'}"
+        )
     reply = client.enter(found.sandbox, container or "")
     answer: dict[str, Any] = reply.body
-    variables = dict(os.environ) if host_files else _variables_inside(answer["hostname"], answer["environment"])
+    variables = (
+        dict(os.environ)
+        if host_files
+        else _variables_inside(answer["hostname"], answer["environment"])
+    )
     return run(
         reply.fds[0],
         command,
         hosts=answer["hosts"],
         resolv_conf=answer["resolv_conf"],
-        files=HostFiles(str(rundir.base())) if host_files else OwnFiles(rundir.hidden_directories()),
+        files=HostFiles(str(rundir.base()))
+        if host_files
+        else OwnFiles(rundir.hidden_directories()),
         environment={**variables, **(environment or {})},
     )
 
@@ -161,6 +205,10 @@ def _variables_inside(hostname: str, of_container: dict[str, str]) -> dict[str, 
 
     from kubenetlab.kernel.processes.inheritance import CONTAINER_PATH
 
-    of_terminal = {name: value for name, value in os.environ.items() if name in _OF_TERMINAL or name.startswith("LC_")}
+    of_terminal = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _OF_TERMINAL or name.startswith("LC_")
+    }
     basic = {"PATH": CONTAINER_PATH, "HOME": "/root", "HOSTNAME": hostname}
     return {**basic, **of_terminal, **of_container}

@@ -8,8 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kubenetlab.cli.input.completion import candidates
-from kubenetlab.cli.input.options import AllNamespaces, GetOutput, GetOutputOption, Lab, Namespace, SelectorOption, SortBy, get_output
-from kubenetlab.cli.input.selection import described, fetch, parsed_selector, refuse_selector_beside_names, wanted_kinds
+from kubenetlab.cli.input.options import (
+    AllNamespaces,
+    GetOutput,
+    GetOutputOption,
+    Lab,
+    Namespace,
+    SelectorOption,
+    SortBy,
+    get_output,
+)
+from kubenetlab.cli.input.selection import (
+    described,
+    fetch,
+    parsed_selector,
+    refuse_selector_beside_names,
+    wanted_kinds,
+)
 from kubenetlab.cli.terminal.screen import aligned, data, hint, say, table, widths_of
 
 if TYPE_CHECKING:
@@ -32,8 +47,12 @@ def get(
     output: GetOutputOption = GetOutput.table.value,
     selector: SelectorOption = "",
     sort_by: SortBy = "",
-    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on and show every change.")] = False,
-    show_labels: Annotated[bool, typer.Option("--show-labels", help="Add a column with the labels.")] = False,
+    watch: Annotated[
+        bool, typer.Option("-w", "--watch", help="Go on and show every change.")
+    ] = False,
+    show_labels: Annotated[
+        bool, typer.Option("--show-labels", help="Add a column with the labels.")
+    ] = False,
     lab: Lab = None,
 ) -> None:
     """Show objects. Example: kubenetlab get pods -A -o wide"""
@@ -42,7 +61,12 @@ def get(
 
     form, template = get_output(output)
     print_template = _printer(template) if form is GetOutput.jsonpath else None
-    if lab is None and what in (["clusters"], ["cluster"]) and not (watch or sort_by or template) and _show_clusters(form):
+    if (
+        lab is None
+        and what in (["clusters"], ["cluster"])
+        and not (watch or sort_by or template)
+        and _show_clusters(form)
+    ):
         return
     client = choose(lab)
     wanted = wanted_kinds(client, "get", what)
@@ -52,7 +76,14 @@ def get(
         if print_template is not None or sort_by:
             raise UsageError("-w cannot stand with -o jsonpath or --sort-by")
         parsed_selector(selector)
-        _watch(client, first, None if every else namespace or "default", selector, form, has_labels=show_labels)
+        _watch(
+            client,
+            first,
+            None if every else namespace or "default",
+            selector,
+            form,
+            has_labels=show_labels,
+        )
         return
     documents: list[dict[str, Any]] = []
     shown = False
@@ -75,7 +106,9 @@ def get(
             shown = True
     if form.is_data or print_template is not None:
         single = len(wanted[0][1]) == 1 and len(documents) == 1
-        document = documents[0] if single else {"apiVersion": "v1", "kind": "List", "items": documents}
+        document = (
+            documents[0] if single else {"apiVersion": "v1", "kind": "List", "items": documents}
+        )
         if print_template is not None:
             print_template(document)
         else:
@@ -84,8 +117,17 @@ def get(
     if form is GetOutput.name:
         return
     if not documents:
-        is_everywhere = every or not any(isinstance(kind, str) or kind.is_namespaced for kind, _ in wanted)
-        say("nothing found" + ("" if is_everywhere else f" in namespace {namespace or 'default'}{_unknown(client, namespace)}"))
+        is_everywhere = every or not any(
+            isinstance(kind, str) or kind.is_namespaced for kind, _ in wanted
+        )
+        say(
+            "nothing found"
+            + (
+                ""
+                if is_everywhere
+                else f" in namespace {namespace or 'default'}{_unknown(client, namespace)}"
+            )
+        )
     hint(_next(first, documents if len(wanted) == 1 else []))
 
 
@@ -96,8 +138,12 @@ def _unknown(client: Client, namespace: str | None) -> str:
 
     if namespace is None:
         return ""
-    names = [item["metadata"]["name"] for item in client.get(kind_path(NamespaceKind, None))["items"]]
-    return "" if namespace in names else f": the lab has no such namespace; it has: {', '.join(names)}"
+    names = [
+        item["metadata"]["name"] for item in client.get(kind_path(NamespaceKind, None))["items"]
+    ]
+    return (
+        "" if namespace in names else f": the lab has no such namespace; it has: {', '.join(names)}"
+    )
 
 
 def _printer(template: str) -> Callable[[Any], None]:
@@ -140,7 +186,11 @@ def _show_clusters(output: GetOutput) -> bool:
 def describe(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="KIND [NAME…] | KIND/NAME…", show_default=False, autocompletion=candidates("objects")),
+        typer.Argument(
+            metavar="KIND [NAME…] | KIND/NAME…",
+            show_default=False,
+            autocompletion=candidates("objects"),
+        ),
     ],
     namespace: Namespace = None,
     selector: SelectorOption = "",
@@ -156,7 +206,11 @@ def describe(
     client = choose(lab)
     wanted = wanted_kinds(client, "describe", what)
     refuse_selector_beside_names(selector, wanted)
-    found = [(kind, document) for kind, names in wanted for document in described(client, kind, names, namespace or "default", selector)]
+    found = [
+        (kind, document)
+        for kind, names in wanted
+        for document in described(client, kind, names, namespace or "default", selector)
+    ]
     if not found:
         say(f"nothing found in namespace {namespace or 'default'}")
         hint("kubenetlab get pods -A")
@@ -171,7 +225,11 @@ def describe(
     first = found[0][1]
     is_running = first["kind"] == "Pod" and bool(first.get("status", {}).get("podIP"))
     where = f" -n {namespace}" if namespace else ""
-    hint(f"kubenetlab inspect {first['metadata']['name']}{where}" if is_running else "kubenetlab get events -A")
+    hint(
+        f"kubenetlab inspect {first['metadata']['name']}{where}"
+        if is_running
+        else "kubenetlab get events -A"
+    )
 
 
 def typed_name(document: Mapping[str, Any]) -> str:
@@ -179,13 +237,23 @@ def typed_name(document: Mapping[str, Any]) -> str:
     from kubenetlab.api.kinds import group_of
 
     group = group_of(document["apiVersion"])
-    return f"{document['kind'].lower()}{f'.{group}' if group else ''}/{document['metadata']['name']}"
+    return (
+        f"{document['kind'].lower()}{f'.{group}' if group else ''}/{document['metadata']['name']}"
+    )
 
 
 class _Table:
     """The columns of one table: those of the kind, and what the command line adds to them."""
 
-    def __init__(self, kind: str, output: GetOutput, *, has_namespace: bool, has_labels: bool, has_kind: bool = False) -> None:
+    def __init__(
+        self,
+        kind: str,
+        output: GetOutput,
+        *,
+        has_namespace: bool,
+        has_labels: bool,
+        has_kind: bool = False,
+    ) -> None:
         """`has_kind` makes names like `pod/web-0`, for commands that print several tables."""
         from kubenetlab.cli.describe.columns import header
 
@@ -194,7 +262,11 @@ class _Table:
         self._has_namespace, self._has_labels = has_namespace, has_labels
         own = header(kind, is_wide=self._is_wide)
         self._has_kind = has_kind and own[0] == "NAME"
-        self.heading = [*(["NAMESPACE"] if has_namespace else []), *own, *(["LABELS"] if has_labels else [])]
+        self.heading = [
+            *(["NAMESPACE"] if has_namespace else []),
+            *own,
+            *(["LABELS"] if has_labels else []),
+        ]
 
     def row(self, document: Mapping[str, Any]) -> list[str]:
         """Return the cells of one object."""
@@ -205,7 +277,11 @@ class _Table:
         if self._has_kind:
             cells[0] = typed_name(document)
         first = [meta.get("namespace", "")] if self._has_namespace else []
-        return [*first, *cells, *([labels_text(meta.get("labels") or {})] if self._has_labels else [])]
+        return [
+            *first,
+            *cells,
+            *([labels_text(meta.get("labels") or {})] if self._has_labels else []),
+        ]
 
 
 def _show(
@@ -217,21 +293,48 @@ def _show(
     has_kind: bool = False,
     has_labels: bool = False,
 ) -> None:
-    is_namespaced = kind.is_namespaced if not isinstance(kind, str) else any("namespace" in item["metadata"] for item in documents)
+    is_namespaced = (
+        kind.is_namespaced
+        if not isinstance(kind, str)
+        else any("namespace" in item["metadata"] for item in documents)
+    )
     name = kind if isinstance(kind, str) else kind.kind
     if documents:
-        columns = _Table(name, output, has_namespace=every and is_namespaced, has_labels=has_labels, has_kind=has_kind)
+        columns = _Table(
+            name,
+            output,
+            has_namespace=every and is_namespaced,
+            has_labels=has_labels,
+            has_kind=has_kind,
+        )
         table(columns.heading, [columns.row(document) for document in documents])
 
 
-def _watch(client: Client, kind: type[Resource], namespace: str | None, selector: str, output: GetOutput, *, has_labels: bool) -> None:
+def _watch(
+    client: Client,
+    kind: type[Resource],
+    namespace: str | None,
+    selector: str,
+    output: GetOutput,
+    *,
+    has_labels: bool,
+) -> None:
     from kubenetlab.lab.paths import kind_path
 
-    columns = _Table(kind.kind, output, has_namespace=namespace is None and kind.is_namespaced, has_labels=has_labels)
+    columns = _Table(
+        kind.kind,
+        output,
+        has_namespace=namespace is None and kind.is_namespaced,
+        has_labels=has_labels,
+    )
     rows = [columns.heading]
     widths: list[int] = []
     is_live = False
-    for event in client.stream(kind_path(kind, namespace), watch="true", **({"labelSelector": selector} if selector else {})):
+    for event in client.stream(
+        kind_path(kind, namespace),
+        watch="true",
+        **({"labelSelector": selector} if selector else {}),
+    ):
         document = event["object"]
         if event["type"] == "BOOKMARK":
             is_live = True
@@ -241,7 +344,9 @@ def _watch(client: Client, kind: type[Resource], namespace: str | None, selector
             say(typed_name(document))
         else:
             rows.append(columns.row(document))
-        if is_live and not (output.is_data or output is GetOutput.name):  # what is there at first gives the columns their widths
+        if is_live and not (
+            output.is_data or output is GetOutput.name
+        ):  # what is there at first gives the columns their widths
             widths = widths or widths_of(rows)
             for row in rows:
                 say(aligned(row, widths))
@@ -255,7 +360,9 @@ def _next(kind: type[Resource] | str, documents: list[dict[str, Any]]) -> str:
     meta = documents[0]["metadata"]
     where = f" -n {meta['namespace']}" if meta.get("namespace", "default") != "default" else ""
     if kind.kind == "Pod":
-        bad = next((document["metadata"] for document in documents if not _is_ready(document)), None)
+        bad = next(
+            (document["metadata"] for document in documents if not _is_ready(document)), None
+        )
         if bad is not None:
             return f"kubenetlab describe pod {bad['name']} -n {bad['namespace']}"
         prefix = f"{meta['namespace']}/" if where else ""
@@ -274,5 +381,6 @@ def _next(kind: type[Resource] | str, documents: list[dict[str, Any]]) -> str:
 def _is_ready(document: dict[str, Any]) -> bool:
     status = document.get("status", {})
     return status.get("phase") == "Succeeded" or any(
-        condition["type"] == "Ready" and condition["status"] == "True" for condition in status.get("conditions", ())
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in status.get("conditions", ())
     )

@@ -15,13 +15,21 @@ _HARMFUL: Final = ("delete", "down")
 
 def _after_f(words: Sequence[str]) -> str:
     """Return the file behind -f, or an empty text."""
-    return next((following for word, following in pairwise(words) if word in ("-f", "--filename")), "")
+    return next(
+        (following for word, following in pairwise(words) if word in ("-f", "--filename")), ""
+    )
 
 
 def _object(words: Sequence[str]) -> str:
     """Return the object that is named first: `deployment/web`, `pod web`; else KIND NAME."""
     plain = [word for word in words if not word.startswith("-") and "=" not in word]
-    return plain[0] if plain and "/" in plain[0] else " ".join(plain[:2]) if len(plain) > 1 else "KIND NAME"
+    return (
+        plain[0]
+        if plain and "/" in plain[0]
+        else " ".join(plain[:2])
+        if len(plain) > 1
+        else "KIND NAME"
+    )
 
 
 def _create(words: Sequence[str]) -> str:
@@ -46,7 +54,14 @@ def _set(words: Sequence[str]) -> str:
 
 
 def _edit_node(words: Sequence[str]) -> str:
-    name = next((word.removeprefix("node/") for word in words if not word.startswith("-") and word not in ("node", "nodes")), "NODE")
+    name = next(
+        (
+            word.removeprefix("node/")
+            for word in words
+            if not word.startswith("-") and word not in ("node", "nodes")
+        ),
+        "NODE",
+    )
     return f"kubenetlab get node {name} -o yaml > FILE; set spec.unschedulable or spec.taints; kubenetlab apply -f FILE"
 
 
@@ -55,7 +70,9 @@ def _autoscale(words: Sequence[str]) -> str:
 
 
 def _generate(verb: str) -> Callable[[Sequence[str]], str]:
-    return lambda words: f"kubectl {verb} {join(words)} --dry-run=client -o yaml | kubenetlab apply -f -"
+    return lambda words: (
+        f"kubectl {verb} {join(words)} --dry-run=client -o yaml | kubenetlab apply -f -"
+    )
 
 
 def _replace(words: Sequence[str]) -> str:
@@ -70,7 +87,9 @@ def _wait(words: Sequence[str]) -> str:
 
 
 def _of_pod(command: str) -> Callable[[Sequence[str]], str]:
-    return lambda words: command.format(next((word.removeprefix("pod/") for word in words if not word.startswith("-")), "POD"))
+    return lambda words: command.format(
+        next((word.removeprefix("pod/") for word in words if not word.startswith("-")), "POD")
+    )
 
 
 def _copy(words: Sequence[str]) -> str:
@@ -98,8 +117,13 @@ INSTEAD: Final[Mapping[str, Callable[[Sequence[str]], str]]] = {
     "config": _always("kubenetlab list, and --lab NAME on any command"),
     "auth": _always("any command: the lab has no users, and everything is allowed"),
     "cp": _copy,
-    **dict.fromkeys(("curl", "wget"), _always("kubenetlab ping POD http://NAME/, or kubenetlab exec POD -- curl http://NAME/")),
-    **dict.fromkeys(("dig", "host", "nslookup"), _always("kubenetlab exec POD -- getent hosts NAME")),
+    **dict.fromkeys(
+        ("curl", "wget"),
+        _always("kubenetlab ping POD http://NAME/, or kubenetlab exec POD -- curl http://NAME/"),
+    ),
+    **dict.fromkeys(
+        ("dig", "host", "nslookup"), _always("kubenetlab exec POD -- getent hosts NAME")
+    ),
     "debug": _of_pod("kubenetlab shell {}"),
     "events": _always("kubenetlab get events"),
     "kustomize": _always("kubenetlab apply -k FOLDER"),
@@ -124,4 +148,6 @@ def no_such_command(name: str, words: Sequence[str], known: Mapping[str, object]
     if name in INSTEAD:
         return UsageError(f"there is no command {name}; type: {INSTEAD[name](list(words))}")
     guess = nearest(name, [command for command in known if command not in _HARMFUL])
-    return UsageError(f"there is no command {name}{f'; did you mean {guess}?' if guess else ''}; all commands: kubenetlab --help")
+    return UsageError(
+        f"there is no command {name}{f'; did you mean {guess}?' if guess else ''}; all commands: kubenetlab --help"
+    )

@@ -32,17 +32,42 @@ def logs(
     ] = None,
     namespace: Namespace = None,
     container: Annotated[
-        str | None, typer.Option("-c", "--container", metavar="NAME", help="Which container; by default the first.")
+        str | None,
+        typer.Option(
+            "-c", "--container", metavar="NAME", help="Which container; by default the first."
+        ),
     ] = None,
     selector: SelectorOption = "",
-    prefix: Annotated[bool, typer.Option("--prefix", help="Begin each line with the pod and the container.")] = False,
-    tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last lines; with -l 10 by default.")] = None,
-    since: Annotated[str, typer.Option("--since", metavar="DURATION", help="Only lines of the last while, such as `5m`.")] = "",
-    since_time: Annotated[
-        str, typer.Option("--since-time", metavar="TIME", help="Only lines since then, such as 2026-01-31T12:00:00Z.")
+    prefix: Annotated[
+        bool, typer.Option("--prefix", help="Begin each line with the pod and the container.")
+    ] = False,
+    tail: Annotated[
+        int | None,
+        typer.Option(
+            "--tail", metavar="N", min=0, help="Only the last lines; with -l 10 by default."
+        ),
+    ] = None,
+    since: Annotated[
+        str,
+        typer.Option(
+            "--since", metavar="DURATION", help="Only lines of the last while, such as `5m`."
+        ),
     ] = "",
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes, until the container ends.")] = False,
-    previous: Annotated[bool, typer.Option("-p", "--previous", help="Of the run before the last restart.")] = False,
+    since_time: Annotated[
+        str,
+        typer.Option(
+            "--since-time",
+            metavar="TIME",
+            help="Only lines since then, such as 2026-01-31T12:00:00Z.",
+        ),
+    ] = "",
+    follow: Annotated[
+        bool,
+        typer.Option("-f", "--follow", help="Go on with what comes, until the container ends."),
+    ] = False,
+    previous: Annotated[
+        bool, typer.Option("-p", "--previous", help="Of the run before the last restart.")
+    ] = False,
     lab: Lab = None,
 ) -> None:
     """Show what a container's program has seen. Example: kubenetlab logs client -f"""
@@ -56,7 +81,9 @@ def logs(
         raise UsageError("--since cannot stand with --since-time")
     if (target is None) == (not selector):
         raise UsageError(
-            "wanted a pod or labels, as in: logs web-0, or logs -l app=web" if target is None else f"-l cannot stand with {target}"
+            "wanted a pod or labels, as in: logs web-0, or logs -l app=web"
+            if target is None
+            else f"-l cannot stand with {target}"
         )
     client = choose(lab)
     if target is not None:
@@ -71,7 +98,13 @@ def logs(
             return
     query = {"container": container} if container else {}
     query |= {"tailLines": str(tail)} if tail is not None else {}
-    query |= {"sinceSeconds": f"{seconds(since):g}"} if since else {"sinceTime": since_time} if since_time else {}
+    query |= (
+        {"sinceSeconds": f"{seconds(since):g}"}
+        if since
+        else {"sinceTime": since_time}
+        if since_time
+        else {}
+    )
     logs_ = [_Log(client, *pod, container, has_prefix=prefix) for pod in pods]
     if follow:
         _follow(logs_, query)
@@ -85,26 +118,38 @@ def logs(
 class _Log:
     """The log of one container."""
 
-    def __init__(self, client: Client, namespace: str, pod: str, container: str | None, *, has_prefix: bool) -> None:
+    def __init__(
+        self, client: Client, namespace: str, pod: str, container: str | None, *, has_prefix: bool
+    ) -> None:
         from kubenetlab.api.pods import Pod
         from kubenetlab.lab.paths import object_path
 
         self.client = client
         self.path = f"{object_path(Pod, namespace, pod)}/log"
         if has_prefix and container is None:
-            container = client.get(object_path(Pod, namespace, pod))["spec"]["containers"][0]["name"]
+            container = client.get(object_path(Pod, namespace, pod))["spec"]["containers"][0][
+                "name"
+            ]
         self._prefix = paint(f"[pod/{pod}/{container}]", DIM) + " " if has_prefix else ""
 
     def print(self, text: str) -> None:
         """Print whole lines, each with the prefix."""
-        typer.echo("".join(f"{self._prefix}{line}" for line in text.splitlines(keepends=True)) if self._prefix else text, nl=False)
+        typer.echo(
+            "".join(f"{self._prefix}{line}" for line in text.splitlines(keepends=True))
+            if self._prefix
+            else text,
+            nl=False,
+        )
 
 
 def _with_labels(client: Client, namespace: str, selector: str) -> list[tuple[str, str]]:
     """Return (namespace, name) of the pods that have the labels."""
     from kubenetlab.api.pods import Pod
 
-    return [(item["metadata"]["namespace"], item["metadata"]["name"]) for item in fetch(client, Pod, [], namespace, selector=selector)]
+    return [
+        (item["metadata"]["namespace"], item["metadata"]["name"])
+        for item in fetch(client, Pod, [], namespace, selector=selector)
+    ]
 
 
 def _follow(logs: Sequence[_Log], query: Mapping[str, str]) -> None:

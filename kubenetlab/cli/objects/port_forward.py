@@ -32,10 +32,19 @@ def port_forward(
     ],
     ports: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[LOCAL:]PORT…", help="TCP ports by number or name; `:80` takes any free local port.", show_default=False),
+        typer.Argument(
+            metavar="[LOCAL:]PORT…",
+            help="TCP ports by number or name; `:80` takes any free local port.",
+            show_default=False,
+        ),
     ] = None,
     address: Annotated[
-        str, typer.Option("--address", metavar="ADDRESS,…", help="Where to listen; `localhost` is 127.0.0.1 and ::1.")
+        str,
+        typer.Option(
+            "--address",
+            metavar="ADDRESS,…",
+            help="Where to listen; `localhost` is 127.0.0.1 and ::1.",
+        ),
     ] = "127.0.0.1",
     namespace: Namespace = None,
     lab: Lab = None,
@@ -57,7 +66,9 @@ def port_forward(
     seen = client.inspect()
     place, forwards = _aim(client, seen, target, namespace, asked)
     (pidfd,) = client.enter(place.sandbox).fds
-    listeners = listen(addresses, forwards)  # in this machine's network, so before an ordinary user's process goes into the lab
+    listeners = listen(
+        addresses, forwards
+    )  # in this machine's network, so before an ordinary user's process goes into the lab
     enter_lab(client.open_init())
 
     def ready() -> None:
@@ -72,18 +83,24 @@ def port_forward(
     def failed(listener: ForwardedPort, error: OSError) -> None:
         if _is_read(sys.stderr):
             reason = os.strerror(error.errno or 0).lower()
-            note(f"{listener.local} -> {listener.remote}: cannot connect to localhost:{listener.remote} in {place.title}: {reason}")
+            note(
+                f"{listener.local} -> {listener.remote}: cannot connect to localhost:{listener.remote} in {place.title}: {reason}"
+            )
 
     async def relay() -> bool:
         return await Relay(listeners, pidfd, on_connection=handling, on_failure=failed).run(ready)
 
     if not asyncio.run(relay()):
         kind = "pod " if place.kind == "pod" else ""
-        raise LabError(f"lost connection to {kind}{place.title}: it has ended; what runs now: kubenetlab get pods -A")
+        raise LabError(
+            f"lost connection to {kind}{place.title}: it has ended; what runs now: kubenetlab get pods -A"
+        )
     note(f"stopped: nothing is forwarded to {place.title} any more")
 
 
-def _aim(client: Client, seen: Any, target: str, namespace: str | None, asked: Sequence[PortArgument]) -> tuple[Location, list[Forward]]:
+def _aim(
+    client: Client, seen: Any, target: str, namespace: str | None, asked: Sequence[PortArgument]
+) -> tuple[Location, list[Forward]]:
     """Into what the ports lead, and to which numbers there. Says which pod stands for a Service or a workload."""
     from kubenetlab.api.core import Service
     from kubenetlab.api.pods import Pod
@@ -98,9 +115,13 @@ def _aim(client: Client, seen: Any, target: str, namespace: str | None, asked: S
         wanted = Target("svc", *service_name, wanted.port)
     asked = _with_target_port(wanted, asked)
     if wanted.kind == "svc":
-        known = [entry["name"] for entry in seen["services"] if entry["namespace"] == wanted.namespace]
+        known = [
+            entry["name"] for entry in seen["services"] if entry["namespace"] == wanted.namespace
+        ]
         if wanted.name not in known:
-            raise UsageError(f"there is no Service {wanted.namespace}/{wanted.name}{did_you_mean(wanted.name, known)}")
+            raise UsageError(
+                f"there is no Service {wanted.namespace}/{wanted.name}{did_you_mean(wanted.name, known)}"
+            )
         service = _one(client, Service, wanted.namespace, wanted.name)
         backend = service_pod(service, _all(client, Pod, wanted.namespace), seen)
         place = resolve(Target("pod", backend.namespace, backend.name), seen)
@@ -108,7 +129,9 @@ def _aim(client: Client, seen: Any, target: str, namespace: str | None, asked: S
     else:
         place = resolve(wanted, seen, is_destination=True)
         pod = _one(client, Pod, place.namespace, place.name) if place.kind == "pod" else None
-        forwards = [to_pod(port, pod) if pod is not None else to_host(port, place.title) for port in asked]
+        forwards = [
+            to_pod(port, pod) if pod is not None else to_host(port, place.title) for port in asked
+        ]
     if wanted.kind in ("svc", *WORKLOADS):
         note(f"{wanted.bare}: its pod {place.title}")
     return place, forwards
@@ -124,7 +147,9 @@ def _with_target_port(target: Target, asked: Sequence[PortArgument]) -> Sequence
     if target.port is None:
         return asked
     if asked:
-        raise UsageError(f"{target} has the port {target.port}, and other ports are given; give one of them")
+        raise UsageError(
+            f"{target} has the port {target.port}, and other ports are given; give one of them"
+        )
     if target.protocol not in (None, "TCP"):
         raise UsageError(f"{target}: {target.protocol} cannot be forwarded, only TCP can")
     return [PortArgument(str(target.port))]
@@ -141,7 +166,9 @@ def _all(client: Client, kind: Any, namespace: str) -> list[Any]:
     from kubenetlab.api.load import decode_object
     from kubenetlab.lab.paths import kind_path
 
-    return [decode_object(item, kind).value for item in client.get(kind_path(kind, namespace))["items"]]
+    return [
+        decode_object(item, kind).value for item in client.get(kind_path(kind, namespace))["items"]
+    ]
 
 
 def _is_read(stream: TextIO) -> bool:

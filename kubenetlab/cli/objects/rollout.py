@@ -40,7 +40,12 @@ class _Group(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, help="Replace a workload's pods, or wait until that is done.")
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Replace a workload's pods, or wait until that is done.",
+)
 
 What = Annotated[
     list[str],
@@ -70,7 +75,9 @@ def restart(what: What, namespace: Namespace = None, lab: Lab = None) -> None:
 
 
 @app.command(cls=Command)
-def status(what: What, namespace: Namespace = None, timeout: Timeout = "60s", lab: Lab = None) -> None:
+def status(
+    what: What, namespace: Namespace = None, timeout: Timeout = "60s", lab: Lab = None
+) -> None:
     """Wait until a workload has all its pods, of its present template, ready. Example: kubenetlab rollout status deployment web"""
     from kubenetlab.cli.input.missing import with_suggestion
     from kubenetlab.errors import LabError
@@ -90,7 +97,9 @@ def status(what: What, namespace: Namespace = None, timeout: Timeout = "60s", la
                 say(f"waiting: {missing}")
                 told = missing
             if time.monotonic() >= deadline:
-                raise LabError(f"{kind.kind.lower()} {name} is not rolled out after {timeout}: {missing}")
+                raise LabError(
+                    f"{kind.kind.lower()} {name} is not rolled out after {timeout}: {missing}"
+                )
             time.sleep(POLL_S)
         say(f"{kind.kind.lower()} {name} is rolled out")
     hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -o wide")
@@ -107,7 +116,11 @@ def outstanding(document: Mapping[str, Any]) -> str | None:
     else:
         wanted, updated = spec.get("replicas", 1), now.get("updatedReplicas", 0)
         ready, there = now.get("availableReplicas", 0), now.get("replicas", 0)
-    partition = spec.get("updateStrategy", {}).get("rollingUpdate", {}).get("partition", 0) if document["kind"] == "StatefulSet" else 0
+    partition = (
+        spec.get("updateStrategy", {}).get("rollingUpdate", {}).get("partition", 0)
+        if document["kind"] == "StatefulSet"
+        else 0
+    )
     if updated < wanted - partition:
         return f"{updated} out of {wanted - partition} new pods have been updated"
     if there > wanted:
@@ -125,6 +138,8 @@ def _workloads(command: str, what: list[str]) -> list[tuple[type[Resource], str]
     for word, name in kinds_and_names(command, what):
         kind = find_kind(word)
         if kind is None or kind not in (Deployment, StatefulSet, DaemonSet):
-            raise UsageError(f"{command}: wanted a Deployment, StatefulSet or DaemonSet by name, as in: {command} deployment web")
+            raise UsageError(
+                f"{command}: wanted a Deployment, StatefulSet or DaemonSet by name, as in: {command} deployment web"
+            )
         found.append((kind, name))
     return found

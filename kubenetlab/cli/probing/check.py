@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kubenetlab.cli.input.options import Lab, Output, OutputOption, manifest_files
-from kubenetlab.cli.labs.diagnostics import AllowUndeclared, AllowUnmodelled, count_problems, describe_unenforced, few, note_absent_pods
+from kubenetlab.cli.labs.diagnostics import (
+    AllowUndeclared,
+    AllowUnmodelled,
+    count_problems,
+    describe_unenforced,
+    few,
+    note_absent_pods,
+)
 from kubenetlab.cli.terminal.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
 
 if TYPE_CHECKING:
@@ -20,12 +27,26 @@ if TYPE_CHECKING:
 
 
 def check(
-    paths: Annotated[list[str] | None, typer.Argument(metavar="[FILE…]", help="Tables, as with -f.", show_default=False)] = None,
-    files: Annotated[
-        list[str] | None, typer.Option("-f", "--filename", metavar="FILE|-", help="Tables; may be given several times.")
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE…]", help="Tables, as with -f.", show_default=False),
     ] = None,
-    junit: Annotated[str | None, typer.Option("--junit", metavar="FILE", help="Write the result as JUnit XML, too.")] = None,
-    deadline: Annotated[float, typer.Option("--deadline", metavar="SECONDS", min=0.01, help="How long silence is waited out.")] = 1.0,
+    files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-f", "--filename", metavar="FILE|-", help="Tables; may be given several times."
+        ),
+    ] = None,
+    junit: Annotated[
+        str | None,
+        typer.Option("--junit", metavar="FILE", help="Write the result as JUnit XML, too."),
+    ] = None,
+    deadline: Annotated[
+        float,
+        typer.Option(
+            "--deadline", metavar="SECONDS", min=0.01, help="How long silence is waited out."
+        ),
+    ] = 1.0,
     allow_unmodelled: AllowUnmodelled = None,
     allow_undeclared: AllowUndeclared = False,
     output: OutputOption = Output.table,
@@ -45,16 +66,28 @@ def check(
         _refuse_unwritable(junit)
     client = choose(lab)
     tables = [(file, *load(file)) for file in manifest_files(paths, files) or ()]
-    manifests = [os.path.join(os.path.dirname(file), name) for file, table, _ in tables for name in table.manifests]
+    manifests = [
+        os.path.join(os.path.dirname(file), name)
+        for file, table, _ in tables
+        for name in table.manifests
+    ]
     if manifests:
         _apply(client.lab, manifests)
     found = client.diagnostics()
     begun = time.monotonic()
     verdicts = _tables(client, tables, deadline) if tables else _promise(client, deadline)
     took_s = time.monotonic() - begun
-    expected_to_fail = frozenset(index for index, verdict in enumerate(verdicts) if tables and verdict.is_expected_to_fail)
+    expected_to_fail = frozenset(
+        index for index, verdict in enumerate(verdicts) if tables and verdict.is_expected_to_fail
+    )
     connections = [verdict.connection for verdict in verdicts]
-    judged = judge(found, connections, kinds=allow_unmodelled, undeclared=allow_undeclared, expected_to_fail=expected_to_fail)
+    judged = judge(
+        found,
+        connections,
+        kinds=allow_unmodelled,
+        undeclared=allow_undeclared,
+        expected_to_fail=expected_to_fail,
+    )
     if junit is not None:
         _write_junit(junit, verdicts, judged, took_s)
     failed = [verdict for verdict in verdicts if verdict.state == "fails"]
@@ -63,7 +96,13 @@ def check(
         data(_as_data(verdicts, judged, is_fine=is_fine), output)
     else:
         _show(verdicts, judged, took_s)
-        hint(_again(failed[0]) if failed else "kubenetlab ping" if is_fine else _how_to_accept(judged))
+        hint(
+            _again(failed[0])
+            if failed
+            else "kubenetlab ping"
+            if is_fine
+            else _how_to_accept(judged)
+        )
     if not is_fine:
         raise typer.Exit(1)
 
@@ -84,7 +123,9 @@ def _how_to_accept(judged: Sequence[Judged]) -> str:
     first = next(one for one in judged if not one.is_accepted).diagnostic
     if first.code == "not-enforced":
         return f"kubenetlab check --allow-unmodelled {first.kind.partition('.')[0]}"
-    return f"kubenetlab describe {first.kind.lower()} {first.name}" + (f" -n {first.namespace}" if first.namespace != "default" else "")
+    return f"kubenetlab describe {first.kind.lower()} {first.name}" + (
+        f" -n {first.namespace}" if first.namespace != "default" else ""
+    )
 
 
 def _again(verdict: RowVerdict) -> str:
@@ -122,7 +163,11 @@ def _tables(client: Any, tables: Sequence[Any], deadline_s: float) -> list[RowVe
     for _, table, _ in tables:
         networks.learn(table, seen)
     enter_lab(client.open_init())
-    return [verdict for _, table, places in tables for verdict in run_table(table, places, seen, networks, deadline_s=deadline_s)]
+    return [
+        verdict
+        for _, table, places in tables
+        for verdict in run_table(table, places, seen, networks, deadline_s=deadline_s)
+    ]
 
 
 class _Networks:
@@ -140,20 +185,28 @@ class _Networks:
 
         for row in table.probes:
             try:
-                sources = [source for source in named_places(read(row.from_, seen), seen) if needs_network(row, seen, source)]
+                sources = [
+                    source
+                    for source in named_places(read(row.from_, seen), seen)
+                    if needs_network(row, seen, source)
+                ]
             except UsageError:
                 continue  # the table says so in its place
             for source in sources:
                 reply = self._client.enter(source.sandbox)
                 for fd in reply.fds:
                     os.close(fd)
-                self._resolvers[source.sandbox] = parse_resolver(reply.body["hosts"], reply.body["resolv_conf"], source.versions)
+                self._resolvers[source.sandbox] = parse_resolver(
+                    reply.body["hosts"], reply.body["resolv_conf"], source.versions
+                )
 
     def __call__(self, source: Any) -> Any:
         from kubenetlab.kernel.syscalls import open_namespace
         from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory, PodSockets
 
-        return PodSockets(NetnsSocketFactory(source.netns, open_namespace("net")), self._resolvers[source.sandbox])
+        return PodSockets(
+            NetnsSocketFactory(source.netns, open_namespace("net")), self._resolvers[source.sandbox]
+        )
 
 
 def _promise(client: Any, deadline_s: float) -> list[RowVerdict]:
@@ -198,7 +251,9 @@ def _remark(titles: Sequence[str]) -> str:
     return f"not enforced by this lab, and could change this: {few(titles)}"
 
 
-def _as_data(verdicts: Sequence[RowVerdict], judged: Sequence[Judged], *, is_fine: bool) -> dict[str, Any]:
+def _as_data(
+    verdicts: Sequence[RowVerdict], judged: Sequence[Judged], *, is_fine: bool
+) -> dict[str, Any]:
     from msgspec import to_builtins
 
     unenforced = _unenforced_by_verdict(judged)
@@ -216,13 +271,17 @@ def _show(verdicts: Sequence[RowVerdict], judged: Sequence[Judged], took_s: floa
     for index, verdict in enumerate(verdicts):
         if verdict.state == "fails":
             where = f"{paint(verdict.place, DIM)}  " if verdict.place else ""
-            say(f"{paint('✗', BAD)} {where}{verdict.source} → {verdict.target}: wanted {verdict.expected}, found {verdict.found}")
+            say(
+                f"{paint('✗', BAD)} {where}{verdict.source} → {verdict.target}: wanted {verdict.expected}, found {verdict.found}"
+            )
             if index in unenforced:
                 say(f"    {paint(_remark(unenforced[index]), MILD)}")
     names = [f"{verdict.source} → {verdict.target}" for verdict in verdicts]
     for one in judged:
         if not one.is_accepted:
-            say(f"{paint('✗', BAD)} {describe_unenforced(one, names) if one.is_unenforced else one.problem}")
+            say(
+                f"{paint('✗', BAD)} {describe_unenforced(one, names) if one.is_unenforced else one.problem}"
+            )
     failing = sum(verdict.state == "fails" for verdict in verdicts)
     parts = [paint(f"{len(verdicts) - failing} hold", GOOD)]
     parts += [paint(f"{failing} do not", BAD)] if failing else []
@@ -230,7 +289,9 @@ def _show(verdicts: Sequence[RowVerdict], judged: Sequence[Judged], took_s: floa
     say(f"{len(verdicts)} checks in {took_s:.2f} s: {', '.join(parts)}")
 
 
-def _write_junit(file: str, verdicts: Sequence[RowVerdict], judged: Sequence[Judged], took_s: float) -> None:
+def _write_junit(
+    file: str, verdicts: Sequence[RowVerdict], judged: Sequence[Judged], took_s: float
+) -> None:
     from kubenetlab.errors import LabError
     from kubenetlab.observe.junit import Note, write
 

@@ -43,7 +43,12 @@ def inspect(
         _show(seen)
         hint(f"kubenetlab inspect node:{seen['nodes'][0]['name']}")
         return
-    from kubenetlab.cli.describe.kernel_objects import inspect_pods, inspect_service, selected_pods, selected_service
+    from kubenetlab.cli.describe.kernel_objects import (
+        inspect_pods,
+        inspect_service,
+        selected_pods,
+        selected_service,
+    )
     from kubenetlab.observe.targets import read, resolve
 
     wanted = read(target, seen, namespace)
@@ -55,7 +60,9 @@ def inspect(
     del detail["listings"]
     found = {"name": place.title, "netns": place.netns, **detail}
     if not output.is_data:
-        _show_namespace({**found, "netns": place.netns}, place.addresses, is_wide=output is Output.wide)
+        _show_namespace(
+            {**found, "netns": place.netns}, place.addresses, is_wide=output is Output.wide
+        )
     if place.kind == "pod":
         title, pods = selected_pods(wanted, seen, place)
         found |= inspect_pods(client, seen, pods, title, output)
@@ -97,17 +104,23 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
             show_differences(found["changes"], is_wide=output is Output.wide)
         refused(found["failures"])
         broken(found["faults"])
-        hint(f"kubenetlab {'heal' if found['faults'] else 'up'} --lab {client.lab} (puts it right at once)")
+        hint(
+            f"kubenetlab {'heal' if found['faults'] else 'up'} --lab {client.lab} (puts it right at once)"
+        )
     else:
         say(paint("the kernel is as it should be", GOOD))
         broken(found["faults"])
         hint("kubenetlab ping")
-    if found["changes"] or found["failures"] or found["warnings"]:  # the warnings are printed with every answer
+    if (
+        found["changes"] or found["failures"] or found["warnings"]
+    ):  # the warnings are printed with every answer
         raise typer.Exit(1)
 
 
 def _show(seen: dict[str, Any]) -> None:
-    say(f"lab {paint(seen['lab'], None, bold=True)}: init {seen['init_pid']}, agent {seen['agent_pid']}, {seen['run_directory']}")
+    say(
+        f"lab {paint(seen['lab'], None, bold=True)}: init {seen['init_pid']}, agent {seen['agent_pid']}, {seen['run_directory']}"
+    )
     say(f"pods {seen['pod_layout']}, neighbours {seen['neighbors']}")
     say()
     table(
@@ -130,7 +143,8 @@ def _show(seen: dict[str, Any]) -> None:
             ", ".join(pod["addresses"]) or "-",
             pod["node"] or "-",
             pod["host_ifname"] or "-",
-            " ".join(str(port) for container in pod["containers"] for port in container["ports"]) or "-",
+            " ".join(str(port) for container in pod["containers"] for port in container["ports"])
+            or "-",
             pod["netns"] or "-",
         )
         for pod in seen["pods"]
@@ -138,5 +152,9 @@ def _show(seen: dict[str, Any]) -> None:
     table(("POD", "ADDRESS", "NODE", "NODE'S END", "PORTS", "NETNS"), rows)
     say()
     table(
-        ("EXTERNAL", "ADDRESS", "NETNS"), [(host["name"], ", ".join(host["addresses"]), host["netns"] or "-") for host in seen["external"]]
+        ("EXTERNAL", "ADDRESS", "NETNS"),
+        [
+            (host["name"], ", ".join(host["addresses"]), host["netns"] or "-")
+            for host in seen["external"]
+        ],
     )

@@ -32,11 +32,15 @@ def matrix_lines(matrix: Matrix, width: int | None = None) -> Iterator[str]:
     cells = {(cell.source.sandbox, cell.destination.title): cell for cell in matrix.cells}
     for block in _blocks(matrix.destinations, None if width is None else width - margin):
         for level in range(depth):
-            heading = "".join(numbers[column.title].rjust(depth)[level] + gap for column, gap in block)
+            heading = "".join(
+                numbers[column.title].rjust(depth)[level] + gap for column, gap in block
+            )
             yield " " * margin + paint(heading.rstrip(), DIM)
         for row in matrix.sources:
             number = paint(numbers.get(row.title, "").rjust(depth), DIM)
-            marks = "".join(_mark(cells.get((row.sandbox, column.title))) + gap for column, gap in block)
+            marks = "".join(
+                _mark(cells.get((row.sandbox, column.title))) + gap for column, gap in block
+            )
             yield f"{number} {row.title.ljust(titles)} {marks.rstrip()}"
         yield ""
     rows = {row.title for row in matrix.sources}
@@ -89,7 +93,10 @@ def _with_gaps(columns: Sequence[Any], *, is_spaced: bool) -> list[tuple[Any, st
     narrow, wide = (" ", "  ") if is_spaced else ("", " ")
     kinds = [column.kind if isinstance(column, Location) else "svc" for column in columns]
     following = [*kinds[1:], kinds[-1]] if kinds else []
-    return [(column, narrow if kind == next_kind else wide) for column, kind, next_kind in zip(columns, kinds, following, strict=True)]
+    return [
+        (column, narrow if kind == next_kind else wide)
+        for column, kind, next_kind in zip(columns, kinds, following, strict=True)
+    ]
 
 
 def _width(block: Sequence[tuple[Any, str]]) -> int:
@@ -103,7 +110,9 @@ def _mark(cell: Cell | None) -> str:
     outcome = cell.result.outcome
     if not cell.is_as_promised:
         return paint("✗" if outcome != "answer" else "!", BAD, bold=True)
-    return paint(_MARKS[outcome], GOOD if outcome == "answer" else MILD if outcome == "refused" else DIM)
+    return paint(
+        _MARKS[outcome], GOOD if outcome == "answer" else MILD if outcome == "refused" else DIM
+    )
 
 
 def _addresses(column: Any) -> str:

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
     from kubenetlab.observe.matrix import Matrix
 
-_WORDS = {"answer": "answers", "refused": "refuses", "unreachable": "no way there", "silence": "silence"}
+_WORDS = {
+    "answer": "answers",
+    "refused": "refuses",
+    "unreachable": "no way there",
+    "silence": "silence",
+}
 
 
 def ping(
@@ -48,22 +53,62 @@ def ping(
         ),
     ] = None,
     tcp: Annotated[
-        int | None, typer.Option("--tcp", metavar="PORT", min=1, max=65535, help="Connect to a TCP port instead of pinging.")
+        int | None,
+        typer.Option(
+            "--tcp",
+            metavar="PORT",
+            min=1,
+            max=65535,
+            help="Connect to a TCP port instead of pinging.",
+        ),
     ] = None,
     udp: Annotated[
-        int | None, typer.Option("--udp", metavar="PORT", min=1, max=65535, help="Send a datagram to a UDP port and wait for the answer.")
+        int | None,
+        typer.Option(
+            "--udp",
+            metavar="PORT",
+            min=1,
+            max=65535,
+            help="Send a datagram to a UDP port and wait for the answer.",
+        ),
     ] = None,
     sctp: Annotated[
-        int | None, typer.Option("--sctp", metavar="PORT", min=1, max=65535, help="Open an association with an SCTP port.")
+        int | None,
+        typer.Option(
+            "--sctp",
+            metavar="PORT",
+            min=1,
+            max=65535,
+            help="Open an association with an SCTP port.",
+        ),
     ] = None,
-    http: Annotated[str | None, typer.Option("--http", metavar="PATH", help="GET a path (port 80 unless --tcp says otherwise).")] = None,
-    matrix: Annotated[bool, typer.Option("--matrix", help="The matrix, also with a source: one row.")] = False,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            "--http", metavar="PATH", help="GET a path (port 80 unless --tcp says otherwise)."
+        ),
+    ] = None,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="The matrix, also with a source: one row.")
+    ] = False,
     only_ipv4: Annotated[bool, typer.Option("-4", help="By IPv4 only.")] = False,
     only_ipv6: Annotated[bool, typer.Option("-6", help="By IPv6 only.")] = False,
     count: Annotated[
-        int | None, typer.Option("--count", metavar="N", min=1, max=10_000, help="Send N requests; show the distribution over servers.")
+        int | None,
+        typer.Option(
+            "--count",
+            metavar="N",
+            min=1,
+            max=10_000,
+            help="Send N requests; show the distribution over servers.",
+        ),
     ] = None,
-    deadline: Annotated[float, typer.Option("--deadline", metavar="SECONDS", min=0.01, help="How long silence is waited out.")] = 1.0,
+    deadline: Annotated[
+        float,
+        typer.Option(
+            "--deadline", metavar="SECONDS", min=0.01, help="How long silence is waited out."
+        ),
+    ] = 1.0,
     allow_unmodelled: AllowUnmodelled = None,
     namespace: Namespace = None,
     output: OutputOption = Output.table,
@@ -83,7 +128,11 @@ def ping(
     if only_ipv4 and only_ipv6:
         raise UsageError("-4 cannot stand with -6; without either every family is tried")
     version = 4 if only_ipv4 else 6 if only_ipv6 else None
-    ports = {protocol: port for protocol, port in (("SCTP", sctp), ("UDP", udp), ("TCP", tcp)) if port is not None}
+    ports = {
+        protocol: port
+        for protocol, port in (("SCTP", sctp), ("UDP", udp), ("TCP", tcp))
+        if port is not None
+    }
     asked = [f"--{protocol.lower()}" for protocol in ports] + ["--http"] * (http is not None)
     if len(asked) > 1 and asked != ["--tcp", "--http"]:
         raise UsageError(f"{asked[0]} cannot stand with {' or '.join(asked[1:])}")
@@ -98,27 +147,55 @@ def ping(
         option = f"--{protocol.lower()}" if protocol else ""
         target = read(destination, seen, namespace)
         place = resolve(read(source, seen, namespace), seen)
-        request = make_request(target, RequestOptions(protocol, ports.get(protocol), http, option, option))
+        request = make_request(
+            target, RequestOptions(protocol, ports.get(protocol), http, option, option)
+        )
         place = place.of_version(ip_version(target, version))
         if count is not None:
             from kubenetlab.cli.probing.ping_series import series
 
             is_fine = series(
-                client, seen, place, target, request, count=count, deadline_s=deadline, allowed=allow_unmodelled, output=output
+                client,
+                seen,
+                place,
+                target,
+                request,
+                count=count,
+                deadline_s=deadline,
+                allowed=allow_unmodelled,
+                output=output,
             )
         else:
             from kubenetlab.cli.probing.ping_one import one
 
-            is_fine = one(client, seen, place, target, request, deadline_s=deadline, allowed=allow_unmodelled, output=output)
+            is_fine = one(
+                client,
+                seen,
+                place,
+                target,
+                request,
+                deadline_s=deadline,
+                allowed=allow_unmodelled,
+                output=output,
+            )
     else:
-        rows = [resolve(read(source, seen, namespace), seen)] if source is not None else everyone(seen)
+        rows = (
+            [resolve(read(source, seen, namespace), seen)] if source is not None else everyone(seen)
+        )
         rows = [row.of_version(version) for row in rows]
         is_fine = _matrix(client, seen, rows, deadline, allow_unmodelled, output)
     if not is_fine:
         raise typer.Exit(1)
 
 
-def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, allowed: list[str] | None, output: Output) -> bool:
+def _matrix(
+    client: Client,
+    seen: dict[str, Any],
+    rows: Any,
+    deadline_s: float,
+    allowed: list[str] | None,
+    output: Output,
+) -> bool:
     from kubenetlab.cli.probing.matrix_lines import legend_lines, matrix_lines
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.connections import Ends
@@ -131,7 +208,11 @@ def _matrix(client: Client, seen: dict[str, Any], rows: Any, deadline_s: float, 
     found = probe_matrix(seen, sources=rows, deadline_s=deadline_s)
     took_s = time.monotonic() - begun
     ends = Ends(seen)
-    judged = judge(unenforced, [ends.of_cell(cell.source, cell.destination) for cell in found.cells], kinds=allowed)
+    judged = judge(
+        unenforced,
+        [ends.of_cell(cell.source, cell.destination) for cell in found.cells],
+        kinds=allowed,
+    )
     is_fine = not found.faults and all(one.is_accepted for one in judged)
     if output.is_data:
         data(_as_data(found, judged, is_fine=is_fine), output)
@@ -171,7 +252,9 @@ def _summary(found: Matrix, judged: Sequence[Judged], took_s: float) -> None:
     probes = sum(len(cell.results) for cell in found.cells)
     pings = sum(len(cell.results) for cell in found.cells if not hasattr(cell.destination, "port"))
     verdict = (
-        paint("all as Kubernetes promises", GOOD) if not found.faults else paint(f"{len(found.faults)} not as Kubernetes promises", BAD)
+        paint("all as Kubernetes promises", GOOD)
+        if not found.faults
+        else paint(f"{len(found.faults)} not as Kubernetes promises", BAD)
     )
     names = [f"{cell.source.title} → {cell.destination.title}" for cell in found.cells]
     unaccepted = [one for one in judged if not one.is_accepted]
@@ -182,6 +265,8 @@ def _summary(found: Matrix, judged: Sequence[Judged], took_s: float) -> None:
     if found.faults:
         hint("kubenetlab diff")
     elif unaccepted:
-        hint(f"kubenetlab ping --allow-unmodelled {unaccepted[0].diagnostic.kind.partition('.')[0]}")
+        hint(
+            f"kubenetlab ping --allow-unmodelled {unaccepted[0].diagnostic.kind.partition('.')[0]}"
+        )
     else:
         hint("kubenetlab exec POD -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname")

@@ -36,14 +36,20 @@ VERBS = {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate
 
 
 def find_destination(
-    network: PodSockets, seen: Mapping[str, Any], source: Location, target: Target, request: ProbeSpecification
+    network: PodSockets,
+    seen: Mapping[str, Any],
+    source: Location,
+    target: Target,
+    request: ProbeSpecification,
 ) -> ResolvedDestination:
     """Return where a request goes, and print which object was chosen for a bare name. Raises RequirementError without SCTP."""
     where = asyncio.run(find(network, seen, source, target, request))
     if where.choice:
         note(where.choice)
     if where.protocol == "SCTP" and not where.unresolved and not has_sctp():
-        raise RequirementError("this kernel has no SCTP: sudo modprobe sctp, or see kubenetlab doctor")
+        raise RequirementError(
+            "this kernel has no SCTP: sudo modprobe sctp, or see kubenetlab doctor"
+        )
     return where
 
 
@@ -75,7 +81,8 @@ def one(
     if request.http is not None:
         result, body, who, status = asyncio.run(_get(network, where, request.http, deadline_s))
     else:
-        (result,), body = run([ProbeRequest(source, where.protocol, where.address, where.port)], deadline_s=deadline_s), ""  # type: ignore[arg-type]
+        probe = ProbeRequest(source, where.protocol, where.address, where.port)  # type: ignore[arg-type]
+        (result,), body = run([probe], deadline_s=deadline_s), ""
     expected = expect(source, where.known, world(seen)) if where.known is not None else None
     is_as_promised = result.outcome in FITS[expected or "answer"] and status < HTTP_ERROR
     judged = judge(unenforced, [ends_of(seen, source, target, where)], kinds=allowed)
@@ -101,7 +108,12 @@ def one(
         return is_fine
     at = socket_address(where.address, where.port) if where.port else where.address
     how = "GET " + request.http if request.http is not None else VERBS[where.protocol]
-    words = {"answer": "answered", "refused": "refused", "unreachable": "no way there", "silence": "silence"}
+    words = {
+        "answer": "answered",
+        "refused": "refused",
+        "unreachable": "no way there",
+        "silence": "silence",
+    }
     verdict = (
         paint(words[result.outcome], GOOD if is_as_promised else BAD)
         + (f" in {result.ms:.2f} ms" if result.outcome == "answer" else "")
@@ -119,39 +131,75 @@ def one(
     is_pod = "/" in who
     if why and is_fine and result.outcome != "answer":
         namespace, name = service or ("default", target.name)
-        hint(f"kubenetlab describe svc {name}" + (f" -n {namespace}" if namespace != "default" else ""))
+        hint(
+            f"kubenetlab describe svc {name}"
+            + (f" -n {namespace}" if namespace != "default" else "")
+        )
         return is_fine
     if not is_fine:
-        hint("kubenetlab diff" if expected not in (None, "any") else _about_destination(seen, source, where))
+        hint(
+            "kubenetlab diff"
+            if expected not in (None, "any")
+            else _about_destination(seen, source, where)
+        )
     else:
         hint(f"kubenetlab logs {who}" if is_pod else "kubenetlab ping")
     return is_fine
 
 
-def ends_of(seen: Mapping[str, Any], source: Location, target: Target, where: ResolvedDestination) -> Connection:
+def ends_of(
+    seen: Mapping[str, Any], source: Location, target: Target, where: ResolvedDestination
+) -> Connection:
     """Return the objects at both ends of a request: by the target's name, and by the address to which that leads."""
-    return Ends(seen).of_row(source, meaning(target, seen, source).target.bare, where.port, where.address, where.protocol)
+    return Ends(seen).of_row(
+        source, meaning(target, seen, source).target.bare, where.port, where.address, where.protocol
+    )
 
 
-def _about_destination(seen: Mapping[str, Any], source: Location, where: ResolvedDestination) -> str:
+def _about_destination(
+    seen: Mapping[str, Any], source: Location, where: ResolvedDestination
+) -> str:
     """Return the command that shows why a destination does not answer of which nothing is promised."""
     if where.service is not None:
         kind, (namespace, name) = "svc", where.service
     else:
-        pods = {pod_title(pod["namespace"], pod["name"]): (pod["namespace"], pod["name"]) for pod in seen["pods"]}
+        pods = {
+            pod_title(pod["namespace"], pod["name"]): (pod["namespace"], pod["name"])
+            for pod in seen["pods"]
+        }
         if where.title not in pods:
             return f"kubenetlab exec {source.title} -- ip route get {where.address}"
         kind, (namespace, name) = "pod", pods[where.title]
-    return f"kubenetlab describe {kind} {name}" + (f" -n {namespace}" if namespace != "default" else "")
+    return f"kubenetlab describe {kind} {name}" + (
+        f" -n {namespace}" if namespace != "default" else ""
+    )
 
 
 def print_not_resolved(source: Location, where: ResolvedDestination, output: Output) -> bool:
     """Print that DNS does not give the address of a Service of the lab; return False."""
     if output.is_data:
-        found = {"from": source.title, "to": where.title, "address": "", "port": where.port, "protocol": where.protocol}
-        data({**found, "expected": "answer", "found": "unresolved", "ms": 0.0, "body": where.unresolved, "ok": False}, output)
+        found = {
+            "from": source.title,
+            "to": where.title,
+            "address": "",
+            "port": where.port,
+            "protocol": where.protocol,
+        }
+        data(
+            {
+                **found,
+                "expected": "answer",
+                "found": "unresolved",
+                "ms": 0.0,
+                "body": where.unresolved,
+                "ok": False,
+            },
+            output,
+        )
         return False
-    say(f"{source.title} ({source.address}) → {where.title}: {paint('not resolved', BAD)}: {where.unresolved}")
+    say(
+        f"{source.title} ({source.address}) → {where.title}: {paint('not resolved', BAD)}: {where.unresolved}"
+    )
     hint("kubenetlab get pods -n kube-system")
     return False
 
@@ -159,14 +207,22 @@ def print_not_resolved(source: Location, where: ResolvedDestination, output: Out
 def explain_empty(client: Client, seen: Mapping[str, Any], service: tuple[str, str] | None) -> str:
     """Say why a Service has no ready endpoint; empty where it has some, or where there is no Service."""
     entry = service_named(seen, *service) if service is not None else None
-    if entry is None or service is None or any(endpoint["ready"] for endpoint in entry["endpoints"]):
+    if (
+        entry is None
+        or service is None
+        or any(endpoint["ready"] for endpoint in entry["endpoints"])
+    ):
         return ""
     return why_without(client, client.get(object_path(Service, *service)))
 
 
 def first_kind(judged: Sequence[Judged]) -> str:
     """Return the kind of the first object that is neither enforced nor accepted and that could change the result."""
-    return next(one.diagnostic.kind.partition(".")[0] for one in judged if one.affected and not one.is_accepted)
+    return next(
+        one.diagnostic.kind.partition(".")[0]
+        for one in judged
+        if one.affected and not one.is_accepted
+    )
 
 
 def promise(where: ResolvedDestination, expected: str | None, empty: str, *, is_fine: bool) -> str:
@@ -182,21 +238,35 @@ def promise(where: ResolvedDestination, expected: str | None, empty: str, *, is_
     return "" if expected == "answer" else f", as promised{because}"
 
 
-async def _get(network: PodSockets, where: ResolvedDestination, path: str, deadline_s: float) -> tuple[Result, str, str, int]:
+async def _get(
+    network: PodSockets, where: ResolvedDestination, path: str, deadline_s: float
+) -> tuple[Result, str, str, int]:
     """Return the outcome of a GET, its answer as text, the server that names itself, and the HTTP status; 0 without an answer."""
     begun = time.monotonic()
     try:
-        answer = await network.get(where.address, where.port, path if path.startswith("/") else f"/{path}", deadline_s)
+        answer = await network.get(
+            where.address, where.port, path if path.startswith("/") else f"/{path}", deadline_s
+        )
     except ConnectionRefusedError:
         return Result("refused"), "", "", 0
     except OSError as error:
-        return Result("silence" if isinstance(error, TimeoutError) else "unreachable"), error.strerror or str(error), "", 0
+        return (
+            Result("silence" if isinstance(error, TimeoutError) else "unreachable"),
+            error.strerror or str(error),
+            "",
+            0,
+        )
     ms = (time.monotonic() - begun) * 1000
     said = {name.lower(): value for name, value in answer.headers.items()}
     namespace, _, name = said.get("x-kubenetlab-pod", "").partition("/")
     who = f"{namespace}/{name}" if namespace else f"ext:{name}" if name else ""
     seen_as = f"{who} answered and saw {said['x-kubenetlab-client']}\n" if who else ""
-    return Result("answer", ms), f"{seen_as}{answer.status}: {answer.body.decode(errors='replace').strip()}", who, answer.status
+    return (
+        Result("answer", ms),
+        f"{seen_as}{answer.status}: {answer.body.decode(errors='replace').strip()}",
+        who,
+        answer.status,
+    )
 
 
 def source_network(client: Client, source: Location) -> PodSockets:

@@ -98,17 +98,27 @@ def series(
     An object that the lab does not enforce, whose kind is not in `allowed`, and that could change the result makes it False.
     """
     service = service_of(target, seen, source)
-    is_known = service is not None and any((each["namespace"], each["name"]) == service for each in seen["services"])
-    document = client.get(object_path(Service, *service)) if service is not None and is_known else {}
+    is_known = service is not None and any(
+        (each["namespace"], each["name"]) == service for each in seen["services"]
+    )
+    document = (
+        client.get(object_path(Service, *service)) if service is not None and is_known else {}
+    )
     empty = explain_empty(client, seen, service)
     unenforced = unenforced_objects(client)
     network = source_network(client, source)
     where = find_destination(network, seen, source, target, request)
     if where.unresolved:
         return print_not_resolved(source, where, output)
-    answers = run_series(SeriesTarget(source, where.protocol, where.address, where.port, request.http), count, deadline_s)
+    answers = run_series(
+        SeriesTarget(source, where.protocol, where.address, where.port, request.http),
+        count,
+        deadline_s,
+    )
     found = shares(seen, answers, endpoints(seen, where))
-    is_outside = target.kind in ("lb", "nodeport") or (where.known is not None and getattr(where.known, "is_outside", False))
+    is_outside = target.kind in ("lb", "nodeport") or (
+        where.known is not None and getattr(where.known, "is_outside", False)
+    )
     report = _Report(
         source,
         target,
@@ -123,7 +133,10 @@ def series(
         judge(unenforced, [ends_of(seen, source, target, where)], kinds=allowed),
     )
     if not report.unnamed:
-        report = structs.replace(report, explanation=explanation(document.get("spec", {}), found, source, is_outside=is_outside))
+        report = structs.replace(
+            report,
+            explanation=explanation(document.get("spec", {}), found, source, is_outside=is_outside),
+        )
     if output.is_data:
         data(_as_data(report), output)
     else:
@@ -143,7 +156,13 @@ def _as_data(report: _Report) -> dict[str, Any]:
         "count": len(report.answers),
         "answered": report.answered,
         "failed": report.failures,
-        "ms": {"min": round(times.min, 3), "median": round(times.median, 3), "max": round(times.max, 3)} if times else None,
+        "ms": {
+            "min": round(times.min, 3),
+            "median": round(times.median, 3),
+            "max": round(times.max, 3),
+        }
+        if times
+        else None,
         "servers": [
             {
                 "name": share.server.title,
@@ -155,7 +174,10 @@ def _as_data(report: _Report) -> dict[str, Any]:
             for share in report.shares
         ],
         "unnamed": report.unnamed,
-        "sources": [{"address": each.address, "owner": each.owner, "count": each.count} for each in report.clients],
+        "sources": [
+            {"address": each.address, "owner": each.owner, "count": each.count}
+            for each in report.clients
+        ],
         "explanation": report.explanation,
         "unenforced": report.doubts,
         "ok": report.is_fine,
@@ -167,13 +189,19 @@ def _show(report: _Report) -> None:
     count = len(report.answers)
     address = socket_address(where.address, where.port) if where.port else where.address
     verb = f"GET {report.path}" if report.path is not None else VERBS[where.protocol]
-    took = f", {times.min:.2f}/{times.median:.2f}/{times.max:.2f} ms (min/median/max)" if times else ""
+    took = (
+        f", {times.min:.2f}/{times.median:.2f}/{times.max:.2f} ms (min/median/max)" if times else ""
+    )
     verdict = paint(f"{report.answered} of {count} answered", BAD if report.failures else GOOD)
-    say(f"{source.title} ({source.address}) → {where.title} ({address}) {paint(verb, DIM)}: {verdict}{took}")
+    say(
+        f"{source.title} ({source.address}) → {where.title} ({address}) {paint(verb, DIM)}: {verdict}{took}"
+    )
     if report.failures:
         kinds = ", ".join(f"{number} {kind}" for kind, number in report.failures.items())
         as_promised = set(report.failures) <= set(FITS[report.expected or "answer"])
-        say(f"{paint('failed:', BAD)} {kinds}{promise(where, report.expected, report.empty, is_fine=as_promised)}")
+        say(
+            f"{paint('failed:', BAD)} {kinds}{promise(where, report.expected, report.empty, is_fine=as_promised)}"
+        )
     rows = _rows(report)
     if rows:
         say()
@@ -189,7 +217,9 @@ def _show(report: _Report) -> None:
     if report.explanation:
         say(paint(report.explanation, MILD))
     if report.doubts:
-        say(f"{paint('✗', BAD)} not enforced by this lab, and could change this: {few(report.doubts)}")
+        say(
+            f"{paint('✗', BAD)} not enforced by this lab, and could change this: {few(report.doubts)}"
+        )
     _hint(report)
 
 
@@ -202,13 +232,22 @@ def _hint(report: _Report) -> None:
         hint("kubenetlab diff" if report.failures else "kubenetlab ping")
     else:
         namespace, name = report.where.service
-        hint(f"kubenetlab describe svc {name}" + (f" -n {namespace}" if namespace != "default" else ""))
+        hint(
+            f"kubenetlab describe svc {name}"
+            + (f" -n {namespace}" if namespace != "default" else "")
+        )
 
 
 def _rows(report: _Report) -> list[tuple[str, ...]]:
     """Return one row per server; the last for answers without a server's name."""
     rows: list[tuple[str, ...]] = [
-        (_title(share, report.where), share.server.node or "-", *_share(share, report), str(share.errors)) for share in report.shares
+        (
+            _title(share, report.where),
+            share.server.node or "-",
+            *_share(share, report),
+            str(share.errors),
+        )
+        for share in report.shares
     ]
     if report.unnamed and report.where.protocol != "ICMP":
         rows.append(("(does not name itself)", "-", *_amount(report.unnamed, report.total), "-"))
@@ -231,4 +270,6 @@ def _amount(count: int, total: int) -> tuple[str, str]:
 
 def _title(share: ServerShare, where: ResolvedDestination) -> str:
     """Return the server's title, marked where it is not a ready endpoint of the Service."""
-    return share.server.title + (" (not a ready endpoint)" if where.service is not None and not share.is_ready else "")
+    return share.server.title + (
+        " (not a ready endpoint)" if where.service is not None and not share.is_ready else ""
+    )

@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
-_TYPES: Final = {"text": "string", "whole": "integer", "number": "number", "bool": "boolean", "any": None}
+_TYPES: Final = {
+    "text": "string",
+    "whole": "integer",
+    "number": "number",
+    "bool": "boolean",
+    "any": None,
+}
 
 _DIAGNOSTIC: Final = {
     "code": "text: what it is, such as port-not-served or not-enforced (docs/ci.md)",
@@ -79,7 +85,9 @@ OUTPUTS: Final[Mapping[str, Any]] = {
         "found": "text: answer, refused, unreachable, silence or unresolved",
         "ms": "number: milliseconds until the answer",
         "body": "text: of an HTTP answer",
-        "?unenforced": ["text: objects that the lab does not enforce and that could change the result"],
+        "?unenforced": [
+            "text: objects that the lab does not enforce and that could change the result"
+        ],
         "ok": "bool: true when the exit status is 0",
     },
     "ping-count": {
@@ -103,7 +111,13 @@ OUTPUTS: Final[Mapping[str, Any]] = {
             }
         ],
         "unnamed": "whole?: answers that do not say who sent them",
-        "sources": [{"address": "text: client address that servers saw", "owner": "text: pod, node or host that has it", "count": "whole"}],
+        "sources": [
+            {
+                "address": "text: client address that servers saw",
+                "owner": "text: pod, node or host that has it",
+                "count": "whole",
+            }
+        ],
         "explanation": "text: why the distribution is uneven, where it is",
         "unenforced": ["text: as for ping"],
         "ok": "bool: true when the exit status is 0",
@@ -142,7 +156,9 @@ OUTPUTS: Final[Mapping[str, Any]] = {
         "diagnostics": [_DIAGNOSTIC],
     },
     "diff": {
-        "changes": [{"netns": "text: namespace", "operations": ["text"], "differences": [_DIFFERENCE]}],
+        "changes": [
+            {"netns": "text: namespace", "operations": ["text"], "differences": [_DIFFERENCE]}
+        ],
         "failures": {"*": "text: what Linux refuses, by namespace"},
         "faults": [{"*": "any: faults made by break"}],
         "warnings": ["text: parts of the store that could not be read"],
@@ -175,7 +191,9 @@ OUTPUTS: Final[Mapping[str, Any]] = {
                         "pid": "whole?: of a real command",
                         "ports": ["whole: on which it listens"],
                         "?listening": ["text: port/protocol of each, such as 8080/TCP"],
-                        "assumed_ports": ["text: ports of Services on which it listens because it declares none"],
+                        "assumed_ports": [
+                            "text: ports of Services on which it listens because it declares none"
+                        ],
                         "program": "text?",
                         "real": "bool: true for a program of this machine",
                     }
@@ -216,8 +234,24 @@ OUTPUTS: Final[Mapping[str, Any]] = {
         "notes": ["text"],
     },
     "inspect-place": {"name": "text", "netns": "text?", "objects": ["text"], "rules": "text"},
-    "doctor": [{"group": "text", "name": "text", "state": "text: ok, missing or optional", "detail": "text", "remedy": "text"}],
-    "modes": [{"family": "text", "name": "text", "options": {"*": "any: default of an option"}, "needs": ["text"], "manual": "text"}],
+    "doctor": [
+        {
+            "group": "text",
+            "name": "text",
+            "state": "text: ok, missing or optional",
+            "detail": "text",
+            "remedy": "text",
+        }
+    ],
+    "modes": [
+        {
+            "family": "text",
+            "name": "text",
+            "options": {"*": "any: default of an option"},
+            "needs": ["text"],
+            "manual": "text",
+        }
+    ],
 }
 """Name of an output → its form. `get` prints Kubernetes' own objects, and a List where there are several."""
 
@@ -235,7 +269,12 @@ def _schema(form: Any) -> dict[str, Any]:
             return {"type": "object", "additionalProperties": _schema(form["*"])}
         fields = {name.removeprefix("?"): _schema(value) for name, value in form.items()}
         required = [name for name in form if not name.startswith("?")]
-        return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
+        return {
+            "type": "object",
+            "properties": fields,
+            "required": required,
+            "additionalProperties": False,
+        }
     word, _, meaning = str(form).partition(": ")
     type_ = _TYPES[word.removesuffix("?")]
     described = {"description": meaning} if meaning else {}

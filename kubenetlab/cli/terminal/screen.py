@@ -24,7 +24,11 @@ GOOD, BAD, MILD, DIM = "green", "red", "yellow", "bright_black"
 
 def paint(text: str, colour: str | None, *, bold: bool = False) -> str:
     """ANSI codes that `typer.echo` leaves out where nobody would see colours."""
-    return typer.style(text, fg=colour, bold=bold or None) if (colour or bold) and has_colours() else text
+    return (
+        typer.style(text, fg=colour, bold=bold or None)
+        if (colour or bold) and has_colours()
+        else text
+    )
 
 
 def has_colours() -> bool:
@@ -94,7 +98,9 @@ def widths_of(lines: Sequence[Sequence[str]]) -> list[int]:
 
 def aligned(line: Sequence[str], widths: Sequence[int]) -> str:
     """A line of a table."""
-    return "   ".join(cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()
+    return "   ".join(
+        cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
+    ).rstrip()
 
 
 def _width(text: str) -> int:
@@ -111,6 +117,10 @@ def data(value: Any, output: str) -> None:
 
     say(
         yaml.dump(
-            value, sort_keys=False, default_flow_style=False, allow_unicode=True, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+            value,
+            sort_keys=False,
+            default_flow_style=False,
+            allow_unicode=True,
+            Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper),
         ).rstrip()
     )

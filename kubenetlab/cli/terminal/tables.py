@@ -19,7 +19,9 @@ _PADDING: Final = 3
 """Columns between the cells of a drawn table."""
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()
+) -> None:
     """Print a table; `numbers` are the headings of columns aligned to the right. Cells are never wrapped or cut."""
     if not sys.stdout.isatty():
         screen.table(header, rows)
@@ -31,7 +33,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequ
     Console(width=max(width, Console().width), no_color=not screen.has_colours()).print(found)
 
 
-def drawn(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> Table:
+def drawn(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()
+) -> Table:
     """Return the table for rich; colours in cells are ANSI codes."""
     from rich import box
     from rich.table import Table
@@ -39,7 +43,9 @@ def drawn(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequ
 
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for name in header:
-        found.add_column(name, justify="right" if name in numbers else "left", no_wrap=True, overflow="crop")
+        found.add_column(
+            name, justify="right" if name in numbers else "left", no_wrap=True, overflow="crop"
+        )
     for row in rows:
         found.add_row(*(Text.from_ansi(cell) for cell in row))
     return found

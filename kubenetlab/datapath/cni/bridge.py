@@ -40,21 +40,42 @@ class Mode(ModeOptions, frozen=True):
     layout: Literal["auto", "onlink", "routed"] = "auto"
     neighbors: Literal["auto", "dynamic", "permanent"] = "auto"
 
-    facts = NetworkFacts(plugin="bridge", host_ifname=_LINK_PREFIX + "{number}", bridge=names.POD_BRIDGE)
+    facts = NetworkFacts(
+        plugin="bridge", host_ifname=_LINK_PREFIX + "{number}", bridge=names.POD_BRIDGE
+    )
 
     def network(self, node: NodeView) -> PodNetwork:
         return PodNetwork(node.mtu, node.cluster_cidrs, names.POD_BRIDGE, _LINK_PREFIX)
 
     def node(self, node: NodeView) -> Iterator[Object]:
         bridge, primary = names.POD_BRIDGE, node.families[0]
-        yield Sysctl(node.netns, "net/bridge/bridge-nf-call-iptables", "1", is_optional=node.layout == "routed")
-        yield Bridge(node.netns, bridge, names.mac_of(primary.gateway), node.mtu, names.link_alias("cni bridge", f"pods of {node.name}"))
+        yield Sysctl(
+            node.netns,
+            "net/bridge/bridge-nf-call-iptables",
+            "1",
+            is_optional=node.layout == "routed",
+        )
+        yield Bridge(
+            node.netns,
+            bridge,
+            names.mac_of(primary.gateway),
+            node.mtu,
+            names.link_alias("cni bridge", f"pods of {node.name}"),
+        )
         for family in node.families:
             # The node has one address, its own: the bridge's is no source, so that neither what the node sends to its pods nor
             # what it masquerades towards them takes it; and the route names the node's address.
-            yield Address(node.netns, bridge, f"{family.gateway}/{family.pod_network.prefixlen}", is_source=False, has_route=False)
+            yield Address(
+                node.netns,
+                bridge,
+                f"{family.gateway}/{family.pod_network.prefixlen}",
+                is_source=False,
+                has_route=False,
+            )
             yield Route(node.netns, family.pod_cidr, bridge, source=family.address)
-        yield from link_local(node.netns, bridge, names.mac_of(primary.gateway), has_ipv6=node.has_ipv6)
+        yield from link_local(
+            node.netns, bridge, names.mac_of(primary.gateway), has_ipv6=node.has_ipv6
+        )
         for peer in node.peers:
             for family in peer.families:
                 yield Route(node.netns, family.pod_cidr, names.NODE_UPLINK, via=family.address)
@@ -65,7 +86,15 @@ class Mode(ModeOptions, frozen=True):
         here, link, primary = pod.netns, names.POD_LINK, pod.addresses[0]
         alias = names.link_alias("cni bridge", f"pod {pod.full_name}")
         yield Veth(here, link, names.mac_of(primary), node.netns, pod.ifname, node.mtu, alias)
-        yield Port(node.netns, pod.ifname, names.POD_BRIDGE, names.port_mac_of(primary), node.mtu, alias, is_hairpin=True)
+        yield Port(
+            node.netns,
+            pod.ifname,
+            names.POD_BRIDGE,
+            names.port_mac_of(primary),
+            node.mtu,
+            alias,
+            is_hairpin=True,
+        )
         for family, address in zip(node.families, pod.addresses, strict=True):
             if node.layout == "onlink":
                 yield Address(here, link, f"{address}/{family.pod_network.prefixlen}")

@@ -58,12 +58,17 @@ def known() -> tuple[str, ...]:
 def load(name: str, options: Mapping[str, Any]) -> BreakOptions:
     """The fault, made with its options. Raises UsageError for a name or an option that is not known, or lacks."""
     if name not in known():
-        raise UsageError(f'there is no fault "{name}"{did_you_mean(name, known())}; known: {", ".join(known())}')
+        raise UsageError(
+            f'there is no fault "{name}"{did_you_mean(name, known())}; known: {", ".join(known())}'
+        )
     type_ = _type(name)
     given = {key: type_.other_words.get(str(value), value) for key, value in options.items()}
     decoded = decode(given, type_)
     if decoded.value is None or decoded.findings:
-        problems = (f"{format_path(finding.path) or 'option'}: {finding.message}" for finding in decoded.findings)
+        problems = (
+            f"{format_path(finding.path) or 'option'}: {finding.message}"
+            for finding in decoded.findings
+        )
         raise UsageError(f"break {name}: {'; '.join(problems)}\n  see: kubenetlab explain {name}")
     return decoded.value
 
@@ -71,7 +76,11 @@ def load(name: str, options: Mapping[str, Any]) -> BreakOptions:
 def of(cluster: Cluster) -> list[tuple[Fault, BreakOptions]]:
     """The faults of a store, each with what it does."""
     found: list[tuple[Fault, BreakOptions]] = cluster.derived(
-        "faults", lambda: [(fault, load(fault.spec.fault, fault.spec.options)) for fault in cluster.all(Fault)], (Fault,)
+        "faults",
+        lambda: [
+            (fault, load(fault.spec.fault, fault.spec.options)) for fault in cluster.all(Fault)
+        ],
+        (Fault,),
     )
     return found
 
@@ -80,14 +89,28 @@ def begun(cluster: Cluster, name: str, options: Mapping[str, Any], now: float) -
     """The changes that break something; the first is the fault. Raises UsageError for what cannot be broken, or is already."""
     broken = load(name, options)
     spec = broken.spec()
-    other = next((fault for fault in cluster.all(Fault) if (fault.spec.fault, fault.spec.node) == (spec.fault, spec.node)), None)
+    other = next(
+        (
+            fault
+            for fault in cluster.all(Fault)
+            if (fault.spec.fault, fault.spec.node) == (spec.fault, spec.node)
+        ),
+        None,
+    )
     if other is not None:
         where = f" on {spec.node}" if spec.node else ""
-        raise UsageError(f"break {name}: it is broken{where} already, by {other.title}; first: kubenetlab heal {other.name}")
+        raise UsageError(
+            f"break {name}: it is broken{where} already, by {other.title}; first: kubenetlab heal {other.name}"
+        )
     if refusal := broken.refusal(cluster):
         raise UsageError(f"break {name}: {refusal}")
     number = str(max((int(fault.name) for fault in cluster.all(Fault)), default=0) + 1)
-    meta = ObjectMeta(name=number, uid=f"fault-{number}-{cluster.revision}", creation_timestamp=timestamp(now), generation=1)
+    meta = ObjectMeta(
+        name=number,
+        uid=f"fault-{number}-{cluster.revision}",
+        creation_timestamp=timestamp(now),
+        generation=1,
+    )
     return [Fault(meta, spec), *broken.remembered(cluster, number, now)]
 
 
@@ -100,7 +123,11 @@ def healed(cluster: Cluster) -> Cluster:
 def manual(name: str) -> str:
     """A fault's manual page."""
     module = importlib.import_module(f"{__package__}.{name.replace('-', '_')}")
-    return inspect.cleandoc(module.__doc__ or "") + "\n\n" + inspect.cleandoc(_type(name).__doc__ or "")
+    return (
+        inspect.cleandoc(module.__doc__ or "")
+        + "\n\n"
+        + inspect.cleandoc(_type(name).__doc__ or "")
+    )
 
 
 def option_names(name: str) -> list[str]:
@@ -115,5 +142,7 @@ def values(name: str, option: str) -> list[str]:
 
 
 def _type(name: str) -> type[BreakOptions]:
-    found: type[BreakOptions] = importlib.import_module(f"{__package__}.{name.replace('-', '_')}").Break
+    found: type[BreakOptions] = importlib.import_module(
+        f"{__package__}.{name.replace('-', '_')}"
+    ).Break
     return found

@@ -57,13 +57,21 @@ class Break(BreakOptions, frozen=True):
         if facts is not None and not facts.has_proxy:
             return "this cluster has no kube-proxy (kubeProxyMode: none)"
         names = cluster.config.node_names
-        return "" if self.node in names else f'there is no node "{self.node}"{did_you_mean(self.node, names)}; known: {", ".join(names)}'
+        return (
+            ""
+            if self.node in names
+            else f'there is no node "{self.node}"{did_you_mean(self.node, names)}; known: {", ".join(names)}'
+        )
 
     def spec(self) -> FaultSpec:
         stops = (StoppedPods(self.node, NAMESPACE, LABELS),) if self.how == "stopped" else ()
         options = {"node": self.node, "how": self.how}
         return FaultSpec(
-            fault="kube-proxy", options=options, node=self.node, summary=f"kube-proxy on {self.node} {_MEANS[self.how]}", stops=stops
+            fault="kube-proxy",
+            options=options,
+            node=self.node,
+            summary=f"kube-proxy on {self.node} {_MEANS[self.how]}",
+            stops=stops,
         )
 
     def remembered(self, cluster: Cluster, name: str, now: float) -> Iterator[Change]:
@@ -85,7 +93,11 @@ class Break(BreakOptions, frozen=True):
         last = cluster.get(ProxySnapshot, "", self.node)
         if last is None:
             return view
-        services: _Views = cluster.derived(("last view", self.node), lambda: _remembered(last.services, last.slices), (ProxySnapshot,))
+        services: _Views = cluster.derived(
+            ("last view", self.node),
+            lambda: _remembered(last.services, last.slices),
+            (ProxySnapshot,),
+        )
         lost = "Watch of Services and EndpointSlices is lost: going on with what is known"
         stale = f"No change has been heard of for {2 * SYNC_PERIOD_S} s: the rules may be stale"
         return ProxyView(
@@ -101,21 +113,32 @@ def _remembered(services: Iterable[Service], slices: Iterable[EndpointSlice]) ->
     behind: dict[tuple[str, str], list[EndpointSlice]] = {}
     for piece in slices:
         behind.setdefault((piece.namespace, piece.service_name), []).append(piece)
-    return VersionedMap((service.key, ServiceView(service, tuple(behind.get(service.key, ())))) for service in services)
+    return VersionedMap(
+        (service.key, ServiceView(service, tuple(behind.get(service.key, ()))))
+        for service in services
+    )
 
 
 def _elsewhere(cluster: Cluster, view: ProxyView) -> ProxyView:
     """The view in a cluster whose pods have the range behind this one's."""
     ranges = cluster.config.networking.pod_networks
-    _, services = cluster.renewed(("elsewhere", view.whose), partial(_all_moved, view.services, ranges))
-    return structs.replace(view, services=services, cluster_cidrs=tuple(str(_twin(network)) for network in ranges))
+    _, services = cluster.renewed(
+        ("elsewhere", view.whose), partial(_all_moved, view.services, ranges)
+    )
+    return structs.replace(
+        view, services=services, cluster_cidrs=tuple(str(_twin(network)) for network in ranges)
+    )
 
 
-def _all_moved(views: _Views, ranges: tuple[Network, ...], former: tuple[_Views, _Views] | None) -> tuple[_Views, _Views]:
+def _all_moved(
+    views: _Views, ranges: tuple[Network, ...], former: tuple[_Views, _Views] | None
+) -> tuple[_Views, _Views]:
     """The Services as they are, and with their endpoints in the other ranges."""
     before, moved = former or (VersionedMap(), VersionedMap())
     changes = {
-        key: structs.replace(known, slices=tuple(_moved(piece, ranges) for piece in known.slices)) if known is not None else None
+        key: structs.replace(known, slices=tuple(_moved(piece, ranges) for piece in known.slices))
+        if known is not None
+        else None
         for key, (_, known) in views.news(before).items()
     }
     return views, moved.with_changes(changes)
@@ -125,7 +148,10 @@ def _moved(piece: EndpointSlice, ranges: tuple[Network, ...]) -> EndpointSlice:
     if not any(piece.address_type == f"IPv{network.version}" for network in ranges):
         return piece
     endpoints = (
-        structs.replace(endpoint, addresses=tuple(_moved_address(address, ranges) for address in endpoint.addresses))
+        structs.replace(
+            endpoint,
+            addresses=tuple(_moved_address(address, ranges) for address in endpoint.addresses),
+        )
         for endpoint in piece.endpoints
     )
     return structs.replace(piece, endpoints=tuple(endpoints))
@@ -133,7 +159,10 @@ def _moved(piece: EndpointSlice, ranges: tuple[Network, ...]) -> EndpointSlice:
 
 def _moved_address(address: str, ranges: tuple[Network, ...]) -> str:
     parsed = ip_address(address)
-    home = next((network for network in ranges if network.version == parsed.version and parsed in network), None)
+    home = next(
+        (network for network in ranges if network.version == parsed.version and parsed in network),
+        None,
+    )
     return address if home is None else str(_twin(home)[int(parsed) - int(home.network_address)])
 
 
@@ -142,4 +171,6 @@ def _twin(network: Network) -> Network:
     step = network.num_addresses
     first = int(network.network_address)
     is_last = first + step >= 2**network.max_prefixlen
-    return ip.network(f"{ip_address((first - step if is_last else first + step).to_bytes(network.max_prefixlen // 8))}/{network.prefixlen}")
+    return ip.network(
+        f"{ip_address((first - step if is_last else first + step).to_bytes(network.max_prefixlen // 8))}/{network.prefixlen}"
+    )

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from kubenetlab.datapath.layers import balanced_ports, fabric, host_ports, load_balancers, node, pod, programs, proxy, uplink
+from kubenetlab.datapath.layers import (
+    balanced_ports,
+    fabric,
+    host_ports,
+    load_balancers,
+    node,
+    pod,
+    programs,
+    proxy,
+    uplink,
+)
 from kubenetlab.datapath.layers.layer import Layer
 
 LAYERS: Final[tuple[Layer, ...]] = (

@@ -14,7 +14,11 @@ def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
 
 
 def _objects(ports: tuple[balanced_ports.BalancedPort, ...]) -> tuple[Wanted, ...]:
-    return tuple(by_namespace(balanced_ports.rules(ports), Origin("load balancer", "Services with ipMode Proxy")))
+    return tuple(
+        by_namespace(
+            balanced_ports.rules(ports), Origin("load balancer", "Services with ipMode Proxy")
+        )
+    )
 
 
 LAYER = Layer("balanced ports", _inputs, _objects)

@@ -25,8 +25,14 @@ def _objects(
     published: tuple[PublishedPort, ...],
 ) -> tuple[Wanted, ...]:
     groups = [
-        (tuple(fabric.switch(names.FABRIC_SWITCH, "0a:58:00:00:00:01")), Origin("fabric", "the wire between the nodes")),
-        (tuple(fabric.switch(names.INTERNET_SWITCH, "0a:58:00:00:00:02")), Origin("fabric", "the internet")),
+        (
+            tuple(fabric.switch(names.FABRIC_SWITCH, "0a:58:00:00:00:01")),
+            Origin("fabric", "the wire between the nodes"),
+        ),
+        (
+            tuple(fabric.switch(names.INTERNET_SWITCH, "0a:58:00:00:00:02")),
+            Origin("fabric", "the internet"),
+        ),
         *by_namespace(fabric.router(node_networks, neighbors), Origin("fabric", "the router")),
     ]
     versions = [subnet.version for subnet in node_networks]

@@ -59,7 +59,9 @@ class Scene:
     @cached_property
     def published(self) -> tuple[PublishedPort, ...]:
         """Ports of the machine that lead to nodes."""
-        return published_ports(self.cluster.config, {node.name: node.addresses for node in self.nodes})
+        return published_ports(
+            self.cluster.config, {node.name: node.addresses for node in self.nodes}
+        )
 
     @cached_property
     def _default_proxy(self) -> ServiceProxy:
@@ -70,7 +72,9 @@ class Scene:
         """Return the kube-proxy of a node: a fault may have changed what it knows, and so its mode."""
         if node.name not in self._proxies:
             view = proxy_view(self.cluster, node.name)
-            mode: ServiceProxy = modes.load("proxy", *view.mode) if view.mode is not None else self._default_proxy
+            mode: ServiceProxy = (
+                modes.load("proxy", *view.mode) if view.mode is not None else self._default_proxy
+            )
             network = view.network(self.cni.network(node))
             self._proxies[node.name] = NodeProxy(view, mode.settled(len(view.services)), network)
         return self._proxies[node.name]
@@ -85,7 +89,12 @@ def pods_of(cluster: Cluster, node: NodeView, memo: PlanCache) -> Iterator[tuple
     for view in node.pods:
         pod = cluster.get(Pod, view.namespace, view.name)
         if pod is not None:
-            yield view, environment.resolved(cluster, pod) if memo(("refers", view.netns), environment.refers, pod.spec) else pod
+            yield (
+                view,
+                environment.resolved(cluster, pod)
+                if memo(("refers", view.netns), environment.refers, pod.spec)
+                else pod,
+            )
 
 
 def by_namespace(objects: Iterable[Object], origin: Origin) -> Iterator[Wanted]:

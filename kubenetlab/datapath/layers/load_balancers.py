@@ -15,7 +15,12 @@ def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
 
 
 def _objects(ways: tuple[loadbalancers.Way, ...], nodes: tuple[str, ...]) -> tuple[Wanted, ...]:
-    return tuple(by_namespace(loadbalancers.routes(ways, nodes), Origin("load balancer", "Services of type LoadBalancer")))
+    return tuple(
+        by_namespace(
+            loadbalancers.routes(ways, nodes),
+            Origin("load balancer", "Services of type LoadBalancer"),
+        )
+    )
 
 
 LAYER = Layer("load balancers", _inputs, _objects)

@@ -26,20 +26,35 @@ def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
         for view, pod in scene.pods_of(node):
             netns, setups = view.netns, setups_of(memo, cluster, pod, view, scene.decisions)
             waits = is_starting and memo(("waits", netns), containers.asks_once, pod.spec, setups)
-            config = duty(cluster, node.name, scene.networking.proxy_mode[0]) if is_kube_proxy(pod) else None
+            config = (
+                duty(cluster, node.name, scene.networking.proxy_mode[0])
+                if is_kube_proxy(pod)
+                else None
+            )
             termination = termination_of(cluster, pod) if pod.is_terminating else None
             signalled = termination.signalled if termination is not None else ()
             yield netns, (view, pod, setups, waits, config, signalled)
 
 
 def _objects(
-    view: PodView, pod: Pod, setups: containers.Setups, waits: bool, config: KubeProxyConfig | None, signalled: tuple[str, ...]
+    view: PodView,
+    pod: Pod,
+    setups: containers.Setups,
+    waits: bool,
+    config: KubeProxyConfig | None,
+    signalled: tuple[str, ...],
 ) -> tuple[Wanted, ...]:
     runs = containers.programs(view.netns, pod, setups, waits=waits, signalled=signalled)
-    return tuple(by_namespace((informed(run, config) for run in runs), Origin("kubelet", f"Pod {view.full_name}")))
+    return tuple(
+        by_namespace(
+            (informed(run, config) for run in runs), Origin("kubelet", f"Pod {view.full_name}")
+        )
+    )
 
 
-def setups_of(memo: PlanCache, cluster: Cluster, pod: Pod, view: PodView, decisions: Decisions) -> containers.Setups:
+def setups_of(
+    memo: PlanCache, cluster: Cluster, pod: Pod, view: PodView, decisions: Decisions
+) -> containers.Setups:
     """Return what the containers of a pod run. It does not depend on the state of the containers."""
     netns, services = view.netns, containers.numeric_services(cluster, pod)
     ports = memo(("ports", netns), containers.numeric_target_ports, pod.labels, pod.spec, services)
@@ -49,7 +64,16 @@ def setups_of(memo: PlanCache, cluster: Cluster, pod: Pod, view: PodView, decisi
         container = pod.container(name)
         if container is not None and (text := file_text(cluster, pod, container, path)) is not None:
             files.setdefault(name, {})[path] = text
-    return memo(("setups", netns), containers.setups_of, pod.spec, pod.metadata.annotations, of_job, ports, decisions.real_commands, files)
+    return memo(
+        ("setups", netns),
+        containers.setups_of,
+        pod.spec,
+        pod.metadata.annotations,
+        of_job,
+        ports,
+        decisions.real_commands,
+        files,
+    )
 
 
 LAYER = Layer("programs", _inputs, _objects)

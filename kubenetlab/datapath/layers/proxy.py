@@ -21,8 +21,15 @@ def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
         yield node.name, (without_pods(node), rules, proxy.mode, proxy.network)
 
 
-def _objects(node: NodeView, rules: tuple[RuleSet | Object, ...], proxy: ServiceProxy, network: PodNetwork) -> tuple[Wanted, ...]:
-    of_services = (NodeRules(node.netns, one) if isinstance(one, RuleSet) else structs.replace(one, netns=node.netns) for one in rules)
+def _objects(
+    node: NodeView, rules: tuple[RuleSet | Object, ...], proxy: ServiceProxy, network: PodNetwork
+) -> tuple[Wanted, ...]:
+    of_services = (
+        NodeRules(node.netns, one)
+        if isinstance(one, RuleSet)
+        else structs.replace(one, netns=node.netns)
+        for one in rules
+    )
     origin = Origin(mode_name("kube-proxy", proxy), f"Node {node.name}")
     return tuple(by_namespace((*proxy.node(node, network), *of_services), origin))
 

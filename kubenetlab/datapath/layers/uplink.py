@@ -17,8 +17,14 @@ def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
         yield "", (link, scene.published, scene.cluster.config)
 
 
-def _objects(link: Uplink, published: tuple[PublishedPort, ...], config: ClusterConfig) -> tuple[Wanted, ...]:
-    return tuple(by_namespace(uplink.router(link, published, config), Origin("uplink", "the machine's own network")))
+def _objects(
+    link: Uplink, published: tuple[PublishedPort, ...], config: ClusterConfig
+) -> tuple[Wanted, ...]:
+    return tuple(
+        by_namespace(
+            uplink.router(link, published, config), Origin("uplink", "the machine's own network")
+        )
+    )
 
 
 LAYER = Layer("uplink", _inputs, _objects)

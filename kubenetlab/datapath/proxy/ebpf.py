@@ -19,11 +19,25 @@ from kubenetlab.api.decode import Finding
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, LocalMode, detectors
-from kubenetlab.datapath.proxy.services import PRIMARY, Backend, PortView, node_port_addresses, port_views
+from kubenetlab.datapath.proxy.services import (
+    PRIMARY,
+    Backend,
+    PortView,
+    node_port_addresses,
+    port_views,
+)
 from kubenetlab.datapath.view import Family, NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules import bpf
-from kubenetlab.hoststate.rules.bpf import AllowedSource, BpfPrograms, ClusterIp, FamilyConfig, Frontend, PodLink, RemoteRange
+from kubenetlab.hoststate.rules.bpf import (
+    AllowedSource,
+    BpfPrograms,
+    ClusterIp,
+    FamilyConfig,
+    Frontend,
+    PodLink,
+    RemoteRange,
+)
 from kubenetlab.hoststate.rules.bpf_entries import PROTOCOLS
 from kubenetlab.hoststate.rules.rulesets import RuleObject, Rules
 from kubenetlab.hoststate.sandbox import Sysctl
@@ -58,7 +72,9 @@ class Mode(ModeOptions, frozen=True):
         yield Sysctl(node.netns, "net/ipv4/conf/lo/accept_local", "1")
         yield Sysctl(node.netns, "net/ipv4/conf/lo/rp_filter", "0")
         yield BpfPrograms(node.netns, tuple(self._ranges(node, network)), NODE_UPLINK)
-        for family in (family for peer in node.peers for family in peer.families) if self.dsr else ():
+        for family in (
+            (family for peer in node.peers for family in peer.families) if self.dsr else ()
+        ):
             yield RemoteRange(node.netns, family.pod_cidr, family.address)
             yield RemoteRange(node.netns, f"{family.address}/{family.host_length}", family.address)
 
@@ -66,15 +82,26 @@ class Mode(ModeOptions, frozen=True):
         if pod.ifname:
             yield PodLink(node.netns, pod.ifname)
 
-    def service(self, service: ServiceView, place: NodePlace, network: PodNetwork) -> tuple[Rules, ...]:
+    def service(
+        self, service: ServiceView, place: NodePlace, network: PodNetwork
+    ) -> tuple[Rules, ...]:
         found = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)
-            ports = [port for port in port_views(place, service, version) if port.protocol.upper() in PROTOCOLS]
+            ports = [
+                port
+                for port in port_views(place, service, version)
+                if port.protocol.upper() in PROTOCOLS
+            ]
             if ports:
-                ips = (ClusterIp("", cluster_ip) for cluster_ip in dict.fromkeys(port.cluster_ip for port in ports))
+                ips = (
+                    ClusterIp("", cluster_ip)
+                    for cluster_ip in dict.fromkeys(port.cluster_ip for port in ports)
+                )
                 fronts = (obj for port in ports for obj in _service_port(port, version, self))
-                found.append(Rules("bpf", f"IPv{version}", service.service.full_name, (*ips, *fronts)))
+                found.append(
+                    Rules("bpf", f"IPv{version}", service.service.full_name, (*ips, *fronts))
+                )
         return tuple(found)
 
     def _ranges(self, node: NodeView, network: PodNetwork) -> Iterator[FamilyConfig]:
@@ -100,11 +127,16 @@ def _service_port(port: PortView, version: int, mode: Mode) -> Iterator[RuleObje
         yield here
     fenced = port.balanced_ips if port.sources else ()
     for cidr in port.sources if fenced else ():
-        yield AllowedSource("", service, cidr if "/" in cidr else f"{cidr}/{128 if version == 6 else 32}")
+        yield AllowedSource(
+            "", service, cidr if "/" in cidr else f"{cidr}/{128 if version == 6 else 32}"
+        )
     outside = [(address, port.port) for address in port.outside_ips]
     outside += [(_ANY_ADDRESS[version], port.node_port)] if port.node_port else []
     inside = [(port.cluster_ip, port.port)]
-    for ways, is_outside, is_local in ((inside, False, port.is_internal_local), (outside, True, port.is_external_local)):
+    for ways, is_outside, is_local in (
+        (inside, False, port.is_internal_local),
+        (outside, True, port.is_external_local),
+    ):
         for address, number in ways:
             yield Frontend(
                 "",

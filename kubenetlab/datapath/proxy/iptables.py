@@ -26,7 +26,14 @@ from kubenetlab.datapath.proxy.services import Backend, PortView, node_port_addr
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodePlace, NodeView, ServiceView
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.iptables import FAMILIES, ChainEntry, IptablesChain, IptablesObject, Jump, comment
+from kubenetlab.hoststate.rules.iptables import (
+    FAMILIES,
+    ChainEntry,
+    IptablesChain,
+    IptablesObject,
+    Jump,
+    comment,
+)
 from kubenetlab.hoststate.rules.rulesets import Rules
 from kubenetlab.hoststate.sandbox import Sysctl
 
@@ -39,15 +46,27 @@ _JUMPS: tuple[tuple[str, str, str], ...] = (
     ("nat", "OUTPUT", f"{_PORTALS} -j KUBE-SERVICES"),
     ("nat", "POSTROUTING", f"{comment('kubernetes postrouting rules')} -j KUBE-POSTROUTING"),
     *(
-        ("filter", chain, f"{_NEW}{comment('kubernetes load balancer firewall')} -j KUBE-PROXY-FIREWALL")
+        (
+            "filter",
+            chain,
+            f"{_NEW}{comment('kubernetes load balancer firewall')} -j KUBE-PROXY-FIREWALL",
+        )
         for chain in ("INPUT", "FORWARD", "OUTPUT")
     ),
     ("filter", "INPUT", f"{comment('kubernetes health check service ports')} -j KUBE-NODEPORTS"),
-    ("filter", "INPUT", f"{_NEW}{comment('kubernetes externally-visible service portals')} -j KUBE-EXTERNAL-SERVICES"),
+    (
+        "filter",
+        "INPUT",
+        f"{_NEW}{comment('kubernetes externally-visible service portals')} -j KUBE-EXTERNAL-SERVICES",
+    ),
     ("filter", "INPUT", "-j KUBE-FIREWALL"),
     ("filter", "FORWARD", f"{comment('kubernetes forwarding rules')} -j KUBE-FORWARD"),
     ("filter", "FORWARD", f"{_NEW}{_PORTALS} -j KUBE-SERVICES"),
-    ("filter", "FORWARD", f"{_NEW}{comment('kubernetes externally-visible service portals')} -j KUBE-EXTERNAL-SERVICES"),
+    (
+        "filter",
+        "FORWARD",
+        f"{_NEW}{comment('kubernetes externally-visible service portals')} -j KUBE-EXTERNAL-SERVICES",
+    ),
     ("filter", "OUTPUT", f"{_NEW}{_PORTALS} -j KUBE-SERVICES"),
     ("filter", "OUTPUT", "-j KUBE-FIREWALL"),
 )
@@ -119,31 +138,51 @@ class Mode(ModeOptions, frozen=True):
             yield Sysctl(node.netns, "net/ipv4/conf/all/route_localnet", "1")
         for family in node.families:
             addresses = node_port_addresses(self.node_port_addresses, node, family.version)
-            yield from _fixed(FAMILIES[family.version], node.netns, addresses, self.localhost_node_ports)
+            yield from _fixed(
+                FAMILIES[family.version], node.netns, addresses, self.localhost_node_ports
+            )
 
-    def service(self, service: ServiceView, place: NodePlace, network: PodNetwork) -> tuple[Rules, ...]:
+    def service(
+        self, service: ServiceView, place: NodePlace, network: PodNetwork
+    ) -> tuple[Rules, ...]:
         found: list[Rules] = []
-        for detector in detectors(self.detect_local_mode, self.detect_local, network, place.families):
+        for detector in detectors(
+            self.detect_local_mode, self.detect_local, network, place.families
+        ):
             version = detector.version
             ports = port_views(place, service, version)
-            if objects := tuple(obj for port in ports for obj in self._service_port(port, detector)):
-                found.append(Rules("iptables", FAMILIES[version], service.service.full_name, objects))
+            if objects := tuple(
+                obj for port in ports for obj in self._service_port(port, detector)
+            ):
+                found.append(
+                    Rules("iptables", FAMILIES[version], service.service.full_name, objects)
+                )
             found += udp_flows(service.service.full_name, ports, version)
         return tuple(found)
 
     def _service_port(self, port: PortView, detector: Detector) -> Iterator[IptablesObject]:
         outsiders = detector.iptables(is_local=False) if detector.is_implemented else None
-        return _PortRules(FAMILIES[detector.version], port, detector, "" if self.masquerade_all else outsiders).all()
+        return _PortRules(
+            FAMILIES[detector.version], port, detector, "" if self.masquerade_all else outsiders
+        ).all()
 
 
-def _fixed(family: str, netns: str, addresses: Sequence[str] | None, has_localhost: bool) -> Iterator[Object]:
+def _fixed(
+    family: str, netns: str, addresses: Sequence[str] | None, has_localhost: bool
+) -> Iterator[Object]:
     """What is there without any Service. `addresses` are those at which node ports answer; None: all local ones."""
     for table, name, rules in _CHAINS:
         yield IptablesChain(netns, family, table, name, rules)
-    yield IptablesChain(netns, family, "filter", "KUBE-FIREWALL", (_LOCALNET_GUARD,) if family == "ip" else ())
+    yield IptablesChain(
+        netns, family, "filter", "KUBE-FIREWALL", (_LOCALNET_GUARD,) if family == "ip" else ()
+    )
     last = comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain")
     if addresses is None:
-        loopback = "" if family == "ip" and has_localhost else f" ! -d {'127.0.0.0/8' if family == 'ip' else '::1/128'}"
+        loopback = (
+            ""
+            if family == "ip" and has_localhost
+            else f" ! -d {'127.0.0.0/8' if family == 'ip' else '::1/128'}"
+        )
         tail = [f"{last} -m addrtype --dst-type LOCAL{loopback} -j KUBE-NODEPORTS"]
     else:
         tail = [f"{last} -d {address} -j KUBE-NODEPORTS" for address in addresses]
@@ -168,47 +207,88 @@ class _PortRules(Struct, frozen=True):
             return
         if port.internal:
             chain = local_chain(port) if port.is_internal_local else service_chain(port)
-            yield self._entry("nat", "KUBE-SERVICES", f"{self._says('cluster IP')} {self._to(port.cluster_ip)} -j {chain}")
+            yield self._entry(
+                "nat",
+                "KUBE-SERVICES",
+                f"{self._says('cluster IP')} {self._to(port.cluster_ip)} -j {chain}",
+            )
         if port.is_reached_from_outside:
             yield from self._from_outside()
         if port.uses_cluster_policy:
             yield self._choice(service_chain(port), port.everywhere, not port.is_internal_local)
         if port.uses_local_policy and port.here:
             yield self._choice(local_chain(port), port.here, port.is_internal_local)
-        used = (port.everywhere if port.uses_cluster_policy else ()) + (port.here if port.uses_local_policy else ())
+        used = (port.everywhere if port.uses_cluster_policy else ()) + (
+            port.here if port.uses_local_policy else ()
+        )
         for endpoint in dict.fromkeys(used):
             yield self._endpoint(endpoint)
 
     def _without_endpoints(self) -> Iterator[IptablesObject]:
         port = self.port
-        what, target = ("has no local endpoints", "DROP") if port.everywhere else ("has no endpoints", "REJECT")
+        what, target = (
+            ("has no local endpoints", "DROP")
+            if port.everywhere
+            else ("has no endpoints", "REJECT")
+        )
         if not port.internal:
-            yield self._entry("filter", "KUBE-SERVICES", f"{self._says(what)} {self._to(port.cluster_ip)} -j {target}")
+            yield self._entry(
+                "filter",
+                "KUBE-SERVICES",
+                f"{self._says(what)} {self._to(port.cluster_ip)} -j {target}",
+            )
         if not port.external:
             outside = "KUBE-EXTERNAL-SERVICES"
             for address in port.outside_ips:
-                yield self._entry("filter", outside, f"{self._says(what)} {self._to(address)} -j {target}")
+                yield self._entry(
+                    "filter", outside, f"{self._says(what)} {self._to(address)} -j {target}"
+                )
             if port.node_port:
                 yield self._entry(
-                    "filter", outside, f"{self._says(what)} -m addrtype --dst-type LOCAL {self._to('', port.node_port)} -j {target}"
+                    "filter",
+                    outside,
+                    f"{self._says(what)} -m addrtype --dst-type LOCAL {self._to('', port.node_port)} -j {target}",
                 )
 
     def _from_outside(self) -> Iterator[IptablesObject]:
         """The ways in, the firewall in front of the load balancer's, and what becomes of who came in."""
         port, external = self.port, external_chain(self.port)
         for address in port.external_ips:
-            yield self._entry("nat", "KUBE-SERVICES", f"{self._says('external IP')} {self._to(address)} -j {external}")
+            yield self._entry(
+                "nat",
+                "KUBE-SERVICES",
+                f"{self._says('external IP')} {self._to(address)} -j {external}",
+            )
         guard = firewall_chain(port) if port.sources else external
         for address in port.balanced_ips:
-            yield self._entry("nat", "KUBE-SERVICES", f"{self._says('loadbalancer IP')} {self._to(address)} -j {guard}")
+            yield self._entry(
+                "nat",
+                "KUBE-SERVICES",
+                f"{self._says('loadbalancer IP')} {self._to(address)} -j {guard}",
+            )
             if port.sources:
                 says = self._says(f"traffic not accepted by {guard}")
-                yield self._entry("filter", "KUBE-PROXY-FIREWALL", f"{says} {self._to(address)} -j DROP")
+                yield self._entry(
+                    "filter", "KUBE-PROXY-FIREWALL", f"{says} {self._to(address)} -j DROP"
+                )
         if port.balanced_ips and port.sources:
-            others = comment(f"other traffic to {port.title} will be dropped by KUBE-PROXY-FIREWALL")
-            yield self._chain(guard, *(f"{self._says('loadbalancer IP')} -s {source} -j {external}" for source in port.sources), others)
+            others = comment(
+                f"other traffic to {port.title} will be dropped by KUBE-PROXY-FIREWALL"
+            )
+            yield self._chain(
+                guard,
+                *(
+                    f"{self._says('loadbalancer IP')} -s {source} -j {external}"
+                    for source in port.sources
+                ),
+                others,
+            )
         if port.node_port:
-            yield self._entry("nat", "KUBE-NODEPORTS", f"{comment(port.title)} {self._to('', port.node_port)} -j {external}")
+            yield self._entry(
+                "nat",
+                "KUBE-NODEPORTS",
+                f"{comment(port.title)} {self._to('', port.node_port)} -j {external}",
+            )
         yield self._chain(external, *self._policy())
 
     def _policy(self) -> Iterator[str]:
@@ -232,7 +312,9 @@ class _PortRules(Struct, frozen=True):
         port = self.port
         rules = []
         if is_internal and self.outsiders is not None:
-            rules.append(f"{self._says('cluster IP')} {self._to(port.cluster_ip)}{self.outsiders} -j KUBE-MARK-MASQ")
+            rules.append(
+                f"{self._says('cluster IP')} {self._to(port.cluster_ip)}{self.outsiders} -j KUBE-MARK-MASQ"
+            )
         for endpoint in endpoints if port.affinity_s else ():
             name = endpoint_chain(port, endpoint)
             faithful = f"-m recent --name {name} --rcheck --seconds {port.affinity_s} --reap"
@@ -240,7 +322,9 @@ class _PortRules(Struct, frozen=True):
         for index, endpoint in enumerate(endpoints):
             left = len(endpoints) - index
             drawn = f" -m statistic --mode random --probability {1 / left:.10f}" if left > 1 else ""
-            rules.append(f"{self._says(f'-> {endpoint}')}{drawn} -j {endpoint_chain(port, endpoint)}")
+            rules.append(
+                f"{self._says(f'-> {endpoint}')}{drawn} -j {endpoint_chain(port, endpoint)}"
+            )
         return self._chain(chain, *rules)
 
     def _endpoint(self, endpoint: Backend) -> IptablesChain:

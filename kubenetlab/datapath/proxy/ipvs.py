@@ -25,7 +25,13 @@ from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import ipvs_rules as fixed
 from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, LocalMode, detectors
-from kubenetlab.datapath.proxy.services import Backend, PortView, has_node_ports, node_port_addresses, port_views
+from kubenetlab.datapath.proxy.services import (
+    Backend,
+    PortView,
+    has_node_ports,
+    node_port_addresses,
+    port_views,
+)
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodePlace, NodeView, ServiceView
 from kubenetlab.hoststate.address import Address
@@ -58,7 +64,9 @@ class Mode(ModeOptions, frozen=True):
         root="the settings of IPVS, net.ipv4.vs.…",
     )
 
-    scheduler: Literal["rr", "wrr", "lc", "wlc", "sh", "mh", "dh", "sed", "nq", "lblc", "lblcr"] = "rr"
+    scheduler: Literal["rr", "wrr", "lc", "wlc", "sh", "mh", "dh", "sed", "nq", "lblc", "lblcr"] = (
+        "rr"
+    )
     """Who of the real servers is chosen: in turn (rr), the one with the fewest connections (lc), by the client's address (sh) …: ipvsadm(8)."""
     strict_arp: bool = False
     """A node answers ARP on a link for that link's own addresses only (arp_ignore 1, arp_announce 2), as MetalLB asks for."""
@@ -84,12 +92,21 @@ class Mode(ModeOptions, frozen=True):
         if self.strict_arp:
             yield Sysctl(node.netns, "net/ipv4/conf/all/arp_ignore", "1")
             yield Sysctl(node.netns, "net/ipv4/conf/all/arp_announce", "2")
-        yield Dummy(node.netns, DEVICE, mac_of(node.addresses[0]), link_alias("kube-proxy ipvs", "the addresses of Services"))
-        for detector in detectors(self.detect_local_mode, self.detect_local, network, node.families):
+        yield Dummy(
+            node.netns,
+            DEVICE,
+            mac_of(node.addresses[0]),
+            link_alias("kube-proxy ipvs", "the addresses of Services"),
+        )
+        for detector in detectors(
+            self.detect_local_mode, self.detect_local, network, node.families
+        ):
             yield from fixed.sets(node.netns, detector.version)
             yield from fixed.rules(node.netns, detector, is_all=self.masquerade_all)
 
-    def service(self, service: ServiceView, place: NodePlace, network: PodNetwork) -> tuple[Rules | Object, ...]:
+    def service(
+        self, service: ServiceView, place: NodePlace, network: PodNetwork
+    ) -> tuple[Rules | Object, ...]:
         found: list[Rules | Object] = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)
@@ -106,10 +123,19 @@ class Mode(ModeOptions, frozen=True):
             bound = dict.fromkeys(address for port in ports for address in port.bound)
             made["ipset"] += (fixed.member(version, "IPVS-IPS", address) for address in bound)
             subject = service.service.full_name
-            found.append(Rules("ipset", FAMILIES[version], subject, (), tuple(made.pop("ipset"))))  # others may have the same endpoints
-            found += (Rules(name, FAMILIES[version], subject, tuple(objects)) for name, objects in made.items() if objects)
+            found.append(
+                Rules("ipset", FAMILIES[version], subject, (), tuple(made.pop("ipset")))
+            )  # others may have the same endpoints
+            found += (
+                Rules(name, FAMILIES[version], subject, tuple(objects))
+                for name, objects in made.items()
+                if objects
+            )
             found += udp_flows(subject, views, version)
-            found += (Address("", DEVICE, f"{address}/{32 if version == 4 else 128}", is_source=False) for address in bound)
+            found += (
+                Address("", DEVICE, f"{address}/{32 if version == 4 else 128}", is_source=False)
+                for address in bound
+            )
         return tuple(found)
 
     def _node_addresses(self, place: NodePlace, version: int) -> tuple[str, ...]:
@@ -149,7 +175,9 @@ class _Port(Struct, frozen=True):
         for address in self.node_addresses if port.node_port else ():
             yield from self._server(address, port.node_port, outside)
 
-    def _server(self, address: str, number: int, endpoints: Sequence[Backend]) -> Iterator[IpvsObject]:
+    def _server(
+        self, address: str, number: int, endpoints: Sequence[Backend]
+    ) -> Iterator[IpvsObject]:
         port = self.port
         yield VirtualServer("", port.protocol, address, number, self.scheduler, port.affinity_s)
         for endpoint in endpoints:
@@ -161,14 +189,20 @@ class _Port(Struct, frozen=True):
             yield self._member("LOOP-BACK", endpoint.address, endpoint.port, f",{endpoint.address}")
         yield self._member("CLUSTER-IP", port.cluster_ip, port.port)
         for address in port.external_ips:
-            yield self._member("EXTERNAL-IP-LOCAL" if port.is_external_local else "EXTERNAL-IP", address, port.port)
+            yield self._member(
+                "EXTERNAL-IP-LOCAL" if port.is_external_local else "EXTERNAL-IP", address, port.port
+            )
         for address in port.balanced_ips:
             yield self._member("LOAD-BALANCER", address, port.port)
             if port.is_external_local:
                 yield self._member("LOAD-BALANCER-LOCAL", address, port.port)
-        for name in _NODE_PORTS[port.protocol][: 1 + port.is_external_local] if port.node_port else ():
+        for name in (
+            _NODE_PORTS[port.protocol][: 1 + port.is_external_local] if port.node_port else ()
+        ):
             if port.protocol == "sctp":
-                yield from (self._member(name, address, port.node_port) for address in self.node_addresses)
+                yield from (
+                    self._member(name, address, port.node_port) for address in self.node_addresses
+                )
             else:
                 yield fixed.member(self.version, name, str(port.node_port))
 
@@ -181,7 +215,10 @@ class _Port(Struct, frozen=True):
                 if source in port.balanced_ips:
                     yield self._member("LOAD-BALANCER-SOURCE-IP", address, port.port, f",{source}")
                 else:
-                    yield from (self._member("LOAD-BALANCER-SOURCE-CIDR", address, port.port, f",{part}") for part in _halved(source))
+                    yield from (
+                        self._member("LOAD-BALANCER-SOURCE-CIDR", address, port.port, f",{part}")
+                        for part in _halved(source)
+                    )
             if address not in port.sources:
                 server = f"--vaddr {address} --vproto {port.protocol} --vport {port.port}"
                 yield self._entry("KUBE-IPVS-OUT-FILTER", f"-s {address} -m ipvs {server} -j DROP")
@@ -191,7 +228,8 @@ class _Port(Struct, frozen=True):
         port = self.port
         says = comment(f"{port.title} has no local endpoints")
         return self._entry(
-            "KUBE-PROXY-FIREWALL", f"{says} -m {port.protocol} -p {port.protocol} -d {port.cluster_ip} --dport {port.port} -j DROP"
+            "KUBE-PROXY-FIREWALL",
+            f"{says} -m {port.protocol} -p {port.protocol} -d {port.cluster_ip} --dport {port.port} -j DROP",
         )
 
     def _member(self, name: str, address: str, number: int, rest: str = "") -> Member:

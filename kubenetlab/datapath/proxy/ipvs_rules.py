@@ -19,20 +19,60 @@ _MARKED: Final = f"{MASQUERADE_MARK}/{MASQUERADE_MARK}"
 _PORTS: Final = "bitmap:port range 0-65535"
 
 _SETS: Final[tuple[tuple[str, str, str], ...]] = (
-    ("LOOP-BACK", "hash:ip,port,ip", "Kubernetes endpoints dst ip:port, source ip for solving hairpin purpose"),
+    (
+        "LOOP-BACK",
+        "hash:ip,port,ip",
+        "Kubernetes endpoints dst ip:port, source ip for solving hairpin purpose",
+    ),
     ("CLUSTER-IP", "hash:ip,port", "Kubernetes service cluster ip + port for masquerade purpose"),
-    ("EXTERNAL-IP", "hash:ip,port", "Kubernetes service external ip + port for masquerade and filter purpose"),
-    ("EXTERNAL-IP-LOCAL", "hash:ip,port", "Kubernetes service external ip + port with externalTrafficPolicy=local"),
+    (
+        "EXTERNAL-IP",
+        "hash:ip,port",
+        "Kubernetes service external ip + port for masquerade and filter purpose",
+    ),
+    (
+        "EXTERNAL-IP-LOCAL",
+        "hash:ip,port",
+        "Kubernetes service external ip + port with externalTrafficPolicy=local",
+    ),
     ("LOAD-BALANCER", "hash:ip,port", "Kubernetes service lb portal"),
-    ("LOAD-BALANCER-FW", "hash:ip,port", "Kubernetes service load balancer ip + port for load balancer with sourceRange"),
-    ("LOAD-BALANCER-LOCAL", "hash:ip,port", "Kubernetes service load balancer ip + port with externalTrafficPolicy=local"),
-    ("LOAD-BALANCER-SOURCE-IP", "hash:ip,port,ip", "Kubernetes service load balancer ip + port + source IP for packet filter purpose"),
-    ("LOAD-BALANCER-SOURCE-CIDR", "hash:ip,port,net", "Kubernetes service load balancer ip + port + source cidr for packet filter purpose"),
+    (
+        "LOAD-BALANCER-FW",
+        "hash:ip,port",
+        "Kubernetes service load balancer ip + port for load balancer with sourceRange",
+    ),
+    (
+        "LOAD-BALANCER-LOCAL",
+        "hash:ip,port",
+        "Kubernetes service load balancer ip + port with externalTrafficPolicy=local",
+    ),
+    (
+        "LOAD-BALANCER-SOURCE-IP",
+        "hash:ip,port,ip",
+        "Kubernetes service load balancer ip + port + source IP for packet filter purpose",
+    ),
+    (
+        "LOAD-BALANCER-SOURCE-CIDR",
+        "hash:ip,port,net",
+        "Kubernetes service load balancer ip + port + source cidr for packet filter purpose",
+    ),
     ("NODE-PORT-TCP", _PORTS, "Kubernetes nodeport TCP port for masquerade purpose"),
-    ("NODE-PORT-LOCAL-TCP", _PORTS, "Kubernetes nodeport TCP port with externalTrafficPolicy=local"),
+    (
+        "NODE-PORT-LOCAL-TCP",
+        _PORTS,
+        "Kubernetes nodeport TCP port with externalTrafficPolicy=local",
+    ),
     ("NODE-PORT-UDP", _PORTS, "Kubernetes nodeport UDP port for masquerade purpose"),
-    ("NODE-PORT-LOCAL-UDP", _PORTS, "Kubernetes nodeport UDP port with externalTrafficPolicy=local"),
-    ("NODE-PORT-SCTP-HASH", "hash:ip,port", "Kubernetes nodeport SCTP port for masquerade purpose with type 'hash ip:port'"),
+    (
+        "NODE-PORT-LOCAL-UDP",
+        _PORTS,
+        "Kubernetes nodeport UDP port with externalTrafficPolicy=local",
+    ),
+    (
+        "NODE-PORT-SCTP-HASH",
+        "hash:ip,port",
+        "Kubernetes nodeport SCTP port for masquerade purpose with type 'hash ip:port'",
+    ),
     (
         "NODE-PORT-LOCAL-SCTP-HASH",
         "hash:ip,port",
@@ -56,7 +96,10 @@ _JUMPS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("filter", "OUTPUT", "KUBE-IPVS-OUT-FILTER", "kubernetes ipvs access filter"),
 )
 """(table, built-in chain, chain, comment)"""
-_PINGS: Final = {4: "-p icmp -m icmp --icmp-type echo-request", 6: "-p ipv6-icmp -m icmp6 --icmpv6-type echo-request"}
+_PINGS: Final = {
+    4: "-p icmp -m icmp --icmp-type echo-request",
+    6: "-p ipv6-icmp -m icmp6 --icmpv6-type echo-request",
+}
 _LOOPBACKS: Final = {4: "127.0.0.0/8", 6: "::1/128"}
 
 
@@ -73,13 +116,19 @@ def member(version: int, name: str, item: str) -> Member:
 def sets(netns: str, version: int) -> Iterator[Object]:
     """All sets of one family, empty."""
     for name, kind, _ in _SETS:
-        yield Set(netns, set_name(version, name), kind if kind == _PORTS else f"{kind} family {SET_FAMILIES[version]}")
+        yield Set(
+            netns,
+            set_name(version, name),
+            kind if kind == _PORTS else f"{kind} family {SET_FAMILIES[version]}",
+        )
 
 
 def rules(netns: str, detector: Detector, *, is_all: bool) -> Iterator[Object]:
     """Yield the chains and the jumps to them. With `is_all` whatever is for a cluster IP is masqueraded."""
     family = FAMILIES[detector.version]
-    for (table, name), lines in _chains(detector.version, _masqueraded(detector, is_all=is_all)).items():
+    for (table, name), lines in _chains(
+        detector.version, _masqueraded(detector, is_all=is_all)
+    ).items():
         yield IptablesChain(netns, family, table, name, lines)
     for table, built_in, chain, says in _JUMPS:
         yield Jump(netns, family, table, built_in, f"{comment(says)} -j {chain}")
@@ -92,7 +141,11 @@ def _masqueraded(detector: Detector, *, is_all: bool) -> tuple[str, str]:
     """
     if is_all:
         return "dst,dst", ""
-    return ("dst,dst", detector.iptables(is_local=False)) if detector.is_implemented else ("src,dst", "")
+    return (
+        ("dst,dst", detector.iptables(is_local=False))
+        if detector.is_implemented
+        else ("src,dst", "")
+    )
 
 
 def _chains(version: int, masqueraded: tuple[str, str]) -> dict[tuple[str, str], tuple[str, ...]]:
@@ -146,13 +199,18 @@ def _chains(version: int, masqueraded: tuple[str, str]) -> dict[tuple[str, str],
             f"{asks('LOAD-BALANCER-SOURCE-IP', 'dst,dst,src')} -j RETURN",
             "-j DROP",
         ),
-        ("filter", "KUBE-PROXY-FIREWALL"): (f"{asks('LOAD-BALANCER-FW', 'dst,dst')} -j KUBE-SOURCE-RANGES-FIREWALL",),
+        ("filter", "KUBE-PROXY-FIREWALL"): (
+            f"{asks('LOAD-BALANCER-FW', 'dst,dst')} -j KUBE-SOURCE-RANGES-FIREWALL",
+        ),
         ("filter", "KUBE-FORWARD"): (
             f"{comment('kubernetes forwarding rules')} -m mark --mark {_MARKED} -j ACCEPT",
             f"{comment('kubernetes forwarding conntrack rule')} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         ),
         ("filter", "KUBE-IPVS-FILTER"): (
-            *(f"{asks(name, 'dst,dst')} -j RETURN" for name in ("LOAD-BALANCER", "CLUSTER-IP", "EXTERNAL-IP", "EXTERNAL-IP-LOCAL")),
+            *(
+                f"{asks(name, 'dst,dst')} -j RETURN"
+                for name in ("LOAD-BALANCER", "CLUSTER-IP", "EXTERNAL-IP", "EXTERNAL-IP-LOCAL")
+            ),
             f"{asks('HEALTH-CHECK-NODE-PORT', 'dst')} -j RETURN",
             f"{_PINGS[version]} -j RETURN",
             f"-m conntrack --ctstate NEW {asks('IPVS-IPS', 'dst')} -j REJECT",

@@ -21,7 +21,10 @@ from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.view import Family
 
 LocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix", "none"]
-_FIELDS: Final = {"BridgeInterface": "bridgeInterface", "InterfaceNamePrefix": "interfaceNamePrefix"}
+_FIELDS: Final = {
+    "BridgeInterface": "bridgeInterface",
+    "InterfaceNamePrefix": "interfaceNamePrefix",
+}
 """Mode → the field of `detectLocal` that it needs."""
 _MAX_INTERFACE_NAME: Final = 15
 
@@ -58,10 +61,16 @@ class Detector(Struct, frozen=True):
     def iptables(self, *, is_local: bool) -> str:
         """Return the match in the words of iptables, with a space before it."""
         inverted = "" if is_local else "! "
-        return f" {inverted}-s {self.cidr}" if self.cidr else f" {inverted}-i {self.interface}{'+' * self.is_prefix}"
+        return (
+            f" {inverted}-s {self.cidr}"
+            if self.cidr
+            else f" {inverted}-i {self.interface}{'+' * self.is_prefix}"
+        )
 
 
-def detectors(mode: LocalMode, names: DetectLocal, network: PodNetwork, families: Sequence[Family]) -> tuple[Detector, ...]:
+def detectors(
+    mode: LocalMode, names: DetectLocal, network: PodNetwork, families: Sequence[Family]
+) -> tuple[Detector, ...]:
     """Return the detector of each address family of the pods. `families` are the node's; only NodeCIDR looks at them."""
     pod_cidrs = {family.version: family.pod_cidr for family in families}
     versions = [(ip.version_of(cidr), cidr) for cidr in network.cluster_cidrs]
@@ -71,9 +80,14 @@ def detectors(mode: LocalMode, names: DetectLocal, network: PodNetwork, families
         case "NodeCIDR":
             return tuple(Detector(version, pod_cidrs[version]) for version, _ in versions)
         case "BridgeInterface":
-            return tuple(Detector(version, interface=names.bridge_interface) for version, _ in versions)
+            return tuple(
+                Detector(version, interface=names.bridge_interface) for version, _ in versions
+            )
         case "InterfaceNamePrefix":
-            return tuple(Detector(version, interface=names.interface_name_prefix, is_prefix=True) for version, _ in versions)
+            return tuple(
+                Detector(version, interface=names.interface_name_prefix, is_prefix=True)
+                for version, _ in versions
+            )
         case "none":
             return tuple(Detector(version) for version, _ in versions)
 
@@ -89,7 +103,15 @@ def by_address(detector: Detector, family: Family, network: PodNetwork) -> str |
     if detector.cidr:
         return detector.cidr
     known = (network.bridge, network.link_prefix) if detector.is_prefix else (network.bridge,)
-    is_of_pods = any(name and (name.startswith(detector.interface) if detector.is_prefix else name == detector.interface) for name in known)
+    is_of_pods = any(
+        name
+        and (
+            name.startswith(detector.interface)
+            if detector.is_prefix
+            else name == detector.interface
+        )
+        for name in known
+    )
     return family.pod_cidr if is_of_pods else ""
 
 
@@ -102,6 +124,8 @@ def findings(mode: LocalMode, names: DetectLocal) -> Iterator[Finding]:
             yield Finding(path, f"required with detectLocalMode {mode}")
         elif mode != needs and name:
             yield Finding(path, f"has no effect with detectLocalMode {mode}; it belongs to {needs}")
-        elif len(name) > _MAX_INTERFACE_NAME or any(char.isspace() or char in '/:"*+' for char in name):
+        elif len(name) > _MAX_INTERFACE_NAME or any(
+            char.isspace() or char in '/:"*+' for char in name
+        ):
             wanted = f"wanted the name of an interface: at most {_MAX_INTERFACE_NAME} characters without spaces"
             yield Finding(path, f"{wanted}, quotes, /, :, * and +, found {found(name)}")

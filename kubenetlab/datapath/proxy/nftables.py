@@ -24,7 +24,13 @@ from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy import nftables_maps as maps
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, Detector, LocalMode, detectors
 from kubenetlab.datapath.proxy.nftables_table import FamilyWords, destination, node_port_key, table
-from kubenetlab.datapath.proxy.services import PRIMARY, Backend, PortView, node_port_addresses, port_views
+from kubenetlab.datapath.proxy.services import (
+    PRIMARY,
+    Backend,
+    PortView,
+    node_port_addresses,
+    port_views,
+)
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.hoststate.object import Object
@@ -73,10 +79,16 @@ class Mode(ModeOptions, frozen=True):
             yield from table(words, addresses, node.service_cidrs[index], hairpin)
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
-        for family, address in zip(node.families, pod.addresses, strict=True) if self.layout == "fast" and not pod.is_host_network else ():
+        for family, address in (
+            zip(node.families, pod.addresses, strict=True)
+            if self.layout == "fast" and not pod.is_host_network
+            else ()
+        ):
             yield maps.pod_entry(FamilyWords(NFT_FAMILIES[family.version], node.netns), address)
 
-    def service(self, service: ServiceView, place: NodePlace, network: PodNetwork) -> tuple[Rules, ...]:
+    def service(
+        self, service: ServiceView, place: NodePlace, network: PodNetwork
+    ) -> tuple[Rules, ...]:
         found: list[Rules] = []
         for detector in self._detectors(place, network):
             version = detector.version
@@ -84,12 +96,27 @@ class Mode(ModeOptions, frozen=True):
             outsiders = self._outsiders(detector)
             ports = port_views(place, service, version)
             fast = [port for port in ports if self.layout == "fast" and maps.fits(port)]
-            own: list[InTable] = [words.element("cluster-ips", address) for address in dict.fromkeys(port.cluster_ip for port in ports)]
+            own: list[InTable] = [
+                words.element("cluster-ips", address)
+                for address in dict.fromkeys(port.cluster_ip for port in ports)
+            ]
             for port in ports:
-                own += maps.entries(words, port) if port in fast else _service_port(words, port, detector, outsiders)
+                own += (
+                    maps.entries(words, port)
+                    if port in fast
+                    else _service_port(words, port, detector, outsiders)
+                )
             shared = {obj.key: obj for port in fast for obj in maps.shared(words, port, outsiders)}
             if ports:
-                found.append(TableRules("nftables", words.family, service.service.full_name, tuple(own), tuple(shared.values())))
+                found.append(
+                    TableRules(
+                        "nftables",
+                        words.family,
+                        service.service.full_name,
+                        tuple(own),
+                        tuple(shared.values()),
+                    )
+                )
             found += udp_flows(service.service.full_name, ports, version)
         return tuple(found)
 
@@ -103,7 +130,9 @@ class Mode(ModeOptions, frozen=True):
         return detectors(self.detect_local_mode, self.detect_local, network, place.families)
 
 
-def _service_port(words: FamilyWords, port: PortView, detector: Detector, outsiders: str | None) -> Iterator[InTable]:
+def _service_port(
+    words: FamilyWords, port: PortView, detector: Detector, outsiders: str | None
+) -> Iterator[InTable]:
     """Yield the chains of one port, and where it is found: its cluster IP, its addresses outside, its port on every node.
 
     `outsiders` matches traffic to the cluster IP that is masqueraded; None: there is none.
@@ -113,7 +142,11 @@ def _service_port(words: FamilyWords, port: PortView, detector: Detector, outsid
     if not port.everywhere:
         return
     internal = local_chain(port) if port.is_internal_local else service_chain(port)
-    marking = () if outsiders is None else (Rule(f"{words.family} daddr {port.cluster_ip} {outsiders}jump mark-for-masquerade"),)
+    marking = (
+        ()
+        if outsiders is None
+        else (Rule(f"{words.family} daddr {port.cluster_ip} {outsiders}jump mark-for-masquerade"),)
+    )
     policies = (
         (service_chain(port), port.uses_cluster_policy, port.everywhere),
         (local_chain(port), port.uses_local_policy, port.here),
@@ -123,13 +156,24 @@ def _service_port(words: FamilyWords, port: PortView, detector: Detector, outsid
             first = marking if name == internal else ()
             yield words.chain(name, (*first, *_choice(words, port, endpoints)), comment=port.title)
     if port.internal:
-        yield words.element("service-ips", destination(port, port.cluster_ip), f"goto {internal}", port.title)
+        yield words.element(
+            "service-ips", destination(port, port.cluster_ip), f"goto {internal}", port.title
+        )
     if port.is_reached_from_outside:
-        yield words.chain(external_chain(port), tuple(_from_outside(port, detector)), comment=port.title)
+        yield words.chain(
+            external_chain(port), tuple(_from_outside(port, detector)), comment=port.title
+        )
         for address in port.outside_ips:
-            yield words.element("service-ips", destination(port, address), f"goto {external_chain(port)}", port.title)
+            yield words.element(
+                "service-ips",
+                destination(port, address),
+                f"goto {external_chain(port)}",
+                port.title,
+            )
         if port.node_port:
-            yield words.element("service-nodeports", node_port_key(port), f"goto {external_chain(port)}", port.title)
+            yield words.element(
+                "service-nodeports", node_port_key(port), f"goto {external_chain(port)}", port.title
+            )
     yield from _endpoints(words, port)
 
 
@@ -139,17 +183,26 @@ def _firewall(words: FamilyWords, port: PortView) -> Iterator[InTable]:
         refuse = Rule(f"{words.family} saddr != {{ {', '.join(port.sources)} }} drop")
         yield words.chain(firewall_chain(port), (refuse,), comment=port.title)
         for address in port.balanced_ips:
-            yield words.element("firewall-ips", destination(port, address), f"goto {firewall_chain(port)}", port.title)
+            yield words.element(
+                "firewall-ips",
+                destination(port, address),
+                f"goto {firewall_chain(port)}",
+                port.title,
+            )
 
 
 def _without_endpoints(words: FamilyWords, port: PortView) -> Iterator[InTable]:
     """Refused where nobody serves; silence where a policy leads to nobody although somebody does."""
     verdict = "drop" if port.everywhere else "goto reject-chain"
     if not port.internal:
-        yield words.element("no-endpoint-services", destination(port, port.cluster_ip), verdict, port.title)
+        yield words.element(
+            "no-endpoint-services", destination(port, port.cluster_ip), verdict, port.title
+        )
     if not port.external:
         for address in port.outside_ips:
-            yield words.element("no-endpoint-services", destination(port, address), verdict, port.title)
+            yield words.element(
+                "no-endpoint-services", destination(port, address), verdict, port.title
+            )
         if port.node_port:
             yield words.element("no-endpoint-nodeports", node_port_key(port), verdict, port.title)
 
@@ -158,8 +211,13 @@ def _choice(words: FamilyWords, port: PortView, endpoints: Sequence[Backend]) ->
     """Whoever is faithful to an endpoint goes there; for the others one is drawn."""
     if port.affinity_s:
         for endpoint in endpoints:
-            yield Rule(f"{words.family} saddr @{affinity_set(port, endpoint)} goto {endpoint_chain(port, endpoint)}")
-    choices = ", ".join(f"{index} : goto {endpoint_chain(port, endpoint)}" for index, endpoint in enumerate(endpoints))
+            yield Rule(
+                f"{words.family} saddr @{affinity_set(port, endpoint)} goto {endpoint_chain(port, endpoint)}"
+            )
+    choices = ", ".join(
+        f"{index} : goto {endpoint_chain(port, endpoint)}"
+        for index, endpoint in enumerate(endpoints)
+    )
     yield Rule(f"numgen random mod {len(endpoints)} vmap {{ {choices} }}")
 
 
@@ -180,14 +238,22 @@ def _from_outside(port: PortView, detector: Detector) -> Iterator[Rule]:
 
 def _endpoints(words: FamilyWords, port: PortView) -> Iterator[InTable]:
     """The chain of each endpoint that some policy leads to."""
-    used = (port.everywhere if port.uses_cluster_policy else ()) + (port.here if port.uses_local_policy else ())
+    used = (port.everywhere if port.uses_cluster_policy else ()) + (
+        port.here if port.uses_local_policy else ()
+    )
     for endpoint in dict.fromkeys(used):
         if port.affinity_s:
             yield words.collection(affinity_set(port, endpoint), "ADDR", timeout_s=port.affinity_s)
         hairpin = Rule(f"{words.family} saddr {endpoint.address} jump mark-for-masquerade")
-        remember = (Rule(f"update @{affinity_set(port, endpoint)} {{ {words.family} saddr }}"),) if port.affinity_s else ()
+        remember = (
+            (Rule(f"update @{affinity_set(port, endpoint)} {{ {words.family} saddr }}"),)
+            if port.affinity_s
+            else ()
+        )
         rewrite = Rule(f"meta l4proto {port.protocol} dnat to {endpoint}")
-        yield words.chain(endpoint_chain(port, endpoint), (hairpin, *remember, rewrite), comment=port.title)
+        yield words.chain(
+            endpoint_chain(port, endpoint), (hairpin, *remember, rewrite), comment=port.title
+        )
 
 
 def service_chain(port: PortView) -> str:

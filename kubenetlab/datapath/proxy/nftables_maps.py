@@ -24,30 +24,44 @@ HAIRPIN = "hairpin"
 def fits(port: PortView) -> bool:
     """True when a port asks for nothing but endpoints, each as good as the other for everybody."""
     is_local = port.is_internal_local or (port.is_external_local and port.is_reached_from_outside)
-    return bool(port.everywhere) and not (is_local or port.affinity_s or (port.balanced_ips and port.sources))
+    return bool(port.everywhere) and not (
+        is_local or port.affinity_s or (port.balanced_ips and port.sources)
+    )
 
 
 def hairpin_set(words: FamilyWords) -> Collection:
     """Pods, each beside itself: whose packets come back to their sender."""
-    return words.collection(HAIRPIN, "ADDR . ADDR", "Pods of this node that may be led to themselves")
+    return words.collection(
+        HAIRPIN, "ADDR . ADDR", "Pods of this node that may be led to themselves"
+    )
 
 
 def hairpin_rule(words: FamilyWords) -> Rule:
     """Whoever was led to himself is masqueraded, or he would answer himself."""
-    return Rule(f"ct status dnat {words.family} saddr . {words.family} daddr @{HAIRPIN} masquerade fully-random")
+    return Rule(
+        f"ct status dnat {words.family} saddr . {words.family} daddr @{HAIRPIN} masquerade fully-random"
+    )
 
 
 def entries(words: FamilyWords, port: PortView) -> Iterator[InTable]:
     """What one port adds to the maps."""
     chain, endpoints = f"lb-{port.protocol}-{len(port.everywhere)}", f"{port.protocol}-endpoints"
-    yield words.element("service-ips", destination(port, port.cluster_ip), f"goto {chain}", port.title)
+    yield words.element(
+        "service-ips", destination(port, port.cluster_ip), f"goto {chain}", port.title
+    )
     yield from _numbered(words, endpoints, f"{port.cluster_ip} . {port.port}", port)
     for address in port.outside_ips:
-        yield words.element("service-ips", destination(port, address), f"goto external-{chain}", port.title)
+        yield words.element(
+            "service-ips", destination(port, address), f"goto external-{chain}", port.title
+        )
         yield from _numbered(words, endpoints, f"{address} . {port.port}", port)
     if port.node_port:
-        yield words.element("service-nodeports", node_port_key(port), f"goto nodeport-{chain}", port.title)
-        yield from _numbered(words, f"{port.protocol}-nodeport-endpoints", f"{port.node_port}", port)
+        yield words.element(
+            "service-nodeports", node_port_key(port), f"goto nodeport-{chain}", port.title
+        )
+        yield from _numbered(
+            words, f"{port.protocol}-nodeport-endpoints", f"{port.node_port}", port
+        )
 
 
 def shared(words: FamilyWords, port: PortView, outsiders: str | None) -> Iterator[InTable]:
@@ -57,17 +71,28 @@ def shared(words: FamilyWords, port: PortView, outsiders: str | None) -> Iterato
     """
     chain, count = f"lb-{port.protocol}-{len(port.everywhere)}", len(port.everywhere)
     number, address = f"{port.protocol} dport", f"{words.family} daddr . {port.protocol} dport"
-    endpoints, node_port_endpoints = f"{port.protocol}-endpoints", f"{port.protocol}-nodeport-endpoints"
+    endpoints, node_port_endpoints = (
+        f"{port.protocol}-endpoints",
+        f"{port.protocol}-nodeport-endpoints",
+    )
     marked = Rule("jump mark-for-masquerade")
     choice = Rule(f"dnat to {address} . numgen random mod {count} map @{endpoints}")
-    yield words.typeof(endpoints, f"{address} . numgen random mod 65536 : {address}", "Endpoints of each address by number")
+    yield words.typeof(
+        endpoints,
+        f"{address} . numgen random mod 65536 : {address}",
+        "Endpoints of each address by number",
+    )
     marking = () if outsiders is None else (Rule(f"{outsiders}jump mark-for-masquerade"),)
     yield words.chain(chain, (*marking, choice))
     if port.outside_ips:
         yield words.chain(f"external-{chain}", (marked, choice))
     if port.node_port:
         choice = Rule(f"dnat to {number} . numgen random mod {count} map @{node_port_endpoints}")
-        yield words.typeof(node_port_endpoints, f"{number} . numgen random mod 65536 : {address}", "Endpoints of each node port by number")
+        yield words.typeof(
+            node_port_endpoints,
+            f"{number} . numgen random mod 65536 : {address}",
+            "Endpoints of each node port by number",
+        )
         yield words.chain(f"nodeport-{chain}", (marked, choice))
 
 

@@ -19,8 +19,16 @@ MASQUERADE_MARK = "0x4000"
 NODE_PORT_IPS = "nodeport-ips"
 
 _BASE_CHAINS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("filter-prerouting-pre-dnat", "type filter hook prerouting priority -110", ("ct state new jump firewall-check",)),
-    ("filter-output-pre-dnat", "type filter hook output priority -110", ("ct state new jump firewall-check",)),
+    (
+        "filter-prerouting-pre-dnat",
+        "type filter hook prerouting priority -110",
+        ("ct state new jump firewall-check",),
+    ),
+    (
+        "filter-output-pre-dnat",
+        "type filter hook output priority -110",
+        ("ct state new jump firewall-check",),
+    ),
     (
         "filter-input",
         "type filter hook input priority 0",
@@ -45,9 +53,17 @@ _BASE_CHAINS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 _COLLECTIONS: tuple[tuple[str, str, str], ...] = (
     ("cluster-ips", "ADDR", "Active ClusterIPs"),
     (NODE_PORT_IPS, "ADDR", "IPs that accept NodePort traffic"),
-    ("service-ips", "ADDR . inet_proto . inet_service : verdict", "ClusterIP, ExternalIP and LoadBalancer IP traffic"),
+    (
+        "service-ips",
+        "ADDR . inet_proto . inet_service : verdict",
+        "ClusterIP, ExternalIP and LoadBalancer IP traffic",
+    ),
     ("service-nodeports", "inet_proto . inet_service : verdict", "NodePort traffic"),
-    ("firewall-ips", "ADDR . inet_proto . inet_service : verdict", "destinations that are subject to LoadBalancerSourceRanges"),
+    (
+        "firewall-ips",
+        "ADDR . inet_proto . inet_service : verdict",
+        "destinations that are subject to LoadBalancerSourceRanges",
+    ),
     (
         "no-endpoint-services",
         "ADDR . inet_proto . inet_service : verdict",
@@ -84,15 +100,32 @@ class FamilyWords(Struct, frozen=True):
     def chain(self, name: str, rules: tuple[Rule, ...], hook: str = "", comment: str = "") -> Chain:
         return Chain(self.netns, self.family, TABLE, name, rules, hook, comment)
 
-    def collection(self, name: str, type_: str, comment: str = "", timeout_s: int = 0) -> Collection:
-        return Collection(self.netns, self.family, TABLE, name, type_.replace("ADDR", self.address_type), comment, timeout_s)
+    def collection(
+        self, name: str, type_: str, comment: str = "", timeout_s: int = 0
+    ) -> Collection:
+        return Collection(
+            self.netns,
+            self.family,
+            TABLE,
+            name,
+            type_.replace("ADDR", self.address_type),
+            comment,
+            timeout_s,
+        )
 
     def typeof(self, name: str, expressions: str, comment: str) -> Collection:
         """A set or map whose type is that of some expressions."""
-        return Collection(self.netns, self.family, TABLE, name, expressions, comment, is_typeof=True)
+        return Collection(
+            self.netns, self.family, TABLE, name, expressions, comment, is_typeof=True
+        )
 
 
-def table(words: FamilyWords, addresses: Sequence[str] | None, service_cidr: str, masquerading: Sequence[Rule] = ()) -> Iterator[Object]:
+def table(
+    words: FamilyWords,
+    addresses: Sequence[str] | None,
+    service_cidr: str,
+    masquerading: Sequence[Rule] = (),
+) -> Iterator[Object]:
     """One table, as it is without any Service. `addresses` are those at which node ports answer; None: all local ones.
 
     `masquerading` comes before what is masqueraded by its mark.
@@ -107,15 +140,21 @@ def table(words: FamilyWords, addresses: Sequence[str] | None, service_cidr: str
         yield words.element(NODE_PORT_IPS, address)
 
 
-def _fixed_chains(words: FamilyWords, service_cidr: str, node_ports: str, masquerading: Sequence[Rule]) -> Iterator[Object]:
+def _fixed_chains(
+    words: FamilyWords, service_cidr: str, node_ports: str, masquerading: Sequence[Rule]
+) -> Iterator[Object]:
     """The chains that are there whatever Services exist. `node_ports` matches the addresses at which node ports answer."""
     ip = words.family
     reject = (f"{ip} daddr @cluster-ips reject", "Reject traffic to invalid ports of ClusterIPs")
     drop = (f"{ip} daddr {{ {service_cidr} }} drop", "Drop traffic to unallocated ClusterIPs")
     regular: dict[str, tuple[Rule, ...]] = {
         "firewall-check": (Rule(f"{ip} daddr . meta l4proto . th dport vmap @firewall-ips"),),
-        "service-endpoints-check": (Rule(f"{ip} daddr . meta l4proto . th dport vmap @no-endpoint-services"),),
-        "nodeport-endpoints-check": (Rule(f"{node_ports} meta l4proto . th dport vmap @no-endpoint-nodeports"),),
+        "service-endpoints-check": (
+            Rule(f"{ip} daddr . meta l4proto . th dport vmap @no-endpoint-services"),
+        ),
+        "nodeport-endpoints-check": (
+            Rule(f"{node_ports} meta l4proto . th dport vmap @no-endpoint-nodeports"),
+        ),
         "cluster-ips-check": (Rule(*reject), Rule(*drop)),
         "services": (
             Rule(f"{ip} daddr . meta l4proto . th dport vmap @service-ips"),
@@ -131,7 +170,11 @@ def _fixed_chains(words: FamilyWords, service_cidr: str, node_ports: str, masque
     }
     for name, rules in regular.items():
         yield words.chain(name, rules)
-    yield words.chain("reject-chain", (Rule("reject"),), comment="helper for @no-endpoint-services / @no-endpoint-nodeports")
+    yield words.chain(
+        "reject-chain",
+        (Rule("reject"),),
+        comment="helper for @no-endpoint-services / @no-endpoint-nodeports",
+    )
     for name, hook, texts in _BASE_CHAINS:
         yield words.chain(name, tuple(Rule(text) for text in texts), hook)
 

@@ -21,5 +21,7 @@ class Mode(ModeOptions, frozen=True):
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         return iter(())
 
-    def service(self, service: ServiceView, place: NodePlace, network: PodNetwork) -> tuple[Rules, ...]:
+    def service(
+        self, service: ServiceView, place: NodePlace, network: PodNetwork
+    ) -> tuple[Rules, ...]:
         return ()

@@ -100,7 +100,9 @@ class PortView(Struct, frozen=True):
         return self.is_internal_local or (self.is_external_local and self.is_reached_from_outside)
 
 
-def node_port_addresses(wanted: Sequence[str], node: NodeView | NodePlace, version: int) -> tuple[str, ...] | None:
+def node_port_addresses(
+    wanted: Sequence[str], node: NodeView | NodePlace, version: int
+) -> tuple[str, ...] | None:
     """At which addresses of one family node ports answer, by kube-proxy's option `nodePortAddresses`; None: at all that are local.
 
     `primary` is the node's own one. Ranges of the other family say nothing, and ranges that are everything ask for all.
@@ -122,7 +124,10 @@ def is_proxied(service: Service) -> bool:
 def knows_places(view: ServiceView) -> bool:
     """True when it matters to a Service on which node its rules are."""
     spec = view.service.spec
-    if "Local" in (spec.internal_traffic_policy, spec.external_traffic_policy) or spec.load_balancer_source_ranges:
+    if (
+        "Local" in (spec.internal_traffic_policy, spec.external_traffic_policy)
+        or spec.load_balancer_source_ranges
+    ):
         return True
     return any(endpoint.hints is not None for piece in view.slices for endpoint in piece.endpoints)
 
@@ -137,22 +142,36 @@ def port_views(place: NodePlace, view: ServiceView, version: int) -> tuple[PortV
     service = view.service
     if not is_proxied(service):
         return ()
-    cluster_ips = [cluster_ip for cluster_ip in service.cluster_ips if ip.version_of(cluster_ip) == version]
-    return tuple(_port_view(place, view, service, port, cluster_ip) for cluster_ip in cluster_ips for port in service.spec.ports)
+    cluster_ips = [
+        cluster_ip for cluster_ip in service.cluster_ips if ip.version_of(cluster_ip) == version
+    ]
+    return tuple(
+        _port_view(place, view, service, port, cluster_ip)
+        for cluster_ip in cluster_ips
+        for port in service.spec.ports
+    )
 
 
-def _port_view(place: NodePlace, view: ServiceView, service: Service, port: ServicePort, cluster_ip: str) -> PortView:
+def _port_view(
+    place: NodePlace, view: ServiceView, service: Service, port: ServicePort, cluster_ip: str
+) -> PortView:
     version = ip.version_of(cluster_ip)
     found = list(_endpoints(view, port, version))
     spec = service.spec
 
     def own(addresses: Iterable[str]) -> tuple[str, ...]:
         return tuple(
-            found for found in addresses if ip.version_of(found) == version and (found, port.protocol, port.port) not in view.taken
+            found
+            for found in addresses
+            if ip.version_of(found) == version
+            and (found, port.protocol, port.port) not in view.taken
         )
 
     balanced = own(service.virtual_ips)
-    is_internal_local, is_external_local = spec.internal_traffic_policy == "Local", spec.external_traffic_policy == "Local"
+    is_internal_local, is_external_local = (
+        spec.internal_traffic_policy == "Local",
+        spec.external_traffic_policy == "Local",
+    )
     near = [(endpoint, address) for endpoint, address in found if endpoint.node_name == place.node]
     return PortView(
         namespace=service.namespace,
@@ -169,19 +188,35 @@ def _port_view(place: NodePlace, view: ServiceView, service: Service, port: Serv
         node_port=port.node_port,
         sources=tuple(_sources(spec, place, balanced, version)) if balanced else (),
         is_external_local=is_external_local,
-        serving=tuple(sorted({address for endpoint, address in found if endpoint.conditions.is_ready or endpoint.conditions.is_serving})),
-        affinity_s=spec.session_affinity_config.client_ip.timeout_seconds if spec.session_affinity == "ClientIP" else 0,
+        serving=tuple(
+            sorted(
+                {
+                    address
+                    for endpoint, address in found
+                    if endpoint.conditions.is_ready or endpoint.conditions.is_serving
+                }
+            )
+        ),
+        affinity_s=spec.session_affinity_config.client_ip.timeout_seconds
+        if spec.session_affinity == "ClientIP"
+        else 0,
     )
 
 
 def categorize(found: Sequence[tuple[Endpoint, Backend]]) -> tuple[Backend, ...]:
     """The ready endpoints; when there is none, those that are still serving while they terminate."""
     ready = [address for endpoint, address in found if endpoint.conditions.is_ready]
-    serving = [address for endpoint, address in found if endpoint.conditions.is_serving and endpoint.conditions.is_terminating]
+    serving = [
+        address
+        for endpoint, address in found
+        if endpoint.conditions.is_serving and endpoint.conditions.is_terminating
+    ]
     return tuple(sorted(set(ready or serving)))
 
 
-def _near(found: Sequence[tuple[Endpoint, Backend]], place: NodePlace) -> list[tuple[Endpoint, Backend]]:
+def _near(
+    found: Sequence[tuple[Endpoint, Backend]], place: NodePlace
+) -> list[tuple[Endpoint, Backend]]:
     """Those that are meant for a node, or for its zone: where every ready endpoint says for whom it is meant, and one is for here."""
     ready = [(endpoint, address) for endpoint, address in found if endpoint.conditions.is_ready]
     for own, names in ((place.node, _for_nodes), (place.zone, _for_zones)):
@@ -201,10 +236,16 @@ def _for_zones(endpoint: Endpoint) -> list[str]:
 
 def source_ranges(spec: ServiceSpec, version: int) -> list[Network]:
     """Of one family: from where a load balancer's address may be reached."""
-    return [found for text in spec.load_balancer_source_ranges if (found := ip_network(text.strip(), strict=False)).version == version]
+    return [
+        found
+        for text in spec.load_balancer_source_ranges
+        if (found := ip_network(text.strip(), strict=False)).version == version
+    ]
 
 
-def _sources(spec: ServiceSpec, place: NodePlace, balanced: Sequence[str], version: int) -> Iterator[str]:
+def _sources(
+    spec: ServiceSpec, place: NodePlace, balanced: Sequence[str], version: int
+) -> Iterator[str]:
     """The ranges of one family; without any the other family's shut nobody out, as upstream.
 
     Where the node itself is in one, so is the load balancer's address: what the node sends to it may come back to the node as from it.
@@ -216,9 +257,18 @@ def _sources(spec: ServiceSpec, place: NodePlace, balanced: Sequence[str], versi
         yield from balanced
 
 
-def _endpoints(view: ServiceView, port: ServicePort, version: int) -> Iterator[tuple[Endpoint, Backend]]:
+def _endpoints(
+    view: ServiceView, port: ServicePort, version: int
+) -> Iterator[tuple[Endpoint, Backend]]:
     for piece in view.slices:
-        number = next((entry.port for entry in piece.ports if entry.name == port.name and entry.protocol == port.protocol), None)
+        number = next(
+            (
+                entry.port
+                for entry in piece.ports
+                if entry.name == port.name and entry.protocol == port.protocol
+            ),
+            None,
+        )
         if number is None or piece.address_type != f"IPv{version}":
             continue
         for endpoint in piece.endpoints:

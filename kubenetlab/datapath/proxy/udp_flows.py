@@ -11,7 +11,12 @@ from kubenetlab.hoststate.rules.rulesets import Rules
 
 def udp_flows(subject: str, ports: Sequence[PortView], version: int) -> tuple[Rules, ...]:
     """The destinations of a Service's UDP ports; nothing for one that has none."""
-    found = tuple(destination for port in ports if port.protocol == "udp" for destination in _destinations(port, version))
+    found = tuple(
+        destination
+        for port in ports
+        if port.protocol == "udp"
+        for destination in _destinations(port, version)
+    )
     return (Rules("conntrack", f"IPv{version}", subject, found),) if found else ()
 
 

@@ -38,8 +38,15 @@ def align(desired: Sequence[str], observed: Sequence[str]) -> Alignment:
     moved = _moved(desired, observed, left, right)
     left = _without(left, (position for position, _ in moved))
     right = _without(right, (position for _, position in moved))
-    left_gaps, right_gaps = _gaps(left, [pair[0] for pair in kept]), _gaps(right, [pair[1] for pair in kept])
-    changed = [pair for gap, positions in left_gaps.items() for pair in _replaced(desired, observed, positions, right_gaps.get(gap, []))]
+    left_gaps, right_gaps = (
+        _gaps(left, [pair[0] for pair in kept]),
+        _gaps(right, [pair[1] for pair in kept]),
+    )
+    changed = [
+        pair
+        for gap, positions in left_gaps.items()
+        for pair in _replaced(desired, observed, positions, right_gaps.get(gap, []))
+    ]
     missing = _without(left, (position for position, _ in changed))
     additional = _without(right, (position for _, position in changed))
     return Alignment(kept, moved, changed, missing, additional)
@@ -53,11 +60,15 @@ def _gaps(positions: Iterable[int], kept: Sequence[int]) -> dict[int, list[int]]
     return gaps
 
 
-def _replaced(desired: Sequence[str], observed: Sequence[str], left: Sequence[int], right: Sequence[int]) -> list[Pair]:
+def _replaced(
+    desired: Sequence[str], observed: Sequence[str], left: Sequence[int], right: Sequence[int]
+) -> list[Pair]:
     """Pair as many rules of one gap as possible, in order, so that the pairs are most alike."""
     if len(left) * len(right) > _MOST_COMPARISONS:
         return list(zip(left, right, strict=False))
-    best = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]  # rest of left, rest of right → likeness of their best pairs
+    best = [
+        [0] * (len(right) + 1) for _ in range(len(left) + 1)
+    ]  # rest of left, rest of right → likeness of their best pairs
     alike = [[_likeness(desired[one], observed[other]) for other in right] for one in left]
     for i in reversed(range(len(left))):
         for j in reversed(range(len(right))):
@@ -86,12 +97,18 @@ def _without(positions: Iterable[int], taken: Iterable[int]) -> list[int]:
     return [position for position in positions if position not in excluded]
 
 
-def _moved(desired: Sequence[str], observed: Sequence[str], left: Iterable[int], right: Iterable[int]) -> list[Pair]:
+def _moved(
+    desired: Sequence[str], observed: Sequence[str], left: Iterable[int], right: Iterable[int]
+) -> list[Pair]:
     """Pair the equal rules among those that are left over on both sides."""
     positions: dict[str, list[int]] = {}
     for position in right:
         positions.setdefault(observed[position], []).append(position)
-    return [(position, positions[desired[position]].pop(0)) for position in left if positions.get(desired[position])]
+    return [
+        (position, positions[desired[position]].pop(0))
+        for position in left
+        if positions.get(desired[position])
+    ]
 
 
 def _longest_common_subsequence(desired: Sequence[str], observed: Sequence[str]) -> list[Pair]:

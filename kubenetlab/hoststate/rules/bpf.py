@@ -103,11 +103,20 @@ class BpfPrograms(_Bpf, frozen=True):
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
         found = {ip_address(one.node).version: one for one in self.ranges}
-        both = [found.get(version, FamilyConfig(UNSPECIFIED[version], "", "")) for version in (4, 6)]
+        both = [
+            found.get(version, FamilyConfig(UNSPECIFIED[version], "", "")) for version in (4, 6)
+        ]
         value = b"".join(packed_address(one.node) for one in both)
-        kinds = ([one.pods for one in both], [one.services for one in both], [one.local or "" for one in both])
+        kinds = (
+            [one.pods for one in both],
+            [one.services for one in both],
+            [one.local or "" for one in both],
+        )
         value += b"".join(packed_range(cidr) for ranges in kinds for cidr in ranges)
-        yield ("settings", bytes(4)), value + IS_DETECTING.pack(any(one.local is not None for one in both))
+        yield (
+            ("settings", bytes(4)),
+            value + IS_DETECTING.pack(any(one.local is not None for one in both)),
+        )
         for address in (address for one in self.ranges for address in one.doors):
             yield ("doors", packed_address(address)), b"\1"
 
@@ -212,7 +221,10 @@ class ClusterIp(_Bpf, frozen=True):
         return ("ClusterIp", self.address)
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
-        yield ("fronts", FRONT_KEY.pack(packed_address(self.address), bytes(2), 0, AT_ADDRESS)), bytes(FRONT.size)
+        yield (
+            ("fronts", FRONT_KEY.pack(packed_address(self.address), bytes(2), 0, AT_ADDRESS)),
+            bytes(FRONT.size),
+        )
 
     def __str__(self) -> str:
         return f"bpf cluster IP {self.address}"
@@ -246,11 +258,16 @@ class Frontend(_Bpf, frozen=True):
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
         kind = AT_NODE if self.address in UNSPECIFIED.values() else AT_ADDRESS
-        key = FRONT_KEY.pack(packed_address(self.address), packed_port(self.port), PROTOCOLS[self.protocol], kind)
+        key = FRONT_KEY.pack(
+            packed_address(self.address), packed_port(self.port), PROTOCOLS[self.protocol], kind
+        )
         flags = self.is_outside * IS_OUTSIDE | self.is_local * IS_LOCAL | self.is_fenced * IS_FENCED
         flags |= self.is_hiding * IS_HIDING | self.is_direct * IS_DIRECT
         lists = (packed_id(self.everywhere[0]), packed_id(self.here[0]), packed_id(self.service))
-        yield ("fronts", key), FRONT.pack(*lists, self.everywhere[1], self.here[1], self.affinity_s, flags)
+        yield (
+            ("fronts", key),
+            FRONT.pack(*lists, self.everywhere[1], self.here[1], self.affinity_s, flags),
+        )
 
     def __str__(self) -> str:
         policy = "Local" if self.is_local else "Cluster"
@@ -284,7 +301,11 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
         return replacement(new, former if _links(new) or not _links(old) else (NAME,))
     before, after = (_entries(side.values()) for side in different(old, new))
     words = MapUpdate(_links(new))
-    words.set = [(name, key.hex(), value.hex()) for (name, key), value in after.items() if before.get((name, key)) != value]
+    words.set = [
+        (name, key.hex(), value.hex())
+        for (name, key), value in after.items()
+        if before.get((name, key)) != value
+    ]
     words.delete = [(name, key.hex()) for name, key in reversed(before) if (name, key) not in after]
     return _text(words) if words.set or words.delete or words.links != _links(old) else ""
 
@@ -294,7 +315,11 @@ def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
     if not (links := _links(objects)):
         return _text(MapUpdate()) if NAME in tuple(former) else ""
     entries = _entries(members(objects))
-    return _text(MapUpdate(links, True, [(name, key.hex(), value.hex()) for (name, key), value in entries.items()]))
+    return _text(
+        MapUpdate(
+            links, True, [(name, key.hex(), value.hex()) for (name, key), value in entries.items()]
+        )
+    )
 
 
 def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
@@ -307,7 +332,9 @@ def failed_object(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] 
     for whole in objects:
         for part in whole.parts:
             entries = part.entries() if isinstance(part, _Bpf) else ()
-            if isinstance(part, BpfPrograms) or any(f"{name} {key.hex()}" in said for (name, key), _ in entries):
+            if isinstance(part, BpfPrograms) or any(
+                f"{name} {key.hex()}" in said for (name, key), _ in entries
+            ):
                 return part, whole
     return None
 
@@ -323,7 +350,12 @@ def differences(objects: Sequence[Ruled], listed: Any) -> Iterator[Difference]:
     links = {link: programs_on(link) for obj in desired for link in obj.links}
     ids = [obj.name for obj in desired if isinstance(obj, BpfEndpoints)]
     ids += [obj.service for obj in desired if isinstance(obj, Frontend | AllowedSource)]
-    ids += [name for obj in desired if isinstance(obj, Frontend) for name, _ in (obj.everywhere, obj.here)]
+    ids += [
+        name
+        for obj in desired
+        if isinstance(obj, Frontend)
+        for name, _ in (obj.everywhere, obj.here)
+    ]
     return bpf_listing.differences(links, entries, listed, {packed_id(name): name for name in ids})
 
 

@@ -51,7 +51,9 @@ def readable(name: str, key: bytes, value: bytes) -> str:
         case "endpoints":
             own, index, _ = SLOT.unpack(key)
             address, port = ENDPOINT.unpack(value)
-            return f"endpoint {own.hex()} {index}: {as_address(address)} {int.from_bytes(port, 'big')}"
+            return (
+                f"endpoint {own.hex()} {index}: {as_address(address)} {int.from_bytes(port, 'big')}"
+            )
         case "sources":
             length, own, address = SOURCE_KEY.unpack(key)
             return f"source {own.hex()}: {as_cidr(address, length - 64)}"
@@ -77,7 +79,9 @@ def packed_address(text: str) -> bytes:
 def packed_prefix(cidr: str) -> tuple[int, bytes]:
     """Length and address, both as of IPv6."""
     network = ip_network(cidr)
-    return network.prefixlen + (96 if network.version == 4 else 0), packed_address(str(network.network_address))
+    return network.prefixlen + (96 if network.version == 4 else 0), packed_address(
+        str(network.network_address)
+    )
 
 
 IS_DETECTING: Final = struct.Struct("=I")
@@ -90,7 +94,9 @@ def packed_range(cidr: str) -> bytes:
         return bytes(32)
     network = ip_network(cidr)
     mask = network.netmask.packed
-    return packed_address(str(network.network_address)) + (mask if network.version == 6 else b"\xff" * 12 + mask)
+    return packed_address(str(network.network_address)) + (
+        mask if network.version == 6 else b"\xff" * 12 + mask
+    )
 
 
 def as_address(packed: bytes) -> IPv4Address | IPv6Address:

@@ -47,15 +47,27 @@ Ids = Mapping[bytes, str]
 
 
 def differences(
-    links: Mapping[str, Sequence[str]], entries: Mapping[str, Mapping[bytes, bytes]], listed: Any, ids: Ids
+    links: Mapping[str, Sequence[str]],
+    entries: Mapping[str, Mapping[bytes, bytes]],
+    listed: Any,
+    ids: Ids,
 ) -> Iterator[Difference]:
     """Compare programs by link and entries by map with a listing of the loader. Ids not in `ids` are shown in hexadecimal."""
-    observed = {name: {bytes.fromhex(key): bytes.fromhex(value) for key, value in found.items()} for name, found in listed["maps"].items()}
-    programs = {program for names in links.values() for program in names} or {name for names in listed["links"].values() for name in names}
-    ours = {link: [name for name in names if name in programs] for link, names in listed["links"].items()}
+    observed = {
+        name: {bytes.fromhex(key): bytes.fromhex(value) for key, value in found.items()}
+        for name, found in listed["maps"].items()
+    }
+    programs = {program for names in links.values() for program in names} or {
+        name for names in listed["links"].values() for name in names
+    }
+    ours = {
+        link: [name for name in names if name in programs]
+        for link, names in listed["links"].items()
+    }
     ids = {**_lists(observed.get("fronts", {}), ids), **ids}
     return listing.differences(
-        _containers(links, entries, ids), _containers({link: names for link, names in ours.items() if names}, observed, ids)
+        _containers(links, entries, ids),
+        _containers({link: names for link, names in ours.items() if names}, observed, ids),
     )
 
 
@@ -71,14 +83,21 @@ def _lists(fronts: Mapping[bytes, bytes], ids: Ids) -> dict[bytes, str]:
     return found
 
 
-def _containers(links: Mapping[str, Sequence[str]], entries: Mapping[str, Mapping[bytes, bytes]], ids: Ids) -> Iterator[RuleContainer]:
+def _containers(
+    links: Mapping[str, Sequence[str]], entries: Mapping[str, Mapping[bytes, bytes]], ids: Ids
+) -> Iterator[RuleContainer]:
     if not links:
         return
     on_links = {link: f"{link}: {', '.join(names)}" for link, names in links.items()}
     yield RuleContainer(_PROGRAMS, "link", f"{_PROGRAMS} on ", elements=on_links)
     for name in _DESCRIBED:
-        elements = {key.hex(): describe(name, key, value, ids) for key, value in sorted(entries.get(name, {}).items())}
-        yield RuleContainer(f"bpf map {name}", "element", f"bpf map {name}: ", elements=elements, parent=_PROGRAMS)
+        elements = {
+            key.hex(): describe(name, key, value, ids)
+            for key, value in sorted(entries.get(name, {}).items())
+        }
+        yield RuleContainer(
+            f"bpf map {name}", "element", f"bpf map {name}: ", elements=elements, parent=_PROGRAMS
+        )
 
 
 def describe(name: str, key: bytes, value: bytes, ids: Ids) -> str:

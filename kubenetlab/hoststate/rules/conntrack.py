@@ -64,9 +64,15 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
     """
     before, after = different(old, new)
     touched = [
-        Allowed(obj.version, obj.address, obj.port, obj.endpoints) for key, obj in after.items() if _is_touched(before.get(key), obj)
+        Allowed(obj.version, obj.address, obj.port, obj.endpoints)
+        for key, obj in after.items()
+        if _is_touched(before.get(key), obj)
     ]
-    touched += [Allowed(obj.version, obj.address, obj.port, ()) for key, obj in before.items() if key not in after]
+    touched += [
+        Allowed(obj.version, obj.address, obj.port, ())
+        for key, obj in before.items()
+        if key not in after
+    ]
     return msgspec.json.encode(touched).decode() if touched else ""
 
 

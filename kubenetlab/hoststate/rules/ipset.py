@@ -89,12 +89,19 @@ def decode_restore(text: str) -> IpsetRestore:
 def update(old: Sequence[Filled], new: Sequence[Filled], former: Iterable[Name] = ()) -> str:
     """Sets that come, members that come and go, sets that go."""
     before, after = different(old, new)
-    come, gone = [obj for key, obj in after.items() if before.get(key) != obj], [obj for key, obj in before.items() if key not in after]
+    come, gone = (
+        [obj for key, obj in after.items() if before.get(key) != obj],
+        [obj for key, obj in before.items() if key not in after],
+    )
     dying = {obj.name for obj in gone if isinstance(obj, Set)}
     lines = [
         *(f"create {obj.name} {obj.description}" for obj in come if isinstance(obj, Set)),
         *(f"add -exist {obj.set} {obj.item}" for obj in come if isinstance(obj, Member)),
-        *(f"del -exist {obj.set} {obj.item}" for obj in gone if isinstance(obj, Member) and obj.set not in dying),
+        *(
+            f"del -exist {obj.set} {obj.item}"
+            for obj in gone
+            if isinstance(obj, Member) and obj.set not in dying
+        ),
         *(f"destroy {name}" for name in sorted(dying)),
     ]
     return _encoded(IpsetRestore(_lines(lines))) if lines else ""
@@ -115,7 +122,9 @@ def replacement(objects: Sequence[Filled], former: Iterable[Name] = ()) -> str:
         lines += [f"flush {fresh}", *(f"add {fresh} {item}" for item in items.get(one.name, ()))]
         lines += [f"swap {fresh} {one.name}", f"destroy {fresh}"]
     anew = tuple(dict.fromkeys(beginning for _, beginning in (*names(objects), *former)))
-    return _encoded(IpsetRestore(_lines(lines), anew, tuple(one.name for one in sets))) if anew else ""
+    return (
+        _encoded(IpsetRestore(_lines(lines), anew, tuple(one.name for one in sets))) if anew else ""
+    )
 
 
 def followed(told: Contents, restore: IpsetRestore) -> Contents:
@@ -135,13 +144,19 @@ def followed(told: Contents, restore: IpsetRestore) -> Contents:
                 found[one], found[other] = found[other], found[one]
             case ["destroy", name]:
                 found.pop(name, None)
-    return {name: frozenset(items) for name, items in found.items() if name in restore.kept or not name.startswith(restore.anew)}
+    return {
+        name: frozenset(items)
+        for name, items in found.items()
+        if name in restore.kept or not name.startswith(restore.anew)
+    }
 
 
 def is_as_told(told: Contents, saved: str) -> bool:
     """True when `ipset save` prints just these sets of their owners, with these members."""
     owners = tuple({owner(name) for name in told})
-    return told == {name: frozenset(items) for name, items in parse(saved).items() if name.startswith(owners)}
+    return told == {
+        name: frozenset(items) for name, items in parse(saved).items() if name.startswith(owners)
+    }
 
 
 def names(objects: Iterable[Filled]) -> tuple[Name, ...]:
@@ -158,7 +173,10 @@ def failed_object(said: str, objects: Iterable[Filled]) -> tuple[Object, Object]
     """The set or the member of the line at which the program failed."""
     line = said.rpartition("\n")[2].split(maxsplit=1)
     rest = (line[1:] or [""])[0].removeprefix("-exist ")
-    told = {f"{part.name} {part.description}" if isinstance(part, Set) else _told(part): (part, whole) for whole, part in _parts(objects)}
+    told = {
+        f"{part.name} {part.description}" if isinstance(part, Set) else _told(part): (part, whole)
+        for whole, part in _parts(objects)
+    }
     return told.get(rest)
 
 
@@ -181,7 +199,13 @@ def containers(listed: str, names: Sequence[Name]) -> Iterator[RuleContainer]:
     for name, description in descriptions.items():
         if name.startswith(beginnings):
             prefix = f"ipset {name} member "
-            yield RuleContainer(f"ipset {name}", "member", prefix, properties=description, elements=items.get(name, {}))
+            yield RuleContainer(
+                f"ipset {name}",
+                "member",
+                prefix,
+                properties=description,
+                elements=items.get(name, {}),
+            )
 
 
 def parse(saved: str) -> dict[str, list[str]]:

@@ -124,7 +124,9 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
     """The chains whose rules are others now, with all of them; those that go; jumps one by one."""
     before, after = different(old, new)
     wanted = _chains(new)
-    going = sorted({obj.place for obj in before.values() if isinstance(obj, IptablesChain)} - wanted)
+    going = sorted(
+        {obj.place for obj in before.values() if isinstance(obj, IptablesChain)} - wanted
+    )
     come, gone = _jumps(after, before), _jumps(before, after)
     contents = _contents(new, _filled(before.values(), after.values()) & wanted)
     restores = []
@@ -146,7 +148,10 @@ def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
         owned.setdefault(family, {})[beginning] = None
     restores = [
         IptablesRestore(
-            family, "".join(_table(family, table, contents, come, (), ()) for table in TABLES), tuple(beginnings), family not in left
+            family,
+            "".join(_table(family, table, contents, come, (), ()) for table in TABLES),
+            tuple(beginnings),
+            family not in left,
         )
         for family, beginnings in owned.items()
     ]
@@ -155,7 +160,13 @@ def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
 
 def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
     """(family, how its chains begin) of each owner."""
-    return tuple(dict.fromkeys((obj.family, owner(obj.name)) for obj in members(objects) if isinstance(obj, IptablesChain)))
+    return tuple(
+        dict.fromkeys(
+            (obj.family, owner(obj.name))
+            for obj in members(objects)
+            if isinstance(obj, IptablesChain)
+        )
+    )
 
 
 def failed_object(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
@@ -164,7 +175,9 @@ def failed_object(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] 
     if found is None:
         return None
     key = ("IptablesChain", *found.groups())
-    return next(((part, whole) for whole in objects for part in whole.parts if part.key == key), None)
+    return next(
+        ((part, whole) for whole in objects for part in whole.parts if part.key == key), None
+    )
 
 
 def commands(objects: Sequence[Ruled]) -> Iterator[str]:
@@ -179,11 +192,21 @@ def containers(listed: Iterable[tuple[str, str]], names: Sequence[Name]) -> Iter
         beginnings = tuple(beginning for name, beginning in names if name == family)
         for (table, chain), rules in parse(text).items():
             is_shared = not chain.startswith(beginnings)
-            own = [rule for rule in rules if _target(rule).startswith(beginnings)] if is_shared else rules
+            own = (
+                [rule for rule in rules if _target(rule).startswith(beginnings)]
+                if is_shared
+                else rules
+            )
             if own or not is_shared:
                 place = f"{table} {chain}"
                 prefix = f"{family}tables rule {place}: "
-                yield RuleContainer(f"{family}tables chain {place}", "rule", prefix, rules=tuple(own), is_shared=is_shared)
+                yield RuleContainer(
+                    f"{family}tables chain {place}",
+                    "rule",
+                    prefix,
+                    rules=tuple(own),
+                    is_shared=is_shared,
+                )
 
 
 def parse(saved: str) -> dict[tuple[str, str], list[str]]:
@@ -210,8 +233,14 @@ def cleaning(saved: str, beginnings: Sequence[str]) -> str:
             flushed.append(f":{chain} - [0:0]")
             dropped.append(f"-X {chain}")
         else:
-            led += (f"-D {chain} {rule}" for rule in rules if _target(rule).startswith(tuple(beginnings)))
-    return "".join(f"*{table}\n{_lines(*parts)}COMMIT\n" for table, parts in tables.items() if any(parts))
+            led += (
+                f"-D {chain} {rule}"
+                for rule in rules
+                if _target(rule).startswith(tuple(beginnings))
+            )
+    return "".join(
+        f"*{table}\n{_lines(*parts)}COMMIT\n" for table, parts in tables.items() if any(parts)
+    )
 
 
 def idle_tables(saved: str) -> list[str]:
@@ -261,16 +290,27 @@ def _contents(objects: Iterable[Ruled], places: set[Place]) -> dict[Place, list[
 
 
 def _table(
-    family: str, table: str, contents: Mapping[Place, Sequence[str]], come: Sequence[Jump], gone: Sequence[Jump], going: Sequence[Place]
+    family: str,
+    table: str,
+    contents: Mapping[Place, Sequence[str]],
+    come: Sequence[Jump],
+    gone: Sequence[Jump],
+    going: Sequence[Place],
 ) -> str:
     """One table's part of the input; nothing where nothing happens in it."""
-    here = {place[2]: rules for place, rules in sorted(contents.items()) if place[:2] == (family, table)}
+    here = {
+        place[2]: rules for place, rules in sorted(contents.items()) if place[:2] == (family, table)
+    }
     dying = [place[2] for place in going if place[:2] == (family, table)]
     lines = [
         *(f":{chain} - [0:0]" for chain in (*here, *dying)),
         *(f"-D {jump.chain} {jump.rule}" for jump in gone if jump.place[:2] == (family, table)),
         *(f"-A {chain} {rule}" for chain, rules in here.items() for rule in rules),
-        *(f"-I {jump.chain} {jump.rule}" for jump in reversed(come) if jump.place[:2] == (family, table)),
+        *(
+            f"-I {jump.chain} {jump.rule}"
+            for jump in reversed(come)
+            if jump.place[:2] == (family, table)
+        ),
         *(f"-X {chain}" for chain in dying),
     ]
     return f"*{table}\n{_lines(lines)}COMMIT\n" if lines else ""

@@ -66,7 +66,9 @@ class VirtualServer(_Ipvs, frozen=True):
     def options(self) -> str:
         """Scheduler and persistence as ipvsadm writes them."""
         flags = " -b mh-port" if self.scheduler == SOURCE_HASH else ""
-        return f"-s {self.scheduler}{f' -p {self.persistence_s}' if self.persistence_s else ''}{flags}"
+        return (
+            f"-s {self.scheduler}{f' -p {self.persistence_s}' if self.persistence_s else ''}{flags}"
+        )
 
 
 class RealServer(_Ipvs, frozen=True):
@@ -81,7 +83,14 @@ class RealServer(_Ipvs, frozen=True):
 
     @property
     def key(self) -> Key:
-        return ("RealServer", self.protocol, self.address, str(self.port), self.real_address, str(self.real_port))
+        return (
+            "RealServer",
+            self.protocol,
+            self.address,
+            str(self.port),
+            self.real_address,
+            str(self.real_port),
+        )
 
     def __str__(self) -> str:
         return f"ipvs {self.words}"
@@ -133,7 +142,9 @@ def update(old: Sequence[Balanced], new: Sequence[Balanced], former: Iterable[Na
     orders = IpvsChanges(
         servers=_servers(come),
         reals=tuple(obj for obj in come if isinstance(obj, RealServer)),
-        leaving=tuple(obj for obj in gone if isinstance(obj, RealServer) and obj.service not in dead),
+        leaving=tuple(
+            obj for obj in gone if isinstance(obj, RealServer) and obj.service not in dead
+        ),
         gone=_servers(gone),
     )
     return _encoded(orders) if come or gone else ""
@@ -144,7 +155,13 @@ def replacement(objects: Sequence[Balanced], former: Iterable[Name] = ()) -> str
     found = list(members(objects))
     if not found and not tuple(former):
         return ""
-    return _encoded(IpvsChanges(_servers(found), tuple(obj for obj in found if isinstance(obj, RealServer)), is_anew=True))
+    return _encoded(
+        IpvsChanges(
+            _servers(found),
+            tuple(obj for obj in found if isinstance(obj, RealServer)),
+            is_anew=True,
+        )
+    )
 
 
 def against(orders: IpvsChanges, listed: Iterable[ListedServer]) -> IpvsChanges:
@@ -154,16 +171,29 @@ def against(orders: IpvsChanges, listed: Iterable[ListedServer]) -> IpvsChanges:
     return IpvsChanges(
         orders.servers,
         orders.reals,
-        leaving=tuple(real for one in there if one.server.key in servers for real, _, _ in one.reals if real.key not in reals),
+        leaving=tuple(
+            real
+            for one in there
+            if one.server.key in servers
+            for real, _, _ in one.reals
+            if real.key not in reals
+        ),
         gone=tuple(one.server for one in there if one.server.key not in servers),
     )
 
 
 def followed(told: Iterable[IpvsObject], orders: IpvsChanges) -> tuple[IpvsObject, ...]:
     """The servers that are there after these orders, if those were there before."""
-    found = {obj.key: obj for obj in (*(() if orders.is_anew else told), *orders.servers, *orders.reals)}
-    dead, leaving = {server.service for server in orders.gone}, {real.key for real in orders.leaving}
-    return tuple(obj for key, obj in found.items() if obj.service not in dead and key not in leaving)
+    found = {
+        obj.key: obj for obj in (*(() if orders.is_anew else told), *orders.servers, *orders.reals)
+    }
+    dead, leaving = (
+        {server.service for server in orders.gone},
+        {real.key for real in orders.leaving},
+    )
+    return tuple(
+        obj for key, obj in found.items() if obj.service not in dead and key not in leaving
+    )
 
 
 def names(objects: Iterable[Balanced]) -> tuple[Name, ...]:
@@ -174,7 +204,9 @@ def names(objects: Iterable[Balanced]) -> tuple[Name, ...]:
 def failed_object(said: str, objects: Iterable[Balanced]) -> tuple[Object, Object] | None:
     """The server that is named in the last line."""
     last = said.rpartition("\n")[2]
-    return next(((part, whole) for whole in objects for part in whole.parts if str(part) == last), None)
+    return next(
+        ((part, whole) for whole in objects for part in whole.parts if str(part) == last), None
+    )
 
 
 def commands(objects: Sequence[Balanced]) -> Iterator[str]:
@@ -189,7 +221,9 @@ def told(objects: Iterable[Any]) -> str:
     for obj in found:
         if isinstance(obj, RealServer):
             reals.setdefault(obj.service, []).append(f"-a {obj.words} -w 1\n")
-    return "".join(f"-A {server.words}\n{''.join(reals.get(server.service, ()))}" for server in _servers(found))
+    return "".join(
+        f"-A {server.words}\n{''.join(reals.get(server.service, ()))}" for server in _servers(found)
+    )
 
 
 def differences(objects: Sequence[Balanced], listed: Any) -> Iterator[Difference]:
@@ -202,12 +236,18 @@ def differences(objects: Sequence[Balanced], listed: Any) -> Iterator[Difference
     observed = msgspec.convert(listed, tuple[ListedServer, ...])
     return listing.differences(
         (_container(server, reals.get(server.service, ())) for server in _servers(desired)),
-        (_container(one.server, [(real, weight) for real, weight, _ in one.reals]) for one in observed),
+        (
+            _container(one.server, [(real, weight) for real, weight, _ in one.reals])
+            for one in observed
+        ),
     )
 
 
 def _container(server: VirtualServer, reals: Iterable[tuple[RealServer, int]]) -> RuleContainer:
-    words = {real.destination: (f"{real.destination} {real.forwarding} -w {weight}", weight) for real, weight in reals}
+    words = {
+        real.destination: (f"{real.destination} {real.forwarding} -w {weight}", weight)
+        for real, weight in reals
+    }
     return RuleContainer(
         f"ipvs {server.service}",
         "real server",

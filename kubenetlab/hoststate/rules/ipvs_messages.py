@@ -12,15 +12,46 @@ from typing import Final
 
 from kubenetlab.hoststate.ip import AF_INET6, FAMILY_OF_VERSION, as_address
 from kubenetlab.hoststate.rules.ipvs import SOURCE_HASH, RealServer, VirtualServer
-from kubenetlab.hoststate.wire import Attributes, as_number, as_string, attribute, attributes, message, nested, number, string
+from kubenetlab.hoststate.wire import (
+    Attributes,
+    as_number,
+    as_string,
+    attribute,
+    attributes,
+    message,
+    nested,
+    number,
+    string,
+)
 
 GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 16, 3, 1, 2
 FAMILY: Final = "IPVS"
 
-NEW_SERVICE, SET_SERVICE, DEL_SERVICE, GET_SERVICE, NEW_DEST, SET_DEST, DEL_DEST, GET_DEST = range(1, 9)
+NEW_SERVICE, SET_SERVICE, DEL_SERVICE, GET_SERVICE, NEW_DEST, SET_DEST, DEL_DEST, GET_DEST = range(
+    1, 9
+)
 _ATTR_SERVICE, _ATTR_DEST = 1, 2
-_SVC_AF, _SVC_PROTOCOL, _SVC_ADDR, _SVC_PORT, _SVC_SCHED, _SVC_FLAGS, _SVC_TIMEOUT, _SVC_NETMASK = 1, 2, 3, 4, 6, 7, 8, 9
-_DEST_ADDR, _DEST_PORT, _DEST_METHOD, _DEST_WEIGHT, _DEST_UPPER, _DEST_LOWER, _DEST_ACTIVE, _DEST_INACTIVE, _DEST_FAMILY = (
+_SVC_AF, _SVC_PROTOCOL, _SVC_ADDR, _SVC_PORT, _SVC_SCHED, _SVC_FLAGS, _SVC_TIMEOUT, _SVC_NETMASK = (
+    1,
+    2,
+    3,
+    4,
+    6,
+    7,
+    8,
+    9,
+)
+(
+    _DEST_ADDR,
+    _DEST_PORT,
+    _DEST_METHOD,
+    _DEST_WEIGHT,
+    _DEST_UPPER,
+    _DEST_LOWER,
+    _DEST_ACTIVE,
+    _DEST_INACTIVE,
+    _DEST_FAMILY,
+) = (
     *range(1, 9),
     11,
 )
@@ -53,7 +84,9 @@ def request(family: int, command: int, body: bytes = b"", flags: int = 0) -> byt
 
 def service(server: VirtualServer) -> bytes:
     """A virtual server with all that is set about it."""
-    flags = (_PERSISTENT if server.persistence_s else 0) | (_HASH_PORT if server.scheduler == SOURCE_HASH else 0)
+    flags = (_PERSISTENT if server.persistence_s else 0) | (
+        _HASH_PORT if server.scheduler == SOURCE_HASH else 0
+    )
     is_ipv6 = ":" in server.address
     return nested(
         _ATTR_SERVICE,
@@ -106,7 +139,9 @@ def decode_destination(body: memoryview, server: VirtualServer) -> tuple[RealSer
     family = as_number(found[_DEST_FAMILY]) if _DEST_FAMILY in found else _family(server.address)
     address, port = _as_address(found, _DEST_ADDR, family), int.from_bytes(found[_DEST_PORT], "big")
     connections = as_number(found[_DEST_ACTIVE]) + as_number(found[_DEST_INACTIVE])
-    forwarding = _FORWARDING.get(method := as_number(found[_DEST_METHOD]), f"(forwarding method {method})")
+    forwarding = _FORWARDING.get(
+        method := as_number(found[_DEST_METHOD]), f"(forwarding method {method})"
+    )
     real = RealServer("", server.protocol, server.address, server.port, address, port, forwarding)
     return real, as_number(found[_DEST_WEIGHT]), connections
 

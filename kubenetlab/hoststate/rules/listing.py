@@ -49,7 +49,11 @@ class RuleContainer(Struct, frozen=True):
     def summary(self) -> str:
         """The container in one line, with the number of its entries."""
         count = len(self.rules) + len(self.elements)
-        return f"{self.name}: {count} {self.unit}{'' if count == 1 else 's'}" if self.unit else self.name
+        return (
+            f"{self.name}: {count} {self.unit}{'' if count == 1 else 's'}"
+            if self.unit
+            else self.name
+        )
 
     @property
     def content(self) -> str:
@@ -74,7 +78,9 @@ class Difference(Struct, frozen=True, omit_defaults=True):
     observed_rule: int | None = None
 
 
-def differences(desired: Iterable[RuleContainer], observed: Iterable[RuleContainer]) -> Iterator[Difference]:
+def differences(
+    desired: Iterable[RuleContainer], observed: Iterable[RuleContainer]
+) -> Iterator[Difference]:
     """Yield each container, rule and element in which two listings differ."""
     wanted = {container.name: container for container in desired}
     present = {container.name: container for container in observed}
@@ -130,7 +136,10 @@ def _rules(desired: RuleContainer, observed: RuleContainer) -> Iterator[Differen
     for left, right in (*aligned.changed, *aligned.moved):
         rules = desired.rules[left], observed.rules[right]
         found.append((right, _entry(desired, *rules, left + 1, right + 1)))
-    found += [(right, _entry(desired, None, observed.rules[right], None, right + 1)) for right in aligned.additional]
+    found += [
+        (right, _entry(desired, None, observed.rules[right], None, right + 1))
+        for right in aligned.additional
+    ]
     for left in aligned.missing:
         before = bisect_left(kept, left)
         place = aligned.kept[before - 1][1] if before else -1

@@ -17,7 +17,12 @@ from kubenetlab.hoststate.wire import attribute, nested, string
 
 FAMILIES: Final = {"ip": ip.AF_INET, "ip6": ip.AF_INET6}
 ADDRESS_BYTES: Final = {"ip": 4, "ip6": 16}
-_OFFSETS: Final = {("ip", "saddr"): 12, ("ip", "daddr"): 16, ("ip6", "saddr"): 8, ("ip6", "daddr"): 24}
+_OFFSETS: Final = {
+    ("ip", "saddr"): 12,
+    ("ip", "daddr"): 16,
+    ("ip6", "saddr"): 8,
+    ("ip6", "daddr"): 24,
+}
 """Where the addresses are in the packet's header."""
 _PROTOCOLS: Final = {"tcp": 6, "udp": 17, "sctp": 132}
 _VERDICTS: Final = {"drop": 0, "accept": 1, "jump": -3, "goto": -4}
@@ -52,7 +57,9 @@ def drawn(total: int, map_name: str, map_id: int) -> bytes:
 
 def verdict(word: str, chain: str | None = None) -> bytes:
     """Data that is a verdict: `drop`, or `goto` and a chain."""
-    return nested(2, u32(1, _VERDICTS[word] & 0xFFFFFFFF), *(() if chain is None else (string(2, chain),)))
+    return nested(
+        2, u32(1, _VERDICTS[word] & 0xFFFFFFFF), *(() if chain is None else (string(2, chain),))
+    )
 
 
 def packed(family: str, address: str) -> bytes:
@@ -90,7 +97,9 @@ def _address(family: str, words: list[str], at: int) -> tuple[bytes, int]:
     if value.startswith("@"):
         if is_not:
             raise UnknownError(value)
-        return _loaded(family, field, ADDRESS_BYTES[family]) + expression("lookup", u32(2, 1), string(1, value[1:])), at + 3
+        return _loaded(family, field, ADDRESS_BYTES[family]) + expression(
+            "lookup", u32(2, 1), string(1, value[1:])
+        ), at + 3
     if "/" in value:
         return _in_network(family, field, value, is_not), at + 3
     before, after = _around_address(family, field, is_not)
@@ -109,12 +118,18 @@ def _around_address(family: str, field: str, is_not: bool) -> tuple[bytes, bytes
 def _in_network(family: str, field: str, text: str, is_not: bool) -> bytes:
     """Of a network that ends with a byte only whole bytes are looked at."""
     network = ip_network(text)
-    address, (whole, rest) = packed(family, str(network.network_address)), divmod(network.prefixlen, 8)
+    address, (whole, rest) = (
+        packed(family, str(network.network_address)),
+        divmod(network.prefixlen, 8),
+    )
     if not network.prefixlen:
         raise UnknownError(text)
     if not rest:
         return _loaded(family, field, whole) + _compared(address[:whole], is_not=is_not)
-    mask, flip = nested(4, attribute(1, network.netmask.packed)), nested(5, attribute(1, bytes(len(address))))
+    mask, flip = (
+        nested(4, attribute(1, network.netmask.packed)),
+        nested(5, attribute(1, bytes(len(address)))),
+    )
     masked = expression("bitwise", u32(1, 1), u32(2, 1), u32(3, len(address)), mask, flip)
     return _loaded(family, field, len(address)) + masked + _compared(address, is_not=is_not)
 
@@ -127,16 +142,22 @@ def _rewriting(family: str, words: list[str], at: int) -> tuple[bytes, int]:
     if (address.startswith("[") and address.endswith("]")) != (family == "ip6"):
         raise UnknownError(address)
     before, between, after = _around_endpoint(family, words[at + 2])
-    return before + packed(family, address.strip("[]")) + between + _PORT.pack(int(port)) + after, at + 6
+    return before + packed(family, address.strip("[]")) + between + _PORT.pack(
+        int(port)
+    ) + after, at + 6
 
 
 @lru_cache(64)
 def _around_endpoint(family: str, protocol: str) -> tuple[bytes, bytes, bytes]:
     """What is before, between and behind the address and the port in the expressions that rewrite a packet."""
-    is_protocol = expression("meta", u32(2, 16), u32(1, 1)) + _compared(bytes([_PROTOCOLS[protocol]]))
+    is_protocol = expression("meta", u32(2, 16), u32(1, 1)) + _compared(
+        bytes([_PROTOCOLS[protocol]])
+    )
     before, between = _around(_immediate(1, bytes(ADDRESS_BYTES[family])), ADDRESS_BYTES[family])
     first, after = _around(_immediate(2, bytes(_PORT.size)), _PORT.size)
-    rewritten = expression("nat", u32(1, 1), u32(2, FAMILIES[family]), u32(3, 1), u32(5, 2), u32(7, 2))  # NF_NAT_RANGE_PROTO_SPECIFIED
+    rewritten = expression(
+        "nat", u32(1, 1), u32(2, FAMILIES[family]), u32(3, 1), u32(5, 2), u32(7, 2)
+    )  # NF_NAT_RANGE_PROTO_SPECIFIED
     return is_protocol + before, between + first, after + rewritten
 
 
@@ -162,7 +183,9 @@ def _by_interface(name: bytes, is_not: bool) -> bytes:
     value = name[:-1] if name.endswith(b"*") else name.ljust(_INTERFACE_BYTES, b"\0")
     if b"*" in value or len(value) > _INTERFACE_BYTES:
         raise UnknownError(name)
-    return expression("meta", u32(2, 6), u32(1, 1)) + _compared(value, is_not=is_not)  # NFT_META_IIFNAME
+    return expression("meta", u32(2, 6), u32(1, 1)) + _compared(
+        value, is_not=is_not
+    )  # NFT_META_IIFNAME
 
 
 def _remembered(family: str, words: list[str], at: int) -> tuple[bytes, int]:
@@ -170,7 +193,9 @@ def _remembered(family: str, words: list[str], at: int) -> tuple[bytes, int]:
     name = words[at + 1]
     if not name.startswith("@") or words[at + 2 : at + 6] != ["{", family, "saddr", "}"]:
         raise UnknownError(name)
-    return _loaded(family, "saddr", ADDRESS_BYTES[family]) + expression("dynset", u32(4, 1), u32(3, 1), string(1, name[1:])), at + 6
+    return _loaded(family, "saddr", ADDRESS_BYTES[family]) + expression(
+        "dynset", u32(4, 1), u32(3, 1), string(1, name[1:])
+    ), at + 6
 
 
 def _going(family: str, words: list[str], at: int) -> tuple[bytes, int]:
@@ -201,7 +226,9 @@ _READERS: Final[dict[str, Callable[[str, list[str], int], tuple[bytes, int]]]] =
 @lru_cache(64)
 def _loaded(family: str, field: str, size: int) -> bytes:
     """The beginning of the packet's address goes into the first register."""
-    return expression("payload", u32(1, 1), u32(2, 1), u32(3, _OFFSETS[family, field]), u32(4, size))
+    return expression(
+        "payload", u32(1, 1), u32(2, 1), u32(3, _OFFSETS[family, field]), u32(4, size)
+    )
 
 
 def _compared(value: bytes, *, is_not: bool = False) -> bytes:

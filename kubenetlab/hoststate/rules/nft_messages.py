@@ -40,7 +40,16 @@ MAX_ELEMENTS: Final = 128
 _SUBSYSTEM = 10
 """NFNL_SUBSYS_NFTABLES"""
 _BEGIN, _END = 16, 17
-_NEW_CHAIN, _DEL_CHAIN, _NEW_RULE, _DEL_RULE, _NEW_SET, _DEL_SET, _NEW_ELEMENTS, _DEL_ELEMENTS = 3, 5, 6, 8, 9, 11, 12, 14
+_NEW_CHAIN, _DEL_CHAIN, _NEW_RULE, _DEL_RULE, _NEW_SET, _DEL_SET, _NEW_ELEMENTS, _DEL_ELEMENTS = (
+    3,
+    5,
+    6,
+    8,
+    9,
+    11,
+    12,
+    14,
+)
 _NFGENMSG = struct.Struct(">BBH")
 _ADDRESS_TYPES: Final = {"ip": ("ipv4_addr", 7), "ip6": ("ipv6_addr", 8)}
 _ANY_MAP = "__map%d"
@@ -56,7 +65,9 @@ _KEY_END = struct.Struct(">B3xH2x")
 
 _CHAIN = re.compile(r'(\S+)(?: { comment "([^"]*)" ; })?')
 _ELEMENTS = re.compile(r"(\S+) { (.*) }")
-_ELEMENT = re.compile(r'([^ ",]+(?: \. [^ ",]+)*)(?: comment "([^"]*)")?(?: : (?:(goto|jump) )?([^ ",]+))?(?:, |$)')
+_ELEMENT = re.compile(
+    r'([^ ",]+(?: \. [^ ",]+)*)(?: comment "([^"]*)")?(?: : (?:(goto|jump) )?([^ ",]+))?(?:, |$)'
+)
 _FAITHFUL = re.compile(r"(\S+) { type (\S+) ; flags dynamic,timeout ; timeout (\d+)s ; }")
 _CHOICE = re.compile(r"numgen random mod (\d+) vmap { (.*) }")
 
@@ -93,13 +104,19 @@ def _messages(line: str) -> Sequence[bytes] | None:
         verb, what, family, table, rest = line.split(" ", 4)
         made = _FORMS[verb, what](family, table, rest)
         return made if isinstance(made, list) else (made,)
-    except (LookupError, ValueError, struct.error):  # a word that is not known here, no address, no number
+    except (
+        LookupError,
+        ValueError,
+        struct.error,
+    ):  # a word that is not known here, no address, no number
         return None
 
 
 def _add_chain(family: str, table: str, rest: str) -> bytes:
     name, comment = _parts(_CHAIN, rest)
-    return _message(family, _NEW_CHAIN, NLM_F_CREATE, table, string(3, name), _userdata(12, comment))
+    return _message(
+        family, _NEW_CHAIN, NLM_F_CREATE, table, string(3, name), _userdata(12, comment)
+    )
 
 
 def _take_away(type_: int, name_attribute: int, family: str, table: str, rest: str) -> bytes:
@@ -129,7 +146,13 @@ def _add_faithful(family: str, table: str, rest: str) -> bytes:
 
 def _change_elements(type_: int, family: str, table: str, rest: str) -> list[bytes]:
     name, items = _parts(_ELEMENTS, rest)
-    return _elements(family, type_, table, (string(2, name),), [_element(family, *item) for item in _items(items)])
+    return _elements(
+        family,
+        type_,
+        table,
+        (string(2, name),),
+        [_element(family, *item) for item in _items(items)],
+    )
 
 
 def _add_rule(family: str, table: str, rest: str) -> bytes:
@@ -137,9 +160,19 @@ def _add_rule(family: str, table: str, rest: str) -> bytes:
     comment = None
     if text.endswith('"'):
         text, _, comment = text[:-1].rpartition(' comment "')
-    before, made = _choice(family, table, text) if text.startswith("numgen ") else (b"", expressions(family, text))
+    before, made = (
+        _choice(family, table, text)
+        if text.startswith("numgen ")
+        else (b"", expressions(family, text))
+    )
     return before + _message(
-        family, _NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, table, string(2, chain), nested(4, made), _userdata(7, comment)
+        family,
+        _NEW_RULE,
+        NLM_F_CREATE | NLM_F_APPEND,
+        table,
+        string(2, chain),
+        nested(4, made),
+        _userdata(7, comment),
     )
 
 
@@ -163,7 +196,13 @@ def _choice(family: str, table: str, text: str) -> tuple[bytes, bytes]:
     for index, (key, comment, word, chain) in enumerate(_items(choices)):
         if key != str(index) or comment is not None or word is None:
             raise UnknownError(text)
-        elements.append(nested(1, nested(1, attribute(1, struct.pack("=I", index))), nested(2, verdict(word, chain))))
+        elements.append(
+            nested(
+                1,
+                nested(1, attribute(1, struct.pack("=I", index))),
+                nested(2, verdict(word, chain)),
+            )
+        )
     own = next(_IDS)
     declared = (
         string(2, _ANY_MAP),
@@ -177,7 +216,9 @@ def _choice(family: str, table: str, text: str) -> tuple[bytes, bytes]:
         attribute(13, _ANY_MAP_USERDATA),
     )
     filled = _elements(family, _NEW_ELEMENTS, table, (string(2, _ANY_MAP), u32(4, own)), elements)
-    return b"".join((_message(family, _NEW_SET, NLM_F_CREATE, table, *declared), *filled)), drawn(int(total), _ANY_MAP, own)
+    return b"".join((_message(family, _NEW_SET, NLM_F_CREATE, table, *declared), *filled)), drawn(
+        int(total), _ANY_MAP, own
+    )
 
 
 def _items(text: str) -> Iterator[tuple[str, str | None, str | None, str | None]]:
@@ -192,7 +233,9 @@ def _items(text: str) -> Iterator[tuple[str, str | None, str | None, str | None]
         at = found.end()
 
 
-def _element(family: str, key: str, comment: str | None, word: str | None, target: str | None) -> bytes:
+def _element(
+    family: str, key: str, comment: str | None, word: str | None, target: str | None
+) -> bytes:
     value = b"" if target is None else nested(2, verdict(word or target, target if word else None))
     return nested(1, nested(1, attribute(1, _key(family, key))), value, _userdata(6, comment))
 
@@ -209,7 +252,9 @@ def _key(family: str, text: str) -> bytes:
     raise UnknownError(text)
 
 
-def _elements(family: str, type_: int, table: str, place: Sequence[bytes], elements: Sequence[bytes]) -> list[bytes]:
+def _elements(
+    family: str, type_: int, table: str, place: Sequence[bytes], elements: Sequence[bytes]
+) -> list[bytes]:
     flags = NLM_F_CREATE if type_ == _NEW_ELEMENTS else 0
     several = (elements[at : at + MAX_ELEMENTS] for at in range(0, len(elements), MAX_ELEMENTS))
     return [_message(family, type_, flags, table, *place, nested(3, *some)) for some in several]
@@ -217,7 +262,9 @@ def _elements(family: str, type_: int, table: str, place: Sequence[bytes], eleme
 
 def _message(family: str, type_: int, flags: int, table: str, *attributes: bytes) -> bytes:
     """In all of them the first attribute is the table."""
-    return message(_SUBSYSTEM << 8 | type_, flags, b"".join((_of_table(family, table), *attributes)))
+    return message(
+        _SUBSYSTEM << 8 | type_, flags, b"".join((_of_table(family, table), *attributes))
+    )
 
 
 @lru_cache(64)

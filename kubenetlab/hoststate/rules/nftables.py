@@ -14,7 +14,16 @@ from msgspec import Struct, structs
 
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import RuleContainer
-from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, Rules, RulesDiff, compared, delta, members
+from kubenetlab.hoststate.rules.rulesets import (
+    Name,
+    NodeRules,
+    RuleObject,
+    Rules,
+    RulesDiff,
+    compared,
+    delta,
+    members,
+)
 
 NFT_FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """IP version → nft's name of the family, which is also its word for the packet's header."""
@@ -178,7 +187,10 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
 def _in_place(found: RulesDiff) -> str | None:
     """The commands of a change; None where something cannot be changed in place."""
     before, after, fresh = _compared(found)
-    if any(key in before and before[key] != obj and _is_fixed(before[key], obj) for key, obj in after.items()):
+    if any(
+        key in before and before[key] != obj and _is_fixed(before[key], obj)
+        for key, obj in after.items()
+    ):
         return None
     return _commands(before, after, fresh)
 
@@ -208,29 +220,55 @@ def _added(objects: Iterable[NftObject]) -> Added:
         *map(_add_chain, chains),
         *(_add_collection(obj) for obj in objects if isinstance(obj, Collection)),
     ]
-    return Added(_lines(places), _lines(_add_rules(chains)), _by_collection(objects, lambda element: element.text))
+    return Added(
+        _lines(places),
+        _lines(_add_rules(chains)),
+        _by_collection(objects, lambda element: element.text),
+    )
 
 
-def _commands(before: Mapping[Key, NftObject], after: Mapping[Key, NftObject], fresh: Sequence[Added]) -> str:
+def _commands(
+    before: Mapping[Key, NftObject], after: Mapping[Key, NftObject], fresh: Sequence[Added]
+) -> str:
     """The order is what the kernel's reference counts ask for: make chains and collections, take elements away, fill chains, add
     elements, take chains and collections away.
     """
-    changed = [(before[key], obj) for key, obj in after.items() if key in before and before[key] != obj]
+    changed = [
+        (before[key], obj) for key, obj in after.items() if key in before and before[key] != obj
+    ]
     removed = [obj for key, obj in before.items() if key not in after]
     gone_tables = {(obj.family, obj.name) for obj in removed if isinstance(obj, Table)}
-    removed = [obj for obj in removed if isinstance(obj, Table) or (obj.family, obj.table) not in gone_tables]
+    removed = [
+        obj
+        for obj in removed
+        if isinstance(obj, Table) or (obj.family, obj.table) not in gone_tables
+    ]
     rewritten = [new_chain for _, new_chain in changed if isinstance(new_chain, Chain)]
     dying = [obj for obj in removed if isinstance(obj, Chain)]
     added = [_added(obj for key, obj in after.items() if key not in before), *fresh]
     rewritten_elements = _by_collection((pair[1] for pair in changed), lambda element: element.text)
     parts = (
         *(one.places for one in added),
-        _elements("delete", [_by_collection((*removed, *(pair[0] for pair in changed)), lambda element: element.item)]),
-        _lines(f"flush chain {chain.family} {chain.table} {chain.name}" for chain in (*rewritten, *dying)),
+        _elements(
+            "delete",
+            [
+                _by_collection(
+                    (*removed, *(pair[0] for pair in changed)), lambda element: element.item
+                )
+            ],
+        ),
+        _lines(
+            f"flush chain {chain.family} {chain.table} {chain.name}"
+            for chain in (*rewritten, *dying)
+        ),
         *(one.rules for one in added),
         _lines(_add_rules(rewritten)),
         _elements("add", [*(one.elements for one in added), rewritten_elements]),
-        _lines(f"delete {obj.word} {obj.family} {obj.table} {obj.name}" for obj in removed if isinstance(obj, Collection)),
+        _lines(
+            f"delete {obj.word} {obj.family} {obj.table} {obj.name}"
+            for obj in removed
+            if isinstance(obj, Collection)
+        ),
         _lines(f"delete chain {chain.family} {chain.table} {chain.name}" for chain in dying),
         _lines(f"delete table {family} {name}" for family, name in sorted(gone_tables)),
     )
@@ -247,7 +285,10 @@ def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
     `former` are (family, name) of tables that were ours: those go, too.
     """
     tables = dict.fromkeys((obj.family, obj.name) for obj in objects if isinstance(obj, Table))
-    away = "".join(f"add table {family} {name}\ndelete table {family} {name}\n" for family, name in {**tables, **dict.fromkeys(former)})
+    away = "".join(
+        f"add table {family} {name}\ndelete table {family} {name}\n"
+        for family, name in {**tables, **dict.fromkeys(former)}
+    )
     return away + transaction((), objects)
 
 
@@ -268,7 +309,14 @@ def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
 def failed_object(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
     """The object of the statement that nft shows with its refusal, and the whole whose part it is."""
     wanted = {part.key: (part, whole) for whole in objects for part in whole.parts}
-    return next((found for line in said.splitlines() if (found := wanted.get(_key_of(line) or ())) is not None), None)
+    return next(
+        (
+            found
+            for line in said.splitlines()
+            if (found := wanted.get(_key_of(line) or ())) is not None
+        ),
+        None,
+    )
 
 
 def _key_of(statement: str) -> Key | None:
@@ -289,7 +337,10 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
     for obj in members(objects):
         tables.setdefault(table_of(obj), []).append(obj)
     for inside in tables.values():
-        elements = sorted((obj for obj in inside if isinstance(obj, Element)), key=lambda element: element.collection)
+        elements = sorted(
+            (obj for obj in inside if isinstance(obj, Element)),
+            key=lambda element: element.collection,
+        )
         text = transaction((), [obj for obj in inside if not isinstance(obj, Element)])
         yield f"nft -f - <<'EOF'\n{text}{''.join(transaction((), [element]) for element in elements)}EOF"
 
@@ -307,19 +358,31 @@ def _add_table(table: Table) -> str:
 
 
 def _add_chain(chain: Chain) -> str:
-    parts = ([f"{chain.hook} ;"] if chain.hook else []) + ([f"comment {quoted(chain.comment)} ;"] if chain.comment else [])
-    return f"add chain {chain.family} {chain.table} {chain.name}" + (f" {{ {' '.join(parts)} }}" if parts else "")
+    parts = ([f"{chain.hook} ;"] if chain.hook else []) + (
+        [f"comment {quoted(chain.comment)} ;"] if chain.comment else []
+    )
+    return f"add chain {chain.family} {chain.table} {chain.name}" + (
+        f" {{ {' '.join(parts)} }}" if parts else ""
+    )
 
 
 def _add_collection(collection: Collection) -> str:
-    timeout = f" flags dynamic,timeout ; timeout {collection.timeout_s}s ;" if collection.timeout_s else ""
+    timeout = (
+        f" flags dynamic,timeout ; timeout {collection.timeout_s}s ;"
+        if collection.timeout_s
+        else ""
+    )
     comment = f" comment {quoted(collection.comment)} ;" if collection.comment else ""
     type_ = f"{'typeof' if collection.is_typeof else 'type'} {collection.type} ;"
     return f"add {collection.word} {collection.family} {collection.table} {collection.name} {{ {type_}{timeout}{comment} }}"
 
 
 def _add_rules(chains: Iterable[Chain]) -> Iterator[str]:
-    return (f"add rule {chain.family} {chain.table} {chain.name} {rule}" for chain in chains for rule in chain.rules)
+    return (
+        f"add rule {chain.family} {chain.table} {chain.name} {rule}"
+        for chain in chains
+        for rule in chain.rules
+    )
 
 
 def _by_collection(objects: Iterable[NftObject], text: Callable[[Element], str]) -> dict[str, str]:
@@ -336,4 +399,7 @@ def _elements(verb: str, groups: Iterable[Mapping[str, str]]) -> str:
     for group in groups:
         for collection, items in group.items():
             merged.setdefault(collection, []).append(items)
-    return _lines(f"{verb} element {collection} {{ {', '.join(items)} }}" for collection, items in merged.items())
+    return _lines(
+        f"{verb} element {collection} {{ {', '.join(items)} }}"
+        for collection, items in merged.items()
+    )

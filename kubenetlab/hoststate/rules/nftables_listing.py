@@ -62,14 +62,21 @@ def _table(family: str, table: str, text: str) -> Iterator[RuleContainer]:
 
 
 def _chain(name: str, place: str, lines: Sequence[str], parent: str) -> RuleContainer:
-    start = next((number for number, line in enumerate(lines) if not _CHAIN_PROPERTY.fullmatch(line)), len(lines))
+    start = next(
+        (number for number, line in enumerate(lines) if not _CHAIN_PROPERTY.fullmatch(line)),
+        len(lines),
+    )
     properties = "; ".join(line.rstrip(";") for line in lines[:start])
-    return RuleContainer(name, "rule", f"nft rule {place}: ", "", properties, tuple(lines[start:]), parent=parent)
+    return RuleContainer(
+        name, "rule", f"nft rule {place}: ", "", properties, tuple(lines[start:]), parent=parent
+    )
 
 
 def _set(name: str, place: str, lines: Sequence[str], parent: str) -> RuleContainer:
     """Read a set or a map. The elements of a dynamic one were added by packets."""
-    start = next((number for number, line in enumerate(lines) if line.startswith("elements = ")), len(lines))
+    start = next(
+        (number for number, line in enumerate(lines) if line.startswith("elements = ")), len(lines)
+    )
     properties = "; ".join(lines[:start])
     is_dynamic = _DYNAMIC.search(properties) is not None
     found = _ELEMENTS.fullmatch(" ".join(lines[start:]))

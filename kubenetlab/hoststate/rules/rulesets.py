@@ -107,11 +107,15 @@ class RuleSet(Struct, frozen=True, dict=True):
         if after.by_subject is self.by_subject:
             return self
         pairs = after.by_subject.news(self.by_subject).values()
-        gone, come = ([rules for rules in side if rules is not None] for side in zip(*pairs, strict=True))
+        gone, come = (
+            [rules for rules in side if rules is not None] for side in zip(*pairs, strict=True)
+        )
         known = self.__dict__
         if "total" in known:
             after.__dict__["total"] = self.total + sum(
-                sign * int.from_bytes(rules.digest) for sign, some in ((-1, gone), (1, come)) for rules in some
+                sign * int.from_bytes(rules.digest)
+                for sign, some in ((-1, gone), (1, come))
+                for rules in some
             )
         if "shared" in known:
             counted = Counter(self.shared)
@@ -127,7 +131,9 @@ class RuleSet(Struct, frozen=True, dict=True):
         if self._answers.get("old") is not old:
             old._answers.clear()  # or every set would keep the one before
             self._answers.clear()
-            self._answers.update(old=old, found=_differing(self.by_subject.news(old.by_subject).values()))
+            self._answers.update(
+                old=old, found=_differing(self.by_subject.news(old.by_subject).values())
+            )
         found: ChangedSubjects = self._answers["found"]
         return found
 
@@ -292,10 +298,19 @@ def different(old: Iterable[Any], new: Iterable[Any]) -> tuple[dict[Key, Any], d
 
 def compared(found: RulesDiff) -> tuple[dict[Key, Any], dict[Key, Any]]:
     """The members of both sides by key. What is shared with rules that are kept is on neither."""
-    removed, added = [*found.gone, *(pair[0] for pair in found.changed)], [*found.come, *(pair[1] for pair in found.changed)]
-    before = found.before | {obj.key: obj for rules in removed for obj in (*rules.objects, *rules.shared)}
-    after = found.after | {obj.key: obj for rules in added for obj in (*rules.objects, *rules.shared)}
-    shared, shared_now = (frozenset[Key]().union(*(rules.shared_keys for rules in side)) for side in (removed, added))
+    removed, added = (
+        [*found.gone, *(pair[0] for pair in found.changed)],
+        [*found.come, *(pair[1] for pair in found.changed)],
+    )
+    before = found.before | {
+        obj.key: obj for rules in removed for obj in (*rules.objects, *rules.shared)
+    }
+    after = found.after | {
+        obj.key: obj for rules in added for obj in (*rules.objects, *rules.shared)
+    }
+    shared, shared_now = (
+        frozenset[Key]().union(*(rules.shared_keys for rules in side)) for side in (removed, added)
+    )
     for key in filter(found.is_kept, shared ^ shared_now):
         before.pop(key, None)
         after.pop(key, None)
@@ -326,7 +341,11 @@ def by_backend(objects: Iterable[RuleObject]) -> dict[str, list[RuleObject]]:
 
 
 def steps(
-    old: Iterable[RuleObject], new: Iterable[RuleObject], former: Mapping[str, Iterable[Name]], *, anew: bool
+    old: Iterable[RuleObject],
+    new: Iterable[RuleObject],
+    former: Mapping[str, Iterable[Name]],
+    *,
+    anew: bool,
 ) -> tuple[Transaction, ...]:
     """What leads from `old` to `new`; with `anew` whatever is there. What comes comes first: no packet meets a node without rules.
 
@@ -334,12 +353,18 @@ def steps(
     """
     before, after = by_backend(old), by_backend(new)
     found = []
-    new_ones = (name for name in after if name not in before)  # another that stays may lose what they take over
+    new_ones = (
+        name for name in after if name not in before
+    )  # another that stays may lose what they take over
     names_in_order = dict.fromkeys((*new_ones, *after, *reversed(before), *reversed(tuple(former))))
-    for name in sorted(names_in_order, key=lambda name: getattr(dialect(name), "COMES_LAST", False)):
+    for name in sorted(
+        names_in_order, key=lambda name: getattr(dialect(name), "COMES_LAST", False)
+    ):
         words = dialect(name)
         mine, own = after.get(name, []), former.get(name, ())
-        text = words.replacement(mine, own) if anew else words.update(before.get(name, []), mine, own)
+        text = (
+            words.replacement(mine, own) if anew else words.update(before.get(name, []), mine, own)
+        )
         if text:
             found.append(Transaction(name, text))
     return tuple(found)
@@ -352,5 +377,7 @@ def names(objects: Iterable[RuleObject]) -> dict[str, tuple[Name, ...]]:
 
 def digest(objects: Iterable[RuleObject]) -> str:
     """Tells one set of objects from another; their order, which depends on what was there before, is not part of it."""
-    told = sorted(obj.rules.digest if isinstance(obj, NodeRules) else repr(obj).encode() for obj in objects)
+    told = sorted(
+        obj.rules.digest if isinstance(obj, NodeRules) else repr(obj).encode() for obj in objects
+    )
     return hashlib.sha256(b"\0".join(told)).hexdigest()

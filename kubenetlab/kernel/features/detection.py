@@ -68,4 +68,6 @@ def has_program(program: str) -> bool:
     """True when a program, or the library that does the same, is here."""
     if program == libbpf.LIBRARY:
         return libbpf.has_library()
-    return shutil.which(program) is not None or (program == nftables.PROGRAM and nftables.has_library())
+    return shutil.which(program) is not None or (
+        program == nftables.PROGRAM and nftables.has_library()
+    )

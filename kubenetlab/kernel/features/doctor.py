@@ -15,7 +15,15 @@ from kubenetlab.kernel import uplink
 from kubenetlab.kernel.features import limits
 from kubenetlab.kernel.features.detection import PACKAGES, has_br_netfilter, has_program
 from kubenetlab.kernel.features.feature_probes import NAMESPACE_REMEDIES, TRIALS
-from kubenetlab.kernel.features.limits import BRIDGE_PORTS, FILES, MEMORY, NAMESPACES, NEIGHBORS, PROCESSES, Limit
+from kubenetlab.kernel.features.limits import (
+    BRIDGE_PORTS,
+    FILES,
+    MEMORY,
+    NAMESPACES,
+    NEIGHBORS,
+    PROCESSES,
+    Limit,
+)
 from kubenetlab.kernel.features.probing import ProbeOutcome, outcomes
 from kubenetlab.kernel.namespaces import pause
 from kubenetlab.kernel.processes import cgroups
@@ -34,7 +42,12 @@ from kubenetlab.kernel.rules import nftables
 
 State = Literal["ok", "missing", "optional"]
 
-MACHINE, PERMISSIONS, KERNEL, LIMITS = "This machine", "Permissions", "The kernel, tried once since it was booted", "Limits"
+MACHINE, PERMISSIONS, KERNEL, LIMITS = (
+    "This machine",
+    "Permissions",
+    "The kernel, tried once since it was booted",
+    "Limits",
+)
 INHERITED = "What a lab inherits from this shell"
 
 _SHOWN_LIMITS: Final[Mapping[str, Sequence[str]]] = {
@@ -70,12 +83,29 @@ def examine(kept: Path | None = None, *, again: bool = False) -> list[CheckResul
     """Everything that labs need or can use, in order. `kept` is where what was tried is written down, for this boot."""
     permissions = list(_permissions())
     is_allowed = all(finding.state == "ok" for finding in permissions)
-    kernel = _kernel(outcomes(TRIALS, kept, again=again)) if is_allowed else [_untried("all", "the permissions above")]
-    return [*_machine(), *permissions, *_uplink(), _container_limits(limiters()), *kernel, *_inherited(), *_limits(limits.read())]
+    kernel = (
+        _kernel(outcomes(TRIALS, kept, again=again))
+        if is_allowed
+        else [_untried("all", "the permissions above")]
+    )
+    return [
+        *_machine(),
+        *permissions,
+        *_uplink(),
+        _container_limits(limiters()),
+        *kernel,
+        *_inherited(),
+        *_limits(limits.read()),
+    ]
 
 
 def _machine() -> Iterator[CheckResult]:
-    yield CheckResult(MACHINE, "Linux", "ok", f"{platform.release()} on {platform.machine()}, Python {platform.python_version()}")
+    yield CheckResult(
+        MACHINE,
+        "Linux",
+        "ok",
+        f"{platform.release()} on {platform.machine()}, Python {platform.python_version()}",
+    )
     try:
         pause.program()
     except Exception as error:
@@ -86,26 +116,51 @@ def _machine() -> Iterator[CheckResult]:
     if has_program("nft"):
         yield CheckResult(MACHINE, "nft", "ok", f"by {where}")
     else:
-        yield CheckResult(MACHINE, "nft", "missing", "neither library nor program (for rules)", "sudo apt-get install nftables")
-    for program, what in (("ip", "to look around inside: exec POD -- ip addr"), ("ping", "to ping by hand inside")):
+        yield CheckResult(
+            MACHINE,
+            "nft",
+            "missing",
+            "neither library nor program (for rules)",
+            "sudo apt-get install nftables",
+        )
+    for program, what in (
+        ("ip", "to look around inside: exec POD -- ip addr"),
+        ("ping", "to ping by hand inside"),
+    ):
         found = shutil.which(program)
         if found:
             yield CheckResult(MACHINE, program, "ok", found)
         else:
-            yield CheckResult(MACHINE, program, "optional", f"missing ({what})", f"sudo apt-get install {PACKAGES[program]}")
+            yield CheckResult(
+                MACHINE,
+                program,
+                "optional",
+                f"missing ({what})",
+                f"sudo apt-get install {PACKAGES[program]}",
+            )
 
 
 def _permissions() -> Iterator[CheckResult]:
     if not has_mounted_root():
         yield CheckResult(PERMISSIONS, "root directory", "missing", ROOT_NOT_MOUNTED, MOUNT_ROOT)
     if os.geteuid():
-        yield CheckResult(PERMISSIONS, "user", "ok", f"an ordinary one (uid {os.geteuid()}): labs are made in a user namespace")
+        yield CheckResult(
+            PERMISSIONS,
+            "user",
+            "ok",
+            f"an ordinary one (uid {os.geteuid()}): labs are made in a user namespace",
+        )
     elif missing := lacking(effective_capabilities()):
         what = "; ".join(f"{name} is lacking, for {purpose}" for name, purpose in missing.items())
         yield CheckResult(PERMISSIONS, "user", "missing", f"root, but {what}", remedy())
     else:
         yield CheckResult(
-            PERMISSIONS, "user", "ok", "root, with all that labs need" if is_root() else "root in a user namespace, which is enough"
+            PERMISSIONS,
+            "user",
+            "ok",
+            "root, with all that labs need"
+            if is_root()
+            else "root in a user namespace, which is enough",
         )
 
 
@@ -113,20 +168,45 @@ def _uplink() -> Iterator[CheckResult]:
     """Whether `up --uplink` links a lab to this machine's own network."""
     if not is_root():
         yield CheckResult(
-            PERMISSIONS, "uplink", "optional", "only root of the machine links a lab to its network", "sudo kubenetlab up --uplink"
+            PERMISSIONS,
+            "uplink",
+            "optional",
+            "only root of the machine links a lab to its network",
+            "sudo kubenetlab up --uplink",
         )
     elif has_program("ip"):
-        families = "IPv4 and IPv6" if uplink.forwards(6) else "IPv4; IPv6 is not forwarded here (net.ipv6.conf.all.forwarding)"
-        yield CheckResult(PERMISSIONS, "uplink", "ok", f"up --uplink links a lab to this machine's network: {families}")
+        families = (
+            "IPv4 and IPv6"
+            if uplink.forwards(6)
+            else "IPv4; IPv6 is not forwarded here (net.ipv6.conf.all.forwarding)"
+        )
+        yield CheckResult(
+            PERMISSIONS,
+            "uplink",
+            "ok",
+            f"up --uplink links a lab to this machine's network: {families}",
+        )
     else:
-        yield CheckResult(PERMISSIONS, "uplink", "optional", "no up --uplink without ip", f"sudo apt-get install {PACKAGES['ip']}")
+        yield CheckResult(
+            PERMISSIONS,
+            "uplink",
+            "optional",
+            "no up --uplink without ip",
+            f"sudo apt-get install {PACKAGES['ip']}",
+        )
 
 
 def _container_limits(found: Mapping[str, str]) -> CheckResult:
     """Report what limits containers that run real commands."""
     detail = f"memory is limited by {found[cgroups.MEMORY]}, processes {f'by {found[cgroups.PIDS]}' if found[cgroups.PIDS] else 'are not'}"
     is_complete = has_groups(found)
-    return CheckResult(PERMISSIONS, "container limits", "ok" if is_complete else "optional", detail, "" if is_complete else REMEDY)
+    return CheckResult(
+        PERMISSIONS,
+        "container limits",
+        "ok" if is_complete else "optional",
+        detail,
+        "" if is_complete else REMEDY,
+    )
 
 
 def _kernel(found: Sequence[ProbeOutcome]) -> Iterator[CheckResult]:
@@ -136,13 +216,27 @@ def _kernel(found: Sequence[ProbeOutcome]) -> Iterator[CheckResult]:
         if not outcome.fault:
             yield CheckResult(KERNEL, trial.name, "ok", trial.purpose)
         elif outcome is first:
-            yield CheckResult(KERNEL, trial.name, "missing", outcome.fault, NAMESPACE_REMEDIES.get(outcome.fault) or remedy())
+            yield CheckResult(
+                KERNEL,
+                trial.name,
+                "missing",
+                outcome.fault,
+                NAMESPACE_REMEDIES.get(outcome.fault) or remedy(),
+            )
         elif first.fault:
             yield _untried(trial.name, first.trial.name)
         elif trial.without:
-            yield CheckResult(KERNEL, trial.name, "optional", f"{outcome.fault}: {trial.without}", trial.advice)
+            yield CheckResult(
+                KERNEL, trial.name, "optional", f"{outcome.fault}: {trial.without}", trial.advice
+            )
         else:
-            yield CheckResult(KERNEL, trial.name, "missing", f"{outcome.fault} (for {trial.purpose})", trial.advice)
+            yield CheckResult(
+                KERNEL,
+                trial.name,
+                "missing",
+                f"{outcome.fault} (for {trial.purpose})",
+                trial.advice,
+            )
     if has_br_netfilter():
         yield CheckResult(KERNEL, "br_netfilter", "ok", "pods can share their node's bridge")
     else:
@@ -167,14 +261,25 @@ def _limits(found: Sequence[Limit]) -> Iterator[CheckResult]:
             continue
         limit = min(of_kind, key=lambda limit: limit.room)
         unit = _UNITS.get(name, "")
-        amount = f"{limit.used:,} of {limit.maximum:,}{unit} taken" if limit.used is not None else f"{limit.maximum:,}{unit}"
+        amount = (
+            f"{limit.used:,} of {limit.maximum:,}{unit} taken"
+            if limit.used is not None
+            else f"{limit.maximum:,}{unit}"
+        )
         state: State = "ok" if limit.room else "missing"
         yield CheckResult(
-            LIMITS, name, state, f"{amount} ({limit.setting})", "" if limit.room else limit.remedy.format(enough=limit.maximum + 1000)
+            LIMITS,
+            name,
+            state,
+            f"{amount} ({limit.setting})",
+            "" if limit.room else limit.remedy.format(enough=limit.maximum + 1000),
         )
 
 
 def _inherited() -> Iterator[CheckResult]:
     """Hard limits, scheduling policy and the like, of which a lab keeps those of the command that makes it."""
-    found = [CheckResult(INHERITED, entry.name, "optional", entry.detail, entry.remedy) for entry in hindrances(is_root=is_root())]
+    found = [
+        CheckResult(INHERITED, entry.name, "optional", entry.detail, entry.remedy)
+        for entry in hindrances(is_root=is_root())
+    ]
     yield from found or [CheckResult(INHERITED, "all of it", "ok", "nothing that harms a lab")]

@@ -15,7 +15,13 @@ from kubenetlab.kernel.features.detection import has_ipv6, try_sctp
 from kubenetlab.kernel.features.probing import FeatureProbe
 from kubenetlab.kernel.namespaces import unshare
 from kubenetlab.kernel.netlink.monitor import Monitor
-from kubenetlab.kernel.processes.permissions import FILTERED_CALLS, HIDDEN_PROC, MOUNT_ROOT, ROOT_NOT_MOUNTED, has_mounted_root
+from kubenetlab.kernel.processes.permissions import (
+    FILTERED_CALLS,
+    HIDDEN_PROC,
+    MOUNT_ROOT,
+    ROOT_NOT_MOUNTED,
+    has_mounted_root,
+)
 from kubenetlab.kernel.processes.privileges import confine
 from kubenetlab.kernel.rules import ipset, iptables, ipvs, libbpf, nftables
 
@@ -24,7 +30,10 @@ _RULES: Final = {
         "add chain ip t c { type nat hook postrouting priority 100 ; }",
         'add rule ip t c fib daddr type != local masquerade fully-random comment "a rule"',
     ),
-    "nft numgen": ("add chain ip t s", "add rule ip t s numgen random mod 2 vmap { 0 : drop, 1 : accept }"),
+    "nft numgen": (
+        "add chain ip t s",
+        "add rule ip t s numgen random mod 2 vmap { 0 : drop, 1 : accept }",
+    ),
     "nft vmap": (
         'add map ip t m { type ipv4_addr . inet_proto . inet_service : verdict ; comment "a map" ; }',
         "add chain ip t s",
@@ -51,7 +60,11 @@ _KERNEL: Final = "a kernel with {options}, as Debian's and Ubuntu's have"
 _NO_PROC: Final = "namespaces can be made, but no /proc of their own can be mounted"
 _NO_HOST_NAMES: Final = "namespaces can be made, but not given a host name"
 _NO_PROC_IN_CHROOT: Final = f"{_NO_PROC}: {ROOT_NOT_MOUNTED}"
-NAMESPACE_REMEDIES: Final = {_NO_PROC: HIDDEN_PROC, _NO_PROC_IN_CHROOT: MOUNT_ROOT, _NO_HOST_NAMES: FILTERED_CALLS}
+NAMESPACE_REMEDIES: Final = {
+    _NO_PROC: HIDDEN_PROC,
+    _NO_PROC_IN_CHROOT: MOUNT_ROOT,
+    _NO_HOST_NAMES: FILTERED_CALLS,
+}
 """Fault of the trial of namespaces → what to do."""
 
 
@@ -67,7 +80,10 @@ def _try_namespaces() -> None:
 def _try_settings() -> None:
     """In the lab's own /proc, as there."""
     unshare.leave(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
-    _first_inside(lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"), "they cannot be written below /proc/sys/net")
+    _first_inside(
+        lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"),
+        "they cannot be written below /proc/sys/net",
+    )
 
 
 def _first_inside(do: Callable[[], object], fault: str) -> None:
@@ -96,7 +112,9 @@ def _try_veth() -> None:
         [
             Bridge("here", "br", "0a:58:00:00:00:01").create(links),
             Veth("here", "a", "0a:58:00:00:00:02", "here", "b").create(links),
-            Port("here", "b", "br", "0a:58:00:00:00:03", alias="a port", is_hairpin=True).create(links),
+            Port("here", "b", "br", "0a:58:00:00:00:03", alias="a port", is_hairpin=True).create(
+                links
+            ),
         ]
     )
 
@@ -116,7 +134,11 @@ def _rules(family: str, *statements: str) -> Callable[[], None]:
         rules = nftables.open_here()
         try:
             text = "".join(f"{statement}\n" for statement in ("add table ip t", *statements))
-            rules.run(text if family == "ip" else text.replace(" ip ", " ip6 ").replace("ipv4_addr", "ipv6_addr"))
+            rules.run(
+                text
+                if family == "ip"
+                else text.replace(" ip ", " ip6 ").replace("ipv4_addr", "ipv6_addr")
+            )
         finally:
             rules.close()
 
@@ -153,14 +175,29 @@ def _try_dummy() -> None:
 def _try_ipset() -> None:
     """Sets of the kinds that kube-proxy has, and rules that ask them."""
     unshare.leave()
-    kinds = {"hash:ip": "dst", "hash:ip,port": "dst,dst", "hash:ip,port,ip": "dst,dst,src", "hash:ip,port,net": "dst,dst,src"}
+    kinds = {
+        "hash:ip": "dst",
+        "hash:ip,port": "dst,dst",
+        "hash:ip,port,ip": "dst,dst,src",
+        "hash:ip,port,net": "dst,dst,src",
+    }
     words = {f"T-{kind}": (f"{kind} family inet", directions) for kind, directions in kinds.items()}
     words["T-bitmap:port"] = ("bitmap:port range 0-65535", "dst")
     for loader, lines in (
-        (ipset.open_here(), [f"create {name} {description}" for name, (description, _) in words.items()]),
+        (
+            ipset.open_here(),
+            [f"create {name} {description}" for name, (description, _) in words.items()],
+        ),
         (
             iptables.open_here(),
-            ["*filter", *(f"-A INPUT -p tcp -m set --match-set {name} {way}" for name, (_, way) in words.items()), "COMMIT"],
+            [
+                "*filter",
+                *(
+                    f"-A INPUT -p tcp -m set --match-set {name} {way}"
+                    for name, (_, way) in words.items()
+                ),
+                "COMMIT",
+            ],
         ),
     ):
         text = "".join(f"{line}\n" for line in lines)
@@ -175,10 +212,20 @@ def _try_ipvs() -> None:
     """
     _batch([LinkUp("here", LOOPBACK).create(_scratch_links())])
     loader = ipvs.Ipvs()
-    loader.run(update([], [VirtualServer("", "tcp", "192.0.2.1", 80, "rr"), RealServer("", "tcp", "192.0.2.1", 80, "192.0.2.2", 8080)]))
+    loader.run(
+        update(
+            [],
+            [
+                VirtualServer("", "tcp", "192.0.2.1", 80, "rr"),
+                RealServer("", "tcp", "192.0.2.1", 80, "192.0.2.2", 8080),
+            ],
+        )
+    )
     loader.close()
     if not Path("/proc/sys/net/ipv4/vs/conntrack").exists():
-        raise OSError("its settings net.ipv4.vs.… are missing: in a user namespace, or without CONFIG_IP_VS_NFCT")
+        raise OSError(
+            "its settings net.ipv4.vs.… are missing: in a user namespace, or without CONFIG_IP_VS_NFCT"
+        )
 
 
 def _try_ipv6() -> None:
@@ -233,25 +280,52 @@ def _scratch_links() -> Links:
 _NO_IPVS: Final = "kubeProxyMode: ipvs is not available"
 
 TRIALS: Final = (
-    FeatureProbe("namespaces", _try_namespaces, "network, PID, mount, UTS and IPC, with a /proc of their own"),
-    FeatureProbe("settings", _try_settings, "forwarding and the like, in new namespaces", "docker run --privileged"),
-    FeatureProbe("bridge", _try_bridge, "switches: between the nodes, and on each of them", _KERNEL.format(options="CONFIG_BRIDGE")),
-    FeatureProbe("veth", _try_veth, "links of pods and nodes, as ports of a bridge", _KERNEL.format(options="CONFIG_VETH")),
+    FeatureProbe(
+        "namespaces", _try_namespaces, "network, PID, mount, UTS and IPC, with a /proc of their own"
+    ),
+    FeatureProbe(
+        "settings",
+        _try_settings,
+        "forwarding and the like, in new namespaces",
+        "docker run --privileged",
+    ),
+    FeatureProbe(
+        "bridge",
+        _try_bridge,
+        "switches: between the nodes, and on each of them",
+        _KERNEL.format(options="CONFIG_BRIDGE"),
+    ),
+    FeatureProbe(
+        "veth",
+        _try_veth,
+        "links of pods and nodes, as ports of a bridge",
+        _KERNEL.format(options="CONFIG_VETH"),
+    ),
     FeatureProbe(
         "nft nat",
         _rules("ip", *_RULES["nft nat"]),
         "masquerade",
         _KERNEL.format(options="CONFIG_NF_TABLES, CONFIG_NFT_NAT and CONFIG_NFT_MASQ"),
     ),
-    FeatureProbe("nft numgen", _rules("ip", *_RULES["nft numgen"]), "one endpoint of many", _KERNEL.format(options="CONFIG_NFT_NUMGEN")),
     FeatureProbe(
-        "nft vmap", _rules("ip", *_RULES["nft vmap"]), "Services found by their address", _KERNEL.format(options="CONFIG_NF_TABLES")
+        "nft numgen",
+        _rules("ip", *_RULES["nft numgen"]),
+        "one endpoint of many",
+        _KERNEL.format(options="CONFIG_NFT_NUMGEN"),
+    ),
+    FeatureProbe(
+        "nft vmap",
+        _rules("ip", *_RULES["nft vmap"]),
+        "Services found by their address",
+        _KERNEL.format(options="CONFIG_NF_TABLES"),
     ),
     FeatureProbe(
         "iptables",
         _try_iptables,
         "kube-proxy's mode of that name",
-        _KERNEL.format(options="CONFIG_NFT_COMPAT and the matches and targets of CONFIG_NETFILTER_XT_…"),
+        _KERNEL.format(
+            options="CONFIG_NFT_COMPAT and the matches and targets of CONFIG_NETFILTER_XT_…"
+        ),
         without="kubeProxyMode: iptables is not available",
         programs=(iptables.PROGRAM,),
     ),
@@ -274,7 +348,9 @@ TRIALS: Final = (
         "ipset",
         _try_ipset,
         "sets that rules ask, in kube-proxy's mode ipvs",
-        _KERNEL.format(options="CONFIG_IP_SET, its hash and bitmap sets, and CONFIG_NETFILTER_XT_SET"),
+        _KERNEL.format(
+            options="CONFIG_IP_SET, its hash and bitmap sets, and CONFIG_NETFILTER_XT_SET"
+        ),
         without=_NO_IPVS,
         programs=(ipset.PROGRAM, iptables.PROGRAM),
     ),

@@ -75,10 +75,16 @@ class Shortfall(Struct, frozen=True):
         used = f", {self.limit.used:,} of them taken" if self.limit.used else ""
         enough = self.need.amount + (self.limit.used or 0)
         text = f"{self.limit.resource}{whose}: {self.need.amount:,} needed; {self.limit.setting} is {self.limit.maximum:,}{used}"
-        return f"{text}\n    → {self.limit.remedy.format(enough=enough)}" if self.limit.remedy else text
+        return (
+            f"{text}\n    → {self.limit.remedy.format(enough=enough)}"
+            if self.limit.remedy
+            else text
+        )
 
 
-def shortfalls(needs: Iterable[Need], limits: Iterable[Limit], had: Iterable[Need] = ()) -> list[Shortfall]:
+def shortfalls(
+    needs: Iterable[Need], limits: Iterable[Limit], had: Iterable[Need] = ()
+) -> list[Shortfall]:
     """Every need that is above a limit, in the order of the limits.
 
     `had` is what the lab has already: it is part of what is taken, where the kernel tells that.
@@ -95,18 +101,25 @@ def shortfalls(needs: Iterable[Need], limits: Iterable[Limit], had: Iterable[Nee
     return found
 
 
-def require_room(lab: str, what: str, needs: Iterable[Need], limits: Iterable[Limit], had: Iterable[Need] = ()) -> None:
+def require_room(
+    lab: str, what: str, needs: Iterable[Need], limits: Iterable[Limit], had: Iterable[Need] = ()
+) -> None:
     """Raises RequirementError, naming everything that a lab needs more of than there is. `what` says how large it is."""
     found = shortfalls(needs, limits, had)
     if found:
         lines = "".join(f"\n  {shortfall}" for shortfall in found)
-        raise RequirementError(f"lab {lab} does not fit on this machine: {what}{lines}\n  nothing was changed; see kubenetlab doctor")
+        raise RequirementError(
+            f"lab {lab} does not fit on this machine: {what}{lines}\n  nothing was changed; see kubenetlab doctor"
+        )
 
 
 def measured_anew(limits: Iterable[Limit], now: Iterable[Limit]) -> list[Limit]:
     """Limits with what is taken now. Their maxima stay: inside a lab's own namespaces some of them look like none."""
     used = {(limit.resource, limit.setting): limit.used for limit in now}
-    return [structs.replace(limit, used=used.get((limit.resource, limit.setting), limit.used)) for limit in limits]
+    return [
+        structs.replace(limit, used=used.get((limit.resource, limit.setting), limit.used))
+        for limit in limits
+    ]
 
 
 def read(proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> list[Limit]:
@@ -123,7 +136,9 @@ def _all(proc: Path, cgroups: Path) -> Iterator[Limit]:
         _, hard = resource.getrlimit(resource.RLIMIT_NPROC)  # a lab raises its soft limits
         if hard != resource.RLIM_INFINITY:
             remedy = "as root: ulimit -Hu {enough}, or nproc in /etc/security/limits.conf (LimitNPROC= of a systemd unit)"
-            yield Limit(PROCESSES, hard, "this user's hard RLIMIT_NPROC", remedy, _own_processes(proc))
+            yield Limit(
+                PROCESSES, hard, "this user's hard RLIMIT_NPROC", remedy, _own_processes(proc)
+            )
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
         remedy = "as root: ulimit -Hn {enough}, or nofile in /etc/security/limits.conf (LimitNOFILE= of a systemd unit)"
@@ -132,12 +147,26 @@ def _all(proc: Path, cgroups: Path) -> Iterator[Limit]:
     if space != resource.RLIM_INFINITY:
         yield Limit(ADDRESS_SPACE, space >> 20, "RLIMIT_AS (ulimit -v)", "ulimit -v unlimited")
     for word, counted in NAMESPACES.items():
-        yield from _setting(counted, proc / "sys" / "user" / f"max_{word}_namespaces", f"user.max_{word}_namespaces")
-    yield from _setting(NEIGHBORS, proc / "sys/net/ipv4/neigh/default/gc_thresh3", "net.ipv4.neigh.default.gc_thresh3")
-    yield Limit(BRIDGE_PORTS, MAX_BRIDGE_PORTS, "the kernel's bridge", "more nodes, or fewer pods on each")
+        yield from _setting(
+            counted, proc / "sys" / "user" / f"max_{word}_namespaces", f"user.max_{word}_namespaces"
+        )
+    yield from _setting(
+        NEIGHBORS,
+        proc / "sys/net/ipv4/neigh/default/gc_thresh3",
+        "net.ipv4.neigh.default.gc_thresh3",
+    )
+    yield Limit(
+        BRIDGE_PORTS, MAX_BRIDGE_PORTS, "the kernel's bridge", "more nodes, or fewer pods on each"
+    )
     total, available = _memory(proc)
     if total:
-        yield Limit(MEMORY, total, "this machine's memory", "fewer pods, or a machine with more memory", total - available)
+        yield Limit(
+            MEMORY,
+            total,
+            "this machine's memory",
+            "fewer pods, or a machine with more memory",
+            total - available,
+        )
     yield from _of_cgroups(proc, cgroups)
 
 
@@ -159,9 +188,15 @@ def _of_cgroups(proc: Path, cgroups: Path) -> Iterator[Limit]:
                 _number(directory / "pids.current"),
             )
             for directory in directories
-            if controller in ("", "pids") and (maximum := _number(directory / "pids.max")) is not None
+            if controller in ("", "pids")
+            and (maximum := _number(directory / "pids.max")) is not None
         ]
-        memory = [limit for directory in directories if controller in ("", "memory") for limit in _memory_of(directory)]
+        memory = [
+            limit
+            for directory in directories
+            if controller in ("", "memory")
+            for limit in _memory_of(directory)
+        ]
         for limits in (pids, memory):
             if found := [limit for limit in limits if limit.maximum < _UNLIMITED]:
                 yield min(found, key=lambda limit: limit.room)
@@ -175,9 +210,22 @@ def _memory_of(directory: Path) -> Iterator[Limit]:
     ):
         maximum, used = _number(directory / maximum_file), _number(directory / used_file)
         if maximum is not None and used is not None and maximum < _UNLIMITED:
-            cached = next((int(line.split()[1]) for line in _lines(directory / "memory.stat") if line.startswith(f"{cache} ")), 0)
+            cached = next(
+                (
+                    int(line.split()[1])
+                    for line in _lines(directory / "memory.stat")
+                    if line.startswith(f"{cache} ")
+                ),
+                0,
+            )
             remedy = "a higher one: MemoryMax= of a systemd unit, docker run --memory {enough}m"
-            yield Limit(MEMORY, maximum >> 20, f"{maximum_file} of {directory}", remedy, max(0, used - cached) >> 20)
+            yield Limit(
+                MEMORY,
+                maximum >> 20,
+                f"{maximum_file} of {directory}",
+                remedy,
+                max(0, used - cached) >> 20,
+            )
 
 
 def _cgroup_directories(proc: Path, cgroups: Path) -> Iterator[tuple[str, Sequence[Path]]]:
@@ -189,7 +237,11 @@ def _cgroup_directories(proc: Path, cgroups: Path) -> Iterator[tuple[str, Sequen
         mounts = [cgroups / controllers] if controllers else [cgroups, cgroups / "unified"]
         for root in mounts:
             here = Path(os.path.normpath(f"{root}/{path}"))
-            above = [directory for directory in (here, *here.parents) if directory == root or root in directory.parents]
+            above = [
+                directory
+                for directory in (here, *here.parents)
+                if directory == root or root in directory.parents
+            ]
             yield controllers, [directory for directory in above if directory.is_dir()]
 
 
@@ -212,7 +264,10 @@ def _own_processes(proc: Path) -> int:
 
 def _memory(proc: Path) -> tuple[int, int]:
     """(all, available) in MB."""
-    found = {name: int(rest.split()[0]) >> 10 for name, _, rest in (line.partition(":") for line in _lines(proc / "meminfo"))}
+    found = {
+        name: int(rest.split()[0]) >> 10
+        for name, _, rest in (line.partition(":") for line in _lines(proc / "meminfo"))
+    }
     return found.get("MemTotal", 0), found.get("MemAvailable", 0)
 
 

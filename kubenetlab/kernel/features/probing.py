@@ -58,11 +58,16 @@ class _Record(Struct):
     worked: list[str]
 
 
-def outcomes(trials: Sequence[FeatureProbe], kept: Path | None = None, *, again: bool = False) -> list[ProbeOutcome]:
+def outcomes(
+    trials: Sequence[FeatureProbe], kept: Path | None = None, *, again: bool = False
+) -> list[ProbeOutcome]:
     """How trials end, in order. `kept` is the file with what worked before, which is left aside with `again`."""
     before = set() if again or kept is None else _load(kept)
     known = before & {trial.name for trial in trials if trial.is_kept}
-    found = [ProbeOutcome(trial, "" if trial.name in known else _in_child(trial.try_it)) for trial in trials]
+    found = [
+        ProbeOutcome(trial, "" if trial.name in known else _in_child(trial.try_it))
+        for trial in trials
+    ]
     worked = [outcome.trial.name for outcome in found if not outcome.fault]
     if kept is not None and (again or set(worked) != before):
         _save(kept, worked)

@@ -14,14 +14,22 @@ from kubenetlab.kernel.namespaces.sysctls import SysctlWriter
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
 from kubenetlab.kernel.report import Failure
 
-_GONE: Final = frozenset((errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO))
+_GONE: Final = frozenset(
+    (errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO)
+)
 """What the kernel says of something that is not there: to remove it is done."""
 
 
-def fill(netns: str, operations: Sequence[Operation], sysctls: SysctlWriter, links: Links) -> list[Failure]:
+def fill(
+    netns: str, operations: Sequence[Operation], sysctls: SysctlWriter, links: Links
+) -> list[Failure]:
     """Settings and links, and what is said of links; what was refused."""
-    settings = [operation for operation in operations if isinstance(operation.object, Sysctl | Settings)]
-    others = [operation for operation in operations if not isinstance(operation.object, Sysctl | Settings)]
+    settings = [
+        operation for operation in operations if isinstance(operation.object, Sysctl | Settings)
+    ]
+    others = [
+        operation for operation in operations if not isinstance(operation.object, Sysctl | Settings)
+    ]
     return sysctls.write(netns, settings) + send(netns, others, links)
 
 
@@ -38,7 +46,11 @@ def send(netns: str, operations: Sequence[Operation], links: Links) -> list[Fail
                 owners.append((operation, is_removal))
         except KeyError as error:
             if operation.verb != "remove":
-                failures.append(Failure(netns, operation, errno.ENODEV, f"there is no link or namespace {error}"))
+                failures.append(
+                    Failure(
+                        netns, operation, errno.ENODEV, f"there is no link or namespace {error}"
+                    )
+                )
     if not requests:
         return failures
     with RouteSocket() as route:

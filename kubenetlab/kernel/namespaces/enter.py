@@ -42,7 +42,9 @@ def enter_lab(init: int) -> None:
     try:
         setns(init, CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWUSER | CLONE_NEWNET)
     except PermissionError as error:
-        raise LabError(f"cannot enter the lab's namespaces: {error.strerror}; {_OTHER_USER_NAMESPACE}") from None
+        raise LabError(
+            f"cannot enter the lab's namespaces: {error.strerror}; {_OTHER_USER_NAMESPACE}"
+        ) from None
     except ProcessLookupError:
         raise LabError("the lab has just ended; see what is up with: kubenetlab list") from None
     finally:
@@ -75,7 +77,13 @@ class HostFiles(NamedTuple):
 
 
 def run(
-    pidfd: int, command: Sequence[str], *, hosts: str, resolv_conf: str, files: OwnFiles | HostFiles, environment: Mapping[str, str]
+    pidfd: int,
+    command: Sequence[str],
+    *,
+    hosts: str,
+    resolv_conf: str,
+    files: OwnFiles | HostFiles,
+    environment: Mapping[str, str],
 ) -> int:
     """Run a program inside and return its exit status: 128 + the signal's number when one ended it.
 
@@ -88,7 +96,9 @@ def run(
     try:
         setns(pidfd, flags)
     except PermissionError as error:
-        raise LabError(f"cannot enter the lab's namespaces: {error.strerror}; {_OTHER_USER_NAMESPACE}") from None
+        raise LabError(
+            f"cannot enter the lab's namespaces: {error.strerror}; {_OTHER_USER_NAMESPACE}"
+        ) from None
     os.close(pidfd)
     child = os.fork()  # only children are in the PID namespace joined
     if child == 0:
@@ -118,8 +128,14 @@ def run(
 
 def _find(program: str, path: str) -> str:
     """Return the file that a shell would execute; nothing when there is none."""
-    places = [program] if "/" in program else [f"{directory or '.'}/{program}" for directory in path.split(":")]
-    return next((place for place in places if os.path.isfile(place) and os.access(place, os.X_OK)), "")
+    places = (
+        [program]
+        if "/" in program
+        else [f"{directory or '.'}/{program}" for directory in path.split(":")]
+    )
+    return next(
+        (place for place in places if os.path.isfile(place) and os.access(place, os.X_OK)), ""
+    )
 
 
 def _why_missing(program: str, on_machine: str, files: OwnFiles | HostFiles) -> str:

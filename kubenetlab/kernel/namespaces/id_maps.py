@@ -67,14 +67,23 @@ class Mapper:
         self._child: subprocess.Popen[str] | None = None
         user, group = os.geteuid(), os.getegid()
         try:
-            maps = [lines_of_map(own, ranges) for own, ranges in zip((user, group), _own_ranges(user), strict=True)]
+            maps = [
+                lines_of_map(own, ranges)
+                for own, ranges in zip((user, group), _own_ranges(user), strict=True)
+            ]
         except LookupError as error:
             self.fault = str(error.args[0])
             return
         words = [" ".join(str(number) for line in lines for number in line) for lines in maps]
         command = ["sh", "-c", _WAIT_AND_MAP, "sh", str(os.getpid()), *words]
         try:
-            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         except OSError as error:
             self.fault = f"newuidmap cannot be started: {error.strerror}"
 

@@ -39,7 +39,12 @@ OWN_DIRECTORIES = {"/run": 0o755, "/tmp": 0o1777, "/var": 0o755}
 """Directories that a container has for itself, and their modes."""
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _TOOL_DEVICES = ("net/tun",)
-_DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
+_DEVICE_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+}
 _MACHINES = ("/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
 """Parts of /proc that belong to the whole machine: read-only, as is /proc/sys."""
 _NETWORK_SETTINGS, _LINK_SETTINGS = "/proc/sys/net", "/sys/devices/virtual/net"
@@ -50,9 +55,34 @@ _MACHINES_IN_NETWORK = ("/proc/sys/net/netfilter/nf_hooks_lwtunnel",)
 Since 5.13 Linux makes others read-only there (net/sysctl_net.c ensure_safe_net_sysctl()).
 """
 _HIDDEN = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/kmsg")
-_SYSTEM = frozenset(("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "nix", "proc", "sbin", "sys", "usr"))
+_SYSTEM = frozenset(
+    (
+        "bin",
+        "boot",
+        "dev",
+        "etc",
+        "lib",
+        "lib32",
+        "lib64",
+        "libx32",
+        "nix",
+        "proc",
+        "sbin",
+        "sys",
+        "usr",
+    )
+)
 """Directories of / that programs need, and below which no home directory is hidden."""
-_IN_VAR = {"cache": 0o755, "lib": 0o755, "local": 0o755, "log": 0o755, "mail": 0o755, "opt": 0o755, "spool": 0o755, "tmp": 0o1777}
+_IN_VAR = {
+    "cache": 0o755,
+    "lib": 0o755,
+    "local": 0o755,
+    "log": 0o755,
+    "mail": 0o755,
+    "opt": 0o755,
+    "spool": 0o755,
+    "tmp": 0o1777,
+}
 
 
 def host_files(hosts: str, resolv_conf: str, scratch: str) -> None:
@@ -68,13 +98,20 @@ def host_files(hosts: str, resolv_conf: str, scratch: str) -> None:
     except OSError as error:
         _say(f"/sys stays this machine's: {error.strerror}")
     mount("tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NODEV)
-    masks = {os.path.realpath(directory): f"{scratch}/mask{number}" for number, directory in enumerate(_MACHINE_RESOLVERS)}
+    masks = {
+        os.path.realpath(directory): f"{scratch}/mask{number}"
+        for number, directory in enumerate(_MACHINE_RESOLVERS)
+    }
     for mask in masks.values():
         os.mkdir(mask, 0o755)
     for target, text in _etc(hosts, resolv_conf):
         real = os.path.realpath(target)
-        mask = masks.get(os.path.dirname(real), "")  # systemd-resolved's /etc/resolv.conf leads there
-        path = f"{mask}/{os.path.basename(real)}" if mask else f"{scratch}/{os.path.basename(target)}"
+        mask = masks.get(
+            os.path.dirname(real), ""
+        )  # systemd-resolved's /etc/resolv.conf leads there
+        path = (
+            f"{mask}/{os.path.basename(real)}" if mask else f"{scratch}/{os.path.basename(target)}"
+        )
         _write(path, text)
         if not mask and os.path.exists(real):
             mount(path, real, flags=MS_BIND)
@@ -100,10 +137,17 @@ def tool(hosts: str, resolv_conf: str, hidden: Iterable[str]) -> None:
         _say(f"this machine has no {target}: programs inside will not find the pod's")
 
 
-def _own_files(hosts: str, resolv_conf: str, hidden: Iterable[str], *, is_tool: bool = False) -> list[str]:
+def _own_files(
+    hosts: str, resolv_conf: str, hidden: Iterable[str], *, is_tool: bool = False
+) -> list[str]:
     """Mount what a program has for itself; return the files of /etc that have no place here."""
-    private = {**OWN_DIRECTORIES, **{place: 0o755 for directory in hidden if (place := _hideable(directory))}}
-    places = {target: os.path.realpath(target) for target, _ in _etc(hosts, resolv_conf)}  # before what they may lead into is hidden
+    private = {
+        **OWN_DIRECTORIES,
+        **{place: 0o755 for directory in hidden if (place := _hideable(directory))},
+    }
+    places = {
+        target: os.path.realpath(target) for target, _ in _etc(hosts, resolv_conf)
+    }  # before what they may lead into is hidden
     unshare(CLONE_NEWNS)
     keep_mounts_apart()  # what the machine mounts later would not be read-only
     make_read_only("/")
@@ -184,7 +228,11 @@ def _hideable(directory: str) -> str:
     """Return the place of a directory that can be hidden; nothing for one that holds the system, or lies in a hidden one already."""
     real = os.path.realpath(directory)
     top = real.split("/")[1]
-    return real if top and top not in _SYSTEM and f"/{top}" not in OWN_DIRECTORIES and os.path.isdir(real) else ""
+    return (
+        real
+        if top and top not in _SYSTEM and f"/{top}" not in OWN_DIRECTORIES and os.path.isdir(real)
+        else ""
+    )
 
 
 def _devices(scratch: str, names: Iterable[str]) -> None:
@@ -202,7 +250,13 @@ def _devices(scratch: str, names: Iterable[str]) -> None:
     mount("tmpfs", f"{scratch}/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
     os.mkdir(f"{scratch}/pts")
     try:
-        mount("devpts", f"{scratch}/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
+        mount(
+            "devpts",
+            f"{scratch}/pts",
+            "devpts",
+            MS_NOSUID | MS_NOEXEC,
+            "newinstance,ptmxmode=0666,mode=0620",
+        )
         os.symlink("pts/ptmx", f"{scratch}/ptmx")
     except OSError:
         pass  # a sandbox around the lab forbids it: no terminals

@@ -52,7 +52,10 @@ _AARCH64 = struct.pack(
     0xD4000001,  # svc #0
     0x17FFFFFA,  # b to mov x0, #0
 )
-_CODE: Final[Mapping[str, tuple[int, bytes]]] = {"x86_64": (62, _X86_64), "aarch64": (183, _AARCH64)}
+_CODE: Final[Mapping[str, tuple[int, bytes]]] = {
+    "x86_64": (62, _X86_64),
+    "aarch64": (183, _AARCH64),
+}
 """Machine as `uname -m` names it → (ELF machine number, code)."""
 
 
@@ -66,7 +69,20 @@ def program(machine: str | None = None) -> bytes:
     size = offset + len(code) + len(_SIG_IGN)
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     elf = ident + struct.pack(
-        "<HHIQQQIHHHHHH", 2, number, 1, LOAD_ADDRESS + offset, _ELF_HEADER_BYTES, 0, 0, _ELF_HEADER_BYTES, _PROGRAM_HEADER_BYTES, 1, 0, 0, 0
+        "<HHIQQQIHHHHHH",
+        2,
+        number,
+        1,
+        LOAD_ADDRESS + offset,
+        _ELF_HEADER_BYTES,
+        0,
+        0,
+        _ELF_HEADER_BYTES,
+        _PROGRAM_HEADER_BYTES,
+        1,
+        0,
+        0,
+        0,
     )
     segment = struct.pack("<IIQQQQQQ", 1, 5, 0, LOAD_ADDRESS, LOAD_ADDRESS, size, size, 0x1000)
     return elf + segment + code + _SIG_IGN

@@ -68,7 +68,9 @@ class Pause:
         if self.pidfd >= 0:
             send_signal(self.pidfd, signal.SIGKILL)
         elif not self.is_adopted:
-            os.kill(self.pid, signal.SIGKILL)  # our child, not reaped: the pid cannot be another process's
+            os.kill(
+                self.pid, signal.SIGKILL
+            )  # our child, not reaped: the pid cannot be another process's
 
     def reap(self) -> bool:
         """Reap the process and close its pidfd; return False while it runs."""
@@ -102,7 +104,9 @@ class Sandboxes:
         """The pid of each sandbox's pause process."""
         return {netns: pause.pid for netns, pause in self.pauses.copy().items()}
 
-    def network(self, sandbox: Sandbox, fill: Callable[[], None], blank: int | None = None) -> int | None:
+    def network(
+        self, sandbox: Sandbox, fill: Callable[[], None], blank: int | None = None
+    ) -> int | None:
         """A sandbox's network namespace: calls `fill` in it and returns its descriptor, for `hold`; None where it shares another's.
 
         `blank` is the descriptor of one that was made ahead. Whatever `fill` raises is passed on, and the namespace is gone.
@@ -174,7 +178,9 @@ class Sandboxes:
         if pidfd >= 0:
             where = inside_network(pidfd, self._home["net"], is_kept=True)
         else:
-            where = inside_network(self.open(netns) if network is None else network, self._home["net"])
+            where = inside_network(
+                self.open(netns) if network is None else network, self._home["net"]
+            )
         with where:
             yield
 
@@ -182,7 +188,9 @@ class Sandboxes:
         """Open one of a sandbox's namespaces; the caller closes the descriptor. Raises as `inside` does."""
         pause = self.pauses[netns]
         fd = open_namespace(kind, pause.pid)
-        if pause.is_adopted and (pause.pidfd < 0 or has_exited(pause.pidfd)):  # init may have reaped it, and its pid be in use again
+        if pause.is_adopted and (
+            pause.pidfd < 0 or has_exited(pause.pidfd)
+        ):  # init may have reaped it, and its pid be in use again
             os.close(fd)
             raise ProcessLookupError(f"the pause process of {netns} has died")
         return fd
@@ -252,7 +260,9 @@ class Sandboxes:
             pid = spawn(self._pause_path, [f"{self._lab}/{netns}"])
             try:
                 process = ProcessId.of(pid)
-            except OSError:  # too many open files: a pause process that nobody knows of would never be ended
+            except (
+                OSError
+            ):  # too many open files: a pause process that nobody knows of would never be ended
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 raise
@@ -263,7 +273,9 @@ class Sandboxes:
         except OSError as error:
             raise OSError(error.errno, f"start of its pause process: {error.strerror}") from None
         finally:
-            setns(self._home["pid"], CLONE_NEWPID)  # else the next unshare(CLONE_NEWPID) is refused (EINVAL)
+            setns(
+                self._home["pid"], CLONE_NEWPID
+            )  # else the next unshare(CLONE_NEWPID) is refused (EINVAL)
 
 
 def _opened(pid: int) -> Pause:
@@ -303,7 +315,11 @@ def _executable(process: str, ours: tuple[int, int]) -> tuple[int, int]:
     Source: fs/exec.c exec_mmap(), which calls exec_mm_release() first (6.1).
     """
     deadline = time.monotonic() + _EXEC_TIMEOUT_S
-    while (found := _file(f"{process}/exe")) == ours and _is_first_inside(process) and time.monotonic() < deadline:
+    while (
+        (found := _file(f"{process}/exe")) == ours
+        and _is_first_inside(process)
+        and time.monotonic() < deadline
+    ):
         os.sched_yield()
     return found
 

@@ -42,10 +42,17 @@ class Sysctls:
         """Each as it is now; one that this kernel does not have is missing, unless it need not be there."""
         with self.here() as here:
             for obj in wanted:
-                found = [_read(here, setting) for setting in obj.parts if isinstance(setting, Sysctl)]
+                found = [
+                    _read(here, setting) for setting in obj.parts if isinstance(setting, Sysctl)
+                ]
                 if isinstance(obj, Settings):
                     yield Settings(
-                        obj.netns, tuple((setting.path, setting.value, setting.is_optional) for setting in found if setting is not None)
+                        obj.netns,
+                        tuple(
+                            (setting.path, setting.value, setting.is_optional)
+                            for setting in found
+                            if setting is not None
+                        ),
                     )
                 else:
                     yield from (setting for setting in found if setting is not None)
@@ -74,14 +81,18 @@ class SysctlWriter:
         if not wanted:
             return []
         with self._sysctls.here() as here:
-            return [failure for operation in wanted for failure in self._write(here, netns, operation)]
+            return [
+                failure for operation in wanted for failure in self._write(here, netns, operation)
+            ]
 
     def _write(self, here: _Here, netns: str, operation: Operation) -> Iterator[Failure]:
         obj = operation.object
         table = obj.table if operation.verb == "add" and isinstance(obj, Settings) else None
         needed = self._needed.get(table) if table is not None else None
         settings = (
-            Settings(netns, needed).parts if needed is not None else [part.object for part in operation.details() if part.verb != "remove"]
+            Settings(netns, needed).parts
+            if needed is not None
+            else [part.object for part in operation.details() if part.verb != "remove"]
         )
         written: list[Setting] = []
         is_complete = True
@@ -94,7 +105,9 @@ class SysctlWriter:
             except OSError as error:
                 if not (isinstance(error, FileNotFoundError) and setting.is_optional):
                     is_complete = False
-                    yield failure_of(netns, Operation(operation.verb, setting, origin=operation.origin), error)
+                    yield failure_of(
+                        netns, Operation(operation.verb, setting, origin=operation.origin), error
+                    )
         if table is not None and is_complete:
             self._needed[table] = tuple(written)
 

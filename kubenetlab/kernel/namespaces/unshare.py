@@ -12,7 +12,13 @@ from typing import Final
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.namespaces.id_maps import Mapper
 
-OF_LABS: Final = syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
+OF_LABS: Final = (
+    syscalls.CLONE_NEWPID
+    | syscalls.CLONE_NEWNS
+    | syscalls.CLONE_NEWNET
+    | syscalls.CLONE_NEWUTS
+    | syscalls.CLONE_NEWIPC
+)
 """Those that a lab has for itself."""
 
 
@@ -53,4 +59,6 @@ def keep_mounts_apart() -> None:
 
 def mount_proc() -> None:
     """The /proc of this PID namespace, in place of the outer one's."""
-    syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+    syscalls.mount(
+        "proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+    )

@@ -59,8 +59,12 @@ def tracked_entries() -> list[ConntrackEntry]:
     """Return all entries of the current network namespace. Raises OSError where the kernel refuses."""
     with sockets.opened(sockets.NETLINK_NETFILTER) as opened:
         # For a dump the kernel walks the table of all namespaces, which takes 10 ms: an empty namespace is left out.
-        (statistics,) = sockets.ask(opened, message(_GET_STATS, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)))
-        if not int.from_bytes(attributes(statistics[_NFGENMSG.size :])[_CTA_STATS_GLOBAL_ENTRIES], "big"):
+        (statistics,) = sockets.ask(
+            opened, message(_GET_STATS, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0))
+        )
+        if not int.from_bytes(
+            attributes(statistics[_NFGENMSG.size :])[_CTA_STATS_GLOBAL_ENTRIES], "big"
+        ):
             return []
         found = []
         for version, family in _FAMILIES.items():
@@ -73,7 +77,10 @@ def decode_entry(found: Attributes, version: int) -> ConntrackEntry:
     """Decode one IPCTNL_MSG_CT_NEW message. Raises WireError where an attribute is cut short."""
     original, reply = attributes(found[_CTA_TUPLE_ORIG]), attributes(found[_CTA_TUPLE_REPLY])
     protocol = attributes(original[_CTA_TUPLE_PROTO])[_CTA_PROTO_NUM][0]
-    source, destination = (_CTA_IP_SRC[version], _CTA_PROTO_SRC_PORT), (_CTA_IP_DST[version], _CTA_PROTO_DST_PORT)
+    source, destination = (
+        (_CTA_IP_SRC[version], _CTA_PROTO_SRC_PORT),
+        (_CTA_IP_DST[version], _CTA_PROTO_DST_PORT),
+    )
     return ConntrackEntry(
         _PROTOCOLS.get(protocol, str(protocol)),
         _state(found),
@@ -88,10 +95,16 @@ def decode_entry(found: Attributes, version: int) -> ConntrackEntry:
 def _state(found: Attributes) -> str:
     if _CTA_PROTOINFO in found:
         of_tcp = attributes(found[_CTA_PROTOINFO]).get(_CTA_PROTOINFO_TCP)
-        number = attributes(of_tcp).get(_CTA_PROTOINFO_TCP_STATE, b"\0")[0] if of_tcp is not None else len(_TCP_STATES)
+        number = (
+            attributes(of_tcp).get(_CTA_PROTOINFO_TCP_STATE, b"\0")[0]
+            if of_tcp is not None
+            else len(_TCP_STATES)
+        )
         if number < len(_TCP_STATES):
             return _TCP_STATES[number]
-    return "" if int.from_bytes(found.get(_CTA_STATUS, b""), "big") & _IPS_SEEN_REPLY else "UNREPLIED"
+    return (
+        "" if int.from_bytes(found.get(_CTA_STATUS, b""), "big") & _IPS_SEEN_REPLY else "UNREPLIED"
+    )
 
 
 def _end(parts: Attributes, address: int, port: int) -> tuple[str, int]:

@@ -52,7 +52,9 @@ class Monitor:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)  # as much of it as the machine allows
+            self._socket.setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES
+            )  # as much of it as the machine allows
         _attach_filter(self._socket)
         self._socket.bind((0, 0))  # who has no port number is passed over
         self._socket.setsockopt(SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)
@@ -64,7 +66,14 @@ class Monitor:
 
     def follow(self, pids: Iterable[int]) -> None:
         """Has the kernel tell of the namespaces of pause processes, too. To follow one twice is no fault; nor is one that has died."""
-        requests = [message(RTM_NEWNSID, 0, bytes(4) + attribute(_NETNSA_NSID, _NSID.pack(pid)) + number(_NETNSA_PID, pid)) for pid in pids]
+        requests = [
+            message(
+                RTM_NEWNSID,
+                0,
+                bytes(4) + attribute(_NETNSA_NSID, _NSID.pack(pid)) + number(_NETNSA_PID, pid),
+            )
+            for pid in pids
+        ]
         if requests:
             with RouteSocket() as route:
                 route.batch(requests)
@@ -83,9 +92,18 @@ class Monitor:
                     raise
                 is_lost = True
                 continue
-            pid = next((_NSID.unpack(value)[0] for _, type_, value in beside if type_ == _NETLINK_LISTEN_ALL_NSID), 0)
+            pid = next(
+                (
+                    _NSID.unpack(value)[0]
+                    for _, type_, value in beside
+                    if type_ == _NETLINK_LISTEN_ALL_NSID
+                ),
+                0,
+            )
             if pid > 0:  # else it is of the namespace that we are in
-                told.setdefault(pid, []).extend(NetlinkEvent(type_, bytes(body)) for type_, _, _, body in messages(data))
+                told.setdefault(pid, []).extend(
+                    NetlinkEvent(type_, bytes(body)) for type_, _, _, body in messages(data)
+                )
 
     def close(self) -> None:
         self._socket.close()
@@ -105,7 +123,11 @@ def _attach_filter(monitor: socket.socket) -> None:
         _return(0xFFFFFFFF),
     ]
     code = ctypes.create_string_buffer(b"".join(program))
-    monitor.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code)))
+    monitor.setsockopt(
+        socket.SOL_SOCKET,
+        _SO_ATTACH_FILTER,
+        struct.pack("@HP", len(program), ctypes.addressof(code)),
+    )
 
 
 def _load_half(offset: int) -> bytes:

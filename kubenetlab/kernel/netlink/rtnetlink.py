@@ -14,7 +14,16 @@ from typing import NamedTuple, Self
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLMSG_ERROR, UniformRequests, WireError, as_string, attributes, messages
+from kubenetlab.hoststate.wire import (
+    HEADER,
+    NLM_F_ACK,
+    NLMSG_ERROR,
+    UniformRequests,
+    WireError,
+    as_string,
+    attributes,
+    messages,
+)
 from kubenetlab.kernel.advice import said
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.netlink.sockets import RECEIVE_BYTES
@@ -55,7 +64,12 @@ class RouteSocket:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -98,7 +112,9 @@ class RouteSocket:
                     raise WireError(f"message of type {type_} in answer to a batch")
                 number, owner = sockets.refusal(body), owners[sequence - 1]
                 if number:
-                    refusals.setdefault(owner, NetlinkRefusal(owner, number, _explanation(flags, body)))
+                    refusals.setdefault(
+                        owner, NetlinkRefusal(owner, number, _explanation(flags, body))
+                    )
                 if sequence == len(owners):
                     return list(refusals.values())
 
@@ -135,7 +151,11 @@ def _numbered(request: bytes, first: int) -> Iterator[_Part]:
     at = 0
     while at < len(request):
         size, type_, flags, _, _ = HEADER.unpack_from(request, at)
-        yield _Part(HEADER.pack(size, type_, flags, first, 0) + request[at + HEADER.size : at + size], 1, size)
+        yield _Part(
+            HEADER.pack(size, type_, flags, first, 0) + request[at + HEADER.size : at + size],
+            1,
+            size,
+        )
         at += size
         first += 1
 

@@ -73,7 +73,9 @@ def hierarchies(cgroup: str, mountinfo: str) -> Iterator[Hierarchy]:
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         fields, (kind, _, options) = before.split(), after.split(" ", 2)
-        names = tuple(name for name in CONTROLLERS if kind == "cgroup" and name in options.split(","))
+        names = tuple(
+            name for name in CONTROLLERS if kind == "cgroup" and name in options.split(",")
+        )
         if names in seen or (kind != "cgroup2" and not names):
             continue
         group = PurePosixPath(own.get(names[0] if names else "", "."))
@@ -89,7 +91,9 @@ def parents(found: Iterable[Hierarchy]) -> list[Parent]:
     chosen: list[Parent] = []
     for hierarchy in found:
         parent = _parent_v2(hierarchy) if hierarchy.version == 2 else _parent_v1(hierarchy)
-        if parent is not None and not any(set(parent.controllers) & set(other.controllers) for other in chosen):
+        if parent is not None and not any(
+            set(parent.controllers) & set(other.controllers) for other in chosen
+        ):
             chosen.append(parent)
     return chosen
 
@@ -118,27 +122,42 @@ class ContainerGroup:
     @property
     def enforced(self) -> tuple[str, ...]:
         """The controllers that limit this container."""
-        return tuple(name for parent, _ in self._members for name in parent.controllers if getattr(self.limits, name))
+        return tuple(
+            name
+            for parent, _ in self._members
+            for name in parent.controllers
+            if getattr(self.limits, name)
+        )
 
     def oom_kills(self) -> int:
         """Return how many processes the kernel has killed for the memory limit."""
         kills = 0
         for parent, directory in self._members:
             if MEMORY in parent.controllers:
-                text = _read(directory / ("memory.events" if parent.version == 2 else "memory.oom_control"))
-                kills += sum(int(value) for name, _, value in (line.partition(" ") for line in text.splitlines()) if name == "oom_kill")
+                text = _read(
+                    directory / ("memory.events" if parent.version == 2 else "memory.oom_control")
+                )
+                kills += sum(
+                    int(value)
+                    for name, _, value in (line.partition(" ") for line in text.splitlines())
+                    if name == "oom_kill"
+                )
         return kills
 
     def remove(self) -> bool:
         """Kill what is left of the container and remove its groups; return False while a process has not left them yet."""
-        removed = [_remove(directory) for _, directory in self._members]  # each, also behind one that is in use
+        removed = [
+            _remove(directory) for _, directory in self._members
+        ]  # each, also behind one that is in use
         return all(removed)
 
 
 class LabGroups:
     """The groups of one lab. The first container that needs one has the lab's own made."""
 
-    def __init__(self, name: str, found: Sequence[Parent], record: Callable[[Sequence[str]], None]) -> None:
+    def __init__(
+        self, name: str, found: Sequence[Parent], record: Callable[[Sequence[str]], None]
+    ) -> None:
         """Prepare groups `name` below each parent.
 
         record: called with the directories before they are made, so that they can be removed should this process be killed.
@@ -152,7 +171,11 @@ class LabGroups:
         """Make a container's groups in the hierarchies that have something to limit. Raises OSError, having made none."""
         self._leaving = [group for group in self._leaving if not group.remove()]
         self._make_tops()
-        used = [(parent, top / name) for parent, top in self._tops if any(getattr(limits, each) for each in parent.controllers)]
+        used = [
+            (parent, top / name)
+            for parent, top in self._tops
+            if any(getattr(limits, each) for each in parent.controllers)
+        ]
         group = ContainerGroup(used, limits)
         try:
             for parent, directory in used:
@@ -173,11 +196,20 @@ class LabGroups:
             return
         self._record([str(top) for _, top in self._tops])
         for parent, top in self._tops:
-            if parent.version == 2 and (missing := set(parent.controllers) - set(_words(parent.directory / "cgroup.subtree_control"))):
-                _write(parent.directory / "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
+            if parent.version == 2 and (
+                missing := set(parent.controllers)
+                - set(_words(parent.directory / "cgroup.subtree_control"))
+            ):
+                _write(
+                    parent.directory / "cgroup.subtree_control",
+                    " ".join(f"+{name}" for name in sorted(missing)),
+                )
             top.mkdir(exist_ok=True)
             if parent.version == 2:
-                _write(top / "cgroup.subtree_control", " ".join(f"+{name}" for name in parent.controllers))
+                _write(
+                    top / "cgroup.subtree_control",
+                    " ".join(f"+{name}" for name in parent.controllers),
+                )
         self._is_made = True
 
 
@@ -215,10 +247,14 @@ def _parent_v1(hierarchy: Hierarchy) -> Parent | None:
 def _parent_v2(hierarchy: Hierarchy) -> Parent | None:
     """Return the nearest group whose children can have a controller, from this process's own to the mount's."""
     for directory in (hierarchy.own, *hierarchy.own.parents):
-        if os.access(directory, os.W_OK | os.X_OK) and os.access(directory / "cgroup.procs", os.W_OK):
+        if os.access(directory, os.W_OK | os.X_OK) and os.access(
+            directory / "cgroup.procs", os.W_OK
+        ):
             # A group with processes cannot enable controllers, and this process is below each of these; the root is exempt.
             is_root = not (directory / "cgroup.type").exists()
-            given = set(_words(directory / ("cgroup.controllers" if is_root else "cgroup.subtree_control")))
+            given = set(
+                _words(directory / ("cgroup.controllers" if is_root else "cgroup.subtree_control"))
+            )
             if found := tuple(name for name in CONTROLLERS if name in given):
                 return Parent(2, directory, found)
         if directory == hierarchy.root:
@@ -231,10 +267,14 @@ def _limit(parent: Parent, directory: Path, limits: Limits) -> None:
         if parent.version == 2:
             _write(directory / "memory.max", str(limits.memory))
             _write_if_there(directory / "memory.swap.max", "0")
-            _write_if_there(directory / "memory.oom.group", "1")  # all of the container, as the kubelet has it since 1.28
+            _write_if_there(
+                directory / "memory.oom.group", "1"
+            )  # all of the container, as the kubelet has it since 1.28
         else:
             _write(directory / "memory.limit_in_bytes", str(limits.memory))
-            _write_if_there(directory / "memory.memsw.limit_in_bytes", str(limits.memory))  # memory and swap together
+            _write_if_there(
+                directory / "memory.memsw.limit_in_bytes", str(limits.memory)
+            )  # memory and swap together
     if limits.pids and PIDS in parent.controllers:
         _write(directory / "pids.max", str(limits.pids))
 

@@ -41,7 +41,11 @@ def start_time(pid: int | str, proc: int | None = None) -> int:
     Source: proc_pid_stat(5), field 22; `comm`, in parentheses, may itself contain spaces and parentheses.
     """
     try:
-        fd = os.open(f"{pid}/stat" if proc is not None else f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+        fd = os.open(
+            f"{pid}/stat" if proc is not None else f"/proc/{pid}/stat",
+            os.O_RDONLY | os.O_CLOEXEC,
+            dir_fd=proc,
+        )
         try:
             stat = os.read(fd, _STAT_BYTES)
         finally:
@@ -60,7 +64,9 @@ def open_process(process: ProcessId) -> int:
     pidfd = os.pidfd_open(process.pid)
     try:
         if start_time(process.pid) != process.start:
-            raise ProcessLookupError(f"process {process.pid} has ended, and its pid is in use again")
+            raise ProcessLookupError(
+                f"process {process.pid} has ended, and its pid is in use again"
+            )
     except BaseException:
         os.close(pidfd)
         raise

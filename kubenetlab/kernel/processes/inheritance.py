@@ -187,8 +187,14 @@ _HIGH_NICE: Final = 5
 _POLICIES: Final = {
     os.SCHED_IDLE: ("idle", "a lab runs only while nothing else does, so that its probes time out"),
     os.SCHED_BATCH: ("batch", "a lab's processes wake up late, so that everything takes longer"),
-    os.SCHED_FIFO: ("fifo (real-time)", "a busy program of a pod takes a whole processor from the machine"),
-    os.SCHED_RR: ("rr (real-time)", "a busy program of a pod takes a whole processor from the machine"),
+    os.SCHED_FIFO: (
+        "fifo (real-time)",
+        "a busy program of a pod takes a whole processor from the machine",
+    ),
+    os.SCHED_RR: (
+        "rr (real-time)",
+        "a busy program of a pod takes a whole processor from the machine",
+    ),
 }
 
 
@@ -197,7 +203,9 @@ def hindrances(*, is_root: bool) -> Iterator[Hindrance]:
     for low in (*_LOW, *(() if is_root else (_LOW_NPROC,))):
         _, hard = resource.getrlimit(low.limit)
         if 0 <= hard < low.enough:
-            amount = f"{hard / (1 << 20):,.4g} MiB" if low.unit == "bytes" else f"{hard:,} {low.unit}"
+            amount = (
+                f"{hard / (1 << 20):,.4g} MiB" if low.unit == "bytes" else f"{hard:,} {low.unit}"
+            )
             yield Hindrance(low.name, f"the hard limit is {amount}: {low.harm}", low.remedy)
     policy = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
     if policy in _POLICIES:
@@ -206,15 +214,23 @@ def hindrances(*, is_root: bool) -> Iterator[Hindrance]:
     nice = os.nice(0)
     if nice >= _HIGH_NICE:
         what = f"the nice value is {nice}: other programs run first, so that probes time out on a busy machine"
-        yield Hindrance("nice", what, "start kubenetlab up without nice (to lower the value takes root: sudo nice -n 0 kubenetlab up)")
+        yield Hindrance(
+            "nice",
+            what,
+            "start kubenetlab up without nice (to lower the value takes root: sudo nice -n 0 kubenetlab up)",
+        )
     allowed, all_of_them = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     if allowed < all_of_them:
-        what = f"only {allowed} of {all_of_them} may be used (CPU affinity): labs take longer to make"
+        what = (
+            f"only {allowed} of {all_of_them} may be used (CPU affinity): labs take longer to make"
+        )
         yield Hindrance("processors", what, f"taskset -c 0-{all_of_them - 1} kubenetlab up")
 
 
 def _limits() -> list[int]:
-    names = (name for name in dir(resource) if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE")
+    names = (
+        name for name in dir(resource) if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"
+    )
     return sorted({int(getattr(resource, name)) for name in names})
 
 

@@ -22,7 +22,9 @@ class _Capability(NamedTuple):
 NEEDED: Final = {
     "CAP_SYS_ADMIN": _Capability(21, "namespaces, mounts and host names"),
     "CAP_NET_ADMIN": _Capability(12, "links, addresses, routes and rules"),
-    "CAP_NET_BIND_SERVICE": _Capability(10, "programs that listen on ports below 1024, DNS among them"),
+    "CAP_NET_BIND_SERVICE": _Capability(
+        10, "programs that listen on ports below 1024, DNS among them"
+    ),
 }
 
 _IN_A_CONTAINER: Final = "docker run --privileged, or --cap-add SYS_ADMIN --cap-add NET_ADMIN without the profiles of seccomp and AppArmor"
@@ -31,8 +33,18 @@ HIDDEN_PROC: Final = "this container hides parts of /proc: docker run --privileg
 FILTERED_CALLS: Final = "this container's seccomp profile refuses it: docker run --privileged, or --security-opt seccomp=unconfined"
 """Remedy where namespaces can be made but not named: profiles look at the capabilities that the container was given."""
 _FORBIDDEN: Final = (
-    ("user/max_user_namespaces", "0", "user.max_user_namespaces is 0", "sudo sysctl -w user.max_user_namespaces=10000"),
-    ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone is 0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"),
+    (
+        "user/max_user_namespaces",
+        "0",
+        "user.max_user_namespaces is 0",
+        "sudo sysctl -w user.max_user_namespaces=10000",
+    ),
+    (
+        "kernel/unprivileged_userns_clone",
+        "0",
+        "kernel.unprivileged_userns_clone is 0",
+        "sudo sysctl -w kernel.unprivileged_userns_clone=1",
+    ),
     (
         "kernel/apparmor_restrict_unprivileged_userns",
         "1",
@@ -59,11 +71,16 @@ def is_first_user_namespace(proc: Path = Path("/proc")) -> bool:
 def outer_uid(proc: Path = Path("/proc")) -> int:
     """Return this user's number in the user namespace around this one."""
     try:
-        ranges = [[int(field) for field in line.split()] for line in (proc / "self" / "uid_map").read_text().splitlines()]
+        ranges = [
+            [int(field) for field in line.split()]
+            for line in (proc / "self" / "uid_map").read_text().splitlines()
+        ]
     except OSError:
         ranges = []
     uid = os.geteuid()
-    return next((outer + uid - inner for inner, outer, count in ranges if inner <= uid < inner + count), uid)
+    return next(
+        (outer + uid - inner for inner, outer, count in ranges if inner <= uid < inner + count), uid
+    )
 
 
 def effective_capabilities(proc: str = "/proc") -> int:
@@ -72,12 +89,18 @@ def effective_capabilities(proc: str = "/proc") -> int:
         status = Path(proc, "self", "status").read_text()
     except OSError:
         return -1
-    return next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), -1)
+    return next(
+        (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), -1
+    )
 
 
 def lacking(capabilities: int) -> dict[str, str]:
     """Capability → what it is for, of those that a lab needs and that are not among these."""
-    return {name: entry.purpose for name, entry in NEEDED.items() if not capabilities >> entry.number & 1}
+    return {
+        name: entry.purpose
+        for name, entry in NEEDED.items()
+        if not capabilities >> entry.number & 1
+    }
 
 
 def has_mounted_root(proc: Path = Path("/proc")) -> bool:
@@ -103,7 +126,9 @@ def require_permissions() -> None:
     missing = lacking(effective_capabilities()) if os.geteuid() == 0 else {}
     if missing:
         lines = "".join(f"\n  {name}: {purpose}" for name, purpose in missing.items())
-        raise RequirementError(f"root lacks permissions here that a lab needs{lines}\n  → {remedy(errno.EPERM)}\n  see kubenetlab doctor")
+        raise RequirementError(
+            f"root lacks permissions here that a lab needs{lines}\n  → {remedy(errno.EPERM)}\n  see kubenetlab doctor"
+        )
 
 
 def remedy(number: int = 0, proc: str = "/proc") -> str:

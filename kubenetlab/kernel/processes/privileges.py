@@ -16,7 +16,12 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from kubenetlab.kernel.syscalls import drop_from_bounding_set, filter_system_calls, limit_capabilities, set_no_new_privileges
+from kubenetlab.kernel.syscalls import (
+    drop_from_bounding_set,
+    filter_system_calls,
+    limit_capabilities,
+    set_no_new_privileges,
+)
 
 ALL: Final = "ALL"
 
@@ -46,8 +51,14 @@ cap_ptrace_access_check()). Otherwise a container's command with those of the ne
 def confine(add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:
     """Leave the program that this process becomes with the default capabilities, plus those of the network in `add`, less `drop`."""
     more, less = _names(add), _names(drop)
-    kept = {} if ALL in less else {name: number for name, number in DEFAULT.items() if name not in less}
-    kept |= {name: number for name, number in (DEFAULT | NETWORK).items() if name in more or ALL in more}
+    kept = (
+        {}
+        if ALL in less
+        else {name: number for name, number in DEFAULT.items() if name not in less}
+    )
+    kept |= {
+        name: number for name, number in (DEFAULT | NETWORK).items() if name in more or ALL in more
+    }
     _keep_alone(set(kept.values()))
 
 
@@ -117,7 +128,10 @@ def _terminal_filter() -> bytes:
             (_JUMP_IF_EQUAL, 0, 1, _TIOCLINUX),
             (_RETURN, 0, 0, _REFUSE),
         ]
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in (*instructions, (_RETURN, 0, 0, _ALLOW)))
+    return b"".join(
+        struct.pack("=HBBI", *instruction)
+        for instruction in (*instructions, (_RETURN, 0, 0, _ALLOW))
+    )
 
 
 _TERMINAL_FILTER: Final = _terminal_filter()

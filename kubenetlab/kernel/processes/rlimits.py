@@ -32,7 +32,9 @@ def apply_rlimits(memory: int = 0, pids: int = 0) -> None:
             resource.setrlimit(which, (amount, amount))
 
 
-def limits_processes(release: str = "", proc: Path = Path("/proc"), *, in_new_namespace: bool = False) -> bool:
+def limits_processes(
+    release: str = "", proc: Path = Path("/proc"), *, in_new_namespace: bool = False
+) -> bool:
     """Return True where RLIMIT_NPROC limits the processes of this user namespace alone.
 
     release: of the kernel, as `uname -r` prints it; empty: the running one's.

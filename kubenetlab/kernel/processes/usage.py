@@ -35,7 +35,9 @@ def usage(roots: Iterable[int]) -> dict[int, Usage]:
     for pid, fields in _stats():
         parents[pid] = int(fields[_PPID])
         if pid in wanted:
-            ages[pid] = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[_START_TIME]) / _TICKS_PER_S
+            ages[pid] = (
+                time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[_START_TIME]) / _TICKS_PER_S
+            )
     children: dict[int, list[int]] = {}
     for pid, parent in parents.items():
         children.setdefault(parent, []).append(pid)

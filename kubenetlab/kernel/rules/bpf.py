@@ -23,7 +23,16 @@ from kubenetlab.hoststate import tc
 from kubenetlab.hoststate.rules.bpf import COMING, GOING, Entry, MapUpdate, programs_on
 from kubenetlab.hoststate.rules.bpf_entries import readable
 from kubenetlab.hoststate.rules.rulesets import Name
-from kubenetlab.hoststate.wire import NLM_F_DUMP, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, as_string, attributes, message, messages
+from kubenetlab.hoststate.wire import (
+    NLM_F_DUMP,
+    RTM_DELLINK,
+    RTM_GETLINK,
+    RTM_NEWLINK,
+    as_string,
+    attributes,
+    message,
+    messages,
+)
 from kubenetlab.kernel.netlink.rtnetlink import SOL_NETLINK, RouteSocket
 from kubenetlab.kernel.netlink.sockets import RECEIVE_BYTES
 from kubenetlab.kernel.rules.backends import RulesError
@@ -67,7 +76,11 @@ class BpfLoader:
         self._comparing: Iterator[bool | None] = iter(())
         self._leaving_since: float | None = None
         self._route = RouteSocket()
-        self._ear = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        self._ear = socket.socket(
+            socket.AF_NETLINK,
+            socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
+            socket.NETLINK_ROUTE,
+        )
         self._ear.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         self._ear.bind((0, 0))
         for group in (_RTNLGRP_LINK, _RTNLGRP_TC):
@@ -120,15 +133,24 @@ class BpfLoader:
         links = self._links()
         found = {link: [one.name for one in self._filters(index)] for link, index in links.items()}
         loaded = self._loaded or self._adopted()
-        maps = {name: {key.hex(): value.hex() for key, value in loaded.entries(name)} for name in TOLD} if loaded else {}
+        maps = (
+            {name: {key.hex(): value.hex() for key, value in loaded.entries(name)} for name in TOLD}
+            if loaded
+            else {}
+        )
         return {"links": {link: names for link, names in found.items() if names}, "maps": maps}
 
     def text(self) -> str:
         listed = self.listed(())
         lines = [f"link {link}: {', '.join(names)}" for link, names in listed["links"].items()]
-        maps = {name: listed["maps"].get(name, {}) for name in ("doors", "homes", "fronts", "endpoints", "sources")}
+        maps = {
+            name: listed["maps"].get(name, {})
+            for name in ("doors", "homes", "fronts", "endpoints", "sources")
+        }
         lines += sorted(
-            readable(name, bytes.fromhex(key), bytes.fromhex(value)) for name, entries in maps.items() for key, value in entries.items()
+            readable(name, bytes.fromhex(key), bytes.fromhex(value))
+            for name, entries in maps.items()
+            for key, value in entries.items()
         )
         return "\n".join(lines)
 
@@ -162,7 +184,9 @@ class BpfLoader:
 
     def _concerns_us(self, type_: int, body: memoryview) -> bool:
         index = _INDEX.unpack_from(body, 4)[0]
-        if type_ in (tc.RTM_DELTFILTER, tc.RTM_DELQDISC) or (type_ == tc.RTM_NEWTFILTER and self._is_anothers(body)):
+        if type_ in (tc.RTM_DELTFILTER, tc.RTM_DELQDISC) or (
+            type_ == tc.RTM_NEWTFILTER and self._is_anothers(body)
+        ):
             mine = [link for link, known in self._hooked.items() if known == index]
             for link in mine:
                 del self._hooked[link]
@@ -201,7 +225,11 @@ class BpfLoader:
 
     def _adopted(self) -> LoadedPrograms | None:
         """What a former process left on the links, if all of it is there."""
-        found = {one.name: one.program_id for index in self._links().values() for one in self._filters(index)}
+        found = {
+            one.name: one.program_id
+            for index in self._links().values()
+            for one in self._filters(index)
+        }
         return self._libbpf.found(found) if found.keys() == SIDES.keys() else None
 
     def _hook(self, *, is_strict: bool) -> None:
@@ -221,8 +249,15 @@ class BpfLoader:
     def _put(self, link: str, index: int) -> list[str]:
         assert self._loaded is not None
         fds = self._loaded.programs
-        requests = [tc.add_qdisc(index), *(tc.set_filter(index, SIDES[name], fds[name], name) for name in programs_on(link))]
-        return [str(refusal) for refusal in self._route.batch(requests) if refusal.request or refusal.errno != errno.EEXIST]
+        requests = [
+            tc.add_qdisc(index),
+            *(tc.set_filter(index, SIDES[name], fds[name], name) for name in programs_on(link)),
+        ]
+        return [
+            str(refusal)
+            for refusal in self._route.batch(requests)
+            if refusal.request or refusal.errno != errno.EEXIST
+        ]
 
     def _unhook(self, index: int) -> None:
         """A link that is gone has none."""
@@ -269,7 +304,9 @@ class BpfLoader:
 def _changed(told: dict[Entry, bytes] | None, words: MapUpdate) -> dict[Entry, bytes] | None:
     """What is to be in the maps after these words."""
     if told is not None:
-        told.update({(name, bytes.fromhex(key)): bytes.fromhex(value) for name, key, value in words.set})
+        told.update(
+            {(name, bytes.fromhex(key)): bytes.fromhex(value) for name, key, value in words.set}
+        )
         for name, key in words.delete:
             told.pop((name, bytes.fromhex(key)), None)
     return told
@@ -278,7 +315,10 @@ def _changed(told: dict[Entry, bytes] | None, words: MapUpdate) -> dict[Entry, b
 def _is_busy(loaded: LoadedPrograms) -> bool:
     """True when a packet of any flow has just been seen."""
     quiet_since = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - int(QUIET_S * 1e9)
-    return any(int.from_bytes(value[-8:], sys.byteorder) > quiet_since for _, value in loaded.entries("flows"))
+    return any(
+        int.from_bytes(value[-8:], sys.byteorder) > quiet_since
+        for _, value in loaded.entries("flows")
+    )
 
 
 def _link_name(body: memoryview) -> str:

@@ -41,7 +41,9 @@ class _Listings(Struct):
     errors: dict[str, str]
 
 
-def compare(nodes: Mapping[str, ProcessId], steps: Sequence[Transaction], names: Names) -> dict[str, Compared]:
+def compare(
+    nodes: Mapping[str, ProcessId], steps: Sequence[Transaction], names: Names
+) -> dict[str, Compared]:
     """Compare the rules of nodes with those that the steps make; return the outcome by node.
 
     nodes: name of a node's namespace → pause process of the node. Namespaces are only read.
@@ -50,7 +52,9 @@ def compare(nodes: Mapping[str, ProcessId], steps: Sequence[Transaction], names:
     """
     unshare(CLONE_NEWNET)
     desired = _list(steps, names)
-    return {netns: _compare(_list_node(node, names), desired, names) for netns, node in nodes.items()}
+    return {
+        netns: _compare(_list_node(node, names), desired, names) for netns, node in nodes.items()
+    }
 
 
 def _compare(observed: _Listings, desired: _Listings, names: Names) -> Compared:
@@ -59,7 +63,9 @@ def _compare(observed: _Listings, desired: _Listings, names: Names) -> Compared:
     for name in names:
         if name not in errors and observed.texts[name] != desired.texts[name]:
             words = cast(RewritingBackend, dialect(name))
-            sides = (words.containers(side.texts[name], names[name]) for side in (desired, observed))
+            sides = (
+                words.containers(side.texts[name], names[name]) for side in (desired, observed)
+            )
             found += differences(*sides)
     return Compared(tuple(found), errors)
 
@@ -74,7 +80,9 @@ def _list_node(node: ProcessId, names: Names) -> _Listings:
             stack.callback(process.close)
             stack.enter_context(process.network(home))
         except OSError as error:
-            return _Listings({}, dict.fromkeys(names, f"its namespace is gone: {error.strerror or error}"))
+            return _Listings(
+                {}, dict.fromkeys(names, f"its namespace is gone: {error.strerror or error}")
+            )
         return _list((), names)
 
 
@@ -93,7 +101,9 @@ def _list(steps: Sequence[Transaction], names: Names) -> _Listings:
                 if step.dialect not in found.errors:
                     loaders[step.dialect].run(step.text)
             except RulesError as error:
-                found.errors[step.dialect] = f"the desired rules cannot be loaded for comparison: {error}"
+                found.errors[step.dialect] = (
+                    f"the desired rules cannot be loaded for comparison: {error}"
+                )
         for name in names:
             try:
                 if name not in found.errors:

@@ -15,7 +15,14 @@ from typing import Any, Final, NamedTuple
 from kubenetlab.hoststate.address import address_in, dump_addresses
 from kubenetlab.hoststate.rules.conntrack import Allowed, decode
 from kubenetlab.hoststate.rules.rulesets import Name
-from kubenetlab.hoststate.wire import NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, attribute, attributes, message
+from kubenetlab.hoststate.wire import (
+    NLA_F_NESTED,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    attribute,
+    attributes,
+    message,
+)
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.rules.backends import RulesError
 
@@ -56,9 +63,17 @@ class Conntrack:
     def run(self, text: str) -> str:
         wanted = decode(text)
         for version in {allowed.version for allowed in wanted}:
-            by_place = {(allowed.address, allowed.port): allowed for allowed in wanted if allowed.version == version}
+            by_place = {
+                (allowed.address, allowed.port): allowed
+                for allowed in wanted
+                if allowed.version == version
+            }
             flows = self.flows(version)
-            own = self._own_addresses() if flows and any(not address for address, _ in by_place) else set()
+            own = (
+                self._own_addresses()
+                if flows and any(not address for address, _ in by_place)
+                else set()
+            )
             for flow in [flow for flow in flows if _is_stale(flow, by_place, own)]:
                 self._delete(version, flow)
         return ""
@@ -86,10 +101,14 @@ class Conntrack:
         try:
             if not self._count():
                 return []
-            bodies = sockets.ask(self._socket, message(_GET, NLM_F_DUMP, _NFGENMSG.pack(_FAMILIES[version], 0, 0)))
+            bodies = sockets.ask(
+                self._socket, message(_GET, NLM_F_DUMP, _NFGENMSG.pack(_FAMILIES[version], 0, 0))
+            )
         except OSError as error:
             raise RulesError(f"connection tracking: {error.strerror}") from None
-        return [flow for body in bodies if (flow := _flow(body[_NFGENMSG.size :], version)) is not None]
+        return [
+            flow for body in bodies if (flow := _flow(body[_NFGENMSG.size :], version)) is not None
+        ]
 
     def _own_addresses(self) -> set[str]:
         """Those of this namespace, at which its node ports are."""
@@ -97,7 +116,9 @@ class Conntrack:
 
     def _count(self) -> int:
         """How many flows are tracked in this namespace, of all protocols."""
-        (body,) = sockets.ask(self._socket, message(_GET_STATS, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)))
+        (body,) = sockets.ask(
+            self._socket, message(_GET_STATS, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0))
+        )
         return int.from_bytes(attributes(body[_NFGENMSG.size :])[_CTA_STATS_GLOBAL_ENTRIES], "big")
 
     def _all(self) -> Iterator[Flow]:
@@ -107,11 +128,18 @@ class Conntrack:
     def _delete(self, version: int, flow: Flow) -> None:
         """One that has just gone by itself is no fault."""
         try:
-            sockets.ask(self._socket, message(_DELETE, NLM_F_ACK, _NFGENMSG.pack(_FAMILIES[version], 0, 0) + flow.request))
+            sockets.ask(
+                self._socket,
+                message(
+                    _DELETE, NLM_F_ACK, _NFGENMSG.pack(_FAMILIES[version], 0, 0) + flow.request
+                ),
+            )
         except OSError as error:
             if error.errno != errno.ENOENT:
                 where = f"{flow.destination[0]} port {flow.destination[1]}"
-                raise RulesError(f"a UDP flow to {where} is not to be deleted: {error.strerror}") from None
+                raise RulesError(
+                    f"a UDP flow to {where} is not to be deleted: {error.strerror}"
+                ) from None
 
 
 def _is_stale(flow: Flow, by_place: dict[Place, Allowed], own: set[str]) -> bool:
@@ -129,7 +157,9 @@ def _flow(body: memoryview, version: int) -> Flow | None:
     protocol = attributes(origin[_CTA_TUPLE_PROTO])
     if protocol[_CTA_PROTO_NUM][0] != socket.IPPROTO_UDP:
         return None
-    request = attribute(_CTA_TUPLE_ORIG | NLA_F_NESTED, bytes(found[_CTA_TUPLE_ORIG])) + attribute(_CTA_ID, bytes(found[_CTA_ID]))
+    request = attribute(_CTA_TUPLE_ORIG | NLA_F_NESTED, bytes(found[_CTA_TUPLE_ORIG])) + attribute(
+        _CTA_ID, bytes(found[_CTA_ID])
+    )
     destination = _place(origin, _CTA_IP_DST[version], _CTA_PROTO_DST_PORT)
     return Flow(destination, _place(reply, _CTA_IP_SRC[version], _CTA_PROTO_SRC_PORT), request)
 

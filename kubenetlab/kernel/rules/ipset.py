@@ -10,7 +10,13 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from kubenetlab.hoststate.rules.ipset import Contents, decode_restore, failed_line, followed, is_as_told
+from kubenetlab.hoststate.rules.ipset import (
+    Contents,
+    decode_restore,
+    failed_line,
+    followed,
+    is_as_told,
+)
 from kubenetlab.hoststate.rules.rulesets import Name
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.programs import ProgramRunner, require
@@ -42,7 +48,11 @@ class Ipset:
         restore = decode_restore(text)
         self.restore(restore.text)
         if restore.anew:
-            gone = [name for name in self._run(["list", "-n"]).split() if name.startswith(restore.anew) and name not in restore.kept]
+            gone = [
+                name
+                for name in self._run(["list", "-n"]).split()
+                if name.startswith(restore.anew) and name not in restore.kept
+            ]
             self.restore("".join(f"destroy {name}\n" for name in gone))
         self._told = followed(self._told, restore)
         return ""
@@ -78,4 +88,8 @@ def readable(said: str, text: str) -> str:
     """What the program said, with the line at which it failed."""
     reason = _PREFIX.sub("", said.strip()) or "it failed without a word"
     number = failed_line(said)
-    return "\n".join([f"ipset restore: {reason}", *text.splitlines()[number - 1 : number]]) if number else reason
+    return (
+        "\n".join([f"ipset restore: {reason}", *text.splitlines()[number - 1 : number]])
+        if number
+        else reason
+    )

@@ -50,7 +50,10 @@ class Iptables:
 
     def listed(self, names: Sequence[Name]) -> list[tuple[str, str]]:
         """Return (family, output of `iptables-save`) pairs. Raises RulesError where a table has rules that it cannot show."""
-        return [(family, self._save(family, is_complete=True)) for family in dict.fromkeys(family for family, _ in names)]
+        return [
+            (family, self._save(family, is_complete=True))
+            for family in dict.fromkeys(family for family, _ in names)
+        ]
 
     def text(self) -> str:
         return "".join(self._save(family) for family in ("ip", "ip6"))
@@ -65,7 +68,9 @@ class Iptables:
         hidden = [found[1] for found in _HIDDEN.finditer(done.stdout) if found[2] in TABLES]
         if hidden and is_complete:
             raise RulesError(f"{family}tables-save: {hidden[0]}")
-        return "".join(line for line in done.stdout.splitlines(keepends=True) if not line.startswith("#"))
+        return "".join(
+            line for line in done.stdout.splitlines(keepends=True) if not line.startswith("#")
+        )
 
     def restore(self, family: str, text: str) -> None:
         """Input of one family's program; built-in chains and others' are left as they are."""
@@ -77,7 +82,9 @@ class Iptables:
 
     def _clear(self, family: str) -> None:
         """Takes idle tables away: the older way to make them, empty built-in chains, would leave their hooks in every packet's way."""
-        commands = "".join(f"delete table {family} {table}\n" for table in idle_tables(self._save(family)))
+        commands = "".join(
+            f"delete table {family} {table}\n" for table in idle_tables(self._save(family))
+        )
         if commands:
             with closing(self._programs.inside(nftables.open_here)) as nft:
                 nft.run(commands)
@@ -85,13 +92,25 @@ class Iptables:
 
 def readable(said: str, family: str, text: str) -> str:
     """What the program said, with the line at which it failed and its table."""
-    words = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith(("Error occurred", "Try "))]
+    words = [
+        line.strip()
+        for line in said.splitlines()
+        if line.strip() and not line.startswith(("Error occurred", "Try "))
+    ]
     reason = _PREFIX.sub("", " ".join(words)).strip() or "it failed without a word"
     found = [f"{family}tables-restore: {reason}"]
     if place := _LINE.search(said):
         lines = text.splitlines()[: int(place[1])]
-        start = max((number for number, line in enumerate(lines) if line.startswith("*")), default=0)
-        named = _NAMED.search(reason)  # where a chain is missing it is noticed at the end of the table
-        suspects = lines[-1:] if lines[-1:] != ["COMMIT"] else [line for line in lines[start:] if named and f"-j {named[1]}" in line]
+        start = max(
+            (number for number, line in enumerate(lines) if line.startswith("*")), default=0
+        )
+        named = _NAMED.search(
+            reason
+        )  # where a chain is missing it is noticed at the end of the table
+        suspects = (
+            lines[-1:]
+            if lines[-1:] != ["COMMIT"]
+            else [line for line in lines[start:] if named and f"-j {named[1]}" in line]
+        )
         found += [lines[start], *suspects[:1]]
     return "\n".join(found)

@@ -47,7 +47,9 @@ def open_here() -> Ipvs:
     try:
         return Ipvs()
     except OSError as error:
-        raise RequirementError(f"this kernel has no IPVS ({error.strerror}): modprobe ip_vs, or a kernel with CONFIG_IP_VS") from None
+        raise RequirementError(
+            f"this kernel has no IPVS ({error.strerror}): modprobe ip_vs, or a kernel with CONFIG_IP_VS"
+        ) from None
 
 
 class Ipvs:
@@ -81,8 +83,17 @@ class Ipvs:
     def tend(self) -> None:
         """Real servers that have no connections any more go."""
         if self._is_awaited:
-            waiting = [(real, connections) for one in self._list() for real, weight, connections in one.reals if not weight]
-            self._go([real for real, connections in waiting if not connections], messages.DEL_DEST, messages.destination)
+            waiting = [
+                (real, connections)
+                for one in self._list()
+                for real, weight, connections in one.reals
+                if not weight
+            ]
+            self._go(
+                [real for real, connections in waiting if not connections],
+                messages.DEL_DEST,
+                messages.destination,
+            )
             self._is_awaited = any(connections for _, connections in waiting)
 
     def was_touched(self) -> bool:
@@ -95,12 +106,16 @@ class Ipvs:
         return msgspec.to_builtins(list(self._list()))
 
     def text(self) -> str:
-        return told(obj for one in self._list() for obj in (one.server, *(real for real, _, _ in one.reals)))
+        return told(
+            obj for one in self._list() for obj in (one.server, *(real for real, _, _ in one.reals))
+        )
 
     def close(self) -> None:
         self._socket.close()
 
-    def _make(self, wanted: Sequence[Any], new: int, change: int, encode: Callable[[Any], bytes]) -> None:
+    def _make(
+        self, wanted: Sequence[Any], new: int, change: int, encode: Callable[[Any], bytes]
+    ) -> None:
         """Each as it should be, whether or not it is there."""
         there = self._all([(obj, self._request(new, encode(obj))) for obj in wanted], errno.EEXIST)
         self._all([(obj, self._request(change, encode(obj))) for obj in there])
@@ -108,21 +123,39 @@ class Ipvs:
     def _part_from(self, leaving: Iterable[RealServer]) -> None:
         """No new connection goes there. What is asked by UDP has no end that one could wait for."""
         everybody = list(leaving)
-        self._go([real for real in everybody if real.protocol == "udp"], messages.DEL_DEST, messages.destination)
+        self._go(
+            [real for real in everybody if real.protocol == "udp"],
+            messages.DEL_DEST,
+            messages.destination,
+        )
         waiting = [real for real in everybody if real.protocol != "udp"]
-        quiet = [(real, self._request(messages.SET_DEST, messages.destination(real, weight=0))) for real in waiting]
+        quiet = [
+            (real, self._request(messages.SET_DEST, messages.destination(real, weight=0)))
+            for real in waiting
+        ]
         self._all(quiet, errno.ENOENT, errno.ESRCH)
         self._is_awaited |= bool(waiting)
 
     def _go(self, gone: Sequence[Any], command: int, encode: Callable[[Any], bytes]) -> None:
-        self._all([(obj, self._request(command, encode(obj))) for obj in gone], errno.ENOENT, errno.ESRCH)
+        self._all(
+            [(obj, self._request(command, encode(obj))) for obj in gone], errno.ENOENT, errno.ESRCH
+        )
 
     def _list(self) -> Iterator[ListedServer]:
-        servers = [messages.decode_service(body) for body in self._ask(self._request(messages.GET_SERVICE), NLM_F_DUMP)]
+        servers = [
+            messages.decode_service(body)
+            for body in self._ask(self._request(messages.GET_SERVICE), NLM_F_DUMP)
+        ]
         for server in servers:
             if server is not None:
                 request = self._request(messages.GET_DEST, messages.which(server))
-                yield ListedServer(server, tuple(messages.decode_destination(body, server) for body in self._ask(request, NLM_F_DUMP)))
+                yield ListedServer(
+                    server,
+                    tuple(
+                        messages.decode_destination(body, server)
+                        for body in self._ask(request, NLM_F_DUMP)
+                    ),
+                )
 
     def _request(self, command: int, body: bytes = b"") -> bytes:
         return messages.request(self._family, command, body)
@@ -134,7 +167,9 @@ class Ipvs:
             some = asked[start : start + _AT_A_TIME]
             first = self._sequence + 1
             self._socket.send(b"".join(self._numbered(request, NLM_F_ACK) for _, request in some))
-            refused = {sequence - first: number for sequence, number in self._acknowledged(len(some))}
+            refused = {
+                sequence - first: number for sequence, number in self._acknowledged(len(some))
+            }
             for place, number in sorted(refused.items()):
                 if number not in excused:
                     raise RulesError(f"{os.strerror(number)}\n{some[place][0]}")

@@ -82,13 +82,20 @@ class LoadedPrograms:
     def set(self, name: str, key: bytes, value: bytes) -> None:
         found = self.maps[name]
         if (len(key), len(value)) != (found.key_size, found.value_size):
-            raise ValueError(f"{name} has keys of {found.key_size} and values of {found.value_size} bytes")
-        _checked(self._library.bpf_map_update_elem(found.fd, key, value, ctypes.c_uint64(0)), f"{name} {key.hex()}")
+            raise ValueError(
+                f"{name} has keys of {found.key_size} and values of {found.value_size} bytes"
+            )
+        _checked(
+            self._library.bpf_map_update_elem(found.fd, key, value, ctypes.c_uint64(0)),
+            f"{name} {key.hex()}",
+        )
 
     def delete(self, name: str, key: bytes) -> None:
         """What is gone already is no fault."""
         try:
-            _checked(self._library.bpf_map_delete_elem(self.maps[name].fd, key), f"{name} {key.hex()}")
+            _checked(
+                self._library.bpf_map_delete_elem(self.maps[name].fd, key), f"{name} {key.hex()}"
+            )
         except FileNotFoundError:
             pass
 
@@ -115,11 +122,20 @@ class LoadedPrograms:
     def try_packet(self, program: str, packet: bytes, context: bytes = b"") -> TestRunResult:
         """Gives a program a frame, without any link. `context` is a struct __sk_buff."""
         out = ctypes.create_string_buffer(_MAX_PACKET)
-        options = _TestRun(sz=ctypes.sizeof(_TestRun), data_in=packet, data_size_in=len(packet), data_size_out=len(out), repeat=1)
+        options = _TestRun(
+            sz=ctypes.sizeof(_TestRun),
+            data_in=packet,
+            data_size_in=len(packet),
+            data_size_out=len(out),
+            repeat=1,
+        )
         options.data_out = ctypes.cast(out, ctypes.c_void_p)
         if context:
             options.ctx_in, options.ctx_size_in = context, len(context)
-        _checked(self._library.bpf_prog_test_run_opts(self.programs[program], ctypes.byref(options)), program)
+        _checked(
+            self._library.bpf_prog_test_run_opts(self.programs[program], ctypes.byref(options)),
+            program,
+        )
         verdict = ctypes.c_int32(options.retval).value
         return TestRunResult(verdict, out.raw[: options.data_size_out])
 
@@ -146,7 +162,9 @@ class Libbpf:
 
     def load(self, data: bytes) -> LoadedPrograms:
         """Makes the maps of an object file and has the kernel check and take in its programs. Raises OSError."""
-        opened = ctypes.c_void_p(self._library.bpf_object__open_mem(data, ctypes.c_size_t(len(data)), None))
+        opened = ctypes.c_void_p(
+            self._library.bpf_object__open_mem(data, ctypes.c_size_t(len(data)), None)
+        )
         if not opened:
             number = ctypes.get_errno()
             raise OSError(number, f"BPF object: {os.strerror(number)}")
@@ -160,9 +178,15 @@ class Libbpf:
 
     def found(self, programs: Mapping[str, int]) -> LoadedPrograms:
         """Programs that are in the kernel, by their ids, with all their maps."""
-        opened = {name: _checked(self._library.bpf_prog_get_fd_by_id(id_), f"BPF program {name}") for name, id_ in programs.items()}
+        opened = {
+            name: _checked(self._library.bpf_prog_get_fd_by_id(id_), f"BPF program {name}")
+            for name, id_ in programs.items()
+        }
         map_ids = dict.fromkeys(id_ for fd in opened.values() for id_ in self._map_ids(fd))
-        maps = dict(self._map(_checked(self._library.bpf_map_get_fd_by_id(id_), f"BPF map {id_}")) for id_ in map_ids)
+        maps = dict(
+            self._map(_checked(self._library.bpf_map_get_fd_by_id(id_), f"BPF map {id_}"))
+            for id_ in map_ids
+        )
         return LoadedPrograms(self._library, opened, maps)
 
     def id_of(self, program: int) -> int:
@@ -172,7 +196,10 @@ class Libbpf:
 
     def _parts(self, opened: ctypes.c_void_p, kind: str) -> Iterator[tuple[str, int]]:
         """Name and descriptor of each program or map of an open object."""
-        following, name, fd = (getattr(self._library, f"bpf_{call}") for call in (f"object__next_{kind}", f"{kind}__name", f"{kind}__fd"))
+        following, name, fd = (
+            getattr(self._library, f"bpf_{call}")
+            for call in (f"object__next_{kind}", f"{kind}__name", f"{kind}__fd")
+        )
         part = following(opened, None)
         while part:
             yield name(ctypes.c_void_p(part)).decode(), fd(ctypes.c_void_p(part))
@@ -192,7 +219,10 @@ class Libbpf:
     def _info(self, fd: int, asked: bytes) -> bytes:
         buffer = ctypes.create_string_buffer(asked, len(asked))
         length = ctypes.c_uint32(len(asked))
-        _checked(self._library.bpf_obj_get_info_by_fd(fd, buffer, ctypes.byref(length)), "BPF object information")
+        _checked(
+            self._library.bpf_obj_get_info_by_fd(fd, buffer, ctypes.byref(length)),
+            "BPF object information",
+        )
         return buffer.raw
 
 

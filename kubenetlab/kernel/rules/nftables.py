@@ -51,7 +51,9 @@ def open_here() -> Nft:
         words = LibraryNft()
     except OSError:
         if shutil.which(PROGRAM) is None:
-            raise RequirementError(f"neither {LIBRARY} nor the program {PROGRAM} is here; {INSTALL_HINT}") from None
+            raise RequirementError(
+                f"neither {LIBRARY} nor the program {PROGRAM} is here; {INSTALL_HINT}"
+            ) from None
         words = ProgramNft()
     return Nft(words)
 
@@ -86,7 +88,9 @@ class Nft:
             lines = text.splitlines(keepends=True)
             if os.strerror(errno.EMSGSIZE) not in str(error) or len(lines) < 2:
                 raise
-        return self._in_words("".join(lines[: len(lines) // 2])) + self._in_words("".join(lines[len(lines) // 2 :]))
+        return self._in_words("".join(lines[: len(lines) // 2])) + self._in_words(
+            "".join(lines[len(lines) // 2 :])
+        )
 
     def text(self) -> str:
         return self._words.text()
@@ -140,7 +144,9 @@ class Direct:
     def _room(self, wanted: int) -> int:
         """How much can be sent at once, as much as is wanted if possible."""
         for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
-            if (room := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _OVERHEAD) >= wanted:
+            if (
+                room := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _OVERHEAD
+            ) >= wanted:
                 break
             try:
                 self._socket.setsockopt(socket.SOL_SOCKET, option, wanted)
@@ -177,19 +183,25 @@ class LibraryNft:
     def __init__(self) -> None:
         self._library = library = ctypes.CDLL(LIBRARY)
         library.nft_ctx_new.restype = ctypes.c_void_p
-        library.nft_ctx_get_output_buffer.restype = library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+        library.nft_ctx_get_output_buffer.restype = library.nft_ctx_get_error_buffer.restype = (
+            ctypes.c_char_p
+        )
         self._context = ctypes.c_void_p(library.nft_ctx_new(0))
         library.nft_ctx_buffer_output(self._context)
         library.nft_ctx_buffer_error(self._context)
 
     def run(self, text: str) -> str:
         failed, printed, said = self._run(self._library.nft_run_cmd_from_buffer, text.encode())
-        if failed and text.count("\n") > 1:  # of a buffer, the library shows the first line, whichever was wrong; of a file, the right one
+        if (
+            failed and text.count("\n") > 1
+        ):  # of a buffer, the library shows the first line, whichever was wrong; of a file, the right one
             memory = os.memfd_create("rules", os.MFD_CLOEXEC)
             with os.fdopen(memory, "wb") as stream:
                 stream.write(text.encode())
                 stream.flush()
-                failed, printed, said = self._run(self._library.nft_run_cmd_from_filename, f"/proc/self/fd/{memory}".encode())
+                failed, printed, said = self._run(
+                    self._library.nft_run_cmd_from_filename, f"/proc/self/fd/{memory}".encode()
+                )
         if failed:
             raise RulesError(readable(said, text))
         return printed
@@ -197,8 +209,12 @@ class LibraryNft:
     def _run(self, way: Any, argument: bytes) -> tuple[int, str, str]:
         """(not 0 when it failed, what was printed, what went wrong)"""
         failed = way(self._context, argument)
-        printed = (self._library.nft_ctx_get_output_buffer(self._context) or b"").decode(errors="replace")
-        said = (self._library.nft_ctx_get_error_buffer(self._context) or b"").decode(errors="replace")
+        printed = (self._library.nft_ctx_get_output_buffer(self._context) or b"").decode(
+            errors="replace"
+        )
+        said = (self._library.nft_ctx_get_error_buffer(self._context) or b"").decode(
+            errors="replace"
+        )
         return failed, printed, said
 
     def text(self) -> str:
@@ -208,7 +224,10 @@ class LibraryNft:
         """Return what nft prints of each table, without state; None for one that does not exist."""
         self._library.nft_ctx_output_set_flags(self._context, _STATELESS_OUTPUT)
         try:
-            return [_listing(partial(self.run, f"list table {family} {table}")) for family, table in names]
+            return [
+                _listing(partial(self.run, f"list table {family} {table}"))
+                for family, table in names
+            ]
         finally:
             self._library.nft_ctx_output_set_flags(self._context, 0)
 
@@ -234,7 +253,9 @@ class ProgramNft:
 
     def listed(self, names: Sequence[Name]) -> list[str | None]:
         """Return what nft prints of each table, without state; None for one that does not exist."""
-        return [_listing(partial(self._run, ["--stateless", "list", "table", *name])) for name in names]
+        return [
+            _listing(partial(self._run, ["--stateless", "list", "table", *name])) for name in names
+        ]
 
     def close(self) -> None:
         self._programs.close()
@@ -290,7 +311,10 @@ class Generations:
         self._socket = sockets.opened(sockets.NETLINK_NETFILTER)
 
     def read(self) -> int:
-        (answer,) = sockets.ask(self._socket, message(_GET_GENERATION, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)))
+        (answer,) = sockets.ask(
+            self._socket,
+            message(_GET_GENERATION, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)),
+        )
         return int.from_bytes(attributes(answer[_NFGENMSG.size :])[_NFTA_GEN_ID], "big")
 
     def close(self) -> None:

@@ -22,7 +22,9 @@ class ProgramRunner:
         self._netns = open_namespace("net")
 
     def run(self, command: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
-        return self.inside(lambda: subprocess.run(command, input=text, capture_output=True, text=True, check=False))
+        return self.inside(
+            lambda: subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        )
 
     def inside(self, work: Callable[[], T]) -> T:
         """Does something in the namespace, in a thread that ends with it: there is no way back for who may not enter its own again."""

@@ -82,14 +82,18 @@ class Agent:
         self.kernel = LinuxKernel(self.sandboxes)
         self.kernel_is_free = asyncio.Lock()
         """Held while the kernel is changed, by whoever looks at it in between."""
-        self.sight = ObservedState(self.kernel, lambda: self.is_idle, self._repair_soon, self._pause_exited)
+        self.sight = ObservedState(
+            self.kernel, lambda: self.is_idle, self._repair_soon, self._pause_exited
+        )
         self.rules: NodeAgentClient
         self.runs: RuntimeClient
         self.builder: Builder
         self.check_room = partial(check_growth, boot)
         self._boot = boot
         self.controllers = Controllers(BURST)
-        self._keeper = store_file.StoreFile(self.directory / rundir.STORE, boot.state)  # `up` has written it down
+        self._keeper = store_file.StoreFile(
+            self.directory / rundir.STORE, boot.state
+        )  # `up` has written it down
         self.exits = ExitWatcher(self._pause_exited)
         self._turns = Turns()
         self._dirty = asyncio.Event()
@@ -109,14 +113,18 @@ class Agent:
         self.rules = NodeAgentClient(
             self.directory,
             self._boot.node_agents,
-            lambda answers: self.learn(status_reports.probe_reports(self.cluster, self.clock.of_lab(answers))),
+            lambda answers: self.learn(
+                status_reports.probe_reports(self.cluster, self.clock.of_lab(answers))
+            ),
             self._rules_touched,
             lambda: self.wake(check=True),
         )
         self.runs = RuntimeClient(
             self.directory,
             self._boot.workers,
-            lambda reports: self.learn(status_reports.program_reports(self.cluster, self.clock.of_lab(reports))),
+            lambda reports: self.learn(
+                status_reports.program_reports(self.cluster, self.clock.of_lab(reports))
+            ),
             self._lost_programs,
             self.sandboxes.id,
         )
@@ -216,7 +224,9 @@ class Agent:
                 self._failed_rounds.reset()
                 break
         else:
-            log(f"{MAX_ROUNDS} rounds, and still something changes; a pause, for others to be heard")
+            log(
+                f"{MAX_ROUNDS} rounds, and still something changes; a pause, for others to be heard"
+            )
             self._retry(self._failed_rounds, [LAB])
         self.is_idle = True
         self.watchers.notify()
@@ -237,7 +247,11 @@ class Agent:
         await self._turns.give()
         changes = diff(HostState(self.known), self.desired)
         # A refusal is over when nothing is left to do there: what could not be removed may have gone by itself.
-        self.failures = {netns: text for netns, text in self.failures.items() if netns in changes.touched or netns == LAB}
+        self.failures = {
+            netns: text
+            for netns, text in self.failures.items()
+            if netns in changes.touched or netns == LAB
+        }
         if changes:
             self._is_applying = True
             await self._apply(changes)
@@ -266,12 +280,20 @@ class Agent:
         async with self.kernel_is_free:
             if self._boot.blanks is not None:
                 self.sandboxes.blanks, self._boot.blanks = NetnsPool(self._boot.blanks), None
-            refused = await self.builder.apply(changes, self.desired, self.contexts, self.wanted.probes, self._boot.tell_progress)
+            refused = await self.builder.apply(
+                changes, self.desired, self.contexts, self.wanted.probes, self._boot.tell_progress
+            )
         self.exits.reap()
         self.sandboxes.close_blanks()
         pauses = self.sandboxes.pauses.copy()
-        made = [entry.netns for entry in changes.namespaces if entry.is_new and entry.netns in pauses]
-        self.learn(change for netns in made for change in status_reports.sandbox_made(self.cluster, netns, pauses[netns].pid))
+        made = [
+            entry.netns for entry in changes.namespaces if entry.is_new and entry.netns in pauses
+        ]
+        self.learn(
+            change
+            for netns in made
+            for change in status_reports.sandbox_made(self.cluster, netns, pauses[netns].pid)
+        )
         if departed := changes.departed():
             self.wanted.forget(departed)
         self._settle(changes, refused)
@@ -306,7 +328,9 @@ class Agent:
         loaded = of_hand(self.known.get(netns, {}).values(), "rules")
         self._renew_rules(netns)
         if loaded:
-            self._logging.add(task := asyncio.get_running_loop().create_task(self._log_edits(netns, loaded)))
+            self._logging.add(
+                task := asyncio.get_running_loop().create_task(self._log_edits(netns, loaded))
+            )
             task.add_done_callback(self._logging.discard)
         self._repair_soon()
 
@@ -319,7 +343,9 @@ class Agent:
                 for edit in edits[:MAX_LOGGED]:
                     log(f"{netns}: somebody changed the rules: {edit.line}")
                 if len(edits) > MAX_LOGGED:
-                    log(f"{netns}: somebody changed the rules: {len(edits) - MAX_LOGGED} more differences")
+                    log(
+                        f"{netns}: somebody changed the rules: {len(edits) - MAX_LOGGED} more differences"
+                    )
 
     def _renew_rules(self, netns: str) -> None:
         log(f"{netns}: somebody changed the rules; they are made anew")
@@ -328,7 +354,10 @@ class Agent:
 
     async def _check_rules(self) -> None:
         """Asks whether the rules are as they were left."""
-        for netns in {*await self.rules.touched(self.builder.nodes), *self._kept_rules} & self.known.keys():
+        for netns in {
+            *await self.rules.touched(self.builder.nodes),
+            *self._kept_rules,
+        } & self.known.keys():
             self._renew_rules(netns)
         self._kept_rules.clear()
 
@@ -347,10 +376,14 @@ class Agent:
         self.builder.forget(netns)
         is_shared = not netns.startswith("pod/")  # nothing is plugged into a pod
         for other, contents in self.desired.namespaces.items() if is_shared else ():
-            if any(obj.peer_end is not None and obj.peer_end[0] == netns for obj in contents.values()):
+            if any(
+                obj.peer_end is not None and obj.peer_end[0] == netns for obj in contents.values()
+            ):
                 self.sight.doubt([other])
             if any(isinstance(obj, Sandbox) and obj.shares == netns for obj in contents.values()):
-                self.sandboxes.kill(other)  # a hostNetwork pod would keep the dead node's network, and its links, alive
+                self.sandboxes.kill(
+                    other
+                )  # a hostNetwork pod would keep the dead node's network, and its links, alive
         self._refusals.reset()
         self.sight.doubt(peer_ends(self.desired, [netns]))
         self.learn(status_reports.sandbox_made(self.cluster, netns, 0))
@@ -360,7 +393,9 @@ class Agent:
         """An app worker died: its sockets are opened anew by its successor."""
         self.builder.proxies.forget(namespaces)
         for netns in namespaces:
-            self.sight.note(netns, instead_of=of_hand(self.known.get(netns, {}).values(), "programs"))
+            self.sight.note(
+                netns, instead_of=of_hand(self.known.get(netns, {}).values(), "programs")
+            )
         self.wake()
 
     # --- the rest ---
@@ -368,7 +403,11 @@ class Agent:
     async def _wait(self) -> None:
         """Until there is something to do: news, a timer, or something that is not as it was known."""
         while True:
-            wake_s = self._wake_at - self.clock.now() if self._wake_at is not None else self.sight.next_slice_s
+            wake_s = (
+                self._wake_at - self.clock.now()
+                if self._wake_at is not None
+                else self.sight.next_slice_s
+            )
             try:
                 async with asyncio.timeout(max(0.0, min(self.sight.next_slice_s, wake_s))):
                     await self._dirty.wait()
@@ -385,5 +424,8 @@ class Agent:
 
     def _hand_over(self) -> None:
         """Everything is built: from now on `up` is a client like any other."""
-        self._boot.tell_progress(built=len(self.known), reasons=list(self.decisions.reasons) if self.decisions.is_final else [])
+        self._boot.tell_progress(
+            built=len(self.known),
+            reasons=list(self.decisions.reasons) if self.decisions.is_final else [],
+        )
         self._boot.end_progress()

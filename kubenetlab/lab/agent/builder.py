@@ -47,7 +47,13 @@ class Builder:
     """The hands of the agent. Beside what they made, it knows which nodes' rules are not what they should be: `unruled`."""
 
     def __init__(
-        self, kernel: LinuxKernel, sight: ObservedState, rules: NodeAgentClient, runs: RuntimeClient, links: NetnsLinks, exits: ExitWatcher
+        self,
+        kernel: LinuxKernel,
+        sight: ObservedState,
+        rules: NodeAgentClient,
+        runs: RuntimeClient,
+        links: NetnsLinks,
+        exits: ExitWatcher,
     ) -> None:
         self.unruled: set[str] = set()
         self.links = links
@@ -68,9 +74,15 @@ class Builder:
     @property
     def nodes(self) -> dict[str, ProcessId]:
         """Those of the nodes."""
-        return {netns: pause.id for netns, pause in self.pauses.copy().items() if netns.startswith("node/")}
+        return {
+            netns: pause.id
+            for netns, pause in self.pauses.copy().items()
+            if netns.startswith("node/")
+        }
 
-    async def apply(self, changes: Changes, desired: HostState, contexts: Contexts, probes: Probes, tell: Tell) -> Refused:
+    async def apply(
+        self, changes: Changes, desired: HostState, contexts: Contexts, probes: Probes, tell: Tell
+    ) -> Refused:
         """Makes the changes that lead to `desired`."""
         self.proxies.plan(contexts.cluster)
         building = _Building(self, changes, desired, contexts, probes, tell)
@@ -89,7 +101,11 @@ class Builder:
             if entry.is_removed:
                 self.forget(entry.netns)
         pauses = self.pauses.copy()
-        made = {entry.netns: pauses[entry.netns] for entry in changes.namespaces if entry.is_new and entry.netns in pauses}
+        made = {
+            entry.netns: pauses[entry.netns]
+            for entry in changes.namespaces
+            if entry.is_new and entry.netns in pauses
+        }
         # Watched now, and not one by one: a pause process that is started gets a copy of each descriptor that is open, and closes it.
         for netns, pause in made.items():
             self._exits.watch(netns, pause)
@@ -116,12 +132,24 @@ class Builder:
 class _Building:
     """One apply: what has been begun of it, and what was refused."""
 
-    def __init__(self, builder: Builder, changes: Changes, desired: HostState, contexts: Contexts, probes: Probes, tell: Tell) -> None:
+    def __init__(
+        self,
+        builder: Builder,
+        changes: Changes,
+        desired: HostState,
+        contexts: Contexts,
+        probes: Probes,
+        tell: Tell,
+    ) -> None:
         self.refused: Refused = {}
         self._builder = builder
         self._entries = {entry.netns: entry for entry in changes.namespaces if not entry.is_removed}
         self._programs = {
-            netns: [(operation.verb, operation.object) for operation in entry.operations if isinstance(operation.object, ProgramRun)]
+            netns: [
+                (operation.verb, operation.object)
+                for operation in entry.operations
+                if isinstance(operation.object, ProgramRun)
+            ]
             for netns, entry in self._entries.items()
         }
         self._desired = desired
@@ -134,7 +162,9 @@ class _Building:
             for far in far_namespaces(entry) if entry.is_new else ():
                 self._plugged.setdefault(far, []).append(entry.netns)
         self._unruled = {
-            netns for netns, entry in self._entries.items() if any(operation.object.hand == "rules" for operation in entry.operations)
+            netns
+            for netns, entry in self._entries.items()
+            if any(operation.object.hand == "rules" for operation in entry.operations)
         }
         self._populated: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -176,15 +206,24 @@ class _Building:
         self._populated.update(pods)
         await asyncio.gather(*self._runs_of(pods, _serves))
         probes = self._probes()
-        running = [netns for netns in pods if netns in probes and all(_serves(run.program) for _, run in self._programs[netns])]
-        await self._builder.rules.add_probes({netns: probes[netns] for netns in running}, self._builder.nodes)
+        running = [
+            netns
+            for netns in pods
+            if netns in probes and all(_serves(run.program) for _, run in self._programs[netns])
+        ]
+        await self._builder.rules.add_probes(
+            {netns: probes[netns] for netns in running}, self._builder.nodes
+        )
 
     async def _load_rules(self, netns: str) -> None:
         builder = self._builder
         if (pause := builder.pauses.get(netns)) is None:
             return
         self._unruled.discard(netns)
-        old, new = (of_hand(contents.values(), "rules") for contents in (builder.sight.known.get(netns, {}), self._desired[netns]))
+        old, new = (
+            of_hand(contents.values(), "rules")
+            for contents in (builder.sight.known.get(netns, {}), self._desired[netns])
+        )
         said = await builder.rules.apply(netns, pause.id, old, new)
         self._probes()  # asked for next, and worked out while other nodes' rules are loaded
         if said is None:
@@ -194,13 +233,17 @@ class _Building:
             builder.unruled.add(netns)
             self.refused.setdefault(netns, []).append(rules_refused(netns, *said, self._desired))
 
-    def _runs_of(self, namespaces: Iterable[str], which: Callable[[str], bool]) -> Iterator[Coroutine[Any, Any, None]]:
+    def _runs_of(
+        self, namespaces: Iterable[str], which: Callable[[str], bool]
+    ) -> Iterator[Coroutine[Any, Any, None]]:
         """What is to be done about those of their programs that are meant, by the programs' names."""
         for netns in namespaces:
             if meant := [(verb, run) for verb, run in self._programs[netns] if which(run.program)]:
                 yield self._run_programs(netns, meant)
 
-    async def _run_programs(self, netns: str, operations: Iterable[tuple[Verb, ProgramRun]]) -> None:
+    async def _run_programs(
+        self, netns: str, operations: Iterable[tuple[Verb, ProgramRun]]
+    ) -> None:
         """One after the other."""
         builder = self._builder
         pause, context = builder.pauses.get(netns), self._contexts.get(netns)
@@ -229,7 +272,11 @@ def of_hand(objects: Iterable[Any], hand: str) -> list[Any]:
 
 def _is_kernels(entry: NetnsChanges) -> bool:
     """True where more changes than rules and programs."""
-    return entry.is_new or entry.is_removed or any(operation.object.hand == "netlink" for operation in entry.operations)
+    return (
+        entry.is_new
+        or entry.is_removed
+        or any(operation.object.hand == "netlink" for operation in entry.operations)
+    )
 
 
 def _serves(program: str) -> bool:

@@ -26,7 +26,9 @@ class DesiredState:
     def follow(self, cluster: Cluster) -> None:
         """From now on this is the store."""
         found, self._cluster = basis(cluster), cluster
-        if self._basis is None or any(now is not then for now, then in zip(found, self._basis, strict=True)):
+        if self._basis is None or any(
+            now is not then for now, then in zip(found, self._basis, strict=True)
+        ):
             self.state = plan(cluster, machine.decisions(cluster), self._memo)
             self._probes, self._basis = None, found
 

@@ -75,6 +75,17 @@ class KubeProxyNotifier:
     def _running(self) -> list[tuple[str, str, str, int]]:
         """(node, sandbox, container, attempt) of each kube-proxy that runs."""
         pods = [pod for pod in self._cluster.select(NAMESPACE, LABELS) if is_kube_proxy(pod)]
-        found = [(pod.spec.node_name, names.pod_netns(pod.namespace, pod.name, pod.uid), pod.spec.containers[0].name) for pod in pods]
+        found = [
+            (
+                pod.spec.node_name,
+                names.pod_netns(pod.namespace, pod.name, pod.uid),
+                pod.spec.containers[0].name,
+            )
+            for pod in pods
+        ]
         running = self._runs.running
-        return [(node, netns, container, running[netns, container]) for node, netns, container in found if (netns, container) in running]
+        return [
+            (node, netns, container, running[netns, container])
+            for node, netns, container in found
+            if (netns, container) in running
+        ]

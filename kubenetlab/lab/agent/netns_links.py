@@ -92,7 +92,9 @@ class NetnsLinks:
         except OSError:
             return 0
         try:
-            info = os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._outer_proc)
+            info = os.open(
+                f"self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._outer_proc
+            )
             try:
                 told = os.read(info, 4096)
             finally:

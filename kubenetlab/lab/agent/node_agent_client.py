@@ -18,7 +18,15 @@ from msgspec import Struct
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import refusal
 from kubenetlab.hoststate.rules.listing import Difference
-from kubenetlab.hoststate.rules.rulesets import Name, RuleObject, Transaction, dialect, digest, names, steps
+from kubenetlab.hoststate.rules.rulesets import (
+    Name,
+    RuleObject,
+    Transaction,
+    dialect,
+    digest,
+    names,
+    steps,
+)
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab import rundir
@@ -68,7 +76,12 @@ class NodeAgentClient:
     ) -> None:
         """`on_touched` is told the namespace in which somebody else has changed rules, `on_return` when a node agent is a new one."""
         self._hands = [
-            RpcClient(f"node agent {number}", str(directory / rundir.node_agent_socket(number)), self._heard, self._forget_probes)
+            RpcClient(
+                f"node agent {number}",
+                str(directory / rundir.node_agent_socket(number)),
+                self._heard,
+                self._forget_probes,
+            )
             for number in range(node_agents)
         ]
         self._on_probes = on_probes
@@ -94,7 +107,9 @@ class NodeAgentClient:
     def load_marks(self) -> None:
         """What the former agent wrote down."""
         try:
-            self._marks = msgspec.json.decode(self._marks_path.read_bytes(), type=dict[str, RulesetCheckpoint])
+            self._marks = msgspec.json.decode(
+                self._marks_path.read_bytes(), type=dict[str, RulesetCheckpoint]
+            )
         except (OSError, msgspec.DecodeError):
             self._marks = {}
 
@@ -114,18 +129,29 @@ class NodeAgentClient:
     async def touched(self, nodes: Mapping[str, ProcessId]) -> list[str]:
         """In which namespaces somebody else has changed rules since our last transaction."""
         asked = [(netns, nodes[netns]) for netns in self._marks if netns in nodes]
-        answers = await asyncio.gather(*(self._hand(netns).call(do="generation", netns=netns, node=node) for netns, node in asked))
+        answers = await asyncio.gather(
+            *(
+                self._hand(netns).call(do="generation", netns=netns, node=node)
+                for netns, node in asked
+            )
+        )
         return [
             netns
             for (netns, _), answer in zip(asked, answers, strict=True)
-            if "generation" in answer and (answer["generation"] != self._marks[netns].generation or _is_deaf(self._marks[netns], answer))
+            if "generation" in answer
+            and (
+                answer["generation"] != self._marks[netns].generation
+                or _is_deaf(self._marks[netns], answer)
+            )
         ]
 
     def mark_stale(self, netns: str) -> None:
         """Somebody else has changed rules there: the tables are made anew, whatever they hold."""
         self._dubious.add(netns)
 
-    async def apply(self, netns: str, node: ProcessId, old: Sequence[RuleObject], new: Sequence[RuleObject]) -> RefusedRules | None:
+    async def apply(
+        self, netns: str, node: ProcessId, old: Sequence[RuleObject], new: Sequence[RuleObject]
+    ) -> RefusedRules | None:
         """From `old` to `new`, dialect by dialect; None when it is in force."""
         former = self._marks[netns].names if netns in self._marks else {}
         wanted = steps(old, new, former, anew=netns in self._dubious)
@@ -153,7 +179,9 @@ class NodeAgentClient:
         for (hand, words), several in alike.items():
             request = {"do": "rules", "steps": [msgspec.to_builtins(step) for step in words]}
             each = {load.answer: {"netns": load.netns, "node": load.node} for load in several}
-            self._telling.add(task := asyncio.get_running_loop().create_task(_tell(hand, request, each)))
+            self._telling.add(
+                task := asyncio.get_running_loop().create_task(_tell(hand, request, each))
+            )
             task.add_done_callback(self._telling.discard)
 
     def forget(self, netns: str) -> None:
@@ -168,26 +196,39 @@ class NodeAgentClient:
         except OSError as error:
             log(f"the marks of the rules are not written: {refusal(error)}")
 
-    async def set_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], nodes: Mapping[str, ProcessId]) -> bool:
+    async def set_probes(
+        self, wanted: Mapping[str, tuple[ProbeSpec, ...]], nodes: Mapping[str, ProcessId]
+    ) -> bool:
         """Have the node agents ask these questions, by sandbox, and no others; return False when one of them did not take them."""
         return await self.add_probes({**dict.fromkeys(self._probes, ()), **wanted}, nodes)
 
-    async def add_probes(self, wanted: Mapping[str, tuple[ProbeSpec, ...]], nodes: Mapping[str, ProcessId]) -> bool:
+    async def add_probes(
+        self, wanted: Mapping[str, tuple[ProbeSpec, ...]], nodes: Mapping[str, ProcessId]
+    ) -> bool:
         """Have them ask these, in place of what they ask in the same sandboxes; return False when one of them did not take them.
 
         Several callers may do so at once for different sandboxes.
         """
         asked = {
-            netns: tuple((spec, nodes[spec.node_netns]) for spec in specs if spec.node_netns in nodes) for netns, specs in wanted.items()
+            netns: tuple(
+                (spec, nodes[spec.node_netns]) for spec in specs if spec.node_netns in nodes
+            )
+            for netns, specs in wanted.items()
         }
-        changed = {netns: probes for netns, probes in asked.items() if self._probes.get(netns, ()) != probes}
+        changed = {
+            netns: probes
+            for netns, probes in asked.items()
+            if self._probes.get(netns, ()) != probes
+        }
         if not changed:
             return True
         fresh = {
             spec.key
             for netns, probes in changed.items()
             for spec, node in probes
-            if not spec.delay_s and spec.kind in ("startup", "readiness") and (spec, node) not in self._probes.get(netns, ())
+            if not spec.delay_s
+            and spec.kind in ("startup", "readiness")
+            and (spec, node) not in self._probes.get(netns, ())
         }
         self._unanswered = {key for key in self._unanswered if changed.get(key[0], True)} | fresh
         self._answered.clear()
@@ -195,13 +236,20 @@ class NodeAgentClient:
         answers = await asyncio.gather(*(self._ask(hand, changed, nodes) for hand in self._hands))
         if errors := [str(answer["error"]) for answer in answers if "error" in answer]:
             log(f"probes are not asked: {'; '.join(errors)}")
-        is_asked = not errors and returns == self._returns  # a node agent that has come back in between knows of none
+        is_asked = (
+            not errors and returns == self._returns
+        )  # a node agent that has come back in between knows of none
         if is_asked:
-            self._probes = {netns: probes for netns, probes in {**self._probes, **changed}.items() if probes}
+            self._probes = {
+                netns: probes for netns, probes in {**self._probes, **changed}.items() if probes
+            }
         return is_asked
 
     async def _ask(
-        self, hand: RpcClient, changed: Mapping[str, tuple[tuple[ProbeSpec, ProcessId], ...]], nodes: Mapping[str, ProcessId]
+        self,
+        hand: RpcClient,
+        changed: Mapping[str, tuple[tuple[ProbeSpec, ProcessId], ...]],
+        nodes: Mapping[str, ProcessId],
     ) -> Message:
         """What has changed of the probes that one node agent has, or is to have."""
         mine: dict[str, list[Any]] = {}
@@ -209,11 +257,18 @@ class NodeAgentClient:
             for is_wanted, probes in ((False, self._probes.get(netns, ())), (True, wanted)):
                 for spec, _ in probes:
                     if self._hand(spec.node_netns) is hand:
-                        mine.setdefault(netns, []).extend([msgspec.to_builtins(spec)] if is_wanted else [])
+                        mine.setdefault(netns, []).extend(
+                            [msgspec.to_builtins(spec)] if is_wanted else []
+                        )
         if not mine:
             return {}
         asking = {netns: node for netns, node in nodes.items() if self._hand(netns) is hand}
-        return await hand.call(do="probes", netns=list(mine), probes=[spec for specs in mine.values() for spec in specs], nodes=asking)
+        return await hand.call(
+            do="probes",
+            netns=list(mine),
+            probes=[spec for specs in mine.values() for spec in specs],
+            nodes=asking,
+        )
 
     async def first_answers(self, within_s: float) -> None:
         """Returns when all who were asked for the first time have answered, one way or the other, or after a time."""
@@ -224,7 +279,9 @@ class NodeAgentClient:
             except TimeoutError:
                 self._unanswered.clear()
 
-    async def differences(self, desired: Mapping[str, Sequence[RuleObject]], nodes: Mapping[str, ProcessId]) -> dict[str, list[Difference]]:
+    async def differences(
+        self, desired: Mapping[str, Sequence[RuleObject]], nodes: Mapping[str, ProcessId]
+    ) -> dict[str, list[Difference]]:
         """Compare the rules of namespaces with the desired ones, and with what an earlier mode has left there.
 
         Where the desired rules are those that were loaded last, a difference was made by others. It is repaired like any such
@@ -232,25 +289,48 @@ class NodeAgentClient:
         """
         marks = self._marks
         subjects = [
-            ComparedNamespace(netns, nodes[netns], rules, marks[netns].names if netns in marks else {})
+            ComparedNamespace(
+                netns, nodes[netns], rules, marks[netns].names if netns in marks else {}
+            )
             for netns, rules in desired.items()
             if netns in nodes
         ]
-        found = await rule_differences(subjects, lambda node, /, **request: self._hand(node).call(**request))
+        found = await rule_differences(
+            subjects, lambda node, /, **request: self._hand(node).call(**request)
+        )
         for netns, differences in found.items():
             is_edited = any(difference.action != "unknown" for difference in differences)
-            if is_edited and netns in marks and netns not in self._dubious and marks[netns].digest == digest(desired[netns]):
+            if (
+                is_edited
+                and netns in marks
+                and netns not in self._dubious
+                and marks[netns].digest == digest(desired[netns])
+            ):
                 self._on_touched(netns)
         return found
 
-    async def edits(self, netns: str, node: ProcessId, loaded: Sequence[RuleObject]) -> list[Difference]:
+    async def edits(
+        self, netns: str, node: ProcessId, loaded: Sequence[RuleObject]
+    ) -> list[Difference]:
         """Return what others have changed in the rules that were loaded last; nothing where they are repaired already."""
-        return (await self.differences({netns: loaded}, {netns: node}))[netns] if netns in self._dubious else []
+        return (
+            (await self.differences({netns: loaded}, {netns: node}))[netns]
+            if netns in self._dubious
+            else []
+        )
 
-    async def listings(self, netns: str, node: ProcessId, dialects: Iterable[str]) -> dict[str, str]:
+    async def listings(
+        self, netns: str, node: ProcessId, dialects: Iterable[str]
+    ) -> dict[str, str]:
         """Return the rules of a namespace by backend, as the backend's own program prints them; an error in place of a listing."""
-        answers = {name: await self._hand(netns).call(do="text", netns=netns, node=node, dialect=name) for name in dialects}
-        return {name: str(answer.get("text", answer.get("error", ""))).rstrip() for name, answer in answers.items()}
+        answers = {
+            name: await self._hand(netns).call(do="text", netns=netns, node=node, dialect=name)
+            for name in dialects
+        }
+        return {
+            name: str(answer.get("text", answer.get("error", ""))).rstrip()
+            for name, answer in answers.items()
+        }
 
     def _hand(self, netns: str) -> RpcClient:
         """A node's; the same one for every agent, for it keeps what it knows of the node."""
@@ -259,7 +339,9 @@ class NodeAgentClient:
     def _heard(self, event: Message) -> None:
         if event["event"] == "probes":
             answers = event["probes"]
-            self._unanswered.difference_update((answer["netns"], answer["container"], answer["kind"]) for answer in answers)
+            self._unanswered.difference_update(
+                (answer["netns"], answer["container"], answer["kind"]) for answer in answers
+            )
             if not self._unanswered:
                 self._answered.set()
             self._on_probes(answers)
@@ -272,7 +354,9 @@ class NodeAgentClient:
         self._on_return()
 
 
-async def _tell(hand: RpcClient, request: Message, each: Mapping[asyncio.Future[Message], Message]) -> None:
+async def _tell(
+    hand: RpcClient, request: Message, each: Mapping[asyncio.Future[Message], Message]
+) -> None:
     """Has each answered, one way or the other: whatever goes wrong is raised where somebody waits, and nobody waits for ever."""
     try:
         await hand.call_each(request, each)
@@ -284,4 +368,7 @@ async def _tell(hand: RpcClient, request: Message, each: Mapping[asyncio.Future[
 
 def _is_deaf(mark: RulesetCheckpoint, answer: Message) -> bool:
     """True when nobody listens where a dialect has to be listened for: the node agent is a new one."""
-    return any(getattr(dialect(name), "IS_WATCHED", False) and name not in answer["open"] for name in mark.names)
+    return any(
+        getattr(dialect(name), "IS_WATCHED", False) and name not in answer["open"]
+        for name in mark.names
+    )

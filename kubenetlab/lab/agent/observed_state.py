@@ -66,7 +66,9 @@ class ObservedState:
         try:
             self._monitor = Monitor()
         except PermissionError:
-            log(f"without CAP_NET_BROADCAST nobody tells what others change: it is found by looking, in {PASS_S:g} s or more")
+            log(
+                f"without CAP_NET_BROADCAST nobody tells what others change: it is found by looking, in {PASS_S:g} s or more"
+            )
             return
         self._monitor.follow(self._kernel.sandboxes.pids.values())
         asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._hear)
@@ -84,7 +86,9 @@ class ObservedState:
         """Somebody else has changed something there, and it stays for now."""
         if netns not in self._kept:
             self._kept.add(netns)
-            log(f"{netns}: somebody changed something, and it stays so until the next up or apply (drift: keep); kubenetlab diff shows it")
+            log(
+                f"{netns}: somebody changed something, and it stays so until the next up or apply (drift: keep); kubenetlab diff shows it"
+            )
 
     def doubt_shared(self) -> None:
         """What is not one pod's alone may have changed unheard; and no longer is anything kept as somebody else has left it."""
@@ -93,7 +97,9 @@ class ObservedState:
         self._is_deaf = False
         self._kept = set()
 
-    def note(self, netns: str, made: Iterable[Object] = (), *, instead_of: Iterable[Object]) -> None:
+    def note(
+        self, netns: str, made: Iterable[Object] = (), *, instead_of: Iterable[Object]
+    ) -> None:
         """What another hand has made is known at once: should anything else there be refused, it is not made a second time.
 
         Of a namespace that went meanwhile nothing is known.
@@ -136,7 +142,11 @@ class ObservedState:
         before = {netns: self.known[netns] for netns in self._doubtful & self.known.keys()}
         self._doubtful = set()
         self.look_at(desired, before)
-        found = [f"{netns}: {line}" for netns, contents in before.items() for line in _differences(contents, self.known.get(netns, {}))]
+        found = [
+            f"{netns}: {line}"
+            for netns, contents in before.items()
+            for line in _differences(contents, self.known.get(netns, {}))
+        ]
         for line in found:
             log(line)
         return bool(found)
@@ -159,11 +169,15 @@ class ObservedState:
 
     def _slice(self, desired: HostState) -> list[str]:
         """Whose turn it is; those whose links lead to the same namespace come together."""
-        self._next_slice_at = time.monotonic() + max(SHORTEST_S, PASS_S / max(1, ceil(len(self.known) / SLICE)))
+        self._next_slice_at = time.monotonic() + max(
+            SHORTEST_S, PASS_S / max(1, ceil(len(self.known) / SLICE))
+        )
         if NO_PASSES in os.environ or self.is_keeping:
             return []
         self._turn = [netns for netns in self._turn if netns in self.known]
-        self._turn = self._turn or sorted(self.known, key=lambda netns: sorted(peer_ends(desired, [netns]))[:1])
+        self._turn = self._turn or sorted(
+            self.known, key=lambda netns: sorted(peer_ends(desired, [netns]))[:1]
+        )
         now, self._turn = self._turn[:SLICE], self._turn[SLICE:]
         return now
 
@@ -184,10 +198,16 @@ class ObservedState:
     def _judge(self) -> None:
         """Finds what contradicts what is known."""
         told, self._told = self._told, {}
-        by_pid = {pid: netns for netns, pid in self._kernel.sandboxes.pids.copy().items()} if told else {}
+        by_pid = (
+            {pid: netns for netns, pid in self._kernel.sandboxes.pids.copy().items()}
+            if told
+            else {}
+        )
         for pid, notices in told.items():
             netns = by_pid.get(pid, "")
-            if netns in self.known and contradict(netns, notices, self.known[netns], self._kernel.indexes(netns)):
+            if netns in self.known and contradict(
+                netns, notices, self.known[netns], self._kernel.indexes(netns)
+            ):
                 if self.is_keeping:
                     self.note_kept(netns)
                 else:
@@ -203,5 +223,7 @@ def _differences(before: Contents, after: Contents) -> list[str]:
         for part in obj.parts
     ]
     return [
-        f"somebody took away: {part}" if now is None else f"somebody changed: {part} is now {now}" for part, now in parts if now != part
+        f"somebody took away: {part}" if now is None else f"somebody changed: {part} is now {now}"
+        for part, now in parts
+        if now != part
     ]

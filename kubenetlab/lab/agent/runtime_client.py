@@ -66,17 +66,31 @@ class RuntimeClient:
     init is asked for it, and a report that something runs never replaces the report that the same run is over.
     """
 
-    def __init__(self, directory: Path, workers: int, on_reports: OnReports, on_lost: OnLost, sandbox_of: SandboxOf) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        workers: int,
+        on_reports: OnReports,
+        on_lost: OnLost,
+        sandbox_of: SandboxOf,
+    ) -> None:
         self._directory = directory
         self._on_reports = on_reports
         self._reports = Batcher(self._deliver)
         self._on_lost = on_lost
         self._sandbox_of = sandbox_of
         self._workers = [
-            RpcClient(f"app worker {number}", str(directory / rundir.worker_socket(number)), partial(self._heard, number), lambda: None)
+            RpcClient(
+                f"app worker {number}",
+                str(directory / rundir.worker_socket(number)),
+                partial(self._heard, number),
+                lambda: None,
+            )
             for number in range(workers)
         ]
-        self._init = RpcClient("init", str(directory / rundir.INIT_SOCKET), self._heard_init, self._resync)
+        self._init = RpcClient(
+            "init", str(directory / rundir.INIT_SOCKET), self._heard_init, self._resync
+        )
         self._token = os.urandom(4).hex()
         """Distinguishes the runs of this agent from those of its predecessors."""
         self._serial = 0
@@ -110,7 +124,13 @@ class RuntimeClient:
         for hand in self._workers:
             await hand.call(do="nothing")  # the answer comes behind the worker's own `hello`
 
-    async def start(self, run: ProgramRun, sandbox: ProcessId, context: Context, environment: Callable[[], dict[str, str]]) -> str | None:
+    async def start(
+        self,
+        run: ProgramRun,
+        sandbox: ProcessId,
+        context: Context,
+        environment: Callable[[], dict[str, str]],
+    ) -> str | None:
         """`environment` gives a real command's variables. None when it was started or could not be for a reason of its own (then it is reported); else what stood in the way."""
         self._node_of[run.netns] = context.node
         if leaving := [task for task, node in self._leaving.items() if node in ("", context.node)]:
@@ -139,7 +159,9 @@ class RuntimeClient:
 
     async def tell(self, netns: str, container: str, node: str, news: list[Message]) -> bool:
         """Tells a built-in program what has happened; false when it is not there to hear it."""
-        answer = await self._worker(netns, node).call(do="tell", netns=netns, container=container, news=news)
+        answer = await self._worker(netns, node).call(
+            do="tell", netns=netns, container=container, news=news
+        )
         return bool(answer.get("ok"))
 
     def process(self, netns: str, container: str) -> int | None:
@@ -154,23 +176,40 @@ class RuntimeClient:
         if process is not None:
             self._end(process.run, float(run.options.get("grace_s", KILL_AFTER_S)))
         else:
-            await self._worker(run.netns, node).call(do="stop", netns=run.netns, container=run.container)
+            await self._worker(run.netns, node).call(
+                do="stop", netns=run.netns, container=run.container
+            )
 
     async def logs(
-        self, netns: str, container: str, node: str, which: Which = "latest", *, after: int = 0, is_going_on: bool = False
+        self,
+        netns: str,
+        container: str,
+        node: str,
+        which: Which = "latest",
+        *,
+        after: int = 0,
+        is_going_on: bool = False,
     ) -> LogPart | None:
         """The log of a container's run, behind what was read before: the file of its process, or what the worker remembers; None when
         nobody has one. Of a pod that is gone nobody knows any more which worker had it: all are asked.
         """
         path = self._log(netns, container)
         if path.exists():
-            is_former = which == "previous" or (which != "latest" and which < self._log_of.get((netns, container), which))
+            is_former = which == "previous" or (
+                which != "latest" and which < self._log_of.get((netns, container), which)
+            )
             try:
-                return container_logs.read(container_logs.previous(path) if is_former else path, after, is_going_on=is_going_on)
+                return container_logs.read(
+                    container_logs.previous(path) if is_former else path,
+                    after,
+                    is_going_on=is_going_on,
+                )
             except FileNotFoundError:
                 return None
         for hand in self._workers if netns not in self._worker_of else (self._worker(netns, node),):
-            answer = await hand.call(do="logs", netns=netns, container=container, which=which, after=after)
+            answer = await hand.call(
+                do="logs", netns=netns, container=container, which=which, after=after
+            )
             if "lines" in answer:
                 return LogPart(answer["lines"], answer["end"])
         return None
@@ -192,11 +231,15 @@ class RuntimeClient:
         runs = [process.run for key, process in self._processes.items() if key[0] == netns]
         deaths = {run: self._gone.setdefault(run, asyncio.Event()) for run in runs}
         if number is not None or deaths:
-            task = asyncio.get_running_loop().create_task(self._left(netns, None if number is None else self._workers[number], deaths))
+            task = asyncio.get_running_loop().create_task(
+                self._left(netns, None if number is None else self._workers[number], deaths)
+            )
             self._leaving[task] = node
             task.add_done_callback(self._leaving.pop)
 
-    async def _left(self, netns: str, worker: RpcClient | None, deaths: Mapping[str, asyncio.Event]) -> None:
+    async def _left(
+        self, netns: str, worker: RpcClient | None, deaths: Mapping[str, asyncio.Event]
+    ) -> None:
         try:
             async with asyncio.timeout(REPLACE_AFTER_S):
                 if worker is not None:
@@ -210,9 +253,18 @@ class RuntimeClient:
                 self._gone.pop(run, None)
 
     async def _start_process(
-        self, run: ProgramRun, sandbox: ProcessId, context: Context, environment: Callable[[], dict[str, str]]
+        self,
+        run: ProgramRun,
+        sandbox: ProcessId,
+        context: Context,
+        environment: Callable[[], dict[str, str]],
     ) -> str | None:
-        who = {"netns": run.netns, "sandbox": sandbox, "container": run.container, "attempt": run.attempt}
+        who = {
+            "netns": run.netns,
+            "sandbox": sandbox,
+            "container": run.container,
+            "attempt": run.attempt,
+        }
         key = run.netns, run.container
         if (former := self._processes.get(key)) is not None:
             await self._replace(former.run)
@@ -220,15 +272,28 @@ class RuntimeClient:
         files = {"hosts": context.files.hosts, "resolv_conf": context.files.resolv_conf}
         variables = environment()
         argv = [expand(word, variables) for word in run.options.get("argv", ())]
-        if argv and "/" not in argv[0] and not has_command(argv[0], variables.get("PATH", CONTAINER_PATH)):
+        if (
+            argv
+            and "/" not in argv[0]
+            and not has_command(argv[0], variables.get("PATH", CONTAINER_PATH))
+        ):
             self._refuse(who, no_such_command(argv[0]))
             return None
         self._begin_log(who)
-        born_with = {**who, **run.options, "argv": argv, **files, "identity": context.identity, "environment": variables}
+        born_with = {
+            **who,
+            **run.options,
+            "argv": argv,
+            **files,
+            "identity": context.identity,
+            "environment": variables,
+        }
         self._serial += 1
         # Recorded before the request: the process may have exited, and its exit been reported, before this coroutine sees the answer.
         process = self._processes[key] = _Process(f"{self._token}-{self._serial}", sandbox)
-        answer = await self._init.call(do="spawn", run=process.run, role=run.program, sandbox=sandbox, arguments=born_with)
+        answer = await self._init.call(
+            do="spawn", run=process.run, role=run.program, sandbox=sandbox, arguments=born_with
+        )
         if "error" in answer:
             if self._processes.get(key) is process:
                 del self._processes[key]
@@ -242,7 +307,15 @@ class RuntimeClient:
         self._begin_log(who)
         with open(self._log(who["netns"], who["container"]), "a") as file:
             file.write(f"{message}\n")
-        self._report({**who, "state": "failed", "exit_code": NOT_FOUND, "message": message, "at": time.time()})
+        self._report(
+            {
+                **who,
+                "state": "failed",
+                "exit_code": NOT_FOUND,
+                "message": message,
+                "at": time.time(),
+            }
+        )
 
     def _log(self, netns: str, container: str) -> Path:
         return self._directory / rundir.container_log(netns, container)
@@ -256,7 +329,9 @@ class RuntimeClient:
     def _end(self, run: str, grace_s: float) -> None:
         """Ask a process to end, and kill it when it has not ended after `grace_s`; success when it is gone already."""
         if run not in self._ending:
-            self._ending[run] = asyncio.get_running_loop().call_later(grace_s, self._signal, run, signal.SIGKILL)
+            self._ending[run] = asyncio.get_running_loop().call_later(
+                grace_s, self._signal, run, signal.SIGKILL
+            )
             self._signal(run, signal.SIGTERM)
 
     def _signal(self, run: str, number: signal.Signals) -> None:
@@ -265,7 +340,9 @@ class RuntimeClient:
 
     def _ask_init(self, **request: Any) -> None:
         """Send a request whose answer nobody needs."""
-        self._requests.add(task := asyncio.get_running_loop().create_task(self._init.call(**request)))
+        self._requests.add(
+            task := asyncio.get_running_loop().create_task(self._init.call(**request))
+        )
         task.add_done_callback(self._requests.discard)
 
     async def _replace(self, run: str) -> None:
@@ -286,15 +363,25 @@ class RuntimeClient:
     def _worker(self, netns: str, node: str) -> RpcClient:
         """A sandbox stays with the worker that opened its sockets; a node's pods share one."""
         if netns not in self._worker_of:
-            self._worker_of[netns] = self._nodes.setdefault(node, len(self._nodes) % len(self._workers))
+            self._worker_of[netns] = self._nodes.setdefault(
+                node, len(self._nodes) % len(self._workers)
+            )
         return self._workers[self._worker_of[netns]]
 
     def _heard(self, number: int, event: Message) -> None:
         if event["event"] == "run":
             self._report(event)
             return
-        told = {(run["netns"], run["container"]) for run in event["runs"] if run["state"] == "running"}
-        lost = [key for key in self.running if self._worker_of.get(key[0]) == number and key not in told and key not in self._processes]
+        told = {
+            (run["netns"], run["container"]) for run in event["runs"] if run["state"] == "running"
+        }
+        lost = [
+            key
+            for key in self.running
+            if self._worker_of.get(key[0]) == number
+            and key not in told
+            and key not in self._processes
+        ]
         for key in lost:
             del self.running[key]
         for run in event["runs"]:
@@ -336,9 +423,13 @@ class RuntimeClient:
             key = process["netns"], process["container"]
             if process["is_probe"] or (key in self._processes and not self._is_current(process)):
                 continue
-            self._processes[key] = _Process(process["run"], ProcessId(*process["sandbox"]), process["pid"])
+            self._processes[key] = _Process(
+                process["run"], ProcessId(*process["sandbox"]), process["pid"]
+            )
             self._log_of[key] = process["attempt"]
-            self._report(_started(process, process["role"]))  # the former agent may have had no time to write it down
+            self._report(
+                _started(process, process["role"])
+            )  # the former agent may have had no time to write it down
         for event in answer.get("exits", ()):
             key = event["netns"], event["container"]
             if is_first and key not in self._processes:
@@ -365,7 +456,9 @@ class RuntimeClient:
         return True
 
     def _deliver(self, reports: Sequence[Message]) -> None:
-        self._on_reports([report for report in reports if self._is_of_its_sandbox(report)])  # it may have gone in this very turn
+        self._on_reports(
+            [report for report in reports if self._is_of_its_sandbox(report)]
+        )  # it may have gone in this very turn
         self._reported += [report["run"] for report in reports if "run" in report]
 
     def _is_of_its_sandbox(self, report: Message) -> bool:
@@ -382,13 +475,20 @@ class RuntimeClient:
 def _started(who: Message, program: str) -> Message:
     """The report of a process that runs now."""
     told = {name: who[name] for name in ("netns", "sandbox", "container", "attempt")}
-    return {**told, "state": "running", "is_process": program == programs.COMMAND, "at": time.time()}
+    return {
+        **told,
+        "state": "running",
+        "is_process": program == programs.COMMAND,
+        "at": time.time(),
+    }
 
 
 def _exited(event: Message, log: Path) -> Message:
     """The report of a process that has exited."""
     code = os.waitstatus_to_exitcode(event["status"])
-    message = container_logs.last_words(log) if code > 0 else f"{KILLED} {-code}" if code < 0 else ""
+    message = (
+        container_logs.last_words(log) if code > 0 else f"{KILLED} {-code}" if code < 0 else ""
+    )
     oom_limit = event.get("oom_limit") if code else 0
     if oom_limit:
         message = f"the container used more than its memory limit of {format_bytes(oom_limit)}"

@@ -8,7 +8,13 @@ from typing import Any
 from msgspec import structs
 
 from kubenetlab.api.core import Node
-from kubenetlab.api.lab import Attachment, ContainerReport, NodeReport, PodRuntimeStatus, ProbeReport
+from kubenetlab.api.lab import (
+    Attachment,
+    ContainerReport,
+    NodeReport,
+    PodRuntimeStatus,
+    ProbeReport,
+)
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, deletion
@@ -74,7 +80,9 @@ def probe_reports(cluster: Cluster, reports: Iterable[dict[str, Any]]) -> Iterat
 
 
 def _told(
-    cluster: Cluster, reports: Iterable[dict[str, Any]], told: Callable[[PodRuntimeStatus, dict[str, Any]], PodRuntimeStatus]
+    cluster: Cluster,
+    reports: Iterable[dict[str, Any]],
+    told: Callable[[PodRuntimeStatus, dict[str, Any]], PodRuntimeStatus],
 ) -> Iterator[Change]:
     """What is known of each pod after some reports, if that is something new."""
     changed: dict[str, PodRuntimeStatus] = {}
@@ -101,14 +109,23 @@ def _program_report(seen: PodRuntimeStatus, report: dict[str, Any]) -> PodRuntim
         report.get("reason", ""),
     )
     known = seen.containers.get(report["container"])
-    if known is not None and (known.attempt, known.state != "running") >= (told.attempt, told.state != "running"):
+    if known is not None and (known.attempt, known.state != "running") >= (
+        told.attempt,
+        told.state != "running",
+    ):
         return seen  # nothing new, or overtaken by the report of its end or of a later run
     return structs.replace(seen, containers={**seen.containers, report["container"]: told})
 
 
 def _probe_report(seen: PodRuntimeStatus, report: dict[str, Any]) -> PodRuntimeStatus:
     told = ProbeReport(
-        report["attempt"], report["kind"], report["ok"], report["message"], report["at"], report["failures"], report["is_settled"]
+        report["attempt"],
+        report["kind"],
+        report["ok"],
+        report["message"],
+        report["at"],
+        report["failures"],
+        report["is_settled"],
     )
     key = f"{report['container']}/{report['kind']}"
     known = seen.probes.get(key)
@@ -125,4 +142,6 @@ def detached(cluster: Cluster, pod: Pod) -> Iterator[Change]:
 
 
 def _observed(cluster: Cluster, pod: Pod) -> PodRuntimeStatus:
-    return observed_of(cluster, pod) or PodRuntimeStatus(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid)
+    return observed_of(cluster, pod) or PodRuntimeStatus(
+        ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid
+    )

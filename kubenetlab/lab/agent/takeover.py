@@ -28,7 +28,9 @@ async def _look_around(agent: Agent) -> None:
     desired, pauses = agent.desired, agent.sandboxes.pauses
     for netns, pause in pauses.items():
         agent.exits.watch(netns, pause)
-        agent.known[netns] = contents_of([Sandbox(netns, "?")]) if netns not in desired.namespaces else {}
+        agent.known[netns] = (
+            contents_of([Sandbox(netns, "?")]) if netns not in desired.namespaces else {}
+        )
     agent.sight.open()
     agent.sight.look_at(desired, list(agent.known))
     agent.rules.load_marks()
@@ -42,10 +44,13 @@ async def _look_around(agent: Agent) -> None:
         runs = [
             obj
             for obj in desired[netns].values()
-            if isinstance(obj, ProgramRun) and agent.runs.running.get((netns, obj.container)) == obj.attempt
+            if isinstance(obj, ProgramRun)
+            and agent.runs.running.get((netns, obj.container)) == obj.attempt
         ]
         if netns in agent.known:  # its pause process has not exited meanwhile
-            agent.known[netns] = contents_of((*agent.known[netns].values(), *(rules if is_current else ()), *runs))
+            agent.known[netns] = contents_of(
+                (*agent.known[netns].values(), *(rules if is_current else ()), *runs)
+            )
 
 
 def _catch_up(agent: Agent) -> None:

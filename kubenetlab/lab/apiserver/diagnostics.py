@@ -18,16 +18,25 @@ def diagnostics(cluster: Cluster) -> list[dict[str, Any]]:
     return _rendered(cluster, diagnose(cluster, decisions(cluster).real_commands))
 
 
-def refused(before: Cluster, after: Cluster, documents: Sequence[Mapping[str, Any]], codes: Sequence[str]) -> list[dict[str, Any]]:
+def refused(
+    before: Cluster, after: Cluster, documents: Sequence[Mapping[str, Any]], codes: Sequence[str]
+) -> list[dict[str, Any]]:
     """Return what keeps documents from being applied: diagnostics with one of `codes`, of the documents' objects or caused by them."""
     if not codes:
         return []
-    keys = {(qualified_kind(document), document["metadata"]["name"]) for document in documents if "metadata" in document}
-    known = {(one.code, one.title, one.path) for one in diagnose(before, decisions(before).real_commands)}
+    keys = {
+        (qualified_kind(document), document["metadata"]["name"])
+        for document in documents
+        if "metadata" in document
+    }
+    known = {
+        (one.code, one.title, one.path) for one in diagnose(before, decisions(before).real_commands)
+    }
     found = [
         one
         for one in diagnose(after, decisions(after).real_commands)
-        if one.code in codes and ((one.kind, one.name) in keys or (one.code, one.title, one.path) not in known)
+        if one.code in codes
+        and ((one.kind, one.name) in keys or (one.code, one.title, one.path) not in known)
     ]
     return _rendered(after, found)
 

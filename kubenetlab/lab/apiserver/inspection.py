@@ -58,37 +58,72 @@ def inspection(agent: Agent) -> dict[str, Any]:
             }
             for node in cluster.all(Node)
         ],
-        "pods": [_pod(agent, pod, place(names.pod_netns(pod.namespace, pod.name, pod.uid))) for pod in cluster.all(Pod)],
+        "pods": [
+            _pod(agent, pod, place(names.pod_netns(pod.namespace, pod.name, pod.uid)))
+            for pod in cluster.all(Pod)
+        ],
         "external": [
-            {"name": host.name, **place(names.external_netns(host.name)), "addresses": list(host.addresses(versions))}
+            {
+                "name": host.name,
+                **place(names.external_netns(host.name)),
+                "addresses": list(host.addresses(versions)),
+            }
             for host in cluster.config.external
         ],
         "services": [_service(agent, service) for service in cluster.all(Service)],
         "router": place(names.ROUTER),
-        "uplink": list(found.router) if (found := cluster.get(Uplink, "", "uplink")) is not None else [],
+        "uplink": list(found.router)
+        if (found := cluster.get(Uplink, "", "uplink")) is not None
+        else [],
         "faults": broken(cluster),
     }
 
 
 def broken(cluster: Cluster) -> list[dict[str, Any]]:
     """What is broken on purpose."""
-    return [{"name": fault.name, "fault": fault.spec.fault, "summary": fault.spec.summary} for fault in cluster.all(Fault)]
+    return [
+        {"name": fault.name, "fault": fault.spec.fault, "summary": fault.spec.summary}
+        for fault in cluster.all(Fault)
+    ]
 
 
 def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
     attachment = attachment_of(agent.cluster, pod)
-    runs = {obj.container: obj for obj in agent.desired[place["sandbox"]].values() if isinstance(obj, ProgramRun)}
-    setups = setups_of(pod.spec, pod.metadata.annotations, is_of_job(pod.metadata), (), agent.decisions.real_commands)
+    runs = {
+        obj.container: obj
+        for obj in agent.desired[place["sandbox"]].values()
+        if isinstance(obj, ProgramRun)
+    }
+    setups = setups_of(
+        pod.spec,
+        pod.metadata.annotations,
+        is_of_job(pod.metadata),
+        (),
+        agent.decisions.real_commands,
+    )
     assumed = assumed_ports(agent.cluster, pod)
     containers = [
         {
             "name": container.name,
             "pid": agent.runs.process(place["sandbox"], container.name),
-            "ports": list(dict.fromkeys(listener.port for listener in runs[container.name].listeners)) if container.name in runs else [],
-            "listening": list(dict.fromkeys(f"{listener.port}/{listener.protocol}" for listener in runs[container.name].listeners))
+            "ports": list(
+                dict.fromkeys(listener.port for listener in runs[container.name].listeners)
+            )
             if container.name in runs
             else [],
-            "assumed_ports": [str(listener) for listener in runs[container.name].listeners if listener in assumed.get(container.name, ())]
+            "listening": list(
+                dict.fromkeys(
+                    f"{listener.port}/{listener.protocol}"
+                    for listener in runs[container.name].listeners
+                )
+            )
+            if container.name in runs
+            else [],
+            "assumed_ports": [
+                str(listener)
+                for listener in runs[container.name].listeners
+                if listener in assumed.get(container.name, ())
+            ]
             if container.name in runs
             else [],
             "program": runs[container.name].program if container.name in runs else None,
@@ -127,7 +162,13 @@ def _workload(cluster: Cluster, pod: Pod) -> str | None:
 def _service(agent: Agent, service: Service) -> dict[str, Any]:
     mode: ServiceProxy = modes.load("proxy", *agent.cluster.config.networking.proxy_mode)
     endpoints = [
-        {"address": address, "port": port.port, "port_name": port.name, "node": endpoint.node_name, "ready": endpoint.conditions.is_ready}
+        {
+            "address": address,
+            "port": port.port,
+            "port_name": port.name,
+            "node": endpoint.node_name,
+            "ready": endpoint.conditions.is_ready,
+        }
         for piece in agent.cluster.slices_of(service)
         for endpoint in piece.endpoints
         for address in endpoint.addresses
@@ -146,7 +187,12 @@ def _service(agent: Agent, service: Service) -> dict[str, Any]:
         "external_ips": list(service.external_ips),
         "source_ranges": [text.strip() for text in service.spec.load_balancer_source_ranges],
         "ports": [
-            {"port": port.port, "protocol": port.protocol, "node_port": port.node_port or None, "name": port.name}
+            {
+                "port": port.port,
+                "protocol": port.protocol,
+                "node_port": port.node_port or None,
+                "name": port.name,
+            }
             for port in service.spec.ports
         ],
         "endpoints": endpoints,

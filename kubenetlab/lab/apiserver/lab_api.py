@@ -113,9 +113,19 @@ class LabApi:
         route = self._routes.get((request.method, name)) if group == LAB_API else None
         return await route(request) if route is not None else None
 
-    async def logs(self, pod: Pod, container: str, which: Which = "latest", *, after: int = 0, is_going_on: bool = False) -> LogPart | None:
+    async def logs(
+        self,
+        pod: Pod,
+        container: str,
+        which: Which = "latest",
+        *,
+        after: int = 0,
+        is_going_on: bool = False,
+    ) -> LogPart | None:
         netns = names.pod_netns(pod.namespace, pod.name, pod.uid)
-        return await self._agent.runs.logs(netns, container, pod.spec.node_name, which, after=after, is_going_on=is_going_on)
+        return await self._agent.runs.logs(
+            netns, container, pod.spec.node_name, which, after=after, is_going_on=is_going_on
+        )
 
     async def _apply(self, request: Request) -> Answer:
         agent, body = self._agent, body_of(request, _Documents)
@@ -148,7 +158,9 @@ class LabApi:
         if body.script:
             return _json({**_admission(admission), "script": script(desired, agent.lab)})
         changes = render_changes(diff(HostState(agent.known), desired))
-        return _json({**_admission(admission), "changes": changes, "diagnostics": _diagnostics_of(cluster)})
+        return _json(
+            {**_admission(admission), "changes": changes, "diagnostics": _diagnostics_of(cluster)}
+        )
 
     async def _delete_given(self, request: Request) -> Answer:
         """Drops documents of kinds that the lab does not model; the others go by DELETE on their own paths."""
@@ -161,7 +173,9 @@ class LabApi:
         """Breaks something on purpose."""
         body = body_of(request, _Break)
         try:
-            changes = faults.begun(self._agent.cluster, body.fault, body.options, self._agent.clock.now())
+            changes = faults.begun(
+                self._agent.cluster, body.fault, body.options, self._agent.clock.now()
+            )
         except UsageError as error:
             return _failure(422, str(error))
         self._agent.learn(changes)
@@ -177,27 +191,55 @@ class LabApi:
 
     async def _given(self, request: Request) -> Answer:
         """The documents of kinds that the lab keeps without modelling them."""
-        documents = [given.document for given in self._agent.cluster.given.values() if writable(given.document) is None]
+        documents = [
+            given.document
+            for given in self._agent.cluster.given.values()
+            if writable(given.document) is None
+        ]
         return _json({"items": documents})
 
     async def _diff(self, request: Request) -> Answer:
         """Compare the kernel as it is now with what should be if nothing were broken on purpose."""
         agent = self._agent
         async with agent.kernel_is_free:
-            healthy = plan(faults.healed(agent.cluster), agent.decisions, PlanCache()) if agent.cluster.all(Fault) else agent.desired
+            healthy = (
+                plan(faults.healed(agent.cluster), agent.decisions, PlanCache())
+                if agent.cluster.all(Fault)
+                else agent.desired
+            )
             wanted = healthy.namespaces
             seen = agent.kernel.observe(wanted)
             netlink = HostState({netns: _netlink(contents) for netns, contents in seen.items()})
-            desired = HostState({netns: _netlink(contents) for netns, contents in wanted.items()}, healthy.origins)
-            found = {entry.netns: [operation.difference() for operation in entry.details()] for entry in diff(netlink, desired).namespaces}
-            rules = {netns: of_hand(contents.values(), "rules") for netns, contents in wanted.items()}
+            desired = HostState(
+                {netns: _netlink(contents) for netns, contents in wanted.items()}, healthy.origins
+            )
+            found = {
+                entry.netns: [operation.difference() for operation in entry.details()]
+                for entry in diff(netlink, desired).namespaces
+            }
+            rules = {
+                netns: of_hand(contents.values(), "rules") for netns, contents in wanted.items()
+            }
             for netns, differences in (
-                await agent.rules.differences(rules, {netns: pause.id for netns, pause in agent.sandboxes.pauses.items()})
+                await agent.rules.differences(
+                    rules, {netns: pause.id for netns, pause in agent.sandboxes.pauses.items()}
+                )
             ).items():
                 found.setdefault(netns, []).extend(differences)
-        changes = [render_differences(netns, differences) for netns, differences in found.items() if differences]
+        changes = [
+            render_differences(netns, differences)
+            for netns, differences in found.items()
+            if differences
+        ]
         warnings = recovery.warnings(agent.directory / rundir.STORE)
-        return _json({"changes": changes, "failures": agent.failures, "faults": broken(agent.cluster), "warnings": warnings})
+        return _json(
+            {
+                "changes": changes,
+                "failures": agent.failures,
+                "faults": broken(agent.cluster),
+                "warnings": warnings,
+            }
+        )
 
     async def _settled(self, request: Request) -> Answer:
         return Stream(self._settling(number_of(request, "timeout", 60.0) or 0.0))
@@ -215,9 +257,17 @@ class LabApi:
                     "total": len(found),
                     "ready": sum(verdict.state in ("ready", "completed") for verdict in found),
                     "waiting": [verdict.pod for verdict in found if verdict.state == "waiting"],
-                    "stuck": [{"pod": verdict.pod, "reason": verdict.reason} for verdict in found if verdict.state == "stuck"],
+                    "stuck": [
+                        {"pod": verdict.pod, "reason": verdict.reason}
+                        for verdict in found
+                        if verdict.state == "stuck"
+                    ],
                     "unready": [verdict.pod for verdict in found if verdict.state == "unready"],
-                    "jobs": [{"job": one.job, "state": one.state, "reason": one.reason} for one in jobs if one.state != "complete"],
+                    "jobs": [
+                        {"job": one.job, "state": one.state, "reason": one.reason}
+                        for one in jobs
+                        if one.state != "complete"
+                    ],
                     "failures": agent.failures,
                     "idle": agent.is_idle,
                     "settled": agent.is_idle
@@ -250,11 +300,20 @@ class LabApi:
         if netns not in agent.desired.namespaces or process is None:
             return _failure(404, f"there is no namespace {netns}")
         async with agent.kernel_is_free:
-            seen = agent.kernel.observe({netns: agent.desired[netns]}, peer_ends(agent.desired, [netns])).get(netns, {})
+            seen = agent.kernel.observe(
+                {netns: agent.desired[netns]}, peer_ends(agent.desired, [netns])
+            ).get(netns, {})
         dialects = by_backend(of_hand(agent.desired[netns].values(), "rules"))
         listings = await agent.rules.listings(netns, process, dialects)
         objects = [str(obj) for obj in seen.values()]
-        return _json({"netns": netns, "objects": objects, "rules": "\n".join(listings.values()), "listings": listings})
+        return _json(
+            {
+                "netns": netns,
+                "objects": objects,
+                "rules": "\n".join(listings.values()),
+                "listings": listings,
+            }
+        )
 
     async def _enter(self, request: Request) -> Answer:
         """A way in: the kernel joins all namespaces of the pause process by its pidfd."""
@@ -262,7 +321,11 @@ class LabApi:
         context, process = agent.contexts.get(netns), agent.sandboxes.id(netns)
         if context is None or process is None:
             return _failure(404, f"{netns} is not running")
-        files = {"hostname": context.files.hostname, "hosts": context.files.hosts, "resolv_conf": context.files.resolv_conf}
+        files = {
+            "hostname": context.files.hostname,
+            "hosts": context.files.hosts,
+            "resolv_conf": context.files.resolv_conf,
+        }
         try:
             pidfd = open_process(process)
         except ProcessLookupError:
@@ -273,12 +336,17 @@ class LabApi:
 
 def render_changes(changes: Changes) -> list[dict[str, Any]]:
     """Changes as the API shows them: namespace by namespace, a line an operation."""
-    return [{"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]} for entry in changes.namespaces]
+    return [
+        {"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]}
+        for entry in changes.namespaces
+    ]
 
 
 def _diagnostics_of(cluster: Cluster) -> list[dict[str, Any]]:
     """Return the diagnostics of a store as plain data."""
-    from kubenetlab.lab.apiserver.diagnostics import diagnostics  # here: a lab is up before it is needed
+    from kubenetlab.lab.apiserver.diagnostics import (
+        diagnostics,
+    )  # here: a lab is up before it is needed
 
     return diagnostics(cluster)
 
@@ -294,11 +362,18 @@ def _refused(before: Cluster, after: Cluster, body: _Documents) -> list[dict[str
 
 def render_differences(netns: str, differences: Sequence[Difference]) -> dict[str, Any]:
     """Return the differences of one namespace as the API shows them: as lines, and with their fields."""
-    return {"netns": netns, "operations": [difference.line for difference in differences], "differences": differences}
+    return {
+        "netns": netns,
+        "operations": [difference.line for difference in differences],
+        "differences": differences,
+    }
 
 
 def _admit(
-    cluster: Cluster, now: float, documents: Sequence[Mapping[str, Any]], sources: Sequence[DocumentSource | None] = ()
+    cluster: Cluster,
+    now: float,
+    documents: Sequence[Mapping[str, Any]],
+    sources: Sequence[DocumentSource | None] = (),
 ) -> Admission:
     """Documents that a client has checked are checked again: the socket is open to others too.
 
@@ -317,7 +392,11 @@ def _admit(
             continue
         obj = decoded.value if decoded else None
         if obj is not None:
-            findings += [(index, finding) for finding in (*validate(obj), *modes.check(obj)) if not finding.is_unknown_field]
+            findings += [
+                (index, finding)
+                for finding in (*validate(obj), *modes.check(obj))
+                if not finding.is_unknown_field
+            ]
         incoming.append(AdmissionRequest(document, obj, source))
     if findings:
         return Admission(cluster, findings=tuple(findings))
@@ -328,12 +407,18 @@ def _admit(
 def _uplink(ends: _UplinkEnds) -> Uplink:
     """Return the uplink with these ends. Raises ApiFaultError (400) for what is no address, or one end's alone."""
     try:
-        versions = [[ip_address(address).version for address in end] for end in (ends.machine, ends.router)]
+        versions = [
+            [ip_address(address).version for address in end] for end in (ends.machine, ends.router)
+        ]
     except ValueError as error:
-        raise ApiFaultError(400, "BadRequest", f"expected addresses without prefix length: {error}") from None
+        raise ApiFaultError(
+            400, "BadRequest", f"expected addresses without prefix length: {error}"
+        ) from None
     if versions[0] != versions[1] or len({*versions[0]}) != len(versions[0]):
         raise ApiFaultError(
-            400, "BadRequest", "machine and router: expected at most one address per family, the same families at both ends"
+            400,
+            "BadRequest",
+            "machine and router: expected at most one address per family, the same families at both ends",
         )
     return Uplink(machine=tuple(ends.machine), router=tuple(ends.router))
 
@@ -341,7 +426,10 @@ def _uplink(ends: _UplinkEnds) -> Uplink:
 def _admission(admission: Admission) -> dict[str, Any]:
     return {
         "outcomes": [msgspec.to_builtins(outcome) for outcome in admission.outcomes],
-        "findings": [{"document": index, **msgspec.to_builtins(finding)} for index, finding in admission.findings],
+        "findings": [
+            {"document": index, **msgspec.to_builtins(finding)}
+            for index, finding in admission.findings
+        ],
         "namespaces": list(admission.made_namespaces),
     }
 
@@ -355,4 +443,13 @@ def _json(body: Any, code: int = 200) -> Response:
 
 
 def _failure(code: int, message: str) -> Response:
-    return _json({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "message": message}, code)
+    return _json(
+        {
+            "apiVersion": "v1",
+            "kind": "Status",
+            "status": "Failure",
+            "code": code,
+            "message": message,
+        },
+        code,
+    )

@@ -135,7 +135,11 @@ class ApiServer:
         place = _place(request.path)
         match request.method, place.name, place.part:
             case "GET", "", "":
-                return self._watch(place, request) if request.query.get("watch") in _YES else self._list(place, request)
+                return (
+                    self._watch(place, request)
+                    if request.query.get("watch") in _YES
+                    else self._list(place, request)
+                )
             case "GET", _, "":
                 return _json(self._rendered(self._agent.cluster, self._get(place)))
             case "GET", _, "log":
@@ -146,7 +150,9 @@ class ApiServer:
                 return self._restart(place)
             case "PUT", _, "scale":
                 return self._scale(place, request)
-        raise ApiFaultError(405, "MethodNotAllowed", f"the lab does not serve {request.method} {request.path}")
+        raise ApiFaultError(
+            405, "MethodNotAllowed", f"the lab does not serve {request.method} {request.path}"
+        )
 
     def _get(self, place: ResourcePath) -> Resource:
         found = self._agent.cluster.get(place.kind, place.namespace or "", place.name)
@@ -160,7 +166,11 @@ class ApiServer:
     def _list(self, place: ResourcePath, request: Request) -> Response:
         cluster = self._agent.cluster
         wanted = _selector(request)
-        items = [self._rendered(cluster, obj) for obj in cluster.all(place.kind, place.namespace) if wanted.matches(obj.labels)]
+        items = [
+            self._rendered(cluster, obj)
+            for obj in cluster.all(place.kind, place.namespace)
+            if wanted.matches(obj.labels)
+        ]
         body = {
             "apiVersion": place.kind.api_version,
             "kind": f"{place.kind.kind}List",
@@ -180,12 +190,30 @@ class ApiServer:
             while True:
                 changed.clear()
                 cluster = self._agent.cluster
-                events = sorted(_events(cluster.news(place.kind, known), place.namespace, wanted), key=lambda event: event[0] != "DELETED")
+                events = sorted(
+                    _events(cluster.news(place.kind, known), place.namespace, wanted),
+                    key=lambda event: event[0] != "DELETED",
+                )
                 known = cluster.keyed(place.kind)
-                lines = [msgspec.json.encode({"type": kind, "object": self._rendered(cluster, obj)}) + b"\n" for kind, obj in events]
+                lines = [
+                    msgspec.json.encode({"type": kind, "object": self._rendered(cluster, obj)})
+                    + b"\n"
+                    for kind, obj in events
+                ]
                 if is_first:
-                    meta = {"resourceVersion": str(cluster.revision), "annotations": {"k8s.io/initial-events-end": "true"}}
-                    lines.append(msgspec.json.encode({"type": "BOOKMARK", "object": {"kind": place.kind.kind, "metadata": meta}}) + b"\n")
+                    meta = {
+                        "resourceVersion": str(cluster.revision),
+                        "annotations": {"k8s.io/initial-events-end": "true"},
+                    }
+                    lines.append(
+                        msgspec.json.encode(
+                            {
+                                "type": "BOOKMARK",
+                                "object": {"kind": place.kind.kind, "metadata": meta},
+                            }
+                        )
+                        + b"\n"
+                    )
                     is_first = False
                 if lines:
                     yield b"".join(lines)
@@ -193,14 +221,28 @@ class ApiServer:
 
     def _delete(self, place: ResourcePath) -> Response:
         obj = self._get(place)
-        settings = self._agent.cluster.get(NodeSettings, "", obj.name) if isinstance(obj, Node) else None
+        settings = (
+            self._agent.cluster.get(NodeSettings, "", obj.name) if isinstance(obj, Node) else None
+        )
         if settings is not None:
             self._agent.learn([deletion(settings)])
-            return _deleted(obj, settings.uid, f"{obj.title} stays, without what its own document said: it comes from the Cluster document")
+            return _deleted(
+                obj,
+                settings.uid,
+                f"{obj.title} stays, without what its own document said: it comes from the Cluster document",
+            )
         if isinstance(obj, (ClusterConfig, Node)):
-            raise ApiFaultError(405, "MethodNotAllowed", f"{obj.title} comes from the Cluster document: change that and apply it")
+            raise ApiFaultError(
+                405,
+                "MethodNotAllowed",
+                f"{obj.title} comes from the Cluster document: change that and apply it",
+            )
         if isinstance(obj, Namespace) and obj.name in IMMORTAL_NAMESPACES:
-            raise ApiFaultError(403, "Forbidden", f'namespaces "{obj.name}" is forbidden: this namespace may not be deleted')
+            raise ApiFaultError(
+                403,
+                "Forbidden",
+                f'namespaces "{obj.name}" is forbidden: this namespace may not be deleted',
+            )
         self._agent.learn(terminated(obj, self._agent.clock.now()))
         return _deleted(obj, obj.uid, "")
 
@@ -210,10 +252,17 @@ class ApiServer:
         if not isinstance(obj, Restartable):
             raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} cannot be restarted")
         template = obj.spec.template
-        annotations = {**template.metadata.annotations, RESTARTED_ANNOTATION: timestamp(time.time())}
-        template = structs.replace(template, metadata=structs.replace(template.metadata, annotations=annotations))
+        annotations = {
+            **template.metadata.annotations,
+            RESTARTED_ANNOTATION: timestamp(time.time()),
+        }
+        template = structs.replace(
+            template, metadata=structs.replace(template.metadata, annotations=annotations)
+        )
         meta = structs.replace(obj.metadata, generation=obj.metadata.generation + 1)
-        self._agent.learn([structs.replace(obj, metadata=meta, spec=structs.replace(obj.spec, template=template))])
+        self._agent.learn(
+            [structs.replace(obj, metadata=meta, spec=structs.replace(obj.spec, template=template))]
+        )
         return _json(self._rendered(self._agent.cluster, self._get(place)))
 
     def _scale(self, place: ResourcePath, request: Request) -> Response:
@@ -222,7 +271,11 @@ class ApiServer:
             raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} has no scale")
         replicas = body_of(request, _Scale).spec.replicas
         if not 0 <= replicas <= MAX_REPLICAS:
-            raise ApiFaultError(422, "Invalid", f"spec.replicas: expected a whole number from 0 to {MAX_REPLICAS}, found {replicas}")
+            raise ApiFaultError(
+                422,
+                "Invalid",
+                f"spec.replicas: expected a whole number from 0 to {MAX_REPLICAS}, found {replicas}",
+            )
         before = obj.spec.replicas
         change = structs.replace(obj, spec=structs.replace(obj.spec, replicas=replicas))
         trying = self._agent.controllers.copy()
@@ -250,30 +303,61 @@ class ApiServer:
         names = [container.name for container in (*pod.spec.containers, *pod.spec.init_containers)]
         container = request.query.get("container") or names[0]
         if container not in names:
-            raise ApiFaultError(400, "BadRequest", f"container {container} is not valid for pod {pod.name}; it has: {', '.join(names)}")
+            raise ApiFaultError(
+                400,
+                "BadRequest",
+                f"container {container} is not valid for pod {pod.name}; it has: {', '.join(names)}",
+            )
         status = pod.container_status(container)
-        if status is None or (status.state.waiting is not None and status.restart_count == 0 and status.last_state.terminated is None):
-            reason = status.state.waiting.reason if status and status.state.waiting else "it has no node"
-            raise ApiFaultError(400, "BadRequest", f'container "{container}" in pod "{pod.name}" is waiting to start: {reason}')
+        if status is None or (
+            status.state.waiting is not None
+            and status.restart_count == 0
+            and status.last_state.terminated is None
+        ):
+            reason = (
+                status.state.waiting.reason if status and status.state.waiting else "it has no node"
+            )
+            raise ApiFaultError(
+                400,
+                "BadRequest",
+                f'container "{container}" in pod "{pod.name}" is waiting to start: {reason}',
+            )
         last, since = _count(request, "tailLines"), _since(request)
         if request.query.get("previous") in _YES:
             piece = await self._lab_api.logs(pod, container, "previous")
             if piece is None:
-                raise ApiFaultError(400, "BadRequest", f'previous terminated container "{container}" in pod "{pod.name}" not found')
+                raise ApiFaultError(
+                    400,
+                    "BadRequest",
+                    f'previous terminated container "{container}" in pod "{pod.name}" not found',
+                )
         elif request.query.get("follow") in _YES:
-            return Stream(self._following(pod, container, status.restart_count, last, since), "text/plain; charset=utf-8")
+            return Stream(
+                self._following(pod, container, status.restart_count, last, since),
+                "text/plain; charset=utf-8",
+            )
         else:
             piece = await self._lab_api.logs(pod, container)
         answer = Response(200, _text(piece, last, since))
-        return answer if piece is not None else with_warnings(answer, [f"the log of container {container} in pod {pod.name} {_LOST}"])
+        return (
+            answer
+            if piece is not None
+            else with_warnings(
+                answer, [f"the log of container {container} in pod {pod.name} {_LOST}"]
+            )
+        )
 
-    async def _following(self, pod: Pod, container: str, attempt: int, last: int | None, since: float | None) -> AsyncIterator[bytes]:
+    async def _following(
+        self, pod: Pod, container: str, attempt: int, last: int | None, since: float | None
+    ) -> AsyncIterator[bytes]:
         """The log of a container's run, and what comes, until the run has ended."""
         end = 0
         while True:
             now = self._agent.cluster.get(Pod, pod.namespace, pod.name)
             is_over = now is None or now.uid != pod.uid or _has_ended(now, container, attempt)
-            piece = await self._lab_api.logs(pod, container, attempt, after=end, is_going_on=not is_over)
+            piece = await self._lab_api.logs(
+                pod, container, attempt, after=end, is_going_on=not is_over
+            )
             if piece is not None and piece.lines:
                 yield _text(piece, last, since)
             if is_over:
@@ -289,7 +373,9 @@ async def serve_clients(listener: socket.socket, handler: Handler) -> None:
     connections: set[asyncio.Task[None]] = set()
     while True:
         connection = await accept(listener)
-        _, user, _ = struct.unpack("iii", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        _, user, _ = struct.unpack(
+            "iii", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        )
         if user != os.geteuid():
             connection.close()
             continue
@@ -302,7 +388,9 @@ async def refuse_clients(listener: socket.socket, lab: str, error: StoreError) -
     """Answer every request of a lab of which no store can be read; never returns."""
     log(f"nothing can be shown or changed any more: {error}")
     message = f"no store of lab {lab} can be read: {error}; its pods go on running, but nothing can be shown or changed"
-    fault = ApiFaultError(503, "ServiceUnavailable", f"{message}\n  → kubenetlab down --lab {lab}, then up")
+    fault = ApiFaultError(
+        503, "ServiceUnavailable", f"{message}\n  → kubenetlab down --lab {lab}, then up"
+    )
 
     async def refuse(request: Request) -> Answer:
         return fault.response
@@ -322,14 +410,20 @@ def _since(request: Request) -> float | None:
     """Return from which moment on a log is asked for, in seconds since 1970: `sinceSeconds` or `sinceTime`."""
     seconds, moment = number_of(request, "sinceSeconds"), request.query.get("sinceTime")
     if seconds is not None and moment is not None:
-        raise ApiFaultError(400, "BadRequest", "at most one of sinceTime and sinceSeconds may be specified")
+        raise ApiFaultError(
+            400, "BadRequest", "at most one of sinceTime and sinceSeconds may be specified"
+        )
     if moment is None:
         return time.time() - seconds if seconds is not None else None
     try:
         found = datetime.fromisoformat(moment)
         return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise ApiFaultError(400, "BadRequest", f"sinceTime: expected a time such as 2026-01-31T12:00:00Z, found {moment}") from None
+        raise ApiFaultError(
+            400,
+            "BadRequest",
+            f"sinceTime: expected a time such as 2026-01-31T12:00:00Z, found {moment}",
+        ) from None
 
 
 def _text(piece: LogPart | None, last: int | None, since: float | None = None) -> bytes:
@@ -337,7 +431,9 @@ def _text(piece: LogPart | None, last: int | None, since: float | None = None) -
     if piece is not None and since is not None:
         piece = piece.since(since)
     lines = piece.lines if piece is not None else []
-    return "".join(f"{line}\n" for line in (lines if last is None else lines[max(0, len(lines) - last) :])).encode()
+    return "".join(
+        f"{line}\n" for line in (lines if last is None else lines[max(0, len(lines) - last) :])
+    ).encode()
 
 
 def _count(request: Request, name: str) -> int | None:
@@ -356,7 +452,9 @@ def _place(path: str) -> ResourcePath:
     if len(rest) > 2 and rest[0] == "namespaces":
         namespace, rest = rest[1], rest[2:]
     plural, name, part = (*rest, "", "", "")[:3]
-    kind = next((kind for kind in SERVED if kind.plural == plural and kind.api_version == version), None)
+    kind = next(
+        (kind for kind in SERVED if kind.plural == plural and kind.api_version == version), None
+    )
     if kind is None or len(rest) > 3:
         raise ApiFaultError(404, "NotFound", "the server could not find the requested resource")
     return ResourcePath(kind, namespace if kind.is_namespaced else "" if name else None, name, part)
@@ -377,10 +475,14 @@ def _deleted(obj: Resource, uid: str, message: str) -> Response:
     """`uid` is of what goes."""
     details = {"name": obj.name, "kind": obj.plural, "uid": uid}
     told = {"message": message} if message else {}
-    return _json({"apiVersion": "v1", "kind": "Status", "status": "Success", **told, "details": details})
+    return _json(
+        {"apiVersion": "v1", "kind": "Status", "status": "Success", **told, "details": details}
+    )
 
 
-def _events(news: Iterable[tuple[Any, Any]], namespace: str | None, wanted: LabelSelector) -> Iterator[tuple[str, Resource]]:
+def _events(
+    news: Iterable[tuple[Any, Any]], namespace: str | None, wanted: LabelSelector
+) -> Iterator[tuple[str, Resource]]:
     """What a watcher is told who sees one namespace, or all, and of that what a selector matches."""
 
     def sees(obj: Resource | None) -> bool:

@@ -32,7 +32,14 @@ class ApiFaultError(Exception):
     @property
     def response(self) -> Response:
         """The answer to the request."""
-        status = {"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": self.code, "reason": self.reason, "message": str(self)}
+        status = {
+            "apiVersion": "v1",
+            "kind": "Status",
+            "status": "Failure",
+            "code": self.code,
+            "reason": self.reason,
+            "message": str(self),
+        }
         return Response(self.code, msgspec.json.encode(status), "application/json")
 
 
@@ -58,7 +65,9 @@ def number_of(request: Request, name: str, default: float | None = None) -> floa
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise ApiFaultError(400, "BadRequest", f"{name}: expected a number of at least 0, found {found(text)}")
+        raise ApiFaultError(
+            400, "BadRequest", f"{name}: expected a number of at least 0, found {found(text)}"
+        )
     return value
 
 
@@ -68,7 +77,12 @@ def with_warnings(answer: Answer, warnings: Iterable[str]) -> Answer:
     if not added:
         return answer
     if isinstance(answer, FdReply):
-        return structs.replace(answer, response=structs.replace(answer.response, headers=_warning(answer.response.headers, added)))
+        return structs.replace(
+            answer,
+            response=structs.replace(
+                answer.response, headers=_warning(answer.response.headers, added)
+            ),
+        )
     return structs.replace(answer, headers=_warning(answer.headers, added))
 
 

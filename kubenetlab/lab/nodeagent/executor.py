@@ -31,7 +31,9 @@ class Executor:
         self._requests: set[asyncio.Future[Message]] = set()
         """Requests whose answers nobody needs."""
 
-    async def run(self, netns: str, container: str, command: Sequence[str], timeout_s: float) -> tuple[int, str]:
+    async def run(
+        self, netns: str, container: str, command: Sequence[str], timeout_s: float
+    ) -> tuple[int, str]:
         """(exit status, what it wrote). Raises TimeoutError, and OSError when the container has no process to run it beside.
 
         However this ends, the command has ended, or is killed.
@@ -40,7 +42,9 @@ class Executor:
         name = f"{container}.probe-{self._token}-{self._serial}"
         end = self._ends[name] = asyncio.get_running_loop().create_future()
         asked = {"netns": netns, "container": name, "argv": list(command), "beside": container}
-        born = asyncio.ensure_future(self._init.call(do="exec", run=name, role="command", arguments=asked))
+        born = asyncio.ensure_future(
+            self._init.call(do="exec", run=name, role="command", arguments=asked)
+        )
         log = self._directory / rundir.container_log(netns, name)
         try:
             async with asyncio.timeout(timeout_s):
@@ -54,7 +58,9 @@ class Executor:
         finally:
             is_heard = end.done() and not end.cancelled() and end.exception() is None
             if not is_heard:
-                born.add_done_callback(partial(self._kill, name, log))  # at once, when it was born already
+                born.add_done_callback(
+                    partial(self._kill, name, log)
+                )  # at once, when it was born already
             del self._ends[name]
             log.unlink(missing_ok=True)
 
@@ -75,6 +81,8 @@ class Executor:
         """Have init kill a command that was started, and remove its log; success when it has exited already."""
         log.unlink(missing_ok=True)  # again: init makes it before it answers
         if not born.cancelled() and "pid" in born.result():
-            asked = asyncio.ensure_future(self._init.call(do="signal", run=name, signal=int(signal.SIGKILL)))
+            asked = asyncio.ensure_future(
+                self._init.call(do="signal", run=name, signal=int(signal.SIGKILL))
+            )
             self._requests.add(asked)
             asked.add_done_callback(self._requests.discard)

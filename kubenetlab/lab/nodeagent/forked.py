@@ -34,7 +34,10 @@ async def in_child(work: Callable[[], bytes]) -> bytes:
     finally:
         _, status = os.waitpid(child, 0)
     if status:
-        reason = result.decode(errors="replace") or f"ended with status {os.waitstatus_to_exitcode(status)}"
+        reason = (
+            result.decode(errors="replace")
+            or f"ended with status {os.waitstatus_to_exitcode(status)}"
+        )
         raise OSError(f"the child process failed: {reason}")
     return result
 
@@ -58,7 +61,9 @@ async def _read(fd: int) -> bytes:
     """Read a pipe to its end, and close it."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb"))
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb")
+    )
     try:
         return await reader.read()
     finally:

@@ -20,7 +20,14 @@ from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules.rulesets import Name, Transaction
 from kubenetlab.kernel.processes.identity import Process, ProcessId
 from kubenetlab.kernel.rules import nftables
-from kubenetlab.kernel.rules.backends import ComparingLoader, Loader, MaintainedLoader, RulesError, WatchingLoader, open_here
+from kubenetlab.kernel.rules.backends import (
+    ComparingLoader,
+    Loader,
+    MaintainedLoader,
+    RulesError,
+    WatchingLoader,
+    open_here,
+)
 from kubenetlab.kernel.rules.comparison import compare
 from kubenetlab.kernel.syscalls import give_memory_back, open_namespace
 from kubenetlab.lab.context import LabContext
@@ -80,7 +87,11 @@ class LoadedRules:
         """True when there has been a transaction since the last time that anybody asked for the generation, or a loader has found
         something changed."""
         before = self._last
-        found = [loader.was_touched() for loader in self._loaders.values() if isinstance(loader, ComparingLoader)]
+        found = [
+            loader.was_touched()
+            for loader in self._loaders.values()
+            if isinstance(loader, ComparingLoader)
+        ]
         return self.generation() != before or any(found)
 
     def tend(self) -> None:
@@ -93,7 +104,9 @@ class LoadedRules:
         """Closes the loaders that have grown; the next use opens new ones. False where there is no need."""
         had_grown = bool(self._grown)
         for name in self._grown & self._loaders.keys():
-            if not isinstance(self._loaders[name], WatchingLoader | MaintainedLoader | ComparingLoader):
+            if not isinstance(
+                self._loaders[name], WatchingLoader | MaintainedLoader | ComparingLoader
+            ):
                 self._loaders.pop(name).close()
         self._grown.clear()
         return had_grown
@@ -135,7 +148,9 @@ class NodeAgent:
         self._agent: Channel | None = None
         self._pending: set[asyncio.Task[None]] = set()
         """Requests that are answered by another process."""
-        self._answers: Batcher[Message] = Batcher(lambda answers: self._tell({"event": "probes", "probes": answers}))
+        self._answers: Batcher[Message] = Batcher(
+            lambda answers: self._tell({"event": "probes", "probes": answers})
+        )
 
     async def run(self) -> None:
         watch = asyncio.get_running_loop().create_task(self._watch_rulesets())
@@ -182,7 +197,9 @@ class NodeAgent:
         if self._agent is not None:
             self._agent.send(event)
 
-    def _answer_later(self, agent: Channel, number: int, answer: Coroutine[Any, Any, Message]) -> None:
+    def _answer_later(
+        self, agent: Channel, number: int, answer: Coroutine[Any, Any, Message]
+    ) -> None:
         """Answer a request when its work in another process is done; other requests are served meanwhile."""
 
         async def send() -> None:
@@ -199,12 +216,18 @@ class NodeAgent:
         try:
             match request["do"]:
                 case "rules":
-                    return self._ruleset(request).run(msgspec.convert(request["steps"], tuple[Transaction, ...]))
+                    return self._ruleset(request).run(
+                        msgspec.convert(request["steps"], tuple[Transaction, ...])
+                    )
                 case "generation":
                     ruleset = self._ruleset(request)
                     return {"generation": ruleset.generation(), "open": ruleset.dialects}
                 case "list":
-                    return {"listed": self._ruleset(request).listed(request["dialect"], request["names"])}
+                    return {
+                        "listed": self._ruleset(request).listed(
+                            request["dialect"], request["names"]
+                        )
+                    }
                 case "compare":
                     return self._compare(request)
                 case "text":
@@ -221,7 +244,11 @@ class NodeAgent:
         """Compare the rules of nodes with those that the steps make."""
         loads = msgspec.convert(request["steps"], tuple[Transaction, ...])
         nodes = {netns: ProcessId(*node) for netns, node in request["nodes"].items()}
-        return {"compared": msgspec.Raw(await in_child(lambda: msgspec.json.encode(compare(nodes, loads, request["names"]))))}
+        return {
+            "compared": msgspec.Raw(
+                await in_child(lambda: msgspec.json.encode(compare(nodes, loads, request["names"])))
+            )
+        }
 
     def _ruleset(self, request: Message) -> LoadedRules:
         netns, node = request["netns"], ProcessId(*request["node"])
@@ -244,7 +271,9 @@ class NodeAgent:
         """Close what is open in a node: it would keep its namespace alive."""
         asyncio.get_running_loop().remove_reader(process.pidfd)
         del self._nodes[process.id]
-        for netns in [netns for netns, ruleset in self._rulesets.items() if ruleset.node is process]:
+        for netns in [
+            netns for netns, ruleset in self._rulesets.items() if ruleset.node is process
+        ]:
             self._rulesets.pop(netns).close()
         process.close()
 
@@ -272,7 +301,13 @@ class NodeAgent:
                 swept.setdefault((node, ":" in spec.address), []).append(question)
             else:
                 make = HookRun if spec.is_hook else PeriodicProbe
-                self._probes[key] = make(spec, node, NetnsSocketFactory(process, self._home), self._init, self._answers.add)
+                self._probes[key] = make(
+                    spec,
+                    node,
+                    NetnsSocketFactory(process, self._home),
+                    self._init,
+                    self._answers.add,
+                )
         for (node, _), questions in swept.items():
             PingSweep(questions, NetnsSocketFactory(self._node(node), self._home))
         return {"ok": True}

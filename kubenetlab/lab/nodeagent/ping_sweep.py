@@ -45,13 +45,19 @@ class PingSweep:
         loop = asyncio.get_running_loop()
         begun, pause_s, failures = loop.time(), FIRST_RETRY_S, 0
         while True:
-            wait_s = min(pause_s, self._timeout_s)  # a socket keeps a node's namespace alive, so it is not kept open for longer
+            wait_s = min(
+                pause_s, self._timeout_s
+            )  # a socket keeps a node's namespace alive, so it is not kept open for longer
             try:
                 await self._ask(wait_s)
                 said = ""
             except OSError as error:  # no room for a descriptor, or the node is gone
                 said = refusal(error)
-            self._asked = [self._asked[number] for number in sorted(self._open) if not self._asked[number].is_stopped]
+            self._asked = [
+                self._asked[number]
+                for number in sorted(self._open)
+                if not self._asked[number].is_stopped
+            ]
             self._open = set(range(len(self._asked)))
             if not self._asked:
                 return
@@ -59,7 +65,11 @@ class PingSweep:
             if lasted_s >= self._timeout_s:
                 failures += 1
                 for question in self._asked:
-                    question.fail(said or f"no answer to a ping to {question.spec.address}", failures, lasted_s)
+                    question.fail(
+                        said or f"no answer to a ping to {question.spec.address}",
+                        failures,
+                        lasted_s,
+                    )
             await asyncio.sleep(pause_s if said else pause_s - wait_s)
             pause_s = min(pause_s * RETRY_GROWTH, self._period_s)
 
@@ -85,7 +95,11 @@ class PingSweep:
                 loop.remove_reader(pings)
 
     def _opened(self) -> socket.socket:
-        return socket.socket(self._echo.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, self._echo.protocol)
+        return socket.socket(
+            self._echo.family,
+            socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+            self._echo.protocol,
+        )
 
     def _take(self, pings: socket.socket) -> None:
         """The answers that have come."""

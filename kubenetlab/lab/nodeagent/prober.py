@@ -58,7 +58,9 @@ class ProbeState:
         """The answer is no, so often in a row, since the first question so long ago."""
         is_failed = failures >= self.spec.failure_threshold
         if self.spec.kind != "readiness" or is_failed or self.last is None:
-            self._report(False, fault, failures, is_settled=is_failed and lasted_s >= self.spec.final_after_s)
+            self._report(
+                False, fault, failures, is_settled=is_failed and lasted_s >= self.spec.final_after_s
+            )
 
     def _report(self, ok: bool, message: str, failures: int, *, is_settled: bool) -> None:
         spec = self.spec
@@ -81,7 +83,12 @@ class PeriodicProbe(ProbeState):
     """One that is asked from now on until it is stopped."""
 
     def __init__(
-        self, spec: ProbeSpec, node: ProcessId, namespace: NetnsSocketFactory, executor: Callable[[], Executor], tell: Tell
+        self,
+        spec: ProbeSpec,
+        node: ProcessId,
+        namespace: NetnsSocketFactory,
+        executor: Callable[[], Executor],
+        tell: Tell,
     ) -> None:
         super().__init__(spec, node, tell)
         self._executor = executor
@@ -99,10 +106,16 @@ class PeriodicProbe(ProbeState):
         await asyncio.sleep(spec.delay_s)
         begun = asyncio.get_running_loop().time()
         while True:
-            timeout_s = min(spec.timeout_s, FIRST_TIMEOUT_S) if is_first and spec.method != "exec" else spec.timeout_s
+            timeout_s = (
+                min(spec.timeout_s, FIRST_TIMEOUT_S)
+                if is_first and spec.method != "exec"
+                else spec.timeout_s
+            )
             fault = await self._ask(timeout_s)
             if is_first and fault is not None and timeout_s < spec.timeout_s:
-                is_first = False  # it was given less time than the manifest says, so it does not count
+                is_first = (
+                    False  # it was given less time than the manifest says, so it does not count
+                )
                 await asyncio.sleep(FIRST_RETRY_S)
                 continue
             is_first = False
@@ -115,9 +128,16 @@ class PeriodicProbe(ProbeState):
                     pause_s = spec.period_s
             else:
                 lasted_s = asyncio.get_running_loop().time() - begun
-                successes, failures = 0, int(lasted_s / spec.period_s) + 1 if spec.kind == "startup" else failures + 1
+                successes, failures = (
+                    0,
+                    int(lasted_s / spec.period_s) + 1 if spec.kind == "startup" else failures + 1,
+                )
                 self.fail(fault, failures, lasted_s)
-                pause_s = spec.period_s if spec.kind == "liveness" else min(pause_s * RETRY_GROWTH, spec.period_s)
+                pause_s = (
+                    spec.period_s
+                    if spec.kind == "liveness"
+                    else min(pause_s * RETRY_GROWTH, spec.period_s)
+                )
             await asyncio.sleep(pause_s)
 
     async def _ask(self, timeout_s: float) -> str | None:
@@ -128,7 +148,9 @@ class PeriodicProbe(ProbeState):
             return "the container has no port of the name that the probe gives"
         try:
             if spec.method == "exec":
-                return await self._execute()  # which keeps the time itself: what takes too long has to be ended
+                return (
+                    await self._execute()
+                )  # which keeps the time itself: what takes too long has to be ended
             async with asyncio.timeout(timeout_s):
                 match spec.method:
                     case "ping":
@@ -147,7 +169,11 @@ class PeriodicProbe(ProbeState):
         except TimeoutError:
             if spec.method == "exec":
                 return f"command {list(spec.command)} timed out after {spec.timeout_s:g} s"
-            return f"dial tcp {target}: i/o timeout" if spec.method != "ping" else f"no answer to a ping to {spec.address}"
+            return (
+                f"dial tcp {target}: i/o timeout"
+                if spec.method != "ping"
+                else f"no answer to a ping to {spec.address}"
+            )
         except OSError as error:
             if spec.method == "exec":
                 return str(error)
@@ -162,12 +188,16 @@ class PeriodicProbe(ProbeState):
         try:
             ip_address(self.spec.address)
         except ValueError:
-            raise ValueError(f"dial tcp: lookup {self.spec.address}: no such host") from None  # this machine's resolver is not asked
+            raise ValueError(
+                f"dial tcp: lookup {self.spec.address}: no such host"
+            ) from None  # this machine's resolver is not asked
         connection = self._namespace.socket(socket.SOCK_STREAM, is_ipv6=":" in self.spec.address)
         # Closed with a reset: thousands of probes shall not leave thousands of sockets in TIME_WAIT.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         try:
-            await asyncio.get_running_loop().sock_connect(connection, (self.spec.address, self.spec.port))
+            await asyncio.get_running_loop().sock_connect(
+                connection, (self.spec.address, self.spec.port)
+            )
         except BaseException:
             connection.close()
             raise
@@ -179,13 +209,23 @@ class PeriodicProbe(ProbeState):
         try:
             if self.spec.is_tls:
                 connection = await self._in_tls(plain)
-            own = {"Host": socket_address(self.spec.address, self.spec.port), "User-Agent": USER_AGENT}
+            own = {
+                "Host": socket_address(self.spec.address, self.spec.port),
+                "User-Agent": USER_AGENT,
+            }
             given = {name.lower() for name, _ in self.spec.headers}
-            headers = {**{name: value for name, value in own.items() if name.lower() not in given}, **dict(self.spec.headers)}
-            answer = await fetch(connection, "GET", self.spec.path, headers=headers, enough_bytes=BODY_BYTES)
+            headers = {
+                **{name: value for name, value in own.items() if name.lower() not in given},
+                **dict(self.spec.headers),
+            }
+            answer = await fetch(
+                connection, "GET", self.spec.path, headers=headers, enough_bytes=BODY_BYTES
+            )
         finally:
             connection.close()
-        is_fine = self.spec.is_hook or answer.status in HTTP_OK  # of a hook the kubelet takes any answer
+        is_fine = (
+            self.spec.is_hook or answer.status in HTTP_OK
+        )  # of a hook the kubelet takes any answer
         return None if is_fine else f"HTTP probe failed with statuscode: {answer.status}"
 
     async def _in_tls(self, connection: socket.socket) -> TlsConnection:
@@ -195,28 +235,45 @@ class PeriodicProbe(ProbeState):
             await tls.handshake()
         except OSError as error:
             target = f"https://{socket_address(self.spec.address, self.spec.port)}{self.spec.path}"
-            is_http = getattr(error, "reason", "") in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
-            words = "http: server gave HTTP response to HTTPS client" if is_http else f"tls: {error.strerror or error}"
+            is_http = getattr(error, "reason", "") in (
+                "WRONG_VERSION_NUMBER",
+                "RECORD_LAYER_FAILURE",
+            )
+            words = (
+                "http: server gave HTTP response to HTTPS client"
+                if is_http
+                else f"tls: {error.strerror or error}"
+            )
             raise ValueError(f'Get "{target}": {words}') from None
         return tls
 
     async def _execute(self) -> str | None:
         """A command in the container."""
         spec = self.spec
-        status, output = await self._executor().run(spec.netns, spec.container, spec.command, spec.timeout_s)
-        return None if status == 0 else output or f"command {list(spec.command)} ended with {status}"
+        status, output = await self._executor().run(
+            spec.netns, spec.container, spec.command, spec.timeout_s
+        )
+        return (
+            None if status == 0 else output or f"command {list(spec.command)} ended with {status}"
+        )
 
     async def _check_health(self) -> str | None:
         connection = await self._connect()
         try:
-            return await grpc_health.check(connection, socket_address(self.spec.address, self.spec.port), self.spec.service)
+            return await grpc_health.check(
+                connection, socket_address(self.spec.address, self.spec.port), self.spec.service
+            )
         finally:
             connection.close()
 
     async def _ping(self) -> str | None:
         loop = asyncio.get_running_loop()
         echo = echo_of(self.spec.address)
-        connection = self._namespace.run(lambda: socket.socket(echo.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, echo.protocol))
+        connection = self._namespace.run(
+            lambda: socket.socket(
+                echo.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, echo.protocol
+            )
+        )
         try:
             connection.connect((self.spec.address, 0))
             await loop.sock_sendall(connection, echo.request(1))

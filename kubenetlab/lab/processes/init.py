@@ -67,7 +67,15 @@ def _run(boot: LabContext) -> None:
     try:
         settle()
         syscalls.set_process_name("knl-init", f"kubenetlab {boot.lab} init")
-        _send(boot, {"init": (int(os.readlink("self", dir_fd=boot.outer_proc)), start_time("self", boot.outer_proc))})
+        _send(
+            boot,
+            {
+                "init": (
+                    int(os.readlink("self", dir_fd=boot.outer_proc)),
+                    start_time("self", boot.outer_proc),
+                )
+            },
+        )
         print_into(boot.path(rundir.LOG))
         gc.enable()
         names = [
@@ -189,7 +197,9 @@ class Init:
                 return
             pid = exited.si_pid
             if pid in self._in_pods:
-                end_group(pid)  # before it is reaped: until then the number cannot be another group's
+                end_group(
+                    pid
+                )  # before it is reaped: until then the number cannot be another group's
             _, status = os.waitpid(pid, 0)
             if (event := self._in_pods.exited(pid, status, time.time())) is not None:
                 event |= self._limits.end(event["run"])
@@ -247,7 +257,9 @@ class Init:
             connection, _ = listener.accept()
         except OSError as error:
             say(f"no connection accepted: {error.strerror}")
-            time.sleep(ACCEPT_PAUSE_S)  # whoever waits there makes the poll return at once, again and again
+            time.sleep(
+                ACCEPT_PAUSE_S
+            )  # whoever waits there makes the poll return at once, again and again
             return
         self._connections[connection.fileno()] = (connection, Frames())
         self._poll.register(connection.fileno(), select.POLLIN)
@@ -282,37 +294,56 @@ class Init:
                 case "signal":
                     return {"ok": self._in_pods.signal(message["run"], message["signal"])}
                 case "spawn":
-                    return self._start_in_pod(message, ProcessId(*message["sandbox"]), message["arguments"])
+                    return self._start_in_pod(
+                        message, ProcessId(*message["sandbox"]), message["arguments"]
+                    )
                 case "exec":
                     asked = message["arguments"]
                     beside = self._in_pods.of_container(asked["netns"], asked["beside"])
                     own = {name: beside.arguments.get(name) for name in _SHARED}
-                    joined = {"beside": ProcessId.of(beside.pid), "limits": self._limits.of(beside.run)}
-                    return self._start_in_pod(message, beside.sandbox, {**asked, **own, **joined}, client)
+                    joined = {
+                        "beside": ProcessId.of(beside.pid),
+                        "limits": self._limits.of(beside.run),
+                    }
+                    return self._start_in_pod(
+                        message, beside.sandbox, {**asked, **own, **joined}, client
+                    )
             return {"error": f"unknown request {message['do']}"}
         except ProcessLookupError as error:
             return {"error": str(error)}
         except (KeyError, OSError, ValueError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
 
-    def _start_in_pod(self, message: dict[str, Any], sandbox: ProcessId, arguments: dict[str, Any], client: int = -1) -> dict[str, Any]:
+    def _start_in_pod(
+        self,
+        message: dict[str, Any],
+        sandbox: ProcessId,
+        arguments: dict[str, Any],
+        client: int = -1,
+    ) -> dict[str, Any]:
         """Fork the process that a request asks for; return the answer."""
         is_limited = message["role"] == "command" and "beside" not in arguments
         limits = {"limits": self._limits.begin(message["run"], arguments)} if is_limited else {}
         role = self._roles.in_pod(message["role"], {**arguments, **limits})
         log = self._log(arguments)
         try:
-            pid = self._spawn_logged(str(message["role"]), role, sandbox, log, has_times="beside" not in arguments)
+            pid = self._spawn_logged(
+                str(message["role"]), role, sandbox, log, has_times="beside" not in arguments
+            )
         except BaseException:
             self._limits.end(message["run"])
             raise
-        self._in_pods.add(PodProcess(message["run"], pid, message["role"], sandbox, arguments, client))
+        self._in_pods.add(
+            PodProcess(message["run"], pid, message["role"], sandbox, arguments, client)
+        )
         return {"pid": pid}
 
     def _log(self, arguments: Mapping[str, Any]) -> str:
         return self._boot.path(rundir.container_log(arguments["netns"], arguments["container"]))
 
-    def _spawn_logged(self, name: str, role: Role, sandbox: ProcessId, log: str, *, has_times: bool) -> int:
+    def _spawn_logged(
+        self, name: str, role: Role, sandbox: ProcessId, log: str, *, has_times: bool
+    ) -> int:
         """Fork into the namespaces of a pause process; what is printed there goes into a log, by way of this process.
 
         has_times: as `Outputs.open` has it.
@@ -340,11 +371,16 @@ class Init:
             reading, writing = os.pipe2(os.O_CLOEXEC)
             helper = syscalls.fork()
             if helper == 0:
-                _answer(writing, lambda: self._spawn_joined(name, role, pidfd, (reading, writing, pidfd)))
+                _answer(
+                    writing,
+                    lambda: self._spawn_joined(name, role, pidfd, (reading, writing, pidfd)),
+                )
             os.close(writing)
             writing = -1
             os.waitpid(helper, 0)
-            pid, number, reason = (os.read(reading, _ANSWER_BYTES).decode() or f"0 {errno.ESRCH} the sandbox is gone").split(" ", 2)
+            pid, number, reason = (
+                os.read(reading, _ANSWER_BYTES).decode() or f"0 {errno.ESRCH} the sandbox is gone"
+            ).split(" ", 2)
         finally:
             for fd in (reading, writing, pidfd):
                 if fd >= 0:
@@ -353,8 +389,16 @@ class Init:
             raise OSError(int(number), reason)
         return int(pid)
 
-    def _spawn_joined(self, name: str, role: Role, sandbox: int, not_to_keep: tuple[int, ...]) -> int:
-        syscalls.setns(sandbox, syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID)
+    def _spawn_joined(
+        self, name: str, role: Role, sandbox: int, not_to_keep: tuple[int, ...]
+    ) -> int:
+        syscalls.setns(
+            sandbox,
+            syscalls.CLONE_NEWNET
+            | syscalls.CLONE_NEWUTS
+            | syscalls.CLONE_NEWIPC
+            | syscalls.CLONE_NEWPID,
+        )
         return self._spawn(name, role, not_to_keep)
 
     def _tell_all(self, message: dict[str, Any]) -> None:

@@ -32,7 +32,9 @@ def leave(boot: LabContext) -> None:
         if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSPC):
             raise
         what = f"cannot make the lab's namespaces: {error.strerror}"
-        raise RequirementError(f"{what}\n  → {remedy(error.errno)}\n  see kubenetlab doctor") from None
+        raise RequirementError(
+            f"{what}\n  → {remedy(error.errno)}\n  see kubenetlab doctor"
+        ) from None
 
 
 def settle() -> None:
@@ -47,7 +49,9 @@ def settle() -> None:
         unshare.keep_mounts_here()
         unshare.mount_proc()
     except OSError as error:
-        raise RequirementError(f"cannot {what}: {error.strerror}\n  → {advice}\n  see kubenetlab doctor") from None
+        raise RequirementError(
+            f"cannot {what}: {error.strerror}\n  → {advice}\n  see kubenetlab doctor"
+        ) from None
 
 
 def _descriptors(boot: LabContext) -> list[int]:

@@ -110,7 +110,9 @@ class Outputs:
             if size + len(data) > MAX_BYTES:
                 os.ftruncate(output.log, 0)
                 size = 0
-            if output.has_times and (size == 0 or time.monotonic() - output.marked_at >= MARK_EVERY_S):
+            if output.has_times and (
+                size == 0 or time.monotonic() - output.marked_at >= MARK_EVERY_S
+            ):
                 mark(output.path, time.time(), size)
                 output.marked_at = time.monotonic()
             os.write(output.log, data)

@@ -98,13 +98,19 @@ class PodProcesses:
     def listing(self) -> Message:
         """Return all processes, and the exits that are not acknowledged."""
         return {
-            "processes": [{**process.facts(), "pid": process.pid} for process in self._by_pid.values()],
+            "processes": [
+                {**process.facts(), "pid": process.pid} for process in self._by_pid.values()
+            ],
             "exits": list(self._exits.values()),
         }
 
     def abandon(self, client: int) -> list[PodProcess]:
         """Kill the probes of a client that has gone, and return them: no other client knows of them, or of what they print."""
-        found = [process for process in self._by_pid.values() if process.is_probe and process.client == client]
+        found = [
+            process
+            for process in self._by_pid.values()
+            if process.is_probe and process.client == client
+        ]
         for process in found:
             process.client = -1  # the descriptor of the connection becomes another one's
             os.kill(process.pid, signal.SIGKILL)

@@ -33,8 +33,14 @@ def permanent(boot: LabContext) -> Sequence[tuple[str, Role]]:
     """(name, what to run) of the processes that are always there."""
     return [
         ("agent", _agent),
-        *((f"node-agent-{number}", lambda boot, number=number: node_agent.main(boot, number)) for number in range(boot.node_agents)),
-        *((f"worker-{number}", lambda boot, number=number: worker.main(boot, number)) for number in range(boot.workers)),
+        *(
+            (f"node-agent-{number}", lambda boot, number=number: node_agent.main(boot, number))
+            for number in range(boot.node_agents)
+        ),
+        *(
+            (f"worker-{number}", lambda boot, number=number: worker.main(boot, number))
+            for number in range(boot.workers)
+        ),
     ]
 
 
@@ -62,5 +68,7 @@ def in_pod(role: str, arguments: dict[str, Any]) -> Role:
     return partial(_with_arguments, mains[role], arguments)
 
 
-def _with_arguments(main: Callable[[LabContext, dict[str, Any]], None], arguments: dict[str, Any], boot: LabContext) -> None:
+def _with_arguments(
+    main: Callable[[LabContext, dict[str, Any]], None], arguments: dict[str, Any], boot: LabContext
+) -> None:
     main(boot, arguments)

@@ -15,7 +15,11 @@ from kubenetlab.errors import refusal
 from kubenetlab.kernel.features.detection import no_such_command
 from kubenetlab.kernel.namespaces import mounts
 from kubenetlab.kernel.processes.identity import ProcessId, start_time
-from kubenetlab.kernel.processes.inheritance import CONTAINER_PATH, close_other_descriptors, reset_signals
+from kubenetlab.kernel.processes.inheritance import (
+    CONTAINER_PATH,
+    close_other_descriptors,
+    reset_signals,
+)
 from kubenetlab.kernel.processes.privileges import confine
 from kubenetlab.kernel.processes.rlimits import apply_rlimits
 from kubenetlab.kernel.syscalls import CLONE_NEWNS, open_namespace, setns
@@ -31,7 +35,11 @@ def main(boot: LabContext, arguments: dict[str, Any]) -> None:
     reset_signals(of_python=True)
     rlimits = enter_groups(arguments["limits"]) if arguments.get("limits") else {}
     try:
-        environment = _join(ProcessId(*arguments["beside"])) if arguments.get("beside") else _prepare(arguments, boot.hidden)
+        environment = (
+            _join(ProcessId(*arguments["beside"]))
+            if arguments.get("beside")
+            else _prepare(arguments, boot.hidden)
+        )
     except ProcessLookupError:
         print("the container is not running any more", flush=True)
         os._exit(NOT_FOUND)
@@ -41,24 +49,38 @@ def main(boot: LabContext, arguments: dict[str, Any]) -> None:
     try:
         confine(**arguments.get("capabilities") or {})
     except OSError as error:
-        print(f"the command's permissions cannot be limited here ({error.strerror}), so it is not run: see kubenetlab doctor", flush=True)
+        print(
+            f"the command's permissions cannot be limited here ({error.strerror}), so it is not run: see kubenetlab doctor",
+            flush=True,
+        )
         os._exit(NOT_EXECUTABLE)
     close_other_descriptors()
-    _become(arguments["argv"], environment, arguments.get("working_dir") or "/", rlimits, boot.hidden)
+    _become(
+        arguments["argv"], environment, arguments.get("working_dir") or "/", rlimits, boot.hidden
+    )
 
 
 def _prepare(arguments: dict[str, Any], hidden: Sequence[str]) -> dict[str, str]:
     """Make the files of a container's own process, without the directories `hidden`; return its environment. Raises OSError."""
     mounts.container(arguments["hosts"], arguments["resolv_conf"], hidden)
-    return {"PATH": CONTAINER_PATH, "HOME": "/root", "HOSTNAME": arguments["identity"]["hostname"], **arguments["environment"]}
+    return {
+        "PATH": CONTAINER_PATH,
+        "HOME": "/root",
+        "HOSTNAME": arguments["identity"]["hostname"],
+        **arguments["environment"],
+    }
 
 
 def _join(beside: ProcessId) -> dict[str, str]:
     """Join the files of a container's own process; return its environment. Raises ProcessLookupError when it has ended."""
     try:
         environment = _environment_of(beside.pid)
-        files = open_namespace("mnt", beside.pid)  # by the lab's /proc: a pidfd would be looked for among the pod's processes
-        if start_time(beside.pid) != beside.start:  # looked at last: all that was read before is then the same process's
+        files = open_namespace(
+            "mnt", beside.pid
+        )  # by the lab's /proc: a pidfd would be looked for among the pod's processes
+        if (
+            start_time(beside.pid) != beside.start
+        ):  # looked at last: all that was read before is then the same process's
             raise ProcessLookupError(f"process {beside.pid} is another one")
     except FileNotFoundError as error:
         raise ProcessLookupError(str(error)) from None
@@ -66,7 +88,13 @@ def _join(beside: ProcessId) -> dict[str, str]:
     return environment
 
 
-def _become(argv: list[str], environment: dict[str, str], working_dir: str, rlimits: dict[str, int], hidden: Sequence[str]) -> None:
+def _become(
+    argv: list[str],
+    environment: dict[str, str],
+    working_dir: str,
+    rlimits: dict[str, int],
+    hidden: Sequence[str],
+) -> None:
     try:
         os.chdir(working_dir)
         apply_rlimits(**rlimits)
@@ -88,8 +116,19 @@ def _become(argv: list[str], environment: dict[str, str], working_dir: str, rlim
 
 def _why_hidden(path: str, hidden: Sequence[str]) -> str:
     """Return the end of the message about a missing path that lies in a directory of the machine that programs do not see."""
-    holder = next((directory for directory in hidden if path.startswith(f"{directory}/") or path == directory), None)
-    return f": commands do not see {holder} of this machine; copy what they need to a place such as /opt" if holder else ""
+    holder = next(
+        (
+            directory
+            for directory in hidden
+            if path.startswith(f"{directory}/") or path == directory
+        ),
+        None,
+    )
+    return (
+        f": commands do not see {holder} of this machine; copy what they need to a place such as /opt"
+        if holder
+        else ""
+    )
 
 
 def _environment_of(pid: int) -> dict[str, str]:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 LOG_LINES = 1000
-NOT_TLS: Final = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+NOT_TLS: Final = (
+    b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+)
 MAX_LINE = 4096
 """Characters of a line that are kept: a request's target may have thousands."""
 
@@ -36,7 +38,13 @@ MAX_LINE = 4096
 class ContainerInstance:
     """One run of one container's program."""
 
-    def __init__(self, pod: PodInstance, container: str, attempt: int, tell: Callable[[ContainerInstance], None]) -> None:
+    def __init__(
+        self,
+        pod: PodInstance,
+        container: str,
+        attempt: int,
+        tell: Callable[[ContainerInstance], None],
+    ) -> None:
         self.pod = pod
         self.container = container
         self.attempt = attempt
@@ -65,7 +73,9 @@ class ContainerInstance:
         try:
             for listener in listeners:
                 if listener not in self.sockets:
-                    opened[listener] = listening(self.pod.namespace, listener, has_ipv6=self.pod.has_ipv6)
+                    opened[listener] = listening(
+                        self.pod.namespace, listener, has_ipv6=self.pod.has_ipv6
+                    )
         except OSError:
             for new in opened.values():
                 new.close()
@@ -80,10 +90,18 @@ class ContainerInstance:
         for listener, opened_socket in opened.items():
             self.sockets[listener] = opened_socket
             if listener.protocol == "UDP":
-                loop.add_reader(opened_socket.fileno(), self._datagram, opened_socket)  # a socket without a peer's name is slow to describe
+                loop.add_reader(
+                    opened_socket.fileno(), self._datagram, opened_socket
+                )  # a socket without a peer's name is slow to describe
             else:
-                accept_each(opened_socket, partial(self._accepted, _SERVED[listener.protocol]), self._has_no_room)
-            self.note(f"Started {'HTTP' if listener.protocol == 'TCP' else listener.protocol} server on port {listener.port}")
+                accept_each(
+                    opened_socket,
+                    partial(self._accepted, _SERVED[listener.protocol]),
+                    self._has_no_room,
+                )
+            self.note(
+                f"Started {'HTTP' if listener.protocol == 'TCP' else listener.protocol} server on port {listener.port}"
+            )
         if hasattr(self._module, "configured"):
             self._module.configured(self._me())
 
@@ -127,7 +145,9 @@ class ContainerInstance:
         asyncio.get_running_loop().remove_reader(open_socket.fileno())
         open_socket.close()
 
-    def _accepted(self, serve: Callable[[ContainerInstance, socket.socket], Any], connection: socket.socket) -> None:
+    def _accepted(
+        self, serve: Callable[[ContainerInstance, socket.socket], Any], connection: socket.socket
+    ) -> None:
         self._spawn(serve(self, connection))
 
     def _has_no_room(self, error: OSError) -> None:
@@ -138,7 +158,9 @@ class ContainerInstance:
         try:
             async with asyncio.timeout(IDLE_TIMEOUT_S):
                 begun = await asyncio.get_running_loop().sock_recv(connection, RECEIVE_BYTES)
-            if self._tls is not None or (begun.startswith(HANDSHAKE) and getattr(self._module, "SERVES_TLS", False)):
+            if self._tls is not None or (
+                begun.startswith(HANDSHAKE) and getattr(self._module, "SERVES_TLS", False)
+            ):
                 await self._serve_tls(connection, begun)
             elif begun.startswith(grpc_health.PREFACE):
                 await grpc_health.serve(connection, begun)
@@ -160,7 +182,9 @@ class ContainerInstance:
                 await tls.handshake()
         except OSError as error:
             peer = plain_peer(connection.getpeername())
-            self.note(f"http: TLS handshake error from {socket_address(*peer)}: {error.strerror or error}")
+            self.note(
+                f"http: TLS handshake error from {socket_address(*peer)}: {error.strerror or error}"
+            )
             return
         await serve(tls, self._http, max_body_bytes=1024 * 1024)
 
@@ -181,7 +205,11 @@ class ContainerInstance:
             connection.close()
 
     def _answer(self, data: bytes, peer: Peer) -> bytes | None:
-        answer: bytes | None = self._module.datagram(data, peer, self._me()) if hasattr(self._module, "datagram") else None
+        answer: bytes | None = (
+            self._module.datagram(data, peer, self._me())
+            if hasattr(self._module, "datagram")
+            else None
+        )
         return answer
 
     def _datagram(self, open_socket: socket.socket) -> None:
@@ -200,7 +228,9 @@ class ContainerInstance:
 
     async def _http(self, request: Request) -> Response:
         if getattr(self._module, "LOGS_REQUESTS", True):
-            self.note(f"{request.method} {request.target} from {socket_address(*request.peer)}{_agent(request)}")
+            self.note(
+                f"{request.method} {request.target} from {socket_address(*request.peer)}{_agent(request)}"
+            )
         if not hasattr(self._module, "http"):
             return Response(404)
         answer: Response = await self._module.http(request, self._me())
@@ -240,7 +270,12 @@ class ContainerInstance:
     def _end(self, status: int, message: str) -> None:
         if not self._is_over:
             self.stop()
-            self.outcome = {"state": "exited", "exit_code": status, "message": message, "at": time.time()}
+            self.outcome = {
+                "state": "exited",
+                "exit_code": status,
+                "message": message,
+                "at": time.time(),
+            }
             self._tell(self)
 
     def _spawn(self, work: Any) -> None:
@@ -256,7 +291,14 @@ class PodInstance:
     """One pod's programs, as long as its pause process lives."""
 
     def __init__(
-        self, netns: str, process: Process, identity: dict[str, str], versions: list[int], hosts: str, resolv_conf: str, home: int
+        self,
+        netns: str,
+        process: Process,
+        identity: dict[str, str],
+        versions: list[int],
+        hosts: str,
+        resolv_conf: str,
+        home: int,
     ) -> None:
         self.netns = netns
         self.process = process

@@ -45,7 +45,11 @@ class ContainerLimits:
         if group is not None:
             self._groups_of[run] = group
         entries = group.entries if group is not None else []
-        self._limits_of[run] = {"entries": entries, "rlimits": _rlimits(limits, enforced), "memory": limits.memory}
+        self._limits_of[run] = {
+            "entries": entries,
+            "rlimits": _rlimits(limits, enforced),
+            "memory": limits.memory,
+        }
         return self._limits_of[run]
 
     def of(self, run: str) -> dict[str, Any] | None:
@@ -66,11 +70,17 @@ class ContainerLimits:
         """Return a container's groups; None where there can be none."""
         if self._groups is None:
             token = os.urandom(4).hex()  # other labs of this name may be in other run directories
-            self._groups = LabGroups(f"{cgroups.PREFIX}{self._boot.lab}-{token}", cgroups.read_parents(), self._write_down)
+            self._groups = LabGroups(
+                f"{cgroups.PREFIX}{self._boot.lab}-{token}",
+                cgroups.read_parents(),
+                self._write_down,
+            )
         try:
             return self._groups.make(name, limits)
         except OSError as error:
-            log(f"container {name} is limited by rlimits: its cgroup cannot be made ({error.strerror}: {error.filename})")
+            log(
+                f"container {name} is limited by rlimits: its cgroup cannot be made ({error.strerror}: {error.filename})"
+            )
             return None
 
     def _write_down(self, directories: Sequence[str]) -> None:
@@ -87,7 +97,10 @@ def enter_groups(limits: dict[str, Any]) -> dict[str, int]:
     try:
         cgroups.enter(limits["entries"])
     except OSError as error:
-        print(f"the container's cgroup cannot be entered ({error.strerror}): limits are those of single processes", flush=True)
+        print(
+            f"the container's cgroup cannot be entered ({error.strerror}): limits are those of single processes",
+            flush=True,
+        )
         return {MEMORY: limits["memory"], **rlimits}
     return rlimits
 
@@ -95,7 +108,9 @@ def enter_groups(limits: dict[str, Any]) -> dict[str, int]:
 def remove_groups(directory: Path) -> None:
     """Remove the cgroups of a dead lab, by its run directory; those that are gone already, or of no lab, are left out."""
     with suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
-        left = cgroups.remove_all(msgspec.json.decode((directory / rundir.CGROUPS).read_bytes(), type=list[str]))
+        left = cgroups.remove_all(
+            msgspec.json.decode((directory / rundir.CGROUPS).read_bytes(), type=list[str])
+        )
         for group in left:
             log(f"cgroup {group} cannot be removed yet")
 
@@ -106,5 +121,7 @@ def _rlimits(limits: Limits, enforced: Sequence[str]) -> dict[str, int]:
     if MEMORY not in enforced and limits.memory:
         found[MEMORY] = limits.memory
     if PIDS not in enforced and limits_processes():
-        found[PIDS] = limits.pids + sum(name.isdigit() for name in os.listdir("/proc"))  # beside those that the lab has already
+        found[PIDS] = limits.pids + sum(
+            name.isdigit() for name in os.listdir("/proc")
+        )  # beside those that the lab has already
     return found

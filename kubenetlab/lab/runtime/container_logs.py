@@ -45,7 +45,9 @@ class LogPart(Struct, frozen=True):
     def since(self, moment: float) -> LogPart:
         """Return the lines that were written at a moment or later, in seconds since 1970."""
         times = self.times if self.times is not None else [_time_in(line) for line in self.lines]
-        return LogPart([line for line, at in zip(self.lines, times, strict=True) if at >= moment], self.end)
+        return LogPart(
+            [line for line, at in zip(self.lines, times, strict=True) if at >= moment], self.end
+        )
 
 
 def read(path: Path, after: int = 0, *, is_going_on: bool = False) -> LogPart:
@@ -55,7 +57,9 @@ def read(path: Path, after: int = 0, *, is_going_on: bool = False) -> LogPart:
     """
     with open(path, "rb") as stream:
         size = stream.seek(0, os.SEEK_END)
-        start = max(after if after <= size else 0, size - TAIL_BYTES)  # a log that has been begun anew is read anew
+        start = max(
+            after if after <= size else 0, size - TAIL_BYTES
+        )  # a log that has been begun anew is read anew
         stream.seek(start)
         data = stream.read(size - start)
     if is_going_on:
@@ -103,7 +107,9 @@ def marks_of(path: Path) -> Path:
 def mark(log: str, moment: float, offset: int) -> None:
     """Note when what begins at an offset of a log was written. Raises OSError."""
     path = marks_of(Path(log))
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (os.O_TRUNC if offset == 0 else 0)
+    flags = (
+        os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (os.O_TRUNC if offset == 0 else 0)
+    )
     descriptor = os.open(path, flags, 0o600)
     try:
         if os.fstat(descriptor).st_size >= MAX_MARKS_BYTES:

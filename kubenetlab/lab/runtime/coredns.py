@@ -78,7 +78,11 @@ class CoreDNS:
         udp = _bound(socket.SOCK_DGRAM, DNS_PORT)
         loop.add_reader(udp, self._datagrams, udp)
         self._listen(DNS_PORT, self._tcp)
-        for port, handler in ((HEALTH_PORT, self._health), (READY_PORT, self._ready), (METRICS_PORT, self._metrics)):
+        for port, handler in (
+            (HEALTH_PORT, self._health),
+            (READY_PORT, self._ready),
+            (METRICS_PORT, self._metrics),
+        ):
             self._listen(port, lambda connection, handler=handler: serve(connection, handler))
         await asyncio.gather(*(self._watch(kind) for kind in _WATCHED))
 
@@ -102,7 +106,9 @@ class CoreDNS:
         return data[:2] + rest
 
     def _tell(self, data: bytes, line: str, peer: tuple[Any, ...], begun: float) -> None:
-        log_query(f"[INFO] {socket_address(*plain_peer(peer))} - {int.from_bytes(data[:2])} {line} {time.perf_counter() - begun:.6f}s")
+        log_query(
+            f"[INFO] {socket_address(*plain_peer(peer))} - {int.from_bytes(data[:2])} {line} {time.perf_counter() - begun:.6f}s"
+        )
 
     def _datagrams(self, udp: socket.socket) -> None:
         for _ in range(64):
@@ -151,7 +157,9 @@ class CoreDNS:
                     else:
                         reply = self.resolve(data, peer, is_udp=False)
                     if reply is not None:
-                        async with asyncio.timeout(TCP_TIMEOUT_S):  # a client may ask and never read
+                        async with asyncio.timeout(
+                            TCP_TIMEOUT_S
+                        ):  # a client may ask and never read
                             await loop.sock_sendall(connection, dns_stream.framed(reply))
         except (OSError, TimeoutError):
             pass
@@ -162,7 +170,9 @@ class CoreDNS:
         listener = _bound(socket.SOCK_STREAM, port)
         listener.listen(128)
         accept_each(
-            listener, lambda connection: self._begin(handle(connection)), lambda error: log(f"clients have to wait: {error.strerror}")
+            listener,
+            lambda connection: self._begin(handle(connection)),
+            lambda error: log(f"clients have to wait: {error.strerror}"),
         )
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -177,11 +187,17 @@ class CoreDNS:
         return text("OK") if self.is_ready else text("kubernetes", 503)
 
     async def _metrics(self, request: Request) -> Response:
-        return text(f"# TYPE coredns_dns_requests_total counter\ncoredns_dns_requests_total {self._queries}\n")
+        return text(
+            f"# TYPE coredns_dns_requests_total counter\ncoredns_dns_requests_total {self._queries}\n"
+        )
 
     async def _watch(self, kind: type[Resource]) -> None:
         """Follows one kind for ever, through all agents."""
-        path = f"/api/{kind.api_version}" if "/" not in kind.api_version else f"/apis/{kind.api_version}"
+        path = (
+            f"/api/{kind.api_version}"
+            if "/" not in kind.api_version
+            else f"/apis/{kind.api_version}"
+        )
         while True:
             try:
                 await self._follow(kind, f"{path}/{kind.plural}?watch=true")
@@ -223,7 +239,9 @@ class CoreDNS:
         """What is said of names follows what was seen; of Services that have not changed nothing is computed."""
         services: dict[Key, Service] = self._seen[Service]  # type: ignore[assignment]
         slices: dict[Key, EndpointSlice] = self._seen[EndpointSlice]  # type: ignore[assignment]
-        if self._zone is None or not all(isinstance(obj, Service | EndpointSlice) for obj in touched):
+        if self._zone is None or not all(
+            isinstance(obj, Service | EndpointSlice) for obj in touched
+        ):
             self._behind = {}
             for piece in slices.values():
                 self._behind.setdefault(_service_of(piece), {})[piece.key] = piece
@@ -238,7 +256,9 @@ class CoreDNS:
                 if not behind:
                     del self._behind[_service_of(obj)]
         assert self._zone is not None
-        for key in dict.fromkeys(_service_of(obj) if isinstance(obj, EndpointSlice) else obj.key for obj in touched):
+        for key in dict.fromkeys(
+            _service_of(obj) if isinstance(obj, EndpointSlice) else obj.key for obj in touched
+        ):
             self._zone.change(key, services.get(key), self._behind.get(key, {}).values())
         self._zone.serial = int(time.time())
         self._cache = {}
@@ -247,7 +267,9 @@ class CoreDNS:
         config = next(iter(self._seen[ClusterConfig].values()), ClusterConfig())
         assert isinstance(config, ClusterConfig)
         hosts = {host.name: host.addresses(config.networking.versions) for host in config.external}
-        namespaces, services, slices = (list(self._seen[kind].values()) for kind in (Namespace, Service, EndpointSlice))
+        namespaces, services, slices = (
+            list(self._seen[kind].values()) for kind in (Namespace, Service, EndpointSlice)
+        )
         domain = config.networking.dns_domain
         self._zone = Zone(domain, namespaces, services, slices, hosts, _own_addresses())  # type: ignore[arg-type]
         self._forwards = config.uplink
@@ -272,7 +294,9 @@ def _own_addresses() -> list[str]:
 def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
     """A socket at a port of all addresses, of both families where this namespace has IPv6."""
     has_ipv6 = Path(DISABLE_IPV6).exists() and Path(DISABLE_IPV6).read_text().strip() == "0"
-    bound = socket.socket(socket.AF_INET6 if has_ipv6 else socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+    bound = socket.socket(
+        socket.AF_INET6 if has_ipv6 else socket.AF_INET, kind | socket.SOCK_NONBLOCK
+    )
     if has_ipv6:
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))

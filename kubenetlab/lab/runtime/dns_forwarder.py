@@ -27,7 +27,11 @@ def name_servers(but_for: Sequence[Network] = ()) -> list[str]:
             lines = Path(place).read_text(errors="replace").splitlines()
         except OSError:
             continue
-        given = [words[1] for line in lines if len(words := line.split()) > 1 and words[0] == "nameserver"]
+        given = [
+            words[1]
+            for line in lines
+            if len(words := line.split()) > 1 and words[0] == "nameserver"
+        ]
         if found := [address for address in given if _is_elsewhere(address, but_for)]:
             return found
     return []
@@ -38,7 +42,11 @@ def _is_elsewhere(text: str, but_for: Sequence[Network]) -> bool:
         address = ip_address(text.partition("%")[0])
     except ValueError:
         return False
-    return not (address.is_loopback or address.is_link_local or any(address in network for network in but_for))
+    return not (
+        address.is_loopback
+        or address.is_link_local
+        or any(address in network for network in but_for)
+    )
 
 
 async def asked(question: bytes, *, is_udp: bool, but_for: Sequence[Network] = ()) -> bytes | None:

@@ -17,7 +17,9 @@ _IN_PKTINFO, _IN6_PKTINFO = struct.Struct("=i4s4s"), struct.Struct("=16si")
 PKTINFO_SPACE: Final = socket.CMSG_SPACE(_IN6_PKTINFO.size)
 
 
-def listening(namespace: NetnsSocketFactory, listener: ListenPort, *, has_ipv6: bool) -> socket.socket:
+def listening(
+    namespace: NetnsSocketFactory, listener: ListenPort, *, has_ipv6: bool
+) -> socket.socket:
     """A socket of a pod's that listens. Raises OSError with what agnhost would say, when the port cannot be had."""
     is_ipv6, is_datagram = has_ipv6 and "." not in listener.address, listener.protocol == "UDP"
     words = f"listen {listener.protocol.lower()} :{listener.port}"
@@ -27,7 +29,9 @@ def listening(namespace: NetnsSocketFactory, listener: ListenPort, *, has_ipv6: 
     except OSError as error:
         if error.errno != errno.EPROTONOSUPPORT:
             raise
-        lacking = f"protocol not supported by this kernel; see {listener.protocol} in kubenetlab doctor"
+        lacking = (
+            f"protocol not supported by this kernel; see {listener.protocol} in kubenetlab doctor"
+        )
         raise OSError(error.errno, f"{words}: {lacking}") from None
     try:
         if is_ipv6:

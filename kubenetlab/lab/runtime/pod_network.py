@@ -49,10 +49,16 @@ class NetnsSocketFactory:
             return inside_network(os.open(self._where, os.O_RDONLY | os.O_CLOEXEC), self._home)
         return self._where.network(self._home)
 
-    def socket(self, kind: socket.SocketKind, protocol: int = 0, *, is_ipv6: bool = False) -> socket.socket:
+    def socket(
+        self, kind: socket.SocketKind, protocol: int = 0, *, is_ipv6: bool = False
+    ) -> socket.socket:
         """A new non-blocking socket inside."""
         family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
-        return self.run(lambda: socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol))
+        return self.run(
+            lambda: socket.socket(
+                family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol
+            )
+        )
 
 
 class PodSockets:
@@ -64,7 +70,11 @@ class PodSockets:
 
     async def resolve(self, name: str, versions: Sequence[int] = ()) -> str:
         """`versions` are the families to ask for, in order; without them the pod's own."""
-        resolver = structs.replace(self._resolver, versions=tuple(versions)) if versions else self._resolver
+        resolver = (
+            structs.replace(self._resolver, versions=tuple(versions))
+            if versions
+            else self._resolver
+        )
         try:
             return str(ip_address(name))
         except ValueError:
@@ -83,13 +93,19 @@ class PodSockets:
             async with asyncio.timeout(timeout_s):
                 connection = await self._connected("TCP", address, port)
                 try:
-                    return await fetch(connection, "GET", target, headers={"Host": socket_address(address, port)})
+                    return await fetch(
+                        connection, "GET", target, headers={"Host": socket_address(address, port)}
+                    )
                 finally:
                     connection.close()
         except TimeoutError:
-            raise OSError(errno.ETIMEDOUT, f"dial tcp {socket_address(address, port)}: i/o timeout") from None
+            raise OSError(
+                errno.ETIMEDOUT, f"dial tcp {socket_address(address, port)}: i/o timeout"
+            ) from None
 
-    async def exchange(self, address: str, port: int, data: bytes, timeout_s: float, protocol: str = "UDP") -> bytes:
+    async def exchange(
+        self, address: str, port: int, data: bytes, timeout_s: float, protocol: str = "UDP"
+    ) -> bytes:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
@@ -102,14 +118,19 @@ class PodSockets:
                 finally:
                     connection.close()
         except TimeoutError:
-            raise OSError(errno.ETIMEDOUT, f"read {protocol.lower()} {socket_address(address, port)}: i/o timeout") from None
+            raise OSError(
+                errno.ETIMEDOUT,
+                f"read {protocol.lower()} {socket_address(address, port)}: i/o timeout",
+            ) from None
 
     async def connect(self, address: str, port: int, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
                 (await self._connected("TCP", address, port)).close()
         except TimeoutError:
-            raise OSError(errno.ETIMEDOUT, f"dial tcp {socket_address(address, port)}: i/o timeout") from None
+            raise OSError(
+                errno.ETIMEDOUT, f"dial tcp {socket_address(address, port)}: i/o timeout"
+            ) from None
 
     async def _connected(self, protocol: str, address: str, port: int) -> socket.socket:
         connection = self._namespace.socket(*KINDS[protocol], is_ipv6=":" in address)
@@ -133,7 +154,10 @@ class PodSockets:
                 try:
                     return first_address(await self._ask(server, question), version, number)
                 except OSError as error:
-                    last = OSError(error.errno, f"lookup {name} on {socket_address(server, DNS_PORT)}: {error.strerror or error}")
+                    last = OSError(
+                        error.errno,
+                        f"lookup {name} on {socket_address(server, DNS_PORT)}: {error.strerror or error}",
+                    )
         raise last
 
     async def _ask(self, server: str, question: bytes) -> bytes:
@@ -150,7 +174,9 @@ class PodSockets:
                 finally:
                     connection.close()
         except TimeoutError:
-            raise OSError(errno.ETIMEDOUT, f"read tcp {socket_address(server, DNS_PORT)}: i/o timeout") from None
+            raise OSError(
+                errno.ETIMEDOUT, f"read tcp {socket_address(server, DNS_PORT)}: i/o timeout"
+            ) from None
 
 
 def _explained(protocol: str, address: str, port: int, error: OSError) -> OSError:

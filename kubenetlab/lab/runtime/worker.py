@@ -44,7 +44,14 @@ class Worker:
             connection = await accept(self._listener)
             self._agent = agent = Channel(connection)
             try:
-                agent.send({"event": "hello", "runs": [_report(run) for pod in self._pods.values() for run in pod.runs.values()]})
+                agent.send(
+                    {
+                        "event": "hello",
+                        "runs": [
+                            _report(run) for pod in self._pods.values() for run in pod.runs.values()
+                        ],
+                    }
+                )
                 async for request in agent.receive():
                     agent.send({"answers": request.get("id", 0), **self._serve(request)})
             finally:
@@ -64,7 +71,9 @@ class Worker:
                     self._forget(request["netns"])
                     return {"ok": True}
                 case "logs":
-                    return self._logs(request["netns"], request["container"], request["which"], request["after"])
+                    return self._logs(
+                        request["netns"], request["container"], request["which"], request["after"]
+                    )
                 case "nothing":
                     return {"ok": True}
             return {"error": f"unknown request {request['do']}"}
@@ -78,7 +87,16 @@ class Worker:
         pod = self._pods.get(netns)
         if pod is None or pod.process.id != sandbox:
             files = request["hosts"], request["resolv_conf"]
-            pod = self._adopt(PodInstance(netns, Process(sandbox), request["identity"], request["versions"], *files, self._home))
+            pod = self._adopt(
+                PodInstance(
+                    netns,
+                    Process(sandbox),
+                    request["identity"],
+                    request["versions"],
+                    *files,
+                    self._home,
+                )
+            )
         run = pod.runs.get(name)
         if run is not None and run.attempt != attempt:
             run.stop()
@@ -95,7 +113,12 @@ class Worker:
         except OSError as error:
             run.note(f"Error: {error.strerror}")
             run.stop()
-            run.outcome = {"state": "failed", "exit_code": 1, "message": error.strerror or str(error), "at": time.time()}
+            run.outcome = {
+                "state": "failed",
+                "exit_code": 1,
+                "message": error.strerror or str(error),
+                "at": time.time(),
+            }
             return _report(run)
         if is_new:
             run.start_main()
@@ -144,11 +167,26 @@ class Worker:
     def _logs(self, netns: str, container: str, which: Which, after: int) -> Message:
         """The lines behind the first `after` ones of a run; no lines at all where there is no such run."""
         pod = self._pods.get(netns)
-        runs = [run for known in (pod.runs, pod.former_runs) if (run := known.get(container)) is not None] if pod else []
+        runs = (
+            [
+                run
+                for known in (pod.runs, pod.former_runs)
+                if (run := known.get(container)) is not None
+            ]
+            if pod
+            else []
+        )
         index = {"latest": 0, "previous": 1}.get(which) if isinstance(which, str) else None
-        wanted = runs[index : index + 1] if index is not None else [run for run in runs if run.attempt == which]
+        wanted = (
+            runs[index : index + 1]
+            if index is not None
+            else [run for run in runs if run.attempt == which]
+        )
         for run in wanted:
-            return {"lines": list(run.log)[max(0, len(run.log) - max(0, run.log_end - after)) :], "end": run.log_end}
+            return {
+                "lines": list(run.log)[max(0, len(run.log) - max(0, run.log_end - after)) :],
+                "end": run.log_end,
+            }
         ended = self._ended.get(netns, {}).get(container) if which != "previous" else None
         return {"lines": ended[after:], "end": len(ended)} if ended is not None else {}
 
@@ -167,4 +205,10 @@ def main(boot: LabContext, number: int) -> None:
 
 
 def _report(run: ContainerInstance) -> Message:
-    return {"netns": run.pod.netns, "sandbox": run.pod.process.id, "container": run.container, "attempt": run.attempt, **run.outcome}
+    return {
+        "netns": run.pod.netns,
+        "sandbox": run.pod.process.id,
+        "container": run.container,
+        "attempt": run.attempt,
+        **run.outcome,
+    }

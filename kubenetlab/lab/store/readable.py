@@ -29,10 +29,16 @@ def unreadable_objects(objects: Iterable[Resource]) -> Iterator[tuple[Resource, 
             yield from ((obj, fault) for obj in several if (fault := _fault(obj, kind)) is not None)
 
 
-def unreadable_documents(documents: Sequence[tuple[GivenKey, GivenDocument | None]]) -> Iterator[tuple[GivenKey, str]]:
+def unreadable_documents(
+    documents: Sequence[tuple[GivenKey, GivenDocument | None]],
+) -> Iterator[tuple[GivenKey, str]]:
     """Yield the key of every document as given that cannot be decoded from its own encoding, and why."""
     if _fault([document for _, document in documents], list[GivenDocument | None]) is not None:
-        yield from ((key, fault) for key, document in documents if (fault := _fault(document, GivenDocument | None)) is not None)
+        yield from (
+            (key, fault)
+            for key, document in documents
+            if (fault := _fault(document, GivenDocument | None)) is not None
+        )
 
 
 @cache

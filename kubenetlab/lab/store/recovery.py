@@ -32,7 +32,9 @@ def recovered(path: Path) -> Cluster:
             cluster = store_file.load(candidate, is_lenient=True)
         except StoreError:
             continue
-        log(f"the store cannot be read: {problem}; the lab goes on from {candidate.name}, revision {cluster.revision}")
+        log(
+            f"the store cannot be read: {problem}; the lab goes on from {candidate.name}, revision {cluster.revision}"
+        )
         _set_aside(store_file.journal_of(path))
         if candidate != path:
             path.touch()  # a store that is missing is shown as one that cannot be read

@@ -60,7 +60,9 @@ class UnstorableError(StoreError):
 def save(cluster: Cluster, path: Path) -> None:
     """Write the whole store; the file that it replaces becomes the snapshot. Raises OSError."""
     objects = {kind.kind: msgspec.Raw(msgspec.json.encode(cluster.all(kind))) for kind in STORED}
-    saved = _Saved(cluster.revision, objects, [(*key, document) for key, document in cluster.given.items()])
+    saved = _Saved(
+        cluster.revision, objects, [(*key, document) for key, document in cluster.given.items()]
+    )
     if replace_file(path, msgspec.json.encode(saved), former=snapshot_of(path)):
         with suppress(OSError):  # the snapshot is older without it
             journal_of(path).rename(journal_of(snapshot_of(path)))
@@ -69,17 +71,25 @@ def save(cluster: Cluster, path: Path) -> None:
 
 def require_readable(cluster: Cluster, before: Cluster) -> None:
     """Raise UnstorableError, naming every object and field, where what differs from another store could not be loaded."""
-    _require_readable(cluster, before, list(_changes(before, cluster)), list(_given(before, cluster)))
+    _require_readable(
+        cluster, before, list(_changes(before, cluster)), list(_given(before, cluster))
+    )
 
 
-def _require_readable(cluster: Cluster, before: Cluster, changes: list[Resource | Delete], given: list[_Given]) -> None:
+def _require_readable(
+    cluster: Cluster, before: Cluster, changes: list[Resource | Delete], given: list[_Given]
+) -> None:
     faults: list[str] = []
     former: list[Resource | Delete] = []
-    for obj, fault in unreadable_objects(change for change in changes if not isinstance(change, Delete)):
+    for obj, fault in unreadable_objects(
+        change for change in changes if not isinstance(change, Delete)
+    ):
         faults.append(f"{obj.title}: {fault}")
         former.append(before.get(type(obj), obj.namespace, obj.name) or deletion(obj))
     former_given: dict[GivenKey, GivenDocument | None] = {}
-    for key, fault in unreadable_documents([((kind, namespace, name), document) for kind, namespace, name, document in given]):
+    for key, fault in unreadable_documents(
+        [((kind, namespace, name), document) for kind, namespace, name, document in given]
+    ):
         faults.append(f"document of {key[0]} {'/'.join(filter(None, key[1:]))}: {fault}")
         former_given[key] = before.given.get(key)
     if faults:
@@ -96,7 +106,11 @@ def load(path: Path, *, is_lenient: bool = False) -> Cluster:
     with _reading(path):
         saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
         objects = {kind: {obj.key: obj for obj in _decoded(kind, saved)} for kind in STORED}
-    given = {(kind, namespace, name): document for kind, namespace, name, document in saved.given if document is not None}
+    given = {
+        (kind, namespace, name): document
+        for kind, namespace, name, document in saved.given
+        if document is not None
+    }
     revision = saved.revision
     try:
         with _reading(journal_of(path)):
@@ -111,8 +125,13 @@ def load(path: Path, *, is_lenient: bool = False) -> Cluster:
 
 
 def _decoded(kind: Kind, saved: _Saved) -> list[Resource]:
-    found: list[Resource] = msgspec.json.decode(saved.objects[kind.kind], type=list[kind]) if kind.kind in saved.objects else []  # type: ignore[valid-type]
-    return found
+    if kind.kind not in saved.objects:
+        return []
+    objects: list[Resource] = msgspec.json.decode(
+        saved.objects[kind.kind],
+        type=list[kind],  # type: ignore[valid-type]
+    )
+    return objects
 
 
 @contextmanager
@@ -167,7 +186,9 @@ class StoreFile:
         self.written = cluster
         return True
 
-    def _append(self, cluster: Cluster, changes: list[Resource | Delete], given: list[_Given]) -> bool:
+    def _append(
+        self, cluster: Cluster, changes: list[Resource | Delete], given: list[_Given]
+    ) -> bool:
         """False where the whole store is to be written."""
         if self._base is None or self._path.stat().st_size < MIN_STORE_BYTES:
             return False
@@ -177,8 +198,12 @@ class StoreFile:
         for obj in changes:
             if not isinstance(obj, Delete):
                 objects.setdefault(obj.kind, []).append(msgspec.Raw(msgspec.json.encode(obj)))
-        gone = [(obj.kind.kind, obj.namespace, obj.name) for obj in changes if isinstance(obj, Delete)]
-        line = msgspec.json.encode(_Line(self._base.revision, cluster.revision, objects, gone, given))
+        gone = [
+            (obj.kind.kind, obj.namespace, obj.name) for obj in changes if isinstance(obj, Delete)
+        ]
+        line = msgspec.json.encode(
+            _Line(self._base.revision, cluster.revision, objects, gone, given)
+        )
         return append_line(journal_of(self._path), line, MAX_JOURNAL_BYTES)
 
 
@@ -206,10 +231,18 @@ def _lines(journal: Path) -> Iterator[_Line]:
         yield msgspec.json.decode(line, type=_Line)
 
 
-def _follow(line: _Line, objects: dict[Kind, dict[tuple[str, str], Resource]], given: dict[GivenKey, GivenDocument]) -> None:
+def _follow(
+    line: _Line,
+    objects: dict[Kind, dict[tuple[str, str], Resource]],
+    given: dict[GivenKey, GivenDocument],
+) -> None:
     """Apply a line of the journal as a whole, or raise."""
     gone = [(_KINDS[name], (namespace, own)) for name, namespace, own in line.gone]
-    changed: list[Resource] = [msgspec.json.decode(raw, type=_KINDS[name]) for name, several in line.objects.items() for raw in several]
+    changed: list[Resource] = [
+        msgspec.json.decode(raw, type=_KINDS[name])
+        for name, several in line.objects.items()
+        for raw in several
+    ]
     for kind, key in gone:
         objects[kind].pop(key, None)
     for obj in changed:

@@ -33,7 +33,11 @@ async def accept(listener: socket.socket) -> socket.socket:
             await asyncio.sleep(PAUSE_S)
 
 
-def accept_each(listener: socket.socket, on_connection: Callable[[socket.socket], None], on_pause: Callable[[OSError], None]) -> None:
+def accept_each(
+    listener: socket.socket,
+    on_connection: Callable[[socket.socket], None],
+    on_pause: Callable[[OSError], None],
+) -> None:
     """Hand over every connection, not blocking, until the reader of the listener is removed and the listener closed.
 
     `on_pause` is called when clients begin to wait, once until one could be accepted again.

@@ -96,7 +96,9 @@ class Caller:
         finally:
             self._waiting.pop(number, None)
 
-    def call_each(self, request: Mapping[str, Any], each: Mapping[asyncio.Future[Message], Mapping[str, Any]]) -> None:
+    def call_each(
+        self, request: Mapping[str, Any], each: Mapping[asyncio.Future[Message], Mapping[str, Any]]
+    ) -> None:
         """One request about several things, `each` of them answered by itself: a future gets the answer, or ConnectionError."""
         numbered = [{"id": self._expect(future), **one} for future, one in each.items()]
         if self._is_over:

@@ -42,12 +42,25 @@ class Exchange:
     cannot carry. With `is_stream` the body is handed out by `feed` and not kept.
     """
 
-    def __init__(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"", *, is_stream: bool = False) -> None:
-        lines = {"host": ("Host", "kubenetlab"), **{name.lower(): (name, value) for name, value in headers.items()}}
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        *,
+        is_stream: bool = False,
+    ) -> None:
+        lines = {
+            "host": ("Host", "kubenetlab"),
+            **{name.lower(): (name, value) for name, value in headers.items()},
+        }
         lines["connection"] = ("Connection", "close")
         if body or method in ("POST", "PUT", "PATCH"):
             lines["content-length"] = ("Content-Length", str(len(body)))
-        self.request_bytes = head(f"{method} {quote(target, safe=_URL_CHARACTERS)} HTTP/1.1", lines.values()) + body
+        self.request_bytes = (
+            head(f"{method} {quote(target, safe=_URL_CHARACTERS)} HTTP/1.1", lines.values()) + body
+        )
         self.status = 0
         self.headers: dict[str, str] = {}
         self.is_complete = False
@@ -75,7 +88,9 @@ class Exchange:
 
     @property
     def response(self) -> Response:
-        return Response(self.status, bytes(self._body), self.headers.get("content-type", ""), self.headers)
+        return Response(
+            self.status, bytes(self._body), self.headers.get("content-type", ""), self.headers
+        )
 
     def _take(self, data: bytes) -> None:
         assert self._parser is not None
@@ -96,7 +111,9 @@ class Exchange:
         """The connection has ended, which is where an answer of no given length ends, too."""
         if not self._has_head:
             raise ConnectionError("the connection ended without an answer")
-        if "content-length" in self.headers or "chunked" in self.headers.get("transfer-encoding", ""):
+        if "content-length" in self.headers or "chunked" in self.headers.get(
+            "transfer-encoding", ""
+        ):
             raise ConnectionError("no HTTP: the connection ended in the middle of the answer")
         self.is_complete = True
 

@@ -47,7 +47,9 @@ async def serve(connection: socket.socket, received: bytes) -> None:
                     case events.RequestReceived():
                         paths[event.stream_id or 0] = _texts(event.headers).get(":path", "")
                     case events.DataReceived():
-                        protocol.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id or 0)
+                        protocol.acknowledge_received_data(
+                            event.flow_controlled_length or 0, event.stream_id or 0
+                        )
                     case events.StreamEnded():
                         _answer(protocol, event.stream_id or 0, paths.pop(event.stream_id or 0, ""))
                     case events.ConnectionTerminated():
@@ -62,7 +64,11 @@ async def serve(connection: socket.socket, received: bytes) -> None:
 def _answer(protocol: H2Connection, stream: int, path: str) -> None:
     head = [(":status", "200"), ("content-type", "application/grpc")]
     if path not in (CHECK, WATCH):
-        protocol.send_headers(stream, [*head, ("grpc-status", _UNIMPLEMENTED), ("grpc-message", f"unknown method {path}")], end_stream=True)
+        protocol.send_headers(
+            stream,
+            [*head, ("grpc-status", _UNIMPLEMENTED), ("grpc-message", f"unknown method {path}")],
+            end_stream=True,
+        )
         return
     protocol.send_headers(stream, head)
     protocol.send_data(stream, _MESSAGE.pack(0, len(_SERVING)) + _SERVING)
@@ -109,7 +115,9 @@ async def check(connection: socket.socket, authority: str, service: str) -> str 
                         headers |= _texts(event.headers)
                     case events.DataReceived():
                         body += event.data or b""
-                    case events.StreamEnded() | events.StreamReset() | events.ConnectionTerminated():
+                    case (
+                        events.StreamEnded() | events.StreamReset() | events.ConnectionTerminated()
+                    ):
                         return _verdict(headers, body)
     except ProtocolError as error:
         return f"rpc error: code = Unavailable desc = {error}"

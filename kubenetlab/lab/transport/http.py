@@ -56,7 +56,13 @@ Connection = socket.socket | TlsConnection
 Handler = Callable[[Request], Awaitable[Answer]]
 
 
-async def serve(connection: Connection, handler: Handler, received: bytes = b"", *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+async def serve(
+    connection: Connection,
+    handler: Handler,
+    received: bytes = b"",
+    *,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> None:
     """Answers the requests of one connection until it ends. A broken request is answered with 400, a broken handler with 500.
 
     `received` is what came in before.
@@ -153,7 +159,9 @@ async def _answer(connection: Connection, asked: ParsedRequest, answer: Answer) 
     await _send(connection, data)
 
 
-async def _send_pieces(connection: Connection, pieces: AsyncIterator[bytes], framed: Callable[[bytes], bytes]) -> None:
+async def _send_pieces(
+    connection: Connection, pieces: AsyncIterator[bytes], framed: Callable[[bytes], bytes]
+) -> None:
     """Piece by piece. Raises ConnectionError when the client is gone, also while there is nothing to send: nobody else would notice."""
     hung_up = asyncio.ensure_future(_receive(connection, 1))  # who listens has nothing more to say
     try:
@@ -179,7 +187,11 @@ def _whole(response: Response, *, is_last: bool, is_head: bool = False) -> bytes
     has_length = response.status not in BODILESS
     length = {"Content-Length": str(len(response.body))} if has_length else {}
     try:
-        begun = _head(response.status, {"Content-Type": response.content_type, **response.headers, **length}, is_last=is_last)
+        begun = _head(
+            response.status,
+            {"Content-Type": response.content_type, **response.headers, **length},
+            is_last=is_last,
+        )
     except ValueError as error:
         return _whole(Response(500, f"{error}\n".encode()), is_last=is_last, is_head=is_head)
     return begun + response.body if has_length and not is_head else begun

@@ -101,7 +101,11 @@ class RequestParser:
             self._refuse(400, f"the request's target is no URL: {error}")
             return
         request = Request(method, target, self._peer, self._headers, bytes(self._body), self._port)
-        self._is_over = self._parser.should_upgrade() or not self._parser.should_keep_alive() or not self._takes_chunks
+        self._is_over = (
+            self._parser.should_upgrade()
+            or not self._parser.should_keep_alive()
+            or not self._takes_chunks
+        )
         self.requests.append(ParsedRequest(request, self._is_over, self._takes_chunks))
 
     @property

@@ -24,7 +24,9 @@ class RpcClient:
     `on_connect` is called after each connection but the first: whatever the process knew is gone.
     """
 
-    def __init__(self, name: str, path: str, on_event: OnEvent, on_connect: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, path: str, on_event: OnEvent, on_connect: Callable[[], None]
+    ) -> None:
         self.name = name
         self._path = path
         self._on_event = on_event
@@ -45,7 +47,9 @@ class RpcClient:
         except ConnectionError:
             return {"error": f"the {self.name} died"}
 
-    async def call_each(self, request: Mapping[str, Any], each: Mapping[asyncio.Future[Message], Mapping[str, Any]]) -> None:
+    async def call_each(
+        self, request: Mapping[str, Any], each: Mapping[asyncio.Future[Message], Mapping[str, Any]]
+    ) -> None:
         """One request about several things: each future gets the answer about its own, or `{"error": …}`."""
         await self._connected.wait()
         if self._caller is None:

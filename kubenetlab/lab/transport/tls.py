@@ -34,7 +34,9 @@ def server_context(tls: Mapping[str, str]) -> SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     with _Held(tls["certificate"]) as certificate, _Held(tls["key"]) as key:
         try:
-            context.load_cert_chain(certificate, key, password="")  # with a password the library does not ask a terminal for one
+            context.load_cert_chain(
+                certificate, key, password=""
+            )  # with a password the library does not ask a terminal for one
         except ssl.SSLError as error:
             raise OSError(errno.EINVAL, f"tls: {error.reason or error}") from None
     return context
@@ -60,7 +62,14 @@ def client_context() -> SSLContext:
 class TlsConnection:
     """A TLS connection over a connected, non-blocking socket, of which it has the names. `handshake` comes first."""
 
-    def __init__(self, connection: socket.socket, context: SSLContext, received: bytes = b"", *, is_server: bool) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        context: SSLContext,
+        received: bytes = b"",
+        *,
+        is_server: bool,
+    ) -> None:
         """received: what the peer has sent already."""
         import ssl
 
@@ -130,7 +139,9 @@ class TlsConnection:
 
     def close(self) -> None:
         """Say that nothing more comes (close_notify), as far as that can be said at once, and close the socket."""
-        with suppress(OSError):  # of ssl: the handshake has failed, or the peer's own close_notify is not there yet
+        with suppress(
+            OSError
+        ):  # of ssl: the handshake has failed, or the peer's own close_notify is not there yet
             self._tls.unwrap()
         with suppress(OSError):  # the peer is gone, or takes nothing
             self._socket.send(self._outgoing.read())

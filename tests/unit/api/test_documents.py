@@ -9,7 +9,8 @@ import pytest
 from kubenetlab.api.documents import MAX_BYTES, read_documents
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdef", "bcdefg", strict=True)
+    f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n"
+    for before, name in zip("abcdef", "bcdefg", strict=True)
 )
 
 
@@ -22,11 +23,17 @@ def read(text: str | bytes) -> tuple[list[Any], list[str]]:
     ("text", "values"),
     [
         pytest.param("a: 1\n---\nb: 2\n", [{"a": 1}, {"b": 2}], id="two documents"),
-        pytest.param("---\n---\n# nothing\n---\nb: 2\n...\n", [{"b": 2}], id="empty documents are passed over"),
+        pytest.param(
+            "---\n---\n# nothing\n---\nb: 2\n...\n",
+            [{"b": 2}],
+            id="empty documents are passed over",
+        ),
         pytest.param("", [], id="empty file"),
         pytest.param("\ufeffa: 1", [{"a": 1}], id="byte order mark"),
         pytest.param("a: 1\r\nb: 2\r\n", [{"a": 1, "b": 2}], id="windows line ends"),
-        pytest.param('{"a": 1,\n\t"b": [true, null]}', [{"a": 1, "b": [True, None]}], id="JSON with tabs"),
+        pytest.param(
+            '{"a": 1,\n\t"b": [true, null]}', [{"a": 1, "b": [True, None]}], id="JSON with tabs"
+        ),
         pytest.param("{a: 1, b: [x]}", [{"a": 1, "b": ["x"]}], id="flow style that is no JSON"),
         pytest.param("a: |\n  ---\n  x\n", [{"a": "---\nx\n"}], id="an indented --- in a block"),
         pytest.param("<<: {a: 1, b: 1}\nb: 2\n", [{"a": 1, "b": 2}], id="merge key"),
@@ -69,34 +76,104 @@ def test_resolves_scalars_as_kubernetes_does(scalar: str, value: object) -> None
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        pytest.param("a: 1\n\tb: 2\n", "f.yaml:2  a tab in the indentation; YAML allows only spaces there", id="tab"),
-        pytest.param("a: 1\nb: 2\na: 3\n", 'f.yaml:3  the key "a" stands here a second time', id="duplicate key"),
-        pytest.param('{"a": 1, "a": 2}', 'f.yaml:1  the key "a" stands here a second time', id="duplicate key in JSON"),
-        pytest.param("a: b: c\n", "f.yaml:1  mapping values are not allowed in this context", id="syntax"),
-        pytest.param(b"a: 1\nb: \xff\n", "f.yaml:2  not UTF-8: byte 0xff cannot be read", id="not UTF-8"),
-        pytest.param("a: \x01b", "f.yaml:1  control character #x0001 is not allowed in YAML", id="control character"),
-        pytest.param(BOMB, "f.yaml:6  its aliases expand to more than 200000 values", id="alias bomb"),
-        pytest.param("a: &x [*x]\n", "f.yaml:1  an alias refers to the value that contains it", id="recursive alias"),
+        pytest.param(
+            "a: 1\n\tb: 2\n",
+            "f.yaml:2  a tab in the indentation; YAML allows only spaces there",
+            id="tab",
+        ),
+        pytest.param(
+            "a: 1\nb: 2\na: 3\n",
+            'f.yaml:3  the key "a" stands here a second time',
+            id="duplicate key",
+        ),
+        pytest.param(
+            '{"a": 1, "a": 2}',
+            'f.yaml:1  the key "a" stands here a second time',
+            id="duplicate key in JSON",
+        ),
+        pytest.param(
+            "a: b: c\n", "f.yaml:1  mapping values are not allowed in this context", id="syntax"
+        ),
+        pytest.param(
+            b"a: 1\nb: \xff\n", "f.yaml:2  not UTF-8: byte 0xff cannot be read", id="not UTF-8"
+        ),
+        pytest.param(
+            "a: \x01b",
+            "f.yaml:1  control character #x0001 is not allowed in YAML",
+            id="control character",
+        ),
+        pytest.param(
+            BOMB, "f.yaml:6  its aliases expand to more than 200000 values", id="alias bomb"
+        ),
+        pytest.param(
+            "a: &x [*x]\n",
+            "f.yaml:1  an alias refers to the value that contains it",
+            id="recursive alias",
+        ),
         pytest.param("[" * 100_000, "f.yaml:1  nested deeper than 100 levels", id="deep flow"),
         pytest.param("- " * 500 + "a", "f.yaml:1  nested deeper than 100 levels", id="deep block"),
         pytest.param(b"x" * (MAX_BYTES + 1), "f.yaml  too large: more than 16 MB", id="too large"),
-        pytest.param("? [a]\n: b\n", "f.yaml:1  a key must be a plain word", id="key that is no word"),
-        pytest.param("a: 1\nb: !!bool stable\n", 'f.yaml:2  "stable" is no boolean', id="tag that does not fit"),
-        pytest.param("a: !!int [1]\n", "f.yaml:1  this sequence is no number", id="number that is a list"),
-        pytest.param("a: !!map [1]\n", "f.yaml:1  this sequence is no mapping", id="mapping that is a list"),
-        pytest.param("a: !!set {b}\n", "f.yaml:1  the tag !!set is not for Kubernetes manifests", id="set"),
-        pytest.param("a: !!timestamp soon\n", "f.yaml:1  the tag !!timestamp is not for Kubernetes manifests", id="timestamp"),
-        pytest.param("a: !x b\n", "f.yaml:1  the tag !x is not for Kubernetes manifests", id="tag of somebody's own"),
+        pytest.param(
+            "? [a]\n: b\n", "f.yaml:1  a key must be a plain word", id="key that is no word"
+        ),
+        pytest.param(
+            "a: 1\nb: !!bool stable\n",
+            'f.yaml:2  "stable" is no boolean',
+            id="tag that does not fit",
+        ),
+        pytest.param(
+            "a: !!int [1]\n", "f.yaml:1  this sequence is no number", id="number that is a list"
+        ),
+        pytest.param(
+            "a: !!map [1]\n", "f.yaml:1  this sequence is no mapping", id="mapping that is a list"
+        ),
+        pytest.param(
+            "a: !!set {b}\n", "f.yaml:1  the tag !!set is not for Kubernetes manifests", id="set"
+        ),
+        pytest.param(
+            "a: !!timestamp soon\n",
+            "f.yaml:1  the tag !!timestamp is not for Kubernetes manifests",
+            id="timestamp",
+        ),
+        pytest.param(
+            "a: !x b\n",
+            "f.yaml:1  the tag !x is not for Kubernetes manifests",
+            id="tag of somebody's own",
+        ),
         pytest.param("a: .nan\n", 'f.yaml:1  ".nan" is no number', id="not a number"),
         pytest.param("a: 1e999\n", 'f.yaml:1  "1e999" is no number', id="number beyond all bounds"),
-        pytest.param("a: " + "9" * 5000, f'f.yaml:1  "{"9" * 20}…" is no number', id="thousands of digits"),
-        pytest.param("a: " + "9" * 4000, f'f.yaml:1  "{"9" * 20}…" is no number', id="more digits than a float has"),
-        pytest.param('{"a": ' + "9" * 5000 + "}", f'f.yaml:1  "{"9" * 20}…" is no number', id="thousands of digits in JSON"),
+        pytest.param(
+            "a: " + "9" * 5000, f'f.yaml:1  "{"9" * 20}…" is no number', id="thousands of digits"
+        ),
+        pytest.param(
+            "a: " + "9" * 4000,
+            f'f.yaml:1  "{"9" * 20}…" is no number',
+            id="more digits than a float has",
+        ),
+        pytest.param(
+            '{"a": ' + "9" * 5000 + "}",
+            f'f.yaml:1  "{"9" * 20}…" is no number',
+            id="thousands of digits in JSON",
+        ),
         pytest.param('{"a": ' * 100_000, "f.yaml:1  nested deeper than 100 levels", id="deep JSON"),
-        pytest.param('{"a": 1e999}', 'f.yaml:1  "1e999" is no number', id="number beyond all bounds in JSON"),
-        pytest.param('{"a": "\\ud800"}', "f.yaml:1  found invalid Unicode character escape code", id="half a character in JSON"),
-        pytest.param("a: \x85b\nc: {", "f.yaml:2  could not find expected ':'", id="what ends a line for YAML alone"),
-        pytest.param("a: {b: 1\nc: 2", "f.yaml:2  did not find expected ',' or '}'", id="end in the last line"),
+        pytest.param(
+            '{"a": 1e999}', 'f.yaml:1  "1e999" is no number', id="number beyond all bounds in JSON"
+        ),
+        pytest.param(
+            '{"a": "\\ud800"}',
+            "f.yaml:1  found invalid Unicode character escape code",
+            id="half a character in JSON",
+        ),
+        pytest.param(
+            "a: \x85b\nc: {",
+            "f.yaml:2  could not find expected ':'",
+            id="what ends a line for YAML alone",
+        ),
+        pytest.param(
+            "a: {b: 1\nc: 2",
+            "f.yaml:2  did not find expected ',' or '}'",
+            id="end in the last line",
+        ),
     ],
 )
 def test_says_what_is_wrong_and_where(text: str | bytes, problem: str) -> None:
@@ -109,7 +186,11 @@ def test_says_what_is_wrong_and_where(text: str | bytes, problem: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown", "hint"),
     [
-        ("containers:\n- name: web\n image: nginx\n", "image: nginx", "check the indentation of this line"),
+        (
+            "containers:\n- name: web\n image: nginx\n",
+            "image: nginx",
+            "check the indentation of this line",
+        ),
         ("spec:\n  host:web\n  port: 1\n", "port: 1", "the space behind each `:`"),
         ("a: @b\n", "a: @b", "a value that begins with this character needs quotes"),
     ],
@@ -132,7 +213,10 @@ def test_a_fault_in_one_document_does_not_hide_the_next() -> None:
 def test_finds_the_line_of_a_field() -> None:
     """A path leads to its line; a field that is missing leads to the one above it."""
     (document,), _ = read_documents("f.yaml", b"# head\na:\n  b:\n  - c: 1\n  - c: 2\n")
-    assert [document.line_of(path) for path in (("a",), ("a", "b", 1, "c"), ("a", "b", 1, "x"), ("nothing",))] == [2, 5, 5, 2]
+    assert [
+        document.line_of(path)
+        for path in (("a",), ("a", "b", 1, "c"), ("a", "b", 1, "x"), ("nothing",))
+    ] == [2, 5, 5, 2]
 
 
 def test_numbers_that_are_none_are_told() -> None:
@@ -160,21 +244,34 @@ def test_json_has_the_same_numbers() -> None:
 @pytest.mark.parametrize(("levels", "is_too_deep"), [(100, False), (101, True)])
 @pytest.mark.parametrize("text", ["[", '{"a":'], ids=["list", "mapping"])
 def test_json_has_the_same_depth(text: str, levels: int, is_too_deep: bool) -> None:
-    _, problems = read(text * levels + ("" if text == "[" else "1") + ("]" if text == "[" else "}") * levels)
+    _, problems = read(
+        text * levels + ("" if text == "[" else "1") + ("]" if text == "[" else "}") * levels
+    )
     assert bool(problems) == is_too_deep
 
 
 def test_files_that_were_put_together_are_read() -> None:
     """A byte order mark before a later document, as of files from Windows, is passed over as the first one is."""
-    documents, problems = read_documents("m.yaml", b'\xef\xbb\xbfa: 1\r\n---\r\n\xef\xbb\xbfb: 2\r\nd: 3\r\n---\r\nc: "\xef\xbb\xbf"\r\n')
-    assert [document.value for document in documents] == [{"a": 1}, {"b": 2, "d": 3}, {"c": "\ufeff"}]
+    documents, problems = read_documents(
+        "m.yaml",
+        b'\xef\xbb\xbfa: 1\r\n---\r\n\xef\xbb\xbfb: 2\r\nd: 3\r\n---\r\nc: "\xef\xbb\xbf"\r\n',
+    )
+    assert [document.value for document in documents] == [
+        {"a": 1},
+        {"b": 2, "d": 3},
+        {"c": "\ufeff"},
+    ]
     assert problems == []
 
 
 def test_a_stream_of_json_is_read() -> None:
     """As `jq -c '.items[]'` prints objects, and kubectl reads them; each with its own line."""
     documents, problems = read_documents("m.json", b'{"a": 1}{"b": 2}\n\n{\n  "c":\n 3}\n')
-    assert [(document.value, document.first_line) for document in documents] == [({"a": 1}, 1), ({"b": 2}, 1), ({"c": 3}, 3)]
+    assert [(document.value, document.first_line) for document in documents] == [
+        ({"a": 1}, 1),
+        ({"b": 2}, 1),
+        ({"c": 3}, 3),
+    ]
     assert documents[2].line_of(("c",)) == 4
     assert problems == []
     _, (problem,) = read_documents("m.json", b'{"a": 1}\n{"b": 2\n')

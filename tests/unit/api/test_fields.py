@@ -22,25 +22,62 @@ def kind(word: str) -> type[Resource]:
         ("pod", "spec", "PodSpec", ("required",)),
         ("pod", "spec.containers", "[]Container", ()),
         ("pod", "spec.containers.ports.containerPort", "integer", ("required", "1 to 65535")),
-        ("pod", "spec.containers.ports.protocol", "string", ("one of SCTP, TCP, UDP", "default TCP")),
-        ("pod", "spec.containers.readinessProbe.httpGet.port", "integer|string", ("required", "1 to 65535, or a port name")),
-        ("pod", "spec.containers.readinessProbe.periodSeconds", "integer", ("0 or more", "default 10")),
+        (
+            "pod",
+            "spec.containers.ports.protocol",
+            "string",
+            ("one of SCTP, TCP, UDP", "default TCP"),
+        ),
+        (
+            "pod",
+            "spec.containers.readinessProbe.httpGet.port",
+            "integer|string",
+            ("required", "1 to 65535, or a port name"),
+        ),
+        (
+            "pod",
+            "spec.containers.readinessProbe.periodSeconds",
+            "integer",
+            ("0 or more", "default 10"),
+        ),
         ("pod", "spec.containers.command", "[]string", ()),
         ("pod", "spec.hostNetwork", "boolean", ("default false",)),
-        ("pod", "spec.tolerations.effect", "string", ("one of NoExecute, NoSchedule, PreferNoSchedule",)),
-        ("pod", "spec.topologySpreadConstraints.topologyKey", "string", ("required", "a label of nodes such as kubernetes.io/hostname")),
+        (
+            "pod",
+            "spec.tolerations.effect",
+            "string",
+            ("one of NoExecute, NoSchedule, PreferNoSchedule",),
+        ),
+        (
+            "pod",
+            "spec.topologySpreadConstraints.topologyKey",
+            "string",
+            ("required", "a label of nodes such as kubernetes.io/hostname"),
+        ),
         ("pod", "metadata.labels", "map[string]string", ()),
         ("pod", "status.podIP", "string", ()),
         ("deploy", "spec.replicas", "integer", ("0 to 20000", "default 1")),
-        ("deploy", "spec.strategy.rollingUpdate.maxSurge", "integer|string", ("0 or more, or a string such as 25%", "default 25%")),
+        (
+            "deploy",
+            "spec.strategy.rollingUpdate.maxSurge",
+            "integer|string",
+            ("0 or more, or a string such as 25%", "default 25%"),
+        ),
         ("endpointslice", "endpoints.addresses", "[]string", ("required", "1 to 100 entries")),
         ("svc", "kind", "string", ("required", "always Service")),
-        ("cluster", "apiVersion", "string", ("required", "one of kubenetlab.dev/v1alpha1, kind.x-k8s.io/v1alpha4")),
+        (
+            "cluster",
+            "apiVersion",
+            "string",
+            ("required", "one of kubenetlab.dev/v1alpha1, kind.x-k8s.io/v1alpha4"),
+        ),
         ("cluster", "networking.cni", "string|map[string]any", ("default bridge",)),
         ("cluster", "name", "string", ()),
     ],
 )
-def test_a_field_has_a_type_and_bounds(word: str, path: str, type_: str, bounds: tuple[str, ...]) -> None:
+def test_a_field_has_a_type_and_bounds(
+    word: str, path: str, type_: str, bounds: tuple[str, ...]
+) -> None:
     """In kubectl's notation; what must stand there, what it may be, and what it is when nothing stands there."""
     found = explain(kind(word), path)
     assert (found.path, found.type, found.bounds) == (path, type_, bounds)
@@ -48,13 +85,18 @@ def test_a_field_has_a_type_and_bounds(word: str, path: str, type_: str, bounds:
 
 def test_a_path_of_a_message_is_understood() -> None:
     """`spec.containers[0].ports[1]` is what the loader writes."""
-    assert explain(kind("pod"), "spec.containers[0].ports[1].name") == explain(kind("pod"), "spec.containers.ports.name")
+    assert explain(kind("pod"), "spec.containers[0].ports[1].name") == explain(
+        kind("pod"), "spec.containers.ports.name"
+    )
     assert explain(kind("pod"), "metadata.labels[app.kubernetes.io/name]").path == "metadata.labels"
 
 
 def test_what_is_below_a_field_is_listed() -> None:
     """In the order of the type, with types and bounds; what has no effect is said."""
-    lines = {line.name: (line.type, line.bounds) for line in explain(kind("pod"), "spec.containers").fields}
+    lines = {
+        line.name: (line.type, line.bounds)
+        for line in explain(kind("pod"), "spec.containers").fields
+    }
     assert next(iter(lines)) == "name"
     assert lines["ports"] == ("[]ContainerPort", ())
     assert lines["volumeMounts"] == ("any", ("without effect",))
@@ -64,13 +106,19 @@ def test_what_is_below_a_field_is_listed() -> None:
 def test_a_field_is_described_by_its_own_words_and_its_types() -> None:
     """The docstring under it, then that of what it holds."""
     found = explain(kind("pod"), "spec.containers.livenessProbe").description
-    assert found == "A container that fails it is started again.\nA question that the node's kubelet asks a container, again and again."
+    assert (
+        found
+        == "A container that fails it is started again.\nA question that the node's kubelet asks a container, again and again."
+    )
     assert explain(kind("pod")).description.startswith("Containers that share a network namespace")
 
 
 def test_what_is_kept_without_effect_says_so() -> None:
     """Also when there is more to say of it."""
-    assert explain(kind("pod"), "spec.volumes").description == "Kept as it was given; the lab does not use it."
+    assert (
+        explain(kind("pod"), "spec.volumes").description
+        == "Kept as it was given; the lab does not use it."
+    )
     shared = explain(kind("pod"), "spec.shareProcessNamespace").description
     assert shared.startswith("The containers of a pod always share one PID namespace here.\n")
 
@@ -78,10 +126,22 @@ def test_what_is_kept_without_effect_says_so() -> None:
 @pytest.mark.parametrize(
     ("word", "path", "said"),
     [
-        ("pod", "spec.container", 'Pod.spec has no field "container"; did you mean containers?\n  known: containers, initContainers'),
+        (
+            "pod",
+            "spec.container",
+            'Pod.spec has no field "container"; did you mean containers?\n  known: containers, initContainers',
+        ),
         ("pod", "Spec", 'Pod has no field "Spec"; did you mean spec?'),
-        ("pod", "spec.volumes.name", 'Pod.spec.volumes is kept as it was given: the lab knows no field "name" of it'),
-        ("pod", "metadata.labels.app", 'Pod.metadata.labels is of type map[string]string: it has no field "app"'),
+        (
+            "pod",
+            "spec.volumes.name",
+            'Pod.spec.volumes is kept as it was given: the lab knows no field "name" of it',
+        ),
+        (
+            "pod",
+            "metadata.labels.app",
+            'Pod.metadata.labels is of type map[string]string: it has no field "app"',
+        ),
         ("cluster", "metadata", 'Cluster has no field "metadata"'),
     ],
 )

@@ -16,7 +16,17 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.cli.describe.columns import columns
 from kubenetlab.errors import ManifestError
 from kubenetlab.observe.settled import verdicts
-from tests.clusters import applied, pod, pod_named, problems_of, replaced, running, service, settled, store
+from tests.clusters import (
+    applied,
+    pod,
+    pod_named,
+    problems_of,
+    replaced,
+    running,
+    service,
+    settled,
+    store,
+)
 
 GATED = ", schedulingGates: [{name: example.com/quota}, {name: example.com/arch}]"
 ONE_GATE = ", schedulingGates: [{name: example.com/arch}]"
@@ -37,13 +47,18 @@ def row(cluster: Cluster, name: str = "a") -> list[str]:
 
 
 def state(cluster: Cluster, name: str = "a") -> tuple[str, str]:
-    return next((one.state, one.reason) for one in verdicts(cluster) if one.pod == f"default/{name}")
+    return next(
+        (one.state, one.reason) for one in verdicts(cluster) if one.pod == f"default/{name}"
+    )
 
 
 def test_a_gated_pod_stays_pending() -> None:
     """Without a node, an address or an event of the scheduler; after the last gate it is bound and runs."""
     cluster = running(store(pod("a", GATED)))
-    assert (pod_named(cluster, "a").status.phase, pod_named(cluster, "a").spec.node_name) == ("Pending", "")
+    assert (pod_named(cluster, "a").status.phase, pod_named(cluster, "a").spec.node_name) == (
+        "Pending",
+        "",
+    )
     assert scheduled(cluster) == ("False", "SchedulingGated", MESSAGE)
     assert not [event for event in cluster.all(Event) if event.involved_object.name == "a"]
     assert row(cluster)[2] == "SchedulingGated"
@@ -87,7 +102,9 @@ def test_gated_pods_of_a_daemon_set_belong_to_their_nodes() -> None:
     daemon_set = cluster.get(DaemonSet, "default", "d")
     assert daemon_set is not None
     assert (daemon_set.status.desired_number_scheduled, daemon_set.status.number_ready) == (2, 0)
-    free = [structs.replace(one, spec=structs.replace(one.spec, scheduling_gates=())) for one in pods]
+    free = [
+        structs.replace(one, spec=structs.replace(one.spec, scheduling_gates=())) for one in pods
+    ]
     cluster = running(settled(cluster.with_changes(free)))
     after = [one for one in cluster.all(Pod) if one.labels.get("app") == "d"]
     assert {one.name for one in after} == {one.name for one in pods}
@@ -99,7 +116,10 @@ def affinity(*terms: str) -> str:
     return f", affinity: {{nodeAffinity: {{{REQUIRED}: {{nodeSelectorTerms: [{written}]}}}}}}"
 
 
-LINUX, LARGE = "{key: os, operator: In, values: [linux]}", "{key: cpus, operator: Gt, values: ['4']}"
+LINUX, LARGE = (
+    "{key: os, operator: In, values: [linux]}",
+    "{key: cpus, operator: Gt, values: ['4']}",
+)
 TERMS = f"spec.affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms"
 
 
@@ -133,10 +153,22 @@ def test_what_may_change_while_a_pod_is_gated(before: str, after: str, refusal: 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (", schedulingGates: [{name: a b}]", "spec.schedulingGates[0].name: wanted a name of at most 63 letters"),
-        (", schedulingGates: [{name: a}, {name: a}]", 'spec.schedulingGates[1].name: "a" is listed twice'),
-        (", schedulingGates: [{name: a}], nodeName: worker", "spec.nodeName: may not be set until all schedulingGates are removed"),
-        (", readinessGates: [{conditionType: a b}]", "spec.readinessGates[0].conditionType: wanted a name of at most 63 letters"),
+        (
+            ", schedulingGates: [{name: a b}]",
+            "spec.schedulingGates[0].name: wanted a name of at most 63 letters",
+        ),
+        (
+            ", schedulingGates: [{name: a}, {name: a}]",
+            'spec.schedulingGates[1].name: "a" is listed twice',
+        ),
+        (
+            ", schedulingGates: [{name: a}], nodeName: worker",
+            "spec.nodeName: may not be set until all schedulingGates are removed",
+        ),
+        (
+            ", readinessGates: [{conditionType: a b}]",
+            "spec.readinessGates[0].conditionType: wanted a name of at most 63 letters",
+        ),
     ],
 )
 def test_wrong_gates_are_refused(spec: str, message: str) -> None:
@@ -165,7 +197,10 @@ def conditions(value: str) -> str:
 )  # fmt: skip
 def test_a_pod_is_ready_when_all_its_readiness_gates_are_true(value: str, message: str) -> None:
     """The conditions stand in its status beside the kubelet's; its endpoint is ready when the pod is."""
-    text = pod("a", GATES, meta=(conditions(value) if value else "") + ", labels: {app: web}") + service()
+    text = (
+        pod("a", GATES, meta=(conditions(value) if value else "") + ", labels: {app: web}")
+        + service()
+    )
     cluster = running(store(text))
     found = pod_named(cluster, "a")
     ready = found.status.condition("Ready")
@@ -176,7 +211,11 @@ def test_a_pod_is_ready_when_all_its_readiness_gates_are_true(value: str, messag
     assert containers_ready is not None
     assert containers_ready.status == "True"
     expected = dict(part.split("=") for part in value.replace(" ", "").split(",") if part)
-    own = {one.type: (one.status, one.last_transition_time) for one in found.status.conditions if "/" in one.type}
+    own = {
+        one.type: (one.status, one.last_transition_time)
+        for one in found.status.conditions
+        if "/" in one.type
+    }
     assert own == {name: (status, "2023-11-14T22:13:20Z") for name, status in expected.items()}
     assert row(cluster)[7] == f"{list(expected.values()).count('True')}/2"
     (piece,) = (one for one in cluster.all(EndpointSlice) if one.service_name == "web")
@@ -187,12 +226,17 @@ def test_a_pod_is_ready_when_all_its_readiness_gates_are_true(value: str, messag
 def test_conditions_follow_the_annotation() -> None:
     """The pod becomes ready and unready in place; a condition keeps the time of its last change of status."""
     cluster = running(store(pod("a", GATES, meta=conditions(f"{LB}=True,{DNS}=False"))))
-    assert state(cluster) == ("unready", f'ReadinessGatesNotReady: the status of pod readiness gate "{DNS}" is not "True", but False')
+    assert state(cluster) == (
+        "unready",
+        f'ReadinessGatesNotReady: the status of pod readiness gate "{DNS}" is not "True", but False',
+    )
     later = 1_700_000_060.0
     cluster = applied(cluster, pod("a", GATES, meta=conditions(f"{LB}=True,{DNS}=True")), now=later)
     found = pod_named(cluster, "a")
     assert found.is_ready
-    times = {one.type: one.last_transition_time for one in found.status.conditions if "/" in one.type}
+    times = {
+        one.type: one.last_transition_time for one in found.status.conditions if "/" in one.type
+    }
     assert times == {LB: "2023-11-14T22:13:20Z", DNS: "2023-11-14T22:14:20Z"}
     cluster = applied(cluster, pod("a", GATES), now=later)
     assert not pod_named(cluster, "a").is_ready
@@ -207,7 +251,8 @@ def test_a_gate_that_nothing_opens_is_a_reason() -> None:
         f'(set it by the annotation kubenetlab.dev/conditions: "{DNS}=True")',
     )
     both = replaced(
-        pod("a", GATES, meta=conditions(f"{LB}=True,{DNS}=True")), ("annotations: {", 'annotations: {kubenetlab.dev/ready: "false", ')
+        pod("a", GATES, meta=conditions(f"{LB}=True,{DNS}=True")),
+        ("annotations: {", 'annotations: {kubenetlab.dev/ready: "false", '),
     )
     assert state(running(store(both))) == ("unready", 'annotation kubenetlab.dev/ready is "false"')
 

@@ -54,7 +54,9 @@ def test_null_counts_as_absent() -> None:
     )
     assert isinstance(found.entries[0].object, Service)
     assert found.warnings == ()
-    found = loaded("apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nname: null\nnodes: null\nnetworking: null")
+    found = loaded(
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nname: null\nnodes: null\nnetworking: null"
+    )
     assert found.config == ClusterConfig()
 
 
@@ -112,7 +114,10 @@ def test_an_unknown_field_is_a_warning_or_with_strict_an_error() -> None:
     [
         ('kubenetlab.dev/ready: "no"', 'wanted "true" or "false", found "no"'),
         ('kubenetlab.dev/real-commands: "yes"', 'wanted "true" or "false", found "yes"'),
-        ("kubenetlab.dev/pool: ''", "wanted the name of a pool of networking.ipam.pools, found nothing"),
+        (
+            "kubenetlab.dev/pool: ''",
+            "wanted the name of a pool of networking.ipam.pools, found nothing",
+        ),
         ("kubenetlab.dev/addresses: '10.244.1.7, nowhere'", 'wanted IP addresses, found "nowhere"'),
     ],
 )
@@ -168,7 +173,10 @@ def test_special_addresses_lead_to_no_service(address: str, fault: str) -> None:
         ),
     ]
     found = [[str(problem) for problem in problems_of(text)] for text, _, _ in given]
-    expected = [[f"test.yaml:{line}  {place}: {fault}, found {address}"] if fault else [] for _, place, line in given]
+    expected = [
+        [f"test.yaml:{line}  {place}: {fault}, found {address}"] if fault else []
+        for _, place, line in given
+    ]
     assert found == expected
 
 
@@ -186,15 +194,30 @@ def test_a_host_ip_is_an_address(address: str, is_fine: bool) -> None:
 
 def test_an_annotation_without_effect_is_a_warning() -> None:
     """One of the lab's that it does not know, or that stands on something that is no pod; anybody else's is nobody's business."""
-    (unknown,) = problems_of(pod("a", meta=', annotations: {kubenetlab.dev/raedy: "false", example.com/ready: "no"}'))
-    assert (unknown.is_warning, unknown.path) == (True, "metadata.annotations[kubenetlab.dev/raedy]")
+    (unknown,) = problems_of(
+        pod("a", meta=', annotations: {kubenetlab.dev/raedy: "false", example.com/ready: "no"}')
+    )
+    assert (unknown.is_warning, unknown.path) == (
+        True,
+        "metadata.annotations[kubenetlab.dev/raedy]",
+    )
     assert unknown.message == "unknown annotation; did you mean kubenetlab.dev/ready?"
     ready = ', annotations: {kubenetlab.dev/ready: "false"}'
     (misplaced,) = problems_of(deployment().replace("name: web}", f"name: web{ready}}}", 1))
-    assert (misplaced.is_warning, misplaced.message) == (True, "only Pods have this annotation; here it has no effect")
+    assert (misplaced.is_warning, misplaced.message) == (
+        True,
+        "only Pods have this annotation; here it has no effect",
+    )
     assert misplaced.hints == ("of a workload it belongs into spec.template.metadata",)
-    assert problems_of(deployment().replace("{app: web}}\n    spec", f"{{app: web}}{ready}}}\n    spec")) == []
-    assert not problems_of(pod("a", meta=", annotations: {kubenetlab.dev/x: y}"), strict=True)[0].is_warning
+    assert (
+        problems_of(
+            deployment().replace("{app: web}}\n    spec", f"{{app: web}}{ready}}}\n    spec")
+        )
+        == []
+    )
+    assert not problems_of(pod("a", meta=", annotations: {kubenetlab.dev/x: y}"), strict=True)[
+        0
+    ].is_warning
 
 
 @pytest.mark.parametrize(
@@ -223,7 +246,9 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
     """The message names the field and what it should be."""
     problems = problems_of(text)
     assert problems, "nothing was found wrong"
-    assert any(message in f"{problem.path}: {problem.message}" for problem in problems), [str(problem) for problem in problems]
+    assert any(message in f"{problem.path}: {problem.message}" for problem in problems), [
+        str(problem) for problem in problems
+    ]
     assert any(not problem.is_warning for problem in problems)
 
 
@@ -238,17 +263,35 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
             "networking: {serviceSubnet: 172.18.0.0/24}",
             "networking.serviceSubnet: 172.18.0.0/24 overlaps the range of the nodes (172.18.0.0/16)",
         ),
-        ("networking: {podSubnet: 10.244.0.0/23}", "networking.podSubnet: 10.244.0.0/23 holds 2 ranges of /24, one per node, for 3 nodes"),
-        ("networking: {podSubnet: nonsense}", 'networking.podSubnet: wanted a range such as 10.244.0.0/16, found "nonsense"'),
+        (
+            "networking: {podSubnet: 10.244.0.0/23}",
+            "networking.podSubnet: 10.244.0.0/23 holds 2 ranges of /24, one per node, for 3 nodes",
+        ),
+        (
+            "networking: {podSubnet: nonsense}",
+            'networking.podSubnet: wanted a range such as 10.244.0.0/16, found "nonsense"',
+        ),
         ("networking: {cni: flanel}", 'networking.cni: "flanel" is not known'),
-        ("networking: {cni: {type: bridge, layot: x}}", "networking.cni.layot: unknown field; did you mean layout?"),
-        ("networking: {kubeProxyMode: nftable}", 'networking.kubeProxyMode: "nftable" is not known; did you mean nftables?'),
+        (
+            "networking: {cni: {type: bridge, layot: x}}",
+            "networking.cni.layot: unknown field; did you mean layout?",
+        ),
+        (
+            "networking: {kubeProxyMode: nftable}",
+            'networking.kubeProxyMode: "nftable" is not known; did you mean nftables?',
+        ),
         (
             "networking: {ipFamily: dual, podSubnet: 10.244.0.0/16}",
             "networking.podSubnet: wanted one IPv4 range and one IPv6 range with ipFamily dual",
         ),
-        ("networking: {ipFamily: ipv6, serviceSubnet: 10.96.0.0/16}", "networking.serviceSubnet: wanted one IPv6 range with ipFamily ipv6"),
-        ("networking: {ipFamily: ipv6, podSubnet: 'fd00:10:244::/63'}", "networking.podSubnet: fd00:10:244::/63 holds 2 ranges of /64"),
+        (
+            "networking: {ipFamily: ipv6, serviceSubnet: 10.96.0.0/16}",
+            "networking.serviceSubnet: wanted one IPv6 range with ipFamily ipv6",
+        ),
+        (
+            "networking: {ipFamily: ipv6, podSubnet: 'fd00:10:244::/63'}",
+            "networking.podSubnet: fd00:10:244::/63 holds 2 ranges of /64",
+        ),
         (
             "networking: {ipFamily: dual, podSubnet: 'fd00:1::/56,10.244.0.0/16'}",
             "networking.serviceSubnet: wanted the families in the order of podSubnet",
@@ -257,12 +300,18 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
             "networking: {ipFamily: ipv6, serviceSubnet: 'fd00:10:96::/64'}",
             "networking.serviceSubnet: wanted a prefix length from 108 to 124, found 64",
         ),
-        ("nodes: [{podCIDRs: [10.9.0.0/24]}]", "nodes[0].podCIDRs: wanted a part of the pods' range 10.244.0.0/16, found 10.9.0.0/24"),
+        (
+            "nodes: [{podCIDRs: [10.9.0.0/24]}]",
+            "nodes[0].podCIDRs: wanted a part of the pods' range 10.244.0.0/16, found 10.9.0.0/24",
+        ),
         (
             "nodes: [{podCIDRs: [10.244.7.0/24]}, {role: worker, podCIDRs: [10.244.7.128/25]}]",
             "nodes[1].podCIDRs: 10.244.7.128/25 overlaps 10.244.7.0/24 of node control-plane",
         ),
-        ("nodes: [{podCIDRs: [10.244.7.0/31]}]", "nodes[0].podCIDRs: wanted room for pods, at least a /30, found 10.244.7.0/31"),
+        (
+            "nodes: [{podCIDRs: [10.244.7.0/31]}]",
+            "nodes[0].podCIDRs: wanted room for pods, at least a /30, found 10.244.7.0/31",
+        ),
         (
             "nodes: [{podCIDRs: [10.244.0.128/25]}, {role: worker}, {role: worker}]\nnetworking: {podSubnet: 10.244.0.0/22, nodeCIDRMaskSizeIPv4: 23}",
             "networking.podSubnet: 10.244.0.0/22 has room for 1 more ranges of /23, wanted 2, one for each node without",
@@ -271,11 +320,26 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
             "nodes: [{podCIDRs: [10.244.7.0/28]}]\nnetworking: {ipam: {pools: [{name: db, first: 64, last: 80}]}}",
             "nodes[0].podCIDRs: 10.244.7.0/28 is too small for pool db (64 to 80)",
         ),
-        ("external: [{name: a, address: '2001:db8:51:100::7'}]", "external[0].address: wanted an IPv4 address with ipFamily ipv4"),
-        ("external: [{name: a, address: '198.51.100.7,198.51.100.8'}]", "external[0].address: wanted one address per family"),
-        ("nodes: [{role: worker, name: a}, {role: worker, name: a}]", 'nodes[1].name: "a" is the name of another node already'),
-        ("nodes: [{role: master}]", 'nodes[0].role: wanted one of control-plane, worker, found "master"'),
-        ("external: [{name: c, address: 198.51.100.1}]", "external[0].address: wanted a free address of 198.51.100.0/24"),
+        (
+            "external: [{name: a, address: '2001:db8:51:100::7'}]",
+            "external[0].address: wanted an IPv4 address with ipFamily ipv4",
+        ),
+        (
+            "external: [{name: a, address: '198.51.100.7,198.51.100.8'}]",
+            "external[0].address: wanted one address per family",
+        ),
+        (
+            "nodes: [{role: worker, name: a}, {role: worker, name: a}]",
+            'nodes[1].name: "a" is the name of another node already',
+        ),
+        (
+            "nodes: [{role: master}]",
+            'nodes[0].role: wanted one of control-plane, worker, found "master"',
+        ),
+        (
+            "external: [{name: c, address: 198.51.100.1}]",
+            "external[0].address: wanted a free address of 198.51.100.0/24",
+        ),
         ("name: Demo", "name: wanted a DNS label (RFC 1123"),
         ("name: 7", "name: wanted a string, found 7"),
         ("nodes: {}", "nodes: wanted a list, found a mapping"),
@@ -284,7 +348,9 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
 def test_refuses_a_cluster_that_cannot_be(cluster: str, message: str) -> None:
     """Ranges overlap, addresses are out of their range, modes are not known."""
     problems = problems_of(f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n{cluster}\n")
-    assert any(message in f"{problem.path}: {problem.message}" for problem in problems), [str(problem) for problem in problems]
+    assert any(message in f"{problem.path}: {problem.message}" for problem in problems), [
+        str(problem) for problem in problems
+    ]
 
 
 def test_reads_a_kind_configuration_as_it_is() -> None:
@@ -301,16 +367,25 @@ def test_reads_a_kind_configuration_as_it_is() -> None:
         """
     )
     assert found.config is not None
-    assert (found.config.name, found.config.node_names, found.config.networking.cni_mode) == ("demo", ("control-plane",), ("none", {}))
+    assert (found.config.name, found.config.node_names, found.config.networking.cni_mode) == (
+        "demo",
+        ("control-plane",),
+        ("none", {}),
+    )
     assert found.warnings == ()
 
 
 def test_the_same_object_twice_is_a_warning_and_the_later_one_counts() -> None:
     """As kubectl applies it; but a second Cluster is a mistake."""
     (warning,) = problems_of(deployment() + deployment())
-    assert (warning.is_warning, warning.message) == (True, "stands at test.yaml:1 too: it is changed to this one")
+    assert (warning.is_warning, warning.message) == (
+        True,
+        "stands at test.yaml:1 too: it is changed to this one",
+    )
     cluster = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
-    assert [problem.message for problem in problems_of(f"{cluster}---\n{cluster}")] == ["a second Cluster; the first is at test.yaml:1"]
+    assert [problem.message for problem in problems_of(f"{cluster}---\n{cluster}")] == [
+        "a second Cluster; the first is at test.yaml:1"
+    ]
 
 
 def test_reads_folders_and_names_missing_files(tmp_path: Path) -> None:
@@ -318,15 +393,26 @@ def test_reads_folders_and_names_missing_files(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "a.yaml").write_text(deployment("one"))
     (tmp_path / "b" / "d.yaml").write_text(deployment("below"))
-    (tmp_path / "c.json").write_text('{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "two"}}')
+    (tmp_path / "c.json").write_text(
+        '{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "two"}}'
+    )
     (tmp_path / "notes.txt").write_text("not a manifest")
-    assert [entry.title for entry in load([str(tmp_path)]).entries] == ["Deployment default/one", "Namespace two"]
+    assert [entry.title for entry in load([str(tmp_path)]).entries] == [
+        "Deployment default/one",
+        "Namespace two",
+    ]
     with pytest.raises(ManifestError) as caught:
         load([str(tmp_path / "missing.yaml"), str(tmp_path / "a.yaml")])
-    assert [problem.message for problem in caught.value.problems] == ["cannot be read: No such file or directory"]
+    assert [problem.message for problem in caught.value.problems] == [
+        "cannot be read: No such file or directory"
+    ]
 
 
-WHOLE = yaml.safe_load_all(deployment() + service() + POD % ", ports: [{containerPort: 80}], readinessProbe: {httpGet: {port: 80}}")
+WHOLE = yaml.safe_load_all(
+    deployment()
+    + service()
+    + POD % ", ports: [{containerPort: 80}], readinessProbe: {httpGet: {port: 80}}"
+)
 DOCUMENTS = [document for document in WHOLE if document]
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -335,7 +421,13 @@ ANYTHING = st.recursive(
 
 
 def paths(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [here, *(path for step, item in inside for path in paths(item, (*here, step)))]
 
 
@@ -343,7 +435,9 @@ def with_at(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     if not path:
         return new
     items = value.items() if isinstance(value, dict) else enumerate(value)
-    changed = {step: with_at(item, path[1:], new) if step == path[0] else item for step, item in items}
+    changed = {
+        step: with_at(item, path[1:], new) if step == path[0] else item for step, item in items
+    }
     return changed if isinstance(value, dict) else list(changed.values())
 
 
@@ -378,7 +472,10 @@ def test_kinds_of_other_groups_are_others() -> None:
         spec: {ports: [{port: 80}]}
         """
     )
-    assert found.without_effect == {"Cluster.postgresql.cnpg.io": ("web",), "Service.serving.knative.dev": ("web",)}
+    assert found.without_effect == {
+        "Cluster.postgresql.cnpg.io": ("web",),
+        "Service.serving.knative.dev": ("web",),
+    }
     assert found.config is None
     assert found.warnings == ()
 
@@ -406,7 +503,9 @@ def test_refuses_what_cannot_be(text: str, said: str) -> None:
 
 def test_what_would_steer_a_terminal_is_shown() -> None:
     """Control characters of a manifest do not reach the screen."""
-    (problem, *_) = problems_of('kind: Pod\napiVersion: v1\nmetadata: {name: "a\\e[31m"}\nspec: {containers: [{name: a, image: a}]}')
+    (problem, *_) = problems_of(
+        'kind: Pod\napiVersion: v1\nmetadata: {name: "a\\e[31m"}\nspec: {containers: [{name: a, image: a}]}'
+    )
     assert "\x1b" not in str(problem)
     assert "\\x1b[31m" in str(problem)
 
@@ -477,7 +576,10 @@ def test_a_files_name_may_be_no_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("meta", "said"),
     [
-        ("labels: 5", "m.yaml:3  NetworkPolicy default/a: metadata.labels: wanted a mapping, found 5"),
+        (
+            "labels: 5",
+            "m.yaml:3  NetworkPolicy default/a: metadata.labels: wanted a mapping, found 5",
+        ),
         ("annotations: {b: 1}", "metadata.annotations.b: wanted a string, found 1"),
     ],
 )

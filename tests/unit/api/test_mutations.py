@@ -62,8 +62,14 @@ def attempt(make: Callable[[], T]) -> tuple[T | None, Sequence[Problem]]:
 
 def made(loaded: LoadedManifests) -> Cluster | None:
     """The lab's first store; None when admission refuses it."""
-    config = next((entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None)
-    found, problems = attempt(lambda: bootstrap_store(config, [entry for entry in loaded.entries if entry is not config], NOW)[0])
+    config = next(
+        (entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None
+    )
+    found, problems = attempt(
+        lambda: bootstrap_store(
+            config, [entry for entry in loaded.entries if entry is not config], NOW
+        )[0]
+    )
     assert all(problem.file and problem.line and problem.message for problem in problems)
     return found
 
@@ -89,7 +95,10 @@ def test_any_text_is_read_or_refused(random: Random) -> None:
 def test_any_document_is_refused_or_makes_a_lab(random: Random) -> None:
     """At first, when all its pods run, when some go, much later; what was given and what was made of it can be written as JSON."""
     documents = Chance(random).documents()
-    text = "".join(f"---\n{json.dumps(one) if random.random() < 0.3 else yaml.safe_dump(one, allow_unicode=True)}\n" for one in documents)
+    text = "".join(
+        f"---\n{json.dumps(one) if random.random() < 0.3 else yaml.safe_dump(one, allow_unicode=True)}\n"
+        for one in documents
+    )
     loaded = read(text.encode())
     cluster = made(loaded) if loaded is not None else None
     if loaded is None or cluster is None:
@@ -106,7 +115,9 @@ def test_any_document_is_refused_or_makes_a_lab(random: Random) -> None:
 
 @settings(max_examples=30)
 @given(random=st.randoms(use_true_random=True))
-def test_what_is_kept_is_read_back(tmp_path_factory: pytest.TempPathFactory, random: Random) -> None:
+def test_what_is_kept_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, random: Random
+) -> None:
     """The store on disk holds all that the next agent needs: the same objects, and so the same plan."""
     loaded = read(yaml.safe_dump_all(Chance(random).documents()).encode())
     cluster = made(loaded) if loaded is not None else None
@@ -115,7 +126,9 @@ def test_what_is_kept_is_read_back(tmp_path_factory: pytest.TempPathFactory, ran
     file = tmp_path_factory.mktemp("state") / "store.json"
     store_file.save(running(cluster), file)
     back = store_file.load(file)
-    assert [list(back.all(kind)) for kind in STORED] == [list(running(cluster).all(kind)) for kind in STORED]
+    assert [list(back.all(kind)) for kind in STORED] == [
+        list(running(cluster).all(kind)) for kind in STORED
+    ]
     assert plan(back, DECISIONS).namespaces == plan(running(cluster), DECISIONS).namespaces
 
 
@@ -125,7 +138,9 @@ def test_every_manifest_is_read_or_refused(file: Path) -> None:
     data = file.read_bytes()
     assert data in TEXTS
     loaded, problems = attempt(lambda: load([str(file)], check=modes.check))
-    assert all(problem.file == str(file) and problem.line and problem.message for problem in problems)
+    assert all(
+        problem.file == str(file) and problem.line and problem.message for problem in problems
+    )
     cluster = made(loaded) if loaded is not None else None
     if cluster is not None:
         is_a_lab(cluster)

@@ -43,7 +43,9 @@ def test_quantities_are_read_as_upstream_reads_them(text: Quantity, value: int) 
     assert whole(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "64MB", "64mi", "64 Mi", "Mi", "1KI", "0x10", "1.2.3", "1e", "--1", "1K", "\u0661"])
+@pytest.mark.parametrize(
+    "text", ["", "64MB", "64mi", "64 Mi", "Mi", "1KI", "0x10", "1.2.3", "1e", "--1", "1K", "\u0661"]
+)
 def test_what_is_no_quantity_is_refused(text: str) -> None:
     """Upper case K and two-letter units of other notations are the common mistakes."""
     with pytest.raises(ValueError, match="not a quantity"):
@@ -53,12 +55,21 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
 @given(st.integers(0, 2**52), st.sampled_from(["", "Ki", "Mi"]))
 def test_a_quantity_scales_with_its_suffix(number: int, suffix: str) -> None:
     """Whatever the number."""
-    assert parse_quantity(f"{number}{suffix}") == Fraction(number) * 1024 ** ["", "Ki", "Mi"].index(suffix)
+    assert parse_quantity(f"{number}{suffix}") == Fraction(number) * 1024 ** ["", "Ki", "Mi"].index(
+        suffix
+    )
     assert whole(f"{number}m") == math.ceil(Fraction(number, 1000))
 
 
 @pytest.mark.parametrize(
-    ("amount", "text"), [(64 << 20, "64Mi"), (1 << 30, "1Gi"), (1536 << 20, "1536Mi"), (1000, "1000 bytes"), (0, "0 bytes")]
+    ("amount", "text"),
+    [
+        (64 << 20, "64Mi"),
+        (1 << 30, "1Gi"),
+        (1536 << 20, "1536Mi"),
+        (1000, "1000 bytes"),
+        (0, "0 bytes"),
+    ],
 )
 def test_bytes_are_shown_in_a_unit_without_a_fraction(amount: int, text: str) -> None:
     """As a manifest would say it."""
@@ -68,21 +79,53 @@ def test_bytes_are_shown_in_a_unit_without_a_fraction(amount: int, text: str) ->
 @pytest.mark.parametrize(
     ("limits", "requests", "path", "message"),
     [
-        ({"memory": "64MB"}, {}, ("limits", "memory"), "wanted a quantity (a number, and perhaps one of Ki Mi Gi Ti Pi Ei"),
-        ({"memory": "-1Mi"}, {}, ("limits", "memory"), "must be greater than or equal to 0, found -1Mi"),
+        (
+            {"memory": "64MB"},
+            {},
+            ("limits", "memory"),
+            "wanted a quantity (a number, and perhaps one of Ki Mi Gi Ti Pi Ei",
+        ),
+        (
+            {"memory": "-1Mi"},
+            {},
+            ("limits", "memory"),
+            "must be greater than or equal to 0, found -1Mi",
+        ),
         (
             {"memory": "1Mi"},
             {"memory": "1.5Mi"},
             ("requests", "memory"),
             "must be less than or equal to the memory limit of 1Mi, found 1.5Mi",
         ),
-        ({"storage": "1Mi"}, {}, ("limits", "storage"), "must be a standard resource for containers"),
-        ({}, {"example.com/gpu": 1}, ("limits",), "required for example.com/gpu, which cannot be overcommitted"),
-        ({"example.com/gpu": "500m"}, {}, ("limits", "example.com/gpu"), "must be an integer, found 500m"),
-        ({"memory": "100m"}, {}, ("limits", "memory"), 'fractional byte value "100m" is invalid, must be an integer'),
+        (
+            {"storage": "1Mi"},
+            {},
+            ("limits", "storage"),
+            "must be a standard resource for containers",
+        ),
+        (
+            {},
+            {"example.com/gpu": 1},
+            ("limits",),
+            "required for example.com/gpu, which cannot be overcommitted",
+        ),
+        (
+            {"example.com/gpu": "500m"},
+            {},
+            ("limits", "example.com/gpu"),
+            "must be an integer, found 500m",
+        ),
+        (
+            {"memory": "100m"},
+            {},
+            ("limits", "memory"),
+            'fractional byte value "100m" is invalid, must be an integer',
+        ),
     ],
 )
-def test_resources_are_validated(limits: dict[str, Quantity], requests: dict[str, Quantity], path: tuple[str, ...], message: str) -> None:
+def test_resources_are_validated(
+    limits: dict[str, Quantity], requests: dict[str, Quantity], path: tuple[str, ...], message: str
+) -> None:
     """Each problem at its field; half a byte is a warning, as upstream."""
     (finding,) = validate_resources(ResourceRequirements(limits=limits, requests=requests), POD)
     assert finding.path == (*POD, *path)
@@ -92,8 +135,18 @@ def test_resources_are_validated(limits: dict[str, Quantity], requests: dict[str
 
 def test_sound_resources_are_accepted() -> None:
     """Of every kind that containers have."""
-    limits: dict[str, Quantity] = {"cpu": 1, "memory": "1Gi", "ephemeral-storage": "2G", "hugepages-2Mi": "4Mi", "example.com/gpu": "2"}
-    assert not list(validate_resources(ResourceRequirements(limits=limits, requests={"cpu": "500m", "memory": "1Gi"}), POD))
+    limits: dict[str, Quantity] = {
+        "cpu": 1,
+        "memory": "1Gi",
+        "ephemeral-storage": "2G",
+        "hugepages-2Mi": "4Mi",
+        "example.com/gpu": "2",
+    }
+    assert not list(
+        validate_resources(
+            ResourceRequirements(limits=limits, requests={"cpu": "500m", "memory": "1Gi"}), POD
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,7 +154,9 @@ def test_sound_resources_are_accepted() -> None:
     [(None, None), (ResourceRequirements(requests={"memory": "1Mi"}), None), (ResourceRequirements({"memory": 0}), None),
      (ResourceRequirements({"memory": "64Mi"}), 64 << 20)],
 )  # fmt: skip
-def test_a_real_command_is_started_with_its_memory_limit(resources: ResourceRequirements | None, limit: int | None) -> None:
+def test_a_real_command_is_started_with_its_memory_limit(
+    resources: ResourceRequirements | None, limit: int | None
+) -> None:
     """Neither a request nor a limit of 0 limits it."""
     container = Container("main", command=("true",), resources=resources)
     assert configure_command(container, 30).options.get("memory_limit") == limit

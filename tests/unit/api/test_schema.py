@@ -29,7 +29,11 @@ from tests.unit.api.test_load import ANYTHING, paths, with_at
 ROOT = Path(__file__).parents[3]
 CASES = ROOT.parent / "shared" / "cases"
 LABS = [path for path in (ROOT / "manifests").rglob("*.yaml") if path.name != "expect.yaml"]
-GOLDEN = [path for path in (ROOT / "tests/golden/cases").glob("*/input.yaml") if not (path.parent / "error.txt").exists()]
+GOLDEN = [
+    path
+    for path in (ROOT / "tests/golden/cases").glob("*/input.yaml")
+    if not (path.parent / "error.txt").exists()
+]
 OURS = sorted([*LABS, *GOLDEN, ROOT / "kubenetlab" / "quickstart.yaml"])
 
 EVERYTHING = """\
@@ -139,7 +143,9 @@ def validator(kind: type[Resource] | None = None) -> Draft202012Validator:
 
 def faults(document: Any, kind: type[Resource] | None = None) -> list[str]:
     """What the schema has against a document, one line each."""
-    return [f"{error.json_path}: {error.message}" for error in validator(kind).iter_errors(document)]
+    return [
+        f"{error.json_path}: {error.message}" for error in validator(kind).iter_errors(document)
+    ]
 
 
 def leaves(document: Any) -> Iterator[Any]:
@@ -168,11 +174,18 @@ def test_what_can_be_applied_is_valid(file: Path) -> None:
             assert faults(document, kind) == []
 
 
-SHARED = sorted(path.relative_to(CASES).as_posix() for path in CASES.rglob("*.yaml")) if CASES.is_dir() else []
+SHARED = (
+    sorted(path.relative_to(CASES).as_posix() for path in CASES.rglob("*.yaml"))
+    if CASES.is_dir()
+    else []
+)
 NO_MANIFESTS = ("expect.yaml", "records.yaml")
 
 
-@pytest.mark.skipif(not SHARED, reason="needs a folder of example manifests that nobody here wrote, beside the checkout (../shared/cases)")
+@pytest.mark.skipif(
+    not SHARED,
+    reason="needs a folder of example manifests that nobody here wrote, beside the checkout (../shared/cases)",
+)
 @pytest.mark.parametrize("file", [file for file in SHARED if not file.endswith(NO_MANIFESTS)])
 def test_what_is_loaded_without_a_word_is_valid(file: str) -> None:
     """Manifests that nobody here wrote: the schema underlines only what the loader names."""
@@ -194,7 +207,9 @@ def is_refused(document: Any) -> bool:
     decoded = decode_object(document, type_)
     if decoded.value is None or decoded.findings:
         return True
-    return (not decoded.value.name and document["kind"] != "Cluster") or any(modes.check(decoded.value))
+    return (not decoded.value.name and document["kind"] != "Cluster") or any(
+        modes.check(decoded.value)
+    )
 
 
 def changeable(document: Any) -> list[tuple[Any, ...]]:
@@ -206,7 +221,9 @@ def changeable(document: Any) -> list[tuple[Any, ...]]:
 def test_the_schema_and_the_loader_agree(data: st.DataObject) -> None:
     """Whatever stands wherever: what the one refuses by its type, the other refuses. (An unknown field that is null the loader cannot see.)"""
     document = data.draw(st.sampled_from(WHOLE))
-    broken = with_at(document, data.draw(st.sampled_from(changeable(document))), data.draw(ANYTHING))
+    broken = with_at(
+        document, data.draw(st.sampled_from(changeable(document))), data.draw(ANYTHING)
+    )
     plain = without_nulls(broken)
     assert is_refused(broken) == bool(faults(plain)) == bool(faults(plain, writable(document)))
     assert not is_refused(broken) or faults(broken)
@@ -247,7 +264,9 @@ def test_what_is_wrong_is_underlined_where_it_stands(text: str, place: str) -> N
     """The place that an editor marks is the field that the loader names."""
     (document,) = documents(text)
     assert place in list(leaves(document))
-    assert problems_of(text) or "metadata" in document  # which the loader takes for a Cluster's name
+    assert (
+        problems_of(text) or "metadata" in document
+    )  # which the loader takes for a Cluster's name
 
 
 VERSIONS = [*builtin.KINDS, "", "v2", "apps/v1beta1", "extensions/v1beta1", "foo/v1", "serving.knative.dev/v1", "kubenetlab.dev/v1alpha1", "kind.x-k8s.io/v1", "policy/v1beta1"]  # fmt: skip
@@ -258,7 +277,10 @@ KINDS = [*sorted(builtin.all_kinds()), "Cluster", "Gateway", "Deploymnt", "PodLi
 def test_the_schema_and_the_loader_know_the_same_kinds(version: str, kind: str | None) -> None:
     """A kind that is in no version of Kubernetes' groups is a mistake, one of another group is not."""
     known = {(document["apiVersion"], document["kind"]): document for document in WHOLE}
-    document = known.get((version, str(kind)), {"apiVersion": version, "kind": kind, "metadata": {"name": "a"}, "spec": {}})
+    document = known.get(
+        (version, str(kind)),
+        {"apiVersion": version, "kind": kind, "metadata": {"name": "a"}, "spec": {}},
+    )
     found, _ = read_documents("test.json", json.dumps(document).encode())
     try:
         load_documents(found)
@@ -279,7 +301,13 @@ def test_fields_are_explained() -> None:
     """By what is written under them and what their types are, with the values they have when nobody sets them."""
     parts = validator().schema["$defs"]
     assert parts["Probe"]["description"].startswith("A question that the node's kubelet asks")
-    assert parts["Networking"]["properties"]["cni"]["description"] == "The mode's name, or a mapping of `type` and the mode's options."
+    assert (
+        parts["Networking"]["properties"]["cni"]["description"]
+        == "The mode's name, or a mapping of `type` and the mode's options."
+    )
     assert parts["ContainerPort"]["properties"]["protocol"]["default"] == "TCP"
-    assert parts["Container"]["properties"]["volumeMounts"]["description"] == "Kept as it was given; the lab does not use it."
+    assert (
+        parts["Container"]["properties"]["volumeMounts"]["description"]
+        == "Kept as it was given; the lab does not use it."
+    )
     assert parts["Pod"]["properties"]["kind"]["const"] == "Pod"

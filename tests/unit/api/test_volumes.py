@@ -26,7 +26,11 @@ binaryData: {raw: Ynl0ZXM=}
 """
 
 
-def manifest(volumes: str, mounts: str, args: str = "--tls-cert-file=/certs/tls.crt, --tls-private-key-file=/certs/tls.key") -> str:
+def manifest(
+    volumes: str,
+    mounts: str,
+    args: str = "--tls-cert-file=/certs/tls.crt, --tls-private-key-file=/certs/tls.key",
+) -> str:
     container = f"{{name: c0, image: agnhost, args: [netexec, {args}], volumeMounts: [{mounts}]}}"
     return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{volumes: [{volumes}], containers: [{container}]}}\n---\n"
 
@@ -34,21 +38,66 @@ def manifest(volumes: str, mounts: str, args: str = "--tls-cert-file=/certs/tls.
 @pytest.mark.parametrize(
     ("volumes", "mounts", "path", "expected"),
     [
-        ("{name: v, secret: {secretName: web}}", "{name: v, mountPath: /certs}", "/certs/tls.crt", "CERT"),
-        ("{name: v, secret: {secretName: web}}", "{name: v, mountPath: /certs/}", "/certs/tls.key", "KEY"),
-        ("{name: v, secret: {secretName: web}}", "{name: v, mountPath: /certs}", "/certs/other", None),
-        ("{name: v, secret: {secretName: web}}", "{name: v, mountPath: /certs}", "/certsx/tls.crt", None),
-        ("{name: v, secret: {secretName: gone}}", "{name: v, mountPath: /certs}", "/certs/tls.crt", None),
+        (
+            "{name: v, secret: {secretName: web}}",
+            "{name: v, mountPath: /certs}",
+            "/certs/tls.crt",
+            "CERT",
+        ),
+        (
+            "{name: v, secret: {secretName: web}}",
+            "{name: v, mountPath: /certs/}",
+            "/certs/tls.key",
+            "KEY",
+        ),
+        (
+            "{name: v, secret: {secretName: web}}",
+            "{name: v, mountPath: /certs}",
+            "/certs/other",
+            None,
+        ),
+        (
+            "{name: v, secret: {secretName: web}}",
+            "{name: v, mountPath: /certs}",
+            "/certsx/tls.crt",
+            None,
+        ),
+        (
+            "{name: v, secret: {secretName: gone}}",
+            "{name: v, mountPath: /certs}",
+            "/certs/tls.crt",
+            None,
+        ),
         (
             "{name: v, secret: {secretName: web, items: [{key: tls.crt, path: own/c}]}}",
             "{name: v, mountPath: /certs}",
             "/certs/own/c",
             "CERT",
         ),
-        ("{name: v, secret: {secretName: web, items: [{key: tls.crt, path: c}]}}", "{name: v, mountPath: /certs}", "/certs/tls.key", None),
-        ("{name: v, secret: {secretName: web}}", "{name: v, mountPath: /my.crt, subPath: tls.crt}", "/my.crt", "CERT"),
-        ("{name: v, configMap: {name: settings}}", "{name: v, mountPath: /etc/app}", "/etc/app/app.conf", "a=1"),
-        ("{name: v, configMap: {name: settings}}", "{name: v, mountPath: /etc/app}", "/etc/app/raw", "bytes"),
+        (
+            "{name: v, secret: {secretName: web, items: [{key: tls.crt, path: c}]}}",
+            "{name: v, mountPath: /certs}",
+            "/certs/tls.key",
+            None,
+        ),
+        (
+            "{name: v, secret: {secretName: web}}",
+            "{name: v, mountPath: /my.crt, subPath: tls.crt}",
+            "/my.crt",
+            "CERT",
+        ),
+        (
+            "{name: v, configMap: {name: settings}}",
+            "{name: v, mountPath: /etc/app}",
+            "/etc/app/app.conf",
+            "a=1",
+        ),
+        (
+            "{name: v, configMap: {name: settings}}",
+            "{name: v, mountPath: /etc/app}",
+            "/etc/app/raw",
+            "bytes",
+        ),
         (
             "{name: v, projected: {sources: [{configMap: {name: settings}}, {secret: {name: web}}]}}",
             "{name: v, mountPath: /all}",
@@ -66,7 +115,9 @@ def manifest(volumes: str, mounts: str, args: str = "--tls-cert-file=/certs/tls.
         ("nonsense", "nonsense", "/certs/tls.crt", None),
     ],
 )
-def test_a_volume_puts_files_where_it_is_mounted(volumes: str, mounts: str, path: str, expected: str | None) -> None:
+def test_a_volume_puts_files_where_it_is_mounted(
+    volumes: str, mounts: str, path: str, expected: str | None
+) -> None:
     """Of Secrets, ConfigMaps and both in one; the longest mount path counts."""
     cluster = store(DATA + manifest(volumes, mounts))
     found = pod_named(cluster, "a")
@@ -83,17 +134,24 @@ def test_a_program_serves_with_the_files_that_it_finds() -> None:
     assert (run.program, run.options["tls"]) == ("netexec", {"certificate": "CERT", "key": "KEY"})
     assert [str(listener) for listener in run.listeners] == ["8080/tcp", "8081/udp"]
     (missing,) = runs_of(running(store(manifest(*VOLUME))))
-    assert (missing.program, missing.options) == ("misused", {"message": "open /certs/tls.crt: no such file or directory"})
+    assert (missing.program, missing.options) == (
+        "misused",
+        {"message": "open /certs/tls.crt: no such file or directory"},
+    )
     (late,) = runs_of(applied(running(store(manifest(*VOLUME))), DATA))
     assert late.program == "netexec"
-    (keyless,) = runs_of(running(store(DATA + manifest(*VOLUME, args="--tls-cert-file=/certs/tls.crt"))))
+    (keyless,) = runs_of(
+        running(store(DATA + manifest(*VOLUME, args="--tls-cert-file=/certs/tls.crt")))
+    )
     assert keyless.options == {"message": "open : no such file or directory"}
 
 
 def test_agnhosts_image_has_a_certificate() -> None:
     """At the root, which is the working directory, too."""
     for prefix in ("/", ""):
-        args = f"--tls-cert-file={prefix}localhost.crt, --tls-private-key-file={prefix}localhost.key"
+        args = (
+            f"--tls-cert-file={prefix}localhost.crt, --tls-private-key-file={prefix}localhost.key"
+        )
         (run,) = runs_of(running(store(manifest("", "", args))))
         assert run.options["tls"] == {"certificate": CERTIFICATE, "key": KEY}
 
@@ -101,14 +159,24 @@ def test_agnhosts_image_has_a_certificate() -> None:
 def test_only_who_names_files_reads_some() -> None:
     """For all others nothing is looked for."""
     cluster = store(manifest(*VOLUME))
-    assert [files_read(found.spec) for found in cluster.all(Pod) if found.name != "a"] == [()] * (len(cluster.all(Pod)) - 1)
+    assert [files_read(found.spec) for found in cluster.all(Pod) if found.name != "a"] == [()] * (
+        len(cluster.all(Pod)) - 1
+    )
     found = pod_named(cluster, "a")
     assert files_read(found.spec) == (("c0", "/certs/tls.crt"), ("c0", "/certs/tls.key"))
-    assert setups_of(found.spec, {}, False, (), ())["c0"].program == "netexec"  # where files do not matter
+    assert (
+        setups_of(found.spec, {}, False, (), ())["c0"].program == "netexec"
+    )  # where files do not matter
 
 
 def test_an_https_probe_is_asked_in_tls() -> None:
     """And an HTTP probe is not."""
-    text = manifest("", "", "--http-port=80").replace("args:", "readinessProbe: {httpGet: {port: 80, scheme: SCHEME}}, args:")
-    assert [spec.is_tls for spec in asked(running(store(text.replace("SCHEME", "HTTPS"))))] == [True]
-    assert [spec.is_tls for spec in asked(running(store(text.replace("SCHEME", "HTTP"))))] == [False]
+    text = manifest("", "", "--http-port=80").replace(
+        "args:", "readinessProbe: {httpGet: {port: 80, scheme: SCHEME}}, args:"
+    )
+    assert [spec.is_tls for spec in asked(running(store(text.replace("SCHEME", "HTTPS"))))] == [
+        True
+    ]
+    assert [spec.is_tls for spec in asked(running(store(text.replace("SCHEME", "HTTP"))))] == [
+        False
+    ]

@@ -18,11 +18,17 @@ from kubenetlab.cli.terminal.screen import GOOD, paint
             "kubenetlab exec POD -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname",
             "kubenetlab exec POD --lab b -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname --lab b",
         ),
-        ("install a network: kubenetlab up --cni bridge --lab a", "install a network: kubenetlab up --cni bridge --lab a"),
+        (
+            "install a network: kubenetlab up --cni bridge --lab a",
+            "install a network: kubenetlab up --cni bridge --lab a",
+        ),
         ("kubenetlab up (repairs it at once)", "kubenetlab up --lab b (repairs it at once)"),
         ("kubenetlab list", "kubenetlab list"),
         ("kubenetlab explain pod.spec", "kubenetlab explain pod.spec"),
-        ("curl http://127.0.0.1:8080/ (Ctrl-C ends this)", "curl http://127.0.0.1:8080/ (Ctrl-C ends this)"),
+        (
+            "curl http://127.0.0.1:8080/ (Ctrl-C ends this)",
+            "curl http://127.0.0.1:8080/ (Ctrl-C ends this)",
+        ),
     ],
 )
 def test_a_hint_names_the_lab(hint: str, expected: str) -> None:
@@ -35,7 +41,9 @@ def test_a_hint_names_the_lab(hint: str, expected: str) -> None:
     ("variables", "is_coloured"),
     [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
 )
-def test_colours_can_be_refused(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], is_coloured: bool) -> None:
+def test_colours_can_be_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], is_coloured: bool
+) -> None:
     """By NO_COLOR, when it is not empty (no-color.org), and by a terminal that has none."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")

@@ -9,10 +9,15 @@ from kubenetlab.cli.terminal import screen
 from kubenetlab.cli.terminal.tables import drawn, fitting
 
 HEADER = ("LAB", "OWNER", "PODS", "MEMORY")
-ROWS = [("quickstart", "root", "15/15 ready", "74 MiB"), ("x", "\x1b[31mnobody\x1b[0m", "?", "1 MiB")]
+ROWS = [
+    ("quickstart", "root", "15/15 ready", "74 MiB"),
+    ("x", "\x1b[31mnobody\x1b[0m", "?", "1 MiB"),
+]
 
 
-@pytest.mark.parametrize(("width", "columns"), [(80, 4), (45, 4), (44, 3), (36, 3), (35, 2), (1, 2)])
+@pytest.mark.parametrize(
+    ("width", "columns"), [(80, 4), (45, 4), (44, 3), (36, 3), (35, 2), (1, 2)]
+)
 def test_columns_are_left_out_before_cells_are_cut(width: int, columns: int) -> None:
     """The expendable ones in their order, no other; what is left is drawn whole."""
     header, rows = fitting(HEADER, ROWS, width, ("OWNER", "MEMORY"))
@@ -32,7 +37,12 @@ def test_columns_are_left_out_before_cells_are_cut(width: int, columns: int) -> 
         (27, "✓ veth  links of pods and nodes, as ports of a br_netfilter-bridge"),
     ],
 )
-def test_further_lines_of_a_text_begin_below_it(monkeypatch: pytest.MonkeyPatch, width: int | None, expected: str) -> None:
+def test_further_lines_of_a_text_begin_below_it(
+    monkeypatch: pytest.MonkeyPatch, width: int | None, expected: str
+) -> None:
     """Words stay whole; a terminal that leaves no room beside the label wraps by itself."""
     monkeypatch.setattr(screen, "terminal_width", lambda: width)
-    assert screen.hanging("✓ veth  ", "links of pods and nodes, as ports of a br_netfilter-bridge", 8) == expected
+    assert (
+        screen.hanging("✓ veth  ", "links of pods and nodes, as ports of a br_netfilter-bridge", 8)
+        == expected
+    )

@@ -15,7 +15,9 @@ REAL = ', annotations: {kubenetlab.dev/real-commands: "true"}'
     ("manifest", "expected"),
     [
         pytest.param(
-            pod("a", ", volumes: []", container=", resources: {limits: {}}"), ["resources", "volumes"], id="what no network knows"
+            pod("a", ", volumes: []", container=", resources: {limits: {}}"),
+            ["resources", "volumes"],
+            id="what no network knows",
         ),
         pytest.param(pod("a", container=ENVIRONMENT), [], id="the environment, which exec shows"),
         pytest.param(
@@ -29,7 +31,11 @@ REAL = ', annotations: {kubenetlab.dev/real-commands: "true"}'
             id="a port of the node that leads to the pod",
         ),
         pytest.param(
-            pod("a", ", hostNetwork: true", container=", ports: [{containerPort: 80, hostPort: 80}]"), [], id="a port of the node's network"
+            pod(
+                "a", ", hostNetwork: true", container=", ports: [{containerPort: 80, hostPort: 80}]"
+            ),
+            [],
+            id="a port of the node's network",
         ),
         pytest.param(deployment("web", 1), [], id="nothing"),
     ],
@@ -51,13 +57,20 @@ def test_programs_of_this_machine_are_told_with_who_asks_for_them(
     capsys: pytest.CaptureFixture[str], meta: str, cluster: str, why: str
 ) -> None:
     """The manifest itself, or the Cluster document and the option that writes into it."""
-    text = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n{cluster}---\n" + pod("a", meta=meta, container=", command: [sleep, '9']")
+    text = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n{cluster}---\n" + pod(
+        "a", meta=meta, container=", command: [sleep, '9']"
+    )
     found = loaded(text)
     warn(Manifests(None, found.entries, found))
-    assert f"programs of this machine are run in Pod default/a (sleep), as {why} asks\n" in capsys.readouterr().err
+    assert (
+        f"programs of this machine are run in Pod default/a (sleep), as {why} asks\n"
+        in capsys.readouterr().err
+    )
 
 
-def test_hooks_by_command_of_built_in_programs_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hooks_by_command_of_built_in_programs_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Their commands are not run; those beside a real command are."""
     hook = ", command: [sleep, '9'], lifecycle: {preStop: {exec: {command: [sleep, '5']}}}"
     found = loaded(pod("a", container=hook) + pod("b", meta=REAL, container=hook))

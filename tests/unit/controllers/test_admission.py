@@ -48,7 +48,9 @@ def test_the_same_documents_again_change_nothing() -> None:
 
 def test_a_namespace_that_no_document_makes_is_made() -> None:
     """And it is told, so that a typing mistake is seen."""
-    entries = loaded("apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nspec: {containers: [{name: a, image: b}]}").entries
+    entries = loaded(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nspec: {containers: [{name: a, image: b}]}"
+    ).entries
     admission = admit(store(), incoming(entries), NOW)
     assert admission.made_namespaces == ("shop",)
     namespace = admission.cluster.get(Namespace, "", "shop")
@@ -62,7 +64,11 @@ def restarted(cluster: Cluster, at: str) -> Cluster:
     assert web is not None
     meta = structs.replace(web.spec.template.metadata, annotations={RESTARTED_ANNOTATION: at})
     template = structs.replace(web.spec.template, metadata=meta)
-    return settled(cluster.with_changes([structs.replace(web, spec=structs.replace(web.spec, template=template))]))
+    return settled(
+        cluster.with_changes(
+            [structs.replace(web, spec=structs.replace(web.spec, template=template))]
+        )
+    )
 
 
 def test_a_restart_outlives_the_next_apply() -> None:
@@ -75,7 +81,9 @@ def test_a_restart_outlives_the_next_apply() -> None:
     assert web.spec.template.spec.host_network
     assert web.spec.template.metadata.annotations == {RESTARTED_ANNOTATION: "2023-11-14T22:13:20Z"}
     own = f"metadata: {{annotations: {{{RESTARTED_ANNOTATION}: now}}, labels: {{app: web}}}}"
-    web = applied(again, replaced(deployment(), ("metadata: {labels: {app: web}}", own))).get(Deployment, "default", "web")
+    web = applied(again, replaced(deployment(), ("metadata: {labels: {app: web}}", own))).get(
+        Deployment, "default", "web"
+    )
     assert web is not None
     assert web.spec.template.metadata.annotations == {RESTARTED_ANNOTATION: "now"}
 
@@ -136,13 +144,19 @@ def test_services_get_addresses_above_the_static_band_and_keep_them() -> None:
     network = first.config.networking.service_networks[0]
     assert static_band(network) == 256
     offset = int.from_bytes(network.network_address.packed)
-    assert all(int.from_bytes(bytes(map(int, the(cluster).spec.cluster_ip.split(".")))) - offset > 256 for cluster in (first, second))
+    assert all(
+        int.from_bytes(bytes(map(int, the(cluster).spec.cluster_ip.split(".")))) - offset > 256
+        for cluster in (first, second)
+    )
 
 
 def test_a_full_service_range_is_said() -> None:
     """Fourteen addresses, two of them taken: the thirteenth further Service is refused."""
     many = "".join(service(f"s{number}") for number in range(13))
-    with pytest.raises(ManifestError, match=r"s1\d: spec.clusterIP: no address is left in the Service range 10.96.0.0/28"):
+    with pytest.raises(
+        ManifestError,
+        match=r"s1\d: spec.clusterIP: no address is left in the Service range 10.96.0.0/28",
+    ):
         store(ROOM_FOR_14 + many)
 
 
@@ -166,7 +180,11 @@ def test_headless_and_external_name_have_no_address() -> None:
     """None of them gets a virtual address."""
     headless = the(store(service(clusterIP="None")))
     assert (headless.is_headless, headless.cluster_ips) == (True, ())
-    external = the(store("apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: ExternalName, externalName: www.example.com}"))
+    external = the(
+        store(
+            "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: ExternalName, externalName: www.example.com}"
+        )
+    )
     assert external.spec.cluster_ip == ""
 
 
@@ -176,7 +194,12 @@ def test_an_object_made_anew_is_no_change() -> None:
     found = cluster.all(Pod)[0]
     again = structs.replace(found, metadata=structs.replace(found.metadata, resource_version=""))
     assert cluster.with_changes([again]) is cluster
-    assert cluster.with_changes([structs.replace(again, spec=structs.replace(again.spec, node_name="x"))]) is not cluster
+    assert (
+        cluster.with_changes(
+            [structs.replace(again, spec=structs.replace(again.spec, node_name="x"))]
+        )
+        is not cluster
+    )
 
 
 def test_a_dual_stack_service_becomes_one_of_its_first_family() -> None:
@@ -198,7 +221,9 @@ def test_a_document_is_kept_with_its_place(tmp_path: Path) -> None:
         return admit(cluster, incoming(load([str(file)]).entries), NOW)
 
     cluster = applied_from(first, store()).cluster
-    line = first.read_text().splitlines().index("kind: Service")  # of apiVersion, the line before, counted from 1
+    line = (
+        first.read_text().splitlines().index("kind: Service")
+    )  # of apiVersion, the line before, counted from 1
     assert cluster.source_of(the(cluster)) == DocumentSource(str(first), line)
     admission = applied_from(second, cluster)
     assert admission.cluster.source_of(the(cluster)) == DocumentSource(str(second), 1)

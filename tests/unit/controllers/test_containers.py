@@ -33,23 +33,42 @@ spec:
 def begun(text: str) -> Cluster:
     """The store once DNS runs: what asks something once waits for that."""
     cluster = store(text)
-    return running(cluster, only=[pod.name for pod in cluster.all(Pod) if pod.namespace == "kube-system"])
+    return running(
+        cluster, only=[pod.name for pod in cluster.all(Pod) if pod.namespace == "kube-system"]
+    )
 
 
 def seen(cluster: Cluster, *, now: float = NOW, **reports: ContainerReport) -> Cluster:
     """The store with a sandbox and these reports of the pod `a`."""
     found = pod_named(cluster, "a")
-    known = cluster.get(PodRuntimeStatus, "default", "a") or PodRuntimeStatus(found.metadata, found.uid, sandbox_pid=20)
-    return settled(cluster.with_changes([structs.replace(known, containers={**known.containers, **reports})]), now)
+    known = cluster.get(PodRuntimeStatus, "default", "a") or PodRuntimeStatus(
+        found.metadata, found.uid, sandbox_pid=20
+    )
+    return settled(
+        cluster.with_changes([structs.replace(known, containers={**known.containers, **reports})]),
+        now,
+    )
 
 
 def answered(
-    cluster: Cluster, container: str, kind: str, *, ok: bool = True, failures: int = 0, attempt: int = 0, now: float = NOW
+    cluster: Cluster,
+    container: str,
+    kind: str,
+    *,
+    ok: bool = True,
+    failures: int = 0,
+    attempt: int = 0,
+    now: float = NOW,
 ) -> Cluster:
     known = cluster.get(PodRuntimeStatus, "default", "a")
     assert known is not None
     report = ProbeReport(attempt, kind, ok, "" if ok else "refused", now, failures)  # type: ignore[arg-type]
-    return settled(cluster.with_changes([structs.replace(known, probes={**known.probes, f"{container}/{kind}": report})]), now)
+    return settled(
+        cluster.with_changes(
+            [structs.replace(known, probes={**known.probes, f"{container}/{kind}": report})]
+        ),
+        now,
+    )
 
 
 def words(cluster: Cluster) -> dict[str, str]:
@@ -59,14 +78,24 @@ def words(cluster: Cluster) -> dict[str, str]:
         state = status.state
         if state.terminated is not None:
             return f"ended {state.terminated.exit_code}"
-        return "running" if state.running is not None else state.waiting.reason if state.waiting is not None else ""
+        return (
+            "running"
+            if state.running is not None
+            else state.waiting.reason
+            if state.waiting is not None
+            else ""
+        )
 
     return {status.name: word(status) for status in pod_named(cluster, "a").container_statuses}
 
 
 def planned_programs(cluster: Cluster) -> dict[str, str]:
     decisions = decide(cluster, has_br_netfilter=True)
-    return {obj.container: obj.program for obj in plan(cluster, decisions).objects() if isinstance(obj, ProgramRun) and "/a/" in obj.netns}
+    return {
+        obj.container: obj.program
+        for obj in plan(cluster, decisions).objects()
+        if isinstance(obj, ProgramRun) and "/a/" in obj.netns
+    }
 
 
 def asked(cluster: Cluster) -> set[tuple[str, str]]:
@@ -103,8 +132,15 @@ def test_init_containers_come_one_after_the_other() -> None:
     assert planned_programs(cluster) == {"proxy": "default", "last": "connect"}
     assert asked(cluster) == {("proxy", "readiness")}
     cluster = seen(cluster, last=DONE)
-    assert words(cluster) == {"first": "ended 0", "proxy": "running", "last": "ended 0", "main": "ContainerCreating"}
-    cluster = answered(answered(seen(cluster, main=RUNNING), "main", "readiness"), "proxy", "readiness")
+    assert words(cluster) == {
+        "first": "ended 0",
+        "proxy": "running",
+        "last": "ended 0",
+        "main": "ContainerCreating",
+    }
+    cluster = answered(
+        answered(seen(cluster, main=RUNNING), "main", "readiness"), "proxy", "readiness"
+    )
     found = pod_named(cluster, "a")
     assert (found.status.phase, found.is_ready) == ("Running", True)
     assert planned_programs(cluster) == {"proxy": "default", "main": "netexec"}
@@ -128,9 +164,16 @@ def test_a_sidecar_counts_for_readiness_and_comes_back_beside_the_others() -> No
 )  # fmt: skip
 def test_an_init_container_that_fails(policy: str, phase: str, state: str) -> None:
     """The pod has failed, or it is tried again; nothing behind it starts."""
-    cluster = seen(begun(ORDERED % f"restartPolicy: {policy}"), first=ContainerReport(0, "exited", 1, "no", NOW))
+    cluster = seen(
+        begun(ORDERED % f"restartPolicy: {policy}"),
+        first=ContainerReport(0, "exited", 1, "no", NOW),
+    )
     found = pod_named(cluster, "a")
-    assert (found.status.phase, words(cluster)["first"], words(cluster)["main"]) == (phase, state, "PodInitializing")
+    assert (found.status.phase, words(cluster)["first"], words(cluster)["main"]) == (
+        phase,
+        state,
+        "PodInitializing",
+    )
 
 
 def test_a_new_sandbox_is_initialized_anew() -> None:
@@ -148,7 +191,10 @@ def test_a_new_sandbox_is_initialized_anew() -> None:
     }
     condition = pod_named(cluster, "a").status.condition("Initialized")
     assert condition is not None
-    assert (condition.status, condition.message) == ("False", "containers with incomplete status: [first proxy last]")
+    assert (condition.status, condition.message) == (
+        "False",
+        "containers with incomplete status: [first proxy last]",
+    )
 
 
 STARTUP = pod(
@@ -177,13 +223,21 @@ def test_a_startup_probe_that_fails_too_often_ends_the_container() -> None:
     cluster = answered(cluster, "main", "startup", ok=False, failures=2)
     (status,) = pod_named(cluster, "a").status.container_statuses
     assert status.last_state.terminated is not None
-    assert (status.restart_count, status.last_state.terminated.message) == (1, "Startup probe failed: refused")
+    assert (status.restart_count, status.last_state.terminated.message) == (
+        1,
+        "Startup probe failed: refused",
+    )
 
 
 def test_an_init_container_has_no_probes() -> None:
     """But a sidecar may have them."""
-    said = problems_of(ORDERED.replace("image: busybox", "image: busybox, readinessProbe: {tcpSocket: {port: 1}}") % "")
-    assert [problem.message for problem in said] == ["may not be set for init containers without restartPolicy: Always"]
+    said = problems_of(
+        ORDERED.replace("image: busybox", "image: busybox, readinessProbe: {tcpSocket: {port: 1}}")
+        % ""
+    )
+    assert [problem.message for problem in said] == [
+        "may not be set for init containers without restartPolicy: Always"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -198,11 +252,16 @@ def test_an_init_container_has_no_probes() -> None:
 )  # fmt: skip
 def test_the_status_column_counts_init_containers(init: list[dict[str, object]], word: str) -> None:
     """As kubectl's does; a sidecar that has started is past."""
-    spec = {"initContainers": [{"name": "b"}, {"name": "c", "restartPolicy": "Always"}], "containers": [{"name": "a"}]}
+    spec = {
+        "initContainers": [{"name": "b"}, {"name": "c", "restartPolicy": "Always"}],
+        "containers": [{"name": "a"}],
+    }
     main = {
         "name": "a",
         "ready": word == "Running",
-        "state": {"running": {}} if word == "Running" else {"waiting": {"reason": "PodInitializing"}},
+        "state": {"running": {}}
+        if word == "Running"
+        else {"waiting": {"reason": "PodInitializing"}},
     }
     document = {
         "metadata": {"name": "p"},

@@ -46,7 +46,11 @@ def test_nodes_have_names_addresses_and_ranges_in_order() -> None:
         ("worker", "172.18.0.3", "10.244.1.0/24"),
         ("worker2", "172.18.0.4", "10.244.2.0/24"),
     ]
-    assert [[taint.key for taint in node.spec.taints] for node in nodes] == [["node-role.kubernetes.io/control-plane"], [], []]
+    assert [[taint.key for taint in node.spec.taints] for node in nodes] == [
+        ["node-role.kubernetes.io/control-plane"],
+        [],
+        [],
+    ]
     assert not store(ONE_NODE).all(Node)[0].spec.taints
 
 
@@ -63,27 +67,47 @@ def test_nodes_that_come_and_go_leave_the_others_alone() -> None:
 
 def test_without_a_network_nodes_are_not_ready_for_the_real_reason() -> None:
     """KubeletNotReady, in the kubelet's words; ordinary pods stay Pending, hostNetwork pods run."""
-    cluster = running(store(NO_CNI + pod("web") + pod("host", ", hostNetwork: true") + pod("bound", ", nodeName: worker")), only=["host"])
+    cluster = running(
+        store(
+            NO_CNI
+            + pod("web")
+            + pod("host", ", hostNetwork: true")
+            + pod("bound", ", nodeName: worker")
+        ),
+        only=["host"],
+    )
     for node in cluster.all(Node):
         (ready,) = node.status.conditions
         assert (ready.status, ready.reason) == ("False", "KubeletNotReady")
         assert ready.message.endswith("cni plugin not initialized")
     assert pod_named(cluster, "host").is_ready
     assert pod_named(cluster, "host").addresses == cluster.all(Node)[2].addresses
-    assert (pod_named(cluster, "web").status.phase, pod_named(cluster, "web").spec.node_name) == ("Pending", "")
+    assert (pod_named(cluster, "web").status.phase, pod_named(cluster, "web").spec.node_name) == (
+        "Pending",
+        "",
+    )
     bound = pod_named(cluster, "bound")
     assert bound.status.container_statuses[0].state.waiting is not None
     assert bound.status.container_statuses[0].state.waiting.reason == "ContainerCreating"
-    messages = {(event.involved_object.name, event.reason): event.message for event in cluster.all(Event)}
+    messages = {
+        (event.involved_object.name, event.reason): event.message for event in cluster.all(Event)
+    }
     assert messages["web", "FailedScheduling"].startswith(
         "0/3 nodes are available: 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, 2"
     )
-    assert messages["bound", "NetworkNotReady"].startswith("network is not ready: container runtime network not ready")
+    assert messages["bound", "NetworkNotReady"].startswith(
+        "network is not ready: container runtime network not ready"
+    )
 
 
 def test_installing_a_network_makes_nodes_and_pods_ready() -> None:
     """The CNI mode may change from none while the lab is up."""
-    cluster = running(applied(running(store(NO_CNI + pod("web"))), NO_CNI.replace("cni: none", "cni: bridge").removesuffix("---\n")))
+    cluster = running(
+        applied(
+            running(store(NO_CNI + pod("web"))),
+            NO_CNI.replace("cni: none", "cni: bridge").removesuffix("---\n"),
+        )
+    )
     assert all(node.is_ready for node in cluster.all(Node))
     assert pod_named(cluster, "web").is_ready
 
@@ -111,7 +135,9 @@ def test_a_pod_that_goes_is_replaced_by_another() -> None:
     cluster = running(store(deployment()))
     old = web_pods(cluster)[0]
     after = running(settled(cluster.with_changes(terminated(old, NOW)), NOW))
-    new = [pod for pod in web_pods(after) if pod.name not in {pod.name for pod in web_pods(cluster)}]
+    new = [
+        pod for pod in web_pods(after) if pod.name not in {pod.name for pod in web_pods(cluster)}
+    ]
     assert len(web_pods(after)) == 3
     assert len(new) == 1
     assert new[0].addresses
@@ -123,7 +149,10 @@ def test_scaling_changes_only_the_difference(replicas: int) -> None:
     """Those that stay keep name and address."""
     cluster = running(store(deployment()))
     before = {pod.name: pod.addresses for pod in web_pods(cluster)}
-    after = {pod.name: pod.addresses for pod in web_pods(running(applied(cluster, deployment(replicas=replicas))))}
+    after = {
+        pod.name: pod.addresses
+        for pod in web_pods(running(applied(cluster, deployment(replicas=replicas))))
+    }
     assert len(after) == replicas
     kept = before.keys() & after.keys()
     assert len(kept) == min(3, replicas)
@@ -157,7 +186,11 @@ def test_deleting_a_deployment_takes_everything_along() -> None:
     found = cluster.get(Deployment, "default", "web")
     assert found is not None
     gone = settled(cluster.with_changes(terminated(found, NOW)))
-    gone = settled(gone.with_changes(structs.replace(seen, is_detached=True) for seen in gone.all(PodRuntimeStatus)))
+    gone = settled(
+        gone.with_changes(
+            structs.replace(seen, is_detached=True) for seen in gone.all(PodRuntimeStatus)
+        )
+    )
     assert not gone.select("default", {"app": "web"})
     assert not [found for found in gone.all(Attachment) if found.namespace == "default"]
     assert [len(piece.endpoints) for piece in slices(gone)] == [0]
@@ -195,9 +228,15 @@ def test_a_pod_goes_where_it_fits(spec: str, node: str, message: str) -> None:
 def test_addresses_go_round() -> None:
     """What is freed is not given out again at once; the whole range is used before."""
     cluster = running(store(ONE_NODE + pod("first")))
-    assert pod_named(cluster, "first").addresses == ("10.244.0.2",)  # the two of CoreDNS come behind it
+    assert pod_named(cluster, "first").addresses == (
+        "10.244.0.2",
+    )  # the two of CoreDNS come behind it
     gone = settled(cluster.with_changes(terminated(pod_named(cluster, "first"), NOW)))
-    gone = settled(gone.with_changes(structs.replace(seen, is_detached=True) for seen in gone.all(PodRuntimeStatus)))
+    gone = settled(
+        gone.with_changes(
+            structs.replace(seen, is_detached=True) for seen in gone.all(PodRuntimeStatus)
+        )
+    )
     assert pod_named(running(applied(gone, pod("second"))), "second").addresses == ("10.244.0.5",)
 
 
@@ -230,7 +269,11 @@ def test_documents_show_what_the_api_server_fills_in() -> None:
     first, second = (render(cluster, pod_named(cluster, name)) for name in "ab")
     assert (first["status"]["phase"], first["spec"]["restartPolicy"]) == ("Pending", "Always")
     first["status"]["phase"] = "changed"
-    assert second["status"]["phase"] == render(cluster, pod_named(cluster, "a"))["status"]["phase"] == "Pending"
+    assert (
+        second["status"]["phase"]
+        == render(cluster, pod_named(cluster, "a"))["status"]["phase"]
+        == "Pending"
+    )
     found = render(cluster, next(obj for obj in cluster.all(Service) if obj.name == "web"))
     assert (found["spec"]["type"], found["spec"]["ports"][0]["protocol"]) == ("ClusterIP", "TCP")
 
@@ -238,7 +281,9 @@ def test_documents_show_what_the_api_server_fills_in() -> None:
 def test_a_pod_for_a_node_that_is_not_there_stays_pending() -> None:
     """Its ReplicaSet makes it once, not again and again."""
     cluster = store(deployment("web", 2, nodeName="nowhere"))
-    assert [(pod.status.phase, pod.spec.node_name) for pod in web_pods(cluster)] == [("Pending", "nowhere")] * 2
+    assert [(pod.status.phase, pod.spec.node_name) for pod in web_pods(cluster)] == [
+        ("Pending", "nowhere")
+    ] * 2
 
 
 def test_successors_are_others() -> None:
@@ -258,7 +303,9 @@ def test_a_replica_set_adopts_what_nobody_owns() -> None:
     cluster = applied(store(orphans), replica_set)
     assert {"a", "b"} < {found.name for found in web_pods(cluster)}
     assert len(web_pods(cluster)) == 3
-    assert all(found.metadata.owner_references[0].kind == "ReplicaSet" for found in web_pods(cluster))
+    assert all(
+        found.metadata.owner_references[0].kind == "ReplicaSet" for found in web_pods(cluster)
+    )
     fewer = applied(cluster, replica_set.replace("replicas: 3", "replicas: 1"))
     assert len(web_pods(fewer)) == 1
 
@@ -275,7 +322,9 @@ def test_events_have_a_ceiling() -> None:
     cluster = running(store(deployment()))
     web = next(iter(cluster.all(Deployment)))
     for number in range(MIN_EVENTS + 1):
-        cluster = cluster.with_changes([event(cluster, web, "Normal", "Churn", f"number {number}", "test", NOW + number / 10)])
+        cluster = cluster.with_changes(
+            [event(cluster, web, "Normal", "Churn", f"number {number}", "test", NOW + number / 10)]
+        )
     after = settled(cluster, NOW + MIN_EVENTS / 10)
     assert len(after.all(Event)) == KEPT * MIN_EVENTS
     messages = {found.message for found in after.all(Event)}
@@ -294,7 +343,9 @@ def test_many_pods_come_and_go_in_bursts() -> None:
     for target, counts in ((10, [5, 8, 10, 10]), (1, [7, 4, 1, 1])):
         web = cluster.get(Deployment, "default", "web")
         assert web is not None
-        cluster = cluster.with_changes([structs.replace(web, spec=structs.replace(web.spec, replicas=target))])
+        cluster = cluster.with_changes(
+            [structs.replace(web, spec=structs.replace(web.spec, replicas=target))]
+        )
         for count in counts:
             cluster, wake_at = controllers.run(cluster, NOW)
             pods = [found for found in web_pods(cluster) if not found.is_terminating]
@@ -321,7 +372,12 @@ def test_documents_go_with_their_objects() -> None:
     kept = {key for key in cluster.given if key[0] != "Cluster"}
     namespace = next(found for found in cluster.all(Namespace) if found.name == "a")
     without = settled(settled(cluster.with_changes(terminated(namespace, NOW))))
-    assert kept - set(without.given) == {("Namespace", "", "a"), ("ConfigMap", "a", "x"), ("Secret", "a", "x"), ("Pod", "a", "p")}
+    assert kept - set(without.given) == {
+        ("Namespace", "", "a"),
+        ("ConfigMap", "a", "x"),
+        ("Secret", "a", "x"),
+        ("Pod", "a", "p"),
+    }
 
 
 def test_what_is_shown_is_what_is_so() -> None:
@@ -331,7 +387,9 @@ def test_what_is_shown_is_what_is_so() -> None:
     cluster = store(text)
     found = cluster.get(Deployment, "default", "web")
     assert found is not None
-    scaled = cluster.with_changes([structs.replace(found, spec=structs.replace(found.spec, replicas=1))])
+    scaled = cluster.with_changes(
+        [structs.replace(found, spec=structs.replace(found.spec, replicas=1))]
+    )
     shown = render(scaled, scaled.all(Deployment)[-1])
     (container,) = shown["spec"]["template"]["spec"]["containers"]
     assert shown["spec"]["replicas"] == 1
@@ -347,5 +405,8 @@ def test_a_namespace_that_goes_takes_in_nothing_new() -> None:
     namespace = next(found for found in cluster.all(Namespace) if found.name == "going")
     going = settled(cluster.with_changes(terminated(namespace, NOW)))
     assert pod_named(going, "a", "going").is_terminating
-    with pytest.raises(ManifestError, match="unable to create new content in namespace going because it is being terminated"):
+    with pytest.raises(
+        ManifestError,
+        match="unable to create new content in namespace going because it is being terminated",
+    ):
         applied(going, inside.replace("name: a,", "name: b,"))

@@ -8,7 +8,20 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import Endpoints
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.termination import terminated
-from tests.clusters import NOW, applied, deployment, observed, pod, problems_of, running, service, settled, slices, store, web_pods
+from tests.clusters import (
+    NOW,
+    applied,
+    deployment,
+    observed,
+    pod,
+    problems_of,
+    running,
+    service,
+    settled,
+    slices,
+    store,
+    web_pods,
+)
 
 
 def conditions(cluster: Cluster) -> dict[str, tuple[bool, bool, bool]]:
@@ -18,7 +31,11 @@ def conditions(cluster: Cluster) -> dict[str, tuple[bool, bool, bool]]:
         for endpoint in piece.endpoints:
             assert endpoint.target_ref is not None
             state = endpoint.conditions
-            found[endpoint.target_ref.name] = (state.is_ready, state.is_serving, state.is_terminating)
+            found[endpoint.target_ref.name] = (
+                state.is_ready,
+                state.is_serving,
+                state.is_terminating,
+            )
     return found
 
 
@@ -35,7 +52,9 @@ def test_endpoints_follow_readiness() -> None:
 
 def test_unready_addresses_are_published_when_asked_for() -> None:
     """publishNotReadyAddresses: ready whatever the probes say."""
-    cluster = running(store(deployment(replicas=1) + service(publishNotReadyAddresses="true")), ready=False)
+    cluster = running(
+        store(deployment(replicas=1) + service(publishNotReadyAddresses="true")), ready=False
+    )
     assert list(conditions(cluster).values()) == [(True, False, False)]
 
 
@@ -45,18 +64,27 @@ def test_a_hundred_endpoints_a_slice() -> None:
     assert [len(piece.endpoints) for piece in slices(cluster)] == [100, 100, 5]
     for piece in slices(cluster):
         assert piece.labels["kubernetes.io/service-name"] == "web"
-        assert piece.labels["endpointslice.kubernetes.io/managed-by"] == "endpointslice-controller.k8s.io"
+        assert (
+            piece.labels["endpointslice.kubernetes.io/managed-by"]
+            == "endpointslice-controller.k8s.io"
+        )
         assert piece.ports[0].port == 8080
 
 
 def test_a_named_port_is_resolved_pod_by_pod() -> None:
     """Pods may differ; one without the name is left out of that port."""
     text = "".join(
-        pod(name, meta=", labels: {app: web}", container=f", ports: [{{name: {port}, containerPort: {number}}}]")
+        pod(
+            name,
+            meta=", labels: {app: web}",
+            container=f", ports: [{{name: {port}, containerPort: {number}}}]",
+        )
         for name, port, number in (("a", "http", 80), ("b", "http", 8080), ("c", "other", 90))
     )
     cluster = running(store(text + service()))
-    assert sorted((port.port, len(piece.endpoints)) for piece in slices(cluster) for port in piece.ports) == [(80, 1), (8080, 1)]
+    assert sorted(
+        (port.port, len(piece.endpoints)) for piece in slices(cluster) for port in piece.ports
+    ) == [(80, 1), (8080, 1)]
 
 
 def test_hand_made_slices_are_left_alone() -> None:
@@ -98,12 +126,18 @@ def test_endpoints_tell_what_the_slices_tell() -> None:
     found = cluster.get(Endpoints, "default", "web")
     assert found is not None
     (subset,) = found.subsets
-    assert [address.ip for address in subset.addresses] == [pod.addresses[0] for pod in web_pods(cluster)]
+    assert [address.ip for address in subset.addresses] == [
+        pod.addresses[0] for pod in web_pods(cluster)
+    ]
     assert [port.port for port in subset.ports] == [8080]
     sick = settled(cluster.with_changes([observed(web_pods(cluster)[0], ready=False)]))
     (subset,) = sick.get(Endpoints, "default", "web").subsets  # type: ignore[union-attr]
     assert (len(subset.addresses), len(subset.not_ready_addresses)) == (1, 1)
-    gone = settled(cluster.with_changes(terminated(next(s for s in cluster.all(Service) if s.name == "web"), NOW)))
+    gone = settled(
+        cluster.with_changes(
+            terminated(next(s for s in cluster.all(Service) if s.name == "web"), NOW)
+        )
+    )
     assert gone.get(Endpoints, "default", "web") is None
 
 
@@ -111,8 +145,13 @@ def test_hand_made_endpoints_become_slices() -> None:
     """For a Service without a selector; they follow a change, and go with either."""
     cluster = store(OUTSIDE + ADDRESSES)
     (piece,) = slices(cluster, "outside")
-    assert piece.labels["endpointslice.kubernetes.io/managed-by"] == "endpointslicemirroring-controller.k8s.io"
-    assert [(endpoint.addresses[0], endpoint.conditions.is_ready) for endpoint in piece.endpoints] == [
+    assert (
+        piece.labels["endpointslice.kubernetes.io/managed-by"]
+        == "endpointslicemirroring-controller.k8s.io"
+    )
+    assert [
+        (endpoint.addresses[0], endpoint.conditions.is_ready) for endpoint in piece.endpoints
+    ] == [
         ("198.51.100.20", True),
         ("198.51.100.21", True),
         ("198.51.100.22", False),
@@ -123,7 +162,11 @@ def test_hand_made_endpoints_become_slices() -> None:
     assert endpoints is not None
     assert not slices(settled(cluster.with_changes(terminated(endpoints, NOW))), "outside")
     skipped = store(
-        OUTSIDE + ADDRESSES.replace("{name: outside}", "{name: outside, labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}}")
+        OUTSIDE
+        + ADDRESSES.replace(
+            "{name: outside}",
+            "{name: outside, labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}}",
+        )
     )
     assert not slices(skipped, "outside")
 

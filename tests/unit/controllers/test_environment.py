@@ -6,7 +6,17 @@ import pytest
 
 from kubenetlab.api.environment import Secret, expand
 from kubenetlab.controllers.environment import MissingError, environment
-from tests.clusters import IPV6, NOW, applied, pod_named, problems_of, running, service, settled, store
+from tests.clusters import (
+    IPV6,
+    NOW,
+    applied,
+    pod_named,
+    problems_of,
+    running,
+    service,
+    settled,
+    store,
+)
 
 MAPS = """\
 apiVersion: v1
@@ -76,9 +86,13 @@ def test_services_are_told_as_docker_links_and_by_host_and_port() -> None:
     assert found["KUBERNETES_SERVICE_PORT_HTTPS"] == "443"
     assert not any(name.startswith("ELSEWHERE") for name in found)
     later = applied(cluster, service("late"), now=NOW + 60)
-    assert "LATE_SERVICE_HOST" not in environment(later, pod, pod.spec.containers[0], until="2023-11-14T22:13:20Z")
+    assert "LATE_SERVICE_HOST" not in environment(
+        later, pod, pod.spec.containers[0], until="2023-11-14T22:13:20Z"
+    )
     assert "LATE_SERVICE_HOST" in environment(later, pod, pod.spec.containers[0])
-    assert told(service("my-web") + manifest("args: [netexec]", "\n  enableServiceLinks: false")) == {}
+    assert (
+        told(service("my-web") + manifest("args: [netexec]", "\n  enableServiceLinks: false")) == {}
+    )
 
 
 def test_an_ipv6_services_link_has_brackets() -> None:
@@ -90,8 +104,14 @@ def test_an_ipv6_services_link_has_brackets() -> None:
 @pytest.mark.parametrize(
     ("container", "fault"),
     [
-        ("env: [{name: A, valueFrom: {configMapKeyRef: {name: nil, key: x}}}]", 'configmap "nil" not found'),
-        ("env: [{name: A, valueFrom: {secretKeyRef: {name: keys, key: x}}}]", "couldn't find key x in Secret default/keys"),
+        (
+            "env: [{name: A, valueFrom: {configMapKeyRef: {name: nil, key: x}}}]",
+            'configmap "nil" not found',
+        ),
+        (
+            "env: [{name: A, valueFrom: {secretKeyRef: {name: keys, key: x}}}]",
+            "couldn't find key x in Secret default/keys",
+        ),
         ("envFrom: [{secretRef: {name: nil}}]", 'secret "nil" not found'),
     ],
 )
@@ -104,8 +124,17 @@ def test_what_is_missing_keeps_the_container_from_starting(container: str, fault
     assert (waits.reason, waits.message) == ("CreateContainerConfigError", fault)
     with pytest.raises(MissingError):
         environment(cluster, pod, pod.spec.containers[0])
-    there = MAPS.replace("name: shop", "name: nil").replace("MODE:", "x: y, MODE:").replace("stringData: {", "stringData: {x: y, ")
-    cluster = settled(applied(cluster, there + "apiVersion: v1\nkind: Secret\nmetadata: {name: nil}\nstringData: {x: y}\n"))
+    there = (
+        MAPS.replace("name: shop", "name: nil")
+        .replace("MODE:", "x: y, MODE:")
+        .replace("stringData: {", "stringData: {x: y, ")
+    )
+    cluster = settled(
+        applied(
+            cluster,
+            there + "apiVersion: v1\nkind: Secret\nmetadata: {name: nil}\nstringData: {x: y}\n",
+        )
+    )
     waits = pod_named(cluster, "a").status.container_statuses[0].state.waiting
     assert waits is not None
     assert waits.reason == "ContainerCreating"
@@ -115,18 +144,35 @@ def test_what_is_missing_keeps_the_container_from_starting(container: str, fault
     ("text", "message"),
     [
         (
-            manifest("env: [{name: A, value: x, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]"),
+            manifest(
+                "env: [{name: A, value: x, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]"
+            ),
             "may not be specified when `value` is not empty",
         ),
         (manifest("env: [{name: A, valueFrom: {}}]"), "wanted one of fieldRef, configMapKeyRef"),
-        (manifest("env: [{name: A, valueFrom: {fieldRef: {fieldPath: spec.nodename}}}]"), "wanted one of metadata.name"),
-        (manifest('env: [{name: A, value: "a\\0b"}]'), "holds a NUL byte, which no process can be given"),
-        (manifest('env: [{name: "A\\0", value: b}]'), "holds a NUL byte, which no process can be given"),
+        (
+            manifest("env: [{name: A, valueFrom: {fieldRef: {fieldPath: spec.nodename}}}]"),
+            "wanted one of metadata.name",
+        ),
+        (
+            manifest('env: [{name: A, value: "a\\0b"}]'),
+            "holds a NUL byte, which no process can be given",
+        ),
+        (
+            manifest('env: [{name: "A\\0", value: b}]'),
+            "holds a NUL byte, which no process can be given",
+        ),
         (manifest('command: [sh, "a\\0b"]'), "holds a NUL byte, which no process can be given"),
         (manifest('args: ["\\0"]'), "holds a NUL byte, which no process can be given"),
         (manifest("envFrom: [{prefix: A}]"), "wanted one of configMapRef and secretRef"),
-        ("apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {x: plain text!}", "illegal base64 data"),
-        ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {'a b': x}", "wanted a key of at most 253"),
+        (
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {x: plain text!}",
+            "illegal base64 data",
+        ),
+        (
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {'a b': x}",
+            "wanted a key of at most 253",
+        ),
     ],
 )
 def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:

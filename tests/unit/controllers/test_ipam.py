@@ -10,7 +10,18 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.lab.agent.status_reports import detached
-from tests.clusters import DUAL, NOW, applied, deployment, pod, pod_named, problems_of, running, settled, store
+from tests.clusters import (
+    DUAL,
+    NOW,
+    applied,
+    deployment,
+    pod,
+    pod_named,
+    problems_of,
+    running,
+    settled,
+    store,
+)
 
 POOLS = """\
 apiVersion: kubenetlab.dev/v1alpha1
@@ -34,7 +45,9 @@ def addresses(cluster: Cluster, name: str, namespace: str = "default") -> tuple[
 
 def told(cluster: Cluster, name: str) -> list[str]:
     return [
-        event.message for event in cluster.all(Event) if event.involved_object.name == name and event.reason == "FailedCreatePodSandBox"
+        event.message
+        for event in cluster.all(Event)
+        if event.involved_object.name == name and event.reason == "FailedCreatePodSandBox"
     ]
 
 
@@ -45,7 +58,10 @@ def at(address: str) -> str:
 def test_a_pod_has_the_address_it_asks_for() -> None:
     """It goes to the node whose range that is; when it has gone the next one may have it."""
     cluster = store(pod("a", meta=at("10.244.2.77")))
-    assert (addresses(cluster, "a"), pod_named(cluster, "a").spec.node_name) == (("10.244.2.77",), "worker2")
+    assert (addresses(cluster, "a"), pod_named(cluster, "a").spec.node_name) == (
+        ("10.244.2.77",),
+        "worker2",
+    )
     cluster = running(cluster)
     cluster = settled(cluster.with_changes(terminated(pod_named(cluster, "a"), NOW)))
     cluster = settled(cluster.with_changes(detached(cluster, pod_named(cluster, "a"))))
@@ -55,7 +71,11 @@ def test_a_pod_has_the_address_it_asks_for() -> None:
 
 def test_both_families_are_asked_for_or_none() -> None:
     """In any order; one alone is refused with a word."""
-    cluster = store(DUAL + pod("a", meta=at("fd00:10:244:1::77, 10.244.1.77")) + pod("b", ", nodeName: worker", meta=at("10.244.1.78")))
+    cluster = store(
+        DUAL
+        + pod("a", meta=at("fd00:10:244:1::77, 10.244.1.77"))
+        + pod("b", ", nodeName: worker", meta=at("10.244.1.78"))
+    )
     assert addresses(cluster, "a") == ("10.244.1.77", "fd00:10:244:1::77")
     assert told(cluster, "b") == [
         'Failed to create pod sandbox: plugin type="bridge" failed (add): the pod asks for 10.244.1.78, and for no IPv6 address'
@@ -65,14 +85,23 @@ def test_both_families_are_asked_for_or_none() -> None:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("10.244.1.1", "requested address 10.244.1.1 is not one of 10.244.1.2-10.244.1.254, the pods' on node worker"),
-        ("10.244.2.7", "requested address 10.244.2.7 is not one of 10.244.1.2-10.244.1.254, the pods' on node worker"),
+        (
+            "10.244.1.1",
+            "requested address 10.244.1.1 is not one of 10.244.1.2-10.244.1.254, the pods' on node worker",
+        ),
+        (
+            "10.244.2.7",
+            "requested address 10.244.2.7 is not one of 10.244.1.2-10.244.1.254, the pods' on node worker",
+        ),
         ("10.244.1.9", "requested address 10.244.1.9 is in use by pod default/a"),
     ],
 )
 def test_an_address_that_cannot_be_had_is_told(address: str, message: str) -> None:
     """The gateway's, another node's, another pod's; the pod waits, and gets it when it is free."""
-    cluster = store(pod("a", ", nodeName: worker", meta=at("10.244.1.9")) + pod("b", ", nodeName: worker", meta=at(address)))
+    cluster = store(
+        pod("a", ", nodeName: worker", meta=at("10.244.1.9"))
+        + pod("b", ", nodeName: worker", meta=at(address))
+    )
     assert addresses(cluster, "b") == ()
     assert told(cluster, "b")[0].endswith(message)
     assert pod_named(cluster, "b").status.phase == "Pending"
@@ -84,18 +113,33 @@ def test_no_node_fits_an_address_of_nobodys() -> None:
     scheduled = pod_named(cluster, "a").status.condition("PodScheduled")
     assert scheduled is not None
     assert "2 node(s) didn't have the requested pod address in their range" in scheduled.message
-    assert [problem.message for problem in problems_of(pod("a", meta=at("nonsense")))] == ['wanted IP addresses, found "nonsense"']
+    assert [problem.message for problem in problems_of(pod("a", meta=at("nonsense")))] == [
+        'wanted IP addresses, found "nonsense"'
+    ]
 
 
 @pytest.mark.parametrize(
-    ("family", "expected"), [("ipv4", ("10.244.1.100",)), ("ipv6", ("fd00:10:244:1::64",)), ("dual", ("10.244.1.100", "fd00:10:244:1::64"))]
+    ("family", "expected"),
+    [
+        ("ipv4", ("10.244.1.100",)),
+        ("ipv6", ("fd00:10:244:1::64",)),
+        ("dual", ("10.244.1.100", "fd00:10:244:1::64")),
+    ],
 )
 def test_a_namespace_has_its_pool(family: str, expected: tuple[str, ...]) -> None:
     """Its pods take their addresses there, others do not, and two pools do not meet."""
-    cluster = store(POOLS % family + pod("a", meta=", namespace: shop") + pod("b", meta=", namespace: edge") + pod("c"))
+    cluster = store(
+        POOLS % family
+        + pod("a", meta=", namespace: shop")
+        + pod("b", meta=", namespace: edge")
+        + pod("c")
+    )
     assert addresses(cluster, "a", "shop") == expected
     numbers = [
-        int(addresses(cluster, name, namespace)[0].rpartition(":" if family == "ipv6" else ".")[2], 16 if family == "ipv6" else 10)
+        int(
+            addresses(cluster, name, namespace)[0].rpartition(":" if family == "ipv6" else ".")[2],
+            16 if family == "ipv6" else 10,
+        )
         for name, namespace in (("b", "edge"), ("c", "default"))
     ]
     assert 10 <= numbers[0] <= 19
@@ -110,18 +154,25 @@ def test_what_belongs_to_a_pool_is_given_to_nobody_else() -> None:
         .replace("first: 200, last: 201", "first: 28, last: 29")
     )
     cluster = store(
-        small.replace("nodes: [{role: control-plane}, {role: worker}]", "nodes: [{role: control-plane}]").replace(
-            "nodes: [worker]", "nodes: [control-plane]"
-        )
+        small.replace(
+            "nodes: [{role: control-plane}, {role: worker}]", "nodes: [{role: control-plane}]"
+        ).replace("nodes: [worker]", "nodes: [control-plane]")
         + deployment(replicas=20)
     )
-    numbers = sorted(int(attachment.addresses[0].rpartition(".")[2]) for attachment in cluster.all(Attachment))
+    numbers = sorted(
+        int(attachment.addresses[0].rpartition(".")[2]) for attachment in cluster.all(Attachment)
+    )
     assert numbers == [2, 3, 4, 5, 6, 7, 8, 9, 24, 25, 26, 27, 30]
     waiting = [
-        found for found in cluster.all(Pod) if found.labels.get("app") == "web" and cluster.get(Attachment, "default", found.name) is None
+        found
+        for found in cluster.all(Pod)
+        if found.labels.get("app") == "web"
+        and cluster.get(Attachment, "default", found.name) is None
     ]
     assert len(waiting) == 20 + 2 - 13
-    assert told(cluster, waiting[0].name)[0].endswith("no IP addresses available in range set: 10.244.0.1-10.244.0.30")
+    assert told(cluster, waiting[0].name)[0].endswith(
+        "no IP addresses available in range set: 10.244.0.1-10.244.0.30"
+    )
 
 
 def test_a_pool_runs_dry_and_is_filled_again() -> None:
@@ -129,9 +180,15 @@ def test_a_pool_runs_dry_and_is_filled_again() -> None:
     five = "".join(pod(name, ", nodeName: worker", meta=", namespace: shop") for name in "abcde")
     cluster = running(store(POOLS % "ipv4" + five))
     assert addresses(cluster, "e", "shop") == ()
-    assert told(cluster, "e")[0].endswith("no IP addresses available in range set: 10.244.1.100-10.244.1.103")
+    assert told(cluster, "e")[0].endswith(
+        "no IP addresses available in range set: 10.244.1.100-10.244.1.103"
+    )
     freed = addresses(cluster, "b", "shop")
-    cluster = settled(cluster.with_changes([change for name in "b" for change in terminated(pod_named(cluster, name, "shop"), NOW)]))
+    cluster = settled(
+        cluster.with_changes(
+            [change for name in "b" for change in terminated(pod_named(cluster, name, "shop"), NOW)]
+        )
+    )
     seen = cluster.all(Pod)
     assert any(found.is_terminating for found in seen)
     cluster = settled(cluster.with_changes(detached(cluster, pod_named(cluster, "b", "shop"))))
@@ -146,21 +203,36 @@ def test_a_pod_names_its_pool() -> None:
         + pod("b", ", nodeName: control-plane", meta=", annotations: {kubenetlab.dev/pool: edge}")
     )
     assert addresses(cluster, "a") == ("10.244.1.200",)
-    assert told(cluster, "b")[0].endswith('node control-plane has no address pool "edge"; it has: shop, spare')
+    assert told(cluster, "b")[0].endswith(
+        'node control-plane has no address pool "edge"; it has: shop, spare'
+    )
 
 
 @pytest.mark.parametrize(
     ("pools", "message"),
     [
         ("[{name: a, first: 10, last: 9}]", "wanted at least 10, where the pool begins, found 9"),
-        ("[{name: a, first: 10, last: 255}]", "wanted at most 254, the last number in a node's range, found 255"),
+        (
+            "[{name: a, first: 10, last: 255}]",
+            "wanted at most 254, the last number in a node's range, found 255",
+        ),
         ("[{name: a, first: 1, last: 9}]", "wanted the number of an address in a node's range"),
         ("[{name: a, first: 2, last: 9, nodes: [nobody]}]", 'no node is called "nobody"'),
-        ("[{name: a, first: 2, last: 9}, {name: b, first: 9, last: 12}]", "9 to 12 overlaps pool a (2 to 9)"),
-        ("[{name: a, first: 2, last: 9}, {name: a, first: 19, last: 22}]", '"a" is the name of another pool already'),
+        (
+            "[{name: a, first: 2, last: 9}, {name: b, first: 9, last: 12}]",
+            "9 to 12 overlaps pool a (2 to 9)",
+        ),
+        (
+            "[{name: a, first: 2, last: 9}, {name: a, first: 19, last: 22}]",
+            '"a" is the name of another pool already',
+        ),
     ],
 )
 def test_refuses_pools_that_cannot_be(pools: str, message: str) -> None:
     """Empty, outside, on nodes that are none, sharing addresses or names."""
-    said = problems_of(f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{ipam: {{pools: {pools}}}}}\n")
-    assert any(message in problem.message for problem in said), [problem.message for problem in said]
+    said = problems_of(
+        f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{ipam: {{pools: {pools}}}}}\n"
+    )
+    assert any(message in problem.message for problem in said), [
+        problem.message for problem in said
+    ]

@@ -37,7 +37,10 @@ def with_small_ranges(cluster: Cluster) -> Cluster:
     """The store with the ranges of this file; the cluster's own pods are on another node, and nobody has had an address on these two."""
     nodes = [structs.replace(node, spec=structs.replace(node.spec, pod_cidr=RANGES[node.name], pod_cidrs=(RANGES[node.name],)))
              for node in cluster.all(Node) if node.name in RANGES]  # fmt: skip
-    pods = [structs.replace(pod, spec=structs.replace(pod.spec, node_name="control-plane")) for pod in cluster.all(Pod)]
+    pods = [
+        structs.replace(pod, spec=structs.replace(pod.spec, node_name="control-plane"))
+        for pod in cluster.all(Pod)
+    ]
     given = [deletion(attachment) for attachment in cluster.all(Attachment)]
     return settled(cluster.with_changes([*nodes, *pods, *given, AllocationState()]))
 
@@ -66,7 +69,12 @@ class Story:
             self.number += 1
             name = f"p{self.number}"
             is_on_host = self.random.random() < 0.1
-            new.append(Pod(ObjectMeta(name, "default", uid=name), PodSpec((Container("m", "i"),), node_name=node, host_network=is_on_host)))
+            new.append(
+                Pod(
+                    ObjectMeta(name, "default", uid=name),
+                    PodSpec((Container("m", "i"),), node_name=node, host_network=is_on_host),
+                )
+            )
             if not is_on_host:
                 self.waiting[node].append(name)
         self.cluster = self.cluster.with_changes(new)
@@ -74,14 +82,20 @@ class Story:
     def go(self) -> None:
         found = self.mine()
         for pod in self.random.sample(found, min(len(found), self.random.randint(1, 3))):
-            self.cluster = self.cluster.with_changes([structs.replace(observed(pod), is_detached=True), *terminated(pod, NOW)])
+            self.cluster = self.cluster.with_changes(
+                [structs.replace(observed(pod), is_detached=True), *terminated(pod, NOW)]
+            )
             self.addresses.pop(pod.name, None)
             for names in self.waiting.values():
                 if pod.name in names:
                     names.remove(pod.name)
 
     def start(self) -> None:
-        reports = [observed(pod) for pod in self.mine() if pod.name in self.addresses and not pod.is_terminating]
+        reports = [
+            observed(pod)
+            for pod in self.mine()
+            if pod.name in self.addresses and not pod.is_terminating
+        ]
         self.cluster = self.cluster.with_changes(reports)
 
     def settle(self) -> None:
@@ -101,7 +115,9 @@ class Story:
     def next_free(self, node: str, taken: set[str]) -> str:
         usable = [str(address) for address in list(ip_network(RANGES[node]).hosts())[1:]]
         first = usable.index(self.last[node]) + 1 if self.last[node] else 0
-        return next((address for address in usable[first:] + usable[:first] if address not in taken), "")
+        return next(
+            (address for address in usable[first:] + usable[:first] if address not in taken), ""
+        )
 
 
 @settings(max_examples=40)
@@ -112,18 +128,31 @@ def test_addresses_are_given_as_the_rules_say(random: Random) -> None:
     for _ in range(STEPS):
         random.choice([story.come, story.come, story.go, story.start])()
         story.settle()
-        attachments = {attachment.name: attachment for attachment in story.cluster.all(Attachment) if attachment.namespace == "default"}
+        attachments = {
+            attachment.name: attachment
+            for attachment in story.cluster.all(Attachment)
+            if attachment.namespace == "default"
+        }
         assert {name: attachment.addresses for name, attachment in attachments.items()} == {
             name: (address,) for name, address in story.addresses.items()
         }
-        everyone = [address for attachment in attachments.values() for address in attachment.addresses]
+        everyone = [
+            address for attachment in attachments.values() for address in attachment.addresses
+        ]
         assert len(everyone) == len(set(everyone))
-        links = [(attachment.node, attachment.host_ifname) for attachment in story.cluster.all(Attachment)]
+        links = [
+            (attachment.node, attachment.host_ifname)
+            for attachment in story.cluster.all(Attachment)
+        ]
         assert len(links) == len(set(links))
         for attachment in attachments.values():
             network = ip_network(RANGES[attachment.node])
             assert ip_address(attachment.addresses[0]) in list(network.hosts())[1:]
-        told = {event.involved_object.name for event in story.cluster.all(Event) if event.reason == "FailedCreatePodSandBox"}
+        told = {
+            event.involved_object.name
+            for event in story.cluster.all(Event)
+            if event.reason == "FailedCreatePodSandBox"
+        }
         assert {name for names in story.waiting.values() for name in names} <= told
         assert all(
             not seen.containers or seen.name in story.addresses or seen.namespace != "default"
@@ -137,7 +166,10 @@ def test_every_address_of_a_range_comes_once(prefix: int, last: int) -> None:
     network = ip_network(f"10.1.2.0/{prefix}")
     usable = {str(address) for address in list(network.hosts())[1:]}
     latest = str(network[last]) if 2 <= last < network.num_addresses - 1 else ""
-    found = [str(address) for address in pod_addresses_after(network, latest, 2, network.num_addresses - 1)]
+    found = [
+        str(address)
+        for address in pod_addresses_after(network, latest, 2, network.num_addresses - 1)
+    ]
     assert sorted(found) == sorted(usable)
     assert latest == "" or found[-1] == latest
 
@@ -162,4 +194,6 @@ def test_cluster_ips_are_given_once(prefix: int) -> None:
 def test_nodes_of_the_test_are_as_it_says() -> None:
     """The ranges of this file are the nodes'."""
     nodes = {node.name: node.spec.pod_cidrs for node in START.all(Node)}
-    assert {name: nodes[name] for name in RANGES} == {name: (cidr,) for name, cidr in RANGES.items()}
+    assert {name: nodes[name] for name in RANGES} == {
+        name: (cidr,) for name, cidr in RANGES.items()
+    }

@@ -13,10 +13,25 @@ from kubenetlab.datapath.containers import setups_of
 from kubenetlab.observe.settled import job_verdicts, verdicts
 from kubenetlab.programs import Setup
 from kubenetlab.programs.ending import Ending, ending_in
-from tests.clusters import NOW, deployment, observed, pod_named, problems_of, running, settled, store
+from tests.clusters import (
+    NOW,
+    deployment,
+    observed,
+    pod_named,
+    problems_of,
+    running,
+    settled,
+    store,
+)
 
 
-def job(container: str = "image: busybox", *, more: str = "", policy: str = "Never", annotations: str = "") -> str:
+def job(
+    container: str = "image: busybox",
+    *,
+    more: str = "",
+    policy: str = "Never",
+    annotations: str = "",
+) -> str:
     return f"""\
 apiVersion: batch/v1
 kind: Job
@@ -39,13 +54,22 @@ def work(cluster: Cluster) -> Job:
 
 
 def active(cluster: Cluster) -> list[Pod]:
-    return [pod for pod in cluster.owned_by(Pod, work(cluster)) if not pod.is_finished and not pod.is_terminating]
+    return [
+        pod
+        for pod in cluster.owned_by(Pod, work(cluster))
+        if not pod.is_finished and not pod.is_terminating
+    ]
 
 
 def ended(cluster: Cluster, code: int, now: float, attempt: int = 0) -> Cluster:
     """The store once the first active pod's container has ended."""
     seen = observed(active(cluster)[0])
-    done = PodRuntimeStatus(seen.metadata, seen.pod_uid, 20, containers={"main": ContainerReport(attempt, "exited", code, at=now)})
+    done = PodRuntimeStatus(
+        seen.metadata,
+        seen.pod_uid,
+        20,
+        containers={"main": ContainerReport(attempt, "exited", code, at=now)},
+    )
     return settled(cluster.with_changes([done]), now)
 
 
@@ -63,10 +87,16 @@ def ended(cluster: Cluster, code: int, now: float, attempt: int = 0) -> Cluster:
         ("image: hashicorp/http-echo", "", None),
         ("image: agnhost, args: [netexec]", 'kubenetlab.dev/duration: "2s"', Ending(2.0)),
         ("image: migrate", 'kubenetlab.dev/exit-code: "3"', Ending(0.0, 3)),
-        ("image: migrate", 'kubenetlab.dev/exit-code: "3", kubenetlab.dev/duration: 1m', Ending(60.0, 3)),
+        (
+            "image: migrate",
+            'kubenetlab.dev/exit-code: "3", kubenetlab.dev/duration: 1m',
+            Ending(60.0, 3),
+        ),
     ],
 )
-def test_a_jobs_program_ends_unless_its_image_never_does(container: str, annotations: str, expected: Ending | None) -> None:
+def test_a_jobs_program_ends_unless_its_image_never_does(
+    container: str, annotations: str, expected: Ending | None
+) -> None:
     """At once and well, or as the annotations say."""
     (pod,) = active(store(job(container, annotations=annotations)))
     assert ending_in(pod, pod.spec.containers[0]) == expected
@@ -79,10 +109,15 @@ def test_other_pods_programs_end_where_annotations_say_so() -> None:
     plain = pod_named(store(text.replace("ANNOTATIONS", "")), "a")
     assert [ending_in(plain, container) for container in plain.spec.all_containers] == [None, None]
     stated = pod_named(store(text.replace("ANNOTATIONS", 'kubenetlab.dev/exit-code: "1"')), "a")
-    assert [ending_in(stated, container) for container in stated.spec.all_containers] == [None, Ending(0.0, 1)]
-    assert [ending_in(pod, pod.spec.containers[0]) for pod in store(deployment(replicas=1)).all(Pod) if pod.name.startswith("web")] == [
-        None
+    assert [ending_in(stated, container) for container in stated.spec.all_containers] == [
+        None,
+        Ending(0.0, 1),
     ]
+    assert [
+        ending_in(pod, pod.spec.containers[0])
+        for pod in store(deployment(replicas=1)).all(Pod)
+        if pod.name.startswith("web")
+    ] == [None]
 
 
 def test_a_program_that_runs_for_a_while_serves_meanwhile() -> None:
@@ -95,9 +130,15 @@ def test_a_program_that_runs_for_a_while_serves_meanwhile() -> None:
     ports = "image: worker, ports: [{containerPort: 9000}]"
     assert setup(ports, 'kubenetlab.dev/exit-code: "4"') == Setup("done", {"exit_code": 4})
     for_a_while = setup(ports, "kubenetlab.dev/duration: 5s")
-    assert (for_a_while.program, [str(one) for one in for_a_while.listeners]) == ("default", ["9000/tcp"])
+    assert (for_a_while.program, [str(one) for one in for_a_while.listeners]) == (
+        "default",
+        ["9000/tcp"],
+    )
     assert for_a_while.options == {"ending": {"after_s": 5.0, "exit_code": 0}}
-    assert setup("image: agnhost, args: [connect, 'db:1']", 'kubenetlab.dev/exit-code: "4"').program == "connect"
+    assert (
+        setup("image: agnhost, args: [connect, 'db:1']", 'kubenetlab.dev/exit-code: "4"').program
+        == "connect"
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,35 +205,66 @@ def test_what_is_said_of_a_job() -> None:
     failing = store(job(more="backoffLimit: 1"))
     assert verdict(failing) == ("waiting", "0 of 1 completed")
     failing = ended(failing, 7, NOW)
-    assert verdict(failing) == ("waiting", "0 of 1 completed; container main failed last: exit status 7")
-    assert not [found for found in verdicts(failing) if found.pod.startswith("default/")]  # the Job tries again
+    assert verdict(failing) == (
+        "waiting",
+        "0 of 1 completed; container main failed last: exit status 7",
+    )
+    assert not [
+        found for found in verdicts(failing) if found.pod.startswith("default/")
+    ]  # the Job tries again
     failing = ended(settled(failing, NOW + 10), 7, NOW + 10)
-    assert verdict(failing) == ("failed", "BackoffLimitExceeded: Job has reached the specified backoff limit")
-    assert {(found.state, found.reason) for found in verdicts(failing) if found.pod.startswith("default/")} == {
-        ("stuck", "Error: container main: exit status 7")
-    }
+    assert verdict(failing) == (
+        "failed",
+        "BackoffLimitExceeded: Job has reached the specified backoff limit",
+    )
+    assert {
+        (found.state, found.reason)
+        for found in verdicts(failing)
+        if found.pod.startswith("default/")
+    } == {("stuck", "Error: container main: exit status 7")}
     assert verdict(store(job(more="suspend: true")))[0] == "suspended"
     assert verdict(store(job(more="parallelism: 0")))[0] == "suspended"
     endless = running(store(job("image: agnhost, args: [netexec]")))
-    assert verdict(endless) == ("failed", "it never completes: container main runs agnhost netexec until it is stopped")
-    assert verdict(running(store(job("image: nginx", more="activeDeadlineSeconds: 9"))))[0] == "waiting"
-    assert verdict(store(job("image: nginx", annotations="kubenetlab.dev/duration: 1h")))[0] == "waiting"
+    assert verdict(endless) == (
+        "failed",
+        "it never completes: container main runs agnhost netexec until it is stopped",
+    )
+    assert (
+        verdict(running(store(job("image: nginx", more="activeDeadlineSeconds: 9"))))[0]
+        == "waiting"
+    )
+    assert (
+        verdict(store(job("image: nginx", annotations="kubenetlab.dev/duration: 1h")))[0]
+        == "waiting"
+    )
 
 
 def test_a_restarted_container_of_a_job_is_on_its_way() -> None:
     """With restartPolicy OnFailure it waits out a back-off, and is tried again."""
     cluster = ended(store(job(policy="OnFailure")), 1, NOW)
     cluster = ended(settled(cluster, NOW), 1, NOW, attempt=1)
-    assert [found.state for found in verdicts(cluster) if found.pod.startswith("default/")] == ["waiting"]
+    assert [found.state for found in verdicts(cluster) if found.pod.startswith("default/")] == [
+        "waiting"
+    ]
     assert verdict(cluster)[0] == "waiting"
 
 
 def test_jobs_are_shown_as_kubectl_shows_them() -> None:
     """`0/1 of 3` where three pods share one piece of work; durations with units."""
     spec = {"template": {"spec": {"containers": [{"name": "main", "image": "busybox"}]}}}
-    status = {"startTime": "2023-11-14T22:00:00Z", "completionTime": "2023-11-14T22:03:10Z", "succeeded": 1}
-    document = {"metadata": {"name": "work", "uid": "u1"}, "spec": {**spec, "parallelism": 3}, "status": status}
+    status = {
+        "startTime": "2023-11-14T22:00:00Z",
+        "completionTime": "2023-11-14T22:03:10Z",
+        "succeeded": 1,
+    }
+    document = {
+        "metadata": {"name": "work", "uid": "u1"},
+        "spec": {**spec, "parallelism": 3},
+        "status": status,
+    }
     name, _, completions, duration, _, *wide = columns("Job", document, is_wide=True)
     assert (name, completions, duration) == ("work", "1/1 of 3", "3m10s")
     assert wide == ["main", "busybox", "batch.kubernetes.io/controller-uid=u1"]
-    assert columns("Job", {**document, "spec": {**spec, "completions": 5}}, is_wide=False)[2] == "1/5"
+    assert (
+        columns("Job", {**document, "spec": {**spec, "completions": 5}}, is_wide=False)[2] == "1/5"
+    )

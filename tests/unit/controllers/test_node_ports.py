@@ -39,7 +39,9 @@ def test_numbers_are_drawn_above_the_band_and_kept() -> None:
     (drawn,) = numbers(cluster)
     assert drawn in NODE_PORTS[STATIC_BAND:]
     assert numbers(store(service(type="NodePort"))) == [drawn]
-    assert numbers(applied(cluster, service(type="NodePort", externalTrafficPolicy="Local"))) == [drawn]
+    assert numbers(applied(cluster, service(type="NodePort", externalTrafficPolicy="Local"))) == [
+        drawn
+    ]
     assert numbers(applied(cluster, service(type="LoadBalancer"))) == [drawn]
     inside = applied(cluster, service())
     assert numbers(inside) == [0]
@@ -56,11 +58,23 @@ def test_ports_of_one_number_share_theirs() -> None:
 def test_a_number_belongs_to_one_service() -> None:
     """Whatever the protocol: who comes later hears whose it is. So does a port of another number in the same Service."""
     cluster = store(DNS % "{port: 53, protocol: UDP, nodePort: 30053}")
-    said = refusal(cluster, service("web", 80, 8080, type="NodePort").replace("targetPort: 8080", "targetPort: 8080, nodePort: 30053"))
-    assert "spec.ports[0].nodePort: Invalid value: 30053: provided port is already allocated" in said
+    said = refusal(
+        cluster,
+        service("web", 80, 8080, type="NodePort").replace(
+            "targetPort: 8080", "targetPort: 8080, nodePort: 30053"
+        ),
+    )
+    assert (
+        "spec.ports[0].nodePort: Invalid value: 30053: provided port is already allocated" in said
+    )
     assert "it belongs to Service default/dns" in said
-    within = "{name: a, port: 53, nodePort: 30053}, {name: b, port: 54, protocol: UDP, nodePort: 30053}"
-    assert "spec.ports[1].nodePort: Invalid value: 30053: provided port is already allocated" in refusal(store(), DNS % within)
+    within = (
+        "{name: a, port: 53, nodePort: 30053}, {name: b, port: 54, protocol: UDP, nodePort: 30053}"
+    )
+    assert (
+        "spec.ports[1].nodePort: Invalid value: 30053: provided port is already allocated"
+        in refusal(store(), DNS % within)
+    )
 
 
 def test_a_load_balancers_service_may_want_none() -> None:
@@ -72,19 +86,40 @@ def test_a_load_balancers_service_may_want_none() -> None:
     assert found is not None
     assert found.spec.health_check_node_port in NODE_PORTS
     assert found.spec.health_check_node_port not in numbers(local)
-    said = refusal(local, service(type="LoadBalancer", externalTrafficPolicy="Local", healthCheckNodePort=30001))
-    assert f"spec.healthCheckNodePort: field is immutable; it is {found.spec.health_check_node_port}" in said
+    said = refusal(
+        local,
+        service(type="LoadBalancer", externalTrafficPolicy="Local", healthCheckNodePort=30001),
+    )
+    assert (
+        f"spec.healthCheckNodePort: field is immutable; it is {found.spec.health_check_node_port}"
+        in said
+    )
 
 
 @pytest.mark.parametrize(
     ("spec", "why"),
     [
-        ({"type": "NodePort", "allocateLoadBalancerNodePorts": False}, "may only be used when type is LoadBalancer"),
-        ({"type": "NodePort", "loadBalancerSourceRanges": ["10.0.0.0/8"]}, "may only be used when type is LoadBalancer"),
-        ({"type": "LoadBalancer", "loadBalancerSourceRanges": ["ten"]}, "wanted a range such as 203.0.113.0/24"),
+        (
+            {"type": "NodePort", "allocateLoadBalancerNodePorts": False},
+            "may only be used when type is LoadBalancer",
+        ),
+        (
+            {"type": "NodePort", "loadBalancerSourceRanges": ["10.0.0.0/8"]},
+            "may only be used when type is LoadBalancer",
+        ),
+        (
+            {"type": "LoadBalancer", "loadBalancerSourceRanges": ["ten"]},
+            "wanted a range such as 203.0.113.0/24",
+        ),
         ({"type": "LoadBalancer", "healthCheckNodePort": 30000}, "externalTrafficPolicy is Local"),
-        ({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 80}, "not in the valid range"),
-        ({"type": "NodePort", "loadBalancerClass": "example.com/other"}, "may only be used when type is LoadBalancer"),
+        (
+            {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 80},
+            "not in the valid range",
+        ),
+        (
+            {"type": "NodePort", "loadBalancerClass": "example.com/other"},
+            "may only be used when type is LoadBalancer",
+        ),
     ],
 )
 def test_what_no_service_may_say_is_refused(spec: dict[str, object], why: str) -> None:
@@ -97,12 +132,16 @@ def test_the_last_free_number_is_found(free: set[int]) -> None:
     """Wherever it is; and when there is none it is said."""
     (wanting,) = (entry.object for entry in loaded(service(type="NodePort")).entries)
     assert isinstance(wanting, Service)
-    made, findings = completed(wanting, dict.fromkeys(set(NODE_PORTS) - free, "Service default/other"))
+    made, findings = completed(
+        wanting, dict.fromkeys(set(NODE_PORTS) - free, "Service default/other")
+    )
     if free:
         assert not findings
         assert set(node_ports_of(made.spec)) <= free
     else:
-        assert [finding.message for finding in findings] == ["failed to allocate a nodePort: range is full"]
+        assert [finding.message for finding in findings] == [
+            "failed to allocate a nodePort: range is full"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -115,10 +154,28 @@ def test_the_last_free_number_is_found(free: set[int]) -> None:
 )
 def test_a_fence_lets_in_who_is_named(ranges: list[str], wanted: str) -> None:
     """Where nodes are in a range, the balancer's own address as well: what a node sends to it may come back as from it."""
-    cluster = running(store(deployment() + service(type="LoadBalancer", loadBalancerSourceRanges=ranges)))
+    cluster = running(
+        store(deployment() + service(type="LoadBalancer", loadBalancerSourceRanges=ranges))
+    )
     state = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))
-    rules = list(members(obj for obj in state["node/worker"].values() if isinstance(obj, Table | Chain | Collection | Element | NodeRules)))
-    fences = [obj for obj in rules if isinstance(obj, Chain) and obj.name.startswith("firewall-") and obj.name != "firewall-check"]
-    assert [[rule.text for rule in fence.rules] for fence in fences] == [[f"ip saddr != {{ {wanted} }} drop"]]
-    fenced = [obj.item for obj in rules if isinstance(obj, Element) and obj.collection == "firewall-ips"]
+    rules = list(
+        members(
+            obj
+            for obj in state["node/worker"].values()
+            if isinstance(obj, Table | Chain | Collection | Element | NodeRules)
+        )
+    )
+    fences = [
+        obj
+        for obj in rules
+        if isinstance(obj, Chain)
+        and obj.name.startswith("firewall-")
+        and obj.name != "firewall-check"
+    ]
+    assert [[rule.text for rule in fence.rules] for fence in fences] == [
+        [f"ip saddr != {{ {wanted} }} drop"]
+    ]
+    fenced = [
+        obj.item for obj in rules if isinstance(obj, Element) and obj.collection == "firewall-ips"
+    ]
     assert fenced == ["203.0.113.1 . tcp . 80"]

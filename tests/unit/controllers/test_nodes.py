@@ -15,7 +15,18 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.validate.node_ranges import free_ranges, overlapping
 from kubenetlab.errors import ManifestError
-from tests.clusters import FAMILIES, NOW, applied, deployment, pod, pod_named, problems_of, running, settled, store
+from tests.clusters import (
+    FAMILIES,
+    NOW,
+    applied,
+    deployment,
+    pod,
+    pod_named,
+    problems_of,
+    running,
+    settled,
+    store,
+)
 
 NODE = "apiVersion: v1\nkind: Node\nmetadata: {name: %s%s}\nspec: {%s}\n---\n"
 
@@ -28,27 +39,49 @@ def node(cluster: Cluster, name: str = "worker") -> Node:
 
 def test_a_nodes_document_adds_to_what_the_cluster_document_makes() -> None:
     """Labels and annotations beside its own, taints in place of its own, unschedulable with its taint; what it leaves out is as it was."""
-    text = NODE % ("worker", ", labels: {zone: a}, annotations: {note: x}", "unschedulable: true") + NODE % (
+    text = NODE % (
+        "worker",
+        ", labels: {zone: a}, annotations: {note: x}",
+        "unschedulable: true",
+    ) + NODE % (
         "control-plane",
         "",
         "taints: []",
     )
     cluster = store(text)
     worker = node(cluster)
-    assert (worker.labels["zone"], worker.labels["kubernetes.io/hostname"], worker.metadata.annotations) == ("a", "worker", {"note": "x"})
-    assert (worker.spec.unschedulable, [str(taint) for taint in worker.spec.taints]) == (True, ["{node.kubernetes.io/unschedulable: }"])
+    assert (
+        worker.labels["zone"],
+        worker.labels["kubernetes.io/hostname"],
+        worker.metadata.annotations,
+    ) == ("a", "worker", {"note": "x"})
+    assert (worker.spec.unschedulable, [str(taint) for taint in worker.spec.taints]) == (
+        True,
+        ["{node.kubernetes.io/unschedulable: }"],
+    )
     assert node(cluster, "control-plane").spec.taints == ()
     again = applied(cluster, NODE % ("worker", "", ""))
-    assert ("zone" in node(again).labels, node(again).spec.unschedulable, node(again).spec.taints) == (False, False, ())
+    assert (
+        "zone" in node(again).labels,
+        node(again).spec.unschedulable,
+        node(again).spec.taints,
+    ) == (False, False, ())
     assert node(again).addresses == worker.addresses
 
 
 def test_a_node_brings_its_own_pod_range() -> None:
     """By its document or by the Cluster's; the others get what is free."""
     cluster = store(NODE % ("worker", "", "podCIDR: 10.244.0.0/24"))
-    assert [node.spec.pod_cidr for node in cluster.all(Node)] == ["10.244.1.0/24", "10.244.0.0/24", "10.244.2.0/24"]
+    assert [node.spec.pod_cidr for node in cluster.all(Node)] == [
+        "10.244.1.0/24",
+        "10.244.0.0/24",
+        "10.244.2.0/24",
+    ]
     config = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker, podCIDRs: [10.244.8.0/22]}]\nnetworking: {nodeCIDRMaskSizeIPv4: 26}\n"
-    assert [node.spec.pod_cidr for node in store(config).all(Node)] == ["10.244.0.0/26", "10.244.8.0/22"]
+    assert [node.spec.pod_cidr for node in store(config).all(Node)] == [
+        "10.244.0.0/26",
+        "10.244.8.0/22",
+    ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,14 +92,19 @@ def test_every_node_has_an_address_and_a_range_of_each_family(family: str) -> No
     for found in nodes:
         assert [6 if ":" in address else 4 for address in found.addresses] == versions
         assert [6 if ":" in cidr else 4 for cidr in found.spec.pod_cidrs] == versions
-    assert len({address for found in nodes for address in found.addresses}) == len(nodes) * len(versions)
+    assert len({address for found in nodes for address in found.addresses}) == len(nodes) * len(
+        versions
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (NODE % ("elsewhere", "", ""), 'no node of this cluster is called "elsewhere"'),
-        (NODE % ("worker", "", "podCIDR: 10.244.9.0/24"), "spec.podCIDR: cannot change while the lab is up; it is 10.244.1.0/24"),
+        (
+            NODE % ("worker", "", "podCIDR: 10.244.9.0/24"),
+            "spec.podCIDR: cannot change while the lab is up; it is 10.244.1.0/24",
+        ),
         (
             "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker, podCIDRs: [10.244.9.0/24]}, {role: worker}]\n",
             "nodes[1].podCIDRs: cannot change while the lab is up; it is 10.244.1.0/24",
@@ -75,8 +113,15 @@ def test_every_node_has_an_address_and_a_range_of_each_family(family: str) -> No
             "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}, {role: worker}, {role: worker, podCIDRs: [10.244.1.0/25]}]\n",
             "nodes[3].podCIDRs: 10.244.1.0/25 overlaps 10.244.1.0/24 of node worker",
         ),
-        (NODE % ("worker", "", "taints: [{key: a, effect: NoExecute}, {key: a, effect: NoExecute}]"), "taints must be unique"),
-        (NODE % ("worker", "", "taints: [{key: 'a b', effect: NoExecute}]"), "wanted a name of at most 63"),
+        (
+            NODE
+            % ("worker", "", "taints: [{key: a, effect: NoExecute}, {key: a, effect: NoExecute}]"),
+            "taints must be unique",
+        ),
+        (
+            NODE % ("worker", "", "taints: [{key: 'a b', effect: NoExecute}]"),
+            "wanted a name of at most 63",
+        ),
         (NODE % ("worker", "", "podCIDR: nonsense"), "wanted a range such as"),
     ],
 )
@@ -90,12 +135,25 @@ def test_refuses_with_the_reason(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (NODE % ("worker", "", "podCIDR: 10.9.0.0/24"), "spec.podCIDR: wanted a part of the pods' range 10.244.0.0/16, found 10.9.0.0/24"),
-        (NODE % ("worker", "", "podCIDR: 10.244.0.0/32"), "spec.podCIDR: wanted room for pods, at least a /30"),
-        (NODE % ("worker", "", "podCIDR: 'fd00::/64'"), "spec.podCIDR: wanted one IPv4 range, found fd00::/64"),
-        (NODE % ("worker", "", "podCIDR: 10.244.0.0/16"), "10.244.0.0/16 has room for 0 more ranges of /24, wanted 2"),
         (
-            NODE % ("worker", "", "podCIDR: 10.244.8.0/24") + NODE % ("worker2", "", "podCIDR: 10.244.8.0/25"),
+            NODE % ("worker", "", "podCIDR: 10.9.0.0/24"),
+            "spec.podCIDR: wanted a part of the pods' range 10.244.0.0/16, found 10.9.0.0/24",
+        ),
+        (
+            NODE % ("worker", "", "podCIDR: 10.244.0.0/32"),
+            "spec.podCIDR: wanted room for pods, at least a /30",
+        ),
+        (
+            NODE % ("worker", "", "podCIDR: 'fd00::/64'"),
+            "spec.podCIDR: wanted one IPv4 range, found fd00::/64",
+        ),
+        (
+            NODE % ("worker", "", "podCIDR: 10.244.0.0/16"),
+            "10.244.0.0/16 has room for 0 more ranges of /24, wanted 2",
+        ),
+        (
+            NODE % ("worker", "", "podCIDR: 10.244.8.0/24")
+            + NODE % ("worker2", "", "podCIDR: 10.244.8.0/25"),
             "spec.podCIDR: 10.244.8.0/25 overlaps 10.244.8.0/24 of node worker",
         ),
     ],
@@ -108,7 +166,9 @@ def test_refuses_ranges_that_cannot_be(text: str, message: str) -> None:
 
 
 RANGES = st.builds(
-    lambda base, number, bits: ip_network((int(ip_address(base)) + (number >> bits << bits), (128 if ":" in base else 32) - bits)),
+    lambda base, number, bits: ip_network(
+        (int(ip_address(base)) + (number >> bits << bits), (128 if ":" in base else 32) - bits)
+    ),
     st.sampled_from(["10.0.0.0", "fd00::"]),
     st.integers(0, 255),
     st.integers(0, 8),
@@ -118,12 +178,19 @@ RANGES = st.builds(
 @given(st.lists(RANGES, max_size=12))
 def test_ranges_that_overlap_are_found_as_by_comparing_all(ranges: list[Any]) -> None:
     """Each two of them once; and what is free overlaps none."""
-    pairs = {(one, other) for other in range(len(ranges)) for one in range(other) if _overlap(ranges[one], ranges[other])}
+    pairs = {
+        (one, other)
+        for other in range(len(ranges))
+        for one in range(other)
+        if _overlap(ranges[one], ranges[other])
+    }
     found = [(min(pair), max(pair)) for pair in overlapping(ranges)]
     assert sorted(found) == sorted(pairs)
     whole = ip_network("10.0.0.0/24")
     taken = [part for part in ranges if part.version == 4]
-    assert list(free_ranges(whole, 28, taken)) == [part for part in whole.subnets(new_prefix=28) if not any(map(part.overlaps, taken))]
+    assert list(free_ranges(whole, 28, taken)) == [
+        part for part in whole.subnets(new_prefix=28) if not any(map(part.overlaps, taken))
+    ]
 
 
 def _overlap(one: Any, other: Any) -> bool:
@@ -151,7 +218,9 @@ def test_a_taint_sends_away_who_does_not_tolerate_it() -> None:
     """At once, after tolerationSeconds, or never; told by an event. What a Deployment wants comes back elsewhere."""
     text = (
         on_worker("goes")
-        + on_worker("later", "[{key: ill, operator: Exists, effect: NoExecute, tolerationSeconds: 60}]")
+        + on_worker(
+            "later", "[{key: ill, operator: Exists, effect: NoExecute, tolerationSeconds: 60}]"
+        )
         + on_worker("stays", "[{key: ill, operator: Exists}]")
         + deployment(replicas=4)
     )
@@ -159,16 +228,26 @@ def test_a_taint_sends_away_who_does_not_tolerate_it() -> None:
     before = {pod.name for pod in cluster.all(Pod) if pod.spec.node_name == "worker"}
     cluster = applied(cluster, TAINTED, now=NOW + 10)
     assert pod_named(cluster, "goes").is_terminating
-    assert {found.name for found in cluster.pods_on("worker") if found.namespace == "default" and not found.is_terminating} == {
+    assert {
+        found.name
+        for found in cluster.pods_on("worker")
+        if found.namespace == "default" and not found.is_terminating
+    } == {
         "later",
         "stays",
     }
     assert len(before) > 3
-    replaced = [found for found in cluster.all(Pod) if found.labels.get("app") == "web" and not found.is_terminating]
+    replaced = [
+        found
+        for found in cluster.all(Pod)
+        if found.labels.get("app") == "web" and not found.is_terminating
+    ]
     assert len(replaced) == 4
     assert all(found.spec.node_name != "worker" for found in replaced)
     assert any(
-        event.reason == "TaintManagerEviction" and event.message == "Marking for deletion Pod default/goes" for event in cluster.all(Event)
+        event.reason == "TaintManagerEviction"
+        and event.message == "Marking for deletion Pod default/goes"
+        for event in cluster.all(Event)
     )
     _, wake = controllers.run(cluster, NOW + 30)
     assert wake == NOW + 70
@@ -180,8 +259,16 @@ def test_a_taint_sends_away_who_does_not_tolerate_it() -> None:
 
 def test_a_taint_of_a_moment_sends_nobody_away_who_has_time() -> None:
     """It is gone before the time is over: the pod stays."""
-    cluster = running(store(on_worker("later", "[{key: ill, operator: Exists, effect: NoExecute, tolerationSeconds: 60}]")))
-    cluster = applied(applied(cluster, TAINTED, now=NOW + 10), NODE % ("worker", "", ""), now=NOW + 20)
+    cluster = running(
+        store(
+            on_worker(
+                "later", "[{key: ill, operator: Exists, effect: NoExecute, tolerationSeconds: 60}]"
+            )
+        )
+    )
+    cluster = applied(
+        applied(cluster, TAINTED, now=NOW + 10), NODE % ("worker", "", ""), now=NOW + 20
+    )
     assert not pod_named(settled(cluster, NOW + 1000), "later").is_terminating
 
 
@@ -207,10 +294,18 @@ def test_the_first_toleration_that_fits_counts() -> None:
 )
 def test_a_published_port_is_one_nodes(one: str, other: str, is_taken: bool) -> None:
     """As a socket's: an address that stands for all takes the port at each."""
-    mappings = ", ".join(f'{{containerPort: 30080, hostPort: 80, listenAddress: "{address}"}}' for address in (one, other))
+    mappings = ", ".join(
+        f'{{containerPort: 30080, hostPort: 80, listenAddress: "{address}"}}'
+        for address in (one, other)
+    )
     node = f"nodes: [{{role: control-plane, extraPortMappings: [{mappings}]}}]\n"
-    found = problems_of(f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{ipFamily: dual}}\n{node}")
-    taken = ("nodes[0].extraPortMappings[1].hostPort", "TCP port 80 is taken by nodes[0].extraPortMappings[0] already")
+    found = problems_of(
+        f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{ipFamily: dual}}\n{node}"
+    )
+    taken = (
+        "nodes[0].extraPortMappings[1].hostPort",
+        "TCP port 80 is taken by nodes[0].extraPortMappings[0] already",
+    )
     assert [(problem.path, problem.message) for problem in found] == [taken] * is_taken
 
 

@@ -25,7 +25,9 @@ from tests.clusters import NOW, applied, deployment, observed, problems_of, runn
         (0, "25%", "25%", (0, 1)),
     ],
 )
-def test_percentages_become_numbers(replicas: int, surge: int | str, unavailable: int | str, expected: tuple[int, int]) -> None:
+def test_percentages_become_numbers(
+    replicas: int, surge: int | str, unavailable: int | str, expected: tuple[int, int]
+) -> None:
     """The surge is rounded up, what may lack down; one of them is at least 1."""
     assert limits(replicas, surge, unavailable) == expected
 
@@ -37,7 +39,9 @@ def test_percentages_become_numbers(replicas: int, surge: int | str, unavailable
     old=st.lists(st.integers(0, 6), max_size=3),
     data=st.data(),
 )
-def test_a_rollout_keeps_its_limits_and_ends(replicas: int, surge: int, unavailable: int, old: list[int], data: st.DataObject) -> None:
+def test_a_rollout_keeps_its_limits_and_ends(
+    replicas: int, surge: int, unavailable: int, old: list[int], data: st.DataObject
+) -> None:
     """Whoever becomes ready when: from any start, step by step, until only new pods are left."""
     surge, unavailable = limits(replicas, surge, unavailable)
     unavailable = min(unavailable, replicas) if replicas else unavailable
@@ -49,13 +53,18 @@ def test_a_rollout_keeps_its_limits_and_ends(replicas: int, surge: int, unavaila
         wanted = new_share(replicas, surge, new, shares)
         kept = old_shares(replicas, unavailable, new, shares)
         assert wanted + sum(kept) <= most
-        shares = [RolloutShare(count, min(share.available, count)) for share, count in zip(shares, kept, strict=True)]
+        shares = [
+            RolloutShare(count, min(share.available, count))
+            for share, count in zip(shares, kept, strict=True)
+        ]
         new = RolloutShare(wanted, min(new.available, wanted))
         assert new.available + sum(share.available for share in shares) >= min(least, replicas)
         if (new.replicas, sum(kept)) == (replicas, 0):
             return
         if new.available < new.replicas:
-            new = RolloutShare(new.replicas, data.draw(st.integers(new.available + 1, new.replicas)))
+            new = RolloutShare(
+                new.replicas, data.draw(st.integers(new.available + 1, new.replicas))
+            )
     raise AssertionError("it never ends")
 
 
@@ -81,7 +90,11 @@ def test_pods_are_replaced_a_few_at_a_time() -> None:
         counts.append((images.count("agnhost"), images.count("nginx")))
         if counts[-1] == (0, 4):
             break
-        cluster = settled(cluster.with_changes(observed(pod) for pod in web(cluster) if not pod.is_ready and pod.spec.node_name))
+        cluster = settled(
+            cluster.with_changes(
+                observed(pod) for pod in web(cluster) if not pod.is_ready and pod.spec.node_name
+            )
+        )
     assert counts == [(3, 2), (1, 4), (0, 4)]
 
 
@@ -92,14 +105,23 @@ def test_recreate_waits_for_the_end_of_the_old() -> None:
     assert not web(changed)
     old = changed.select("default", {"app": "web"})
     assert [pod.is_terminating for pod in old] == [True] * 4
-    gone = settled(changed.with_changes(observed(pod).__class__(observed(pod).metadata, pod.uid, is_detached=True) for pod in old))
+    gone = settled(
+        changed.with_changes(
+            observed(pod).__class__(observed(pod).metadata, pod.uid, is_detached=True)
+            for pod in old
+        )
+    )
     assert [pod.spec.containers[0].image for pod in web(gone)] == ["nginx"] * 4
 
 
 def test_a_paused_deployment_keeps_its_template() -> None:
     """But still its number of pods."""
     cluster = running(store(deployment("web", 2)))
-    paused = deployment("web", 2).replace("  selector:", "  paused: true\n  selector:", 1).replace("image: agnhost", "image: nginx")
+    paused = (
+        deployment("web", 2)
+        .replace("  selector:", "  paused: true\n  selector:", 1)
+        .replace("image: agnhost", "image: nginx")
+    )
     changed = applied(cluster, paused)
     assert [pod.spec.containers[0].image for pod in web(changed)] == ["agnhost"] * 2
 
@@ -109,28 +131,44 @@ def test_a_template_that_comes_back_takes_its_replica_set_again() -> None:
     cluster = running(store(deployment("web", 2)))
     first = cluster.all(ReplicaSet)[-1].name
     for image in ("nginx", "httpd", "agnhost"):
-        cluster = applied(cluster, deployment("web", 2).replace("image: agnhost", f"image: {image}"))
+        cluster = applied(
+            cluster, deployment("web", 2).replace("image: agnhost", f"image: {image}")
+        )
         while any(not pod.is_ready for pod in web(cluster)):
-            cluster = settled(cluster.with_changes(observed(pod) for pod in web(cluster) if not pod.is_ready and pod.spec.node_name))
+            cluster = settled(
+                cluster.with_changes(
+                    observed(pod) for pod in web(cluster) if not pod.is_ready and pod.spec.node_name
+                )
+            )
     sets = {found.name: found for found in cluster.all(ReplicaSet) if found.name.startswith("web")}
     assert sets[first].metadata.annotations["deployment.kubernetes.io/revision"] == "4"
     assert sum(found.spec.replicas for found in sets.values()) == sets[first].spec.replicas == 2
     found = cluster.get(Deployment, "default", "web")
     assert found is not None
-    assert not settled(cluster.with_changes(terminated(found, NOW))).get(Deployment, "default", "web")
+    assert not settled(cluster.with_changes(terminated(found, NOW))).get(
+        Deployment, "default", "web"
+    )
 
 
 @pytest.mark.parametrize(
     ("strategy", "said"),
     [
-        ("{type: Recreate, rollingUpdate: {maxSurge: 1}}", "may not be specified when strategy type is 'Recreate'"),
+        (
+            "{type: Recreate, rollingUpdate: {maxSurge: 1}}",
+            "may not be specified when strategy type is 'Recreate'",
+        ),
         ("{rollingUpdate: {maxSurge: 0, maxUnavailable: 0}}", "may not be 0 when maxSurge is 0"),
-        ("{rollingUpdate: {maxSurge: lots}}", "wanted a number of pods or a percentage such as 25%"),
+        (
+            "{rollingUpdate: {maxSurge: lots}}",
+            "wanted a number of pods or a percentage such as 25%",
+        ),
         ("{type: Blue}", "wanted one of Recreate, RollingUpdate"),
     ],
 )
 def test_strategies_that_cannot_be_are_refused(strategy: str, said: str) -> None:
     """With Kubernetes' words where it has some."""
-    assert any(said in problem.message for problem in problems_of(with_strategy(strategy)) if not problem.is_warning), [
-        problem.message for problem in problems_of(with_strategy(strategy))
-    ]
+    assert any(
+        said in problem.message
+        for problem in problems_of(with_strategy(strategy))
+        if not problem.is_warning
+    ), [problem.message for problem in problems_of(with_strategy(strategy))]

@@ -59,12 +59,24 @@ class Chance:
         return [self.node(f"n{number}") for number in range(self.pick(range(6)))]
 
     def node(self, name: str) -> Node:
-        labels = {"zone": self.pick(["a", "b", ""]), "rack": self.pick(["1", "2", "3", ""]), "cpus": self.pick(["4", "16", ""])}
-        spec = NodeSpec(taints=self.some("taints", self.taint), unschedulable="taints" in self.wishes and self.pick([False, False, True]))
-        return Node(ObjectMeta(name=name, labels={key: value for key, value in labels.items() if value}), spec)
+        labels = {
+            "zone": self.pick(["a", "b", ""]),
+            "rack": self.pick(["1", "2", "3", ""]),
+            "cpus": self.pick(["4", "16", ""]),
+        }
+        spec = NodeSpec(
+            taints=self.some("taints", self.taint),
+            unschedulable="taints" in self.wishes and self.pick([False, False, True]),
+        )
+        return Node(
+            ObjectMeta(name=name, labels={key: value for key, value in labels.items() if value}),
+            spec,
+        )
 
     def taint(self) -> Taint:
-        return Taint(key=self.pick(["k", "l"]), value=self.pick(["", "v"]), effect=self.pick(EFFECTS))
+        return Taint(
+            key=self.pick(["k", "l"]), value=self.pick(["", "v"]), effect=self.pick(EFFECTS)
+        )
 
     def pods(self) -> list[Pod]:
         return [self.pod(f"p{number}") for number in range(self.pick(range(1, 9)))]
@@ -78,10 +90,18 @@ class Chance:
             deletion_timestamp=self.pick([None, None, "2023-11-14T22:13:20Z"]),
         )
         has_nodes = "nodes" in self.wishes
-        required = NodeSelector((self.term(), *self.some("nodes", self.term))) if has_nodes and self.pick([True, False]) else None
+        required = (
+            NodeSelector((self.term(), *self.some("nodes", self.term)))
+            if has_nodes and self.pick([True, False])
+            else None
+        )
         spec = PodSpec(
             containers=(Container("main", "agnhost", ports=self.some("ports", self.port)),),
-            node_name=self.pick(["n0", "n1", "n2", ""] if meta.deletion_timestamp else ["", "", "", "", "n0", "gone"]),
+            node_name=self.pick(
+                ["n0", "n1", "n2", ""]
+                if meta.deletion_timestamp
+                else ["", "", "", "", "n0", "gone"]
+            ),
             node_selector=self.pick([{}, {}, {"zone": "a"}]) if has_nodes else {},
             affinity=Affinity(
                 NodeAffinity(required),
@@ -106,7 +126,12 @@ class Chance:
 
     def port(self) -> ContainerPort:
         address = self.pick(["", "0.0.0.0", "10.0.0.1", "10.0.0.2"])
-        return ContainerPort(self.pick([80, 81]), protocol=self.pick(["TCP", "UDP"]), host_port=self.pick([0, 80, 81]), host_ip=address)
+        return ContainerPort(
+            self.pick([80, 81]),
+            protocol=self.pick(["TCP", "UDP"]),
+            host_port=self.pick([0, 80, 81]),
+            host_ip=address,
+        )
 
     def term(self) -> NodeSelectorTerm:
         names = NodeSelectorRequirement("metadata.name", "In", ("n0", "n1"))
@@ -115,7 +140,9 @@ class Chance:
     def expression(self) -> NodeSelectorRequirement:
         operator = self.pick(["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"])
         if operator in ("Gt", "Lt"):
-            return NodeSelectorRequirement(self.pick(["cpus", "zone"]), operator, self.pick([("4",), ("8",)]))
+            return NodeSelectorRequirement(
+                self.pick(["cpus", "zone"]), operator, self.pick([("4",), ("8",)])
+            )
         values = self.pick([("a",), ("b", "1"), ("2", "3")]) if operator in ("In", "NotIn") else ()
         return NodeSelectorRequirement(self.pick(KEYS), operator, values)
 
@@ -124,7 +151,9 @@ class Chance:
             topology_key=self.pick(KEYS),
             label_selector=self.selector(),
             namespaces=self.pick([(), (), ("far",), ("far", "default")]),
-            namespace_selector=self.pick([None, None, LabelSelector(), LabelSelector({"team": "x"})]),
+            namespace_selector=self.pick(
+                [None, None, LabelSelector(), LabelSelector({"team": "x"})]
+            ),
         )
 
     def selector(self) -> LabelSelector | None:
@@ -133,13 +162,23 @@ class Chance:
         web = LabelSelector({"app": "web"})
         choices = (None, LabelSelector(), web, web, web, LabelSelector({"app": "db"}))
         found: LabelSelector | None = self.pick(
-            [*choices, LabelSelector(match_expressions=(expression,)), LabelSelector({"app": "web"}, (presence,))]
+            [
+                *choices,
+                LabelSelector(match_expressions=(expression,)),
+                LabelSelector({"app": "web"}, (presence,)),
+            ]
         )
         return found
 
     def spread(self) -> TopologySpreadConstraint:
         hardness = self.pick(["DoNotSchedule", "DoNotSchedule", "ScheduleAnyway"])
-        return TopologySpreadConstraint(self.pick([1, 2]), self.pick(KEYS), hardness, self.selector(), self.pick([None, None, 2, 3]))
+        return TopologySpreadConstraint(
+            self.pick([1, 2]),
+            self.pick(KEYS),
+            hardness,
+            self.selector(),
+            self.pick([None, None, 2, 3]),
+        )
 
 
 # --- the rules, once more ---
@@ -153,7 +192,15 @@ class World:
         self.places: list[tuple[Pod, Node]] = []
 
     def fits(self, pod: Pod, node: Node) -> bool:
-        rules = (self.is_open, self.is_tolerated, self.is_selected, self.has_ports, self.is_even, self.is_near, self.is_apart)
+        rules = (
+            self.is_open,
+            self.is_tolerated,
+            self.is_selected,
+            self.has_ports,
+            self.is_even,
+            self.is_near,
+            self.is_apart,
+        )
         return all(rule(pod, node) for rule in rules)
 
     def is_open(self, pod: Pod, node: Node) -> bool:
@@ -161,25 +208,45 @@ class World:
 
     def is_tolerated(self, pod: Pod, node: Node) -> bool:
         hard = [taint for taint in node.spec.taints if taint.effect != "PreferNoSchedule"]
-        return all(any(covers(toleration, taint) for toleration in pod.spec.tolerations) for taint in hard)
+        return all(
+            any(covers(toleration, taint) for toleration in pod.spec.tolerations) for taint in hard
+        )
 
     def is_selected(self, pod: Pod, node: Node) -> bool:
-        required = pod.spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution
-        is_by_labels = all(node.labels.get(key) == value for key, value in pod.spec.node_selector.items())
-        return is_by_labels and (required is None or any(is_term_met(term, node) for term in required.node_selector_terms))
+        required = (
+            pod.spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution
+        )
+        is_by_labels = all(
+            node.labels.get(key) == value for key, value in pod.spec.node_selector.items()
+        )
+        return is_by_labels and (
+            required is None
+            or any(is_term_met(term, node) for term in required.node_selector_terms)
+        )
 
     def has_ports(self, pod: Pod, node: Node) -> bool:
         taken = [port for other, place in self.places if place is node for port in ports_of(other)]
         for ip, protocol, number in ports_of(pod):
             for other_ip, other_protocol, other_number in taken:
                 is_everywhere = "0.0.0.0" in (ip, other_ip)
-                if (protocol, number) == (other_protocol, other_number) and (is_everywhere or ip == other_ip):
+                if (protocol, number) == (other_protocol, other_number) and (
+                    is_everywhere or ip == other_ip
+                ):
                     return False
         return True
 
     def is_even(self, pod: Pod, node: Node) -> bool:
-        hard = [constraint for constraint in pod.spec.topology_spread_constraints if constraint.when_unsatisfiable == "DoNotSchedule"]
-        eligible = [other for other in self.nodes if all(one.topology_key in other.labels for one in hard) and self.is_selected(pod, other)]
+        hard = [
+            constraint
+            for constraint in pod.spec.topology_spread_constraints
+            if constraint.when_unsatisfiable == "DoNotSchedule"
+        ]
+        eligible = [
+            other
+            for other in self.nodes
+            if all(one.topology_key in other.labels for one in hard)
+            and self.is_selected(pod, other)
+        ]
         for constraint in hard:
             key = constraint.topology_key
             if key not in node.labels:
@@ -187,10 +254,21 @@ class World:
             counts = Counter({other.labels[key]: 0 for other in eligible})
             for other, place in self.places:
                 is_counted = other.namespace == pod.namespace and not other.is_terminating
-                if place in eligible and is_counted and selects(constraint.label_selector, other.labels):
+                if (
+                    place in eligible
+                    and is_counted
+                    and selects(constraint.label_selector, other.labels)
+                ):
                     counts[place.labels[key]] += 1
-            least = min(counts.values(), default=0) if len(counts) >= (constraint.min_domains or 1) else 0
-            if counts[node.labels[key]] + selects(constraint.label_selector, pod.labels) - least > constraint.max_skew:
+            least = (
+                min(counts.values(), default=0)
+                if len(counts) >= (constraint.min_domains or 1)
+                else 0
+            )
+            if (
+                counts[node.labels[key]] + selects(constraint.label_selector, pod.labels) - least
+                > constraint.max_skew
+            ):
                 return False
         return True
 
@@ -199,8 +277,15 @@ class World:
         if any(term.topology_key not in node.labels for term in wanted):
             return False
         # One pod must be what all terms ask for; then it counts in the domain of each.
-        met = [(other, place) for other, place in self.places if wanted and all(is_about(term, pod, other) for term in wanted)]
-        if all(any(is_same_domain(term.topology_key, node, place) for _, place in met) for term in wanted):
+        met = [
+            (other, place)
+            for other, place in self.places
+            if wanted and all(is_about(term, pod, other) for term in wanted)
+        ]
+        if all(
+            any(is_same_domain(term.topology_key, node, place) for _, place in met)
+            for term in wanted
+        ):
             return True
         is_anywhere = any(term.topology_key in place.labels for _, place in met for term in wanted)
         return not is_anywhere and all(is_about(term, pod, pod) for term in wanted)
@@ -209,7 +294,9 @@ class World:
         for other, place in self.places:
             for owner, subject in ((pod, other), (other, pod)):
                 for term in owner.spec.affinity.pod_anti_affinity.required_during_scheduling_ignored_during_execution:
-                    if is_same_domain(term.topology_key, node, place) and is_about(term, owner, subject):
+                    if is_same_domain(term.topology_key, node, place) and is_about(
+                        term, owner, subject
+                    ):
                         return False
         return True
 
@@ -228,7 +315,9 @@ def is_term_met(term: NodeSelectorTerm, node: Node) -> bool:
     return found != [] and all(found)
 
 
-def is_met(part: LabelSelectorRequirement | NodeSelectorRequirement, labels: Mapping[str, str]) -> bool:
+def is_met(
+    part: LabelSelectorRequirement | NodeSelectorRequirement, labels: Mapping[str, str]
+) -> bool:
     if part.operator in ("In", "NotIn"):
         return (part.key in labels and labels[part.key] in part.values) == (part.operator == "In")
     if part.operator in ("Exists", "DoesNotExist"):
@@ -242,13 +331,17 @@ def is_met(part: LabelSelectorRequirement | NodeSelectorRequirement, labels: Map
 def selects(selector: LabelSelector | None, labels: Mapping[str, str]) -> bool:
     if selector is None:
         return False
-    return set(selector.match_labels.items()) <= set(labels.items()) and all(is_met(part, labels) for part in selector.match_expressions)
+    return set(selector.match_labels.items()) <= set(labels.items()) and all(
+        is_met(part, labels) for part in selector.match_expressions
+    )
 
 
 def is_about(term: PodAffinityTerm, owner: Pod, subject: Pod) -> bool:
     spaces = set(term.namespaces)
     if term.namespace_selector is not None:
-        spaces |= {name for name, labels in SPACES.items() if selects(term.namespace_selector, labels)}
+        spaces |= {
+            name for name, labels in SPACES.items() if selects(term.namespace_selector, labels)
+        }
     elif not term.namespaces:
         spaces = {owner.namespace}
     return subject.namespace in spaces and selects(term.label_selector, subject.labels)
@@ -275,18 +368,26 @@ def scheduled(cluster: Cluster) -> Cluster:
     return cluster
 
 
-@pytest.mark.parametrize("wishes", [*((wish,) for wish in WISHES), ("nodes", "spread"), WISHES], ids="-".join)
+@pytest.mark.parametrize(
+    "wishes", [*((wish,) for wish in WISHES), ("nodes", "spread"), WISHES], ids="-".join
+)
 @settings(max_examples=EXAMPLES)
 @given(random=st.randoms(use_true_random=True))
 def test_nobody_is_bound_where_a_filter_forbids_it(wishes: tuple[str, ...], random: Random) -> None:
     """And whoever fits somewhere is bound: the same pods wait as by the rules written here, and are told so."""
-    namespaces = [Namespace(ObjectMeta(name=name, labels=labels)) for name, labels in SPACES.items()]
+    namespaces = [
+        Namespace(ObjectMeta(name=name, labels=labels)) for name, labels in SPACES.items()
+    ]
     chance = Chance(random, wishes)
     cluster = Cluster().with_changes([*namespaces, *chance.nodes(), *chance.pods()])
     after = scheduled(cluster)
     world = World(cluster.all(Node))
     by_name = {node.name: node for node in world.nodes}
-    world.places = [(pod, by_name[pod.spec.node_name]) for pod in cluster.all(Pod) if pod.spec.node_name in by_name]
+    world.places = [
+        (pod, by_name[pod.spec.node_name])
+        for pod in cluster.all(Pod)
+        if pod.spec.node_name in by_name
+    ]
     waiting = [pod for pod in cluster.all(Pod) if not pod.spec.node_name and not pod.is_terminating]
     is_progress = True
     while is_progress:
@@ -294,7 +395,9 @@ def test_nobody_is_bound_where_a_filter_forbids_it(wishes: tuple[str, ...], rand
         for pod in list(waiting):
             fitting = [node.name for node in world.nodes if world.fits(pod, node)]
             chosen = after.get(Pod, pod.namespace, pod.name).spec.node_name  # type: ignore[union-attr]
-            assert bool(fitting) <= (chosen in fitting), f"{pod.name} is on {chosen or 'no node'}, and fits on {fitting}"
+            assert bool(fitting) <= (chosen in fitting), (
+                f"{pod.name} is on {chosen or 'no node'}, and fits on {fitting}"
+            )
             if fitting:
                 world.places.append((pod, by_name[chosen]))
                 waiting.remove(pod)
@@ -305,7 +408,10 @@ def test_nobody_is_bound_where_a_filter_forbids_it(wishes: tuple[str, ...], rand
         condition = pod.status.condition("PodScheduled")
         assert condition is not None
         assert condition.message.startswith(f"0/{len(world.nodes)} nodes are available: ")
-        assert any(event.involved_object.name == pod.name and event.reason == "FailedScheduling" for event in after.all(Event))
+        assert any(
+            event.involved_object.name == pod.name and event.reason == "FailedScheduling"
+            for event in after.all(Event)
+        )
 
 
 @given(st.integers(1, 6), st.lists(st.integers(1, 9), min_size=1, max_size=4))
@@ -314,7 +420,11 @@ def test_pods_without_wishes_are_spread_evenly(count: int, replicas: list[int]) 
     nodes = [Node(ObjectMeta(name=f"n{number}")) for number in range(count)]
     pods = [
         Pod(
-            ObjectMeta(name=f"{owner}-{number}", namespace="default", owner_references=(OwnerReference("v1", "X", "x", str(owner), True),)),
+            ObjectMeta(
+                name=f"{owner}-{number}",
+                namespace="default",
+                owner_references=(OwnerReference("v1", "X", "x", str(owner), True),),
+            ),
             PodSpec((Container("m", "i"),)),
         )
         for owner, size in enumerate(replicas)
@@ -323,6 +433,8 @@ def test_pods_without_wishes_are_spread_evenly(count: int, replicas: list[int]) 
     after = scheduled(Cluster().with_changes([*nodes, *pods]))
     for owner in range(len(replicas)):
         counts = Counter({node.name: 0 for node in nodes})
-        counts.update(pod.spec.node_name for pod in after.all(Pod) if pod.name.startswith(f"{owner}-"))
+        counts.update(
+            pod.spec.node_name for pod in after.all(Pod) if pod.name.startswith(f"{owner}-")
+        )
         assert max(counts.values()) - min(counts.values()) <= 1
     assert len({pod.spec.node_name for pod in after.all(Pod)}) == min(count, len(pods))

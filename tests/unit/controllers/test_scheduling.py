@@ -25,7 +25,13 @@ nodes:
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
-def pod(name: str, spec: str = "", labels: str = "{app: web}", ports: str = "", namespace: str = "default") -> str:
+def pod(
+    name: str,
+    spec: str = "",
+    labels: str = "{app: web}",
+    ports: str = "",
+    namespace: str = "default",
+) -> str:
     meta = f"{{name: {name}, namespace: {namespace}, labels: {labels}}}"
     return f"apiVersion: v1\nkind: Pod\nmetadata: {meta}\nspec: {{containers: [{{name: main, image: nginx{ports}}}]{spec}}}\n---\n"
 
@@ -56,14 +62,22 @@ def reason(cluster: Cluster, name: str) -> str:
         (("{key: zone, operator: NotIn, values: [a]}",), {"b1"}),
         (("{key: cpus, operator: Gt, values: ['5']}",), {"a2", "b1"}),
         (("{key: cpus, operator: Lt, values: ['5']}",), {"a1"}),
-        (("{key: zone, operator: In, values: [a]}, {key: cpus, operator: Gt, values: ['5']}",), {"a2"}),
-        (("{key: zone, operator: In, values: [b]}", "{key: cpus, operator: In, values: ['4']}"), {"a1", "b1"}),
+        (
+            ("{key: zone, operator: In, values: [a]}, {key: cpus, operator: Gt, values: ['5']}",),
+            {"a2"},
+        ),
+        (
+            ("{key: zone, operator: In, values: [b]}", "{key: cpus, operator: In, values: ['4']}"),
+            {"a1", "b1"},
+        ),
         (("{key: zone, operator: DoesNotExist}",), set()),
     ],
 )
 def test_nodes_by_affinity(terms: tuple[str, ...], nodes: set[str]) -> None:
     """Terms are alternatives, the conditions of one all hold; a label that is missing is in no list."""
-    cluster = store(ZONES + "".join(pod(f"p{number}", node_affinity(*terms)) for number in range(6)))
+    cluster = store(
+        ZONES + "".join(pod(f"p{number}", node_affinity(*terms)) for number in range(6))
+    )
     found = set(where(cluster, *(f"p{number}" for number in range(6))))
     assert found == (nodes or {""})
     if not nodes:
@@ -79,30 +93,44 @@ def test_a_port_of_a_node_has_one_owner() -> None:
     cluster = store(ZONES + "".join(pod(f"p{number}", ports=host) for number in range(4)))
     assert sorted(where(cluster, "p0", "p1", "p2")) == ["a1", "a2", "b1"]
     assert "3 node(s) didn't have free ports for the requested pod ports" in reason(cluster, "p3")
-    more = applied(cluster, pod("udp", ports=", ports: [{containerPort: 80, hostPort: 8080, protocol: UDP}]"))
+    more = applied(
+        cluster, pod("udp", ports=", ports: [{containerPort: 80, hostPort: 8080, protocol: UDP}]")
+    )
     assert where(more, "udp") != [""]
-    blocked = applied(cluster, pod("host", ", hostNetwork: true", ports=", ports: [{containerPort: 8080}]"))
+    blocked = applied(
+        cluster, pod("host", ", hostNetwork: true", ports=", ports: [{containerPort: 8080}]")
+    )
     assert where(blocked, "host") == [""]
 
 
 def test_pods_that_keep_apart() -> None:
     """One a domain; also those that have no wish of their own are kept away by those that have."""
-    apart = pods_affinity("podAntiAffinity", "{topologyKey: zone, labelSelector: {matchLabels: {app: web}}}")
+    apart = pods_affinity(
+        "podAntiAffinity", "{topologyKey: zone, labelSelector: {matchLabels: {app: web}}}"
+    )
     cluster = store(ZONES + pod("one", apart) + pod("two", apart) + pod("three", apart))
     zones = {name: name[0] for name in where(cluster, "one", "two")}
     assert sorted(zones.values()) == ["a", "b"]
     assert "3 node(s) didn't match pod anti-affinity rules" in reason(cluster, "three")
-    assert "3 node(s) didn't satisfy existing pods anti-affinity rules" in reason(applied(cluster, pod("plain")), "plain")
+    assert "3 node(s) didn't satisfy existing pods anti-affinity rules" in reason(
+        applied(cluster, pod("plain")), "plain"
+    )
     assert where(applied(cluster, pod("other", labels="{app: db}")), "other") != [""]
 
 
 def test_pods_that_stay_together() -> None:
     """The first of a group goes anywhere, the others to its domain; whom nobody matches waits."""
-    near = pods_affinity("podAffinity", "{topologyKey: zone, labelSelector: {matchLabels: {app: web}}}")
+    near = pods_affinity(
+        "podAffinity", "{topologyKey: zone, labelSelector: {matchLabels: {app: web}}}"
+    )
     cluster = store(ZONES + "".join(pod(f"p{number}", near) for number in range(4)))
     assert len({name[0] for name in where(cluster, "p0", "p1", "p2", "p3")}) == 1
-    lonely = pods_affinity("podAffinity", "{topologyKey: zone, labelSelector: {matchLabels: {app: nobody}}}")
-    assert "3 node(s) didn't match pod affinity rules" in reason(store(ZONES + pod("lonely", lonely)), "lonely")
+    lonely = pods_affinity(
+        "podAffinity", "{topologyKey: zone, labelSelector: {matchLabels: {app: nobody}}}"
+    )
+    assert "3 node(s) didn't match pod affinity rules" in reason(
+        store(ZONES + pod("lonely", lonely)), "lonely"
+    )
 
 
 def test_terms_are_about_a_namespace() -> None:
@@ -115,8 +143,13 @@ def test_terms_are_about_a_namespace() -> None:
         (", namespaceSelector: {matchLabels: {team: x}}", "b1"),
         (", namespaceSelector: {}", "b1"),
     ):
-        near = pods_affinity("podAffinity", f"{{topologyKey: zone, labelSelector: {{matchLabels: {{app: web}}}}{words}}}")
-        assert where(store(ZONES + there + pod("near", near, labels="{app: other}")), "near") == [found]
+        near = pods_affinity(
+            "podAffinity",
+            f"{{topologyKey: zone, labelSelector: {{matchLabels: {{app: web}}}}{words}}}",
+        )
+        assert where(store(ZONES + there + pod("near", near, labels="{app: other}")), "near") == [
+            found
+        ]
 
 
 def spread(skew: int, when: str = "DoNotSchedule", key: str = "zone") -> str:
@@ -136,12 +169,22 @@ def test_a_spread_is_never_wider_than_asked_for(skew: int, count: int) -> None:
 def test_a_spread_that_cannot_be_kept() -> None:
     """One zone is out of reach: the next pod waits, or with ScheduleAnyway goes all the same."""
     only_a = ", nodeSelector: {zone: a}"
-    cluster = store(ZONES + pod("b", ", nodeName: b1") + pod("a", spread(1) + only_a) + pod("c", spread(1) + only_a))
+    cluster = store(
+        ZONES
+        + pod("b", ", nodeName: b1")
+        + pod("a", spread(1) + only_a)
+        + pod("c", spread(1) + only_a)
+    )
     assert "" not in where(cluster, "a", "c")  # zone b is none of theirs, so it does not count
     missing = store(ZONES + pod("x", spread(1, key="nosuch")))
     assert "(missing required label)" in reason(missing, "x")
     assert where(store(ZONES + pod("x", spread(1, "ScheduleAnyway", "nosuch"))), "x") != [""]
-    wishes = store(ZONES + pod("one", ", nodeName: a1") + pod("two", ", nodeName: a2") + pod("three", spread(1, "ScheduleAnyway")))
+    wishes = store(
+        ZONES
+        + pod("one", ", nodeName: a1")
+        + pod("two", ", nodeName: a2")
+        + pod("three", spread(1, "ScheduleAnyway"))
+    )
     assert where(wishes, "three") == ["b1"]
 
 
@@ -149,13 +192,19 @@ def test_a_spread_that_cannot_be_kept() -> None:
     ("spec", "said"),
     [
         (node_affinity("{key: a, operator: In}"), "required with operator In"),
-        (node_affinity("{key: a, operator: Gt, values: [x]}"), "wanted one whole number with operator Gt"),
+        (
+            node_affinity("{key: a, operator: Gt, values: [x]}"),
+            "wanted one whole number with operator Gt",
+        ),
         (
             pods_affinity("podAffinity", "{topologyKey: ''}"),
             "wanted a label of nodes such as kubernetes.io/hostname, found an empty string",
         ),
         (spread(0), "wanted a number of pods of at least 1, found 0"),
-        (f", affinity: {{nodeAffinity: {{{REQUIRED}: {{nodeSelectorTerms: []}}}}}}", "required: at least one term"),
+        (
+            f", affinity: {{nodeAffinity: {{{REQUIRED}: {{nodeSelectorTerms: []}}}}}}",
+            "required: at least one term",
+        ),
     ],
 )
 def test_wishes_that_cannot_be_are_refused(spec: str, said: str) -> None:

@@ -43,7 +43,10 @@ class Chance:
             structs.replace(
                 first,
                 metadata=ObjectMeta(f"p{number}", "default", {"app": "web"}, uid=f"uid{number}"),
-                status=PodStatus("Running", pod_ips=(PodIP(FAMILIES["IPv4"].format(number // 200, number % 200 + 1)),)),
+                status=PodStatus(
+                    "Running",
+                    pod_ips=(PodIP(FAMILIES["IPv4"].format(number // 200, number % 200 + 1)),),
+                ),
             )
             for number in range(self.pick([99, 100, 101, 200, 201, 330]))
         ]
@@ -52,13 +55,17 @@ class Chance:
         meta = ObjectMeta(
             f"p{number}",
             self.pick(["default", "default", "default", "far"]),
-            self.pick([{"app": "web"}, {"app": "web"}, {"app": "web", "tier": "x"}, {"app": "db"}, {}]),
+            self.pick(
+                [{"app": "web"}, {"app": "web"}, {"app": "web", "tier": "x"}, {"app": "db"}, {}]
+            ),
             uid=f"uid{number}",
             deletion_timestamp=self.pick([None, None, None, "2023-11-14T22:13:20Z"]),
         )
         numbers = {"http": self.pick([80, 8080]), "other": 90}
         names = self.pick([["http"], ["http"], ["http", "other"], ["other"], []])
-        ports = tuple(ContainerPort(numbers[name], name, self.pick(["TCP", "TCP", "UDP"])) for name in names)
+        ports = tuple(
+            ContainerPort(numbers[name], name, self.pick(["TCP", "TCP", "UDP"])) for name in names
+        )
         spec = PodSpec(
             (Container("side", "i"), Container("main", "i", ports=ports)),
             node_name=self.pick(["n0", "n1"]),
@@ -68,14 +75,26 @@ class Chance:
         families = self.pick([("IPv4",), ("IPv4",), ("IPv4", "IPv6"), ("IPv6",), ()])
         status = PodStatus(
             phase=self.pick(["Running", "Running", "Running", "Pending", "Succeeded", "Failed"]),
-            conditions=self.pick([(), (Condition("Ready", "True"),), (Condition("Ready", "True"),), (Condition("Ready", "False"),)]),
-            pod_ips=tuple(PodIP(FAMILIES[family].format(number // 200, number % 200 + 1)) for family in families),
+            conditions=self.pick(
+                [
+                    (),
+                    (Condition("Ready", "True"),),
+                    (Condition("Ready", "True"),),
+                    (Condition("Ready", "False"),),
+                ]
+            ),
+            pod_ips=tuple(
+                PodIP(FAMILIES[family].format(number // 200, number % 200 + 1))
+                for family in families
+            ),
         )
         return Pod(meta, spec, status)
 
     def service(self, name: str) -> Service:
         ports = [
-            ServicePort(80, "a", self.pick(["TCP", "TCP", "UDP"]), self.pick([80, "http", "http", "other"])),
+            ServicePort(
+                80, "a", self.pick(["TCP", "TCP", "UDP"]), self.pick([80, "http", "http", "other"])
+            ),
             ServicePort(81, "b", "TCP", self.pick([81, "other", "nobody"]), app_protocol="http"),
         ]
         spec = ServiceSpec(
@@ -89,19 +108,32 @@ class Chance:
         return Service(ObjectMeta(name, "default", {"of": name}, uid=name), spec)
 
     def cluster(self) -> Cluster:
-        nodes = [Node(ObjectMeta(name="n0", labels={"topology.kubernetes.io/zone": "a"})), Node(ObjectMeta(name="n1"))]
+        nodes = [
+            Node(ObjectMeta(name="n0", labels={"topology.kubernetes.io/zone": "a"})),
+            Node(ObjectMeta(name="n1")),
+        ]
         by_hand = EndpointSlice(
             ObjectMeta(
-                "mine", "default", {"kubernetes.io/service-name": "web", "endpointslice.kubernetes.io/managed-by": BY_HAND}, uid="mine"
+                "mine",
+                "default",
+                {
+                    "kubernetes.io/service-name": "web",
+                    "endpointslice.kubernetes.io/managed-by": BY_HAND,
+                },
+                uid="mine",
             ),
             "IPv4",
         )
-        return Cluster().with_changes([*nodes, by_hand, *self.pods(), self.service("web"), self.service("all")])
+        return Cluster().with_changes(
+            [*nodes, by_hand, *self.pods(), self.service("web"), self.service("all")]
+        )
 
     def changed(self, cluster: Cluster) -> Cluster:
         """Some pods and a Service are other ones now."""
         pods = [pod for pod in cluster.all(Pod) if self.random.random() < 0.3]
-        return cluster.with_changes([*(self.pod(int(pod.name[1:])) for pod in pods), self.service("web")])
+        return cluster.with_changes(
+            [*(self.pod(int(pod.name[1:])) for pod in pods), self.service("web")]
+        )
 
 
 # --- the rules, once more ---
@@ -113,24 +145,51 @@ def expected(cluster: Cluster, service: Service, family: str) -> Iterator[tuple[
     if not spec.selector or spec.type == "ExternalName" or family not in spec.ip_families:
         return
     for pod in cluster.all(Pod):
-        addresses = [entry.ip for entry in pod.status.pod_ips if (":" in entry.ip) == (family == "IPv6")]
-        is_selected = pod.namespace == service.namespace and all(pod.labels.get(key) == value for key, value in spec.selector.items())
+        addresses = [
+            entry.ip for entry in pod.status.pod_ips if (":" in entry.ip) == (family == "IPv6")
+        ]
+        is_selected = pod.namespace == service.namespace and all(
+            pod.labels.get(key) == value for key, value in spec.selector.items()
+        )
         if not is_selected or not addresses or pod.status.phase in ("Succeeded", "Failed"):
             continue
         terminating = pod.metadata.deletion_timestamp is not None
-        serving = any((condition.type, condition.status) == ("Ready", "True") for condition in pod.status.conditions)
+        serving = any(
+            (condition.type, condition.status) == ("Ready", "True")
+            for condition in pod.status.conditions
+        )
         ready = spec.publish_not_ready_addresses or (serving and not terminating)
-        hostname = pod.spec.hostname if pod.spec.hostname and pod.spec.subdomain == service.name else None
+        hostname = (
+            pod.spec.hostname if pod.spec.hostname and pod.spec.subdomain == service.name else None
+        )
         zone = "a" if pod.spec.node_name == "n0" else None
-        yield (pod.key, addresses[0], resolved(service, pod), ready, serving, terminating, pod.spec.node_name, zone, hostname)
+        yield (
+            pod.key,
+            addresses[0],
+            resolved(service, pod),
+            ready,
+            serving,
+            terminating,
+            pod.spec.node_name,
+            zone,
+            hostname,
+        )
 
 
 def resolved(service: Service, pod: Pod) -> tuple[tuple[str, int, str, str | None], ...]:
     """The Service's ports as this pod has them; those that it does not have are left out."""
     found = []
-    declared = {(port.name, port.protocol): port.container_port for container in pod.spec.containers for port in container.ports}
+    declared = {
+        (port.name, port.protocol): port.container_port
+        for container in pod.spec.containers
+        for port in container.ports
+    }
     for port in service.spec.ports:
-        number = port.target_port if isinstance(port.target_port, int) else declared.get((str(port.target_port), port.protocol))
+        number = (
+            port.target_port
+            if isinstance(port.target_port, int)
+            else declared.get((str(port.target_port), port.protocol))
+        )
         if number is not None:
             found.append((port.name, number, port.protocol, port.app_protocol))
     return tuple(found)
@@ -139,13 +198,25 @@ def resolved(service: Service, pod: Pod) -> tuple[tuple[str, int, str, str | Non
 def told(pieces: list[EndpointSlice]) -> Iterator[tuple[Any, ...]]:
     """The same, as the slices say it."""
     for piece in pieces:
-        ports = tuple((port.name, port.port, port.protocol, port.app_protocol) for port in piece.ports)
+        ports = tuple(
+            (port.name, port.port, port.protocol, port.app_protocol) for port in piece.ports
+        )
         for endpoint in piece.endpoints:
             assert endpoint.target_ref is not None
             pod = (endpoint.target_ref.namespace, endpoint.target_ref.name)
             (address,) = endpoint.addresses
             state = endpoint.conditions
-            yield (pod, address, ports, state.ready, state.serving, state.terminating, endpoint.node_name, endpoint.zone, endpoint.hostname)
+            yield (
+                pod,
+                address,
+                ports,
+                state.ready,
+                state.serving,
+                state.terminating,
+                endpoint.node_name,
+                endpoint.zone,
+                endpoint.hostname,
+            )
 
 
 def reconciled(cluster: Cluster) -> Cluster:
@@ -159,8 +230,13 @@ def check(cluster: Cluster) -> None:
             if piece.labels["endpointslice.kubernetes.io/managed-by"] == BY_HAND:
                 continue
             by_family[piece.address_type].append(piece)
-            assert piece.labels["endpointslice.kubernetes.io/managed-by"] == "endpointslice-controller.k8s.io"
-            assert ("service.kubernetes.io/headless" in piece.labels) == (service.spec.cluster_ip == "None")
+            assert (
+                piece.labels["endpointslice.kubernetes.io/managed-by"]
+                == "endpointslice-controller.k8s.io"
+            )
+            assert ("service.kubernetes.io/headless" in piece.labels) == (
+                service.spec.cluster_ip == "None"
+            )
             assert piece.labels["of"] == service.name
             assert piece.name.startswith(f"{service.name}-")
             assert len(piece.endpoints) <= 100
@@ -171,8 +247,16 @@ def check(cluster: Cluster) -> None:
                 sizes[piece.ports].append(len(piece.endpoints))
             # Full ones, and what is left: no more slices than it takes.
             assert all(len(found) == max(1, -(-sum(found) // 100)) for found in sizes.values())
-            is_served = service.spec.selector and service.spec.type != "ExternalName" and family in service.spec.ip_families
-            assert bool(by_family[family]) or not is_served or any(True for _ in cluster.select(service.namespace, service.spec.selector))
+            is_served = (
+                service.spec.selector
+                and service.spec.type != "ExternalName"
+                and family in service.spec.ip_families
+            )
+            assert (
+                bool(by_family[family])
+                or not is_served
+                or any(True for _ in cluster.select(service.namespace, service.spec.selector))
+            )
 
 
 @settings(max_examples=150)

@@ -24,13 +24,21 @@ def test_nothing_is_ready_because_it_was_created() -> None:
     assert pod_named(cluster, "a").status.phase == "Pending"
     found = pod_named(cluster, "a")
     seen = observed(found)
-    steps = [structs.replace(seen, containers={}, probes={}), structs.replace(seen, probes={}), seen]
+    steps = [
+        structs.replace(seen, containers={}, probes={}),
+        structs.replace(seen, probes={}),
+        seen,
+    ]
     phases = []
     for step in steps:
         cluster = settled(cluster.with_changes([step]))
         found = pod_named(cluster, "a")
         phases.append((found.status.phase, found.is_ready, found.addresses))
-    assert phases == [("Pending", False, ("10.244.1.2",)), ("Running", False, ("10.244.1.2",)), ("Running", True, ("10.244.1.2",))]
+    assert phases == [
+        ("Pending", False, ("10.244.1.2",)),
+        ("Running", False, ("10.244.1.2",)),
+        ("Running", True, ("10.244.1.2",)),
+    ]
 
 
 def test_the_annotation_makes_a_pod_unready_on_purpose() -> None:
@@ -47,23 +55,37 @@ def test_a_container_that_crashes_is_started_again_after_a_while() -> None:
     crashed = ContainerReport(0, "failed", 1, "listen tcp :80: bind: address already in use", NOW)
     cluster = report(running(store(pod("a"))), "a", crashed, now=NOW)
     status = pod_named(cluster, "a").status.container_statuses[0]
-    assert (status.restart_count, status.state.waiting and status.state.waiting.reason) == (1, "ContainerCreating")
+    assert (status.restart_count, status.state.waiting and status.state.waiting.reason) == (
+        1,
+        "ContainerCreating",
+    )
     cluster = report(cluster, "a", structs.replace(crashed, attempt=1, at=NOW + 1), now=NOW + 1)
     status = pod_named(cluster, "a").status.container_statuses[0]
-    assert (status.restart_count, status.state.waiting and status.state.waiting.reason) == (1, "CrashLoopBackOff")
+    assert (status.restart_count, status.state.waiting and status.state.waiting.reason) == (
+        1,
+        "CrashLoopBackOff",
+    )
     assert status.last_state.terminated is not None
     assert status.last_state.terminated.message == crashed.message
     again, wake_at = controllers.run(cluster, NOW + 5)
     assert (again, wake_at) == (cluster, NOW + 11)
     status = pod_named(settled(cluster, NOW + 11), "a").status.container_statuses[0]
-    assert (status.restart_count, status.state.waiting and status.state.waiting.reason) == (2, "ContainerCreating")
+    assert (status.restart_count, status.state.waiting and status.state.waiting.reason) == (
+        2,
+        "ContainerCreating",
+    )
     assert [back_off_s(restarts) for restarts in (0, 1, 2, 3, 6, 50)] == [0, 10, 20, 40, 300, 300]
 
 
 @pytest.mark.parametrize(("policy", "code", "phase"), [("Never", 0, "Succeeded"), ("Never", 3, "Failed"), ("OnFailure", 0, "Succeeded"), ("OnFailure", 3, "Running"), ("Always", 0, "Running")])  # fmt: skip
 def test_the_restart_policy_decides_how_a_pod_ends(policy: str, code: int, phase: str) -> None:
     """Succeeded and Failed are final: the pod leaves its Services and gives its address back."""
-    cluster = report(running(store(pod("a", f", restartPolicy: {policy}"))), "a", ContainerReport(0, "exited", code, at=NOW), now=NOW)
+    cluster = report(
+        running(store(pod("a", f", restartPolicy: {policy}"))),
+        "a",
+        ContainerReport(0, "exited", code, at=NOW),
+        now=NOW,
+    )
     found = pod_named(cluster, "a")
     assert found.status.phase == phase
     assert found.is_finished == (cluster.get(Attachment, "default", "a") is None)
@@ -71,12 +93,19 @@ def test_the_restart_policy_decides_how_a_pod_ends(policy: str, code: int, phase
 
 def test_a_failed_liveness_probe_restarts_the_container() -> None:
     """After failureThreshold failures; same pod, same address, one restart more."""
-    cluster = running(store(pod("a", container=", livenessProbe: {tcpSocket: {port: 1}, failureThreshold: 2}")))
+    cluster = running(
+        store(pod("a", container=", livenessProbe: {tcpSocket: {port: 1}, failureThreshold: 2}"))
+    )
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     for failures, restarts in ((1, 0), (2, 1)):
         probe = ProbeReport(0, "liveness", False, "connection refused", NOW + failures, failures)
-        cluster = settled(cluster.with_changes([structs.replace(seen, probes={**seen.probes, "main/liveness": probe})]), NOW + failures)
+        cluster = settled(
+            cluster.with_changes(
+                [structs.replace(seen, probes={**seen.probes, "main/liveness": probe})]
+            ),
+            NOW + failures,
+        )
         assert pod_named(cluster, "a").status.container_statuses[0].restart_count == restarts
     assert {"Unhealthy", "Killing"} <= {event.reason for event in cluster.all(Event)}
     assert pod_named(cluster, "a").addresses == ("10.244.1.2",)
@@ -84,17 +113,32 @@ def test_a_failed_liveness_probe_restarts_the_container() -> None:
 
 def test_what_has_happened_is_told_once() -> None:
     """Whatever else changes in the pod's status afterwards."""
-    cluster = running(store(pod("a", container=", livenessProbe: {tcpSocket: {port: 1}, failureThreshold: 1}")))
+    cluster = running(
+        store(pod("a", container=", livenessProbe: {tcpSocket: {port: 1}, failureThreshold: 1}"))
+    )
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     failed = ProbeReport(0, "liveness", False, "connection refused", NOW + 1, 1)
-    cluster = settled(cluster.with_changes([structs.replace(seen, probes={**seen.probes, "main/liveness": failed})]), NOW + 1)
-    told = {event.name: event.count for event in cluster.all(Event) if event.reason in ("Unhealthy", "Killing")}
+    cluster = settled(
+        cluster.with_changes(
+            [structs.replace(seen, probes={**seen.probes, "main/liveness": failed})]
+        ),
+        NOW + 1,
+    )
+    told = {
+        event.name: event.count
+        for event in cluster.all(Event)
+        if event.reason in ("Unhealthy", "Killing")
+    }
     assert sorted(told.values()) == [1, 1]
     for attempt, later in ((1, 2), (1, 3)):
         started = ContainerReport(attempt, "running", at=NOW + later)
         cluster = report(cluster, "a", started, now=NOW + later)
-    assert {event.name: event.count for event in cluster.all(Event) if event.reason in ("Unhealthy", "Killing")} == told
+    assert {
+        event.name: event.count
+        for event in cluster.all(Event)
+        if event.reason in ("Unhealthy", "Killing")
+    } == told
 
 
 @pytest.mark.parametrize(
@@ -107,7 +151,9 @@ def test_what_has_happened_is_told_once() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("is_seen_running", [True, False])
-def test_how_a_container_ended_is_an_event(ended: ContainerReport, told: list[str], is_seen_running: bool) -> None:
+def test_how_a_container_ended_is_an_event(
+    ended: ContainerReport, told: list[str], is_seen_running: bool
+) -> None:
     """Whether anybody saw it run or not; what never ran was not started."""
     cluster = store(pod("a", ", restartPolicy: Never"))
     if is_seen_running and ended.state == "exited":
@@ -133,7 +179,9 @@ def test_a_pods_sidecars_end_with_it(code: int, reason: str) -> None:
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     ended = {**seen.containers, "main": ContainerReport(0, "exited", code, at=NOW + 1)}
-    found = pod_named(settled(cluster.with_changes([structs.replace(seen, containers=ended)]), NOW + 1), "a")
+    found = pod_named(
+        settled(cluster.with_changes([structs.replace(seen, containers=ended)]), NOW + 1), "a"
+    )
     (side,) = found.status.init_container_statuses
     ready = found.status.condition("Ready")
     assert side.state.terminated is not None
@@ -148,7 +196,18 @@ def test_news_that_has_been_overtaken_changes_nothing() -> None:
 
     def told(cluster: Cluster, state: str, attempt: int = 0) -> Cluster:
         return cluster.with_changes(
-            program_reports(cluster, [{"netns": netns, "container": "main", "attempt": attempt, "state": state, "at": NOW}])
+            program_reports(
+                cluster,
+                [
+                    {
+                        "netns": netns,
+                        "container": "main",
+                        "attempt": attempt,
+                        "state": state,
+                        "at": NOW,
+                    }
+                ],
+            )
         )
 
     ended = told(cluster, "exited")
@@ -167,7 +226,13 @@ def test_reports_have_one_result_in_any_order(order: Sequence[tuple[int, str]]) 
     cluster = store(pod("a"))
     netns = pod_netns("default", "a", pod_named(cluster, "a").uid)
     for attempt, state in order:
-        told = {"netns": netns, "container": "main", "attempt": attempt, "state": state, "exit_code": attempt}
+        told = {
+            "netns": netns,
+            "container": "main",
+            "attempt": attempt,
+            "state": state,
+            "exit_code": attempt,
+        }
         cluster = cluster.with_changes(program_reports(cluster, [told]))
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None

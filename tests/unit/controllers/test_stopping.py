@@ -6,7 +6,14 @@ import pytest
 from msgspec import structs
 
 from kubenetlab.api.core import Event
-from kubenetlab.api.lab import ContainerReport, HookKind, PodRuntimeStatus, ProbeKind, ProbeReport, Termination
+from kubenetlab.api.lab import (
+    ContainerReport,
+    HookKind,
+    PodRuntimeStatus,
+    ProbeKind,
+    ProbeReport,
+    Termination,
+)
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
@@ -16,7 +23,18 @@ from kubenetlab.datapath.hooks import slept_s
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.hoststate.programs import ProgramRun
-from tests.clusters import NOW, ONLINK, observed, pod_named, problems_of, running, service, settled, slices, store
+from tests.clusters import (
+    NOW,
+    ONLINK,
+    observed,
+    pod_named,
+    problems_of,
+    running,
+    service,
+    settled,
+    slices,
+    store,
+)
 from tests.unit.datapath.test_plan import planned
 
 PRE_STOP = "lifecycle: {preStop: {sleep: {seconds: 5}}}"
@@ -26,7 +44,10 @@ REAL = ', annotations: {kubenetlab.dev/real-commands: "true"}'
 
 
 def manifest(*containers: str, meta: str = "", more: str = "") -> str:
-    listed = ", ".join(f"{{name: c{index}, image: agnhost, args: [netexec], {fields}}}" for index, fields in enumerate(containers))
+    listed = ", ".join(
+        f"{{name: c{index}, image: agnhost, args: [netexec], {fields}}}"
+        for index, fields in enumerate(containers)
+    )
     return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: a, labels: {{app: web}}{meta}}}\nspec: {{containers: [{listed}]{more}}}\n---\n"
 
 
@@ -34,27 +55,51 @@ def going(cluster: Cluster, *, grace_s: int | None = None) -> Cluster:
     """The store once the pod is to go, and no node's rules lead to it any more."""
     found = pod_named(cluster, "a")
     if grace_s is not None:
-        found = structs.replace(found, spec=structs.replace(found.spec, termination_grace_period_seconds=grace_s))
+        found = structs.replace(
+            found, spec=structs.replace(found.spec, termination_grace_period_seconds=grace_s)
+        )
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
-    return settled(cluster.with_changes([*terminated(found, NOW), structs.replace(seen, is_detached=True)]))
+    return settled(
+        cluster.with_changes([*terminated(found, NOW), structs.replace(seen, is_detached=True)])
+    )
 
 
-def told(cluster: Cluster, kind: HookKind, *, ok: bool = True, message: str = "", container: str = "c0", now: float = NOW) -> Cluster:
+def told(
+    cluster: Cluster,
+    kind: HookKind,
+    *,
+    ok: bool = True,
+    message: str = "",
+    container: str = "c0",
+    now: float = NOW,
+) -> Cluster:
     """The store once a hook has ended."""
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     report = ProbeReport(0, kind, ok, message, at=now)
-    return settled(cluster.with_changes([structs.replace(seen, probes={**seen.probes, f"{container}/{kind}": report})]), now)
+    return settled(
+        cluster.with_changes(
+            [structs.replace(seen, probes={**seen.probes, f"{container}/{kind}": report})]
+        ),
+        now,
+    )
 
 
 def before_hook(text: str) -> Cluster:
     """The store once the first container has started, and its postStart hook has not ended."""
     cluster = running(store(text), only=())
     first = PodRuntimeStatus(
-        pod_named(cluster, "a").metadata, pod_named(cluster, "a").uid, 20, containers={"c0": ContainerReport(0, "running")}
+        pod_named(cluster, "a").metadata,
+        pod_named(cluster, "a").uid,
+        20,
+        containers={"c0": ContainerReport(0, "running")},
     )
-    return settled(cluster.with_changes([structs.replace(first, metadata=ObjectMeta(name="a", namespace="default"))]))
+    return settled(
+        cluster.with_changes(
+            [structs.replace(first, metadata=ObjectMeta(name="a", namespace="default"))]
+        )
+    )
 
 
 def is_there(cluster: Cluster) -> bool:
@@ -63,13 +108,21 @@ def is_there(cluster: Cluster) -> bool:
 
 def asked(cluster: Cluster) -> list[ProbeSpec]:
     return [
-        spec for specs in plan_probes(cluster, ONLINK, PlanCache()).values() for spec in specs if spec.netns.startswith("pod/default/a")
+        spec
+        for specs in plan_probes(cluster, ONLINK, PlanCache()).values()
+        for spec in specs
+        if spec.netns.startswith("pod/default/a")
     ]
 
 
 def runs_of(cluster: Cluster) -> list[ProgramRun]:
     """The programs of the pod."""
-    found = [obj for contents in planned(cluster).namespaces.values() for obj in contents.values() if isinstance(obj, ProgramRun)]
+    found = [
+        obj
+        for contents in planned(cluster).namespaces.values()
+        for obj in contents.values()
+        if isinstance(obj, ProgramRun)
+    ]
     return [run for run in found if run.netns.startswith("pod/default/a")]
 
 
@@ -79,7 +132,11 @@ def runs(cluster: Cluster) -> dict[str, bool]:
 
 
 def reasons(cluster: Cluster) -> list[tuple[str, str]]:
-    return [(event.reason, event.message) for event in cluster.all(Event) if event.involved_object.name == "a"]
+    return [
+        (event.reason, event.message)
+        for event in cluster.all(Event)
+        if event.involved_object.name == "a"
+    ]
 
 
 def test_a_pod_is_there_until_its_pre_stop_hook_has_ended() -> None:
@@ -87,7 +144,9 @@ def test_a_pod_is_there_until_its_pre_stop_hook_has_ended() -> None:
     assert not is_there(going(running(store(manifest("")))))
     cluster = going(running(store(manifest(PRE_STOP))))
     assert is_there(cluster)
-    assert [(spec.kind, spec.method, spec.delay_s) for spec in asked(cluster)] == [("preStop", "sleep", 5.0)]
+    assert [(spec.kind, spec.method, spec.delay_s) for spec in asked(cluster)] == [
+        ("preStop", "sleep", 5.0)
+    ]
     cluster = told(cluster, "preStop", now=NOW + 5)
     assert not is_there(cluster)
     assert not cluster.all(Termination)
@@ -99,7 +158,9 @@ def test_a_process_gets_sigterm_when_its_hook_is_over() -> None:
     cluster = running(store(text))
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
-    processes = {name: structs.replace(run, is_process=True) for name, run in seen.containers.items()}
+    processes = {
+        name: structs.replace(run, is_process=True) for name, run in seen.containers.items()
+    }
     cluster = going(settled(cluster.with_changes([structs.replace(seen, containers=processes)])))
     assert runs(cluster) == {"c0": False}
     cluster = told(cluster, "preStop", now=NOW + 5)
@@ -107,19 +168,35 @@ def test_a_process_gets_sigterm_when_its_hook_is_over() -> None:
     assert is_there(cluster)
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
-    ended = {name: structs.replace(run, state="exited", exit_code=143, at=NOW + 6) for name, run in seen.containers.items()}
-    one = settled(cluster.with_changes([structs.replace(seen, containers={**seen.containers, "c0": ended["c0"]})]), NOW + 6)
-    assert pod_named(one, "a").status.container_statuses[0].state.terminated is not None  # and it is not started again
-    assert not is_there(settled(one.with_changes([structs.replace(seen, containers=ended)]), NOW + 6))
+    ended = {
+        name: structs.replace(run, state="exited", exit_code=143, at=NOW + 6)
+        for name, run in seen.containers.items()
+    }
+    one = settled(
+        cluster.with_changes(
+            [structs.replace(seen, containers={**seen.containers, "c0": ended["c0"]})]
+        ),
+        NOW + 6,
+    )
+    assert (
+        pod_named(one, "a").status.container_statuses[0].state.terminated is not None
+    )  # and it is not started again
+    assert not is_there(
+        settled(one.with_changes([structs.replace(seen, containers=ended)]), NOW + 6)
+    )
 
 
 def test_the_grace_period_ends_hooks_too() -> None:
     """A hook that takes all of it leaves 2 seconds; without a grace period no hook is run."""
     cluster = going(running(store(manifest(PRE_STOP))), grace_s=10)
     assert runs(settled(cluster, NOW + 9)) == {"c0": False}
-    assert not is_there(settled(cluster, NOW + 10))  # the built-in program has no end to be waited for
+    assert not is_there(
+        settled(cluster, NOW + 10)
+    )  # the built-in program has no end to be waited for
     process = structs.replace(
-        observed(pod_named(cluster, "a")), is_detached=True, containers={"c0": ContainerReport(0, "running", is_process=True)}
+        observed(pod_named(cluster, "a")),
+        is_detached=True,
+        containers={"c0": ContainerReport(0, "running", is_process=True)},
     )
     cluster = settled(cluster.with_changes([process]))
     assert is_there(settled(cluster, NOW + 11))
@@ -140,13 +217,24 @@ def test_readiness_is_asked_until_the_end() -> None:
     """Liveness and startup are not; what is implied is not asked again."""
     text = manifest(f"{READY}, livenessProbe: {{tcpSocket: {{port: 8080}}}}, {PRE_STOP}", PRE_STOP)
     cluster = running(store(text))
-    assert sorted((spec.container, spec.kind) for spec in asked(cluster)) == [("c0", "liveness"), ("c0", "readiness"), ("c1", "readiness")]
+    assert sorted((spec.container, spec.kind) for spec in asked(cluster)) == [
+        ("c0", "liveness"),
+        ("c0", "readiness"),
+        ("c1", "readiness"),
+    ]
     cluster = going(cluster)
-    assert sorted((spec.container, spec.kind) for spec in asked(cluster)) == [("c0", "preStop"), ("c0", "readiness"), ("c1", "preStop")]
+    assert sorted((spec.container, spec.kind) for spec in asked(cluster)) == [
+        ("c0", "preStop"),
+        ("c0", "readiness"),
+        ("c1", "preStop"),
+    ]
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     late = {**seen.probes, "c0/liveness": ProbeReport(0, "liveness", False, "refused", failures=9)}
-    assert runs(settled(cluster.with_changes([structs.replace(seen, probes=late)]))) == {"c0": False, "c1": False}
+    assert runs(settled(cluster.with_changes([structs.replace(seen, probes=late)]))) == {
+        "c0": False,
+        "c1": False,
+    }
 
 
 @pytest.mark.parametrize(("ok", "serving"), [(True, True), (False, False)])
@@ -155,7 +243,10 @@ def test_an_endpoint_that_terminates_serves_as_long_as_it_is_ready(ok: bool, ser
     cluster = going(running(store(manifest(f"{READY}, {PRE_STOP}") + service())))
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
-    probes = {**seen.probes, "c0/readiness": ProbeReport(0, "readiness", ok, failures=0 if ok else 3)}
+    probes = {
+        **seen.probes,
+        "c0/readiness": ProbeReport(0, "readiness", ok, failures=0 if ok else 3),
+    }
     cluster = settled(cluster.with_changes([structs.replace(seen, probes=probes)]))
     (endpoint,) = [endpoint for piece in slices(cluster) for endpoint in piece.endpoints]
     conditions = endpoint.conditions
@@ -167,12 +258,17 @@ def test_a_program_that_serves_on_is_waited_for() -> None:
     text = manifest("").replace("[netexec]", "[netexec, --delay-shutdown=5]")
     cluster = running(store(text))
     assert runs(cluster) == {"c0": False}
-    serving = structs.replace(observed(pod_named(cluster, "a")), containers={"c0": ContainerReport(0, "running", ends_later=True)})
+    serving = structs.replace(
+        observed(pod_named(cluster, "a")),
+        containers={"c0": ContainerReport(0, "running", ends_later=True)},
+    )
     cluster = going(settled(cluster.with_changes([serving])))
     assert runs(cluster) == {"c0": True}
     assert is_there(settled(cluster, NOW + 29))
     assert not is_there(settled(cluster, NOW + 30))
-    ended = structs.replace(serving, is_detached=True, containers={"c0": ContainerReport(0, "exited", ends_later=True)})
+    ended = structs.replace(
+        serving, is_detached=True, containers={"c0": ContainerReport(0, "exited", ends_later=True)}
+    )
     assert not is_there(settled(cluster.with_changes([ended])))
 
 
@@ -180,14 +276,25 @@ def test_a_container_runs_when_its_post_start_hook_has_ended() -> None:
     """Until then it is not running, nothing else is asked, and the next container waits; then all is as without a hook."""
     cluster = before_hook(manifest(f"{POST_START}, {READY}", ""))
     states = [status.state for status in pod_named(cluster, "a").status.container_statuses]
-    assert [state.waiting.reason if state.waiting else "" for state in states] == ["ContainerCreating", "PodInitializing"]
-    assert [(spec.container, spec.kind, spec.method, spec.port) for spec in asked(cluster)] == [("c0", "postStart", "http", 8080)]
+    assert [state.waiting.reason if state.waiting else "" for state in states] == [
+        "ContainerCreating",
+        "PodInitializing",
+    ]
+    assert [(spec.container, spec.kind, spec.method, spec.port) for spec in asked(cluster)] == [
+        ("c0", "postStart", "http", 8080)
+    ]
     assert pod_named(cluster, "a").status.phase == "Pending"
     assert list(runs(cluster)) == ["c0"]
     cluster = running(told(cluster, "postStart"))
-    assert [status.state.running is not None for status in pod_named(cluster, "a").status.container_statuses] == [True, True]
+    assert [
+        status.state.running is not None
+        for status in pod_named(cluster, "a").status.container_statuses
+    ] == [True, True]
     assert pod_named(cluster, "a").is_ready
-    assert [(spec.container, spec.kind) for spec in asked(cluster)] == [("c0", "readiness"), ("c1", "readiness")]
+    assert [(spec.container, spec.kind) for spec in asked(cluster)] == [
+        ("c0", "readiness"),
+        ("c1", "readiness"),
+    ]
 
 
 @pytest.mark.parametrize("policy", ["Always", "Never"])
@@ -227,33 +334,56 @@ def test_hooks_that_cannot_be_are_refused() -> None:
     """One handler each; a pause within the grace period; none for init containers; a TCP hook never works."""
 
     def said(container: str, more: str = "") -> list[tuple[str, str]]:
-        return [(problem.path, problem.message) for problem in problems_of(manifest(container, more=more))]
+        return [
+            (problem.path, problem.message)
+            for problem in problems_of(manifest(container, more=more))
+        ]
 
     here = "spec.containers[0].lifecycle"
-    assert said("lifecycle: {preStop: {}}") == [(f"{here}.preStop", "required: one of exec, httpGet, sleep, tcpSocket")]
+    assert said("lifecycle: {preStop: {}}") == [
+        (f"{here}.preStop", "required: one of exec, httpGet, sleep, tcpSocket")
+    ]
     assert said("lifecycle: {preStop: {exec: {command: [a]}, sleep: {seconds: 1}}}") == [
         (f"{here}.preStop.sleep", "not allowed beside exec: a hook does one thing")
     ]
-    assert said("lifecycle: {preStop: {sleep: {seconds: 9}}}", ", terminationGracePeriodSeconds: 5") == [
-        (f"{here}.preStop.sleep.seconds", "wanted at most terminationGracePeriodSeconds (5), found 9")
+    assert said(
+        "lifecycle: {preStop: {sleep: {seconds: 9}}}", ", terminationGracePeriodSeconds: 5"
+    ) == [
+        (
+            f"{here}.preStop.sleep.seconds",
+            "wanted at most terminationGracePeriodSeconds (5), found 9",
+        )
     ]
     assert said("lifecycle: {postStart: {tcpSocket: {port: 80}}}") == [
-        (f"{here}.postStart.tcpSocket", "Kubernetes accepts this hook and cannot run it: it always fails")
+        (
+            f"{here}.postStart.tcpSocket",
+            "Kubernetes accepts this hook and cannot run it: it always fails",
+        )
     ]
     init = f", initContainers: [{{name: i, image: busybox, {PRE_STOP}}}]"
-    assert said("", init) == [("spec.initContainers[0].lifecycle", "may not be set for init containers without restartPolicy: Always")]
+    assert said("", init) == [
+        (
+            "spec.initContainers[0].lifecycle",
+            "may not be set for init containers without restartPolicy: Always",
+        )
+    ]
 
 
 LIVE = "livenessProbe: {httpGet: {port: 8080}}"
 
 
-def failing(cluster: Cluster, kind: ProbeKind = "liveness", *, failures: int = 3, now: float = NOW) -> Cluster:
+def failing(
+    cluster: Cluster, kind: ProbeKind = "liveness", *, failures: int = 3, now: float = NOW
+) -> Cluster:
     """Return the store after a probe of the first container failed so many times in a row."""
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     attempt = pod_named(cluster, "a").status.container_statuses[0].restart_count
     report = ProbeReport(attempt, kind, failures == 0, "refused", at=now, failures=failures)
-    return settled(cluster.with_changes([structs.replace(seen, probes={**seen.probes, f"c0/{kind}": report})]), now)
+    return settled(
+        cluster.with_changes([structs.replace(seen, probes={**seen.probes, f"c0/{kind}": report})]),
+        now,
+    )
 
 
 def restarts(cluster: Cluster) -> int:
@@ -265,7 +395,10 @@ def test_a_failed_probe_kills_a_container_after_its_pre_stop_hook() -> None:
     assert restarts(failing(running(store(manifest(LIVE))))) == 1  # without a hook at once
     cluster = failing(running(store(manifest(f"{LIVE}, {PRE_STOP}"))))
     assert restarts(cluster) == 0
-    assert [(spec.kind, spec.attempt) for spec in asked(cluster)] == [("readiness", 0), ("preStop", 0)]
+    assert [(spec.kind, spec.attempt) for spec in asked(cluster)] == [
+        ("readiness", 0),
+        ("preStop", 0),
+    ]
     assert runs(cluster) == {"c0": False}
     assert ("Killing", "Container c0 failed liveness probe, will be restarted") in reasons(cluster)
     cluster = failing(cluster, failures=0, now=NOW + 1)
@@ -279,7 +412,10 @@ def test_a_failed_probe_kills_a_container_after_its_pre_stop_hook() -> None:
     assert [(spec.kind, spec.attempt) for spec in asked(cluster)] == [("readiness", 1)]
     assert [run.attempt for run in runs_of(cluster)] == [1]
     assert not [kill for termination in cluster.all(Termination) for kill in termination.killed]
-    assert reasons(cluster).count(("Killing", "Container c0 failed liveness probe, will be restarted")) == 1
+    assert (
+        reasons(cluster).count(("Killing", "Container c0 failed liveness probe, will be restarted"))
+        == 1
+    )
 
 
 def test_the_grace_period_ends_the_hook_of_a_killed_container() -> None:

@@ -54,7 +54,10 @@ spec:
 
 
 def of(cluster: Cluster, app: str) -> list[Pod]:
-    return sorted((pod for pod in cluster.select("default", {"app": app}) if not pod.is_terminating), key=lambda pod: pod.name)
+    return sorted(
+        (pod for pod in cluster.select("default", {"app": app}) if not pod.is_terminating),
+        key=lambda pod: pod.name,
+    )
 
 
 def names(cluster: Cluster, app: str = "db") -> list[str]:
@@ -66,7 +69,10 @@ def gone(cluster: Cluster) -> Cluster:
     going = [pod for pod in cluster.all(Pod) if pod.is_terminating]
     return settled(
         cluster.with_changes(
-            PodRuntimeStatus(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid, is_detached=True) for pod in going
+            PodRuntimeStatus(
+                ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid, is_detached=True
+            )
+            for pod in going
         )
     )
 
@@ -95,7 +101,11 @@ def test_numbered_pods_come_one_after_the_other() -> None:
 
 def test_in_parallel_all_come_at_once() -> None:
     """And numbers begin where they are told to."""
-    assert names(store(stateful(3, "podManagementPolicy: Parallel\n  ordinals: {start: 5}"))) == ["db-5", "db-6", "db-7"]
+    assert names(store(stateful(3, "podManagementPolicy: Parallel\n  ordinals: {start: 5}"))) == [
+        "db-5",
+        "db-6",
+        "db-7",
+    ]
 
 
 def test_they_go_from_the_top_one_at_a_time() -> None:
@@ -132,7 +142,11 @@ def test_a_new_template_goes_from_the_top_to_the_partition() -> None:
         order += going
         cluster = running(gone(cluster))
     assert order == ["db-2", "db-1"]
-    assert [pod.spec.containers[0].image for pod in of(cluster, "db")] == ["agnhost", "nginx", "nginx"]
+    assert [pod.spec.containers[0].image for pod in of(cluster, "db")] == [
+        "agnhost",
+        "nginx",
+        "nginx",
+    ]
     waiting = applied(cluster, stateful(3, "updateStrategy: {type: OnDelete}", "httpd"))
     assert not [pod for pod in waiting.all(Pod) if pod.is_terminating]
 
@@ -173,7 +187,10 @@ def test_a_daemon_set_follows_the_nodes() -> None:
         "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}, {role: worker}, {role: worker}]",
     )
     assert nodes_of(more) == ["worker", "worker2", "worker3"]
-    fewer = applied(more, "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}]")
+    fewer = applied(
+        more,
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}]",
+    )
     assert nodes_of(settled(fewer)) == ["worker"]
     assert len(fewer.all(Node)) == 2
 
@@ -184,7 +201,9 @@ def test_a_daemon_sets_update_goes_node_by_node() -> None:
     cluster = applied(cluster, daemon(image="nginx"))
     counts = []
     for _ in range(4):
-        counts.append([pod.spec.containers[0].image for pod in of(cluster, "agent")].count("agnhost"))
+        counts.append(
+            [pod.spec.containers[0].image for pod in of(cluster, "agent")].count("agnhost")
+        )
         cluster = running(gone(cluster))
     assert counts == [1, 0, 0, 0]
     assert [pod.spec.containers[0].image for pod in of(cluster, "agent")] == ["nginx", "nginx"]
@@ -221,13 +240,22 @@ def work(cluster: Cluster) -> Job:
 
 
 def workers(cluster: Cluster) -> list[Pod]:
-    return [pod for pod in cluster.owned_by(Pod, work(cluster)) if not pod.is_finished and not pod.is_terminating]
+    return [
+        pod
+        for pod in cluster.owned_by(Pod, work(cluster))
+        if not pod.is_finished and not pod.is_terminating
+    ]
 
 
 def ended(cluster: Cluster, pod: Pod, code: int = 0, now: float = NOW) -> Cluster:
     """The store once a pod's container has ended."""
     seen = observed(pod)
-    done = PodRuntimeStatus(seen.metadata, seen.pod_uid, 20, containers={"main": ContainerReport(0, "exited", code, at=now)})
+    done = PodRuntimeStatus(
+        seen.metadata,
+        seen.pod_uid,
+        20,
+        containers={"main": ContainerReport(0, "exited", code, at=now)},
+    )
     return settled(cluster.with_changes([done]), now)
 
 
@@ -238,7 +266,11 @@ def test_a_job_is_complete_when_its_pod_has_ended_well() -> None:
     assert pod.labels["batch.kubernetes.io/job-name"] == pod.labels["job-name"] == "work"
     assert work(cluster).status.active == 1
     cluster = ended(cluster, pod)
-    assert (work(cluster).outcome, work(cluster).status.succeeded, work(cluster).status.active) == ("Complete", 1, 0)
+    assert (work(cluster).outcome, work(cluster).status.succeeded, work(cluster).status.active) == (
+        "Complete",
+        1,
+        0,
+    )
     assert pod_named(cluster, pod.name).status.phase == "Succeeded"
     assert not workers(cluster)
     assert settled(cluster, NOW + 1000) is cluster
@@ -265,7 +297,10 @@ def test_completions_and_parallelism() -> None:
 def test_an_indexed_job_does_each_index_once() -> None:
     """Named and labelled by it; a failed one comes again."""
     cluster = store(job("completionMode: Indexed\n  completions: 3\n  parallelism: 3"))
-    assert sorted((pod.labels["batch.kubernetes.io/job-completion-index"], pod.spec.hostname) for pod in workers(cluster)) == [
+    assert sorted(
+        (pod.labels["batch.kubernetes.io/job-completion-index"], pod.spec.hostname)
+        for pod in workers(cluster)
+    ) == [
         ("0", "work-0"),
         ("1", "work-1"),
         ("2", "work-2"),

@@ -45,17 +45,23 @@ FIRST = ", initContainers: [{name: first, image: busybox, command: [sh]}, {name:
 
 
 def labelled(name: str, app: str, spec: str = "") -> Edit:
-    return lambda cluster: running(applied(cluster, pod(name, meta=f", labels: {{app: {app}}}", spec=spec)))
+    return lambda cluster: running(
+        applied(cluster, pod(name, meta=f", labels: {{app: {app}}}", spec=spec))
+    )
 
 
 def awaited(name: str) -> Edit:
     """A pod of which nothing is heard yet, and in which something has to be done first."""
-    return lambda cluster: settled(applied(cluster, pod(name, meta=", labels: {app: x}", spec=FIRST)))
+    return lambda cluster: settled(
+        applied(cluster, pod(name, meta=", labels: {app: x}", spec=FIRST))
+    )
 
 
 def told_to_be(name: str, ready: str) -> Edit:
     """A pod that is kept from being ready by its annotation, or not."""
-    return lambda cluster: applied(cluster, pod(name, meta=f', annotations: {{{READY_ANNOTATION}: "{ready}"}}'))
+    return lambda cluster: applied(
+        cluster, pod(name, meta=f', annotations: {{{READY_ANNOTATION}: "{ready}"}}')
+    )
 
 
 def leaving(name: str) -> Edit:
@@ -69,7 +75,10 @@ def leaving(name: str) -> Edit:
 
 
 def selecting(name: str, app: str) -> Edit:
-    text = service(name).replace(f"selector: {{app: {name}}}", f"selector: {{app: {app}}}" if app else "ipFamilyPolicy: SingleStack")
+    text = service(name).replace(
+        f"selector: {{app: {name}}}",
+        f"selector: {{app: {app}}}" if app else "ipFamilyPolicy: SingleStack",
+    )
     return lambda cluster: applied(cluster, text)
 
 
@@ -78,14 +87,20 @@ def without(kind: type[Pod | Service | EndpointSlice | Endpoints], number: int) 
 
     def edit(cluster: Cluster) -> Cluster:
         found = cluster.all(kind, "default")
-        return settled(cluster.with_changes([deletion(found[number % len(found)])])) if found else cluster
+        return (
+            settled(cluster.with_changes([deletion(found[number % len(found)])]))
+            if found
+            else cluster
+        )
 
     return edit
 
 
 def by_hand(name: str, address: str) -> Edit:
     subsets = f"subsets: [{{addresses: [{{ip: {address}}}], ports: [{{port: 8080}}]}}]"
-    return lambda cluster: applied(cluster, f"apiVersion: v1\nkind: Endpoints\nmetadata: {{name: {name}}}\n{subsets}\n---\n")
+    return lambda cluster: applied(
+        cluster, f"apiVersion: v1\nkind: Endpoints\nmetadata: {{name: {name}}}\n{subsets}\n---\n"
+    )
 
 
 def seeing(number: int, what: str) -> Edit:
@@ -96,18 +111,40 @@ def seeing(number: int, what: str) -> Edit:
         if not pods:
             return cluster
         one = pods[number % len(pods)]
-        netns, container = pod_netns("default", one.name, one.uid), one.spec.all_containers[number % len(one.spec.all_containers)]
+        netns, container = (
+            pod_netns("default", one.name, one.uid),
+            one.spec.all_containers[number % len(one.spec.all_containers)],
+        )
         status = one.container_status(container.name)
-        told = {"netns": netns, "container": container.name, "attempt": status.restart_count if status else 0, "at": NOW}
-        probe = {"kind": "readiness", "ok": what == "answers", "message": "", "failures": 3, "is_settled": True}
+        told = {
+            "netns": netns,
+            "container": container.name,
+            "attempt": status.restart_count if status else 0,
+            "at": NOW,
+        }
+        probe = {
+            "kind": "readiness",
+            "ok": what == "answers",
+            "message": "",
+            "failures": 3,
+            "is_settled": True,
+        }
         if what in ("lost", "made"):
-            return settled(cluster.with_changes(status_reports.sandbox_made(cluster, netns, 7 if what == "made" else 0)))
+            return settled(
+                cluster.with_changes(
+                    status_reports.sandbox_made(cluster, netns, 7 if what == "made" else 0)
+                )
+            )
         if what in ("fails", "answers"):
-            return settled(cluster.with_changes(status_reports.probe_reports(cluster, [{**told, **probe}])))
+            return settled(
+                cluster.with_changes(status_reports.probe_reports(cluster, [{**told, **probe}]))
+            )
         code = 0 if what == "done" else 1
         return settled(
             cluster.with_changes(
-                status_reports.program_reports(cluster, [{**told, "state": what.replace("done", "exited"), "exit_code": code}])
+                status_reports.program_reports(
+                    cluster, [{**told, "state": what.replace("done", "exited"), "exit_code": code}]
+                )
             )
         )
 
@@ -117,12 +154,18 @@ def seeing(number: int, what: str) -> Edit:
 EDITS = st.one_of(
     st.builds(told_to_be, st.sampled_from("abc"), st.sampled_from(("true", "false"))),
     st.builds(leaving, st.sampled_from(("worker", "worker2"))),
-    st.builds(seeing, st.integers(0, 9), st.sampled_from(("lost", "made", "running", "exited", "done", "fails", "answers"))),
+    st.builds(
+        seeing,
+        st.integers(0, 9),
+        st.sampled_from(("lost", "made", "running", "exited", "done", "fails", "answers")),
+    ),
     st.builds(labelled, st.sampled_from("abc"), st.sampled_from("xy")),
     st.builds(labelled, st.sampled_from("de"), st.sampled_from("xy"), st.just(FIRST)),
     st.builds(awaited, st.sampled_from("fg")),
     st.builds(selecting, st.sampled_from("st"), st.sampled_from(("x", "y", ""))),
-    st.builds(without, st.sampled_from((Pod, Service, EndpointSlice, Endpoints)), st.integers(0, 3)),
+    st.builds(
+        without, st.sampled_from((Pod, Service, EndpointSlice, Endpoints)), st.integers(0, 3)
+    ),
     st.builds(by_hand, st.sampled_from("st"), st.sampled_from(("192.0.2.1", "192.0.2.2"))),
 )
 
@@ -138,10 +181,19 @@ def test_a_store_that_came_about_by_changes_is_content_as_a_whole(edits: list[Ed
     afresh = Cluster().with_changes(obj for kind in kinds for obj in cluster.all(kind))
     whole = Cluster(cluster._objects, cluster.given, cluster.revision)
     assert settled(whole, NOW) is whole
-    seen = {key: {piece.key for piece in pieces} for key, pieces in cluster.slices_by_service.items() if pieces}
-    assert seen == {key: {piece.key for piece in pieces} for key, pieces in afresh.slices_by_service.items()}
+    seen = {
+        key: {piece.key for piece in pieces}
+        for key, pieces in cluster.slices_by_service.items()
+        if pieces
+    }
+    assert seen == {
+        key: {piece.key for piece in pieces} for key, pieces in afresh.slices_by_service.items()
+    }
     views = [
-        {view.service.full_name: sorted(piece.name for piece in view.slices) for view in service_views(one).values()}
+        {
+            view.service.full_name: sorted(piece.name for piece in view.slices)
+            for view in service_views(one).values()
+        }
         for one in (cluster, whole)
     ]
     assert views[0] == views[1]
@@ -153,7 +205,9 @@ def test_who_waits_is_thought_of_when_the_time_has_come() -> None:
     cluster = running(store(pod("a") + pod("b")))
     for now in (NOW, NOW + 1):
         cluster = seeing(0, "exited")(cluster)
-        cluster, wake_at = controllers.run(seeing(0, "running")(cluster) if now == NOW else cluster, now)
+        cluster, wake_at = controllers.run(
+            seeing(0, "running")(cluster) if now == NOW else cluster, now
+        )
     assert wake_at is not None
     restarts = cluster.all(Pod, "default")[0].container_statuses[0].restart_count
     cluster, again_at = controllers.run(seeing(1, "fails")(cluster), wake_at - 1)
@@ -194,22 +248,34 @@ def breaking(how: str) -> Edit:
     def edit(cluster: Cluster) -> Cluster:
         if cluster.all(Fault) or how == "healed":
             return settled(faults.healed(cluster))
-        return settled(cluster.with_changes(faults.begun(cluster, "kube-proxy", {"node": "worker", "how": how}, NOW)))
+        return settled(
+            cluster.with_changes(
+                faults.begun(cluster, "kube-proxy", {"node": "worker", "how": how}, NOW)
+            )
+        )
 
     return edit
 
 
 def asking(name: str) -> Edit:
     """A pod that asks something once, and ends."""
-    return lambda cluster: settled(applied(cluster, replaced(pod(name), ("args: [netexec]", 'args: [connect, "10.96.0.1:443"]'))))
+    return lambda cluster: settled(
+        applied(
+            cluster, replaced(pod(name), ("args: [netexec]", 'args: [connect, "10.96.0.1:443"]'))
+        )
+    )
 
 
 def probed(name: str) -> Edit:
     """A pod that runs and of which no probe has been heard."""
 
     def edit(cluster: Cluster) -> Cluster:
-        made = settled(applied(cluster, pod(name, container=", readinessProbe: {httpGet: {port: 80}}")))
-        return settled(made.with_changes([structs.replace(observed(pod_named(made, name)), probes={})]))
+        made = settled(
+            applied(cluster, pod(name, container=", readinessProbe: {httpGet: {port: 80}}"))
+        )
+        return settled(
+            made.with_changes([structs.replace(observed(pod_named(made, name)), probes={})])
+        )
 
     return edit
 
@@ -232,17 +298,28 @@ def test_a_plan_that_came_about_by_changes_is_the_plan(mode: str, edits: list[Ed
     computed, because what it follows from is as before."""
     memo = PlanCache()
     cluster = running(store(in_mode(mode)))
-    before, found, asked = basis(cluster), plan(cluster, ONLINK, memo), plan_probes(cluster, ONLINK, memo)
+    before, found, asked = (
+        basis(cluster),
+        plan(cluster, ONLINK, memo),
+        plan_probes(cluster, ONLINK, memo),
+    )
     for edit in edits:
         cluster = edit(cluster)
         if any(now is not then for now, then in zip(basis(cluster), before, strict=True)):
-            before, found, asked = basis(cluster), plan(cluster, ONLINK, memo), plan_probes(cluster, ONLINK, memo)
+            before, found, asked = (
+                basis(cluster),
+                plan(cluster, ONLINK, memo),
+                plan_probes(cluster, ONLINK, memo),
+            )
     alone = Cluster(cluster._objects, cluster.given, cluster.revision)
     afresh = plan(alone, ONLINK)
     assert asked == plan_probes(alone, ONLINK, PlanCache())
     for netns, contents in afresh.namespaces.items():
         assert found[netns] == contents
-        rules = [[obj for obj in one.values() if isinstance(obj, RuleObject)] for one in (found[netns], contents)]
+        rules = [
+            [obj for obj in one.values() if isinstance(obj, RuleObject)]
+            for one in (found[netns], contents)
+        ]
         assert digest(rules[0]) == digest(rules[1])
     assert found.namespaces.keys() == afresh.namespaces.keys()
 
@@ -251,12 +328,18 @@ def test_who_only_tries_takes_no_news_away() -> None:
     """A plan of a store that the lab's controllers have not come to yet: what they hear of afterwards is all of it."""
     mine = Controllers()
     cluster, _ = mine.run(running(store(deployment(replicas=2) + service())), NOW)
-    gone = cluster.with_changes(deletion(one) for kind in (Deployment, EndpointSlice) for one in cluster.all(kind, "default"))
+    gone = cluster.with_changes(
+        deletion(one)
+        for kind in (Deployment, EndpointSlice)
+        for one in cluster.all(kind, "default")
+    )
     Controllers().run(gone.afresh(), NOW)
     later = gone.with_changes([observed(web_pods(gone)[0], ready=False)])
     found, _ = mine.run(later, NOW)
     assert found.all(ReplicaSet, "default") == []
-    assert [piece.name for piece in found.all(EndpointSlice, "default")] == [piece.name for piece in cluster.all(EndpointSlice, "default")]
+    assert [piece.name for piece in found.all(EndpointSlice, "default")] == [
+        piece.name for piece in cluster.all(EndpointSlice, "default")
+    ]
 
 
 def test_what_has_changed_is_told_once() -> None:
@@ -267,11 +350,16 @@ def test_what_has_changed_is_told_once() -> None:
     after = applied(applied(cluster, service("t")), service("s", port=81))
     news = after.since("somebody", (Service,))
     assert news is not None
-    assert sorted((old.name if old else "", new.name) for old, new in news[Service]) == [("", "t"), ("s", "s")]
+    assert sorted((old.name if old else "", new.name) for old, new in news[Service]) == [
+        ("", "t"),
+        ("s", "s"),
+    ]
     found = after.get(Service, "default", "s")
     assert found is not None
     gone = after.with_changes([deletion(found)])
-    assert [(old.name, new) for old, new in (gone.since("somebody", (Service,)) or {})[Service]] == [("s", None)]
+    assert [
+        (old.name, new) for old, new in (gone.since("somebody", (Service,)) or {})[Service]
+    ] == [("s", None)]
 
 
 def test_who_asks_once_is_let_go_when_somebody_has_failed_his_first_probe() -> None:
@@ -282,8 +370,15 @@ def test_who_asks_once_is_let_go_when_somebody_has_failed_his_first_probe() -> N
     cluster = settled(cluster.with_changes(status_reports.sandbox_made(cluster, asker, 7)))
     before = basis(cluster)
     assert not any(isinstance(obj, ProgramRun) for obj in plan(cluster, ONLINK)[asker].values())
-    answer = {"netns": pod_netns("default", "j", pod_named(cluster, "j").uid), "container": "main", "attempt": 0, "at": NOW}
+    answer = {
+        "netns": pod_netns("default", "j", pod_named(cluster, "j").uid),
+        "container": "main",
+        "attempt": 0,
+        "at": NOW,
+    }
     failed = {"kind": "readiness", "ok": False, "message": "", "failures": 3, "is_settled": True}
-    after = settled(cluster.with_changes(status_reports.probe_reports(cluster, [{**answer, **failed}])))
+    after = settled(
+        cluster.with_changes(status_reports.probe_reports(cluster, [{**answer, **failed}]))
+    )
     assert basis(after) != before
     assert any(isinstance(obj, ProgramRun) for obj in plan(after, ONLINK)[asker].values())

@@ -13,14 +13,24 @@ from tests.clusters import ONLINK, deployment, running, service, store
 def claiming(*names: str) -> Cluster:
     """Services that all want the same external IP, and the same port of it."""
     return running(
-        store(deployment() + "".join(service(name, externalIPs=["192.0.2.50"]).replace(f"app: {name}", "app: web") for name in names))
+        store(
+            deployment()
+            + "".join(
+                service(name, externalIPs=["192.0.2.50"]).replace(f"app: {name}", "app: web")
+                for name in names
+            )
+        )
     )
 
 
 def outside(cluster: Cluster) -> list[str]:
     """Whose the external IP is, by the rules of a node."""
     objects = members(plan(cluster, ONLINK)["node/worker"].values())
-    return [obj.comment for obj in objects if isinstance(obj, Element) and obj.collection == "service-ips" and "192.0.2.50" in obj.item]
+    return [
+        obj.comment
+        for obj in objects
+        if isinstance(obj, Element) and obj.collection == "service-ips" and "192.0.2.50" in obj.item
+    ]
 
 
 def test_the_first_has_it() -> None:

@@ -29,30 +29,53 @@ DECISIONS = Decisions(pod_layout="onlink", neighbors="dynamic")
 
 
 def broken(cluster: Cluster, how: str, node: str = "worker", now: float = NOW) -> Cluster:
-    return settled(cluster.with_changes(faults.begun(cluster, "kube-proxy", {"node": node, "how": how}, now)), now)
+    return settled(
+        cluster.with_changes(faults.begun(cluster, "kube-proxy", {"node": node, "how": how}, now)),
+        now,
+    )
 
 
 def healed(cluster: Cluster, now: float = NOW) -> Cluster:
-    return running(settled(cluster.with_changes(deletion(fault) for fault in cluster.all(Fault)), now), now=now)
+    return running(
+        settled(cluster.with_changes(deletion(fault) for fault in cluster.all(Fault)), now), now=now
+    )
 
 
 def endpoints(cluster: Cluster, node: str) -> set[str]:
     """Where a node's rules for the Service `web` lead."""
-    chains = (obj for obj in members(plan(cluster, DECISIONS)[f"node/{node}"].values()) if isinstance(obj, Chain))
-    return {chain.name.partition("__")[2] for chain in chains if chain.name.startswith("endpoint-") and "/web/" in chain.name}
+    chains = (
+        obj
+        for obj in members(plan(cluster, DECISIONS)[f"node/{node}"].values())
+        if isinstance(obj, Chain)
+    )
+    return {
+        chain.name.partition("__")[2]
+        for chain in chains
+        if chain.name.startswith("endpoint-") and "/web/" in chain.name
+    }
 
 
 def rules(cluster: Cluster, node: str) -> list[str]:
     """Everything that a node agent loads there."""
-    return sorted(repr(obj) for obj in members(plan(cluster, DECISIONS)[f"node/{node}"].values()) if obj.hand == "rules")
+    return sorted(
+        repr(obj)
+        for obj in members(plan(cluster, DECISIONS)[f"node/{node}"].values())
+        if obj.hand == "rules"
+    )
 
 
 def pods_of(cluster: Cluster) -> set[str]:
-    return {f"{address}/8080" for pod in cluster.select("default", {"app": "web"}) for address in pod.addresses}
+    return {
+        f"{address}/8080"
+        for pod in cluster.select("default", {"app": "web"})
+        for address in pod.addresses
+    }
 
 
 def kube_proxy(cluster: Cluster, node: str) -> Pod:
-    return next(pod for pod in cluster.all(Pod) if is_kube_proxy(pod) and pod.spec.node_name == node)
+    return next(
+        pod for pod in cluster.all(Pod) if is_kube_proxy(pod) and pod.spec.node_name == node
+    )
 
 
 @pytest.mark.parametrize("how", ["stopped", "stop", "stale"])
@@ -101,13 +124,24 @@ def test_a_stopped_one_does_not_run_and_is_not_restarted() -> None:
     cluster = broken(running(store()), "stopped")
     pod = kube_proxy(cluster, "worker")
     (status,) = pod.container_statuses
-    assert (status.state.terminated and status.state.terminated.reason, pod.is_ready, pod.status.phase) == ("Error", False, "Running")
+    assert (
+        status.state.terminated and status.state.terminated.reason,
+        pod.is_ready,
+        pod.status.phase,
+    ) == ("Error", False, "Running")
     assert verdict(cluster, pod).state == "unready"
-    assert not any(isinstance(obj, ProgramRun) for obj in plan(cluster, DECISIONS)[f"pod/kube-system/{pod.name}/{pod.uid[:8]}"].values())
+    assert not any(
+        isinstance(obj, ProgramRun)
+        for obj in plan(cluster, DECISIONS)[f"pod/kube-system/{pod.name}/{pod.uid[:8]}"].values()
+    )
     assert all(kube_proxy(cluster, node).is_ready for node in ("control-plane", "worker2"))
     cluster = healed(settled(cluster, NOW + 1000), NOW + 1000)
     after = kube_proxy(cluster, "worker")
-    assert (after.uid, after.is_ready, after.container_statuses[0].restart_count) == (pod.uid, True, 1)
+    assert (after.uid, after.is_ready, after.container_statuses[0].restart_count) == (
+        pod.uid,
+        True,
+        1,
+    )
 
 
 def test_a_stale_one_is_unhealthy_after_two_periods() -> None:
@@ -128,11 +162,17 @@ def test_a_stale_one_is_unhealthy_after_two_periods() -> None:
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
 def test_load_balancers_leave_a_node_that_says_it_is_not_well(policy: str) -> None:
     """As long as there is another; which can be, by the policy Local, only one with endpoints of its own."""
-    text = service("web", 80, "http", type="LoadBalancer", externalTrafficPolicy=policy) + deployment(replicas=6)
+    text = service(
+        "web", 80, "http", type="LoadBalancer", externalTrafficPolicy=policy
+    ) + deployment(replicas=6)
     before = running(store(text))
 
     def via(cluster: Cluster) -> set[int]:
-        (group,) = [obj for obj in plan(cluster, DECISIONS)["fabric/router"].values() if isinstance(obj, NexthopGroup)]
+        (group,) = [
+            obj
+            for obj in plan(cluster, DECISIONS)["fabric/router"].values()
+            if isinstance(obj, NexthopGroup)
+        ]
         return set(group.members)
 
     both = {node_number("172.18.0.3"), node_number("172.18.0.4")}
@@ -149,7 +189,11 @@ def test_load_balancers_leave_a_node_that_says_it_is_not_well(policy: str) -> No
         ("kube-prox", {}, "did you mean kube-proxy?"),
         ("kube-proxy", {}, "node: required, but missing"),
         ("kube-proxy", {"node": "wrker"}, 'there is no node "wrker"; did you mean worker?'),
-        ("kube-proxy", {"node": "worker", "how": "gone"}, "wanted one of misconfigured, stale, stopped"),
+        (
+            "kube-proxy",
+            {"node": "worker", "how": "gone"},
+            "wanted one of misconfigured, stale, stopped",
+        ),
         ("kube-proxy", {"node": "worker", "mode": "x"}, "mode: unknown field"),
     ],
 )
@@ -164,10 +208,17 @@ def test_nothing_is_broken_twice() -> None:
     """And nothing that is not there; another node's is another's."""
     cluster = broken(broken(store(), "stale"), "stopped", "worker2")
     assert [fault.name for fault in cluster.all(Fault)] == ["1", "2"]
-    with pytest.raises(UsageError, match="broken on worker already, by fault 1; first: kubenetlab heal 1"):
+    with pytest.raises(
+        UsageError, match="broken on worker already, by fault 1; first: kubenetlab heal 1"
+    ):
         broken(cluster, "stopped")
     with pytest.raises(UsageError, match="has no kube-proxy"):
-        broken(store("apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: none}\n"), "stopped")
+        broken(
+            store(
+                "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: none}\n"
+            ),
+            "stopped",
+        )
 
 
 def test_a_fault_goes_with_its_node() -> None:

@@ -38,12 +38,18 @@ def test_each_endpoint_has_the_same_share(count: int) -> None:
     endpoints = tuple(Backend(f"10.0.0.{number + 1}", 80) for number in range(count))
     (chain,) = [
         obj
-        for obj in proxy._PortRules("ip", PortView("n", "s", "", "tcp", "10.96.0.9", 80, endpoints), DETECTOR, "").all()
+        for obj in proxy._PortRules(
+            "ip", PortView("n", "s", "", "tcp", "10.96.0.9", 80, endpoints), DETECTOR, ""
+        ).all()
         if isinstance(obj, IptablesChain) and obj.name.startswith("KUBE-SVC-")
     ]
     left = 1.0
     for rule in chain.rules[1:]:
-        probability = float(rule.partition("--probability ")[2].split()[0]) if "--probability" in rule else 1.0
+        probability = (
+            float(rule.partition("--probability ")[2].split()[0])
+            if "--probability" in rule
+            else 1.0
+        )
         assert abs(left * probability - 1 / count) < 1e-6
         left *= 1 - probability
     assert left == 0.0
@@ -52,7 +58,15 @@ def test_each_endpoint_has_the_same_share(count: int) -> None:
 def entries(*names: str) -> NodeRules:
     """A chain for each subject, and an entry that leads there."""
     own = (
-        Rules("iptables", "ip", name, (ChainEntry("", "ip", "nat", "KUBE-SERVICES", f"-j {name}"), IptablesChain("", "ip", "nat", name)))
+        Rules(
+            "iptables",
+            "ip",
+            name,
+            (
+                ChainEntry("", "ip", "nat", "KUBE-SERVICES", f"-j {name}"),
+                IptablesChain("", "ip", "nat", name),
+            ),
+        )
         for name in names
     )
     return NodeRules("n", RuleSet("iptables", VersionedMap((one.whose, one) for one in own)))
@@ -72,7 +86,9 @@ def test_entries_come_before_the_chains_own_rules() -> None:
         "-A KUBE-SERVICES -j LAST",
         "COMMIT",
     ]
-    (changed,) = decode_restores(update([shared, entries("KUBE-A", "KUBE-B")], [shared, entries("KUBE-B")]))
+    (changed,) = decode_restores(
+        update([shared, entries("KUBE-A", "KUBE-B")], [shared, entries("KUBE-B")])
+    )
     assert changed.text.splitlines() == [
         "*nat",
         ":KUBE-SERVICES - [0:0]",
@@ -128,7 +144,10 @@ def test_what_is_ours_is_found_by_how_its_names_begin() -> None:
         "-X KUBE-OLD",
         "COMMIT",
     ]
-    assert parse(SAVED)["nat", "PREROUTING"] == ['-m comment --comment "a b" -j KUBE-SERVICES', "-j THEIRS"]
+    assert parse(SAVED)["nat", "PREROUTING"] == [
+        '-m comment --comment "a b" -j KUBE-SERVICES',
+        "-j THEIRS",
+    ]
     assert idle_tables(SAVED) == ["filter"]
 
 

@@ -14,7 +14,13 @@ from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.link import Dummy
 from kubenetlab.hoststate.rules import ipset, ipvs, ipvs_messages
 from kubenetlab.hoststate.rules.ipset import Member, Set
-from kubenetlab.hoststate.rules.ipvs import ListedServer, RealServer, VirtualServer, against, decode_orders
+from kubenetlab.hoststate.rules.ipvs import (
+    ListedServer,
+    RealServer,
+    VirtualServer,
+    against,
+    decode_orders,
+)
 from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleObject, Rules, RuleSet, steps
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState, contents_of
@@ -29,14 +35,20 @@ WEB = deployment(replicas=2)
 def views(spec: str) -> ServiceView:
     """The Service `web` of a lab that runs, with this much more said of it."""
     text = f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{selector: {{app: web}}, {spec}}}\n"
-    return next(view for view in service_views(running(store(WEB + text))).values() if view.service.name == "web")
+    return next(
+        view
+        for view in service_views(running(store(WEB + text))).values()
+        if view.service.name == "web"
+    )
 
 
 def parts(spec: str, mode: Mode = Mode(), place: NodePlace = PLACE) -> list[str]:
     """Everything that the Service adds, as text without its cluster IP."""
     view = views(spec)
     found = [
-        part for one in mode.service(view, place, NETWORK) for part in ((*one.objects, *one.shared) if isinstance(one, Rules) else (one,))
+        part
+        for one in mode.service(view, place, NETWORK)
+        for part in ((*one.objects, *one.shared) if isinstance(one, Rules) else (one,))
     ]
     return [str(part).replace(view.service.cluster_ips[0], "VIP") for part in found]
 
@@ -47,7 +59,9 @@ def test_a_service_is_virtual_servers_members_and_addresses() -> None:
     assert "ipvs -t VIP:80 -s rr" in found
     assert "ipset KUBE-CLUSTER-IP member VIP,tcp:80" in found
     assert "ipset KUBE-IPVS-IPS member VIP" in found
-    assert [line for line in found if line.startswith("address")] == [f"address VIP/32 dev {DEVICE} scope link"]
+    assert [line for line in found if line.startswith("address")] == [
+        f"address VIP/32 dev {DEVICE} scope link"
+    ]
     assert len([line for line in found if " -r 10.244." in line]) == 2
     assert not [line for line in found if "iptables" in line]
 
@@ -96,7 +110,10 @@ def test_a_policy_local_without_an_endpoint_is_silent() -> None:
     (rule,) = (line for line in found if "iptables" in line)
     assert rule.endswith("-d VIP --dport 80 -j DROP")
     assert "-A KUBE-PROXY-FIREWALL" in rule
-    found = parts("type: NodePort, externalTrafficPolicy: Local, ports: [{port: 80, nodePort: 30080}]", place=nowhere)
+    found = parts(
+        "type: NodePort, externalTrafficPolicy: Local, ports: [{port: 80, nodePort: 30080}]",
+        place=nowhere,
+    )
     assert len([line for line in found if line.startswith("ipvs -t 172.18.0.2:30080 -r ")]) == 2
     assert "ipset KUBE-NODE-PORT-LOCAL-TCP member 30080" in found
 
@@ -116,13 +133,18 @@ def bundle(name: str, *objects: RuleObject) -> NodeRules:
 
 
 def bundled(*rules: Rules) -> NodeRules:
-    return NodeRules("n", RuleSet(rules[0].dialect, VersionedMap((one.whose, one) for one in rules)))
+    return NodeRules(
+        "n", RuleSet(rules[0].dialect, VersionedMap((one.whose, one) for one in rules))
+    )
 
 
 def test_a_member_stays_while_somebody_wants_it() -> None:
     """Two Services may share an address outside."""
     shared, own = Member("", "KUBE-A", "192.0.2.1"), Member("", "KUBE-A", "10.96.0.9")
-    one, other = (Rules("ipset", "ip", name, (), members) for name, members in (("one", (shared, own)), ("other", (shared,))))
+    one, other = (
+        Rules("ipset", "ip", name, (), members)
+        for name, members in (("one", (shared, own)), ("other", (shared,)))
+    )
     before, after = bundled(one, other), bundled(other)
     words = ipset.decode_restore(ipset.update([SET, before], [SET, after])).text
     assert words == "del -exist KUBE-A 10.96.0.9\n"
@@ -131,7 +153,9 @@ def test_a_member_stays_while_somebody_wants_it() -> None:
 
 def test_a_set_is_never_empty_while_it_is_made_anew() -> None:
     """The new one is filled beside it."""
-    lines = ipset.decode_restore(ipset.replacement([SET, bundle("one", Member("", "KUBE-A", "10.96.0.9"))])).text.splitlines()
+    lines = ipset.decode_restore(
+        ipset.replacement([SET, bundle("one", Member("", "KUBE-A", "10.96.0.9"))])
+    ).text.splitlines()
     assert lines == [
         "create -exist KUBE-A hash:ip family inet",
         "create -exist NEW-A hash:ip family inet",
@@ -144,8 +168,14 @@ def test_a_set_is_never_empty_while_it_is_made_anew() -> None:
 
 def test_a_refusal_points_at_its_member() -> None:
     one = bundle("one", member := Member("", "KUBE-A", "10.96.0.9"))
-    assert ipset.failed_object("ipset restore: no\nadd -exist KUBE-A 10.96.0.9", [one]) == (member, one)
-    assert ipset.failed_object("ipset restore: no\ncreate KUBE-A hash:ip family inet", [SET]) == (SET, SET)
+    assert ipset.failed_object("ipset restore: no\nadd -exist KUBE-A 10.96.0.9", [one]) == (
+        member,
+        one,
+    )
+    assert ipset.failed_object("ipset restore: no\ncreate KUBE-A hash:ip family inet", [SET]) == (
+        SET,
+        SET,
+    )
     assert ipset.failed_object("it failed without a word", [SET, one]) is None
 
 
@@ -176,11 +206,21 @@ def test_rules_that_name_sets_go_before_them() -> None:
 
     chain = IptablesChain("n", "ip", "filter", "KUBE-A", ("-m set --match-set KUBE-A dst -j DROP",))
     objects = [SET, chain, bundle("web", SERVER)]
-    assert [step.dialect for step in steps([], objects, {}, anew=False)] == ["ipset", "iptables", "ipvs"]
-    assert [step.dialect for step in steps(objects, [], {}, anew=False)] == ["ipvs", "iptables", "ipset"]
+    assert [step.dialect for step in steps([], objects, {}, anew=False)] == [
+        "ipset",
+        "iptables",
+        "ipvs",
+    ]
+    assert [step.dialect for step in steps(objects, [], {}, anew=False)] == [
+        "ipvs",
+        "iptables",
+        "ipset",
+    ]
 
 
-@pytest.mark.parametrize("server", [SERVER, VirtualServer("", "sctp", "fd00:10:96::9", 80, "mh", 600)])
+@pytest.mark.parametrize(
+    "server", [SERVER, VirtualServer("", "sctp", "fd00:10:96::9", 80, "mh", 600)]
+)
 def test_messages_are_read_as_they_were_meant(server: VirtualServer) -> None:
     """By pyroute2, and by ourselves."""
     real = RealServer("", server.protocol, server.address, server.port, server.address, 8080)
@@ -188,19 +228,30 @@ def test_messages_are_read_as_they_were_meant(server: VirtualServer) -> None:
     seen = ipvsmsg(request)
     seen.decode()
     told = seen.get_attr("IPVS_CMD_ATTR_SERVICE")
-    assert (seen["cmd"], told.get_attr("IPVS_SVC_ATTR_PORT")) == (ipvs_messages.NEW_DEST, server.port)
+    assert (seen["cmd"], told.get_attr("IPVS_SVC_ATTR_PORT")) == (
+        ipvs_messages.NEW_DEST,
+        server.port,
+    )
     assert told.get_attr("IPVS_SVC_ATTR_SCHED_NAME") == server.scheduler
     assert told.get_attr("IPVS_SVC_ATTR_TIMEOUT") == server.persistence_s
     assert ipvs_messages.decode_service(memoryview(request)[16:]) == server
-    seen = ipvsmsg(ipvs_messages.request(30, ipvs_messages.NEW_DEST, ipvs_messages.destination(real, weight=7)))
+    seen = ipvsmsg(
+        ipvs_messages.request(30, ipvs_messages.NEW_DEST, ipvs_messages.destination(real, weight=7))
+    )
     seen.decode()
     told = seen.get_attr("IPVS_CMD_ATTR_DEST")
-    assert [told.get_attr(f"IPVS_DEST_ATTR_{name}") for name in ("PORT", "WEIGHT", "FWD_METHOD")] == [8080, 7, 0]
+    assert [
+        told.get_attr(f"IPVS_DEST_ATTR_{name}") for name in ("PORT", "WEIGHT", "FWD_METHOD")
+    ] == [8080, 7, 0]
 
 
 def test_the_addresses_are_no_source() -> None:
     """What the node sends itself bears its own."""
-    found = [one for one in Mode().service(views("ports: [{port: 80}]"), PLACE, NETWORK) if isinstance(one, Address)]
+    found = [
+        one
+        for one in Mode().service(views("ports: [{port: 80}]"), PLACE, NETWORK)
+        if isinstance(one, Address)
+    ]
     assert [one.is_source for one in found] == [False]
 
 

@@ -21,7 +21,9 @@ from kubenetlab.programs.kube_proxy import HEALTH_PORT, METRICS_PORT
 from tests.clusters import NOW, applied, deployment, pod_named, report, running, service, store
 
 LOCAL = service("web", 80, "http", type="LoadBalancer", externalTrafficPolicy="Local")
-NO_PROXY = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: none}\n---\n"
+NO_PROXY = (
+    "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: none}\n---\n"
+)
 SYNCED = {"at": NOW, "ms": 3.0, "services": 12, "endpoints": 1, "service_changes": 2, "endpoint_changes": 5, "no_local": {"internal": 0, "external": 1}}  # fmt: skip
 
 
@@ -47,7 +49,9 @@ class Process:
         kube_proxy.told(news, self.me)
 
     def get(self, path: str, port: int = HEALTH_PORT) -> Response:
-        return asyncio.run(kube_proxy.http(Request("GET", path, ("172.18.0.1", 40000), port=port), self.me))
+        return asyncio.run(
+            kube_proxy.http(Request("GET", path, ("172.18.0.1", 40000), port=port), self.me)
+        )
 
 
 def proxies(cluster: Cluster) -> list[Pod]:
@@ -57,16 +61,33 @@ def proxies(cluster: Cluster) -> list[Pod]:
 def test_a_cluster_has_one_on_each_node_or_none_at_all() -> None:
     """As its proxy mode says, also when that changes."""
     cluster = store()
-    assert [pod.spec.node_name for pod in proxies(cluster)] == ["control-plane", "worker", "worker2"]
+    assert [pod.spec.node_name for pod in proxies(cluster)] == [
+        "control-plane",
+        "worker",
+        "worker2",
+    ]
     without = running(applied(running(cluster), NO_PROXY))
-    assert ([pod for pod in proxies(without) if not pod.is_terminating], without.all(DaemonSet)) == ([], ())
+    assert (
+        [pod for pod in proxies(without) if not pod.is_terminating],
+        without.all(DaemonSet),
+    ) == ([], ())
     assert store(NO_PROXY).all(DaemonSet) == ()
 
 
 def test_it_knows_what_is_in_its_rules() -> None:
     """Services with an address, their ready endpoints, and those of a Local policy that lead nowhere from its node."""
-    cluster = running(store(LOCAL + service("headless", clusterIP="None") + deployment(replicas=2, nodeName="worker2")))
-    assert summary(cluster, "worker") == {"services": 3, "endpoints": 4, "no_local": {"internal": 0, "external": 1}}
+    cluster = running(
+        store(
+            LOCAL
+            + service("headless", clusterIP="None")
+            + deployment(replicas=2, nodeName="worker2")
+        )
+    )
+    assert summary(cluster, "worker") == {
+        "services": 3,
+        "endpoints": 4,
+        "no_local": {"internal": 0, "external": 1},
+    }
     assert summary(cluster, "worker2")["no_local"] == {"internal": 0, "external": 0}
 
 
@@ -77,8 +98,14 @@ def test_changes_are_those_between_two_syncs() -> None:
     after = running(applied(before, text.replace("replicas: 1", "replicas: 2")))
     first = changes(None, proxy_view(before, ""))
     assert first["service_changes"] == len(before.all(Service))
-    assert changes(proxy_view(before, ""), proxy_view(after, "")) == {"service_changes": 0, "endpoint_changes": 1}
-    assert changes(proxy_view(before, ""), proxy_view(before, "")) == {"service_changes": 0, "endpoint_changes": 0}
+    assert changes(proxy_view(before, ""), proxy_view(after, "")) == {
+        "service_changes": 0,
+        "endpoint_changes": 1,
+    }
+    assert changes(proxy_view(before, ""), proxy_view(before, "")) == {
+        "service_changes": 0,
+        "endpoint_changes": 0,
+    }
 
 
 def test_a_health_check_counts_ready_endpoints_of_the_node() -> None:
@@ -89,7 +116,10 @@ def test_a_health_check_counts_ready_endpoints_of_the_node() -> None:
     port = web.spec.health_check_node_port
 
     def counted(node: str) -> list[tuple[int, int]]:
-        return [(check["port"], check["endpoints"]) for check in duty(cluster, node, "nftables").options["checks"]]
+        return [
+            (check["port"], check["endpoints"])
+            for check in duty(cluster, node, "nftables").options["checks"]
+        ]
 
     assert (counted("worker"), counted("worker2")) == ([(port, 3)], [(port, 0)])
     assert [passes(cluster, node, web) for node in ("worker", "worker2")] == [True, False]
@@ -115,7 +145,9 @@ def test_a_health_check_counts_ready_endpoints_of_the_node() -> None:
         ({}, "/", 404),
     ],
 )
-def test_health_is_of_the_process_and_of_the_node(options: dict[str, Any], path: str, status: int) -> None:
+def test_health_is_of_the_process_and_of_the_node(
+    options: dict[str, Any], path: str, status: int
+) -> None:
     """A node that leaves is told of to load balancers, and not restarted for it."""
     process = Process()
     process.configure(**options)
@@ -154,7 +186,10 @@ def test_a_load_balancer_is_answered_for_each_service() -> None:
     process.configure(checks=checks)
     found = [process.get("/x", port) for port in (30001, 30002, 30003)]
     assert [said.status for said in found] == [200, 503, 404]
-    assert found[0].body == b'{"service": {"namespace": "a", "name": "b"}, "localEndpoints": 2, "serviceProxyHealthy": true}'
+    assert (
+        found[0].body
+        == b'{"service": {"namespace": "a", "name": "b"}, "localEndpoints": 2, "serviceProxyHealthy": true}'
+    )
     assert found[0].headers["X-Load-Balancing-Endpoint-Weight"] == "2"
     process.configure(checks=checks[:1], healthy=False)
     assert process.get("/", 30001).status == 503
@@ -178,13 +213,20 @@ def test_metrics_are_prometheus() -> None:
     assert said.content_type.startswith("text/plain; version=0.0.4")
     lines = said.body.decode().splitlines()
     name = "kubeproxy_sync_proxy_rules_duration_seconds"
-    assert [line for line in lines if line.startswith(name) and ('"0.002"' in line or '"0.004"' in line or "le=" not in line)] == [
+    assert [
+        line
+        for line in lines
+        if line.startswith(name) and ('"0.002"' in line or '"0.004"' in line or "le=" not in line)
+    ] == [
         f'{name}_bucket{{ip_family="IPv4",le="0.002"}} 0',
         f'{name}_bucket{{ip_family="IPv4",le="0.004"}} 1',
         f'{name}_sum{{ip_family="IPv4"}} 0.043000',
         f'{name}_count{{ip_family="IPv4"}} 2',
     ]
     assert "kubeproxy_sync_proxy_rules_service_changes_total 6" in lines
-    assert 'kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 1' in lines
+    assert (
+        'kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 1'
+        in lines
+    )
     assert 'kubeproxy_proxy_healthz_total{code="200"} 1' in lines
     assert all(line.startswith("# ") or float(line.rpartition(" ")[2]) >= 0 for line in lines)

@@ -27,10 +27,20 @@ def outside(cluster: Cluster, name: str) -> tuple[str, ...]:
 
 def router(cluster: Cluster) -> dict[str, tuple[str, ...]]:
     """Destination → the gateways among which its flows are shared, of what the router knows beside its own networks."""
-    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["fabric/router"].values()
+    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
+        "fabric/router"
+    ].values()
     gateways = {obj.number: obj.via for obj in objects if isinstance(obj, Nexthop)}
-    groups = {obj.number: tuple(gateways[member] for member in obj.members) for obj in objects if isinstance(obj, NexthopGroup)}
-    return {obj.destination: groups[obj.group] for obj in objects if isinstance(obj, Route) and obj.group}
+    groups = {
+        obj.number: tuple(gateways[member] for member in obj.members)
+        for obj in objects
+        if isinstance(obj, NexthopGroup)
+    }
+    return {
+        obj.destination: groups[obj.group]
+        for obj in objects
+        if isinstance(obj, Route) and obj.group
+    }
 
 
 def test_each_gets_the_first_free_address_and_keeps_it() -> None:
@@ -40,17 +50,28 @@ def test_each_gets_the_first_free_address_and_keeps_it() -> None:
     cluster = applied(cluster, service("a"))
     assert outside(cluster, "a") == ()
     cluster = applied(cluster, balanced("c") + balanced("d", loadBalancerIP="203.0.113.77"))
-    assert [outside(cluster, name) for name in "bcd"] == [("203.0.113.2",), ("203.0.113.1",), ("203.0.113.77",)]
+    assert [outside(cluster, name) for name in "bcd"] == [
+        ("203.0.113.2",),
+        ("203.0.113.1",),
+        ("203.0.113.77",),
+    ]
 
 
 def test_an_address_that_is_taken_is_not_given_twice() -> None:
     """A wish comes before those without; who asks for another's waits, and hears why, once. What is another load balancer's is left alone."""
-    cluster = store(balanced("a") + balanced("b", loadBalancerIP="203.0.113.1") + balanced("c", loadBalancerClass="example.com/other"))
+    cluster = store(
+        balanced("a")
+        + balanced("b", loadBalancerIP="203.0.113.1")
+        + balanced("c", loadBalancerClass="example.com/other")
+    )
     assert [outside(cluster, name) for name in "abc"] == [("203.0.113.2",), ("203.0.113.1",), ()]
     cluster = settled(applied(cluster, balanced("d", loadBalancerIP="203.0.113.2")))
     assert outside(cluster, "d") == ()
     (told,) = [event for event in cluster.all(Event) if event.reason == "SyncLoadBalancerFailed"]
-    assert (told.message, told.count) == ("Error syncing load balancer: failed to ensure load balancer: 203.0.113.2 is in use", 1)
+    assert (told.message, told.count) == (
+        "Error syncing load balancer: failed to ensure load balancer: 203.0.113.2 is in use",
+        1,
+    )
 
 
 @pytest.mark.parametrize("asked", ["192.0.2.1", "2001:db8:0:113::1", "nowhere"])
@@ -59,7 +80,9 @@ def test_an_address_of_somebody_elses_pool_is_waited_for(asked: str) -> None:
     cluster = store(balanced("a", loadBalancerIP=asked))
     assert outside(cluster, "a") == ()
     (told,) = [event for event in cluster.all(Event) if event.reason == "SyncLoadBalancerFailed"]
-    assert told.message.endswith(f"failed to ensure load balancer: {asked} is none of the load balancers' pool, 203.0.113.0/24")
+    assert told.message.endswith(
+        f"failed to ensure load balancer: {asked} is none of the load balancers' pool, 203.0.113.0/24"
+    )
 
 
 def test_a_dual_stack_service_has_one_of_each_family() -> None:
@@ -72,10 +95,14 @@ def test_a_dual_stack_service_has_one_of_each_family() -> None:
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
 def test_the_router_leads_to_the_nodes_that_can_take_it(policy: str) -> None:
     """The workers that are ready; by the policy Local those on which a pod is ready. None, as long as no node is."""
-    text = balanced("web", externalTrafficPolicy=policy) + deployment(replicas=1, nodeName="worker2")
+    text = balanced("web", externalTrafficPolicy=policy) + deployment(
+        replicas=1, nodeName="worker2"
+    )
     assert router(store(text)) == {}
     cluster = running(store(text))
-    assert router(cluster)["203.0.113.1/32"] == (("172.18.0.4",) if policy == "Local" else ("172.18.0.3", "172.18.0.4"))
+    assert router(cluster)["203.0.113.1/32"] == (
+        ("172.18.0.4",) if policy == "Local" else ("172.18.0.3", "172.18.0.4")
+    )
     assert router(applied(cluster, service("web"))) == {}
 
 
@@ -84,24 +111,34 @@ PROXY = "metadata: {name: web, annotations: {kubenetlab.dev/load-balancer-ip-mod
 
 def own_rules(cluster: Cluster) -> dict[str, list[str]]:
     """Chain → its rules, of the router's table."""
-    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["fabric/router"].values()
-    return {obj.name: [rule.text for rule in obj.rules] for obj in objects if isinstance(obj, Chain)}
+    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
+        "fabric/router"
+    ].values()
+    return {
+        obj.name: [rule.text for rule in obj.rules] for obj in objects if isinstance(obj, Chain)
+    }
 
 
 def test_an_address_with_ip_mode_proxy_is_the_balancers_own() -> None:
     """What comes for its port goes on to node ports, by turns, as the balancer's own connection; the ranges are its task."""
-    text = balanced("web", loadBalancerSourceRanges='[" 198.51.100.0/24", "2001:db8::/32"]') + deployment(replicas=1, nodeName="worker2")
+    text = balanced(
+        "web", loadBalancerSourceRanges='[" 198.51.100.0/24", "2001:db8::/32"]'
+    ) + deployment(replicas=1, nodeName="worker2")
     cluster = running(store(text.replace("metadata: {name: web}", PROXY, 1)))
     found = cluster.get(Service, "default", "web")
     assert found is not None
     assert (found.load_balancer_ips, found.virtual_ips) == (("203.0.113.1",), ())
     assert router(cluster) == {}
-    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["fabric/router"].values()
+    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
+        "fabric/router"
+    ].values()
     assert "203.0.113.1/32" in [obj.address for obj in objects if isinstance(obj, Address)]
     to, port = "ip daddr 203.0.113.1 tcp dport 80", found.spec.ports[0].node_port
     assert own_rules(cluster) == {
         "firewall": [f"{to} ip saddr != {{ 198.51.100.0/24 }} drop"],
-        "ports": [f"{to} dnat to numgen inc mod 2 map {{ 0 : 172.18.0.3 . {port}, 1 : 172.18.0.4 . {port} }}"],
+        "ports": [
+            f"{to} dnat to numgen inc mod 2 map {{ 0 : 172.18.0.3 . {port}, 1 : 172.18.0.4 . {port} }}"
+        ],
         "connections": ["ct status dnat masquerade"],
     }
     back = applied(cluster, text)
@@ -110,16 +147,25 @@ def test_an_address_with_ip_mode_proxy_is_the_balancers_own() -> None:
 
 def test_a_balanced_port_leads_to_nodes_that_pass_if_to_any() -> None:
     """By the policy Local those with a ready pod; without a node port to nobody."""
-    text = balanced("web", externalTrafficPolicy="Local") + deployment(replicas=1, nodeName="worker2")
+    text = balanced("web", externalTrafficPolicy="Local") + deployment(
+        replicas=1, nodeName="worker2"
+    )
     (rule,) = own_rules(running(store(text.replace("metadata: {name: web}", PROXY, 1))))["ports"]
     assert "mod 1 map { 0 : 172.18.0.4 . " in rule
-    text = balanced("web", allocateLoadBalancerNodePorts="false").replace("metadata: {name: web}", PROXY, 1)
+    text = balanced("web", allocateLoadBalancerNodePorts="false").replace(
+        "metadata: {name: web}", PROXY, 1
+    )
     assert own_rules(running(store(text)))["ports"] == []
 
 
 def test_an_ip_mode_is_one_of_two_and_a_services() -> None:
     """Anything else is refused; on a pod it has no effect."""
-    (wrong,) = problems_of(balanced("web").replace("metadata: {name: web}", PROXY.replace("Proxy", "proxy"), 1))
+    (wrong,) = problems_of(
+        balanced("web").replace("metadata: {name: web}", PROXY.replace("Proxy", "proxy"), 1)
+    )
     assert (wrong.is_warning, wrong.message) == (False, 'wanted VIP or Proxy, found "proxy"')
     (misplaced,) = problems_of(deployment().replace("metadata: {name: web}", PROXY, 1))
-    assert (misplaced.is_warning, misplaced.message) == (True, "only Services have this annotation; here it has no effect")
+    assert (misplaced.is_warning, misplaced.message) == (
+        True,
+        "only Services have this annotation; here it has no effect",
+    )

@@ -17,7 +17,10 @@ DETECTORS = {
     "ClusterCIDR": ("ip saddr 10.244.0.0/16", "-s 10.244.0.0/16"),
     "NodeCIDR": ("ip saddr 10.244.1.0/24", "-s 10.244.1.0/24"),
     "BridgeInterface, detectLocal: {bridgeInterface: cbr0}": ('iifname "cbr0"', "-i cbr0"),
-    "InterfaceNamePrefix, detectLocal: {interfaceNamePrefix: veth}": ('iifname "veth*"', "-i veth+"),
+    "InterfaceNamePrefix, detectLocal: {interfaceNamePrefix: veth}": (
+        'iifname "veth*"',
+        "-i veth+",
+    ),
     "none": ("", ""),
 }
 """Options → the match in nft's words and in those of iptables, on the node `worker`, whose range is 10.244.1.0/24."""
@@ -29,14 +32,21 @@ def lines_of(proxy: str, options: str, *, layout: str = "") -> list[str]:
     mode = f"kubeProxyMode: {{type: {proxy}, detectLocalMode: {options}{layout}}}"
     config = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{{mode}}}\n---\n"
     text = (
-        config + deployment() + service(type="NodePort", externalTrafficPolicy="Local") + service("open").replace("app: open", "app: web")
+        config
+        + deployment()
+        + service(type="NodePort", externalTrafficPolicy="Local")
+        + service("open").replace("app: open", "app: web")
     )
     objects = plan(running(store(text)), ONLINK)["node/worker"].values()
     found: list[Any] = list(members(obj for obj in objects if hasattr(obj, "dialect")))
     lines = []
     for obj in found:
-        rules = [str(getattr(rule, "text", rule)) for rule in getattr(obj, "rules", ())] or [getattr(obj, "rule", "")]
-        lines += [f"{getattr(obj, 'name', getattr(obj, 'chain', ''))} {rule}" for rule in rules if rule]
+        rules = [str(getattr(rule, "text", rule)) for rule in getattr(obj, "rules", ())] or [
+            getattr(obj, "rule", "")
+        ]
+        lines += [
+            f"{getattr(obj, 'name', getattr(obj, 'chain', ''))} {rule}" for rule in rules if rule
+        ]
     return lines
 
 
@@ -52,8 +62,16 @@ def test_nftables(options: str, layout: str) -> None:
     """Other traffic to a cluster IP is marked; local traffic to a Local Service's node port goes to all endpoints."""
     lines = lines_of("nftables", options, layout=f", layout: {layout}")
     match = DETECTORS[options][0]
-    marked = [line for line in lines if line.endswith("jump mark-for-masquerade") and line.startswith(("service-", "lb-"))]
-    shortened = [line for line in lines if line.startswith("external-") and " goto service-" in line and "fib saddr" not in line]
+    marked = [
+        line
+        for line in lines
+        if line.endswith("jump mark-for-masquerade") and line.startswith(("service-", "lb-"))
+    ]
+    shortened = [
+        line
+        for line in lines
+        if line.startswith("external-") and " goto service-" in line and "fib saddr" not in line
+    ]
     assert all(f"{inverted(match)} jump" in line for line in marked)
     assert (bool(marked), len(shortened)) == (bool(match), bool(match))
     assert all(f" {match} goto service-" in line for line in shortened)
@@ -64,8 +82,14 @@ def test_iptables(options: str) -> None:
     """The same in the words of iptables."""
     lines = lines_of("iptables", options)
     match = DETECTORS[options][1]
-    marked = [line for line in lines if line.startswith("KUBE-SVC-") and line.endswith("-j KUBE-MARK-MASQ")]
-    shortened = [line for line in lines if line.startswith("KUBE-EXT-") and "pod traffic for" in line]
+    marked = [
+        line
+        for line in lines
+        if line.startswith("KUBE-SVC-") and line.endswith("-j KUBE-MARK-MASQ")
+    ]
+    shortened = [
+        line for line in lines if line.startswith("KUBE-EXT-") and "pod traffic for" in line
+    ]
     assert [line for line in marked if f" ! {match} -j" not in line] == []
     assert (bool(marked), len(shortened)) == (bool(match), bool(match))
     assert all(f'" {match} -j KUBE-SVC-' in line for line in shortened)
@@ -74,9 +98,17 @@ def test_iptables(options: str) -> None:
 @pytest.mark.parametrize("options", CASES)
 def test_ipvs(options: str) -> None:
     """One rule asks the set of cluster IPs; without a detector it asks for packets that come from one."""
-    (line,) = [line for line in lines_of("ipvs", options) if "KUBE-CLUSTER-IP" in line and line.endswith("-j KUBE-MARK-MASQ")]
+    (line,) = [
+        line
+        for line in lines_of("ipvs", options)
+        if "KUBE-CLUSTER-IP" in line and line.endswith("-j KUBE-MARK-MASQ")
+    ]
     match = DETECTORS[options][1]
-    assert line.endswith(f"KUBE-CLUSTER-IP dst,dst ! {match} -j KUBE-MARK-MASQ" if match else "KUBE-CLUSTER-IP src,dst -j KUBE-MARK-MASQ")
+    assert line.endswith(
+        f"KUBE-CLUSTER-IP dst,dst ! {match} -j KUBE-MARK-MASQ"
+        if match
+        else "KUBE-CLUSTER-IP src,dst -j KUBE-MARK-MASQ"
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +127,11 @@ def test_ebpf(options: str, local: str | None) -> None:
     """The programs compare addresses: by a pod's link comes what is of the node's range."""
     config = f"kubeProxyMode: {{type: ebpf, detectLocalMode: {options}}}"
     text = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{{config}}}\n---\n"
-    (programs,) = (obj for obj in plan(running(store(text)), ONLINK)["node/worker"].values() if isinstance(obj, BpfPrograms))
+    (programs,) = (
+        obj
+        for obj in plan(running(store(text)), ONLINK)["node/worker"].values()
+        if isinstance(obj, BpfPrograms)
+    )
     assert [one.local for one in programs.ranges] == [local]
 
 
@@ -112,9 +148,13 @@ def test_every_node_has_its_own_range() -> None:
     }
     found: dict[str, set[str]] = {}
     for node in expected:
-        objects: list[Any] = list(members(obj for obj in state[f"node/{node}"].values() if hasattr(obj, "dialect")))
+        objects: list[Any] = list(
+            members(obj for obj in state[f"node/{node}"].values() if hasattr(obj, "dialect"))
+        )
         texts = [getattr(rule, "text", "") for obj in objects for rule in getattr(obj, "rules", ())]
-        found[node] = {text.split("saddr != ")[1].split()[0] for text in texts if "saddr != " in text}
+        found[node] = {
+            text.split("saddr != ")[1].split()[0] for text in texts if "saddr != " in text
+        }
     assert found == expected
 
 
@@ -130,11 +170,16 @@ def test_every_node_has_its_own_range() -> None:
         ({"detectLocalMode": "clusterCIDR"}, "detectLocalMode", "wanted one of"),
     ],
 )  # fmt: skip
-def test_wrong_options_are_refused(proxy: str, options: dict[str, Any], path: str, message: str) -> None:
+def test_wrong_options_are_refused(
+    proxy: str, options: dict[str, Any], path: str, message: str
+) -> None:
     """With the field, in every mode."""
     mode, (finding,) = try_load("proxy", proxy, options)
     assert mode is None
-    assert (".".join(map(str, finding.path)), finding.message[: len(message)]) == (f"networking.kubeProxyMode.{path}", message)
+    assert (".".join(map(str, finding.path)), finding.message[: len(message)]) == (
+        f"networking.kubeProxyMode.{path}",
+        message,
+    )
 
 
 def test_a_wrong_option_names_its_line() -> None:
@@ -142,4 +187,6 @@ def test_a_wrong_option_names_its_line() -> None:
     text = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking:\n  kubeProxyMode:\n    type: nftables\n    detectLocalMode: BridgeInterface\n"
     with pytest.raises(ManifestError) as error:
         store(text)
-    assert str(error.value).startswith("test.yaml:4  Cluster: networking.kubeProxyMode.detectLocal.bridgeInterface: required")
+    assert str(error.value).startswith(
+        "test.yaml:4  Cluster: networking.kubeProxyMode.detectLocal.bridgeInterface: required"
+    )

@@ -15,7 +15,9 @@ from tests.clusters import DUAL, ONLINK, applied, problems_of, running, store
 DEFAULT = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
 
 
-def config_map(config: str, *, namespace: str = "kube-system", name: str = "ip-masq-agent", key: str = "config") -> str:
+def config_map(
+    config: str, *, namespace: str = "kube-system", name: str = "ip-masq-agent", key: str = "config"
+) -> str:
     """The manifest of a ConfigMap with a text under its key."""
     meta = f"{{name: {name}, namespace: {namespace}}}"
     return f"apiVersion: v1\nkind: ConfigMap\nmetadata: {meta}\ndata:\n  {key}: |\n{indent(config, '    ')}\n---\n"
@@ -23,7 +25,11 @@ def config_map(config: str, *, namespace: str = "kube-system", name: str = "ip-m
 
 def kept(text: str, family: str = "ip") -> list[str]:
     """Return the ranges towards which the node `worker` keeps source addresses, in order; the last rule masquerades the rest."""
-    chains = [obj for obj in plan(running(store(text)), ONLINK)["node/worker"].values() if isinstance(obj, Chain)]
+    chains = [
+        obj
+        for obj in plan(running(store(text)), ONLINK)["node/worker"].values()
+        if isinstance(obj, Chain)
+    ]
     (chain,) = [obj for obj in chains if (obj.family, obj.name) == (family, "IP-MASQ-AGENT")]
     *rules, last = [rule.text for rule in chain.rules]
     assert last == "masquerade fully-random"
@@ -33,8 +39,20 @@ def kept(text: str, family: str = "ip") -> list[str]:
 @pytest.mark.parametrize(
     ("config", "ranges"),
     [
-        ("nonMasqueradeCIDRs: [10.244.0.0/16, 10.96.0.0/16]", ["169.254.0.0/16", "10.244.0.0/16", "10.96.0.0/16"]),
-        (json.dumps({"nonMasqueradeCIDRs": ["10.244.0.0/16"], "masqLinkLocal": True, "resyncInterval": "1m30s"}), ["10.244.0.0/16"]),
+        (
+            "nonMasqueradeCIDRs: [10.244.0.0/16, 10.96.0.0/16]",
+            ["169.254.0.0/16", "10.244.0.0/16", "10.96.0.0/16"],
+        ),
+        (
+            json.dumps(
+                {
+                    "nonMasqueradeCIDRs": ["10.244.0.0/16"],
+                    "masqLinkLocal": True,
+                    "resyncInterval": "1m30s",
+                }
+            ),
+            ["10.244.0.0/16"],
+        ),
         ("masqLinkLocal: false", ["169.254.0.0/16", *DEFAULT]),
         ("# nothing but a comment", ["169.254.0.0/16", *DEFAULT]),
         ("nonMasqueradeCIDRs: []", ["169.254.0.0/16"]),
@@ -84,14 +102,19 @@ def test_each_family_has_its_ranges() -> None:
 def test_a_wrong_configuration_is_refused(config: str, message: str) -> None:
     """With the ConfigMap, the line of its key, and the field in the text."""
     (problem,) = problems_of(config_map(config))
-    assert str(problem).startswith(f"test.yaml:5  ConfigMap kube-system/ip-masq-agent: data.config: {message}")
+    assert str(problem).startswith(
+        f"test.yaml:5  ConfigMap kube-system/ip-masq-agent: data.config: {message}"
+    )
     assert not problem.is_warning
 
 
 def test_an_unknown_field_is_a_warning() -> None:
     """As in any document."""
     (problem,) = problems_of(config_map("nonMasqCIDRs: []"))
-    assert (problem.is_warning, problem.message) == (True, "nonMasqCIDRs: unknown field; did you mean nonMasqueradeCIDRs?")
+    assert (problem.is_warning, problem.message) == (
+        True,
+        "nonMasqCIDRs: unknown field; did you mean nonMasqueradeCIDRs?",
+    )
     assert problems_of(config_map("nonMasqCIDRs: []"), strict=True)[0].is_warning is False
 
 

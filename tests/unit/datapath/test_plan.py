@@ -25,10 +25,26 @@ from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.rules.nftables import Chain, Collection, Element
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.names import pod_netns
-from tests.clusters import NOW, ONE_NODE, ONLINK, deployment, observed, pod, pod_named, report, running, service, settled, store, web_pods
+from tests.clusters import (
+    NOW,
+    ONE_NODE,
+    ONLINK,
+    deployment,
+    observed,
+    pod,
+    pod_named,
+    report,
+    running,
+    service,
+    settled,
+    store,
+    web_pods,
+)
 
 
-def planned(cluster: Cluster, decisions: Decisions = ONLINK, memo: PlanCache | None = None) -> HostState:
+def planned(
+    cluster: Cluster, decisions: Decisions = ONLINK, memo: PlanCache | None = None
+) -> HostState:
     return plan(cluster, decisions, memo)
 
 
@@ -42,7 +58,11 @@ def netns_of(cluster: Cluster, name: str) -> str:
 
 
 def elements(state: HostState, node: str, collection: str) -> dict[str, str]:
-    return {element.item: element.value for element in of(state, f"node/{node}", Element) if element.collection == collection}
+    return {
+        element.item: element.value
+        for element in of(state, f"node/{node}", Element)
+        if element.collection == collection
+    }
 
 
 # --- wiring ---
@@ -56,7 +76,12 @@ def test_a_pod_on_link_shares_its_nodes_subnet() -> None:
     assert of(state, here, Route) == [Route(here, "0.0.0.0/0", "eth0", via="10.244.1.1")]
     assert not of(state, here, Neighbor)
     (veth,) = of(state, here, Veth)
-    assert (veth.mac, veth.peer_netns, veth.peer, veth.alias) == ("0a:58:0a:f4:01:02", "node/worker", "veth0", "cni bridge: pod default/a")
+    assert (veth.mac, veth.peer_netns, veth.peer, veth.alias) == (
+        "0a:58:0a:f4:01:02",
+        "node/worker",
+        "veth0",
+        "cni bridge: pod default/a",
+    )
     port = next(port for port in of(state, "node/worker", Port) if port.name == "veth0")
     assert (port.master, port.mac) == ("cbr0", "0a:59:0a:f4:01:02")
     assert (port.alias, port.is_hairpin) == ("cni bridge: pod default/a", True)
@@ -84,7 +109,10 @@ def test_permanent_neighbors_name_everybody_on_the_link() -> None:
     (own,) = of(state, here, Address)
     (peers,) = of(state, here, Peers)
     assert [neighbor.address for neighbor in of(state, here, Neighbor)] == ["10.244.0.1"]
-    assert {address for address, _ in peers.entries} == others - {own.address.partition("/")[0], "10.244.0.1"}
+    assert {address for address, _ in peers.entries} == others - {
+        own.address.partition("/")[0],
+        "10.244.0.1",
+    }
     assert {neighbor.address for neighbor in of(state, "node/control-plane", Neighbor)} == {
         f"10.244.0.{number}" for number in range(2, 7)
     } | {"172.18.0.1"}
@@ -93,7 +121,9 @@ def test_permanent_neighbors_name_everybody_on_the_link() -> None:
 def test_a_node_has_one_address_and_a_way_to_every_other_node() -> None:
     """The bridge's address is no source, and the route to the pods names the node's own."""
     state = planned(store())
-    assert Address("node/worker", "cbr0", "10.244.1.1/24", is_source=False, has_route=False) in of(state, "node/worker", Address)
+    assert Address("node/worker", "cbr0", "10.244.1.1/24", is_source=False, has_route=False) in of(
+        state, "node/worker", Address
+    )
     assert of(state, "node/worker", Route) == [
         Route("node/worker", "0.0.0.0/0", "eth0", via="172.18.0.1"),
         Route("node/worker", "10.244.1.0/24", "cbr0", source="172.18.0.3"),
@@ -106,7 +136,10 @@ def test_the_router_knows_no_pods() -> None:
     """From outside a pod's address leads nowhere."""
     state = planned(store())
     assert not of(state, "fabric/router", Route)
-    assert [address.address for address in of(state, "fabric/router", Address)] == ["172.18.0.1/16", "198.51.100.1/24"]
+    assert [address.address for address in of(state, "fabric/router", Address)] == [
+        "172.18.0.1/16",
+        "198.51.100.1/24",
+    ]
 
 
 def test_every_object_says_who_wants_it() -> None:
@@ -116,9 +149,11 @@ def test_every_object_says_who_wants_it() -> None:
     assert all(state.origin(obj) is not None for obj in state.objects())
     (veth,) = of(state, netns_of(cluster, "a"), Veth)
     assert str(state.origin(veth)) == "cni bridge, for Pod default/a"
-    assert {str(state.origin(rule)) for rule in of(state, "node/worker", Chain) if rule.table == "kube-proxy"} == {
-        "kube-proxy nftables, for Node worker"
-    }
+    assert {
+        str(state.origin(rule))
+        for rule in of(state, "node/worker", Chain)
+        if rule.table == "kube-proxy"
+    } == {"kube-proxy nftables, for Node worker"}
 
 
 # --- rules ---
@@ -129,9 +164,13 @@ def test_a_service_is_a_map_entry_a_chain_and_a_chain_per_endpoint() -> None:
     cluster = running(store(deployment(replicas=2) + service(clusterIP="10.96.7.7")))
     state = planned(cluster)
     addresses = sorted(address for found in web_pods(cluster) for address in found.addresses)
-    (item,) = [key for key in elements(state, "worker", "service-ips") if key.startswith("10.96.7.7 ")]
+    (item,) = [
+        key for key in elements(state, "worker", "service-ips") if key.startswith("10.96.7.7 ")
+    ]
     assert item == "10.96.7.7 . tcp . 80"
-    chains = {chain.name: [rule.text for rule in chain.rules] for chain in of(state, "node/worker", Chain)}
+    chains = {
+        chain.name: [rule.text for rule in chain.rules] for chain in of(state, "node/worker", Chain)
+    }
     service_chain = elements(state, "worker", "service-ips")[item].removeprefix("goto ")
     assert re.fullmatch(r"service-[A-Z2-7]{8}-default/web/tcp/", service_chain)
     masquerade, choose = chains[service_chain]
@@ -139,7 +178,8 @@ def test_a_service_is_a_map_entry_a_chain_and_a_chain_per_endpoint() -> None:
     endpoint_chains = re.findall(r"goto (\S+?)[, ]", choose)
     assert choose.startswith("numgen random mod 2 vmap { 0 : goto endpoint-")
     assert [chains[name] for name in endpoint_chains] == [
-        [f"ip saddr {address} jump mark-for-masquerade", f"meta l4proto tcp dnat to {address}:8080"] for address in addresses
+        [f"ip saddr {address} jump mark-for-masquerade", f"meta l4proto tcp dnat to {address}:8080"]
+        for address in addresses
     ]
     assert all(
         re.fullmatch(rf"endpoint-[A-Z2-7]{{8}}-default/web/tcp/__{address}/8080", name)
@@ -151,34 +191,59 @@ def test_a_service_is_a_map_entry_a_chain_and_a_chain_per_endpoint() -> None:
 def test_session_affinity_remembers_clients_by_endpoint() -> None:
     """A set per endpoint, filled by the packets that chose it, asked before the next draw; with the manifest's timeout."""
     cluster = running(
-        store(deployment(replicas=2) + service(sessionAffinity="ClientIP", sessionAffinityConfig="{clientIP: {timeoutSeconds: 60}}"))
+        store(
+            deployment(replicas=2)
+            + service(
+                sessionAffinity="ClientIP", sessionAffinityConfig="{clientIP: {timeoutSeconds: 60}}"
+            )
+        )
     )
     state = planned(cluster)
     first, second = sorted(found.addresses[0] for found in web_pods(cluster))
-    sets = {found.name: found.timeout_s for found in of(state, "node/worker", Collection) if found.timeout_s}
+    sets = {
+        found.name: found.timeout_s
+        for found in of(state, "node/worker", Collection)
+        if found.timeout_s
+    }
     assert [re.sub("-[A-Z2-7]{8}-", "-HASH-", name) for name in sets] == [
         f"affinity-HASH-default/web/tcp/__{address}/8080" for address in (first, second)
     ]
     assert set(sets.values()) == {60}
-    chains = {chain.name.partition("-")[0]: chain for chain in of(state, "node/worker", Chain) if "default/web/" in chain.name}
+    chains = {
+        chain.name.partition("-")[0]: chain
+        for chain in of(state, "node/worker", Chain)
+        if "default/web/" in chain.name
+    }
     gotos = [rule.text for rule in chains["service"].rules[1:-1]]
     assert [re.sub("-[A-Z2-7]{8}-", "-HASH-", text) for text in gotos] == [
         f"ip saddr @affinity-HASH-default/web/tcp/__{address}/8080 goto endpoint-HASH-default/web/tcp/__{address}/8080"
         for address in (first, second)
     ]
-    assert f"update @{list(sets)[1]} {{ ip saddr }}" in [rule.text for rule in chains["endpoint"].rules]
+    assert f"update @{list(sets)[1]} {{ ip saddr }}" in [
+        rule.text for rule in chains["endpoint"].rules
+    ]
 
 
-@pytest.mark.parametrize(("spec", "verdict"), [({}, "goto reject-chain"), ({"internalTrafficPolicy": "Local"}, "drop")])
-def test_without_usable_endpoints_it_is_refused_or_dropped(spec: dict[str, Any], verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "verdict"), [({}, "goto reject-chain"), ({"internalTrafficPolicy": "Local"}, "drop")]
+)
+def test_without_usable_endpoints_it_is_refused_or_dropped(
+    spec: dict[str, Any], verdict: str
+) -> None:
     """No endpoint anywhere: refused at once. Endpoints elsewhere, but none where the policy asks for local ones: silence."""
     cluster = running(store(deployment(replicas=1) + service(**spec)), ready=bool(spec))
     state = planned(cluster)
     here = web_pods(cluster)[0].spec.node_name
     elsewhere = next(name for name in ("worker", "worker2") if name != here)
-    assert [value for key, value in elements(state, elsewhere, "no-endpoint-services").items() if key.endswith(" . 80")] == [verdict]
+    assert [
+        value
+        for key, value in elements(state, elsewhere, "no-endpoint-services").items()
+        if key.endswith(" . 80")
+    ] == [verdict]
     if spec:
-        assert not [key for key in elements(state, here, "no-endpoint-services") if key.endswith(" . 80")]
+        assert not [
+            key for key in elements(state, here, "no-endpoint-services") if key.endswith(" . 80")
+        ]
 
 
 def test_terminating_endpoints_serve_when_there_are_no_others() -> None:
@@ -208,9 +273,13 @@ def test_categorize_follows_the_reference() -> None:
     """Kubernetes' CategorizeEndpoints, on the states that matter."""
     from kubenetlab.api.discovery import Endpoint, EndpointConditions
 
-    def endpoint(number: int, *, ready: bool, serving: bool, terminating: bool) -> tuple[Endpoint, Backend]:
+    def endpoint(
+        number: int, *, ready: bool, serving: bool, terminating: bool
+    ) -> tuple[Endpoint, Backend]:
         address = f"10.0.0.{number}"
-        return Endpoint((address,), EndpointConditions(ready, serving, terminating)), Backend(address, 80)
+        return Endpoint((address,), EndpointConditions(ready, serving, terminating)), Backend(
+            address, 80
+        )
 
     ready = endpoint(1, ready=True, serving=True, terminating=False)
     dying = endpoint(2, ready=False, serving=True, terminating=True)
@@ -226,19 +295,43 @@ def test_categorize_follows_the_reference() -> None:
 @pytest.mark.parametrize(
     ("annotations", "containers", "expected"),
     [
-        ("", "{name: main, image: x, ports: [{containerPort: 9000}, {containerPort: 53, protocol: UDP}]}", "9000/tcp 53/udp"),
+        (
+            "",
+            "{name: main, image: x, ports: [{containerPort: 9000}, {containerPort: 53, protocol: UDP}]}",
+            "9000/tcp 53/udp",
+        ),
         ("", "{name: main, image: x}", "7000/tcp"),
-        ("", "{name: main, image: x, ports: [{containerPort: 9000}]}, {name: side, image: y}", "9000/tcp; 7000/tcp"),
-        ("", "{name: main, image: x}, {name: side, image: y, ports: [{containerPort: 7000}]}", "; 7000/tcp"),
+        (
+            "",
+            "{name: main, image: x, ports: [{containerPort: 9000}]}, {name: side, image: y}",
+            "9000/tcp; 7000/tcp",
+        ),
+        (
+            "",
+            "{name: main, image: x}, {name: side, image: y, ports: [{containerPort: 7000}]}",
+            "; 7000/tcp",
+        ),
         ("", "{name: shell, image: busybox}, {name: main, image: x}", "; 7000/tcp"),
-        ("kubenetlab.dev/listen: 1234/TCP, ", "{name: main, image: x, ports: [{containerPort: 9000}]}", "1234/tcp"),
-        ("kubenetlab.dev/listen: '1/UDP,2', ", "{name: main, image: agnhost, args: [pause]}, {name: side, image: y}", "; 1/udp 2/tcp"),
+        (
+            "kubenetlab.dev/listen: 1234/TCP, ",
+            "{name: main, image: x, ports: [{containerPort: 9000}]}",
+            "1234/tcp",
+        ),
+        (
+            "kubenetlab.dev/listen: '1/UDP,2', ",
+            "{name: main, image: agnhost, args: [pause]}, {name: side, image: y}",
+            "; 1/udp 2/tcp",
+        ),
     ],
 )
-def test_containers_listen_where_manifest_and_services_say(annotations: str, containers: str, expected: str) -> None:
+def test_containers_listen_where_manifest_and_services_say(
+    annotations: str, containers: str, expected: str
+) -> None:
     """On declared ports; where a container declares none, on target ports of Services; and where the annotation says."""
     meta = f"{{name: a, labels: {{app: web}}, annotations: {{{annotations}}}}}"
-    text = f"apiVersion: v1\nkind: Pod\nmetadata: {meta}\nspec: {{containers: [{containers}]}}\n---\n"
+    text = (
+        f"apiVersion: v1\nkind: Pod\nmetadata: {meta}\nspec: {{containers: [{containers}]}}\n---\n"
+    )
     cluster = store(text + service(target=7000))
     runs = of(planned(cluster), netns_of(cluster, "a"), ProgramRun)
     assert "; ".join(" ".join(map(str, run.listeners)) for run in runs) == expected
@@ -276,7 +369,12 @@ def test_resolv_conf_follows_the_dns_policy(spec: str, resolv_conf: str) -> None
 
 def test_hosts_has_the_pods_own_line_and_aliases() -> None:
     """`address<tab>fqdn<tab>hostname`, then hostAliases."""
-    cluster = store(pod("a", ", hostname: h, subdomain: sub, hostAliases: [{ip: 10.1.2.3, hostnames: [foo.remote, bar.remote]}]"))
+    cluster = store(
+        pod(
+            "a",
+            ", hostname: h, subdomain: sub, hostAliases: [{ip: 10.1.2.3, hostnames: [foo.remote, bar.remote]}]",
+        )
+    )
     context = Contexts(cluster, ONLINK).get(netns_of(cluster, "a"))
     assert context is not None
     assert context.files.hostname == "h"
@@ -310,7 +408,12 @@ def test_probes_ask_what_the_manifest_asks_and_at_least_something() -> None:
         ("c4", "readiness", "ping", 0, True),
         ("c5", "readiness", "ping", 0, True),
     ]
-    assert (specs[0].path, specs[0].headers, specs[0].node_netns, specs[0].address) == ("/ok", (("A", "b"),), "node/worker", "10.244.1.2")
+    assert (specs[0].path, specs[0].headers, specs[0].node_netns, specs[0].address) == (
+        "/ok",
+        (("A", "b"),),
+        "node/worker",
+        "10.244.1.2",
+    )
 
 
 # --- what is computed again ---
@@ -324,8 +427,22 @@ def test_one_changed_endpoint_computes_only_what_depends_on_it() -> None:
     calls = memo.calls
     changed = settled(cluster.with_changes([observed(web_pods(cluster)[7], ready=False)]))
     after = planned(changed, memo=memo)
-    its_programs, rules_of_its_service, is_it_the_same_everywhere, set_of_rules, rules_of_nodes, contents_of_nodes = 1, 1, 1, 1, 3, 3
-    expected = its_programs + rules_of_its_service + is_it_the_same_everywhere + set_of_rules + rules_of_nodes + contents_of_nodes
+    (
+        its_programs,
+        rules_of_its_service,
+        is_it_the_same_everywhere,
+        set_of_rules,
+        rules_of_nodes,
+        contents_of_nodes,
+    ) = 1, 1, 1, 1, 3, 3
+    expected = (
+        its_programs
+        + rules_of_its_service
+        + is_it_the_same_everywhere
+        + set_of_rules
+        + rules_of_nodes
+        + contents_of_nodes
+    )
     assert memo.calls - calls == expected
     assert {netns for netns in after.namespaces if after[netns] is not before[netns]} == {
         "node/control-plane",
@@ -349,10 +466,15 @@ def test_one_changed_endpoint_computes_only_what_depends_on_it() -> None:
         (130, True, "routed", "permanent"),
     ],
 )
-def test_the_layout_is_chosen_by_machine_and_size(replicas: int, has_br_netfilter: bool, layout: str, neighbors: str) -> None:
+def test_the_layout_is_chosen_by_machine_and_size(
+    replicas: int, has_br_netfilter: bool, layout: str, neighbors: str
+) -> None:
     """Missing br_netfilter, or more than 64 pods on a node: routed. More than 256 possible neighbours: permanent."""
     cluster = settled(store(ONE_NODE + deployment(replicas=replicas)))
-    made = decide(cluster.with_changes([structs.replace(ONLINK, is_final=False)]), has_br_netfilter=has_br_netfilter)
+    made = decide(
+        cluster.with_changes([structs.replace(ONLINK, is_final=False)]),
+        has_br_netfilter=has_br_netfilter,
+    )
     assert (made.pod_layout, made.neighbors) == (layout, neighbors)
 
 
@@ -363,9 +485,14 @@ def test_a_layout_once_used_is_kept() -> None:
     grown = settled(store(ONE_NODE + deployment(replicas=70))).with_changes([kept])
     made = decide(grown, has_br_netfilter=False)
     assert (made.pod_layout, made.neighbors) == ("onlink", "permanent")
-    assert decide(small.with_changes([structs.replace(made, is_final=True)]), has_br_netfilter=True).neighbors == "permanent"
-    wished = (
-        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: {type: bridge, layout: routed, neighbors: permanent}}\n---\n"
+    assert (
+        decide(
+            small.with_changes([structs.replace(made, is_final=True)]), has_br_netfilter=True
+        ).neighbors
+        == "permanent"
     )
-    asked = decide(store(wished).with_changes([structs.replace(kept, is_final=False)]), has_br_netfilter=True)
+    wished = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: {type: bridge, layout: routed, neighbors: permanent}}\n---\n"
+    asked = decide(
+        store(wished).with_changes([structs.replace(kept, is_final=False)]), has_br_netfilter=True
+    )
     assert (asked.pod_layout, asked.neighbors) == ("routed", "permanent")

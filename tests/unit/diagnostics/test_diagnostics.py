@@ -10,7 +10,15 @@ import pytest
 from kubenetlab.api.decode import format_path
 from kubenetlab.api.documents import read_documents
 from kubenetlab.api.load import load_documents
-from kubenetlab.diagnostics import MISCONFIGURATIONS, NOT_ENFORCED, Connection, Diagnostic, Scope, diagnose, refused_codes
+from kubenetlab.diagnostics import (
+    MISCONFIGURATIONS,
+    NOT_ENFORCED,
+    Connection,
+    Diagnostic,
+    Scope,
+    diagnose,
+    refused_codes,
+)
 from kubenetlab.lab.bootstrap import bootstrap_store
 
 WEB = """\
@@ -60,8 +68,18 @@ def main(fields: str) -> str:
 
 
 WRONG = [
-    (WEB + service("{selector: {app: wbe}, ports: [{port: 80}]}"), "selector-matches-no-pod", "spec.selector", "did you mean app=web?"),
-    (WEB + service("{selector: {ap: web}, ports: [{port: 80}]}"), "selector-matches-no-pod", "spec.selector", "did you mean app?"),
+    (
+        WEB + service("{selector: {app: wbe}, ports: [{port: 80}]}"),
+        "selector-matches-no-pod",
+        "spec.selector",
+        "did you mean app=web?",
+    ),
+    (
+        WEB + service("{selector: {ap: web}, ports: [{port: 80}]}"),
+        "selector-matches-no-pod",
+        "spec.selector",
+        "did you mean app?",
+    ),
     (
         WEB + service("{selector: {app: web}, ports: [{port: 80, targetPort: htp}]}"),
         "port-name-unknown",
@@ -69,13 +87,17 @@ WRONG = [
         "did you mean http?",
     ),
     (
-        WEB + service("{selector: {app: web}, clusterIP: None, ports: [{port: 80, targetPort: htp}]}"),
+        WEB
+        + service("{selector: {app: web}, clusterIP: None, ports: [{port: 80, targetPort: htp}]}"),
         "port-name-unknown",
         "spec.ports[0].targetPort",
         "named htp",
     ),
     (
-        WEB + service("{selector: {app: web}, ports: [{name: a, port: 8080}, {name: b, port: 80, targetPort: 9090}]}"),
+        WEB
+        + service(
+            "{selector: {app: web}, ports: [{name: a, port: 8080}, {name: b, port: 80, targetPort: 9090}]}"
+        ),
         "port-not-served",
         "spec.ports[1].targetPort",
         "nothing listens on 9090/TCP",
@@ -86,7 +108,12 @@ WRONG = [
         "spec.ports[0].targetPort",
         "nothing listens on 8080/UDP",
     ),
-    (service("{ports: [{port: 80}]}"), "no-selector-no-endpoints", "spec", "neither a selector nor endpoints"),
+    (
+        service("{ports: [{port: 80}]}"),
+        "no-selector-no-endpoints",
+        "spec",
+        "neither a selector nor endpoints",
+    ),
     (
         service("{ports: [{port: 80}]}") + ENDPOINTS.format("", "[]"),
         "no-selector-no-endpoints",
@@ -94,18 +121,25 @@ WRONG = [
         "neither a selector nor endpoints",
     ),
     (
-        service("{ports: [{name: http, port: 80}]}") + ENDPOINTS.format("name: htp, ", "[{addresses: [10.9.9.9]}]"),
+        service("{ports: [{name: http, port: 80}]}")
+        + ENDPOINTS.format("name: htp, ", "[{addresses: [10.9.9.9]}]"),
         "port-name-unknown",
         "spec.ports[0].name",
         "no endpoint has a TCP port named http; did you mean htp?: connections are refused",
     ),
     (
-        service("{ports: [{port: 80, protocol: UDP}]}") + ENDPOINTS.format("", "[{addresses: [10.9.9.9]}]"),
+        service("{ports: [{port: 80, protocol: UDP}]}")
+        + ENDPOINTS.format("", "[{addresses: [10.9.9.9]}]"),
         "port-name-unknown",
         "spec.ports[0].name",
         "no endpoint has a UDP port without a name",
     ),
-    (service("{type: ExternalName, externalName: 10.1.2.3}"), "external-name-is-address", "spec.externalName", "10.1.2.3 is an address"),
+    (
+        service("{type: ExternalName, externalName: 10.1.2.3}"),
+        "external-name-is-address",
+        "spec.externalName",
+        "10.1.2.3 is an address",
+    ),
     (
         main(", ports: [{containerPort: 80}], readinessProbe: {httpGet: {port: 81}}"),
         "probe-cannot-succeed",
@@ -118,9 +152,16 @@ WRONG = [
         "spec.containers[0].livenessProbe.tcpSocket.port",
         "did you mean web?",
     ),
-    (pod("{nodeName: wroker, containers: [{name: main, image: x}]}"), "no-such-node", "spec.nodeName", "did you mean worker?"),
     (
-        pod("{nodeSelector: {kubernetes.io/hostname: worker9}, containers: [{name: main, image: x}]}"),
+        pod("{nodeName: wroker, containers: [{name: main, image: x}]}"),
+        "no-such-node",
+        "spec.nodeName",
+        "did you mean worker?",
+    ),
+    (
+        pod(
+            "{nodeSelector: {kubernetes.io/hostname: worker9}, containers: [{name: main, image: x}]}"
+        ),
         "no-node-fits",
         "spec.nodeSelector",
         "kubernetes.io/hostname=worker9",
@@ -128,7 +169,11 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("text", "code", "path", "words"), WRONG, ids=[f"{entry[1]}-{index}" for index, entry in enumerate(WRONG)])
+@pytest.mark.parametrize(
+    ("text", "code", "path", "words"),
+    WRONG,
+    ids=[f"{entry[1]}-{index}" for index, entry in enumerate(WRONG)],
+)
 def test_misconfigurations(text: str, code: str, path: str, words: str) -> None:
     """One diagnostic, at the field that is wrong, with what was probably meant."""
     (one,) = found_in(text)
@@ -145,7 +190,9 @@ def test_a_label_that_no_node_has_comes_with_the_command_that_sets_it() -> None:
     echo, document, *rest = shlex.split(command)
     assert [echo, *rest] == ["echo", "|", "kubenetlab", "apply", "-f", "-"]
     assert json.loads(document)["metadata"]["labels"] == {"disktype": "ssd"}
-    (typo,) = found_in(pod("{nodeSelector: {kubernetes.io/hostnam: worker}, containers: [{name: main, image: x}]}"))
+    (typo,) = found_in(
+        pod("{nodeSelector: {kubernetes.io/hostnam: worker}, containers: [{name: main, image: x}]}")
+    )
     assert "did you mean" in typo.message
     assert not typo.hints
 
@@ -166,7 +213,10 @@ endpoints: [{addresses: [10.1.2.3]}]
         WEB + service("{selector: {app: web}, ports: [{port: 80, targetPort: http}]}"),
         WEB + service("{selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}"),
         WEB + service("{selector: {app: web}, clusterIP: None, ports: [{port: 1}]}"),
-        WEB.replace("{labels: {app: web}}", "{labels: {app: web}, annotations: {kubenetlab.dev/listen: 9090/TCP}}")
+        WEB.replace(
+            "{labels: {app: web}}",
+            "{labels: {app: web}, annotations: {kubenetlab.dev/listen: 9090/TCP}}",
+        )
         + service("{selector: {app: web}, ports: [{port: 9090}]}"),
         main("") + service("{selector: {app: one}, ports: [{port: 7}]}"),
         service("{type: ExternalName, externalName: db.example.com}"),
@@ -175,9 +225,12 @@ endpoints: [{addresses: [10.1.2.3]}]
         service("{ports: [{name: http, port: 80}]}")
         + "apiVersion: v1\nkind: Endpoints\nmetadata: {name: web}\n"
         + "subsets: [{addresses: [{ip: 10.9.9.9}], ports: [{name: http, port: 80}]}]\n---\n",
-        service("{ports: [{name: http, port: 80}]}") + ENDPOINTS.format("name: http, ", "[{addresses: [10.9.9.9]}]"),
+        service("{ports: [{name: http, port: 80}]}")
+        + ENDPOINTS.format("name: http, ", "[{addresses: [10.9.9.9]}]"),
         main(", readinessProbe: {exec: {command: [cat]}}"),
-        pod("{nodeSelector: {kubernetes.io/hostname: worker}, containers: [{name: main, image: x}]}"),
+        pod(
+            "{nodeSelector: {kubernetes.io/hostname: worker}, containers: [{name: main, image: x}]}"
+        ),
     ],
 )
 def test_what_is_as_it_should_be(text: str) -> None:
@@ -205,16 +258,26 @@ def test_the_scope_of_a_network_policy(spec: str, into: bool, out_of: bool) -> N
     """The pods it selects, in the directions that it isolates; a selector that cannot be read counts for all pods."""
     (one,) = found_in(main("") + POLICY + spec)
     assert one.code == NOT_ENFORCED
-    assert one.scope.covers(Connection(source="default/a", destinations=frozenset(["default/one"]))) == into
-    assert one.scope.covers(Connection(source="default/one", services=frozenset(["default/web"]))) == out_of
-    assert not one.scope.covers(Connection(source="default/a", destinations=frozenset(["shop/one"])))
+    assert (
+        one.scope.covers(Connection(source="default/a", destinations=frozenset(["default/one"])))
+        == into
+    )
+    assert (
+        one.scope.covers(Connection(source="default/one", services=frozenset(["default/web"])))
+        == out_of
+    )
+    assert not one.scope.covers(
+        Connection(source="default/a", destinations=frozenset(["shop/one"]))
+    )
 
 
 def test_the_scope_of_an_ingress() -> None:
     """Connections from outside to the Services that it names."""
     text = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i, namespace: shop}\nspec: "
     rules = "{rules: [{http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}"
-    (one,) = found_in(text + rules + "\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")
+    (one,) = found_in(
+        text + rules + "\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
+    )
     assert one.scope.covers(Connection(services=frozenset(["shop/web"]), is_from_outside=True))
     assert not one.scope.covers(Connection(services=frozenset(["shop/web"])))
     assert not one.scope.covers(Connection(services=frozenset(["shop/db"]), is_from_outside=True))
@@ -225,8 +288,16 @@ def test_the_scope_of_an_ingress() -> None:
     [
         ("route.openshift.io/v1", "Route", "{to: {kind: Service, name: web}}"),
         ("elbv2.k8s.aws/v1beta1", "TargetGroupBinding", "{serviceRef: {name: web, port: 80}}"),
-        ("traefik.io/v1alpha1", "IngressRoute", "{routes: [{kind: Rule, services: [{name: web, port: 80}]}]}"),
-        ("gateway.networking.k8s.io/v1", "HTTPRoute", "{rules: [{backendRefs: [{name: web, port: 80}]}]}"),
+        (
+            "traefik.io/v1alpha1",
+            "IngressRoute",
+            "{routes: [{kind: Rule, services: [{name: web, port: 80}]}]}",
+        ),
+        (
+            "gateway.networking.k8s.io/v1",
+            "HTTPRoute",
+            "{rules: [{backendRefs: [{name: web, port: 80}]}]}",
+        ),
     ],
 )
 def test_the_scope_of_a_route(version: str, kind: str, spec: str) -> None:
@@ -268,7 +339,10 @@ def test_a_scope_with_a_port_covers_that_port_alone() -> None:
 def test_a_misconfigured_source_is_not_a_misconfigured_target() -> None:
     """A connection from the pods of a workload concerns its diagnostic, but is not about it as a target."""
     (one,) = found_in(main(", ports: [{containerPort: 80}], readinessProbe: {httpGet: {port: 81}}"))
-    outward, inward = Connection(source="default/one"), Connection(source="default/a", destinations=frozenset(["default/one"]))
+    outward, inward = (
+        Connection(source="default/one"),
+        Connection(source="default/a", destinations=frozenset(["default/one"])),
+    )
     assert (one.scope.covers(outward), one.scope.covers_target(outward)) == (True, False)
     assert (one.scope.covers(inward), one.scope.covers_target(inward)) == (True, True)
 
@@ -282,4 +356,6 @@ def test_a_policy_of_the_name_servers_concerns_names() -> None:
 
 def test_what_allow_undeclared_accepts() -> None:
     """Target ports that nothing serves, and nothing else."""
-    assert set(refused_codes(allow_undeclared=False)) - set(refused_codes(allow_undeclared=True)) == {"port-not-served"}
+    assert set(refused_codes(allow_undeclared=False)) - set(
+        refused_codes(allow_undeclared=True)
+    ) == {"port-not-served"}

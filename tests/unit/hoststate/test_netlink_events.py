@@ -47,12 +47,32 @@ def told(type_: int, obj: Route | Address | Neighbor) -> NetlinkEvent:
 
 
 def of_link(
-    type_: int, index: int, name: str, mac: str, *, flags: int = IFF_UP, mtu: int = 1500, master: int = 0, family: int = 0
+    type_: int,
+    index: int,
+    name: str,
+    mac: str,
+    *,
+    flags: int = IFF_UP,
+    mtu: int = 1500,
+    master: int = 0,
+    family: int = 0,
 ) -> NetlinkEvent:
     """What the kernel says of a link."""
-    header = bytes([family, 0, 1, 0]) + index.to_bytes(4, "little") + flags.to_bytes(4, "little") + bytes(4)
+    header = (
+        bytes([family, 0, 1, 0])
+        + index.to_bytes(4, "little")
+        + flags.to_bytes(4, "little")
+        + bytes(4)
+    )
     tail = number(IFLA_MASTER, master) if master else b""
-    return NetlinkEvent(type_, header + string(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac_bytes(mac)) + number(IFLA_MTU, mtu) + tail)
+    return NetlinkEvent(
+        type_,
+        header
+        + string(IFLA_IFNAME, name)
+        + attribute(IFLA_ADDRESS, mac_bytes(mac))
+        + number(IFLA_MTU, mtu)
+        + tail,
+    )
 
 
 def contradicts(*notices: NetlinkEvent) -> bool:
@@ -83,7 +103,12 @@ def test_another_in_its_place_contradicts() -> None:
 
 def test_peers_are_told_one_by_one() -> None:
     """One of them gone, or with another MAC; others do not matter."""
-    peers = Peers(HERE, "eth0", (("10.244.1.7", "0a:58:0a:f4:01:07"), ("10.244.1.8", "0a:58:0a:f4:01:08")), "10.244.1.8")
+    peers = Peers(
+        HERE,
+        "eth0",
+        (("10.244.1.7", "0a:58:0a:f4:01:07"), ("10.244.1.8", "0a:58:0a:f4:01:08")),
+        "10.244.1.8",
+    )
     one = Neighbor(HERE, "eth0", "10.244.1.7", "0a:58:0a:f4:01:07")
 
     def is_contradiction(type_: int, neighbor: Neighbor) -> bool:
@@ -98,7 +123,9 @@ def test_peers_are_told_one_by_one() -> None:
 
 def test_what_is_beside_ours_does_not_matter() -> None:
     """Other routes, addresses and links, also of links that are not ours, come and go."""
-    assert not contradicts(told(wire.RTM_NEWROUTE, structs.replace(ROUTE, destination="192.0.2.0/24")))
+    assert not contradicts(
+        told(wire.RTM_NEWROUTE, structs.replace(ROUTE, destination="192.0.2.0/24"))
+    )
     assert not contradicts(told(wire.RTM_DELADDR, structs.replace(ADDRESS, address="192.0.2.1/32")))
     assert not contradicts(of_link(wire.RTM_DELLINK, 77, "veth0", PORT.mac))
     assert not contradict(HERE, [told(wire.RTM_DELROUTE, ROUTE)], KNOWN, {})
@@ -118,8 +145,20 @@ def test_what_is_beside_ours_does_not_matter() -> None:
         (of_link(wire.RTM_DELLINK, 9, "veth0", PORT.mac, family=7), False),
         (of_link(wire.RTM_NEWLINK, 1, "lo", "00:00:00:00:00:00", mtu=65536), False),
         (of_link(wire.RTM_NEWLINK, 1, "lo", "00:00:00:00:00:00", mtu=65536, flags=0), True),
-        (NetlinkEvent(RTM_NEWNETCONF, bytes([2, 0, 0, 0]) + attribute(1, (7).to_bytes(4, "little", signed=True))), False),
-        (NetlinkEvent(RTM_NEWNETCONF, bytes([2, 0, 0, 0]) + attribute(1, (-1).to_bytes(4, "little", signed=True))), True),
+        (
+            NetlinkEvent(
+                RTM_NEWNETCONF,
+                bytes([2, 0, 0, 0]) + attribute(1, (7).to_bytes(4, "little", signed=True)),
+            ),
+            False,
+        ),
+        (
+            NetlinkEvent(
+                RTM_NEWNETCONF,
+                bytes([2, 0, 0, 0]) + attribute(1, (-1).to_bytes(4, "little", signed=True)),
+            ),
+            True,
+        ),
     ],
 )
 def test_links_and_settings(notice: NetlinkEvent, is_contradiction: bool) -> None:
@@ -131,7 +170,13 @@ def test_links_and_settings(notice: NetlinkEvent, is_contradiction: bool) -> Non
 def test_what_we_make_ourselves_never_contradicts(objects: list[Object]) -> None:
     """In whatever order it is told."""
     types = {Route: wire.RTM_NEWROUTE, Address: wire.RTM_NEWADDR, Neighbor: wire.RTM_NEWNEIGH}
-    assert not contradicts(*(told(types[type(obj)], obj) for obj in objects if isinstance(obj, (Route, Address, Neighbor))))
+    assert not contradicts(
+        *(
+            told(types[type(obj)], obj)
+            for obj in objects
+            if isinstance(obj, (Route, Address, Neighbor))
+        )
+    )
 
 
 def test_a_dummy_is_known_by_its_kind() -> None:
@@ -140,7 +185,9 @@ def test_a_dummy_is_known_by_its_kind() -> None:
 
     def says(kind: str) -> bool:
         drawn = of_link(wire.RTM_NEWLINK, 10, "kube-ipvs0", "0a:00:00:00:00:01", flags=0)
-        notice = NetlinkEvent(drawn.type, drawn.body + nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, kind)))
+        notice = NetlinkEvent(
+            drawn.type, drawn.body + nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, kind))
+        )
         return contradict(HERE, [notice], known, {"kube-ipvs0": 10})
 
     assert not says("dummy")

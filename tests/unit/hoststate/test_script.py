@@ -19,7 +19,11 @@ from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.lab.simulation import rehearse
 from tests.clusters import NO_CNI, NOW, deployment, pod, service, store
 
-DECISIONS = [Decisions(pod_layout=layout, neighbors=neighbors) for layout in ("onlink", "routed") for neighbors in ("dynamic", "permanent")]
+DECISIONS = [
+    Decisions(pod_layout=layout, neighbors=neighbors)
+    for layout in ("onlink", "routed")
+    for neighbors in ("dynamic", "permanent")
+]
 
 
 def by_origin(*wanted: tuple[str, Object]) -> HostState:
@@ -75,15 +79,32 @@ def test_every_object_says_how_it_is_made_by_hand(obj: Object, commands: list[st
     assert list(obj.commands(str)) == commands
 
 
-@pytest.mark.parametrize("decisions", DECISIONS, ids=lambda found: f"{found.pod_layout}-{found.neighbors}")
+@pytest.mark.parametrize(
+    "decisions", DECISIONS, ids=lambda found: f"{found.pod_layout}-{found.neighbors}"
+)
 @pytest.mark.parametrize("text", ["", NO_CNI], ids=["bridge", "none"])
 def test_every_object_is_made_once_and_after_what_it_needs(text: str, decisions: Decisions) -> None:
     """A link before what stands on it, a pair before its far end, a bridge before its ports; and nothing is left out."""
-    state = planned(text + deployment(replicas=6) + service() + pod("host", ", hostNetwork: true"), decisions)
+    state = planned(
+        text + deployment(replicas=6) + service() + pod("host", ", hostNetwork: true"), decisions
+    )
     made: list[Object] = []
     for section in sections(state):
-        made += [section.sandbox, *section.settings, *section.ups, *(obj for group in section.groups for obj in group.objects)]
-        made += [*(part for ruleset in section.rulesets for obj in ruleset.objects for part in obj.parts), *section.programs]
+        made += [
+            section.sandbox,
+            *section.settings,
+            *section.ups,
+            *(obj for group in section.groups for obj in group.objects),
+        ]
+        made += [
+            *(
+                part
+                for ruleset in section.rulesets
+                for obj in ruleset.objects
+                for part in obj.parts
+            ),
+            *section.programs,
+        ]
     wanted = [(obj.netns, part) for obj in state.objects() for part in obj.parts]
     assert len(made) == len(wanted)
     assert [part for _, part in wanted if part not in made] == []
@@ -94,7 +115,10 @@ def test_every_object_is_made_once_and_after_what_it_needs(text: str, decisions:
         assert there.issuperset(needed), f"{obj} of {obj.netns} comes too early"
         there.add((*obj.key, obj.netns))
         if obj.peer_end is not None:
-            assert any(isinstance(other, Port) and (other.netns, other.key) == obj.peer_end for other in made[made.index(obj) + 1 :])
+            assert any(
+                isinstance(other, Port) and (other.netns, other.key) == obj.peer_end
+                for other in made[made.index(obj) + 1 :]
+            )
 
 
 def test_components_come_one_after_the_other() -> None:
@@ -109,7 +133,11 @@ def test_components_come_one_after_the_other() -> None:
         ("cni", Route("node/a", "10.1.0.0/16", "cni0")),
     )
     (section,) = sections(state)
-    assert [(group.origin.component, [obj.key[0] for obj in group.objects]) for group in section.groups if group.origin] == [
+    assert [
+        (group.origin.component, [obj.key[0] for obj in group.objects])
+        for group in section.groups
+        if group.origin
+    ] == [
         ("fabric", ["Link", "Address"]),
         ("shared", ["Link"]),
         ("cni", ["Route"]),
@@ -121,15 +149,22 @@ def test_settings_that_all_have_are_said_once() -> None:
     """A namespace's own stand in its section; what one has otherwise is nobody's common setting."""
     state = by_origin(
         *(("fabric", Sandbox(netns, "h")) for netns in ("node/a", "node/b")),
-        *(("fabric", Sysctl(netns, "net/ipv4/ip_default_ttl", "64")) for netns in ("node/a", "node/b")),
+        *(
+            ("fabric", Sysctl(netns, "net/ipv4/ip_default_ttl", "64"))
+            for netns in ("node/a", "node/b")
+        ),
         ("fabric", Sysctl("node/a", "net/ipv4/ip_forward", "1")),
         ("fabric", Sysctl("node/b", "net/ipv4/ip_forward", "0")),
         ("cni", Sysctl("node/b", "net/bridge/bridge-nf-call-iptables", "1", is_optional=True)),
     )
-    assert [str(setting) for setting in common_settings(list(sections(state)))] == ["sysctl net.ipv4.ip_default_ttl = 64"]
+    assert [str(setting) for setting in common_settings(list(sections(state)))] == [
+        "sysctl net.ipv4.ip_default_ttl = 64"
+    ]
     lines = script(state, "t").splitlines()
     assert lines.count('    ip netns exec "$netns" sysctl -qw "$@" net.ipv4.ip_default_ttl=64') == 1
-    assert {'settings "$NS" net.ipv4.ip_forward=1', 'settings "$NS" net.ipv4.ip_forward=0'} < set(lines)
+    assert {'settings "$NS" net.ipv4.ip_forward=1', 'settings "$NS" net.ipv4.ip_forward=0'} < set(
+        lines
+    )
     assert 'ip netns exec "$NS" sysctl -qew net.bridge.bridge-nf-call-iptables=1' in lines
 
 
@@ -155,8 +190,14 @@ def test_rules_are_nfts_own_text() -> None:
 
 def test_a_script_tells_what_it_does_not_do() -> None:
     """A hostNetwork pod is a remark, a program too; a pair's far end is named by its own namespace."""
-    text = script(planned(pod("a", ", nodeName: worker") + pod("b", ", nodeName: worker, hostNetwork: true")), "demo")
-    assert "# hostNetwork: it shares the namespace ${LAB}_node_worker and has none of its own.\n# not run here: program netexec" in text
+    text = script(
+        planned(pod("a", ", nodeName: worker") + pod("b", ", nodeName: worker, hostNetwork: true")),
+        "demo",
+    )
+    assert (
+        "# hostNetwork: it shares the namespace ${LAB}_node_worker and has none of its own.\n# not run here: program netexec"
+        in text
+    )
     assert 'type veth peer name veth0 netns "${LAB}_node_worker"' in text
     assert "ip netns add" not in text[text.index("=== Pod default/b ") :].partition("===")[0]
     assert "demo_pod_default_b" not in text

@@ -30,7 +30,9 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_init_is_the_process_that_answers_before_and_after_it_is_opened(pids: list[int | None]) -> None:
+def test_init_is_the_process_that_answers_before_and_after_it_is_opened(
+    pids: list[int | None],
+) -> None:
     """Its pidfd is the caller's."""
     pids += [os.getpid()] * 2
     before = open_descriptors()
@@ -40,7 +42,9 @@ def test_init_is_the_process_that_answers_before_and_after_it_is_opened(pids: li
 
 
 @pytest.mark.parametrize("then", [None, 1], ids=["refused", "another"])
-def test_a_process_that_has_got_the_number_of_init_is_not_it(pids: list[int | None], then: int | None) -> None:
+def test_a_process_that_has_got_the_number_of_init_is_not_it(
+    pids: list[int | None], then: int | None
+) -> None:
     """The lab has ended between the two connections: nothing is killed, and nothing stays open."""
     pids += [os.getpid(), then, os.getpid(), then]
     before = open_descriptors()

@@ -11,7 +11,13 @@ from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.cli import with_system_directories
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.kernel.features.probing import FeatureProbe
-from kubenetlab.kernel.processes.permissions import NEEDED, effective_capabilities, is_first_user_namespace, lacking, remedy
+from kubenetlab.kernel.processes.permissions import (
+    NEEDED,
+    effective_capabilities,
+    is_first_user_namespace,
+    lacking,
+    remedy,
+)
 from kubenetlab.lab import requirements
 from kubenetlab.lab.requirements import chosen, faults, require_modes, unsupported
 
@@ -25,21 +31,36 @@ def test_the_modes_of_a_cluster_are_asked() -> None:
     ("needs", "is_root", "expected"),
     [
         (Needs(), False, []),
-        (Needs(programs=("nft", "ip")), False, ["this machine lacks ip (apt-get install iproute2), for cni test"]),
+        (
+            Needs(programs=("nft", "ip")),
+            False,
+            ["this machine lacks ip (apt-get install iproute2), for cni test"],
+        ),
         (Needs(root="eBPF programs"), True, []),
         (
             Needs(root="eBPF programs"),
             False,
-            ["cni test needs root of the machine (eBPF programs), which a user namespace does not give: run kubenetlab up as root (sudo)"],
+            [
+                "cni test needs root of the machine (eBPF programs), which a user namespace does not give: run kubenetlab up as root (sudo)"
+            ],
         ),
     ],
 )
-def test_nothing_takes_the_place_of_what_cannot_be_had(needs: Needs, is_root: bool, expected: list[str]) -> None:
+def test_nothing_takes_the_place_of_what_cannot_be_had(
+    needs: Needs, is_root: bool, expected: list[str]
+) -> None:
     """A program that is missing, or root that is not there, is an error that says so."""
-    assert list(faults("cni test", needs, is_root=is_root, has_program=lambda program: program == "nft")) == expected
+    assert (
+        list(
+            faults("cni test", needs, is_root=is_root, has_program=lambda program: program == "nft")
+        )
+        == expected
+    )
 
 
-def test_a_kernel_that_cannot_is_found_before_the_lab_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_cannot_is_found_before_the_lab_is_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What only some modes need is tried for those that are chosen."""
 
     def refused() -> None:
@@ -58,13 +79,21 @@ def test_a_kernel_that_cannot_is_found_before_the_lab_is_begun(monkeypatch: pyte
 
 def test_only_missing_packages_are_advised(monkeypatch: pytest.MonkeyPatch) -> None:
     """A remedy names the packages of programs that are not installed, and what else can be done."""
-    trial = FeatureProbe("special", lambda: None, "a test", "another kernel", programs=("ipset", "iptables-nft-restore"))
+    trial = FeatureProbe(
+        "special",
+        lambda: None,
+        "a test",
+        "another kernel",
+        programs=("ipset", "iptables-nft-restore"),
+    )
     for installed, expected in (
         ((), "sudo apt-get install ipset iptables; another kernel"),
         (("ipset",), "sudo apt-get install iptables; another kernel"),
         (("ipset", "iptables-nft-restore"), "another kernel"),
     ):
-        monkeypatch.setattr("kubenetlab.kernel.features.probing.has_program", installed.__contains__)
+        monkeypatch.setattr(
+            "kubenetlab.kernel.features.probing.has_program", installed.__contains__
+        )
         assert trial.advice == expected
 
 
@@ -92,7 +121,9 @@ def test_what_a_running_lab_has_is_not_tried_again(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(requirements, "is_root", lambda: True)
     monkeypatch.setattr(requirements, "has_program", lambda program: True)
     monkeypatch.setattr(requirements, "unsupported", tries)
-    ipvs, iptables = (ClusterConfig(networking=Networking(kube_proxy_mode=name)) for name in ("ipvs", "iptables"))
+    ipvs, iptables = (
+        ClusterConfig(networking=Networking(kube_proxy_mode=name)) for name in ("ipvs", "iptables")
+    )
     for config, before in ((iptables, ipvs), (ipvs, ipvs)):
         require_modes(config, before)
         assert tried == []
@@ -121,9 +152,17 @@ def test_capabilities_and_maps_are_read(tmp_path: Path) -> None:
     ("setting", "value", "words"),
     [
         ("user/max_user_namespaces", "0", "user.max_user_namespaces is 0: sudo sysctl -w"),
-        ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone is 0: sudo sysctl -w"),
+        (
+            "kernel/unprivileged_userns_clone",
+            "0",
+            "kernel.unprivileged_userns_clone is 0: sudo sysctl -w",
+        ),
         ("kernel/apparmor_restrict_unprivileged_userns", "1", "AppArmor restricts user namespaces"),
-        ("kernel/apparmor_restrict_unprivileged_userns", "0", "run as root (sudo); in a container: docker run --privileged"),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns",
+            "0",
+            "run as root (sudo); in a container: docker run --privileged",
+        ),
     ],
 )
 def test_what_forbids_user_namespaces_is_found(

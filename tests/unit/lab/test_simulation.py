@@ -11,7 +11,11 @@ from tests.clusters import NO_CNI, NOW, deployment, pod, pod_named, service, sli
 
 
 def states(text: str) -> dict[str, str]:
-    return {verdict.pod: verdict.state for verdict in verdicts(rehearse(store(text), NOW)) if verdict.pod.startswith("default/")}
+    return {
+        verdict.pod: verdict.state
+        for verdict in verdicts(rehearse(store(text), NOW))
+        if verdict.pod.startswith("default/")
+    }
 
 
 def test_a_rehearsal_ends_with_every_pod_ready() -> None:
@@ -30,7 +34,9 @@ spec:
     cluster = rehearse(store(text + deployment() + service()), NOW)
     assert {verdict.state for verdict in verdicts(cluster)} == {"ready"}
     assert [pod_named(cluster, f"db-{number}").is_ready for number in range(4)] == [True] * 4
-    assert [endpoint.conditions.ready for piece in slices(cluster) for endpoint in piece.endpoints] == [True] * 3
+    assert [
+        endpoint.conditions.ready for piece in slices(cluster) for endpoint in piece.endpoints
+    ] == [True] * 3
 
 
 def test_what_asks_once_has_ended() -> None:
@@ -45,8 +51,14 @@ spec:
 ---
 """
     cluster = rehearse(store(text), NOW)
-    assert [found.status.phase for found in cluster.all(Pod) if found.name.startswith("once-")] == ["Succeeded"] * 3
-    assert not [netns for netns in plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic")).namespaces if "/once-" in netns]
+    assert [found.status.phase for found in cluster.all(Pod) if found.name.startswith("once-")] == [
+        "Succeeded"
+    ] * 3
+    assert not [
+        netns
+        for netns in plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic")).namespaces
+        if "/once-" in netns
+    ]
     assert set(states(text.replace("agnhost", "busybox")).values()) == {"completed"}
     assert set(states(text.replace("connect", "netexec")).values()) == {"ready"}
 
@@ -54,5 +66,15 @@ spec:
 def test_what_cannot_be_stays_so() -> None:
     """No node fits, no network is there, or the pod is unready on purpose: a rehearsal grants no more than the kubelets could."""
     unready = pod("shy", meta=', annotations: {kubenetlab.dev/ready: "false"}')
-    assert states(unready + pod("lost", ", nodeSelector: {disk: ssd}")) == {"default/shy": "unready", "default/lost": "stuck"}
-    assert states(NO_CNI + pod("a", ", nodeName: worker") + pod("b", ", nodeName: worker, hostNetwork: true"))["default/b"] == "ready"
+    assert states(unready + pod("lost", ", nodeSelector: {disk: ssd}")) == {
+        "default/shy": "unready",
+        "default/lost": "stuck",
+    }
+    assert (
+        states(
+            NO_CNI
+            + pod("a", ", nodeName: worker")
+            + pod("b", ", nodeName: worker, hostNetwork: true")
+        )["default/b"]
+        == "ready"
+    )

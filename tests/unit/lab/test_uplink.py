@@ -12,7 +12,9 @@ from kubenetlab.lab import uplink
 from kubenetlab.lab.runtime import dns_forwarder
 
 
-def test_what_has_become_shorter_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_become_shorter_needs_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a full disk a lab can still be taken down; nothing that would be longer is begun."""
 
     def full(*_: object) -> None:
@@ -30,7 +32,9 @@ def test_what_has_become_shorter_needs_no_room(tmp_path: Path, monkeypatch: pyte
         uplink._write(tmp_path / "new", b"")
 
 
-def test_name_servers_are_those_that_others_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_servers_are_those_that_others_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first file that names one: neither this machine's loopback nor a link's nor the lab's own, and no garbage."""
     first, second = tmp_path / "first", tmp_path / "second"
     monkeypatch.setattr(dns_forwarder, "PLACES", (str(first), str(second)))
@@ -38,6 +42,11 @@ def test_name_servers_are_those_that_others_have(tmp_path: Path, monkeypatch: py
     first.write_bytes(
         b"# caf\xe9\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver garbage\nnameserver 192.0.2.1:53\nnameserver\n"
     )
-    second.write_text("nameserver 10.96.0.10\nnameserver 192.0.2.1\nnameserver 2001:db8::1\nsearch example\n")
+    second.write_text(
+        "nameserver 10.96.0.10\nnameserver 192.0.2.1\nnameserver 2001:db8::1\nsearch example\n"
+    )
     assert dns_forwarder.name_servers() == ["10.96.0.10", "192.0.2.1", "2001:db8::1"]
-    assert dns_forwarder.name_servers([ip_network("10.96.0.0/16"), ip_network("fd00::/8")]) == ["192.0.2.1", "2001:db8::1"]
+    assert dns_forwarder.name_servers([ip_network("10.96.0.0/16"), ip_network("fd00::/8")]) == [
+        "192.0.2.1",
+        "2001:db8::1",
+    ]

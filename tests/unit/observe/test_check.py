@@ -28,26 +28,50 @@ def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("- {from: a, to: b}", ":1  [0]: wanted one of allowed, expect and resolves"),
-        ("- {from: a, to: b, allowed: true, expect: deny}", "wanted one of allowed, expect and resolves"),
+        (
+            "- {from: a, to: b, allowed: true, expect: deny}",
+            "wanted one of allowed, expect and resolves",
+        ),
         ("- {from: a, to: b, expcet: deny}", "unknown field; did you mean expect?"),
         ("- {from: a, to: b, expect: denied}", "wanted one of allow, deny, drop, reject"),
         ("- {from: a, to: 'nod:b', allowed: true}", "wanted [ns/]pod, deploy:"),
         ("- {from: a, to: b, port: 0, allowed: true}", "found 0"),
         ("- {from: a, to: pod/b, allowed: true, source: 10.0.0.1}", "wanted a port, too"),
-        ("- {from: a, to: b, port: 80, expect: deny, source: 10.0.0.1}", "source: a server sees a source only where the row expects allow"),
-        ("- {from: a, to: b, port: 80, allowed: true, source: '10.0.0.1:80'}", 'wanted an IP address, found "10.0.0.1:80"'),
-        ("- {from: a, to: b, resolves: true, source: 10.0.0.1}", "source: a row with resolves sends nothing"),
-        ("- {from: a, to: 'svc:b:80', protocol: ICMP, allowed: false}", "protocol: a ping has no port, but port is 80"),
+        (
+            "- {from: a, to: b, port: 80, expect: deny, source: 10.0.0.1}",
+            "source: a server sees a source only where the row expects allow",
+        ),
+        (
+            "- {from: a, to: b, port: 80, allowed: true, source: '10.0.0.1:80'}",
+            'wanted an IP address, found "10.0.0.1:80"',
+        ),
+        (
+            "- {from: a, to: b, resolves: true, source: 10.0.0.1}",
+            "source: a row with resolves sends nothing",
+        ),
+        (
+            "- {from: a, to: 'svc:b:80', protocol: ICMP, allowed: false}",
+            "protocol: a ping has no port, but port is 80",
+        ),
         ("- {from: a, to: pod/b, protocol: UDP, allowed: false}", "protocol: UDP needs a port"),
-        ("- {from: a, to: 'node:worker', resolves: false}", "to: resolves is about a name: wanted a Service or a DNS name"),
+        (
+            "- {from: a, to: 'node:worker', resolves: false}",
+            "to: resolves is about a name: wanted a Service or a DNS name",
+        ),
         ("- {from: a, to: 10.0.0.1, resolves: false}", "to: resolves is about a name"),
         ("probes: 3", "wanted a list, found 3"),
         ("a: b: c", ":1  mapping values are not allowed"),
         ("", "wanted one document, found 0"),
         ("name: shop\nprobes: []", ":2  probes: holds no probe"),
         ("[]", ":1  holds no probe"),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}", ":2  this is a manifest, not a table of checks"),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}", "to make a lab of this file: kubenetlab up -f "),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}",
+            ":2  this is a manifest, not a table of checks",
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}",
+            "to make a lab of this file: kubenetlab up -f ",
+        ),
         ("name: shop", "probes: holds no probe"),
     ],
 )
@@ -61,10 +85,21 @@ def test_what_is_wrong_with_a_table(tmp_path: Path, text: str, said: str) -> Non
 
 
 def _verdict(expected: str, **fields: Any) -> RowVerdict:
-    return RowVerdict("t", "default/client", "svc:shop/web:80/TCP", expected, "answer", "holds", "t.yaml:1", **fields)
+    return RowVerdict(
+        "t",
+        "default/client",
+        "svc:shop/web:80/TCP",
+        expected,
+        "answer",
+        "holds",
+        "t.yaml:1",
+        **fields,
+    )
 
 
-@pytest.mark.parametrize("expected", ["deny", "reject", "drop", "does not resolve", "deny, from 10.244.1.2"])
+@pytest.mark.parametrize(
+    "expected", ["deny", "reject", "drop", "does not resolve", "deny, from 10.244.1.2"]
+)
 def test_rows_that_want_no_connection(expected: str) -> None:
     """They are what accepts a misconfigured target."""
     assert _verdict(expected).is_expected_to_fail
@@ -78,13 +113,29 @@ def test_rows_that_want_a_connection(expected: str) -> None:
 
 def test_junit_names_stay_and_places_are_told(tmp_path: Path) -> None:
     """Rows with file and line; rows of the same name are numbered; diagnostics are test cases, accepted ones pass."""
-    failing = RowVerdict("t", "default/web-1", "default/web-2", "deny", "answer", "fails", "t.yaml:3", 1.0, "deploy/web[0] → deploy/web[1]")
+    failing = RowVerdict(
+        "t",
+        "default/web-1",
+        "default/web-2",
+        "deny",
+        "answer",
+        "fails",
+        "t.yaml:3",
+        1.0,
+        "deploy/web[0] → deploy/web[1]",
+    )
     verdicts = [_verdict("allow", name="deploy/web[0] → svc/shop/web:80/TCP")] * 2 + [failing]
-    notes = [Note("NetworkPolicy a: not-enforced", "m", "p.yaml:7", is_accepted) for is_accepted in (False, True)]
+    notes = [
+        Note("NetworkPolicy a: not-enforced", "m", "p.yaml:7", is_accepted)
+        for is_accepted in (False, True)
+    ]
     write(str(tmp_path / "junit.xml"), verdicts, notes, {0: ["remark"], 2: ["why"]}, 0.5)
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("5", "2")
-    cases = [(case.get("name"), case.get("file"), case.get("line"), case.find("failure") is not None) for case in suite]
+    cases = [
+        (case.get("name"), case.get("file"), case.get("line"), case.find("failure") is not None)
+        for case in suite
+    ]
     assert cases == [
         ("deploy/web[0] → svc/shop/web:80/TCP", "t.yaml", "1", False),
         ("deploy/web[0] → svc/shop/web:80/TCP (2)", "t.yaml", "1", False),
@@ -93,4 +144,7 @@ def test_junit_names_stay_and_places_are_told(tmp_path: Path) -> None:
         ("NetworkPolicy a: not-enforced (2)", "p.yaml", "7", False),
     ]
     assert [entry.text for entry in suite.iter("system-out")] == ["remark", "accepted: m"]
-    assert [entry.text for entry in suite.iter("failure")] == ["t.yaml:3\ndefault/web-1 → default/web-2\nwhy", "p.yaml:7\nm"]
+    assert [entry.text for entry in suite.iter("failure")] == [
+        "t.yaml:3\ndefault/web-1 → default/web-2\nwhy",
+        "p.yaml:7\nm",
+    ]

@@ -17,7 +17,20 @@ from kubenetlab.observe.expect import ServiceTarget, World, expect, service_port
 from kubenetlab.observe.grammar import Target, parse
 from kubenetlab.observe.settled import verdicts
 from kubenetlab.observe.targets import Location, named_places, places, pod_of, resolve
-from tests.clusters import NO_CNI, NOW, ONE_NODE, deployment, observed, pod, pod_named, report, running, settled, store, web_pods
+from tests.clusters import (
+    NO_CNI,
+    NOW,
+    ONE_NODE,
+    deployment,
+    observed,
+    pod,
+    pod_named,
+    report,
+    running,
+    settled,
+    store,
+    web_pods,
+)
 
 SEEN: dict[str, Any] = {
     "nodes": [{"name": "worker", "pid": 10, "sandbox": "node/worker", "netns": "/n10", "addresses": ["172.18.0.3"]}],
@@ -34,7 +47,9 @@ SEEN: dict[str, Any] = {
         {"namespace": "default", "name": "headless", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": [], "load_balancer_ips": [], "virtual_ips": [], "source_ranges": [], "ports": [{"name": "", "port": 80, "protocol": "TCP", "node_port": None}], "endpoints": []},
     ],
 }  # fmt: skip
-POD, NODE, EXT = (next(place for place in places(SEEN) if place.kind == kind) for kind in ("pod", "node", "ext"))
+POD, NODE, EXT = (
+    next(place for place in places(SEEN) if place.kind == kind) for kind in ("pod", "node", "ext")
+)
 HOST_POD = next(place for place in places(SEEN) if place.is_host_network)
 
 
@@ -70,21 +85,38 @@ def test_targets_are_written_as_people_write_them(text: str, target: Target) -> 
     [
         ("", None, "svc:default/web:80/TCP", ""),
         ("TCP", 81, "svc:default/web:81/TCP", ""),
-        ("TCP", 82, "svc:default/web:82/TCP", "the Service has no port 82/TCP; it has 80/TCP, 81/TCP"),
-        ("UDP", 80, "svc:default/web:80/UDP", "the Service has no port 80/UDP; it has 80/TCP, 81/TCP"),
+        (
+            "TCP",
+            82,
+            "svc:default/web:82/TCP",
+            "the Service has no port 82/TCP; it has 80/TCP, 81/TCP",
+        ),
+        (
+            "UDP",
+            80,
+            "svc:default/web:80/UDP",
+            "the Service has no port 80/UDP; it has 80/TCP, 81/TCP",
+        ),
     ],
 )
-def test_a_port_that_a_service_does_not_have(protocol: str, port: int | None, found: str, lacking: str) -> None:
+def test_a_port_that_a_service_does_not_have(
+    protocol: str, port: int | None, found: str, lacking: str
+) -> None:
     """It is refused as promised, and the reason is not that endpoints are missing."""
     where = service_port(SEEN, POD, parse("svc:web"), protocol, port)
     assert (where.title, where.lacking) == (found, lacking)
     assert where.known is not None
-    assert expect(POD, where.known, world(SEEN)) == ("answer" if not lacking and port != 81 else "refused")
+    assert expect(POD, where.known, world(SEEN)) == (
+        "answer" if not lacking and port != 81 else "refused"
+    )
 
 
 def test_a_namespace_option_is_the_default_namespace() -> None:
     """`-n shop cart` is `shop/cart`."""
-    assert (parse("cart", "shop"), parse("svc:cart", "shop")) == (Target("word", "shop", "cart"), Target("svc", "shop", "cart"))
+    assert (parse("cart", "shop"), parse("svc:cart", "shop")) == (
+        Target("word", "shop", "cart"),
+        Target("svc", "shop", "cart"),
+    )
 
 
 WANTING: dict[str, Any] = {
@@ -102,8 +134,16 @@ WEB_POD: dict[str, Any] = {
     ("changes", "pods", "said"),
     [
         ({"selector": {}}, [WEB_POD], "it has no selector: its EndpointSlices are made by hand"),
-        ({"selector": {"app": "wbe"}}, [WEB_POD], "no pod has the labels app=wbe; did you mean app=web?"),
-        ({}, [{**WEB_POD, "metadata": {**WEB_POD["metadata"], "namespace": "shop"}}], "no pod has the labels app=web"),
+        (
+            {"selector": {"app": "wbe"}},
+            [WEB_POD],
+            "no pod has the labels app=wbe; did you mean app=web?",
+        ),
+        (
+            {},
+            [{**WEB_POD, "metadata": {**WEB_POD["metadata"], "namespace": "shop"}}],
+            "no pod has the labels app=web",
+        ),
         ({}, [{**WEB_POD, "status": {}}], "1 pod matches app=web, and it is not ready"),
         ({}, [{**WEB_POD, "status": {}}] * 2, "2 pods match app=web, and none is ready"),
         (
@@ -124,7 +164,9 @@ WEB_POD: dict[str, Any] = {
         ({}, [WEB_POD], ""),
     ],
 )
-def test_why_a_service_has_nobody_behind_it(changes: dict[str, Any], pods: list[Any], said: str) -> None:
+def test_why_a_service_has_nobody_behind_it(
+    changes: dict[str, Any], pods: list[Any], said: str
+) -> None:
     """What its selector and its ports find."""
     assert why_empty({**WANTING, "spec": {**WANTING["spec"], **changes}}, pods) == said
 
@@ -158,9 +200,13 @@ def test_a_target_that_is_not_there_is_explained(text: str, message: str) -> Non
 
 def test_each_is_every_pod_of_a_workload() -> None:
     """Those that run; a single target is one."""
-    assert [place.netns for place in named_places(parse("each:Deployment/default/web"), SEEN)] == ["/n20"]
+    assert [place.netns for place in named_places(parse("each:Deployment/default/web"), SEEN)] == [
+        "/n20"
+    ]
     assert [place.netns for place in named_places(parse("node:worker"), SEEN)] == ["/n10"]
-    with pytest.raises(UsageError, match="StatefulSet/db in namespace default has no pod that runs"):
+    with pytest.raises(
+        UsageError, match="StatefulSet/db in namespace default has no pod that runs"
+    ):
         named_places(parse("each:StatefulSet/db"), SEEN)
 
 
@@ -169,8 +215,16 @@ def test_targets_lead_to_namespaces() -> None:
     assert resolve(parse("deploy:web"), SEEN).netns == "/n20"
     assert resolve(parse("node:worker"), SEEN).netns == "/n10"
     assert pod_of(parse("deployment/web"), SEEN) == ("default", "web-6bd7cd67c6-hcxd6")
-    assert pod_of(parse("job:shop/once"), SEEN) == ("shop", "cart")  # which has ended, but has a log
-    assert [place.title for place in places(SEEN)] == ["default/web-6bd7cd67c6-hcxd6", "shop/agent", "node:worker", "ext:client"]
+    assert pod_of(parse("job:shop/once"), SEEN) == (
+        "shop",
+        "cart",
+    )  # which has ended, but has a log
+    assert [place.title for place in places(SEEN)] == [
+        "default/web-6bd7cd67c6-hcxd6",
+        "shop/agent",
+        "node:worker",
+        "ext:client",
+    ]
 
 
 KNOWN = world(SEEN)
@@ -191,21 +245,57 @@ WEB, EMPTY = service_ports(SEEN)
         (EXT, WEB, KNOWN, "nothing"),
         (POD, EMPTY, KNOWN, "refused"),
         (POD, structs.replace(WEB, is_proxied=False), KNOWN, "nothing"),
-        (POD, ServiceTarget("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9),)), KNOWN, "refused"),
-        (POD, ServiceTarget("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9), ("10.244.1.2", 8080))), KNOWN, "any"),
-        (POD, ServiceTarget("d", "s", "10.96.0.9", 80, "TCP", (("198.51.100.10", 9),)), KNOWN, "any"),
-        (POD, ServiceTarget("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 8080),), True, ("worker",)), KNOWN, "answer"),
-        (POD, ServiceTarget("d", "s", "10.96.0.9", 80, "TCP", (("10.244.2.2", 8080),), True, ("worker2",)), KNOWN, "nothing"),
+        (
+            POD,
+            ServiceTarget("d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9),)),
+            KNOWN,
+            "refused",
+        ),
+        (
+            POD,
+            ServiceTarget(
+                "d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 9), ("10.244.1.2", 8080))
+            ),
+            KNOWN,
+            "any",
+        ),
+        (
+            POD,
+            ServiceTarget("d", "s", "10.96.0.9", 80, "TCP", (("198.51.100.10", 9),)),
+            KNOWN,
+            "any",
+        ),
+        (
+            POD,
+            ServiceTarget(
+                "d", "s", "10.96.0.9", 80, "TCP", (("10.244.1.2", 8080),), True, ("worker",)
+            ),
+            KNOWN,
+            "answer",
+        ),
+        (
+            POD,
+            ServiceTarget(
+                "d", "s", "10.96.0.9", 80, "TCP", (("10.244.2.2", 8080),), True, ("worker2",)
+            ),
+            KNOWN,
+            "nothing",
+        ),
     ],
 )
-def test_what_kubernetes_promises(source: Location, destination: Any, known: World, expected: str) -> None:
+def test_what_kubernetes_promises(
+    source: Location, destination: Any, known: World, expected: str
+) -> None:
     """Pods and nodes reach one another and the outside; the outside reaches nodes; Services lead to their ready endpoints."""
     assert expect(source, destination, known) == expected
 
 
 def test_a_port_of_another_protocol_is_not_served() -> None:
     """A Service of UDP leads to a pod that listens on the same number by TCP: it refuses."""
-    pods = [{**entry, "containers": [{"ports": [8080], "listening": ["8080/TCP"]}]} for entry in SEEN["pods"]]
+    pods = [
+        {**entry, "containers": [{"ports": [8080], "listening": ["8080/TCP"]}]}
+        for entry in SEEN["pods"]
+    ]
     known = world({**SEEN, "pods": pods})
     port = ServiceTarget("d", "s", "10.96.0.9", 80, "UDP", (("10.244.1.2", 8080),))
     assert expect(POD, port, known) == "refused"
@@ -213,7 +303,11 @@ def test_a_port_of_another_protocol_is_not_served() -> None:
 
 
 def states(cluster: Cluster) -> dict[str, tuple[str, str]]:
-    return {verdict.pod: (verdict.state, verdict.reason) for verdict in verdicts(cluster) if verdict.pod.startswith("default/")}
+    return {
+        verdict.pod: (verdict.state, verdict.reason)
+        for verdict in verdicts(cluster)
+        if verdict.pod.startswith("default/")
+    }
 
 
 def test_pods_are_ready_waiting_or_stuck() -> None:
@@ -222,13 +316,32 @@ def test_pods_are_ready_waiting_or_stuck() -> None:
     assert states(running(store(pod("a")))) == {"default/a": ("ready", "")}
     unready = running(store(pod("a", meta=', annotations: {kubenetlab.dev/ready: "false"}')))
     assert states(unready)["default/a"][0] == "unready"
-    assert states(store(pod("a", ", nodeSelector: {a: b}")))["default/a"][1].startswith("Unschedulable: 0/3 nodes are available")
-    assert states(settled(store(NO_CNI + pod("a", ", nodeName: worker"))))["default/a"][1].startswith("NetworkNotReady: ")
+    assert states(store(pod("a", ", nodeSelector: {a: b}")))["default/a"][1].startswith(
+        "Unschedulable: 0/3 nodes are available"
+    )
+    assert states(settled(store(NO_CNI + pod("a", ", nodeName: worker"))))["default/a"][
+        1
+    ].startswith("NetworkNotReady: ")
     crashed = running(store(pod("a")))
     for attempt in (0, 1):
-        crashed = report(crashed, "a", ContainerReport(attempt, "failed", 1, "address already in use", NOW), now=NOW)
-    assert states(crashed) == {"default/a": ("stuck", "CrashLoopBackOff: container main: exit status 1: address already in use")}
-    finished = report(running(store(pod("a", ", restartPolicy: Never"))), "a", ContainerReport(0, "exited", 0, at=NOW), now=NOW)
+        crashed = report(
+            crashed,
+            "a",
+            ContainerReport(attempt, "failed", 1, "address already in use", NOW),
+            now=NOW,
+        )
+    assert states(crashed) == {
+        "default/a": (
+            "stuck",
+            "CrashLoopBackOff: container main: exit status 1: address already in use",
+        )
+    }
+    finished = report(
+        running(store(pod("a", ", restartPolicy: Never"))),
+        "a",
+        ContainerReport(0, "exited", 0, at=NOW),
+        now=NOW,
+    )
     assert states(finished) == {"default/a": ("completed", "")}
 
 
@@ -240,8 +353,13 @@ def test_a_probe_that_fails_for_good_is_a_reason() -> None:
     assert states(cluster) == {"default/a": ("waiting", "")}
     seen = observed(pod_named(cluster, "a"))
     probe = ProbeReport(0, "readiness", False, "connection refused", NOW, 3, is_settled=True)
-    cluster = settled(cluster.with_changes([structs.replace(seen, probes={"main/readiness": probe})]))
-    assert states(cluster)["default/a"] == ("stuck", "Unhealthy: container main: Readiness probe failed: connection refused")
+    cluster = settled(
+        cluster.with_changes([structs.replace(seen, probes={"main/readiness": probe})])
+    )
+    assert states(cluster)["default/a"] == (
+        "stuck",
+        "Unhealthy: container main: Readiness probe failed: connection refused",
+    )
 
 
 def test_an_exhausted_range_is_a_reason() -> None:
@@ -258,7 +376,16 @@ def test_columns_are_kubectls() -> None:
 
     cluster = running(store(pod("a")))
     document = render(cluster, pod_named(cluster, "a"))
-    assert header("Pod", is_wide=True) == ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE", "READINESS GATES"]
+    assert header("Pod", is_wide=True) == [
+        "NAME",
+        "READY",
+        "STATUS",
+        "RESTARTS",
+        "AGE",
+        "IP",
+        "NODE",
+        "READINESS GATES",
+    ]
     row = columns("Pod", document, is_wide=True)
     assert (row[0], row[1], row[3], row[5], row[6]) == ("a", "1/1", "0", "10.244.1.2", "worker")
     assert "Running" in row[2]

@@ -10,7 +10,16 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.errors import UsageError
-from kubenetlab.observe.forwarding import Forward, PortArgument, parse_addresses, parse_ports, service_pod, to_host, to_pod, to_service
+from kubenetlab.observe.forwarding import (
+    Forward,
+    PortArgument,
+    parse_addresses,
+    parse_ports,
+    service_pod,
+    to_host,
+    to_pod,
+    to_service,
+)
 from tests.clusters import pod, pod_named, running, store
 
 PORTS = ", ports: [{name: http, containerPort: 8080}, {name: dns, containerPort: 53, protocol: UDP}, {name: dns-tcp, containerPort: 53}, {containerPort: 9, protocol: UDP}]"
@@ -59,7 +68,13 @@ def service(cluster: Cluster, name: str) -> Service:
 def seen(cluster: Cluster, **states: bool) -> dict[str, Any]:
     """What `inspect` says of the pods named: those that run, and whether they are ready."""
     pods = [
-        {"namespace": "default", "name": name, "pid": 20 if name in states else None, "ready": states.get(name, False)} for name in "ab"
+        {
+            "namespace": "default",
+            "name": name,
+            "pid": 20 if name in states else None,
+            "ready": states.get(name, False),
+        }
+        for name in "ab"
     ]
     return {"pods": pods}
 
@@ -81,7 +96,23 @@ def test_ports_are_written_as_for_kubectl(word: str, asked: PortArgument) -> Non
 
 
 @pytest.mark.parametrize(
-    "word", ["", ":", "80:", "0", "65536", "70000:80", "-1", "8080:0", "a:b", "1:2:3", "http!", "²", "1e3:80", "080808"]
+    "word",
+    [
+        "",
+        ":",
+        "80:",
+        "0",
+        "65536",
+        "70000:80",
+        "-1",
+        "8080:0",
+        "a:b",
+        "1:2:3",
+        "http!",
+        "²",
+        "1e3:80",
+        "080808",
+    ],
 )
 def test_what_is_no_port_is_refused(word: str) -> None:
     """With the form that was wanted."""
@@ -98,7 +129,10 @@ def test_only_tcp_is_relayed() -> None:
 def test_a_local_port_is_given_once() -> None:
     """Free ones as often as one likes."""
     assert len(parse_ports([":80", ":80", "0:81"])) == 3
-    with pytest.raises(UsageError, match="8080 and 8080:80 both want port 8080 of this machine; give one of them another, or :80"):
+    with pytest.raises(
+        UsageError,
+        match="8080 and 8080:80 both want port 8080 of this machine; give one of them another, or :80",
+    ):
         parse_ports(["8080", "8080:80"])
 
 
@@ -117,9 +151,14 @@ def test_one_pod_stands_for_a_service(cluster: Cluster) -> None:
     assert service_pod(web, pods, seen(cluster, a=True, b=True)).name == "a"
     assert service_pod(web, pods, seen(cluster, a=False, b=True)).name == "b"
     assert service_pod(web, pods, seen(cluster, b=False)).name == "b"
-    with pytest.raises(UsageError, match="Service default/web has no pod that runs; see: kubenetlab describe service web -n default"):
+    with pytest.raises(
+        UsageError,
+        match="Service default/web has no pod that runs; see: kubenetlab describe service web -n default",
+    ):
         service_pod(web, pods, seen(cluster))
-    with pytest.raises(UsageError, match="Service default/manual has no selector, and so no pods; name a pod"):
+    with pytest.raises(
+        UsageError, match="Service default/manual has no selector, and so no pods; name a pod"
+    ):
         service_pod(service(cluster, "manual"), pods, seen(cluster, a=True))
 
 
@@ -135,7 +174,9 @@ def test_one_pod_stands_for_a_service(cluster: Cluster) -> None:
         ("headless", "b", PortArgument("80"), Forward(80, 80)),
     ],
 )
-def test_ports_of_a_service_are_those_of_its_pod(cluster: Cluster, name: str, pod_name: str, asked: PortArgument, forward: Forward) -> None:
+def test_ports_of_a_service_are_those_of_its_pod(
+    cluster: Cluster, name: str, pod_name: str, asked: PortArgument, forward: Forward
+) -> None:
     """Numbers and names become what they are in that pod; a headless Service translates nothing."""
     assert to_service(asked, service(cluster, name), pod_named(cluster, pod_name)) == forward
 
@@ -160,17 +201,28 @@ def test_ports_that_are_not_there(cluster: Cluster) -> None:
     """Told with those that are."""
     web, pod_b = service(cluster, "web"), pod_named(cluster, "b")
     for asked, message in (
-        (PortArgument("83"), r"Service default/web has no port 83; it has: 80/TCP \(front\), 81/TCP \(plain\), 53/UDP \(dns\)"),
+        (
+            PortArgument("83"),
+            r"Service default/web has no port 83; it has: 80/TCP \(front\), 81/TCP \(plain\), 53/UDP \(dns\)",
+        ),
         (PortArgument("7"), "port 7 of Service default/web: UDP cannot be forwarded"),
-        (PortArgument("82"), 'Service default/web sends port 82 to "gone", and Pod default/b has no port of that name'),
+        (
+            PortArgument("82"),
+            'Service default/web sends port 82 to "gone", and Pod default/b has no port of that name',
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             to_service(asked, web, pod_b)
     for asked, message in (
         (PortArgument("9"), "port 9 of Pod default/b: UDP cannot be forwarded"),
-        (PortArgument("htpp"), 'Pod default/b has no port named "htpp"; did you mean http\\?; it has: http, dns-tcp'),
+        (
+            PortArgument("htpp"),
+            'Pod default/b has no port named "htpp"; did you mean http\\?; it has: http, dns-tcp',
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             to_pod(asked, pod_b)
-    with pytest.raises(UsageError, match='node:worker has no port named "http"; it has: none with a name'):
+    with pytest.raises(
+        UsageError, match='node:worker has no port named "http"; it has: none with a name'
+    ):
         to_host(PortArgument("http"), "node:worker")

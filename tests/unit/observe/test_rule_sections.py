@@ -73,12 +73,23 @@ endpoint fedcba9876543210 0: 10.244.1.3 8080
 front 10.96.7.7 80/TCP: Cluster, 1 in 0123456789abcdef
 front 10.96.7.70 80/TCP: Cluster, 1 in fedcba9876543210
 front node port 0.0.0.0 30080/TCP: Cluster, 1 in 0123456789abcdef"""
-WEB = ListedSubject(frozenset(["default/web"]), frozenset(["10.96.7.7"]), frozenset([30080]), frozenset(["10.244.1.2"]))
+WEB = ListedSubject(
+    frozenset(["default/web"]),
+    frozenset(["10.96.7.7"]),
+    frozenset([30080]),
+    frozenset(["10.244.1.2"]),
+)
 
 
 def test_of_nft_the_services_own_chains_and_elements_are_taken() -> None:
     """Chains whole, of sets and maps the elements; an address or a name that only begins alike is another's."""
-    assert extract({"nftables": NFT.partition("table ip kube-proxy")[1] + NFT.partition("table ip kube-proxy")[2]}, WEB) == [
+    assert extract(
+        {
+            "nftables": NFT.partition("table ip kube-proxy")[1]
+            + NFT.partition("table ip kube-proxy")[2]
+        },
+        WEB,
+    ) == [
         "table ip kube-proxy",
         "  set cluster-ips",
         "    10.96.7.7",
@@ -132,9 +143,7 @@ def test_of_bpf_maps_frontends_lead_to_their_endpoints() -> None:
 
 def test_of_ipvs_and_its_sets_the_lines_are_taken() -> None:
     """Virtual servers with the real ones behind them; in the set against hairpin the endpoints."""
-    ipvs = (
-        "-A -t 10.96.7.7:80 -s rr\n-a -t 10.96.7.7:80 -r 10.244.1.2:8080 -m -w 1\n-A -t 10.96.7.70:80 -s rr\n-A -t 172.18.0.3:30080 -s rr\n"
-    )
+    ipvs = "-A -t 10.96.7.7:80 -s rr\n-a -t 10.96.7.7:80 -r 10.244.1.2:8080 -m -w 1\n-A -t 10.96.7.70:80 -s rr\n-A -t 172.18.0.3:30080 -s rr\n"
     sets = "create KUBE-LOOP-BACK hash:ip,port,ip\nadd KUBE-LOOP-BACK 10.244.1.2,tcp:8080,10.244.1.2\nadd KUBE-CLUSTER-IP 10.96.7.7,tcp:80\nadd KUBE-CLUSTER-IP 10.96.7.70,tcp:80\n"
     assert extract({"ipvs": ipvs, "ipset": sets}, WEB) == [
         "-A -t 10.96.7.7:80 -s rr",
@@ -157,11 +166,15 @@ def test_ipv6_addresses_are_found_in_every_form() -> None:
             "front fd00:10:96::7: a cluster IP",
         )
     )
-    assert not any(subject.is_in(text) for text in ("fd00:10:96::70", "fd00:10:96::7:1", "dfd00:10:96::7"))
+    assert not any(
+        subject.is_in(text) for text in ("fd00:10:96::70", "fd00:10:96::7:1", "dfd00:10:96::7")
+    )
 
 
 def entry(client: str, seen_as: str) -> ConntrackEntry:
-    return ConntrackEntry("TCP", "ESTABLISHED", (client, 1), ("10.96.7.7", 80), ("10.244.1.2", 8080), (seen_as, 1), 10)
+    return ConntrackEntry(
+        "TCP", "ESTABLISHED", (client, 1), ("10.96.7.7", 80), ("10.244.1.2", 8080), (seen_as, 1), 10
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,27 +183,50 @@ def entry(client: str, seen_as: str) -> ConntrackEntry:
         (["    ip saddr 10.244.1.2 jump mark-for-masquerade"], ["hairpin"]),
         (["    ip saddr 10.244.1.9 jump mark-for-masquerade"], []),
         (["    10.244.1.2 . 10.244.1.2"], ["hairpin"]),
-        (['  -A KUBE-SEP-A -s 10.244.1.2/32 -m comment --comment "default/web" -j KUBE-MARK-MASQ'], ["hairpin"]),
+        (
+            [
+                '  -A KUBE-SEP-A -s 10.244.1.2/32 -m comment --comment "default/web" -j KUBE-MARK-MASQ'
+            ],
+            ["hairpin"],
+        ),
         (["add KUBE-LOOP-BACK 10.244.1.2,tcp:8080,10.244.1.2"], ["hairpin"]),
-        (["    ip daddr 10.96.7.7 ip saddr != 10.244.0.0/16 jump mark-for-masquerade"], ["masquerade: clients outside 10.244.0.0/16"]),
-        (["  -A KUBE-SVC-A ! -s 10.244.0.0/16 -d 10.96.7.7/32 -p tcp -j KUBE-MARK-MASQ"], ["masquerade: clients outside 10.244.0.0/16"]),
+        (
+            ["    ip daddr 10.96.7.7 ip saddr != 10.244.0.0/16 jump mark-for-masquerade"],
+            ["masquerade: clients outside 10.244.0.0/16"],
+        ),
+        (
+            ["  -A KUBE-SVC-A ! -s 10.244.0.0/16 -d 10.96.7.7/32 -p tcp -j KUBE-MARK-MASQ"],
+            ["masquerade: clients outside 10.244.0.0/16"],
+        ),
         (["    jump mark-for-masquerade"], ["masquerade: connections to node ports"]),
-        (['  -A KUBE-EXT-A -m comment --comment "external" -j KUBE-MARK-MASQ'], ["masquerade: connections to node ports"]),
+        (
+            ['  -A KUBE-EXT-A -m comment --comment "external" -j KUBE-MARK-MASQ'],
+            ["masquerade: connections to node ports"],
+        ),
         (["    10.96.7.7 . tcp . 80 : goto reject-chain"], ["no ready endpoint"]),
         (
-            ["BPF maps of service.bpf.o (1 entries)", "  front 10.96.7.7 80/TCP: Cluster, 0 in 0123456789abcdef"],
+            [
+                "BPF maps of service.bpf.o (1 entries)",
+                "  front 10.96.7.7 80/TCP: Cluster, 0 in 0123456789abcdef",
+            ],
             ["eBPF", "no ready endpoint"],
         ),
         ([], []),
     ],
 )
-def test_translations_are_explained_where_the_rules_have_them(lines: list[str], notes: list[str]) -> None:
+def test_translations_are_explained_where_the_rules_have_them(
+    lines: list[str], notes: list[str]
+) -> None:
     """And not where they have not."""
     found = list(nat_notes(lines, {"10.244.1.2"}, []))
-    assert [text.startswith(note) for text, note in zip(found, notes, strict=True)] == [True] * len(notes)
+    assert [text.startswith(note) for text, note in zip(found, notes, strict=True)] == [True] * len(
+        notes
+    )
 
 
 def test_masqueraded_connections_are_counted() -> None:
     """By the difference of both directions."""
     entries = [entry("10.244.1.2", "172.18.0.3"), entry("10.244.1.4", "10.244.1.4")]
-    assert list(nat_notes([], (), entries)) == ["tracked now: 1 of 2 connections are masqueraded (SEEN AS differs from CLIENT)."]
+    assert list(nat_notes([], (), entries)) == [
+        "tracked now: 1 of 2 connections are masqueraded (SEEN AS differs from CLIENT)."
+    ]

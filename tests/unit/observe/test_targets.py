@@ -20,10 +20,26 @@ from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import find
 from kubenetlab.observe.grammar import KUBECTL_KINDS, WORKLOADS, Target, parse
 from kubenetlab.observe.request import ProbeSpecification, RequestOptions, ip_version, make_request
-from kubenetlab.observe.targets import Location, meaning, named_places, places, pod_of, read, resolve, service_of
+from kubenetlab.observe.targets import (
+    Location,
+    meaning,
+    named_places,
+    places,
+    pod_of,
+    read,
+    resolve,
+    service_of,
+)
 
 
-def pod(name: str, address: str, namespace: str = "default", workload: str | None = None, *, host_network: bool = False) -> dict[str, Any]:
+def pod(
+    name: str,
+    address: str,
+    namespace: str = "default",
+    workload: str | None = None,
+    *,
+    host_network: bool = False,
+) -> dict[str, Any]:
     return {
         "namespace": namespace,
         "name": name,
@@ -40,7 +56,11 @@ def pod(name: str, address: str, namespace: str = "default", workload: str | Non
 
 
 def service(
-    name: str, cluster_ips: Sequence[str], port: int = 80, namespace: str = "default", endpoint: str = "10.244.1.2"
+    name: str,
+    cluster_ips: Sequence[str],
+    port: int = 80,
+    namespace: str = "default",
+    endpoint: str = "10.244.1.2",
 ) -> dict[str, Any]:
     return {
         "namespace": namespace,
@@ -58,8 +78,24 @@ def service(
 
 
 SEEN: dict[str, Any] = {
-    "nodes": [{"name": "worker", "pid": 10, "sandbox": "node/worker", "netns": "/n10", "addresses": ["172.18.0.3"]}],
-    "external": [{"name": "client", "pid": 30, "sandbox": "ext/client", "netns": "/n30", "addresses": ["198.51.100.10"]}],
+    "nodes": [
+        {
+            "name": "worker",
+            "pid": 10,
+            "sandbox": "node/worker",
+            "netns": "/n10",
+            "addresses": ["172.18.0.3"],
+        }
+    ],
+    "external": [
+        {
+            "name": "client",
+            "pid": 30,
+            "sandbox": "ext/client",
+            "netns": "/n30",
+            "addresses": ["198.51.100.10"],
+        }
+    ],
     "pods": [
         pod("web-6bd7cd67c6-hcxd6", "10.244.1.2", workload="Deployment/web"),
         pod("db-0", "10.244.1.3", "shop", "StatefulSet/db"),
@@ -122,7 +158,11 @@ PORTS = st.none() | st.integers(1, 65535)
 @st.composite
 def targets(draw: st.DrawFn) -> Target:
     """Any target that a command may print."""
-    kind: Any = draw(st.sampled_from(["pod", "svc", "lb", "node", "ext", "ip", "name", "each", "nodeport", *WORKLOADS]))
+    kind: Any = draw(
+        st.sampled_from(
+            ["pod", "svc", "lb", "node", "ext", "ip", "name", "each", "nodeport", *WORKLOADS]
+        )
+    )
     namespace = "" if kind in ("node", "ext", "ip", "name") else draw(NAMES)
     name = draw(st.ip_addresses()).compressed if kind == "ip" else draw(NAMES)
     name = f"{name}.{draw(NAMES)}" if kind == "name" and draw(st.booleans()) else name
@@ -131,8 +171,18 @@ def targets(draw: st.DrawFn) -> Target:
     port = draw(PORTS)
     protocol: Any = draw(st.sampled_from([None, "TCP", "UDP", "SCTP"])) if port else None
     if kind in ("ip", "name") and port and draw(st.booleans()):
-        return Target(kind, namespace, name, port, "TCP", "http", "/" + draw(st.from_regex("[a-z/?=]{0,9}", fullmatch=True)))
-    return Target(kind, namespace, name, port, protocol, family=draw(st.sampled_from([None, "IPv4", "IPv6"])))
+        return Target(
+            kind,
+            namespace,
+            name,
+            port,
+            "TCP",
+            "http",
+            "/" + draw(st.from_regex("[a-z/?=]{0,9}", fullmatch=True)),
+        )
+    return Target(
+        kind, namespace, name, port, protocol, family=draw(st.sampled_from([None, "IPv4", "IPv6"]))
+    )
 
 
 @given(targets())
@@ -184,7 +234,9 @@ def test_a_text_that_is_no_target(text: str, message: str) -> None:
         ("nothing", "dns:nothing", None),
     ],
 )
-def test_a_bare_name_is_a_pod_a_service_a_workload_or_a_dns_name(text: str, target: str, service_name: tuple[str, str] | None) -> None:
+def test_a_bare_name_is_a_pod_a_service_a_workload_or_a_dns_name(
+    text: str, target: str, service_name: tuple[str, str] | None
+) -> None:
     """For a client in namespace default."""
     found = meaning(read(text, SEEN), SEEN, POD)
     assert (str(found.target), found.service) == (target, service_name)
@@ -261,7 +313,10 @@ def test_a_source_is_a_pod_a_workload_a_node_or_a_host(text: str, title: str) ->
     ("text", "message"),
     [
         ("svc:web:80", "no process runs in a Service, its pods are: default/web-6bd7cd67c6-hcxd6"),
-        ("svc:wbe", "there is no Service default/wbe; did you mean svc:default/web or deploy:default/web?"),
+        (
+            "svc:wbe",
+            "there is no Service default/wbe; did you mean svc:default/web or deploy:default/web?",
+        ),
         ("http://web/", "found a URL"),
         ("10.1.2.3", "no pod, node or host has this address"),
         ("both:80", "both:80: a source has no port; use both"),
@@ -282,7 +337,18 @@ def test_logs_take_the_same_forms() -> None:
         assert pod_of(read(text, SEEN), SEEN) == ("default", "web-6bd7cd67c6-hcxd6")
 
 
-@pytest.mark.parametrize("text", ["svc:web", "svc/web:80", "web", "web.default:80", "10.96.7.7:80", "http://web/x", "http://10.96.7.7/"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "svc:web",
+        "svc/web:80",
+        "web",
+        "web.default:80",
+        "10.96.7.7:80",
+        "http://web/x",
+        "http://10.96.7.7/",
+    ],
+)
 def test_every_form_leads_to_the_service(text: str) -> None:
     """For port-forward and inspect."""
     assert service_of(read(text, SEEN), SEEN) == ("default", "web")
@@ -302,7 +368,9 @@ def test_every_form_leads_to_the_service(text: str) -> None:
         ("http://web/x", RequestOptions(), ProbeSpecification("TCP", 80, "/x")),
     ],
 )
-def test_a_target_and_options_are_one_request(text: str, options: RequestOptions, request_: ProbeSpecification) -> None:
+def test_a_target_and_options_are_one_request(
+    text: str, options: RequestOptions, request_: ProbeSpecification
+) -> None:
     """A port without a protocol is TCP's; a target without a port is pinged."""
     assert make_request(parse(text), options) == request_
 
@@ -310,15 +378,37 @@ def test_a_target_and_options_are_one_request(text: str, options: RequestOptions
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("web:80", RequestOptions("TCP", 81, port_option="--tcp"), "web:80 has the port 80, but --tcp is 81; give one of them"),
-        ("web:80/udp", RequestOptions("TCP"), "web:80/UDP has the protocol UDP, but protocol is TCP"),
+        (
+            "web:80",
+            RequestOptions("TCP", 81, port_option="--tcp"),
+            "web:80 has the port 80, but --tcp is 81; give one of them",
+        ),
+        (
+            "web:80/udp",
+            RequestOptions("TCP"),
+            "web:80/UDP has the protocol UDP, but protocol is TCP",
+        ),
         ("http://web/x", RequestOptions("UDP"), "HTTP uses TCP, but protocol is UDP"),
-        ("http://web/x", RequestOptions(path="/y"), "http://web/x has the path /x, but --http is /y"),
-        ("web:80/udp", RequestOptions(path="/y"), "--http /y: HTTP uses TCP, but web:80/UDP has the protocol UDP"),
-        ("https://web/x", RequestOptions(), "https is not supported. Use http://web/x, or run a program"),
+        (
+            "http://web/x",
+            RequestOptions(path="/y"),
+            "http://web/x has the path /x, but --http is /y",
+        ),
+        (
+            "web:80/udp",
+            RequestOptions(path="/y"),
+            "--http /y: HTTP uses TCP, but web:80/UDP has the protocol UDP",
+        ),
+        (
+            "https://web/x",
+            RequestOptions(),
+            "https is not supported. Use http://web/x, or run a program",
+        ),
     ],
 )
-def test_a_target_and_options_that_contradict_each_other(text: str, options: RequestOptions, message: str) -> None:
+def test_a_target_and_options_that_contradict_each_other(
+    text: str, options: RequestOptions, message: str
+) -> None:
     """Neither is ignored."""
     with pytest.raises(UsageError, match=re.escape(message)):
         make_request(parse(text), options)
@@ -326,7 +416,11 @@ def test_a_target_and_options_that_contradict_each_other(text: str, options: Req
 
 def test_a_printed_family_is_an_option() -> None:
     """`svc:web:80/TCP IPv6` asks by IPv6."""
-    assert (ip_version(parse("web IPv6"), None), ip_version(parse("web"), 4), ip_version(parse("web IPv4"), 4)) == (6, 4, 4)
+    assert (
+        ip_version(parse("web IPv6"), None),
+        ip_version(parse("web"), 4),
+        ip_version(parse("web IPv4"), 4),
+    ) == (6, 4, 4)
     with pytest.raises(UsageError, match="-4 and IPv6 of web IPv6 are mutually exclusive"):
         ip_version(parse("web IPv6"), 4)
 
@@ -345,7 +439,9 @@ class Names:
 
 def where(text: str, answer: str = "10.96.7.7", source: Location = POD, **options: Any) -> Any:
     target = read(text, SEEN)
-    return asyncio.run(find(Names(answer), SEEN, source, target, make_request(target, RequestOptions(**options))))
+    return asyncio.run(
+        find(Names(answer), SEEN, source, target, make_request(target, RequestOptions(**options)))
+    )
 
 
 @pytest.mark.parametrize(
@@ -376,20 +472,35 @@ def test_the_address_behind_a_target(text: str, title: str, address: str, port: 
 def test_dns_that_misleads_is_reported() -> None:
     """No answer, and an address of something else, are both failures of the Service's name."""
     assert where("web", "").unresolved == "lookup web: no such host"
-    assert where("web", "10.96.7.8").unresolved == "lookup web: DNS answers 10.96.7.8, but Service default/web has 10.96.7.7"
+    assert (
+        where("web", "10.96.7.8").unresolved
+        == "lookup web: DNS answers 10.96.7.8, but Service default/web has 10.96.7.7"
+    )
     with pytest.raises(
-        UsageError, match=re.escape("ext:client: lookup web: no such host; ext:client does not use the cluster's DNS, use svc:default/web")
+        UsageError,
+        match=re.escape(
+            "ext:client: lookup web: no such host; ext:client does not use the cluster's DNS, use svc:default/web"
+        ),
     ):
         where("web", "", HOST)
-    with pytest.raises(UsageError, match="lookup wbe: no such host; did you mean svc:default/web or deploy:default/web"):
+    with pytest.raises(
+        UsageError,
+        match="lookup wbe: no such host; did you mean svc:default/web or deploy:default/web",
+    ):
         where("wbe", "")
 
 
 def test_a_chosen_object_is_named() -> None:
     """A name that could also be a workload's says which of them is meant."""
-    assert where("web").choice == "web: Service default/web by its DNS name web (not deploy:default/web)"
+    assert (
+        where("web").choice
+        == "web: Service default/web by its DNS name web (not deploy:default/web)"
+    )
     assert where("one").choice == ""
-    assert where("nothing", "198.51.100.10").choice == "nothing: no object has this name; used as a DNS name"
+    assert (
+        where("nothing", "198.51.100.10").choice
+        == "nothing: no object has this name; used as a DNS name"
+    )
 
 
 def test_rows_of_a_table_take_the_same_forms(tmp_path: Path) -> None:
@@ -409,14 +520,27 @@ def test_rows_of_a_table_take_the_same_forms(tmp_path: Path) -> None:
     )
     with pytest.raises(ManifestError) as caught:
         load(str(file))
-    assert "svc:default/web:80 has the port 80, but port is 81; give one of them" in str(caught.value)
+    assert "svc:default/web:80 has the port 80, but port is 81; give one of them" in str(
+        caught.value
+    )
     assert "HTTP uses TCP, but protocol is UDP; give one of them" in str(caught.value)
 
 
 def test_stable_names_say_which_pod() -> None:
     """Of a StatefulSet the ordinal and of a DaemonSet the node, whatever the order in which pods were made; else a number."""
-    workloads = [("db-1", "StatefulSet/db"), ("db-0", "StatefulSet/db"), ("agent-x", "DaemonSet/agent"), ("web-a", "Deployment/web")]
-    seen = {**SEEN, "pods": [pod(name, f"10.0.0.{index}", workload=owner) for index, (name, owner) in enumerate(workloads)]}
+    workloads = [
+        ("db-1", "StatefulSet/db"),
+        ("db-0", "StatefulSet/db"),
+        ("agent-x", "DaemonSet/agent"),
+        ("web-a", "Deployment/web"),
+    ]
+    seen = {
+        **SEEN,
+        "pods": [
+            pod(name, f"10.0.0.{index}", workload=owner)
+            for index, (name, owner) in enumerate(workloads)
+        ],
+    }
     ends = Ends(seen)
     names = [ends.stable_name(place) for place in places(seen) if place.kind == "pod"]
     assert names == ["sts/db[1]", "sts/db[0]", "ds/agent[worker]", "deploy/web[0]"]

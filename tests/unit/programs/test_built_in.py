@@ -44,7 +44,9 @@ class FakeNetwork:
             raise OSError(111, f"dial tcp {address}:{port}: connect: connection refused")
         return Response(200, f"GET {target}".encode())
 
-    async def exchange(self, address: str, port: int, data: bytes, timeout_s: float, protocol: str = "UDP") -> bytes:
+    async def exchange(
+        self, address: str, port: int, data: bytes, timeout_s: float, protocol: str = "UDP"
+    ) -> bytes:
         return b"re: " + data
 
     async def connect(self, address: str, port: int, timeout_s: float) -> None:
@@ -83,7 +85,9 @@ class Someone:
         return answered
 
     def send(self, program: str, data: bytes) -> bytes | None:
-        answered: bytes | None = programs.load(program).datagram(data, ("10.244.2.7", 40000), self.me)
+        answered: bytes | None = programs.load(program).datagram(
+            data, ("10.244.2.7", 40000), self.me
+        )
         return answered
 
 
@@ -118,10 +122,15 @@ class Someone:
         ({"image": "registry.k8s.io/coredns/coredns:v1.12.0"}, "coredns", "53/udp 53/tcp 8080/tcp 8181/tcp 9153/tcp"),
     ],
 )  # fmt: skip
-def test_a_program_is_picked_by_image_and_arguments(fields: dict[str, Any], program: str, ports: str) -> None:
+def test_a_program_is_picked_by_image_and_arguments(
+    fields: dict[str, Any], program: str, ports: str
+) -> None:
     """And listens where its arguments, its variables or its manifest say."""
     chosen = programs.setup(container(**fields))
-    assert (chosen.program, " ".join(str(listener) for listener in chosen.listeners)) == (program, ports)
+    assert (chosen.program, " ".join(str(listener) for listener in chosen.listeners)) == (
+        program,
+        ports,
+    )
     assert hasattr(programs.load(chosen.program), "__doc__")
 
 
@@ -142,9 +151,14 @@ MOUNTED = [{"mountPath": "/etc/nginx/nginx.conf"}]
         ({"image": "agnhost", "args": ["netexec"]}, "8080/tcp 8081/udp", "8080/tcp 8081/udp"),
     ],
 )
-def test_a_server_listens_where_it_is_said_to(fields: dict[str, Any], assumed: str, stated: str) -> None:
+def test_a_server_listens_where_it_is_said_to(
+    fields: dict[str, Any], assumed: str, stated: str
+) -> None:
     """Where Services lead only if the container declares no port; where the annotation says, unless the program knows better."""
-    for known, expected in ((programs.Ports(assumed=(PORT,)), assumed), (programs.Ports(stated=(PORT,)), stated)):
+    for known, expected in (
+        (programs.Ports(assumed=(PORT,)), assumed),
+        (programs.Ports(stated=(PORT,)), stated),
+    ):
         found = programs.setup(container(**fields), known).listeners
         assert " ".join(map(str, found)) == expected
 
@@ -152,7 +166,10 @@ def test_a_server_listens_where_it_is_said_to(fields: dict[str, Any], assumed: s
 @pytest.mark.parametrize("image", ["x", "busybox", "nginx"])
 def test_an_image_may_listen_nowhere(image: str) -> None:
     """An empty annotation says so."""
-    assert programs.setup(container(image=image, ports=DECLARED), programs.Ports(stated=())).listeners == ()
+    assert (
+        programs.setup(container(image=image, ports=DECLARED), programs.Ports(stated=())).listeners
+        == ()
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,19 +187,47 @@ def test_an_image_may_listen_nowhere(image: str) -> None:
         ("/header?key=X-Team", 200, "blue"),
         ("/header?key=missing", 200, ""),
         ("/header", 200, '{"User-Agent":["curl/8"],"X-Team":["blue"]}'),
-        ("/redirect?location=/echo%3Fmsg=foobar&code=307", 307, '<a href="/echo?msg=foobar">Temporary Redirect</a>.\n\n'),
+        (
+            "/redirect?location=/echo%3Fmsg=foobar&code=307",
+            307,
+            '<a href="/echo?msg=foobar">Temporary Redirect</a>.\n\n',
+        ),
         ("/redirect?location=http://web/", 302, '<a href="http://web/">Found</a>.\n\n'),
         ("/redirect?code=now", 200, "argument 'code' must be an integer or empty, got \"now\"\n"),
-        ("/exit?timeout=soon", 200, "argument 'timeout' must be a valid golang duration or empty, got \"soon\"\n"),
-        ("/shell?cmd=ls", 501, "/shell is not modelled: built-in programs run no commands and keep no files\n"),
+        (
+            "/exit?timeout=soon",
+            200,
+            "argument 'timeout' must be a valid golang duration or empty, got \"soon\"\n",
+        ),
+        (
+            "/shell?cmd=ls",
+            501,
+            "/shell is not modelled: built-in programs run no commands and keep no files\n",
+        ),
         ("/dial?host=web&port=80&request=hostname", 200, '{"responses":["GET /hostname"]}'),
         ("/dial?host=web&port=80&request=a&tries=2", 200, '{"responses":["GET /a","GET /a"]}'),
         ("/dial?host=web&port=80&request=a&protocol=udp", 200, '{"responses":["re: a"]}'),
-        ("/dial?host=10.0.0.8&port=80&request=a", 200, '{"errors":["dial tcp 10.0.0.8:80: connect: connection refused"]}'),
-        ("/dial?host=nowhere&port=80&request=a", 400, "host and/or port param are invalid. lookup nowhere: no such host\n"),
-        ("/dial?host=web&port=0&request=a", 400, "host and/or port param are invalid. address 0: invalid port\n"),
+        (
+            "/dial?host=10.0.0.8&port=80&request=a",
+            200,
+            '{"errors":["dial tcp 10.0.0.8:80: connect: connection refused"]}',
+        ),
+        (
+            "/dial?host=nowhere&port=80&request=a",
+            400,
+            "host and/or port param are invalid. lookup nowhere: no such host\n",
+        ),
+        (
+            "/dial?host=web&port=0&request=a",
+            400,
+            "host and/or port param are invalid. address 0: invalid port\n",
+        ),
         ("/dial?host=web&port=80", 400, "request parameter not specified. <nil>\n"),
-        ("/dial?host=web&port=80&request=a&tries=many", 400, 'tries parameter is invalid. strconv.Atoi: parsing "many": invalid syntax\n'),
+        (
+            "/dial?host=web&port=80&request=a&tries=many",
+            400,
+            'tries parameter is invalid. strconv.Atoi: parsing "many": invalid syntax\n',
+        ),
         ("/dial?host=web&port=80&request=a&protocol=sctp", 200, '{"responses":["re: a"]}'),
         ("/dial?host=web&port=80&request=a&protocol=ipx", 400, "unsupported protocol. ipx\n"),
     ],
@@ -221,9 +266,13 @@ def test_netexec_answers_datagrams(data: bytes, reply: bytes | None) -> None:
         (["--udp-port=-1", "--sctp-port=9"], "/healthz", 200, ""),
     ],
 )
-def test_options_of_netexec_change_its_answers(words: list[str], target: str, status: int, body: str) -> None:
+def test_options_of_netexec_change_its_answers(
+    words: list[str], target: str, status: int, body: str
+) -> None:
     """An override answers everything; without a server for datagrams netexec never calls itself ready."""
-    found = Someone(**programs.setup(container(args=["netexec", *words])).options).get("netexec", target)
+    found = Someone(**programs.setup(container(args=["netexec", *words])).options).get(
+        "netexec", target
+    )
     assert (found.status, found.body.decode()) == (status, body)
 
 
@@ -237,7 +286,13 @@ def test_a_form_stands_before_the_query() -> None:
 
 @pytest.mark.parametrize(
     ("location", "expected"),
-    [("", "/"), ("a/../b/", "/b/"), ("/x/./y?z=1/../2", "/x/y?z=1/../2"), ("//other/x", "//other/x"), ("/ü", "/%C3%BC")],
+    [
+        ("", "/"),
+        ("a/../b/", "/b/"),
+        ("/x/./y?z=1/../2", "/x/y?z=1/../2"),
+        ("//other/x", "//other/x"),
+        ("/ü", "/%C3%BC"),
+    ],
 )
 def test_a_relative_redirect_counts_from_the_path(location: str, expected: str) -> None:
     """Cleaned as Go's http.Redirect does; another server's is left alone."""
@@ -249,20 +304,32 @@ def test_a_server_that_got_sigterm_is_not_ready_but_healthy() -> None:
     """For the rest of --delay-shutdown."""
     someone = Someone()
     someone.me = structs.replace(someone.me, is_stopping=True)
-    assert (someone.get("netexec", "/readyz").status, someone.get("netexec", "/healthz").status) == (503, 200)
+    assert (
+        someone.get("netexec", "/readyz").status,
+        someone.get("netexec", "/healthz").status,
+    ) == (503, 200)
 
 
 @pytest.mark.parametrize(
     ("fields", "messages"),
     [
         ("image: agnhost, args: [netexec, --http-port=80, '-1']", []),
-        ("image: agnhost, args: [netexec, --http-port, '80', --v=2]", ["spec.containers[0].args[3] option --v of agnhost netexec"]),
+        (
+            "image: agnhost, args: [netexec, --http-port, '80', --v=2]",
+            ["spec.containers[0].args[3] option --v of agnhost netexec"],
+        ),
         (
             "image: agnhost, command: [/agnhost, serve-hostname, --close]",
             ["spec.containers[0].command[2] option --close of agnhost serve-hostname"],
         ),
-        ("image: agnhost, args: [porter, --json-response]", ["spec.containers[0].args[1] option --json-response of agnhost porter"]),
-        ("image: agnhost, args: [dns-suffix, --x]", ["spec.containers[0].args[0] agnhost dns-suffix is not modelled"]),
+        (
+            "image: agnhost, args: [porter, --json-response]",
+            ["spec.containers[0].args[1] option --json-response of agnhost porter"],
+        ),
+        (
+            "image: agnhost, args: [dns-suffix, --x]",
+            ["spec.containers[0].args[0] agnhost dns-suffix is not modelled"],
+        ),
         (
             "image: hashicorp/http-echo, args: [-text=hi, -status-code=404]",
             ["spec.containers[0].args[1] option --status-code of http-echo"],
@@ -275,11 +342,17 @@ def test_options_that_are_not_modelled_are_warned_of(fields: str, messages: list
     """With file and line; in templates and for init containers too."""
     pod = f"apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  containers: [{{name: main, {fields}}}]\n"
     found = problems_of(pod)
-    assert [(problem.file, problem.line, problem.is_warning) for problem in found] == [("test.yaml", 5, True)] * len(messages)
+    assert [(problem.file, problem.line, problem.is_warning) for problem in found] == [
+        ("test.yaml", 5, True)
+    ] * len(messages)
     shown = [f"{problem.path} {problem.message.removeprefix('the ')}" for problem in found]
-    assert all(line.startswith(message) for line, message in zip(shown, messages, strict=True)), shown
+    assert all(line.startswith(message) for line, message in zip(shown, messages, strict=True)), (
+        shown
+    )
     template = deployment().replace("args: [netexec", "args: [netexec, --nonsense")
-    assert [problem.path for problem in problems_of(template)] == ["spec.template.spec.containers[0].args[1]"]
+    assert [problem.path for problem in problems_of(template)] == [
+        "spec.template.spec.containers[0].args[1]"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -302,7 +375,10 @@ def test_netexec_exits_when_told(target: str, exits: list[tuple[int, float]]) ->
 def test_the_default_server_says_who_it_is_and_whom_it_sees() -> None:
     """200 on any path; the names of netexec's paths work too."""
     found = Someone().get("default", "/_healthz")
-    assert (found.status, found.body) == (200, b"default/web-0 (10.244.1.2 on worker) sees 10.244.2.7:40000\n")
+    assert (found.status, found.body) == (
+        200,
+        b"default/web-0 (10.244.1.2 on worker) sees 10.244.2.7:40000\n",
+    )
     assert Someone().get("default", "/hostname").body == b"web-0"
     assert Someone().send("default", b"hostname") == b"web-0"
     assert Someone().send("default", b"what") == b"unknown command: what"
@@ -317,7 +393,9 @@ def test_other_programs_answer() -> None:
     assert Someone(server="nginx").get("web", "/missing").status == 404
 
 
-@pytest.mark.parametrize(("host", "status", "said"), [("web", 0, ""), ("10.0.0.8", 1, "REFUSED"), ("nowhere", 1, "DNS")])
+@pytest.mark.parametrize(
+    ("host", "status", "said"), [("web", 0, ""), ("10.0.0.8", 1, "REFUSED"), ("nowhere", 1, "DNS")]
+)
 def test_connect_ends_with_what_it_found(host: str, status: int, said: str) -> None:
     """0, or 1 with TIMEOUT, REFUSED, DNS or OTHER in its log."""
     someone = Someone(host=host, port=80, protocol="tcp", timeout_s=1.0)
@@ -328,7 +406,17 @@ def test_connect_ends_with_what_it_found(host: str, status: int, said: str) -> N
 
 @pytest.mark.parametrize(
     ("written", "value"),
-    [("", 0.0), ("0", 0.0), ("5s", 5.0), ("1m30s", 90.0), ("500ms", 0.5), ("1.5h", 5400.0), ("5", None), ("s", None), ("1..2s", None)],
+    [
+        ("", 0.0),
+        ("0", 0.0),
+        ("5s", 5.0),
+        ("1m30s", 90.0),
+        ("500ms", 0.5),
+        ("1.5h", 5400.0),
+        ("5", None),
+        ("s", None),
+        ("1..2s", None),
+    ],
 )
 def test_reads_go_durations(written: str, value: float | None) -> None:
     """Nonsense is None."""
@@ -353,16 +441,32 @@ RESOLV = "search default.svc.cluster.local svc.cluster.local cluster.local\nname
 def test_the_resolver_tries_names_in_libcs_order() -> None:
     """Fewer dots than ndots: the search list first; a dot at the end: as it is."""
     resolver = parse(HOSTS, RESOLV)
-    assert (resolver.nameservers, resolver.ndots, resolver.timeout_s, resolver.attempts) == (("10.96.0.10",), 5, 1.0, 2)
-    assert list(resolver.candidates("web")) == ["web.default.svc.cluster.local.", "web.svc.cluster.local.", "web.cluster.local.", "web."]
+    assert (resolver.nameservers, resolver.ndots, resolver.timeout_s, resolver.attempts) == (
+        ("10.96.0.10",),
+        5,
+        1.0,
+        2,
+    )
+    assert list(resolver.candidates("web")) == [
+        "web.default.svc.cluster.local.",
+        "web.svc.cluster.local.",
+        "web.cluster.local.",
+        "web.",
+    ]
     assert next(iter(resolver.candidates("a.b.c.d.e.f"))) == "a.b.c.d.e.f."
     assert list(resolver.candidates("web.")) == ["web."]
-    assert (resolver.from_hosts("web-0"), resolver.from_hosts("localhost"), resolver.from_hosts("x")) == ("10.244.1.2", "127.0.0.1", None)
+    assert (
+        resolver.from_hosts("web-0"),
+        resolver.from_hosts("localhost"),
+        resolver.from_hosts("x"),
+    ) == ("10.244.1.2", "127.0.0.1", None)
 
 
 def test_json_of_dial_is_json() -> None:
     """Programs read it."""
-    assert json.loads(Someone().get("netexec", "/dial?host=web&port=80&request=a").body) == {"responses": ["GET /a"]}
+    assert json.loads(Someone().get("netexec", "/dial?host=web&port=80&request=a").body) == {
+        "responses": ["GET /a"]
+    }
 
 
 def test_requests_carry_what_they_can() -> None:

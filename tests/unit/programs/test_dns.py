@@ -22,7 +22,9 @@ def zone() -> Zone:
     text = (
         deployment(replicas=2, hostname="a")
         + service(clusterIP="10.96.7.7").replace("{port: 80", "{name: http, port: 80")
-        + service("headless", clusterIP="None").replace("app: headless", "app: web").replace("{port: 80", "{name: http, port: 80")
+        + service("headless", clusterIP="None")
+        .replace("app: headless", "app: web")
+        .replace("{port: 80", "{name: http, port: 80")
     )
     cluster = running(
         store(
@@ -84,27 +86,48 @@ def test_the_zone_follows_the_schema(name: str, type_: str, rcode: str, answers:
 
 
 ZONE_EDITS = st.tuples(
-    st.sampled_from("ab"), st.sampled_from(("", "None", "10.96.7.7")), st.lists(st.sampled_from(("1", "2")), unique=True)
+    st.sampled_from("ab"),
+    st.sampled_from(("", "None", "10.96.7.7")),
+    st.lists(st.sampled_from(("1", "2")), unique=True),
 )
 
 
 @given(st.lists(ZONE_EDITS, min_size=1, max_size=6))
-def test_a_zone_that_came_about_by_changes_is_the_zone(edits: list[tuple[str, str, list[str]]]) -> None:
+def test_a_zone_that_came_about_by_changes_is_the_zone(
+    edits: list[tuple[str, str, list[str]]],
+) -> None:
     """One by one, or all that is left of them at once: every name has the same values, and what is above nothing any more is gone."""
     told = Zone("cluster.local", [Namespace(ObjectMeta(name="n"))], [], [], {})
     left: dict[tuple[str, str], tuple[Service, EndpointSlice]] = {}
-    names = {"n.svc.cluster.local", "7.7.96.10.in-addr.arpa", "1.0.0.10.in-addr.arpa", "2.0.0.10.in-addr.arpa"}
+    names = {
+        "n.svc.cluster.local",
+        "7.7.96.10.in-addr.arpa",
+        "1.0.0.10.in-addr.arpa",
+        "2.0.0.10.in-addr.arpa",
+    }
     for name, address, hosts in edits:
         key = ("n", name)
-        names |= {f"{below}{name}.n.svc.cluster.local" for below in ("", "_http._tcp.", "_tcp.", "10-0-0-1.", "10-0-0-2.")}
+        names |= {
+            f"{below}{name}.n.svc.cluster.local"
+            for below in ("", "_http._tcp.", "_tcp.", "10-0-0-1.", "10-0-0-2.")
+        }
         if not address:
             left.pop(key, None)
             told.change(key, None, ())
             continue
-        spec = ServiceSpec(ports=(ServicePort(port=80, name="http"),), cluster_ips=(address,), cluster_ip=address)
-        endpoints = tuple(Endpoint((f"10.0.0.{host}",), EndpointConditions(ready=True)) for host in hosts)
+        spec = ServiceSpec(
+            ports=(ServicePort(port=80, name="http"),), cluster_ips=(address,), cluster_ip=address
+        )
+        endpoints = tuple(
+            Endpoint((f"10.0.0.{host}",), EndpointConditions(ready=True)) for host in hosts
+        )
         labels = {SERVICE_NAME_LABEL: name}
-        piece = EndpointSlice(ObjectMeta(name, "n", labels), "IPv4", endpoints, (EndpointPort(name="http", port=8080),))
+        piece = EndpointSlice(
+            ObjectMeta(name, "n", labels),
+            "IPv4",
+            endpoints,
+            (EndpointPort(name="http", port=8080),),
+        )
         left[key] = Service(ObjectMeta(name, "n"), spec), piece
         told.change(key, left[key][0], [piece])
     services, slices = ([pair[side] for pair in left.values()] for side in (0, 1))
@@ -112,12 +135,20 @@ def test_a_zone_that_came_about_by_changes_is_the_zone(edits: list[tuple[str, st
     for name in names:
         for type_ in ("A", "SRV", "PTR"):
             found, expected = told.lookup(name, type_), afresh.lookup(name, type_)
-            assert (found if found is None else sorted(found)) == (expected if expected is None else sorted(expected))
+            assert (found if found is None else sorted(found)) == (
+                expected if expected is None else sorted(expected)
+            )
 
 
 def many(count: int) -> Zone:
     """A zone in which one name has `count` addresses."""
-    return Zone("cluster.local", [], [], [], {"many.cluster.local": [f"10.0.{number >> 8}.{number & 255}" for number in range(count)]})
+    return Zone(
+        "cluster.local",
+        [],
+        [],
+        [],
+        {"many.cluster.local": [f"10.0.{number >> 8}.{number & 255}" for number in range(count)]},
+    )
 
 
 def asked(name: str, type_: str = "A", edns: dnslib.EDNS0 | None = None) -> bytes:
@@ -133,8 +164,15 @@ def reply_to(zone_: Zone, question: bytes, *, is_udp: bool = True) -> dnslib.DNS
     return dnslib.DNSRecord.parse(packed)
 
 
-@given(count=st.integers(0, 120), size=st.one_of(st.none(), st.integers(0, 4096)), is_udp=st.booleans(), wants_dnssec=st.booleans())
-def test_an_answer_has_as_many_records_as_fit(count: int, size: int | None, is_udp: bool, wants_dnssec: bool) -> None:
+@given(
+    count=st.integers(0, 120),
+    size=st.one_of(st.none(), st.integers(0, 4096)),
+    is_udp=st.booleans(),
+    wants_dnssec=st.booleans(),
+)
+def test_an_answer_has_as_many_records_as_fit(
+    count: int, size: int | None, is_udp: bool, wants_dnssec: bool
+) -> None:
     """In order, behind the question, and TC is set if and only if some are missing. EDNS is answered by EDNS, with the client's size."""
     edns = dnslib.EDNS0(udp_len=size, flags="do" * wants_dnssec) if size is not None else None
     question = asked("many.cluster.local", edns=edns)
@@ -149,23 +187,38 @@ def test_an_answer_has_as_many_records_as_fit(count: int, size: int | None, is_u
     if reply.header.tc:
         assert len(packed) + 16 > limit  # an A record behind a pointer to the question has 16 bytes
     assert [str(one.qname) for one in reply.questions] == ["many.cluster.local."]
-    assert [(record.edns_len, record.edns_do) for record in reply.ar] == ([(size, wants_dnssec)] if edns else [])
+    assert [(record.edns_len, record.edns_do) for record in reply.ar] == (
+        [(size, wants_dnssec)] if edns else []
+    )
 
 
 def test_an_unknown_version_of_edns_is_refused() -> None:
     """BADVERS, in two parts: the message's header and the OPT record (RFC 6891)."""
-    reply = reply_to(many(1), asked("many.cluster.local", edns=dnslib.EDNS0(udp_len=1232, version=1)))
+    reply = reply_to(
+        many(1), asked("many.cluster.local", edns=dnslib.EDNS0(udp_len=1232, version=1))
+    )
     (opt,) = reply.ar
     assert (opt.edns_rcode << 4 | reply.header.rcode, opt.edns_ver, reply.rr) == (16, 0, [])
 
 
-def endpoint_slice(name: str, addresses: list[str], *ports: EndpointPort, hostname: str = "") -> EndpointSlice:
+def endpoint_slice(
+    name: str, addresses: list[str], *ports: EndpointPort, hostname: str = ""
+) -> EndpointSlice:
     endpoints = tuple(
-        Endpoint((address,), EndpointConditions(ready=True), hostname=f"{hostname}{index}" if hostname else "")
+        Endpoint(
+            (address,),
+            EndpointConditions(ready=True),
+            hostname=f"{hostname}{index}" if hostname else "",
+        )
         for index, address in enumerate(addresses)
     )
     family: Literal["IPv4", "IPv6"] = "IPv6" if ":" in addresses[0] else "IPv4"
-    return EndpointSlice(ObjectMeta(f"{name}-{family.lower()}", "n", {SERVICE_NAME_LABEL: name}), family, endpoints, ports)
+    return EndpointSlice(
+        ObjectMeta(f"{name}-{family.lower()}", "n", {SERVICE_NAME_LABEL: name}),
+        family,
+        endpoints,
+        ports,
+    )
 
 
 def crowd(count: int) -> Zone:
@@ -174,7 +227,10 @@ def crowd(count: int) -> Zone:
     slices = [
         endpoint_slice(
             "h",
-            [f"{prefix}{number + 1:x}" if ":" in prefix else f"{prefix}{number + 1}" for number in range(count)],
+            [
+                f"{prefix}{number + 1:x}" if ":" in prefix else f"{prefix}{number + 1}"
+                for number in range(count)
+            ],
             *ports,
             hostname="a-long-hostname-",
         )
@@ -205,14 +261,22 @@ KUBE_DNS = Service(
     ),
 )
 NAMELESS = Service(
-    ObjectMeta("plain", "n"), ServiceSpec(cluster_ip="10.96.0.11", cluster_ips=("10.96.0.11",), ports=(ServicePort(port=80),))
+    ObjectMeta("plain", "n"),
+    ServiceSpec(
+        cluster_ip="10.96.0.11", cluster_ips=("10.96.0.11",), ports=(ServicePort(port=80),)
+    ),
 )
 OTHER = Service(ObjectMeta("dns-pods", "n"), ServiceSpec(cluster_ip="None", cluster_ips=("None",)))
 
 
 def served(*, own: tuple[str, ...], services: tuple[Service, ...] = (KUBE_DNS, NAMELESS)) -> Zone:
     """A zone as the server in the pod with the addresses `own` sees it."""
-    slices = [endpoint_slice(service.name, ["10.244.0.2", "10.244.0.3"], EndpointPort(name="metrics", port=9153)) for service in services]
+    slices = [
+        endpoint_slice(
+            service.name, ["10.244.0.2", "10.244.0.3"], EndpointPort(name="metrics", port=9153)
+        )
+        for service in services
+    ]
     return Zone("cluster.local", [Namespace(ObjectMeta(name="n"))], services, slices, {}, own)
 
 
@@ -225,7 +289,9 @@ def test_the_apex_has_an_soa_record() -> None:
     zone_ = served(own=())
     zone_.serial = 4711
     reply = reply_to(zone_, asked("Cluster.Local", "SOA"))
-    assert [str(record.rdata) for record in reply.rr] == ["ns.dns.cluster.local. hostmaster.cluster.local. 4711 7200 1800 86400 30"]
+    assert [str(record.rdata) for record in reply.rr] == [
+        "ns.dns.cluster.local. hostmaster.cluster.local. 4711 7200 1800 86400 30"
+    ]
     assert reply.auth == []
     below = reply_to(zone_, asked("kube-dns.n.svc.cluster.local", "SOA"))
     assert (below.rr, len(below.auth)) == ([], 1)
@@ -250,12 +316,18 @@ def test_the_apex_has_an_soa_record() -> None:
     ],
     ids=["by-services", "by-a-headless-service", "by-no-service"],
 )  # fmt: skip
-def test_the_apex_names_its_servers(own: tuple[str, ...], services: tuple[Service, ...], names: list[str], addresses: list[str]) -> None:
+def test_the_apex_names_its_servers(
+    own: tuple[str, ...], services: tuple[Service, ...], names: list[str], addresses: list[str]
+) -> None:
     """Every Service that leads to the server's own pod, or the pod itself; with their addresses, which ns.dns has, too."""
     zone_ = served(own=own, services=services)
     reply = reply_to(zone_, asked("cluster.local", "NS"))
     assert ([str(record.rdata) for record in reply.rr], glue(reply)) == (names, addresses)
-    found = [str(record.rdata) for type_ in ("A", "AAAA") for record in reply_to(zone_, asked("ns.dns.cluster.local", type_)).rr]
+    found = [
+        str(record.rdata)
+        for type_ in ("A", "AAAA")
+        for record in reply_to(zone_, asked("ns.dns.cluster.local", type_)).rr
+    ]
     assert sorted(found) == sorted(line.split()[1] for line in addresses)
 
 
@@ -274,7 +346,10 @@ def test_name_servers_follow_the_services() -> None:
     ("name", "records"),
     [
         ("plain.n.svc", ["0 100 80 plain.n.svc.cluster.local."]),
-        ("kube-dns.n.svc", ["0 16 53 kube-dns.n.svc.cluster.local.", "0 16 9153 kube-dns.n.svc.cluster.local."]),
+        (
+            "kube-dns.n.svc",
+            ["0 16 53 kube-dns.n.svc.cluster.local.", "0 16 9153 kube-dns.n.svc.cluster.local."],
+        ),
         ("_dns._udp.kube-dns.n.svc", ["0 50 53 kube-dns.n.svc.cluster.local."]),
         ("10-244-0-2.kube-dns.n.svc", ["0 100 9153 10-244-0-2.kube-dns.n.svc.cluster.local."]),
         ("ns.dns", []),
@@ -290,7 +365,12 @@ def test_srv_records_share_the_weight(name: str, records: list[str]) -> None:
 
 def test_zones_are_not_handed_over() -> None:
     """AXFR is refused, as by CoreDNS without its plugin `transfer`."""
-    assert dnslib.RCODE[reply_to(served(own=()), asked("cluster.local", "AXFR"), is_udp=False).header.rcode] == "REFUSED"
+    assert (
+        dnslib.RCODE[
+            reply_to(served(own=()), asked("cluster.local", "AXFR"), is_udp=False).header.rcode
+        ]
+        == "REFUSED"
+    )
 
 
 def test_a_zone_ends_at_a_label() -> None:
@@ -314,5 +394,11 @@ def test_a_slice_of_names_does_no_harm_to_dns() -> None:
     """FQDN slices have no records."""
     text = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: {kubernetes.io/service-name: h}}\naddressType: FQDN\nendpoints: [{addresses: [www.example.com]}]\nports: []\n---\napiVersion: v1\nkind: Service\nmetadata: {name: h}\nspec: {clusterIP: None}\n"
     cluster = store(text)
-    zone = Zone("cluster.local", cluster.all(Namespace), cluster.all(Service), cluster.all(EndpointSlice), {})
+    zone = Zone(
+        "cluster.local",
+        cluster.all(Namespace),
+        cluster.all(Service),
+        cluster.all(EndpointSlice),
+        {},
+    )
     assert zone.lookup("h.default.svc.cluster.local", "A") in (None, [])

@@ -17,18 +17,28 @@ LIST: dict[str, Any] = {
         {
             "kind": "None",
             "metadata": {"name": "127.0.0.1", "labels": {"kubernetes.io/hostname": "127.0.0.1"}},
-            "status": {"capacity": {"cpu": "4"}, "addresses": [{"type": "LegacyHostIP", "address": "127.0.0.1"}], "ready": True},
+            "status": {
+                "capacity": {"cpu": "4"},
+                "addresses": [{"type": "LegacyHostIP", "address": "127.0.0.1"}],
+                "ready": True,
+            },
         },
         {
             "kind": "None",
             "metadata": {"name": "127.0.0.2"},
             "status": {
                 "capacity": {"cpu": "8"},
-                "addresses": [{"type": "LegacyHostIP", "address": "127.0.0.2"}, {"type": "x", "address": "y"}],
+                "addresses": [
+                    {"type": "LegacyHostIP", "address": "127.0.0.2"},
+                    {"type": "x", "address": "y"},
+                ],
             },
         },
     ],
-    "users": [{"name": "myself", "user": {}}, {"name": "e2e", "user": {"username": "admin", "password": "secret"}}],
+    "users": [
+        {"name": "myself", "user": {}},
+        {"name": "e2e", "user": {"username": "admin", "password": "secret"}},
+    ],
 }
 
 
@@ -46,7 +56,10 @@ LIST: dict[str, Any] = {
         ("{.items[-1:].metadata.name}", "127.0.0.2"),
         ("{.items[*]['metadata']['name']}", "127.0.0.1 127.0.0.2"),
         ('{.users[?(@.name=="e2e")].user.password}', "secret"),
-        ("{range .items[*]}[{.metadata.name}, {.status.capacity}] {end}", '[127.0.0.1, {"cpu":"4"}] [127.0.0.2, {"cpu":"8"}] '),
+        (
+            "{range .items[*]}[{.metadata.name}, {.status.capacity}] {end}",
+            '[127.0.0.1, {"cpu":"4"}] [127.0.0.2, {"cpu":"8"}] ',
+        ),
         ("{range .items[*]}{.metadata.name}{'\\t'}{end}", "127.0.0.1\t127.0.0.2\t"),
         ('{range .items[*]}{.metadata.name}{"\\n"}{end}', "127.0.0.1\n127.0.0.2\n"),
         ("{.items[*].metadata.labels.kubernetes\\.io/hostname}", "127.0.0.1"),
@@ -56,7 +69,10 @@ LIST: dict[str, Any] = {
         ),
         ("{range .items[*].metadata.name}<{@}>{end}", "<127.0.0.1><127.0.0.2>"),
         ("{.items[*].metadata.labels['kubernetes\\.io/hostname']}", "127.0.0.1"),
-        ("{.items[*]['metadata.name', 'status.capacity']}", '127.0.0.1 127.0.0.2 {"cpu":"4"} {"cpu":"8"}'),
+        (
+            "{.items[*]['metadata.name', 'status.capacity']}",
+            '127.0.0.1 127.0.0.2 {"cpu":"4"} {"cpu":"8"}',
+        ),
         ("{.users[?(@['name']=='e2e')].user['username','password']}", "admin secret"),
         ("{range .items[*]['metadata']}<{.name}>{end}", "<127.0.0.1><127.0.0.2>"),
         ("{.nothing.here}", ""),
@@ -97,6 +113,14 @@ def test_any_text_is_a_template_or_a_usage_error(template: str) -> None:
 def test_sorting() -> None:
     """Numbers by value, text as text; who lacks the field comes first."""
     documents: list[dict[str, Any]] = [{"n": 10, "t": "b"}, {"n": 9, "t": "a"}, {"t": "c"}]
-    assert [one.get("n") for one in sorted(documents, key=lambda one: sort_key(".n", one))] == [None, 9, 10]
-    assert [one["t"] for one in sorted(documents, key=lambda one: sort_key("{.t}", one))] == ["a", "b", "c"]
+    assert [one.get("n") for one in sorted(documents, key=lambda one: sort_key(".n", one))] == [
+        None,
+        9,
+        10,
+    ]
+    assert [one["t"] for one in sorted(documents, key=lambda one: sort_key("{.t}", one))] == [
+        "a",
+        "b",
+        "c",
+    ]
     assert values(".n", documents[0]) == [10]

@@ -6,7 +6,13 @@ import pytest
 
 from kubenetlab.cli.input.missing import suggestion
 
-_PODS = [("default", "client"), ("default", "web-6bd7cd67c6-hcxd6"), ("default", "db-0"), ("shop", "cart"), ("store", "cart")]
+_PODS = [
+    ("default", "client"),
+    ("default", "web-6bd7cd67c6-hcxd6"),
+    ("default", "db-0"),
+    ("shop", "cart"),
+    ("store", "cart"),
+]
 
 
 @pytest.mark.parametrize(

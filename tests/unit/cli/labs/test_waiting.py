@@ -21,13 +21,19 @@ _STUCK = {"pod": "default/web-0", "reason": "ImagePullBackOff"}
     ("failures", "stuck", "expected"),
     [
         ({"the lab": f"/r/x/store.json: {_NO_SPACE}"}, [], "make space in /r, then: kubenetlab up"),
-        ({"the lab": f"/r/x/store.json: {_NO_SPACE}"}, [_STUCK], "make space in /r, then: kubenetlab up"),
+        (
+            {"the lab": f"/r/x/store.json: {_NO_SPACE}"},
+            [_STUCK],
+            "make space in /r, then: kubenetlab up",
+        ),
         # The kernel uses the same errno for a limit of namespaces: no space on a disk helps there.
         ({"pod/default/web-0/1": f"network namespace: {_NO_SPACE}"}, [], "kubenetlab diff"),
         ({}, [_STUCK], "kubenetlab describe pod web-0 -n default"),
     ],
 )
-def test_the_hint_is_about_what_helps(monkeypatch: pytest.MonkeyPatch, failures: dict[str, str], stuck: list[Any], expected: str) -> None:
+def test_the_hint_is_about_what_helps(
+    monkeypatch: pytest.MonkeyPatch, failures: dict[str, str], stuck: list[Any], expected: str
+) -> None:
     monkeypatch.setattr(rundir, "base", lambda: Path("/r"))
     last = {"failures": failures, "stuck": stuck, "waiting": [], "jobs": []}
     assert _next_after_failure(last) == expected
@@ -42,7 +48,9 @@ def test_an_agent_that_breaks_off_is_not_asked_for_ever(monkeypatch: pytest.Monk
         return iter(())
 
     monkeypatch.setattr(Client, "stream", stream)
-    with pytest.raises(LabError, match=r"the agent of lab broken breaks its answers off; its log: .*/broken/log"):
+    with pytest.raises(
+        LabError, match=r"the agent of lab broken breaks its answers off; its log: .*/broken/log"
+    ):
         wait("broken", 0.2, 0.0, lambda items: None)
     assert len(asked) > 1
     assert float(asked[-1]) == 0

@@ -21,15 +21,35 @@ _MARGIN = len("12 default/web-0000 ")
 def _matrix(pods: int, services: int) -> Matrix:
     """A matrix in which every destination answers, but for the last source."""
     places = tuple(
-        Location("pod", "default", f"web-{index:04}", f"pod/{index}", f"/n{index}", (f"10.244.1.{index + 2}",)) for index in range(pods)
+        Location(
+            "pod",
+            "default",
+            f"web-{index:04}",
+            f"pod/{index}",
+            f"/n{index}",
+            (f"10.244.1.{index + 2}",),
+        )
+        for index in range(pods)
     )
     ports = tuple(
-        ServiceTarget("default", f"svc-{index}", f"10.96.0.{index + 1}", 80, "TCP", ((places[0].address, 8080),))
+        ServiceTarget(
+            "default",
+            f"svc-{index}",
+            f"10.96.0.{index + 1}",
+            80,
+            "TCP",
+            ((places[0].address, 8080),),
+        )
         for index in range(services)
     )
     destinations: tuple[Destination, ...] = (*places, *ports)
     cells = tuple(
-        Cell(source, destination, "answer", (("", Result("silence" if source is places[-1] else "answer")),))
+        Cell(
+            source,
+            destination,
+            "answer",
+            (("", Result("silence" if source is places[-1] else "answer")),),
+        )
         for source in places
         for destination in destinations
         if source is not destination
@@ -66,12 +86,22 @@ def test_spaces_go_before_columns_do() -> None:
 def test_a_narrow_terminal_has_blocks_of_columns() -> None:
     """Each block repeats the names of the sources, and has the numbers of its own destinations."""
     lines = _lines(_matrix(12, 8), _MARGIN + 12)
-    assert lines[:3] == [" " * _MARGIN + "         111", " " * _MARGIN + "123456789012", " 1 default/web-0000 -●●●●●●●●●●●"]
-    assert lines[15:18] == [" " * _MARGIN + "11111112", " " * _MARGIN + "34567890", " 1 default/web-0000 ●●●●●●●●"]
+    assert lines[:3] == [
+        " " * _MARGIN + "         111",
+        " " * _MARGIN + "123456789012",
+        " 1 default/web-0000 -●●●●●●●●●●●",
+    ]
+    assert lines[15:18] == [
+        " " * _MARGIN + "11111112",
+        " " * _MARGIN + "34567890",
+        " 1 default/web-0000 ●●●●●●●●",
+    ]
 
 
 @given(pods=st.integers(1, 70), services=st.integers(0, 20), width=st.none() | st.integers(1, 200))
-def test_every_mark_is_drawn_and_no_line_is_too_wide(pods: int, services: int, width: int | None) -> None:
+def test_every_mark_is_drawn_and_no_line_is_too_wide(
+    pods: int, services: int, width: int | None
+) -> None:
     lines = _lines(_matrix(pods, services), width)
     for index in range(pods):
         title = f"default/web-{index:04} "
@@ -85,5 +115,8 @@ def test_every_mark_is_drawn_and_no_line_is_too_wide(pods: int, services: int, w
 @pytest.mark.parametrize("width", [None, 120, 80, 60, 10])
 def test_the_legend_breaks_between_its_entries(width: int | None) -> None:
     lines = [_COLOURS.sub("", line) for line in legend_lines(width)]
-    assert "  ".join(lines) == "● answers  × refuses  · no answer  ! answers, against the promise  ✗ does not, against the promise"
+    assert (
+        "  ".join(lines)
+        == "● answers  × refuses  · no answer  ! answers, against the promise  ✗ does not, against the promise"
+    )
     assert len(lines) == {None: 1, 120: 1, 80: 2, 60: 3, 10: 5}[width]

@@ -85,15 +85,25 @@ def test_replaced_rules_are_paired_with_those_most_like_them() -> None:
 
 def test_a_container_stands_for_what_it_holds() -> None:
     """A missing table is one difference, and so is a missing chain of a table that exists; the content is in the data."""
-    table, inner = RuleContainer("table t"), RuleContainer("chain c", "rule", rules=("a", "b"), parent="table t")
+    table, inner = (
+        RuleContainer("table t"),
+        RuleContainer("chain c", "rule", rules=("a", "b"), parent="table t"),
+    )
     assert lines([table, inner], []) == ["+ table t"]
     assert lines([], [table, inner]) == ["- table t"]
     (found,) = listing.differences([table, inner], [table])
-    assert (found.line, found.action, found.desired, found.observed) == ("+ chain c: 2 rules", "add", "a\nb", None)
+    assert (found.line, found.action, found.desired, found.observed) == (
+        "+ chain c: 2 rules",
+        "add",
+        "a\nb",
+        None,
+    )
 
 
 def test_of_a_shared_container_only_our_entries_count() -> None:
-    ours = RuleContainer("chain FORWARD", "rule", "rule FORWARD: ", rules=("-j OURS",), is_shared=True)
+    ours = RuleContainer(
+        "chain FORWARD", "rule", "rule FORWARD: ", rules=("-j OURS",), is_shared=True
+    )
     assert lines([ours], []) == ["+ rule FORWARD: -j OURS"]
     assert lines([], [ours]) == ["- rule FORWARD: -j OURS"]
 
@@ -132,19 +142,28 @@ def test_nft_listings_are_read() -> None:
         "10.0.0.2 . 80": "10.0.0.2 . 80 : drop",
     }
     assert (set_.is_filled_by_packets, set_.elements) == (True, {})
-    assert base.properties == 'comment "a chain"; type nat hook prerouting priority dstnat; policy accept'
+    assert (
+        base.properties
+        == 'comment "a chain"; type nat hook prerouting priority dstnat; policy accept'
+    )
     assert base.rules == ('ip daddr @s accept comment "policy {"', "drop")
     assert {map_.parent, set_.parent, base.parent} == {table.name}
 
 
 def test_iptables_listings_are_read() -> None:
     """Chains of the owner, and rules elsewhere that lead to them; chains and rules of others are left out."""
-    saved = (
-        "*nat\n:OUTPUT ACCEPT [1:2]\n:KUBE-A - [0:0]\n:MINE - [0:0]\n-A OUTPUT -j MINE\n-A OUTPUT -j KUBE-A\n-A KUBE-A -j DROP\nCOMMIT\n"
-    )
+    saved = "*nat\n:OUTPUT ACCEPT [1:2]\n:KUBE-A - [0:0]\n:MINE - [0:0]\n-A OUTPUT -j MINE\n-A OUTPUT -j KUBE-A\n-A KUBE-A -j DROP\nCOMMIT\n"
     output, own = iptables.containers([("ip", saved)], [("ip", "KUBE-")])
-    assert (output.name, output.rules, output.is_shared) == ("iptables chain nat OUTPUT", ("-j KUBE-A",), True)
-    assert (own.name, own.rules, own.is_shared) == ("iptables chain nat KUBE-A", ("-j DROP",), False)
+    assert (output.name, output.rules, output.is_shared) == (
+        "iptables chain nat OUTPUT",
+        ("-j KUBE-A",),
+        True,
+    )
+    assert (own.name, own.rules, own.is_shared) == (
+        "iptables chain nat KUBE-A",
+        ("-j DROP",),
+        False,
+    )
 
 
 def test_ipset_listings_are_read() -> None:
@@ -152,7 +171,9 @@ def test_ipset_listings_are_read() -> None:
     first = "create KUBE-A hash:ip family inet hashsize 1024 maxelem 65536 bucketsize 12 initval 0x1\nadd KUBE-A 10.0.0.1\nadd KUBE-A 10.0.0.2\n"
     second = "create KUBE-A hash:ip family inet hashsize 2048 maxelem 65536 bucketsize 12 initval 0x2\nadd KUBE-A 10.0.0.2\nadd KUBE-A 10.0.0.1\n"
     third = "create KUBE-A hash:ip family inet hashsize 64 maxelem 9 bucketsize 12 initval 0x2\nadd KUBE-A 10.0.0.2\ncreate X hash:ip family inet\n"
-    one, other, changed = (list(ipset.containers(text, [("", "KUBE-")])) for text in (first, second, third))
+    one, other, changed = (
+        list(ipset.containers(text, [("", "KUBE-")])) for text in (first, second, third)
+    )
     assert lines(one, other) == []
     assert lines(one, changed) == [
         "~ ipset KUBE-A: hash:ip family inet maxelem 65536 bucketsize 12    (was: hash:ip family inet maxelem 9 bucketsize 12)",
@@ -168,42 +189,94 @@ REAL = RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.2", 8080)
     ("observed", "shown"),
     [
         ([(SERVER, [(REAL, 1, 5)])], []),
-        ([(SERVER, [(REAL, 0, 5)])], ["~ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1    (was: -r 10.244.1.2:8080 -m -w 0)"]),
+        (
+            [(SERVER, [(REAL, 0, 5)])],
+            [
+                "~ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1    (was: -r 10.244.1.2:8080 -m -w 0)"
+            ],
+        ),
         (
             [(SERVER, [(RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.2", 8080, "-g"), 7, 0)])],
-            ["~ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1    (was: -r 10.244.1.2:8080 -g -w 7)"],
+            [
+                "~ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1    (was: -r 10.244.1.2:8080 -g -w 7)"
+            ],
         ),
         (
             [(VirtualServer("n", "tcp", "10.96.0.9", 80, "sh", 60), [])],
-            ["~ ipvs -t 10.96.0.9:80: -s rr    (was: -s sh -p 60)", "+ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1"],
+            [
+                "~ ipvs -t 10.96.0.9:80: -s rr    (was: -s sh -p 60)",
+                "+ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1",
+            ],
         ),
         ([], ["+ ipvs -t 10.96.0.9:80: 1 real server"]),
         (
-            [(SERVER, [(REAL, 1, 0), (RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.3", 8080), 1, 0)])],
+            [
+                (
+                    SERVER,
+                    [
+                        (REAL, 1, 0),
+                        (RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.3", 8080), 1, 0),
+                    ],
+                )
+            ],
             ["- ipvs -t 10.96.0.9:80 -r 10.244.1.3:8080 -m -w 1"],
         ),
-        ([(SERVER, [(REAL, 1, 0), (RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.3", 8080), 0, 2)])], []),
+        (
+            [
+                (
+                    SERVER,
+                    [
+                        (REAL, 1, 0),
+                        (RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.3", 8080), 0, 2),
+                    ],
+                )
+            ],
+            [],
+        ),
     ],
-    ids=["equal", "drained", "forwarding and weight", "scheduler", "missing", "additional", "waits for its connections"],
+    ids=[
+        "equal",
+        "drained",
+        "forwarding and weight",
+        "scheduler",
+        "missing",
+        "additional",
+        "waits for its connections",
+    ],
 )
 def test_ipvs_servers_are_compared_with_all_that_is_set(observed: Any, shown: list[str]) -> None:
     listed = [ListedServer(server, tuple(reals)) for server, reals in observed]
     assert [found.line for found in ipvs.differences([SERVER, REAL], listed)] == shown
 
 
-@given(st.binary(min_size=FRONT_KEY.size, max_size=FRONT_KEY.size), *[st.binary(min_size=FRONT.size, max_size=FRONT.size)] * 2)
+@given(
+    st.binary(min_size=FRONT_KEY.size, max_size=FRONT_KEY.size),
+    *[st.binary(min_size=FRONT.size, max_size=FRONT.size)] * 2,
+)
 def test_two_fronts_with_one_text_are_equal(key: bytes, one: bytes, other: bytes) -> None:
     """Nothing of a value is left out of its text."""
-    assert (describe("fronts", key, one, {}) == describe("fronts", key, other, {})) == (one == other)
+    assert (describe("fronts", key, one, {}) == describe("fronts", key, other, {})) == (
+        one == other
+    )
 
 
-@pytest.mark.parametrize("name", ["settings", "doors", "homes", "fronts", "endpoints", "members", "sources", "unknown"])
+@pytest.mark.parametrize(
+    "name", ["settings", "doors", "homes", "fronts", "endpoints", "members", "sources", "unknown"]
+)
 @given(key=st.binary(max_size=200), value=st.binary(max_size=200))
-def test_an_entry_of_another_layout_is_shown_in_hexadecimal(name: str, key: bytes, value: bytes) -> None:
+def test_an_entry_of_another_layout_is_shown_in_hexadecimal(
+    name: str, key: bytes, value: bytes
+) -> None:
     """No bytes that somebody may write into a map are an error."""
     assert describe(name, key, value, {})
 
 
 def test_ids_are_shown_by_their_names() -> None:
-    key, endpoint = SLOT.pack(b"12345678", 3, 0), bytes(10) + b"\xff\xff" + bytes((10, 244, 1, 2)) + b"\0\x50" + bytes(6)
-    assert describe("endpoints", key, endpoint, {b"12345678": "default/web"}) == "default/web 3: 10.244.1.2 80"
+    key, endpoint = (
+        SLOT.pack(b"12345678", 3, 0),
+        bytes(10) + b"\xff\xff" + bytes((10, 244, 1, 2)) + b"\0\x50" + bytes(6),
+    )
+    assert (
+        describe("endpoints", key, endpoint, {b"12345678": "default/web"})
+        == "default/web 3: 10.244.1.2 80"
+    )

@@ -11,7 +11,9 @@ from kubenetlab.hoststate.rules.nftables import transaction
 from kubenetlab.hoststate.wire import messages
 from tests.clusters import deployment, rules_of, service
 
-LINES = transaction(rules_of("nftables", ""), rules_of("nftables", deployment() + service())).splitlines()
+LINES = transaction(
+    rules_of("nftables", ""), rules_of("nftables", deployment() + service())
+).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,10 @@ def test_what_is_in_a_comment_is_no_word() -> None:
 
 def test_many_elements_are_several_messages() -> None:
     """The length of an attribute has sixteen bits."""
-    items = ", ".join(f"10.0.{number // 256}.{number % 256} . tcp . 80 : goto {'x' * 200}" for number in range(1000))
+    items = ", ".join(
+        f"10.0.{number // 256}.{number % 256} . tcp . 80 : goto {'x' * 200}"
+        for number in range(1000)
+    )
     found = nft_messages.transaction(f"add element ip t m {{ {items} }}\n") or ()
     assert len(found) == 8
     assert all(len(body) < 65536 for one in found for _, _, _, body in messages(one))
@@ -85,7 +90,11 @@ def test_no_words_are_too_strange(line: str, data: st.DataObject) -> None:
     """A line with something left out, doubled or exchanged is known or not, and that is all."""
     words = line.split(" ")
     at = data.draw(st.integers(0, len(words) - 1))
-    instead = data.draw(st.sampled_from([[], [words[at]] * 2, ["{"], ["@"], ["!="], ["::"], ['"'], ["1.2.3"], [words[-1]]]))
+    instead = data.draw(
+        st.sampled_from(
+            [[], [words[at]] * 2, ["{"], ["@"], ["!="], ["::"], ['"'], ["1.2.3"], [words[-1]]]
+        )
+    )
     changed = " ".join([*words[:at], *instead, *words[at + 1 :]])
     found = nft_messages.transaction(f"{changed}\n")
     assert found is None or len(found) == 1

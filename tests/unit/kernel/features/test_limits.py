@@ -27,8 +27,16 @@ from kubenetlab.lab.capacity import check_room, needs, pods_that_fit
 from tests.clusters import NOW, ONE_NODE, applied, deployment, pod, store
 
 PIDS = Limit(PROCESSES, 1000, "kernel.pid_max", "sudo sysctl -w kernel.pid_max={enough}", used=900)
-NETS = Limit("network namespaces", 30, "user.max_net_namespaces", "sudo sysctl -w user.max_net_namespaces={enough}")
-ROOMY = [Limit(resource, 10**6, "a setting", used=0) for resource in (PROCESSES, FILES, MEMORY, BRIDGE_PORTS, NEIGHBORS)]
+NETS = Limit(
+    "network namespaces",
+    30,
+    "user.max_net_namespaces",
+    "sudo sysctl -w user.max_net_namespaces={enough}",
+)
+ROOMY = [
+    Limit(resource, 10**6, "a setting", used=0)
+    for resource in (PROCESSES, FILES, MEMORY, BRIDGE_PORTS, NEIGHBORS)
+]
 
 
 def amounts(text: str) -> dict[str, tuple[int, str]]:
@@ -37,10 +45,20 @@ def amounts(text: str) -> dict[str, tuple[int, str]]:
 
 def test_a_lab_is_counted() -> None:
     """One sandbox a pod, a node, an external host and a part of the wire; a hostNetwork pod has no network of its own."""
-    empty, more = amounts(ONE_NODE), amounts(ONE_NODE + deployment(replicas=5) + pod("h", ", hostNetwork: true"))
+    empty, more = (
+        amounts(ONE_NODE),
+        amounts(ONE_NODE + deployment(replicas=5) + pod("h", ", hostNetwork: true")),
+    )
     grown = {resource: more[resource][0] - empty[resource][0] for resource in empty}
-    assert (grown[PROCESSES], grown["PID namespaces"], grown["network namespaces"], grown["mount namespaces"]) == (6, 6, 5, 0)
-    assert empty["network namespaces"][0] == 8  # switch, router, internet, client, one node, CoreDNS twice, the lab's own
+    assert (
+        grown[PROCESSES],
+        grown["PID namespaces"],
+        grown["network namespaces"],
+        grown["mount namespaces"],
+    ) == (6, 6, 5, 0)
+    assert (
+        empty["network namespaces"][0] == 8
+    )  # switch, router, internet, client, one node, CoreDNS twice, the lab's own
     assert more[BRIDGE_PORTS] == (7, "cbr0 of node control-plane")
     assert more[MEMORY][0] > empty[MEMORY][0]
 
@@ -66,7 +84,9 @@ def test_pods_that_are_still_to_come_are_counted() -> None:
     few = store(deployment(replicas=1))
     web = few.get(Deployment, "default", "web")
     assert web is not None
-    begun, _ = Controllers(burst=10).run(few.with_changes([structs.replace(web, spec=structs.replace(web.spec, replicas=600))]), NOW)
+    begun, _ = Controllers(burst=10).run(
+        few.with_changes([structs.replace(web, spec=structs.replace(web.spec, replicas=600))]), NOW
+    )
     assert len(begun.all(Pod)) < 50
     for at_once, in_bursts in zip(needs(whole), needs(begun), strict=True):
         assert in_bursts.resource == at_once.resource
@@ -97,7 +117,9 @@ def test_everything_that_lacks_comes_in_one_report() -> None:
 def test_a_full_bridge_names_its_node() -> None:
     """The kernel takes 1,023 ports."""
     fullest = Limit(BRIDGE_PORTS, 50, "the kernel's bridge", "more nodes, or fewer pods on each")
-    with pytest.raises(RequirementError, match=r"ports of one bridge \(cbr0 of node control-plane\): 62 needed"):
+    with pytest.raises(
+        RequirementError, match=r"ports of one bridge \(cbr0 of node control-plane\): 62 needed"
+    ):
         check_room("l", store(ONE_NODE + deployment(replicas=60)), [fullest])
 
 
@@ -108,7 +130,12 @@ def test_what_a_lab_has_is_not_counted_twice() -> None:
     check_room("l", applied(before, deployment(replicas=100)), [room], before)
     with pytest.raises(RequirementError, match="processes: 70 needed"):
         check_room("l", applied(before, deployment(replicas=120)), [room], before)
-    check_room("l", applied(before, deployment(replicas=10)), [Limit(PROCESSES, 1, "kernel.pid_max", used=1)], before)
+    check_room(
+        "l",
+        applied(before, deployment(replicas=10)),
+        [Limit(PROCESSES, 1, "kernel.pid_max", used=1)],
+        before,
+    )
 
 
 def test_a_limit_without_a_measure_counts_all() -> None:
@@ -120,8 +147,14 @@ def test_a_limit_without_a_measure_counts_all() -> None:
 
 def test_maxima_stay_when_use_is_measured_anew() -> None:
     """Inside a lab the machine's maxima cannot be seen."""
-    seen = [Limit(PROCESSES, 4_194_304, "kernel.pid_max", used=950), Limit("network namespaces", 2**31, "user.max_net_namespaces")]
-    assert [(limit.maximum, limit.used) for limit in measured_anew([PIDS, NETS], seen)] == [(1000, 950), (30, None)]
+    seen = [
+        Limit(PROCESSES, 4_194_304, "kernel.pid_max", used=950),
+        Limit("network namespaces", 2**31, "user.max_net_namespaces"),
+    ]
+    assert [(limit.maximum, limit.used) for limit in measured_anew([PIDS, NETS], seen)] == [
+        (1000, 950),
+        (30, None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -174,10 +207,17 @@ def test_a_machine_is_read(tmp_path: Path, cgroups: dict[str, str]) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    found = {(limit.resource, limit.setting.partition(" of ")[0]): limit for limit in read(f"{tmp_path}/proc", f"{tmp_path}/cg")}
+    found = {
+        (limit.resource, limit.setting.partition(" of ")[0]): limit
+        for limit in read(f"{tmp_path}/proc", f"{tmp_path}/cg")
+    }
     assert (found[PROCESSES, "kernel.pid_max"].used, found[PROCESSES, "pids.max"].room) == (345, 60)
     assert found["network namespaces", "user.max_net_namespaces"].maximum == 12
     assert ("user namespaces", "user.max_user_namespaces") not in found
     assert found[MEMORY, "this machine's memory"].room == 1000
-    (memory,) = [limit for (resource, setting), limit in found.items() if resource == MEMORY and setting.startswith("memory.")]
+    (memory,) = [
+        limit
+        for (resource, setting), limit in found.items()
+        if resource == MEMORY and setting.startswith("memory.")
+    ]
     assert (memory.maximum, memory.used) == (512, 100)

@@ -30,7 +30,11 @@ def test_ranges_belong_to_a_name_or_a_number() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 2**31), st.integers(1, 2**16)).map(lambda pair: IdRange(*pair)), max_size=500), st.integers(0, 2**31)
+    st.lists(
+        st.tuples(st.integers(1, 2**31), st.integers(1, 2**16)).map(lambda pair: IdRange(*pair)),
+        max_size=500,
+    ),
+    st.integers(0, 2**31),
 )
 def test_maps_are_consecutive_inside(ranges: list[IdRange], own: int) -> None:
     """Root is the user, the ranges follow without a gap, and the kernel's 340 lines are enough."""
@@ -43,7 +47,9 @@ def test_maps_are_consecutive_inside(ranges: list[IdRange], own: int) -> None:
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is read or started."""
-    monkeypatch.setattr("shutil.which", lambda program: None if program == "newuidmap" else f"/usr/bin/{program}")
+    monkeypatch.setattr(
+        "shutil.which", lambda program: None if program == "newuidmap" else f"/usr/bin/{program}"
+    )
     assert Mapper().fault == "the program newuidmap is missing"
 
 
@@ -65,6 +71,9 @@ def test_a_child_that_cannot_be_started_is_a_fault(monkeypatch: pytest.MonkeyPat
     def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("kubenetlab.kernel.namespaces.id_maps._own_ranges", lambda user: [(IdRange(100000, 65536),)] * 2)
+    monkeypatch.setattr(
+        "kubenetlab.kernel.namespaces.id_maps._own_ranges",
+        lambda user: [(IdRange(100000, 65536),)] * 2,
+    )
     monkeypatch.setattr("subprocess.Popen", refused)
     assert Mapper().fault == "newuidmap cannot be started: Resource temporarily unavailable"

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from kubenetlab.kernel.processes import cgroups
-from kubenetlab.kernel.processes.cgroups import Hierarchy, LabGroups, Limits, Parent, hierarchies, parents, remove_all
+from kubenetlab.kernel.processes.cgroups import (
+    Hierarchy,
+    LabGroups,
+    Limits,
+    Parent,
+    hierarchies,
+    parents,
+    remove_all,
+)
 from kubenetlab.kernel.processes.limiters import has_groups, limiters
 from kubenetlab.kernel.processes.rlimits import limits_processes
 
@@ -48,15 +56,25 @@ FIRST = (
     ],
     ids=["systemd", "container", "outside the mount", "no cgroups", "version 1"],
 )
-def test_the_groups_of_this_process(texts: tuple[str, str], found: Sequence[tuple[int, tuple[str, ...], str]]) -> None:
+def test_the_groups_of_this_process(
+    texts: tuple[str, str], found: Sequence[tuple[int, tuple[str, ...], str]]
+) -> None:
     """Version 1 has one hierarchy for each controller; a mount may show a part of one only."""
-    assert [(each.version, each.controllers, str(each.own)) for each in hierarchies(*texts)] == found
+    assert [
+        (each.version, each.controllers, str(each.own)) for each in hierarchies(*texts)
+    ] == found
 
 
-def group(directory: Path, controllers: str = "", enabled: str = "", *, is_root: bool = False) -> Path:
+def group(
+    directory: Path, controllers: str = "", enabled: str = "", *, is_root: bool = False
+) -> Path:
     """Make what looks like a group of version 2."""
     directory.mkdir()
-    for name, text in (("cgroup.controllers", controllers), ("cgroup.subtree_control", enabled), ("cgroup.procs", "")):
+    for name, text in (
+        ("cgroup.controllers", controllers),
+        ("cgroup.subtree_control", enabled),
+        ("cgroup.procs", ""),
+    ):
         (directory / name).write_text(text)
     if not is_root:
         (directory / "cgroup.type").write_text("domain\n")
@@ -97,7 +115,11 @@ def test_controllers_of_version_1_come_first_where_they_are_mounted(tmp_path: Pa
     memory, unified = tmp_path / "memory", group(tmp_path / "unified", "pids", "", is_root=True)
     memory.mkdir()
     found = parents(
-        [Hierarchy(1, ("memory",), memory, memory), Hierarchy(1, ("pids",), tmp_path, tmp_path / "no"), Hierarchy(2, (), unified, unified)]
+        [
+            Hierarchy(1, ("memory",), memory, memory),
+            Hierarchy(1, ("pids",), tmp_path, tmp_path / "no"),
+            Hierarchy(2, (), unified, unified),
+        ]
     )
     assert found == [Parent(1, memory, ("memory",)), Parent(2, unified, ("pids",))]
 
@@ -108,12 +130,23 @@ def test_what_limits_a_container() -> None:
     assert has_groups(limiters([both]))
     assert limiters([both])["memory"] == "a cgroup (version 2) below /g"
     without = limiters([], has_nproc=False)
-    assert (dict(without), has_groups(without)) == ({"memory": "RLIMIT_DATA of each process", "pids": ""}, False)
-    assert limiters([Parent(1, Path("/m"), ("memory",))], has_nproc=True)["pids"] == "RLIMIT_NPROC of the lab's user"
+    assert (dict(without), has_groups(without)) == (
+        {"memory": "RLIMIT_DATA of each process", "pids": ""},
+        False,
+    )
+    assert (
+        limiters([Parent(1, Path("/m"), ("memory",))], has_nproc=True)["pids"]
+        == "RLIMIT_NPROC of the lab's user"
+    )
 
 
-@pytest.mark.parametrize(("release", "works"), [("5.10.0-28-amd64", False), ("5.14.0", True), ("6.1.0-18", True), ("odd", False)])
-def test_processes_are_counted_by_user_namespace_since_linux_5_14(release: str, works: bool) -> None:
+@pytest.mark.parametrize(
+    ("release", "works"),
+    [("5.10.0-28-amd64", False), ("5.14.0", True), ("6.1.0-18", True), ("odd", False)],
+)
+def test_processes_are_counted_by_user_namespace_since_linux_5_14(
+    release: str, works: bool
+) -> None:
     """Before, the user's processes on the whole machine counted; root of the machine has no limit at all."""
     assert limits_processes(release, in_new_namespace=True) == works
 
@@ -144,7 +177,15 @@ class FakeFiles:
         monkeypatch.setattr(cgroups, "_write", write)
 
 
-FILES_V2 = ("cgroup.procs", "cgroup.subtree_control", "memory.max", "memory.swap.max", "memory.oom.group", "memory.events", "pids.max")
+FILES_V2 = (
+    "cgroup.procs",
+    "cgroup.subtree_control",
+    "memory.max",
+    "memory.swap.max",
+    "memory.oom.group",
+    "memory.events",
+    "pids.max",
+)
 
 
 def test_a_container_of_version_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,11 +223,22 @@ def test_a_container_of_version_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_container_of_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group in each hierarchy that limits something: without a limit of memory none is made there."""
     files = FakeFiles(
-        monkeypatch, ("cgroup.procs", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control", "pids.max")
+        monkeypatch,
+        (
+            "cgroup.procs",
+            "memory.limit_in_bytes",
+            "memory.memsw.limit_in_bytes",
+            "memory.oom_control",
+            "pids.max",
+        ),
     )
     for name in ("memory", "pids"):
         (tmp_path / name).mkdir()
-    groups = LabGroups("kubenetlab-x-1", [Parent(1, tmp_path / name, (name,)) for name in ("memory", "pids")], lambda _: None)
+    groups = LabGroups(
+        "kubenetlab-x-1",
+        [Parent(1, tmp_path / name, (name,)) for name in ("memory", "pids")],
+        lambda _: None,
+    )
     assert groups.make("main-1", Limits(0, 100)).enforced == ("pids",)
     assert not (tmp_path / "memory/kubenetlab-x-1/main-1").exists()
     made = groups.make("main-2", Limits(1 << 20, 100))
@@ -196,7 +248,9 @@ def test_a_container_of_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "main-2/memory.memsw.limit_in_bytes": str(1 << 20),
         "main-2/pids.max": "100",
     }
-    (tmp_path / "memory/kubenetlab-x-1/main-2/memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
+    (tmp_path / "memory/kubenetlab-x-1/main-2/memory.oom_control").write_text(
+        "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"
+    )
     assert made.oom_kills() == 1
 
 
@@ -212,7 +266,10 @@ def real_parents() -> list[Parent]:
     return cgroups.read_parents()
 
 
-@pytest.mark.skipif(not real_parents(), reason="no cgroup can be made here: as root, or systemd-run --user --scope -p Delegate=yes")
+@pytest.mark.skipif(
+    not real_parents(),
+    reason="no cgroup can be made here: as root, or systemd-run --user --scope -p Delegate=yes",
+)
 def test_what_is_left_in_a_group_is_killed() -> None:
     """A container's daemons outlive its own process: the group goes when they are gone."""
     tops: list[str] = []

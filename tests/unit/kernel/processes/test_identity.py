@@ -7,7 +7,13 @@ import subprocess
 
 import pytest
 
-from kubenetlab.kernel.processes.identity import ProcessId, has_exited, open_process, reap, start_time
+from kubenetlab.kernel.processes.identity import (
+    ProcessId,
+    has_exited,
+    open_process,
+    reap,
+    start_time,
+)
 
 
 def test_a_pid_that_is_in_use_again_is_another_process() -> None:
@@ -39,7 +45,9 @@ def test_a_process_that_is_gone_cannot_be_opened() -> None:
 
 def test_the_start_time_is_found_behind_any_name() -> None:
     """A process may have parentheses and spaces in its name."""
-    with subprocess.Popen(["bash", "-c", "echo ') 1 (2' > /proc/$$/comm; echo; sleep 60"], stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        ["bash", "-c", "echo ') 1 (2' > /proc/$$/comm; echo; sleep 60"], stdout=subprocess.PIPE
+    ) as child:
         assert child.stdout is not None
         child.stdout.readline()
         assert start_time(child.pid) >= start_time(os.getpid())

@@ -17,9 +17,16 @@ Inherit = Callable[..., None]
 def inherit(monkeypatch: pytest.MonkeyPatch) -> Inherit:
     """Set what this process seems to have inherited: hard limits by their numbers, nice value and policy."""
 
-    def inherit(limits: dict[int, int] | None = None, nice: int = 0, policy: int = os.SCHED_OTHER, processors: int = 2) -> None:
+    def inherit(
+        limits: dict[int, int] | None = None,
+        nice: int = 0,
+        policy: int = os.SCHED_OTHER,
+        processors: int = 2,
+    ) -> None:
         hard = limits or {}
-        monkeypatch.setattr(resource, "getrlimit", lambda limit: (0, hard.get(limit, resource.RLIM_INFINITY)))
+        monkeypatch.setattr(
+            resource, "getrlimit", lambda limit: (0, hard.get(limit, resource.RLIM_INFINITY))
+        )
         monkeypatch.setattr(os, "nice", lambda _: nice)
         monkeypatch.setattr(os, "sched_getscheduler", lambda _: policy)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)))
@@ -36,7 +43,14 @@ def test_nothing_harms_by_default(inherit: Inherit) -> None:
     """Unlimited, nice 0, the normal policy, all processors; or just enough of each."""
     inherit()
     assert names(is_root=False) == []
-    inherit({resource.RLIMIT_NOFILE: 4096, resource.RLIMIT_MEMLOCK: 8 << 20, resource.RLIMIT_NPROC: 1024}, nice=4)
+    inherit(
+        {
+            resource.RLIMIT_NOFILE: 4096,
+            resource.RLIMIT_MEMLOCK: 8 << 20,
+            resource.RLIMIT_NPROC: 1024,
+        },
+        nice=4,
+    )
     assert names(is_root=False) == []
 
 
@@ -65,7 +79,9 @@ def test_the_number_of_processes_limits_users_alone(inherit: Inherit) -> None:
     assert names(is_root=False) == ["nproc"]
 
 
-@pytest.mark.parametrize("policy", [os.SCHED_IDLE, os.SCHED_BATCH, os.SCHED_FIFO, os.SCHED_RR | os.SCHED_RESET_ON_FORK])
+@pytest.mark.parametrize(
+    "policy", [os.SCHED_IDLE, os.SCHED_BATCH, os.SCHED_FIFO, os.SCHED_RR | os.SCHED_RESET_ON_FORK]
+)
 def test_policies_other_than_the_normal_one(inherit: Inherit, policy: int) -> None:
     """Also where children would not inherit it."""
     inherit(policy=policy)

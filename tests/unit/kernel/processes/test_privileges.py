@@ -17,8 +17,22 @@ X86_64, I386, AARCH64, ARM, RISCV64 = 0xC000003E, 0x40000003, 0xC00000B7, 0x4000
 
 def verdict(architecture: int, number: int, request: int) -> int:
     """Return what the program says of a system call: it loads words, compares them with constants, and returns (classic BPF)."""
-    data = struct.pack("<iIQ6Q", number if number < 1 << 31 else number - (1 << 32), architecture, 0, 0, request, 0, 0, 0, 0)
-    program = [struct.unpack_from("=HBBI", privileges._TERMINAL_FILTER, at) for at in range(0, len(privileges._TERMINAL_FILTER), 8)]
+    data = struct.pack(
+        "<iIQ6Q",
+        number if number < 1 << 31 else number - (1 << 32),
+        architecture,
+        0,
+        0,
+        request,
+        0,
+        0,
+        0,
+        0,
+    )
+    program = [
+        struct.unpack_from("=HBBI", privileges._TERMINAL_FILTER, at)
+        for at in range(0, len(privileges._TERMINAL_FILTER), 8)
+    ]
     at = word = 0
     while True:
         code, if_true, if_false, value = program[at]

@@ -9,13 +9,17 @@ import time
 
 from kubenetlab.kernel.processes.usage import usage
 
-CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(flush=True); input()'])"
+CHILD = (
+    "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(flush=True); input()'])"
+)
 
 
 def test_a_tree_is_counted_with_all_its_descendants() -> None:
     """Processes, memory and the age of the first one; a root that has ended is left out."""
     begun = time.monotonic()
-    with subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as tree:
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as tree:
         assert tree.stdin is not None
         assert tree.stdout is not None
         tree.stdout.readline()  # the grandchild runs

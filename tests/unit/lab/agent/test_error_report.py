@@ -14,12 +14,16 @@ from kubenetlab.kernel.rules.nftables import readable
 from kubenetlab.lab.agent.error_report import condensed, program_refused, rules_refused
 
 RUN = ProgramRun("pod/default/web/1234", "main", 0, "netexec", {}, (ListenPort("TCP", 80),))
-DESIRED = HostState({RUN.netns: contents_of([RUN])}, {RUN.netns: {RUN.key: Origin("containers", "Pod default/web")}})
+DESIRED = HostState(
+    {RUN.netns: contents_of([RUN])}, {RUN.netns: {RUN.key: Origin("containers", "Pod default/web")}}
+)
 
 
 def test_a_program_that_cannot_start_names_its_pod() -> None:
     """What a process of the lab met, with what to do, and without Python's numbers."""
-    assert program_refused(RUN, "BlockingIOError: [Errno 11] Resource temporarily unavailable", DESIRED).splitlines() == [
+    assert program_refused(
+        RUN, "BlockingIOError: [Errno 11] Resource temporarily unavailable", DESIRED
+    ).splitlines() == [
         "pod/default/web/1234: cannot start program netexec for container main, listening on 80/tcp",
         "  reason: BlockingIOError: Resource temporarily unavailable      wanted by: containers, for Pod default/web",
         "  → a limit of processes is reached: kubenetlab doctor shows ulimit -Hu, kernel.pid_max and pids.max; "
@@ -63,7 +67,11 @@ def test_many_refusals_for_one_reason_are_one() -> None:
     ("number", "text", "words"),
     [
         (errno.EEXIST, "", "File exists (EEXIST)"),
-        (errno.ENETUNREACH, "Nexthop has invalid gateway", "Nexthop has invalid gateway (ENETUNREACH)"),
+        (
+            errno.ENETUNREACH,
+            "Nexthop has invalid gateway",
+            "Nexthop has invalid gateway (ENETUNREACH)",
+        ),
         (0, "no number", "no number"),
     ],
 )
@@ -81,6 +89,6 @@ def test_advice_depends_on_the_object() -> None:
 
 def test_what_nft_says_without_a_place_stays_as_it_is() -> None:
     """A complaint of the library itself."""
-    assert readable("netlink: Error: cache initialization failed: Operation not permitted\n", "add table ip t\n") == (
-        "netlink: Error: cache initialization failed: Operation not permitted"
-    )
+    assert readable(
+        "netlink: Error: cache initialization failed: Operation not permitted\n", "add table ip t\n"
+    ) == ("netlink: Error: cache initialization failed: Operation not permitted")

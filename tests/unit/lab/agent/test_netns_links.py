@@ -16,13 +16,18 @@ def test_a_new_agent_corrects_links_that_lead_to_former_processes(tmp_path: Path
     for netns, pid in {**pids, "node/gone": 74}.items():
         links.add(netns, pid)
     names = {path.readlink(): path for path in tmp_path.iterdir()}
-    right = {path.name: str(path.readlink()) for path in tmp_path.iterdir() if "gone" not in path.name}
+    right = {
+        path.name: str(path.readlink()) for path in tmp_path.iterdir() if "gone" not in path.name
+    }
     former = names[Path(links.path(71))]
     former.unlink()
     former.symlink_to(links.path(70))
     names[Path(links.path(72))].unlink()
     (tmp_path / "other_node-a").symlink_to("/elsewhere")
     NetnsLinks("t", run_netns, proc).adopt(pids)
-    assert {path.name: str(path.readlink()) for path in tmp_path.iterdir()} == {**right, "other_node-a": "/elsewhere"}
+    assert {path.name: str(path.readlink()) for path in tmp_path.iterdir()} == {
+        **right,
+        "other_node-a": "/elsewhere",
+    }
     os.close(run_netns)
     os.close(proc)

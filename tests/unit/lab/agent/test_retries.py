@@ -19,7 +19,9 @@ def test_delays_grow_up_to_a_ceiling() -> None:
         delays.append(at - now)
         now = at
     assert abs(delays[0] - FIRST_S) < 1e-9
-    assert all(abs(later - min(earlier * GROWTH, CEILING_S)) < 1e-9 for earlier, later in pairwise(delays))
+    assert all(
+        abs(later - min(earlier * GROWTH, CEILING_S)) < 1e-9 for earlier, later in pairwise(delays)
+    )
     assert abs(delays[-1] - CEILING_S) < 1e-9
 
 
@@ -45,7 +47,9 @@ def test_an_attempt_before_its_time_does_not_lengthen_the_delay() -> None:
 
 
 @given(st.lists(st.tuples(st.sets(st.sampled_from("abc")), st.floats(0, 10)), max_size=30))
-def test_whatever_fails_is_tried_again_within_the_ceiling(history: list[tuple[set[str], float]]) -> None:
+def test_whatever_fails_is_tried_again_within_the_ceiling(
+    history: list[tuple[set[str], float]],
+) -> None:
     """In every history of failures and successes."""
     retries, now = Retries(), 0.0
     for failing, passed_s in history:

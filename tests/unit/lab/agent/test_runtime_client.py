@@ -65,7 +65,12 @@ class Others:
                     channel.send({"answers": request["id"], "ok": True})
                 case "signal":
                     channel.send({"answers": request["id"], "ok": True})
-                    channel.send(exited(next(one for one in self.spawned if one["run"] == request["run"]), status=15))
+                    channel.send(
+                        exited(
+                            next(one for one in self.spawned if one["run"] == request["run"]),
+                            status=15,
+                        )
+                    )
 
     def _send(self, channel: Channel, answer: Message, exited: Message | None) -> None:
         """In one write, which the other side reads at once."""
@@ -105,11 +110,16 @@ def exited(spawned: Message, status: int = 256) -> Message:
 async def hand(directory: Path) -> AsyncIterator[tuple[RuntimeClient, Others]]:
     """A hand with one worker, and those at the other ends of its connections."""
     others = Others()
-    listeners = [_listener(directory / name) for name in (rundir.worker_socket(0), rundir.INIT_SOCKET)]
-    tasks = [
-        asyncio.create_task(_serve(listener, behave)) for listener, behave in zip(listeners, (others.worker, others.in_init), strict=True)
+    listeners = [
+        _listener(directory / name) for name in (rundir.worker_socket(0), rundir.INIT_SOCKET)
     ]
-    runs = RuntimeClient(directory, 1, others.reports.extend, lambda lost: None, others.sandboxes.get)
+    tasks = [
+        asyncio.create_task(_serve(listener, behave))
+        for listener, behave in zip(listeners, (others.worker, others.in_init), strict=True)
+    ]
+    runs = RuntimeClient(
+        directory, 1, others.reports.extend, lambda lost: None, others.sandboxes.get
+    )
     try:
         yield runs, others
     finally:
@@ -137,7 +147,9 @@ async def _serve(listener: socket.socket, behave: Callable[[Channel], Awaitable[
         await behave(Channel(connection))
 
 
-async def start(runs: RuntimeClient, netns: str, node: str = "worker", program: str = "netexec") -> None:
+async def start(
+    runs: RuntimeClient, netns: str, node: str = "worker", program: str = "netexec"
+) -> None:
     run = ProgramRun(netns, "main", 0, program, {"argv": ["true"]}, (ListenPort("TCP", 9100),))
     context = Context(netns, "default", "pod", ("172.18.0.3",), node, PodFiles("host", "", ""))
     assert await runs.start(run, SANDBOX, context, dict) is None
@@ -151,7 +163,9 @@ def test_a_port_is_free_before_the_next_program_wants_it(tmp_path: Path) -> None
             await start(runs, OLD)
             runs.forget(OLD)
             following = asyncio.create_task(start(runs, NEW))
-            await start(runs, ELSEWHERE, node="worker2", program="command")  # which is another network
+            await start(
+                runs, ELSEWHERE, node="worker2", program="command"
+            )  # which is another network
             assert others.told == [("run", OLD), ("spawn", ELSEWHERE)]
             others.may_go_on.set()
             await following
@@ -196,7 +210,9 @@ ORDERS = list(itertools.permutations(("answer", "exit")))
 
 @pytest.mark.parametrize("program", ["command", "netexec"])
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
-def test_an_exit_is_reported_whatever_the_order_of_answer_and_event(tmp_path: Path, order: Sequence[str], program: str) -> None:
+def test_an_exit_is_reported_whatever_the_order_of_answer_and_event(
+    tmp_path: Path, order: Sequence[str], program: str
+) -> None:
     """Both arrive in one piece, before the caller can have seen the answer; the run counts as ended, not as running."""
 
     async def story() -> None:
@@ -212,7 +228,9 @@ def test_an_exit_is_reported_whatever_the_order_of_answer_and_event(tmp_path: Pa
 
 
 @pytest.mark.parametrize("late", ["answer", "exit"])
-def test_an_exit_is_reported_also_when_one_of_the_two_comes_much_later(tmp_path: Path, late: str) -> None:
+def test_an_exit_is_reported_also_when_one_of_the_two_comes_much_later(
+    tmp_path: Path, late: str
+) -> None:
     """The caller has seen the first before the second arrives."""
 
     async def story() -> None:
@@ -264,7 +282,10 @@ def test_an_agent_learns_of_exits_that_its_predecessor_did_not_store(tmp_path: P
             }
             await runs.adopt()
             await reported(others, "exited")
-            assert [(report["netns"], report["state"]) for report in others.reports] == [(OLD, "running"), (NEW, "exited")]
+            assert [(report["netns"], report["state"]) for report in others.reports] == [
+                (OLD, "running"),
+                (NEW, "exited"),
+            ]
             await until(lambda: others.acknowledged == ["former-2"])
 
     asyncio.run(story())
@@ -277,7 +298,11 @@ def test_a_process_that_another_one_replaces_is_not_reported_to_have_exited(tmp_
         async with hand(tmp_path) as (runs, others):
             await start(runs, NEW, program="command")
             await start(runs, NEW, program="command")
-            await until(lambda: len(others.reports) == 2 and others.acknowledged == [others.spawned[0]["run"]])
+            await until(
+                lambda: (
+                    len(others.reports) == 2 and others.acknowledged == [others.spawned[0]["run"]]
+                )
+            )
             assert [report["state"] for report in others.reports] == ["running", "running"]
             assert runs.running == {(NEW, "main"): 0}
 
@@ -285,7 +310,9 @@ def test_a_process_that_another_one_replaces_is_not_reported_to_have_exited(tmp_
 
 
 @pytest.mark.parametrize("program", ["command", "netexec"])
-def test_a_report_of_a_sandbox_that_is_gone_is_not_its_successors(tmp_path: Path, program: str) -> None:
+def test_a_report_of_a_sandbox_that_is_gone_is_not_its_successors(
+    tmp_path: Path, program: str
+) -> None:
     """The exit of a container in it is acknowledged, and nothing is said of the container that follows it."""
 
     async def story() -> None:

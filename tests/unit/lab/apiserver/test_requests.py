@@ -78,11 +78,14 @@ async def _no_logs(*_: Any, **__: Any) -> None:
     return None
 
 
-def answer_to(agent: SeenAgent, method: str, target: str, body: bytes, headers: dict[str, str] | None = None) -> Response:
+def answer_to(
+    agent: SeenAgent, method: str, target: str, body: bytes, headers: dict[str, str] | None = None
+) -> Response:
     """What the API answers; of an answer that goes on the head. Raises what the API does not expect."""
 
     async def ask() -> Answer:
-        return await ApiServer(agent, None)._handle(Request(method, target, ("", 0), headers or {}, body))  # type: ignore[arg-type]
+        server = ApiServer(agent, None)  # type: ignore[arg-type]
+        return await server._handle(Request(method, target, ("", 0), headers or {}, body))
 
     answer = asyncio.run(ask())
     assert not isinstance(answer, FdReply)
@@ -116,29 +119,61 @@ def requests(random: Random) -> Iterable[tuple[str, str, bytes]]:
     match random.choice(["documents", "documents", "odd", "kinds", "reads", "raw"]):
         case "documents":
             name = random.choice(["apply", "plan"])
-            yield "POST", f"{LAB_API}/{name}", json.dumps({**CHANGES[name], "documents": Chance(random).documents()}).encode()
+            yield (
+                "POST",
+                f"{LAB_API}/{name}",
+                json.dumps({**CHANGES[name], "documents": Chance(random).documents()}).encode(),
+            )
         case "odd":
             name = random.choice(list(CHANGES))
-            yield "POST", f"{LAB_API}/{name}", json.dumps(oddly(random, CHANGES[name]), default=str).encode()
+            yield (
+                "POST",
+                f"{LAB_API}/{name}",
+                json.dumps(oddly(random, CHANGES[name]), default=str).encode(),
+            )
         case "raw":
-            name = random.choice([f"{LAB_API}/{name}" for name in CHANGES] + ["/apis/apps/v1/namespaces/default/deployments/web/scale"])
+            name = random.choice(
+                [f"{LAB_API}/{name}" for name in CHANGES]
+                + ["/apis/apps/v1/namespaces/default/deployments/web/scale"]
+            )
             yield random.choice(["POST", "PUT"]), name, random.choice(RAW)
         case "kinds":
-            root = kind_path(random.choice(SERVED), random.choice(["default", None, random.choice(words)]))
+            root = kind_path(
+                random.choice(SERVED), random.choice(["default", None, random.choice(words)])
+            )
             part = random.choice(["", "/scale", "/restart", "/log", f"/{random.choice(words)}"])
             method = random.choice(["GET", "GET", "PUT", "DELETE", "POST", "PATCH", "HEAD"])
-            yield method, f"{root}/{random.choice(words)}{part}?{_query(random, words)}", json.dumps(random.choice(ODD)).encode()
+            yield (
+                method,
+                f"{root}/{random.choice(words)}{part}?{_query(random, words)}",
+                json.dumps(random.choice(ODD)).encode(),
+            )
         case "reads":
             yield "GET", f"{LAB_API}/{random.choice(READS)}?{_query(random, words)}", b""
 
 
 def _query(random: Random, words: list[str]) -> str:
-    names = ("timeout", "netns", "container", "labelSelector", "tailLines", "watch", "previous", "follow", "x")
-    return "&".join(f"{random.choice(names)}={random.choice(words)}" for _ in range(random.choice([0, 1, 2])))
+    names = (
+        "timeout",
+        "netns",
+        "container",
+        "labelSelector",
+        "tailLines",
+        "watch",
+        "previous",
+        "follow",
+        "x",
+    )
+    return "&".join(
+        f"{random.choice(names)}={random.choice(words)}" for _ in range(random.choice([0, 1, 2]))
+    )
 
 
 @settings(
-    max_examples=150, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate], suppress_health_check=[HealthCheck.too_slow]
+    max_examples=150,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow],
 )
 @given(random=st.randoms(use_true_random=False))
 def test_any_request_is_answered(tmp_path_factory: pytest.TempPathFactory, random: Random) -> None:
@@ -170,17 +205,43 @@ def test_a_body_that_is_no_request_is_refused(tmp_path: Path, name: str, raw: by
     ids=["mapping", "number", "source", "nothing"],
 )
 def test_the_field_at_fault_is_named(tmp_path: Path, body: Any, message: str) -> None:
-    answer = answer_to(SeenAgent(START, tmp_path / "store.json"), "POST", f"{LAB_API}/apply", json.dumps(body).encode())
+    answer = answer_to(
+        SeenAgent(START, tmp_path / "store.json"),
+        "POST",
+        f"{LAB_API}/apply",
+        json.dumps(body).encode(),
+    )
     assert answer.status == 400
     assert message in json.loads(answer.body)["message"]
 
 
-@pytest.mark.parametrize("ends", [(["x"], ["y"]), (["10.0.0.1/30"], ["10.0.0.2"]), (["10.0.0.1"], []), (["10.0.0.1"], ["fd00::1"])])
+@pytest.mark.parametrize(
+    "ends",
+    [
+        (["x"], ["y"]),
+        (["10.0.0.1/30"], ["10.0.0.2"]),
+        (["10.0.0.1"], []),
+        (["10.0.0.1"], ["fd00::1"]),
+    ],
+)
 def test_an_uplink_needs_addresses(tmp_path: Path, ends: tuple[list[str], list[str]]) -> None:
     body = json.dumps(dict(zip(("machine", "router"), ends, strict=True))).encode()
-    assert answer_to(SeenAgent(START, tmp_path / "store.json"), "POST", f"{LAB_API}/uplink", body).status == 400
+    assert (
+        answer_to(
+            SeenAgent(START, tmp_path / "store.json"), "POST", f"{LAB_API}/uplink", body
+        ).status
+        == 400
+    )
 
 
 @pytest.mark.parametrize("timeout", ["nan", "inf", "-1", "x", "1e999", "9" * 5000])
 def test_a_timeout_is_a_number(tmp_path: Path, timeout: str) -> None:
-    assert answer_to(SeenAgent(START, tmp_path / "store.json"), "GET", f"{LAB_API}/settled?timeout={timeout}", b"").status == 400
+    assert (
+        answer_to(
+            SeenAgent(START, tmp_path / "store.json"),
+            "GET",
+            f"{LAB_API}/settled?timeout={timeout}",
+            b"",
+        ).status
+        == 400
+    )

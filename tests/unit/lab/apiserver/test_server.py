@@ -93,11 +93,15 @@ def ask(agent: DyingAgent, method: str, path: str, body: Any = None) -> Response
     ],
     ids=["scale", "restart", "delete", "apply"],
 )
-def test_what_is_answered_is_written(tmp_path: Path, method: str, path: str, body: Any, wanted: Any) -> None:
+def test_what_is_answered_is_written(
+    tmp_path: Path, method: str, path: str, body: Any, wanted: Any
+) -> None:
     """A change outlives an agent that is killed right after its answer; it is written once."""
     agent = DyingAgent(store(deployment("web", 2)), tmp_path / "store.json")
     if isinstance(body, str):
-        documents, _ = read_documents("web.yaml", deployment("web", 2).replace("replicas: 2", body).encode())
+        documents, _ = read_documents(
+            "web.yaml", deployment("web", 2).replace("replicas: 2", body).encode()
+        )
         body = {"documents": [document.value for document in documents]}
     assert ask(agent, method, path, body).status == 200
     assert agent.saves == 1
@@ -125,7 +129,9 @@ def test_what_changes_nothing_is_not_written(tmp_path: Path) -> None:
     ],
     ids=["scale", "uplink"],
 )
-def test_what_the_next_agent_could_not_read_is_refused(tmp_path: Path, method: str, path: str, body: Any) -> None:
+def test_what_the_next_agent_could_not_read_is_refused(
+    tmp_path: Path, method: str, path: str, body: Any
+) -> None:
     agent = DyingAgent(store(deployment("web", 2)), tmp_path / "store.json")
     before = agent.cluster
     answer = ask(agent, method, path, body)
@@ -147,7 +153,9 @@ def test_warnings_come_with_every_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_a_log_that_is_not_kept_is_named(tmp_path: Path, is_kept: bool) -> None:
     """An empty answer would read as a container that has printed nothing."""
-    cluster = report(running(store(pod("web"))), "web", ContainerReport(0, "exited", 0), now=NOW + 1)
+    cluster = report(
+        running(store(pod("web"))), "web", ContainerReport(0, "exited", 0), now=NOW + 1
+    )
     agent = DyingAgent(settled(cluster, NOW + 1), tmp_path / "store.json")
 
     async def logs(*about: Any, **how: Any) -> LogPart | None:

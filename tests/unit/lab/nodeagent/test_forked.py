@@ -26,7 +26,9 @@ def die() -> bytes:
     return b""
 
 
-@pytest.mark.parametrize(("work", "reason"), [(fail, "ValueError: no such thing"), (die, "ended with status -9")])
+@pytest.mark.parametrize(
+    ("work", "reason"), [(fail, "ValueError: no such thing"), (die, "ended with status -9")]
+)
 def test_a_failure_is_an_error_of_the_caller(work: Callable[[], bytes], reason: str) -> None:
     """An exception in the child, and its death: never an empty result."""
     with pytest.raises(OSError, match=reason):

@@ -25,7 +25,9 @@ def test_a_log_is_bounded_while_it_is_written(tmp_path: Path) -> None:
     poll = select.poll()
     outputs, log = Outputs(poll), tmp_path / "log"
     reading, writing = outputs.open(str(log))
-    with subprocess.Popen(["sh", "-c", "yes | head -c 5000000; echo the end"], stdout=writing) as process:
+    with subprocess.Popen(
+        ["sh", "-c", "yes | head -c 5000000; echo the end"], stdout=writing
+    ) as process:
         os.close(writing)
         outputs.belongs_to(reading, process.pid)
         largest = 0
@@ -53,7 +55,9 @@ def test_what_an_ended_process_printed_is_written_before_its_end_is_told(tmp_pat
     assert reading not in outputs
 
 
-def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_log_that_cannot_be_written_stops_nobody(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Said once; the process is read from all the same."""
     outputs = Outputs(select.poll())
     reading, writing = outputs.open(str(tmp_path / "nowhere" / "log"))

@@ -15,7 +15,13 @@ POD, SANDBOX = "pod/default/a/1", ProcessId(10, 1)
 
 
 def process(run: str, pid: int, *, beside: int = 0) -> PodProcess:
-    return PodProcess(run, pid, "command", SANDBOX, {"netns": POD, "container": run, "attempt": 2, "argv": ["true"], "beside": beside})
+    return PodProcess(
+        run,
+        pid,
+        "command",
+        SANDBOX,
+        {"netns": POD, "container": run, "attempt": 2, "argv": ["true"], "beside": beside},
+    )
 
 
 def test_an_exit_is_kept_until_it_is_acknowledged() -> None:

@@ -13,5 +13,15 @@ PROBE = "from kubenetlab.lab.runtime import command; command.main(None, {'beside
 
 def test_a_probe_of_a_container_that_has_just_ended() -> None:
     """It says so, in the event of the probe's failure, and not in a traceback."""
-    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False, timeout=patiently(20))
-    assert (done.returncode, done.stdout, done.stderr) == (127, "the container is not running any more\n", "")
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=patiently(20),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (
+        127,
+        "the container is not running any more\n",
+        "",
+    )

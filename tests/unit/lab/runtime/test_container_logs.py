@@ -9,7 +9,14 @@ import pytest
 
 from kubenetlab.lab import rundir
 from kubenetlab.lab.runtime import container_logs
-from kubenetlab.lab.runtime.container_logs import LogPart, begin_run, last_words, previous, read, remove
+from kubenetlab.lab.runtime.container_logs import (
+    LogPart,
+    begin_run,
+    last_words,
+    previous,
+    read,
+    remove,
+)
 from kubenetlab.names import MAX_FILE_NAME
 
 
@@ -74,7 +81,12 @@ def test_lines_since_a_moment(tmp_path: Path) -> None:
     assert piece.times == [100.0, 100.0, 100.0, 200.0, 300.0]
     assert piece.since(150.0).lines == ["three", "four"]
     assert piece.since(301.0).lines == []
-    assert container_logs.read(log, after=len(b"one\n")).since(0).lines == ["two", "half", "three", "four"]
+    assert container_logs.read(log, after=len(b"one\n")).since(0).lines == [
+        "two",
+        "half",
+        "three",
+        "four",
+    ]
     container_logs.begin_run(log)
     assert container_logs.read(container_logs.previous(log)).since(300.0).lines == ["four"]
     container_logs.mark(str(log), 400.0, 0)
@@ -86,13 +98,23 @@ def test_lines_since_a_moment(tmp_path: Path) -> None:
 
 def test_lines_that_begin_with_their_time() -> None:
     """Those of built-in programs; one without a time is kept."""
-    piece = container_logs.LogPart(["2026-01-01T00:00:00Z one", "more of it", "2026-01-02T00:00:00Z two"], 3)
-    assert piece.since(datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()).lines == ["more of it", "2026-01-02T00:00:00Z two"]
+    piece = container_logs.LogPart(
+        ["2026-01-01T00:00:00Z one", "more of it", "2026-01-02T00:00:00Z two"], 3
+    )
+    assert piece.since(datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()).lines == [
+        "more of it",
+        "2026-01-02T00:00:00Z two",
+    ]
 
 
 def test_no_name_beside_a_log_is_longer_than_that_of_the_run_before() -> None:
     """Names of namespaces and pods can make a log's name as long as a file's may be."""
     log = Path(rundir.container_log("pod/" + "n" * 300, "c" * 63))
-    files = (log, previous(log), container_logs.marks_of(log), container_logs.marks_of(previous(log)))
+    files = (
+        log,
+        previous(log),
+        container_logs.marks_of(log),
+        container_logs.marks_of(previous(log)),
+    )
     assert max(len(file.name) for file in files) == MAX_FILE_NAME
     assert container_logs.marks_of(log) != container_logs.marks_of(previous(log))

@@ -13,7 +13,9 @@ from tests.patience import patiently
 from tests.unit.programs.test_dns import asked, many
 
 
-def test_a_client_that_reads_no_answers_is_let_go(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_client_that_reads_no_answers_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Else each of them would keep a connection, and an answer that cannot be sent, for ever."""
     monkeypatch.setattr(coredns, "TCP_TIMEOUT_S", 0.2)
     server = coredns.CoreDNS("/nowhere")
@@ -22,7 +24,10 @@ def test_a_client_that_reads_no_answers_is_let_go(monkeypatch: pytest.MonkeyPatc
 
     async def story() -> None:
         loop = asyncio.get_running_loop()
-        with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()) as client,
+        ):
             client.setblocking(False)
             connection, _ = listener.accept()
             asking = loop.create_task(loop.sock_sendall(client, questions))

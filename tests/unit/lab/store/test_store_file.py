@@ -23,8 +23,15 @@ from tests.clusters import applied, deployment, pod, running, service, store
 
 
 def contents(cluster: Cluster) -> object:
-    in_order = [service.name for service in cluster.all(Service)]  # of two that want the same, the first has it
-    return [{obj.key: obj for obj in cluster.all(kind)} for kind in STORED], in_order, cluster.given, cluster.revision
+    in_order = [
+        service.name for service in cluster.all(Service)
+    ]  # of two that want the same, the first has it
+    return (
+        [{obj.key: obj for obj in cluster.all(kind)} for kind in STORED],
+        in_order,
+        cluster.given,
+        cluster.revision,
+    )
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,12 +42,16 @@ def of_any_size() -> Iterator[None]:
         yield
 
 
-CHANGES = st.lists(st.tuples(st.sampled_from(["web", "other", "third"]), st.integers(0, 4)), max_size=8)
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["web", "other", "third"]), st.integers(0, 4)), max_size=8
+)
 
 
 @settings(max_examples=30, deadline=None)
 @given(changes=CHANGES, dies_at=st.integers(0, 8))
-def test_what_was_kept_is_read_back(tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, int]], dies_at: int) -> None:
+def test_what_was_kept_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, int]], dies_at: int
+) -> None:
     """Services come, change and go, as objects and as documents; somewhere on the way another agent takes over."""
     path = tmp_path_factory.mktemp("state") / "store.json"
     cluster = running(store(deployment()))
@@ -52,7 +63,11 @@ def test_what_was_kept_is_read_back(tmp_path_factory: pytest.TempPathFactory, ch
             cluster = keeper.adopt(store_file.load(path))
         known = cluster.get(Service, "default", name)
         is_gone = port == 0 and known is not None
-        cluster = cluster.with_changes([deletion(known)]) if is_gone and known else applied(cluster, service(name, port + 1))
+        cluster = (
+            cluster.with_changes([deletion(known)])
+            if is_gone and known
+            else applied(cluster, service(name, port + 1))
+        )
         keeper.save(cluster)
         assert contents(store_file.load(path)) == contents(cluster)
 
@@ -69,14 +84,18 @@ def test_small_changes_are_appended(tmp_path: Path) -> None:
     assert keeper.save(small)
     assert path.stat().st_ino == before
     assert journal_of(path).stat().st_size < path.stat().st_size
-    large = applied(small, "".join(pod(f"p{number}") for number in range(store_file.MAX_LINE_OBJECTS)))
+    large = applied(
+        small, "".join(pod(f"p{number}") for number in range(store_file.MAX_LINE_OBJECTS))
+    )
     assert keeper.save(large)
     assert path.stat().st_ino != before
     assert not journal_of(path).exists()
     assert contents(store_file.load(path)) == contents(large)
 
 
-def test_a_small_store_is_written_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_store_is_written_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
@@ -117,10 +136,16 @@ def replicated(cluster: Cluster, replicas: Any) -> Cluster:
     """The store with a Deployment whose number of replicas is not checked by anybody."""
     web = cluster.get(Deployment, "default", "web")
     assert web is not None
-    return cluster.with_changes([structs.replace(web, spec=structs.replace(web.spec, replicas=replicas))])
+    return cluster.with_changes(
+        [structs.replace(web, spec=structs.replace(web.spec, replicas=replicas))]
+    )
 
 
-@pytest.mark.parametrize("unreadable", [True, "2", 2.5, None, 10**5000, -1], ids=["true", "text", "part", "none", "digits", "negative"])
+@pytest.mark.parametrize(
+    "unreadable",
+    [True, "2", 2.5, None, 10**5000, -1],
+    ids=["true", "text", "part", "none", "digits", "negative"],
+)
 def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, unreadable: Any) -> None:
     """The error names object and field; what else has changed can be kept."""
     path = tmp_path / "store.json"
@@ -145,13 +170,21 @@ def deployment_of(cluster: Cluster) -> Deployment:
     return found
 
 
-@pytest.mark.parametrize("unreadable", [{"a": "\ud800"}, {"a": {(1, 2): 3}}, {"a": 10**5000}], ids=["surrogate", "key", "digits"])
-def test_a_document_that_could_not_be_read_again_is_not_written(tmp_path: Path, unreadable: Any) -> None:
+@pytest.mark.parametrize(
+    "unreadable",
+    [{"a": "\ud800"}, {"a": {(1, 2): 3}}, {"a": 10**5000}],
+    ids=["surrogate", "key", "digits"],
+)
+def test_a_document_that_could_not_be_read_again_is_not_written(
+    tmp_path: Path, unreadable: Any
+) -> None:
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
     with pytest.raises(store_file.UnstorableError, match="document of Widget default/w: "):
-        StoreFile(path, cluster).save(cluster.with_given({("Widget", "default", "w"): GivenDocument(unreadable)}))
+        StoreFile(path, cluster).save(
+            cluster.with_given({("Widget", "default", "w"): GivenDocument(unreadable)})
+        )
     assert contents(store_file.load(path)) == contents(cluster)
 
 
@@ -166,8 +199,12 @@ def test_nesting_beyond_any_limit_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
-    with pytest.raises(store_file.UnstorableError, match="document of Widget default/w: maximum recursion depth"):
-        StoreFile(path, cluster).save(cluster.with_given({("Widget", "default", "w"): GivenDocument({"a": nested(100_000)})}))
+    with pytest.raises(
+        store_file.UnstorableError, match="document of Widget default/w: maximum recursion depth"
+    ):
+        StoreFile(path, cluster).save(
+            cluster.with_given({("Widget", "default", "w"): GivenDocument({"a": nested(100_000)})})
+        )
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -248,7 +285,9 @@ def test_without_any_store_nothing_is_renamed(tmp_path: Path) -> None:
     store_file.save(applied(first, service()), path)
     for file in (path, store_file.snapshot_of(path)):
         file.write_bytes(b"[]")
-    with pytest.raises(StoreError, match=r"store.json: .*nor can its snapshot .*store.previous.json"):
+    with pytest.raises(
+        StoreError, match=r"store.json: .*nor can its snapshot .*store.previous.json"
+    ):
         recovered(path)
     assert path.exists()
     assert warnings(path) == []

@@ -37,7 +37,9 @@ def test_what_is_said_in_one_turn_is_one_write() -> None:
         for number in range(50):
             channel.send({"number": number})
         await channel.sent()
-        assert [message["number"] for message in Frames().feed(other.recv(1 << 16))] == list(range(50))
+        assert [message["number"] for message in Frames().feed(other.recv(1 << 16))] == list(
+            range(50)
+        )
 
     tell(story)
 
@@ -89,10 +91,16 @@ def test_one_request_about_several_things_is_answered_for_each() -> None:
         caller = Caller(channel)
         listening = asyncio.create_task(anext(caller.events(), None))
         futures = [asyncio.get_running_loop().create_future() for _ in "abc"]
-        caller.call_each({"do": "this"}, {future: {"what": name} for name, future in zip("abc", futures, strict=True)})
+        caller.call_each(
+            {"do": "this"},
+            {future: {"what": name} for name, future in zip("abc", futures, strict=True)},
+        )
         await channel.sent()
         (request,) = Frames().feed(other.recv(1 << 16))
-        assert (request["do"], [one["what"] for one in request["each"]]) == ("this", ["a", "b", "c"])
+        assert (request["do"], [one["what"] for one in request["each"]]) == (
+            "this",
+            ["a", "b", "c"],
+        )
         for one in reversed(request["each"][1:]):
             other.sendall(encode({"answers": one["id"], "said": one["what"]}))
         assert [(await future)["said"] for future in futures[1:]] == ["b", "c"]

@@ -79,16 +79,34 @@ def bodies(heard: bytes) -> list[str]:
     [
         ([b"GET /a HTTP/1.1\r\n" + HOST, b"GET /b HTTP/1.1\r\n" + HOST], ["GET /a ", "GET /b "]),
         ([b"GET /a HTTP/1.1\r\n" + HOST + b"GET /b HTTP/1.1\r\n" + HOST], ["GET /a ", "GET /b "]),
-        ([b"GET /a HTTP/1.1\r\nConnection: close\r\n" + HOST + b"GET /b HTTP/1.1\r\n" + HOST], ["GET /a "]),
+        (
+            [b"GET /a HTTP/1.1\r\nConnection: close\r\n" + HOST + b"GET /b HTTP/1.1\r\n" + HOST],
+            ["GET /a "],
+        ),
         ([b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n" + HOST], ["GET /a "]),
-        ([b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HOST, b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"], ["POST / hello"]),
+        (
+            [
+                b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HOST,
+                b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+            ],
+            ["POST / hello"],
+        ),
         ([b"GET /a HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n" + HOST], ["GET /a "]),
-        ([b"GET /a HTTP/1.1\r\n" + HOST + b"NONSENSE\r\n\r\n"], ["GET /a ", "Invalid method encountered\n"]),
+        (
+            [b"GET /a HTTP/1.1\r\n" + HOST + b"NONSENSE\r\n\r\n"],
+            ["GET /a ", "Invalid method encountered\n"],
+        ),
         ([b"GET /a HTTP/1.1\r\n\r\n"], ["missing required Host header\n"]),
         ([b"GET /split HTTP/1.1\r\n" + HOST], ["HTTP has no header 'X': 'a\\r\\nSet-Cookie: b'\n"]),
         ([b"GET /odd HTTP/1.1\r\n" + HOST], ["invalid status code 99\n"]),
-        ([b"POST / HTTP/1.1\r\nContent-Length: 1001\r\n" + HOST, b"x" * 1001], ["the request's body is too large\n"]),
-        ([b"GET / HTTP/1.1\r\nX: ", b"x" * MAX_HEAD_BYTES], ["the request's headers are too long\n"]),
+        (
+            [b"POST / HTTP/1.1\r\nContent-Length: 1001\r\n" + HOST, b"x" * 1001],
+            ["the request's body is too large\n"],
+        ),
+        (
+            [b"GET / HTTP/1.1\r\nX: ", b"x" * MAX_HEAD_BYTES],
+            ["the request's headers are too long\n"],
+        ),
         ([b""], []),
         ([b"GET /a HTTP"], []),
     ],
@@ -132,12 +150,16 @@ def test_an_answer_without_a_body_has_none() -> None:
 
 def test_who_asks_before_sending_a_body_is_told_to_go_on() -> None:
     """Once."""
-    heard = said(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n" + HOST, b"he", b"llo")
+    heard = said(
+        b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n" + HOST, b"he", b"llo"
+    )
     assert heard.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
     assert heard.endswith(b"POST / hello")
 
 
-@pytest.mark.parametrize(("version", "wanted"), [("1.1", b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"), ("1.0", b"onetwo")])
+@pytest.mark.parametrize(
+    ("version", "wanted"), [("1.1", b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"), ("1.0", b"onetwo")]
+)
 def test_an_answer_that_goes_on_is_sent_in_pieces(version: str, wanted: bytes) -> None:
     """To a client that does not know chunks until the connection ends."""
     heard = said(f"GET /stream HTTP/{version}\r\n".encode() + HOST)
@@ -147,7 +169,12 @@ def test_an_answer_that_goes_on_is_sent_in_pieces(version: str, wanted: bytes) -
 @given(st.lists(st.integers(1, 40), max_size=20))
 def test_it_does_not_matter_where_requests_are_cut(sizes: list[int]) -> None:
     """The requests are the same."""
-    sent = b"POST /a HTTP/1.1\r\nA: b\r\nContent-Length: 3\r\n" + HOST + b"xyzPUT /b?c=d HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HOST
+    sent = (
+        b"POST /a HTTP/1.1\r\nA: b\r\nContent-Length: 3\r\n"
+        + HOST
+        + b"xyzPUT /b?c=d HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"
+        + HOST
+    )
     sent += b"4\r\nwxyz\r\n0\r\n\r\n"
     incoming, at = RequestParser(("10.0.0.1", 1), 80, MAX_BODY_BYTES), 0
     for size in (*sizes, len(sent)):
@@ -155,8 +182,18 @@ def test_it_does_not_matter_where_requests_are_cut(sizes: list[int]) -> None:
         at += size
     assert incoming.refusal is None
     first, second = (asked.request for asked in incoming.requests)
-    assert (first.method, first.target, first.body, first.headers["a"]) == ("POST", "/a", b"xyz", "b")
-    assert (second.method, second.target, second.body, second.port) == ("PUT", "/b?c=d", b"wxyz", 80)
+    assert (first.method, first.target, first.body, first.headers["a"]) == (
+        "POST",
+        "/a",
+        b"xyz",
+        "b",
+    )
+    assert (second.method, second.target, second.body, second.port) == (
+        "PUT",
+        "/b?c=d",
+        b"wxyz",
+        80,
+    )
 
 
 def read(*pieces: bytes) -> Exchange:
@@ -173,9 +210,15 @@ def read(*pieces: bytes) -> Exchange:
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello, and more", b"hello"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", b"hello"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+            b"hello",
+        ),
         (b"HTTP/1.0 200 OK\r\n\r\nhello", b"hello"),
-        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
+        (
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            b"hello",
+        ),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b""),
     ],
     ids=["length", "more", "chunks", "until the end", "continue", "empty"],
@@ -193,7 +236,10 @@ def test_answers_are_read_to_their_end(answer: bytes, body: bytes, is_cut: bool)
     [
         (b"", "the connection ended without an answer"),
         (b"HTTP/1.1 200 OK\r\nContent-", "the connection ended without an answer"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", "the connection ended in the middle of the answer"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell",
+            "the connection ended in the middle of the answer",
+        ),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "no HTTP"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1024 * 1024, "the answer's headers do not end"),
     ],

@@ -9,7 +9,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kubenetlab.lab.transport.http import fetch, serve
-from kubenetlab.lab.transport.tls import TlsConnection, client_context, localhost_context, server_context
+from kubenetlab.lab.transport.tls import (
+    TlsConnection,
+    client_context,
+    localhost_context,
+    server_context,
+)
 from kubenetlab.programs.http import Request, Response
 from kubenetlab.programs.localhost_certificate import CERTIFICATE, KEY
 from tests.patience import patiently
