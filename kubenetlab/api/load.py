@@ -442,7 +442,11 @@ def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[
         }
         fields["networking"] = {
             **networking,
-            **{field: networking.get(field) or text for field, text in defaults.items()},
+            **{
+                field: text
+                for field, text in defaults.items()
+                if networking.get(field) in (None, "")  # a wrong type is a finding of `decode`
+            },
         }
     decoded = decode({"metadata": {"name": name}, **fields}, ClusterConfig)
     return Decoded(decoded.value, decoded.findings, decoded.rest)

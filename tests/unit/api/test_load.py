@@ -280,6 +280,7 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
             "networking: {kubeProxyMode: nftable}",
             'networking.kubeProxyMode: "nftable" is not known; did you mean nftables?',
         ),
+        ("networking: {podSubnet: []}", "networking.podSubnet: wanted a string, found a list"),
         (
             "networking: {ipFamily: dual, podSubnet: 10.244.0.0/16}",
             "networking.podSubnet: wanted one IPv4 range and one IPv6 range with ipFamily dual",
