@@ -1,0 +1,133 @@
+"""Recipes of CONTRIBUTING.md: their examples are followed as they stand on the page."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from kubenetlab import hoststate, programs
+from kubenetlab.api.containers import Container
+from kubenetlab.api.lab import Decisions
+from kubenetlab.datapath import faults, modes, plan
+from kubenetlab.datapath.cni import bridge
+from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.rules.nftables import Element
+from kubenetlab.hoststate.rules.rulesets import members
+from kubenetlab.hoststate.state import Contents, HostState
+from kubenetlab.hoststate.wire import messages
+from kubenetlab.kernel.fake import FakeKernel
+from kubenetlab.programs.http import Request
+from tests.clusters import NOW, deployment, running, service, settled, store
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text()
+EXAMPLES = dict(
+    re.findall(
+        r"^ {3}```python\n {3}# (kubenetlab/\S+\.py)\n(.*?)^ {3}```$",
+        PAGE,
+        re.MULTILINE | re.DOTALL,
+    )
+)
+DECISIONS = Decisions(pod_layout="onlink", neighbors="dynamic")
+
+
+@pytest.fixture
+def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
+    """The examples as modules of the packages in which the page puts them: name → module."""
+    packages = {"cni": importlib.import_module(bridge.__name__.rpartition(".")[0])}
+    packages |= {"faults": faults, "programs": programs, "hoststate": hoststate}
+    found: dict[str, ModuleType] = {}
+    for path, text in EXAMPLES.items():
+        folder, name = Path(path).parent.name, Path(path).stem
+        place = tmp_path / folder
+        place.mkdir()
+        (place / f"{name}.py").write_text(textwrap.dedent(text))
+        package = packages[folder]
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(place)])
+        found[name] = importlib.import_module(f"{package.__name__}.{name}")
+    modes.known.cache_clear()
+    yield found
+    modes.known.cache_clear()
+    for module in found.values():
+        del sys.modules[module.__name__]
+
+
+def test_the_page_has_examples_and_names_files_that_exist() -> None:
+    """One for each recipe with code; every path without NAME is one of this checkout."""
+    assert sorted(Path(path).stem for path in EXAMPLES) == [
+        "blackhole",
+        "proxy_amnesia",
+        "walled",
+        "whoami",
+    ]
+    paths = re.findall(r"`((?:kubenetlab|tests|docs|scripts|manifests)/[\w/.-]+)`", PAGE)
+    assert len(paths) > 20
+    assert [path for path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
+
+
+def test_a_mode(added: dict[str, ModuleType]) -> None:
+    """It is found by its name, has a manual, and what it plans can be made and is all there then."""
+    assert "walled" in modes.known("cni")
+    assert modes.manual("cni", "walled").startswith("walled: ")
+    networking = "networking: {cni: {type: walled, mtu: 1400}}"
+    text = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n{networking}\n---\n"
+    desired = plan(running(store(text + deployment())), DECISIONS)
+    kernel = FakeKernel()
+    everything: dict[str, Contents] = {netns: {} for netns in desired.namespaces}
+    kernel.apply(diff(HostState(kernel.observe(everything)), desired)).raise_failures()
+    assert not diff(HostState(kernel.observe(everything)), desired)
+    assert any("veth eth0" in line and "mtu 1400" in line for line in kernel.applied)
+
+
+def test_a_fault(added: dict[str, ModuleType]) -> None:
+    """One node's rules of Services go while it lasts, and nothing else changes."""
+    assert "proxy-amnesia" in faults.known()
+    assert faults.manual("proxy-amnesia").startswith("proxy-amnesia: ")
+    cluster = running(store(deployment() + service()))
+    changes = faults.begun(cluster, "proxy-amnesia", {"node": "worker"}, NOW)
+    broken = settled(cluster.with_changes(changes), NOW)
+
+    def services(node: str) -> int:
+        objects = members(plan(broken, DECISIONS)[f"node/{node}"].values())
+        return sum(isinstance(obj, Element) for obj in objects)
+
+    assert services("worker") < services("worker2")
+
+
+def test_a_program(added: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image leads to it; it listens and answers as its arguments say."""
+    monkeypatch.setattr(
+        programs, "_PROGRAM_OF_IMAGE", {**programs._PROGRAM_OF_IMAGE, "whoami": "whoami"}
+    )
+    container = Container("main", image="traefik/whoami:v1.10", args=("--port=8081", "--name=me"))
+    setup = programs.setup(container)
+    assert [(listener.protocol, listener.port) for listener in setup.listeners] == [("TCP", 8081)]
+    me = SimpleNamespace(options=setup.options, hostname="web-0")
+    request = Request("GET", "/", ("10.244.1.7", 40000), {}, b"")
+    answer = asyncio.run(added["whoami"].http(request, me))
+    assert answer.body == b"Hostname: me\nRemoteAddr: 10.244.1.7\n"
+
+
+def test_a_kind_of_kernel_object(added: dict[str, ModuleType]) -> None:
+    """What it encodes it decodes; a plan with it can be made."""
+    module = added["blackhole"]
+    route = module.Blackhole("node/a", "10.9.0.0/16")
+    ((*_, body),) = messages(route.create(None))  # no link is named in it
+    assert module.decode_blackhole("node/a", body, {}) == (route, True)
+    assert list(route.commands(lambda netns: "a")) == [
+        "ip -n a route add blackhole 10.9.0.0/16 proto static"
+    ]
+
+
+def test_the_examples_leave_nothing_behind() -> None:
+    """Without the files there is no such mode and no such fault."""
+    assert "walled" not in modes.known("cni")
+    assert "proxy-amnesia" not in faults.known()
