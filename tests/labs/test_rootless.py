@@ -158,7 +158,7 @@ def test_labs_are_their_owners(lab: UsersLab) -> None:
         assert lab.seen["run_directory"] != roots.seen["run_directory"]
         with users.user(SOMEBODY) as other:
             assert other.run("list").out == "no lab is up\n"
-            assert "was not up" in other.run("down", "--lab", lab.name).out
+            assert "is not up" in other.run("down", "--lab", lab.name).out
             stolen = other.run(
                 "list", environment={"XDG_RUNTIME_DIR": str(lab.user.run_directory)}, status=1
             )
