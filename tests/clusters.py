@@ -77,7 +77,9 @@ def settled(cluster: Cluster, now: float = NOW) -> Cluster:
 def running(
     cluster: Cluster, *, now: float = NOW, ready: bool = True, only: Iterable[str] | None = None
 ) -> Cluster:
-    """The store once every sandbox is made, every container runs and every probe has answered (well, or not); one step of a rehearsal."""
+    """The store once every sandbox is made, every container runs and every probe has answered
+    (well, or not); one step of a rehearsal.
+    """
     heard = simulation.reports(cluster, now, ready=ready)
     return settled(
         cluster.with_changes(
@@ -90,7 +92,9 @@ def running(
 
 
 def rules_of(dialect: str, text: str, then: str = "") -> list[Any]:
-    """What the node `worker` wants in one dialect, in a lab where everything runs; with `then`, after that has been applied, too."""
+    """What the node `worker` wants in one dialect, in a lab where everything runs; with `then`,
+    after that has been applied, too.
+    """
     cluster = running(store(text))
     if then:
         cluster = running(applied(cluster, then))

@@ -1,6 +1,8 @@
-"""The whole run leaves the machine as it found it: compared before the first test and after the last.
+"""The whole run leaves the machine as it found it: compared before the first test and after the
+last.
 
-Tests may run in several worker processes (pytest-xdist). Only the process that the user started looks at the machine.
+Tests may run in several worker processes (pytest-xdist). Only the process that the user started
+looks at the machine.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RUN = os.environ.setdefault("KUBENETLAB_TEST_RUN", f"t{os.getpid()}-")
-"""Prefix of the names of all labs of this run, shared by its workers. Other labs may come and go meanwhile."""
+"""Prefix of the names of all labs of this run, shared by its workers.
+
+Other labs may come and go meanwhile.
+"""
 OURS = RUN + "".join(
     f"{worker.removeprefix('gw')}-" for worker in os.environ.get("PYTEST_XDIST_WORKER", "").split()
 )
@@ -70,7 +75,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
-    """Compare links, addresses, routes, ruleset, settings, mounts, names in /run/netns, run directories and processes."""
+    """Compare links, addresses, routes, ruleset, settings, mounts, names in /run/netns, run
+    directories and processes.
+    """
     yield  # the workers end here
     before = session.config.stash.get(_BEFORE, None)
     if before is None:
@@ -129,7 +136,9 @@ def machine() -> dict[str, Any]:
 
 
 def lab_processes() -> list[str]:
-    """Processes that hold a PID or network namespace other than ours and run something of the package."""
+    """Processes that hold a PID or network namespace other than ours and run something of the
+    package.
+    """
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

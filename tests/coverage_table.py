@@ -1,4 +1,7 @@
-"""Print the coverage of pure code by package: `python -m tests.coverage_table FILE`, with coverage's JSON report."""
+"""Print the coverage of pure code by package.
+
+`python -m tests.coverage_table FILE`, with coverage's JSON report.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 MEASURED = ("api", "controllers", "datapath", "diagnostics", "hoststate", "observe", "programs")
-"""Packages that tests of pure code cover. Labs run kernel, lab and cli, in processes that end by SIGKILL."""
+"""Packages that tests of pure code cover.
+
+Labs run kernel, lab and cli, in processes that end by SIGKILL.
+"""
 
 
 def table(report: Any) -> list[str]:

@@ -1,6 +1,8 @@
-"""Which examples Hypothesis tries: the same in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
+"""Which examples Hypothesis tries: the same in every run; HYPOTHESIS_PROFILE=explore looks for new
+ones.
 
-Folders whose tests have examples import this in their conftest.py; the others start without Hypothesis, which takes long to import.
+Folders whose tests have examples import this in their conftest.py; the others start without
+Hypothesis, which takes long to import.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Manifests with mistakes by chance, made from those that are there.
 
-Keys go, come twice or are called otherwise; values are of another type, too large, odd, from elsewhere, or what else a field of that
-type may hold; and bytes of a text change.
+Keys go, come twice or are called otherwise; values are of another type, too large, odd, from
+elsewhere, or what else a field of that type may hold; and bytes of a text change.
 """
 
 from __future__ import annotations

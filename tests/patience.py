@@ -1,4 +1,6 @@
-"""How long tests wait: as long as a real processor needs, times KUBENETLAB_PATIENCE, which an emulated one sets."""
+"""How long tests wait: as long as a real processor needs, times KUBENETLAB_PATIENCE, which an
+emulated one sets.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
-"""Print the tests of labs that a change touches: `scripts/test --changed`. Pure code is tested as a whole, which is quick.
+"""Print the tests of labs that a change touches: `scripts/test --changed`.
 
-A change is what differs from the branch `main`, or from the commit before on `main` itself; files that are not committed count.
+Pure code is tested as a whole, which is quick.
+
+A change is what differs from the branch `main`, or from the commit before on `main` itself; files
+that are not committed count.
 """
 
 from __future__ import annotations
@@ -137,7 +140,10 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "manifests/": ("manifests", "docs"),
     "README.md": ("docs",),
 }
-"""Beginning of a file's path → names of modules of tests/labs. Every entry counts with which a path begins."""
+"""Beginning of a file's path → names of modules of tests/labs.
+
+Every entry counts with which a path begins.
+"""
 KERNEL: Final = (
     "kubenetlab/hoststate/",
     "kubenetlab/kernel/",

@@ -1,8 +1,9 @@
-"""kubenetlab commands by a process that has imported the package already: most of a short command's time is its imports.
+"""kubenetlab commands by a process that has imported the package already: most of a short command's
+time is its imports.
 
-Each command is a fork of that process with its own arguments, environment, working directory and standard streams. From there
-on it is what the installed command is, `kubenetlab.cli.main`. Tests of the installed command itself, of other users and of
-other namespaces start a Python of their own.
+Each command is a fork of that process with its own arguments, environment, working directory and
+standard streams. From there on it is what the installed command is, `kubenetlab.cli.main`. Tests of
+the installed command itself, of other users and of other namespaces start a Python of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
 _ROOM = "-" * 200
-"""Last argument of the server: a process can overwrite no more than its own arguments, and titles of labs are long."""
+"""Last argument of the server: a process can overwrite no more than its own arguments, and titles
+of labs are long.
+"""
 _LENGTH_BYTES = 4
 _DESCRIPTORS = 4
 """Standard input, output and error of a command, and where its PID and exit status go."""
@@ -59,7 +62,9 @@ class Server:
         cwd: Path | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> subprocess.CompletedProcess[str]:
-        """Run `kubenetlab WORDS…` as subprocess.run() does; raise subprocess.TimeoutExpired as that does."""
+        """Run `kubenetlab WORDS…` as subprocess.run() does; raise subprocess.TimeoutExpired as that
+        does.
+        """
         request = {
             "words": list(words),
             "cwd": str(cwd or Path.cwd()),

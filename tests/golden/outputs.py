@@ -1,4 +1,6 @@
-"""What a golden case gives: the plan, each node's rules and a script, or the report of what is wrong."""
+"""What a golden case gives: the plan, each node's rules and a script, or the report of what is
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,13 @@ CASES = Path(__file__).with_name("cases")
 
 
 def outputs(case: Path) -> dict[str, str]:
-    """File name → text, for a folder with an `input.yaml`: `plan.txt` and each node's rules in their dialects, or `error.txt`.
+    """File name → text, for a folder with an `input.yaml`.
 
-    Of a lab of one node, small enough to be read as a whole, there is `lab.sh` too.
-    All pods of the store run and are ready. Where neither layout nor neighbours are asked for, they are onlink and dynamic.
+    `plan.txt` and each node's rules in their dialects, or `error.txt`.
+
+    Of a lab of one node, small enough to be read as a whole, there is `lab.sh` too. All pods of the
+    store run and are ready. Where neither layout nor neighbours are asked for, they are onlink and
+    dynamic.
     """
     text = (case / "input.yaml").read_text()
     try:

@@ -1,4 +1,6 @@
-"""Whole results, written down: what `scripts/golden` writes is read by a person before it is committed."""
+"""Whole results, written down: what `scripts/golden` writes is read by a person before it is
+committed.
+"""
 
 from __future__ import annotations
 

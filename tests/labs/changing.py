@@ -40,9 +40,11 @@ class Changing(Struct, frozen=True):
         )
 
     def change(self) -> None:
-        """There and back, each until it is done: what runs stays as it is, and what was added leaves nothing.
+        """There and back, each until it is done: what runs stays as it is, and what was added
+        leaves nothing.
 
-        A change that cannot be written down is refused as a whole, and made when it is asked for again.
+        A change that cannot be written down is refused as a whole, and made when it is asked for
+        again.
         """
         before = self._numbers
         self._until_done(lambda status: self.lab.apply(MORE, status=status))

@@ -1,4 +1,6 @@
-"""Labs for the tests of this folder: each test (or module) makes its own, under a name that no other test run has."""
+"""Labs for the tests of this folder: each test (or module) makes its own, under a name that no
+other test run has.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _SERIAL = iter(range(10_000))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group what shares a lab for one worker, and skip with doctor's words where no lab can be made."""
+    """Group what shares a lab for one worker, and skip with doctor's words where no lab can be
+    made.
+    """
     here = os.path.dirname(__file__)
     mine = [item for item in items if str(item.path).startswith(here)]
     for item in mine:
@@ -33,7 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _shares_fixtures(item: pytest.Item) -> bool:
-    """Return True for a test with a fixture of its module, such as a lab: the module's tests belong to one worker."""
+    """Return True for a test with a fixture of its module, such as a lab: the module's tests belong
+    to one worker.
+    """
     fixtures = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009 (pytest has no public way)
     return any(
         definition.scope == "module"
@@ -95,7 +101,9 @@ def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Changing]:
 
 
 def some_of(metafunc: pytest.Metafunc, name: str, values: Sequence[int], few: int) -> None:
-    """Gives a test that has such an argument a few of the values, the same in each run; with `--thorough` all."""
+    """Gives a test that has such an argument a few of the values, the same in each run; with
+    `--thorough` all.
+    """
     if name in metafunc.fixturenames:
         metafunc.parametrize(
             name,

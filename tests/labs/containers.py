@@ -1,7 +1,10 @@
-"""Real containers: Podman with runc, on an image of the Containerfile whose base is a root made by debootstrap.
+"""Real containers.
 
-Everything is temporary: the storage, and a mount namespace with a /run of its own, in which all programs run, so that nothing
-stays mounted. A folder of the cache (`KUBENETLAB_CACHE`, else `.cache` in the checkout) keeps the root, if the folder exists.
+Podman with runc, on an image of the Containerfile whose base is a root made by debootstrap.
+
+Everything is temporary: the storage, and a mount namespace with a /run of its own, in which all
+programs run, so that nothing stays mounted. A folder of the cache (`KUBENETLAB_CACHE`, else
+`.cache` in the checkout) keeps the root, if the folder exists.
 """
 
 from __future__ import annotations
@@ -55,13 +58,18 @@ class Engine:
     def run(
         self, *words: str, mounted: Path | None = None, status: int | None = 0
     ) -> subprocess.CompletedProcess[str]:
-        """`podman run WORDS…`, with a folder as the container's working directory; it must end with `status`."""
+        """`podman run WORDS…`, with a folder as the container's working directory; it must end with
+        `status`.
+        """
         volume = ["--volume", f"{mounted}:/work", "--workdir", "/work"] if mounted else []
         limits = [*_LIMITS, "--cgroup-parent", self._cgroup, "--network", "none"]
         return self._call([*self._podman, "run", "--rm", *limits, *volume, *words], status=status)
 
     def build(self) -> None:
-        """The image, by the Containerfile, without a network: Debian's packages are in the base, wheels in a folder."""
+        """The image, by the Containerfile, without a network.
+
+        Debian's packages are in the base, wheels in a folder.
+        """
         suite = re.findall(r"debian:(\w+)-slim", _CONTAINERFILE)[0]
         base = self._base(
             suite, re.findall(r'^ARG PACKAGES="(.*)"$', _CONTAINERFILE, re.MULTILINE)[0].split()
@@ -88,7 +96,9 @@ class Engine:
         )
 
     def _engine(self) -> list[str]:
-        """Podman's words for the overlay driver, else for the one that works everywhere and copies files."""
+        """Podman's words for the overlay driver, else for the one that works everywhere and copies
+        files.
+        """
         storage = [
             "--root",
             str(self._directory / "storage"),
@@ -134,7 +144,9 @@ class Engine:
         return archive
 
     def _wheels(self, python: str) -> Path:
-        """A folder with what pip needs to build and install the package: from its cache where that has them."""
+        """A folder with what pip needs to build and install the package: from its cache where that
+        has them.
+        """
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())
         required = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
         wheels = self._directory / "wheels"
@@ -167,7 +179,9 @@ class Engine:
         return done
 
     def remove_cgroups(self) -> None:
-        """Remove the groups that the containers were in: with cgroupfs, an engine leaves their parents behind."""
+        """Remove the groups that the containers were in: with cgroupfs, an engine leaves their
+        parents behind.
+        """
         name = self._cgroup.strip("/")
         parents = [*Path("/sys/fs/cgroup").glob(f"*/{name}"), *Path("/sys/fs/cgroup").glob(name)]
         groups = sorted(

@@ -14,7 +14,10 @@ _BEGIN = "mount -t tmpfs tmpfs /run && mkdir /run/netns && echo ready && exec ca
 
 @contextmanager
 def elsewhere(folder: str) -> Iterator[list[str]]:
-    """The words that run there, and in a folder, what follows them. In the end all labs there are taken down."""
+    """The words that run there, and in a folder, what follows them.
+
+    In the end all labs there are taken down.
+    """
     with subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", _BEGIN],
         stdin=subprocess.PIPE,

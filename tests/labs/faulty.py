@@ -1,8 +1,11 @@
-"""kubenetlab, with one of its calls to Linux refused, or the last of whoever makes it. Run as: faulty.py PLAN COMMAND…
+"""kubenetlab, with one of its calls to Linux refused, or the last of whoever makes it.
 
-PLAN is a file that is shared by all processes of a lab: they are forks of the `up` that makes it. In it are how many calls there have
-been, which one is to be refused, and what that was. What counts as a call: a batch of netlink requests (of which one is refused), an
-nft transaction, the write of a setting, new namespaces, the start of a process, and whatever makes, fills or renames a file.
+Run as: faulty.py PLAN COMMAND…
+
+PLAN is a file that is shared by all processes of a lab: they are forks of the `up` that makes it.
+In it are how many calls there have been, which one is to be refused, and what that was. What counts
+as a call: a batch of netlink requests (of which one is refused), an nft transaction, the write of a
+setting, new namespaces, the start of a process, and whatever makes, fills or renames a file.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ Call = tuple[str, str, str | None]
 
 ROOT: Final = Path(__file__).parents[2]
 SPARED: Final = ("knl-init", "knl-coredns")
-"""Do not die of their calls: with init the lab ends, and what runs in a pod is a container that is restarted later each time."""
+"""Do not die of their calls: with init the lab ends, and what runs in a pod is a container that is
+restarted later each time.
+"""
 _LAYOUT: Final = struct.Struct("=II?200s")
 
 
@@ -50,7 +55,10 @@ class Plan(Struct, frozen=True):
     path: Path
 
     def set(self, number: int, *, kills: bool = False) -> None:
-        """Counts from now on anew, and refuses the call of that number; 0: none. With `kills` the caller dies instead."""
+        """Counts from now on anew, and refuses the call of that number; 0: none.
+
+        With `kills` the caller dies instead.
+        """
         self.path.write_bytes(_LAYOUT.pack(0, number, kills, b""))
 
     @property

@@ -1,4 +1,6 @@
-"""One lab as a user has it: by the command line only, and by `nsenter` into the namespaces that `inspect` names."""
+"""One lab as a user has it: by the command line only, and by `nsenter` into the namespaces that
+`inspect` names.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ def run(
     cwd: Path | None = None,
     before: Sequence[str] = (),
 ) -> Ran:
-    """A kubenetlab command, begun by another one `before` it. Fails unless it ends with `status`; None: whatever it ends with."""
+    """A kubenetlab command, begun by another one `before` it.
+
+    Fails unless it ends with `status`; None: whatever it ends with.
+    """
     if not before and COMMAND is INSTALLED:
         return ran(server().run(words, given, patiently(90), cwd), status)
     line = [*before, *COMMAND, *words]
@@ -62,7 +67,9 @@ def run(
 
 
 def ran(done: subprocess.CompletedProcess[str], status: int | None) -> Ran:
-    """What a command said that has ended as it should: with `status`, or None: somehow, but not in a traceback."""
+    """What a command said that has ended as it should: with `status`, or None: somehow, but not in
+    a traceback.
+    """
     assert "Traceback" not in done.stderr, done.stderr
     assert status in (None, done.returncode), (
         f"{' '.join(done.args)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -80,7 +87,11 @@ def wait_for(condition: Callable[[], Any], what: str, within_s: float = DEADLINE
 
 
 class Lab:
-    """A lab by name. `run` is the command line with `--lab`, begun by another command where the lab is somewhere else."""
+    """A lab by name.
+
+    `run` is the command line with `--lab`, begun by another command where the lab is somewhere
+    else.
+    """
 
     def __init__(self, name: str, before: Sequence[str] = ()) -> None:
         self.name = name
@@ -119,7 +130,10 @@ class Lab:
 
     @property
     def seen(self) -> Any:
-        """What `inspect -o json` shows. It comes from the API directly where that is in reach: tests ask often."""
+        """What `inspect -o json` shows.
+
+        It comes from the API directly where that is in reach: tests ask often.
+        """
         return (
             self.run("inspect", "-o", "json").json if self._before else Client(self.name).inspect()
         )
@@ -157,7 +171,9 @@ class Lab:
 
     @property
     def remains(self) -> list[str]:
-        """What there is of it on this machine: processes, names in /run/netns, cgroups, the run directory."""
+        """What there is of it on this machine: processes, names in /run/netns, cgroups, the run
+        directory.
+        """
         titles = (f"{self.name}/", f"kubenetlab {self.name} ")
         found = [
             title
@@ -170,7 +186,9 @@ class Lab:
 
     @property
     def faults(self) -> list[str]:
-        """What is not as promised: pods that are not ready, pairs that do not reach each other, objects the kernel lacks."""
+        """What is not as promised: pods that are not ready, pairs that do not reach each other,
+        objects the kernel lacks.
+        """
         well = (True, "Running", True)
         found = [
             f"{pod['name']} is not ready"

@@ -1,6 +1,8 @@
-"""Whether two labs are alike: what the kernel holds of each, line by line, in words in which pods of one kind on one node are one.
+"""Whether two labs are alike: what the kernel holds of each, line by line, in words in which pods
+of one kind on one node are one.
 
-Their names, addresses, MACs and links depend on what has been there before them, and so do the cluster IPs of Services.
+Their names, addresses, MACs and links depend on what has been there before them, and so do the
+cluster IPs of Services.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ _VETH = re.compile(r"\bveth\d+")
 
 
 SETTLED_S = 5.0
-"""A link whose carrier has come or gone is told so by the kernel up to a second later (net/core/link_watch.c), with its state and routes."""
+"""A link whose carrier has come or gone is told so by the kernel up to a second later
+(net/core/link_watch.c), with its state and routes.
+"""
 
 
 def difference(one: Lab, other: Lab) -> list[str]:

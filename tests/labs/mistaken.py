@@ -1,4 +1,6 @@
-"""kubenetlab with a controller that makes a mistake as long as a file is there. Run as: mistaken.py FILE COMMAND…
+"""kubenetlab with a controller that makes a mistake as long as a file is there.
+
+Run as: mistaken.py FILE COMMAND…
 
 All processes of a lab are forks of the `up` that makes it: the mistake is made in its agents.
 """

@@ -1,6 +1,8 @@
-"""What Kubernetes promises of a packet to a Service, in plain Python: it knows nothing of the package, nor of how a mode does it.
+"""What Kubernetes promises of a packet to a Service, in plain Python: it knows nothing of the
+package, nor of how a mode does it.
 
-Source: kubernetes.io/docs/concepts/services-networking/service, virtual-ips; k8s.io/kubernetes pkg/proxy/topology.go (1.33).
+Source: kubernetes.io/docs/concepts/services-networking/service, virtual-ips; k8s.io/kubernetes
+pkg/proxy/topology.go (1.33).
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ from ipaddress import ip_address, ip_network
 from typing import Literal
 
 NODES = {"control-plane": "a", "worker": "a", "worker2": "b"}
-"""Node → its zone. Only the others take in what a load balancer shares out, as long as one of them is ready."""
+"""Node → its zone.
+
+Only the others take in what a load balancer shares out, as long as one of them is ready.
+"""
 WORKERS = ("worker", "worker2")
 REFUSED, SILENCE = "refused", "silence"
 
@@ -92,7 +97,10 @@ class State:
     def outcomes(
         self, source: Place, service: Service, way: Way, node: str = ""
     ) -> Outcomes | None:
-        """What may become of a connection; `node` is whose node port is asked. None where nothing is promised."""
+        """What may become of a connection; `node` is whose node port is asked.
+
+        None where nothing is promised.
+        """
         if way == "cluster":
             return self._inside(source, service)
         if way == "balanced" and service.sources and not _is_in(source.address, service.sources):

@@ -1,7 +1,8 @@
-"""Reads what is in the namespaces of a lab, by `ip`, `nft`, `iptables` and /proc/sys alone, and prints it as JSON. Run as: reading.py LAB
+"""Reads what is in the namespaces of a lab, by `ip`, `nft`, `iptables` and /proc/sys alone, and
+prints it as JSON. Run as: reading.py LAB
 
-Namespaces are found by their names in /run/netns. What differs from one making to the next is left out or put in order: numbers of
-links, handles, timers, counters, the order of chains and elements.
+Namespaces are found by their names in /run/netns. What differs from one making to the next is left
+out or put in order: numbers of links, handles, timers, counters, the order of chains and elements.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _CHANGES_BY_ITSELF = ("nf_conntrack_count", "tcp_fastopen_key", "stable_secret",
 
 
 def reading(lab: str) -> dict[str, Any]:
-    """Namespace without the lab's name → what is in it. One that has several names is read once, under the first."""
+    """Namespace without the lab's name → what is in it.
+
+    One that has several names is read once, under the first.
+    """
     files = {
         os.stat(path).st_ino: path for path in sorted(RUN_NETNS.glob(f"{lab}_*"), reverse=True)
     }
@@ -107,7 +111,9 @@ def _without_timers(value: Any) -> Any:
 
 
 def _addresses(entry: dict[str, Any]) -> Any:
-    """Who made an address is shown by some versions of `ip`, and set by none of those that are common."""
+    """Who made an address is shown by some versions of `ip`, and set by none of those that are
+    common.
+    """
     return _sorted(
         [
             {key: value for key, value in address.items() if key != "protocol"}

@@ -1,6 +1,7 @@
 """kubenetlab on a machine whose clock is set. Run as: skewed.py FILE COMMAND…
 
-The file holds by how many seconds the clock was set, for all processes of a lab: they are forks of the `up` that makes it.
+The file holds by how many seconds the clock was set, for all processes of a lab: they are forks of
+the `up` that makes it.
 """
 
 from __future__ import annotations

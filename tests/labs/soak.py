@@ -1,7 +1,8 @@
 """A soak: a lab that changes for minutes on end must not grow. Run by scripts/soak.
 
-Pods come, go, fail and are replaced, configuration changes, a container prints, the agent dies now and then. Memory, descriptors,
-events and files of the lab are sampled; the largest values of the last third are compared with those of the middle one.
+Pods come, go, fail and are replaced, configuration changes, a container prints, the agent dies now
+and then. Memory, descriptors, events and files of the lab are sampled; the largest values of the
+last third are compared with those of the middle one.
 """
 
 from __future__ import annotations

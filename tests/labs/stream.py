@@ -1,4 +1,6 @@
-"""Opens connections at a steady pace; a program of its own, run inside a namespace. Run as: stream.py ADDRESS PORT PER_SECOND
+"""Opens connections at a steady pace; a program of its own, run inside a namespace.
+
+Run as: stream.py ADDRESS PORT PER_SECOND
 
 stdout: a line for each, as it ends: who answered, or `failed: …`. It ends with its standard input.
 """

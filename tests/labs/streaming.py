@@ -14,7 +14,9 @@ STREAM = Path(__file__).with_name("stream.py")
 
 @contextmanager
 def streaming(place: Any, address: str, port: int, per_second: float) -> Iterator[IO[str]]:
-    """Lines as stream.py prints them; when the block ends, those that are still on their way can be read until there are no more."""
+    """Lines as stream.py prints them; when the block ends, those that are still on their way can be
+    read until there are no more.
+    """
     line = [
         "nsenter",
         f"--net={place['netns']}",

@@ -1,4 +1,6 @@
-"""A load balancer that is a proxy (ipMode Proxy): its address is its own, and nodes are asked at their node ports."""
+"""A load balancer that is a proxy (ipMode Proxy): its address is its own, and nodes are asked at
+their node ports.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ SERVICES = (
 
 @pytest.mark.parametrize(("proxy", "version"), [("nftables", 4), ("nftables", 6), ("iptables", 4)])
 def test_connections_to_pods_are_the_balancers_own(lab: Lab, proxy: str, version: int) -> None:
-    """Whoever asks: by the policy Local the pod sees the balancer itself, by Cluster the node that the balancer chose; never the client."""
+    """Whoever asks: by the policy Local the pod sees the balancer itself, by Cluster the node that
+    the balancer chose; never the client.
+    """
     lab.up(MANIFEST.replace("PROXY", proxy) + "".join(SERVICES))
     world = World(lab, version)
     nodes = {world.address(f"node:{name}") for name in ("n1", "n2")}
@@ -71,7 +75,10 @@ def test_connections_to_pods_are_the_balancers_own(lab: Lab, proxy: str, version
 
 
 def test_the_balancer_keeps_the_ranges_and_refuses_what_leads_nowhere(lab: Lab) -> None:
-    """kube-proxy does not know the address. A port without endpoints is refused by the node, one without a node port by the balancer."""
+    """kube-proxy does not know the address.
+
+    A port without endpoints is refused by the node, one without a node port by the balancer.
+    """
     lab.up(MANIFEST.replace("PROXY", "nftables") + "".join(SERVICES))
     world = World(lab, 4)
     picky = ("TCP", world.outside["picky"], 80)

@@ -1,4 +1,6 @@
-"""`scripts/bench` says how long things take; here only that it can: its figures are for a machine that does nothing else."""
+"""`scripts/bench` says how long things take; here only that it can: its figures are for a machine
+that does nothing else.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ def test_the_boutique_is_up_as_it_is(boutique: Lab) -> None:
 
 
 def test_the_boutiques_pods_reach_what_their_variables_name(boutique: Lab) -> None:
-    """Each edge of the table: the client resolves the name by its own search path, connects, and is seen with its own address."""
+    """Each edge of the table: the client resolves the name by its own search path, connects, and is
+    seen with its own address.
+    """
     table = yaml.safe_load((BOUTIQUE / "expect.yaml").read_text())["probes"]
     edges = [row for row in table if row["to"].startswith("svc:")]
     assert len(edges) == 17
@@ -50,7 +52,9 @@ def test_the_boutiques_pods_reach_what_their_variables_name(boutique: Lab) -> No
 
 
 def test_a_table_is_told_and_written_down(boutique: Lab, tmp_path: Path) -> None:
-    """The manifests are applied first; a row for every node is as many checks; and the same as JUnit's XML."""
+    """The manifests are applied first; a row for every node is as many checks; and the same as
+    JUnit's XML.
+    """
     junit = tmp_path / "out.xml"
     ways_in = tmp_path / "ways_in.yaml"
     ways_in.write_text(
@@ -91,7 +95,9 @@ TABLE = """\
 
 
 def test_tables_tell_what_does_not_hold(boutique: Lab, tmp_path: Path) -> None:
-    """Each way of asking holds; turned round, each row is told with its line, what was wanted and what was found."""
+    """Each way of asking holds; turned round, each row is told with its line, what was wanted and
+    what was found.
+    """
     file = tmp_path / "expect.yaml"
     address = boutique.pod("frontend")["addresses"][0]
     file.write_text(TABLE.replace("ADDRESS", address))

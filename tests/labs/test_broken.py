@@ -1,4 +1,6 @@
-"""A kube-proxy that is broken on purpose, and healed: who reaches whom, what tells it, and that nothing stays."""
+"""A kube-proxy that is broken on purpose, and healed: who reaches whom, what tells it, and that
+nothing stays.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ BOTH = client("one", "worker").replace("name: one", "name: one, labels: {app: bo
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Lab]:
-    """A client on each worker, `web` on worker2, and a pod on each behind a load balancer that keeps sources."""
+    """A client on each worker, `web` on worker2, and a pod on each behind a load balancer that
+    keeps sources.
+    """
     for lab in new_lab():
         lab.up(
             SHOP
@@ -51,7 +55,9 @@ def running() -> Iterator[Lab]:
 
 @pytest.fixture(autouse=True)
 def healed(running: Lab) -> Iterator[None]:
-    """After each test the lab is as a new one: every pod, every packet, every rule; and nothing is written down."""
+    """After each test the lab is as a new one: every pod, every packet, every rule; and nothing is
+    written down.
+    """
     yield
     running.run("heal")
     assert running.get("faults")["items"] == []
@@ -81,8 +87,11 @@ def kube_proxy(lab: Lab, node: str) -> Any:
 
 
 def test_a_stopped_one_misses_what_changes(running: Lab) -> None:
-    """Its node goes on with its rules, which lead to pods that go; new Services do not exist there. Nothing else is touched, also not
-    by the death of the agent. Healed, the node has it all at once."""
+    """Its node goes on with its rules, which lead to pods that go; new Services do not exist there.
+
+    Nothing else is touched, also not by the death of the agent. Healed, the node has it all at
+    once.
+    """
     said = running.run("break", "kube-proxy", "--node", "worker", "--how", "stopped")
     assert (
         said.out
@@ -120,7 +129,9 @@ def test_a_stopped_one_misses_what_changes(running: Lab) -> None:
     "iptables" not in PROXIES, reason="this machine has no iptables (apt-get install iptables)"
 )
 def test_a_stopped_one_misses_another_mode(running: Lab) -> None:
-    """What its node has too much is named in the words of the former mode, what lacks in those of the new one; there and back."""
+    """What its node has too much is named in the words of the former mode, what lacks in those of
+    the new one; there and back.
+    """
     first = "nft table ip kube-proxy"
     second = "iptables chain nat KUBE-SERVICES"
     for mode, gone, come in (("iptables", first, second), ("nftables", second, first)):
@@ -135,7 +146,9 @@ def test_a_stopped_one_misses_another_mode(running: Lab) -> None:
 
 
 def test_pods_of_other_nodes_are_not_waited_for(running: Lab) -> None:
-    """What is applied to a broken lab is settled when everything is that can be; what is broken is named, and no failure."""
+    """What is applied to a broken lab is settled when everything is that can be; what is broken is
+    named, and no failure.
+    """
     running.run("break", "kube-proxy", "--node", "worker")
     said = running.apply(client("later", "worker"))
     assert "unready on purpose: kube-system/kube-proxy-" in said.err
@@ -143,7 +156,9 @@ def test_pods_of_other_nodes_are_not_waited_for(running: Lab) -> None:
 
 
 def test_a_stale_one_tells_so_after_a_while(running: Lab) -> None:
-    """It runs and is Ready; two periods later load balancers hear that it is not well, and lead their packets to another node."""
+    """It runs and is Ready; two periods later load balancers hear that it is not well, and lead
+    their packets to another node.
+    """
     outside, address = (
         running.place("external", "client"),
         running.service("local")["load_balancer_ips"][0],

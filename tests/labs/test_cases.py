@@ -1,4 +1,6 @@
-"""Manifests and truth tables that nobody here wrote: the documentation's examples, a table of DNS records."""
+"""Manifests and truth tables that nobody here wrote: the documentation's examples, a table of DNS
+records.
+"""
 
 from __future__ import annotations
 

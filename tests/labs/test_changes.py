@@ -1,4 +1,6 @@
-"""What changes in a lab that is up: applies, scaling, deletions, drift; and that nothing else is touched."""
+"""What changes in a lab that is up: applies, scaling, deletions, drift; and that nothing else is
+touched.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,9 @@ def test_the_same_files_again_write_nothing(running: Lab) -> None:
 
 
 def test_scaling_up_and_down(running: Lab) -> None:
-    """New pods with new addresses answer by the Service; the ones that stay keep theirs; what goes leaves nothing, and what was
-    freed is not given out again at once."""
+    """New pods with new addresses answer by the Service; the ones that stay keep theirs; what goes
+    leaves nothing, and what was freed is not given out again at once.
+    """
     before = {pod["name"]: (pod["pid"], pod["addresses"]) for pod in running.pods("web")}
     assert "scaled from 4 to 7" in running.run("scale", "deployment", "web", "--replicas", "7").out
     wait_for(lambda: sum(pod["ready"] for pod in running.pods("web")) == 7, "seven pods")
@@ -110,7 +113,9 @@ def test_a_selector_moves_a_service(running: Lab) -> None:
 
 
 def test_what_is_deleted_is_gone(running: Lab) -> None:
-    """A Service's address answers no more and is free; by file, all objects of it; deleting what is not there is told."""
+    """A Service's address answers no more and is free; by file, all objects of it; deleting what is
+    not there is told.
+    """
     extra = replaced(MANIFEST, ("name: web", "name: extra"), ("app: web", "app: extra")).partition(
         "---\n"
     )[2]
@@ -127,7 +132,9 @@ def test_what_is_deleted_is_gone(running: Lab) -> None:
 
 
 def test_refused_changes_change_nothing(running: Lab) -> None:
-    """Immutable fields, an address that is taken: all problems with file, line and Kubernetes' words, and nothing is applied."""
+    """Immutable fields, an address that is taken: all problems with file, line and Kubernetes'
+    words, and nothing is applied.
+    """
     before = kernel_of(running)
     wrong = (
         replaced(
@@ -175,7 +182,9 @@ def attentive() -> Iterator[Lab]:
 
 @pytest.mark.parametrize(("command", "shown"), DRIFT)
 def test_drift_is_shown_repaired_and_written_down(attentive: Lab, command: str, shown: str) -> None:
-    """`diff` sees it as long as it is there, nobody has to ask for the repair, the log names it, and packets flow again."""
+    """`diff` sees it as long as it is there, nobody has to ask for the repair, the log names it,
+    and packets flow again.
+    """
     lab, log = attentive, attentive.directory / "log"
     before = len(log.read_text())
 
@@ -192,7 +201,9 @@ def test_drift_is_shown_repaired_and_written_down(attentive: Lab, command: str, 
 
 
 def test_drift_is_kept_where_that_is_asked_for(lab: Lab) -> None:
-    """With `drift: keep` a deleted route, a flushed ruleset and a pod's address stay gone, are told once, and come with the next `up`."""
+    """With `drift: keep` a deleted route, a flushed ruleset and a pod's address stay gone, are told
+    once, and come with the next `up`.
+    """
     lab.up(MANIFEST)
     lab.run("up", "--drift", "keep")
     broken = (
@@ -260,7 +271,9 @@ def test_a_mode_cannot_be_taken_from_under_running_pods(lab: Lab) -> None:
 
 
 def test_an_exhausted_range_is_an_event(lab: Lab) -> None:
-    """One node, a /24: the 254th pod waits for an address and says why; it gets one when another goes."""
+    """One node, a /24: the 254th pod waits for an address and says why; it gets one when another
+    goes.
+    """
     many = (
         "{apiVersion: kubenetlab.dev/v1alpha1, kind: Cluster, nodes: [{role: control-plane}], networking: {podSubnet: 10.244.0.0/24}}\n---\n"
         + MANIFEST
@@ -335,7 +348,9 @@ def test_what_belongs_to_the_cluster_is_not_deleted(
 
 
 def test_what_controllers_own_comes_back_as_another(running: Lab) -> None:
-    """A deleted ReplicaSet and a deleted slice are made anew, with pods of their own; and so is the API server's Service."""
+    """A deleted ReplicaSet and a deleted slice are made anew, with pods of their own; and so is the
+    API server's Service.
+    """
     (replica_set,) = [
         item["metadata"]["name"]
         for item in running.get("replicasets")["items"]

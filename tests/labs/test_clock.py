@@ -1,4 +1,6 @@
-"""The machine's clock is set: deadlines of a lab do not move, and times that are shown are of the clock as it is now."""
+"""The machine's clock is set: deadlines of a lab do not move, and times that are shown are of the
+clock as it is now.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ BACK_OFF_S = 10.0
 
 @pytest.mark.parametrize("set_by_s", [-HOUR_S, HOUR_S], ids=["back", "forth"])
 def test_a_clock_that_is_set_moves_no_deadline(lab: Lab, tmp_path: Path, set_by_s: float) -> None:
-    """A container whose program ended is started again after its back-off: not an hour later, and not at once."""
+    """A container whose program ended is started again after its back-off: not an hour later, and
+    not at once.
+    """
     offset = tmp_path / "offset"
     offset.write_text("0")
     command = [

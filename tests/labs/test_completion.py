@@ -33,7 +33,9 @@ spec: {clusterIP: None, selector: {app: till}, ports: [{port: 80}]}
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """Nodes n1 and n2, a client, a Deployment and a Service web, and a pod and a Service till in another namespace."""
+    """Nodes n1 and n2, a client, a Deployment and a Service web, and a pod and a Service till in
+    another namespace.
+    """
     for lab in new_lab():
         lab.run("up", "-f", str(ROOT / "manifests" / "05-service-and-endpoints"))
         lab.apply(OTHERS)

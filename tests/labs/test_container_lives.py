@@ -24,8 +24,9 @@ spec:
 
 
 def test_two_containers_on_one_port(lab: Lab) -> None:
-    """The second one crashes with the kernel's words, and is tried again with a pause; the first one serves. `up` says so and ends
-    with 1, and the lab is there to be looked at."""
+    """The second one crashes with the kernel's words, and is tried again with a pause; the first
+    one serves. `up` says so and ends with 1, and the lab is there to be looked at.
+    """
     said = lab.up(TWO_ON_ONE_PORT, status=1)
     assert "default/two" in said.err
     assert "address already in use" in said.err
@@ -95,8 +96,10 @@ spec: {selector: {app: a}, ports: [{port: 80, targetPort: 8080}]}
 
 
 def test_nothing_is_ready_because_it_was_made(lab: Lab) -> None:
-    """A probe that nobody answers: not Ready, no endpoint, the Service refuses; the port opens: Ready, and it serves. What is
-    unready on purpose says so."""
+    """A probe that nobody answers: not Ready, no endpoint, the Service refuses; the port opens.
+
+    Ready, and it serves. What is unready on purpose says so.
+    """
     said = lab.up(READY_LATER, status=1)
     assert "default/a: Unhealthy: container main: Readiness probe failed: dial tcp" in said.err
     assert "unready on purpose: default/b" in said.err
@@ -145,7 +148,9 @@ spec: {selector: {app: a}, ports: [{port: 80, targetPort: 8080}]}
 
 
 def test_gates_hold_pods_back(lab: Lab) -> None:
-    """A readiness gate keeps a pod out of its Service until its condition is True, a scheduling gate keeps a pod Pending."""
+    """A readiness gate keeps a pod out of its Service until its condition is True, a scheduling
+    gate keeps a pod Pending.
+    """
     given = lab.up(GATED % ("False", "{name: example.com/quota}"))
     assert "unready on purpose: default/a, default/b" in given.err
     service = ("TCP", lab.service("a")["cluster_ips"][0], 80)

@@ -140,12 +140,16 @@ def get(lab: Lab, name: str, port: int, path: str = "/", status: int = 200) -> s
 def test_programs_answer_as_the_images_do(
     running: Lab, name: str, port: int, path: str, answer: str
 ) -> None:
-    """agnhost's, http-echo; an unknown image where it says, or where Services lead if it says nothing."""
+    """agnhost's, http-echo; an unknown image where it says, or where Services lead if it says
+    nothing.
+    """
     assert get(running, name, port, path) == answer
 
 
 def test_nothing_listens_that_nobody_asked_for(running: Lab) -> None:
-    """A declared port keeps Services' target ports away, and the annotation the declared ones; `describe` names what is assumed."""
+    """A declared port keeps Services' target ports away, and the annotation the declared ones;
+    `describe` names what is assumed.
+    """
     for name, port in (("other", 4000), ("stated", 3000), ("stated", 4000)):
         (answer,) = running.ask(
             running.pod("client"), ("TCP", running.pod(name)["addresses"][0], port)
@@ -163,7 +167,9 @@ def test_nginx_welcomes(running: Lab) -> None:
 
 
 def test_dial_leaves_from_the_pod(running: Lab) -> None:
-    """netexec's /dial: the other side sees the dialling pod, and names are the pod's own to resolve."""
+    """netexec's /dial: the other side sees the dialling pod, and names are the pod's own to
+    resolve.
+    """
     here = running.pod("client")["addresses"][0]
     for protocol, port, request in (("http", 3000, "clientip"), ("udp", 8081, "clientip")):
         host = "other" if protocol == "http" else here
@@ -195,7 +201,9 @@ def test_logs_tell_who_asked_for_what(running: Lab) -> None:
 
 
 def test_a_stand_in_speaks_http_and_grpcs_health_protocol_on_one_port(lab: Lab) -> None:
-    """Which of them, it sees by how the connection begins; of other methods it says that it does not know them."""
+    """Which of them, it sees by how the connection begins; of other methods it says that it does
+    not know them.
+    """
     import h2.config
     import h2.connection
     import h2.events
@@ -284,7 +292,9 @@ def test_inside_a_node_and_the_internet(running: Lab) -> None:
 
 
 def test_names_are_looked_up_by_the_pods_dns(running: Lab) -> None:
-    """A real program's getaddrinfo: search path, other namespace, the whole name; the machine's resolver is not asked."""
+    """A real program's getaddrinfo: search path, other namespace, the whole name; the machine's
+    resolver is not asked.
+    """
     address = running.service("other")["cluster_ips"][0]
     for name in ("other", "other.default", "other.default.svc.cluster.local"):
         assert inside(running, "client", "getent", "hosts", name).split()[0] == address

@@ -1,4 +1,6 @@
-"""`diff` of a lab whose kernel state was edited: one edit is one line, with the desired and the observed entry."""
+"""`diff` of a lab whose kernel state was edited: one edit is one line, with the desired and the
+observed entry.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def restored(lab: Lab) -> Iterator[None]:
 
 
 def differences(lab: Lab) -> list[Any]:
-    """What `diff -o json` shows of the node `worker`, where the edits are; its exit status says that there is something."""
+    """What `diff -o json` shows of the node `worker`, where the edits are; its exit status says
+    that there is something.
+    """
     (changes,) = lab.run("diff", "-o", "json", status=1).json["changes"]
     assert changes["netns"] == "node/worker"
     assert changes["operations"] == [difference["line"] for difference in changes["differences"]]
@@ -261,7 +265,9 @@ def test_iptables_rules_of_others_are_no_difference(by_iptables: Lab) -> None:
 def test_outdated_chains_of_a_stale_node_are_shown(
     mode: str, request: pytest.FixtureRequest
 ) -> None:
-    """A kube-proxy that hears of no change keeps chains of an endpoint that is gone; those of other Services are no difference."""
+    """A kube-proxy that hears of no change keeps chains of an endpoint that is gone; those of other
+    Services are no difference.
+    """
     lab: Lab = request.getfixturevalue(mode)
     lab.run("break", "kube-proxy", "--node", "worker", "--how", "stale")
     gone = {pod["name"]: pod["addresses"][0] for pod in lab.pods("web")}
@@ -324,7 +330,10 @@ def test_a_changed_map_value_is_shown_before_and_after(by_ebpf: Lab) -> None:
 
 
 def test_what_cannot_be_compared_is_no_success(by_iptables: Lab) -> None:
-    """A rule that only nft can read hides its table from iptables: `diff` says so instead of calling every chain missing."""
+    """A rule that only nft can read hides its table from iptables.
+
+    `diff` says so instead of calling every chain missing.
+    """
     lab = by_iptables
     with restored(lab):
         worker(
@@ -343,7 +352,9 @@ def test_what_cannot_be_compared_is_no_success(by_iptables: Lab) -> None:
 
 
 def test_outdated_entries_of_a_stale_node_are_shown(by_ebpf: Lab) -> None:
-    """The front of a Service leads to a list of endpoints with one that is gone: both are shown, by the name of the Service."""
+    """The front of a Service leads to a list of endpoints with one that is gone: both are shown, by
+    the name of the Service.
+    """
     lab = by_ebpf
     with restored(lab):
         lab.run("break", "kube-proxy", "--node", "worker", "--how", "stale")

@@ -1,4 +1,6 @@
-"""The option dsr of the mode ebpf: endpoints on other nodes see their clients, and answer them past the node that was asked."""
+"""The option dsr of the mode ebpf: endpoints on other nodes see their clients, and answer them past
+the node that was asked.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ def world(request: pytest.FixtureRequest, of_kind: Labs) -> World:
 
 
 def test_the_pod_sees_who_asks_whichever_node(world: World) -> None:
-    """From outside and from pods, by TCP and UDP; the pod itself is masqueraded, and its node by all but itself."""
+    """From outside and from pods, by TCP and UDP; the pod itself is masqueraded, and its node by
+    all but itself.
+    """
     asked = [world.address(node) for node in NODES]
     ways = [(address, NODE_PORT, protocol) for protocol in ("TCP", "UDP") for address in asked]
     for source in ("ext:client", "a", "c"):
@@ -120,7 +124,9 @@ def test_other_addresses_from_outside_do_as_well(world: World) -> None:
 
 
 def test_answers_do_not_pass_the_node_that_was_asked(world: World) -> None:
-    """It hands on what the client sends; what comes back leaves the pod's node as from the address that was asked."""
+    """It hands on what the client sends; what comes back leaves the pod's node as from the address
+    that was asked.
+    """
     first, own = world.address("node:control-plane"), "node:worker"
     with ExitStack() as stack:
         watchers = [
@@ -149,7 +155,9 @@ def test_answers_do_not_pass_the_node_that_was_asked(world: World) -> None:
 
 @pytest.mark.parametrize("segments", [65535, 1], ids=["segmented late", "segmented at once"])
 def test_large_uploads_arrive_whole(world: World, segments: int) -> None:
-    """Whether the client's kernel cuts them, and has to learn how much fits, or leaves that to the link."""
+    """Whether the client's kernel cuts them, and has to learn how much fits, or leaves that to the
+    link.
+    """
     lab, place = world.lab, world.places["ext:client"]
     lab.inside(place, "ip", "link", "set", "eth0", "gso_max_segs", str(segments))
     try:

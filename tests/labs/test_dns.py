@@ -1,4 +1,6 @@
-"""Names: asked from inside pods, over the wire, through the Service of CoreDNS, by a client that shares no code with the server's."""
+"""Names: asked from inside pods, over the wire, through the Service of CoreDNS, by a client that
+shares no code with the server's.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,9 @@ def look_up(lab: Lab, pod: str, *names: str) -> Any:
 
 
 def test_services_by_every_length_of_their_name(running: Lab) -> None:
-    """By the search path in one's own namespace, with the namespace in others, with a final dot nowhere else."""
+    """By the search path in one's own namespace, with the namespace in others, with a final dot
+    nowhere else.
+    """
     here, there = (
         running.service("web")["cluster_ips"],
         running.service("web", "shop")["cluster_ips"],
@@ -188,7 +192,9 @@ def reply_to(lab: Lab, name: str, type_: str) -> Any:
 
 
 def test_the_apex_of_the_zone(running: Lab) -> None:
-    """SOA, and as its name server the Service of the DNS pods, with its address beside; ns.dns has that address."""
+    """SOA, and as its name server the Service of the DNS pods, with its address beside; ns.dns has
+    that address.
+    """
     (soa,) = reply_to(running, "cluster.local", "SOA").rr
     *names, serial, _, _, _, minimum = str(soa.rdata).split()
     assert (names, minimum) == (["ns.dns.cluster.local.", "hostmaster.cluster.local."], "30")
@@ -205,7 +211,9 @@ def test_the_apex_of_the_zone(running: Lab) -> None:
 
 
 def test_srv_of_a_service_without_port_labels(running: Lab) -> None:
-    """A record for each port, of a headless Service for each pod, too; the ports of group have no name."""
+    """A record for each port, of a headless Service for each pod, too; the ports of group have no
+    name.
+    """
     reply = reply_to(running, KUBE_DNS, "SRV")
     assert sorted(str(record.rdata) for record in reply.rr) == [
         f"0 33 53 {KUBE_DNS}",
@@ -259,7 +267,9 @@ print("answered")
 
 
 def test_dns_answers_however_much_it_has_logged(running: Lab) -> None:
-    """Several megabytes of log: each question is a line, and the log goes to init through a pipe, which cannot be truncated."""
+    """Several megabytes of log: each question is a line, and the log goes to init through a pipe,
+    which cannot be truncated.
+    """
     import dnslib
 
     name = ".".join(["x" * 60] * 3 + ["default.svc.cluster.local"])
@@ -298,7 +308,9 @@ def test_a_killed_dns_server_comes_back(running: Lab) -> None:
 
 
 CHAIN = [f"{'x' * 58}-{number:03}" for number in range(6)]
-"""Services that lead to one another: with five aliases, and in a namespace like this, no address fits into 512 bytes."""
+"""Services that lead to one another: with five aliases, and in a namespace like this, no address
+fits into 512 bytes.
+"""
 FAR_NAMESPACE = "y" * 63
 LARGE = (
     "{apiVersion: kubenetlab.dev/v1alpha1, kind: Cluster, networking: {ipFamily: dual}}\n---\n"
@@ -333,7 +345,9 @@ def crowded() -> Iterator[Lab]:
 def test_glibc_finds_every_pod_of_a_large_headless_service(
     crowded: Lab, count: int, database: str, is_of_family: str
 ) -> None:
-    """The answer is too large for a datagram: getent asks once more by TCP and prints the addresses of all pods."""
+    """The answer is too large for a datagram: getent asks once more by TCP and prints the addresses
+    of all pods.
+    """
     found = {
         line.split()[0]
         for line in crowded.run(
@@ -358,7 +372,10 @@ def test_a_truncated_answer_keeps_its_question(crowded: Lab) -> None:
 
 
 def test_the_commands_own_resolver_asks_by_tcp_too(crowded: Lab) -> None:
-    """Where not one address fits into the datagram, behind aliases: `ping` finds the Service as getent does."""
+    """Where not one address fits into the datagram, behind aliases.
+
+    `ping` finds the Service as getent does.
+    """
     name = f"{CHAIN[0]}.{FAR_NAMESPACE}"
     (address,) = crowded.service(CHAIN[-1], FAR_NAMESPACE)["cluster_ips"]
     reply = reply_to(crowded, f"{name}.svc.cluster.local", "A")

@@ -1,9 +1,11 @@
-"""What the documentation shows is what is seen: every command in it is run, every screen in it compared.
+"""What the documentation shows is what is seen: every command in it is run, every screen in it
+compared.
 
-`console` blocks hold commands after `$ ` and what they print; `sh` blocks hold commands alone. `…` stands for any text, a line of only `…`
-for any lines; times, ages, ports of clients and white space at the end do not count. A command in a `sh` block ends well unless the comment
-behind it says `exit status N`. Each page begins where no lab is up, and others may be up elsewhere. The pages of the labs are followed
-twice: by root, and by an ordinary user.
+`console` blocks hold commands after `$ ` and what they print; `sh` blocks hold commands alone. `…`
+stands for any text, a line of only `…` for any lines; times, ages, ports of clients and white space
+at the end do not count. A command in a `sh` block ends well unless the comment behind it says `exit
+status N`. Each page begins where no lab is up, and others may be up elsewhere. The pages of the
+labs are followed twice: by root, and by an ordinary user.
 """
 
 from __future__ import annotations
@@ -94,7 +96,9 @@ def test_pages_show_what_is_seen(page: Path) -> None:
     "page", [page for page in WITH_COMMANDS if page.parts[0] == "manifests"], ids=str
 )
 def test_labs_pages_hold_without_root(page: Path) -> None:
-    """An ordinary user sees the same on the pages of the labs, whose run directory is empty at first."""
+    """An ordinary user sees the same on the pages of the labs, whose run directory is empty at
+    first.
+    """
     if not users.interpreter(NOBODY)[0]:
         pytest.skip(
             "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"

@@ -1,4 +1,6 @@
-"""What is the mode ebpf's alone: fragments and errors are translated by programs of ours, and those outlive whoever put them there."""
+"""What is the mode ebpf's alone: fragments and errors are translated by programs of ours, and those
+outlive whoever put them there.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +114,9 @@ def test_large_datagrams_come_and_go_in_fragments(world: World, source: str) -> 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_pods_refusal_reaches_who_asked_its_service(world: World, source: str) -> None:
-    """An ICMP error about a packet that was translated finds its way back, and the client's socket knows what it is about."""
+    """An ICMP error about a packet that was translated finds its way back, and the client's socket
+    knows what it is about.
+    """
     for way in ways(world, "closed", 80, 30200, source):
         assert datagram(world, source, way, 10) == "ConnectionRefusedError", way
 
@@ -170,7 +174,9 @@ def test_an_entry_that_somebody_takes_away_is_left_so_where_that_is_asked_for(wo
 def without_fronts(
     world: World,
 ) -> Iterator[tuple[dict[bytes, bytes], Callable[[], dict[bytes, bytes]]]]:
-    """What the programs of a node knew of Services' addresses, none of which is left, and how to ask what they know now."""
+    """What the programs of a node knew of Services' addresses, none of which is left, and how to
+    ask what they know now.
+    """
     filters = json.loads(
         world.lab.inside(
             world.places["node:worker"], "tc", "-j", "filter", "show", "dev", "eth0", "ingress"
@@ -222,7 +228,9 @@ spec: {{ipFamilyPolicy: PreferDualStack, selector: {{app: c}}, ports: [{{port: 8
 def program(
     world: World, where: str, text: str, *words: object
 ) -> Iterator[Generator[str, str, None]]:
-    """A Python program in the network of a place: a generator of the lines that it prints, to which lines can be sent."""
+    """A Python program in the network of a place: a generator of the lines that it prints, to which
+    lines can be sent.
+    """
     command = (
         "nsenter",
         f"--net={world.places[where]['netns']}",

@@ -1,4 +1,5 @@
-"""Every call to Linux that a lab makes, refused once: the lab is there in the end, or nothing of it and one report.
+"""Every call to Linux that a lab makes, refused once: the lab is there in the end, or nothing of it
+and one report.
 
 In the usual run some calls, drawn by chance from a seed; with `--thorough` all of them.
 """
@@ -13,7 +14,9 @@ from tests.labs.faulty import Plan, run_faulty
 from tests.labs.lab import Lab, wait_for
 
 CALLS = {"up_call": (300, 16), "change_call": (120, 8)}
-"""More calls than there are in making the quickstart, and in changing a lab; and how many of them are refused in the usual run."""
+"""More calls than there are in making the quickstart, and in changing a lab; and how many of them
+are refused in the usual run.
+"""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -29,7 +32,9 @@ def test_the_calls_are_counted(lab: Lab, plan: Plan) -> None:
 
 
 def test_an_up_that_is_refused_a_call(lab: Lab, plan: Plan, up_call: int) -> None:
-    """What can be tried again is; else the report says what was refused, and why, and nothing is left."""
+    """What can be tried again is; else the report says what was refused, and why, and nothing is
+    left.
+    """
     plan.set(up_call)
     said = run_faulty(plan, "up", "--lab", lab.name)
     told = f"{plan.refused}\n{said.err}"
@@ -46,6 +51,8 @@ def test_an_up_that_is_refused_a_call(lab: Lab, plan: Plan, up_call: int) -> Non
 
 
 def test_a_change_that_is_refused_a_call(changing: Changing, change_call: int) -> None:
-    """More pods and a Service, and all of that away again: it is tried again until it is done, and what ran stays as it was."""
+    """More pods and a Service, and all of that away again: it is tried again until it is done, and
+    what ran stays as it was.
+    """
     changing.plan.set(change_call)
     changing.change()

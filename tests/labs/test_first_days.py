@@ -1,4 +1,6 @@
-"""What one meets in the first days with a lab: changes that hold, rollouts that end well, and answers that say what is meant."""
+"""What one meets in the first days with a lab: changes that hold, rollouts that end well, and
+answers that say what is meant.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def test_a_confirmed_change_outlives_the_agent(lab: Lab) -> None:
 
 @pytest.mark.parametrize("manifest", [BUILT_IN, REAL], ids=["built-in", "real"])
 def test_the_nodes_port_is_free_for_the_next_pod(lab: Lab, manifest: str) -> None:
-    """A DaemonSet in its node's network gets new pods again and again: none of them meets its predecessor's socket."""
+    """A DaemonSet in its node's network gets new pods again and again: none of them meets its
+    predecessor's socket.
+    """
     lab.up(ONE_NODE + manifest)
     for turn in range(5):
         lab.apply(
@@ -80,7 +84,9 @@ def test_the_nodes_port_is_free_for_the_next_pod(lab: Lab, manifest: str) -> Non
 
 
 def test_answers_say_what_is_meant(labs: Callable[[], Lab], tmp_path: Path) -> None:
-    """Of two labs the one that was asked, in each hint; a port that is not there; policies that would change the answer; completed pods."""
+    """Of two labs the one that was asked, in each hint; a port that is not there; policies that
+    would change the answer; completed pods.
+    """
     lab, other = labs(), labs()
     lab.up(ONE_NODE + pod("client") + deployment("web", 1) + service("web") + JOB + POLICY)
     other.up(ONE_NODE + pod("client"))
@@ -115,7 +121,9 @@ def test_answers_say_what_is_meant(labs: Callable[[], Lab], tmp_path: Path) -> N
 
 
 def test_kubectls_habits_are_understood(lab: Lab) -> None:
-    """exec -it, names to be taken up again, short names of kinds that are only kept, workloads for their pods; namespaces in order."""
+    """exec -it, names to be taken up again, short names of kinds that are only kept, workloads for
+    their pods; namespaces in order.
+    """
     late = pod("a", meta=", namespace: aaa")
     lab.up(ONE_NODE + pod("client") + deployment("web", 1) + service("web") + JOB + POLICY + late)
     assert lab.run("exec", "-it", "deploy/web", "--", "hostname").out.startswith("web-")
@@ -150,7 +158,9 @@ spec: {containers: [{name: main, image: x, command: [sh, -c, "date +%N; exit 1"]
 
 
 def test_logs_of_former_and_coming_runs(lab: Lab) -> None:
-    """-p is the run before the last restart, of processes and of stand-ins; -f goes on until the container ends."""
+    """-p is the run before the last restart, of processes and of stand-ins; -f goes on until the
+    container ends.
+    """
     lab.run("up", "-f", "-", given=ONE_NODE + pod("client") + CRASHING, status=None)
     wait_for(lambda: lab.run("logs", "crashing", "-p", status=None).status == 0, "a former run")
     now, before = (lab.run("logs", "crashing", *words).out.splitlines() for words in ((), ("-p",)))

@@ -1,4 +1,6 @@
-"""Who reaches whom, through what, and which source address is seen: in every layout and address family, with real packets."""
+"""Who reaches whom, through what, and which source address is seen: in every layout and address
+family, with real packets.
+"""
 
 from __future__ import annotations
 
@@ -118,8 +120,11 @@ KINDS = [
     ),
     *((*ROUTED, "ipv6", 6, proxy) for proxy in PROXIES if proxy != "nftables"),
 ]
-"""Layout, neighbours, a cluster's family, the IP version that is looked at, kube-proxy's mode. Every mode is seen in both layouts and both
-versions, the default with every kind of neighbours and of family, too."""
+"""Layout, neighbours, a cluster's family, the IP version that is looked at, kube-proxy's mode.
+
+Every mode is seen in both layouts and both versions, the default with every kind of neighbours and
+of family, too.
+"""
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: "-".join(map(str, kind)))
@@ -136,7 +141,9 @@ NODES = ("node:control-plane", "node:worker", "node:worker2")
 
 @pytest.mark.parametrize("source", PODS)
 def test_pods_reach_pods_without_nat(world: World, source: str) -> None:
-    """On one node and across nodes, itself too: the other sees the pod's own address, down to the port."""
+    """On one node and across nodes, itself too: the other sees the pod's own address, down to the
+    port.
+    """
     targets = [
         (name, protocol, port) for name in PODS for protocol, port in (("TCP", 8080), ("UDP", 8081))
     ]
@@ -150,7 +157,9 @@ def test_pods_reach_pods_without_nat(world: World, source: str) -> None:
 
 @pytest.mark.parametrize("source", PODS)
 def test_pods_reach_pods_by_their_service(world: World, source: str) -> None:
-    """The client's address is kept; a pod that meets itself by its own Service (hairpin) is masqueraded, or it would answer itself."""
+    """The client's address is kept; a pod that meets itself by its own Service (hairpin) is
+    masqueraded, or it would answer itself.
+    """
     targets = [
         (name, protocol, port) for name in PODS for protocol, port in (("TCP", 80), ("UDP", 81))
     ]
@@ -190,7 +199,9 @@ def test_nodes_reach_services(world: World, source: str) -> None:
 
 @pytest.mark.parametrize("source", PODS)
 def test_pods_reach_nodes_without_nat(world: World, source: str) -> None:
-    """A node sees a pod's own address, that on another node too; a hostNetwork pod answers with its node's name."""
+    """A node sees a pod's own address, that on another node too; a hostNetwork pod answers with its
+    node's name.
+    """
     for destination in (world.address("node:worker2"), world.address("host")):
         (answer,) = world.ask(source, ("TCP", destination, 7070))
         assert answer.who == "worker2"
@@ -233,7 +244,10 @@ def test_from_the_internet_no_way_leads_to_pods_or_services(world: World) -> Non
 
 
 def test_containers_of_a_pod_share_localhost(world: World) -> None:
-    """And the port space: both are reached at the pod's address too. Other pods' localhost is their own."""
+    """And the port space: both are reached at the pod's address too.
+
+    Other pods' localhost is their own.
+    """
     own, side, from_outside = (
         *world.ask("b", ("TCP", world.localhost, 8080), ("TCP", world.localhost, 9090)),
         *world.ask("a", ("TCP", world.address("b"), 9090)),
@@ -252,8 +266,11 @@ def test_a_service_spreads_over_all_its_pods(world: World) -> None:
 
 
 def test_session_affinity_keeps_a_client_with_one_pod(world: World) -> None:
-    """ClientIP: after its first connection all of a client's lead to the same pod. (The rules learn from a connection that has begun: of
-    several that begin at the same moment each may be led elsewhere, in a cluster too.)"""
+    """ClientIP: after its first connection all of a client's lead to the same pod.
+
+    (The rules learn from a connection that has begun: of several that begin at the same moment each
+    may be led elsewhere, in a cluster too.)
+    """
     for source in PODS:
         target = ("TCP", world.services["sticky"], 80)
         (first,) = world.ask(source, target)
@@ -268,7 +285,9 @@ def test_a_service_without_pods_refuses(world: World) -> None:
 
 
 def test_a_port_that_a_service_does_not_have(world: World) -> None:
-    """Refused at once, but for iptables: there nobody takes the packet, and it leaves by the default route."""
+    """Refused at once, but for iptables: there nobody takes the packet, and it leaves by the
+    default route.
+    """
     expected = (
         ("unreachable", "silence") if world.seen["kube_proxy_mode"] == "iptables" else ("refused",)
     )
@@ -287,7 +306,9 @@ def test_a_local_policy_is_silent_where_there_is_no_pod(world: World) -> None:
 
 
 def test_a_load_balancers_address_is_reached_from_everywhere(world: World) -> None:
-    """By the policy Cluster the pod sees the node that took the packet in; by Local the client itself, on the pod's own node."""
+    """By the policy Cluster the pod sees the node that took the packet in; by Local the client
+    itself, on the pod's own node.
+    """
     nodes = {world.address(name) for name in NODES}
     (answer,) = world.ask("ext:client", ("TCP", world.outside["outside"], 80))
     assert answer.who == "b"
@@ -301,7 +322,8 @@ def test_a_load_balancers_address_is_reached_from_everywhere(world: World) -> No
         assert [answer.who for answer in answers] == ["b", "c"]
     for source in ("ext:client", "a"):
         assert world.ask(source, ("TCP", world.outside["outside-nobody"], 80))[0].error == "refused"
-    # By iptables nothing refuses what a node itself sends (OUTPUT knows no external services): it goes to the load balancer, and where
+    # By iptables nothing refuses what a node itself sends (OUTPUT knows no external services): it
+    # goes to the load balancer, and where
     # that leads back to the same node, the node drops a packet from its own address.
     expected = (
         ("refused", "silence") if world.seen["kube_proxy_mode"] == "iptables" else ("refused",)
@@ -320,7 +342,9 @@ def test_pings_are_answered(world: World, source: str) -> None:
 
 
 def test_the_matrix_says_the_same(world: World) -> None:
-    """The command's own packets, against its own expectation, which knows neither the datapath nor the kernel."""
+    """The command's own packets, against its own expectation, which knows neither the datapath nor
+    the kernel.
+    """
     found = world.lab.run("ping", "-o", "json").json
     assert found["ok"]
     outcomes = {(cell["from"], cell["to"]): cell["found"] for cell in found["cells"]}
@@ -341,7 +365,10 @@ def test_large_packets_pass_and_nothing_is_fragmented_on_the_way(world: World) -
 
 
 def test_neighbours_follow_the_choice(world: World) -> None:
-    """Dynamic: ARP and neighbour discovery fill the tables. Permanent: all are written down before the first packet."""
+    """Dynamic: ARP and neighbour discovery fill the tables.
+
+    Permanent: all are written down before the first packet.
+    """
     command = ("ip", f"-{world.version}", "neighbor", "show", "nud", "permanent")
     written = world.lab.inside(world.places["node:worker"], *command).splitlines()
     assert bool(written) == (world.seen["neighbors"] == "permanent")

@@ -1,4 +1,6 @@
-"""No space left where labs keep their files: a small tmpfs over the run directory's base, in mount namespaces of its own."""
+"""No space left where labs keep their files: a small tmpfs over the run directory's base, in mount
+namespaces of its own.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ def test_an_up_on_a_full_disk(cramped: LabOnSmallDisk, pages: int) -> None:
 
 
 def test_a_disk_that_runs_full_under_a_lab(cramped: LabOnSmallDisk) -> None:
-    """What runs goes on, names are resolved, dead agents come back; a change is refused, and can be made when there is space."""
+    """What runs goes on, names are resolved, dead agents come back; a change is refused, and can be
+    made when there is space.
+    """
     cramped.up(MANIFEST)
     before = {pod["name"]: (pod["pid"], pod["addresses"]) for pod in cramped.seen["pods"]}
     cramped.fill()
@@ -112,7 +116,9 @@ def test_a_disk_that_runs_full_under_a_lab(cramped: LabOnSmallDisk) -> None:
 
 
 def test_a_pod_that_dies_while_the_disk_is_full(cramped: LabOnSmallDisk) -> None:
-    """What is to become of it cannot be written down, which is told; it is made anew by itself when there is space."""
+    """What is to become of it cannot be written down, which is told; it is made anew by itself when
+    there is space.
+    """
     cramped.up(MANIFEST)
     pod = cramped.pod("web")
     cramped.fill()

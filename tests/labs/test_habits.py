@@ -1,4 +1,6 @@
-"""What people type first, by kubectl's and kind's habits: it does what is meant, or the error says what to type."""
+"""What people type first, by kubectl's and kind's habits: it does what is meant, or the error says
+what to type.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def is_logged(lab: Lab, pod_name: str, line: str) -> bool:
 
 
 def test_files_and_names_stand_alone(lab: Lab, tmp_path: Path) -> None:
-    """`up my.yaml`, `apply`, `plan` and `delete` with a file, `scale deploy/web 3`, `down NAME`, `help`."""
+    """`up my.yaml`, `apply`, `plan` and `delete` with a file, `scale deploy/web 3`, `down NAME`,
+    `help`.
+    """
     file, more = tmp_path / "my.yaml", tmp_path / "more.yaml"
     file.write_text(ONE_NODE + deployment("web", 1))
     more.write_text(service("web"))
@@ -93,7 +97,9 @@ def test_get_clusters_lists_all_labs(labs: Callable[[], Lab]) -> None:
 
 
 def test_a_file_is_deleted_whatever_its_order(lab: Lab, tmp_path: Path) -> None:
-    """A namespace takes its objects along: they were there when the command began, and are no error. --ignore-not-found."""
+    """A namespace takes its objects along: they were there when the command began, and are no
+    error. --ignore-not-found.
+    """
     file = tmp_path / "shop.yaml"
     file.write_text(SHOP)
     lab.up(ONE_NODE + SHOP)
@@ -119,7 +125,9 @@ def test_a_file_is_deleted_whatever_its_order(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_labels_choose_objects(lab: Lab) -> None:
-    """-l on get, describe, logs and delete, of kinds that are only kept, too; it cannot stand with a name."""
+    """-l on get, describe, logs and delete, of kinds that are only kept, too; it cannot stand with
+    a name.
+    """
     lab.up(ONE_NODE + SHOP + POLICY)
     here = ("-n", "shop", "-l", "tier=front")
     assert lab.run("get", "pods", *here, "-o", "name").out == "pod/web-two\n"
@@ -167,7 +175,9 @@ def test_options_may_stand_before_the_command(lab: Lab) -> None:
 
 
 def test_kept_objects_are_in_one_namespace(lab: Lab) -> None:
-    """One that names none, or null, is in `default`, and not in every namespace; one of no namespace is in all."""
+    """One that names none, or null, is in `default`, and not in every namespace; one of no
+    namespace is in all.
+    """
     lab.up(
         ONE_NODE
         + SHOP
@@ -202,7 +212,9 @@ def test_logs_of_several_pods_are_followed(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_beginning_stands_for_names(lab: Lab) -> None:
-    """describe of a name that no object has shows all that begin with it, and one of no such beginning is an error."""
+    """describe of a name that no object has shows all that begin with it, and one of no such
+    beginning is an error.
+    """
     lab.up(ONE_NODE + SHOP)
     described = lab.run("describe", "pod", "web", "-n", "shop").out.splitlines()
     assert [line.split()[1] for line in described if line.startswith("Name:")] == [
@@ -282,7 +294,9 @@ def test_what_edit_names_works(lab: Lab) -> None:
 
 
 def test_templates_and_order(lab: Lab) -> None:
-    """-o jsonpath= prints by kubectl's templates, --sort-by sorts by a field; what cannot be read ends with 2."""
+    """-o jsonpath= prints by kubectl's templates, --sort-by sorts by a field; what cannot be read
+    ends with 2.
+    """
     lab.up(ONE_NODE + SHOP)
     names = "jsonpath={range .items[*]}{.metadata.name}={.spec.nodeName}{'\\n'}{end}"
     assert (
@@ -322,7 +336,9 @@ def test_templates_and_order(lab: Lab) -> None:
 
 
 def test_folders_of_kustomize(lab: Lab, tmp_path: Path) -> None:
-    """-k applies and deletes what the program kustomize builds; its errors, and its absence, are told."""
+    """-k applies and deletes what the program kustomize builds; its errors, and its absence, are
+    told.
+    """
     folder, programs = tmp_path / "base", tmp_path / "programs"
     folder.mkdir()
     programs.mkdir()

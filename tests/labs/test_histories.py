@@ -30,7 +30,9 @@ kind: Node
 metadata: {name: worker2}
 spec: {unschedulable: true}
 """
-"""Nothing is left to the scheduler: the servers of names are on the control-plane, all others name their nodes."""
+"""Nothing is left to the scheduler: the servers of names are on the control-plane, all others name
+their nodes.
+"""
 PROGRAM = "containers: [{name: main, image: agnhost, args: [netexec]}]"
 
 
@@ -159,7 +161,9 @@ class World:
 def test_a_lab_is_like_a_new_one_whatever_has_happened_to_it(
     labs: Callable[[], Lab], seed: int
 ) -> None:
-    """After changes and killings in any order; what went on running meanwhile has kept its process, its addresses and its links."""
+    """After changes and killings in any order; what went on running meanwhile has kept its process,
+    its addresses and its links.
+    """
     lab = labs()
     world = World(lab, seed)
     lab.up(world.manifest)

@@ -1,4 +1,6 @@
-"""An ordinary user with a range of user numbers: programs in a lab change user, as nginx, BIRD and tcpdump do."""
+"""An ordinary user with a range of user numbers: programs in a lab change user, as nginx, BIRD and
+tcpdump do.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ metadata: {name: real, annotations: {kubenetlab.dev/real-commands: "true"}}
 spec: {containers: [{name: main, image: busybox, command: [sh, -c, "setpriv --reuid=33 --regid=34 --clear-groups id; exec sleep 1000"]}]}
 ---
 """
-# tcpdump opens the link as root and becomes the user that it is told; this prints the user that it has become.
+# tcpdump opens the link as root and becomes the user that it is told; this prints the user that it
+# has become.
 CAPTURE = 'tcpdump -Z tcpdump -n -i lo -w - icmp > /dev/null & while ! grep "^Uid:.$1." /proc/$!/status; do kill -0 $! || exit; done; kill $!; wait $!'
 
 
@@ -49,7 +52,9 @@ def found_by_doctor(user: User) -> tuple[str, str, str]:
 
 @pytest.mark.skipif(shutil.which("newuidmap") is None, reason="apt-get install uidmap")
 def test_a_range_lets_programs_change_user(nobody: User) -> None:
-    """With newuidmap and a range: tcpdump drops root, and a container's command becomes a user of the range outside."""
+    """With newuidmap and a range: tcpdump drops root, and a container's command becomes a user of
+    the range outside.
+    """
     user = with_range(nobody, RANGE)
     lab = UsersLab(f"{OURS}r", user)
     try:
@@ -128,7 +133,10 @@ spec:
 
 @pytest.fixture
 def servers() -> Iterator[Path]:
-    """nginx and BIRD, unpacked: installed they would be services of the machine. In a place that commands in pods see."""
+    """nginx and BIRD, unpacked: installed they would be services of the machine.
+
+    In a place that commands in pods see.
+    """
     with tempfile.TemporaryDirectory(dir="/opt") as place:
         download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *SERVERS]
         if (

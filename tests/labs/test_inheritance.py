@@ -1,4 +1,6 @@
-"""Attributes of the caller of `up`: which of them the processes of the lab have, and which end with `up`."""
+"""Attributes of the caller of `up`: which of them the processes of the lab have, and which end with
+`up`.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +131,9 @@ def processes(lab: Lab) -> dict[str, int]:
 
 
 def test_descriptors_end_with_the_command(made: tuple[Lab, Caller]) -> None:
-    """A pipe ends, a lock is free, and no process of the lab has the directory open or as its working directory."""
+    """A pipe ends, a lock is free, and no process of the lab has the directory open or as its
+    working directory.
+    """
     lab, caller = made
     assert select.select([caller.reading], [], [], DEADLINE_S)[0]
     assert os.read(caller.reading, 1) == b""
@@ -151,7 +155,9 @@ def test_a_container_has_the_standard_descriptors_alone(made: tuple[Lab, Caller]
 
 
 def test_signals_act_as_by_default(made: tuple[Lab, Caller]) -> None:
-    """No signal is blocked; the processes of the lab, but not of containers, ignore those that Python and libc ignore, and SIGINT."""
+    """No signal is blocked; the processes of the lab, but not of containers, ignore those that
+    Python and libc ignore, and SIGINT.
+    """
     lab, _ = made
     for title, pid in processes(lab).items():
         now = status(pid)
@@ -174,7 +180,10 @@ def test_permissions_of_new_files_do_not_depend_on_the_caller(made: tuple[Lab, C
 
 
 def test_soft_limits_are_the_hard_ones(made: tuple[Lab, Caller]) -> None:
-    """But for the stack, which has the kernel's default, and core files. The nice value is the caller's."""
+    """But for the stack, which has the kernel's default, and core files.
+
+    The nice value is the caller's.
+    """
     lab, _ = made
     for title, pid in processes(lab).items():
         lines = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
@@ -187,7 +196,9 @@ def test_soft_limits_are_the_hard_ones(made: tuple[Lab, Caller]) -> None:
 
 
 def test_closed_standard_descriptors(lab: Lab) -> None:
-    """They are opened on /dev/null: no file or socket of the lab gets their numbers, and all of it works."""
+    """They are opened on /dev/null: no file or socket of the lab gets their numbers, and all of it
+    works.
+    """
     words = [sys.executable, "-m", "kubenetlab", "up", "--lab", lab.name, "--nodes", "1"]
     done = subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *words], check=False, timeout=60)
     assert done.returncode == 0
@@ -258,7 +269,9 @@ def test_keys_of_the_caller_stay_outside(lab: Lab) -> None:
 
 
 def test_inheritable_capabilities_do_not_reach_containers(lab: Lab) -> None:
-    """Root's programs get the caller's inheritable and ambient capabilities in spite of their bounding set."""
+    """Root's programs get the caller's inheritable and ambient capabilities in spite of their
+    bounding set.
+    """
     words = [
         "setpriv",
         "--inh-caps=+sys_admin",
@@ -288,7 +301,9 @@ def _become_hindered() -> None:
 
 
 def test_doctor_names_what_harms_a_lab() -> None:
-    """Of the attributes that a lab keeps: each with its value, the harm and what to do; none of it makes labs impossible."""
+    """Of the attributes that a lab keeps: each with its value, the harm and what to do; none of it
+    makes labs impossible.
+    """
     line = [sys.executable, "-m", "kubenetlab", "doctor", "-o", "json"]
     done = subprocess.run(
         line, capture_output=True, text=True, check=False, timeout=60, preexec_fn=_become_hindered

@@ -1,7 +1,8 @@
-"""What programs of `exec` and `shell` can do to the machine, to the lab and to the terminal they were started from.
+"""What programs of `exec` and `shell` can do to the machine, to the lab and to the terminal they
+were started from.
 
-The variables of a pod come from a manifest, and several of them make programs run code: so nothing that such a program does may
-reach the machine.
+The variables of a pod come from a manifest, and several of them make programs run code: so nothing
+that such a program does may reach the machine.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ SYS_ADMIN, NET_ADMIN, NET_RAW, SYS_PTRACE = 1 << 21, 1 << 12, 1 << 13, 1 << 19
 
 
 def manifest(marker: Path) -> str:
-    """Two pods; the variables of one of them make bash, Python and the dynamic linker do something before they begin."""
+    """Two pods; the variables of one of them make bash, Python and the dynamic linker do something
+    before they begin.
+    """
     variables = {
         "BASH_ENV": f"$(touch {marker}/bash-env)/dev/null",
         "PROMPT_COMMAND": f"touch {marker}/prompt-command; echo prompted",
@@ -104,7 +107,9 @@ def inside(lab: Lab, where: str, script: str, status: int | None = 0) -> str:
 
 @pytest.mark.parametrize("where", PLACES)
 def test_files_of_the_machine_are_read_only(lab: Lab, marker: Path, where: str) -> None:
-    """All that can be written to are directories of the program's own, which are empty; it begins in /."""
+    """All that can be written to are directories of the program's own, which are empty; it begins
+    in /.
+    """
     script = f"for place in /etc /usr /usr/bin '' {marker} /sys /dev/pts; do mkdir $place/x && rmdir $place/x && echo $place; done; pwd"
     assert inside(lab, where, script) == "/\n"
     sights = inside(
@@ -241,7 +246,9 @@ def test_host_files_come_without_a_pods_variables(lab: Lab, marker: Path) -> Non
 
 @pytest.mark.parametrize("where", PLACES)
 def test_privileges_are_those_of_containers_and_the_network(lab: Lab, where: str) -> None:
-    """No mounts, devices or modules; and what runs with more in the same place is out of reach, such as its pause process."""
+    """No mounts, devices or modules; and what runs with more in the same place is out of reach,
+    such as its pause process.
+    """
     shown = dict(
         line.split(":\t") for line in inside(lab, where, "cat /proc/self/status").splitlines()
     )
@@ -287,7 +294,9 @@ spec:
 
 
 def test_containers_cannot_get_at_the_callers_terminal_and_files(lab: Lab) -> None:
-    """A program of `exec` shares the PID namespace of the pod, whose command may have all that a container may have."""
+    """A program of `exec` shares the PID namespace of the pod, whose command may have all that a
+    container may have.
+    """
     lab.apply(SPY)
     line = lab_line(lab, "exec", "spy", "--", "tail", "-f", "/dev/null")
     process = subprocess.Popen(
@@ -306,7 +315,9 @@ def test_containers_cannot_get_at_the_callers_terminal_and_files(lab: Lab) -> No
 
 @pytest.mark.parametrize("where", PLACES)
 def test_settings_of_the_network_can_be_changed_and_no_others(lab: Lab, where: str) -> None:
-    """Those below net of this place alone; the kernel's are read-only, and so is /sys but for the settings of links."""
+    """Those below net of this place alone; the kernel's are read-only, and so is /sys but for the
+    settings of links.
+    """
     before = Path("/proc/sys/net/ipv4/ip_default_ttl").read_text()
     assert (
         inside(
@@ -440,7 +451,9 @@ def lab_line(lab: Lab, command: str, *rest: str) -> Line:
 
 
 def on_terminal(line: Line, *steps: tuple[str, str]) -> str:
-    """Type a text when another one has been drawn, for each step; return all that was drawn until the end."""
+    """Type a text when another one has been drawn, for each step; return all that was drawn until
+    the end.
+    """
     child, terminal = pty.fork()
     if child == 0:
         os.chdir("/")

@@ -49,7 +49,9 @@ def test_a_service_is_on_every_node(running: Lab) -> None:
 
 
 def test_connections_are_tracked_from_client_to_endpoint(running: Lab) -> None:
-    """Each with the endpoint that answers; a hairpin connection is masqueraded to the node's address."""
+    """Each with the endpoint that answers; a hairpin connection is masqueraded to the node's
+    address.
+    """
     client, server = running.pod("client"), running.pod("web")
     running.run("ping", "client", "svc:web", "--count", "20")
     running.run("ping", server["name"], "svc:web", "--count", "40")
@@ -102,7 +104,9 @@ def test_a_service_without_endpoints_is_rejected(running: Lab) -> None:
 
 
 def test_a_pod_and_a_workload_are_shown_with_their_services(running: Lab) -> None:
-    """The namespace as before; beside it the node's end of its link, routes to it, and the rules that mention it."""
+    """The namespace as before; beside it the node's end of its link, routes to it, and the rules
+    that mention it.
+    """
     server = running.pod("web")
     found = running.run("inspect", server["name"], "-o", "json").json
     assert (found["kind"], found["name"], found["services"]) == (

@@ -42,7 +42,9 @@ spec: {selector: {app: worker}, ports: [{port: 80, targetPort: 9000}]}
 
 
 def test_jobs_complete_and_up_waits_for_them(lab: Lab) -> None:
-    """At once, in parallel, or after a while, in which the program serves: then `up` is done, and the Service has no endpoint any more."""
+    """At once, in parallel, or after a while, in which the program serves: then `up` is done, and
+    the Service has no endpoint any more.
+    """
     serving = "image: worker, ports: [{containerPort: 9000}]"
     lab.up(
         ONE_NODE + CLIENT + job("worker", serving, annotations="kubenetlab.dev/duration: 1h"),

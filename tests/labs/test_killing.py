@@ -1,4 +1,6 @@
-"""Killing at any moment: which calls of a lab's processes are their last is drawn by chance, or with `--thorough` it is each in turn."""
+"""Killing at any moment: which calls of a lab's processes are their last is drawn by chance, or
+with `--thorough` it is each in turn.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_whoever_makes_a_call_in_a_change_dies_of_it(changing: Changing, last_call: int) -> None:
-    """An agent: the next one finds out how far it came, and the change is made; what ran stays as it was."""
+    """An agent: the next one finds out how far it came, and the change is made; what ran stays as
+    it was.
+    """
     changing.plan.set(last_call, kills=True)
     changing.change()
 
@@ -56,13 +60,17 @@ def test_whoever_makes_a_call_in_an_up_dies_of_it(lab: Lab, plan: Plan, dying_ca
 def test_an_up_that_is_stopped_at_any_moment(
     lab: Lab, plan: Plan, number: signal.Signals, stopped_at: int
 ) -> None:
-    """Ctrl-C leaves nothing; after a kill the processes are gone, and the next command takes the rest away. Once it is built, it stays."""
+    """Ctrl-C leaves nothing; after a kill the processes are gone, and the next command takes the
+    rest away. Once it is built, it stays.
+    """
     stop(lab, plan, number, stopped_at)
 
 
 @pytest.mark.parametrize("early", EARLY)
 def test_an_up_that_is_stopped_at_once(lab: Lab, plan: Plan, early: int) -> None:
-    """The same, while the lab has hardly begun: whoever takes it away again has to wait for it first."""
+    """The same, while the lab has hardly begun: whoever takes it away again has to wait for it
+    first.
+    """
     stop(lab, plan, signal.SIGINT, early)
 
 
@@ -95,7 +103,9 @@ def is_whole(lab: Lab) -> bool:
 
 
 def test_a_killed_pod_is_gone_whole(lab: Lab) -> None:
-    """Nobody who was connected to it, or it to them, keeps its namespace: its link leaves the node, for every kind of pod."""
+    """Nobody who was connected to it, or it to them, keeps its namespace: its link leaves the node,
+    for every kind of pod.
+    """
     lab.up(MANIFEST)
     for name, namespace in (("client", "default"), ("web", "default"), ("coredns", "kube-system")):
         pod = lab.pod(name, namespace)
@@ -112,7 +122,9 @@ ROUNDS_OF_KILLING = 4
 
 
 def test_all_pause_processes_die_at_once(lab: Lab) -> None:
-    """Also while the agent makes the sandboxes of those that died before anew, and others wait for the processor: the lab is whole again."""
+    """Also while the agent makes the sandboxes of those that died before anew, and others wait for
+    the processor: the lab is whole again.
+    """
     lab.up(MANIFEST)
     with busy():
         for _ in range(ROUNDS_OF_KILLING):
@@ -147,7 +159,9 @@ def pauses_of(lab: Lab, sandbox: str = "") -> list[int]:
 
 @pytest.mark.parametrize("place", ["pod", "node"])
 def test_what_dies_while_there_is_no_agent(lab: Lab, place: str) -> None:
-    """Init is stopped, so that no agent comes: the next one sees what is missing, and makes it anew, a pod with another address."""
+    """Init is stopped, so that no agent comes: the next one sees what is missing, and makes it
+    anew, a pod with another address.
+    """
     lab.up(MANIFEST)
     init, pod = lab.seen["init_pid"], lab.pod("web")
     sandbox = pod["sandbox"] if place == "pod" else f"node/{pod['node']}"
@@ -170,7 +184,9 @@ def has_lost(lab: Lab, node: Any, link: str) -> bool:
 
 
 def test_connections_through_a_service_while_agents_die(lab: Lab) -> None:
-    """Fifty a second, none of which fails, while one agent after the other is killed; nothing is written or renumbered."""
+    """Fifty a second, none of which fails, while one agent after the other is killed; nothing is
+    written or renumbered.
+    """
     lab.up(MANIFEST)
     before, written, init = kernel_of(lab), generations(lab), lab.seen["init_pid"]
     client, (address,) = lab.pod("client"), lab.service("web")["cluster_ips"]

@@ -1,4 +1,6 @@
-"""kube-proxy as a component: a pod on each node, with a log, health, metrics, and an answer for load balancers."""
+"""kube-proxy as a component: a pod on each node, with a log, health, metrics, and an answer for
+load balancers.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ LOCAL = service("local", 80, "http", type="LoadBalancer", externalTrafficPolicy=
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Lab]:
-    """Two pods of `web` on worker2, behind a Service and a load balancer that is to lead to nodes with endpoints."""
+    """Two pods of `web` on worker2, behind a Service and a load balancer that is to lead to nodes
+    with endpoints.
+    """
     for lab in new_lab():
         lab.up(DUAL + CLIENT + deployment(replicas=2, nodeName="worker2") + service() + LOCAL)
         yield lab
@@ -43,7 +47,9 @@ def log(lab: Lab, node: str) -> list[str]:
 def answer(
     lab: Lab, node: str, path: str = "/healthz", port: int = HEALTH, *, source: str = ""
 ) -> Said:
-    """What the kube-proxy of a node says: about its health to anybody, about its metrics on its own node."""
+    """What the kube-proxy of a node says: about its health to anybody, about its metrics on its own
+    node.
+    """
     place = lab.place("nodes", node)
     address = "127.0.0.1" if port == METRICS else place["addresses"][0]
     return ask(lab, lab.place("nodes", source or node), address, port, path)
@@ -152,7 +158,10 @@ def test_each_sync_is_told_and_counted(running: Lab) -> None:
 
 
 def test_a_load_balancer_hears_which_nodes_have_endpoints(running: Lab) -> None:
-    """On every node, by any path; how many is said in the body and in the header. A packet from outside keeps its source."""
+    """On every node, by any path; how many is said in the body and in the header.
+
+    A packet from outside keeps its source.
+    """
     said = {
         node: answer(running, node, "/any/path", health_port(running))
         for node in ("control-plane", "worker", "worker2")

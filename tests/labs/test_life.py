@@ -39,7 +39,9 @@ spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}
 
 
 def kernel_of(lab: Lab) -> dict[str, Any]:
-    """What the kernel holds of a lab, in the kernel's own words: links, addresses, routes, rules, listeners, pause processes."""
+    """What the kernel holds of a lab, in the kernel's own words: links, addresses, routes, rules,
+    listeners, pause processes.
+    """
     seen = lab.seen
     places = {
         place["sandbox"]: place for place in (*seen["nodes"], *seen["pods"], *seen["external"])
@@ -98,7 +100,9 @@ def web_answers(lab: Lab) -> bool:
 
 
 def test_a_killed_agent_leaves_everything_as_it_is(lab: Lab) -> None:
-    """The next one adopts what it finds: the same pods, addresses, rules, listeners; no packet is lost, nothing is written."""
+    """The next one adopts what it finds: the same pods, addresses, rules, listeners; no packet is
+    lost, nothing is written.
+    """
     lab.up(MANIFEST)
     before, written, old = kernel_of(lab), generations(lab), lab.seen["agent_pid"]
     client, address = lab.pod("client"), lab.service("web")["cluster_ips"][0]
@@ -127,7 +131,9 @@ def test_killed_helpers_come_back(lab: Lab, role: str) -> None:
 
 
 def test_a_killed_sandbox_is_made_again(lab: Lab) -> None:
-    """As the kubelet does when a pause container dies: the same pod, with a new sandbox, and so with a new address."""
+    """As the kubelet does when a pause container dies: the same pod, with a new sandbox, and so
+    with a new address.
+    """
     lab.up(MANIFEST)
     pod = lab.pod("web")
     (victim,) = lab.pids(f"{lab.name}/{pod['sandbox']}")
@@ -156,7 +162,9 @@ def test_a_killed_node_is_made_again(lab: Lab) -> None:
 
 
 def test_a_killed_node_with_pods_in_its_own_network(lab: Lab) -> None:
-    """They go with it and come back with it; probes are asked from the new node, also those that manifests wrote."""
+    """They go with it and come back with it; probes are asked from the new node, also those that
+    manifests wrote.
+    """
     host = "apiVersion: v1\nkind: Pod\nmetadata: {name: host}\nspec: {hostNetwork: true, nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec, --http-port=9000]}]}\n---\n"
     lab.up(
         host
@@ -189,7 +197,9 @@ def kill_switch(lab: Lab) -> None:
 
 
 def test_a_killed_switch_is_made_again(lab: Lab) -> None:
-    """With everybody's links to it, and what stands on those; again and again, for the kernel takes its own time to clear them away."""
+    """With everybody's links to it, and what stands on those; again and again, for the kernel takes
+    its own time to clear them away.
+    """
     lab.up(MANIFEST)
     for _ in range(5):
         kill_switch(lab)
@@ -198,7 +208,9 @@ def test_a_killed_switch_is_made_again(lab: Lab) -> None:
 
 
 def test_what_the_kernel_refuses_is_told_and_holds_up_nobody_else(lab: Lab) -> None:
-    """Somebody has taken the name of the next pod's link: that pod waits, others come and go, and it comes when the name is free."""
+    """Somebody has taken the name of the next pod's link: that pod waits, others come and go, and
+    it comes when the name is free.
+    """
     lab.up(MANIFEST)
     number = (
         max(
@@ -231,7 +243,9 @@ def web_answers_from_node(lab: Lab) -> bool:
 
 
 def test_a_killed_init_takes_everything_with_it(lab: Lab) -> None:
-    """Processes, namespaces, sockets: the kernel frees them; the next command clears the names that lead nowhere."""
+    """Processes, namespaces, sockets: the kernel frees them; the next command clears the names that
+    lead nowhere.
+    """
     lab.up(MANIFEST)
     seen = lab.seen
     processes = descendants(seen["init_pid"])
@@ -266,7 +280,8 @@ def test_the_api_is_for_the_owner_alone(lab: Lab) -> None:
     path = lab.directory / "api.sock"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(lab.directory.stat().st_mode) == 0o700
-    # The way in is open to nobody else: it is opened for a stranger, to see that the kernel is asked who that is.
+    # The way in is open to nobody else: it is opened for a stranger, to see that the kernel is
+    # asked who that is.
     lab.directory.chmod(0o755)
     path.chmod(0o666)
     stranger = subprocess.run(
@@ -317,7 +332,9 @@ spec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexe
 
 
 def test_what_is_refused_is_tried_again_less_and_less_often(lab: Lab) -> None:
-    """Something else has the name of a new pod's link; once it is taken away, the pod is made without anything else happening."""
+    """Something else has the name of a new pod's link; once it is taken away, the pod is made
+    without anything else happening.
+    """
     lab.up(MANIFEST)
     node = lab.place("nodes", "worker")
     taken = (
@@ -356,7 +373,9 @@ def test_time_is_not_of_the_essence() -> None:
 
 
 def test_nobody_but_a_pod_keeps_its_network(lab: Lab) -> None:
-    """Of namespaces that were made ahead no descriptor is left, in no process: a pod that is deleted is gone, with its link."""
+    """Of namespaces that were made ahead no descriptor is left, in no process: a pod that is
+    deleted is gone, with its link.
+    """
     lab.up(deployment(replicas=120))
     for pid in lab.pids(f"kubenetlab {lab.name}"):
         opened = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()]

@@ -1,4 +1,6 @@
-"""What a machine has too little of is told before anything is made or changed, not by an errno in the middle of it."""
+"""What a machine has too little of is told before anything is made or changed, not by an errno in
+the middle of it.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def test_a_scale_beyond_all_limits_lets_nobody_wait(lab: Lab) -> None:
 
 
 def test_too_little_address_space(lab: Lab) -> None:
-    """Said before anything is made, by whoever gets that far; commands that cannot even begin name the limit as well."""
+    """Said before anything is made, by whoever gets that far; commands that cannot even begin name
+    the limit as well.
+    """
     said = Lab(lab.name, ("prlimit", f"--as={100 << 20}")).up(CLIENT, status=1).err
     assert f"lab {lab.name} does not fit on this machine" in said
     assert "RLIMIT_AS (ulimit -v) is 100" in said
@@ -85,8 +89,10 @@ def test_too_little_address_space(lab: Lab) -> None:
 
 
 def test_too_few_network_namespaces(lab: Lab) -> None:
-    """Root in a user namespace that may have twelve of them: told with the setting and the number that would do; with more it works,
-    and what grows is measured by what was allowed when the lab was made, though inside the lab that cannot be seen."""
+    """Root in a user namespace that may have twelve of them: told with the setting and the number
+    that would do; with more it works, and what grows is measured by what was allowed when the lab
+    was made, though inside the lab that cannot be seen.
+    """
     script = f"""
 set -e
 mount -t tmpfs none /run

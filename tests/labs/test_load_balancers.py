@@ -1,4 +1,6 @@
-"""The lab's load balancer: flows are shared among nodes, and keep theirs whatever becomes of the others."""
+"""The lab's load balancer: flows are shared among nodes, and keep theirs whatever becomes of the
+others.
+"""
 
 from __future__ import annotations
 
@@ -54,12 +56,16 @@ for line in sys.stdin:
             found.append(" ")
     print(*found, sep=",", flush=True)
 """
-"""Asks once by each connection for each line that it reads; a connection that was lost is made anew by the next question."""
+"""Asks once by each connection for each line that it reads; a connection that was lost is made anew
+by the next question.
+"""
 
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_flows_are_shared_among_the_nodes(lab: Lab, version: int) -> None:
-    """By the policy Cluster each node takes some in, for any pod; by Local each for its own, and the client is seen itself."""
+    """By the policy Cluster each node takes some in, for any pod; by Local each for its own, and
+    the client is seen itself.
+    """
     lab.up(MANIFEST)
     world = World(lab, version)
     answers = world.ask("ext:client", *[("TCP", world.outside["shared"], 80)] * 200)
@@ -71,7 +77,9 @@ def test_flows_are_shared_among_the_nodes(lab: Lab, version: int) -> None:
 
 @pytest.mark.parametrize("service", ["shared", "local"])
 def test_only_the_flows_of_a_node_that_leaves_break(lab: Lab, service: str) -> None:
-    """Thirty connections over three nodes, one of which is not well any more: those by the other two go on, and new ones are led past it."""
+    """Thirty connections over three nodes, one of which is not well any more: those by the other
+    two go on, and new ones are led past it.
+    """
     lab.up(MANIFEST)
     world = World(lab, 4)
     address, client = world.outside[service], world.places["ext:client"]

@@ -1,4 +1,6 @@
-"""Local traffic: which source addresses endpoints see, and which connections are lost, by kube-proxy's `detectLocalMode`."""
+"""Local traffic: which source addresses endpoints see, and which connections are lost, by
+kube-proxy's `detectLocalMode`.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,19 @@ from tests.labs.lab import Lab
 from tests.labs.world import PROXIES, World, in_document
 
 NODE_PORT, LOST_PORT = 30080, 30081
-"""Of Services that are alike; connection tracking remembers for two minutes where a lost connection's packets went."""
+"""Of Services that are alike; connection tracking remembers for two minutes where a lost
+connection's packets went.
+"""
 TRIES = 24
-"""Connections of one client: with two endpoints, all of them reach the same one in one of 16 million runs."""
+"""Connections of one client: with two endpoints, all of them reach the same one in one of 16
+million runs.
+"""
 
 
 def manifest(proxy: str) -> str:
-    """Return a client on `worker`, and Services by the policy Local with an endpoint on `worker` and one on `worker2`."""
+    """Return a client on `worker`, and Services by the policy Local with an endpoint on `worker`
+    and one on `worker2`.
+    """
     pods = "".join(
         f"---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {app}}}}}\n"
         f"spec: {{nodeName: {node}, containers: [{{name: main, image: agnhost, args: [netexec], ports: [{{containerPort: 8080}}]}}]}}\n"
@@ -54,7 +62,9 @@ def world(lab: Lab, options: str, version: int) -> World:
 
 
 def node_port_of_worker2(found: World, port: int = NODE_PORT) -> Counter[tuple[str, str]]:
-    """Return (endpoint, source seen by it) → connections of the client on `worker` to the node port of `worker2`."""
+    """Return (endpoint, source seen by it) → connections of the client on `worker` to the node port
+    of `worker2`.
+    """
     target = ("TCP", found.address("node:worker2"), port)
     answers = found.ask("client", *[target] * TRIES)
     return Counter(
@@ -73,7 +83,9 @@ def seen_at_cluster_ip(found: World) -> set[tuple[str, str]]:
 
 
 BY_RANGE = [proxy for proxy in PROXIES if not proxy.startswith("ipvs")]
-"""The modes that lead a pod's traffic to all endpoints; IPVS has one list of endpoints for every client."""
+"""The modes that lead a pod's traffic to all endpoints; IPVS has one list of endpoints for every
+client.
+"""
 BRIDGE, OTHER_BRIDGE = (
     f"BridgeInterface,detectLocal.bridgeInterface={name}" for name in ("cbr0", "docker0")
 )
@@ -83,7 +95,10 @@ DETECTORS = ("NodeCIDR", BRIDGE, "InterfaceNamePrefix,detectLocal.interfaceNameP
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("proxy", BY_RANGE)
 def test_by_the_cluster_range_some_connections_are_lost(lab: Lab, proxy: str, version: int) -> None:
-    """Another node's node port leads to all endpoints. One on the client's own node answers it directly, as a stranger."""
+    """Another node's node port leads to all endpoints.
+
+    One on the client's own node answers it directly, as a stranger.
+    """
     found = world(lab, proxy, version)
     answers = node_port_of_worker2(found, LOST_PORT)
     assert set(answers) == {("far", found.address("client")), ("", "silence")}
@@ -93,7 +108,9 @@ def test_by_the_cluster_range_some_connections_are_lost(lab: Lab, proxy: str, ve
 @pytest.mark.parametrize("detect", DETECTORS)
 @pytest.mark.parametrize("proxy", PROXIES)
 def test_by_the_node_no_connection_is_lost(lab: Lab, proxy: str, detect: str, version: int) -> None:
-    """Only the node's own endpoint answers, and sees the pod; to the cluster IP pods of the node are no strangers either."""
+    """Only the node's own endpoint answers, and sees the pod; to the cluster IP pods of the node
+    are no strangers either.
+    """
     found = world(lab, f"{proxy},detectLocalMode={detect}", version)
     client = found.address("client")
     assert node_port_of_worker2(found) == {("far", client): TRIES}

@@ -1,4 +1,6 @@
-"""Making a lab, and what may come between: signals, another `up`, a `down`, an agent's death, a limit; and two labs at once."""
+"""Making a lab, and what may come between: signals, another `up`, a `down`, an agent's death, a
+limit; and two labs at once.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ def test_an_interrupt_while_waiting_leaves_the_lab_up(lab: Lab) -> None:
 
 
 def test_an_up_of_a_lab_that_is_being_made(lab: Lab) -> None:
-    """Two at once: one makes it, the other one is told or applies to it; never two labs of one name."""
+    """Two at once: one makes it, the other one is told or applies to it; never two labs of one
+    name.
+    """
     first, second = start_up(lab), start_up(lab)
     said = [process.communicate(timeout=60) for process in (first, second)]
     statuses = sorted((first.returncode, second.returncode))
@@ -116,7 +120,9 @@ def processes(title: str) -> list[int]:
 
 
 def test_an_up_waits_for_a_process_that_gets_no_processor(lab: Lab) -> None:
-    """On a busy machine CoreDNS may have to wait for some seconds: it is on the way, and not given up."""
+    """On a busy machine CoreDNS may have to wait for some seconds: it is on the way, and not given
+    up.
+    """
     making = start_up(lab, MANIFEST)
     (stopped, *_) = wait_for(lambda: processes(f"kubenetlab {lab.name} coredns"), "CoreDNS")
     os.kill(stopped, signal.SIGSTOP)
@@ -128,7 +134,9 @@ def test_an_up_waits_for_a_process_that_gets_no_processor(lab: Lab) -> None:
 
 
 def test_a_down_while_a_lab_is_being_made(lab: Lab) -> None:
-    """Whoever comes first: in the end nothing is there, and both say so in plain words; two at once do no harm."""
+    """Whoever comes first: in the end nothing is there, and both say so in plain words; two at once
+    do no harm.
+    """
     making = start_up(lab)
     wait_for(lambda: lab.directory.exists(), "the making to begin")
     downs = [
@@ -193,7 +201,9 @@ def test_two_labs_with_the_same_addresses_at_once(labs: Callable[[], Lab]) -> No
 
 
 def test_a_machine_that_refuses_is_told_of_and_nothing_is_left(lab: Lab) -> None:
-    """A limit that cannot be seen before, of a user namespace around ours, say: the kernel's reason once, what to do, exit status 1, no lab."""
+    """A limit that cannot be seen before, of a user namespace around ours, say: the kernel's reason
+    once, what to do, exit status 1, no lab.
+    """
     limit = "echo 8 > /proc/sys/user/max_net_namespaces"
     inner = f"unshare --user --map-root-user {' '.join(COMMAND)} up --lab {lab.name} -f -"
     child = subprocess.run(
@@ -216,8 +226,9 @@ def test_a_machine_that_refuses_is_told_of_and_nothing_is_left(lab: Lab) -> None
 
 
 def test_only_who_makes_links_goes_before_others(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One thread of the agent; neither what it starts, pause processes, nor anything that runs in the pods. With one processor, or when it is said
-    that nothing is urgent, not even that."""
+    """One thread of the agent; neither what it starts, pause processes, nor anything that runs in
+    the pods. With one processor, or when it is said that nothing is urgent, not even that.
+    """
     may_go_before = len(os.sched_getaffinity(0)) > 1 and is_as_urgent_as_any()
     assert goes_before(lab) == may_go_before
     lab.down()

@@ -1,4 +1,6 @@
-"""Every lab of manifests/: what its table says holds by real packets, its opposite does not, and nothing is left. test_docs.py runs its page."""
+"""Every lab of manifests/: what its table says holds by real packets, its opposite does not, and
+nothing is left. test_docs.py runs its page.
+"""
 
 from __future__ import annotations
 
@@ -75,8 +77,9 @@ def test_nothing_is_left_of_it(started: tuple[Lab, Path]) -> None:
 
 
 def test_without_a_cni_and_then_with_one(lab: Lab) -> None:
-    """Nodes are NotReady with the runtime's own message, ordinary pods Pending, hostNetwork pods run; a mode that is installed makes all
-    Ready, without touching what ran."""
+    """Nodes are NotReady with the runtime's own message, ordinary pods Pending, hostNetwork pods
+    run; a mode that is installed makes all Ready, without touching what ran.
+    """
     said = lab.run("up", "-f", str(NO_CNI), status=1)
     assert "0/3 nodes are available" in said.err
     assert "--cni bridge" in said.err

@@ -1,4 +1,6 @@
-"""ip-masq-agent's ConfigMap in a running lab: which source addresses servers see, inside the cluster and outside."""
+"""ip-masq-agent's ConfigMap in a running lab: which source addresses servers see, inside the
+cluster and outside.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,8 @@ def test_sources_are_kept_towards_the_ranges(
 ) -> None:
     """Which source a pod on another node sees, and which a server outside.
 
-    Every node on the way masquerades, so that a pod sees the last one: its own. The internet knows no way back to pods.
+    Every node on the way masquerades, so that a pod sees the last one: its own. The internet knows
+    no way back to pods.
     """
     found = configured(lab, ranges, version)
     answers = found.ask(
@@ -79,7 +82,9 @@ def test_sources_are_kept_towards_the_ranges(
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_masquerade_between_nodes_keeps_local_node_ports(lab: Lab, version: int) -> None:
-    """What a pod sends to another node's node port comes from its node: only endpoints there answer, and none is lost."""
+    """What a pod sends to another node's node port comes from its node: only endpoints there
+    answer, and none is lost.
+    """
     found = configured(lab, (*PODS, *SERVICES), version)
     assert node_port_of_worker2(found) == {("far", found.address("node:worker")): TRIES}
     found = configured(lab, None, version)

@@ -1,4 +1,7 @@
-"""agnhost netexec as its options say: TLS with the certificate of a Secret, other paths, other ports, and what is not modelled."""
+"""agnhost netexec as its options say.
+
+TLS with the certificate of a Secret, other paths, other ports, and what is not modelled.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,9 @@ def get(
     of: str = "server",
     status: int = 0,
 ) -> list[object]:
-    """[status, body] of an HTTPS request to a pod; with `trusts` its certificate must be this one, and for the name."""
+    """[status, body] of an HTTPS request to a pod; with `trusts` its certificate must be this one,
+    and for the name.
+    """
     words = (lab.pod(of)["addresses"][0], "8443", str(trusts), name, path)
     out = lab.inside(lab.pod("client"), sys.executable, "-c", GET, *words, status=status)
     return json.loads(out) if out else []
@@ -78,7 +83,9 @@ HTTPS = "readinessProbe: {httpGet: {port: 8443, path: /readyz, scheme: HTTPS}, p
 
 
 def test_netexec_serves_tls_with_the_certificate_of_a_secret(lab: Lab, tmp_path: Path) -> None:
-    """A client that trusts this certificate alone is answered; so is an HTTPS probe; plain HTTP is told that it is wrong here."""
+    """A client that trusts this certificate alone is answered; so is an HTTPS probe; plain HTTP is
+    told that it is wrong here.
+    """
     cert, key = certificate(tmp_path, "server.test")
     data = {
         "tls.crt": base64.b64encode(cert.encode()).decode(),
@@ -118,7 +125,9 @@ spec:
 
 
 def test_what_has_no_certificate_of_its_own(lab: Lab) -> None:
-    """agnhost's image has one for localhost; an image that is not known answers HTTP and TLS; a missing file ends the program."""
+    """agnhost's image has one for localhost; an image that is not known answers HTTP and TLS; a
+    missing file ends the program.
+    """
     own = server(
         "--http-port=8443, --tls-cert-file=/localhost.crt, --tls-private-key-file=/localhost.key",
         VOLUMES,

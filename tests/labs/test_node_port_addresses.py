@@ -1,4 +1,6 @@
-"""The option nodePortAddresses: at which of its addresses a node answers for node ports, in every mode that has it."""
+"""The option nodePortAddresses: at which of its addresses a node answers for node ports, in every
+mode that has it.
+"""
 
 from __future__ import annotations
 

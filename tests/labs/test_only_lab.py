@@ -53,7 +53,9 @@ def place() -> Iterator[Place]:
 
 
 def test_options_alone_change_the_only_lab_that_is_up(place: Place) -> None:
-    """Another mode, another node: of that lab, whatever its name is, and nothing else in it; no second one is made."""
+    """Another mode, another node: of that lab, whatever its name is, and nothing else in it; no
+    second one is made.
+    """
     place.run("up", "-f", "-", given=NAMED + pod("client"))
     said = place.run("up", "--proxy", "iptables")
     assert (

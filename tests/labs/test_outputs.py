@@ -1,4 +1,6 @@
-"""What commands print with `-o json` is as its schema says, in a whole lab and in one with faults and diagnostics."""
+"""What commands print with `-o json` is as its schema says, in a whole lab and in one with faults
+and diagnostics.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ def test_outputs_are_as_their_schemas_say(lab: Lab) -> None:
 
 
 def test_all_schemas_are_covered_and_printed() -> None:
-    """By the commands above, and by `schema output/NAME`; an unknown one names those that there are."""
+    """By the commands above, and by `schema output/NAME`; an unknown one names those that there
+    are.
+    """
     assert set(OUTPUTS) == {*COMMANDS, "plan"}
     for name in OUTPUTS:
         Draft202012Validator.check_schema(run("schema", f"output/{name}").json)

@@ -57,7 +57,9 @@ def counts(found: dict[str, object]) -> dict[str, int]:
     ],
 )
 def test_connections_are_spread_over_the_endpoints(running: Lab, target: str) -> None:
-    """Each of three endpoints gets between a sixth and a half of 300: chance fails that once in 10⁹ runs."""
+    """Each of three endpoints gets between a sixth and a half of 300: chance fails that once in 10⁹
+    runs.
+    """
     found = running.run("ping", "client", target, "--count", "300", "-o", "json").json
     assert (found["answered"], found["failed"], found["ok"], found["unnamed"]) == (300, {}, True, 0)
     assert set(counts(found)) == {f"default/{pod['name']}" for pod in running.pods("web")}

@@ -1,4 +1,6 @@
-"""Labs in real containers, as docs/ci.md shows them: the image of the Containerfile, run by Podman and runc."""
+"""Labs in real containers, as docs/ci.md shows them: the image of the Containerfile, run by Podman
+and runc.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def podman() -> Iterator[Engine]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A project with manifests and expectations in k8s/, as the recipes have it, which any user may write to."""
+    """A project with manifests and expectations in k8s/, as the recipes have it, which any user may
+    write to.
+    """
     shutil.copytree(LAB, tmp_path / "k8s")
     for directory in (tmp_path.parent.parent, tmp_path.parent):
         directory.chmod(0o755)
@@ -47,7 +51,9 @@ def checkout(tmp_path: Path) -> Path:
     "command", COMMANDS, ids=["privileged", "capabilities", "user", "read-only"]
 )
 def test_the_quickstart_in_a_container(podman: Engine, command: str) -> None:
-    """Each way to run a container that the page shows makes the quickstart's lab, and all checks hold."""
+    """Each way to run a container that the page shows makes the quickstart's lab, and all checks
+    hold.
+    """
     said = podman.run(*[word for word in shlex.split(command) if word != "--rm"]).stdout
     assert re.search(r"lab quickstart: (\d+) of \1 pods ready", said), said
     assert re.search(r"(\d+) checks in .*: \1 hold", said), said
@@ -81,7 +87,9 @@ def test_the_recipe_for_gitlab(podman: Engine, checkout: Path) -> None:
 
 
 def test_the_recipe_for_a_pod(podman: Engine, checkout: Path) -> None:
-    """A pod's container has the permissions of its security context and the volumes that it mounts, and no more."""
+    """A pod's container has the permissions of its security context and the volumes that it mounts,
+    and no more.
+    """
     spec = recipe("spec")["spec"]
     (container,) = spec["containers"]
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
@@ -103,7 +111,9 @@ def recipe(key: str) -> Any:
 
 
 def options_of(context: Mapping[str, Any]) -> Sequence[str]:
-    """Return the options of `podman run` that a security context stands for, as CRI runtimes read it."""
+    """Return the options of `podman run` that a security context stands for, as CRI runtimes read
+    it.
+    """
     known = {"capabilities", "seccompProfile", "appArmorProfile", "readOnlyRootFilesystem"}
     assert set(context) <= known, f"not translated: {set(context) - known}"
     options = [word for name in context["capabilities"]["add"] for word in ("--cap-add", name)]

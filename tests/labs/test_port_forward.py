@@ -118,7 +118,9 @@ def all_of(connection: socket.socket) -> bytes:
 
 @contextmanager
 def server(lab: Lab, pod: str, program: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """A program of this machine that serves one connection (`peer`) at the pod's localhost: its port and its process."""
+    """A program of this machine that serves one connection (`peer`) at the pod's localhost: its
+    port and its process.
+    """
     script = f"""
 import hashlib, socket, struct, sys
 listener = socket.create_server(("127.0.0.1", 0))
@@ -183,7 +185,10 @@ def test_a_browser_reaches_a_pod(running: Lab) -> None:
 
 
 def test_a_service_stands_for_one_of_its_ready_pods(running: Lab) -> None:
-    """Its port is translated to that pod's, by name too; which pod is said. A headless Service's ports are the pod's."""
+    """Its port is translated to that pod's, by name too; which pod is said.
+
+    A headless Service's ports are the pod's.
+    """
     by_service = (
         ("svc:web", "0:80"),
         ("svc/web", ":front"),
@@ -280,7 +285,9 @@ def test_much_passes_both_ways_at_once(running: Lab) -> None:
 
 
 def test_one_side_may_end_before_the_other(running: Lab) -> None:
-    """The end of one direction is passed on, and the other goes on: from the client first, and from the server first."""
+    """The end of one direction is passed on, and the other goes on: from the client first, and from
+    the server first.
+    """
     count = "found = 0\nwhile data := peer.recv(65536): found += len(data)\n"
     with peer_of(running, count + "peer.sendall(str(found).encode())") as (connection, _):
         connection.sendall(b"x" * 3 * MIB)
@@ -295,7 +302,10 @@ def test_one_side_may_end_before_the_other(running: Lab) -> None:
 
 
 def test_who_does_not_read_is_not_sent_more(running: Lab) -> None:
-    """The client has to wait too: nothing is piled up in between. What was sent arrives when it is read at last."""
+    """The client has to wait too: nothing is piled up in between.
+
+    What was sent arrives when it is read at last.
+    """
     slow = "sys.stdin.readline()\nfound = 0\nwhile data := peer.recv(1 << 20): found += len(data)\nprint(found)"
     with peer_of(running, slow) as (connection, process):
         connection.setblocking(False)

@@ -1,4 +1,6 @@
-"""extraPortMappings: the client host's ports lead to nodes, as kind's lead there from the machine with Docker."""
+"""extraPortMappings: the client host's ports lead to nodes, as kind's lead there from the machine
+with Docker.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ MORE = "external: [{name: client, address: 198.51.100.10}, {name: other, address
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_ports_of_the_client_lead_to_the_node(lab: Lab, version: int) -> None:
-    """To its node ports and its own programs; who asks from elsewhere comes in by the client, whom the node sees."""
+    """To its node ports and its own programs; who asks from elsewhere comes in by the client, whom
+    the node sees.
+    """
     lab.up(
         MANIFEST.replace("networking:", f"{MORE}\nnetworking:").replace(
             "kind.x-k8s.io/v1alpha4", "kubenetlab.dev/v1alpha1"
@@ -110,7 +114,9 @@ def test_a_port_leads_to_one_node(lab: Lab) -> None:
 
 
 def test_what_takes_the_place_of_kinds_parts_is_named(lab: Lab) -> None:
-    """`up` and `get clusters` name the CNI that runs for kindnet, and `up` says where published ports answer; they do answer there."""
+    """`up` and `get clusters` name the CNI that runs for kindnet, and `up` says where published
+    ports answer; they do answer there.
+    """
     asked = MANIFEST.replace(
         "networking: {ipFamily: dual}", "networking: {ipFamily: dual, disableDefaultCNI: false}"
     )

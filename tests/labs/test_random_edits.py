@@ -1,7 +1,8 @@
-"""Whatever is edited, packets go where Kubernetes promises: random edits of Services, slices and pods, and probes after each batch.
+"""Whatever is edited, packets go where Kubernetes promises: random edits of Services, slices and
+pods, and probes after each batch.
 
-What is promised says tests/labs/oracle.py, which shares nothing with the package: all addresses and node ports are asked for by the
-manifests, so that it need not look.
+What is promised says tests/labs/oracle.py, which shares nothing with the package: all addresses and
+node ports are asked for by the manifests, so that it need not look.
 """
 
 from __future__ import annotations
@@ -308,7 +309,9 @@ KINDS = [(proxy, 4 + 2 * (number % 2)) for number, proxy in enumerate(PROXIES)]
 
 @pytest.mark.parametrize(("proxy", "version"), KINDS)
 def test_packets_follow_every_edit(lab: Lab, proxy: str, version: int, batches: int) -> None:
-    """Every way of every Service after each batch: who answers, whom it sees, or how it is that nobody does."""
+    """Every way of every Service after each batch: who answers, whom it sees, or how it is that
+    nobody does.
+    """
     follow(lab, Edited(proxy, version, seed=version), batches)
 
 
@@ -350,8 +353,11 @@ def probe(edited: Edited, world: World, batch: int) -> None:
 
 
 RESET = "[Errno 104] Connection reset by peer"
-"""What connection tracking finds invalid, a late packet of a connection, is not translated. By iptables kube-proxy drops it; by nftables it
-goes out to the load balancer, which may lead it to another node's endpoint, and that knows of no such connection. Who asks anew is answered."""
+"""What connection tracking finds invalid, a late packet of a connection, is not translated.
+
+By iptables kube-proxy drops it; by nftables it goes out to the load balancer, which may lead it to
+another node's endpoint, and that knows of no such connection. Who asks anew is answered.
+"""
 DENIED = "[Errno 1] Operation not permitted"
 """What a program hears whose datagram is refused, or dropped, on the way out of its own node."""
 

@@ -1,4 +1,6 @@
-"""Containers with commands of this machine: what they find, what is heard of them, and how they end."""
+"""Containers with commands of this machine: what they find, what is heard of them, and how they
+end.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ LOOKS = """\
 
 
 def test_a_command_has_the_pods_namespaces_and_files_of_its_own(lab: Lab) -> None:
-    """Hostname, environment, /etc/hosts and resolv.conf; /tmp, /var and /run are its own and empty, all else can only be read."""
+    """Hostname, environment, /etc/hosts and resolv.conf; /tmp, /var and /run are its own and empty,
+    all else can only be read.
+    """
     lab.up(ONE_NODE + pod("web", LOOKS))
     lines = said(lab, "web")
     assert lines[:3] == [
@@ -121,7 +125,9 @@ SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector
 
 
 def test_a_server_is_reached_probed_and_started_anew(lab: Lab) -> None:
-    """By its Service like any other; an exec probe that fails ends it, and the next one finds its port free."""
+    """By its Service like any other; an exec probe that fails ends it, and the next one finds its
+    port free.
+    """
     lab.up(ONE_NODE + pod("web", SERVES) + SERVICE)
     web = lab.pod("web")
     assert "Directory listing" in lab.run("ping", "web", "svc:web", "--http", "/").out
@@ -169,7 +175,9 @@ def test_an_unready_pod_leaves_its_service_and_comes_back(lab: Lab) -> None:
 
 
 def test_how_a_command_ends_is_seen(lab: Lab) -> None:
-    """Its status and its last words; what is no program says so, and was not started; what it left running ends with it."""
+    """Its status and its last words; what is no program says so, and was not started; what it left
+    running ends with it.
+    """
     ends = "  - {name: main, image: x, command: [sh, -c, 'sleep 1000 & echo bye; exit 3']}\n"
     said = lab.up(
         ONE_NODE
@@ -218,7 +226,9 @@ MAY_CONFIGURE = "    securityContext: {capabilities: {add: [NET_ADMIN], drop: [C
 
 
 def test_a_command_cannot_reach_the_machine(lab: Lab) -> None:
-    """No devices, mounts, settings of the kernel; the pod's network only where the manifest asks for that. `up` says what runs."""
+    """No devices, mounts, settings of the kernel; the pod's network only where the manifest asks
+    for that. `up` says what runs.
+    """
     told = lab.up(ONE_NODE + pod("web", CONFINED) + pod("router", CONFINED + MAY_CONFIGURE)).err
     assert "Pod default/web (sh), Pod default/router (sh)" in " ".join(told.split())
     lines = said(lab, "web")
@@ -288,7 +298,9 @@ ALIKE = """\
 
 
 def test_a_probe_runs_as_its_container_does(lab: Lab) -> None:
-    """In its working directory, and with its capabilities: a probe shall have no more rights than the container."""
+    """In its working directory, and with its capabilities: a probe shall have no more rights than
+    the container.
+    """
     lab.up(ONE_NODE + pod("web", ALIKE))
     *lines, _ = wait_for(
         lambda: lines if (lines := said(lab, "web"))[-1:] == ["end"] else [], "a probe"
@@ -303,7 +315,9 @@ PATIENT = HANGS.replace("periodSeconds: 1", "periodSeconds: 1, timeoutSeconds: 1
 
 
 def test_a_probe_ends_with_the_node_agent_that_runs_it(lab: Lab) -> None:
-    """Its successor runs another one: without an end the probes of all node agents so far would hang in the container."""
+    """Its successor runs another one: without an end the probes of all node agents so far would
+    hang in the container.
+    """
     lab.up(ONE_NODE + pod("web", PATIENT), "--no-wait")
 
     def hanging() -> list[int]:
@@ -324,7 +338,9 @@ TALKS = """\
 
 
 def test_probes_that_print_leave_nothing(lab: Lab) -> None:
-    """Neither their output nor the times of it: a probe is asked for weeks, and its files would lie in memory."""
+    """Neither their output nor the times of it: a probe is asked for weeks, and its files would lie
+    in memory.
+    """
     lab.up(ONE_NODE + pod("web", TALKS), "--no-wait")
     wait_for(lambda: said(lab, "web") == ["enough"], "three probes")
     wait_for(lambda: probe_files(lab) == [], "a moment without a probe")
@@ -337,7 +353,9 @@ CAREFUL = "  - {name: main, image: x, command: [sh, -c, 'trap \"echo closing; sl
 
 
 def test_a_pod_waits_for_its_commands_as_long_as_its_grace_period(lab: Lab) -> None:
-    """SIGTERM first; who ends is not waited for any longer, who does not is killed when the time is over."""
+    """SIGTERM first; who ends is not waited for any longer, who does not is killed when the time is
+    over.
+    """
     lab.up(
         ONE_NODE
         + pod("careful", CAREFUL)
@@ -459,7 +477,10 @@ PRINTS = """\
 
 
 def test_much_output_takes_little_memory(lab: Lab) -> None:
-    """The log lies in memory: it is begun anew while it is written, not some time later. The lab answers meanwhile."""
+    """The log lies in memory: it is begun anew while it is written, not some time later.
+
+    The lab answers meanwhile.
+    """
     lab.up(ONE_NODE + pod("web", PRINTS))
     largest = 0
 

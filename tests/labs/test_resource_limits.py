@@ -1,4 +1,6 @@
-"""Limits of real commands: memory and processes, by control groups, and by limits of single processes where there are none."""
+"""Limits of real commands: memory and processes, by control groups, and by limits of single
+processes where there are none.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,10 @@ def count_of_threads(lab: Lab) -> int:
 
 @needs_groups
 def test_a_command_beyond_its_memory_limit_is_killed(lab: Lab) -> None:
-    """OOMKilled with 137, as in a cluster, and started again; its neighbour lives. Once it is kept down, no group of it is left."""
+    """OOMKilled with 137, as in a cluster, and started again; its neighbour lives.
+
+    Once it is kept down, no group of it is left.
+    """
     told = begin(lab, pod("greedy", GREEDY) + pod("modest", MODEST))
     assert "limits.memory of Pod default/greedy is enforced by a cgroup (version " in " ".join(
         told.split()
@@ -93,7 +98,9 @@ def _processes(group: str) -> str:
 
 @needs_groups
 def test_a_job_that_may_not_restart_stays_killed(lab: Lab) -> None:
-    """restartPolicy Never: the pod has failed, with the reason; a memory limit that suffices does not matter."""
+    """restartPolicy Never: the pod has failed, with the reason; a memory limit that suffices does
+    not matter.
+    """
     enough = GREEDY.replace("512 << 20", "8 << 20").replace("signal.pause()", "")
     never = "  restartPolicy: Never\n"
     begin(lab, pod("greedy", GREEDY, never) + pod("enough", enough, never))
@@ -105,7 +112,10 @@ def test_a_job_that_may_not_restart_stays_killed(lab: Lab) -> None:
 
 @needs_groups
 def test_processes_of_a_container_are_limited(lab: Lab) -> None:
-    """Threads count as well. The rest of the machine still gets processes, and the lab ends as ever."""
+    """Threads count as well.
+
+    The rest of the machine still gets processes, and the lab ends as ever.
+    """
     lab.up(ONE_NODE + pod("bomb", THREADS) + pod("modest", MODEST))
     assert count_of_threads(lab) == MAX_PIDS
     assert lab.run("exec", "modest", "--", "echo", "alive").out == "alive\n"
@@ -114,7 +124,9 @@ def test_processes_of_a_container_are_limited(lab: Lab) -> None:
 
 @needs_groups
 def test_nothing_is_left_of_groups(lab: Lab) -> None:
-    """After a deletion, `down`, and a kill of init with a daemon in a group; a lab without real commands has none."""
+    """After a deletion, `down`, and a kill of init with a daemon in a group; a lab without real
+    commands has none.
+    """
     daemon = (
         "  - {name: main, image: x, command: [sh, -c, 'setsid sleep 1000 & exec sleep 1000']}\n"
     )
@@ -151,7 +163,9 @@ def ended(lines: list[str]) -> list[str]:
 
 @needs_groups
 def test_a_probe_has_the_limits_of_its_container(lab: Lab) -> None:
-    """It runs in the container's cgroups: neither its memory nor a fork bomb in it is the machine's."""
+    """It runs in the container's cgroups: neither its memory nor a fork bomb in it is the
+    machine's.
+    """
     lab.up(ONE_NODE + pod("web", PROBED.replace("LOOK", "cat /proc/self/cgroup")))
     *lines, _ = wait_for(lambda: ended(said(lab, "web")), "a probe")
     own, probes = lines[: len(lines) // 2], lines[len(lines) // 2 :]
@@ -175,7 +189,10 @@ def users_lab() -> Iterator[UsersLab]:
 
 
 def test_limits_of_a_user_without_cgroups(users_lab: UsersLab) -> None:
-    """A process is refused more memory, and ends by itself; more processes it does not get either. `up` and doctor say by what."""
+    """A process is refused more memory, and ends by itself; more processes it does not get either.
+
+    `up` and doctor say by what.
+    """
     told = begin(users_lab, pod("greedy", GREEDY) + pod("bomb", THREADS) + pod("modest", MODEST))
     assert (
         "limits.memory of Pod default/greedy is enforced by RLIMIT_DATA of each process"

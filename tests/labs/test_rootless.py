@@ -1,4 +1,6 @@
-"""Labs of an ordinary user: a user namespace gives all that a lab needs, and nothing of it is anybody else's business."""
+"""Labs of an ordinary user: a user namespace gives all that a lab needs, and nothing of it is
+anybody else's business.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def test_what_only_root_can_have_is_refused_at_once(lab: UsersLab) -> None:
 
 
 def test_a_whole_lab_without_root(lab: UsersLab) -> None:
-    """Made, probed, changed and freed as by root; the machine's list of namespaces never hears of it."""
+    """Made, probed, changed and freed as by root; the machine's list of namespaces never hears of
+    it.
+    """
     lab.run("up", "-f", "-", given=CLIENT + deployment(replicas=2) + service())
     assert lab.seen["run_directory"] == str(lab.directory)
     assert lab.directory.stat().st_mode & 0o777 == 0o700
@@ -148,7 +152,9 @@ def test_a_killed_agent_adopts_a_lab_without_root(lab: UsersLab) -> None:
 
 
 def test_labs_are_their_owners(lab: UsersLab) -> None:
-    """Root's lab, and another user's, are neither seen nor ended nor spoken to; those of the same name run side by side."""
+    """Root's lab, and another user's, are neither seen nor ended nor spoken to; those of the same
+    name run side by side.
+    """
     roots = Lab(lab.name)
     try:
         roots.up(CLIENT)
@@ -222,7 +228,9 @@ main()
 
 
 def test_a_user_with_few_processes_is_told(nobody: User) -> None:
-    """As by `ulimit -Hu`, which counts all of a user's processes: told before any of the lab's is begun."""
+    """As by `ulimit -Hu`, which counts all of a user's processes: told before any of the lab's is
+    begun.
+    """
     said = nobody.process("-c", FEW_PROCESSES)
     assert said.returncode == 1
     assert re.search(
@@ -262,7 +270,9 @@ def test_connections_are_counted_and_shown_without_root(lab: UsersLab) -> None:
 
 
 def test_who_is_root_in_a_user_namespace_alone(nobody: User) -> None:
-    """`unshare -Ur`: such a user's labs lie where the user's labs are, and commands from outside find them."""
+    """`unshare -Ur`: such a user's labs lie where the user's labs are, and commands from outside
+    find them.
+    """
     name = f"{OURS}r"
     python, variables = users.interpreter(NOBODY)
     knl = f"{python} -m kubenetlab"

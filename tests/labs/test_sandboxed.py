@@ -1,4 +1,7 @@
-"""Inside something like a container: /proc/sys and /sys read-only, no /run/netns, few capabilities. A lab works there, or is told what lacks."""
+"""Inside something like a container: /proc/sys and /sys read-only, no /run/netns, few capabilities.
+
+A lab works there, or is told what lacks.
+"""
 
 from __future__ import annotations
 
@@ -103,9 +106,11 @@ def in_container(
 
 
 def test_a_lab_in_a_container() -> None:
-    """Three capabilities are enough; settings are written through the lab's own /proc, and /run/netns is done without where it cannot be.
+    """Three capabilities are enough; settings are written through the lab's own /proc, and
+    /run/netns is done without where it cannot be.
 
-    Programs inside have none of the three but those of the network, though the bounding set cannot be changed.
+    Programs inside have none of the three but those of the network, though the bounding set cannot
+    be changed.
     """
     look = "knl exec client -- hostname; knl exec client -- grep CapPrm /proc/self/status; knl logs real"
     said = in_container(
@@ -145,7 +150,9 @@ def test_a_lab_in_a_container() -> None:
     ids=["Docker's", "no NET_ADMIN", "no NET_BIND_SERVICE"],
 )
 def test_a_container_that_may_too_little(capabilities: tuple[str, ...], lacking: list[str]) -> None:
-    """One report with every permission that lacks and what to do; nothing is begun. doctor says the same."""
+    """One report with every permission that lacks and what to do; nothing is begun. doctor says the
+    same.
+    """
     said = in_container(capabilities, "knl up -f -; ls /run", status=1)
     lines = said.err.splitlines()
     assert lines[1:-2] == ["root lacks permissions here that a lab needs", *lacking]
@@ -156,7 +163,9 @@ def test_a_container_that_may_too_little(capabilities: tuple[str, ...], lacking:
 
 
 def test_an_ordinary_user_of_a_container() -> None:
-    """A container hides parts of /proc, and so the kernel gives its users no /proc of their own: told, with what to do."""
+    """A container hides parts of /proc, and so the kernel gives its users no /proc of their own:
+    told, with what to do.
+    """
     if not interpreter(NOBODY)[0]:
         pytest.skip(
             "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"
@@ -169,7 +178,9 @@ def test_an_ordinary_user_of_a_container() -> None:
 
 
 def test_a_plain_chroot_is_called_by_its_name(tmp_path: Path) -> None:
-    """Its root is no mount point, so nothing can be mounted that nobody outside would see; made one, it does."""
+    """Its root is no mount point, so nothing can be mounted that nobody outside would see; made
+    one, it does.
+    """
     script = f"""
 set -e
 mount -t tmpfs none {tmp_path}; mkdir {tmp_path}/root; cd {tmp_path}/root

@@ -1,4 +1,6 @@
-"""What commands print: tables as kubectl's, data for programs, progress on terminals, and always a next step."""
+"""What commands print: tables as kubectl's, data for programs, progress on terminals, and always a
+next step.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def test_get_prints_kubectls_columns(
 
 
 def test_get_prints_data_for_programs(running: Lab) -> None:
-    """JSON and YAML say the same, one object by its name, many as a List; nothing else is on standard output."""
+    """JSON and YAML say the same, one object by its name, many as a List; nothing else is on
+    standard output.
+    """
     one = running.run("get", "pod", "client", "-o", "json").json
     assert (one["kind"], one["metadata"]["name"], one["status"]["phase"]) == (
         "Pod",
@@ -438,7 +442,9 @@ def test_json_is_json_in_every_command(running: Lab) -> None:
 
 
 def test_what_is_not_there_is_said_with_what_is(running: Lab) -> None:
-    """A typo, an object of another namespace, a pod by its workload's name, a namespace that does not exist."""
+    """A typo, an object of another namespace, a pod by its workload's name, a namespace that does
+    not exist.
+    """
     for words in (("get",), ("describe",)):
         assert (
             running.run(*words, "pod", "clent", status=1).err

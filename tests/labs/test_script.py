@@ -1,4 +1,6 @@
-"""`plan -o sh` and `up` are two ways to one lab: the script's commands and our netlink messages are each other's judges."""
+"""`plan -o sh` and `up` are two ways to one lab: the script's commands and our netlink messages are
+each other's judges.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as con
 
 
 class World:
-    """Namespaces for network and mounts with a /run/netns of their own: what is made in it is gone with it."""
+    """Namespaces for network and mounts with a /run/netns of their own: what is made in it is gone
+    with it.
+    """
 
     def __init__(self) -> None:
         begin = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && echo ready && exec cat"
@@ -104,7 +108,9 @@ def carriers(seen: dict[str, Any]) -> dict[str, str]:
 
 @pytest.mark.parametrize("manifest", LABS.values(), ids=LABS)
 def test_the_script_makes_the_lab(manifest: Path, lab: Lab, world: World) -> None:
-    """Link by link, address by address, rule by rule, setting by setting: nothing differs from what `up` makes."""
+    """Link by link, address by address, rule by rule, setting by setting: nothing differs from what
+    `up` makes.
+    """
     by_hand = planned(lab, manifest)
     world.run("sh", "-s", given=by_hand)
     lab.run("up", "-f", str(manifest), status=None)
@@ -127,7 +133,9 @@ def test_the_script_makes_the_lab(manifest: Path, lab: Lab, world: World) -> Non
 def test_what_the_script_makes_carries_packets_and_goes(
     lab: Lab, world: World, tmp_path: Path
 ) -> None:
-    """What it says to try works, a Service leads to whoever listens in its pod, and `down` leaves nothing."""
+    """What it says to try works, a Service leads to whoever listens in its pod, and `down` leaves
+    nothing.
+    """
     manifest = MANIFESTS / "05-service-and-endpoints"
     file = tmp_path / "lab.sh"
     file.write_text(planned(lab, manifest))

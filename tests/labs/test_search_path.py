@@ -64,7 +64,9 @@ def test_doctor_finds_system_programs(knl: Knl, path: str | None) -> None:
 
 
 def test_labs_and_programs_in_them_find_system_programs(knl: Knl) -> None:
-    """The agent calls iptables; a program run inside finds nft, and so does a shell's command there."""
+    """The agent calls iptables; a program run inside finds nft, and so does a shell's command
+    there.
+    """
     path = "/usr/bin:/bin"
     assert not any(
         os.path.exists(f"{directory}/{program}")

@@ -63,7 +63,9 @@ def world(request: pytest.FixtureRequest, of_mode: Labs) -> World:
 
 @pytest.mark.parametrize("source", ["client", "ext:client"])
 def test_endpoints_have_equal_shares(world: World, source: str) -> None:
-    """Of connections to the cluster IP from a pod, to a node port from outside: chi-squared against equal shares."""
+    """Of connections to the cluster IP from a pod, to a node port from outside: chi-squared against
+    equal shares.
+    """
     target = (
         (world.services["web"], 80)
         if source == "client"
@@ -78,7 +80,9 @@ def test_endpoints_have_equal_shares(world: World, source: str) -> None:
 
 
 def test_no_connection_is_lost_while_endpoints_roll(world: World) -> None:
-    """200 a second by the cluster IP while all pods are replaced: whoever is asked is ready, or still serves on its way out."""
+    """200 a second by the cluster IP while all pods are replaced: whoever is asked is ready, or
+    still serves on its way out.
+    """
     lab = world.lab
     before = {pod["name"] for pod in lab.pods("web")}
     with streaming(lab.pod("client"), world.services["web"], 80, PER_SECOND) as answers:

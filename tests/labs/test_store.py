@@ -73,7 +73,9 @@ def test_a_scale_that_is_no_number_is_refused(shared: Lab, replicas: Any) -> Non
     ids=["half", "zeros"],
 )
 def test_a_damaged_store_does_not_end_a_lab(shared: Lab, damage: Callable[[bytes], bytes]) -> None:
-    """Every command says so, `diff` by its exit status as well; what runs goes on, and the lab can be changed."""
+    """Every command says so, `diff` by its exit status as well; what runs goes on, and the lab can
+    be changed.
+    """
     before = numbers(shared)
     store = store_of(shared)
     store.write_bytes(damage(store.read_bytes()))
@@ -127,7 +129,9 @@ def test_without_any_store_the_lab_runs_and_says_so(lab: Lab) -> None:
 
 
 def test_a_controllers_mistake_is_reported_and_not_stored(lab: Lab, tmp_path: Path) -> None:
-    """The pass fails, and the next ones until it is over; agents can die meanwhile, and what runs goes on."""
+    """The pass fails, and the next ones until it is over; agents can die meanwhile, and what runs
+    goes on.
+    """
     flag = tmp_path / "flag"
     ran(
         _command(

@@ -1,4 +1,6 @@
-"""A running lab is given another mode of kube-proxy: packets flow on, nothing is renumbered, and nothing is left of the former one."""
+"""A running lab is given another mode of kube-proxy: packets flow on, nothing is renumbered, and
+nothing is left of the former one.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def rules_of(lab: Lab) -> str:
 
 @pytest.mark.parametrize("proxy", [proxy for proxy in PROXIES if proxy != "nftables"])
 def test_a_running_lab_is_given_another_mode(lab: Lab, labs: Callable[[], Lab], proxy: str) -> None:
-    """There and back, with a hundred connections a second, none of which fails; afterwards it is as one that was made so."""
+    """There and back, with a hundred connections a second, none of which fails; afterwards it is as
+    one that was made so.
+    """
     lab.up(MANIFEST)
     before, untouched = numbers(lab), rules_of(lab)
     with streaming(
@@ -120,7 +124,9 @@ def names_in(rules: str) -> set[str]:
 
 
 def test_a_connection_lasts_while_the_mode_changes(lab: Lab) -> None:
-    """One that was made by the rules of nftables goes on by those of iptables, and back: connection tracking knows its way."""
+    """One that was made by the rules of nftables goes on by those of iptables, and back: connection
+    tracking knows its way.
+    """
     lab.up(MANIFEST)
     client, (address, _) = lab.pod("client"), lab.service("web")["cluster_ips"]
     line = ["nsenter", f"--net={client['netns']}", sys.executable, "-c", KEPT, address]
@@ -155,7 +161,9 @@ def test_without_a_kube_proxy_no_service_works(lab: Lab) -> None:
 
 @pytest.mark.parametrize("proxy", LACKING)
 def test_a_mode_that_this_machine_lacks_is_refused(lab: Lab, proxy: str) -> None:
-    """Before anything is changed, with what is missing and how to get it: a new lab is not made, a running one stays as it is."""
+    """Before anything is changed, with what is missing and how to get it: a new lab is not made, a
+    running one stays as it is.
+    """
     if proxy in PROXIES:
         pytest.skip(f"this machine has all that {proxy} needs")
     said = lab.run("up", "--proxy", proxy, status=1).err

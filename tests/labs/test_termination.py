@@ -1,4 +1,6 @@
-"""How pods end in a lab: hooks run, servers go on meanwhile, and what turns unready leaves the serving endpoints."""
+"""How pods end in a lab: hooks run, servers go on meanwhile, and what turns unready leaves the
+serving endpoints.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ UNREADY = {"ready": False, "serving": False, "terminating": True}
 
 
 def test_a_pod_serves_while_its_pre_stop_hook_runs(lab: Lab) -> None:
-    """Alone, it is what the Service falls back to; then it is gone, also when the agent dies meanwhile."""
+    """Alone, it is what the Service falls back to; then it is gone, also when the agent dies
+    meanwhile.
+    """
     lab.up(
         ONE_NODE + pod("client") + SERVICE + server(", lifecycle: {preStop: {sleep: {seconds: 6}}}")
     )
@@ -77,7 +81,9 @@ def test_a_pod_serves_while_its_pre_stop_hook_runs(lab: Lab) -> None:
 
 
 def test_a_server_that_turns_unready_after_sigterm_leaves_the_endpoints(lab: Lab) -> None:
-    """`netexec --delay-shutdown` serves on, unready: terminating stays, serving is false, and no rule leads there."""
+    """`netexec --delay-shutdown` serves on, unready: terminating stays, serving is false, and no
+    rule leads there.
+    """
     waits = 'agnhost, args: [netexec, "--delay-shutdown=7"]'
     lab.up(ONE_NODE + pod("client") + SERVICE + server(READY, image=waits))
     place = lab.pod("server")
@@ -109,7 +115,9 @@ http.server.ThreadingHTTPServer(('', 8080), Handler).serve_forever()
 
 
 def test_hooks_of_a_real_server(lab: Lab) -> None:
-    """postStart by HTTP, preStop by a command beside it; SIGTERM when that is over; SIGKILL when the grace period is."""
+    """postStart by HTTP, preStop by a command beside it; SIGTERM when that is over; SIGKILL when
+    the grace period is.
+    """
     hooks = ", lifecycle: {postStart: {exec: {command: [sleep, '1']}}, preStop: {httpGet: {port: 8080, path: /stopping}}}"
     command = f"python, command: [python3, -u, -c, {SIGNALS!r}]"
     lab.up(
@@ -131,7 +139,10 @@ def test_hooks_of_a_real_server(lab: Lab) -> None:
 
 
 def test_a_failed_post_start_hook_kills_the_container(lab: Lab) -> None:
-    """Nothing listens where it asks: FailedPostStartHook, again and again; one that is answered lets the pod be."""
+    """Nothing listens where it asks.
+
+    FailedPostStartHook, again and again; one that is answered lets the pod be.
+    """
     failing = ", lifecycle: {postStart: {httpGet: {port: 9999}}}"
     said = lab.up(ONE_NODE + server(failing), status=1)
     assert "PostStartHook failed: dial tcp" in said.err
@@ -147,7 +158,9 @@ def test_a_failed_post_start_hook_kills_the_container(lab: Lab) -> None:
 
 
 def test_a_container_killed_by_its_liveness_probe_runs_its_pre_stop_hook_first(lab: Lab) -> None:
-    """A real server answers the hook and the Service until then, also when the agent dies; then the next run begins."""
+    """A real server answers the hook and the Service until then, also when the agent dies; then the
+    next run begins.
+    """
     fields = (
         ", livenessProbe: {tcpSocket: {port: 81}, initialDelaySeconds: 2, periodSeconds: 1, failureThreshold: 1}"
         ", lifecycle: {preStop: {httpGet: {port: 8080, path: /slowly}}}"

@@ -1,4 +1,6 @@
-"""What a green result means: what is not enforced, and what is misconfigured, is named beside it and changes the exit status."""
+"""What a green result means: what is not enforced, and what is misconfigured, is named beside it
+and changes the exit status.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def table(place: Path, *rows: str) -> str:
 
 
 def test_policies_that_are_not_enforced_fail_a_check(lab: Lab, tmp_path: Path) -> None:
-    """`up` says it in a line; check names them beside the rows they could affect, and ends with 1 until they are accepted."""
+    """`up` says it in a line; check names them beside the rows they could affect, and ends with 1
+    until they are accepted.
+    """
     said = lab.up(WEB + POLICY + BUDGET).err
     assert (
         "not enforced: NetworkPolicy deny-web: in a cluster it changes which connections succeed"
@@ -91,7 +95,9 @@ def test_policies_that_are_not_enforced_fail_a_check(lab: Lab, tmp_path: Path) -
 
 
 def test_the_matrix_and_a_single_ping_say_so_too(lab: Lab) -> None:
-    """They end with 1 where an object that is not enforced could change what they show, and a ping that it does not concern with 0."""
+    """They end with 1 where an object that is not enforced could change what they show, and a ping
+    that it does not concern with 0.
+    """
     lab.up(WEB + POLICY)
     matrix = lab.run("ping", status=1)
     assert "all as Kubernetes promises, 1 object not enforced" in matrix.out
@@ -129,7 +135,9 @@ HEADLESS = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {clusterI
 
 
 def test_policies_are_named_whatever_leads_to_their_pods(lab: Lab, tmp_path: Path) -> None:
-    """A pod's own name, an ExternalName, a node port: what counts is where the packets go, of a ping and of a row alike."""
+    """A pod's own name, an ExternalName, a node port: what counts is where the packets go, of a
+    ping and of a row alike.
+    """
     policy = replaced(POLICY, ("{app: web}", "{app: db}"), ("deny-web", "deny-db"))
     lab.up(WEB + DB + HEADLESS + replaced(ROUNDABOUT, ("web.default", "outer.default")) + policy)
     (node,) = [entry["name"] for entry in lab.seen["nodes"]]
@@ -169,7 +177,9 @@ def test_an_http_error_is_no_answer_to_trust(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_pods_that_do_not_run_are_not_passed_over(lab: Lab, tmp_path: Path) -> None:
-    """each: is every pod of a workload, and fails while one waits for a node; the matrix names those that take no part."""
+    """each: is every pod of a workload, and fails while one waits for a node; the matrix names
+    those that take no part.
+    """
     text = replaced(
         WEB,
         ("replicas: 1", "replicas: 2"),
@@ -186,7 +196,9 @@ def test_pods_that_do_not_run_are_not_passed_over(lab: Lab, tmp_path: Path) -> N
 
 
 def test_tables_and_reports_stand_anywhere(lab: Lab, tmp_path: Path) -> None:
-    """A table by its name alone or from standard input; a report that cannot be written is refused before anything is sent."""
+    """A table by its name alone or from standard input; a report that cannot be written is refused
+    before anything is sent.
+    """
     lab.up(WEB)
     row = "- {from: client, to: 'svc:web', allowed: true}\n- {from: client, to: 'svc:web:81', allowed: true}\n"
     assert (
@@ -233,7 +245,9 @@ def test_a_row_without_a_port_uses_the_first_of_a_service(lab: Lab, tmp_path: Pa
 
 
 def test_a_lab_without_pods_in_scope_is_not_trusted_either(lab: Lab) -> None:
-    """An Ingress opens a way that the lab does not: no row is about it, and the check says so and ends with 1."""
+    """An Ingress opens a way that the lab does not: no row is about it, and the check says so and
+    ends with 1.
+    """
     lab.up(WEB + INGRESS)
     said = lab.run("check", status=1).out
     assert "Ingress way-in is not enforced by this lab" in said
@@ -241,7 +255,9 @@ def test_a_lab_without_pods_in_scope_is_not_trusted_either(lab: Lab) -> None:
 
 
 def test_misconfigurations_are_reported_where_people_look(lab: Lab, tmp_path: Path) -> None:
-    """up, apply and check report them with file and line; check fails on them; --strict makes them errors before anything is made."""
+    """up, apply and check report them with file and line; check fails on them; --strict makes them
+    errors before anything is made.
+    """
     file = tmp_path / "shop.yaml"
     file.write_text(WEB + OTHER)
     line = (WEB + OTHER).splitlines().index(
@@ -297,7 +313,9 @@ def test_a_port_that_is_served_by_another_protocol(lab: Lab) -> None:
 
 
 def test_a_strict_apply_changes_nothing(lab: Lab, tmp_path: Path) -> None:
-    """Whole documents are refused when one of them is misconfigured, or makes another object so; exit status 2."""
+    """Whole documents are refused when one of them is misconfigured, or makes another object so;
+    exit status 2.
+    """
     lab.up(WEB)
     refused = lab.apply(OTHER + pod("late"), "--strict", status=2)
     assert (

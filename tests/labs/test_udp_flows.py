@@ -1,4 +1,6 @@
-"""UDP clients that keep their port: connection tracking forgets what leads nowhere any more, and nothing else."""
+"""UDP clients that keep their port: connection tracking forgets what leads nowhere any more, and
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def client_of(place: Any, address: str, port: int) -> Iterator[Callable[[], str]
 @pytest.mark.parametrize("proxy", MODES)
 @pytest.mark.parametrize("way", ["cluster IP", "node port"])
 def test_a_client_is_led_on_when_its_endpoint_goes(lab: Lab, proxy: str, way: str) -> None:
-    """As long as its pod is there it stays with it, whatever becomes of others; then the next datagram reaches another one."""
+    """As long as its pod is there it stays with it, whatever becomes of others; then the next
+    datagram reaches another one.
+    """
     lab.up(PODS + SERVICE, "--proxy", proxy)
     place = (
         lab.place("nodes", "worker2")["addresses"][0]
@@ -91,8 +95,9 @@ def test_a_client_is_led_on_when_its_endpoint_goes(lab: Lab, proxy: str, way: st
 @pytest.mark.parametrize("proxy", MODES)
 @pytest.mark.parametrize("way", ["external IP", "node port"])
 def test_a_client_that_asked_before_there_was_a_service(lab: Lab, proxy: str, way: str) -> None:
-    """Its datagrams went out by the default route, or to a node that did not know the port; from the moment when the Service is there they
-    reach it. And once more when it was gone for a while."""
+    """Its datagrams went out by the default route, or to a node that did not know the port; from
+    the moment when the Service is there they reach it. And once more when it was gone for a while.
+    """
     lab.up(PODS, "--proxy", proxy)
     to = (
         (OUTSIDE, 81)
@@ -114,7 +119,9 @@ def test_a_client_that_asked_before_there_was_a_service(lab: Lab, proxy: str, wa
 @pytest.mark.parametrize("proxy", PROXIES)
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
 def test_a_client_that_asked_a_service_without_endpoints(lab: Lab, proxy: str, policy: str) -> None:
-    """It was refused, or not heard; the first endpoint answers it on the same port, by whichever way it asked."""
+    """It was refused, or not heard; the first endpoint answers it on the same port, by whichever
+    way it asked.
+    """
     asks_before_there_is_anybody(lab, proxy, policy)
 
 

@@ -1,6 +1,8 @@
-"""The uplink: the lab reaches what the machine reaches, published ports are the machine's, and nothing stays behind.
+"""The uplink: the lab reaches what the machine reaches, published ports are the machine's, and
+nothing stays behind.
 
-The machine is a namespace of its own here, linked to a “real network” with a server; what plays no part is not touched.
+The machine is a namespace of its own here, linked to a “real network” with a server; what plays no
+part is not touched.
 """
 
 from __future__ import annotations
@@ -89,7 +91,9 @@ resolv_conf=$(realpath /etc/resolv.conf)
 [ -e "$resolv_conf" ] || install -D /dev/null "$resolv_conf"
 mount --bind "$2" "$resolv_conf"
 """
-"""The machine's own /run is hidden: other machines' commands would find dead labs there and take their uplinks away, but elsewhere."""
+"""The machine's own /run is hidden: other machines' commands would find dead labs there and take
+their uplinks away, but elsewhere.
+"""
 
 
 class Machine:
@@ -124,7 +128,9 @@ class Machine:
         return found
 
     def ask(self, where: tuple[str, ...], *targets: tuple[str, str, int]) -> list[tuple[str, str]]:
-        """(who answers, whom it sees), or (what went wrong, nothing); from the machine or from the real network."""
+        """(who answers, whom it sees), or (what went wrong, nothing); from the machine or from the
+        real network.
+        """
         request = json.dumps([[None, targets]])
         done = subprocess.run(
             [*where, *PROGRAM],
@@ -185,7 +191,10 @@ def seen_by_the_real_server(lab: Lab, pod: str, version: int) -> str:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_pods_reach_the_machines_network(lab: Lab, machine: Machine, version: int) -> None:
-    """As the machine itself; so do nodes and the lab's internet. Nobody outside reaches them, and what the lab promises holds."""
+    """As the machine itself; so do nodes and the lab's internet.
+
+    Nobody outside reaches them, and what the lab promises holds.
+    """
     lab.up(CLUSTER, "--uplink")
     for place in ("web", "node:worker", "ext:client"):
         assert seen_by_the_real_server(lab, place, version) == MACHINE[version]
@@ -207,7 +216,9 @@ def test_pods_reach_the_machines_network(lab: Lab, machine: Machine, version: in
 
 
 def test_published_ports_are_the_machines(lab: Lab, machine: Machine) -> None:
-    """From the real network the pod sees the client itself, as the policy Local has it; from the machine's loopback the machine's end."""
+    """From the real network the pod sees the client itself, as the policy Local has it; from the
+    machine's loopback the machine's end.
+    """
     lab.up(CLUSTER, "--uplink")
     for version in (4, 6):
         targets = (
@@ -349,7 +360,9 @@ def test_two_labs_have_one_each(lab: Lab, machine: Machine, labs: Any) -> None:
 
 
 def test_what_cannot_be_made_is_told_and_leaves_nothing(lab: Lab, machine: Machine) -> None:
-    """The machine's routes leave no room: the lab is there, and goes without; nothing has changed, and a later try succeeds."""
+    """The machine's routes leave no room: the lab is there, and goes without; nothing has changed,
+    and a later try succeeds.
+    """
     for network in ("198.18.0.0/15", "fd6b:6e6c::/32"):
         machine.said("ip", "route", "add", network, "dev", "eth0")
     before = machine.state
@@ -434,8 +447,9 @@ def test_an_uplink_that_cannot_be_made_again_is_none(lab: Lab, machine: Machine)
 
 
 def test_settings_that_others_make_meanwhile_stay(lab: Lab, machine: Machine, labs: Any) -> None:
-    """Somebody has switched forwarding on and off, and both labs were brought into line: one goes, the other's packets go on. And what
-    forwards for somebody else when the last goes, goes on, too."""
+    """Somebody has switched forwarding on and off, and both labs were brought into line: one goes,
+    the other's packets go on. And what forwards for somebody else when the last goes, goes on, too.
+    """
     other = Lab(labs().name, before=machine.inside)
     lab.up(CLUSTER, "--uplink")
     other.up(CLUSTER.replace("hostPort: 80", "hostPort: 81"), "--uplink")

@@ -1,4 +1,6 @@
-"""The ways to a Service from outside: node ports, external IPs, load balancers with a fence; who answers whom, and which source is seen."""
+"""The ways to a Service from outside: node ports, external IPs, load balancers with a fence; who
+answers whom, and which source is seen.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ SILENCE, REFUSED = "silence", "refused"
 
 
 def manifest(layout: str, family: str, proxy: str) -> str:
-    """Pods a and b on one node, c on another; `all-…` Services are b's by the policy Cluster, `local-…` c's by the policy Local."""
+    """Pods a and b on one node, c on another; `all-…` Services are b's by the policy Cluster,
+    `local-…` c's by the policy Local.
+    """
     versions = {"ipv4": (4,), "ipv6": (6,), "dual": (4, 6)}[family]
 
     def words(addresses: dict[int, str]) -> str:
@@ -88,7 +92,9 @@ Outcome = tuple[str, str]
 def outcomes(
     world: World, source: str, *targets: tuple[str, int] | tuple[str, int, str]
 ) -> list[Outcome]:
-    """What becomes of each question, to an address and a port, by TCP or by another protocol; all are asked at once."""
+    """What becomes of each question, to an address and a port, by TCP or by another protocol; all
+    are asked at once.
+    """
     answers = world.ask(
         source,
         *(
@@ -103,7 +109,9 @@ def outcomes(
 
 @pytest.mark.parametrize("source", ["ext:client", *PODS, *NODES])
 def test_a_node_port_leads_to_the_pod_from_every_node(world: World, source: str) -> None:
-    """By the policy Cluster; the pod sees the node that was asked, whoever asks: a pod of its own Service, too."""
+    """By the policy Cluster; the pod sees the node that was asked, whoever asks: a pod of its own
+    Service, too.
+    """
     asked = [world.address(node) for node in NODES]
     found = outcomes(
         world,
@@ -114,8 +122,11 @@ def test_a_node_port_leads_to_the_pod_from_every_node(world: World, source: str)
 
 
 def test_a_node_port_by_the_policy_local(world: World) -> None:
-    """The client is seen itself, on the pod's own node; the other nodes are silent to the outside. Pods are led there from any node and
-    seen themselves; what a node asks at its own address comes from the node."""
+    """The client is seen itself, on the pod's own node; the other nodes are silent to the outside.
+
+    Pods are led there from any node and seen themselves; what a node asks at its own address comes
+    from the node.
+    """
     near, far = (world.address("node:worker2"), 30090), (world.address("node:worker"), 30090)
     assert outcomes(world, "ext:client", near, far) == [
         ("c", world.address("ext:client")),
@@ -130,7 +141,9 @@ def test_a_node_port_by_the_policy_local(world: World) -> None:
 
 @pytest.mark.parametrize("source", ["ext:client", "a", "node:worker"])
 def test_a_node_port_without_pods_refuses(world: World, source: str) -> None:
-    """At once, at every node, to everybody; and a number that is no node port is what it is without Services."""
+    """At once, at every node, to everybody; and a number that is no node port is what it is without
+    Services.
+    """
     found = outcomes(
         world, source, *((world.address(node), port) for node in NODES for port in (30100, 30101))
     )
@@ -138,7 +151,9 @@ def test_a_node_port_without_pods_refuses(world: World, source: str) -> None:
 
 
 def test_node_ports_are_drawn(world: World) -> None:
-    """Above the band that is kept for those who ask for one; a load balancer's too, unless it wants none."""
+    """Above the band that is kept for those who ask for one; a load balancer's too, unless it wants
+    none.
+    """
     found = {
         service["name"]: [port["node_port"] for port in service["ports"]]
         for service in world.seen["services"]
@@ -170,7 +185,10 @@ def test_external_ips_are_taken_in_by_nodes(world: World) -> None:
 
 
 def test_a_load_balancers_source_ranges_shut_the_others_out(world: World) -> None:
-    """By its address: strangers, pods and nodes hear nothing. Its cluster IP and its node port are open to all."""
+    """By its address: strangers, pods and nodes hear nothing.
+
+    Its cluster IP and its node port are open to all.
+    """
     address, node, inside = (
         (world.outside["fenced"], 80),
         (world.address("node:worker2"), 30110),

@@ -93,7 +93,9 @@ def test_numbers_go_and_come(running: Lab) -> None:
 
 
 def test_every_node_has_its_agent(running: Lab) -> None:
-    """The control plane too, which it tolerates; a new node gets one, and everybody reaches everybody."""
+    """The control plane too, which it tolerates; a new node gets one, and everybody reaches
+    everybody.
+    """
     agents = [pod for pod in running.seen["pods"] if pod["name"].startswith("agent-")]
     assert sorted(pod["node"] for pod in agents) == ["control-plane", "worker", "worker2"]
     running.run("up", "--nodes", "4")
@@ -127,7 +129,10 @@ spec:
 
 
 def test_jobs_run_to_their_end(running: Lab) -> None:
-    """Three pods connect and are done; one is refused, and its Job has failed. What has ended has no place in the network any more."""
+    """Three pods connect and are done; one is refused, and its Job has failed.
+
+    What has ended has no place in the network any more.
+    """
     running.apply(JOBS, status=1)
     wait_for(
         lambda: running.get("job", "ask")["status"].get("succeeded") == 3, "three pods to be done"
@@ -177,7 +182,9 @@ spec: {containers: [{name: main, image: agnhost, args: [netexec]}]}
 
 
 def test_a_service_can_lead_outside(lab: Lab) -> None:
-    """By hand-made Endpoints: a server in the internet answers, and sees the node, for it would not find the pod."""
+    """By hand-made Endpoints: a server in the internet answers, and sees the node, for it would not
+    find the pod.
+    """
     lab.up(OUTSIDE)
     client = lab.pod("client")
     (answer,) = lab.ask(client, ("TCP", lab.service("outside")["cluster_ips"][0], 443))

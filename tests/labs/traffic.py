@@ -21,9 +21,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 PATIENCE = float(os.environ.get("KUBENETLAB_PATIENCE", "1"))
-"""As in tests/patience.py. It stretches the time for answers, not the time after which a connect counts as silence."""
+"""As in tests/patience.py.
+
+It stretches the time for answers, not the time after which a connect counts as silence.
+"""
 DEADLINE_S = 1.5
-"""Longer than TCP waits before it repeats a SYN, so that one lost packet is not taken for silence."""
+"""Longer than TCP waits before it repeats a SYN, so that one lost packet is not taken for silence.
+"""
 THREADS = 64
 WORDS = {
     errno.ECONNREFUSED: "refused",
@@ -35,8 +39,11 @@ RECEIVE_ERRORS = {
     socket.AF_INET: (socket.IPPROTO_IP, 11),
     socket.AF_INET6: (socket.IPPROTO_IPV6, 25),
 }
-"""IP_RECVERR and IPV6_RECVERR: an ICMP error is reported when it arrives. Without it a TCP client that shares a machine
-with the sender of the error hears of it only when it repeats its SYN (net/ipv6/tcp_ipv6.c, tcp_v6_err())."""
+"""IP_RECVERR and IPV6_RECVERR: an ICMP error is reported when it arrives.
+
+Without it a TCP client that shares a machine with the sender of the error hears of it only when it
+repeats its SYN (net/ipv6/tcp_ipv6.c, tcp_v6_err()).
+"""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -54,7 +61,10 @@ def open_socket(netns: str | None, family: int, kind: int, protocol: int) -> soc
 
 
 def connect(connection: socket.socket, address: str, port: int) -> None:
-    """Connect within the deadline. Raises TimeoutError for silence, OSError for what the network answers."""
+    """Connect within the deadline.
+
+    Raises TimeoutError for silence, OSError for what the network answers.
+    """
     connection.setsockopt(*RECEIVE_ERRORS[connection.family], 1)
     connection.setblocking(False)
     number = connection.connect_ex((address, port))
@@ -81,7 +91,9 @@ def queued_error(connection: socket.socket) -> int:
 
 
 def ask_tcp(connection: socket.socket) -> list[str]:
-    """Ask both questions over one connection: a second connection to a Service may lead to another pod."""
+    """Ask both questions over one connection: a second connection to a Service may lead to another
+    pod.
+    """
     stream = connection.makefile("rwb")
     answers = []
     for path in ("/hostname", "/clientip"):
@@ -98,7 +110,10 @@ def ask_tcp(connection: socket.socket) -> list[str]:
 
 
 def ask_by_messages(connection: socket.socket) -> list[str]:
-    """Ask over one socket: its datagrams are one flow and reach one pod. By SCTP it is one association."""
+    """Ask over one socket: its datagrams are one flow and reach one pod.
+
+    By SCTP it is one association.
+    """
     answers = []
     for question in (b"hostname", b"clientip"):
         connection.send(question)

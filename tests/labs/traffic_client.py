@@ -1,4 +1,6 @@
-"""One long-lived traffic.py for all tests of a run: to start a Python for each question takes longer than the question."""
+"""One long-lived traffic.py for all tests of a run: to start a Python for each question takes
+longer than the question.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ Target = tuple[str, str, int]
 class Answer(Struct, frozen=True):
     """Who answered, which client it saw, and from where the question was sent; or what went wrong.
 
-    Where no rule translates anything the address seen is the source's, and the port nearly always. Where two flows, one of
-    them through a Service, would look the same from the other end, connection tracking takes another port for the second
-    (nf_nat_core.c, get_unique_tuple()).
+    Where no rule translates anything the address seen is the source's, and the port nearly always.
+    Where two flows, one of them through a Service, would look the same from the other end,
+    connection tracking takes another port for the second (nf_nat_core.c, get_unique_tuple()).
     """
 
     who: str = ""
@@ -33,7 +35,9 @@ class Answer(Struct, frozen=True):
 
 
 def ask(questions: Sequence[tuple[str | None, Sequence[Target]]]) -> list[list[Answer]]:
-    """Ask all targets at the same time, each entry from its network namespace; return the answers entry by entry."""
+    """Ask all targets at the same time, each entry from its network namespace; return the answers
+    entry by entry.
+    """
     client = _client()
     assert client.stdin is not None
     assert client.stdout is not None

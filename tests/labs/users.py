@@ -1,4 +1,6 @@
-"""Commands as an ordinary user of the machine gives them: another uid, no capability, a home and a run directory of its own."""
+"""Commands as an ordinary user of the machine gives them: another uid, no capability, a home and a
+run directory of its own.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,9 @@ def user(uid: int) -> Iterator[User]:
 
 @cache
 def interpreter(uid: int) -> tuple[str, dict[str, str]]:
-    """(a Python that this user can run, what it must be told to find the package); ("", {}) when there is none."""
+    """(a Python that this user can run, what it must be told to find the package); ("", {}) when
+    there is none.
+    """
     found = {
         "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}",
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -22,7 +22,9 @@ def in_document(proxy: str) -> str:
 
 
 def _lacking(proxy: str) -> str:
-    """What this machine lacks for a mode of kube-proxy, by the same trials as `up` and doctor; nothing where it can be had."""
+    """What this machine lacks for a mode of kube-proxy, by the same trials as `up` and doctor;
+    nothing where it can be had.
+    """
     try:
         require_modes(ClusterConfig(networking=Networking(kube_proxy_mode=mode(proxy))))
     except RequirementError as error:
@@ -78,7 +80,9 @@ class World:
         return self.lab.ask(self.places[source], *targets)
 
     def ask_from(self, sources: Sequence[str], *targets: Target) -> list[list[Answer]]:
-        """Return the answers to each of several sources, which all ask the same at the same time: silence takes long."""
+        """Return the answers to each of several sources, which all ask the same at the same time:
+        silence takes long.
+        """
         return self.ask_each(*((source, targets) for source in sources))
 
     def ask_each(self, *questions: tuple[str, Sequence[Target]]) -> list[list[Answer]]:

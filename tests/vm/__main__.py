@@ -13,13 +13,19 @@ from tests.vm.machine import TIMED_OUT, environment, run
 LIMIT_S = int(os.environ.get("KUBENETLAB_VM_LIMIT_S", "1800"))
 
 PROVISIONED = ("sh", "-c", 'scripts/provision && exec "$@"', "sh")
-"""The machine is made ready as the Vagrantfile's is, with the programs and the virtual environment of the machine around it."""
+"""The machine is made ready as the Vagrantfile's is, with the programs and the virtual environment
+of the machine around it.
+"""
 SELECTED = ("-m", "vm or kernel", "-o", "testpaths=tests/kernel tests/vm")
-"""Where no paths are given, no others are read: reading all tests takes longer there than running these."""
+"""Where no paths are given, no others are read: reading all tests takes longer there than running
+these.
+"""
 
 
 def main() -> int:
-    """Exit status: pytest's, 124 after the time limit, 130 after Ctrl-C, 1 when there is no machine."""
+    """Exit status: pytest's, 124 after the time limit, 130 after Ctrl-C, 1 when there is no
+    machine.
+    """
     begun = time.monotonic()
     try:
         found = kernel()

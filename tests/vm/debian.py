@@ -1,4 +1,7 @@
-"""Debian's kernel for clouds: the package is fetched and unpacked into a cache. Nothing of it is installed."""
+"""Debian's kernel for clouds: the package is fetched and unpacked into a cache.
+
+Nothing of it is installed.
+"""
 
 from __future__ import annotations
 

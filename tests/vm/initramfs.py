@@ -35,7 +35,8 @@ def initramfs(modules: Iterable[Path], files: Mapping[str, bytes]) -> bytes:
 
 def _entry(name: str, mode: int, content: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
     path = name.encode() + b"\0"
-    # inode (0: no hard links), mode, uid, gid, links, mtime, size, device of the file, device it is, name, checksum
+    # inode (0: no hard links), mode, uid, gid, links, mtime, size, device of the file, device it
+    # is, name, checksum
     numbers = (0, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(path), 0)
     return _padded(b"070701" + b"".join(b"%08x" % number for number in numbers) + path) + _padded(
         content

@@ -1,8 +1,9 @@
 """The emulated machine: started with a command, it ends with the command's exit status.
 
-It is emulated in software (TCG), also where the processor could do it: the tests ask for the same machine everywhere, and /dev/kvm is
-never opened; in the mount namespace of qemu there is none. It has one processor: several make each of them slower, and with one, things
-happen in another order than on the machine around it.
+It is emulated in software (TCG), also where the processor could do it: the tests ask for the same
+machine everywhere, and /dev/kvm is never opened; in the mount namespace of qemu there is none. It
+has one processor: several make each of them slower, and with one, things happen in another order
+than on the machine around it.
 """
 
 from __future__ import annotations
@@ -37,9 +38,12 @@ _KERNEL_ARGUMENTS = (
 def run(
     kernel: Kernel, command: Sequence[str], environment: Mapping[str, str], limit_s: int
 ) -> int:
-    """Runs a command in the working directory of this process, on the other kernel. Its exit status, or TIMED_OUT.
+    """Runs a command in the working directory of this process, on the other kernel.
 
-    What it prints goes to standard output. Raises VmError when the machine ended before the command did.
+    Its exit status, or TIMED_OUT.
+
+    What it prints goes to standard output. Raises VmError when the machine ended before the command
+    did.
     """
     with tempfile.TemporaryDirectory(prefix="kubenetlab-vm-") as scratch:
         root, archive, status, socket = (
@@ -65,7 +69,9 @@ def run(
 
 
 def _job(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The shell script that is the machine's first process in the end: it runs the command, writes its status, and turns the machine off."""
+    """The shell script that is the machine's first process in the end: it runs the command, writes
+    its status, and turns the machine off.
+    """
     return "\n".join(
         (
             *(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),

@@ -25,7 +25,11 @@ def lab() -> Iterator[Lab]:
 
 
 def test_limits_of_version_2(lab: Lab) -> None:
-    """Memory: OOMKilled, the neighbour lives; the number of processes; probes too; and nothing is left after a kill of init."""
+    """Memory.
+
+    OOMKilled, the neighbour lives; the number of processes; probes too; and nothing is left after a
+    kill of init.
+    """
     (parent,) = read_parents()
     assert isinstance(parent, Parent)
     assert (parent.version, parent.controllers) == (2, ("memory", "pids"))

@@ -1,4 +1,6 @@
-"""kube-proxy's mode ipvs on a kernel that has it: schedulers, pings, leaves taken, and the change from and to other modes."""
+"""kube-proxy's mode ipvs on a kernel that has it: schedulers, pings, leaves taken, and the change
+from and to other modes.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def test_a_cluster_ip_answers_pings(lab: Lab, source: str) -> None:
 
 
 def test_who_leaves_keeps_its_connections(lab: Lab) -> None:
-    """A pod that its Service does not select any more: what it has goes on, what is new goes to others; and it may come back."""
+    """A pod that its Service does not select any more: what it has goes on, what is new goes to
+    others; and it may come back.
+    """
     line = [
         "nsenter",
         f"--net={lab.pod('client')['netns']}",
@@ -137,7 +141,9 @@ def test_schedulers_by_load_or_in_turn_reach_all(lab: Lab, scheduler: str) -> No
 
 @pytest.mark.parametrize("scheduler", ["dh", "lblc", "lblcr"])
 def test_schedulers_by_destination_stay_with_one_pod(lab: Lab, scheduler: str) -> None:
-    """One after the other: lblc and lblcr leave a pod that has more connections open than its weight, which is 1."""
+    """One after the other: lblc and lblcr leave a pod that has more connections open than its
+    weight, which is 1.
+    """
     lab.run("up", "--proxy", f"ipvs,scheduler={scheduler}")
     assert len(sum((answers(lab, 1) for _ in range(5)), Counter())) == 1
 

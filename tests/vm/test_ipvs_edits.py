@@ -1,4 +1,6 @@
-"""Random edits, as in tests/labs/test_random_edits.py, in the mode ipvs, which needs this kernel's modules."""
+"""Random edits, as in tests/labs/test_random_edits.py, in the mode ipvs, which needs this kernel's
+modules.
+"""
 
 from __future__ import annotations
 

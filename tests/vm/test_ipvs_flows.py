@@ -1,4 +1,6 @@
-"""The flows of tests/labs/test_flows.py through kube-proxy's mode ipvs, which needs this kernel's modules."""
+"""The flows of tests/labs/test_flows.py through kube-proxy's mode ipvs, which needs this kernel's
+modules.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from tests.labs.world import Labs, World
 pytestmark = pytest.mark.vm
 
 KIND = ("onlink", "dynamic", "dual")
-"""One lab, which is looked at by IPv6: emulation is slow, and tests/vm/test_ipvs.py looks at it by IPv4."""
+"""One lab, which is looked at by IPv6: emulation is slow, and tests/vm/test_ipvs.py looks at it by
+IPv4.
+"""
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,9 @@ def lab() -> Iterator[Lab]:
 
 @pytest.mark.parametrize("detect", ["ClusterCIDR", *DETECTORS])
 def test_no_connection_to_a_node_port_is_lost(lab: Lab, detect: str) -> None:
-    """A virtual server has the endpoints of its own node whoever asks; pods of the node are seen themselves at the cluster IP."""
+    """A virtual server has the endpoints of its own node whoever asks; pods of the node are seen
+    themselves at the cluster IP.
+    """
     found = world(lab, f"ipvs,detectLocalMode={detect}", 4)
     client = found.address("client")
     assert node_port_of_worker2(found) == {("far", client): TRIES}

@@ -1,4 +1,6 @@
-"""UDP clients that ask a Service before anybody is there, through kube-proxy's mode ipvs, which needs this kernel's modules."""
+"""UDP clients that ask a Service before anybody is there, through kube-proxy's mode ipvs, which
+needs this kernel's modules.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The ways in of tests/labs/test_ways_in.py that IPVS has rules of its own for, on a kernel that has it."""
+"""The ways in of tests/labs/test_ways_in.py that IPVS has rules of its own for, on a kernel that
+has it.
+"""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ def test_every_mode_is_here() -> None:
     "proxy", [proxy for proxy in PROXIES if proxy != "ebpf"]
 )  # it refuses SCTP: docs/proxy-modes.md
 def test_a_service_by_sctp(lab: Lab, proxy: str) -> None:
-    """By its cluster IP the pod sees the client, by a node port the node that was asked; the load balancer's address leads there, too."""
+    """By its cluster IP the pod sees the client, by a node port the node that was asked; the load
+    balancer's address leads there, too.
+    """
     lab.run("up", "--proxy", proxy)
     world = World(lab, 4)
     node = world.address("node:worker")

@@ -1,4 +1,6 @@
-"""A whole lab on Debian's kernel, which scripts/provision has made ready: on a bridge, and routed where br_netfilter is missing."""
+"""A whole lab on Debian's kernel, which scripts/provision has made ready: on a bridge, and routed
+where br_netfilter is missing.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def test_a_lab_without_br_netfilter(lab: Lab, proxy: str) -> None:
 
 
 def works(lab: Lab, layout: str, proxy: str) -> str:
-    """From `up` to `down`: everybody is ready and reaches whom Kubernetes promises, and nothing is left; what `up` says."""
+    """From `up` to `down`: everybody is ready and reaches whom Kubernetes promises, and nothing is
+    left; what `up` says.
+    """
     said = lab.run("up", "--proxy", proxy).out
     seen = lab.seen
     assert (seen["pod_layout"], [pod["name"] for pod in seen["pods"] if not pod["ready"]]) == (
