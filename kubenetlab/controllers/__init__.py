@@ -2,7 +2,7 @@
 
 Each controller is a module with `WATCHES` (the kinds it looks at) and `reconcile(cluster, now)`, which yields objects as they
 should be, deletions, and the time at which it wants to be asked again. They know nothing of one another: what one writes, the
-next reads, until nobody has anything to add. One with `SAYS_ALL_AT_ONCE` would add nothing to what it has just written itself.
+next reads, until nobody has anything to add. One with `CONVERGES_IN_ONE_PASS` would add nothing to what it has just written itself.
 One with `IN_BURSTS` takes a third argument, how much it may add at a time (None: all), and wakes at once where that was not enough.
 """
 
@@ -120,7 +120,7 @@ class Controllers:
                 if after is not cluster:
                     busy.append(name)
                     cluster = after
-                    if getattr(controller, "SAYS_ALL_AT_ONCE", False):
+                    if getattr(controller, "CONVERGES_IN_ONE_PASS", False):
                         self._seen[name] = cluster.snapshot(controller.WATCHES)
                         cluster.since(name, controller.WATCHES)  # its own words are no news to it
             if not busy:
