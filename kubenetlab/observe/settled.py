@@ -21,7 +21,8 @@ from kubenetlab.api.pods import (
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import CONFIG_ERROR, CRASH_LOOP, how_it_ended
 from kubenetlab.controllers.faults import what_stops
-from kubenetlab.controllers.kubelet import GATES_NOT_READY, observed_of
+from kubenetlab.controllers.kubelet import observed_of
+from kubenetlab.controllers.pod_status import GATES_NOT_READY
 from kubenetlab.controllers.scheduler import SCHEDULED, SCHEDULING_GATED
 from kubenetlab.programs import image_name, is_one_shot, runs_until_stopped, setup
 from kubenetlab.programs.command import runs_real_command

@@ -1,0 +1,186 @@
+"""Pod status: phase, conditions and addresses of a pod, computed from its runtime status.
+
+Source: k8s.io/kubernetes pkg/kubelet/kubelet_pods.go (phase), status/generate.go (conditions), 1.33.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from msgspec import structs
+
+from kubenetlab.api.core import Node
+from kubenetlab.api.lab import Kill, PodRuntimeStatus
+from kubenetlab.api.meta import Condition, timestamp
+from kubenetlab.api.pods import (
+    CONDITIONS_ANNOTATION,
+    READY_ANNOTATION,
+    ContainerStatus,
+    Pod,
+    PodIP,
+    PodStatus,
+    conditions_in,
+)
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.containers import (
+    statuses,
+    unfinished,
+    with_pod_ended,
+)
+from kubenetlab.controllers.environment import faults
+from kubenetlab.controllers.faults import what_stops
+from kubenetlab.controllers.ipam import attachment_of
+from kubenetlab.controllers.scheduler import SCHEDULED
+
+INITIALIZED = "Initialized"
+GATES_NOT_READY = "ReadinessGatesNotReady"
+"""Reason of the condition Ready."""
+
+
+def pod_status(
+    cluster: Cluster,
+    pod: Pod,
+    node: Node,
+    seen: PodRuntimeStatus | None,
+    kills: Mapping[str, Kill],
+    now: float,
+) -> PodStatus:
+    has_sandbox = seen is not None and seen.sandbox_pid != 0
+    initialized = pod.status.condition(INITIALIZED)
+    is_initialized = has_sandbox and initialized is not None and initialized.status == "True"
+    stopping = what_stops(cluster, pod)
+    why = stopping.title if stopping is not None else ""
+    first, containers = statuses(
+        pod, seen, now, faults(cluster, pod), kills, is_initialized=is_initialized, stopped=why
+    )
+    phase = _phase(pod, first, containers, has_sandbox)
+    if phase in ("Succeeded", "Failed"):
+        first = [with_pod_ended(status, now) for status in first]
+    addresses: tuple[str, ...] = ()
+    if has_sandbox and pod.status.phase != "Failed":
+        attachment = attachment_of(cluster, pod)
+        addresses = (
+            node.addresses if pod.spec.host_network else attachment.addresses if attachment else ()
+        )
+    return PodStatus(
+        phase=phase,
+        conditions=_conditions(pod, phase, first, containers, has_sandbox, is_initialized, now),
+        host_ip=node.addresses[0] if node.addresses else "",
+        host_ips=tuple(PodIP(address) for address in node.addresses),
+        pod_ip=addresses[0] if addresses else "",
+        pod_ips=tuple(PodIP(address) for address in addresses),
+        start_time=pod.status.start_time or timestamp(now),
+        container_statuses=tuple(containers),
+        init_container_statuses=tuple(first),
+        message=seen.sandbox_error if seen else "",
+    )
+
+
+def _phase(
+    pod: Pod,
+    first: Sequence[ContainerStatus],
+    containers: Sequence[ContainerStatus],
+    has_sandbox: bool,
+) -> Literal["Pending", "Running", "Succeeded", "Failed"]:
+    """Sidecars do not count: they end with the pod."""
+    broken = [
+        status
+        for container, status in zip(pod.spec.init_containers, first, strict=True)
+        if not container.is_sidecar
+        and status.state.terminated is not None
+        and status.state.terminated.exit_code
+    ]
+    if broken:
+        return "Failed"
+    ended = [
+        status.state.terminated for status in containers if status.state.terminated is not None
+    ]
+    if (
+        containers
+        and len(ended) == len(containers)
+        and (pod.spec.restart_policy != "Always" or pod.is_terminating)
+    ):  # else they come back
+        return "Succeeded" if all(end.exit_code == 0 for end in ended) else "Failed"
+    never_started = any(
+        status.state.waiting is not None and status.last_state.terminated is None
+        for status in containers
+    )
+    return "Pending" if never_started or not has_sandbox else "Running"
+
+
+def _conditions(
+    pod: Pod,
+    phase: str,
+    first: Sequence[ContainerStatus],
+    containers: Sequence[ContainerStatus],
+    has_sandbox: bool,
+    is_initialized: bool,
+    now: float,
+) -> tuple[Condition, ...]:
+    waiting_for = [] if is_initialized else unfinished(pod.spec.init_containers, first)
+    sidecars = [
+        status
+        for container, status in zip(pod.spec.init_containers, first, strict=True)
+        if container.is_sidecar
+    ]
+    unready = [status.name for status in (*sidecars, *containers) if not status.ready]
+    ended = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase, "")
+    reason, message = (
+        (ended, "")
+        if ended
+        else ("ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]")
+    )
+    containers_ready = _condition("ContainersReady", not unready, reason, message)
+    ready = structs.replace(containers_ready, type="Ready")
+    given = conditions_in(pod.metadata.annotations.get(CONDITIONS_ANNOTATION, ""))
+    if not unready and (faults := _gate_faults(pod, given)):
+        ready = _condition("Ready", False, GATES_NOT_READY, ", ".join(faults))
+    wanted = (
+        _condition("PodReadyToStartContainers", has_sandbox),
+        _condition(
+            INITIALIZED,
+            not waiting_for,
+            "ContainersNotInitialized",
+            f"containers with incomplete status: [{' '.join(waiting_for)}]",
+        ),
+        ready,
+        containers_ready,
+        _condition(SCHEDULED, True),
+        *given,
+    )
+    return tuple(_dated(condition, pod, now) for condition in wanted)
+
+
+def _gate_faults(pod: Pod, given: Sequence[Condition]) -> list[str]:
+    """Return a sentence for each readiness gate of a pod whose condition is not True, in upstream's words.
+
+    The annotation that makes a pod unready counts as a gate. Source: pkg/kubelet/status/generate.go (GeneratePodReadyCondition).
+    """
+    statuses: dict[str, str] = {condition.type: condition.status for condition in given}
+    gates = [gate.condition_type for gate in pod.spec.readiness_gates]
+    if pod.metadata.annotations.get(READY_ANNOTATION) == "false":
+        gates.append(READY_ANNOTATION)
+        statuses[READY_ANNOTATION] = "False"
+    return [
+        f'the status of pod readiness gate "{gate}" is not "True", but {statuses[gate]}'
+        if gate in statuses
+        else f'corresponding condition of pod readiness gate "{gate}" does not exist.'
+        for gate in gates
+        if statuses.get(gate) != "True"
+    ]
+
+
+def _condition(type_: str, holds: bool, reason: str = "", message: str = "") -> Condition:
+    return Condition(type_, "True") if holds else Condition(type_, "False", reason, message)
+
+
+def _dated(condition: Condition, pod: Pod, now: float) -> Condition:
+    """The condition with the time since when it has been so."""
+    before = pod.status.condition(condition.type)
+    since = (
+        before.last_transition_time
+        if before is not None and before.status == condition.status
+        else timestamp(now)
+    )
+    return structs.replace(condition, last_transition_time=since)
