@@ -70,7 +70,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     """The API server makes its own Service again when it is gone."""
     if cluster.get(Service, "default", API_SERVICE) is None and cluster.all(ClusterConfig):
         service = _api_service(cluster.config)
-        service, _ = cluster_ips.completed(service, cluster.config.networking.service_networks, {})
+        service, _ = cluster_ips.allocate(service, cluster.config.networking.service_networks, {})
         uid = make_uid("Service", "default", API_SERVICE, str(cluster.revision))
         meta = structs.replace(
             service.metadata, uid=uid, creation_timestamp=timestamp(now), generation=1

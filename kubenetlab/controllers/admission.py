@@ -28,7 +28,7 @@ from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, DocumentSource, GivenDocument, GivenKey
 from kubenetlab.controllers import cluster_ips, config_changes, node_ports, pod_changes
-from kubenetlab.controllers.node_ranges import refused_ranges
+from kubenetlab.controllers.node_ranges import rejected_ranges
 
 RESERVED_CLUSTER_IP = 1
 """The first address of the Service range belongs to the Service default/kubernetes; an index into the range."""
@@ -96,7 +96,9 @@ def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) ->
         action: Action = "created" if is_new else "unchanged" if admitted == old else "configured"
         if isinstance(old, ClusterConfig):  # a document without a name is the lab's
             outcomes.append(
-                ApplyOutcome(old.title, action, tuple(config_changes.told(old, admitted)))
+                ApplyOutcome(
+                    old.title, action, tuple(config_changes.describe_changes(old, admitted))
+                )
             )
         else:
             outcomes.append(ApplyOutcome(one.object.title, action))
@@ -123,7 +125,7 @@ def _refused_ranges(
         for index, one in enumerate(incoming)
         if isinstance(one.object, (ClusterConfig, Node))
     }
-    for fault in refused_ranges(cluster):
+    for fault in rejected_ranges(cluster):
         path: Path
         if fault.node in given and fault.node:
             index, path = given[fault.node], ("spec", "podCIDR")
@@ -232,12 +234,12 @@ class _Staged:
         if isinstance(candidate, ConfigMap):
             findings += foreign_ranges(candidate, self._config.networking.versions)
         if isinstance(candidate, Service):
-            candidate, faults = cluster_ips.completed(
+            candidate, faults = cluster_ips.allocate(
                 candidate, self._config.networking.service_networks, self._taken
             )
             findings += faults
             self._taken |= dict.fromkeys(candidate.cluster_ips, candidate.title)
-            candidate, faults = node_ports.completed(candidate, self._node_ports)
+            candidate, faults = node_ports.allocate(candidate, self._node_ports)
             findings += faults
             self._node_ports |= dict.fromkeys(
                 node_ports.node_ports_of(candidate.spec), candidate.title
@@ -306,7 +308,7 @@ def _updated(old: Resource, new: Resource, document: Mapping[str, Any]) -> Resou
             changed, spec=structs.replace(changed.spec, node_name=old.spec.node_name)
         )
     if isinstance(changed, Service) and isinstance(old, Service):
-        changed = node_ports.carried_over(old, cluster_ips.carried_over(old, changed))
+        changed = node_ports.keep_allocations(old, cluster_ips.keep_allocations(old, changed))
     if (
         isinstance(changed, Scalable)
         and isinstance(old, Scalable)
@@ -366,11 +368,11 @@ def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:
                         hints=(f"delete {old.title} first",),
                     )
         case (ClusterConfig(), ClusterConfig()):
-            yield from config_changes.forbidden(old, new)
+            yield from config_changes.forbidden_changes(old, new)
         case (Pod(), Pod()):
-            yield from pod_changes.forbidden(old, new)
+            yield from pod_changes.forbidden_changes(old, new)
         case (EndpointSlice(), EndpointSlice()) if old.address_type != new.address_type:
             yield Finding(("addressType",), f"field is immutable; it is {old.address_type}")
         case (Service(), Service()):
-            yield from cluster_ips.forbidden(old, new)
-            yield from node_ports.forbidden(old, new)
+            yield from cluster_ips.forbidden_changes(old, new)
+            yield from node_ports.forbidden_changes(old, new)

@@ -53,7 +53,7 @@ def new_pod(
     return Pod(meta, structs.replace(template.spec, **spec) if spec else template.spec)
 
 
-def created(
+def create_pod(
     cluster: Cluster, owner: Resource, pod: Pod, source: str, now: float
 ) -> Iterator[Change]:
     """A new pod, and word of it."""
@@ -63,7 +63,7 @@ def created(
     )
 
 
-def deleted(
+def delete_pod(
     cluster: Cluster, owner: Resource, pod: Pod, source: str, now: float
 ) -> Iterator[Change]:
     """A pod on its way out, and word of it."""
@@ -73,7 +73,7 @@ def deleted(
     )
 
 
-def orphans(cluster: Cluster, owner: Resource, selector: LabelSelector) -> list[Pod]:
+def unowned_pods(cluster: Cluster, owner: Resource, selector: LabelSelector) -> list[Pod]:
     """The pods that a workload's selector matches and nobody owns."""
     found = cluster.select(owner.namespace, selector)
     return [
@@ -83,7 +83,7 @@ def orphans(cluster: Cluster, owner: Resource, selector: LabelSelector) -> list[
     ]
 
 
-def adopted(pod: Pod, owner: Resource) -> Pod:
+def adopt_pod(pod: Pod, owner: Resource) -> Pod:
     """The pod as the workload's own."""
     return structs.replace(
         pod, metadata=structs.replace(pod.metadata, owner_references=(owner_reference(owner),))

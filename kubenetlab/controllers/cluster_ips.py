@@ -24,7 +24,7 @@ HEADLESS = "None"
 _DUAL_STACK: Final = "networking.ipFamily: dual in the Cluster document gives it IPv4 and IPv6"
 
 
-def completed(
+def allocate(
     service: Service, networks: Sequence[Network], taken: Mapping[str, str]
 ) -> tuple[Service, list[Finding]]:
     """The Service with its defaults, families and addresses. `networks` are the cluster's Service ranges, the primary one first;
@@ -76,7 +76,7 @@ def completed(
     return structs.replace(service, spec=spec), findings
 
 
-def carried_over(old: Service, new: Service) -> Service:
+def keep_allocations(old: Service, new: Service) -> Service:
     """The new Service with what it leaves open as it was: policy, families and addresses, as many as its policy allows."""
     if "ExternalName" in (old.spec.type, new.spec.type):
         return new
@@ -109,7 +109,7 @@ def carried_over(old: Service, new: Service) -> Service:
     return structs.replace(new, spec=spec)
 
 
-def forbidden(old: Service, new: Service) -> Iterator[Finding]:
+def forbidden_changes(old: Service, new: Service) -> Iterator[Finding]:
     """What may not change in a Service that exists."""
     if "ExternalName" in (old.spec.type, new.spec.type):
         return

@@ -10,7 +10,7 @@ from kubenetlab.api.decode import Finding
 from kubenetlab.api.meta import Record, kubernetes_name
 
 
-def forbidden(old: ClusterConfig, new: ClusterConfig) -> Iterator[Finding]:
+def forbidden_changes(old: ClusterConfig, new: ClusterConfig) -> Iterator[Finding]:
     """What may not change."""
     for field, name in (
         ("ip_family", "ipFamily"),
@@ -39,14 +39,14 @@ def forbidden(old: ClusterConfig, new: ClusterConfig) -> Iterator[Finding]:
         )
 
 
-def told(old: Any, new: Any, path: str = "") -> Iterator[str]:
+def describe_changes(old: Any, new: Any, path: str = "") -> Iterator[str]:
     """`networking.kubeProxyMode nftables → iptables`, for each field that differs."""
     for name in new.__struct_fields__:
         before, after = getattr(old, name), getattr(new, name)
         if before == after or name == "metadata":
             continue
         if isinstance(before, Record) and isinstance(after, Record):
-            yield from told(before, after, f"{path}{kubernetes_name(name)}.")
+            yield from describe_changes(before, after, f"{path}{kubernetes_name(name)}.")
         else:
             yield f"{path}{kubernetes_name(name)} {_shown(before)} → {_shown(after)}"
 

@@ -19,22 +19,22 @@ from kubenetlab.api.pods import ContainerState, ContainerStatus, Pod, Running, T
 from kubenetlab.controllers.killing import is_kill, kill_of, killed_at
 
 FIRST_BACK_OFF_S = 10
-LONGEST_BACK_OFF_S = 300
+MAX_BACK_OFF_S = 300
 
 CREATING = "ContainerCreating"
 INITIALIZING = "PodInitializing"
 CONFIG_ERROR = "CreateContainerConfigError"
 CRASH_LOOP = "CrashLoopBackOff"
 KILLED_EXIT_CODE = 137
-CHANGED = "Container definition changed, will be restarted"
-STOPPED = "stopped by"
+CHANGED_MESSAGE = "Container definition changed, will be restarted"
+STOPPED_PREFIX = "stopped by"
 """How the message begins of a container that a fault has ended."""
 OOM_KILLED = "OOMKilled"
 """Reason of a container in which the kernel killed a process for its memory limit."""
 KILLED = "killed by signal"
 """How the message begins of a container that a signal ended."""
 
-Part = Literal["init", "sidecar", "app"]
+ContainerRole = Literal["init", "sidecar", "app"]
 
 
 def should_run(status: ContainerStatus) -> bool:
@@ -46,7 +46,7 @@ def should_run(status: ContainerStatus) -> bool:
 
 def back_off_s(restarts: int) -> int:
     """How long to wait before the next start, after so many restarts: the first follows at once."""
-    return min(FIRST_BACK_OFF_S * 2 ** min(restarts - 1, 10), LONGEST_BACK_OFF_S) if restarts else 0
+    return min(FIRST_BACK_OFF_S * 2 ** min(restarts - 1, 10), MAX_BACK_OFF_S) if restarts else 0
 
 
 def next_start(status: ContainerStatus) -> float | None:
@@ -61,12 +61,14 @@ def how_it_ended(ended: Terminated) -> str:
     """`exit status 3: bye`: a container's exit status and its last words; only what ended it, where that was somebody else."""
     if ended.reason == OOM_KILLED:
         return f"{OOM_KILLED}: {ended.message}"
-    if is_kill(ended.message) or ended.message.startswith((KILLED, CHANGED, STOPPED)):
+    if is_kill(ended.message) or ended.message.startswith(
+        (KILLED, CHANGED_MESSAGE, STOPPED_PREFIX)
+    ):
         return ended.message
     return f"exit status {ended.exit_code}" + (f": {ended.message}" if ended.message else "")
 
 
-def statuses(
+def container_statuses(
     pod: Pod,
     seen: PodRuntimeStatus | None,
     now: float,
@@ -88,7 +90,7 @@ def statuses(
     may_start = True
     first: list[ContainerStatus] = []
     for container in pod.spec.init_containers:
-        part: Part = "sidecar" if container.is_sidecar else "init"
+        part: ContainerRole = "sidecar" if container.is_sidecar else "init"
         status = _status(
             pod,
             container,
@@ -100,7 +102,7 @@ def statuses(
         )
         status = _stopped(pod, status, stopped, now) if stopped else status
         first.append(status)
-        may_start = may_start and is_past(container, status)
+        may_start = may_start and allows_next(container, status)
     may_start = may_start or is_initialized
     rest: list[ContainerStatus] = []
     for container in pod.spec.containers:
@@ -132,7 +134,11 @@ def _stopped(pod: Pod, status: ContainerStatus, why: str, now: float) -> Contain
         return before
     since = status.state.running.started_at if status.state.running is not None else None
     ended = Terminated(
-        KILLED_EXIT_CODE, "Error", f"{STOPPED} {why}", started_at=since, finished_at=timestamp(now)
+        KILLED_EXIT_CODE,
+        "Error",
+        f"{STOPPED_PREFIX} {why}",
+        started_at=since,
+        finished_at=timestamp(now),
     )
     return structs.replace(
         status, state=ContainerState(terminated=ended), ready=False, started=False
@@ -141,11 +147,11 @@ def _stopped(pod: Pod, status: ContainerStatus, why: str, now: float) -> Contain
 
 def _was_stopped(status: ContainerStatus) -> bool:
     return status.state.terminated is not None and status.state.terminated.message.startswith(
-        STOPPED
+        STOPPED_PREFIX
     )
 
 
-def is_past(container: Container, status: ContainerStatus) -> bool:
+def allows_next(container: Container, status: ContainerStatus) -> bool:
     """True when an init container has done its work, or a sidecar has started: the next may come."""
     if container.is_sidecar:
         return status.started
@@ -164,7 +170,7 @@ def _waits(container: Container, faults: Mapping[str, str], *, may_start: bool) 
 def _status(
     pod: Pod,
     container: Container,
-    part: Part,
+    part: ContainerRole,
     seen: PodRuntimeStatus | None,
     kills: Mapping[str, Kill],
     now: float,
@@ -199,7 +205,11 @@ def _status(
     ended = _ended(pod, container, report, seen, kills, now)
     if ended is None and before is not None and before.image != container.image and part == "app":
         ended = Terminated(
-            0, "Completed", CHANGED, started_at=timestamp(report.at), finished_at=timestamp(now)
+            0,
+            "Completed",
+            CHANGED_MESSAGE,
+            started_at=timestamp(report.at),
+            finished_at=timestamp(now),
         )
         return structs.replace(
             base,
@@ -233,7 +243,7 @@ def _status(
     )
 
 
-def _is_final(pod: Pod, part: Part, ended: Terminated) -> bool:
+def _is_final(pod: Pod, part: ContainerRole, ended: Terminated) -> bool:
     """True when a container that has ended is not started again."""
     if pod.is_terminating:
         return True
@@ -292,7 +302,7 @@ def _passes(
     return report is not None and report.attempt == attempt and report.ok
 
 
-def with_pod_ended(status: ContainerStatus, now: float) -> ContainerStatus:
+def terminated_with_pod(status: ContainerStatus, now: float) -> ContainerStatus:
     """A sidecar once its pod has ended: it is ended too."""
     if status.state.running is None:
         return status
@@ -304,10 +314,12 @@ def with_pod_ended(status: ContainerStatus, now: float) -> ContainerStatus:
     )
 
 
-def unfinished(containers: Sequence[Container], known: Sequence[ContainerStatus]) -> list[str]:
+def incomplete_init_containers(
+    containers: Sequence[Container], known: Sequence[ContainerStatus]
+) -> list[str]:
     """The names of the init containers that the others still wait for."""
     return [
         status.name
         for container, status in zip(containers, known, strict=True)
-        if not is_past(container, status)
+        if not allows_next(container, status)
     ]

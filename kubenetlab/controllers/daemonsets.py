@@ -20,7 +20,7 @@ from kubenetlab.api.scheduling import (
 )
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers import rollout
-from kubenetlab.controllers.children import created, deleted, new_pod
+from kubenetlab.controllers.children import create_pod, delete_pod, new_pod
 from kubenetlab.controllers.naming import child_name, template_hash
 from kubenetlab.controllers.scheduler_filters import matches_node, tolerates
 from kubenetlab.controllers.serials import Serials
@@ -65,7 +65,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                 )
                 taken.add(name)
                 pod = _pod(daemon_set, name, node, tolerations, revision, serials, now)
-                yield from created(cluster, daemon_set, pod, SOURCE, now)
+                yield from create_pod(cluster, daemon_set, pod, SOURCE, now)
         for pod in owned:
             is_surplus = (
                 _node_of(pod) not in keeping
@@ -73,7 +73,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                 or pod is not on_node.get(_node_of(pod))
             )
             if is_surplus and not pod.is_terminating:
-                yield from deleted(cluster, daemon_set, pod, SOURCE, now)
+                yield from delete_pod(cluster, daemon_set, pod, SOURCE, now)
         here = {node: pod for node, pod in on_node.items() if node in fitting}
         yield from _update(cluster, daemon_set, here, len(fitting), revision, now)
         status = _status(daemon_set, fitting, on_node, revision)
@@ -99,7 +99,7 @@ def _update(
     unready = [pod for pod in old if not pod.is_ready]
     room = may_lack - (desired - sum(pod.is_ready for pod in on_node.values()))
     for pod in (*unready, *[pod for pod in old if pod.is_ready][: max(0, room)]):
-        yield from deleted(cluster, daemon_set, pod, SOURCE, now)
+        yield from delete_pod(cluster, daemon_set, pod, SOURCE, now)
 
 
 def _fits(

@@ -70,7 +70,7 @@ def _all_referred(cluster: Cluster, pod: Pod, container: Container) -> None:
             _referred(cluster, pod, variable.value_from)
 
 
-def faults(cluster: Cluster, pod: Pod) -> dict[str, str]:
+def container_config_errors(cluster: Cluster, pod: Pod) -> dict[str, str]:
     """Container → why it cannot be started, in the kubelet's words."""
     found: dict[str, str] = {}
     for container in pod.spec.all_containers:

@@ -21,9 +21,9 @@ from kubenetlab.controllers.wake import Wake
 WATCHES: Final[tuple[Kind, ...]] = (Node, Pod)
 
 SOURCE = "taint-eviction-controller"
-DEFAULT_SECONDS = 300
+DEFAULT_TOLERATION_S = 300
 _DEFAULTS: Final = tuple(
-    Toleration(key, "Exists", effect="NoExecute", toleration_seconds=DEFAULT_SECONDS)
+    Toleration(key, "Exists", effect="NoExecute", toleration_seconds=DEFAULT_TOLERATION_S)
     for key in (NOT_READY_TAINT, "node.kubernetes.io/unreachable")
 )
 

@@ -21,7 +21,7 @@ EVENT_TTL_S = 3600.0
 MIN_EVENTS: Final = 2_000
 EVENTS_PER_POD: Final = 10
 """There are at most as many events as the larger of the two allows; a pod that comes up has six. Kubernetes has no such bound."""
-KEPT: Final = 0.75
+KEPT_FRACTION: Final = 0.75
 """Part of the bound that is left when it was exceeded: not each new event shall cost an old one."""
 
 WATCHES: Final[tuple[Kind, ...]] = (*SERVED, Attachment, PodRuntimeStatus, Termination)
@@ -92,4 +92,6 @@ def _old_events(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
     most = max(MIN_EVENTS, EVENTS_PER_POD * len(cluster.all(Pod)))
     if len(cluster.all(Event)) > most:
         by_time = sorted(cluster.all(Event), key=lambda event: event.last_timestamp or "")
-        yield from (deletion(event) for event in by_time[: len(by_time) - int(KEPT * most)])
+        yield from (
+            deletion(event) for event in by_time[: len(by_time) - int(KEPT_FRACTION * most)]
+        )

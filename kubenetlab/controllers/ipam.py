@@ -23,11 +23,11 @@ from kubenetlab.controllers.events import event, is_recorded
 
 WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, NetworkFacts, Node, Pod, Attachment)
 
-FIRST = 2
+FIRST_POD_NUMBER = 2
 """The first number in a node's range that a pod may have."""
 
 
-class Refused(Struct, frozen=True):
+class AllocationFailure(Struct, frozen=True):
     """Why a pod gets no address, in the plugin's words."""
 
     message: str
@@ -60,7 +60,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                 if pod.wanted_addresses
                 else _free(cluster, pod, node, pool, last.get(place, ()), taken)
             )
-            if isinstance(found, Refused):
+            if isinstance(found, AllocationFailure):
                 yield from _refused(cluster, pod, node, facts.plugin, found, now)
                 continue
             taken |= dict.fromkeys(found, f"pod {pod.full_name}")
@@ -118,7 +118,7 @@ def _free(
     pool: Pool | None,
     last: Sequence[str],
     taken: Container[str],
-) -> tuple[str, ...] | Refused:
+) -> tuple[str, ...] | AllocationFailure:
     """One free address of each of the node's ranges."""
     named = pod.metadata.annotations.get(POOL_ANNOTATION)
     if named is not None and (pool is None or not pool.serves(node.name)):
@@ -130,7 +130,7 @@ def _free(
             )
             or "none"
         )
-        return Refused(f'node {node.name} has no address pool "{named}"; it has: {known}')
+        return AllocationFailure(f'node {node.name} has no address pool "{named}"; it has: {known}')
     others = [
         other
         for other in cluster.config.networking.ipam.pools
@@ -142,7 +142,9 @@ def _free(
     ):
         subnet = ip.network(cidr)
         first, end = (
-            (pool.first, pool.last + 1) if pool is not None else (FIRST, subnet.num_addresses - 1)
+            (pool.first, pool.last + 1)
+            if pool is not None
+            else (FIRST_POD_NUMBER, subnet.num_addresses - 1)
         )
         end = min(end, subnet.num_addresses - 1)
         candidates = (
@@ -154,7 +156,7 @@ def _free(
             (text for candidate in candidates if (text := str(candidate)) not in taken), None
         )
         if address is None:
-            return Refused(
+            return AllocationFailure(
                 f"failed to allocate for range 0: no IP addresses available in range set: {subnet[max(1, first - 1)] if pool is None else subnet[first]}-{subnet[end - 1]}"
             )
         found.append(address)
@@ -167,7 +169,7 @@ def _is_kept(address: object, subnet: Network, pools: Sequence[Pool]) -> bool:
     return any(pool.first <= number <= pool.last for pool in pools)
 
 
-def _asked_for(pod: Pod, node: Node, taken: dict[str, str]) -> tuple[str, ...] | Refused:
+def _asked_for(pod: Pod, node: Node, taken: dict[str, str]) -> tuple[str, ...] | AllocationFailure:
     """The addresses that the pod's annotation names, in the order of the node's families."""
     wanted = [ip_address(address) for address in pod.wanted_addresses]
     found: list[str] = []
@@ -175,21 +177,23 @@ def _asked_for(pod: Pod, node: Node, taken: dict[str, str]) -> tuple[str, ...] |
         subnet = ip.network(cidr)
         address = next((address for address in wanted if address.version == subnet.version), None)
         if address is None:
-            return Refused(
+            return AllocationFailure(
                 f"the pod asks for {', '.join(pod.wanted_addresses)}, and for no IPv{subnet.version} address"
             )
         if address not in subnet or address in (subnet[0], subnet[1], subnet[-1]):
-            return Refused(
-                f"requested address {address} is not one of {subnet[FIRST]}-{subnet[-2]}, the pods' on node {node.name}"
+            return AllocationFailure(
+                f"requested address {address} is not one of {subnet[FIRST_POD_NUMBER]}-{subnet[-2]}, the pods' on node {node.name}"
             )
         if str(address) in taken:
-            return Refused(f"requested address {address} is in use by {taken[str(address)]}")
+            return AllocationFailure(
+                f"requested address {address} is in use by {taken[str(address)]}"
+            )
         found.append(str(address))
     return tuple(found)
 
 
 def _refused(
-    cluster: Cluster, pod: Pod, node: Node, plugin: str, why: Refused, now: float
+    cluster: Cluster, pod: Pod, node: Node, plugin: str, why: AllocationFailure, now: float
 ) -> Iterator[Change]:
     message = f'Failed to create pod sandbox: plugin type="{plugin}" failed (add): {why.message}'
     if not is_recorded(cluster, pod, "FailedCreatePodSandBox", message):

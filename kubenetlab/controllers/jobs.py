@@ -19,7 +19,7 @@ from kubenetlab.api.batch import (
 from kubenetlab.api.meta import Condition, seconds, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
-from kubenetlab.controllers.children import created, deleted, new_pod
+from kubenetlab.controllers.children import create_pod, delete_pod, new_pod
 from kubenetlab.controllers.events import event
 from kubenetlab.controllers.naming import child_name
 from kubenetlab.controllers.serials import Serials
@@ -30,7 +30,7 @@ SOURCE = "job-controller"
 WATCHES: Final[tuple[Kind, ...]] = (Job, Pod)
 
 FIRST_BACK_OFF_S = 10
-LONGEST_BACK_OFF_S = 600
+MAX_BACK_OFF_S = 600
 
 
 class _Pods(Struct, frozen=True):
@@ -66,7 +66,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
         ended = _ended(job, pods, now)
         if ended is not None:
             for pod in pods.active:
-                yield from deleted(cluster, job, pod, SOURCE, now)
+                yield from delete_pod(cluster, job, pod, SOURCE, now)
             yield event(
                 cluster,
                 job,
@@ -137,7 +137,7 @@ def _next(
         )
     wanted = 0 if job.spec.suspend else _wanted(job, pods)
     for pod in pods.active[wanted:]:
-        yield from deleted(cluster, job, pod, SOURCE, now)
+        yield from delete_pod(cluster, job, pod, SOURCE, now)
     missing = wanted - len(pods.active)
     if missing <= 0:
         return
@@ -154,7 +154,7 @@ def _next(
         base = job.name if index is None else f"{job.name}-{index}"
         name, serials[job] = child_name(base, serials[job], taken, job.namespace)
         taken.add(name)
-        yield from created(cluster, job, _pod(job, name, index, serials, now), SOURCE, now)
+        yield from create_pod(cluster, job, _pod(job, name, index, serials, now), SOURCE, now)
 
 
 def _wanted(job: Job, pods: _Pods) -> int:
@@ -181,7 +181,7 @@ def _back_off_until(pods: _Pods) -> float:
     last_success = max(map(_finished_at, pods.succeeded), default=0.0)
     failures = [end for pod in pods.failed if (end := _finished_at(pod)) > last_success]
     return (
-        max(failures) + min(FIRST_BACK_OFF_S * 2 ** min(len(failures) - 1, 10), LONGEST_BACK_OFF_S)
+        max(failures) + min(FIRST_BACK_OFF_S * 2 ** min(len(failures) - 1, 10), MAX_BACK_OFF_S)
         if failures
         else 0.0
     )

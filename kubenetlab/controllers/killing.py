@@ -17,7 +17,12 @@ from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers.events import event
-from kubenetlab.controllers.stopping import failed_hook, grace_s, runs_pre_stop, termination_of
+from kubenetlab.controllers.stopping import (
+    failed_pre_stop_events,
+    grace_s,
+    runs_pre_stop,
+    termination_of,
+)
 from kubenetlab.controllers.wake import Wake
 
 KILLING_PROBES: Final = ("startup", "liveness")
@@ -153,5 +158,5 @@ def record_kills(
         yield structs.replace(base, killed=after)
     for container in pod.spec.long_running_containers:
         if container.name in kills:
-            yield from failed_hook(cluster, pod, container, seen, now)
+            yield from failed_pre_stop_events(cluster, pod, container, seen, now)
     yield from (Wake(kill.at + grace_s(pod)) for kill in after.values())

@@ -25,7 +25,7 @@ from kubenetlab.controllers.pod_events import (
     unhealthy_events,
 )
 from kubenetlab.controllers.pod_status import pod_status
-from kubenetlab.controllers.stopping import has_stopped, stop
+from kubenetlab.controllers.stopping import advance_termination, has_stopped
 from kubenetlab.controllers.wake import Wake
 
 WATCHES: Final[tuple[Kind, ...]] = (
@@ -63,7 +63,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
             if has_stopped(pod, seen, now):
                 yield deletion(pod)
                 continue
-            yield from stop(cluster, pod, seen, now)
+            yield from advance_termination(cluster, pod, seen, now)
         if node is None:
             continue
         kills = kills_after_hooks(cluster, pod, seen)

@@ -34,15 +34,15 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     taken = {
         address
         for service in cluster.all(Service)
-        if is_ours(service)
+        if is_managed(service)
         for address in service.load_balancer_ips
     }
     for service in sorted(
         cluster.all(Service), key=lambda service: not service.spec.load_balancer_ip
     ):  # those with a wish first
-        wanted = tuple(_addresses(service, taken)) if is_ours(service) else ()
+        wanted = tuple(_addresses(service, taken)) if is_managed(service) else ()
         taken |= set(wanted)
-        if is_ours(service) and len(wanted) < len(service.spec.ip_families):
+        if is_managed(service) and len(wanted) < len(service.spec.ip_families):
             yield from _failed(cluster, service, now)
         ip_mode: IpMode = (
             "Proxy" if service.metadata.annotations.get(IP_MODE_ANNOTATION) == "Proxy" else "VIP"
@@ -80,7 +80,7 @@ def _failed(cluster: Cluster, service: Service, now: float) -> Iterator[Change]:
         yield event(cluster, service, "Warning", "SyncLoadBalancerFailed", message, SOURCE, now)
 
 
-def is_ours(service: Service) -> bool:
+def is_managed(service: Service) -> bool:
     """True when the lab's load balancer takes care of a Service."""
     return service.spec.type == "LoadBalancer" and not service.spec.load_balancer_class
 

@@ -42,7 +42,7 @@ def needs_health_check(spec: ServiceSpec) -> bool:
     return spec.type == "LoadBalancer" and spec.external_traffic_policy == "Local"
 
 
-def completed(service: Service, taken: Mapping[int, str]) -> tuple[Service, list[Finding]]:
+def allocate(service: Service, taken: Mapping[int, str]) -> tuple[Service, list[Finding]]:
     """The Service with its node ports; `taken` says whose each number is."""
     spec = service.spec
     if not has_node_ports(spec):
@@ -89,7 +89,7 @@ def completed(service: Service, taken: Mapping[int, str]) -> tuple[Service, list
     return structs.replace(service, spec=spec), findings
 
 
-def carried_over(old: Service, new: Service) -> Service:
+def keep_allocations(old: Service, new: Service) -> Service:
     """The new Service with the node ports that it leaves open as they were: those of ports that are there still."""
     before, spec = old.spec, new.spec
     if not (has_node_ports(before) and has_node_ports(spec)):
@@ -109,7 +109,7 @@ def carried_over(old: Service, new: Service) -> Service:
     )
 
 
-def forbidden(old: Service, new: Service) -> Iterator[Finding]:
+def forbidden_changes(old: Service, new: Service) -> Iterator[Finding]:
     """What may not change in a Service that exists. Source: pkg/apis/core/validation ValidateServiceUpdate (1.33)."""
     before, spec = old.spec, new.spec
     if (

@@ -9,7 +9,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.validate.node_ranges import RangeFault, range_faults
 
 
-def asked_ranges(cluster: Cluster) -> dict[str, tuple[str, ...]]:
+def requested_ranges(cluster: Cluster) -> dict[str, tuple[str, ...]]:
     """The ranges that nodes bring with them, by their own documents or by the Cluster's; none for those that take the next free ones."""
     asked = {}
     for node, name in zip(cluster.config.nodes, cluster.config.node_names, strict=True):
@@ -18,9 +18,9 @@ def asked_ranges(cluster: Cluster) -> dict[str, tuple[str, ...]]:
     return asked
 
 
-def refused_ranges(cluster: Cluster) -> Iterator[RangeFault]:
+def rejected_ranges(cluster: Cluster) -> Iterator[RangeFault]:
     """What speaks against the ranges asked for: a node that is there keeps its own."""
-    asked = asked_ranges(cluster)
+    asked = requested_ranges(cluster)
     there = {name: node.spec.pod_cidrs for name in asked if (node := cluster.node(name))}
     for name, ranges in there.items():
         if asked[name] and asked[name] != ranges:

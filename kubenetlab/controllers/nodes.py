@@ -17,7 +17,7 @@ from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.api.validate.node_ranges import free_ranges
 from kubenetlab.controllers.admission import make_uid
 from kubenetlab.controllers.ipam import network
-from kubenetlab.controllers.node_ranges import asked_ranges
+from kubenetlab.controllers.node_ranges import requested_ranges
 
 WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, NetworkFacts, Node, NodeReport, NodeSettings)
 
@@ -37,7 +37,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         yield from (deletion(obj) for obj in cluster.all(kind) if obj.name not in names)
     known = [node for name in names if (node := cluster.node(name))]
     taken = {address for node in known for address in node.addresses}
-    wanted = asked_ranges(cluster)
+    wanted = requested_ranges(cluster)
     asked_for = [cidr for cidrs in wanted.values() for cidr in cidrs]
     taken_ranges = [
         ip.network(cidr)

@@ -23,7 +23,7 @@ _NODE_AFFINITY: Path = (
 )
 
 
-def forbidden(old: Pod, new: Pod) -> Iterator[Finding]:
+def forbidden_changes(old: Pod, new: Pod) -> Iterator[Finding]:
     """Yield a finding for every forbidden change of a pod's spec.
 
     Images may change, tolerations may be added and scheduling gates removed. While a pod has scheduling gates its

@@ -16,7 +16,7 @@ from kubenetlab.api.pods import (
 )
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers.containers import (
-    CHANGED,
+    CHANGED_MESSAGE,
     CONFIG_ERROR,
     CRASH_LOOP,
     how_it_ended,
@@ -101,7 +101,7 @@ def status_events(
             and (old is None or old.state != container.state)
         ):
             yield event(cluster, pod, "Warning", "Failed", f"Error: {waits.message}", source, now)
-        if ended is not None and ended.message == CHANGED:
+        if ended is not None and ended.message == CHANGED_MESSAGE:
             message = f"Container {container.name} definition changed, will be restarted"
             yield event(cluster, pod, "Normal", "Killing", message, source, now)
     if status.message and status.message != pod.status.message:

@@ -24,11 +24,11 @@ from kubenetlab.api.pods import (
 )
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import (
-    statuses,
-    unfinished,
-    with_pod_ended,
+    container_statuses,
+    incomplete_init_containers,
+    terminated_with_pod,
 )
-from kubenetlab.controllers.environment import faults
+from kubenetlab.controllers.environment import container_config_errors
 from kubenetlab.controllers.faults import what_stops
 from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.controllers.scheduler import SCHEDULED
@@ -51,12 +51,18 @@ def pod_status(
     is_initialized = has_sandbox and initialized is not None and initialized.status == "True"
     stopping = what_stops(cluster, pod)
     why = stopping.title if stopping is not None else ""
-    first, containers = statuses(
-        pod, seen, now, faults(cluster, pod), kills, is_initialized=is_initialized, stopped=why
+    first, containers = container_statuses(
+        pod,
+        seen,
+        now,
+        container_config_errors(cluster, pod),
+        kills,
+        is_initialized=is_initialized,
+        stopped=why,
     )
     phase = _phase(pod, first, containers, has_sandbox)
     if phase in ("Succeeded", "Failed"):
-        first = [with_pod_ended(status, now) for status in first]
+        first = [terminated_with_pod(status, now) for status in first]
     addresses: tuple[str, ...] = ()
     if has_sandbox and pod.status.phase != "Failed":
         attachment = attachment_of(cluster, pod)
@@ -118,7 +124,9 @@ def _conditions(
     is_initialized: bool,
     now: float,
 ) -> tuple[Condition, ...]:
-    waiting_for = [] if is_initialized else unfinished(pod.spec.init_containers, first)
+    waiting_for = (
+        [] if is_initialized else incomplete_init_containers(pod.spec.init_containers, first)
+    )
     sidecars = [
         status
         for container, status in zip(pod.spec.init_containers, first, strict=True)
@@ -134,8 +142,8 @@ def _conditions(
     containers_ready = _condition("ContainersReady", not unready, reason, message)
     ready = structs.replace(containers_ready, type="Ready")
     given = conditions_in(pod.metadata.annotations.get(CONDITIONS_ANNOTATION, ""))
-    if not unready and (faults := _gate_faults(pod, given)):
-        ready = _condition("Ready", False, GATES_NOT_READY, ", ".join(faults))
+    if not unready and (messages := _gate_messages(pod, given)):
+        ready = _condition("Ready", False, GATES_NOT_READY, ", ".join(messages))
     wanted = (
         _condition("PodReadyToStartContainers", has_sandbox),
         _condition(
@@ -152,22 +160,22 @@ def _conditions(
     return tuple(_dated(condition, pod, now) for condition in wanted)
 
 
-def _gate_faults(pod: Pod, given: Sequence[Condition]) -> list[str]:
+def _gate_messages(pod: Pod, given: Sequence[Condition]) -> list[str]:
     """Return a sentence for each readiness gate of a pod whose condition is not True, in upstream's words.
 
     The annotation that makes a pod unready counts as a gate. Source: pkg/kubelet/status/generate.go (GeneratePodReadyCondition).
     """
-    statuses: dict[str, str] = {condition.type: condition.status for condition in given}
+    gate_statuses: dict[str, str] = {condition.type: condition.status for condition in given}
     gates = [gate.condition_type for gate in pod.spec.readiness_gates]
     if pod.metadata.annotations.get(READY_ANNOTATION) == "false":
         gates.append(READY_ANNOTATION)
-        statuses[READY_ANNOTATION] = "False"
+        gate_statuses[READY_ANNOTATION] = "False"
     return [
-        f'the status of pod readiness gate "{gate}" is not "True", but {statuses[gate]}'
-        if gate in statuses
+        f'the status of pod readiness gate "{gate}" is not "True", but {gate_statuses[gate]}'
+        if gate in gate_statuses
         else f'corresponding condition of pod readiness gate "{gate}" does not exist.'
         for gate in gates
-        if statuses.get(gate) != "True"
+        if gate_statuses.get(gate) != "True"
     ]
 
 

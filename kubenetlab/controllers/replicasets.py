@@ -12,7 +12,7 @@ from kubenetlab.api.apps import ReplicaSet, ReplicaSetStatus, ReplicationControl
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.admission import make_uid
-from kubenetlab.controllers.children import adopted, created, deleted, new_pod, orphans
+from kubenetlab.controllers.children import adopt_pod, create_pod, delete_pod, new_pod, unowned_pods
 from kubenetlab.controllers.naming import child_name
 from kubenetlab.controllers.serials import Serials
 from kubenetlab.controllers.wake import Wake
@@ -32,8 +32,8 @@ def reconcile(cluster: Cluster, now: float, burst: int | None = None) -> Iterato
     serials = Serials(cluster)
     sets: Iterable[Replicated] = (*cluster.all(ReplicaSet), *cluster.all(ReplicationController))
     for replica_set in sets:
-        strays = orphans(cluster, replica_set, replica_set.spec.selector)
-        yield from (adopted(pod, replica_set) for pod in strays)
+        strays = unowned_pods(cluster, replica_set, replica_set.spec.selector)
+        yield from (adopt_pod(pod, replica_set) for pod in strays)
         owned = [
             *(pod for pod in cluster.owned_by(Pod, replica_set) if not pod.is_finished),
             *strays,
@@ -58,14 +58,14 @@ def reconcile(cluster: Cluster, now: float, burst: int | None = None) -> Iterato
                 now,
                 {},
             )
-            yield from created(cluster, replica_set, pod, SOURCE, now)
+            yield from create_pod(cluster, replica_set, pod, SOURCE, now)
         if not strays:
             excess = max(0, len(active) - wanted)
             if burst is not None and excess > burst:
                 excess = burst
                 yield Wake(now)
             for pod in _ranked_for_removal(active)[:excess]:
-                yield from deleted(cluster, replica_set, pod, SOURCE, now)
+                yield from delete_pod(cluster, replica_set, pod, SOURCE, now)
         status = _status(replica_set, active)
         if status != replica_set.status:
             yield structs.replace(replica_set, status=status)

@@ -21,7 +21,7 @@ from kubenetlab.controllers.events import event
 from kubenetlab.controllers.scheduler_filters import (
     NodeAssignments,
     domain_counts,
-    misfits,
+    rejections,
     spread_constraints,
 )
 
@@ -45,7 +45,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         (_family(pod), node) for node, pods in placed.pods.items() for pod in pods
     )
     for pod in waiting:
-        reasons = misfits(pod, placed)
+        reasons = rejections(pod, placed)
         fitting = [node for node in placed.nodes if node.name not in reasons]
         if not fitting:
             yield from _unschedulable(cluster, pod, list(reasons.values()), now)

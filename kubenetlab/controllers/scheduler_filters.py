@@ -19,7 +19,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes import NOT_READY_TAINT
 
 Filter = Callable[[Pod, Node, "NodeAssignments"], str | None]
-Concern = Callable[[Pod, "NodeAssignments"], bool]
+AppliesTo = Callable[[Pod, "NodeAssignments"], bool]
 """Whether a filter has anything to say of a pod, on whichever node."""
 
 _ALL_ADDRESSES = ("", "0.0.0.0", "::")
@@ -49,7 +49,9 @@ class NodeAssignments:
     def misfits_of_spec(self, pod: Pod) -> dict[str, str]:
         """The nodes from which all pods of this spec are kept, whoever else is there, and why."""
         if id(pod.spec) not in self._of_specs:
-            reasons = ((node.name, _first_reason(OF_SPEC, pod, node, self)) for node in self.nodes)
+            reasons = (
+                (node.name, _first_reason(SPEC_FILTERS, pod, node, self)) for node in self.nodes
+            )
             self._of_specs[id(pod.spec)] = (
                 pod.spec,
                 {name: reason for name, reason in reasons if reason is not None},
@@ -74,9 +76,9 @@ class NodeAssignments:
                 yield from self.pods[other.name]
 
 
-def misfits(pod: Pod, placed: NodeAssignments) -> dict[str, str]:
+def rejections(pod: Pod, placed: NodeAssignments) -> dict[str, str]:
     """The nodes that the pod cannot run on, and why, in the scheduler's words."""
-    concerned = [filter_ for filter_, is_concerned in OF_POD if is_concerned(pod, placed)]
+    concerned = [filter_ for filter_, is_concerned in POD_FILTERS if is_concerned(pod, placed)]
     of_spec = placed.misfits_of_spec(pod)
     if not concerned:
         return of_spec
@@ -270,8 +272,8 @@ def _anti_affinity(pod: Pod) -> tuple[PodAffinityTerm, ...]:
     return pod.spec.affinity.pod_anti_affinity.required_during_scheduling_ignored_during_execution
 
 
-OF_SPEC: Final[tuple[Filter, ...]] = (_unschedulable, _taints, _node_affinity)
-OF_POD: Final[tuple[tuple[Filter, Concern], ...]] = (
+SPEC_FILTERS: Final[tuple[Filter, ...]] = (_unschedulable, _taints, _node_affinity)
+POD_FILTERS: Final[tuple[tuple[Filter, AppliesTo], ...]] = (
     (_addresses, lambda pod, _: bool(pod.wanted_addresses)),
     (_ports, lambda pod, _: bool(pod.spec.host_ports)),
     (_spread, lambda pod, _: bool(pod.spec.topology_spread_constraints)),

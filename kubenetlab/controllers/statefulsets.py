@@ -19,7 +19,7 @@ from kubenetlab.api.apps import (
 )
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
-from kubenetlab.controllers.children import created, deleted, new_pod
+from kubenetlab.controllers.children import create_pod, delete_pod, new_pod
 from kubenetlab.controllers.naming import template_hash
 from kubenetlab.controllers.serials import Serials
 
@@ -57,9 +57,9 @@ def _next(
     for name in names:
         pod = pods.get(name)
         if pod is not None and pod.is_finished and not pod.is_terminating:
-            yield from deleted(cluster, stateful_set, pod, SOURCE, now)
+            yield from delete_pod(cluster, stateful_set, pod, SOURCE, now)
         if pod is None:
-            yield from created(
+            yield from create_pod(
                 cluster, stateful_set, _pod(stateful_set, name, revision, serials, now), SOURCE, now
             )
         if is_ordered and (pod is None or pod.is_terminating or not pod.is_ready):
@@ -68,7 +68,7 @@ def _next(
         (pod for name, pod in pods.items() if name not in names), key=_ordinal, reverse=True
     ):
         if not pod.is_terminating:
-            yield from deleted(cluster, stateful_set, pod, SOURCE, now)
+            yield from delete_pod(cluster, stateful_set, pod, SOURCE, now)
         if is_ordered:
             return
     yield from _update(
@@ -88,7 +88,7 @@ def _update(
         if _ordinal(pod) < least or pod.is_terminating:
             return
         if pod.labels.get(CONTROLLER_REVISION_LABEL) != revision:
-            yield from deleted(cluster, stateful_set, pod, SOURCE, now)
+            yield from delete_pod(cluster, stateful_set, pod, SOURCE, now)
             return
         if not pod.is_ready:
             return

@@ -18,7 +18,7 @@ from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers.events import event, is_recorded
 from kubenetlab.controllers.wake import Wake
 
-LEAST_GRACE_S = 2.0
+MIN_GRACE_S = 2.0
 """What a container has left after a preStop hook that took all the time."""
 
 
@@ -33,12 +33,14 @@ def has_stopped(pod: Pod, seen: PodRuntimeStatus, now: float) -> bool:
     return seen.is_detached and (now >= _deadline(pod, seen) or not is_awaited)
 
 
-def stop(cluster: Cluster, pod: Pod, seen: PodRuntimeStatus, now: float) -> Iterator[Change | Wake]:
+def advance_termination(
+    cluster: Cluster, pod: Pod, seen: PodRuntimeStatus, now: float
+) -> Iterator[Change | Wake]:
     """Take a terminating pod one step further: record which containers get SIGTERM, and when to look again."""
     hooked, pending = _hooked(pod), _pending(pod, seen, now)
     if hooked:
         for container in hooked:
-            yield from failed_hook(cluster, pod, container, seen, now)
+            yield from failed_pre_stop_events(cluster, pod, container, seen, now)
         signalled = tuple(container.name for container in hooked if container.name not in pending)
         known = termination_of(cluster, pod)
         if known is None or known.signalled != signalled:
@@ -107,11 +109,11 @@ def _deadline(pod: Pod, seen: PodRuntimeStatus) -> float:
         if run is not None and run.state == "running":
             hook = seen.hook(container.name, "preStop", run.attempt)
             hook_ended = min(hook.at, _grace_ends(pod)) if hook is not None else _grace_ends(pod)
-            end = max(end, hook_ended + LEAST_GRACE_S)
+            end = max(end, hook_ended + MIN_GRACE_S)
     return end
 
 
-def failed_hook(
+def failed_pre_stop_events(
     cluster: Cluster, pod: Pod, container: Container, seen: PodRuntimeStatus, now: float
 ) -> Iterator[Change]:
     """Yield the event that says why the preStop hook of a container failed."""

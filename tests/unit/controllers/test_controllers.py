@@ -14,7 +14,7 @@ from kubenetlab.api.lab import Attachment, PodRuntimeStatus
 from kubenetlab.api.render import render
 from kubenetlab.controllers import Controllers
 from kubenetlab.controllers.events import event
-from kubenetlab.controllers.garbage import KEPT, MIN_EVENTS
+from kubenetlab.controllers.garbage import KEPT_FRACTION, MIN_EVENTS
 from kubenetlab.controllers.naming import ALPHABET
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import ManifestError
@@ -326,7 +326,7 @@ def test_events_have_a_ceiling() -> None:
             [event(cluster, web, "Normal", "Churn", f"number {number}", "test", NOW + number / 10)]
         )
     after = settled(cluster, NOW + MIN_EVENTS / 10)
-    assert len(after.all(Event)) == KEPT * MIN_EVENTS
+    assert len(after.all(Event)) == KEPT_FRACTION * MIN_EVENTS
     messages = {found.message for found in after.all(Event)}
     assert f"number {MIN_EVENTS}" in messages
     assert "number 0" not in messages

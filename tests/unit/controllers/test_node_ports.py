@@ -10,7 +10,7 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.validate.services import NODE_PORTS
-from kubenetlab.controllers.node_ports import STATIC_BAND, completed, node_ports_of
+from kubenetlab.controllers.node_ports import STATIC_BAND, allocate, node_ports_of
 from kubenetlab.datapath import plan
 from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.rules.nftables import Chain, Collection, Element, Table
@@ -132,7 +132,7 @@ def test_the_last_free_number_is_found(free: set[int]) -> None:
     """Wherever it is; and when there is none it is said."""
     (wanting,) = (entry.object for entry in loaded(service(type="NodePort")).entries)
     assert isinstance(wanting, Service)
-    made, findings = completed(
+    made, findings = allocate(
         wanting, dict.fromkeys(set(NODE_PORTS) - free, "Service default/other")
     )
     if free:
