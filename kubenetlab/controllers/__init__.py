@@ -1,9 +1,18 @@
-"""What Kubernetes adds: controllers turn a store into the store that Kubernetes would make of it.
+"""The controllers of the control plane and of the nodes, as pure functions of the store.
 
-Each controller is a module with `WATCHES` (the kinds it looks at) and `reconcile(cluster, now)`, which yields objects as they
-should be, deletions, and the time at which it wants to be asked again. They know nothing of one another: what one writes, the
-next reads, until nobody has anything to add. One with `CONVERGES_IN_ONE_PASS` would add nothing to what it has just written itself.
-One with `IN_BURSTS` takes a third argument, how much it may add at a time (None: all), and wakes at once where that was not enough.
+Each controller is a module with two names:
+
+- `WATCHES`: the kinds it reads. While no object of these kinds changes, it does not run.
+- `reconcile(cluster, now)`: yields objects in their desired state, deletions, and `Wake`s for
+  the times at which it must run again.
+
+Controllers do not call each other. What one writes, the next one reads, until none changes the
+store. Two optional constants change how a controller runs:
+
+- `CONVERGES_IN_ONE_PASS`: a second run right after the first would change nothing, so the
+  controller does not run for its own changes.
+- `IN_BURSTS`: `reconcile` takes a third argument, the maximum number of pods it creates or deletes
+  for each workload in one run (None: no limit). It yields a `Wake` for `now` when more remain.
 """
 
 from __future__ import annotations
@@ -37,15 +46,15 @@ from kubenetlab.controllers.wake import Wake
 from kubenetlab.errors import BugError
 
 MAX_ROUNDS = 30
-"""More rounds than any honest chain of controllers needs."""
+"""Maximum number of passes over all controllers before `Controllers.run` gives up."""
 
 
 class Controller(Protocol):
-    """What each module of this package is."""
+    """Interface of each module in `CONTROLLERS`."""
 
     @property
     def WATCHES(self) -> tuple[Kind, ...]:  # noqa: N802 (a module's constant)
-        """The kinds it looks at: while none of them changes, it need not be asked."""
+        """Kinds that the controller reads."""
 
     def reconcile(self, cluster: Cluster, now: float) -> Iterator[Change | Wake]: ...
 
@@ -53,78 +62,94 @@ class Controller(Protocol):
 CONTROLLERS: Final[tuple[Any, ...]] = (
     namespaces, addons, kube_proxy, nodes, faults, deployments, replicasets, statefulsets, daemonsets, jobs, scheduler, evictions, ipam, kubelet, loadbalancers, endpointslices, endpoints, garbage,
 )  # fmt: skip
-"""In the order of a pod's life. Each is a Controller."""
+"""All controllers, in the order of a pod's life. Each is a `Controller`."""
 
 
 def run(cluster: Cluster, now: float) -> tuple[Cluster, float | None]:
-    """The store once every controller is content, and when to run again although nothing changed (None: never)."""
+    """Run new controllers until none of them changes the store.
+
+    Return the store, and the time of the next `Wake` in seconds since 1970 (None: no `Wake`).
+    Raises BugError when the controllers do not come to rest.
+    """
     return Controllers().run(cluster, now)
 
 
 BURST: Final = 100
-"""Pods that a workload gets at a time in a lab that runs: clients are answered between two bursts.
+"""Maximum number of pods created or deleted per workload and run in a running lab.
 
-Source: pkg/controller/replicaset BurstReplicas, which is 500 there.
+The agent answers clients between two bursts.
+Source: k8s.io/kubernetes pkg/controller/replicaset (BurstReplicas, which is 500 there).
 """
 
 
 class Controllers:
-    """The controllers with their memory: who sees what it saw the last time is not asked again before the time that it named."""
+    """The controllers with the snapshots that they saw last.
+
+    A controller runs again only when an object that it watches has changed or its `Wake` is due.
+    """
 
     def __init__(self, burst: int | None = None) -> None:
-        """`burst` bounds how many pods a run makes for each workload; a run that could not make all asks for the next one at once."""
+        """Create controllers that have not seen any store.
+
+        burst: maximum number of pods created or deleted per workload and run; None for no limit.
+        """
         self._burst = burst
         self._seen: dict[str, tuple[Any, ...]] = {}
         self._wakes: dict[str, float | None] = {}
 
     def copy(self) -> Controllers:
-        """Others with the same memory: for a store that may yet be refused."""
-        found = Controllers(self._burst)
-        found._seen, found._wakes = dict(self._seen), dict(self._wakes)
-        return found
+        """Return a copy that can run on a store which may still be rejected."""
+        copy = Controllers(self._burst)
+        copy._seen, copy._wakes = dict(self._seen), dict(self._wakes)
+        return copy
 
     def run(self, cluster: Cluster, now: float) -> tuple[Cluster, float | None]:
-        """The store once every controller is content, and when to run again although nothing changed (None: never).
+        """Run the controllers until none of them changes the store.
 
-        Raises BugError, naming the controllers, when they never come to rest.
+        Return the store, and the time of the next `Wake` in seconds since 1970 (None: no `Wake`).
+        Raises BugError, naming the controllers, when they do not come to rest.
         """
         due = {name for name, at in self._wakes.items() if at is not None and at <= now}
         paused: set[str] = set()
         for _ in range(MAX_ROUNDS):
-            busy = []
+            changed = []
             for controller in CONTROLLERS:
-                name = controller.__name__.rpartition(".")[2]
-                if name in paused:
+                name = _name_of(controller)
+                if name in paused or not (name in due or self._has_changes(controller, cluster)):
                     continue
-                snapshot = cluster.snapshot(controller.WATCHES)
-                is_known = name in self._seen and all(
-                    a is b for a, b in zip(self._seen[name], snapshot, strict=True)
-                )
-                if is_known and name not in due:
-                    continue
-                results = list(
-                    controller.reconcile(cluster, now, self._burst)
-                    if hasattr(controller, "IN_BURSTS")
-                    else controller.reconcile(cluster, now)
-                )
-                self._wakes[name] = min(
-                    (result.at for result in results if isinstance(result, Wake)), default=None
-                )
-                after = cluster.with_changes(
-                    result for result in results if not isinstance(result, Wake)
-                )
-                self._seen[name] = snapshot
                 due.discard(name)
+                before, cluster = cluster, self._reconcile(controller, cluster, now)
+                if cluster is not before:
+                    changed.append(name)
                 if hasattr(controller, "IN_BURSTS") and (self._wakes[name] or math.inf) <= now:
-                    paused.add(name)
-                if after is not cluster:
-                    busy.append(name)
-                    cluster = after
-                    if getattr(controller, "CONVERGES_IN_ONE_PASS", False):
-                        self._seen[name] = cluster.snapshot(controller.WATCHES)
-                        cluster.since(name, controller.WATCHES)  # its own words are no news to it
-            if not busy:
-                return cluster, min(
-                    (at for at in self._wakes.values() if at is not None), default=None
-                )
-        raise BugError(f"the controllers {', '.join(busy)} never come to rest")
+                    paused.add(name)  # the rest of the burst belongs to the next run
+            if not changed:
+                wakes = (at for at in self._wakes.values() if at is not None)
+                return cluster, min(wakes, default=None)
+        raise BugError(f"the controllers {', '.join(changed)} do not come to rest")
+
+    def _has_changes(self, controller: Any, cluster: Cluster) -> bool:
+        """Return True when an object that the controller watches has changed since its last run."""
+        seen = self._seen.get(_name_of(controller))
+        snapshot = cluster.snapshot(controller.WATCHES)
+        return seen is None or any(a is not b for a, b in zip(seen, snapshot, strict=True))
+
+    def _reconcile(self, controller: Any, cluster: Cluster, now: float) -> Cluster:
+        """Run one controller once and return the store with its changes."""
+        name = _name_of(controller)
+        arguments = (self._burst,) if hasattr(controller, "IN_BURSTS") else ()
+        results = list(controller.reconcile(cluster, now, *arguments))
+        self._wakes[name] = min(
+            (result.at for result in results if isinstance(result, Wake)), default=None
+        )
+        self._seen[name] = cluster.snapshot(controller.WATCHES)
+        after = cluster.with_changes(result for result in results if not isinstance(result, Wake))
+        if after is not cluster and getattr(controller, "CONVERGES_IN_ONE_PASS", False):
+            self._seen[name] = after.snapshot(controller.WATCHES)
+            after.since(name, controller.WATCHES)  # moves its cursor past its own changes
+        return after
+
+
+def _name_of(controller: Any) -> str:
+    """Return the last part of a controller's module name."""
+    return str(controller.__name__.rpartition(".")[2])

@@ -1,7 +1,8 @@
-"""What every cluster begins with: two namespaces, the Service `kubernetes`, and CoreDNS.
+"""Initial objects of every cluster: two namespaces, the Service `kubernetes`, and CoreDNS.
 
-Made once, when the lab is made; afterwards they are objects like all others and can be changed and deleted. Only the Service
-`kubernetes` comes back.
+`initial_objects` are admitted once, when the lab is created; afterwards users can change and
+delete them like all others. The controller reads the Cluster document and the Services, and
+creates the Service `default/kubernetes` again when it is missing, as the API server does.
 Source: kubernetes/cmd/kubeadm/app/phases/addons/dns/manifests.go (1.33).
 """
 
@@ -31,7 +32,7 @@ DNS_NAMESPACE = "kube-system"
 
 
 def initial_objects(config: ClusterConfig) -> Sequence[Resource]:
-    """The objects of an empty cluster, to be admitted before the user's."""
+    """Return the objects of an empty cluster, to be admitted before the user's."""
     network = config.networking.service_networks[0]
     return (
         Namespace(ObjectMeta(name="default")),
@@ -67,7 +68,6 @@ def initial_objects(config: ClusterConfig) -> Sequence[Resource]:
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
-    """The API server makes its own Service again when it is gone."""
     if cluster.get(Service, "default", API_SERVICE) is None and cluster.all(ClusterConfig):
         service = _api_service(cluster.config)
         service, _ = cluster_ips.allocate(service, cluster.config.networking.service_networks, {})
@@ -93,7 +93,10 @@ def _api_service(config: ClusterConfig) -> Service:
 
 
 def is_dns_coming(cluster: Cluster) -> bool:
-    """True while the DNS pods start for the first time: none is ready yet, and one has a node and has not failed."""
+    """Return True while the DNS pods start for the first time.
+
+    That is: no DNS pod is ready yet, and at least one has a node and has not failed.
+    """
     pods = cluster.select(DNS_NAMESPACE, DNS_LABELS)
     return not any(pod.is_ready for pod in pods) and any(
         pod.spec.node_name

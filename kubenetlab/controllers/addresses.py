@@ -1,4 +1,4 @@
-"""Arithmetic of address ranges: which address is whose. Pure numbers, no state.
+"""Arithmetic of address ranges: gateway, pod addresses, and cluster IPs.
 
 Source of the bands: Kubernetes KEP-3070, pkg/registry/core/service/ipallocator.
 """
@@ -14,14 +14,17 @@ Address = IPv4Address | IPv6Address
 
 
 def gateway(node_network: Network) -> Address:
-    """The address of the bridge: the first of the node's range."""
+    """Return the address of a node's bridge: the first of the node's range."""
     return node_network[1]
 
 
 def pod_addresses_after(
     node_network: Network, last: str, first: int, end: int
 ) -> Iterator[Address]:
-    """The addresses from number `first` to before number `end`, beginning behind the one given out last, round to it again."""
+    """Yield the addresses number `first` to `end - 1` of a node's range, starting after `last`.
+
+    The order is cyclic: it ends with `last`. An empty `last` starts at `first`.
+    """
     start = int(ip_address(last)) - int(node_network.network_address) + 1 if last else first
     count = end - first
     for step in range(count):
@@ -29,15 +32,18 @@ def pod_addresses_after(
 
 
 def static_band(service_network: Network) -> int:
-    """How many addresses at the beginning of the range are kept for those who ask for one: min(max(16, size/16), 256)."""
+    """Return the number of addresses, from the start of the range, reserved for explicit requests.
+
+    It is min(max(16, size/16), 256).
+    """
     return min(max(16, service_network.num_addresses // 16), 256)
 
 
 def cluster_ip_for(service_network: Network, name: str, taken: Container[str]) -> str | None:
-    """A free cluster IP for a Service, or None when the range is full.
+    """Return a free cluster IP for the Service `name`; None when the range is full.
 
-    Kubernetes draws at random above the static band and uses the band only when the rest is full; here the draw is a hash of the
-    Service's full name, so that the same manifests give the same addresses.
+    Kubernetes draws at random above the static band and uses the band only when the rest is full.
+    Here the draw is a hash of the Service's full name, so that equal manifests give equal addresses.
     """
     size = service_network.num_addresses
     last = size - 2 if service_network.version == 4 else size - 1
@@ -53,5 +59,5 @@ def cluster_ip_for(service_network: Network, name: str, taken: Container[str]) -
 
 
 def dns_address(service_network: Network) -> str:
-    """The cluster DNS's address: by convention the tenth of the range."""
+    """Return the address of the cluster DNS: by convention the tenth of the range."""
     return str(service_network[10])

@@ -1,4 +1,4 @@
-"""What every workload does with its pods: make them from a template, find its own, take in what nobody owns."""
+"""Operations that all workload controllers share: create, delete, find and adopt pods."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ from kubenetlab.controllers.termination import terminated
 
 
 def owner_reference(owner: Resource) -> OwnerReference:
-    """What a child says of its owner."""
+    """Return the reference to `owner` for the metadata of a child."""
     return OwnerReference(
         owner.api_version,
         owner.kind,
@@ -40,7 +40,11 @@ def new_pod(
     labels: Labels,
     **spec: Any,
 ) -> Pod:
-    """A pod of a workload; `labels` and fields of the spec are those that the workload adds to its template."""
+    """Return a pod of a workload.
+
+    labels: labels that the workload adds to those of its template.
+    spec: fields of the pod's spec that replace those of the template.
+    """
     meta = ObjectMeta(
         name=name,
         namespace=owner.namespace,
@@ -56,7 +60,7 @@ def new_pod(
 def create_pod(
     cluster: Cluster, owner: Resource, pod: Pod, source: str, now: float
 ) -> Iterator[Change]:
-    """A new pod, and word of it."""
+    """Yield a new pod and its event."""
     yield pod
     yield event(
         cluster, owner, "Normal", "SuccessfulCreate", f"Created pod: {pod.name}", source, now
@@ -66,7 +70,7 @@ def create_pod(
 def delete_pod(
     cluster: Cluster, owner: Resource, pod: Pod, source: str, now: float
 ) -> Iterator[Change]:
-    """A pod on its way out, and word of it."""
+    """Yield the changes that start a pod's termination, and their event."""
     yield from terminated(pod, now)
     yield event(
         cluster, owner, "Normal", "SuccessfulDelete", f"Deleted pod: {pod.name}", source, now
@@ -74,17 +78,17 @@ def delete_pod(
 
 
 def unowned_pods(cluster: Cluster, owner: Resource, selector: LabelSelector) -> list[Pod]:
-    """The pods that a workload's selector matches and nobody owns."""
-    found = cluster.select(owner.namespace, selector)
+    """Return the running pods without an owner that a workload's selector matches."""
+    pods = cluster.select(owner.namespace, selector)
     return [
         pod
-        for pod in found
+        for pod in pods
         if not (pod.metadata.owner_references or pod.is_terminating or pod.is_finished)
     ]
 
 
 def adopt_pod(pod: Pod, owner: Resource) -> Pod:
-    """The pod as the workload's own."""
+    """Return the pod with `owner` as its owner."""
     return structs.replace(
         pod, metadata=structs.replace(pod.metadata, owner_references=(owner_reference(owner),))
     )

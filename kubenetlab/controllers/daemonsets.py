@@ -1,7 +1,10 @@
-"""daemonset controller: one pod on every node that fits, also on those that ordinary pods may not come to.
+"""daemonset controller: one pod on every node that the template fits.
 
-Its pods are bound to their nodes by the controller; they tolerate what a node's own agents must tolerate.
-Source: k8s.io/kubernetes pkg/controller/daemon/{daemon_controller.go,update.go,util/daemonset_util.go} (AddOrUpdateDaemonPodTolerations).
+It reads DaemonSets, pods and nodes, and creates and deletes pods, each bound to its node by the
+controller itself. The pods tolerate the taints that a node's own agents must tolerate, so they also
+run on nodes that reject ordinary pods.
+Source: k8s.io/kubernetes pkg/controller/daemon/{daemon_controller.go,update.go,
+util/daemonset_util.go} (AddOrUpdateDaemonPodTolerations).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +41,7 @@ _TOLERATED: Final = (
     ("node.kubernetes.io/pid-pressure", "NoSchedule"),
     ("node.kubernetes.io/unschedulable", "NoSchedule"),
 )
-_TOLERATED_ON_THE_NODES_NETWORK: Final = (("node.kubernetes.io/network-unavailable", "NoSchedule"),)
+_TOLERATED_WITH_HOST_NETWORK: Final = (("node.kubernetes.io/network-unavailable", "NoSchedule"),)
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
@@ -46,8 +49,8 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     for daemon_set in cluster.all(DaemonSet):
         revision = template_hash(daemon_set.spec.template)
         tolerations = _tolerations(daemon_set.spec.template.spec)
-        fitting = [node.name for node in cluster.all(Node) if _fits(daemon_set, node, tolerations)]
-        keeping = [
+        eligible = [node.name for node in cluster.all(Node) if _fits(daemon_set, node, tolerations)]
+        may_stay = [
             node.name
             for node in cluster.all(Node)
             if _fits(daemon_set, node, tolerations, ("NoExecute",))
@@ -56,10 +59,10 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         on_node = {
             _node_of(pod): pod for pod in owned if not pod.is_terminating and not pod.is_finished
         }
-        going = {_node_of(pod) for pod in owned if pod.is_terminating}
+        terminating = {_node_of(pod) for pod in owned if pod.is_terminating}
         taken = {pod.name for pod in owned}
-        for node in fitting:
-            if node not in on_node and node not in going:
+        for node in eligible:
+            if node not in on_node and node not in terminating:
                 name, serials[daemon_set] = child_name(
                     daemon_set.name, serials[daemon_set], taken, daemon_set.namespace
                 )
@@ -68,15 +71,15 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                 yield from create_pod(cluster, daemon_set, pod, SOURCE, now)
         for pod in owned:
             is_surplus = (
-                _node_of(pod) not in keeping
+                _node_of(pod) not in may_stay
                 or pod.is_finished
                 or pod is not on_node.get(_node_of(pod))
             )
             if is_surplus and not pod.is_terminating:
                 yield from delete_pod(cluster, daemon_set, pod, SOURCE, now)
-        here = {node: pod for node, pod in on_node.items() if node in fitting}
-        yield from _update(cluster, daemon_set, here, len(fitting), revision, now)
-        status = _status(daemon_set, fitting, on_node, revision)
+        running = {node: pod for node, pod in on_node.items() if node in eligible}
+        yield from _update(cluster, daemon_set, running, len(eligible), revision, now)
+        status = _status(daemon_set, eligible, on_node, revision)
         if status != daemon_set.status:
             yield structs.replace(daemon_set, status=status)
     yield from serials.changes()
@@ -90,15 +93,18 @@ def _update(
     revision: str,
     now: float,
 ) -> Iterator[Change]:
-    """The next old pods to go: those that are not ready at once, of the others as many as may lack."""
+    """Yield the deletion of the next pods of an old template.
+
+    Unready pods are deleted at once, ready ones as far as maxUnavailable allows.
+    """
     strategy = daemon_set.spec.update_strategy
     if strategy.type == "OnDelete":
         return
-    _, may_lack = rollout.limits(desired, 0, strategy.rolling_update.max_unavailable)
+    _, max_unavailable = rollout.limits(desired, 0, strategy.rolling_update.max_unavailable)
     old = [pod for pod in on_node.values() if pod.labels.get(CONTROLLER_REVISION_LABEL) != revision]
     unready = [pod for pod in old if not pod.is_ready]
-    room = may_lack - (desired - sum(pod.is_ready for pod in on_node.values()))
-    for pod in (*unready, *[pod for pod in old if pod.is_ready][: max(0, room)]):
+    capacity = max_unavailable - (desired - sum(pod.is_ready for pod in on_node.values()))
+    for pod in (*unready, *[pod for pod in old if pod.is_ready][: max(0, capacity)]):
         yield from delete_pod(cluster, daemon_set, pod, SOURCE, now)
 
 
@@ -108,7 +114,10 @@ def _fits(
     tolerations: Sequence[Toleration],
     effects: Sequence[str] = ("NoSchedule", "NoExecute"),
 ) -> bool:
-    """True when a pod may come to the node; with NoExecute alone, when one that is there may stay."""
+    """Return True when no taint with one of `effects` and no selector keeps the pod off the node.
+
+    With all effects: a new pod may be created there. With NoExecute alone: a running pod may stay.
+    """
     spec = daemon_set.spec.template.spec
     if spec.node_name not in ("", node.name) or not matches_node(spec, node):
         return False
@@ -118,11 +127,13 @@ def _fits(
 
 
 def _tolerations(spec: PodSpec) -> tuple[Toleration, ...]:
-    wanted = (*_TOLERATED, *(_TOLERATED_ON_THE_NODES_NETWORK if spec.host_network else ()))
-    added = tuple(Toleration(key=key, operator="Exists", effect=effect) for key, effect in wanted)
+    tolerated = (*_TOLERATED, *(_TOLERATED_WITH_HOST_NETWORK if spec.host_network else ()))
+    defaults = tuple(
+        Toleration(key=key, operator="Exists", effect=effect) for key, effect in tolerated
+    )
     return (
         *spec.tolerations,
-        *(toleration for toleration in added if toleration not in spec.tolerations),
+        *(toleration for toleration in defaults if toleration not in spec.tolerations),
     )
 
 
@@ -138,17 +149,18 @@ def _pod(
     labels = {CONTROLLER_REVISION_LABEL: revision, "pod-template-generation": "1"}
     uid = serials.child_uid("Pod", daemon_set, name)
     template = daemon_set.spec.template
-    # With gates the scheduler has to wait for their removal, so that the pod is bound by affinity, as upstream binds every one.
-    place = (
+    # A pod with scheduling gates must stay unbound until they are removed, so it is pinned by
+    # affinity, as upstream does for every pod.
+    binding = (
         {"affinity": _pinned(template.spec.affinity, node)}
         if template.spec.scheduling_gates
         else {"node_name": node}
     )
-    return new_pod(daemon_set, template, name, uid, now, labels, tolerations=tolerations, **place)
+    return new_pod(daemon_set, template, name, uid, now, labels, tolerations=tolerations, **binding)
 
 
 def _pinned(affinity: Affinity, node: str) -> Affinity:
-    """Return an affinity that only one node matches.
+    """Return `affinity` with a required node affinity that matches only the node.
 
     Source: k8s.io/kubernetes pkg/controller/daemon/util (ReplaceDaemonSetPodNodeNameNodeAffinity).
     """
@@ -161,7 +173,7 @@ def _pinned(affinity: Affinity, node: str) -> Affinity:
 
 
 def _node_of(pod: Pod) -> str:
-    """Return the name of the node that a pod of a DaemonSet is made for, whether or not it is bound to it yet."""
+    """Return the node that a DaemonSet's pod was created for, whether or not it is bound yet."""
     selector = pod.spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution
     if pod.spec.node_name or selector is None:
         return pod.spec.node_name
@@ -172,19 +184,19 @@ def _node_of(pod: Pod) -> str:
 
 
 def _status(
-    daemon_set: DaemonSet, fitting: Sequence[str], on_node: Mapping[str, Pod], revision: str
+    daemon_set: DaemonSet, eligible: Sequence[str], on_node: Mapping[str, Pod], revision: str
 ) -> DaemonSetStatus:
-    here = [pod for node, pod in on_node.items() if node in fitting]
-    ready = sum(pod.is_ready for pod in here)
+    scheduled = [pod for node, pod in on_node.items() if node in eligible]
+    ready = sum(pod.is_ready for pod in scheduled)
     return DaemonSetStatus(
-        desired_number_scheduled=len(fitting),
-        current_number_scheduled=len(here),
-        number_misscheduled=len(on_node) - len(here),
+        desired_number_scheduled=len(eligible),
+        current_number_scheduled=len(scheduled),
+        number_misscheduled=len(on_node) - len(scheduled),
         number_ready=ready,
         number_available=ready,
-        number_unavailable=len(fitting) - ready,
+        number_unavailable=len(eligible) - ready,
         updated_number_scheduled=sum(
-            pod.labels.get(CONTROLLER_REVISION_LABEL) == revision for pod in here
+            pod.labels.get(CONTROLLER_REVISION_LABEL) == revision for pod in scheduled
         ),
         observed_generation=daemon_set.metadata.generation,
     )

@@ -1,5 +1,8 @@
-"""deployment controller: one ReplicaSet per template; the newest gets the replicas, the others fade as the strategy says.
+"""deployment controller: one ReplicaSet per pod template.
 
+It reads Deployments, their ReplicaSets and pods. It creates the ReplicaSet of the current template,
+scales it up and the older ones down as the strategy allows, and deletes ReplicaSets beyond
+revisionHistoryLimit.
 Source: k8s.io/kubernetes pkg/controller/deployment.
 """
 
@@ -35,16 +38,16 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     serials = Serials(cluster)
     for deployment in cluster.all(Deployment):
         owned = cluster.owned_by(ReplicaSet, deployment)
-        hashed = template_hash(deployment.spec.template)
+        hash_value = template_hash(deployment.spec.template)
         newest = next(
             (
                 replica_set
                 for replica_set in owned
-                if replica_set.labels.get(TEMPLATE_HASH_LABEL) == hashed
+                if replica_set.labels.get(TEMPLATE_HASH_LABEL) == hash_value
             ),
             None,
         )
-        yield from _replica_sets(cluster, serials, deployment, owned, newest, hashed, now)
+        yield from _replica_sets(cluster, serials, deployment, owned, newest, hash_value, now)
         status = _status(deployment, owned, newest, now)
         if status != deployment.status:
             yield structs.replace(deployment, status=status)
@@ -57,10 +60,10 @@ def _replica_sets(
     deployment: Deployment,
     owned: Sequence[ReplicaSet],
     newest: ReplicaSet | None,
-    hashed: str,
+    hash_value: str,
     now: float,
 ) -> Iterator[Change]:
-    """The next step of a rollout, or of a change in the number of pods."""
+    """Yield the next step of a rollout or of scaling."""
     replicas = deployment.spec.replicas
     old = sorted((replica_set for replica_set in owned if replica_set is not newest), key=_revision)
     if deployment.spec.paused and newest is None:
@@ -76,14 +79,13 @@ def _replica_sets(
     shares = [_share(replica_set) for replica_set in old]
     share = rollout.new_share(replicas, surge, _share(newest), shares)
     if newest is None:
-        made = _new_replica_set(serials, deployment, owned, hashed, share, now)
-        yield made
-        yield _scaling_event(cluster, deployment, made.name, 0, share, now)
+        created = _new_replica_set(serials, deployment, owned, hash_value, share, now)
+        yield created
+        yield _scaling_event(cluster, deployment, created.name, 0, share, now)
         return
-    if _revision(newest) < max(
-        (_revision(replica_set) for replica_set in old), default=0
-    ):  # an old template is wanted again
-        newest = _with_revision(newest, _revision(old[-1]) + 1)
+    latest = max((_revision(replica_set) for replica_set in old), default=0)
+    if _revision(newest) < latest:  # rollback to an older template
+        newest = _with_revision(newest, latest + 1)
         yield newest
     yield from _scaled(cluster, deployment, newest, share, now)
     for replica_set, kept in zip(
@@ -123,7 +125,7 @@ def _with_revision(replica_set: ReplicaSet, revision: int) -> ReplicaSet:
 def _scaled(
     cluster: Cluster, deployment: Deployment, replica_set: ReplicaSet, replicas: int, now: float
 ) -> Iterator[Change]:
-    """The ReplicaSet with another number of pods, and word of it; nothing when it has that number."""
+    """Yield the ReplicaSet with `replicas` pods and the event; nothing when it has as many."""
     before = replica_set.spec.replicas
     if before != replicas:
         yield structs.replace(
@@ -145,17 +147,17 @@ def _new_replica_set(
     serials: Serials,
     deployment: Deployment,
     owned: Sequence[ReplicaSet],
-    hashed: str,
+    hash_value: str,
     replicas: int,
     now: float,
 ) -> ReplicaSet:
     template = deployment.spec.template
-    labels = {**template.metadata.labels, TEMPLATE_HASH_LABEL: hashed}
+    labels = {**template.metadata.labels, TEMPLATE_HASH_LABEL: hash_value}
     selector = LabelSelector(
-        {**deployment.spec.selector.match_labels, TEMPLATE_HASH_LABEL: hashed},
+        {**deployment.spec.selector.match_labels, TEMPLATE_HASH_LABEL: hash_value},
         deployment.spec.selector.match_expressions,
     )
-    name = f"{deployment.name}-{hashed}"
+    name = f"{deployment.name}-{hash_value}"
     return ReplicaSet(
         ObjectMeta(
             name=name,

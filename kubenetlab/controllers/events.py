@@ -1,4 +1,4 @@
-"""Events: what happened to an object, counted while it repeats.
+"""Events: what happened to an object. Repeated events are counted in one object.
 
 Source: k8s.io/client-go tools/record/events_cache.go.
 """
@@ -23,7 +23,7 @@ def event(
     source: str,
     now: float,
 ) -> Event:
-    """The event to be stored: a new one, or the known one counted up."""
+    """Return the event to store: a new one, or the existing one with its count raised."""
     namespace, name = _key(obj, reason, message)
     known = cluster.get(Event, namespace, name)
     stamp = timestamp(now)
@@ -46,7 +46,10 @@ def event(
 
 
 def is_recorded(cluster: Cluster, obj: Resource, reason: str, message: str) -> bool:
-    """True when this was said of the object before; for what would be said again in every round."""
+    """Return True when the same event exists already.
+
+    Used for events whose cause persists, which would otherwise be counted in every pass.
+    """
     return cluster.get(Event, *_key(obj, reason, message)) is not None
 
 

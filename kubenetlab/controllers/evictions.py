@@ -1,8 +1,10 @@
-"""taint eviction controller: pods leave a node that has a NoExecute taint which they do not tolerate, or not for longer.
+"""taint eviction controller: deletes pods that do not tolerate a NoExecute taint of their node.
 
-To a node that is not ready or not reachable every pod has five minutes, unless it says otherwise; what is in the node's own network
-needs none of the pods', and stays.
-Source: k8s.io/kubernetes pkg/controller/tainteviction/taint_eviction.go, plugin/pkg/admission/defaulttolerationseconds (1.33).
+It reads nodes and pods, and marks a pod for deletion at once or when its tolerationSeconds have
+passed. Every pod tolerates a node that is not ready or not reachable for five minutes unless its
+spec says otherwise. Pods in the node's own network need no pod network, and stay.
+Source: k8s.io/kubernetes pkg/controller/tainteviction/taint_eviction.go,
+plugin/pkg/admission/defaulttolerationseconds (1.33).
 """
 
 from collections.abc import Iterator
@@ -34,7 +36,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
         for pod in cluster.pods_on(node.name) if taints else ():
             if pod.is_terminating or pod.is_finished:
                 continue
-            at = _leaves_at(pod, taints)
+            at = _evicted_at(pod, taints)
             if at is None:
                 continue
             if now < at:
@@ -52,25 +54,25 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
             yield from terminated(pod, now)
 
 
-def _leaves_at(pod: Pod, taints: list[Taint]) -> float | None:
-    """When the pod has to go, in seconds since 1970; None when it may stay."""
-    spans: list[int] = []
+def _evicted_at(pod: Pod, taints: list[Taint]) -> float | None:
+    """Return the time of the pod's eviction in seconds since 1970; None when it may stay."""
+    limits_s: list[int] = []
     since = 0.0
     for taint in taints:
         if pod.spec.host_network and taint.key == NOT_READY_TAINT:
             continue
-        fitting = next(
+        toleration = next(
             (
-                toleration
-                for toleration in (*pod.spec.tolerations, *_DEFAULTS)
-                if tolerates([toleration], taint)
+                candidate
+                for candidate in (*pod.spec.tolerations, *_DEFAULTS)
+                if tolerates([candidate], taint)
             ),
             None,
         )
-        if fitting is None:
+        if toleration is None:
             return 0.0
-        if fitting.toleration_seconds is not None:
-            spans.append(max(0, fitting.toleration_seconds))
+        if toleration.toleration_seconds is not None:
+            limits_s.append(max(0, toleration.toleration_seconds))
             since = max(since, seconds(taint.time_added) if taint.time_added else 0.0)
-    begun = pod.status.start_time or pod.metadata.creation_timestamp
-    return max(since, seconds(begun) if begun else 0.0) + min(spans) if spans else None
+    started = pod.status.start_time or pod.metadata.creation_timestamp
+    return max(since, seconds(started) if started else 0.0) + min(limits_s) if limits_s else None

@@ -1,4 +1,9 @@
-"""faults: what lasts as long as a fault does, and goes with it. A fault goes with its node."""
+"""fault controller: removes what a fault has brought once the fault is gone.
+
+It reads faults, the proxy snapshots that faults hold, and nodes. It deletes faults of nodes that
+no longer exist and snapshots of faults that no longer exist, and marks snapshots overdue when
+their time comes. Kubernetes has no counterpart.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +26,20 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
     for fault in cluster.all(Fault):
         if fault.spec.node and cluster.node(fault.spec.node) is None:
             yield deletion(fault)
-    for view in cluster.all(ProxySnapshot):
-        if cluster.get(Fault, "", view.fault) is None:
-            yield deletion(view)
-        elif not view.is_overdue and now >= view.overdue_at:
-            yield structs.replace(view, is_overdue=True)
-        elif not view.is_overdue:
-            yield Wake(view.overdue_at)
+    for snapshot in cluster.all(ProxySnapshot):
+        if cluster.get(Fault, "", snapshot.fault) is None:
+            yield deletion(snapshot)
+        elif not snapshot.is_overdue and now >= snapshot.overdue_at:
+            yield structs.replace(snapshot, is_overdue=True)
+        elif not snapshot.is_overdue:
+            yield Wake(snapshot.overdue_at)
 
 
 def what_stops(cluster: Cluster, pod: Pod) -> Fault | None:
-    """The fault for which a pod's processes do not run."""
+    """Return the fault that stops a pod's processes; None when none does."""
     for fault in cluster.all(Fault):
         for stopped in fault.spec.stops:
-            is_there = (stopped.node, stopped.namespace) == (pod.spec.node_name, pod.namespace)
-            if is_there and stopped.labels.items() <= pod.labels.items():
+            is_selected = (stopped.node, stopped.namespace) == (pod.spec.node_name, pod.namespace)
+            if is_selected and stopped.labels.items() <= pod.labels.items():
                 return fault
     return None

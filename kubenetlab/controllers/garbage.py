@@ -1,5 +1,8 @@
-"""garbage collector: what a vanished owner leaves behind goes too, and what nobody asks for any more.
+"""garbage collector: removes objects whose owners are gone, and old events.
 
+It reads all objects and the lab's records of pods (attachments, runtime statuses, terminations).
+It deletes objects none of whose owners exists, records of pods that no longer exist, and events
+that are too old or too many.
 Source: k8s.io/kubernetes pkg/controller/garbagecollector; cmd/kube-apiserver --event-ttl (1 hour).
 """
 
@@ -18,11 +21,15 @@ from kubenetlab.controllers.termination import terminated
 from kubenetlab.controllers.wake import Wake
 
 EVENT_TTL_S = 3600.0
+"""Lifetime of an event after its last occurrence, in seconds."""
 MIN_EVENTS: Final = 2_000
 EVENTS_PER_POD: Final = 10
-"""There are at most as many events as the larger of the two allows; a pod that comes up has six. Kubernetes has no such bound."""
+"""Maximum number of events: the larger of MIN_EVENTS and EVENTS_PER_POD for each pod.
+
+A pod that starts has six events. Kubernetes has no such limit.
+"""
 KEPT_FRACTION: Final = 0.75
-"""Part of the bound that is left when it was exceeded: not each new event shall cost an old one."""
+"""Fraction of the limit that is kept when it is exceeded, so that not every new event needs a purge."""
 
 WATCHES: Final[tuple[Kind, ...]] = (*SERVED, Attachment, PodRuntimeStatus, Termination)
 
@@ -33,9 +40,9 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
     for attachment in cluster.all(Attachment):
         if attachment.pod_uid not in pods:
             yield deletion(attachment)
-    for observed in cluster.all(PodRuntimeStatus):
-        if observed.pod_uid not in pods:
-            yield deletion(observed)
+    for status in cluster.all(PodRuntimeStatus):
+        if status.pod_uid not in pods:
+            yield deletion(status)
     for termination in cluster.all(Termination):
         if termination.pod_uid not in pods:
             yield deletion(termination)
@@ -43,19 +50,24 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
 
 
 def _orphans(cluster: Cluster, now: float) -> Iterator[Change]:
-    """What has lost its owners, and the counters of owners that are gone. While nothing goes, only what is new may be without one."""
-    news = cluster.since("garbage", SERVED)
-    if news is None or any(_is_gone(*pair) for kind in SERVED for pair in news[kind]):
+    """Yield the deletion of objects whose owners are gone, and of the serials of those owners.
+
+    While no object is deleted, only new objects can lack an owner: then only those are checked.
+    """
+    changes = cluster.since("garbage", SERVED)
+    if changes is None or any(_is_gone(*pair) for kind in SERVED for pair in changes[kind]):
         suspects = [obj for kind in NAMESPACED for obj in cluster.all(kind)]
         alive = {owner.uid for kind in SERVED for owner in cluster.all(kind)}
-        ledger = cluster.get(AllocationState, "", "ledger")
-        if ledger is not None and not alive.issuperset(ledger.serials):
+        allocations = cluster.get(AllocationState, "", "ledger")
+        if allocations is not None and not alive.issuperset(allocations.serials):
             yield structs.replace(
-                ledger,
-                serials={uid: serial for uid, serial in ledger.serials.items() if uid in alive},
+                allocations,
+                serials={
+                    uid: serial for uid, serial in allocations.serials.items() if uid in alive
+                },
             )
     else:
-        suspects = [obj for kind in NAMESPACED for _, obj in news[kind]]
+        suspects = [obj for kind in NAMESPACED for _, obj in changes[kind]]
     for obj in suspects:
         owners = obj.metadata.owner_references
         if owners and not any(_is_alive(cluster, obj, owner) for owner in owners):
@@ -67,31 +79,34 @@ def _is_gone(before: Resource | None, after: Resource | None) -> bool:
 
 
 def _is_alive(cluster: Cluster, obj: Resource, owner: OwnerReference) -> bool:
-    """True when the one with the owner's name is the owner itself, of the object's namespace or of none."""
+    """Return True when the object with the owner's name is the owner itself, by its uid."""
     kind = find_kind(owner.kind)
-    found = (
+    candidate = (
         cluster.get(kind, obj.namespace if kind.is_namespaced else "", owner.name)
         if kind is not None
         else None
     )
-    return found is not None and found.uid == owner.uid
+    return candidate is not None and candidate.uid == owner.uid
 
 
 def _old_events(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
-    """Times are compared as they are written: RFC 3339 in UTC sorts by time."""
-    latest = timestamp(now - EVENT_TTL_S)
+    """Yield the deletion of events that are too old or too many, and the time of the next expiry.
+
+    Times are compared as text: RFC 3339 in UTC sorts by time.
+    """
+    expired_before = timestamp(now - EVENT_TTL_S)
     oldest = ""
     for event in cluster.all(Event):
         stamp = event.last_timestamp or ""
-        if stamp <= latest:
+        if stamp <= expired_before:
             yield deletion(event)
         elif not oldest or stamp < oldest:
             oldest = stamp
     if oldest:
         yield Wake(seconds(oldest) + EVENT_TTL_S)
-    most = max(MIN_EVENTS, EVENTS_PER_POD * len(cluster.all(Pod)))
-    if len(cluster.all(Event)) > most:
+    limit = max(MIN_EVENTS, EVENTS_PER_POD * len(cluster.all(Pod)))
+    if len(cluster.all(Event)) > limit:
         by_time = sorted(cluster.all(Event), key=lambda event: event.last_timestamp or "")
         yield from (
-            deletion(event) for event in by_time[: len(by_time) - int(KEPT_FRACTION * most)]
+            deletion(event) for event in by_time[: len(by_time) - int(KEPT_FRACTION * limit)]
         )

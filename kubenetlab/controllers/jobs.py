@@ -1,7 +1,9 @@
-"""job controller: pods until enough of them have ended well, or too many have failed.
+"""job controller: runs pods until enough of them have succeeded or too many have failed.
 
-After each failure since the last success the next pod waits 10, 20, 40 … 600 seconds. What has ended stays, to be looked at, until the Job is deleted.
-Source: k8s.io/kubernetes pkg/controller/job/{job_controller.go,indexed_job_utils.go,backoff_utils.go}.
+It reads Jobs and pods. It creates pods, waiting 10, 20, 40 … 600 seconds after failures since the
+last success. Finished pods stay until their Job is deleted.
+Source: k8s.io/kubernetes
+pkg/controller/job/{job_controller.go,indexed_job_utils.go,backoff_utils.go}.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +36,7 @@ MAX_BACK_OFF_S = 600
 
 
 class _Pods(Struct, frozen=True):
-    """A Job's pods, by how they are."""
+    """A Job's pods by state. Terminating pods that have not finished are in none of the groups."""
 
     active: tuple[Pod, ...]
     succeeded: tuple[Pod, ...]
@@ -42,12 +44,15 @@ class _Pods(Struct, frozen=True):
 
     @property
     def restarts(self) -> int:
-        """Restarts of containers in the pods that go on, as far as restartPolicy OnFailure makes them."""
+        """Number of container restarts in active pods with restartPolicy OnFailure."""
         restarted = [pod for pod in self.active if pod.spec.restart_policy == "OnFailure"]
         return sum(status.restart_count for pod in restarted for status in pod.container_statuses)
 
     def exceed(self, limit: int) -> bool:
-        """Return True when the Job has failed: more failed pods than the backoffLimit, or as many restarts (with 0 any)."""
+        """Return True when the Job has failed.
+
+        That is: more failed pods than `limit`, or at least `limit` restarts (one when `limit` is 0).
+        """
         return len(self.failed) > limit or self.restarts >= max(limit, 1)
 
 
@@ -61,7 +66,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
             tuple(pod for pod in owned if pod.status.phase == "Failed"),
         )
         if job.outcome:
-            yield from _after_the_end(job, now)
+            yield from _delete_after_ttl(job, now)
             continue
         ended = _ended(job, pods, now)
         if ended is not None:
@@ -71,7 +76,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
                 cluster,
                 job,
                 "Normal" if ended.type == "Complete" else "Warning",
-                *_told(ended),
+                *_event_text(ended),
                 SOURCE,
                 now,
             )
@@ -84,7 +89,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
 
 
 def _ended(job: Job, pods: _Pods, now: float) -> Condition | None:
-    """The condition with which the Job ends now; None while it goes on."""
+    """Return the condition that ends the Job now; None while it goes on."""
     stamp = timestamp(now)
     if pods.exceed(job.spec.backoff_limit):
         return Condition(
@@ -94,12 +99,12 @@ def _ended(job: Job, pods: _Pods, now: float) -> Condition | None:
             "Job has reached the specified backoff limit",
             stamp,
         )
-    deadline, begun = job.spec.active_deadline_seconds, job.status.start_time
+    deadline, started = job.spec.active_deadline_seconds, job.status.start_time
     if (
         deadline is not None
-        and begun is not None
+        and started is not None
         and not job.spec.suspend
-        and now >= seconds(begun) + deadline
+        and now >= seconds(started) + deadline
     ):
         return Condition(
             "Failed",
@@ -108,11 +113,11 @@ def _ended(job: Job, pods: _Pods, now: float) -> Condition | None:
             "Job was active longer than specified deadline",
             stamp,
         )
-    wanted = job.spec.goal
+    goal = job.spec.goal
     is_complete = (
         bool(pods.succeeded) and not pods.active
-        if wanted is None
-        else len(_done(job, pods.succeeded)) >= wanted
+        if goal is None
+        else len(_completions(job, pods.succeeded)) >= goal
     )
     return (
         Condition(
@@ -130,15 +135,15 @@ def _ended(job: Job, pods: _Pods, now: float) -> Condition | None:
 def _next(
     cluster: Cluster, job: Job, pods: _Pods, serials: Serials, now: float
 ) -> Iterator[Change | Wake]:
-    """Pods that are missing, and those that are too many."""
+    """Yield the creation of missing pods and the deletion of surplus pods."""
     if job.spec.active_deadline_seconds is not None and not job.spec.suspend:
         yield Wake(
             seconds(job.status.start_time or timestamp(now)) + job.spec.active_deadline_seconds
         )
-    wanted = 0 if job.spec.suspend else _wanted(job, pods)
-    for pod in pods.active[wanted:]:
+    desired = 0 if job.spec.suspend else _desired_pods(job, pods)
+    for pod in pods.active[desired:]:
         yield from delete_pod(cluster, job, pod, SOURCE, now)
-    missing = wanted - len(pods.active)
+    missing = desired - len(pods.active)
     if missing <= 0:
         return
     not_before = _back_off_until(pods)
@@ -157,29 +162,35 @@ def _next(
         yield from create_pod(cluster, job, _pod(job, name, index, serials, now), SOURCE, now)
 
 
-def _wanted(job: Job, pods: _Pods) -> int:
-    """How many pods should run now."""
+def _desired_pods(job: Job, pods: _Pods) -> int:
+    """Return the number of pods that should run now."""
     if job.spec.goal is None:
         return len(pods.active) if pods.succeeded else job.spec.at_a_time
-    return min(job.spec.at_a_time, job.spec.goal - len(_done(job, pods.succeeded)))
+    return min(job.spec.at_a_time, job.spec.goal - len(_completions(job, pods.succeeded)))
 
 
-def _done(job: Job, succeeded: Sequence[Pod]) -> list[str]:
-    """What counts as done: each pod, or in an indexed Job each index once."""
+def _completions(job: Job, succeeded: Sequence[Pod]) -> list[str]:
+    """Return the completions so far, sorted for an indexed Job.
+
+    Each succeeded pod counts by its name, or in an indexed Job each completion index once.
+    """
     if job.spec.completion_mode == "NonIndexed":
         return [pod.name for pod in succeeded]
     return sorted({pod.labels.get(COMPLETION_INDEX, "") for pod in succeeded}, key=int)
 
 
 def _free_indexes(job: Job, pods: _Pods) -> list[int]:
-    busy = {pod.labels.get(COMPLETION_INDEX) for pod in (*pods.active, *pods.succeeded)}
-    return [index for index in range(job.spec.completions or 0) if str(index) not in busy]
+    used = {pod.labels.get(COMPLETION_INDEX) for pod in (*pods.active, *pods.succeeded)}
+    return [index for index in range(job.spec.completions or 0) if str(index) not in used]
 
 
 def _back_off_until(pods: _Pods) -> float:
-    """Return when the next pod may be made: a failure before the latest success does not count any more."""
+    """Return the earliest time for the next pod, in seconds since 1970; 0 when there is none.
+
+    Failures before the latest success do not count.
+    """
     last_success = max(map(_finished_at, pods.succeeded), default=0.0)
-    failures = [end for pod in pods.failed if (end := _finished_at(pod)) > last_success]
+    failures = [finished for pod in pods.failed if (finished := _finished_at(pod)) > last_success]
     return (
         max(failures) + min(FIRST_BACK_OFF_S * 2 ** min(len(failures) - 1, 10), MAX_BACK_OFF_S)
         if failures
@@ -188,10 +199,14 @@ def _back_off_until(pods: _Pods) -> float:
 
 
 def _finished_at(pod: Pod) -> float:
-    """Return when the last of a pod's containers ended; 0 where none has."""
-    ends = (status.state.terminated for status in pod.container_statuses)
+    """Return the time at which the last container of a pod terminated; 0 when none has."""
+    terminations = (status.state.terminated for status in pod.container_statuses)
     return max(
-        (seconds(end.finished_at) for end in ends if end is not None and end.finished_at),
+        (
+            seconds(termination.finished_at)
+            for termination in terminations
+            if termination is not None and termination.finished_at
+        ),
         default=0.0,
     )
 
@@ -217,18 +232,18 @@ def _pod(job: Job, name: str, index: int | None, serials: Serials, now: float) -
     return structs.replace(pod, metadata=structs.replace(pod.metadata, annotations=annotations))
 
 
-def _after_the_end(job: Job, now: float) -> Iterator[Change | Wake]:
-    """A Job with a time to live is deleted when that is over."""
-    lives = job.spec.ttl_seconds_after_finished
-    ended = next(
+def _delete_after_ttl(job: Job, now: float) -> Iterator[Change | Wake]:
+    """Yield the deletion of a finished Job after ttlSecondsAfterFinished, or a Wake for that time."""
+    ttl_s = job.spec.ttl_seconds_after_finished
+    finished = next(
         (c.last_transition_time for c in job.status.conditions if c.type == job.outcome), None
     )
-    if lives is not None and ended is not None:
-        yield deletion(job) if now >= seconds(ended) + lives else Wake(seconds(ended) + lives)
+    if ttl_s is not None and finished is not None:
+        yield deletion(job) if now >= seconds(finished) + ttl_s else Wake(seconds(finished) + ttl_s)
 
 
-def _told(ended: Condition) -> tuple[str, str]:
-    """(reason, message) of the event."""
+def _event_text(ended: Condition) -> tuple[str, str]:
+    """Return (reason, message) of the event that reports the end of a Job."""
     return (
         ("Completed", "Job completed")
         if ended.type == "Complete"
@@ -237,14 +252,14 @@ def _told(ended: Condition) -> tuple[str, str]:
 
 
 def _status(job: Job, pods: _Pods, ended: Condition | None, now: float) -> JobStatus:
-    done = _done(job, pods.succeeded)
+    completions = _completions(job, pods.succeeded)
     return JobStatus(
         active=0 if ended else len(pods.active),
         ready=0 if ended else sum(pod.is_ready for pod in pods.active),
-        succeeded=len(done),
+        succeeded=len(completions),
         failed=len(pods.failed),
         start_time=None if job.spec.suspend else job.status.start_time or timestamp(now),
         completion_time=timestamp(now) if ended and ended.type == "Complete" else None,
-        completed_indexes=",".join(done) if job.spec.completion_mode == "Indexed" else "",
+        completed_indexes=",".join(completions) if job.spec.completion_mode == "Indexed" else "",
         conditions=(ended,) if ended else (),
     )

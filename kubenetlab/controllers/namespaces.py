@@ -1,4 +1,8 @@
-"""namespace controller: a namespace that is being deleted takes everything in it along."""
+"""namespace controller: empties and removes namespaces that are being deleted.
+
+It reads namespaces and all namespaced objects. It deletes every object of a terminating
+namespace, and then the namespace itself.
+"""
 
 from collections.abc import Iterator
 from typing import Final

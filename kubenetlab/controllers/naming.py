@@ -1,6 +1,7 @@
-"""Names as Kubernetes makes them, drawn from hashes instead of chance, so that the same input gives the same names.
+"""Generated names in Kubernetes' form, derived from hashes: equal input gives equal names.
 
-Source: k8s.io/apimachinery pkg/util/rand/rand.go (the alphabet), k8s.io/kubernetes pkg/controller/controller_utils.go (ComputeHash).
+Source: k8s.io/apimachinery pkg/util/rand/rand.go (the alphabet), k8s.io/kubernetes
+pkg/controller/controller_utils.go (ComputeHash).
 """
 
 import hashlib
@@ -12,16 +13,19 @@ import msgspec
 from kubenetlab.api.pods import PodTemplateSpec
 
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-"""No vowels and no digits that look like letters, so that no words appear."""
+"""Letters and digits of generated names: without vowels, so that no words appear."""
 _PAIRS = tuple(first + second for second in ALPHABET for first in ALPHABET)
-"""Two letters for each number below their square; thousands of names are made at a time."""
+"""Pairs of letters: encoding two at a time is faster, and a lab makes thousands of names."""
 
 MAX_GENERATED_BASE = 58
-"""Source: k8s.io/apiserver pkg/storage/names/generate.go."""
+"""Maximum length of the part before the suffix.
+
+Source: k8s.io/apiserver pkg/storage/names/generate.go.
+"""
 
 
 def template_hash(template: PodTemplateSpec) -> str:
-    """A ReplicaSet's hash: FNV-32a of its template, each decimal digit written in the safe alphabet."""
+    """Return the pod-template-hash: FNV-32a of the template, its digits in the safe alphabet."""
     return _hash(msgspec.json.encode(template, order="deterministic"))
 
 
@@ -34,7 +38,7 @@ def _hash(text: bytes) -> str:
 
 
 def suffix(*parts: str, length: int = 5) -> str:
-    """`length` letters of the safe alphabet, the same for the same parts."""
+    """Return `length` letters of the safe alphabet, derived from `parts`."""
     number = int.from_bytes(hashlib.sha256("/".join(parts).encode()).digest()[:8])
     letters = ""
     while len(letters) < length:
@@ -44,7 +48,11 @@ def suffix(*parts: str, length: int = 5) -> str:
 
 
 def child_name(parent: str, serial: int, taken: Container[str], *scope: str) -> tuple[str, int]:
-    """(`parent-xxxxx`, the next serial) for the first serial whose name is not taken."""
+    """Return the first name `parent-xxxxx` that is not taken, and the serial after it.
+
+    serial: the first serial to try.
+    scope: further input of the hash, such as the namespace.
+    """
     while True:
         name = f"{f'{parent}-'[:MAX_GENERATED_BASE]}{suffix(*scope, parent, str(serial))}"
         serial += 1

@@ -1,6 +1,9 @@
-"""replicaset controller, and replicationcontroller's: as many pods as asked for, each made from the template.
+"""replicaset controller, and the replication controller: as many pods as `replicas` requests.
 
-Source: k8s.io/kubernetes pkg/controller/replicaset, pkg/controller/controller_utils.go (ActivePods ranking).
+They read ReplicaSets, ReplicationControllers and pods. They create pods from the template, adopt
+matching pods without an owner, and delete surplus pods, the least useful first.
+Source: k8s.io/kubernetes pkg/controller/replicaset, pkg/controller/controller_utils.go
+(ActivePods ranking).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,27 +24,26 @@ SOURCE = "replicaset-controller"
 
 WATCHES: Final[tuple[Kind, ...]] = (ReplicaSet, ReplicationController, Pod)
 
+IN_BURSTS = True
+
 Replicated = ReplicaSet | ReplicationController
 
 
-IN_BURSTS = True
-
-
 def reconcile(cluster: Cluster, now: float, burst: int | None = None) -> Iterator[Change | Wake]:
-    """Yield what the workloads' pods lack, and take away what is too much; for each workload at most a burst."""
+    """Yield the creation of missing pods and the deletion of surplus pods, at most a burst each."""
     serials = Serials(cluster)
     sets: Iterable[Replicated] = (*cluster.all(ReplicaSet), *cluster.all(ReplicationController))
     for replica_set in sets:
-        strays = unowned_pods(cluster, replica_set, replica_set.spec.selector)
-        yield from (adopt_pod(pod, replica_set) for pod in strays)
+        adoptable = unowned_pods(cluster, replica_set, replica_set.spec.selector)
+        yield from (adopt_pod(pod, replica_set) for pod in adoptable)
         owned = [
             *(pod for pod in cluster.owned_by(Pod, replica_set) if not pod.is_finished),
-            *strays,
+            *adoptable,
         ]
         active = [pod for pod in owned if not pod.is_terminating]
-        wanted = replica_set.spec.replicas
+        desired = replica_set.spec.replicas
         taken = {pod.name for pod in owned}
-        missing = wanted - len(active)
+        missing = desired - len(active)
         if burst is not None and missing > burst:
             missing = burst
             yield Wake(now)
@@ -59,8 +61,8 @@ def reconcile(cluster: Cluster, now: float, burst: int | None = None) -> Iterato
                 {},
             )
             yield from create_pod(cluster, replica_set, pod, SOURCE, now)
-        if not strays:
-            excess = max(0, len(active) - wanted)
+        if not adoptable:
+            excess = max(0, len(active) - desired)
             if burst is not None and excess > burst:
                 excess = burst
                 yield Wake(now)
@@ -73,10 +75,14 @@ def reconcile(cluster: Cluster, now: float, burst: int | None = None) -> Iterato
 
 
 def _ranked_for_removal(pods: Sequence[Pod]) -> list[Pod]:
-    """The pods in the order in which a scale-down takes them: unscheduled, not running, not ready, crowded nodes, newest."""
-    crowd: dict[str, int] = {}
+    """Return the pods in the order in which a scale-down deletes them.
+
+    First pods without a node, then pods that are not running, not ready, on the node with the most
+    pods of the set, and created last.
+    """
+    pods_on_node: dict[str, int] = {}
     for pod in pods:
-        crowd[pod.spec.node_name] = crowd.get(pod.spec.node_name, 0) + 1
+        pods_on_node[pod.spec.node_name] = pods_on_node.get(pod.spec.node_name, 0) + 1
     newest_first = sorted(pods, key=lambda pod: pod.metadata.creation_timestamp or "", reverse=True)
     return sorted(
         newest_first,
@@ -84,7 +90,7 @@ def _ranked_for_removal(pods: Sequence[Pod]) -> list[Pod]:
             bool(pod.spec.node_name),
             pod.status.phase == "Running",
             pod.is_ready,
-            -crowd[pod.spec.node_name],
+            -pods_on_node[pod.spec.node_name],
         ),
     )
 

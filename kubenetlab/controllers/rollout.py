@@ -1,8 +1,10 @@
-"""Rolling updates: how many pods the new ReplicaSet and the old ones may have at this moment. Numbers in, numbers out.
+"""Rolling updates: sizes of the new and the old ReplicaSets at each step, as pure arithmetic.
 
-At most `replicas + max_surge` pods are asked for at any time, and nothing that serves goes while fewer than
-`replicas - max_unavailable` do. Old pods that do not serve go first: nobody misses them.
-Source: k8s.io/kubernetes pkg/controller/deployment/{rolling.go,util/deployment_util.go} (NewRSNewReplicas, ResolveFenceposts).
+At most `replicas + max_surge` pods are requested at any time, and no available pod is removed
+while fewer than `replicas - max_unavailable` pods are available. Old pods that are not available
+are removed first.
+Source: k8s.io/kubernetes pkg/controller/deployment/{rolling.go,util/deployment_util.go}
+(NewRSNewReplicas, ResolveFenceposts).
 """
 
 from __future__ import annotations
@@ -13,14 +15,17 @@ from msgspec import Struct
 
 
 class RolloutShare(Struct, frozen=True):
-    """One ReplicaSet's part: the pods it is asked for, and those that serve."""
+    """One ReplicaSet's share of a rollout: requested and available pods."""
 
     replicas: int
     available: int = 0
 
 
 def limits(replicas: int, max_surge: int | str, max_unavailable: int | str) -> tuple[int, int]:
-    """(max surge, max unavailable) as numbers of pods: a percentage of the first is rounded up, of the second down; never both 0."""
+    """Return (max surge, max unavailable) as numbers of pods.
+
+    A percentage of the first is rounded up, of the second down. When both are 0, max unavailable is 1.
+    """
     surge, unavailable = (
         _pods(max_surge, replicas, up=True),
         _pods(max_unavailable, replicas, up=False),
@@ -29,31 +34,34 @@ def limits(replicas: int, max_surge: int | str, max_unavailable: int | str) -> t
 
 
 def new_share(replicas: int, surge: int, new: RolloutShare, old: Sequence[RolloutShare]) -> int:
-    """How many pods the new ReplicaSet may have: all that are wanted, as far as the surge allows beside the old ones."""
+    """Return the number of pods that the new ReplicaSet may have.
+
+    It grows towards `replicas` as far as the surge leaves room beside the old ReplicaSets.
+    """
     if new.replicas >= replicas:
         return replicas
-    room = replicas + surge - new.replicas - sum(share.replicas for share in old)
-    return min(replicas, new.replicas + max(0, room))
+    capacity = replicas + surge - new.replicas - sum(share.replicas for share in old)
+    return min(replicas, new.replicas + max(0, capacity))
 
 
 def old_shares(
     replicas: int, unavailable: int, new: RolloutShare, old: Sequence[RolloutShare]
 ) -> list[int]:
-    """How many pods each of the old ReplicaSets, oldest first, may keep."""
-    least = replicas - unavailable
+    """Return the numbers of pods that the old ReplicaSets, oldest first, may keep."""
+    min_available = replicas - unavailable
     total = new.replicas + sum(share.replicas for share in old)
-    spare = total - least - (new.replicas - new.available)
+    removable = total - min_available - (new.replicas - new.available)
     kept = [share.replicas for share in old]
-    for index, share in enumerate(old):  # those that do not serve
-        gone = min(max(0, spare), share.replicas - min(share.available, share.replicas))
-        kept[index] -= gone
-        spare -= gone
-    serving = new.available + sum(share.available for share in old)
-    spare = min(spare, serving - least)
+    for index, share in enumerate(old):  # unavailable pods first
+        removed = min(max(0, removable), share.replicas - min(share.available, share.replicas))
+        kept[index] -= removed
+        removable -= removed
+    available = new.available + sum(share.available for share in old)
+    removable = min(removable, available - min_available)
     for index in range(len(old)):
-        gone = min(max(0, spare), kept[index])
-        kept[index] -= gone
-        spare -= gone
+        removed = min(max(0, removable), kept[index])
+        kept[index] -= removed
+        removable -= removed
     return kept
 
 

@@ -1,8 +1,11 @@
-"""scheduler: binds each pod to the fitting node with the fewest pods.
+"""scheduler: binds each pod to a node.
 
-A pod with scheduling gates is left alone. nodeName goes past it, as in Kubernetes. What fits, fitting.py says; among the nodes that fit, the one with the fewest pods of the
-same owner, then with the fewest pods at all, then the first, is taken: an even spread.
-Source: k8s.io/kubernetes pkg/scheduler/framework/plugins (filters and their texts); k8s.io/component-helpers scheduling/corev1.
+It reads pods, nodes and namespaces, and writes the node name of pods that have none. Pods with
+scheduling gates are not scheduled, and pods with a nodeName bypass it, as in Kubernetes.
+scheduler_filters.py selects the feasible nodes. Among them the scheduler picks the node with the
+fewest pods of the same owner, then with the fewest pods, then the first: an even spread.
+Source: k8s.io/kubernetes pkg/scheduler/framework/plugins (filters and their texts);
+k8s.io/component-helpers scheduling/corev1.
 """
 
 import sys
@@ -28,37 +31,46 @@ from kubenetlab.controllers.scheduler_filters import (
 WATCHES: Final[tuple[Kind, ...]] = (Pod, Node, Namespace)
 
 SCHEDULED = "PodScheduled"
+"""Type of the condition."""
 SCHEDULING_GATED = "SchedulingGated"
 """Reason of the condition PodScheduled."""
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
-    waiting = [pod for pod in cluster.all(Pod) if not pod.spec.node_name and not pod.is_terminating]
-    for pod in waiting:
+    unbound = [pod for pod in cluster.all(Pod) if not pod.spec.node_name and not pod.is_terminating]
+    for pod in unbound:
         if pod.spec.scheduling_gates:
             yield from _gated(pod, now)
-    waiting = [pod for pod in waiting if not pod.spec.scheduling_gates]
-    if not waiting:
+    unbound = [pod for pod in unbound if not pod.spec.scheduling_gates]
+    if not unbound:
         return
-    placed = NodeAssignments(cluster)
+    assignments = NodeAssignments(cluster)
     siblings: Counter[tuple[str, str]] = Counter(
-        (_family(pod), node) for node, pods in placed.pods.items() for pod in pods
+        (_owner_uid(pod), node) for node, pods in assignments.pods.items() for pod in pods
     )
-    for pod in waiting:
-        reasons = rejections(pod, placed)
-        fitting = [node for node in placed.nodes if node.name not in reasons]
-        if not fitting:
+    for pod in unbound:
+        reasons = rejections(pod, assignments)
+        feasible = [node for node in assignments.nodes if node.name not in reasons]
+        if not feasible:
             yield from _unschedulable(cluster, pod, list(reasons.values()), now)
             continue
-        wishes, family = spread_constraints(pod, "ScheduleAnyway"), _family(pod)
-        skews = {node.name: _skew(pod, node, placed, wishes) for node in fitting} if wishes else {}
-        chosen = min(
-            (node.name for node in fitting),
-            key=lambda name: (skews.get(name, 0), siblings[family, name], len(placed.pods[name])),
+        preferences, owner = spread_constraints(pod, "ScheduleAnyway"), _owner_uid(pod)
+        skews = (
+            {node.name: _skew(pod, node, assignments, preferences) for node in feasible}
+            if preferences
+            else {}
         )
-        siblings[family, chosen] += 1
+        chosen = min(
+            (node.name for node in feasible),
+            key=lambda name: (
+                skews.get(name, 0),
+                siblings[owner, name],
+                len(assignments.pods[name]),
+            ),
+        )
+        siblings[owner, chosen] += 1
         bound = structs.replace(pod, spec=structs.replace(pod.spec, node_name=chosen))
-        placed.add(bound, chosen)
+        assignments.add(bound, chosen)
         yield bound
         yield event(
             cluster,
@@ -72,23 +84,33 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
 
 
 def _skew(
-    pod: Pod, node: Node, placed: NodeAssignments, wishes: Sequence[TopologySpreadConstraint]
+    pod: Pod,
+    node: Node,
+    assignments: NodeAssignments,
+    preferences: Sequence[TopologySpreadConstraint],
 ) -> int:
-    """How many pods lie in the node's domains already, by the constraints that only wish. A node outside all domains comes last."""
-    if any(wish.topology_key not in node.labels for wish in wishes):
+    """Return the number of matching pods in the node's topology domains.
+
+    preferences: the pod's ScheduleAnyway constraints. A node outside one of their domains ranks last.
+    """
+    if any(constraint.topology_key not in node.labels for constraint in preferences):
         return sys.maxsize
     return sum(
-        domain_counts(pod, wish, wishes, placed)[node.labels[wish.topology_key]] for wish in wishes
+        domain_counts(pod, constraint, preferences, assignments)[
+            node.labels[constraint.topology_key]
+        ]
+        for constraint in preferences
     )
 
 
-def _family(pod: Pod) -> str:
+def _owner_uid(pod: Pod) -> str:
+    """Return the uid of the pod's first owner, or of the pod itself when it has none."""
     owners = pod.metadata.owner_references
     return owners[0].uid if owners else pod.uid
 
 
 def _gated(pod: Pod, now: float) -> Iterator[Change]:
-    """Yield a pod with the condition of one that has scheduling gates.
+    """Yield the pod with the condition SchedulingGated, unless it has it already.
 
     Source: k8s.io/kubernetes pkg/registry/core/pod/strategy.go (applySchedulingGatedCondition).
     """
@@ -107,10 +129,14 @@ def _gated(pod: Pod, now: float) -> Iterator[Change]:
 def _unschedulable(
     cluster: Cluster, pod: Pod, reasons: Sequence[str], now: float
 ) -> Iterator[Change]:
+    """Yield the pod with the condition Unschedulable and its event, when the reason is new."""
     counts = Counter(reasons)
     parts = ", ".join(sorted(f"{count} {reason}" for reason, count in counts.items()))
     total = len(cluster.all(Node))
-    message = f"0/{total} nodes are available: {parts or 'no nodes'}. preemption: 0/{total} nodes are available: {total} Preemption is not helpful for scheduling."
+    message = (
+        f"0/{total} nodes are available: {parts or 'no nodes'}. preemption: 0/{total} nodes are"
+        f" available: {total} Preemption is not helpful for scheduling."
+    )
     before = pod.status.condition(SCHEDULED)
     if before is None or before.message != message:
         condition = Condition(SCHEDULED, "False", "Unschedulable", message, timestamp(now))

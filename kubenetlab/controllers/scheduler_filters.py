@@ -1,7 +1,7 @@
-"""Which nodes a pod fits on: the scheduler's filters, in their order and with their words.
+"""Scheduler filters: the nodes on which a pod can run, and upstream's reason for each other node.
 
-Source: k8s.io/kubernetes pkg/scheduler/framework/plugins {nodeunschedulable,tainttoleration,nodeaffinity,nodeports,podtopologyspread,
-interpodaffinity} (1.33).
+Source: k8s.io/kubernetes pkg/scheduler/framework/plugins {nodeunschedulable,tainttoleration,
+nodeaffinity,nodeports,podtopologyspread,interpodaffinity} (1.33).
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes import NOT_READY_TAINT
 
 Filter = Callable[[Pod, Node, "NodeAssignments"], str | None]
+"""Return the reason why a pod cannot run on a node; None when it can."""
 AppliesTo = Callable[[Pod, "NodeAssignments"], bool]
-"""Whether a filter has anything to say of a pod, on whichever node."""
+"""Return True when a filter may reject a pod on some node."""
 
 _ALL_ADDRESSES = ("", "0.0.0.0", "::")
 
 
 class NodeAssignments:
-    """The nodes, and who is on each; grows as pods are bound."""
+    """The nodes and the pods on each; pods are added as they are bound."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.nodes: Sequence[Node] = cluster.all(Node)
@@ -37,29 +38,31 @@ class NodeAssignments:
         self._namespaces = {
             namespace.name: namespace.labels for namespace in cluster.all(Namespace)
         }
-        self.has_repulsion = any(_anti_affinity(pod) for pods in self.pods.values() for pod in pods)
-        """True when some pod keeps others away."""
-        self._of_specs: dict[int, tuple[PodSpec, dict[str, str]]] = {}
-        """A spec, and what keeps it from which nodes, by its identity: a template's pods share theirs."""
+        self.has_anti_affinity = any(
+            _anti_affinity(pod) for pods in self.pods.values() for pod in pods
+        )
+        """True when a pod on some node has required pod anti-affinity."""
+        self._spec_rejections: dict[int, tuple[PodSpec, dict[str, str]]] = {}
+        """Spec and its rejections by the id of the spec, which all pods of a template share."""
 
     def add(self, pod: Pod, node: str) -> None:
         self.pods[node].append(pod)
-        self.has_repulsion |= bool(_anti_affinity(pod))
+        self.has_anti_affinity |= bool(_anti_affinity(pod))
 
-    def misfits_of_spec(self, pod: Pod) -> dict[str, str]:
-        """The nodes from which all pods of this spec are kept, whoever else is there, and why."""
-        if id(pod.spec) not in self._of_specs:
+    def spec_rejections(self, pod: Pod) -> dict[str, str]:
+        """Return node → reason for the nodes that the pod's spec excludes, whatever runs there."""
+        if id(pod.spec) not in self._spec_rejections:
             reasons = (
                 (node.name, _first_reason(SPEC_FILTERS, pod, node, self)) for node in self.nodes
             )
-            self._of_specs[id(pod.spec)] = (
+            self._spec_rejections[id(pod.spec)] = (
                 pod.spec,
                 {name: reason for name, reason in reasons if reason is not None},
             )
-        return self._of_specs[id(pod.spec)][1]
+        return self._spec_rejections[id(pod.spec)][1]
 
-    def is_meant(self, term: PodAffinityTerm, owner: Pod, other: Pod) -> bool:
-        """True when the term of `owner` is about `other`."""
+    def matches_term(self, term: PodAffinityTerm, owner: Pod, other: Pod) -> bool:
+        """Return True when the affinity term of `owner` selects `other`."""
         if term.label_selector is None or not term.label_selector.matches(other.labels):
             return False
         if other.namespace in term.namespaces:
@@ -69,38 +72,38 @@ class NodeAssignments:
         return not term.namespaces and other.namespace == owner.namespace
 
     def in_domain(self, node: Node, key: str) -> Iterator[Pod]:
-        """The pods on all nodes that have the node's value of a label."""
+        """Yield the pods on all nodes with the same value of the label `key` as the node."""
         value = node.labels.get(key)
-        for other in self.nodes:
-            if value is not None and other.labels.get(key) == value:
-                yield from self.pods[other.name]
+        for peer in self.nodes:
+            if value is not None and peer.labels.get(key) == value:
+                yield from self.pods[peer.name]
 
 
-def rejections(pod: Pod, placed: NodeAssignments) -> dict[str, str]:
-    """The nodes that the pod cannot run on, and why, in the scheduler's words."""
-    concerned = [filter_ for filter_, is_concerned in POD_FILTERS if is_concerned(pod, placed)]
-    of_spec = placed.misfits_of_spec(pod)
-    if not concerned:
-        return of_spec
+def rejections(pod: Pod, assignments: NodeAssignments) -> dict[str, str]:
+    """Return node → reason, in the scheduler's words, for the nodes that the pod cannot run on."""
+    filters = [filter_ for filter_, applies in POD_FILTERS if applies(pod, assignments)]
+    by_spec = assignments.spec_rejections(pod)
+    if not filters:
+        return by_spec
     reasons = (
-        (node.name, of_spec.get(node.name) or _first_reason(concerned, pod, node, placed))
-        for node in placed.nodes
+        (node.name, by_spec.get(node.name) or _first_reason(filters, pod, node, assignments))
+        for node in assignments.nodes
     )
     return {name: reason for name, reason in reasons if reason is not None}
 
 
 def _first_reason(
-    filters: Sequence[Filter], pod: Pod, node: Node, placed: NodeAssignments
+    filters: Sequence[Filter], pod: Pod, node: Node, assignments: NodeAssignments
 ) -> str | None:
     for filter_ in filters:
-        reason = filter_(pod, node, placed)
+        reason = filter_(pod, node, assignments)
         if reason is not None:
             return reason
     return None
 
 
 def tolerates(tolerations: Sequence[Toleration], taint: Taint) -> bool:
-    """True when one of the tolerations covers the taint."""
+    """Return True when one of the tolerations covers the taint."""
     return any(
         (not toleration.key or toleration.key == taint.key)
         and (not toleration.effect or toleration.effect == taint.effect)
@@ -110,7 +113,7 @@ def tolerates(tolerations: Sequence[Toleration], taint: Taint) -> bool:
 
 
 def matches_node(spec: PodSpec, node: Node) -> bool:
-    """True when node selector and required node affinity allow the node."""
+    """Return True when the node selector and the required node affinity allow the node."""
     required = spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution
     if not matches_labels(spec.node_selector, node.labels):
         return False
@@ -119,21 +122,21 @@ def matches_node(spec: PodSpec, node: Node) -> bool:
     )
 
 
-def _unschedulable(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
+def _unschedulable(pod: Pod, node: Node, assignments: NodeAssignments) -> str | None:
     return "node(s) were unschedulable" if node.spec.unschedulable else None
 
 
-def _taints(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
+def _taints(pod: Pod, node: Node, assignments: NodeAssignments) -> str | None:
     for taint in node.spec.taints:
         if taint.effect == "PreferNoSchedule" or tolerates(pod.spec.tolerations, taint):
             continue
         if taint.key == NOT_READY_TAINT and pod.spec.host_network:
-            continue  # what needs no pod network, kube-proxy and the CNI agents themselves, runs before there is one
+            continue  # kube-proxy and CNI agents must run before there is a pod network
         return f"node(s) had untolerated taint {taint}"
     return None
 
 
-def _node_affinity(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
+def _node_affinity(pod: Pod, node: Node, assignments: NodeAssignments) -> str | None:
     return (
         None
         if matches_node(pod.spec, node)
@@ -141,44 +144,44 @@ def _node_affinity(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
     )
 
 
-def _addresses(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
-    """A pod that asks for its address can only be where that is routed to."""
-    wanted = [ip_address(address) for address in pod.wanted_addresses]
+def _addresses(pod: Pod, node: Node, assignments: NodeAssignments) -> str | None:
+    """Reject nodes whose ranges do not contain the addresses that the pod requests."""
+    requested = [ip_address(address) for address in pod.wanted_addresses]
     ranges = [ip.network(cidr) for cidr in node.spec.pod_cidrs]
-    is_here = all(
+    is_routed = all(
         any(address in cidr for cidr in ranges if cidr.version == address.version)
-        for address in wanted
+        for address in requested
     )
-    return None if is_here else "node(s) didn't have the requested pod address in their range"
+    return None if is_routed else "node(s) didn't have the requested pod address in their range"
 
 
-def _ports(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
-    wanted = pod.spec.host_ports
-    taken = [port for other in placed.pods[node.name] for port in other.spec.host_ports]
-    is_free = not any(_is_same_port(one, other) for one in wanted for other in taken)
+def _ports(pod: Pod, node: Node, assignments: NodeAssignments) -> str | None:
+    requested = pod.spec.host_ports
+    taken = [port for peer in assignments.pods[node.name] for port in peer.spec.host_ports]
+    is_free = not any(_is_same_port(port, used) for port in requested for used in taken)
     return None if is_free else "node(s) didn't have free ports for the requested pod ports"
 
 
-def _is_same_port(one: tuple[str, str, int], other: tuple[str, str, int]) -> bool:
-    is_same_address = one[0] == other[0] or one[0] in _ALL_ADDRESSES or other[0] in _ALL_ADDRESSES
-    return one[1:] == other[1:] and is_same_address
+def _is_same_port(a: tuple[str, str, int], b: tuple[str, str, int]) -> bool:
+    is_same_address = a[0] == b[0] or a[0] in _ALL_ADDRESSES or b[0] in _ALL_ADDRESSES
+    return a[1:] == b[1:] and is_same_address
 
 
-def _spread(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
-    for constraint in (hard := spread_constraints(pod, "DoNotSchedule")):
+def _spread(pod: Pod, node: Node, assignments: NodeAssignments) -> str | None:
+    for constraint in (constraints := spread_constraints(pod, "DoNotSchedule")):
         if constraint.topology_key not in node.labels:
             return "node(s) didn't match pod topology spread constraints (missing required label)"
-        counts = domain_counts(pod, constraint, hard, placed)
-        least = (
+        counts = domain_counts(pod, constraint, constraints, assignments)
+        minimum = (
             0
             if constraint.min_domains is not None and len(counts) < constraint.min_domains
             else min(counts.values(), default=0)
         )
-        is_own = constraint.label_selector is not None and constraint.label_selector.matches(
-            pod.labels
+        matches_itself = (
+            constraint.label_selector is not None and constraint.label_selector.matches(pod.labels)
         )
         if (
-            counts.get(node.labels[constraint.topology_key], 0) + is_own - least
+            counts.get(node.labels[constraint.topology_key], 0) + matches_itself - minimum
             > constraint.max_skew
         ):
             return "node(s) didn't match pod topology spread constraints"
@@ -186,7 +189,7 @@ def _spread(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
 
 
 def spread_constraints(pod: Pod, when_unsatisfiable: str) -> list[TopologySpreadConstraint]:
-    """Those that must hold (DoNotSchedule), or those that only wish (ScheduleAnyway)."""
+    """Return the pod's spread constraints with this value of whenUnsatisfiable."""
     return [
         constraint
         for constraint in pod.spec.topology_spread_constraints
@@ -197,68 +200,74 @@ def spread_constraints(pod: Pod, when_unsatisfiable: str) -> list[TopologySpread
 def domain_counts(
     pod: Pod,
     constraint: TopologySpreadConstraint,
-    together: Sequence[TopologySpreadConstraint],
-    placed: NodeAssignments,
+    constraints: Sequence[TopologySpreadConstraint],
+    assignments: NodeAssignments,
 ) -> dict[str, int]:
-    """Domain → how many pods of the constraint are in it; domains of nodes that the pod may go to and that have the labels of all."""
+    """Return domain → number of pods that the constraint selects.
+
+    Only nodes count on which the pod may run and which have the labels of all `constraints`.
+    """
     counts: dict[str, int] = {}
-    for node in placed.nodes:
-        if any(one.topology_key not in node.labels for one in together) or not matches_node(
+    for node in assignments.nodes:
+        if any(other.topology_key not in node.labels for other in constraints) or not matches_node(
             pod.spec, node
         ):
             continue
         domain = node.labels[constraint.topology_key]
         counts.setdefault(domain, 0)
-        counts[domain] += sum(_counts(pod, constraint, other) for other in placed.pods[node.name])
+        counts[domain] += sum(
+            _counts(pod, constraint, peer) for peer in assignments.pods[node.name]
+        )
     return counts
 
 
-def _counts(pod: Pod, constraint: TopologySpreadConstraint, other: Pod) -> bool:
+def _counts(pod: Pod, constraint: TopologySpreadConstraint, peer: Pod) -> bool:
     selector = constraint.label_selector
     return (
         selector is not None
-        and other.namespace == pod.namespace
-        and not other.is_terminating
-        and selector.matches(other.labels)
+        and peer.namespace == pod.namespace
+        and not peer.is_terminating
+        and selector.matches(peer.labels)
     )
 
 
-def _pod_affinity(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
+def _pod_affinity(pod: Pod, node: Node, assignments: NodeAssignments) -> str | None:
     terms = _affinity(pod)
 
-    def is_meant_by_all(other: Pod) -> bool:
-        return all(placed.is_meant(term, pod, other) for term in terms)
+    def matches_all(peer: Pod) -> bool:
+        return all(assignments.matches_term(term, pod, peer) for term in terms)
 
     keys = [term.topology_key for term in terms]
-    if all(any(is_meant_by_all(other) for other in placed.in_domain(node, key)) for key in keys):
+    if all(any(matches_all(peer) for peer in assignments.in_domain(node, key)) for key in keys):
         return None
-    has_group = any(
-        is_meant_by_all(other)
-        for place in placed.nodes
-        if any(key in place.labels for key in keys)
-        for other in placed.pods[place.name]
+    has_match = any(
+        matches_all(peer)
+        for other_node in assignments.nodes
+        if any(key in other_node.labels for key in keys)
+        for peer in assignments.pods[other_node.name]
     )
-    if all(key in node.labels for key in keys) and not has_group and is_meant_by_all(pod):
-        return None  # the first of a group that wants to be together goes anywhere
+    if all(key in node.labels for key in keys) and not has_match and matches_all(pod):
+        return None  # the first pod of a group with affinity to itself may run anywhere
     return "node(s) didn't match pod affinity rules"
 
 
-def _pod_anti_affinity(pod: Pod, node: Node, placed: NodeAssignments) -> str | None:
+def _pod_anti_affinity(pod: Pod, node: Node, assignments: NodeAssignments) -> str | None:
     for term in _anti_affinity(pod):
         if any(
-            placed.is_meant(term, pod, other) for other in placed.in_domain(node, term.topology_key)
+            assignments.matches_term(term, pod, peer)
+            for peer in assignments.in_domain(node, term.topology_key)
         ):
             return "node(s) didn't match pod anti-affinity rules"
-    if not placed.has_repulsion:
+    if not assignments.has_anti_affinity:
         return None
-    for other_node in placed.nodes:
-        for other in placed.pods[other_node.name]:
-            for term in _anti_affinity(other):
+    for other_node in assignments.nodes:
+        for peer in assignments.pods[other_node.name]:
+            for term in _anti_affinity(peer):
                 domain = node.labels.get(term.topology_key)
                 if (
                     domain is not None
                     and domain == other_node.labels.get(term.topology_key)
-                    and placed.is_meant(term, other, pod)
+                    and assignments.matches_term(term, peer, pod)
                 ):
                     return "node(s) didn't satisfy existing pods anti-affinity rules"
     return None
@@ -273,11 +282,15 @@ def _anti_affinity(pod: Pod) -> tuple[PodAffinityTerm, ...]:
 
 
 SPEC_FILTERS: Final[tuple[Filter, ...]] = (_unschedulable, _taints, _node_affinity)
+"""Filters whose result depends only on the pod's spec and the node."""
 POD_FILTERS: Final[tuple[tuple[Filter, AppliesTo], ...]] = (
     (_addresses, lambda pod, _: bool(pod.wanted_addresses)),
     (_ports, lambda pod, _: bool(pod.spec.host_ports)),
     (_spread, lambda pod, _: bool(pod.spec.topology_spread_constraints)),
     (_pod_affinity, lambda pod, _: bool(_affinity(pod))),
-    (_pod_anti_affinity, lambda pod, placed: placed.has_repulsion or bool(_anti_affinity(pod))),
+    (
+        _pod_anti_affinity,
+        lambda pod, assignments: assignments.has_anti_affinity or bool(_anti_affinity(pod)),
+    ),
 )
-"""In the scheduler's order, behind the others: the first reason is the one that is told."""
+"""Filters that run after SPEC_FILTERS, in the scheduler's order; the first reason is reported."""

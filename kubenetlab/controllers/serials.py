@@ -1,4 +1,4 @@
-"""Serials: the numbers from which controllers draw the names and uids of what they make, so that no two are alike."""
+"""Serials: counters per owner, from which the names and uids of its children are derived."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from kubenetlab.controllers.admission import make_uid
 
 
 class Serials:
-    """One controller's draws in one round; `changes` writes down how far they went."""
+    """Counters that one controller uses in one run; `changes` stores them."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._ledger = cluster.get(AllocationState, "", "ledger") or AllocationState()
-        self._drawn: dict[str, int] = {}
+        self._allocations = cluster.get(AllocationState, "", "ledger") or AllocationState()
+        self._used: dict[str, int] = {}
 
     def __getitem__(self, owner: Resource) -> int:
-        """How many children the owner has made."""
-        return self._drawn.get(owner.uid, self._ledger.serials.get(owner.uid, 0))
+        """Return the number of serials that the owner has used."""
+        return self._used.get(owner.uid, self._allocations.serials.get(owner.uid, 0))
 
     def __setitem__(self, owner: Resource, serial: int) -> None:
-        self._drawn[owner.uid] = serial
+        self._used[owner.uid] = serial
 
     def child_uid(self, kind: str, owner: Resource, name: str) -> str:
-        """The uid of a new child, which no other of the owner's has had; counts it."""
+        """Return the uid of a new child, unique among the owner's children, and count it."""
         self[owner] = serial = self[owner] + 1
         return make_uid(kind, owner.uid, name, str(serial))
 
     def changes(self) -> Iterator[Change]:
-        if self._drawn:
-            yield structs.replace(self._ledger, serials={**self._ledger.serials, **self._drawn})
+        if self._used:
+            yield structs.replace(
+                self._allocations, serials={**self._allocations.serials, **self._used}
+            )

@@ -1,4 +1,8 @@
-"""Who comes up for the first time. Manifests are written for a cluster that works: what asks once, and ends, waits for those."""
+"""Startup order: pods that run a command once wait until the cluster's DNS and servers are up.
+
+Manifests are written for a cluster that already runs. A container that connects once and exits
+would otherwise fail because its server was created in the same moment.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,25 @@ from kubenetlab.controllers.kubelet import observed_of
 
 
 def is_anybody_starting(cluster: Cluster) -> bool:
-    """True while the cluster's DNS comes up, or somebody runs who has not been probed yet."""
-    found: bool = cluster.derived(
+    """Return True while the cluster's DNS starts, or a pod awaits its first probe result."""
+    is_starting: bool = cluster.derived(
         "is anybody starting",
         lambda: (
             is_dns_coming(cluster)
-            or any(_awaits_its_first_probe(cluster, pod) for pod in cluster.all(Pod))
+            or any(_awaits_first_probe(cluster, pod) for pod in cluster.all(Pod))
         ),
     )
-    return found
+    return is_starting
 
 
-def _awaits_its_first_probe(cluster: Cluster, pod: Pod) -> bool:
-    """True for a moment: a probe is answered or not within its timeout. Whoever asked for a delay is not waited for."""
+def _awaits_first_probe(cluster: Cluster, pod: Pod) -> bool:
+    """Return True while a container of the pod runs and has no result of its first probe.
+
+    This takes at most the timeout of the probe. Probes with initialDelaySeconds are not awaited.
+    """
     if pod.status.phase != "Running" or pod.is_ready or pod.is_terminating:
         return False
-    seen = observed_of(cluster, pod)
+    runtime = observed_of(cluster, pod)
     for container in pod.spec.long_running_containers:
         status = pod.container_status(container.name)
         if status is None or status.ready or status.state.running is None or status.restart_count:
@@ -35,6 +42,6 @@ def _awaits_its_first_probe(cluster: Cluster, pod: Pod) -> bool:
             else ("readiness", container.readiness_probe)
         )
         is_delayed = probe is not None and probe.initial_delay_seconds > 0
-        if not is_delayed and (seen is None or f"{container.name}/{kind}" not in seen.probes):
+        if not is_delayed and (runtime is None or f"{container.name}/{kind}" not in runtime.probes):
             return True
     return False

@@ -1,8 +1,11 @@
-"""statefulset controller: pods with numbers, made from the bottom up and taken away from the top down, one at a time.
+"""statefulset controller: numbered pods with stable names.
 
-A pod that goes is followed by another of the same name, with a new address. OrderedReady waits for each before the next; Parallel
-makes and takes away all at once, but replaces old templates one by one as well.
-Source: k8s.io/kubernetes pkg/controller/statefulset/{stateful_set_control.go,stateful_set_utils.go}.
+It reads StatefulSets and pods. It creates pods in ascending and deletes them in descending order of
+their ordinals; a deleted pod is replaced by one of the same name with a new address. With
+OrderedReady each step waits until the previous pod is ready. With Parallel all pods are created and
+deleted at once, but pods of an old template are still replaced one by one.
+Source: k8s.io/kubernetes
+pkg/controller/statefulset/{stateful_set_control.go,stateful_set_utils.go}.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,7 +53,7 @@ def _next(
     serials: Serials,
     now: float,
 ) -> Iterator[Change]:
-    """What can be done now: in order, the first step that something has to be waited for is the last."""
+    """Yield the steps that are possible now, up to the first one that must be waited for."""
     spec = stateful_set.spec
     is_ordered = spec.pod_management_policy == "OrderedReady"
     names = [f"{stateful_set.name}-{spec.ordinals.start + index}" for index in range(spec.replicas)]
@@ -79,13 +82,16 @@ def _next(
 def _update(
     cluster: Cluster, stateful_set: StatefulSet, pods: Sequence[Pod], revision: str, now: float
 ) -> Iterator[Change]:
-    """From the top down to the partition, the next pod of an old template, when all above it are ready."""
+    """Yield the deletion of the next pod of an old template, from the highest ordinal to the partition.
+
+    A pod is replaced only when all pods with higher ordinals are ready.
+    """
     strategy = stateful_set.spec.update_strategy
     if strategy.type == "OnDelete":
         return
-    least = stateful_set.spec.ordinals.start + strategy.rolling_update.partition
+    lowest = stateful_set.spec.ordinals.start + strategy.rolling_update.partition
     for pod in sorted(pods, key=_ordinal, reverse=True):
-        if _ordinal(pod) < least or pod.is_terminating:
+        if _ordinal(pod) < lowest or pod.is_terminating:
             return
         if pod.labels.get(CONTROLLER_REVISION_LABEL) != revision:
             yield from delete_pod(cluster, stateful_set, pod, SOURCE, now)

@@ -1,4 +1,8 @@
-"""How an object goes: a pod (and a namespace) first says so and goes when its work is done, all else goes at once."""
+"""Deletion of objects.
+
+Pods and namespaces first become terminating and are removed when their controller has finished;
+all other objects are removed at once.
+"""
 
 from collections.abc import Iterator
 
@@ -11,7 +15,7 @@ from kubenetlab.api.store import Change, deletion
 
 
 def terminated(obj: Resource, now: float) -> Iterator[Change]:
-    """The changes that `kubectl delete` makes to one object."""
+    """Yield the changes that `kubectl delete` makes to one object."""
     if not isinstance(obj, (Pod, Namespace)):
         yield deletion(obj)
     elif not obj.is_terminating:

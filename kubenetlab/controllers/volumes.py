@@ -1,6 +1,7 @@
-"""Files that volumes of Secrets and ConfigMaps put into containers, for the built-in programs that read some.
+"""Files in volumes of Secrets and ConfigMaps, for built-in programs that read files.
 
-Other volumes hold nothing here. Source: k8s.io/api core/v1/types.go (Volume, VolumeMount, KeyToPath), 1.33.
+Other volumes are empty in the lab.
+Source: k8s.io/api core/v1/types.go (Volume, VolumeMount, KeyToPath), 1.33.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from kubenetlab.api.store import Cluster
 
 
 def file_text(cluster: Cluster, pod: Pod, container: Container, path: str) -> str | None:
-    """Return what a container finds in the file at an absolute path; None where no Secret and no ConfigMap puts one there."""
+    """Return the content of the file at an absolute path in a container.
+
+    Return None when no Secret and no ConfigMap provides the file.
+    """
     mounts = [
         mount
         for mount in _mappings(container.volume_mounts)
@@ -25,12 +29,12 @@ def file_text(cluster: Cluster, pod: Pod, container: Container, path: str) -> st
     ]
     if not mounts:
         return None
-    mount = max(mounts, key=lambda found: len(str(found["mountPath"]).rstrip("/")))
+    mount = max(mounts, key=lambda candidate: len(str(candidate["mountPath"]).rstrip("/")))
     inside = posixpath.join(
         str(mount.get("subPath", "")), path[len(str(mount["mountPath"]).rstrip("/")) :].lstrip("/")
     ).rstrip("/")
     volume = next(
-        (found for found in _mappings(pod.spec.volumes) if found.get("name") == mount.get("name")),
+        (entry for entry in _mappings(pod.spec.volumes) if entry.get("name") == mount.get("name")),
         {},
     )
     for source in (volume, *_mappings(_mapping(volume.get("projected")).get("sources"))):
@@ -43,28 +47,31 @@ def file_text(cluster: Cluster, pod: Pod, container: Container, path: str) -> st
 def _contents(
     cluster: Cluster, namespace: str, source: Mapping[str, Any]
 ) -> Iterator[Mapping[str, str]]:
-    """Yield path → text of what a source of a volume holds."""
+    """Yield the files of one source of a volume, path → text."""
     secret, config_map = _mapping(source.get("secret")), _mapping(source.get("configMap"))
-    if secret:  # in a volume it has `secretName`, in a projected one `name`
-        found = cluster.get(
+    if secret:  # the field is `secretName` in a volume, `name` in a projected one
+        secret_object = cluster.get(
             Secret, namespace, str(secret.get("secretName", secret.get("name", "")))
         )
-        yield _picked(found.values if found is not None else {}, secret)
+        yield _select_items(secret_object.values if secret_object is not None else {}, secret)
     if config_map:
-        kept = cluster.get(ConfigMap, namespace, str(config_map.get("name", "")))
+        config_map_object = cluster.get(ConfigMap, namespace, str(config_map.get("name", "")))
         binary = (
             {
                 key: b64decode(value).decode(errors="replace")
-                for key, value in kept.binary_data.items()
+                for key, value in config_map_object.binary_data.items()
             }
-            if kept is not None
+            if config_map_object is not None
             else {}
         )
-        yield _picked({**(kept.data if kept is not None else {}), **binary}, config_map)
+        yield _select_items(
+            {**(config_map_object.data if config_map_object is not None else {}), **binary},
+            config_map,
+        )
 
 
-def _picked(values: Mapping[str, str], source: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return all values by their keys, or those of `items` by their paths."""
+def _select_items(values: Mapping[str, str], source: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return all values by their keys, or those that `items` selects by their paths."""
     items = _mappings(source.get("items"))
     return (
         {

@@ -1,10 +1,10 @@
-"""Wake: a controller's wish to be run again at a time."""
+"""Wake: a controller's request to run again at a given time."""
 
 from typing import NamedTuple
 
 
 class Wake(NamedTuple):
-    """The wish to be run again at a time."""
+    """Request of a controller to run again at a given time."""
 
     at: float
-    """Seconds since 1970."""
+    """Time in seconds since 1970."""
