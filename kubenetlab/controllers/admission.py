@@ -1,6 +1,8 @@
-"""What the API server does with an object before it stores it: identity, immutable fields; cluster_ips.py has those of Services.
+"""Admission: what the API server does with an object before it stores it.
 
-All objects of one command are admitted together or not at all.
+New objects get an identity and defaults; updates are checked for immutable fields. The allocation
+of Service addresses is in cluster_ips.py and node_ports.py. All objects of one command are admitted
+together or not at all.
 Source: k8s.io/kubernetes pkg/apis/core/validation (the *Update functions), 1.33.
 """
 
@@ -31,11 +33,14 @@ from kubenetlab.controllers import cluster_ips, config_changes, node_ports, pod_
 from kubenetlab.controllers.node_ranges import rejected_ranges
 
 RESERVED_CLUSTER_IP = 1
-"""The first address of the Service range belongs to the Service default/kubernetes; an index into the range."""
+"""Index into the Service range of the address reserved for the Service default/kubernetes."""
 
 
 class AdmissionRequest(Struct, frozen=True):
-    """One object to be admitted, with its document as given; `object` is None for a kind the lab does not model."""
+    """One object to be admitted, with the document that the user gave.
+
+    `object` is None for a kind that the lab does not model.
+    """
 
     document: Mapping[str, Any]
     object: Resource | None
@@ -53,60 +58,66 @@ Action = Literal["created", "configured", "unchanged", "kept"]
 
 
 class ApplyOutcome(Struct, frozen=True):
-    """What became of one object."""
+    """Result for one object of a request."""
 
     title: str
     action: Action
     changes: tuple[str, ...] = ()
-    """Of a Cluster document that has changed: which fields, from what to what."""
+    """Changed fields of a Cluster document, each as `path before → after`."""
 
 
 class Admission(Struct, frozen=True):
-    """The store with everything admitted; when there are findings the store is the old one."""
+    """Result of a request.
+
+    When a finding is an error, `cluster` is the store as it was.
+    """
 
     cluster: Cluster
     outcomes: tuple[ApplyOutcome, ...] = ()
     findings: tuple[tuple[int, Finding], ...] = ()
-    """(which of the incoming objects, what is wrong with it)"""
+    """(index of the request, problem) pairs."""
     made_namespaces: tuple[str, ...] = ()
+    """Namespaces that no document defines and that were created for their objects."""
 
 
 def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) -> Admission:
-    """Stores new objects and updates known ones, as `kubectl apply` does.
+    """Store new objects and update existing ones, as `kubectl apply` does.
 
-    `now` is in seconds since 1970. Applying the same documents again gives the same store, to the object.
+    now: time in seconds since 1970.
+    Applying the same documents again returns the same store, object by object.
     """
     staged = _Staged(cluster, now)
     outcomes: list[ApplyOutcome] = []
     findings: list[tuple[int, Finding]] = []
-    for index, one in enumerate(incoming):
-        if one.object is None:
-            outcomes.append(_keep(cluster, one))
+    for index, request in enumerate(incoming):
+        if request.object is None:
+            outcomes.append(_keep(cluster, request))
             continue
-        if one.object.is_namespaced:
-            findings += [(index, finding) for finding in staged.ensure_namespace(one.object)]
-        obj, faults = staged.as_stored(one.object, one.document)
-        findings += [(index, finding) for finding in faults]
+        if request.object.is_namespaced:
+            findings += [(index, finding) for finding in staged.ensure_namespace(request.object)]
+        obj, problems = staged.as_stored(request.object, request.document)
+        findings += [(index, finding) for finding in problems]
         old = staged.current(obj)
-        admitted, faults = staged.put(obj, old, one.document)
-        findings += [(index, finding) for finding in faults]
-        is_new = old is None and not isinstance(
-            obj, NodeSettings
-        )  # the Cluster document has made the Node
+        admitted, problems = staged.put(obj, old, request.document)
+        findings += [(index, finding) for finding in problems]
+        # The Cluster document creates Nodes; a Node document only configures one.
+        is_new = old is None and not isinstance(obj, NodeSettings)
         action: Action = "created" if is_new else "unchanged" if admitted == old else "configured"
-        if isinstance(old, ClusterConfig):  # a document without a name is the lab's
+        if isinstance(old, ClusterConfig):  # the document may lack a name: use the lab's
             outcomes.append(
                 ApplyOutcome(
                     old.title, action, tuple(config_changes.describe_changes(old, admitted))
                 )
             )
         else:
-            outcomes.append(ApplyOutcome(one.object.title, action))
-    if any(isinstance(one.object, (ClusterConfig, Node)) for one in incoming):
-        findings += _refused_ranges(staged.result(), incoming)
+            outcomes.append(ApplyOutcome(request.object.title, action))
+    if any(isinstance(request.object, (ClusterConfig, Node)) for request in incoming):
+        findings += _range_findings(staged.result(), incoming)
     if any(not finding.is_warning for _, finding in findings):
         return Admission(cluster, findings=tuple(findings))
-    given = {one.given_key: GivenDocument(one.document, one.source) for one in incoming}
+    given = {
+        request.given_key: GivenDocument(request.document, request.source) for request in incoming
+    }
     return Admission(
         staged.result().with_given(given),
         tuple(outcomes),
@@ -115,34 +126,34 @@ def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) ->
     )
 
 
-def _refused_ranges(
+def _range_findings(
     cluster: Cluster, incoming: Sequence[AdmissionRequest]
 ) -> Iterator[tuple[int, Finding]]:
-    """What speaks against nodes' pod ranges, each at the document that asks for it."""
+    """Yield the problems of nodes' pod ranges, each at the document that requests the range."""
     names = cluster.config.node_names
-    given = {
-        one.object.name if isinstance(one.object, Node) else "": index
-        for index, one in enumerate(incoming)
-        if isinstance(one.object, (ClusterConfig, Node))
+    index_of = {
+        request.object.name if isinstance(request.object, Node) else "": index
+        for index, request in enumerate(incoming)
+        if isinstance(request.object, (ClusterConfig, Node))
     }
-    for fault in rejected_ranges(cluster):
+    for problem in rejected_ranges(cluster):
         path: Path
-        if fault.node in given and fault.node:
-            index, path = given[fault.node], ("spec", "podCIDR")
-        elif "" in given:
+        if problem.node in index_of and problem.node:
+            index, path = index_of[problem.node], ("spec", "podCIDR")
+        elif "" in index_of:
             index, path = (
-                given[""],
-                ("nodes", names.index(fault.node), "podCIDRs")
-                if fault.node
+                index_of[""],
+                ("nodes", names.index(problem.node), "podCIDRs")
+                if problem.node
                 else ("networking", "podSubnet"),
             )
         else:
-            index, path = next(iter(given.values())), ("spec", "podCIDR")
-        yield index, Finding(path, fault.message, hints=fault.hints)
+            index, path = next(iter(index_of.values())), ("spec", "podCIDR")
+        yield index, Finding(path, problem.message, hints=problem.hints)
 
 
 class _Staged:
-    """The store with what this command has brought so far on top."""
+    """The store with the changes of the current request."""
 
     def __init__(self, cluster: Cluster, now: float) -> None:
         self._cluster = cluster
@@ -153,7 +164,7 @@ class _Staged:
 
     @cached_property
     def _taken(self) -> dict[str, str]:
-        """Cluster IP → whose it is."""
+        """Cluster IP → title of the Service that has it."""
         reserved = {
             str(
                 self._config.networking.service_networks[0][RESERVED_CLUSTER_IP]
@@ -167,7 +178,7 @@ class _Staged:
 
     @cached_property
     def _node_ports(self) -> dict[Any, str]:
-        """Node port → whose it is."""
+        """Node port → title of the Service that has it."""
         services = self._cluster.all(Service)
         return {
             number: service.title
@@ -186,20 +197,29 @@ class _Staged:
         )
 
     def ensure_namespace(self, obj: Resource) -> Iterator[Finding]:
-        """Makes the object's namespace where no manifest does. One that is going takes in nothing new."""
+        """Create the object's namespace when it does not exist.
+
+        Yield a finding for a new object in a namespace that is being deleted.
+        """
         namespace = Namespace(ObjectMeta(name=obj.namespace))
         known = self.current(namespace)
         if known is None:
             self.made_namespaces.append(obj.namespace)
             self._store(self._identified(namespace))
         elif known.is_terminating and self.current(obj) is None:
-            message = f"unable to create new content in namespace {obj.namespace} because it is being terminated"
+            message = (
+                f"unable to create new content in namespace {obj.namespace}"
+                " because it is being terminated"
+            )
             yield Finding(("metadata", "namespace"), message, hints=("try again when it is gone",))
 
     def as_stored(
         self, obj: Resource, document: Mapping[str, Any]
     ) -> tuple[Resource, list[Finding]]:
-        """What is kept of an object, and what speaks against that: a Node is made by the Cluster document, its own only adds to it."""
+        """Return the object to store for a given one, and its problems.
+
+        The Cluster document creates Nodes; a Node document is stored as the settings it adds to its Node.
+        """
         if not isinstance(obj, Node):
             return obj, []
         known = self._config.node_names
@@ -221,26 +241,26 @@ class _Staged:
     def put(
         self, obj: Resource, old: Resource | None, document: Mapping[str, Any]
     ) -> tuple[Resource, list[Finding]]:
-        """The object as it will be stored, and what speaks against it."""
+        """Stage the object, and return it as it will be stored, with its problems."""
         if old is None:
             candidate, findings = self._identified(obj), []
         else:
-            candidate, findings = _updated(old, obj, document), list(_forbidden(old, obj))
+            candidate, findings = _updated(old, obj, document), list(_forbidden_changes(old, obj))
             if (type(obj), obj.key) in self._changes:
-                hint = f"{obj.title} stands twice in what was given: keep one of them"
+                hint = f"{obj.title} is given twice: keep one of them"
                 findings = [structs.replace(finding, hints=(hint,)) for finding in findings]
         if isinstance(candidate, Secret):
             candidate = sealed(candidate)
         if isinstance(candidate, ConfigMap):
             findings += foreign_ranges(candidate, self._config.networking.versions)
         if isinstance(candidate, Service):
-            candidate, faults = cluster_ips.allocate(
+            candidate, problems = cluster_ips.allocate(
                 candidate, self._config.networking.service_networks, self._taken
             )
-            findings += faults
+            findings += problems
             self._taken |= dict.fromkeys(candidate.cluster_ips, candidate.title)
-            candidate, faults = node_ports.allocate(candidate, self._node_ports)
-            findings += faults
+            candidate, problems = node_ports.allocate(candidate, self._node_ports)
+            findings += problems
             self._node_ports |= dict.fromkeys(
                 node_ports.node_ports_of(candidate.spec), candidate.title
             )
@@ -260,7 +280,7 @@ class _Staged:
         self._changes[type(obj), obj.key] = obj
 
     def _identified(self, obj: Resource) -> Resource:
-        """A new object with its uid and birthday."""
+        """Return a new object with its uid and creation time."""
         serial = str(self._cluster.revision + len(self._changes))
         meta = structs.replace(
             obj.metadata,
@@ -275,24 +295,25 @@ class _Staged:
         return structs.replace(obj, metadata=meta)
 
 
-def _keep(cluster: Cluster, one: AdmissionRequest) -> ApplyOutcome:
-    kind, namespace, name = one.given_key
-    known = cluster.given.get(one.given_key)
-    is_known = known is not None and known.document == one.document
+def _keep(cluster: Cluster, request: AdmissionRequest) -> ApplyOutcome:
+    """Return the outcome for a document of a kind that the lab only stores."""
+    kind, namespace, name = request.given_key
+    stored = cluster.given.get(request.given_key)
+    is_unchanged = stored is not None and stored.document == request.document
     return ApplyOutcome(
         f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}",
-        "unchanged" if is_known else "kept",
+        "unchanged" if is_unchanged else "kept",
     )
 
 
 def make_uid(*parts: str) -> str:
-    """A uid in the usual form, the same for the same parts."""
+    """Return a uid derived from `parts`: equal parts give equal uids."""
     digest = hashlib.sha256("/".join(parts).encode()).hexdigest()
     return "-".join((digest[:8], digest[8:12], digest[12:16], digest[16:20], digest[20:32]))
 
 
 def _updated(old: Resource, new: Resource, document: Mapping[str, Any]) -> Resource:
-    """The stored object with what the new document says; what it leaves to the cluster stays as it is."""
+    """Return the stored object with the new document's content; fields set by the cluster stay."""
     if isinstance(new, ClusterConfig) and isinstance(old, ClusterConfig):
         return structs.replace(new, metadata=old.metadata)
     meta = structs.replace(
@@ -318,26 +339,29 @@ def _updated(old: Resource, new: Resource, document: Mapping[str, Any]) -> Resou
             changed, spec=structs.replace(changed.spec, replicas=old.spec.replicas)
         )
     if isinstance(changed, Restartable) and isinstance(old, Restartable):
-        changed = _still_restarted(old, changed)
+        changed = _keep_restart_time(old, changed)
     return changed
 
 
-def _still_restarted(old: Restartable, new: Restartable) -> Restartable:
-    """The new object with the time of the old one's last restart, where it says none: without it its pods would all be replaced once more.
+def _keep_restart_time(old: Restartable, new: Restartable) -> Restartable:
+    """Return the new object with the old one's restart annotation, unless it has one of its own.
 
-    Source: kubectl's three-way merge, which takes away only what was applied before.
+    Without the annotation its template would change and all its pods would be replaced again.
+    Source: kubectl's three-way merge, which removes only what was applied before.
     """
     meta = new.spec.template.metadata
-    at = old.spec.template.metadata.annotations.get(RESTARTED_ANNOTATION)
-    if at is None or RESTARTED_ANNOTATION in meta.annotations:
+    restarted_at = old.spec.template.metadata.annotations.get(RESTARTED_ANNOTATION)
+    if restarted_at is None or RESTARTED_ANNOTATION in meta.annotations:
         return new
-    meta = structs.replace(meta, annotations={**meta.annotations, RESTARTED_ANNOTATION: at})
+    meta = structs.replace(
+        meta, annotations={**meta.annotations, RESTARTED_ANNOTATION: restarted_at}
+    )
     template = structs.replace(new.spec.template, metadata=meta)
     return structs.replace(new, spec=structs.replace(new.spec, template=template))
 
 
-def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:
-    """What may not change in an object that exists."""
+def _forbidden_changes(old: Resource, new: Resource) -> Iterator[Finding]:
+    """Yield the changes that are not allowed in an existing object."""
     if old.is_terminating:
         yield Finding((), "is being deleted; try again when it is gone")
     if (
@@ -345,28 +369,13 @@ def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:
         and isinstance(new, Workload)
         and old.spec.selector != new.spec.selector
     ):
-        yield Finding(
-            ("spec", "selector"),
-            "field is immutable",
-            hints=(f"delete {old.title} first, or give it another name",),
-        )
+        hint = f"delete {old.title} first, or give it another name"
+        yield Finding(("spec", "selector"), "field is immutable", hints=(hint,))
     match old, new:
         case (StatefulSet(), StatefulSet()):
-            for field in ("service_name", "pod_management_policy"):
-                if getattr(old.spec, field) != getattr(new.spec, field):
-                    yield Finding(
-                        ("spec", kubernetes_name(field)),
-                        "field is immutable",
-                        hints=(f"delete {old.title} first",),
-                    )
+            yield from _immutable_fields(old, new, ("service_name", "pod_management_policy"))
         case (Job(), Job()):
-            for field in ("completions", "completion_mode", "template"):
-                if getattr(old.spec, field) != getattr(new.spec, field):
-                    yield Finding(
-                        ("spec", kubernetes_name(field)),
-                        "field is immutable",
-                        hints=(f"delete {old.title} first",),
-                    )
+            yield from _immutable_fields(old, new, ("completions", "completion_mode", "template"))
         case (ClusterConfig(), ClusterConfig()):
             yield from config_changes.forbidden_changes(old, new)
         case (Pod(), Pod()):
@@ -376,3 +385,13 @@ def _forbidden(old: Resource, new: Resource) -> Iterator[Finding]:
         case (Service(), Service()):
             yield from cluster_ips.forbidden_changes(old, new)
             yield from node_ports.forbidden_changes(old, new)
+
+
+def _immutable_fields(
+    old: StatefulSet | Job, new: StatefulSet | Job, fields: Sequence[str]
+) -> Iterator[Finding]:
+    """Yield a finding for each of the spec's `fields` that has changed."""
+    for field in fields:
+        if getattr(old.spec, field) != getattr(new.spec, field):
+            path = ("spec", kubernetes_name(field))
+            yield Finding(path, "field is immutable", hints=(f"delete {old.title} first",))

@@ -1,4 +1,4 @@
-"""A Cluster document that is applied to a lab that is up: what may not change in it, and in which words the rest is told."""
+"""Changes of the Cluster document of a running lab: forbidden ones, and text for the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kubenetlab.api.meta import Record, kubernetes_name
 
 
 def forbidden_changes(old: ClusterConfig, new: ClusterConfig) -> Iterator[Finding]:
-    """What may not change."""
+    """Yield the changes that a running lab does not allow."""
     for field, name in (
         ("ip_family", "ipFamily"),
         ("pod_subnet", "podSubnet"),
@@ -40,7 +40,7 @@ def forbidden_changes(old: ClusterConfig, new: ClusterConfig) -> Iterator[Findin
 
 
 def describe_changes(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """`networking.kubeProxyMode nftables → iptables`, for each field that differs."""
+    """Yield `networking.kubeProxyMode nftables → iptables` for each field that differs."""
     for name in new.__struct_fields__:
         before, after = getattr(old, name), getattr(new, name)
         if before == after or name == "metadata":
@@ -52,7 +52,10 @@ def describe_changes(old: Any, new: Any, path: str = "") -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    """A field's value in a few words: a mode as the command line has it, of many entries how many there are."""
+    """Return a field's value as short text.
+
+    A mode is shown as on the command line, a list as its number of entries.
+    """
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -70,7 +73,10 @@ def _shown(value: Any) -> str:
 
 
 def _options(options: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """Yield a mode's options as the command line has them: `layout=fast`, `detectLocal.bridgeInterface=cbr0`."""
+    """Yield a mode's options as on the command line.
+
+    For example `layout=fast`, `detectLocal.bridgeInterface=cbr0`.
+    """
     for key, value in options.items():
         if isinstance(value, Mapping):
             yield from _options(value, f"{path}{key}.")

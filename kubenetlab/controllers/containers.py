@@ -1,8 +1,11 @@
-"""Containers: how one container is, from what was seen of it on its node.
+"""Container statuses: the state of each container of a pod, computed from its runtime status.
 
-What ends is started again after 0, 10, 20, 40 … 300 seconds: sidecars always, others as the pod's restartPolicy says; an init
-container that ended well has done its work. Until a startup probe has answered well no other is asked.
-Source: k8s.io/kubernetes pkg/kubelet/kuberuntime/{kuberuntime_container.go,kuberuntime_manager.go} (back-off, init containers), 1.33.
+A terminated container is started again after 0, 10, 20, 40 … 300 seconds: sidecars always, others
+as the pod's restartPolicy says. An init container that succeeded is not started again. No other
+probe counts until the startup probe has succeeded.
+Source: k8s.io/kubernetes
+pkg/kubelet/kuberuntime/{kuberuntime_container.go,kuberuntime_manager.go} (back-off, init
+containers), 1.33.
 """
 
 from __future__ import annotations
@@ -26,122 +29,138 @@ INITIALIZING = "PodInitializing"
 CONFIG_ERROR = "CreateContainerConfigError"
 CRASH_LOOP = "CrashLoopBackOff"
 KILLED_EXIT_CODE = 137
+"""Exit code of a process that SIGKILL ended: 128 + 9."""
 CHANGED_MESSAGE = "Container definition changed, will be restarted"
+"""Message of a container that was ended because its image changed."""
 STOPPED_PREFIX = "stopped by"
-"""How the message begins of a container that a fault has ended."""
+"""Start of the message of a container that a fault has ended."""
 OOM_KILLED = "OOMKilled"
-"""Reason of a container in which the kernel killed a process for its memory limit."""
+"""Reason of a container in which the kernel killed a process because of its memory limit."""
 KILLED = "killed by signal"
-"""How the message begins of a container that a signal ended."""
+"""Start of the message of a container that a signal has ended."""
 
 ContainerRole = Literal["init", "sidecar", "app"]
 
 
 def should_run(status: ContainerStatus) -> bool:
-    """True when the container is running or about to be started: not while it waits for others or out a back-off, or has ended."""
+    """Return True when the container is running or about to be started.
+
+    It is not while it waits for other containers or a back-off, or has terminated.
+    """
     return status.state.running is not None or (
         status.state.waiting is not None and status.state.waiting.reason == CREATING
     )
 
 
 def back_off_s(restarts: int) -> int:
-    """How long to wait before the next start, after so many restarts: the first follows at once."""
+    """Return the delay before the next start in seconds; 0 without restarts."""
     return min(FIRST_BACK_OFF_S * 2 ** min(restarts - 1, 10), MAX_BACK_OFF_S) if restarts else 0
 
 
 def next_start(status: ContainerStatus) -> float | None:
-    """When a container that waits out a back-off is started again."""
-    waiting, ended = status.state.waiting, status.last_state.terminated
-    if waiting is None or waiting.reason != CRASH_LOOP or ended is None:
+    """Return the end of the container's back-off in seconds since 1970; None without one."""
+    waiting, last = status.state.waiting, status.last_state.terminated
+    if waiting is None or waiting.reason != CRASH_LOOP or last is None:
         return None
-    return seconds(ended.finished_at or "") + back_off_s(status.restart_count)
+    return seconds(last.finished_at or "") + back_off_s(status.restart_count)
 
 
-def how_it_ended(ended: Terminated) -> str:
-    """`exit status 3: bye`: a container's exit status and its last words; only what ended it, where that was somebody else."""
-    if ended.reason == OOM_KILLED:
-        return f"{OOM_KILLED}: {ended.message}"
-    if is_kill(ended.message) or ended.message.startswith(
+def how_it_ended(terminated: Terminated) -> str:
+    """Return a terminated container's exit status and message: `exit status 3: bye`.
+
+    Return only the message when the container was ended from outside.
+    """
+    if terminated.reason == OOM_KILLED:
+        return f"{OOM_KILLED}: {terminated.message}"
+    if is_kill(terminated.message) or terminated.message.startswith(
         (KILLED, CHANGED_MESSAGE, STOPPED_PREFIX)
     ):
-        return ended.message
-    return f"exit status {ended.exit_code}" + (f": {ended.message}" if ended.message else "")
+        return terminated.message
+    return f"exit status {terminated.exit_code}" + (
+        f": {terminated.message}" if terminated.message else ""
+    )
 
 
 def container_statuses(
     pod: Pod,
-    seen: PodRuntimeStatus | None,
+    runtime: PodRuntimeStatus | None,
     now: float,
-    faults: Mapping[str, str],
+    config_errors: Mapping[str, str],
     kills: Mapping[str, Kill],
     *,
     is_initialized: bool,
-    stopped: str = "",
+    stopped_by: str = "",
 ) -> tuple[list[ContainerStatus], list[ContainerStatus]]:
     """Return the statuses of a pod's containers: (init containers and sidecars, app containers).
 
-    One init container runs after the other: a sidecar must have started, the others must have ended well. Once a pod is
-    initialized it stays so as long as its sandbox lives.
+    Init containers run one after the other: before the next one starts, a sidecar must have started
+    and every other must have succeeded. A pod stays initialized as long as its sandbox lives.
 
-    faults: why a container cannot be started, by container.
-    kills: those that wait for a preStop hook, by container.
-    stopped: why none of the containers may run; empty when they may.
+    runtime: state that the node reported; None before the first report.
+    config_errors: container → reason why it cannot be started.
+    kills: container → kill that waits for a preStop hook.
+    stopped_by: reason why none of the containers may run; empty when they may.
     """
     may_start = True
-    first: list[ContainerStatus] = []
+    init_statuses: list[ContainerStatus] = []
     for container in pod.spec.init_containers:
-        part: ContainerRole = "sidecar" if container.is_sidecar else "init"
+        role: ContainerRole = "sidecar" if container.is_sidecar else "init"
         status = _status(
             pod,
             container,
-            part,
-            seen,
+            role,
+            runtime,
             kills,
             now,
-            _waits(container, faults, may_start=may_start or is_initialized),
+            _waiting_state(container, config_errors, may_start=may_start or is_initialized),
         )
-        status = _stopped(pod, status, stopped, now) if stopped else status
-        first.append(status)
+        status = _stopped_status(pod, status, stopped_by, now) if stopped_by else status
+        init_statuses.append(status)
         may_start = may_start and allows_next(container, status)
     may_start = may_start or is_initialized
-    rest: list[ContainerStatus] = []
+    app_statuses: list[ContainerStatus] = []
     for container in pod.spec.containers:
-        rest.append(
+        app_statuses.append(
             _status(
                 pod,
                 container,
                 "app",
-                seen,
+                runtime,
                 kills,
                 now,
-                _waits(container, faults, may_start=may_start),
+                _waiting_state(container, config_errors, may_start=may_start),
             )
         )
-        may_start = may_start and not _is_in_first_hook(container, rest[-1])
-    return first, [_stopped(pod, status, stopped, now) if stopped else status for status in rest]
+        may_start = may_start and not _is_in_first_hook(container, app_statuses[-1])
+    return init_statuses, [
+        _stopped_status(pod, status, stopped_by, now) if stopped_by else status
+        for status in app_statuses
+    ]
 
 
 def _is_in_first_hook(container: Container, status: ContainerStatus) -> bool:
-    """Return True while a container's postStart hook has not ended for the first time: the next container waits for that."""
-    waits = status.state.waiting is not None and status.last_state.terminated is None
-    return container.lifecycle.post_start is not None and waits and not status.restart_count
+    """Return True while a container's first postStart hook runs: the next container waits for it."""
+    is_waiting = status.state.waiting is not None and status.last_state.terminated is None
+    return container.lifecycle.post_start is not None and is_waiting and not status.restart_count
 
 
-def _stopped(pod: Pod, status: ContainerStatus, why: str, now: float) -> ContainerStatus:
-    """A container that was ended on purpose, and is not started again before the reason has gone."""
+def _stopped_status(
+    pod: Pod, status: ContainerStatus, stopped_by: str, now: float
+) -> ContainerStatus:
+    """Return the status of a container that a fault has ended; it does not restart while that lasts."""
     before = pod.container_status(status.name)
     if before is not None and _was_stopped(before):
         return before
-    since = status.state.running.started_at if status.state.running is not None else None
-    ended = Terminated(
+    started_at = status.state.running.started_at if status.state.running is not None else None
+    terminated = Terminated(
         KILLED_EXIT_CODE,
         "Error",
-        f"{STOPPED_PREFIX} {why}",
-        started_at=since,
+        f"{STOPPED_PREFIX} {stopped_by}",
+        started_at=started_at,
         finished_at=timestamp(now),
     )
     return structs.replace(
-        status, state=ContainerState(terminated=ended), ready=False, started=False
+        status, state=ContainerState(terminated=terminated), ready=False, started=False
     )
 
 
@@ -152,41 +171,48 @@ def _was_stopped(status: ContainerStatus) -> bool:
 
 
 def allows_next(container: Container, status: ContainerStatus) -> bool:
-    """True when an init container has done its work, or a sidecar has started: the next may come."""
+    """Return True when the next init container may start after this one.
+
+    That is: an init container has succeeded, or a sidecar has started.
+    """
     if container.is_sidecar:
         return status.started
     return status.state.terminated is not None and status.state.terminated.exit_code == 0
 
 
-def _waits(container: Container, faults: Mapping[str, str], *, may_start: bool) -> ContainerState:
-    """How a container is that does not run yet."""
+def _waiting_state(
+    container: Container, config_errors: Mapping[str, str], *, may_start: bool
+) -> ContainerState:
+    """Return the state of a container that is not running yet."""
     if not may_start:
         return ContainerState(waiting=Waiting(INITIALIZING))
-    if container.name in faults:
-        return ContainerState(waiting=Waiting(CONFIG_ERROR, faults[container.name]))
+    if container.name in config_errors:
+        return ContainerState(waiting=Waiting(CONFIG_ERROR, config_errors[container.name]))
     return ContainerState(waiting=Waiting(CREATING))
 
 
 def _status(
     pod: Pod,
     container: Container,
-    part: ContainerRole,
-    seen: PodRuntimeStatus | None,
+    role: ContainerRole,
+    runtime: PodRuntimeStatus | None,
     kills: Mapping[str, Kill],
     now: float,
-    waits: ContainerState,
+    waiting_state: ContainerState,
 ) -> ContainerStatus:
-    """`waits` is its state when it does not run yet, or is to be started again."""
+    """Return the status of one container.
+
+    waiting_state: its state while it is not running, or before a restart.
+    """
     before = pod.container_status(container.name)
     attempt = before.restart_count if before else 0
     last = before.last_state if before else ContainerState()
-    report = seen.containers.get(container.name) if seen else None
+    report = runtime.containers.get(container.name) if runtime else None
     base = ContainerStatus(
         container.name, restart_count=attempt, image=container.image, last_state=last
     )
-    if (
-        report is None and before is not None and before.state.running is not None
-    ):  # its sandbox has gone, and it with it
+    # The container was lost together with its sandbox.
+    if report is None and before is not None and before.state.running is not None:
         lost = Terminated(
             KILLED_EXIT_CODE,
             "Error",
@@ -194,17 +220,25 @@ def _status(
             finished_at=timestamp(now),
         )
         return structs.replace(
-            base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=lost)
+            base,
+            restart_count=attempt + 1,
+            state=waiting_state,
+            last_state=ContainerState(terminated=lost),
         )
     if before is not None and _was_stopped(before):
         return structs.replace(
-            base, restart_count=attempt + 1, state=waits, last_state=before.state
+            base, restart_count=attempt + 1, state=waiting_state, last_state=before.state
         )
     if report is None or report.attempt != attempt:
-        return structs.replace(base, state=waits)
-    ended = _ended(pod, container, report, seen, kills, now)
-    if ended is None and before is not None and before.image != container.image and part == "app":
-        ended = Terminated(
+        return structs.replace(base, state=waiting_state)
+    terminated = _run_end(pod, container, report, runtime, kills, now)
+    if (
+        terminated is None
+        and before is not None
+        and before.image != container.image
+        and role == "app"
+    ):
+        terminated = Terminated(
             0,
             "Completed",
             CHANGED_MESSAGE,
@@ -214,65 +248,71 @@ def _status(
         return structs.replace(
             base,
             restart_count=attempt + 1,
-            state=waits,
-            last_state=ContainerState(terminated=ended),
+            state=waiting_state,
+            last_state=ContainerState(terminated=terminated),
         )
-    if ended is None and _awaits_post_start(container, seen, attempt):
+    if terminated is None and _awaits_post_start(container, runtime, attempt):
         return structs.replace(base, state=ContainerState(waiting=Waiting(CREATING)))
-    if ended is None:
-        started = container.startup_probe is None or _passes(container, "startup", seen, attempt)
-        ready = started and _passes(container, "readiness", seen, attempt)
+    if terminated is None:
+        started = container.startup_probe is None or _passes(container, "startup", runtime, attempt)
+        ready = started and _passes(container, "readiness", runtime, attempt)
         return structs.replace(
             base,
             state=ContainerState(running=Running(timestamp(report.at))),
             ready=ready,
             started=started,
         )
-    if _is_final(pod, part, ended):
-        is_done = part == "init" and ended.exit_code == 0
+    if _is_final(pod, role, terminated):
+        is_done = role == "init" and terminated.exit_code == 0
         return structs.replace(
-            base, state=ContainerState(terminated=ended), ready=is_done, started=False
+            base, state=ContainerState(terminated=terminated), ready=is_done, started=False
         )
-    wait = back_off_s(attempt)
-    if now < seconds(ended.finished_at or "") + wait:
-        message = f"back-off {wait}s restarting failed container={container.name} pod={pod.name}_{pod.namespace}({pod.uid})"
+    delay_s = back_off_s(attempt)
+    if now < seconds(terminated.finished_at or "") + delay_s:
+        message = (
+            f"back-off {delay_s}s restarting failed container={container.name}"
+            f" pod={pod.name}_{pod.namespace}({pod.uid})"
+        )
         state = ContainerState(waiting=Waiting(CRASH_LOOP, message))
-        return structs.replace(base, state=state, last_state=ContainerState(terminated=ended))
+        return structs.replace(base, state=state, last_state=ContainerState(terminated=terminated))
     return structs.replace(
-        base, restart_count=attempt + 1, state=waits, last_state=ContainerState(terminated=ended)
+        base,
+        restart_count=attempt + 1,
+        state=waiting_state,
+        last_state=ContainerState(terminated=terminated),
     )
 
 
-def _is_final(pod: Pod, part: ContainerRole, ended: Terminated) -> bool:
-    """True when a container that has ended is not started again."""
+def _is_final(pod: Pod, role: ContainerRole, terminated: Terminated) -> bool:
+    """Return True when a terminated container is not started again."""
     if pod.is_terminating:
         return True
     policy = pod.spec.restart_policy
-    if part == "sidecar":
+    if role == "sidecar":
         return False
-    if part == "init":
-        return ended.exit_code == 0 or policy == "Never"
-    return policy == "Never" or (policy == "OnFailure" and ended.exit_code == 0)
+    if role == "init":
+        return terminated.exit_code == 0 or policy == "Never"
+    return policy == "Never" or (policy == "OnFailure" and terminated.exit_code == 0)
 
 
-def _ended(
+def _run_end(
     pod: Pod,
     container: Container,
     report: ContainerReport,
-    seen: PodRuntimeStatus | None,
+    runtime: PodRuntimeStatus | None,
     kills: Mapping[str, Kill],
     now: float,
 ) -> Terminated | None:
-    """Return how this run ended, or None while it goes on."""
+    """Return how this run of the container ended; None while it goes on."""
     if report.state != "running":
         reason = report.reason or ("Completed" if report.exit_code == 0 else "Error")
         return Terminated(
             report.exit_code, reason, report.message, finished_at=timestamp(report.at)
         )
-    kill = kill_of(pod, container, report.attempt, seen, kills) if seen is not None else None
+    kill = kill_of(pod, container, report.attempt, runtime, kills) if runtime is not None else None
     at = (
-        killed_at(pod, container, kill, seen, now)
-        if kill is not None and seen is not None
+        killed_at(pod, container, kill, runtime, now)
+        if kill is not None and runtime is not None
         else None
     )
     if kill is None or at is None:
@@ -286,40 +326,46 @@ def _ended(
     )
 
 
-def _awaits_post_start(container: Container, seen: PodRuntimeStatus | None, attempt: int) -> bool:
-    """Return True until a container's postStart hook has succeeded: until then the container does not count as running."""
-    hook = seen.hook(container.name, "postStart", attempt) if seen is not None else None
+def _awaits_post_start(
+    container: Container, runtime: PodRuntimeStatus | None, attempt: int
+) -> bool:
+    """Return True until the container's postStart hook has succeeded.
+
+    Until then the container does not count as running.
+    """
+    hook = runtime.hook(container.name, "postStart", attempt) if runtime is not None else None
     return container.lifecycle.post_start is not None and (hook is None or not hook.ok)
 
 
 def _passes(
     container: Container,
     kind: Literal["startup", "readiness"],
-    seen: PodRuntimeStatus | None,
+    runtime: PodRuntimeStatus | None,
     attempt: int,
 ) -> bool:
-    report = seen.probes.get(f"{container.name}/{kind}") if seen else None
+    """Return True when the latest result of a probe of this run is a success."""
+    report = runtime.probes.get(f"{container.name}/{kind}") if runtime else None
     return report is not None and report.attempt == attempt and report.ok
 
 
 def terminated_with_pod(status: ContainerStatus, now: float) -> ContainerStatus:
-    """A sidecar once its pod has ended: it is ended too."""
+    """Return the status of a sidecar after its pod has finished: terminated."""
     if status.state.running is None:
         return status
-    ended = Terminated(
+    terminated = Terminated(
         0, "Completed", started_at=status.state.running.started_at, finished_at=timestamp(now)
     )
     return structs.replace(
-        status, state=ContainerState(terminated=ended), ready=False, started=False
+        status, state=ContainerState(terminated=terminated), ready=False, started=False
     )
 
 
 def incomplete_init_containers(
-    containers: Sequence[Container], known: Sequence[ContainerStatus]
+    containers: Sequence[Container], statuses: Sequence[ContainerStatus]
 ) -> list[str]:
-    """The names of the init containers that the others still wait for."""
+    """Return the names of the init containers that later containers wait for."""
     return [
         status.name
-        for container, status in zip(containers, known, strict=True)
+        for container, status in zip(containers, statuses, strict=True)
         if not allows_next(container, status)
     ]

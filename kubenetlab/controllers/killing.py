@@ -1,6 +1,7 @@
-"""Why a container is killed although its pod goes on: a failed startup or liveness probe, or a failed postStart hook.
+"""Kills of single containers: after a failed startup or liveness probe or postStart hook.
 
-A container with a preStop hook runs on until the hook is over, or the grace period is; the others are killed at once.
+The pod goes on. A container with a preStop hook is killed when the hook has ended or the grace
+period is over; other containers are killed at once.
 Source: k8s.io/kubernetes pkg/kubelet/kuberuntime/kuberuntime_container.go (killContainer), 1.33.
 """
 
@@ -26,25 +27,30 @@ from kubenetlab.controllers.stopping import (
 from kubenetlab.controllers.wake import Wake
 
 KILLING_PROBES: Final = ("startup", "liveness")
-"""Kinds of probes that kill a container when they fail."""
+"""Kinds of probes whose failure kills the container."""
 POST_START_FAILED: Final = "PostStartHook failed"
-"""Start of the message of a container that was killed for its postStart hook."""
+"""Start of the message of a container that was killed because its postStart hook failed."""
 
 
 def kill_of(
-    pod: Pod, container: Container, attempt: int, seen: PodRuntimeStatus, known: Mapping[str, Kill]
+    pod: Pod,
+    container: Container,
+    attempt: int,
+    runtime: PodRuntimeStatus,
+    known: Mapping[str, Kill],
 ) -> Kill | None:
-    """Return why a run of a container is killed, or None. A terminating pod's containers are not killed by probes.
+    """Return the kill of a container's run; None when it is not killed.
 
-    known: kills that wait for a preStop hook, by container. A probe that recovers meanwhile does not take them back.
+    known: container → kill that waits for a preStop hook. It stays when its probe recovers.
+    Failed probes do not kill the containers of a terminating pod.
     """
     if (kill := known.get(container.name)) is not None and kill.attempt == attempt:
         return kill
-    hook = seen.hook(container.name, "postStart", attempt)
+    hook = runtime.hook(container.name, "postStart", attempt)
     if hook is not None and not hook.ok:
         return Kill(attempt, f"{POST_START_FAILED}: {hook.message}", hook.at)
     for kind in KILLING_PROBES if not pod.is_terminating else ():
-        report = seen.probes.get(f"{container.name}/{kind}")
+        report = runtime.probes.get(f"{container.name}/{kind}")
         probe = container.probe(kind)
         threshold = (probe.failure_threshold or 3) if probe is not None else 0
         if (
@@ -58,22 +64,24 @@ def kill_of(
 
 
 def killed_at(
-    pod: Pod, container: Container, kill: Kill, seen: PodRuntimeStatus, now: float
+    pod: Pod, container: Container, kill: Kill, runtime: PodRuntimeStatus, now: float
 ) -> float | None:
-    """Return when a run is killed, in seconds of Unix time; None while its preStop hook is waited for."""
+    """Return the time of a kill in seconds since 1970; None while its preStop hook runs."""
     if not runs_pre_stop(pod, container):
         return kill.at
-    hook = seen.hook(container.name, "preStop", kill.attempt)
+    hook = runtime.hook(container.name, "preStop", kill.attempt)
     if hook is not None:
         return hook.at
     limit = kill.at + grace_s(pod)
     return limit if now >= limit else None
 
 
-def kills_after_hooks(cluster: Cluster, pod: Pod, seen: PodRuntimeStatus | None) -> dict[str, Kill]:
-    """Return the kills of a pod's containers that have a preStop hook, by container."""
+def kills_after_hooks(
+    cluster: Cluster, pod: Pod, runtime: PodRuntimeStatus | None
+) -> dict[str, Kill]:
+    """Return container → kill for the killed containers that have a preStop hook."""
     if (
-        seen is None
+        runtime is None
         or pod.is_terminating
         or not any(container.lifecycle.pre_stop for container in pod.spec.long_running_containers)
     ):
@@ -81,7 +89,7 @@ def kills_after_hooks(cluster: Cluster, pod: Pod, seen: PodRuntimeStatus | None)
     known = awaited(cluster, pod)
     kills: dict[str, Kill] = {}
     for container in pod.spec.long_running_containers:
-        run = seen.containers.get(container.name)
+        run = runtime.containers.get(container.name)
         status = pod.container_status(container.name)
         if (
             run is None
@@ -92,25 +100,25 @@ def kills_after_hooks(cluster: Cluster, pod: Pod, seen: PodRuntimeStatus | None)
             continue
         if (
             runs_pre_stop(pod, container)
-            and (kill := kill_of(pod, container, run.attempt, seen, known)) is not None
+            and (kill := kill_of(pod, container, run.attempt, runtime, known)) is not None
         ):
             kills[container.name] = kill
     return kills
 
 
 def awaited(cluster: Cluster, pod: Pod) -> Mapping[str, Kill]:
-    """Return the kills that were recorded when their preStop hooks began, by container."""
+    """Return container → kill for the kills that were recorded when their preStop hooks began."""
     termination = termination_of(cluster, pod)
     return termination.killed if termination is not None else {}
 
 
 def is_kill(message: str) -> bool:
-    """Return True for the message of a container that was killed for a failed probe or postStart hook."""
+    """Return True for the message of a container killed for a failed probe or postStart hook."""
     return message.startswith(POST_START_FAILED) or failed_probe(message) != ""
 
 
 def failed_probe(message: str) -> str:
-    """Return the kind of the probe for whose failure a container was killed, or an empty string."""
+    """Return the kind of the probe whose failure killed the container; empty for other causes."""
     return next(
         (
             kind
@@ -124,12 +132,12 @@ def failed_probe(message: str) -> str:
 def kill_events(
     cluster: Cluster, pod: Pod, container: str, message: str, now: float
 ) -> Iterator[Change]:
-    """Yield the events that say why a container is killed."""
+    """Yield the events that report why a container is killed."""
     source = f"kubelet, {pod.spec.node_name}"
     if kind := failed_probe(message):
         yield event(cluster, pod, "Warning", "Unhealthy", message, source, now)
-        killing = f"Container {container} failed {kind} probe, will be restarted"
-        yield event(cluster, pod, "Normal", "Killing", killing, source, now)
+        action = f"Container {container} failed {kind} probe, will be restarted"
+        yield event(cluster, pod, "Normal", "Killing", action, source, now)
     else:
         yield event(cluster, pod, "Warning", "FailedPostStartHook", message, source, now)
         yield event(cluster, pod, "Normal", "Killing", "FailedPostStartHook", source, now)
@@ -138,14 +146,16 @@ def kill_events(
 def record_kills(
     cluster: Cluster,
     pod: Pod,
-    seen: PodRuntimeStatus,
+    runtime: PodRuntimeStatus,
     kills: Mapping[str, Kill],
     attempts: Mapping[str, int],
     now: float,
 ) -> Iterator[Change | Wake]:
-    """Record the kills whose preStop hooks run, so that they outlive the agent, and when to look again.
+    """Yield the record of the kills whose preStop hooks run, and Wakes for their deadlines.
 
-    attempts: the run of each container that runs, by container. A kill of an earlier run is over.
+    The record survives a restart of the agent.
+    kills: container → kill that waits for a preStop hook.
+    attempts: container → current run of each container that runs. Kills of earlier runs are over.
     """
     known = termination_of(cluster, pod)
     before = known.killed if known is not None else {}
@@ -158,5 +168,5 @@ def record_kills(
         yield structs.replace(base, killed=after)
     for container in pod.spec.long_running_containers:
         if container.name in kills:
-            yield from failed_pre_stop_events(cluster, pod, container, seen, now)
+            yield from failed_pre_stop_events(cluster, pod, container, runtime, now)
     yield from (Wake(kill.at + grace_s(pod)) for kill in after.values())

@@ -1,5 +1,8 @@
-"""kubelet: what each pod's status says, from what was seen of it on its node; containers.py says how each container is.
+"""kubelet: keeps the status of each pod on a node up to date and ends terminating pods.
 
+It reads pods, nodes, attachments and the runtime statuses that the nodes report. It writes pod
+statuses (pod_status.py), their events (pod_events.py) and the records of terminations, and deletes
+pods that have stopped.
 Source: k8s.io/kubernetes pkg/kubelet/kubelet.go (syncPod), 1.33.
 """
 
@@ -40,63 +43,89 @@ WATCHES: Final[tuple[Kind, ...]] = (
 )
 CONVERGES_IN_ONE_PASS: Final = True
 
-_FOR_ALL: Final[tuple[Kind, ...]] = (NetworkFacts, ConfigMap, Secret, Fault)
+_CLUSTER_WIDE: Final[tuple[Kind, ...]] = (NetworkFacts, ConfigMap, Secret, Fault)
+"""Kinds of which one object may concern every pod."""
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
     for pod in _affected(cluster):
         if pod.is_finished and not pod.is_terminating:
             continue
-        if not pod.spec.node_name:
-            if pod.is_terminating:
-                yield deletion(pod)
-            continue
-        node = cluster.node(pod.spec.node_name)
-        seen = observed_of(cluster, pod)
-        has_left = (
-            node is None and pod.status.start_time is not None
-        )  # with its node; on one that never was it stays Pending
-        if has_left or (pod.is_terminating and (seen is None or not seen.sandbox_pid)):
+        runtime = observed_of(cluster, pod)
+        if _can_be_removed(cluster, pod, runtime, now):
             yield deletion(pod)
-            continue
-        if pod.is_terminating and seen is not None:
-            if has_stopped(pod, seen, now):
-                yield deletion(pod)
-                continue
-            yield from advance_termination(cluster, pod, seen, now)
-        if node is None:
-            continue
-        kills = kills_after_hooks(cluster, pod, seen)
-        status = pod_status(cluster, pod, node, seen, kills, now)
-        known = (*status.init_container_statuses, *status.container_statuses)
-        if seen is not None and (kills or awaited(cluster, pod)):
-            attempts = {one.name: one.restart_count for one in known if should_run(one)}
-            yield from record_kills(cluster, pod, seen, kills, attempts, now)
-        if status != pod.status:
-            yield structs.replace(pod, status=status)
-            yield from status_events(cluster, pod, seen, status, now)
-        yield from unhealthy_events(cluster, pod, seen, now)
-        yield from (Wake(at) for container in known if (at := next_start(container)) is not None)
-        if not pod.spec.host_network and not network(cluster).has_network:
-            yield from network_not_ready_events(cluster, pod, now)
+        elif pod.spec.node_name:
+            yield from _sync(cluster, pod, runtime, now)
+
+
+def _can_be_removed(
+    cluster: Cluster, pod: Pod, runtime: PodRuntimeStatus | None, now: float
+) -> bool:
+    """Return True when nothing is left of a terminating pod, or its node has been removed.
+
+    A pod that was bound to a node that never existed stays Pending.
+    """
+    if not pod.spec.node_name:
+        return pod.is_terminating
+    if cluster.node(pod.spec.node_name) is None and pod.status.start_time is not None:
+        return True
+    if not pod.is_terminating:
+        return False
+    return runtime is None or not runtime.sandbox_pid or has_stopped(pod, runtime, now)
+
+
+def _sync(
+    cluster: Cluster, pod: Pod, runtime: PodRuntimeStatus | None, now: float
+) -> Iterator[Change | Wake]:
+    """Yield a pod's new status, its events, and Wakes for its timers."""
+    if pod.is_terminating and runtime is not None:
+        yield from advance_termination(cluster, pod, runtime, now)
+    node = cluster.node(pod.spec.node_name)
+    if node is None:
+        return
+    kills = kills_after_hooks(cluster, pod, runtime)
+    status = pod_status(cluster, pod, node, runtime, kills, now)
+    containers = (*status.init_container_statuses, *status.container_statuses)
+    if runtime is not None and (kills or awaited(cluster, pod)):
+        attempts = {
+            container.name: container.restart_count
+            for container in containers
+            if should_run(container)
+        }
+        yield from record_kills(cluster, pod, runtime, kills, attempts, now)
+    if status != pod.status:
+        yield structs.replace(pod, status=status)
+        yield from status_events(cluster, pod, runtime, status, now)
+    yield from unhealthy_events(cluster, pod, runtime, now)
+    yield from (Wake(at) for container in containers if (at := next_start(container)) is not None)
+    if not pod.spec.host_network and not network(cluster).has_network:
+        yield from network_not_ready_events(cluster, pod, now)
 
 
 def _affected(cluster: Cluster) -> Iterable[Pod]:
-    """The pods for which something has changed since they were looked at: themselves, their node, what was seen of them; and those that wait
-    for a time. At first, and when something has changed that may concern any, all."""
-    news = cluster.since("kubelet", WATCHES)
-    if news is None or any(news[kind] for kind in _FOR_ALL) or not network(cluster).has_network:
+    """Return the pods that may have changed since the last run.
+
+    These are pods that have changed themselves, or whose node, attachment or runtime status has, and
+    pods that wait for a time. In the first run, and after a change that may concern every pod, it is
+    all pods.
+    """
+    changes = cluster.since("kubelet", WATCHES)
+    if (
+        changes is None
+        or any(changes[kind] for kind in _CLUSTER_WIDE)
+        or not network(cluster).has_network
+    ):
         return cluster.all(Pod)
     keys = {
         obj.key
         for kind in (Pod, Attachment, PodRuntimeStatus)
-        for pair in news[kind]
+        for pair in changes[kind]
         for obj in pair
         if obj is not None
     }
     keys |= {
         pod.key
-        for pair in news[Node]
+        for pair in changes[Node]
         for node in pair
         if node is not None
         for pod in cluster.pods_on(node.name)
@@ -109,13 +138,16 @@ def _affected(cluster: Cluster) -> Iterable[Pod]:
 
 
 def _waits(pod: Pod) -> bool:
-    """True for one that is going, or of which a container is to be started again after a time."""
+    """Return True for a pod that is terminating or has a container in back-off."""
     return pod.is_terminating or any(
         next_start(status) is not None for status in pod.container_statuses
     )
 
 
 def observed_of(cluster: Cluster, pod: Pod) -> PodRuntimeStatus | None:
-    """What was seen of this very pod; None for news of an older one of the same name."""
-    found = cluster.get(PodRuntimeStatus, pod.namespace, pod.name)
-    return found if found is not None and found.pod_uid == pod.uid else None
+    """Return the runtime status of exactly this pod.
+
+    Return None when there is none yet, or only that of an older pod with the same name.
+    """
+    status = cluster.get(PodRuntimeStatus, pod.namespace, pod.name)
+    return status if status is not None and status.pod_uid == pod.uid else None

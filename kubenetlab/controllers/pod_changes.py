@@ -1,4 +1,4 @@
-"""Changes of a pod that exists: which fields of its spec an update may change.
+"""Changes of an existing pod: the fields of its spec that an update may change.
 
 Source: k8s.io/kubernetes pkg/apis/core/validation ValidatePodUpdate (1.33).
 """
@@ -26,8 +26,8 @@ _NODE_AFFINITY: Path = (
 def forbidden_changes(old: Pod, new: Pod) -> Iterator[Finding]:
     """Yield a finding for every forbidden change of a pod's spec.
 
-    Images may change, tolerations may be added and scheduling gates removed. While a pod has scheduling gates its
-    node selector and its required node affinity may become narrower.
+    Images may change, tolerations may be added and scheduling gates removed. While a pod has
+    scheduling gates, its node selector and its required node affinity may become narrower.
     """
     yield from _added_gates(old.spec, new.spec)
     images = {container.name: container.image for container in new.spec.containers}
@@ -50,7 +50,10 @@ def forbidden_changes(old: Pod, new: Pod) -> Iterator[Finding]:
     moved = new.spec.node_name not in ("", old.spec.node_name)
     if allowed != new.spec or not kept or moved:
         hint = f"delete {old.title} first (kubenetlab delete pod {old.name} -n {old.namespace})"
-        message = "a pod's spec is immutable but for its images, added tolerations and removed schedulingGates"
+        message = (
+            "a pod's spec is immutable but for its images, added tolerations"
+            " and removed schedulingGates"
+        )
         yield Finding(("spec",), message, hints=(hint,))
 
 
@@ -73,11 +76,16 @@ def _widened(old: PodSpec, new: PodSpec) -> Iterator[Finding]:
         return
     terms = after.node_selector_terms if after is not None else ()
     if len(terms) != len(before.node_selector_terms):
-        message = f"terms cannot be added or removed: wanted {len(before.node_selector_terms)}, found {len(terms)}"
+        message = (
+            f"terms cannot be added or removed: wanted {len(before.node_selector_terms)},"
+            f" found {len(terms)}"
+        )
         yield Finding(_NODE_AFFINITY, message)
         return
-    for index, (one, other) in enumerate(zip(before.node_selector_terms, terms, strict=True)):
-        if not _has_only_additions(one, other):
+    for index, (old_term, new_term) in enumerate(
+        zip(before.node_selector_terms, terms, strict=True)
+    ):
+        if not _has_only_additions(old_term, new_term):
             yield Finding(
                 (*_NODE_AFFINITY, index),
                 "only additions are allowed while the pod has schedulingGates",
@@ -85,7 +93,7 @@ def _widened(old: PodSpec, new: PodSpec) -> Iterator[Finding]:
 
 
 def _has_only_additions(old: NodeSelectorTerm, new: NodeSelectorTerm) -> bool:
-    if old == NodeSelectorTerm():  # matches no node: a requirement would be a wider choice
+    if old == NodeSelectorTerm():  # an empty term matches no node: a requirement would widen it
         return new == old
     pairs = ((old.match_expressions, new.match_expressions), (old.match_fields, new.match_fields))
     return all(after[: len(before)] == before for before, after in pairs)

@@ -1,4 +1,4 @@
-"""Events of the kubelet about a pod and its containers.
+"""Events that the kubelet writes about a pod and its containers.
 
 Source: k8s.io/kubernetes pkg/kubelet/events/event.go (reasons), 1.33.
 """
@@ -8,12 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.api.lab import PodRuntimeStatus
-from kubenetlab.api.pods import (
-    ContainerStatus,
-    Pod,
-    PodStatus,
-    Terminated,
-)
+from kubenetlab.api.pods import ContainerStatus, Pod, PodStatus, Terminated
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers.containers import (
     CHANGED_MESSAGE,
@@ -22,94 +17,70 @@ from kubenetlab.controllers.containers import (
     how_it_ended,
 )
 from kubenetlab.controllers.events import event, is_recorded
-from kubenetlab.controllers.killing import (
-    awaited,
-    is_kill,
-    kill_events,
-)
+from kubenetlab.controllers.killing import awaited, is_kill, kill_events
 from kubenetlab.controllers.nodes import NETWORK_NOT_READY
 
 
 def status_events(
-    cluster: Cluster, pod: Pod, seen: PodRuntimeStatus | None, status: PodStatus, now: float
+    cluster: Cluster, pod: Pod, runtime: PodRuntimeStatus | None, status: PodStatus, now: float
 ) -> Iterator[Change]:
-    """What a change of status is worth telling."""
-    source = f"kubelet, {pod.spec.node_name}"
-    before = {container.name: container for container in pod.container_statuses}
+    """Yield the events for the change of a pod's status from `pod.status` to `status`."""
+    source = _source(pod)
     if pod.status.pod_ip and not status.pod_ip and not pod.spec.host_network:
-        yield event(
-            cluster,
-            pod,
-            "Normal",
-            "SandboxChanged",
-            "Pod sandbox changed, it will be killed and re-created.",
-            source,
-            now,
-        )
+        message = "Pod sandbox changed, it will be killed and re-created."
+        yield event(cluster, pod, "Normal", "SandboxChanged", message, source, now)
     for container in (*status.init_container_statuses, *status.container_statuses):
-        old = before.get(container.name)
-        was_running = old is not None and old.state.running is not None
-        ended = _new_end(old, container)
-        report = seen.containers.get(container.name) if seen else None
-        has_run = report is not None and report.state != "failed"
-        if not was_running and (
-            container.state.running is not None or (ended is not None and has_run)
-        ):
-            yield event(
-                cluster,
-                pod,
-                "Normal",
-                "Started",
-                f"Started container {container.name}",
-                source,
-                now,
-            )
-        is_killed = ended is not None and is_kill(ended.message)
-        if ended is not None and is_killed and container.name not in awaited(cluster, pod):
-            yield from kill_events(cluster, pod, container.name, ended.message, now)
-        if (
-            ended is not None
-            and ended.exit_code
-            and report is not None
-            and not pod.is_terminating
-            and not is_killed
-        ):
-            message = (
-                f"Container {container.name} ended: {how_it_ended(ended)}"
-                if has_run
-                else f"Error: {ended.message}"
-            )
-            yield event(cluster, pod, "Warning", "Failed", message, source, now)
-        waits = container.state.waiting
-        if (
-            waits is not None
-            and waits.reason == CRASH_LOOP
-            and (old is None or old.state != container.state)
-        ):
-            yield event(
-                cluster,
-                pod,
-                "Warning",
-                "BackOff",
-                f"Back-off restarting failed container {container.name}",
-                source,
-                now,
-            )
-        if (
-            waits is not None
-            and waits.reason == CONFIG_ERROR
-            and (old is None or old.state != container.state)
-        ):
-            yield event(cluster, pod, "Warning", "Failed", f"Error: {waits.message}", source, now)
-        if ended is not None and ended.message == CHANGED_MESSAGE:
-            message = f"Container {container.name} definition changed, will be restarted"
-            yield event(cluster, pod, "Normal", "Killing", message, source, now)
+        yield from _container_events(cluster, pod, runtime, container, now)
     if status.message and status.message != pod.status.message:
         yield event(cluster, pod, "Warning", "FailedCreatePodSandBox", status.message, source, now)
 
 
+def _container_events(
+    cluster: Cluster,
+    pod: Pod,
+    runtime: PodRuntimeStatus | None,
+    container: ContainerStatus,
+    now: float,
+) -> Iterator[Change]:
+    """Yield the events for a container whose new status is `container`."""
+    source, name = _source(pod), container.name
+    old = pod.container_status(name)
+    ended = _new_end(old, container)
+    is_killed = ended is not None and is_kill(ended.message)
+    report = runtime.containers.get(name) if runtime else None
+    has_run = report is not None and report.state != "failed"
+    was_running = old is not None and old.state.running is not None
+    is_started = container.state.running is not None or (ended is not None and has_run)
+    if is_started and not was_running:
+        yield event(cluster, pod, "Normal", "Started", f"Started container {name}", source, now)
+    if ended is not None and is_killed and name not in awaited(cluster, pod):
+        yield from kill_events(cluster, pod, name, ended.message, now)
+    is_failure = ended is not None and ended.exit_code and not is_killed
+    if ended is not None and is_failure and report is not None and not pod.is_terminating:
+        message = (
+            f"Container {name} ended: {how_it_ended(ended)}"
+            if has_run
+            else f"Error: {ended.message}"
+        )
+        yield event(cluster, pod, "Warning", "Failed", message, source, now)
+    waiting = container.state.waiting
+    if waiting is not None and (old is None or old.state != container.state):
+        if waiting.reason == CRASH_LOOP:
+            message = f"Back-off restarting failed container {name}"
+            yield event(cluster, pod, "Warning", "BackOff", message, source, now)
+        elif waiting.reason == CONFIG_ERROR:
+            yield event(cluster, pod, "Warning", "Failed", f"Error: {waiting.message}", source, now)
+    if ended is not None and ended.message == CHANGED_MESSAGE:
+        message = f"Container {name} definition changed, will be restarted"
+        yield event(cluster, pod, "Normal", "Killing", message, source, now)
+
+
 def _new_end(old: ContainerStatus | None, container: ContainerStatus) -> Terminated | None:
-    """How a container has ended since its last status: that is new where it ran until now, or has come and gone in between."""
+    """Return how the container ended since its last status `old`; None when it did not.
+
+    A container that ran in `old` has ended when it does not run or runs again. One that did not run
+    in `old` may have started and ended in between.
+    """
     ended = container.state.terminated or container.last_state.terminated
     before = (old.state.terminated or old.last_state.terminated) if old is not None else None
     was_running = old is not None and old.state.running is not None
@@ -120,28 +91,24 @@ def _new_end(old: ContainerStatus | None, container: ContainerStatus) -> Termina
 
 
 def unhealthy_events(
-    cluster: Cluster, pod: Pod, seen: PodRuntimeStatus | None, now: float
+    cluster: Cluster, pod: Pod, runtime: PodRuntimeStatus | None, now: float
 ) -> Iterator[Change]:
-    """A probe that has failed for so long, without ending its container, that it is worth telling."""
-    for key, probe in seen.probes.items() if seen else ():
+    """Yield an event for each startup or readiness probe that keeps failing, once."""
+    for key, probe in runtime.probes.items() if runtime else ():
         kind = key.rpartition("/")[2]
         message = f"{kind.capitalize()} probe failed: {probe.message}"
-        is_told = probe.ok or not probe.is_settled or kind not in ("startup", "readiness")
-        if not is_told and not is_recorded(cluster, pod, "Unhealthy", message):
-            yield event(
-                cluster, pod, "Warning", "Unhealthy", message, f"kubelet, {pod.spec.node_name}", now
-            )
+        is_reported = not probe.ok and probe.is_settled and kind in ("startup", "readiness")
+        if is_reported and not is_recorded(cluster, pod, "Unhealthy", message):
+            yield event(cluster, pod, "Warning", "Unhealthy", message, _source(pod), now)
 
 
 def network_not_ready_events(cluster: Cluster, pod: Pod, now: float) -> Iterator[Change]:
+    """Yield the event of a pod that has no network, once."""
     message = f"network is not ready: {NETWORK_NOT_READY}"
     if not is_recorded(cluster, pod, "NetworkNotReady", message):
-        yield event(
-            cluster,
-            pod,
-            "Warning",
-            "NetworkNotReady",
-            message,
-            f"kubelet, {pod.spec.node_name}",
-            now,
-        )
+        yield event(cluster, pod, "Warning", "NetworkNotReady", message, _source(pod), now)
+
+
+def _source(pod: Pod) -> str:
+    """Return the source of the kubelet's events about a pod."""
+    return f"kubelet, {pod.spec.node_name}"

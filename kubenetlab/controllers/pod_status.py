@@ -42,27 +42,31 @@ def pod_status(
     cluster: Cluster,
     pod: Pod,
     node: Node,
-    seen: PodRuntimeStatus | None,
+    runtime: PodRuntimeStatus | None,
     kills: Mapping[str, Kill],
     now: float,
 ) -> PodStatus:
-    has_sandbox = seen is not None and seen.sandbox_pid != 0
+    """Return the status of a pod that is bound to `node`.
+
+    kills: container → kill that waits for a preStop hook.
+    """
+    has_sandbox = runtime is not None and runtime.sandbox_pid != 0
     initialized = pod.status.condition(INITIALIZED)
     is_initialized = has_sandbox and initialized is not None and initialized.status == "True"
-    stopping = what_stops(cluster, pod)
-    why = stopping.title if stopping is not None else ""
-    first, containers = container_statuses(
+    fault = what_stops(cluster, pod)
+    stopped_by = fault.title if fault is not None else ""
+    init_statuses, app_statuses = container_statuses(
         pod,
-        seen,
+        runtime,
         now,
         container_config_errors(cluster, pod),
         kills,
         is_initialized=is_initialized,
-        stopped=why,
+        stopped_by=stopped_by,
     )
-    phase = _phase(pod, first, containers, has_sandbox)
+    phase = _phase(pod, init_statuses, app_statuses, has_sandbox)
     if phase in ("Succeeded", "Failed"):
-        first = [terminated_with_pod(status, now) for status in first]
+        init_statuses = [terminated_with_pod(status, now) for status in init_statuses]
     addresses: tuple[str, ...] = ()
     if has_sandbox and pod.status.phase != "Failed":
         attachment = attachment_of(cluster, pod)
@@ -71,46 +75,48 @@ def pod_status(
         )
     return PodStatus(
         phase=phase,
-        conditions=_conditions(pod, phase, first, containers, has_sandbox, is_initialized, now),
+        conditions=_conditions(
+            pod, phase, init_statuses, app_statuses, has_sandbox, is_initialized, now
+        ),
         host_ip=node.addresses[0] if node.addresses else "",
         host_ips=tuple(PodIP(address) for address in node.addresses),
         pod_ip=addresses[0] if addresses else "",
         pod_ips=tuple(PodIP(address) for address in addresses),
         start_time=pod.status.start_time or timestamp(now),
-        container_statuses=tuple(containers),
-        init_container_statuses=tuple(first),
-        message=seen.sandbox_error if seen else "",
+        container_statuses=tuple(app_statuses),
+        init_container_statuses=tuple(init_statuses),
+        message=runtime.sandbox_error if runtime else "",
     )
 
 
 def _phase(
     pod: Pod,
-    first: Sequence[ContainerStatus],
-    containers: Sequence[ContainerStatus],
+    init_statuses: Sequence[ContainerStatus],
+    app_statuses: Sequence[ContainerStatus],
     has_sandbox: bool,
 ) -> Literal["Pending", "Running", "Succeeded", "Failed"]:
-    """Sidecars do not count: they end with the pod."""
-    broken = [
+    """Return the pod's phase. Sidecars do not count, because they end with the pod."""
+    failed = [
         status
-        for container, status in zip(pod.spec.init_containers, first, strict=True)
+        for container, status in zip(pod.spec.init_containers, init_statuses, strict=True)
         if not container.is_sidecar
         and status.state.terminated is not None
         and status.state.terminated.exit_code
     ]
-    if broken:
+    if failed:
         return "Failed"
     ended = [
-        status.state.terminated for status in containers if status.state.terminated is not None
+        status.state.terminated for status in app_statuses if status.state.terminated is not None
     ]
     if (
-        containers
-        and len(ended) == len(containers)
-        and (pod.spec.restart_policy != "Always" or pod.is_terminating)
-    ):  # else they come back
-        return "Succeeded" if all(end.exit_code == 0 for end in ended) else "Failed"
+        app_statuses
+        and len(ended) == len(app_statuses)
+        and (pod.spec.restart_policy != "Always" or pod.is_terminating)  # else they restart
+    ):
+        return "Succeeded" if all(state.exit_code == 0 for state in ended) else "Failed"
     never_started = any(
         status.state.waiting is not None and status.last_state.terminated is None
-        for status in containers
+        for status in app_statuses
     )
     return "Pending" if never_started or not has_sandbox else "Running"
 
@@ -118,21 +124,23 @@ def _phase(
 def _conditions(
     pod: Pod,
     phase: str,
-    first: Sequence[ContainerStatus],
-    containers: Sequence[ContainerStatus],
+    init_statuses: Sequence[ContainerStatus],
+    app_statuses: Sequence[ContainerStatus],
     has_sandbox: bool,
     is_initialized: bool,
     now: float,
 ) -> tuple[Condition, ...]:
-    waiting_for = (
-        [] if is_initialized else incomplete_init_containers(pod.spec.init_containers, first)
+    incomplete = (
+        []
+        if is_initialized
+        else incomplete_init_containers(pod.spec.init_containers, init_statuses)
     )
     sidecars = [
         status
-        for container, status in zip(pod.spec.init_containers, first, strict=True)
+        for container, status in zip(pod.spec.init_containers, init_statuses, strict=True)
         if container.is_sidecar
     ]
-    unready = [status.name for status in (*sidecars, *containers) if not status.ready]
+    unready = [status.name for status in (*sidecars, *app_statuses) if not status.ready]
     ended = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase, "")
     reason, message = (
         (ended, "")
@@ -144,26 +152,27 @@ def _conditions(
     given = conditions_in(pod.metadata.annotations.get(CONDITIONS_ANNOTATION, ""))
     if not unready and (messages := _gate_messages(pod, given)):
         ready = _condition("Ready", False, GATES_NOT_READY, ", ".join(messages))
-    wanted = (
+    conditions = (
         _condition("PodReadyToStartContainers", has_sandbox),
         _condition(
             INITIALIZED,
-            not waiting_for,
+            not incomplete,
             "ContainersNotInitialized",
-            f"containers with incomplete status: [{' '.join(waiting_for)}]",
+            f"containers with incomplete status: [{' '.join(incomplete)}]",
         ),
         ready,
         containers_ready,
         _condition(SCHEDULED, True),
         *given,
     )
-    return tuple(_dated(condition, pod, now) for condition in wanted)
+    return tuple(_dated(condition, pod, now) for condition in conditions)
 
 
 def _gate_messages(pod: Pod, given: Sequence[Condition]) -> list[str]:
-    """Return a sentence for each readiness gate of a pod whose condition is not True, in upstream's words.
+    """Return upstream's message for each readiness gate of the pod whose condition is not True.
 
-    The annotation that makes a pod unready counts as a gate. Source: pkg/kubelet/status/generate.go (GeneratePodReadyCondition).
+    The annotation that makes a pod unready counts as a gate.
+    Source: pkg/kubelet/status/generate.go (GeneratePodReadyCondition).
     """
     gate_statuses: dict[str, str] = {condition.type: condition.status for condition in given}
     gates = [gate.condition_type for gate in pod.spec.readiness_gates]
@@ -184,7 +193,7 @@ def _condition(type_: str, holds: bool, reason: str = "", message: str = "") -> 
 
 
 def _dated(condition: Condition, pod: Pod, now: float) -> Condition:
-    """The condition with the time since when it has been so."""
+    """Return the condition with the time of its last change."""
     before = pod.status.condition(condition.type)
     since = (
         before.last_transition_time

@@ -59,7 +59,7 @@ def test_the_documentations_examples_live_together(lab: Lab) -> None:
     ]
     said = lab.run("up", *accepted, "-f", str(WEBSITE / twice), status=2)
     assert f"{twice}:6  Deployment default/my-nginx: spec.selector: field is immutable" in said.err
-    assert "stands twice in what was given" in said.err
+    assert "is given twice: keep one of them" in said.err
     said = lab.run("up", *accepted, status=1)
     assert re.search(r"not enforced: .*NetworkPolicy", said.err)
     assert "Unschedulable" in said.err  # pod-nginx wants a node labelled disktype: ssd
