@@ -6,8 +6,8 @@ Each controller is a module with two names:
 - `reconcile(cluster, now)`: yields objects in their desired state, deletions, and `Wake`s for
   the times at which it must run again.
 
-Controllers do not call each other. What one writes, the next one reads, until none changes the
-store. Two optional constants change how a controller runs:
+Controllers do not call each other: each reads from the store what the others have written. They run
+in passes until a pass changes nothing. Two optional constants change how a controller runs:
 
 - `CONVERGES_IN_ONE_PASS`: a second run right after the first would change nothing, so the
   controller does not run for its own changes.
@@ -60,8 +60,25 @@ class Controller(Protocol):
 
 
 CONTROLLERS: Final[tuple[Any, ...]] = (
-    namespaces, addons, kube_proxy, nodes, faults, deployments, replicasets, statefulsets, daemonsets, jobs, scheduler, evictions, ipam, kubelet, loadbalancers, endpointslices, endpoints, garbage,
-)  # fmt: skip
+    namespaces,
+    addons,
+    kube_proxy,
+    nodes,
+    faults,
+    deployments,
+    replicasets,
+    statefulsets,
+    daemonsets,
+    jobs,
+    scheduler,
+    evictions,
+    ipam,
+    kubelet,
+    loadbalancers,
+    endpointslices,
+    endpoints,
+    garbage,
+)
 """All controllers, in the order of a pod's life. Each is a `Controller`."""
 
 

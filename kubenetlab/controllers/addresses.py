@@ -32,7 +32,7 @@ def pod_addresses_after(
 
 
 def static_band(service_network: Network) -> int:
-    """Return the number of addresses, from the start of the range, reserved for explicit requests.
+    """Return the number of addresses at the start of the range reserved for explicit requests.
 
     It is min(max(16, size/16), 256).
     """
@@ -43,7 +43,7 @@ def cluster_ip_for(service_network: Network, name: str, taken: Container[str]) -
     """Return a free cluster IP for the Service `name`; None when the range is full.
 
     Kubernetes draws at random above the static band and uses the band only when the rest is full.
-    Here the draw is a hash of the Service's full name, so that equal manifests give equal addresses.
+    Here the draw is a hash of the Service's full name: equal manifests give equal addresses.
     """
     size = service_network.num_addresses
     last = size - 2 if service_network.version == 4 else size - 1

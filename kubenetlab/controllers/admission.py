@@ -218,7 +218,7 @@ class _Staged:
     ) -> tuple[Resource, list[Finding]]:
         """Return the object to store for a given one, and its problems.
 
-        The Cluster document creates Nodes; a Node document is stored as the settings it adds to its Node.
+        The Cluster document creates Nodes; a Node document is stored as settings of its Node.
         """
         if not isinstance(obj, Node):
             return obj, []

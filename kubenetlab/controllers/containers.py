@@ -139,7 +139,7 @@ def container_statuses(
 
 
 def _is_in_first_hook(container: Container, status: ContainerStatus) -> bool:
-    """Return True while a container's first postStart hook runs: the next container waits for it."""
+    """Return True while the first postStart hook runs: the next container waits for it."""
     is_waiting = status.state.waiting is not None and status.last_state.terminated is None
     return container.lifecycle.post_start is not None and is_waiting and not status.restart_count
 
@@ -147,7 +147,7 @@ def _is_in_first_hook(container: Container, status: ContainerStatus) -> bool:
 def _stopped_status(
     pod: Pod, status: ContainerStatus, stopped_by: str, now: float
 ) -> ContainerStatus:
-    """Return the status of a container that a fault has ended; it does not restart while that lasts."""
+    """Return the status of a container that a fault has ended and keeps from restarting."""
     before = pod.container_status(status.name)
     if before is not None and _was_stopped(before):
         return before

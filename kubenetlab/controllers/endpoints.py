@@ -1,6 +1,8 @@
-"""endpoints and endpointslicemirroring controllers: the old Endpoints objects, beside the slices that everybody reads.
+"""endpoints and endpointslicemirroring controllers: Endpoints objects beside EndpointSlices.
 
-For a Service with a selector they are made from its slices, to be looked at. For one without, hand-made Endpoints become slices.
+They read Services, Endpoints and EndpointSlices. For a Service with a selector they write Endpoints
+from its slices, for clients that still read Endpoints. For a Service without one they mirror
+Endpoints that a user wrote to EndpointSlices.
 Source: k8s.io/kubernetes pkg/controller/endpoint, pkg/controller/endpointslicemirroring.
 """
 
@@ -40,26 +42,30 @@ SKIP_MIRROR_LABEL = "endpointslice.kubernetes.io/skip-mirror"
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     serials = Serials(cluster)
     for key in _affected(cluster):
-        service, found = cluster.get(Service, *key), cluster.get(Endpoints, *key)
+        service, endpoints = cluster.get(Service, *key), cluster.get(Endpoints, *key)
         mirrors = [
-            piece for piece in cluster.slices_by_service.get(key, ()) if _is_by(piece, MIRROR)
+            slice_ for slice_ in cluster.slices_by_service.get(key, ()) if _is_by(slice_, MIRROR)
         ]
         if (
-            found is not None
-            and found.labels.get(MANAGED_LABEL) == MANAGER
+            endpoints is not None
+            and endpoints.labels.get(MANAGED_LABEL) == MANAGER
             and (service is None or not service.spec.selector)
         ):
-            yield deletion(found)
+            yield deletion(endpoints)
         if service is None:
-            yield from (deletion(piece) for piece in mirrors)
+            yield from (deletion(slice_) for slice_ in mirrors)
             continue
         has_selector = bool(service.spec.selector) and service.spec.type != "ExternalName"
         if has_selector:
-            wanted = _from_slices(
+            subsets = _from_slices(
                 service,
-                [piece for piece in cluster.slices_of(service) if _is_by(piece, SLICE_CONTROLLER)],
+                [
+                    slice_
+                    for slice_ in cluster.slices_of(service)
+                    if _is_by(slice_, SLICE_CONTROLLER)
+                ],
             )
-            if found is None:
+            if endpoints is None:
                 uid = serials.child_uid("Endpoints", service, service.name)
                 labels = {**service.labels, MANAGED_LABEL: MANAGER}
                 meta = ObjectMeta(
@@ -70,54 +76,62 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                     creation_timestamp=timestamp(now),
                     generation=1,
                 )
-                yield Endpoints(meta, wanted)
-            elif found.subsets != wanted:
-                yield structs.replace(found, subsets=wanted)
+                yield Endpoints(meta, subsets)
+            elif endpoints.subsets != subsets:
+                yield structs.replace(endpoints, subsets=subsets)
         is_mirrored = (
-            not has_selector and found is not None and found.labels.get(SKIP_MIRROR_LABEL) != "true"
+            not has_selector
+            and endpoints is not None
+            and endpoints.labels.get(SKIP_MIRROR_LABEL) != "true"
         )
         if is_mirrored or mirrors:
-            yield from _mirrored(cluster, service, found if is_mirrored else None, serials, now)
+            yield from _mirrored(cluster, service, endpoints if is_mirrored else None, serials, now)
     yield from serials.changes()
 
 
 def _affected(cluster: Cluster) -> Iterable[tuple[str, str]]:
-    """Namespace and name of every Service for which something has changed since it was looked at: itself, its Endpoints, its slices."""
-    news = cluster.since("endpoints", WATCHES)
-    if news is None:
+    """Return (namespace, name) of the Services to reconcile.
+
+    These are Services that have changed since the last run, or whose Endpoints or slices have.
+    """
+    changes = cluster.since("endpoints", WATCHES)
+    if changes is None:
         return dict.fromkeys(
             (*cluster.keyed(Service), *cluster.keyed(Endpoints), *cluster.slices_by_service)
         )
     keys = {
         obj.key
         for kind in (Service, Endpoints)
-        for pair in news[kind]
+        for pair in changes[kind]
         for obj in pair
         if obj is not None
     }
     return sorted(
         keys
         | {
-            (piece.namespace, piece.service_name)
-            for pair in news[EndpointSlice]
-            for piece in pair
-            if piece is not None
+            (slice_.namespace, slice_.service_name)
+            for pair in changes[EndpointSlice]
+            for slice_ in pair
+            if slice_ is not None
         }
     )
 
 
-def _is_by(piece: EndpointSlice, controller: str) -> bool:
-    return piece.labels.get(MANAGED_BY_LABEL) == controller
+def _is_by(slice_: EndpointSlice, controller: str) -> bool:
+    return slice_.labels.get(MANAGED_BY_LABEL) == controller
 
 
-def _from_slices(service: Service, pieces: Sequence[EndpointSlice]) -> tuple[EndpointSubset, ...]:
-    """One subset for each set of ports, of the Service's primary family; terminating endpoints are left out."""
+def _from_slices(service: Service, slices: Sequence[EndpointSlice]) -> tuple[EndpointSubset, ...]:
+    """Return the subsets of Endpoints for slices: one per set of ports.
+
+    Only the Service's primary IP family counts; terminating endpoints are left out.
+    """
     primary = service.spec.ip_families[0] if service.spec.ip_families else "IPv4"
     groups: dict[tuple[EndpointPort, ...], tuple[list[EndpointAddress], list[EndpointAddress]]] = {}
-    for piece in pieces:
-        for endpoint in piece.endpoints if piece.address_type == primary else ():
+    for slice_ in slices:
+        for endpoint in slice_.endpoints if slice_.address_type == primary else ():
             if not endpoint.conditions.is_terminating:
-                ready, not_ready = groups.setdefault(piece.ports, ([], []))
+                ready, not_ready = groups.setdefault(slice_.ports, ([], []))
                 address = EndpointAddress(
                     endpoint.addresses[0],
                     endpoint.hostname or "",
@@ -134,34 +148,39 @@ def _from_slices(service: Service, pieces: Sequence[EndpointSlice]) -> tuple[End
 def _mirrored(
     cluster: Cluster, service: Service, endpoints: Endpoints | None, serials: Serials, now: float
 ) -> Iterator[Change]:
-    """Slices for hand-made Endpoints: one for each subset and address family; those that are no longer wanted go."""
-    known = {piece.name: piece for piece in cluster.slices_of(service) if _is_by(piece, MIRROR)}
-    wanted = {piece.name: piece for piece in _slices(endpoints)} if endpoints is not None else {}
-    yield from (deletion(piece) for name, piece in known.items() if name not in wanted)
-    for name, piece in wanted.items():
+    """Yield the slices that mirror the Endpoints, and the deletion of outdated ones.
+
+    There is one slice per subset and IP family; without Endpoints there is none.
+    """
+    known = {slice_.name: slice_ for slice_ in cluster.slices_of(service) if _is_by(slice_, MIRROR)}
+    desired = (
+        {slice_.name: slice_ for slice_ in _slices(endpoints)} if endpoints is not None else {}
+    )
+    yield from (deletion(slice_) for name, slice_ in known.items() if name not in desired)
+    for name, slice_ in desired.items():
         old = known.get(name)
         if old is None:
             meta = structs.replace(
-                piece.metadata,
+                slice_.metadata,
                 uid=serials.child_uid("EndpointSlice", service, name),
                 creation_timestamp=timestamp(now),
                 generation=1,
             )
         else:
-            meta = structs.replace(old.metadata, labels=piece.labels)
-        yield structs.replace(piece, metadata=meta)
+            meta = structs.replace(old.metadata, labels=slice_.labels)
+        yield structs.replace(slice_, metadata=meta)
 
 
 def _slices(endpoints: Endpoints) -> Iterator[EndpointSlice]:
     labels = {**endpoints.labels, SERVICE_NAME_LABEL: endpoints.name, MANAGED_BY_LABEL: MIRROR}
     for number, subset in enumerate(endpoints.subsets):
-        states = [
+        addresses = [
             (address, ready)
-            for ready, some in ((True, subset.addresses), (False, subset.not_ready_addresses))
-            for address in some
+            for ready, group in ((True, subset.addresses), (False, subset.not_ready_addresses))
+            for address in group
         ]
         for family, version in (("IPv4", 4), ("IPv6", 6)):
-            found = tuple(
+            slice_endpoints = tuple(
                 Endpoint(
                     (address.ip,),
                     EndpointConditions(ready),
@@ -169,13 +188,13 @@ def _slices(endpoints: Endpoints) -> Iterator[EndpointSlice]:
                     address.node_name,
                     target_ref=address.target_ref,
                 )
-                for address, ready in states
+                for address, ready in addresses
                 if ip.version_of(address.ip) == version
             )
-            if found:
+            if slice_endpoints:
                 name = f"{endpoints.name}-{suffix(endpoints.full_name, family, str(number))}"
                 owner = (owner_reference(endpoints),)
                 meta = ObjectMeta(
                     name=name, namespace=endpoints.namespace, labels=labels, owner_references=owner
                 )
-                yield EndpointSlice(meta, family, found, subset.ports)  # type: ignore[arg-type]
+                yield EndpointSlice(meta, family, slice_endpoints, subset.ports)  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
-"""EndpointSlice controller: which pods stand behind each Service, in what state.
+"""EndpointSlice controller: the pods behind each Service and their conditions.
 
-One set of slices per Service and address family, at most 100 endpoints a slice; pods whose ports resolve differently go to
-different slices. Hand-made slices are left alone.
+It reads Services, pods and nodes, and writes the EndpointSlices of Services with a selector: one
+set per Service and IP family, at most 100 endpoints in a slice. Pods whose ports resolve
+differently are in different slices. Slices of other controllers and of users are left alone.
 Source: k8s.io/endpointslice {reconciler,utils}.go; KEP-1669, KEP-1672.
 """
 
@@ -34,6 +35,7 @@ CONVERGES_IN_ONE_PASS: Final = True
 CONTROLLER = "endpointslice-controller.k8s.io"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 MAX_ENDPOINTS = 100
+"""Maximum number of endpoints in a slice."""
 
 _FAMILIES: Final[tuple[tuple[Literal["IPv4", "IPv6"], int], ...]] = (("IPv4", 4), ("IPv6", 6))
 
@@ -43,53 +45,56 @@ Ports = tuple[EndpointPort, ...]
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     serials = Serials(cluster)
     for service in _affected(cluster):
-        ours = [
-            piece
-            for piece in cluster.slices_of(service)
-            if piece.labels.get(MANAGED_BY_LABEL) == CONTROLLER
+        owned = [
+            slice_
+            for slice_ in cluster.slices_of(service)
+            if slice_.labels.get(MANAGED_BY_LABEL) == CONTROLLER
         ]
-        wanted = (
-            {piece.name: piece for piece in _slices(cluster, service, now)}
+        desired = (
+            {slice_.name: slice_ for slice_ in _slices(cluster, service, now)}
             if service.spec.selector and service.spec.type != "ExternalName"
             else {}
         )
-        for piece in ours:
-            if piece.name not in wanted:
-                yield deletion(piece)
-        known = {piece.name: piece for piece in ours}
-        for name, piece in wanted.items():
+        for slice_ in owned:
+            if slice_.name not in desired:
+                yield deletion(slice_)
+        known = {slice_.name: slice_ for slice_ in owned}
+        for name, slice_ in desired.items():
             old = known.get(name)
             if old is None:
                 meta = structs.replace(
-                    piece.metadata, uid=serials.child_uid("EndpointSlice", service, name)
+                    slice_.metadata, uid=serials.child_uid("EndpointSlice", service, name)
                 )
             else:
-                meta = structs.replace(old.metadata, labels=piece.labels)
-            yield structs.replace(piece, metadata=meta)
+                meta = structs.replace(old.metadata, labels=slice_.labels)
+            yield structs.replace(slice_, metadata=meta)
     yield from serials.changes()
 
 
 def _affected(cluster: Cluster) -> Iterable[Service]:
-    """The Services for which something has changed since they were looked at: themselves, their slices, a pod that they select or
-    selected. At first, and when a node has changed, all."""
-    news = cluster.since("endpointslices", WATCHES)
-    if news is None or news[Node]:
+    """Return the Services to reconcile.
+
+    These are Services that have changed since the last run, or whose slices have, or that select or
+    selected a changed pod. In the first run, and when a node has changed, it is all Services.
+    """
+    changes = cluster.since("endpointslices", WATCHES)
+    if changes is None or changes[Node]:
         return cluster.all(Service)
-    keys = {service.key for _, service in news[Service] if service is not None}
+    keys = {service.key for _, service in changes[Service] if service is not None}
     keys |= {
-        (piece.namespace, piece.service_name)
-        for pair in news[EndpointSlice]
-        for piece in pair
-        if piece is not None
+        (slice_.namespace, slice_.service_name)
+        for pair in changes[EndpointSlice]
+        for slice_ in pair
+        if slice_ is not None
     }
     by_pair = (
         cluster.derived(
             "services by selector", lambda: _by_selector(cluster.all(Service)), (Service,)
         )
-        if news[Pod]
+        if changes[Pod]
         else {}
     )
-    for pod in (pod for pair in news[Pod] for pod in pair if pod is not None):
+    for pod in (pod for pair in changes[Pod] for pod in pair if pod is not None):
         selecting = (
             service
             for pair in pod.labels.items()
@@ -104,22 +109,25 @@ def _affected(cluster: Cluster) -> Iterable[Service]:
 
 
 def _by_selector(services: Iterable[Service]) -> dict[tuple[str, str, str], list[Service]]:
-    """(namespace, a label that it selects, the label's value) → Services; each stands under its first label alone."""
-    found: dict[tuple[str, str, str], list[Service]] = {}
+    """Return (namespace, key, value) → Services, for the first label of each Service's selector."""
+    index: dict[tuple[str, str, str], list[Service]] = {}
     for service in services:
         for pair in list(service.spec.selector.items())[:1]:
-            found.setdefault((service.namespace, *pair), []).append(service)
-    return found
+            index.setdefault((service.namespace, *pair), []).append(service)
+    return index
 
 
 def resolved_ports(service: Service, pod: Pod) -> Ports:
-    """The Service's ports as numbers of this pod; a named port that the pod does not have is left out."""
+    """Return the Service's target ports as numbers of this pod.
+
+    A named port that the pod does not have is left out.
+    """
     ports = []
     for port in service.spec.ports:
         number = (
             port.target_port
             if isinstance(port.target_port, int)
-            else _named(pod, str(port.target_port), port.protocol)
+            else _named_port(pod, str(port.target_port), port.protocol)
         )
         if number is not None:
             ports.append(
@@ -133,7 +141,7 @@ def resolved_ports(service: Service, pod: Pod) -> Ports:
     return tuple(ports)
 
 
-def _named(pod: Pod, name: str, protocol: str) -> int | None:
+def _named_port(pod: Pod, name: str, protocol: str) -> int | None:
     matches = (
         port.container_port
         for container in pod.spec.long_running_containers
@@ -214,8 +222,9 @@ def _endpoint(cluster: Cluster, service: Service, pod: Pod, address: str) -> End
 
 
 def _hints(service: Service, node: str, zone: str | None) -> EndpointHints | None:
-    """For whom a ready endpoint is meant first, by its Service's trafficDistribution."""
-    wish = service.spec.traffic_distribution
-    if wish is None or not zone:
-        return EndpointHints(for_nodes=(ForZone(node),)) if wish == "PreferSameNode" else None
-    return EndpointHints((ForZone(zone),), (ForZone(node),) if wish == "PreferSameNode" else ())
+    """Return the topology hints of a ready endpoint, from its Service's trafficDistribution."""
+    distribution = service.spec.traffic_distribution
+    nodes = (ForZone(node),) if distribution == "PreferSameNode" else ()
+    if distribution is None or not (zone or nodes):
+        return None
+    return EndpointHints((ForZone(zone),) if zone else (), nodes)

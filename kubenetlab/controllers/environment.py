@@ -1,7 +1,9 @@
-"""The environment of containers: what manifests say, ConfigMaps and Secrets, the pod's own fields, and its namespace's Services.
+"""Environment variables of containers.
 
-Source: k8s.io/kubernetes pkg/kubelet/kubelet_pods.go (makeEnvironmentVariables), pkg/kubelet/envvars/envvars.go,
-third_party/forked/golang/expansion (1.33).
+The sources are the manifest, ConfigMaps and Secrets, fields of the pod, and the Services of its
+namespace.
+Source: k8s.io/kubernetes pkg/kubelet/kubelet_pods.go (makeEnvironmentVariables),
+pkg/kubelet/envvars/envvars.go, third_party/forked/golang/expansion (1.33).
 """
 
 from __future__ import annotations
@@ -28,73 +30,78 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.names import socket_address
 
 MASTER_SERVICE: Final = ("default", "kubernetes")
+"""Service whose variables every container gets (the name is upstream's)."""
 _LABEL_PATH = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
 
 class MissingError(Exception):
-    """A ConfigMap, a Secret or a key that must be there is not; the text is the kubelet's."""
+    """A required ConfigMap, Secret or key is missing; the text is the kubelet's."""
 
 
 def environment(
     cluster: Cluster, pod: Pod, container: Container, *, until: str | None = None
 ) -> dict[str, str]:
-    """Name → value. With `until`, a time as Kubernetes writes it, only Services count that were there by then: a container's environment
-    is fixed when it starts. Raises MissingError."""
+    """Return the variables of a container, name → value.
+
+    until: time in RFC 3339. Only Services created until then count, because the environment of a
+    container is fixed when it starts. None: all Services count.
+    Raises MissingError.
+    """
     services = _services(cluster, pod, until)
-    found = _from_sources(cluster, pod, container)
+    variables = _from_sources(cluster, pod, container)
     for variable in container.env:
-        value = _value(cluster, pod, variable, {**services, **found})
+        value = _value(cluster, pod, variable, {**services, **variables})
         if value is not None:
-            found[variable.name] = value
-    return {**services, **found}
+            variables[variable.name] = value
+    return {**services, **variables}
 
 
 def _from_sources(cluster: Cluster, pod: Pod, container: Container) -> dict[str, str]:
-    """What whole ConfigMaps and Secrets give."""
-    found: dict[str, str] = {}
+    """Return the variables of envFrom: all keys of the referenced ConfigMaps and Secrets."""
+    variables: dict[str, str] = {}
     for source in container.env_from:
         for kind, reference in ((ConfigMap, source.config_map_ref), (Secret, source.secret_ref)):
             if reference is not None:
-                found |= {
+                variables |= {
                     source.prefix + key: value
-                    for key, value in _all_of(cluster, pod, kind, reference).items()
+                    for key, value in _all_values(cluster, pod, kind, reference).items()
                 }
-    return found
+    return variables
 
 
-def _all_referred(cluster: Cluster, pod: Pod, container: Container) -> None:
-    """Looks for all that a container refers to. Raises MissingError."""
+def _check_references(cluster: Cluster, pod: Pod, container: Container) -> None:
+    """Check everything that a container refers to. Raises MissingError."""
     _from_sources(cluster, pod, container)
     for variable in container.env:
         if variable.value_from is not None and variable.value_from.field_ref is None:
-            _referred(cluster, pod, variable.value_from)
+            _referenced_value(cluster, pod, variable.value_from)
 
 
 def container_config_errors(cluster: Cluster, pod: Pod) -> dict[str, str]:
-    """Container → why it cannot be started, in the kubelet's words."""
-    found: dict[str, str] = {}
+    """Return container → reason, in the kubelet's words, for those that cannot be started."""
+    errors: dict[str, str] = {}
     for container in pod.spec.all_containers:
         if container.env_from or any(variable.value_from is not None for variable in container.env):
             try:
-                _all_referred(cluster, pod, container)
-            except MissingError as missing:
-                found[container.name] = str(missing)
-    return found
+                _check_references(cluster, pod, container)
+            except MissingError as error:
+                errors[container.name] = str(error)
+    return errors
 
 
 def resolved(cluster: Cluster, pod: Pod) -> Pod:
-    """The pod with every variable of its containers as a plain value."""
+    """Return the pod with every variable of its containers as a plain value."""
     spec = pod.spec
-    changed = {
+    containers = {
         field: tuple(_resolved(cluster, pod, container) for container in getattr(spec, field))
         for field in ("init_containers", "containers")
     }
-    new: PodSpec = structs.replace(spec, **changed)
-    return structs.replace(pod, spec=new)
+    resolved_spec: PodSpec = structs.replace(spec, **containers)
+    return structs.replace(pod, spec=resolved_spec)
 
 
 def refers(spec: PodSpec) -> bool:
-    """True when a container's variables or words refer to something."""
+    """Return True when a variable or an argument of a container refers to another value."""
     for container in spec.all_containers:
         words = (
             *container.command,
@@ -114,7 +121,7 @@ def _resolved(cluster: Cluster, pod: Pod, container: Container) -> Container:
     try:
         values = environment(cluster, pod, container)
     except MissingError:
-        return container  # it is not started
+        return container  # the kubelet does not start it
     return structs.replace(
         container,
         env=tuple(EnvVar(name, value) for name, value in values.items()),
@@ -123,16 +130,20 @@ def _resolved(cluster: Cluster, pod: Pod, container: Container) -> Container:
 
 
 def _value(cluster: Cluster, pod: Pod, variable: EnvVar, known: Mapping[str, str]) -> str | None:
-    """None for a variable that is left out."""
+    """Return the value of a variable; None when it is left out."""
     source = variable.value_from
     if source is None:
         return expand(variable.value, known)
     if source.field_ref is not None:
         return _field(cluster, pod, source.field_ref.field_path)
-    return _referred(cluster, pod, source)
+    return _referenced_value(cluster, pod, source)
 
 
-def _referred(cluster: Cluster, pod: Pod, source: EnvVarSource) -> str | None:
+def _referenced_value(cluster: Cluster, pod: Pod, source: EnvVarSource) -> str | None:
+    """Return the value of a key of a ConfigMap or Secret; None when it is optional and missing.
+
+    Raises MissingError.
+    """
     selectors: tuple[tuple[type[ConfigMap | Secret], KeySelector | None], ...] = (
         (ConfigMap, source.config_map_key_ref),
         (Secret, source.secret_key_ref),
@@ -144,18 +155,17 @@ def _referred(cluster: Cluster, pod: Pod, source: EnvVarSource) -> str | None:
         if holder is not None and selector.key in holder.values:
             return holder.values[selector.key]
         if not selector.optional:
-            what = kind.kind.lower()
-            raise MissingError(
-                f'{what} "{selector.name}" not found'
-                if holder is None
-                else f"couldn't find key {selector.key} in {kind.kind} {pod.namespace}/{selector.name}"
-            )
+            if holder is None:
+                raise MissingError(f'{kind.kind.lower()} "{selector.name}" not found')
+            title = f"{kind.kind} {pod.namespace}/{selector.name}"
+            raise MissingError(f"couldn't find key {selector.key} in {title}")
     return None
 
 
-def _all_of(
+def _all_values(
     cluster: Cluster, pod: Pod, kind: type[ConfigMap | Secret], reference: SourceReference
 ) -> Mapping[str, str]:
+    """Return all values of a ConfigMap or Secret. Raises MissingError."""
     holder = cluster.get(kind, pod.namespace, reference.name)
     if holder is None and not reference.optional:
         raise MissingError(f'{kind.kind.lower()} "{reference.name}" not found')
@@ -163,7 +173,7 @@ def _all_of(
 
 
 def _field(cluster: Cluster, pod: Pod, path: str) -> str | None:
-    """A field of the pod, as the downward API gives it."""
+    """Return a field of the pod, as the downward API gives it."""
     if match := _LABEL_PATH.fullmatch(path):
         labels = pod.metadata.labels if match[1] == "labels" else pod.metadata.annotations
         return labels.get(match[2], "")
@@ -182,24 +192,30 @@ def _field(cluster: Cluster, pod: Pod, path: str) -> str | None:
 
 
 def _services(cluster: Cluster, pod: Pod, until: str | None) -> dict[str, str]:
-    """The variables of the namespace's Services, where they are wanted, and always those of the API server's."""
-    wanted = (pod.namespace,) if pod.spec.enable_service_links else ()
-    told = [
+    """Return the variables of Services.
+
+    The namespace's Services count unless enableServiceLinks is false, the API server's always.
+    """
+    namespaces = (pod.namespace,) if pod.spec.enable_service_links else ()
+    entries = [
         entry
-        for namespace in wanted
+        for namespace in namespaces
         for entry in _of_namespace(cluster, namespace)
         if until is None or entry[0] <= until
     ]
     master = cluster.get(Service, *MASTER_SERVICE)
-    found = dict(_variables(master)) if master is not None and master.cluster_ips else {}
-    for _, variables in told:
-        found |= variables
-    return found
+    values = dict(_variables(master)) if master is not None and master.cluster_ips else {}
+    for _, variables in entries:
+        values |= variables
+    return values
 
 
 def _of_namespace(cluster: Cluster, namespace: str) -> list[tuple[str, dict[str, str]]]:
-    """(since when, its variables) of each Service of a namespace: computed once, however many pods ask."""
-    found: list[tuple[str, dict[str, str]]] = cluster.derived(
+    """Return (creation time, variables) of each Service of a namespace.
+
+    The result is computed once for all pods.
+    """
+    entries: list[tuple[str, dict[str, str]]] = cluster.derived(
         ("service variables", namespace),
         lambda: [
             (service.metadata.creation_timestamp or "", dict(_variables(service)))
@@ -208,11 +224,11 @@ def _of_namespace(cluster: Cluster, namespace: str) -> list[tuple[str, dict[str,
         ],
         (Service,),
     )
-    return found
+    return entries
 
 
 def _variables(service: Service) -> Iterator[tuple[str, str]]:
-    """`WEB_SERVICE_HOST`, `WEB_SERVICE_PORT`, and Docker's old links: `WEB_PORT_80_TCP_ADDR` …"""
+    """Yield a Service's variables: `WEB_SERVICE_HOST`, `WEB_PORT_80_TCP_ADDR` and the others."""
     prefix, address = _name(service.name), service.cluster_ips[0]
     yield f"{prefix}_SERVICE_HOST", address
     for index, port in enumerate(service.spec.ports):

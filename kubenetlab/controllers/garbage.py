@@ -29,7 +29,7 @@ EVENTS_PER_POD: Final = 10
 A pod that starts has six events. Kubernetes has no such limit.
 """
 KEPT_FRACTION: Final = 0.75
-"""Fraction of the limit that is kept when it is exceeded, so that not every new event needs a purge."""
+"""Fraction of the limit that is kept when it is exceeded, so that purges are rare."""
 
 WATCHES: Final[tuple[Kind, ...]] = (*SERVED, Attachment, PodRuntimeStatus, Termination)
 

@@ -36,7 +36,10 @@ MAX_BACK_OFF_S = 600
 
 
 class _Pods(Struct, frozen=True):
-    """A Job's pods by state. Terminating pods that have not finished are in none of the groups."""
+    """A Job's pods by state.
+
+    Terminating pods that have not finished are in none of the groups.
+    """
 
     active: tuple[Pod, ...]
     succeeded: tuple[Pod, ...]
@@ -51,7 +54,7 @@ class _Pods(Struct, frozen=True):
     def exceed(self, limit: int) -> bool:
         """Return True when the Job has failed.
 
-        That is: more failed pods than `limit`, or at least `limit` restarts (one when `limit` is 0).
+        That is: more failed pods than `limit`, or at least `limit` restarts (1 when `limit` is 0).
         """
         return len(self.failed) > limit or self.restarts >= max(limit, 1)
 
@@ -233,7 +236,7 @@ def _pod(job: Job, name: str, index: int | None, serials: Serials, now: float) -
 
 
 def _delete_after_ttl(job: Job, now: float) -> Iterator[Change | Wake]:
-    """Yield the deletion of a finished Job after ttlSecondsAfterFinished, or a Wake for that time."""
+    """Yield the deletion of a finished Job after its TTL, or a Wake for that time."""
     ttl_s = job.spec.ttl_seconds_after_finished
     finished = next(
         (c.last_transition_time for c in job.status.conditions if c.type == job.outcome), None

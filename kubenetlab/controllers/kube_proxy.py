@@ -1,7 +1,8 @@
-"""kube-proxy: its DaemonSet, one pod in each node's own network, as long as the cluster has a proxy mode.
+"""kube-proxy's DaemonSet: one pod in each node's own network while the cluster has a proxy mode.
 
-It comes back when it is deleted: without its DaemonSet nobody could say which node has no kube-proxy. One that a manifest brings
-is left alone.
+The controller reads DaemonSets, pods and the network facts. It creates the DaemonSet again when it
+is missing, because its pods show which node has a kube-proxy, and deletes it when the cluster has
+no proxy mode. It leaves a DaemonSet from a manifest alone.
 Source: kubernetes/cmd/kubeadm/app/phases/addons/proxy/manifests.go (1.33).
 """
 
@@ -31,9 +32,8 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     facts = cluster.get(NetworkFacts, "", "network")
     if facts is None:
         return
-    if (
-        known is None and facts.has_proxy and not cluster.select(NAMESPACE, LABELS)
-    ):  # the pods of a former one go first
+    # The pods of a deleted DaemonSet must be gone before it is created again.
+    if known is None and facts.has_proxy and not cluster.select(NAMESPACE, LABELS):
         uid = make_uid("DaemonSet", NAMESPACE, NAME, str(cluster.revision))
         meta = ObjectMeta(
             name=NAME,
@@ -54,7 +54,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
 
 
 def is_kube_proxy(pod: Pod) -> bool:
-    """True for the pod that is a node's kube-proxy."""
+    """Return True for a node's kube-proxy pod."""
     return (
         pod.namespace == NAMESPACE
         and pod.spec.host_network

@@ -105,9 +105,9 @@ def _sync(
 def _affected(cluster: Cluster) -> Iterable[Pod]:
     """Return the pods that may have changed since the last run.
 
-    These are pods that have changed themselves, or whose node, attachment or runtime status has, and
-    pods that wait for a time. In the first run, and after a change that may concern every pod, it is
-    all pods.
+    These are pods that have changed themselves, or whose node, attachment or runtime status has,
+    and pods that wait for a time. In the first run, and after a change that may concern every pod,
+    it is all pods.
     """
     changes = cluster.since("kubelet", WATCHES)
     if (

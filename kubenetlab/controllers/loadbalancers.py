@@ -1,8 +1,9 @@
-"""load balancer controller: an address of the lab's own pool for each Service that wants one, per family.
+"""load balancer controller: one address per IP family for each Service of type LoadBalancer.
 
-The one that is asked for (`loadBalancerIP`) when it is free, else the first that is. What the pool's addresses lead to, the router
-of the lab knows. A Service with a loadBalancerClass waits for somebody else's controller. Which ipMode the addresses have, an
-annotation of the Service says: a cloud's own controller would know it of itself.
+It reads Services and writes their `status.loadBalancer`. The address is `loadBalancerIP` when that
+is free, otherwise the first free address of the lab's pool; the lab's router forwards it. Services
+with a loadBalancerClass are left to other controllers. An annotation of the Service sets the
+ipMode, which a cloud's controller would know itself.
 Source: k8s.io/cloud-provider controllers/service/controller.go (1.33).
 """
 
@@ -37,23 +38,24 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         if is_managed(service)
         for address in service.load_balancer_ips
     }
+    # Services that request an address come first, so that no other Service gets it.
     for service in sorted(
         cluster.all(Service), key=lambda service: not service.spec.load_balancer_ip
-    ):  # those with a wish first
-        wanted = tuple(_addresses(service, taken)) if is_managed(service) else ()
-        taken |= set(wanted)
-        if is_managed(service) and len(wanted) < len(service.spec.ip_families):
-            yield from _failed(cluster, service, now)
+    ):
+        addresses = tuple(_addresses(service, taken)) if is_managed(service) else ()
+        taken |= set(addresses)
+        if is_managed(service) and len(addresses) < len(service.spec.ip_families):
+            yield from _failure_event(cluster, service, now)
         ip_mode: IpMode = (
             "Proxy" if service.metadata.annotations.get(IP_MODE_ANNOTATION) == "Proxy" else "VIP"
         )
         status = LoadBalancerStatus(
-            tuple(LoadBalancerIngress(address, ip_mode) for address in wanted)
+            tuple(LoadBalancerIngress(address, ip_mode) for address in addresses)
         )
         if status == service.status.load_balancer:
             continue
         yield structs.replace(service, status=structs.replace(service.status, load_balancer=status))
-        if wanted:
+        if addresses:
             yield event(
                 cluster,
                 service,
@@ -65,39 +67,44 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
             )
 
 
-def _failed(cluster: Cluster, service: Service, now: float) -> Iterator[Change]:
-    asked = service.spec.load_balancer_ip
-    why = "no address is left in the load balancers' pool"
-    if asked:
+def _failure_event(cluster: Cluster, service: Service, now: float) -> Iterator[Change]:
+    """Yield the event of a Service that lacks an address, once."""
+    requested = service.spec.load_balancer_ip
+    reason = "no address is left in the load balancers' pool"
+    if requested:
         pools = " and ".join(str(pool) for pool in _pools(service))
-        why = (
-            f"{asked} is in use"
-            if _is_of_a_pool(service)
-            else f"{asked} is none of the load balancers' pool, {pools}"
+        reason = (
+            f"{requested} is in use"
+            if _is_in_a_pool(service)
+            else f"{requested} is none of the load balancers' pool, {pools}"
         )
-    message = f"Error syncing load balancer: failed to ensure load balancer: {why}"
+    message = f"Error syncing load balancer: failed to ensure load balancer: {reason}"
     if not is_recorded(cluster, service, "SyncLoadBalancerFailed", message):
         yield event(cluster, service, "Warning", "SyncLoadBalancerFailed", message, SOURCE, now)
 
 
 def is_managed(service: Service) -> bool:
-    """True when the lab's load balancer takes care of a Service."""
+    """Return True when the lab's load balancer is responsible for the Service."""
     return service.spec.type == "LoadBalancer" and not service.spec.load_balancer_class
 
 
 def _addresses(service: Service, taken: set[str]) -> Iterator[str]:
-    """One per family of the Service: the one it has, the one it asks for, the first that is free; none where the pool is used up, or where
-    one is asked for that no pool has."""
-    asked = service.spec.load_balancer_ip
-    if asked and not _is_of_a_pool(service):
+    """Yield one address per IP family of the Service.
+
+    It is the requested address, the one that the Service has, or the first free one, which is
+    added to `taken`. Yield nothing for a family whose pool is full, and nothing at all when the
+    requested address is in no pool.
+    """
+    requested = service.spec.load_balancer_ip
+    if requested and not _is_in_a_pool(service):
         return
     for pool in _pools(service):
-        known = [address for address in service.load_balancer_ips if ip_address(address) in pool]
-        if asked and ip_address(asked) in pool:
-            if asked in known or asked not in taken:
-                yield asked
-        elif known:
-            yield known[0]
+        assigned = [address for address in service.load_balancer_ips if ip_address(address) in pool]
+        if requested and ip_address(requested) in pool:
+            if requested in assigned or requested not in taken:
+                yield requested
+        elif assigned:
+            yield assigned[0]
         else:
             free = (str(pool[number]) for number in range(1, pool.num_addresses - 1))
             address = next((address for address in free if address not in taken), None)
@@ -107,11 +114,11 @@ def _addresses(service: Service, taken: set[str]) -> Iterator[str]:
 
 
 def _pools(service: Service) -> list[Network]:
-    """Of the families that it has."""
+    """Return the pools of the Service's IP families."""
     versions = {family: version for version, family in FAMILIES.items()}
     return [LOAD_BALANCER_SUBNETS[versions[family]] for family in service.spec.ip_families]
 
 
-def _is_of_a_pool(service: Service) -> bool:
-    asked = service.spec.load_balancer_ip
-    return is_address(asked) and any(ip_address(asked) in pool for pool in _pools(service))
+def _is_in_a_pool(service: Service) -> bool:
+    requested = service.spec.load_balancer_ip
+    return is_address(requested) and any(ip_address(requested) in pool for pool in _pools(service))

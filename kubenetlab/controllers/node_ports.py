@@ -1,7 +1,9 @@
-"""Node ports: the number under which a port of a Service is reached at every node, and the one at which its health is asked for.
+"""Node ports: the port of a Service on every node, and its health check node port.
 
-A number belongs to one Service, whatever the protocol; ports of one number in the same Service (53 by UDP and by TCP) share theirs.
-Source: k8s.io/kubernetes pkg/registry/core/service/storage/alloc.go, portallocator/allocator.go (1.33); KEP-3668 for the bands.
+A number belongs to one Service, whatever the protocol. Ports of a Service with the same number
+(53 over UDP and over TCP) share one node port.
+Source: k8s.io/kubernetes pkg/registry/core/service/storage/alloc.go, portallocator/allocator.go
+(1.33); KEP-3668 for the bands.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from kubenetlab.api.documents import Path
 from kubenetlab.api.validate.services import NODE_PORTS
 
 STATIC_BAND = min(max(16, len(NODE_PORTS) // 32), 128)
-"""So many ports at the beginning of the range are kept for those who ask for one."""
+"""Number of ports, from the start of the range, that are reserved for explicit requests."""
 
 
 def node_ports_of(spec: ServiceSpec) -> tuple[int, ...]:
-    """Every number of the range that a Service has."""
+    """Return all node ports of a Service, each once."""
     return tuple(
         dict.fromkeys(
             number
@@ -33,17 +35,20 @@ def node_ports_of(spec: ServiceSpec) -> tuple[int, ...]:
 
 
 def has_node_ports(spec: ServiceSpec) -> bool:
-    """True for the types that may have node ports."""
+    """Return True for the Service types that may have node ports."""
     return spec.type in ("NodePort", "LoadBalancer")
 
 
 def needs_health_check(spec: ServiceSpec) -> bool:
-    """True where a load balancer has to know which nodes have endpoints of their own."""
+    """Return True when a load balancer must know which nodes have local endpoints."""
     return spec.type == "LoadBalancer" and spec.external_traffic_policy == "Local"
 
 
 def allocate(service: Service, taken: Mapping[int, str]) -> tuple[Service, list[Finding]]:
-    """The Service with its node ports; `taken` says whose each number is."""
+    """Return the Service with its node ports, and its problems.
+
+    taken: node port → title of the Service that has it.
+    """
     spec = service.spec
     if not has_node_ports(spec):
         ports = tuple(
@@ -52,29 +57,34 @@ def allocate(service: Service, taken: Mapping[int, str]) -> tuple[Service, list[
         return structs.replace(
             service, spec=structs.replace(spec, ports=ports, health_check_node_port=0)
         ), []
-    others = {number for number, whose in taken.items() if whose != service.title}
+    unavailable = {number for number, owner in taken.items() if owner != service.title}
     findings: list[Finding] = []
-    own: dict[int, int] = {}
-    """Node port → the Service's port that asks for it."""
+    requested: dict[int, int] = {}
+    """Node port → port of the Service that requests it."""
     for index, port in enumerate(spec.ports):
         if port.node_port and (
-            port.node_port in others or own.setdefault(port.node_port, port.port) != port.port
+            port.node_port in unavailable
+            or requested.setdefault(port.node_port, port.port) != port.port
         ):
-            findings.append(_taken(("spec", "ports", index, "nodePort"), port.node_port, taken))
-    numbers = {asking: number for number, asking in own.items()}
+            findings.append(
+                _taken_finding(("spec", "ports", index, "nodePort"), port.node_port, taken)
+            )
+    numbers = {port_number: number for number, port_number in requested.items()}
     is_allocated = spec.type == "NodePort" or spec.allocate_load_balancer_node_ports is not False
     for index, port in enumerate(spec.ports if is_allocated else ()):
         if port.port not in numbers:
-            numbers[port.port] = _drawn(
-                f"{service.full_name} {port.port}", {*others, *numbers.values()}
+            numbers[port.port] = _draw(
+                f"{service.full_name} {port.port}", {*unavailable, *numbers.values()}
             )
-            findings += _full(("spec", "ports", index, "nodePort"), numbers[port.port])
+            findings += _range_full_findings(
+                ("spec", "ports", index, "nodePort"), numbers[port.port]
+            )
     health = spec.health_check_node_port if needs_health_check(spec) else 0
-    if health in others:
-        findings.append(_taken(("spec", "healthCheckNodePort"), health, taken))
+    if health in unavailable:
+        findings.append(_taken_finding(("spec", "healthCheckNodePort"), health, taken))
     elif needs_health_check(spec) and not health:
-        health = _drawn(f"{service.full_name} health", {*others, *numbers.values()})
-        findings += _full(("spec", "healthCheckNodePort"), health)
+        health = _draw(f"{service.full_name} health", {*unavailable, *numbers.values()})
+        findings += _range_full_findings(("spec", "healthCheckNodePort"), health)
     spec = structs.replace(
         spec,
         ports=tuple(
@@ -90,15 +100,18 @@ def allocate(service: Service, taken: Mapping[int, str]) -> tuple[Service, list[
 
 
 def keep_allocations(old: Service, new: Service) -> Service:
-    """The new Service with the node ports that it leaves open as they were: those of ports that are there still."""
+    """Return the new Service with the node ports that it leaves open.
+
+    They are taken from the old Service, as far as the ports still exist.
+    """
     before, spec = old.spec, new.spec
     if not (has_node_ports(before) and has_node_ports(spec)):
         return new
-    asked = {port.node_port for port in spec.ports if port.node_port}
+    requested = {port.node_port for port in spec.ports if port.node_port}
     known: dict[tuple[int, str], int] = {
         (port.port, port.protocol): port.node_port
         for port in before.ports
-        if port.node_port not in asked
+        if port.node_port not in requested
     }
     ports = tuple(_with_number(port, known) for port in spec.ports)
     health = spec.health_check_node_port or (
@@ -110,7 +123,10 @@ def keep_allocations(old: Service, new: Service) -> Service:
 
 
 def forbidden_changes(old: Service, new: Service) -> Iterator[Finding]:
-    """What may not change in a Service that exists. Source: pkg/apis/core/validation ValidateServiceUpdate (1.33)."""
+    """Yield the changes that are not allowed in an existing Service.
+
+    Source: pkg/apis/core/validation ValidateServiceUpdate (1.33).
+    """
     before, spec = old.spec, new.spec
     if (
         before.type == spec.type == "LoadBalancer"
@@ -120,11 +136,11 @@ def forbidden_changes(old: Service, new: Service) -> Iterator[Finding]:
             ("spec", "loadBalancerClass"),
             f"may not change once set; it is {before.load_balancer_class or 'the default'}",
         )
-    asked = spec.health_check_node_port
+    requested = spec.health_check_node_port
     if (
         needs_health_check(before)
         and needs_health_check(spec)
-        and asked not in (0, before.health_check_node_port)
+        and requested not in (0, before.health_check_node_port)
     ):
         yield Finding(
             ("spec", "healthCheckNodePort"),
@@ -140,10 +156,11 @@ def _with_number(port: ServicePort, known: Mapping[tuple[int, str], int]) -> Ser
     )
 
 
-def _drawn(name: str, taken: Container[int]) -> int:
-    """A free number, 0 when there is none: at random above the static band, which is used only when the rest is full.
+def _draw(name: str, taken: Container[int]) -> int:
+    """Return a free port number; 0 when there is none.
 
-    The draw is a hash of the name, so that the same manifests give the same numbers.
+    Kubernetes draws at random above the static band and uses the band only when the rest is full.
+    Here the draw is a hash of `name`, so that equal manifests give equal numbers.
     """
     first = NODE_PORTS[0] + STATIC_BAND
     count = NODE_PORTS[-1] + 1 - first
@@ -154,17 +171,17 @@ def _drawn(name: str, taken: Container[int]) -> int:
     return next((number for number in candidates if number not in taken), 0)
 
 
-def _taken(path: Path, number: int, taken: Mapping[int, str]) -> Finding:
-    whose = taken.get(number, "another port of this Service")
+def _taken_finding(path: Path, number: int, taken: Mapping[int, str]) -> Finding:
+    owner = taken.get(number, "another port of this Service")
     return Finding(
         path,
         f"Invalid value: {number}: provided port is already allocated",
-        hints=(f"it belongs to {whose}",),
+        hints=(f"it belongs to {owner}",),
     )
 
 
-def _full(path: Path, drawn: int) -> Iterator[Finding]:
-    """What there is to say of a draw that found nothing."""
-    if not drawn:
+def _range_full_findings(path: Path, number: int) -> Iterator[Finding]:
+    """Yield a finding when no free port number was drawn."""
+    if not number:
         hints = (f"the range is {NODE_PORTS[0]}-{NODE_PORTS[-1]}",)
         yield Finding(path, "failed to allocate a nodePort: range is full", hints=hints)

@@ -1,6 +1,10 @@
-"""node controllers: the nodes of the Cluster document, their addresses and pod ranges, and whether they are Ready.
+"""node controllers: Node objects for the nodes of the Cluster document.
 
-Source: k8s.io/kubernetes pkg/controller/nodeipam (ranges), pkg/kubelet/nodestatus/setters.go (condition texts).
+They read the Cluster document, the settings of nodes and the reports of nodes. They write each
+Node's addresses, pod ranges, labels, taints and its condition Ready, and delete Nodes that the
+document no longer has.
+Source: k8s.io/kubernetes pkg/controller/nodeipam (ranges), pkg/kubelet/nodestatus/setters.go
+(condition texts).
 """
 
 from collections.abc import Container, Iterator
@@ -24,10 +28,13 @@ WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, NetworkFacts, Node, NodeRepor
 CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
 NOT_READY_TAINT = "node.kubernetes.io/not-ready"
 UNSCHEDULABLE_TAINT = "node.kubernetes.io/unschedulable"
-NETWORK_NOT_READY = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized"
+NETWORK_NOT_READY = (
+    "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady"
+    " message:Network plugin returns error: cni plugin not initialized"
+)
 
 FIRST_NODE_ADDRESS = 2
-"""Index into the nodes' subnet; the first address is the router's."""
+"""Index into the nodes' subnet of the first node's address; the router has the one before."""
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
@@ -37,18 +44,18 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         yield from (deletion(obj) for obj in cluster.all(kind) if obj.name not in names)
     known = [node for name in names if (node := cluster.node(name))]
     taken = {address for node in known for address in node.addresses}
-    wanted = requested_ranges(cluster)
-    asked_for = [cidr for cidrs in wanted.values() for cidr in cidrs]
+    requested = requested_ranges(cluster)
+    requested_cidrs = [cidr for cidrs in requested.values() for cidr in cidrs]
     taken_ranges = [
         ip.network(cidr)
-        for cidr in (*asked_for, *(cidr for node in known for cidr in node.spec.pod_cidrs))
+        for cidr in (*requested_cidrs, *(cidr for node in known for cidr in node.spec.pod_cidrs))
     ]
     free_addresses = [_free_addresses(subnet, taken) for subnet in config.node_networks]
-    free_parts = [
+    free_pod_ranges = [
         free_ranges(
             subnet,
             config.networking.node_mask_size(subnet.version),
-            [part for part in taken_ranges if part.version == subnet.version],
+            [range_ for range_ in taken_ranges if range_.version == subnet.version],
         )
         for subnet in config.networking.pod_networks
     ]
@@ -59,7 +66,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         pod_cidrs = (
             old.spec.pod_cidrs
             if old
-            else wanted[name] or tuple(str(next(free)) for free in free_parts)
+            else requested[name] or tuple(str(next(free)) for free in free_pod_ranges)
         )
         yield _node(cluster, node_config, name, old, addresses, pod_cidrs, has_workers, now)
 
@@ -133,15 +140,15 @@ def _node(
 
 
 def _dated(taint: Taint, old: Node | None, now: float) -> Taint:
-    """A taint with the time since when pods have to leave."""
+    """Return the taint with the time since which pods have to leave."""
     if taint.effect != "NoExecute" or taint.time_added is not None:
         return taint
-    known = (
+    old_taint = (
         next(
             (
-                other
-                for other in old.spec.taints
-                if (other.key, other.effect) == (taint.key, taint.effect)
+                candidate
+                for candidate in old.spec.taints
+                if (candidate.key, candidate.effect) == (taint.key, taint.effect)
             ),
             None,
         )
@@ -149,7 +156,7 @@ def _dated(taint: Taint, old: Node | None, now: float) -> Taint:
         else None
     )
     return structs.replace(
-        taint, time_added=known.time_added if known is not None else timestamp(now)
+        taint, time_added=old_taint.time_added if old_taint is not None else timestamp(now)
     )
 
 

@@ -1,6 +1,7 @@
 """Pod status: phase, conditions and addresses of a pod, computed from its runtime status.
 
-Source: k8s.io/kubernetes pkg/kubelet/kubelet_pods.go (phase), status/generate.go (conditions), 1.33.
+Source: k8s.io/kubernetes pkg/kubelet/kubelet_pods.go (phase), status/generate.go (conditions),
+1.33.
 """
 
 from __future__ import annotations

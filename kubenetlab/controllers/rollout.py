@@ -24,7 +24,8 @@ class RolloutShare(Struct, frozen=True):
 def limits(replicas: int, max_surge: int | str, max_unavailable: int | str) -> tuple[int, int]:
     """Return (max surge, max unavailable) as numbers of pods.
 
-    A percentage of the first is rounded up, of the second down. When both are 0, max unavailable is 1.
+    Percentages are rounded up for max surge and down for max unavailable. When both are 0, max
+    unavailable is 1.
     """
     surge, unavailable = (
         _pods(max_surge, replicas, up=True),

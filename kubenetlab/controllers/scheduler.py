@@ -91,7 +91,8 @@ def _skew(
 ) -> int:
     """Return the number of matching pods in the node's topology domains.
 
-    preferences: the pod's ScheduleAnyway constraints. A node outside one of their domains ranks last.
+    preferences: the pod's ScheduleAnyway constraints. A node that lacks one of their labels comes
+    last.
     """
     if any(constraint.topology_key not in node.labels for constraint in preferences):
         return sys.maxsize
@@ -129,7 +130,7 @@ def _gated(pod: Pod, now: float) -> Iterator[Change]:
 def _unschedulable(
     cluster: Cluster, pod: Pod, reasons: Sequence[str], now: float
 ) -> Iterator[Change]:
-    """Yield the pod with the condition Unschedulable and its event, when the reason is new."""
+    """Yield the pod with the condition Unschedulable and its event, if its message is new."""
     counts = Counter(reasons)
     parts = ", ".join(sorted(f"{count} {reason}" for reason, count in counts.items()))
     total = len(cluster.all(Node))

@@ -82,9 +82,10 @@ def _next(
 def _update(
     cluster: Cluster, stateful_set: StatefulSet, pods: Sequence[Pod], revision: str, now: float
 ) -> Iterator[Change]:
-    """Yield the deletion of the next pod of an old template, from the highest ordinal to the partition.
+    """Yield the deletion of the next pod of an old template.
 
-    A pod is replaced only when all pods with higher ordinals are ready.
+    Pods are replaced from the highest ordinal down to the partition, each when all pods with higher
+    ordinals are ready.
     """
     strategy = stateful_set.spec.update_strategy
     if strategy.type == "OnDelete":

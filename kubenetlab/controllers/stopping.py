@@ -27,8 +27,9 @@ MIN_GRACE_S = 2.0
 def has_stopped(pod: Pod, runtime: PodRuntimeStatus, now: float) -> bool:
     """Return True when a terminating pod can be removed.
 
-    The rules of all nodes must no longer refer to it (`is_detached`). In addition, either no process, no
-    delayed shutdown and no preStop hook is running any more, or the deadline has passed.
+    The rules of all nodes must no longer refer to it (`is_detached`). In addition, either no
+    process, no delayed shutdown and no preStop hook is running any more, or the deadline has
+    passed.
     """
     pending = _pending(pod, runtime, now)
     runs = runtime.containers.items()
@@ -44,7 +45,8 @@ def advance_termination(
 ) -> Iterator[Change | Wake]:
     """Yield the next step of a pod's termination, and a Wake for its deadline.
 
-    The step is a record of the containers that receive SIGTERM because their preStop hooks have ended.
+    The step is a record of the containers that receive SIGTERM because their preStop hooks have
+    ended.
     """
     hooked, pending = _hooked(pod), _pending(pod, runtime, now)
     if hooked:
