@@ -1,6 +1,6 @@
-"""agnhost, the Kubernetes end-to-end tests' Swiss army knife: which of its programs a container runs.
+"""agnhost, the test image of Kubernetes: selects the program by the subcommand.
 
-`pause` is what the image runs without arguments. Source: kubernetes test/images/agnhost/README.md.
+Without arguments the image runs `pause`. Source: kubernetes test/images/agnhost/README.md.
 """
 
 from typing import Final
@@ -11,9 +11,8 @@ from kubenetlab.programs.arguments import arguments
 
 READS_ARGUMENTS = True
 
-
 _SERVERS: Final = ("netexec", "serve-hostname", "porter", "pause")
-
+"""Subcommands that run until they are stopped."""
 
 _MODELLED: Final = {
     "netexec": netexec.OPTIONS,
@@ -22,17 +21,17 @@ _MODELLED: Final = {
     "porter": frozenset[str](),
     "pause": frozenset[str](),
 }
-"""Subcommand → the flags that are modelled."""
+"""Subcommand → modelled flags."""
 
 
 def options_of(container: Container) -> tuple[str, frozenset[str] | None]:
-    """Return what the program is called and the flags that are modelled; None for a subcommand that is not."""
+    """Return the title of the subcommand and its modelled flags; None when it is not modelled."""
     subcommand = (*_subcommand(container), "pause")[0]
     return f"agnhost {subcommand}", _MODELLED.get(subcommand)
 
 
 def runs_until_stopped(container: Container) -> bool:
-    """Return True for subcommands that serve or wait; others do something and end."""
+    """Return True for subcommands that serve or wait; others do their work and end."""
     return (*_subcommand(container), "pause")[0] in _SERVERS
 
 
@@ -52,6 +51,6 @@ def configure(container: Container, ports: Ports) -> Setup:
 
 
 def _subcommand(container: Container) -> tuple[str, ...]:
-    """The subcommand and its arguments; nothing where the container names none."""
+    """Return the subcommand and its arguments; nothing when the container has no arguments."""
     words = arguments(container)
     return words[1:] if words and words[0].rpartition("/")[2] == "agnhost" else words

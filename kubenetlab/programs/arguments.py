@@ -1,4 +1,4 @@
-"""How programs read what a container says: ports, arguments, flags."""
+"""Arguments of containers: variables, flags and port numbers."""
 
 from __future__ import annotations
 
@@ -10,28 +10,34 @@ from kubenetlab.programs import Setup
 
 
 def arguments(container: Container) -> tuple[str, ...]:
-    """Command and arguments, with `$(NAME)` replaced by the container's variables."""
+    """Return command and args, with `$(NAME)` replaced by the container's variables."""
     values = {variable.name: variable.value for variable in container.env}
     return tuple(expand(word, values) for word in (*container.command, *container.args))
 
 
 def options(words: Sequence[str]) -> dict[str, str]:
-    """Flags as a mapping: `--http-port=80`, `-text hello`, `--udp` (value `true`)."""
-    found: dict[str, str] = {}
-    waiting = ""
+    """Return the flags as a mapping, name → value.
+
+    The forms are `--http-port=80`, `-text hello` and `--udp`, whose value is `true`.
+    """
+    flags: dict[str, str] = {}
+    pending = ""
     for word in words:
         if word.startswith("-") and not word.lstrip("-").isdigit():
             name, equals, value = word.lstrip("-").partition("=")
-            found[name] = value if equals else "true"
-            waiting = "" if equals else name
-        elif waiting:
-            found[waiting] = word
-            waiting = ""
-    return found
+            flags[name] = value if equals else "true"
+            pending = "" if equals else name
+        elif pending:
+            flags[pending] = word
+            pending = ""
+    return flags
 
 
 def port_number(text: str, *, least: int = 1) -> int:
-    """A port; ValueError, with the text a program would print, when it is none."""
+    """Return the port number in `text`.
+
+    Raises ValueError, with the message that a program would print.
+    """
     try:
         number = int(text)
     except ValueError:
@@ -42,5 +48,5 @@ def port_number(text: str, *, least: int = 1) -> int:
 
 
 def misused(message: str) -> Setup:
-    """What a program does that does not understand its arguments: it says so and ends with 1."""
+    """Return the setup of a program that prints an error about its arguments and exits with 1."""
     return Setup("misused", {"message": message})

@@ -1,4 +1,4 @@
-"""A real program of this machine, in place of a stand-in: a process of its own inside the pod."""
+"""Commands of this machine that run as processes of their own inside the pod."""
 
 from __future__ import annotations
 
@@ -17,30 +17,37 @@ READS_ARGUMENTS = True
 def runs_real_command(
     annotations: Mapping[str, str], container: Container, real_commands: tuple[str, ...]
 ) -> bool:
-    """Return True when a container's own command is run: its pod asks for it, or the lab runs this one."""
-    is_asked = annotations.get(REAL_COMMANDS_ANNOTATION) == "true"
-    return bool(container.command) and (is_asked or container.command[0] in real_commands)
+    """Return True when the container's own command runs.
+
+    Either its pod requests it by annotation, or the lab runs this command (`real_commands`).
+    """
+    is_requested = annotations.get(REAL_COMMANDS_ANNOTATION) == "true"
+    return bool(container.command) and (is_requested or container.command[0] in real_commands)
 
 
 def configure_command(container: Container, grace_s: int) -> Setup:
-    """Its words, where it begins and how long it may take to end; it listens where it likes, so nothing is known of its ports."""
-    asked = (container.security_context or SecurityContext()).capabilities
+    """Return the setup: argument vector, working directory, grace period in seconds and limits.
+
+    It has no listeners, because the ports of the process are not known.
+    """
+    capabilities = (container.security_context or SecurityContext()).capabilities
     options: dict[str, Any] = {
         "argv": [*container.command, *container.args],
         "working_dir": container.working_dir,
         "grace_s": grace_s,
     }
-    if asked.add or asked.drop:
-        options["capabilities"] = {"add": list(asked.add), "drop": list(asked.drop)}
-    if limit := memory_limit(container):
-        options["memory_limit"] = limit
+    if capabilities.add or capabilities.drop:
+        options["capabilities"] = {"add": list(capabilities.add), "drop": list(capabilities.drop)}
+    if limit_bytes := memory_limit(container):
+        options["memory_limit"] = limit_bytes
     return Setup("command", options)
 
 
 def memory_limit(container: Container) -> int:
-    """Return the memory that a container may use, in bytes; 0 where nothing limits it.
+    """Return the container's memory limit in bytes; 0 without a limit.
 
-    Source: k8s.io/kubernetes pkg/kubelet/kuberuntime/kuberuntime_container_linux.go (1.33), where a limit of 0 is no limit.
+    Source: k8s.io/kubernetes pkg/kubelet/kuberuntime/kuberuntime_container_linux.go (1.33), where a
+    limit of 0 means no limit.
     """
     return (
         whole(container.resources.limits.get("memory", 0)) if container.resources is not None else 0

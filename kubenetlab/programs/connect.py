@@ -1,5 +1,6 @@
-"""agnhost connect: connects to HOST:PORT and ends with 0, or says TIMEOUT, REFUSED, DNS or OTHER and ends with 1.
+"""agnhost connect: connects to HOST:PORT once.
 
+It exits with 0, or prints TIMEOUT, REFUSED, DNS or OTHER and exits with 1.
 Source: kubernetes test/images/agnhost/connect.
 """
 
@@ -14,13 +15,13 @@ from kubenetlab.programs.arguments import misused, options, port_number
 from kubenetlab.programs.http import PodIdentity
 
 OPTIONS: Final = frozenset(("timeout", "protocol", "sctpconntrackcheck"))
-"""The flags that are modelled."""
+"""Modelled flags."""
 
-_WORDS = {errno.ETIMEDOUT: "TIMEOUT", errno.ECONNREFUSED: "REFUSED"}
+_RESULTS = {errno.ETIMEDOUT: "TIMEOUT", errno.ECONNREFUSED: "REFUSED"}
 
 
 def configure_arguments(words: tuple[str, ...]) -> Setup:
-    given = options(words)
+    flags = options(words)
     value_flags = {f"--{name}" for name in ("timeout", "protocol", "sctpconntrackcheck")}
     targets = [
         word
@@ -28,38 +29,42 @@ def configure_arguments(words: tuple[str, ...]) -> Setup:
         if not word.startswith("-") and (index == 0 or words[index - 1] not in value_flags)
     ]
     host, _, port = (targets[0] if targets else "").rpartition(":")
-    timeout = duration_s(given.get("timeout", "5s"))
+    timeout = duration_s(flags.get("timeout", "5s"))
     if timeout is None:
-        return misused(f'invalid argument "{given["timeout"]}" for "--timeout" flag')
+        return misused(f'invalid argument "{flags["timeout"]}" for "--timeout" flag')
     try:
         number = port_number(port)
     except ValueError as error:
-        return misused(f"wanted HOST:PORT: {error}")
+        return misused(f"expected HOST:PORT: {error}")
     return Setup(
         "connect",
         {
             "host": host.strip("[]"),
             "port": number,
-            "protocol": given.get("protocol", "tcp"),
+            "protocol": flags.get("protocol", "tcp"),
             "timeout_s": timeout or 5.0,
         },
     )
 
 
-async def main(me: PodIdentity) -> int:
-    """The exit status."""
-    host, number, timeout_s = me.options["host"], me.options["port"], me.options["timeout_s"]
+async def main(context: PodIdentity) -> int:
+    """Connect, and return the exit status."""
+    host, number, timeout_s = (
+        context.options["host"],
+        context.options["port"],
+        context.options["timeout_s"],
+    )
     try:
-        address = await me.network.resolve(host)
+        address = await context.network.resolve(host)
     except OSError as error:
-        me.log(f"DNS: {error.strerror or error}")
+        context.log(f"DNS: {error.strerror or error}")
         return 1
     try:
-        if me.options["protocol"] == "udp":
-            await me.network.exchange(address, number, b"hostname", timeout_s)
+        if context.options["protocol"] == "udp":
+            await context.network.exchange(address, number, b"hostname", timeout_s)
         else:
-            await me.network.connect(address, number, timeout_s)
+            await context.network.connect(address, number, timeout_s)
     except OSError as error:
-        me.log(f"{_WORDS.get(error.errno or 0, 'OTHER')}: {error.strerror or error}")
+        context.log(f"{_RESULTS.get(error.errno or 0, 'OTHER')}: {error.strerror or error}")
         return 1
     return 0

@@ -1,4 +1,7 @@
-"""CoreDNS: the cluster's DNS server. It runs as a process of its own in its pod and answers from its own view of the API."""
+"""CoreDNS: the cluster's DNS server.
+
+It is a process of its own in its pod and answers from its own view of the API.
+"""
 
 from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import ListenPort

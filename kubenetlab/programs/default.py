@@ -1,8 +1,8 @@
-"""The default server: stands in for every image that is not known, on each of its ports.
+"""Default server: the program for every image that the lab does not know.
 
-A container that declares no port listens on the numeric target ports of the Services that select its pod.
-
-It answers any path with 200 and says who it is and whom it sees; the paths and datagrams of agnhost netexec work too.
+A container that declares no port listens on the numeric target ports of the Services that select
+its pod. Every path is answered with 200, the pod's identity and the client's address. Some paths
+and all datagrams of agnhost netexec work too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from kubenetlab.programs.http import Peer, PodIdentity, Request, Response, text
 
 TAKES_PORTS = True
 SERVES_TLS = True
-"""True for a server that answers TLS beside HTTP, with a certificate of its own: what the image would do is not known."""
+"""True for a server that also answers TLS on its ports, with its own certificate.
+
+The lab does not know whether the image would serve TLS.
+"""
 _NETEXEC_PATHS = frozenset(
     ("/hostname", "/hostName", "/clientip", "/echo", "/dial", "/exit", "/shutdown")
 )
@@ -24,16 +27,17 @@ def configure(container: Container, ports: Ports) -> Setup:
     return Setup("default", {}, ports.of(container))
 
 
-async def http(request: Request, me: PodIdentity) -> Response:
+async def http(request: Request, context: PodIdentity) -> Response:
     if request.path in _NETEXEC_PATHS:
-        return await netexec.http(request, me)
+        return await netexec.http(request, context)
+    client = socket_address(*request.peer)
     return text(
-        f"{me.namespace}/{me.pod} ({me.address} on {me.node}) sees {socket_address(*request.peer)}\n"
+        f"{context.namespace}/{context.pod} ({context.address} on {context.node}) sees {client}\n"
     )
 
 
-def datagram(data: bytes, peer: Peer, me: PodIdentity) -> bytes | None:
-    """Answer any datagram: who stands in for an image that is not known is to be seen."""
-    known = netexec.datagram(data, peer, me)
+def datagram(data: bytes, peer: Peer, context: PodIdentity) -> bytes | None:
+    """Answer any datagram, so that the server of an unknown image is reachable over UDP."""
+    reply = netexec.datagram(data, peer, context)
     command = data.decode(errors="replace").strip().partition(" ")[0]
-    return known if known is not None or not command else f"unknown command: {command}".encode()
+    return reply if reply is not None or not command else f"unknown command: {command}".encode()

@@ -1,10 +1,11 @@
-"""Messages of a Kubernetes DNS: the encoded answer to an encoded question. Coded by dnslib.
+"""DNS messages: the encoded answer to an encoded question, from a `Zone`.
 
-An answer over UDP has at most 512 bytes, or as many as the client's EDNS option allows. Records that do not fit are left
-out and the bit TC is set: the client asks again over TCP.
+Messages are encoded and decoded by dnslib. An answer over UDP has at most 512 bytes, or as many as
+the client's EDNS option allows. Records that do not fit are left out and the bit TC is set; the
+client then asks again over TCP.
 
-Source: RFC 1035, RFC 6891; CoreDNS 1.12: plugin/kubernetes, plugin/backend_lookup.go, request/request.go (Scrub), and
-miekg/dns msg_truncate.go (Truncate).
+Source: RFC 1035, RFC 6891; CoreDNS 1.12: plugin/kubernetes, plugin/backend_lookup.go,
+request/request.go (Scrub), and miekg/dns msg_truncate.go (Truncate).
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ MAX_UDP_BYTES: Final = 65_507
 """Largest payload of a datagram over IPv4."""
 MAX_TCP_BYTES: Final = 65_535
 MAX_CHASE: Final = 8
+"""Maximum number of aliases that are followed for one question."""
 _CHASED: Final = ("A", "AAAA")
-"""Types for which an alias is followed. For others CoreDNS answers that an ExternalName Service has no such record."""
+"""Types for which aliases are followed.
+
+For other types CoreDNS answers that an ExternalName Service has no such record.
+"""
 _TRANSFERS: Final = (QTYPE.AXFR, QTYPE.IXFR)
 _BADVERS: Final = 16
 """Response code for an unknown version of EDNS (RFC 6891 section 9)."""
@@ -41,7 +46,7 @@ class Edns(Struct, frozen=True):
     udp_bytes: int
     version: int
     wants_dnssec: bool
-    """The flag DO, which the answer repeats."""
+    """Flag DO, which the answer repeats."""
 
     def record(self, extended_rcode: int = 0) -> RR:
         """Return the OPT record of the answer."""
@@ -79,7 +84,7 @@ def answer(zone: Zone, data: bytes, *, is_udp: bool = True) -> bytes | None:
 
 
 def edns_of(query: dnslib.DNSRecord) -> Edns | None:
-    """Return the EDNS parameters of a parsed question; None when the client does not use EDNS."""
+    """Return the EDNS parameters of a question; None when the client does not use EDNS."""
     for record in query.ar:
         if record.rtype == QTYPE.OPT:
             return Edns(record.rclass, record.ttl >> 16 & 0xFF, bool(record.ttl & 0x8000))
@@ -87,12 +92,18 @@ def edns_of(query: dnslib.DNSRecord) -> Edns | None:
 
 
 def udp_limit(edns: Edns | None) -> int:
-    """Return the size in bytes of the largest datagram that the client accepts; never below 512 (RFC 6891)."""
+    """Return the size in bytes of the largest datagram that the client accepts.
+
+    It is at least 512 (RFC 6891).
+    """
     return MIN_UDP_BYTES if edns is None else min(max(edns.udp_bytes, MIN_UDP_BYTES), MAX_UDP_BYTES)
 
 
 def is_foreign(zone: Zone, data: bytes) -> bool:
-    """True for a question about a name that is neither the cluster's nor known here: somebody else may know it."""
+    """Return True for a question about a name that is neither in the cluster's zone nor known here.
+
+    Such questions are forwarded.
+    """
     try:
         query = dnslib.DNSRecord.parse(data)
     except (dnslib.DNSError, ValueError):
@@ -104,14 +115,14 @@ def is_foreign(zone: Zone, data: bytes) -> bool:
 
 
 def failed(data: bytes) -> bytes:
-    """The answer that there is none to be had: SERVFAIL."""
+    """Return the encoded answer SERVFAIL to an encoded question."""
     reply = dnslib.DNSRecord.parse(data).reply(ra=1, aa=0)
     reply.header.rcode = RCODE.SERVFAIL
     return bytes(reply.pack())
 
 
 class DnsQuestion(Struct, frozen=True):
-    """What a message asks for, as CoreDNS' log shows it."""
+    """First question of a message, as CoreDNS logs it."""
 
     name: str
     type: str
@@ -124,9 +135,9 @@ def question(data: bytes) -> DnsQuestion:
     return DnsQuestion(str(query.q.qname), QTYPE.get(query.q.qtype), edns_of(query))
 
 
-def _fill(zone: Zone, reply: dnslib.DNSRecord, asked: str, type_: str) -> None:
-    """Put the records for a name into the reply, following aliases as far as they are known here."""
-    name = asked
+def _fill(zone: Zone, reply: dnslib.DNSRecord, queried_name: str, type_: str) -> None:
+    """Add the records of a name to the reply, following aliases as far as the zone knows them."""
+    name = queried_name
     for _ in range(MAX_CHASE if type_ in _CHASED else 0):
         alias = zone.lookup(name, "CNAME")
         if not alias:
@@ -140,18 +151,21 @@ def _fill(zone: Zone, reply: dnslib.DNSRecord, asked: str, type_: str) -> None:
         for address_type in ("A", "AAAA"):
             for address in zone.lookup(target, address_type) or ():
                 reply.add_ar(_record(target, address_type, address))
-    is_ours = zone.is_inside(name)
+    is_authoritative = zone.is_inside(name)
     if type_ == "SOA" and name.lower().removesuffix(".") == zone.domain:
         reply.add_answer(_soa(zone))
         return
-    if values is None and (is_ours or name == asked):
+    if values is None and (is_authoritative or name == queried_name):
         reply.header.rcode = RCODE.NXDOMAIN
-    if not values and is_ours:
+    if not values and is_authoritative:
         reply.add_auth(_soa(zone))
 
 
 def _targets(type_: str, values: Sequence[str]) -> list[str]:
-    """Return the hosts that records name, each once: their addresses go into the additional section."""
+    """Return the hosts that NS and SRV records name, each once.
+
+    Their addresses belong in the additional section.
+    """
     if type_ not in ("NS", "SRV"):
         return []
     return list(dict.fromkeys(value.split()[-1] for value in values))
@@ -188,7 +202,7 @@ def _soa(zone: Zone) -> RR:
 
 
 class _Offsets(dict[Any, int]):
-    """Offsets of names in a message; names that no pointer can reach are left out."""
+    """Offsets of names in a message, without names that no pointer can reach."""
 
     def __setitem__(self, name: Any, offset: int) -> None:
         if offset <= _MAX_POINTER:
@@ -196,16 +210,17 @@ class _Offsets(dict[Any, int]):
 
 
 def _encoded(reply: dnslib.DNSRecord, opt: RR | None, limit: int) -> bytes:
-    """Encode a reply in at most `limit` bytes.
+    """Return the reply encoded in at most `limit` bytes.
 
-    Records are taken in order until one does not fit; then TC is set. The question and the OPT record are always kept.
+    Records are added in order until one does not fit; then TC is set. The question and the OPT
+    record are always kept.
     """
     buffer = dnslib.DNSBuffer(bytes(_HEADER_BYTES))
     buffer.offset = _HEADER_BYTES
     buffer.names = _Offsets()
-    for asked in reply.questions:
-        asked.pack(buffer)
-    room = limit - (_OPT_BYTES if opt is not None else 0)
+    for question in reply.questions:
+        question.pack(buffer)
+    capacity = limit - (_OPT_BYTES if opt is not None else 0)
     counts: list[int] = []
     is_full = False
     for section in (reply.rr, reply.auth, reply.ar):
@@ -213,7 +228,7 @@ def _encoded(reply: dnslib.DNSRecord, opt: RR | None, limit: int) -> bytes:
         for record in section:
             end = buffer.offset
             record.pack(buffer)
-            if buffer.offset > room:
+            if buffer.offset > capacity:
                 del buffer.data[end:]
                 buffer.offset = end
                 is_full = True
@@ -227,6 +242,6 @@ def _encoded(reply: dnslib.DNSRecord, opt: RR | None, limit: int) -> bytes:
         opt.pack(buffer)
         counts[2] += 1
     reply.header.tc = int(is_full)
-    head = dnslib.DNSBuffer()
-    head.pack("!HHHHHH", reply.header.id, reply.header.bitmap, len(reply.questions), *counts)
-    return bytes(head.data) + bytes(buffer.data[_HEADER_BYTES:])
+    header = dnslib.DNSBuffer()
+    header.pack("!HHHHHH", reply.header.id, reply.header.bitmap, len(reply.questions), *counts)
+    return bytes(header.data) + bytes(buffer.data[_HEADER_BYTES:])

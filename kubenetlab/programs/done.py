@@ -1,6 +1,7 @@
-"""done: a program that ends at once. It takes the place of an image's own program, which does work that the lab does not have.
+"""done: a program that ends at once.
 
-Init containers without a command of this machine run it, and the containers of Jobs.
+It runs in init containers without a command of this machine and in containers of Jobs, whose images
+do work that the lab cannot do.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 from kubenetlab.programs.http import PodIdentity
 
 
-async def main(me: PodIdentity) -> int:
-    """Return the exit status: 0 unless the options say another one."""
-    status: int = me.options.get("exit_code", 0)
-    why = ", as the annotation kubenetlab.dev/exit-code says" if status else ""
-    me.log(f"a built-in program without work ends at once{why}")
+async def main(context: PodIdentity) -> int:
+    """Return the exit status in the options; 0 by default."""
+    status: int = context.options.get("exit_code", 0)
+    reason = ", as the annotation kubenetlab.dev/exit-code says" if status else ""
+    context.log(f"a built-in program without work ends at once{reason}")
     return status

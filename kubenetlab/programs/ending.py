@@ -1,8 +1,9 @@
-"""When a built-in program ends that would otherwise run until it is stopped.
+"""End of built-in programs that would otherwise run until they are stopped.
 
-A Job's program ends at once, because its image does a piece of work and the lab has no image. A program that is known to serve until
-it is stopped (agnhost netexec, nginx without a command of the container's own …) goes on, as in a cluster. The annotations
-`kubenetlab.dev/duration` and `kubenetlab.dev/exit-code` of any pod say it for all its built-in programs.
+In a Job a program ends at once, because the lab cannot do the work of its image. Programs that are
+known to serve until they are stopped (agnhost netexec, nginx without a command of the container's
+own …) go on, as in a cluster. The annotations `kubenetlab.dev/duration` and
+`kubenetlab.dev/exit-code` set the end of all built-in programs of a pod.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from kubenetlab.programs import DONE, Setup, is_one_shot, is_process, runs_until
 
 
 class Ending(Struct, frozen=True):
-    """The end of a program."""
+    """End of a program."""
 
     after_s: float = 0.0
+    """Time from start to end in seconds."""
     exit_code: int = 0
 
 
 def ending_in(pod: Pod, container: Container) -> Ending | None:
-    """Return how a container's built-in program ends in a pod; see `ending_of`."""
+    """Return the end of a container's built-in program in `pod`; see `ending_of`."""
     return ending_of(
         pod.spec, container, pod.metadata.annotations, is_of_job=is_of_job(pod.metadata)
     )
@@ -35,7 +37,10 @@ def ending_in(pod: Pod, container: Container) -> Ending | None:
 def ending_of(
     spec: PodSpec, container: Container, annotations: Mapping[str, str], *, is_of_job: bool
 ) -> Ending | None:
-    """Return how a container's built-in program ends; None for one that runs until it is stopped, or ends by itself."""
+    """Return the end of a container's built-in program.
+
+    Return None for a program that runs until it is stopped or ends by itself.
+    """
     is_stated = EXIT_CODE_ANNOTATION in annotations or DURATION_ANNOTATION in annotations
     if container not in spec.containers or not (
         is_stated or (is_of_job and not runs_until_stopped(container))
@@ -48,7 +53,10 @@ def ending_of(
 
 
 def with_ending(setup: Setup, ending: Ending | None) -> Setup:
-    """Return the setup of a program that ends so. One-shot programs and processes keep their own end."""
+    """Return the setup with this end.
+
+    One-shot programs and processes end by themselves and are returned unchanged.
+    """
     if ending is None or is_one_shot(setup.program) or is_process(setup.program):
         return setup
     if not ending.after_s:

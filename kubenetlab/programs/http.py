@@ -1,4 +1,4 @@
-"""What programs see of HTTP, of themselves and of the network."""
+"""Interface between programs and their runtime: HTTP messages, the pod's network, identity."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from msgspec import Struct
 
 Peer = tuple[str, int]
-"""(address, port) of who is at the other end."""
+"""(address, port) of the client."""
 
 _MAPPED = "::ffff:"
 
 
 def plain_peer(name: Sequence[Any]) -> Peer:
-    """A socket's name as a peer: on a socket of both families an IPv4 address looks like an IPv6 one (RFC 4291 §2.5.5.2)."""
+    """Return the address and port of a socket's peer.
+
+    A dual-stack socket reports an IPv4 address as an IPv6 one (RFC 4291 §2.5.5.2); it is returned
+    as IPv4.
+    """
     address = str(name[0])
     return (address.removeprefix(_MAPPED) if "." in address else address), int(name[1])
 
 
 class Request(Struct, frozen=True):
-    """One HTTP request, whole."""
+    """One complete HTTP request."""
 
     method: str
     target: str
-    """Path and query as they came: `/dial?host=web&port=80`."""
+    """Path and query as received: `/dial?host=web&port=80`."""
     peer: Peer
     headers: Mapping[str, str] = {}
     """Names in lower case."""
     body: bytes = b""
     port: int = 0
-    """The port at which it came in."""
+    """Local port that received the request."""
 
     @property
     def path(self) -> str:
@@ -39,7 +43,7 @@ class Request(Struct, frozen=True):
 
     @property
     def query(self) -> dict[str, str]:
-        """Each parameter's first value."""
+        """First value of each parameter."""
         return {
             name: values[0]
             for name, values in parse_qs(
@@ -49,7 +53,7 @@ class Request(Struct, frozen=True):
 
 
 class Response(Struct, frozen=True):
-    """One HTTP answer, whole."""
+    """One complete HTTP response."""
 
     status: int = 200
     body: bytes = b""
@@ -58,31 +62,36 @@ class Response(Struct, frozen=True):
 
 
 def text(body: str, status: int = 200) -> Response:
-    """An answer of plain text."""
+    """Return a response of plain text."""
     return Response(status, body.encode())
 
 
 class Network(Protocol):
-    """The network as the pod has it: its own namespace, its own resolver. Every call may raise OSError with a readable message."""
+    """The network of the pod: its network namespace and its resolver.
+
+    Every method may raise OSError with a readable message.
+    """
 
     async def resolve(self, name: str) -> str:
-        """The address of a name, by the pod's hosts file and resolv.conf, of its primary family if there is one; an address stands for
-        itself."""
+        """Return an address of a name, by the pod's hosts file and resolv.conf.
+
+        Addresses of the pod's primary IP family are preferred. An address is returned as it is.
+        """
 
     async def get(self, address: str, port: int, target: str, timeout_s: float) -> Response:
-        """An HTTP GET."""
+        """Send an HTTP GET and return the response."""
 
     async def exchange(
         self, address: str, port: int, data: bytes, timeout_s: float, protocol: str = "UDP"
     ) -> bytes:
-        """One datagram there and one back; or by SCTP one message."""
+        """Send one datagram and return the reply; with SCTP, one message."""
 
     async def connect(self, address: str, port: int, timeout_s: float) -> None:
-        """A TCP connection made and closed."""
+        """Open and close a TCP connection."""
 
 
 class PodIdentity(Struct, frozen=True):
-    """Who a program is, and what it can do."""
+    """Context of a running program: its pod, its options and its functions."""
 
     namespace: str
     pod: str
@@ -94,15 +103,15 @@ class PodIdentity(Struct, frozen=True):
     network: Network
     log: Callable[[str], None]
     exit: Callable[[int, float], None]
-    """Ends the program with a status after so many seconds."""
+    """End the program with an exit status after a delay in seconds."""
     clock: Callable[[], str]
-    """The time of day as text."""
+    """Return the time of day as text."""
     now: Callable[[], float]
-    """The time in seconds since 1970."""
+    """Return the time in seconds since 1970."""
     memory: Any = None
-    """What the program remembers as long as it runs."""
+    """State of the program while it runs; see `memory()` of programs."""
     is_stopping: bool = False
-    """True once it has got SIGTERM, and serves on for a while."""
+    """True after SIGTERM, while the program keeps serving."""
 
 
 HttpHandler = Callable[[Request, PodIdentity], Awaitable[Response]]

@@ -1,6 +1,7 @@
 """hashicorp/http-echo: answers every request with the same text.
 
-Source: github.com/hashicorp/http-echo README (port 5678; -listen=:PORT, -text=TEXT, or the variable ECHO_TEXT).
+Source: github.com/hashicorp/http-echo README (port 5678; -listen=:PORT, -text=TEXT, or the variable
+ECHO_TEXT).
 """
 
 from typing import Final
@@ -13,13 +14,15 @@ from kubenetlab.programs.http import PodIdentity, Request, Response, text
 
 READS_ARGUMENTS = True
 
-
 OPTIONS: Final = frozenset(("text", "listen"))
-"""The flags that are modelled."""
+"""Modelled flags."""
 
 
 def options_of(container: Container) -> tuple[str, frozenset[str]] | None:
-    """Return what the program is called and the flags that are modelled; None where the container has a command of its own."""
+    """Return the title and the modelled flags.
+
+    Return None when the container has a command of its own.
+    """
     return ("http-echo", OPTIONS) if not container.command else None
 
 
@@ -29,15 +32,15 @@ def runs_until_stopped(container: Container) -> bool:
 
 
 def configure(container: Container, ports: Ports) -> Setup:
-    given = options(arguments(container))
+    flags = options(arguments(container))
     environment = {variable.name: variable.value for variable in container.env}
     try:
-        port = port_number(given.get("listen", ":5678").rpartition(":")[2])
+        port = port_number(flags.get("listen", ":5678").rpartition(":")[2])
     except ValueError as error:
         return misused(str(error))
-    body = given.get("text", environment.get("ECHO_TEXT", "hello-world"))
+    body = flags.get("text", environment.get("ECHO_TEXT", "hello-world"))
     return Setup("http_echo", {"text": body}, (ListenPort("TCP", port),))
 
 
-async def http(request: Request, me: PodIdentity) -> Response:
-    return text(f"{me.options['text']}\n")
+async def http(request: Request, context: PodIdentity) -> Response:
+    return text(f"{context.options['text']}\n")

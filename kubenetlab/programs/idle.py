@@ -1,4 +1,4 @@
-"""Images that people keep a shell in: they run and do nothing, but for ports that the manifest declares or states."""
+"""Images used for their shell: they do nothing but listen on declared or stated ports."""
 
 from kubenetlab.api.containers import Container
 from kubenetlab.programs import Ports, Setup, declared_ports, image_name

@@ -1,9 +1,13 @@
-"""kube-proxy of one node: what it answers about itself. Its rules are loaded for it, and it is told of each sync.
+"""kube-proxy of one node: its health and metrics servers.
 
-10256, all addresses   `/healthz` `/livez`: is it there, are its rules those of the moment, does its node take in load balancers' connections
+The lab loads the node's rules and sends the program a message after each sync.
+
+10256, all addresses   `/healthz` `/livez`: whether kube-proxy runs and its rules are up to date;
+                       `/healthz` also whether the node is eligible for load balancers' connections
 10249, 127.0.0.1       `/metrics` `/proxyMode` `/healthz`
-healthCheckNodePort    any path: has this node ready endpoints of the Service
-Source: k8s.io/kubernetes pkg/proxy/healthcheck/{proxy_health.go,service_health.go}, cmd/kube-proxy/app/server.go (1.33).
+healthCheckNodePort    any path: whether the node has ready endpoints of the Service
+Source: k8s.io/kubernetes pkg/proxy/healthcheck/{proxy_health.go,service_health.go},
+cmd/kube-proxy/app/server.go (1.33).
 """
 
 from __future__ import annotations
@@ -26,12 +30,14 @@ NO_SNIFF: Final = {"X-Content-Type-Options": "nosniff"}
 
 
 class Memory:
-    """What one run of a kube-proxy remembers: it begins anew with the next."""
+    """State of one run of kube-proxy."""
 
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.synced_at = 0.0
+        """Time of the last successful sync in seconds since 1970."""
         self.failing_since: float | None = None
+        """Time of the first failed sync since then."""
         self.options: Mapping[str, Any] = {}
 
 
@@ -40,7 +46,10 @@ def memory() -> Memory:
 
 
 def configure(container: Container, ports: Ports) -> Setup:
-    """Its own ports; those of Services come with the options that the lab adds."""
+    """Return the setup with kube-proxy's own ports.
+
+    The lab adds the health check ports of Services to the options.
+    """
     return Setup(
         "kube_proxy",
         {},
@@ -48,70 +57,76 @@ def configure(container: Container, ports: Ports) -> Setup:
     )
 
 
-def configured(me: PodIdentity) -> None:
-    """Says in the log what is new."""
-    known: Memory = me.memory
-    before, known.options = known.options, me.options
-    if before.get("mode") != me.options.get("mode"):
-        me.log(f"Using {me.options.get('mode', 'no')} Proxier on node {me.node}")
-    checks, former = (
+def configured(context: PodIdentity) -> None:
+    """Log the changes of the options."""
+    state: Memory = context.memory
+    before, state.options = state.options, context.options
+    if before.get("mode") != context.options.get("mode"):
+        context.log(f"Using {context.options.get('mode', 'no')} Proxier on node {context.node}")
+    checks, old_checks = (
         {entry["port"]: entry for entry in options.get("checks", ())}
-        for options in (me.options, before)
+        for options in (context.options, before)
     )
-    for port in former.keys() - checks.keys():
-        me.log(f"Closing health check of Service {_title(former[port])} on port {port}")
-    for port in checks.keys() - former.keys():
-        me.log(f"Opening health check of Service {_title(checks[port])} on port {port}")
-    said, new = before.get("log", ()), me.options.get("log", ())
-    for line in [line for line in new if line not in said]:
-        me.log(line)
-    if said and not new:
-        me.log("Watching Services and EndpointSlices again")
+    for port in old_checks.keys() - checks.keys():
+        context.log(f"Closing health check of Service {_title(old_checks[port])} on port {port}")
+    for port in checks.keys() - old_checks.keys():
+        context.log(f"Opening health check of Service {_title(checks[port])} on port {port}")
+    old_lines, lines = before.get("log", ()), context.options.get("log", ())
+    for line in [line for line in lines if line not in old_lines]:
+        context.log(line)
+    if old_lines and not lines:
+        context.log("Watching Services and EndpointSlices again")
 
 
-def told(news: Mapping[str, Any], me: PodIdentity) -> None:
-    """How a sync of the node's rules went."""
-    known: Memory = me.memory
-    if "error" in news:
-        known.failing_since = known.failing_since or me.now()
-        known.metrics.failures += 1
-        me.log(f"Sync failed, and is tried again: {' '.join(news['error'].split())}")
+def told(message: Mapping[str, Any], context: PodIdentity) -> None:
+    """Record the result of a sync of the node's rules, and log it."""
+    state: Memory = context.memory
+    if "error" in message:
+        state.failing_since = state.failing_since or context.now()
+        state.metrics.failures += 1
+        context.log(f"Sync failed, will be retried: {' '.join(message['error'].split())}")
         return
-    known.failing_since = None
-    known.synced_at = news["at"]
-    known.metrics.note_sync(news)
-    what = f"{_count(news['services'], 'Service')} with {_count(news['endpoints'], 'endpoint')}"
-    if news["ms"] is None:
-        me.log(f"In force: {what}")
-    else:
-        me.log(f"Synced {what} in {news['ms']:.3g} ms")
-
-
-async def http(request: Request, me: PodIdentity) -> Response:
-    if request.port == HEALTH_PORT:
-        return _health(request, me)
-    if request.port == METRICS_PORT:
-        return _about(request, me)
-    check = next(
-        (entry for entry in me.options.get("checks", ()) if entry["port"] == request.port), None
+    state.failing_since = None
+    state.synced_at = message["at"]
+    state.metrics.note_sync(message)
+    counts = (
+        f"{_count(message['services'], 'Service')} with {_count(message['endpoints'], 'endpoint')}"
     )
-    return _service_health(check, me) if check is not None else _not_found()
+    if message["ms"] is None:
+        context.log(f"Rules in force: {counts}")
+    else:
+        context.log(f"Synced {counts} in {message['ms']:.3g} ms")
 
 
-def is_healthy(me: PodIdentity) -> bool:
-    """False when it has heard of no change for long, or has not been able to sync for long."""
-    failing = me.memory.failing_since
-    is_stale = failing is not None and me.now() - failing > 2 * SYNC_PERIOD_S
-    return bool(me.options.get("healthy", True)) and not is_stale
+async def http(request: Request, context: PodIdentity) -> Response:
+    if request.port == HEALTH_PORT:
+        return _health(request, context)
+    if request.port == METRICS_PORT:
+        return _metrics(request, context)
+    check = next(
+        (entry for entry in context.options.get("checks", ()) if entry["port"] == request.port),
+        None,
+    )
+    return _service_health(check, context) if check is not None else _not_found()
 
 
-def _health(request: Request, me: PodIdentity) -> Response:
+def is_healthy(context: PodIdentity) -> bool:
+    """Return True while kube-proxy receives changes and can sync them.
+
+    It becomes unhealthy when the lab reports so (`healthy`), or after two sync periods of failures.
+    """
+    failing = context.memory.failing_since
+    is_stale = failing is not None and context.now() - failing > 2 * SYNC_PERIOD_S
+    return bool(context.options.get("healthy", True)) and not is_stale
+
+
+def _health(request: Request, context: PodIdentity) -> Response:
     if request.path not in ("/healthz", "/livez"):
         return _not_found()
-    is_good, is_eligible = is_healthy(me), bool(me.options.get("eligible", True))
-    now = me.now()
+    is_good, is_eligible = is_healthy(context), bool(context.options.get("eligible", True))
+    now = context.now()
     body: dict[str, str | bool] = {
-        "lastUpdated": _go_time(now if is_good else me.memory.synced_at),
+        "lastUpdated": _go_time(now if is_good else context.memory.synced_at),
         "currentTime": _go_time(now),
     }
     kind = request.path.removeprefix("/")
@@ -119,26 +134,26 @@ def _health(request: Request, me: PodIdentity) -> Response:
         body["nodeEligible"] = is_eligible
         is_good = is_good and is_eligible
     code = 200 if is_good else 503
-    me.memory.metrics.note_answer(kind, code)
+    context.memory.metrics.note_answer(kind, code)
     return _json(code, body)
 
 
-def _about(request: Request, me: PodIdentity) -> Response:
+def _metrics(request: Request, context: PodIdentity) -> Response:
     match request.path:
         case "/metrics":
-            shown = me.memory.metrics.text(
-                me.options.get("families", ("IPv4",)), me.options.get("mode", "")
+            body = context.memory.metrics.text(
+                context.options.get("families", ("IPv4",)), context.options.get("mode", "")
             )
-            return Response(200, shown.encode(), "text/plain; version=0.0.4; charset=utf-8")
+            return Response(200, body.encode(), "text/plain; version=0.0.4; charset=utf-8")
         case "/proxyMode":
-            return Response(200, str(me.options.get("mode", "")).encode(), headers=NO_SNIFF)
+            return Response(200, str(context.options.get("mode", "")).encode(), headers=NO_SNIFF)
         case "/healthz":
             return Response(200, b"ok", headers=NO_SNIFF)
     return _not_found()
 
 
-def _service_health(check: Mapping[str, Any], me: PodIdentity) -> Response:
-    count, is_good = check["endpoints"], is_healthy(me)
+def _service_health(check: Mapping[str, Any], context: PodIdentity) -> Response:
+    count, is_good = check["endpoints"], is_healthy(context)
     body = {
         "service": {"namespace": check["namespace"], "name": check["name"]},
         "localEndpoints": count,
@@ -163,10 +178,10 @@ def _title(check: Mapping[str, Any]) -> str:
     return f"{check['namespace']}/{check['name']}"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _go_time(seconds: float) -> str:
-    """A time as Go prints it."""
+    """Return a time in the format of Go."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC")

@@ -1,6 +1,8 @@
-"""What a kube-proxy counts, in Prometheus' text format and by kube-proxy's names: those that the lab can tell truly.
+"""kube-proxy's metrics in Prometheus' text format.
 
-Source: k8s.io/kubernetes pkg/proxy/metrics/metrics.go (1.33); prometheus.io/docs/instrumenting/exposition_formats.
+Only the metrics are included that the lab can measure.
+Source: k8s.io/kubernetes pkg/proxy/metrics/metrics.go (1.33);
+prometheus.io/docs/instrumenting/exposition_formats.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 BUCKETS_S: Final = tuple(0.001 * 2**step for step in range(15))
+"""Upper bounds of the histogram's buckets in seconds."""
 _SYNC: Final = "kubeproxy_sync_proxy_rules"
 
 
 class Metrics:
-    """The counters of one run."""
+    """Counters of one run of kube-proxy."""
 
     def __init__(self) -> None:
         self.failures = 0
@@ -24,14 +27,14 @@ class Metrics:
         self._no_local = {"internal": 0, "external": 0}
         self._answers: dict[tuple[str, int], int] = {}
 
-    def note_sync(self, news: Mapping[str, Any]) -> None:
-        """Rules are in force; without `ms` nobody has measured how long it took."""
-        self._synced_at = news["at"]
-        self._no_local = news["no_local"]
+    def note_sync(self, message: Mapping[str, Any]) -> None:
+        """Count a successful sync. Its duration counts only when it was measured (`ms`)."""
+        self._synced_at = message["at"]
+        self._no_local = message["no_local"]
         for kind in self._changes:
-            self._changes[kind] += news[f"{kind}_changes"]
-        if news["ms"] is not None:
-            took_s = news["ms"] / 1000
+            self._changes[kind] += message[f"{kind}_changes"]
+        if message["ms"] is not None:
+            took_s = message["ms"] / 1000
             self._count, self._sum_s = self._count + 1, self._sum_s + took_s
             self._buckets = [
                 count + (took_s <= bound)
@@ -39,11 +42,14 @@ class Metrics:
             ]
 
     def note_answer(self, kind: str, code: int) -> None:
-        """One answer of /healthz or /livez."""
+        """Count one answer of /healthz or /livez."""
         self._answers[kind, code] = self._answers.get((kind, code), 0) + 1
 
     def text(self, families: Sequence[str], mode: str) -> str:
-        """All of them. A sync is one transaction for all of a node's families, and so counts for each."""
+        """Return all metrics as text.
+
+        A sync is one transaction for all IP families of a node, and so counts for each.
+        """
         labels = [f'ip_family="{family}"' for family in families]
         lines = [*self._histogram(labels), *self._gauges(labels), *self._counters(labels, mode)]
         return "".join(f"{line}\n" for line in lines)
@@ -93,8 +99,8 @@ class Metrics:
             yield from _head(name, "counter", f"Cumulative proxy {kind} HTTP status")
             yield from (
                 f'{name}{{code="{code}"}} {count}'
-                for (asked, code), count in sorted(self._answers.items())
-                if asked == kind
+                for (endpoint, code), count in sorted(self._answers.items())
+                if endpoint == kind
             )
 
 

@@ -1,6 +1,7 @@
-"""A self-signed certificate for localhost, and its key: what agnhost's image has as /localhost.crt and /localhost.key.
+"""Self-signed certificate for localhost and its key.
 
-The key is public knowledge and protects nothing. The certificate names localhost, 127.0.0.1 and ::1, and is valid until 2120.
+agnhost's image has them as /localhost.crt and /localhost.key. The key is public and protects
+nothing. The certificate names localhost, 127.0.0.1 and ::1, and is valid until 2120.
 """
 
 from typing import Final

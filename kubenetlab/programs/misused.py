@@ -1,8 +1,8 @@
-"""A program that was given arguments it does not understand: it says so and ends."""
+"""misused: a program that prints an error about its arguments and exits with 1."""
 
 from kubenetlab.programs.http import PodIdentity
 
 
-async def main(me: PodIdentity) -> int:
-    me.log(f"Error: {me.options['message']}")
+async def main(context: PodIdentity) -> int:
+    context.log(f"Error: {context.options['message']}")
     return 1

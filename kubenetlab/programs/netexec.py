@@ -1,16 +1,18 @@
-"""agnhost netexec: says who it is and whom it sees, dials others, exits when told.
+"""agnhost netexec: reports its hostname and its client, dials other servers, exits on request.
 
-Paths: `/` (and every path that is not listed) `/hostname` `/clientip` `/header?key=` `/echo?msg=&code=` `/healthz` `/readyz`
-`/exit?code=&wait=&timeout=` `/shutdown` `/dial?host=&port=&request=&protocol=&tries=` `/redirect?location=&code=`. Datagrams, and
-messages by SCTP: `hostname`, `clientip`, `echo TEXT`. There is no `/shell` and no `/upload`: they answer 501.
-Source: kubernetes test/images/agnhost/netexec/netexec.go (1.33); the texts of answers and errors follow it.
+Paths: `/` (and every path that is not listed) `/hostname` `/clientip` `/header?key=`
+`/echo?msg=&code=` `/healthz` `/readyz` `/exit?code=&wait=&timeout=` `/shutdown`
+`/dial?host=&port=&request=&protocol=&tries=` `/redirect?location=&code=`. Datagrams, and messages
+over SCTP: `hostname`, `clientip`, `echo TEXT`. `/shell` and `/upload` answer 501.
+Source: kubernetes test/images/agnhost/netexec/netexec.go (1.33); the texts of answers and errors
+follow it.
 """
 
 from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -38,31 +40,30 @@ OPTIONS: Final = frozenset(
         "tls-private-key-file",
     )
 )
-"""The flags that are modelled."""
+"""Modelled flags."""
 
 DIAL_TIMEOUT_S = 5.0
 MAX_TRIES = 1000
-_NOT_MODELLED: Final = ("/shell", "/upload")
 _FORM_TYPE: Final = "application/x-www-form-urlencoded"
 
 
 def configure_arguments(words: tuple[str, ...], container: Container) -> Setup:
-    """Return the setup for the arguments behind `netexec`.
+    """Return the setup for the arguments after `netexec`.
 
-    HTTP on 8080 and UDP on 8081 unless they say otherwise; -1 switches UDP and SCTP off.
+    HTTP listens on 8080 and UDP on 8081 by default; -1 switches UDP and SCTP off.
     """
-    given = options(words)
-    addresses = [part for part in given.get("udp-listen-addresses", "").split(",") if part]
-    if wrong := next((address for address in addresses if not is_address(address)), ""):
-        return misused(f"parseAddress: invalid address {wrong}")
+    flags = options(words)
+    addresses = [part for part in flags.get("udp-listen-addresses", "").split(",") if part]
+    if invalid := next((address for address in addresses if not is_address(address)), ""):
+        return misused(f"parseAddress: invalid address {invalid}")
     try:
-        delay_s = int(given.get("delay-shutdown", "0"))
+        delay_s = int(flags.get("delay-shutdown", "0"))
     except ValueError:
-        return misused(f'invalid argument "{given["delay-shutdown"]}" for "--delay-shutdown" flag')
+        return misused(f'invalid argument "{flags["delay-shutdown"]}" for "--delay-shutdown" flag')
     try:
-        http = port_number(given.get("http-port", "8080"))
-        udp = port_number(given.get("udp-port", "8081"), least=-1)
-        sctp = port_number(given.get("sctp-port", "-1"), least=-1)
+        http = port_number(flags.get("http-port", "8080"))
+        udp = port_number(flags.get("udp-port", "8081"), least=-1)
+        sctp = port_number(flags.get("sctp-port", "-1"), least=-1)
     except ValueError as error:
         return misused(str(error))
     ports = (
@@ -71,75 +72,87 @@ def configure_arguments(words: tuple[str, ...], container: Container) -> Setup:
         ListenPort("SCTP", sctp),
     )
     listeners = tuple(listener for listener in ports if listener.port > 0)
-    chosen: dict[str, Any] = {DELAY_SHUTDOWN: delay_s} if delay_s > 0 else {}
-    if override := given.get("http-override", ""):
-        chosen["http_override"] = override
-    if certificate := given.get("tls-cert-file", ""):
-        chosen[TLS] = tls_option(certificate, given.get("tls-private-key-file", ""), container)
+    program_options: dict[str, Any] = {DELAY_SHUTDOWN: delay_s} if delay_s > 0 else {}
+    if override := flags.get("http-override", ""):
+        program_options["http_override"] = override
+    if certificate := flags.get("tls-cert-file", ""):
+        program_options[TLS] = tls_option(
+            certificate, flags.get("tls-private-key-file", ""), container
+        )
     if len(listeners) == 1:
-        chosen["is_unready"] = True
-    return Setup("netexec", chosen, listeners)
+        program_options["is_unready"] = True
+    return Setup("netexec", program_options, listeners)
 
 
-async def http(request: Request, me: PodIdentity) -> Response:
-    """Answer a request; with --http-override as if it were another one, of nobody and without headers."""
-    if override := me.options.get("http_override"):
+async def http(request: Request, context: PodIdentity) -> Response:
+    """Answer a request.
+
+    With --http-override every request is answered as a GET of that path without client and headers.
+    """
+    if override := context.options.get("http_override"):
         request = structs.replace(
             request, method="GET", target=override, peer=("", 0), headers={}, body=b""
         )
-    values = _form(request)
-    match request.path:
-        case "/hostname" | "/hostName":
-            return text(me.hostname)
-        case "/clientip":
-            return text(socket_address(*request.peer) if request.peer[0] else "")
-        case "/header":
-            return text(_header(request, values.get("key", "")))
-        case "/echo":
-            return _echo(values)
-        case "/healthz":
-            return text("", _ready_status(me))
-        case "/readyz":
-            return (
-                text("shutting down", 503)
-                if me.is_stopping
-                else text("" if me.options.get("is_unready") else "ok", _ready_status(me))
-            )
-        case "/dial":
-            return await _dial(request.query, me)
-        case "/exit":
-            return _exit(values, me)
-        case "/shutdown":
-            me.exit(0, 0.0)
-            return text("")
-        case "/redirect":
-            return _redirect(request, values)
-        case path if path in _NOT_MODELLED:
-            return text(
-                f"{path} is not modelled: built-in programs run no commands and keep no files\n",
-                501,
-            )
-    return text(f"NOW: {me.clock()}")  # Go's ServeMux gives "/" whatever no other pattern matches
+    if request.path == "/dial":
+        return await _dial(request.query, context)
+    # Go's ServeMux routes every path that no other pattern matches to "/".
+    return _ANSWERS.get(request.path, _now)(request, context)
 
 
-def datagram(data: bytes, peer: Peer, me: PodIdentity) -> bytes | None:
-    """Answer a datagram, whose case does not count; what is not known gets no answer."""
+def datagram(data: bytes, peer: Peer, context: PodIdentity) -> bytes | None:
+    """Answer a datagram, ignoring case; unknown commands get no answer."""
     command = data.decode(errors="replace").strip().lower()
-    me.log(f"received {command.partition(' ')[0]} from {socket_address(*peer)} (UDP)")
+    context.log(f"received {command.partition(' ')[0]} from {socket_address(*peer)} (UDP)")
     if command == "hostname":
-        return me.hostname.encode()
+        return context.hostname.encode()
     if command == "clientip":
         return socket_address(*peer).encode()
     return command.removeprefix("echo ").encode() if command.startswith("echo ") else None
 
 
-def _ready_status(me: PodIdentity) -> int:
-    """The server calls itself ready when its UDP or SCTP server has started: never, where both are switched off."""
-    return 412 if me.options.get("is_unready") else 200
+def _now(request: Request, context: PodIdentity) -> Response:
+    return text(f"NOW: {context.clock()}")
+
+
+def _hostname(request: Request, context: PodIdentity) -> Response:
+    return text(context.hostname)
+
+
+def _client_ip(request: Request, context: PodIdentity) -> Response:
+    return text(socket_address(*request.peer) if request.peer[0] else "")
+
+
+def _healthz(request: Request, context: PodIdentity) -> Response:
+    return text("", _ready_status(context))
+
+
+def _readyz(request: Request, context: PodIdentity) -> Response:
+    """Answer as /healthz, but with 503 while the server shuts down."""
+    if context.is_stopping:
+        return text("shutting down", 503)
+    return text("" if context.options.get("is_unready") else "ok", _ready_status(context))
+
+
+def _shutdown(request: Request, context: PodIdentity) -> Response:
+    context.exit(0, 0.0)
+    return text("")
+
+
+def _not_modelled(request: Request, context: PodIdentity) -> Response:
+    reason = "built-in programs run no commands and keep no files"
+    return text(f"{request.path} is not modelled: {reason}\n", 501)
+
+
+def _ready_status(context: PodIdentity) -> int:
+    """Return the status of the health paths.
+
+    The server is ready when its UDP or SCTP server has started, so never when both are off.
+    """
+    return 412 if context.options.get("is_unready") else 200
 
 
 def _form(request: Request) -> Mapping[str, str]:
-    """The first value of each parameter, of a form in the body before those of the query."""
+    """Return the first value of each parameter; a form in the body overrides the query."""
     is_form = request.method in ("POST", "PUT", "PATCH") and request.headers.get(
         "content-type", ""
     ).startswith(_FORM_TYPE)
@@ -149,23 +162,27 @@ def _form(request: Request) -> Mapping[str, str]:
     return {**request.query, **{name: values[0] for name, values in body.items()}}
 
 
-def _header(request: Request, key: str) -> str:
-    """One header's value, or all of them as JSON; names as Go writes them, and without Host."""
-    if key:
-        return request.headers.get(key.lower(), "")
-    found = {
+def _header(request: Request, context: PodIdentity) -> Response:
+    """Return one header's value, or all headers as JSON.
+
+    Names are written as Go does, and Host is left out.
+    """
+    if key := _form(request).get("key", ""):
+        return text(request.headers.get(key.lower(), ""))
+    headers = {
         "-".join(part.capitalize() for part in name.split("-")): [value]
         for name, value in request.headers.items()
         if name != "host"
     }
-    return json.dumps(dict(sorted(found.items())), separators=(",", ":"))
+    return text(json.dumps(dict(sorted(headers.items())), separators=(",", ":")))
 
 
-def _redirect(request: Request, values: Mapping[str, str]) -> Response:
-    """Go's http.Redirect: a relative location counts from the request's path."""
-    import html  # with the next one 3 ms, for a path that is seldom asked
+def _redirect(request: Request, context: PodIdentity) -> Response:
+    """Answer as Go's http.Redirect: a relative location is resolved against the request's path."""
+    import html  # imported here: both take 3 ms, and the path is rarely requested
     from http import HTTPStatus
 
+    values = _form(request)
     location, code = values.get("location", ""), values.get("code", "") or "302"
     if not code.lstrip("-").isdigit():
         return text(f"argument 'code' must be an integer or empty, got \"{code}\"\n")
@@ -185,27 +202,28 @@ def _redirect(request: Request, values: Mapping[str, str]) -> Response:
     return Response(status, body.encode(), "text/html; charset=utf-8", {"Location": quoted})
 
 
-def _echo(query: Mapping[str, str]) -> Response:
-    code = query.get("code", "")
+def _echo(request: Request, context: PodIdentity) -> Response:
+    values = _form(request)
+    code = values.get("code", "")
     if code and not (code.isdigit() and 100 <= int(code) <= 999):
         return text(f"argument 'code' must be an integer or empty, got \"{code}\"\n")
-    return text(query.get("msg", ""), int(code) if code else 200)
+    return text(values.get("msg", ""), int(code) if code else 200)
 
 
-def _exit(query: Mapping[str, str], me: PodIdentity) -> Response:
-    code = query.get("code", "0") or "0"
+def _exit(request: Request, context: PodIdentity) -> Response:
+    values = _form(request)
+    code = values.get("code", "0") or "0"
     for name in ("timeout", "wait"):
-        if duration_s(query.get(name, "")) is None:
-            return text(
-                f"argument '{name}' must be a valid golang duration or empty, got \"{query[name]}\"\n"
-            )
+        if duration_s(values.get(name, "")) is None:
+            expected = "must be a valid golang duration or empty"
+            return text(f"argument '{name}' {expected}, got \"{values[name]}\"\n")
     if not code.isdigit() or not 0 <= int(code) <= 127:
         return text(f"argument 'code' must be an integer [0-127] or empty, got \"{code}\"\n")
-    me.exit(int(code), duration_s(query.get("wait", "")) or 0.0)
+    context.exit(int(code), duration_s(values.get("wait", "")) or 0.0)
     return text("")
 
 
-async def _dial(query: Mapping[str, str], me: PodIdentity) -> Response:
+async def _dial(query: Mapping[str, str], context: PodIdentity) -> Response:
     protocol = query.get("protocol", "http").lower() or "http"
     host, port, request, tries = (
         query.get(name, "") for name in ("host", "port", "request", "tries")
@@ -221,20 +239,22 @@ async def _dial(query: Mapping[str, str], me: PodIdentity) -> Response:
     try:
         if not port.isdigit() or not 0 < int(port) < 65536:
             raise OSError(f"address {port}: invalid port")
-        address = await me.network.resolve(host)
+        address = await context.network.resolve(host)
     except OSError as error:
         return text(f"host and/or port param are invalid. {error.strerror or error}\n", 400)
     responses, errors = [], []
     for _ in range(int(tries or 1)):
         try:
             if protocol == "http":
-                answer = await me.network.get(address, int(port), f"/{request}", DIAL_TIMEOUT_S)
+                answer = await context.network.get(
+                    address, int(port), f"/{request}", DIAL_TIMEOUT_S
+                )
                 responses.append(answer.body.decode(errors="replace"))
             else:
-                said = await me.network.exchange(
+                reply = await context.network.exchange(
                     address, int(port), request.encode(), DIAL_TIMEOUT_S, protocol.upper()
                 )
-                responses.append(said.decode(errors="replace"))
+                responses.append(reply.decode(errors="replace"))
         except OSError as error:
             errors.append(str(error.strerror or error))
     output = {
@@ -242,3 +262,20 @@ async def _dial(query: Mapping[str, str], me: PodIdentity) -> Response:
         **({"errors": errors} if errors else {}),
     }
     return Response(200, json.dumps(output, separators=(",", ":")).encode(), "application/json")
+
+
+_ANSWERS: Final[Mapping[str, Callable[[Request, PodIdentity], Response]]] = {
+    "/hostname": _hostname,
+    "/hostName": _hostname,
+    "/clientip": _client_ip,
+    "/header": _header,
+    "/echo": _echo,
+    "/healthz": _healthz,
+    "/readyz": _readyz,
+    "/exit": _exit,
+    "/shutdown": _shutdown,
+    "/redirect": _redirect,
+    "/shell": _not_modelled,
+    "/upload": _not_modelled,
+}
+"""Path → function that answers it, except /dial."""

@@ -1,4 +1,4 @@
-"""agnhost porter: for each variable SERVE_PORT_N, serves its value on port N.
+"""agnhost porter: serves the value of each variable SERVE_PORT_N on port N.
 
 Source: kubernetes test/images/agnhost/porter.
 """
@@ -23,5 +23,5 @@ def configure_environment(container: Container) -> Setup:
     )
 
 
-async def http(request: Request, me: PodIdentity) -> Response:
-    return text(me.options["bodies"].get(str(request.port), ""))
+async def http(request: Request, context: PodIdentity) -> Response:
+    return text(context.options["bodies"].get(str(request.port), ""))

@@ -1,6 +1,7 @@
-"""How a pod's programs find names: its hosts file, then its nameservers with the search list. Pure; nobody is asked from here.
+"""Name resolution of a pod's programs: its hosts file, then its nameservers with the search list.
 
-Source: resolv.conf(5) of glibc: ndots, search, timeout, attempts. Messages are coded by dnslib.
+The module encodes and decodes messages with dnslib; the caller sends them.
+Source: resolv.conf(5) of glibc: ndots, search, timeout, attempts.
 """
 
 from __future__ import annotations
@@ -12,37 +13,42 @@ from msgspec import Struct
 DEFAULT_TIMEOUT_S, DEFAULT_ATTEMPTS, DEFAULT_NDOTS = 2.0, 2, 1
 _NO_ERROR = 0
 _TC = 0x0200
-"""Bit of a message's second word (RFC 1035 section 4.1.1)."""
+"""Truncation bit in a message's second word (RFC 1035 section 4.1.1)."""
 
 
 class ResolverConfig(Struct, frozen=True):
-    """What hosts and resolv.conf say."""
+    """Contents of the hosts file and of resolv.conf."""
 
     hosts: tuple[tuple[str, str], ...] = ()
-    """(name, address), in order."""
+    """(name, address) pairs, in order."""
     nameservers: tuple[str, ...] = ()
     searches: tuple[str, ...] = ()
     ndots: int = DEFAULT_NDOTS
     timeout_s: float = DEFAULT_TIMEOUT_S
     attempts: int = DEFAULT_ATTEMPTS
     versions: tuple[int, ...] = (4,)
-    """The IP versions that the pod has, the primary one first: in this order addresses are asked for."""
+    """IP versions of the pod in the order of its queries, the primary one first."""
 
     def from_hosts(self, name: str) -> str | None:
-        wanted = name.lower().removesuffix(".")
-        known = [address for entry, address in self.hosts if entry == wanted]
+        """Return a name's address in the hosts file, of the first IP version that it has."""
+        normalized = name.lower().removesuffix(".")
+        addresses = [address for entry, address in self.hosts if entry == normalized]
         return next(
             (
                 address
                 for version in self.versions
-                for address in known
+                for address in addresses
                 if (":" in address) == (version == 6)
             ),
             None,
         )
 
     def candidates(self, name: str) -> Iterator[str]:
-        """The full names to be tried, in order: with enough dots the name itself first, else the search list first."""
+        """Yield the full names to try, in order.
+
+        A name with at least `ndots` dots is tried first as it is, other names first with the search
+        list.
+        """
         if name.endswith("."):
             yield name
             return
@@ -52,7 +58,7 @@ class ResolverConfig(Struct, frozen=True):
         )
 
     def question(self, name: str, version: int, number: int) -> bytes:
-        """An encoded question for the A (or AAAA) records of a full name."""
+        """Return an encoded question for the A (or AAAA) records of a full name."""
         import dnslib
 
         question = dnslib.DNSRecord(
@@ -62,7 +68,7 @@ class ResolverConfig(Struct, frozen=True):
 
 
 def parse(hosts: str, resolv_conf: str, versions: Sequence[int] = (4,)) -> ResolverConfig:
-    """The two files as a Resolver; what is not understood is passed over, as libc does."""
+    """Return the configuration in the two files; unknown lines are ignored, as libc does."""
     pairs = []
     for line in hosts.splitlines():
         address, *names = line.partition("#")[0].split() or [""]
@@ -93,12 +99,15 @@ def parse(hosts: str, resolv_conf: str, versions: Sequence[int] = (4,)) -> Resol
 
 
 def is_truncated(answer: bytes) -> bool:
-    """Return True for an encoded answer that lacks records: the client asks again over TCP."""
+    """Return True when records are missing from an answer, so that TCP must be used."""
     return len(answer) >= 4 and bool(int.from_bytes(answer[2:4], "big") & _TC)
 
 
 def first_address(answer: bytes, version: int, number: int) -> str | None:
-    """The first A (or AAAA) record of an encoded answer to question `number`; None when the name has none. Raises OSError for a broken one."""
+    """Return the first A (or AAAA) record of the encoded answer to question `number`.
+
+    Return None when the name has none. Raises OSError for an invalid answer.
+    """
     import dnslib
 
     try:

@@ -1,6 +1,7 @@
 """agnhost serve-hostname: answers every request, HTTP, TCP or UDP, with its hostname.
 
-Source: kubernetes test/images/agnhost/serve-hostname (port 9376; --http, --tcp and --udp choose what is served).
+Source: kubernetes test/images/agnhost/serve-hostname (port 9376; --http, --tcp and --udp select the
+protocols).
 """
 
 from typing import Final
@@ -11,28 +12,28 @@ from kubenetlab.programs.arguments import misused, options, port_number
 from kubenetlab.programs.http import Peer, PodIdentity, Request, Response, text
 
 OPTIONS: Final = frozenset(("tcp", "udp", "http", "port"))
-"""The flags that are modelled."""
+"""Modelled flags."""
 
 
 def configure_arguments(words: tuple[str, ...]) -> Setup:
-    given = options(words)
+    flags = options(words)
     try:
-        port = port_number(given.get("port", "9376"))
+        port = port_number(flags.get("port", "9376"))
     except ValueError as error:
         return misused(str(error))
-    chosen = [
+    listeners = [
         ListenPort(protocol, port)
         for flag, protocol in (("tcp", "TCP"), ("udp", "UDP"))
-        if given.get(flag) == "true"
+        if flags.get(flag) == "true"
     ]
-    if given.get("http", "true") == "true" and ListenPort("TCP", port) not in chosen:
-        chosen.insert(0, ListenPort("TCP", port))
-    return Setup("serve_hostname", {}, tuple(chosen))
+    if flags.get("http", "true") == "true" and ListenPort("TCP", port) not in listeners:
+        listeners.insert(0, ListenPort("TCP", port))
+    return Setup("serve_hostname", {}, tuple(listeners))
 
 
-async def http(request: Request, me: PodIdentity) -> Response:
-    return text(me.hostname)
+async def http(request: Request, context: PodIdentity) -> Response:
+    return text(context.hostname)
 
 
-def datagram(data: bytes, peer: Peer, me: PodIdentity) -> bytes | None:
-    return me.hostname.encode()
+def datagram(data: bytes, peer: Peer, context: PodIdentity) -> bytes | None:
+    return context.hostname.encode()

@@ -1,4 +1,4 @@
-"""TLS of built-in programs: which files hold certificate and key, and what is in them."""
+"""TLS of built-in programs: paths and contents of certificate and key."""
 
 from __future__ import annotations
 
@@ -12,22 +12,31 @@ from kubenetlab.programs.arguments import misused
 from kubenetlab.programs.localhost_certificate import CERTIFICATE, KEY
 
 TLS: Final = "tls"
-"""The option of a program that serves TLS: certificate and key, first as paths (`certificate_file`), then as texts in PEM."""
+"""Option of a program that serves TLS.
+
+It holds certificate and key: first as paths (`certificate_file`), then as PEM (`certificate`).
+"""
 _PARTS: Final = ("certificate", "key")
 _FILES_OF_THE_IMAGE: Final[Mapping[str, str]] = {
     "/localhost.crt": CERTIFICATE,
     "/localhost.key": KEY,
 }
-"""What agnhost's image brings."""
+"""Files in agnhost's image."""
 
 
 def names_files(container: Container) -> bool:
-    """Return True when an argument may name a certificate's file: a quick look, for all others need no further one."""
+    """Return True when an argument may name a certificate's file.
+
+    This is a quick check, because most containers serve no TLS.
+    """
     return any("tls-cert-file" in word for word in (*container.command, *container.args))
 
 
 def tls_option(certificate_file: str, key_file: str, container: Container) -> dict[str, str]:
-    """Return the option of a program whose arguments name these files; relative paths count from the working directory."""
+    """Return the TLS option of a program whose arguments name these files.
+
+    Relative paths are resolved against the working directory.
+    """
     paths = {"certificate_file": certificate_file, "key_file": key_file}
     return {
         name: posixpath.normpath(posixpath.join("/", container.working_dir, path)) if path else ""
@@ -42,7 +51,10 @@ def files_read(setup: Setup) -> tuple[str, ...]:
 
 
 def with_files(setup: Setup, files: Mapping[str, str]) -> Setup:
-    """Return the setup with the contents of its files, or that of a program which ends because a file is missing."""
+    """Return the setup with the contents of its files.
+
+    When a file is missing, return that of a program which prints an error and ends.
+    """
     tls: Mapping[str, str] | None = setup.options.get(TLS)
     if tls is None:
         return setup

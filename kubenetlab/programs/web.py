@@ -1,7 +1,8 @@
-"""nginx and httpd: port 80 and a welcome page; other paths are not found.
+"""nginx and httpd: port 80 with a welcome page; other paths are not found.
 
-The images listen on port 80, and here on the declared ports as well. With a configuration of the container's own (a volume mounted
-over the image's, a command or arguments) port 80 is not known to be open: then it is the declared ports alone, if there are any.
+The server listens on port 80, as the images do, and on the declared ports. With a configuration
+volume, a command or arguments the image may listen elsewhere: then only the declared ports are
+open, or port 80 when there are none.
 """
 
 from collections.abc import Mapping
@@ -14,18 +15,24 @@ from kubenetlab.programs.http import PodIdentity, Request, Response
 
 TAKES_PORTS = True
 SERVES_TLS = True
-"""True for a server that answers TLS beside HTTP, with a certificate of its own: what the image would do is not known."""
+"""True for a server that also answers TLS on its ports, with its own certificate.
+
+The lab does not know whether the image would serve TLS.
+"""
 _CONFIGURATIONS: Final = ("/etc/nginx", "/usr/local/apache2/conf", "/etc/apache2", "/etc/httpd")
-"""Where the images keep their configuration."""
+"""Directories of the images' configuration."""
 _HTTP: Final = (ListenPort("TCP", 80),)
 _PAGES = {
-    "nginx": "<!DOCTYPE html>\n<html>\n<head>\n<title>Welcome to nginx!</title>\n</head>\n<body>\n<h1>Welcome to nginx!</h1>\n<p>{who}</p>\n</body>\n</html>\n",
-    "httpd": "<html><body><h1>It works!</h1><p>{who}</p></body></html>\n",
+    "nginx": (
+        "<!DOCTYPE html>\n<html>\n<head>\n<title>Welcome to nginx!</title>\n</head>\n<body>\n"
+        "<h1>Welcome to nginx!</h1>\n<p>{identity}</p>\n</body>\n</html>\n"
+    ),
+    "httpd": "<html><body><h1>It works!</h1><p>{identity}</p></body></html>\n",
 }
 
 
 def runs_until_stopped(container: Container) -> bool:
-    """Return True for the image's own server; a command or arguments may do something else."""
+    """Return True for the image's own command; another command or arguments may end."""
     return not (container.command or container.args)
 
 
@@ -41,7 +48,7 @@ def configure(container: Container, ports: Ports) -> Setup:
 
 
 def _is_configured(container: Container) -> bool:
-    """Return True when the container brings a configuration that may say other ports."""
+    """Return True when the container has its own configuration, which may change the ports."""
     mounts = container.volume_mounts if isinstance(container.volume_mounts, list) else []
     paths = [str(mount.get("mountPath", "")) for mount in mounts if isinstance(mount, Mapping)]
     return bool(
@@ -51,16 +58,14 @@ def _is_configured(container: Container) -> bool:
     )
 
 
-async def http(request: Request, me: PodIdentity) -> Response:
-    kind = me.options["server"]
+async def http(request: Request, context: PodIdentity) -> Response:
+    kind = context.options["server"]
     if request.path not in ("/", "/index.html"):
-        return Response(
-            404,
-            f"<html><head><title>404 Not Found</title></head><body><h1>404 Not Found</h1><hr>{kind}</body></html>\n".encode(),
-            "text/html",
-            {"Server": kind},
+        body = (
+            "<html><head><title>404 Not Found</title></head>"
+            f"<body><h1>404 Not Found</h1><hr>{kind}</body></html>\n"
         )
-    page = _PAGES[kind].format(
-        who=f"{me.namespace}/{me.pod}, {me.address} on {me.node}; you are {request.peer[0]}"
-    )
+        return Response(404, body.encode(), "text/html", {"Server": kind})
+    pod = f"{context.namespace}/{context.pod}, {context.address} on {context.node}"
+    page = _PAGES[kind].format(identity=f"{pod}; you are {request.peer[0]}")
     return Response(200, page.encode(), "text/html", {"Server": kind})

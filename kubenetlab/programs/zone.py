@@ -1,7 +1,7 @@
-"""The records that a Kubernetes DNS serves.
+"""DNS zone of the cluster: the records that a Kubernetes DNS server serves.
 
-Source: kubernetes/dns docs/specification.md (schema 1.1.0); where that is silent, CoreDNS' plugin `kubernetes` with kubeadm's
-Corefile (pods insecure, ttl 30).
+Source: kubernetes/dns docs/specification.md (schema 1.1.0); where that is silent, CoreDNS' plugin
+`kubernetes` with kubeadm's Corefile (pods insecure, ttl 30).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ TTL_S = 30
 SCHEMA_VERSION = "1.1.0"
 
 Records = dict[str, dict[str, list[str]]]
-"""Lower-case name without the last dot → record type → values as text."""
+"""Lower-case name without the final dot → record type → values as text."""
 
 Targets = dict[str, list[tuple[int, str]]]
-"""Name → (port, target) of each address behind it; see `_weighted`."""
+"""Name → (port, target) of each of its addresses; see `_weighted`."""
 
 Source = tuple[str, ...]
-"""Who has brought records: a Service by its namespace and name, or something else that is there once."""
+"""Origin of records: the namespace and name of a Service, `("hosts",)`, or `()` for the schema."""
 
 
 class Zone:
-    """Everything that is known about names: the cluster's own zone, reverse names, and the hosts of the internet."""
+    """Records of the cluster's zone, of reverse names, and of the hosts of the internet."""
 
     def __init__(
         self,
@@ -38,57 +38,63 @@ class Zone:
         hosts: Mapping[str, Sequence[str]],
         own: Collection[str] = (),
     ) -> None:
-        """Build the zone of all objects. `own` are the addresses of the pod in which the server runs."""
+        """Build the zone from all objects.
+
+        own: addresses of the pod in which the server runs.
+        """
         self.domain = domain.lower()
         self.serial = 1
-        """Serial number in the zone's SOA record; CoreDNS has the Unix time of the last change there."""
+        """Serial number in the SOA record; in CoreDNS it is the Unix time of the last change."""
         self._own = tuple(own)
         self._name_servers: dict[Source, list[tuple[str, str]]] = {}
-        """Services that lead to this server, with their (name, address) pairs."""
+        """(name, address) pairs of each Service whose endpoints include this server."""
         self._namespaces = {namespace.name for namespace in namespaces}
         self._reserved = {self.domain, f"svc.{self.domain}", f"pod.{self.domain}"}
-        """Names that the schema has whether or not anything is below them."""
+        """Names that exist even if no name is below them."""
         self._reserved |= {
             f"{namespace}.{part}.{self.domain}"
             for namespace in self._namespaces
             for part in ("svc", "pod")
         }
-        self._brought: dict[Source, Records] = {}
-        self._known: dict[str, dict[Source, Mapping[str, list[str]]]] = {}
-        """Name → who has brought what of it."""
-        self._above: Counter[str] = Counter()
-        """How many names of the zone are below each."""
+        self._records_of: dict[Source, Records] = {}
+        self._names: dict[str, dict[Source, Mapping[str, list[str]]]] = {}
+        """Name → source → records."""
+        self._descendants: Counter[str] = Counter()
+        """Name → number of names of the zone below it."""
         by_service: dict[Source, list[EndpointSlice]] = {}
-        for piece in slices:
-            by_service.setdefault((piece.namespace, piece.service_name), []).append(piece)
-        self._bring((), {f"dns-version.{self.domain}": {"TXT": [SCHEMA_VERSION]}})
+        for slice_ in slices:
+            by_service.setdefault((slice_.namespace, slice_.service_name), []).append(slice_)
+        self._replace((), {f"dns-version.{self.domain}": {"TXT": [SCHEMA_VERSION]}})
         for service in services:
             self.change(service.key, service, by_service.get(service.key, ()))
-        found: Records = {}
+        host_records: Records = {}
         for name, addresses in hosts.items():
             for address in addresses:
-                _add(found, name.lower(), _address_type(address), address)
-        self._bring(("hosts",), found)
+                _add(host_records, name.lower(), _address_type(address), address)
+        self._replace(("hosts",), host_records)
 
     def change(
         self, key: tuple[str, str], service: Service | None, slices: Iterable[EndpointSlice]
     ) -> None:
-        """A Service by its namespace and name is now this one, with these slices, or none."""
-        known = tuple(slices)
-        self._bring(key, {} if service is None else _records(self.domain, service, known))
+        """Replace the records of a Service, which is identified by its namespace and name.
+
+        service: the Service as it is now; None when it was deleted.
+        """
+        pieces = tuple(slices)
+        self._replace(key, {} if service is None else _records(self.domain, service, pieces))
         self._name_servers.pop(key, None)
-        if service is not None and (served := _leading_to(self._own, self.domain, service, known)):
-            self._name_servers[key] = served
+        if service is not None and (pairs := _leading_to(self._own, self.domain, service, pieces)):
+            self._name_servers[key] = pairs
 
     @property
     def name_servers(self) -> list[tuple[str, str]]:
-        """(name, address) of every address at which the zone is served.
+        """(name, address) pairs of every address at which the zone is served.
 
-        These are the Services that lead to the server's own pod; without one it is the pod itself.
+        These belong to the Services that lead to the server's own pod; without one, to the pod.
         Source: CoreDNS plugin/kubernetes/ns.go (nsAddrs).
         """
-        found = [pair for key in sorted(self._name_servers) for pair in self._name_servers[key]]
-        return found or [(self._default_name_server, address) for address in self._own]
+        pairs = [pair for key in sorted(self._name_servers) for pair in self._name_servers[key]]
+        return pairs or [(self._default_name_server, address) for address in self._own]
 
     @property
     def _default_name_server(self) -> str:
@@ -100,43 +106,47 @@ class Zone:
         return name == self.domain or name.endswith(f".{self.domain}")
 
     def lookup(self, name: str, type_: str) -> list[str] | None:
-        """The values of one name and type; empty when the name exists without them, None when it does not exist."""
+        """Return the values of one name and record type.
+
+        The list is empty when the name has no records of the type. Return None when it does not
+        exist.
+        """
         name = name.lower().removesuffix(".")
         if name == self.domain and type_ == "NS":
             return list(dict.fromkeys(server for server, _ in self.name_servers))
         if name == self._default_name_server:
             return [address for _, address in self.name_servers if _address_type(address) == type_]
-        if name in self._known:
+        if name in self._names:
             return list(
                 dict.fromkeys(
                     value
-                    for records in self._known[name].values()
+                    for records in self._names[name].values()
                     for value in records.get(type_, ())
                 )
             )
-        if name in self._reserved or self._above[name]:
+        if name in self._reserved or self._descendants[name]:
             return []
         return self._pod(name, type_)
 
-    def _bring(self, source: Source, records: Records) -> None:
-        """What a source says takes the place of what it said before."""
-        for name in self._brought.pop(source, {}):
-            del self._known[name][source]
-            if not self._known[name]:
-                del self._known[name]
-                for above in self._ancestors(name):
-                    self._above[above] -= 1
-                    if not self._above[above]:
-                        del self._above[above]
+    def _replace(self, source: Source, records: Records) -> None:
+        """Replace all records of a source."""
+        for name in self._records_of.pop(source, {}):
+            del self._names[name][source]
+            if not self._names[name]:
+                del self._names[name]
+                for ancestor in self._ancestors(name):
+                    self._descendants[ancestor] -= 1
+                    if not self._descendants[ancestor]:
+                        del self._descendants[ancestor]
         for name, values in records.items():
-            if name not in self._known:
-                self._above.update(self._ancestors(name))
-            self._known.setdefault(name, {})[source] = values
+            if name not in self._names:
+                self._descendants.update(self._ancestors(name))
+            self._names.setdefault(name, {})[source] = values
         if records:
-            self._brought[source] = records
+            self._records_of[source] = records
 
     def _ancestors(self, name: str) -> list[str]:
-        """The names above one of the zone: they exist because something is below them."""
+        """Return the names of the zone above a name; they exist because a name below them does."""
         if not name.endswith(f".{self.domain}"):
             return []
         labels = name.split(".")
@@ -145,7 +155,10 @@ class Zone:
         ]
 
     def _pod(self, name: str, type_: str) -> list[str] | None:
-        """`10-244-1-5.default.pod.cluster.local`, for any address in a namespace that exists (`pods insecure`)."""
+        """Return the address in a pod's name, `10-244-1-5.default.pod.cluster.local`.
+
+        Any address in an existing namespace is answered (`pods insecure`).
+        """
         first, _, rest = name.partition(".")
         namespace, _, tail = rest.partition(".")
         if tail != f"pod.{self.domain}" or namespace not in self._namespaces:
@@ -160,43 +173,46 @@ class Zone:
 
 
 def _records(domain: str, service: Service, slices: Iterable[EndpointSlice]) -> Records:
-    """Return every record that a Service has."""
-    found: Records = {}
+    """Return all records of a Service."""
+    records: Records = {}
     targets: Targets = {}
     name = _name_of(service, domain)
     if service.spec.type == "ExternalName":
-        _add(found, name, "CNAME", service.spec.external_name.removesuffix(".").lower())
-        return found
+        _add(records, name, "CNAME", service.spec.external_name.removesuffix(".").lower())
+        return records
     for address in service.cluster_ips:
-        _add(found, name, _address_type(address), address)
-        _add(found, _reverse(address), "PTR", name)
+        _add(records, name, _address_type(address), address)
+        _add(records, _reverse(address), "PTR", name)
         for port in service.spec.ports:
             _add_target(targets, name, port, port.port, name)
-    for piece in slices:
-        for endpoint in piece.endpoints if piece.address_type != "FQDN" else ():
+    for slice_ in slices:
+        for endpoint in slice_.endpoints if slice_.address_type != "FQDN" else ():
             if endpoint.conditions.is_ready:
-                _add_endpoint(found, targets, service, name, piece, endpoint)
-    for owner, entries in targets.items():
-        found.setdefault(owner, {})["SRV"] = _weighted(entries)
-    return found
+                _add_endpoint(records, targets, service, name, slice_, endpoint)
+    for target_name, pairs in targets.items():
+        records.setdefault(target_name, {})["SRV"] = _weighted(pairs)
+    return records
 
 
 def _add_endpoint(
-    found: Records,
+    records: Records,
     targets: Targets,
     service: Service,
     name: str,
-    piece: EndpointSlice,
+    slice_: EndpointSlice,
     endpoint: Endpoint,
 ) -> None:
-    """Add the records of one endpoint: its own name, and for a headless Service its share of the Service's name."""
+    """Add the records of one endpoint.
+
+    These are its own name and, for a headless Service, its share of the Service's name.
+    """
     for address in endpoint.addresses:
         host = _host_of(endpoint, address, name)
-        _add(found, host, _address_type(address), address)
+        _add(records, host, _address_type(address), address)
         if service.is_headless:
-            _add(found, name, _address_type(address), address)
-            _add(found, _reverse(address), "PTR", host)
-        for port in piece.ports:
+            _add(records, name, _address_type(address), address)
+            _add(records, _reverse(address), "PTR", host)
+        for port in slice_.ports:
             if port.port is None:
                 continue
             targets.setdefault(host, []).append((port.port, host))
@@ -207,7 +223,7 @@ def _add_endpoint(
 def _add_target(
     targets: Targets, name: str, port: ServicePort | EndpointPort, number: int, host: str
 ) -> None:
-    """Add a target of the Service `name`: under its own name, and under the labels of a named port."""
+    """Add a target of the Service `name`, and of the labels of a named port."""
     targets.setdefault(name, []).append((number, host))
     if port.name:
         targets.setdefault(f"_{port.name}._{port.protocol.lower()}.{name}", []).append(
@@ -218,7 +234,7 @@ def _add_target(
 def _weighted(entries: Sequence[tuple[int, str]]) -> list[str]:
     """Return SRV values for (port, target) entries, one entry per port and address.
 
-    All entries share the weight 100; entries that differ in address or protocol alone are one record.
+    All entries share the weight 100. Entries with equal port and target become one record.
     Source: CoreDNS plugin/backend_lookup.go (SRV).
     """
     weight = max(1, 100 // len(entries))
@@ -228,23 +244,26 @@ def _weighted(entries: Sequence[tuple[int, str]]) -> list[str]:
 def _leading_to(
     own: Collection[str], domain: str, service: Service, slices: Iterable[EndpointSlice]
 ) -> list[tuple[str, str]]:
-    """Return (name, address) pairs of a Service whose ready endpoints include one of the addresses `own`."""
+    """Return the (name, address) pairs of a Service that leads to this server.
+
+    That is: its ready endpoints include one of the addresses `own`.
+    """
     name = _name_of(service, domain)
-    found: list[tuple[str, str]] = []
-    for piece in slices:
+    pairs: list[tuple[str, str]] = []
+    for slice_ in slices:
         ready = [
             (endpoint, address)
-            for endpoint in piece.endpoints
+            for endpoint in slice_.endpoints
             if endpoint.conditions.is_ready
             for address in endpoint.addresses
         ]
         if not any(address in own for _, address in ready):
             continue
         if service.is_headless:
-            found += [(_host_of(endpoint, address, name), address) for endpoint, address in ready]
+            pairs += [(_host_of(endpoint, address, name), address) for endpoint, address in ready]
         else:
-            found += [(name, address) for address in service.cluster_ips]
-    return list(dict.fromkeys(found))
+            pairs += [(name, address) for address in service.cluster_ips]
+    return list(dict.fromkeys(pairs))
 
 
 def _name_of(service: Service, domain: str) -> str:
@@ -256,8 +275,8 @@ def _host_of(endpoint: Endpoint, address: str, name: str) -> str:
     return f"{endpoint.hostname or dashed(address)}.{name}"
 
 
-def _add(found: Records, name: str, type_: str, value: str) -> None:
-    values = found.setdefault(name, {}).setdefault(type_, [])
+def _add(records: Records, name: str, type_: str, value: str) -> None:
+    values = records.setdefault(name, {}).setdefault(type_, [])
     if value not in values:
         values.append(value)
 

@@ -230,7 +230,9 @@ def test_counts_outlive_the_agent_and_begin_anew_with_the_worker(running: Lab) -
     for role in ("worker-0", "worker-1", "worker-2"):
         running.kill(role)
     wait_for(
-        lambda: any(line.startswith("In force: 4 Services") for line in log(running, "worker")),
+        lambda: any(
+            line.startswith("Rules in force: 4 Services") for line in log(running, "worker")
+        ),
         "word of what is in force",
     )
     assert metrics(running, "worker")[count] < before

@@ -171,7 +171,7 @@ def test_who_cannot_sync_for_long_is_not_healthy() -> None:
     assert process.lines == [
         "Using nftables Proxier on node worker",
         "Synced 12 Services with 1 endpoint in 3 ms",
-        "Sync failed, and is tried again: no room",
+        "Sync failed, will be retried: no room",
         "Synced 12 Services with 1 endpoint in 3 ms",
     ]
 
