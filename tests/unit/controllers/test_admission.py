@@ -1,4 +1,4 @@
-"""What the API server does with an object before it stores it."""
+"""Admission: what the API server does with an object before it stores it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from kubenetlab.lab.bootstrap import incoming
 from tests.clusters import DUAL, NOW, applied, deployment, loaded, replaced, service, settled, store
 from tests.unit.api.test_load import POD
 
-ROOM_FOR_14 = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {serviceSubnet: 10.96.0.0/28}\n---\n"
+ROOM_FOR_14 = (
+    "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+    "networking: {serviceSubnet: 10.96.0.0/28}\n---\n"
+)
 
 
 def refusal(cluster: Cluster, text: str) -> str:
@@ -35,8 +38,8 @@ def the(cluster: Cluster, name: str = "web", namespace: str = "default") -> Serv
     return found
 
 
-def test_the_same_documents_again_change_nothing() -> None:
-    """Re-applying gives the very same store, and says `unchanged` of each object."""
+def test_applying_the_same_documents_again_changes_nothing() -> None:
+    """The store stays the same object and every outcome is `unchanged`."""
     text = deployment() + service() + POD % ""
     cluster = store(text)
     entries = loaded(text).entries
@@ -46,10 +49,11 @@ def test_the_same_documents_again_change_nothing() -> None:
     assert again.cluster.revision == cluster.revision
 
 
-def test_a_namespace_that_no_document_makes_is_made() -> None:
-    """And it is told, so that a typing mistake is seen."""
+def test_a_missing_namespace_is_created() -> None:
+    """The namespace is reported, so that a typing mistake is visible."""
     entries = loaded(
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nspec: {containers: [{name: a, image: b}]}"
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\n"
+        "spec: {containers: [{name: a, image: b}]}"
     ).entries
     admission = admit(store(), incoming(entries), NOW)
     assert admission.made_namespaces == ("shop",)
@@ -59,7 +63,7 @@ def test_a_namespace_that_no_document_makes_is_made() -> None:
 
 
 def restarted(cluster: Cluster, at: str) -> Cluster:
-    """The store after `rollout restart deployment web`."""
+    """Return the store after `rollout restart deployment web`."""
     web = cluster.get(Deployment, "default", "web")
     assert web is not None
     meta = structs.replace(web.spec.template.metadata, annotations={RESTARTED_ANNOTATION: at})
@@ -72,7 +76,7 @@ def restarted(cluster: Cluster, at: str) -> Cluster:
 
 
 def test_a_restart_outlives_the_next_apply() -> None:
-    """The manifest, unchanged, replaces no pod again; what it changes is changed, and a time of its own wins."""
+    """The unchanged manifest replaces no pod again; a restart time in the manifest wins."""
     cluster = restarted(store(deployment()), "2023-11-14T22:13:20Z")
     again = applied(cluster, deployment())
     assert again.all(ReplicaSet) == cluster.all(ReplicaSet)
@@ -88,8 +92,8 @@ def test_a_restart_outlives_the_next_apply() -> None:
     assert web.spec.template.metadata.annotations == {RESTARTED_ANNOTATION: "now"}
 
 
-def test_all_or_nothing() -> None:
-    """One refused object, and nothing of the command is stored."""
+def test_one_rejected_object_rejects_the_request() -> None:
+    """Nothing of the command is stored."""
     cluster = store()
     refusal(cluster, service("good") + service("bad", clusterIP="192.0.2.1"))
     assert cluster.get(Service, "default", "good") is None
@@ -98,32 +102,88 @@ def test_all_or_nothing() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        pytest.param(service(), service(clusterIP="10.96.7.7"), "spec.clusterIP: field is immutable", id="clusterIP"),
-        pytest.param(deployment(), deployment().replace("app: web", "app: other"), "spec.selector: field is immutable", id="selector"),
-        pytest.param(POD % "", POD % ", ports: [{containerPort: 1}]", "spec: a pod's spec is immutable but for its images", id="pod"),
-        pytest.param("", service(clusterIP="192.0.2.1"), "the provided IP (192.0.2.1) is not in the valid range. The range of valid IPs is 10.96.0.0/16", id="out of range"),
-        pytest.param("", service(clusterIP="10.96.0.10"), "provided IP is already allocated: 10.96.0.10 belongs to Service kube-system/kube-dns", id="taken"),
-        pytest.param("", service(ipFamilies="[IPv6]"), 'spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster', id="family"),
-        pytest.param("", service(ipFamilyPolicy="RequireDualStack"), "this cluster is not configured for dual-stack services", id="dual stack"),
-        pytest.param("", "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {podSubnet: 10.10.0.0/16}", "networking.podSubnet: cannot change while the lab is up; it is 10.244.0.0/16", id="ranges"),
-        pytest.param("", "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {serviceSubnet: 10.97.0.0/16}", "networking.serviceSubnet: cannot change while the lab is up; it is 10.96.0.0/16", id="Service range"),
+        pytest.param(
+            service(),
+            service(clusterIP="10.96.7.7"),
+            "spec.clusterIP: field is immutable",
+            id="clusterIP",
+        ),
+        pytest.param(
+            deployment(),
+            deployment().replace("app: web", "app: other"),
+            "spec.selector: field is immutable",
+            id="selector",
+        ),
+        pytest.param(
+            POD % "",
+            POD % ", ports: [{containerPort: 1}]",
+            "spec: a pod's spec is immutable but for its images",
+            id="pod",
+        ),
+        pytest.param(
+            "",
+            service(clusterIP="192.0.2.1"),
+            (
+                "the provided IP (192.0.2.1) is not in the valid range. "
+                "The range of valid IPs is 10.96.0.0/16"
+            ),
+            id="out of range",
+        ),
+        pytest.param(
+            "",
+            service(clusterIP="10.96.0.10"),
+            "provided IP is already allocated: 10.96.0.10 belongs to Service kube-system/kube-dns",
+            id="taken",
+        ),
+        pytest.param(
+            "",
+            service(ipFamilies="[IPv6]"),
+            'spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster',
+            id="family",
+        ),
+        pytest.param(
+            "",
+            service(ipFamilyPolicy="RequireDualStack"),
+            "this cluster is not configured for dual-stack services",
+            id="dual stack",
+        ),
+        pytest.param(
+            "",
+            (
+                "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+                "networking: {podSubnet: 10.10.0.0/16}"
+            ),
+            "networking.podSubnet: cannot change while the lab is up; it is 10.244.0.0/16",
+            id="ranges",
+        ),
+        pytest.param(
+            "",
+            (
+                "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+                "networking: {serviceSubnet: 10.97.0.0/16}"
+            ),
+            "networking.serviceSubnet: cannot change while the lab is up; it is 10.96.0.0/16",
+            id="Service range",
+        ),
     ],
-)  # fmt: skip
-def test_refuses_with_the_reason(before: str, after: str, message: str) -> None:
-    """Immutable fields, addresses out of range or taken: with file and line."""
+)
+def test_an_invalid_update_is_rejected_with_the_reason(
+    before: str, after: str, message: str
+) -> None:
+    """Immutable fields and unavailable addresses are reported with file and line."""
     said = refusal(store(before), after)
     assert message in said
     assert said.startswith("test.yaml:")
 
 
 def test_a_pods_image_may_change() -> None:
-    """The one part of a pod's container that can be updated in place."""
+    """The image is the only part of a pod's container that can be updated in place."""
     cluster = applied(store(POD % ""), POD.replace("nginx", "httpd") % "")
     assert [pod.spec.containers[0].image for pod in cluster.select("default", {})] == ["httpd"]
 
 
-def test_apply_keeps_what_the_document_leaves_open() -> None:
-    """Replicas that were scaled stay when the manifest names none, and go back when it names some."""
+def test_apply_keeps_replicas_that_the_document_does_not_set() -> None:
+    """A scaled Deployment keeps its replicas unless the manifest sets them."""
     without = deployment(replicas=0).replace("  replicas: 0\n", "")
     cluster = applied(store(without), without.replace("agnhost", "nginx"))
     found = cluster.get(Deployment, "default", "web")
@@ -137,7 +197,7 @@ def test_apply_keeps_what_the_document_leaves_open() -> None:
 
 
 def test_services_get_addresses_above_the_static_band_and_keep_them() -> None:
-    """The same Service gets the same address in every lab; one that is asked for is given."""
+    """The same Service gets the same address in every lab; a requested address is assigned."""
     first, second = store(service() + service("other")), store(service("other") + service())
     assert the(first).spec.cluster_ip == the(second).spec.cluster_ip
     assert the(store(service(clusterIP="10.96.0.77"))).spec.cluster_ip == "10.96.0.77"
@@ -150,8 +210,8 @@ def test_services_get_addresses_above_the_static_band_and_keep_them() -> None:
     )
 
 
-def test_a_full_service_range_is_said() -> None:
-    """Fourteen addresses, two of them taken: the thirteenth further Service is refused."""
+def test_a_full_service_range_is_reported() -> None:
+    """A range of fourteen addresses with two taken has room for twelve more Services."""
     many = "".join(service(f"s{number}") for number in range(13))
     with pytest.raises(
         ManifestError,
@@ -160,8 +220,8 @@ def test_a_full_service_range_is_said() -> None:
         store(ROOM_FOR_14 + many)
 
 
-def test_the_band_is_used_only_when_the_rest_is_full() -> None:
-    """KEP-3070: addresses asked for are unlikely to be taken already."""
+def test_the_static_band_is_used_only_when_the_rest_is_full() -> None:
+    """KEP-3070: a requested address is therefore unlikely to be taken."""
     network = store().config.networking.service_networks[0]
     taken: set[str] = set()
     assert isinstance(network, IPv4Network)
@@ -176,20 +236,21 @@ def test_the_band_is_used_only_when_the_rest_is_full() -> None:
     assert cluster_ip_for(small, "default/one-more", taken) is None
 
 
-def test_headless_and_external_name_have_no_address() -> None:
-    """None of them gets a virtual address."""
+def test_headless_and_external_name_services_have_no_address() -> None:
+    """Neither type gets a virtual address."""
     headless = the(store(service(clusterIP="None")))
     assert (headless.is_headless, headless.cluster_ips) == (True, ())
     external = the(
         store(
-            "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: ExternalName, externalName: www.example.com}"
+            "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n"
+            "spec: {type: ExternalName, externalName: www.example.com}"
         )
     )
     assert external.spec.cluster_ip == ""
 
 
-def test_an_object_made_anew_is_no_change() -> None:
-    """Whoever computes an object again does not know its resource version: the store stays the very same."""
+def test_an_equal_object_without_resource_version_is_no_change() -> None:
+    """A controller that computes an object again does not know its resource version."""
     cluster = store(deployment())
     found = cluster.all(Pod)[0]
     again = structs.replace(found, metadata=structs.replace(found.metadata, resource_version=""))
@@ -202,17 +263,21 @@ def test_an_object_made_anew_is_no_change() -> None:
     )
 
 
-def test_a_dual_stack_service_becomes_one_of_its_first_family() -> None:
-    """Even where the document still has both families: with SingleStack the second address is given back."""
-    both = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ipFamilyPolicy: %s, ipFamilies: [IPv6, IPv4], selector: {app: web}, ports: [{port: 80}]}\n"
+def test_single_stack_releases_the_second_address() -> None:
+    """This holds even if the document still names both families."""
+    both = (
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n"
+        "spec: {ipFamilyPolicy: %s, ipFamilies: [IPv6, IPv4], selector: {app: "
+        "web}, ports: [{port: 80}]}\n"
+    )
     before = the(store(DUAL + both % "RequireDualStack"))
     after = the(applied(store(DUAL + both % "RequireDualStack"), both % "SingleStack"))
     assert len(before.cluster_ips) == 2
     assert (after.spec.ip_families, after.cluster_ips) == (("IPv6",), before.cluster_ips[:1])
 
 
-def test_a_document_is_kept_with_its_place(tmp_path: Path) -> None:
-    """File and line outlive the command: later reports name them. Another place alone changes no object."""
+def test_a_document_is_stored_with_its_file_and_line(tmp_path: Path) -> None:
+    """Later reports name them; a changed line alone changes no object."""
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text(f"# two objects\n---\n{deployment()}# a Service\n\n{service()}")
     second.write_text(service().removeprefix("---\n"))

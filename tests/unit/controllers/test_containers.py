@@ -1,4 +1,4 @@
-"""Containers: who starts when, what ends a run, and what comes after it."""
+"""Container statuses: start order, ends of runs, and restarts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ spec:
   %s
   initContainers:
   - {name: first, image: busybox}
-  - {name: proxy, image: envoy, restartPolicy: Always, ports: [{containerPort: 15001}], startupProbe: {tcpSocket: {port: 15001}}}
+  - name: proxy
+    image: envoy
+    restartPolicy: Always
+    ports: [{containerPort: 15001}]
+    startupProbe: {tcpSocket: {port: 15001}}
   - {name: last, image: agnhost, args: [connect, "127.0.0.1:15001"]}
   containers:
   - {name: main, image: agnhost, args: [netexec]}
@@ -31,7 +35,7 @@ spec:
 
 
 def begun(text: str) -> Cluster:
-    """The store once DNS runs: what asks something once waits for that."""
+    """Return the store once DNS runs, because one-shot programs wait for it."""
     cluster = store(text)
     return running(
         cluster, only=[pod.name for pod in cluster.all(Pod) if pod.namespace == "kube-system"]
@@ -39,7 +43,7 @@ def begun(text: str) -> Cluster:
 
 
 def seen(cluster: Cluster, *, now: float = NOW, **reports: ContainerReport) -> Cluster:
-    """The store with a sandbox and these reports of the pod `a`."""
+    """Return the store with a sandbox and these container reports of the pod `a`."""
     found = pod_named(cluster, "a")
     known = cluster.get(PodRuntimeStatus, "default", "a") or PodRuntimeStatus(
         found.metadata, found.uid, sandbox_pid=20
@@ -72,7 +76,7 @@ def answered(
 
 
 def words(cluster: Cluster) -> dict[str, str]:
-    """How each container is, in a word."""
+    """Return the state of each container as one word."""
 
     def word(status: ContainerStatus) -> str:
         state = status.state
@@ -99,7 +103,7 @@ def planned_programs(cluster: Cluster) -> dict[str, str]:
 
 
 def asked(cluster: Cluster) -> set[tuple[str, str]]:
-    """(container, kind) of the probes that are asked of the pod."""
+    """Return (container, kind) of the pod's active probes."""
     decisions = decide(cluster, has_br_netfilter=True)
     return {
         (spec.container, spec.kind)
@@ -112,8 +116,8 @@ def asked(cluster: Cluster) -> set[tuple[str, str]]:
 DONE, RUNNING = ContainerReport(0, "exited", 0, at=NOW), ContainerReport(0, "running", at=NOW)
 
 
-def test_init_containers_come_one_after_the_other() -> None:
-    """Each when the one before has ended well; a sidecar when it has started; the app containers when all are past."""
+def test_init_containers_run_one_after_the_other() -> None:
+    """Each waits for the previous one's success, or a sidecar's start; app containers are last."""
     cluster = seen(begun(ORDERED % ""))
     assert words(cluster) == {
         "first": "ContainerCreating",
@@ -146,8 +150,8 @@ def test_init_containers_come_one_after_the_other() -> None:
     assert planned_programs(cluster) == {"proxy": "default", "main": "netexec"}
 
 
-def test_a_sidecar_counts_for_readiness_and_comes_back_beside_the_others() -> None:
-    """Whatever the pod's policy: it is started again, and the app containers go on meanwhile."""
+def test_a_sidecar_counts_for_readiness_and_restarts_beside_the_app_containers() -> None:
+    """It restarts whatever the pod's restartPolicy is, and the app containers go on meanwhile."""
     cluster = seen(begun(ORDERED % "restartPolicy: Never"), first=DONE, proxy=RUNNING)
     cluster = seen(answered(cluster, "proxy", "startup"), last=DONE)
     cluster = answered(seen(cluster, main=RUNNING), "main", "readiness")
@@ -160,10 +164,15 @@ def test_a_sidecar_counts_for_readiness_and_comes_back_beside_the_others() -> No
 
 
 @pytest.mark.parametrize(
-    ("policy", "phase", "state"), [("Never", "Failed", "ended 1"), ("OnFailure", "Pending", "ContainerCreating"), ("Always", "Pending", "ContainerCreating")]
-)  # fmt: skip
-def test_an_init_container_that_fails(policy: str, phase: str, state: str) -> None:
-    """The pod has failed, or it is tried again; nothing behind it starts."""
+    ("policy", "phase", "state"),
+    [
+        ("Never", "Failed", "ended 1"),
+        ("OnFailure", "Pending", "ContainerCreating"),
+        ("Always", "Pending", "ContainerCreating"),
+    ],
+)
+def test_a_failed_init_container_stops_the_start(policy: str, phase: str, state: str) -> None:
+    """The pod fails or the container is restarted; no later container starts."""
     cluster = seen(
         begun(ORDERED % f"restartPolicy: {policy}"),
         first=ContainerReport(0, "exited", 1, "no", NOW),
@@ -176,8 +185,8 @@ def test_an_init_container_that_fails(policy: str, phase: str, state: str) -> No
     )
 
 
-def test_a_new_sandbox_is_initialized_anew() -> None:
-    """With the sandbox all that ran in it is gone: the init containers come first again."""
+def test_a_new_sandbox_runs_the_init_containers_again() -> None:
+    """All containers of the old sandbox are lost with it."""
     cluster = seen(begun(ORDERED % ""), first=DONE, proxy=RUNNING)
     cluster = seen(answered(cluster, "proxy", "startup"), last=DONE)
     cluster = seen(cluster, main=RUNNING)
@@ -204,8 +213,8 @@ STARTUP = pod(
 )
 
 
-def test_until_a_startup_probe_is_answered_no_other_is_asked() -> None:
-    """And the container is not started, nor ready; afterwards it is not asked again."""
+def test_no_other_probe_runs_until_the_startup_probe_succeeds() -> None:
+    """Until then the container is neither started nor ready; afterwards the startup probe stops."""
     cluster = seen(begun(STARTUP), main=RUNNING)
     assert asked(cluster) == {("main", "startup")}
     (status,) = pod_named(cluster, "a").status.container_statuses
@@ -216,8 +225,8 @@ def test_until_a_startup_probe_is_answered_no_other_is_asked() -> None:
     assert (status.started, status.ready) == (True, True)
 
 
-def test_a_startup_probe_that_fails_too_often_ends_the_container() -> None:
-    """With its own words; the next run is asked anew."""
+def test_a_failed_startup_probe_kills_the_container() -> None:
+    """The status has the probe's message, and the next run is probed again."""
     cluster = answered(seen(begun(STARTUP), main=RUNNING), "main", "startup", ok=False, failures=1)
     assert words(cluster)["main"] == "running"
     cluster = answered(cluster, "main", "startup", ok=False, failures=2)
@@ -230,7 +239,7 @@ def test_a_startup_probe_that_fails_too_often_ends_the_container() -> None:
 
 
 def test_an_init_container_has_no_probes() -> None:
-    """But a sidecar may have them."""
+    """Only a sidecar may have probes."""
     said = problems_of(
         ORDERED.replace("image: busybox", "image: busybox, readinessProbe: {tcpSocket: {port: 1}}")
         % ""
@@ -244,14 +253,32 @@ def test_an_init_container_has_no_probes() -> None:
     ("init", "word"),
     [
         ([{"name": "b", "state": {"running": {}}}], "Init:0/2"),
-        ([{"name": "b", "state": {"terminated": {"exitCode": 0}}}, {"name": "c", "state": {"waiting": {"reason": "PodInitializing"}}}], "Init:1/2"),
-        ([{"name": "b", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}], "Init:CrashLoopBackOff"),
-        ([{"name": "b", "state": {"terminated": {"exitCode": 3, "reason": "Error"}}}], "Init:Error"),
-        ([{"name": "b", "state": {"terminated": {"exitCode": 0}}}, {"name": "c", "started": True, "ready": True, "state": {"running": {}}}], "Running"),
+        (
+            [
+                {"name": "b", "state": {"terminated": {"exitCode": 0}}},
+                {"name": "c", "state": {"waiting": {"reason": "PodInitializing"}}},
+            ],
+            "Init:1/2",
+        ),
+        (
+            [{"name": "b", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}],
+            "Init:CrashLoopBackOff",
+        ),
+        (
+            [{"name": "b", "state": {"terminated": {"exitCode": 3, "reason": "Error"}}}],
+            "Init:Error",
+        ),
+        (
+            [
+                {"name": "b", "state": {"terminated": {"exitCode": 0}}},
+                {"name": "c", "started": True, "ready": True, "state": {"running": {}}},
+            ],
+            "Running",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_status_column_counts_init_containers(init: list[dict[str, object]], word: str) -> None:
-    """As kubectl's does; a sidecar that has started is past."""
+    """It counts them as kubectl does; a started sidecar counts as done."""
     spec = {
         "initContainers": [{"name": "b"}, {"name": "c", "restartPolicy": "Always"}],
         "containers": [{"name": "a"}],

@@ -1,4 +1,4 @@
-"""What Kubernetes adds: nodes, pods, places, addresses, endpoints, statuses."""
+"""Controllers together: nodes, pods, scheduling, addresses, endpoints and statuses."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.clusters import (
 
 
 def test_nodes_have_names_addresses_and_ranges_in_order() -> None:
-    """As kind names them; the control plane is tainted because there are workers."""
+    """Names are those of kind; the control plane is tainted because there are workers."""
     nodes = store().all(Node)
     assert [(node.name, node.addresses[0], node.spec.pod_cidr) for node in nodes] == [
         ("control-plane", "172.18.0.2", "10.244.0.0/24"),
@@ -54,9 +54,13 @@ def test_nodes_have_names_addresses_and_ranges_in_order() -> None:
     assert not store(ONE_NODE).all(Node)[0].spec.taints
 
 
-def test_nodes_that_come_and_go_leave_the_others_alone() -> None:
-    """A node that stays keeps address and range; a new one gets free ones."""
-    config = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker, name: %s}, {role: worker, name: %s}]\n"
+def test_adding_and_removing_nodes_leaves_the_others_unchanged() -> None:
+    """A remaining node keeps address and range; a new one gets free ones."""
+    config = (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+        "nodes: [{role: control-plane}, {role: worker, name: %s}, {role: "
+        "worker, name: %s}]\n"
+    )
     cluster = applied(store(config % ("a", "b")), config % ("b", "c"))
     assert {node.name: (node.addresses[0], node.spec.pod_cidr) for node in cluster.all(Node)} == {
         "control-plane": ("172.18.0.2", "10.244.0.0/24"),
@@ -65,8 +69,8 @@ def test_nodes_that_come_and_go_leave_the_others_alone() -> None:
     }
 
 
-def test_without_a_network_nodes_are_not_ready_for_the_real_reason() -> None:
-    """KubeletNotReady, in the kubelet's words; ordinary pods stay Pending, hostNetwork pods run."""
+def test_without_a_pod_network_nodes_are_not_ready() -> None:
+    """The reason is KubeletNotReady; ordinary pods stay Pending, hostNetwork pods run."""
     cluster = running(
         store(
             NO_CNI
@@ -93,7 +97,8 @@ def test_without_a_network_nodes_are_not_ready_for_the_real_reason() -> None:
         (event.involved_object.name, event.reason): event.message for event in cluster.all(Event)
     }
     assert messages["web", "FailedScheduling"].startswith(
-        "0/3 nodes are available: 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, 2"
+        "0/3 nodes are available: 1 node(s) had untolerated taint "
+        "{node-role.kubernetes.io/control-plane: }, 2"
     )
     assert messages["bound", "NetworkNotReady"].startswith(
         "network is not ready: container runtime network not ready"
@@ -115,7 +120,7 @@ def test_installing_a_network_makes_nodes_and_pods_ready() -> None:
 # --- workloads ---
 
 
-def test_pods_are_named_as_kubernetes_names_them_and_always_alike() -> None:
+def test_generated_names_have_kubernetes_form_and_are_reproducible() -> None:
     """Deployment → ReplicaSet `web-<hash>` → pods `web-<hash>-<five letters>`."""
     first, second = store(deployment()), store(deployment())
     assert [pod.name for pod in web_pods(first)] == [pod.name for pod in web_pods(second)]
@@ -130,8 +135,8 @@ def test_pods_are_named_as_kubernetes_names_them_and_always_alike() -> None:
         assert set(suffix + hashed) <= set(ALPHABET)
 
 
-def test_a_pod_that_goes_is_replaced_by_another() -> None:
-    """A replaced pod is a new pod: a new name, a new uid, and not the same address at once."""
+def test_a_deleted_pod_is_replaced_by_a_new_one() -> None:
+    """The new pod has another name and uid, and not the same address at once."""
     cluster = running(store(deployment()))
     old = web_pods(cluster)[0]
     after = running(settled(cluster.with_changes(terminated(old, NOW)), NOW))
@@ -146,7 +151,7 @@ def test_a_pod_that_goes_is_replaced_by_another() -> None:
 
 @pytest.mark.parametrize("replicas", [0, 1, 5])
 def test_scaling_changes_only_the_difference(replicas: int) -> None:
-    """Those that stay keep name and address."""
+    """The remaining pods keep name and address."""
     cluster = running(store(deployment()))
     before = {pod.name: pod.addresses for pod in web_pods(cluster)}
     after = {
@@ -159,8 +164,8 @@ def test_scaling_changes_only_the_difference(replicas: int) -> None:
     assert all(before[name] == after[name] for name in kept)
 
 
-def test_scaling_down_takes_what_is_not_ready_first() -> None:
-    """Ranking of pods for removal: unscheduled, not running, not ready come first."""
+def test_scaling_down_deletes_unready_pods_first() -> None:
+    """Pods that are unscheduled, not running or not ready are deleted first."""
     cluster = running(store(deployment()))
     sick = web_pods(cluster)[1]
     cluster = settled(cluster.with_changes([observed(sick, ready=False)]))
@@ -168,8 +173,8 @@ def test_scaling_down_takes_what_is_not_ready_first() -> None:
     assert sick.name not in {pod.name for pod in web_pods(after)}
 
 
-def test_a_new_template_is_rolled_out_before_the_old_pods_go() -> None:
-    """The old ReplicaSet is scaled down as the new pods become ready."""
+def test_old_pods_are_removed_as_new_pods_become_ready() -> None:
+    """The old ReplicaSet is scaled down step by step."""
     cluster = running(store(deployment()))
     changed = applied(cluster, deployment().replace("agnhost", "nginx"))
     assert len(web_pods(changed)) == 4
@@ -180,8 +185,8 @@ def test_a_new_template_is_rolled_out_before_the_old_pods_go() -> None:
     assert found.status.ready_replicas == 3
 
 
-def test_deleting_a_deployment_takes_everything_along() -> None:
-    """ReplicaSets and pods go with their owner; addresses become free."""
+def test_deleting_a_deployment_deletes_its_replica_sets_and_pods() -> None:
+    """Their addresses become free."""
     cluster = running(store(deployment() + service()))
     found = cluster.get(Deployment, "default", "web")
     assert found is not None
@@ -200,7 +205,7 @@ def test_deleting_a_deployment_takes_everything_along() -> None:
 
 
 def test_pods_are_spread_evenly() -> None:
-    """Over the nodes that fit, by owner first."""
+    """They are spread over the feasible nodes, by owner first."""
     places = Counter(pod.spec.node_name for pod in web_pods(store(deployment(replicas=10))))
     assert places == {"worker": 5, "worker2": 5}
 
@@ -209,15 +214,38 @@ def test_pods_are_spread_evenly() -> None:
     ("spec", "node", "message"),
     [
         (", nodeSelector: {disktype: ssd}", "worker2", ""),
-        (", nodeSelector: {disktype: tape}", "", "1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, 2 node(s) didn't match Pod's node affinity/selector"),
-        (", nodeSelector: {kubernetes.io/hostname: control-plane}", "", "2 node(s) didn't match Pod's node affinity/selector"),
-        (", nodeSelector: {kubernetes.io/hostname: control-plane}, tolerations: [{operator: Exists}]", "control-plane", ""),
+        (
+            ", nodeSelector: {disktype: tape}",
+            "",
+            (
+                "1 node(s) had untolerated taint "
+                "{node-role.kubernetes.io/control-plane: }, "
+                "2 node(s) didn't match Pod's node affinity/selector"
+            ),
+        ),
+        (
+            ", nodeSelector: {kubernetes.io/hostname: control-plane}",
+            "",
+            "2 node(s) didn't match Pod's node affinity/selector",
+        ),
+        (
+            (
+                ", nodeSelector: {kubernetes.io/hostname: control-plane}, tolerations: "
+                "[{operator: Exists}]"
+            ),
+            "control-plane",
+            "",
+        ),
         (", nodeName: control-plane", "control-plane", ""),
     ],
-)  # fmt: skip
-def test_a_pod_goes_where_it_fits(spec: str, node: str, message: str) -> None:
-    """Selectors, taints and tolerations decide; nodeName goes past them; what fits nowhere is told in the scheduler's words."""
-    config = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}, {role: worker, labels: {disktype: ssd}}]\n---\n"
+)
+def test_the_scheduler_filters_nodes(spec: str, node: str, message: str) -> None:
+    """Selectors, taints and tolerations decide; nodeName bypasses them; the event is upstream's."""
+    config = (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+        "nodes: [{role: control-plane}, {role: worker}, {role: worker, labels: "
+        "{disktype: ssd}}]\n---\n"
+    )
     cluster = store(config + pod("a", spec))
     assert pod_named(cluster, "a").spec.node_name == node
     events = [event.message for event in cluster.all(Event) if event.reason == "FailedScheduling"]
@@ -225,8 +253,8 @@ def test_a_pod_goes_where_it_fits(spec: str, node: str, message: str) -> None:
     assert all(message in said for said in events)
 
 
-def test_addresses_go_round() -> None:
-    """What is freed is not given out again at once; the whole range is used before."""
+def test_addresses_are_assigned_cyclically() -> None:
+    """A released address is reused only after the whole range was used."""
     cluster = running(store(ONE_NODE + pod("first")))
     assert pod_named(cluster, "first").addresses == (
         "10.244.0.2",
@@ -240,8 +268,8 @@ def test_addresses_go_round() -> None:
     assert pod_named(running(applied(gone, pod("second"))), "second").addresses == ("10.244.0.5",)
 
 
-def test_an_exhausted_range_is_pending_with_an_event() -> None:
-    """253 addresses a node; when one becomes free the waiting pod gets it."""
+def test_a_pod_without_a_free_address_stays_pending_with_an_event() -> None:
+    """A node has 253 addresses; the waiting pod gets the first one that is released."""
     cluster = running(store(ONE_NODE + deployment(replicas=252)))
     waiting = [pod for pod in web_pods(cluster) if not pod.addresses]
     assert len(waiting) == 1
@@ -263,8 +291,8 @@ def test_the_controllers_come_to_rest() -> None:
     assert controllers.run(cluster, NOW)[0] is cluster
 
 
-def test_documents_show_what_the_api_server_fills_in() -> None:
-    """Phase, type, protocol, counts; and one document's are not another's."""
+def test_documents_show_the_api_servers_defaults() -> None:
+    """These are phase, type, protocol and counts; documents do not share them."""
     cluster = store(pod("a") + "---\n" + pod("b") + "---\n" + service())
     first, second = (render(cluster, pod_named(cluster, name)) for name in "ab")
     assert (first["status"]["phase"], first["spec"]["restartPolicy"]) == ("Pending", "Always")
@@ -278,16 +306,16 @@ def test_documents_show_what_the_api_server_fills_in() -> None:
     assert (found["spec"]["type"], found["spec"]["ports"][0]["protocol"]) == ("ClusterIP", "TCP")
 
 
-def test_a_pod_for_a_node_that_is_not_there_stays_pending() -> None:
-    """Its ReplicaSet makes it once, not again and again."""
+def test_a_pod_bound_to_a_missing_node_stays_pending() -> None:
+    """Its ReplicaSet creates it once, not repeatedly."""
     cluster = store(deployment("web", 2, nodeName="nowhere"))
     assert [(pod.status.phase, pod.spec.node_name) for pod in web_pods(cluster)] == [
         ("Pending", "nowhere")
     ] * 2
 
 
-def test_successors_are_others() -> None:
-    """A ReplicaSet, a slice of the same name have another uid, so nobody takes the old one's children for its own."""
+def test_a_recreated_object_has_another_uid() -> None:
+    """Children of the old object are therefore not taken for children of the new one."""
     cluster = running(store(deployment("web", 2) + service()))
     (old,) = cluster.all(ReplicaSet)[-1:]
     (piece,) = slices(cluster)
@@ -296,8 +324,8 @@ def test_successors_are_others() -> None:
     assert slices(without)[0].uid != piece.uid
 
 
-def test_a_replica_set_adopts_what_nobody_owns() -> None:
-    """Pods that its selector matches count as its own; too many of them go."""
+def test_a_replica_set_adopts_matching_pods_without_owner() -> None:
+    """They count as its own, and surplus ones are deleted."""
     orphans = "".join(pod(name, meta=", labels: {app: web}") for name in ("a", "b"))
     replica_set = deployment("web", 3).replace("kind: Deployment", "kind: ReplicaSet")
     cluster = applied(store(orphans), replica_set)
@@ -310,15 +338,15 @@ def test_a_replica_set_adopts_what_nobody_owns() -> None:
     assert len(web_pods(fewer)) == 1
 
 
-def test_events_end_after_an_hour() -> None:
-    """The store does not grow for ever."""
+def test_events_expire_after_an_hour() -> None:
+    """The store does not grow without limit."""
     cluster = running(store(deployment()))
     assert cluster.all(Event)
     assert not settled(cluster, NOW + 3601).all(Event)
 
 
-def test_events_have_a_ceiling() -> None:
-    """The oldest go first, and some more than need to, so that not every new event costs an old one."""
+def test_the_number_of_events_is_limited() -> None:
+    """The oldest are deleted, more than necessary, so that not every new event needs a purge."""
     cluster = running(store(deployment()))
     web = next(iter(cluster.all(Deployment)))
     for number in range(MIN_EVENTS + 1):
@@ -333,8 +361,8 @@ def test_events_have_a_ceiling() -> None:
     assert settled(after, NOW + MIN_EVENTS / 10 + 1).all(Event) == after.all(Event)
 
 
-def test_many_pods_come_and_go_in_bursts() -> None:
-    """In a lab that runs, so that others are answered in between; the same pods come as all at once."""
+def test_many_pods_are_created_and_deleted_in_bursts() -> None:
+    """A running agent answers clients in between; the resulting pods are the same."""
     start = applied(store(deployment("web", 2)), deployment("web", 10))
     wanted = {found.name for found in web_pods(start)}
     cluster = store(deployment("web", 2))
@@ -355,14 +383,14 @@ def test_many_pods_come_and_go_in_bursts() -> None:
             assert {found.name for found in pods} == wanted
 
 
-def test_generated_names_are_as_long_as_kubernetes_makes_them() -> None:
-    """58 characters and five."""
+def test_generated_names_have_kubernetes_length() -> None:
+    """The base has at most 58 characters, the suffix five."""
     (found, *_) = store(deployment("w" * 60, 1)).select("default", {"app": "w" * 60})
     assert len(found.name) == 63
 
 
-def test_documents_go_with_their_objects() -> None:
-    """And with a namespace all that was given in it, of whatever kind."""
+def test_documents_are_deleted_with_their_objects() -> None:
+    """A namespace's deletion removes the documents of all objects in it, of any kind."""
     text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\n" + "".join(
         f"apiVersion: v1\nkind: {kind}\nmetadata: {{name: x, namespace: {namespace}}}\n---\n"
         for kind in ("ConfigMap", "Secret")
@@ -380,9 +408,13 @@ def test_documents_go_with_their_objects() -> None:
     }
 
 
-def test_what_is_shown_is_what_is_so() -> None:
-    """A default that was changed to, nulls, and what a user wrote inside lists that the lab does not know."""
-    more = "        env: [{name: A, value: null}]\n        resources: {limits: {cpu: 1}}\n        volumeMounts: null\n        image"
+def test_shown_documents_reflect_the_stored_object() -> None:
+    """Covers changed defaults, nulls, and unknown fields inside lists."""
+    more = (
+        "        env: [{name: A, value: null}]\n"
+        "        resources: {limits: {cpu: 1}}\n        volumeMounts: null\n"
+        "        image"
+    )
     text = deployment("web", 3).replace("        image", more)
     cluster = store(text)
     found = cluster.get(Deployment, "default", "web")
@@ -398,8 +430,8 @@ def test_what_is_shown_is_what_is_so() -> None:
     assert container["env"] == [{"name": "A"}]
 
 
-def test_a_namespace_that_goes_takes_in_nothing_new() -> None:
-    """As long as a pod of it is still there; what is there already may go on."""
+def test_a_terminating_namespace_accepts_no_new_objects() -> None:
+    """Existing objects may still change while one of its pods exists."""
     inside = pod("a", meta=", namespace: going")
     cluster = running(store(inside))
     namespace = next(found for found in cluster.all(Namespace) if found.name == "going")

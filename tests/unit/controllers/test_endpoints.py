@@ -1,4 +1,4 @@
-"""Endpoints and their slices: made from pods, mirrored from what somebody wrote, left alone otherwise."""
+"""Endpoints and EndpointSlices: from pods, mirrored from a user's objects, or left alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.clusters import (
 
 
 def conditions(cluster: Cluster) -> dict[str, tuple[bool, bool, bool]]:
-    """Pod → (ready, serving, terminating)"""
+    """Return pod → (ready, serving, terminating)."""
     found = {}
     for piece in slices(cluster):
         for endpoint in piece.endpoints:
@@ -40,7 +40,7 @@ def conditions(cluster: Cluster) -> dict[str, tuple[bool, bool, bool]]:
 
 
 def test_endpoints_follow_readiness() -> None:
-    """Not ready until a probe has said so; serving is readiness, ready is serving and not terminating."""
+    """`serving` is the pod's readiness; `ready` is serving and not terminating."""
     cluster = running(store(deployment() + service()), ready=False)
     names = [pod.name for pod in web_pods(cluster)]
     assert conditions(cluster) == dict.fromkeys(names, (False, False, False))
@@ -50,16 +50,16 @@ def test_endpoints_follow_readiness() -> None:
     assert conditions(cluster)[names[0]] == (False, True, True)
 
 
-def test_unready_addresses_are_published_when_asked_for() -> None:
-    """publishNotReadyAddresses: ready whatever the probes say."""
+def test_publish_not_ready_addresses_makes_endpoints_ready() -> None:
+    """The result of the probes does not matter."""
     cluster = running(
         store(deployment(replicas=1) + service(publishNotReadyAddresses="true")), ready=False
     )
     assert list(conditions(cluster).values()) == [(True, False, False)]
 
 
-def test_a_hundred_endpoints_a_slice() -> None:
-    """More endpoints, more slices; names and labels as Kubernetes has them."""
+def test_a_slice_has_at_most_a_hundred_endpoints() -> None:
+    """Names and labels of the slices are those of Kubernetes."""
     cluster = running(store(deployment(replicas=205) + service()))
     assert [len(piece.endpoints) for piece in slices(cluster)] == [100, 100, 5]
     for piece in slices(cluster):
@@ -72,7 +72,7 @@ def test_a_hundred_endpoints_a_slice() -> None:
 
 
 def test_a_named_port_is_resolved_pod_by_pod() -> None:
-    """Pods may differ; one without the name is left out of that port."""
+    """Pods may differ; a pod without the named port is left out of it."""
     text = "".join(
         pod(
             name,
@@ -87,8 +87,8 @@ def test_a_named_port_is_resolved_pod_by_pod() -> None:
     ) == [(80, 1), (8080, 1)]
 
 
-def test_hand_made_slices_are_left_alone() -> None:
-    """A Service without selector has only those that somebody wrote."""
+def test_slices_of_users_are_left_alone() -> None:
+    """A Service without a selector has only slices that a user wrote."""
     text = """\
 apiVersion: v1
 kind: Service
@@ -107,7 +107,10 @@ endpoints: [{addresses: [198.51.100.10]}]
 
 # --- old-style Endpoints ---
 
-OUTSIDE = "apiVersion: v1\nkind: Service\nmetadata: {name: outside}\nspec: {ports: [{name: https, port: 443}]}\n---\n"
+OUTSIDE = (
+    "apiVersion: v1\nkind: Service\nmetadata: {name: outside}\n"
+    "spec: {ports: [{name: https, port: 443}]}\n---\n"
+)
 ADDRESSES = """\
 apiVersion: v1
 kind: Endpoints
@@ -120,8 +123,8 @@ subsets:
 """
 
 
-def test_endpoints_tell_what_the_slices_tell() -> None:
-    """Ready and not ready, with the resolved port; they go with their Service."""
+def test_endpoints_have_the_addresses_of_the_slices() -> None:
+    """They have ready and unready addresses with resolved ports, and go with their Service."""
     cluster = running(store(deployment(replicas=2) + service()))
     found = cluster.get(Endpoints, "default", "web")
     assert found is not None
@@ -141,8 +144,8 @@ def test_endpoints_tell_what_the_slices_tell() -> None:
     assert gone.get(Endpoints, "default", "web") is None
 
 
-def test_hand_made_endpoints_become_slices() -> None:
-    """For a Service without a selector; they follow a change, and go with either."""
+def test_endpoints_of_users_are_mirrored_to_slices() -> None:
+    """The Service has no selector; the slices follow changes and go with either object."""
     cluster = store(OUTSIDE + ADDRESSES)
     (piece,) = slices(cluster, "outside")
     assert (
@@ -179,6 +182,6 @@ def test_hand_made_endpoints_become_slices() -> None:
         (("name: https, port: 8443", "name: A_b, port: 8443"), "wanted a DNS label"),
     ],
 )
-def test_endpoints_that_cannot_be_are_refused(change: tuple[str, str], said: str) -> None:
-    """As the API server does."""
+def test_invalid_endpoints_are_rejected(change: tuple[str, str], said: str) -> None:
+    """The messages are the API server's."""
     assert any(said in problem.message for problem in problems_of(ADDRESSES.replace(*change)))

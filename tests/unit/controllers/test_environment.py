@@ -1,4 +1,4 @@
-"""What containers are told by environment variables."""
+"""Environment variables of containers."""
 
 from __future__ import annotations
 
@@ -34,55 +34,80 @@ stringData: {token: s3cret}
 
 
 def manifest(container: str, spec: str = "") -> str:
-    return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: a, labels: {{app: web}}}}\nspec:\n  containers:\n  - {{name: main, image: agnhost, {container}}}{spec}\n---\n"
+    return (
+        f"apiVersion: v1\nkind: Pod\n"
+        f"metadata: {{name: a, labels: {{app: web}}}}\nspec:\n  containers:\n"
+        f"  - {{name: main, image: agnhost, {container}}}{spec}\n---\n"
+    )
 
 
-def told(text: str, until: str | None = None) -> dict[str, str]:
-    """The variables of the pod `a`, without those of Services."""
+def variables(text: str, until: str | None = None) -> dict[str, str]:
+    """Return the variables of the pod `a`, without those of Services."""
     cluster = running(store(text))
     pod = pod_named(cluster, "a")
     found = environment(cluster, pod, pod.spec.containers[0], until=until)
     return {name: value for name, value in found.items() if not name.startswith("KUBERNETES_")}
 
 
-def test_values_come_from_maps_secrets_and_the_pod() -> None:
-    """Literal, by key, whole with a prefix, by field; a later one may refer to an earlier one, and env wins over envFrom."""
-    found = told(
+def test_values_come_from_config_maps_secrets_and_the_pod() -> None:
+    """A variable may refer to an earlier one, and env overrides envFrom."""
+    found = variables(
         MAPS
         + manifest(
-            """envFrom: [{prefix: S_, configMapRef: {name: shop}}, {secretRef: {name: keys}}], env: [
-      {name: LITERAL, value: plain}, {name: MODE, valueFrom: {configMapKeyRef: {name: shop, key: MODE}}},
-      {name: TOKEN, valueFrom: {secretKeyRef: {name: keys, key: token}}}, {name: token, value: mine},
-      {name: ME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}, {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}},
-      {name: APP, valueFrom: {fieldRef: {fieldPath: "metadata.labels['app']"}}}, {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}},
-      {name: BOTH, value: "$(MODE)-$(ME)-$(NOBODY)-$$(MODE)"}, {name: GONE, valueFrom: {configMapKeyRef: {name: nil, key: x, optional: true}}}]"""
+            """envFrom: [{prefix: S_, configMapRef: {name: shop}}, {secretRef: {name: keys}}],
+      env: [
+      {name: LITERAL, value: plain},
+      {name: MODE, valueFrom: {configMapKeyRef: {name: shop, key: MODE}}},
+      {name: TOKEN, valueFrom: {secretKeyRef: {name: keys, key: token}}},
+      {name: token, value: mine},
+      {name: ME, valueFrom: {fieldRef: {fieldPath: metadata.name}}},
+      {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}},
+      {name: APP, valueFrom: {fieldRef: {fieldPath: "metadata.labels['app']"}}},
+      {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}},
+      {name: BOTH, value: "$(MODE)-$(ME)-$(NOBODY)-$$(MODE)"},
+      {name: GONE, valueFrom: {configMapKeyRef: {name: nil, key: x, optional: true}}}]"""
         )
     )
     assert found == {
-        "S_MODE": "test", "S_port": "8088", "old": "old", "token": "mine", "LITERAL": "plain", "MODE": "test", "TOKEN": "s3cret",
-        "ME": "a", "IP": "10.244.1.2", "APP": "web", "NODE": "worker", "BOTH": "test-a-$(NOBODY)-$(MODE)",
-    }  # fmt: skip
+        "S_MODE": "test",
+        "S_port": "8088",
+        "old": "old",
+        "token": "mine",
+        "LITERAL": "plain",
+        "MODE": "test",
+        "TOKEN": "s3cret",
+        "ME": "a",
+        "IP": "10.244.1.2",
+        "APP": "web",
+        "NODE": "worker",
+        "BOTH": "test-a-$(NOBODY)-$(MODE)",
+    }
 
 
 def test_a_secret_is_stored_in_base64() -> None:
-    """stringData goes into data, as the API server does it."""
+    """stringData is merged into data, as in the API server."""
     cluster = store(MAPS)
     secret = cluster.get(Secret, "default", "keys")
     assert secret is not None
     assert (secret.data, secret.string_data) == ({"old": "b2xk", "token": "czNjcmV0"}, {})
 
 
-def test_services_are_told_as_docker_links_and_by_host_and_port() -> None:
-    """Those of the namespace, and always the API server's; not those that came later; none where they are not wanted."""
+def test_services_become_docker_links_and_host_and_port_variables() -> None:
+    """Those of the namespace, unless created later or disabled; the API server's always."""
     other = service("elsewhere").replace("name: elsewhere", "name: elsewhere, namespace: other")
     cluster = running(store(service("my-web") + other + manifest("args: [netexec]")))
     pod = pod_named(cluster, "a")
     found = environment(cluster, pod, pod.spec.containers[0])
     address = found["MY_WEB_SERVICE_HOST"]
     assert {name: value for name, value in found.items() if name.startswith("MY_WEB")} == {
-        "MY_WEB_SERVICE_HOST": address, "MY_WEB_SERVICE_PORT": "80", "MY_WEB_PORT": f"tcp://{address}:80", "MY_WEB_PORT_80_TCP": f"tcp://{address}:80",
-        "MY_WEB_PORT_80_TCP_PROTO": "tcp", "MY_WEB_PORT_80_TCP_PORT": "80", "MY_WEB_PORT_80_TCP_ADDR": address,
-    }  # fmt: skip
+        "MY_WEB_SERVICE_HOST": address,
+        "MY_WEB_SERVICE_PORT": "80",
+        "MY_WEB_PORT": f"tcp://{address}:80",
+        "MY_WEB_PORT_80_TCP": f"tcp://{address}:80",
+        "MY_WEB_PORT_80_TCP_PROTO": "tcp",
+        "MY_WEB_PORT_80_TCP_PORT": "80",
+        "MY_WEB_PORT_80_TCP_ADDR": address,
+    }
     assert found["KUBERNETES_SERVICE_PORT_HTTPS"] == "443"
     assert not any(name.startswith("ELSEWHERE") for name in found)
     later = applied(cluster, service("late"), now=NOW + 60)
@@ -91,13 +116,14 @@ def test_services_are_told_as_docker_links_and_by_host_and_port() -> None:
     )
     assert "LATE_SERVICE_HOST" in environment(later, pod, pod.spec.containers[0])
     assert (
-        told(service("my-web") + manifest("args: [netexec]", "\n  enableServiceLinks: false")) == {}
+        variables(service("my-web") + manifest("args: [netexec]", "\n  enableServiceLinks: false"))
+        == {}
     )
 
 
 def test_an_ipv6_services_link_has_brackets() -> None:
-    """As a URL has them; the address alone has none."""
-    found = told(IPV6 + service("web") + manifest("args: [netexec]"))
+    """URLs have brackets, the address variable has none."""
+    found = variables(IPV6 + service("web") + manifest("args: [netexec]"))
     assert found["WEB_PORT"] == f"tcp://[{found['WEB_SERVICE_HOST']}]:80"
 
 
@@ -115,8 +141,8 @@ def test_an_ipv6_services_link_has_brackets() -> None:
         ("envFrom: [{secretRef: {name: nil}}]", 'secret "nil" not found'),
     ],
 )
-def test_what_is_missing_keeps_the_container_from_starting(container: str, fault: str) -> None:
-    """With the kubelet's words; it starts when what it needs is there."""
+def test_a_missing_reference_keeps_the_container_from_starting(container: str, fault: str) -> None:
+    """The message is the kubelet's; the container starts when the object exists."""
     cluster = running(store(MAPS + manifest(container)), only=[])
     pod = pod_named(cluster, "a")
     waits = pod.status.container_statuses[0].state.waiting
@@ -175,11 +201,11 @@ def test_what_is_missing_keeps_the_container_from_starting(container: str, fault
         ),
     ],
 )
-def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
-    """Two sources for one value, none, unknown fields, keys that are none, base64 that is none."""
+def test_invalid_variables_are_rejected(text: str, message: str) -> None:
+    """Covers two sources or none for a value, unknown fields, invalid keys and invalid base64."""
     assert any(message in problem.message for problem in problems_of(text))
 
 
-def test_expansion_leaves_alone_what_it_does_not_know() -> None:
-    """As Kubernetes does: unknown names stand as they are, a doubled dollar is one."""
+def test_expansion_keeps_unknown_names() -> None:
+    """Unknown names stay as they are; a doubled dollar becomes one."""
     assert expand("$(A) $(B) $$(A) $A ${A}", {"A": "1"}) == "1 $(B) $(A) $A ${A}"

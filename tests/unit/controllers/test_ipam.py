@@ -1,4 +1,4 @@
-"""Addresses: those that pods ask for, those that belong to pools, and what happens when none is left."""
+"""Pod addresses: requested addresses, pools, and exhausted ranges."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def addresses(cluster: Cluster, name: str, namespace: str = "default") -> tuple[
     return found.addresses if found is not None else ()
 
 
-def told(cluster: Cluster, name: str) -> list[str]:
+def event_messages(cluster: Cluster, name: str) -> list[str]:
     return [
         event.message
         for event in cluster.all(Event)
@@ -55,8 +55,8 @@ def at(address: str) -> str:
     return f', annotations: {{kubenetlab.dev/addresses: "{address}"}}'
 
 
-def test_a_pod_has_the_address_it_asks_for() -> None:
-    """It goes to the node whose range that is; when it has gone the next one may have it."""
+def test_a_pod_gets_the_address_it_requests() -> None:
+    """It runs on the node with that range; after its deletion another pod may have the address."""
     cluster = store(pod("a", meta=at("10.244.2.77")))
     assert (addresses(cluster, "a"), pod_named(cluster, "a").spec.node_name) == (
         ("10.244.2.77",),
@@ -69,16 +69,19 @@ def test_a_pod_has_the_address_it_asks_for() -> None:
     assert addresses(applied(cluster, pod("b", meta=at("10.244.2.77"))), "b") == ("10.244.2.77",)
 
 
-def test_both_families_are_asked_for_or_none() -> None:
-    """In any order; one alone is refused with a word."""
+def test_a_request_must_name_an_address_of_each_family() -> None:
+    """The order does not matter; a request for one family is rejected."""
     cluster = store(
         DUAL
         + pod("a", meta=at("fd00:10:244:1::77, 10.244.1.77"))
         + pod("b", ", nodeName: worker", meta=at("10.244.1.78"))
     )
     assert addresses(cluster, "a") == ("10.244.1.77", "fd00:10:244:1::77")
-    assert told(cluster, "b") == [
-        'Failed to create pod sandbox: plugin type="bridge" failed (add): the pod asks for 10.244.1.78, and for no IPv6 address'
+    assert event_messages(cluster, "b") == [
+        (
+            'Failed to create pod sandbox: plugin type="bridge" failed (add): '
+            "the pod asks for 10.244.1.78, and for no IPv6 address"
+        )
     ]
 
 
@@ -87,28 +90,34 @@ def test_both_families_are_asked_for_or_none() -> None:
     [
         (
             "10.244.1.1",
-            "requested address 10.244.1.1 is not one of 10.244.1.2-10.244.1.254, the pods' on node worker",
+            (
+                "requested address 10.244.1.1 is not one of 10.244.1.2-10.244.1.254, "
+                "the pods' on node worker"
+            ),
         ),
         (
             "10.244.2.7",
-            "requested address 10.244.2.7 is not one of 10.244.1.2-10.244.1.254, the pods' on node worker",
+            (
+                "requested address 10.244.2.7 is not one of 10.244.1.2-10.244.1.254, "
+                "the pods' on node worker"
+            ),
         ),
         ("10.244.1.9", "requested address 10.244.1.9 is in use by pod default/a"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_told(address: str, message: str) -> None:
-    """The gateway's, another node's, another pod's; the pod waits, and gets it when it is free."""
+def test_an_unavailable_address_is_reported(address: str, message: str) -> None:
+    """The gateway's, another node's or another pod's; the pod gets it when it becomes free."""
     cluster = store(
         pod("a", ", nodeName: worker", meta=at("10.244.1.9"))
         + pod("b", ", nodeName: worker", meta=at(address))
     )
     assert addresses(cluster, "b") == ()
-    assert told(cluster, "b")[0].endswith(message)
+    assert event_messages(cluster, "b")[0].endswith(message)
     assert pod_named(cluster, "b").status.phase == "Pending"
 
 
-def test_no_node_fits_an_address_of_nobodys() -> None:
-    """The scheduler says so, in its way."""
+def test_no_node_is_feasible_for_an_address_outside_all_ranges() -> None:
+    """The event has the form of the scheduler's messages."""
     cluster = store(pod("a", meta=at("10.99.0.1")))
     scheduled = pod_named(cluster, "a").status.condition("PodScheduled")
     assert scheduled is not None
@@ -126,8 +135,8 @@ def test_no_node_fits_an_address_of_nobodys() -> None:
         ("dual", ("10.244.1.100", "fd00:10:244:1::64")),
     ],
 )
-def test_a_namespace_has_its_pool(family: str, expected: tuple[str, ...]) -> None:
-    """Its pods take their addresses there, others do not, and two pools do not meet."""
+def test_a_pool_serves_its_namespace(family: str, expected: tuple[str, ...]) -> None:
+    """Only the namespace's pods take addresses from it, and pools do not overlap."""
     cluster = store(
         POOLS % family
         + pod("a", meta=", namespace: shop")
@@ -146,8 +155,8 @@ def test_a_namespace_has_its_pool(family: str, expected: tuple[str, ...]) -> Non
     assert not 10 <= numbers[1] <= 19
 
 
-def test_what_belongs_to_a_pool_is_given_to_nobody_else() -> None:
-    """More pods than there are other addresses: none of them has one of a pool's, and those left over are told."""
+def test_addresses_of_a_pool_are_reserved() -> None:
+    """With more pods than other addresses, the pods left over get an event and no address."""
     small = (
         POOLS.replace("  ipFamily: %s\n", "  nodeCIDRMaskSizeIPv4: 27\n")
         .replace("first: 100, last: 103", "first: 20, last: 23")
@@ -170,17 +179,17 @@ def test_what_belongs_to_a_pool_is_given_to_nobody_else() -> None:
         and cluster.get(Attachment, "default", found.name) is None
     ]
     assert len(waiting) == 20 + 2 - 13
-    assert told(cluster, waiting[0].name)[0].endswith(
+    assert event_messages(cluster, waiting[0].name)[0].endswith(
         "no IP addresses available in range set: 10.244.0.1-10.244.0.30"
     )
 
 
-def test_a_pool_runs_dry_and_is_filled_again() -> None:
-    """Four addresses, five pods; when one goes the fifth gets its address, for there is no other."""
+def test_an_exhausted_pool_serves_again_after_a_release() -> None:
+    """Four addresses, five pods: the fifth pod gets the address that is released."""
     five = "".join(pod(name, ", nodeName: worker", meta=", namespace: shop") for name in "abcde")
     cluster = running(store(POOLS % "ipv4" + five))
     assert addresses(cluster, "e", "shop") == ()
-    assert told(cluster, "e")[0].endswith(
+    assert event_messages(cluster, "e")[0].endswith(
         "no IP addresses available in range set: 10.244.1.100-10.244.1.103"
     )
     freed = addresses(cluster, "b", "shop")
@@ -195,15 +204,15 @@ def test_a_pool_runs_dry_and_is_filled_again() -> None:
     assert addresses(cluster, "e", "shop") == freed
 
 
-def test_a_pod_names_its_pool() -> None:
-    """By annotation, whatever its namespace; a pool that is not there is told with those that are."""
+def test_a_pod_can_name_its_pool() -> None:
+    """The annotation works in any namespace; an unknown pool is reported with the known ones."""
     cluster = store(
         POOLS % "ipv4"
         + pod("a", ", nodeName: worker", meta=", annotations: {kubenetlab.dev/pool: spare}")
         + pod("b", ", nodeName: control-plane", meta=", annotations: {kubenetlab.dev/pool: edge}")
     )
     assert addresses(cluster, "a") == ("10.244.1.200",)
-    assert told(cluster, "b")[0].endswith(
+    assert event_messages(cluster, "b")[0].endswith(
         'node control-plane has no address pool "edge"; it has: shop, spare'
     )
 
@@ -228,10 +237,11 @@ def test_a_pod_names_its_pool() -> None:
         ),
     ],
 )
-def test_refuses_pools_that_cannot_be(pools: str, message: str) -> None:
-    """Empty, outside, on nodes that are none, sharing addresses or names."""
+def test_invalid_pools_are_rejected(pools: str, message: str) -> None:
+    """Empty, outside the range, on unknown nodes, overlapping, or with equal names."""
     said = problems_of(
-        f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{ipam: {{pools: {pools}}}}}\n"
+        f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+        f"networking: {{ipam: {{pools: {pools}}}}}\n"
     )
     assert any(message in problem.message for problem in said), [
         problem.message for problem in said

@@ -1,6 +1,6 @@
-"""Addresses against their rules, while pods come and go: whatever happens, in whatever order.
+"""Pod addresses against a model, while pods are created and deleted in random order.
 
-Each node has a range of eight addresses, of which pods get five: so that it is soon gone round, and full.
+Each node has a range of eight addresses, five of them for pods, so that it is soon exhausted.
 """
 
 from __future__ import annotations
@@ -34,9 +34,17 @@ nodes: [{role: control-plane}, {role: worker, name: a}, {role: worker, name: b}]
 
 
 def with_small_ranges(cluster: Cluster) -> Cluster:
-    """The store with the ranges of this file; the cluster's own pods are on another node, and nobody has had an address on these two."""
-    nodes = [structs.replace(node, spec=structs.replace(node.spec, pod_cidr=RANGES[node.name], pod_cidrs=(RANGES[node.name],)))
-             for node in cluster.all(Node) if node.name in RANGES]  # fmt: skip
+    """Return a store in which two nodes have the small ranges and no pod has run on them."""
+    nodes = [
+        structs.replace(
+            node,
+            spec=structs.replace(
+                node.spec, pod_cidr=RANGES[node.name], pod_cidrs=(RANGES[node.name],)
+            ),
+        )
+        for node in cluster.all(Node)
+        if node.name in RANGES
+    ]
     pods = [
         structs.replace(pod, spec=structs.replace(pod.spec, node_name="control-plane"))
         for pod in cluster.all(Pod)
@@ -48,8 +56,8 @@ def with_small_ranges(cluster: Cluster) -> Cluster:
 START = with_small_ranges(store(CLUSTER))
 
 
-class Story:
-    """Pods that come and go on two nodes, and which address each has to get: the next free one behind the last given out."""
+class AddressModel:
+    """Model of two nodes and their pods: the next free address after the last one is assigned."""
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -99,7 +107,7 @@ class Story:
         self.cluster = self.cluster.with_changes(reports)
 
     def settle(self) -> None:
-        """What is freed in a round of the controllers is free for who still waits in the next."""
+        """Run the controllers; a waiting pod gets the addresses released in the previous pass."""
         before = self.cluster
         self.cluster = settled(self.cluster)
         assert controllers.run(self.cluster, NOW)[0] is self.cluster
@@ -122,9 +130,9 @@ class Story:
 
 @settings(max_examples=40)
 @given(random=st.randoms(use_true_random=True))
-def test_addresses_are_given_as_the_rules_say(random: Random) -> None:
-    """Inside the node's range, each once, round and round, kept for life; who gets none is told, and gets the next that is freed."""
-    story = Story(random)
+def test_addresses_follow_the_model(random: Random) -> None:
+    """They are unique, assigned cyclically and kept for life; a waiting pod gets the next one."""
+    story = AddressModel(random)
     for _ in range(STEPS):
         random.choice([story.come, story.come, story.go, story.start])()
         story.settle()
@@ -161,8 +169,8 @@ def test_addresses_are_given_as_the_rules_say(random: Random) -> None:
 
 
 @given(st.integers(24, 29), st.integers(0, 300))
-def test_every_address_of_a_range_comes_once(prefix: int, last: int) -> None:
-    """Whichever was given out last: all but the network's own, the gateway's and the broadcast address."""
+def test_every_address_of_a_range_is_tried_once(prefix: int, last: int) -> None:
+    """All but the network's, the gateway's and the broadcast address, wherever the cycle starts."""
     network = ip_network(f"10.1.2.0/{prefix}")
     usable = {str(address) for address in list(network.hosts())[1:]}
     latest = str(network[last]) if 2 <= last < network.num_addresses - 1 else ""
@@ -175,8 +183,8 @@ def test_every_address_of_a_range_comes_once(prefix: int, last: int) -> None:
 
 
 @pytest.mark.parametrize("prefix", range(24, 30))
-def test_cluster_ips_are_given_once(prefix: int) -> None:
-    """Above the static band while there is room, then from the band, each but the network's own and the last; then none."""
+def test_cluster_ips_are_unique(prefix: int) -> None:
+    """Above the static band first, then from the band, except the first and the last; then none."""
     network = ip_network(f"10.2.0.0/{prefix}")
     hosts = list(map(str, network.hosts()))
     band = min(max(16, network.num_addresses // 16), 256)
@@ -191,7 +199,7 @@ def test_cluster_ips_are_given_once(prefix: int) -> None:
     assert cluster_ip_for(network, "default/late", taken) is None
 
 
-def test_nodes_of_the_test_are_as_it_says() -> None:
+def test_the_nodes_have_the_ranges_of_this_module() -> None:
     """The ranges of this file are the nodes'."""
     nodes = {node.name: node.spec.pod_cidrs for node in START.all(Node)}
     assert {name: nodes[name] for name in RANGES} == {

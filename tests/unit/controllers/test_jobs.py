@@ -1,4 +1,4 @@
-"""Jobs: when their programs end, when they have failed, and what `up` says of them."""
+"""Jobs: ends of their programs, failures, and the report of `up`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def active(cluster: Cluster) -> list[Pod]:
 
 
 def ended(cluster: Cluster, code: int, now: float, attempt: int = 0) -> Cluster:
-    """The store once the first active pod's container has ended."""
+    """Return the store once the first active pod's container has ended."""
     seen = observed(active(cluster)[0])
     done = PodRuntimeStatus(
         seen.metadata,
@@ -94,18 +94,25 @@ def ended(cluster: Cluster, code: int, now: float, attempt: int = 0) -> Cluster:
         ),
     ],
 )
-def test_a_jobs_program_ends_unless_its_image_never_does(
+def test_a_jobs_program_ends_unless_its_image_runs_forever(
     container: str, annotations: str, expected: Ending | None
 ) -> None:
-    """At once and well, or as the annotations say."""
+    """It succeeds at once, or ends as the annotations say."""
     (pod,) = active(store(job(container, annotations=annotations)))
     assert ending_in(pod, pod.spec.containers[0]) == expected
 
 
-def test_other_pods_programs_end_where_annotations_say_so() -> None:
-    """A pod of a Deployment, or of nobody, runs until it is stopped; sidecars always do."""
-    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, annotations: {ANNOTATIONS}}\nspec:\n  restartPolicy: Never\n"
-    text += "  initContainers: [{name: side, image: proxy, restartPolicy: Always}]\n  containers: [{name: main, image: busybox}]\n"
+def test_programs_of_other_pods_end_only_by_annotation() -> None:
+    """Otherwise they run until they are stopped; sidecars always do."""
+    text = (
+        "apiVersion: v1\nkind: Pod\n"
+        "metadata: {name: a, annotations: {ANNOTATIONS}}\nspec:\n"
+        "  restartPolicy: Never\n"
+    )
+    text += (
+        "  initContainers: [{name: side, image: proxy, restartPolicy: "
+        "Always}]\n  containers: [{name: main, image: busybox}]\n"
+    )
     plain = pod_named(store(text.replace("ANNOTATIONS", "")), "a")
     assert [ending_in(plain, container) for container in plain.spec.all_containers] == [None, None]
     stated = pod_named(store(text.replace("ANNOTATIONS", 'kubenetlab.dev/exit-code: "1"')), "a")
@@ -120,8 +127,8 @@ def test_other_pods_programs_end_where_annotations_say_so() -> None:
     ] == [None]
 
 
-def test_a_program_that_runs_for_a_while_serves_meanwhile() -> None:
-    """One that ends at once opens no port; one-shot programs end by themselves."""
+def test_a_program_with_a_duration_serves_until_its_end() -> None:
+    """A program that ends at once opens no port; one-shot programs end by themselves."""
 
     def setup(container: str, annotations: str = "") -> Setup:
         (pod,) = active(store(job(container, annotations=annotations)))
@@ -150,14 +157,14 @@ def test_a_program_that_runs_for_a_while_serves_meanwhile() -> None:
         ('kubenetlab.dev/duration: ""', 'wanted a duration such as "5s" or "1m30s", found ""'),
     ],
 )
-def test_endings_that_cannot_be_are_refused(annotation: str, message: str) -> None:
-    """An exit status is a byte; a duration has a unit."""
+def test_invalid_endings_are_rejected(annotation: str, message: str) -> None:
+    """An exit status is one byte; a duration has a unit."""
     assert [problem.message for problem in problems_of(job(annotations=annotation))] == [message]
 
 
 @pytest.mark.parametrize(("limit", "restarts"), [(0, 1), (1, 1), (2, 2), (3, 3)])
 def test_restarts_count_towards_the_limit(limit: int, restarts: int) -> None:
-    """With restartPolicy OnFailure a Job fails at the restart that reaches backoffLimit; with 0, at the first."""
+    """With OnFailure it fails at the restart that reaches backoffLimit; with 0, at the first."""
     cluster, now = store(job(more=f"backoffLimit: {limit}", policy="OnFailure")), NOW
     for attempt in range(restarts):
         assert work(cluster).outcome == ""
@@ -168,8 +175,8 @@ def test_restarts_count_towards_the_limit(limit: int, restarts: int) -> None:
     assert work(cluster).status.conditions[0].reason == "BackoffLimitExceeded"
 
 
-def test_a_success_ends_the_back_off() -> None:
-    """After a success the next failure is waited for 10 s again; the longest wait is 10 minutes."""
+def test_a_success_resets_the_back_off() -> None:
+    """The next failure is followed by 10 s again; the longest delay is 10 minutes."""
     cluster, now = store(job(more="completions: 9\n  backoffLimit: 20")), NOW
     for wait in (10, 20, 40):
         cluster = ended(cluster, 1, now)
@@ -189,7 +196,7 @@ def test_a_success_ends_the_back_off() -> None:
 
 
 def test_a_suspended_job_has_no_deadline() -> None:
-    """Its time begins when it is resumed."""
+    """Its time starts when it is resumed."""
     cluster = store(job(more="suspend: true\n  activeDeadlineSeconds: 5"))
     assert (work(cluster).status.start_time, work(settled(cluster, NOW + 60)).outcome) == (None, "")
 
@@ -199,8 +206,8 @@ def verdict(cluster: Cluster) -> tuple[str, str]:
     return found.state, found.reason
 
 
-def test_what_is_said_of_a_job() -> None:
-    """Complete, failed, on the way, suspended; and one that can never complete has failed."""
+def test_the_report_of_a_job() -> None:
+    """Complete, failed, in progress or suspended; one that can never complete counts as failed."""
     assert verdict(ended(store(job()), 0, NOW)) == ("complete", "")
     failing = store(job(more="backoffLimit: 1"))
     assert verdict(failing) == ("waiting", "0 of 1 completed")
@@ -239,8 +246,8 @@ def test_what_is_said_of_a_job() -> None:
     )
 
 
-def test_a_restarted_container_of_a_job_is_on_its_way() -> None:
-    """With restartPolicy OnFailure it waits out a back-off, and is tried again."""
+def test_a_job_with_a_restarting_container_is_in_progress() -> None:
+    """With restartPolicy OnFailure the container restarts after a back-off."""
     cluster = ended(store(job(policy="OnFailure")), 1, NOW)
     cluster = ended(settled(cluster, NOW), 1, NOW, attempt=1)
     assert [found.state for found in verdicts(cluster) if found.pod.startswith("default/")] == [
@@ -249,8 +256,8 @@ def test_a_restarted_container_of_a_job_is_on_its_way() -> None:
     assert verdict(cluster)[0] == "waiting"
 
 
-def test_jobs_are_shown_as_kubectl_shows_them() -> None:
-    """`0/1 of 3` where three pods share one piece of work; durations with units."""
+def test_jobs_are_shown_as_by_kubectl() -> None:
+    """`0/1 of 3` when three pods share one task; durations with units."""
     spec = {"template": {"spec": {"containers": [{"name": "main", "image": "busybox"}]}}}
     status = {
         "startTime": "2023-11-14T22:00:00Z",

@@ -1,4 +1,4 @@
-"""Node ports: which number each port of a Service gets, keeps and may not have; and the rules for who may come in."""
+"""Node ports: their allocation, and the rules for loadBalancerSourceRanges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from kubenetlab.hoststate.rules.nftables import Chain, Collection, Element, Tabl
 from kubenetlab.hoststate.rules.rulesets import NodeRules, members
 from tests.clusters import applied, deployment, loaded, problems_of, running, service, store
 
-DNS = "{apiVersion: v1, kind: Service, metadata: {name: dns}, spec: {type: NodePort, ports: [%s]}}\n---\n"
+DNS = (
+    "{apiVersion: v1, kind: Service, metadata: {name: dns}, spec: {type: "
+    "NodePort, ports: [%s]}}\n---\n"
+)
 BOTH = "{name: a, port: 53, protocol: UDP%s}, {name: b, port: 53, protocol: TCP}"
 
 
@@ -33,8 +36,8 @@ def refusal(cluster: Cluster, text: str) -> str:
     return str(caught.value)
 
 
-def test_numbers_are_drawn_above_the_band_and_kept() -> None:
-    """The same manifests give the same; one that is asked for is had; another type gives them back."""
+def test_node_ports_are_drawn_above_the_static_band_and_kept() -> None:
+    """Equal manifests give equal numbers; requested ones are assigned; other types release them."""
     cluster = store(service(type="NodePort"))
     (drawn,) = numbers(cluster)
     assert drawn in NODE_PORTS[STATIC_BAND:]
@@ -48,15 +51,15 @@ def test_numbers_are_drawn_above_the_band_and_kept() -> None:
     assert numbers(applied(inside, DNS % f"{{port: 80, nodePort: {drawn}}}"), "dns") == [drawn]
 
 
-def test_ports_of_one_number_share_theirs() -> None:
-    """UDP and TCP of one Service; the one that asks decides for both."""
+def test_udp_and_tcp_of_a_port_share_a_node_port() -> None:
+    """A request of either port applies to both."""
     first, second = numbers(store(DNS % (BOTH % "")), "dns")
     assert first == second
     assert numbers(store(DNS % (BOTH % ", nodePort: 30053")), "dns") == [30053, 30053]
 
 
-def test_a_number_belongs_to_one_service() -> None:
-    """Whatever the protocol: who comes later hears whose it is. So does a port of another number in the same Service."""
+def test_a_node_port_belongs_to_one_service() -> None:
+    """The protocol does not matter; another port of the same Service cannot have it either."""
     cluster = store(DNS % "{port: 53, protocol: UDP, nodePort: 30053}")
     said = refusal(
         cluster,
@@ -77,8 +80,8 @@ def test_a_number_belongs_to_one_service() -> None:
     )
 
 
-def test_a_load_balancers_service_may_want_none() -> None:
-    """None but those it asks for, and one for its health where only nodes with pods are to be asked."""
+def test_a_load_balancer_service_may_have_no_node_ports() -> None:
+    """It has only requested ones, and a health check node port with policy Local."""
     cluster = store(service(type="LoadBalancer", allocateLoadBalancerNodePorts=False))
     assert numbers(cluster) == [0]
     local = store(service(type="LoadBalancer", externalTrafficPolicy="Local"))
@@ -122,14 +125,14 @@ def test_a_load_balancers_service_may_want_none() -> None:
         ),
     ],
 )
-def test_what_no_service_may_say_is_refused(spec: dict[str, object], why: str) -> None:
-    """With Kubernetes' reason."""
+def test_invalid_node_ports_are_rejected(spec: dict[str, object], why: str) -> None:
+    """The messages are those of Kubernetes."""
     assert why in problems_of(service("web", 80, "http", **spec))[0].message
 
 
 @given(st.sets(st.sampled_from(list(NODE_PORTS)), max_size=3))
 def test_the_last_free_number_is_found(free: set[int]) -> None:
-    """Wherever it is; and when there is none it is said."""
+    """Its position does not matter; a full range is reported."""
     (wanting,) = (entry.object for entry in loaded(service(type="NodePort")).entries)
     assert isinstance(wanting, Service)
     made, findings = allocate(
@@ -152,8 +155,8 @@ def test_the_last_free_number_is_found(free: set[int]) -> None:
     ],
     ids=["others", "nodes too"],
 )
-def test_a_fence_lets_in_who_is_named(ranges: list[str], wanted: str) -> None:
-    """Where nodes are in a range, the balancer's own address as well: what a node sends to it may come back as from it."""
+def test_source_ranges_admit_only_the_named_clients(ranges: list[str], wanted: str) -> None:
+    """If a range contains nodes, the load balancer's address is admitted: nodes may send to it."""
     cluster = running(
         store(deployment() + service(type="LoadBalancer", loadBalancerSourceRanges=ranges))
     )

@@ -1,4 +1,4 @@
-"""Nodes: what their own documents add, and who has to leave them."""
+"""Nodes: settings from their own documents, pod ranges, and evictions by taints."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def node(cluster: Cluster, name: str = "worker") -> Node:
     return found
 
 
-def test_a_nodes_document_adds_to_what_the_cluster_document_makes() -> None:
-    """Labels and annotations beside its own, taints in place of its own, unschedulable with its taint; what it leaves out is as it was."""
+def test_a_node_document_adds_settings_to_its_node() -> None:
+    """Labels and annotations are merged, taints replaced; unset fields stay."""
     text = NODE % (
         "worker",
         ", labels: {zone: a}, annotations: {note: x}",
@@ -69,15 +69,19 @@ def test_a_nodes_document_adds_to_what_the_cluster_document_makes() -> None:
     assert node(again).addresses == worker.addresses
 
 
-def test_a_node_brings_its_own_pod_range() -> None:
-    """By its document or by the Cluster's; the others get what is free."""
+def test_a_node_can_request_its_pod_range() -> None:
+    """By its own document or the Cluster document; other nodes get free ranges."""
     cluster = store(NODE % ("worker", "", "podCIDR: 10.244.0.0/24"))
     assert [node.spec.pod_cidr for node in cluster.all(Node)] == [
         "10.244.1.0/24",
         "10.244.0.0/24",
         "10.244.2.0/24",
     ]
-    config = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker, podCIDRs: [10.244.8.0/22]}]\nnetworking: {nodeCIDRMaskSizeIPv4: 26}\n"
+    config = (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+        "nodes: [{role: control-plane}, {role: worker, podCIDRs: "
+        "[10.244.8.0/22]}]\nnetworking: {nodeCIDRMaskSizeIPv4: 26}\n"
+    )
     assert [node.spec.pod_cidr for node in store(config).all(Node)] == [
         "10.244.0.0/26",
         "10.244.8.0/22",
@@ -86,7 +90,7 @@ def test_a_node_brings_its_own_pod_range() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_node_has_an_address_and_a_range_of_each_family(family: str) -> None:
-    """In the order of the cluster's families, none twice."""
+    """They are in the order of the cluster's families and unique."""
     nodes = store(FAMILIES[family]).all(Node)
     versions = {"ipv4": [4], "ipv6": [6], "dual": [4, 6]}[family]
     for found in nodes:
@@ -106,11 +110,19 @@ def test_every_node_has_an_address_and_a_range_of_each_family(family: str) -> No
             "spec.podCIDR: cannot change while the lab is up; it is 10.244.1.0/24",
         ),
         (
-            "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker, podCIDRs: [10.244.9.0/24]}, {role: worker}]\n",
+            (
+                "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+                "nodes: [{role: control-plane}, {role: worker, podCIDRs: "
+                "[10.244.9.0/24]}, {role: worker}]\n"
+            ),
             "nodes[1].podCIDRs: cannot change while the lab is up; it is 10.244.1.0/24",
         ),
         (
-            "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}, {role: worker}, {role: worker, podCIDRs: [10.244.1.0/25]}]\n",
+            (
+                "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+                "nodes: [{role: control-plane}, {role: worker}, {role: worker}, {role: "
+                "worker, podCIDRs: [10.244.1.0/25]}]\n"
+            ),
             "nodes[3].podCIDRs: 10.244.1.0/25 overlaps 10.244.1.0/24 of node worker",
         ),
         (
@@ -125,8 +137,8 @@ def test_every_node_has_an_address_and_a_range_of_each_family(family: str) -> No
         (NODE % ("worker", "", "podCIDR: nonsense"), "wanted a range such as"),
     ],
 )
-def test_refuses_with_the_reason(text: str, message: str) -> None:
-    """A node that is none, a range that is in use already, taints that cannot be."""
+def test_invalid_node_documents_are_rejected_with_the_reason(text: str, message: str) -> None:
+    """Unknown nodes, ranges in use, and invalid taints."""
     with pytest.raises(ManifestError) as caught:
         applied(store(), text)
     assert message in str(caught.value)
@@ -158,8 +170,8 @@ def test_refuses_with_the_reason(text: str, message: str) -> None:
         ),
     ],
 )
-def test_refuses_ranges_that_cannot_be(text: str, message: str) -> None:
-    """Before the lab is up: outside, too small, of the wrong family, somebody else's, or with nothing left for the others."""
+def test_invalid_ranges_are_rejected_before_the_start(text: str, message: str) -> None:
+    """Outside, too small, of the wrong family, overlapping, or leaving none for other nodes."""
     with pytest.raises(ManifestError) as caught:
         store(text)
     assert message in str(caught.value)
@@ -176,8 +188,8 @@ RANGES = st.builds(
 
 
 @given(st.lists(RANGES, max_size=12))
-def test_ranges_that_overlap_are_found_as_by_comparing_all(ranges: list[Any]) -> None:
-    """Each two of them once; and what is free overlaps none."""
+def test_overlapping_ranges_are_found_as_by_comparing_all_pairs(ranges: list[Any]) -> None:
+    """Each pair is found once, and free ranges overlap none."""
     pairs = {
         (one, other)
         for other in range(len(ranges))
@@ -197,9 +209,12 @@ def _overlap(one: Any, other: Any) -> bool:
     return one.version == other.version and bool(one.overlaps(other))
 
 
-def test_what_a_node_document_said_goes_with_the_node() -> None:
-    """A node that leaves the Cluster document and comes back is as it was made."""
-    config = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}%s]\n---\n"
+def test_settings_of_a_node_are_deleted_with_it() -> None:
+    """A node that is removed and added again has its initial settings."""
+    config = (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+        "nodes: [{role: control-plane}%s]\n---\n"
+    )
     cluster = store(config % ", {role: worker}" + NODE % ("worker", "", "unschedulable: true"))
     assert node(cluster).spec.unschedulable
     without = applied(cluster, config % "")
@@ -214,8 +229,8 @@ def on_worker(name: str, tolerations: str = "[]") -> str:
     return pod(name, f", nodeName: worker, tolerations: {tolerations}")
 
 
-def test_a_taint_sends_away_who_does_not_tolerate_it() -> None:
-    """At once, after tolerationSeconds, or never; told by an event. What a Deployment wants comes back elsewhere."""
+def test_a_no_execute_taint_evicts_pods_that_do_not_tolerate_it() -> None:
+    """At once, after tolerationSeconds, or never, with an event; Deployments replace the pod."""
     text = (
         on_worker("goes")
         + on_worker(
@@ -257,8 +272,8 @@ def test_a_taint_sends_away_who_does_not_tolerate_it() -> None:
     assert not pod_named(after, "stays").is_terminating
 
 
-def test_a_taint_of_a_moment_sends_nobody_away_who_has_time() -> None:
-    """It is gone before the time is over: the pod stays."""
+def test_a_taint_removed_before_toleration_seconds_evicts_no_pod() -> None:
+    """The pod stays."""
     cluster = running(
         store(
             on_worker(
@@ -272,9 +287,13 @@ def test_a_taint_of_a_moment_sends_nobody_away_who_has_time() -> None:
     assert not pod_named(settled(cluster, NOW + 1000), "later").is_terminating
 
 
-def test_the_first_toleration_that_fits_counts() -> None:
-    """As in Kubernetes: one that stands behind it, with less time, is not looked at."""
-    tolerations = "[{key: ill, operator: Exists, tolerationSeconds: 60, effect: NoExecute}, {operator: Exists, tolerationSeconds: 5, effect: NoExecute}]"
+def test_the_first_matching_toleration_counts() -> None:
+    """As in Kubernetes, a later one with less time is ignored."""
+    tolerations = (
+        "[{key: ill, operator: Exists, tolerationSeconds: 60, effect: "
+        "NoExecute}, {operator: Exists, tolerationSeconds: 5, effect: "
+        "NoExecute}]"
+    )
     cluster = applied(running(store(on_worker("later", tolerations))), TAINTED, now=NOW + 10)
     assert not pod_named(settled(cluster, NOW + 60), "later").is_terminating
     assert pod_named(settled(cluster, NOW + 70), "later").is_terminating
@@ -292,15 +311,16 @@ def test_the_first_toleration_that_fits_counts() -> None:
         ("", "::1", True),
     ],
 )
-def test_a_published_port_is_one_nodes(one: str, other: str, is_taken: bool) -> None:
-    """As a socket's: an address that stands for all takes the port at each."""
+def test_a_published_port_belongs_to_one_node(one: str, other: str, is_taken: bool) -> None:
+    """As with sockets, a wildcard address takes the port on every address."""
     mappings = ", ".join(
         f'{{containerPort: 30080, hostPort: 80, listenAddress: "{address}"}}'
         for address in (one, other)
     )
     node = f"nodes: [{{role: control-plane, extraPortMappings: [{mappings}]}}]\n"
     found = problems_of(
-        f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{ipFamily: dual}}\n{node}"
+        f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+        f"networking: {{ipFamily: dual}}\n{node}"
     )
     taken = (
         "nodes[0].extraPortMappings[1].hostPort",
@@ -309,10 +329,13 @@ def test_a_published_port_is_one_nodes(one: str, other: str, is_taken: bool) -> 
     assert [(problem.path, problem.message) for problem in found] == [taken] * is_taken
 
 
-def test_a_listen_address_that_nobody_has_is_told() -> None:
+def test_an_unknown_listen_address_is_reported() -> None:
     """It does no harm, as in a cluster."""
     mapping = '{containerPort: 30080, listenAddress: "::1"}'
-    text = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{{role: control-plane, extraPortMappings: [{mapping}]}}]\n"
+    text = (
+        f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+        f"nodes: [{{role: control-plane, extraPortMappings: [{mapping}]}}]\n"
+    )
     (problem,) = problems_of(text)
     assert problem.is_warning
     assert "::1 is IPv6, which this cluster does not have: nobody listens there" in problem.message

@@ -1,4 +1,4 @@
-"""Rolling updates: never more pods than the surge allows, never fewer that serve than promised, and always an end."""
+"""Rolling updates: limits of surge and unavailability, and termination."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.clusters import NOW, applied, deployment, observed, problems_of, runn
 def test_percentages_become_numbers(
     replicas: int, surge: int | str, unavailable: int | str, expected: tuple[int, int]
 ) -> None:
-    """The surge is rounded up, what may lack down; one of them is at least 1."""
+    """maxSurge is rounded up and maxUnavailable down; one of them is at least 1."""
     assert limits(replicas, surge, unavailable) == expected
 
 
@@ -42,7 +42,7 @@ def test_percentages_become_numbers(
 def test_a_rollout_keeps_its_limits_and_ends(
     replicas: int, surge: int, unavailable: int, old: list[int], data: st.DataObject
 ) -> None:
-    """Whoever becomes ready when: from any start, step by step, until only new pods are left."""
+    """From any start and in any order of readiness, until only new pods are left."""
     surge, unavailable = limits(replicas, surge, unavailable)
     unavailable = min(unavailable, replicas) if replicas else unavailable
     new = RolloutShare(0)
@@ -81,7 +81,7 @@ def with_strategy(text: str, replicas: int = 4, image: str = "agnhost") -> str:
 
 
 def test_pods_are_replaced_a_few_at_a_time() -> None:
-    """Four pods, one more at most, one less at most; the next step comes when new pods are ready."""
+    """Four pods with maxSurge 1 and maxUnavailable 1; each step waits for ready pods."""
     cluster = running(store(deployment("web", 4)))
     counts = []
     cluster = applied(cluster, deployment("web", 4).replace("image: agnhost", "image: nginx"))
@@ -98,8 +98,8 @@ def test_pods_are_replaced_a_few_at_a_time() -> None:
     assert counts == [(3, 2), (1, 4), (0, 4)]
 
 
-def test_recreate_waits_for_the_end_of_the_old() -> None:
-    """No old pod and new pod exist side by side."""
+def test_recreate_waits_until_the_old_pods_are_gone() -> None:
+    """Old and new pods never exist side by side."""
     cluster = running(store(with_strategy("{type: Recreate}")))
     changed = applied(cluster, with_strategy("{type: Recreate}", image="nginx"))
     assert not web(changed)
@@ -114,8 +114,8 @@ def test_recreate_waits_for_the_end_of_the_old() -> None:
     assert [pod.spec.containers[0].image for pod in web(gone)] == ["nginx"] * 4
 
 
-def test_a_paused_deployment_keeps_its_template() -> None:
-    """But still its number of pods."""
+def test_a_paused_deployment_keeps_its_pods_template() -> None:
+    """It can still be scaled."""
     cluster = running(store(deployment("web", 2)))
     paused = (
         deployment("web", 2)
@@ -126,8 +126,8 @@ def test_a_paused_deployment_keeps_its_template() -> None:
     assert [pod.spec.containers[0].image for pod in web(changed)] == ["agnhost"] * 2
 
 
-def test_a_template_that_comes_back_takes_its_replica_set_again() -> None:
-    """As `kubectl rollout undo`: the old one becomes the newest revision; and only so many empty ones are kept."""
+def test_a_rollback_reuses_the_old_replica_set() -> None:
+    """As with `kubectl rollout undo`, it gets the newest revision; the limit deletes empty ones."""
     cluster = running(store(deployment("web", 2)))
     first = cluster.all(ReplicaSet)[-1].name
     for image in ("nginx", "httpd", "agnhost"):
@@ -165,8 +165,8 @@ def test_a_template_that_comes_back_takes_its_replica_set_again() -> None:
         ("{type: Blue}", "wanted one of Recreate, RollingUpdate"),
     ],
 )
-def test_strategies_that_cannot_be_are_refused(strategy: str, said: str) -> None:
-    """With Kubernetes' words where it has some."""
+def test_invalid_strategies_are_rejected(strategy: str, said: str) -> None:
+    """The messages are those of Kubernetes where it has some."""
     assert any(
         said in problem.message
         for problem in problems_of(with_strategy(strategy))

@@ -1,7 +1,7 @@
-"""The scheduler against its rules: whatever nodes and pods there are, nobody is where a filter forbids it.
+"""The scheduler against a second implementation of its filters, with random nodes and pods.
 
-The filters are written down here a second time, plainly and slowly, from the documentation and the plugins' sources: what a node must
-have, whom a pod must meet, how evenly pods must lie.
+The filters are written here a second time, simply and slowly, from the documentation and the
+plugins' sources: labels that a node must have, pods that must run beside it, and even spreading.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 KEYS = ("zone", "rack")
 
 
-class Chance:
-    """Nodes and pods by chance; the pods want something of the kinds named."""
+class RandomCluster:
+    """Random nodes and pods; the pods use scheduling features of the given kinds."""
 
     def __init__(self, random: Random, wishes: Sequence[str]) -> None:
         self.pick: Any = random.choice
         self.wishes = wishes
 
     def some(self, wish: str, make: Callable[[], Any]) -> tuple[Any, ...]:
-        """None, one or two; mostly one."""
+        """Return none, one or two; mostly one."""
         return tuple(make() for _ in range(self.pick([0, 1, 1, 2]))) if wish in self.wishes else ()
 
     def nodes(self) -> list[Node]:
@@ -184,8 +184,8 @@ class Chance:
 # --- the rules, once more ---
 
 
-class World:
-    """Who is where, as far as it is decided."""
+class ReferenceCluster:
+    """Nodes and the pods bound to them so far."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = nodes
@@ -293,7 +293,8 @@ class World:
     def is_apart(self, pod: Pod, node: Node) -> bool:
         for other, place in self.places:
             for owner, subject in ((pod, other), (other, pod)):
-                for term in owner.spec.affinity.pod_anti_affinity.required_during_scheduling_ignored_during_execution:
+                affinity = owner.spec.affinity.pod_anti_affinity
+                for term in affinity.required_during_scheduling_ignored_during_execution:
                     if is_same_domain(term.topology_key, node, place) and is_about(
                         term, owner, subject
                     ):
@@ -362,7 +363,7 @@ def ports_of(pod: Pod) -> Iterable[tuple[str, str, int]]:
 
 
 def scheduled(cluster: Cluster) -> Cluster:
-    """The store when the scheduler has nothing more to do."""
+    """Return the store when the scheduler has nothing more to do."""
     while (after := cluster.with_changes(scheduler.reconcile(cluster, NOW))) is not cluster:
         cluster = after
     return cluster
@@ -373,15 +374,17 @@ def scheduled(cluster: Cluster) -> Cluster:
 )
 @settings(max_examples=EXAMPLES)
 @given(random=st.randoms(use_true_random=True))
-def test_nobody_is_bound_where_a_filter_forbids_it(wishes: tuple[str, ...], random: Random) -> None:
-    """And whoever fits somewhere is bound: the same pods wait as by the rules written here, and are told so."""
+def test_pods_are_bound_only_where_the_reference_allows(
+    wishes: tuple[str, ...], random: Random
+) -> None:
+    """Every pod that fits a node is bound; the others wait as in the reference, with an event."""
     namespaces = [
         Namespace(ObjectMeta(name=name, labels=labels)) for name, labels in SPACES.items()
     ]
-    chance = Chance(random, wishes)
+    chance = RandomCluster(random, wishes)
     cluster = Cluster().with_changes([*namespaces, *chance.nodes(), *chance.pods()])
     after = scheduled(cluster)
-    world = World(cluster.all(Node))
+    world = ReferenceCluster(cluster.all(Node))
     by_name = {node.name: node for node in world.nodes}
     world.places = [
         (pod, by_name[pod.spec.node_name])
@@ -415,8 +418,8 @@ def test_nobody_is_bound_where_a_filter_forbids_it(wishes: tuple[str, ...], rand
 
 
 @given(st.integers(1, 6), st.lists(st.integers(1, 9), min_size=1, max_size=4))
-def test_pods_without_wishes_are_spread_evenly(count: int, replicas: list[int]) -> None:
-    """Of each owner no node has two pods more than another, and no node is left empty while there are pods enough."""
+def test_pods_without_constraints_are_spread_evenly(count: int, replicas: list[int]) -> None:
+    """Per owner the nodes differ by at most one pod, and no node is left empty."""
     nodes = [Node(ObjectMeta(name=f"n{number}")) for number in range(count)]
     pods = [
         Pod(

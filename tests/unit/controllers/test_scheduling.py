@@ -1,4 +1,4 @@
-"""Where pods may go, and where they go: the scheduler's filters, their words, and an even spread."""
+"""Scheduling: filters, upstream's messages, and even spreading."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ def pod(
     namespace: str = "default",
 ) -> str:
     meta = f"{{name: {name}, namespace: {namespace}, labels: {labels}}}"
-    return f"apiVersion: v1\nkind: Pod\nmetadata: {meta}\nspec: {{containers: [{{name: main, image: nginx{ports}}}]{spec}}}\n---\n"
+    return (
+        f"apiVersion: v1\nkind: Pod\nmetadata: {meta}\n"
+        f"spec: {{containers: [{{name: main, image: nginx{ports}}}]{spec}}}\n"
+        f"---\n"
+    )
 
 
 def node_affinity(*terms: str) -> str:
@@ -73,8 +77,8 @@ def reason(cluster: Cluster, name: str) -> str:
         (("{key: zone, operator: DoesNotExist}",), set()),
     ],
 )
-def test_nodes_by_affinity(terms: tuple[str, ...], nodes: set[str]) -> None:
-    """Terms are alternatives, the conditions of one all hold; a label that is missing is in no list."""
+def test_node_affinity_selects_nodes(terms: tuple[str, ...], nodes: set[str]) -> None:
+    """Terms are alternatives; all expressions of a term must hold; missing labels match no list."""
     cluster = store(
         ZONES + "".join(pod(f"p{number}", node_affinity(*terms)) for number in range(6))
     )
@@ -82,13 +86,14 @@ def test_nodes_by_affinity(terms: tuple[str, ...], nodes: set[str]) -> None:
     assert found == (nodes or {""})
     if not nodes:
         assert reason(cluster, "p0") == (
-            "0/4 nodes are available: 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, "
+            "0/4 nodes are available: 1 node(s) had untolerated taint "
+            "{node-role.kubernetes.io/control-plane: }, "
             "3 node(s) didn't match Pod's node affinity/selector"
         )
 
 
-def test_a_port_of_a_node_has_one_owner() -> None:
-    """hostPorts and hostNetwork pods keep out of one another's way; another address or protocol is another port."""
+def test_a_host_port_has_one_owner_on_a_node() -> None:
+    """hostPorts and hostNetwork pods conflict unless address or protocol differ."""
     host = ", ports: [{containerPort: 80, hostPort: 8080}]"
     cluster = store(ZONES + "".join(pod(f"p{number}", ports=host) for number in range(4)))
     assert sorted(where(cluster, "p0", "p1", "p2")) == ["a1", "a2", "b1"]
@@ -103,8 +108,8 @@ def test_a_port_of_a_node_has_one_owner() -> None:
     assert where(blocked, "host") == [""]
 
 
-def test_pods_that_keep_apart() -> None:
-    """One a domain; also those that have no wish of their own are kept away by those that have."""
+def test_anti_affinity_keeps_pods_apart() -> None:
+    """One pod per domain; pods without affinity are kept away by pods that have it, too."""
     apart = pods_affinity(
         "podAntiAffinity", "{topologyKey: zone, labelSelector: {matchLabels: {app: web}}}"
     )
@@ -118,8 +123,8 @@ def test_pods_that_keep_apart() -> None:
     assert where(applied(cluster, pod("other", labels="{app: db}")), "other") != [""]
 
 
-def test_pods_that_stay_together() -> None:
-    """The first of a group goes anywhere, the others to its domain; whom nobody matches waits."""
+def test_affinity_keeps_pods_together() -> None:
+    """The first pod of a group may run anywhere; a pod whose affinity matches no pod waits."""
     near = pods_affinity(
         "podAffinity", "{topologyKey: zone, labelSelector: {matchLabels: {app: web}}}"
     )
@@ -133,8 +138,8 @@ def test_pods_that_stay_together() -> None:
     )
 
 
-def test_terms_are_about_a_namespace() -> None:
-    """The pod's own, those named, or those whose labels match."""
+def test_affinity_terms_select_namespaces() -> None:
+    """The pod's own, the named ones, or those whose labels match."""
     spaces = "apiVersion: v1\nkind: Namespace\nmetadata: {name: far, labels: {team: x}}\n---\n"
     there = spaces + pod("target", namespace="far", spec=", nodeName: b1")
     for words, found in (
@@ -153,12 +158,16 @@ def test_terms_are_about_a_namespace() -> None:
 
 
 def spread(skew: int, when: str = "DoNotSchedule", key: str = "zone") -> str:
-    return f", topologySpreadConstraints: [{{maxSkew: {skew}, topologyKey: {key}, whenUnsatisfiable: {when}, labelSelector: {{matchLabels: {{app: web}}}}}}]"
+    return (
+        f", topologySpreadConstraints: [{{maxSkew: {skew}, topologyKey: {key}, "
+        f"whenUnsatisfiable: {when}, labelSelector: {{matchLabels: {{app: "
+        f"web}}}}}}]"
+    )
 
 
 @given(st.integers(1, 3), st.integers(1, 12))
-def test_a_spread_is_never_wider_than_asked_for(skew: int, count: int) -> None:
-    """However many pods: no zone has more than the skew above the other."""
+def test_a_spread_never_exceeds_max_skew(skew: int, count: int) -> None:
+    """However many pods there are, the zones differ by at most maxSkew."""
     cluster = store(ZONES + "".join(pod(f"p{number}", spread(skew)) for number in range(count)))
     zones = Counter({"a": 0, "b": 0})
     zones.update(name[0] for name in where(cluster, *(f"p{number}" for number in range(count))))
@@ -166,8 +175,8 @@ def test_a_spread_is_never_wider_than_asked_for(skew: int, count: int) -> None:
     assert max(zones.values()) - min(zones.values()) <= skew
 
 
-def test_a_spread_that_cannot_be_kept() -> None:
-    """One zone is out of reach: the next pod waits, or with ScheduleAnyway goes all the same."""
+def test_an_impossible_spread_constraint() -> None:
+    """If a zone is unreachable the next pod waits; with ScheduleAnyway it is bound."""
     only_a = ", nodeSelector: {zone: a}"
     cluster = store(
         ZONES
@@ -207,14 +216,19 @@ def test_a_spread_that_cannot_be_kept() -> None:
         ),
     ],
 )
-def test_wishes_that_cannot_be_are_refused(spec: str, said: str) -> None:
-    """With field and reason."""
+def test_invalid_scheduling_fields_are_rejected(spec: str, said: str) -> None:
+    """The message has field and reason."""
     assert any(said in problem.message for problem in problems_of(pod("p", spec)))
 
 
 def test_pods_of_one_owner_are_spread_evenly() -> None:
-    """Without any wish: a pod on each node before a second on one."""
-    text = "apiVersion: apps/v1\nkind: ReplicaSet\nmetadata: {name: r}\nspec: {replicas: 6, selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: m, image: nginx}]}}}\n"
+    """Without constraints each node gets a pod before any node gets a second one."""
+    text = (
+        "apiVersion: apps/v1\nkind: ReplicaSet\nmetadata: {name: r}\n"
+        "spec: {replicas: 6, selector: {matchLabels: {a: b}}, template: "
+        "{metadata: {labels: {a: b}}, spec: {containers: [{name: m, image: "
+        "nginx}]}}}\n"
+    )
     cluster = store(ZONES + text)
     found: list[Pod] = list(cluster.select("default", {"a": "b"}))
     assert Counter(one.spec.node_name for one in found) == {"a1": 2, "a2": 2, "b1": 2}

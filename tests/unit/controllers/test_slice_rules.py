@@ -1,6 +1,6 @@
-"""EndpointSlices against their rules: pods of every state and port behind Services of every kind.
+"""EndpointSlices against a second implementation, with random pods and Services.
 
-Which pods stand in, in what state, under which ports, is written down here a second time, from the API's documentation.
+The expected endpoints are computed here a second time, from the documentation of the API.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ FAMILIES = {"IPv4": "10.244.{}.{}", "IPv6": "fd00::{}:{}"}
 BY_HAND = "somebody.example.com"
 
 
-class Chance:
-    """Pods and Services by chance."""
+class RandomCluster:
+    """Random pods and Services."""
 
     def __init__(self, random: Random) -> None:
         self.random = random
         self.pick: Any = random.choice
 
     def pods(self) -> list[Pod]:
-        """Few of all kinds, or a crowd that is nearly alike: the limit of a slice is met by one kind alone."""
+        """Return a few different pods, or many similar ones to exceed the limit of a slice."""
         if self.pick([True, True, True, True, False]):
             return [self.pod(number) for number in range(self.pick(range(12)))]
         first = self.pod(0)
@@ -129,7 +129,7 @@ class Chance:
         )
 
     def changed(self, cluster: Cluster) -> Cluster:
-        """Some pods and a Service are other ones now."""
+        """Return the store with some pods and a Service changed."""
         pods = [pod for pod in cluster.all(Pod) if self.random.random() < 0.3]
         return cluster.with_changes(
             [*(self.pod(int(pod.name[1:])) for pod in pods), self.service("web")]
@@ -140,7 +140,7 @@ class Chance:
 
 
 def expected(cluster: Cluster, service: Service, family: str) -> Iterator[tuple[Any, ...]]:
-    """(pod, address, ports, ready, serving, terminating, node, zone, hostname) of each endpoint."""
+    """Return (pod, address, ports, ready, serving, terminating, node, zone, hostname) tuples."""
     spec = service.spec
     if not spec.selector or spec.type == "ExternalName" or family not in spec.ip_families:
         return
@@ -177,7 +177,7 @@ def expected(cluster: Cluster, service: Service, family: str) -> Iterator[tuple[
 
 
 def resolved(service: Service, pod: Pod) -> tuple[tuple[str, int, str, str | None], ...]:
-    """The Service's ports as this pod has them; those that it does not have are left out."""
+    """Return the Service's ports as numbers of this pod, without those that it does not have."""
     found = []
     declared = {
         (port.name, port.protocol): port.container_port
@@ -195,8 +195,8 @@ def resolved(service: Service, pod: Pod) -> tuple[tuple[str, int, str, str | Non
     return tuple(found)
 
 
-def told(pieces: list[EndpointSlice]) -> Iterator[tuple[Any, ...]]:
-    """The same, as the slices say it."""
+def actual(pieces: list[EndpointSlice]) -> Iterator[tuple[Any, ...]]:
+    """Return the same tuples from the slices."""
     for piece in pieces:
         ports = tuple(
             (port.name, port.port, port.protocol, port.app_protocol) for port in piece.ports
@@ -241,7 +241,7 @@ def check(cluster: Cluster) -> None:
             assert piece.name.startswith(f"{service.name}-")
             assert len(piece.endpoints) <= 100
         for family in FAMILIES:
-            assert Counter(told(by_family[family])) == Counter(expected(cluster, service, family))
+            assert Counter(actual(by_family[family])) == Counter(expected(cluster, service, family))
             sizes: dict[Any, list[int]] = defaultdict(list)
             for piece in by_family[family]:
                 sizes[piece.ports].append(len(piece.endpoints))
@@ -261,9 +261,9 @@ def check(cluster: Cluster) -> None:
 
 @settings(max_examples=150)
 @given(random=st.randoms(use_true_random=True))
-def test_slices_are_as_the_rules_say(random: Random) -> None:
-    """At first and after any change; a second look changes nothing, and what somebody made by hand stays."""
-    chance = Chance(random)
+def test_slices_match_the_reference(random: Random) -> None:
+    """At first and after any change; a second run changes nothing, and slices of users stay."""
+    chance = RandomCluster(random)
     cluster = chance.cluster()
     by_hand = cluster.get(EndpointSlice, "default", "mine")
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Statuses: what a pod and its containers are said to be follows from what has been seen of them."""
+"""Statuses of pods and containers, computed from the reports of the nodes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from kubenetlab.names import pod_netns
 from tests.clusters import NOW, observed, pod, pod_named, report, running, settled, store
 
 
-def test_nothing_is_ready_because_it_was_created() -> None:
-    """Sandbox, container and probe must each be seen."""
+def test_a_pod_is_ready_only_after_reports() -> None:
+    """Sandbox, container and probe must each be reported."""
     cluster = store(pod("a"))
     assert pod_named(cluster, "a").status.phase == "Pending"
     found = pod_named(cluster, "a")
@@ -41,8 +41,8 @@ def test_nothing_is_ready_because_it_was_created() -> None:
     ]
 
 
-def test_the_annotation_makes_a_pod_unready_on_purpose() -> None:
-    """Its container is ready, the pod is not, and the reason says why."""
+def test_the_ready_annotation_makes_a_pod_unready() -> None:
+    """Its container is ready, the pod is not, and the condition has the reason."""
     cluster = running(store(pod("a", meta=', annotations: {kubenetlab.dev/ready: "false"}')))
     ready = pod_named(cluster, "a").status.condition("Ready")
     assert ready is not None
@@ -50,7 +50,7 @@ def test_the_annotation_makes_a_pod_unready_on_purpose() -> None:
     assert pod_named(cluster, "a").status.container_statuses[0].ready
 
 
-def test_a_container_that_crashes_is_started_again_after_a_while() -> None:
+def test_a_crashed_container_restarts_with_back_off() -> None:
     """At once, then after 10, 20, 40 … seconds, with CrashLoopBackOff in between."""
     crashed = ContainerReport(0, "failed", 1, "listen tcp :80: bind: address already in use", NOW)
     cluster = report(running(store(pod("a"))), "a", crashed, now=NOW)
@@ -77,9 +77,18 @@ def test_a_container_that_crashes_is_started_again_after_a_while() -> None:
     assert [back_off_s(restarts) for restarts in (0, 1, 2, 3, 6, 50)] == [0, 10, 20, 40, 300, 300]
 
 
-@pytest.mark.parametrize(("policy", "code", "phase"), [("Never", 0, "Succeeded"), ("Never", 3, "Failed"), ("OnFailure", 0, "Succeeded"), ("OnFailure", 3, "Running"), ("Always", 0, "Running")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("policy", "code", "phase"),
+    [
+        ("Never", 0, "Succeeded"),
+        ("Never", 3, "Failed"),
+        ("OnFailure", 0, "Succeeded"),
+        ("OnFailure", 3, "Running"),
+        ("Always", 0, "Running"),
+    ],
+)
 def test_the_restart_policy_decides_how_a_pod_ends(policy: str, code: int, phase: str) -> None:
-    """Succeeded and Failed are final: the pod leaves its Services and gives its address back."""
+    """Succeeded and Failed are final: the pod leaves its Services and releases its address."""
     cluster = report(
         running(store(pod("a", f", restartPolicy: {policy}"))),
         "a",
@@ -92,7 +101,7 @@ def test_the_restart_policy_decides_how_a_pod_ends(policy: str, code: int, phase
 
 
 def test_a_failed_liveness_probe_restarts_the_container() -> None:
-    """After failureThreshold failures; same pod, same address, one restart more."""
+    """After failureThreshold failures; pod and address stay, the restart count rises."""
     cluster = running(
         store(pod("a", container=", livenessProbe: {tcpSocket: {port: 1}, failureThreshold: 2}"))
     )
@@ -111,8 +120,8 @@ def test_a_failed_liveness_probe_restarts_the_container() -> None:
     assert pod_named(cluster, "a").addresses == ("10.244.1.2",)
 
 
-def test_what_has_happened_is_told_once() -> None:
-    """Whatever else changes in the pod's status afterwards."""
+def test_an_event_is_recorded_once() -> None:
+    """Later changes of the pod's status do not repeat it."""
     cluster = running(
         store(pod("a", container=", livenessProbe: {tcpSocket: {port: 1}, failureThreshold: 1}"))
     )
@@ -144,17 +153,28 @@ def test_what_has_happened_is_told_once() -> None:
 @pytest.mark.parametrize(
     ("ended", "told"),
     [
-        (ContainerReport(0, "exited", 3, "bye", NOW + 1), ["Started container main", "Container main ended: exit status 3: bye"]),
-        (ContainerReport(0, "exited", 137, "killed by signal 9", NOW + 1), ["Started container main", "Container main ended: killed by signal 9"]),
+        (
+            ContainerReport(0, "exited", 3, "bye", NOW + 1),
+            ["Started container main", "Container main ended: exit status 3: bye"],
+        ),
+        (
+            ContainerReport(0, "exited", 137, "killed by signal 9", NOW + 1),
+            ["Started container main", "Container main ended: killed by signal 9"],
+        ),
         (ContainerReport(0, "exited", 0, "", NOW + 1), ["Started container main"]),
-        (ContainerReport(0, "failed", 127, 'exec: "x": executable file not found in $PATH', NOW + 1), ['Error: exec: "x": executable file not found in $PATH']),
+        (
+            ContainerReport(
+                0, "failed", 127, 'exec: "x": executable file not found in $PATH', NOW + 1
+            ),
+            ['Error: exec: "x": executable file not found in $PATH'],
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("is_seen_running", [True, False])
-def test_how_a_container_ended_is_an_event(
+def test_the_end_of_a_container_is_an_event(
     ended: ContainerReport, told: list[str], is_seen_running: bool
 ) -> None:
-    """Whether anybody saw it run or not; what never ran was not started."""
+    """Also when no report saw it running; a container that never ran has no Started event."""
     cluster = store(pod("a", ", restartPolicy: Never"))
     if is_seen_running and ended.state == "exited":
         cluster = running(cluster)
@@ -168,12 +188,15 @@ def test_how_a_container_ended_is_an_event(
     assert found == [(message, 1) for message in told]
 
 
-SIDECAR = ", restartPolicy: Never, initContainers: [{name: side, image: agnhost, args: [netexec, --http-port=9000], restartPolicy: Always}]"
+SIDECAR = (
+    ", restartPolicy: Never, initContainers: [{name: side, image: agnhost, "
+    "args: [netexec, --http-port=9000], restartPolicy: Always}]"
+)
 
 
 @pytest.mark.parametrize(("code", "reason"), [(0, "PodCompleted"), (3, "PodFailed")])
-def test_a_pods_sidecars_end_with_it(code: int, reason: str) -> None:
-    """And why it is not Ready any more is said in Kubernetes' word."""
+def test_sidecars_end_with_their_pod(code: int, reason: str) -> None:
+    """The condition Ready has Kubernetes' reason."""
     cluster = running(running(store(pod("a", SIDECAR))))
     assert pod_named(cluster, "a").is_ready
     seen = cluster.get(PodRuntimeStatus, "default", "a")
@@ -189,8 +212,8 @@ def test_a_pods_sidecars_end_with_it(code: int, reason: str) -> None:
     assert (ready.status, ready.reason, side.ready) == ("False", reason, False)
 
 
-def test_news_that_has_been_overtaken_changes_nothing() -> None:
-    """A program can end before the word that it was started has come through; its next attempt is another run."""
+def test_an_outdated_report_changes_nothing() -> None:
+    """A program can end before the report of its start arrives; the next attempt is another run."""
     cluster = running(store(pod("a")))
     netns = pod_netns("default", "a", pod_named(cluster, "a").uid)
 
@@ -221,8 +244,8 @@ REPORTS = [(0, "running"), (0, "exited"), (1, "running"), (1, "exited")]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(REPORTS)), ids=str)
-def test_reports_have_one_result_in_any_order(order: Sequence[tuple[int, str]]) -> None:
-    """The latest run counts, and once it has ended it does not run any more."""
+def test_the_order_of_reports_does_not_matter(order: Sequence[tuple[int, str]]) -> None:
+    """The latest run counts, and a run that has ended does not run again."""
     cluster = store(pod("a"))
     netns = pod_netns("default", "a", pod_named(cluster, "a").uid)
     for attempt, state in order:

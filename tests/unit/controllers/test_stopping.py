@@ -1,4 +1,4 @@
-"""How containers start and stop: lifecycle hooks, SIGTERM, probes of what terminates, and the grace period."""
+"""Start and termination of containers: hooks, SIGTERM, probes and the grace period."""
 
 from __future__ import annotations
 
@@ -48,11 +48,15 @@ def manifest(*containers: str, meta: str = "", more: str = "") -> str:
         f"{{name: c{index}, image: agnhost, args: [netexec], {fields}}}"
         for index, fields in enumerate(containers)
     )
-    return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: a, labels: {{app: web}}{meta}}}\nspec: {{containers: [{listed}]{more}}}\n---\n"
+    return (
+        f"apiVersion: v1\nkind: Pod\n"
+        f"metadata: {{name: a, labels: {{app: web}}{meta}}}\n"
+        f"spec: {{containers: [{listed}]{more}}}\n---\n"
+    )
 
 
 def going(cluster: Cluster, *, grace_s: int | None = None) -> Cluster:
-    """The store once the pod is to go, and no node's rules lead to it any more."""
+    """Return the store once the pod is terminating and no node's rules refer to it."""
     found = pod_named(cluster, "a")
     if grace_s is not None:
         found = structs.replace(
@@ -65,7 +69,7 @@ def going(cluster: Cluster, *, grace_s: int | None = None) -> Cluster:
     )
 
 
-def told(
+def hook_ended(
     cluster: Cluster,
     kind: HookKind,
     *,
@@ -74,7 +78,7 @@ def told(
     container: str = "c0",
     now: float = NOW,
 ) -> Cluster:
-    """The store once a hook has ended."""
+    """Return the store once a hook has ended."""
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     report = ProbeReport(0, kind, ok, message, at=now)
@@ -87,7 +91,7 @@ def told(
 
 
 def before_hook(text: str) -> Cluster:
-    """The store once the first container has started, and its postStart hook has not ended."""
+    """Return the store once the first container runs and its postStart hook has not ended."""
     cluster = running(store(text), only=())
     first = PodRuntimeStatus(
         pod_named(cluster, "a").metadata,
@@ -116,7 +120,7 @@ def asked(cluster: Cluster) -> list[ProbeSpec]:
 
 
 def runs_of(cluster: Cluster) -> list[ProgramRun]:
-    """The programs of the pod."""
+    """Return the programs of the pod."""
     found = [
         obj
         for contents in planned(cluster).namespaces.values()
@@ -127,7 +131,7 @@ def runs_of(cluster: Cluster) -> list[ProgramRun]:
 
 
 def runs(cluster: Cluster) -> dict[str, bool]:
-    """Program that runs → whether it has got SIGTERM."""
+    """Return running program → True if it has received SIGTERM."""
     return {run.container: run.is_stopping for run in runs_of(cluster)}
 
 
@@ -139,21 +143,21 @@ def reasons(cluster: Cluster) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_pod_is_there_until_its_pre_stop_hook_has_ended() -> None:
-    """A pod without one goes as soon as no rule leads there."""
+def test_a_pod_exists_until_its_pre_stop_hook_has_ended() -> None:
+    """A pod without a hook is removed as soon as no rule refers to it."""
     assert not is_there(going(running(store(manifest("")))))
     cluster = going(running(store(manifest(PRE_STOP))))
     assert is_there(cluster)
     assert [(spec.kind, spec.method, spec.delay_s) for spec in asked(cluster)] == [
         ("preStop", "sleep", 5.0)
     ]
-    cluster = told(cluster, "preStop", now=NOW + 5)
+    cluster = hook_ended(cluster, "preStop", now=NOW + 5)
     assert not is_there(cluster)
     assert not cluster.all(Termination)
 
 
-def test_a_process_gets_sigterm_when_its_hook_is_over() -> None:
-    """And a container without a hook at once; each is waited for."""
+def test_a_process_gets_sigterm_when_its_hook_has_ended() -> None:
+    """A container without a hook gets it at once; both are waited for."""
     text = manifest(f"command: [sleep, '1'], {PRE_STOP}", "command: [sleep, '2']", meta=REAL)
     cluster = running(store(text))
     seen = cluster.get(PodRuntimeStatus, "default", "a")
@@ -163,7 +167,7 @@ def test_a_process_gets_sigterm_when_its_hook_is_over() -> None:
     }
     cluster = going(settled(cluster.with_changes([structs.replace(seen, containers=processes)])))
     assert runs(cluster) == {"c0": False}
-    cluster = told(cluster, "preStop", now=NOW + 5)
+    cluster = hook_ended(cluster, "preStop", now=NOW + 5)
     assert runs(cluster) == {}
     assert is_there(cluster)
     seen = cluster.get(PodRuntimeStatus, "default", "a")
@@ -187,7 +191,7 @@ def test_a_process_gets_sigterm_when_its_hook_is_over() -> None:
 
 
 def test_the_grace_period_ends_hooks_too() -> None:
-    """A hook that takes all of it leaves 2 seconds; without a grace period no hook is run."""
+    """A hook that takes all of it leaves 2 seconds; with a grace period of 0 no hook runs."""
     cluster = going(running(store(manifest(PRE_STOP))), grace_s=10)
     assert runs(settled(cluster, NOW + 9)) == {"c0": False}
     assert not is_there(
@@ -204,17 +208,17 @@ def test_the_grace_period_ends_hooks_too() -> None:
     assert not is_there(going(running(store(manifest(PRE_STOP))), grace_s=0))
 
 
-def test_a_failed_pre_stop_hook_is_told_and_no_more() -> None:
-    """The pod goes all the same."""
+def test_a_failed_pre_stop_hook_is_only_reported() -> None:
+    """The pod is removed all the same."""
     cluster = running(store(manifest(f"{PRE_STOP}", PRE_STOP)))
-    cluster = told(going(cluster), "preStop", ok=False, message="no such host")
+    cluster = hook_ended(going(cluster), "preStop", ok=False, message="no such host")
     assert ("FailedPreStopHook", "PreStopHook failed: no such host") in reasons(cluster)
     assert is_there(cluster)
-    assert not is_there(told(cluster, "preStop", container="c1"))
+    assert not is_there(hook_ended(cluster, "preStop", container="c1"))
 
 
-def test_readiness_is_asked_until_the_end() -> None:
-    """Liveness and startup are not; what is implied is not asked again."""
+def test_readiness_is_probed_until_the_end() -> None:
+    """Liveness and startup probes stop, as does the implied readiness probe."""
     text = manifest(f"{READY}, livenessProbe: {{tcpSocket: {{port: 8080}}}}, {PRE_STOP}", PRE_STOP)
     cluster = running(store(text))
     assert sorted((spec.container, spec.kind) for spec in asked(cluster)) == [
@@ -238,8 +242,8 @@ def test_readiness_is_asked_until_the_end() -> None:
 
 
 @pytest.mark.parametrize(("ok", "serving"), [(True, True), (False, False)])
-def test_an_endpoint_that_terminates_serves_as_long_as_it_is_ready(ok: bool, serving: bool) -> None:
-    """Unready after SIGTERM: terminating stays, serving is false."""
+def test_a_terminating_endpoint_serves_while_it_is_ready(ok: bool, serving: bool) -> None:
+    """When it is unready after SIGTERM, terminating stays true and serving becomes false."""
     cluster = going(running(store(manifest(f"{READY}, {PRE_STOP}") + service())))
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
@@ -253,8 +257,8 @@ def test_an_endpoint_that_terminates_serves_as_long_as_it_is_ready(ok: bool, ser
     assert (conditions.ready, conditions.serving, conditions.terminating) == (False, serving, True)
 
 
-def test_a_program_that_serves_on_is_waited_for() -> None:
-    """agnhost netexec --delay-shutdown gets SIGTERM and goes on, within the grace period."""
+def test_a_delayed_shutdown_is_waited_for() -> None:
+    """agnhost netexec --delay-shutdown serves on after SIGTERM, within the grace period."""
     text = manifest("").replace("[netexec]", "[netexec, --delay-shutdown=5]")
     cluster = running(store(text))
     assert runs(cluster) == {"c0": False}
@@ -273,7 +277,7 @@ def test_a_program_that_serves_on_is_waited_for() -> None:
 
 
 def test_a_container_runs_when_its_post_start_hook_has_ended() -> None:
-    """Until then it is not running, nothing else is asked, and the next container waits; then all is as without a hook."""
+    """Until then it is not probed, and the next container does not start."""
     cluster = before_hook(manifest(f"{POST_START}, {READY}", ""))
     states = [status.state for status in pod_named(cluster, "a").status.container_statuses]
     assert [state.waiting.reason if state.waiting else "" for state in states] == [
@@ -285,7 +289,7 @@ def test_a_container_runs_when_its_post_start_hook_has_ended() -> None:
     ]
     assert pod_named(cluster, "a").status.phase == "Pending"
     assert list(runs(cluster)) == ["c0"]
-    cluster = running(told(cluster, "postStart"))
+    cluster = running(hook_ended(cluster, "postStart"))
     assert [
         status.state.running is not None
         for status in pod_named(cluster, "a").status.container_statuses
@@ -299,9 +303,9 @@ def test_a_container_runs_when_its_post_start_hook_has_ended() -> None:
 
 @pytest.mark.parametrize("policy", ["Always", "Never"])
 def test_a_failed_post_start_hook_kills_the_container(policy: str) -> None:
-    """FailedPostStartHook; it is started again as restartPolicy says."""
+    """The event is FailedPostStartHook; the container restarts as restartPolicy says."""
     cluster = before_hook(manifest(POST_START, more=f", restartPolicy: {policy}"))
-    cluster = told(cluster, "postStart", ok=False, message="connection refused")
+    cluster = hook_ended(cluster, "postStart", ok=False, message="connection refused")
     (status,) = pod_named(cluster, "a").status.container_statuses
     ended = status.last_state.terminated or status.state.terminated
     assert ended is not None
@@ -325,13 +329,13 @@ def test_a_failed_post_start_hook_kills_the_container(policy: str) -> None:
         (["sleep", "forever"], 0.0),
     ],
 )
-def test_of_a_command_its_sleep_is_left(command: list[str], slept: float) -> None:
-    """Where a built-in program runs, there is nothing to run the command in."""
+def test_only_the_sleep_of_a_hook_command_is_modelled(command: list[str], slept: float) -> None:
+    """A built-in program has no environment in which a command could run."""
     assert slept_s(command) == slept
 
 
-def test_hooks_that_cannot_be_are_refused() -> None:
-    """One handler each; a pause within the grace period; none for init containers; a TCP hook never works."""
+def test_invalid_hooks_are_rejected() -> None:
+    """One handler each, a sleep within the grace period, none in init containers, no TCP."""
 
     def said(container: str, more: str = "") -> list[tuple[str, str]]:
         return [
@@ -375,7 +379,7 @@ LIVE = "livenessProbe: {httpGet: {port: 8080}}"
 def failing(
     cluster: Cluster, kind: ProbeKind = "liveness", *, failures: int = 3, now: float = NOW
 ) -> Cluster:
-    """Return the store after a probe of the first container failed so many times in a row."""
+    """Return the store after `count` consecutive failures of a probe of the first container."""
     seen = cluster.get(PodRuntimeStatus, "default", "a")
     assert seen is not None
     attempt = pod_named(cluster, "a").status.container_statuses[0].restart_count
@@ -391,7 +395,7 @@ def restarts(cluster: Cluster) -> int:
 
 
 def test_a_failed_probe_kills_a_container_after_its_pre_stop_hook() -> None:
-    """It serves meanwhile, asked only for readiness, and a probe that recovers does not save it."""
+    """Until then it serves and is probed for readiness only; a recovered probe does not save it."""
     assert restarts(failing(running(store(manifest(LIVE))))) == 1  # without a hook at once
     cluster = failing(running(store(manifest(f"{LIVE}, {PRE_STOP}"))))
     assert restarts(cluster) == 0
@@ -403,7 +407,7 @@ def test_a_failed_probe_kills_a_container_after_its_pre_stop_hook() -> None:
     assert ("Killing", "Container c0 failed liveness probe, will be restarted") in reasons(cluster)
     cluster = failing(cluster, failures=0, now=NOW + 1)
     assert [spec.kind for spec in asked(cluster)] == ["readiness", "preStop"]
-    cluster = told(cluster, "preStop", now=NOW + 5)
+    cluster = hook_ended(cluster, "preStop", now=NOW + 5)
     (status,) = pod_named(cluster, "a").status.container_statuses
     ended = status.last_state.terminated
     assert status.restart_count == 1
@@ -419,12 +423,12 @@ def test_a_failed_probe_kills_a_container_after_its_pre_stop_hook() -> None:
 
 
 def test_the_grace_period_ends_the_hook_of_a_killed_container() -> None:
-    """A hook that fails does not save the container either; without a grace period no hook is run."""
+    """A failed hook does not save the container; with a grace period of 0 no hook runs."""
     text = manifest(f"{LIVE}, {PRE_STOP}", more=", terminationGracePeriodSeconds: 7")
     cluster = failing(running(store(text)))
     assert restarts(settled(cluster, NOW + 6)) == 0
     assert restarts(settled(cluster, NOW + 7)) == 1
-    cluster = told(cluster, "preStop", ok=False, message="no such host", now=NOW + 1)
+    cluster = hook_ended(cluster, "preStop", ok=False, message="no such host", now=NOW + 1)
     assert restarts(cluster) == 1
     assert ("FailedPreStopHook", "PreStopHook failed: no such host") in reasons(cluster)
     hook = PRE_STOP.replace("sleep: {seconds: 5}", "exec: {command: [a]}")
@@ -433,12 +437,12 @@ def test_the_grace_period_ends_the_hook_of_a_killed_container() -> None:
 
 
 def test_a_failed_post_start_hook_is_followed_by_the_pre_stop_hook() -> None:
-    """The container is killed when the latter is over."""
+    """The container is killed when the preStop hook has ended."""
     both = "lifecycle: {postStart: {httpGet: {port: 8080}}, preStop: {sleep: {seconds: 5}}}"
-    cluster = told(before_hook(manifest(both)), "postStart", ok=False, message="refused")
+    cluster = hook_ended(before_hook(manifest(both)), "postStart", ok=False, message="refused")
     assert restarts(cluster) == 0
     assert [spec.kind for spec in asked(cluster)] == ["preStop"]
-    cluster = told(cluster, "preStop", now=NOW + 5)
+    cluster = hook_ended(cluster, "preStop", now=NOW + 5)
     assert restarts(cluster) == 1
 
 
@@ -447,4 +451,4 @@ def test_a_pod_deleted_while_a_container_is_killed_runs_the_hook_once() -> None:
     cluster = failing(running(store(manifest(f"{LIVE}, {PRE_STOP}"))))
     cluster = going(cluster)
     assert [spec.kind for spec in asked(cluster)] == ["preStop"]
-    assert not is_there(told(cluster, "preStop", now=NOW + 5))
+    assert not is_there(hook_ended(cluster, "preStop", now=NOW + 5))

@@ -1,4 +1,4 @@
-"""StatefulSets, DaemonSets, Jobs: who is made when and where, who goes when, and what keeps its name."""
+"""StatefulSets, DaemonSets, Jobs and ReplicationControllers: creation and deletion of pods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import ManifestError
 from tests.clusters import NOW, applied, observed, pod_named, problems_of, running, settled, store
 
-HEADLESS = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {clusterIP: None, selector: {app: db}, ports: [{name: sql, port: 5432}]}\n---\n"
+HEADLESS = (
+    "apiVersion: v1\nkind: Service\nmetadata: {name: db}\n"
+    "spec: {clusterIP: None, selector: {app: db}, ports: [{name: sql, "
+    "port: 5432}]}\n---\n"
+)
 
 
 def stateful(replicas: int = 3, more: str = "", image: str = "agnhost") -> str:
@@ -65,7 +69,7 @@ def names(cluster: Cluster, app: str = "db") -> list[str]:
 
 
 def gone(cluster: Cluster) -> Cluster:
-    """The store once every pod that goes has left the rules."""
+    """Return the store once the rules refer to no terminating pod."""
     going = [pod for pod in cluster.all(Pod) if pod.is_terminating]
     return settled(
         cluster.with_changes(
@@ -78,13 +82,13 @@ def gone(cluster: Cluster) -> Cluster:
 
 
 def one_more(cluster: Cluster) -> Cluster:
-    """The store once the first pod that is not ready has become so."""
+    """Return the store once the first unready pod has become ready."""
     pod = next(pod for app in ("db", "agent") for pod in of(cluster, app) if not pod.is_ready)
     return settled(cluster.with_changes([observed(pod)]))
 
 
-def test_numbered_pods_come_one_after_the_other() -> None:
-    """Each when the one before is ready; with their names, numbers and the Service that names them."""
+def test_stateful_pods_are_created_one_after_the_other() -> None:
+    """Each when the previous one is ready; with names, ordinals and the governing Service."""
     cluster = store(HEADLESS + stateful())
     seen = [names(cluster)]
     for _ in range(2):
@@ -99,8 +103,8 @@ def test_numbered_pods_come_one_after_the_other() -> None:
     assert (status.replicas, status.ready_replicas, status.updated_replicas) == (3, 3, 3)
 
 
-def test_in_parallel_all_come_at_once() -> None:
-    """And numbers begin where they are told to."""
+def test_parallel_creates_all_stateful_pods_at_once() -> None:
+    """Ordinals start at `ordinals.start`."""
     assert names(store(stateful(3, "podManagementPolicy: Parallel\n  ordinals: {start: 5}"))) == [
         "db-5",
         "db-6",
@@ -108,8 +112,8 @@ def test_in_parallel_all_come_at_once() -> None:
     ]
 
 
-def test_they_go_from_the_top_one_at_a_time() -> None:
-    """The next when the one above has gone."""
+def test_stateful_pods_are_deleted_from_the_highest_ordinal() -> None:
+    """Each when the previous one is gone."""
     cluster = running(store(stateful(3, "podManagementPolicy: Parallel")))
     ordered = running(running(running(store(stateful()))))
     assert names(ordered) == names(cluster)
@@ -119,8 +123,8 @@ def test_they_go_from_the_top_one_at_a_time() -> None:
     assert names(applied(cluster, stateful(1, "podManagementPolicy: Parallel"))) == ["db-0"]
 
 
-def test_a_successor_has_the_name_but_is_another() -> None:
-    """A new uid and a new address; it comes when the old pod has gone."""
+def test_a_replaced_stateful_pod_keeps_its_name() -> None:
+    """It has a new uid and address, and is created when the old pod is gone."""
     cluster = running(running(running(store(HEADLESS + stateful()))))
     old = pod_named(cluster, "db-1")
     going = settled(cluster.with_changes(terminated(old, NOW)))
@@ -131,8 +135,8 @@ def test_a_successor_has_the_name_but_is_another() -> None:
     assert new.addresses != old.addresses
 
 
-def test_a_new_template_goes_from_the_top_to_the_partition() -> None:
-    """One pod at a time, each when the last is ready; OnDelete waits for somebody to delete."""
+def test_a_new_template_is_rolled_out_down_to_the_partition() -> None:
+    """One pod at a time, each when the last is ready; OnDelete waits for a deletion by the user."""
     cluster = running(running(running(store(stateful()))))
     partition = "updateStrategy: {rollingUpdate: {partition: 1}}"
     cluster = applied(cluster, stateful(3, partition, "nginx"))
@@ -151,8 +155,8 @@ def test_a_new_template_goes_from_the_top_to_the_partition() -> None:
     assert not [pod for pod in waiting.all(Pod) if pod.is_terminating]
 
 
-def test_what_may_not_change() -> None:
-    """The Service that names the pods, and how they are managed."""
+def test_immutable_fields_of_a_stateful_set() -> None:
+    """These are serviceName and podManagementPolicy."""
     cluster = store(stateful())
     with pytest.raises(ManifestError, match="field is immutable"):
         applied(cluster, stateful().replace("serviceName: db", "serviceName: other"))
@@ -171,8 +175,8 @@ def nodes_of(cluster: Cluster) -> list[str]:
         (", nodeSelector: {disktype: ssd}", []),
     ],
 )
-def test_one_pod_on_every_node_that_fits(spec: str, where: list[str]) -> None:
-    """By labels and taints; the status counts them."""
+def test_a_daemon_set_runs_one_pod_on_every_eligible_node(spec: str, where: list[str]) -> None:
+    """Labels and taints decide; the status counts the pods."""
     cluster = store(daemon(spec))
     assert nodes_of(cluster) == where
     status = running(cluster).all(DaemonSet)[0].status
@@ -180,23 +184,30 @@ def test_one_pod_on_every_node_that_fits(spec: str, where: list[str]) -> None:
 
 
 def test_a_daemon_set_follows_the_nodes() -> None:
-    """A new node gets its pod, a node that goes takes its pod along."""
+    """A new node gets a pod, a removed node's pod is deleted."""
     cluster = running(store(daemon()))
     more = applied(
         cluster,
-        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}, {role: worker}, {role: worker}]",
+        (
+            "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+            "nodes: [{role: control-plane}, {role: worker}, {role: worker}, {role: "
+            "worker}]"
+        ),
     )
     assert nodes_of(more) == ["worker", "worker2", "worker3"]
     fewer = applied(
         more,
-        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}]",
+        (
+            "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+            "nodes: [{role: control-plane}, {role: worker}]"
+        ),
     )
     assert nodes_of(settled(fewer)) == ["worker"]
     assert len(fewer.all(Node)) == 2
 
 
-def test_a_daemon_sets_update_goes_node_by_node() -> None:
-    """maxUnavailable nodes may be without; the next when the new pod is ready."""
+def test_a_daemon_set_is_updated_node_by_node() -> None:
+    """At most maxUnavailable nodes lack a pod; the next follows when the new pod is ready."""
     cluster: Any = running(store(daemon()))
     cluster = applied(cluster, daemon(image="nginx"))
     counts = []
@@ -209,8 +220,8 @@ def test_a_daemon_sets_update_goes_node_by_node() -> None:
     assert [pod.spec.containers[0].image for pod in of(cluster, "agent")] == ["nginx", "nginx"]
 
 
-def test_daemons_run_where_no_pod_network_is() -> None:
-    """With hostNetwork: that is how a CNI plugin is installed."""
+def test_host_network_daemons_run_without_a_pod_network() -> None:
+    """This is how a CNI plugin is installed."""
     cluster = store(
         "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: none}\n---\n"
         + daemon(", hostNetwork: true, tolerations: [{operator: Exists}]")
@@ -248,7 +259,7 @@ def workers(cluster: Cluster) -> list[Pod]:
 
 
 def ended(cluster: Cluster, pod: Pod, code: int = 0, now: float = NOW) -> Cluster:
-    """The store once a pod's container has ended."""
+    """Return the store once a pod's container has ended."""
     seen = observed(pod)
     done = PodRuntimeStatus(
         seen.metadata,
@@ -259,8 +270,8 @@ def ended(cluster: Cluster, pod: Pod, code: int = 0, now: float = NOW) -> Cluste
     return settled(cluster.with_changes([done]), now)
 
 
-def test_a_job_is_complete_when_its_pod_has_ended_well() -> None:
-    """The pod stays to be looked at, without an address; the Job says how it ended."""
+def test_a_job_completes_when_its_pod_succeeds() -> None:
+    """The pod stays, without an address; the Job has the result."""
     cluster = store(job())
     (pod,) = workers(cluster)
     assert pod.labels["batch.kubernetes.io/job-name"] == pod.labels["job-name"] == "work"
@@ -277,7 +288,7 @@ def test_a_job_is_complete_when_its_pod_has_ended_well() -> None:
 
 
 def test_completions_and_parallelism() -> None:
-    """At most two at a time, until five have ended well; suspended none."""
+    """Two pods at a time until five have succeeded; none while suspended."""
     cluster = store(job("completions: 5\n  parallelism: 2"))
     seen = []
     while not work(cluster).outcome:
@@ -294,8 +305,8 @@ def test_completions_and_parallelism() -> None:
     assert work(queue).outcome == "Complete"
 
 
-def test_an_indexed_job_does_each_index_once() -> None:
-    """Named and labelled by it; a failed one comes again."""
+def test_an_indexed_job_completes_each_index_once() -> None:
+    """Pods are named and labelled by index; a failed index is repeated."""
     cluster = store(job("completionMode: Indexed\n  completions: 3\n  parallelism: 3"))
     assert sorted(
         (pod.labels["batch.kubernetes.io/job-completion-index"], pod.spec.hostname)
@@ -313,8 +324,8 @@ def test_an_indexed_job_does_each_index_once() -> None:
     assert (work(cluster).outcome, work(cluster).status.completed_indexes) == ("Complete", "0,1,2")
 
 
-def test_failures_are_repeated_after_a_while_and_end_the_job() -> None:
-    """10 s, 20 s; more than backoffLimit of them, and it has failed."""
+def test_failed_pods_are_replaced_with_back_off_until_the_limit() -> None:
+    """After 10 s, then 20 s; beyond backoffLimit the Job fails."""
     cluster = store(job("backoffLimit: 2"))
     now = NOW
     for wait in (10, 20):
@@ -329,8 +340,8 @@ def test_failures_are_repeated_after_a_while_and_end_the_job() -> None:
     assert work(cluster).status.conditions[0].reason == "BackoffLimitExceeded"
 
 
-def test_a_job_has_its_time() -> None:
-    """Too long: failed, and its pods go; ended long ago: deleted."""
+def test_a_job_has_a_deadline_and_a_ttl() -> None:
+    """Beyond the deadline it fails and its pods are deleted; after the TTL it is deleted."""
     cluster = store(job("activeDeadlineSeconds: 60"))
     assert work(settled(cluster, NOW + 59)).outcome == ""
     late = settled(cluster, NOW + 60)
@@ -349,20 +360,25 @@ def test_a_job_has_its_time() -> None:
         (job("selector: {matchLabels: {a: b}}"), "is made by the Job itself"),
     ],
 )
-def test_jobs_that_cannot_be_are_refused(text: str, said: str) -> None:
-    """As by the API server."""
+def test_invalid_jobs_are_rejected(text: str, said: str) -> None:
+    """The messages are the API server's."""
     assert any(said in problem.message for problem in problems_of(text))
 
 
 def test_a_jobs_template_cannot_change() -> None:
-    """What runs has been decided."""
+    """The field is immutable."""
     with pytest.raises(ManifestError, match="template: field is immutable"):
         applied(store(job()), job().replace("db:5432", "db:5433"))
 
 
-def test_a_replication_controller_keeps_its_pods() -> None:
-    """As a ReplicaSet does; its selector is the template's labels where it has none."""
-    text = "apiVersion: v1\nkind: ReplicationController\nmetadata: {name: old}\nspec:\n  replicas: 2\n  template:\n    metadata: {labels: {app: old}}\n    spec: {containers: [{name: main, image: nginx}]}\n"
+def test_a_replication_controller_maintains_its_pods() -> None:
+    """It works as a ReplicaSet; its selector defaults to the template's labels."""
+    text = (
+        "apiVersion: v1\nkind: ReplicationController\nmetadata: {name: old}\n"
+        "spec:\n  replicas: 2\n  template:\n"
+        "    metadata: {labels: {app: old}}\n"
+        "    spec: {containers: [{name: main, image: nginx}]}\n"
+    )
     cluster = store(text)
     assert len(of(cluster, "old")) == 2
     assert of(cluster, "old")[0].metadata.owner_references[0].kind == "ReplicationController"
@@ -374,15 +390,78 @@ def test_a_replication_controller_keeps_its_pods() -> None:
 @pytest.mark.parametrize(
     ("document", "missing"),
     [
-        ({"kind": "Deployment", "metadata": {"generation": 2}, "spec": {"replicas": 3}, "status": {"observedGeneration": 1}}, "its new template has not been seen yet"),
-        ({"kind": "Deployment", "metadata": {}, "spec": {"replicas": 3}, "status": {"updatedReplicas": 1, "replicas": 4}}, "1 out of 3 new pods have been updated"),
-        ({"kind": "Deployment", "metadata": {}, "spec": {"replicas": 3}, "status": {"updatedReplicas": 3, "replicas": 4}}, "1 old pods are still there"),
-        ({"kind": "Deployment", "metadata": {}, "spec": {}, "status": {"updatedReplicas": 1, "replicas": 1}}, "0 of 1 pods are available"),
-        ({"kind": "StatefulSet", "metadata": {}, "spec": {"replicas": 2, "updateStrategy": {"rollingUpdate": {"partition": 1}}}, "status": {"updatedReplicas": 1, "replicas": 2, "availableReplicas": 2}}, None),
-        ({"kind": "DaemonSet", "metadata": {}, "spec": {}, "status": {"desiredNumberScheduled": 2, "updatedNumberScheduled": 1}}, "1 out of 2 new pods have been updated"),
-        ({"kind": "DaemonSet", "metadata": {}, "spec": {}, "status": {"desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "currentNumberScheduled": 1, "numberAvailable": 1}}, None),
+        (
+            {
+                "kind": "Deployment",
+                "metadata": {"generation": 2},
+                "spec": {"replicas": 3},
+                "status": {"observedGeneration": 1},
+            },
+            "its new template has not been seen yet",
+        ),
+        (
+            {
+                "kind": "Deployment",
+                "metadata": {},
+                "spec": {"replicas": 3},
+                "status": {"updatedReplicas": 1, "replicas": 4},
+            },
+            "1 out of 3 new pods have been updated",
+        ),
+        (
+            {
+                "kind": "Deployment",
+                "metadata": {},
+                "spec": {"replicas": 3},
+                "status": {"updatedReplicas": 3, "replicas": 4},
+            },
+            "1 old pods are still there",
+        ),
+        (
+            {
+                "kind": "Deployment",
+                "metadata": {},
+                "spec": {},
+                "status": {"updatedReplicas": 1, "replicas": 1},
+            },
+            "0 of 1 pods are available",
+        ),
+        (
+            {
+                "kind": "StatefulSet",
+                "metadata": {},
+                "spec": {"replicas": 2, "updateStrategy": {"rollingUpdate": {"partition": 1}}},
+                "status": {"updatedReplicas": 1, "replicas": 2, "availableReplicas": 2},
+            },
+            None,
+        ),
+        (
+            {
+                "kind": "DaemonSet",
+                "metadata": {},
+                "spec": {},
+                "status": {"desiredNumberScheduled": 2, "updatedNumberScheduled": 1},
+            },
+            "1 out of 2 new pods have been updated",
+        ),
+        (
+            {
+                "kind": "DaemonSet",
+                "metadata": {},
+                "spec": {},
+                "status": {
+                    "desiredNumberScheduled": 1,
+                    "updatedNumberScheduled": 1,
+                    "currentNumberScheduled": 1,
+                    "numberAvailable": 1,
+                },
+            },
+            None,
+        ),
     ],
-)  # fmt: skip
-def test_what_a_rollout_waits_for(document: dict[str, Any], missing: str | None) -> None:
-    """As `kubectl rollout status`: the template seen, new pods made, old ones gone, all available."""
+)
+def test_the_conditions_of_a_finished_rollout(
+    document: dict[str, Any], missing: str | None
+) -> None:
+    """As in kubectl: template observed, new pods created, old ones gone, all available."""
     assert outstanding(document) == missing

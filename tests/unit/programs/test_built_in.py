@@ -1,4 +1,4 @@
-"""What containers run: which program, on which ports, with which answers."""
+"""Built-in programs: their selection, ports and answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def container(**fields: Any) -> Container:
 
 
 class FakeNetwork:
-    """Answers like one server at 10.0.0.9, known as `web`; everything else is refused."""
+    """A network with one server at 10.0.0.9, called `web`; other connections are refused."""
 
     async def resolve(self, name: str) -> str:
         if name in ("web", "10.0.0.9", "10.0.0.8"):
@@ -54,8 +54,8 @@ class FakeNetwork:
             raise OSError(111, "refused")
 
 
-class Someone:
-    """A program's own self, with what it logged and how it ended."""
+class FakeProgram:
+    """A program with a fake context that records its log and its end."""
 
     def __init__(self, **options_: Any) -> None:
         self.lines: list[str] = []
@@ -96,36 +96,93 @@ class Someone:
     [
         ({"args": ["netexec"]}, "netexec", "8080/tcp 8081/udp"),
         ({"args": ["netexec", "--http-port=80", "--udp-port", "-1"]}, "netexec", "80/tcp"),
-        ({"command": ["/agnhost", "netexec", "--http-port", "90"], "args": []}, "netexec", "90/tcp 8081/udp"),
+        (
+            {"command": ["/agnhost", "netexec", "--http-port", "90"], "args": []},
+            "netexec",
+            "90/tcp 8081/udp",
+        ),
         ({"args": ["netexec", "--http-port=http"]}, "misused", ""),
         ({"args": ["netexec", "--http-port=-1"]}, "misused", ""),
         ({"args": ["netexec", "--delay-shutdown=soon"]}, "misused", ""),
-        ({"args": ["netexec", "--udp-listen-addresses=10.0.0.1,127.0.0.1", "--sctp-port=5"]}, "netexec", "8080/tcp 10.0.0.1:8081/udp 127.0.0.1:8081/udp 5/sctp"),
+        (
+            {"args": ["netexec", "--udp-listen-addresses=10.0.0.1,127.0.0.1", "--sctp-port=5"]},
+            "netexec",
+            "8080/tcp 10.0.0.1:8081/udp 127.0.0.1:8081/udp 5/sctp",
+        ),
         ({"args": ["netexec", "--udp-listen-addresses=here"]}, "misused", ""),
-        ({"args": ["serve-hostname", "--port=9000", "--udp"]}, "serve_hostname", "9000/tcp 9000/udp"),
+        (
+            {"args": ["serve-hostname", "--port=9000", "--udp"]},
+            "serve_hostname",
+            "9000/tcp 9000/udp",
+        ),
         ({"args": ["serve-hostname", "--http=false", "--tcp"]}, "serve_hostname", "9376/tcp"),
-        ({"args": ["porter"], "env": [{"name": "SERVE_PORT_80", "value": "eighty"}, {"name": "SERVE_PORT_99999", "value": "x"}]}, "porter", "80/tcp"),
+        (
+            {
+                "args": ["porter"],
+                "env": [
+                    {"name": "SERVE_PORT_80", "value": "eighty"},
+                    {"name": "SERVE_PORT_99999", "value": "x"},
+                ],
+            },
+            "porter",
+            "80/tcp",
+        ),
         ({"args": ["connect", "--timeout=3s", "web:80"]}, "connect", ""),
         ({"args": ["connect", "web"]}, "misused", ""),
         ({}, "idle", ""),
         ({"args": ["pause"]}, "idle", ""),
-        ({"image": "hashicorp/http-echo:1.0", "args": ["-text=hi", "-listen=:8000"]}, "http_echo", "8000/tcp"),
+        (
+            {"image": "hashicorp/http-echo:1.0", "args": ["-text=hi", "-listen=:8000"]},
+            "http_echo",
+            "8000/tcp",
+        ),
         ({"image": "hashicorp/http-echo", "args": ["-text", "hi"]}, "http_echo", "5678/tcp"),
         ({"image": "nginx:1.27@sha256:abc"}, "web", "80/tcp"),
-        ({"image": "localhost:5000/library/httpd:2", "ports": [{"containerPort": 8080}]}, "web", "80/tcp 8080/tcp"),
-        ({"image": "nginx", "ports": [{"containerPort": 8080}], "volumeMounts": [{"mountPath": "/etc/nginx/conf.d"}]}, "web", "8080/tcp"),
-        ({"image": "nginx", "ports": [{"containerPort": 8080}], "volumeMounts": [{"mountPath": "/usr/share/nginx/html"}]}, "web", "80/tcp 8080/tcp"),
+        (
+            {"image": "localhost:5000/library/httpd:2", "ports": [{"containerPort": 8080}]},
+            "web",
+            "80/tcp 8080/tcp",
+        ),
+        (
+            {
+                "image": "nginx",
+                "ports": [{"containerPort": 8080}],
+                "volumeMounts": [{"mountPath": "/etc/nginx/conf.d"}],
+            },
+            "web",
+            "8080/tcp",
+        ),
+        (
+            {
+                "image": "nginx",
+                "ports": [{"containerPort": 8080}],
+                "volumeMounts": [{"mountPath": "/usr/share/nginx/html"}],
+            },
+            "web",
+            "80/tcp 8080/tcp",
+        ),
         ({"image": "nginx", "args": ["-c", "/my.conf"]}, "web", "80/tcp"),
         ({"image": "busybox"}, "idle", ""),
         ({"image": "busybox", "ports": [{"containerPort": 8000}]}, "default", "8000/tcp"),
-        ({"image": "example.com/shop/cart:v3", "ports": [{"containerPort": 7070}, {"containerPort": 53, "protocol": "UDP"}]}, "default", "7070/tcp 53/udp"),
-        ({"image": "registry.k8s.io/coredns/coredns:v1.12.0"}, "coredns", "53/udp 53/tcp 8080/tcp 8181/tcp 9153/tcp"),
+        (
+            {
+                "image": "example.com/shop/cart:v3",
+                "ports": [{"containerPort": 7070}, {"containerPort": 53, "protocol": "UDP"}],
+            },
+            "default",
+            "7070/tcp 53/udp",
+        ),
+        (
+            {"image": "registry.k8s.io/coredns/coredns:v1.12.0"},
+            "coredns",
+            "53/udp 53/tcp 8080/tcp 8181/tcp 9153/tcp",
+        ),
     ],
-)  # fmt: skip
-def test_a_program_is_picked_by_image_and_arguments(
+)
+def test_image_and_arguments_select_the_program(
     fields: dict[str, Any], program: str, ports: str
 ) -> None:
-    """And listens where its arguments, its variables or its manifest say."""
+    """It listens on the ports of its arguments, variables or manifest."""
     chosen = programs.setup(container(**fields))
     assert (chosen.program, " ".join(str(listener) for listener in chosen.listeners)) == (
         program,
@@ -151,10 +208,8 @@ MOUNTED = [{"mountPath": "/etc/nginx/nginx.conf"}]
         ({"image": "agnhost", "args": ["netexec"]}, "8080/tcp 8081/udp", "8080/tcp 8081/udp"),
     ],
 )
-def test_a_server_listens_where_it_is_said_to(
-    fields: dict[str, Any], assumed: str, stated: str
-) -> None:
-    """Where Services lead only if the container declares no port; where the annotation says, unless the program knows better."""
+def test_the_ports_of_a_server(fields: dict[str, Any], assumed: str, stated: str) -> None:
+    """Services' target ports count if the container declares none; the annotation overrides all."""
     for known, expected in (
         (programs.Ports(assumed=(PORT,)), assumed),
         (programs.Ports(stated=(PORT,)), stated),
@@ -164,7 +219,7 @@ def test_a_server_listens_where_it_is_said_to(
 
 
 @pytest.mark.parametrize("image", ["x", "busybox", "nginx"])
-def test_an_image_may_listen_nowhere(image: str) -> None:
+def test_an_empty_listen_annotation_opens_no_port(image: str) -> None:
     """An empty annotation says so."""
     assert (
         programs.setup(container(image=image, ports=DECLARED), programs.Ports(stated=())).listeners
@@ -233,8 +288,8 @@ def test_an_image_may_listen_nowhere(image: str) -> None:
     ],
 )
 def test_netexec_answers_as_agnhost_does(target: str, status: int, body: str) -> None:
-    """Paths, statuses and texts; a path that it does not know is `/`; there is no /shell."""
-    found = Someone().get("netexec", target)
+    """Paths, statuses and texts; an unknown path is answered as `/`, /shell with 501."""
+    found = FakeProgram().get("netexec", target)
     assert (found.status, found.body.decode()) == (status, body)
 
 
@@ -250,8 +305,8 @@ def test_netexec_answers_as_agnhost_does(target: str, status: int, body: str) ->
     ],
 )
 def test_netexec_answers_datagrams(data: bytes, reply: bytes | None) -> None:
-    """The three commands of agnhost, in lower case; to others there is no answer."""
-    assert Someone().send("netexec", data) == reply
+    """It knows the three commands of agnhost, in any case; other datagrams get no answer."""
+    assert FakeProgram().send("netexec", data) == reply
 
 
 @pytest.mark.parametrize(
@@ -269,18 +324,18 @@ def test_netexec_answers_datagrams(data: bytes, reply: bytes | None) -> None:
 def test_options_of_netexec_change_its_answers(
     words: list[str], target: str, status: int, body: str
 ) -> None:
-    """An override answers everything; without a server for datagrams netexec never calls itself ready."""
-    found = Someone(**programs.setup(container(args=["netexec", *words])).options).get(
+    """An override answers every path; without a datagram server netexec is never ready."""
+    found = FakeProgram(**programs.setup(container(args=["netexec", *words])).options).get(
         "netexec", target
     )
     assert (found.status, found.body.decode()) == (status, body)
 
 
-def test_a_form_stands_before_the_query() -> None:
-    """As Go's FormValue has it."""
+def test_a_form_overrides_the_query() -> None:
+    """As in Go's FormValue."""
     form = {"content-type": "application/x-www-form-urlencoded; charset=utf-8"}
     request = Request("POST", "/echo?msg=query&code=201", ("10.244.2.7", 40000), form, b"msg=body")
-    answered: Response = asyncio.run(programs.load("netexec").http(request, Someone().me))
+    answered: Response = asyncio.run(programs.load("netexec").http(request, FakeProgram().me))
     assert (answered.status, answered.body) == (201, b"body")
 
 
@@ -294,15 +349,15 @@ def test_a_form_stands_before_the_query() -> None:
         ("/ü", "/%C3%BC"),
     ],
 )
-def test_a_relative_redirect_counts_from_the_path(location: str, expected: str) -> None:
-    """Cleaned as Go's http.Redirect does; another server's is left alone."""
-    found = Someone().get("netexec", f"/redirect?location={quote(location)}")
+def test_a_relative_redirect_is_resolved_against_the_path(location: str, expected: str) -> None:
+    """It is cleaned as by Go's http.Redirect; an absolute URL is kept."""
+    found = FakeProgram().get("netexec", f"/redirect?location={quote(location)}")
     assert found.headers == {"Location": expected}
 
 
-def test_a_server_that_got_sigterm_is_not_ready_but_healthy() -> None:
+def test_a_server_is_healthy_but_not_ready_after_sigterm() -> None:
     """For the rest of --delay-shutdown."""
-    someone = Someone()
+    someone = FakeProgram()
     someone.me = structs.replace(someone.me, is_stopping=True)
     assert (
         someone.get("netexec", "/readyz").status,
@@ -338,9 +393,12 @@ def test_a_server_that_got_sigterm_is_not_ready_but_healthy() -> None:
         ("image: nginx, args: [-g, daemon off;]", []),
     ],
 )
-def test_options_that_are_not_modelled_are_warned_of(fields: str, messages: list[str]) -> None:
-    """With file and line; in templates and for init containers too."""
-    pod = f"apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  containers: [{{name: main, {fields}}}]\n"
+def test_unmodelled_options_cause_a_warning(fields: str, messages: list[str]) -> None:
+    """With file and line, also in templates and for init containers."""
+    pod = (
+        f"apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n"
+        f"  containers: [{{name: main, {fields}}}]\n"
+    )
     found = problems_of(pod)
     assert [(problem.file, problem.line, problem.is_warning) for problem in found] == [
         ("test.yaml", 5, True)
@@ -365,40 +423,43 @@ def test_options_that_are_not_modelled_are_warned_of(fields: str, messages: list
         ("/shutdown", [(0, 0.0)]),
     ],
 )
-def test_netexec_exits_when_told(target: str, exits: list[tuple[int, float]]) -> None:
+def test_netexec_exits_on_request(target: str, exits: list[tuple[int, float]]) -> None:
     """With a status from 0 to 127, after a Go duration."""
-    someone = Someone()
+    someone = FakeProgram()
     someone.get("netexec", target)
     assert someone.exits == exits
 
 
-def test_the_default_server_says_who_it_is_and_whom_it_sees() -> None:
-    """200 on any path; the names of netexec's paths work too."""
-    found = Someone().get("default", "/_healthz")
+def test_the_default_server_reports_itself_and_its_client() -> None:
+    """Any path is answered with 200; the paths of netexec work too."""
+    found = FakeProgram().get("default", "/_healthz")
     assert (found.status, found.body) == (
         200,
         b"default/web-0 (10.244.1.2 on worker) sees 10.244.2.7:40000\n",
     )
-    assert Someone().get("default", "/hostname").body == b"web-0"
-    assert Someone().send("default", b"hostname") == b"web-0"
-    assert Someone().send("default", b"what") == b"unknown command: what"
+    assert FakeProgram().get("default", "/hostname").body == b"web-0"
+    assert FakeProgram().send("default", b"hostname") == b"web-0"
+    assert FakeProgram().send("default", b"what") == b"unknown command: what"
 
 
 def test_other_programs_answer() -> None:
-    """http-echo, porter, serve-hostname, nginx."""
-    assert Someone(text="hi").get("http_echo", "/any").body == b"hi\n"
-    assert Someone(bodies={"80": "eighty", "81": "x"}).get("porter", "/", port=80).body == b"eighty"
-    assert Someone().get("serve_hostname", "/x").body == b"web-0"
-    assert b"Welcome to nginx!" in Someone(server="nginx").get("web", "/").body
-    assert Someone(server="nginx").get("web", "/missing").status == 404
+    """These are http-echo, porter, serve-hostname and nginx."""
+    assert FakeProgram(text="hi").get("http_echo", "/any").body == b"hi\n"
+    assert (
+        FakeProgram(bodies={"80": "eighty", "81": "x"}).get("porter", "/", port=80).body
+        == b"eighty"
+    )
+    assert FakeProgram().get("serve_hostname", "/x").body == b"web-0"
+    assert b"Welcome to nginx!" in FakeProgram(server="nginx").get("web", "/").body
+    assert FakeProgram(server="nginx").get("web", "/missing").status == 404
 
 
 @pytest.mark.parametrize(
     ("host", "status", "said"), [("web", 0, ""), ("10.0.0.8", 1, "REFUSED"), ("nowhere", 1, "DNS")]
 )
-def test_connect_ends_with_what_it_found(host: str, status: int, said: str) -> None:
-    """0, or 1 with TIMEOUT, REFUSED, DNS or OTHER in its log."""
-    someone = Someone(host=host, port=80, protocol="tcp", timeout_s=1.0)
+def test_connect_exits_with_its_result(host: str, status: int, said: str) -> None:
+    """0, or 1 with TIMEOUT, REFUSED, DNS or OTHER in the log."""
+    someone = FakeProgram(host=host, port=80, protocol="tcp", timeout_s=1.0)
     assert asyncio.run(programs.load("connect").main(someone.me)) == status
     assert all(line.startswith(said) for line in someone.lines)
     assert bool(someone.lines) == bool(status)
@@ -418,14 +479,14 @@ def test_connect_ends_with_what_it_found(host: str, status: int, said: str) -> N
         ("1..2s", None),
     ],
 )
-def test_reads_go_durations(written: str, value: float | None) -> None:
-    """Nonsense is None."""
+def test_go_durations_are_parsed(written: str, value: float | None) -> None:
+    """Invalid text gives None."""
     assert duration_s(written) == value
 
 
 @given(st.lists(st.text(max_size=10), max_size=6))
-def test_flags_of_any_kind_do_not_crash(words: list[str]) -> None:
-    """Whatever people write behind a program's name."""
+def test_arbitrary_arguments_do_not_crash(words: list[str]) -> None:
+    """Users may write anything after a program's name."""
     options(words)
     programs.setup(container(args=["netexec", *words]))
     programs.setup(container(args=["connect", *words]))
@@ -435,11 +496,14 @@ def test_flags_of_any_kind_do_not_crash(words: list[str]) -> None:
 # --- names ---
 
 HOSTS = "# a comment\n127.0.0.1\tlocalhost\n10.244.1.2\tweb-0.web.default.svc.cluster.local web-0\n"
-RESOLV = "search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5 timeout:1\n"
+RESOLV = (
+    "search default.svc.cluster.local svc.cluster.local cluster.local\n"
+    "nameserver 10.96.0.10\noptions ndots:5 timeout:1\n"
+)
 
 
 def test_the_resolver_tries_names_in_libcs_order() -> None:
-    """Fewer dots than ndots: the search list first; a dot at the end: as it is."""
+    """With fewer dots than ndots the search list is first; a final dot disables it."""
     resolver = parse(HOSTS, RESOLV)
     assert (resolver.nameservers, resolver.ndots, resolver.timeout_s, resolver.attempts) == (
         ("10.96.0.10",),
@@ -462,15 +526,15 @@ def test_the_resolver_tries_names_in_libcs_order() -> None:
     ) == ("10.244.1.2", "127.0.0.1", None)
 
 
-def test_json_of_dial_is_json() -> None:
-    """Programs read it."""
-    assert json.loads(Someone().get("netexec", "/dial?host=web&port=80&request=a").body) == {
+def test_dial_answers_valid_json() -> None:
+    """Programs parse it."""
+    assert json.loads(FakeProgram().get("netexec", "/dial?host=web&port=80&request=a").body) == {
         "responses": ["GET /a"]
     }
 
 
-def test_requests_carry_what_they_can() -> None:
-    """Spaces and umlauts in a path are quoted, the last of two equal headers counts, an impossible one is refused."""
+def test_requests_are_encoded() -> None:
+    """Paths are quoted, the last of two equal headers counts, invalid headers are rejected."""
     sent = Exchange("GET", "/a b?q=ä", {"Host": "one", "host": "two"}).request_bytes
     assert sent.startswith(b"GET /a%20b?q=%C3%A4 HTTP/1.1\r\nhost: two\r\n")
     for headers in ({"a b": "c"}, {"a": "b\nc"}):
@@ -490,7 +554,7 @@ def test_requests_carry_what_they_can() -> None:
         ("", ["web", "db", "bare"]),
     ],
 )
-def test_selectors_as_kubectl_writes_them(selector: str, matching: list[str]) -> None:
+def test_selectors_in_kubectl_notation(selector: str, matching: list[str]) -> None:
     """A table of kubectl's notation."""
     labels = {"web": {"app": "web"}, "db": {"app": "db", "tier": "x"}, "bare": {}}
     found = parse_selector(selector)

@@ -1,4 +1,4 @@
-"""Names: the records that CoreDNS serves, and its messages, without a socket."""
+"""DNS: the records that CoreDNS serves, and its messages, without a socket."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ def zone() -> Zone:
         store(
             ONE_NODE
             + text
-            + "apiVersion: v1\nkind: Service\nmetadata: {name: alias}\nspec: {type: ExternalName, externalName: web.default.svc.cluster.local}\n---\n"
+            + (
+                "apiVersion: v1\nkind: Service\nmetadata: {name: alias}\n"
+                "spec: {type: ExternalName, externalName: "
+                "web.default.svc.cluster.local}\n---\n"
+            )
         )
     )
     return Zone(
@@ -50,17 +54,53 @@ def zone() -> Zone:
         ("web.default.svc.cluster.local", "AAAA", "NOERROR", []),
         ("headless.default.svc.cluster.local", "A", "NOERROR", ["10.244.0.4", "10.244.0.5"]),
         ("10-244-0-4.headless.default.svc.cluster.local", "A", "NOERROR", ["10.244.0.4"]),
-        ("_http._tcp.web.default.svc.cluster.local", "SRV", "NOERROR", ["0 100 80 web.default.svc.cluster.local."]),
-        ("_http._tcp.headless.default.svc.cluster.local", "SRV", "NOERROR", ["0 50 8080 10-244-0-4.headless.default.svc.cluster.local.", "0 50 8080 10-244-0-5.headless.default.svc.cluster.local."]),
-        ("headless.default.svc.cluster.local", "SRV", "NOERROR", ["0 50 8080 10-244-0-4.headless.default.svc.cluster.local.", "0 50 8080 10-244-0-5.headless.default.svc.cluster.local."]),
-        ("web.default.svc.cluster.local", "SRV", "NOERROR", ["0 100 80 web.default.svc.cluster.local."]),
+        (
+            "_http._tcp.web.default.svc.cluster.local",
+            "SRV",
+            "NOERROR",
+            ["0 100 80 web.default.svc.cluster.local."],
+        ),
+        (
+            "_http._tcp.headless.default.svc.cluster.local",
+            "SRV",
+            "NOERROR",
+            [
+                "0 50 8080 10-244-0-4.headless.default.svc.cluster.local.",
+                "0 50 8080 10-244-0-5.headless.default.svc.cluster.local.",
+            ],
+        ),
+        (
+            "headless.default.svc.cluster.local",
+            "SRV",
+            "NOERROR",
+            [
+                "0 50 8080 10-244-0-4.headless.default.svc.cluster.local.",
+                "0 50 8080 10-244-0-5.headless.default.svc.cluster.local.",
+            ],
+        ),
+        (
+            "web.default.svc.cluster.local",
+            "SRV",
+            "NOERROR",
+            ["0 100 80 web.default.svc.cluster.local."],
+        ),
         ("alias.default.svc.cluster.local", "SRV", "NOERROR", []),
         ("alias.default.svc.cluster.local", "CNAME", "NOERROR", ["web.default.svc.cluster.local."]),
         ("cluster.local", "A", "NOERROR", []),
         ("_http._udp.web.default.svc.cluster.local", "SRV", "NXDOMAIN", []),
         ("7.7.96.10.in-addr.arpa", "PTR", "NOERROR", ["web.default.svc.cluster.local."]),
-        ("4.0.244.10.in-addr.arpa", "PTR", "NOERROR", ["10-244-0-4.headless.default.svc.cluster.local."]),
-        ("alias.default.svc.cluster.local", "A", "NOERROR", ["web.default.svc.cluster.local.", "10.96.7.7"]),
+        (
+            "4.0.244.10.in-addr.arpa",
+            "PTR",
+            "NOERROR",
+            ["10-244-0-4.headless.default.svc.cluster.local."],
+        ),
+        (
+            "alias.default.svc.cluster.local",
+            "A",
+            "NOERROR",
+            ["web.default.svc.cluster.local.", "10.96.7.7"],
+        ),
         ("dns-version.cluster.local", "TXT", "NOERROR", ['"1.1.0"']),
         ("10-9-8-7.default.pod.cluster.local", "A", "NOERROR", ["10.9.8.7"]),
         ("10-9-8-7.nowhere.pod.cluster.local", "A", "NXDOMAIN", []),
@@ -73,9 +113,9 @@ def zone() -> Zone:
         ("api.example.com", "AAAA", "NOERROR", ["2001:db8:51:100::20"]),
         ("nowhere.example.com", "A", "NXDOMAIN", []),
     ],
-)  # fmt: skip
+)
 def test_the_zone_follows_the_schema(name: str, type_: str, rcode: str, answers: list[str]) -> None:
-    """kubernetes/dns schema 1.1.0: answers, empty answers with SOA, names that do not exist."""
+    """kubernetes/dns schema 1.1.0: answers, empty answers with SOA, and NXDOMAIN."""
     packed = answer(zone(), bytes(dnslib.DNSRecord.question(name, type_).pack()))
     assert packed is not None
     reply = dnslib.DNSRecord.parse(packed)
@@ -93,10 +133,10 @@ ZONE_EDITS = st.tuples(
 
 
 @given(st.lists(ZONE_EDITS, min_size=1, max_size=6))
-def test_a_zone_that_came_about_by_changes_is_the_zone(
+def test_an_incrementally_updated_zone_equals_a_new_one(
     edits: list[tuple[str, str, list[str]]],
 ) -> None:
-    """One by one, or all that is left of them at once: every name has the same values, and what is above nothing any more is gone."""
+    """After each change and all together, values are equal and unused names are gone."""
     told = Zone("cluster.local", [Namespace(ObjectMeta(name="n"))], [], [], {})
     left: dict[tuple[str, str], tuple[Service, EndpointSlice]] = {}
     names = {
@@ -141,7 +181,7 @@ def test_a_zone_that_came_about_by_changes_is_the_zone(
 
 
 def many(count: int) -> Zone:
-    """A zone in which one name has `count` addresses."""
+    """Return a zone in which one name has `count` addresses."""
     return Zone(
         "cluster.local",
         [],
@@ -173,7 +213,7 @@ def reply_to(zone_: Zone, question: bytes, *, is_udp: bool = True) -> dnslib.DNS
 def test_an_answer_has_as_many_records_as_fit(
     count: int, size: int | None, is_udp: bool, wants_dnssec: bool
 ) -> None:
-    """In order, behind the question, and TC is set if and only if some are missing. EDNS is answered by EDNS, with the client's size."""
+    """They are in order, and TC is set if records are missing. EDNS is answered by EDNS."""
     edns = dnslib.EDNS0(udp_len=size, flags="do" * wants_dnssec) if size is not None else None
     question = asked("many.cluster.local", edns=edns)
     packed = answer(many(count), question, is_udp=is_udp)
@@ -192,8 +232,8 @@ def test_an_answer_has_as_many_records_as_fit(
     )
 
 
-def test_an_unknown_version_of_edns_is_refused() -> None:
-    """BADVERS, in two parts: the message's header and the OPT record (RFC 6891)."""
+def test_an_unknown_version_of_edns_is_rejected() -> None:
+    """BADVERS is split between the message's header and the OPT record (RFC 6891)."""
     reply = reply_to(
         many(1), asked("many.cluster.local", edns=dnslib.EDNS0(udp_len=1232, version=1))
     )
@@ -222,7 +262,7 @@ def endpoint_slice(
 
 
 def crowd(count: int) -> Zone:
-    """A headless Service of `count` pods with hostnames, each with an address of both families."""
+    """Return a headless Service of `count` pods with hostnames and dual-stack addresses."""
     ports = (EndpointPort(name="http", port=8080),)
     slices = [
         endpoint_slice(
@@ -240,8 +280,8 @@ def crowd(count: int) -> Zone:
     return Zone("cluster.local", [Namespace(ObjectMeta(name="n"))], [headless], slices, {})
 
 
-def test_long_answers_keep_their_names() -> None:
-    """No name is abbreviated by a pointer that cannot reach: beyond 16,383 bytes each is written out."""
+def test_names_beyond_the_reach_of_pointers_are_written_out() -> None:
+    """A compression pointer reaches 16,383 bytes."""
     reply = reply_to(crowd(200), asked("h.n.svc.cluster.local", "SRV"), is_udp=False)
     hosts = [f"a-long-hostname-{number}.h.n.svc.cluster.local." for number in range(200)]
     assert [str(record.rdata.target) for record in reply.rr] == hosts
@@ -270,7 +310,7 @@ OTHER = Service(ObjectMeta("dns-pods", "n"), ServiceSpec(cluster_ip="None", clus
 
 
 def served(*, own: tuple[str, ...], services: tuple[Service, ...] = (KUBE_DNS, NAMELESS)) -> Zone:
-    """A zone as the server in the pod with the addresses `own` sees it."""
+    """Return a zone as seen by a server in the pod with the addresses `own`."""
     slices = [
         endpoint_slice(
             service.name, ["10.244.0.2", "10.244.0.3"], EndpointPort(name="metrics", port=9153)
@@ -285,7 +325,7 @@ def glue(reply: dnslib.DNSRecord) -> list[str]:
 
 
 def test_the_apex_has_an_soa_record() -> None:
-    """As the answer, not in the authority section as beside an empty answer; its serial number is the zone's."""
+    """It is in the answer section, unlike in an empty answer, and has the zone's serial number."""
     zone_ = served(own=())
     zone_.serial = 4711
     reply = reply_to(zone_, asked("Cluster.Local", "SOA"))
@@ -304,22 +344,37 @@ def test_the_apex_has_an_soa_record() -> None:
             ("10.244.0.3",),
             (KUBE_DNS, NAMELESS),
             ["kube-dns.n.svc.cluster.local.", "plain.n.svc.cluster.local."],
-            ["kube-dns.n.svc.cluster.local. 10.96.0.10", "kube-dns.n.svc.cluster.local. fd00:10:96::a", "plain.n.svc.cluster.local. 10.96.0.11"],
+            [
+                "kube-dns.n.svc.cluster.local. 10.96.0.10",
+                "kube-dns.n.svc.cluster.local. fd00:10:96::a",
+                "plain.n.svc.cluster.local. 10.96.0.11",
+            ],
         ),
         (
             ("10.244.0.2",),
             (OTHER,),
-            ["10-244-0-2.dns-pods.n.svc.cluster.local.", "10-244-0-3.dns-pods.n.svc.cluster.local."],
-            ["10-244-0-2.dns-pods.n.svc.cluster.local. 10.244.0.2", "10-244-0-3.dns-pods.n.svc.cluster.local. 10.244.0.3"],
+            [
+                "10-244-0-2.dns-pods.n.svc.cluster.local.",
+                "10-244-0-3.dns-pods.n.svc.cluster.local.",
+            ],
+            [
+                "10-244-0-2.dns-pods.n.svc.cluster.local. 10.244.0.2",
+                "10-244-0-3.dns-pods.n.svc.cluster.local. 10.244.0.3",
+            ],
         ),
-        (("10.9.9.9", "fd00::9"), (KUBE_DNS,), ["ns.dns.cluster.local."], ["ns.dns.cluster.local. 10.9.9.9", "ns.dns.cluster.local. fd00::9"]),
+        (
+            ("10.9.9.9", "fd00::9"),
+            (KUBE_DNS,),
+            ["ns.dns.cluster.local."],
+            ["ns.dns.cluster.local. 10.9.9.9", "ns.dns.cluster.local. fd00::9"],
+        ),
     ],
     ids=["by-services", "by-a-headless-service", "by-no-service"],
-)  # fmt: skip
+)
 def test_the_apex_names_its_servers(
     own: tuple[str, ...], services: tuple[Service, ...], names: list[str], addresses: list[str]
 ) -> None:
-    """Every Service that leads to the server's own pod, or the pod itself; with their addresses, which ns.dns has, too."""
+    """The Services that lead to the server's pod, or the pod; with addresses, as ns.dns has."""
     zone_ = served(own=own, services=services)
     reply = reply_to(zone_, asked("cluster.local", "NS"))
     assert ([str(record.rdata) for record in reply.rr], glue(reply)) == (names, addresses)
@@ -332,7 +387,7 @@ def test_the_apex_names_its_servers(
 
 
 def test_name_servers_follow_the_services() -> None:
-    """A Service that is gone, or leads elsewhere now, is no longer a name server."""
+    """A deleted or redirected Service is no longer a name server."""
     zone_ = served(own=("10.244.0.2",), services=(KUBE_DNS,))
     zone_.change(("n", "kube-dns"), KUBE_DNS, [endpoint_slice("kube-dns", ["10.244.0.3"])])
     assert zone_.lookup("cluster.local", "NS") == ["ns.dns.cluster.local"]
@@ -356,15 +411,15 @@ def test_name_servers_follow_the_services() -> None:
     ],
 )
 def test_srv_records_share_the_weight(name: str, records: list[str]) -> None:
-    """Each port counts once per address, as in CoreDNS; a name without port labels has those of all ports, unnamed ones too."""
+    """Each port counts once per address, as in CoreDNS; a name without labels has all ports."""
     reply = reply_to(served(own=()), asked(f"{name}.cluster.local", "SRV"))
     assert [str(record.rdata) for record in reply.rr] == records
     assert dnslib.RCODE[reply.header.rcode] == "NOERROR"
     assert len(glue(reply)) == len(set(glue(reply)))
 
 
-def test_zones_are_not_handed_over() -> None:
-    """AXFR is refused, as by CoreDNS without its plugin `transfer`."""
+def test_zone_transfers_are_refused() -> None:
+    """As by CoreDNS without its plugin `transfer`."""
     assert (
         dnslib.RCODE[
             reply_to(served(own=()), asked("cluster.local", "AXFR"), is_udp=False).header.rcode
@@ -374,15 +429,15 @@ def test_zones_are_not_handed_over() -> None:
 
 
 def test_a_zone_ends_at_a_label() -> None:
-    """A name that ends in the same letters, not in the same labels, is outside the zone."""
+    """A name that ends in the same letters but not the same labels is outside the zone."""
     question = asked("web.mycluster.local")
     assert is_foreign(served(own=()), question)
     assert reply_to(served(own=()), question).auth == []
 
 
 @given(st.binary(max_size=80))
-def test_broken_questions_get_no_crash(data: bytes) -> None:
-    """Anybody may send anything to port 53."""
+def test_malformed_questions_do_not_crash(data: bytes) -> None:
+    """Any client may send anything to port 53."""
     answer(Zone("cluster.local", [], [], [], {}), data)
     try:
         first_address(data, 4, 1)
@@ -390,9 +445,15 @@ def test_broken_questions_get_no_crash(data: bytes) -> None:
         pass
 
 
-def test_a_slice_of_names_does_no_harm_to_dns() -> None:
+def test_fqdn_slices_have_no_dns_records() -> None:
     """FQDN slices have no records."""
-    text = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: {kubernetes.io/service-name: h}}\naddressType: FQDN\nendpoints: [{addresses: [www.example.com]}]\nports: []\n---\napiVersion: v1\nkind: Service\nmetadata: {name: h}\nspec: {clusterIP: None}\n"
+    text = (
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n"
+        "metadata: {name: s, labels: {kubernetes.io/service-name: h}}\n"
+        "addressType: FQDN\nendpoints: [{addresses: [www.example.com]}]\n"
+        "ports: []\n---\napiVersion: v1\nkind: Service\nmetadata: {name: h}\n"
+        "spec: {clusterIP: None}\n"
+    )
     cluster = store(text)
     zone = Zone(
         "cluster.local",
